@@ -1,0 +1,286 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+)
+
+// Client calls one daemon. It keeps no state but idle connections and may be
+// used from several goroutines.
+type Client struct {
+	socket string
+	http   *http.Client
+}
+
+// New returns a client of the daemon at socket. It does not connect yet.
+func New(socket string) *Client {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", socket)
+	}
+	return &Client{socket: socket, http: &http.Client{Transport: &http.Transport{DialContext: dial, MaxIdleConnsPerHost: 16}}}
+}
+
+// Socket is the path that the client connects to.
+func (c *Client) Socket() string { return c.socket }
+
+// ErrNoDaemon means that nothing answers on the socket.
+var ErrNoDaemon = errors.New("no freejail daemon answers")
+
+// Info describes the daemon and its host.
+func (c *Client) Info(ctx context.Context) (*Info, error) { return get[*Info](ctx, c, "/v1/info") }
+
+// Start runs a task and returns when its process runs, or the reason why not;
+// then nothing of it is left on the host.
+func (c *Client) Start(ctx context.Context, spec TaskSpec) (*Task, error) {
+	return call[*Task](ctx, c, http.MethodPost, "/v1/tasks", spec)
+}
+
+// Tasks lists every task that the daemon knows, exited ones included.
+func (c *Client) Tasks(ctx context.Context) ([]Task, error) { return get[[]Task](ctx, c, "/v1/tasks") }
+
+// Task returns one task.
+func (c *Client) Task(ctx context.Context, id string) (*Task, error) {
+	return get[*Task](ctx, c, taskPath(id))
+}
+
+// Wait returns how the task ended, waiting for it as long as ctx allows.
+func (c *Client) Wait(ctx context.Context, id string) (*Exit, error) {
+	return get[*Exit](ctx, c, taskPath(id)+"/wait")
+}
+
+// Signal sends a signal ("SIGHUP") to the task's main process.
+func (c *Client) Signal(ctx context.Context, id, signal string) error {
+	_, err := call[any](ctx, c, http.MethodPost, taskPath(id)+"/signal", map[string]string{"signal": signal})
+	return err
+}
+
+// Stop ends a task and returns when it is gone.
+func (c *Client) Stop(ctx context.Context, id string, r StopRequest) (*Exit, error) {
+	return call[*Exit](ctx, c, http.MethodPost, taskPath(id)+"/stop", r)
+}
+
+// Destroy forgets a task. One that still runs is an error unless force is
+// set, which kills it. An unknown task is no error with force.
+func (c *Client) Destroy(ctx context.Context, id string, force bool) error {
+	_, err := call[any](ctx, c, http.MethodDelete, taskPath(id)+"?force="+strconv.FormatBool(force), nil)
+	return err
+}
+
+// Stats samples one task.
+func (c *Client) Stats(ctx context.Context, id string) (*Usage, error) {
+	return get[*Usage](ctx, c, taskPath(id)+"/stats")
+}
+
+// AllStats samples all tasks in one pass, by task id.
+func (c *Client) AllStats(ctx context.Context) (map[string]Usage, error) {
+	return get[map[string]Usage](ctx, c, "/v1/stats")
+}
+
+// Logs copies a task's log ("stdout" or "stderr") to w, going on with what is
+// added until the task ends if follow is set. tail is the number of lines to
+// begin with, negative for all.
+func (c *Client) Logs(ctx context.Context, id, stream string, follow bool, tail int, w io.Writer) error {
+	q := url.Values{"stream": {stream}, "follow": {strconv.FormatBool(follow)}, "tail": {strconv.Itoa(tail)}}
+	resp, err := c.do(ctx, http.MethodGet, taskPath(id)+"/logs?"+q.Encode(), nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	_, err = io.Copy(w, resp.Body)
+	return err
+}
+
+// Events calls f for every event after the given sequence number; with follow
+// it goes on until ctx ends or f returns an error.
+func (c *Client) Events(ctx context.Context, after uint64, follow bool, f func(Event) error) error {
+	q := url.Values{"after": {strconv.FormatUint(after, 10)}, "follow": {strconv.FormatBool(follow)}}
+	resp, err := c.do(ctx, http.MethodGet, "/v1/events?"+q.Encode(), nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	dec := json.NewDecoder(resp.Body)
+	for {
+		var e Event
+		if err := dec.Decode(&e); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		if err := f(e); err != nil {
+			return err
+		}
+	}
+}
+
+// Images lists the store.
+func (c *Client) Images(ctx context.Context) ([]ImageInfo, error) {
+	return get[[]ImageInfo](ctx, c, "/v1/images")
+}
+
+// Image looks one image up: a name, a digest, or a path which is imported.
+func (c *Client) Image(ctx context.Context, ref string) (*ImageInfo, error) {
+	return get[*ImageInfo](ctx, c, "/v1/image?ref="+url.QueryEscape(ref))
+}
+
+// Import takes an archive or layout into the store.
+func (c *Client) Import(ctx context.Context, r ImportRequest) (*ImageInfo, error) {
+	return call[*ImageInfo](ctx, c, http.MethodPost, "/v1/images", r)
+}
+
+// RemoveImage forgets an image's name; gc frees its blobs.
+func (c *Client) RemoveImage(ctx context.Context, ref string) error {
+	_, err := call[any](ctx, c, http.MethodDelete, "/v1/image?ref="+url.QueryEscape(ref), nil)
+	return err
+}
+
+// GC removes what no task and no image needs any more.
+func (c *Client) GC(ctx context.Context) (*GCResult, error) {
+	return call[*GCResult](ctx, c, http.MethodPost, "/v1/gc", nil)
+}
+
+// CheckPolicy asks what the policy says of a task without starting it.
+func (c *Client) CheckPolicy(ctx context.Context, spec TaskSpec) (*Decision, error) {
+	return call[*Decision](ctx, c, http.MethodPost, "/v1/policy/check", spec)
+}
+
+// Approve records an override for the digest that the image has now.
+func (c *Client) Approve(ctx context.Context, r ApproveRequest) (*Approval, error) {
+	return call[*Approval](ctx, c, http.MethodPost, "/v1/policy/approvals", r)
+}
+
+// Approvals lists all overrides.
+func (c *Client) Approvals(ctx context.Context) ([]Approval, error) {
+	return get[[]Approval](ctx, c, "/v1/policy/approvals")
+}
+
+// Revoke withdraws the overrides of a digest (or of an image's digest).
+func (c *Client) Revoke(ctx context.Context, ref string) error {
+	_, err := call[any](ctx, c, http.MethodDelete, "/v1/policy/approvals?ref="+url.QueryEscape(ref), nil)
+	return err
+}
+
+// Rulesets lists the devfs rulesets of the registry.
+func (c *Client) Rulesets(ctx context.Context) ([]Ruleset, error) {
+	return get[[]Ruleset](ctx, c, "/v1/devfs")
+}
+
+// Doctor examines the host.
+func (c *Client) Doctor(ctx context.Context) ([]Check, error) {
+	return get[[]Check](ctx, c, "/v1/doctor")
+}
+
+// Reload reads the policy file again; a faulty one leaves the old in force.
+func (c *Client) Reload(ctx context.Context) error {
+	_, err := call[any](ctx, c, http.MethodPost, "/v1/reload", nil)
+	return err
+}
+
+// Upgrade makes the daemon exec its binary's file again, in place, and returns
+// when the new one answers.
+func (c *Client) Upgrade(ctx context.Context, binary string) (*Info, error) {
+	type req struct {
+		Binary string `json:"binary,omitempty"`
+	}
+	before, err := c.Info(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := call[any](ctx, c, http.MethodPost, "/v1/upgrade", req{binary}); err != nil {
+		return nil, err
+	}
+	for {
+		c.http.CloseIdleConnections()
+		info, err := c.Info(ctx)
+		if err == nil && info.Generation != before.Generation {
+			return info, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("the upgraded daemon does not answer: %w", ctx.Err())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+func taskPath(id string) string { return "/v1/tasks/" + url.PathEscape(id) }
+
+func hasCode(err error, code string) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Code == code
+}
+
+func get[T any](ctx context.Context, c *Client, path string) (T, error) {
+	return call[T](ctx, c, http.MethodGet, path, nil)
+}
+
+func call[T any](ctx context.Context, c *Client, method, path string, in any) (T, error) {
+	var out T
+	resp, err := c.do(ctx, method, path, in)
+	if err != nil {
+		return out, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode == http.StatusNoContent {
+		return out, nil
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&out); err != nil {
+		return out, fmt.Errorf("%s %s: the daemon's answer cannot be read: %w", method, path, err)
+	}
+	return out, nil
+}
+
+func (c *Client) do(ctx context.Context, method, path string, in any) (*http.Response, error) {
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return nil, err
+		}
+		body = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://freejail"+path, body)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, c.noDaemon(err)
+	}
+	if resp.StatusCode >= 300 {
+		defer resp.Body.Close()
+		return nil, readError(resp)
+	}
+	return resp, nil
+}
+
+func (c *Client) noDaemon(err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) && op.Op == "dial" {
+		return fmt.Errorf("%w on %s: start it with `freejail daemon` (%v)", ErrNoDaemon, c.socket, op.Err)
+	}
+	return err
+}
+
+func readError(resp *http.Response) error {
+	b, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	if err != nil {
+		return err
+	}
+	e := &Error{}
+	if json.Unmarshal(b, e) != nil || e.Message == "" {
+		return &Error{Code: CodeInternal, Message: fmt.Sprintf("the daemon answered %s: %s", resp.Status, bytes.TrimSpace(b))}
+	}
+	return e
+}

@@ -1,0 +1,220 @@
+package client
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+)
+
+// ExecProtocol is the Upgrade token of the exec stream: after the switch both
+// sides send frames of one type byte, a big-endian 32-bit length and that many
+// bytes of payload.
+const ExecProtocol = "freejail-exec-1"
+
+// FrameType says what a frame of the exec stream carries.
+type FrameType byte
+
+// Frames to the daemon: Stdin (empty: end of input), Resize (JSON WindowSize),
+// SignalFrame (a signal's name). Frames from it: Stdout, Stderr, ExitFrame
+// (JSON Exit, the last), FailFrame (JSON Error, the last).
+const (
+	Stdin FrameType = iota + 1
+	Stdout
+	Stderr
+	Resize
+	SignalFrame
+	ExitFrame
+	FailFrame
+)
+
+// maxFrame bounds what a peer can make the other side allocate.
+const maxFrame = 1 << 20
+
+// WindowSize of a terminal, in characters.
+type WindowSize struct {
+	Rows int `json:"rows"`
+	Cols int `json:"cols"`
+}
+
+// FrameWriter writes frames; it may be used from several goroutines.
+type FrameWriter struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+// NewFrameWriter returns a writer of frames on w.
+func NewFrameWriter(w io.Writer) *FrameWriter { return &FrameWriter{w: w} }
+
+// Write sends one frame.
+func (f *FrameWriter) Write(t FrameType, p []byte) error {
+	buf := make([]byte, 5, 5+len(p))
+	buf[0] = byte(t)
+	binary.BigEndian.PutUint32(buf[1:], uint32(len(p)))
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	_, err := f.w.Write(append(buf, p...))
+	return err
+}
+
+// Stream returns an io.Writer whose writes become frames of type t.
+func (f *FrameWriter) Stream(t FrameType) io.Writer { return frameStream{f, t} }
+
+type frameStream struct {
+	f *FrameWriter
+	t FrameType
+}
+
+func (s frameStream) Write(p []byte) (int, error) {
+	n := 0
+	for len(p) > 0 {
+		k := min(len(p), maxFrame)
+		if err := s.f.Write(s.t, p[:k]); err != nil {
+			return n, err
+		}
+		n, p = n+k, p[k:]
+	}
+	return n, nil
+}
+
+// ReadFrame reads one frame. A frame over 1 MiB is an error.
+func ReadFrame(r io.Reader) (FrameType, []byte, error) {
+	var h [5]byte
+	if _, err := io.ReadFull(r, h[:]); err != nil {
+		return 0, nil, err
+	}
+	n := binary.BigEndian.Uint32(h[1:])
+	if n > maxFrame {
+		return 0, nil, fmt.Errorf("exec stream: a frame of %d bytes is over the limit of %d", n, maxFrame)
+	}
+	p := make([]byte, n)
+	_, err := io.ReadFull(r, p)
+	return FrameType(h[0]), p, err
+}
+
+// ExecIO is what an exec session reads from and writes to. Resize and Signals
+// may be nil.
+type ExecIO struct {
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+	Resize         <-chan WindowSize
+	Signals        <-chan string
+}
+
+// Exec runs a command in a task's jail and returns how it ended.
+func (c *Client) Exec(ctx context.Context, id string, spec ExecSpec, xio ExecIO) (*Exit, error) {
+	conn, br, err := c.upgrade(ctx, taskPath(id)+"/exec", spec)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+
+	done := make(chan struct{})
+	defer close(done)
+	w := NewFrameWriter(conn)
+	go sendInput(w, xio.Stdin)
+	go sendControl(w, xio, done)
+	for {
+		t, p, err := ReadFrame(br)
+		if err != nil {
+			if ctx.Err() != nil {
+				err = ctx.Err()
+			}
+			return nil, fmt.Errorf("the exec session broke off: %w", err)
+		}
+		switch t {
+		case Stdout:
+			_, err = xio.Stdout.Write(p)
+		case Stderr:
+			_, err = xio.Stderr.Write(p)
+		case ExitFrame:
+			e := &Exit{}
+			return e, json.Unmarshal(p, e)
+		case FailFrame:
+			e := &Error{}
+			return nil, errors.Join(json.Unmarshal(p, e), e)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// sendInput ends with the session: a write to the closed connection fails.
+func sendInput(w *FrameWriter, in io.Reader) {
+	if in != nil {
+		if _, err := io.Copy(w.Stream(Stdin), in); err != nil {
+			return
+		}
+	}
+	_ = w.Write(Stdin, nil) // the reader sees a broken connection itself
+}
+
+func sendControl(w *FrameWriter, xio ExecIO, done <-chan struct{}) {
+	for {
+		var err error
+		select {
+		case <-done:
+			return
+		case ws, ok := <-xio.Resize:
+			if !ok {
+				xio.Resize = nil
+				continue
+			}
+			b, merr := json.Marshal(ws)
+			err = errors.Join(merr, w.Write(Resize, b))
+		case s, ok := <-xio.Signals:
+			if !ok {
+				xio.Signals = nil
+				continue
+			}
+			err = w.Write(SignalFrame, []byte(s))
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+func (c *Client) upgrade(ctx context.Context, path string, in any) (net.Conn, *bufio.Reader, error) {
+	body, err := json.Marshal(in)
+	if err != nil {
+		return nil, nil, err
+	}
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", c.socket)
+	if err != nil {
+		return nil, nil, c.noDaemon(err)
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://freejail"+path, bytes.NewReader(body))
+	if err != nil {
+		conn.Close()
+		return nil, nil, err
+	}
+	req.Header.Set("Connection", "Upgrade")
+	req.Header.Set("Upgrade", ExecProtocol)
+	if err := req.Write(conn); err != nil {
+		conn.Close()
+		return nil, nil, err
+	}
+	br := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(br, req)
+	if err != nil {
+		conn.Close()
+		return nil, nil, err
+	}
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		defer conn.Close()
+		return nil, nil, readError(resp)
+	}
+	return conn, br, nil
+}

@@ -1,0 +1,336 @@
+// Package client speaks to the freejail daemon over its unix socket: the wire
+// types of API version 1 and the calls on them.
+package client
+
+import "time"
+
+// DefaultSocket is where the daemon listens unless it is told otherwise.
+const DefaultSocket = "/var/run/freejail.sock"
+
+// TaskSpec is all that the daemon is told about one task. The daemon's policy
+// decides about what it asks for; a client cannot go round it.
+type TaskSpec struct {
+	// ID names the task on this host: 1 to 60 of [A-Za-z0-9_-], a letter first.
+	ID string `json:"id"`
+	// Owner is who started the task: "nomad" or "cli".
+	Owner string `json:"owner"`
+	// Labels are told to Consul and the jail's meta: namespace, job, group,
+	// task, alloc_id.
+	Labels map[string]string `json:"labels,omitempty"`
+
+	// Image is a name, a digest, or the absolute path of an archive or layout.
+	Image      string            `json:"image"`
+	Entrypoint []string          `json:"entrypoint,omitempty"`
+	Command    string            `json:"command,omitempty"`
+	Args       []string          `json:"args,omitempty"`
+	Env        map[string]string `json:"env,omitempty"`
+	WorkDir    string            `json:"work_dir,omitempty"`
+	User       string            `json:"user,omitempty"`
+	Hostname   string            `json:"hostname,omitempty"`
+	// Parameters are values for the parameters of the image's manifest.
+	Parameters map[string]string `json:"parameters,omitempty"`
+	// Ports maps the manifest's port names to the host's addresses and ports.
+	Ports map[string]PortBinding `json:"ports,omitempty"`
+
+	// Dirs are the task's own directories on the host, made by the client.
+	Dirs    []Mount   `json:"dirs,omitempty"`
+	Volumes []Mount   `json:"volumes,omitempty"`
+	Wants   Wants     `json:"wants"`
+	Limits  Limits    `json:"limits"`
+	Storage string    `json:"storage,omitempty"`
+	Wait    string    `json:"wait,omitempty"`
+	Service Overrides `json:"service"`
+
+	// Stdout and Stderr are paths of FIFOs or files that the process gets as
+	// they are; empty means log files that the daemon keeps.
+	Stdout      string   `json:"stdout,omitempty"`
+	Stderr      string   `json:"stderr,omitempty"`
+	StopSignal  string   `json:"stop_signal,omitempty"`
+	StopTimeout Duration `json:"stop_timeout,omitempty"`
+}
+
+// PortBinding is where on the host a port of the manifest is to be found.
+type PortBinding struct {
+	Address string `json:"address,omitempty"`
+	Port    int    `json:"port"`
+}
+
+// Mount is a host path that appears in the jail. Name ties it to a volume of
+// the manifest.
+type Mount struct {
+	Name     string `json:"name,omitempty"`
+	Type     string `json:"type,omitempty"` // default nullfs; tmpfs
+	Source   string `json:"source,omitempty"`
+	Target   string `json:"target"`
+	ReadOnly bool   `json:"read_only,omitempty"`
+	Options  string `json:"options,omitempty"`
+}
+
+// Wants are the privileges that the job, not the image, asks for.
+type Wants struct {
+	Devfs   []string          `json:"devfs,omitempty"`
+	Allow   []string          `json:"allow,omitempty"`
+	Jail    map[string]string `json:"jail,omitempty"`
+	Sysctl  map[string]string `json:"sysctl,omitempty"`
+	SysVIPC map[string]string `json:"sysvipc,omitempty"`
+	VNET    bool              `json:"vnet,omitempty"`
+}
+
+// Limits of one task; 0 means no limit.
+type Limits struct {
+	MemoryBytes        int64  `json:"memory_bytes,omitempty"` // hard limit
+	MemoryReserveBytes int64  `json:"memory_reserve_bytes,omitempty"`
+	CPUShares          int64  `json:"cpu_shares,omitempty"`  // relative weight; Nomad's MHz
+	CPUPercent         int    `json:"cpu_percent,omitempty"` // 100 is one core
+	MaxProcs           int64  `json:"max_procs,omitempty"`
+	OpenFiles          int64  `json:"open_files,omitempty"`
+	CPUSet             string `json:"cpuset,omitempty"` // "0-2,5"
+}
+
+// Overrides change or switch off the Consul services of the manifest's ports.
+type Overrides struct {
+	Disabled bool                    `json:"disabled,omitempty"`
+	Ports    map[string]PortOverride `json:"ports,omitempty"`
+}
+
+// PortOverride changes the service of one port.
+type PortOverride struct {
+	Disabled bool     `json:"disabled,omitempty"`
+	Name     string   `json:"name,omitempty"`
+	Tags     []string `json:"tags,omitempty"`
+	Address  string   `json:"address,omitempty"`
+}
+
+// State of a task.
+type State string
+
+// The states that a task goes through, in this order.
+const (
+	Starting State = "starting"
+	Running  State = "running"
+	Stopping State = "stopping"
+	Exited   State = "exited"
+)
+
+// Task is what the daemon knows of a task.
+type Task struct {
+	Spec      TaskSpec      `json:"spec"`
+	State     State         `json:"state"`
+	Jail      string        `json:"jail"`
+	JID       int           `json:"jid,omitempty"`
+	PID       int           `json:"pid,omitempty"`
+	Root      string        `json:"root,omitempty"`
+	Digest    string        `json:"digest,omitempty"`
+	Ruleset   int           `json:"ruleset,omitempty"`
+	Storage   string        `json:"storage,omitempty"`
+	Ports     []Port        `json:"ports,omitempty"`
+	CreatedAt time.Time     `json:"created_at"`
+	StartedAt time.Time     `json:"started_at"`
+	Exit      *Exit         `json:"exit,omitempty"`
+	Services  []ServiceInfo `json:"services,omitempty"`
+}
+
+// Port is a port of the manifest with its place on the host.
+type Port struct {
+	Name     string `json:"name"`
+	Protocol string `json:"protocol"`
+	Address  string `json:"address,omitempty"`
+	Port     int    `json:"port"`
+}
+
+// ServiceInfo is one Consul entry of a task.
+type ServiceInfo struct {
+	Name       string `json:"name"`
+	ID         string `json:"id"`
+	Registered bool   `json:"registered"`
+	Error      string `json:"error,omitempty"`
+}
+
+// Exit is how a task ended. Known is false where the system could not tell:
+// Code is then meaningless.
+type Exit struct {
+	Code    int       `json:"code"`
+	Signal  int       `json:"signal,omitempty"`
+	Known   bool      `json:"known"`
+	OOM     bool      `json:"oom,omitempty"`
+	Message string    `json:"message,omitempty"`
+	At      time.Time `json:"at"`
+}
+
+// Usage is one sample of a task's use of resources.
+type Usage struct {
+	At       time.Time     `json:"at"`
+	UserTime time.Duration `json:"user_ns"`
+	SysTime  time.Duration `json:"sys_ns"`
+	RSS      uint64        `json:"rss"`
+	Swap     uint64        `json:"swap"`
+	Procs    []ProcUsage   `json:"procs,omitempty"`
+}
+
+// ProcUsage is the use of one process of a task.
+type ProcUsage struct {
+	PID      int           `json:"pid"`
+	Command  string        `json:"command,omitempty"`
+	UserTime time.Duration `json:"user_ns"`
+	SysTime  time.Duration `json:"sys_ns"`
+	RSS      uint64        `json:"rss"`
+}
+
+// Info describes the daemon and its host.
+type Info struct {
+	Version      string            `json:"version"`
+	API          int               `json:"api"`
+	PID          int               `json:"pid"`
+	StateDir     string            `json:"state_dir"`
+	Storage      string            `json:"storage"`
+	PolicyDigest string            `json:"policy_digest"`
+	PolicyError  string            `json:"policy_error,omitempty"`
+	Features     map[string]string `json:"features"`
+	Healthy      bool              `json:"healthy"`
+	Reason       string            `json:"reason,omitempty"`
+	Tasks        int               `json:"tasks"`
+	// Generation changes with every start and every upgrade of the daemon.
+	Generation  string `json:"generation"`
+	MemoryBytes uint64 `json:"memory_bytes"` // heap in use
+}
+
+// Event is something that happened to a task, in words for its owner.
+type Event struct {
+	Seq     uint64            `json:"seq"`
+	At      time.Time         `json:"at"`
+	Task    string            `json:"task,omitempty"`
+	Kind    string            `json:"kind"` // pulling, unpacking, refused, started, exited, consul, ...
+	Message string            `json:"message"`
+	Labels  map[string]string `json:"labels,omitempty"`
+}
+
+// ImageInfo is one image in the host's store.
+type ImageInfo struct {
+	Name       string    `json:"name"`
+	Digest     string    `json:"digest"`
+	OS         string    `json:"os"`
+	Arch       string    `json:"arch"`
+	Size       int64     `json:"size"`
+	Created    time.Time `json:"created"`
+	Summary    string    `json:"summary,omitempty"`
+	Usage      string    `json:"usage,omitempty"`
+	Parameters []string  `json:"parameters,omitempty"`
+	Ports      []string  `json:"ports,omitempty"`
+	Requests   []string  `json:"requests,omitempty"`
+}
+
+// ImportRequest names an archive or layout directory on the daemon's host.
+type ImportRequest struct {
+	Path string `json:"path"`
+	Name string `json:"name,omitempty"`
+}
+
+// GCResult tells what a collection freed.
+type GCResult struct {
+	Chains int   `json:"chains"`
+	Tasks  int   `json:"tasks"`
+	Bytes  int64 `json:"bytes"`
+}
+
+// Decision is the policy's word on an image's or task's requests.
+type Decision struct {
+	Image   string   `json:"image"`
+	Digest  string   `json:"digest"`
+	Allowed bool     `json:"allowed"`
+	Results []Result `json:"results"`
+}
+
+// Result is the policy's word on one request.
+type Result struct {
+	Request string `json:"request"`
+	Source  string `json:"source"`
+	Allowed bool   `json:"allowed"`
+	Reason  string `json:"reason"`
+}
+
+// Approval is an operator's override for one image digest.
+type Approval struct {
+	Digest   string    `json:"digest"`
+	Image    string    `json:"image,omitempty"`
+	Requests []string  `json:"requests"`
+	By       string    `json:"by"`
+	Why      string    `json:"why"`
+	At       time.Time `json:"at"`
+}
+
+// ApproveRequest approves everything that an image asks for now.
+type ApproveRequest struct {
+	Image string `json:"image"`
+	Why   string `json:"why"`
+	By    string `json:"by,omitempty"`
+}
+
+// Ruleset is one devfs ruleset of the registry.
+type Ruleset struct {
+	ID      int      `json:"id"`
+	Rules   []string `json:"rules"`
+	Holders []string `json:"holders"`
+}
+
+// Check is one line of doctor's report. Status is ok, warning or error.
+type Check struct {
+	Name   string `json:"name"`
+	Status string `json:"status"`
+	Detail string `json:"detail"`
+	Fix    string `json:"fix,omitempty"`
+}
+
+// ExecSpec is a command to run in a task's jail.
+type ExecSpec struct {
+	Args    []string          `json:"args"`
+	Env     map[string]string `json:"env,omitempty"`
+	WorkDir string            `json:"work_dir,omitempty"`
+	User    string            `json:"user,omitempty"`
+	TTY     bool              `json:"tty,omitempty"`
+	Rows    int               `json:"rows,omitempty"`
+	Cols    int               `json:"cols,omitempty"`
+}
+
+// StopRequest ends a task: the signal first, SIGKILL after the timeout.
+type StopRequest struct {
+	Signal  string   `json:"signal,omitempty"` // empty: the image's, else SIGTERM
+	Timeout Duration `json:"timeout"`
+}
+
+// Duration is a time.Duration written as text ("5s") in JSON.
+type Duration time.Duration
+
+// MarshalText gives Go's notation.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// UnmarshalText takes Go's notation.
+func (d *Duration) UnmarshalText(b []byte) error {
+	v, err := time.ParseDuration(string(b))
+	*d = Duration(v)
+	return err
+}
+
+// Error codes of the API.
+const (
+	CodeInvalid     = "invalid"
+	CodeNotFound    = "not_found"
+	CodeConflict    = "conflict"
+	CodeRefused     = "refused"
+	CodeUnavailable = "unavailable"
+	CodeInternal    = "internal"
+)
+
+// Error is what the daemon answers when it cannot do what it was asked.
+type Error struct {
+	Code     string    `json:"code"`
+	Message  string    `json:"message"`
+	Decision *Decision `json:"decision,omitempty"`
+}
+
+func (e *Error) Error() string { return e.Message }
+
+// IsNotFound reports whether err says that there is no such thing.
+func IsNotFound(err error) bool { return hasCode(err, CodeNotFound) }
+
+// IsRefused reports whether err is the policy's refusal.
+func IsRefused(err error) bool { return hasCode(err, CodeRefused) }
