@@ -1,0 +1,52 @@
+package devfs
+
+import (
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// linuxNodes are the nodes that a development host can offer, with their
+// numbers as in Linux's Documentation/admin-guide/devices.txt.
+var linuxNodes = []struct {
+	name         string
+	major, minor uint32
+}{
+	{"null", 1, 3}, {"zero", 1, 5}, {"full", 1, 7}, {"random", 1, 8}, {"urandom", 1, 9}, {"tty", 5, 0},
+}
+
+var linuxLinks = map[string]string{
+	"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2", "ptmx": "pts/ptmx",
+}
+
+// Populate makes the nodes that the rules leave visible in an empty directory
+// that is to become a jail's /dev.
+func Populate(dir string, rules []Rule) error {
+	for _, n := range linuxNodes {
+		node := Node{Path: n.name}
+		if !Visible(rules, node) {
+			continue
+		}
+		p := filepath.Join(dir, n.name)
+		if err := unix.Mknod(p, unix.S_IFCHR|0o666, int(unix.Mkdev(n.major, n.minor))); err != nil {
+			return &os.PathError{Op: "mknod", Path: p, Err: err}
+		}
+		if err := os.Chmod(p, os.FileMode(Mode(rules, node, 0o666))); err != nil {
+			return err
+		}
+	}
+	for name, target := range linuxLinks {
+		if Visible(rules, Node{Path: name}) {
+			if err := os.Symlink(target, filepath.Join(dir, name)); err != nil {
+				return err
+			}
+		}
+	}
+	for _, d := range []string{"pts", "shm"} {
+		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,118 @@
+package mount
+
+import (
+	"bytes"
+	"errors"
+	"strings"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Do mounts a file system by nmount(2). unionfs and tmpfs take no source.
+func Do(m Mount) error {
+	var iov []unix.Iovec
+	var keep [][]byte
+	add := func(name string, value []byte) {
+		n := append([]byte(name), 0)
+		keep = append(keep, n, value)
+		iov = append(iov, iovec(n), iovec(value))
+	}
+	text := func(name, value string) { add(name, append([]byte(value), 0)) }
+	text("fstype", m.Type)
+	text("fspath", m.Target)
+	switch m.Type {
+	case "nullfs", "unionfs":
+		text("from", m.Source)
+		text("target", m.Source)
+	default:
+		from := m.Source
+		if from == "" {
+			from = m.Type
+		}
+		text("from", from)
+	}
+	flags := 0
+	for _, o := range m.Options {
+		name, value, hasValue := strings.Cut(o, "=")
+		switch {
+		case o == "ro":
+			flags |= unix.MNT_RDONLY
+			text("ro", "")
+		case o == "" || o == "rw":
+		case hasValue:
+			text(name, value)
+		default:
+			add(name, nil)
+		}
+	}
+	errmsg := make([]byte, 255)
+	add("errmsg", errmsg)
+	_, _, errno := unix.Syscall(unix.SYS_NMOUNT, uintptr(unsafe.Pointer(&iov[0])), uintptr(len(iov)), uintptr(flags))
+	_ = keep // alive until the call is over
+	if errno != 0 {
+		msg, _, _ := bytes.Cut(errmsg, []byte{0})
+		return &Error{Op: "mount", Type: m.Type, Source: m.Source, Target: m.Target, Message: string(msg), Err: errno}
+	}
+	return nil
+}
+
+func iovec(b []byte) unix.Iovec {
+	if len(b) == 0 {
+		return unix.Iovec{}
+	}
+	v := unix.Iovec{Base: &b[0]}
+	v.SetLen(len(b))
+	return v
+}
+
+// Unmount unmounts what is mounted on target, the newest if there are several.
+// Nothing there is no error.
+func Unmount(target string) error {
+	var err error
+	for wait := time.Millisecond; wait < time.Second; wait *= 2 {
+		err = unix.Unmount(target, 0)
+		if err == nil || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+			return nil
+		}
+		if !errors.Is(err, unix.EBUSY) {
+			break
+		}
+		time.Sleep(wait) // the last process of the jail may still let go
+	}
+	return &Error{Op: "unmount", Target: target, Err: err}
+}
+
+// List returns all mounts in the order in which they were made.
+func List() ([]Info, error) {
+	n, err := unix.Getfsstat(nil, unix.MNT_NOWAIT)
+	if err != nil {
+		return nil, err
+	}
+	buf := make([]unix.Statfs_t, n+16)
+	n, err = unix.Getfsstat(buf, unix.MNT_NOWAIT)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Info, 0, n)
+	for _, s := range buf[:n] {
+		out = append(out, Info{Type: cstr(s.Fstypename[:]), Source: cstr(s.Mntfromname[:]), Target: cstr(s.Mntonname[:])})
+	}
+	return out, nil
+}
+
+func cstr(b []byte) string {
+	s, _, _ := bytes.Cut(b, []byte{0})
+	return string(s)
+}
+
+// Known reports whether the kernel has a file system type now.
+func Known(fstype string) bool {
+	_, err := unix.SysctlRaw("vfs." + fstype)
+	if err == nil {
+		return true
+	}
+	_, err = unix.SysctlRaw("vfs." + fstype + ".version")
+	return err == nil
+}

@@ -1,0 +1,142 @@
+package policy
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+const digestA = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+
+func equalText(a, b string) (bool, error) { return a == b, nil }
+
+func mustParse(t *testing.T, src string) *Policy {
+	t.Helper()
+	p, err := Parse("host.hcl", []byte(src))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func TestDecide(t *testing.T) {
+	p := mustParse(t, `
+state_dir = "/somewhere"
+permit {
+  ports  = ["1024-65535/tcp", "53"]
+  mounts = ["tmpfs:/tmp", "nullfs:/srv/data:ro", "procfs"]
+}
+permit {
+  images  = ["db*"]
+  allow   = ["raw_sockets", "mount.*"]
+  sysvipc = ["shm=new", "sem"]
+  jail    = { securelevel = "*" }
+  sysctl  = { "net.inet.tcp.*" = "1" }
+  devfs   = ["path mem unhide"]
+}
+deny {
+  ports = ["2049"]
+  devfs = ["path kmem unhide"]
+}
+deny {
+  images = ["db-evil"]
+  allow  = ["raw_sockets"]
+}
+`)
+	for _, c := range []struct {
+		image string
+		req   Request
+		want  bool
+	}{
+		{"web", Request{Kind: Port, Name: "http", Value: "8080/tcp"}, true},
+		{"web", Request{Kind: Port, Name: "http", Value: "80/tcp"}, false},
+		{"web", Request{Kind: Port, Name: "http", Value: "8080/udp"}, false},
+		{"web", Request{Kind: Port, Name: "dns", Value: "53/udp"}, true},
+		{"web", Request{Kind: Port, Name: "nfs", Value: "2049/tcp"}, false},
+		{"web", Request{Kind: Mount, Name: "/tmp/x", Value: "tmpfs"}, true},
+		{"web", Request{Kind: Mount, Name: "/tmpx", Value: "tmpfs"}, false},
+		{"web", Request{Kind: Mount, Name: "/tmp/../etc", Value: "tmpfs"}, false},
+		{"web", Request{Kind: Mount, Name: "/d", Value: "nullfs:/srv/data/a:ro"}, true},
+		{"web", Request{Kind: Mount, Name: "/d", Value: "nullfs:/srv/data/a:rw"}, false},
+		{"web", Request{Kind: Mount, Name: "/d", Value: "nullfs:/srv/database:ro"}, false},
+		{"web", Request{Kind: Mount, Name: "/d", Value: "nullfs:/srv/data/../../etc:ro"}, false},
+		{"web", Request{Kind: Mount, Name: "/d", Value: "nullfs:/srv/data:x:ro"}, false},
+		{"web", Request{Kind: Mount, Name: "/proc", Value: "procfs"}, true},
+		{"web", Request{Kind: Allow, Name: "allow.raw_sockets", Value: "true"}, false},
+		{"db:1", Request{Kind: Allow, Name: "allow.raw_sockets", Value: "true"}, true},
+		{"db-evil", Request{Kind: Allow, Name: "allow.raw_sockets", Value: "true"}, false},
+		{"db", Request{Kind: Allow, Name: "allow.mount.zfs", Value: "true"}, true},
+		{"db", Request{Kind: Allow, Name: "allow.chflags", Value: "true"}, false},
+		{"db", Request{Kind: SysVIPC, Name: "shm", Value: "new"}, true},
+		{"db", Request{Kind: SysVIPC, Name: "shm", Value: "inherit"}, false},
+		{"db", Request{Kind: SysVIPC, Name: "sem", Value: "inherit"}, true},
+		{"db", Request{Kind: Jail, Name: "securelevel", Value: "3"}, true},
+		{"db", Request{Kind: Jail, Name: "enforce_statfs", Value: "0"}, false},
+		{"db", Request{Kind: Sysctl, Name: "net.inet.tcp.x", Value: "1"}, true},
+		{"db", Request{Kind: Sysctl, Name: "net.inet.tcp.x", Value: "2"}, false},
+		{"db", Request{Kind: Devfs, Name: "path mem unhide", Value: "path mem unhide"}, true},
+		{"db", Request{Kind: Devfs, Name: "path kmem unhide", Value: "path kmem unhide"}, false},
+		{"db", Request{Kind: VNET, Value: "true"}, false},
+		{"db", Request{Kind: "new kind"}, false},
+	} {
+		d := p.Decide(Subject{Image: c.image, Repository: strings.Split(c.image, ":")[0]}, []Request{c.req}, nil, equalText)
+		if d.Allowed != c.want {
+			t.Errorf("%s asks for %s: got %v (%s)", c.image, c.req, d.Allowed, d.Results[0].Reason)
+		}
+	}
+}
+
+func TestDefaultDeny(t *testing.T) {
+	p := mustParse(t, "")
+	d := p.Decide(Subject{}, []Request{{Kind: Port, Value: "80/tcp"}}, nil, equalText)
+	if d.Allowed {
+		t.Error("an empty policy permits a port")
+	}
+	if d := p.Decide(Subject{}, nil, nil, equalText); !d.Allowed {
+		t.Error("an image that asks for nothing is refused")
+	}
+}
+
+func TestApproval(t *testing.T) {
+	p := mustParse(t, `deny { allow = ["mount"] }`)
+	raw := Request{Kind: Allow, Name: "allow.raw_sockets", Value: "true", Source: FromImage}
+	mnt := Request{Kind: Allow, Name: "allow.mount", Value: "true", Source: FromImage}
+	ok := []Approval{{Digest: digestA, Requests: []Request{raw, mnt}, By: "ann", Why: "ping", At: time.Now()}}
+	s := Subject{Image: "tool", Digest: digestA}
+	if d := p.Decide(s, []Request{raw}, ok, equalText); !d.Allowed || !strings.Contains(d.Results[0].Reason, "ann") {
+		t.Errorf("approved, but: %+v", d)
+	}
+	if d := p.Decide(s, []Request{mnt}, ok, equalText); d.Allowed {
+		t.Error("an approval goes over a deny")
+	}
+	s.Digest = strings.Replace(digestA, "a", "b", 1)
+	d := p.Decide(s, []Request{raw}, ok, equalText)
+	if d.Allowed {
+		t.Error("an approval holds for another digest")
+	}
+	err := d.Err(s)
+	for _, want := range []string{"allow.raw_sockets", "no permit", "freejail policy approve", s.Digest} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("the refusal lacks %q: %v", want, err)
+		}
+	}
+}
+
+func TestMistakes(t *testing.T) {
+	for src, want := range map[string]string{
+		`permit { port = ["80"] }`:              "host.hcl:1",
+		`permit { ports = ["0"] }`:              "1 to 65535",
+		`permit { ports = ["90-80"] }`:          "1 to 65535",
+		`permit { ports = ["80/sctp"] }`:        "neither tcp nor udp",
+		`permit { mounts = ["nullfs"] }`:        "source",
+		`permit { mounts = ["tmpfs:/a/../b"] }`: "clean",
+		`permit { sysvipc = ["shm=all"] }`:      "sysvipc",
+		`permit { digests = ["sha256:12"] }`:    "64",
+		`permit { images = ["["] }`:             "images",
+		`permit {`:                              "host.hcl:1",
+	} {
+		if _, err := Parse("/etc/host.hcl", []byte(src)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want an error with %q", src, err, want)
+		}
+	}
+}

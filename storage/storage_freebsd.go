@@ -1,0 +1,100 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/freejail/freejail/internal/mount"
+)
+
+var drivers = map[string]func(string, Config) (Driver, error){"union": openUnion, "zfs": openZFS}
+
+func detect(_ string, cfg Config) string {
+	if cfg.ZFSDataset != "" {
+		return "zfs"
+	}
+	return "union"
+}
+
+// union is for hosts without ZFS: the chain by a read-only nullfs, and over it
+// by unionfs a directory that belongs to the task.
+type union struct{ *dirs }
+
+func openUnion(dir string, _ Config) (Driver, error) {
+	d, err := openDirs(dir)
+	if err != nil {
+		return nil, err
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return nil, err
+	}
+	if fstype := cstr(st.Fstypename[:]); fstype != "ufs" && fstype != "tmpfs" {
+		return nil, fmt.Errorf("storage: union: %s is on %s, which has no whiteouts: use the zfs driver (storage { zfs_dataset }) or a state_dir on UFS", dir, fstype)
+	}
+	return union{d}, nil
+}
+
+func cstr(b []byte) string {
+	for i, c := range b {
+		if c == 0 {
+			return string(b[:i])
+		}
+	}
+	return string(b)
+}
+
+func (union) Name() string { return "union" }
+
+func (u union) Create(ctx context.Context, chain, task string, _ Options) (string, error) {
+	if err := u.useChain(chain, task); err != nil {
+		return "", err
+	}
+	root, upper := u.path("roots", task, "root"), u.path("roots", task, "upper")
+	err := func() error {
+		for _, d := range []string{root, upper} {
+			if err := os.Mkdir(d, 0o755); err != nil {
+				return err
+			}
+		}
+		if err := mount.Do(mount.Mount{Type: "nullfs", Source: u.path("chains", chain), Target: root, Options: []string{"ro"}}); err != nil {
+			return err
+		}
+		return mount.Do(mount.Mount{Type: "unionfs", Source: upper, Target: root})
+	}()
+	if err != nil {
+		return "", errors.Join(fmt.Errorf("storage: union: %w", err), u.Remove(ctx, task))
+	}
+	return root, nil
+}
+
+func (u union) Remove(_ context.Context, task string) error {
+	if err := checkName("task", task); err != nil {
+		return err
+	}
+	dir := u.path("roots", task)
+	if err := mount.UnmountUnder(dir); err != nil {
+		return err
+	}
+	return removeTree(dir)
+}
+
+// removeTree deletes a tree, immutable files of the image included.
+func removeTree(dir string) error {
+	if err := os.RemoveAll(dir); err == nil {
+		return nil
+	}
+	walkErr := filepath.WalkDir(dir, func(p string, e fs.DirEntry, err error) error {
+		if err != nil || e.Type()&fs.ModeSymlink != 0 {
+			return err
+		}
+		return unix.Chflags(p, 0)
+	})
+	return errors.Join(walkErr, os.RemoveAll(dir))
+}

@@ -1,0 +1,61 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/freejail/freejail/internal/mount"
+)
+
+var drivers = map[string]func(string, Config) (Driver, error){"overlay": openOverlay}
+
+func detect(string, Config) string { return "overlay" }
+
+// overlay is the development host's driver: an overlay mount a task.
+type overlay struct{ *dirs }
+
+func openOverlay(dir string, _ Config) (Driver, error) {
+	d, err := openDirs(dir)
+	if err != nil {
+		return nil, err
+	}
+	return overlay{d}, nil
+}
+
+func (overlay) Name() string { return "overlay" }
+
+func (o overlay) Create(ctx context.Context, chain, task string, _ Options) (string, error) {
+	if err := o.useChain(chain, task); err != nil {
+		return "", err
+	}
+	root := o.path("roots", task, "root")
+	err := func() error {
+		for _, d := range []string{"root", "upper", "work"} {
+			if err := os.Mkdir(o.path("roots", task, d), 0o755); err != nil {
+				return err
+			}
+		}
+		return mount.Do(mount.Mount{Type: "overlay", Source: "freejail", Target: root, Options: []string{
+			"lowerdir=" + o.path("chains", chain), "upperdir=" + o.path("roots", task, "upper"), "workdir=" + o.path("roots", task, "work")}})
+	}()
+	if err != nil {
+		return "", errors.Join(fmt.Errorf("storage: overlay: %w", err), o.Remove(ctx, task))
+	}
+	return root, nil
+}
+
+func (o overlay) Remove(_ context.Context, task string) error {
+	if err := checkName("task", task); err != nil {
+		return err
+	}
+	dir := o.path("roots", task)
+	if err := mount.UnmountUnder(dir); err != nil {
+		return err
+	}
+	return removeTree(dir)
+}
+
+// removeTree deletes a tree in which nothing is mounted any more.
+func removeTree(dir string) error { return os.RemoveAll(dir) }

@@ -1,0 +1,151 @@
+package storage
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/freejail/freejail/internal/mount"
+)
+
+// hostDrivers opens every driver that this host can do.
+func hostDrivers(t *testing.T) map[string]Driver {
+	if os.Geteuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	out := map[string]Driver{}
+	for kind := range drivers {
+		dir := t.TempDir()
+		cfg := Config{}
+		if kind == "zfs" {
+			pool := os.Getenv("FREEJAIL_TEST_ZPOOL")
+			if pool == "" {
+				t.Log("zfs is left out: FREEJAIL_TEST_ZPOOL names no pool")
+				continue
+			}
+			cfg.ZFSDataset = pool + "/freejail-storage-test"
+		}
+		d, err := Open(kind, dir, cfg)
+		if err != nil {
+			t.Logf("%s is left out: %v", kind, err)
+			continue
+		}
+		t.Cleanup(func() {
+			if err := mount.UnmountUnder(dir); err != nil {
+				t.Error(err)
+			}
+		})
+		out[kind] = d
+	}
+	if len(out) == 0 {
+		t.Skip("no storage driver works on this host")
+	}
+	return out
+}
+
+func fill(dir string) error {
+	if err := os.MkdirAll(filepath.Join(dir, "etc"), 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "etc", "a"), []byte("image"), 0o640); err != nil {
+		return err
+	}
+	if err := os.Chown(filepath.Join(dir, "etc", "a"), 5, 7); err != nil {
+		return err
+	}
+	return os.Link(filepath.Join(dir, "etc", "a"), filepath.Join(dir, "etc", "b"))
+}
+
+func TestConformance(t *testing.T) {
+	for kind, d := range hostDrivers(t) {
+		t.Run(kind, func(t *testing.T) { conform(t, d) })
+	}
+}
+
+func conform(t *testing.T, d Driver) {
+	ctx := t.Context()
+	bad := errors.New("cannot unpack")
+	if err := d.EnsureChain(ctx, "half", func(dir string) error { return errors.Join(fill(dir), bad) }); !errors.Is(err, bad) {
+		t.Fatalf("a failed unpack: %v", err)
+	}
+	if _, err := d.Create(ctx, "half", "t0", Options{}); err == nil {
+		t.Error("a half-made chain can be used")
+	}
+	var unpacked atomic.Int32
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			if err := d.EnsureChain(ctx, "c1", func(dir string) error { unpacked.Add(1); return fill(dir) }); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if n := unpacked.Load(); n != 1 {
+		t.Errorf("unpacked %d times", n)
+	}
+	one, err := d.Create(ctx, "c1", "one", Options{Writable: []string{"/etc"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := d.Create(ctx, "c1", "two", Options{Writable: []string{"/etc"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(one, "etc", "a")
+	if err := os.WriteFile(file, []byte("one"), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(one, "etc", "b")); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := os.ReadFile(filepath.Join(two, "etc", "a")); err != nil || string(b) != "image" {
+		t.Errorf("the other task sees %q, %v", b, err)
+	}
+	if fi, err := os.Stat(filepath.Join(two, "etc", "b")); err != nil || fi.Mode().Perm() != 0o640 {
+		t.Errorf("mode: %v %v", fi, err)
+	}
+	if err := d.RemoveChain(ctx, "c1"); err == nil {
+		t.Error("a chain in use was removed")
+	}
+	if _, err := d.Create(ctx, "c1", "one", Options{}); err == nil {
+		t.Error("a second root for one task")
+	}
+	for _, name := range []string{"../x", "", "a/b", ".."} {
+		if _, err := d.Create(ctx, "c1", name, Options{}); err == nil {
+			t.Errorf("task %q was taken", name)
+		}
+	}
+	for _, task := range []string{"one", "two", "one", "never"} {
+		if err := d.Remove(ctx, task); err != nil {
+			t.Errorf("remove %s: %v", task, err)
+		}
+	}
+	again, err := d.Create(ctx, "c1", "one", Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := os.ReadFile(filepath.Join(again, "etc", "a")); err != nil || string(b) != "image" {
+		t.Errorf("what was written outlived its task: %q, %v", b, err)
+	}
+	if tasks, err := d.Tasks(ctx); err != nil || !slices.Equal(tasks, []string{"one"}) {
+		t.Errorf("tasks: %v %v", tasks, err)
+	}
+	if err := errors.Join(d.Remove(ctx, "one"), d.RemoveChain(ctx, "c1")); err != nil {
+		t.Error(err)
+	}
+	if chains, err := d.Chains(ctx); err != nil || len(chains) != 0 {
+		t.Errorf("chains: %v %v", chains, err)
+	}
+}
+
+func TestUnknownDriver(t *testing.T) {
+	if _, err := Open("floppy", t.TempDir(), Config{}); err == nil {
+		t.Error("a driver that does not exist was opened on", runtime.GOOS)
+	}
+}

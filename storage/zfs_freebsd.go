@@ -1,0 +1,157 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+	"sync"
+
+	zfs "github.com/mistifyio/go-zfs/v3"
+)
+
+// zfsDriver keeps a chain as a dataset with the snapshot @chain, and a root as
+// a clone of it.
+type zfsDriver struct {
+	parent string
+	dir    string
+	mu     sync.Mutex // unpacking is rare, cloning is quick
+}
+
+func openZFS(dir string, cfg Config) (Driver, error) {
+	if cfg.ZFSDataset == "" {
+		return nil, errors.New("storage: zfs: name a dataset for freejail in storage { zfs_dataset }")
+	}
+	z := &zfsDriver{parent: cfg.ZFSDataset, dir: dir}
+	for _, ds := range []struct{ name, mountpoint string }{{cfg.ZFSDataset, "none"}, {z.parent + "/chains", path.Join(dir, "zfs-chains")}, {z.parent + "/roots", path.Join(dir, "zfs-roots")}} {
+		if _, err := zfs.GetDataset(ds.name); err == nil {
+			continue
+		}
+		if _, err := zfs.CreateFilesystem(ds.name, map[string]string{"mountpoint": ds.mountpoint, "canmount": "off"}); err != nil {
+			return nil, fmt.Errorf("storage: zfs: %w", err)
+		}
+	}
+	return z, z.sweepHalfMade()
+}
+
+func (*zfsDriver) Name() string { return "zfs" }
+
+func (z *zfsDriver) chain(name string) string { return z.parent + "/chains/" + name }
+func (z *zfsDriver) root(name string) string  { return z.parent + "/roots/" + name }
+
+func (z *zfsDriver) sweepHalfMade() error {
+	list, err := z.children(z.parent + "/chains")
+	if err != nil {
+		return err
+	}
+	for _, c := range list {
+		if _, err := zfs.GetDataset(z.chain(c) + "@chain"); err == nil {
+			continue
+		}
+		d, err := zfs.GetDataset(z.chain(c))
+		if err != nil {
+			return err
+		}
+		if err := d.Destroy(zfs.DestroyForceUmount); err != nil {
+			return fmt.Errorf("storage: zfs: half-made chain: %w", err)
+		}
+	}
+	return nil
+}
+
+func (z *zfsDriver) children(parent string) ([]string, error) {
+	list, err := zfs.Filesystems(parent)
+	if err != nil {
+		return nil, fmt.Errorf("storage: zfs: %w", err)
+	}
+	var out []string
+	for _, d := range list {
+		if name, ok := strings.CutPrefix(d.Name, parent+"/"); ok && !strings.Contains(name, "/") {
+			out = append(out, name)
+		}
+	}
+	return out, nil
+}
+
+func (z *zfsDriver) EnsureChain(ctx context.Context, chain string, unpack func(string) error) error {
+	if err := checkName("chain", chain); err != nil {
+		return err
+	}
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	if _, err := zfs.GetDataset(z.chain(chain) + "@chain"); err == nil {
+		return nil
+	}
+	d, err := zfs.CreateFilesystem(z.chain(chain), map[string]string{"canmount": "on"})
+	if err != nil {
+		return fmt.Errorf("storage: zfs: %w", err)
+	}
+	err = unpack(d.Mountpoint)
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err == nil {
+		_, err = d.Snapshot("chain", false)
+	}
+	if err != nil {
+		return errors.Join(err, d.Destroy(zfs.DestroyForceUmount))
+	}
+	return nil
+}
+
+func (z *zfsDriver) Create(_ context.Context, chain, task string, _ Options) (string, error) {
+	if err := errors.Join(checkName("chain", chain), checkName("task", task)); err != nil {
+		return "", err
+	}
+	s, err := zfs.GetDataset(z.chain(chain) + "@chain")
+	if err != nil {
+		return "", fmt.Errorf("storage: zfs: %w", err)
+	}
+	d, err := s.Clone(z.root(task), map[string]string{"canmount": "on"})
+	if err != nil {
+		return "", fmt.Errorf("storage: zfs: %w", err)
+	}
+	return d.Mountpoint, nil
+}
+
+func (z *zfsDriver) Remove(ctx context.Context, task string) error {
+	if err := checkName("task", task); err != nil {
+		return err
+	}
+	have, err := z.Tasks(ctx)
+	if err != nil {
+		return err
+	}
+	for _, t := range have {
+		if t != task {
+			continue
+		}
+		d, err := zfs.GetDataset(z.root(task))
+		if err != nil {
+			return fmt.Errorf("storage: zfs: %w", err)
+		}
+		if err := d.Destroy(zfs.DestroyForceUmount); err != nil {
+			return fmt.Errorf("storage: zfs: %w", err)
+		}
+	}
+	return nil
+}
+
+func (z *zfsDriver) Tasks(context.Context) ([]string, error) { return z.children(z.parent + "/roots") }
+
+func (z *zfsDriver) Chains(context.Context) ([]string, error) {
+	return z.children(z.parent + "/chains")
+}
+
+func (z *zfsDriver) RemoveChain(_ context.Context, chain string) error {
+	if err := checkName("chain", chain); err != nil {
+		return err
+	}
+	d, err := zfs.GetDataset(z.chain(chain))
+	if err != nil {
+		return fmt.Errorf("storage: zfs: %w", err)
+	}
+	// Without DestroyRecursiveClones: a chain in use refuses to go.
+	return d.Destroy(zfs.DestroyRecursive | zfs.DestroyForceUmount)
+}
