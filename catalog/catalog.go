@@ -1,0 +1,319 @@
+// Package catalog registers the ports that images provide as services in
+// Consul, and keeps them true there.
+package catalog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+	"github.com/hashicorp/go-hclog"
+)
+
+// Service is what should be in Consul for one port of a task.
+type Service struct {
+	PortName string
+	Name     string
+	Tags     []string
+	Address  string // empty: Consul's own for the node
+	Port     int
+	Meta     map[string]string
+	Check    *Check
+}
+
+// Check is how Consul looks after a service.
+type Check struct {
+	Type, Path        string // http or tcp
+	Interval, Timeout time.Duration
+}
+
+// Config of a Catalog. Node marks the entries that are ours among all that an
+// agent has.
+type Config struct {
+	Address, Token, Node string
+}
+
+// Entry is a service with its state in Consul.
+type Entry struct {
+	Task, ID, Name string
+	Registered     bool
+	Error          string
+}
+
+// Meta keys of our entries.
+const (
+	metaNode = "freejail-host"
+	metaTask = "freejail-task"
+)
+
+// callTime bounds one call to the Consul agent, which is near.
+const callTime = 5 * time.Second
+
+// Catalog holds what should be in Consul and makes it so, again and again: an
+// agent that was down, restarted or emptied gets everything back.
+type Catalog struct {
+	client *api.Client
+	node   string
+	log    hclog.Logger
+	event  func(task, message string)
+	wake   chan struct{}
+
+	converging sync.Mutex
+	mu         sync.Mutex
+	wanted     map[string]map[string]Service // task -> id
+	state      map[string]string             // id -> error; "" is registered
+	failing    bool
+}
+
+// New returns a catalog; Run makes it work.
+func New(cfg Config, log hclog.Logger, event func(task, message string)) (*Catalog, error) {
+	c := api.DefaultConfig()
+	c.Address, c.Token = cfg.Address, strings.TrimSpace(cfg.Token)
+	client, err := api.NewClient(c)
+	if err != nil {
+		return nil, fmt.Errorf("consul: %w", err)
+	}
+	return &Catalog{client: client, node: cfg.Node, log: log, event: event, wake: make(chan struct{}, 1),
+		wanted: map[string]map[string]Service{}, state: map[string]string{}}, nil
+}
+
+func serviceID(task, port string) string { return "freejail-" + task + "-" + port }
+
+// Set says which services a task has. It returns at once.
+func (c *Catalog) Set(task string, services []Service) {
+	ids := map[string]Service{}
+	for _, s := range services {
+		s.Meta = maps.Clone(s.Meta)
+		if s.Meta == nil {
+			s.Meta = map[string]string{}
+		}
+		s.Meta[metaNode], s.Meta[metaTask] = c.node, task
+		ids[serviceID(task, s.PortName)] = s
+	}
+	c.mu.Lock()
+	c.wanted[task] = ids
+	c.mu.Unlock()
+	c.poke()
+}
+
+func (c *Catalog) poke() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Remove takes a task's services out of Consul now. When Consul does not
+// answer they are removed as soon as it does, and the error says so.
+func (c *Catalog) Remove(ctx context.Context, task string) error {
+	c.mu.Lock()
+	ids := slices.Collect(maps.Keys(c.wanted[task]))
+	delete(c.wanted, task)
+	for _, id := range ids {
+		delete(c.state, id)
+	}
+	c.mu.Unlock()
+	if len(ids) == 0 {
+		return nil
+	}
+	c.converging.Lock() // else a registration under way could come after
+	defer c.converging.Unlock()
+	var errs []error
+	for _, id := range ids {
+		cctx, cancel := context.WithTimeout(ctx, callTime)
+		err := c.client.Agent().ServiceDeregisterOpts(id, (&api.QueryOptions{}).WithContext(cctx))
+		cancel()
+		if err != nil && !notThere(err) {
+			errs = append(errs, err)
+			break // the others would wait as long
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		c.poke()
+		c.event(task, fmt.Sprintf("Consul does not answer; its services go as soon as it does: %v", err))
+	}
+	return nil
+}
+
+func notThere(err error) bool {
+	var se api.StatusError
+	return errors.As(err, &se) && se.Code == 404
+}
+
+// Status returns all wanted services with their state.
+func (c *Catalog) Status() []Entry {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var out []Entry
+	for task, ids := range c.wanted {
+		for id, s := range ids {
+			msg, tried := c.state[id]
+			out = append(out, Entry{Task: task, ID: id, Name: s.Name, Registered: tried && msg == "", Error: msg})
+		}
+	}
+	return out
+}
+
+// Times between two looks at Consul: while all is well, and after a failure,
+// doubling up to the longest.
+const (
+	lookEvery    = 5 * time.Second
+	retryFirst   = 250 * time.Millisecond
+	retryLongest = 15 * time.Second
+)
+
+// Run keeps Consul true until ctx ends.
+func (c *Catalog) Run(ctx context.Context) {
+	retry := retryFirst
+	for {
+		wait := lookEvery
+		if err := c.converge(ctx); err != nil {
+			c.tellFailure(err)
+			wait = retry
+			retry = min(2*retry, retryLongest)
+		} else {
+			retry = retryFirst
+			c.tellRecovery()
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.wake:
+		case <-time.After(wait):
+		}
+	}
+}
+
+func (c *Catalog) tasks() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Sorted(maps.Keys(c.wanted))
+}
+
+func (c *Catalog) tellFailure(err error) {
+	c.mu.Lock()
+	first := !c.failing
+	c.failing = true
+	for _, ids := range c.wanted {
+		for id := range ids {
+			if c.state[id] != "" || !c.known(id) {
+				c.state[id] = err.Error()
+			}
+		}
+	}
+	c.mu.Unlock()
+	if !first {
+		return
+	}
+	c.log.Warn("Consul does not take our services; trying again", "error", err)
+	for _, t := range c.tasks() {
+		c.event(t, "Consul does not answer, registration is tried again: "+err.Error())
+	}
+}
+
+func (c *Catalog) known(id string) bool { _, ok := c.state[id]; return ok }
+
+func (c *Catalog) tellRecovery() {
+	c.mu.Lock()
+	was := c.failing
+	c.failing = false
+	c.mu.Unlock()
+	if !was {
+		return
+	}
+	for _, t := range c.tasks() {
+		c.event(t, "Consul answers again, the services are registered")
+	}
+}
+
+// converge compares what Consul has of ours with what it should have.
+func (c *Catalog) converge(ctx context.Context) error {
+	c.converging.Lock()
+	defer c.converging.Unlock()
+	cctx, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
+	have, err := c.client.Agent().ServicesWithFilterOpts("", (&api.QueryOptions{}).WithContext(cctx))
+	if err != nil {
+		return err
+	}
+	want := map[string]Service{}
+	c.mu.Lock()
+	for _, ids := range c.wanted {
+		maps.Copy(want, ids)
+	}
+	c.mu.Unlock()
+	var errs []error
+	for id, s := range want {
+		err := error(nil)
+		if !same(have[id], s) {
+			err = c.register(ctx, id, s)
+		}
+		c.mu.Lock()
+		c.state[id] = ""
+		if err != nil {
+			c.state[id] = err.Error()
+		}
+		c.mu.Unlock()
+		errs = append(errs, err)
+	}
+	for id, s := range have {
+		if _, ok := want[id]; ok || s.Meta[metaNode] != c.node {
+			continue
+		}
+		cctx, cancel := context.WithTimeout(ctx, callTime)
+		err := c.client.Agent().ServiceDeregisterOpts(id, (&api.QueryOptions{}).WithContext(cctx))
+		cancel()
+		if err != nil && !notThere(err) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func same(have *api.AgentService, s Service) bool {
+	return have != nil && have.Service == s.Name && have.Port == s.Port && have.Address == s.Address &&
+		maps.Equal(have.Meta, s.Meta) && slices.Equal(have.Tags, s.Tags)
+}
+
+func (c *Catalog) register(ctx context.Context, id string, s Service) error {
+	reg := &api.AgentServiceRegistration{ID: id, Name: s.Name, Tags: s.Tags, Address: s.Address, Port: s.Port, Meta: s.Meta}
+	if s.Check != nil {
+		reg.Check = check(s)
+	}
+	cctx, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
+	if err := c.client.Agent().ServiceRegisterOpts(reg, api.ServiceRegisterOpts{}.WithContext(cctx)); err != nil {
+		return fmt.Errorf("service %s: %w", id, err)
+	}
+	return nil
+}
+
+func check(s Service) *api.AgentServiceCheck {
+	host := s.Address
+	if host == "" {
+		host = "127.0.0.1"
+	}
+	addr := net.JoinHostPort(host, strconv.Itoa(s.Port))
+	out := &api.AgentServiceCheck{Interval: orDefault(s.Check.Interval, 10*time.Second), Timeout: orDefault(s.Check.Timeout, 2*time.Second)}
+	if s.Check.Type == "http" {
+		out.HTTP = "http://" + addr + s.Check.Path
+	} else {
+		out.TCP = addr
+	}
+	return out
+}
+
+func orDefault(d, def time.Duration) string {
+	if d <= 0 {
+		d = def
+	}
+	return d.String()
+}

@@ -1,0 +1,178 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/docker/go-units"
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclsimple"
+
+	"github.com/freejail/freejail/daemon/client"
+)
+
+// Config is the host's freejail.hcl without its policy blocks, which package
+// policy reads from the same file.
+type Config struct {
+	StateDir string         `hcl:"state_dir,optional"`
+	Socket   string         `hcl:"socket,optional"`
+	LogLevel string         `hcl:"log_level,optional"`
+	Runc     string         `hcl:"runc,optional"` // development hosts only
+	Storage  *StorageConfig `hcl:"storage,block"`
+	Devfs    *DevfsConfig   `hcl:"devfs,block"`
+	Consul   *ConsulConfig  `hcl:"consul,block"`
+	Limits   *LimitsConfig  `hcl:"limits,block"`
+	Policy   hcl.Body       `hcl:",remain"`
+
+	// Path is the file that this was read from; empty for the defaults.
+	Path string
+}
+
+// StorageConfig chooses how roots are made.
+type StorageConfig struct {
+	Driver     string `hcl:"driver,optional"` // auto, zfs, union, readonly, overlay
+	ZFSDataset string `hcl:"zfs_dataset,optional"`
+}
+
+// DevfsConfig bounds the rulesets that freejail may make and gives the host's
+// own rules, which enclose what images ask for.
+type DevfsConfig struct {
+	First    int      `hcl:"first,optional"`
+	Last     int      `hcl:"last,optional"`
+	MaxSets  int      `hcl:"max_sets,optional"`
+	MaxRules int      `hcl:"max_rules,optional"`
+	Open     []string `hcl:"open,optional"`
+	Close    []string `hcl:"close,optional"`
+}
+
+// ConsulConfig says where services are registered; without an address none
+// are.
+type ConsulConfig struct {
+	Address   string `hcl:"address,optional"`
+	TokenFile string `hcl:"token_file,optional"`
+	// Advertise is the address of services whose port names none.
+	Advertise string `hcl:"advertise,optional"`
+}
+
+// LimitsConfig bounds what an image may unpack to and a log may grow to.
+// Sizes are written like "8GiB".
+type LimitsConfig struct {
+	LayerSize string `hcl:"layer_size,optional"`
+	ImageSize string `hcl:"image_size,optional"`
+	Entries   int64  `hcl:"entries,optional"`
+	LogSize   string `hcl:"log_size,optional"`
+}
+
+// DefaultStateDir holds everything that the daemon keeps.
+const DefaultStateDir = "/var/db/freejail"
+
+// basicNodes is what every jail may see: the devices of devfsrules_unhide_basic
+// and devfsrules_unhide_login in FreeBSD's /etc/defaults/devfs.rules.
+var basicNodes = []string{
+	"path null unhide", "path zero unhide", "path full unhide", "path random unhide", "path urandom unhide",
+	"path tty unhide", "path ptmx unhide", "path pts unhide", "path 'pts/*' unhide",
+	"path fd unhide", "path 'fd/*' unhide", "path stdin unhide", "path stdout unhide", "path stderr unhide",
+}
+
+// LoadConfig reads a host's configuration. An empty path gives the defaults,
+// with which every request is refused.
+func LoadConfig(path string) (Config, error) {
+	c := Config{}
+	if path != "" {
+		if err := decodeConfig(path, &c); err != nil {
+			return c, err
+		}
+		abs, err := filepath.Abs(path)
+		if err != nil {
+			return c, err
+		}
+		c.Path = abs
+	}
+	c.setDefaults()
+	return c, c.validate()
+}
+
+func decodeConfig(path string, c *Config) error {
+	src, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("host configuration: %w", err)
+	}
+	if err := hclsimple.Decode(filepath.Base(path)+".hcl", src, nil, c); err != nil {
+		return fmt.Errorf("host configuration %s: %w", path, err)
+	}
+	// What neither these fields nor the policy's blocks name is a mistake.
+	rest := &hcl.BodySchema{Blocks: []hcl.BlockHeaderSchema{{Type: "permit"}, {Type: "deny"}}}
+	if _, diags := c.Policy.Content(rest); diags.HasErrors() {
+		return fmt.Errorf("host configuration %s: %w", path, diags)
+	}
+	return nil
+}
+
+func (c *Config) setDefaults() {
+	def := func(s *string, v string) {
+		if *s == "" {
+			*s = v
+		}
+	}
+	num := func(n *int, v int) {
+		if *n == 0 {
+			*n = v
+		}
+	}
+	def(&c.StateDir, DefaultStateDir)
+	def(&c.Socket, client.DefaultSocket)
+	def(&c.LogLevel, "info")
+	if c.Storage == nil {
+		c.Storage = &StorageConfig{}
+	}
+	def(&c.Storage.Driver, "auto")
+	if c.Devfs == nil {
+		c.Devfs = &DevfsConfig{}
+	}
+	num(&c.Devfs.First, 1000)
+	num(&c.Devfs.Last, 1999)
+	num(&c.Devfs.MaxSets, 200)
+	num(&c.Devfs.MaxRules, 100)
+	if c.Devfs.Open == nil {
+		c.Devfs.Open = basicNodes
+	}
+	if c.Consul == nil {
+		c.Consul = &ConsulConfig{}
+	}
+	if c.Limits == nil {
+		c.Limits = &LimitsConfig{}
+	}
+	def(&c.Limits.LogSize, "16MiB")
+}
+
+func (c *Config) validate() error {
+	var errs []error
+	if !filepath.IsAbs(c.StateDir) {
+		errs = append(errs, fmt.Errorf("state_dir %q is not an absolute path", c.StateDir))
+	}
+	if !filepath.IsAbs(c.Socket) {
+		errs = append(errs, fmt.Errorf("socket %q is not an absolute path", c.Socket))
+	}
+	if d := c.Devfs; d.First < 1 || d.Last > 65535 || d.First > d.Last {
+		errs = append(errs, fmt.Errorf("devfs: first %d to last %d is not a range within 1 to 65535", d.First, d.Last))
+	}
+	for name, s := range map[string]string{"layer_size": c.Limits.LayerSize, "image_size": c.Limits.ImageSize, "log_size": c.Limits.LogSize} {
+		if _, err := size(s); err != nil {
+			errs = append(errs, fmt.Errorf("limits: %s %q is not a size such as \"8GiB\"", name, s))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("host configuration %s: %w", c.Path, err)
+	}
+	return nil
+}
+
+// size reads "8GiB"; empty is 0, which means the default of whoever is asked.
+func size(s string) (int64, error) {
+	if s == "" {
+		return 0, nil
+	}
+	return units.RAMInBytes(s)
+}

@@ -1,0 +1,226 @@
+// Package daemon is freejail's housekeeper: one process a host, which owns
+// every jail, mount, ruleset and process of freejail there.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	bolt "go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
+
+	"github.com/freejail/freejail/catalog"
+	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/devfs"
+	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/jail"
+	"github.com/freejail/freejail/storage"
+)
+
+// Daemon holds what one host's freejail knows and owns.
+type Daemon struct {
+	cfg        Config
+	version    string
+	generation string
+	log        hclog.Logger
+	lock       *os.File
+	listener   net.Listener
+
+	db       *bolt.DB
+	images   *image.Store
+	imports  importCache
+	jails    *jail.Manager
+	rulesets *devfs.Registry
+	catalog  *catalog.Catalog // nil without Consul
+	policy   policyHolder
+	events   *eventLog
+	usage    usageCache
+
+	mu      sync.Mutex
+	tasks   map[string]*task
+	ports   map[string]string         // "8080/tcp" -> task id
+	stores  map[string]storage.Driver // by kind, opened when first used
+	gate    sync.RWMutex              // a start holds it shared, an upgrade alone
+	closing atomic.Bool
+}
+
+// New opens the state of a host and takes its lock: a second daemon on the
+// same state directory is an error.
+func New(cfg Config, version string, log hclog.Logger) (*Daemon, error) {
+	d := &Daemon{cfg: cfg, version: version, log: log, events: newEventLog(),
+		generation: fmt.Sprintf("%d-%d", os.Getpid(), time.Now().UnixNano()),
+		tasks:      map[string]*task{}, ports: map[string]string{}, stores: map[string]storage.Driver{}}
+	opens := []func() error{d.openState, d.openImages, d.openJails, d.openRulesets, d.openPolicy, d.openCatalog}
+	for _, open := range opens {
+		if err := open(); err != nil {
+			return nil, errors.Join(err, d.Close())
+		}
+	}
+	return d, nil
+}
+
+func (d *Daemon) openState() error {
+	for _, dir := range []string{d.cfg.StateDir, d.path("tasks"), d.path("images")} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("state directory: %w", err)
+		}
+	}
+	// Lock first: bbolt would wait for another daemon without a word.
+	f, err := os.OpenFile(d.path("lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("state directory: %w", err)
+	}
+	d.lock = f
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return fmt.Errorf("another freejail daemon uses the state directory %s: %w", d.cfg.StateDir, err)
+	}
+	d.db, err = bolt.Open(d.path("freejail.db"), 0o600, &bolt.Options{Timeout: 5 * time.Second})
+	if err != nil {
+		return fmt.Errorf("database %s: %w", d.path("freejail.db"), err)
+	}
+	return d.initDB()
+}
+
+func (d *Daemon) openImages() error {
+	var l image.Limits
+	var err1, err2 error
+	l.LayerBytes, err1 = size(d.cfg.Limits.LayerSize)
+	l.ImageBytes, err2 = size(d.cfg.Limits.ImageSize)
+	l.Entries = d.cfg.Limits.Entries
+	var err error
+	d.images, err = image.OpenStore(d.path("images"), l)
+	return errors.Join(err1, err2, err)
+}
+
+func (d *Daemon) openJails() error {
+	var err error
+	d.jails, err = jail.Open(jail.Config{StateDir: d.cfg.StateDir, Runc: d.cfg.Runc})
+	return err
+}
+
+func (d *Daemon) openRulesets() error {
+	c := d.cfg.Devfs
+	k, err := devfs.OpenKernel()
+	if err != nil {
+		return err
+	}
+	d.rulesets, err = devfs.NewRegistry(k, rulesetStore{d.db}, devfs.Config{
+		First: uint16(c.First), Last: uint16(c.Last), MaxSets: c.MaxSets, MaxRules: c.MaxRules})
+	return err
+}
+
+func (d *Daemon) openCatalog() error {
+	if d.cfg.Consul.Address == "" {
+		return nil
+	}
+	token := ""
+	if f := d.cfg.Consul.TokenFile; f != "" {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			return fmt.Errorf("consul: token_file: %w", err)
+		}
+		token = string(b)
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	d.catalog, err = catalog.New(catalog.Config{Address: d.cfg.Consul.Address, Token: token, Node: host + ":" + d.cfg.StateDir},
+		d.log.Named("consul"), func(task, message string) { d.event(task, "consul", message) })
+	return err
+}
+
+// storage returns the storage driver of a kind; empty is the host's choice.
+func (d *Daemon) storage(kind string) (storage.Driver, error) {
+	if kind == "" {
+		kind = d.cfg.Storage.Driver
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if s, ok := d.stores[kind]; ok {
+		return s, nil
+	}
+	s, err := storage.Open(kind, d.path("storage"), storage.Config{ZFSDataset: d.cfg.Storage.ZFSDataset})
+	if err != nil {
+		return nil, err
+	}
+	d.stores[kind], d.stores[s.Name()] = s, s
+	return s, nil
+}
+
+func (d *Daemon) path(elem ...string) string {
+	return filepath.Join(append([]string{d.cfg.StateDir}, elem...)...)
+}
+
+// Run recovers what an earlier daemon left, serves until ctx ends, and leaves
+// the tasks running: the next daemon takes them over.
+func (d *Daemon) Run(ctx context.Context) error {
+	if _, err := d.storage(""); err != nil {
+		return err
+	}
+	if err := d.recoverAll(ctx); err != nil {
+		return err
+	}
+	if d.catalog != nil {
+		go d.catalog.Run(ctx)
+	}
+	go d.janitor(ctx)
+	return d.serve(ctx)
+}
+
+// Close lets go of the state. Tasks run on.
+func (d *Daemon) Close() error {
+	var errs []error
+	if d.db != nil {
+		errs = append(errs, d.db.Close())
+	}
+	if d.lock != nil {
+		errs = append(errs, d.lock.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// info describes the daemon for clients and for the node's fingerprint.
+func (d *Daemon) info() client.Info {
+	i := client.Info{Version: d.version, API: 1, PID: os.Getpid(), Generation: d.generation, StateDir: d.cfg.StateDir,
+		Features: d.jails.Features(), Healthy: true, MemoryBytes: memoryInUse()}
+	d.mu.Lock()
+	i.Tasks = len(d.tasks)
+	d.mu.Unlock()
+	pol, perr := d.policy.get()
+	if pol != nil {
+		i.PolicyDigest = pol.Digest()
+	}
+	if perr != nil {
+		i.PolicyError = perr.Error()
+	}
+	if s, err := d.storage(""); err != nil {
+		i.Healthy, i.Reason = false, err.Error()
+	} else {
+		i.Storage = s.Name()
+	}
+	if err := d.writable(); err != nil {
+		i.Healthy, i.Reason = false, err.Error()
+	}
+	return i
+}
+
+// writable tells whether a task could be journalled now.
+func (d *Daemon) writable() error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(d.cfg.StateDir, &st); err != nil {
+		return fmt.Errorf("state directory %s: %w", d.cfg.StateDir, err)
+	}
+	if st.Bavail == 0 {
+		return fmt.Errorf("state directory %s: the file system is full", d.cfg.StateDir)
+	}
+	return nil
+}

@@ -1,0 +1,61 @@
+package daemon
+
+import (
+	"sync"
+	"time"
+
+	"github.com/freejail/freejail/daemon/client"
+)
+
+// keepEvents is how many events a late reader can still get.
+const keepEvents = 1024
+
+// eventLog keeps the newest events and wakes those who follow them. Numbers
+// begin at the time of its making in microseconds, so they grow over restarts.
+type eventLog struct {
+	mu    sync.Mutex
+	next  uint64
+	ring  []client.Event
+	waked chan struct{}
+}
+
+func newEventLog() *eventLog {
+	return &eventLog{next: uint64(time.Now().UnixMicro()), waked: make(chan struct{})}
+}
+
+func (l *eventLog) add(e client.Event) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e.Seq, e.At = l.next, time.Now()
+	l.next++
+	if len(l.ring) == keepEvents {
+		l.ring = append(l.ring[:0], l.ring[1:]...)
+	}
+	l.ring = append(l.ring, e)
+	close(l.waked)
+	l.waked = make(chan struct{})
+}
+
+// since returns the events after a number and a channel that closes at the
+// next one.
+func (l *eventLog) since(after uint64) ([]client.Event, <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	i := len(l.ring)
+	for i > 0 && l.ring[i-1].Seq > after {
+		i--
+	}
+	return append([]client.Event(nil), l.ring[i:]...), l.waked
+}
+
+// event tells something about a task to whoever follows it, and to the log.
+func (d *Daemon) event(taskID, kind, message string) {
+	var labels map[string]string
+	d.mu.Lock()
+	if t, ok := d.tasks[taskID]; ok {
+		labels = t.info.Spec.Labels
+	}
+	d.mu.Unlock()
+	d.log.Info(message, "task", taskID, "kind", kind)
+	d.events.add(client.Event{Task: taskID, Kind: kind, Message: message, Labels: labels})
+}

@@ -1,0 +1,242 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/creack/pty"
+
+	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/jail"
+)
+
+// handleExec switches the connection to the exec stream and runs one command.
+func (d *Daemon) handleExec(w http.ResponseWriter, r *http.Request) {
+	var spec client.ExecSpec
+	t, err := d.find(r.PathValue("id"))
+	if err == nil {
+		err = decode(r, &spec)
+	}
+	if err == nil && r.Header.Get("Upgrade") != client.ExecProtocol {
+		err = invalid("exec wants the header Upgrade: %s", client.ExecProtocol)
+	}
+	var x *execSession
+	if err == nil {
+		x, err = d.startExec(r.Context(), t, spec)
+	}
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	conn, buf, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		x.kill()
+		return
+	}
+	defer conn.Close()
+	if _, err := fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", client.ExecProtocol); err != nil {
+		x.kill()
+		return
+	}
+	out := client.NewFrameWriter(conn)
+	go x.readFrames(buf)
+	x.copyOutput(out)
+	b, err := json.Marshal(x.exit)
+	if err == nil {
+		err = out.Write(client.ExitFrame, b)
+	}
+	if err != nil {
+		d.log.Debug("exec session", "task", t.id(), "error", err)
+	}
+}
+
+// execSession is one command in a jail with its ends of the pipes, or the
+// terminal's master in their place.
+type execSession struct {
+	d      *Daemon
+	jail   string
+	pid    int
+	exits  <-chan jail.Exit
+	exit   client.Exit
+	master *os.File
+	in     *os.File
+	out    [2]*os.File
+}
+
+func (d *Daemon) startExec(ctx context.Context, t *task, spec client.ExecSpec) (*execSession, error) {
+	info := t.snapshot()
+	if info.State != client.Running {
+		return nil, &client.Error{Code: client.CodeConflict, Message: fmt.Sprintf("task %s is not running (%s)", t.id(), info.State)}
+	}
+	if len(spec.Args) == 0 {
+		return nil, invalid("exec: no command given")
+	}
+	user := spec.User
+	if user == "" {
+		user = info.Spec.User
+	}
+	dir := spec.WorkDir
+	if dir == "" {
+		dir = info.Spec.WorkDir
+	}
+	p, err := d.process(t, user, dir, spec.Args, execEnv(info, spec))
+	if err != nil {
+		return nil, err
+	}
+	x := &execSession{d: d, jail: info.Jail}
+	if spec.TTY {
+		x.pid, x.master, err = d.jails.ExecTTY(ctx, info.Jail, p)
+		if err == nil && spec.Rows > 0 && spec.Cols > 0 {
+			err = pty.Setsize(x.master, &pty.Winsize{Rows: uint16(spec.Rows), Cols: uint16(spec.Cols)})
+		}
+	} else {
+		err = x.startPiped(ctx, p)
+	}
+	if err != nil {
+		if errors.Is(err, jail.ErrNoProgram) {
+			err = invalid("%v", err)
+		}
+		return nil, err
+	}
+	x.exits = d.jails.Wait(x.pid)
+	return x, nil
+}
+
+// execEnv is the task's environment with the command's own on top.
+func execEnv(info client.Task, spec client.ExecSpec) []string {
+	env := map[string]string{}
+	k, v, _ := strings.Cut(defaultPath, "=")
+	env[k] = v
+	maps.Copy(env, info.Spec.Env)
+	if spec.TTY {
+		env["TERM"] = "xterm"
+	}
+	maps.Copy(env, spec.Env)
+	var out []string
+	for _, k := range slices.Sorted(maps.Keys(env)) {
+		out = append(out, k+"="+env[k])
+	}
+	return out
+}
+
+func (x *execSession) startPiped(ctx context.Context, p jail.Process) (err error) {
+	var theirs [3]*os.File
+	defer func() {
+		for _, f := range theirs {
+			f.Close()
+		}
+		if err != nil {
+			x.close()
+		}
+	}()
+	if theirs[0], x.in, err = os.Pipe(); err != nil {
+		return err
+	}
+	for i := range x.out {
+		if x.out[i], theirs[i+1], err = os.Pipe(); err != nil {
+			return err
+		}
+	}
+	p.Stdin, p.Stdout, p.Stderr = theirs[0], theirs[1], theirs[2]
+	x.pid, err = x.d.jails.Exec(ctx, x.jail, p)
+	return err
+}
+
+func (x *execSession) close() {
+	for _, f := range []*os.File{x.master, x.in, x.out[0], x.out[1]} {
+		f.Close() // nil and closed files only return an error
+	}
+}
+
+func (x *execSession) kill() {
+	if err := x.d.jails.Signal(x.jail, x.pid, 9); err != nil {
+		x.d.log.Debug("exec: kill", "jail", x.jail, "error", err)
+	}
+	x.close()
+}
+
+// readFrames takes what the client sends; when the client goes, so does the
+// command.
+func (x *execSession) readFrames(r io.Reader) {
+	for {
+		t, p, err := client.ReadFrame(r)
+		if err != nil {
+			x.kill()
+			return
+		}
+		switch t {
+		case client.Stdin:
+			err = x.input(p)
+		case client.Resize:
+			var ws client.WindowSize
+			if err = json.Unmarshal(p, &ws); err == nil && x.master != nil {
+				err = pty.Setsize(x.master, &pty.Winsize{Rows: uint16(ws.Rows), Cols: uint16(ws.Cols)})
+			}
+		case client.SignalFrame:
+			sig, serr := parseSignal(string(p))
+			if err = serr; err == nil {
+				err = x.d.jails.Signal(x.jail, x.pid, sig)
+			}
+		}
+		if err != nil {
+			x.d.log.Debug("exec: input", "jail", x.jail, "error", err)
+		}
+	}
+}
+
+func (x *execSession) input(p []byte) error {
+	w, eof := x.in, []byte(nil)
+	if x.master != nil {
+		w, eof = x.master, []byte{4} // the terminal's end-of-file character
+	}
+	if len(p) == 0 && eof == nil {
+		return w.Close()
+	}
+	if len(p) == 0 {
+		p = eof
+	}
+	_, err := w.Write(p)
+	return err
+}
+
+// drainTime is how long output may still come after the command's end, from
+// children that keep its pipes open.
+const drainTime = time.Second
+
+func (x *execSession) copyOutput(w *client.FrameWriter) {
+	var wg sync.WaitGroup
+	drained := make(chan struct{})
+	copyOne := func(t client.FrameType, f *os.File) {
+		wg.Go(func() {
+			// A terminal's master ends with EIO when the last slave is closed.
+			if _, err := io.Copy(w.Stream(t), f); err != nil {
+				x.d.log.Trace("exec: output", "error", err)
+			}
+		})
+	}
+	if x.master != nil {
+		copyOne(client.Stdout, x.master)
+	} else {
+		copyOne(client.Stdout, x.out[0])
+		copyOne(client.Stderr, x.out[1])
+	}
+	go func() { wg.Wait(); close(drained) }()
+	e := <-x.exits
+	select {
+	case <-drained:
+	case <-time.After(drainTime):
+	}
+	x.close()
+	<-drained
+	x.exit = client.Exit{Code: e.Code, Signal: e.Signal, Known: e.Known, OOM: e.OOM, Message: e.Reason, At: e.At}
+}

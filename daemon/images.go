@@ -1,0 +1,219 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/policy"
+)
+
+// importCache knows which archives were imported and have not changed since,
+// so that a second start does not read the archive again.
+type importCache struct {
+	mu   sync.Mutex
+	seen map[fileID]string // -> image digest
+}
+
+// fileID changes whenever a file's content can have.
+type fileID struct {
+	path         string
+	dev, ino     uint64
+	size         int64
+	mtime, ctime unix.Timespec
+}
+
+func identify(path string) (fileID, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return fileID{}, &fs.PathError{Op: "stat", Path: path, Err: err}
+	}
+	return fileID{path, uint64(st.Dev), uint64(st.Ino), st.Size, st.Mtim, st.Ctim}, nil
+}
+
+// resolveImage finds a task's image in the store; a path is imported first.
+func (d *Daemon) resolveImage(ctx context.Context, spec client.TaskSpec) (*image.Image, error) {
+	if spec.Image == "" {
+		return nil, invalid("no image given")
+	}
+	if !filepath.IsAbs(spec.Image) {
+		img, err := d.images.Get(spec.Image)
+		if errors.Is(err, image.ErrNotFound) {
+			return nil, &client.Error{Code: client.CodeNotFound, Message: fmt.Sprintf(
+				"image %q is not on this host: import it with `freejail images import ARCHIVE`, or give the archive's absolute path", spec.Image)}
+		}
+		return img, err
+	}
+	return d.importPath(ctx, spec.Image, "", func(stage string) { d.event(spec.ID, "pulling", stage) })
+}
+
+func (d *Daemon) importPath(ctx context.Context, path, name string, tell func(string)) (*image.Image, error) {
+	id, err := identify(path)
+	if err != nil {
+		return nil, invalid("image: %v", err)
+	}
+	fi, err := os.Stat(path)
+	if err != nil {
+		return nil, invalid("image: %v", err)
+	}
+	if name == "" {
+		name = strings.TrimSuffix(filepath.Base(path), ".tar")
+	}
+	d.imports.mu.Lock()
+	digest, hit := d.imports.seen[id]
+	d.imports.mu.Unlock()
+	if hit && !fi.IsDir() {
+		if img, err := d.images.Get(digest); err == nil {
+			return img, nil
+		}
+	}
+	tell("importing " + path)
+	img, err := d.images.Import(ctx, path, name, nil)
+	if err != nil {
+		return nil, invalid("image %s: %v", path, err)
+	}
+	d.imports.mu.Lock()
+	defer d.imports.mu.Unlock()
+	if d.imports.seen == nil || len(d.imports.seen) > 1000 {
+		d.imports.seen = map[fileID]string{}
+	}
+	d.imports.seen[id] = img.Digest.String()
+	return img, nil
+}
+
+func (d *Daemon) handleImport(r *http.Request) (any, error) {
+	var in client.ImportRequest
+	if err := decode(r, &in); err != nil {
+		return nil, err
+	}
+	if !filepath.IsAbs(in.Path) {
+		return nil, invalid("path %q is not absolute", in.Path)
+	}
+	img, err := d.importPath(r.Context(), in.Path, in.Name, func(string) {})
+	if err != nil {
+		return nil, err
+	}
+	return d.imageInfo(img), nil
+}
+
+func (d *Daemon) handleImage(r *http.Request) (any, error) {
+	img, err := d.resolveImage(r.Context(), client.TaskSpec{Image: r.FormValue("ref")})
+	if err != nil {
+		return nil, err
+	}
+	return d.imageInfo(img), nil
+}
+
+func (d *Daemon) imageInfos() ([]client.ImageInfo, error) {
+	list, err := d.images.List()
+	out := []client.ImageInfo{}
+	for _, img := range list {
+		out = append(out, d.imageInfo(img))
+	}
+	return out, err
+}
+
+func (d *Daemon) imageInfo(img *image.Image) client.ImageInfo {
+	m := img.Manifest
+	i := client.ImageInfo{Name: img.Name, Digest: img.Digest.String(), OS: img.Config.OS, Arch: img.Config.Architecture,
+		Size: img.Size, Created: img.Created, Summary: m.Summary, Usage: m.Usage}
+	for _, p := range m.Parameters {
+		text := p.Name
+		if p.Required {
+			text += " (required)"
+		} else if p.Default != nil {
+			text += fmt.Sprintf(" (default %q)", *p.Default)
+		}
+		i.Parameters = append(i.Parameters, text+": "+p.Description)
+	}
+	for _, p := range m.Ports {
+		i.Ports = append(i.Ports, fmt.Sprintf("%s %d/%s", p.Name, p.Port, p.Protocol))
+	}
+	if reqs, err := d.imageRequests(img); err == nil {
+		for _, r := range reqs {
+			i.Requests = append(i.Requests, r.String())
+		}
+	}
+	return i
+}
+
+// imageRequests is what an image asks for by itself.
+func (d *Daemon) imageRequests(img *image.Image) ([]policy.Request, error) {
+	p := &plan{image: img, params: map[string]string{}, sysctl: map[string]string{}}
+	spec := client.TaskSpec{}
+	err := errors.Join(p.addPorts(spec), p.addPrivileges(spec))
+	for _, m := range img.Manifest.Requires.Mounts {
+		p.ask(policy.Mount, m.Target, m.Type, policy.FromImage)
+	}
+	return p.requests, err
+}
+
+// gc removes exited tasks of the CLI, chains that no image needs, and blobs
+// that no image names.
+func (d *Daemon) gc(ctx context.Context) (*client.GCResult, error) {
+	res := &client.GCResult{}
+	for _, t := range d.list() {
+		if i := t.snapshot(); i.State == client.Exited && i.Spec.Owner == "cli" {
+			if err := d.Destroy(ctx, i.Spec.ID, false); err != nil {
+				return res, err
+			}
+			res.Tasks++
+		}
+	}
+	d.gate.Lock() // no start may be between its image and its root
+	defer d.gate.Unlock()
+	freed, err := d.images.GC(ctx)
+	if err != nil {
+		return res, err
+	}
+	res.Bytes = freed
+	list, err := d.images.List()
+	if err != nil {
+		return res, err
+	}
+	needed := map[string]bool{}
+	for _, img := range list {
+		needed[img.ChainID.Encoded()] = true
+	}
+	s, err := d.storage("")
+	if err != nil {
+		return res, err
+	}
+	chains, err := s.Chains(ctx)
+	if err != nil {
+		return res, err
+	}
+	for _, c := range chains {
+		if needed[c] || d.chainInUse(c) {
+			continue
+		}
+		if err := s.RemoveChain(ctx, c); err != nil {
+			return res, err
+		}
+		res.Chains++
+	}
+	return res, nil
+}
+
+func (d *Daemon) chainInUse(chain string) bool {
+	for _, t := range d.list() {
+		i := t.snapshot()
+		if i.State == client.Exited || i.Digest == "" {
+			continue
+		}
+		if img, err := d.images.Get(i.Digest); err != nil || img.ChainID.Encoded() == chain {
+			return true // unknown counts as in use
+		}
+	}
+	return false
+}

@@ -1,0 +1,107 @@
+package daemon
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/freejail/freejail/daemon/client"
+)
+
+// A task's journal is a file of JSON lines, each written by one write(2), so
+// that it outlives a kill of the daemon at any point. It is not synced: after a
+// crash of the host the jails are gone too, and what is on disk is found by its
+// name.
+type journal string // the task's directory
+
+// record is one line. The newest Task and Exit count; Undo lines add up and
+// an Undone line takes the newest of them back.
+type record struct {
+	Task      *client.Task `json:"task,omitempty"`
+	PIDStart  string       `json:"pid_start,omitempty"`
+	Undo      *undo        `json:"undo,omitempty"`
+	Undone    bool         `json:"undone,omitempty"`
+	Destroyed bool         `json:"destroyed,omitempty"`
+}
+
+// undo takes one step of a start back. It holds all that is needed, so that a
+// daemon which did not do the step can undo it, and undoing twice, or what was
+// never done, is no error.
+type undo struct {
+	Op  string `json:"op"`
+	Arg string `json:"arg,omitempty"`
+}
+
+func (j journal) file() string { return filepath.Join(string(j), "journal") }
+
+func (j journal) write(r record) error {
+	b, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(j.file(), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	_, err = f.Write(append(b, '\n'))
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	return nil
+}
+
+// replay reads a journal back. A last line without its end was being written
+// when the daemon died: what it announces was not yet done.
+func (j journal) replay() (*task, error) {
+	b, err := os.ReadFile(j.file())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	t := &task{journal: j, done: make(chan struct{})}
+	seen := false
+	sc := bufio.NewScanner(bytes.NewReader(b[:bytes.LastIndexByte(b, '\n')+1]))
+	sc.Buffer(nil, 16<<20)
+	for n := 1; sc.Scan(); n++ {
+		var r record
+		if err := json.Unmarshal(sc.Bytes(), &r); err != nil {
+			return nil, fmt.Errorf("%s line %d: %w", j.file(), n, err)
+		}
+		if r.Task != nil {
+			t.info, seen = *r.Task, true
+		}
+		if r.PIDStart != "" {
+			t.pidStart = r.PIDStart
+		}
+		if r.Undo != nil {
+			t.undos = append(t.undos, *r.Undo)
+		}
+		if r.Undone && len(t.undos) > 0 {
+			t.undos = t.undos[:len(t.undos)-1]
+		}
+		t.destroyed = t.destroyed || r.Destroyed
+	}
+	if !seen {
+		return nil, sc.Err()
+	}
+	return t, sc.Err()
+}
+
+// faultPoint is where tests have the daemon killed: "OP:journalled",
+// "OP:done" or "OP:undone", with the journal's names for the steps.
+var faultPoint = os.Getenv("FREEJAIL_FAULT_POINT")
+
+func fault(op, moment string) {
+	if faultPoint != "" && faultPoint == op+":"+moment {
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL) // there is no after
+		select {}
+	}
+}

@@ -1,0 +1,73 @@
+package daemon
+
+import (
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/devfs"
+	"github.com/freejail/freejail/internal/mount"
+)
+
+func peerUID(c net.Conn) (int, error) {
+	raw, err := c.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	uid := -1
+	var cerr error
+	err = raw.Control(func(fd uintptr) {
+		var u *unix.Ucred
+		if u, cerr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); cerr == nil {
+			uid = int(u.Uid)
+		}
+	})
+	if err == nil {
+		err = cerr
+	}
+	return uid, err
+}
+
+// mountDev makes a /dev of the nodes that the rules leave visible.
+func mountDev(root string, _ int, rules []devfs.Rule) error {
+	dev, err := mount.Resolve(root, "/dev")
+	if err != nil {
+		return err
+	}
+	if err := mount.Do(mount.Mount{Type: "tmpfs", Source: "dev", Target: dev, Options: []string{"mode=755", "size=1048576"}}); err != nil {
+		return err
+	}
+	return devfs.Populate(dev, rules)
+}
+
+// mountPlatform leaves FreeBSD's own file systems out: runc provides /proc, and
+// /dev/fd is a link.
+func mountPlatform(m mount.Mount) error {
+	switch m.Type {
+	case "procfs", "linprocfs", "linsysfs", "fdescfs":
+		return nil
+	}
+	return mount.Do(m)
+}
+
+func hostNetwork() map[string]string { return map[string]string{} }
+
+func needsLinuxulator(string) bool { return false }
+
+// checkOSVersion has nothing to compare on a development host.
+func checkOSVersion(string) error { return nil }
+
+func sysctl(name string) (string, error) {
+	clean := filepath.Clean("/" + strings.ReplaceAll(name, ".", "/"))
+	b, err := os.ReadFile(filepath.Join("/proc/sys", clean))
+	return strings.TrimSpace(string(b)), err
+}
+
+func platformChecks(features map[string]string) []client.Check {
+	return []client.Check{{Name: "system", Status: "warning",
+		Detail: "Linux: jails are imitated by " + features["backend"] + ", for development only", Fix: "run freejail on FreeBSD 14 or newer"}}
+}

@@ -1,0 +1,271 @@
+package daemon
+
+import (
+	"fmt"
+	"maps"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/devfs"
+	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/policy"
+)
+
+// plan is a task merged from its job and its image: all that is asked for,
+// resolved, before anything is decided or done.
+type plan struct {
+	image    *image.Image
+	args     []string
+	env      []string
+	ports    []client.Port
+	rules    []devfs.Rule
+	params   map[string]string
+	sysctl   map[string]string
+	mounts   []client.Mount // the image's file systems and the job's volumes
+	requests []policy.Request
+}
+
+const defaultPath = "PATH=/sbin:/bin:/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin"
+
+// makePlan merges a job's settings with its image's manifest.
+func (d *Daemon) makePlan(spec client.TaskSpec, img *image.Image) (*plan, error) {
+	p := &plan{image: img, params: map[string]string{}, sysctl: map[string]string{}}
+	steps := []func(client.TaskSpec) error{p.addCommand, p.addPorts, p.addEnv, p.addPrivileges, p.addMounts}
+	for _, f := range steps {
+		if err := f(spec); err != nil {
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+// addCommand follows the rule of other container tools: an entrypoint of the
+// job's own drops the image's command too.
+func (p *plan) addCommand(spec client.TaskSpec) error {
+	c := p.image.Config.Config
+	cmd := c.Cmd
+	p.args = slices.Clone(c.Entrypoint)
+	if len(spec.Entrypoint) > 0 {
+		p.args, cmd = slices.Clone(spec.Entrypoint), nil
+	}
+	switch {
+	case spec.Command != "":
+		cmd = append([]string{spec.Command}, spec.Args...)
+	case len(spec.Args) > 0:
+		cmd = spec.Args
+	}
+	p.args = append(p.args, cmd...)
+	if len(p.args) == 0 {
+		return invalid("image %s has neither an entrypoint nor a command: give one in the job (command = \"...\")", p.image.Name)
+	}
+	return nil
+}
+
+func (p *plan) addPorts(spec client.TaskSpec) error {
+	known := map[string]bool{}
+	for _, mp := range p.image.Manifest.Ports {
+		known[mp.Name] = true
+		out := client.Port{Name: mp.Name, Protocol: mp.Protocol, Port: mp.Port}
+		source := policy.FromImage
+		if out.Protocol == "" {
+			out.Protocol = "tcp"
+		}
+		if b, ok := spec.Ports[mp.Name]; ok {
+			source, out.Address = policy.FromJob, b.Address
+			if b.Port != 0 {
+				out.Port = b.Port
+			}
+		}
+		p.ports = append(p.ports, out)
+		p.ask(policy.Port, mp.Name, fmt.Sprintf("%d/%s", out.Port, out.Protocol), source)
+	}
+	for _, name := range slices.Sorted(maps.Keys(spec.Ports)) {
+		if !known[name] {
+			return invalid("ports: image %s provides no port %q; it provides: %s", p.image.Name, name, strings.Join(slices.Sorted(maps.Keys(known)), ", "))
+		}
+	}
+	return nil
+}
+
+// addEnv layers, from weak to strong: the image's environment, what freejail
+// tells, the parameters, the job's environment.
+func (p *plan) addEnv(spec client.TaskSpec) error {
+	env := map[string]string{}
+	put := func(kv string) {
+		k, v, _ := strings.Cut(kv, "=")
+		env[k] = v
+	}
+	put(defaultPath)
+	for _, kv := range p.image.Config.Config.Env {
+		put(kv)
+	}
+	for _, port := range p.ports {
+		env["FREEJAIL_PORT_"+port.Name] = strconv.Itoa(port.Port)
+		env["FREEJAIL_ADDR_"+port.Name] = port.Address
+	}
+	known := map[string]bool{}
+	for _, mp := range p.image.Manifest.Parameters {
+		known[mp.Name] = true
+		v, given := spec.Parameters[mp.Name]
+		if !given && mp.Default != nil {
+			v, given = *mp.Default, true
+		}
+		if !given && mp.Required {
+			return invalid("image %s requires the parameter %s: %s", p.image.Name, mp.Name, mp.Description)
+		}
+		if !given {
+			continue
+		}
+		if mp.Pattern != "" {
+			re, err := regexp.Compile(mp.Pattern)
+			if err != nil {
+				return invalid("image %s: the pattern of parameter %s: %v", p.image.Name, mp.Name, err)
+			}
+			if !re.MatchString(v) {
+				return invalid("parameter %s = %q does not match %s: %s", mp.Name, v, mp.Pattern, mp.Description)
+			}
+		}
+		env[mp.Name] = v
+	}
+	for _, name := range slices.Sorted(maps.Keys(spec.Parameters)) {
+		if !known[name] {
+			return invalid("parameters: image %s has no parameter %q; see `freejail images %s`", p.image.Name, name, p.image.Name)
+		}
+	}
+	for k, v := range spec.Env {
+		env[k] = v
+	}
+	for _, k := range slices.Sorted(maps.Keys(env)) {
+		if k == "" || strings.ContainsAny(k, "=\x00") || strings.Contains(env[k], "\x00") {
+			return invalid("environment: %q is not a variable that a process can be given", k)
+		}
+		p.env = append(p.env, k+"="+env[k])
+	}
+	return nil
+}
+
+func (p *plan) ask(kind policy.Kind, name, value string, source policy.Source) {
+	p.requests = append(p.requests, policy.Request{Kind: kind, Name: name, Value: value, Source: source})
+}
+
+func (p *plan) addPrivileges(spec client.TaskSpec) error {
+	r := p.image.Manifest.Requires
+	fromImage := client.Wants{Devfs: r.Devfs, Allow: r.Allow, Jail: r.Jail, Sysctl: r.Sysctl, VNET: r.VNET,
+		SysVIPC: map[string]string{"shm": r.SysVIPC.Shm, "msg": r.SysVIPC.Msg, "sem": r.SysVIPC.Sem}}
+	if err := p.addWants(fromImage, policy.FromImage); err != nil {
+		return err
+	}
+	if err := p.addWants(spec.Wants, policy.FromJob); err != nil {
+		return err
+	}
+	if r.Linux || needsLinuxulator(p.image.Config.OS) {
+		p.ask(policy.Linux, "", "true", policy.FromImage)
+	}
+	return checkOSVersion(r.OSVersion.Min)
+}
+
+func (p *plan) addWants(w client.Wants, source policy.Source) error {
+	for _, text := range w.Devfs {
+		rule, err := devfs.ParseRule(text)
+		if err != nil {
+			return invalid("devfs rule of the %s: %v", source, err)
+		}
+		p.rules = append(p.rules, rule)
+		p.ask(policy.Devfs, rule.String(), rule.String(), source)
+	}
+	for _, a := range w.Allow {
+		name := "allow." + strings.TrimPrefix(a, "allow.")
+		p.params[name] = "true"
+		p.ask(policy.Allow, name, "true", source)
+	}
+	for _, k := range slices.Sorted(maps.Keys(w.Jail)) {
+		if reservedParams[k] || strings.HasPrefix(k, "allow.") {
+			return invalid("jail parameter %q of the %s: freejail sets it itself, or it has a setting of its own (allow, sysvipc, hostname, vnet)", k, source)
+		}
+		p.params[k] = w.Jail[k]
+		p.ask(policy.Jail, k, w.Jail[k], source)
+	}
+	for _, k := range slices.Sorted(maps.Keys(w.SysVIPC)) {
+		switch v := w.SysVIPC[k]; v {
+		case "":
+		case "new", "inherit":
+			p.params["sysv"+k] = v
+			p.ask(policy.SysVIPC, k, v, source)
+		default:
+			return invalid("sysvipc %s of the %s: %q is neither new nor inherit", k, source, v)
+		}
+	}
+	for _, k := range slices.Sorted(maps.Keys(w.Sysctl)) {
+		p.sysctl[k] = w.Sysctl[k]
+		p.ask(policy.Sysctl, k, w.Sysctl[k], source)
+	}
+	if w.VNET {
+		return invalid("the %s asks for vnet, a network stack of its own, which this version does not offer", source)
+	}
+	return nil
+}
+
+// reservedParams are jail parameters that the daemon sets.
+var reservedParams = map[string]bool{
+	"jid": true, "name": true, "path": true, "persist": true, "parent": true, "host.hostname": true, "dying": true,
+	"devfs_ruleset": true, "vnet": true, "meta": true, "env": true, "desc": true, "cpuset.id": true,
+	"sysvshm": true, "sysvmsg": true, "sysvsem": true,
+}
+
+// addMounts resolves a volume's source before anything is decided: the policy
+// judges, and the kernel mounts, the same path.
+func (p *plan) addMounts(spec client.TaskSpec) error {
+	for _, m := range p.image.Manifest.Requires.Mounts {
+		p.mounts = append(p.mounts, client.Mount{Type: m.Type, Target: m.Target, Options: strings.Join(m.Options, ",")})
+		p.ask(policy.Mount, m.Target, m.Type, policy.FromImage)
+	}
+	for _, v := range spec.Volumes {
+		if v.Type == "" {
+			v.Type = "nullfs"
+		}
+		for _, mv := range p.image.Manifest.Volumes {
+			if v.Name != "" && mv.Name == v.Name {
+				v.Target, v.ReadOnly = mv.Path, v.ReadOnly || mv.ReadOnly
+			}
+		}
+		if !filepath.IsAbs(v.Target) || filepath.Clean(v.Target) == "/" {
+			return invalid("volume %q: the target %q is not an absolute path below /", v.Name, v.Target)
+		}
+		value := v.Type
+		if v.Type == "nullfs" {
+			if !filepath.IsAbs(v.Source) {
+				return invalid("volume %s: the source %q is not an absolute path on the host", v.Target, v.Source)
+			}
+			real, err := filepath.EvalSymlinks(v.Source)
+			if err != nil {
+				return invalid("volume %s: %v", v.Target, err)
+			}
+			v.Source = real
+			value += ":" + real
+			if v.ReadOnly {
+				value += ":ro"
+			} else {
+				value += ":rw"
+			}
+		}
+		p.mounts = append(p.mounts, v)
+		p.ask(policy.Mount, v.Target, value, policy.FromJob)
+	}
+	return p.requiredVolumes(spec)
+}
+
+func (p *plan) requiredVolumes(spec client.TaskSpec) error {
+	for _, mv := range p.image.Manifest.Volumes {
+		given := slices.ContainsFunc(spec.Volumes, func(v client.Mount) bool {
+			return v.Name == mv.Name || filepath.Clean(v.Target) == filepath.Clean(mv.Path)
+		})
+		if mv.Required && !given {
+			return invalid("image %s requires the volume %s at %s: %s", p.image.Name, mv.Name, mv.Path, mv.Description)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,389 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/devfs"
+	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/internal/mount"
+	"github.com/freejail/freejail/jail"
+	"github.com/freejail/freejail/storage"
+)
+
+// Start runs a task. When it returns an error nothing of the task is left.
+func (d *Daemon) Start(ctx context.Context, spec client.TaskSpec) (*client.Task, error) {
+	d.gate.RLock()
+	defer d.gate.RUnlock()
+	t, err := d.newTask(spec)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.start(ctx, t); err != nil {
+		d.event(t.id(), eventKind(err), err.Error())
+		return nil, errors.Join(err, d.abandon(t))
+	}
+	d.event(t.id(), "started", fmt.Sprintf("process %d runs in jail %s", t.info.PID, t.info.Jail))
+	info := t.snapshot()
+	return &info, nil
+}
+
+func eventKind(err error) string {
+	if client.IsRefused(err) {
+		return "refused"
+	}
+	return "failed"
+}
+
+func (d *Daemon) newTask(spec client.TaskSpec) (*task, error) {
+	if !validID.MatchString(spec.ID) {
+		return nil, invalid("task id %q: want a letter, then at most 59 of A-Z a-z 0-9 _ -", spec.ID)
+	}
+	t := &task{journal: journal(d.path("tasks", spec.ID)), done: make(chan struct{})}
+	t.info = client.Task{Spec: spec, State: client.Starting, Jail: jailPrefix + spec.ID, CreatedAt: time.Now()}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if _, taken := d.tasks[spec.ID]; taken {
+		return nil, &client.Error{Code: client.CodeConflict, Message: fmt.Sprintf("there is a task %q already; destroy it first, or choose another id", spec.ID)}
+	}
+	if err := os.Mkdir(string(t.journal), 0o700); err != nil {
+		return nil, fmt.Errorf("state directory: %w", err)
+	}
+	if err := t.journal.write(record{Task: &t.info}); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(string(t.journal)))
+	}
+	d.tasks[spec.ID] = t
+	return t, nil
+}
+
+// abandon takes back all that a failed start did.
+func (d *Daemon) abandon(t *task) error {
+	t.mu.Lock()
+	t.destroyed = true
+	t.info.State = client.Exited
+	t.mu.Unlock()
+	close(t.done)
+	if err := errors.Join(t.journal.write(record{Destroyed: true}), d.unwind(context.Background(), t)); err != nil {
+		d.log.Error("a failed start is not wholly undone yet; trying again", "error", err)
+		return nil
+	}
+	return d.forget(t)
+}
+
+// start is the life of a task up to its running process; see the design.
+func (d *Daemon) start(ctx context.Context, t *task) error {
+	spec := t.info.Spec
+	img, err := d.resolveImage(ctx, spec)
+	if err != nil {
+		return err
+	}
+	p, err := d.makePlan(spec, img)
+	if err != nil {
+		return err
+	}
+	if err := d.decide(img, p.requests); err != nil {
+		return err
+	}
+	if err := checkSysctls(p.sysctl); err != nil {
+		return err
+	}
+	if err := t.update(func(i *client.Task) { i.Digest, i.Ports = img.Digest.String(), p.ports }); err != nil {
+		return err
+	}
+	if err := d.claimPorts(t); err != nil {
+		return err
+	}
+	rules, err := d.acquireRuleset(t, p)
+	if err != nil {
+		return err
+	}
+	if err := d.makeRoot(ctx, t, p); err != nil {
+		return err
+	}
+	if err := d.mountAll(t, p, rules); err != nil {
+		return err
+	}
+	if err := d.createJail(ctx, t, p); err != nil {
+		return err
+	}
+	if err := d.startProcess(ctx, t, p); err != nil {
+		return err
+	}
+	return d.register(t)
+}
+
+// claimPorts fails early, and by name, where the process would fail later.
+func (d *Daemon) claimPorts(t *task) error {
+	for _, p := range t.info.Ports {
+		key := fmt.Sprintf("%d/%s", p.Port, p.Protocol)
+		d.mu.Lock()
+		other, taken := d.ports[key]
+		if !taken {
+			d.ports[key] = t.id()
+		}
+		d.mu.Unlock()
+		if taken {
+			return &client.Error{Code: client.CodeConflict, Message: fmt.Sprintf("port %s: %s is taken on this host by task %s", p.Name, key, other)}
+		}
+		if err := probePort(p); err != nil {
+			return &client.Error{Code: client.CodeConflict, Message: fmt.Sprintf("port %s: %s is taken on this host by another program: %v", p.Name, key, err)}
+		}
+	}
+	return nil
+}
+
+func probePort(p client.Port) error {
+	addr := net.JoinHostPort(p.Address, strconv.Itoa(p.Port))
+	if p.Protocol == "udp" {
+		c, err := net.ListenPacket("udp", addr)
+		if err != nil {
+			return err
+		}
+		return c.Close()
+	}
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return err
+	}
+	return l.Close()
+}
+
+func (d *Daemon) releasePorts(t *task) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for k, id := range d.ports {
+		if id == t.id() {
+			delete(d.ports, k)
+		}
+	}
+}
+
+func (d *Daemon) acquireRuleset(t *task, p *plan) ([]devfs.Rule, error) {
+	open, err := parseRules("open", d.cfg.Devfs.Open)
+	if err != nil {
+		return nil, err
+	}
+	closing, err := parseRules("close", d.cfg.Devfs.Close)
+	if err != nil {
+		return nil, err
+	}
+	rules, err := devfs.Compose(open, p.rules, closing)
+	if err != nil {
+		return nil, err
+	}
+	err = t.step(undo{Op: "ruleset"}, func() error {
+		id, err := d.rulesets.Acquire(rules, t.id())
+		t.mu.Lock()
+		t.info.Ruleset = int(id)
+		t.mu.Unlock()
+		return err
+	})
+	return rules, err
+}
+
+func parseRules(name string, texts []string) ([]devfs.Rule, error) {
+	var out []devfs.Rule
+	for i, text := range texts {
+		r, err := devfs.ParseRule(text)
+		if err != nil {
+			return nil, fmt.Errorf("host configuration: devfs: %s[%d]: %w", name, i, err)
+		}
+		out = append(out, r)
+	}
+	return out, nil
+}
+
+func (d *Daemon) makeRoot(ctx context.Context, t *task, p *plan) error {
+	store, err := d.storage(t.info.Spec.Storage)
+	if err != nil {
+		return invalid("storage: %v", err)
+	}
+	chain := p.image.ChainID.Encoded()
+	err = store.EnsureChain(ctx, chain, func(dir string) error {
+		d.event(t.id(), "unpacking", fmt.Sprintf("unpacking %s", p.image.Name))
+		return d.images.Unpack(ctx, p.image, dir, nil)
+	})
+	if err != nil {
+		return fmt.Errorf("unpack %s: %w", p.image.Name, err)
+	}
+	opts := storage.Options{Writable: p.image.Manifest.Writable}
+	return t.step(undo{Op: "root", Arg: store.Name()}, func() error {
+		root, err := store.Create(ctx, chain, t.id(), opts)
+		t.mu.Lock()
+		t.info.Root, t.info.Storage = root, store.Name()
+		t.mu.Unlock()
+		return err
+	})
+}
+
+// mountAll mounts everything below the root. One undo serves all: unmount
+// whatever is below it.
+func (d *Daemon) mountAll(t *task, p *plan, rules []devfs.Rule) error {
+	root := t.info.Root
+	return t.step(undo{Op: "mounts", Arg: root}, func() error {
+		if err := mountDev(root, t.info.Ruleset, rules); err != nil {
+			return err
+		}
+		for _, m := range append(append([]client.Mount{}, p.mounts...), t.info.Spec.Dirs...) {
+			if err := mountOne(root, m); err != nil {
+				return fmt.Errorf("mount %s: %w", m.Target, err)
+			}
+		}
+		return nil
+	})
+}
+
+func mountOne(root string, m client.Mount) error {
+	resolve := mount.Resolve
+	if m.Source != "" {
+		fi, err := os.Stat(m.Source)
+		if err != nil {
+			return err
+		}
+		if !fi.IsDir() {
+			resolve = mount.ResolveFile
+		}
+	}
+	target, err := resolve(root, m.Target)
+	if err != nil {
+		return err
+	}
+	typ := m.Type
+	if typ == "" {
+		typ = "nullfs"
+	}
+	opts := splitOptions(m.Options)
+	if m.ReadOnly {
+		opts = append(opts, "ro")
+	}
+	return mountPlatform(mount.Mount{Type: typ, Source: m.Source, Target: target, Options: opts})
+}
+
+func (d *Daemon) createJail(ctx context.Context, t *task, p *plan) error {
+	s := t.info.Spec
+	hostname := s.Hostname
+	if hostname == "" {
+		hostname = s.ID
+	}
+	params := hostNetwork()
+	for k, v := range p.params {
+		params[k] = v
+	}
+	if t.info.Ruleset != 0 {
+		params["devfs_ruleset"] = strconv.Itoa(t.info.Ruleset)
+	}
+	meta := map[string]string{"freejail": d.cfg.StateDir}
+	for k, v := range s.Labels {
+		meta[k] = v
+	}
+	return t.step(undo{Op: "jail", Arg: t.info.Jail}, func() error {
+		jid, err := d.jails.Create(ctx, jail.Spec{Name: t.info.Jail, Root: t.info.Root, Hostname: hostname, Params: params, Meta: meta,
+			Limits: jail.Limits(s.Limits), Linux: needsLinuxulator(p.image.Config.OS)})
+		t.mu.Lock()
+		t.info.JID = jid
+		t.mu.Unlock()
+		return err
+	})
+}
+
+func (d *Daemon) startProcess(ctx context.Context, t *task, p *plan) error {
+	s := t.info.Spec
+	user, dir := s.User, s.WorkDir
+	if user == "" {
+		user = p.image.Config.Config.User
+	}
+	if dir == "" {
+		dir = p.image.Config.Config.WorkingDir
+	}
+	proc, err := d.process(t, user, dir, p.args, p.env)
+	if err != nil {
+		return err
+	}
+	if proc.Stdin, err = os.Open(os.DevNull); err != nil {
+		return err
+	}
+	defer proc.Stdin.Close()
+	if proc.Stdout, err = openOutput(s.Stdout, t.logFile("stdout")); err != nil {
+		return fmt.Errorf("stdout: %w", err)
+	}
+	// The daemon must not hold the FIFO: its reader waits for the last writer.
+	defer proc.Stdout.Close()
+	if proc.Stderr, err = openOutput(s.Stderr, t.logFile("stderr")); err != nil {
+		return fmt.Errorf("stderr: %w", err)
+	}
+	defer proc.Stderr.Close()
+	pid, err := d.jails.Start(ctx, t.info.Jail, proc)
+	if err != nil {
+		if errors.Is(err, jail.ErrNoProgram) {
+			return invalid("%v", err)
+		}
+		return err
+	}
+	start, err := jail.StartTime(pid)
+	if err != nil {
+		d.log.Debug("the process ended at once", "task", t.id(), "error", err)
+	}
+	t.mu.Lock()
+	t.pidStart = start
+	t.mu.Unlock()
+	if err := t.update(func(i *client.Task) { i.PID, i.State, i.StartedAt = pid, client.Running, time.Now() }); err != nil {
+		return err
+	}
+	fault("process", "done")
+	go d.supervise(t, d.jails.Wait(pid))
+	return nil
+}
+
+// process looks the user up in the image's own files.
+func (d *Daemon) process(t *task, user, dir string, args, env []string) (jail.Process, error) {
+	creds, err := image.ResolveUser(t.info.Root, user)
+	if err != nil {
+		return jail.Process{}, invalid("user %q: %v", user, err)
+	}
+	if creds.Home != "" && !hasEnv(env, "HOME") {
+		env = append(env, "HOME="+creds.Home)
+	}
+	if dir == "" {
+		dir = "/"
+	}
+	if !filepath.IsAbs(dir) {
+		return jail.Process{}, invalid("work_dir %q is not an absolute path", dir)
+	}
+	return jail.Process{Args: args, Env: env, Dir: dir, UID: creds.UID, GID: creds.GID, Groups: creds.Groups}, nil
+}
+
+// openOutput opens a FIFO for reading too, so that the task never gets SIGPIPE
+// while its reader restarts. A link in its place is not followed.
+func openOutput(path, own string) (*os.File, error) {
+	flags := unix.O_RDWR | unix.O_NONBLOCK | unix.O_NOFOLLOW | unix.O_CLOEXEC
+	if path == "" {
+		path, flags = own, flags|unix.O_CREAT|unix.O_APPEND
+	}
+	fd, err := unix.Open(path, flags, 0o600)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), path)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	if m := st.Mode & unix.S_IFMT; m != unix.S_IFIFO && m != unix.S_IFREG && m != unix.S_IFCHR {
+		return nil, errors.Join(fmt.Errorf("%s is neither a FIFO nor a file", path), f.Close())
+	}
+	// The process inherits the description: it must block as others do.
+	if err := unix.SetNonblock(fd, false); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}

@@ -1,0 +1,331 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/internal/mount"
+	"github.com/freejail/freejail/jail"
+)
+
+// undoOps are the steps of a start taken back, by the journal's names.
+func (d *Daemon) undoOps() map[string]func(context.Context, *task, string) error {
+	return map[string]func(context.Context, *task, string) error{
+		"ruleset": func(_ context.Context, t *task, _ string) error { return d.rulesets.Release(t.id()) },
+		"root": func(ctx context.Context, t *task, kind string) error {
+			s, err := d.storage(kind)
+			if err != nil {
+				return err
+			}
+			return s.Remove(ctx, t.id())
+		},
+		"mounts":  func(_ context.Context, _ *task, root string) error { return mount.UnmountBelow(root) },
+		"jail":    func(ctx context.Context, _ *task, name string) error { return d.jails.Remove(ctx, name) },
+		"service": func(ctx context.Context, t *task, _ string) error { return d.deregister(ctx, t) },
+	}
+}
+
+// supervise waits for the end of a task's main process and sweeps up.
+func (d *Daemon) supervise(t *task, exits <-chan jail.Exit) {
+	e := <-exits
+	if t.info.Spec.Wait == "all" {
+		d.jails.WaitEmpty(t.info.Jail)
+	}
+	d.finish(t, client.Exit{Code: e.Code, Signal: e.Signal, Known: e.Known, OOM: e.OOM, Message: e.Reason, At: e.At})
+}
+
+// finish records how a task ended and takes all it had from the host. The
+// record is written first: a crash in between loses no exit code.
+func (d *Daemon) finish(t *task, e client.Exit) {
+	if e.At.IsZero() {
+		e.At = time.Now()
+	}
+	if err := t.update(func(i *client.Task) { i.Exit = &e }); err != nil {
+		d.log.Error("the exit of a task is not journalled", "task", t.id(), "error", err)
+	}
+	fault("exit", "journalled")
+	if err := d.unwind(context.Background(), t); err != nil {
+		d.event(t.id(), "cleanup", "not wholly swept up yet, trying again: "+err.Error())
+	}
+	d.releasePorts(t)
+	if err := t.update(func(i *client.Task) { i.State, i.PID, i.JID = client.Exited, 0, 0 }); err != nil {
+		d.log.Error("the end of a task is not journalled", "task", t.id(), "error", err)
+	}
+	d.event(t.id(), "exited", exitText(e))
+	close(t.done)
+}
+
+func exitText(e client.Exit) string {
+	text := fmt.Sprintf("exit code %d", e.Code)
+	switch {
+	case !e.Known:
+		text = "ended; its exit code is unknown"
+	case e.OOM:
+		text = "killed: over its memory limit"
+	case e.Signal != 0:
+		text = "ended by " + unix.SignalName(syscall.Signal(e.Signal))
+	}
+	if e.Message != "" {
+		text += ": " + e.Message
+	}
+	return text
+}
+
+// Stop ends a task: out of Consul, its signal, SIGKILL after the timeout.
+func (d *Daemon) Stop(ctx context.Context, id string, r client.StopRequest) (*client.Exit, error) {
+	t, err := d.find(id)
+	if err != nil {
+		return nil, err
+	}
+	info := t.snapshot()
+	if info.State == client.Exited {
+		return info.Exit, nil
+	}
+	sig, err := stopSignal(r.Signal, info)
+	if err != nil {
+		return nil, err
+	}
+	if err := t.update(func(i *client.Task) {
+		if i.State == client.Running {
+			i.State = client.Stopping
+		}
+	}); err != nil {
+		d.log.Error("a stop is not journalled", "task", id, "error", err)
+	}
+	if err := d.deregister(ctx, t); err != nil {
+		d.event(id, "consul", "deregistration: "+err.Error())
+	}
+	if r.Timeout > 0 {
+		if err := d.jails.Signal(info.Jail, info.PID, sig); err != nil {
+			d.log.Debug("stop signal", "task", id, "error", err)
+		}
+		select {
+		case <-t.done:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(time.Duration(r.Timeout)):
+			d.event(id, "killing", fmt.Sprintf("still there %s after %s: killed", time.Duration(r.Timeout), unix.SignalName(sig)))
+		}
+	}
+	return d.kill(ctx, t)
+}
+
+func (d *Daemon) kill(ctx context.Context, t *task) (*client.Exit, error) {
+	info := t.snapshot()
+	if info.State != client.Exited {
+		if err := d.jails.Signal(info.Jail, 0, syscall.SIGKILL); err != nil {
+			d.log.Debug("kill", "task", t.id(), "error", err)
+		}
+	}
+	select {
+	case <-t.done:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	return t.snapshot().Exit, nil
+}
+
+func stopSignal(name string, info client.Task) (syscall.Signal, error) {
+	for _, n := range []string{name, info.Spec.StopSignal} {
+		if n != "" {
+			return parseSignal(n)
+		}
+	}
+	return syscall.SIGTERM, nil
+}
+
+func parseSignal(name string) (syscall.Signal, error) {
+	n := strings.ToUpper(name)
+	if !strings.HasPrefix(n, "SIG") {
+		n = "SIG" + n
+	}
+	if s := unix.SignalNum(n); s != 0 {
+		return s, nil
+	}
+	return 0, invalid("signal %q is not known on this system", name)
+}
+
+// Destroy forgets a task, with force a running or unknown one too.
+func (d *Daemon) Destroy(ctx context.Context, id string, force bool) error {
+	t, err := d.find(id)
+	if client.IsNotFound(err) && force {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if t.state() != client.Exited {
+		if !force {
+			return &client.Error{Code: client.CodeConflict, Message: fmt.Sprintf("task %s still runs: stop it first, or destroy it with force", id)}
+		}
+		if err := d.deregister(ctx, t); err != nil {
+			d.event(id, "consul", "deregistration: "+err.Error())
+		}
+		if _, err := d.kill(ctx, t); err != nil {
+			return err
+		}
+	}
+	t.mu.Lock()
+	already := t.destroyed
+	t.destroyed = true
+	left := len(t.undos)
+	t.mu.Unlock()
+	if already {
+		return nil
+	}
+	if left > 0 { // the janitor forgets it when it is swept up
+		return t.journal.write(record{Destroyed: true})
+	}
+	return d.forget(t)
+}
+
+// forget removes the record of a task that has nothing left on the host.
+func (d *Daemon) forget(t *task) error {
+	d.releasePorts(t)
+	d.mu.Lock()
+	delete(d.tasks, t.id())
+	d.mu.Unlock()
+	return os.RemoveAll(string(t.journal))
+}
+
+// janitor repeats what could not be undone, follows jails that vanish behind
+// our back, and keeps logs within their size.
+func (d *Daemon) janitor(ctx context.Context) {
+	tick := time.NewTicker(2 * time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case name := <-d.jails.Removed():
+			d.event(strings.TrimPrefix(name, jailPrefix), "removed", "the jail was removed by someone else")
+		case <-tick.C:
+			for _, t := range d.list() {
+				d.tend(ctx, t)
+			}
+		}
+	}
+}
+
+func (d *Daemon) tend(ctx context.Context, t *task) {
+	if err := d.trimLogs(t); err != nil {
+		d.log.Warn("log", "task", t.id(), "error", err)
+	}
+	t.mu.Lock()
+	over, left, destroyed := t.info.State == client.Exited, len(t.undos), t.destroyed
+	t.mu.Unlock()
+	if !over || left == 0 && !destroyed {
+		return
+	}
+	err := d.unwind(ctx, t)
+	if err == nil && destroyed {
+		err = d.forget(t)
+	}
+	if err != nil {
+		d.log.Warn("still not swept up", "task", t.id(), "error", err)
+	}
+}
+
+// recoverAll takes over what an earlier daemon left: tasks that run on are
+// watched again, the rest is swept up, and what nobody knows is removed.
+func (d *Daemon) recoverAll(ctx context.Context) error {
+	entries, err := os.ReadDir(d.path("tasks"))
+	if err != nil {
+		return err
+	}
+	alive, err := d.jails.List()
+	if err != nil {
+		return err
+	}
+	var holders []string
+	for _, e := range entries {
+		t, err := journal(d.path("tasks", e.Name())).replay()
+		if err != nil {
+			return fmt.Errorf("recovery: %w", err)
+		}
+		if t == nil { // the directory of a start that got no further
+			if err := os.RemoveAll(d.path("tasks", e.Name())); err != nil {
+				return err
+			}
+			continue
+		}
+		d.tasks[t.id()] = t
+		holders = append(holders, t.id())
+	}
+	for _, t := range d.list() {
+		d.recoverTask(ctx, t, alive)
+	}
+	return errors.Join(d.sweepStrays(ctx, alive), d.rulesets.Reconcile(holders))
+}
+
+func (d *Daemon) recoverTask(ctx context.Context, t *task, alive []jail.Info) {
+	switch i := t.info; {
+	case t.destroyed || i.State == client.Starting:
+		d.log.Warn("a start was cut off; undoing it", "task", t.id())
+		if err := d.abandon(t); err != nil {
+			d.log.Error("recovery", "task", t.id(), "error", err)
+		}
+		d.event(t.id(), "failed", "the daemon ended during the start, which was undone")
+	case i.State == client.Exited:
+		close(t.done)
+	case i.Exit != nil:
+		d.finish(t, *i.Exit)
+	default:
+		d.adopt(t, alive)
+	}
+}
+
+func (d *Daemon) adopt(t *task, alive []jail.Info) {
+	err := fmt.Errorf("its jail is gone")
+	for _, j := range alive {
+		if j.Name == t.info.Jail {
+			err = d.jails.Adopt(j.Name, t.info.PID, t.pidStart)
+		}
+	}
+	if err != nil {
+		d.finish(t, client.Exit{Message: "it ended while no daemon was there: " + err.Error()})
+		return
+	}
+	d.mu.Lock()
+	for _, p := range t.info.Ports {
+		d.ports[fmt.Sprintf("%d/%s", p.Port, p.Protocol)] = t.id()
+	}
+	d.mu.Unlock()
+	if t.info.State == client.Running {
+		d.announce(t)
+	}
+	go d.supervise(t, d.jails.Wait(t.info.PID))
+}
+
+// sweepStrays removes jails and roots of ours that no journal tells of.
+func (d *Daemon) sweepStrays(ctx context.Context, alive []jail.Info) error {
+	var errs []error
+	for _, j := range alive {
+		id := strings.TrimPrefix(j.Name, jailPrefix)
+		if _, known := d.tasks[id]; !known && strings.HasPrefix(j.Root, d.cfg.StateDir+"/") {
+			d.log.Warn("removing a jail that no journal tells of", "jail", j.Name)
+			errs = append(errs, d.jails.Remove(ctx, j.Name))
+		}
+	}
+	s, err := d.storage("")
+	if err != nil {
+		return err
+	}
+	roots, err := s.Tasks(ctx)
+	errs = append(errs, err)
+	for _, id := range roots {
+		if _, known := d.tasks[id]; !known {
+			d.log.Warn("removing a root that no journal tells of", "task", id)
+			errs = append(errs, s.Remove(ctx, id))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,127 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"slices"
+	"sync"
+
+	"github.com/freejail/freejail/daemon/client"
+)
+
+// task is one task of this host, from its start until it is destroyed.
+type task struct {
+	mu        sync.Mutex
+	info      client.Task
+	pidStart  string // when the process started, against reuse of its pid
+	undos     []undo
+	journal   journal
+	destroyed bool
+	killed    bool          // by stop or destroy: its signal is no surprise
+	done      chan struct{} // closed when exited and swept up
+	sweep     sync.Mutex    // one walk down the undo stack at a time
+}
+
+var validID = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]{0,59}$`)
+
+// jailPrefix marks the jails of freejail. With the letter that an id begins
+// with it keeps the kernel from taking a name for a number.
+const jailPrefix = "fj-"
+
+func (t *task) id() string { return t.info.Spec.ID }
+
+// snapshot is a copy that stays as it is.
+func (t *task) snapshot() client.Task {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.info
+}
+
+func (t *task) state() client.State {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.info.State
+}
+
+// update changes the task and journals it.
+func (t *task) update(f func(*client.Task)) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	f(&t.info)
+	return t.journal.write(record{Task: &t.info, PIDStart: t.pidStart})
+}
+
+// step journals how to take a step back, then takes it.
+func (t *task) step(u undo, do func() error) error {
+	t.mu.Lock()
+	t.undos = append(t.undos, u)
+	t.mu.Unlock()
+	if err := t.journal.write(record{Undo: &u}); err != nil {
+		return err
+	}
+	fault(u.Op, "journalled")
+	if err := do(); err != nil {
+		return err
+	}
+	fault(u.Op, "done")
+	return nil
+}
+
+// unwind walks the undo stack down. A step that cannot be undone now stays on
+// it, with all below it, for the janitor.
+func (d *Daemon) unwind(ctx context.Context, t *task) error {
+	t.sweep.Lock()
+	defer t.sweep.Unlock()
+	for {
+		t.mu.Lock()
+		n := len(t.undos)
+		if n == 0 {
+			t.mu.Unlock()
+			return nil
+		}
+		u := t.undos[n-1]
+		t.mu.Unlock()
+		op, ok := d.undoOps()[u.Op]
+		if !ok {
+			return fmt.Errorf("task %s: the journal names a step %q that this version does not know", t.id(), u.Op)
+		}
+		if err := op(ctx, t, u.Arg); err != nil {
+			return fmt.Errorf("task %s: undo %s %s: %w", t.id(), u.Op, u.Arg, err)
+		}
+		t.mu.Lock()
+		t.undos = t.undos[:n-1]
+		t.mu.Unlock()
+		if err := t.journal.write(record{Undone: true}); err != nil {
+			return err
+		}
+		fault(u.Op, "undone")
+	}
+}
+
+func (d *Daemon) find(id string) (*task, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if t, ok := d.tasks[id]; ok {
+		return t, nil
+	}
+	return nil, &client.Error{Code: client.CodeNotFound, Message: fmt.Sprintf("there is no task %q on this host; see `freejail ps -a`", id)}
+}
+
+// list returns the tasks in the order of their ids.
+func (d *Daemon) list() []*task {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out := make([]*task, 0, len(d.tasks))
+	for _, t := range d.tasks {
+		out = append(out, t)
+	}
+	slices.SortFunc(out, func(a, b *task) int {
+		return a.info.CreatedAt.Compare(b.info.CreatedAt)
+	})
+	return out
+}
+
+func invalid(format string, args ...any) error {
+	return &client.Error{Code: client.CodeInvalid, Message: fmt.Sprintf(format, args...)}
+}

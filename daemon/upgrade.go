@@ -1,0 +1,99 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func (d *Daemon) handleUpgrade(w http.ResponseWriter, r *http.Request) {
+	var in struct {
+		Binary string `json:"binary"`
+	}
+	err := decode(r, &in)
+	if err == nil {
+		err = d.checkUpgrade(in.Binary)
+	}
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	w.WriteHeader(http.StatusAccepted)
+	_ = json.NewEncoder(w).Encode(map[string]bool{"upgrading": true}) // the client may be gone
+	w.(http.Flusher).Flush()
+	go func() {
+		if err := d.Upgrade(in.Binary); err != nil {
+			d.log.Error("no upgrade", "error", err)
+		}
+	}()
+}
+
+// checkUpgrade finds out whether a binary and the configuration would do, while
+// there is still a daemon to say no.
+func (d *Daemon) checkUpgrade(binary string) error {
+	if _, err := d.upgradeBinary(binary); err != nil {
+		return err
+	}
+	if d.cfg.Path == "" {
+		return nil
+	}
+	if _, err := LoadConfig(d.cfg.Path); err != nil {
+		return invalid("no upgrade: %v", err)
+	}
+	return d.reloadPolicy()
+}
+
+func (d *Daemon) upgradeBinary(binary string) (string, error) {
+	if binary == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return "", err
+		}
+		// A replaced file shows as deleted on Linux; its successor has the name.
+		binary = strings.TrimSuffix(self, " (deleted)")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, binary, "version").CombinedOutput()
+	if err != nil || !strings.HasPrefix(string(out), "freejail ") {
+		return "", invalid("no upgrade: %s is no freejail that runs here (%v): %.200s", binary, err, out)
+	}
+	return binary, nil
+}
+
+// Upgrade replaces the daemon by a new binary in place: the same process, so
+// still the parent of all tasks. It returns only when that failed.
+func (d *Daemon) Upgrade(binary string) error {
+	if err := d.checkUpgrade(binary); err != nil {
+		return err
+	}
+	binary, err := d.upgradeBinary(binary)
+	if err != nil {
+		return err
+	}
+	d.gate.Lock() // starts under way come first
+	defer d.gate.Unlock()
+	f, err := d.listener.(*net.UnixListener).File()
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD, 3) // without close-on-exec
+	if err != nil {
+		return fmt.Errorf("upgrade: %w", err)
+	}
+	defer unix.Close(fd)
+	d.log.Info("upgrading in place", "binary", binary)
+	args := append([]string{binary}, os.Args[1:]...)
+	return syscall.Exec(binary, args, append(os.Environ(), listenFD+"="+strconv.Itoa(fd)))
+}

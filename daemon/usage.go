@@ -1,0 +1,77 @@
+package daemon
+
+import (
+	"fmt"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/jail"
+)
+
+// usageAge is how old a sample may be: many tasks are asked for one by one,
+// and one pass over the system's processes serves them all.
+const usageAge = 500 * time.Millisecond
+
+type usageCache struct {
+	mu   sync.Mutex
+	at   time.Time
+	last map[string]jail.Usage
+}
+
+func (d *Daemon) sample() (map[string]jail.Usage, time.Time, error) {
+	c := &d.usage
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if time.Since(c.at) < usageAge {
+		return c.last, c.at, nil
+	}
+	u, err := d.jails.Stats()
+	if err != nil {
+		return nil, c.at, err
+	}
+	c.last, c.at = u, time.Now()
+	return c.last, c.at, nil
+}
+
+func (d *Daemon) taskUsage(id string) (any, error) {
+	t, err := d.find(id)
+	if err != nil {
+		return nil, err
+	}
+	all, at, err := d.sample()
+	if err != nil {
+		return nil, err
+	}
+	u, ok := all[t.snapshot().Jail]
+	if !ok {
+		return nil, &client.Error{Code: client.CodeNotFound, Message: fmt.Sprintf("task %s has no running process", id)}
+	}
+	return wireUsage(u, at), nil
+}
+
+func (d *Daemon) allUsage() (any, error) {
+	all, at, err := d.sample()
+	out := map[string]client.Usage{}
+	for _, t := range d.list() {
+		if u, ok := all[t.snapshot().Jail]; ok {
+			out[t.id()] = wireUsage(u, at)
+		}
+	}
+	return out, err
+}
+
+func wireUsage(u jail.Usage, at time.Time) client.Usage {
+	out := client.Usage{At: at, UserTime: u.UserTime, SysTime: u.SysTime, RSS: u.RSS, Swap: u.Swap}
+	for _, p := range u.Procs {
+		out.Procs = append(out.Procs, client.ProcUsage(p))
+	}
+	return out
+}
+
+func memoryInUse() uint64 {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapInuse + m.StackInuse
+}

@@ -1,0 +1,170 @@
+package driver
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/hashicorp/nomad/plugins/shared/hclspec"
+
+	"github.com/freejail/freejail/daemon/client"
+)
+
+// Config is the plugin's block in Nomad's agent configuration.
+type Config struct {
+	Socket    string        `codec:"socket"`
+	Config    string        `codec:"config"`
+	AutoStart bool          `codec:"autostart"`
+	LogFile   string        `codec:"log_file"`
+	Volumes   volumesConfig `codec:"volumes"`
+}
+
+type volumesConfig struct {
+	Enabled bool `codec:"enabled"`
+}
+
+var configSpec = hclspec.NewObject(map[string]*hclspec.Spec{
+	"socket":    hclspec.NewDefault(hclspec.NewAttr("socket", "string", false), hclspec.NewLiteral(`"`+client.DefaultSocket+`"`)),
+	"config":    hclspec.NewAttr("config", "string", false),
+	"log_file":  hclspec.NewDefault(hclspec.NewAttr("log_file", "string", false), hclspec.NewLiteral(`"/var/log/freejail.log"`)),
+	"autostart": hclspec.NewDefault(hclspec.NewAttr("autostart", "bool", false), hclspec.NewLiteral("true")),
+	"volumes": hclspec.NewDefault(hclspec.NewBlock("volumes", false, hclspec.NewObject(map[string]*hclspec.Spec{
+		"enabled": hclspec.NewDefault(hclspec.NewAttr("enabled", "bool", false), hclspec.NewLiteral("true")),
+	})), hclspec.NewLiteral("{ enabled = true }")),
+})
+
+// TaskConfig is the config block of a job's task.
+type TaskConfig struct {
+	Image      string            `codec:"image"`
+	Entrypoint []string          `codec:"entrypoint"`
+	Command    string            `codec:"command"`
+	Args       []string          `codec:"args"`
+	WorkDir    string            `codec:"work_dir"`
+	Hostname   string            `codec:"hostname"`
+	Parameters map[string]string `codec:"parameters"`
+	Ports      map[string]string `codec:"ports"` // manifest's name -> Nomad's label
+	Volumes    []string          `codec:"volumes"`
+	Mounts     []mountConfig     `codec:"mount"`
+	Tmpfs      []string          `codec:"tmpfs"`
+	Devfs      []string          `codec:"devfs"`
+	Allow      []string          `codec:"allow"`
+	Jail       map[string]string `codec:"jail"`
+	Sysctl     map[string]string `codec:"sysctl"`
+	SysVIPC    map[string]string `codec:"sysvipc"`
+	Storage    string            `codec:"storage"`
+	Wait       string            `codec:"wait"`
+	PidsLimit  int64             `codec:"pids_limit"`
+	OpenFiles  int64             `codec:"open_files"`
+	CPUHard    bool              `codec:"cpu_hard_limit"`
+	Services   servicesConfig    `codec:"services"`
+}
+
+type mountConfig struct {
+	Name     string `codec:"name"`
+	Source   string `codec:"source"`
+	Target   string `codec:"target"`
+	ReadOnly bool   `codec:"readonly"`
+}
+
+type servicesConfig struct {
+	Disabled bool            `codec:"disabled"`
+	Ports    []serviceConfig `codec:"port"`
+}
+
+type serviceConfig struct {
+	Port     string   `codec:"name"`
+	Disabled bool     `codec:"disabled"`
+	Service  string   `codec:"service"`
+	Tags     []string `codec:"tags"`
+	Address  string   `codec:"address"`
+}
+
+func attr(name, typ string) *hclspec.Spec { return hclspec.NewAttr(name, typ, false) }
+
+var taskConfigSpec = hclspec.NewObject(map[string]*hclspec.Spec{
+	"image":          hclspec.NewAttr("image", "string", true),
+	"entrypoint":     attr("entrypoint", "list(string)"),
+	"command":        attr("command", "string"),
+	"args":           attr("args", "list(string)"),
+	"work_dir":       attr("work_dir", "string"),
+	"hostname":       attr("hostname", "string"),
+	"parameters":     attr("parameters", "map(string)"),
+	"ports":          attr("ports", "map(string)"),
+	"volumes":        attr("volumes", "list(string)"),
+	"tmpfs":          attr("tmpfs", "list(string)"),
+	"devfs":          attr("devfs", "list(string)"),
+	"allow":          attr("allow", "list(string)"),
+	"jail":           attr("jail", "map(string)"),
+	"sysctl":         attr("sysctl", "map(string)"),
+	"sysvipc":        attr("sysvipc", "map(string)"),
+	"storage":        attr("storage", "string"),
+	"wait":           attr("wait", "string"),
+	"pids_limit":     attr("pids_limit", "number"),
+	"open_files":     attr("open_files", "number"),
+	"cpu_hard_limit": attr("cpu_hard_limit", "bool"),
+	"mount": hclspec.NewBlockList("mount", hclspec.NewObject(map[string]*hclspec.Spec{
+		"name": attr("name", "string"), "source": hclspec.NewAttr("source", "string", true), "target": attr("target", "string"), "readonly": attr("readonly", "bool"),
+	})),
+	"services": hclspec.NewBlock("services", false, hclspec.NewObject(map[string]*hclspec.Spec{
+		"disabled": attr("disabled", "bool"),
+		"port": hclspec.NewBlockList("port", hclspec.NewObject(map[string]*hclspec.Spec{
+			"name": hclspec.NewAttr("name", "string", true), "disabled": attr("disabled", "bool"), "service": attr("service", "string"),
+			"tags": attr("tags", "list(string)"), "address": attr("address", "string"),
+		})),
+	})),
+})
+
+// validate finds what the schema cannot say.
+func (c *TaskConfig) validate(plugin Config) error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if c.WorkDir != "" && !filepath.IsAbs(c.WorkDir) {
+		bad("work_dir %q is not an absolute path in the jail", c.WorkDir)
+	}
+	if c.Wait != "" && c.Wait != "main" && c.Wait != "all" {
+		bad("wait %q is neither main nor all", c.Wait)
+	}
+	if (len(c.Volumes) > 0 || len(c.Mounts) > 0) && !plugin.Volumes.Enabled {
+		bad("volumes and mount are switched off on this node (plugin config: volumes { enabled })")
+	}
+	for _, v := range c.Volumes {
+		if p := strings.Split(v, ":"); len(p) < 2 || len(p) > 3 || len(p) == 3 && p[2] != "ro" && p[2] != "rw" {
+			bad("volumes: %q: want source:target or source:target:ro", v)
+		}
+	}
+	for _, m := range c.Mounts {
+		if m.Target == "" && m.Name == "" {
+			bad("mount of %s: give a target, or the name of one of the image's volumes", m.Source)
+		}
+	}
+	for k, v := range c.SysVIPC {
+		if k != "shm" && k != "msg" && k != "sem" || v != "new" && v != "inherit" {
+			bad("sysvipc: %s = %q: want shm, msg or sem to be new or inherit", k, v)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// volumes are the job's mounts; a relative source lies in the task's own
+// directory, as with other drivers.
+func (c *TaskConfig) volumes(taskDir string) []client.Mount {
+	var out []client.Mount
+	host := func(p string) string {
+		if filepath.IsAbs(p) {
+			return p
+		}
+		return filepath.Join(taskDir, filepath.Join("/", p))
+	}
+	for _, v := range c.Volumes {
+		p := strings.Split(v, ":")
+		out = append(out, client.Mount{Source: host(p[0]), Target: p[1], ReadOnly: len(p) == 3 && p[2] == "ro"})
+	}
+	for _, m := range c.Mounts {
+		out = append(out, client.Mount{Name: m.Name, Source: host(m.Source), Target: m.Target, ReadOnly: m.ReadOnly})
+	}
+	for _, t := range c.Tmpfs {
+		out = append(out, client.Mount{Type: "tmpfs", Source: "tmpfs", Target: t})
+	}
+	return out
+}

@@ -1,0 +1,167 @@
+// Package cli is freejail's command line: an operator's view of the daemon.
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/spf13/cobra"
+
+	"github.com/freejail/freejail/daemon"
+	"github.com/freejail/freejail/daemon/client"
+)
+
+// Exit codes of the command line. run and exec give the program's own.
+const (
+	exitFailed   = 1
+	exitUsage    = 2
+	exitNoDaemon = 69 // EX_UNAVAILABLE of sysexits(3)
+	exitRefused  = 77 // EX_NOPERM
+	exitUnknown  = 125
+)
+
+// exitCode ends the program with a code and no further words.
+type exitCode int
+
+func (e exitCode) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
+
+// app is what all commands share.
+type app struct {
+	version string
+	socket  string
+	json    bool
+	out     io.Writer
+}
+
+func (a *app) client() *client.Client { return client.New(a.socket) }
+
+// Main runs the command line and returns the exit code.
+func Main(version string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	a := &app{version: version, out: os.Stdout}
+	root := a.root()
+	usage := false
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { usage = true; return err })
+	err := root.ExecuteContext(ctx)
+	var code exitCode
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &code):
+		return int(code)
+	}
+	fmt.Fprintln(os.Stderr, "freejail:", err)
+	switch {
+	case usage || strings.HasPrefix(err.Error(), "unknown command") || strings.Contains(err.Error(), "arg(s)"):
+		return exitUsage
+	case errors.Is(err, client.ErrNoDaemon):
+		return exitNoDaemon
+	case client.IsRefused(err):
+		return exitRefused
+	}
+	return exitFailed
+}
+
+func (a *app) root() *cobra.Command {
+	socket := os.Getenv("FREEJAIL_SOCKET")
+	if socket == "" {
+		socket = client.DefaultSocket
+	}
+	c := &cobra.Command{Use: "freejail", Short: "production containers on FreeBSD", SilenceUsage: true, SilenceErrors: true}
+	c.PersistentFlags().StringVar(&a.socket, "socket", socket, "the daemon's socket ($FREEJAIL_SOCKET)")
+	c.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON for programs")
+	c.AddCommand(a.daemonCmd(), a.runCmd(), a.psCmd(), a.execCmd(), a.stopCmd(), a.rmCmd(), a.logsCmd(), a.inspectCmd(), a.eventsCmd(),
+		a.imagesCmd(), a.gcCmd(), a.policyCmd(), a.devfsCmd(), a.doctorCmd(), a.versionCmd())
+	return c
+}
+
+func (a *app) daemonCmd() *cobra.Command {
+	var config, stateDir, binary string
+	var upgrade, check bool
+	c := &cobra.Command{Use: "daemon", Short: "run the daemon, or upgrade the one that runs", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if upgrade {
+				info, err := a.client().Upgrade(cmd.Context(), binary)
+				if err != nil {
+					return err
+				}
+				return a.print(info, func(w io.Writer) {
+					fmt.Fprintf(w, "the daemon is version %s now, process %d\n", info.Version, info.PID)
+				})
+			}
+			cfg, err := daemon.LoadConfig(config)
+			if err != nil {
+				return err
+			}
+			if check {
+				fmt.Fprintln(a.out, "the host configuration is well")
+				return nil
+			}
+			if stateDir != "" {
+				cfg.StateDir = stateDir
+			}
+			if cmd.Flags().Changed("socket") || os.Getenv("FREEJAIL_SOCKET") != "" {
+				cfg.Socket = a.socket
+			}
+			return a.serve(cmd.Context(), cfg)
+		}}
+	c.Flags().StringVar(&config, "config", "", "the host's configuration and policy (freejail.hcl)")
+	c.Flags().StringVar(&stateDir, "state-dir", "", "overrides state_dir of the configuration")
+	c.Flags().BoolVar(&upgrade, "upgrade", false, "have the running daemon exec its new binary in place; no task is touched")
+	c.Flags().StringVar(&binary, "binary", "", "with --upgrade: the new binary (default: the file of the running one)")
+	c.Flags().BoolVar(&check, "check", false, "read the configuration, say whether it is well, and end")
+	return c
+}
+
+func (a *app) serve(ctx context.Context, cfg daemon.Config) error {
+	log := hclog.New(&hclog.LoggerOptions{Name: "freejail", Level: hclog.LevelFromString(cfg.LogLevel), Output: os.Stderr})
+	d, err := daemon.New(cfg, a.version, log)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Run(ctx), d.Close())
+}
+
+// print writes a value as JSON, or as f does for people.
+func (a *app) print(v any, f func(io.Writer)) error {
+	if a.json {
+		enc := json.NewEncoder(a.out)
+		enc.SetIndent("", "  ")
+		return enc.Encode(v)
+	}
+	f(a.out)
+	return nil
+}
+
+// table prints rows under a header.
+func table(w io.Writer, header string, rows [][]string) {
+	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(t, header)
+	for _, r := range rows {
+		fmt.Fprintln(t, strings.Join(r, "\t"))
+	}
+	t.Flush()
+}
+
+func ago(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return time.Since(t).Round(time.Second).String() + " ago"
+}
+
+func short(digest string) string {
+	hex := strings.TrimPrefix(digest, "sha256:")
+	return hex[:min(12, len(hex))]
+}

@@ -1,0 +1,217 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/cobra"
+
+	"github.com/freejail/freejail/daemon/client"
+)
+
+func (a *app) imagesCmd() *cobra.Command {
+	c := &cobra.Command{Use: "images [IMAGE]", Short: "list the images of this host, or describe one", Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 1 {
+				i, err := a.client().Image(cmd.Context(), imageRef(args[0]))
+				if err != nil {
+					return err
+				}
+				return a.print(i, func(w io.Writer) { describe(w, i) })
+			}
+			list, err := a.client().Images(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return a.print(list, func(w io.Writer) {
+				var rows [][]string
+				for _, i := range list {
+					rows = append(rows, []string{i.Name, short(i.Digest), i.OS + "/" + i.Arch, units.BytesSize(float64(i.Size)), i.Summary})
+				}
+				table(w, "NAME\tDIGEST\tPLATFORM\tSIZE\tSUMMARY", rows)
+			})
+		}}
+	var name string
+	imp := &cobra.Command{Use: "import ARCHIVE", Short: "take an OCI archive or layout directory into the store", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			path, err := filepath.Abs(args[0])
+			if err != nil {
+				return err
+			}
+			i, err := a.client().Import(cmd.Context(), client.ImportRequest{Path: path, Name: name})
+			if err != nil {
+				return err
+			}
+			return a.print(i, func(w io.Writer) { fmt.Fprintln(w, i.Name, i.Digest) })
+		}}
+	imp.Flags().StringVarP(&name, "name", "t", "", "name[:tag] (default: the file's name)")
+	rm := &cobra.Command{Use: "rm IMAGE", Short: "forget an image's name; `freejail gc` frees its space", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.client().RemoveImage(cmd.Context(), args[0]) }}
+	c.AddCommand(imp, rm)
+	return c
+}
+
+func describe(w io.Writer, i *client.ImageInfo) {
+	fmt.Fprintf(w, "%s  %s\n%s/%s, %s, created %s\n", i.Name, i.Digest, i.OS, i.Arch, units.BytesSize(float64(i.Size)), i.Created.Format("2006-01-02"))
+	if i.Summary != "" {
+		fmt.Fprintln(w, i.Summary)
+	}
+	for _, part := range []struct {
+		title string
+		lines []string
+	}{{"Parameters", i.Parameters}, {"Ports", i.Ports}, {"Asks for", i.Requests}} {
+		if len(part.lines) > 0 {
+			fmt.Fprintf(w, "%s:\n  %s\n", part.title, strings.Join(part.lines, "\n  "))
+		}
+	}
+	if i.Usage != "" {
+		fmt.Fprintf(w, "\n%s\n", strings.TrimSpace(i.Usage))
+	}
+}
+
+func (a *app) gcCmd() *cobra.Command {
+	return &cobra.Command{Use: "gc", Short: "remove what no task and no image needs any more", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		r, err := a.client().GC(cmd.Context())
+		if err != nil {
+			return err
+		}
+		return a.print(r, func(w io.Writer) {
+			fmt.Fprintf(w, "removed %d ended tasks, %d unpacked images, %s of layers\n", r.Tasks, r.Chains, units.BytesSize(float64(r.Bytes)))
+		})
+	}}
+}
+
+func (a *app) policyCmd() *cobra.Command {
+	c := &cobra.Command{Use: "policy", Short: "what this host lets images have"}
+	check := &cobra.Command{Use: "check IMAGE", Short: "what the policy says of an image's requests", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			d, err := a.client().CheckPolicy(cmd.Context(), client.TaskSpec{Image: imageRef(args[0])})
+			if err != nil {
+				return err
+			}
+			if err := a.print(d, func(w io.Writer) { printDecision(w, d) }); err != nil {
+				return err
+			}
+			if !d.Allowed {
+				return exitCode(exitRefused)
+			}
+			return nil
+		}}
+	var why string
+	approve := &cobra.Command{Use: "approve --why REASON IMAGE", Short: "let this digest of an image have all that it asks for", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			by := ""
+			if u, err := user.Current(); err == nil {
+				by = u.Username
+			}
+			ap, err := a.client().Approve(cmd.Context(), client.ApproveRequest{Image: imageRef(args[0]), Why: why, By: by})
+			if err != nil {
+				return err
+			}
+			return a.print(ap, func(w io.Writer) {
+				fmt.Fprintf(w, "approved for %s:\n  %s\n", ap.Digest, strings.Join(ap.Requests, "\n  "))
+			})
+		}}
+	approve.Flags().StringVar(&why, "why", "", "the reason, which is recorded")
+	list := &cobra.Command{Use: "list", Short: "list the approvals", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		l, err := a.client().Approvals(cmd.Context())
+		if err != nil {
+			return err
+		}
+		return a.print(l, func(w io.Writer) {
+			var rows [][]string
+			for _, p := range l {
+				rows = append(rows, []string{short(p.Digest), p.Image, p.By, p.At.Format("2006-01-02 15:04"), p.Why, strings.Join(p.Requests, "; ")})
+			}
+			table(w, "DIGEST\tIMAGE\tBY\tWHEN\tWHY\tREQUESTS", rows)
+		})
+	}}
+	revoke := &cobra.Command{Use: "revoke IMAGE|DIGEST", Short: "withdraw an approval; running tasks go on", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.client().Revoke(cmd.Context(), args[0]) }}
+	reload := &cobra.Command{Use: "reload", Short: "read the policy file now and say what is wrong with it", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.client().Reload(cmd.Context()) }}
+	c.AddCommand(check, approve, list, revoke, reload)
+	return c
+}
+
+// imageRef makes a path absolute for the daemon, which has another directory.
+func imageRef(ref string) string {
+	if strings.ContainsRune(ref, '/') {
+		if abs, err := filepath.Abs(ref); err == nil {
+			return abs
+		}
+	}
+	return ref
+}
+
+func printDecision(w io.Writer, d *client.Decision) {
+	fmt.Fprintf(w, "%s  %s\n", d.Image, d.Digest)
+	if len(d.Results) == 0 {
+		fmt.Fprintln(w, "asks for nothing")
+	}
+	var rows [][]string
+	for _, r := range d.Results {
+		word := "refused"
+		if r.Allowed {
+			word = "allowed"
+		}
+		rows = append(rows, []string{word, r.Request, r.Reason})
+	}
+	if len(rows) > 0 {
+		table(w, "\tREQUEST\tREASON", rows)
+	}
+}
+
+func (a *app) devfsCmd() *cobra.Command {
+	c := &cobra.Command{Use: "devfs", Short: "freejail's devfs rulesets"}
+	c.AddCommand(&cobra.Command{Use: "list", Short: "list the rulesets and who holds them", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		l, err := a.client().Rulesets(cmd.Context())
+		if err != nil {
+			return err
+		}
+		return a.print(l, func(w io.Writer) {
+			for _, s := range l {
+				fmt.Fprintf(w, "ruleset %d, held by %s\n", s.ID, strings.Join(s.Holders, ", "))
+				for i, r := range s.Rules {
+					fmt.Fprintf(w, "  %s %s\n", strconv.Itoa(i+1), r)
+				}
+			}
+		})
+	}})
+	return c
+}
+
+func (a *app) doctorCmd() *cobra.Command {
+	return &cobra.Command{Use: "doctor", Short: "tell what this host lacks and how to get it", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		checks, err := a.client().Doctor(cmd.Context())
+		if err != nil {
+			return err
+		}
+		bad := false
+		perr := a.print(checks, func(w io.Writer) {
+			var rows [][]string
+			for _, c := range checks {
+				rows = append(rows, []string{c.Status, c.Name, c.Detail, c.Fix})
+			}
+			table(w, "STATUS\tWHAT\tDETAIL\tREMEDY", rows)
+		})
+		for _, c := range checks {
+			bad = bad || c.Status == "error"
+		}
+		if perr == nil && bad {
+			return exitCode(exitFailed)
+		}
+		return perr
+	}}
+}
+
+func (a *app) versionCmd() *cobra.Command {
+	return &cobra.Command{Use: "version", Short: "print the version", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
+		return a.print(map[string]string{"version": a.version}, func(w io.Writer) { fmt.Fprintln(w, "freejail", a.version) })
+	}}
+}

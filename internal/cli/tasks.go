@@ -1,0 +1,374 @@
+package cli
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/freejail/freejail/daemon/client"
+)
+
+type runFlags struct {
+	name, user, workdir, hostname, memory, storage, entrypoint string
+	env, params, ports, volumes, devfs, allow                  []string
+	detach, remove                                             bool
+}
+
+func (a *app) runCmd() *cobra.Command {
+	var f runFlags
+	c := &cobra.Command{Use: "run [flags] IMAGE [COMMAND [ARG...]]", Short: "start a task without Nomad and follow it to its end",
+		Args: cobra.MinimumNArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
+			spec, err := f.spec(args)
+			if err != nil {
+				return err
+			}
+			return a.run(cmd.Context(), spec, f)
+		}}
+	fl := c.Flags()
+	fl.SetInterspersed(false)
+	fl.StringVar(&f.name, "name", "", "the task's id (default: from the image's name)")
+	fl.BoolVarP(&f.detach, "detach", "d", false, "print the id and leave the task running")
+	fl.BoolVar(&f.remove, "rm", false, "forget the task when it has ended")
+	fl.StringVarP(&f.user, "user", "u", "", "user[:group], looked up in the image")
+	fl.StringVarP(&f.workdir, "workdir", "w", "", "working directory in the jail")
+	fl.StringVar(&f.hostname, "hostname", "", "the jail's host name")
+	fl.StringVar(&f.entrypoint, "entrypoint", "", "instead of the image's")
+	fl.StringVarP(&f.memory, "memory", "m", "", "memory limit, such as 256MiB")
+	fl.StringVar(&f.storage, "storage", "", "storage driver")
+	fl.StringArrayVarP(&f.env, "env", "e", nil, "NAME=VALUE in the environment")
+	fl.StringArrayVar(&f.params, "param", nil, "NAME=VALUE of the image's parameters")
+	fl.StringArrayVarP(&f.ports, "port", "p", nil, "NAME=[ADDRESS:]PORT, where a port of the image is on the host")
+	fl.StringArrayVarP(&f.volumes, "volume", "v", nil, "SOURCE:TARGET[:ro]")
+	fl.StringArrayVar(&f.devfs, "devfs", nil, "a devfs rule that the task asks for")
+	fl.StringArrayVar(&f.allow, "allow", nil, "a jail permission that the task asks for, such as raw_sockets")
+	return c
+}
+
+var notID = regexp.MustCompile(`[^A-Za-z0-9_-]+`)
+
+func (f runFlags) spec(args []string) (client.TaskSpec, error) {
+	s := client.TaskSpec{ID: f.name, Owner: "cli", Image: args[0], User: f.user, WorkDir: f.workdir, Hostname: f.hostname, Storage: f.storage}
+	if strings.ContainsRune(s.Image, '/') {
+		if _, err := os.Stat(s.Image); err == nil {
+			if s.Image, err = filepath.Abs(s.Image); err != nil {
+				return s, err
+			}
+		}
+	}
+	if s.ID == "" {
+		b := make([]byte, 4)
+		if _, err := rand.Read(b); err != nil {
+			return s, err
+		}
+		base := notID.ReplaceAllString(strings.TrimSuffix(filepath.Base(args[0]), ".tar"), "-")
+		s.ID = "t" + hex.EncodeToString(b)
+		if base[0] >= 'A' && base[0] != '_' {
+			s.ID = base[:min(40, len(base))] + "-" + hex.EncodeToString(b)
+		}
+	}
+	if len(args) > 1 {
+		s.Command, s.Args = args[1], args[2:]
+	}
+	if f.entrypoint != "" {
+		s.Entrypoint = []string{f.entrypoint}
+	}
+	var err error
+	if f.memory != "" {
+		if s.Limits.MemoryBytes, err = units.RAMInBytes(f.memory); err != nil {
+			return s, fmt.Errorf("--memory: %w", err)
+		}
+	}
+	s.Wants.Devfs, s.Wants.Allow = f.devfs, f.allow
+	var e1, e2, e3, e4 error
+	s.Env, e1 = pairs("--env", f.env)
+	s.Parameters, e2 = pairs("--param", f.params)
+	s.Ports, e3 = portBindings(f.ports)
+	s.Volumes, e4 = volumes(f.volumes)
+	return s, errors.Join(e1, e2, e3, e4)
+}
+
+func pairs(flag string, list []string) (map[string]string, error) {
+	out := map[string]string{}
+	for _, kv := range list {
+		k, v, ok := strings.Cut(kv, "=")
+		if !ok || k == "" {
+			return nil, fmt.Errorf("%s %q: want NAME=VALUE", flag, kv)
+		}
+		out[k] = v
+	}
+	return out, nil
+}
+
+func portBindings(list []string) (map[string]client.PortBinding, error) {
+	out := map[string]client.PortBinding{}
+	kv, err := pairs("--port", list)
+	for name, v := range kv {
+		b := client.PortBinding{}
+		if i := strings.LastIndexByte(v, ':'); i >= 0 {
+			b.Address, v = strings.Trim(v[:i], "[]"), v[i+1:]
+		}
+		if b.Port, err = strconv.Atoi(v); err != nil {
+			return nil, fmt.Errorf("--port %s: %q is no port", name, v)
+		}
+		out[name] = b
+	}
+	return out, err
+}
+
+func volumes(list []string) ([]client.Mount, error) {
+	var out []client.Mount
+	for _, v := range list {
+		p := strings.Split(v, ":")
+		if len(p) < 2 || len(p) > 3 || len(p) == 3 && p[2] != "ro" && p[2] != "rw" {
+			return nil, fmt.Errorf("--volume %q: want SOURCE:TARGET[:ro]", v)
+		}
+		out = append(out, client.Mount{Source: p[0], Target: p[1], ReadOnly: len(p) == 3 && p[2] == "ro"})
+	}
+	return out, nil
+}
+
+func (a *app) run(ctx context.Context, spec client.TaskSpec, f runFlags) error {
+	c := a.client()
+	t, err := c.Start(ctx, spec)
+	if err != nil {
+		return err
+	}
+	if f.detach {
+		return a.print(t, func(w io.Writer) { fmt.Fprintln(w, t.Spec.ID) })
+	}
+	followed := make(chan error, 2)
+	for stream, w := range map[string]io.Writer{"stdout": os.Stdout, "stderr": os.Stderr} {
+		go func() { followed <- c.Logs(ctx, spec.ID, stream, true, -1, w) }()
+	}
+	exit, err := c.Wait(ctx, spec.ID)
+	if ctx.Err() != nil { // interrupted: the task ends with us
+		exit, err = c.Stop(context.Background(), spec.ID, client.StopRequest{Timeout: client.Duration(10 * time.Second)})
+	}
+	if err != nil {
+		return err
+	}
+	for range 2 {
+		if err := <-followed; err != nil && ctx.Err() == nil {
+			fmt.Fprintln(os.Stderr, "freejail: log:", err)
+		}
+	}
+	if f.remove {
+		if err := c.Destroy(context.Background(), spec.ID, false); err != nil {
+			return err
+		}
+	}
+	return exitOf(exit)
+}
+
+// exitOf turns a task's end into our own.
+func exitOf(e *client.Exit) error {
+	switch {
+	case e == nil || !e.Known:
+		fmt.Fprintln(os.Stderr, "freejail: the exit code is unknown")
+		return exitCode(exitUnknown)
+	case e.OOM:
+		fmt.Fprintln(os.Stderr, "freejail: killed: over its memory limit")
+	}
+	if e.Signal != 0 {
+		return exitCode(128 + e.Signal)
+	}
+	if e.Code != 0 {
+		return exitCode(e.Code)
+	}
+	return nil
+}
+
+func (a *app) psCmd() *cobra.Command {
+	var all bool
+	c := &cobra.Command{Use: "ps", Short: "list the tasks of this host", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		c := a.client()
+		tasks, err := c.Tasks(cmd.Context())
+		if err != nil {
+			return err
+		}
+		usage, err := c.AllStats(cmd.Context())
+		if err != nil {
+			return err
+		}
+		kept := []client.Task{}
+		for _, t := range tasks {
+			if all || t.State != client.Exited {
+				kept = append(kept, t)
+			}
+		}
+		return a.print(kept, func(w io.Writer) {
+			var rows [][]string
+			for _, t := range kept {
+				rows = append(rows, psRow(t, usage[t.Spec.ID]))
+			}
+			table(w, "TASK\tIMAGE\tSTATE\tPID\tJID\tPORTS\tRSS\tCPU\tCREATED", rows)
+		})
+	}}
+	c.Flags().BoolVarP(&all, "all", "a", false, "ended tasks too")
+	return c
+}
+
+func psRow(t client.Task, u client.Usage) []string {
+	var ports []string
+	for _, p := range t.Ports {
+		ports = append(ports, fmt.Sprintf("%s=%s:%d/%s", p.Name, p.Address, p.Port, p.Protocol))
+	}
+	state := string(t.State)
+	if t.Exit != nil {
+		state += fmt.Sprintf(" (%d)", t.Exit.Code)
+		if !t.Exit.Known {
+			state = string(t.State) + " (unknown)"
+		}
+	}
+	dash := func(s string, empty bool) string {
+		if empty {
+			return "-"
+		}
+		return s
+	}
+	return []string{t.Spec.ID, short(t.Digest), state, dash(strconv.Itoa(t.PID), t.PID == 0), dash(strconv.Itoa(t.JID), t.JID == 0),
+		dash(strings.Join(ports, ","), len(ports) == 0), units.BytesSize(float64(u.RSS)), (u.UserTime + u.SysTime).Round(time.Millisecond).String(), ago(t.CreatedAt)}
+}
+
+func (a *app) execCmd() *cobra.Command {
+	var spec client.ExecSpec
+	var env []string
+	c := &cobra.Command{Use: "exec [flags] TASK COMMAND [ARG...]", Short: "run a command in a task's jail", Args: cobra.MinimumNArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var err error
+			if spec.Env, err = pairs("--env", env); err != nil {
+				return err
+			}
+			spec.Args = args[1:]
+			return a.exec(cmd.Context(), args[0], spec)
+		}}
+	c.Flags().SetInterspersed(false)
+	c.Flags().BoolVarP(&spec.TTY, "tty", "t", false, "give the command a terminal")
+	c.Flags().StringVarP(&spec.User, "user", "u", "", "user[:group], looked up in the image")
+	c.Flags().StringVarP(&spec.WorkDir, "workdir", "w", "", "working directory in the jail")
+	c.Flags().StringArrayVarP(&env, "env", "e", nil, "NAME=VALUE in the environment")
+	return c
+}
+
+func (a *app) exec(ctx context.Context, id string, spec client.ExecSpec) error {
+	xio := client.ExecIO{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
+	fd := int(os.Stdin.Fd())
+	if spec.TTY && term.IsTerminal(fd) {
+		old, err := term.MakeRaw(fd)
+		if err != nil {
+			return err
+		}
+		defer func() {
+			if err := term.Restore(fd, old); err != nil {
+				fmt.Fprintln(os.Stderr, "freejail: terminal:", err)
+			}
+		}()
+		if w, h, err := term.GetSize(fd); err == nil {
+			spec.Rows, spec.Cols = h, w
+		}
+		xio.Resize = resizes(fd)
+	}
+	exit, err := a.client().Exec(ctx, id, spec, xio)
+	if err != nil {
+		return err
+	}
+	return exitOf(exit)
+}
+
+func resizes(fd int) <-chan client.WindowSize {
+	sig, out := make(chan os.Signal, 1), make(chan client.WindowSize)
+	signal.Notify(sig, syscall.SIGWINCH)
+	go func() {
+		for range sig {
+			if w, h, err := term.GetSize(fd); err == nil {
+				out <- client.WindowSize{Rows: h, Cols: w}
+			}
+		}
+	}()
+	return out
+}
+
+func (a *app) stopCmd() *cobra.Command {
+	var sig string
+	var timeout time.Duration
+	c := &cobra.Command{Use: "stop TASK...", Short: "end tasks: a signal, and SIGKILL when the time is over", Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var errs []error
+			for _, id := range args {
+				_, err := a.client().Stop(cmd.Context(), id, client.StopRequest{Signal: sig, Timeout: client.Duration(timeout)})
+				errs = append(errs, err)
+			}
+			return errors.Join(errs...)
+		}}
+	c.Flags().StringVarP(&sig, "signal", "s", "", "default: the image's, else SIGTERM")
+	c.Flags().DurationVarP(&timeout, "timeout", "t", 10*time.Second, "time until SIGKILL")
+	return c
+}
+
+func (a *app) rmCmd() *cobra.Command {
+	var force bool
+	c := &cobra.Command{Use: "rm TASK...", Short: "forget ended tasks", Args: cobra.MinimumNArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
+		var errs []error
+		for _, id := range args {
+			errs = append(errs, a.client().Destroy(cmd.Context(), id, force))
+		}
+		return errors.Join(errs...)
+	}}
+	c.Flags().BoolVarP(&force, "force", "f", false, "kill it if it runs")
+	return c
+}
+
+func (a *app) logsCmd() *cobra.Command {
+	var follow, stderr bool
+	var tail int
+	c := &cobra.Command{Use: "logs TASK", Short: "show what a task wrote", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
+		stream := "stdout"
+		if stderr {
+			stream = "stderr"
+		}
+		return a.client().Logs(cmd.Context(), args[0], stream, follow, tail, a.out)
+	}}
+	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on until the task ends")
+	c.Flags().BoolVar(&stderr, "stderr", false, "standard error instead of output")
+	c.Flags().IntVarP(&tail, "tail", "n", -1, "begin with the last lines")
+	return c
+}
+
+func (a *app) inspectCmd() *cobra.Command {
+	return &cobra.Command{Use: "inspect TASK", Short: "all that the daemon knows of a task, as JSON", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
+		t, err := a.client().Task(cmd.Context(), args[0])
+		if err != nil {
+			return err
+		}
+		a.json = true
+		return a.print(t, nil)
+	}}
+}
+
+func (a *app) eventsCmd() *cobra.Command {
+	var follow bool
+	c := &cobra.Command{Use: "events", Short: "what happened to the tasks of late", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		return a.client().Events(cmd.Context(), 0, follow, func(e client.Event) error {
+			return a.print(e, func(w io.Writer) {
+				fmt.Fprintf(w, "%s  %-20s  %-10s  %s\n", e.At.Format(time.TimeOnly), e.Task, e.Kind, e.Message)
+			})
+		})
+	}}
+	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what happens")
+	return c
+}

@@ -1,0 +1,111 @@
+// Package jail makes jails, runs processes in them, and watches both. FreeBSD's
+// backend is the kernel's own system calls; Linux's imitates a jail by runc, for
+// development.
+package jail
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+)
+
+// Spec is one jail to be made. Its root is mounted already.
+type Spec struct {
+	Name     string
+	Root     string // absolute path on the host
+	Hostname string
+	// Params are jail parameters by their jail(8) names: "allow.raw_sockets":
+	// "true", "sysvshm": "new", "ip4": "inherit", "ip4.addr": "10.0.0.1".
+	Params map[string]string
+	// Meta is kept with the jail by kernels that have room for it.
+	Meta   map[string]string
+	Limits Limits
+	Linux  bool // the image is Linux's
+}
+
+// Limits of a jail; 0 means none.
+type Limits struct {
+	MemoryBytes        int64
+	MemoryReserveBytes int64
+	CPUShares          int64
+	CPUPercent         int // 100 is one core
+	MaxProcs           int64
+	OpenFiles          int64
+	CPUSet             string // "0-2,5"
+}
+
+// Process is a program to run in a jail. Args[0] is looked up in the jail, by
+// PATH of Env where it has no slash. The files may be closed after the start.
+type Process struct {
+	Args                  []string
+	Env                   []string
+	Dir                   string // absolute, in the jail
+	UID, GID              uint32
+	Groups                []uint32
+	Stdin, Stdout, Stderr *os.File
+}
+
+// Exit is how a process ended. Known is false where the system cannot tell.
+type Exit struct {
+	Code, Signal int
+	Known        bool
+	OOM          bool
+	Reason       string
+	At           time.Time
+}
+
+// Info is one jail of the host whose name begins as freejail's do.
+type Info struct {
+	Name string
+	JID  int
+	Root string
+	PID  int // the first process, where the backend knows it
+}
+
+// Usage of a jail.
+type Usage struct {
+	UserTime, SysTime time.Duration
+	RSS, Swap         uint64 // bytes
+	Procs             []ProcUsage
+}
+
+// ProcUsage of one process in a jail.
+type ProcUsage struct {
+	PID               int
+	Command           string
+	UserTime, SysTime time.Duration
+	RSS               uint64
+}
+
+// Config of a Manager.
+type Config struct {
+	StateDir string
+	Runc     string // development hosts: the program; empty means $RUNC_BIN or PATH
+}
+
+// namePrefix is common to all of freejail's jails.
+const namePrefix = "fj-"
+
+var (
+	// ErrNoProgram means that a jail has no such program.
+	ErrNoProgram = errors.New("there is no such program in the image")
+	// ErrNotFound means that there is no such jail.
+	ErrNotFound = errors.New("no such jail")
+)
+
+// Error is a failed operation on a jail, with the kernel's own words.
+type Error struct {
+	Op, Jail, Message string
+	Err               error
+}
+
+func (e *Error) Error() string {
+	s := fmt.Sprintf("%s %s: ", e.Op, e.Jail)
+	if e.Message != "" {
+		s += e.Message + ": "
+	}
+	return s + e.Err.Error()
+}
+
+func (e *Error) Unwrap() error { return e.Err }

@@ -1,0 +1,362 @@
+package jail
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Manager runs containers by runc. It becomes the parent of their processes: as
+// the subreaper it inherits them when runc ends.
+type Manager struct {
+	dir   string
+	runc  string
+	watch *watcher
+
+	mu    sync.Mutex
+	specs map[string]Spec // made, not started
+}
+
+// Open finds runc and makes this process the one that inherits orphans.
+func Open(cfg Config) (*Manager, error) {
+	m := &Manager{dir: filepath.Join(cfg.StateDir, "runc"), runc: cfg.Runc, specs: map[string]Spec{}}
+	if m.runc == "" {
+		m.runc = os.Getenv("RUNC_BIN")
+	}
+	if m.runc == "" {
+		p, err := exec.LookPath("runc")
+		if err != nil {
+			return nil, errors.New("a development host needs runc: install it, or name it in the host configuration (runc = \"/path\")")
+		}
+		m.runc = p
+	}
+	if err := os.MkdirAll(m.path("state"), 0o700); err != nil {
+		return nil, err
+	}
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return nil, fmt.Errorf("become subreaper: %w", err)
+	}
+	var err error
+	m.watch, err = newWatcher(m.oomKilled)
+	return m, err
+}
+
+func (m *Manager) path(elem ...string) string {
+	return filepath.Join(append([]string{m.dir}, elem...)...)
+}
+
+// Features tells what this backend can do.
+func (m *Manager) Features() map[string]string {
+	return map[string]string{"backend": "runc", "racct": "1", "vnet": "0", "linux": "1"}
+}
+
+// Create keeps the spec: runc makes the container with its first process. There
+// are no jail ids here; it returns 0.
+func (m *Manager) Create(_ context.Context, s Spec) (int, error) {
+	if err := os.Mkdir(m.path(s.Name), 0o700); err != nil {
+		return 0, &Error{Op: "create", Jail: s.Name, Err: err}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.specs[s.Name] = s
+	return 0, nil
+}
+
+// Start runs a jail's first process and returns its pid.
+func (m *Manager) Start(ctx context.Context, name string, p Process) (int, error) {
+	m.mu.Lock()
+	s, ok := m.specs[name]
+	delete(m.specs, name)
+	m.mu.Unlock()
+	if !ok {
+		return 0, &Error{Op: "start", Jail: name, Err: ErrNotFound}
+	}
+	b, err := json.Marshal(containerSpec(s, p))
+	if err == nil {
+		err = os.WriteFile(m.path(name, "config.json"), b, 0o600)
+	}
+	if err != nil {
+		return 0, &Error{Op: "start", Jail: name, Err: err}
+	}
+	pidFile := m.path(name, "pid")
+	if err := m.run(ctx, "create", name, &p, "--bundle", m.path(name), "--pid-file", pidFile, name); err != nil {
+		return 0, err
+	}
+	pid, err := readPID(pidFile)
+	if err != nil {
+		return 0, &Error{Op: "start", Jail: name, Err: err}
+	}
+	// Watched before it runs: no exit is missed.
+	if err := m.watch.add(pid, name); err != nil {
+		return 0, &Error{Op: "start", Jail: name, Err: err}
+	}
+	return pid, m.run(ctx, "start", name, nil, name)
+}
+
+// run calls runc. Its log goes to a file of its own, not to the task's stderr.
+func (m *Manager) run(ctx context.Context, op, name string, p *Process, args ...string) error {
+	logFile := m.path(name, op+".log")
+	cmd := exec.CommandContext(ctx, m.runc, append([]string{"--root", m.path("state"), "--log", logFile, "--log-format", "json", op}, args...)...)
+	var out bytes.Buffer
+	if p != nil && p.Stdout != nil {
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = p.Stdin, p.Stdout, p.Stderr
+	} else {
+		cmd.Stdout, cmd.Stderr = &out, &out
+		cmd.WaitDelay = time.Second // a detached process may hold the pipe
+	}
+	err := cmd.Run()
+	if errors.Is(err, exec.ErrWaitDelay) {
+		err = nil
+	}
+	msg := lastLogMessage(logFile)
+	if msg == "" {
+		msg = strings.TrimSpace(out.String())
+	}
+	if rerr := os.Remove(logFile); err == nil && rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
+		return &Error{Op: op, Jail: name, Err: rerr}
+	}
+	switch {
+	case err == nil:
+		return nil
+	case p != nil && (strings.Contains(msg, "executable file not found") || strings.Contains(msg, "exec: ")):
+		return &Error{Op: op, Jail: name, Message: fmt.Sprintf("%q", p.Args[0]), Err: ErrNoProgram}
+	}
+	return &Error{Op: op, Jail: name, Message: msg, Err: err}
+}
+
+func lastLogMessage(file string) string {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return ""
+	}
+	msg := ""
+	for line := range bytes.Lines(b) {
+		var l struct{ Level, Msg string }
+		if json.Unmarshal(line, &l) == nil && l.Level == "error" {
+			msg = l.Msg
+		}
+	}
+	return msg
+}
+
+func readPID(file string) (int, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(strings.TrimSpace(string(b)))
+}
+
+// Exec runs one more process in a jail and returns its pid.
+func (m *Manager) Exec(ctx context.Context, name string, p Process) (int, error) {
+	return m.exec(ctx, name, p, false)
+}
+
+func (m *Manager) exec(ctx context.Context, name string, p Process, tty bool, extra ...string) (int, error) {
+	dir, err := os.MkdirTemp(m.path(name), "exec-")
+	if err != nil {
+		return 0, &Error{Op: "exec", Jail: name, Err: err}
+	}
+	defer os.RemoveAll(dir)
+	b, err := json.Marshal(processSpec(p, nil, tty))
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "process.json"), b, 0o600)
+	}
+	if err != nil {
+		return 0, &Error{Op: "exec", Jail: name, Err: err}
+	}
+	args := append([]string{"--detach", "--process", filepath.Join(dir, "process.json"), "--pid-file", filepath.Join(dir, "pid")}, extra...)
+	if err := m.run(ctx, "exec", name, &p, append(args, name)...); err != nil {
+		return 0, err
+	}
+	pid, err := readPID(filepath.Join(dir, "pid"))
+	if err == nil {
+		err = m.watch.add(pid, "")
+	}
+	if err != nil {
+		return 0, &Error{Op: "exec", Jail: name, Err: err}
+	}
+	return pid, nil
+}
+
+// ExecTTY is Exec with a new terminal, whose master it returns.
+func (m *Manager) ExecTTY(ctx context.Context, name string, p Process) (int, *os.File, error) {
+	dir, err := os.MkdirTemp("", "fj") // a socket's path has room for 107 characters
+	if err != nil {
+		return 0, nil, err
+	}
+	defer os.RemoveAll(dir)
+	sock := filepath.Join(dir, "tty")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: sock, Net: "unix"})
+	if err != nil {
+		return 0, nil, err
+	}
+	defer l.Close()
+	type result struct {
+		f   *os.File
+		err error
+	}
+	got := make(chan result, 1)
+	go func() {
+		f, err := receiveFile(l)
+		got <- result{f, err}
+	}()
+	p.Stdin, p.Stdout, p.Stderr = nil, nil, nil
+	pid, err := m.exec(ctx, name, p, true, "--console-socket", sock)
+	if err != nil {
+		return 0, nil, err
+	}
+	r := <-got
+	return pid, r.f, r.err
+}
+
+func receiveFile(l *net.UnixListener) (*os.File, error) {
+	c, err := l.AcceptUnix()
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	buf, oob := make([]byte, 4096), make([]byte, unix.CmsgSpace(4))
+	_, n, _, _, err := c.ReadMsgUnix(buf, oob)
+	if err != nil {
+		return nil, err
+	}
+	msgs, err := unix.ParseSocketControlMessage(oob[:n])
+	if err != nil || len(msgs) != 1 {
+		return nil, fmt.Errorf("no terminal came: %v", err)
+	}
+	fds, err := unix.ParseUnixRights(&msgs[0])
+	if err != nil || len(fds) != 1 {
+		return nil, fmt.Errorf("no terminal came: %v", err)
+	}
+	unix.CloseOnExec(fds[0])
+	if err := unix.SetNonblock(fds[0], true); err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fds[0]), "tty"), nil
+}
+
+// Wait returns a channel that tells the end of a process once.
+func (m *Manager) Wait(pid int) <-chan Exit { return m.watch.wait(pid) }
+
+// WaitEmpty returns when no process is left: here they end with the first.
+func (m *Manager) WaitEmpty(string) {}
+
+// Removed never tells anything here.
+func (m *Manager) Removed() <-chan string { return nil }
+
+// Adopt watches the first process of a jail that an earlier daemon started.
+func (m *Manager) Adopt(name string, pid int, start string) error {
+	now, err := StartTime(pid)
+	if err != nil {
+		return err
+	}
+	if now != start {
+		return fmt.Errorf("process %d is another one now", pid)
+	}
+	return m.watch.add(pid, name)
+}
+
+// Signal sends a signal to a process; pid 0 means all of the jail, which takes
+// SIGKILL alone.
+func (m *Manager) Signal(name string, pid int, sig syscall.Signal) error {
+	if pid == 0 {
+		init, err := m.initPID(name)
+		if err != nil {
+			return err
+		}
+		pid = init
+	}
+	if !m.watch.has(pid) {
+		return &Error{Op: "signal", Jail: name, Err: unix.ESRCH}
+	}
+	if err := unix.Kill(pid, sig); err != nil {
+		return &Error{Op: "signal", Jail: name, Err: err}
+	}
+	return nil
+}
+
+func (m *Manager) initPID(name string) (int, error) {
+	pid, err := readPID(m.path(name, "pid"))
+	if err != nil {
+		return 0, &Error{Op: "signal", Jail: name, Err: err}
+	}
+	return pid, nil
+}
+
+// Remove kills and removes a jail. No jail is no error.
+func (m *Manager) Remove(ctx context.Context, name string) error {
+	m.mu.Lock()
+	delete(m.specs, name)
+	m.mu.Unlock()
+	if _, err := os.Stat(m.path(name)); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if _, err := os.Stat(m.path("state", name)); err == nil {
+		if err := m.run(ctx, "delete", name, nil, "--force", name); err != nil {
+			return err
+		}
+	}
+	return os.RemoveAll(m.path(name))
+}
+
+// List returns the jails that were not removed, their processes alive or not.
+func (m *Manager) List() ([]Info, error) {
+	entries, err := os.ReadDir(m.dir)
+	if err != nil {
+		return nil, err
+	}
+	var out []Info
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), namePrefix) {
+			continue
+		}
+		i := Info{Name: e.Name(), Root: m.dir}
+		if pid, err := readPID(m.path(e.Name(), "pid")); err == nil {
+			i.PID = pid
+		}
+		out = append(out, i)
+	}
+	return out, nil
+}
+
+// StartTime tells processes apart that had the same pid one after another:
+// field 22 of /proc/PID/stat.
+func StartTime(pid int) (string, error) {
+	f, err := procStat(pid)
+	if err != nil {
+		return "", err
+	}
+	if f[0] == "Z" {
+		return "", fmt.Errorf("process %d has ended", pid)
+	}
+	return f[19], nil
+}
+
+// procStat returns the fields of /proc/PID/stat from the state on, the third.
+func procStat(pid int) ([]string, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return nil, err
+	}
+	_, rest, ok := strings.Cut(string(b[max(0, bytes.LastIndexByte(b, ')')):]), " ")
+	f := strings.Fields(rest)
+	if !ok || len(f) < 22 {
+		return nil, fmt.Errorf("/proc/%d/stat cannot be read", pid)
+	}
+	return f, nil
+}

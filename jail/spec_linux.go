@@ -1,0 +1,89 @@
+package jail
+
+import (
+	"math"
+	"path/filepath"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// baseCaps is what root of a jail may do, as far as Linux can say it.
+var baseCaps = []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID",
+	"CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT"}
+
+func processSpec(p Process, extraCaps []string, tty bool) *specs.Process {
+	caps := append(append([]string{}, baseCaps...), extraCaps...)
+	out := &specs.Process{Terminal: tty, Args: p.Args, Env: p.Env, Cwd: p.Dir, NoNewPrivileges: true,
+		User: specs.User{UID: p.UID, GID: p.GID, AdditionalGids: p.Groups}}
+	out.Capabilities = &specs.LinuxCapabilities{Bounding: caps}
+	if p.UID == 0 {
+		out.Capabilities.Effective, out.Capabilities.Permitted = caps, caps
+	}
+	return out
+}
+
+func containerSpec(s Spec, p Process) *specs.Spec {
+	var caps []string
+	if s.Params["allow.raw_sockets"] == "true" {
+		caps = append(caps, "CAP_NET_RAW")
+	}
+	spaces := []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.UTSNamespace}, {Type: specs.MountNamespace}}
+	if s.Params["sysvshm"] != "inherit" && s.Params["sysvmsg"] != "inherit" && s.Params["sysvsem"] != "inherit" {
+		spaces = append(spaces, specs.LinuxNamespace{Type: specs.IPCNamespace})
+	}
+	c := &specs.Spec{Version: "1.0.2", Hostname: s.Hostname, Root: &specs.Root{Path: s.Root}, Process: processSpec(p, caps, false)}
+	c.Mounts = []specs.Mount{
+		// A bound /dev is left as the caller filled it.
+		{Destination: "/dev", Type: "bind", Source: filepath.Join(s.Root, "dev"), Options: []string{"rbind", "rprivate"}},
+		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
+		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"}},
+		{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=65536k"}},
+	}
+	c.Linux = &specs.Linux{
+		CgroupsPath: "/freejail/" + s.Name, Namespaces: spaces, Resources: resources(s.Limits),
+		MaskedPaths:   []string{"/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/sysrq-trigger", "/sys/firmware"},
+		ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys"},
+	}
+	return c
+}
+
+func resources(l Limits) *specs.LinuxResources {
+	r := &specs.LinuxResources{Devices: deviceRules()}
+	if l.MemoryBytes > 0 || l.MemoryReserveBytes > 0 {
+		r.Memory = &specs.LinuxMemory{}
+		if l.MemoryBytes > 0 {
+			r.Memory.Limit = &l.MemoryBytes
+		}
+		if l.MemoryReserveBytes > 0 {
+			r.Memory.Reservation = &l.MemoryReserveBytes
+		}
+	}
+	r.CPU = &specs.LinuxCPU{Cpus: l.CPUSet}
+	if l.CPUShares > 0 {
+		// The kernel's bounds: Documentation/admin-guide/cgroup-v1.
+		shares := uint64(min(max(l.CPUShares, 2), 262144))
+		r.CPU.Shares = &shares
+	}
+	if l.CPUPercent > 0 {
+		period := uint64(100_000)
+		quota := int64(math.Max(1000, float64(l.CPUPercent)*1000))
+		r.CPU.Period, r.CPU.Quota = &period, &quota
+	}
+	if l.MaxProcs > 0 {
+		r.Pids = &specs.LinuxPids{Limit: l.MaxProcs}
+	}
+	return r
+}
+
+// deviceRules let a jail open the nodes that can lie in its /dev, and no other.
+func deviceRules() []specs.LinuxDeviceCgroup {
+	out := []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}
+	for _, n := range [][2]int64{{1, 3}, {1, 5}, {1, 7}, {1, 8}, {1, 9}, {5, 0}, {5, 2}, {136, -1}} {
+		d := specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: &n[0], Access: "rwm"}
+		if n[1] >= 0 {
+			d.Minor = &n[1]
+		}
+		out = append(out, d)
+	}
+	return out
+}
