@@ -1,0 +1,3 @@
+module github.com/freejail/freejail/tools
+
+go 1.26
