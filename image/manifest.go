@@ -3,14 +3,9 @@
 package image
 
 import (
-	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"path"
-	"regexp"
-	"strings"
+	"reflect"
 	"time"
 )
 
@@ -135,118 +130,22 @@ func (d *Duration) UnmarshalText(b []byte) error {
 	return err
 }
 
-// ParseManifest reads and validates a manifest.
+// ParseManifest reads and validates a manifest. It is strict: an unknown, a
+// misspelt or a repeated field, null and a wrong type are errors. The error
+// names every mistake by its place, such as ports[1].port.
 func ParseManifest(b []byte) (*Manifest, error) {
 	if len(b) > maxManifest {
 		return nil, fmt.Errorf("manifest: %d bytes are over the limit of %d", len(b), maxManifest)
 	}
-	dec := json.NewDecoder(bytes.NewReader(b))
-	dec.DisallowUnknownFields()
-	m := &Manifest{}
-	if err := dec.Decode(m); err != nil {
-		var te *json.UnmarshalTypeError
-		if errors.As(err, &te) {
-			return nil, fmt.Errorf("manifest: %s: want %s, got a JSON %s", te.Field, te.Type, te.Value)
-		}
-		return nil, fmt.Errorf("manifest: %s", strings.TrimPrefix(err.Error(), "json: "))
+	if err := checkShape(b, reflect.TypeFor[Manifest]()); err != nil {
+		return nil, err
 	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("manifest: there is something after its end")
+	m := &Manifest{}
+	if err := json.Unmarshal(b, m); err != nil {
+		return nil, fmt.Errorf("manifest: %w", err)
 	}
 	if err := m.Validate(); err != nil {
 		return nil, err
 	}
 	return m, nil
-}
-
-var (
-	paramName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
-	portName  = regexp.MustCompile(`^[a-z][a-z0-9_-]{0,62}$`)
-)
-
-// Validate names every mistake by its field.
-func (m *Manifest) Validate() error {
-	v := &validator{}
-	v.check(m.SchemaVersion == 1, "schemaVersion", "%d is not a version that is known here: want 1", m.SchemaVersion)
-	v.check(m.Wait == "" || m.Wait == "main" || m.Wait == "all", "wait", "%q is neither main nor all", m.Wait)
-	v.parameters(m.Parameters)
-	v.ports(m.Ports)
-	v.requires(m.Requires)
-	for i, w := range m.Writable {
-		v.path(fmt.Sprintf("writable[%d]", i), w)
-	}
-	names := map[string]bool{}
-	for i, vol := range m.Volumes {
-		f := fmt.Sprintf("volumes[%d]", i)
-		v.check(vol.Name != "" && !names[vol.Name], f+".name", "%q is empty or there twice", vol.Name)
-		names[vol.Name] = true
-		v.path(f+".path", vol.Path)
-	}
-	return errors.Join(v.errs...)
-}
-
-type validator struct{ errs []error }
-
-func (v *validator) check(ok bool, field, format string, args ...any) {
-	if !ok {
-		v.errs = append(v.errs, fmt.Errorf("manifest: %s: "+format, append([]any{field}, args...)...))
-	}
-}
-
-func (v *validator) path(field, p string) {
-	v.check(path.IsAbs(p) && path.Clean(p) == p && p != "/" && !strings.Contains(p, "\x00"), field, "%q is not an absolute, clean path below /", p)
-}
-
-func (v *validator) parameters(list []Parameter) {
-	seen := map[string]bool{}
-	for i, p := range list {
-		f := fmt.Sprintf("parameters[%d]", i)
-		v.check(paramName.MatchString(p.Name), f+".name", "%q is no name of an environment variable", p.Name)
-		v.check(!seen[p.Name], f+".name", "%q is there twice", p.Name)
-		v.check(!strings.HasPrefix(p.Name, "NOMAD_") && !strings.HasPrefix(p.Name, "FREEJAIL_") && p.Name != "PATH", f+".name", "%q is not the image's to define", p.Name)
-		v.check(!p.Required || p.Default == nil, f+".default", "a required parameter has no default")
-		seen[p.Name] = true
-		re, err := regexp.Compile(p.Pattern)
-		v.check(err == nil, f+".pattern", "%v", err)
-		if err == nil && p.Default != nil {
-			v.check(re.MatchString(*p.Default), f+".default", "%q does not match the pattern %s", *p.Default, p.Pattern)
-		}
-	}
-}
-
-func (v *validator) ports(list []Port) {
-	seen := map[string]bool{}
-	for i, p := range list {
-		f := fmt.Sprintf("ports[%d]", i)
-		v.check(portName.MatchString(p.Name), f+".name", "%q: want a lower-case letter, then letters, digits, _ or -", p.Name)
-		v.check(!seen[p.Name], f+".name", "%q is there twice", p.Name)
-		seen[p.Name] = true
-		v.check(p.Port >= 1 && p.Port <= 65535, f+".port", "%d is not within 1 to 65535", p.Port)
-		v.check(p.Protocol == "" || p.Protocol == "tcp" || p.Protocol == "udp", f+".protocol", "%q is neither tcp nor udp", p.Protocol)
-		if p.Service == nil || p.Service.Check == nil {
-			continue
-		}
-		c := p.Service.Check
-		v.check(c.Type == "http" || c.Type == "tcp", f+".service.check.type", "%q is neither http nor tcp", c.Type)
-		v.check(c.Path == "" || c.Type == "http" && strings.HasPrefix(c.Path, "/"), f+".service.check.path", "%q: want a path beginning with /, for type http", c.Path)
-		v.check(p.Protocol != "udp", f+".service.check", "a udp port cannot be checked")
-	}
-}
-
-func (v *validator) requires(r Requires) {
-	for name, mode := range map[string]string{"shm": r.SysVIPC.Shm, "msg": r.SysVIPC.Msg, "sem": r.SysVIPC.Sem} {
-		v.check(mode == "" || mode == "new" || mode == "inherit", "requires.sysvipc."+name, "%q is neither new nor inherit", mode)
-	}
-	for i, d := range r.Devfs {
-		v.check(strings.TrimSpace(d) != "", fmt.Sprintf("requires.devfs[%d]", i), "the rule is empty")
-	}
-	for i, m := range r.Mounts {
-		f := fmt.Sprintf("requires.mounts[%d]", i)
-		v.path(f+".target", m.Target)
-		switch m.Type {
-		case "tmpfs", "procfs", "fdescfs", "linprocfs", "linsysfs":
-		default:
-			v.check(false, f+".type", "%q: an image can ask for tmpfs, procfs, fdescfs, linprocfs and linsysfs", m.Type)
-		}
-	}
 }

@@ -1,0 +1,208 @@
+package image
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+func checkDigest(d digest.Digest) error {
+	if err := d.Validate(); err != nil {
+		return fmt.Errorf("digest %q: %w", d, err)
+	}
+	if d.Algorithm() != digest.SHA256 {
+		return fmt.Errorf("digest %q: only sha256 is taken", d)
+	}
+	return nil
+}
+
+// verifier passes a blob on and ends with an error instead of io.EOF if it was
+// not what its descriptor says.
+type verifier struct {
+	r    io.Reader
+	d    ocispec.Descriptor
+	hash hash.Hash
+	n    int64
+}
+
+func newVerifier(r io.Reader, d ocispec.Descriptor) *verifier {
+	return &verifier{r: r, d: d, hash: sha256.New()}
+}
+
+func (v *verifier) Read(p []byte) (int, error) {
+	n, err := v.r.Read(p)
+	v.n += int64(n)
+	v.hash.Write(p[:n])
+	if v.n > v.d.Size {
+		return 0, fmt.Errorf("blob %s is longer than the %d bytes that its descriptor says", v.d.Digest, v.d.Size)
+	}
+	if !errors.Is(err, io.EOF) {
+		return n, err
+	}
+	if v.n != v.d.Size {
+		return n, fmt.Errorf("blob %s has %d bytes, its descriptor says %d", v.d.Digest, v.n, v.d.Size)
+	}
+	if got := digest.NewDigest(digest.SHA256, v.hash); got != v.d.Digest {
+		return n, fmt.Errorf("blob %s has another content: its digest is %s", v.d.Digest, got)
+	}
+	return n, io.EOF
+}
+
+type ctxReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c ctxReader) Read(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.r.Read(p)
+}
+
+// putBlob stores what r gives if it is what the descriptor says.
+func (s *Store) putBlob(ctx context.Context, r io.Reader, d ocispec.Descriptor) error {
+	if err := checkDigest(d.Digest); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(s.tmpDir(), "blob-")
+	if err != nil {
+		return err
+	}
+	_, err = copyAll(f, newVerifier(ctxReader{ctx, r}, d))
+	return s.keep(f, d.Digest, err)
+}
+
+// keep makes a temporary file the blob of a digest, or after an error removes
+// it. It closes f.
+func (s *Store) keep(f *os.File, d digest.Digest, err error) error {
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), s.blobPath(d))
+	}
+	if err != nil {
+		return errors.Join(full(err), os.Remove(f.Name()))
+	}
+	return nil
+}
+
+// full says what to do about a full disk.
+func full(err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return fmt.Errorf("the image store is full: make room, or remove images that are not needed and run `freejail gc`: %w", err)
+	}
+	return err
+}
+
+// copyAll copies through a large buffer.
+func copyAll(w io.Writer, r io.Reader) (int64, error) {
+	return io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{r}, make([]byte, 1<<18))
+}
+
+// pin keeps blobs from GC, and from a failing import of another image with the
+// same layers, until unpin.
+func (s *Store) pin(list []ocispec.Descriptor) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range list {
+		s.pins[d.Digest]++
+	}
+}
+
+// unpin also deletes those that nothing needs, if the import has failed.
+func (s *Store) unpin(list []ocispec.Descriptor, failed bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range list {
+		if s.pins[d.Digest]--; s.pins[d.Digest] <= 0 {
+			delete(s.pins, d.Digest)
+		}
+	}
+	if !failed {
+		return nil
+	}
+	used, err := s.usedBlobs()
+	if err != nil {
+		return err
+	}
+	for _, d := range list {
+		if checkDigest(d.Digest) != nil || used[d.Digest] {
+			continue // a malformed one was never stored
+		}
+		if rerr := os.Remove(s.blobPath(d.Digest)); !errors.Is(rerr, os.ErrNotExist) {
+			err = errors.Join(err, rerr)
+		}
+	}
+	return err
+}
+
+// usedBlobs are those of the named images, of running imports, and those that
+// Add has stored. The caller holds the lock.
+func (s *Store) usedBlobs() (map[digest.Digest]bool, error) {
+	idx, err := s.readIndex()
+	if err != nil {
+		return nil, err
+	}
+	used := map[digest.Digest]bool{}
+	for _, d := range idx.Manifests {
+		m, err := s.manifestOf(d)
+		if err != nil {
+			return nil, err
+		}
+		used[d.Digest], used[m.Config.Digest] = true, true
+		for _, l := range m.Layers {
+			used[l.Digest] = true
+		}
+	}
+	for d := range s.pins {
+		used[d] = true
+	}
+	for d := range s.added {
+		used[d] = true
+	}
+	return used, nil
+}
+
+// GC deletes the blobs that no image names and returns how many bytes that
+// freed. Imports may run at the same time.
+func (s *Store) GC(ctx context.Context) (int64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	used, err := s.usedBlobs()
+	if err != nil {
+		return 0, err
+	}
+	entries, err := os.ReadDir(s.blobDir())
+	if err != nil {
+		return 0, err
+	}
+	var freed int64
+	for _, e := range entries {
+		if used[digest.NewDigestFromEncoded(digest.SHA256, e.Name())] {
+			continue
+		}
+		fi, err := e.Info()
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err == nil {
+			err = os.Remove(filepath.Join(s.blobDir(), e.Name()))
+		}
+		if err != nil {
+			return freed, err
+		}
+		freed += fi.Size()
+	}
+	return freed, nil
+}

@@ -1,0 +1,116 @@
+package image
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+func (s *Store) manifestOf(d ocispec.Descriptor) (ocispec.Manifest, error) {
+	var m ocispec.Manifest
+	b, err := s.smallBlob(d)
+	if err == nil {
+		err = json.Unmarshal(b, &m)
+	}
+	if err != nil {
+		return m, fmt.Errorf("image manifest %s: %w", d.Digest, err)
+	}
+	return m, nil
+}
+
+// maxSmallBlob bounds manifests and configs, which are held in memory.
+const maxSmallBlob = 8 << 20
+
+func (s *Store) smallBlob(d ocispec.Descriptor) ([]byte, error) {
+	if err := checkDigest(d.Digest); err != nil {
+		return nil, err
+	}
+	if d.Size > maxSmallBlob {
+		return nil, fmt.Errorf("blob %s: %d bytes are over the limit of %d", d.Digest, d.Size, maxSmallBlob)
+	}
+	b, err := os.ReadFile(s.blobPath(d.Digest))
+	if err != nil {
+		return nil, err
+	}
+	if got := digest.FromBytes(b); got != d.Digest {
+		return nil, fmt.Errorf("blob %s has another content: its digest is %s", d.Digest, got)
+	}
+	return b, nil
+}
+
+// load reads an image's manifest and config.
+func (s *Store) load(d ocispec.Descriptor) (*Image, error) {
+	m, err := s.manifestOf(d)
+	if err != nil {
+		return nil, err
+	}
+	b, err := s.smallBlob(m.Config)
+	if err != nil {
+		return nil, fmt.Errorf("image config: %w", err)
+	}
+	var c ocispec.Image
+	if err := json.Unmarshal(b, &c); err != nil {
+		return nil, fmt.Errorf("image config: %w", err)
+	}
+	img, err := describe(c, m.Layers)
+	if err != nil {
+		return nil, err
+	}
+	img.Name, img.Digest = d.Annotations[refName], d.Digest
+	return img, nil
+}
+
+// describe checks that a config and its layers belong together and can be used.
+func describe(c ocispec.Image, layers []ocispec.Descriptor) (*Image, error) {
+	img := &Image{Config: c, Layers: layers, Manifest: &Manifest{SchemaVersion: 1}}
+	diffs := c.RootFS.DiffIDs
+	if len(diffs) != len(layers) {
+		return nil, fmt.Errorf("the image has %d layers, its config names %d", len(layers), len(diffs))
+	}
+	for i, l := range layers {
+		if _, err := decompressorFor(l.MediaType); err != nil {
+			return nil, fmt.Errorf("layer %d: %w", i+1, err)
+		}
+		if err := checkDigest(l.Digest); err != nil {
+			return nil, fmt.Errorf("layer %d: %w", i+1, err)
+		}
+		img.Size += l.Size
+	}
+	var err error
+	if img.ChainID, err = chainID(diffs); err != nil {
+		return nil, err
+	}
+	if c.Created != nil {
+		img.Created = *c.Created
+	}
+	if text, ok := c.Config.Labels[ManifestLabel]; ok {
+		if img.Manifest, err = ParseManifest([]byte(text)); err != nil {
+			return nil, err
+		}
+	}
+	for i := range img.Manifest.Ports {
+		if img.Manifest.Ports[i].Protocol == "" {
+			img.Manifest.Ports[i].Protocol = "tcp"
+		}
+	}
+	return img, nil
+}
+
+// chainID is the OCI image specification's name for layers applied in order.
+func chainID(diffs []digest.Digest) (digest.Digest, error) {
+	chain := digest.FromString("") // an image without layers
+	for i, d := range diffs {
+		if err := checkDigest(d); err != nil {
+			return "", fmt.Errorf("rootfs.diff_ids[%d]: %w", i, err)
+		}
+		if i == 0 {
+			chain = d
+		} else {
+			chain = digest.FromString(chain.String() + " " + d.String())
+		}
+	}
+	return chain, nil
+}
