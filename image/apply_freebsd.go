@@ -3,37 +3,75 @@ package image
 import (
 	"archive/tar"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
-	"path"
 	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// fflags are strtofflags(3)'s names for the flags that travel in archives;
-// values of sys/stat.h.
+// File flags of sys/stat.h.
+const (
+	ufNodump    = 0x1
+	ufImmutable = 0x2
+	ufAppend    = 0x4
+	ufOpaque    = 0x8
+	ufNounlink  = 0x10
+	sfArchived  = 0x10000
+	sfImmutable = 0x20000
+	sfAppend    = 0x40000
+	sfNounlink  = 0x100000
+
+	forbidding = ufImmutable | ufAppend | ufNounlink | sfImmutable | sfAppend | sfNounlink
+)
+
+// fflags are strtofflags(3)'s names. Those that other systems' archives have,
+// or that say nothing about access, are not among them and are passed over.
 var fflags = map[string]int{
-	"nodump": 0x1, "uchg": 0x2, "uimmutable": 0x2, "uappnd": 0x4, "uappend": 0x4, "opaque": 0x8, "uunlnk": 0x10, "uunlink": 0x10,
-	"uarch": 0x800, "arch": 0x10000, "schg": 0x20000, "simmutable": 0x20000, "sappnd": 0x40000, "sappend": 0x40000, "sunlnk": 0x100000, "sunlink": 0x100000,
+	"nodump": ufNodump, "opaque": ufOpaque, "arch": sfArchived, "archived": sfArchived,
+	"uchg": ufImmutable, "uchange": ufImmutable, "uimmutable": ufImmutable,
+	"uappnd": ufAppend, "uappend": ufAppend, "uunlnk": ufNounlink, "uunlink": ufNounlink,
+	"schg": sfImmutable, "schange": sfImmutable, "simmutable": sfImmutable,
+	"sappnd": sfAppend, "sappend": sfAppend, "sunlnk": sfNounlink, "sunlink": sfNounlink,
 }
 
-func setFlags(f *os.File, h *tar.Header) error {
-	text := h.PAXRecords["SCHILY.fflags"]
-	if text == "" {
-		return nil
-	}
+func flagsOf(h *tar.Header) int {
 	flags := 0
-	for name := range strings.SplitSeq(text, ",") {
-		v, ok := fflags[name]
-		if !ok {
-			return fmt.Errorf("the file flag %q is not known", name)
-		}
-		flags |= v
+	for name := range strings.SplitSeq(h.PAXRecords["SCHILY.fflags"], ",") {
+		flags |= fflags[name]
 	}
-	err := syscall.Fchflags(int(f.Fd()), flags)
+	return flags
+}
+
+func currentFlags(fi fs.FileInfo) int {
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0
+	}
+	return int(st.Flags)
+}
+
+func frozen(fi fs.FileInfo) bool { return currentFlags(fi)&forbidding != 0 }
+
+// melt takes the flags that forbid a change off a file, and returns what it had.
+func melt(f *os.File, fi fs.FileInfo) (old int, err error) {
+	if !frozen(fi) {
+		return 0, nil
+	}
+	old = currentFlags(fi)
+	return old, chflags(f, old&^forbidding)
+}
+
+func chflags(f *os.File, flags int) error {
+	if err := syscall.Fchflags(int(f.Fd()), flags); err != nil {
+		return &fs.PathError{Op: "chflags", Path: f.Name(), Err: err}
+	}
+	return nil
+}
+
+func setFlags(f *os.File, flags int) error {
+	err := chflags(f, flags)
 	if errors.Is(err, unix.EOPNOTSUPP) {
 		return nil // the file system has no such flags
 	}
@@ -42,18 +80,26 @@ func setFlags(f *os.File, h *tar.Header) error {
 
 // removeAll clears the flags that forbid it.
 func removeAll(root *os.Root, name string) error {
-	if err := root.RemoveAll(name); err == nil {
+	first := root.RemoveAll(name)
+	if first == nil {
 		return nil
 	}
-	err := fs.WalkDir(root.FS(), path.Clean(name), func(p string, e fs.DirEntry, err error) error {
+	err := fs.WalkDir(root.FS(), name, func(p string, e fs.DirEntry, err error) error {
 		if err != nil || !e.Type().IsRegular() && !e.IsDir() {
 			return err
 		}
-		f, err := root.Open(p)
+		f, err := root.OpenFile(p, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 		if err != nil {
 			return err
 		}
-		return errors.Join(syscall.Fchflags(int(f.Fd()), 0), f.Close())
+		fi, err := f.Stat()
+		if err == nil {
+			_, err = melt(f, fi)
+		}
+		return errors.Join(err, f.Close())
 	})
-	return errors.Join(err, root.RemoveAll(name))
+	if err != nil {
+		return errors.Join(first, err)
+	}
+	return root.RemoveAll(name)
 }

@@ -100,7 +100,7 @@ func (s *Store) keep(f *os.File, d digest.Digest, err error) error {
 // full says what to do about a full disk.
 func full(err error) error {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		return fmt.Errorf("the image store is full: make room, or remove images that are not needed and run `freejail gc`: %w", err)
+		return fmt.Errorf("no room is left: make some, or remove images that are not needed and run `freejail gc`: %w", err)
 	}
 	return err
 }

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -46,9 +48,9 @@ func ResolveUser(root, spec string) (Creds, error) {
 	}
 	if !hasGroup {
 		for _, g := range groups {
-			gid, err := strconv.ParseUint(g[2], 10, 32)
+			gid, err := number(g[2])
 			if err == nil && len(g) > 3 && c.Name != "" && slices.Contains(strings.Split(g[3], ","), c.Name) {
-				c.Groups = append(c.Groups, uint32(gid))
+				c.Groups = append(c.Groups, gid)
 			}
 		}
 		return c, nil
@@ -59,11 +61,9 @@ func ResolveUser(root, spec string) (Creds, error) {
 			break
 		}
 	}
-	gid, err := strconv.ParseUint(group, 10, 32)
-	if err != nil {
+	if c.GID, err = number(group); err != nil {
 		return Creds{}, fmt.Errorf("the image's /etc/group has no group %q", group)
 	}
-	c.GID = uint32(gid)
 	return c, nil
 }
 
@@ -72,45 +72,86 @@ func lookUser(r *os.Root, user string) (Creds, error) {
 	if err != nil {
 		return Creds{}, err
 	}
-	for _, u := range users {
-		if u[0] != user && u[2] != user {
-			continue
-		}
-		uid, err1 := strconv.ParseUint(u[2], 10, 32)
-		gid, err2 := strconv.ParseUint(u[3], 10, 32)
+	i := slices.IndexFunc(users, func(u []string) bool { return u[0] == user })
+	if i < 0 { // a name goes before a number that looks the same
+		i = slices.IndexFunc(users, func(u []string) bool { return u[2] == user })
+	}
+	if i >= 0 {
+		u := users[i]
+		uid, err1 := number(u[2])
+		gid, err2 := number(u[3])
 		if err := errors.Join(err1, err2); err != nil {
 			return Creds{}, fmt.Errorf("the image's /etc/passwd: user %q: %w", user, err)
 		}
-		c := Creds{Name: u[0], UID: uint32(uid), GID: uint32(gid)}
+		c := Creds{Name: u[0], UID: uid, GID: gid}
 		if len(u) > 5 {
 			c.Home = u[5]
 		}
 		return c, nil
 	}
-	uid, err := strconv.ParseUint(user, 10, 32)
+	uid, err := number(user)
 	if err != nil {
 		return Creds{}, fmt.Errorf("the image's /etc/passwd has no user %q", user)
 	}
-	return Creds{UID: uint32(uid), GID: uint32(uid)}, nil
+	return Creds{UID: uid, GID: uid}, nil
+}
+
+// number reads a user or group number. The last one means "leave as it is" to
+// the system calls that set it, so a process would stay root.
+func number(s string) (uint32, error) {
+	n, err := strconv.ParseUint(s, 10, 32)
+	if err == nil && n == math.MaxUint32 {
+		err = fmt.Errorf("%s is no valid number of a user or group", s)
+	}
+	return uint32(n), err
 }
 
 // table reads a file of lines with fields between colons; a missing one is
 // empty, lines with fewer fields are passed over.
-func table(r *os.Root, name string, fields int) ([][]string, error) {
-	f, err := r.Open(name)
+func table(r *os.Root, name string, fields int) (out [][]string, err error) {
+	f, size, err := openFollowing(r, name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
+	}
+	if err == nil && size > maxPasswd {
+		err = errors.Join(fmt.Errorf("%d bytes are over the limit of %d", size, maxPasswd), f.Close())
 	}
 	if err != nil {
 		return nil, fmt.Errorf("the image's /%s: %w", name, err)
 	}
-	defer f.Close()
-	var out [][]string
+	defer func() { err = errors.Join(err, f.Close()) }()
 	sc := bufio.NewScanner(io.LimitReader(f, maxPasswd))
+	sc.Buffer(nil, maxPasswd)
 	for sc.Scan() {
 		if p := strings.Split(sc.Text(), ":"); len(p) >= fields && !strings.HasPrefix(p[0], "#") {
 			out = append(out, p)
 		}
 	}
-	return out, sc.Err()
+	if err := sc.Err(); err != nil {
+		return nil, fmt.Errorf("the image's /%s: %w", name, err)
+	}
+	return out, nil
+}
+
+// openFollowing opens a file as a process with that root would: absolute links
+// mean the root, and none leads out of it.
+func openFollowing(r *os.Root, name string) (*os.File, int64, error) {
+	t := newTree(r, nil)
+	for range maxLinks {
+		at, fi, err := t.lookup(name)
+		if err != nil {
+			return nil, 0, err
+		}
+		if fi.Mode()&fs.ModeSymlink == 0 {
+			return openRegular(r, at)
+		}
+		to, err := r.Readlink(at)
+		if err != nil {
+			return nil, 0, err
+		}
+		if name = to; !path.IsAbs(to) {
+			name = path.Dir(at) + "/" + to // not cleaned: a link may stand before a ..
+		}
+	}
+	return nil, 0, errors.New("too many symbolic links")
 }
