@@ -57,11 +57,6 @@ func special(kind byte, name string) item {
 
 func (i item) mode(m int64) item { i.Mode = m; return i }
 
-func (i item) pax(key, value string) item {
-	i.PAXRecords, i.Format = map[string]string{key: value}, tar.FormatPAX
-	return i
-}
-
 func layerOf(t testing.TB, items ...item) []byte {
 	t.Helper()
 	var b bytes.Buffer

@@ -1,0 +1,172 @@
+package image
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// Every case tries to reach a file beside the root. Whether it is refused or
+// kept inside, that file and all around it must be as it was.
+func TestLayersCannotLeaveTheRoot(t *testing.T) {
+	// HOST stands for the directory in which the victim is.
+	long := strings.Repeat("d/", 3000)
+	cases := []struct {
+		name   string
+		layers [][]item
+		want   string // part of the error; empty: it is taken, and kept inside
+		inside string // then this is there, under the root
+	}{
+		{"dot dot", [][]item{{file("../victim", "x")}}, "leads out", ""},
+		{"dot dot in the middle", [][]item{{file("a/../../victim", "x")}}, "leads out", ""},
+		{"dot dot at the end", [][]item{{dir("a/..")}}, "leads out", ""},
+		{"dot dot as a directory", [][]item{{dir("..")}}, "leads out", ""},
+		{"absolute name", [][]item{{file("HOST/victim", "x")}}, "", "HOST/victim"},
+		{"relative link, then through it", [][]item{{symlink("l", "../"), file("l/victim", "x")}}, "", "victim"},
+		{"absolute link, then through it", [][]item{{symlink("l", "HOST"), file("l/victim", "x")}}, "", "HOST/victim"},
+		{"link of a lower layer", [][]item{{symlink("l", "HOST")}, {file("l/victim", "x")}}, "", "HOST/victim"},
+		{"many links", [][]item{{symlink("a", "b/.."), symlink("b", "../.."), file("a/a/../victim", "x")}}, "leads out", ""},
+		{"link to a link", [][]item{{symlink("b", "../../.."), symlink("a", "b"), file("a/victim", "x")}}, "", "victim"},
+		{"deep link upwards", [][]item{{dir("x/y"), symlink("x/y/l", "../../../../.."), file("x/y/l/victim", "x")}}, "", "victim"},
+		{"file over a link", [][]item{{symlink("f", "HOST/victim")}, {file("f", "x")}}, "", "f"},
+		{"file over a link in one layer", [][]item{{symlink("f", "HOST/victim"), file("f", "x")}}, "", "f"},
+		{"directory over a link", [][]item{{symlink("d", "HOST")}, {dir("d").mode(0o777), file("d/new", "x")}}, "", "d/new"},
+		{"links in a circle", [][]item{{symlink("a", "b"), symlink("b", "a"), file("a/f", "x")}}, "too many symbolic links", ""},
+		{"hard link upwards", [][]item{{hardlink("h", "../victim"), file("h", "x")}}, "leads out", ""},
+		{"hard link to an absolute name", [][]item{{hardlink("h", "HOST/victim")}}, "no such file", ""},
+		{"hard link through a link", [][]item{{symlink("l", "HOST"), hardlink("h", "l/victim")}}, "no such file", ""},
+		{"hard link to a link, then written", [][]item{{symlink("l", "HOST/victim"), hardlink("h", "l"), file("h", "x")}}, "", "h"},
+		{"hard link to a link, changed later", [][]item{{symlink("l", "HOST/victim"), hardlink("h", "l")}, {file("l", "x")}}, "", "l"},
+		{"hard link to a directory", [][]item{{dir("d"), hardlink("h", "d")}}, "no file", ""},
+		{"hard link to the root", [][]item{{hardlink("h", "/")}}, "no file", ""},
+		{"hard link to itself", [][]item{{file("f", "x"), hardlink("f", "f")}}, "itself", ""},
+		{"hard link at a place behind a link", [][]item{{file("f", "x"), symlink("l", "HOST"), hardlink("l/victim", "f")}}, "", "HOST/victim"},
+		{"whiteout of dot dot", [][]item{{file(".wh...", "")}}, "no whiteout", ""},
+		{"whiteout of dot", [][]item{{file(".wh..", "")}}, "no whiteout", ""},
+		{"whiteout of nothing", [][]item{{file(".wh.", "")}}, "no whiteout", ""},
+		{"whiteout of a whiteout", [][]item{{file(".wh..wh.x", "")}}, "no whiteout", ""},
+		{"whiteout of dot dot, deeper", [][]item{{dir("d"), file("d/.wh...", "")}}, "no whiteout", ""},
+		{"whiteout behind a link", [][]item{{symlink("l", "HOST")}, {file("l/.wh.victim", "")}}, "", ""},
+		{"whiteout behind a relative link", [][]item{{symlink("l", "..")}, {file("l/.wh.victim", "")}}, "", ""},
+		{"whiteout of a link", [][]item{{symlink("l", "HOST/victim")}, {file(".wh.l", "")}}, "", ""},
+		{"whiteout of a link to a directory", [][]item{{symlink("l", "HOST")}, {file(".wh.l", "")}}, "", ""},
+		{"whiteout of a directory with a link in it", [][]item{{dir("d"), symlink("d/l", "HOST")}, {file(".wh.d", "")}}, "", ""},
+		{"opaque behind a link", [][]item{{symlink("l", "HOST")}, {file("l/.wh..wh..opq", "")}}, "", ""},
+		{"opaque directory with a link in it", [][]item{{dir("d"), symlink("d/l", "HOST")}, {dir("d"), file("d/.wh..wh..opq", "")}}, "", "d"},
+		{"a directory named like a whiteout", [][]item{{file(".wh.d/f", "x")}}, "cannot be a directory", ""},
+		{"directory replaced by a link before the end", [][]item{{dir("d").mode(0o700), file(".wh.d", ""), symlink("d", "HOST")}}, "", ""},
+		{"lower directory replaced by a link", [][]item{{dir("d/e").mode(0o711)}, {dir("d/e").mode(0o700), symlink("d", "HOST")}}, "", ""},
+		{"a name of dots", [][]item{{file("d/./.", "x")}}, "", "d"},
+		{"the root itself as a file", [][]item{{file(".", "x")}}, "only be a directory", ""},
+		{"the root as a link", [][]item{{symlink("/", "HOST")}}, "only be a directory", ""},
+		{"the root removed", [][]item{{hardlink(".", "x")}}, "only be a directory", ""},
+		{"a file as a directory", [][]item{{file("f", "x"), file("f/g", "x")}}, "not a directory", ""},
+		{"too deep", [][]item{{file(long[:600]+"f", "x")}}, "deep", ""},
+		{"too long", [][]item{{file(long+"f", "x")}}, "longer than", ""},
+		{"character device", [][]item{{special(tar.TypeChar, "dev/mem")}}, "device nodes", ""},
+		{"block device", [][]item{{special(tar.TypeBlock, "dev/sda")}}, "device nodes", ""},
+		{"FIFO", [][]item{{special(tar.TypeFifo, "etc/passwd")}}, "device nodes and FIFOs", ""},
+		{"owner that means no change", [][]item{{item{Header: tar.Header{Typeflag: tar.TypeReg, Name: "f", Uid: 1<<32 - 1, Mode: 0o4755, Format: tar.FormatPAX}}}}, "owner", ""},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			host := t.TempDir()
+			root := filepath.Join(host, "root")
+			for p, text := range map[string]string{"victim": "untouched", "other/file": "untouched"} {
+				p = filepath.Join(host, p)
+				if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(p, []byte(text), 0o640); err != nil {
+					t.Fatal(err)
+				}
+			}
+			before := listing(t, host)
+			if err := os.Mkdir(root, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			err := unpackCase(t, c.layers, host, root)
+			if c.want != "" {
+				wantError(t, err, c.want, "layer ", "entry ")
+			} else if err != nil {
+				t.Errorf("refused: %v", err)
+			}
+			if c.inside != "" && err == nil {
+				p := filepath.Join(root, strings.ReplaceAll(c.inside, "HOST", host))
+				if _, err := os.Lstat(p); err != nil {
+					t.Error(err)
+				}
+			}
+			if err := os.RemoveAll(root); err != nil {
+				t.Fatalf("the tree cannot be removed: %v", err)
+			}
+			sameListing(t, "the host", listing(t, host), before)
+		})
+	}
+}
+
+func unpackCase(t *testing.T, layers [][]item, host, root string) error {
+	t.Helper()
+	var tars [][]byte
+	for _, items := range layers {
+		for i := range items {
+			items[i].Name = strings.ReplaceAll(items[i].Name, "HOST", host)
+			items[i].Linkname = strings.ReplaceAll(items[i].Linkname, "HOST", host)
+		}
+		tars = append(tars, layerOf(t, items...))
+	}
+	s := newStore(t, Limits{})
+	return s.Unpack(context.Background(), putLayers(t, s, "test", tars...), root, nil)
+}
+
+// The archive that images come in is hostile as well.
+func TestArchiveCannotLeaveTheStore(t *testing.T) {
+	for name, extra := range map[string]item{
+		"dot dot":              file("../victim", "x"),
+		"dot dot in a blob":    file("blobs/sha256/../../../../victim", "x"),
+		"link for the blobs":   symlink("blobs", ".."),
+		"link for the index":   symlink("index.json", "../../victim"),
+		"hard link":            hardlink("victim", "../../victim"),
+		"blob with a bad name": file("blobs/sha256/victim", "x"),
+		"other algorithm":      file("blobs/md5/d41d8cd98f00b204e9800998ecf8427e", ""),
+		"device":               special(tar.TypeChar, "blobs/sha256/"+strings.Repeat("0", 64)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			host := t.TempDir()
+			s, err := OpenStore(filepath.Join(host, "a", "store"), Limits{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, victim := range []string{"victim", "a/victim", "a/store/victim", "a/store/tmp/victim"} {
+				if err := os.WriteFile(filepath.Join(host, victim), []byte("untouched"), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			good := newLayout(layerOf(t, file("f", "x"))).seal(t).tar(t)
+			bad := bytes.TrimRight(layerOf(t, extra), "\x00") // without its end
+			bad = append(bad, make([]byte, (512-len(bad)%512)%512)...)
+			img, err := s.Import(context.Background(), writeTemp(t, append(bad, good...)), "", nil)
+			if err != nil {
+				t.Fatalf("what is no part of a layout is to be passed over: %v", err)
+			}
+			want := map[string]string{}
+			for name, text := range listing(t, host) {
+				if !strings.HasPrefix(name, "a/store/blobs/sha256/") {
+					want[name] = text
+				}
+			}
+			for _, victim := range []string{"victim", "a/victim", "a/store/victim", "a/store/tmp/victim"} {
+				if !strings.HasSuffix(want[victim], "untouched") {
+					t.Errorf("%s has become %q", victim, want[victim])
+				}
+			}
+			if len(want) != 12 || img.Name != "test:1.0" {
+				t.Errorf("there is more than expected: %v", want)
+			}
+		})
+	}
+}

@@ -1,0 +1,118 @@
+package image
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+func rootWith(t *testing.T, files map[string]string) string {
+	t.Helper()
+	root := t.TempDir()
+	for name, text := range files {
+		p := filepath.Join(root, name)
+		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if to, ok := strings.CutPrefix(text, "->"); ok {
+			if err := os.Symlink(to, p); err != nil {
+				t.Fatal(err)
+			}
+		} else if err := os.WriteFile(p, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return root
+}
+
+const passwd = "# comment\nroot:*:0:0:Charlie &:/root:/bin/sh\nwww:*:80:80:Web:/nonexistent:/usr/sbin/nologin\n80x:*:5:5::/x:/x\n" +
+	"1001:*:7:7::/seven:/x\nbroken\nminus:*:4294967295:1::/:/x\ngroupless:*:9:x::/:/x\n"
+const group = "wheel:*:0:root\nwww:*:80:\nstaff:*:20:root,www\nweb:*:8080:www\nminus:*:4294967295:www\nfew\n"
+
+func TestResolveUser(t *testing.T) {
+	root := rootWith(t, map[string]string{"etc/passwd": passwd, "etc/group": group})
+	for spec, want := range map[string]Creds{
+		"":          {Name: "root", Home: "/root", Groups: []uint32{20, 0}},
+		"root":      {Name: "root", Home: "/root", Groups: []uint32{0, 20}},
+		"www":       {Name: "www", Home: "/nonexistent", UID: 80, GID: 80, Groups: []uint32{20, 8080}},
+		"80":        {Name: "www", Home: "/nonexistent", UID: 80, GID: 80, Groups: []uint32{20, 8080}},
+		"www:staff": {Name: "www", Home: "/nonexistent", UID: 80, GID: 20},
+		"www:20":    {Name: "www", Home: "/nonexistent", UID: 80, GID: 20},
+		"www:12345": {Name: "www", Home: "/nonexistent", UID: 80, GID: 12345},
+		"1001":      {Name: "1001", Home: "/seven", UID: 7, GID: 7}, // a name goes first
+		"4242":      {UID: 4242, GID: 4242},
+		"4242:web":  {UID: 4242, GID: 8080},
+	} {
+		got, err := ResolveUser(root, spec)
+		if spec == "" {
+			want.Groups = []uint32{0, 20}
+		}
+		if err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%q gives %+v, %v; want %+v", spec, got, err, want)
+		}
+	}
+	for spec, want := range map[string]string{"nobody": `no user "nobody"`, "www:nogroup": `no group "nogroup"`, "-1": "no user", "4294967295": "no valid number",
+		"4294967296": "no user", "minus": `user "minus"`, "groupless": `user "groupless"`, "www:4294967295": "no group", "www:minus": "no group", "broken": "no user", "www:": "no group", ":www": "no user"} {
+		got, err := ResolveUser(root, spec)
+		if err == nil {
+			t.Errorf("%q is taken as %+v", spec, got)
+			continue
+		}
+		wantError(t, err, want)
+	}
+}
+
+func TestResolveUserWithoutFiles(t *testing.T) {
+	root := t.TempDir()
+	for spec, want := range map[string]Creds{"": {}, "0:0": {}, "5:6": {UID: 5, GID: 6}} {
+		if got, err := ResolveUser(root, spec); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%q gives %+v, %v", spec, got, err)
+		}
+	}
+	_, err := ResolveUser(root, "www")
+	wantError(t, err, "no user")
+}
+
+// What a jail has made of its own files must neither show the host's nor make
+// us wait.
+func TestResolveUserInAHostileRoot(t *testing.T) {
+	host := rootWith(t, map[string]string{"passwd": "evil:*:666:666::/:/x\n"})
+	inside := map[string]string{"real/passwd": passwd, "real/group": group}
+	for name, c := range map[string]struct{ link, want string }{
+		"relative":        {"../real/passwd", ""},
+		"absolute":        {"/real/passwd", ""},
+		"many":            {"../real/../etc/../real/passwd", ""},
+		"host's":          {filepath.Join(host, "passwd"), "no user"}, // not there in this root
+		"upwards":         {"../../../../../../../../../.." + host + "/passwd", "no user"},
+		"to a directory":  {"../real", "not a regular file"},
+		"to itself":       {"passwd", "too many symbolic links"},
+		"to what is over": {"..", "etc/passwd"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			files := map[string]string{"etc/passwd": "->" + c.link}
+			for k, v := range inside {
+				files[k] = v
+			}
+			got, err := ResolveUser(rootWith(t, files), "www")
+			if c.want != "" {
+				wantError(t, err, c.want)
+			} else if err != nil || got.UID != 80 {
+				t.Errorf("got %+v, %v", got, err)
+			}
+			if got, err := ResolveUser(rootWith(t, files), "evil"); err == nil {
+				t.Errorf("the host's file is read: %+v", got)
+			}
+		})
+	}
+	root := rootWith(t, map[string]string{"etc/group": ""})
+	if err := syscall.Mkfifo(filepath.Join(root, "etc/passwd"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := ResolveUser(root, "www")
+	wantError(t, err, "not a regular file")
+	_, err = ResolveUser(rootWith(t, map[string]string{"etc/passwd": strings.Repeat("x", maxPasswd+1)}), "www")
+	wantError(t, err, "limit")
+}
