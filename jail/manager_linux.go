@@ -251,7 +251,7 @@ func receiveFile(l *net.UnixListener) (*os.File, error) {
 }
 
 // Wait returns a channel that tells the end of a process once.
-func (m *Manager) Wait(pid int) <-chan Exit { return m.watch.wait(pid) }
+func (m *Manager) Wait(pid int) <-chan Exit { return m.watch.procs.wait(pid) }
 
 // WaitEmpty returns when no process is left: here they end with the first.
 func (m *Manager) WaitEmpty(string) {}
@@ -261,11 +261,12 @@ func (m *Manager) Removed() <-chan string { return nil }
 
 // Adopt watches the first process of a jail that an earlier daemon started.
 func (m *Manager) Adopt(name string, pid int, start string) error {
-	now, err := StartTime(pid)
+	// A child that ended during an upgrade in place still has its exit code.
+	f, err := procStat(pid)
 	if err != nil {
-		return err
+		return fmt.Errorf("process %d has ended", pid)
 	}
-	if now != start {
+	if f[19] != start {
 		return fmt.Errorf("process %d is another one now", pid)
 	}
 	return m.watch.add(pid, name)
@@ -281,7 +282,7 @@ func (m *Manager) Signal(name string, pid int, sig syscall.Signal) error {
 		}
 		pid = init
 	}
-	if !m.watch.has(pid) {
+	if _, ok := m.watch.procs.get(pid); !ok {
 		return &Error{Op: "signal", Jail: name, Err: unix.ESRCH}
 	}
 	if err := unix.Kill(pid, sig); err != nil {

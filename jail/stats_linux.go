@@ -62,7 +62,7 @@ func (m *Manager) Stats() (map[string]Usage, error) {
 	}
 	out := map[string]Usage{}
 	for _, i := range list {
-		if m.watch.has(i.PID) {
+		if _, ok := m.watch.procs.get(i.PID); ok {
 			out[i.Name] = sampleJail(i.Name)
 		}
 	}

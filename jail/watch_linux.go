@@ -15,17 +15,10 @@ import (
 type watcher struct {
 	epoll int
 	oom   func(jail string) bool
+	procs procs
 
-	mu    sync.Mutex
-	procs map[int]*watched // by pid
-	byFD  map[int32]int
-}
-
-type watched struct {
-	pidfd int
-	jail  string // of a first process
-	exit  chan Exit
-	done  bool
+	mu   sync.Mutex
+	byFD map[int32]int // pids
 }
 
 func newWatcher(oom func(string) bool) (*watcher, error) {
@@ -33,11 +26,12 @@ func newWatcher(oom func(string) bool) (*watcher, error) {
 	if err != nil {
 		return nil, fmt.Errorf("epoll: %w", err)
 	}
-	w := &watcher{epoll: fd, oom: oom, procs: map[int]*watched{}, byFD: map[int32]int{}}
+	w := &watcher{epoll: fd, oom: oom, byFD: map[int32]int{}}
 	go w.run()
 	return w, nil
 }
 
+// add watches a process; jail is named for its first process alone.
 func (w *watcher) add(pid int, jail string) error {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
@@ -45,33 +39,9 @@ func (w *watcher) add(pid int, jail string) error {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.procs[pid] = &watched{pidfd: fd, jail: jail, exit: make(chan Exit, 1)}
+	w.procs.add(pid, proc{jail: jail, handle: fd})
 	w.byFD[int32(fd)] = pid
 	return unix.EpollCtl(w.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)})
-}
-
-func (w *watcher) has(pid int) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	p, ok := w.procs[pid]
-	return ok && !p.done
-}
-
-// wait hands the one channel of a process out; it is forgotten when its end
-// has been told.
-func (w *watcher) wait(pid int) <-chan Exit {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	p, ok := w.procs[pid]
-	if !ok {
-		c := make(chan Exit, 1)
-		c <- Exit{Reason: fmt.Sprintf("process %d is not known", pid), At: time.Now()}
-		return c
-	}
-	if p.done {
-		delete(w.procs, pid)
-	}
-	return p.exit
 }
 
 func (w *watcher) run() {
@@ -93,7 +63,6 @@ func (w *watcher) run() {
 func (w *watcher) ended(fd int32) {
 	w.mu.Lock()
 	pid := w.byFD[fd]
-	p := w.procs[pid]
 	delete(w.byFD, fd)
 	w.mu.Unlock()
 	// Only off the list can the descriptor's number come again.
@@ -103,36 +72,28 @@ func (w *watcher) ended(fd int32) {
 	var ws unix.WaitStatus
 	got, err := unix.Wait4(pid, &ws, unix.WNOHANG, nil)
 	if err == nil && got == pid {
-		w.tell(pid, p, status(syscall.WaitStatus(ws), true))
+		w.tell(pid, exitOf(syscall.WaitStatus(ws)))
 		return
 	}
 	go func() { // no child of ours: its parent reaps it in a moment
-		ws, ok := exitInfo(p.pidfd)
-		w.tell(pid, p, status(ws, ok))
+		if ws, ok := exitInfo(int(fd)); ok {
+			w.tell(pid, exitOf(ws))
+		} else {
+			w.tell(pid, Exit{At: time.Now()})
+		}
 	}()
 }
 
-func status(ws syscall.WaitStatus, known bool) Exit {
-	e := Exit{Known: known, At: time.Now()}
-	switch {
-	case !known:
-	case ws.Signaled():
-		e.Signal, e.Code = int(ws.Signal()), 128+int(ws.Signal())
-	default:
-		e.Code = ws.ExitStatus()
+func (w *watcher) tell(pid int, e Exit) {
+	p, ok := w.procs.get(pid)
+	if !ok {
+		return
 	}
-	return e
-}
-
-func (w *watcher) tell(pid int, p *watched, e Exit) {
-	unix.Close(p.pidfd)
+	unix.Close(p.handle)
 	if p.jail != "" && (e.Signal == int(unix.SIGKILL) || e.Code == 137) {
 		e.OOM = w.oom(p.jail)
 	}
-	w.mu.Lock()
-	p.done = true
-	w.mu.Unlock()
-	p.exit <- e
+	w.procs.tell(pid, e)
 }
 
 // pidfdInfo is struct pidfd_info of linux/pidfd.h, its first version.

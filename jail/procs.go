@@ -1,0 +1,102 @@
+package jail
+
+import (
+	"fmt"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// procs are the processes that a manager watches. A process is forgotten when
+// its end has been asked for and told.
+type procs struct {
+	mu sync.Mutex
+	m  map[int]*proc // by pid
+}
+
+type proc struct {
+	jail    string
+	handle  int  // the backend's, a descriptor
+	killed  bool // by us
+	exit    *Exit
+	waiters []chan Exit
+}
+
+func (t *procs) add(pid int, p proc) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.m == nil {
+		t.m = map[int]*proc{}
+	}
+	t.m[pid] = &p
+}
+
+func (t *procs) forget(pid int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.m, pid)
+}
+
+// get returns a process that has not ended.
+func (t *procs) get(pid int) (proc, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p, ok := t.m[pid]
+	if !ok || p.exit != nil {
+		return proc{}, false
+	}
+	return *p, true
+}
+
+func (t *procs) markKilled(pid int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if p, ok := t.m[pid]; ok {
+		p.killed = true
+	}
+}
+
+// tell hands the end of a process to all who wait for it.
+func (t *procs) tell(pid int, e Exit) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p, ok := t.m[pid]
+	if !ok || p.exit != nil {
+		return
+	}
+	p.exit = &e
+	for _, c := range p.waiters {
+		c <- e // each has room for its one value
+	}
+	if len(p.waiters) > 0 {
+		delete(t.m, pid)
+	}
+}
+
+func (t *procs) wait(pid int) <-chan Exit {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	c := make(chan Exit, 1)
+	p, ok := t.m[pid]
+	switch {
+	case !ok:
+		c <- Exit{Reason: fmt.Sprintf("process %d is not known", pid), At: time.Now()}
+	case p.exit != nil:
+		c <- *p.exit
+		delete(t.m, pid)
+	default:
+		p.waiters = append(p.waiters, c)
+	}
+	return c
+}
+
+// exitOf translates a wait status.
+func exitOf(ws syscall.WaitStatus) Exit {
+	e := Exit{Known: true, At: time.Now()}
+	if ws.Signaled() {
+		e.Signal, e.Code = int(ws.Signal()), 128+int(ws.Signal())
+	} else {
+		e.Code = ws.ExitStatus()
+	}
+	return e
+}
