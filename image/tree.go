@@ -28,7 +28,7 @@ type tree struct {
 }
 
 type dirState struct {
-	own          bool // from the layer; otherwise as it was before
+	setMode      bool
 	mode         fs.FileMode
 	atime, mtime time.Time
 }
@@ -91,6 +91,12 @@ func (t *tree) touch(f *folder) error {
 		return err
 	}
 	t.dirs[f.path] = dirState{mtime: fi.ModTime()}
+	if m := fi.Mode(); !t.asRoot && m&0o300 != 0o300 {
+		t.dirs[f.path] = dirState{setMode: true, mode: m, mtime: fi.ModTime()}
+		if err := f.root.Chmod(".", m|0o300); err != nil {
+			return err
+		}
+	}
 	old, err := melt(f.dir, fi)
 	if old != 0 {
 		t.flags[f.path] = old
@@ -170,7 +176,7 @@ func (t *tree) mode(h *tar.Header) fs.FileMode {
 }
 
 func (t *tree) setDir(p string, h *tar.Header, mode fs.FileMode) {
-	t.dirs[p] = dirState{own: true, mode: mode, atime: accessTime(h), mtime: h.ModTime}
+	t.dirs[p] = dirState{setMode: true, mode: mode, atime: accessTime(h), mtime: h.ModTime}
 	delete(t.flags, p) // the layer's own replace those of before
 	t.setFlags(p, h)
 }
@@ -226,7 +232,7 @@ func (t *tree) finishDir(p string, s dirState) (err error) {
 		return gone(err)
 	}
 	defer func() { err = errors.Join(err, root.Close()) }()
-	if s.own {
+	if s.setMode {
 		err = root.Chmod(".", s.mode)
 	}
 	return errors.Join(err, root.Chtimes(".", s.atime, s.mtime))

@@ -101,12 +101,14 @@ func TestModesAndTimes(t *testing.T) {
 	root, err := unpackLayers(t, layerOf(t, dir("./").mode(0o755), dir("ro").mode(0o555), file("ro/f", "x").mode(0o400), dir("tmp").mode(0o1777),
 		file("implicit/f", "x"), dir("twice").mode(0o700), file("twice/f", ""), dir("twice").mode(0o711), symlink("l", "nowhere"), frac),
 		layerOf(t, file("ro/later", "y"), file("ro/.wh.f", "")))
-	if os.Geteuid() != 0 && errors.Is(err, fs.ErrPermission) {
-		t.Skip("only root writes into a read-only directory")
-	}
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { // or only root could remove it
+		if err := os.Chmod(filepath.Join(root, "ro"), 0o755); err != nil {
+			t.Error(err)
+		}
+	})
 	for name, want := range map[string]fs.FileMode{".": fs.ModeDir | 0o755, "ro": fs.ModeDir | 0o555, "ro/later": 0o644, "tmp": fs.ModeDir | fs.ModeSticky | 0o777,
 		"implicit": fs.ModeDir | 0o755, "twice": fs.ModeDir | 0o711} {
 		fi, err := os.Lstat(filepath.Join(root, name))
