@@ -67,6 +67,9 @@ func (m *Manager) Features() map[string]string {
 // Create keeps the spec: runc makes the container with its first process. There
 // are no jail ids here; it returns 0.
 func (m *Manager) Create(_ context.Context, s Spec) (int, error) {
+	if err := s.check(); err != nil {
+		return 0, err
+	}
 	if err := os.Mkdir(m.path(s.Name), 0o700); err != nil {
 		return 0, &Error{Op: "create", Jail: s.Name, Err: err}
 	}

@@ -16,8 +16,7 @@ type procs struct {
 
 type proc struct {
 	jail    string
-	handle  int  // the backend's, a descriptor
-	killed  bool // by us
+	backend procState
 	exit    *Exit
 	waiters []chan Exit
 }
@@ -31,12 +30,6 @@ func (t *procs) add(pid int, p proc) {
 	t.m[pid] = &p
 }
 
-func (t *procs) forget(pid int) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	delete(t.m, pid)
-}
-
 // get returns a process that has not ended.
 func (t *procs) get(pid int) (proc, bool) {
 	t.mu.Lock()
@@ -46,14 +39,6 @@ func (t *procs) get(pid int) (proc, bool) {
 		return proc{}, false
 	}
 	return *p, true
-}
-
-func (t *procs) markKilled(pid int) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if p, ok := t.m[pid]; ok {
-		p.killed = true
-	}
 }
 
 // tell hands the end of a process to all who wait for it.

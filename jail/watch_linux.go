@@ -11,6 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// procState is what this backend keeps of a process.
+type procState struct{ pidfd int }
+
 // watcher waits for the ends of all processes in one goroutine.
 type watcher struct {
 	epoll int
@@ -39,7 +42,7 @@ func (w *watcher) add(pid int, jail string) error {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.procs.add(pid, proc{jail: jail, handle: fd})
+	w.procs.add(pid, proc{jail: jail, backend: procState{pidfd: fd}})
 	w.byFD[int32(fd)] = pid
 	return unix.EpollCtl(w.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)})
 }
@@ -89,7 +92,7 @@ func (w *watcher) tell(pid int, e Exit) {
 	if !ok {
 		return
 	}
-	unix.Close(p.handle)
+	unix.Close(p.backend.pidfd)
 	if p.jail != "" && (e.Signal == int(unix.SIGKILL) || e.Code == 137) {
 		e.OOM = w.oom(p.jail)
 	}

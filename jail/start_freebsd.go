@@ -1,0 +1,187 @@
+package jail
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/creack/pty"
+	securejoin "github.com/cyphar/filepath-securejoin"
+	"golang.org/x/sys/unix"
+)
+
+// Start runs a jail's first process and returns its pid.
+func (m *Manager) Start(ctx context.Context, name string, p Process) (int, error) {
+	return m.spawn(ctx, "start", name, p, &syscall.SysProcAttr{Setsid: true})
+}
+
+// Exec runs one more process in a jail and returns its pid.
+func (m *Manager) Exec(ctx context.Context, name string, p Process) (int, error) {
+	return m.spawn(ctx, "exec", name, p, &syscall.SysProcAttr{Setsid: true})
+}
+
+// ExecTTY is Exec with a new terminal, whose master it returns.
+func (m *Manager) ExecTTY(ctx context.Context, name string, p Process) (int, *os.File, error) {
+	master, slave, err := openTerminal()
+	if err != nil {
+		return 0, nil, &Error{Op: "exec", Jail: name, Err: fmt.Errorf("terminal: %w", err)}
+	}
+	defer slave.Close()
+	p.Stdin, p.Stdout, p.Stderr = slave, slave, slave
+	pid, err := m.spawn(ctx, "exec", name, p, &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 0})
+	if err != nil {
+		master.Close()
+		return 0, nil, err
+	}
+	return pid, master, nil
+}
+
+// openTerminal returns a master whose reads end when it is closed: for that it
+// has to be non-blocking.
+func openTerminal() (master, slave *os.File, err error) {
+	blocking, slave, err := pty.Open()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer blocking.Close()
+	fd, err := unix.FcntlInt(blocking.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	if err == nil {
+		err = unix.SetNonblock(fd, true)
+	}
+	if err != nil {
+		slave.Close()
+		return nil, nil, err
+	}
+	return os.NewFile(uintptr(fd), "terminal"), slave, nil
+}
+
+func (m *Manager) spawn(ctx context.Context, op, name string, p Process, sys *syscall.SysProcAttr) (int, error) {
+	fail := func(message string, err error) (int, error) {
+		return 0, &Error{Op: op, Jail: name, Message: message, Err: err}
+	}
+	if err := ctx.Err(); err != nil {
+		return fail("", err)
+	}
+	s, err := m.find(op, name)
+	if err != nil {
+		return 0, err
+	}
+	if s.gone {
+		return fail("", ErrNotFound)
+	}
+	prog, err := lookProgram(s.root, p)
+	if err != nil {
+		return fail("", err)
+	}
+	if dir, err := inRoot(s.root, p.Dir); err != nil || !dir.IsDir() {
+		return fail(fmt.Sprintf("working directory %q", p.Dir), fs.ErrNotExist)
+	}
+	files, err := m.stdio(p)
+	if err != nil {
+		return fail("", err)
+	}
+	sys.Jail = s.jid
+	// setgroups(2), by the number that Go uses, takes the effective group for
+	// the first of the list.
+	sys.Credential = &syscall.Credential{Uid: p.UID, Gid: p.GID, Groups: append([]uint32{p.GID}, p.Groups...)}
+	// No environment is an empty one, not the daemon's.
+	env := append([]string{}, p.Env...)
+	m.starting.RLock()
+	defer m.starting.RUnlock()
+	pid, err := syscall.ForkExec(prog, p.Args, &syscall.ProcAttr{Dir: p.Dir, Env: env, Files: files, Sys: sys})
+	if err != nil {
+		return fail(explainStart(prog, err))
+	}
+	m.procs.add(pid, proc{jail: name})
+	if !m.racct && s.OpenFiles > 0 {
+		if err := setOpenFiles(pid, s.OpenFiles); err != nil && !errors.Is(err, unix.ESRCH) {
+			m.procs.forget(pid)
+			return fail("limit of open files", errors.Join(err, unix.Kill(pid, unix.SIGKILL)))
+		}
+	}
+	return pid, nil
+}
+
+// stdio returns the descriptors of the process. It expects them to block.
+func (m *Manager) stdio(p Process) ([]uintptr, error) {
+	var out []uintptr
+	for _, f := range []*os.File{p.Stdin, p.Stdout, p.Stderr} {
+		if f == nil {
+			f = m.null
+		}
+		fd := f.Fd()
+		if err := unix.SetNonblock(int(fd), false); err != nil {
+			return nil, fmt.Errorf("%s: %w", f.Name(), err)
+		}
+		out = append(out, fd)
+	}
+	return out, nil
+}
+
+func explainStart(prog string, err error) (string, error) {
+	message := fmt.Sprintf("%q", prog)
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return message + ": the interpreter that its #! line names, or its dynamic loader, is missing", ErrNoProgram
+	case errors.Is(err, unix.ENOEXEC):
+		return message + ": not a program for this kernel", err
+	}
+	return message, err
+}
+
+// inRoot looks at a path as a process in the jail would see it. The answer is
+// for an error's text: the jail may change it at any time, and the kernel
+// resolves the path itself, in the jail.
+func inRoot(root, path string) (fs.FileInfo, error) {
+	real, err := securejoin.SecureJoin(root, path)
+	if err != nil {
+		return nil, err
+	}
+	return os.Lstat(real)
+}
+
+const defaultPath = "/sbin:/bin:/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin"
+
+// lookProgram finds Args[0] as execvp would in the jail.
+func lookProgram(root string, p Process) (string, error) {
+	if len(p.Args) == 0 || p.Args[0] == "" {
+		return "", fmt.Errorf("no program is named: %w", ErrNoProgram)
+	}
+	name := p.Args[0]
+	candidates := []string{name}
+	if !strings.Contains(name, "/") {
+		path := defaultPath
+		for _, e := range p.Env {
+			if v, ok := strings.CutPrefix(e, "PATH="); ok {
+				path = v
+			}
+		}
+		candidates = nil
+		for _, dir := range filepath.SplitList(path) {
+			candidates = append(candidates, filepath.Join(dir, name))
+		}
+	}
+	var reason error
+	for _, c := range candidates {
+		if !filepath.IsAbs(c) {
+			c = filepath.Join("/", p.Dir, c)
+		}
+		i, err := inRoot(root, c)
+		switch {
+		case err != nil:
+		case !i.Mode().IsRegular() || i.Mode().Perm()&0o111 == 0:
+			reason = fmt.Errorf("%q is not an executable file: %w", c, fs.ErrPermission)
+		default:
+			return c, nil
+		}
+	}
+	if reason != nil {
+		return "", reason
+	}
+	return "", fmt.Errorf("%q: %w", name, ErrNoProgram)
+}

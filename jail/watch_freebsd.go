@@ -1,0 +1,240 @@
+package jail
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// sys/event.h of FreeBSD 15.
+const (
+	evfiltJail     = -14
+	noteJailRemove = 0x10000000
+)
+
+const (
+	tick     = 2 * time.Second        // for orphans, and for jails where the kernel does not tell
+	fastTick = 250 * time.Millisecond // while a memory limit is watched
+)
+
+// procState is what this backend keeps of a process.
+type procState struct{ killed bool } // by us
+
+func (t *procs) markKilled(pid int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if p, ok := t.m[pid]; ok {
+		p.backend.killed = true
+	}
+}
+
+func (t *procs) forget(pid int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.m, pid)
+}
+
+func (m *Manager) event(ident, filter int, fflags uint32) error {
+	e := unix.Kevent_t{Ident: uint64(ident), Filter: int16(filter), Flags: unix.EV_ADD | unix.EV_CLEAR, Fflags: fflags}
+	for {
+		_, err := unix.Kevent(m.kq, []unix.Kevent_t{e}, nil, nil)
+		if !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
+// watchJail asks to be told of a jail's removal, or leaves it to the scan.
+func (m *Manager) watchJail(jid int) error {
+	if !m.events {
+		return nil
+	}
+	return m.event(jid, evfiltJail, noteJailRemove)
+}
+
+// run is the one goroutine that waits for everything.
+func (m *Manager) run() {
+	events := make([]unix.Kevent_t, 64)
+	last := time.Now()
+	for {
+		every := tick
+		if m.watchesMemory() {
+			every = fastTick
+		}
+		timeout := unix.NsecToTimespec(int64(max(0, every-time.Since(last))))
+		n, err := unix.Kevent(m.kq, nil, events, &timeout)
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			panic(fmt.Sprintf("kevent: %v", err)) // the descriptor is ours alone
+		}
+		for _, e := range events[:max(0, n)] {
+			m.handle(e)
+		}
+		if time.Since(last) >= every {
+			m.tick()
+			last = time.Now()
+		}
+	}
+}
+
+func (m *Manager) handle(e unix.Kevent_t) {
+	switch e.Filter {
+	case unix.EVFILT_SIGNAL:
+		for _, jid := range m.jids() {
+			m.reap(jid)
+		}
+	case unix.EVFILT_PROC:
+		// A child's end comes with its usage when it is reaped.
+		k, err := process(int(e.Ident))
+		if err == nil && k.int(kiPPID) == unix.Getpid() {
+			m.reap(k.jid())
+		}
+		m.ended(int(e.Ident), unix.WaitStatus(e.Data), 0)
+	case evfiltJail:
+		m.vanished(int(e.Ident))
+	}
+}
+
+func (m *Manager) jids() []int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := make([]int, 0, len(m.jails))
+	for _, s := range m.jails {
+		out = append(out, s.jid)
+	}
+	return out
+}
+
+// reap collects the children that have ended in a jail: our own, and what
+// they left behind, which comes to us as their reaper. It waits for starts
+// under way, so that no child ends unknown.
+func (m *Manager) reap(jid int) {
+	m.starting.Lock()
+	defer m.starting.Unlock()
+	for {
+		pid, ws, self, children := wait6(idJail, jid, waitExited|waitNoHang)
+		if pid == 0 {
+			return
+		}
+		m.ended(pid, ws, max(self.Maxrss, children.Maxrss)*1024)
+	}
+}
+
+// reapOrphans collects what came from jails inside jails, or from jails that
+// are no longer known. Children of the host's own prison are os/exec's.
+func (m *Manager) reapOrphans() {
+	m.starting.Lock()
+	defer m.starting.Unlock()
+	for range 256 {
+		pid, _, _, _ := wait6(idAll, 0, waitExited|waitNoHang|waitNoWait)
+		if pid == 0 {
+			return
+		}
+		k, err := process(pid)
+		if err != nil || k.jid() == 0 {
+			return
+		}
+		if got, ws, self, _ := wait6(idPID, pid, waitExited|waitNoHang); got == pid {
+			m.ended(pid, ws, self.Maxrss*1024)
+		}
+	}
+}
+
+// ended tells the end of a process; maxRSS in bytes is 0 where it is not known.
+func (m *Manager) ended(pid int, ws unix.WaitStatus, maxRSS int64) {
+	p, ok := m.procs.get(pid)
+	if !ok {
+		return
+	}
+	e := exitOf(syscall.WaitStatus(ws))
+	if e.Signal == int(unix.SIGKILL) && !p.backend.killed {
+		m.explainKill(p.jail, maxRSS, &e)
+	}
+	m.procs.tell(pid, e)
+}
+
+// explainKill finds out whether a SIGKILL that was not ours came from a limit:
+// the kernel does not tell who sent it.
+func (m *Manager) explainKill(name string, maxRSS int64, e *Exit) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.jails[name]
+	switch {
+	case s == nil || s.killed:
+	case s.over != "":
+		e.OOM, e.Reason = true, s.over
+	case s.gone:
+		e.Reason = "its jail was removed by someone else"
+	case !m.racct || s.Memory == 0:
+	case maxRSS >= s.Memory*3/4:
+		e.OOM, e.Reason = true, fmt.Sprintf("over the memory limit of %d MiB", s.Memory>>20)
+	default:
+		e.Reason = "killed by someone else, or over the memory limit together with other processes of the jail"
+	}
+}
+
+func (m *Manager) vanished(jid int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for name, s := range m.jails {
+		if s.jid == jid && !s.gone && !s.killed {
+			s.gone = true
+			go func() { m.removed <- name }() // the reader may be busy
+		}
+	}
+}
+
+// tick is what no event tells.
+func (m *Manager) tick() {
+	m.reapOrphans()
+	if !m.events {
+		for _, jid := range m.jids() {
+			_, _, err := jailCall(unix.SYS_JAIL_GET, []jailParam{{"jid", word(jid)}}, 0)
+			if errors.Is(err, unix.ENOENT) {
+				m.vanished(jid)
+			}
+		}
+	}
+	m.enforceMemory()
+}
+
+func (m *Manager) watchesMemory() bool {
+	if m.racct {
+		return false
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, s := range m.jails {
+		if s.Memory > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// enforceMemory kills jails over their limit where the kernel does not count.
+func (m *Manager) enforceMemory() {
+	if !m.watchesMemory() {
+		return
+	}
+	used := map[int]int64{}
+	err := eachProcess(func(k kinfo) { used[k.jid()] += int64(k.rss()) })
+	if err != nil {
+		return // the next pass will do; Stats tells the error
+	}
+	m.mu.Lock()
+	var over []int
+	for _, s := range m.jails {
+		if s.Memory > 0 && used[s.jid] > s.Memory && !s.killed {
+			s.over = fmt.Sprintf("over the memory limit of %d MiB: %d MiB seen (watched, for kern.racct.enable is off)", s.Memory>>20, used[s.jid]>>20)
+			over = append(over, s.jid)
+		}
+	}
+	m.mu.Unlock()
+	for _, jid := range over {
+		// What is left of it is over the limit in the next pass too.
+		_ = signalAll(jid, unix.SIGKILL, nil)
+	}
+}
