@@ -85,7 +85,9 @@ func (u union) Remove(_ context.Context, task string) error {
 	return removeTree(dir)
 }
 
-// removeTree deletes a tree, immutable files of the image included.
+// removeTree deletes a tree: immutable files of the image included, and the
+// whiteouts that unionfs leaves in an upper directory, which keep it from being
+// removed and which only undelete(2) takes away.
 func removeTree(dir string) error {
 	if err := os.RemoveAll(dir); err == nil {
 		return nil
@@ -94,7 +96,32 @@ func removeTree(dir string) error {
 		if err != nil || e.Type()&fs.ModeSymlink != 0 {
 			return err
 		}
-		return unix.Chflags(p, 0)
+		if err := unix.Chflags(p, 0); err != nil || !e.IsDir() {
+			return err
+		}
+		return removeWhiteouts(p)
 	})
 	return errors.Join(walkErr, os.RemoveAll(dir))
+}
+
+// removeWhiteouts finds the names that a directory lists but that are not there.
+func removeWhiteouts(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	names, err := f.Readdirnames(-1)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	for _, n := range names {
+		p := filepath.Join(dir, n)
+		if _, err := os.Lstat(p); !errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err := unix.Undelete(p); err != nil {
+			return &os.PathError{Op: "undelete", Path: p, Err: err}
+		}
+	}
+	return nil
 }

@@ -35,6 +35,7 @@ func hostDrivers(t *testing.T) map[string]Driver {
 			t.Logf("%s is left out: %v", kind, err)
 			continue
 		}
+		t.Cleanup(func() { destroy(t, cfg.ZFSDataset) })
 		t.Cleanup(func() {
 			if err := mount.UnmountUnder(dir); err != nil {
 				t.Error(err)

@@ -108,6 +108,10 @@ func (z *zfsDriver) Create(_ context.Context, chain, task string, _ Options) (st
 	if err != nil {
 		return "", fmt.Errorf("storage: zfs: %w", err)
 	}
+	// The library clones with -p, for which a dataset that is there is no error.
+	if _, err := zfs.GetDataset(z.root(task)); err == nil {
+		return "", fmt.Errorf("storage: zfs: %s is there already", z.root(task))
+	}
 	d, err := s.Clone(z.root(task), map[string]string{"canmount": "on"})
 	if err != nil {
 		return "", fmt.Errorf("storage: zfs: %w", err)

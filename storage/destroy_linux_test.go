@@ -1,0 +1,5 @@
+package storage
+
+import "testing"
+
+func destroy(*testing.T, string) {}
