@@ -82,6 +82,9 @@ type ProcUsage struct {
 type Config struct {
 	StateDir string
 	Runc     string // development hosts: the program; empty means $RUNC_BIN or PATH
+
+	// Tests take a kernel for an older or differently configured one.
+	withoutRacct, withoutEvents bool
 }
 
 // namePrefix is common to all of freejail's jails.

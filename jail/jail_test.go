@@ -1,70 +1,63 @@
 package jail
 
 import (
+	"context"
+	"debug/elf"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 )
 
-// The test binary is also the program that runs in the jail.
-func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && strings.HasPrefix(os.Args[1], "inside-") {
-		inside(strings.TrimPrefix(os.Args[1], "inside-"))
-	}
-	os.Exit(m.Run())
-}
-
-func inside(what string) {
-	switch what {
-	case "exit7":
-		fmt.Println("out")
-		fmt.Fprintln(os.Stderr, "err")
-		os.Exit(7)
-	case "term":
-		c := make(chan os.Signal, 1)
-		signal.Notify(c, syscall.SIGTERM)
-		fmt.Println("ready")
-		<-c
-		os.Exit(3)
-	case "env":
-		host, _ := os.Hostname()
-		dir, _ := os.Getwd()
-		fmt.Printf("%s %s %s %d\n", os.Getenv("GREETING"), host, dir, os.Getuid())
-	case "eat":
-		var held [][]byte
-		for {
-			b := make([]byte, 1<<20)
-			for i := range b {
-				b[i] = 1
-			}
-			held = append(held, b)
-			if len(held) > 1<<12 {
-				os.Exit(0)
-			}
-		}
-	}
-	os.Exit(0)
-}
-
 type fixture struct {
-	*testing.T
+	testing.TB
 	m    *Manager
 	root string
-	n    int
 }
 
-func setup(t *testing.T) *fixture {
+var (
+	// One process has one Manager.
+	manager = sync.OnceValues(func() (*Manager, error) { return Open(Config{StateDir: stateDir}) })
+
+	stateDir string
+	serial   atomic.Int32
+)
+
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 {
+		if what, ok := strings.CutPrefix(os.Args[1], "inside-"); ok {
+			inside(what)
+		}
+		if what, ok := strings.CutPrefix(os.Args[1], "host-"); ok {
+			onHost(what, os.Args[2:])
+		}
+	}
+	var err error
+	if stateDir, err = os.MkdirTemp("", "jail-test"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	if err := os.RemoveAll(stateDir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func setup(t testing.TB) *fixture {
 	if os.Geteuid() != 0 {
 		t.Skip("jails need root")
 	}
-	m, err := Open(Config{StateDir: t.TempDir()})
+	m, err := manager()
 	if err != nil {
 		t.Skip(err)
 	}
@@ -79,6 +72,9 @@ func setup(t *testing.T) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if f, err := elf.Open(self); err != nil || f.Section(".interp") != nil {
+		t.Skipf("the test must be a static program to run in a jail: build it with CGO_ENABLED=0 (%v)", err)
+	}
 	b, err := os.ReadFile(self)
 	if err == nil {
 		err = os.WriteFile(filepath.Join(root, "bin", "prog"), b, 0o755)
@@ -86,22 +82,30 @@ func setup(t *testing.T) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &fixture{T: t, m: m, root: root}
+	return &fixture{TB: t, m: m, root: root}
+}
+
+func (f *fixture) name() string {
+	return fmt.Sprintf("%stest-%d-%d", namePrefix, os.Getpid(), serial.Add(1))
 }
 
 func (f *fixture) create(l Limits) string {
 	f.Helper()
-	f.n++
-	name := fmt.Sprintf("%stest-%d-%d", namePrefix, os.Getpid(), f.n)
-	if _, err := f.m.Create(f.Context(), Spec{Name: name, Root: f.root, Hostname: "inside", Limits: l}); err != nil {
+	return f.createSpec(Spec{Limits: l})
+}
+
+func (f *fixture) createSpec(s Spec) string {
+	f.Helper()
+	s.Name, s.Root, s.Hostname = f.name(), f.root, "inside"
+	if _, err := f.m.Create(f.Context(), s); err != nil {
 		f.Fatal(err)
 	}
 	f.Cleanup(func() {
-		if err := f.m.Remove(f.T.Context(), name); err != nil && f.T.Context().Err() == nil {
+		if err := f.m.Remove(context.Background(), s.Name); err != nil {
 			f.Error(err)
 		}
 	})
-	return name
+	return s.Name
 }
 
 func (f *fixture) process(args ...string) (Process, *os.File) {
@@ -208,7 +212,8 @@ func TestExecAndKill(t *testing.T) {
 	if err := errors.Join(f.m.Remove(t.Context(), name), f.m.Remove(t.Context(), name)); err != nil {
 		t.Error(err)
 	}
-	if list, err := f.m.List(); err != nil || len(list) != 0 {
+	list, err := f.m.List()
+	if err != nil || slices.ContainsFunc(list, func(i Info) bool { return i.Name == name }) {
 		t.Errorf("left: %v %v", list, err)
 	}
 }

@@ -74,7 +74,7 @@ func Open(cfg Config) (*Manager, error) {
 	if err := procctl(procTraceCtl, unsafe.Pointer(&off)); err != nil {
 		return nil, fmt.Errorf("forbid tracing: %w", err)
 	}
-	m.racct = sysctlOn("kern.racct.enable")
+	m.racct = sysctlOn("kern.racct.enable") && !cfg.withoutRacct
 	var err error
 	if m.null, err = os.OpenFile(os.DevNull, os.O_RDWR, 0); err != nil {
 		return nil, err
@@ -87,7 +87,7 @@ func Open(cfg Config) (*Manager, error) {
 		return nil, fmt.Errorf("watch children: %w", err)
 	}
 	// 0 is our own prison: a probe whether the kernel knows the filter.
-	m.events = m.event(0, evfiltJail, noteJailRemove) == nil
+	m.events = !cfg.withoutEvents && m.event(0, evfiltJail, noteJailRemove) == nil
 	go m.run()
 	return m, nil
 }
@@ -196,6 +196,9 @@ func (m *Manager) Create(ctx context.Context, s Spec) (int, error) {
 	}
 	jid, msg, err := jailCall(unix.SYS_JAIL_SET, params, jailCreate)
 	if err != nil {
+		if msg == "" { // the kernel has no words where the path is at fault
+			msg = "root " + s.Root
+		}
 		return 0, &Error{Op: "create", Jail: s.Name, Message: msg, Err: err}
 	}
 	st := &state{jid: jid, root: s.Root, notes: notes{Memory: s.Limits.MemoryBytes, OpenFiles: s.Limits.OpenFiles}}

@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -175,7 +176,11 @@ func (m *Manager) exec(ctx context.Context, name string, p Process, tty bool, ex
 		return 0, &Error{Op: "exec", Jail: name, Err: err}
 	}
 	defer os.RemoveAll(dir)
-	b, err := json.Marshal(processSpec(p, nil, tty))
+	var b []byte
+	first, err := m.firstProcess(name)
+	if err == nil {
+		b, err = json.Marshal(processSpec(p, first.Capabilities.Bounding, first.Rlimits, tty))
+	}
 	if err == nil {
 		err = os.WriteFile(filepath.Join(dir, "process.json"), b, 0o600)
 	}
@@ -194,6 +199,23 @@ func (m *Manager) exec(ctx context.Context, name string, p Process, tty bool, ex
 		return 0, &Error{Op: "exec", Jail: name, Err: err}
 	}
 	return pid, nil
+}
+
+// firstProcess is what the first process of a jail was given: the others have
+// no more and no less.
+func (m *Manager) firstProcess(name string) (*specs.Process, error) {
+	b, err := os.ReadFile(m.path(name, "config.json"))
+	if err != nil {
+		return nil, err
+	}
+	var s specs.Spec
+	if err := json.Unmarshal(b, &s); err != nil {
+		return nil, err
+	}
+	if s.Process == nil || s.Process.Capabilities == nil {
+		return nil, errors.New("config.json holds no process")
+	}
+	return s.Process, nil
 }
 
 // ExecTTY is Exec with a new terminal, whose master it returns.

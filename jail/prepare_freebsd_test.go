@@ -1,6 +1,35 @@
 package jail
 
-import "testing"
+import (
+	"testing"
+)
 
 // prepare has nothing to do: the test's program needs no device.
-func prepare(*testing.T, string) {}
+func prepare(testing.TB, string) {}
+
+// leaveReaper gives orphans to init, as the end of a daemon does.
+func leaveReaper(t *testing.T) {
+	const release = 3 // PROC_REAP_RELEASE
+	if err := procctl(release, nil); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := procctl(procReapAcquire, nil); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func isZombie(pid int) bool {
+	k, err := process(pid)
+	must(err)
+	return k.zombie()
+}
+
+func removeBehindBack(m *Manager, name string) error {
+	s, err := m.find("remove", name)
+	if err != nil {
+		return err
+	}
+	return jailRemove(s.jid)
+}

@@ -3,6 +3,7 @@ package jail
 import (
 	"math"
 	"path/filepath"
+	"slices"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -11,9 +12,8 @@ import (
 var baseCaps = []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID",
 	"CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT"}
 
-func processSpec(p Process, extraCaps []string, tty bool) *specs.Process {
-	caps := append(append([]string{}, baseCaps...), extraCaps...)
-	out := &specs.Process{Terminal: tty, Args: p.Args, Env: p.Env, Cwd: p.Dir, NoNewPrivileges: true,
+func processSpec(p Process, caps []string, limits []specs.POSIXRlimit, tty bool) *specs.Process {
+	out := &specs.Process{Terminal: tty, Args: p.Args, Env: p.Env, Cwd: p.Dir, NoNewPrivileges: true, Rlimits: limits,
 		User: specs.User{UID: p.UID, GID: p.GID, AdditionalGids: p.Groups}}
 	out.Capabilities = &specs.LinuxCapabilities{Bounding: caps}
 	if p.UID == 0 {
@@ -23,15 +23,19 @@ func processSpec(p Process, extraCaps []string, tty bool) *specs.Process {
 }
 
 func containerSpec(s Spec, p Process) *specs.Spec {
-	var caps []string
+	caps := baseCaps
 	if s.Params["allow.raw_sockets"] == "true" {
-		caps = append(caps, "CAP_NET_RAW")
+		caps = append(slices.Clone(caps), "CAP_NET_RAW")
+	}
+	var limits []specs.POSIXRlimit
+	if n := uint64(max(0, s.Limits.OpenFiles)); n > 0 {
+		limits = append(limits, specs.POSIXRlimit{Type: "RLIMIT_NOFILE", Soft: n, Hard: n})
 	}
 	spaces := []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.UTSNamespace}, {Type: specs.MountNamespace}}
 	if s.Params["sysvshm"] != "inherit" && s.Params["sysvmsg"] != "inherit" && s.Params["sysvsem"] != "inherit" {
 		spaces = append(spaces, specs.LinuxNamespace{Type: specs.IPCNamespace})
 	}
-	c := &specs.Spec{Version: "1.0.2", Hostname: s.Hostname, Root: &specs.Root{Path: s.Root}, Process: processSpec(p, caps, false)}
+	c := &specs.Spec{Version: "1.0.2", Hostname: s.Hostname, Root: &specs.Root{Path: s.Root}, Process: processSpec(p, caps, limits, false)}
 	c.Mounts = []specs.Mount{
 		// A bound /dev is left as the caller filled it.
 		{Destination: "/dev", Type: "bind", Source: filepath.Join(s.Root, "dev"), Options: []string{"rbind", "rprivate"}},

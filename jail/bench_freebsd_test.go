@@ -1,0 +1,40 @@
+package jail
+
+import (
+	"os/exec"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// BenchmarkBareStart is what BenchmarkStart does, by system calls alone.
+func BenchmarkBareStart(b *testing.B) {
+	f := setup(b)
+	for b.Loop() {
+		jid, msg, err := jailCall(unix.SYS_JAIL_SET, []jailParam{{"name", cstring(f.name())}, {"path", cstring(f.root)}, {"persist", nil}}, jailCreate)
+		if err != nil {
+			b.Fatal(msg, err)
+		}
+		pid, err := syscall.ForkExec("/bin/prog", []string{"/bin/prog", "inside-nothing"}, &syscall.ProcAttr{Env: []string{}, Sys: &syscall.SysProcAttr{Jail: jid}})
+		if err == nil {
+			_, err = syscall.Wait4(pid, nil, 0, nil)
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := jailRemove(jid); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkJail8 is the same by jail(8).
+func BenchmarkJail8(b *testing.B) {
+	f := setup(b)
+	for b.Loop() {
+		if out, err := exec.Command("jail", "-c", "name="+f.name(), "path="+f.root, "command=/bin/prog", "inside-nothing").CombinedOutput(); err != nil {
+			b.Fatalf("%v: %s", err, out)
+		}
+	}
+}
