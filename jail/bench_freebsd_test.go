@@ -16,7 +16,7 @@ func BenchmarkBareStart(b *testing.B) {
 		if err != nil {
 			b.Fatal(msg, err)
 		}
-		pid, err := syscall.ForkExec("/bin/prog", []string{"/bin/prog", "inside-nothing"}, &syscall.ProcAttr{Env: []string{}, Sys: &syscall.SysProcAttr{Jail: jid}})
+		pid, err := syscall.ForkExec("/bin/prog", []string{"/bin/prog", "inside-nothing"}, &syscall.ProcAttr{Env: []string{}, Files: []uintptr{f.m.null.Fd(), f.m.null.Fd(), f.m.null.Fd()}, Sys: &syscall.SysProcAttr{Jail: jid}})
 		if err == nil {
 			_, err = syscall.Wait4(pid, nil, 0, nil)
 		}

@@ -48,6 +48,13 @@ func inside(what string) {
 		}
 		fmt.Println("ready")
 		awaitFile("/never")
+	case "bomb":
+		fmt.Println("ready")
+		for {
+			c := child()
+			c.Args[1], c.Stdout, c.Stderr = "inside-bomb", os.Stdin, os.Stdin // read-only: they say nothing
+			_ = c.Start()                                                     // fails at the limit
+		}
 	case "orphan": // leaves a child behind that ends by itself
 		c := child()
 		c.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

@@ -24,7 +24,8 @@ type Spec struct {
 	Linux  bool // the image is Linux's
 }
 
-// Limits of a jail; 0 means none.
+// Limits of a jail; 0 means none. The reserve and the shares matter where
+// jails compete; FreeBSD has neither.
 type Limits struct {
 	MemoryBytes        int64
 	MemoryReserveBytes int64

@@ -175,6 +175,31 @@ func TestRulesGoWithTheJail(t *testing.T) {
 	}
 }
 
+func TestUnenforced(t *testing.T) {
+	all := Limits{MemoryBytes: 1, CPUPercent: 1, MaxProcs: 1, OpenFiles: 1}
+	if got := (&Manager{racct: true}).Unenforced(all); len(got) != 0 {
+		t.Errorf("%q", got)
+	}
+	if got := (&Manager{}).Unenforced(all); len(got) != 4 {
+		t.Errorf("%q", got)
+	}
+	if got := (&Manager{}).Unenforced(Limits{CPUShares: 5}); len(got) != 0 {
+		t.Errorf("%q", got)
+	}
+}
+
+func TestLinuxProgram(t *testing.T) {
+	f := setup(t)
+	s := Spec{Name: f.name(), Root: f.root, Linux: true}
+	_, err := f.m.Create(t.Context(), s)
+	if hasLinux() != (err == nil) || err != nil && !strings.Contains(err.Error(), "linux64") {
+		t.Errorf("%v", err)
+	}
+	if err := f.m.Remove(t.Context(), s.Name); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestMaxProcs(t *testing.T) {
 	f := setup(t)
 	if !f.m.racct {

@@ -98,10 +98,8 @@ func sysctlOn(name string) bool {
 	return err == nil && len(bytes.Trim(b, "\x00")) > 0
 }
 
-func hasLinux() bool {
-	_, err := unix.SysctlRaw("compat.linux.osrelease")
-	return err == nil
-}
+// hasLinux is false where linux_common alone is loaded, for linprocfs.
+func hasLinux() bool { return sysctlOn("kern.features.linux64") }
 
 // Features tells what this backend can do.
 func (m *Manager) Features() map[string]string {
@@ -243,11 +241,8 @@ func (m *Manager) limit(s Spec, st *state) error {
 // Unenforced names the limits that this host does not put into force.
 func (m *Manager) Unenforced(l Limits) []string {
 	var out []string
-	if l.CPUShares > 0 {
-		out = append(out, "cpu shares: FreeBSD has none")
-	}
 	if m.racct {
-		return out
+		return nil
 	}
 	const fix = "kern.racct.enable is off"
 	if l.MemoryBytes > 0 {
@@ -360,8 +355,10 @@ func (m *Manager) Signal(name string, pid int, sig unix.Signal) error {
 	}
 	if pid == 0 {
 		err = signalAll(s.jid, sig, mark)
-	} else {
+	} else if _, ours := m.procs.get(pid); ours {
 		err = signalOne(s.jid, pid, sig, mark)
+	} else {
+		err = unix.ESRCH
 	}
 	if err != nil {
 		return &Error{Op: "signal", Jail: name, Err: err}
@@ -472,6 +469,10 @@ func (m *Manager) drain(ctx context.Context, jid int) error {
 	deadline := time.Now().Add(drainTime)
 	for wait := 200 * time.Microsecond; ; wait = min(2*wait, 50*time.Millisecond) {
 		m.reap(jid)
+		// Mostly nothing refers to the jail any more, and it is not even dying.
+		if _, _, err := jailCall(unix.SYS_JAIL_GET, []jailParam{{"jid", word(jid)}}, jailDying); errors.Is(err, unix.ENOENT) {
+			return nil
+		}
 		pids, err := processesOf(jid)
 		if err != nil || len(pids) == 0 {
 			return err

@@ -275,6 +275,9 @@ func receiveFile(l *net.UnixListener) (*os.File, error) {
 	return os.NewFile(uintptr(fds[0]), "tty"), nil
 }
 
+// Unenforced names the limits that this host does not put into force: none.
+func (m *Manager) Unenforced(Limits) []string { return nil }
+
 // Wait returns a channel that tells the end of a process once.
 func (m *Manager) Wait(pid int) <-chan Exit { return m.watch.procs.wait(pid) }
 

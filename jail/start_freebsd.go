@@ -129,7 +129,7 @@ func explainStart(prog string, err error) (string, error) {
 	case errors.Is(err, unix.ENOENT):
 		return message + ": the interpreter that its #! line names, or its dynamic loader, is missing", ErrNoProgram
 	case errors.Is(err, unix.ENOEXEC):
-		return message + ": not a program for this kernel", err
+		return message + ": no program that this kernel knows (a static Linux program needs kern.elf64.fallback_brand=3)", err
 	}
 	return message, err
 }

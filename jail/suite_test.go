@@ -191,6 +191,32 @@ func TestRemoveLeavesNoProcess(t *testing.T) {
 	}
 }
 
+func TestForkBomb(t *testing.T) {
+	f := setup(t)
+	if f.m.Features()["racct"] != "1" {
+		t.Skip("this host's kernel does not limit resources")
+	}
+	name := f.create(Limits{MaxProcs: 60})
+	pid, r := f.start(name, "/bin/prog", "inside-bomb")
+	f.ready(r)
+	for n := 0; n < 5; {
+		u, err := f.m.Stats()
+		if err != nil {
+			t.Fatal(err)
+		}
+		n = len(u[name].Procs)
+	}
+	if err := f.m.Signal(name, 0, syscall.SIGKILL); err != nil {
+		t.Error(err)
+	}
+	if e := f.exit(pid); e.Signal != int(syscall.SIGKILL) || e.Reason != "" {
+		t.Errorf("%+v", e)
+	}
+	if err := f.m.Remove(t.Context(), name); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestSameName(t *testing.T) {
 	f := setup(t)
 	name := f.running(Spec{})
