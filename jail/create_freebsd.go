@@ -1,0 +1,162 @@
+package jail
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// paramTypes reads the kernel's list at the first need, and again where a name
+// is missing: a module that was loaded since may have brought it.
+func (m *Manager) paramTypes(again bool) (map[string]paramType, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.types != nil && !again {
+		return m.types, nil
+	}
+	types, err := jailParams()
+	if err == nil {
+		m.types = types
+	}
+	return types, err
+}
+
+func (m *Manager) paramType(name string) (paramType, error) {
+	types, err := m.paramTypes(false)
+	if err != nil {
+		return paramType{}, err
+	}
+	t, ok := types[name]
+	if !ok {
+		return paramType{}, errUnknownParam
+	}
+	return t, nil
+}
+
+func (m *Manager) encode(name, value string) (jailParam, error) {
+	var kname string
+	var kvalue []byte
+	err := errUnknownParam
+	for _, again := range []bool{false, true} {
+		if !errors.Is(err, errUnknownParam) {
+			break
+		}
+		var types map[string]paramType
+		if types, err = m.paramTypes(again); err == nil {
+			kname, kvalue, err = encodeParam(types, name, value)
+		}
+	}
+	if err != nil {
+		return jailParam{}, fmt.Errorf("parameter %s: %w", name, err)
+	}
+	return jailParam{kname, kvalue}, nil
+}
+
+// params are a spec's parameters in the kernel's form.
+func (m *Manager) params(s Spec) ([]jailParam, error) {
+	out := []jailParam{{"name", cstring(s.Name)}, {"path", cstring(s.Root)}, {"persist", nil}}
+	if s.Hostname != "" {
+		out = append(out, jailParam{"host.hostname", cstring(s.Hostname)})
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Params)) {
+		// A network stack of its own leaves no addresses to inherit.
+		if (name == "ip4" || name == "ip6") && s.Params["vnet"] == "new" {
+			continue
+		}
+		p, err := m.encode(name, s.Params[name])
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, p)
+	}
+	if _, err := m.paramType("meta"); err == nil && len(s.Meta) > 0 {
+		out = append(out, jailParam{"meta", cstring(metaText(s.Meta))})
+	}
+	return out, nil
+}
+
+// Create makes a jail that lasts until Remove, and returns its id.
+func (m *Manager) Create(ctx context.Context, s Spec) (int, error) {
+	if err := s.check(); err != nil {
+		return 0, err
+	}
+	if s.Linux && !hasLinux() {
+		return 0, &Error{Op: "create", Jail: s.Name, Err: errors.New("the image is Linux's and this kernel does not run Linux programs: kldload linux64")}
+	}
+	params, err := m.params(s)
+	if err != nil {
+		return 0, &Error{Op: "create", Jail: s.Name, Err: err}
+	}
+	jid, msg, err := jailCall(unix.SYS_JAIL_SET, params, jailCreate)
+	if err != nil {
+		if msg == "" { // the kernel has no words where the path is at fault
+			msg = "root " + s.Root
+		}
+		return 0, &Error{Op: "create", Jail: s.Name, Message: msg, Err: err}
+	}
+	st := &state{jid: jid, root: s.Root, notes: notes{Memory: s.Limits.MemoryBytes, OpenFiles: s.Limits.OpenFiles}}
+	m.mu.Lock()
+	m.jails[s.Name] = st
+	m.mu.Unlock()
+	if err = m.watchJail(jid); err == nil {
+		err = m.limit(s, st)
+	}
+	if err != nil {
+		return 0, errors.Join(&Error{Op: "limit", Jail: s.Name, Err: err}, m.Remove(ctx, s.Name))
+	}
+	return jid, nil
+}
+
+// limit puts a spec's limits into force.
+func (m *Manager) limit(s Spec, st *state) error {
+	mask, err := cpuMask(s.Limits.CPUSet)
+	if err == nil && mask != nil {
+		err = cpusetJail(st.jid, mask)
+	}
+	if err != nil {
+		return fmt.Errorf("cpuset %s: %w", s.Limits.CPUSet, err)
+	}
+	if m.racct {
+		for _, rule := range rctlRules(s.Name, s.Limits) {
+			if _, err := rctl(unix.SYS_RCTL_ADD_RULE, rule); err != nil {
+				return fmt.Errorf("rctl rule %s: %w", rule, err)
+			}
+		}
+	}
+	if st.notes == (notes{}) {
+		return nil
+	}
+	b, err := json.Marshal(st.notes)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(m.noteFile(s.Name), b, 0o600)
+}
+
+// Unenforced names the limits that this host does not put into force.
+func (m *Manager) Unenforced(l Limits) []string {
+	var out []string
+	if m.racct {
+		return nil
+	}
+	const fix = "kern.racct.enable is off"
+	if l.MemoryBytes > 0 {
+		out = append(out, "memory: "+fix+"; it is watched, and the jail is killed soon after it goes over")
+	}
+	if l.CPUPercent > 0 {
+		out = append(out, "cpu: "+fix)
+	}
+	if l.MaxProcs > 0 {
+		out = append(out, "processes: "+fix)
+	}
+	if l.OpenFiles > 0 {
+		out = append(out, "open files: "+fix+"; each process is limited by itself")
+	}
+	return out
+}

@@ -1,0 +1,158 @@
+package jail
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Signal sends a signal to a process of a jail; pid 0 means all of them.
+func (m *Manager) Signal(name string, pid int, sig unix.Signal) error {
+	s, err := m.find("signal", name)
+	if err != nil {
+		return err
+	}
+	mark := func(pid int) {
+		if sig == unix.SIGKILL {
+			m.procs.markKilled(pid)
+		}
+	}
+	if pid == 0 {
+		err = signalAll(s.jid, sig, mark)
+	} else if _, ours := m.procs.get(pid); ours {
+		err = signalOne(s.jid, pid, sig, mark)
+	} else {
+		err = unix.ESRCH
+	}
+	if err != nil {
+		return &Error{Op: "signal", Jail: name, Err: err}
+	}
+	return nil
+}
+
+func signalOne(jid, pid int, sig unix.Signal, mark func(int)) error {
+	k, err := process(pid)
+	if err != nil {
+		return err
+	}
+	if k.jid() != jid || k.zombie() {
+		return unix.ESRCH
+	}
+	mark(pid)
+	return unix.Kill(pid, sig)
+}
+
+// signalAll passes over the processes until none is left that has not had the
+// signal: they may fork meanwhile.
+func signalAll(jid int, sig unix.Signal, mark func(int)) error {
+	had := map[int]bool{}
+	for range 100 {
+		var pids []int
+		err := eachProcess(func(k kinfo) {
+			if k.jid() == jid && !k.zombie() && !had[k.pid()] {
+				pids = append(pids, k.pid())
+			}
+		})
+		if err != nil {
+			return err
+		}
+		if len(pids) == 0 {
+			break
+		}
+		for _, pid := range pids {
+			had[pid] = true
+			if mark != nil {
+				mark(pid)
+			}
+			if err := unix.Kill(pid, sig); err != nil && !errors.Is(err, unix.ESRCH) {
+				return fmt.Errorf("process %d: %w", pid, err)
+			}
+		}
+		if sig != unix.SIGKILL {
+			break // children of a process that had it are not meant to have it too
+		}
+	}
+	if len(had) == 0 {
+		return unix.ESRCH
+	}
+	return nil
+}
+
+// Remove kills a jail's processes and removes it with all that the kernel and
+// this package keep for it. When it returns no process is left that could hold
+// its root. No jail is no error.
+func (m *Manager) Remove(ctx context.Context, name string) error {
+	s, err := m.find("remove", name)
+	if errors.Is(err, ErrNotFound) {
+		return m.forget(name)
+	}
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	if st := m.jails[name]; st != nil {
+		st.killed = true
+	}
+	m.mu.Unlock()
+	if !s.gone {
+		if err := jailRemove(s.jid); err != nil {
+			return &Error{Op: "remove", Jail: name, Err: err}
+		}
+	}
+	if err := m.drain(ctx, s.jid); err != nil {
+		return &Error{Op: "remove", Jail: name, Err: err}
+	}
+	m.mu.Lock()
+	delete(m.jails, name)
+	m.mu.Unlock()
+	return m.forget(name)
+}
+
+// forget removes the rctl rules, which the kernel keeps by name and longer
+// than the jail, and the notes.
+func (m *Manager) forget(name string) error {
+	if m.racct {
+		if _, err := rctl(unix.SYS_RCTL_REMOVE_RULE, "jail:"+name); err != nil && !errors.Is(err, unix.ESRCH) {
+			return &Error{Op: "remove rctl rules", Jail: name, Err: err}
+		}
+	}
+	if !validName.MatchString(name) {
+		return nil // never made by us
+	}
+	if err := os.Remove(m.noteFile(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return &Error{Op: "remove", Jail: name, Err: err}
+	}
+	return nil
+}
+
+// drainTime is how long a killed process may take to die. One that hangs in
+// the kernel, on a dead NFS server, takes longer: then Remove is tried again.
+const drainTime = 20 * time.Second
+
+func (m *Manager) drain(ctx context.Context, jid int) error {
+	deadline := time.Now().Add(drainTime)
+	for wait := 200 * time.Microsecond; ; wait = min(2*wait, 50*time.Millisecond) {
+		m.reap(jid)
+		// Mostly nothing refers to the jail any more, and it is not even dying.
+		if _, _, err := jailCall(unix.SYS_JAIL_GET, []jailParam{{"jid", word(jid)}}, jailDying); errors.Is(err, unix.ENOENT) {
+			return nil
+		}
+		pids, err := processesOf(jid)
+		if err != nil || len(pids) == 0 {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("processes %v do not die", pids)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		}
+	}
+}
