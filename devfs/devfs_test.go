@@ -122,11 +122,7 @@ func TestRegistry(t *testing.T) {
 		t.Fatal(err)
 	}
 	list := func(p string) []Rule {
-		rules, err := Compose([]Rule{parse(t, "path null unhide")}, []Rule{parse(t, "path "+p+" unhide")}, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return rules
+		return Compose([]Rule{parse(t, "path null unhide")}, []Rule{parse(t, "path "+p+" unhide")}, nil)
 	}
 	a, err := r.Acquire(list("a"), "one")
 	if err != nil || a == 100 {
@@ -202,10 +198,7 @@ func TestHalfLoadedSetIsNotHandedOut(t *testing.T) {
 }
 
 func TestVisible(t *testing.T) {
-	rules, err := Compose([]Rule{parse(t, "path null unhide"), parse(t, "path 'bpf*' unhide")}, nil, []Rule{parse(t, "path bpf1 hide")})
-	if err != nil {
-		t.Fatal(err)
-	}
+	rules := Compose([]Rule{parse(t, "path null unhide"), parse(t, "path 'bpf*' unhide")}, nil, []Rule{parse(t, "path bpf1 hide")})
 	for name, want := range map[string]bool{"null": true, "mem": false, "bpf0": true, "bpf1": false} {
 		if Visible(rules, Node{Path: name}) != want {
 			t.Errorf("%s: want visible=%v", name, want)

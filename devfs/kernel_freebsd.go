@@ -63,19 +63,20 @@ var (
 	ioctlSNext = ioc(iocIn|iocOut, 12, 2)
 )
 
-type kernel struct{ dev *os.File }
+type kernel struct{}
 
 // OpenKernel returns the rulesets of this host's kernel.
-func OpenKernel() (Kernel, error) {
-	f, err := os.Open("/dev")
-	if err != nil {
-		return nil, err
-	}
-	return kernel{f}, nil
-}
+func OpenKernel() (Kernel, error) { return kernel{}, nil }
 
-func (k kernel) ioctl(req uintptr, arg unsafe.Pointer) error {
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, k.dev.Fd(), req, uintptr(arg)); errno != 0 {
+// ioctl opens /dev for the call alone: jail_attach(2) is refused to a process
+// that has a directory open (pwd_chroot_chdir in sys/kern/kern_descrip.c).
+func (kernel) ioctl(req uintptr, arg unsafe.Pointer) error {
+	dev, err := os.Open("/dev")
+	if err != nil {
+		return err
+	}
+	defer dev.Close()
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, dev.Fd(), req, uintptr(arg)); errno != 0 {
 		return errno
 	}
 	return nil
@@ -87,7 +88,7 @@ func (k kernel) Sets() ([]uint16, error) {
 	var id uint16
 	for {
 		err := k.ioctl(ioctlSNext, unsafe.Pointer(&id))
-		if errors.Is(err, unix.ESRCH) {
+		if errors.Is(err, unix.ENOENT) {
 			return out, nil
 		}
 		if err != nil {
@@ -115,7 +116,7 @@ func (k kernel) raw(set uint16) ([]rawRule, error) {
 	raw := rawRule{magic: ruleMagic, id: uint32(set) << 16}
 	for {
 		err := k.ioctl(ioctlRNext, unsafe.Pointer(&raw))
-		if errors.Is(err, unix.ESRCH) {
+		if errors.Is(err, unix.ENOENT) {
 			return out, nil
 		}
 		if err != nil {

@@ -255,9 +255,9 @@ func unit(p string) (int, bool) {
 // Compose encloses what was asked for between the host's rules and puts a hide
 // of everything first, so that a set which is loaded half-way shows too little,
 // never too much.
-func Compose(open, requested, closing []Rule) ([]Rule, error) {
+func Compose(open, requested, closing []Rule) []Rule {
 	out := append([]Rule{{Hide: true}}, open...)
-	return append(append(out, requested...), closing...), nil
+	return append(append(out, requested...), closing...)
 }
 
 // closingBracket finds the end of a bracket expression, counted from p[2]: a
