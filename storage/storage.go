@@ -15,6 +15,8 @@ import (
 	"regexp"
 	"slices"
 	"sync"
+
+	"github.com/freejail/freejail/internal/mount"
 )
 
 // Driver makes roots. Create, Remove and EnsureChain may be called from several
@@ -178,6 +180,18 @@ func (d *dirs) useChain(chain, task string) error {
 		return fmt.Errorf("storage: root: %w", err)
 	}
 	return os.Symlink(filepath.Join("..", "..", "chains", chain), d.path("roots", task, "chain"))
+}
+
+// Remove unmounts all below a root's directory and deletes it.
+func (d *dirs) Remove(_ context.Context, task string) error {
+	if err := checkName("task", task); err != nil {
+		return err
+	}
+	dir := d.path("roots", task)
+	if err := mount.UnmountUnder(dir); err != nil {
+		return err
+	}
+	return removeTree(dir)
 }
 
 // RemoveChain refuses while a root stands on the chain.

@@ -35,19 +35,10 @@ func openUnion(dir string, _ Config) (Driver, error) {
 	if err := unix.Statfs(dir, &st); err != nil {
 		return nil, err
 	}
-	if fstype := cstr(st.Fstypename[:]); fstype != "ufs" && fstype != "tmpfs" {
+	if fstype := unix.ByteSliceToString(st.Fstypename[:]); fstype != "ufs" && fstype != "tmpfs" {
 		return nil, fmt.Errorf("storage: union: %s is on %s, which has no whiteouts: use the zfs driver (storage { zfs_dataset }) or a state_dir on UFS", dir, fstype)
 	}
 	return union{d}, nil
-}
-
-func cstr(b []byte) string {
-	for i, c := range b {
-		if c == 0 {
-			return string(b[:i])
-		}
-	}
-	return string(b)
 }
 
 func (union) Name() string { return "union" }
@@ -72,17 +63,6 @@ func (u union) Create(ctx context.Context, chain, task string, _ Options) (strin
 		return "", errors.Join(fmt.Errorf("storage: union: %w", err), u.Remove(ctx, task))
 	}
 	return root, nil
-}
-
-func (u union) Remove(_ context.Context, task string) error {
-	if err := checkName("task", task); err != nil {
-		return err
-	}
-	dir := u.path("roots", task)
-	if err := mount.UnmountUnder(dir); err != nil {
-		return err
-	}
-	return removeTree(dir)
 }
 
 // removeTree deletes a tree: immutable files of the image included, and the

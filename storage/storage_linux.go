@@ -46,16 +46,5 @@ func (o overlay) Create(ctx context.Context, chain, task string, _ Options) (str
 	return root, nil
 }
 
-func (o overlay) Remove(_ context.Context, task string) error {
-	if err := checkName("task", task); err != nil {
-		return err
-	}
-	dir := o.path("roots", task)
-	if err := mount.UnmountUnder(dir); err != nil {
-		return err
-	}
-	return removeTree(dir)
-}
-
 // removeTree deletes a tree in which nothing is mounted any more.
 func removeTree(dir string) error { return os.RemoveAll(dir) }

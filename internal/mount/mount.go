@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
+	"time"
 )
 
 // Mount is one file system to be mounted. Type is FreeBSD's name (nullfs,
@@ -50,6 +52,23 @@ func (e *Error) Error() string {
 }
 
 func (e *Error) Unwrap() error { return e.Err }
+
+// Unmount unmounts what is mounted on target, the newest if there are several.
+// Nothing there is no error.
+func Unmount(target string) error {
+	var err error
+	for wait := time.Millisecond; wait < time.Second; wait *= 2 {
+		err = unmount(target)
+		if err == nil || errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOENT) {
+			return nil
+		}
+		if !errors.Is(err, syscall.EBUSY) {
+			break
+		}
+		time.Sleep(wait) // the last process of the jail may still let go
+	}
+	return &Error{Op: "unmount", Target: target, Err: err}
+}
 
 // Below lists the mounts at dir and below it, the newest first.
 func Below(dir string) ([]Info, error) {

@@ -1,10 +1,7 @@
 package mount
 
 import (
-	"bytes"
-	"errors"
 	"strings"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -13,11 +10,8 @@ import (
 // Do mounts a file system by nmount(2). unionfs and tmpfs take no source.
 func Do(m Mount) error {
 	var iov []unix.Iovec
-	var keep [][]byte
 	add := func(name string, value []byte) {
-		n := append([]byte(name), 0)
-		keep = append(keep, n, value)
-		iov = append(iov, iovec(n), iovec(value))
+		iov = append(iov, iovec(append([]byte(name), 0)), iovec(value))
 	}
 	text := func(name, value string) { add(name, append([]byte(value), 0)) }
 	text("fstype", m.Type)
@@ -50,10 +44,8 @@ func Do(m Mount) error {
 	errmsg := make([]byte, 255)
 	add("errmsg", errmsg)
 	_, _, errno := unix.Syscall(unix.SYS_NMOUNT, uintptr(unsafe.Pointer(&iov[0])), uintptr(len(iov)), uintptr(flags))
-	_ = keep // alive until the call is over
 	if errno != 0 {
-		msg, _, _ := bytes.Cut(errmsg, []byte{0})
-		return &Error{Op: "mount", Type: m.Type, Source: m.Source, Target: m.Target, Message: string(msg), Err: errno}
+		return &Error{Op: "mount", Type: m.Type, Source: m.Source, Target: m.Target, Message: unix.ByteSliceToString(errmsg), Err: errno}
 	}
 	return nil
 }
@@ -67,22 +59,7 @@ func iovec(b []byte) unix.Iovec {
 	return v
 }
 
-// Unmount unmounts what is mounted on target, the newest if there are several.
-// Nothing there is no error.
-func Unmount(target string) error {
-	var err error
-	for wait := time.Millisecond; wait < time.Second; wait *= 2 {
-		err = unix.Unmount(target, 0)
-		if err == nil || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
-			return nil
-		}
-		if !errors.Is(err, unix.EBUSY) {
-			break
-		}
-		time.Sleep(wait) // the last process of the jail may still let go
-	}
-	return &Error{Op: "unmount", Target: target, Err: err}
-}
+func unmount(target string) error { return unix.Unmount(target, 0) }
 
 // List returns all mounts in the order in which they were made.
 func List() ([]Info, error) {
@@ -97,14 +74,9 @@ func List() ([]Info, error) {
 	}
 	out := make([]Info, 0, n)
 	for _, s := range buf[:n] {
-		out = append(out, Info{Type: cstr(s.Fstypename[:]), Source: cstr(s.Mntfromname[:]), Target: cstr(s.Mntonname[:])})
+		out = append(out, Info{Type: unix.ByteSliceToString(s.Fstypename[:]), Source: unix.ByteSliceToString(s.Mntfromname[:]), Target: unix.ByteSliceToString(s.Mntonname[:])})
 	}
 	return out, nil
-}
-
-func cstr(b []byte) string {
-	s, _, _ := bytes.Cut(b, []byte{0})
-	return string(s)
 }
 
 // Known reports whether the kernel has a file system type now.

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
@@ -49,22 +48,7 @@ func split(opts []string) (flags uintptr, data string) {
 	return flags, strings.Join(rest, ",")
 }
 
-// Unmount unmounts what is mounted on target, the newest if there are several.
-// Nothing there is no error.
-func Unmount(target string) error {
-	var err error
-	for wait := time.Millisecond; wait < time.Second; wait *= 2 {
-		err = unix.Unmount(target, unix.UMOUNT_NOFOLLOW)
-		if err == nil || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
-			return nil
-		}
-		if !errors.Is(err, unix.EBUSY) {
-			break
-		}
-		time.Sleep(wait) // the last process of the jail may still let go
-	}
-	return &Error{Op: "unmount", Target: target, Err: err}
-}
+func unmount(target string) error { return unix.Unmount(target, unix.UMOUNT_NOFOLLOW) }
 
 // List returns all mounts in the order in which they were made.
 func List() ([]Info, error) {
