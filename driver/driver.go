@@ -31,6 +31,7 @@ type Driver struct {
 
 	mu    sync.Mutex
 	cfg   Config
+	calls *client.Client
 	tasks map[string]string // Nomad's task id -> the daemon's
 	cpu   cpuMeter
 }
@@ -39,7 +40,7 @@ var _ drivers.DriverPlugin = (*Driver)(nil)
 
 // NewPlugin returns the driver. It does nothing until Nomad configures it.
 func NewPlugin(log hclog.Logger, version string) drivers.DriverPlugin {
-	return &Driver{version: version, log: log.Named(Name), cfg: Config{Socket: client.DefaultSocket}, tasks: map[string]string{},
+	return &Driver{version: version, log: log.Named(Name), cfg: Config{Socket: client.DefaultSocket}, calls: client.New(client.DefaultSocket), tasks: map[string]string{},
 		cpu: cpuMeter{last: map[string]client.Usage{}}}
 }
 
@@ -80,7 +81,7 @@ func (d *Driver) SetConfig(c *base.Config) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.cfg = cfg
+	d.cfg, d.calls = cfg, client.New(cfg.Socket)
 	return nil
 }
 
@@ -99,7 +100,12 @@ func (d *Driver) config() Config {
 	return d.cfg
 }
 
-func (d *Driver) daemon() *client.Client { return client.New(d.config().Socket) }
+// daemon keeps its connections between calls.
+func (d *Driver) daemon() *client.Client {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.calls
+}
 
 // fingerprintEvery is how often the daemon is asked after its health.
 const fingerprintEvery = 5 * time.Second

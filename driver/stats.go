@@ -2,7 +2,9 @@ package driver
 
 import (
 	"context"
+	"maps"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -20,7 +22,7 @@ type cpuMeter struct {
 func (m *cpuMeter) forget(id string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	delete(m.last, id)
+	maps.DeleteFunc(m.last, func(key string, _ client.Usage) bool { return key == id || strings.HasPrefix(key, id+"/") })
 }
 
 // percent is the use since the last sample; 100 is one core.
