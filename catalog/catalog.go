@@ -112,8 +112,8 @@ func (c *Catalog) poke() {
 }
 
 // Remove takes a task's services out of Consul now. When Consul does not
-// answer they are removed as soon as it does, and the error says so.
-func (c *Catalog) Remove(ctx context.Context, task string) error {
+// answer they are removed as soon as it does, which is told as an event.
+func (c *Catalog) Remove(ctx context.Context, task string) {
 	c.mu.Lock()
 	ids := slices.Collect(maps.Keys(c.wanted[task]))
 	delete(c.wanted, task)
@@ -122,25 +122,28 @@ func (c *Catalog) Remove(ctx context.Context, task string) error {
 	}
 	c.mu.Unlock()
 	if len(ids) == 0 {
-		return nil
+		return
 	}
 	c.converging.Lock() // else a registration under way could come after
 	defer c.converging.Unlock()
-	var errs []error
 	for _, id := range ids {
-		cctx, cancel := context.WithTimeout(ctx, callTime)
-		err := c.client.Agent().ServiceDeregisterOpts(id, (&api.QueryOptions{}).WithContext(cctx))
-		cancel()
-		if err != nil && !notThere(err) {
-			errs = append(errs, err)
-			break // the others would wait as long
+		if err := c.deregister(ctx, id); err != nil { // the others would wait as long
+			c.poke()
+			c.event(task, fmt.Sprintf("Consul does not answer; its services go as soon as it does: %v", err))
+			return
 		}
 	}
-	if err := errors.Join(errs...); err != nil {
-		c.poke()
-		c.event(task, fmt.Sprintf("Consul does not answer; its services go as soon as it does: %v", err))
+}
+
+// deregister removes one entry; none is no error.
+func (c *Catalog) deregister(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
+	err := c.client.Agent().ServiceDeregisterOpts(id, (&api.QueryOptions{}).WithContext(ctx))
+	if notThere(err) {
+		return nil
 	}
-	return nil
+	return err
 }
 
 func notThere(err error) bool {
@@ -252,7 +255,7 @@ func (c *Catalog) converge(ctx context.Context) error {
 	c.mu.Unlock()
 	var errs []error
 	for id, s := range want {
-		err := error(nil)
+		var err error
 		if !same(have[id], s) {
 			err = c.register(ctx, id, s)
 		}
@@ -268,12 +271,7 @@ func (c *Catalog) converge(ctx context.Context) error {
 		if _, ok := want[id]; ok || s.Meta[metaNode] != c.node {
 			continue
 		}
-		cctx, cancel := context.WithTimeout(ctx, callTime)
-		err := c.client.Agent().ServiceDeregisterOpts(id, (&api.QueryOptions{}).WithContext(cctx))
-		cancel()
-		if err != nil && !notThere(err) {
-			errs = append(errs, err)
-		}
+		errs = append(errs, c.deregister(ctx, id))
 	}
 	return errors.Join(errs...)
 }

@@ -173,7 +173,17 @@ func (d *Daemon) Run(ctx context.Context) error {
 		go d.catalog.Run(ctx)
 	}
 	go d.janitor(ctx)
-	return d.serve(ctx)
+	// Rulesets without a holder are kept for reuse, but only by this daemon.
+	return errors.Join(d.serve(ctx), d.rulesets.Reconcile(d.holders()))
+}
+
+// holders are the tasks that may have something of the host.
+func (d *Daemon) holders() []string {
+	var out []string
+	for _, t := range d.list() {
+		out = append(out, t.id())
+	}
+	return out
 }
 
 // Close lets go of the state. Tasks run on.

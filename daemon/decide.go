@@ -70,7 +70,7 @@ func (d *Daemon) reloadPolicy() error {
 }
 
 // currentPolicy follows changes of the file without being told.
-func (d *Daemon) currentPolicy(taskID string) *policy.Policy {
+func (d *Daemon) currentPolicy() *policy.Policy {
 	if d.cfg.Path != "" {
 		id, err := identify(d.cfg.Path)
 		d.policy.mu.Lock()
@@ -78,7 +78,7 @@ func (d *Daemon) currentPolicy(taskID string) *policy.Policy {
 		d.policy.mu.Unlock()
 		if changed {
 			if err := d.reloadPolicy(); err != nil {
-				d.event(taskID, "policy", err.Error())
+				d.event("", "policy", err.Error())
 			}
 		}
 	}
@@ -88,22 +88,20 @@ func (d *Daemon) currentPolicy(taskID string) *policy.Policy {
 
 // decide asks the policy about a task's requests.
 func (d *Daemon) decide(img *image.Image, reqs []policy.Request) error {
-	dec, err := d.decision("", img, reqs)
+	dec, err := d.decision(img, reqs)
 	if err != nil || dec.Allowed {
 		return err
 	}
-	subject := policy.Subject{Image: img.Name, Repository: repository(img.Name), Digest: img.Digest.String()}
 	wire := wireDecision(img, dec)
-	return &client.Error{Code: client.CodeRefused, Message: dec.Err(subject).Error(), Decision: &wire}
+	return &client.Error{Code: client.CodeRefused, Message: dec.Err(subject(img)).Error(), Decision: &wire}
 }
 
-func (d *Daemon) decision(taskID string, img *image.Image, reqs []policy.Request) (policy.Decision, error) {
+func (d *Daemon) decision(img *image.Image, reqs []policy.Request) (policy.Decision, error) {
 	approvals, err := d.approvals()
 	if err != nil {
 		return policy.Decision{}, err
 	}
-	subject := policy.Subject{Image: img.Name, Repository: repository(img.Name), Digest: img.Digest.String()}
-	return d.currentPolicy(taskID).Decide(subject, reqs, approvals, containsRule), nil
+	return d.currentPolicy().Decide(subject(img), reqs, approvals, containsRule), nil
 }
 
 // containsRule lets the policy compare devfs rules without knowing them.
@@ -117,6 +115,10 @@ func containsRule(permitted, requested string) (bool, error) {
 		return false, err
 	}
 	return devfs.Contains(p, r), nil
+}
+
+func subject(img *image.Image) policy.Subject {
+	return policy.Subject{Image: img.Name, Repository: repository(img.Name), Digest: img.Digest.String()}
 }
 
 func repository(name string) string {
@@ -147,7 +149,7 @@ func (d *Daemon) handleCheck(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	dec, err := d.decision("", img, reqs)
+	dec, err := d.decision(img, reqs)
 	if err != nil {
 		return nil, err
 	}

@@ -54,7 +54,9 @@ func (d *Daemon) resolveImage(ctx context.Context, spec client.TaskSpec) (*image
 		}
 		return img, err
 	}
-	return d.importPath(ctx, spec.Image, "", func(stage string) { d.event(spec.ID, "pulling", stage) })
+	// A path has no say in names: else a job's web.tar would become the image
+	// web, with all that the policy permits it.
+	return d.importPath(ctx, spec.Image, "file"+filepath.Clean(spec.Image), func(stage string) { d.event(spec.ID, "pulling", stage) })
 }
 
 func (d *Daemon) importPath(ctx context.Context, path, name string, tell func(string)) (*image.Image, error) {
@@ -73,7 +75,7 @@ func (d *Daemon) importPath(ctx context.Context, path, name string, tell func(st
 	digest, hit := d.imports.seen[id]
 	d.imports.mu.Unlock()
 	if hit && !fi.IsDir() {
-		if img, err := d.images.Get(digest); err == nil {
+		if img, err := d.images.Get(name); err == nil && img.Digest.String() == digest {
 			return img, nil
 		}
 	}
@@ -152,9 +154,7 @@ func (d *Daemon) imageRequests(img *image.Image) ([]policy.Request, error) {
 	p := &plan{image: img, params: map[string]string{}, sysctl: map[string]string{}}
 	spec := client.TaskSpec{}
 	err := errors.Join(p.addPorts(spec), p.addPrivileges(spec))
-	for _, m := range img.Manifest.Requires.Mounts {
-		p.ask(policy.Mount, m.Target, m.Type, policy.FromImage)
-	}
+	p.addImageMounts()
 	return p.requests, err
 }
 

@@ -1,6 +1,8 @@
 package daemon
 
 import (
+	"errors"
+	"net"
 	"strings"
 
 	"github.com/freejail/freejail/daemon/client"
@@ -64,4 +66,15 @@ func (d *Daemon) doctor() []client.Check {
 		add("consul", "ok", d.cfg.Consul.Address, "")
 	}
 	return append(out, platformChecks(i.Features)...)
+}
+
+// peerUID is the user at the other end of a unix socket.
+func peerUID(c net.Conn) (int, error) {
+	raw, err := c.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	uid, cerr := -1, error(nil)
+	err = raw.Control(func(fd uintptr) { uid, cerr = socketPeer(int(fd)) })
+	return uid, errors.Join(err, cerr)
 }

@@ -3,7 +3,6 @@ package daemon
 import (
 	"encoding/binary"
 	"fmt"
-	"net"
 	"strconv"
 	"strings"
 
@@ -17,23 +16,12 @@ import (
 // solLocal is SOL_LOCAL of sys/un.h.
 const solLocal = 0
 
-func peerUID(c net.Conn) (int, error) {
-	raw, err := c.(*net.UnixConn).SyscallConn()
+func socketPeer(fd int) (int, error) {
+	x, err := unix.GetsockoptXucred(fd, solLocal, unix.LOCAL_PEERCRED)
 	if err != nil {
 		return -1, err
 	}
-	uid := -1
-	var cerr error
-	err = raw.Control(func(fd uintptr) {
-		var x *unix.Xucred
-		if x, cerr = unix.GetsockoptXucred(int(fd), solLocal, unix.LOCAL_PEERCRED); cerr == nil {
-			uid = int(x.Uid)
-		}
-	})
-	if err == nil {
-		err = cerr
-	}
-	return uid, err
+	return int(x.Uid), nil
 }
 
 // mountDev mounts devfs with a ruleset that the registry has read back whole:

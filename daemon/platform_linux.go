@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,23 +12,12 @@ import (
 	"github.com/freejail/freejail/internal/mount"
 )
 
-func peerUID(c net.Conn) (int, error) {
-	raw, err := c.(*net.UnixConn).SyscallConn()
+func socketPeer(fd int) (int, error) {
+	u, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
 	if err != nil {
 		return -1, err
 	}
-	uid := -1
-	var cerr error
-	err = raw.Control(func(fd uintptr) {
-		var u *unix.Ucred
-		if u, cerr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); cerr == nil {
-			uid = int(u.Uid)
-		}
-	})
-	if err == nil {
-		err = cerr
-	}
-	return uid, err
+	return int(u.Uid), nil
 }
 
 // mountDev makes a /dev of the nodes that the rules leave visible.

@@ -219,10 +219,7 @@ var reservedParams = map[string]bool{
 // addMounts resolves a volume's source before anything is decided: the policy
 // judges, and the kernel mounts, the same path.
 func (p *plan) addMounts(spec client.TaskSpec) error {
-	for _, m := range p.image.Manifest.Requires.Mounts {
-		p.mounts = append(p.mounts, client.Mount{Type: m.Type, Target: m.Target, Options: strings.Join(m.Options, ",")})
-		p.ask(policy.Mount, m.Target, m.Type, policy.FromImage)
-	}
+	p.addImageMounts()
 	for _, v := range spec.Volumes {
 		if v.Type == "" {
 			v.Type = "nullfs"
@@ -256,6 +253,13 @@ func (p *plan) addMounts(spec client.TaskSpec) error {
 		p.ask(policy.Mount, v.Target, value, policy.FromJob)
 	}
 	return p.requiredVolumes(spec)
+}
+
+func (p *plan) addImageMounts() {
+	for _, m := range p.image.Manifest.Requires.Mounts {
+		p.mounts = append(p.mounts, client.Mount{Type: m.Type, Target: m.Target, Options: strings.Join(m.Options, ",")})
+		p.ask(policy.Mount, m.Target, m.Type, policy.FromImage)
+	}
 }
 
 func (p *plan) requiredVolumes(spec client.TaskSpec) error {

@@ -27,11 +27,10 @@ func (d *Daemon) announce(t *task) {
 	}
 }
 
-func (d *Daemon) deregister(ctx context.Context, t *task) error {
-	if d.catalog == nil {
-		return nil
+func (d *Daemon) deregister(ctx context.Context, t *task) {
+	if d.catalog != nil {
+		d.catalog.Remove(ctx, t.id())
 	}
-	return d.catalog.Remove(ctx, t.id())
 }
 
 func (d *Daemon) services(i client.Task) []catalog.Service {

@@ -33,6 +33,9 @@ func (d *Daemon) Start(ctx context.Context, spec client.TaskSpec) (*client.Task,
 		d.event(t.id(), eventKind(err), err.Error())
 		return nil, errors.Join(err, d.abandon(t))
 	}
+	// Not before: a start that fails after its process runs is abandoned, and
+	// must not be told to end by two.
+	go d.supervise(t, d.jails.Wait(t.info.PID))
 	d.event(t.id(), "started", fmt.Sprintf("process %d runs in jail %s", t.info.PID, t.info.Jail))
 	info := t.snapshot()
 	return &info, nil
@@ -177,10 +180,7 @@ func (d *Daemon) acquireRuleset(t *task, p *plan) ([]devfs.Rule, error) {
 	if err != nil {
 		return nil, err
 	}
-	rules, err := devfs.Compose(open, p.rules, closing)
-	if err != nil {
-		return nil, err
-	}
+	rules := devfs.Compose(open, p.rules, closing)
 	err = t.step(undo{Op: "ruleset"}, func() error {
 		id, err := d.rulesets.Acquire(rules, t.id())
 		t.mu.Lock()
@@ -340,7 +340,6 @@ func (d *Daemon) startProcess(ctx context.Context, t *task, p *plan) error {
 		return err
 	}
 	fault("process", "done")
-	go d.supervise(t, d.jails.Wait(pid))
 	return nil
 }
 

@@ -29,7 +29,7 @@ func (d *Daemon) undoOps() map[string]func(context.Context, *task, string) error
 		},
 		"mounts":  func(_ context.Context, _ *task, root string) error { return mount.UnmountBelow(root) },
 		"jail":    func(ctx context.Context, _ *task, name string) error { return d.jails.Remove(ctx, name) },
-		"service": func(ctx context.Context, t *task, _ string) error { return d.deregister(ctx, t) },
+		"service": func(ctx context.Context, t *task, _ string) error { d.deregister(ctx, t); return nil },
 	}
 }
 
@@ -100,9 +100,7 @@ func (d *Daemon) Stop(ctx context.Context, id string, r client.StopRequest) (*cl
 	}); err != nil {
 		d.log.Error("a stop is not journalled", "task", id, "error", err)
 	}
-	if err := d.deregister(ctx, t); err != nil {
-		d.event(id, "consul", "deregistration: "+err.Error())
-	}
+	d.deregister(ctx, t)
 	if r.Timeout > 0 {
 		if err := d.jails.Signal(info.Jail, info.PID, sig); err != nil {
 			d.log.Debug("stop signal", "task", id, "error", err)
@@ -166,9 +164,7 @@ func (d *Daemon) Destroy(ctx context.Context, id string, force bool) error {
 		if !force {
 			return &client.Error{Code: client.CodeConflict, Message: fmt.Sprintf("task %s still runs: stop it first, or destroy it with force", id)}
 		}
-		if err := d.deregister(ctx, t); err != nil {
-			d.event(id, "consul", "deregistration: "+err.Error())
-		}
+		d.deregister(ctx, t)
 		if _, err := d.kill(ctx, t); err != nil {
 			return err
 		}
@@ -245,7 +241,6 @@ func (d *Daemon) recoverAll(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var holders []string
 	for _, e := range entries {
 		t, err := journal(d.path("tasks", e.Name())).replay()
 		if err != nil {
@@ -258,12 +253,11 @@ func (d *Daemon) recoverAll(ctx context.Context) error {
 			continue
 		}
 		d.tasks[t.id()] = t
-		holders = append(holders, t.id())
 	}
 	for _, t := range d.list() {
 		d.recoverTask(ctx, t, alive)
 	}
-	return errors.Join(d.sweepStrays(ctx, alive), d.rulesets.Reconcile(holders))
+	return errors.Join(d.sweepStrays(ctx, alive), d.rulesets.Reconcile(d.holders()))
 }
 
 func (d *Daemon) recoverTask(ctx context.Context, t *task, alive []jail.Info) {

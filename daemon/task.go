@@ -108,7 +108,7 @@ func (d *Daemon) find(id string) (*task, error) {
 	return nil, &client.Error{Code: client.CodeNotFound, Message: fmt.Sprintf("there is no task %q on this host; see `freejail ps -a`", id)}
 }
 
-// list returns the tasks in the order of their ids.
+// list returns the tasks in the order of their making.
 func (d *Daemon) list() []*task {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -21,8 +21,9 @@ func (d *Daemon) handleUpgrade(w http.ResponseWriter, r *http.Request) {
 		Binary string `json:"binary"`
 	}
 	err := decode(r, &in)
+	binary := ""
 	if err == nil {
-		err = d.checkUpgrade(in.Binary)
+		binary, err = d.checkUpgrade(in.Binary)
 	}
 	if err != nil {
 		writeError(w, err)
@@ -32,28 +33,23 @@ func (d *Daemon) handleUpgrade(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(map[string]bool{"upgrading": true}) // the client may be gone
 	w.(http.Flusher).Flush()
 	go func() {
-		if err := d.Upgrade(in.Binary); err != nil {
+		if err := d.execInPlace(binary); err != nil {
 			d.log.Error("no upgrade", "error", err)
 		}
 	}()
 }
 
 // checkUpgrade finds out whether a binary and the configuration would do, while
-// there is still a daemon to say no.
-func (d *Daemon) checkUpgrade(binary string) error {
-	if _, err := d.upgradeBinary(binary); err != nil {
-		return err
+// there is still a daemon to say no, and returns the binary's path.
+func (d *Daemon) checkUpgrade(binary string) (string, error) {
+	binary, err := upgradeBinary(binary)
+	if err != nil {
+		return "", err
 	}
-	if d.cfg.Path == "" {
-		return nil
-	}
-	if _, err := LoadConfig(d.cfg.Path); err != nil {
-		return invalid("no upgrade: %v", err)
-	}
-	return d.reloadPolicy()
+	return binary, d.reloadPolicy()
 }
 
-func (d *Daemon) upgradeBinary(binary string) (string, error) {
+func upgradeBinary(binary string) (string, error) {
 	if binary == "" {
 		self, err := os.Executable()
 		if err != nil {
@@ -74,13 +70,15 @@ func (d *Daemon) upgradeBinary(binary string) (string, error) {
 // Upgrade replaces the daemon by a new binary in place: the same process, so
 // still the parent of all tasks. It returns only when that failed.
 func (d *Daemon) Upgrade(binary string) error {
-	if err := d.checkUpgrade(binary); err != nil {
-		return err
-	}
-	binary, err := d.upgradeBinary(binary)
+	binary, err := d.checkUpgrade(binary)
 	if err != nil {
 		return err
 	}
+	return d.execInPlace(binary)
+}
+
+// execInPlace takes a binary that was found to run.
+func (d *Daemon) execInPlace(binary string) error {
 	d.gate.Lock() // starts under way come first
 	defer d.gate.Unlock()
 	f, err := d.listener.(*net.UnixListener).File()

@@ -1,0 +1,377 @@
+package daemon
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/internal/mount"
+	"github.com/freejail/freejail/jail"
+)
+
+// The test binary is also the program of the image.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "inside" {
+		c := make(chan os.Signal, 1)
+		signal.Notify(c, syscall.SIGTERM)
+		fmt.Println("hello", os.Getenv("GREETING"))
+		<-c
+		os.Exit(3)
+	}
+	if len(os.Args) > 1 && os.Args[1] == "version" {
+		fmt.Println("freejail test")
+		os.Exit(0)
+	}
+	if len(os.Args) > 2 && os.Args[1] == "daemon" {
+		if err := serve(os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	if len(os.Args) > 1 && os.Args[1] == "echo" {
+		fmt.Println("from exec")
+		os.Exit(4)
+	}
+	os.Exit(m.Run())
+}
+
+// archive builds an image of this test binary with a manifest.
+func archive(t *testing.T, manifest string) string {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	prog, err := os.ReadFile(self)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var layer bytes.Buffer
+	tw := tar.NewWriter(&layer)
+	for _, d := range []string{"bin/", "dev/", "proc/", "tmp/"} {
+		if err := tw.WriteHeader(&tar.Header{Name: d, Typeflag: tar.TypeDir, Mode: 0o755}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := tw.WriteHeader(&tar.Header{Name: "bin/prog", Mode: 0o755, Size: int64(len(prog))}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tw.Write(prog); err != nil {
+		t.Fatal(err)
+	}
+	if err := tw.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s, err := image.OpenStore(t.TempDir(), image.Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256(layer.Bytes())
+	d, err := s.Add(t.Context(), ocispec.MediaTypeImageLayer, &layer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := ocispec.Image{Platform: ocispec.Platform{OS: runtime.GOOS, Architecture: runtime.GOARCH}}
+	cfg.RootFS = ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{digest.NewDigestFromEncoded(digest.SHA256, hex.EncodeToString(sum[:]))}}
+	cfg.Config.Entrypoint = []string{"/bin/prog"}
+	cfg.Config.Cmd = []string{"inside"}
+	cfg.Config.Labels = map[string]string{image.ManifestLabel: manifest}
+	if _, err := s.Put(t.Context(), "prog", cfg, []ocispec.Descriptor{d}, nil); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "prog.tar")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := s.Export(t.Context(), "prog", f); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func serve(conf string) error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	cfg, err := LoadConfig(conf)
+	if err != nil {
+		return err
+	}
+	d, err := New(cfg, "test", hclog.New(&hclog.LoggerOptions{Output: os.Stderr, Level: hclog.Debug}))
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Run(ctx), d.Close())
+}
+
+// daemonAt runs a daemon of its own process on a directory, and ends it by the
+// signal that the function it returns is given.
+func daemonAt(t *testing.T, dir, policy string) (*client.Client, func(os.Signal)) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("jails need root")
+	}
+	if m, err := jail.Open(jail.Config{StateDir: t.TempDir()}); err != nil {
+		t.Skip(err)
+	} else if _, err := m.List(); err != nil {
+		t.Fatal(err)
+	}
+	conf, socket := filepath.Join(dir, "freejail.hcl"), filepath.Join(dir, "s")
+	text := fmt.Sprintf("state_dir = %q\nsocket = %q\n%s", filepath.Join(dir, "state"), socket, policy)
+	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self, "daemon", conf)
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	stopped := false
+	stop := func(sig os.Signal) {
+		if stopped {
+			return
+		}
+		stopped = true
+		if err := cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+			t.Error(err)
+		}
+		<-ended
+	}
+	t.Cleanup(func() { stop(syscall.SIGTERM) })
+	c := client.New(socket)
+	for {
+		if _, err := c.Info(t.Context()); err == nil {
+			return c, stop
+		}
+		select {
+		case err := <-ended:
+			t.Fatal("the daemon ended: ", err)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// shortDir is short enough for a unix socket's path.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "fj")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := mount.UnmountUnder(dir); err != nil {
+			t.Error(err)
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+func nothingLeft(t *testing.T, dir string) {
+	t.Helper()
+	if list, err := mount.Below(dir); err != nil || len(list) != 0 {
+		t.Errorf("mounts are left: %v %v", list, err)
+	}
+	for _, sub := range []string{"tasks", "storage/roots"} {
+		if e, err := os.ReadDir(filepath.Join(dir, "state", sub)); err != nil || len(e) != 0 {
+			t.Errorf("%s: left: %v %v", sub, e, err)
+		}
+	}
+}
+
+const greeting = `{"schemaVersion":1,"parameters":[{"name":"GREETING","required":true,"description":"whom to greet"}]}`
+
+// awaitGreeting returns when the program has written, and so takes signals.
+func awaitGreeting(t *testing.T, c *client.Client, want string) {
+	t.Helper()
+	var log bytes.Buffer
+	for log.String() == "" {
+		if err := c.Logs(t.Context(), "one", "stdout", false, -1, &log); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if log.String() != want {
+		t.Errorf("log %q, want %q", log.String(), want)
+	}
+}
+
+func TestLifeOfATask(t *testing.T) {
+	dir := shortDir(t)
+	c, _ := daemonAt(t, dir, "")
+	path := archive(t, greeting)
+	ctx := t.Context()
+	spec := client.TaskSpec{ID: "one", Owner: "cli", Image: path, Parameters: map[string]string{"GREETING": "world"}}
+	task, err := c.Start(ctx, spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if task.State != client.Running || task.PID == 0 {
+		t.Errorf("started: %+v", task)
+	}
+	if _, err := c.Start(ctx, spec); err == nil {
+		t.Error("one id twice")
+	}
+	var out bytes.Buffer
+	e, err := c.Exec(ctx, "one", client.ExecSpec{Args: []string{"/bin/prog", "echo"}}, client.ExecIO{Stdout: &out, Stderr: &out})
+	if err != nil || e.Code != 4 || out.String() != "from exec\n" {
+		t.Errorf("exec: %+v %v %q", e, err, out.String())
+	}
+
+	// An upgrade in place: the same daemon's process, the same task's.
+	before, err := c.Info(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	after, err := c.Upgrade(ctx, "")
+	if err != nil || after.PID != before.PID {
+		t.Fatalf("upgrade: %+v %v", after, err)
+	}
+	if again, err := c.Task(ctx, "one"); err != nil || again.PID != task.PID || again.State != client.Running {
+		t.Fatalf("after the upgrade: %+v %v", again, err)
+	}
+	awaitGreeting(t, c, "hello world\n")
+	if u, err := c.Stats(ctx, "one"); err != nil || len(u.Procs) == 0 {
+		t.Errorf("stats: %+v %v", u, err)
+	}
+	exit, err := c.Stop(ctx, "one", client.StopRequest{Timeout: client.Duration(time.Minute)})
+	if err != nil || exit.Code != 3 || !exit.Known {
+		t.Errorf("stop: %+v %v", exit, err)
+	}
+	if err := c.Destroy(ctx, "one", false); err != nil {
+		t.Fatal(err)
+	}
+	nothingLeft(t, dir)
+}
+
+// The task of a daemon that was killed runs on; the next daemon knows it.
+func TestKilledDaemon(t *testing.T) {
+	dir := shortDir(t)
+	c, stop := daemonAt(t, dir, "")
+	ctx := t.Context()
+	task, err := c.Start(ctx, client.TaskSpec{ID: "one", Owner: "cli", Image: archive(t, greeting), Parameters: map[string]string{"GREETING": "x"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop(syscall.SIGKILL)
+	c, _ = daemonAt(t, dir, "")
+	again, err := c.Task(ctx, "one")
+	if err != nil || again.PID != task.PID || again.State != client.Running {
+		t.Fatalf("after the kill: %+v %v", again, err)
+	}
+	awaitGreeting(t, c, "hello x\n")
+	exit, err := c.Stop(ctx, "one", client.StopRequest{Timeout: client.Duration(time.Minute)})
+	if err != nil || exit.Known && exit.Code != 3 {
+		t.Errorf("stop: %+v %v", exit, err)
+	}
+	if err := c.Destroy(ctx, "one", false); err != nil {
+		t.Fatal(err)
+	}
+	nothingLeft(t, dir)
+}
+
+// At each step of a start the daemon is killed, before and after it acts: the
+// next one finds a task that runs, or undoes what was begun.
+func TestKilledAtEachStep(t *testing.T) {
+	path := archive(t, greeting)
+	for _, op := range []string{"ruleset", "root", "mounts", "jail", "process"} {
+		for _, moment := range []string{"journalled", "done"} {
+			if op == "process" && moment == "journalled" {
+				continue // it is no step of the journal
+			}
+			t.Run(op+" "+moment, func(t *testing.T) {
+				dir := shortDir(t)
+				t.Setenv("FREEJAIL_FAULT_POINT", op+":"+moment)
+				c, stop := daemonAt(t, dir, "")
+				_, err := c.Start(t.Context(), client.TaskSpec{ID: "one", Owner: "cli", Image: path, Parameters: map[string]string{"GREETING": "x"}})
+				var answer *client.Error
+				if err == nil || errors.As(err, &answer) {
+					t.Fatalf("the daemon was not killed, it answered: %v", err)
+				}
+				stop(syscall.SIGKILL)
+				t.Setenv("FREEJAIL_FAULT_POINT", "")
+				c, _ = daemonAt(t, dir, "")
+				tasks, err := c.Tasks(t.Context())
+				if err != nil || len(tasks) > 1 || len(tasks) == 1 && (op != "process" || tasks[0].State != client.Running) {
+					t.Fatalf("tasks: %+v %v", tasks, err)
+				}
+				if err := c.Destroy(t.Context(), "one", true); err != nil {
+					t.Fatal(err)
+				}
+				nothingLeft(t, dir)
+			})
+		}
+	}
+}
+
+func TestFailedStartsLeaveNothing(t *testing.T) {
+	dir := shortDir(t)
+	c, _ := daemonAt(t, dir, "")
+	path := archive(t, greeting)
+	ok := map[string]string{"GREETING": "x"}
+	for want, spec := range map[string]client.TaskSpec{
+		"whom to greet":            {Image: path},
+		"has no parameter":         {Image: path, Parameters: map[string]string{"GREETING": "x", "OTHER": "y"}},
+		"there is no such program": {Image: path, Parameters: ok, Entrypoint: []string{"/bin/nothere"}},
+		"has no user":              {Image: path, Parameters: ok, User: "nobody-here"},
+		"not on this host":         {Image: "nothere", Parameters: ok},
+		"allow.raw_sockets":        {Image: path, Parameters: ok, Wants: client.Wants{Allow: []string{"raw_sockets"}}},
+		"mount nullfs:/etc:rw":     {Image: path, Parameters: ok, Volumes: []client.Mount{{Source: "/etc", Target: "/etc"}}},
+	} {
+		spec.ID, spec.Owner = "bad", "cli"
+		_, err := c.Start(t.Context(), spec)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want an error with %q", err, want)
+		}
+		nothingLeft(t, dir)
+	}
+}
+
+// A job chooses the path of its archive, so the path must not choose the
+// image's name, to which a permit may be bound.
+func TestPathDoesNotNameAnImage(t *testing.T) {
+	dir := shortDir(t)
+	c, _ := daemonAt(t, dir, "permit {\n  images = [\"prog\"]\n  allow = [\"raw_sockets\"]\n}\n")
+	path := archive(t, `{"schemaVersion":1,"requires":{"allow":["raw_sockets"]}}`)
+	if _, err := c.Start(t.Context(), client.TaskSpec{ID: "sly", Owner: "cli", Image: path}); !client.IsRefused(err) {
+		t.Errorf("a file named prog.tar got what the image prog is permitted: %v", err)
+	}
+	if _, err := c.Image(t.Context(), "prog"); !client.IsNotFound(err) {
+		t.Errorf("the name prog was taken: %v", err)
+	}
+	if _, err := c.Import(t.Context(), client.ImportRequest{Path: path}); err != nil {
+		t.Fatal(err)
+	}
+	d, err := c.CheckPolicy(t.Context(), client.TaskSpec{Image: "prog"})
+	if err != nil || !d.Allowed {
+		t.Errorf("the operator's image is not permitted: %+v %v", d, err)
+	}
+}
