@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -44,12 +43,11 @@ type Daemon struct {
 	events   *eventLog
 	usage    usageCache
 
-	mu      sync.Mutex
-	tasks   map[string]*task
-	ports   map[string]string         // "8080/tcp" -> task id
-	stores  map[string]storage.Driver // by kind, opened when first used
-	gate    sync.RWMutex              // a start holds it shared, an upgrade alone
-	closing atomic.Bool
+	mu     sync.Mutex
+	tasks  map[string]*task
+	ports  map[string]string         // "8080/tcp" -> task id
+	stores map[string]storage.Driver // by kind, opened when first used
+	gate   sync.RWMutex              // a start holds it shared, an upgrade alone
 }
 
 // New opens the state of a host and takes its lock: a second daemon on the

@@ -18,7 +18,6 @@ type task struct {
 	undos     []undo
 	journal   journal
 	destroyed bool
-	killed    bool          // by stop or destroy: its signal is no surprise
 	done      chan struct{} // closed when exited and swept up
 	sweep     sync.Mutex    // one walk down the undo stack at a time
 }
