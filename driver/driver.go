@@ -5,6 +5,7 @@ package driver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,11 +13,16 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-	"github.com/hashicorp/nomad/plugins"
+	"github.com/hashicorp/go-plugin"
 	"github.com/hashicorp/nomad/plugins/base"
-	"github.com/hashicorp/nomad/plugins/drivers"
+	"github.com/hashicorp/nomad/plugins/drivers/proto"
 	"github.com/hashicorp/nomad/plugins/shared/hclspec"
-	pstructs "github.com/hashicorp/nomad/plugins/shared/structs"
+	"github.com/hashicorp/nomad/plugins/shared/structs"
+	sproto "github.com/hashicorp/nomad/plugins/shared/structs/proto"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/freejail/freejail/daemon/client"
 )
@@ -24,24 +30,30 @@ import (
 // Name is what jobs say: driver = "freejail".
 const Name = "freejail"
 
-// Driver implements drivers.DriverPlugin.
+// apiVersion is the only one that Nomad's driver plugins have.
+const apiVersion = "v0.1.0"
+
+// Driver serves Nomad's driver protocol itself: the SDK's own server does not
+// compile for FreeBSD. Calls that it does not have, also those of newer agents,
+// are answered as unimplemented, which agents accept.
 type Driver struct {
+	proto.UnimplementedDriverServer
 	version string
 	log     hclog.Logger
 
 	mu    sync.Mutex
 	cfg   Config
 	calls *client.Client
-	tasks map[string]string // Nomad's task id -> the daemon's
-	cpu   cpuMeter
 }
 
-var _ drivers.DriverPlugin = (*Driver)(nil)
+var (
+	_ proto.DriverServer = (*Driver)(nil)
+	_ base.BasePlugin    = (*Driver)(nil)
+)
 
-// NewPlugin returns the driver. It does nothing until Nomad configures it.
-func NewPlugin(log hclog.Logger, version string) drivers.DriverPlugin {
-	return &Driver{version: version, log: log.Named(Name), cfg: Config{Socket: client.DefaultSocket}, calls: client.New(client.DefaultSocket), tasks: map[string]string{},
-		cpu: cpuMeter{last: map[string]client.Usage{}}}
+// New returns the driver. It does nothing until Nomad configures it.
+func New(log hclog.Logger, version string) *Driver {
+	return &Driver{version: version, log: log.Named(Name), cfg: Config{Socket: client.DefaultSocket}, calls: client.New(client.DefaultSocket)}
 }
 
 // StartedByNomad tells whether this process was started as a plugin.
@@ -51,12 +63,34 @@ func StartedByNomad() bool {
 
 // Serve speaks to the Nomad agent that started this process until it ends.
 func Serve(version string) {
-	plugins.Serve(func(log hclog.Logger) any { return NewPlugin(log, version) })
+	log := hclog.New(&hclog.LoggerOptions{Level: hclog.Trace, JSONFormat: true}) // the agent filters
+	d := New(log, version)
+	plugin.Serve(&plugin.ServeConfig{
+		HandshakeConfig: base.Handshake,
+		Plugins:         plugin.PluginSet{base.PluginTypeBase: &base.PluginBase{Impl: d}, base.PluginTypeDriver: grpcPlugin{d: d}},
+		GRPCServer:      plugin.DefaultGRPCServer,
+		Logger:          log,
+	})
+}
+
+// grpcPlugin is how go-plugin comes to the driver.
+type grpcPlugin struct {
+	plugin.NetRPCUnsupportedPlugin
+	d *Driver
+}
+
+func (p grpcPlugin) GRPCServer(_ *plugin.GRPCBroker, s *grpc.Server) error {
+	proto.RegisterDriverServer(s, p.d)
+	return nil
+}
+
+func (grpcPlugin) GRPCClient(context.Context, *plugin.GRPCBroker, *grpc.ClientConn) (any, error) {
+	return nil, errors.New("this is the plugin, not the agent")
 }
 
 // PluginInfo tells Nomad which plugin this is.
 func (d *Driver) PluginInfo() (*base.PluginInfoResponse, error) {
-	return &base.PluginInfoResponse{Type: base.PluginTypeDriver, PluginApiVersions: []string{drivers.ApiVersion010}, PluginVersion: d.version, Name: Name}, nil
+	return &base.PluginInfoResponse{Type: base.PluginTypeDriver, PluginApiVersions: []string{apiVersion}, PluginVersion: d.version, Name: Name}, nil
 }
 
 // ConfigSchema is the plugin block's.
@@ -86,12 +120,14 @@ func (d *Driver) SetConfig(c *base.Config) error {
 }
 
 // TaskConfigSchema is that of a task's config block.
-func (d *Driver) TaskConfigSchema() (*hclspec.Spec, error) { return taskConfigSpec, nil }
+func (d *Driver) TaskConfigSchema(context.Context, *proto.TaskConfigSchemaRequest) (*proto.TaskConfigSchemaResponse, error) {
+	return &proto.TaskConfigSchemaResponse{Spec: taskConfigSpec}, nil
+}
 
 // Capabilities: the image is the root, so Nomad tells tasks the paths inside.
-func (d *Driver) Capabilities() (*drivers.Capabilities, error) {
-	return &drivers.Capabilities{SendSignals: true, Exec: true, FSIsolation: drivers.FSIsolationImage,
-		NetIsolationModes: []drivers.NetIsolationMode{drivers.NetIsolationModeHost}, MountConfigs: drivers.MountConfigSupportAll}, nil
+func (d *Driver) Capabilities(context.Context, *proto.CapabilitiesRequest) (*proto.CapabilitiesResponse, error) {
+	return &proto.CapabilitiesResponse{Capabilities: &proto.DriverCapabilities{SendSignals: true, Exec: true, FsIsolation: proto.DriverCapabilities_IMAGE,
+		NetworkIsolationModes: []proto.NetworkIsolationSpec_NetworkIsolationMode{proto.NetworkIsolationSpec_HOST}}}, nil
 }
 
 func (d *Driver) config() Config {
@@ -110,38 +146,31 @@ func (d *Driver) daemon() *client.Client {
 // fingerprintEvery is how often the daemon is asked after its health.
 const fingerprintEvery = 5 * time.Second
 
-// Fingerprint tells the node's attributes and health, again when they change.
-func (d *Driver) Fingerprint(ctx context.Context) (<-chan *drivers.Fingerprint, error) {
-	out := make(chan *drivers.Fingerprint)
-	go func() {
-		defer close(out)
-		for {
-			fp := d.fingerprint(ctx)
-			select {
-			case out <- fp:
-			case <-ctx.Done():
-				return
-			}
-			select {
-			case <-time.After(fingerprintEvery):
-			case <-ctx.Done():
-				return
-			}
+// Fingerprint tells the node's attributes and health, and again every five seconds.
+func (d *Driver) Fingerprint(_ *proto.FingerprintRequest, stream proto.Driver_FingerprintServer) error {
+	ctx := stream.Context()
+	for {
+		if err := stream.Send(d.fingerprint(ctx)); err != nil {
+			return err
 		}
-	}()
-	return out, nil
+		select {
+		case <-time.After(fingerprintEvery):
+		case <-ctx.Done():
+			return nil
+		}
+	}
 }
 
-func (d *Driver) fingerprint(ctx context.Context) *drivers.Fingerprint {
-	cctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+func (d *Driver) fingerprint(ctx context.Context) *proto.FingerprintResponse {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	info, err := d.ensureDaemon(cctx)
+	info, err := d.ensureDaemon(ctx)
 	if err != nil {
-		return &drivers.Fingerprint{Health: drivers.HealthStateUnhealthy, HealthDescription: err.Error()}
+		return &proto.FingerprintResponse{Health: proto.FingerprintResponse_UNHEALTHY, HealthDescription: err.Error()}
 	}
-	text := func(s string) *pstructs.Attribute { return pstructs.NewStringAttribute(s) }
-	attrs := map[string]*pstructs.Attribute{
-		"driver.freejail":                pstructs.NewBoolAttribute(true),
+	text := structs.NewStringAttribute
+	attrs := map[string]*structs.Attribute{
+		"driver.freejail":                structs.NewBoolAttribute(true),
 		"driver.freejail.version":        text(info.Version),
 		"driver.freejail.storage":        text(info.Storage),
 		"driver.freejail.policy":         text(info.PolicyDigest),
@@ -150,9 +179,9 @@ func (d *Driver) fingerprint(ctx context.Context) *drivers.Fingerprint {
 	for k, v := range info.Features {
 		attrs["driver.freejail."+k] = text(v)
 	}
-	fp := &drivers.Fingerprint{Attributes: attrs, Health: drivers.HealthStateHealthy, HealthDescription: drivers.DriverHealthy}
+	fp := &proto.FingerprintResponse{Attributes: structs.ConvertStructAttributeMap(attrs), Health: proto.FingerprintResponse_HEALTHY, HealthDescription: "Healthy"}
 	if !info.Healthy {
-		fp.Health, fp.HealthDescription = drivers.HealthStateUnhealthy, info.Reason
+		fp.Health, fp.HealthDescription = proto.FingerprintResponse_UNHEALTHY, info.Reason
 	} else if info.PolicyError != "" {
 		fp.HealthDescription = info.PolicyError
 	}
@@ -160,31 +189,47 @@ func (d *Driver) fingerprint(ctx context.Context) *drivers.Fingerprint {
 }
 
 // TaskEvents passes on what the daemon tells of the tasks that are Nomad's.
-func (d *Driver) TaskEvents(ctx context.Context) (<-chan *drivers.TaskEvent, error) {
-	out := make(chan *drivers.TaskEvent)
-	go func() {
-		defer close(out)
-		after := uint64(time.Now().UnixMicro())
-		for ctx.Err() == nil {
-			err := d.daemon().Events(ctx, after, true, func(e client.Event) error {
-				after = e.Seq
-				if e.Labels["nomad_task_id"] == "" {
-					return nil
-				}
-				select {
-				case out <- &drivers.TaskEvent{TaskID: e.Labels["nomad_task_id"], TaskName: e.Labels["task"], AllocID: e.Labels["alloc_id"],
-					Timestamp: e.At, Message: e.Message, Annotations: map[string]string{"kind": e.Kind}}:
-					return nil
-				case <-ctx.Done():
-					return ctx.Err()
-				}
-			})
-			d.log.Trace("event stream ended", "error", err)
-			select {
-			case <-time.After(time.Second):
-			case <-ctx.Done():
+func (d *Driver) TaskEvents(_ *proto.TaskEventsRequest, stream proto.Driver_TaskEventsServer) error {
+	ctx := stream.Context()
+	after := uint64(time.Now().UnixMicro())
+	for {
+		var lost error // the agent's end of the stream
+		err := d.daemon().Events(ctx, after, true, func(e client.Event) error {
+			after = e.Seq
+			if e.Labels["nomad_task_id"] == "" {
+				return nil
 			}
+			lost = stream.Send(&proto.DriverTaskEvent{TaskId: e.Labels["nomad_task_id"], TaskName: e.Labels["task"], AllocId: e.Labels["alloc_id"],
+				Timestamp: timestamppb.New(e.At), Message: e.Message, Annotations: map[string]string{"kind": e.Kind}})
+			return lost
+		})
+		if lost != nil {
+			return lost
 		}
-	}()
-	return out, nil
+		d.log.Trace("event stream ended", "error", err)
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// failure is err as the agent understands it: whether another try may help,
+// and what the daemon did not know.
+func failure(err error) error {
+	var ce *client.Error
+	switch known := errors.As(err, &ce); {
+	case err == nil:
+		return nil
+	case known && ce.Code == client.CodeNotFound:
+		return status.Error(codes.NotFound, err.Error())
+	case known && ce.Code != client.CodeUnavailable && ce.Code != client.CodeInternal:
+		return err
+	}
+	st, derr := status.New(codes.FailedPrecondition, err.Error()).WithDetails(&sproto.RecoverableError{Recoverable: true})
+	if derr != nil {
+		return err
+	}
+	return st.Err()
 }

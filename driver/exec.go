@@ -6,74 +6,111 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"time"
 
-	"github.com/hashicorp/nomad/plugins/drivers"
+	"github.com/hashicorp/nomad/plugins/drivers/proto"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/freejail/freejail/daemon/client"
 )
 
-var _ drivers.ExecTaskStreamingDriver = (*Driver)(nil)
+// notFound is a shell's exit code for a command that is not there.
+const notFound = 127
 
-// ExecTask runs a command and returns what it wrote.
-func (d *Driver) ExecTask(taskID string, cmd []string, timeout time.Duration) (*drivers.ExecTaskResult, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
-	defer cancel()
+// ExecTask runs a command and returns what it wrote. A timeout of 0 is none.
+func (d *Driver) ExecTask(ctx context.Context, req *proto.ExecTaskRequest) (*proto.ExecTaskResponse, error) {
+	if t := req.Timeout.AsDuration(); t > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, t)
+		defer cancel()
+	}
 	var stdout, stderr bytes.Buffer
-	e, err := d.exec(ctx, taskID, client.ExecSpec{Args: cmd}, client.ExecIO{Stdout: &stdout, Stderr: &stderr})
+	e, err := d.exec(ctx, req.TaskId, client.ExecSpec{Args: req.Command}, client.ExecIO{Stdout: &stdout, Stderr: &stderr})
 	if err != nil {
-		return nil, err
+		return nil, failure(err)
 	}
-	return &drivers.ExecTaskResult{Stdout: stdout.Bytes(), Stderr: stderr.Bytes(), ExitResult: exitResult(e)}, nil
-}
-
-func (d *Driver) exec(ctx context.Context, taskID string, spec client.ExecSpec, xio client.ExecIO) (*client.Exit, error) {
-	id := d.idOf(taskID)
-	if id == "" {
-		return nil, drivers.ErrTaskNotFound
-	}
-	if len(spec.Args) == 0 {
-		return nil, errors.New("exec: no command given")
-	}
-	return d.daemon().Exec(ctx, id, spec, xio)
+	return &proto.ExecTaskResponse{Stdout: stdout.Bytes(), Stderr: stderr.Bytes(), Result: exitResult(e)}, nil
 }
 
 // ExecTaskStreaming runs a command with its streams, in a terminal if wanted.
-func (d *Driver) ExecTaskStreaming(ctx context.Context, taskID string, o *drivers.ExecOptions) (*drivers.ExitResult, error) {
-	defer o.Stdout.Close()
-	defer o.Stderr.Close()
+func (d *Driver) ExecTaskStreaming(stream proto.Driver_ExecTaskStreamingServer) error {
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	setup := first.Setup
+	if setup == nil {
+		return status.Error(codes.InvalidArgument, "exec: the first message is not a setup")
+	}
+	stdin, input := io.Pipe()
 	resize := make(chan client.WindowSize)
-	done := make(chan struct{})
-	defer close(done)
-	go func() {
-		for {
+	go receive(stream, input, resize)
+	stdout, stderr := execOutput{stream, false}, execOutput{stream, true}
+	e, err := d.exec(stream.Context(), setup.TaskId, client.ExecSpec{Args: setup.Command, TTY: setup.Tty},
+		client.ExecIO{Stdin: stdin, Stdout: stdout, Stderr: stderr, Resize: resize})
+	stdin.Close()
+	var ce *client.Error
+	if errors.As(err, &ce) && ce.Code == client.CodeInvalid {
+		if _, err := fmt.Fprintln(stderr, ce); err != nil {
+			return err
+		}
+		e, err = &client.Exit{Known: true, Code: notFound}, nil
+	}
+	if err != nil {
+		return failure(err)
+	}
+	return errors.Join(stdout.close(), stderr.close(), stream.Send(&proto.ExecTaskStreamingResponse{Exited: true, Result: exitResult(e)}))
+}
+
+func (d *Driver) exec(ctx context.Context, taskID string, spec client.ExecSpec, xio client.ExecIO) (*client.Exit, error) {
+	if len(spec.Args) == 0 {
+		return nil, &client.Error{Code: client.CodeInvalid, Message: "exec: no command given"}
+	}
+	return d.daemon().Exec(ctx, daemonID(taskID), spec, xio)
+}
+
+// receive takes the agent's messages apart until the stream ends. The end of
+// the messages is not that of the input, which is told by a message of its own.
+func receive(stream proto.Driver_ExecTaskStreamingServer, input *io.PipeWriter, resize chan<- client.WindowSize) {
+	for {
+		m, err := stream.Recv()
+		if err != nil {
+			return
+		}
+		if s := m.TtySize; s != nil {
 			select {
-			case <-done:
+			case resize <- client.WindowSize{Rows: int(s.Height), Cols: int(s.Width)}:
+			case <-stream.Context().Done():
 				return
-			case s, ok := <-o.ResizeCh:
-				if !ok {
-					return
-				}
-				select {
-				case resize <- client.WindowSize{Rows: s.Height, Cols: s.Width}:
-				case <-done:
-					return
-				}
 			}
 		}
-	}()
-	e, err := d.exec(ctx, taskID, client.ExecSpec{Args: o.Command, TTY: o.Tty},
-		client.ExecIO{Stdin: io.Reader(o.Stdin), Stdout: o.Stdout, Stderr: o.Stderr, Resize: resize})
-	if err != nil {
-		var ce *client.Error
-		if errors.As(err, &ce) && ce.Code == client.CodeInvalid {
-			fmt.Fprintln(o.Stderr, err)
-			return &drivers.ExitResult{ExitCode: 127, Err: err}, nil
+		if m.Stdin == nil {
+			continue
 		}
-		return nil, err
+		if _, err := input.Write(m.Stdin.Data); err != nil && m.Stdin.Data != nil {
+			continue // the command is over or reads no more; sizes may still come
+		}
+		if m.Stdin.Close {
+			input.Close()
+		}
 	}
-	if e.Known {
-		return &drivers.ExitResult{ExitCode: e.Code, Signal: e.Signal}, nil
+}
+
+// execOutput is one of a command's two outputs on the way to the agent.
+type execOutput struct {
+	stream proto.Driver_ExecTaskStreamingServer
+	stderr bool
+}
+
+func (o execOutput) Write(p []byte) (int, error) {
+	return len(p), o.send(&proto.ExecTaskStreamingIOOperation{Data: p})
+}
+
+func (o execOutput) close() error { return o.send(&proto.ExecTaskStreamingIOOperation{Close: true}) }
+
+func (o execOutput) send(op *proto.ExecTaskStreamingIOOperation) error {
+	if o.stderr {
+		return o.stream.Send(&proto.ExecTaskStreamingResponse{Stderr: op})
 	}
-	return exitResult(e), nil
+	return o.stream.Send(&proto.ExecTaskStreamingResponse{Stdout: op})
 }

@@ -6,15 +6,16 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"net"
-	"path/filepath"
 	"regexp"
-	"runtime"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/hashicorp/nomad/plugins/drivers"
+	"github.com/hashicorp/nomad/plugins/base"
+	"github.com/hashicorp/nomad/plugins/drivers/proto"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/freejail/freejail/daemon/client"
 )
@@ -22,223 +23,106 @@ import (
 // handleVersion is that of handleState in Nomad's state.
 const handleVersion = 1
 
-// handleState is what Nomad keeps for us over restarts.
+// handleState is what Nomad keeps for us over restarts. It may not be empty.
 type handleState struct {
 	DaemonID string
-	Started  time.Time
 }
 
 var notID = regexp.MustCompile(`[^A-Za-z0-9_-]+`)
 
-// daemonID names a task on the daemon: readable, and unique by a hash of
-// Nomad's id.
-func daemonID(nomadID, name string) string {
-	sum := sha256.Sum256([]byte(nomadID))
-	name = notID.ReplaceAllString(name, "-")
+// daemonID names a task of Nomad's on the daemon: readable, by the task's name
+// in the middle of Nomad's id "ALLOC/TASK/INVOCATION", and unique by a hash.
+func daemonID(nomadID string) string {
+	name := "task"
+	if part := strings.Split(nomadID, "/"); len(part) == 3 {
+		name = notID.ReplaceAllString(part[1], "-")
+	}
 	if name == "" || !(name[0] >= 'a' && name[0] <= 'z' || name[0] >= 'A' && name[0] <= 'Z') {
 		name = "t" + name
 	}
+	sum := sha256.Sum256([]byte(nomadID))
 	return name[:min(len(name), 40)] + "-" + hex.EncodeToString(sum[:6])
 }
 
-// idOf finds the daemon's name of a task, also of one that was never told to
-// this process.
-func (d *Driver) idOf(nomadID string) string {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.tasks[nomadID]
-}
-
-func (d *Driver) remember(nomadID, id string) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.tasks[nomadID] = id
-}
-
 // StartTask starts a task on the daemon.
-func (d *Driver) StartTask(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drivers.DriverNetwork, error) {
+func (d *Driver) StartTask(ctx context.Context, req *proto.StartTaskRequest) (*proto.StartTaskResponse, error) {
+	cfg := req.Task
 	var tc TaskConfig
-	if err := cfg.DecodeDriverConfig(&tc); err != nil {
-		return nil, nil, fmt.Errorf("task config: %w", err)
+	if err := base.MsgPackDecode(cfg.GetMsgpackDriverConfig(), &tc); err != nil {
+		return nil, fmt.Errorf("task config: %w", err)
 	}
 	if err := tc.validate(d.config()); err != nil {
-		return nil, nil, fmt.Errorf("task config: %w", err)
+		return nil, fmt.Errorf("task config: %w", err)
 	}
-	spec, err := d.spec(cfg, tc)
+	s, err := spec(cfg, tc)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	ctx := context.Background()
+	var state []byte
+	if err := base.MsgPackEncode(&state, handleState{DaemonID: s.ID}); err != nil {
+		return nil, err
+	}
 	if _, err := d.ensureDaemon(ctx); err != nil {
-		return nil, nil, err
+		return nil, failure(err)
 	}
-	t, err := d.daemon().Start(ctx, spec)
+	t, err := d.daemon().Start(ctx, s)
 	if err != nil {
-		return nil, nil, err
+		return nil, failure(err)
 	}
-	d.remember(cfg.ID, spec.ID)
-	h := drivers.NewTaskHandle(handleVersion)
-	h.Config = cfg
-	h.State = drivers.TaskStateRunning
-	if err := h.SetDriverState(handleState{DaemonID: spec.ID, Started: t.StartedAt}); err != nil {
-		return nil, nil, errors.Join(err, d.daemon().Destroy(ctx, spec.ID, true))
-	}
-	return h, driverNetwork(t), nil
+	return &proto.StartTaskResponse{Handle: &proto.TaskHandle{Version: handleVersion, Config: cfg, State: proto.TaskState_RUNNING, DriverState: state},
+		NetworkOverride: network(t)}, nil
 }
 
-// driverNetwork tells Nomad where the manifest's ports are.
-func driverNetwork(t *client.Task) *drivers.DriverNetwork {
+// network tells Nomad where the manifest's ports are.
+func network(t *client.Task) *proto.NetworkOverride {
 	if len(t.Ports) == 0 {
 		return nil
 	}
-	n := &drivers.DriverNetwork{PortMap: map[string]int{}}
+	n := &proto.NetworkOverride{PortMap: map[string]int32{}}
 	for _, p := range t.Ports {
-		n.PortMap[p.Name] = p.Port
-		n.IP = p.Address
+		n.PortMap[p.Name], n.Addr = int32(p.Port), p.Address
 	}
 	return n
 }
 
-func (d *Driver) spec(cfg *drivers.TaskConfig, tc TaskConfig) (client.TaskSpec, error) {
-	s := client.TaskSpec{ID: daemonID(cfg.ID, cfg.Name), Owner: "nomad", Image: tc.Image, Entrypoint: tc.Entrypoint, Command: tc.Command,
-		Args: tc.Args, Env: cfg.Env, WorkDir: tc.WorkDir, User: cfg.User, Hostname: tc.Hostname, Parameters: tc.Parameters, Storage: tc.Storage,
-		Wait: tc.Wait, Stdout: cfg.StdoutPath, Stderr: cfg.StderrPath,
-		Labels: map[string]string{"nomad_task_id": cfg.ID, "alloc_id": cfg.AllocID, "job": cfg.JobName, "group": cfg.TaskGroupName, "task": cfg.Name, "namespace": cfg.Namespace},
-		Wants:  client.Wants{Devfs: tc.Devfs, Allow: tc.Allow, Jail: tc.Jail, Sysctl: tc.Sysctl, SysVIPC: tc.SysVIPC}}
-	taskDir := cfg.TaskDir()
-	if !filepath.IsAbs(s.Image) && strings.HasPrefix(s.Image, "local/") { // fetched by an artifact block
-		s.Image = filepath.Join(taskDir.Dir, filepath.Join("/", s.Image))
-	}
-	s.Dirs = []client.Mount{
-		{Source: taskDir.SharedAllocDir, Target: "/alloc"},
-		{Source: taskDir.LogDir, Target: "/alloc/logs", ReadOnly: true},
-		{Source: taskDir.LocalDir, Target: "/local"},
-		{Source: taskDir.SecretsDir, Target: "/secrets"},
-	}
-	for _, m := range cfg.Mounts { // host volumes and the like, which Nomad decided on
-		s.Dirs = append(s.Dirs, client.Mount{Source: m.HostPath, Target: m.TaskPath, ReadOnly: m.Readonly})
-	}
-	if len(cfg.Devices) > 0 {
-		return s, fmt.Errorf("device plugins are not supported: ask for devices by devfs rules (devfs = [\"path 'x' unhide\"])")
-	}
-	s.Volumes = tc.volumes(taskDir.Dir)
-	s.Limits = limits(cfg, tc)
-	s.Service.Disabled = tc.Services.Disabled
-	s.Service.Ports = map[string]client.PortOverride{}
-	for _, p := range tc.Services.Ports {
-		s.Service.Ports[p.Port] = client.PortOverride{Disabled: p.Disabled, Name: p.Service, Tags: p.Tags, Address: p.Address}
-	}
-	var err error
-	s.Ports, err = portBindings(cfg, tc)
-	return s, err
-}
-
-func limits(cfg *drivers.TaskConfig, tc TaskConfig) client.Limits {
-	l := client.Limits{MaxProcs: tc.PidsLimit, OpenFiles: tc.OpenFiles}
-	if cfg.Resources == nil {
-		return l
-	}
-	if r := cfg.Resources.NomadResources; r != nil {
-		l.MemoryBytes = r.Memory.MemoryMB << 20
-		if maxMB := r.Memory.MemoryMaxMB; maxMB > r.Memory.MemoryMB {
-			l.MemoryReserveBytes, l.MemoryBytes = l.MemoryBytes, maxMB<<20
-		}
-		l.CPUShares = r.Cpu.CpuShares
-	}
-	if r := cfg.Resources.LinuxResources; r != nil {
-		l.CPUSet = r.CpusetCpus
-		if tc.CPUHard && r.PercentTicks > 0 {
-			l.CPUPercent = max(1, int(r.PercentTicks*float64(runtime.NumCPU())*100))
-		}
-	}
-	return l
-}
-
-// portBindings ties the manifest's ports to Nomad's by the job's map. A port
-// of Nomad's that has the same label as one of the manifest's is found in the
-// environment that the group's network gives.
-func portBindings(cfg *drivers.TaskConfig, tc TaskConfig) (map[string]client.PortBinding, error) {
-	out := map[string]client.PortBinding{}
-	labels := map[string]client.PortBinding{}
-	if cfg.Resources != nil && cfg.Resources.Ports != nil {
-		for _, p := range *cfg.Resources.Ports {
-			labels[p.Label] = client.PortBinding{Address: p.HostIP, Port: p.Value}
-		}
-	}
-	for name, label := range tc.Ports {
-		b, ok := labels[label]
-		if !ok {
-			n, err := strconv.Atoi(label)
-			if err != nil {
-				return nil, fmt.Errorf("ports: %s = %q: the group's network block has no port %q, and it is no number", name, label, label)
-			}
-			b = client.PortBinding{Port: n}
-		}
-		out[name] = b
-	}
-	if len(tc.Ports) > 0 {
-		return out, nil
-	}
-	for label, b := range labels {
-		if net.ParseIP(b.Address) != nil && b.Port > 0 {
-			out[label] = b
-		}
-	}
-	return out, nil
-}
-
 // RecoverTask takes up a task that an earlier plugin process started.
-func (d *Driver) RecoverTask(h *drivers.TaskHandle) error {
-	if h == nil || h.Config == nil {
-		return errors.New("there is no handle to recover")
-	}
+func (d *Driver) RecoverTask(ctx context.Context, req *proto.RecoverTaskRequest) (*proto.RecoverTaskResponse, error) {
 	var state handleState
-	if err := h.GetDriverState(&state); err != nil {
-		return fmt.Errorf("the task's handle: %w", err)
+	if err := base.MsgPackDecode(req.GetHandle().GetDriverState(), &state); err != nil {
+		return nil, fmt.Errorf("the task's handle: %w", err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	if want := daemonID(req.GetHandle().GetConfig().GetId()); state.DaemonID != want {
+		return nil, status.Errorf(codes.NotFound, "the handle names task %q, not %q", state.DaemonID, want)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	if _, err := d.ensureDaemon(ctx); err != nil {
-		return err
+		return nil, failure(err)
 	}
 	if _, err := d.daemon().Task(ctx, state.DaemonID); err != nil {
-		return err
+		return nil, failure(err)
 	}
-	d.remember(h.Config.ID, state.DaemonID)
-	return nil
+	return &proto.RecoverTaskResponse{}, nil
 }
 
-// WaitTask tells the task's end once, whatever happens to the daemon meanwhile.
-func (d *Driver) WaitTask(ctx context.Context, taskID string) (<-chan *drivers.ExitResult, error) {
-	id := d.idOf(taskID)
-	if id == "" {
-		return nil, drivers.ErrTaskNotFound
-	}
-	out := make(chan *drivers.ExitResult, 1)
-	go func() {
-		defer close(out)
-		out <- d.await(ctx, id)
-	}()
-	return out, nil
-}
-
-// await outlives restarts and upgrades of the daemon: only its word that the
-// task has ended, or is not known, ends it.
-func (d *Driver) await(ctx context.Context, id string) *drivers.ExitResult {
+// WaitTask tells the task's end once, whatever happens to the daemon
+// meanwhile: only its word that the task has ended, or is not known, ends it.
+func (d *Driver) WaitTask(ctx context.Context, req *proto.WaitTaskRequest) (*proto.WaitTaskResponse, error) {
+	id := daemonID(req.TaskId)
 	for {
 		e, err := d.daemon().Wait(ctx, id)
 		switch {
 		case err == nil:
-			return exitResult(e)
+			return &proto.WaitTaskResponse{Result: exitResult(e), Err: exitMessage(e)}, nil
 		case ctx.Err() != nil:
-			return &drivers.ExitResult{Err: ctx.Err()}
+			return nil, ctx.Err()
 		case client.IsNotFound(err):
-			return &drivers.ExitResult{ExitCode: -1, Err: errors.New("the daemon does not know the task any more: its exit code is unknown")}
+			return &proto.WaitTaskResponse{Result: exitResult(nil), Err: "the daemon does not know the task any more: its exit code is unknown"}, nil
 		}
 		d.log.Debug("waiting for the daemon", "task", id, "error", err)
 		select {
 		case <-ctx.Done():
-			return &drivers.ExitResult{Err: ctx.Err()}
+			return nil, ctx.Err()
 		case <-time.After(200 * time.Millisecond):
 		}
 		if _, err := d.ensureDaemon(ctx); err != nil {
@@ -247,126 +131,92 @@ func (d *Driver) await(ctx context.Context, id string) *drivers.ExitResult {
 	}
 }
 
-func exitResult(e *client.Exit) *drivers.ExitResult {
+// exitResult is never nil, as agents take it apart unasked. A code that is
+// unknown is -1, not 0.
+func exitResult(e *client.Exit) *proto.ExitResult {
 	if e == nil || !e.Known {
-		msg := "the exit code is unknown"
-		if e != nil && e.Message != "" {
-			msg += ": " + e.Message
-		}
-		return &drivers.ExitResult{ExitCode: -1, Err: errors.New(msg)}
+		return &proto.ExitResult{ExitCode: -1}
 	}
-	r := &drivers.ExitResult{ExitCode: e.Code, Signal: e.Signal, OOMKilled: e.OOM}
-	if e.OOM {
-		r.Err = errors.New("killed: over its memory limit")
+	return &proto.ExitResult{ExitCode: int32(e.Code), Signal: int32(e.Signal), OomKilled: e.OOM}
+}
+
+// exitMessage says what a code cannot.
+func exitMessage(e *client.Exit) string {
+	switch {
+	case e.Known && e.OOM:
+		return "killed: over its memory limit"
+	case e.Known:
+		return ""
+	case e.Message != "":
+		return "the exit code is unknown: " + e.Message
 	}
-	return r
+	return "the exit code is unknown"
 }
 
 // StopTask sends the signal and kills after the timeout.
-func (d *Driver) StopTask(taskID string, timeout time.Duration, signal string) error {
-	id := d.idOf(taskID)
-	if id == "" {
-		return drivers.ErrTaskNotFound
-	}
-	err := d.retry(func(ctx context.Context) error {
-		_, err := d.daemon().Stop(ctx, id, client.StopRequest{Signal: signal, Timeout: client.Duration(timeout)})
+func (d *Driver) StopTask(ctx context.Context, req *proto.StopTaskRequest) (*proto.StopTaskResponse, error) {
+	err := d.retry(ctx, func() error {
+		_, err := d.daemon().Stop(ctx, daemonID(req.TaskId), client.StopRequest{Signal: req.Signal, Timeout: client.Duration(req.Timeout.AsDuration())})
 		return err
 	})
-	if client.IsNotFound(err) {
-		return nil
+	if err != nil && !client.IsNotFound(err) {
+		return nil, failure(err)
 	}
-	return err
+	return &proto.StopTaskResponse{}, nil
 }
 
 // retry repeats a call that a restart of the daemon broke.
-func (d *Driver) retry(f func(context.Context) error) error {
-	ctx := context.Background()
+func (d *Driver) retry(ctx context.Context, call func() error) error {
 	var err error
 	for range 10 {
 		var ce *client.Error
-		if err = f(ctx); err == nil || errors.As(err, &ce) {
+		if err = call(); err == nil || errors.As(err, &ce) || ctx.Err() != nil {
 			return err
 		}
 		if _, derr := d.ensureDaemon(ctx); derr != nil {
 			err = errors.Join(err, derr)
 		}
-		time.Sleep(200 * time.Millisecond)
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(200 * time.Millisecond):
+		}
 	}
 	return err
 }
 
-// DestroyTask removes a task; with force also one that runs, or that this
-// process was never told of.
-func (d *Driver) DestroyTask(taskID string, force bool) error {
-	id := d.idOf(taskID)
-	if id == "" {
-		if !force {
-			return drivers.ErrTaskNotFound
-		}
-		if id = d.search(taskID); id == "" {
-			return nil
-		}
+// DestroyTask removes a task; with force also one that runs. One that is not
+// there is removed already: agents destroy what they could not recover.
+func (d *Driver) DestroyTask(ctx context.Context, req *proto.DestroyTaskRequest) (*proto.DestroyTaskResponse, error) {
+	err := d.retry(ctx, func() error { return d.daemon().Destroy(ctx, daemonID(req.TaskId), req.Force) })
+	if err != nil && !client.IsNotFound(err) {
+		return nil, failure(err)
 	}
-	if err := d.retry(func(ctx context.Context) error { return d.daemon().Destroy(ctx, id, force) }); err != nil && !client.IsNotFound(err) {
-		return err
-	}
-	d.mu.Lock()
-	delete(d.tasks, taskID)
-	d.mu.Unlock()
-	d.cpu.forget(id)
-	return nil
-}
-
-// search asks the daemon for a task by Nomad's id.
-func (d *Driver) search(taskID string) string {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	list, err := d.daemon().Tasks(ctx)
-	if err != nil {
-		d.log.Warn("destroy of an unknown task", "task", taskID, "error", err)
-	}
-	for _, t := range list {
-		if t.Spec.Labels["nomad_task_id"] == taskID {
-			return t.Spec.ID
-		}
-	}
-	return ""
+	return &proto.DestroyTaskResponse{}, nil
 }
 
 // InspectTask tells a task's state.
-func (d *Driver) InspectTask(taskID string) (*drivers.TaskStatus, error) {
-	id := d.idOf(taskID)
-	if id == "" {
-		return nil, drivers.ErrTaskNotFound
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	t, err := d.daemon().Task(ctx, id)
-	if client.IsNotFound(err) {
-		return nil, drivers.ErrTaskNotFound
-	}
+func (d *Driver) InspectTask(ctx context.Context, req *proto.InspectTaskRequest) (*proto.InspectTaskResponse, error) {
+	t, err := d.daemon().Task(ctx, daemonID(req.TaskId))
 	if err != nil {
-		return nil, err
+		return nil, failure(err)
 	}
-	s := &drivers.TaskStatus{ID: taskID, Name: t.Spec.Labels["task"], State: drivers.TaskStateRunning, StartedAt: t.StartedAt,
-		DriverAttributes: map[string]string{"pid": strconv.Itoa(t.PID), "jail": t.Jail, "jid": strconv.Itoa(t.JID), "image": t.Digest}}
+	s := &proto.TaskStatus{Id: req.TaskId, Name: t.Spec.Labels["task"], State: proto.TaskState_RUNNING,
+		StartedAt: timestamppb.New(t.StartedAt), CompletedAt: timestamppb.New(time.Time{}), Result: &proto.ExitResult{}}
 	if t.State == client.Exited {
-		s.State = drivers.TaskStateExited
-		s.ExitResult = exitResult(t.Exit)
+		s.State, s.Result = proto.TaskState_EXITED, exitResult(t.Exit)
 		if t.Exit != nil {
-			s.CompletedAt = t.Exit.At
+			s.CompletedAt = timestamppb.New(t.Exit.At)
 		}
 	}
-	return s, nil
+	attrs := map[string]string{"pid": strconv.Itoa(t.PID), "jail": t.Jail, "jid": strconv.Itoa(t.JID), "image": t.Digest}
+	return &proto.InspectTaskResponse{Task: s, Driver: &proto.TaskDriverStatus{Attributes: attrs}, NetworkOverride: network(t)}, nil
 }
 
 // SignalTask sends a signal to the main process.
-func (d *Driver) SignalTask(taskID, signal string) error {
-	id := d.idOf(taskID)
-	if id == "" {
-		return drivers.ErrTaskNotFound
+func (d *Driver) SignalTask(ctx context.Context, req *proto.SignalTaskRequest) (*proto.SignalTaskResponse, error) {
+	if err := d.daemon().Signal(ctx, daemonID(req.TaskId), req.Signal); err != nil {
+		return nil, failure(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	return d.daemon().Signal(ctx, id, signal)
+	return &proto.SignalTaskResponse{}, nil
 }

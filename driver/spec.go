@@ -1,0 +1,97 @@
+package driver
+
+import (
+	"fmt"
+	"net"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"github.com/hashicorp/nomad/plugins/drivers/proto"
+
+	"github.com/freejail/freejail/daemon/client"
+)
+
+// spec is a task of Nomad's in the daemon's words.
+func spec(cfg *proto.TaskConfig, tc TaskConfig) (client.TaskSpec, error) {
+	s := client.TaskSpec{ID: daemonID(cfg.Id), Owner: "nomad", Image: tc.Image, Entrypoint: tc.Entrypoint, Command: tc.Command,
+		Args: tc.Args, Env: cfg.Env, WorkDir: tc.WorkDir, User: cfg.User, Hostname: tc.Hostname, Parameters: tc.Parameters, Storage: tc.Storage,
+		Wait: tc.Wait, Stdout: cfg.StdoutPath, Stderr: cfg.StderrPath,
+		Labels: map[string]string{"nomad_task_id": cfg.Id, "alloc_id": cfg.AllocId, "job": cfg.JobName, "group": cfg.TaskGroupName, "task": cfg.Name, "namespace": cfg.Namespace},
+		Wants:  client.Wants{Devfs: tc.Devfs, Allow: tc.Allow, Jail: tc.Jail, Sysctl: tc.Sysctl, SysVIPC: tc.SysVIPC}}
+	shared, own := filepath.Join(cfg.AllocDir, "alloc"), filepath.Join(cfg.AllocDir, cfg.Name)
+	if !filepath.IsAbs(s.Image) && strings.HasPrefix(s.Image, "local/") { // fetched by an artifact block
+		s.Image = filepath.Join(own, filepath.Join("/", s.Image))
+	}
+	s.Dirs = []client.Mount{
+		{Source: shared, Target: "/alloc"},
+		{Source: filepath.Join(shared, "logs"), Target: "/alloc/logs", ReadOnly: true},
+		{Source: filepath.Join(own, "local"), Target: "/local"},
+		{Source: filepath.Join(own, "secrets"), Target: "/secrets"},
+	}
+	for _, m := range cfg.Mounts { // host volumes and the like, which Nomad decided on
+		s.Dirs = append(s.Dirs, client.Mount{Source: m.HostPath, Target: m.TaskPath, ReadOnly: m.Readonly})
+	}
+	if len(cfg.Devices) > 0 {
+		return s, fmt.Errorf("device plugins are not supported: ask for devices by devfs rules (devfs = [\"path 'x' unhide\"])")
+	}
+	s.Volumes = tc.volumes(own)
+	s.Limits = limits(cfg, tc)
+	s.Service.Disabled = tc.Services.Disabled
+	s.Service.Ports = map[string]client.PortOverride{}
+	for _, p := range tc.Services.Ports {
+		s.Service.Ports[p.Port] = client.PortOverride{Disabled: p.Disabled, Name: p.Service, Tags: p.Tags, Address: p.Address}
+	}
+	var err error
+	s.Ports, err = portBindings(cfg, tc)
+	return s, err
+}
+
+func limits(cfg *proto.TaskConfig, tc TaskConfig) client.Limits {
+	l := client.Limits{MaxProcs: tc.PidsLimit, OpenFiles: tc.OpenFiles}
+	r := cfg.GetResources()
+	if mem := r.GetAllocatedResources().GetMemory(); mem != nil {
+		l.MemoryBytes = mem.MemoryMb << 20
+		if mem.MemoryMaxMb > mem.MemoryMb {
+			l.MemoryReserveBytes, l.MemoryBytes = l.MemoryBytes, mem.MemoryMaxMb<<20
+		}
+	}
+	l.CPUShares = r.GetAllocatedResources().GetCpu().GetCpuShares()
+	l.CPUSet = r.GetLinuxResources().GetCpusetCpus()
+	if share := r.GetLinuxResources().GetPercentTicks(); tc.CPUHard && share > 0 { // of the whole host, on FreeBSD too
+		l.CPUPercent = max(1, int(share*float64(runtime.NumCPU())*100))
+	}
+	return l
+}
+
+// portBindings ties the manifest's ports to Nomad's by the job's map. A port
+// of Nomad's that has the same label as one of the manifest's is found in the
+// environment that the group's network gives.
+func portBindings(cfg *proto.TaskConfig, tc TaskConfig) (map[string]client.PortBinding, error) {
+	out := map[string]client.PortBinding{}
+	labels := map[string]client.PortBinding{}
+	for _, p := range cfg.GetResources().GetPorts() {
+		labels[p.Label] = client.PortBinding{Address: p.HostIp, Port: int(p.Value)}
+	}
+	for name, label := range tc.Ports {
+		b, ok := labels[label]
+		if !ok {
+			n, err := strconv.Atoi(label)
+			if err != nil {
+				return nil, fmt.Errorf("ports: %s = %q: the group's network block has no port %q, and it is no number", name, label, label)
+			}
+			b = client.PortBinding{Port: n}
+		}
+		out[name] = b
+	}
+	if len(tc.Ports) > 0 {
+		return out, nil
+	}
+	for label, b := range labels {
+		if net.ParseIP(b.Address) != nil && b.Port > 0 {
+			out[label] = b
+		}
+	}
+	return out, nil
+}
