@@ -19,11 +19,20 @@ func (s *Store) Unpack(ctx context.Context, img *Image, dir string, progress fun
 	if err := checkEmpty(dir); err != nil {
 		return err
 	}
+	return s.UnpackFrom(ctx, img, 0, dir, progress)
+}
+
+// UnpackFrom is Unpack for a directory that has an image's first layers
+// already, as a build has: it applies those from index first on.
+func (s *Store) UnpackFrom(ctx context.Context, img *Image, first int, dir string, progress func(stage string)) error {
 	if len(img.Config.RootFS.DiffIDs) != len(img.Layers) {
 		return fmt.Errorf("the image has %d layers, its config names %d", len(img.Layers), len(img.Config.RootFS.DiffIDs))
 	}
 	left := Limits{LayerBytes: s.limits.LayerBytes, ImageBytes: s.limits.ImageBytes, Entries: s.limits.Entries}
 	for i, l := range img.Layers {
+		if i < first {
+			continue
+		}
 		if progress != nil {
 			progress(fmt.Sprintf("layer %d of %d", i+1, len(img.Layers)))
 		}

@@ -1,0 +1,168 @@
+package build
+
+import (
+	"archive/tar"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"path"
+	"strings"
+
+	"github.com/freejail/freejail/image"
+)
+
+// archive unpacks a tar, also in gzip, zstd or xz, into the destination. It is
+// false where the file is no archive. Entries keep their order, their owners'
+// numbers, modes and times before the build's; --chown and --chmod replace
+// those.
+func (c *copier) archive(src string) (done bool, err error) {
+	f, _, err := c.b.openFile(src)
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	z, err := image.Decompress(f)
+	if err != nil {
+		return false, nil // such a file can begin like a compressed one and be copied
+	}
+	defer z.Close()
+	tr := tar.NewReader(z)
+	h, err := tr.Next()
+	if err != nil { // not even one entry
+		return false, nil
+	}
+	if err := c.flush(); err != nil {
+		return true, err
+	}
+	if err := c.unpack(tr, h); err != nil {
+		return true, fmt.Errorf("archive %s: %w", src, err)
+	}
+	return true, nil
+}
+
+func (c *copier) unpack(tr *tar.Reader, h *tar.Header) (err error) {
+	dest, err := c.dir(c.step.dest)
+	if err != nil {
+		return err
+	}
+	for err == nil {
+		if err := c.ctx.Err(); err != nil {
+			return err
+		}
+		if err := c.unpackEntry(h, tr, dest); err != nil {
+			return fmt.Errorf("entry %q: %w", h.Name, err)
+		}
+		h, err = tr.Next()
+	}
+	if errors.Is(err, io.EOF) {
+		return c.flush()
+	}
+	return err
+}
+
+func (c *copier) unpackEntry(h *tar.Header, r io.Reader, dest string) error {
+	if h.Typeflag == tar.TypeXGlobalHeader {
+		return nil
+	}
+	name, err := inside(h.Name)
+	if err != nil {
+		return err
+	}
+	if h.Uid < 0 || h.Uid >= math.MaxUint32 || h.Gid < 0 || h.Gid >= math.MaxUint32 {
+		return fmt.Errorf("the owner %d:%d is no valid one", h.Uid, h.Gid)
+	}
+	if name == "" {
+		return nil // the destination keeps its own mode and owner
+	}
+	at, err := c.dir(path.Join(dest, path.Dir(name)))
+	if err != nil {
+		return err
+	}
+	if err := c.flush(); err != nil {
+		return err
+	}
+	at = path.Join(at, path.Base(name))
+	if err := checkName(at); err != nil {
+		return err
+	}
+	return c.unpackAt(h, r, at, dest)
+}
+
+func (c *copier) unpackAt(h *tar.Header, r io.Reader, at, dest string) error {
+	out := tar.Header{Name: at, Typeflag: h.Typeflag, Mode: h.Mode & 0o7777, Uid: h.Uid, Gid: h.Gid, ModTime: h.ModTime, Linkname: h.Linkname}
+	if flags := h.PAXRecords["SCHILY.fflags"]; flags != "" {
+		out.PAXRecords = map[string]string{"SCHILY.fflags": flags}
+	}
+	c.override(&out)
+	old := c.w.view.get(at)
+	if old != nil && old.kind == tar.TypeDir && h.Typeflag != tar.TypeDir {
+		return errors.New("it is a directory in the image")
+	}
+	switch h.Typeflag {
+	case tar.TypeDir:
+		real, n, missing, err := c.w.view.walk(at, true)
+		if err == nil && old != nil && (len(missing) > 0 || n.kind != tar.TypeDir) {
+			err = errors.New("it is a file or a link in the image")
+		}
+		if err != nil {
+			return err
+		}
+		if old != nil { // through a link to a directory
+			out.Name = real
+		}
+	case tar.TypeReg, tar.TypeGNUSparse, tar.TypeCont:
+		out.Typeflag, out.Size = tar.TypeReg, h.Size
+	case tar.TypeSymlink:
+	case tar.TypeLink:
+		target, err := inside(h.Linkname)
+		if err != nil {
+			return err
+		}
+		real, _, missing, err := c.w.view.walk(path.Join(dest, target), false)
+		if err != nil || len(missing) > 0 {
+			return errors.Join(fmt.Errorf("the hard link's target %q is not there", h.Linkname), err)
+		}
+		out.Linkname = real
+	}
+	n, err := c.w.view.nodeOf(&out, out.Name, strings.NewReader(""))
+	if err != nil {
+		return err
+	}
+	return c.emit(&out, n, r)
+}
+
+// override puts the instruction's options in the place of the archive's.
+func (c *copier) override(h *tar.Header) {
+	if c.step.chown != "" {
+		h.Uid, h.Gid = c.uid, c.gid
+	}
+	if c.step.mode != nil && h.Typeflag != tar.TypeSymlink {
+		h.Mode = *c.step.mode
+		if h.Typeflag == tar.TypeDir {
+			h.Mode |= h.Mode & 0o444 >> 2
+		}
+	}
+}
+
+func (c *copier) emit(h *tar.Header, n *node, r io.Reader) (err error) {
+	if n.kind == tar.TypeReg && h.Typeflag == tar.TypeReg && usersFile(h.Name) && h.Size <= maxText {
+		if n.text, err = io.ReadAll(io.LimitReader(r, h.Size)); err != nil {
+			return err
+		}
+		r = bytes.NewReader(n.text)
+	}
+	if err := c.w.entry(*h, r); err != nil {
+		return err
+	}
+	return c.w.view.put(strings.TrimSuffix(h.Name, "/"), n)
+}
+
+// inside is an entry's path from where the archive is unpacked.
+func inside(name string) (string, error) {
+	if strings.Contains(name, "\x00") || strings.Contains("/"+name+"/", "/../") {
+		return "", fmt.Errorf("%q leads out of the destination", name)
+	}
+	return strings.TrimPrefix(path.Clean("/"+name), "/"), nil
+}

@@ -1,0 +1,262 @@
+// Package build makes images from Jailfiles.
+//
+// Equal input gives an equal image, whatever the host, the clock, the umask and
+// the order of a directory: entries are sorted, their owners and modes do not
+// come from the checkout, and no time is later than Options.Epoch.
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/freejail/freejail/image"
+)
+
+// DefaultFile is the name of a Jailfile in its context.
+const DefaultFile = "Jailfile"
+
+// Options of a build. Only Context is needed, and Output or Store.
+type Options struct {
+	Context string // the directory that COPY and ADD take from
+	File    string // the Jailfile; default: Jailfile in the context
+	// Output is where the image goes: an oci-archive, or, where it ends in a
+	// slash or is a directory, an OCI layout, for which it must be empty.
+	Output string
+	// Store keeps the image under its name and is where FROM looks for names.
+	// Without one, FROM takes archives and layout directories.
+	Store *image.Store
+	// Tag is the image's name; default: what NAME says.
+	Tag string
+	// Platform that the image is for; default: the base's, or the host's. From
+	// a base with images for several platforms it chooses.
+	Platform ocispec.Platform
+	Args     map[string]string // values for ARG
+	// Epoch is the image's time, and no file in it is newer; the zero time is
+	// 1970. Programs take it from SOURCE_DATE_EPOCH: see EpochFromEnv.
+	Epoch time.Time
+	// Runner executes RUN; without one, RUN is an error.
+	Runner Runner
+	// Progress is told each step; it may be nil.
+	Progress func(text string)
+	// TempDir is for what is worked on; default: os.TempDir().
+	TempDir string
+}
+
+// EpochFromEnv reads SOURCE_DATE_EPOCH, seconds since 1970; unset is 1970.
+func EpochFromEnv() (time.Time, error) {
+	text := os.Getenv("SOURCE_DATE_EPOCH")
+	if text == "" {
+		return time.Unix(0, 0).UTC(), nil
+	}
+	t, err := parseEpoch(text)
+	if err != nil {
+		return t, fmt.Errorf("SOURCE_DATE_EPOCH=%s: want the seconds since 1970", text)
+	}
+	return t, nil
+}
+
+// step makes layers.
+type step interface {
+	run(ctx context.Context, b *builder) error
+}
+
+type builder struct {
+	opts    Options
+	dir     string // for what is worked on; private, removed at the end
+	epoch   time.Time
+	context *os.Root
+	ignore  *ignorer
+	store   *image.Store
+	view    *view
+	config  ocispec.Image
+	layers  []ocispec.Descriptor
+	temp    []string // names in the store that are the build's own
+	root    *rootfs  // for RUN; nil before the first
+}
+
+// Build makes the image that a Jailfile describes. Mistakes in the Jailfile are
+// all named, each an *Error with its line, before anything is built; the image
+// appears at its output whole or not at all.
+func Build(ctx context.Context, o Options) (_ *image.Image, err error) {
+	if o.Output == "" && o.Store == nil {
+		return nil, errors.New("there is neither an output nor a store for the image")
+	}
+	b := &builder{opts: o, epoch: o.Epoch.UTC().Truncate(time.Second)}
+	if o.Epoch.IsZero() {
+		b.epoch = time.Unix(0, 0).UTC()
+	}
+	defer func() { err = errors.Join(err, b.close()) }()
+	if err := b.open(); err != nil {
+		return nil, err
+	}
+	file, err := readFile(b.jailfile())
+	if err != nil {
+		return nil, err
+	}
+	p := &planner{file: file, platform: o.Platform, given: o.Args}
+	p.base = func(ref string) (*image.Image, error) { return b.from(ctx, ref) }
+	if err := p.plan(); err != nil {
+		return nil, err
+	}
+	return b.build(ctx, p)
+}
+
+func (b *builder) jailfile() string {
+	if b.opts.File != "" {
+		return b.opts.File
+	}
+	return filepath.Join(b.opts.Context, DefaultFile)
+}
+
+func readFile(name string) (_ *File, err error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	return Parse(name, f)
+}
+
+func (b *builder) open() (err error) {
+	if b.dir, err = os.MkdirTemp(b.opts.TempDir, "freejail-build-"); err != nil {
+		return err
+	}
+	if b.context, err = os.OpenRoot(b.opts.Context); err != nil {
+		return fmt.Errorf("context: %w", err)
+	}
+	if b.ignore, err = readIgnore(b.context, b.outputInContext()...); err != nil {
+		return fmt.Errorf("context: %w", err)
+	}
+	if b.store = b.opts.Store; b.store == nil {
+		b.store, err = image.OpenStore(filepath.Join(b.dir, "store"), image.Limits{})
+	}
+	return err
+}
+
+// outputInContext keeps an earlier build's image out of the next.
+func (b *builder) outputInContext() []string {
+	dir, err1 := filepath.EvalSymlinks(b.opts.Context)
+	out, err2 := filepath.EvalSymlinks(filepath.Dir(filepath.Clean(b.opts.Output)))
+	if b.opts.Output == "" || err1 != nil || err2 != nil {
+		return nil
+	}
+	dir, err1 = filepath.Abs(dir)
+	out, err2 = filepath.Abs(filepath.Join(out, filepath.Base(b.opts.Output)))
+	rel, err3 := filepath.Rel(dir, out)
+	if err1 != nil || err2 != nil || err3 != nil || !filepath.IsLocal(rel) {
+		return nil
+	}
+	return []string{filepath.ToSlash(rel)}
+}
+
+func (b *builder) close() (err error) {
+	for _, name := range b.temp {
+		err = errors.Join(err, b.store.Remove(name))
+	}
+	if b.root != nil {
+		err = errors.Join(err, b.root.close())
+	}
+	if b.context != nil {
+		err = errors.Join(err, b.context.Close())
+	}
+	if b.dir != "" {
+		err = errors.Join(err, image.RemoveTree(b.dir))
+	}
+	return err
+}
+
+// build runs the steps of a plan and puts the image where it is wanted.
+func (b *builder) build(ctx context.Context, p *planner) (*image.Image, error) {
+	b.config = p.config
+	b.config.RootFS.DiffIDs = slices.Clone(p.config.RootFS.DiffIDs)
+	b.config.History = slices.Clone(p.config.History)
+	if p.from0 != nil {
+		b.layers = slices.Clone(p.from0.Layers)
+	}
+	if err := b.look(ctx, p); err != nil {
+		return nil, err
+	}
+	for _, s := range p.planned {
+		before := len(b.layers)
+		if s.step != nil {
+			b.progress("line %d: %s", s.in.Line, s.in.title())
+			if err := s.step.run(ctx, b); err != nil {
+				return nil, p.file.fault(s.in, err)
+			}
+		}
+		b.config.History = append(b.config.History, ocispec.History{Created: &b.epoch,
+			CreatedBy: s.in.String(), EmptyLayer: len(b.layers) == before})
+	}
+	c, err := p.imageConfig()
+	if err != nil {
+		return nil, err
+	}
+	c.RootFS, c.History, c.Created = b.config.RootFS, b.config.History, &b.epoch
+	return b.finish(ctx, c, p.manifest.Name)
+}
+
+func (b *builder) progress(format string, a ...any) {
+	if b.opts.Progress != nil {
+		b.opts.Progress(fmt.Sprintf(format, a...))
+	}
+}
+
+// look reads the base's layers if a step must know what is in them.
+func (b *builder) look(ctx context.Context, p *planner) error {
+	b.view = newView()
+	if !slices.ContainsFunc(p.planned, func(s planned) bool { return s.step != nil }) {
+		return nil
+	}
+	for i, l := range b.layers {
+		b.progress("reading layer %d of %d of the base", i+1, len(b.layers))
+		if err := b.lookAt(ctx, l); err != nil {
+			return fmt.Errorf("layer %d of the base: %w", i+1, err)
+		}
+	}
+	return nil
+}
+
+func (b *builder) lookAt(ctx context.Context, l ocispec.Descriptor) (err error) {
+	r, err := b.store.OpenLayer(ctx, l)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	return b.view.apply(r)
+}
+
+// title is for progress: one line.
+func (in Instruction) title() string {
+	line, _, more := strings.Cut(in.String(), "\n")
+	if len(line) > 100 {
+		line, more = line[:100], true
+	}
+	if more {
+		line += " ..."
+	}
+	return line
+}
+
+// String is the instruction as its line has it, options and text.
+func (in Instruction) String() string {
+	var b strings.Builder
+	b.WriteString(in.Verb)
+	for _, f := range in.Flags {
+		fmt.Fprintf(&b, " --%s=%s", f.Name, f.Value)
+	}
+	switch {
+	case in.Heredoc != nil:
+		b.WriteString(" <<EOF\n" + *in.Heredoc + "EOF")
+	case in.Text != "":
+		b.WriteString(" " + in.Text)
+	}
+	return b.String()
+}

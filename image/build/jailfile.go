@@ -1,0 +1,277 @@
+package build
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// File is a parsed Jailfile: its instructions in order, not yet evaluated.
+type File struct {
+	Name         string
+	Instructions []Instruction
+}
+
+// Instruction is one instruction of a Jailfile.
+type Instruction struct {
+	Verb  string // upper case
+	Line  int    // where it begins, from 1
+	Flags []Flag // the --name=value options before the arguments
+	Text  string // the arguments as written, continued lines joined
+	// Heredoc is the body of a <<WORD that Text consists of; nil without one.
+	Heredoc *string
+}
+
+// Flag is one --name=value of COPY, ADD or RUN.
+type Flag struct{ Name, Value string }
+
+// Error is a fault in a Jailfile, or of the step that a line of it asks for.
+type Error struct {
+	File string
+	Line int
+	Verb string // empty where the line has none
+	Err  error
+}
+
+func (e *Error) Error() string {
+	if e.Verb == "" {
+		return fmt.Sprintf("%s:%d: %v", e.File, e.Line, e.Err)
+	}
+	return fmt.Sprintf("%s:%d: %s: %v", e.File, e.Line, e.Verb, e.Err)
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+func (f *File) fault(in Instruction, err error) error {
+	var have *Error
+	if errors.As(err, &have) {
+		return err
+	}
+	return &Error{File: f.Name, Line: in.Line, Verb: in.Verb, Err: err}
+}
+
+// maxLine bounds one physical line of a Jailfile.
+const maxLine = 1 << 20
+
+// Parse reads a Jailfile. The name is for messages. Every unknown verb and
+// malformed line is in the error, not only the first.
+func Parse(name string, r io.Reader) (*File, error) {
+	p := &parser{file: &File{Name: name}, scan: bufio.NewScanner(r)}
+	p.scan.Buffer(nil, maxLine)
+	for {
+		text, line, ok := p.logicalLine()
+		if !ok {
+			break
+		}
+		p.instruction(text, line)
+	}
+	if err := p.scan.Err(); err != nil {
+		return nil, &Error{File: name, Line: p.line + 1, Err: err}
+	}
+	if len(p.errs) > 0 {
+		return nil, errors.Join(p.errs...)
+	}
+	if len(p.file.Instructions) == 0 {
+		return nil, fmt.Errorf("%s: no instructions: a Jailfile begins with FROM, for example `FROM scratch`", name)
+	}
+	return p.file, nil
+}
+
+type parser struct {
+	file *File
+	scan *bufio.Scanner
+	line int
+	errs []error
+}
+
+func (p *parser) physicalLine() (string, bool) {
+	if !p.scan.Scan() {
+		return "", false
+	}
+	p.line++
+	return strings.TrimSuffix(p.scan.Text(), "\r"), true
+}
+
+func (p *parser) fail(line int, verb, format string, args ...any) {
+	p.errs = append(p.errs, &Error{File: p.file.Name, Line: line, Verb: verb, Err: fmt.Errorf(format, args...)})
+}
+
+// logicalLine joins continued lines. Comment lines may stand between them.
+func (p *parser) logicalLine() (text string, line int, ok bool) {
+	var b strings.Builder
+	continued := false
+	for {
+		s, more := p.physicalLine()
+		trimmed := strings.TrimSpace(s)
+		switch {
+		case !more:
+			if continued {
+				p.fail(line, "", "the file ends after a backslash: remove the backslash or add the rest")
+			}
+			return b.String(), line, continued
+		case strings.HasPrefix(trimmed, "#"):
+			continue
+		case trimmed == "" && !continued:
+			continue
+		case trimmed == "":
+			p.fail(p.line, "", "an empty line follows a backslash: remove one of them")
+			return b.String(), line, true
+		}
+		if !continued {
+			line = p.line
+		}
+		right := strings.TrimRight(s, " \t")
+		if !strings.HasSuffix(right, `\`) {
+			b.WriteString(s)
+			return strings.TrimSpace(b.String()), line, true
+		}
+		b.WriteString(strings.TrimSuffix(right, `\`))
+		continued = true
+	}
+}
+
+func (p *parser) instruction(text string, line int) {
+	verb, rest := cutBlank(text)
+	in := Instruction{Verb: strings.ToUpper(verb), Line: line}
+	spec, known := verbs[in.Verb]
+	if !known {
+		p.fail(line, "", "unknown instruction %q%s", verb, suggest(in.Verb, verbNames()))
+		p.skipHeredoc(rest)
+		return
+	}
+	in.Flags, in.Text = p.flags(in, rest, spec.flags)
+	if spec.heredoc {
+		p.heredoc(&in)
+	}
+	if in.Text == "" && in.Heredoc == nil && !spec.empty {
+		p.fail(line, in.Verb, "nothing follows it: write %s", spec.usage)
+		return
+	}
+	p.file.Instructions = append(p.file.Instructions, in)
+}
+
+// flags takes the leading --name=value words.
+func (p *parser) flags(in Instruction, rest string, allowed []string) ([]Flag, string) {
+	var flags []Flag
+	for strings.HasPrefix(rest, "--") {
+		word, after := cutBlank(rest)
+		name, value, has := strings.Cut(word[2:], "=")
+		switch {
+		case !slices.Contains(allowed, name):
+			p.fail(in.Line, in.Verb, "unknown option --%s%s", name, choices("it takes", prefixed("--", allowed)))
+		case !has || value == "":
+			p.fail(in.Line, in.Verb, "--%s needs a value: write --%s=VALUE", name, name)
+		default:
+			flags = append(flags, Flag{name, value})
+		}
+		rest = after
+	}
+	return flags, rest
+}
+
+// cutBlank takes the first word.
+func cutBlank(s string) (word, rest string) {
+	s = strings.TrimSpace(s)
+	i := strings.IndexAny(s, " \t")
+	if i < 0 {
+		return s, ""
+	}
+	return s[:i], strings.TrimSpace(s[i:])
+}
+
+var heredocWord = regexp.MustCompile(`(?:^|\s)<<(-?)(['"]?)([A-Za-z_][A-Za-z0-9_]*)(['"]?)(?:\s|$)`)
+
+// heredoc reads the body of a <<WORD. Where the arguments are nothing else
+// the body is theirs; in a RUN with a command before it the shell gets both.
+func (p *parser) heredoc(in *Instruction) {
+	m := heredocWord.FindStringSubmatch(in.Text)
+	if m == nil || m[2] != m[4] {
+		return
+	}
+	body, ok := p.body(m[3], m[1] == "-")
+	if !ok {
+		p.fail(in.Line, in.Verb, "the text after <<%s has no end: add a line that says %s alone", m[3], m[3])
+	}
+	if strings.TrimSpace(m[0]) == in.Text {
+		in.Text, in.Heredoc = "", &body
+		return
+	}
+	in.Text += "\n" + body + m[3] + "\n"
+}
+
+func (p *parser) body(word string, stripTabs bool) (string, bool) {
+	var b strings.Builder
+	for {
+		s, more := p.physicalLine()
+		if !more {
+			return b.String(), false
+		}
+		if stripTabs {
+			s = strings.TrimLeft(s, "\t")
+		}
+		if s == word {
+			return b.String(), true
+		}
+		b.WriteString(s + "\n")
+	}
+}
+
+// skipHeredoc keeps a misspelt verb from making an error of each line of its text.
+func (p *parser) skipHeredoc(rest string) {
+	if m := heredocWord.FindStringSubmatch(rest); m != nil && m[2] == m[4] {
+		p.body(m[3], m[1] == "-")
+	}
+}
+
+func prefixed(prefix string, names []string) []string {
+	out := make([]string, 0, len(names))
+	for _, n := range names {
+		out = append(out, prefix+n)
+	}
+	return out
+}
+
+func choices(lead string, names []string) string {
+	if len(names) == 0 {
+		return ": it takes no options"
+	}
+	return ": " + lead + " " + strings.Join(names, ", ")
+}
+
+// suggest names what was probably meant, or everything there is.
+func suggest(word string, known []string) string {
+	best, distance := "", 3
+	for _, k := range known {
+		if d := editDistance(word, k); d < distance {
+			best, distance = k, d
+		}
+	}
+	if best != "" {
+		return fmt.Sprintf(": did you mean %s?", best)
+	}
+	return ": there are " + strings.Join(known, ", ")
+}
+
+func editDistance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}

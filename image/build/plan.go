@@ -1,0 +1,344 @@
+package build
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"path"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/freejail/freejail/image"
+)
+
+// planner evaluates a Jailfile before anything is built, so that a mistake in
+// its last line does not cost the work of the lines before.
+type planner struct {
+	file     *File
+	base     func(ref string) (*image.Image, error) // opens what FROM names
+	platform ocispec.Platform                       // wanted; empty: the base's, or the host's
+
+	given map[string]string // --build-arg
+	args  map[string]*string
+	vars  []string // ENV, in order, NAME=value
+
+	started  bool
+	from0    *image.Image // nil for scratch
+	config   ocispec.Image
+	manifest image.Manifest
+	cmdSet   bool
+	planned  []planned
+}
+
+// planned is one instruction with the step that it asks for, nil where it only
+// describes the image.
+type planned struct {
+	in   Instruction
+	step step
+}
+
+// plan evaluates all instructions and names every one that is wrong.
+func (p *planner) plan() error {
+	p.args = map[string]*string{}
+	p.manifest.SchemaVersion = 1
+	var errs []error
+	for _, in := range p.file.Instructions {
+		n := len(p.planned)
+		if err := p.evaluate(in); err != nil {
+			errs = append(errs, err)
+			if !p.started {
+				break // all that follows would only repeat it
+			}
+		}
+		if len(p.planned) == n && in.Verb != "FROM" && in.Verb != "ARG" {
+			p.planned = append(p.planned, planned{in: in})
+		}
+	}
+	if !p.started && len(errs) == 0 {
+		errs = append(errs, fmt.Errorf("%s: there is no FROM: write `FROM scratch` for an empty beginning", p.file.Name))
+	}
+	for _, name := range slices.Sorted(maps.Keys(p.given)) {
+		if _, declared := p.args[name]; !declared && p.started {
+			errs = append(errs, fmt.Errorf("%s: --build-arg %s: no ARG declares it: add `ARG %s`", p.file.Name, name, name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (p *planner) add(in Instruction, s step) { p.planned = append(p.planned, planned{in, s}) }
+
+// lookup finds a variable; ENV goes before ARG.
+func (p *planner) lookup(name string) (string, error) {
+	for _, kv := range slices.Backward(p.vars) {
+		if v, ok := strings.CutPrefix(kv, name+"="); ok {
+			return v, nil
+		}
+	}
+	v, declared := p.args[name]
+	switch {
+	case !declared:
+		return "", fmt.Errorf("the variable %s is not known here: declare it with ARG or ENV before, write ${%s:-default}, or \\$ for a dollar sign", name, name)
+	case v == nil:
+		return "", fmt.Errorf("ARG %s has no value: give --build-arg %s=VALUE, or a default in the Jailfile", name, name)
+	}
+	return *v, nil
+}
+
+// list reads arguments in either form.
+func (p *planner) list(text string) ([]string, error) {
+	if !isJSON(text) {
+		return words(text, p.lookup)
+	}
+	list, err := jsonWords(text)
+	if err != nil {
+		return nil, err
+	}
+	for i, w := range list {
+		if list[i], err = substitute(w, p.lookup); err != nil {
+			return nil, err
+		}
+	}
+	return list, nil
+}
+
+// one reads an argument that must be one word.
+func (p *planner) one(in Instruction) (string, error) {
+	w, err := words(in.Text, p.lookup)
+	if err == nil && len(w) != 1 {
+		err = errUsage
+	}
+	if err != nil {
+		return "", err
+	}
+	return w[0], nil
+}
+
+// pairs reads name=value words; both sides of = are kept as they are.
+func (p *planner) pairs(in Instruction) ([][2]string, error) {
+	list, err := words(in.Text, p.lookup)
+	if err != nil {
+		return nil, err
+	}
+	out := make([][2]string, 0, len(list))
+	for _, w := range list {
+		k, v, ok := strings.Cut(w, "=")
+		if !ok || k == "" {
+			return nil, fmt.Errorf("%q is not NAME=value: write %s", w, verbs[in.Verb].usage)
+		}
+		out = append(out, [2]string{k, v})
+	}
+	return out, nil
+}
+
+func (p *planner) from(in Instruction) error {
+	if p.started {
+		return errors.New("a Jailfile has one FROM: build the first image on its own and copy from its directory")
+	}
+	ref, err := p.one(in)
+	if err != nil {
+		return err
+	}
+	p.started = true
+	if ref == "scratch" {
+		p.config.Platform = p.platform
+		if p.config.OS == "" {
+			p.config.OS = hostOS()
+		}
+		if p.config.Architecture == "" {
+			p.config.Architecture = runtime.GOARCH
+		}
+	} else if err := p.fromImage(ref); err != nil {
+		p.started = false
+		return err
+	}
+	p.config.RootFS.Type = "layers"
+	return nil
+}
+
+// hostOS is what an image from scratch is for unless it is told.
+func hostOS() string {
+	if runtime.GOOS == "linux" {
+		return "linux"
+	}
+	return "freebsd"
+}
+
+// fromImage inherits everything of the base, its requests included: what the
+// base needs does not vanish by building on it.
+func (p *planner) fromImage(ref string) error {
+	img, err := p.base(ref)
+	if err != nil {
+		return err
+	}
+	p.from0, p.config, p.manifest = img, img.Config, *img.Manifest
+	p.config.Config.Labels = maps.Clone(img.Config.Config.Labels)
+	p.config.Config.ExposedPorts = maps.Clone(img.Config.Config.ExposedPorts)
+	p.config.Config.Volumes = maps.Clone(img.Config.Config.Volumes)
+	p.vars = slices.Clone(img.Config.Config.Env)
+	if len(p.config.History) == 0 {
+		for range img.Layers {
+			p.config.History = append(p.config.History, ocispec.History{CreatedBy: "FROM " + path.Base(ref)})
+		}
+	}
+	return nil
+}
+
+var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
+func (p *planner) arg(in Instruction) error {
+	list, err := words(in.Text, p.lookup)
+	if err != nil {
+		return err
+	}
+	for _, w := range list {
+		name, value, has := strings.Cut(w, "=")
+		if !envName.MatchString(name) {
+			return fmt.Errorf("%q is no name of a variable", name)
+		}
+		if given, ok := p.given[name]; ok {
+			value, has = given, true
+		}
+		switch {
+		case has:
+			p.args[name] = &value
+		case name == "TARGETOS":
+			v := p.target().OS
+			p.args[name] = &v
+		case name == "TARGETARCH":
+			v := p.target().Architecture
+			p.args[name] = &v
+		default:
+			p.args[name] = nil
+		}
+	}
+	return nil
+}
+
+// target is the platform that is built for, before FROM as far as it is known.
+func (p *planner) target() ocispec.Platform {
+	if p.started {
+		return p.config.Platform
+	}
+	t := p.platform
+	if t.OS == "" {
+		t.OS = hostOS()
+	}
+	if t.Architecture == "" {
+		t.Architecture = runtime.GOARCH
+	}
+	return t
+}
+
+func (p *planner) env(in Instruction) error {
+	list, err := p.pairs(in)
+	if err != nil {
+		return err
+	}
+	for _, kv := range list {
+		if !envName.MatchString(kv[0]) {
+			return fmt.Errorf("%q is no name of a variable", kv[0])
+		}
+		p.vars = slices.DeleteFunc(p.vars, func(have string) bool { return strings.HasPrefix(have, kv[0]+"=") })
+		p.vars = append(p.vars, kv[0]+"="+kv[1])
+	}
+	return nil
+}
+
+func (p *planner) copy(in Instruction) error {
+	list, err := p.list(in.Text)
+	if err != nil {
+		return err
+	}
+	if len(list) < 2 {
+		return errUsage
+	}
+	s := &copyStep{sources: list[:len(list)-1], dest: p.inWorkdir(list[len(list)-1]), unpack: in.Verb == "ADD"}
+	for _, f := range in.Flags {
+		value, err := substitute(f.Value, p.lookup)
+		if err != nil {
+			return fmt.Errorf("--%s: %w", f.Name, err)
+		}
+		if f.Name == "chown" {
+			s.chown = value
+			continue
+		}
+		mode, err := strconv.ParseUint(value, 8, 12)
+		if err != nil {
+			return fmt.Errorf("--chmod=%s: want an octal mode such as 0755", value)
+		}
+		s.mode = new(int64)
+		*s.mode = int64(mode)
+	}
+	p.add(in, s)
+	return nil
+}
+
+// inWorkdir makes a path of the image absolute; a final slash stays.
+func (p *planner) inWorkdir(name string) string {
+	slash := strings.HasSuffix(name, "/") || name == "." || strings.HasSuffix(name, "/.")
+	out := path.Join("/", name)
+	if !path.IsAbs(name) {
+		out = path.Join("/", p.config.Config.WorkingDir, name)
+	}
+	if slash && out != "/" {
+		out += "/"
+	}
+	return out
+}
+
+func (p *planner) run(in Instruction) error {
+	s := &runStep{dir: p.config.Config.WorkingDir, user: p.config.Config.User, env: p.runEnv()}
+	switch {
+	case in.Heredoc != nil:
+		s.argv = []string{"/bin/sh", "-e", "-c", *in.Heredoc}
+	case isJSON(in.Text):
+		list, err := jsonWords(in.Text)
+		if err != nil && !strings.HasPrefix(in.Text, "[ ") { // `[ -x a ] && b` is a command of the shell
+			return err
+		}
+		s.argv = list
+	}
+	if len(s.argv) == 0 {
+		s.argv = []string{"/bin/sh", "-c", in.Text}
+	}
+	p.add(in, s)
+	return nil
+}
+
+// defaultPath is the PATH of a RUN where the image sets none.
+const defaultPath = "/sbin:/bin:/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin"
+
+// runEnv is all that a RUN sees: PATH, the ARGs and the image's ENV. Nothing
+// is of the host.
+func (p *planner) runEnv() []string {
+	env := map[string]string{"PATH": defaultPath}
+	for name, v := range p.args {
+		if v != nil {
+			env[name] = *v
+		}
+	}
+	for _, kv := range p.vars {
+		k, v, _ := strings.Cut(kv, "=")
+		env[k] = v
+	}
+	out := make([]string, 0, len(env))
+	for _, k := range slices.Sorted(maps.Keys(env)) {
+		out = append(out, k+"="+env[k])
+	}
+	return out
+}
+
+func (p *planner) workdir(in Instruction) error {
+	dir, err := p.one(in)
+	if err != nil {
+		return err
+	}
+	p.config.Config.WorkingDir = path.Clean(p.inWorkdir(dir))
+	p.add(in, &dirStep{p.config.Config.WorkingDir})
+	return nil
+}

@@ -1,0 +1,80 @@
+package build
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+)
+
+// verb is what there is to know about one instruction.
+type verb struct {
+	usage   string   // an example for messages
+	flags   []string // its --options
+	heredoc bool     // its text may be a <<WORD
+	empty   bool     // it may stand alone
+	plan    func(p *planner, in Instruction) error
+}
+
+var verbs map[string]verb
+
+// The functions refer to the map for their messages.
+func init() {
+	verbs = map[string]verb{
+		"FROM":       {usage: "FROM scratch, or FROM base.tar", plan: (*planner).from},
+		"ARG":        {usage: "ARG NAME=default", plan: (*planner).arg},
+		"COPY":       {usage: "COPY [--chown=user:group] [--chmod=0755] SOURCE... DESTINATION", flags: []string{"chown", "chmod"}, plan: (*planner).copy},
+		"ADD":        {usage: "ADD [--chown=user:group] [--chmod=0755] SOURCE... DESTINATION", flags: []string{"chown", "chmod"}, plan: (*planner).copy},
+		"RUN":        {usage: `RUN command, or RUN ["/bin/prog", "-x"]`, heredoc: true, plan: (*planner).run},
+		"ENV":        {usage: "ENV NAME=value", plan: (*planner).env},
+		"WORKDIR":    {usage: "WORKDIR /directory", plan: (*planner).workdir},
+		"USER":       {usage: "USER user[:group]", plan: (*planner).user},
+		"ENTRYPOINT": {usage: `ENTRYPOINT ["/bin/prog", "-x"]`, plan: (*planner).entrypoint},
+		"CMD":        {usage: `CMD ["/bin/prog", "-x"]`, plan: (*planner).cmd},
+		"LABEL":      {usage: "LABEL name=value", plan: (*planner).label},
+		"STOPSIGNAL": {usage: "STOPSIGNAL SIGTERM [timeout=10s]", plan: (*planner).stopSignal},
+		"VOLUME":     {usage: `VOLUME /path [name=data] [required] [readonly] [description="..."]`, plan: (*planner).volume},
+
+		"NAME":      {usage: "NAME web", plan: (*planner).name},
+		"SUMMARY":   {usage: "SUMMARY one line about the image", plan: (*planner).summary},
+		"USAGE":     {usage: "USAGE <<EOF, lines of Markdown, and EOF", heredoc: true, plan: (*planner).usageText},
+		"PORT":      {usage: `PORT http 8080/tcp [service=web] [tags=a,b] [check=http:/healthz] [interval=2s] [timeout=1s] [description="..."]`, plan: (*planner).port},
+		"PARAM":     {usage: `PARAM NAME [default="..."] [required] [pattern="^.+$"] [description="..."]`, plan: (*planner).param},
+		"DEVFS":     {usage: "DEVFS path 'bpf*' unhide", plan: (*planner).devfs},
+		"SYSVIPC":   {usage: "SYSVIPC shm=new [msg=inherit] [sem=new]", plan: (*planner).sysvipc},
+		"ALLOW":     {usage: "ALLOW raw_sockets", plan: (*planner).allow},
+		"JAIL":      {usage: "JAIL securelevel=2", plan: (*planner).jail},
+		"SYSCTL":    {usage: "SYSCTL net.inet.tcp.keepidle=60000", plan: (*planner).sysctl},
+		"MOUNT":     {usage: "MOUNT tmpfs /tmp [size=64m]", plan: (*planner).mount},
+		"WRITABLE":  {usage: "WRITABLE /var /tmp", plan: (*planner).writable},
+		"OSVERSION": {usage: "OSVERSION 14.1", plan: (*planner).osVersion},
+		"WAIT":      {usage: "WAIT main, or WAIT all", plan: (*planner).wait},
+		"VNET":      {usage: "VNET", empty: true, plan: (*planner).vnet},
+		"LINUX":     {usage: "LINUX", empty: true, plan: (*planner).linux},
+	}
+}
+
+// errUsage stands for "write it like this".
+var errUsage = errors.New("usage")
+
+func verbNames() []string { return slices.Sorted(maps.Keys(verbs)) }
+
+// evaluate works one instruction out and keeps the manifest valid, so that a
+// mistake is told with its line.
+func (p *planner) evaluate(in Instruction) error {
+	v := verbs[in.Verb]
+	if !p.started && in.Verb != "FROM" && in.Verb != "ARG" {
+		return p.file.fault(in, errors.New("the first instruction must be FROM (only ARG may stand before it): write `FROM scratch` for an empty beginning"))
+	}
+	err := v.plan(p, in)
+	if errors.Is(err, errUsage) {
+		err = fmt.Errorf("%q cannot be read: write %s", in.Text, v.usage)
+	}
+	if err == nil {
+		err = p.manifest.Validate()
+	}
+	if err != nil {
+		return p.file.fault(in, err)
+	}
+	return nil
+}

@@ -1,0 +1,275 @@
+package build
+
+import (
+	"archive/tar"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"slices"
+	"strings"
+)
+
+// view is what is known of an image's files without unpacking them: enough to
+// place new entries as unpacking will find them, with the image's links
+// followed inside the image and nowhere else.
+type view struct {
+	root  *node
+	layer int   // counts layers, so that a whiteout spares what its own layer made
+	left  int64 // entries that may still be added
+}
+
+// node is one entry of the image.
+type node struct {
+	kind     byte // tar.TypeDir, tar.TypeReg or tar.TypeSymlink
+	mode     int64
+	uid, gid int
+	link     string           // of a symbolic link
+	names    map[string]*node // of a directory
+	text     []byte           // of what may be passwd or group
+	layer    int
+}
+
+const (
+	maxEntries = 1_000_000
+	maxDepth   = 250 // the unpacker takes 256
+	maxLinks   = 40
+	maxText    = 4 << 20
+)
+
+var errNotDir = errors.New("it is not a directory")
+
+func newView() *view {
+	return &view{root: newDir(), left: maxEntries}
+}
+
+func newDir() *node { return &node{kind: tar.TypeDir, mode: 0o755, names: map[string]*node{}} }
+
+// walk goes along a path as a process in the image would, as far as it exists:
+// missing are the names after that. Only with last is a link in the last place
+// followed.
+func (v *view) walk(p string, last bool) (at string, n *node, missing []string, err error) {
+	names, nodes := []string{}, []*node{v.root}
+	todo := components(p)
+	for links := 0; len(todo) > 0; {
+		name := todo[0]
+		todo = todo[1:]
+		if name == ".." {
+			names = names[:max(len(names)-1, 0)]
+			nodes = nodes[:max(len(nodes)-1, 1)]
+			continue
+		}
+		top := nodes[len(nodes)-1]
+		if top.kind != tar.TypeDir {
+			return "", nil, nil, fmt.Errorf("/%s: %w", path.Join(names...), errNotDir)
+		}
+		child := top.names[name]
+		switch {
+		case child == nil && slices.Contains(todo, ".."):
+			return "", nil, nil, fmt.Errorf("/%s does not exist in the image", path.Join(append(names, name)...))
+		case child == nil:
+			return path.Join(names...), top, append([]string{name}, todo...), nil
+		case child.kind == tar.TypeSymlink && (last || len(todo) > 0):
+			if links++; links > maxLinks {
+				return "", nil, nil, fmt.Errorf("/%s: too many symbolic links", p)
+			}
+			if path.IsAbs(child.link) {
+				names, nodes = names[:0], nodes[:1]
+			}
+			todo = append(components(child.link), todo...)
+			continue
+		}
+		if len(nodes) > maxDepth {
+			return "", nil, nil, fmt.Errorf("/%s: directories are more than %d deep", path.Join(names...), maxDepth)
+		}
+		names, nodes = append(names, name), append(nodes, child)
+	}
+	return path.Join(names...), nodes[len(nodes)-1], nil, nil
+}
+
+// components are the names of a path, ".." among them.
+func components(p string) []string {
+	return slices.DeleteFunc(strings.Split(p, "/"), func(s string) bool { return s == "" || s == "." })
+}
+
+// dir finds a directory, through links, and makes what is missing of it. It
+// gives the path without links; made is called for each new directory.
+func (v *view) dir(p string, made func(at string, n *node) error) (string, error) {
+	at, n, missing, err := v.walk(p, true)
+	if err == nil && n.kind != tar.TypeDir {
+		err = fmt.Errorf("/%s: %w", at, errNotDir)
+	}
+	if err != nil {
+		return "", err
+	}
+	for _, name := range missing {
+		at = path.Join(at, name)
+		n := newDir()
+		if err := v.put(at, n); err != nil {
+			return "", err
+		}
+		if made == nil {
+			continue
+		}
+		if err := made(at, n); err != nil {
+			return "", err
+		}
+	}
+	return at, nil
+}
+
+// put sets the entry of a path whose parents exist and are no links.
+func (v *view) put(at string, n *node) error {
+	if v.left--; v.left < 0 {
+		return fmt.Errorf("the image has more than %d entries", maxEntries)
+	}
+	names := components(at)
+	if len(names) > maxDepth {
+		return fmt.Errorf("/%s: directories are more than %d deep", at, maxDepth)
+	}
+	n.layer = v.layer
+	top := v.root
+	for i, name := range names {
+		top.layer = v.layer
+		if i == len(names)-1 {
+			top.names[name] = n
+			return nil
+		}
+		if top = top.names[name]; top == nil || top.kind != tar.TypeDir {
+			return fmt.Errorf("/%s: %w", path.Join(names[:i+1]...), errNotDir)
+		}
+	}
+	return errors.New("the root itself cannot be replaced")
+}
+
+// get finds the entry of a path without links.
+func (v *view) get(at string) *node {
+	n := v.root
+	for _, name := range components(at) {
+		if n = n.names[name]; n == nil {
+			return nil
+		}
+	}
+	return n
+}
+
+const (
+	whiteoutPrefix = ".wh."
+	opaqueMarker   = ".wh..wh..opq"
+)
+
+// apply adds a layer as unpacking it would.
+func (v *view) apply(r io.Reader) error {
+	v.layer++
+	tr := tar.NewReader(r)
+	for {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := v.applyEntry(h, tr); err != nil {
+			return fmt.Errorf("entry %q: %w", h.Name, err)
+		}
+	}
+}
+
+func (v *view) applyEntry(h *tar.Header, r io.Reader) error {
+	name := strings.TrimPrefix(path.Clean("/"+h.Name), "/")
+	if name == "" || h.Typeflag == tar.TypeXGlobalHeader {
+		return nil
+	}
+	dir, base := path.Split(name)
+	if strings.HasPrefix(base, whiteoutPrefix) {
+		return v.whiteout(dir, base)
+	}
+	at, err := v.dir(dir, nil)
+	if err != nil {
+		return err
+	}
+	at = path.Join(at, base)
+	n, err := v.nodeOf(h, at, r)
+	if err != nil {
+		return err
+	}
+	return v.put(at, n)
+}
+
+func (v *view) nodeOf(h *tar.Header, at string, r io.Reader) (*node, error) {
+	n := &node{kind: h.Typeflag, mode: h.Mode & 0o7777, uid: h.Uid, gid: h.Gid, link: h.Linkname}
+	switch h.Typeflag {
+	case tar.TypeDir:
+		n.names = map[string]*node{}
+		if old := v.get(at); old != nil && old.kind == tar.TypeDir {
+			n.names = old.names
+		}
+	case tar.TypeSymlink:
+	case tar.TypeLink:
+		_, target, missing, err := v.walk(h.Linkname, false)
+		if err != nil || len(missing) > 0 || target.kind == tar.TypeDir {
+			return nil, errors.Join(fmt.Errorf("the hard link's target %q is no file of the image", h.Linkname), err)
+		}
+		linked := *target
+		return &linked, nil
+	case tar.TypeReg, tar.TypeGNUSparse, tar.TypeCont:
+		n.kind = tar.TypeReg
+		return n, n.keepText(path.Base(at), h.Size, r)
+	default:
+		return nil, fmt.Errorf("the entry type %q is not for images: devices come from devfs", h.Typeflag)
+	}
+	return n, nil
+}
+
+func usersFile(name string) bool { return path.Base(name) == "passwd" || path.Base(name) == "group" }
+
+// keepText keeps the content of what --chown=NAME is looked up in.
+func (n *node) keepText(base string, size int64, r io.Reader) (err error) {
+	if usersFile(base) && size <= maxText {
+		n.text, err = io.ReadAll(io.LimitReader(r, size))
+	}
+	return err
+}
+
+func (v *view) whiteout(dir, base string) error {
+	_, n, missing, err := v.walk(dir, true)
+	if err != nil || len(missing) > 0 || n.kind != tar.TypeDir {
+		return err // there is nothing to hide
+	}
+	if base == opaqueMarker {
+		v.hideContents(n)
+		return nil
+	}
+	v.hide(n, strings.TrimPrefix(base, whiteoutPrefix))
+	return nil
+}
+
+// hide spares what this layer made.
+func (v *view) hide(in *node, name string) {
+	switch n := in.names[name]; {
+	case n == nil:
+	case n.layer < v.layer:
+		delete(in.names, name)
+	case n.kind == tar.TypeDir:
+		v.hideContents(n)
+	}
+}
+
+func (v *view) hideContents(n *node) {
+	for name := range n.names {
+		v.hide(n, name)
+	}
+}
+
+// users gives the image's own passwd and group.
+func (v *view) users() map[string][]byte {
+	out := map[string][]byte{}
+	for _, name := range []string{"passwd", "group"} {
+		_, n, missing, err := v.walk("etc/"+name, true)
+		if err == nil && len(missing) == 0 && n.kind == tar.TypeReg {
+			out[name] = n.text
+		}
+	}
+	return out
+}

@@ -1,0 +1,55 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// OpenLayer gives a layer of the store as an uncompressed tar. Reading ends with
+// an error where it goes over the store's limit for a layer.
+func (s *Store) OpenLayer(ctx context.Context, l ocispec.Descriptor) (io.ReadCloser, error) {
+	if err := checkDigest(l.Digest); err != nil {
+		return nil, err
+	}
+	open, err := decompressorFor(l.MediaType)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.Open(s.blobPath(l.Digest))
+	if err != nil {
+		return nil, err
+	}
+	z, err := open(ctxReader{ctx, f})
+	if err != nil {
+		return nil, errors.Join(cutOff(err), f.Close())
+	}
+	used := new(int64)
+	return &openLayer{&bounded{r: z, used: used, limit: s.limits.LayerBytes, what: "layer_size"}, z, f}, nil
+}
+
+type openLayer struct {
+	io.Reader
+	z, f io.Closer
+}
+
+func (o *openLayer) Close() error { return errors.Join(o.z.Close(), o.f.Close()) }
+
+// Decompress finds out by its first bytes whether a stream is gzip, zstd or xz,
+// and gives what it holds; anything else is given as it is.
+func Decompress(r io.Reader) (io.ReadCloser, error) { return decompress(r) }
+
+// RemoveTree removes a directory with all that is in it, also where file flags
+// forbid it. None there is no error.
+func RemoveTree(dir string) (err error) {
+	parent, err := os.OpenRoot(filepath.Dir(dir))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, parent.Close()) }()
+	return removeAll(parent, filepath.Base(dir))
+}
