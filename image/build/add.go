@@ -2,7 +2,6 @@ package build
 
 import (
 	"archive/tar"
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -126,11 +125,7 @@ func (c *copier) unpackAt(h *tar.Header, r io.Reader, at, dest string) error {
 		}
 		out.Linkname = real
 	}
-	n, err := c.w.view.nodeOf(&out, out.Name, strings.NewReader(""))
-	if err != nil {
-		return err
-	}
-	return c.emit(&out, n, r)
+	return c.w.keep(out, r)
 }
 
 // override puts the instruction's options in the place of the archive's.
@@ -144,19 +139,6 @@ func (c *copier) override(h *tar.Header) {
 			h.Mode |= h.Mode & 0o444 >> 2
 		}
 	}
-}
-
-func (c *copier) emit(h *tar.Header, n *node, r io.Reader) (err error) {
-	if n.kind == tar.TypeReg && h.Typeflag == tar.TypeReg && usersFile(h.Name) && h.Size <= maxText {
-		if n.text, err = io.ReadAll(io.LimitReader(r, h.Size)); err != nil {
-			return err
-		}
-		r = bytes.NewReader(n.text)
-	}
-	if err := c.w.entry(*h, r); err != nil {
-		return err
-	}
-	return c.w.view.put(strings.TrimSuffix(h.Name, "/"), n)
 }
 
 // inside is an entry's path from where the archive is unpacked.

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -44,6 +45,7 @@ type Options struct {
 	Epoch time.Time
 	// Runner executes RUN; without one, RUN is an error.
 	Runner Runner
+	Log    io.Writer // what the commands of RUN say; nil: nobody hears it
 	// Progress is told each step; it may be nil.
 	Progress func(text string)
 	// TempDir is for what is worked on; default: os.TempDir().
@@ -161,9 +163,6 @@ func (b *builder) close() (err error) {
 	for _, name := range b.temp {
 		err = errors.Join(err, b.store.Remove(name))
 	}
-	if b.root != nil {
-		err = errors.Join(err, b.root.close())
-	}
 	if b.context != nil {
 		err = errors.Join(err, b.context.Close())
 	}
@@ -180,6 +179,14 @@ func (b *builder) build(ctx context.Context, p *planner) (*image.Image, error) {
 	b.config.History = slices.Clone(p.config.History)
 	if p.from0 != nil {
 		b.layers = slices.Clone(p.from0.Layers)
+	}
+	for _, s := range p.planned {
+		if _, run := s.step.(*runStep); !run {
+			continue
+		}
+		if err := b.mayRun(p); err != nil {
+			return nil, p.file.fault(s.in, err)
+		}
 	}
 	if err := b.look(ctx, p); err != nil {
 		return nil, err

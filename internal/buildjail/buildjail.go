@@ -1,0 +1,203 @@
+// Package buildjail executes the RUN instructions of a build, each in a jail of
+// its own that has none of the privileges which an image can ask for: a /dev
+// with the basic nodes, and the host's network or none.
+package buildjail
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/build"
+	"github.com/freejail/freejail/internal/mount"
+	"github.com/freejail/freejail/jail"
+)
+
+// Networks of a Runner.
+const (
+	NetworkHost = "host"
+	NetworkNone = "none"
+)
+
+// Runner implements build.Runner. A process has one, for it watches all the
+// process's children.
+type Runner struct {
+	jails   *jail.Manager
+	network string
+}
+
+// New prepares jails, with their notes in a directory of the caller's that
+// outlasts the Runner. It needs root; on Linux it needs runc. The network is the
+// host's.
+func New(stateDir string) (*Runner, error) {
+	if os.Geteuid() != 0 {
+		return nil, errors.New("RUN needs root, for it makes a jail")
+	}
+	m, err := jail.Open(jail.Config{StateDir: stateDir})
+	if err != nil {
+		return nil, err
+	}
+	return &Runner{jails: m, network: NetworkHost}, nil
+}
+
+// SetNetwork chooses the network of the commands to come. What the host cannot
+// do is an error.
+func (r *Runner) SetNetwork(network string) error {
+	if network != NetworkHost && network != NetworkNone {
+		return fmt.Errorf("network %q: there are %s and %s", network, NetworkHost, NetworkNone)
+	}
+	_, err := networkParams(network)
+	if err == nil {
+		r.network = network
+	}
+	return err
+}
+
+// Run executes a command in a new jail. A program that does not end with 0 is
+// an error. Cancelling the context kills it.
+func (r *Runner) Run(ctx context.Context, c build.Command) (err error) {
+	who, err := image.ResolveUser(c.Root, c.User)
+	if err != nil {
+		return err
+	}
+	undo, err := r.prepare(c.Root)
+	defer func() { err = errors.Join(err, undo()) }()
+	if err != nil {
+		return err
+	}
+	params, err := networkParams(r.network)
+	if err != nil {
+		return err
+	}
+	spec := jail.Spec{Name: "fj-build-" + strings.ToLower(rand.Text()), Root: c.Root, Hostname: "build", Params: params, Linux: c.Linux && needsLinuxulator}
+	defer func() { // after an error too: it may be half made
+		err = errors.Join(err, r.jails.Remove(context.WithoutCancel(ctx), spec.Name))
+	}()
+	if _, err := r.jails.Create(ctx, spec); err != nil {
+		return err
+	}
+	return r.command(ctx, spec.Name, c, who)
+}
+
+func (r *Runner) command(ctx context.Context, name string, c build.Command, who image.Creds) (err error) {
+	out, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	copied := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(c.Output, out)
+		copied <- errors.Join(err, out.Close())
+	}()
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return errors.Join(err, w.Close(), <-copied)
+	}
+	env := c.Env
+	if who.Home != "" && !slices.ContainsFunc(env, func(kv string) bool { return strings.HasPrefix(kv, "HOME=") }) {
+		env = append(slices.Clip(env), "HOME="+who.Home)
+	}
+	pid, err := r.jails.Start(ctx, name, jail.Process{Args: c.Args, Env: env, Dir: c.Dir,
+		UID: who.UID, GID: who.GID, Groups: who.Groups, Stdin: null, Stdout: w, Stderr: w})
+	err = errors.Join(err, w.Close(), null.Close())
+	if err == nil {
+		err = r.wait(ctx, pid)
+	}
+	// What it left running holds the pipe.
+	err = errors.Join(err, r.jails.Remove(context.WithoutCancel(ctx), name))
+	return errors.Join(err, <-copied)
+}
+
+func (r *Runner) wait(ctx context.Context, pid int) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case e := <-r.jails.Wait(pid):
+		switch {
+		case e.OOM:
+			return errors.New("the command was killed: no memory was left")
+		case e.Signal != 0:
+			return fmt.Errorf("the command was ended by signal %d", e.Signal)
+		case !e.Known:
+			return errors.New("it is not known how the command ended")
+		case e.Code != 0:
+			return fmt.Errorf("the command ended with exit code %d", e.Code)
+		}
+		return nil
+	}
+}
+
+// prepare mounts /dev and lends the host's resolv.conf. The undo is never nil.
+func (r *Runner) prepare(root string) (undo func() error, err error) {
+	undo = func() error { return mount.UnmountBelow(root) }
+	if root != filepath.Clean(root) || !filepath.IsAbs(root) {
+		return func() error { return nil }, fmt.Errorf("root %q is not an absolute path", root)
+	}
+	if root, err = filepath.EvalSymlinks(root); err != nil { // as the mount table has it
+		return func() error { return nil }, err
+	}
+	if err := mountDev(root); err != nil {
+		return undo, err
+	}
+	if r.network != NetworkHost {
+		return undo, nil
+	}
+	giveBack, err := lendResolver(root)
+	return func() error { return errors.Join(giveBack(), mount.UnmountBelow(root)) }, err
+}
+
+const resolver = "etc/resolv.conf"
+
+// lendResolver puts the host's resolv.conf where the image has none. What the
+// command made of it is the image's; what is as it was is taken away again.
+func lendResolver(dir string) (giveBack func() error, err error) {
+	none := func() error { return nil }
+	text, err := os.ReadFile("/" + resolver)
+	if errors.Is(err, os.ErrNotExist) {
+		return none, nil
+	}
+	if err != nil {
+		return none, err
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return none, err
+	}
+	defer root.Close()
+	if fi, err := root.Lstat("etc"); err != nil || !fi.IsDir() {
+		return none, nil
+	}
+	f, err := root.OpenFile(resolver, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if errors.Is(err, os.ErrExist) {
+		return none, nil
+	}
+	if err != nil {
+		return none, err
+	}
+	_, err = f.Write(text)
+	return func() error { return takeBack(dir, text) }, errors.Join(err, f.Close())
+}
+
+func takeBack(dir string, text []byte) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	fi, err := root.Lstat(resolver)
+	if err != nil || !fi.Mode().IsRegular() || fi.Size() != int64(len(text)) {
+		return nil // the command's own doing
+	}
+	have, err := root.ReadFile(resolver)
+	if err != nil || string(have) != string(text) {
+		return err
+	}
+	return root.Remove(resolver)
+}
