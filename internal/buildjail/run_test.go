@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"debug/elf"
 	"errors"
 	"fmt"
 	"io"
@@ -180,6 +181,11 @@ func setup(t *testing.T, network string) *fixture {
 	b, err := os.ReadFile(self)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if e, err := elf.NewFile(bytes.NewReader(b)); err != nil {
+		t.Fatal(err)
+	} else if slices.ContainsFunc(e.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_INTERP }) {
+		t.Skip("the test's own binary, which runs in the image, needs a dynamic loader: test with CGO_ENABLED=0")
 	}
 	for _, name := range []string{"prog", "sh"} {
 		if err := os.WriteFile(filepath.Join(f.dir, name), b, 0o755); err != nil {
