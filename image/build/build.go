@@ -43,8 +43,9 @@ type Options struct {
 	// Epoch is the image's time, and no file in it is newer; the zero time is
 	// 1970. Programs take it from SOURCE_DATE_EPOCH: see EpochFromEnv.
 	Epoch time.Time
-	// Runner executes RUN; without one, RUN is an error.
-	Runner Runner
+	// Runner gives what executes RUN. It is called once, if there is a RUN;
+	// nil: RUN is an error.
+	Runner func() (Runner, error)
 	Log    io.Writer // what the commands of RUN say; nil: nobody hears it
 	// Progress is told each step; it may be nil.
 	Progress func(text string)
@@ -82,6 +83,7 @@ type builder struct {
 	layers  []ocispec.Descriptor
 	temp    []string // names in the store that are the build's own
 	root    *rootfs  // for RUN; nil before the first
+	runner  Runner
 }
 
 // Build makes the image that a Jailfile describes. Mistakes in the Jailfile are
@@ -89,17 +91,14 @@ type builder struct {
 // appears at its output whole or not at all.
 func Build(ctx context.Context, o Options) (_ *image.Image, err error) {
 	if o.Output == "" && o.Store == nil {
-		return nil, errors.New("there is neither an output nor a store for the image")
+		return nil, errNowhere
 	}
-	b := &builder{opts: o, epoch: o.Epoch.UTC().Truncate(time.Second)}
-	if o.Epoch.IsZero() {
-		b.epoch = time.Unix(0, 0).UTC()
-	}
+	b := newBuilder(o)
 	defer func() { err = errors.Join(err, b.close()) }()
 	if err := b.open(); err != nil {
 		return nil, err
 	}
-	file, err := readFile(b.jailfile())
+	file, err := ReadFile(b.jailfile())
 	if err != nil {
 		return nil, err
 	}
@@ -111,6 +110,14 @@ func Build(ctx context.Context, o Options) (_ *image.Image, err error) {
 	return b.build(ctx, p)
 }
 
+func newBuilder(o Options) *builder {
+	b := &builder{opts: o, epoch: o.Epoch.UTC().Truncate(time.Second)}
+	if o.Epoch.IsZero() {
+		b.epoch = time.Unix(0, 0).UTC()
+	}
+	return b
+}
+
 func (b *builder) jailfile() string {
 	if b.opts.File != "" {
 		return b.opts.File
@@ -118,7 +125,8 @@ func (b *builder) jailfile() string {
 	return filepath.Join(b.opts.Context, DefaultFile)
 }
 
-func readFile(name string) (_ *File, err error) {
+// ReadFile parses the Jailfile at a path.
+func ReadFile(name string) (_ *File, err error) {
 	f, err := os.Open(name)
 	if err != nil {
 		return nil, err
@@ -180,13 +188,8 @@ func (b *builder) build(ctx context.Context, p *planner) (*image.Image, error) {
 	if p.from0 != nil {
 		b.layers = slices.Clone(p.from0.Layers)
 	}
-	for _, s := range p.planned {
-		if _, run := s.step.(*runStep); !run {
-			continue
-		}
-		if err := b.mayRun(p); err != nil {
-			return nil, p.file.fault(s.in, err)
-		}
+	if err := b.openRunner(p); err != nil {
+		return nil, err
 	}
 	if err := b.look(ctx, p); err != nil {
 		return nil, err

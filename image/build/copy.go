@@ -29,6 +29,7 @@ type copyStep struct {
 	chown   string
 	mode    *int64
 	unpack  bool // ADD: an archive is unpacked
+	strict  bool // what is no archive is an error
 }
 
 func (s *copyStep) run(ctx context.Context, b *builder) error {
@@ -100,6 +101,9 @@ func (c *copier) source(src string) error {
 		done, err := c.archive(src)
 		if done || err != nil {
 			return err
+		}
+		if c.step.strict {
+			return fmt.Errorf("%s is no archive: want a tar, plain or in gzip, zstd or xz", src)
 		}
 	}
 	dest := c.step.dest

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 
 	"github.com/freejail/freejail/image"
 )
@@ -67,7 +68,7 @@ func (s *runStep) run(ctx context.Context, b *builder) error {
 	if dir == "" {
 		dir = "/"
 	}
-	err = b.opts.Runner.Run(ctx, Command{Root: b.root.dir, Args: s.argv, Env: s.env, Dir: dir, User: s.user,
+	err = b.runner.Run(ctx, Command{Root: b.root.dir, Args: s.argv, Env: s.env, Dir: dir, User: s.user,
 		Linux: b.config.OS == "linux", Output: out})
 	if err != nil {
 		return err
@@ -85,7 +86,22 @@ func (s *runStep) run(ctx context.Context, b *builder) error {
 	return nil
 }
 
-// mayRun tells before anything is done whether RUN can work at all.
+// openRunner tells before anything is done whether RUN can work at all.
+func (b *builder) openRunner(p *planner) error {
+	i := slices.IndexFunc(p.planned, func(s planned) bool { _, run := s.step.(*runStep); return run })
+	if i < 0 {
+		return nil
+	}
+	err := b.mayRun(p)
+	if err == nil {
+		b.runner, err = b.opts.Runner()
+	}
+	if err != nil {
+		return p.file.fault(p.planned[i].in, err)
+	}
+	return nil
+}
+
 func (b *builder) mayRun(p *planner) error {
 	switch {
 	case b.opts.Runner == nil:

@@ -195,6 +195,8 @@ func setup(t *testing.T, network string) *fixture {
 	return f
 }
 
+func (f *fixture) give() (build.Runner, error) { return f.runner, nil }
+
 // build makes an image of lines after those that bring the program.
 func (f *fixture) build(lines ...string) (*image.Image, error) {
 	f.Helper()
@@ -203,7 +205,7 @@ func (f *fixture) build(lines ...string) (*image.Image, error) {
 		f.Fatal(err)
 	}
 	temp := f.TempDir()
-	img, err := build.Build(f.ctx, build.Options{Context: f.dir, Output: f.out, Runner: f.runner, Log: &f.log, TempDir: temp})
+	img, err := build.Build(f.ctx, build.Options{Context: f.dir, Output: f.out, Runner: f.give, Log: &f.log, TempDir: temp})
 	left, rerr := os.ReadDir(temp)
 	if rerr != nil || len(left) > 0 {
 		f.Errorf("the build left %v: %v", left, rerr)
@@ -381,7 +383,7 @@ func TestCancel(t *testing.T) {
 		t.Fatal(err)
 	}
 	temp := t.TempDir()
-	_, err := build.Build(ctx, build.Options{Context: f.dir, Output: f.out, Runner: f.runner, Log: cancelling{stop}, TempDir: temp})
+	_, err := build.Build(ctx, build.Options{Context: f.dir, Output: f.out, Runner: f.give, Log: cancelling{stop}, TempDir: temp})
 	if !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}

@@ -1,0 +1,154 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/build"
+	"github.com/freejail/freejail/internal/buildjail"
+)
+
+// outputFlags are common to what makes images.
+type outputFlags struct {
+	output, platform string
+	quiet            bool
+}
+
+func (f *outputFlags) add(c *cobra.Command) {
+	c.Flags().StringVarP(&f.output, "output", "o", "", "where the image goes: an OCI archive, or with a final slash an OCI layout directory")
+	c.Flags().StringVar(&f.platform, "platform", "", "what the image is for, as OS/ARCHITECTURE")
+	c.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "say nothing while it works")
+}
+
+func (f *outputFlags) options(a *app) (o build.Options, err error) {
+	o.Output, o.Log = f.output, a.messages
+	if o.Platform, err = platform(f.platform); err != nil {
+		return o, err
+	}
+	if o.Epoch, err = build.EpochFromEnv(); err != nil {
+		return o, usageError{err}
+	}
+	if !f.quiet {
+		o.Progress = func(text string) { fmt.Fprintln(a.messages, text) }
+	}
+	return o, nil
+}
+
+func (a *app) made(img *image.Image, err error) error {
+	if err == nil {
+		_, err = fmt.Fprintln(a.out, img.Digest)
+	}
+	return err
+}
+
+type buildFlags struct {
+	outputFlags
+	file, tag, store, network string
+	args                      []string
+}
+
+func (a *app) buildCmd() *cobra.Command {
+	f := &buildFlags{}
+	c := &cobra.Command{Use: "build [flags] -o IMAGE DIRECTORY", Short: "make an image of a Jailfile and the files in a directory",
+		Long: `Make an image of a Jailfile. COPY and ADD take files from the directory and
+from nowhere else; ` + build.IgnoreFile + ` in it names what they pass over.
+
+Equal input gives an equal image. SOURCE_DATE_EPOCH in the environment is the
+time of the image, and nothing in it is newer; unset, that is 1970.
+
+RUN needs root: the command runs in a jail of its own with the image's files,
+the basic nodes of /dev, and the host's network, or none of it (--network none).
+
+The digest of the image is printed to the standard output.`,
+		Args: exactly(1, "one directory"),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.build(cmd.Context(), f, args[0]) }}
+	f.add(c)
+	c.Flags().StringVarP(&f.file, "file", "f", "", "the Jailfile (default: "+build.DefaultFile+" in the directory)")
+	c.Flags().StringVarP(&f.tag, "tag", "t", "", "the image's name (default: what NAME in the Jailfile says)")
+	c.Flags().StringArrayVar(&f.args, "build-arg", nil, "NAME=value for an ARG of the Jailfile; NAME alone takes the environment's")
+	c.Flags().StringVar(&f.store, "store", "", "a directory of images: FROM finds names there, and the image is kept there (not a running daemon's)")
+	c.Flags().StringVar(&f.network, "network", buildjail.NetworkHost, "of RUN: host or none")
+	return c
+}
+
+func (a *app) build(ctx context.Context, f *buildFlags, dir string) (err error) {
+	o, err := f.options(a)
+	if err != nil {
+		return err
+	}
+	if f.output == "" && f.store == "" {
+		return usagef("where is the image to go? Add -o IMAGE.tar")
+	}
+	if f.network != buildjail.NetworkHost && f.network != buildjail.NetworkNone {
+		return usagef("--network %s: there are host and none", f.network)
+	}
+	o.Context, o.File, o.Tag = dir, f.file, f.tag
+	if o.Args, err = buildArgs(f.args); err != nil {
+		return err
+	}
+	if f.store != "" {
+		if o.Store, err = image.OpenStore(f.store, image.Limits{}); err != nil {
+			return err
+		}
+	}
+	state, err := os.MkdirTemp("", "freejail-run-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(state)) }()
+	o.Runner = func() (build.Runner, error) {
+		r, err := buildjail.New(state)
+		if err != nil {
+			return nil, err
+		}
+		return r, r.SetNetwork(f.network)
+	}
+	return a.made(build.Build(ctx, o))
+}
+
+func buildArgs(list []string) (map[string]string, error) {
+	out := map[string]string{}
+	for _, text := range list {
+		name, value, has := strings.Cut(text, "=")
+		if !has {
+			if value, has = os.LookupEnv(name); !has {
+				return nil, usagef("--build-arg %s: it has no value, and the environment has none", name)
+			}
+		}
+		if name == "" {
+			return nil, usagef("--build-arg %s: want NAME=value", text)
+		}
+		out[name] = value
+	}
+	return out, nil
+}
+
+func (a *app) importCmd() *cobra.Command {
+	var f outputFlags
+	var name string
+	c := &cobra.Command{Use: "import [flags] -o IMAGE ARCHIVE", Short: "make an image of a FreeBSD distribution set, or of another tar archive",
+		Long: `Make an image with one layer of an archive: tar, plain or in gzip, zstd or xz,
+such as base.txz of FreeBSD. The image is for FreeBSD on this host's processor
+unless --platform says otherwise.`,
+		Args: exactly(1, "one archive"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o, err := f.options(a)
+			if err != nil {
+				return err
+			}
+			if f.output == "" {
+				return usagef("where is the image to go? Add -o IMAGE.tar")
+			}
+			o.Tag = name
+			return a.made(build.Archive(cmd.Context(), args[0], o))
+		}}
+	f.add(c)
+	c.Flags().StringVar(&name, "name", "base", "the image's name")
+	return c
+}

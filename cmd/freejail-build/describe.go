@@ -1,0 +1,216 @@
+package main
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/docker/go-units"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/freejail/freejail/image"
+)
+
+func printJSON(w io.Writer, img *image.Image) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(struct {
+		Name     string               `json:"name"`
+		Digest   string               `json:"digest"`
+		Size     int64                `json:"size"`
+		ChainID  string               `json:"chainId"`
+		Layers   []ocispec.Descriptor `json:"layers"`
+		Config   ocispec.Image        `json:"config"`
+		Manifest *image.Manifest      `json:"manifest"`
+	}{img.Name, img.Digest.String(), img.Size, img.ChainID.String(), img.Layers, img.Config, img.Manifest})
+}
+
+// page is a description for people. What an image says of itself is quoted, or
+// was found free of control characters when its manifest was read.
+type page struct {
+	*tabwriter.Writer
+	err error
+}
+
+func (p *page) line(format string, a ...any) {
+	if p.err == nil {
+		_, p.err = fmt.Fprintf(p.Writer, format+"\n", a...)
+	}
+}
+
+// section begins with its title once something is in it.
+func (p *page) section(title string, lines []string) {
+	if len(lines) == 0 {
+		return
+	}
+	p.line("")
+	p.line("%s", title)
+	for _, l := range lines {
+		p.line("  %s", l)
+	}
+}
+
+func describe(w io.Writer, img *image.Image) error {
+	p := &page{Writer: tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)}
+	m, c := img.Manifest, img.Config.Config
+	p.line("%s\t%s", cmp.Or(img.Name, "-"), m.Summary)
+	p.line("")
+	p.line("digest\t%s", img.Digest)
+	p.line("platform\t%q", img.Config.OS+"/"+img.Config.Architecture)
+	if !img.Created.IsZero() {
+		p.line("created\t%s", img.Created.UTC().Format(time.RFC3339))
+	}
+	p.line("size\t%s in %d layers", units.BytesSize(float64(img.Size)), len(img.Layers))
+	p.field("entrypoint", c.Entrypoint)
+	p.field("cmd", c.Cmd)
+	p.field("env", c.Env)
+	p.field("user", one(c.User))
+	p.field("workdir", one(c.WorkingDir))
+	p.field("stop signal", one(c.StopSignal))
+	p.section("USAGE", usageLines(m.Usage))
+	p.section("PARAMETERS", parameters(m.Parameters))
+	p.section("PORTS", ports(m.Ports))
+	p.section("VOLUMES", volumes(m.Volumes))
+	p.section("REQUESTS (a host's policy decides)", requests(m.Requires))
+	p.section("WRITABLE ON A READ-ONLY ROOT", m.Writable)
+	p.section("LAYERS", layers(img))
+	if err := p.Flush(); p.err == nil {
+		p.err = err
+	}
+	return p.err
+}
+
+func one(s string) []string {
+	if s == "" {
+		return nil
+	}
+	return []string{s}
+}
+
+func (p *page) field(name string, values []string) {
+	if len(values) > 0 {
+		p.line("%s\t%s", name, quoted(values))
+	}
+}
+
+func quoted(values []string) string {
+	out := make([]string, 0, len(values))
+	for _, v := range values {
+		out = append(out, fmt.Sprintf("%q", v))
+	}
+	return strings.Join(out, " ")
+}
+
+func usageLines(text string) []string {
+	if strings.TrimSpace(text) == "" {
+		return nil
+	}
+	return strings.Split(strings.TrimSpace(text), "\n")
+}
+
+func parameters(list []image.Parameter) (out []string) {
+	for _, p := range list {
+		about := "optional"
+		switch {
+		case p.Required:
+			about = "required"
+		case p.Default != nil:
+			about = fmt.Sprintf("default %q", *p.Default)
+		}
+		if p.Pattern != "" {
+			about += fmt.Sprintf(", matches %q", p.Pattern)
+		}
+		out = append(out, fmt.Sprintf("%s\t%s\t%s", p.Name, about, p.Description))
+	}
+	return out
+}
+
+func ports(list []image.Port) (out []string) {
+	for _, p := range list {
+		service := ""
+		if s := p.Service; s != nil {
+			service = "service " + cmp.Or(s.Name, p.Name)
+			if len(s.Tags) > 0 {
+				service += " [" + strings.Join(s.Tags, ", ") + "]"
+			}
+			if s.Check != nil {
+				service += ", check " + s.Check.Type + " " + s.Check.Path
+			}
+		}
+		out = append(out, fmt.Sprintf("%s\t%d/%s\t%s\t%s", p.Name, p.Port, p.Protocol, service, p.Description))
+	}
+	return out
+}
+
+func volumes(list []image.Volume) (out []string) {
+	for _, v := range list {
+		about := "optional"
+		if v.Required {
+			about = "required"
+		}
+		if v.ReadOnly {
+			about += ", read only"
+		}
+		out = append(out, fmt.Sprintf("%s\t%s\t%s\t%s", v.Name, v.Path, about, v.Description))
+	}
+	return out
+}
+
+func requests(r image.Requires) (out []string) {
+	add := func(kind, format string, a ...any) { out = append(out, kind+"\t"+fmt.Sprintf(format, a...)) }
+	for _, d := range r.Devfs {
+		add("devfs", "%s", d)
+	}
+	for _, v := range []struct{ name, mode string }{{"shm", r.SysVIPC.Shm}, {"msg", r.SysVIPC.Msg}, {"sem", r.SysVIPC.Sem}} {
+		if v.mode != "" {
+			add("sysvipc", "%s=%s", v.name, v.mode)
+		}
+	}
+	for _, a := range r.Allow {
+		add("allow", "%s", a)
+	}
+	for _, k := range slices.Sorted(maps.Keys(r.Jail)) {
+		add("jail", "%s=%s", k, r.Jail[k])
+	}
+	for _, k := range slices.Sorted(maps.Keys(r.Sysctl)) {
+		add("sysctl", "%s=%s", k, r.Sysctl[k])
+	}
+	for _, m := range r.Mounts {
+		add("mount", "%s on %s %s", m.Type, m.Target, strings.Join(m.Options, ","))
+	}
+	if r.VNET {
+		add("vnet", "a network stack of its own")
+	}
+	if r.Linux {
+		add("linux", "a kernel that runs Linux programs")
+	}
+	if r.OSVersion.Min != "" {
+		add("os version", "FreeBSD %s or newer", r.OSVersion.Min)
+	}
+	return out
+}
+
+// layers shows the history where it fits the layers.
+func layers(img *image.Image) (out []string) {
+	var made []string
+	for _, h := range img.Config.History {
+		if !h.EmptyLayer {
+			made = append(made, h.CreatedBy)
+		}
+	}
+	for i, l := range img.Layers {
+		by := ""
+		if len(made) == len(img.Layers) {
+			text, _, _ := strings.Cut(made[i], "\n")
+			by = fmt.Sprintf("%.80q", text)
+		}
+		out = append(out, fmt.Sprintf("%.19s\t%s\t%s", l.Digest, units.BytesSize(float64(l.Size)), by))
+	}
+	return out
+}

@@ -1,0 +1,110 @@
+// Command freejail-build makes, describes, checks and unpacks images.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/spf13/cobra"
+
+	"github.com/freejail/freejail/image"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+const (
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// usageError is a command line that cannot be meant.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+func usagef(format string, a ...any) error { return usageError{fmt.Errorf(format, a...)} }
+
+type app struct{ out, messages io.Writer }
+
+func run(ctx context.Context, args []string, out, messages io.Writer) int {
+	a := &app{out, messages}
+	root := &cobra.Command{Use: "freejail-build", Short: "make images for freejail, and look into them", SilenceUsage: true, SilenceErrors: true,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true}}
+	root.AddCommand(a.buildCmd(), a.importCmd(), a.inspectCmd(), a.validateCmd(), a.unpackCmd(), a.versionCmd())
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetArgs(args)
+	root.SetOut(out)
+	root.SetErr(messages)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	if !errors.Is(err, errFindings) {
+		fmt.Fprintln(messages, "freejail-build:", err)
+	}
+	var usage usageError
+	if errors.As(err, &usage) || strings.HasPrefix(err.Error(), "unknown command") || strings.HasPrefix(err.Error(), "required flag") {
+		return exitUsage
+	}
+	return exitFailed
+}
+
+// exactly checks the number of arguments.
+func exactly(n int, names string) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if len(args) != n {
+			return usagef("%s takes %s: see freejail-build %s --help", c.Name(), names, c.Name())
+		}
+		return nil
+	}
+}
+
+// platform reads os/arch; empty is the zero value.
+func platform(text string) (p ocispec.Platform, err error) {
+	if text == "" {
+		return p, nil
+	}
+	var ok bool
+	if p.OS, p.Architecture, ok = strings.Cut(text, "/"); !ok || p.OS == "" || p.Architecture == "" || strings.Contains(p.Architecture, "/") {
+		return p, usagef("--platform %s: want OS/ARCHITECTURE, such as freebsd/arm64", text)
+	}
+	return p, nil
+}
+
+// load brings an archive or a layout directory into a store that lasts until
+// done. Everything in it is verified.
+func load(ctx context.Context, path string, p ocispec.Platform) (s *image.Store, img *image.Image, done func() error, err error) {
+	dir, err := os.MkdirTemp("", "freejail-image-")
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if s, err = image.OpenStore(dir, image.Limits{}); err == nil {
+		img, err = s.ImportFor(ctx, path, "", p, nil)
+	}
+	if err != nil {
+		return nil, nil, nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	return s, img, func() error { return os.RemoveAll(dir) }, nil
+}
+
+func (a *app) versionCmd() *cobra.Command {
+	return &cobra.Command{Use: "version", Short: "print the version", Args: exactly(0, "no arguments"),
+		RunE: func(*cobra.Command, []string) error {
+			_, err := fmt.Fprintln(a.out, "freejail-build", version)
+			return err
+		}}
+}
