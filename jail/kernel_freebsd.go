@@ -211,12 +211,3 @@ func wait6(idType, id, options int) (pid int, ws unix.WaitStatus, self, children
 		}
 	}
 }
-
-// setOpenFiles sets RLIMIT_NOFILE of a running process: {CTL_KERN, KERN_PROC,
-// KERN_PROC_RLIMIT, pid, RLIMIT_NOFILE}.
-func setOpenFiles(pid int, limit int64) error {
-	value := binary.NativeEndian.AppendUint64(nil, uint64(limit))
-	value = append(value, value...) // soft and hard
-	_, err := sysctl([]int32{1, 14, 37, int32(pid), unix.RLIMIT_NOFILE}, nil, value)
-	return err
-}

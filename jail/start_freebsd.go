@@ -1,6 +1,7 @@
 package jail
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,12 +18,12 @@ import (
 
 // Start runs a jail's first process and returns its pid.
 func (m *Manager) Start(ctx context.Context, name string, p Process) (int, error) {
-	return m.spawn(ctx, "start", name, p, &syscall.SysProcAttr{Setsid: true})
+	return m.spawn(ctx, "start", name, p, "")
 }
 
 // Exec runs one more process in a jail and returns its pid.
 func (m *Manager) Exec(ctx context.Context, name string, p Process) (int, error) {
-	return m.spawn(ctx, "exec", name, p, &syscall.SysProcAttr{Setsid: true})
+	return m.spawn(ctx, "exec", name, p, "")
 }
 
 // ExecTTY is Exec with a new terminal, whose master it returns.
@@ -33,7 +34,7 @@ func (m *Manager) ExecTTY(ctx context.Context, name string, p Process) (int, *os
 	}
 	defer slave.Close()
 	p.Stdin, p.Stdout, p.Stderr = slave, slave, slave
-	pid, err := m.spawn(ctx, "exec", name, p, &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 0})
+	pid, err := m.spawn(ctx, "exec", name, p, slave.Name())
 	if err != nil {
 		master.Close()
 		return 0, nil, err
@@ -60,7 +61,9 @@ func openTerminal() (master, slave *os.File, err error) {
 	return os.NewFile(uintptr(fd), "terminal"), slave, nil
 }
 
-func (m *Manager) spawn(ctx context.Context, op, name string, p Process, sys *syscall.SysProcAttr) (int, error) {
+// spawn runs a process in a session of its own; tty is the terminal that its
+// files are, if they are one.
+func (m *Manager) spawn(ctx context.Context, op, name string, p Process, tty string) (int, error) {
 	fail := func(message string, err error) (int, error) {
 		return 0, &Error{Op: op, Jail: name, Message: message, Err: err}
 	}
@@ -78,52 +81,81 @@ func (m *Manager) spawn(ctx context.Context, op, name string, p Process, sys *sy
 	if err != nil {
 		return fail("", err)
 	}
-	if dir, err := inRoot(s.root, p.Dir); err != nil || !dir.IsDir() {
-		return fail(fmt.Sprintf("working directory %q", p.Dir), fs.ErrNotExist)
-	}
 	files, err := m.stdio(p)
 	if err != nil {
 		return fail("", err)
 	}
-	sys.Jail = s.jid
-	// setgroups(2), by the number that Go uses, takes the effective group for
-	// the first of the list.
-	sys.Credential = &syscall.Credential{Uid: p.UID, Gid: p.GID, Groups: append([]uint32{p.GID}, p.Groups...)}
-	// No environment is an empty one, not the daemon's.
-	env := append([]string{}, p.Env...)
+	b, err := newBirth(s.jid, prog, tty, p)
+	if err != nil {
+		return fail("", err)
+	}
+	if !m.racct && s.OpenFiles > 0 {
+		b.openFiles = &unix.Rlimit{Cur: s.OpenFiles, Max: s.OpenFiles}
+	}
 	m.starting.RLock()
 	defer m.starting.RUnlock()
-	pid, err := syscall.ForkExec(prog, p.Args, &syscall.ProcAttr{Dir: p.Dir, Env: env, Files: files, Sys: sys})
+	pid, err := b.forkExec(files)
 	if err != nil {
-		return fail(explainStart(prog, err))
+		return fail(explainStart(prog, p.Dir, err))
 	}
 	m.procs.add(pid, proc{jail: name})
-	if !m.racct && s.OpenFiles > 0 {
-		if err := setOpenFiles(pid, s.OpenFiles); err != nil && !errors.Is(err, unix.ESRCH) {
-			m.procs.forget(pid)
-			return fail("limit of open files", errors.Join(err, unix.Kill(pid, unix.SIGKILL)))
-		}
-	}
 	return pid, nil
 }
 
-// stdio returns the descriptors of the process. It expects them to block.
-func (m *Manager) stdio(p Process) ([]uintptr, error) {
-	var out []uintptr
-	for _, f := range []*os.File{p.Stdin, p.Stdout, p.Stderr} {
+func newBirth(jid int, prog, tty string, p Process) (*birth, error) {
+	b := &birth{jid: jid, uid: p.UID, gid: p.GID, groups: append([]uint32{p.GID}, p.Groups...)}
+	var errs [5]error
+	b.prog, errs[0] = syscall.BytePtrFromString(prog)
+	b.dir, errs[1] = syscall.BytePtrFromString(cmp.Or(p.Dir, "/"))
+	b.argv, errs[2] = syscall.SlicePtrFromStrings(p.Args)
+	b.envv, errs[3] = syscall.SlicePtrFromStrings(p.Env)
+	if tty != "" {
+		b.tty, errs[4] = syscall.BytePtrFromString(tty)
+	}
+	if err := errors.Join(errs[:]...); err != nil {
+		return nil, fmt.Errorf("a zero byte in the program, its directory, arguments or environment: %w", err)
+	}
+	return b, nil
+}
+
+// stdio returns the files of the process. It expects them to block.
+func (m *Manager) stdio(p Process) (out [3]*os.File, err error) {
+	for i, f := range []*os.File{p.Stdin, p.Stdout, p.Stderr} {
 		if f == nil {
 			f = m.null
 		}
-		fd := f.Fd()
-		if err := unix.SetNonblock(int(fd), false); err != nil {
-			return nil, fmt.Errorf("%s: %w", f.Name(), err)
+		if err := unix.SetNonblock(int(f.Fd()), false); err != nil {
+			return out, fmt.Errorf("%s: %w", f.Name(), err)
 		}
-		out = append(out, fd)
+		out[i] = f
 	}
 	return out, nil
 }
 
-func explainStart(prog string, err error) (string, error) {
+// explainStart puts the kernel's answer into words.
+func explainStart(prog, dir string, err error) (string, error) {
+	var b *birthError
+	if !errors.As(err, &b) {
+		return "", err
+	}
+	switch b.step {
+	case stepAttach:
+		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+			return "attach", ErrNotFound
+		}
+		return "attach", err
+	case stepTerminal:
+		return "session and terminal", err
+	case stepUser:
+		return "user and groups", err
+	case stepDir:
+		return fmt.Sprintf("working directory %q", dir), err
+	case stepLimit:
+		return "limit of open files", err
+	case stepExec:
+	default:
+		return "files of the process", err
+	}
 	message := fmt.Sprintf("%q", prog)
 	switch {
 	case errors.Is(err, unix.ENOENT):

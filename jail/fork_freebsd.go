@@ -1,0 +1,223 @@
+package jail
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"runtime"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// The runtime's own hooks round a fork; their names and types are kept for
+// packages that fork by themselves, see go.dev/issue/67401.
+
+//go:linkname beforeFork syscall.runtime_BeforeFork
+func beforeFork()
+
+//go:linkname afterFork syscall.runtime_AfterFork
+func afterFork()
+
+//go:linkname afterForkInChild syscall.runtime_AfterForkInChild
+func afterForkInChild()
+
+// birth is all that a child needs between its fork and its exec, made ready
+// before: the child may not allocate. Package syscall's own ForkExec would not
+// do. Its child has every descriptor of ours until the exec, and
+// jail_attach(2) refuses a process that has a directory open, as another
+// start or an unpack of ours may have at any time.
+type birth struct {
+	jid        int
+	files      [3]int // from firstFree on, as is report
+	report     int
+	groups     []uint32 // the first becomes the effective one
+	uid, gid   uint32
+	tty        *byte // the terminal's path in the jail; nil without one
+	dir, prog  *byte
+	argv, envv []*byte
+	openFiles  *unix.Rlimit
+
+	failed [2]uint32 // step and errno
+}
+
+const (
+	reportFD  = 3 // in the child, closed by the exec
+	firstFree = reportFD + 1
+)
+
+// Steps of a child.
+const (
+	stepFiles = iota + 1
+	stepAttach
+	stepTerminal
+	stepUser
+	stepDir
+	stepLimit
+	stepExec
+)
+
+// birthError says at which step a child failed.
+type birthError struct {
+	step int
+	err  syscall.Errno
+}
+
+func (e *birthError) Error() string { return e.err.Error() }
+func (e *birthError) Unwrap() error { return e.err }
+
+// forkExec returns a child's pid when the child runs its program. The caller
+// keeps others from reaping it meanwhile.
+func (b *birth) forkExec(files [3]*os.File) (int, error) {
+	var pipe [2]int
+	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
+		return 0, fmt.Errorf("pipe: %w", err)
+	}
+	r := os.NewFile(uintptr(pipe[0]), "report of the child")
+	defer r.Close()
+	fds, err := duplicate(files, pipe[1])
+	if err = errors.Join(err, unix.Close(pipe[1])); err != nil {
+		closeAll(fds)
+		return 0, err
+	}
+	copy(b.files[:], fds)
+	b.report = fds[3]
+	pid, errno := b.fork()
+	runtime.KeepAlive(b)
+	closeAll(fds)
+	if errno != 0 {
+		return 0, fmt.Errorf("fork: %w", errno)
+	}
+	var report [8]byte
+	if _, err := io.ReadFull(r, report[:]); err != nil { // closed by the exec
+		return pid, nil
+	}
+	wait6(idPID, pid, waitExited)
+	return 0, &birthError{int(binary.NativeEndian.Uint32(report[:])), syscall.Errno(binary.NativeEndian.Uint32(report[4:]))}
+}
+
+// duplicate moves the descriptors out of the way of those that they become.
+func duplicate(files [3]*os.File, report int) ([]int, error) {
+	var out []int
+	for _, fd := range []int{int(files[0].Fd()), int(files[1].Fd()), int(files[2].Fd()), report} {
+		dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, firstFree)
+		if err != nil {
+			return out, fmt.Errorf("descriptors of the process: %w", err)
+		}
+		out = append(out, dup)
+	}
+	runtime.KeepAlive(files)
+	return out, nil
+}
+
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		_ = unix.Close(fd) // duplicates that nothing was written to
+	}
+}
+
+// fork forks. The child attaches and runs the program. It calls system calls
+// alone: another thread may have held any lock, so it must not allocate, grow
+// its stack or be scheduled.
+//
+//go:norace
+//go:noinline
+func (b *birth) fork() (pid int, errno syscall.Errno) {
+	beforeFork()
+	r, _, errno := syscall.RawSyscall(syscall.SYS_FORK, 0, 0, 0)
+	if errno != 0 || r != 0 {
+		afterFork()
+		return int(r), errno
+	}
+	b.run()
+	for {
+		syscall.RawSyscall(syscall.SYS_EXIT, 253, 0, 0)
+	}
+}
+
+// run returns when a step has failed and was reported.
+//
+//go:norace
+//go:nosplit
+func (b *birth) run() {
+	errno := b.becomeFiles()
+	step := stepFiles
+	if errno == 0 {
+		step = stepAttach
+		_, _, errno = syscall.RawSyscall(syscall.SYS_JAIL_ATTACH, uintptr(b.jid), 0, 0)
+	}
+	afterForkInChild() // signals may end us from here on
+	if errno == 0 {
+		step = stepTerminal
+		errno = b.becomeSession()
+	}
+	if errno == 0 {
+		step = stepUser
+		errno = b.becomeUser()
+	}
+	if errno == 0 {
+		step = stepDir
+		_, _, errno = syscall.RawSyscall(syscall.SYS_CHDIR, uintptr(unsafe.Pointer(b.dir)), 0, 0)
+	}
+	if errno == 0 && b.openFiles != nil {
+		step = stepLimit
+		_, _, errno = syscall.RawSyscall(syscall.SYS_SETRLIMIT, unix.RLIMIT_NOFILE, uintptr(unsafe.Pointer(b.openFiles)), 0)
+	}
+	if errno == 0 {
+		step = stepExec
+		_, _, errno = syscall.RawSyscall(syscall.SYS_EXECVE, uintptr(unsafe.Pointer(b.prog)),
+			uintptr(unsafe.Pointer(&b.argv[0])), uintptr(unsafe.Pointer(&b.envv[0])))
+	}
+	b.failed = [2]uint32{uint32(step), uint32(errno)}
+	syscall.RawSyscall(syscall.SYS_WRITE, reportFD, uintptr(unsafe.Pointer(&b.failed)), unsafe.Sizeof(b.failed))
+}
+
+// becomeFiles leaves the child nothing but its three files and the report.
+//
+//go:norace
+//go:nosplit
+func (b *birth) becomeFiles() syscall.Errno {
+	for i := range b.files {
+		if _, _, errno := syscall.RawSyscall(syscall.SYS_DUP2, uintptr(b.files[i]), uintptr(i), 0); errno != 0 {
+			return errno
+		}
+	}
+	if _, _, errno := syscall.RawSyscall(syscall.SYS_FCNTL, uintptr(b.report), unix.F_DUP2FD_CLOEXEC, reportFD); errno != 0 {
+		return errno
+	}
+	_, _, errno := syscall.RawSyscall(unix.SYS_CLOSE_RANGE, firstFree, math.MaxUint32, 0)
+	return errno
+}
+
+//go:norace
+//go:nosplit
+func (b *birth) becomeSession() syscall.Errno {
+	if _, _, errno := syscall.RawSyscall(syscall.SYS_SETSID, 0, 0, 0); errno != 0 || b.tty == nil {
+		return errno
+	}
+	// The jail's devfs has owners of its own, root at first, so that the path
+	// counts and not the descriptor. A jail that shows no terminals has no
+	// path.
+	syscall.RawSyscall(syscall.SYS_LCHOWN, uintptr(unsafe.Pointer(b.tty)), uintptr(b.uid), math.MaxUint32)
+	_, _, errno := syscall.RawSyscall(syscall.SYS_IOCTL, 0, unix.TIOCSCTTY, 0)
+	return errno
+}
+
+//go:norace
+//go:nosplit
+func (b *birth) becomeUser() syscall.Errno {
+	// setgroups(2), by the number that Go knows, takes the effective group for
+	// the first of the list.
+	if _, _, errno := syscall.RawSyscall(syscall.SYS_SETGROUPS, uintptr(len(b.groups)), uintptr(unsafe.Pointer(&b.groups[0])), 0); errno != 0 {
+		return errno
+	}
+	if _, _, errno := syscall.RawSyscall(syscall.SYS_SETGID, uintptr(b.gid), 0, 0); errno != 0 {
+		return errno
+	}
+	_, _, errno := syscall.RawSyscall(syscall.SYS_SETUID, uintptr(b.uid), 0, 0)
+	return errno
+}
