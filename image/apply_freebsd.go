@@ -23,6 +23,7 @@ const (
 	sfAppend    = 0x40000
 	sfNounlink  = 0x100000
 
+	onZFS      = ufNodump | sfImmutable | sfAppend | sfNounlink
 	forbidding = ufImmutable | ufAppend | ufNounlink | sfImmutable | sfAppend | sfNounlink
 )
 
@@ -70,10 +71,15 @@ func chflags(f *os.File, flags int) error {
 	return nil
 }
 
+// setFlags passes over flags that the file system has not: tmpfs and UFS know
+// them all, ZFS only some.
 func setFlags(f *os.File, flags int) error {
 	err := chflags(f, flags)
 	if errors.Is(err, unix.EOPNOTSUPP) {
-		return nil // the file system has no such flags
+		err = chflags(f, flags&onZFS)
+	}
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return nil
 	}
 	return err
 }
@@ -88,18 +94,29 @@ func removeAll(root *os.Root, name string) error {
 		if err != nil || !e.Type().IsRegular() && !e.IsDir() {
 			return err
 		}
-		f, err := root.OpenFile(p, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-		if err != nil {
-			return err
-		}
-		fi, err := f.Stat()
-		if err == nil {
-			_, err = melt(f, fi)
-		}
-		return errors.Join(err, f.Close())
+		return thawForRemoval(root, p)
 	})
 	if err != nil {
 		return errors.Join(first, err)
 	}
 	return root.RemoveAll(name)
+}
+
+// thawForRemoval removes a frozen file at once if it has other names: the
+// flags are theirs too and come back.
+func thawForRemoval(root *os.Root, name string) (err error) {
+	f, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	fi, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	old, err := melt(f, fi)
+	if err != nil || old == 0 || fi.IsDir() || fi.Sys().(*syscall.Stat_t).Nlink < 2 {
+		return err
+	}
+	return errors.Join(root.Remove(name), chflags(f, old))
 }

@@ -2,6 +2,7 @@ package image
 
 import (
 	"archive/tar"
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -47,9 +48,15 @@ func TestFileFlags(t *testing.T) {
 	if err := syscall.Chflags(probe, 0); err != nil {
 		t.Skipf("system flags cannot be cleared here: %v", err)
 	}
+	uchg := ufImmutable
+	if err := syscall.Chflags(probe, uchg); err == unix.EOPNOTSUPP {
+		uchg = 0 // ZFS
+	} else if err := errors.Join(err, syscall.Chflags(probe, 0)); err != nil {
+		t.Fatal(err)
+	}
 	base := layerOf(t, flagged(dir("empty").mode(0o555), "schg"), flagged(file("bin/su", "1").mode(0o4555), "schg"), hardlink("bin/su2", "bin/su"),
 		flagged(dir("d"), "uchg"), flagged(file("d/f", "1"), "schg,nodump"), flagged(file("plain", ""), "noatime,uarch"),
-		flagged(dir("gone"), "schg"), flagged(file("gone/f", ""), "schg"), flagged(file("kept", ""), "sunlnk"))
+		flagged(dir("gone"), "schg"), flagged(file("gone/f", ""), "schg"), flagged(file("kept", ""), "sunlnk"), flagged(file("both", ""), "schg,uchg"))
 	upper := layerOf(t, file("bin/su", "2"), file("d/g", "2"), file("d/.wh.f", ""), file(".wh.gone", ""), hardlink("kept2", "kept"), file("empty/x", ""))
 	s := newStore(t, Limits{})
 	root := t.TempDir()
@@ -57,7 +64,7 @@ func TestFileFlags(t *testing.T) {
 	if err := s.Unpack(ctx, putLayers(t, s, "flags", base, upper), root, nil); err != nil {
 		t.Fatal(err)
 	}
-	for name, want := range map[string]int{"empty": sfImmutable, "empty/x": 0, "bin/su": 0, "bin/su2": sfImmutable, "d": ufImmutable,
+	for name, want := range map[string]int{"empty": sfImmutable, "empty/x": 0, "bin/su": 0, "bin/su2": sfImmutable, "d": uchg, "both": sfImmutable | uchg,
 		"plain": 0, "kept": sfNounlink, "kept2": sfNounlink} {
 		fi, err := os.Lstat(filepath.Join(root, name))
 		if err != nil {
