@@ -194,7 +194,7 @@ func (c *checker) user() error {
 	}
 	b := &builder{dir: dir, view: c.view}
 	if _, _, err := b.owner(c.img.Config.Config.User); err != nil {
-		c.found("config: User: %w", errors.Unwrap(err))
+		c.found("config: User: %w", err)
 	}
 	return os.RemoveAll(dir)
 }

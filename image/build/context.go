@@ -124,7 +124,7 @@ func (b *builder) glob(pattern string) (out []string, err error) {
 	return out, nil
 }
 
-// owner reads --chown by the image's own passwd and group; none is root.
+// owner finds USER or USER:GROUP in the image's own passwd and group; none is root.
 func (b *builder) owner(spec string) (uid, gid int, err error) {
 	if spec == "" {
 		return 0, 0, nil
@@ -144,7 +144,7 @@ func (b *builder) owner(spec string) (uid, gid int, err error) {
 	}
 	c, err := image.ResolveUser(dir, spec)
 	if err != nil {
-		return 0, 0, fmt.Errorf("--chown=%s: %w", spec, err)
+		return 0, 0, err
 	}
 	return int(c.UID), int(c.GID), nil
 }

@@ -35,7 +35,7 @@ type copyStep struct {
 func (s *copyStep) run(ctx context.Context, b *builder) error {
 	uid, gid, err := b.owner(s.chown)
 	if err != nil {
-		return err
+		return fmt.Errorf("--chown=%s: %w", s.chown, err)
 	}
 	return b.layer(ctx, func(w *writer) error {
 		c := &copier{ctx: ctx, step: s, b: b, w: w, uid: uid, gid: gid, items: map[string]item{}}

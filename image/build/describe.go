@@ -219,12 +219,15 @@ func (p *planner) volume(in Instruction) error {
 	for n < len(list) && path.IsAbs(list[n]) {
 		n++
 	}
+	if n == 0 {
+		return fmt.Errorf("there is no absolute path: write %s", verbs[in.Verb].usage)
+	}
 	opts, err := options(list[n:], []string{"name", "description"}, []string{"required", "readonly"})
 	if err != nil {
 		return err
 	}
-	if n == 0 || n > 1 && len(opts) > 0 {
-		return errors.New("options belong to one absolute path: write " + verbs[in.Verb].usage)
+	if n > 1 && len(opts) > 0 {
+		return errors.New("options belong to one path: write " + verbs[in.Verb].usage)
 	}
 	for _, dir := range list[:n] {
 		v := image.Volume{Name: opts["name"], Path: path.Clean(dir), Description: opts["description"]}

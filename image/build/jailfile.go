@@ -143,7 +143,10 @@ func (p *parser) instruction(text string, line int) {
 		p.skipHeredoc(rest)
 		return
 	}
-	in.Flags, in.Text = p.flags(in, rest, spec.flags)
+	in.Text = rest
+	if spec.flags != nil {
+		in.Flags, in.Text = p.flags(in, rest, spec.flags)
+	}
 	if spec.heredoc {
 		p.heredoc(&in)
 	}

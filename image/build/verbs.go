@@ -10,7 +10,7 @@ import (
 // verb is what there is to know about one instruction.
 type verb struct {
 	usage   string   // an example for messages
-	flags   []string // its --options
+	flags   []string // its --options; nil: words that begin so are its arguments
 	heredoc bool     // its text may be a <<WORD
 	empty   bool     // it may stand alone
 	plan    func(p *planner, in Instruction) error
@@ -25,7 +25,7 @@ func init() {
 		"ARG":        {usage: "ARG NAME=default", plan: (*planner).arg},
 		"COPY":       {usage: "COPY [--chown=user:group] [--chmod=0755] SOURCE... DESTINATION", flags: []string{"chown", "chmod"}, plan: (*planner).copy},
 		"ADD":        {usage: "ADD [--chown=user:group] [--chmod=0755] SOURCE... DESTINATION", flags: []string{"chown", "chmod"}, plan: (*planner).copy},
-		"RUN":        {usage: `RUN command, or RUN ["/bin/prog", "-x"]`, heredoc: true, plan: (*planner).run},
+		"RUN":        {usage: `RUN command, or RUN ["/bin/prog", "-x"]`, flags: []string{}, heredoc: true, plan: (*planner).run},
 		"ENV":        {usage: "ENV NAME=value", plan: (*planner).env},
 		"WORKDIR":    {usage: "WORKDIR /directory", plan: (*planner).workdir},
 		"USER":       {usage: "USER user[:group]", plan: (*planner).user},

@@ -1,0 +1,198 @@
+package build
+
+import (
+	"archive/tar"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/freejail/freejail/image"
+)
+
+// layersOf makes an image of raw layers.
+func layersOf(t *testing.T, layers ...string) (*image.Store, *image.Image) {
+	t.Helper()
+	s, err := image.OpenStore(t.TempDir(), image.Limits{})
+	check(t, err)
+	c := ocispec.Image{Platform: freebsd, RootFS: ocispec.RootFS{Type: "layers"}}
+	var list []ocispec.Descriptor
+	for _, l := range layers {
+		d, err := s.Add(t.Context(), ocispec.MediaTypeImageLayer, strings.NewReader(l))
+		check(t, err)
+		list = append(list, d)
+		c.RootFS.DiffIDs = append(c.RootFS.DiffIDs, digest.FromString(l))
+	}
+	img, err := s.Put(t.Context(), "x", c, list, nil)
+	check(t, err)
+	return s, img
+}
+
+func (n *node) list(at string, out map[string]string) {
+	for name, c := range n.names {
+		p := path.Join(at, name)
+		out[p] = fmt.Sprintf("%c %s", c.kind, c.link)
+		if c.kind != tar.TypeSymlink {
+			out[p] = fmt.Sprintf("%c %o %d:%d", c.kind, c.mode, c.uid, c.gid)
+		}
+		c.list(p, out)
+	}
+}
+
+func listDir(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	root, err := os.OpenRoot(dir)
+	check(t, err)
+	defer root.Close()
+	got, err := record(t.Context(), root)
+	check(t, err)
+	out := map[string]string{}
+	for name, s := range got {
+		switch s.mode.Type() {
+		case fs.ModeSymlink:
+			out[name] = fmt.Sprintf("%c %s", tar.TypeSymlink, s.link)
+		case fs.ModeDir:
+			out[name] = fmt.Sprintf("%c %o %d:%d", tar.TypeDir, tarMode(s.mode), s.uid, s.gid)
+		default:
+			out[name] = fmt.Sprintf("%c %o %d:%d", tar.TypeReg, tarMode(s.mode), s.uid, s.gid)
+		}
+	}
+	return out
+}
+
+// What the view says of layers is what unpacking makes of them.
+func TestTheViewIsWhatIsUnpacked(t *testing.T) {
+	needRoot(t)
+	d := func(name string) tar.Header {
+		return tar.Header{Name: name + "/", Typeflag: tar.TypeDir, Mode: 0o751, Uid: 5, Gid: 6}
+	}
+	f := func(name string) tar.Header {
+		return tar.Header{Name: name, Mode: 0o640, Uid: 1, Gid: 2, Linkname: "x"}
+	}
+	l := func(name, to string) tar.Header {
+		return tar.Header{Name: name, Typeflag: tar.TypeSymlink, Linkname: to, Mode: 0o777}
+	}
+	h := func(name, to string) tar.Header {
+		return tar.Header{Name: name, Typeflag: tar.TypeLink, Linkname: to}
+	}
+	for name, layers := range map[string][][]tar.Header{
+		"plain":                   {{d("a"), f("a/b"), f("made/parents/c"), l("l", "a"), h("hard", "a/b")}},
+		"through links":           {{d("usr/home"), l("home", "usr/home"), l("abs", "/usr/home"), l("up", "../../usr")}, {f("home/x"), f("abs/y"), f("up/z"), d("home/d")}},
+		"links in links":          {{d("a/b"), l("c", "a"), l("d", "/c/b"), l("e", "d/../..")}, {f("d/f"), f("e/g")}},
+		"dangling parent":         {{l("l", "no/where")}, {f("l/x")}},
+		"directory over link":     {{d("a"), f("a/x"), l("l", "a")}, {d("l"), f("l/y")}},
+		"directory over file":     {{f("a")}, {d("a"), f("a/b")}},
+		"file over directory":     {{d("a"), f("a/b"), d("a/c")}, {f("a")}},
+		"link over directory":     {{d("a"), f("a/b"), d("c")}, {l("a", "c"), f("a/x")}},
+		"directory again":         {{d("a"), f("a/b")}, {{Name: "a/", Typeflag: tar.TypeDir, Mode: 0o700}}},
+		"whiteout":                {{d("a"), f("a/b"), f("a/c")}, {f("a/.wh.b"), f(".wh.none"), f("gone/.wh.x")}},
+		"whiteout of a directory": {{d("a/b"), f("a/b/c")}, {f(".wh.a")}},
+		"whiteout spares":         {{d("a"), f("a/b"), f("a/c")}, {f("a/new"), f("a/b"), f("a/.wh.b"), f(".wh.a")}},
+		"opaque":                  {{d("a"), f("a/b"), d("a/d"), f("a/d/e")}, {d("a/d"), f("a/d/f"), f("a/.wh..wh..opq")}},
+		"whiteout through a link": {{d("a"), f("a/b"), l("l", "a")}, {f("l/.wh.b")}},
+		"whiteout then again":     {{d("a"), f("a/b")}, {f(".wh.a"), d("a"), f("a/c")}},
+		"hard links":              {{f("a"), l("s", "a"), h("b", "a"), h("t", "s")}, {h("c", "b"), f("a"), h("b", "c2/../a")}},
+	} {
+		var texts []string
+		for _, list := range layers {
+			texts = append(texts, tarOf(t, list...))
+		}
+		s, img := layersOf(t, texts...)
+		dir := t.TempDir()
+		unpacked := s.Unpack(t.Context(), img, dir, nil)
+		b := &builder{store: s, view: newView()}
+		var seen error
+		for _, l := range img.Layers {
+			if seen = b.lookAt(t.Context(), l); seen != nil {
+				break
+			}
+		}
+		if unpacked != nil || seen != nil {
+			if (unpacked == nil) != (seen == nil) {
+				t.Errorf("%s: unpacking: %v, view: %v", name, unpacked, seen)
+			}
+			continue
+		}
+		got, want := map[string]string{}, listDir(t, dir)
+		b.view.root.list("", got)
+		if !maps.Equal(got, want) {
+			t.Errorf("%s: the view has\n%s\nunpacked is\n%s", name, mapText(got), mapText(want))
+		}
+	}
+}
+
+func mapText(m map[string]string) string {
+	var out []string
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		out = append(out, "  "+k+": "+m[k])
+	}
+	return strings.Join(out, "\n")
+}
+
+func TestCheck(t *testing.T) {
+	good := make1(t, files{"prog": "#!x"}, "FROM scratch\nCOPY prog /bin/\nWORKDIR /srv\nUSER 80\nENV PATH=/sbin:/bin\nENTRYPOINT [\"prog\"]\nVOLUME /data\n")
+	if found, err := Check(t.Context(), good.store, good.img); err != nil || len(found) > 0 {
+		t.Errorf("%v %v", found, err)
+	}
+	bad := make1(t, files{"text": "x"}, "FROM scratch\nCOPY text /bin/prog\nCOPY text /data\nUSER nobody\nENTRYPOINT [\"/bin/prog\"]\nVOLUME /data\nWRITABLE /data\n")
+	for _, want := range []string{`the program "/bin/prog" is no executable file`, `no user "nobody"`, "volumes[0].path: /data is no directory", "writable[0]: /data is no directory"} {
+		findings(t, bad.store, bad.img, want)
+	}
+	s, img := layersOf(t, tarOf(t, tar.Header{Name: "../x"}, tar.Header{Name: "dev", Typeflag: tar.TypeChar}, tar.Header{Name: "a/.wh.b/c"}))
+	for _, want := range []string{`layer 1: entry "../x"`, `entry "dev": the entry type`, `entry "a/.wh.b/c"`} {
+		findings(t, s, img, want)
+	}
+	if err := s.Unpack(t.Context(), img, t.TempDir(), nil); err == nil {
+		t.Error("what has faults was unpacked")
+	}
+	img.Config.RootFS.DiffIDs[0] = digest.FromString("other")
+	findings(t, s, img, "its content has the digest")
+	cut := tarOf(t, someTar...)
+	s, img = layersOf(t, cut[:len(cut)-2200])
+	findings(t, s, img, "layer 1: unexpected EOF")
+}
+
+func findings(t *testing.T, s *image.Store, img *image.Image, want string) {
+	t.Helper()
+	found, err := Check(t.Context(), s, img)
+	check(t, err)
+	if !slices.ContainsFunc(found, func(e error) bool { return strings.Contains(e.Error(), want) }) {
+		t.Errorf("%v\nwant %q", found, want)
+	}
+}
+
+func TestUmociUnpacks(t *testing.T) {
+	umoci := os.Getenv("UMOCI_BIN")
+	if _, err := os.Stat(umoci); err != nil {
+		t.Skip("UMOCI_BIN does not name umoci:", err)
+	}
+	needRoot(t)
+	dir, out := t.TempDir(), t.TempDir()
+	files{"Jailfile": everyVerb, "prog": "#!x", "t/a/b": "1", "Child": "FROM " + filepath.Join(out, "base") + "\nCOPY t /\nADD x.tar /opt/\nCOPY --chown=7:8 t/a/b /opt/bin/prog\n", "x.tar": tarOf(t, someTar...)}.write(t, dir)
+	_, err := Build(t.Context(), Options{Context: dir, Output: filepath.Join(out, "base") + "/", Platform: ocispec.Platform{OS: "linux", Architecture: "amd64"}})
+	check(t, err)
+	_, err = Build(t.Context(), Options{Context: dir, File: filepath.Join(dir, "Child"), Output: filepath.Join(out, "child") + "/"})
+	check(t, err)
+	bundle := filepath.Join(out, "bundle")
+	text, err := command(t, umoci, "unpack", "--image", filepath.Join(out, "child")+":web", bundle)
+	if err != nil {
+		t.Fatalf("%v: %s", err, text)
+	}
+	s, err := image.OpenStore(t.TempDir(), image.Limits{})
+	check(t, err)
+	img, err := s.ImportFor(t.Context(), filepath.Join(out, "child"), "", ocispec.Platform{}, nil)
+	check(t, err)
+	own := t.TempDir()
+	check(t, s.Unpack(t.Context(), img, own, nil))
+	if got, want := listDir(t, filepath.Join(bundle, "rootfs")), listDir(t, own); !maps.Equal(got, want) {
+		t.Errorf("umoci unpacks\n%s\nfreejail\n%s", mapText(got), mapText(want))
+	}
+}
