@@ -158,7 +158,7 @@ func (w *writer) changed(root *os.Root, name string, s state, first map[uint64]s
 	case fs.ModeDir:
 		h.Typeflag = tar.TypeDir
 	case fs.ModeSymlink:
-		h.Typeflag, h.Linkname = tar.TypeSymlink, s.link
+		h.Typeflag, h.Linkname, h.Mode = tar.TypeSymlink, s.link, 0o777 // some systems keep the umask's
 	case 0:
 		if to, again := first[s.inode]; again && s.links > 1 {
 			h.Typeflag, h.Linkname = tar.TypeLink, to

@@ -1,0 +1,229 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/freejail/freejail/image"
+)
+
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// call runs the command line.
+func call(t *testing.T, args ...string) (code int, out, messages string) {
+	t.Helper()
+	var o, m bytes.Buffer
+	code = run(t.Context(), args, &o, &m)
+	return code, o.String(), m.String()
+}
+
+func ok(t *testing.T, args ...string) string {
+	t.Helper()
+	code, out, messages := call(t, args...)
+	if code != 0 {
+		t.Fatalf("%q: exit code %d: %s", args, code, messages)
+	}
+	return out
+}
+
+const jailfile = `ARG WHAT=nothing
+FROM scratch
+NAME web
+SUMMARY A small web server
+COPY prog /bin/prog
+ENV WHAT=$WHAT
+PORT http 8080/tcp service=pages tags=a check=http:/healthz description="the pages"
+PARAM GREETING default=hello description="what it says"
+DEVFS path 'bpf*' unhide
+VOLUME /data name=data required
+USAGE <<EOF
+# Web
+EOF
+ENTRYPOINT ["/bin/prog"]
+`
+
+func setup(t *testing.T, text string) (dir, out string) {
+	t.Helper()
+	dir = t.TempDir()
+	t.Setenv("TMPDIR", t.TempDir())
+	check(t, os.WriteFile(filepath.Join(dir, "Jailfile"), []byte(text), 0o644))
+	check(t, os.WriteFile(filepath.Join(dir, "prog"), []byte("#!x"), 0o755))
+	t.Cleanup(func() {
+		left, err := os.ReadDir(os.Getenv("TMPDIR"))
+		if err != nil || len(left) > 0 {
+			t.Errorf("left behind: %v %v", left, err)
+		}
+	})
+	return dir, filepath.Join(t.TempDir(), "image.tar")
+}
+
+func TestBuildAndLook(t *testing.T) {
+	dir, out := setup(t, jailfile)
+	printed := ok(t, "build", "-o", out, "--platform", "freebsd/arm64", "--build-arg", "WHAT=a=b", dir)
+	var got struct {
+		Name, Digest string
+		Config       ocispec.Image
+		Manifest     image.Manifest
+		Layers       []ocispec.Descriptor
+	}
+	check(t, json.Unmarshal([]byte(ok(t, "inspect", "--json", out)), &got))
+	if got.Name != "web" || got.Digest+"\n" != printed || got.Config.Architecture != "arm64" || got.Config.Config.Env[0] != "WHAT=a=b" ||
+		got.Manifest.Ports[0].Service.Name != "pages" || len(got.Layers) != 1 {
+		t.Errorf("%+v, build printed %q", got, printed)
+	}
+	page := ok(t, "inspect", out)
+	for _, want := range []string{"A small web server", "freebsd/arm64", "# Web", "GREETING", `default "hello"`, "what it says", "8080/tcp", "service pages [a], check http /healthz",
+		"path 'bpf*' unhide", "/data", "required", "COPY prog /bin/prog", got.Digest} {
+		if !strings.Contains(page, want) {
+			t.Errorf("the page lacks %q:\n%s", want, page)
+		}
+	}
+	if got := ok(t, "validate", out); got != "no faults found\n" {
+		t.Error(got)
+	}
+	root := filepath.Join(t.TempDir(), "root")
+	ok(t, "unpack", out, root)
+	if b, err := os.ReadFile(filepath.Join(root, "bin/prog")); err != nil || string(b) != "#!x" {
+		t.Errorf("%q %v", b, err)
+	}
+	if code, _, messages := call(t, "unpack", out, root); code != exitFailed || !strings.Contains(messages, "not empty") {
+		t.Errorf("%d %s", code, messages)
+	}
+}
+
+func TestTimeOfTheEnvironment(t *testing.T) {
+	dir, out := setup(t, jailfile)
+	t.Setenv("SOURCE_DATE_EPOCH", "1700000000")
+	ok(t, "build", "-q", "-o", out, dir)
+	if page := ok(t, "inspect", out); !strings.Contains(page, "2023-11-14T22:13:20Z") {
+		t.Error(page)
+	}
+	t.Setenv("SOURCE_DATE_EPOCH", "soon")
+	if code, _, messages := call(t, "build", "-o", out, dir); code != exitUsage || !strings.Contains(messages, "SOURCE_DATE_EPOCH") {
+		t.Errorf("%d %s", code, messages)
+	}
+}
+
+func TestStore(t *testing.T) {
+	dir, out := setup(t, jailfile)
+	store := filepath.Join(t.TempDir(), "store")
+	ok(t, "build", "--store", store, dir)
+	check(t, os.WriteFile(filepath.Join(dir, "Child"), []byte("FROM web\nNAME child\n"), 0o644))
+	ok(t, "build", "--store", store, "-f", filepath.Join(dir, "Child"), "-t", "child:1.0", "-o", out, dir)
+	if page := ok(t, "inspect", out); !strings.Contains(page, "child:1.0") || !strings.Contains(page, "8080/tcp") {
+		t.Error(page)
+	}
+}
+
+func TestExitCodes(t *testing.T) {
+	dir, out := setup(t, jailfile)
+	for _, c := range []struct {
+		want int
+		text string
+		args []string
+	}{
+		{exitUsage, "unknown command", []string{"bulid"}},
+		{exitUsage, "unknown flag", []string{"build", "--frob"}},
+		{exitUsage, "one directory", []string{"build", "-o", out}},
+		{exitUsage, "-o IMAGE.tar", []string{"build", dir}},
+		{exitUsage, "-o IMAGE.tar", []string{"import", dir}},
+		{exitUsage, "OS/ARCHITECTURE", []string{"build", "-o", out, "--platform", "freebsd", dir}},
+		{exitUsage, "host and none", []string{"build", "-o", out, "--network", "x", dir}},
+		{exitUsage, "the environment has none", []string{"build", "-o", out, "--build-arg", "NOT_SET_ANYWHERE", dir}},
+		{exitUsage, "one image", []string{"validate"}},
+		{exitUsage, "an image and a directory", []string{"unpack", out}},
+		{exitFailed, "no ARG declares it", []string{"build", "-o", out, "--build-arg", "A=b", dir}},
+		{exitFailed, "no such file", []string{"build", "-o", out, filepath.Join(dir, "none")}},
+		{exitFailed, "no such file", []string{"inspect", filepath.Join(dir, "none")}},
+		{exitFailed, "no such file", []string{"validate", filepath.Join(dir, "none")}},
+		{exitFailed, "no archive", []string{"import", "-o", out, filepath.Join(dir, "prog")}},
+		{exitFailed, "no OCI layout", []string{"inspect", dir}},
+	} {
+		code, printed, messages := call(t, c.args...)
+		if code != c.want || !strings.Contains(messages, c.text) || printed != "" {
+			t.Errorf("%q: exit code %d, %q %q, want %d and %s", c.args, code, printed, messages, c.want, c.text)
+		}
+	}
+	if got := ok(t, "version"); got != "freejail-build dev\n" {
+		t.Error(got)
+	}
+}
+
+func TestImport(t *testing.T) {
+	dir, out := setup(t, jailfile)
+	var b bytes.Buffer
+	tw := tar.NewWriter(&b)
+	check(t, tw.WriteHeader(&tar.Header{Name: "./bin/", Typeflag: tar.TypeDir, Mode: 0o755}))
+	check(t, tw.WriteHeader(&tar.Header{Name: "./bin/sh", Mode: 0o555, Size: 2}))
+	_, err := tw.Write([]byte("sh"))
+	check(t, errorsOf(err, tw.Close()))
+	check(t, os.WriteFile(filepath.Join(dir, "base.txz"), b.Bytes(), 0o644))
+	ok(t, "import", "--name", "freebsd:15.1", "--platform", "freebsd/arm64", "-o", out, filepath.Join(dir, "base.txz"))
+	page := ok(t, "inspect", out)
+	if !strings.Contains(page, "freebsd:15.1") || !strings.Contains(page, "freebsd/arm64") || !strings.Contains(page, "ADD base.txz /") {
+		t.Error(page)
+	}
+	check(t, os.WriteFile(filepath.Join(dir, "Child"), []byte("FROM "+out+"\nCOPY prog /bin/\n"), 0o644))
+	ok(t, "build", "-f", filepath.Join(dir, "Child"), "-o", out+"2", dir)
+	ok(t, "validate", out+"2")
+}
+
+func errorsOf(list ...error) error {
+	for _, err := range list {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func TestValidateNamesEveryFinding(t *testing.T) {
+	_, out := setup(t, jailfile)
+	dir := t.TempDir()
+	s, err := image.OpenStore(dir, image.Limits{})
+	check(t, err)
+	var b bytes.Buffer
+	tw := tar.NewWriter(&b)
+	check(t, tw.WriteHeader(&tar.Header{Name: "dev/mem", Typeflag: tar.TypeChar}))
+	check(t, tw.Close())
+	d, err := s.Add(t.Context(), ocispec.MediaTypeImageLayer, bytes.NewReader(b.Bytes()))
+	check(t, err)
+	c := ocispec.Image{Platform: ocispec.Platform{OS: "freebsd", Architecture: "amd64"}}
+	c.RootFS.DiffIDs = []digest.Digest{digest.FromBytes(b.Bytes())}
+	c.Config.User, c.Config.Entrypoint = "nobody", []string{"/bin/none"}
+	c.Config.Labels = map[string]string{image.ManifestLabel: `{"schemaVersion":1,"requires":{"devfs":["path 'x' frobnicate","include 4"]}}`}
+	_, err = s.Put(t.Context(), "bad", c, []ocispec.Descriptor{d}, nil)
+	check(t, err)
+	f, err := os.Create(out)
+	check(t, err)
+	check(t, errorsOf(s.Export(t.Context(), "bad", f), f.Close()))
+	code, printed, _ := call(t, "validate", out)
+	for _, want := range []string{`entry "dev/mem"`, `no user "nobody"`, `"/bin/none" is not in the image`, "requires.devfs[0]", "requires.devfs[1]"} {
+		if !strings.Contains(printed, want) {
+			t.Errorf("no finding %q in\n%s", want, printed)
+		}
+	}
+	if n := strings.Count(printed, "\n"); code != exitFailed || n != 5 {
+		t.Errorf("exit code %d, %d findings:\n%s", code, n, printed)
+	}
+	// What cannot even be imported is a finding too.
+	b2, err := os.ReadFile(out)
+	check(t, err)
+	check(t, os.WriteFile(out, bytes.Replace(b2, []byte("frobnicate"), []byte("frobnicatE"), 1), 0o644))
+	if code, printed, _ := call(t, "validate", out); code != exitFailed || !strings.Contains(printed, "another content") {
+		t.Errorf("%d %s", code, printed)
+	}
+}
