@@ -1,0 +1,60 @@
+# A host's configuration and policy for freejail:
+#
+#   freejail daemon --config /usr/local/etc/freejail.hcl
+#
+# `freejail daemon --check --config FILE` says whether it is well. The daemon
+# follows changes of permit and deny blocks by itself; all else takes effect with
+# `freejail daemon --upgrade` or `service freejail reload`. No task is touched.
+
+state_dir = "/var/db/freejail"        # images, roots, journals; on FreeBSD's union storage: UFS
+socket    = "/var/run/freejail.sock"  # for root alone
+log_level = "info"                    # trace, debug, info, warn, error
+
+storage {
+  driver = "auto"  # zfs where zfs_dataset is set, else union; overlay on Linux
+  # zfs_dataset = "zroot/freejail"
+}
+
+# Services go to this Consul agent. Remove the block and none are registered.
+consul {
+  address = "127.0.0.1:8500"
+  # token_file = "/usr/local/etc/freejail.consul-token"
+  # advertise  = "192.0.2.10"  # for ports without an address of their own
+}
+
+# freejail makes devfs rulesets within these numbers and leaves all others alone.
+# A jail sees: open | what its image asks for and may have | close.
+devfs {
+  first     = 1000
+  last      = 1999
+  max_sets  = 200
+  max_rules = 100
+  close     = ["path mem hide", "path kmem hide", "path io hide"]
+}
+
+limits {
+  image_size = "16GiB"  # of an unpacked image
+  layer_size = "8GiB"
+  log_size   = "16MiB"  # of each log of tasks started by `freejail run`
+}
+
+# --- policy -------------------------------------------------------------------
+# What no permit covers is refused, with the command by which an operator can
+# approve it for one digest of the image. A deny wins over permits and approvals.
+
+# Every image may serve unprivileged ports and have a tmpfs for /tmp.
+permit {
+  ports  = ["1024-65535"]
+  mounts = ["tmpfs:/tmp"]
+}
+
+# Databases need shared memory; theirs alone, not the host's.
+permit {
+  images  = ["postgres"]  # a name of `freejail images`, with globs
+  sysvipc = ["shm=new"]
+  mounts  = ["nullfs:/srv/postgres:rw"]
+}
+
+deny {
+  devfs = ["path mem unhide", "path kmem unhide", "path io unhide"]
+}

@@ -1,0 +1,10 @@
+# A Nomad server: one alone here, three or five in production.
+#
+#   nomad agent -config example/nomad/server.hcl -config example/nomad/client.hcl
+data_dir  = "/var/db/nomad"
+bind_addr = "127.0.0.1"
+
+server {
+  enabled          = true
+  bootstrap_expect = 1
+}
