@@ -82,6 +82,10 @@ type serviceConfig struct {
 
 func attr(name, typ string) *hclspec.Spec { return hclspec.NewAttr(name, typ, false) }
 
+// attrs is a block of any names. In a job file it may be an attribute too:
+// Nomad hands over its value as a list of one map, which is no map(string).
+func attrs(name string) *hclspec.Spec { return hclspec.NewBlockAttrs(name, "string", false) }
+
 var taskConfigSpec = hclspec.NewObject(map[string]*hclspec.Spec{
 	"image":          hclspec.NewAttr("image", "string", true),
 	"entrypoint":     attr("entrypoint", "list(string)"),
@@ -89,15 +93,15 @@ var taskConfigSpec = hclspec.NewObject(map[string]*hclspec.Spec{
 	"args":           attr("args", "list(string)"),
 	"work_dir":       attr("work_dir", "string"),
 	"hostname":       attr("hostname", "string"),
-	"parameters":     attr("parameters", "map(string)"),
-	"ports":          attr("ports", "map(string)"),
+	"parameters":     attrs("parameters"),
+	"ports":          attrs("ports"),
 	"volumes":        attr("volumes", "list(string)"),
 	"tmpfs":          attr("tmpfs", "list(string)"),
 	"devfs":          attr("devfs", "list(string)"),
 	"allow":          attr("allow", "list(string)"),
-	"jail":           attr("jail", "map(string)"),
-	"sysctl":         attr("sysctl", "map(string)"),
-	"sysvipc":        attr("sysvipc", "map(string)"),
+	"jail":           attrs("jail"),
+	"sysctl":         attrs("sysctl"),
+	"sysvipc":        attrs("sysvipc"),
 	"storage":        attr("storage", "string"),
 	"wait":           attr("wait", "string"),
 	"pids_limit":     attr("pids_limit", "number"),
