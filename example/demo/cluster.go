@@ -32,6 +32,8 @@ type cluster struct {
 	consul                *consul.Client
 	nomad                 *nomad.Client
 	daemon                *client.Client
+	jails                 []string // that were seen
+	before, during        host
 }
 
 // newCluster writes the configurations: those of example/ with other places.
@@ -278,7 +280,13 @@ func (c *cluster) abandon() {
 	for _, t := range tasks {
 		terr = errors.Join(terr, c.daemon.Destroy(ctx, t.Spec.ID, true))
 	}
-	if err = errors.Join(err, terr, c.end()); err != nil {
+	err = errors.Join(err, terr, c.end())
+	if err == nil { // else what is still mounted would be removed too
+		for _, d := range []string{"nomad", "state", "images", "plugins"} {
+			err = errors.Join(err, os.RemoveAll(c.path(d)))
+		}
+	}
+	if err != nil {
 		say("   cleaning up: %v", err)
 	}
 }

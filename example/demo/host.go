@@ -10,45 +10,54 @@ import (
 	"github.com/freejail/freejail/internal/mount"
 )
 
-// host is what tasks could leave behind, each thing as a readable line.
+// host is what there is of the demo on the host, each thing as a readable line,
+// by kind; and what there is of all programs, of the kinds in whole.
 type host map[string][]string
 
-// lookAtHost leaves out what is neither freejail's nor the demo's: programs
-// come and go on any host. dir marks what is the demo's.
-func lookAtHost(dir string) (host, error) {
+// look finds mounts, processes and so on that have one of the marks in their
+// names: the demo's directory, or a jail's name. What other programs do on the
+// host meanwhile is theirs.
+func look(marks []string) (host, error) {
 	h := host{}
 	mounts, err1 := mount.List()
 	for _, m := range mounts {
-		h["mounts"] = append(h["mounts"], fmt.Sprintf("%s %s on %s", m.Type, m.Source, m.Target))
+		h.add("mounts", fmt.Sprintf("%s %s on %s", m.Type, m.Source, m.Target), marks)
 	}
 	interfaces, err2 := net.Interfaces()
 	for _, i := range interfaces {
 		addrs, err := i.Addrs()
 		err2 = errors.Join(err2, err)
-		h["interfaces"] = append(h["interfaces"], fmt.Sprint(i.Name, " ", addrs))
+		h.add("interfaces", fmt.Sprint(i.Name, " ", addrs), marks)
 	}
-	return h, errors.Join(err1, err2, h.lookAtSystem(dir))
+	return h, errors.Join(err1, err2, h.lookAtSystem(marks))
+}
+
+func (h host) add(kind, line string, marks []string) {
+	if slices.Contains(whole, kind) || slices.ContainsFunc(marks, func(m string) bool { return strings.Contains(line, m) }) {
+		h[kind] = append(h[kind], line)
+	}
 }
 
 // String counts.
 func (h host) String() string {
 	var out []string
-	for _, kind := range kinds {
+	for _, kind := range append(slices.Clone(own), whole...) {
 		out = append(out, fmt.Sprintf("%d %s", len(h[kind]), kind))
 	}
 	return strings.Join(out, ", ")
 }
 
-func (h host) differences(now host) []string {
+// differences are what is left of the demo, and what else is not as before.
+func (h host) differences(before host) []string {
 	var out []string
-	for _, kind := range kinds {
-		for _, l := range now[kind] {
-			if !slices.Contains(h[kind], l) {
+	for _, kind := range append(slices.Clone(own), whole...) {
+		for _, l := range h[kind] {
+			if !slices.Contains(before[kind], l) {
 				out = append(out, kind+": left behind: "+l)
 			}
 		}
-		for _, l := range h[kind] {
-			if !slices.Contains(now[kind], l) {
+		for _, l := range before[kind] {
+			if !slices.Contains(h[kind], l) {
 				out = append(out, kind+": gone: "+l)
 			}
 		}

@@ -8,16 +8,15 @@ import (
 	"strings"
 )
 
-var kinds = []string{"mounts", "cgroups", "interfaces", "processes"}
+var own, whole = []string{"mounts", "cgroups", "processes"}, []string{"interfaces"}
 
-func (h host) lookAtSystem(dir string) error {
+func (h host) lookAtSystem(marks []string) error {
 	err := filepath.WalkDir("/sys/fs/cgroup", func(p string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil // gone meanwhile
 		}
-		// A Nomad agent makes cgroups for itself and keeps them.
-		if err == nil && d.IsDir() && !strings.Contains(p, "nomad") {
-			h["cgroups"] = append(h["cgroups"], p)
+		if err == nil && d.IsDir() {
+			h.add("cgroups", p, marks)
 		}
 		return err
 	})
@@ -30,12 +29,13 @@ func (h host) lookAtSystem(dir string) error {
 	}
 	for _, e := range entries {
 		p := filepath.Join("/proc", e.Name())
-		// Both are empty for processes that have just ended.
-		args, _ := os.ReadFile(filepath.Join(p, "cmdline"))
-		groups, _ := os.ReadFile(filepath.Join(p, "cgroup"))
-		if strings.Contains(string(args), dir) || strings.Contains(string(groups), "/freejail/") {
-			h["processes"] = append(h["processes"], e.Name()+" "+strings.ReplaceAll(string(args), "\x00", " "))
+		args, err1 := os.ReadFile(filepath.Join(p, "cmdline"))
+		groups, err2 := os.ReadFile(filepath.Join(p, "cgroup"))
+		if err1 != nil || err2 != nil {
+			continue // no process, or one that has just ended
 		}
+		text := strings.ReplaceAll(string(args), "\x00", " ") + " " + strings.ReplaceAll(string(groups), "\n", " ")
+		h.add("processes", e.Name()+" "+text, marks)
 	}
 	return nil
 }

@@ -6,10 +6,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -32,39 +34,26 @@ func demo(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	before, err := lookAtHost(dir)
-	if err != nil {
-		return err
-	}
 	c, err := newCluster(dir)
 	if err != nil {
-		return err
+		return errors.Join(err, os.RemoveAll(dir))
 	}
 	if err := c.show(ctx); err != nil {
 		c.abandon()
 		return fmt.Errorf("%w\nlogs: %s", err, c.path("logs"))
 	}
-	say("6. What is left")
-	after, err := lookAtHost(dir)
-	if err != nil {
-		return err
-	}
-	if left := before.differences(after); len(left) > 0 {
-		for _, l := range left {
-			say("   %s", l)
-		}
-		return fmt.Errorf("the host is not as it was\nlogs: %s", c.path("logs"))
-	}
-	say("   The host is as it was: %s.", after)
 	if err := os.RemoveAll(dir); err != nil {
 		return err
 	}
-	say("\nDone in %s.", time.Since(start).Round(100*time.Millisecond))
+	say("Done in %s.", time.Since(start).Round(100*time.Millisecond))
 	return nil
 }
 
 // show is the demonstration. When it returns nil everything was stopped.
-func (c *cluster) show(ctx context.Context) error {
+func (c *cluster) show(ctx context.Context) (err error) {
+	if c.before, err = look([]string{c.dir}); err != nil {
+		return err
+	}
 	for _, part := range []struct {
 		title string
 		f     func(context.Context) error
@@ -74,6 +63,7 @@ func (c *cluster) show(ctx context.Context) error {
 		{"3. A job, found by Consul", c.webJob},
 		{"4. An image that asks for more than the host permits", c.greedyJob},
 		{"5. Everything is stopped", c.stop},
+		{"6. What is left", c.compare},
 	} {
 		say(part.title)
 		if err := part.f(ctx); err != nil {
@@ -179,7 +169,21 @@ func (c *cluster) greedyJob(ctx context.Context) error {
 	return c.freejail(ctx, "logs", task)
 }
 
+// marks are what the things that the demo makes on the host have in their
+// names.
+func (c *cluster) marks() []string { return append([]string{c.dir}, c.jails...) }
+
 func (c *cluster) stop(ctx context.Context) error {
+	tasks, err := c.daemon.Tasks(ctx)
+	if err != nil {
+		return err
+	}
+	for _, t := range tasks {
+		c.jails = append(c.jails, t.Jail)
+	}
+	if c.during, err = look(c.marks()); err != nil {
+		return err
+	}
 	for _, job := range []string{"web", "greedy"} {
 		if err := c.purge(ctx, job); err != nil {
 			return err
@@ -193,5 +197,20 @@ func (c *cluster) stop(ctx context.Context) error {
 		return err
 	}
 	say("   Nomad, the daemon and Consul have ended.")
+	return nil
+}
+
+// compare looks at the host as it is now and as it was with both jobs.
+func (c *cluster) compare(context.Context) error {
+	after, err := look(c.marks())
+	if err != nil {
+		return err
+	}
+	say("   before: %s", c.before)
+	say("   during: %s", c.during)
+	say("   now:    %s", after)
+	if left := after.differences(c.before); len(left) > 0 {
+		return fmt.Errorf("the host is not as it was:\n%s", strings.Join(left, "\n"))
+	}
 	return nil
 }
