@@ -141,6 +141,11 @@ func (p *planner) port(in Instruction) error {
 	if out.Service, err = service(w[0], opts); err != nil {
 		return err
 	}
+	for _, old := range p.manifest.Ports {
+		if old.Name == out.Name { // a base's, perhaps with another number
+			delete(p.config.Config.ExposedPorts, fmt.Sprintf("%d/%s", old.Port, old.Protocol))
+		}
+	}
 	p.manifest.Ports = replace(p.manifest.Ports, out, func(o image.Port) bool { return o.Name == out.Name })
 	if p.config.Config.ExposedPorts == nil {
 		p.config.Config.ExposedPorts = map[string]struct{}{}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -85,9 +86,31 @@ func (b *builder) finish(ctx context.Context, c ocispec.Image, name string) (*im
 	}
 	b.progress("writing %s", b.opts.Output)
 	if fi, err := os.Stat(b.opts.Output); strings.HasSuffix(b.opts.Output, "/") || err == nil && fi.IsDir() {
-		return img, b.store.WriteLayout(ctx, name, b.opts.Output)
+		return img, b.writeLayout(ctx, name)
 	}
 	return img, b.writeArchive(ctx, name)
+}
+
+// writeLayout makes the directory beside its place first: rename(2) replaces an
+// empty one.
+func (b *builder) writeLayout(ctx context.Context, name string) error {
+	out := filepath.Clean(b.opts.Output)
+	dir, err := os.MkdirTemp(filepath.Dir(out), "."+filepath.Base(out)+"-")
+	if err != nil {
+		return err
+	}
+	if err = b.store.WriteLayout(ctx, name, dir); err == nil {
+		err = os.Chmod(dir, 0o755)
+	}
+	if err == nil {
+		if err = os.Rename(dir, out); errors.Is(err, fs.ErrExist) || errors.Is(err, syscall.ENOTEMPTY) {
+			err = fmt.Errorf("%s is not empty: give a new or an empty directory", out)
+		}
+	}
+	if err != nil {
+		return errors.Join(err, os.RemoveAll(dir))
+	}
+	return nil
 }
 
 // writeArchive replaces the output in one step.

@@ -202,12 +202,15 @@ func TestFaultsOfThePlan(t *testing.T) {
 		"SUMMARY \"a":                      "never closed",
 		"USAGE a\x1b[2J":                   "control characters",
 	} {
-		_, err := try(t, files{}, "FROM scratch\nCOPY is-not-there /\n"+line+"\nPORT also wrong\n", nil)
+		_, err := try(t, files{}, "FROM scratch\nCOPY is-not-there /\n"+line+"\nPORT also wrong\nENV FINE=1\n", nil)
 		if err == nil {
 			t.Errorf("%q: no error", line)
 			continue
 		}
 		got := strings.Split(err.Error(), "\n")
+		if n := strings.Count(err.Error(), "Jailfile:"); n != 2 {
+			t.Errorf("%q: %d faults: %v", line, n, err)
+		}
 		if !strings.Contains(got[0], "Jailfile:3: ") || !strings.Contains(got[0], want) || !strings.Contains(got[len(got)-1], "Jailfile:4: PORT") {
 			t.Errorf("%q: %v, want %q at line 3", line, err, want)
 		}
@@ -256,6 +259,9 @@ func TestFromInherits(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 	c := m.img.Config.Config
+	if _, stale := c.ExposedPorts["8080/tcp"]; stale || len(c.ExposedPorts) != 3 {
+		t.Errorf("exposed: %v", c.ExposedPorts)
+	}
 	if c.Cmd != nil || c.User != "80:81" || !slices.Equal(c.Env, []string{"GREETING=hello world", "N=3"}) || len(m.img.Layers) != 3 {
 		t.Errorf("%+v", c)
 	}
@@ -309,5 +315,12 @@ func TestFromAStoreAndALayout(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(dir, "out", "index.json")); err != nil {
 		t.Error(err)
+	}
+	_, err = Build(t.Context(), Options{Context: dir, Output: filepath.Join(dir, "out")})
+	if err == nil || !strings.Contains(err.Error(), "is not empty") {
+		t.Error(err)
+	}
+	if left, err := filepath.Glob(filepath.Join(dir, ".out-*")); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v %v", left, err)
 	}
 }

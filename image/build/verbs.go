@@ -66,6 +66,7 @@ func (p *planner) evaluate(in Instruction) error {
 	if !p.started && in.Verb != "FROM" && in.Verb != "ARG" {
 		return p.file.fault(in, errors.New("the first instruction must be FROM (only ARG may stand before it): write `FROM scratch` for an empty beginning"))
 	}
+	before := p.manifest // its lists and maps are replaced, never changed
 	err := v.plan(p, in)
 	if errors.Is(err, errUsage) {
 		err = fmt.Errorf("%q cannot be read: write %s", in.Text, v.usage)
@@ -74,6 +75,7 @@ func (p *planner) evaluate(in Instruction) error {
 		err = p.manifest.Validate()
 	}
 	if err != nil {
+		p.manifest = before // else every line after it would be at fault too
 		return p.file.fault(in, err)
 	}
 	return nil

@@ -231,6 +231,9 @@ func (f *fixture) layer(n int) []string {
 	if err := s.Unpack(f.Context(), img, root, nil); err != nil {
 		f.Errorf("the image cannot be unpacked: %v", err)
 	}
+	if err := image.RemoveTree(root); err != nil {
+		f.Error(err)
+	}
 	r, err := s.OpenLayer(f.Context(), img.Layers[n])
 	if err != nil {
 		f.Fatal(err)
@@ -288,6 +291,34 @@ func TestChangesBecomeTheLayer(t *testing.T) {
 		"5 new/dir/ 750 0:0",
 		"1 new/dir/b 640 0:0 -> new/a",
 		"2 new/s 777 0:0 -> /etc/x")
+}
+
+// Flags that forbid removal must not keep a build from cleaning up, nor be lost.
+func TestFileFlagsOfTheBase(t *testing.T) {
+	f := setup(t, buildjail.NetworkHost)
+	var b bytes.Buffer
+	tw := tar.NewWriter(&b)
+	for _, h := range []tar.Header{{Name: "lib/", Typeflag: tar.TypeDir, Mode: 0o755}, {Name: "lib/libc.so", Mode: 0o444}} {
+		h.PAXRecords = map[string]string{"SCHILY.fflags": "schg"}
+		if err := tw.WriteHeader(&h); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := tw.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(f.dir, "base.tar"), b.Bytes(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.build("ADD base.tar /", `RUN ["/bin/prog", "write", "/x", "y"]`); err != nil {
+		t.Fatal(err)
+	}
+	f.want(2, "0 x 640 0:0")
+	f.want(1, "5 lib/ 755 0:0", "0 lib/libc.so 444 0:0")
+	_, err := f.build("ADD base.tar /", `RUN ["/bin/prog", "write", "/lib/libc.so", "y"]`)
+	if (runtime.GOOS == "freebsd") != (err != nil) {
+		t.Errorf("an immutable file was written: %v", err)
+	}
 }
 
 func TestLaterStepsSeeEarlierOnes(t *testing.T) {
