@@ -99,7 +99,7 @@ func TestCopyRefusesWhatNoImageHas(t *testing.T) {
 
 // A base's links to directories are followed as in the image, and inside it.
 func TestCopyThroughTheBasesLinks(t *testing.T) {
-	from := base(t, files{"t/usr/home/": "", "t/home": "-> usr/home", "t/abs": "-> /usr/home", "t/out": "-> ../../../../../../tmp", "t/gone": "-> /nowhere/x",
+	from := base(t, files{"t/usr/home/": "", "t/home": "-> usr/home", "t/abs": "-> /usr/home", "t/usr/sub/abs": "-> /usr/home", "t/out": "-> ../../../../../../tmp", "t/gone": "-> /nowhere/x",
 		"t/file": "-> /usr/home", "t/tmp/": "", "t/loop": "-> loop", "t/self": "-> /self/x", "t/etc/passwd": "web:*:77:78::/home/web:/bin/sh\n", "t/usr/old": "-> /etc/passwd"},
 		"FROM scratch\nCOPY t /\n")
 	context := files{"f": "new", "d/home/me/f": "x", "l/abs": "-> elsewhere"}
@@ -108,6 +108,7 @@ func TestCopyThroughTheBasesLinks(t *testing.T) {
 		"COPY f /home":            {"0 usr/home/f 644 0:0"},
 		"COPY f /home/f":          {"0 usr/home/f 644 0:0"},
 		"COPY f /abs/a/":          {"5 usr/home/a/ 755 0:0", "0 usr/home/a/f 644 0:0"},
+		"COPY f /usr/sub/abs/":    {"0 usr/home/f 644 0:0"},
 		"COPY f /out/":            {"0 tmp/f 644 0:0"},
 		"COPY f /out/../x":        {"0 x 644 0:0"},
 		"COPY d /":                {"5 usr/home/me/ 755 0:0", "0 usr/home/me/f 644 0:0"},
