@@ -146,6 +146,14 @@ func (c *Catalog) deregister(ctx context.Context, id string) error {
 	return err
 }
 
+// Ping asks the Consul agent whether it is there and takes the token.
+func (c *Catalog) Ping(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
+	_, err := c.client.Agent().ServicesWithFilterOpts("", (&api.QueryOptions{}).WithContext(ctx))
+	return err
+}
+
 func notThere(err error) bool {
 	var se api.StatusError
 	return errors.As(err, &se) && se.Code == 404

@@ -4,8 +4,6 @@ import (
 	"errors"
 	"net"
 	"strings"
-
-	"github.com/freejail/freejail/daemon/client"
 )
 
 func splitOptions(s string) []string {
@@ -37,35 +35,6 @@ func checkSysctls(want map[string]string) error {
 		}
 	}
 	return nil
-}
-
-// doctor examines the host for its owner.
-func (d *Daemon) doctor() []client.Check {
-	var out []client.Check
-	add := func(name, status, detail, fix string) {
-		out = append(out, client.Check{Name: name, Status: status, Detail: detail, Fix: fix})
-	}
-	i := d.info()
-	add("daemon", "ok", "version "+i.Version+", state in "+i.StateDir, "")
-	if i.Healthy {
-		add("storage", "ok", "driver "+i.Storage, "")
-	} else {
-		add("storage", "error", i.Reason, "free space in the state directory, or choose storage { driver } in the host configuration")
-	}
-	switch {
-	case d.cfg.Path == "":
-		add("policy", "warning", "there is no host configuration: every request is refused", "start the daemon with --config FILE")
-	case i.PolicyError != "":
-		add("policy", "error", i.PolicyError, "mend "+d.cfg.Path)
-	default:
-		add("policy", "ok", d.cfg.Path+" "+i.PolicyDigest, "")
-	}
-	if d.catalog == nil {
-		add("consul", "warning", "no services are registered", "set consul { address } in the host configuration")
-	} else {
-		add("consul", "ok", d.cfg.Consul.Address, "")
-	}
-	return append(out, platformChecks(i.Features)...)
 }
 
 // peerUID is the user at the other end of a unix socket.

@@ -7,7 +7,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/devfs"
 	"github.com/freejail/freejail/internal/mount"
 )
@@ -53,9 +52,4 @@ func sysctl(name string) (string, error) {
 	clean := filepath.Clean("/" + strings.ReplaceAll(name, ".", "/"))
 	b, err := os.ReadFile(filepath.Join("/proc/sys", clean))
 	return strings.TrimSpace(string(b)), err
-}
-
-func platformChecks(features map[string]string) []client.Check {
-	return []client.Check{{Name: "system", Status: "warning",
-		Detail: "Linux: jails are imitated by " + features["backend"] + ", for development only", Fix: "run freejail on FreeBSD 14 or newer"}}
 }

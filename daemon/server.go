@@ -115,7 +115,7 @@ func (d *Daemon) routes() http.Handler {
 	m.HandleFunc("GET /v1/policy/approvals", answer(func(*http.Request) (any, error) { return d.listApprovals() }))
 	m.HandleFunc("DELETE /v1/policy/approvals", answer(func(r *http.Request) (any, error) { return nil, d.revoke(r.FormValue("ref")) }))
 	m.HandleFunc("GET /v1/devfs", answer(func(*http.Request) (any, error) { return d.rulesetInfos(), nil }))
-	m.HandleFunc("GET /v1/doctor", answer(func(*http.Request) (any, error) { return d.doctor(), nil }))
+	m.HandleFunc("GET /v1/doctor", answer(func(r *http.Request) (any, error) { return d.doctor(r.Context()), nil }))
 	m.HandleFunc("POST /v1/reload", answer(func(*http.Request) (any, error) { return nil, d.reloadPolicy() }))
 	m.HandleFunc("POST /v1/upgrade", d.handleUpgrade)
 	return rootOnly(m)

@@ -1,16 +1,20 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/user"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
+	"github.com/freejail/freejail/daemon"
 	"github.com/freejail/freejail/daemon/client"
 )
 
@@ -187,27 +191,67 @@ func (a *app) devfsCmd() *cobra.Command {
 }
 
 func (a *app) doctorCmd() *cobra.Command {
-	return &cobra.Command{Use: "doctor", Short: "tell what this host lacks and how to get it", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+	var config string
+	c := &cobra.Command{Use: "doctor", Short: "tell what this host lacks and how to get it", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 		checks, err := a.client().Doctor(cmd.Context())
+		away := errors.Is(err, client.ErrNoDaemon)
+		if away { // the rest can be told without it
+			checks, err = a.withoutDaemon(config)
+		}
 		if err != nil {
 			return err
 		}
 		bad := false
-		perr := a.print(checks, func(w io.Writer) {
-			var rows [][]string
-			for _, c := range checks {
-				rows = append(rows, []string{c.Status, c.Name, c.Detail, c.Fix})
-			}
-			table(w, "STATUS\tWHAT\tDETAIL\tREMEDY", rows)
-		})
 		for _, c := range checks {
 			bad = bad || c.Status == "error"
 		}
-		if perr == nil && bad {
+		switch err := a.print(checks, func(w io.Writer) { printChecks(w, checks) }); {
+		case err != nil:
+			return err
+		case away:
+			return exitCode(exitNoDaemon)
+		case bad:
 			return exitCode(exitFailed)
 		}
-		return perr
+		return nil
 	}}
+	c.Flags().StringVar(&config, "config", "", "the host's configuration, where no daemon runs (default: "+defaultConfig+", if it is there)")
+	return c
+}
+
+// defaultConfig is where the rc.d script looks.
+const defaultConfig = "/usr/local/etc/freejail.hcl"
+
+// withoutDaemon examines a host on which no daemon answers.
+func (a *app) withoutDaemon(config string) ([]client.Check, error) {
+	if config == "" {
+		if _, err := os.Stat(defaultConfig); err == nil {
+			config = defaultConfig
+		}
+	}
+	start := "freejail daemon"
+	if config != "" {
+		start += " --config " + config
+	}
+	if runtime.GOOS == "freebsd" {
+		start = "sysrc freejail_enable=YES && service freejail start"
+	}
+	checks := []client.Check{{Name: "daemon", Status: "error", Detail: "none answers on " + a.socket, Fix: start}}
+	cfg, err := daemon.LoadConfig(config)
+	if err != nil {
+		return append(checks, client.Check{Name: "policy", Status: "error", Detail: err.Error(), Fix: "mend " + config}), nil
+	}
+	return append(checks, daemon.HostChecks(cfg)...), nil
+}
+
+// printChecks puts a remedy on a line of its own, to be copied.
+func printChecks(w io.Writer, checks []client.Check) {
+	for _, c := range checks {
+		fmt.Fprintf(w, "%-8s %-12s %s\n", c.Status, c.Name, c.Detail)
+		if c.Fix != "" {
+			fmt.Fprintf(w, "%21s %s\n", "->", c.Fix)
+		}
+	}
 }
 
 func (a *app) versionCmd() *cobra.Command {

@@ -79,12 +79,24 @@ func List() ([]Info, error) {
 	return out, nil
 }
 
-// Known reports whether the kernel has a file system type now.
+// confSize is sizeof(struct xvfsconf) of sys/mount.h on 64-bit systems, and
+// confName where its vfc_name is.
+const (
+	confSize = 48
+	confName = 8
+)
+
+// Known reports whether the kernel has a file system type now. It may still
+// load a module for it at the first mount.
 func Known(fstype string) bool {
-	_, err := unix.SysctlRaw("vfs." + fstype)
-	if err == nil {
-		return true
+	b, err := unix.SysctlRaw("vfs.conflist")
+	if err != nil {
+		return false
 	}
-	_, err = unix.SysctlRaw("vfs." + fstype + ".version")
-	return err == nil
+	for ; len(b) >= confSize; b = b[confSize:] {
+		if unix.ByteSliceToString(b[confName:confName+16]) == fstype {
+			return true
+		}
+	}
+	return false
 }

@@ -2,6 +2,7 @@ package mount
 
 import (
 	"errors"
+	"os"
 	"slices"
 	"strings"
 
@@ -64,5 +65,9 @@ func List() ([]Info, error) {
 	return out, nil
 }
 
-// Known reports whether the kernel has a file system type now.
-func Known(string) bool { return true }
+// Known reports whether the kernel has a file system type now. It may still
+// load a module for it at the first mount.
+func Known(fstype string) bool {
+	b, err := os.ReadFile("/proc/filesystems")
+	return err == nil && slices.Contains(strings.Fields(string(b)), fstype)
+}

@@ -1,0 +1,108 @@
+package daemon
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	zfs "github.com/mistifyio/go-zfs/v3"
+	"golang.org/x/sys/unix"
+
+	"github.com/freejail/freejail/internal/mount"
+)
+
+func fsName(st *unix.Statfs_t) string { return unix.ByteSliceToString(st.Fstypename[:]) }
+
+func (c *checks) stateFS(cfg Config, fstype string) {
+	if usesZFS(cfg) || fstype == "ufs" || fstype == "tmpfs" {
+		return
+	}
+	c.bad("state", "union storage needs UFS, this is "+fstype,
+		"set storage { zfs_dataset = \"POOL/freejail\" } in the host configuration, or choose a state_dir on UFS")
+}
+
+func usesZFS(cfg Config) bool {
+	return cfg.Storage.Driver == "zfs" || cfg.Storage.Driver == "auto" && cfg.Storage.ZFSDataset != ""
+}
+
+func (c *checks) system(cfg Config) {
+	c.release()
+	c.racct()
+	needed := []string{"nullfs", "fdescfs"}
+	if usesZFS(cfg) {
+		needed = append(needed, "zfs")
+	} else {
+		needed = append(needed, "unionfs")
+	}
+	for _, m := range append(needed, "tmpfs") {
+		c.fileSystem(m, slices.Contains(needed, m))
+	}
+	if usesZFS(cfg) {
+		c.dataset(cfg.Storage.ZFSDataset)
+	}
+	if v, err := sysctl("kern.features.linux64"); err != nil || v != "1" {
+		c.warn("linux64", "not loaded: images of Linux cannot run, those of FreeBSD can", "sysrc linux_enable=YES && service linux start")
+	} else {
+		c.ok("linux64", "images of Linux can run")
+	}
+}
+
+// oldest is the __FreeBSD_version of 14.0.
+const oldest = 1400000
+
+func (c *checks) release() {
+	v, err := unix.SysctlUint32("kern.osreldate")
+	switch {
+	case err != nil:
+		c.bad("system", err.Error(), "")
+	case v < oldest:
+		c.bad("system", fmt.Sprintf("FreeBSD %d is too old", v), "upgrade to FreeBSD 14 or newer: freebsd-update -r RELEASE upgrade")
+	default:
+		c.ok("system", fmt.Sprintf("FreeBSD %d", v))
+	}
+}
+
+func (c *checks) racct() {
+	if v, err := sysctl("kern.racct.enable"); err != nil || v != "1" {
+		c.warn("racct", "off: the daemon watches memory limits, the kernel does not enforce them; CPU and process limits have no effect",
+			"echo kern.racct.enable=1 >>/boot/loader.conf && shutdown -r now")
+		return
+	}
+	c.ok("racct", "the kernel accounts for resources and limits them")
+}
+
+// fileSystem is there, or comes by itself at the first mount where the kernel
+// may load modules.
+func (c *checks) fileSystem(name string, needed bool) {
+	if mount.Known(name) {
+		c.ok(name, "loaded")
+		return
+	}
+	fix := fmt.Sprintf("kldload %s && sysrc kld_list+=%s", name, name)
+	level, err := unix.SysctlUint32("kern.securelevel")
+	for _, dir := range []string{"/boot/kernel", "/boot/modules"} {
+		if _, ferr := os.Stat(filepath.Join(dir, name+".ko")); ferr == nil && err == nil && int32(level) <= 0 {
+			c.ok(name, "a module, loaded at the first mount")
+			return
+		}
+	}
+	detail := "the kernel has none, and no module that it may load"
+	if needed {
+		c.bad(name, detail, fix)
+	} else {
+		c.warn(name, detail+": images that ask for it cannot run", fix)
+	}
+}
+
+func (c *checks) dataset(name string) {
+	if name == "" {
+		c.bad("zfs dataset", "none is named", "set storage { zfs_dataset = \"POOL/freejail\" } in the host configuration")
+		return
+	}
+	if _, err := zfs.GetDataset(name); err != nil {
+		c.bad("zfs dataset", fmt.Sprintf("%s: %v", name, err), "zfs create -o mountpoint=none -o canmount=off "+name)
+		return
+	}
+	c.ok("zfs dataset", name)
+}

@@ -1,0 +1,64 @@
+package daemon
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/freejail/freejail/internal/mount"
+)
+
+var fsNames = map[int64]string{unix.EXT4_SUPER_MAGIC: "ext4", unix.XFS_SUPER_MAGIC: "xfs", unix.BTRFS_SUPER_MAGIC: "btrfs",
+	unix.TMPFS_MAGIC: "tmpfs", unix.OVERLAYFS_SUPER_MAGIC: "overlay"}
+
+func fsName(st *unix.Statfs_t) string {
+	if n := fsNames[int64(st.Type)]; n != "" {
+		return n
+	}
+	return fmt.Sprintf("a file system of type %#x", st.Type)
+}
+
+func (c *checks) stateFS(_ Config, fstype string) {
+	if fstype == "overlay" {
+		c.bad("state", "an overlay cannot have its upper directory on an overlay", "choose a state_dir on another file system, such as a tmpfs or a volume")
+	}
+}
+
+func (c *checks) system(cfg Config) {
+	c.warn("system", "Linux: runc imitates jails here, for development only", "in production run freejail on FreeBSD 14 or newer")
+	runc := cfg.Runc
+	if runc == "" {
+		runc = os.Getenv("RUNC_BIN")
+	}
+	if runc == "" {
+		runc = "runc"
+	}
+	if path, err := exec.LookPath(runc); err != nil {
+		c.bad("runc", err.Error(), "install runc, set RUNC_BIN, or name it in the host configuration (runc = \"/path\")")
+	} else {
+		c.ok("runc", path)
+	}
+	if mount.Known("overlay") {
+		c.ok("overlay", "loaded")
+	} else {
+		c.warn("overlay", "not loaded; the kernel loads it at the first mount if it has the module", "modprobe overlay")
+	}
+	c.cgroups()
+}
+
+func (c *checks) cgroups() {
+	list, err := mount.List()
+	for _, m := range list {
+		if m.Type == "cgroup" || m.Type == "cgroup2" {
+			c.ok("cgroups", m.Type+" on "+m.Target)
+			return
+		}
+	}
+	detail := "none are mounted"
+	if err != nil {
+		detail = err.Error()
+	}
+	c.bad("cgroups", detail, "mount -t cgroup2 none /sys/fs/cgroup")
+}
