@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/hcl/v2/hclsimple"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/devfs"
 )
 
 // Config is the host's freejail.hcl without its policy blocks, which package
@@ -157,6 +158,13 @@ func (c *Config) validate() error {
 	}
 	if d := c.Devfs; d.First < 1 || d.Last > 65535 || d.First > d.Last {
 		errs = append(errs, fmt.Errorf("devfs: first %d to last %d is not a range within 1 to 65535", d.First, d.Last))
+	}
+	for name, texts := range map[string][]string{"open": c.Devfs.Open, "close": c.Devfs.Close} {
+		for i, text := range texts {
+			if _, err := devfs.ParseRule(text); err != nil {
+				errs = append(errs, fmt.Errorf("devfs: %s[%d]: %w", name, i, err))
+			}
+		}
 	}
 	for name, s := range map[string]string{"layer_size": c.Limits.LayerSize, "image_size": c.Limits.ImageSize, "log_size": c.Limits.LogSize} {
 		if _, err := size(s); err != nil {

@@ -19,6 +19,7 @@ import (
 
 	"github.com/freejail/freejail/daemon"
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/policy"
 )
 
 // Exit codes of the command line. run and exec give the program's own.
@@ -34,6 +35,23 @@ const (
 type exitCode int
 
 func (e exitCode) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
+
+// usageError is a command line that cannot be meant.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+// group makes a command of its subcommands alone.
+func group(c *cobra.Command, subs ...*cobra.Command) *cobra.Command {
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return usageError{fmt.Errorf("unknown command %q: see `%s --help`", args[0], c.CommandPath())}
+		}
+		return c.Help()
+	}
+	c.AddCommand(subs...)
+	return c
+}
 
 // app is what all commands share.
 type app struct {
@@ -51,8 +69,7 @@ func Main(version string) int {
 	defer stop()
 	a := &app{version: version, out: os.Stdout}
 	root := a.root()
-	usage := false
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { usage = true; return err })
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	err := root.ExecuteContext(ctx)
 	var code exitCode
 	switch {
@@ -62,8 +79,9 @@ func Main(version string) int {
 		return int(code)
 	}
 	fmt.Fprintln(os.Stderr, "freejail:", err)
+	var usage usageError
 	switch {
-	case usage || strings.HasPrefix(err.Error(), "unknown command") || strings.Contains(err.Error(), "arg(s)"):
+	case errors.As(err, &usage) || strings.HasPrefix(err.Error(), "unknown command") || strings.Contains(err.Error(), "arg(s)"):
 		return exitUsage
 	case errors.Is(err, client.ErrNoDaemon):
 		return exitNoDaemon
@@ -105,6 +123,11 @@ func (a *app) daemonCmd() *cobra.Command {
 				return err
 			}
 			if check {
+				if cfg.Path != "" {
+					if _, err := policy.Load(cfg.Path); err != nil {
+						return err
+					}
+				}
 				fmt.Fprintln(a.out, "the host configuration is well")
 				return nil
 			}

@@ -139,8 +139,7 @@ func (a *app) policyCmd() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error { return a.client().Revoke(cmd.Context(), args[0]) }}
 	reload := &cobra.Command{Use: "reload", Short: "read the policy file now and say what is wrong with it", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.client().Reload(cmd.Context()) }}
-	c.AddCommand(check, approve, list, revoke, reload)
-	return c
+	return group(c, check, approve, list, revoke, reload)
 }
 
 // imageRef makes a path absolute for the daemon, which has another directory.
@@ -173,7 +172,7 @@ func printDecision(w io.Writer, d *client.Decision) {
 
 func (a *app) devfsCmd() *cobra.Command {
 	c := &cobra.Command{Use: "devfs", Short: "freejail's devfs rulesets"}
-	c.AddCommand(&cobra.Command{Use: "list", Short: "list the rulesets and who holds them", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+	return group(c, &cobra.Command{Use: "list", Short: "list the rulesets and who holds them", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 		l, err := a.client().Rulesets(cmd.Context())
 		if err != nil {
 			return err
@@ -187,7 +186,6 @@ func (a *app) devfsCmd() *cobra.Command {
 			}
 		})
 	}})
-	return c
 }
 
 func (a *app) doctorCmd() *cobra.Command {

@@ -35,7 +35,7 @@ func (a *app) runCmd() *cobra.Command {
 		Args: cobra.MinimumNArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
 			spec, err := f.spec(args)
 			if err != nil {
-				return err
+				return usageError{err}
 			}
 			return a.run(cmd.Context(), spec, f)
 		}}
@@ -252,7 +252,7 @@ func (a *app) execCmd() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var err error
 			if spec.Env, err = pairs("--env", env); err != nil {
-				return err
+				return usageError{err}
 			}
 			spec.Args = args[1:]
 			return a.exec(cmd.Context(), args[0], spec)

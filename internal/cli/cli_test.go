@@ -1,0 +1,190 @@
+package cli
+
+import (
+	"encoding/json"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/freejail/freejail/daemon/client"
+)
+
+func TestNoDaemon(t *testing.T) {
+	h := away(t)
+	for _, args := range [][]string{{"ps"}, {"run", "x"}, {"exec", "x", "y"}, {"stop", "x"}, {"images"}, {"gc"}, {"policy", "list"}, {"devfs", "list"}, {"events"}, {"daemon", "--upgrade"}} {
+		h.gives(exitNoDaemon, []string{"no freejail daemon answers", h.socket}, args...)
+	}
+	h.gives(exitNoDaemon, []string{"error    daemon", h.socket, "->"}, "doctor")
+	r := h.freejail("--json", "doctor")
+	var checks []client.Check
+	if err := json.Unmarshal([]byte(r.out), &checks); err != nil || r.code != exitNoDaemon || len(checks) < 4 || checks[0].Status != "error" || checks[0].Fix == "" {
+		t.Errorf("doctor --json: %d %v %+v", r.code, err, checks)
+	}
+	h.gives(0, []string{"freejail 1.2.3\n"}, "version")
+	if v := decoded[map[string]string](h, "version"); v["version"] != "1.2.3" {
+		t.Errorf("version: %v", v)
+	}
+}
+
+func TestUsageErrors(t *testing.T) {
+	h := away(t)
+	for _, args := range [][]string{{"no-such-command"}, {"ps", "extra"}, {"ps", "--no-such-flag"}, {"stop"}, {"run"}, {"exec", "x"}, {"policy", "nothing"},
+		{"policy", "check"}, {"logs", "-n", "many", "x"}, {"run", "--env", "novalue", "x"}, {"run", "--port", "http=high", "x"},
+		{"run", "--volume", "/only", "x"}, {"run", "--memory", "much", "x"}, {"exec", "--env", "novalue", "x", "y"}} {
+		r := h.freejail(args...)
+		if r.code != exitUsage || !strings.HasPrefix(r.errout, "freejail: ") {
+			t.Errorf("freejail %s: exit code %d, want %d: %s", strings.Join(args, " "), r.code, exitUsage, r.errout)
+		}
+	}
+}
+
+func TestDaemonCheck(t *testing.T) {
+	h := away(t)
+	for text, want := range map[string]string{
+		"permit {\n  ports = [\"high\"]\n}\n": "freejail.hcl:1",
+		"state_dir = \"relative\"\n":          "state_dir",
+		"no_such_setting = 1\n":               "no_such_setting",
+		"devfs {\n  open = [\"path x\"]\n}\n": "open[0]",
+		"storage {\n":                         "freejail.hcl:",
+	} {
+		check(t, os.WriteFile(h.path("freejail.hcl"), []byte(text), 0o600))
+		h.gives(exitFailed, []string{want}, "daemon", "--check", "--config", h.path("freejail.hcl"))
+	}
+	check(t, os.WriteFile(h.path("freejail.hcl"), []byte("permit {\n  ports = [\"80\"]\n}\n"), 0o600))
+	h.gives(0, nil, "daemon", "--check", "--config", h.path("freejail.hcl"))
+	h.gives(exitFailed, []string{"nothere.hcl"}, "daemon", "--config", h.path("nothere.hcl"))
+}
+
+func TestRunGivesTheProgramsEnd(t *testing.T) {
+	h := newHost(t, "")
+	r := h.freejail("run", "--rm", "prog", "say", "a", "b c")
+	if r.code != 0 || r.out != "a b c\n" || r.errout != "to standard error\n" {
+		t.Errorf("run: %+v", r)
+	}
+	h.gives(7, nil, "run", "--rm", "prog", "exit", "7")
+	h.gives(exitFailed, []string{"not on this host", "images import"}, "run", "nothere")
+	h.gives(exitFailed, []string{"no such program"}, "run", "--entrypoint", "/nothere", "prog")
+	h.gives(exitFailed, []string{"has no parameter"}, "run", "--param", "OTHER=x", "prog")
+	if list := decoded[[]client.Task](h, "ps", "--all"); len(list) != 0 {
+		t.Errorf("left: %+v", list)
+	}
+}
+
+func TestExitCodes(t *testing.T) {
+	for _, c := range []struct {
+		exit *client.Exit
+		want int
+	}{{&client.Exit{Known: true, Code: 7}, 7}, {&client.Exit{Known: true, Signal: 9}, 128 + 9}, {&client.Exit{Code: 1}, exitUnknown}, {nil, exitUnknown}} {
+		if got, ok := exitOf(c.exit).(exitCode); !ok || int(got) != c.want {
+			t.Errorf("%+v: %d, want %d", c.exit, got, c.want)
+		}
+	}
+	if err := exitOf(&client.Exit{Known: true}); err != nil {
+		t.Errorf("code 0: %v", err)
+	}
+}
+
+func TestTask(t *testing.T) {
+	h := newHost(t, "")
+	h.gives(0, []string{"one\n"}, "run", "-d", "--name", "one", "--param", "GREETING=world", "prog")
+	for deadline := time.Now().Add(time.Minute); h.freejail("logs", "one").out == "" && time.Now().Before(deadline); {
+	}
+	h.gives(0, []string{"greeting world\n"}, "logs", "one")
+	h.gives(0, []string{"TASK", "one", "running"}, "ps")
+	list := decoded[[]client.Task](h, "ps")
+	if len(list) != 1 || list[0].Spec.ID != "one" || list[0].PID == 0 || list[0].State != client.Running {
+		t.Errorf("ps: %+v", list)
+	}
+	h.gives(exitFailed, []string{"already"}, "run", "-d", "--name", "one", "prog")
+	h.gives(exitFailed, []string{"still runs"}, "rm", "one")
+
+	h.gives(4, nil, "exec", "one", "/bin/prog", "inside", "exit", "4")
+	if r := h.fed("through\n", "exec", "one", "/bin/prog", "inside", "cat"); r.code != 0 || r.out != "through\n" {
+		t.Errorf("exec with input: %+v", r)
+	}
+	h.gives(exitFailed, []string{"nobody"}, "exec", "nobody", "/bin/prog")
+
+	// The daemon takes its new binary; the task does not notice.
+	h.gives(0, []string{"version 1.2.3"}, "daemon", "--upgrade")
+	if again := decoded[client.Task](h, "inspect", "one"); again.PID != list[0].PID || again.State != client.Running {
+		t.Errorf("after the upgrade: %+v", again)
+	}
+
+	h.gives(0, nil, "stop", "one")
+	if e := h.awaitState("one", client.Exited).Exit; e == nil || e.Code != 3 || !e.Known {
+		t.Errorf("exit: %+v", e)
+	}
+	h.gives(0, []string{"bye\n"}, "logs", "-n", "1", "one")
+	if out := h.gives(0, nil, "ps"); strings.Contains(out, "one") {
+		t.Errorf("ps shows an ended task:\n%s", out)
+	}
+	h.gives(0, []string{"exited (3)"}, "ps", "-a")
+	h.gives(0, []string{"one", "exited", "exit code 3"}, "events")
+	h.gives(0, nil, "rm", "one")
+	h.gives(exitFailed, []string{"one"}, "inspect", "one")
+}
+
+func TestImages(t *testing.T) {
+	h := newHost(t, "")
+	h.gives(0, []string{"NAME", "prog", "for tests"}, "images")
+	h.gives(0, []string{"Parameters:", `GREETING (default "hello"): a word`}, "images", "prog")
+	list := decoded[[]client.ImageInfo](h, "images")
+	if len(list) != 1 || list[0].Summary != "for tests" {
+		t.Fatalf("images: %+v", list)
+	}
+	if one := decoded[client.ImageInfo](h, "images", list[0].Digest); one.Name != "prog" {
+		t.Errorf("by its digest: %+v", one)
+	}
+	h.gives(0, []string{"mine sha256:"}, "images", "import", "--name", "mine", h.image("prog", ""))
+	h.gives(exitFailed, []string{"nothere.tar"}, "images", "import", h.path("nothere.tar"))
+	h.gives(0, nil, "images", "rm", "mine")
+	h.gives(exitFailed, []string{"mine"}, "images", "rm", "mine")
+	h.gives(0, []string{"0 ended tasks"}, "gc")
+	h.gives(exitFailed, []string{"nothere"}, "images", "nothere")
+}
+
+func TestPolicy(t *testing.T) {
+	h := newHost(t, "permit {\n  allow = [\"chflags\"]\n}\n")
+	h.gives(0, []string{"greedy sha256:"}, "images", "import", h.image("greedy", "ALLOW raw_sockets chflags\nSYSVIPC shm=new\n"))
+	refused := h.gives(exitRefused, []string{"refused", "allow.raw_sockets", "sysvipc shm=new", "no permit covers it", "allowed", "allow.chflags", "freejail.hcl:2"}, "policy", "check", "greedy")
+	if strings.Contains(refused, "usage") {
+		t.Errorf("check prints its usage:\n%s", refused)
+	}
+	h.gives(exitRefused, []string{"the host's policy refuses", "freejail policy approve --why REASON sha256:"}, "run", "greedy", "exit", "0")
+	h.gives(exitFailed, []string{"reason"}, "policy", "approve", "greedy")
+	h.gives(0, []string{"approved for sha256:", "allow.raw_sockets"}, "policy", "approve", "--why", "a test", "greedy")
+	h.gives(0, []string{"WHY", "a test", "greedy"}, "policy", "list")
+	list := decoded[[]client.Approval](h, "policy", "list")
+	if len(list) != 1 || list[0].Why != "a test" || !slices.Contains(list[0].Requests, "allow.raw_sockets") {
+		t.Errorf("approvals: %+v", list)
+	}
+	h.gives(0, nil, "run", "--rm", "greedy", "exit", "0")
+	h.gives(exitRefused, []string{"asked for by the job", "needs a permit"}, "run", "--allow", "mount", "greedy", "exit", "0")
+	h.gives(0, nil, "policy", "revoke", "greedy")
+	h.gives(exitFailed, []string{"no approval"}, "policy", "revoke", "greedy")
+	h.gives(exitRefused, nil, "run", "greedy", "exit", "0")
+
+	// A faulty file is told and leaves the policy in force.
+	check(t, os.WriteFile(h.path("freejail.hcl"), []byte("permit {\n"), 0o600))
+	h.gives(exitFailed, []string{"freejail.hcl"}, "policy", "reload")
+	h.gives(exitFailed, []string{"error    policy"}, "doctor")
+	h.gives(exitRefused, []string{"allowed", "allow.chflags"}, "policy", "check", "greedy")
+}
+
+func TestDoctorAndDevfs(t *testing.T) {
+	h := newHost(t, "")
+	h.gives(0, []string{"ok       daemon", "ok       storage", "warning  consul", "ok       policy"}, "doctor")
+	for _, c := range decoded[[]client.Check](h, "doctor") {
+		if c.Status != "ok" && c.Fix == "" {
+			t.Errorf("no remedy: %+v", c)
+		}
+	}
+	h.gives(0, nil, "run", "-d", "--name", "one", "prog")
+	h.gives(0, []string{"held by one", "path null unhide"}, "devfs", "list")
+	if l := decoded[[]client.Ruleset](h, "devfs", "list"); len(l) != 1 || len(l[0].Rules) == 0 {
+		t.Errorf("devfs: %+v", l)
+	}
+	h.gives(0, nil, "rm", "--force", "one")
+}
