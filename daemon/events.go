@@ -10,24 +10,24 @@ import (
 // keepEvents is how many events a late reader can still get.
 const keepEvents = 1024
 
-// eventLog keeps the newest events and wakes those who follow them. Numbers
-// begin at the time of its making in microseconds, so they grow over restarts.
+// eventLog keeps the newest events and wakes those who follow them. An event's
+// number is its time in microseconds or more, so that numbers grow over
+// restarts, and a reader may begin with the time of its own start.
 type eventLog struct {
 	mu    sync.Mutex
-	next  uint64
+	last  uint64
 	ring  []client.Event
 	waked chan struct{}
 }
 
-func newEventLog() *eventLog {
-	return &eventLog{next: uint64(time.Now().UnixMicro()), waked: make(chan struct{})}
-}
+func newEventLog() *eventLog { return &eventLog{waked: make(chan struct{})} }
 
 func (l *eventLog) add(e client.Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	e.Seq, e.At = l.next, time.Now()
-	l.next++
+	e.At = time.Now()
+	e.Seq = max(l.last+1, uint64(e.At.UnixMicro()))
+	l.last = e.Seq
 	if len(l.ring) == keepEvents {
 		l.ring = append(l.ring[:0], l.ring[1:]...)
 	}

@@ -9,14 +9,13 @@ import (
 	"maps"
 	"net/http"
 	"os"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/creack/pty"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/jail"
 )
 
@@ -81,15 +80,21 @@ func (d *Daemon) startExec(ctx context.Context, t *task, spec client.ExecSpec) (
 	if len(spec.Args) == 0 {
 		return nil, invalid("exec: no command given")
 	}
-	user := spec.User
-	if user == "" {
-		user = info.Spec.User
+	img, err := d.images.Get(info.Digest)
+	if err != nil {
+		return nil, err
 	}
-	dir := spec.WorkDir
-	if dir == "" {
-		dir = info.Spec.WorkDir
+	env, err := execEnv(info, img, spec)
+	if err != nil {
+		return nil, err
 	}
-	p, err := d.process(t, user, dir, spec.Args, execEnv(info, spec))
+	if spec.User != "" {
+		info.Spec.User = spec.User
+	}
+	if spec.WorkDir != "" {
+		info.Spec.WorkDir = spec.WorkDir
+	}
+	p, err := process(info, img, spec.Args, env)
 	if err != nil {
 		return nil, err
 	}
@@ -113,20 +118,17 @@ func (d *Daemon) startExec(ctx context.Context, t *task, spec client.ExecSpec) (
 }
 
 // execEnv is the task's environment with the command's own on top.
-func execEnv(info client.Task, spec client.ExecSpec) []string {
+func execEnv(info client.Task, img *image.Image, spec client.ExecSpec) ([]string, error) {
 	env := map[string]string{}
-	k, v, _ := strings.Cut(defaultPath, "=")
-	env[k] = v
-	maps.Copy(env, info.Spec.Env)
 	if spec.TTY {
 		env["TERM"] = "xterm"
 	}
+	maps.Copy(env, info.Spec.Env)
 	maps.Copy(env, spec.Env)
-	var out []string
-	for _, k := range slices.Sorted(maps.Keys(env)) {
-		out = append(out, k+"="+env[k])
-	}
-	return out
+	info.Spec.Env = env
+	p := plan{image: img, ports: info.Ports}
+	err := p.addEnv(info.Spec)
+	return p.env, err
 }
 
 func (x *execSession) startPiped(ctx context.Context, p jail.Process) (err error) {

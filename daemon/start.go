@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -298,16 +299,16 @@ func (d *Daemon) createJail(ctx context.Context, t *task, p *plan) error {
 
 func (d *Daemon) startProcess(ctx context.Context, t *task, p *plan) error {
 	s := t.info.Spec
-	user, dir := s.User, s.WorkDir
-	if user == "" {
-		user = p.image.Config.Config.User
-	}
-	if dir == "" {
-		dir = p.image.Config.Config.WorkingDir
-	}
-	proc, err := d.process(t, user, dir, p.args, p.env)
+	proc, err := process(t.info, p.image, p.args, p.env)
 	if err != nil {
 		return err
+	}
+	for _, m := range s.Dirs {
+		if m.Private {
+			if err := giveTo(m.Source, proc); err != nil {
+				return fmt.Errorf("%s: %w", m.Target, err)
+			}
+		}
 	}
 	if proc.Stdin, err = os.Open(os.DevNull); err != nil {
 		return err
@@ -343,22 +344,32 @@ func (d *Daemon) startProcess(ctx context.Context, t *task, p *plan) error {
 	return nil
 }
 
-// process looks the user up in the image's own files.
-func (d *Daemon) process(t *task, user, dir string, args, env []string) (jail.Process, error) {
-	creds, err := image.ResolveUser(t.info.Root, user)
+// process looks the user up in the image's own files. What the task does not
+// say, the image does.
+func process(info client.Task, img *image.Image, args, env []string) (jail.Process, error) {
+	c := img.Config.Config
+	user, dir := cmp.Or(info.Spec.User, c.User), cmp.Or(info.Spec.WorkDir, c.WorkingDir, "/")
+	creds, err := image.ResolveUser(info.Root, user)
 	if err != nil {
 		return jail.Process{}, invalid("user %q: %v", user, err)
 	}
 	if creds.Home != "" && !hasEnv(env, "HOME") {
 		env = append(env, "HOME="+creds.Home)
 	}
-	if dir == "" {
-		dir = "/"
-	}
 	if !filepath.IsAbs(dir) {
 		return jail.Process{}, invalid("work_dir %q is not an absolute path", dir)
 	}
 	return jail.Process{Args: args, Env: env, Dir: dir, UID: creds.UID, GID: creds.GID, Groups: creds.Groups}, nil
+}
+
+// giveTo makes a directory its process's alone. A link in its place is not
+// followed.
+func giveTo(dir string, p jail.Process) error {
+	f, err := os.OpenFile(dir, unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Chown(int(p.UID), int(p.GID)), f.Chmod(0o700), f.Close())
 }
 
 // openOutput opens a FIFO for reading too, so that the task never gets SIGPIPE

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"sync"
 	"time"
 
@@ -90,7 +91,21 @@ func (grpcPlugin) GRPCClient(context.Context, *plugin.GRPCBroker, *grpc.ClientCo
 
 // PluginInfo tells Nomad which plugin this is.
 func (d *Driver) PluginInfo() (*base.PluginInfoResponse, error) {
-	return &base.PluginInfoResponse{Type: base.PluginTypeDriver, PluginApiVersions: []string{apiVersion}, PluginVersion: d.version, Name: Name}, nil
+	return &base.PluginInfoResponse{Type: base.PluginTypeDriver, PluginApiVersions: []string{apiVersion}, PluginVersion: pluginVersion(d.version), Name: Name}, nil
+}
+
+var (
+	numbered = regexp.MustCompile(`^v?\d+\.\d+\.\d+`)
+	notMeta  = regexp.MustCompile(`[^0-9A-Za-z.-]+`)
+)
+
+// pluginVersion is a version that agents accept: they refuse a plugin whose
+// version is not semantic, as that of a build without a tag.
+func pluginVersion(v string) string {
+	if numbered.MatchString(v) {
+		return v
+	}
+	return "0.0.0+" + notMeta.ReplaceAllString(v, "-")
 }
 
 // ConfigSchema is the plugin block's.

@@ -28,7 +28,7 @@ func spec(cfg *proto.TaskConfig, tc TaskConfig) (client.TaskSpec, error) {
 		{Source: shared, Target: "/alloc"},
 		{Source: filepath.Join(shared, "logs"), Target: "/alloc/logs", ReadOnly: true},
 		{Source: filepath.Join(own, "local"), Target: "/local"},
-		{Source: filepath.Join(own, "secrets"), Target: "/secrets"},
+		{Source: filepath.Join(own, "secrets"), Target: "/secrets", Private: true},
 	}
 	for _, m := range cfg.Mounts { // host volumes and the like, which Nomad decided on
 		s.Dirs = append(s.Dirs, client.Mount{Source: m.HostPath, Target: m.TaskPath, ReadOnly: m.Readonly})

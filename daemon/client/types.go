@@ -63,6 +63,7 @@ type Mount struct {
 	Source   string `json:"source,omitempty"`
 	Target   string `json:"target"`
 	ReadOnly bool   `json:"read_only,omitempty"`
+	Private  bool   `json:"private,omitempty"` // becomes the task's user's alone; of Dirs only
 	Options  string `json:"options,omitempty"`
 }
 

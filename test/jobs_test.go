@@ -1,0 +1,158 @@
+package test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	nomad "github.com/hashicorp/nomad/api"
+)
+
+func ptr[T any](v T) *T { return &v }
+
+// job is one task of the probe image that is neither restarted nor moved.
+func job(id, mode string, args ...string) (*nomad.Job, *nomad.Task) {
+	task := nomad.NewTask("probe", "freejail")
+	task.Config = map[string]any{"image": "probe", "args": append([]string{"probe", mode}, args...), "parameters": map[string]string{"GREETING": "hello"}}
+	task.Resources = &nomad.Resources{CPU: ptr(50), MemoryMB: ptr(128)}
+	task.KillTimeout = ptr(20 * time.Second)
+	group := nomad.NewTaskGroup("group", 1)
+	group.RestartPolicy = &nomad.RestartPolicy{Attempts: ptr(0), Mode: ptr("fail")}
+	group.ReschedulePolicy = &nomad.ReschedulePolicy{Attempts: ptr(0), Unlimited: ptr(false)}
+	group.AddTask(task)
+	j := nomad.NewServiceJob(id, id, "global", 50).AddTaskGroup(group)
+	j.Datacenters = []string{"*"}
+	return j, task
+}
+
+// withPort gives the image's port a port of Nomad's.
+func withPort(j *nomad.Job, task *nomad.Task) {
+	j.TaskGroups[0].Networks = []*nomad.NetworkResource{{DynamicPorts: []nomad.Port{{Label: "http"}}}}
+	task.Config["ports"] = map[string]string{"http": "http"}
+}
+
+// run registers a job, and stops and forgets it at the test's end.
+func (c *cluster) run(t *testing.T, j *nomad.Job) {
+	t.Helper()
+	_, _, err := c.nomad.Jobs().Register(j, nil)
+	check(t, err)
+	t.Cleanup(func() { c.stop(t, *j.ID) })
+}
+
+// stop purges a job and waits until its allocations are over.
+func (c *cluster) stop(t *testing.T, id string) {
+	t.Helper()
+	_, _, err := c.nomad.Jobs().Deregister(id, true, nil)
+	check(t, err)
+	await(t, "the job "+id+" to end", func() error {
+		list, _, err := c.nomad.Jobs().Allocations(id, true, nil)
+		for _, a := range list {
+			if a.ClientStatus == "running" || a.ClientStatus == "pending" {
+				err = errors.Join(err, fmt.Errorf("an allocation is %s", a.ClientStatus))
+			}
+		}
+		return err
+	})
+}
+
+// allocs waits until n allocations of a job have a status.
+func (c *cluster) allocs(t *testing.T, id string, n int, status string) []*nomad.Allocation {
+	t.Helper()
+	var out []*nomad.Allocation
+	await(t, fmt.Sprintf("%d allocations of %s to be %s", n, id, status), func() error {
+		list, _, err := c.nomad.Jobs().Allocations(id, true, nil)
+		if err != nil {
+			return err
+		}
+		var seen []string
+		out = nil
+		for _, a := range list {
+			seen = append(seen, a.ClientStatus)
+			for _, s := range a.TaskStates {
+				seen = append(seen, messages(s)...)
+			}
+			if a.ClientStatus != status {
+				continue
+			}
+			full, _, err := c.nomad.Allocations().Info(a.ID, nil)
+			if err != nil {
+				return err
+			}
+			out = append(out, full)
+		}
+		if len(out) != n {
+			return fmt.Errorf("seen: %q", seen)
+		}
+		return nil
+	})
+	return out
+}
+
+// one is allocs for a single allocation.
+func (c *cluster) one(t *testing.T, j *nomad.Job, status string) *nomad.Allocation {
+	t.Helper()
+	return c.allocs(t, *j.ID, 1, status)[0]
+}
+
+// messages are what Nomad shows of a task to its owner.
+func messages(s *nomad.TaskState) []string {
+	var out []string
+	for _, e := range s.Events {
+		out = append(out, e.Type+": "+e.DisplayMessage)
+	}
+	return out
+}
+
+func wantMessage(t *testing.T, a *nomad.Allocation, parts ...string) {
+	t.Helper()
+	all := messages(a.TaskStates["probe"])
+	if !slices.ContainsFunc(all, func(m string) bool {
+		return !slices.ContainsFunc(parts, func(p string) bool { return !strings.Contains(m, p) })
+	}) {
+		t.Errorf("no event of the task has %q; it has %q", parts, all)
+	}
+}
+
+// logs is what a task has written up to now.
+func (c *cluster) logs(a *nomad.Allocation, stream string) (string, error) {
+	cancel := make(chan struct{})
+	defer close(cancel)
+	frames, errs := c.nomad.AllocFS().Logs(a, false, "probe", stream, "start", 0, cancel, nil)
+	var b bytes.Buffer
+	for {
+		select {
+		case f, ok := <-frames:
+			if !ok {
+				return b.String(), nil
+			}
+			b.Write(f.Data)
+		case err := <-errs:
+			return b.String(), err
+		}
+	}
+}
+
+func (c *cluster) awaitLog(t *testing.T, a *nomad.Allocation, want string) string {
+	t.Helper()
+	var text string
+	await(t, fmt.Sprintf("%q in the log", want), func() (err error) {
+		if text, err = c.logs(a, "stdout"); err == nil && !strings.Contains(text, want) {
+			err = fmt.Errorf("the log is %q", text)
+		}
+		return err
+	})
+	return text
+}
+
+// exec runs a command in an allocation's jail.
+func (c *cluster) exec(t *testing.T, a *nomad.Allocation, args ...string) (int, string, string) {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	code, err := c.nomad.Allocations().Exec(t.Context(), a, "probe", false, args, strings.NewReader(""), &stdout, &stderr, nil, nil)
+	check(t, err)
+	return code, stdout.String(), stderr.String()
+}
