@@ -88,42 +88,42 @@ func TestExitCodes(t *testing.T) {
 
 func TestTask(t *testing.T) {
 	h := newHost(t, "")
-	h.gives(0, []string{"one\n"}, "run", "-d", "--name", "one", "--param", "GREETING=world", "prog")
-	for deadline := time.Now().Add(time.Minute); h.freejail("logs", "one").out == "" && time.Now().Before(deadline); {
+	h.gives(0, []string{"clitask\n"}, "run", "-d", "--name", "clitask", "--param", "GREETING=world", "prog")
+	for deadline := time.Now().Add(time.Minute); h.freejail("logs", "clitask").out == "" && time.Now().Before(deadline); {
 	}
-	h.gives(0, []string{"greeting world\n"}, "logs", "one")
-	h.gives(0, []string{"TASK", "one", "running"}, "ps")
+	h.gives(0, []string{"greeting world\n"}, "logs", "clitask")
+	h.gives(0, []string{"TASK", "clitask", "running"}, "ps")
 	list := decoded[[]client.Task](h, "ps")
-	if len(list) != 1 || list[0].Spec.ID != "one" || list[0].PID == 0 || list[0].State != client.Running {
+	if len(list) != 1 || list[0].Spec.ID != "clitask" || list[0].PID == 0 || list[0].State != client.Running {
 		t.Errorf("ps: %+v", list)
 	}
-	h.gives(exitFailed, []string{"already"}, "run", "-d", "--name", "one", "prog")
-	h.gives(exitFailed, []string{"still runs"}, "rm", "one")
+	h.gives(exitFailed, []string{"already"}, "run", "-d", "--name", "clitask", "prog")
+	h.gives(exitFailed, []string{"still runs"}, "rm", "clitask")
 
-	h.gives(4, nil, "exec", "one", "/bin/prog", "inside", "exit", "4")
-	if r := h.fed("through\n", "exec", "one", "/bin/prog", "inside", "cat"); r.code != 0 || r.out != "through\n" {
+	h.gives(4, nil, "exec", "clitask", "/bin/prog", "inside", "exit", "4")
+	if r := h.fed("through\n", "exec", "clitask", "/bin/prog", "inside", "cat"); r.code != 0 || r.out != "through\n" {
 		t.Errorf("exec with input: %+v", r)
 	}
 	h.gives(exitFailed, []string{"nobody"}, "exec", "nobody", "/bin/prog")
 
 	// The daemon takes its new binary; the task does not notice.
 	h.gives(0, []string{"version 1.2.3"}, "daemon", "--upgrade")
-	if again := decoded[client.Task](h, "inspect", "one"); again.PID != list[0].PID || again.State != client.Running {
+	if again := decoded[client.Task](h, "inspect", "clitask"); again.PID != list[0].PID || again.State != client.Running {
 		t.Errorf("after the upgrade: %+v", again)
 	}
 
-	h.gives(0, nil, "stop", "one")
-	if e := h.awaitState("one", client.Exited).Exit; e == nil || e.Code != 3 || !e.Known {
+	h.gives(0, nil, "stop", "clitask")
+	if e := h.awaitState("clitask", client.Exited).Exit; e == nil || e.Code != 3 || !e.Known {
 		t.Errorf("exit: %+v", e)
 	}
-	h.gives(0, []string{"bye\n"}, "logs", "-n", "1", "one")
-	if out := h.gives(0, nil, "ps"); strings.Contains(out, "one") {
+	h.gives(0, []string{"bye\n"}, "logs", "-n", "1", "clitask")
+	if out := h.gives(0, nil, "ps"); strings.Contains(out, "clitask") {
 		t.Errorf("ps shows an ended task:\n%s", out)
 	}
 	h.gives(0, []string{"exited (3)"}, "ps", "-a")
-	h.gives(0, []string{"one", "exited", "exit code 3"}, "events")
-	h.gives(0, nil, "rm", "one")
-	h.gives(exitFailed, []string{"one"}, "inspect", "one")
+	h.gives(0, []string{"clitask", "exited", "exit code 3"}, "events")
+	h.gives(0, nil, "rm", "clitask")
+	h.gives(exitFailed, []string{"clitask"}, "inspect", "clitask")
 }
 
 func TestImages(t *testing.T) {
@@ -181,10 +181,10 @@ func TestDoctorAndDevfs(t *testing.T) {
 			t.Errorf("no remedy: %+v", c)
 		}
 	}
-	h.gives(0, nil, "run", "-d", "--name", "one", "prog")
-	h.gives(0, []string{"held by one", "path null unhide"}, "devfs", "list")
+	h.gives(0, nil, "run", "-d", "--name", "clitask", "prog")
+	h.gives(0, []string{"held by clitask", "path null unhide"}, "devfs", "list")
 	if l := decoded[[]client.Ruleset](h, "devfs", "list"); len(l) != 1 || len(l[0].Rules) == 0 {
 		t.Errorf("devfs: %+v", l)
 	}
-	h.gives(0, nil, "rm", "--force", "one")
+	h.gives(0, nil, "rm", "--force", "clitask")
 }
