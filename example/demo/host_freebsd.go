@@ -13,7 +13,7 @@ func (h host) lookAtSystem(marks []string) error {
 		"jails":          {"jls", "-q", "name"},
 		"devfs rulesets": {"devfs", "rule", "showsets"},
 		"limits":         {"rctl"},
-		"processes":      {"ps", "-axww", "-o", "pid=,jail=,command="},
+		"processes":      {"ps", "-axww", "-o", "pid=", "-o", "jail=", "-o", "command="},
 	} {
 		out, err := exec.Command(args[0], args[1:]...).Output()
 		if err != nil && kind != "limits" { // which a kernel without racct does not have

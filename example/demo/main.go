@@ -209,6 +209,9 @@ func (c *cluster) compare(context.Context) error {
 	say("   before: %s", c.before)
 	say("   during: %s", c.during)
 	say("   now:    %s", after)
+	if len(c.during["mounts"]) == 0 || len(c.during["processes"]) == 0 {
+		return errors.New("the comparison is worth nothing: it did not see the tasks while they ran")
+	}
 	if left := after.differences(c.before); len(left) > 0 {
 		return fmt.Errorf("the host is not as it was:\n%s", strings.Join(left, "\n"))
 	}
