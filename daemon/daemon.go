@@ -71,6 +71,12 @@ func (d *Daemon) openState() error {
 			return fmt.Errorf("state directory: %w", err)
 		}
 	}
+	// What is mounted below it is found by the paths that the kernel tells.
+	dir, err := filepath.EvalSymlinks(d.cfg.StateDir)
+	if err != nil {
+		return fmt.Errorf("state directory: %w", err)
+	}
+	d.cfg.StateDir = dir
 	// Lock first: bbolt would wait for another daemon without a word.
 	f, err := os.OpenFile(d.path("lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {

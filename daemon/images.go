@@ -56,7 +56,11 @@ func (d *Daemon) resolveImage(ctx context.Context, spec client.TaskSpec) (*image
 	}
 	// A path has no say in names: else a job's web.tar would become the image
 	// web, with all that the policy permits it.
-	return d.importPath(ctx, spec.Image, "file"+filepath.Clean(spec.Image), func(stage string) { d.event(spec.ID, "pulling", stage) })
+	path, err := confined(spec, spec.Image)
+	if err != nil {
+		return nil, err
+	}
+	return d.importPath(ctx, path, "file"+filepath.Clean(spec.Image), func(stage string) { d.event(spec.ID, "pulling", stage) })
 }
 
 func (d *Daemon) importPath(ctx context.Context, path, name string, tell func(string)) (*image.Image, error) {

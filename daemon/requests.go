@@ -12,6 +12,7 @@ import (
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/devfs"
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/internal/mount"
 	"github.com/freejail/freejail/policy"
 )
 
@@ -26,6 +27,8 @@ type plan struct {
 	params   map[string]string
 	sysctl   map[string]string
 	mounts   []client.Mount // the image's file systems and the job's volumes
+	dirs     []client.Mount // the task's own directories
+	sources  map[string]mount.Identity
 	requests []policy.Request
 }
 
@@ -34,7 +37,7 @@ const defaultPath = "PATH=/sbin:/bin:/usr/sbin:/usr/bin:/usr/local/sbin:/usr/loc
 // makePlan merges a job's settings with its image's manifest.
 func (d *Daemon) makePlan(spec client.TaskSpec, img *image.Image) (*plan, error) {
 	p := &plan{image: img, params: map[string]string{}, sysctl: map[string]string{}}
-	steps := []func(client.TaskSpec) error{p.addCommand, p.addPorts, p.addEnv, p.addPrivileges, p.addMounts}
+	steps := []func(client.TaskSpec) error{p.addCommand, p.addPorts, p.addEnv, p.addPrivileges, p.addMounts, p.addDirs}
 	for _, f := range steps {
 		if err := f(spec); err != nil {
 			return nil, err
@@ -234,10 +237,7 @@ func (p *plan) addMounts(spec client.TaskSpec) error {
 		}
 		value := v.Type
 		if v.Type == "nullfs" {
-			if !filepath.IsAbs(v.Source) {
-				return invalid("volume %s: the source %q is not an absolute path on the host", v.Target, v.Source)
-			}
-			real, err := filepath.EvalSymlinks(v.Source)
+			real, err := p.source(spec, v.Source)
 			if err != nil {
 				return invalid("volume %s: %v", v.Target, err)
 			}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -17,7 +18,6 @@ import (
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/devfs"
 	"github.com/freejail/freejail/image"
-	"github.com/freejail/freejail/internal/mount"
 	"github.com/freejail/freejail/jail"
 	"github.com/freejail/freejail/storage"
 )
@@ -235,39 +235,13 @@ func (d *Daemon) mountAll(t *task, p *plan, rules []devfs.Rule) error {
 		if err := mountDev(root, t.info.Ruleset, rules); err != nil {
 			return err
 		}
-		for _, m := range append(append([]client.Mount{}, p.mounts...), t.info.Spec.Dirs...) {
-			if err := mountOne(root, m); err != nil {
+		for _, m := range slices.Concat(p.mounts, p.dirs) {
+			if err := p.mountOne(root, m); err != nil {
 				return fmt.Errorf("mount %s: %w", m.Target, err)
 			}
 		}
 		return nil
 	})
-}
-
-func mountOne(root string, m client.Mount) error {
-	resolve := mount.Resolve
-	if m.Source != "" {
-		fi, err := os.Stat(m.Source)
-		if err != nil {
-			return err
-		}
-		if !fi.IsDir() {
-			resolve = mount.ResolveFile
-		}
-	}
-	target, err := resolve(root, m.Target)
-	if err != nil {
-		return err
-	}
-	typ := m.Type
-	if typ == "" {
-		typ = "nullfs"
-	}
-	opts := splitOptions(m.Options)
-	if m.ReadOnly {
-		opts = append(opts, "ro")
-	}
-	return mountPlatform(mount.Mount{Type: typ, Source: m.Source, Target: target, Options: opts})
 }
 
 func (d *Daemon) createJail(ctx context.Context, t *task, p *plan) error {
@@ -287,7 +261,7 @@ func (d *Daemon) createJail(ctx context.Context, t *task, p *plan) error {
 	for k, v := range s.Labels {
 		meta[k] = v
 	}
-	return t.step(undo{Op: "jail", Arg: t.info.Jail}, func() error {
+	err := t.step(undo{Op: "jail", Arg: t.info.Jail}, func() error {
 		jid, err := d.jails.Create(ctx, jail.Spec{Name: t.info.Jail, Root: t.info.Root, Hostname: hostname, Params: params, Meta: meta,
 			Limits: jail.Limits(s.Limits), Linux: needsLinuxulator(p.image.Config.OS)})
 		t.mu.Lock()
@@ -295,6 +269,10 @@ func (d *Daemon) createJail(ctx context.Context, t *task, p *plan) error {
 		t.mu.Unlock()
 		return err
 	})
+	for _, text := range d.jails.Unenforced(jail.Limits(s.Limits)) {
+		d.event(t.id(), "limits", "not enforced on this host: "+text)
+	}
+	return err
 }
 
 func (d *Daemon) startProcess(ctx context.Context, t *task, p *plan) error {
@@ -314,12 +292,12 @@ func (d *Daemon) startProcess(ctx context.Context, t *task, p *plan) error {
 		return err
 	}
 	defer proc.Stdin.Close()
-	if proc.Stdout, err = openOutput(s.Stdout, t.logFile("stdout")); err != nil {
+	if proc.Stdout, err = openOutput(s, s.Stdout, t.logFile("stdout")); err != nil {
 		return fmt.Errorf("stdout: %w", err)
 	}
 	// The daemon must not hold the FIFO: its reader waits for the last writer.
 	defer proc.Stdout.Close()
-	if proc.Stderr, err = openOutput(s.Stderr, t.logFile("stderr")); err != nil {
+	if proc.Stderr, err = openOutput(s, s.Stderr, t.logFile("stderr")); err != nil {
 		return fmt.Errorf("stderr: %w", err)
 	}
 	defer proc.Stderr.Close()
@@ -374,10 +352,14 @@ func giveTo(dir string, p jail.Process) error {
 
 // openOutput opens a FIFO for reading too, so that the task never gets SIGPIPE
 // while its reader restarts. A link in its place is not followed.
-func openOutput(path, own string) (*os.File, error) {
+func openOutput(spec client.TaskSpec, path, own string) (*os.File, error) {
 	flags := unix.O_RDWR | unix.O_NONBLOCK | unix.O_NOFOLLOW | unix.O_CLOEXEC
 	if path == "" {
 		path, flags = own, flags|unix.O_CREAT|unix.O_APPEND
+	} else if dir, err := confined(spec, filepath.Dir(path)); err != nil {
+		return nil, err
+	} else {
+		path = filepath.Join(dir, filepath.Base(path))
 	}
 	fd, err := unix.Open(path, flags, 0o600)
 	if err != nil {

@@ -21,6 +21,7 @@ func spec(cfg *proto.TaskConfig, tc TaskConfig) (client.TaskSpec, error) {
 		Labels: map[string]string{"nomad_task_id": cfg.Id, "alloc_id": cfg.AllocId, "job": cfg.JobName, "group": cfg.TaskGroupName, "task": cfg.Name, "namespace": cfg.Namespace},
 		Wants:  client.Wants{Devfs: tc.Devfs, Allow: tc.Allow, Jail: tc.Jail, Sysctl: tc.Sysctl, SysVIPC: tc.SysVIPC}}
 	shared, own := filepath.Join(cfg.AllocDir, "alloc"), filepath.Join(cfg.AllocDir, cfg.Name)
+	s.Confined = []string{shared, own}
 	if !filepath.IsAbs(s.Image) && strings.HasPrefix(s.Image, "local/") { // fetched by an artifact block
 		s.Image = filepath.Join(own, filepath.Join("/", s.Image))
 	}

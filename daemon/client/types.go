@@ -33,7 +33,12 @@ type TaskSpec struct {
 	Ports map[string]PortBinding `json:"ports,omitempty"`
 
 	// Dirs are the task's own directories on the host, made by the client.
-	Dirs    []Mount   `json:"dirs,omitempty"`
+	Dirs []Mount `json:"dirs,omitempty"`
+	// Confined are directories on the host that hold what the task's user
+	// wrote: a symbolic link below one of them that leads out of it is refused
+	// in Image, Dirs, Volumes, Stdout and Stderr.
+	Confined []string `json:"confined,omitempty"`
+
 	Volumes []Mount   `json:"volumes,omitempty"`
 	Wants   Wants     `json:"wants"`
 	Limits  Limits    `json:"limits"`

@@ -1,6 +1,7 @@
 package mount
 
 import (
+	"errors"
 	"strings"
 	"unsafe"
 
@@ -8,7 +9,24 @@ import (
 )
 
 // Do mounts a file system by nmount(2). unionfs and tmpfs take no source.
+//
+// nullfs cannot cover what shows the source already, as for a directory that is
+// to be read-only in a tree that is not: there an empty tmpfs comes between.
 func Do(m Mount) error {
+	err := nmount(m)
+	if m.Type != "nullfs" || !errors.Is(err, unix.EDEADLK) {
+		return err
+	}
+	if between := nmount(Mount{Type: "tmpfs", Target: m.Target, Options: []string{"ro", "size=65536", "mode=755"}}); between != nil {
+		return errors.Join(err, between)
+	}
+	if err := nmount(m); err != nil {
+		return errors.Join(err, Unmount(m.Target))
+	}
+	return nil
+}
+
+func nmount(m Mount) error {
 	var iov []unix.Iovec
 	add := func(name string, value []byte) {
 		iov = append(iov, iovec(append([]byte(name), 0)), iovec(value))

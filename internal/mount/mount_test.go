@@ -92,3 +92,44 @@ func TestMounts(t *testing.T) {
 		t.Errorf("left: %v %v", list, err)
 	}
 }
+
+func TestReadOnlyWithinWritable(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	dir := realTemp(t)
+	src, dst := filepath.Join(dir, "src"), filepath.Join(dir, "dst")
+	for _, d := range []string{filepath.Join(src, "logs"), dst} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() {
+		if err := UnmountUnder(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := os.WriteFile(filepath.Join(src, "logs", "a"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range []Mount{{Type: "nullfs", Source: src, Target: dst}, {Type: "nullfs", Source: src + "/logs", Target: dst + "/logs", Options: []string{"ro"}}} {
+		if err := Do(m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := os.Stat(dst + "/logs/a"); err != nil {
+		t.Error(err)
+	}
+	if err := os.WriteFile(dst+"/logs/b", nil, 0o644); err == nil {
+		t.Error("what is read-only was written to")
+	}
+	if err := os.WriteFile(dst+"/b", nil, 0o644); err != nil {
+		t.Error(err)
+	}
+	if err := UnmountBelow(dst); err != nil {
+		t.Error(err)
+	}
+	if err := os.WriteFile(dst+"/logs/b", nil, 0o644); err != nil {
+		t.Error(err)
+	}
+}
