@@ -3,10 +3,12 @@ package daemon
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/internal/mount"
+	"github.com/freejail/freejail/storage"
 )
 
 // confined resolves a path that a client gives for a task. A link that the
@@ -75,17 +77,37 @@ func (p *plan) addDirs(spec client.TaskSpec) error {
 	return nil
 }
 
+// rootOptions tells the storage driver what a root has to have.
+func (p *plan) rootOptions() storage.Options {
+	o := storage.Options{Writable: p.image.Manifest.Writable, Dirs: platformDirs()}
+	all := slices.Concat(p.mounts, p.dirs)
+	for _, m := range all {
+		// What is mounted within something else is not the root's.
+		if slices.ContainsFunc(all, func(outer client.Mount) bool {
+			return outer.Target != m.Target && within(filepath.Clean(outer.Target), filepath.Clean(m.Target))
+		}) {
+			continue
+		}
+		if p.isFile(m) {
+			o.Files = append(o.Files, m.Target)
+		} else {
+			o.Dirs = append(o.Dirs, m.Target)
+		}
+	}
+	return o
+}
+
+// isFile tells what a source is; the mount finds out if it is no more.
+func (p *plan) isFile(m client.Mount) bool {
+	fi, err := os.Lstat(m.Source)
+	return m.Type == "nullfs" && err == nil && !fi.IsDir()
+}
+
 // mountOne mounts something of a plan below a root.
 func (p *plan) mountOne(root string, m client.Mount) error {
 	resolve := mount.Resolve
-	if m.Type == "nullfs" {
-		fi, err := os.Lstat(m.Source)
-		if err != nil {
-			return err
-		}
-		if !fi.IsDir() {
-			resolve = mount.ResolveFile
-		}
+	if p.isFile(m) {
+		resolve = mount.ResolveFile
 	}
 	target, err := resolve(root, m.Target)
 	if err != nil {

@@ -70,18 +70,21 @@ func TestTaskDirectories(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(own, "secrets", "key"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	task, err := c.Start(ctx, spec)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(filepath.Join(task.Root, "secrets", "key")); err != nil {
-		t.Error(err)
-	}
-	if err := os.WriteFile(filepath.Join(task.Root, "alloc", "logs", "x"), nil, 0o644); err == nil {
-		t.Error("the logs can be written to")
-	}
-	if err := c.Destroy(ctx, "one", true); err != nil {
-		t.Fatal(err)
+	for _, driver := range []string{"", "readonly"} {
+		spec.Storage = driver
+		task, err := c.Start(ctx, spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(filepath.Join(task.Root, "secrets", "key")); err != nil {
+			t.Error(err)
+		}
+		if err := os.WriteFile(filepath.Join(task.Root, "alloc", "logs", "x"), nil, 0o644); err == nil {
+			t.Error("the logs can be written to")
+		}
+		if err := c.Destroy(ctx, "one", true); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for _, d := range []string{shared + "/logs", own + "/local"} {
 		if err := os.RemoveAll(d); err != nil {

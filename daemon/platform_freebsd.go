@@ -41,6 +41,9 @@ func mountDev(root string, ruleset int, _ []devfs.Rule) error {
 	return mount.Do(mount.Mount{Type: "fdescfs", Source: "fdescfs", Target: dev + "/fd"})
 }
 
+// platformDirs are what every root has mounts on.
+func platformDirs() []string { return []string{"/dev"} }
+
 func mountPlatform(m mount.Mount) error { return mount.Do(m) }
 
 // hostNetwork gives a jail the host's addresses.

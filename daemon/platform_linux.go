@@ -31,6 +31,9 @@ func mountDev(root string, _ int, rules []devfs.Rule) error {
 	return devfs.Populate(dev, rules)
 }
 
+// platformDirs are what every root has mounts on, runc's included.
+func platformDirs() []string { return []string{"/dev", "/proc"} }
+
 // mountPlatform leaves FreeBSD's own file systems out: runc provides /proc, and
 // /dev/fd is a link.
 func mountPlatform(m mount.Mount) error {

@@ -19,7 +19,6 @@ import (
 	"github.com/freejail/freejail/devfs"
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/jail"
-	"github.com/freejail/freejail/storage"
 )
 
 // Start runs a task. When it returns an error nothing of the task is left.
@@ -217,7 +216,7 @@ func (d *Daemon) makeRoot(ctx context.Context, t *task, p *plan) error {
 	if err != nil {
 		return fmt.Errorf("unpack %s: %w", p.image.Name, err)
 	}
-	opts := storage.Options{Writable: p.image.Manifest.Writable}
+	opts := p.rootOptions()
 	return t.step(undo{Op: "root", Arg: store.Name()}, func() error {
 		root, err := store.Create(ctx, chain, t.id(), opts)
 		t.mu.Lock()

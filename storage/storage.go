@@ -43,6 +43,9 @@ type Options struct {
 	// Writable are the paths that the image wants to write to; drivers whose
 	// whole root is writable need not look at them.
 	Writable []string
+	// Dirs and Files are what will be mounted over: a driver whose root cannot
+	// be written to makes them.
+	Dirs, Files []string
 }
 
 // Config of a host.
@@ -83,7 +86,27 @@ type dirs struct {
 	locks map[string]*sync.Mutex
 }
 
+// opened are the dirs of this process by their base: drivers that share one
+// share chains, and so locks.
+var opened = struct {
+	sync.Mutex
+	m map[string]*dirs
+}{m: map[string]*dirs{}}
+
 func openDirs(base string) (*dirs, error) {
+	opened.Lock()
+	defer opened.Unlock()
+	if d, ok := opened.m[base]; ok {
+		return d, nil
+	}
+	d, err := makeDirs(base)
+	if err == nil {
+		opened.m[base] = d
+	}
+	return d, err
+}
+
+func makeDirs(base string) (*dirs, error) {
 	d := &dirs{base: base, locks: map[string]*sync.Mutex{}}
 	for _, p := range []string{d.path("chains"), d.path("tmp"), d.path("roots")} {
 		if err := os.MkdirAll(p, 0o700); err != nil {

@@ -13,7 +13,7 @@ import (
 	"github.com/freejail/freejail/internal/mount"
 )
 
-var drivers = map[string]func(string, Config) (Driver, error){"union": openUnion, "zfs": openZFS}
+var drivers = map[string]func(string, Config) (Driver, error){"readonly": openReadonly, "union": openUnion, "zfs": openZFS}
 
 func detect(_ string, cfg Config) string {
 	if cfg.ZFSDataset != "" {

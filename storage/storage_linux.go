@@ -9,7 +9,7 @@ import (
 	"github.com/freejail/freejail/internal/mount"
 )
 
-var drivers = map[string]func(string, Config) (Driver, error){"overlay": openOverlay}
+var drivers = map[string]func(string, Config) (Driver, error){"overlay": openOverlay, "readonly": openReadonly}
 
 func detect(string, Config) string { return "overlay" }
 
