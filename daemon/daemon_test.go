@@ -37,6 +37,21 @@ func TestMain(m *testing.M) {
 		<-c
 		os.Exit(3)
 	}
+	if len(os.Args) > 1 && os.Args[1] == "told" { // tells by its code which signal it got
+		c := make(chan os.Signal, 1)
+		signal.Notify(c, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2)
+		fmt.Println("told")
+		os.Exit(int((<-c).(syscall.Signal)))
+	}
+	if len(os.Args) > 1 && os.Args[1] == "leave" { // a child that outlives its parent
+		c := exec.Command("/bin/prog", "inside")
+		c.Stdin, c.Stdout, c.Stderr, c.SysProcAttr = os.Stdin, os.Stdout, os.Stderr, &syscall.SysProcAttr{Setsid: true}
+		if err := c.Start(); err != nil {
+			fmt.Println(err)
+			os.Exit(99)
+		}
+		os.Exit(5)
+	}
 	if len(os.Args) > 1 && os.Args[1] == "version" {
 		fmt.Println("freejail test")
 		os.Exit(0)

@@ -48,6 +48,15 @@ func hostNetwork() map[string]string { return map[string]string{} }
 
 func needsLinuxulator(string) bool { return false }
 
+// checkWait refuses what a container cannot do: its first process is the init
+// of a PID namespace, with which all others end.
+func checkWait(wait string) error {
+	if wait == "all" {
+		return invalid("wait = \"all\" needs FreeBSD: on this development host all processes of a task end with the first")
+	}
+	return nil
+}
+
 // checkOSVersion has nothing to compare on a development host.
 func checkOSVersion(string) error { return nil }
 

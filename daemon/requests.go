@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"path/filepath"
@@ -19,17 +20,19 @@ import (
 // plan is a task merged from its job and its image: all that is asked for,
 // resolved, before anything is decided or done.
 type plan struct {
-	image    *image.Image
-	args     []string
-	env      []string
-	ports    []client.Port
-	rules    []devfs.Rule
-	params   map[string]string
-	sysctl   map[string]string
-	mounts   []client.Mount // the image's file systems and the job's volumes
-	dirs     []client.Mount // the task's own directories
-	sources  map[string]mount.Identity
-	requests []policy.Request
+	image   *image.Image
+	args    []string
+	env     []string
+	ports   []client.Port
+	rules   []devfs.Rule
+	params  map[string]string
+	sysctl  map[string]string
+	mounts  []client.Mount // the image's file systems and the job's volumes
+	dirs    []client.Mount // the task's own directories
+	sources map[string]mount.Identity
+
+	wait, stopSignal string // the job's, or else the image's
+	requests         []policy.Request
 }
 
 const defaultPath = "PATH=/sbin:/bin:/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin"
@@ -37,7 +40,7 @@ const defaultPath = "PATH=/sbin:/bin:/usr/sbin:/usr/bin:/usr/local/sbin:/usr/loc
 // makePlan merges a job's settings with its image's manifest.
 func (d *Daemon) makePlan(spec client.TaskSpec, img *image.Image) (*plan, error) {
 	p := &plan{image: img, params: map[string]string{}, sysctl: map[string]string{}}
-	steps := []func(client.TaskSpec) error{p.addCommand, p.addPorts, p.addEnv, p.addPrivileges, p.addMounts, p.addDirs}
+	steps := []func(client.TaskSpec) error{p.addCommand, p.addPorts, p.addEnv, p.addPrivileges, p.addMounts, p.addDirs, p.addEnd}
 	for _, f := range steps {
 		if err := f(spec); err != nil {
 			return nil, err
@@ -66,6 +69,21 @@ func (p *plan) addCommand(spec client.TaskSpec) error {
 		return invalid("image %s has neither an entrypoint nor a command: give one in the job (command = \"...\")", p.image.Name)
 	}
 	return nil
+}
+
+// addEnd is when and how the task ends.
+func (p *plan) addEnd(spec client.TaskSpec) error {
+	m, c := p.image.Manifest, p.image.Config.Config
+	p.wait = cmp.Or(spec.Wait, m.Wait, "main")
+	if p.wait != "main" && p.wait != "all" {
+		return invalid("wait %q is neither main nor all", p.wait)
+	}
+	if p.stopSignal = cmp.Or(spec.StopSignal, m.Stop.Signal, c.StopSignal); p.stopSignal != "" {
+		if _, err := parseSignal(p.stopSignal); err != nil {
+			return err
+		}
+	}
+	return checkWait(p.wait)
 }
 
 func (p *plan) addPorts(spec client.TaskSpec) error {

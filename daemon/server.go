@@ -235,7 +235,7 @@ func (d *Daemon) handleSignal(r *http.Request) (any, error) {
 	if info.State == client.Exited {
 		return nil, &client.Error{Code: client.CodeConflict, Message: fmt.Sprintf("task %s has ended", t.id())}
 	}
-	return nil, d.jails.Signal(info.Jail, info.PID, sig)
+	return nil, d.jails.Signal(info.Jail, target(info), sig)
 }
 
 func (d *Daemon) handleStop(r *http.Request) (any, error) {

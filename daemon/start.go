@@ -100,7 +100,9 @@ func (d *Daemon) start(ctx context.Context, t *task) error {
 	if err := checkSysctls(p.sysctl); err != nil {
 		return err
 	}
-	if err := t.update(func(i *client.Task) { i.Digest, i.Ports = img.Digest.String(), p.ports }); err != nil {
+	if err := t.update(func(i *client.Task) {
+		i.Digest, i.Ports, i.Spec.Wait, i.Spec.StopSignal = img.Digest.String(), p.ports, p.wait, p.stopSignal
+	}); err != nil {
 		return err
 	}
 	if err := d.claimPorts(t); err != nil {

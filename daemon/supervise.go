@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -36,10 +38,21 @@ func (d *Daemon) undoOps() map[string]func(context.Context, *task, string) error
 // supervise waits for the end of a task's main process and sweeps up.
 func (d *Daemon) supervise(t *task, exits <-chan jail.Exit) {
 	e := <-exits
-	if t.info.Spec.Wait == "all" {
+	d.ended(t, client.Exit{Code: e.Code, Signal: e.Signal, Known: e.Known, OOM: e.OOM, Message: e.Reason, At: e.At})
+}
+
+// ended takes the end of the main process for that of the task, unless the
+// task lasts as long as any process of its jail.
+func (d *Daemon) ended(t *task, e client.Exit) {
+	if t.snapshot().Spec.Wait == "all" {
+		// First, so that neither a crash loses the code nor a stop asks for
+		// the main process.
+		if err := t.update(func(i *client.Task) { i.Exit = &e }); err != nil {
+			d.log.Error("the exit of a task is not journalled", "task", t.id(), "error", err)
+		}
 		d.jails.WaitEmpty(t.info.Jail)
 	}
-	d.finish(t, client.Exit{Code: e.Code, Signal: e.Signal, Known: e.Known, OOM: e.OOM, Message: e.Reason, At: e.At})
+	d.finish(t, e)
 }
 
 // finish records how a task ended and takes all it had from the host. The
@@ -102,7 +115,7 @@ func (d *Daemon) Stop(ctx context.Context, id string, r client.StopRequest) (*cl
 	}
 	d.deregister(ctx, t)
 	if r.Timeout > 0 {
-		if err := d.jails.Signal(info.Jail, info.PID, sig); err != nil {
+		if err := d.jails.Signal(info.Jail, target(info), sig); err != nil {
 			d.log.Debug("stop signal", "task", id, "error", err)
 		}
 		select {
@@ -114,6 +127,15 @@ func (d *Daemon) Stop(ctx context.Context, id string, r client.StopRequest) (*cl
 		}
 	}
 	return d.kill(ctx, t)
+}
+
+// target is whom a task's signals are for: the main process or, when that has
+// ended, all that are left.
+func target(i client.Task) int {
+	if i.Exit != nil {
+		return 0
+	}
+	return i.PID
 }
 
 func (d *Daemon) kill(ctx context.Context, t *task) (*client.Exit, error) {
@@ -141,6 +163,9 @@ func stopSignal(name string, info client.Task) (syscall.Signal, error) {
 }
 
 func parseSignal(name string) (syscall.Signal, error) {
+	if n, err := strconv.Atoi(name); err == nil && unix.SignalName(syscall.Signal(n)) != "" {
+		return syscall.Signal(n), nil
+	}
 	n := strings.ToUpper(name)
 	if !strings.HasPrefix(n, "SIG") {
 		n = "SIG" + n
@@ -270,7 +295,7 @@ func (d *Daemon) recoverTask(ctx context.Context, t *task, alive []jail.Info) {
 		d.event(t.id(), "failed", "the daemon ended during the start, which was undone")
 	case i.State == client.Exited:
 		close(t.done)
-	case i.Exit != nil:
+	case i.Exit != nil && (i.Spec.Wait != "all" || !hasJail(alive, i.Jail)):
 		d.finish(t, *i.Exit)
 	default:
 		d.adopt(t, alive)
@@ -278,15 +303,19 @@ func (d *Daemon) recoverTask(ctx context.Context, t *task, alive []jail.Info) {
 }
 
 func (d *Daemon) adopt(t *task, alive []jail.Info) {
-	err := fmt.Errorf("its jail is gone")
-	for _, j := range alive {
-		if j.Name == t.info.Jail {
-			err = d.jails.Adopt(j.Name, t.info.PID, t.pidStart)
+	exit, err := t.info.Exit, fmt.Errorf("its jail is gone")
+	if hasJail(alive, t.info.Jail) {
+		err = nil
+		if exit == nil {
+			err = d.jails.Adopt(t.info.Jail, t.info.PID, t.pidStart)
 		}
 	}
 	if err != nil {
-		d.finish(t, client.Exit{Message: "it ended while no daemon was there: " + err.Error()})
-		return
+		exit = &client.Exit{Message: "it ended while no daemon was there: " + err.Error(), At: time.Now()}
+		if t.info.Spec.Wait != "all" || !hasJail(alive, t.info.Jail) {
+			d.finish(t, *exit)
+			return
+		}
 	}
 	d.mu.Lock()
 	for _, p := range t.info.Ports {
@@ -296,7 +325,15 @@ func (d *Daemon) adopt(t *task, alive []jail.Info) {
 	if t.info.State == client.Running {
 		d.announce(t)
 	}
+	if exit != nil {
+		go d.ended(t, *exit)
+		return
+	}
 	go d.supervise(t, d.jails.Wait(t.info.PID))
+}
+
+func hasJail(alive []jail.Info, name string) bool {
+	return slices.ContainsFunc(alive, func(j jail.Info) bool { return j.Name == name })
 }
 
 // sweepStrays removes jails and roots of ours that no journal tells of.

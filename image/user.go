@@ -27,7 +27,8 @@ const maxPasswd = 4 << 20
 
 // ResolveUser finds "user", "user:group", or numbers, in the image's own
 // passwd and group; links that lead out of root are not followed. Empty is
-// root.
+// root. A number that passwd does not have is in group 0, as with other
+// container runtimes.
 func ResolveUser(root, spec string) (Creds, error) {
 	if spec == "" {
 		spec = "0"
@@ -93,7 +94,7 @@ func lookUser(r *os.Root, user string) (Creds, error) {
 	if err != nil {
 		return Creds{}, fmt.Errorf("the image's /etc/passwd has no user %q", user)
 	}
-	return Creds{UID: uid, GID: uid}, nil
+	return Creds{UID: uid}, nil
 }
 
 // number reads a user or group number. The last one means "leave as it is" to

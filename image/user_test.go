@@ -43,7 +43,7 @@ func TestResolveUser(t *testing.T) {
 		"www:20":    {Name: "www", Home: "/nonexistent", UID: 80, GID: 20},
 		"www:12345": {Name: "www", Home: "/nonexistent", UID: 80, GID: 12345},
 		"1001":      {Name: "1001", Home: "/seven", UID: 7, GID: 7}, // a name goes first
-		"4242":      {UID: 4242, GID: 4242},
+		"4242":      {UID: 4242},
 		"4242:web":  {UID: 4242, GID: 8080},
 	} {
 		got, err := ResolveUser(root, spec)

@@ -45,31 +45,36 @@ func (f *fixture) holdDirectories() {
 func TestStartBesideOpenDirectories(t *testing.T) {
 	f := setup(t)
 	f.holdDirectories()
-	gate := filepath.Join(f.root, "tmp/go")
 	var wg sync.WaitGroup
-	for range 20 {
+	pids := make([]int, 20)
+	for i := range pids {
 		name := f.create(Limits{})
 		first, _ := f.process("/bin/prog", "inside-gate")
 		second, _ := f.process("/bin/prog", "inside-exit7")
 		wg.Go(func() {
-			pid, err := f.m.Start(t.Context(), name, first)
-			if err != nil {
+			var err error
+			if pids[i], err = f.m.Start(t.Context(), name, first); err != nil {
 				t.Error(err)
 				return
 			}
-			again, err := f.m.Exec(t.Context(), name, second)
+			pid, err := f.m.Exec(t.Context(), name, second)
 			if err != nil {
 				t.Error(err)
-			} else if e := <-f.m.Wait(again); e.Code != 7 {
+			} else if e := <-f.m.Wait(pid); e.Code != 7 {
 				t.Errorf("exec: %+v", e)
-			}
-			if err := os.WriteFile(gate, nil, 0o644); err != nil {
-				t.Error(err)
-			}
-			if e := <-f.m.Wait(pid); e.Code != 7 {
-				t.Errorf("start: %+v", e)
 			}
 		})
 	}
 	wg.Wait()
+	if err := os.WriteFile(filepath.Join(f.root, "tmp/go"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, pid := range pids {
+		if pid == 0 {
+			continue // it did not start, which is told
+		}
+		if e := f.exit(pid); e.Code != 7 {
+			t.Errorf("start: %+v", e)
+		}
+	}
 }

@@ -199,12 +199,14 @@ func (b *birth) becomeSession() syscall.Errno {
 	if _, _, errno := syscall.RawSyscall(syscall.SYS_SETSID, 0, 0, 0); errno != 0 || b.tty == nil {
 		return errno
 	}
+	if _, _, errno := syscall.RawSyscall(syscall.SYS_IOCTL, 0, unix.TIOCSCTTY, 0); errno != 0 {
+		return errno
+	}
 	// The jail's devfs has owners of its own, root at first, so that the path
-	// counts and not the descriptor. A jail that shows no terminals has no
-	// path.
+	// counts and not the descriptor; it shows a terminal from outside only to
+	// whom it controls. A jail that shows no terminals has no path.
 	syscall.RawSyscall(syscall.SYS_LCHOWN, uintptr(unsafe.Pointer(b.tty)), uintptr(b.uid), math.MaxUint32)
-	_, _, errno := syscall.RawSyscall(syscall.SYS_IOCTL, 0, unix.TIOCSCTTY, 0)
-	return errno
+	return 0
 }
 
 //go:norace

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -82,6 +83,8 @@ func inside(what string) {
 		fmt.Println(n < 100)
 	case "tty":
 		insideTTY()
+	case "tty-owner":
+		insideTTYOwner()
 	case "burn":
 		for start := time.Now(); time.Since(start) < 300*time.Millisecond; {
 		}
@@ -133,6 +136,22 @@ func insideTTY() {
 	must(err)
 	fmt.Println(ws.Row, ws.Col, line)
 	os.Exit(5)
+}
+
+// insideTTYOwner opens its terminal by name, as ssh and tmux do.
+func insideTTYOwner() {
+	var own, st unix.Stat_t
+	must(unix.Fstat(0, &own))
+	names, err := filepath.Glob("/dev/pts/*")
+	must(err)
+	for _, name := range names {
+		if unix.Stat(name, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == own.Rdev {
+			_, err := os.OpenFile(name, os.O_RDWR, 0)
+			fmt.Println("owner", st.Uid, err)
+			return
+		}
+	}
+	fmt.Println("not there", names)
 }
 
 func awaitFile(path string) {

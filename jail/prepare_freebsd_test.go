@@ -1,7 +1,10 @@
 package jail
 
 import (
+	"path/filepath"
 	"testing"
+
+	"github.com/freejail/freejail/internal/mount"
 )
 
 // prepare has nothing to do: the test's program needs no device.
@@ -32,4 +35,17 @@ func removeBehindBack(m *Manager, name string) error {
 		return err
 	}
 	return jailRemove(s.jid)
+}
+
+// mountDev lets a jail see terminals.
+func mountDev(t testing.TB, root string) {
+	dev := filepath.Join(root, "dev")
+	if err := mount.Do(mount.Mount{Type: "devfs", Target: dev}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := mount.UnmountUnder(dev); err != nil {
+			t.Error(err)
+		}
+	})
 }

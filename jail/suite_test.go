@@ -121,6 +121,21 @@ func TestTerminal(t *testing.T) {
 	}
 }
 
+func TestTerminalIsTheUsers(t *testing.T) {
+	f := setup(t)
+	mountDev(t, f.root)
+	name := f.running(Spec{})
+	p := Process{Args: []string{"/bin/prog", "inside-tty-owner"}, Dir: "/", UID: 1001, GID: 1002}
+	_, master, err := f.m.ExecTTY(t.Context(), name, p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer master.Close()
+	if line, err := bufio.NewReader(master).ReadString('\n'); err != nil || strings.TrimSpace(line) != "owner 1001 <nil>" {
+		t.Errorf("%q %v", line, err)
+	}
+}
+
 // A reader of a terminal that stays silent ends when it is closed.
 func TestTerminalClose(t *testing.T) {
 	f := setup(t)

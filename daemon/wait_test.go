@@ -1,0 +1,84 @@
+package daemon
+
+import (
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/freejail/freejail/daemon/client"
+)
+
+// A task that waits for all lasts as long as a process of it, over a crash of
+// the daemon too, and ends with the code of the first.
+func TestWaitForAll(t *testing.T) {
+	dir := shortDir(t)
+	c, stop := daemonAt(t, dir, "")
+	ctx := t.Context()
+	path := archive(t, `{"schemaVersion":1,"wait":"all"}`)
+	spec := client.TaskSpec{ID: "one", Owner: "cli", Image: path, Args: []string{"leave"}, Env: map[string]string{"GREETING": "x"}}
+	task, err := c.Start(ctx, spec)
+	if runtime.GOOS == "linux" {
+		if err == nil || !strings.Contains(err.Error(), "FreeBSD") {
+			t.Errorf("this system can wait for the first process alone: %v", err)
+		}
+		nothingLeft(t, dir)
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	awaitGreeting(t, c, "hello x\n")
+	for task.Exit == nil {
+		if task, err = c.Task(ctx, "one"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if task.State != client.Running || task.Exit.Code != 5 {
+		t.Errorf("%+v", task)
+	}
+	stop(syscall.SIGKILL)
+	c, _ = daemonAt(t, dir, "")
+	if task, err = c.Task(ctx, "one"); err != nil || task.State != client.Running {
+		t.Fatalf("after a crash: %+v %v", task, err)
+	}
+	if u, err := c.Stats(ctx, "one"); err != nil || len(u.Procs) != 1 {
+		t.Errorf("%+v %v", u, err)
+	}
+	// The signal reaches those that are left, or this would take an hour.
+	exit, err := c.Stop(ctx, "one", client.StopRequest{Timeout: client.Duration(time.Hour)})
+	if err != nil || exit.Code != 5 || !exit.Known || exit.Signal != 0 {
+		t.Errorf("%+v %v", exit, err)
+	}
+	if err := c.Destroy(ctx, "one", false); err != nil {
+		t.Fatal(err)
+	}
+	nothingLeft(t, dir)
+}
+
+// The image says which signal stops it; the job may say another.
+func TestStopSignals(t *testing.T) {
+	dir := shortDir(t)
+	c, _ := daemonAt(t, dir, "")
+	ctx := t.Context()
+	path := archive(t, `{"schemaVersion":1,"stop":{"signal":"SIGUSR1"}}`)
+	for own, want := range map[string]syscall.Signal{"": syscall.SIGUSR1, "SIGUSR2": syscall.SIGUSR2} {
+		spec := client.TaskSpec{ID: "one", Owner: "cli", Image: path, StopSignal: own, Args: []string{"told"}}
+		if _, err := c.Start(ctx, spec); err != nil {
+			t.Fatal(err)
+		}
+		awaitGreeting(t, c, "told\n")
+		exit, err := c.Stop(ctx, "one", client.StopRequest{Timeout: client.Duration(time.Hour)})
+		if err != nil || exit.Code != int(want) {
+			t.Errorf("%q: %+v %v, want the signal %d", own, exit, err, want)
+		}
+		if err := c.Destroy(ctx, "one", false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := c.Start(ctx, client.TaskSpec{ID: "one", Owner: "cli", Image: path, StopSignal: "SIGNOTHING"}); err == nil {
+		t.Error("a stop signal that does not exist was taken")
+	}
+	nothingLeft(t, dir)
+}
