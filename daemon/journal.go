@@ -96,7 +96,7 @@ func (j journal) replay() (*task, error) {
 }
 
 // faultPoint is where tests have the daemon killed: "OP:journalled",
-// "OP:done" or "OP:undone", with the journal's names for the steps.
+// "OP:done", "OP:undone" or "OP:forgotten", with the journal's names for the steps.
 var faultPoint = os.Getenv("FREEJAIL_FAULT_POINT")
 
 func fault(op, moment string) {

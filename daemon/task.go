@@ -88,13 +88,14 @@ func (d *Daemon) unwind(ctx context.Context, t *task) error {
 		if err := op(ctx, t, u.Arg); err != nil {
 			return fmt.Errorf("task %s: undo %s %s: %w", t.id(), u.Op, u.Arg, err)
 		}
+		fault(u.Op, "undone")
 		t.mu.Lock()
 		t.undos = t.undos[:n-1]
 		t.mu.Unlock()
 		if err := t.journal.write(record{Undone: true}); err != nil {
 			return err
 		}
-		fault(u.Op, "undone")
+		fault(u.Op, "forgotten")
 	}
 }
 

@@ -85,10 +85,12 @@ func List() ([]Info, error) {
 	if err != nil {
 		return nil, err
 	}
-	buf := make([]unix.Statfs_t, n+16)
-	n, err = unix.Getfsstat(buf, unix.MNT_NOWAIT)
-	if err != nil {
-		return nil, err
+	var buf []unix.Statfs_t
+	for n >= len(buf) { // else others may have been mounted meanwhile, and are cut off
+		buf = make([]unix.Statfs_t, 2*n+64)
+		if n, err = unix.Getfsstat(buf, unix.MNT_NOWAIT); err != nil {
+			return nil, err
+		}
 	}
 	out := make([]Info, 0, n)
 	for _, s := range buf[:n] {

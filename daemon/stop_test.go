@@ -1,0 +1,146 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/freejail/freejail/daemon/client"
+)
+
+// At each step of a stop the daemon is killed, before the step is journalled
+// and after: the next one knows how the task ended, and finishes the sweeping.
+func TestKilledAtEachStepOfAStop(t *testing.T) {
+	path := archive(t, greeting)
+	points := []string{"exit:journalled"}
+	for _, op := range []string{"jail", "mounts", "root", "ruleset"} {
+		points = append(points, op+":undone", op+":forgotten")
+	}
+	for i, point := range points {
+		t.Run(point, func(t *testing.T) {
+			dir, id := shortDir(t), fmt.Sprintf("s%d-%d", os.Getpid(), i)
+			t.Setenv("FREEJAIL_FAULT_POINT", point)
+			c, stop := daemonAt(t, dir, "")
+			ctx := t.Context()
+			if _, err := c.Start(ctx, client.TaskSpec{ID: id, Owner: "cli", Image: path, Parameters: map[string]string{"GREETING": "x"}}); err != nil {
+				t.Fatal(err)
+			}
+			if err := awaitLog(c, id); err != nil {
+				t.Fatal(err)
+			}
+			_, err := c.Stop(ctx, id, client.StopRequest{Timeout: client.Duration(time.Minute)})
+			var answer *client.Error
+			if err == nil || errors.As(err, &answer) {
+				t.Fatalf("the daemon was not killed, it answered: %v", err)
+			}
+			stop(syscall.SIGKILL)
+			t.Setenv("FREEJAIL_FAULT_POINT", "")
+			c, stop = daemonAt(t, dir, "")
+			exit, err := c.Wait(ctx, id)
+			if err != nil || exit == nil || !exit.Known || exit.Code != 3 {
+				t.Errorf("how it ended is lost: %+v %v", exit, err)
+			}
+			if task, err := c.Task(ctx, id); err != nil || task.State != client.Exited {
+				t.Errorf("%+v %v", task, err)
+			}
+			if left := leftOnHost(t, dir, id); left != "" {
+				t.Errorf("before it is destroyed there is left: %s", left)
+			}
+			if err := c.Destroy(ctx, id, false); err != nil {
+				t.Fatal(err)
+			}
+			nothingLeft(t, dir)
+			stop(syscall.SIGTERM)
+			if left := leftRulesets(t); left != "" {
+				t.Errorf("left: %s", left)
+			}
+		})
+	}
+}
+
+// awaitLog returns when the program has written, and so takes signals.
+func awaitLog(c *client.Client, id string) error {
+	var log bytes.Buffer
+	for log.Len() == 0 {
+		if err := c.Logs(context.Background(), id, "stdout", false, -1, &log); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Many tasks come and go, twenty at once. Nothing of them stays on the host or
+// in the daemon.
+func TestManyTasks(t *testing.T) {
+	dir := shortDir(t)
+	c, stop := daemonAt(t, dir, "")
+	path := archive(t, greeting)
+	prefix := fmt.Sprintf("m%d-", os.Getpid())
+	hundred := func(first int) (mem uint64, rss, files int) {
+		t.Helper()
+		for round := range 5 {
+			var wg sync.WaitGroup
+			for n := range 20 {
+				wg.Go(func() { oneLife(t, c, fmt.Sprintf("%s%d", prefix, first+20*round+n), path) })
+			}
+			wg.Wait()
+		}
+		info, err := c.Info(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.Command("ps", "-o", "rss=", "-p", strconv.Itoa(info.PID)).Output()
+		if err == nil {
+			rss, err = strconv.Atoi(strings.TrimSpace(string(out)))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.MemoryBytes, rss, openFiles(t, info.PID)
+	}
+	mem1, rss1, files1 := hundred(0)
+	mem2, rss2, files2 := hundred(100)
+	t.Logf("after 100: heap %d KiB, rss %d KiB, %d files; after 200: heap %d KiB, rss %d KiB, %d files", mem1>>10, rss1, files1, mem2>>10, rss2, files2)
+	if mem2 > mem1+mem1/2+8<<20 || rss2 > rss1+rss1/2+16<<10 {
+		t.Error("the daemon grows")
+	}
+	if files2 > files1+10 {
+		t.Error("the daemon keeps files open")
+	}
+	nothingLeft(t, dir)
+	if left := leftOnHost(t, dir, prefix); left != "" {
+		t.Errorf("left: %s", left)
+	}
+	stop(syscall.SIGTERM)
+	if left := leftRulesets(t); left != "" {
+		t.Errorf("left: %s", left)
+	}
+}
+
+func oneLife(t *testing.T, c *client.Client, id, path string) {
+	ctx := t.Context()
+	spec := client.TaskSpec{ID: id, Owner: "cli", Image: path, Parameters: map[string]string{"GREETING": "x"},
+		Limits: client.Limits{MemoryBytes: 1 << 30, MaxProcs: 100}}
+	if _, err := c.Start(ctx, spec); err != nil {
+		t.Errorf("%s: %v", id, err)
+		return
+	}
+	if err := awaitLog(c, id); err != nil {
+		t.Errorf("%s: %v", id, err)
+	}
+	if e, err := c.Stop(ctx, id, client.StopRequest{Timeout: client.Duration(time.Minute)}); err != nil || e.Code != 3 {
+		t.Errorf("%s: %+v %v", id, e, err)
+	}
+	if err := c.Destroy(ctx, id, false); err != nil {
+		t.Errorf("%s: %v", id, err)
+	}
+}
