@@ -30,9 +30,24 @@ func (d *Daemon) undoOps() map[string]func(context.Context, *task, string) error
 			return s.Remove(ctx, t.id())
 		},
 		"mounts":  func(_ context.Context, _ *task, root string) error { return mount.UnmountBelow(root) },
-		"jail":    func(ctx context.Context, _ *task, name string) error { return d.jails.Remove(ctx, name) },
+		"jail":    func(ctx context.Context, _ *task, name string) error { return d.removeJail(ctx, name) },
 		"service": func(ctx context.Context, t *task, _ string) error { d.deregister(ctx, t); return nil },
 	}
+}
+
+// removeJail leaves a jail alone that has our name for it but is not ours:
+// another daemon's, over which our own could not be made.
+func (d *Daemon) removeJail(ctx context.Context, name string) error {
+	all, err := d.jails.List()
+	if err != nil {
+		return err
+	}
+	for _, j := range all {
+		if j.Name == name && !within(d.cfg.StateDir, j.Root) {
+			return nil
+		}
+	}
+	return d.jails.Remove(ctx, name)
 }
 
 // supervise waits for the end of a task's main process and sweeps up.
