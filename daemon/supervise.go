@@ -2,10 +2,8 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -268,110 +266,4 @@ func (d *Daemon) tend(ctx context.Context, t *task) {
 	if err != nil {
 		d.log.Warn("still not swept up", "task", t.id(), "error", err)
 	}
-}
-
-// recoverAll takes over what an earlier daemon left: tasks that run on are
-// watched again, the rest is swept up, and what nobody knows is removed.
-func (d *Daemon) recoverAll(ctx context.Context) error {
-	entries, err := os.ReadDir(d.path("tasks"))
-	if err != nil {
-		return err
-	}
-	alive, err := d.jails.List()
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		t, err := journal(d.path("tasks", e.Name())).replay()
-		if err != nil {
-			return fmt.Errorf("recovery: %w", err)
-		}
-		if t == nil { // the directory of a start that got no further
-			if err := os.RemoveAll(d.path("tasks", e.Name())); err != nil {
-				return err
-			}
-			continue
-		}
-		d.tasks[t.id()] = t
-	}
-	for _, t := range d.list() {
-		d.recoverTask(ctx, t, alive)
-	}
-	return errors.Join(d.sweepStrays(ctx, alive), d.rulesets.Reconcile(d.holders()))
-}
-
-func (d *Daemon) recoverTask(ctx context.Context, t *task, alive []jail.Info) {
-	switch i := t.info; {
-	case t.destroyed || i.State == client.Starting:
-		d.log.Warn("a start was cut off; undoing it", "task", t.id())
-		if err := d.abandon(t); err != nil {
-			d.log.Error("recovery", "task", t.id(), "error", err)
-		}
-		d.event(t.id(), "failed", "the daemon ended during the start, which was undone")
-	case i.State == client.Exited:
-		close(t.done)
-	case i.Exit != nil && (i.Spec.Wait != "all" || !hasJail(alive, i.Jail)):
-		d.finish(t, *i.Exit)
-	default:
-		d.adopt(t, alive)
-	}
-}
-
-func (d *Daemon) adopt(t *task, alive []jail.Info) {
-	exit, err := t.info.Exit, fmt.Errorf("its jail is gone")
-	if hasJail(alive, t.info.Jail) {
-		err = nil
-		if exit == nil {
-			err = d.jails.Adopt(t.info.Jail, t.info.PID, t.pidStart)
-		}
-	}
-	if err != nil {
-		exit = &client.Exit{Message: "it ended while no daemon was there: " + err.Error(), At: time.Now()}
-		if t.info.Spec.Wait != "all" || !hasJail(alive, t.info.Jail) {
-			d.finish(t, *exit)
-			return
-		}
-	}
-	d.mu.Lock()
-	for _, p := range t.info.Ports {
-		d.ports[fmt.Sprintf("%d/%s", p.Port, p.Protocol)] = t.id()
-	}
-	d.mu.Unlock()
-	if t.info.State == client.Running {
-		d.announce(t)
-	}
-	if exit != nil {
-		go d.ended(t, *exit)
-		return
-	}
-	go d.supervise(t, d.jails.Wait(t.info.PID))
-}
-
-func hasJail(alive []jail.Info, name string) bool {
-	return slices.ContainsFunc(alive, func(j jail.Info) bool { return j.Name == name })
-}
-
-// sweepStrays removes jails and roots of ours that no journal tells of.
-func (d *Daemon) sweepStrays(ctx context.Context, alive []jail.Info) error {
-	var errs []error
-	for _, j := range alive {
-		id := strings.TrimPrefix(j.Name, jailPrefix)
-		if _, known := d.tasks[id]; !known && strings.HasPrefix(j.Root, d.cfg.StateDir+"/") {
-			d.log.Warn("removing a jail that no journal tells of", "jail", j.Name)
-			errs = append(errs, d.jails.Remove(ctx, j.Name))
-		}
-	}
-	s, err := d.storage("")
-	if err != nil {
-		return err
-	}
-	roots, err := s.Tasks(ctx)
-	errs = append(errs, err)
-	for _, id := range roots {
-		if _, known := d.tasks[id]; !known {
-			d.log.Warn("removing a root that no journal tells of", "task", id)
-			errs = append(errs, s.Remove(ctx, id))
-		}
-	}
-	return errors.Join(errs...)
 }
