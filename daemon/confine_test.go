@@ -60,13 +60,14 @@ func TestConfined(t *testing.T) {
 // of them that lead to the host.
 func TestTaskDirectories(t *testing.T) {
 	dir := shortDir(t)
-	c, _ := daemonAt(t, dir, "permit {\n  mounts = [\"nullfs:/**:rw\"]\n}\n")
+	c, _ := daemonAt(t, dir, "permit {\n  mounts = [\"nullfs:/**:rw\", \"tmpfs\"]\n}\n")
 	ctx := t.Context()
 	path := archive(t, greeting)
 	shared, own, outside := allocDir(t)
 	spec := client.TaskSpec{ID: "one", Owner: "nomad", Image: path, Parameters: map[string]string{"GREETING": "x"}, Confined: []string{shared, own},
 		Dirs: []client.Mount{{Source: shared, Target: "/alloc"}, {Source: filepath.Join(shared, "logs"), Target: "/alloc/logs", ReadOnly: true},
 			{Source: filepath.Join(own, "local"), Target: "/local"}, {Source: filepath.Join(own, "secrets"), Target: "/secrets"}}}
+	spec.Volumes = []client.Mount{{Type: "tmpfs", Source: "tmpfs", Target: "/scratch"}}
 	if err := os.WriteFile(filepath.Join(own, "secrets", "key"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -77,6 +78,9 @@ func TestTaskDirectories(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, err := os.Stat(filepath.Join(task.Root, "secrets", "key")); err != nil {
+			t.Error(err)
+		}
+		if err := os.WriteFile(filepath.Join(task.Root, "scratch", "x"), nil, 0o644); err != nil {
 			t.Error(err)
 		}
 		if err := os.WriteFile(filepath.Join(task.Root, "alloc", "logs", "x"), nil, 0o644); err == nil {

@@ -71,7 +71,7 @@ func TestMain(m *testing.M) {
 }
 
 // archive builds an image of this test binary with a manifest.
-func archive(t *testing.T, manifest string) string {
+func archive(t testing.TB, manifest string) string {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
@@ -142,7 +142,7 @@ func serve(conf string) error {
 
 // daemonAt runs a daemon of its own process on a directory, and ends it by the
 // signal that the function it returns is given.
-func daemonAt(t *testing.T, dir, policy string) (*client.Client, func(os.Signal)) {
+func daemonAt(t testing.TB, dir, policy string) (*client.Client, func(os.Signal)) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("jails need root")
@@ -194,7 +194,7 @@ func daemonAt(t *testing.T, dir, policy string) (*client.Client, func(os.Signal)
 }
 
 // shortDir is short enough for a unix socket's path.
-func shortDir(t *testing.T) string {
+func shortDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "fj")
 	if err != nil {

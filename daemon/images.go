@@ -2,12 +2,15 @@ package daemon
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 
@@ -60,7 +63,19 @@ func (d *Daemon) resolveImage(ctx context.Context, spec client.TaskSpec) (*image
 	if err != nil {
 		return nil, err
 	}
-	return d.importPath(ctx, path, "file"+filepath.Clean(spec.Image), func(stage string) { d.event(spec.ID, "pulling", stage) })
+	return d.importPath(ctx, path, pathName(filepath.Clean(spec.Image)), func(stage string) { d.event(spec.ID, "pulling", stage) })
+}
+
+var plainPath = regexp.MustCompile(`^[A-Za-z0-9._/:+-]{1,240}$`)
+
+// pathName is the name that an image has by its path. Paths that no name can
+// hold have one by their hash, which is no other path's.
+func pathName(path string) string {
+	if plainPath.MatchString(path) {
+		return "file" + path
+	}
+	sum := sha256.Sum256([]byte(path))
+	return "path-sha256/" + hex.EncodeToString(sum[:])
 }
 
 func (d *Daemon) importPath(ctx context.Context, path, name string, tell func(string)) (*image.Image, error) {
