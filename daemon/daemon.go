@@ -116,7 +116,7 @@ func (d *Daemon) openRulesets() error {
 	if err != nil {
 		return err
 	}
-	d.rulesets, err = devfs.NewRegistry(k, rulesetStore{d.db}, devfs.Config{
+	d.rulesets, err = devfs.NewRegistry(k, rulesetStore(d.path("rulesets.json")), devfs.Config{
 		First: uint16(c.First), Last: uint16(c.Last), MaxSets: c.MaxSets, MaxRules: c.MaxRules})
 	return err
 }

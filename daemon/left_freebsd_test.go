@@ -46,16 +46,16 @@ func rctlRules(t *testing.T) []string {
 	return lines(t, "rctl")
 }
 
-// leftRulesets tells of rulesets in the range that daemons take by default.
-func leftRulesets(t *testing.T) string {
+func kernelRulesets(t *testing.T) (out []int) {
 	t.Helper()
-	var out []string
 	for _, l := range lines(t, "devfs", "rule", "showsets") {
-		if n, err := strconv.Atoi(l); err == nil && n >= 1000 && n <= 1999 {
-			out = append(out, "ruleset "+l)
+		n, err := strconv.Atoi(l)
+		if err != nil {
+			t.Fatal(err)
 		}
+		out = append(out, n)
 	}
-	return strings.Join(out, "\n")
+	return out
 }
 
 func openFiles(t *testing.T, pid int) int {
