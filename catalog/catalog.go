@@ -71,6 +71,7 @@ type Catalog struct {
 	wanted     map[string]map[string]Service // task -> id
 	state      map[string]string             // id -> error; "" is registered
 	failing    bool
+	told       map[string]bool // tasks whose owners know that Consul is away
 }
 
 // New returns a catalog; Run makes it work.
@@ -82,7 +83,7 @@ func New(cfg Config, log hclog.Logger, event func(task, message string)) (*Catal
 		return nil, fmt.Errorf("consul: %w", err)
 	}
 	return &Catalog{client: client, node: cfg.Node, log: log, event: event, wake: make(chan struct{}, 1),
-		wanted: map[string]map[string]Service{}, state: map[string]string{}}, nil
+		wanted: map[string]map[string]Service{}, state: map[string]string{}, told: map[string]bool{}}, nil
 }
 
 func serviceID(task, port string) string { return "freejail-" + task + "-" + port }
@@ -120,6 +121,7 @@ func (c *Catalog) Remove(ctx context.Context, task string) {
 	for _, id := range ids {
 		delete(c.state, id)
 	}
+	delete(c.told, task)
 	c.mu.Unlock()
 	if len(ids) == 0 {
 		return
@@ -203,29 +205,28 @@ func (c *Catalog) Run(ctx context.Context) {
 	}
 }
 
-func (c *Catalog) tasks() []string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return slices.Sorted(maps.Keys(c.wanted))
-}
-
+// tellFailure tells each task's owner once, and the log once.
 func (c *Catalog) tellFailure(err error) {
 	c.mu.Lock()
 	first := !c.failing
 	c.failing = true
-	for _, ids := range c.wanted {
+	var tasks []string
+	for task, ids := range c.wanted {
 		for id := range ids {
 			if c.state[id] != "" || !c.known(id) {
 				c.state[id] = err.Error()
 			}
 		}
+		if !c.told[task] {
+			c.told[task] = true
+			tasks = append(tasks, task)
+		}
 	}
 	c.mu.Unlock()
-	if !first {
-		return
+	if first {
+		c.log.Warn("Consul does not take our services; trying again", "error", err)
 	}
-	c.log.Warn("Consul does not take our services; trying again", "error", err)
-	for _, t := range c.tasks() {
+	for _, t := range tasks {
 		c.event(t, "Consul does not answer, registration is tried again: "+err.Error())
 	}
 }
@@ -234,13 +235,10 @@ func (c *Catalog) known(id string) bool { _, ok := c.state[id]; return ok }
 
 func (c *Catalog) tellRecovery() {
 	c.mu.Lock()
-	was := c.failing
-	c.failing = false
+	tasks := slices.Sorted(maps.Keys(c.told))
+	c.failing, c.told = false, map[string]bool{}
 	c.mu.Unlock()
-	if !was {
-		return
-	}
-	for _, t := range c.tasks() {
+	for _, t := range tasks {
 		c.event(t, "Consul answers again, the services are registered")
 	}
 }
