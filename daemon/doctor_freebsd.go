@@ -15,11 +15,15 @@ import (
 func fsName(st *unix.Statfs_t) string { return unix.ByteSliceToString(st.Fstypename[:]) }
 
 func (c *checks) stateFS(cfg Config, fstype string) {
-	if usesZFS(cfg) || fstype == "ufs" || fstype == "tmpfs" {
+	if !usesUnion(cfg) || fstype == "ufs" || fstype == "tmpfs" {
 		return
 	}
 	c.bad("state", "union storage needs UFS, this is "+fstype,
-		"set storage { zfs_dataset = \"POOL/freejail\" } in the host configuration, or choose a state_dir on UFS")
+		"set storage { zfs_dataset = \"POOL/freejail\" } or { driver = \"readonly\" } in the host configuration, or choose a state_dir on UFS")
+}
+
+func usesUnion(cfg Config) bool {
+	return cfg.Storage.Driver == "union" || cfg.Storage.Driver == "auto" && cfg.Storage.ZFSDataset == ""
 }
 
 func usesZFS(cfg Config) bool {
@@ -32,7 +36,8 @@ func (c *checks) system(cfg Config) {
 	needed := []string{"nullfs", "fdescfs"}
 	if usesZFS(cfg) {
 		needed = append(needed, "zfs")
-	} else {
+	}
+	if usesUnion(cfg) {
 		needed = append(needed, "unionfs")
 	}
 	for _, m := range append(needed, "tmpfs") {
@@ -65,7 +70,7 @@ func (c *checks) release() {
 
 func (c *checks) racct() {
 	if v, err := sysctl("kern.racct.enable"); err != nil || v != "1" {
-		c.warn("racct", "off: the daemon watches memory limits, the kernel does not enforce them; CPU and process limits have no effect",
+		c.warn("racct", "off: memory limits are watched instead of enforced by the kernel; limits of CPU and processes have no effect",
 			"echo kern.racct.enable=1 >>/boot/loader.conf && shutdown -r now")
 		return
 	}

@@ -32,6 +32,7 @@ type plan struct {
 	sources map[string]mount.Identity
 
 	wait, stopSignal string // the job's, or else the image's
+	stopTimeout      client.Duration
 	requests         []policy.Request
 }
 
@@ -83,6 +84,7 @@ func (p *plan) addEnd(spec client.TaskSpec) error {
 			return err
 		}
 	}
+	p.stopTimeout = cmp.Or(spec.StopTimeout, client.Duration(m.Stop.Timeout))
 	return checkWait(p.wait)
 }
 

@@ -101,7 +101,8 @@ func (d *Daemon) start(ctx context.Context, t *task) error {
 		return err
 	}
 	if err := t.update(func(i *client.Task) {
-		i.Digest, i.Ports, i.Spec.Wait, i.Spec.StopSignal = img.Digest.String(), p.ports, p.wait, p.stopSignal
+		i.Digest, i.Ports = img.Digest.String(), p.ports
+		i.Spec.Wait, i.Spec.StopSignal, i.Spec.StopTimeout = p.wait, p.stopSignal, p.stopTimeout
 	}); err != nil {
 		return err
 	}

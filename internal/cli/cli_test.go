@@ -126,6 +126,19 @@ func TestTask(t *testing.T) {
 	h.gives(exitFailed, []string{"clitask"}, "inspect", "clitask")
 }
 
+// The image says how it is to be stopped, and how long that may take.
+func TestStopAsTheImageSays(t *testing.T) {
+	h := newHost(t, "")
+	h.gives(0, nil, "images", "import", h.image("stubborn", "STOPSIGNAL SIGUSR1 timeout=100ms\nCMD [\"stubborn\"]\n"))
+	h.gives(0, nil, "run", "-d", "--name", "clitask", "stubborn")
+	for deadline := time.Now().Add(time.Minute); h.freejail("logs", "clitask").out == "" && time.Now().Before(deadline); {
+	}
+	h.gives(0, nil, "stop", "clitask")
+	h.gives(0, []string{"user defined signal 1\n"}, "logs", "clitask")
+	h.gives(0, []string{"100ms after SIGUSR1: killed"}, "events")
+	h.gives(0, nil, "rm", "clitask")
+}
+
 func TestImages(t *testing.T) {
 	h := newHost(t, "")
 	h.gives(0, []string{"NAME", "prog", "for tests"}, "images")

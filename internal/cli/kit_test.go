@@ -45,6 +45,13 @@ func inside(args []string) int {
 		var code int
 		fmt.Sscan(args[1], &code)
 		return code
+	case "stubborn":
+		c := make(chan os.Signal, 1)
+		signal.Notify(c, syscall.SIGTERM, syscall.SIGUSR1)
+		fmt.Println("here")
+		for sig := range c {
+			fmt.Println(sig)
+		}
 	case "cat":
 		io.Copy(os.Stdout, os.Stdin)
 	case "wait":

@@ -157,7 +157,8 @@ func (a *app) run(ctx context.Context, spec client.TaskSpec, f runFlags) error {
 	}
 	exit, err := c.Wait(ctx, spec.ID)
 	if ctx.Err() != nil { // interrupted: the task ends with us
-		exit, err = c.Stop(context.Background(), spec.ID, client.StopRequest{Timeout: client.Duration(10 * time.Second)})
+		timeout := client.Duration(a.stopTimeout(context.Background(), spec.ID))
+		exit, err = c.Stop(context.Background(), spec.ID, client.StopRequest{Timeout: timeout})
 	}
 	if err != nil {
 		return err
@@ -310,14 +311,26 @@ func (a *app) stopCmd() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var errs []error
 			for _, id := range args {
-				_, err := a.client().Stop(cmd.Context(), id, client.StopRequest{Signal: sig, Timeout: client.Duration(timeout)})
+				wait := timeout
+				if !cmd.Flags().Changed("timeout") {
+					wait = a.stopTimeout(cmd.Context(), id)
+				}
+				_, err := a.client().Stop(cmd.Context(), id, client.StopRequest{Signal: sig, Timeout: client.Duration(wait)})
 				errs = append(errs, err)
 			}
 			return errors.Join(errs...)
 		}}
 	c.Flags().StringVarP(&sig, "signal", "s", "", "default: the image's, else SIGTERM")
-	c.Flags().DurationVarP(&timeout, "timeout", "t", 10*time.Second, "time until SIGKILL")
+	c.Flags().DurationVarP(&timeout, "timeout", "t", 0, "time until SIGKILL (default: the image's, else 10s)")
 	return c
+}
+
+// stopTimeout is how long a task has to end; the image may have said.
+func (a *app) stopTimeout(ctx context.Context, id string) time.Duration {
+	if t, err := a.client().Task(ctx, id); err == nil && t.Spec.StopTimeout > 0 {
+		return time.Duration(t.Spec.StopTimeout)
+	}
+	return 10 * time.Second
 }
 
 func (a *app) rmCmd() *cobra.Command {
