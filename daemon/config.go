@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/docker/go-units"
 	"github.com/hashicorp/hcl/v2"
@@ -100,7 +101,8 @@ func decodeConfig(path string, c *Config) error {
 	if err != nil {
 		return fmt.Errorf("host configuration: %w", err)
 	}
-	if err := hclsimple.Decode(filepath.Base(path)+".hcl", src, nil, c); err != nil {
+	name := strings.TrimSuffix(filepath.Base(path), ".hcl") + ".hcl" // by which the decoder knows the syntax
+	if err := hclsimple.Decode(name, src, nil, c); err != nil {
 		return fmt.Errorf("host configuration %s: %w", path, err)
 	}
 	// What neither these fields nor the policy's blocks name is a mistake.

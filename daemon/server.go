@@ -71,7 +71,11 @@ func (d *Daemon) listen() (net.Listener, error) {
 		}
 		f := os.NewFile(uintptr(fd), "listener")
 		defer f.Close()
-		return net.FileListener(f)
+		l, err := net.FileListener(f)
+		if u, ok := l.(*net.UnixListener); ok {
+			u.SetUnlinkOnClose(true) // as one that was not inherited
+		}
+		return l, err
 	}
 	if err := os.MkdirAll(filepath.Dir(d.cfg.Socket), 0o755); err != nil {
 		return nil, err

@@ -47,7 +47,7 @@ func TestDaemonCheck(t *testing.T) {
 		"state_dir = \"relative\"\n":          "state_dir",
 		"no_such_setting = 1\n":               "no_such_setting",
 		"devfs {\n  open = [\"path x\"]\n}\n": "open[0]",
-		"storage {\n":                         "freejail.hcl:",
+		"storage {\n":                         "/freejail.hcl: freejail.hcl:",
 	} {
 		check(t, os.WriteFile(h.path("freejail.hcl"), []byte(text), 0o600))
 		h.gives(exitFailed, []string{want}, "daemon", "--check", "--config", h.path("freejail.hcl"))
