@@ -2,17 +2,14 @@ package test
 
 import (
 	"fmt"
-	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/freejail/freejail/internal/mount"
-	"github.com/freejail/freejail/jail"
 )
 
 // host is what a task could leave behind, each as a readable line.
@@ -28,13 +25,7 @@ func lookAtHost(t *testing.T) host {
 	for _, m := range list {
 		h.mounts = append(h.mounts, fmt.Sprintf("%s %s on %s", m.Type, m.Source, m.Target))
 	}
-	manager, err := jail.Open(jail.Config{StateDir: t.TempDir()})
-	check(t, err)
-	jails, err := manager.List()
-	check(t, err)
-	for _, j := range jails {
-		h.jails = append(h.jails, j.Name)
-	}
+	h.jails = jails(t)
 	ifs, err := net.Interfaces()
 	check(t, err)
 	for _, i := range ifs {
@@ -42,26 +33,8 @@ func lookAtHost(t *testing.T) host {
 		check(t, err)
 		h.interfaces = append(h.interfaces, fmt.Sprint(i.Name, addrs))
 	}
-	if runtime.GOOS == "linux" {
-		h.cgroups = cgroups(t)
-	}
+	h.cgroups = cgroups(t)
 	return h
-}
-
-// cgroups leaves out those that Nomad's agent makes for itself and keeps.
-func cgroups(t *testing.T) []string {
-	t.Helper()
-	var out []string
-	check(t, filepath.WalkDir("/sys/fs/cgroup", func(p string, d fs.DirEntry, err error) error {
-		if os.IsNotExist(err) {
-			return nil // gone meanwhile
-		}
-		if err == nil && d.IsDir() && strings.Contains(p, "freejail") {
-			out = append(out, p)
-		}
-		return err
-	}))
-	return out
 }
 
 // same fails the test for each line that is new or gone.
