@@ -133,3 +133,12 @@ func TestReadOnlyWithinWritable(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestKnown(t *testing.T) {
+	if !Known("tmpfs") {
+		t.Error("tmpfs is not known")
+	}
+	if Known("no-such-fs") {
+		t.Error("no-such-fs is known")
+	}
+}
