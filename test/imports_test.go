@@ -1,0 +1,78 @@
+package test
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/freejail/freejail/"
+
+// mayImport is the direction of imports: what each package may use of ours.
+// The parts that the daemon composes do not know each other.
+var mayImport = map[string][]string{
+	".":                  {"driver", "internal/cli"},
+	"catalog":            nil,
+	"cmd/freejail-build": {"devfs", "image", "image/build", "internal/buildjail"},
+	"daemon":             {"catalog", "daemon/client", "devfs", "image", "internal/mount", "jail", "nfsroot", "policy", "storage"},
+	"daemon/client":      nil,
+	"devfs":              nil,
+	"driver":             {"daemon/client"},
+	"image":              nil,
+	"image/build":        {"image"},
+	"internal/buildjail": {"devfs", "image", "image/build", "internal/mount", "jail"},
+	"internal/cli":       {"daemon", "daemon/client", "policy"},
+	"internal/mount":     nil,
+	"jail":               nil,
+	"nfsroot":            {"internal/mount"},
+	"policy":             nil,
+	"storage":            {"internal/mount"},
+}
+
+func TestImportDirections(t *testing.T) {
+	if _, err := os.Stat("../go.mod"); err != nil {
+		t.Skip("the source is not here")
+	}
+	seen := 0
+	check(t, filepath.WalkDir("..", func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		pkg, _ := filepath.Rel("..", filepath.Dir(p))
+		if d.IsDir() && (d.Name() == "build" && pkg == "." || d.Name() == ".git" || d.Name() == "tools") {
+			return fs.SkipDir
+		}
+		top, _, _ := strings.Cut(pkg, "/")
+		if !strings.HasSuffix(p, ".go") || strings.HasSuffix(p, "_test.go") || top == "example" || top == "test" || pkg == "internal/testimage" {
+			return nil
+		}
+		allowed, ok := mayImport[pkg]
+		if !ok {
+			t.Errorf("package %s has no place in the direction of imports", pkg)
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), p, nil, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		for _, spec := range f.Imports {
+			path, err := strconv.Unquote(spec.Path.Value)
+			if err != nil {
+				return err
+			}
+			ours, is := strings.CutPrefix(path, module)
+			if seen++; is && !slices.Contains(allowed, ours) {
+				t.Errorf("%s imports %s, which %s may not", p, ours, pkg)
+			}
+		}
+		return nil
+	}))
+	if seen < 100 {
+		t.Errorf("only %d imports were seen", seen)
+	}
+}
