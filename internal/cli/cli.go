@@ -96,7 +96,8 @@ func (a *app) root() *cobra.Command {
 	if socket == "" {
 		socket = client.DefaultSocket
 	}
-	c := &cobra.Command{Use: "freejail", Short: "production containers on FreeBSD", SilenceUsage: true, SilenceErrors: true}
+	c := &cobra.Command{Use: "freejail", Short: "production containers on FreeBSD", SilenceUsage: true, SilenceErrors: true,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true}}
 	c.PersistentFlags().StringVar(&a.socket, "socket", socket, "the daemon's socket ($FREEJAIL_SOCKET)")
 	c.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON for programs")
 	c.AddCommand(a.daemonCmd(), a.runCmd(), a.psCmd(), a.execCmd(), a.stopCmd(), a.rmCmd(), a.logsCmd(), a.inspectCmd(), a.eventsCmd(),
