@@ -1,0 +1,227 @@
+package driver
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/go-plugin"
+	"github.com/hashicorp/nomad/plugins/base"
+	"github.com/hashicorp/nomad/plugins/drivers/proto"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/types/known/emptypb"
+
+	"github.com/freejail/freejail/daemon/client"
+)
+
+// The test binary is also the plugin.
+func TestMain(m *testing.M) {
+	if StartedByNomad() {
+		Serve("0a1b2c3-dirty")
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// agentSide is how an agent comes to a driver plugin.
+type agentSide struct {
+	plugin.NetRPCUnsupportedPlugin
+}
+
+func (agentSide) GRPCServer(*plugin.GRPCBroker, *grpc.Server) error { return nil }
+
+func (agentSide) GRPCClient(_ context.Context, _ *plugin.GRPCBroker, c *grpc.ClientConn) (any, error) {
+	return c, nil
+}
+
+// startPlugin runs the plugin as an agent does.
+func startPlugin(t *testing.T) (base.BasePlugin, *grpc.ClientConn) {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := plugin.NewClient(&plugin.ClientConfig{HandshakeConfig: base.Handshake, Cmd: exec.Command(self), Logger: hclog.NewNullLogger(),
+		Plugins:          plugin.PluginSet{base.PluginTypeBase: &base.PluginBase{}, base.PluginTypeDriver: agentSide{}},
+		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC}})
+	t.Cleanup(c.Kill)
+	p, err := c.Client()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := p.Dispense(base.PluginTypeBase)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := p.Dispense(base.PluginTypeDriver)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b.(base.BasePlugin), d.(*grpc.ClientConn)
+}
+
+// configure points the plugin to a socket where no daemon answers.
+func configure(t *testing.T, b base.BasePlugin, autostart bool) string {
+	t.Helper()
+	dir := t.TempDir()
+	var conf []byte
+	if err := base.MsgPackEncode(&conf, map[string]any{"socket": filepath.Join(dir, "s"), "log_file": filepath.Join(dir, "log"), "autostart": autostart}); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.SetConfig(&base.Config{PluginConfig: conf, AgentConfig: &base.AgentConfig{Driver: &base.ClientDriverConfig{}}}); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func TestAsAnAgentSeesIt(t *testing.T) {
+	b, conn := startPlugin(t)
+	info, err := b.PluginInfo()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info.Name != Name || info.Type != base.PluginTypeDriver || info.PluginVersion != "0.0.0+0a1b2c3-dirty" {
+		t.Errorf("info: %+v", info)
+	}
+	d := proto.NewDriverClient(conn)
+	caps, err := d.Capabilities(t.Context(), &proto.CapabilitiesRequest{})
+	if err != nil || caps.Capabilities.FsIsolation != proto.DriverCapabilities_IMAGE || !caps.Capabilities.Exec || !caps.Capabilities.SendSignals {
+		t.Errorf("capabilities: %v %v", caps, err)
+	}
+	schema, err := d.TaskConfigSchema(t.Context(), &proto.TaskConfigSchemaRequest{})
+	if err != nil || schema.Spec == nil {
+		t.Errorf("schema: %v %v", schema, err)
+	}
+}
+
+// Newer agents have calls and fields that this protocol lacks.
+func TestNewerAgent(t *testing.T) {
+	b, conn := startPlugin(t)
+	configure(t, b, false)
+	for _, call := range []string{"Init", "Shutdown"} {
+		err := conn.Invoke(t.Context(), "/hashicorp.nomad.plugins.drivers.proto.Driver/"+call, &emptypb.Empty{}, &emptypb.Empty{})
+		if status.Code(err) != codes.Unimplemented {
+			t.Errorf("%s: %v, want the code Unimplemented", call, err)
+		}
+	}
+	future := protowire.AppendString(protowire.AppendTag(nil, 4711, protowire.BytesType), "from the future")
+	req := &proto.StartTaskRequest{Task: &proto.TaskConfig{Id: "a/b/c", MsgpackDriverConfig: taskConfig(t, map[string]any{"work_dir": "here"}), XXX_unrecognized: future}}
+	_, err := proto.NewDriverClient(conn).StartTask(t.Context(), req)
+	if err == nil || !strings.Contains(err.Error(), `work_dir "here" is not an absolute path`) {
+		t.Errorf("a request with an unknown field: %v, want the error of its task config", err)
+	}
+}
+
+func taskConfig(t *testing.T, v map[string]any) []byte {
+	t.Helper()
+	var b []byte
+	if err := base.MsgPackEncode(&b, v); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// SetConfig is also how agents validate: it starts nothing.
+func TestConfigurationHasNoEffects(t *testing.T) {
+	b, _ := startPlugin(t)
+	dir := configure(t, b, true)
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+		t.Errorf("SetConfig left %v %v", left, err)
+	}
+	for name, conf := range map[string]map[string]any{"socket": {"socket": "s"}, "config": {"config": "freejail.hcl"}} {
+		err := b.SetConfig(&base.Config{PluginConfig: taskConfig(t, conf), AgentConfig: &base.AgentConfig{Driver: &base.ClientDriverConfig{}}})
+		if err == nil || !strings.Contains(err.Error(), name+" ") {
+			t.Errorf("a relative %s: %v", name, err)
+		}
+	}
+}
+
+func TestWithoutADaemon(t *testing.T) {
+	b, conn := startPlugin(t)
+	dir := configure(t, b, false)
+	d := proto.NewDriverClient(conn)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	fps, err := d.Fingerprint(ctx, &proto.FingerprintRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fp, err := fps.Recv()
+	if err != nil || fp.Health != proto.FingerprintResponse_UNHEALTHY || !strings.Contains(fp.HealthDescription, dir) {
+		t.Errorf("fingerprint: %v %v, want it unhealthy, with the socket's path", fp, err)
+	}
+	_, err = d.StartTask(ctx, &proto.StartTaskRequest{Task: &proto.TaskConfig{Id: "a/b/c", AllocDir: "/a", Name: "b", MsgpackDriverConfig: taskConfig(t, map[string]any{"image": "x"})}})
+	if st := status.Convert(err); st.Code() != codes.FailedPrecondition || len(st.Details()) != 1 {
+		t.Errorf("start: %v, want an error that allows another try", err)
+	}
+	stream, err := d.ExecTaskStreaming(ctx)
+	if err == nil {
+		err = stream.Send(&proto.ExecTaskStreamingRequest{Stdin: &proto.ExecTaskStreamingIOOperation{}})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Recv(); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("an exec without a setup: %v", err)
+	}
+}
+
+func TestDaemonID(t *testing.T) {
+	one, other := daemonID("alloc/web/1"), daemonID("alloc/web/2")
+	if one == other || one != daemonID("alloc/web/1") || !strings.HasPrefix(one, "web-") {
+		t.Errorf("%s and %s", one, other)
+	}
+	for id, prefix := range map[string]string{"a/9lives/1": "t9lives-", "a/with space.dot/1": "with-space-dot-", "a//1": "t-", "noslash": "task-",
+		"a/" + strings.Repeat("x", 200) + "/1": strings.Repeat("x", 40) + "-"} {
+		if got := daemonID(id); !strings.HasPrefix(got, prefix) || len(got) > 60 {
+			t.Errorf("%q becomes %q, want %q and a hash", id, got, prefix)
+		}
+	}
+}
+
+func TestSpec(t *testing.T) {
+	cfg := &proto.TaskConfig{Id: "alloc/web/1", Name: "web", AllocDir: "/n/alloc", User: "www",
+		Mounts: []*proto.Mount{{TaskPath: "/data", HostPath: "/srv/data", Readonly: true}},
+		Resources: &proto.Resources{
+			AllocatedResources: &proto.AllocatedTaskResources{Cpu: &proto.AllocatedCpuResources{CpuShares: 500}, Memory: &proto.AllocatedMemoryResources{MemoryMb: 64, MemoryMaxMb: 128}},
+			Ports:              []*proto.PortMapping{{Label: "http", Value: 20001, HostIp: "10.0.0.1"}}}}
+	s, err := spec(cfg, TaskConfig{Image: "local/../../etc/web.tar", Volumes: []string{"local/../../../x:/x:ro"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Image != "/n/alloc/web/etc/web.tar" {
+		t.Errorf("an image in the task's directory leads to %s", s.Image)
+	}
+	if v := s.Volumes; len(v) != 1 || v[0].Source != "/n/alloc/web/x" || !v[0].ReadOnly {
+		t.Errorf("a volume in the task's directory leads to %+v", v)
+	}
+	if l := s.Limits; l.MemoryBytes != 128<<20 || l.MemoryReserveBytes != 64<<20 || l.CPUShares != 500 {
+		t.Errorf("limits: %+v", l)
+	}
+	if p := s.Ports["http"]; p != (client.PortBinding{Address: "10.0.0.1", Port: 20001}) {
+		t.Errorf("ports: %+v", s.Ports)
+	}
+	private := 0
+	for _, m := range s.Dirs {
+		if m.Private {
+			private++
+			if m.Target != "/secrets" || m.Source != "/n/alloc/web/secrets" {
+				t.Errorf("private: %+v", m)
+			}
+		}
+	}
+	if private != 1 || s.Dirs[len(s.Dirs)-1].Target != "/data" {
+		t.Errorf("directories: %+v", s.Dirs)
+	}
+	cfg.Devices = []*proto.Device{{HostPath: "/dev/gpu"}}
+	if _, err := spec(cfg, TaskConfig{Image: "web"}); err == nil || !strings.Contains(err.Error(), "devfs") {
+		t.Errorf("a device plugin's device: %v", err)
+	}
+}
