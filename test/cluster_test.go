@@ -110,6 +110,9 @@ ports {
   rpc  = %d
   serf = %d
 }
+limits {
+  http_max_conns_per_client = 0
+}
 server {
   enabled          = true
   bootstrap_expect = 1
