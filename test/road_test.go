@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"net"
 	"regexp"
 	"runtime"
 	"slices"
@@ -93,7 +94,7 @@ func servesAndIsFound(t *testing.T, c *cluster) {
 			return fmt.Errorf("%d services pass, %d are there: %v", len(found), len(all), err)
 		}
 		s := found[0].Service
-		addr = fmt.Sprintf("%s:%d", s.Address, s.Port)
+		addr = net.JoinHostPort(s.Address, strconv.Itoa(s.Port)) // ::1 where the loopback has it
 		for k, want := range map[string]string{"alloc_id": a.ID, "job": "web", "task": ""} {
 			if got := s.Meta[k]; got == "" || want != "" && got != want {
 				t.Errorf("meta %s is %q, want %q", k, got, want)
