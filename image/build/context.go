@@ -146,5 +146,8 @@ func (b *builder) owner(spec string) (uid, gid int, err error) {
 	if err != nil {
 		return 0, 0, err
 	}
+	if c.Name == "" && !strings.Contains(spec, ":") {
+		c.GID = c.UID // a number that passwd does not have is its own group, as in other builders
+	}
 	return int(c.UID), int(c.GID), nil
 }
