@@ -283,7 +283,7 @@ func (d *Daemon) startProcess(ctx context.Context, t *task, p *plan) error {
 	if err != nil {
 		return err
 	}
-	for _, m := range s.Dirs {
+	for _, m := range p.dirs {
 		if m.Private {
 			if err := giveTo(m.Source, proc); err != nil {
 				return fmt.Errorf("%s: %w", m.Target, err)
