@@ -1,30 +1,24 @@
 package daemon
 
 import (
-	"archive/tar"
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/daemon/client"
-	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/internal/mount"
+	"github.com/freejail/freejail/internal/testimage"
 	"github.com/freejail/freejail/jail"
 )
 
@@ -73,54 +67,8 @@ func TestMain(m *testing.M) {
 // archive builds an image of this test binary with a manifest.
 func archive(t testing.TB, manifest string) string {
 	t.Helper()
-	self, err := os.Executable()
+	path, err := testimage.Write(t.Context(), t.TempDir(), testimage.Spec{Name: "prog", Manifest: manifest, Cmd: []string{"inside"}})
 	if err != nil {
-		t.Fatal(err)
-	}
-	prog, err := os.ReadFile(self)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var layer bytes.Buffer
-	tw := tar.NewWriter(&layer)
-	for _, d := range []string{"bin/", "dev/", "proc/", "tmp/"} {
-		if err := tw.WriteHeader(&tar.Header{Name: d, Typeflag: tar.TypeDir, Mode: 0o755}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := tw.WriteHeader(&tar.Header{Name: "bin/prog", Mode: 0o755, Size: int64(len(prog))}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := tw.Write(prog); err != nil {
-		t.Fatal(err)
-	}
-	if err := tw.Close(); err != nil {
-		t.Fatal(err)
-	}
-	s, err := image.OpenStore(t.TempDir(), image.Limits{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	sum := sha256.Sum256(layer.Bytes())
-	d, err := s.Add(t.Context(), ocispec.MediaTypeImageLayer, &layer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg := ocispec.Image{Platform: ocispec.Platform{OS: runtime.GOOS, Architecture: runtime.GOARCH}}
-	cfg.RootFS = ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{digest.NewDigestFromEncoded(digest.SHA256, hex.EncodeToString(sum[:]))}}
-	cfg.Config.Entrypoint = []string{"/bin/prog"}
-	cfg.Config.Cmd = []string{"inside"}
-	cfg.Config.Labels = map[string]string{image.ManifestLabel: manifest}
-	if _, err := s.Put(t.Context(), "prog", cfg, []ocispec.Descriptor{d}, nil); err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(t.TempDir(), "prog.tar")
-	f, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if err := s.Export(t.Context(), "prog", f); err != nil {
 		t.Fatal(err)
 	}
 	return path

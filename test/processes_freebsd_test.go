@@ -5,21 +5,15 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
-
-	"github.com/freejail/freejail/jail"
 )
 
+// jails asks jls: opening the jail manager would make the test the reaper of
+// the daemon that it kills.
 func jails(t *testing.T) []string {
 	t.Helper()
-	m, err := jail.Open(jail.Config{StateDir: t.TempDir()})
+	out, err := exec.Command("jls", "-d", "-q", "name").Output()
 	check(t, err)
-	list, err := m.List()
-	check(t, err)
-	var out []string
-	for _, j := range list {
-		out = append(out, j.Name)
-	}
-	return out
+	return strings.Fields(string(out))
 }
 
 func cgroups(*testing.T) []string { return nil }

@@ -1,17 +1,16 @@
-// Package testimage builds the images that tests run: their own binary as the
-// only program, so that a test needs neither a compiler nor a network.
+// Package testimage builds the images that tests and benchmarks run: their own
+// binary as the only program, so that neither a compiler nor a network is
+// needed.
 package testimage
 
 import (
 	"archive/tar"
 	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
-	"io"
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"runtime"
-	"testing"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -19,7 +18,7 @@ import (
 	"github.com/freejail/freejail/image"
 )
 
-// Program is where the running test's binary lies in an image.
+// Program is where the running binary, which must be static, lies in an image.
 const Program = "/bin/prog"
 
 // Spec is an image for this host.
@@ -30,66 +29,79 @@ type Spec struct {
 	Files    map[string]string // absolute path -> content
 }
 
-// Archive writes the image as an oci-archive and returns its path. The archive
-// lasts as long as the test.
-func Archive(t testing.TB, spec Spec) string {
-	t.Helper()
-	layer := layer(t, spec.Files)
-	s, err := image.OpenStore(t.TempDir(), image.Limits{})
-	check(t, err)
-	sum := sha256.Sum256(layer)
-	d, err := s.Add(t.Context(), ocispec.MediaTypeImageLayer, bytes.NewReader(layer))
-	check(t, err)
+// Write makes the image as an oci-archive in dir and returns its path.
+func Write(ctx context.Context, dir string, spec Spec) (string, error) {
+	layer, err := layer(spec.Files)
+	if err != nil {
+		return "", err
+	}
+	tmp, err := os.MkdirTemp(dir, "store-")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(tmp)
+	s, err := image.OpenStore(tmp, image.Limits{})
+	if err != nil {
+		return "", err
+	}
 	cfg := ocispec.Image{Platform: ocispec.Platform{OS: runtime.GOOS, Architecture: runtime.GOARCH}}
-	cfg.RootFS = ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{digest.NewDigestFromEncoded(digest.SHA256, hex.EncodeToString(sum[:]))}}
 	cfg.Config.Entrypoint = []string{Program}
 	cfg.Config.Cmd = spec.Cmd
 	if spec.Manifest != "" {
 		cfg.Config.Labels = map[string]string{image.ManifestLabel: spec.Manifest}
 	}
-	_, err = s.Put(t.Context(), spec.Name, cfg, []ocispec.Descriptor{d}, nil)
-	check(t, err)
-	path := filepath.Join(t.TempDir(), spec.Name+".tar")
+	cfg.RootFS = ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{digest.FromBytes(layer)}}
+	d, err := s.Add(ctx, ocispec.MediaTypeImageLayer, bytes.NewReader(layer))
+	if err != nil {
+		return "", err
+	}
+	if _, err := s.Put(ctx, spec.Name, cfg, []ocispec.Descriptor{d}, nil); err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, spec.Name+".tar")
 	f, err := os.Create(path)
-	check(t, err)
-	check(t, s.Export(t.Context(), spec.Name, f))
-	check(t, f.Close())
-	return path
+	if err != nil {
+		return "", err
+	}
+	return path, errors.Join(s.Export(ctx, spec.Name, f), f.Close())
 }
 
-func layer(t testing.TB, files map[string]string) []byte {
-	t.Helper()
+// RootFS tells the digest of the uncompressed layer in a file.
+func RootFS(layer string) (ocispec.RootFS, error) {
+	f, err := os.Open(layer)
+	if err != nil {
+		return ocispec.RootFS{}, err
+	}
+	defer f.Close()
+	d, err := digest.FromReader(f)
+	return ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{d}}, err
+}
+
+func layer(files map[string]string) ([]byte, error) {
 	self, err := os.Executable()
-	check(t, err)
-	prog, err := os.Open(self)
-	check(t, err)
-	defer prog.Close()
-	fi, err := prog.Stat()
-	check(t, err)
+	if err != nil {
+		return nil, err
+	}
+	prog, err := os.ReadFile(self)
+	if err != nil {
+		return nil, err
+	}
 	var buf bytes.Buffer
 	tw := tar.NewWriter(&buf)
-	for _, d := range []string{"bin/", "dev/", "etc/", "proc/", "tmp/", "var/"} {
-		mode := int64(0o755)
-		if d == "tmp/" {
-			mode = 0o1777
-		}
-		check(t, tw.WriteHeader(&tar.Header{Name: d, Typeflag: tar.TypeDir, Mode: mode}))
+	var errs []error
+	for _, d := range []string{"bin/", "dev/", "etc/", "proc/", "var/"} {
+		errs = append(errs, tw.WriteHeader(&tar.Header{Name: d, Typeflag: tar.TypeDir, Mode: 0o755}))
 	}
-	check(t, tw.WriteHeader(&tar.Header{Name: Program[1:], Mode: 0o755, Size: fi.Size()}))
-	_, err = io.Copy(tw, prog)
-	check(t, err)
+	errs = append(errs, tw.WriteHeader(&tar.Header{Name: "tmp/", Typeflag: tar.TypeDir, Mode: 0o1777}))
+	put := func(name string, mode int64, content []byte) {
+		errs = append(errs, tw.WriteHeader(&tar.Header{Name: name[1:], Mode: mode, Size: int64(len(content))}))
+		_, err := tw.Write(content)
+		errs = append(errs, err)
+	}
+	put(Program, 0o755, prog)
 	for name, text := range files {
-		check(t, tw.WriteHeader(&tar.Header{Name: name[1:], Mode: 0o644, Size: int64(len(text))}))
-		_, err = io.WriteString(tw, text)
-		check(t, err)
+		put(name, 0o644, []byte(text))
 	}
-	check(t, tw.Close())
-	return buf.Bytes()
-}
-
-func check(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
+	errs = append(errs, tw.Close())
+	return buf.Bytes(), errors.Join(errs...)
 }

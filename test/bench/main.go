@@ -1,0 +1,180 @@
+// Command bench measures freejail beside what a user would take instead, in
+// one run on one host, and prints medians. It needs root; `make bench` sets
+// its environment.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/internal/mount"
+	"github.com/freejail/freejail/internal/testimage"
+)
+
+func main() {
+	if len(os.Args) > 2 && os.Args[1] == "program" {
+		os.Exit(program(os.Args[2:]))
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// program is what the measured tasks do: this binary is also their image's.
+func program(args []string) int {
+	switch args[0] {
+	case "exit":
+		return 0
+	case "sleep":
+		c := make(chan os.Signal, 1)
+		signal.Notify(c, syscall.SIGTERM)
+		<-c
+		return 0
+	case "lines":
+		return lines(args[1])
+	}
+	return 2
+}
+
+type bench struct {
+	dir     string
+	archive string
+	daemon  *client.Client
+	cmd     *exec.Cmd
+}
+
+func run(ctx context.Context) (err error) {
+	if os.Geteuid() != 0 {
+		return errors.New("jails need root")
+	}
+	dir, err := os.MkdirTemp("", "fj")
+	if err != nil {
+		return err
+	}
+	b := &bench{dir: dir}
+	defer func() { err = errors.Join(err, b.close()) }()
+	if b.archive, err = testimage.Write(ctx, dir, testimage.Spec{Name: "bench", Manifest: `{"schemaVersion":1}`, Cmd: []string{"program", "sleep"}}); err != nil {
+		return err
+	}
+	if err := b.startDaemon(ctx); err != nil {
+		return err
+	}
+	fmt.Printf("%s/%s, %d CPUs\n", runtime.GOOS, runtime.GOARCH, runtime.NumCPU())
+	for _, part := range []func(context.Context) error{b.starts, b.memory, b.logs, b.unpacking} {
+		if err := part(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bench) path(name string) string { return filepath.Join(b.dir, name) }
+
+func (b *bench) startDaemon(ctx context.Context) error {
+	bin := os.Getenv("FREEJAIL_BIN")
+	if bin == "" {
+		return errors.New("FREEJAIL_BIN is not set; `make bench` sets it")
+	}
+	conf := fmt.Sprintf("state_dir = %q\nsocket = %q\nlog_level = \"warn\"\n", b.path("state"), b.path("sock"))
+	if err := os.WriteFile(b.path("freejail.hcl"), []byte(conf), 0o600); err != nil {
+		return err
+	}
+	b.cmd = exec.Command(bin, "daemon", "--config", b.path("freejail.hcl"))
+	b.cmd.Stderr = os.Stderr
+	if err := b.cmd.Start(); err != nil {
+		return err
+	}
+	b.daemon = client.New(b.path("sock"))
+	return until(ctx, "the daemon to answer", func() error {
+		_, err := b.daemon.Info(ctx)
+		return err
+	})
+}
+
+// close ends every task and leaves nothing.
+func (b *bench) close() error {
+	var errs []error
+	if b.cmd != nil && b.cmd.Process != nil {
+		ctx := context.Background()
+		tasks, err := b.daemon.Tasks(ctx)
+		errs = append(errs, err)
+		for _, t := range tasks {
+			errs = append(errs, b.daemon.Destroy(ctx, t.Spec.ID, true))
+		}
+		errs = append(errs, b.cmd.Process.Signal(syscall.SIGTERM), b.cmd.Wait())
+	}
+	return errors.Join(append(errs, mount.UnmountUnder(b.dir), os.RemoveAll(b.dir))...)
+}
+
+// until repeats a question until its answer is no error, for two minutes.
+func until(ctx context.Context, what string, ask func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	for {
+		err := ask()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waited for %s: %w", what, err)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// contest runs each contestant n times in turn and prints the medians, with
+// how many times the first one's each is.
+func contest(n int, what string, contestants ...contestant) error {
+	fmt.Printf("\n%s, medians of %d\n", what, n)
+	took := make([][]time.Duration, len(contestants))
+	for range n {
+		for i, c := range contestants {
+			d, err := c.run()
+			if err != nil {
+				return fmt.Errorf("%s: %w", c.name, err)
+			}
+			took[i] = append(took[i], d)
+		}
+	}
+	first := median(took[0])
+	for i, c := range contestants {
+		m := median(took[i])
+		fmt.Printf("  %-58s %10s  %5.2f\n", c.name, round(m), float64(m)/float64(first))
+	}
+	return nil
+}
+
+// contestant does one run and tells the time of what is measured.
+type contestant struct {
+	name string
+	run  func() (time.Duration, error)
+}
+
+func median(d []time.Duration) time.Duration {
+	s := slices.Sorted(slices.Values(d))
+	return s[len(s)/2]
+}
+
+func round(d time.Duration) string {
+	if d > time.Second {
+		return d.Round(10 * time.Millisecond).String()
+	}
+	return d.Round(10 * time.Microsecond).String()
+}
+
+func mib(n uint64) string { return strconv.FormatFloat(float64(n)/(1<<20), 'f', 2, 64) + " MiB" }

@@ -1,0 +1,109 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"github.com/freejail/freejail/internal/mount"
+)
+
+// alternatives here: runc by itself, with the same overlay under it.
+func (b *bench) alternatives(ctx context.Context) (alternatives, error) {
+	runc := os.Getenv("RUNC_BIN")
+	if runc == "" {
+		return alternatives{}, errors.New("RUNC_BIN is not set; `make bench` sets it")
+	}
+	tree, err := b.tree(ctx)
+	if err != nil {
+		return alternatives{}, err
+	}
+	n := 0
+	one := func(mode string, detach bool) func() (time.Duration, error) {
+		return func() (time.Duration, error) {
+			n++
+			return b.runc(ctx, runc, tree, fmt.Sprintf("bench-%d-%d", os.Getpid(), n), mode, detach)
+		}
+	}
+	return alternatives{toRunning: []contestant{{"overlay mount and runc run --detach", one("sleep", true)}},
+		toEnd: []contestant{{"overlay mount and runc run", one("exit", false)}}}, nil
+}
+
+func (b *bench) runc(ctx context.Context, runc, tree, name, mode string, detach bool) (took time.Duration, err error) {
+	bundle, state := b.path(name), b.path("runc")
+	root := filepath.Join(bundle, "rootfs")
+	for _, d := range []string{root, filepath.Join(bundle, "upper"), filepath.Join(bundle, "work")} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return 0, err
+		}
+	}
+	if err := runcSpec(ctx, runc, bundle, append(programArgs, mode)); err != nil {
+		return 0, err
+	}
+	args := []string{"--root", state, "run", "--bundle", bundle}
+	if detach {
+		args = append(args, "--detach")
+	}
+	cmd := exec.CommandContext(ctx, runc, append(args, name)...)
+	cmd.Stderr = os.Stderr
+	begin := time.Now()
+	err = mount.Do(mount.Mount{Type: "overlay", Source: "overlay", Target: root, Options: []string{"lowerdir=" + tree, "upperdir=" + bundle + "/upper", "workdir=" + bundle + "/work"}})
+	if err == nil {
+		err = cmd.Run()
+	}
+	took = time.Since(begin)
+	if detach && err == nil {
+		err = exec.CommandContext(ctx, runc, "--root", state, "delete", "--force", name).Run()
+	}
+	err = errors.Join(err, mount.UnmountUnder(bundle), os.RemoveAll(bundle))
+	if !detach {
+		took = time.Since(begin)
+	}
+	return took, err
+}
+
+// runcSpec is runc's own default but for what has no place in a benchmark: a
+// terminal, and seccomp, which needs a library.
+func runcSpec(ctx context.Context, runc, bundle string, args []string) error {
+	if out, err := exec.CommandContext(ctx, runc, "spec", "--bundle", bundle).CombinedOutput(); err != nil {
+		return fmt.Errorf("runc spec: %w: %s", err, out)
+	}
+	file := filepath.Join(bundle, "config.json")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	var spec map[string]any
+	if err := json.Unmarshal(text, &spec); err != nil {
+		return err
+	}
+	process, ok := spec["process"].(map[string]any)
+	linux, ok2 := spec["linux"].(map[string]any)
+	if !ok || !ok2 {
+		return fmt.Errorf("%s has no process or no linux", file)
+	}
+	process["terminal"], process["args"] = false, args
+	delete(linux, "seccomp")
+	if text, err = json.Marshal(spec); err != nil {
+		return err
+	}
+	return os.WriteFile(file, text, 0o600)
+}
+
+// rss is the resident memory of a process in bytes.
+func rss(pid int) (uint64, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+	if err != nil {
+		return 0, err
+	}
+	var size, resident uint64
+	if _, err := fmt.Sscan(string(text), &size, &resident); err != nil {
+		return 0, err
+	}
+	return resident * uint64(os.Getpagesize()), nil
+}
