@@ -81,21 +81,16 @@ func (b *bench) startNomad(ctx context.Context) (*agent, error) {
 	if bin == "" {
 		return nil, errors.New("NOMAD_BIN is not set; `make bench` sets it")
 	}
-	var ports [3]int
-	for i := range ports {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer l.Close()
-		ports[i] = l.Addr().(*net.TCPAddr).Port
+	ports, err := freePorts()
+	if err != nil {
+		return nil, err
 	}
 	loopback := "lo"
 	if runtime.GOOS == "freebsd" {
 		loopback = "lo0"
 	}
 	conf := fmt.Sprintf(nomadConfig, b.path("nomad"), b.path("plugins"), ports[0], ports[1], ports[2], loopback, b.path("sock"))
-	err := errors.Join(os.WriteFile(b.path("nomad.hcl"), []byte(conf), 0o600), os.Mkdir(b.path("plugins"), 0o755),
+	err = errors.Join(os.WriteFile(b.path("nomad.hcl"), []byte(conf), 0o600), os.Mkdir(b.path("plugins"), 0o755),
 		os.Symlink(os.Getenv("FREEJAIL_BIN"), filepath.Join(b.path("plugins"), "freejail")))
 	if err != nil {
 		return nil, err
@@ -124,6 +119,18 @@ func (b *bench) startNomad(ctx context.Context) (*agent, error) {
 		return nil, errors.Join(err, a.close())
 	}
 	return a, nil
+}
+
+func freePorts() (ports [3]int, err error) {
+	for i := range ports {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return ports, err
+		}
+		defer l.Close()
+		ports[i] = l.Addr().(*net.TCPAddr).Port
+	}
+	return ports, nil
 }
 
 const nomadConfig = `
