@@ -13,7 +13,8 @@ import (
 // test the reaper of Nomad's orphans, which the agent waits for.
 func jails(*testing.T) []string { return nil }
 
-// cgroups are those of our containers: Nomad's agent makes its own and keeps them.
+// cgroups are those of our containers. Their parent stays for the next, and
+// Nomad's agent keeps its own.
 func cgroups(t *testing.T) []string {
 	t.Helper()
 	var out []string
@@ -21,7 +22,7 @@ func cgroups(t *testing.T) []string {
 		if os.IsNotExist(err) {
 			return nil // gone meanwhile
 		}
-		if err == nil && d.IsDir() && strings.Contains(p, "freejail") {
+		if err == nil && d.IsDir() && strings.Contains(p, "/freejail/") {
 			out = append(out, p)
 		}
 		return err
