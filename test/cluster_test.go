@@ -63,6 +63,7 @@ func startCluster(t *testing.T) *cluster {
 	c := &cluster{dir: tempDir(t), ports: freePorts(t, 7)}
 	plugins := filepath.Join(c.dir, "plugins")
 	check(t, os.Mkdir(plugins, 0o755))
+	check(t, os.Mkdir(c.path("t"), 0o700))
 	check(t, os.Symlink(program(t, "FREEJAIL_BIN"), filepath.Join(plugins, "freejail")))
 	c.write(t, "freejail.hcl", fmt.Sprintf("state_dir = %q\nsocket = %q\nconsul {\n  address = %q\n  advertise = \"127.0.0.1\"\n}\n%s",
 		c.path("state"), c.path("sock"), c.addr(3), policy))
@@ -156,6 +157,7 @@ func (c *cluster) agent(t *testing.T, log, bin string, args ...string) *agent {
 	defer out.Close()
 	cmd := exec.Command(bin, args...)
 	cmd.Stdout, cmd.Stderr = out, out
+	cmd.Env = append(os.Environ(), "TMPDIR="+c.path("t")) // where killed plugins leave their sockets
 	check(t, cmd.Start())
 	a := &agent{cmd.Process, make(chan struct{})}
 	go func() {
