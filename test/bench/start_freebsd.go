@@ -28,7 +28,7 @@ func (b *bench) alternatives(ctx context.Context) (alternatives, error) {
 		return alternatives{}, err
 	}
 	n := 0
-	name := func() string { n++; return fmt.Sprintf("bench%d_%d", os.Getpid(), n) }
+	name := func() string { n++; return fmt.Sprintf("fj-bench%d-%d", os.Getpid(), n) }
 	bare := func(wait bool) func() (time.Duration, error) {
 		return func() (time.Duration, error) { return b.bareCalls(ctx, m, tree, name(), wait) }
 	}
@@ -90,8 +90,12 @@ func (b *bench) jail8(ctx context.Context, tree, name string) (took time.Duratio
 	if err != nil {
 		return 0, err
 	}
+	fstab := filepath.Join(b.path(name), "fstab")
+	if err := os.WriteFile(fstab, fmt.Appendf(nil, "%s %s nullfs ro 0 0\n%s %s unionfs rw 0 0\n", tree, root, upper, root), 0o600); err != nil {
+		return 0, err
+	}
 	cmd := exec.CommandContext(ctx, "/usr/sbin/jail", "-c", "-q", "name="+name, "path="+root, "host.hostname="+name, "ip4=inherit", "ip6=inherit",
-		"mount="+tree+" "+root+" nullfs ro 0 0", "mount+="+upper+" "+root+" unionfs rw 0 0", "mount.devfs", "devfs_ruleset=4",
+		"mount.fstab="+fstab, "mount.devfs", "devfs_ruleset=4",
 		"command="+programArgs[0], programArgs[1], "exit")
 	cmd.Stderr = os.Stderr
 	begin := time.Now()
