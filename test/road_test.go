@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"regexp"
 	"runtime"
 	"slices"
@@ -76,6 +77,7 @@ var parts = []struct {
 	{"plugin killed", pluginKilled},
 	{"daemon upgraded", daemonUpgraded},
 	{"daemon killed", daemonKilled},
+	{"daemon that cannot start", unhealthyAndBack},
 	{"agent restarted", agentRestarted},
 	{"Consul away and emptied", consulAway},
 }
@@ -516,6 +518,30 @@ func daemonKilled(t *testing.T, c *cluster) {
 		want = "the exit code is unknown"
 	}
 	c.endsWith(t, j, want)
+}
+
+// unhealthyAndBack is a node whose daemon cannot start for a while.
+func unhealthyAndBack(t *testing.T, c *cluster) {
+	good, err := os.ReadFile(c.path("freejail.hcl"))
+	check(t, err)
+	c.write(t, "freejail.hcl", "state_dirr = \"/nowhere\"\n")
+	c.stopDaemon(t, syscall.SIGTERM)
+	health := func(want bool, reason string) {
+		t.Helper()
+		await(t, fmt.Sprintf("the driver's health to be %v", want), func() error {
+			n, err := c.node()
+			if err != nil {
+				return err
+			}
+			if d := n.Drivers["freejail"]; d.Healthy != want || !strings.Contains(d.HealthDescription, reason) {
+				return fmt.Errorf("it is %v: %s", d.Healthy, d.HealthDescription)
+			}
+			return nil
+		})
+	}
+	health(false, c.path("daemon.log"))
+	c.write(t, "freejail.hcl", string(good))
+	health(true, "Healthy")
 }
 
 func (c *cluster) awaitDaemon(t *testing.T) {
