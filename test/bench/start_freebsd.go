@@ -77,11 +77,16 @@ func (b *bench) bareCalls(ctx context.Context, m *jail.Manager, tree, name strin
 		return 0, err
 	}
 	if wait {
-		return 0, cmd.Wait() // the time is told when all is gone
+		// By the manager, which collects every child of this process. The time
+		// is told when all is gone.
+		if e := <-m.Wait(cmd.Process.Pid); e.Code != 0 {
+			return 0, fmt.Errorf("it ended with %d", e.Code)
+		}
+		return 0, nil
 	}
 	took = time.Since(begin)
 	err = cmd.Process.Kill()
-	cmd.Wait() // it was killed
+	<-m.Wait(cmd.Process.Pid)
 	return took, err
 }
 
