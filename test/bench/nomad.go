@@ -261,7 +261,7 @@ func (a *agent) rawExecMemory(ctx context.Context, n int) error {
 	if _, err := a.run(ctx, j, n, "running"); err != nil {
 		return err
 	}
-	out, err := exec.CommandContext(ctx, "ps", "-A", "-o", "pid=,args=").Output()
+	out, err := exec.CommandContext(ctx, "ps", "-A", "-ww", "-o", "pid=", "-o", "args=").Output()
 	if err != nil {
 		return fmt.Errorf("ps: %w", err)
 	}
