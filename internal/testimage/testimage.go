@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -26,12 +27,13 @@ type Spec struct {
 	Name     string
 	Manifest string            // the manifest's JSON; empty for none
 	Cmd      []string          // arguments of Program
+	Programs map[string]string // absolute path -> program of the host
 	Files    map[string]string // absolute path -> content
 }
 
 // Write makes the image as an oci-archive in dir and returns its path.
 func Write(ctx context.Context, dir string, spec Spec) (string, error) {
-	layer, err := layer(spec.Files)
+	layer, err := layer(spec)
 	if err != nil {
 		return "", err
 	}
@@ -77,12 +79,8 @@ func RootFS(layer string) (ocispec.RootFS, error) {
 	return ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{d}}, err
 }
 
-func layer(files map[string]string) ([]byte, error) {
+func layer(spec Spec) ([]byte, error) {
 	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
-	prog, err := os.ReadFile(self)
 	if err != nil {
 		return nil, err
 	}
@@ -98,8 +96,17 @@ func layer(files map[string]string) ([]byte, error) {
 		_, err := tw.Write(content)
 		errs = append(errs, err)
 	}
-	put(Program, 0o755, prog)
-	for name, text := range files {
+	programs := maps.Clone(spec.Programs)
+	if programs == nil {
+		programs = map[string]string{}
+	}
+	programs[Program] = self
+	for name, from := range programs {
+		prog, err := os.ReadFile(from)
+		errs = append(errs, err)
+		put(name, 0o755, prog)
+	}
+	for name, text := range spec.Files {
 		put(name, 0o644, []byte(text))
 	}
 	errs = append(errs, tw.Close())

@@ -67,7 +67,11 @@ func run(ctx context.Context) (err error) {
 	}
 	b := &bench{dir: dir}
 	defer func() { err = errors.Join(err, b.close()) }()
-	if b.archive, err = testimage.Write(ctx, dir, testimage.Spec{Name: "bench", Manifest: `{"schemaVersion":1}`, Cmd: []string{"program", "sleep"}}); err != nil {
+	programs, err := programs()
+	if err != nil {
+		return err
+	}
+	if b.archive, err = testimage.Write(ctx, dir, testimage.Spec{Name: "bench", Manifest: `{"schemaVersion":1}`, Programs: programs, Cmd: []string{"program", "sleep"}}); err != nil {
 		return err
 	}
 	if err := b.startDaemon(ctx); err != nil {

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/freejail/freejail/daemon/client"
-	"github.com/freejail/freejail/internal/testimage"
 )
 
 const rounds = 15
@@ -17,12 +16,12 @@ func (b *bench) starts(ctx context.Context) error {
 	if _, err := b.daemon.Import(ctx, client.ImportRequest{Path: b.archive, Name: "bench"}); err != nil {
 		return err
 	}
-	if _, err := b.start(ctx, "warm", "exit"); err != nil { // unpacks
+	if _, err := b.start(ctx, "warm", exitArgs); err != nil { // unpacks
 		return err
 	}
 	n := 0
 	id := func() string { n++; return fmt.Sprintf("b%d-%d", os.Getpid(), n) }
-	toRunning := contestant{"freejail, from the request to the answer that it runs", func() (time.Duration, error) { return b.start(ctx, id(), "sleep") }}
+	toRunning := contestant{"freejail, from the request to the answer that it runs", func() (time.Duration, error) { return b.start(ctx, id(), sleepArgs) }}
 	toEnd := contestant{"freejail", func() (time.Duration, error) { return b.startAndWait(ctx, id()) }}
 	others, err := b.alternatives(ctx)
 	if err != nil {
@@ -38,9 +37,9 @@ func (b *bench) starts(ctx context.Context) error {
 type alternatives struct{ toRunning, toEnd []contestant }
 
 // start tells the time until the process runs, and destroys the task after.
-func (b *bench) start(ctx context.Context, id, mode string) (time.Duration, error) {
+func (b *bench) start(ctx context.Context, id string, args []string) (time.Duration, error) {
 	begin := time.Now()
-	_, err := b.daemon.Start(ctx, client.TaskSpec{ID: id, Owner: "cli", Image: "bench", Args: []string{"program", mode}})
+	_, err := b.daemon.Start(ctx, client.TaskSpec{ID: id, Owner: "cli", Image: "bench", Entrypoint: args})
 	took := time.Since(begin)
 	if err != nil {
 		return 0, err
@@ -50,7 +49,7 @@ func (b *bench) start(ctx context.Context, id, mode string) (time.Duration, erro
 
 func (b *bench) startAndWait(ctx context.Context, id string) (time.Duration, error) {
 	begin := time.Now()
-	if _, err := b.daemon.Start(ctx, client.TaskSpec{ID: id, Owner: "cli", Image: "bench", Args: []string{"program", "exit"}}); err != nil {
+	if _, err := b.daemon.Start(ctx, client.TaskSpec{ID: id, Owner: "cli", Image: "bench", Entrypoint: exitArgs}); err != nil {
 		return 0, err
 	}
 	if _, err := b.daemon.Wait(ctx, id); err != nil {
@@ -64,5 +63,3 @@ func (b *bench) startAndWait(ctx context.Context, id string) (time.Duration, err
 func (b *bench) tree(ctx context.Context) (string, error) {
 	return unpackedTree(ctx, b.archive, b.path("tree"))
 }
-
-var programArgs = []string{testimage.Program, "program"}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"debug/elf"
 	"errors"
 	"fmt"
 	"os"
@@ -16,8 +17,37 @@ import (
 	"github.com/freejail/freejail/jail"
 )
 
+// What the measured tasks run: programs of the base system.
+var (
+	exitArgs  = []string{"/bin/sh", "-c", "exit"}
+	sleepArgs = []string{"/bin/sleep", "3600"}
+)
+
+// programs are those, with their loader and libraries.
+func programs() (map[string]string, error) {
+	all := map[string]string{"/libexec/ld-elf.so.1": "/libexec/ld-elf.so.1"}
+	for todo := []string{exitArgs[0], sleepArgs[0]}; len(todo) > 0; todo = todo[1:] {
+		if all[todo[0]] != "" {
+			continue
+		}
+		all[todo[0]] = todo[0]
+		f, err := elf.Open(todo[0])
+		if err != nil {
+			return nil, err
+		}
+		libs, err := f.ImportedLibraries()
+		if err = errors.Join(err, f.Close()); err != nil {
+			return nil, fmt.Errorf("%s: %w", todo[0], err)
+		}
+		for _, lib := range libs {
+			todo = append(todo, "/lib/"+lib)
+		}
+	}
+	return all, nil
+}
+
 // alternatives here: the bare system calls, and jail(8), each with the same
-// mounts as freejail's union storage: nullfs, unionfs and devfs.
+// mounts as freejail's union storage: nullfs, unionfs, devfs and fdescfs.
 func (b *bench) alternatives(ctx context.Context) (alternatives, error) {
 	tree, err := b.tree(ctx)
 	if err != nil {
@@ -32,10 +62,13 @@ func (b *bench) alternatives(ctx context.Context) (alternatives, error) {
 	bare := func(wait bool) func() (time.Duration, error) {
 		return func() (time.Duration, error) { return b.bareCalls(ctx, m, tree, name(), wait) }
 	}
+	jail8 := func(wait bool) func() (time.Duration, error) {
+		return func() (time.Duration, error) { return b.jail8(ctx, tree, name(), wait) }
+	}
 	return alternatives{
-		toRunning: []contestant{{"the system calls alone: mounts, jail_set, fork and exec", bare(false)}},
-		toEnd: []contestant{{"the system calls alone", bare(true)},
-			{"jail -c with the same mounts", func() (time.Duration, error) { return b.jail8(ctx, tree, name()) }}}}, nil
+		toRunning: []contestant{{"the system calls alone: mounts, jail_set, fork and exec", bare(false)},
+			{"jail -c with the same mounts, until a line of its command", jail8(false)}},
+		toEnd: []contestant{{"the system calls alone", bare(true)}, {"jail -c with the same mounts", jail8(true)}}}, nil
 }
 
 // dirs of one contestant's root.
@@ -57,7 +90,7 @@ func (b *bench) bareCalls(ctx context.Context, m *jail.Manager, tree, name strin
 		}
 	}()
 	for _, mt := range []mount.Mount{{Type: "nullfs", Source: tree, Target: root, Options: []string{"ro"}}, {Type: "unionfs", Source: upper, Target: root},
-		{Type: "devfs", Source: "devfs", Target: root + "/dev", Options: []string{"ruleset=4"}}} {
+		{Type: "devfs", Source: "devfs", Target: root + "/dev", Options: []string{"ruleset=4"}}, {Type: "fdescfs", Source: "fdescfs", Target: root + "/dev/fd"}} {
 		if err := mount.Do(mt); err != nil {
 			return 0, err
 		}
@@ -66,11 +99,11 @@ func (b *bench) bareCalls(ctx context.Context, m *jail.Manager, tree, name strin
 	if err != nil {
 		return 0, err
 	}
-	mode := "sleep"
+	args := sleepArgs
 	if wait {
-		mode = "exit"
+		args = exitArgs
 	}
-	cmd := exec.Command(programArgs[0], programArgs[1], mode)
+	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Jail: jid}
 	if err := cmd.Start(); err != nil {
@@ -90,7 +123,9 @@ func (b *bench) bareCalls(ctx context.Context, m *jail.Manager, tree, name strin
 	return took, err
 }
 
-func (b *bench) jail8(ctx context.Context, tree, name string) (took time.Duration, err error) {
+// jail8 runs a command that writes a line and ends. It tells the time until
+// the line or, with wait, until nothing is left.
+func (b *bench) jail8(ctx context.Context, tree, name string, wait bool) (took time.Duration, err error) {
 	root, upper, err := b.dirs(name)
 	if err != nil {
 		return 0, err
@@ -100,12 +135,23 @@ func (b *bench) jail8(ctx context.Context, tree, name string) (took time.Duratio
 		return 0, err
 	}
 	cmd := exec.CommandContext(ctx, "/usr/sbin/jail", "-c", "-q", "name="+name, "path="+root, "host.hostname="+name, "ip4=inherit", "ip6=inherit",
-		"mount.fstab="+fstab, "mount.devfs", "devfs_ruleset=4",
-		"command="+programArgs[0], programArgs[1], "exit")
+		"mount.fstab="+fstab, "mount.devfs", "devfs_ruleset=4", "mount.fdescfs", "command=/bin/sh", "-c", "echo")
 	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return 0, err
+	}
 	begin := time.Now()
-	err = errors.Join(cmd.Run(), mount.UnmountUnder(b.path(name)), os.RemoveAll(b.path(name)))
-	return time.Since(begin), err
+	if err := cmd.Start(); err != nil {
+		return 0, err
+	}
+	_, err = out.Read(make([]byte, 1))
+	took = time.Since(begin)
+	err = errors.Join(err, cmd.Wait(), mount.UnmountUnder(b.path(name)), os.RemoveAll(b.path(name)))
+	if wait {
+		took = time.Since(begin)
+	}
+	return took, err
 }
 
 // rss is the resident memory of a process in bytes.

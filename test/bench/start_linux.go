@@ -11,7 +11,16 @@ import (
 	"time"
 
 	"github.com/freejail/freejail/internal/mount"
+	"github.com/freejail/freejail/internal/testimage"
 )
+
+// What the measured tasks run.
+var (
+	exitArgs  = []string{testimage.Program, "program", "exit"}
+	sleepArgs = []string{testimage.Program, "program", "sleep"}
+)
+
+func programs() (map[string]string, error) { return nil, nil }
 
 // alternatives here: runc by itself, with the same overlay under it.
 func (b *bench) alternatives(ctx context.Context) (alternatives, error) {
@@ -24,17 +33,17 @@ func (b *bench) alternatives(ctx context.Context) (alternatives, error) {
 		return alternatives{}, err
 	}
 	n := 0
-	one := func(mode string, detach bool) func() (time.Duration, error) {
+	one := func(args []string, detach bool) func() (time.Duration, error) {
 		return func() (time.Duration, error) {
 			n++
-			return b.runc(ctx, runc, tree, fmt.Sprintf("bench-%d-%d", os.Getpid(), n), mode, detach)
+			return b.runc(ctx, runc, tree, fmt.Sprintf("bench-%d-%d", os.Getpid(), n), args, detach)
 		}
 	}
-	return alternatives{toRunning: []contestant{{"overlay mount and runc run --detach", one("sleep", true)}},
-		toEnd: []contestant{{"overlay mount and runc run", one("exit", false)}}}, nil
+	return alternatives{toRunning: []contestant{{"overlay mount and runc run --detach", one(sleepArgs, true)}},
+		toEnd: []contestant{{"overlay mount and runc run", one(exitArgs, false)}}}, nil
 }
 
-func (b *bench) runc(ctx context.Context, runc, tree, name, mode string, detach bool) (took time.Duration, err error) {
+func (b *bench) runc(ctx context.Context, runc, tree, name string, args []string, detach bool) (took time.Duration, err error) {
 	bundle, state := b.path(name), b.path("runc")
 	root := filepath.Join(bundle, "rootfs")
 	for _, d := range []string{root, filepath.Join(bundle, "upper"), filepath.Join(bundle, "work")} {
@@ -42,14 +51,14 @@ func (b *bench) runc(ctx context.Context, runc, tree, name, mode string, detach 
 			return 0, err
 		}
 	}
-	if err := runcSpec(ctx, runc, bundle, append(programArgs, mode)); err != nil {
+	if err := runcSpec(ctx, runc, bundle, args); err != nil {
 		return 0, err
 	}
-	args := []string{"--root", state, "run", "--bundle", bundle}
+	run := []string{"--root", state, "run", "--bundle", bundle}
 	if detach {
-		args = append(args, "--detach")
+		run = append(run, "--detach")
 	}
-	cmd := exec.CommandContext(ctx, runc, append(args, name)...)
+	cmd := exec.CommandContext(ctx, runc, append(run, name)...)
 	cmd.Stderr = os.Stderr
 	begin := time.Now()
 	err = mount.Do(mount.Mount{Type: "overlay", Source: "overlay", Target: root, Options: []string{"lowerdir=" + tree, "upperdir=" + bundle + "/upper", "workdir=" + bundle + "/work"}})
