@@ -63,20 +63,19 @@ var (
 	ioctlSNext = ioc(iocIn|iocOut, 12, 2)
 )
 
-type kernel struct{}
+type kernel struct{ dev *os.File }
 
 // OpenKernel returns the rulesets of this host's kernel.
-func OpenKernel() (Kernel, error) { return kernel{}, nil }
-
-// ioctl opens /dev for the call alone: jail_attach(2) is refused to a process
-// that has a directory open (pwd_chroot_chdir in sys/kern/kern_descrip.c).
-func (kernel) ioctl(req uintptr, arg unsafe.Pointer) error {
+func OpenKernel() (Kernel, error) {
 	dev, err := os.Open("/dev")
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("devfs: %w", err)
 	}
-	defer dev.Close()
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, dev.Fd(), req, uintptr(arg)); errno != 0 {
+	return kernel{dev}, nil
+}
+
+func (k kernel) ioctl(req uintptr, arg unsafe.Pointer) error {
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, k.dev.Fd(), req, uintptr(arg)); errno != 0 {
 		return errno
 	}
 	return nil

@@ -87,7 +87,7 @@ func List() ([]Info, error) {
 	}
 	var buf []unix.Statfs_t
 	for n >= len(buf) { // else others may have been mounted meanwhile, and are cut off
-		buf = make([]unix.Statfs_t, 2*n+64)
+		buf = make([]unix.Statfs_t, n+8)
 		if n, err = unix.Getfsstat(buf, unix.MNT_NOWAIT); err != nil {
 			return nil, err
 		}
