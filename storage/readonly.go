@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -35,9 +34,9 @@ func (r readonly) Create(ctx context.Context, chain, task string, o Options) (st
 	if err := r.useChain(chain, task); err != nil {
 		return "", err
 	}
-	root := r.path("roots", task, "root")
-	err := func() error {
-		if err := os.Mkdir(root, 0o755); err != nil {
+	root, err := r.makePoint(task)
+	err = func() error {
+		if err != nil {
 			return err
 		}
 		writable, err := r.mountPoints(chain, o)

@@ -211,7 +211,7 @@ func (d *dirs) Remove(_ context.Context, task string) error {
 		return err
 	}
 	dir := d.path("roots", task)
-	if err := mount.UnmountUnder(dir); err != nil {
+	if err := errors.Join(d.removePoint(task), mount.UnmountUnder(dir)); err != nil {
 		return err
 	}
 	return removeTree(dir)

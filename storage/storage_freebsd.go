@@ -47,12 +47,11 @@ func (u union) Create(ctx context.Context, chain, task string, _ Options) (strin
 	if err := u.useChain(chain, task); err != nil {
 		return "", err
 	}
-	root, upper := u.path("roots", task, "root"), u.path("roots", task, "upper")
-	err := func() error {
-		for _, d := range []string{root, upper} {
-			if err := os.Mkdir(d, 0o755); err != nil {
-				return err
-			}
+	upper := u.path("roots", task, "upper")
+	root, err := u.makePoint(task)
+	err = func() error {
+		if err = errors.Join(err, os.Mkdir(upper, 0o755)); err != nil {
+			return err
 		}
 		if err := mount.Do(mount.Mount{Type: "nullfs", Source: u.path("chains", chain), Target: root, Options: []string{"ro"}}); err != nil {
 			return err

@@ -30,9 +30,12 @@ func (o overlay) Create(ctx context.Context, chain, task string, _ Options) (str
 	if err := o.useChain(chain, task); err != nil {
 		return "", err
 	}
-	root := o.path("roots", task, "root")
-	err := func() error {
-		for _, d := range []string{"root", "upper", "work"} {
+	root, err := o.makePoint(task)
+	err = func() error {
+		if err != nil {
+			return err
+		}
+		for _, d := range []string{"upper", "work"} {
 			if err := os.Mkdir(o.path("roots", task, d), 0o755); err != nil {
 				return err
 			}
@@ -48,3 +51,13 @@ func (o overlay) Create(ctx context.Context, chain, task string, _ Options) (str
 
 // removeTree deletes a tree in which nothing is mounted any more.
 func removeTree(dir string) error { return os.RemoveAll(dir) }
+
+// makePoint makes the directory that a task's root is mounted on.
+func (d *dirs) makePoint(task string) (string, error) {
+	dir := d.path("roots", task, "root")
+	return dir, os.Mkdir(dir, 0o755)
+}
+
+// removePoint has nothing to remove: the mount point is within the root's own
+// directory.
+func (d *dirs) removePoint(string) error { return nil }
