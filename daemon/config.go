@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/docker/go-units"
 	"github.com/hashicorp/hcl/v2"
@@ -26,6 +27,7 @@ type Config struct {
 	Devfs    *DevfsConfig   `hcl:"devfs,block"`
 	Consul   *ConsulConfig  `hcl:"consul,block"`
 	Limits   *LimitsConfig  `hcl:"limits,block"`
+	GC       *GCConfig      `hcl:"gc,block"`
 	Policy   hcl.Body       `hcl:",remain"`
 
 	// Path is the file that this was read from; empty for the defaults.
@@ -65,6 +67,13 @@ type LimitsConfig struct {
 	ImageSize string `hcl:"image_size,optional"`
 	Entries   int64  `hcl:"entries,optional"`
 	LogSize   string `hcl:"log_size,optional"`
+}
+
+// GCConfig says which images that were given by a path, as jobs' artifacts are,
+// `freejail gc` forgets. It never forgets those that someone has named.
+type GCConfig struct {
+	Older   string `hcl:"older,optional"`    // unused for so long; "0s" forgets none by age
+	MaxSize string `hcl:"max_size,optional"` // of all images; empty is no limit
 }
 
 // DefaultStateDir holds everything that the daemon keeps.
@@ -148,6 +157,10 @@ func (c *Config) setDefaults() {
 		c.Limits = &LimitsConfig{}
 	}
 	def(&c.Limits.LogSize, "16MiB")
+	if c.GC == nil {
+		c.GC = &GCConfig{}
+	}
+	def(&c.GC.Older, "168h")
 }
 
 func (c *Config) validate() error {
@@ -172,6 +185,12 @@ func (c *Config) validate() error {
 		if _, err := size(s); err != nil {
 			errs = append(errs, fmt.Errorf("limits: %s %q is not a size such as \"8GiB\"", name, s))
 		}
+	}
+	if age, err := time.ParseDuration(c.GC.Older); err != nil || age < 0 {
+		errs = append(errs, fmt.Errorf("gc: older %q is not a time such as \"168h\"", c.GC.Older))
+	}
+	if n, err := size(c.GC.MaxSize); err != nil || n < 0 {
+		errs = append(errs, fmt.Errorf("gc: max_size %q is not a size such as \"20GiB\"", c.GC.MaxSize))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("host configuration %s: %w", c.Path, err)

@@ -95,13 +95,16 @@ func (d *Daemon) importPath(ctx context.Context, path, name string, tell func(st
 	d.imports.mu.Unlock()
 	if hit && !fi.IsDir() {
 		if img, err := d.images.Get(name); err == nil && img.Digest.String() == digest {
-			return img, nil
+			return img, d.images.Touch(img)
 		}
 	}
 	tell("importing " + path)
 	img, err := d.images.Import(ctx, path, name, nil)
 	if err != nil {
 		return nil, invalid("image %s: %v", path, err)
+	}
+	if err := d.images.Touch(img); err != nil {
+		return nil, err
 	}
 	d.imports.mu.Lock()
 	defer d.imports.mu.Unlock()
@@ -175,64 +178,4 @@ func (d *Daemon) imageRequests(img *image.Image) ([]policy.Request, error) {
 	err := errors.Join(p.addPorts(spec), p.addPrivileges(spec))
 	p.addImageMounts()
 	return p.requests, err
-}
-
-// gc removes exited tasks of the CLI, chains that no image needs, and blobs
-// that no image names.
-func (d *Daemon) gc(ctx context.Context) (*client.GCResult, error) {
-	res := &client.GCResult{}
-	for _, t := range d.list() {
-		if i := t.snapshot(); i.State == client.Exited && i.Spec.Owner == "cli" {
-			if err := d.Destroy(ctx, i.Spec.ID, false); err != nil {
-				return res, err
-			}
-			res.Tasks++
-		}
-	}
-	d.gate.Lock() // no start may be between its image and its root
-	defer d.gate.Unlock()
-	freed, err := d.images.GC(ctx)
-	if err != nil {
-		return res, err
-	}
-	res.Bytes = freed
-	list, err := d.images.List()
-	if err != nil {
-		return res, err
-	}
-	needed := map[string]bool{}
-	for _, img := range list {
-		needed[img.ChainID.Encoded()] = true
-	}
-	s, err := d.storage("")
-	if err != nil {
-		return res, err
-	}
-	chains, err := s.Chains(ctx)
-	if err != nil {
-		return res, err
-	}
-	for _, c := range chains {
-		if needed[c] || d.chainInUse(c) {
-			continue
-		}
-		if err := s.RemoveChain(ctx, c); err != nil {
-			return res, err
-		}
-		res.Chains++
-	}
-	return res, nil
-}
-
-func (d *Daemon) chainInUse(chain string) bool {
-	for _, t := range d.list() {
-		i := t.snapshot()
-		if i.State == client.Exited || i.Digest == "" {
-			continue
-		}
-		if img, err := d.images.Get(i.Digest); err != nil || img.ChainID.Encoded() == chain {
-			return true // unknown counts as in use
-		}
-	}
-	return false
 }

@@ -113,7 +113,7 @@ func (d *Daemon) routes() http.Handler {
 	m.HandleFunc("POST /v1/images", answer(d.handleImport))
 	m.HandleFunc("GET /v1/image", answer(d.handleImage))
 	m.HandleFunc("DELETE /v1/image", answer(func(r *http.Request) (any, error) { return nil, d.images.Remove(r.FormValue("ref")) }))
-	m.HandleFunc("POST /v1/gc", answer(func(r *http.Request) (any, error) { return d.gc(r.Context()) }))
+	m.HandleFunc("POST /v1/gc", answer(d.handleGC))
 	m.HandleFunc("POST /v1/policy/check", answer(d.handleCheck))
 	m.HandleFunc("POST /v1/policy/approvals", answer(d.handleApprove))
 	m.HandleFunc("GET /v1/policy/approvals", answer(func(*http.Request) (any, error) { return d.listApprovals() }))

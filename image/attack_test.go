@@ -70,6 +70,23 @@ func TestLayersCannotLeaveTheRoot(t *testing.T) {
 		{"character device", [][]item{{special(tar.TypeChar, "dev/mem")}}, "device nodes", ""},
 		{"block device", [][]item{{special(tar.TypeBlock, "dev/sda")}}, "device nodes", ""},
 		{"FIFO", [][]item{{special(tar.TypeFifo, "etc/passwd")}}, "device nodes and FIFOs", ""},
+		{"hard link to a lower layer's link, then written", [][]item{{symlink("l", "HOST/victim")}, {hardlink("h", "l"), file("h", "x")}}, "", "h"},
+		{"hard link through a lower layer's link", [][]item{{symlink("l", "..")}, {hardlink("h", "l/victim")}}, "no such file", ""},
+		{"directory swapped for a link by a later layer", [][]item{{dir("d"), file("d/f", "x")}, {symlink("d", "HOST")}, {file("d/victim", "x")}}, "", "HOST/victim"},
+		{"directory swapped for a link between two files", [][]item{{dir("d"), file("d/a", "x"), symlink("d", "HOST"), file("d/victim", "x")}}, "", "HOST/victim"},
+		{"a link in every component", [][]item{{symlink("a", "."), symlink("b", "a/.."), symlink("c", "b/../.."), file("a/b/c/victim", "x")}}, "", "victim"},
+		{"link to proc", [][]item{{symlink("l", "/proc/self/cwd"), file("l/victim", "x")}}, "", "proc/self/cwd/victim"},
+		{"opaque of the root behind a link", [][]item{{symlink("l", "/"), file("f", "x")}, {file("l/.wh..wh..opq", "")}}, "", ""},
+		{"opaque marker as a directory", [][]item{{dir(".wh..wh..opq"), file(".wh..wh..opq/f", "x")}}, "cannot be a directory", ""},
+		{"names that differ by case", [][]item{{symlink("Link", "HOST"), dir("link"), file("link/victim", "x"), file("LINK/victim", "x")}}, "", "LINK/victim"},
+		{"names that differ by dots and slashes", [][]item{{symlink("l", "HOST"), file("./l//victim", "x"), dir("l/./")}}, "", "l"},
+		{"PAX name over the header's", [][]item{{pax("harmless", "path", "../victim")}}, "leads out", ""},
+		{"PAX name through a link", [][]item{{symlink("l", "HOST"), pax("harmless", "path", "l/victim")}}, "", "HOST/victim"},
+		{"PAX link name upwards", [][]item{{hardlink("h", "../"+strings.Repeat("x", 120)+"/victim")}}, "leads out", ""},
+		{"huge size", [][]item{{sized("f", 1<<62)}}, "limit of", ""},
+		{"duplicate entries of all kinds", [][]item{{symlink("d", "HOST/victim"), dir("d"), file("d", "x"), symlink("d", "HOST/victim"), file("d", "y")}}, "", "d"},
+		{"setuid file over a link", [][]item{{symlink("su", "HOST/victim"), file("su", "x").mode(0o4777)}}, "", "su"},
+		{"directory mode through a link", [][]item{{symlink("d", "HOST/other"), dir("d/.").mode(0o777)}}, "", "d"},
 		{"owner that means no change", [][]item{{item{Header: tar.Header{Typeflag: tar.TypeReg, Name: "f", Uid: 1<<32 - 1, Mode: 0o4755, Format: tar.FormatPAX}}}}, "owner", ""},
 	}
 	for _, c := range cases {
@@ -107,6 +124,20 @@ func TestLayersCannotLeaveTheRoot(t *testing.T) {
 			sameListing(t, "the host", listing(t, host), before)
 		})
 	}
+}
+
+// pax is a file whose PAX record says otherwise than its header.
+func pax(name, key, value string) item {
+	i := file(name, "")
+	i.Format, i.raw = tar.FormatPAX, [2]string{key, value}
+	return i
+}
+
+// sized is a file that is not as large as its header says.
+func sized(name string, size int64) item {
+	i := file(name, "")
+	i.Size, i.Format = size, tar.FormatGNU
+	return i
 }
 
 func unpackCase(t *testing.T, layers [][]item, host, root string) error {

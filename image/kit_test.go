@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io/fs"
 	"maps"
 	"os"
@@ -28,6 +29,7 @@ var longAgo = time.Date(2001, 2, 3, 4, 5, 6, 0, time.UTC)
 type item struct {
 	tar.Header
 	body string
+	raw  [2]string // a PAX record before it, which a writer would not allow
 }
 
 func own(h tar.Header) tar.Header {
@@ -36,7 +38,7 @@ func own(h tar.Header) tar.Header {
 }
 
 func file(name, body string) item {
-	return item{own(tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: int64(len(body))}), body}
+	return item{Header: own(tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: int64(len(body))}), body: body}
 }
 
 func dir(name string) item {
@@ -63,6 +65,9 @@ func layerOf(t testing.TB, items ...item) []byte {
 	w := tar.NewWriter(&b)
 	for _, i := range items {
 		h := i.Header
+		if i.raw[0] != "" {
+			b.Write(paxRecord(t, i.raw[0], i.raw[1]))
+		}
 		if err := w.WriteHeader(&h); err != nil {
 			t.Fatalf("entry %q: %v", h.Name, err)
 		}
@@ -70,10 +75,44 @@ func layerOf(t testing.TB, items ...item) []byte {
 			t.Fatal(err)
 		}
 	}
+	// One that is cut off ends the archive.
+	if last := len(items) - 1; last >= 0 && int64(len(items[last].body)) < items[last].Size {
+		return b.Bytes()
+	}
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
 	return b.Bytes()
+}
+
+// paxRecord is an extended header for the entry that follows.
+func paxRecord(t testing.TB, key, value string) []byte {
+	t.Helper()
+	n := len(key) + len(value) + 3
+	text := fmt.Sprintf("%d %s=%s\n", n+len(fmt.Sprint(n+2)), key, value)
+	if len(text) != n+len(fmt.Sprint(n+2)) {
+		t.Fatalf("the record %q does not have its length", text)
+	}
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "pax", Size: int64(len(text)), Format: tar.FormatUSTAR}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write([]byte(text)); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	h := b.Bytes()
+	h[156] = tar.TypeXHeader
+	copy(h[148:156], "        ")
+	sum := 0
+	for _, c := range h[:512] {
+		sum += int(c)
+	}
+	copy(h[148:156], fmt.Sprintf("%06o\x00 ", sum))
+	return h
 }
 
 func gz(t testing.TB, b []byte) []byte {

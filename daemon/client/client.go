@@ -145,8 +145,8 @@ func (c *Client) RemoveImage(ctx context.Context, ref string) error {
 }
 
 // GC removes what no task and no image needs any more.
-func (c *Client) GC(ctx context.Context) (*GCResult, error) {
-	return call[*GCResult](ctx, c, http.MethodPost, "/v1/gc", nil)
+func (c *Client) GC(ctx context.Context, r GCRequest) (*GCResult, error) {
+	return call[*GCResult](ctx, c, http.MethodPost, "/v1/gc", r)
 }
 
 // CheckPolicy asks what the policy says of a task without starting it.

@@ -231,11 +231,23 @@ type ImportRequest struct {
 	Name string `json:"name,omitempty"`
 }
 
+// GCRequest overrides the host's gc settings for one collection; nil leaves
+// them.
+type GCRequest struct {
+	// Older is how long an image that was given by a path must have been
+	// unused to be forgotten; 0 forgets none by age.
+	Older *time.Duration `json:"older,omitempty"`
+	// MaxSize is how large the images may be together, in bytes, before the
+	// longest unused of those given by a path are forgotten; 0 is no limit.
+	MaxSize *int64 `json:"max_size,omitempty"`
+}
+
 // GCResult tells what a collection freed.
 type GCResult struct {
-	Chains int   `json:"chains"`
-	Tasks  int   `json:"tasks"`
-	Bytes  int64 `json:"bytes"`
+	Images []string `json:"images,omitempty"` // names that it has forgotten
+	Chains int      `json:"chains"`
+	Tasks  int      `json:"tasks"`
+	Bytes  int64    `json:"bytes"`
 }
 
 // Decision is the policy's word on an image's or task's requests.

@@ -38,6 +38,13 @@ limits {
   log_size   = "16MiB"  # of each log of tasks started by `freejail run`
 }
 
+# `freejail gc` forgets images that jobs gave by a path, as their artifacts, but
+# never one that runs or that someone has named.
+gc {
+  older      = "168h"   # not used for so long
+  # max_size = "20GiB"  # of all images: then the longest unused go first
+}
+
 # --- policy -------------------------------------------------------------------
 # What no permit covers is refused, with the command by which an operator can
 # approve it for one digest of the image. A deny wins over permits and approvals.

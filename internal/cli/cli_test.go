@@ -155,6 +155,9 @@ func TestImages(t *testing.T) {
 	h.gives(0, nil, "images", "rm", "mine")
 	h.gives(exitFailed, []string{"mine"}, "images", "rm", "mine")
 	h.gives(0, []string{"0 ended tasks"}, "gc")
+	h.gives(0, []string{"0 ended tasks"}, "gc", "--older", "1h", "--max-size", "1KiB")
+	h.gives(0, []string{"prog"}, "images", "prog") // someone has named it
+	h.gives(exitUsage, []string{"20GiB"}, "gc", "--max-size", "much")
 	h.gives(exitFailed, []string{"nothere"}, "images", "nothere")
 }
 

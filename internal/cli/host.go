@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
@@ -79,15 +80,39 @@ func describe(w io.Writer, i *client.ImageInfo) {
 }
 
 func (a *app) gcCmd() *cobra.Command {
-	return &cobra.Command{Use: "gc", Short: "remove what no task and no image needs any more", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-		r, err := a.client().GC(cmd.Context())
-		if err != nil {
-			return err
-		}
-		return a.print(r, func(w io.Writer) {
-			fmt.Fprintf(w, "removed %d ended tasks, %d unpacked images, %s of layers\n", r.Tasks, r.Chains, units.BytesSize(float64(r.Bytes)))
-		})
-	}}
+	var older time.Duration
+	var maxSize string
+	c := &cobra.Command{Use: "gc", Short: "remove what no task and no image needs any more", Args: cobra.NoArgs,
+		Long: `Removes ended tasks of "freejail run", images that jobs gave by a path and that
+were not used for long, unpacked trees and layers that no image needs any more.
+What a task holds or someone has named stays. The host configuration's gc block
+has the defaults.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var req client.GCRequest
+			if cmd.Flags().Changed("older") {
+				req.Older = &older
+			}
+			if cmd.Flags().Changed("max-size") {
+				n, err := units.RAMInBytes(maxSize)
+				if err != nil {
+					return usageError{fmt.Errorf("--max-size %s: want a size such as 20GiB", maxSize)}
+				}
+				req.MaxSize = &n
+			}
+			r, err := a.client().GC(cmd.Context(), req)
+			if err != nil {
+				return err
+			}
+			return a.print(r, func(w io.Writer) {
+				for _, name := range r.Images {
+					fmt.Fprintln(w, "forgot", name)
+				}
+				fmt.Fprintf(w, "removed %d ended tasks, %d unpacked images, %s of layers\n", r.Tasks, r.Chains, units.BytesSize(float64(r.Bytes)))
+			})
+		}}
+	c.Flags().DurationVar(&older, "older", 0, "forget images given by a path that were not used for so long, such as 24h; 0 none by age")
+	c.Flags().StringVar(&maxSize, "max-size", "", "forget the longest unused of them while all images are larger than this, such as 20GiB; 0 no limit")
+	return c
 }
 
 func (a *app) policyCmd() *cobra.Command {

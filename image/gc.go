@@ -1,0 +1,120 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Touch notes that an image is in use now, for Prune.
+func (s *Store) Touch(img *Image) error {
+	now := time.Now()
+	return os.Chtimes(s.blobPath(img.Digest), now, now)
+}
+
+// PruneOptions say which names Prune may forget.
+type PruneOptions struct {
+	Older   time.Duration // unused for longer than this; 0 forgets none by age
+	MaxSize int64         // of all named images' blobs, in bytes; 0 is no limit
+	// Prunable says whether a name can be forgotten at all. No name for which
+	// it is false goes, also where the store stays too large.
+	Prunable func(name string, d digest.Digest) bool
+}
+
+// Prune forgets names that nobody has used for long, and then the longest
+// unused ones while the images are larger than they may be. It returns the
+// names; their blobs stay until GC.
+func (s *Store) Prune(ctx context.Context, o PruneOptions) ([]string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	idx, err := s.readIndex()
+	if err != nil {
+		return nil, err
+	}
+	list, err := s.prunable(idx, o.Prunable)
+	if err != nil {
+		return nil, err
+	}
+	var gone []string
+	now := time.Now()
+	for _, c := range list {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		old := o.Older > 0 && now.Sub(c.used) > o.Older
+		if !old && o.MaxSize > 0 {
+			size, err := s.namedSize(idx)
+			if err != nil {
+				return nil, err
+			}
+			old = size > o.MaxSize
+		}
+		if !old {
+			continue
+		}
+		name := c.d.Annotations[refName]
+		gone = append(gone, name)
+		idx.Manifests = slices.DeleteFunc(idx.Manifests, func(d ocispec.Descriptor) bool { return d.Annotations[refName] == name })
+	}
+	if len(gone) == 0 {
+		return nil, nil
+	}
+	return gone, s.writeIndex(idx)
+}
+
+type candidate struct {
+	d    ocispec.Descriptor
+	used time.Time
+}
+
+// prunable are the candidates, the longest unused first.
+func (s *Store) prunable(idx ocispec.Index, may func(string, digest.Digest) bool) ([]candidate, error) {
+	var list []candidate
+	for _, d := range idx.Manifests {
+		if may == nil || !may(d.Annotations[refName], d.Digest) {
+			continue
+		}
+		if err := checkDigest(d.Digest); err != nil {
+			return nil, fmt.Errorf("image %q: %w", d.Annotations[refName], err)
+		}
+		fi, err := os.Stat(s.blobPath(d.Digest))
+		if errors.Is(err, fs.ErrNotExist) {
+			list = append(list, candidate{d: d}) // of no use to anyone
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, candidate{d, fi.ModTime()})
+	}
+	slices.SortStableFunc(list, func(a, b candidate) int { return a.used.Compare(b.used) })
+	return list, nil
+}
+
+// namedSize counts each blob of the named images once.
+func (s *Store) namedSize(idx ocispec.Index) (int64, error) {
+	seen, sum := map[digest.Digest]bool{}, int64(0)
+	for _, d := range idx.Manifests {
+		m, err := s.manifestOf(d)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return 0, err
+		}
+		for _, b := range append([]ocispec.Descriptor{d, m.Config}, m.Layers...) {
+			if !seen[b.Digest] {
+				seen[b.Digest] = true
+				sum += b.Size
+			}
+		}
+	}
+	return sum, nil
+}
