@@ -46,8 +46,15 @@ func (c *checks) system(cfg Config) {
 	if usesZFS(cfg) {
 		c.dataset(cfg.Storage.ZFSDataset)
 	}
+	c.linux()
+}
+
+func (c *checks) linux() {
+	const fix = "sysrc linux_enable=YES && service linux start"
 	if v, err := sysctl("kern.features.linux64"); err != nil || v != "1" {
-		c.warn("linux64", "not loaded: images of Linux cannot run, those of FreeBSD can", "sysrc linux_enable=YES && service linux start")
+		c.warn("linux64", "not loaded: images of Linux cannot run, those of FreeBSD can", fix)
+	} else if v, err := sysctl("kern.elf64.fallback_brand"); err != nil || v != "3" {
+		c.warn("linux64", "static programs of Linux do not start: the kernel takes no unmarked program for one of Linux (kern.elf64.fallback_brand=3)", fix)
 	} else {
 		c.ok("linux64", "images of Linux can run")
 	}

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/devfs"
 	"github.com/freejail/freejail/internal/mount"
 )
@@ -27,7 +28,7 @@ func socketPeer(fd int) (int, error) {
 
 // mountDev mounts devfs with a ruleset that the registry has read back whole:
 // the kernel takes an unknown number for an empty set, which hides nothing.
-func mountDev(root string, ruleset int, _ []devfs.Rule) error {
+func mountDev(root string, ruleset int, _ []devfs.Rule, linux bool) error {
 	if ruleset <= 0 {
 		return fmt.Errorf("no devfs ruleset: /dev is not mounted")
 	}
@@ -38,7 +39,11 @@ func mountDev(root string, ruleset int, _ []devfs.Rule) error {
 	if err := mount.Do(mount.Mount{Type: "devfs", Source: "devfs", Target: dev, Options: []string{"ruleset=" + strconv.Itoa(ruleset)}}); err != nil {
 		return err
 	}
-	return mount.Do(mount.Mount{Type: "fdescfs", Source: "fdescfs", Target: dev + "/fd"})
+	var opts []string
+	if linux {
+		opts = []string{"linrdlnk"} // links, as Linux has them
+	}
+	return mount.Do(mount.Mount{Type: "fdescfs", Source: "fdescfs", Target: dev + "/fd", Options: opts})
 }
 
 // platformDirs are what every root has mounts on.
@@ -50,6 +55,12 @@ func mountPlatform(m mount.Mount) error { return mount.Do(m) }
 func hostNetwork() map[string]string { return map[string]string{"ip4": "inherit", "ip6": "inherit"} }
 
 func needsLinuxulator(os string) bool { return os == "linux" }
+
+// linuxMounts are what programs of Linux expect to find.
+var linuxMounts = []client.Mount{
+	{Type: "linprocfs", Target: "/proc"}, {Type: "linsysfs", Target: "/sys"},
+	{Type: "tmpfs", Target: "/dev/shm", Options: "mode=1777,size=67108864"},
+}
 
 // checkWait has nothing to refuse: the daemon is the reaper of its jails.
 func checkWait(string) error { return nil }

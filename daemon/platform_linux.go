@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/devfs"
 	"github.com/freejail/freejail/internal/mount"
 )
@@ -20,7 +21,7 @@ func socketPeer(fd int) (int, error) {
 }
 
 // mountDev makes a /dev of the nodes that the rules leave visible.
-func mountDev(root string, _ int, rules []devfs.Rule) error {
+func mountDev(root string, _ int, rules []devfs.Rule, _ bool) error {
 	dev, err := mount.Resolve(root, "/dev")
 	if err != nil {
 		return err
@@ -47,6 +48,9 @@ func mountPlatform(m mount.Mount) error {
 func hostNetwork() map[string]string { return map[string]string{} }
 
 func needsLinuxulator(string) bool { return false }
+
+// linuxMounts are runc's task here.
+var linuxMounts []client.Mount
 
 // checkWait refuses what a container cannot do: its first process is the init
 // of a PID namespace, with which all others end.

@@ -185,11 +185,13 @@ func (p *plan) addPrivileges(spec client.TaskSpec) error {
 	if err := p.addWants(spec.Wants, policy.FromJob); err != nil {
 		return err
 	}
-	if r.Linux || needsLinuxulator(p.image.Config.OS) {
+	if r.Linux || p.linuxulator() {
 		p.ask(policy.Linux, "", "true", policy.FromImage)
 	}
 	return checkOSVersion(r.OSVersion.Min)
 }
+
+func (p *plan) linuxulator() bool { return needsLinuxulator(p.image.Config.OS) }
 
 func (p *plan) addWants(w client.Wants, source policy.Source) error {
 	for _, text := range w.Devfs {
@@ -275,7 +277,17 @@ func (p *plan) addMounts(spec client.TaskSpec) error {
 	return p.requiredVolumes(spec)
 }
 
+// addImageMounts gives an image of Linux what its programs expect. The permit
+// for Linux covers that.
 func (p *plan) addImageMounts() {
+	if p.linuxulator() {
+		p.rules = append(p.rules, devfs.Rule{Path: "shm", Unhide: true})
+		for _, m := range linuxMounts {
+			if !slices.ContainsFunc(p.image.Manifest.Requires.Mounts, func(own image.MountRequest) bool { return own.Target == m.Target }) {
+				p.mounts = append(p.mounts, m)
+			}
+		}
+	}
 	for _, m := range p.image.Manifest.Requires.Mounts {
 		p.mounts = append(p.mounts, client.Mount{Type: m.Type, Target: m.Target, Options: strings.Join(m.Options, ",")})
 		p.ask(policy.Mount, m.Target, m.Type, policy.FromImage)

@@ -234,7 +234,7 @@ func (d *Daemon) makeRoot(ctx context.Context, t *task, p *plan) error {
 func (d *Daemon) mountAll(t *task, p *plan, rules []devfs.Rule) error {
 	root := t.info.Root
 	return t.step(undo{Op: "mounts", Arg: root}, func() error {
-		if err := mountDev(root, t.info.Ruleset, rules); err != nil {
+		if err := mountDev(root, t.info.Ruleset, rules, p.linuxulator()); err != nil {
 			return err
 		}
 		for _, m := range slices.Concat(p.mounts, p.dirs) {
@@ -265,7 +265,7 @@ func (d *Daemon) createJail(ctx context.Context, t *task, p *plan) error {
 	}
 	err := t.step(undo{Op: "jail", Arg: t.info.Jail}, func() error {
 		jid, err := d.jails.Create(ctx, jail.Spec{Name: t.info.Jail, Root: t.info.Root, Hostname: hostname, Params: params, Meta: meta,
-			Limits: jail.Limits(s.Limits), Linux: needsLinuxulator(p.image.Config.OS)})
+			Limits: jail.Limits(s.Limits), Linux: p.linuxulator()})
 		t.mu.Lock()
 		t.info.JID = jid
 		t.mu.Unlock()

@@ -52,6 +52,10 @@ const policy = `
 permit {
   ports = ["1024-65535/tcp"]
 }
+permit {
+  images = ["linux-permitted"]
+  linux  = true
+}
 `
 
 // startCluster is ready when Nomad finds the driver healthy and Consul answers.

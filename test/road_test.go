@@ -74,6 +74,7 @@ var parts = []struct {
 	{"stats", stats},
 	{"twenty at once", twenty},
 	{"refusals", refusals},
+	{"image of Linux", linuxImage},
 	{"plugin killed", pluginKilled},
 	{"daemon upgraded", daemonUpgraded},
 	{"daemon killed", daemonKilled},
