@@ -4,7 +4,6 @@ package devfs
 
 import (
 	"fmt"
-	"path"
 	"strconv"
 	"strings"
 )
@@ -94,11 +93,11 @@ func (r *Rule) setPath(v string) error {
 		return fmt.Errorf("path %q is not relative to /dev", v)
 	case len(v) >= maxPattern:
 		return fmt.Errorf("the path has %d characters, the kernel takes %d", len(v), maxPattern-1)
-	case strings.ContainsAny(v, "\\\x00\n'"):
+	case strings.ContainsFunc(v, func(c rune) bool { return c < ' ' || c > '~' || c == '\'' }):
 		return fmt.Errorf("path %q has a character that a rule cannot hold", v)
 	}
-	if _, err := path.Match(v, ""); err != nil {
-		return fmt.Errorf("path %q: %w", v, err)
+	if _, err := parseGlob(v); err != nil {
+		return fmt.Errorf("path %w", err)
 	}
 	r.Path = v
 	return nil
@@ -146,7 +145,7 @@ func (r Rule) String() string {
 	var w []string
 	if r.Path != "" {
 		p := r.Path
-		if strings.ContainsAny(p, "*?[] \t\"") {
+		if strings.ContainsAny(p, "*?[]\\ \t\"") {
 			p = "'" + p + "'"
 		}
 		w = append(w, "path "+p)
@@ -182,89 +181,10 @@ func (r *Rule) UnmarshalText(b []byte) error {
 	return err
 }
 
-// Contains reports whether everything that the requested rule opens is opened
-// by the permitted one too: its paths are among the permitted ones, its type is
-// the same, and its mode and owner are no wider.
-func Contains(permitted, requested Rule) bool {
-	if requested.Unhide && !permitted.Unhide {
-		return false
-	}
-	if permitted.Path != "" && !globContains(permitted.Path, requested.Path) {
-		return false
-	}
-	if permitted.Type != "" && permitted.Type != requested.Type {
-		return false
-	}
-	return idWithin(permitted.User, requested.User) && idWithin(permitted.Group, requested.Group) &&
-		(requested.Mode == nil || permitted.Mode != nil && *requested.Mode&^*permitted.Mode == 0)
-}
-
-func idWithin(permitted, requested *uint32) bool {
-	return requested == nil || permitted != nil && *permitted == *requested
-}
-
-// globContains reports whether every name that b matches is matched by a too.
-// It says no where it cannot tell: a bracket expression contains only itself.
-func globContains(a, b string) bool {
-	if a == b {
-		return true
-	}
-	if b == "" {
-		return false
-	}
-	if a == "" {
-		return false
-	}
-	switch a[0] {
-	case '*':
-		// The star takes nothing, or one unit of b that is not a slash.
-		if globContains(a[1:], b) {
-			return true
-		}
-		n, slash := unit(b)
-		return !slash && globContainsRest(a, b[n:])
-	case '?':
-		n, slash := unit(b)
-		return !slash && b[0] != '*' && globContainsRest(a[1:], b[n:])
-	case '[':
-		n, _ := unit(a)
-		return strings.HasPrefix(b, a[:n]) && globContainsRest(a[n:], b[n:])
-	}
-	return a[0] == b[0] && globContainsRest(a[1:], b[1:])
-}
-
-// globContainsRest compares what is left, which may be nothing on both sides.
-func globContainsRest(a, b string) bool {
-	if b == "" {
-		return strings.Trim(a, "*") == ""
-	}
-	return globContains(a, b)
-}
-
-// unit is the length of the pattern's first element, and whether it is a slash.
-func unit(p string) (int, bool) {
-	if p[0] != '[' {
-		return 1, p[0] == '/'
-	}
-	if end := closingBracket(p); end >= 0 {
-		return end + 3, strings.Contains(p[:end+3], "/")
-	}
-	return 1, false
-}
-
 // Compose encloses what was asked for between the host's rules and puts a hide
 // of everything first, so that a set which is loaded half-way shows too little,
 // never too much.
 func Compose(open, requested, closing []Rule) []Rule {
 	out := append([]Rule{{Hide: true}}, open...)
 	return append(append(out, requested...), closing...)
-}
-
-// closingBracket finds the end of a bracket expression, counted from p[2]: a
-// bracket in the first place stands for itself.
-func closingBracket(p string) int {
-	if len(p) < 3 {
-		return -1
-	}
-	return strings.IndexByte(p[2:], ']')
 }

@@ -1,7 +1,5 @@
 package devfs
 
-import "path"
-
 // Node is a device node, by its path below /dev and its type.
 type Node struct {
 	Path, Type string
@@ -42,6 +40,6 @@ func (r Rule) matches(n Node) bool {
 	if r.Path == "" {
 		return true
 	}
-	ok, err := path.Match(r.Path, n.Path)
-	return err == nil && ok // a pattern that cannot be read was refused before
+	g, err := parseGlob(r.Path)
+	return err == nil && g.matches(n.Path) // a pattern that cannot be read was refused before
 }
