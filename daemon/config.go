@@ -14,6 +14,7 @@ import (
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/devfs"
+	"github.com/freejail/freejail/policy"
 )
 
 // Config is the host's freejail.hcl without its policy blocks, which package
@@ -25,6 +26,7 @@ type Config struct {
 	Runc     string         `hcl:"runc,optional"` // development hosts only
 	Storage  *StorageConfig `hcl:"storage,block"`
 	Devfs    *DevfsConfig   `hcl:"devfs,block"`
+	Jail     *JailConfig    `hcl:"jail,block"`
 	Consul   *ConsulConfig  `hcl:"consul,block"`
 	Limits   *LimitsConfig  `hcl:"limits,block"`
 	GC       *GCConfig      `hcl:"gc,block"`
@@ -49,6 +51,12 @@ type DevfsConfig struct {
 	MaxRules int      `hcl:"max_rules,optional"`
 	Open     []string `hcl:"open,optional"`
 	Close    []string `hcl:"close,optional"`
+}
+
+// JailConfig is for every jail of the host.
+type JailConfig struct {
+	// Securelevel of a jail whose image and job ask for none: -1 to 3.
+	Securelevel *int `hcl:"securelevel,optional"`
 }
 
 // ConsulConfig says where services are registered; without an address none
@@ -115,7 +123,7 @@ func decodeConfig(path string, c *Config) error {
 		return fmt.Errorf("host configuration %s: %w", path, err)
 	}
 	// What neither these fields nor the policy's blocks name is a mistake.
-	rest := &hcl.BodySchema{Blocks: []hcl.BlockHeaderSchema{{Type: "permit"}, {Type: "deny"}}}
+	rest := &hcl.BodySchema{Blocks: policy.Blocks}
 	if _, diags := c.Policy.Content(rest); diags.HasErrors() {
 		return fmt.Errorf("host configuration %s: %w", path, diags)
 	}
@@ -150,6 +158,9 @@ func (c *Config) setDefaults() {
 	if c.Devfs.Open == nil {
 		c.Devfs.Open = basicNodes
 	}
+	if c.Jail == nil {
+		c.Jail = &JailConfig{}
+	}
 	if c.Consul == nil {
 		c.Consul = &ConsulConfig{}
 	}
@@ -173,6 +184,9 @@ func (c *Config) validate() error {
 	}
 	if d := c.Devfs; d.First < 1 || d.Last > 65535 || d.First > d.Last {
 		errs = append(errs, fmt.Errorf("devfs: first %d to last %d is not a range within 1 to 65535", d.First, d.Last))
+	}
+	if l := c.Jail.Securelevel; l != nil && (*l < -1 || *l > 3) {
+		errs = append(errs, fmt.Errorf("jail: securelevel %d is not within -1 to 3", *l))
 	}
 	for name, texts := range map[string][]string{"open": c.Devfs.Open, "close": c.Devfs.Close} {
 		for i, text := range texts {

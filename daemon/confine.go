@@ -71,7 +71,7 @@ func (p *plan) addDirs(spec client.TaskSpec) error {
 		if err != nil {
 			return invalid("directory %s of the task: %v", m.Target, err)
 		}
-		m.Type, m.Source = "nullfs", real
+		m.Type, m.Source, m.Options = "nullfs", real, "nosuid"
 		p.dirs = append(p.dirs, m)
 	}
 	return nil

@@ -40,6 +40,7 @@ type Daemon struct {
 	rulesets *devfs.Registry
 	catalog  *catalog.Catalog // nil without Consul
 	policy   policyHolder
+	metrics  metrics
 	events   *eventLog
 	usage    usageCache
 

@@ -57,6 +57,11 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	if len(os.Args) > 2 && os.Args[1] == "ask" { // the daemon, from wherever this runs
+		_, err := client.New(os.Args[2]).Info(context.Background())
+		fmt.Println("answer:", err)
+		os.Exit(0)
+	}
 	if len(os.Args) > 1 && os.Args[1] == "echo" {
 		fmt.Println("from exec")
 		os.Exit(4)

@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
+	"os"
 	"sync"
-	"time"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/daemon/client"
-	"github.com/freejail/freejail/devfs"
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/policy"
 )
@@ -33,7 +33,7 @@ func (h *policyHolder) get() (*policy.Policy, error) {
 // openPolicy reads the policy at start, when there is no older one to keep.
 func (d *Daemon) openPolicy() error {
 	if d.cfg.Path == "" {
-		p, err := policy.Parse("defaults", nil)
+		p, err := policy.Parse("defaults", nil, newRuleIndex)
 		d.policy.policy = p
 		return err
 	}
@@ -49,10 +49,7 @@ func (d *Daemon) reloadPolicy() error {
 	id, err := identify(d.cfg.Path)
 	var p *policy.Policy
 	if err == nil {
-		_, err = LoadConfig(d.cfg.Path)
-	}
-	if err == nil {
-		p, err = policy.Load(d.cfg.Path)
+		p, err = LoadPolicy(d.cfg.Path)
 	}
 	h := &d.policy
 	h.mu.Lock()
@@ -62,6 +59,7 @@ func (d *Daemon) reloadPolicy() error {
 		h.policy = p
 		return nil
 	}
+	d.metrics.reloadFailed()
 	if h.policy != nil {
 		h.err = fmt.Errorf("the policy of before stays in force: %w", err)
 		d.log.Error("policy", "error", h.err)
@@ -87,55 +85,44 @@ func (d *Daemon) currentPolicy() *policy.Policy {
 }
 
 // decide asks the policy about a task's requests.
-func (d *Daemon) decide(img *image.Image, reqs []policy.Request) error {
-	dec, err := d.decision(img, reqs)
-	if err != nil || dec.Allowed {
+func (d *Daemon) decide(spec client.TaskSpec, img *image.Image, reqs []policy.Request) error {
+	dec, err := d.decision(spec, img, reqs)
+	if err != nil {
 		return err
 	}
-	wire := wireDecision(img, dec)
-	return &client.Error{Code: client.CodeRefused, Message: dec.Err(subject(img)).Error(), Decision: &wire}
+	d.metrics.decided(dec)
+	if dec.Allowed {
+		return nil
+	}
+	s := subject(spec, img)
+	wire := wireDecision(s, dec)
+	return &client.Error{Code: client.CodeRefused, Message: dec.Err(s).Error(), Decision: &wire}
 }
 
-func (d *Daemon) decision(img *image.Image, reqs []policy.Request) (policy.Decision, error) {
+func (d *Daemon) decision(spec client.TaskSpec, img *image.Image, reqs []policy.Request) (policy.Decision, error) {
 	approvals, err := d.approvals()
 	if err != nil {
 		return policy.Decision{}, err
 	}
-	return d.currentPolicy().Decide(subject(img), reqs, approvals, containsRule), nil
+	return d.currentPolicy().Decide(subject(spec, img), reqs, approvals), nil
 }
 
-// containsRule lets the policy compare devfs rules without knowing them.
-func containsRule(permitted, requested string) (bool, error) {
-	p, err := devfs.ParseRule(permitted)
-	if err != nil {
-		return false, err
-	}
-	r, err := devfs.ParseRule(requested)
-	if err != nil {
-		return false, err
-	}
-	return devfs.Contains(p, r), nil
+func subject(spec client.TaskSpec, img *image.Image) policy.Subject {
+	return policy.Subject{Image: img.Name, Repository: policy.RepositoryOf(img.Name), Digest: img.Digest.String(),
+		Namespace: spec.Labels["namespace"], Job: spec.Labels["job"]}
 }
 
-func subject(img *image.Image) policy.Subject {
-	return policy.Subject{Image: img.Name, Repository: repository(img.Name), Digest: img.Digest.String()}
-}
-
-func repository(name string) string {
-	if i := strings.LastIndexByte(name, ':'); i > strings.LastIndexByte(name, '/') {
-		return name[:i]
-	}
-	return name
-}
-
-func wireDecision(img *image.Image, dec policy.Decision) client.Decision {
-	out := client.Decision{Image: img.Name, Digest: img.Digest.String(), Allowed: dec.Allowed, Results: []client.Result{}}
+func wireDecision(s policy.Subject, dec policy.Decision) client.Decision {
+	out := client.Decision{Image: s.Image, Digest: s.Digest, Allowed: dec.Allowed, Results: []client.Result{}, Approve: dec.ApproveCommand(s)}
 	for _, r := range dec.Results {
-		out.Results = append(out.Results, client.Result{Request: r.Request.String(), Source: string(r.Request.Source), Allowed: r.Allowed, Reason: r.Reason})
+		out.Results = append(out.Results, client.Result{Request: r.Request.String(), Kind: string(r.Kind), Key: r.Key(), Source: string(r.Request.Source),
+			Allowed: r.Allowed, Reason: r.Reason, Permit: r.Permit})
 	}
 	return out
 }
 
+// handleCheck decides about an image, or about a whole task where the spec
+// asks for more, without starting it.
 func (d *Daemon) handleCheck(r *http.Request) (any, error) {
 	var spec client.TaskSpec
 	if err := decode(r, &spec); err != nil {
@@ -145,93 +132,48 @@ func (d *Daemon) handleCheck(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	reqs, err := d.imageRequests(img)
+	reqs, err := requestsOf(img)
 	if err != nil {
 		return nil, err
 	}
-	dec, err := d.decision(img, reqs)
+	dec, err := d.decision(spec, img, reqs)
 	if err != nil {
 		return nil, err
 	}
-	return wireDecision(img, dec), nil
+	return wireDecision(subject(spec, img), dec), nil
 }
 
-func (d *Daemon) handleApprove(r *http.Request) (any, error) {
-	var in client.ApproveRequest
-	if err := decode(r, &in); err != nil {
-		return nil, err
+// CheckImage decides about an archive's or layout's requests by a policy file,
+// on any system and without a daemon: neither approvals nor verified
+// signatures are known there. An empty file is a host without a policy.
+func CheckImage(ctx context.Context, path, file string) (d *client.Decision, err error) {
+	var p *policy.Policy
+	if file == "" {
+		p, err = policy.Parse("defaults", nil, newRuleIndex)
+	} else {
+		p, err = LoadPolicy(file)
 	}
-	return d.approve(r.Context(), in, r.Context().Value(peerKey{}).(int))
-}
-
-// approve records an operator's word on what the image asks for now, bound to
-// the digest that it has now.
-func (d *Daemon) approve(ctx context.Context, in client.ApproveRequest, uid int) (*client.Approval, error) {
-	if strings.TrimSpace(in.Why) == "" {
-		return nil, invalid("an approval needs a reason: --why \"...\"")
-	}
-	img, err := d.resolveImage(ctx, client.TaskSpec{Image: in.Image})
 	if err != nil {
 		return nil, err
 	}
-	reqs, err := d.imageRequests(img)
+	tmp, err := os.MkdirTemp("", "freejail-check-")
 	if err != nil {
 		return nil, err
 	}
-	by := fmt.Sprintf("uid %d", uid)
-	if in.By != "" {
-		by = in.By + " (" + by + ")"
-	}
-	a := policy.Approval{Digest: img.Digest.String(), Image: img.Name, Requests: reqs, By: by, Why: in.Why, At: time.Now()}
-	if err := d.putApproval(a); err != nil {
+	defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }()
+	store, err := image.OpenStore(tmp, image.Limits{})
+	if err != nil {
 		return nil, err
 	}
-	d.log.Info("approved", "image", img.Name, "digest", a.Digest, "by", by, "why", in.Why)
-	wire := wireApproval(a)
+	img, err := store.ImportFor(ctx, path, "", ocispec.Platform{}, func(string) {})
+	if err != nil {
+		return nil, err
+	}
+	reqs, err := requestsOf(img)
+	if err != nil {
+		return nil, err
+	}
+	s := subject(client.TaskSpec{}, img)
+	wire := wireDecision(s, p.Decide(s, reqs, nil))
 	return &wire, nil
-}
-
-func wireApproval(a policy.Approval) client.Approval {
-	out := client.Approval{Digest: a.Digest, Image: a.Image, By: a.By, Why: a.Why, At: a.At, Requests: []string{}}
-	for _, r := range a.Requests {
-		out.Requests = append(out.Requests, r.String())
-	}
-	return out
-}
-
-func (d *Daemon) listApprovals() ([]client.Approval, error) {
-	list, err := d.approvals()
-	out := []client.Approval{}
-	for _, a := range list {
-		out = append(out, wireApproval(a))
-	}
-	return out, err
-}
-
-// revoke takes a digest, or an image whose digest is looked up.
-func (d *Daemon) revoke(ref string) error {
-	digest := ref
-	img, err := d.images.Get(ref)
-	if err == nil {
-		digest = img.Digest.String()
-	} else if !errors.Is(err, image.ErrNotFound) {
-		return err
-	}
-	found, err := d.deleteApproval(digest)
-	if err == nil && !found {
-		return &client.Error{Code: client.CodeNotFound, Message: fmt.Sprintf("there is no approval for %q; see `freejail policy list`", ref)}
-	}
-	return err
-}
-
-func (d *Daemon) rulesetInfos() []client.Ruleset {
-	out := []client.Ruleset{}
-	for _, s := range d.rulesets.List() {
-		r := client.Ruleset{ID: int(s.ID), Holders: s.Holders}
-		for _, rule := range s.Rules {
-			r.Rules = append(r.Rules, rule.String())
-		}
-		out = append(out, r)
-	}
-	return out
 }

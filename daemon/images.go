@@ -18,7 +18,6 @@ import (
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/image"
-	"github.com/freejail/freejail/policy"
 )
 
 // importCache knows which archives were imported and have not changed since,
@@ -163,19 +162,10 @@ func (d *Daemon) imageInfo(img *image.Image) client.ImageInfo {
 	for _, p := range m.Ports {
 		i.Ports = append(i.Ports, fmt.Sprintf("%s %d/%s", p.Name, p.Port, p.Protocol))
 	}
-	if reqs, err := d.imageRequests(img); err == nil {
+	if reqs, err := requestsOf(img); err == nil {
 		for _, r := range reqs {
 			i.Requests = append(i.Requests, r.String())
 		}
 	}
 	return i
-}
-
-// imageRequests is what an image asks for by itself.
-func (d *Daemon) imageRequests(img *image.Image) ([]policy.Request, error) {
-	p := &plan{image: img, params: map[string]string{}, sysctl: map[string]string{}}
-	spec := client.TaskSpec{}
-	err := errors.Join(p.addPorts(spec), p.addPrivileges(spec))
-	p.addImageMounts()
-	return p.requests, err
 }

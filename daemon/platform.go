@@ -1,10 +1,6 @@
 package daemon
 
-import (
-	"errors"
-	"net"
-	"strings"
-)
+import "strings"
 
 func splitOptions(s string) []string {
 	if s == "" {
@@ -35,15 +31,4 @@ func checkSysctls(want map[string]string) error {
 		}
 	}
 	return nil
-}
-
-// peerUID is the user at the other end of a unix socket.
-func peerUID(c net.Conn) (int, error) {
-	raw, err := c.(*net.UnixConn).SyscallConn()
-	if err != nil {
-		return -1, err
-	}
-	uid, cerr := -1, error(nil)
-	err = raw.Control(func(fd uintptr) { uid, cerr = socketPeer(int(fd)) })
-	return uid, errors.Join(err, cerr)
 }

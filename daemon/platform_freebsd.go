@@ -15,17 +15,6 @@ import (
 	"github.com/freejail/freejail/internal/mount"
 )
 
-// solLocal is SOL_LOCAL of sys/un.h.
-const solLocal = 0
-
-func socketPeer(fd int) (int, error) {
-	x, err := unix.GetsockoptXucred(fd, solLocal, unix.LOCAL_PEERCRED)
-	if err != nil {
-		return -1, err
-	}
-	return int(x.Uid), nil
-}
-
 // mountDev mounts devfs with a ruleset that the registry has read back whole:
 // the kernel takes an unknown number for an empty set, which hides nothing.
 func mountDev(root string, ruleset int, _ []devfs.Rule, linux bool) error {
@@ -168,3 +157,10 @@ func sysctlKind(name string) (uint32, error) {
 	}
 	return binary.LittleEndian.Uint32(format) & ctlType, nil
 }
+
+// secureDefaults hold for every jail. SysV IPC is off by the kernel's default,
+// and not known to a kernel without it.
+var secureDefaults = map[string]string{"enforce_statfs": "2", "children.max": "0", "allow.mount": "false"}
+
+// loadsModules: a mount makes the kernel load the module of its file system.
+const loadsModules = true

@@ -5,20 +5,10 @@ import (
 	"path/filepath"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/devfs"
 	"github.com/freejail/freejail/internal/mount"
 )
-
-func socketPeer(fd int) (int, error) {
-	u, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
-	if err != nil {
-		return -1, err
-	}
-	return int(u.Uid), nil
-}
 
 // mountDev makes a /dev of the nodes that the rules leave visible.
 func mountDev(root string, _ int, rules []devfs.Rule, _ bool) error {
@@ -69,3 +59,9 @@ func sysctl(name string) (string, error) {
 	b, err := os.ReadFile(filepath.Join("/proc/sys", clean))
 	return strings.TrimSpace(string(b)), err
 }
+
+// secureDefaults are jails' alone.
+var secureDefaults map[string]string
+
+// loadsModules: what a mount loads here is the developer's matter.
+const loadsModules = false

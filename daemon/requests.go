@@ -34,6 +34,7 @@ type plan struct {
 	wait, stopSignal string // the job's, or else the image's
 	stopTimeout      client.Duration
 	requests         []policy.Request
+	user             policy.Request // among them
 }
 
 const defaultPath = "PATH=/sbin:/bin:/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin"
@@ -41,13 +42,17 @@ const defaultPath = "PATH=/sbin:/bin:/usr/sbin:/usr/bin:/usr/local/sbin:/usr/loc
 // makePlan merges a job's settings with its image's manifest.
 func (d *Daemon) makePlan(spec client.TaskSpec, img *image.Image) (*plan, error) {
 	p := &plan{image: img, params: map[string]string{}, sysctl: map[string]string{}}
-	steps := []func(client.TaskSpec) error{p.addCommand, p.addPorts, p.addEnv, p.addPrivileges, p.addMounts, p.addDirs, p.addEnd}
+	steps := []func(client.TaskSpec) error{p.refuseForeign, p.addCommand, p.addPorts, p.addEnv, p.addPrivileges, p.addMounts, p.addDirs, p.addEnd}
 	for _, f := range steps {
 		if err := f(spec); err != nil {
 			return nil, err
 		}
 	}
-	return p, nil
+	p.askUser(spec)
+	if spec.Storage == "nfs" {
+		p.ask(policy.NFS, "", "root", policy.FromJob)
+	}
+	return p, p.check(d.cfg.Devfs.MaxRules)
 }
 
 // addCommand follows the rule of other container tools: an entrypoint of the
@@ -204,17 +209,26 @@ func (p *plan) addWants(w client.Wants, source policy.Source) error {
 	}
 	for _, a := range w.Allow {
 		name := "allow." + strings.TrimPrefix(a, "allow.")
+		if !settingName.MatchString(name) {
+			return invalid("allow of the %s: %q is no parameter's name", source, a)
+		}
 		p.params[name] = "true"
 		p.ask(policy.Allow, name, "true", source)
 	}
 	for _, k := range slices.Sorted(maps.Keys(w.Jail)) {
-		if reservedParams[k] || strings.HasPrefix(k, "allow.") {
+		if isReserved(k) {
 			return invalid("jail parameter %q of the %s: freejail sets it itself, or it has a setting of its own (allow, sysvipc, hostname, vnet)", k, source)
+		}
+		if err := checkSetting("jail parameter", k, w.Jail[k], source); err != nil {
+			return err
 		}
 		p.params[k] = w.Jail[k]
 		p.ask(policy.Jail, k, w.Jail[k], source)
 	}
 	for _, k := range slices.Sorted(maps.Keys(w.SysVIPC)) {
+		if k != "shm" && k != "msg" && k != "sem" {
+			return invalid("sysvipc of the %s: %q is none of shm, msg and sem", source, k)
+		}
 		switch v := w.SysVIPC[k]; v {
 		case "":
 		case "new", "inherit":
@@ -225,6 +239,9 @@ func (p *plan) addWants(w client.Wants, source policy.Source) error {
 		}
 	}
 	for _, k := range slices.Sorted(maps.Keys(w.Sysctl)) {
+		if err := checkSetting("sysctl", k, w.Sysctl[k], source); err != nil {
+			return err
+		}
 		p.sysctl[k] = w.Sysctl[k]
 		p.ask(policy.Sysctl, k, w.Sysctl[k], source)
 	}
@@ -234,17 +251,12 @@ func (p *plan) addWants(w client.Wants, source policy.Source) error {
 	return nil
 }
 
-// reservedParams are jail parameters that the daemon sets.
-var reservedParams = map[string]bool{
-	"jid": true, "name": true, "path": true, "persist": true, "parent": true, "host.hostname": true, "dying": true,
-	"devfs_ruleset": true, "vnet": true, "meta": true, "env": true, "desc": true, "cpuset.id": true,
-	"sysvshm": true, "sysvmsg": true, "sysvsem": true,
-}
-
 // addMounts resolves a volume's source before anything is decided: the policy
 // judges, and the kernel mounts, the same path.
 func (p *plan) addMounts(spec client.TaskSpec) error {
-	p.addImageMounts()
+	if err := p.addImageMounts(); err != nil {
+		return err
+	}
 	for _, v := range spec.Volumes {
 		if v.Type == "" {
 			v.Type = "nullfs"
@@ -257,29 +269,16 @@ func (p *plan) addMounts(spec client.TaskSpec) error {
 		if !filepath.IsAbs(v.Target) || filepath.Clean(v.Target) == "/" {
 			return invalid("volume %q: the target %q is not an absolute path below /", v.Name, v.Target)
 		}
-		value := v.Type
-		if v.Type == "nullfs" {
-			real, err := p.source(spec, v.Source)
-			if err != nil {
-				return invalid("volume %s: %v", v.Target, err)
-			}
-			v.Source = real
-			value += ":" + real
-			if v.ReadOnly {
-				value += ":ro"
-			} else {
-				value += ":rw"
-			}
+		if err := p.addVolume(spec, v); err != nil {
+			return invalid("volume %s: %v", v.Target, err)
 		}
-		p.mounts = append(p.mounts, v)
-		p.ask(policy.Mount, v.Target, value, policy.FromJob)
 	}
 	return p.requiredVolumes(spec)
 }
 
 // addImageMounts gives an image of Linux what its programs expect. The permit
 // for Linux covers that.
-func (p *plan) addImageMounts() {
+func (p *plan) addImageMounts() error {
 	if p.linuxulator() {
 		p.rules = append(p.rules, devfs.Rule{Path: "shm", Unhide: true})
 		for _, m := range linuxMounts {
@@ -289,9 +288,12 @@ func (p *plan) addImageMounts() {
 		}
 	}
 	for _, m := range p.image.Manifest.Requires.Mounts {
-		p.mounts = append(p.mounts, client.Mount{Type: m.Type, Target: m.Target, Options: strings.Join(m.Options, ",")})
-		p.ask(policy.Mount, m.Target, m.Type, policy.FromImage)
+		out := client.Mount{Type: m.Type, Target: m.Target, Options: strings.Join(m.Options, ",")}
+		if err := p.askMount(out, m.Type, policy.FromImage); err != nil {
+			return invalid("image %s: mount %s: %v", p.image.Name, m.Target, err)
+		}
 	}
+	return nil
 }
 
 func (p *plan) requiredVolumes(spec client.TaskSpec) error {

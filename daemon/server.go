@@ -23,8 +23,6 @@ import (
 // over an upgrade, so that no client is turned away.
 const listenFD = "FREEJAIL_LISTEN_FD"
 
-type peerKey struct{}
-
 // serve answers on the socket until ctx ends.
 func (d *Daemon) serve(ctx context.Context) error {
 	l, err := d.listen()
@@ -33,13 +31,7 @@ func (d *Daemon) serve(ctx context.Context) error {
 	}
 	d.listener = l
 	srv := &http.Server{Handler: d.routes(), ReadHeaderTimeout: 10 * time.Second,
-		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			uid, err := peerUID(c)
-			if err != nil {
-				d.log.Warn("peer credentials", "error", err)
-			}
-			return context.WithValue(ctx, peerKey{}, uid)
-		}}
+		ConnContext: d.withPeer}
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
@@ -117,24 +109,15 @@ func (d *Daemon) routes() http.Handler {
 	m.HandleFunc("POST /v1/policy/check", answer(d.handleCheck))
 	m.HandleFunc("POST /v1/policy/approvals", answer(d.handleApprove))
 	m.HandleFunc("GET /v1/policy/approvals", answer(func(*http.Request) (any, error) { return d.listApprovals() }))
-	m.HandleFunc("DELETE /v1/policy/approvals", answer(func(r *http.Request) (any, error) { return nil, d.revoke(r.FormValue("ref")) }))
+	m.HandleFunc("GET /v1/policy/log", answer(func(*http.Request) (any, error) { return d.approvalLog() }))
+	m.HandleFunc("DELETE /v1/policy/approvals", answer(d.handleRevoke))
 	m.HandleFunc("GET /v1/devfs", answer(func(*http.Request) (any, error) { return d.rulesetInfos(), nil }))
+	m.HandleFunc("GET /v1/devfs/explain", answer(d.handleExplain))
+	m.HandleFunc("GET /v1/metrics", d.handleMetrics)
 	m.HandleFunc("GET /v1/doctor", answer(func(r *http.Request) (any, error) { return d.doctor(r.Context()), nil }))
 	m.HandleFunc("POST /v1/reload", answer(func(*http.Request) (any, error) { return nil, d.reloadPolicy() }))
 	m.HandleFunc("POST /v1/upgrade", d.handleUpgrade)
-	return rootOnly(m)
-}
-
-// rootOnly admits root and the daemon's own user, whatever the socket's mode.
-func rootOnly(h http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		uid, ok := r.Context().Value(peerKey{}).(int)
-		if !ok || uid != 0 && uid != os.Geteuid() {
-			writeError(w, &client.Error{Code: client.CodeRefused, Message: "only root may talk to the freejail daemon"})
-			return
-		}
-		h.ServeHTTP(w, r)
-	})
+	return hostOnly(m)
 }
 
 func answer(f func(*http.Request) (any, error)) http.HandlerFunc {

@@ -94,7 +94,7 @@ func (d *Daemon) start(ctx context.Context, t *task) error {
 	if err != nil {
 		return err
 	}
-	if err := d.decide(img, p.requests); err != nil {
+	if err := d.decide(spec, img, p.requests); err != nil {
 		return err
 	}
 	if err := checkSysctls(p.sysctl); err != nil {
@@ -175,15 +175,10 @@ func (d *Daemon) releasePorts(t *task) {
 }
 
 func (d *Daemon) acquireRuleset(t *task, p *plan) ([]devfs.Rule, error) {
-	open, err := parseRules("open", d.cfg.Devfs.Open)
+	rules, _, err := d.composed(p.rules)
 	if err != nil {
 		return nil, err
 	}
-	closing, err := parseRules("close", d.cfg.Devfs.Close)
-	if err != nil {
-		return nil, err
-	}
-	rules := devfs.Compose(open, p.rules, closing)
 	err = t.step(undo{Op: "ruleset"}, func() error {
 		id, err := d.rulesets.Acquire(rules, t.id())
 		t.mu.Lock()
@@ -252,7 +247,7 @@ func (d *Daemon) createJail(ctx context.Context, t *task, p *plan) error {
 	if hostname == "" {
 		hostname = s.ID
 	}
-	params := hostNetwork()
+	params := d.secureParams()
 	for k, v := range p.params {
 		params[k] = v
 	}
@@ -281,6 +276,9 @@ func (d *Daemon) startProcess(ctx context.Context, t *task, p *plan) error {
 	s := t.info.Spec
 	proc, err := process(t.info, p.image, p.args, p.env)
 	if err != nil {
+		return err
+	}
+	if err := d.checkRoot(s, p, proc.UID); err != nil {
 		return err
 	}
 	for _, m := range p.dirs {

@@ -2,7 +2,9 @@ package devfs
 
 import (
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 )
 
 // opens tells that a rule gives something: one that only hides does not.
@@ -39,14 +41,16 @@ func Contains(permitted, requested Rule) bool {
 type Index struct {
 	rules    []Rule
 	globs    []glob
+	prefix   []string
 	byPrefix map[string][]int // by what their names begin with
+	prefixes []string         // sorted
 	longest  int
 	anyPath  []int
 }
 
 // NewIndex prepares rules, which keep their places in the list.
 func NewIndex(rules []Rule) (*Index, error) {
-	x := &Index{rules: rules, byPrefix: map[string][]int{}, globs: make([]glob, len(rules))}
+	x := &Index{rules: rules, byPrefix: map[string][]int{}, globs: make([]glob, len(rules)), prefix: make([]string, len(rules))}
 	for i, r := range rules {
 		if r.Path == "" {
 			x.anyPath = append(x.anyPath, i)
@@ -57,9 +61,10 @@ func NewIndex(rules []Rule) (*Index, error) {
 			return nil, fmt.Errorf("path %w", err)
 		}
 		p := g.prefix()
-		x.globs[i], x.longest = g, max(x.longest, len(p))
+		x.globs[i], x.prefix[i], x.longest = g, p, max(x.longest, len(p))
 		x.byPrefix[p] = append(x.byPrefix[p], i)
 	}
+	x.prefixes = slices.Sorted(maps.Keys(x.byPrefix))
 	return x, nil
 }
 
@@ -102,12 +107,17 @@ func (x *Index) Covering(requested Rule, use func(int) bool) ([]int, error) {
 	if len(p) == len(g) { // one name is in one rule or in none
 		return nil, nil
 	}
-	for longer, list := range x.byPrefix {
-		if len(longer) > len(p) && longer[:len(p)] == p {
-			for _, i := range list {
-				if may(i) {
-					far = append(far, i)
-				}
+	from, _ := slices.BinarySearch(x.prefixes, p)
+	for _, longer := range x.prefixes[from:] {
+		if !strings.HasPrefix(longer, p) {
+			break
+		}
+		if longer == p {
+			continue
+		}
+		for _, i := range x.byPrefix[longer] {
+			if may(i) {
+				far = append(far, i)
 			}
 		}
 	}
@@ -144,13 +154,18 @@ func (x *Index) Touching(requested Rule, use func(int) bool) (int, error) {
 		return -1, nil
 	}
 	var g glob
+	p := ""
 	if requested.Path != "" {
 		var err error
 		if g, err = parseGlob(requested.Path); err != nil {
 			return -1, fmt.Errorf("path %w", err)
 		}
+		p = g.prefix()
 	}
 	for i, r := range x.rules {
+		if q := x.prefix[i]; p != "" && q != "" && !strings.HasPrefix(p, q) && !strings.HasPrefix(q, p) {
+			continue
+		}
 		if use != nil && !use(i) || r.Type != "" && requested.Type != "" && r.Type != requested.Type || !r.shares(requested) {
 			continue
 		}

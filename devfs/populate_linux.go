@@ -3,6 +3,7 @@ package devfs
 import (
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -49,4 +50,17 @@ func Populate(dir string, rules []Rule) error {
 		}
 	}
 	return nil
+}
+
+// HostNodes lists the nodes that a development host can offer.
+func HostNodes() ([]string, error) {
+	var out []string
+	for _, n := range linuxNodes {
+		out = append(out, n.name)
+	}
+	for name := range linuxLinks {
+		out = append(out, name)
+	}
+	slices.Sort(out)
+	return out, nil
 }

@@ -4,6 +4,7 @@ package devfs
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -183,8 +184,22 @@ func (r *Rule) UnmarshalText(b []byte) error {
 
 // Compose encloses what was asked for between the host's rules and puts a hide
 // of everything first, so that a set which is loaded half-way shows too little,
-// never too much.
+// never too much. What is asked for in another order, or twice, gives the same
+// list where that gives the same /dev.
 func Compose(open, requested, closing []Rule) []Rule {
 	out := append([]Rule{{Hide: true}}, open...)
-	return append(append(out, requested...), closing...)
+	return append(append(out, canonical(requested)...), closing...)
+}
+
+// canonical sorts rules that only unhide, as their order does not matter, and
+// drops what is there twice.
+func canonical(rules []Rule) []Rule {
+	for _, r := range rules {
+		if !r.Unhide || r.User != nil || r.Group != nil || r.Mode != nil {
+			return slices.CompactFunc(slices.Clone(rules), func(a, b Rule) bool { return a.String() == b.String() })
+		}
+	}
+	sorted := slices.Clone(rules)
+	slices.SortFunc(sorted, func(a, b Rule) int { return strings.Compare(a.String(), b.String()) })
+	return slices.CompactFunc(sorted, func(a, b Rule) bool { return a.String() == b.String() })
 }

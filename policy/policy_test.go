@@ -4,15 +4,47 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/freejail/freejail/devfs"
 )
 
 const digestA = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
 
-func equalText(a, b string) (bool, error) { return a == b, nil }
+// index compares devfs rules as the daemon has the policy do it.
+type index struct{ *devfs.Index }
+
+func newIndex(texts []string) (Index, error) {
+	var rules []devfs.Rule
+	for _, text := range texts {
+		r, err := devfs.ParseRule(text)
+		if err != nil {
+			return nil, err
+		}
+		rules = append(rules, r)
+	}
+	x, err := devfs.NewIndex(rules)
+	return index{x}, err
+}
+
+func (x index) Covering(text string, use func(int) bool) ([]int, error) {
+	r, err := devfs.ParseRule(text)
+	if err != nil {
+		return nil, err
+	}
+	return x.Index.Covering(r, use)
+}
+
+func (x index) Touching(text string, use func(int) bool) (int, error) {
+	r, err := devfs.ParseRule(text)
+	if err != nil {
+		return -1, err
+	}
+	return x.Index.Touching(r, use)
+}
 
 func mustParse(t *testing.T, src string) *Policy {
 	t.Helper()
-	p, err := Parse("host.hcl", []byte(src))
+	p, err := Parse("host.hcl", []byte(src), newIndex)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +111,7 @@ deny {
 		{"db", Request{Kind: VNET, Value: "true"}, false},
 		{"db", Request{Kind: "new kind"}, false},
 	} {
-		d := p.Decide(Subject{Image: c.image, Repository: strings.Split(c.image, ":")[0]}, []Request{c.req}, nil, equalText)
+		d := p.Decide(Subject{Image: c.image, Repository: strings.Split(c.image, ":")[0]}, []Request{c.req}, nil)
 		if d.Allowed != c.want {
 			t.Errorf("%s asks for %s: got %v (%s)", c.image, c.req, d.Allowed, d.Results[0].Reason)
 		}
@@ -88,11 +120,11 @@ deny {
 
 func TestDefaultDeny(t *testing.T) {
 	p := mustParse(t, "")
-	d := p.Decide(Subject{}, []Request{{Kind: Port, Value: "80/tcp"}}, nil, equalText)
+	d := p.Decide(Subject{}, []Request{{Kind: Port, Value: "80/tcp"}}, nil)
 	if d.Allowed {
 		t.Error("an empty policy permits a port")
 	}
-	if d := p.Decide(Subject{}, nil, nil, equalText); !d.Allowed {
+	if d := p.Decide(Subject{}, nil, nil); !d.Allowed {
 		t.Error("an image that asks for nothing is refused")
 	}
 }
@@ -102,20 +134,20 @@ func TestApproval(t *testing.T) {
 	raw := Request{Kind: Allow, Name: "allow.raw_sockets", Value: "true", Source: FromImage}
 	mnt := Request{Kind: Allow, Name: "allow.mount", Value: "true", Source: FromImage}
 	ok := []Approval{{Digest: digestA, Requests: []Request{raw, mnt}, By: "ann", Why: "ping", At: time.Now()}}
-	s := Subject{Image: "tool", Digest: digestA}
-	if d := p.Decide(s, []Request{raw}, ok, equalText); !d.Allowed || !strings.Contains(d.Results[0].Reason, "ann") {
+	s := Subject{Image: "tool:1", Repository: "tool", Digest: digestA}
+	if d := p.Decide(s, []Request{raw}, ok); !d.Allowed || !strings.Contains(d.Results[0].Reason, "ann") {
 		t.Errorf("approved, but: %+v", d)
 	}
-	if d := p.Decide(s, []Request{mnt}, ok, equalText); d.Allowed {
+	if d := p.Decide(s, []Request{mnt}, ok); d.Allowed {
 		t.Error("an approval goes over a deny")
 	}
-	s.Digest = strings.Replace(digestA, "a", "b", 1)
-	d := p.Decide(s, []Request{raw}, ok, equalText)
+	s.Digest = digestB
+	d := p.Decide(s, []Request{raw}, ok)
 	if d.Allowed {
 		t.Error("an approval holds for another digest")
 	}
 	err := d.Err(s)
-	for _, want := range []string{"allow.raw_sockets", "no permit", "freejail policy approve", s.Digest} {
+	for _, want := range []string{"allow.raw_sockets", "no permit", "freejail policy approve tool@" + s.Digest, "--request allow:raw_sockets"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("the refusal lacks %q: %v", want, err)
 		}
@@ -135,7 +167,7 @@ func TestMistakes(t *testing.T) {
 		`permit { images = ["["] }`:             "images",
 		`permit {`:                              "host.hcl:1",
 	} {
-		if _, err := Parse("/etc/host.hcl", []byte(src)); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := Parse("/etc/host.hcl", []byte(src), newIndex); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want an error with %q", src, err, want)
 		}
 	}

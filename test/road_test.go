@@ -75,6 +75,8 @@ var parts = []struct {
 	{"twenty at once", twenty},
 	{"refusals", refusals},
 	{"image of Linux", linuxImage},
+	{"policy and approvals", decidesAndApproves},
+	{"images that ask for much", imagesAsk},
 	{"plugin killed", pluginKilled},
 	{"daemon upgraded", daemonUpgraded},
 	{"daemon killed", daemonKilled},

@@ -164,9 +164,32 @@ func (c *Client) Approvals(ctx context.Context) ([]Approval, error) {
 	return get[[]Approval](ctx, c, "/v1/policy/approvals")
 }
 
-// Revoke withdraws the overrides of a digest (or of an image's digest).
-func (c *Client) Revoke(ctx context.Context, ref string) error {
-	_, err := call[any](ctx, c, http.MethodDelete, "/v1/policy/approvals?ref="+url.QueryEscape(ref), nil)
+// Revoke withdraws an override by its id, or all of a digest (or of an image's
+// digest). Tasks run on; their owners are told.
+func (c *Client) Revoke(ctx context.Context, ref, why string) error {
+	q := url.Values{"ref": {ref}, "why": {why}}
+	_, err := call[any](ctx, c, http.MethodDelete, "/v1/policy/approvals?"+q.Encode(), nil)
+	return err
+}
+
+// ApprovalLog tells everything that was ever approved and revoked.
+func (c *Client) ApprovalLog(ctx context.Context) ([]ApprovalRecord, error) {
+	return get[[]ApprovalRecord](ctx, c, "/v1/policy/log")
+}
+
+// Explain tells what a jail of an image would see of the host's /dev, and why.
+func (c *Client) Explain(ctx context.Context, ref string) (*DevfsView, error) {
+	return get[*DevfsView](ctx, c, "/v1/devfs/explain?ref="+url.QueryEscape(ref))
+}
+
+// Metrics copies the daemon's metrics, in Prometheus' text format.
+func (c *Client) Metrics(ctx context.Context, w io.Writer) error {
+	resp, err := c.do(ctx, http.MethodGet, "/v1/metrics", nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	_, err = io.Copy(w, resp.Body)
 	return err
 }
 

@@ -69,7 +69,8 @@ type Mount struct {
 	Target   string `json:"target"`
 	ReadOnly bool   `json:"read_only,omitempty"`
 	Private  bool   `json:"private,omitempty"` // becomes the task's user's alone; of Dirs only
-	Options  string `json:"options,omitempty"`
+	// Options are separated by commas: size=BYTES, mode=1777, noexec, suid, ...
+	Options string `json:"options,omitempty"`
 }
 
 // Wants are the privileges that the job, not the image, asks for.
@@ -250,37 +251,77 @@ type GCResult struct {
 	Bytes  int64    `json:"bytes"`
 }
 
-// Decision is the policy's word on an image's or task's requests.
+// Decision is the policy's word on an image's or task's requests. Approve is
+// the command by which an operator can approve what is refused.
 type Decision struct {
 	Image   string   `json:"image"`
 	Digest  string   `json:"digest"`
 	Allowed bool     `json:"allowed"`
 	Results []Result `json:"results"`
+	Approve string   `json:"approve,omitempty"`
 }
 
-// Result is the policy's word on one request.
+// Result is the policy's word on one request. Key names the request in an
+// approval; Permit is a block for the host's file that would permit it.
 type Result struct {
 	Request string `json:"request"`
+	Kind    string `json:"kind"`
+	Key     string `json:"key"`
 	Source  string `json:"source"`
 	Allowed bool   `json:"allowed"`
 	Reason  string `json:"reason"`
+	Permit  string `json:"permit,omitempty"`
 }
 
 // Approval is an operator's override for one image digest.
 type Approval struct {
+	ID       string    `json:"id"`
 	Digest   string    `json:"digest"`
 	Image    string    `json:"image,omitempty"`
-	Requests []string  `json:"requests"`
+	Requests []string  `json:"requests"` // their keys
 	By       string    `json:"by"`
 	Why      string    `json:"why"`
 	At       time.Time `json:"at"`
+	Expires  time.Time `json:"expires,omitzero"`
+	Expired  bool      `json:"expired,omitempty"`
 }
 
-// ApproveRequest approves everything that an image asks for now.
+// ApprovalRecord is an entry of the log of approvals. Action is approve or
+// revoke; By, At and Why are a revocation's.
+type ApprovalRecord struct {
+	Action   string    `json:"action"`
+	Approval Approval  `json:"approval"`
+	By       string    `json:"by,omitempty"`
+	At       time.Time `json:"at,omitzero"`
+	Why      string    `json:"why,omitempty"`
+}
+
+// ApproveRequest approves requests, by their keys, for an image's digest: NAME,
+// DIGEST or NAME@DIGEST. Without any it approves all that the image asks for.
+// Who approves is told by the kernel.
 type ApproveRequest struct {
-	Image string `json:"image"`
-	Why   string `json:"why"`
-	By    string `json:"by,omitempty"`
+	Image    string    `json:"image"`
+	Requests []string  `json:"requests,omitempty"`
+	Why      string    `json:"why"`
+	Expires  time.Time `json:"expires,omitzero"`
+}
+
+// Node is a device node of the host, and what a jail would see of it.
+type Node struct {
+	Path    string `json:"path"` // below /dev
+	Visible bool   `json:"visible"`
+	Rule    string `json:"rule"` // that decided
+	From    string `json:"from"` // open, image, close, or first
+	Mode    string `json:"mode,omitempty"`
+	// Types are those of devfs(8) for which alone it is visible.
+	Types []string `json:"types,omitempty"`
+}
+
+// DevfsView is what a jail of an image would see of the host's /dev.
+type DevfsView struct {
+	Image string   `json:"image"`
+	Rules []string `json:"rules"`
+	Nodes []Node   `json:"nodes"`
 }
 
 // Ruleset is one devfs ruleset of the registry.

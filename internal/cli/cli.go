@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -19,7 +20,6 @@ import (
 
 	"github.com/freejail/freejail/daemon"
 	"github.com/freejail/freejail/daemon/client"
-	"github.com/freejail/freejail/policy"
 )
 
 // Exit codes of the command line. run and exec give the program's own.
@@ -69,6 +69,7 @@ func Main(version string) int {
 	defer stop()
 	a := &app{version: version, out: os.Stdout}
 	root := a.root()
+	root.SetArgs(longFlags(os.Args[1:]))
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	err := root.ExecuteContext(ctx)
 	var code exitCode
@@ -91,6 +92,20 @@ func Main(version string) int {
 	return exitFailed
 }
 
+// longFlags takes -policy for --policy, as others' tools write their flags.
+func longFlags(args []string) []string {
+	out := slices.Clone(args)
+	for i, arg := range out {
+		if arg == "--" {
+			break
+		}
+		if arg == "-policy" || strings.HasPrefix(arg, "-policy=") {
+			out[i] = "-" + arg
+		}
+	}
+	return out
+}
+
 func (a *app) root() *cobra.Command {
 	socket := os.Getenv("FREEJAIL_SOCKET")
 	if socket == "" {
@@ -101,7 +116,7 @@ func (a *app) root() *cobra.Command {
 	c.PersistentFlags().StringVar(&a.socket, "socket", socket, "the daemon's socket ($FREEJAIL_SOCKET)")
 	c.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON for programs")
 	c.AddCommand(a.daemonCmd(), a.runCmd(), a.psCmd(), a.execCmd(), a.stopCmd(), a.rmCmd(), a.logsCmd(), a.inspectCmd(), a.eventsCmd(),
-		a.imagesCmd(), a.gcCmd(), a.policyCmd(), a.devfsCmd(), a.doctorCmd(), a.versionCmd())
+		a.imagesCmd(), a.gcCmd(), a.policyCmd(), a.devfsCmd(), a.metricsCmd(), a.doctorCmd(), a.versionCmd())
 	return c
 }
 
@@ -125,7 +140,7 @@ func (a *app) daemonCmd() *cobra.Command {
 			}
 			if check {
 				if cfg.Path != "" {
-					if _, err := policy.Load(cfg.Path); err != nil {
+					if _, err := daemon.LoadPolicy(cfg.Path); err != nil {
 						return err
 					}
 				}

@@ -13,7 +13,7 @@ import (
 
 func TestNoDaemon(t *testing.T) {
 	h := away(t)
-	for _, args := range [][]string{{"ps"}, {"run", "x"}, {"exec", "x", "y"}, {"stop", "x"}, {"images"}, {"gc"}, {"policy", "list"}, {"devfs", "list"}, {"events"}, {"daemon", "--upgrade"}} {
+	for _, args := range [][]string{{"ps"}, {"run", "x"}, {"exec", "x", "y"}, {"stop", "x"}, {"images"}, {"gc"}, {"policy", "list"}, {"policy", "log"}, {"metrics"}, {"devfs", "list"}, {"events"}, {"daemon", "--upgrade"}} {
 		h.gives(exitNoDaemon, []string{"no freejail daemon answers", h.socket}, args...)
 	}
 	h.gives(exitNoDaemon, []string{"error    daemon", h.socket, "->"}, "doctor")
@@ -43,7 +43,7 @@ func TestUsageErrors(t *testing.T) {
 func TestDaemonCheck(t *testing.T) {
 	h := away(t)
 	for text, want := range map[string]string{
-		"permit {\n  ports = [\"high\"]\n}\n": "freejail.hcl:1",
+		"permit {\n  ports = [\"high\"]\n}\n": "freejail.hcl:2",
 		"state_dir = \"relative\"\n":          "state_dir",
 		"no_such_setting = 1\n":               "no_such_setting",
 		"devfs {\n  open = [\"path x\"]\n}\n": "open[0]",
@@ -164,23 +164,42 @@ func TestImages(t *testing.T) {
 func TestPolicy(t *testing.T) {
 	h := newHost(t, "permit {\n  allow = [\"chflags\"]\n}\n")
 	h.gives(0, []string{"greedy sha256:"}, "images", "import", h.image("greedy", "ALLOW raw_sockets chflags\nSYSVIPC shm=new\n"))
-	refused := h.gives(exitRefused, []string{"refused", "allow.raw_sockets", "sysvipc shm=new", "no permit covers it", "allowed", "allow.chflags", "freejail.hcl:2"}, "policy", "check", "greedy")
+	refused := h.gives(exitRefused, []string{"refused", "allow.raw_sockets", "sysvipc shm=new", "no permit covers it", "allowed", "allow.chflags", "freejail.hcl:3",
+		`images = ["greedy"]`, `sysvipc = ["shm=new"]`, "--request allow:raw_sockets --request sysvipc:shm=new"}, "policy", "check", "greedy")
 	if strings.Contains(refused, "usage") {
 		t.Errorf("check prints its usage:\n%s", refused)
 	}
-	h.gives(exitRefused, []string{"the host's policy refuses", "freejail policy approve --why REASON sha256:"}, "run", "greedy", "exit", "0")
+	h.gives(exitRefused, []string{"the host's policy refuses", "freejail policy approve greedy@sha256:"}, "run", "greedy", "exit", "0")
 	h.gives(exitFailed, []string{"reason"}, "policy", "approve", "greedy")
-	h.gives(0, []string{"approved for sha256:", "allow.raw_sockets"}, "policy", "approve", "--why", "a test", "greedy")
-	h.gives(0, []string{"WHY", "a test", "greedy"}, "policy", "list")
+	h.gives(exitFailed, []string{"kind:what"}, "policy", "approve", "--reason", "x", "--request", "nonsense", "greedy")
+	h.gives(exitUsage, []string{"--expires"}, "policy", "approve", "--reason", "x", "--expires", "soon", "greedy")
+	digest := decoded[client.ImageInfo](h, "images", "greedy").Digest
+	h.gives(exitFailed, []string{"not on this host"}, "policy", "approve", "--reason", "x", "greedy@"+digest[:len(digest)-4]+"0000")
+	h.gives(0, []string{"approved for sha256:", "allow:raw_sockets"}, "policy", "approve", "--reason", "a test", "--request", "allow:raw_sockets", "greedy@"+digest)
+	h.gives(exitRefused, []string{"sysvipc shm=new"}, "run", "greedy", "exit", "0")
+	h.gives(0, []string{"sysvipc:shm=new", "until"}, "policy", "approve", "--reason", "more of it", "--expires", "1d", "greedy")
+	h.gives(0, []string{"REASON", "a test", "greedy", "uid "}, "policy", "list")
 	list := decoded[[]client.Approval](h, "policy", "list")
-	if len(list) != 1 || list[0].Why != "a test" || !slices.Contains(list[0].Requests, "allow.raw_sockets") {
+	if len(list) != 2 || list[0].Why != "a test" || !slices.Equal(list[0].Requests, []string{"allow:raw_sockets"}) || !strings.Contains(list[0].By, "uid ") {
 		t.Errorf("approvals: %+v", list)
 	}
 	h.gives(0, nil, "run", "--rm", "greedy", "exit", "0")
-	h.gives(exitRefused, []string{"asked for by the job", "needs a permit"}, "run", "--allow", "mount", "greedy", "exit", "0")
-	h.gives(0, nil, "policy", "revoke", "greedy")
+	h.gives(exitRefused, []string{"asked for by the job", "--request allow:mount"}, "run", "--allow", "mount", "greedy", "exit", "0")
+	h.gives(0, []string{`freejail_policy_decisions_total{result="refused"}`, `freejail_policy_refused_requests_total{kind="allow",source="job",denied="false"} 1`,
+		"freejail_policy_approvals 2"}, "metrics")
+
+	// One that runs is told of a revocation, and runs on; it starts no more.
+	h.gives(0, nil, "run", "-d", "--name", "clitask", "greedy")
+	h.gives(0, nil, "policy", "revoke", "--reason", "no more", list[1].ID)
+	h.gives(0, []string{"clitask", "was revoked by"}, "events")
+	h.gives(0, nil, "policy", "revoke", "greedy@"+digest)
 	h.gives(exitFailed, []string{"no approval"}, "policy", "revoke", "greedy")
+	if task := decoded[client.Task](h, "inspect", "clitask"); task.State != client.Running {
+		t.Errorf("the task is %s", task.State)
+	}
+	h.gives(0, nil, "rm", "--force", "clitask")
 	h.gives(exitRefused, nil, "run", "greedy", "exit", "0")
+	h.gives(0, []string{"approve a1", "approve a2", "revoke a2", "no more", "revoke a1"}, "policy", "log")
 
 	// A faulty file is told and leaves the policy in force.
 	check(t, os.WriteFile(h.path("freejail.hcl"), []byte("permit {\n"), 0o600))
@@ -199,8 +218,39 @@ func TestDoctorAndDevfs(t *testing.T) {
 	}
 	h.gives(0, nil, "run", "-d", "--name", "clitask", "prog")
 	h.gives(0, []string{"held by clitask", "path null unhide"}, "devfs", "list")
+	h.gives(0, []string{"held by clitask", "path null unhide"}, "devfs", "show", "clitask")
+	h.gives(exitFailed, []string{"nobody"}, "devfs", "show", "nobody")
+	if out := h.gives(0, []string{"visible  null", "open"}, "devfs", "explain", "prog"); strings.Contains(out, "hidden") {
+		t.Errorf("hidden nodes are listed:\n%s", out)
+	}
 	if l := decoded[[]client.Ruleset](h, "devfs", "list"); len(l) != 1 || len(l[0].Rules) == 0 {
 		t.Errorf("devfs: %+v", l)
 	}
 	h.gives(0, nil, "rm", "--force", "clitask")
+}
+
+// What needs neither a daemon nor root.
+func TestPolicyOffline(t *testing.T) {
+	h := away(t)
+	path := h.image("greedy", "ALLOW raw_sockets\nSYSVIPC shm=new\n")
+	conf := h.path("freejail.hcl")
+	write := func(text string) { check(t, os.WriteFile(conf, []byte(text), 0o600)) }
+	write("permit {\n  sets = [\"network-tools\"]\n}\ntest \"ping\" {\n  allowed {\n    allow = [\"raw_sockets\"]\n  }\n  refused {\n    ports = [\"80\"]\n  }\n}\n")
+	h.gives(exitRefused, []string{"allowed  allow.raw_sockets", "freejail.hcl:2 (set network-tools)", "refused  sysvipc shm=new"}, "policy", "check", path, "-policy", conf)
+	h.gives(exitRefused, []string{"refused  allow.raw_sockets"}, "policy", "check", path, "--policy=")
+	h.gives(0, []string{"2 of 2 assertions hold"}, "policy", "test", conf)
+	r := h.freejail("--json", "policy", "check", path, "--policy", conf)
+	var d client.Decision
+	if err := json.Unmarshal([]byte(r.out), &d); err != nil || r.code != exitRefused || d.Allowed || len(d.Results) != 2 || d.Results[1].Permit == "" || d.Results[1].Key != "sysvipc:shm=new" {
+		t.Errorf("check --json: %d %v %+v", r.code, err, d)
+	}
+	write("permit {\n  sysvipc = [\"shm\"]\n}\ntest \"no more\" {\n  refused {\n    sysvipc = [\"shm=new\"]\n  }\n}\n")
+	h.gives(exitFailed, []string{"freejail.hcl:6", `test "no more"`, "0 of 1"}, "policy", "test", conf)
+	write("permit {}\n")
+	h.gives(exitFailed, []string{"nothing was tested"}, "policy", "test", conf)
+	write("permit {\n  prots = [\"80\"]\n}\n")
+	h.gives(exitFailed, []string{"freejail.hcl:2", "prots", "ports"}, "policy", "check", path, "--policy", conf)
+	h.gives(0, []string{"standard", "network-tools"}, "policy", "sets")
+	h.gives(0, []string{"set \"linux\"", "linprocfs"}, "policy", "sets", "linux")
+	h.gives(exitFailed, []string{"network-tools"}, "policy", "sets", "nothing")
 }

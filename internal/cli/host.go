@@ -5,10 +5,8 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/user"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
 	"time"
 
@@ -115,102 +113,14 @@ has the defaults.`,
 	return c
 }
 
-func (a *app) policyCmd() *cobra.Command {
-	c := &cobra.Command{Use: "policy", Short: "what this host lets images have"}
-	check := &cobra.Command{Use: "check IMAGE", Short: "what the policy says of an image's requests", Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			d, err := a.client().CheckPolicy(cmd.Context(), client.TaskSpec{Image: imageRef(args[0])})
-			if err != nil {
-				return err
-			}
-			if err := a.print(d, func(w io.Writer) { printDecision(w, d) }); err != nil {
-				return err
-			}
-			if !d.Allowed {
-				return exitCode(exitRefused)
-			}
-			return nil
-		}}
-	var why string
-	approve := &cobra.Command{Use: "approve --why REASON IMAGE", Short: "let this digest of an image have all that it asks for", Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			by := ""
-			if u, err := user.Current(); err == nil {
-				by = u.Username
-			}
-			ap, err := a.client().Approve(cmd.Context(), client.ApproveRequest{Image: imageRef(args[0]), Why: why, By: by})
-			if err != nil {
-				return err
-			}
-			return a.print(ap, func(w io.Writer) {
-				fmt.Fprintf(w, "approved for %s:\n  %s\n", ap.Digest, strings.Join(ap.Requests, "\n  "))
-			})
-		}}
-	approve.Flags().StringVar(&why, "why", "", "the reason, which is recorded")
-	list := &cobra.Command{Use: "list", Short: "list the approvals", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-		l, err := a.client().Approvals(cmd.Context())
-		if err != nil {
-			return err
-		}
-		return a.print(l, func(w io.Writer) {
-			var rows [][]string
-			for _, p := range l {
-				rows = append(rows, []string{short(p.Digest), p.Image, p.By, p.At.Format("2006-01-02 15:04"), p.Why, strings.Join(p.Requests, "; ")})
-			}
-			table(w, "DIGEST\tIMAGE\tBY\tWHEN\tWHY\tREQUESTS", rows)
-		})
-	}}
-	revoke := &cobra.Command{Use: "revoke IMAGE|DIGEST", Short: "withdraw an approval; running tasks go on", Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return a.client().Revoke(cmd.Context(), args[0]) }}
-	reload := &cobra.Command{Use: "reload", Short: "read the policy file now and say what is wrong with it", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.client().Reload(cmd.Context()) }}
-	return group(c, check, approve, list, revoke, reload)
-}
-
 // imageRef makes a path absolute for the daemon, which has another directory.
 func imageRef(ref string) string {
-	if strings.ContainsRune(ref, '/') {
+	if strings.ContainsRune(ref, '/') && !strings.Contains(ref, "@sha256:") {
 		if abs, err := filepath.Abs(ref); err == nil {
 			return abs
 		}
 	}
 	return ref
-}
-
-func printDecision(w io.Writer, d *client.Decision) {
-	fmt.Fprintf(w, "%s  %s\n", d.Image, d.Digest)
-	if len(d.Results) == 0 {
-		fmt.Fprintln(w, "asks for nothing")
-	}
-	var rows [][]string
-	for _, r := range d.Results {
-		word := "refused"
-		if r.Allowed {
-			word = "allowed"
-		}
-		rows = append(rows, []string{word, r.Request, r.Reason})
-	}
-	if len(rows) > 0 {
-		table(w, "\tREQUEST\tREASON", rows)
-	}
-}
-
-func (a *app) devfsCmd() *cobra.Command {
-	c := &cobra.Command{Use: "devfs", Short: "freejail's devfs rulesets"}
-	return group(c, &cobra.Command{Use: "list", Short: "list the rulesets and who holds them", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-		l, err := a.client().Rulesets(cmd.Context())
-		if err != nil {
-			return err
-		}
-		return a.print(l, func(w io.Writer) {
-			for _, s := range l {
-				fmt.Fprintf(w, "ruleset %d, held by %s\n", s.ID, strings.Join(s.Holders, ", "))
-				for i, r := range s.Rules {
-					fmt.Fprintf(w, "  %s %s\n", strconv.Itoa(i+1), r)
-				}
-			}
-		})
-	}})
 }
 
 func (a *app) doctorCmd() *cobra.Command {

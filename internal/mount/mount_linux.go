@@ -27,7 +27,7 @@ func Do(m Mount) error {
 	}
 	// Else an unmount in the jail's tree would reach the host's.
 	err := unix.Mount("", m.Target, "", unix.MS_PRIVATE|unix.MS_REC, "")
-	if err == nil && flags&unix.MS_RDONLY != 0 {
+	if err == nil && flags != 0 { // a bind mount takes its flags afterwards
 		err = unix.Mount("", m.Target, "", unix.MS_BIND|unix.MS_REMOUNT|flags, "")
 	}
 	if err != nil {

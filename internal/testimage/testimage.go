@@ -29,6 +29,9 @@ type Spec struct {
 	Cmd      []string          // arguments of Program
 	Programs map[string]string // absolute path -> program of the host
 	Files    map[string]string // absolute path -> content
+	Links    map[string]string // absolute path of a symbolic link -> what it says
+	Labels   map[string]string // of the configuration, beside the manifest's
+	User     string
 }
 
 // Write makes the image as an oci-archive in dir and returns its path.
@@ -49,8 +52,12 @@ func Write(ctx context.Context, dir string, spec Spec) (string, error) {
 	cfg := ocispec.Image{Platform: ocispec.Platform{OS: runtime.GOOS, Architecture: runtime.GOARCH}}
 	cfg.Config.Entrypoint = []string{Program}
 	cfg.Config.Cmd = spec.Cmd
+	cfg.Config.User, cfg.Config.Labels = spec.User, maps.Clone(spec.Labels)
 	if spec.Manifest != "" {
-		cfg.Config.Labels = map[string]string{image.ManifestLabel: spec.Manifest}
+		if cfg.Config.Labels == nil {
+			cfg.Config.Labels = map[string]string{}
+		}
+		cfg.Config.Labels[image.ManifestLabel] = spec.Manifest
 	}
 	cfg.RootFS = ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{digest.FromBytes(layer)}}
 	d, err := s.Add(ctx, ocispec.MediaTypeImageLayer, bytes.NewReader(layer))
@@ -108,6 +115,9 @@ func layer(spec Spec) ([]byte, error) {
 	}
 	for name, text := range spec.Files {
 		put(name, 0o644, []byte(text))
+	}
+	for name, to := range spec.Links {
+		errs = append(errs, tw.WriteHeader(&tar.Header{Name: name[1:], Typeflag: tar.TypeSymlink, Linkname: to, Mode: 0o777}))
 	}
 	errs = append(errs, tw.Close())
 	return buf.Bytes(), errors.Join(errs...)

@@ -1,0 +1,167 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/devfs"
+	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/policy"
+)
+
+func (d *Daemon) handleApprove(r *http.Request) (any, error) {
+	var in client.ApproveRequest
+	if err := decode(r, &in); err != nil {
+		return nil, err
+	}
+	return d.approve(r.Context(), in, peerOf(r))
+}
+
+// approve records an operator's word on one digest: on the requests that are
+// named, or else on all that the image asks for. What a deny refuses cannot be
+// approved.
+func (d *Daemon) approve(ctx context.Context, in client.ApproveRequest, by peer) (*client.Approval, error) {
+	if strings.TrimSpace(in.Why) == "" {
+		return nil, invalid("an approval needs a reason: --reason \"...\"")
+	}
+	if !in.Expires.IsZero() && !in.Expires.After(time.Now()) {
+		return nil, invalid("the approval would have expired at %s already", in.Expires.Format(time.RFC3339))
+	}
+	img, err := d.approvable(ctx, in.Image)
+	if err != nil {
+		return nil, err
+	}
+	reqs, err := requestsOf(img)
+	if err != nil {
+		return nil, err
+	}
+	if len(in.Requests) > 0 {
+		if reqs, err = parseKeys(in.Requests); err != nil {
+			return nil, err
+		}
+	}
+	if len(reqs) == 0 {
+		return nil, invalid("image %s asks for nothing", img.Name)
+	}
+	for _, res := range d.currentPolicy().Decide(subject(client.TaskSpec{}, img), reqs, nil).Results {
+		if res.Denied {
+			return nil, invalid("%s is %s: no approval goes over a deny", res.Request, res.Reason)
+		}
+	}
+	a := policy.Approval{Digest: img.Digest.String(), Image: img.Name, Requests: reqs, By: by.String(), Why: in.Why, At: time.Now(), Expires: in.Expires}
+	if a.ID, err = d.logApproval(approvalRecord{Action: "approve", Approval: a}); err != nil {
+		return nil, err
+	}
+	d.log.Info("approved", "id", a.ID, "image", img.Name, "digest", a.Digest, "by", a.By, "why", in.Why)
+	wire := wireApproval(a)
+	return &wire, nil
+}
+
+// approvable finds an image by its name, digest, or NAME@DIGEST, of which the
+// digest alone counts: a name may be another image's by now.
+func (d *Daemon) approvable(ctx context.Context, ref string) (*image.Image, error) {
+	if i := strings.LastIndex(ref, "@sha256:"); i >= 0 {
+		ref = ref[i+1:]
+	}
+	return d.resolveImage(ctx, client.TaskSpec{Image: ref})
+}
+
+func parseKeys(keys []string) ([]policy.Request, error) {
+	var out []policy.Request
+	for _, k := range keys {
+		r, err := policy.ParseKey(k)
+		if err != nil {
+			return nil, invalid("%v", err)
+		}
+		if r.Kind == policy.Devfs {
+			rule, err := devfs.ParseRule(r.Value)
+			if err != nil {
+				return nil, invalid("%v", err)
+			}
+			r.Name, r.Value = rule.String(), rule.String()
+		}
+		out = append(out, r)
+	}
+	return out, nil
+}
+
+func wireApproval(a policy.Approval) client.Approval {
+	out := client.Approval{ID: a.ID, Digest: a.Digest, Image: a.Image, By: a.By, Why: a.Why, At: a.At, Expires: a.Expires,
+		Expired: a.Expired(time.Now()), Requests: []string{}}
+	for _, r := range a.Requests {
+		out.Requests = append(out.Requests, r.Key())
+	}
+	return out
+}
+
+func (d *Daemon) listApprovals() ([]client.Approval, error) {
+	list, err := d.approvals()
+	out := []client.Approval{}
+	for _, a := range list {
+		out = append(out, wireApproval(a))
+	}
+	return out, err
+}
+
+// approvalLog is everything that was ever approved and revoked, in its order.
+func (d *Daemon) approvalLog() ([]client.ApprovalRecord, error) {
+	list, err := d.approvalRecords()
+	out := []client.ApprovalRecord{}
+	for _, r := range list {
+		out = append(out, client.ApprovalRecord{Action: r.Action, Approval: wireApproval(r.Approval), By: r.By, At: r.At, Why: r.Why})
+	}
+	return out, err
+}
+
+func (d *Daemon) handleRevoke(r *http.Request) (any, error) {
+	return nil, d.revoke(r.FormValue("ref"), r.FormValue("why"), peerOf(r))
+}
+
+// revoke withdraws an approval by its id, or all of a digest, given as such, as
+// NAME@DIGEST, or by an image's name.
+func (d *Daemon) revoke(ref, why string, by peer) error {
+	digest := ref
+	if i := strings.LastIndex(ref, "@sha256:"); i >= 0 {
+		digest = ref[i+1:]
+	} else if img, err := d.images.Get(ref); err == nil {
+		digest = img.Digest.String()
+	} else if !errors.Is(err, image.ErrNotFound) {
+		return err
+	}
+	list, err := d.approvals()
+	if err != nil {
+		return err
+	}
+	found := false
+	for _, a := range list {
+		if a.ID != ref && a.Digest != digest {
+			continue
+		}
+		found = true
+		rec := approvalRecord{Action: "revoke", Approval: a, By: by.String(), At: time.Now(), Why: why}
+		if _, err := d.logApproval(rec); err != nil {
+			return err
+		}
+		d.log.Info("approval revoked", "id", a.ID, "image", a.Image, "digest", a.Digest, "by", rec.By, "why", why)
+		d.tellRevoked(a, rec.By)
+	}
+	if !found {
+		return &client.Error{Code: client.CodeNotFound, Message: fmt.Sprintf("there is no approval for %q; see `freejail policy list`", ref)}
+	}
+	return nil
+}
+
+// tellRevoked tells the owners of tasks that run by a revoked approval.
+func (d *Daemon) tellRevoked(a policy.Approval, by string) {
+	for _, t := range d.list() {
+		if i := t.snapshot(); i.Digest == a.Digest && i.State != client.Exited {
+			d.event(t.id(), "policy", fmt.Sprintf("the approval %s of what image %s asks for was revoked by %s: "+
+				"the task runs on, but a new start is refused unless the host's policy permits it", a.ID, a.Image, by))
+		}
+	}
+}

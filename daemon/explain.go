@@ -1,0 +1,88 @@
+package daemon
+
+import (
+	"fmt"
+	"net/http"
+
+	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/devfs"
+)
+
+func (d *Daemon) rulesetInfos() []client.Ruleset {
+	out := []client.Ruleset{}
+	for _, s := range d.rulesets.List() {
+		r := client.Ruleset{ID: int(s.ID), Holders: s.Holders}
+		for _, rule := range s.Rules {
+			r.Rules = append(r.Rules, rule.String())
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+// handleExplain tells what a jail would see if all were permitted that its
+// image asks for.
+func (d *Daemon) handleExplain(r *http.Request) (any, error) {
+	img, err := d.resolveImage(r.Context(), client.TaskSpec{Image: r.FormValue("ref")})
+	if err != nil {
+		return nil, err
+	}
+	var asked []devfs.Rule
+	for _, text := range img.Manifest.Requires.Devfs {
+		rule, err := devfs.ParseRule(text)
+		if err != nil {
+			return nil, invalid("image %s: %v", img.Name, err)
+		}
+		asked = append(asked, rule)
+	}
+	rules, from, err := d.composed(asked)
+	if err != nil {
+		return nil, err
+	}
+	names, err := devfs.HostNodes()
+	if err != nil {
+		return nil, err
+	}
+	view := client.DevfsView{Image: img.Name, Nodes: []client.Node{}}
+	for _, rule := range rules {
+		view.Rules = append(view.Rules, rule.String())
+	}
+	for _, name := range names {
+		node := devfs.Node{Path: name}
+		visible, by := devfs.Explain(rules, node)
+		out := client.Node{Path: name, Visible: visible, From: from(by), Types: devfs.TypesVisible(rules, name)}
+		if by >= 0 {
+			out.Rule = rules[by].String()
+		}
+		const none = 1 << 31
+		if mode := devfs.Mode(rules, node, none); mode != none {
+			out.Mode = fmt.Sprintf("%o", mode)
+		}
+		view.Nodes = append(view.Nodes, out)
+	}
+	return view, nil
+}
+
+// composed are all rules of a jail, and whose the rule at a place is.
+func (d *Daemon) composed(asked []devfs.Rule) ([]devfs.Rule, func(int) string, error) {
+	open, err := parseRules("open", d.cfg.Devfs.Open)
+	if err != nil {
+		return nil, nil, err
+	}
+	closing, err := parseRules("close", d.cfg.Devfs.Close)
+	if err != nil {
+		return nil, nil, err
+	}
+	from := func(i int) string {
+		switch {
+		case i < 1:
+			return "first"
+		case i < 1+len(open):
+			return "open"
+		case i < 1+len(open)+len(asked):
+			return "image"
+		}
+		return "close"
+	}
+	return devfs.Compose(open, asked, closing), from, nil
+}

@@ -1,0 +1,89 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/user"
+	"strconv"
+
+	"github.com/freejail/freejail/daemon/client"
+)
+
+// peer is the process at the other end of a connection, as the kernel tells.
+type peer struct {
+	uid, pid int
+	login    string // as whom its session was begun, if that is known
+	err      error  // why it may not talk to the daemon
+}
+
+type peerKey struct{}
+
+// withPeer examines the process as soon as it connects.
+func (d *Daemon) withPeer(ctx context.Context, c net.Conn) context.Context {
+	p, err := peerAt(c)
+	switch {
+	case err != nil:
+		p.err = fmt.Errorf("who asks is not known: %w", err)
+	case p.uid != 0 && p.uid != os.Geteuid():
+		p.err = fmt.Errorf("only root may talk to the freejail daemon, not uid %d", p.uid)
+	default: // root of a jail or container is not root of the host
+		p.err = atHome(p.pid)
+	}
+	if p.err != nil {
+		d.log.Warn("a connection is refused", "uid", p.uid, "pid", p.pid, "reason", p.err)
+	}
+	return context.WithValue(ctx, peerKey{}, p)
+}
+
+func peerAt(c net.Conn) (peer, error) {
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		return peer{uid: -1}, errors.New("this is no unix socket")
+	}
+	raw, err := u.SyscallConn()
+	if err != nil {
+		return peer{uid: -1}, err
+	}
+	p, perr := peer{uid: -1}, error(nil)
+	err = raw.Control(func(fd uintptr) { p, perr = socketPeer(int(fd)) })
+	return p, errors.Join(err, perr)
+}
+
+// peerOf is who sent a request, which hostOnly has let in.
+func peerOf(r *http.Request) peer {
+	p, ok := r.Context().Value(peerKey{}).(peer)
+	if !ok {
+		return peer{uid: -1, err: errors.New("who asks is not known")}
+	}
+	return p
+}
+
+// String is who it was, for the record.
+func (p peer) String() string {
+	out := fmt.Sprintf("uid %d", p.uid)
+	name := ""
+	if u, err := user.LookupId(strconv.Itoa(p.uid)); err == nil {
+		name = u.Username
+		out = fmt.Sprintf("%s (uid %d)", name, p.uid)
+	}
+	if p.login != "" && p.login != name {
+		out += ", logged in as " + p.login
+	}
+	return out
+}
+
+// hostOnly admits root of this host, and the daemon's own user, whatever the
+// socket's mode and wherever it may have been mounted.
+func hostOnly(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if p := peerOf(r); p.err != nil {
+			writeError(w, &client.Error{Code: client.CodeRefused, Message: p.err.Error()})
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}

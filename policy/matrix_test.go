@@ -1,0 +1,254 @@
+package policy
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+)
+
+// cases has for each kind a request, a permit of it, a permit that is almost
+// one, and a deny.
+var cases = map[Kind]struct {
+	request      Request
+	permit, near string
+	deny         string
+}{
+	Devfs:   {Request{Name: "path 'bpf[0-3]' unhide mode 600", Value: "path 'bpf[0-3]' unhide mode 600"}, `devfs = ["path 'bpf*' unhide mode 660"]`, `devfs = ["path 'bpf[0-2]' unhide mode 660"]`, `devfs = ["path bpf3 unhide"]`},
+	Allow:   {Request{Name: "allow.raw_sockets", Value: "true"}, `allow = ["raw_sockets"]`, `allow = ["raw_socket?x"]`, `allow = ["raw_*"]`},
+	Jail:    {Request{Name: "children.max", Value: "3"}, `jail = { "children.max" = "<=5" }`, `jail = { "children.max" = "<=2" }`, `jail = { "children.*" = "1..9" }`},
+	SysVIPC: {Request{Name: "shm", Value: "new"}, `sysvipc = ["shm=new"]`, `sysvipc = ["shm=inherit", "sem"]`, `sysvipc = ["shm"]`},
+	Sysctl:  {Request{Name: "kern.ipc.somaxconn", Value: "1024"}, `sysctl = { "kern.ipc.*" = ">=128" }`, `sysctl = { "kern.ipc" = "*" }`, `sysctl = { "*" = "1024" }`},
+	Mount:   {Request{Name: "/data", Value: "nullfs:/srv/data/a:rw"}, `mounts = ["nullfs:/srv/data:rw"]`, `mounts = ["nullfs:/srv/data:ro"]`, `mounts = ["nullfs:/srv/data/a/secret"]`},
+	Port:    {Request{Name: "http", Value: "80/tcp"}, `ports = ["80-90/tcp"]`, `ports = ["80-90/udp", "81"]`, `ports = ["1-1023"]`},
+	Module:  {Request{Value: "linprocfs"}, `modules = ["lin*"]`, `modules = ["linux"]`, `modules = ["*"]`},
+	NFS:     {Request{Value: "root"}, `nfs = true`, `nfs = false`, `nfs = true`},
+	VNET:    {Request{Value: "true"}, `vnet = true`, `vnet = false`, `vnet = true`},
+	Linux:   {Request{Value: "true"}, `linux = true`, `linux = false`, `linux = true`},
+}
+
+// TestMatrix tries every kind of request under every ruling, asked for by the
+// image and by the job.
+func TestMatrix(t *testing.T) {
+	for _, kind := range Kinds {
+		c, ok := cases[kind]
+		if !ok && kind != User { // every user is permitted unless denied
+			t.Errorf("there is no case for %s", kind)
+		}
+		for _, from := range []Source{FromImage, FromJob} {
+			if ok {
+				t.Run(fmt.Sprintf("%s of the %s", kind, from), func(t *testing.T) {
+					r := c.request
+					r.Kind, r.Source = kind, from
+					row(t, r, c.permit, c.near, c.deny)
+				})
+			}
+		}
+	}
+}
+
+const digestB = "sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"
+
+func row(t *testing.T, r Request, permit, near, deny string) {
+	mine := Subject{Image: "acme/web:1", Repository: "acme/web", Digest: digestA, Signers: []string{"release"}, Namespace: "prod", Job: "shop"}
+	approval := []Approval{{Digest: digestA, Requests: []Request{r}, By: "ann", Why: "because", At: time.Now()}}
+	approval[0].Requests[0].Source = ""
+	other := []Approval{{Digest: digestB, Requests: []Request{r}}}
+	expired := []Approval{{Digest: digestA, Requests: []Request{r}, Expires: time.Now().Add(-time.Second)}}
+	for _, c := range []struct {
+		name, policy string
+		approvals    []Approval
+		want         bool
+	}{
+		{"nothing is said", "", nil, false},
+		{"permitted", "permit {\n %s\n}", nil, true},
+		{"almost permitted", "permit {\n %n\n}", nil, false},
+		{"denied", "permit {\n %s\n}\ndeny {\n %d\n}", nil, false},
+		{"denied and approved", "deny {\n %d\n}", approval, false},
+		{"approved", "", approval, true},
+		{"approved for another digest", "", other, false},
+		{"an approval that has expired", "", expired, false},
+		{"for this image", "permit {\n images = [\"acme/*\"]\n %s\n}", nil, true},
+		{"for all below", "permit {\n images = [\"acme/**\"]\n %s\n}", nil, true},
+		{"for another image", "permit {\n images = [\"web\", \"acme\", \"acme/web/*\", \"*/*/web\"]\n %s\n}", nil, false},
+		{"denied to another image", "permit {\n %s\n}\ndeny {\n images = [\"other\"]\n %d\n}", nil, true},
+		{"for this digest", "permit {\n digests = [\"" + digestA + "\"]\n %s\n}", nil, true},
+		{"for another digest", "permit {\n digests = [\"" + digestB + "\"]\n %s\n}", nil, false},
+		{"for its signer", "permit {\n signer = [\"rel*\"]\n %s\n}", nil, true},
+		{"for another signer", "permit {\n signer = [\"relea\", \"ops\"]\n %s\n}", nil, false},
+		{"in its namespace", "permit {\n namespaces = [\"prod\"]\n %s\n}", nil, true},
+		{"in another namespace", "permit {\n namespaces = [\"test\"]\n %s\n}", nil, false},
+		{"for its job", "permit {\n jobs = [\"shop\"]\n %s\n}", nil, true},
+		{"for another job", "permit {\n jobs = [\"shop-*\"]\n %s\n}", nil, false},
+		{"for this image in another namespace", "permit {\n images = [\"acme/*\"]\n namespaces = [\"test\"]\n %s\n}", nil, false},
+		{"for images alone", "permit {\n from = [\"image\"]\n %s\n}", nil, r.Source == FromImage},
+		{"for jobs alone", "permit {\n from = [\"job\"]\n %s\n}", nil, r.Source == FromJob},
+		{"by a set", "set \"mine\" {\n %s\n}\npermit {\n sets = [\"mine\"]\n}", nil, true},
+		{"by a set for another image", "set \"mine\" {\n %s\n}\npermit {\n images = [\"x\"]\n sets = [\"mine\"]\n}", nil, false},
+	} {
+		p := mustParse(t, strings.NewReplacer("%s", permit, "%n", near, "%d", deny).Replace(c.policy))
+		res := p.Decide(mine, []Request{r}, c.approvals).Results[0]
+		if res.Allowed != c.want {
+			t.Errorf("%s: allowed is %v, want %v: %s", c.name, res.Allowed, c.want, res.Reason)
+		}
+		if res.Reason == "" || res.Allowed && res.Permit != "" || !res.Allowed && !res.Denied && res.Permit == "" {
+			t.Errorf("%s: the answer does not explain itself: %+v", c.name, res)
+		}
+		if res.Permit != "" { // what it says would permit it does
+			if again := mustParse(t, res.Permit).Decide(mine, []Request{r}, nil).Results[0]; !again.Allowed {
+				t.Errorf("%s: the permit that was proposed does not permit it:\n%s\n%s", c.name, res.Permit, again.Reason)
+			}
+		}
+	}
+	key, err := ParseKey(r.Key())
+	if err != nil || !key.same(r) {
+		t.Errorf("the key %q is read as %+v: %v", r.Key(), key, err)
+	}
+}
+
+func TestUsers(t *testing.T) {
+	root := Request{Kind: User, Value: "root", Source: FromImage}
+	www := Request{Kind: User, Value: "www", Source: FromJob}
+	if d := mustParse(t, "").Decide(Subject{}, []Request{root, www}, nil); !d.Allowed {
+		t.Errorf("users are refused unasked: %+v", d)
+	}
+	d := mustParse(t, `deny { users = ["root"] }`).Decide(Subject{Digest: digestA}, []Request{root, www}, []Approval{{Digest: digestA, Requests: []Request{root}}})
+	if d.Results[0].Allowed || !d.Results[0].Denied || !d.Results[1].Allowed {
+		t.Errorf("root is denied, others not: %+v", d)
+	}
+}
+
+// What is hidden is no privilege; what two permits open together is permitted.
+func TestDevfsTogether(t *testing.T) {
+	p := mustParse(t, "permit {\n devfs = [\n \"path 'bpf[0-4]' unhide\",\n \"path 'bpf[5-9]' unhide\"]\n}\n")
+	ask := func(s string) Request { return Request{Kind: Devfs, Name: s, Value: s} }
+	d := p.Decide(Subject{}, []Request{ask("path 'bpf[0-9]' unhide"), ask("path mem hide"), ask("path 'bpf*' unhide"), ask("path x")}, nil)
+	for i, want := range []bool{true, true, false, false} {
+		if d.Results[i].Allowed != want {
+			t.Errorf("%s: %+v", d.Results[i].Request, d.Results[i])
+		}
+	}
+	if r := d.Results[0].Reason; r != "permitted at host.hcl:3 and host.hcl:4" {
+		t.Errorf("the reason is %q", r)
+	}
+}
+
+func TestMountFlags(t *testing.T) {
+	p := mustParse(t, `
+permit { mounts = ["tmpfs:/tmp:size<=64MiB", "nullfs:/opt:ro,suid", "nullfs:/srv/a"] }
+deny { mounts = ["nullfs:/srv/a/rw:rw"] }`)
+	for value, want := range map[string]bool{
+		"tmpfs,size=1048576": true, "tmpfs": false, "tmpfs,size=99999999": false, "tmpfs,size=-1": false, "tmpfs,size=0x10": false, "tmpfs,size=1048576,suid": false,
+		"tmpfs,mode=777": false, "nullfs:/opt/x:ro": true, "nullfs:/opt/x:ro,suid": true, "nullfs:/opt/x:rw,suid": false, "nullfs:/srv/a:ro,suid": false,
+		"nullfs:/srv/a/b:rw": true, "nullfs:/srv/a/rw/x:rw": false, "nullfs:/srv/a/rw/x:ro": true, "nullfs:/srv/a:rw": false, "nullfs:/srv/a:ro": true,
+		"nullfs:/srv/a,b:rw": false, "nullfs:/srv/a/../../etc:ro": false, "nullfs:srv/a:ro": false, "nullfs:/:ro": false, "tmpfs:/srv/a:ro": false, "": false,
+	} {
+		d := p.Decide(Subject{}, []Request{{Kind: Mount, Name: "/tmp/x", Value: value}}, nil)
+		if d.Allowed != want {
+			t.Errorf("%q: allowed is %v: %s", value, d.Allowed, d.Results[0].Reason)
+		}
+	}
+}
+
+// Ways of writing a number that one reader takes for another than the next.
+func TestNumericTricks(t *testing.T) {
+	p := mustParse(t, `permit {
+ jail  = { "children.max" = "<=5", securelevel = "1..3" }
+ ports = ["1024-65535"]
+}`)
+	for _, v := range []string{"0x5", "+5", "05", " 5", "5 ", "5_0", "5e0", "5.0", "--5", "99999999999999999999", "-9223372036854775809", "٥", "", "6"} {
+		if d := p.Decide(Subject{}, []Request{{Kind: Jail, Name: "children.max", Value: v}}, nil); d.Allowed {
+			t.Errorf("children.max=%q is permitted: %s", v, d.Results[0].Reason)
+		}
+	}
+	for _, v := range []string{"08080/tcp", "8080", "8080/TCP", "+8080/tcp", "0/tcp", "-1/tcp", "65536/tcp", "8080-80/tcp", "1-8080/tcp", "8080/sctp", "8080/tcp ", "0x1f90/tcp"} {
+		if d := p.Decide(Subject{}, []Request{{Kind: Port, Value: v}}, nil); d.Allowed {
+			t.Errorf("port %q is permitted: %s", v, d.Results[0].Reason)
+		}
+	}
+	if d := p.Decide(Subject{}, []Request{{Kind: Jail, Name: "securelevel", Value: "0"}}, nil); d.Allowed {
+		t.Error("securelevel 0 is within 1..3")
+	}
+}
+
+func TestSets(t *testing.T) {
+	list := Sets()
+	if len(list) < 5 {
+		t.Fatalf("sets: %+v", list)
+	}
+	for _, s := range list {
+		if s.Description == "" || !strings.Contains(s.Text, s.Name) {
+			t.Errorf("set %+v", s)
+		}
+		mustParse(t, fmt.Sprintf("permit { sets = [%q] }", s.Name))
+	}
+	p := mustParse(t, "permit {\n sets = [\"network-tools\"]\n}")
+	d := p.Decide(Subject{}, []Request{{Kind: Allow, Name: "allow.raw_sockets", Value: "true"}}, nil)
+	if !d.Allowed || d.Results[0].Reason != "permitted at host.hcl:2 (set network-tools)" {
+		t.Errorf("%+v", d)
+	}
+	if d := p.Decide(Subject{}, []Request{{Kind: Devfs, Value: "path bpf0 unhide"}}, nil); d.Allowed {
+		t.Error("ping does not need bpf")
+	}
+}
+
+func TestAssertions(t *testing.T) {
+	p := mustParse(t, `permit {
+  images = ["db*"]
+  sets   = ["shared-memory"]
+  mounts = ["nullfs:/srv/db"]
+}
+test "the database" {
+  image = "db:15"
+  allowed {
+    sysvipc = ["shm=new"]
+    mounts  = ["nullfs:/srv/db/a:rw"]
+  }
+  refused {
+    sysvipc = ["shm=inherit"]
+    allow   = ["mount"]
+    ports   = ["80"]
+  }
+}
+test "others" {
+  image = "web"
+  allowed {
+    sysvipc = ["shm=new"]
+  }
+}`)
+	n, failures := p.Test()
+	if n != 6 || len(failures) != 1 || failures[0].Where != "host.hcl:21" || failures[0].Test != "others" || !strings.Contains(failures[0].Message, "no permit covers it") {
+		t.Errorf("%d assertions, %+v", n, failures)
+	}
+}
+
+// What an image writes must not become another word of the command that an
+// operator copies.
+func TestCommandIsQuoted(t *testing.T) {
+	for in, want := range map[string]string{"port:80/tcp": "port:80/tcp", "a b": "'a b'", "devfs:path 'x*' unhide": `"devfs:path 'x*' unhide"`,
+		"'$(reboot)'": `''\''$(reboot)'\'''`, "": "''", "a;b": "'a;b'", "-\n": "'-\n'"} {
+		if got := shellQuote(in); got != want {
+			t.Errorf("%q: %s, want %s", in, got, want)
+		}
+	}
+	s := Subject{Image: "tool:1", Repository: "tool", Digest: digestA}
+	var many []Request
+	for i := range 100 {
+		many = append(many, Request{Kind: Port, Value: fmt.Sprintf("%d/tcp", i+1)})
+	}
+	d := mustParse(t, "").Decide(s, many, nil)
+	if cmd := d.ApproveCommand(s); len(cmd) > 300 || !strings.Contains(cmd, "100 refused requests") {
+		t.Errorf("the command is %q", cmd)
+	}
+	if cmd := mustParse(t, `deny { ports = ["1-100"] }`).Decide(s, many, nil).ApproveCommand(s); cmd != "" {
+		t.Errorf("a deny is to be approved: %q", cmd)
+	}
+}
+
+func TestKeys(t *testing.T) {
+	for _, bad := range []string{"", "port", "port:", "port:high", "nothing:x", "jail:x", "mount:tmpfs", "mount:tmpfs on x", "allow:"} {
+		if r, err := ParseKey(bad); err == nil {
+			t.Errorf("%q is read as %+v", bad, r)
+		}
+	}
+}

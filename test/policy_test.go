@@ -1,0 +1,110 @@
+package test
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	nomad "github.com/hashicorp/nomad/api"
+
+	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/internal/testimage"
+)
+
+// kinds are requests of a job, by how it asks and the key of what it asks for.
+// Those of a job that runs here too have no effect on a development host, or
+// one that does no harm.
+func kinds(host string) map[string]struct {
+	set   func(*nomad.Job, *nomad.Task)
+	key   string
+	words string
+} {
+	config := func(name string, v any) func(*nomad.Job, *nomad.Task) {
+		return func(_ *nomad.Job, k *nomad.Task) { k.Config[name] = v }
+	}
+	type one = struct {
+		set   func(*nomad.Job, *nomad.Task)
+		key   string
+		words string
+	}
+	return map[string]one{
+		"devfs":   {config("devfs", []string{"path 'bpf[0-3]' unhide mode 0600"}), "devfs:path 'bpf[0-3]' unhide mode 600", "devfs rule"},
+		"allow":   {config("allow", []string{"raw_sockets"}), "allow:raw_sockets", "allow.raw_sockets"},
+		"jail":    {config("jail", map[string]string{"children.max": "2"}), "jail:children.max=2", "children.max=2"},
+		"sysvipc": {config("sysvipc", map[string]string{"shm": "new"}), "sysvipc:shm=new", "sysvipc shm=new"},
+		"volume":  {config("volumes", []string{host + ":/host:ro"}), "mount:nullfs:" + host + ":ro on /host", "nullfs:" + host},
+		"tmpfs":   {config("tmpfs", []string{"/scratch"}), "mount:tmpfs on /scratch", "mount tmpfs on /scratch"},
+		"port":    {config("ports", map[string]string{"http": "799"}), "port:799/tcp", "799/tcp"},
+	}
+}
+
+// decidesAndApproves takes each kind of request from the refusal, which the
+// job's owner reads in the task's events, over an operator's approval to a
+// running task and to the refusal after its revocation.
+func decidesAndApproves(t *testing.T, c *cluster) {
+	host := c.path("host")
+	check(t, os.MkdirAll(host, 0o755))
+	image, err := c.daemon.Image(t.Context(), "probe")
+	check(t, err)
+	for name, kind := range kinds(host) {
+		t.Run(name, func(t *testing.T) {
+			try := func(id, status string) *nomad.Allocation {
+				j, task := job("policy-"+name+"-"+id, "exit", "0")
+				kind.set(j, task)
+				c.run(t, batch(j))
+				return c.one(t, j, status)
+			}
+			wantMessage(t, try("refused", "failed"), "Driver Failure", kind.words, "no permit covers it", "asked for by the job", "freejail policy approve probe@"+image.Digest)
+			a, err := c.daemon.Approve(t.Context(), client.ApproveRequest{Image: "probe@" + image.Digest, Requests: []string{kind.key}, Why: "the test"})
+			check(t, err)
+			wantMessage(t, try("approved", "complete"), "Terminated", "Exit Code: 0")
+			check(t, c.daemon.Revoke(t.Context(), a.ID, "it is over"))
+			wantMessage(t, try("revoked", "failed"), kind.words, "no permit covers it")
+		})
+	}
+}
+
+// imagesAsk has an image that asks for something of every kind that an image
+// can: all are named, and a permit that is narrowed to its namespace lets it in.
+func imagesAsk(t *testing.T, c *cluster) {
+	path, err := testimage.Write(t.Context(), t.TempDir(), testimage.Spec{Name: "greedy", Manifest: `{"schemaVersion":1,"name":"greedy",
+ "parameters":[{"name":"GREETING"}], "ports":[{"name":"http","port":81}],
+ "requires":{"devfs":["path bpf0 unhide"],"allow":["raw_sockets"],"jail":{"children.max":"1"},"sysvipc":{"sem":"new"},"mounts":[{"type":"tmpfs","target":"/scratch","options":["size=1m"]}]}}`})
+	check(t, err)
+	_, err = c.daemon.Import(t.Context(), client.ImportRequest{Name: "greedy", Path: path})
+	check(t, err)
+	before, err := os.ReadFile(c.path("freejail.hcl"))
+	check(t, err)
+	t.Cleanup(func() { c.write(t, "freejail.hcl", string(before)) })
+	try := func(id, status string) *nomad.Allocation {
+		j, task := job("greedy-"+id, "exit", "0")
+		task.Config["image"] = "greedy"
+		c.run(t, batch(j))
+		return c.one(t, j, status)
+	}
+	parts := []string{"Driver Failure", "bpf0", "allow.raw_sockets", "children.max=1", "sem=new", "tmpfs,size=1048576 on /scratch", "81/tcp", "asked for by the image"}
+	wantMessage(t, try("refused", "failed"), parts...)
+	permit := `
+permit {
+  images     = ["greedy"]
+  namespaces = [%q]
+  jobs       = ["greedy-*"]
+  devfs      = ["path 'bpf*' unhide"]
+  jail       = { "children.max" = "<=3" }
+  mounts     = ["tmpfs:/scratch:size<=4MiB"]
+  sets       = ["network-tools", "shared-memory", "low-ports"]
+}
+%s`
+	c.write(t, "freejail.hcl", string(before)+fmt.Sprintf(permit, "other", ""))
+	wantMessage(t, try("elsewhere", "failed"), parts...)
+	c.write(t, "freejail.hcl", string(before)+fmt.Sprintf(permit, "default", ""))
+	wantMessage(t, try("permitted", "complete"), "Terminated", "Exit Code: 0")
+	c.write(t, "freejail.hcl", string(before)+fmt.Sprintf(permit, "default", "deny {\n  allow = [\"raw_*\"]\n}\n"))
+	a := try("denied", "failed")
+	wantMessage(t, a, "allow.raw_sockets", "denied at freejail.hcl:", "No approval goes over")
+	if all := messages(a.TaskStates["probe"]); slices.ContainsFunc(all, func(m string) bool { return strings.Contains(m, "policy approve") }) {
+		t.Errorf("what is denied is to be approved: %q", all)
+	}
+}
