@@ -65,6 +65,7 @@ type mountConfig struct {
 	Source   string `codec:"source"`
 	Target   string `codec:"target"`
 	ReadOnly bool   `codec:"readonly"`
+	SetUID   bool   `codec:"suid"` // let set-uid programs of it work
 }
 
 type servicesConfig struct {
@@ -108,7 +109,7 @@ var taskConfigSpec = hclspec.NewObject(map[string]*hclspec.Spec{
 	"open_files":     attr("open_files", "number"),
 	"cpu_hard_limit": attr("cpu_hard_limit", "bool"),
 	"mount": hclspec.NewBlockList("mount", hclspec.NewObject(map[string]*hclspec.Spec{
-		"name": attr("name", "string"), "source": hclspec.NewAttr("source", "string", true), "target": attr("target", "string"), "readonly": attr("readonly", "bool"),
+		"name": attr("name", "string"), "source": hclspec.NewAttr("source", "string", true), "target": attr("target", "string"), "readonly": attr("readonly", "bool"), "suid": attr("suid", "bool"),
 	})),
 	"services": hclspec.NewBlock("services", false, hclspec.NewObject(map[string]*hclspec.Spec{
 		"disabled": attr("disabled", "bool"),
@@ -165,7 +166,11 @@ func (c *TaskConfig) volumes(taskDir string) []client.Mount {
 		out = append(out, client.Mount{Source: host(p[0]), Target: p[1], ReadOnly: len(p) == 3 && p[2] == "ro"})
 	}
 	for _, m := range c.Mounts {
-		out = append(out, client.Mount{Name: m.Name, Source: host(m.Source), Target: m.Target, ReadOnly: m.ReadOnly})
+		v := client.Mount{Name: m.Name, Source: host(m.Source), Target: m.Target, ReadOnly: m.ReadOnly}
+		if m.SetUID {
+			v.Options = "suid"
+		}
+		out = append(out, v)
 	}
 	for _, t := range c.Tmpfs {
 		out = append(out, client.Mount{Type: "tmpfs", Source: "tmpfs", Target: t})

@@ -111,7 +111,7 @@ func (c *cluster) refused(ctx context.Context, name string) (event string, err e
 	return event, err
 }
 
-var approveCommand = regexp.MustCompile(`freejail (policy approve) --why REASON (sha256:[0-9a-f]{64})`)
+var approveCommand = regexp.MustCompile(`freejail policy approve ([^ ]+@sha256:[0-9a-f]{64}) --reason "..." --request`)
 
 // approval takes the command from the text of a refusal.
 func approval(refusal string) ([]string, error) {
@@ -119,7 +119,7 @@ func approval(refusal string) ([]string, error) {
 	if m == nil {
 		return nil, errors.New("the refusal names no command to approve the image")
 	}
-	return append(strings.Fields(m[1]), "--why", "seen in the demo", m[2]), nil
+	return []string{"policy", "approve", m[1], "--reason", "seen in the demo"}, nil
 }
 
 // again has Nomad place a failed job now and not after its delay.

@@ -32,6 +32,11 @@ devfs {
   close     = ["path mem hide", "path kmem hide", "path io hide"]
 }
 
+# Of every jail that asks for no other: -1 to 3, see security(7).
+# jail {
+#   securelevel = 2
+# }
+
 limits {
   image_size = "16GiB"  # of an unpacked image
   layer_size = "8GiB"
@@ -48,8 +53,9 @@ gc {
 # --- policy -------------------------------------------------------------------
 # What no permit covers is refused, with the command by which an operator can
 # approve it for one digest of the image. A deny wins over permits and approvals.
+# `freejail policy sets` tells what the sets hold.
 
-# Every image may serve unprivileged ports and have a tmpfs for /tmp.
+# Every image may serve unprivileged ports and have temporary files in memory.
 permit {
   ports  = ["1024-65535"]
   mounts = ["tmpfs:/tmp"]
@@ -57,11 +63,36 @@ permit {
 
 # Databases need shared memory; theirs alone, not the host's.
 permit {
-  images  = ["postgres"]  # a name of `freejail images`, with globs
-  sysvipc = ["shm=new"]
-  mounts  = ["nullfs:/srv/postgres:rw"]
+  images = ["postgres"]  # a name of `freejail images`, with globs
+  sets   = ["shared-memory"]
+  mounts = ["nullfs:/srv/postgres:rw"]
 }
 
 deny {
   devfs = ["path mem unhide", "path kmem unhide", "path io unhide"]
+}
+
+# `freejail policy test FILE` tells whether these hold.
+test "databases, and they alone" {
+  image = "postgres:16"
+  allowed {
+    sysvipc = ["shm=new"]
+    mounts  = ["nullfs:/srv/postgres/data:rw"]
+  }
+  refused {
+    sysvipc = ["shm=inherit"]
+    devfs   = ["path 'k*' unhide"]
+  }
+}
+
+test "everyone else" {
+  image = "web"
+  allowed {
+    ports = ["8080"]
+  }
+  refused {
+    ports   = ["80"]
+    sysvipc = ["shm=new"]
+    mounts  = ["nullfs:/:ro"]
+  }
 }
