@@ -45,10 +45,7 @@ func newVictim(t *testing.T, policy string) *victim {
 // the host as it was.
 func (v *victim) refuses(spec client.TaskSpec, want string) {
 	v.t.Helper()
-	before, err := mount.List()
-	if err != nil {
-		v.t.Fatal(err)
-	}
+	before := v.hostMounts()
 	spec.ID, spec.Owner = "bad", "nomad"
 	if _, err := v.c.Start(v.t.Context(), spec); err == nil {
 		v.t.Errorf("it started; want it refused for %q", want)
@@ -59,13 +56,22 @@ func (v *victim) refuses(spec client.TaskSpec, want string) {
 		v.t.Errorf("refused for %v; want %q", err, want)
 	}
 	nothingLeft(v.t, v.dir)
-	after, err := mount.List()
-	if err != nil || !slices.Equal(before, after) {
-		v.t.Errorf("the host's mounts have changed: %v\n%v\n%v", err, before, after)
+	if after := v.hostMounts(); !slices.Equal(before, after) {
+		v.t.Errorf("the host's mounts have changed:\n%v\n%v", before, after)
 	}
 	if b, err := os.ReadFile(v.secret); err != nil || string(b) != "sesame" {
 		v.t.Errorf("the host's file is %q: %v", b, err)
 	}
+}
+
+// hostMounts leaves out what other tests mount at the same time.
+func (v *victim) hostMounts() []mount.Info {
+	v.t.Helper()
+	list, err := mount.List()
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	return slices.DeleteFunc(list, func(i mount.Info) bool { return within(os.TempDir(), i.Target) && !within(v.dir, i.Target) })
 }
 
 // image writes one and returns its path.
