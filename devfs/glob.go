@@ -3,6 +3,7 @@ package devfs
 import (
 	"errors"
 	"fmt"
+	"math/bits"
 )
 
 // A glob is a pattern of fnmatch(3) with FNM_PATHNAME, which is how the kernel
@@ -29,17 +30,32 @@ func (c charset) and(o charset) charset {
 	return c
 }
 
+func (c charset) without(o charset) charset {
+	for i := range c {
+		c[i] &^= o[i]
+	}
+	return c
+}
+
 func (c charset) empty() bool { return c == charset{} }
 
 // single is the only byte of a set.
 func (c charset) single() (byte, bool) {
-	found, n := byte(0), 0
-	for b := range 256 {
-		if c.has(byte(b)) {
-			found, n = byte(b), n+1
+	n := 0
+	for _, word := range c {
+		n += bits.OnesCount64(word)
+	}
+	return c.first(), n == 1
+}
+
+// first is the lowest byte of a set that is not empty.
+func (c charset) first() byte {
+	for i, word := range c {
+		if word != 0 {
+			return byte(i<<6 + bits.TrailingZeros64(word))
 		}
 	}
-	return found, n == 1
+	return 0
 }
 
 // anything is what ? takes: no slash, and no NUL, which ends a name.
@@ -56,7 +72,7 @@ var anything = func() (c charset) {
 // not closed or has a slash in it, which it takes literally or never matches,
 // and a range that is empty.
 func parseGlob(p string) (glob, error) {
-	var g glob
+	g := make(glob, 0, len(p))
 	for i := 0; i < len(p); i++ {
 		switch c := p[i]; c {
 		case '*':
@@ -128,9 +144,7 @@ func parseSet(p string) (set charset, n int, err error) {
 		}
 	}
 	if negated {
-		for j := range set {
-			set[j] = ^set[j]
-		}
+		return anything.without(set), i + 1, nil
 	}
 	return set.and(anything), i + 1, nil
 }

@@ -140,33 +140,32 @@ func (w *walk) accepts(s states) bool {
 
 // letters has one byte of each class that the globs' sets do not tell apart.
 func letters(globs []glob) []byte {
-	var sets []charset
+	classes := []charset{anyByte}
 	known := map[charset]bool{}
 	for _, g := range globs {
 		for _, e := range g {
-			if !known[e.set] {
-				known[e.set] = true
-				sets = append(sets, e.set)
+			if known[e.set] {
+				continue
+			}
+			known[e.set] = true
+			for i, c := range classes {
+				in, out := c.and(e.set), c.without(e.set)
+				if !in.empty() && !out.empty() {
+					classes[i] = in
+					classes = append(classes, out)
+				}
 			}
 		}
 	}
-	var out []byte
-	classes := map[string]bool{}
-	sig := make([]byte, (len(sets)+7)/8)
-	for b := 1; b < 256; b++ {
-		clear(sig)
-		for i := range sets {
-			if sets[i].has(byte(b)) {
-				sig[i/8] |= 1 << (i % 8)
-			}
-		}
-		if !classes[string(sig)] {
-			classes[string(sig)] = true
-			out = append(out, byte(b))
-		}
+	out := make([]byte, len(classes))
+	for i, c := range classes {
+		out[i] = c.first()
 	}
 	return out
 }
+
+// anyByte is all that a name can hold.
+var anyByte = charset{^uint64(1), ^uint64(0), ^uint64(0), ^uint64(0)}
 
 // meets reports whether there is a name that both match.
 func (g glob) meets(o glob) bool {
