@@ -11,6 +11,7 @@ import (
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/jail"
+	"github.com/freejail/freejail/storage"
 )
 
 // recoverAll takes over what an earlier daemon left: tasks that run on are
@@ -104,16 +105,18 @@ func (d *Daemon) sweepStrays(ctx context.Context, alive []jail.Info) error {
 			errs = append(errs, d.jails.Remove(ctx, j.Name))
 		}
 	}
-	s, err := d.storage("")
-	if err != nil {
-		return err
-	}
-	roots, err := s.Tasks(ctx)
-	errs = append(errs, err)
-	for _, id := range roots {
-		if _, known := d.tasks[id]; !known {
-			d.log.Warn("removing a root that no journal tells of", "task", id)
-			errs = append(errs, s.Remove(ctx, id))
+	for _, kind := range storage.Kinds() {
+		s, err := d.storage(kind)
+		if err != nil {
+			continue // not on this host
+		}
+		roots, err := s.Tasks(ctx)
+		errs = append(errs, err)
+		for _, id := range roots {
+			if _, known := d.tasks[id]; !known {
+				d.log.Warn("removing a root that no journal tells of", "task", id)
+				errs = append(errs, s.Remove(ctx, id))
+			}
 		}
 	}
 	return errors.Join(errs...)

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -60,15 +61,13 @@ func Open(kind, dir string, cfg Config) (Driver, error) {
 	}
 	open, ok := drivers[kind]
 	if !ok {
-		var names []string
-		for n := range drivers {
-			names = append(names, n)
-		}
-		slices.Sort(names)
-		return nil, fmt.Errorf("storage driver %q is not there on this system; there are: %v", kind, names)
+		return nil, fmt.Errorf("storage driver %q is not there on this system; there are: %v", kind, Kinds())
 	}
 	return open(dir, cfg)
 }
+
+// Kinds are the drivers of this system, whether this host can have them or not.
+func Kinds() []string { return slices.Sorted(maps.Keys(drivers)) }
 
 var validName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
 
