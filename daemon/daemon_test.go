@@ -266,6 +266,18 @@ func TestKilledDaemon(t *testing.T) {
 	nothingLeft(t, dir)
 }
 
+// wasKilled wants an error for the daemon's sudden end at its fault point,
+// which the next daemon has not.
+func wasKilled(t *testing.T, err error, stop func(os.Signal)) {
+	t.Helper()
+	var answer *client.Error
+	if err == nil || errors.As(err, &answer) {
+		t.Fatalf("the daemon was not killed, it answered: %v", err)
+	}
+	stop(syscall.SIGKILL)
+	t.Setenv("FREEJAIL_FAULT_POINT", "")
+}
+
 // At each step of a start the daemon is killed, before and after it acts: the
 // next one finds a task that runs, or undoes what was begun.
 func TestKilledAtEachStep(t *testing.T) {
@@ -280,12 +292,7 @@ func TestKilledAtEachStep(t *testing.T) {
 				t.Setenv("FREEJAIL_FAULT_POINT", op+":"+moment)
 				c, stop := daemonAt(t, dir, "")
 				_, err := c.Start(t.Context(), client.TaskSpec{ID: "one", Owner: "cli", Image: path, Parameters: map[string]string{"GREETING": "x"}})
-				var answer *client.Error
-				if err == nil || errors.As(err, &answer) {
-					t.Fatalf("the daemon was not killed, it answered: %v", err)
-				}
-				stop(syscall.SIGKILL)
-				t.Setenv("FREEJAIL_FAULT_POINT", "")
+				wasKilled(t, err, stop)
 				c, _ = daemonAt(t, dir, "")
 				tasks, err := c.Tasks(t.Context())
 				if err != nil || len(tasks) > 1 || len(tasks) == 1 && (op != "process" || tasks[0].State != client.Running) {

@@ -3,7 +3,6 @@ package daemon
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -39,12 +38,7 @@ func TestKilledAtEachStepOfAStop(t *testing.T) {
 				t.Fatal(err)
 			}
 			_, err := c.Stop(ctx, id, client.StopRequest{Timeout: client.Duration(time.Minute)})
-			var answer *client.Error
-			if err == nil || errors.As(err, &answer) {
-				t.Fatalf("the daemon was not killed, it answered: %v", err)
-			}
-			stop(syscall.SIGKILL)
-			t.Setenv("FREEJAIL_FAULT_POINT", "")
+			wasKilled(t, err, stop)
 			c, stop = daemonAt(t, dir, "")
 			exit, err := c.Wait(ctx, id)
 			if err != nil || exit == nil || !exit.Known || exit.Code != 3 {
