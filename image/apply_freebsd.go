@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -45,38 +46,34 @@ func flagsOf(h *tar.Header) int {
 	return flags
 }
 
-func currentFlags(fi fs.FileInfo) int {
-	st, ok := fi.Sys().(*syscall.Stat_t)
-	if !ok {
-		return 0
-	}
-	return int(st.Flags)
-}
-
-func frozen(fi fs.FileInfo) bool { return currentFlags(fi)&forbidding != 0 }
+func frozen(st *unix.Stat_t) bool { return st.Flags&forbidding != 0 }
 
 // melt takes the flags that forbid a change off a file, and returns what it had.
-func melt(f *os.File, fi fs.FileInfo) (old int, err error) {
-	if !frozen(fi) {
+func melt(fd int, st *unix.Stat_t) (old int, err error) {
+	if !frozen(st) {
 		return 0, nil
 	}
-	old = currentFlags(fi)
-	return old, chflags(f, old&^forbidding)
+	old = int(st.Flags)
+	return old, chflags(fd, old&^forbidding)
 }
 
-func chflags(f *os.File, flags int) error {
-	if err := syscall.Fchflags(int(f.Fd()), flags); err != nil {
-		return &fs.PathError{Op: "chflags", Path: f.Name(), Err: err}
+func chflags(fd, flags int) error {
+	return os.NewSyscallError("fchflags", syscall.Fchflags(fd, flags))
+}
+
+func setTimes(fd int, ts *[2]unix.Timespec) error {
+	if _, _, errno := unix.Syscall(unix.SYS_FUTIMENS, uintptr(fd), uintptr(unsafe.Pointer(ts)), 0); errno != 0 {
+		return errno
 	}
 	return nil
 }
 
 // setFlags passes over flags that the file system has not: tmpfs and UFS know
 // them all, ZFS only some.
-func setFlags(f *os.File, flags int) error {
-	err := chflags(f, flags)
+func setFlags(fd, flags int) error {
+	err := chflags(fd, flags)
 	if errors.Is(err, unix.EOPNOTSUPP) {
-		err = chflags(f, flags&onZFS)
+		err = chflags(fd, flags&onZFS)
 	}
 	if errors.Is(err, unix.EOPNOTSUPP) {
 		return nil
@@ -110,13 +107,13 @@ func thawForRemoval(root *os.Root, name string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	fi, err := f.Stat()
-	if err != nil {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return err
 	}
-	old, err := melt(f, fi)
-	if err != nil || old == 0 || fi.IsDir() || fi.Sys().(*syscall.Stat_t).Nlink < 2 {
+	old, err := melt(int(f.Fd()), &st)
+	if err != nil || old == 0 || st.Mode&unix.S_IFMT == unix.S_IFDIR || st.Nlink < 2 {
 		return err
 	}
-	return errors.Join(root.Remove(name), chflags(f, old))
+	return errors.Join(root.Remove(name), chflags(int(f.Fd()), old))
 }

@@ -42,7 +42,7 @@ func decompress(r io.Reader) (io.ReadCloser, error) {
 }
 
 func newZstd(r io.Reader) (io.ReadCloser, error) {
-	z, err := zstd.NewReader(r, zstd.WithDecoderMaxMemory(256<<20))
+	z, err := zstd.NewReader(r, zstd.WithDecoderMaxMemory(256<<20), zstd.WithDecoderConcurrency(1))
 	if err != nil {
 		return nil, err
 	}

@@ -10,7 +10,6 @@ import (
 	"os"
 	"path"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -31,31 +30,42 @@ func applyTar(r io.Reader, dir string, b *budget, layer bool) (err error) {
 	if err != nil {
 		return err
 	}
-	a := &applier{tree: newTree(root, b), layer: layer, buf: make([]byte, 1<<18)}
-	defer func() { err = errors.Join(err, a.tree.close()) }()
-	tr := tar.NewReader(r)
-	for {
-		h, err := tr.Next()
-		if errors.Is(err, io.EOF) {
-			return a.tree.finish()
-		}
-		if err != nil {
-			return err
-		}
-		if err = b.addEntry(); err == nil {
-			err = a.entry(h, tr)
-		}
-		if err != nil {
-			return fmt.Errorf("entry %q: %w", h.Name, err)
-		}
+	defer func() { err = errors.Join(err, root.Close()) }()
+	t, err := newTree(root, b)
+	if err != nil {
+		return err
 	}
+	a := &applier{tree: t, layer: layer, out: newWriters()}
+	err = a.entries(tar.NewReader(r))
+	if err = errors.Join(err, a.out.wait()); err == nil {
+		err = t.finish()
+	}
+	return errors.Join(err, t.close())
 }
 
 // applier turns an archive's entries into changes of a tree.
 type applier struct {
 	tree  *tree
 	layer bool
-	buf   []byte
+	out   *writers
+}
+
+func (a *applier) entries(tr *tar.Reader) error {
+	for {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) || a.out.failed() {
+			return nil // wait tells of the failure
+		}
+		if err != nil {
+			return err
+		}
+		if err = a.tree.budget.addEntry(); err == nil {
+			err = a.entry(h, tr)
+		}
+		if err != nil {
+			return fmt.Errorf("entry %q: %w", h.Name, err)
+		}
+	}
 }
 
 // cleanName is an entry's path from the root, without the slash; empty is the
@@ -99,7 +109,7 @@ func (a *applier) entry(h *tar.Header, r io.Reader) error {
 	if err != nil {
 		return err
 	}
-	a.tree.mark(path.Join(f.path, base))
+	a.tree.mark(f.join(base))
 	return a.make(h, f, base, r)
 }
 
@@ -116,9 +126,9 @@ func (a *applier) whiteout(dir, base string) error {
 		return err
 	}
 	if base == opaqueMarker {
-		return a.tree.hideContents(f.root, f.path)
+		return a.tree.hideContents(f)
 	}
-	return a.tree.hide(f.root, f.path, hidden)
+	return a.tree.hide(f, hidden)
 }
 
 func (a *applier) make(h *tar.Header, f *folder, base string, r io.Reader) error {
@@ -138,104 +148,95 @@ func (a *applier) make(h *tar.Header, f *folder, base string, r io.Reader) error
 }
 
 func (a *applier) rootDirectory(h *tar.Header) error {
-	if _, err := a.tree.open("", true); err != nil { // its flags must not be in the way
-		return err
-	}
-	if err := a.tree.chown(a.tree.root, ".", h); err != nil {
-		return err
-	}
-	a.tree.setDir(".", h, a.tree.mode(h))
-	return nil
-}
-
-func (a *applier) directory(h *tar.Header, f *folder, base string) error {
-	err := f.root.Mkdir(base, 0o700)
-	if errors.Is(err, fs.ErrExist) {
-		var fi fs.FileInfo
-		if fi, err = f.root.Lstat(base); err != nil {
-			return err
-		}
-		if fi.IsDir() {
-			_, err = a.tree.thaw(f.root, base, fi)
-		} else if err = a.tree.clear(f, base); err == nil {
-			err = f.root.Mkdir(base, 0o700)
-		}
+	f, err := a.tree.open("", true) // its flags must not be in the way
+	if err == nil {
+		err = a.tree.chown(f, ".", h)
 	}
 	if err != nil {
 		return err
 	}
-	if err := a.tree.chown(f.root, base, h); err != nil {
+	return a.tree.setDir(".", h)
+}
+
+func (a *applier) directory(h *tar.Header, f *folder, base string) error {
+	err := unix.Mkdirat(f.fd, base, 0o700)
+	if errors.Is(err, fs.ErrExist) {
+		err = a.existingDirectory(f, base)
+	}
+	if err == nil {
+		err = a.tree.chown(f, base, h)
+	}
+	if err != nil {
 		return err
 	}
-	a.tree.setDir(path.Join(f.path, base), h, a.tree.mode(h))
-	if a.tree.asRoot {
-		return nil
+	return a.tree.setDir(f.join(base), h)
+}
+
+// existingDirectory makes use of one, or makes one of what is there.
+func (a *applier) existingDirectory(f *folder, base string) error {
+	var st unix.Stat_t
+	if err := statAt(f.fd, base, &st); err != nil {
+		return err
 	}
-	return f.root.Chmod(base, 0o700) // its own mode comes when all is in it
+	if !isType(&st, unix.S_IFDIR) {
+		if err := a.tree.clear(f, base); err != nil {
+			return err
+		}
+		return unix.Mkdirat(f.fd, base, 0o700)
+	}
+	if _, err := thaw(f, base, &st); err != nil || a.tree.asRoot {
+		return err
+	}
+	fd, err := openDirAt(f.fd, base)
+	if err != nil {
+		return err
+	}
+	return errors.Join(unix.Fchmod(fd, 0o700), unix.Close(fd)) // its own mode comes when all is in it
 }
 
 func (a *applier) file(h *tar.Header, f *folder, base string, r io.Reader) error {
 	if err := a.tree.budget.addFile(h.Size); err != nil {
 		return err
 	}
-	const flags = os.O_WRONLY | os.O_CREATE | os.O_EXCL
-	w, err := f.root.OpenFile(base, flags, 0o600)
+	times, err := timesOf(h)
+	if err != nil {
+		return err
+	}
+	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL
+	fd, err := openAt(f.fd, base, flags)
 	if errors.Is(err, fs.ErrExist) {
 		if err = a.tree.clear(f, base); err == nil {
-			w, err = f.root.OpenFile(base, flags, 0o600)
+			fd, err = openAt(f.fd, base, flags)
 		}
 	}
 	if err != nil {
 		return err
 	}
-	_, err = io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{r}, a.buf)
-	if err == nil && a.tree.asRoot {
-		err = w.Chown(h.Uid, h.Gid)
-	}
-	if err == nil { // after the owner: changing that takes setuid bits away
-		err = w.Chmod(a.tree.mode(h))
-	}
-	if err = errors.Join(err, w.Close()); err != nil {
+	w := &outFile{fd: fd, name: h.Name, mode: a.tree.mode(h), chown: a.tree.asRoot, uid: h.Uid, gid: h.Gid, times: times}
+	if err := a.out.write(w, r, h.Size); err != nil {
 		return err
 	}
-	a.tree.setFlags(path.Join(f.path, base), h)
-	return setTimes(f, base, h)
+	return a.tree.setFlags(f.join(base), h)
 }
 
 func (a *applier) symlink(h *tar.Header, f *folder, base string) error {
-	err := f.root.Symlink(h.Linkname, base)
+	times, err := timesOf(h)
+	if err != nil {
+		return err
+	}
+	err = unix.Symlinkat(h.Linkname, f.fd, base)
 	if errors.Is(err, fs.ErrExist) {
 		if err = a.tree.clear(f, base); err == nil {
-			err = f.root.Symlink(h.Linkname, base)
+			err = unix.Symlinkat(h.Linkname, f.fd, base)
 		}
 	}
 	if err == nil {
-		err = a.tree.chown(f.root, base, h)
+		err = a.tree.chown(f, base, h)
 	}
 	if err != nil {
 		return err
 	}
-	return setTimes(f, base, h)
-}
-
-// setTimes works on the entry itself, be it a link. The name has no slash and
-// is not "..", so it cannot leave the open directory.
-func setTimes(f *folder, base string, h *tar.Header) error {
-	var ts [2]unix.Timespec
-	for i, t := range []time.Time{accessTime(h), h.ModTime} {
-		var err error
-		if ts[i], err = unix.TimeToTimespec(t); err != nil {
-			return fmt.Errorf("the time %s: %w", t, err)
-		}
-	}
-	return unix.UtimesNanoAt(int(f.dir.Fd()), base, ts[:], unix.AT_SYMLINK_NOFOLLOW)
-}
-
-func accessTime(h *tar.Header) time.Time {
-	if h.AccessTime.IsZero() {
-		return h.ModTime
-	}
-	return h.AccessTime
+	return unix.UtimesNanoAt(f.fd, base, times[:], unix.AT_SYMLINK_NOFOLLOW)
 }
 
 // hardLink links to a file of the tree; a symbolic link in the target's own
@@ -245,21 +246,24 @@ func (a *applier) hardLink(h *tar.Header, f *folder, base string) error {
 	if err != nil {
 		return fmt.Errorf("hard link to %q: %w", h.Linkname, err)
 	}
-	target, fi, err := a.tree.lookup(to)
+	from, target, st, err := a.tree.links.lookup(to)
 	if err != nil {
 		return fmt.Errorf("hard link to %q: %w", h.Linkname, err)
 	}
-	if !fi.Mode().IsRegular() && fi.Mode()&fs.ModeSymlink == 0 {
+	if !isType(&st, unix.S_IFREG) && !isType(&st, unix.S_IFLNK) {
 		return fmt.Errorf("hard link to %q: that is no file", h.Linkname)
 	}
-	name := path.Join(f.path, base)
-	if target == name {
+	if from.path == f.path && target == base {
 		return errors.New("the hard link points to itself")
 	}
-	err = a.tree.link(target, name, fi)
+	err = a.tree.link(from, target, &st, f, base)
 	if errors.Is(err, fs.ErrExist) {
-		if err = a.tree.clear(f, base); err == nil {
-			err = a.tree.link(target, name, fi)
+		// This may remove the directory that the target is in.
+		if err = a.tree.clear(f, base); err != nil {
+			return err
+		}
+		if from, target, st, err = a.tree.links.lookup(to); err == nil {
+			err = a.tree.link(from, target, &st, f, base)
 		}
 	}
 	return err

@@ -2,7 +2,6 @@ package image
 
 import (
 	"crypto/sha256"
-	"errors"
 	"hash"
 	"io"
 	"sync"
@@ -11,7 +10,8 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// pump reads ahead, so that decompression, hashing and writing files overlap.
+// pump reads ahead, so that reading, decompression, hashing and writing files
+// overlap.
 type pump struct {
 	free chan *chunk
 	data chan *chunk // for Read
@@ -19,6 +19,7 @@ type pump struct {
 	quit chan struct{}
 	work sync.WaitGroup
 	hash hash.Hash
+	size int64 // of what the source gave
 	err  error // how the source ended; set before data is closed
 	cur  *chunk
 	rest []byte
@@ -31,7 +32,7 @@ type chunk struct {
 }
 
 const (
-	chunkSize = 1 << 19
+	chunkSize = 1 << 18
 	chunks    = 8
 )
 
@@ -63,6 +64,7 @@ func (p *pump) fill(r io.Reader) {
 			n, p.err = r.Read(c.buf[c.n:])
 			c.n += n
 		}
+		p.size += int64(c.n)
 		c.refs.Store(2)
 		p.sums <- c // as many places as chunks: never waits
 		p.data <- c
@@ -101,17 +103,13 @@ func (p *pump) Read(b []byte) (int, error) {
 }
 
 // digest drains the source, whose padding counts too, and returns the digest of
-// all that it gave.
-func (p *pump) digest() (digest.Digest, error) {
-	for {
-		if _, err := p.Read(make([]byte, chunkSize)); errors.Is(err, io.EOF) {
-			break
-		} else if err != nil {
-			return "", err
-		}
+// all that it gave and its size.
+func (p *pump) digest() (digest.Digest, int64, error) {
+	if _, err := io.Copy(io.Discard, struct{ io.Reader }{p}); err != nil {
+		return "", 0, err
 	}
 	p.work.Wait()
-	return digest.NewDigest(digest.SHA256, p.hash), nil
+	return digest.NewDigest(digest.SHA256, p.hash), p.size, nil
 }
 
 // stop ends the reading. After it nothing uses the source.

@@ -5,80 +5,84 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io/fs"
 	"maps"
 	"os"
 	"path"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
-// tree is a root that is being changed. Every way into it goes through os.Root
-// one component at a time, so that no link in it can lead out.
+// tree is a root that is being changed. Every way into it is a walker's, or
+// os.Root's where directories are removed.
 type tree struct {
 	root   *os.Root
+	dir    *os.File // the same
 	budget *budget
 	asRoot bool
-	cur    *folder             // the folder of the last entry: most share theirs
-	made   map[string]bool     // what this layer has made: whiteouts spare it
+	cur    *walker             // where entries are made
+	links  *walker             // where hard links point to
+	seed   maphash.Seed        // of made
+	made   map[uint64]struct{} // hashes of what this layer has made: whiteouts spare it
 	dirs   map[string]dirState // set at the end, when nothing is written any more
 	flags  map[string]int      // file flags, likewise
+	names  int                 // bytes of the paths in dirs and flags
 }
 
 type dirState struct {
-	setMode      bool
-	mode         fs.FileMode
-	atime, mtime time.Time
+	setMode bool
+	mode    uint32
+	times   [2]unix.Timespec // of access, of change
 }
 
-// folder is an open directory of the tree.
-type folder struct {
-	root *os.Root
-	dir  *os.File
-	path string // from the tree's root, without links; "." is that root
-}
-
-func newTree(root *os.Root, b *budget) *tree {
-	return &tree{root: root, budget: b, asRoot: os.Geteuid() == 0,
-		made: map[string]bool{}, dirs: map[string]dirState{}, flags: map[string]int{}}
-}
-
-func (t *tree) close() error {
-	return errors.Join(t.leave(), t.root.Close())
-}
-
-func (t *tree) leave() error {
-	if t.cur == nil {
-		return nil
-	}
-	err := errors.Join(t.cur.dir.Close(), t.cur.root.Close())
-	t.cur = nil
-	return err
-}
-
-// open gives an entry's parent directory, valid until the next call. Links in
-// the path are followed within the tree, where an absolute one means the tree's
-// root; missing directories are made on demand.
-func (t *tree) open(dir string, create bool) (*folder, error) {
-	dir = cmp.Or(dir, ".")
-	if t.cur != nil && t.cur.path == dir {
-		return t.cur, nil
-	}
-	if err := t.leave(); err != nil {
-		return nil, err
-	}
-	root, at, err := t.walk(dir, create, true)
+// newTree works on a root, which stays the caller's.
+func newTree(root *os.Root, b *budget) (*tree, error) {
+	dir, err := root.Open(".")
 	if err != nil {
 		return nil, err
 	}
-	f := &folder{root: root, path: at}
-	if f.dir, err = root.Open("."); err != nil {
-		return nil, errors.Join(err, root.Close())
+	t := &tree{root: root, dir: dir, budget: b, asRoot: os.Geteuid() == 0, seed: maphash.MakeSeed(),
+		made: map[uint64]struct{}{}, dirs: map[string]dirState{}, flags: map[string]int{}}
+	top := &folder{int(dir.Fd()), "."}
+	t.cur, t.links = &walker{t, []*folder{top}}, &walker{t, []*folder{top}}
+	return t, nil
+}
+
+func (t *tree) close() error {
+	return errors.Join(t.cur.back(1), t.links.back(1), t.dir.Close())
+}
+
+// open gives an entry's parent directory, valid until the next call. Links in
+// the path are followed within the tree.
+func (t *tree) open(dir string, create bool) (*folder, error) {
+	f, err := t.cur.open(cmp.Or(dir, "."), create, true)
+	if err != nil {
+		return nil, err
 	}
-	t.cur = f
 	return f, t.touch(f)
+}
+
+// implied makes a directory that no entry has named yet.
+func (t *tree) implied(in *folder, name string) (int, error) {
+	err := errors.Join(t.budget.addEntry(), t.touch(in))
+	if err == nil {
+		err = unix.Mkdirat(in.fd, name, 0o755)
+	}
+	if err != nil {
+		return -1, err
+	}
+	fd, err := openDirAt(in.fd, name)
+	if err != nil {
+		return -1, err
+	}
+	if err := unix.Fchmod(fd, 0o755); err != nil { // whatever the umask is
+		return -1, errors.Join(err, unix.Close(fd))
+	}
+	return fd, nil
 }
 
 // touch remembers a directory's times before something in it is changed.
@@ -86,35 +90,91 @@ func (t *tree) touch(f *folder) error {
 	if _, known := t.dirs[f.path]; known {
 		return nil
 	}
-	fi, err := f.dir.Stat()
-	if err != nil {
+	var st unix.Stat_t
+	if err := unix.Fstat(f.fd, &st); err != nil {
 		return err
 	}
-	t.dirs[f.path] = dirState{mtime: fi.ModTime()}
-	if m := fi.Mode(); !t.asRoot && m&0o300 != 0o300 {
-		t.dirs[f.path] = dirState{setMode: true, mode: m, mtime: fi.ModTime()}
-		if err := f.root.Chmod(".", m|0o300); err != nil {
+	s := dirState{mode: uint32(st.Mode) & 0o7777, times: [2]unix.Timespec{st.Atim, st.Mtim}}
+	if !t.asRoot && s.mode&0o300 != 0o300 {
+		s.setMode = true
+		if err := unix.Fchmod(f.fd, s.mode|0o300); err != nil {
 			return err
 		}
 	}
-	old, err := melt(f.dir, fi)
+	if err := t.remember(f.path, s); err != nil {
+		return err
+	}
+	old, err := melt(f.fd, &st)
 	if old != 0 {
 		t.flags[f.path] = old
 	}
 	return err
 }
 
+// maxRemembered bounds the paths that are held in memory until the end.
+const maxRemembered = 64 << 20
+
+func (t *tree) remember(p string, s dirState) error {
+	if _, known := t.dirs[p]; !known {
+		t.names += len(p)
+	}
+	t.dirs[p] = s
+	return t.checkNames()
+}
+
+func (t *tree) checkNames() error {
+	if t.names > maxRemembered {
+		return fmt.Errorf("the paths of its directories are more than %d bytes long together", maxRemembered)
+	}
+	return nil
+}
+
 func (t *tree) mark(p string) {
-	for ; p != "." && !t.made[p]; p = path.Dir(p) {
-		t.made[p] = true
+	for p != "" {
+		h := maphash.String(t.seed, p)
+		if _, known := t.made[h]; known {
+			return
+		}
+		t.made[h] = struct{}{}
+		p = parent(p)
 	}
 }
 
+func (t *tree) marked(p string) bool {
+	_, ok := t.made[maphash.String(t.seed, p)]
+	return ok
+}
+
+func parent(p string) string { return p[:max(strings.LastIndexByte(p, '/'), 0)] }
+
 // hide removes what lower layers have under a name, and spares what this layer
 // has put there, in whatever order they come.
-func (t *tree) hide(in *os.Root, dir, name string) (err error) {
+func (t *tree) hide(f *folder, name string) error {
+	if !t.marked(f.join(name)) {
+		return t.remove(f, name)
+	}
+	return t.within(f, func(in *os.Root) error { return t.hideIn(in, f.path, name) })
+}
+
+func (t *tree) hideContents(f *folder) error {
+	return t.within(f, func(in *os.Root) error { return t.hideContentsIn(in, f.path) })
+}
+
+// within gives a directory to what may remove directories in it.
+func (t *tree) within(f *folder, do func(in *os.Root) error) error {
+	if err := t.links.back(1); err != nil {
+		return err
+	}
+	in, err := t.root.OpenRoot(f.path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(do(in), in.Close())
+}
+
+func (t *tree) hideIn(in *os.Root, dir, name string) (err error) {
 	p := path.Join(dir, name)
-	if !t.made[p] {
+	if !t.marked(p) {
 		return removeAll(in, name)
 	}
 	fi, err := in.Lstat(name)
@@ -128,11 +188,10 @@ func (t *tree) hide(in *os.Root, dir, name string) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, sub.Close()) }()
-	return t.hideContents(sub, p)
+	return errors.Join(t.hideContentsIn(sub, p), sub.Close())
 }
 
-func (t *tree) hideContents(in *os.Root, dir string) error {
+func (t *tree) hideContentsIn(in *os.Root, dir string) error {
 	f, err := in.Open(".")
 	if err != nil {
 		return err
@@ -140,61 +199,81 @@ func (t *tree) hideContents(in *os.Root, dir string) error {
 	names, err := f.Readdirnames(-1)
 	err = errors.Join(err, f.Close())
 	for _, n := range names {
-		err = errors.Join(err, t.hide(in, dir, n))
+		err = errors.Join(err, t.hideIn(in, dir, n))
 	}
 	return err
 }
 
-// clear makes way for an entry.
-func (t *tree) clear(f *folder, base string) error {
-	p := path.Join(f.path, base)
-	delete(t.dirs, p)
-	delete(t.flags, p)
-	return removeAll(f.root, base)
+// remove removes an entry with all that is in it; none is no error.
+func (t *tree) remove(f *folder, name string) error {
+	err := unix.Unlinkat(f.fd, name, 0)
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	// It is a directory, or frozen.
+	return t.within(f, func(in *os.Root) error { return removeAll(in, name) })
 }
 
-func (t *tree) chown(in *os.Root, name string, h *tar.Header) error {
+// clear makes way for an entry.
+func (t *tree) clear(f *folder, base string) error {
+	p := f.join(base)
+	delete(t.dirs, p)
+	delete(t.flags, p)
+	return t.remove(f, base)
+}
+
+func (t *tree) chown(f *folder, name string, h *tar.Header) error {
 	if !t.asRoot {
 		return nil
 	}
-	return in.Lchown(name, h.Uid, h.Gid)
+	return unix.Fchownat(f.fd, name, h.Uid, h.Gid, unix.AT_SYMLINK_NOFOLLOW)
 }
 
 // mode has no setuid and setgid where the owner would be another than wanted.
-func (t *tree) mode(h *tar.Header) fs.FileMode {
-	m := fs.FileMode(h.Mode & 0o777)
-	if h.Mode&0o4000 != 0 && t.asRoot {
-		m |= fs.ModeSetuid
+func (t *tree) mode(h *tar.Header) uint32 {
+	if t.asRoot {
+		return uint32(h.Mode & 0o7777)
 	}
-	if h.Mode&0o2000 != 0 && t.asRoot {
-		m |= fs.ModeSetgid
-	}
-	if h.Mode&0o1000 != 0 {
-		m |= fs.ModeSticky
-	}
-	return m
+	return uint32(h.Mode & 0o1777)
 }
 
-func (t *tree) setDir(p string, h *tar.Header, mode fs.FileMode) {
-	t.dirs[p] = dirState{setMode: true, mode: mode, atime: accessTime(h), mtime: h.ModTime}
+func (t *tree) setDir(p string, h *tar.Header) error {
+	times, err := timesOf(h)
+	if err == nil {
+		err = t.remember(p, dirState{setMode: true, mode: t.mode(h), times: times})
+	}
 	delete(t.flags, p) // the layer's own replace those of before
-	t.setFlags(p, h)
+	return errors.Join(err, t.setFlags(p, h))
 }
 
-func (t *tree) setFlags(p string, h *tar.Header) {
-	if flags := flagsOf(h); flags != 0 {
-		t.flags[p] = flags
+func (t *tree) setFlags(p string, h *tar.Header) error {
+	flags := flagsOf(h)
+	if flags == 0 {
+		return nil
 	}
+	t.flags[p] = flags
+	t.names += len(p)
+	return t.checkNames()
+}
+
+// timesOf are an entry's times of access and of change.
+func timesOf(h *tar.Header) (ts [2]unix.Timespec, err error) {
+	atime := h.AccessTime
+	if atime.IsZero() {
+		atime = h.ModTime
+	}
+	for i, t := range []time.Time{atime, h.ModTime} {
+		if ts[i], err = unix.TimeToTimespec(t); err != nil {
+			return ts, fmt.Errorf("the time %s: %w", t, err)
+		}
+	}
+	return ts, nil
 }
 
 // finish gives directories their modes and times, the deepest first, and then
 // everything its file flags, which may forbid any further change.
 func (t *tree) finish() error {
-	if err := t.leave(); err != nil {
-		return err
-	}
-	names := slices.SortedFunc(maps.Keys(t.dirs), deepestFirst)
-	for _, p := range names {
+	for _, p := range slices.SortedFunc(maps.Keys(t.dirs), deepestFirst) {
 		if err := t.finishDir(p, t.dirs[p]); err != nil {
 			return fmt.Errorf("entry %q: %w", p, err)
 		}
@@ -226,60 +305,59 @@ func gone(err error) error {
 	return err
 }
 
-func (t *tree) finishDir(p string, s dirState) (err error) {
-	root, _, err := t.walk(p, false, false)
+func (t *tree) finishDir(p string, s dirState) error {
+	f, err := t.cur.open(p, false, false)
 	if err != nil {
 		return gone(err)
 	}
-	defer func() { err = errors.Join(err, root.Close()) }()
 	if s.setMode {
-		err = root.Chmod(".", s.mode)
+		err = unix.Fchmod(f.fd, s.mode)
 	}
-	return errors.Join(err, root.Chtimes(".", s.atime, s.mtime))
+	return errors.Join(err, setTimes(f.fd, &s.times))
 }
 
 // thaw takes away file flags that forbid to change something.
-func (t *tree) thaw(in *os.Root, name string, fi fs.FileInfo) (old int, err error) {
-	if !frozen(fi) {
+func thaw(f *folder, name string, st *unix.Stat_t) (old int, err error) {
+	if !frozen(st) {
 		return 0, nil
 	}
-	f, err := in.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	fd, err := openAt(f.fd, name, unix.O_RDONLY|unix.O_NONBLOCK)
 	if err != nil {
 		return 0, err
 	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	return melt(f, fi)
+	old, err = melt(fd, st)
+	return old, errors.Join(err, unix.Close(fd))
 }
 
 // freeze sets file flags.
-func (t *tree) freeze(p string, flags int) (err error) {
-	root, _, err := t.walk(path.Dir(p), false, false)
+func (t *tree) freeze(p string, flags int) error {
+	f, err := t.cur.open(path.Dir(p), false, false)
 	if err != nil {
 		return gone(err)
 	}
-	defer func() { err = errors.Join(err, root.Close()) }()
 	base := path.Base(p)
-	fi, err := root.Lstat(base)
-	if err != nil || !fi.IsDir() && !fi.Mode().IsRegular() {
+	var st unix.Stat_t
+	err = statAt(f.fd, base, &st)
+	if err != nil || !isType(&st, unix.S_IFDIR) && !isType(&st, unix.S_IFREG) {
 		return gone(err)
 	}
-	f, err := root.OpenFile(base, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	fd, err := openAt(f.fd, base, unix.O_RDONLY|unix.O_NONBLOCK)
 	if err != nil {
 		return err
 	}
-	return errors.Join(setFlags(f, flags), f.Close())
+	return errors.Join(setFlags(fd, flags), unix.Close(fd))
 }
 
 // link makes a hard link; what is frozen takes none.
-func (t *tree) link(target, name string, fi fs.FileInfo) error {
-	err := t.root.Link(target, name)
-	if !errors.Is(err, fs.ErrPermission) || !frozen(fi) {
+func (t *tree) link(from *folder, target string, st *unix.Stat_t, to *folder, name string) error {
+	err := unix.Linkat(from.fd, target, to.fd, name, 0)
+	if !errors.Is(err, fs.ErrPermission) || !frozen(st) {
 		return err
 	}
-	old, err := t.thaw(t.root, target, fi)
+	old, err := thaw(from, target, st)
 	if err != nil {
 		return err
 	}
-	t.flags[target] = old
-	return t.root.Link(target, name)
+	t.flags[from.join(target)] = old
+	return unix.Linkat(from.fd, target, to.fd, name, 0)
 }

@@ -12,7 +12,7 @@ import (
 
 // Unpack applies an image's layers in order to an existing, empty directory.
 // Nothing outside of it is touched, whatever the layers say; every layer's
-// DiffID is verified; device nodes and FIFOs are refused. Owners are set where
+// digest and DiffID are verified; device nodes and FIFOs are refused. Owners are set where
 // the process runs as root; without that, setuid and setgid bits are dropped.
 // Extended attributes are not unpacked. On error the directory may hold a part.
 func (s *Store) Unpack(ctx context.Context, img *Image, dir string, progress func(stage string)) error {
@@ -71,12 +71,21 @@ func (s *Store) unpackLayer(ctx context.Context, img *Image, i int, dir string, 
 		return fmt.Errorf("import the image again: %w", err)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	z, err := open(ctxReader{ctx, f})
+	blob := newPump(ctxReader{ctx, f})
+	defer blob.stop()
+	z, err := open(blob)
 	if err != nil {
 		return cutOff(err)
 	}
 	defer z.Close()
-	return applyVerified(z, dir, img.Config.RootFS.DiffIDs[i], left)
+	if err := applyVerified(z, dir, img.Config.RootFS.DiffIDs[i], left); err != nil {
+		return err
+	}
+	got, size, err := blob.digest()
+	if err == nil && (got != l.Digest || size != l.Size) {
+		err = fmt.Errorf("the blob has %d bytes and the digest %s, its descriptor says %d and %s: import the image again", size, got, l.Size, l.Digest)
+	}
+	return err
 }
 
 // budget is what one layer may unpack to, and what it has.
@@ -112,7 +121,7 @@ func applyVerified(r io.Reader, dir string, want digest.Digest, left *Limits) er
 	if err := applyTar(p, dir, b, true); err != nil {
 		return cutOff(err)
 	}
-	got, err := p.digest()
+	got, _, err := p.digest()
 	if err != nil {
 		return cutOff(err)
 	}

@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Creds are the numbers of a user in an image.
@@ -136,22 +138,26 @@ func table(r *os.Root, name string, fields int) (out [][]string, err error) {
 
 // openFollowing opens a file as a process with that root would: absolute links
 // mean the root, and none leads out of it.
-func openFollowing(r *os.Root, name string) (*os.File, int64, error) {
-	t := newTree(r, nil)
+func openFollowing(r *os.Root, name string) (file *os.File, size int64, err error) {
+	t, err := newTree(r, nil)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer func() { err = errors.Join(err, t.close()) }()
 	for range maxLinks {
-		at, fi, err := t.lookup(name)
+		f, base, st, err := t.cur.lookup(name)
 		if err != nil {
 			return nil, 0, err
 		}
-		if fi.Mode()&fs.ModeSymlink == 0 {
-			return openRegular(r, at)
+		if !isType(&st, unix.S_IFLNK) {
+			return openRegular(r, f.join(base))
 		}
-		to, err := r.Readlink(at)
+		to, err := readlinkAt(f.fd, base)
 		if err != nil {
 			return nil, 0, err
 		}
 		if name = to; !path.IsAbs(to) {
-			name = path.Dir(at) + "/" + to // not cleaned: a link may stand before a ..
+			name = f.path + "/" + to // not cleaned: a link may stand before a ..
 		}
 	}
 	return nil, 0, errors.New("too many symbolic links")

@@ -4,9 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -15,111 +16,169 @@ const (
 	maxLinks = 40
 )
 
-type level struct {
-	root *os.Root
-	name string
+var errNotDir = errors.New("it is not a directory")
+
+// folder is an open directory of a tree.
+type folder struct {
+	fd   int
+	path string // from the tree's root, without links; "." is that root
 }
 
-// walk opens a directory by its path from the tree's root, one component at a
-// time. The caller closes what it gets.
-func (t *tree) walk(dir string, create, follow bool) (_ *os.Root, at string, err error) {
-	var stack []level
-	pop := func(n int) {
-		for len(stack) > n {
-			err = errors.Join(err, stack[len(stack)-1].root.Close())
-			stack = stack[:len(stack)-1]
-		}
-	}
-	defer func() { pop(0) }()
-	todo, links := strings.Split(dir, "/"), 0
-	for steps := 0; len(todo) > 0; steps++ {
-		name := todo[0]
-		todo = todo[1:]
-		if name == "" || name == "." {
-			continue
-		}
-		if name == ".." {
-			pop(max(len(stack)-1, 0))
-			continue
-		}
-		top := t.root
-		if len(stack) > 0 {
-			top = stack[len(stack)-1].root
-		}
-		target, err := t.step(top, name, create)
-		if err != nil {
-			return nil, "", err
-		}
-		if target != "" {
-			if !follow {
-				return nil, "", errNotDir
-			}
-			if links++; links > maxLinks || steps > maxSteps {
-				return nil, "", fmt.Errorf("%s: too many symbolic links", name)
-			}
-			if path.IsAbs(target) {
-				pop(0)
-			}
-			todo = append(strings.Split(target, "/"), todo...)
-			continue
-		}
-		if len(stack) >= maxDepth {
-			return nil, "", fmt.Errorf("directories are more than %d deep", maxDepth)
-		}
-		sub, err := top.OpenRoot(name)
-		if err != nil {
-			return nil, "", err
-		}
-		stack = append(stack, level{sub, name})
-	}
-	if len(stack) == 0 {
-		r, err := t.root.OpenRoot(".")
-		return r, ".", err
-	}
-	names := make([]string, len(stack))
-	for i, l := range stack {
-		names[i] = l.name
-	}
-	last := stack[len(stack)-1].root
-	stack = stack[:len(stack)-1]
-	return last, path.Join(names...), nil
+func (f *folder) join(base string) string { return path.Join(f.path, base) }
+
+// walker goes about a tree. It opens one name at a time, always in a directory
+// that is open and never through a link, so no link in the tree can lead out.
+// The directories on the way to where it is stay open: most entries are near
+// the one before. Who removes a directory from the tree must see to it that no
+// walker is in it.
+type walker struct {
+	tree  *tree
+	stack []*folder // the first is the root
 }
 
-// step makes sure that a name is a directory, or gives the link's target.
-func (t *tree) step(in *os.Root, name string, create bool) (target string, err error) {
-	fi, err := in.Lstat(name)
-	switch {
-	case errors.Is(err, fs.ErrNotExist) && create:
-		if err := t.budget.addEntry(); err != nil {
-			return "", err
+func (w *walker) top() *folder { return w.stack[len(w.stack)-1] }
+
+// back leaves directories until n are open.
+func (w *walker) back(n int) error {
+	var err error
+	for len(w.stack) > n {
+		err = errors.Join(err, unix.Close(w.top().fd))
+		w.stack = w.stack[:len(w.stack)-1]
+	}
+	return err
+}
+
+// leave goes back to where a path goes on from, and returns the rest of it.
+func (w *walker) leave(dir string) (rest string, err error) {
+	for len(w.stack) > 1 && err == nil {
+		if p := w.top().path; dir == p || strings.HasPrefix(dir, p) && dir[len(p)] == '/' {
+			return dir[len(p):], nil
 		}
-		if err := in.Mkdir(name, 0o755); err != nil {
-			return "", err
+		err = w.back(len(w.stack) - 1)
+	}
+	return dir, err
+}
+
+// open goes to a directory, which stays open until the next call. Links are
+// followed if that is wanted, within the tree, where an absolute one means the
+// tree's root; missing directories are made on demand.
+func (w *walker) open(dir string, create, follow bool) (*folder, error) {
+	rest, err := w.leave(dir)
+	if err != nil {
+		return nil, err
+	}
+	links := 0
+	for steps := 0; rest != ""; steps++ {
+		name, more, _ := strings.Cut(rest, "/")
+		rest = more
+		switch name {
+		case "", ".":
+			continue
+		case "..":
+			if err := w.back(max(len(w.stack)-1, 1)); err != nil {
+				return nil, err
+			}
+			continue
 		}
-		return "", in.Chmod(name, 0o755) // whatever the umask is
-	case err != nil:
+		target, err := w.enter(name, create)
+		if err != nil {
+			return nil, err
+		}
+		if target == "" {
+			continue
+		}
+		if !follow {
+			return nil, errNotDir
+		}
+		if links++; links > maxLinks || steps > maxSteps {
+			return nil, fmt.Errorf("%s: too many symbolic links", name)
+		}
+		if path.IsAbs(target) {
+			if err := w.back(1); err != nil {
+				return nil, err
+			}
+		}
+		rest = target + "/" + rest
+	}
+	return w.top(), nil
+}
+
+// enter goes into a directory, or gives the link's target.
+func (w *walker) enter(name string, create bool) (target string, err error) {
+	if len(w.stack) > maxDepth {
+		return "", fmt.Errorf("directories are more than %d deep", maxDepth)
+	}
+	top := w.top()
+	fd, err := openDirAt(top.fd, name)
+	if errors.Is(err, fs.ErrNotExist) && create {
+		fd, err = w.tree.implied(top, name)
+	}
+	if notDirectory(err) {
+		if target, err = readlinkAt(top.fd, name); errors.Is(err, unix.EINVAL) {
+			err = &fs.PathError{Op: "open", Path: name, Err: errNotDir}
+		}
+		return target, err
+	}
+	if err != nil {
 		return "", err
-	case fi.Mode()&fs.ModeSymlink != 0:
-		return in.Readlink(name)
-	case !fi.IsDir():
-		return "", &fs.PathError{Op: "open", Path: name, Err: errNotDir}
 	}
+	w.stack = append(w.stack, &folder{fd, top.join(name)})
 	return "", nil
 }
 
-var errNotDir = errors.New("it is not a directory")
+// notDirectory knows what open(2) with O_NOFOLLOW and O_DIRECTORY says about
+// links and files: EMLINK is FreeBSD's.
+func notDirectory(err error) bool {
+	return errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) || errors.Is(err, unix.EMLINK)
+}
 
-// lookup finds an entry for a hard link, its own last place not followed.
-func (t *tree) lookup(name string) (at string, fi fs.FileInfo, err error) {
+// lookup finds an entry, its own last place not followed.
+func (w *walker) lookup(name string) (f *folder, base string, st unix.Stat_t, err error) {
 	dir, base := path.Split(name)
-	root, at, err := t.walk(dir, false, true)
-	if err != nil {
-		return "", nil, err
+	if f, err = w.open(dir, false, true); err != nil {
+		return nil, "", st, err
 	}
-	defer func() { err = errors.Join(err, root.Close()) }()
 	if base == "" {
 		base = "."
 	}
-	fi, err = root.Lstat(base)
-	return path.Join(at, base), fi, err
+	return f, base, st, statAt(f.fd, base, &st)
 }
+
+// The calls below take a name in an open directory, never a path.
+
+func openAt(fd int, name string, flags int) (int, error) {
+	for {
+		n, err := unix.Openat(fd, name, flags|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+		if err == nil {
+			return n, nil
+		}
+		if !errors.Is(err, unix.EINTR) {
+			return -1, &fs.PathError{Op: "open", Path: name, Err: err}
+		}
+	}
+}
+
+func openDirAt(fd int, name string) (int, error) {
+	return openAt(fd, name, unix.O_RDONLY|unix.O_DIRECTORY)
+}
+
+func statAt(fd int, name string, st *unix.Stat_t) error {
+	if err := unix.Fstatat(fd, name, st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return &fs.PathError{Op: "lstat", Path: name, Err: err}
+	}
+	return nil
+}
+
+func readlinkAt(fd int, name string) (string, error) {
+	b := make([]byte, maxName+1)
+	n, err := unix.Readlinkat(fd, name, b)
+	if err == nil && n == len(b) {
+		err = unix.ENAMETOOLONG
+	}
+	if err != nil {
+		return "", &fs.PathError{Op: "readlink", Path: name, Err: err}
+	}
+	return string(b[:n]), nil
+}
+
+func isType(st *unix.Stat_t, kind uint32) bool { return uint32(st.Mode)&unix.S_IFMT == kind }
