@@ -155,12 +155,12 @@ func (s *Store) export(ctx context.Context, ref string, put func(name string, si
 }
 
 func (s *Store) exportBlob(ctx context.Context, b ocispec.Descriptor, put func(string, int64, io.Reader) error) error {
-	f, err := os.Open(s.blobPath(b.Digest))
+	f, err := s.openBlob(b.Digest)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	return put("blobs/sha256/"+b.Digest.Encoded(), b.Size, newVerifier(ctxReader{ctx, f}, b))
+	return put(blobName(b.Digest), b.Size, newVerifier(ctxReader{ctx, f}, b))
 }
 
 // WriteArchive writes the files of an OCI layout directory as an oci-archive,

@@ -26,11 +26,7 @@ func (s *Store) Import(ctx context.Context, path, name string, progress func(sta
 // it: only an image of that OS and architecture is taken. The zero platform
 // means any, the host's first.
 func (s *Store) ImportFor(ctx context.Context, path, name string, p ocispec.Platform, progress func(stage string)) (*Image, error) {
-	wanted := []ocispec.Platform{p}
-	if p.OS == "" && p.Architecture == "" {
-		wanted = append(hostPlatforms(), anyPlatform)
-	}
-	return s.importFor(ctx, path, name, wanted, progress)
+	return s.importFor(ctx, path, name, wantedPlatforms(p), progress)
 }
 
 func (s *Store) importFor(ctx context.Context, path, name string, wanted []ocispec.Platform, progress func(string)) (img *Image, err error) {
@@ -46,7 +42,7 @@ func (s *Store) importFor(ctx context.Context, path, name string, wanted []ocisp
 	if err != nil {
 		return nil, err
 	}
-	in := &source{store: s, path: path}
+	in := &source{store: s, path: path, limits: s.limits}
 	if fi.IsDir() {
 		in.root, err = os.OpenRoot(path)
 	} else {
@@ -103,10 +99,11 @@ func (s *Store) take(ctx context.Context, in *source, d ocispec.Descriptor, name
 
 // source is a layout to import from.
 type source struct {
-	store *Store
-	path  string // as the caller named it, for messages
-	root  *os.Root
-	own   string // the directory, where the files are ours to move into the store
+	store  *Store // nil where nothing is copied
+	path   string // as the caller named it, for messages
+	root   *os.Root
+	limits Limits
+	own    string // the directory, where the files are ours to move into the store
 }
 
 // extract makes a layout of our own from an archive. Its blobs are verified.
@@ -115,7 +112,7 @@ func (in *source) extract(ctx context.Context) error {
 	if err != nil {
 		return full(err)
 	}
-	if err = extractLayout(ctx, in.path, dir, in.store.limits); err == nil {
+	if err = extractLayout(ctx, in.path, dir, in.limits); err == nil {
 		in.root, err = os.OpenRoot(dir)
 	}
 	if err != nil {
@@ -194,7 +191,7 @@ func (in *source) smallBlob(d ocispec.Descriptor) (b []byte, err error) {
 	if err := checkDigest(d.Digest); err != nil {
 		return nil, err
 	}
-	f, _, err := openRegular(in.root, "blobs/sha256/"+d.Digest.Encoded())
+	f, _, err := openRegular(in.root, blobName(d.Digest))
 	if err != nil {
 		return nil, fmt.Errorf("blob %s is missing: %w", d.Digest, err)
 	}
@@ -236,8 +233,8 @@ func (in *source) examine(d ocispec.Descriptor, wanted []ocispec.Platform) (ocis
 	}
 	var total int64
 	for i, l := range m.Layers {
-		if total += l.Size; l.Size < 0 || total < 0 || total > in.store.limits.ImageBytes {
-			return m, fmt.Errorf("layer %d: the image is over the limit of %d bytes (limits { image_size })", i+1, in.store.limits.ImageBytes)
+		if total += l.Size; l.Size < 0 || total < 0 || total > in.limits.ImageBytes {
+			return m, fmt.Errorf("layer %d: the image is over the limit of %d bytes (limits { image_size })", i+1, in.limits.ImageBytes)
 		}
 	}
 	return m, nil

@@ -10,17 +10,17 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// OpenLayer gives a layer of the store as an uncompressed tar. Reading ends with
-// an error where it goes over the store's limit for a layer.
-func (s *Store) OpenLayer(ctx context.Context, l ocispec.Descriptor) (io.ReadCloser, error) {
-	if err := checkDigest(l.Digest); err != nil {
+// OpenLayer gives a layer as an uncompressed tar. Reading ends with
+// an error where it goes over the limit for a layer.
+func (l *Layout) OpenLayer(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
+	if err := checkDigest(d.Digest); err != nil {
 		return nil, err
 	}
-	open, err := decompressorFor(l.MediaType)
+	open, err := decompressorFor(d.MediaType)
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.Open(s.blobPath(l.Digest))
+	f, err := l.openBlob(d.Digest)
 	if err != nil {
 		return nil, err
 	}
@@ -29,7 +29,7 @@ func (s *Store) OpenLayer(ctx context.Context, l ocispec.Descriptor) (io.ReadClo
 		return nil, errors.Join(cutOff(err), f.Close())
 	}
 	used := new(int64)
-	return &openLayer{&bounded{r: z, used: used, limit: s.limits.LayerBytes, what: "layer_size"}, z, f}, nil
+	return &openLayer{&bounded{r: z, used: used, limit: l.limits.LayerBytes, what: "layer_size"}, z, f}, nil
 }
 
 type openLayer struct {

@@ -3,15 +3,14 @@ package image
 import (
 	"encoding/json"
 	"fmt"
-	"os"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-func (s *Store) manifestOf(d ocispec.Descriptor) (ocispec.Manifest, error) {
+func (l *Layout) manifestOf(d ocispec.Descriptor) (ocispec.Manifest, error) {
 	var m ocispec.Manifest
-	b, err := s.smallBlob(d)
+	b, err := l.smallBlob(d)
 	if err == nil {
 		err = json.Unmarshal(b, &m)
 	}
@@ -24,14 +23,11 @@ func (s *Store) manifestOf(d ocispec.Descriptor) (ocispec.Manifest, error) {
 // maxSmallBlob bounds manifests and configs, which are held in memory.
 const maxSmallBlob = 8 << 20
 
-func (s *Store) smallBlob(d ocispec.Descriptor) ([]byte, error) {
+func (l *Layout) smallBlob(d ocispec.Descriptor) ([]byte, error) {
 	if err := checkDigest(d.Digest); err != nil {
 		return nil, err
 	}
-	if d.Size > maxSmallBlob {
-		return nil, fmt.Errorf("blob %s: %d bytes are over the limit of %d", d.Digest, d.Size, maxSmallBlob)
-	}
-	b, err := os.ReadFile(s.blobPath(d.Digest))
+	b, err := readSmall(l.root, blobName(d.Digest))
 	if err != nil {
 		return nil, err
 	}
@@ -42,12 +38,12 @@ func (s *Store) smallBlob(d ocispec.Descriptor) ([]byte, error) {
 }
 
 // load reads an image's manifest and config.
-func (s *Store) load(d ocispec.Descriptor) (*Image, error) {
-	m, err := s.manifestOf(d)
+func (l *Layout) load(d ocispec.Descriptor) (*Image, error) {
+	m, err := l.manifestOf(d)
 	if err != nil {
 		return nil, err
 	}
-	b, err := s.smallBlob(m.Config)
+	b, err := l.smallBlob(m.Config)
 	if err != nil {
 		return nil, fmt.Errorf("image config: %w", err)
 	}

@@ -23,6 +23,14 @@ func hostPlatforms() []ocispec.Platform {
 	return []ocispec.Platform{{OS: first, Architecture: runtime.GOARCH}, {OS: second, Architecture: runtime.GOARCH}}
 }
 
+// wantedPlatforms are what a tool asks for by one; zero is any, the host's first.
+func wantedPlatforms(p ocispec.Platform) []ocispec.Platform {
+	if p.OS == "" && p.Architecture == "" {
+		return append(hostPlatforms(), anyPlatform)
+	}
+	return []ocispec.Platform{p}
+}
+
 func fits(p *ocispec.Platform, wanted ocispec.Platform) bool {
 	return wanted.OS == "" && wanted.Architecture == "" || p.OS == wanted.OS && p.Architecture == wanted.Architecture
 }

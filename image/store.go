@@ -53,11 +53,11 @@ type Image struct {
 // Store keeps images in an OCI layout directory. Blobs are written whole or not
 // at all; several goroutines may import the same image at once.
 type Store struct {
-	dir    string
-	limits Limits
-	mu     sync.Mutex // guards the index file and the maps
-	pins   map[digest.Digest]int
-	added  map[digest.Digest]bool
+	Layout
+	dir   string
+	mu    sync.Mutex // guards the index file and the maps
+	pins  map[digest.Digest]int
+	added map[digest.Digest]bool
 }
 
 // refName is the annotation that OCI layouts give a manifest's name with.
@@ -65,7 +65,7 @@ const refName = ocispec.AnnotationRefName
 
 // OpenStore opens or makes a store.
 func OpenStore(dir string, l Limits) (*Store, error) {
-	s := &Store{dir: dir, limits: l.withDefaults(), pins: map[digest.Digest]int{}, added: map[digest.Digest]bool{}}
+	s := &Store{dir: dir, pins: map[digest.Digest]int{}, added: map[digest.Digest]bool{}}
 	for _, d := range []string{s.blobDir(), s.tmpDir()} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return nil, fmt.Errorf("image store: %w", err)
@@ -75,6 +75,11 @@ func OpenStore(dir string, l Limits) (*Store, error) {
 	if err := removeContents(s.tmpDir()); err != nil {
 		return nil, fmt.Errorf("image store: %w", err)
 	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, fmt.Errorf("image store: %w", err)
+	}
+	s.Layout = Layout{root, l.withDefaults()}
 	layout := filepath.Join(dir, ocispec.ImageLayoutFile)
 	if _, err := os.Stat(layout); err == nil {
 		return s, nil

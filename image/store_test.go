@@ -428,6 +428,11 @@ func TestFullDisk(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil { // or it keeps the file system busy
+			t.Error(err)
+		}
+	})
 	putLayers(t, s, "small", layerOf(t, file("f", "x")))
 	before := listing(t, s.dir)
 	first, second := strings.Repeat("x", 1<<20), strings.Repeat("y", 3<<20)

@@ -15,29 +15,29 @@ import (
 // digest and DiffID are verified; device nodes and FIFOs are refused. Owners are set where
 // the process runs as root; without that, setuid and setgid bits are dropped.
 // Extended attributes are not unpacked. On error the directory may hold a part.
-func (s *Store) Unpack(ctx context.Context, img *Image, dir string, progress func(stage string)) error {
+func (l *Layout) Unpack(ctx context.Context, img *Image, dir string, progress func(stage string)) error {
 	if err := checkEmpty(dir); err != nil {
 		return err
 	}
-	return s.UnpackFrom(ctx, img, 0, dir, progress)
+	return l.UnpackFrom(ctx, img, 0, dir, progress)
 }
 
 // UnpackFrom is Unpack for a directory that has an image's first layers
 // already, as a build has: it applies those from index first on.
-func (s *Store) UnpackFrom(ctx context.Context, img *Image, first int, dir string, progress func(stage string)) error {
+func (l *Layout) UnpackFrom(ctx context.Context, img *Image, first int, dir string, progress func(stage string)) error {
 	if len(img.Config.RootFS.DiffIDs) != len(img.Layers) {
 		return fmt.Errorf("the image has %d layers, its config names %d", len(img.Layers), len(img.Config.RootFS.DiffIDs))
 	}
-	left := Limits{LayerBytes: s.limits.LayerBytes, ImageBytes: s.limits.ImageBytes, Entries: s.limits.Entries}
-	for i, l := range img.Layers {
+	left := Limits{LayerBytes: l.limits.LayerBytes, ImageBytes: l.limits.ImageBytes, Entries: l.limits.Entries}
+	for i, d := range img.Layers {
 		if i < first {
 			continue
 		}
 		if progress != nil {
 			progress(fmt.Sprintf("layer %d of %d", i+1, len(img.Layers)))
 		}
-		if err := s.unpackLayer(ctx, img, i, dir, &left); err != nil {
-			return fmt.Errorf("layer %d (%.19s): %w", i+1, l.Digest, full(err))
+		if err := l.unpackLayer(ctx, img, i, dir, &left); err != nil {
+			return fmt.Errorf("layer %d (%.19s): %w", i+1, d.Digest, full(err))
 		}
 	}
 	return nil
@@ -57,16 +57,16 @@ func checkEmpty(dir string) error {
 	return nil
 }
 
-func (s *Store) unpackLayer(ctx context.Context, img *Image, i int, dir string, left *Limits) (err error) {
-	l := img.Layers[i]
-	if err := checkDigest(l.Digest); err != nil {
+func (l *Layout) unpackLayer(ctx context.Context, img *Image, i int, dir string, left *Limits) (err error) {
+	d := img.Layers[i]
+	if err := checkDigest(d.Digest); err != nil {
 		return err
 	}
-	open, err := decompressorFor(l.MediaType)
+	open, err := decompressorFor(d.MediaType)
 	if err != nil {
 		return err
 	}
-	f, err := os.Open(s.blobPath(l.Digest))
+	f, err := l.openBlob(d.Digest)
 	if err != nil {
 		return fmt.Errorf("import the image again: %w", err)
 	}
@@ -82,8 +82,8 @@ func (s *Store) unpackLayer(ctx context.Context, img *Image, i int, dir string, 
 		return err
 	}
 	got, size, err := blob.digest()
-	if err == nil && (got != l.Digest || size != l.Size) {
-		err = fmt.Errorf("the blob has %d bytes and the digest %s, its descriptor says %d and %s: import the image again", size, got, l.Size, l.Digest)
+	if err == nil && (got != d.Digest || size != d.Size) {
+		err = fmt.Errorf("the blob has %d bytes and the digest %s, its descriptor says %d and %s: import the image again", size, got, d.Size, d.Digest)
 	}
 	return err
 }

@@ -52,7 +52,7 @@ Every finding is a line; with any the exit code is 1.`, Args: exactly(1, "one im
 			if err != nil {
 				return err
 			}
-			findings, err := validate(cmd.Context(), args[0], func() (*image.Store, *image.Image, func() error, error) {
+			findings, err := validate(cmd.Context(), args[0], func() (*image.Layout, *image.Image, func() error, error) {
 				return load(cmd.Context(), args[0], p)
 			})
 			for _, f := range findings {
@@ -75,11 +75,11 @@ Every finding is a line; with any the exit code is 1.`, Args: exactly(1, "one im
 
 // validate gives the findings, and as an error what kept it from looking. An
 // image that cannot be imported is a finding.
-func validate(ctx context.Context, path string, load func() (*image.Store, *image.Image, func() error, error)) (findings []error, err error) {
+func validate(ctx context.Context, path string, load func() (*image.Layout, *image.Image, func() error, error)) (findings []error, err error) {
 	if _, err := os.Stat(path); err != nil {
 		return nil, err
 	}
-	s, img, done, err := load()
+	l, img, done, err := load()
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, err
@@ -87,7 +87,7 @@ func validate(ctx context.Context, path string, load func() (*image.Store, *imag
 		return flatten(err), nil
 	}
 	defer func() { err = errors.Join(err, done()) }()
-	findings, err = build.Check(ctx, s, img)
+	findings, err = build.Check(ctx, l, img)
 	if err != nil {
 		return findings, err
 	}
@@ -124,7 +124,7 @@ everything is the caller's, and setuid and setgid bits are dropped.`,
 			if err != nil {
 				return err
 			}
-			s, img, done, err := load(cmd.Context(), args[0], p)
+			l, img, done, err := load(cmd.Context(), args[0], p)
 			if err != nil {
 				return err
 			}
@@ -132,7 +132,7 @@ everything is the caller's, and setuid and setgid bits are dropped.`,
 			if err := os.Mkdir(args[1], 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 				return err
 			}
-			return s.Unpack(cmd.Context(), img, args[1], nil)
+			return l.Unpack(cmd.Context(), img, args[1], nil)
 		}}
 	c.Flags().StringVar(&target, "platform", "", "which of the images, as OS/ARCHITECTURE")
 	return c

@@ -85,20 +85,31 @@ func platform(text string) (p ocispec.Platform, err error) {
 	return p, nil
 }
 
-// load brings an archive or a layout directory into a store that lasts until
-// done. Everything in it is verified.
-func load(ctx context.Context, path string, p ocispec.Platform) (s *image.Store, img *image.Image, done func() error, err error) {
+// load opens a layout directory, or an archive by way of a directory that
+// lasts until done.
+func load(ctx context.Context, path string, p ocispec.Platform) (l *image.Layout, img *image.Image, done func() error, err error) {
+	fi, err := os.Stat(path)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if fi.IsDir() {
+		if l, img, err = image.OpenLayout(path, p, image.Limits{}); err != nil {
+			return nil, nil, nil, err
+		}
+		return l, img, l.Close, nil
+	}
 	dir, err := os.MkdirTemp("", "freejail-image-")
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	if s, err = image.OpenStore(dir, image.Limits{}); err == nil {
+	s, err := image.OpenStore(dir, image.Limits{})
+	if err == nil {
 		img, err = s.ImportFor(ctx, path, "", p, nil)
 	}
 	if err != nil {
 		return nil, nil, nil, errors.Join(err, os.RemoveAll(dir))
 	}
-	return s, img, func() error { return os.RemoveAll(dir) }, nil
+	return &s.Layout, img, func() error { return errors.Join(s.Close(), os.RemoveAll(dir)) }, nil
 }
 
 func (a *app) versionCmd() *cobra.Command {

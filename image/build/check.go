@@ -23,18 +23,17 @@ const maxFindings = 200
 // checker looks for what would go wrong on a host.
 type checker struct {
 	ctx      context.Context
-	store    *image.Store
+	layout   *image.Layout
 	img      *image.Image
 	view     *view
 	findings []error
 }
 
-// Check names what is wrong with an image of a store beyond what importing it
-// has verified: content that differs from its DiffID, entries that unpacking
+// Check names what is wrong with an image beyond what opening it has verified: content that differs from its DiffID, entries that unpacking
 // refuses, and a user, a program or directories that are not in it. The error is
 // for what could not be read at all.
-func Check(ctx context.Context, s *image.Store, img *image.Image) (findings []error, err error) {
-	c := &checker{ctx: ctx, store: s, img: img, view: newView()}
+func Check(ctx context.Context, l *image.Layout, img *image.Image) (findings []error, err error) {
+	c := &checker{ctx: ctx, layout: l, img: img, view: newView()}
 	for i := range img.Layers {
 		if err := c.layer(i); err != nil {
 			return c.findings, fmt.Errorf("layer %d: %w", i+1, err)
@@ -57,7 +56,7 @@ func (c *checker) found(format string, a ...any) {
 }
 
 func (c *checker) layer(i int) (err error) {
-	r, err := c.store.OpenLayer(c.ctx, c.img.Layers[i])
+	r, err := c.layout.OpenLayer(c.ctx, c.img.Layers[i])
 	if err != nil {
 		return err
 	}

@@ -139,7 +139,7 @@ func mapText(m map[string]string) string {
 
 func TestCheck(t *testing.T) {
 	good := make1(t, files{"prog": "#!x"}, "FROM scratch\nCOPY prog /bin/\nWORKDIR /srv\nUSER 80\nENV PATH=/sbin:/bin\nENTRYPOINT [\"prog\"]\nVOLUME /data\n")
-	if found, err := Check(t.Context(), good.store, good.img); err != nil || len(found) > 0 {
+	if found, err := Check(t.Context(), &good.store.Layout, good.img); err != nil || len(found) > 0 {
 		t.Errorf("%v %v", found, err)
 	}
 	bad := make1(t, files{"text": "x"}, "FROM scratch\nCOPY text /bin/prog\nCOPY text /data\nUSER nobody\nENTRYPOINT [\"/bin/prog\"]\nVOLUME /data\nWRITABLE /data\n")
@@ -162,7 +162,7 @@ func TestCheck(t *testing.T) {
 
 func findings(t *testing.T, s *image.Store, img *image.Image, want string) {
 	t.Helper()
-	found, err := Check(t.Context(), s, img)
+	found, err := Check(t.Context(), &s.Layout, img)
 	check(t, err)
 	if !slices.ContainsFunc(found, func(e error) bool { return strings.Contains(e.Error(), want) }) {
 		t.Errorf("%v\nwant %q", found, want)
