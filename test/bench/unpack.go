@@ -1,69 +1,226 @@
 package main
 
 import (
-	"archive/tar"
-	"compress/gzip"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
+	"syscall"
 	"time"
 
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/internal/mount"
 	"github.com/freejail/freejail/internal/testimage"
 )
 
-// The large image: 2000 files of 125 KiB, half of it compressible.
-const (
-	largeFiles = 2000
-	largeSize  = 125 << 10
-)
-
-// unpacking compares import and unpacking of an image with what takes its
-// layer or the whole of it apart otherwise.
-func (b *bench) unpacking(ctx context.Context) error {
-	layer, layout, archive := b.path("layer.tar.gz"), b.path("layout"), b.path("large.tar")
-	if err := b.largeImage(ctx, layer, layout, archive); err != nil {
+// unpacking compares the unpacking of one image, its layer in gzip and in zstd,
+// with other programs that do so, on a file system in memory.
+func (b *bench) unpacking(ctx context.Context) (err error) {
+	dir := b.path("memory")
+	if err := os.Mkdir(dir, 0o755); err != nil {
 		return err
 	}
-	timed := func(f func(dir string) error) func() (time.Duration, error) {
-		return func() (time.Duration, error) {
-			dir := b.path("unpacked")
-			if err := os.Mkdir(dir, 0o755); err != nil {
-				return 0, err
-			}
-			begin := time.Now()
-			err := f(dir)
-			took := time.Since(begin)
-			return took, errors.Join(err, image.RemoveTree(dir))
+	defer func() { err = errors.Join(err, mount.UnmountUnder(dir)) }()
+	if err := mount.Do(mount.Mount{Type: "tmpfs", Target: dir}); err != nil {
+		return err
+	}
+	u := &unpacking{dir: dir, build: os.Getenv("FREEJAIL_BUILD_BIN")}
+	if u.build == "" {
+		return errors.New("FREEJAIL_BUILD_BIN is not set; `make bench` sets it")
+	}
+	plain := u.path("layer.tar")
+	if err := writeFile(plain, baseTree); err != nil {
+		return err
+	}
+	for _, k := range []kind{
+		{"gzip", ocispec.MediaTypeImageLayerGzip, func(w io.Writer) (io.WriteCloser, error) { return gzip.NewWriter(w), nil }},
+		{"zstd", ocispec.MediaTypeImageLayerZstd, func(w io.Writer) (io.WriteCloser, error) { return zstd.NewWriter(w) }},
+	} {
+		if err := u.compare(ctx, plain, k); err != nil {
+			return err
 		}
 	}
-	command := func(args ...string) error {
-		out, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput()
+	return nil
+}
+
+// kind is a way to compress a layer.
+type kind struct {
+	name, mediaType string
+	compress        func(io.Writer) (io.WriteCloser, error)
+}
+
+type unpacking struct {
+	dir, build string
+	used       map[string][]usage
+}
+
+func (u *unpacking) path(name string) string { return filepath.Join(u.dir, name) }
+
+func (u *unpacking) compare(ctx context.Context, plain string, k kind) error {
+	u.used = map[string][]usage{}
+	layer, layout, archive := u.path("layer."+k.name), u.path("layout-"+k.name), u.path(k.name+".tar")
+	if err := u.makeImage(ctx, plain, layer, layout, archive, k); err != nil {
+		return err
+	}
+	var list []contestant
+	add := func(name, program string, args func(dir string) []string) {
+		if _, err := exec.LookPath(program); err != nil {
+			fmt.Printf("\n%s is left out: there is no %q here\n", name, program)
+			return
+		}
+		list = append(list, contestant{name, func() (time.Duration, error) { return u.run(ctx, name, program, args) }})
+	}
+	add("bsdtar -x of the layer, nothing verified", "bsdtar", func(dir string) []string { return []string{"-xpf", layer, "-C", dir} })
+	add("freejail-build unpack of the layout, all verified", u.build, func(dir string) []string { return []string{"unpack", layout, dir} })
+	add("freejail-build unpack of the archive, all verified", u.build, func(dir string) []string { return []string{"unpack", archive, dir} })
+	if k.name == "gzip" {
+		add("umoci unpack of the layout", os.Getenv("UMOCI_BIN"), func(dir string) []string { return []string{"unpack", "--image", layout + ":base", dir} })
+	}
+	add("podman pull of the layout, into its vfs storage", "podman", func(dir string) []string {
+		return []string{"--root", dir, "--runroot", dir + "-run", "--storage-driver", "vfs", "pull", "--quiet", "oci:" + layout + ":base"}
+	})
+	what := fmt.Sprintf("Unpacking %d MB in %d files from a layer in %s, on a file system in memory", int(treeBytes/1e6), treeFiles, k.name)
+	if err := contest(5, what, list...); err != nil {
+		return err
+	}
+	fmt.Println("  the most memory, and the median of the time of processors:")
+	for _, c := range list {
+		var memory int64
+		var cpu []time.Duration
+		for _, used := range u.used[c.name] {
+			memory, cpu = max(memory, used.KiB), append(cpu, used.CPU)
+		}
+		fmt.Printf("  %-58s %10s %10s\n", c.name, mib(uint64(memory)<<10), round(median(cpu)))
+	}
+	return errors.Join(os.RemoveAll(layout), os.Remove(layer), os.Remove(archive))
+}
+
+// run lets a program fill a new directory.
+func (u *unpacking) run(ctx context.Context, name, program string, args func(dir string) []string) (time.Duration, error) {
+	dir := u.path("unpacked")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return 0, err
+	}
+	used, err := measured(ctx, u.dir, append([]string{program}, args(dir)...))
+	if err != nil {
+		return 0, err
+	}
+	u.used[name] = append(u.used[name], used)
+	if err := countFiles(dir); err != nil {
+		return 0, err
+	}
+	for _, d := range []string{dir, dir + "-run"} {
+		if err := errors.Join(mount.UnmountUnder(d), image.RemoveTree(d)); err != nil {
+			return 0, err
+		}
+	}
+	return used.Wall, nil
+}
+
+// usage is what a program took.
+type usage struct {
+	Wall, CPU time.Duration
+	KiB       int64 // resident, at most
+}
+
+// measured runs a program as a child of a small process: a child's memory
+// counts from its fork on, when it is that of its parent.
+func measured(ctx context.Context, tmp string, args []string) (u usage, err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return u, err
+	}
+	cmd := exec.CommandContext(ctx, self, append([]string{"program", "measure"}, args...)...)
+	cmd.Env = append(os.Environ(), "TMPDIR="+tmp)
+	var messages strings.Builder
+	cmd.Stderr = &messages
+	out, err := cmd.Output()
+	if err != nil {
+		return u, fmt.Errorf("%w: %s", err, messages.String())
+	}
+	return u, json.Unmarshal(out, &u)
+}
+
+func measure(args []string) error {
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	begin := time.Now()
+	if err := cmd.Run(); err != nil {
+		return err
+	}
+	s := cmd.ProcessState
+	u := usage{Wall: time.Since(begin), CPU: s.UserTime() + s.SystemTime()}
+	if ru, ok := s.SysUsage().(*syscall.Rusage); ok {
+		u.KiB = ru.Maxrss
+	}
+	return json.NewEncoder(os.Stdout).Encode(u)
+}
+
+// countFiles makes sure that a program has done its work.
+func countFiles(dir string) error {
+	n := 0
+	err := filepath.WalkDir(dir, func(_ string, e os.DirEntry, err error) error {
+		if err == nil && e.Type().IsRegular() {
+			n++
+		}
+		return err
+	})
+	if err == nil && n < treeFiles {
+		err = fmt.Errorf("%d files were unpacked, want %d", n, treeFiles)
+	}
+	return err
+}
+
+func (u *unpacking) makeImage(ctx context.Context, plain, layer, layout, archive string, k kind) error {
+	if err := writeFile(layer, func(w io.Writer) error {
+		z, err := k.compress(w)
 		if err != nil {
-			return fmt.Errorf("%s: %w: %s", args[0], err, out)
+			return err
 		}
-		return nil
+		f, err := os.Open(plain)
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(z, f)
+		return errors.Join(err, z.Close(), f.Close())
+	}); err != nil {
+		return err
 	}
-	contestants := []contestant{
-		{"freejail, import of the archive and unpacking, all verified", timed(func(dir string) error { _, err := unpackedTree(ctx, archive, dir); return err })},
-		{"tar -x of the layer, nothing verified", timed(func(dir string) error { return command("tar", "-xpf", layer, "-C", dir) })},
+	s, err := image.OpenStore(u.path("store"), image.Limits{})
+	if err != nil {
+		return err
 	}
-	if umoci := os.Getenv("UMOCI_BIN"); umoci != "" {
-		contestants = append(contestants, contestant{"umoci unpack of the layout", timed(func(dir string) error {
-			return command(umoci, "unpack", "--image", layout+":large", dir)
-		})})
-	} else {
-		fmt.Printf("\numoci is left out: it does not run on %s\n", runtime.GOOS)
+	f, err := os.Open(layer)
+	if err != nil {
+		return err
 	}
-	return contest(3, fmt.Sprintf("Unpacking an image of %d MiB", largeFiles*largeSize>>20), contestants...)
+	defer f.Close()
+	d, err := s.Add(ctx, k.mediaType, f)
+	if err != nil {
+		return err
+	}
+	cfg := ocispec.Image{Platform: ocispec.Platform{OS: runtime.GOOS, Architecture: runtime.GOARCH}}
+	if cfg.RootFS, err = testimage.RootFS(plain); err != nil {
+		return err
+	}
+	if _, err := s.Put(ctx, "base", cfg, []ocispec.Descriptor{d}, nil); err != nil {
+		return err
+	}
+	if err := s.WriteLayout(ctx, "base", layout); err != nil {
+		return err
+	}
+	err = writeFile(archive, func(w io.Writer) error { return s.Export(ctx, "base", w) })
+	return errors.Join(err, s.Close(), os.RemoveAll(u.path("store")))
 }
 
 // unpackedTree imports an archive into a store of its own and unpacks it.
@@ -72,6 +229,7 @@ func unpackedTree(ctx context.Context, archive, dir string) (root string, err er
 	if err != nil {
 		return "", err
 	}
+	defer func() { err = errors.Join(err, s.Close()) }()
 	img, err := s.Import(ctx, archive, "bench", nil)
 	if err != nil {
 		return "", err
@@ -83,69 +241,10 @@ func unpackedTree(ctx context.Context, archive, dir string) (root string, err er
 	return root, s.Unpack(ctx, img, root, nil)
 }
 
-func (b *bench) largeImage(ctx context.Context, layer, layout, archive string) error {
-	plain := b.path("layer.tar")
-	if err := writeFile(plain, largeTar); err != nil {
-		return err
-	}
-	if err := writeFile(layer, func(w io.Writer) error {
-		z := gzip.NewWriter(w)
-		return errors.Join(largeTar(z), z.Close())
-	}); err != nil {
-		return err
-	}
-	s, err := image.OpenStore(b.path("largestore"), image.Limits{})
-	if err != nil {
-		return err
-	}
-	f, err := os.Open(layer)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	d, err := s.Add(ctx, ocispec.MediaTypeImageLayerGzip, f)
-	if err != nil {
-		return err
-	}
-	cfg := ocispec.Image{Platform: ocispec.Platform{OS: runtime.GOOS, Architecture: runtime.GOARCH}}
-	if cfg.RootFS, err = testimage.RootFS(plain); err != nil {
-		return err
-	}
-	if _, err := s.Put(ctx, "large", cfg, []ocispec.Descriptor{d}, nil); err != nil {
-		return err
-	}
-	if err := s.WriteLayout(ctx, "large", layout); err != nil {
-		return err
-	}
-	return writeFile(archive, func(w io.Writer) error { return s.Export(ctx, "large", w) })
-}
-
 func writeFile(path string, write func(io.Writer) error) error {
 	f, err := os.Create(path)
 	if err != nil {
 		return err
 	}
 	return errors.Join(write(f), f.Close())
-}
-
-// largeTar is the same at every call.
-func largeTar(w io.Writer) error {
-	tw := tar.NewWriter(w)
-	random := rand.NewChaCha8([32]byte{})
-	content := make([]byte, largeSize)
-	for i := range largeFiles {
-		random.Read(content[:largeSize/2]) // the rest stays the first file's zeros
-		if i%100 == 0 {
-			if err := tw.WriteHeader(&tar.Header{Name: fmt.Sprintf("d%d/", i/100), Typeflag: tar.TypeDir, Mode: 0o755}); err != nil {
-				return err
-			}
-		}
-		if err := tw.WriteHeader(&tar.Header{Name: fmt.Sprintf("d%d/f%d", i/100, i), Mode: 0o644, Size: largeSize}); err != nil {
-			return err
-		}
-		if _, err := tw.Write(content); err != nil {
-			return err
-		}
-	}
-	return tw.Close()
 }
