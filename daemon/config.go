@@ -81,7 +81,7 @@ type LimitsConfig struct {
 // `freejail gc` forgets. It never forgets those that someone has named.
 type GCConfig struct {
 	Older   string `hcl:"older,optional"`    // unused for so long; "0s" forgets none by age
-	MaxSize string `hcl:"max_size,optional"` // of all images; empty is no limit
+	MaxSize string `hcl:"max_size,optional"` // of all images, stored and unpacked; empty is no limit
 }
 
 // DefaultStateDir holds everything that the daemon keeps.

@@ -6,9 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -101,7 +103,9 @@ func (d *Daemon) openImages() error {
 	l.ImageBytes, err2 = size(d.cfg.Limits.ImageSize)
 	l.Entries = d.cfg.Limits.Entries
 	var err error
-	d.images, err = image.OpenStore(d.path("images"), l)
+	if d.images, err = image.OpenStore(d.path("images"), l); err == nil {
+		d.images.Held = d.imagesInUse
+	}
 	return errors.Join(err1, err2, err)
 }
 
@@ -159,6 +163,17 @@ func (d *Daemon) storage(kind string) (storage.Driver, error) {
 	}
 	d.stores[kind], d.stores[s.Name()] = s, s
 	return s, nil
+}
+
+// openStores are the drivers in use, each once.
+func (d *Daemon) openStores() []storage.Driver {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	byName := map[string]storage.Driver{}
+	for _, s := range d.stores {
+		byName[s.Name()] = s
+	}
+	return slices.Collect(maps.Values(byName))
 }
 
 func (d *Daemon) path(elem ...string) string {

@@ -2,8 +2,10 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -11,6 +13,7 @@ import (
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/storage"
 )
 
 func (d *Daemon) handleGC(r *http.Request) (any, error) {
@@ -25,7 +28,7 @@ func (d *Daemon) handleGC(r *http.Request) (any, error) {
 }
 
 // pruneOptions are the host's settings, or what a request says instead.
-func (d *Daemon) pruneOptions(r client.GCRequest) (o image.PruneOptions, err error) {
+func (d *Daemon) pruneOptions(ctx context.Context, r client.GCRequest) (o image.PruneOptions, err error) {
 	if o.Older, err = time.ParseDuration(d.cfg.GC.Older); err != nil {
 		return o, fmt.Errorf("host configuration: gc: %w", err)
 	}
@@ -38,13 +41,8 @@ func (d *Daemon) pruneOptions(r client.GCRequest) (o image.PruneOptions, err err
 	if r.MaxSize != nil {
 		o.MaxSize = *r.MaxSize
 	}
-	held := map[string]bool{}
-	for _, t := range d.list() {
-		if i := t.snapshot(); i.State != client.Exited {
-			held[i.Digest] = true
-		}
-	}
-	o.Prunable = func(name string, digest digest.Digest) bool { return namedByPath(name) && !held[digest.String()] }
+	o.Prunable = func(name string, _ digest.Digest) bool { return namedByPath(name) }
+	o.Unpacked = func(chain digest.Digest) (int64, error) { return d.unpackedSize(ctx, chain.Encoded()) }
 	return o, nil
 }
 
@@ -65,9 +63,7 @@ func (d *Daemon) gc(ctx context.Context, r client.GCRequest) (*client.GCResult, 
 			res.Tasks++
 		}
 	}
-	d.gate.Lock() // no start may be between its image and its root
-	defer d.gate.Unlock()
-	o, err := d.pruneOptions(r)
+	o, err := d.pruneOptions(ctx, r)
 	if err != nil {
 		return res, err
 	}
@@ -79,32 +75,58 @@ func (d *Daemon) gc(ctx context.Context, r client.GCRequest) (*client.GCResult, 
 		return res, err
 	}
 	res.Bytes = freed
+	for _, s := range d.openStores() {
+		n, err := d.removeChains(ctx, s)
+		if res.Chains += n; err != nil {
+			return res, err
+		}
+	}
+	return res, nil
+}
+
+// removeChains removes those that no image and no task needs. A start that is
+// under way holds what it needs.
+func (d *Daemon) removeChains(ctx context.Context, s storage.Driver) (removed int, err error) {
+	// Before the images: one that is named afterwards makes its chain anew.
+	chains, err := s.Chains(ctx)
+	if err != nil {
+		return 0, err
+	}
 	list, err := d.images.List()
 	if err != nil {
-		return res, err
+		return 0, err
 	}
 	needed := map[string]bool{}
 	for _, img := range list {
 		needed[img.ChainID.Encoded()] = true
 	}
-	s, err := d.storage("")
-	if err != nil {
-		return res, err
-	}
-	chains, err := s.Chains(ctx)
-	if err != nil {
-		return res, err
-	}
 	for _, c := range chains {
 		if needed[c] || d.chainInUse(c) {
 			continue
 		}
-		if err := s.RemoveChain(ctx, c); err != nil {
-			return res, err
+		if err := s.RemoveChain(ctx, c); errors.Is(err, storage.ErrInUse) {
+			continue
+		} else if err != nil {
+			return removed, err
 		}
-		res.Chains++
+		removed++
 	}
-	return res, nil
+	return removed, nil
+}
+
+// unpackedSize is 0 for what is not unpacked. Drivers that keep their chains in
+// the same directory have the same one.
+func (d *Daemon) unpackedSize(ctx context.Context, chain string) (int64, error) {
+	for _, s := range d.openStores() {
+		chains, err := s.Chains(ctx)
+		if err != nil {
+			return 0, err
+		}
+		if slices.Contains(chains, chain) {
+			return s.ChainSize(ctx, chain)
+		}
+	}
+	return 0, nil
 }
 
 func (d *Daemon) chainInUse(chain string) bool {

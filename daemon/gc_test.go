@@ -1,7 +1,9 @@
 package daemon
 
 import (
+	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -50,6 +52,88 @@ func TestGCForgetsImagesByPath(t *testing.T) {
 	below := -time.Second
 	if _, err := c.GC(ctx, client.GCRequest{Older: &below}); err == nil {
 		t.Error("an age below zero is taken")
+	}
+	nothingLeft(t, dir)
+}
+
+// A collection beside starts takes nothing that they need, be it the image that
+// one has just imported or the chain that it is about to use.
+func TestGCBesideStarts(t *testing.T) {
+	dir := shortDir(t)
+	c, _ := daemonAt(t, dir, "")
+	path, ctx := archive(t, greeting), t.Context()
+	done := make(chan struct{})
+	var collecting, starting sync.WaitGroup
+	collecting.Go(func() {
+		short := time.Nanosecond
+		for {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			if _, err := c.GC(ctx, client.GCRequest{Older: &short}); err != nil {
+				t.Errorf("gc: %v", err)
+			}
+		}
+	})
+	for worker := range 3 {
+		starting.Go(func() {
+			for n := range 8 {
+				id := fmt.Sprintf("w%d-%d", worker, n)
+				if _, err := c.Start(ctx, client.TaskSpec{ID: id, Owner: "nomad", Image: path, Parameters: map[string]string{"GREETING": "x"}}); err != nil {
+					t.Errorf("start: %v", err)
+					continue
+				}
+				list, err := c.Images(ctx)
+				if err != nil || len(list) != 1 || !slices.Contains(list[0].Tasks, id) || list[0].Unpacked == 0 || list[0].Size == 0 {
+					t.Errorf("while %s runs the images are %+v, %v", id, list, err)
+				}
+				if err := c.Destroy(ctx, id, true); err != nil {
+					t.Errorf("destroy: %v", err)
+				}
+			}
+		})
+	}
+	starting.Wait()
+	close(done)
+	collecting.Wait()
+	short := time.Nanosecond
+	if _, err := c.GC(ctx, client.GCRequest{Older: &short}); err != nil {
+		t.Error(err)
+	}
+	if list, err := c.Images(ctx); err != nil || len(list) != 0 {
+		t.Errorf("left: %v, %v", list, err)
+	}
+	nothingLeft(t, dir)
+}
+
+// A task keeps its image when another one gets its name.
+func TestGCKeepsWhatRunsWithoutAName(t *testing.T) {
+	dir := shortDir(t)
+	c, _ := daemonAt(t, dir, "")
+	ctx := t.Context()
+	first, err := c.Import(ctx, client.ImportRequest{Path: archive(t, greeting), Name: "web"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Start(ctx, client.TaskSpec{ID: "one", Owner: "nomad", Image: "web", Parameters: map[string]string{"GREETING": "x"}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.RemoveImage(ctx, "web"); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := c.GC(ctx, client.GCRequest{}); err != nil || got.Chains != 0 || got.Bytes != 0 {
+		t.Errorf("it took %+v, %v", got, err)
+	}
+	if i, err := c.Image(ctx, first.Digest); err != nil || !slices.Equal(i.Tasks, []string{"one"}) {
+		t.Errorf("the image is %+v, %v", i, err)
+	}
+	if err := c.Destroy(ctx, "one", true); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := c.GC(ctx, client.GCRequest{}); err != nil || got.Chains != 1 || got.Bytes == 0 {
+		t.Errorf("afterwards it took %+v, %v", got, err)
 	}
 	nothingLeft(t, dir)
 }

@@ -14,17 +14,20 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/internal/keylock"
 )
 
 // importCache knows which archives were imported and have not changed since,
 // so that a second start does not read the archive again.
 type importCache struct {
-	mu   sync.Mutex
-	seen map[fileID]string // -> image digest
+	locks keylock.Map // of paths
+	mu    sync.Mutex
+	seen  map[fileID]string // -> image digest
 }
 
 // fileID changes whenever a file's content can have.
@@ -65,6 +68,30 @@ func (d *Daemon) resolveImage(ctx context.Context, spec client.TaskSpec) (*image
 	return d.importPath(ctx, path, pathName(filepath.Clean(spec.Image)), func(stage string) { d.event(spec.ID, "pulling", stage) })
 }
 
+// holdImage resolves a task's image and keeps it from a collection of garbage
+// until release is called. One that goes before it is held is resolved again.
+func (d *Daemon) holdImage(ctx context.Context, spec client.TaskSpec) (img *image.Image, release func(), err error) {
+	for range 3 {
+		if img, err = d.resolveImage(ctx, spec); err != nil {
+			return nil, nil, err
+		}
+		if release, err = d.images.Hold(img); !errors.Is(err, image.ErrNotFound) {
+			return img, release, err
+		}
+	}
+	return nil, nil, err
+}
+
+// imagesInUse are those of tasks that have not ended.
+func (d *Daemon) imagesInUse() (out []digest.Digest) {
+	for _, t := range d.list() {
+		if i := t.snapshot(); i.State != client.Exited && i.Digest != "" {
+			out = append(out, digest.Digest(i.Digest))
+		}
+	}
+	return out
+}
+
 var plainPath = regexp.MustCompile(`^[A-Za-z0-9._/:+-]{1,240}$`)
 
 // pathName is the name that an image has by its path. Paths that no name can
@@ -78,6 +105,12 @@ func pathName(path string) string {
 }
 
 func (d *Daemon) importPath(ctx context.Context, path, name string, tell func(string)) (*image.Image, error) {
+	// Who wants the same archive waits and finds it imported.
+	unlock, err := d.imports.locks.Lock(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	id, err := identify(path)
 	if err != nil {
 		return nil, invalid("image: %v", err)
@@ -126,7 +159,7 @@ func (d *Daemon) handleImport(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return d.imageInfo(img), nil
+	return d.describeImage(r.Context(), img)
 }
 
 func (d *Daemon) handleImage(r *http.Request) (any, error) {
@@ -134,19 +167,62 @@ func (d *Daemon) handleImage(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return d.imageInfo(img), nil
+	return d.describeImage(r.Context(), img)
 }
 
-func (d *Daemon) imageInfos() ([]client.ImageInfo, error) {
+func (d *Daemon) describeImage(ctx context.Context, img *image.Image) (client.ImageInfo, error) {
 	list, err := d.images.List()
-	out := []client.ImageInfo{}
+	if err != nil {
+		d.log.Warn("images that cannot be read", "error", err) // and do not count as sharing
+	}
+	i := imageInfo(img)
+	err = d.addUse(ctx, &i, img, layerUses(list))
+	return i, err
+}
+
+func (d *Daemon) imageInfos(ctx context.Context) ([]client.ImageInfo, error) {
+	list, err := d.images.List()
+	out, uses := []client.ImageInfo{}, layerUses(list)
 	for _, img := range list {
-		out = append(out, d.imageInfo(img))
+		i := imageInfo(img)
+		err = errors.Join(err, d.addUse(ctx, &i, img, uses))
+		out = append(out, i)
 	}
 	return out, err
 }
 
-func (d *Daemon) imageInfo(img *image.Image) client.ImageInfo {
+// layerUses are the images that have a layer: names of one image count once.
+func layerUses(list []*image.Image) map[digest.Digest]map[digest.Digest]bool {
+	out := map[digest.Digest]map[digest.Digest]bool{}
+	for _, img := range list {
+		for _, l := range img.Layers {
+			if out[l.Digest] == nil {
+				out[l.Digest] = map[digest.Digest]bool{}
+			}
+			out[l.Digest][img.Digest] = true
+		}
+	}
+	return out
+}
+
+// addUse tells what an image takes on this host, and who runs it.
+func (d *Daemon) addUse(ctx context.Context, i *client.ImageInfo, img *image.Image, uses map[digest.Digest]map[digest.Digest]bool) (err error) {
+	for _, l := range img.Layers {
+		if len(uses[l.Digest]) > 1 {
+			i.Shared += l.Size
+		}
+	}
+	i.Tasks = []string{}
+	for _, t := range d.list() {
+		if s := t.snapshot(); s.State != client.Exited && s.Digest == i.Digest {
+			i.Tasks = append(i.Tasks, t.id())
+		}
+	}
+	i.Unpacked, err = d.unpackedSize(ctx, img.ChainID.Encoded())
+	return err
+}
+
+func imageInfo(img *image.Image) client.ImageInfo {
 	m := img.Manifest
 	i := client.ImageInfo{Name: img.Name, Digest: img.Digest.String(), OS: img.Config.OS, Arch: img.Config.Architecture,
 		Size: img.Size, Created: img.Created, Summary: m.Summary, Usage: m.Usage}

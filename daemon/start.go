@@ -86,10 +86,11 @@ func (d *Daemon) abandon(t *task) error {
 // start is the life of a task up to its running process; see the design.
 func (d *Daemon) start(ctx context.Context, t *task) error {
 	spec := t.info.Spec
-	img, err := d.resolveImage(ctx, spec)
+	img, release, err := d.holdImage(ctx, spec)
 	if err != nil {
 		return err
 	}
+	defer release()
 	p, err := d.makePlan(spec, img)
 	if err != nil {
 		return err
@@ -207,13 +208,14 @@ func (d *Daemon) makeRoot(ctx context.Context, t *task, p *plan) error {
 		return invalid("storage: %v", err)
 	}
 	chain := p.image.ChainID.Encoded()
-	err = store.EnsureChain(ctx, chain, func(dir string) error {
+	release, err := store.EnsureChain(ctx, chain, func(dir string) error {
 		d.event(t.id(), "unpacking", fmt.Sprintf("unpacking %s", p.image.Name))
 		return d.images.Unpack(ctx, p.image, dir, nil)
 	})
 	if err != nil {
 		return fmt.Errorf("unpack %s: %w", p.image.Name, err)
 	}
+	defer release()
 	opts := p.rootOptions()
 	return t.step(undo{Op: "root", Arg: store.Name()}, func() error {
 		root, err := store.Create(ctx, chain, t.id(), opts)

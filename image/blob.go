@@ -124,11 +124,7 @@ func (s *Store) pin(list []ocispec.Descriptor) {
 func (s *Store) unpin(list []ocispec.Descriptor, failed bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, d := range list {
-		if s.pins[d.Digest]--; s.pins[d.Digest] <= 0 {
-			delete(s.pins, d.Digest)
-		}
-	}
+	s.unpinLocked(list)
 	if !failed {
 		return nil
 	}
@@ -147,31 +143,63 @@ func (s *Store) unpin(list []ocispec.Descriptor, failed bool) error {
 	return err
 }
 
-// usedBlobs are those of the named images, of running imports, and those that
-// Add has stored. The caller holds the lock.
+func (s *Store) unpinLocked(list []ocispec.Descriptor) {
+	for _, d := range list {
+		if s.pins[d.Digest]--; s.pins[d.Digest] <= 0 {
+			delete(s.pins, d.Digest)
+		}
+	}
+}
+
+// usedBlobs are those of the named images and of those in use, of running
+// imports, and those that Add has stored. The caller holds the lock.
 func (s *Store) usedBlobs() (map[digest.Digest]bool, error) {
 	idx, err := s.readIndex()
 	if err != nil {
 		return nil, err
 	}
 	used := map[digest.Digest]bool{}
-	for _, d := range idx.Manifests {
+	use := func(d ocispec.Descriptor) error {
 		m, err := s.manifestOf(d)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		used[d.Digest], used[m.Config.Digest] = true, true
 		for _, l := range m.Layers {
 			used[l.Digest] = true
 		}
+		return nil
 	}
-	for d := range s.pins {
-		used[d] = true
+	for _, d := range idx.Manifests {
+		if err := use(d); err != nil {
+			return nil, err
+		}
+	}
+	for d := range s.held() {
+		// What is pinned may be a blob that is no manifest, or not there yet.
+		if err := use(ocispec.Descriptor{Digest: d}); err != nil {
+			used[d] = true
+		}
 	}
 	for d := range s.added {
 		used[d] = true
 	}
 	return used, nil
+}
+
+// held are the images in use, and the blobs of running imports. The caller
+// holds the lock.
+func (s *Store) held() map[digest.Digest]bool {
+	out := map[digest.Digest]bool{}
+	for d := range s.pins {
+		out[d] = true
+	}
+	if s.Held != nil {
+		for _, d := range s.Held() {
+			out[d] = true
+		}
+	}
+	return out
 }
 
 // GC deletes the blobs that no image names and returns how many bytes that

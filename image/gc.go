@@ -22,9 +22,12 @@ func (s *Store) Touch(img *Image) error {
 // PruneOptions say which names Prune may forget.
 type PruneOptions struct {
 	Older   time.Duration // unused for longer than this; 0 forgets none by age
-	MaxSize int64         // of all named images' blobs, in bytes; 0 is no limit
+	MaxSize int64         // of all named images, in bytes; 0 is no limit
+	// Unpacked, if set, tells what a chain takes on the disk beside the blobs.
+	Unpacked func(chain digest.Digest) (int64, error)
 	// Prunable says whether a name can be forgotten at all. No name for which
-	// it is false goes, also where the store stays too large.
+	// it is false goes, nor that of an image in use, also where the store stays
+	// too large.
 	Prunable func(name string, d digest.Digest) bool
 }
 
@@ -50,7 +53,7 @@ func (s *Store) Prune(ctx context.Context, o PruneOptions) ([]string, error) {
 		}
 		old := o.Older > 0 && now.Sub(c.used) > o.Older
 		if !old && o.MaxSize > 0 {
-			size, err := s.namedSize(idx)
+			size, err := s.namedSize(idx, o.Unpacked)
 			if err != nil {
 				return nil, err
 			}
@@ -77,8 +80,9 @@ type candidate struct {
 // prunable are the candidates, the longest unused first.
 func (s *Store) prunable(idx ocispec.Index, may func(string, digest.Digest) bool) ([]candidate, error) {
 	var list []candidate
+	held := s.held()
 	for _, d := range idx.Manifests {
-		if may == nil || !may(d.Annotations[refName], d.Digest) {
+		if may == nil || held[d.Digest] || !may(d.Annotations[refName], d.Digest) {
 			continue
 		}
 		if err := checkDigest(d.Digest); err != nil {
@@ -98,8 +102,8 @@ func (s *Store) prunable(idx ocispec.Index, may func(string, digest.Digest) bool
 	return list, nil
 }
 
-// namedSize counts each blob of the named images once.
-func (s *Store) namedSize(idx ocispec.Index) (int64, error) {
+// namedSize counts each blob and each chain of the named images once.
+func (s *Store) namedSize(idx ocispec.Index, unpacked func(digest.Digest) (int64, error)) (int64, error) {
 	seen, sum := map[digest.Digest]bool{}, int64(0)
 	for _, d := range idx.Manifests {
 		m, err := s.manifestOf(d)
@@ -115,6 +119,16 @@ func (s *Store) namedSize(idx ocispec.Index) (int64, error) {
 				sum += b.Size
 			}
 		}
+		img, err := s.load(d)
+		if err != nil || unpacked == nil || seen[img.ChainID] {
+			continue // what cannot be loaded is not unpacked
+		}
+		seen[img.ChainID] = true
+		n, err := unpacked(img.ChainID)
+		if err != nil {
+			return 0, err
+		}
+		sum += n
 	}
 	return sum, nil
 }

@@ -54,6 +54,10 @@ type Image struct {
 // at all; several goroutines may import the same image at once.
 type Store struct {
 	Layout
+	// Held, if set, tells which images are in use whether they have a name or
+	// not: neither Prune nor GC takes them. It is called under the store's lock.
+	Held func() []digest.Digest
+
 	dir   string
 	mu    sync.Mutex // guards the index file and the maps
 	pins  map[digest.Digest]int
@@ -194,9 +198,42 @@ func (s *Store) find(ref string) (ocispec.Descriptor, error) {
 		found = &idx.Manifests[i]
 	}
 	if found == nil {
-		return ocispec.Descriptor{}, fmt.Errorf("%w: %q", ErrNotFound, ref)
+		return s.nameless(ref)
 	}
 	return *found, err
+}
+
+// nameless finds an image in use by its whole digest: it may have lost its name
+// to another.
+func (s *Store) nameless(ref string) (ocispec.Descriptor, error) {
+	s.mu.Lock()
+	held := s.held()[digest.Digest(ref)]
+	s.mu.Unlock()
+	if held {
+		if b, err := readSmall(s.root, blobName(digest.Digest(ref))); err == nil {
+			return ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.Digest(ref), Size: int64(len(b))}, nil
+		}
+	}
+	return ocispec.Descriptor{}, fmt.Errorf("%w: %q", ErrNotFound, ref)
+}
+
+// Hold keeps an image and its blobs from Prune and GC until release is called.
+// It is ErrNotFound where the image is gone already.
+func (s *Store) Hold(img *Image) (release func(), err error) {
+	d := ocispec.Descriptor{Digest: img.Digest}
+	s.pin([]ocispec.Descriptor{d}) // from now on a GC spares it
+	release = sync.OnceFunc(func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.unpinLocked([]ocispec.Descriptor{d})
+	})
+	for _, b := range append([]ocispec.Descriptor{d}, img.Layers...) {
+		if _, err := os.Stat(s.blobPath(b.Digest)); err != nil {
+			release()
+			return nil, fmt.Errorf("%w: %s: %w", ErrNotFound, img.Digest, err)
+		}
+	}
+	return release, nil
 }
 
 // List returns all images by name. Those that cannot be read are in the error

@@ -78,7 +78,7 @@ func survive(t *testing.T, d Driver) {
 			t.Error(err)
 		}
 	})
-	if err := d.EnsureChain(ctx, "c", func(dir string) error { fillAll(t, dir); return nil }); err != nil {
+	if err := ensure(ctx, d, "c", func(dir string) error { fillAll(t, dir); return nil }); err != nil {
 		t.Fatal(err)
 	}
 	opts := Options{Writable: []string{"/data", "data/deep/", "/new"}, Dirs: []string{"/dev", "/alloc"}, Files: []string{"/mnt/mounted"}}
@@ -154,10 +154,10 @@ func TestTwoDriversOneDirectory(t *testing.T) {
 		t.Skip(err)
 	}
 	ctx := t.Context()
-	if err := a.EnsureChain(ctx, "c", fill); err != nil {
+	if err := ensure(ctx, a, "c", fill); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.EnsureChain(ctx, "c", func(string) error { return errors.New("unpacked twice") }); err != nil {
+	if err := ensure(ctx, b, "c", func(string) error { return errors.New("unpacked twice") }); err != nil {
 		t.Error(err)
 	}
 	if _, err := b.Create(ctx, "c", "one", Options{}); err != nil {

@@ -39,7 +39,7 @@ func (r readonly) Create(ctx context.Context, chain, task string, o Options) (st
 		if err != nil {
 			return err
 		}
-		writable, err := r.mountPoints(chain, o)
+		writable, err := r.mountPoints(ctx, chain, o)
 		if err != nil {
 			return err
 		}
@@ -67,8 +67,12 @@ func (r readonly) Create(ctx context.Context, chain, task string, o Options) (st
 // mountPoints makes in the chain what will be mounted over: later the root can
 // not be written to. It returns the writable paths without links, none within
 // another.
-func (r readonly) mountPoints(chain string, o Options) ([]string, error) {
-	defer r.lock(chain)()
+func (r readonly) mountPoints(ctx context.Context, chain string, o Options) ([]string, error) {
+	unlock, err := r.locks.Lock(ctx, chain)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	base := r.path("chains", chain)
 	want := o.Writable
 	if want == nil {

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -66,12 +67,21 @@ func fill(dir string) error {
 	return os.Link(filepath.Join(dir, "etc", "a"), filepath.Join(dir, "etc", "b"))
 }
 
+// ensure does not keep the chain.
+func ensure(ctx context.Context, d Driver, chain string, unpack func(string) error) error {
+	release, err := d.EnsureChain(ctx, chain, unpack)
+	if err == nil {
+		release()
+	}
+	return err
+}
+
 func TestConformance(t *testing.T) { eachDriver(t, conform) }
 
 func conform(t *testing.T, d Driver) {
 	ctx := t.Context()
 	bad := errors.New("cannot unpack")
-	if err := d.EnsureChain(ctx, "half", func(dir string) error { return errors.Join(fill(dir), bad) }); !errors.Is(err, bad) {
+	if err := ensure(ctx, d, "half", func(dir string) error { return errors.Join(fill(dir), bad) }); !errors.Is(err, bad) {
 		t.Fatalf("a failed unpack: %v", err)
 	}
 	if _, err := d.Create(ctx, "half", "t0", Options{}); err == nil {
@@ -81,7 +91,7 @@ func conform(t *testing.T, d Driver) {
 	var wg sync.WaitGroup
 	for range 4 {
 		wg.Go(func() {
-			if err := d.EnsureChain(ctx, "c1", func(dir string) error { unpacked.Add(1); return fill(dir) }); err != nil {
+			if err := ensure(ctx, d, "c1", func(dir string) error { unpacked.Add(1); return fill(dir) }); err != nil {
 				t.Error(err)
 			}
 		})
@@ -111,9 +121,13 @@ func conform(t *testing.T, d Driver) {
 	if fi, err := os.Stat(filepath.Join(two, "etc", "b")); err != nil || fi.Mode().Perm() != 0o640 {
 		t.Errorf("mode: %v %v", fi, err)
 	}
-	if err := d.RemoveChain(ctx, "c1"); err == nil {
-		t.Error("a chain in use was removed")
+	if err := d.RemoveChain(ctx, "c1"); !errors.Is(err, ErrInUse) {
+		t.Errorf("to remove a chain in use: %v", err)
 	}
+	if n, err := d.ChainSize(ctx, "c1"); err != nil || n <= 0 || n > 1<<20 {
+		t.Errorf("it takes %d bytes: %v", n, err)
+	}
+	waiting(t, d)
 	if _, err := d.Create(ctx, "c1", "one", Options{}); err == nil {
 		t.Error("a second root for one task")
 	}
@@ -142,6 +156,46 @@ func conform(t *testing.T, d Driver) {
 	}
 	if chains, err := d.Chains(ctx); err != nil || len(chains) != 0 {
 		t.Errorf("chains: %v %v", chains, err)
+	}
+}
+
+// Who waits for a chain goes when its context ends, and no chain has to wait
+// for another one's unpacking. What is held stays.
+func waiting(t *testing.T, d Driver) {
+	t.Helper()
+	begun, end := make(chan struct{}), make(chan struct{})
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() {
+		release, err := d.EnsureChain(t.Context(), "slow", func(dir string) error { close(begun); <-end; return fill(dir) })
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		if err := d.RemoveChain(t.Context(), "slow"); !errors.Is(err, ErrInUse) {
+			t.Errorf("to remove a chain that is held: %v", err)
+		}
+		release()
+		release() // more than once does no harm
+		if err := d.RemoveChain(t.Context(), "slow"); err != nil {
+			t.Error(err)
+		}
+	})
+	<-begun
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := ensure(ctx, d, "slow", fill); !errors.Is(err, context.Canceled) {
+		t.Errorf("waiting ended with %v", err)
+	}
+	if err := ensure(t.Context(), d, "quick", fill); err != nil {
+		t.Error(err)
+	}
+	close(end)
+	if err := d.RemoveChain(t.Context(), "quick"); err != nil {
+		t.Error(err)
+	}
+	if err := d.RemoveChain(t.Context(), "none"); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
-	"sync"
 
 	zfs "github.com/mistifyio/go-zfs/v3"
 )
@@ -16,7 +16,7 @@ import (
 type zfsDriver struct {
 	parent string
 	dir    string
-	mu     sync.Mutex // unpacking is rare, cloning is quick
+	holders
 }
 
 func openZFS(dir string, cfg Config) (Driver, error) {
@@ -74,15 +74,26 @@ func (z *zfsDriver) children(parent string) ([]string, error) {
 	return out, nil
 }
 
-func (z *zfsDriver) EnsureChain(ctx context.Context, chain string, unpack func(string) error) error {
+// EnsureChain needs no care for a crash: a snapshot is on the disk after all
+// that is in it.
+func (z *zfsDriver) EnsureChain(ctx context.Context, chain string, unpack func(string) error) (release func(), err error) {
 	if err := checkName("chain", chain); err != nil {
-		return err
+		return nil, err
 	}
-	z.mu.Lock()
-	defer z.mu.Unlock()
-	if _, err := zfs.GetDataset(z.chain(chain) + "@chain"); err == nil {
-		return nil
+	unlock, err := z.locks.Lock(ctx, chain)
+	if err != nil {
+		return nil, err
 	}
+	defer unlock()
+	if _, err := zfs.GetDataset(z.chain(chain) + "@chain"); err != nil {
+		if err := z.makeChain(ctx, chain, unpack); err != nil {
+			return nil, err
+		}
+	}
+	return z.hold(chain), nil
+}
+
+func (z *zfsDriver) makeChain(ctx context.Context, chain string, unpack func(string) error) error {
 	d, err := zfs.CreateFilesystem(z.chain(chain), map[string]string{"canmount": "on"})
 	if err != nil {
 		return fmt.Errorf("storage: zfs: %w", err)
@@ -148,14 +159,46 @@ func (z *zfsDriver) Chains(context.Context) ([]string, error) {
 	return z.children(z.parent + "/chains")
 }
 
-func (z *zfsDriver) RemoveChain(_ context.Context, chain string) error {
+// ChainSize is what a chain refers to; with compression that is less than its
+// files are long.
+func (z *zfsDriver) ChainSize(_ context.Context, chain string) (int64, error) {
+	if err := checkName("chain", chain); err != nil {
+		return 0, err
+	}
+	d, err := zfs.GetDataset(z.chain(chain))
+	if err != nil {
+		return 0, fmt.Errorf("storage: zfs: %w", err)
+	}
+	return int64(d.Referenced), nil
+}
+
+func (z *zfsDriver) RemoveChain(ctx context.Context, chain string) error {
 	if err := checkName("chain", chain); err != nil {
 		return err
+	}
+	unlock, err := z.locks.Lock(ctx, chain)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if z.isHeld(chain) {
+		return fmt.Errorf("storage: chain %s: %w", chain, ErrInUse)
+	}
+	have, err := z.Chains(ctx)
+	if err != nil || !slices.Contains(have, chain) {
+		return err
+	}
+	if s, err := zfs.GetDataset(z.chain(chain) + "@chain"); err == nil {
+		if clones, err := s.GetProperty("clones"); err != nil {
+			return fmt.Errorf("storage: zfs: %w", err)
+		} else if clones != "" && clones != "-" {
+			return fmt.Errorf("storage: chain %s: %w by %s", chain, ErrInUse, clones)
+		}
 	}
 	d, err := zfs.GetDataset(z.chain(chain))
 	if err != nil {
 		return fmt.Errorf("storage: zfs: %w", err)
 	}
-	// Without DestroyRecursiveClones: a chain in use refuses to go.
+	// Without DestroyRecursiveClones: one that is cloned now refuses to go.
 	return d.Destroy(zfs.DestroyRecursive | zfs.DestroyForceUmount)
 }

@@ -20,7 +20,7 @@ var mayImport = map[string][]string{
 	".":                  {"driver", "internal/cli"},
 	"catalog":            nil,
 	"cmd/freejail-build": {"devfs", "image", "image/build", "internal/buildjail"},
-	"daemon":             {"catalog", "daemon/client", "devfs", "image", "internal/mount", "jail", "nfsroot", "policy", "storage"},
+	"daemon":             {"catalog", "daemon/client", "devfs", "image", "internal/keylock", "internal/mount", "jail", "nfsroot", "policy", "storage"},
 	"daemon/client":      nil,
 	"devfs":              nil,
 	"driver":             {"daemon/client"},
@@ -28,11 +28,12 @@ var mayImport = map[string][]string{
 	"image/build":        {"image"},
 	"internal/buildjail": {"devfs", "image", "image/build", "internal/mount", "jail"},
 	"internal/cli":       {"daemon", "daemon/client", "policy"},
+	"internal/keylock":   nil,
 	"internal/mount":     nil,
 	"jail":               nil,
 	"nfsroot":            {"internal/mount"},
 	"policy":             nil,
-	"storage":            {"internal/mount"},
+	"storage":            {"internal/keylock", "internal/mount"},
 }
 
 func TestImportDirections(t *testing.T) {

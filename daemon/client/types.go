@@ -217,7 +217,10 @@ type ImageInfo struct {
 	Digest     string    `json:"digest"`
 	OS         string    `json:"os"`
 	Arch       string    `json:"arch"`
-	Size       int64     `json:"size"`
+	Size       int64     `json:"size"`     // of the layers as they are stored, in bytes
+	Shared     int64     `json:"shared"`   // of those, what other images have too
+	Unpacked   int64     `json:"unpacked"` // on the disk, in bytes; 0 where it is not unpacked
+	Tasks      []string  `json:"tasks"`    // that have not ended and run it
 	Created    time.Time `json:"created"`
 	Summary    string    `json:"summary,omitempty"`
 	Usage      string    `json:"usage,omitempty"`

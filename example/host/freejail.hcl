@@ -47,7 +47,7 @@ limits {
 # never one that runs or that someone has named.
 gc {
   older      = "168h"   # not used for so long
-  # max_size = "20GiB"  # of all images: then the longest unused go first
+  # max_size = "20GiB"  # of all images, stored and unpacked: then the longest unused go first
 }
 
 # --- policy -------------------------------------------------------------------

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -34,9 +35,10 @@ func (a *app) imagesCmd() *cobra.Command {
 			return a.print(list, func(w io.Writer) {
 				var rows [][]string
 				for _, i := range list {
-					rows = append(rows, []string{i.Name, short(i.Digest), i.OS + "/" + i.Arch, units.BytesSize(float64(i.Size)), i.Summary})
+					rows = append(rows, []string{i.Name, short(i.Digest), i.OS + "/" + i.Arch, units.BytesSize(float64(i.Size)),
+						bytesOrNone(i.Shared), bytesOrNone(i.Unpacked), cmp.Or(strings.Join(i.Tasks, " "), "-"), i.Summary})
 				}
-				table(w, "NAME\tDIGEST\tPLATFORM\tSIZE\tSUMMARY", rows)
+				table(w, "NAME\tDIGEST\tPLATFORM\tSIZE\tSHARED\tUNPACKED\tTASKS\tSUMMARY", rows)
 			})
 		}}
 	var name string
@@ -59,15 +61,23 @@ func (a *app) imagesCmd() *cobra.Command {
 	return c
 }
 
+func bytesOrNone(n int64) string {
+	if n == 0 {
+		return "-"
+	}
+	return units.BytesSize(float64(n))
+}
+
 func describe(w io.Writer, i *client.ImageInfo) {
-	fmt.Fprintf(w, "%s  %s\n%s/%s, %s, created %s\n", i.Name, i.Digest, i.OS, i.Arch, units.BytesSize(float64(i.Size)), i.Created.Format("2006-01-02"))
+	fmt.Fprintf(w, "%s  %s\n%s/%s, %s (shared %s, unpacked %s), created %s\n", i.Name, i.Digest, i.OS, i.Arch, units.BytesSize(float64(i.Size)),
+		bytesOrNone(i.Shared), bytesOrNone(i.Unpacked), i.Created.Format("2006-01-02"))
 	if i.Summary != "" {
 		fmt.Fprintln(w, i.Summary)
 	}
 	for _, part := range []struct {
 		title string
 		lines []string
-	}{{"Parameters", i.Parameters}, {"Ports", i.Ports}, {"Asks for", i.Requests}} {
+	}{{"Parameters", i.Parameters}, {"Ports", i.Ports}, {"Asks for", i.Requests}, {"Run by", i.Tasks}} {
 		if len(part.lines) > 0 {
 			fmt.Fprintf(w, "%s:\n  %s\n", part.title, strings.Join(part.lines, "\n  "))
 		}

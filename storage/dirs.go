@@ -1,0 +1,199 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/freejail/freejail/internal/mount"
+)
+
+// dirs is what the drivers that keep chains and roots as directories share.
+type dirs struct {
+	base string
+	holders
+	fresh fresh
+}
+
+// opened are the dirs of this process by their base: drivers that share one
+// share chains, and so locks.
+var opened = struct {
+	sync.Mutex
+	m map[string]*dirs
+}{m: map[string]*dirs{}}
+
+func openDirs(base string) (*dirs, error) {
+	opened.Lock()
+	defer opened.Unlock()
+	if d, ok := opened.m[base]; ok {
+		return d, nil
+	}
+	d, err := makeDirs(base)
+	if err == nil {
+		opened.m[base] = d
+	}
+	return d, err
+}
+
+func makeDirs(base string) (*dirs, error) {
+	d := &dirs{base: base}
+	for _, p := range []string{d.path("chains"), d.path("fresh"), d.path("tmp"), d.path("roots")} {
+		if err := os.MkdirAll(p, 0o700); err != nil {
+			return nil, fmt.Errorf("storage: %w", err)
+		}
+	}
+	// What was being unpacked when the last daemon ended is of no use.
+	left, err := os.ReadDir(d.path("tmp"))
+	if err != nil {
+		return nil, fmt.Errorf("storage: %w", err)
+	}
+	for _, e := range left {
+		if err := removeTree(d.path("tmp", e.Name())); err != nil {
+			return nil, fmt.Errorf("storage: %w", err)
+		}
+	}
+	if err := d.dropTorn(); err != nil {
+		return nil, fmt.Errorf("storage: %w", err)
+	}
+	return d, nil
+}
+
+func (d *dirs) path(elem ...string) string {
+	return filepath.Join(append([]string{d.base}, elem...)...)
+}
+
+// EnsureChain unpacks beside the chains and renames.
+func (d *dirs) EnsureChain(ctx context.Context, chain string, unpack func(string) error) (release func(), err error) {
+	if err := checkName("chain", chain); err != nil {
+		return nil, err
+	}
+	unlock, err := d.locks.Lock(ctx, chain)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	_, err = os.Stat(d.path("chains", chain))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = d.makeChain(ctx, chain, unpack)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return d.hold(chain), nil
+}
+
+func (d *dirs) makeChain(ctx context.Context, chain string, unpack func(string) error) error {
+	tmp, err := os.MkdirTemp(d.path("tmp"), "chain-")
+	if err != nil {
+		return err
+	}
+	err = os.Chmod(tmp, 0o755)
+	if err == nil {
+		err = unpack(tmp)
+	}
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err == nil {
+		err = d.noteFresh(chain)
+	}
+	if err == nil {
+		err = os.Rename(tmp, d.path("chains", chain))
+	}
+	if err != nil {
+		return errors.Join(err, removeTree(tmp))
+	}
+	go d.settle(chain)
+	return nil
+}
+
+// Tasks lists the roots.
+func (d *dirs) Tasks(context.Context) ([]string, error) { return d.names("roots") }
+
+// Chains lists the chains.
+func (d *dirs) Chains(context.Context) ([]string, error) { return d.names("chains") }
+
+func (d *dirs) names(sub string) ([]string, error) {
+	entries, err := os.ReadDir(d.path(sub))
+	if err != nil {
+		return nil, err
+	}
+	out := make([]string, 0, len(entries))
+	for _, e := range entries {
+		out = append(out, e.Name())
+	}
+	return out, nil
+}
+
+// useChain notes which chain a root stands on, for RemoveChain.
+func (d *dirs) useChain(chain, task string) error {
+	if err := errors.Join(checkName("chain", chain), checkName("task", task)); err != nil {
+		return err
+	}
+	if _, err := os.Stat(d.path("chains", chain)); err != nil {
+		return fmt.Errorf("storage: chain: %w", err)
+	}
+	if err := os.Mkdir(d.path("roots", task), 0o700); err != nil {
+		return fmt.Errorf("storage: root: %w", err)
+	}
+	return os.Symlink(filepath.Join("..", "..", "chains", chain), d.path("roots", task, "chain"))
+}
+
+// Remove unmounts all below a root's directory and deletes it.
+func (d *dirs) Remove(_ context.Context, task string) error {
+	if err := checkName("task", task); err != nil {
+		return err
+	}
+	dir := d.path("roots", task)
+	if err := errors.Join(d.removePoint(task), mount.UnmountUnder(dir)); err != nil {
+		return err
+	}
+	return removeTree(dir)
+}
+
+// ChainSize adds up what the file system has allocated, each file once.
+func (d *dirs) ChainSize(ctx context.Context, chain string) (int64, error) {
+	if err := checkName("chain", chain); err != nil {
+		return 0, err
+	}
+	return diskUse(ctx, d.path("chains", chain))
+}
+
+// RemoveChain renames before it deletes.
+func (d *dirs) RemoveChain(ctx context.Context, chain string) error {
+	if err := checkName("chain", chain); err != nil {
+		return err
+	}
+	unlock, err := d.locks.Lock(ctx, chain)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if d.isHeld(chain) {
+		return fmt.Errorf("storage: chain %s: %w", chain, ErrInUse)
+	}
+	tasks, err := d.Tasks(ctx)
+	if err != nil {
+		return err
+	}
+	for _, t := range tasks {
+		if to, err := os.Readlink(d.path("roots", t, "chain")); err == nil && filepath.Base(to) == chain {
+			return fmt.Errorf("storage: chain %s: %w by task %s", chain, ErrInUse, t)
+		}
+	}
+	return d.dropChain(chain)
+}
+
+// dropChain makes a chain vanish at once, and then its files.
+func (d *dirs) dropChain(chain string) error {
+	tmp := d.path("tmp", "gone-"+chain)
+	err := os.Rename(d.path("chains", chain), tmp)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return errors.Join(removeTree(tmp), d.forgetFresh(chain))
+}

@@ -1,0 +1,133 @@
+package storage
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/freejail/freejail/internal/mount"
+)
+
+// A chain is renamed into place when its files are written, but neither UFS nor
+// ext4 promises that their data reach the disk before the name does, and to wait
+// for the disk would take longer than to unpack. So a note beside the chains
+// tells in which boot of the host one was made, until it is on the disk wholly.
+// After a crash of the host a chain with a note is dropped, and unpacked again
+// when it is wanted.
+
+// settleAfter is longer than the kernels keep what is to be written: then there
+// is little left to wait for.
+const settleAfter = time.Minute
+
+// fresh are the chains with a note, with a number that no other had.
+type fresh struct {
+	mu    sync.Mutex
+	last  int
+	notes map[string]int
+	after time.Duration // 0 is settleAfter
+}
+
+// noteFresh must be on the disk before the chain has its name.
+func (d *dirs) noteFresh(chain string) error {
+	boot, err := bootID()
+	if err != nil {
+		return err
+	}
+	f, err := os.Create(d.path("fresh", chain))
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(boot)
+	if err = errors.Join(err, f.Sync(), f.Close(), syncDir(d.path("fresh"))); err != nil {
+		return err
+	}
+	d.isFresh(chain)
+	return nil
+}
+
+func (d *dirs) isFresh(chain string) {
+	d.fresh.mu.Lock()
+	defer d.fresh.mu.Unlock()
+	if d.fresh.notes == nil {
+		d.fresh.notes = map[string]int{}
+	}
+	d.fresh.last++
+	d.fresh.notes[chain] = d.fresh.last
+}
+
+func (d *dirs) forgetFresh(chain string) error {
+	d.fresh.mu.Lock()
+	defer d.fresh.mu.Unlock()
+	delete(d.fresh.notes, chain)
+	if err := os.Remove(d.path("fresh", chain)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// settle has a chain written to the disk and removes its note, unless the chain
+// was removed or made anew meanwhile. If it fails the note stays, which is safe.
+func (d *dirs) settle(chain string) {
+	d.fresh.mu.Lock()
+	number, after := d.fresh.notes[chain], d.fresh.after
+	d.fresh.mu.Unlock()
+	if after == 0 {
+		after = settleAfter
+	}
+	time.Sleep(after)
+	if err := errors.Join(syncTree(d.path("chains", chain)), syncDir(d.path("chains"))); err != nil {
+		return
+	}
+	d.fresh.mu.Lock()
+	defer d.fresh.mu.Unlock()
+	if d.fresh.notes[chain] == number && os.Remove(d.path("fresh", chain)) == nil {
+		delete(d.fresh.notes, chain)
+	}
+}
+
+// dropTorn drops the chains of earlier boots that may not be whole.
+func (d *dirs) dropTorn() error {
+	notes, err := d.names("fresh")
+	if err != nil || len(notes) == 0 {
+		return err
+	}
+	boot, err := bootID()
+	if err != nil {
+		return err
+	}
+	roots, err := mount.Below(d.path("roots"))
+	if err != nil {
+		return err
+	}
+	points, err := mount.Below(d.path("points"))
+	if err != nil {
+		return err
+	}
+	for _, chain := range notes {
+		made, err := os.ReadFile(d.path("fresh", chain))
+		if err != nil {
+			return err
+		}
+		// No root's mount outlives a boot.
+		if strings.TrimSpace(string(made)) == boot || len(roots)+len(points) > 0 {
+			d.isFresh(chain)
+			go d.settle(chain)
+			continue
+		}
+		if err := d.dropChain(chain); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
