@@ -212,6 +212,9 @@ func (d *Daemon) Close() error {
 	if d.db != nil {
 		errs = append(errs, d.db.Close())
 	}
+	if d.images != nil {
+		errs = append(errs, d.images.Close())
+	}
 	if d.lock != nil {
 		errs = append(errs, d.lock.Close())
 	}

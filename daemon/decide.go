@@ -165,6 +165,7 @@ func CheckImage(ctx context.Context, path, file string) (d *client.Decision, err
 	if err != nil {
 		return nil, err
 	}
+	defer func() { err = errors.Join(err, store.Close()) }()
 	img, err := store.ImportFor(ctx, path, "", ocispec.Platform{}, func(string) {})
 	if err != nil {
 		return nil, err

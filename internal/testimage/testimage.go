@@ -35,7 +35,7 @@ type Spec struct {
 }
 
 // Write makes the image as an oci-archive in dir and returns its path.
-func Write(ctx context.Context, dir string, spec Spec) (string, error) {
+func Write(ctx context.Context, dir string, spec Spec) (path string, err error) {
 	layer, err := layer(spec)
 	if err != nil {
 		return "", err
@@ -49,6 +49,7 @@ func Write(ctx context.Context, dir string, spec Spec) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	defer func() { err = errors.Join(err, s.Close()) }()
 	cfg := ocispec.Image{Platform: ocispec.Platform{OS: runtime.GOOS, Architecture: runtime.GOARCH}}
 	cfg.Config.Entrypoint = []string{Program}
 	cfg.Config.Cmd = spec.Cmd
@@ -67,7 +68,7 @@ func Write(ctx context.Context, dir string, spec Spec) (string, error) {
 	if _, err := s.Put(ctx, spec.Name, cfg, []ocispec.Descriptor{d}, nil); err != nil {
 		return "", err
 	}
-	path := filepath.Join(dir, spec.Name+".tar")
+	path = filepath.Join(dir, spec.Name+".tar")
 	f, err := os.Create(path)
 	if err != nil {
 		return "", err
