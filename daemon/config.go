@@ -30,7 +30,11 @@ type Config struct {
 	Consul   *ConsulConfig  `hcl:"consul,block"`
 	Limits   *LimitsConfig  `hcl:"limits,block"`
 	GC       *GCConfig      `hcl:"gc,block"`
-	Policy   hcl.Body       `hcl:",remain"`
+	// DefaultRegistry is where images without a registry in their name are
+	// looked for, if none of the store has the name: HOST or HOST/PREFIX.
+	DefaultRegistry string           `hcl:"default_registry,optional"`
+	Registries      []RegistryConfig `hcl:"registry,block"`
+	Policy          hcl.Body         `hcl:",remain"`
 
 	// Path is the file that this was read from; empty for the defaults.
 	Path string
@@ -82,6 +86,17 @@ type LimitsConfig struct {
 type GCConfig struct {
 	Older   string `hcl:"older,optional"`    // unused for so long; "0s" forgets none by age
 	MaxSize string `hcl:"max_size,optional"` // of all images, stored and unpacked; empty is no limit
+}
+
+// RegistryConfig is how one registry is reached; see registry.Host.
+type RegistryConfig struct {
+	Host         string   `hcl:"host,label"`
+	Mirrors      []string `hcl:"mirrors,optional"` // HOST[:PORT][/PREFIX], asked first
+	PlainHTTP    bool     `hcl:"plain_http,optional"`
+	CAFile       string   `hcl:"ca_file,optional"`
+	AuthFile     string   `hcl:"auth_file,optional"`
+	Username     string   `hcl:"username,optional"`
+	PasswordFile string   `hcl:"password_file,optional"`
 }
 
 // DefaultStateDir holds everything that the daemon keeps.
@@ -202,6 +217,9 @@ func (c *Config) validate() error {
 	}
 	if age, err := time.ParseDuration(c.GC.Older); err != nil || age < 0 {
 		errs = append(errs, fmt.Errorf("gc: older %q is not a time such as \"168h\"", c.GC.Older))
+	}
+	if _, err := c.registryClient(); err != nil {
+		errs = append(errs, err)
 	}
 	if n, err := size(c.GC.MaxSize); err != nil || n < 0 {
 		errs = append(errs, fmt.Errorf("gc: max_size %q is not a size such as \"20GiB\"", c.GC.MaxSize))

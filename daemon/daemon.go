@@ -50,7 +50,7 @@ type Daemon struct {
 	tasks  map[string]*task
 	ports  map[string]string         // "8080/tcp" -> task id
 	stores map[string]storage.Driver // by kind, opened when first used
-	gate   sync.RWMutex              // a start holds it shared, an upgrade alone
+	gate   sync.RWMutex              // a start, with its pull, holds it shared, an upgrade alone
 }
 
 // New opens the state of a host and takes its lock: a second daemon on the

@@ -18,10 +18,11 @@ import (
 // policyHolder keeps the policy in force. A faulty file leaves the old one
 // there, and its error beside it.
 type policyHolder struct {
-	mu     sync.Mutex
-	policy *policy.Policy
-	file   fileID
-	err    error
+	mu      sync.Mutex
+	policy  *policy.Policy
+	remotes *remotes
+	file    fileID
+	err     error
 }
 
 func (h *policyHolder) get() (*policy.Policy, error) {
@@ -35,6 +36,9 @@ func (d *Daemon) openPolicy() error {
 	if d.cfg.Path == "" {
 		p, err := policy.Parse("defaults", nil, newRuleIndex)
 		d.policy.policy = p
+		if err == nil {
+			d.policy.remotes, err = newRemotes(d.cfg)
+		}
 		return err
 	}
 	return d.reloadPolicy()
@@ -54,9 +58,13 @@ func (d *Daemon) reloadPolicy() error {
 	h := &d.policy
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	var from *remotes
+	if err == nil {
+		from, err = loadRemotes(d.cfg.Path)
+	}
 	h.file, h.err = id, err
 	if err == nil {
-		h.policy = p
+		h.policy, h.remotes = p, from
 		return nil
 	}
 	d.metrics.reloadFailed()

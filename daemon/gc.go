@@ -41,7 +41,15 @@ func (d *Daemon) pruneOptions(ctx context.Context, r client.GCRequest) (o image.
 	if r.MaxSize != nil {
 		o.MaxSize = *r.MaxSize
 	}
-	o.Prunable = func(name string, _ digest.Digest) bool { return namedByPath(name) }
+	list, err := d.images.List()
+	if err != nil {
+		return o, err
+	}
+	pulled := map[string]bool{}
+	for _, img := range list {
+		pulled[img.Name] = img.Pulled
+	}
+	o.Prunable = func(name string, _ digest.Digest) bool { return namedByPath(name) || pulled[name] }
 	o.Unpacked = func(chain digest.Digest) (int64, error) { return d.unpackedSize(ctx, chain.Encoded()) }
 	return o, nil
 }

@@ -52,12 +52,7 @@ func (d *Daemon) resolveImage(ctx context.Context, spec client.TaskSpec) (*image
 		return nil, invalid("no image given")
 	}
 	if !filepath.IsAbs(spec.Image) {
-		img, err := d.images.Get(spec.Image)
-		if errors.Is(err, image.ErrNotFound) {
-			return nil, &client.Error{Code: client.CodeNotFound, Message: fmt.Sprintf(
-				"image %q is not on this host: import it with `freejail images import ARCHIVE`, or give the archive's absolute path", spec.Image)}
-		}
-		return img, err
+		return d.imageNamed(spec.Image)
 	}
 	// A path has no say in names: else a job's web.tar would become the image
 	// web, with all that the policy permits it.

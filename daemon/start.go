@@ -25,11 +25,17 @@ import (
 func (d *Daemon) Start(ctx context.Context, spec client.TaskSpec) (*client.Task, error) {
 	d.gate.RLock()
 	defer d.gate.RUnlock()
+	auth := spec.Auth
+	spec.Auth = nil // of the task's record it is no part
 	t, err := d.newTask(spec)
 	if err != nil {
 		return nil, err
 	}
-	if err := d.start(ctx, t); err != nil {
+	img, err := d.pullFor(ctx, t, auth)
+	if err == nil {
+		err = d.start(ctx, t, img)
+	}
+	if err != nil {
 		d.event(t.id(), eventKind(err), err.Error())
 		return nil, errors.Join(err, d.abandon(t))
 	}
@@ -84,9 +90,15 @@ func (d *Daemon) abandon(t *task) error {
 }
 
 // start is the life of a task up to its running process; see the design.
-func (d *Daemon) start(ctx context.Context, t *task) error {
+// img is what was pulled, if anything was.
+func (d *Daemon) start(ctx context.Context, t *task, img *image.Image) (err error) {
 	spec := t.info.Spec
-	img, release, err := d.holdImage(ctx, spec)
+	var release func()
+	if img == nil {
+		img, release, err = d.holdImage(ctx, spec)
+	} else {
+		release, err = d.images.Hold(img)
+	}
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/nomad/plugins/shared/hclspec"
 
@@ -37,6 +38,9 @@ var configSpec = hclspec.NewObject(map[string]*hclspec.Spec{
 // TaskConfig is the config block of a job's task.
 type TaskConfig struct {
 	Image      string            `codec:"image"`
+	ForcePull  bool              `codec:"force_pull"`
+	PullWait   string            `codec:"image_pull_timeout"`
+	Auth       authConfig        `codec:"auth"`
 	Entrypoint []string          `codec:"entrypoint"`
 	Command    string            `codec:"command"`
 	Args       []string          `codec:"args"`
@@ -58,6 +62,11 @@ type TaskConfig struct {
 	OpenFiles  int64             `codec:"open_files"`
 	CPUHard    bool              `codec:"cpu_hard_limit"`
 	Services   servicesConfig    `codec:"services"`
+}
+
+type authConfig struct {
+	Username string `codec:"username"`
+	Password string `codec:"password"`
 }
 
 type mountConfig struct {
@@ -88,7 +97,12 @@ func attr(name, typ string) *hclspec.Spec { return hclspec.NewAttr(name, typ, fa
 func attrs(name string) *hclspec.Spec { return hclspec.NewBlockAttrs(name, "string", false) }
 
 var taskConfigSpec = hclspec.NewObject(map[string]*hclspec.Spec{
-	"image":          hclspec.NewAttr("image", "string", true),
+	"image":              hclspec.NewAttr("image", "string", true),
+	"force_pull":         attr("force_pull", "bool"),
+	"image_pull_timeout": hclspec.NewDefault(attr("image_pull_timeout", "string"), hclspec.NewLiteral(`"5m"`)),
+	"auth": hclspec.NewBlock("auth", false, hclspec.NewObject(map[string]*hclspec.Spec{
+		"username": attr("username", "string"), "password": attr("password", "string"),
+	})),
 	"entrypoint":     attr("entrypoint", "list(string)"),
 	"command":        attr("command", "string"),
 	"args":           attr("args", "list(string)"),
@@ -126,6 +140,12 @@ func (c *TaskConfig) validate(plugin Config) error {
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	if c.WorkDir != "" && !filepath.IsAbs(c.WorkDir) {
 		bad("work_dir %q is not an absolute path in the jail", c.WorkDir)
+	}
+	if d, err := time.ParseDuration(c.PullWait); c.PullWait != "" && (err != nil || d <= 0) {
+		bad("image_pull_timeout %q is no time such as 5m", c.PullWait)
+	}
+	if (c.Auth.Username == "") != (c.Auth.Password == "") {
+		bad("auth: it needs both username and password")
 	}
 	if c.Wait != "" && c.Wait != "main" && c.Wait != "all" {
 		bad("wait %q is neither main nor all", c.Wait)

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/nomad/plugins/drivers/proto"
 
@@ -20,6 +21,13 @@ func spec(cfg *proto.TaskConfig, tc TaskConfig) (client.TaskSpec, error) {
 		Wait: tc.Wait, Stdout: cfg.StdoutPath, Stderr: cfg.StderrPath,
 		Labels: map[string]string{"nomad_task_id": cfg.Id, "alloc_id": cfg.AllocId, "job": cfg.JobName, "group": cfg.TaskGroupName, "task": cfg.Name, "namespace": cfg.Namespace},
 		Wants:  client.Wants{Devfs: tc.Devfs, Allow: tc.Allow, Jail: tc.Jail, Sysctl: tc.Sysctl, SysVIPC: tc.SysVIPC}}
+	s.ForcePull = tc.ForcePull
+	if wait, err := time.ParseDuration(tc.PullWait); err == nil { // validated
+		s.PullTimeout = client.Duration(wait)
+	}
+	if tc.Auth.Username != "" {
+		s.Auth = &client.Auth{Username: tc.Auth.Username, Password: tc.Auth.Password}
+	}
 	shared, own := filepath.Join(cfg.AllocDir, "alloc"), filepath.Join(cfg.AllocDir, cfg.Name)
 	s.Confined = []string{shared, own}
 	if !filepath.IsAbs(s.Image) && strings.HasPrefix(s.Image, "local/") { // fetched by an artifact block

@@ -232,5 +232,6 @@ func (s *Store) GC(ctx context.Context) (int64, error) {
 		}
 		freed += fi.Size()
 	}
-	return freed, nil
+	partial, err := s.sweepPartial()
+	return freed + partial, err
 }

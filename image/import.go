@@ -19,14 +19,23 @@ import (
 // digest and size is verified; on error the store is as before. Concurrent
 // imports, of the same archive too, do not disturb each other.
 func (s *Store) Import(ctx context.Context, path, name string, progress func(stage string)) (*Image, error) {
-	return s.importFor(ctx, path, name, hostPlatforms(), progress)
+	return s.importFor(ctx, path, name, HostPlatforms(), progress)
 }
 
 // ImportFor is Import for another platform, as a tool for image authors needs
 // it: only an image of that OS and architecture is taken. The zero platform
 // means any, the host's first.
 func (s *Store) ImportFor(ctx context.Context, path, name string, p ocispec.Platform, progress func(stage string)) (*Image, error) {
-	return s.importFor(ctx, path, name, wantedPlatforms(p), progress)
+	return s.importFor(ctx, path, name, Platforms(p), progress)
+}
+
+// Platforms are what a choice for one platform takes, the best first; the zero
+// platform means any, the host's first.
+func Platforms(p ocispec.Platform) []ocispec.Platform {
+	if p.OS == "" && p.Architecture == "" {
+		return append(HostPlatforms(), anyPlatform)
+	}
+	return []ocispec.Platform{p}
 }
 
 func (s *Store) importFor(ctx context.Context, path, name string, wanted []ocispec.Platform, progress func(string)) (img *Image, err error) {
@@ -71,7 +80,7 @@ func (s *Store) importFor(ctx context.Context, path, name string, wanted []ocisp
 
 // take copies what an image consists of, and names it when all is there.
 func (s *Store) take(ctx context.Context, in *source, d ocispec.Descriptor, name string, wanted []ocispec.Platform) (img *Image, err error) {
-	m, err := in.examine(d, wanted)
+	m, err := examine(in.smallBlob, d, wanted, in.limits)
 	if err != nil {
 		return nil, err
 	}
@@ -204,9 +213,9 @@ func (in *source) smallBlob(d ocispec.Descriptor) (b []byte, err error) {
 
 // examine verifies an image's manifest and config, so that what cannot be
 // unpacked later is refused before any layer is copied.
-func (in *source) examine(d ocispec.Descriptor, wanted []ocispec.Platform) (ocispec.Manifest, error) {
+func examine(small func(ocispec.Descriptor) ([]byte, error), d ocispec.Descriptor, wanted []ocispec.Platform, limits Limits) (ocispec.Manifest, error) {
 	var m ocispec.Manifest
-	b, err := in.smallBlob(d)
+	b, err := small(d)
 	if err != nil {
 		return m, fmt.Errorf("image manifest: %w", err)
 	}
@@ -218,7 +227,7 @@ func (in *source) examine(d ocispec.Descriptor, wanted []ocispec.Platform) (ocis
 	default:
 		return m, fmt.Errorf("image manifest: the config's type %q is not that of an image", m.Config.MediaType)
 	}
-	if b, err = in.smallBlob(m.Config); err != nil {
+	if b, err = small(m.Config); err != nil {
 		return m, fmt.Errorf("image config: %w", err)
 	}
 	var c ocispec.Image
@@ -233,8 +242,8 @@ func (in *source) examine(d ocispec.Descriptor, wanted []ocispec.Platform) (ocis
 	}
 	var total int64
 	for i, l := range m.Layers {
-		if total += l.Size; l.Size < 0 || total < 0 || total > in.limits.ImageBytes {
-			return m, fmt.Errorf("layer %d: the image is over the limit of %d bytes (limits { image_size })", i+1, in.limits.ImageBytes)
+		if total += l.Size; l.Size < 0 || total < 0 || total > limits.ImageBytes {
+			return m, fmt.Errorf("layer %d: the image is over the limit of %d bytes (limits { image_size })", i+1, limits.ImageBytes)
 		}
 	}
 	return m, nil

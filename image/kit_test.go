@@ -147,7 +147,7 @@ func newStore(t testing.TB, l Limits) *Store {
 }
 
 func hostConfig(diffs ...digest.Digest) ocispec.Image {
-	return ocispec.Image{Platform: ocispec.Platform{OS: hostPlatforms()[0].OS, Architecture: runtime.GOARCH},
+	return ocispec.Image{Platform: ocispec.Platform{OS: HostPlatforms()[0].OS, Architecture: runtime.GOARCH},
 		RootFS: ocispec.RootFS{Type: "layers", DiffIDs: diffs}}
 }
 

@@ -32,7 +32,7 @@ func OpenLayout(dir string, p ocispec.Platform, limits Limits) (*Layout, *Image,
 }
 
 func (l *Layout) pick(dir string, p ocispec.Platform) (*Image, error) {
-	wanted := wantedPlatforms(p)
+	wanted := Platforms(p)
 	in := &source{path: dir, root: l.root, limits: l.limits}
 	d, own, err := in.find(wanted, "")
 	if err != nil {
@@ -43,7 +43,7 @@ func (l *Layout) pick(dir string, p ocispec.Platform) (*Image, error) {
 			return nil, err
 		}
 	}
-	if _, err := in.examine(d, wanted); err != nil {
+	if _, err := examine(in.smallBlob, d, wanted, l.limits); err != nil {
 		return nil, err
 	}
 	img, err := l.load(d)

@@ -55,7 +55,7 @@ func (l *Layout) load(d ocispec.Descriptor) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	img.Name, img.Digest = d.Annotations[refName], d.Digest
+	img.Name, img.Digest, img.Pulled = d.Annotations[refName], d.Digest, d.Annotations[pulledMark] != ""
 	return img, nil
 }
 

@@ -1,10 +1,15 @@
 package image
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
+	"regexp"
 	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -13,26 +18,72 @@ import (
 // anyPlatform fits every image.
 var anyPlatform = ocispec.Platform{}
 
-// hostPlatforms are what this host takes, the best first: a FreeBSD host can
+// HostPlatforms are what this host takes, the best first: a FreeBSD host can
 // run Linux images too, and a Linux host can at least look at FreeBSD's.
-func hostPlatforms() []ocispec.Platform {
-	first, second := "linux", "freebsd"
+func HostPlatforms() []ocispec.Platform {
+	own := ocispec.Platform{Architecture: runtime.GOARCH, Variant: hostVariant()}
+	freebsd, linux := own, own
+	freebsd.OS, freebsd.OSVersion, linux.OS = "freebsd", hostRelease(), "linux"
 	if runtime.GOOS == "freebsd" {
-		first, second = second, first
+		return []ocispec.Platform{freebsd, linux}
 	}
-	return []ocispec.Platform{{OS: first, Architecture: runtime.GOARCH}, {OS: second, Architecture: runtime.GOARCH}}
+	return []ocispec.Platform{linux, freebsd}
 }
 
-// wantedPlatforms are what a tool asks for by one; zero is any, the host's first.
-func wantedPlatforms(p ocispec.Platform) []ocispec.Platform {
-	if p.OS == "" && p.Architecture == "" {
-		return append(hostPlatforms(), anyPlatform)
-	}
-	return []ocispec.Platform{p}
-}
-
+// fits tells whether an image of a platform runs on a wanted one. FreeBSD runs
+// what was made for its version or an older one, and a processor what was made
+// for its variant or a lower one.
 func fits(p *ocispec.Platform, wanted ocispec.Platform) bool {
-	return wanted.OS == "" && wanted.Architecture == "" || p.OS == wanted.OS && p.Architecture == wanted.Architecture
+	if wanted.OS == "" && wanted.Architecture == "" {
+		return true
+	}
+	return p.OS == wanted.OS && p.Architecture == wanted.Architecture &&
+		compareVersions(variant(*p), variant(wanted)) <= 0 &&
+		(p.OS != "freebsd" || wanted.OSVersion == "" || compareVersions(p.OSVersion, wanted.OSVersion) <= 0)
+}
+
+// better orders platforms that fit one: the newest version first, then the
+// highest variant. Linux's os.version has no meaning that is agreed upon.
+func better(a, b *ocispec.Platform) int {
+	order := 0
+	if a.OS == "freebsd" && b.OS == "freebsd" {
+		order = compareVersions(b.OSVersion, a.OSVersion)
+	}
+	return cmp.Or(order, compareVersions(variant(*b), variant(*a)))
+}
+
+// variant is a processor's in digits; the plain one may be left out.
+func variant(p ocispec.Platform) string {
+	if v := strings.TrimPrefix(p.Variant, "v"); v != "" {
+		return v
+	}
+	return map[string]string{"amd64": "1", "arm64": "8"}[p.Architecture]
+}
+
+// compareVersions compares "14.2" or "14.2-RELEASE-p1" by their numbers. What
+// is missing is 0, what is no number is newer than any.
+func compareVersions(a, b string) int {
+	parts := func(s string) []string {
+		s, _, _ = strings.Cut(s, "-")
+		return strings.Split(s, ".")
+	}
+	as, bs := parts(a), parts(b)
+	number := func(list []string, i int) uint64 {
+		if i >= len(list) || list[i] == "" {
+			return 0
+		}
+		n, err := strconv.ParseUint(list[i], 10, 32)
+		if err != nil {
+			return math.MaxUint64
+		}
+		return n
+	}
+	for i := range max(len(as), len(bs)) {
+		if c := cmp.Compare(number(as, i), number(bs, i)); c != 0 {
+			return c
+		}
+	}
+	return 0
 }
 
 func fitsAny(p *ocispec.Platform, wanted []ocispec.Platform) bool {
@@ -48,14 +99,22 @@ func platformText(p *ocispec.Platform) string {
 	if p == nil {
 		return "no named platform"
 	}
-	return p.OS + "/" + p.Architecture
+	text := p.OS + "/" + p.Architecture
+	if p.Variant != "" {
+		text += "/" + p.Variant
+	}
+	if p.OSVersion != "" {
+		text += " " + p.OSVersion
+	}
+	return text
 }
 
 func platformsText(list []ocispec.Platform) string {
 	var out []string
 	for i := range list {
 		if list[i].OS != "" {
-			out = append(out, platformText(&list[i]))
+			p := ocispec.Platform{OS: list[i].OS, Architecture: list[i].Architecture, OSVersion: list[i].OSVersion}
+			out = append(out, platformText(&p))
 		}
 	}
 	return strings.Join(out, " or ")
@@ -107,17 +166,36 @@ func (in *source) find(wanted []ocispec.Platform, name string) (d ocispec.Descri
 	return d, "", errors.New("image index: too many indexes within each other")
 }
 
+// Choose takes the entry of an index that fits the first of the wanted platforms
+// for which there is any, and runs best there. Errors name what there is.
+func Choose(list []ocispec.Descriptor, wanted []ocispec.Platform) (ocispec.Descriptor, error) {
+	return choose(list, wanted, "")
+}
+
+// isArtifact knows what lies beside images in an index and is none, such as a
+// signature.
+func isArtifact(d ocispec.Descriptor) bool {
+	return d.ArtifactType != "" || attachedTag.MatchString(ownName(d))
+}
+
+// attachedTag is how cosign names what it attaches to a digest, and the OCI
+// distribution specification the list of a digest's referrers.
+var attachedTag = regexp.MustCompile(`(^|:)sha256-[0-9a-f]{64}(\.[a-z]+)?$`)
+
 // choose takes the first wanted platform that there is. An entry that names no
 // platform comes after those that do: only its config can tell.
 func choose(list []ocispec.Descriptor, wanted []ocispec.Platform, name string) (ocispec.Descriptor, error) {
 	unnamed := func(d ocispec.Descriptor) bool { return d.Platform == nil || d.Platform.OS == "" }
+	list = slices.DeleteFunc(slices.Clone(list), isArtifact)
 	for _, w := range wanted {
-		d, ok, err := only(list, name, func(d ocispec.Descriptor) bool { return !unnamed(d) && fits(d.Platform, w) })
+		fit := slices.DeleteFunc(slices.Clone(list), func(d ocispec.Descriptor) bool { return unnamed(d) || !fits(d.Platform, w) })
+		slices.SortStableFunc(fit, func(a, b ocispec.Descriptor) int { return better(a.Platform, b.Platform) })
+		d, ok, err := only(fit, name)
 		if ok || err != nil {
 			return d, err
 		}
 	}
-	d, ok, err := only(list, name, unnamed)
+	d, ok, err := only(slices.DeleteFunc(slices.Clone(list), func(d ocispec.Descriptor) bool { return !unnamed(d) }), name)
 	if ok || err != nil {
 		return d, err
 	}
@@ -131,15 +209,12 @@ func choose(list []ocispec.Descriptor, wanted []ocispec.Platform, name string) (
 	return d, fmt.Errorf("there is no image for %s; there are: %s", platformsText(wanted), strings.Join(have, ", "))
 }
 
-// only is the first entry that fits. Where several differ by their names, the
-// name must tell which.
-func only(list []ocispec.Descriptor, name string, fits func(ocispec.Descriptor) bool) (found ocispec.Descriptor, ok bool, err error) {
+// only is the first entry. Where several differ by their names, the name must
+// tell which.
+func only(list []ocispec.Descriptor, name string) (found ocispec.Descriptor, ok bool, err error) {
 	var names []string
 	several := false
 	for _, d := range list {
-		if !fits(d) {
-			continue
-		}
 		own := ownName(d)
 		if name != "" && sameName(own, name) {
 			return d, true, nil

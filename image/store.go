@@ -14,6 +14,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/freejail/freejail/internal/keylock"
 )
 
 // ErrNotFound means that no image has this name or digest.
@@ -48,6 +50,7 @@ type Image struct {
 	ChainID  digest.Digest
 	Size     int64 // of the layers as they are stored
 	Created  time.Time
+	Pulled   bool // for a task, not by an operator's word; see FetchOptions
 }
 
 // Store keeps images in an OCI layout directory. Blobs are written whole or not
@@ -58,10 +61,11 @@ type Store struct {
 	// not: neither Prune nor GC takes them. It is called under the store's lock.
 	Held func() []digest.Digest
 
-	dir   string
-	mu    sync.Mutex // guards the index file and the maps
-	pins  map[digest.Digest]int
-	added map[digest.Digest]bool
+	dir      string
+	mu       sync.Mutex // guards the index file and the maps
+	pins     map[digest.Digest]int
+	added    map[digest.Digest]bool
+	fetching keylock.Map // of digests that are being fetched
 }
 
 // refName is the annotation that OCI layouts give a manifest's name with.

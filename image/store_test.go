@@ -190,7 +190,7 @@ func TestChoiceOfPlatform(t *testing.T) {
 		}
 		return out
 	}
-	first, second := hostPlatforms()[0].OS, hostPlatforms()[1].OS
+	first, second := HostPlatforms()[0].OS, HostPlatforms()[1].OS
 	for name, c := range map[string]struct {
 		list []ocispec.Descriptor
 		ask  string
@@ -208,7 +208,7 @@ func TestChoiceOfPlatform(t *testing.T) {
 		"one with two names":           {[]ocispec.Descriptor{d("a", nil, "x:1"), d("a", nil, "y:1")}, "", "a"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := choose(c.list, hostPlatforms(), c.ask)
+			got, err := choose(c.list, HostPlatforms(), c.ask)
 			if err != nil {
 				wantError(t, err, c.want)
 			} else if got.Digest != digest.FromString(c.want) {

@@ -157,8 +157,9 @@ func requestOf(kind Kind, i item) (Request, error) {
 	return r, nil
 }
 
-// RepositoryOf is an image's name without its tag.
+// RepositoryOf is an image's name without its tag and its digest.
 func RepositoryOf(name string) string {
+	name, _, _ = strings.Cut(name, "@")
 	if i := strings.LastIndexByte(name, ':'); i > strings.LastIndexByte(name, '/') {
 		return name[:i]
 	}

@@ -138,6 +138,30 @@ func (c *Client) Import(ctx context.Context, r ImportRequest) (*ImageInfo, error
 	return call[*ImageInfo](ctx, c, http.MethodPost, "/v1/images", r)
 }
 
+// Pull takes an image from a registry into the store, and tells how far it has
+// come; tell may be nil.
+func (c *Client) Pull(ctx context.Context, r PullRequest, tell func(PullProgress)) (*ImageInfo, error) {
+	resp, err := c.do(ctx, http.MethodPost, "/v1/images/pull", r)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	dec := json.NewDecoder(resp.Body)
+	for {
+		var p PullProgress
+		switch err := dec.Decode(&p); {
+		case err != nil:
+			return nil, fmt.Errorf("the daemon went away during the pull: %w", err)
+		case p.Error != nil:
+			return nil, p.Error
+		case p.Image != nil:
+			return p.Image, nil
+		case tell != nil:
+			tell(p)
+		}
+	}
+}
+
 // RemoveImage forgets an image's name; gc frees its blobs.
 func (c *Client) RemoveImage(ctx context.Context, ref string) error {
 	_, err := call[any](ctx, c, http.MethodDelete, "/v1/image?ref="+url.QueryEscape(ref), nil)

@@ -18,8 +18,14 @@ type TaskSpec struct {
 	// task, alloc_id.
 	Labels map[string]string `json:"labels,omitempty"`
 
-	// Image is a name, a digest, or the absolute path of an archive or layout.
-	Image      string            `json:"image"`
+	// Image is a name, a digest, the absolute path of an archive or layout, or a
+	// reference to a registry, from which it is pulled if it is not there.
+	Image string `json:"image"`
+	// ForcePull asks the registry even if the image is there.
+	ForcePull   bool     `json:"force_pull,omitempty"`
+	PullTimeout Duration `json:"pull_timeout,omitempty"` // default 5m
+	// Auth is used for the pull, and never kept or told.
+	Auth       *Auth             `json:"auth,omitempty"`
 	Entrypoint []string          `json:"entrypoint,omitempty"`
 	Command    string            `json:"command,omitempty"`
 	Args       []string          `json:"args,omitempty"`
@@ -53,6 +59,18 @@ type TaskSpec struct {
 	StopSignal  string   `json:"stop_signal,omitempty"`
 	StopTimeout Duration `json:"stop_timeout,omitempty"`
 }
+
+// Auth is a user of a registry. It shows as nothing where it is printed.
+type Auth struct {
+	Username string `json:"username"`
+	Password string `json:"password"`
+}
+
+// String hides the secret.
+func (Auth) String() string { return "(credentials)" }
+
+// GoString hides the secret.
+func (Auth) GoString() string { return "(credentials)" }
 
 // PortBinding is where on the host a port of the manifest is to be found.
 type PortBinding struct {
@@ -233,6 +251,22 @@ type ImageInfo struct {
 type ImportRequest struct {
 	Path string `json:"path"`
 	Name string `json:"name,omitempty"`
+}
+
+// PullRequest names an image of a registry.
+type PullRequest struct {
+	Ref     string   `json:"ref"`
+	Timeout Duration `json:"timeout,omitempty"` // default 5m
+}
+
+// PullProgress is how far a pull has come; the last has the image or the error.
+type PullProgress struct {
+	Layers     int        `json:"layers,omitempty"`
+	LayersDone int        `json:"layers_done,omitempty"`
+	Size       int64      `json:"size,omitempty"` // of all layers, in bytes as they are stored
+	Done       int64      `json:"done,omitempty"`
+	Image      *ImageInfo `json:"image,omitempty"`
+	Error      *Error     `json:"error,omitempty"`
 }
 
 // GCRequest overrides the host's gc settings for one collection; nil leaves

@@ -16,6 +16,7 @@ import (
 
 	"github.com/freejail/freejail/daemon"
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/internal/progress"
 )
 
 func (a *app) imagesCmd() *cobra.Command {
@@ -123,14 +124,42 @@ has the defaults.`,
 	return c
 }
 
-// imageRef makes a path absolute for the daemon, which has another directory.
+// imageRef makes a path absolute for the daemon, which has another directory. A
+// reference to a registry is no path, unless there is a file of that name.
 func imageRef(ref string) string {
-	if strings.ContainsRune(ref, '/') && !strings.Contains(ref, "@sha256:") {
-		if abs, err := filepath.Abs(ref); err == nil {
-			return abs
-		}
+	if !strings.ContainsRune(ref, '/') {
+		return ref
+	}
+	host, _, _ := strings.Cut(ref, "/")
+	plain := host != "." && host != ".." && host != "" // begins as a name does
+	if _, err := os.Stat(ref); err != nil && plain {
+		return ref
+	}
+	if abs, err := filepath.Abs(ref); err == nil {
+		return abs
 	}
 	return ref
+}
+
+func (a *app) pullCmd() *cobra.Command {
+	var timeout time.Duration
+	c := &cobra.Command{Use: "pull IMAGE", Short: "take an image from a registry into the store", Args: cobra.ExactArgs(1),
+		Long: `IMAGE is HOST/NAME:TAG or HOST/NAME@sha256:..., asked for anew even if it is
+there. Mirrors, credentials and certificates are those of the daemon's
+configuration. An image that was pulled so stays until "freejail images rm".`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			bar := progress.New(os.Stderr, "pulling "+args[0])
+			i, err := a.client().Pull(cmd.Context(), client.PullRequest{Ref: args[0], Timeout: client.Duration(timeout)}, func(p client.PullProgress) {
+				bar.Set(p.Done, p.Size, fmt.Sprintf("%d of %d layers", p.LayersDone, p.Layers))
+			})
+			bar.End()
+			if err != nil {
+				return err
+			}
+			return a.print(i, func(w io.Writer) { fmt.Fprintln(w, i.Name, i.Digest) })
+		}}
+	c.Flags().DurationVar(&timeout, "timeout", time.Hour, "give up after this time; the next pull goes on where this one ended")
+	return c
 }
 
 func (a *app) doctorCmd() *cobra.Command {

@@ -26,7 +26,7 @@ import (
 type runFlags struct {
 	name, user, workdir, hostname, memory, storage, entrypoint string
 	env, params, ports, volumes, devfs, allow                  []string
-	detach, remove                                             bool
+	detach, remove, pull                                       bool
 }
 
 func (a *app) runCmd() *cobra.Command {
@@ -44,6 +44,7 @@ func (a *app) runCmd() *cobra.Command {
 	fl.StringVar(&f.name, "name", "", "the task's id (default: from the image's name)")
 	fl.BoolVarP(&f.detach, "detach", "d", false, "print the id and leave the task running")
 	fl.BoolVar(&f.remove, "rm", false, "forget the task when it has ended")
+	fl.BoolVar(&f.pull, "pull", false, "ask the image's registry for it, even if it is there")
 	fl.StringVarP(&f.user, "user", "u", "", "user[:group], looked up in the image")
 	fl.StringVarP(&f.workdir, "workdir", "w", "", "working directory in the jail")
 	fl.StringVar(&f.hostname, "hostname", "", "the jail's host name")
@@ -62,7 +63,8 @@ func (a *app) runCmd() *cobra.Command {
 var notID = regexp.MustCompile(`[^A-Za-z0-9_-]+`)
 
 func (f runFlags) spec(args []string) (client.TaskSpec, error) {
-	s := client.TaskSpec{ID: f.name, Owner: "cli", Image: args[0], User: f.user, WorkDir: f.workdir, Hostname: f.hostname, Storage: f.storage}
+	s := client.TaskSpec{ID: f.name, Owner: "cli", Image: args[0], User: f.user, WorkDir: f.workdir, Hostname: f.hostname, Storage: f.storage,
+		ForcePull: f.pull}
 	if strings.ContainsRune(s.Image, '/') {
 		if _, err := os.Stat(s.Image); err == nil {
 			if s.Image, err = filepath.Abs(s.Image); err != nil {

@@ -1,0 +1,215 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/docker/go-units"
+
+	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/registry"
+)
+
+// defaultPullTimeout is for a task that says none.
+const defaultPullTimeout = 5 * time.Minute
+
+// tellEvery is how often a task hears how far its pull has come.
+const tellEvery = 10 * time.Second
+
+// remotes are the registries of the host's file.
+type remotes struct {
+	client   *registry.Client
+	fallback string // the registry of names without one
+}
+
+func (c *Config) registryClient() (*registry.Client, error) {
+	if c.DefaultRegistry != "" {
+		if _, err := registry.ParseReference(c.DefaultRegistry + "/x"); err != nil {
+			return nil, fmt.Errorf("default_registry %q: %w", c.DefaultRegistry, err)
+		}
+	}
+	cfg := registry.Config{UserAgent: "freejail"}
+	for _, r := range c.Registries {
+		cfg.Hosts = append(cfg.Hosts, registry.Host{Name: r.Host, PlainHTTP: r.PlainHTTP, CAFile: r.CAFile, AuthFile: r.AuthFile,
+			Username: r.Username, PasswordFile: r.PasswordFile, Mirrors: r.Mirrors})
+	}
+	return registry.NewClient(cfg)
+}
+
+func newRemotes(c Config) (*remotes, error) {
+	cl, err := c.registryClient()
+	return &remotes{client: cl, fallback: c.DefaultRegistry}, err
+}
+
+func loadRemotes(path string) (*remotes, error) {
+	c, err := LoadConfig(path)
+	if err != nil {
+		return nil, err
+	}
+	return newRemotes(c)
+}
+
+func (d *Daemon) remotes() *remotes {
+	d.currentPolicy() // follows changes of the file
+	d.policy.mu.Lock()
+	defer d.policy.mu.Unlock()
+	return d.policy.remotes
+}
+
+// reference is where a name can be pulled from; ok is false for one that names
+// no registry, on a host without a default.
+func (r *remotes) reference(name string) (ref registry.Reference, ok bool, err error) {
+	switch {
+	case registry.IsReference(name):
+	case r.fallback == "" || strings.HasPrefix(name, "sha256:"):
+		return ref, false, nil
+	default:
+		name = r.fallback + "/" + name
+	}
+	if ref, err = registry.ParseReference(name); err != nil {
+		return ref, false, invalid("%v", err)
+	}
+	return ref, true, nil
+}
+
+// imageNamed finds an image of the store by a name, a digest, or a reference.
+func (d *Daemon) imageNamed(name string) (*image.Image, error) {
+	img, err := d.images.Get(name)
+	if !errors.Is(err, image.ErrNotFound) {
+		return img, err
+	}
+	ref, remote, rerr := d.remotes().reference(name)
+	if rerr != nil {
+		return nil, rerr
+	}
+	if !remote {
+		return nil, &client.Error{Code: client.CodeNotFound, Message: fmt.Sprintf("image %q is not on this host, and names no registry: "+
+			"import it with `freejail images import ARCHIVE`, give the archive's absolute path, or write HOST/NAME:TAG", name)}
+	}
+	if img, err = d.images.Get(ref.Name()); errors.Is(err, image.ErrNotFound) {
+		return nil, &client.Error{Code: client.CodeNotFound, Message: fmt.Sprintf("image %q is not on this host: `freejail pull %s`", name, ref)}
+	}
+	return img, err
+}
+
+// pullFor gets a task's image from a registry, if it is not there or the task
+// wants it anew. Without a need for that it returns nil.
+func (d *Daemon) pullFor(ctx context.Context, t *task, auth *client.Auth) (*image.Image, error) {
+	spec := t.info.Spec
+	if spec.Image == "" || filepath.IsAbs(spec.Image) {
+		return nil, nil
+	}
+	if !spec.ForcePull {
+		if _, err := d.imageNamed(spec.Image); !client.IsNotFound(err) {
+			return nil, err
+		}
+	}
+	ref, remote, err := d.remotes().reference(spec.Image)
+	if err == nil && !remote && spec.ForcePull {
+		err = invalid("force_pull: image %q names no registry, and the host's configuration no default_registry", spec.Image)
+	}
+	if err != nil || !remote {
+		return nil, err // the start will say that there is no such image
+	}
+	o := registry.PullOptions{FetchOptions: image.FetchOptions{Pulled: true}}
+	if auth != nil {
+		o.Credential = &registry.Credential{Username: auth.Username, Password: auth.Password}
+	}
+	d.event(t.id(), "pulling", "pulling "+ref.String())
+	last := time.Now()
+	o.Progress = func(p image.Progress) {
+		if time.Since(last) >= tellEvery {
+			last = time.Now()
+			d.event(t.id(), "pulling", progressText(ref, p))
+		}
+	}
+	img, err := d.pull(ctx, ref, spec.PullTimeout, o)
+	if err != nil {
+		return nil, err
+	}
+	d.event(t.id(), "pulled", fmt.Sprintf("%s is %s", ref, img.Digest))
+	return img, t.update(func(i *client.Task) { i.Digest = img.Digest.String() })
+}
+
+func progressText(ref registry.Reference, p image.Progress) string {
+	return fmt.Sprintf("pulling %s: %d of %d layers, %s of %s", ref, p.LayersDone, p.Layers, units.BytesSize(float64(p.Done)), units.BytesSize(float64(p.Size)))
+}
+
+func (d *Daemon) pull(ctx context.Context, ref registry.Reference, timeout client.Duration, o registry.PullOptions) (*image.Image, error) {
+	limit := cmp.Or(time.Duration(timeout), defaultPullTimeout)
+	within, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	img, err := d.remotes().client.Pull(within, d.images, ref, o)
+	switch {
+	case err == nil:
+		return img, d.images.Touch(img)
+	case ctx.Err() == nil && within.Err() != nil:
+		return nil, &client.Error{Code: client.CodeUnavailable, Message: fmt.Sprintf("pull %s: it took longer than %s (image_pull_timeout); "+
+			"what came is kept, and the next pull goes on from there", ref, limit)}
+	case errors.Is(err, registry.ErrNotFound):
+		return nil, &client.Error{Code: client.CodeNotFound, Message: err.Error()}
+	}
+	return nil, &client.Error{Code: client.CodeUnavailable, Message: err.Error()}
+}
+
+// handlePull answers with a line of JSON for every step, the last of them with
+// the image or the error.
+func (d *Daemon) handlePull(w http.ResponseWriter, r *http.Request) {
+	var in client.PullRequest
+	err := decode(r, &in)
+	var ref registry.Reference
+	if err == nil {
+		var remote bool
+		if ref, remote, err = d.remotes().reference(in.Ref); err == nil && !remote {
+			err = invalid("%q names no registry: want HOST/NAME:TAG, or a default_registry in the host's configuration", in.Ref)
+		}
+	}
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	d.gate.RLock()
+	defer d.gate.RUnlock()
+	out := &pullLines{enc: json.NewEncoder(w), flush: w.(http.Flusher).Flush}
+	o := registry.PullOptions{FetchOptions: image.FetchOptions{Progress: func(p image.Progress) {
+		out.send(client.PullProgress{Layers: p.Layers, LayersDone: p.LayersDone, Size: p.Size, Done: p.Done}, false)
+	}}}
+	img, err := d.pull(r.Context(), ref, in.Timeout, o)
+	var info client.ImageInfo
+	if err == nil {
+		info, err = d.describeImage(r.Context(), img)
+	}
+	if err != nil {
+		out.send(client.PullProgress{Error: asError(err)}, true)
+		return
+	}
+	out.send(client.PullProgress{Image: &info}, true)
+}
+
+// pullLines sends progress ten times a second, and what must be told at once.
+type pullLines struct {
+	mu    sync.Mutex
+	enc   *json.Encoder
+	flush func()
+	last  time.Time
+}
+
+func (l *pullLines) send(p client.PullProgress, now bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !now && time.Since(l.last) < 100*time.Millisecond {
+		return
+	}
+	l.last = time.Now()
+	_ = l.enc.Encode(p) // who asked may be gone, which ends the request
+	l.flush()
+}

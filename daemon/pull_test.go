@@ -1,0 +1,256 @@
+package daemon
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/bcrypt"
+
+	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/image/registry"
+	"github.com/freejail/freejail/internal/testimage"
+)
+
+// remote is a registry of ours that a test can switch off.
+type remote struct {
+	host string
+	down atomic.Bool
+	gets atomic.Int64
+}
+
+// newRemote serves a registry; with a password only for the user fleet.
+func newRemote(t *testing.T, password string) *remote {
+	t.Helper()
+	o := registry.ServerOptions{}
+	if password != "" {
+		hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
+		if err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Join(t.TempDir(), "htpasswd")
+		if err := os.WriteFile(file, []byte("fleet:"+string(hash)+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if o.Users, err = registry.ReadUsers(file); err != nil {
+			t.Fatal(err)
+		}
+	}
+	srv, err := registry.NewServer(t.TempDir(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &remote{}
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if r.down.Load() {
+			w.WriteHeader(http.StatusNotFound)
+			return
+		}
+		r.gets.Add(1)
+		srv.ServeHTTP(w, req)
+	}))
+	r.host = strings.TrimPrefix(web.URL, "http://")
+	t.Cleanup(func() {
+		web.Close()
+		if err := srv.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return r
+}
+
+// push puts an image of this test's binary into the registry, and returns its
+// digest.
+func (r *remote) push(t *testing.T, password, name string, spec testimage.Spec) string {
+	t.Helper()
+	path, err := testimage.Write(t.Context(), t.TempDir(), spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := registry.Host{Name: r.host, PlainHTTP: true}
+	if password != "" {
+		h.Username, h.PasswordFile = "fleet", filepath.Join(t.TempDir(), "password")
+		if err := os.WriteFile(h.PasswordFile, []byte(password+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := registry.NewClient(registry.Config{Hosts: []registry.Host{h}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ref, err := registry.ParseReference(r.host + "/" + name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done, err := c.Copy(t.Context(), registry.Location{Kind: registry.Archive, Path: path}, registry.Location{Kind: registry.Remote, Ref: ref}, registry.CopyOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return done.Digest.String()
+}
+
+func (r *remote) config(more string) string {
+	return fmt.Sprintf("registry %q {\n  plain_http = true\n%s}\n", r.host, more)
+}
+
+var greeter = testimage.Spec{Name: "prog", Manifest: greeting, Cmd: []string{"inside"}}
+
+// A task's image comes from a registry; the digest that it runs is known, and
+// stays when the tag moves on.
+func TestPullForATask(t *testing.T) {
+	dir, r := shortDir(t), newRemote(t, "")
+	first := r.push(t, "", "team/prog:1", greeter)
+	c, stop := daemonAt(t, dir, r.config("")+fmt.Sprintf("default_registry = %q\n", r.host+"/team"))
+	ctx := t.Context()
+	start := func(id, image string, force bool) (*client.Task, error) {
+		return c.Start(ctx, client.TaskSpec{ID: id, Owner: "nomad", Image: image, ForcePull: force, Parameters: map[string]string{"GREETING": "x"}})
+	}
+	name := r.host + "/team/prog:1"
+	task, err := start("one", name, false)
+	if err != nil || task.Digest != first {
+		t.Fatalf("got %+v, %v", task, err)
+	}
+	changed := greeter
+	changed.Files = map[string]string{"/etc/changed": "yes"}
+	second := r.push(t, "", "team/prog:1", changed)
+	for id, want := range map[string]struct {
+		image  string
+		force  bool
+		digest string
+	}{"local": {name, false, first}, "pinned": {r.host + "/team/prog@" + first, false, first}, "short": {"prog:1", false, first}} {
+		if task, err := start(id, want.image, want.force); err != nil || task.Digest != want.digest {
+			t.Errorf("%s: got %+v, %v", id, task, err)
+		}
+	}
+	if task, err := start("forced", name, true); err != nil || task.Digest != second {
+		t.Errorf("got %+v, %v", task, err)
+	}
+	r.down.Store(true)
+	if _, err := start("gone", r.host+"/team/other:1", false); !client.IsNotFound(err) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := start("again", name, false); err != nil {
+		t.Errorf("what is there needs no registry: %v", err)
+	}
+	stop(os.Kill)
+	c, _ = daemonAt(t, dir, r.config(""))
+	if task, err := c.Task(ctx, "one"); err != nil || task.Digest != first || task.State != client.Running {
+		t.Errorf("after a crash: %+v, %v", task, err)
+	}
+	for _, id := range []string{"one", "local", "pinned", "short", "forced", "again"} {
+		if err := c.Destroy(ctx, id, true); err != nil {
+			t.Error(err)
+		}
+	}
+	// Tasks' pulls are forgotten when they are old; nobody has named them.
+	tiny := time.Nanosecond
+	if _, err := c.GC(ctx, client.GCRequest{Older: &tiny}); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := c.Images(ctx); err != nil || len(list) != 0 {
+		t.Errorf("left: %+v, %v", list, err)
+	}
+	nothingLeft(t, dir)
+}
+
+// A job's credentials reach the registry and nothing else.
+func TestPullWithAJobsCredentials(t *testing.T) {
+	const password = "open-sesame-4711"
+	dir, r := shortDir(t), newRemote(t, password)
+	r.push(t, password, "private:1", greeter)
+	c, _ := daemonAt(t, dir, r.config(""))
+	ctx := t.Context()
+	spec := client.TaskSpec{ID: "one", Owner: "nomad", Image: r.host + "/private:1", Parameters: map[string]string{"GREETING": "x"}}
+	if _, err := c.Start(ctx, spec); err == nil || !strings.Contains(err.Error(), "credentials") {
+		t.Fatalf("without credentials: %v", err)
+	}
+	spec.Auth = &client.Auth{Username: "fleet", Password: "wrong-" + password}
+	if _, err := c.Start(ctx, spec); err == nil || strings.Contains(err.Error(), password) {
+		t.Fatalf("with a wrong password: %v", err)
+	}
+	spec.Auth.Password = password
+	task, err := c.Start(ctx, spec)
+	if err != nil || task.Spec.Auth != nil {
+		t.Fatalf("got %+v, %v", task, err)
+	}
+	var events strings.Builder
+	if err := c.Events(ctx, 0, false, func(e client.Event) error { fmt.Fprintln(&events, e.Kind, e.Message); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if text := events.String(); strings.Contains(text, password) || !strings.Contains(text, "pulling "+spec.Image) || !strings.Contains(text, task.Digest) {
+		t.Errorf("the events are\n%s", text)
+	}
+	if text := fmt.Sprintf("%v %+v %#v", *spec.Auth, spec, spec.Auth); strings.Contains(text, password) {
+		t.Errorf("it shows when it is printed: %s", text)
+	}
+	err = filepath.WalkDir(filepath.Join(dir, "state"), func(p string, d os.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() || strings.Contains(p, "/storage/") {
+			return nil
+		}
+		if b, err := os.ReadFile(p); err == nil && strings.Contains(string(b), password) && !strings.Contains(p, "blobs") {
+			t.Errorf("%s has the password in it", p)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if err := c.Destroy(ctx, "one", true); err != nil {
+		t.Error(err)
+	}
+	nothingLeft(t, dir)
+}
+
+// An operator's pull tells how far it is, and what is refused says why.
+func TestOperatorsPull(t *testing.T) {
+	dir, r := shortDir(t), newRemote(t, "")
+	digest := r.push(t, "", "prog:1", greeter)
+	c, _ := daemonAt(t, dir, r.config(""))
+	ctx := t.Context()
+	told := 0
+	i, err := c.Pull(ctx, client.PullRequest{Ref: r.host + "/prog:1"}, func(p client.PullProgress) { told++ })
+	if err != nil || i.Digest != digest || told == 0 {
+		t.Fatalf("got %+v, %v, told %d times", i, err, told)
+	}
+	tiny := time.Nanosecond
+	if got, err := c.GC(ctx, client.GCRequest{Older: &tiny}); err != nil || len(got.Images) != 0 {
+		t.Errorf("what an operator has pulled was forgotten: %+v, %v", got, err)
+	}
+	for name, want := range map[string]string{"prog": "names no registry", r.host + "/nothing:1": "no such image", r.host + "/Prog": "no repository's name",
+		"127.0.0.1:1/x:1": "plain"} {
+		if _, err := c.Pull(ctx, client.PullRequest{Ref: name}, nil); err == nil || !strings.Contains(err.Error(), want) && want != "plain" {
+			t.Errorf("%s: got %v, want %q", name, err, want)
+		}
+	}
+	for image, want := range map[string]string{"prog": "names no registry", "prog@x": "names no registry", r.host + "/x y": "no repository's name"} {
+		_, err := c.Start(ctx, client.TaskSpec{ID: "bad", Owner: "nomad", Image: image})
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %q", image, err, want)
+		}
+	}
+	if _, err := c.Start(ctx, client.TaskSpec{ID: "bad", Owner: "nomad", Image: "prog", ForcePull: true}); err == nil || !strings.Contains(err.Error(), "force_pull") {
+		t.Errorf("got %v", err)
+	}
+	nothingLeft(t, dir)
+}
+
+// A pull that takes too long says so, and the next one goes on from there.
+func TestPullTimeout(t *testing.T) {
+	dir, r := shortDir(t), newRemote(t, "")
+	r.push(t, "", "prog:1", greeter)
+	slow := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) { <-req.Context().Done() }))
+	defer slow.Close()
+	host := strings.TrimPrefix(slow.URL, "http://")
+	c, _ := daemonAt(t, dir, fmt.Sprintf("registry %q {\n  plain_http = true\n}\n", host))
+	_, err := c.Start(t.Context(), client.TaskSpec{ID: "one", Owner: "nomad", Image: host + "/prog:1", PullTimeout: client.Duration(200 * time.Millisecond)})
+	if err == nil || !strings.Contains(err.Error(), "longer than 200ms") {
+		t.Errorf("got %v", err)
+	}
+	nothingLeft(t, dir)
+}

@@ -1,0 +1,181 @@
+package image
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// partialDir has what broken downloads have got, by digest. Unlike tmp it
+// outlives the process.
+func (s *Store) partialDir() string { return filepath.Join(s.dir, "partial") }
+
+// keepPartial is how long it is of use to a task that is started again.
+const keepPartial = time.Hour
+
+// has tells whether a blob is in the store.
+func (s *Store) has(d ocispec.Descriptor) bool {
+	fi, err := os.Stat(s.blobPath(d.Digest))
+	return err == nil && fi.Mode().IsRegular() && fi.Size() == d.Size
+}
+
+// fetchBlob gets a blob that is not there yet. tell hears of every byte that is
+// there, and of fewer again where a download has to begin anew.
+func (s *Store) fetchBlob(ctx context.Context, from Origin, d ocispec.Descriptor, tell func(n int64)) error {
+	if err := checkDigest(d.Digest); err != nil {
+		return err
+	}
+	release, err := s.fetching.Lock(ctx, d.Digest.String())
+	if err != nil {
+		return err
+	}
+	defer release()
+	if s.has(d) {
+		tell(d.Size)
+		return nil
+	}
+	resumed, err := s.download(ctx, from, d, tell)
+	var wrong *contentError
+	if resumed && errors.As(err, &wrong) {
+		// What an earlier download left was damaged, by a crash of the host.
+		_, err = s.download(ctx, from, d, tell)
+	}
+	return err
+}
+
+// contentError is a blob that is not what its descriptor says.
+type contentError struct{ error }
+
+func (s *Store) download(ctx context.Context, from Origin, d ocispec.Descriptor, tell func(int64)) (resumed bool, err error) {
+	if err := os.MkdirAll(s.partialDir(), 0o700); err != nil {
+		return false, full(err)
+	}
+	f, err := os.OpenFile(filepath.Join(s.partialDir(), d.Digest.Encoded()), os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return false, full(err)
+	}
+	p := &partial{f: f, d: d, hash: sha256.New(), tell: tell}
+	if err := p.recall(ctx); err != nil {
+		return false, errors.Join(err, f.Close())
+	}
+	resumed = p.n > 0
+	err = p.rest(ctx, from)
+	if err == nil {
+		if err = p.check(); err == nil {
+			return resumed, s.keep(f, d.Digest, nil)
+		}
+	}
+	var wrong *contentError
+	if errors.As(err, &wrong) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		tell(-p.n)
+		err = errors.Join(err, os.Remove(f.Name()))
+	}
+	return resumed, errors.Join(full(err), f.Close())
+}
+
+// partial is a blob of which the first n bytes are there.
+type partial struct {
+	f    *os.File
+	d    ocispec.Descriptor
+	hash hash.Hash
+	n    int64
+	tell func(int64)
+}
+
+// recall takes in what an earlier download left.
+func (p *partial) recall(ctx context.Context) error {
+	n, err := copyAll(p.hash, ctxReader{ctx, p.f})
+	if err != nil {
+		return err
+	}
+	p.n = n
+	p.tell(n)
+	if n > p.d.Size {
+		return p.restart()
+	}
+	return nil
+}
+
+func (p *partial) restart() error {
+	p.tell(-p.n)
+	p.n = 0
+	p.hash.Reset()
+	if _, err := p.f.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	return p.f.Truncate(0)
+}
+
+// rest appends what is missing.
+func (p *partial) rest(ctx context.Context, from Origin) (err error) {
+	if p.n == p.d.Size && p.n > 0 {
+		return nil
+	}
+	r, at, err := from.Open(ctx, p.d, p.n)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	if at != p.n {
+		if at != 0 {
+			return fmt.Errorf("blob %s: asked for what follows byte %d, got what follows %d", p.d.Digest, p.n, at)
+		}
+		if err := p.restart(); err != nil {
+			return err
+		}
+	}
+	_, err = copyAll(p, io.LimitReader(ctxReader{ctx, r}, p.d.Size-p.n+1))
+	return err
+}
+
+func (p *partial) Write(b []byte) (int, error) {
+	n, err := p.f.Write(b)
+	p.hash.Write(b[:n])
+	p.n += int64(n)
+	p.tell(int64(n))
+	return n, err
+}
+
+func (p *partial) check() error {
+	switch got := digest.NewDigest(digest.SHA256, p.hash); {
+	case p.n > p.d.Size:
+		return &contentError{fmt.Errorf("blob %s is longer than the %d bytes that its descriptor says", p.d.Digest, p.d.Size)}
+	case p.n < p.d.Size:
+		return &contentError{fmt.Errorf("blob %s has %d bytes, its descriptor says %d", p.d.Digest, p.n, p.d.Size)}
+	case got != p.d.Digest:
+		return &contentError{fmt.Errorf("blob %s has another content: its digest is %s", p.d.Digest, got)}
+	}
+	return nil
+}
+
+// sweepPartial removes what broken downloads have left and nobody came back
+// for.
+func (s *Store) sweepPartial() (freed int64, err error) {
+	entries, err := os.ReadDir(s.partialDir())
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	for _, e := range entries {
+		fi, ierr := e.Info()
+		if ierr != nil || time.Since(fi.ModTime()) < keepPartial {
+			continue
+		}
+		if rerr := os.Remove(filepath.Join(s.partialDir(), e.Name())); rerr != nil {
+			err = errors.Join(err, rerr)
+			continue
+		}
+		freed += fi.Size()
+	}
+	return freed, err
+}

@@ -1,0 +1,233 @@
+package registry
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"oras.land/oras-go/v2/registry"
+	"oras.land/oras-go/v2/registry/remote"
+	"oras.land/oras-go/v2/registry/remote/auth"
+	"oras.land/oras-go/v2/registry/remote/retry"
+)
+
+// Host is how one registry is reached.
+type Host struct {
+	Name      string // host or host:port
+	PlainHTTP bool   // HTTP instead of HTTPS; nowhere else is HTTP spoken
+	CAFile    string // PEM, beside the system's certificates
+	// AuthFile is in docker's or podman's format, with credential helpers.
+	// Username with PasswordFile comes before it.
+	AuthFile, Username, PasswordFile string
+	// Mirrors are asked first, as host[:port][/prefix], each by its own Host
+	// settings. They never see this host's credentials.
+	Mirrors []string
+}
+
+// Credential is a user's for one registry.
+type Credential struct{ Username, Password string }
+
+// Config is how registries are reached.
+type Config struct {
+	Hosts     []Host
+	AuthFiles []string // for hosts without credentials of their own; the first that knows a host counts
+	UserAgent string
+}
+
+// Client reads and writes registries. It may be used from several goroutines.
+type Client struct {
+	hosts     map[string]Host
+	authFiles []string
+	agent     string
+	http      *http.Client
+
+	mu    sync.Mutex
+	cache map[string]auth.Cache // of tokens, by host and credential
+}
+
+// NewClient checks a configuration and makes a client of it. Files with
+// credentials are read when they are needed.
+func NewClient(c Config) (*Client, error) {
+	out := &Client{hosts: map[string]Host{}, authFiles: c.AuthFiles, agent: c.UserAgent, cache: map[string]auth.Cache{}}
+	wires := &wires{plain: map[string]bool{}, own: map[string]http.RoundTripper{}, any: transport(nil)}
+	for _, h := range c.Hosts {
+		if err := checkHost(h.Name); err != nil {
+			return nil, fmt.Errorf("registry %q: %w", h.Name, err)
+		}
+		if _, twice := out.hosts[h.Name]; twice {
+			return nil, fmt.Errorf("registry %q: it is there twice", h.Name)
+		}
+		if err := h.check(); err != nil {
+			return nil, fmt.Errorf("registry %q: %w", h.Name, err)
+		}
+		out.hosts[h.Name] = h
+		wires.plain[h.Name] = h.PlainHTTP
+		if h.CAFile != "" {
+			pool, err := certificates(h.CAFile)
+			if err != nil {
+				return nil, fmt.Errorf("registry %q: ca_file: %w", h.Name, err)
+			}
+			wires.own[h.Name] = transport(pool)
+		}
+	}
+	out.http = &http.Client{Transport: retry.NewTransport(wires)}
+	return out, nil
+}
+
+func (h Host) check() error {
+	switch {
+	case h.PlainHTTP && h.CAFile != "":
+		return errors.New("plain_http and ca_file exclude each other")
+	case h.Username != "" && h.PasswordFile == "":
+		return errors.New("username without password_file")
+	case h.Username == "" && h.PasswordFile != "":
+		return errors.New("password_file without username")
+	case h.Username != "" && h.AuthFile != "":
+		return errors.New("auth_file and username exclude each other")
+	}
+	for _, m := range h.Mirrors {
+		if _, err := mirrored(m, "x"); err != nil {
+			return fmt.Errorf("mirror %q: %w", m, err)
+		}
+	}
+	return nil
+}
+
+// mirrored is where a mirror has a repository.
+func mirrored(mirror, repository string) (Reference, error) {
+	host, prefix, _ := strings.Cut(mirror, "/")
+	if err := checkHost(host); err != nil {
+		return Reference{}, err
+	}
+	if prefix != "" {
+		if !repositoryName.MatchString(prefix) {
+			return Reference{}, fmt.Errorf("%q is no part of a repository's name", prefix)
+		}
+		repository = prefix + "/" + repository
+	}
+	return Reference{Host: host, Repository: repository}, nil
+}
+
+func certificates(file string) (*x509.CertPool, error) {
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool()
+	}
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("%s has no certificate in PEM", file)
+	}
+	return pool, nil
+}
+
+func transport(pool *x509.CertPool) http.RoundTripper {
+	return &http.Transport{
+		Proxy:                  http.ProxyFromEnvironment,
+		DialContext:            (&net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+		TLSClientConfig:        &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12},
+		TLSHandshakeTimeout:    15 * time.Second,
+		ResponseHeaderTimeout:  60 * time.Second,
+		MaxResponseHeaderBytes: 1 << 20,
+		IdleConnTimeout:        60 * time.Second,
+		MaxIdleConnsPerHost:    2 * connections,
+		ForceAttemptHTTP2:      true,
+	}
+}
+
+// wires chooses the connection by the host that a request goes to, be it the
+// registry's own or one that it has named.
+type wires struct {
+	plain map[string]bool
+	own   map[string]http.RoundTripper
+	any   http.RoundTripper
+}
+
+func (w *wires) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.URL.Scheme != "https" && !w.plain[req.URL.Host] {
+		return nil, fmt.Errorf("plain HTTP is not spoken with %s: it would have to be named so (registry %q { plain_http = true })", req.URL.Host, req.URL.Host)
+	}
+	if t, ok := w.own[req.URL.Host]; ok {
+		return t.RoundTrip(req)
+	}
+	return w.any.RoundTrip(req)
+}
+
+// place is one repository of one registry.
+type place struct {
+	*remote.Repository
+	ref Reference // without a version
+	do  remote.Client
+}
+
+// places are where an image can be had, the mirrors first.
+func (c *Client) places(ref Reference, cred *Credential) ([]*place, error) {
+	var out []*place
+	for _, m := range c.hosts[ref.Host].Mirrors {
+		at, err := mirrored(m, ref.Repository)
+		if err != nil {
+			return nil, err
+		}
+		p, err := c.place(at, nil)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, p)
+	}
+	origin, err := c.place(ref, cred)
+	return append(out, origin), err
+}
+
+func (c *Client) place(ref Reference, cred *Credential) (*place, error) {
+	at := registry.Reference{Registry: ref.Host, Repository: ref.Repository}
+	if err := at.Validate(); err != nil {
+		return nil, err
+	}
+	key := ref.Host
+	if cred != nil {
+		key += "\x00" + cred.Username + "\x00" + cred.Password
+	}
+	c.mu.Lock()
+	cache, ok := c.cache[key]
+	if !ok {
+		cache = auth.NewCache()
+		if cred == nil { // those of jobs are not kept
+			c.cache[key] = cache
+		}
+	}
+	c.mu.Unlock()
+	do := &doer{&auth.Client{Client: c.http, Cache: cache, Credential: c.credential(ref, at.Host(), cred)}}
+	if c.agent != "" {
+		do.SetUserAgent(c.agent)
+	}
+	repo := &remote.Repository{Client: do, Reference: at, PlainHTTP: c.hosts[ref.Host].PlainHTTP, MaxMetadataBytes: maxManifest,
+		SkipReferrersGC: true}
+	return &place{Repository: repo, ref: Reference{Host: ref.Host, Repository: ref.Repository}, do: do}, nil
+}
+
+// doer keeps what a redirect's URL may hold, such as a signature that opens a
+// storage, out of errors.
+type doer struct{ *auth.Client }
+
+func (d *doer) Do(req *http.Request) (*http.Response, error) {
+	resp, err := d.Client.Do(req)
+	if err != nil {
+		return nil, plainError(err)
+	}
+	if resp.Request != nil && resp.Request.URL.RawQuery != "" {
+		shown := resp.Request.Clone(context.WithoutCancel(resp.Request.Context()))
+		shown.URL.RawQuery = ""
+		resp.Request = shown
+	}
+	return resp, nil
+}

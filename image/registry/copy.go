@@ -1,0 +1,353 @@
+package registry
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2"
+	"oras.land/oras-go/v2/content"
+
+	"github.com/freejail/freejail/image"
+)
+
+// CopyOptions say what of an image is copied.
+type CopyOptions struct {
+	All       bool             // an index with all its images, instead of the one for Platform
+	Platform  ocispec.Platform // the zero platform means this host's, or else any
+	Unsigned  bool             // leave signatures behind
+	Referrers bool             // everything that refers to the image: attestations, lists of parts, ...
+	Limits    image.Limits     // of archives and stores
+	Progress  func(image.Progress)
+	Tell      func(string) // of what is not an error; may be nil
+}
+
+// Copied tells what was copied.
+type Copied struct {
+	Digest    digest.Digest
+	Name      string // at the destination
+	Attached  int    // signatures and referrers
+	MediaType string
+}
+
+// source is where images are copied from.
+type source interface {
+	content.ReadOnlyStorage
+	image.Origin
+	// resolve finds an image by its name or tag; of several the best of the
+	// wanted platforms, if there are any.
+	resolve(ctx context.Context, name string, wanted []ocispec.Platform) (ocispec.Descriptor, error)
+	// attached finds what cosign's way of naming ties to a digest.
+	attached(ctx context.Context, tag string) (ocispec.Descriptor, error)
+	referrers(ctx context.Context, d ocispec.Descriptor) ([]ocispec.Descriptor, error)
+	close() error
+}
+
+// target is where images are copied to.
+type target interface {
+	content.Storage
+	tag(ctx context.Context, d ocispec.Descriptor, name string) error
+	// attach names something in cosign's way; an empty tag keeps it only.
+	attach(ctx context.Context, d ocispec.Descriptor, tag string) error
+	// finish makes what was copied last, or after an error leaves what was there.
+	finish(ctx context.Context, err error) error
+}
+
+// Copy copies an image from one location to another, with its signatures. What
+// is there already is not copied again; blobs of another repository of the same
+// registry are mounted where it allows that. An archive is replaced when all is
+// there. The error is an *Error.
+func (c *Client) Copy(ctx context.Context, from, to Location, o CopyOptions) (done Copied, err error) {
+	defer func() {
+		if err != nil {
+			err = &Error{"copy", from.String() + " to " + to.String(), err}
+		}
+	}()
+	src, name, err := c.source(ctx, from, o.Limits)
+	if err != nil {
+		return done, err
+	}
+	defer func() { err = errors.Join(err, src.close()) }()
+	var wanted []ocispec.Platform
+	if !o.All {
+		wanted = image.Platforms(o.Platform)
+	}
+	root, err := src.resolve(ctx, name, wanted)
+	if err == nil && !o.All {
+		root, err = narrow(ctx, src, root, wanted)
+	}
+	if err != nil {
+		return done, err
+	}
+	done = Copied{Digest: root.Digest, MediaType: root.MediaType, Name: targetName(from, to)}
+	if to.Kind == Store {
+		return done, c.copyToStore(ctx, src, root, done.Name, to.Path, o)
+	}
+	dst, err := c.target(to)
+	if err != nil {
+		return done, err
+	}
+	j := &job{src: src, dst: dst, opts: o, from: from, to: to}
+	if err = j.copyGraph(ctx, root); err == nil {
+		err = j.copyAttached(ctx, root)
+	}
+	if err == nil {
+		err = dst.tag(ctx, root, done.Name)
+	}
+	done.Attached = j.count
+	return done, dst.finish(ctx, err)
+}
+
+// targetName is the name at the destination, if that says none.
+func targetName(from, to Location) string {
+	switch {
+	case to.Kind == Remote:
+		return to.Ref.version()
+	case to.Name != "":
+		return to.Name
+	case from.Kind == Remote:
+		return from.Ref.Name()
+	}
+	return from.Name
+}
+
+// narrow goes from an index to one of its images.
+func narrow(ctx context.Context, src content.Fetcher, d ocispec.Descriptor, wanted []ocispec.Platform) (ocispec.Descriptor, error) {
+	for n := 0; isIndex(d.MediaType); n++ {
+		if n == maxIndexes {
+			return d, errors.New("too many indexes within each other")
+		}
+		b, err := readManifest(ctx, src, d)
+		if err != nil {
+			return d, err
+		}
+		if d, err = choose(b, wanted); err != nil {
+			return d, err
+		}
+	}
+	return d, nil
+}
+
+func readManifest(ctx context.Context, src content.Fetcher, d ocispec.Descriptor) ([]byte, error) {
+	if d.Size < 0 || d.Size > maxManifest {
+		return nil, fmt.Errorf("the manifest %s has %d bytes: %d is the most", d.Digest, d.Size, maxManifest)
+	}
+	return content.FetchAll(ctx, src, d)
+}
+
+// job is one copy.
+type job struct {
+	src      source
+	dst      target
+	opts     CopyOptions
+	from, to Location
+	count    int
+
+	mu    sync.Mutex
+	p     image.Progress
+	below map[digest.Digest][]ocispec.Descriptor
+	seen  map[digest.Digest]bool
+}
+
+// copyGraph copies a manifest with all that it names.
+func (j *job) copyGraph(ctx context.Context, root ocispec.Descriptor) error {
+	j.below, j.seen = map[digest.Digest][]ocispec.Descriptor{}, map[digest.Digest]bool{}
+	if err := j.survey(ctx, root, 0); err != nil {
+		return err
+	}
+	opts := oras.CopyGraphOptions{Concurrency: connections, MaxMetadataBytes: maxManifest,
+		FindSuccessors: func(_ context.Context, _ content.Fetcher, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+			return j.below[d.Digest], nil
+		},
+		OnCopySkipped: func(_ context.Context, d ocispec.Descriptor) error { j.skipped(d); return nil },
+		OnMounted:     func(_ context.Context, d ocispec.Descriptor) error { j.skipped(d); return nil },
+		PostCopy:      func(_ context.Context, d ocispec.Descriptor) error { j.arrived(d); return nil },
+	}
+	if j.from.Kind == Remote && j.to.Kind == Remote && j.from.Ref.Host == j.to.Ref.Host && j.from.Ref.Repository != j.to.Ref.Repository {
+		opts.MountFrom = func(context.Context, ocispec.Descriptor) ([]string, error) {
+			return []string{j.from.Ref.Repository}, nil
+		}
+	}
+	src := &counted{j.src, j.moved}
+	for try := 1; ; try++ { // what is there already is passed over
+		err := oras.CopyGraph(ctx, src, j.dst, root, opts)
+		if err == nil || final(err) || ctx.Err() != nil || try == 3 || !temporary(err) {
+			return err
+		}
+		select {
+		case <-time.After(backoff << try):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// survey finds out what there is to copy. Layers that are to be had elsewhere
+// alone stay there.
+func (j *job) survey(ctx context.Context, d ocispec.Descriptor, depth int) error {
+	if j.seen[d.Digest] {
+		return nil
+	}
+	j.seen[d.Digest] = true
+	if !isManifest(d.MediaType) {
+		j.p.Layers++
+		j.p.Size += d.Size
+		return nil
+	}
+	if depth > maxIndexes {
+		return errors.New("too many indexes within each other")
+	}
+	b, err := readManifest(ctx, j.src, d)
+	if err != nil {
+		return err
+	}
+	f, err := readFacts(b, d.MediaType)
+	if err != nil {
+		return fmt.Errorf("the manifest %s: %w", d.Digest, err)
+	}
+	for _, below := range f.names {
+		if len(below.URLs) > 0 {
+			continue
+		}
+		j.below[d.Digest] = append(j.below[d.Digest], below)
+		if err := j.survey(ctx, below, depth+1); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (j *job) change(f func(*image.Progress)) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	f(&j.p)
+	if j.opts.Progress != nil {
+		j.opts.Progress(j.p)
+	}
+}
+
+func (j *job) moved(n int64) { j.change(func(p *image.Progress) { p.Done += n }) }
+
+func (j *job) arrived(d ocispec.Descriptor) {
+	if !isManifest(d.MediaType) {
+		j.change(func(p *image.Progress) { p.LayersDone++ })
+	}
+}
+
+// skipped counts what was there already, with all below it.
+func (j *job) skipped(d ocispec.Descriptor) {
+	if !isManifest(d.MediaType) {
+		j.change(func(p *image.Progress) { p.LayersDone++; p.Done += d.Size })
+		return
+	}
+	for _, below := range j.below[d.Digest] {
+		j.skipped(below)
+	}
+}
+
+// AttachedTag is cosign's name for what is tied to a digest: kind is sig, att or
+// sbom.
+func AttachedTag(d digest.Digest, kind string) string {
+	return d.Algorithm().String() + "-" + d.Encoded() + "." + kind
+}
+
+// copyAttached copies signatures, and with Referrers whatever else refers to
+// the image or to one of its index.
+func (j *job) copyAttached(ctx context.Context, root ocispec.Descriptor) error {
+	manifests := []ocispec.Descriptor{root}
+	for _, below := range j.below[root.Digest] {
+		if isManifest(below.MediaType) {
+			manifests = append(manifests, below)
+		}
+	}
+	kinds := []string{"sig"}
+	if j.opts.Referrers {
+		kinds = append(kinds, "att", "sbom")
+	}
+	if j.opts.Unsigned {
+		kinds = kinds[1:]
+	}
+	for _, m := range manifests {
+		for _, kind := range kinds {
+			if err := j.copyTagged(ctx, AttachedTag(m.Digest, kind)); err != nil {
+				return err
+			}
+		}
+		if j.opts.Referrers {
+			if err := j.copyReferrers(ctx, m, 0); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (j *job) copyTagged(ctx context.Context, tag string) error {
+	d, err := j.src.attached(ctx, tag)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", tag, err)
+	}
+	if err := j.copyGraph(ctx, d); err != nil {
+		return fmt.Errorf("%s: %w", tag, err)
+	}
+	j.count++
+	return j.dst.attach(ctx, d, tag)
+}
+
+func (j *job) copyReferrers(ctx context.Context, to ocispec.Descriptor, depth int) error {
+	if depth > maxIndexes {
+		return nil
+	}
+	list, err := j.src.referrers(ctx, to)
+	if err != nil {
+		return fmt.Errorf("referrers of %s: %w", to.Digest, err)
+	}
+	for _, d := range list {
+		if err := j.copyGraph(ctx, d); err != nil {
+			return fmt.Errorf("referrer %s: %w", d.Digest, err)
+		}
+		j.count++
+		if err := j.dst.attach(ctx, d, ""); err != nil {
+			return err
+		}
+		if err := j.copyReferrers(ctx, d, depth+1); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// copyToStore takes one image into a store of this host.
+func (c *Client) copyToStore(ctx context.Context, src source, d ocispec.Descriptor, name, dir string, o CopyOptions) error {
+	if isIndex(d.MediaType) {
+		return errors.New("a store keeps one image of an index: leave out --all, or give --platform")
+	}
+	s, err := image.OpenStore(dir, o.Limits)
+	if err != nil {
+		return err
+	}
+	if name == "" {
+		name = d.Digest.Encoded()[:12]
+	}
+	_, err = s.Fetch(ctx, src, d, name, image.FetchOptions{Wanted: image.Platforms(o.Platform), Progress: o.Progress})
+	return err
+}
+
+// hasSubject reads of a manifest to whom it refers.
+func hasSubject(b []byte) digest.Digest {
+	var m struct {
+		Subject *ocispec.Descriptor `json:"subject"`
+	}
+	if json.Unmarshal(b, &m) != nil || m.Subject == nil {
+		return ""
+	}
+	return m.Subject.Digest
+}

@@ -1,0 +1,313 @@
+package registry
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/content"
+	"oras.land/oras-go/v2/errdef"
+	"oras.land/oras-go/v2/registry/remote/errcode"
+
+	"github.com/freejail/freejail/image"
+)
+
+// source opens where an image is copied from, and tells its name there.
+func (c *Client) source(ctx context.Context, l Location, limits image.Limits) (source, string, error) {
+	switch l.Kind {
+	case Remote:
+		places, err := c.places(l.Ref, nil)
+		return &remoteSource{origin{places, map[string][]byte{}}, l.Ref}, l.Ref.version(), err
+	case Archive:
+		layout, err := image.OpenArchive(ctx, l.Path, limits)
+		return &local{layout, l}, l.Name, err
+	}
+	layout, err := image.OpenDirectory(l.Path)
+	return &local{layout, l}, l.Name, err
+}
+
+func (c *Client) target(l Location) (target, error) {
+	switch l.Kind {
+	case Remote:
+		p, err := c.place(l.Ref, nil)
+		return &remoteTarget{p}, err
+	case Archive:
+		dir, err := os.MkdirTemp(filepath.Dir(l.Path), ".freejail-archive-")
+		if err != nil {
+			return nil, err
+		}
+		layout, err := image.MakeDirectory(dir)
+		return &archive{local{layout, l}, dir}, err
+	}
+	layout, err := image.MakeDirectory(l.Path)
+	return &local{layout, l}, err
+}
+
+// remoteSource is a registry with its mirrors.
+type remoteSource struct {
+	origin
+	ref Reference
+}
+
+func (s *remoteSource) Fetch(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
+	r, at, err := s.Open(ctx, d, 0)
+	if err != nil {
+		return nil, err
+	}
+	if at != 0 {
+		return nil, errors.Join(fmt.Errorf("blob %s begins at byte %d", d.Digest, at), r.Close())
+	}
+	return verified{image.Verified(r, d), r}, nil
+}
+
+// verified ends with an error where the content is not what was asked for.
+type verified struct {
+	io.Reader
+	io.Closer
+}
+
+func (s *remoteSource) Exists(ctx context.Context, d ocispec.Descriptor) (bool, error) {
+	for _, p := range s.places {
+		if ok, err := p.Exists(ctx, d); ok || err != nil {
+			return ok, err
+		}
+	}
+	return false, nil
+}
+
+func (s *remoteSource) resolve(ctx context.Context, name string, _ []ocispec.Platform) (ocispec.Descriptor, error) {
+	d, _, err := s.manifest(ctx, name)
+	return d, err
+}
+
+func (s *remoteSource) attached(ctx context.Context, tag string) (ocispec.Descriptor, error) {
+	return s.resolve(ctx, tag, nil)
+}
+
+func (s *remoteSource) referrers(ctx context.Context, d ocispec.Descriptor) (out []ocispec.Descriptor, err error) {
+	err = s.places[0].Referrers(ctx, d, "", func(list []ocispec.Descriptor) error {
+		if out = append(out, list...); len(out) > 1000 {
+			return fmt.Errorf("more than 1000 manifests refer to %s", d.Digest)
+		}
+		return nil
+	})
+	return out, err
+}
+
+func (s *remoteSource) close() error { return nil }
+
+// remoteTarget is a repository of a registry.
+type remoteTarget struct{ *place }
+
+func (t *remoteTarget) Push(ctx context.Context, d ocispec.Descriptor, r io.Reader) error {
+	if isManifest(d.MediaType) {
+		return t.Repository.Push(ctx, d, r)
+	}
+	return t.Blobs().Push(ctx, d, r)
+}
+
+func (t *remoteTarget) Exists(ctx context.Context, d ocispec.Descriptor) (bool, error) {
+	ok, err := t.Repository.Exists(ctx, d)
+	var answer *errcode.ErrorResponse
+	if errors.As(err, &answer) && answer.StatusCode >= 400 && answer.StatusCode < 500 && answer.StatusCode != 401 && answer.StatusCode != 403 {
+		return false, nil
+	}
+	return ok, err
+}
+
+func (t *remoteTarget) tag(ctx context.Context, d ocispec.Descriptor, name string) error {
+	if !tagName.MatchString(name) {
+		if name != d.Digest.String() {
+			return fmt.Errorf("the image's digest is %s, not %s", d.Digest, name)
+		}
+		return nil
+	}
+	return t.Tag(ctx, d, name)
+}
+
+func (t *remoteTarget) attach(ctx context.Context, d ocispec.Descriptor, tag string) error {
+	if tag == "" {
+		return nil
+	}
+	return t.Tag(ctx, d, tag)
+}
+
+func (t *remoteTarget) finish(_ context.Context, err error) error { return err }
+
+// local is a layout.
+type local struct {
+	*image.Directory
+	at Location
+}
+
+func (l *local) Open(_ context.Context, d ocispec.Descriptor, offset int64) (io.ReadCloser, int64, error) {
+	f, size, err := l.Directory.Open(d.Digest)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("blob %s: %w", d.Digest, errdef.ErrNotFound)
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	if size != d.Size {
+		return nil, 0, errors.Join(fmt.Errorf("blob %s has %d bytes, its descriptor says %d", d.Digest, size, d.Size), f.Close())
+	}
+	_, err = f.Seek(offset, io.SeekStart)
+	return f, offset, err
+}
+
+func (l *local) Fetch(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
+	f, _, err := l.Open(ctx, d, 0)
+	if err != nil {
+		return nil, err
+	}
+	return verified{image.Verified(f, d), f}, nil
+}
+
+func (l *local) Exists(_ context.Context, d ocispec.Descriptor) (bool, error) {
+	size, err := l.Stat(d.Digest)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil && size == d.Size, err
+}
+
+func (l *local) Push(ctx context.Context, d ocispec.Descriptor, r io.Reader) error {
+	return l.Put(ctx, d, r)
+}
+
+func (l *local) resolve(_ context.Context, name string, wanted []ocispec.Platform) (ocispec.Descriptor, error) {
+	return l.Find(name, wanted)
+}
+
+func (l *local) attached(_ context.Context, tag string) (ocispec.Descriptor, error) {
+	idx, err := l.Index()
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	for _, d := range idx.Manifests {
+		if name := nameOf(d); name == tag || strings.HasSuffix(name, ":"+tag) {
+			return d, nil
+		}
+	}
+	return ocispec.Descriptor{}, ErrNotFound
+}
+
+func (l *local) referrers(_ context.Context, to ocispec.Descriptor) (out []ocispec.Descriptor, err error) {
+	idx, err := l.Index()
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range idx.Manifests {
+		if !isManifest(d.MediaType) {
+			continue
+		}
+		b, err := l.Read(d)
+		if err != nil {
+			return nil, err
+		}
+		if hasSubject(b) == to.Digest {
+			out = append(out, d)
+		}
+	}
+	return out, nil
+}
+
+func (l *local) close() error { return l.Close() }
+
+// tag also notes for which platform an image is, so that one can be chosen.
+func (l *local) tag(_ context.Context, d ocispec.Descriptor, name string) error {
+	if !isIndex(d.MediaType) && d.Platform == nil {
+		d.Platform = l.platform(d)
+	}
+	return l.Tag(d, name)
+}
+
+func (l *local) platform(d ocispec.Descriptor) *ocispec.Platform {
+	var m ocispec.Manifest
+	var p ocispec.Platform
+	b, err := l.Read(d)
+	if err != nil || json.Unmarshal(b, &m) != nil {
+		return nil
+	}
+	if b, err = l.Read(m.Config); err != nil || json.NewDecoder(bytes.NewReader(b)).Decode(&p) != nil || p.OS == "" {
+		return nil
+	}
+	return &p
+}
+
+func (l *local) attach(_ context.Context, d ocispec.Descriptor, tag string) error {
+	return l.Tag(d, tag)
+}
+
+func (l *local) finish(_ context.Context, err error) error { return errors.Join(err, l.Close()) }
+
+// archive is a layout that becomes a file.
+type archive struct {
+	local
+	dir string
+}
+
+func (a *archive) finish(ctx context.Context, err error) error {
+	if err == nil {
+		err = a.write(ctx)
+	}
+	return errors.Join(err, a.Close(), os.RemoveAll(a.dir))
+}
+
+func (a *archive) write(ctx context.Context) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(a.at.Path), ".freejail-archive-")
+	if err != nil {
+		return err
+	}
+	err = errors.Join(image.WriteArchive(ctx, f, a.dir), f.Chmod(0o644), f.Sync())
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), a.at.Path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return nil
+}
+
+// counted tells of every byte of a blob.
+type counted struct {
+	content.ReadOnlyStorage
+	tell func(int64)
+}
+
+func (c *counted) Fetch(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
+	r, err := c.ReadOnlyStorage.Fetch(ctx, d)
+	if err != nil || isManifest(d.MediaType) {
+		return r, err
+	}
+	return &countedReader{r, c.tell}, nil
+}
+
+type countedReader struct {
+	io.ReadCloser
+	tell func(int64)
+}
+
+func (c *countedReader) Read(p []byte) (int, error) {
+	n, err := c.ReadCloser.Read(p)
+	c.tell(int64(n))
+	return n, err
+}
+
+// temporary knows what may go better another time.
+func temporary(err error) bool {
+	var answer *errcode.ErrorResponse
+	var network net.Error
+	return errors.As(err, &answer) || errors.As(err, &network) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) ||
+		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}

@@ -1,0 +1,86 @@
+package registry
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"unicode"
+
+	"oras.land/oras-go/v2/errdef"
+	"oras.land/oras-go/v2/registry/remote/auth"
+	"oras.land/oras-go/v2/registry/remote/errcode"
+)
+
+// ErrNotFound means that a registry, a layout or an archive has no such image.
+var ErrNotFound = errdef.ErrNotFound
+
+// plainError takes the query out of a URL that could not be read.
+func plainError(err error) error {
+	var u *url.Error
+	if !errors.As(err, &u) {
+		return err
+	}
+	where, perr := url.Parse(u.URL)
+	if perr != nil {
+		return fmt.Errorf("%s: %w", u.Op, u.Err)
+	}
+	where.RawQuery, where.User, where.Fragment = "", nil, ""
+	return fmt.Errorf("%s %s: %w", strings.ToUpper(u.Op), where, u.Err)
+}
+
+// maxErrorText bounds what a registry can have said in an error of ours.
+const maxErrorText = 1000
+
+// Error is a failure with one reference. Its text can be shown on a terminal,
+// whatever a registry has written.
+type Error struct {
+	Op  string // pull, push, copy, ...
+	Ref string
+	Err error
+}
+
+func (e *Error) Error() string {
+	return fmt.Sprintf("%s %s: %s", e.Op, e.Ref, printable(explain(e.Err)))
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// explain adds what to do about it.
+func explain(err error) string {
+	var answer *errcode.ErrorResponse
+	switch {
+	case errors.Is(err, auth.ErrBasicCredentialNotFound):
+		return "the registry wants to know who asks, and there are no credentials for it: see docs/registries.md"
+	case errors.As(err, &answer) && (answer.StatusCode == http.StatusUnauthorized || answer.StatusCode == http.StatusForbidden):
+		return fmt.Sprintf("the registry refuses access (is it there, and are the credentials right?): %v", err)
+	case errors.Is(err, errdef.ErrNotFound):
+		return "there is no such image: " + err.Error()
+	case err != nil && strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
+		return err.Error() + ": if it is meant to, name it (plain_http)"
+	}
+	return err.Error()
+}
+
+func printable(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if r == '\n' || unicode.IsPrint(r) {
+			return r
+		}
+		return '?'
+	}, s)
+	if len(s) > maxErrorText {
+		s = s[:maxErrorText] + "..."
+	}
+	return s
+}
+
+// final tells whether asking again would give the same answer.
+func final(err error) bool {
+	var answer *errcode.ErrorResponse
+	if errors.As(err, &answer) {
+		return answer.StatusCode < 500 && answer.StatusCode != http.StatusTooManyRequests && answer.StatusCode != http.StatusRequestTimeout
+	}
+	return errors.Is(err, errdef.ErrNotFound) || errors.Is(err, auth.ErrBasicCredentialNotFound)
+}

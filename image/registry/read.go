@@ -1,0 +1,290 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/content"
+	"oras.land/oras-go/v2/errdef"
+	"oras.land/oras-go/v2/registry/remote/auth"
+	"oras.land/oras-go/v2/registry/remote/errcode"
+
+	"github.com/freejail/freejail/image"
+)
+
+const (
+	connections = 4       // downloads or uploads of one image at once
+	maxManifest = 4 << 20 // bytes of a manifest or an index, which registries take at least: OCI distribution specification
+	maxIndexes  = 4       // within each other
+)
+
+// How often, and how soon, a broken download goes on. Variables for tests.
+var (
+	attempts = 6
+	backoff  = 500 * time.Millisecond // doubled each time
+	stall    = 60 * time.Second       // without a byte
+)
+
+// Docker's names for what OCI calls a manifest and an index.
+const (
+	dockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
+	dockerList     = "application/vnd.docker.distribution.manifest.list.v2+json"
+)
+
+func isIndex(mediaType string) bool {
+	return mediaType == ocispec.MediaTypeImageIndex || mediaType == dockerList
+}
+
+func isManifest(mediaType string) bool {
+	return mediaType == ocispec.MediaTypeImageManifest || mediaType == dockerManifest || isIndex(mediaType)
+}
+
+// manifest reads a manifest or an index by tag or digest. What it returns is
+// what its descriptor says, and what was asked for if that was a digest.
+func (p *place) manifest(ctx context.Context, version string) (ocispec.Descriptor, []byte, error) {
+	d, r, err := p.Manifests().FetchReference(ctx, version)
+	if err != nil {
+		return d, nil, err
+	}
+	defer r.Close()
+	if !isManifest(d.MediaType) {
+		return d, nil, fmt.Errorf("%s is of the type %q, which is neither an image manifest nor an index", version, d.MediaType)
+	}
+	if d.Size < 0 || d.Size > maxManifest {
+		return d, nil, fmt.Errorf("the manifest %s has %d bytes: %d is the most", version, d.Size, maxManifest)
+	}
+	b, err := content.ReadAll(r, d)
+	if err != nil {
+		return d, nil, fmt.Errorf("the manifest %s: %w", version, err)
+	}
+	return d, b, nil
+}
+
+// Open reads a blob or a manifest, and goes on by itself after a connection
+// broke. Its content is not verified.
+func (p *place) Open(ctx context.Context, d ocispec.Descriptor, offset int64) (io.ReadCloser, int64, error) {
+	r := &reader{ctx: ctx, size: d.Size, at: offset, open: func(ctx context.Context, at int64) (io.ReadCloser, int64, error) {
+		return p.get(ctx, d, at)
+	}}
+	at, err := r.connect()
+	if err != nil {
+		return nil, 0, err
+	}
+	if at != offset { // the caller knows better what to do with the beginning
+		r.at = at
+	}
+	return r, r.at, nil
+}
+
+// get is one request.
+func (p *place) get(ctx context.Context, d ocispec.Descriptor, offset int64) (io.ReadCloser, int64, error) {
+	scheme, kind := "https", "blobs"
+	if p.PlainHTTP {
+		scheme = "http"
+	}
+	if isManifest(d.MediaType) {
+		kind = "manifests"
+	}
+	ref := p.Reference
+	ref.Reference = d.Digest.String()
+	ctx = auth.AppendRepositoryScope(ctx, ref, auth.ActionPull)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("%s://%s/v2/%s/%s/%s", scheme, ref.Host(), ref.Repository, kind, d.Digest), nil)
+	if err != nil {
+		return nil, 0, err
+	}
+	if kind == "manifests" {
+		req.Header.Set("Accept", d.MediaType)
+	}
+	if offset > 0 {
+		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", offset))
+	}
+	resp, err := p.do.Do(req)
+	if err != nil {
+		return nil, 0, err
+	}
+	switch {
+	case resp.StatusCode == http.StatusOK:
+		return resp.Body, 0, nil
+	case resp.StatusCode == http.StatusPartialContent && offset > 0:
+		if at, ok := rangeStart(resp.Header.Get("Content-Range")); ok && at == offset {
+			return resp.Body, offset, nil
+		}
+		err = fmt.Errorf("blob %s: asked for what follows byte %d, got %q", d.Digest, offset, resp.Header.Get("Content-Range"))
+	case resp.StatusCode == http.StatusNotFound:
+		err = fmt.Errorf("blob %s: %w", d.Digest, errdef.ErrNotFound)
+	default:
+		err = answer(resp)
+	}
+	return nil, 0, errors.Join(err, resp.Body.Close())
+}
+
+// rangeStart reads "bytes 100-199/200".
+func rangeStart(s string) (int64, bool) {
+	s, ok := strings.CutPrefix(s, "bytes ")
+	first, _, dash := strings.Cut(s, "-")
+	n, err := strconv.ParseInt(first, 10, 64)
+	return n, ok && dash && err == nil
+}
+
+func answer(resp *http.Response) error {
+	return &errcode.ErrorResponse{Method: resp.Request.Method, URL: resp.Request.URL, StatusCode: resp.StatusCode}
+}
+
+// reader goes on where a broken download stopped.
+type reader struct {
+	ctx    context.Context
+	open   func(ctx context.Context, at int64) (io.ReadCloser, int64, error)
+	size   int64
+	at     int64 // how much the caller has got
+	body   io.ReadCloser
+	cancel context.CancelFunc
+	timer  *time.Timer
+	failed int // since the last byte
+}
+
+// connect begins at r.at, or where the other side insists to begin.
+func (r *reader) connect() (int64, error) {
+	for {
+		ctx, cancel := context.WithCancel(r.ctx)
+		body, at, err := r.open(ctx, r.at)
+		if err == nil {
+			r.body, r.cancel = body, cancel
+			r.timer = time.AfterFunc(stall, cancel)
+			return at, nil
+		}
+		cancel()
+		if err := r.again(err); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// again waits before another attempt, or says that there is none.
+func (r *reader) again(err error) error {
+	if r.ctx.Err() != nil {
+		return errors.Join(r.ctx.Err(), err)
+	}
+	if r.failed++; final(err) || r.failed >= attempts {
+		return err
+	}
+	wait := backoff << (r.failed - 1)
+	select {
+	case <-time.After(wait/2 + rand.N(wait)):
+		return nil
+	case <-r.ctx.Done():
+		return errors.Join(r.ctx.Err(), err)
+	}
+}
+
+func (r *reader) Read(p []byte) (int, error) {
+	for {
+		if r.body == nil {
+			if err := r.reconnect(); err != nil {
+				return 0, err
+			}
+		}
+		n, err := r.body.Read(p)
+		r.at += int64(n)
+		if n > 0 {
+			r.failed = 0
+			r.timer.Reset(stall)
+		}
+		if err == nil || errors.Is(err, io.EOF) && r.at >= r.size {
+			return n, err
+		}
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		r.drop()
+		if n > 0 {
+			return n, nil
+		}
+		if err := r.again(err); err != nil {
+			return 0, fmt.Errorf("broken off after %d of %d bytes: %w", r.at, r.size, err)
+		}
+	}
+}
+
+// reconnect passes over what the caller has got already, where the other side
+// cannot.
+func (r *reader) reconnect() error {
+	at, err := r.connect()
+	if err != nil {
+		return err
+	}
+	if at < r.at {
+		if _, err := io.CopyN(io.Discard, r.body, r.at-at); err != nil {
+			r.drop()
+			return r.again(err)
+		}
+	}
+	return nil
+}
+
+func (r *reader) drop() {
+	if r.body != nil {
+		r.timer.Stop()
+		r.cancel()
+		_ = r.body.Close() // it is broken already
+		r.body = nil
+	}
+}
+
+func (r *reader) Close() error {
+	r.drop()
+	return nil
+}
+
+// origin gives an image's blobs from the first place that has them.
+type origin struct {
+	places []*place
+	known  map[string][]byte // manifests that were read already, by digest
+}
+
+func (o *origin) Open(ctx context.Context, d ocispec.Descriptor, offset int64) (io.ReadCloser, int64, error) {
+	if b, ok := o.known[d.Digest.String()]; ok && offset == 0 {
+		return io.NopCloser(strings.NewReader(string(b))), 0, nil
+	}
+	var errs []error
+	for _, p := range o.places {
+		r, at, err := p.Open(ctx, d, offset)
+		if err == nil {
+			return r, at, nil
+		}
+		if errs = append(errs, fmt.Errorf("%s: %w", p.ref.Host, err)); ctx.Err() != nil {
+			break
+		}
+	}
+	return nil, 0, errors.Join(errs...)
+}
+
+// manifest reads a manifest from the first place that has it, and moves that
+// place to the front: its blobs will be there too.
+func (o *origin) manifest(ctx context.Context, version string) (ocispec.Descriptor, []byte, error) {
+	var errs []error
+	for i, p := range o.places {
+		d, b, err := p.manifest(ctx, version)
+		if err == nil {
+			o.places[0], o.places[i] = o.places[i], o.places[0]
+			o.known[d.Digest.String()] = b
+			return d, b, nil
+		}
+		if len(o.places) > 1 {
+			err = fmt.Errorf("%s: %w", p.ref.Host, err)
+		}
+		if errs = append(errs, err); ctx.Err() != nil {
+			break
+		}
+	}
+	return ocispec.Descriptor{}, nil, errors.Join(errs...)
+}
+
+var _ image.Origin = (*origin)(nil)
