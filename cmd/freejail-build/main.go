@@ -1,4 +1,5 @@
-// Command freejail-build makes, describes, checks and unpacks images.
+// Command freejail-build makes, describes, checks, unpacks, moves, signs and serves
+// images.
 package main
 
 import (
@@ -42,9 +43,10 @@ type app struct{ out, messages io.Writer }
 
 func run(ctx context.Context, args []string, out, messages io.Writer) int {
 	a := &app{out, messages}
-	root := &cobra.Command{Use: "freejail-build", Short: "make images for freejail, and look into them", SilenceUsage: true, SilenceErrors: true,
+	root := &cobra.Command{Use: "freejail-build", Short: "make images for freejail, look into them, move, sign and serve them", SilenceUsage: true, SilenceErrors: true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true}}
-	root.AddCommand(a.buildCmd(), a.importCmd(), a.inspectCmd(), a.validateCmd(), a.unpackCmd(), a.versionCmd())
+	root.AddCommand(a.buildCmd(), a.importCmd(), a.inspectCmd(), a.validateCmd(), a.unpackCmd(),
+		a.pullCmd(), a.pushCmd(), a.copyCmd(), a.serveCmd(), a.versionCmd())
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.SetArgs(args)
 	root.SetOut(out)
