@@ -34,6 +34,7 @@ type Config struct {
 	// looked for, if none of the store has the name: HOST or HOST/PREFIX.
 	DefaultRegistry string           `hcl:"default_registry,optional"`
 	Registries      []RegistryConfig `hcl:"registry,block"`
+	Signers         []SignerConfig   `hcl:"signer,block"`
 	Policy          hcl.Body         `hcl:",remain"`
 
 	// Path is the file that this was read from; empty for the defaults.
@@ -97,6 +98,13 @@ type RegistryConfig struct {
 	AuthFile     string   `hcl:"auth_file,optional"`
 	Username     string   `hcl:"username,optional"`
 	PasswordFile string   `hcl:"password_file,optional"`
+}
+
+// SignerConfig is a key whose signatures count, by the name that the policy has
+// for it.
+type SignerConfig struct {
+	Name    string `hcl:"name,label"`
+	KeyFile string `hcl:"key_file"`
 }
 
 // DefaultStateDir holds everything that the daemon keeps.
@@ -218,9 +226,7 @@ func (c *Config) validate() error {
 	if age, err := time.ParseDuration(c.GC.Older); err != nil || age < 0 {
 		errs = append(errs, fmt.Errorf("gc: older %q is not a time such as \"168h\"", c.GC.Older))
 	}
-	if _, err := c.registryClient(); err != nil {
-		errs = append(errs, err)
-	}
+	errs = append(errs, c.checkRemotes())
 	if n, err := size(c.GC.MaxSize); err != nil || n < 0 {
 		errs = append(errs, fmt.Errorf("gc: max_size %q is not a size such as \"20GiB\"", c.GC.MaxSize))
 	}

@@ -102,7 +102,7 @@ func (d *Daemon) decide(spec client.TaskSpec, img *image.Image, reqs []policy.Re
 	if dec.Allowed {
 		return nil
 	}
-	s := subject(spec, img)
+	s := d.subject(spec, img)
 	wire := wireDecision(s, dec)
 	return &client.Error{Code: client.CodeRefused, Message: dec.Err(s).Error(), Decision: &wire}
 }
@@ -112,16 +112,20 @@ func (d *Daemon) decision(spec client.TaskSpec, img *image.Image, reqs []policy.
 	if err != nil {
 		return policy.Decision{}, err
 	}
-	return d.currentPolicy().Decide(subject(spec, img), reqs, approvals), nil
+	return d.currentPolicy().Decide(d.subject(spec, img), reqs, approvals), nil
 }
 
-func subject(spec client.TaskSpec, img *image.Image) policy.Subject {
-	return policy.Subject{Image: img.Name, Repository: policy.RepositoryOf(img.Name), Digest: img.Digest.String(),
+func (d *Daemon) subject(spec client.TaskSpec, img *image.Image) policy.Subject {
+	return subject(spec, img, d.signersOf(img))
+}
+
+func subject(spec client.TaskSpec, img *image.Image, signers []string) policy.Subject {
+	return policy.Subject{Image: img.Name, Repository: policy.RepositoryOf(img.Name), Digest: img.Digest.String(), Signers: signers,
 		Namespace: spec.Labels["namespace"], Job: spec.Labels["job"]}
 }
 
 func wireDecision(s policy.Subject, dec policy.Decision) client.Decision {
-	out := client.Decision{Image: s.Image, Digest: s.Digest, Allowed: dec.Allowed, Results: []client.Result{}, Approve: dec.ApproveCommand(s)}
+	out := client.Decision{Image: s.Image, Digest: s.Digest, Signers: s.Signers, Allowed: dec.Allowed, Results: []client.Result{}, Approve: dec.ApproveCommand(s)}
 	for _, r := range dec.Results {
 		out.Results = append(out.Results, client.Result{Request: r.Request.String(), Kind: string(r.Kind), Key: r.Key(), Source: string(r.Request.Source),
 			Allowed: r.Allowed, Reason: r.Reason, Permit: r.Permit})
@@ -148,12 +152,12 @@ func (d *Daemon) handleCheck(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return wireDecision(subject(spec, img), dec), nil
+	return wireDecision(d.subject(spec, img), dec), nil
 }
 
 // CheckImage decides about an archive's or layout's requests by a policy file,
-// on any system and without a daemon: neither approvals nor verified
-// signatures are known there. An empty file is a host without a policy.
+// on any system and without a daemon: approvals are not known there, signatures
+// count that lie in the archive, if their key is here. An empty file is a host without a policy.
 func CheckImage(ctx context.Context, path, file string) (d *client.Decision, err error) {
 	var p *policy.Policy
 	if file == "" {
@@ -182,7 +186,15 @@ func CheckImage(ctx context.Context, path, file string) (d *client.Decision, err
 	if err != nil {
 		return nil, err
 	}
-	s := subject(client.TaskSpec{}, img)
+	keys, err := signersAt(file)
+	if err != nil {
+		return nil, err
+	}
+	signers, err := verified(store, img, keys)
+	if err != nil {
+		return nil, err
+	}
+	s := subject(client.TaskSpec{}, img, signers)
 	wire := wireDecision(s, p.Decide(s, reqs, nil))
 	return &wire, nil
 }

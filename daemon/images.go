@@ -200,14 +200,14 @@ func layerUses(list []*image.Image) map[digest.Digest]map[digest.Digest]bool {
 	return out
 }
 
-// addUse tells what an image takes on this host, and who runs it.
+// addUse tells what an image takes on this host, who runs it, and who signed it.
 func (d *Daemon) addUse(ctx context.Context, i *client.ImageInfo, img *image.Image, uses map[digest.Digest]map[digest.Digest]bool) (err error) {
 	for _, l := range img.Layers {
 		if len(uses[l.Digest]) > 1 {
 			i.Shared += l.Size
 		}
 	}
-	i.Tasks = []string{}
+	i.Signers, i.Tasks = d.signersOf(img), []string{}
 	for _, t := range d.list() {
 		if s := t.snapshot(); s.State != client.Exited && s.Digest == i.Digest {
 			i.Tasks = append(i.Tasks, t.id())

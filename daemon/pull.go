@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -25,10 +26,11 @@ const defaultPullTimeout = 5 * time.Minute
 // tellEvery is how often a task hears how far its pull has come.
 const tellEvery = 10 * time.Second
 
-// remotes are the registries of the host's file.
+// remotes are the registries and the signers of the host's file.
 type remotes struct {
 	client   *registry.Client
 	fallback string // the registry of names without one
+	signers  []signer
 }
 
 func (c *Config) registryClient() (*registry.Client, error) {
@@ -37,17 +39,40 @@ func (c *Config) registryClient() (*registry.Client, error) {
 			return nil, fmt.Errorf("default_registry %q: %w", c.DefaultRegistry, err)
 		}
 	}
+	return registry.NewClient(c.registryConfig())
+}
+
+func (c *Config) registryConfig() registry.Config {
 	cfg := registry.Config{UserAgent: "freejail"}
 	for _, r := range c.Registries {
 		cfg.Hosts = append(cfg.Hosts, registry.Host{Name: r.Host, PlainHTTP: r.PlainHTTP, CAFile: r.CAFile, AuthFile: r.AuthFile,
 			Username: r.Username, PasswordFile: r.PasswordFile, Mirrors: r.Mirrors})
 	}
-	return registry.NewClient(cfg)
+	return cfg
+}
+
+// checkRemotes finds mistakes without reading other files, which another host's
+// configuration may name.
+func (c *Config) checkRemotes() error {
+	bare := *c
+	bare.Registries = slices.Clone(c.Registries)
+	for i := range bare.Registries {
+		bare.Registries[i].CAFile = ""
+	}
+	_, err := bare.registryClient()
+	return errors.Join(err, c.checkSigners())
 }
 
 func newRemotes(c Config) (*remotes, error) {
-	cl, err := c.registryClient()
-	return &remotes{client: cl, fallback: c.DefaultRegistry}, err
+	cl, err1 := c.registryClient()
+	signers, err2 := readSigners(c.Signers)
+	return &remotes{client: cl, fallback: c.DefaultRegistry, signers: signers}, errors.Join(err1, err2)
+}
+
+// CheckFiles reads the files that a configuration names: certificates and keys.
+func CheckFiles(c Config) error {
+	_, err := newRemotes(c)
+	return err
 }
 
 func loadRemotes(path string) (*remotes, error) {
@@ -124,6 +149,7 @@ func (d *Daemon) pullFor(ctx context.Context, t *task, auth *client.Auth) (*imag
 	if auth != nil {
 		o.Credential = &registry.Credential{Username: auth.Username, Password: auth.Password}
 	}
+	o.Tell = func(text string) { d.event(t.id(), "pulling", text) }
 	d.event(t.id(), "pulling", "pulling "+ref.String())
 	last := time.Now()
 	o.Progress = func(p image.Progress) {
@@ -183,6 +209,7 @@ func (d *Daemon) handlePull(w http.ResponseWriter, r *http.Request) {
 	o := registry.PullOptions{FetchOptions: image.FetchOptions{Progress: func(p image.Progress) {
 		out.send(client.PullProgress{Layers: p.Layers, LayersDone: p.LayersDone, Size: p.Size, Done: p.Done}, false)
 	}}}
+	o.Tell = func(text string) { d.event("", "pulling", text) }
 	img, err := d.pull(r.Context(), ref, in.Timeout, o)
 	var info client.ImageInfo
 	if err == nil {

@@ -233,5 +233,5 @@ func (s *Store) GC(ctx context.Context) (int64, error) {
 		freed += fi.Size()
 	}
 	partial, err := s.sweepPartial()
-	return freed + partial, err
+	return freed + partial, errors.Join(err, s.sweepSignatures(used))
 }

@@ -75,7 +75,14 @@ func (s *Store) importFor(ctx context.Context, path, name string, wanted []ocisp
 		}
 	}
 	progress("verifying " + name)
-	return s.take(ctx, in, d, name, wanted)
+	signed, err := in.signatures(d.Digest)
+	if err != nil {
+		return nil, err
+	}
+	if img, err = s.take(ctx, in, d, name, wanted); err != nil {
+		return nil, err
+	}
+	return img, s.AddSignatures(img.Digest, signed)
 }
 
 // take copies what an image consists of, and names it when all is there.
@@ -113,6 +120,8 @@ type source struct {
 	root   *os.Root
 	limits Limits
 	own    string // the directory, where the files are ours to move into the store
+	// indexes are those, within the layout's own, that led to the image.
+	indexes [][]byte
 }
 
 // extract makes a layout of our own from an archive. Its blobs are verified.

@@ -159,6 +159,7 @@ func (in *source) find(wanted []ocispec.Platform, name string) (d ocispec.Descri
 			if b, err = in.smallBlob(d); err != nil {
 				return d, "", fmt.Errorf("image index: %w", err)
 			}
+			in.indexes = append(in.indexes, b)
 		default:
 			return d, "", fmt.Errorf("image index: %q is neither an image manifest nor an index", d.MediaType)
 		}

@@ -90,6 +90,9 @@ func assertions(b *hcl.Block, from Source) ([]assertion, error) {
 	var out []assertion
 	for name, a := range attrs {
 		kind, ok := listNames[name]
+		if name == "start" {
+			kind, ok = Signature, true
+		}
 		if !ok {
 			return nil, fmt.Errorf("%s: %s: %q is nothing to ask for", place(a.Range), b.Type, name)
 		}
@@ -98,7 +101,7 @@ func assertions(b *hcl.Block, from Source) ([]assertion, error) {
 		switch kind {
 		case Jail, Sysctl:
 			list, err = pairs(a.Expr)
-		case NFS, VNET, Linux:
+		case NFS, VNET, Linux, Signature:
 			list, err = truth(a)
 		default:
 			list, err = items(a.Expr)
@@ -174,7 +177,7 @@ func (p *Policy) Test() (int, []Failure) {
 	try := func(t test, list []assertion, want bool) {
 		for _, a := range list {
 			n++
-			res := p.Decide(t.subject, []Request{a.request}, nil).Results[0]
+			res := p.assert(t.subject, a.request)
 			if res.Allowed != want {
 				word := map[bool]string{true: "allowed", false: "refused"}
 				out = append(out, Failure{t.name, a.where, fmt.Sprintf("%s is %s, want it %s: %s", a.request, word[res.Allowed], word[want], res.Reason)})
@@ -186,4 +189,18 @@ func (p *Policy) Test() (int, []Failure) {
 		try(t, t.refuse, false)
 	}
 	return n, out
+}
+
+// assert decides about one request. An assertion about a signature is about all
+// that is required.
+func (p *Policy) assert(s Subject, r Request) Result {
+	if r.Kind != Signature {
+		return p.Decide(s, []Request{r}, nil).Results[0]
+	}
+	for _, res := range p.Decide(s, nil, nil).Results {
+		if !res.Allowed {
+			return res
+		}
+	}
+	return Result{Request: r, Allowed: true, Reason: "every signature that is required is there, or none is"}
 }

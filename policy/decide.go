@@ -76,7 +76,39 @@ func (p *Policy) Decide(s Subject, reqs []Request, approvals []Approval) Decisio
 		}
 		d.Results = append(d.Results, res)
 	}
+	for _, q := range p.requires {
+		if q.block.appliesTo(s) {
+			res := q.decide(s, approvals)
+			d.Allowed = d.Allowed && res.Allowed
+			d.Results = append(d.Results, res)
+		}
+	}
 	return d
+}
+
+// requirement is a require block: of what it is about, one of the signers must
+// have signed.
+type requirement struct {
+	block   *block
+	signers []string // globs
+}
+
+func (q requirement) decide(s Subject, approvals []Approval) Result {
+	res := Result{Request: Request{Kind: Signature, Value: strings.Join(q.signers, ","), Source: FromImage}}
+	for _, name := range s.Signers {
+		if slices.ContainsFunc(q.signers, func(g string) bool { return glob(g, name) }) {
+			res.Allowed, res.Reason = true, "signed by "+name
+			return res
+		}
+	}
+	for _, ap := range approvals {
+		if ap.Covers(res.Request) {
+			res.Allowed, res.Reason = true, fmt.Sprintf("approved by %s on %s: %s", ap.By, ap.At.Format(time.DateOnly), ap.Why)
+			return res
+		}
+	}
+	res.Reason = "required at " + q.block.where + ", and none was verified for this digest and repository"
+	return res
 }
 
 func (p *Policy) decideOne(res *Result, permits, denies scope, approvals []Approval) {
@@ -178,7 +210,11 @@ func (d Decision) Err(s Subject) error {
 	denied := false
 	for _, r := range d.Results {
 		if !r.Allowed {
-			fmt.Fprintf(&b, "\n  %s, asked for by the %s: %s", r.Request, r.Source, r.Reason)
+			by := ", asked for by the " + string(r.Source)
+			if r.Kind == Signature {
+				by = ""
+			}
+			fmt.Fprintf(&b, "\n  %s%s: %s", r.Request, by, r.Reason)
 			denied = denied || r.Denied
 		}
 	}

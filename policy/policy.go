@@ -53,6 +53,7 @@ type NewIndex func(rules []string) (Index, error)
 type Policy struct {
 	digest          string
 	permits, denies table
+	requires        []requirement
 	tests           []test
 }
 

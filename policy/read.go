@@ -15,7 +15,7 @@ import (
 )
 
 // Blocks are the policy's in a host's file. Other blocks are not its to judge.
-var Blocks = []hcl.BlockHeaderSchema{{Type: "permit"}, {Type: "deny"},
+var Blocks = []hcl.BlockHeaderSchema{{Type: "permit"}, {Type: "deny"}, {Type: "require"},
 	{Type: "set", LabelNames: []string{"name"}}, {Type: "test", LabelNames: []string{"name"}}}
 
 // block is one permit, deny or set, or a part of a test.
@@ -47,7 +47,7 @@ func Load(path string, index NewIndex) (*Policy, error) {
 	return Parse(path, src, index)
 }
 
-// Parse reads permit, deny, set and test blocks in HCL; what else the file
+// Parse reads permit, deny, require, set and test blocks in HCL; what else the file
 // holds is not the policy's to judge. Errors name file, line and what is wrong.
 func Parse(filename string, src []byte, index NewIndex) (*Policy, error) {
 	r := &reader{index: index, sets: map[string]*block{}}
@@ -59,7 +59,7 @@ func Parse(filename string, src []byte, index NewIndex) (*Policy, error) {
 		return nil, fmt.Errorf("policy: %w", err)
 	}
 	sum := sha256.Sum256(src)
-	p := &Policy{digest: "sha256:" + hex.EncodeToString(sum[:]), tests: r.tests}
+	p := &Policy{digest: "sha256:" + hex.EncodeToString(sum[:]), tests: r.tests, requires: r.requires}
 	var err error
 	if p.permits, err = r.table(append(r.permits, always())); err == nil {
 		p.denies, err = r.table(r.denies)
@@ -85,6 +85,7 @@ type reader struct {
 	own             bool // no longer the built-in sets
 	sets            map[string]*block
 	permits, denies []*block
+	requires        []requirement
 	tests           []test
 }
 
@@ -140,6 +141,17 @@ func (r *reader) rule(b *hcl.Block) error {
 		} else {
 			r.denies = append(r.denies, out)
 		}
+	case "require":
+		out, err := r.block(b.Body, place(b.DefRange), b.Type)
+		if err != nil {
+			return err
+		}
+		if len(out.signers) == 0 {
+			return fmt.Errorf("%s: require: it says nothing: give it signer = [\"...\"]", out.where)
+		}
+		q := requirement{block: out, signers: out.signers}
+		out.signers = nil // what is required does not narrow
+		r.requires = append(r.requires, q)
 	case "test":
 		t, err := r.test(b)
 		if err != nil {
@@ -179,10 +191,13 @@ func (r *reader) attribute(b *block, sort string, a *hcl.Attribute) error {
 	}
 	narrowing := map[string]*[]string{"images": &b.images, "digests": &b.digests, "signer": &b.signers, "namespaces": &b.namespaces, "jobs": &b.jobs, "from": &b.froms}
 	if dst, ok := narrowing[a.Name]; ok {
-		if sort != "permit" && sort != "deny" {
+		if sort == "set" || sort == "require" && a.Name == "from" {
 			return fmt.Errorf("it narrows a permit or a deny, and has no meaning here")
 		}
 		return readNarrowing(a, dst)
+	}
+	if sort == "require" {
+		return fmt.Errorf("this is no setting of a require; there are description, signer, images, digests, namespaces and jobs")
 	}
 	if a.Name == "sets" {
 		list, err := items(a.Expr)

@@ -23,10 +23,13 @@ const (
 	NFS     Kind = "nfs"
 	VNET    Kind = "vnet"
 	Linux   Kind = "linux"
+
+	// Signature is what a require block asks for in the image's stead.
+	Signature Kind = "signature"
 )
 
 // Kinds are all of them.
-var Kinds = []Kind{Devfs, Allow, Jail, SysVIPC, Sysctl, Mount, Port, User, Module, NFS, VNET, Linux}
+var Kinds = []Kind{Devfs, Allow, Jail, SysVIPC, Sysctl, Mount, Port, User, Module, NFS, VNET, Linux, Signature}
 
 // Source is who asks.
 type Source string
@@ -52,6 +55,7 @@ const (
 //	nfs      Value "root": the task's root over NFS
 //	vnet     Value "true"
 //	linux    Value "true": the Linux system call interface
+//	signature  Value the signers of whom one must have signed, with commas
 type Request struct {
 	Kind   Kind   `json:"kind"`
 	Name   string `json:"name,omitempty"`
@@ -84,6 +88,11 @@ func (r Request) String() string {
 		return "kernel module " + r.Value
 	case NFS:
 		return r.Value + " over NFS"
+	case Signature:
+		if r.Value == "true" { // of a test
+			return "the start"
+		}
+		return "a signature of " + strings.ReplaceAll(r.Value, ",", " or ")
 	}
 	return string(r.Kind)
 }
@@ -139,7 +148,7 @@ func ParseKey(s string) (Request, error) {
 		if _, err := parsePorts(rest); err != nil {
 			return bad("port:80/tcp")
 		}
-	case User, Module, NFS:
+	case User, Module, NFS, Signature:
 	default:
 		return bad(fmt.Sprintf("one of the kinds %v before the colon", Kinds))
 	}

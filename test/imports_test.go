@@ -24,7 +24,7 @@ var mayImport = map[string][]string{
 	"daemon/client":      nil,
 	"devfs":              nil,
 	"driver":             {"daemon/client"},
-	"image":              {"internal/keylock"},
+	"image":              {"image/sign", "internal/keylock"},
 	"image/build":        {"image"},
 	"image/registry":     {"image", "image/sign"},
 	"image/sign":         nil,

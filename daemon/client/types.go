@@ -245,6 +245,7 @@ type ImageInfo struct {
 	Parameters []string  `json:"parameters,omitempty"`
 	Ports      []string  `json:"ports,omitempty"`
 	Requests   []string  `json:"requests,omitempty"`
+	Signers    []string  `json:"signers,omitempty"` // whose signatures were verified
 }
 
 // ImportRequest names an archive or layout directory on the daemon's host.
@@ -293,6 +294,7 @@ type GCResult struct {
 type Decision struct {
 	Image   string   `json:"image"`
 	Digest  string   `json:"digest"`
+	Signers []string `json:"signers,omitempty"` // whose signatures were verified
 	Allowed bool     `json:"allowed"`
 	Results []Result `json:"results"`
 	Approve string   `json:"approve,omitempty"`

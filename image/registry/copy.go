@@ -84,7 +84,10 @@ func (c *Client) Copy(ctx context.Context, from, to Location, o CopyOptions) (do
 	if err != nil {
 		return done, err
 	}
-	done = Copied{Digest: root.Digest, MediaType: root.MediaType, Name: targetName(from, to)}
+	done = Copied{Digest: root.Digest, MediaType: root.MediaType, Name: targetName(from, to, from.Name)}
+	if l, ok := src.(*local); ok && from.Name == "" {
+		done.Name = targetName(from, to, l.nameOf(root))
+	}
 	if to.Kind == Store {
 		return done, c.copyToStore(ctx, src, root, done.Name, to.Path, o)
 	}
@@ -103,8 +106,8 @@ func (c *Client) Copy(ctx context.Context, from, to Location, o CopyOptions) (do
 	return done, dst.finish(ctx, err)
 }
 
-// targetName is the name at the destination, if that says none.
-func targetName(from, to Location) string {
+// targetName is the name at the destination, if that says none. name is what the source calls it.
+func targetName(from, to Location, name string) string {
 	switch {
 	case to.Kind == Remote:
 		return to.Ref.version()
@@ -113,7 +116,7 @@ func targetName(from, to Location) string {
 	case from.Kind == Remote:
 		return from.Ref.Name()
 	}
-	return from.Name
+	return name
 }
 
 // narrow goes from an index to one of its images.

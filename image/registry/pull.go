@@ -5,10 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/sign"
 )
 
 // PullOptions say which image of a reference is taken and how.
@@ -17,6 +20,9 @@ type PullOptions struct {
 	// Credential is for the reference's own registry, instead of what the
 	// configuration says.
 	Credential *Credential
+	// Tell hears why signatures could not be read, which is no error: who needs
+	// them will not find them.
+	Tell func(string)
 }
 
 // Pull takes an image from a registry into the store, under the name of its
@@ -44,10 +50,12 @@ func (c *Client) pull(ctx context.Context, s *image.Store, ref Reference, o Pull
 	if err != nil {
 		return nil, err
 	}
+	var indexes [][]byte
 	for n := 0; isIndex(d.MediaType); n++ {
 		if n == maxIndexes {
 			return nil, errors.New("too many indexes within each other")
 		}
+		indexes = append(indexes, b)
 		child, err := choose(b, o.Wanted)
 		if err != nil {
 			return nil, err
@@ -56,7 +64,49 @@ func (c *Client) pull(ctx context.Context, s *image.Store, ref Reference, o Pull
 			return nil, err
 		}
 	}
-	return s.Fetch(ctx, from, d, ref.Name(), o.FetchOptions)
+	img, err := s.Fetch(ctx, from, d, ref.Name(), o.FetchOptions)
+	if err != nil {
+		return nil, err
+	}
+	signed, err := from.signatures(ctx, d.Digest, indexes)
+	if err != nil && o.Tell != nil {
+		o.Tell(printable("the signatures of " + ref.String() + " could not be read: " + err.Error()))
+	}
+	return img, s.AddSignatures(img.Digest, signed)
+}
+
+// signatures are those of an image and of the indexes that led to it. Those that
+// could be read are returned beside an error.
+func (o *origin) signatures(ctx context.Context, d digest.Digest, indexes [][]byte) (sign.Record, error) {
+	r := sign.Record{Indexes: indexes}
+	digests := []digest.Digest{d}
+	for _, b := range indexes {
+		digests = append(digests, digest.FromBytes(b))
+	}
+	var errs []error
+	for _, d := range digests {
+		_, b, err := o.manifest(ctx, sign.Tag(d))
+		if errors.Is(err, ErrNotFound) {
+			continue
+		}
+		if err == nil {
+			var list []sign.Signature
+			list, err = sign.Parse(b, func(d ocispec.Descriptor) ([]byte, error) { return o.small(ctx, d) })
+			r.Signatures = append(r.Signatures, list...)
+		}
+		errs = append(errs, err)
+	}
+	return r, errors.Join(errs...)
+}
+
+// small reads a blob whose size was found to be small.
+func (o *origin) small(ctx context.Context, d ocispec.Descriptor) ([]byte, error) {
+	r, _, err := o.Open(ctx, d, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	return io.ReadAll(image.Verified(r, d))
 }
 
 // choose takes one image of an index.

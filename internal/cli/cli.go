@@ -143,6 +143,9 @@ func (a *app) daemonCmd() *cobra.Command {
 					if _, err := daemon.LoadPolicy(cfg.Path); err != nil {
 						return err
 					}
+					if err := daemon.CheckFiles(cfg); err != nil {
+						return err
+					}
 				}
 				fmt.Fprintln(a.out, "the host configuration is well")
 				return nil

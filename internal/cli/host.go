@@ -75,6 +75,9 @@ func describe(w io.Writer, i *client.ImageInfo) {
 	if i.Summary != "" {
 		fmt.Fprintln(w, i.Summary)
 	}
+	if len(i.Signers) > 0 {
+		fmt.Fprintln(w, "Signed by:", strings.Join(i.Signers, ", "))
+	}
 	for _, part := range []struct {
 		title string
 		lines []string

@@ -211,6 +211,9 @@ func (a *app) policyLogCmd() *cobra.Command {
 
 func printDecision(w io.Writer, d *client.Decision) {
 	fmt.Fprintf(w, "%s  %s\n", d.Image, d.Digest)
+	if len(d.Signers) > 0 {
+		fmt.Fprintf(w, "signed by %s\n", strings.Join(d.Signers, ", "))
+	}
 	if len(d.Results) == 0 {
 		fmt.Fprintln(w, "asks for nothing")
 		return

@@ -1,0 +1,233 @@
+package sign
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Names of cosign's format.
+const (
+	payloadType  = "application/vnd.dev.cosign.simplesigning.v1+json"
+	annotation   = "dev.cosignproject.cosign/signature"
+	criticalType = "cosign container image signature"
+)
+
+// Bounds of what is read of others.
+const (
+	MaxPayload    = 64 << 10 // bytes
+	maxSignatures = 100      // of one image
+)
+
+// Signature is a signed statement about an image; what it says is worth nothing
+// until it is verified.
+type Signature struct {
+	Payload   []byte `json:"payload"`
+	Signature []byte `json:"signature"` // ASN.1
+}
+
+// payload is what is signed.
+type payload struct {
+	Critical struct {
+		Identity struct {
+			Reference string `json:"docker-reference"`
+		} `json:"identity"`
+		Image struct {
+			Digest digest.Digest `json:"docker-manifest-digest"`
+		} `json:"image"`
+		Type string `json:"type"`
+	} `json:"critical"`
+	Optional json.RawMessage `json:"optional"`
+}
+
+// Statement is what a signature says: this repository has this digest.
+type Statement struct {
+	Identity string // registry.example/team/web, without a tag
+	Digest   digest.Digest
+}
+
+// Sign states that a digest belongs to an identity.
+func (k *PrivateKey) Sign(s Statement) (Signature, error) {
+	var p payload
+	p.Critical.Identity.Reference = s.Identity
+	p.Critical.Image.Digest = s.Digest
+	p.Critical.Type = criticalType
+	p.Optional = json.RawMessage("null")
+	b, err := json.Marshal(p)
+	if err != nil {
+		return Signature{}, err
+	}
+	sig, err := k.sign(b)
+	return Signature{b, sig}, err
+}
+
+// Verify returns what a signature states, if the key has signed that.
+func (k *PublicKey) Verify(s Signature) (Statement, error) {
+	if len(s.Payload) > MaxPayload {
+		return Statement{}, errors.New("the signed statement is too long")
+	}
+	if !k.verify(s.Payload, s.Signature) {
+		return Statement{}, errors.New("the signature is not by this key, or its statement was changed")
+	}
+	var p payload
+	dec := json.NewDecoder(bytes.NewReader(s.Payload))
+	dec.DisallowUnknownFields() // something critical that is not understood must not be passed over
+	if err := dec.Decode(&p); err != nil {
+		return Statement{}, fmt.Errorf("the signed statement: %w", err)
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return Statement{}, errors.New("there is something after the signed statement")
+	}
+	if p.Critical.Type != criticalType {
+		return Statement{}, fmt.Errorf("the signed statement is of the type %q", p.Critical.Type)
+	}
+	if p.Critical.Image.Digest.Validate() != nil {
+		return Statement{}, errors.New("the signed statement names no digest")
+	}
+	return Statement{repository(p.Critical.Identity.Reference), p.Critical.Image.Digest}, nil
+}
+
+// repository takes the tag and the digest off a reference. Cosign has another
+// name for docker.io.
+func repository(ref string) string {
+	ref, _, _ = strings.Cut(ref, "@")
+	if i := strings.LastIndexByte(ref, ':'); i > strings.LastIndexByte(ref, '/') {
+		ref = ref[:i]
+	}
+	if rest, ok := strings.CutPrefix(ref, "index.docker.io/"); ok {
+		return "docker.io/" + rest
+	}
+	return ref
+}
+
+// Record is what is known of an image's signatures, to be verified whenever they
+// matter.
+type Record struct {
+	Signatures []Signature `json:"signatures"`
+	// Indexes are those that the image was chosen from: a signature of one of
+	// them is one of the image.
+	Indexes [][]byte `json:"indexes,omitempty"`
+}
+
+// Merge adds what another record has.
+func (r *Record) Merge(other Record) {
+	for _, s := range other.Signatures {
+		if len(r.Signatures) < maxSignatures && !slices.ContainsFunc(r.Signatures, func(have Signature) bool {
+			return bytes.Equal(have.Payload, s.Payload) && bytes.Equal(have.Signature, s.Signature)
+		}) {
+			r.Signatures = append(r.Signatures, s)
+		}
+	}
+	for _, idx := range other.Indexes {
+		if len(r.Indexes) < maxSignatures && !slices.ContainsFunc(r.Indexes, func(have []byte) bool { return bytes.Equal(have, idx) }) {
+			r.Indexes = append(r.Indexes, idx)
+		}
+	}
+}
+
+// By tells whether the key has signed that the repository has the digest, itself
+// or in one of the indexes.
+func (r *Record) By(k *PublicKey, repository string, d digest.Digest) bool {
+	good := r.reach(d)
+	return slices.ContainsFunc(r.Signatures, func(s Signature) bool {
+		st, err := k.Verify(s)
+		return err == nil && st.Identity == repository && good[st.Digest]
+	})
+}
+
+// reach has the digest and those of the indexes that lead to it.
+func (r *Record) reach(d digest.Digest) map[digest.Digest]bool {
+	good := map[digest.Digest]bool{d: true}
+	for range r.Indexes { // one index may lead to another
+		for _, b := range r.Indexes {
+			var idx ocispec.Index
+			if json.Unmarshal(b, &idx) != nil {
+				continue
+			}
+			if slices.ContainsFunc(idx.Manifests, func(m ocispec.Descriptor) bool { return good[m.Digest] }) {
+				good[digest.FromBytes(b)] = true
+			}
+		}
+	}
+	return good
+}
+
+// Tag is where cosign's format puts the signatures of a digest.
+func Tag(d digest.Digest) string { return d.Algorithm().String() + "-" + d.Encoded() + ".sig" }
+
+// Parse reads the signatures of an image manifest in cosign's format. What is in
+// it beside them is passed over.
+func Parse(manifest []byte, read func(ocispec.Descriptor) ([]byte, error)) ([]Signature, error) {
+	var m ocispec.Manifest
+	if err := json.Unmarshal(manifest, &m); err != nil {
+		return nil, fmt.Errorf("signatures: %w", err)
+	}
+	var out []Signature
+	for _, l := range m.Layers {
+		text, ok := l.Annotations[annotation]
+		if l.MediaType != payloadType || !ok {
+			continue
+		}
+		if len(out) == maxSignatures {
+			return out, fmt.Errorf("signatures: more than %d", maxSignatures)
+		}
+		if l.Size < 0 || l.Size > MaxPayload {
+			return out, fmt.Errorf("signatures: a statement has %d bytes, %d are the most", l.Size, MaxPayload)
+		}
+		sig, err := base64.StdEncoding.DecodeString(text)
+		if err != nil {
+			return out, fmt.Errorf("signatures: %w", err)
+		}
+		b, err := read(l)
+		if err != nil {
+			return out, fmt.Errorf("signatures: %w", err)
+		}
+		out = append(out, Signature{b, sig})
+	}
+	return out, nil
+}
+
+// Blob is one that a manifest names, or the manifest itself.
+type Blob struct {
+	Descriptor ocispec.Descriptor
+	Content    []byte
+}
+
+// Manifest writes signatures as an image manifest in cosign's format: the blobs
+// that it names, and then itself.
+func Manifest(list []Signature) ([]Blob, error) {
+	m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest}
+	cfg := ocispec.Image{RootFS: ocispec.RootFS{Type: "layers"}}
+	var out []Blob
+	for _, s := range list {
+		b := blob(payloadType, s.Payload)
+		out = append(out, b)
+		cfg.RootFS.DiffIDs = append(cfg.RootFS.DiffIDs, b.Descriptor.Digest)
+		d := b.Descriptor
+		d.Annotations = map[string]string{annotation: base64.StdEncoding.EncodeToString(s.Signature)}
+		m.Layers = append(m.Layers, d)
+	}
+	text, err := json.Marshal(cfg)
+	if err != nil {
+		return nil, err
+	}
+	config := blob(ocispec.MediaTypeImageConfig, text)
+	m.Config = config.Descriptor
+	if text, err = json.Marshal(m); err != nil {
+		return nil, err
+	}
+	return append(out, config, blob(m.MediaType, text)), nil
+}
+
+func blob(mediaType string, b []byte) Blob {
+	return Blob{ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(b), Size: int64(len(b))}, b}
+}

@@ -1,0 +1,115 @@
+package image
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/freejail/freejail/image/sign"
+)
+
+// signatureDir has a file for each image with signatures, named by its digest.
+func (s *Store) signatureDir() string { return filepath.Join(s.dir, "signatures") }
+
+func (s *Store) signatureFile(d digest.Digest) string {
+	return filepath.Join(s.signatureDir(), d.Encoded()+".json")
+}
+
+// Signatures are what is known of an image's signatures. None of them is
+// verified.
+func (s *Store) Signatures(d digest.Digest) (sign.Record, error) {
+	var r sign.Record
+	if err := checkDigest(d); err != nil {
+		return r, err
+	}
+	b, err := os.ReadFile(s.signatureFile(d))
+	if errors.Is(err, fs.ErrNotExist) {
+		return r, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(b, &r)
+	}
+	if err != nil {
+		return r, fmt.Errorf("signatures of %s: %w", d, err)
+	}
+	return r, nil
+}
+
+// AddSignatures keeps signatures beside an image that is in the store, for as
+// long as it is.
+func (s *Store) AddSignatures(d digest.Digest, more sign.Record) error {
+	if len(more.Signatures) == 0 {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r, err := s.Signatures(d)
+	if err != nil {
+		r = sign.Record{} // a damaged file holds nothing that could be had no more
+	}
+	r.Merge(more)
+	b, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(s.signatureDir(), 0o700); err != nil {
+		return full(err)
+	}
+	return writeFile(s.tmpDir(), s.signatureFile(d), b)
+}
+
+// sweepSignatures removes those of images that are gone. The caller holds the
+// lock.
+func (s *Store) sweepSignatures(used map[digest.Digest]bool) error {
+	entries, err := os.ReadDir(s.signatureDir())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, e := range entries {
+		if d := digest.NewDigestFromEncoded(digest.SHA256, strings.TrimSuffix(e.Name(), ".json")); !used[d] {
+			err = errors.Join(err, os.Remove(filepath.Join(s.signatureDir(), e.Name())))
+		}
+	}
+	return err
+}
+
+// signatures are those that lie in a layout beside an image.
+func (in *source) signatures(d digest.Digest) (r sign.Record, err error) {
+	var idx ocispec.Index
+	b, err := readSmall(in.root, ocispec.ImageIndexFile)
+	if err == nil {
+		err = json.Unmarshal(b, &idx)
+	}
+	if err != nil {
+		return r, err
+	}
+	r.Indexes = in.indexes
+	digests := []digest.Digest{d}
+	for _, index := range in.indexes {
+		digests = append(digests, digest.FromBytes(index))
+	}
+	for _, m := range idx.Manifests {
+		for _, signed := range digests {
+			if name := m.Annotations[refName]; name != sign.Tag(signed) {
+				continue
+			}
+			b, err := in.smallBlob(m)
+			if err != nil {
+				return r, err
+			}
+			list, err := sign.Parse(b, in.smallBlob)
+			if err != nil {
+				return r, err
+			}
+			r.Signatures = append(r.Signatures, list...)
+		}
+	}
+	return r, nil
+}
