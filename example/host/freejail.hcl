@@ -3,7 +3,7 @@
 #   freejail daemon --config /usr/local/etc/freejail.hcl
 #
 # `freejail daemon --check --config FILE` says whether it is well. The daemon
-# follows changes of permit and deny blocks by itself; all else takes effect with
+# follows changes of the policy, registries and signers by itself; all else takes effect with
 # `freejail daemon --upgrade` or `service freejail reload`. No task is touched.
 
 state_dir = "/var/db/freejail"        # images, roots, journals; on FreeBSD's union storage: UFS
@@ -49,6 +49,19 @@ gc {
   older      = "168h"   # not used for so long
   # max_size = "20GiB"  # of all images, stored and unpacked: then the longest unused go first
 }
+
+# Registries need no block unless they have mirrors, credentials, certificates of
+# their own, or HTTP alone: docs/registries.md.
+# registry "registry.example" {
+#   mirrors   = ["mirror.example:5000"]
+#   auth_file = "/usr/local/etc/freejail.auth.json"  # of podman login or docker login
+# }
+# default_registry = "registry.example"  # of names without a host; without it, none
+
+# Keys by which images are signed, for `signer` in permits and requires.
+# signer "release" {
+#   key_file = "/usr/local/etc/freejail.release.pub"
+# }
 
 # --- policy -------------------------------------------------------------------
 # What no permit covers is refused, with the command by which an operator can
