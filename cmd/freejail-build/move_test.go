@@ -1,0 +1,99 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// An image goes to a registry that is served here, and back, signed.
+func TestPushPullServeSign(t *testing.T) {
+	tmp := t.TempDir()
+	context1 := filepath.Join(tmp, "context")
+	for path, text := range map[string]string{"Jailfile": "FROM scratch\nNAME web\nCOPY file /file\nCMD [\"/file\"]\n", "file": "hello"} {
+		if err := os.MkdirAll(context1, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(context1, path), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv(passwordEnv, "secret")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := l.Addr().String()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	serving, stop := context.WithCancel(t.Context())
+	ended := make(chan int, 1)
+	var log bytes.Buffer
+	go func() {
+		ended <- run(serving, []string{"serve", "--listen", at, filepath.Join(tmp, "registry")}, &log, &log)
+	}()
+	for {
+		resp, err := http.Get("http://" + at + "/v2/")
+		if err == nil {
+			if err := resp.Body.Close(); err != nil {
+				t.Error(err)
+			}
+			break
+		}
+		select {
+		case code := <-ended:
+			t.Fatalf("serve ended with %d: %s", code, log.String())
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	do := func(want int, args ...string) (out, messages string) {
+		t.Helper()
+		var o, m bytes.Buffer
+		if code := run(t.Context(), args, &o, &m); code != want {
+			t.Fatalf("%s: exit code %d, want %d: %s", strings.Join(args, " "), code, want, m.String())
+		}
+		return strings.TrimSpace(o.String()), m.String()
+	}
+	image, back, key := filepath.Join(tmp, "web.tar"), filepath.Join(tmp, "back.tar"), filepath.Join(tmp, "release")
+	digest, _ := do(0, "build", "-q", "-o", image, context1)
+	plain := []string{"--plain-http", at}
+	remote := func(args ...string) []string { return append(args, plain...) }
+	if got, _ := do(0, remote("push", image, at+"/team/web:1")...); got != digest {
+		t.Errorf("pushed %s, want %s", got, digest)
+	}
+	do(0, "keygen", "-o", key)
+	do(1, "keygen", "-o", key) // no key is replaced
+	do(1, remote("verify", "--key", key+".pub", at+"/team/web:1")...)
+	do(0, remote("sign", "--key", key+".key", at+"/team/web:1")...)
+	if out, _ := do(0, remote("verify", "--key", key+".pub", at+"/team/web:1")...); !strings.Contains(out, at+"/team/web@"+digest) {
+		t.Errorf("verify says %q", out)
+	}
+	if got, said := do(0, remote("pull", "-o", back, at+"/team/web:1")...); got != digest || !strings.Contains(said, "with 1 signatures") {
+		t.Errorf("pulled %s: %s", got, said)
+	}
+	do(0, "verify", "--key", key+".pub", back)
+	if out, _ := do(0, "inspect", back); !strings.Contains(out, digest) {
+		t.Errorf("inspect says %s", out)
+	}
+	do(0, remote("copy", at+"/team/web:1", "oci:"+tmp+"/layout")...)
+	t.Setenv(passwordEnv, "another")
+	if _, said := do(1, remote("sign", "--key", key+".key", at+"/team/web:1")...); !strings.Contains(said, "password is another") {
+		t.Errorf("sign says %s", said)
+	}
+	for _, args := range [][]string{{"push", image, "web"}, {"pull", at + "/x"}, {"pull", "-o", "a:b", at + "/x"}, {"copy", "x", "y"}, {"sign", image}, {"push", "a:b", at + "/x"},
+		{"serve", "--listen", "0.0.0.0:0", tmp}, {"serve", "--listen", "[::]:0", "--htpasswd", "x", tmp}, {"serve", "--tls-cert", "x", tmp}, {"serve", "--listen", "x", tmp}, {"serve", "--max-blob", "-1", tmp}} {
+		do(2, args...)
+	}
+	do(1, "pull", "-q", "-o", back, at+"/team/web:1") // HTTP that nobody has named
+	stop()
+	if code := <-ended; code != 0 {
+		t.Errorf("serve ended with %d: %s", code, log.String())
+	}
+}
