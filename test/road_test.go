@@ -75,6 +75,7 @@ var parts = []struct {
 	{"twenty at once", twenty},
 	{"refusals", refusals},
 	{"image of Linux", linuxImage},
+	{"image from a registry", fromRegistry},
 	{"policy and approvals", decidesAndApproves},
 	{"images that ask for much", imagesAsk},
 	{"plugin killed", pluginKilled},
