@@ -130,7 +130,7 @@ func (in *source) extract(ctx context.Context) error {
 	if err != nil {
 		return full(err)
 	}
-	if err = extractLayout(ctx, in.path, dir, in.limits); err == nil {
+	if err = extractLayout(ctx, in.path, dir, in.limits, true); err == nil {
 		in.root, err = os.OpenRoot(dir)
 	}
 	if err != nil {

@@ -202,7 +202,7 @@ func TestValidateNamesEveryFinding(t *testing.T) {
 	d, err := s.Add(t.Context(), ocispec.MediaTypeImageLayer, bytes.NewReader(b.Bytes()))
 	check(t, err)
 	c := ocispec.Image{Platform: ocispec.Platform{OS: "freebsd", Architecture: "amd64"}}
-	c.RootFS.DiffIDs = []digest.Digest{digest.FromBytes(b.Bytes())}
+	c.RootFS = ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{digest.FromBytes(b.Bytes())}}
 	c.Config.User, c.Config.Entrypoint = "nobody", []string{"/bin/none"}
 	c.Config.Labels = map[string]string{image.ManifestLabel: `{"schemaVersion":1,"requires":{"devfs":["path 'x' frobnicate","include 4"]}}`}
 	_, err = s.Put(t.Context(), "bad", c, []ocispec.Descriptor{d}, nil)
@@ -219,11 +219,21 @@ func TestValidateNamesEveryFinding(t *testing.T) {
 	if n := strings.Count(printed, "\n"); code != exitFailed || n != 5 {
 		t.Errorf("exit code %d, %d findings:\n%s", code, n, printed)
 	}
+	var found []image.Finding
+	code, printed, _ = call(t, "validate", "--json", out)
+	check(t, json.Unmarshal([]byte(printed), &found))
+	if code != exitFailed || len(found) != 5 || found[0].Code != "layer-entry" || found[0].Severity != image.Error {
+		t.Errorf("exit code %d, %v", code, found)
+	}
 	// What cannot even be imported is a finding too.
 	b2, err := os.ReadFile(out)
 	check(t, err)
 	check(t, os.WriteFile(out, bytes.Replace(b2, []byte("frobnicate"), []byte("frobnicatE"), 1), 0o644))
-	if code, printed, _ := call(t, "validate", out); code != exitFailed || !strings.Contains(printed, "another content") {
+	if code, printed, _ := call(t, "validate", out); code != exitFailed || !strings.Contains(printed, "blob-digest") || !strings.Contains(printed, "another content") {
+		t.Errorf("%d %s", code, printed)
+	}
+	check(t, os.WriteFile(out, []byte("no archive"), 0o644))
+	if code, printed, _ := call(t, "validate", out); code != exitFailed || !strings.Contains(printed, "archive") {
 		t.Errorf("%d %s", code, printed)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"math"
 	"os"
@@ -17,42 +18,41 @@ import (
 	"github.com/freejail/freejail/image"
 )
 
-// maxFindings keeps a hostile image from flooding a terminal.
-const maxFindings = 200
-
 // checker looks for what would go wrong on a host.
 type checker struct {
-	ctx      context.Context
-	layout   *image.Layout
-	img      *image.Image
-	view     *view
-	findings []error
+	ctx    context.Context
+	layout *image.Layout
+	img    *image.Image
+	view   *view
+	found  *image.Findings
+	where  string
+	seed   maphash.Seed // of the names of a layer, of which only hashes are kept
 }
 
-// Check names what is wrong with an image beyond what opening it has verified: content that differs from its DiffID, entries that unpacking
-// refuses, and a user, a program or directories that are not in it. The error is
-// for what could not be read at all.
-func Check(ctx context.Context, l *image.Layout, img *image.Image) (findings []error, err error) {
-	c := &checker{ctx: ctx, layout: l, img: img, view: newView()}
+// Check names what is wrong with an image beyond what image.Examine does:
+// content that differs from its DiffID, entries that unpacking refuses, and a
+// user, a program or directories that are not in it; and it notes what a host
+// would treat with care. The error is for what could not be read at all.
+func Check(ctx context.Context, l *image.Layout, img *image.Image, where string, found *image.Findings) error {
+	c := &checker{ctx: ctx, layout: l, img: img, view: newView(), found: found, where: where, seed: maphash.MakeSeed()}
 	for i := range img.Layers {
 		if err := c.layer(i); err != nil {
-			return c.findings, fmt.Errorf("layer %d: %w", i+1, err)
+			return fmt.Errorf("layer %d: %w", i+1, err)
 		}
 	}
 	c.config()
-	if err := c.user(); err != nil {
-		return c.findings, err
-	}
-	return c.findings, nil
+	return c.user()
 }
 
-func (c *checker) found(format string, a ...any) {
-	switch n := len(c.findings); {
-	case n < maxFindings:
-		c.findings = append(c.findings, fmt.Errorf(format, a...))
-	case n == maxFindings:
-		c.findings = append(c.findings, errors.New("and more"))
+func (c *checker) fault(code, where, format string, a ...any) {
+	c.found.Add(image.Error, code, c.at(where), format, a...)
+}
+
+func (c *checker) at(where string) string {
+	if c.where == "" {
+		return where
 	}
+	return c.where + ", " + where
 }
 
 func (c *checker) layer(i int) (err error) {
@@ -61,40 +61,73 @@ func (c *checker) layer(i int) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
+	where := fmt.Sprintf("layer %d", i+1)
 	sum := sha256.New()
 	all := io.TeeReader(r, sum)
 	c.view.layer++
-	if err := c.entries(i, all); err != nil {
-		return err
+	if !c.entries(where, all) {
+		return c.ctx.Err()
 	}
 	if _, err := io.Copy(io.Discard, all); err != nil { // padding counts too
-		return err
+		c.fault("layer-malformed", where, "%v", err)
+		return c.ctx.Err()
 	}
 	if got, want := digest.NewDigest(digest.SHA256, sum), c.img.Config.RootFS.DiffIDs[i]; got != want {
-		c.found("layer %d: its content has the digest %s, the config says %s", i+1, got, want)
+		c.fault("diff-id", where, "its content has the digest %s, the config says %s", got, want)
 	}
 	return nil
 }
 
-func (c *checker) entries(i int, r io.Reader) error {
+// entries is false where the archive cannot be read to its end.
+func (c *checker) entries(where string, r io.Reader) bool {
 	tr := tar.NewReader(r)
+	seen := map[uint64]byte{}
 	for {
 		h, err := tr.Next()
 		if errors.Is(err, io.EOF) {
-			return nil
+			return true
 		}
 		if err != nil {
-			c.found("layer %d: %w", i+1, err)
-			return nil
+			c.fault("layer-malformed", where, "%v", err)
+			return false
 		}
 		err = checkEntry(h)
 		if err == nil {
 			err = c.view.applyEntry(h, tr)
 		}
 		if err != nil {
-			c.found("layer %d: entry %q: %w", i+1, h.Name, err)
+			c.fault("layer-entry", where, "entry %q: %v", h.Name, err)
+			continue
+		}
+		c.notes(where, h, seen)
+	}
+}
+
+// notes tells what is allowed and yet unusual.
+func (c *checker) notes(where string, h *tar.Header, seen map[uint64]byte) {
+	name := maphash.String(c.seed, path.Clean("/"+h.Name))
+	if old, twice := seen[name]; twice && (old != tar.TypeDir || h.Typeflag != tar.TypeDir) {
+		c.found.Add(image.Warning, "entry-twice", c.at(where), "entry %q is there twice: the last one counts", h.Name)
+	}
+	seen[name] = h.Typeflag
+	if h.Typeflag == tar.TypeReg && h.Mode&0o6000 != 0 {
+		c.found.Add(image.Note, "set-id", c.at(where), "entry %q runs as %s: mode %04o, owner %d:%d", h.Name, setID(h.Mode), h.Mode&0o7777, h.Uid, h.Gid)
+	}
+	for key := range h.PAXRecords {
+		if name, ok := strings.CutPrefix(key, "SCHILY.xattr."); ok {
+			c.found.Add(image.Note, "xattr", c.at(where), "entry %q has the extended attribute %q, which is not unpacked", h.Name, name)
 		}
 	}
+}
+
+func setID(mode int64) string {
+	switch mode & 0o6000 {
+	case 0o4000:
+		return "its owner"
+	case 0o2000:
+		return "its group"
+	}
+	return "its owner and its group"
 }
 
 // checkEntry refuses what unpacking refuses and the view does not look at.
@@ -118,10 +151,10 @@ func checkEntry(h *tar.Header) error {
 func (c *checker) config() {
 	cfg, m := c.img.Config, c.img.Manifest
 	if cfg.OS != "freebsd" && cfg.OS != "linux" {
-		c.found("config: os %q is neither freebsd nor linux", cfg.OS)
+		c.fault("platform", "config", "os %q is neither freebsd nor linux", cfg.OS)
 	}
 	if cfg.Architecture == "" {
-		c.found("config: no architecture is named")
+		c.fault("platform", "config", "no architecture is named")
 	}
 	if argv := append(append([]string{}, cfg.Config.Entrypoint...), cfg.Config.Cmd...); len(argv) > 0 {
 		c.program(argv[0])
@@ -145,11 +178,11 @@ func (c *checker) directory(what, p string, must bool) {
 	_, n, missing, err := c.view.walk(p, true)
 	switch {
 	case err != nil:
-		c.found("%s: %w", what, err)
+		c.fault("directory", what, "%v", err)
 	case len(missing) > 0 && must:
-		c.found("%s: there is no %s in the image", what, p)
+		c.fault("directory", what, "there is no %s in the image", p)
 	case len(missing) == 0 && n.kind != tar.TypeDir:
-		c.found("%s: %s is no directory in the image", what, p)
+		c.fault("directory", what, "%s is no directory in the image", p)
 	}
 }
 
@@ -182,7 +215,7 @@ func (c *checker) program(name string) {
 			return
 		}
 	}
-	c.found("config: the program %q %s", name, reason)
+	c.fault("program", "config", "the program %q %s", name, reason)
 }
 
 // user looks the user up as a host will, among the image's own.
@@ -193,7 +226,7 @@ func (c *checker) user() error {
 	}
 	b := &builder{dir: dir, view: c.view}
 	if _, _, err := b.owner(c.img.Config.Config.User); err != nil {
-		c.found("config: User: %w", err)
+		c.fault("user", "config: User", "%v", err)
 	}
 	return os.RemoveAll(dir)
 }

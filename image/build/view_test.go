@@ -139,8 +139,9 @@ func mapText(m map[string]string) string {
 
 func TestCheck(t *testing.T) {
 	good := make1(t, files{"prog": "#!x"}, "FROM scratch\nCOPY prog /bin/\nWORKDIR /srv\nUSER 80\nENV PATH=/sbin:/bin\nENTRYPOINT [\"prog\"]\nVOLUME /data\n")
-	if found, err := Check(t.Context(), &good.store.Layout, good.img); err != nil || len(found) > 0 {
-		t.Errorf("%v %v", found, err)
+	var found image.Findings
+	if err := Check(t.Context(), &good.store.Layout, good.img, "", &found); err != nil || len(found.List) > 0 {
+		t.Errorf("%v %v", found.List, err)
 	}
 	bad := make1(t, files{"text": "x"}, "FROM scratch\nCOPY text /bin/prog\nCOPY text /data\nUSER nobody\nENTRYPOINT [\"/bin/prog\"]\nVOLUME /data\nWRITABLE /data\n")
 	for _, want := range []string{`the program "/bin/prog" is no executable file`, `no user "nobody"`, "volumes[0].path: /data is no directory", "writable[0]: /data is no directory"} {
@@ -162,10 +163,10 @@ func TestCheck(t *testing.T) {
 
 func findings(t *testing.T, s *image.Store, img *image.Image, want string) {
 	t.Helper()
-	found, err := Check(t.Context(), &s.Layout, img)
-	check(t, err)
-	if !slices.ContainsFunc(found, func(e error) bool { return strings.Contains(e.Error(), want) }) {
-		t.Errorf("%v\nwant %q", found, want)
+	var found image.Findings
+	check(t, Check(t.Context(), &s.Layout, img, "", &found))
+	if found.Errors() == 0 || !slices.ContainsFunc(found.List, func(f image.Finding) bool { return strings.Contains(f.String(), want) }) {
+		t.Errorf("%v\nwant %q", found.List, want)
 	}
 }
 

@@ -1,0 +1,128 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/spf13/cobra"
+
+	"github.com/freejail/freejail/devfs"
+	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/build"
+)
+
+// errFindings ends with exit code 1; the findings are printed already.
+var errFindings = errors.New("the image has faults")
+
+func (a *app) validateCmd() *cobra.Command {
+	var target string
+	var asJSON bool
+	c := &cobra.Command{Use: "validate IMAGE", Short: "name everything that is wrong with an image", Long: imageHelp + `
+
+Every image in it is looked at, unless --platform chooses. Every finding is a
+line: error, warning or note, a code that tells its kind, where it is, and what.
+With an error the exit code is 1.`, Args: exactly(1, "one image"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			p, err := platform(target)
+			if err != nil {
+				return err
+			}
+			found, err := validate(cmd.Context(), args[0], p)
+			if err != nil {
+				return err
+			}
+			if err := a.printFindings(found, asJSON); err != nil {
+				return err
+			}
+			if found.Errors() > 0 {
+				return errFindings
+			}
+			return nil
+		}}
+	c.Flags().StringVar(&target, "platform", "", "only the images for this one, as OS/ARCHITECTURE")
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON for programs")
+	return c
+}
+
+func (a *app) printFindings(found *image.Findings, asJSON bool) error {
+	if asJSON {
+		enc := json.NewEncoder(a.out)
+		enc.SetIndent("", "  ")
+		return enc.Encode(append([]image.Finding{}, found.List...))
+	}
+	rank := map[image.Severity]int{image.Error: 0, image.Warning: 1, image.Note: 2}
+	slices.SortStableFunc(found.List, func(a, b image.Finding) int { return rank[a.Severity] - rank[b.Severity] })
+	for _, f := range found.List {
+		if _, err := fmt.Fprintln(a.out, f); err != nil {
+			return err
+		}
+	}
+	if found.Errors() == 0 {
+		_, err := fmt.Fprintln(a.out, "no faults found")
+		return err
+	}
+	return nil
+}
+
+// validate gives the findings, and as an error what kept it from looking. What
+// is no image is a finding.
+func validate(ctx context.Context, path string, p ocispec.Platform) (found *image.Findings, err error) {
+	fi, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	dir := path
+	if !fi.IsDir() {
+		if dir, err = os.MkdirTemp("", "freejail-image-"); err != nil {
+			return nil, err
+		}
+		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+		if err := image.ExtractLayout(ctx, path, dir, image.Limits{}); err != nil {
+			if ctx.Err() != nil {
+				return nil, err
+			}
+			found = &image.Findings{}
+			found.Add(image.Error, "archive", path, "%v", err)
+			return found, nil
+		}
+	}
+	want := func(q ocispec.Platform) bool {
+		return p.OS == "" || q.OS == "" || p.OS == q.OS && p.Architecture == q.Architecture
+	}
+	e, err := image.Examine(ctx, dir, image.Limits{}, want)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, e.Layout.Close()) }()
+	for _, img := range e.Images {
+		if err := checkImage(ctx, e, img); err != nil {
+			return nil, err
+		}
+	}
+	return &e.Findings, nil
+}
+
+func checkImage(ctx context.Context, e *image.Examination, img *image.Image) error {
+	where := "" // of a single image that needs not be told
+	if len(e.Images) > 1 {
+		where = fmt.Sprintf("image %.19s (%s/%s)", img.Digest, img.Config.OS, img.Config.Architecture)
+	}
+	if err := build.Check(ctx, e.Layout, img, where, &e.Findings); err != nil {
+		return err
+	}
+	for i, text := range img.Manifest.Requires.Devfs {
+		if _, err := devfs.ParseRule(text); err != nil {
+			at := fmt.Sprintf("manifest: requires.devfs[%d]", i)
+			if where != "" {
+				at = where + ", " + at
+			}
+			e.Add(image.Error, "devfs-rule", at, "%v", err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,271 @@
+package image
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Examination is what is known of a layout that may have any fault.
+type Examination struct {
+	Findings
+	Layout *Layout
+	Images []*Image // that can be read, and whose layers are what they should be
+	seen   map[digest.Digest]bool
+}
+
+// Examine looks at every image of an OCI layout directory for whose platform
+// want is true: at the index, the manifests, the configs, and whether every blob
+// is there and is what its descriptor says. The error is for what kept it from
+// looking, such as a directory that cannot be read.
+func Examine(ctx context.Context, dir string, l Limits, want func(ocispec.Platform) bool) (*Examination, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	e := &Examination{Layout: &Layout{root, l.withDefaults()}, seen: map[digest.Digest]bool{}}
+	e.layoutFile()
+	b, err := readSmall(root, ocispec.ImageIndexFile)
+	if err != nil {
+		e.Add(Error, "index-missing", ocispec.ImageIndexFile, "this is no OCI layout or oci-archive: %v", err)
+		return e, nil
+	}
+	return e, e.index(ctx, "index", b, want, 0)
+}
+
+func (e *Examination) layoutFile() {
+	b, err := readSmall(e.Layout.root, ocispec.ImageLayoutFile)
+	var v ocispec.ImageLayout
+	if err == nil {
+		err = json.Unmarshal(b, &v)
+	}
+	switch {
+	case err != nil:
+		e.Add(Warning, "layout-file", ocispec.ImageLayoutFile, "%v", err)
+	case v.Version != ocispec.ImageLayoutVersion:
+		e.Add(Warning, "layout-version", ocispec.ImageLayoutFile, "the version %q is not %s", v.Version, ocispec.ImageLayoutVersion)
+	}
+}
+
+func (e *Examination) index(ctx context.Context, where string, b []byte, want func(ocispec.Platform) bool, depth int) error {
+	var idx ocispec.Index
+	if err := json.Unmarshal(b, &idx); err != nil {
+		e.Add(Error, "index-malformed", where, "%v", err)
+		return nil
+	}
+	if len(idx.Manifests) == 0 {
+		e.Add(Error, "index-empty", where, "it names no image")
+	}
+	for i, d := range idx.Manifests {
+		at := fmt.Sprintf("%s, manifest %d", where, i+1)
+		if d.Platform != nil && !want(*d.Platform) {
+			continue
+		}
+		b, err := e.blob(ctx, at, d, true)
+		if err != nil {
+			return err
+		}
+		if b == nil {
+			continue
+		}
+		switch {
+		case isManifest(d.MediaType):
+			err = e.manifest(ctx, at, d, b, want)
+		case isIndex(d.MediaType) && depth < 4:
+			err = e.index(ctx, at, b, want, depth+1)
+		default:
+			e.Add(Warning, "media-type", at, "%q is neither an image manifest nor an index: it was not looked at", d.MediaType)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func isManifest(mediaType string) bool {
+	return mediaType == ocispec.MediaTypeImageManifest || mediaType == "application/vnd.docker.distribution.manifest.v2+json"
+}
+
+func isIndex(mediaType string) bool {
+	return mediaType == ocispec.MediaTypeImageIndex || mediaType == "application/vnd.docker.distribution.manifest.list.v2+json"
+}
+
+// blob verifies one, and returns its content if it is a small one. Without
+// content there is a finding.
+func (e *Examination) blob(ctx context.Context, where string, d ocispec.Descriptor, small bool) (content []byte, err error) {
+	if err := checkDigest(d.Digest); err != nil {
+		e.Add(Error, "digest-malformed", where, "%v", err)
+		return nil, nil
+	}
+	f, size, err := openRegular(e.Layout.root, blobName(d.Digest))
+	if errors.Is(err, fs.ErrNotExist) {
+		e.Add(Error, "blob-missing", where, "blob %s is not there", d.Digest)
+		return nil, nil
+	}
+	if err != nil {
+		e.Add(Error, "blob-unreadable", where, "blob %s: %v", d.Digest, err)
+		return nil, nil
+	}
+	defer f.Close()
+	if size != d.Size {
+		e.Add(Error, "blob-size", where, "blob %s has %d bytes, its descriptor says %d", d.Digest, size, d.Size)
+	}
+	if small && size > maxSmallBlob {
+		e.Add(Error, "blob-size", where, "blob %s: %d bytes are over the limit of %d", d.Digest, size, maxSmallBlob)
+		return nil, nil
+	}
+	digester := digest.SHA256.Digester()
+	content = []byte{}
+	if small {
+		if content, err = io.ReadAll(io.LimitReader(f, maxSmallBlob)); err == nil {
+			_, err = digester.Hash().Write(content)
+		}
+	} else {
+		_, err = copyAll(digester.Hash(), ctxReader{ctx, f})
+	}
+	if err != nil {
+		return nil, err
+	}
+	if got := digester.Digest(); got != d.Digest {
+		e.Add(Error, "blob-digest", where, "blob %s has another content: its digest is %s", d.Digest, got)
+	}
+	return content, nil
+}
+
+func (e *Examination) manifest(ctx context.Context, where string, d ocispec.Descriptor, b []byte, want func(ocispec.Platform) bool) error {
+	if e.seen[d.Digest] {
+		return nil // under another name
+	}
+	e.seen[d.Digest] = true
+	before := e.Errors()
+	var m ocispec.Manifest
+	if err := json.Unmarshal(b, &m); err != nil {
+		e.Add(Error, "manifest-malformed", where, "%v", err)
+		return nil
+	}
+	if m.SchemaVersion != 2 {
+		e.Add(Error, "manifest-malformed", where, "schemaVersion is %d, not 2", m.SchemaVersion)
+	}
+	if m.MediaType != "" && m.MediaType != d.MediaType {
+		e.Add(Error, "media-type", where, "the manifest says of itself %q, its descriptor %q", m.MediaType, d.MediaType)
+	}
+	if !isConfig(m.Config.MediaType) {
+		e.Add(Warning, "media-type", where, "the config's type %q is not that of an image: it was not looked at", m.Config.MediaType)
+		return nil
+	}
+	text, err := e.blob(ctx, where+", config", m.Config, true)
+	if err != nil {
+		return err
+	}
+	if text != nil && !e.config(where+", config", d, m, text, want) {
+		return nil
+	}
+	if err := e.layers(ctx, where, m); err != nil || e.Errors() > before {
+		return err
+	}
+	img, err := e.Layout.load(d)
+	if err != nil {
+		e.Add(Error, "image", where, "%v", err)
+		return nil
+	}
+	img.Name = ownName(d)
+	e.Images = append(e.Images, img)
+	return nil
+}
+
+func isConfig(mediaType string) bool {
+	return mediaType == ocispec.MediaTypeImageConfig || mediaType == "application/vnd.docker.container.image.v1+json"
+}
+
+func (e *Examination) layers(ctx context.Context, where string, m ocispec.Manifest) error {
+	first := map[digest.Digest]int{}
+	for i, l := range m.Layers {
+		at := fmt.Sprintf("%s, layer %d", where, i+1)
+		if _, err := decompressorFor(l.MediaType); err != nil {
+			e.Add(Error, "media-type", at, "%v", err)
+		}
+		if n, twice := first[l.Digest]; twice {
+			e.Add(Note, "layer-twice", at, "it is layer %d again", n)
+			continue
+		}
+		first[l.Digest] = i + 1
+		if _, err := e.blob(ctx, at, l, false); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// config is false where the image is not a wanted one.
+func (e *Examination) config(where string, d ocispec.Descriptor, m ocispec.Manifest, text []byte, want func(ocispec.Platform) bool) bool {
+	var c ocispec.Image
+	if err := json.Unmarshal(text, &c); err != nil {
+		e.Add(Error, "config-malformed", where, "%v", err)
+		return true
+	}
+	if !want(c.Platform) {
+		return false
+	}
+	if p := d.Platform; p != nil && p.OS != "" && (p.OS != c.OS || p.Architecture != c.Architecture) {
+		e.Add(Error, "platform", where, "it is for %s, the index says %s", platformText(&c.Platform), platformText(p))
+	}
+	if c.RootFS.Type != "layers" {
+		e.Add(Warning, "config-malformed", where, "rootfs.type is %q, not layers", c.RootFS.Type)
+	}
+	if n := len(c.RootFS.DiffIDs); n != len(m.Layers) {
+		e.Add(Error, "diff-ids", where, "the image has %d layers, its config names %d", len(m.Layers), n)
+	}
+	for i, id := range c.RootFS.DiffIDs {
+		if err := checkDigest(id); err != nil {
+			e.Add(Error, "digest-malformed", where, "rootfs.diff_ids[%d]: %v", i, err)
+		}
+	}
+	e.history(where, c, len(m.Layers))
+	if label, ok := c.Config.Labels[ManifestLabel]; ok {
+		_, err := ParseManifest([]byte(label))
+		for _, err := range flatten(err) {
+			e.Add(Error, "freejail-manifest", where, "%v", err)
+		}
+	}
+	return true
+}
+
+func (e *Examination) history(where string, c ocispec.Image, layers int) {
+	made := 0
+	for _, h := range c.History {
+		if !h.EmptyLayer {
+			made++
+		}
+	}
+	if len(c.History) > 0 && made != layers {
+		e.Add(Warning, "history", where, "its history tells of %d layers, the image has %d", made, layers)
+	}
+}
+
+// flatten makes a list of joined errors.
+func flatten(err error) (out []error) {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, e := range joined.Unwrap() {
+			out = append(out, flatten(e)...)
+		}
+		return out
+	}
+	if err != nil {
+		out = append(out, err)
+	}
+	return out
+}
+
+// ExtractLayout unpacks an oci-archive (tar, also in gzip, zstd or xz) into a
+// directory to be examined: its blobs may be anything.
+func ExtractLayout(ctx context.Context, archive, dir string, l Limits) error {
+	return extractLayout(ctx, archive, dir, l.withDefaults(), false)
+}
