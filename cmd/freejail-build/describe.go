@@ -72,7 +72,13 @@ func describe(w io.Writer, img *image.Image) error {
 	p.field("env", c.Env)
 	p.field("user", one(c.User))
 	p.field("workdir", one(c.WorkingDir))
-	p.field("stop signal", one(c.StopSignal))
+	p.field("stop signal", one(cmp.Or(m.Stop.Signal, c.StopSignal)))
+	if t := m.Stop.Timeout; t > 0 {
+		p.line("stop timeout\t%s", t.Std())
+	}
+	p.field("wait for", one(m.Wait))
+	p.field("exposed ports", slices.Sorted(maps.Keys(c.ExposedPorts)))
+	p.field("labels", labels(c.Labels))
 	p.section("USAGE", usageLines(m.Usage))
 	p.section("PARAMETERS", parameters(m.Parameters))
 	p.section("PORTS", ports(m.Ports))
@@ -105,6 +111,16 @@ func quoted(values []string) string {
 		out = append(out, fmt.Sprintf("%q", v))
 	}
 	return strings.Join(out, " ")
+}
+
+// labels are those beside the manifest.
+func labels(all map[string]string) (out []string) {
+	for _, k := range slices.Sorted(maps.Keys(all)) {
+		if k != image.ManifestLabel {
+			out = append(out, k+"="+all[k])
+		}
+	}
+	return out
 }
 
 func usageLines(text string) []string {

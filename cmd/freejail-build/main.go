@@ -45,7 +45,7 @@ func run(ctx context.Context, args []string, out, messages io.Writer) int {
 	a := &app{out, messages}
 	root := &cobra.Command{Use: "freejail-build", Short: "make images for freejail, look into them, move, sign and serve them", SilenceUsage: true, SilenceErrors: true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true}}
-	root.AddCommand(a.buildCmd(), a.importCmd(), a.inspectCmd(), a.validateCmd(), a.unpackCmd(),
+	root.AddCommand(a.buildCmd(), a.importCmd(), a.inspectCmd(), a.historyCmd(), a.diffCmd(), a.validateCmd(), a.schemaCmd(), a.unpackCmd(),
 		a.pullCmd(), a.pushCmd(), a.copyCmd(), a.serveCmd(), a.keygenCmd(), a.signCmd(), a.verifyCmd(), a.versionCmd())
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.SetArgs(args)

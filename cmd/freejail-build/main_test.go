@@ -237,3 +237,68 @@ func TestValidateNamesEveryFinding(t *testing.T) {
 		t.Errorf("%d %s", code, printed)
 	}
 }
+
+func TestDiff(t *testing.T) {
+	dir, out := setup(t, jailfile)
+	second := out + "2"
+	ok(t, "build", "-q", "-o", out, dir)
+	if got := ok(t, "diff", out, out); got != "no difference\n" {
+		t.Error(got)
+	}
+	text := strings.Replace(jailfile, "DEVFS path 'bpf*' unhide", "DEVFS path 'bpf*' unhide mode 660\nALLOW raw_sockets", 1)
+	text = strings.Replace(text, "COPY prog /bin/prog", "COPY prog /bin/other\nCOPY --chmod=4755 prog /bin/prog", 1)
+	text = strings.Replace(text, "8080/tcp", "8081/tcp", 1)
+	check(t, os.WriteFile(filepath.Join(dir, "Jailfile"), []byte(text), 0o644))
+	ok(t, "build", "-q", "-o", second, "--build-arg", "WHAT=x", dir)
+	got := ok(t, "diff", out, second)
+	last := -1
+	for _, want := range []string{"REQUESTS", "+ devfs path 'bpf*' unhide mode 660", "+ allow raw_sockets", "+ port 8081/tcp", "- devfs path 'bpf*' unhide\n", "- port 8080/tcp",
+		"CONFIG", `+ env "WHAT=x"`, `- env "WHAT=nothing"`, "FILES", "+ /bin/other  file, 3 bytes", "M /bin/prog  mode 0755 -> 4755"} {
+		at := strings.Index(got, want)
+		if at < last {
+			t.Errorf("%q is not there, or not in its place, in\n%s", want, got)
+		}
+		last = at
+	}
+	var d difference
+	check(t, json.Unmarshal([]byte(ok(t, "diff", "--json", second, out)), &d))
+	if len(d.Requests.Removed) != 3 || len(d.Requests.Added) != 2 || len(d.Files) != 2 || d.Files[0].Kind != "removed" || d.Files[0].Path != "/bin/other" {
+		t.Errorf("%+v", d)
+	}
+	if got := ok(t, "diff", "--no-files", out, second); strings.Contains(got, "FILES") {
+		t.Error(got)
+	}
+}
+
+func TestHistory(t *testing.T) {
+	dir, out := setup(t, jailfile)
+	ok(t, "build", "-q", "-o", out, dir)
+	page := ok(t, "history", out)
+	for _, want := range []string{"CREATED", "1970-01-01T00:00:00Z", "COPY prog /bin/prog", "sha256:"} {
+		if !strings.Contains(page, want) {
+			t.Errorf("the page lacks %q:\n%s", want, page)
+		}
+	}
+	var steps []step
+	check(t, json.Unmarshal([]byte(ok(t, "history", "--json", out)), &steps))
+	layers := 0
+	for _, s := range steps {
+		if s.Layer != nil {
+			layers++
+		}
+	}
+	if layers != 1 {
+		t.Errorf("%d layers in %+v", layers, steps)
+	}
+	img := &image.Image{Layers: make([]ocispec.Descriptor, 2)}
+	img.Config.History = []ocispec.History{{CreatedBy: "a"}, {CreatedBy: "b", EmptyLayer: true}}
+	if got := history(img); len(got) != 3 || got[0].Layer == nil || got[1].Layer != nil || got[2].Layer == nil {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestSchema(t *testing.T) {
+	if !json.Valid([]byte(ok(t, "schema"))) {
+		t.Error("it is no JSON")
+	}
+}

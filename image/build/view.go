@@ -2,6 +2,7 @@ package build
 
 import (
 	"archive/tar"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +18,7 @@ type view struct {
 	root  *node
 	layer int   // counts layers, so that a whiteout spares what its own layer made
 	left  int64 // entries that may still be added
+	sums  bool  // nodes of files get the digests of their contents
 }
 
 // node is one entry of the image.
@@ -28,6 +30,8 @@ type node struct {
 	names    map[string]*node // of a directory
 	text     []byte           // of what may be passwd or group
 	layer    int
+	size     int64
+	sum      [sha256.Size]byte // where the view wants it
 }
 
 const (
@@ -214,12 +218,22 @@ func (v *view) nodeOf(h *tar.Header, at string, r io.Reader) (*node, error) {
 		linked := *target
 		return &linked, nil
 	case tar.TypeReg, tar.TypeGNUSparse, tar.TypeCont:
-		n.kind = tar.TypeReg
+		n.kind, n.size = tar.TypeReg, h.Size
+		if v.sums {
+			return n, n.addSum(r)
+		}
 		return n, n.keepText(path.Base(at), h.Size, r)
 	default:
 		return nil, fmt.Errorf("the entry type %q is not for images: devices come from devfs", h.Typeflag)
 	}
 	return n, nil
+}
+
+func (n *node) addSum(r io.Reader) error {
+	h := sha256.New()
+	_, err := io.Copy(h, r)
+	h.Sum(n.sum[:0])
+	return err
 }
 
 func usersFile(name string) bool { return path.Base(name) == "passwd" || path.Base(name) == "group" }

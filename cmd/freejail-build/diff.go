@@ -1,0 +1,195 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/spf13/cobra"
+
+	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/build"
+)
+
+// difference is what one image has and another has not.
+type difference struct {
+	Requests lists          `json:"requests"` // what a host's policy decides about
+	Config   lists          `json:"config"`
+	Files    []build.Change `json:"files"`
+}
+
+type lists struct {
+	Added   []string `json:"added"`
+	Removed []string `json:"removed"`
+}
+
+func (a *app) diffCmd() *cobra.Command {
+	var asJSON, noFiles bool
+	var target string
+	c := &cobra.Command{Use: "diff IMAGE IMAGE", Short: "tell what the second image has that the first has not", Long: imageHelp + `
+
+First of all it tells which requests the second image adds or drops, for a host's
+policy decides about those; then what differs in the configs, and last the files
+that were added (+), removed (-) or changed (M).`, Args: exactly(2, "two images"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			p, err := platform(target)
+			if err != nil {
+				return err
+			}
+			d, err := compare(cmd.Context(), args[0], args[1], p, !noFiles)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				enc := json.NewEncoder(a.out)
+				enc.SetIndent("", "  ")
+				return enc.Encode(d)
+			}
+			return d.print(a.out)
+		}}
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON for programs")
+	c.Flags().BoolVar(&noFiles, "no-files", false, "do not read the layers")
+	c.Flags().StringVar(&target, "platform", "", "which of the images, as OS/ARCHITECTURE")
+	return c
+}
+
+func compare(ctx context.Context, first, second string, p ocispec.Platform, files bool) (d *difference, err error) {
+	var sides [2]build.Side
+	for i, path := range []string{first, second} {
+		l, img, done, err := load(ctx, path, p)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		defer func() { err = errors.Join(err, done()) }()
+		sides[i] = build.Side{Layout: l, Image: img}
+	}
+	a, b := sides[0].Image, sides[1].Image
+	d = &difference{Requests: changes(allRequests(a.Manifest), allRequests(b.Manifest)), Config: changes(settings(a), settings(b)), Files: []build.Change{}}
+	if files {
+		list, err := build.Compare(ctx, sides[0], sides[1])
+		if err != nil {
+			return nil, err
+		}
+		d.Files = append(d.Files, list...)
+	}
+	return d, nil
+}
+
+func changes(a, b []string) lists {
+	without := func(list, other []string) []string {
+		out := []string{}
+		for _, s := range list {
+			if !slices.Contains(other, s) {
+				out = append(out, s)
+			}
+		}
+		return out
+	}
+	return lists{Added: without(b, a), Removed: without(a, b)}
+}
+
+// allRequests are the manifest's, with the ports, which hosts decide about too.
+func allRequests(m *image.Manifest) (out []string) {
+	for _, r := range requests(m.Requires) {
+		kind, text, _ := strings.Cut(r, "\t")
+		out = append(out, kind+" "+strings.TrimSpace(text))
+	}
+	for _, p := range m.Ports {
+		out = append(out, fmt.Sprintf("port %d/%s", p.Port, p.Protocol))
+	}
+	return out
+}
+
+// settings are the config's and the rest of the manifest's, one a line.
+func settings(img *image.Image) (out []string) {
+	add := func(name string, values ...string) {
+		if len(values) > 0 && values[0] != "" {
+			out = append(out, name+" "+quoted(values))
+		}
+	}
+	c, m := img.Config.Config, img.Manifest
+	add("platform", img.Config.OS+"/"+img.Config.Architecture)
+	add("entrypoint", c.Entrypoint...)
+	add("cmd", c.Cmd...)
+	for _, e := range c.Env {
+		add("env", e)
+	}
+	add("user", c.User)
+	add("workdir", c.WorkingDir)
+	add("stop signal", m.Stop.Signal, c.StopSignal)
+	if t := m.Stop.Timeout; t > 0 {
+		add("stop timeout", t.Std().String())
+	}
+	add("wait", m.Wait)
+	for _, e := range slices.Sorted(maps.Keys(c.ExposedPorts)) {
+		add("exposed port", e)
+	}
+	for _, l := range labels(c.Labels) {
+		add("label", l)
+	}
+	for kind, list := range map[string][]string{"parameter": parameters(m.Parameters), "port": ports(m.Ports), "volume": volumes(m.Volumes), "writable": m.Writable} {
+		for _, text := range list {
+			out = append(out, kind+" "+strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r == '\t' }), ", "))
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+func (d *difference) print(w io.Writer) error {
+	p := &lines{w: w}
+	p.section("REQUESTS (a host's policy decides)", d.Requests)
+	p.section("CONFIG", d.Config)
+	marks := map[string]string{"added": "+", "removed": "-", "changed": "M"}
+	if len(d.Files) > 0 {
+		p.line("FILES")
+	}
+	for _, f := range d.Files {
+		p.line("  %s %s  %s", marks[f.Kind], printable(f.Path), strings.Join(f.What, ", "))
+	}
+	if len(d.Files)+d.Config.len()+d.Requests.len() == 0 {
+		p.line("no difference")
+	}
+	return p.err
+}
+
+func (l lists) len() int { return len(l.Added) + len(l.Removed) }
+
+// printable quotes a name that could steer a terminal, or that has blanks in it.
+func printable(name string) string {
+	if q := fmt.Sprintf("%q", name); q != `"`+name+`"` || strings.ContainsRune(name, ' ') {
+		return q
+	}
+	return name
+}
+
+type lines struct {
+	w   io.Writer
+	err error
+}
+
+func (p *lines) line(format string, a ...any) {
+	if p.err == nil {
+		_, p.err = fmt.Fprintf(p.w, format+"\n", a...)
+	}
+}
+
+func (p *lines) section(title string, l lists) {
+	if l.len() == 0 {
+		return
+	}
+	p.line("%s", title)
+	for _, s := range l.Added {
+		p.line("  + %s", s)
+	}
+	for _, s := range l.Removed {
+		p.line("  - %s", s)
+	}
+	p.line("")
+}

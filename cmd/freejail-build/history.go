@@ -1,0 +1,92 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"text/tabwriter"
+	"time"
+
+	"github.com/docker/go-units"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/spf13/cobra"
+
+	"github.com/freejail/freejail/image"
+)
+
+// step is one of an image's history, with the layer that it has made.
+type step struct {
+	Created   *time.Time          `json:"created,omitempty"`
+	CreatedBy string              `json:"createdBy,omitempty"`
+	Author    string              `json:"author,omitempty"`
+	Comment   string              `json:"comment,omitempty"`
+	Layer     *ocispec.Descriptor `json:"layer,omitempty"`
+}
+
+func (a *app) historyCmd() *cobra.Command {
+	var asJSON bool
+	var target string
+	c := &cobra.Command{Use: "history IMAGE", Short: "tell how an image was made, the first step first", Long: imageHelp, Args: exactly(1, "one image"),
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			p, err := platform(target)
+			if err != nil {
+				return err
+			}
+			_, img, done, err := load(cmd.Context(), args[0], p)
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, done()) }()
+			if asJSON {
+				enc := json.NewEncoder(a.out)
+				enc.SetIndent("", "  ")
+				return enc.Encode(history(img))
+			}
+			return a.printHistory(history(img))
+		}}
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON for programs")
+	c.Flags().StringVar(&target, "platform", "", "which of the images, as OS/ARCHITECTURE")
+	return c
+}
+
+// history gives each step its layer; layers that no step tells of come last.
+func history(img *image.Image) []step {
+	out, next := []step{}, 0
+	layer := func() *ocispec.Descriptor {
+		if next >= len(img.Layers) {
+			return nil
+		}
+		next++
+		return &img.Layers[next-1]
+	}
+	for _, h := range img.Config.History {
+		s := step{Created: h.Created, CreatedBy: h.CreatedBy, Author: h.Author, Comment: h.Comment}
+		if !h.EmptyLayer {
+			s.Layer = layer()
+		}
+		out = append(out, s)
+	}
+	for next < len(img.Layers) {
+		out = append(out, step{Layer: layer()})
+	}
+	return out
+}
+
+func (a *app) printHistory(steps []step) error {
+	p := &page{Writer: tabwriter.NewWriter(a.out, 0, 8, 2, ' ', 0)}
+	p.line("CREATED\tLAYER\tSIZE\tBY")
+	for _, s := range steps {
+		created, layer, size := "-", "-", "-"
+		if s.Created != nil {
+			created = s.Created.UTC().Format(time.RFC3339)
+		}
+		if s.Layer != nil {
+			layer, size = fmt.Sprintf("%.19s", s.Layer.Digest), units.BytesSize(float64(s.Layer.Size))
+		}
+		p.line("%s\t%s\t%s\t%q", created, layer, size, s.CreatedBy)
+	}
+	if err := p.Flush(); p.err == nil {
+		p.err = err
+	}
+	return p.err
+}
