@@ -10,17 +10,22 @@ import (
 	"testing"
 )
 
-// Every case tries to reach a file beside the root. Whether it is refused or
-// kept inside, that file and all around it must be as it was.
-func TestLayersCannotLeaveTheRoot(t *testing.T) {
-	// HOST stands for the directory in which the victim is.
+// large needs several blocks of the writers.
+var large = strings.Repeat("0123456789abcdef", 3*blockSize/16)
+
+// attack tries to reach a file beside the root. Whether it is refused or kept
+// inside, that file and all around it must be as it was. HOST stands for the
+// directory in which it is.
+type attack struct {
+	name   string
+	layers [][]item
+	want   string // part of the error; empty: it is taken, and kept inside
+	inside string // then this is there, under the root
+}
+
+func attacks() []attack {
 	long := strings.Repeat("d/", 3000)
-	cases := []struct {
-		name   string
-		layers [][]item
-		want   string // part of the error; empty: it is taken, and kept inside
-		inside string // then this is there, under the root
-	}{
+	return []attack{
 		{"dot dot", [][]item{{file("../victim", "x")}}, "leads out", ""},
 		{"dot dot in the middle", [][]item{{file("a/../../victim", "x")}}, "leads out", ""},
 		{"dot dot at the end", [][]item{{dir("a/..")}}, "leads out", ""},
@@ -88,8 +93,32 @@ func TestLayersCannotLeaveTheRoot(t *testing.T) {
 		{"setuid file over a link", [][]item{{symlink("su", "HOST/victim"), file("su", "x").mode(0o4777)}}, "", "su"},
 		{"directory mode through a link", [][]item{{symlink("d", "HOST/other"), dir("d/.").mode(0o777)}}, "", "d"},
 		{"owner that means no change", [][]item{{item{Header: tar.Header{Typeflag: tar.TypeReg, Name: "f", Uid: 1<<32 - 1, Mode: 0o4755, Format: tar.FormatPAX}}}}, "owner", ""},
+		{"file replaced by a link while it is written", [][]item{{file("f", large), symlink("f", "HOST/victim"), file("g", large)}}, "", "f"},
+		{"file behind a link while another is written", [][]item{{symlink("l", "HOST"), file("l/victim", large), file("l/other/file", large)}}, "", "HOST/victim"},
+		{"hard link to a file that is being written", [][]item{{file("f", large), hardlink("h", "f"), symlink("f", "HOST/victim"), file("f", "x")}}, "", "h"},
+		{"directory in the middle of a path replaced by a link", [][]item{{file("a/b/c/f", "x"), symlink("a", "HOST"), file("a/b/c/g", "x"), file("a/victim", "x")}}, "", "HOST/b/c/g"},
+		{"lower directory in the middle replaced by a link", [][]item{{file("a/b/c/f", "x")}, {file("a/b/c/g", "x"), symlink("a", "HOST"), file("a/b/c/h", "x"), file("a/victim", "x")}}, "", "HOST/b/c/h"},
+		{"directory of a hard link's target replaced by a link", [][]item{{file("d/f", "x"), hardlink("h", "d/f"), symlink("d", "HOST"), hardlink("h2", "d/victim")}}, "no such file", ""},
+		{"directory of a hard link's target removed", [][]item{{file("d/f", "x")}, {hardlink("h", "d/f"), file(".wh.d", ""), symlink("d", "HOST"), hardlink("h2", "d/f")}}, "no such file", ""},
+		{"hard link over the directory of its target", [][]item{{file("d/f", "x"), hardlink("d", "d/f")}}, "no such file", ""},
+		{"hard link to a whiteout's victim", [][]item{{file("f", "x")}, {file(".wh.f", ""), hardlink("h", "f")}}, "no such file", ""},
+		{"whiteout and opaque through many links", [][]item{{symlink("a", "b"), symlink("b", "c"), symlink("c", "HOST")}, {file("a/.wh..wh..opq", ""), file("a/other/.wh.file", ""), file("a/.wh.victim", "")}}, "", ""},
+		{"PAX name of a whiteout upwards", [][]item{{pax("harmless", "path", "../.wh.victim")}}, "leads out", ""},
+		{"PAX name that is absolute", [][]item{{pax("harmless", "path", "HOST/victim")}}, "", "HOST/victim"},
+		{"PAX link through a link", [][]item{{symlink("l", "HOST"), paxLink("h", "l/victim")}}, "no such file", ""},
+		{"extended attributes of the host's kernel", [][]item{{symlink("l", "HOST/victim"), pax("l", "SCHILY.xattr.security.capability", "x"), pax("g", "SCHILY.xattr.user.x", "y")}}, "", "g"},
+		{"mode with more than its bits", [][]item{{symlink("f", "HOST/victim"), file("f", "x").mode(0o7777777)}}, "", "f"},
+		{"time far beyond", [][]item{{symlink("f", "HOST/victim"), pax("f", "mtime", "99999999999")}}, "", "f"},
+		{"link to nothing", [][]item{{symlink("l", ""), file("l/victim", "x")}}, "no such file", ""},
+		{"link longer than any path", [][]item{{symlink("l", strings.Repeat("../", 2000)+"victim")}}, "too long", ""},
+		{"name of dots only", [][]item{{file(".../victim", "x"), file("d/..../f", "x")}}, "", ".../victim"},
+		{"backslashes are no separators", [][]item{{file("..\\victim", "x"), file("a\\..\\..\\victim", "x")}}, "", "..\\victim"},
+		{"newlines and escapes in a name", [][]item{{file("a\n../victim", "x")}}, "", "a\n../victim"},
 	}
-	for _, c := range cases {
+}
+
+func TestLayersCannotLeaveTheRoot(t *testing.T) {
+	for _, c := range attacks() {
 		t.Run(c.name, func(t *testing.T) {
 			host := t.TempDir()
 			root := filepath.Join(host, "root")
@@ -133,6 +162,13 @@ func pax(name, key, value string) item {
 	return i
 }
 
+// paxLink is a hard link whose PAX record says otherwise than its header.
+func paxLink(name, target string) item {
+	i := hardlink(name, "harmless")
+	i.Format, i.raw = tar.FormatPAX, [2]string{"linkpath", target}
+	return i
+}
+
 // sized is a file that is not as large as its header says.
 func sized(name string, size int64) item {
 	i := file(name, "")
@@ -147,6 +183,7 @@ func unpackCase(t *testing.T, layers [][]item, host, root string) error {
 		for i := range items {
 			items[i].Name = strings.ReplaceAll(items[i].Name, "HOST", host)
 			items[i].Linkname = strings.ReplaceAll(items[i].Linkname, "HOST", host)
+			items[i].raw[1] = strings.ReplaceAll(items[i].raw[1], "HOST", host)
 		}
 		tars = append(tars, layerOf(t, items...))
 	}

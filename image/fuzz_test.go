@@ -2,9 +2,14 @@ package image
 
 import (
 	"bytes"
+	"context"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // Whatever an archive says, what is beside the root stays as it was, and the
@@ -19,6 +24,11 @@ func FuzzApplyTar(f *testing.F) {
 	} {
 		f.Add(layerOf(f, items...), true)
 		f.Add(layerOf(f, items...), false)
+	}
+	for _, a := range attacks() {
+		for _, items := range a.layers {
+			f.Add(layerOf(f, items...), true)
+		}
 	}
 	if sparse, err := os.ReadFile("testdata/sparse.tar"); err != nil {
 		f.Fatal(err)
@@ -42,5 +52,71 @@ func FuzzApplyTar(f *testing.F) {
 			t.Fatalf("the tree cannot be removed: %v", err)
 		}
 		sameListing(t, "the host", listing(t, host), before)
+	})
+}
+
+// Whatever a layer's blob is, unpacking it ends, what is beside the root stays
+// as it was, and only content with the right digest is taken.
+func FuzzUnpackLayer(f *testing.F) {
+	kinds := []string{ocispec.MediaTypeImageLayer, ocispec.MediaTypeImageLayerGzip, ocispec.MediaTypeImageLayerZstd}
+	good := layerOf(f, dir("a"), file("a/b", strings.Repeat("text", 1000)), hardlink("c", "a/b"), symlink("l", "/a"))
+	for i, blob := range [][]byte{good, gz(f, good), zst(f, good)} {
+		f.Add(blob, byte(i))
+		f.Add(blob[:len(blob)/2], byte(i))
+		f.Add(append(bytes.Clone(blob), blob...), byte(i))
+	}
+	f.Fuzz(func(t *testing.T, blob []byte, kind byte) {
+		host := t.TempDir()
+		s, err := OpenStore(filepath.Join(host, "store"), Limits{LayerBytes: 1 << 20, Entries: 1000})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		d, err := s.Add(context.Background(), kinds[int(kind)%len(kinds)], bytes.NewReader(blob))
+		if err != nil {
+			t.Fatal(err)
+		}
+		img, err := s.Put(context.Background(), "x", hostConfig(digest.FromBytes(good)), []ocispec.Descriptor{d}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		root := filepath.Join(host, "root")
+		if err := os.Mkdir(root, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		before := listing(t, filepath.Join(host, "store"))
+		if err := s.Unpack(context.Background(), img, root, nil); err == nil {
+			if got := brief(t, root); !strings.HasPrefix(got, "a/b=texttext") {
+				t.Errorf("another content was taken: %s", got)
+			}
+		}
+		sameListing(t, "the store", listing(t, filepath.Join(host, "store")), before)
+		if err := RemoveTree(root); err != nil {
+			t.Fatalf("the tree cannot be removed: %v", err)
+		}
+	})
+}
+
+// Whatever an archive holds, to examine it gives findings or images and ends.
+func FuzzExamine(f *testing.F) {
+	l := newLayout(layerOf(f, file("f", "x"))).seal(f)
+	f.Add(l.tar(f))
+	delete(l.files, "oci-layout")
+	l.files["index.json"] = []byte(`{"manifests":[{"mediaType":"application/vnd.oci.image.index.v1+json","digest":"sha256:x"}]}`)
+	f.Add(l.tar(f))
+	f.Fuzz(func(t *testing.T, archive []byte) {
+		dir := t.TempDir()
+		limits := Limits{ImageBytes: 1 << 20, Entries: 1000}
+		if err := ExtractLayout(context.Background(), writeTemp(t, archive), dir, limits); err != nil {
+			return
+		}
+		e, err := Examine(context.Background(), dir, limits, func(ocispec.Platform) bool { return true })
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer e.Layout.Close()
+		if e.Errors() == 0 && len(e.Images) == 0 && len(e.List) == 0 {
+			t.Error("there is neither an image nor a finding")
+		}
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"encoding"
 	"encoding/json"
 	"maps"
+	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -18,6 +19,31 @@ type schema struct {
 	Items                *schema
 	AdditionalProperties json.RawMessage
 	Defs                 map[string]*schema `json:"$defs"`
+}
+
+// The reference page tells of every field.
+func TestReferenceHasEveryField(t *testing.T) {
+	page, err := os.ReadFile("../docs/manifest.md")
+	if err != nil {
+		t.Skip("the source is not here:", err)
+	}
+	var look func(typ reflect.Type)
+	look = func(typ reflect.Type) {
+		for typ.Kind() == reflect.Pointer || typ.Kind() == reflect.Slice {
+			typ = typ.Elem()
+		}
+		if typ.Kind() != reflect.Struct {
+			return
+		}
+		for i := range typ.NumField() {
+			name, _, _ := strings.Cut(typ.Field(i).Tag.Get("json"), ",")
+			if text := string(page); !strings.Contains(text, "`"+name+"`") && !strings.Contains(text, "."+name+"`") && !strings.Contains(text, "`"+name+".") && !strings.Contains(text, "`"+name+"[") && !strings.Contains(text, "## "+name) {
+				t.Errorf("docs/manifest.md says nothing about %s", name)
+			}
+			look(typ.Field(i).Type)
+		}
+	}
+	look(reflect.TypeFor[Manifest]())
 }
 
 // The schema knows the manifest's fields and their types, and no others.

@@ -67,7 +67,7 @@ func TestLayersAreAppliedInOrder(t *testing.T) {
 }
 
 // brief is a tree as one line; directories show by what is in them.
-func brief(t *testing.T, root string) string {
+func brief(t testing.TB, root string) string {
 	t.Helper()
 	var out []string
 	err := filepath.WalkDir(root, func(p string, e fs.DirEntry, err error) error {
