@@ -49,8 +49,9 @@ func (a *app) made(img *image.Image, err error) error {
 
 type buildFlags struct {
 	outputFlags
-	file, tag, store, network string
-	args                      []string
+	cacheFlags
+	file, tag, store, network, target string
+	args, secrets                     []string
 }
 
 func (a *app) buildCmd() *cobra.Command {
@@ -68,12 +69,15 @@ the basic nodes of /dev, and the host's network, or none of it (--network none).
 The digest of the image is printed to the standard output.`,
 		Args: exactly(1, "one directory"),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.build(cmd.Context(), f, args[0]) }}
-	f.add(c)
+	f.outputFlags.add(c)
 	c.Flags().StringVarP(&f.file, "file", "f", "", "the Jailfile (default: "+build.DefaultFile+" in the directory)")
 	c.Flags().StringVarP(&f.tag, "tag", "t", "", "the image's name (default: what NAME in the Jailfile says)")
 	c.Flags().StringArrayVar(&f.args, "build-arg", nil, "NAME=value for an ARG of the Jailfile; NAME alone takes the environment's")
 	c.Flags().StringVar(&f.store, "store", "", "a directory of images: FROM finds names there, and the image is kept there (not a running daemon's)")
-	c.Flags().StringVar(&f.network, "network", buildjail.NetworkHost, "of RUN: host or none")
+	c.Flags().StringVar(&f.network, "network", build.NetworkHost, "of RUN: host or none")
+	c.Flags().StringVar(&f.target, "target", "", "the stage to build, by the name after AS or by its number (default: the last)")
+	c.Flags().StringArrayVar(&f.secrets, "secret", nil, "id=NAME,src=FILE or id=NAME,env=VARIABLE: for RUN --mount=type=secret,id=NAME, in no layer and no log")
+	f.cacheFlags.add(c)
 	return c
 }
 
@@ -85,11 +89,17 @@ func (a *app) build(ctx context.Context, f *buildFlags, dir string) (err error) 
 	if f.output == "" && f.store == "" {
 		return usagef("where is the image to go? Add -o IMAGE.tar")
 	}
-	if f.network != buildjail.NetworkHost && f.network != buildjail.NetworkNone {
+	if f.network != build.NetworkHost && f.network != build.NetworkNone {
 		return usagef("--network %s: there are host and none", f.network)
 	}
-	o.Context, o.File, o.Tag = dir, f.file, f.tag
+	o.Context, o.File, o.Tag, o.Target, o.Network = dir, f.file, f.tag, f.target, f.network
 	if o.Args, err = buildArgs(f.args); err != nil {
+		return err
+	}
+	if o.Secrets, err = secrets(f.secrets); err != nil {
+		return err
+	}
+	if o.Cache, err = f.dir(); err != nil {
 		return err
 	}
 	if f.store != "" {
@@ -102,13 +112,7 @@ func (a *app) build(ctx context.Context, f *buildFlags, dir string) (err error) 
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(state)) }()
-	o.Runner = func() (build.Runner, error) {
-		r, err := buildjail.New(state)
-		if err != nil {
-			return nil, err
-		}
-		return r, r.SetNetwork(f.network)
-	}
+	o.Runner = func() (build.Runner, error) { return buildjail.New(state) }
 	return a.made(build.Build(ctx, o))
 }
 
@@ -127,28 +131,4 @@ func buildArgs(list []string) (map[string]string, error) {
 		out[name] = value
 	}
 	return out, nil
-}
-
-func (a *app) importCmd() *cobra.Command {
-	var f outputFlags
-	var name string
-	c := &cobra.Command{Use: "import [flags] -o IMAGE ARCHIVE", Short: "make an image of a FreeBSD distribution set, or of another tar archive",
-		Long: `Make an image with one layer of an archive: tar, plain or in gzip, zstd or xz,
-such as base.txz of FreeBSD. The image is for FreeBSD on this host's processor
-unless --platform says otherwise.`,
-		Args: exactly(1, "one archive"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			o, err := f.options(a)
-			if err != nil {
-				return err
-			}
-			if f.output == "" {
-				return usagef("where is the image to go? Add -o IMAGE.tar")
-			}
-			o.Tag = name
-			return a.made(build.Archive(cmd.Context(), args[0], o))
-		}}
-	f.add(c)
-	c.Flags().StringVar(&name, "name", "base", "the image's name")
-	return c
 }

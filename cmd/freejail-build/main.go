@@ -45,7 +45,7 @@ func run(ctx context.Context, args []string, out, messages io.Writer) int {
 	a := &app{out, messages}
 	root := &cobra.Command{Use: "freejail-build", Short: "make images for freejail, look into them, move, sign and serve them", SilenceUsage: true, SilenceErrors: true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true}}
-	root.AddCommand(a.buildCmd(), a.importCmd(), a.inspectCmd(), a.historyCmd(), a.diffCmd(), a.validateCmd(), a.schemaCmd(), a.unpackCmd(),
+	root.AddCommand(a.buildCmd(), a.cacheCmd(), a.importCmd(), a.inspectCmd(), a.historyCmd(), a.diffCmd(), a.validateCmd(), a.schemaCmd(), a.unpackCmd(),
 		a.pullCmd(), a.pushCmd(), a.copyCmd(), a.serveCmd(), a.keygenCmd(), a.signCmd(), a.verifyCmd(), a.versionCmd())
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.SetArgs(args)
@@ -69,6 +69,16 @@ func run(ctx context.Context, args []string, out, messages io.Writer) int {
 func exactly(n int, names string) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error {
 		if len(args) != n {
+			return usagef("%s takes %s: see freejail-build %s --help", c.Name(), names, c.Name())
+		}
+		return nil
+	}
+}
+
+// atLeast is exactly for n or more.
+func atLeast(n int, names string) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if len(args) < n {
 			return usagef("%s takes %s: see freejail-build %s --help", c.Name(), names, c.Name())
 		}
 		return nil

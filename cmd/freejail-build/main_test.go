@@ -25,6 +25,7 @@ func check(t *testing.T, err error) {
 // call runs the command line.
 func call(t *testing.T, args ...string) (code int, out, messages string) {
 	t.Helper()
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
 	var o, m bytes.Buffer
 	code = run(t.Context(), args, &o, &m)
 	return code, o.String(), m.String()

@@ -17,7 +17,7 @@ import (
 // numbers, modes and times before the build's; --chown and --chmod replace
 // those.
 func (c *copier) archive(src string) (done bool, err error) {
-	f, _, err := c.b.openFile(src)
+	f, _, err := c.b.builder.openFile(src)
 	if err != nil {
 		return false, err
 	}
@@ -91,8 +91,8 @@ func (c *copier) unpackEntry(h *tar.Header, r io.Reader, dest string) error {
 
 func (c *copier) unpackAt(h *tar.Header, r io.Reader, at, dest string) error {
 	out := tar.Header{Name: at, Typeflag: h.Typeflag, Mode: h.Mode & 0o7777, Uid: h.Uid, Gid: h.Gid, ModTime: h.ModTime, Linkname: h.Linkname}
-	if flags := h.PAXRecords["SCHILY.fflags"]; flags != "" {
-		out.PAXRecords = map[string]string{"SCHILY.fflags": flags}
+	if flags := h.PAXRecords[flagsRecord]; flags != "" {
+		out.PAXRecords = map[string]string{flagsRecord: flags}
 	}
 	c.override(&out)
 	old := c.w.view.get(at)

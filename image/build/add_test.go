@@ -119,17 +119,17 @@ func TestArchiveImage(t *testing.T) {
 	dir := t.TempDir()
 	files{"base[1].txz": tarOf(t, someTar...), "text": "no archive"}.write(t, dir)
 	m := &made{T: t, path: t.TempDir() + "/base.tar"}
-	img, err := Archive(t.Context(), dir+"/base[1].txz", Options{Output: m.path, Tag: "base", TempDir: t.TempDir()})
+	img, err := Archive(t.Context(), []Set{{File: dir + "/base[1].txz"}}, Options{Output: m.path, Tag: "base", TempDir: t.TempDir()})
 	check(t, err)
 	m.take(img)
 	m.has("bin/hard", "program")
 	if m.img.Config.OS != "freebsd" || m.img.Name != "base" || len(m.img.Layers) != 1 {
 		t.Errorf("%+v", m.img)
 	}
-	if _, err := Archive(t.Context(), dir+"/text", Options{Output: m.path + "2"}); err == nil || !strings.Contains(err.Error(), "no archive") {
+	if _, err := Archive(t.Context(), []Set{{File: dir + "/text"}}, Options{Output: m.path + "2"}); err == nil || !strings.Contains(err.Error(), "no archive") {
 		t.Error(err)
 	}
-	if _, err := Archive(t.Context(), dir+"/gone", Options{Output: m.path + "2"}); err == nil {
+	if _, err := Archive(t.Context(), []Set{{File: dir + "/gone"}}, Options{Output: m.path + "2"}); err == nil {
 		t.Error("an archive that is not there")
 	}
 }

@@ -12,7 +12,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -40,6 +39,16 @@ type Options struct {
 	// a base with images for several platforms it chooses.
 	Platform ocispec.Platform
 	Args     map[string]string // values for ARG
+	Target   string            // the stage that is wanted, by name or number; default: the last
+	Secrets  map[string]Secret // for RUN --mount=type=secret, by id
+	Network  string            // of RUN: NetworkHost (default) or NetworkNone
+	// Pull gets an image that FROM or --from names and that is neither a path
+	// nor in the store; nil: there is no other place to look. The image must be
+	// in the store when it returns: Store, or the one it is given.
+	Pull func(ctx context.Context, into *image.Store, ref string, p ocispec.Platform) (*image.Image, error)
+	// Cache is a directory of what earlier builds made, see Prune; empty: every
+	// step is executed. Several builds may use one at once.
+	Cache string
 	// Epoch is the image's time, and no file in it is newer; the zero time is
 	// 1970. Programs take it from SOURCE_DATE_EPOCH: see EpochFromEnv.
 	Epoch time.Time
@@ -49,7 +58,7 @@ type Options struct {
 	Log    io.Writer // what the commands of RUN say; nil: nobody hears it
 	// Progress is told each step; it may be nil.
 	Progress func(text string)
-	// TempDir is for what is worked on; default: os.TempDir().
+	// TempDir is for what is worked on; default: the cache, or os.TempDir().
 	TempDir string
 }
 
@@ -66,11 +75,6 @@ func EpochFromEnv() (time.Time, error) {
 	return t, nil
 }
 
-// step makes layers.
-type step interface {
-	run(ctx context.Context, b *builder) error
-}
-
 type builder struct {
 	opts    Options
 	dir     string // for what is worked on; private, removed at the end
@@ -78,12 +82,14 @@ type builder struct {
 	context *os.Root
 	ignore  *ignorer
 	store   *image.Store
-	view    *view
-	config  ocispec.Image
-	layers  []ocispec.Descriptor
+	cache   *cache   // nil without
 	temp    []string // names in the store that are the build's own
-	root    *rootfs  // for RUN; nil before the first
 	runner  Runner
+	network string
+	built   map[*stage]*work
+	hashes  *hashes // of the context's files
+	// complete may add to the image's config when all layers are there.
+	complete func(ctx context.Context, w *work, c *ocispec.Image) error
 }
 
 // Build makes the image that a Jailfile describes. Mistakes in the Jailfile are
@@ -102,8 +108,8 @@ func Build(ctx context.Context, o Options) (_ *image.Image, err error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &planner{file: file, platform: o.Platform, given: o.Args}
-	p.base = func(ref string) (*image.Image, error) { return b.from(ctx, ref) }
+	p := &planner{file: file, platform: o.Platform, given: o.Args, goal: o.Target, secrets: o.Secrets}
+	p.base = func(ref string, wanted ocispec.Platform) (*image.Image, error) { return b.from(ctx, ref, wanted) }
 	if err := p.plan(); err != nil {
 		return nil, err
 	}
@@ -111,7 +117,10 @@ func Build(ctx context.Context, o Options) (_ *image.Image, err error) {
 }
 
 func newBuilder(o Options) *builder {
-	b := &builder{opts: o, epoch: o.Epoch.UTC().Truncate(time.Second)}
+	b := &builder{opts: o, epoch: o.Epoch.UTC().Truncate(time.Second), network: o.Network, built: map[*stage]*work{}}
+	if b.network == "" {
+		b.network = NetworkHost
+	}
 	if o.Epoch.IsZero() {
 		b.epoch = time.Unix(0, 0).UTC()
 	}
@@ -136,7 +145,16 @@ func ReadFile(name string) (_ *File, err error) {
 }
 
 func (b *builder) open() (err error) {
-	if b.dir, err = os.MkdirTemp(b.opts.TempDir, "freejail-build-"); err != nil {
+	temp := b.opts.TempDir
+	if b.opts.Cache != "" {
+		if b.cache, err = openCache(b.opts.Cache); err != nil {
+			return err
+		}
+		if temp == "" {
+			temp = b.cache.workDir()
+		}
+	}
+	if b.dir, err = os.MkdirTemp(temp, "freejail-build-"); err != nil {
 		return err
 	}
 	if b.context, err = os.OpenRoot(b.opts.Context); err != nil {
@@ -145,6 +163,7 @@ func (b *builder) open() (err error) {
 	if b.ignore, err = readIgnore(b.context, b.outputInContext()...); err != nil {
 		return fmt.Errorf("context: %w", err)
 	}
+	b.hashes = newHashes(b.context, b.cache, b.opts.Context)
 	if b.store = b.opts.Store; b.store == nil {
 		b.store, err = image.OpenStore(filepath.Join(b.dir, "store"), image.Limits{})
 	}
@@ -174,73 +193,16 @@ func (b *builder) close() (err error) {
 	if b.context != nil {
 		err = errors.Join(err, b.context.Close())
 	}
+	for _, w := range b.built {
+		err = errors.Join(err, w.drop())
+	}
 	if b.dir != "" {
 		err = errors.Join(err, image.RemoveTree(b.dir))
 	}
+	if b.cache != nil {
+		err = errors.Join(err, b.cache.close())
+	}
 	return err
-}
-
-// build runs the steps of a plan and puts the image where it is wanted.
-func (b *builder) build(ctx context.Context, p *planner) (*image.Image, error) {
-	b.config = p.config
-	b.config.RootFS.DiffIDs = slices.Clone(p.config.RootFS.DiffIDs)
-	b.config.History = slices.Clone(p.config.History)
-	if p.from0 != nil {
-		b.layers = slices.Clone(p.from0.Layers)
-	}
-	if err := b.openRunner(p); err != nil {
-		return nil, err
-	}
-	if err := b.look(ctx, p); err != nil {
-		return nil, err
-	}
-	for _, s := range p.planned {
-		before := len(b.layers)
-		if s.step != nil {
-			b.progress("line %d: %s", s.in.Line, s.in.title())
-			if err := s.step.run(ctx, b); err != nil {
-				return nil, p.file.fault(s.in, err)
-			}
-		}
-		b.config.History = append(b.config.History, ocispec.History{Created: &b.epoch,
-			CreatedBy: s.in.String(), EmptyLayer: len(b.layers) == before})
-	}
-	c, err := p.imageConfig()
-	if err != nil {
-		return nil, err
-	}
-	c.RootFS, c.History, c.Created = b.config.RootFS, b.config.History, &b.epoch
-	return b.finish(ctx, c, p.manifest.Name)
-}
-
-func (b *builder) progress(format string, a ...any) {
-	if b.opts.Progress != nil {
-		b.opts.Progress(fmt.Sprintf(format, a...))
-	}
-}
-
-// look reads the base's layers if a step must know what is in them.
-func (b *builder) look(ctx context.Context, p *planner) error {
-	b.view = newView()
-	if !slices.ContainsFunc(p.planned, func(s planned) bool { return s.step != nil }) {
-		return nil
-	}
-	for i, l := range b.layers {
-		b.progress("reading layer %d of %d of the base", i+1, len(b.layers))
-		if err := b.lookAt(ctx, l); err != nil {
-			return fmt.Errorf("layer %d of the base: %w", i+1, err)
-		}
-	}
-	return nil
-}
-
-func (b *builder) lookAt(ctx context.Context, l ocispec.Descriptor) (err error) {
-	r, err := b.store.OpenLayer(ctx, l)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, r.Close()) }()
-	return b.view.apply(r)
 }
 
 // title is for progress: one line.

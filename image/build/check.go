@@ -64,7 +64,7 @@ func (c *checker) layer(i int) (err error) {
 	where := fmt.Sprintf("layer %d", i+1)
 	sum := sha256.New()
 	all := io.TeeReader(r, sum)
-	c.view.layer++
+	c.view.next()
 	if !c.entries(where, all) {
 		return c.ctx.Err()
 	}
@@ -224,8 +224,7 @@ func (c *checker) user() error {
 	if err != nil {
 		return err
 	}
-	b := &builder{dir: dir, view: c.view}
-	if _, _, err := b.owner(c.img.Config.Config.User); err != nil {
+	if _, _, err := c.view.owner(dir, c.img.Config.Config.User); err != nil {
 		c.fault("user", "config: User", "%v", err)
 	}
 	return os.RemoveAll(dir)

@@ -1,6 +1,9 @@
 package build
 
 import (
+	"archive/tar"
+	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/moby/patternmatcher"
 
@@ -75,8 +79,10 @@ func (ig *ignorer) match(name string) (bool, error) {
 
 func (ig *ignorer) exceptions() bool { return ig.m != nil && ig.m.Exclusions() }
 
-// expand checks sources and replaces patterns by what they match, sorted.
-func (b *builder) expand(sources []string) ([]string, error) {
+// contextSource is the context as COPY sees it.
+type contextSource struct{ *builder }
+
+func (c contextSource) expand(sources []string) ([]string, error) {
 	var out []string
 	for _, s := range sources {
 		name := path.Clean(s)
@@ -88,13 +94,13 @@ func (b *builder) expand(sources []string) ([]string, error) {
 		case name == ".." || strings.HasPrefix(name, "../"):
 			return nil, fmt.Errorf("%s leads out of the context: give a directory above as the context, or copy the file into it", s)
 		case !strings.ContainsAny(name, "*?["):
-			if skip, err := b.ignore.match(name); skip || err != nil {
+			if skip, err := c.ignore.match(name); skip || err != nil {
 				return nil, errors.Join(fmt.Errorf("%s is excluded by %s, or is the build's own output", s, IgnoreFile), err)
 			}
 			out = append(out, name)
 			continue
 		}
-		found, err := b.glob(name)
+		found, err := c.glob(name)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", s, err)
 		}
@@ -103,13 +109,13 @@ func (b *builder) expand(sources []string) ([]string, error) {
 	return out, nil
 }
 
-func (b *builder) glob(pattern string) (out []string, err error) {
-	found, err := fs.Glob(b.context.FS(), pattern)
+func (c contextSource) glob(pattern string) (out []string, err error) {
+	found, err := fs.Glob(c.context.FS(), pattern)
 	if err != nil {
 		return nil, err
 	}
 	for _, name := range found {
-		skip, err := b.ignore.match(name)
+		skip, err := c.ignore.match(name)
 		if err != nil {
 			return nil, err
 		}
@@ -124,12 +130,98 @@ func (b *builder) glob(pattern string) (out []string, err error) {
 	return out, nil
 }
 
-// owner finds USER or USER:GROUP in the image's own passwd and group; none is root.
-func (b *builder) owner(spec string) (uid, gid int, err error) {
+func (c contextSource) skips(name string) (skip, look bool, err error) {
+	if skip, err = c.ignore.match(name); !skip || err != nil || !c.ignore.exceptions() {
+		return skip, false, err
+	}
+	fi, err := c.context.Lstat(name)
+	return true, err == nil && fi.IsDir(), err
+}
+
+func (c contextSource) list(dir string) ([]string, error) {
+	entries, err := fs.ReadDir(c.context.FS(), dir)
+	if err != nil {
+		return nil, contextError(dir, err)
+	}
+	out := make([]string, 0, len(entries))
+	for _, e := range entries { // sorted by name
+		out = append(out, e.Name())
+	}
+	return out, nil
+}
+
+// stat gives everything to root, with modes that do not come from a checkout.
+func (c contextSource) stat(name string, follow bool) (*node, error) {
+	look := c.context.Lstat
+	if follow {
+		look = c.context.Stat
+	}
+	fi, err := look(name)
+	if err != nil {
+		return nil, contextError(name, err)
+	}
+	n := &node{mode: 0o644}
+	switch {
+	case fi.IsDir():
+		n.kind, n.mode = tar.TypeDir, 0o755
+	case fi.Mode()&fs.ModeSymlink != 0:
+		n.kind, n.mode = tar.TypeSymlink, 0o777
+		if n.link, err = c.context.Readlink(name); err != nil {
+			return nil, contextError(name, err)
+		}
+	case fi.Mode().IsRegular():
+		n.kind = tar.TypeReg
+		if fi.Mode()&0o100 != 0 {
+			n.mode = 0o755
+		}
+	}
+	return n, nil
+}
+
+func (c contextSource) collect(context.Context, []item) error { return nil }
+
+func (c contextSource) open(i item) (*content, error) {
+	if i.node.kind != tar.TypeReg {
+		return &content{ReadCloser: io.NopCloser(bytes.NewReader(nil))}, nil
+	}
+	f, size, err := c.openFile(i.name)
+	return &content{ReadCloser: f, size: size}, err
+}
+
+func (c contextSource) close() error { return nil }
+
+// openFile opens a file of the context for reading.
+func (b *builder) openFile(name string) (*os.File, int64, error) {
+	// A FIFO put there in the meantime must not make us wait.
+	f, err := b.context.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, 0, contextError(name, err)
+	}
+	fi, err := f.Stat()
+	if err == nil && !fi.Mode().IsRegular() {
+		err = errors.New("it is no regular file")
+	}
+	if err != nil {
+		return nil, 0, errors.Join(contextError(name, err), f.Close())
+	}
+	return f, fi.Size(), nil
+}
+
+func contextError(name string, err error) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		err = pe.Err
+	}
+	return fmt.Errorf("%s in the context: %w", name, err)
+}
+
+// owner finds USER or USER:GROUP in the image's own passwd and group; none is
+// root. It works in a directory below temp.
+func (v *view) owner(temp, spec string) (uid, gid int, err error) {
 	if spec == "" {
 		return 0, 0, nil
 	}
-	dir, err := os.MkdirTemp(b.dir, "users-")
+	dir, err := os.MkdirTemp(temp, "users-")
 	if err != nil {
 		return 0, 0, err
 	}
@@ -137,7 +229,7 @@ func (b *builder) owner(spec string) (uid, gid int, err error) {
 	if err := os.Mkdir(filepath.Join(dir, "etc"), 0o700); err != nil {
 		return 0, 0, err
 	}
-	for name, text := range b.view.users() {
+	for name, text := range v.users() {
 		if err := os.WriteFile(filepath.Join(dir, "etc", name), text, 0o600); err != nil {
 			return 0, 0, err
 		}

@@ -7,64 +7,92 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"maps"
-	"os"
 	"path"
 	"slices"
 	"strings"
-	"syscall"
 )
 
-// copyStep is COPY and ADD. Files come from the context and are root's, with
+// copyStep is COPY and ADD. Files come from the context, and are root's with
 // the mode 0644, or 0755 where the owner may execute them: neither the umask
-// nor the owner of a checkout reaches the image.
+// nor the owner of a checkout reaches the image. Or they come from another stage
+// or image, and are as they are there.
 //
 // The destination is found in the image as a process in it would find it: links
 // to directories are followed, inside the image. A file takes the place of a
 // link in the last place of its path, and is not written through it.
 type copyStep struct {
 	sources []string
-	dest    string // absolute; a final slash says that it is a directory
+	from    *origin // nil: the context
+	dest    string  // absolute; a final slash says that it is a directory
 	chown   string
 	mode    *int64
+	whole   bool // a directory is copied itself, not only what is in it
 	unpack  bool // ADD: an archive is unpacked
 	strict  bool // what is no archive is an error
 }
 
-func (s *copyStep) run(ctx context.Context, b *builder) error {
-	uid, gid, err := b.owner(s.chown)
+func (s *copyStep) key(ctx context.Context, b *work) (any, error) {
+	k := struct {
+		Dest, Chown, From     string
+		Mode                  *int64
+		Whole, Unpack, Strict bool
+		Sources               []string
+	}{s.dest, s.chown, "", s.mode, s.whole, s.unpack, s.strict, s.sources}
+	var err error
+	if s.from != nil {
+		k.From = s.from.state(b.builder)
+	} else {
+		k.Sources, err = b.describe(ctx, s.sources)
+	}
+	return k, err
+}
+
+func (s *copyStep) run(ctx context.Context, b *work) error {
+	v, err := b.files(ctx)
+	if err != nil {
+		return err
+	}
+	uid, gid, err := v.owner(b.dir, s.chown)
 	if err != nil {
 		return fmt.Errorf("--chown=%s: %w", s.chown, err)
 	}
-	return b.layer(ctx, func(w *writer) error {
-		c := &copier{ctx: ctx, step: s, b: b, w: w, uid: uid, gid: gid, items: map[string]item{}}
+	from, err := s.source(ctx, b)
+	if err != nil {
+		return err
+	}
+	err = b.layer(ctx, v, func(w *writer) error {
+		c := &copier{ctx: ctx, step: s, b: b, from: from, w: w, uid: uid, gid: gid, items: map[string]item{}, done: map[place]string{}}
 		return c.run()
 	})
+	return errors.Join(err, from.close())
 }
 
-// item is one entry to be written, at a path of the image without links.
-type item struct {
-	node *node
-	from string // of a file: its path in the context
+func (s *copyStep) source(ctx context.Context, b *work) (source, error) {
+	if s.from == nil {
+		return contextSource{b.builder}, nil
+	}
+	return s.from.open(ctx, b.builder)
 }
 
 type copier struct {
 	ctx      context.Context
 	step     *copyStep
-	b        *builder
+	b        *work
+	from     source
 	w        *writer
 	uid, gid int
 	items    map[string]item
+	done     map[place]string // files of another image that are written, for hard links
 }
 
 func (c *copier) run() error {
-	sources, err := c.b.expand(c.step.sources)
+	sources, err := c.from.expand(c.step.sources)
 	if err != nil {
 		return err
 	}
 	if len(sources) > 1 && !strings.HasSuffix(c.step.dest, "/") {
-		return fmt.Errorf("there are %d sources: the destination must be a directory: write %s/", len(sources), c.step.dest)
+		return manySources(len(sources), c.step.dest)
 	}
 	for _, src := range sources {
 		if err := c.source(src); err != nil {
@@ -76,7 +104,15 @@ func (c *copier) run() error {
 
 // flush writes what was collected, parents before what is in them.
 func (c *copier) flush() error {
-	for _, at := range slices.Sorted(maps.Keys(c.items)) {
+	names := slices.Sorted(maps.Keys(c.items))
+	list := make([]item, 0, len(names))
+	for _, at := range names {
+		list = append(list, c.items[at])
+	}
+	if err := c.from.collect(c.ctx, list); err != nil {
+		return err
+	}
+	for _, at := range names {
 		if err := c.write(at, c.items[at]); err != nil {
 			return err
 		}
@@ -86,16 +122,12 @@ func (c *copier) flush() error {
 }
 
 func (c *copier) source(src string) error {
-	fi, err := c.b.context.Stat(src)
+	n, err := c.from.stat(src, true)
 	if err != nil {
-		return contextError(src, err)
+		return err
 	}
-	if fi.IsDir() {
-		at, err := c.dir(c.step.dest)
-		if err != nil {
-			return err
-		}
-		return c.contents(src, at)
+	if n.kind == tar.TypeDir {
+		return c.directory(src)
 	}
 	if c.step.unpack {
 		done, err := c.archive(src)
@@ -107,11 +139,8 @@ func (c *copier) source(src string) error {
 		}
 	}
 	dest := c.step.dest
-	if !strings.HasSuffix(dest, "/") {
-		_, n, missing, err := c.w.view.walk(dest, true)
-		if err == nil && len(missing) == 0 && n.kind == tar.TypeDir {
-			dest += "/"
-		}
+	if !strings.HasSuffix(dest, "/") && c.isDir(dest) {
+		dest += "/"
 	}
 	dir, base := path.Split(dest)
 	if base == "" {
@@ -121,7 +150,24 @@ func (c *copier) source(src string) error {
 	if err != nil {
 		return err
 	}
-	return c.file(src, path.Join(at, base), fi)
+	return c.file(src, path.Join(at, base), n)
+}
+
+func (c *copier) directory(src string) error {
+	dest := c.step.dest
+	if c.step.whole && (strings.HasSuffix(dest, "/") || c.isDir(dest)) {
+		dest = path.Join(dest, path.Base(src))
+	}
+	at, err := c.dir(dest)
+	if err != nil {
+		return err
+	}
+	return c.contents(src, at)
+}
+
+func (c *copier) isDir(p string) bool {
+	_, n, missing, err := c.w.view.walk(p, true)
+	return err == nil && len(missing) == 0 && n.kind == tar.TypeDir
 }
 
 // dir is a directory that an instruction names; what is missing of it is made,
@@ -133,21 +179,20 @@ func (c *copier) dir(p string) (string, error) {
 	})
 }
 
-// contents copies what is in a directory of the context.
+// contents copies what is in a directory.
 func (c *copier) contents(src, dest string) error {
-	entries, err := fs.ReadDir(c.b.context.FS(), src)
+	names, err := c.from.list(src)
 	if err != nil {
-		return contextError(src, err)
+		return err
 	}
-	for _, e := range entries { // sorted by name
-		name := path.Join(src, e.Name())
-		skip, err := c.b.ignore.match(name)
-		at := path.Join(dest, e.Name())
+	for _, base := range names {
+		name, at := path.Join(src, base), path.Join(dest, base)
+		skip, look, err := c.from.skips(name)
 		switch {
 		case err != nil:
 		case !skip:
 			err = c.child(name, at)
-		case e.IsDir() && c.b.ignore.exceptions():
+		case look:
 			err = c.contents(name, at) // not itself, but perhaps something in it
 		}
 		if err != nil {
@@ -159,36 +204,37 @@ func (c *copier) contents(src, dest string) error {
 
 // child copies one entry of a directory. Its links are copied as links.
 func (c *copier) child(src, dest string) error {
-	fi, err := c.b.context.Lstat(src)
+	n, err := c.from.stat(src, false)
 	if err != nil {
-		return contextError(src, err)
+		return err
 	}
 	parent, err := c.dir(path.Dir(dest))
 	if err != nil {
 		return err
 	}
 	dest = path.Join(parent, path.Base(dest))
-	if !fi.IsDir() {
-		return c.file(src, dest, fi)
+	if n.kind != tar.TypeDir {
+		return c.file(src, dest, n)
 	}
 	if err := checkName(dest); err != nil {
 		return err
 	}
-	at, n, missing, err := c.w.view.walk(dest, true)
+	at, there, missing, err := c.w.view.walk(dest, true)
 	switch {
 	case err != nil:
 		return err
 	case len(missing) > 0:
 		if c.w.view.get(dest) != nil {
-			return fmt.Errorf("/%s is a link to nothing in the image and a directory in the context", dest)
+			return fmt.Errorf("/%s is a link to nothing in the image and a directory in the source", dest)
 		}
-		n := &node{kind: tar.TypeDir, mode: c.modeOf(fi), uid: c.uid, gid: c.gid, names: map[string]*node{}}
-		if err := c.put(dest, item{node: n}); err != nil {
+		made := c.dressed(n)
+		made.names = map[string]*node{}
+		if err := c.put(dest, item{made, src, n.from}); err != nil {
 			return err
 		}
 		at = dest
-	case n.kind != tar.TypeDir:
-		return fmt.Errorf("/%s is a file in the image and a directory in the context", dest)
+	case there.kind != tar.TypeDir:
+		return fmt.Errorf("/%s is a file in the image and a directory in the source", dest)
 	}
 	return c.contents(src, at)
 }
@@ -199,40 +245,33 @@ func (c *copier) put(at string, i item) error {
 }
 
 // file places a file or a link at a path whose parent is no link.
-func (c *copier) file(src, at string, fi fs.FileInfo) error {
+func (c *copier) file(src, at string, n *node) error {
 	if err := checkName(at); err != nil {
 		return err
 	}
 	if old := c.w.view.get(at); old != nil && old.kind == tar.TypeDir {
-		return fmt.Errorf("/%s is a directory in the image and a file in the context: name it in the destination", at)
+		return fmt.Errorf("/%s is a directory in the image and a file in the source: name it in the destination", at)
 	}
-	n := &node{kind: tar.TypeReg, mode: c.modeOf(fi), uid: c.uid, gid: c.gid}
-	switch {
-	case fi.Mode()&fs.ModeSymlink != 0:
-		to, err := c.b.context.Readlink(src)
-		if err != nil {
-			return contextError(src, err)
-		}
-		n.kind, n.mode, n.link = tar.TypeSymlink, 0o777, to
-	case !fi.Mode().IsRegular():
+	if n.kind == 0 {
 		return fmt.Errorf("%s is neither a file nor a directory nor a link: an image has no others", src)
 	}
-	return c.put(at, item{n, src})
+	return c.put(at, item{c.dressed(n), src, n.from})
 }
 
-// modeOf gives directories x where --chmod gives r.
-func (c *copier) modeOf(fi fs.FileInfo) int64 {
-	m := int64(0o644)
-	if c.step.mode != nil {
-		m = *c.step.mode
+// dressed is a node with the owner and the mode that the instruction gives it.
+// A directory gets x where --chmod gives r.
+func (c *copier) dressed(n *node) *node {
+	out := &node{kind: n.kind, mode: n.mode, uid: n.uid, gid: n.gid, link: n.link}
+	if c.step.chown != "" {
+		out.uid, out.gid = c.uid, c.gid
 	}
-	switch {
-	case fi.IsDir():
-		m |= m & 0o444 >> 2
-	case c.step.mode == nil && fi.Mode()&0o100 != 0:
-		m = 0o755
+	if c.step.mode != nil && n.kind != tar.TypeSymlink {
+		out.mode = *c.step.mode
+		if n.kind == tar.TypeDir {
+			out.mode |= out.mode & 0o444 >> 2
+		}
 	}
-	return m
+	return out
 }
 
 func (c *copier) write(at string, i item) (err error) {
@@ -241,45 +280,41 @@ func (c *copier) write(at string, i item) (err error) {
 	}
 	n := i.node
 	h := tar.Header{Name: at, Typeflag: n.kind, Mode: n.mode, Uid: n.uid, Gid: n.gid, ModTime: c.w.epoch, Linkname: n.link}
-	if n.kind != tar.TypeReg {
+	if i.name == "" {
+		n.from = c.w.view.following()
 		return c.w.entry(h, nil)
 	}
-	f, size, err := c.b.openFile(i.from)
+	if to, again := c.done[i.from]; again && n.kind == tar.TypeReg {
+		h.Typeflag, h.Linkname, n.from = tar.TypeLink, to, c.w.view.get(to).from
+		return c.w.entry(h, nil)
+	}
+	n.from = c.w.view.following()
+	r, err := c.from.open(i)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	h.Size = size
-	if usersFile(at) && size <= maxText { // a later --chown looks here
-		if n.text, err = io.ReadAll(io.LimitReader(f, size)); err != nil {
-			return contextError(i.from, err)
+	defer func() { err = errors.Join(err, r.Close()) }()
+	if !r.mtime.IsZero() {
+		h.ModTime = r.mtime
+	}
+	if r.flags != "" {
+		h.PAXRecords = map[string]string{flagsRecord: r.flags}
+	}
+	if n.kind != tar.TypeReg {
+		return c.w.entry(h, nil)
+	}
+	if i.from != (place{}) {
+		c.done[i.from] = at
+	}
+	h.Size = r.size
+	if usersFile(at) && r.size <= maxText { // a later --chown looks here
+		if n.text, err = io.ReadAll(io.LimitReader(r, r.size)); err != nil {
+			return fmt.Errorf("%s: %w", i.name, err)
 		}
 		return c.w.entry(h, bytes.NewReader(n.text))
 	}
-	return c.w.entry(h, f)
+	return c.w.entry(h, r)
 }
 
-// openFile opens a file of the context for reading.
-func (b *builder) openFile(name string) (*os.File, int64, error) {
-	// A FIFO put there in the meantime must not make us wait.
-	f, err := b.context.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, 0, contextError(name, err)
-	}
-	fi, err := f.Stat()
-	if err == nil && !fi.Mode().IsRegular() {
-		err = errors.New("it is no regular file")
-	}
-	if err != nil {
-		return nil, 0, errors.Join(contextError(name, err), f.Close())
-	}
-	return f, fi.Size(), nil
-}
-
-func contextError(name string, err error) error {
-	var pe *fs.PathError
-	if errors.As(err, &pe) {
-		err = pe.Err
-	}
-	return fmt.Errorf("%s in the context: %w", name, err)
-}
+// flagsRecord holds file flags, as bsdtar writes them.
+const flagsRecord = "SCHILY.fflags"

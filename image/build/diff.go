@@ -136,9 +136,6 @@ func (w *writer) changes(ctx context.Context, root *os.Root, list []change, afte
 		}
 		if c.gone {
 			err = w.write(tar.Header{Name: c.entry(), Typeflag: tar.TypeReg, Mode: 0o644, ModTime: w.epoch}, nil)
-			if err == nil {
-				err = w.view.whiteout(path.Dir(c.name), path.Base(c.entry()))
-			}
 		} else {
 			err = w.changed(root, c.name, after[c.name], first)
 		}
@@ -174,7 +171,7 @@ func (w *writer) changed(root *os.Root, name string, s state, first map[uint64]s
 	default:
 		return fmt.Errorf("RUN left /%s, a device or FIFO: an image cannot have it", name)
 	}
-	return w.keep(h, r)
+	return w.entry(h, r)
 }
 
 // keep writes an entry and remembers it.
@@ -182,6 +179,9 @@ func (w *writer) keep(h tar.Header, r io.Reader) error {
 	n, err := w.view.nodeOf(&h, h.Name, bytes.NewReader(nil))
 	if err != nil {
 		return err
+	}
+	if h.Typeflag != tar.TypeLink {
+		n.from = w.view.following()
 	}
 	if h.Typeflag == tar.TypeReg && usersFile(h.Name) && h.Size <= maxText {
 		if n.text, err = io.ReadAll(io.LimitReader(r, h.Size)); err != nil {

@@ -25,14 +25,15 @@ func parseEpoch(text string) (time.Time, error) {
 	return time.Unix(n, 0).UTC(), err
 }
 
-// from finds the image that FROM names: a path, which is relative to the
-// Jailfile's directory, or a name in the store. What looks like a path is one.
-func (b *builder) from(ctx context.Context, ref string) (*image.Image, error) {
+// from finds the image that FROM or --from names: a path, which is relative to
+// the Jailfile's directory, a name in the store, or a reference to pull. What
+// looks like a path is one.
+func (b *builder) from(ctx context.Context, ref string, wanted ocispec.Platform) (*image.Image, error) {
 	file := ref
 	if !filepath.IsAbs(file) {
 		file = filepath.Join(filepath.Dir(b.jailfile()), file)
 	}
-	_, err := os.Stat(file)
+	fi, err := os.Stat(file)
 	isPath := strings.HasPrefix(ref, "/") || strings.HasPrefix(ref, "./") || strings.HasPrefix(ref, "../") || filepath.Ext(ref) == ".tar"
 	if isPath && err != nil {
 		return nil, err
@@ -40,30 +41,44 @@ func (b *builder) from(ctx context.Context, ref string) (*image.Image, error) {
 	if !isPath && b.opts.Store != nil {
 		img, serr := b.store.Get(ref)
 		if serr == nil {
-			return img, b.fits(img)
+			return img, fits(img, wanted)
 		}
 		if !errors.Is(serr, image.ErrNotFound) {
 			return nil, serr
 		}
 	}
 	switch {
-	case errors.Is(err, fs.ErrNotExist) && b.opts.Store == nil:
-		return nil, fmt.Errorf("there is no file %s; names of images need a store", file)
-	case errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("%w %q, and no file %s", image.ErrNotFound, ref, file)
-	case err != nil:
+	case err == nil:
+		return b.importFile(ctx, file, fi, wanted)
+	case !errors.Is(err, fs.ErrNotExist):
 		return nil, err
+	case b.opts.Pull != nil:
+		return b.opts.Pull(ctx, b.store, ref, wanted)
+	case b.opts.Store == nil:
+		return nil, fmt.Errorf("there is no file %s; names of images need a store", file)
 	}
-	name := fmt.Sprintf("freejail-build/%s", filepath.Base(b.dir))
-	img, err := b.store.ImportFor(ctx, file, name, b.opts.Platform, nil)
-	if err == nil {
+	return nil, fmt.Errorf("%w %q, and no file %s", image.ErrNotFound, ref, file)
+}
+
+// importFile brings an archive or a layout into the store, verified; what the
+// cache has of it was verified when it came there.
+func (b *builder) importFile(ctx context.Context, file string, fi fs.FileInfo, wanted ocispec.Platform) (*image.Image, error) {
+	name := fmt.Sprintf("freejail-build/%s-%d", filepath.Base(b.dir), len(b.temp))
+	key := b.cache.importKey(file, fi, wanted)
+	img, err := b.cache.image(ctx, b.store, key, name)
+	if err == nil && img == nil {
+		if img, err = b.store.ImportFor(ctx, file, name, wanted, nil); err == nil {
+			err = b.cache.keepImage(ctx, b.store, key, name)
+		}
+	}
+	if img != nil {
 		b.temp = append(b.temp, name)
 	}
 	return img, err
 }
 
-func (b *builder) fits(img *image.Image) error {
-	want, have := b.opts.Platform, img.Config.Platform
+func fits(img *image.Image, want ocispec.Platform) error {
+	have := img.Config.Platform
 	if want.OS == "" || want.OS == have.OS && want.Architecture == have.Architecture {
 		return nil
 	}
@@ -71,7 +86,7 @@ func (b *builder) fits(img *image.Image) error {
 }
 
 // finish names the image and writes it out.
-func (b *builder) finish(ctx context.Context, c ocispec.Image, name string) (*image.Image, error) {
+func (b *builder) finish(ctx context.Context, c ocispec.Image, layers []ocispec.Descriptor, name string) (*image.Image, error) {
 	switch {
 	case b.opts.Tag != "":
 		name = b.opts.Tag
@@ -80,7 +95,7 @@ func (b *builder) finish(ctx context.Context, c ocispec.Image, name string) (*im
 	case name == "":
 		name = "latest"
 	}
-	img, err := b.store.Put(ctx, name, c, b.layers, nil)
+	img, err := b.store.Put(ctx, name, c, layers, nil)
 	if err != nil || b.opts.Output == "" {
 		return img, err
 	}

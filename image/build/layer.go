@@ -22,20 +22,21 @@ const maxLayer = 8 << 30
 // writer writes one layer and keeps the view in step with it.
 type writer struct {
 	tw    *tar.Writer
-	view  *view
+	view  *view // nil: it reads the layer when it is needed
 	epoch time.Time
 	left  int64
 }
 
-// layer packs what fill writes and adds it to the image. The bytes depend on
-// nothing but the entries: no names of users, no time of packing.
-func (b *builder) layer(ctx context.Context, fill func(*writer) error) error {
+// layer packs what fill writes and adds it to the image; fill keeps the view in
+// step, if there is one. The bytes depend on nothing but the entries: no names
+// of users, no time of packing.
+func (b *work) layer(ctx context.Context, v *view, fill func(*writer) error) error {
 	pr, pw := io.Pipe()
 	sum := sha256.New()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		pw.CloseWithError(b.pack(pw, sum, fill)) // never fails: see its documentation
+		pw.CloseWithError(b.pack(pw, sum, v, fill)) // never fails: see its documentation
 	}()
 	d, err := b.store.Add(ctx, ocispec.MediaTypeImageLayerGzip, pr)
 	pr.CloseWithError(errors.Join(errors.New("the layer cannot be stored"), err))
@@ -48,11 +49,20 @@ func (b *builder) layer(ctx context.Context, fill func(*writer) error) error {
 	return nil
 }
 
-func (b *builder) pack(w io.Writer, sum hash.Hash, fill func(*writer) error) error {
-	z := gzip.NewWriter(w)
+// compression is part of what makes equal input give an equal digest, as is the
+// version of the compressor in go.mod.
+const compression = 6
+
+func (b *work) pack(w io.Writer, sum hash.Hash, v *view, fill func(*writer) error) error {
+	z, err := gzip.NewWriterLevel(w, compression)
+	if err != nil {
+		return err
+	}
 	tw := tar.NewWriter(io.MultiWriter(z, sum))
-	b.view.layer++
-	if err := fill(&writer{tw: tw, view: b.view, epoch: b.epoch, left: maxLayer}); err != nil {
+	if v != nil {
+		v.next()
+	}
+	if err := fill(&writer{tw: tw, view: v, epoch: b.epoch, left: maxLayer}); err != nil {
 		return err
 	}
 	return errors.Join(tw.Close(), z.Close())
@@ -80,6 +90,9 @@ func (w *writer) write(h tar.Header, r io.Reader) error {
 	if w.left -= h.Size; w.left < 0 {
 		return fmt.Errorf("/%s: the layer is over the limit of %d bytes", h.Name, int64(maxLayer))
 	}
+	if w.view != nil {
+		w.view.entry++
+	}
 	if h.Typeflag == tar.TypeDir {
 		h.Name += "/"
 	}
@@ -102,6 +115,7 @@ func (w *writer) write(h tar.Header, r io.Reader) error {
 
 // newDir writes a directory that no instruction says more about.
 func (w *writer) newDir(at string, n *node) error {
+	n.from = w.view.following()
 	return w.entry(tar.Header{Name: at, Typeflag: tar.TypeDir, Mode: n.mode, Uid: n.uid, Gid: n.gid, ModTime: w.epoch}, nil)
 }
 
@@ -120,8 +134,14 @@ func checkName(name string) error {
 // dirStep is WORKDIR: the directory is there afterwards.
 type dirStep struct{ dir string }
 
-func (s *dirStep) run(ctx context.Context, b *builder) error {
-	_, n, missing, err := b.view.walk(s.dir, true)
+func (s *dirStep) key(context.Context, *work) (any, error) { return struct{ Dir string }{s.dir}, nil }
+
+func (s *dirStep) run(ctx context.Context, b *work) error {
+	v, err := b.files(ctx)
+	if err != nil {
+		return err
+	}
+	_, n, missing, err := v.walk(s.dir, true)
 	if err != nil {
 		return err
 	}
@@ -131,8 +151,8 @@ func (s *dirStep) run(ctx context.Context, b *builder) error {
 		}
 		return nil
 	}
-	return b.layer(ctx, func(w *writer) error {
-		_, err := w.view.dir(s.dir, w.newDir)
+	return b.layer(ctx, v, func(w *writer) error {
+		_, err := v.dir(s.dir, w.newDir)
 		return err
 	})
 }

@@ -1,7 +1,6 @@
 package build
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"path"
@@ -20,19 +19,16 @@ import (
 // its last line does not cost the work of the lines before.
 type planner struct {
 	file     *File
-	base     func(ref string) (*image.Image, error) // opens what FROM names
-	platform ocispec.Platform                       // wanted; empty: the base's, or the host's
+	base     func(ref string, p ocispec.Platform) (*image.Image, error) // opens what FROM and --from name
+	platform ocispec.Platform                                           // wanted; empty: the base's, or the host's
+	goal     string                                                     // --target: a stage's name or number; empty: the last
+	given    map[string]string                                          // --build-arg
+	secrets  map[string]Secret                                          // --secret
 
-	given map[string]string // --build-arg
-	args  map[string]*string
-	vars  []string // ENV, in order, NAME=value
-
-	started  bool
-	from0    *image.Image // nil for scratch
-	config   ocispec.Image
-	manifest image.Manifest
-	cmdSet   bool
-	planned  []planned
+	global map[string]*string // ARG before the first FROM
+	stages []*stage
+	needed []*stage // those that the image needs, in order; the image is the last
+	*stage          // that is being evaluated
 }
 
 // planned is one instruction with the step that it asks for, nil where it only
@@ -40,34 +36,6 @@ type planner struct {
 type planned struct {
 	in   Instruction
 	step step
-}
-
-// plan evaluates all instructions and names every one that is wrong.
-func (p *planner) plan() error {
-	p.args = map[string]*string{}
-	p.manifest.SchemaVersion = 1
-	var errs []error
-	for _, in := range p.file.Instructions {
-		n := len(p.planned)
-		if err := p.evaluate(in); err != nil {
-			errs = append(errs, err)
-			if !p.started {
-				break // all that follows would only repeat it
-			}
-		}
-		if len(p.planned) == n && in.Verb != "FROM" && in.Verb != "ARG" {
-			p.planned = append(p.planned, planned{in: in})
-		}
-	}
-	if !p.started && len(errs) == 0 {
-		errs = append(errs, fmt.Errorf("%s: there is no FROM: write `FROM scratch` for an empty beginning", p.file.Name))
-	}
-	for _, name := range slices.Sorted(maps.Keys(p.given)) {
-		if _, declared := p.args[name]; !declared && p.started {
-			errs = append(errs, fmt.Errorf("%s: --build-arg %s: no ARG declares it: add `ARG %s`", p.file.Name, name, name))
-		}
-	}
-	return errors.Join(errs...)
 }
 
 func (p *planner) add(in Instruction, s step) { p.planned = append(p.planned, planned{in, s}) }
@@ -135,57 +103,12 @@ func (p *planner) pairs(in Instruction) ([][2]string, error) {
 	return out, nil
 }
 
-func (p *planner) from(in Instruction) error {
-	if p.started {
-		return errors.New("a Jailfile has one FROM: build the first image on its own and copy from its directory")
-	}
-	ref, err := p.one(in)
-	if err != nil {
-		return err
-	}
-	p.started = true
-	if ref == "scratch" {
-		p.config.Platform = p.platform
-		if p.config.OS == "" {
-			p.config.OS = hostOS()
-		}
-		if p.config.Architecture == "" {
-			p.config.Architecture = runtime.GOARCH
-		}
-	} else if err := p.fromImage(ref); err != nil {
-		p.started = false
-		return err
-	}
-	p.config.RootFS.Type = "layers"
-	return nil
-}
-
 // hostOS is what an image from scratch is for unless it is told.
 func hostOS() string {
 	if runtime.GOOS == "linux" {
 		return "linux"
 	}
 	return "freebsd"
-}
-
-// fromImage inherits everything of the base, its requests included: what the
-// base needs does not vanish by building on it.
-func (p *planner) fromImage(ref string) error {
-	img, err := p.base(ref)
-	if err != nil {
-		return err
-	}
-	p.from0, p.config, p.manifest = img, img.Config, *img.Manifest
-	p.config.Config.Labels = maps.Clone(img.Config.Config.Labels)
-	p.config.Config.ExposedPorts = maps.Clone(img.Config.Config.ExposedPorts)
-	p.config.Config.Volumes = maps.Clone(img.Config.Config.Volumes)
-	p.vars = slices.Clone(img.Config.Config.Env)
-	if len(p.config.History) == 0 {
-		for range img.Layers {
-			p.config.History = append(p.config.History, ocispec.History{CreatedBy: "FROM " + path.Base(ref)})
-		}
-	}
-	return nil
 }
 
 var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
@@ -203,25 +126,33 @@ func (p *planner) arg(in Instruction) error {
 		if given, ok := p.given[name]; ok {
 			value, has = given, true
 		}
+		known, predefined := p.predefined(name)
 		switch {
 		case has:
 			p.args[name] = &value
-		case name == "TARGETOS":
-			v := p.target().OS
-			p.args[name] = &v
-		case name == "TARGETARCH":
-			v := p.target().Architecture
-			p.args[name] = &v
-		default:
+		case predefined:
+			p.args[name] = &known
+		case p.args[name] == nil: // else it is one of before FROM
 			p.args[name] = nil
 		}
 	}
 	return nil
 }
 
+// predefined are the arguments that have their values by themselves.
+func (p *planner) predefined(name string) (string, bool) {
+	target, host := p.target(), ocispec.Platform{OS: hostOS(), Architecture: runtime.GOARCH}
+	values := map[string]string{
+		"TARGETPLATFORM": target.OS + "/" + target.Architecture, "TARGETOS": target.OS, "TARGETARCH": target.Architecture,
+		"BUILDPLATFORM": host.OS + "/" + host.Architecture, "BUILDOS": host.OS, "BUILDARCH": host.Architecture,
+	}
+	v, ok := values[name]
+	return v, ok
+}
+
 // target is the platform that is built for, before FROM as far as it is known.
 func (p *planner) target() ocispec.Platform {
-	if p.started {
+	if p.ready {
 		return p.config.Platform
 	}
 	t := p.platform
@@ -257,8 +188,17 @@ func (p *planner) copy(in Instruction) error {
 	if len(list) < 2 {
 		return errUsage
 	}
+	if n := len(list) - 1; n > 1 && !strings.HasSuffix(p.inWorkdir(list[n]), "/") {
+		return manySources(n, list[n])
+	}
 	s := &copyStep{sources: list[:len(list)-1], dest: p.inWorkdir(list[len(list)-1]), unpack: in.Verb == "ADD"}
 	for _, f := range in.Flags {
+		if f.Name == "from" {
+			if s.from, err = p.origin(f.Value); err != nil {
+				return fmt.Errorf("--from=%s: %w", f.Value, err)
+			}
+			continue
+		}
 		value, err := substitute(f.Value, p.lookup)
 		if err != nil {
 			return fmt.Errorf("--%s: %w", f.Name, err)
@@ -278,6 +218,10 @@ func (p *planner) copy(in Instruction) error {
 	return nil
 }
 
+func manySources(n int, dest string) error {
+	return fmt.Errorf("there are %d sources: the destination must be a directory: write %s/", n, dest)
+}
+
 // inWorkdir makes a path of the image absolute; a final slash stays.
 func (p *planner) inWorkdir(name string) string {
 	slash := strings.HasSuffix(name, "/") || name == "." || strings.HasSuffix(name, "/.")
@@ -293,6 +237,9 @@ func (p *planner) inWorkdir(name string) string {
 
 func (p *planner) run(in Instruction) error {
 	s := &runStep{dir: p.config.Config.WorkingDir, user: p.config.Config.User, env: p.runEnv()}
+	if err := p.runFlags(in, s); err != nil {
+		return err
+	}
 	switch {
 	case in.Heredoc != nil:
 		s.argv = []string{"/bin/sh", "-e", "-c", *in.Heredoc}

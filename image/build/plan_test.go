@@ -148,7 +148,6 @@ func TestEveryVerb(t *testing.T) {
 // Every fault is told with its own line, all at once, before anything is built.
 func TestFaultsOfThePlan(t *testing.T) {
 	for line, want := range map[string]string{
-		"FROM scratch":                     "one FROM",
 		"COPY a":                           "write COPY",
 		"ENV A":                            `"A" is not NAME=value`,
 		"ENV 1=b":                          "no name of a variable",

@@ -1,17 +1,14 @@
 package build
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
-
-	"github.com/freejail/freejail/image"
 )
 
 // Runner executes the commands of RUN.
@@ -23,120 +20,121 @@ type Runner interface {
 	Run(ctx context.Context, c Command) error
 }
 
+// Networks of RUN.
+const (
+	NetworkHost = "host"
+	NetworkNone = "none"
+)
+
 // Command is what a RUN executes.
 type Command struct {
 	Root      string // absolute path on the host
 	Args, Env []string
 	Dir       string // in the root
 	User      string // as USER has it; empty is root
+	Network   string // NetworkHost or NetworkNone
 	Linux     bool   // the image is Linux's
-	Output    io.Writer
+	// Secrets are files that the command finds and that are gone, from the
+	// root too, when Run returns.
+	Secrets []SecretFile
+	Output  io.Writer
 }
 
 // runStep is RUN: what the command changes in the image's files is the layer.
 type runStep struct {
 	argv, env []string
 	dir, user string
+	network   string // empty: the build's
+	secrets   []secretMount
 }
 
-// mountPoints are where a runner may mount.
-var mountPoints = []string{"dev", "proc"}
+func (s *runStep) key(_ context.Context, b *work) (any, error) {
+	return struct {
+		Args, Env          []string
+		Dir, User, Network string
+		Secrets            []secretMount // names and places; a secret's value changes nothing
+	}{s.argv, s.env, s.dir, s.user, s.on(b), s.secrets}, nil
+}
 
-func (s *runStep) run(ctx context.Context, b *builder) error {
-	if err := b.unpack(ctx); err != nil {
-		return err
+func (s *runStep) on(b *work) string { return cmp.Or(s.network, b.network) }
+
+func (s *runStep) run(ctx context.Context, b *work) error {
+	if b.tree == nil {
+		b.tree = b.newTree()
 	}
-	root, err := os.OpenRoot(b.root.dir)
+	dir, err := b.tree.open(ctx, b)
 	if err != nil {
 		return err
 	}
-	defer root.Close()
-	for _, name := range mountPoints {
-		if err := root.Mkdir(name, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := s.command(ctx, b, dir); err != nil {
+		return err
+	}
+	d, after, err := b.tree.changes(ctx)
+	if err != nil {
+		return err
+	}
+	if len(d) > 0 {
+		if err := b.layerOf(ctx, dir, d, after); err != nil {
 			return err
 		}
 	}
-	before, err := record(ctx, root)
+	return b.tree.keep(ctx, b)
+}
+
+func (s *runStep) command(ctx context.Context, b *work, dir string) error {
+	c := Command{Root: dir, Args: s.argv, Env: s.env, Dir: cmp.Or(s.dir, "/"), User: s.user, Network: s.on(b), Linux: b.config.OS == "linux", Output: b.opts.Log}
+	if c.Output == nil {
+		c.Output = io.Discard
+	}
+	for _, m := range s.secrets {
+		c.Secrets = append(c.Secrets, SecretFile{Target: m.Target, Value: b.opts.Secrets[m.ID], Mode: m.Mode, UID: m.UID, GID: m.GID})
+	}
+	if len(c.Secrets) == 0 {
+		return b.runner.Run(ctx, c)
+	}
+	out := newMasker(c.Output, c.Secrets)
+	c.Output = out
+	return errors.Join(b.runner.Run(ctx, c), out.Flush())
+}
+
+// layerOf makes a layer of what is different in a root.
+func (b *work) layerOf(ctx context.Context, dir string, d []change, after map[string]state) (err error) {
+	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return err
 	}
-	out := b.opts.Log
-	if out == nil {
-		out = io.Discard
-	}
-	dir := s.dir
-	if dir == "" {
-		dir = "/"
-	}
-	err = b.runner.Run(ctx, Command{Root: b.root.dir, Args: s.argv, Env: s.env, Dir: dir, User: s.user,
-		Linux: b.config.OS == "linux", Output: out})
-	if err != nil {
-		return err
-	}
-	after, err := record(ctx, root)
-	if err != nil {
-		return err
-	}
-	if d := diff(before, after); len(d) > 0 {
-		if err := b.layer(ctx, func(w *writer) error { return w.changes(ctx, root, d, after) }); err != nil {
-			return err
-		}
-	}
-	b.root.layers = len(b.layers) // they are what the root has
-	return nil
+	defer func() { err = errors.Join(err, root.Close()) }()
+	return b.layer(ctx, nil, func(w *writer) error { return w.changes(ctx, root, d, after) })
 }
 
 // openRunner tells before anything is done whether RUN can work at all.
 func (b *builder) openRunner(p *planner) error {
-	i := slices.IndexFunc(p.planned, func(s planned) bool { _, run := s.step.(*runStep); return run })
-	if i < 0 {
-		return nil
-	}
-	err := b.mayRun(p)
-	if err == nil {
-		b.runner, err = b.opts.Runner()
-	}
-	if err != nil {
-		return p.file.fault(p.planned[i].in, err)
+	for _, s := range p.needed {
+		i := slices.IndexFunc(s.planned, func(s planned) bool { _, run := s.step.(*runStep); return run })
+		if i < 0 {
+			continue
+		}
+		err := b.mayRun(s)
+		if err == nil && b.runner == nil {
+			b.runner, err = b.opts.Runner()
+		}
+		if err != nil {
+			return p.file.fault(s.planned[i].in, err)
+		}
 	}
 	return nil
 }
 
-func (b *builder) mayRun(p *planner) error {
+func (b *builder) mayRun(s *stage) error {
 	switch {
 	case b.opts.Runner == nil:
 		return errors.New("nothing here executes commands: build with freejail-build, or give a Runner")
 	case os.Geteuid() != 0:
 		return errors.New("RUN needs root: it makes a jail, and files with their owners")
-	case p.config.Architecture != runtime.GOARCH:
-		return fmt.Errorf("the image is for %s and this host is %s, which cannot run its programs: build it on such a host", p.config.Architecture, runtime.GOARCH)
-	case p.config.OS != runtime.GOOS && (p.config.OS != "linux" || runtime.GOOS != "freebsd"):
-		return fmt.Errorf("the image is for %s and this host is %s, which cannot run its programs: build it on such a host", p.config.OS, runtime.GOOS)
+	case s.config.Architecture != runtime.GOARCH:
+		return fmt.Errorf("the image is for %s and this host is %s, which cannot run its programs: build it on such a host", s.config.Architecture, runtime.GOARCH)
+	case s.config.OS != runtime.GOOS && (s.config.OS != "linux" || runtime.GOOS != "freebsd"):
+		return fmt.Errorf("the image is for %s and this host is %s, which cannot run its programs: build it on such a host", s.config.OS, runtime.GOOS)
 	}
-	return nil
-}
-
-// rootfs is the image's files on the disk, as RUN needs them.
-type rootfs struct {
-	dir    string
-	layers int // it has the first so many
-}
-
-// unpack brings the root up to date with the layers.
-func (b *builder) unpack(ctx context.Context) error {
-	if b.root == nil {
-		b.root = &rootfs{dir: filepath.Join(b.dir, "root")}
-		if err := os.Mkdir(b.root.dir, 0o755); err != nil {
-			return err
-		}
-		if err := os.Chmod(b.root.dir, 0o755); err != nil { // whatever the umask is
-			return err
-		}
-	}
-	img := &image.Image{Config: b.config, Layers: b.layers}
-	if err := b.store.UnpackFrom(ctx, img, b.root.layers, b.root.dir, nil); err != nil {
-		return err
-	}
-	b.root.layers = len(b.layers)
 	return nil
 }

@@ -21,11 +21,11 @@ var verbs map[string]verb
 // The functions refer to the map for their messages.
 func init() {
 	verbs = map[string]verb{
-		"FROM":       {usage: "FROM scratch, or FROM base.tar", plan: (*planner).from},
+		"FROM":       {usage: "FROM [--platform=os/arch] scratch|base.tar|image [AS name]", flags: []string{"platform"}, plan: (*planner).from},
 		"ARG":        {usage: "ARG NAME=default", plan: (*planner).arg},
-		"COPY":       {usage: "COPY [--chown=user:group] [--chmod=0755] SOURCE... DESTINATION", flags: []string{"chown", "chmod"}, plan: (*planner).copy},
+		"COPY":       {usage: "COPY [--from=stage] [--chown=user:group] [--chmod=0755] SOURCE... DESTINATION", flags: []string{"from", "chown", "chmod"}, plan: (*planner).copy},
 		"ADD":        {usage: "ADD [--chown=user:group] [--chmod=0755] SOURCE... DESTINATION", flags: []string{"chown", "chmod"}, plan: (*planner).copy},
-		"RUN":        {usage: `RUN command, or RUN ["/bin/prog", "-x"]`, flags: []string{}, heredoc: true, plan: (*planner).run},
+		"RUN":        {usage: `RUN command, or RUN ["/bin/prog", "-x"]`, flags: []string{"mount", "network"}, heredoc: true, plan: (*planner).run},
 		"ENV":        {usage: "ENV NAME=value", plan: (*planner).env},
 		"WORKDIR":    {usage: "WORKDIR /directory", plan: (*planner).workdir},
 		"USER":       {usage: "USER user[:group]", plan: (*planner).user},
@@ -63,9 +63,6 @@ func verbNames() []string { return slices.Sorted(maps.Keys(verbs)) }
 // mistake is told with its line.
 func (p *planner) evaluate(in Instruction) error {
 	v := verbs[in.Verb]
-	if !p.started && in.Verb != "FROM" && in.Verb != "ARG" {
-		return p.file.fault(in, errors.New("the first instruction must be FROM (only ARG may stand before it): write `FROM scratch` for an empty beginning"))
-	}
 	before := p.manifest // its lists and maps are replaced, never changed
 	err := v.plan(p, in)
 	if errors.Is(err, errUsage) {

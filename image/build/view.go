@@ -17,9 +17,20 @@ import (
 type view struct {
 	root  *node
 	layer int   // counts layers, so that a whiteout spares what its own layer made
+	entry int   // counts the entries of a layer
 	left  int64 // entries that may still be added
 	sums  bool  // nodes of files get the digests of their contents
 }
+
+// place is where an entry stands, both numbers counted from 1. The zero place is
+// of a directory that no entry names.
+type place struct{ layer, entry int }
+
+// next begins a layer.
+func (v *view) next() { v.layer, v.entry = v.layer+1, 0 }
+
+// following is the place of the entry that comes next.
+func (v *view) following() place { return place{v.layer, v.entry + 1} }
 
 // node is one entry of the image.
 type node struct {
@@ -32,6 +43,7 @@ type node struct {
 	layer    int
 	size     int64
 	sum      [sha256.Size]byte // where the view wants it
+	from     place             // of a hard link: the file's own, so that equal ones are one file
 }
 
 const (
@@ -164,7 +176,7 @@ const (
 
 // apply adds a layer as unpacking it would.
 func (v *view) apply(r io.Reader) error {
-	v.layer++
+	v.next()
 	tr := tar.NewReader(r)
 	for {
 		h, err := tr.Next()
@@ -181,6 +193,7 @@ func (v *view) apply(r io.Reader) error {
 }
 
 func (v *view) applyEntry(h *tar.Header, r io.Reader) error {
+	v.entry++
 	name := strings.TrimPrefix(path.Clean("/"+h.Name), "/")
 	if name == "" || h.Typeflag == tar.TypeXGlobalHeader {
 		return nil
@@ -202,7 +215,7 @@ func (v *view) applyEntry(h *tar.Header, r io.Reader) error {
 }
 
 func (v *view) nodeOf(h *tar.Header, at string, r io.Reader) (*node, error) {
-	n := &node{kind: h.Typeflag, mode: h.Mode & 0o7777, uid: h.Uid, gid: h.Gid, link: h.Linkname}
+	n := &node{kind: h.Typeflag, mode: h.Mode & 0o7777, uid: h.Uid, gid: h.Gid, link: h.Linkname, from: place{v.layer, v.entry}}
 	switch h.Typeflag {
 	case tar.TypeDir:
 		n.names = map[string]*node{}

@@ -108,7 +108,7 @@ func TestTheViewIsWhatIsUnpacked(t *testing.T) {
 		s, img := layersOf(t, texts...)
 		dir := t.TempDir()
 		unpacked := s.Unpack(t.Context(), img, dir, nil)
-		b := &builder{store: s, view: newView()}
+		b := &work{builder: &builder{store: s}, view: newView()}
 		var seen error
 		for _, l := range img.Layers {
 			if seen = b.lookAt(t.Context(), l); seen != nil {

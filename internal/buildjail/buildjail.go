@@ -20,22 +20,15 @@ import (
 	"github.com/freejail/freejail/jail"
 )
 
-// Networks of a Runner.
-const (
-	NetworkHost = "host"
-	NetworkNone = "none"
-)
-
 // Runner implements build.Runner. A process has one, for it watches all the
 // process's children.
 type Runner struct {
-	jails   *jail.Manager
-	network string
+	jails *jail.Manager
+	state string
 }
 
 // New prepares jails, with their notes in a directory of the caller's that
-// outlasts the Runner. It needs root; on Linux it needs runc. The network is the
-// host's.
+// outlasts the Runner. It needs root; on Linux it needs runc.
 func New(stateDir string) (*Runner, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("RUN needs root, for it makes a jail")
@@ -44,20 +37,7 @@ func New(stateDir string) (*Runner, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Runner{jails: m, network: NetworkHost}, nil
-}
-
-// SetNetwork chooses the network of the commands to come. What the host cannot
-// do is an error.
-func (r *Runner) SetNetwork(network string) error {
-	if network != NetworkHost && network != NetworkNone {
-		return fmt.Errorf("network %q: there are %s and %s", network, NetworkHost, NetworkNone)
-	}
-	_, err := networkParams(network)
-	if err == nil {
-		r.network = network
-	}
-	return err
+	return &Runner{jails: m, state: stateDir}, nil
 }
 
 // Run executes a command in a new jail. A program that does not end with 0 is
@@ -67,12 +47,12 @@ func (r *Runner) Run(ctx context.Context, c build.Command) (err error) {
 	if err != nil {
 		return err
 	}
-	undo, err := r.prepare(c.Root)
+	undo, err := r.prepare(c)
 	defer func() { err = errors.Join(err, undo()) }()
 	if err != nil {
 		return err
 	}
-	params, err := networkParams(r.network)
+	params, err := networkParams(c.Network)
 	if err != nil {
 		return err
 	}
@@ -134,23 +114,28 @@ func (r *Runner) wait(ctx context.Context, pid int) error {
 	}
 }
 
-// prepare mounts /dev and lends the host's resolv.conf. The undo is never nil.
-func (r *Runner) prepare(root string) (undo func() error, err error) {
+// prepare mounts /dev, lends the host's resolv.conf and the secrets. The undo is
+// never nil.
+func (r *Runner) prepare(c build.Command) (undo func() error, err error) {
+	undo = func() error { return nil }
+	if c.Root != filepath.Clean(c.Root) || !filepath.IsAbs(c.Root) {
+		return undo, fmt.Errorf("root %q is not an absolute path", c.Root)
+	}
+	root, err := filepath.EvalSymlinks(c.Root) // as the mount table has it
+	if err != nil {
+		return undo, err
+	}
 	undo = func() error { return mount.UnmountBelow(root) }
-	if root != filepath.Clean(root) || !filepath.IsAbs(root) {
-		return func() error { return nil }, fmt.Errorf("root %q is not an absolute path", root)
-	}
-	if root, err = filepath.EvalSymlinks(root); err != nil { // as the mount table has it
-		return func() error { return nil }, err
-	}
 	if err := mountDev(root); err != nil {
 		return undo, err
 	}
-	if r.network != NetworkHost {
-		return undo, nil
+	secrets, err := lendSecrets(r.state, root, c.Secrets)
+	undo = func() error { return errors.Join(secrets.takeBack(), mount.UnmountBelow(root)) }
+	if err != nil || c.Network != build.NetworkHost {
+		return undo, err
 	}
 	giveBack, err := lendResolver(root)
-	return func() error { return errors.Join(giveBack(), mount.UnmountBelow(root)) }, err
+	return func() error { return errors.Join(giveBack(), secrets.takeBack(), mount.UnmountBelow(root)) }, err
 }
 
 const resolver = "etc/resolv.conf"

@@ -145,6 +145,7 @@ type fixture struct {
 	log      bytes.Buffer
 	runner   *buildjail.Runner
 	ctx      context.Context
+	options  build.Options // what a test adds
 }
 
 // runner is the process's only one.
@@ -170,10 +171,7 @@ func setup(t *testing.T, network string) *fixture {
 			t.Fatal(err)
 		}
 	}
-	if err := runner.SetNetwork(network); err != nil {
-		t.Fatal(err)
-	}
-	f.runner = runner
+	f.runner, f.options.Network = runner, network
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -205,7 +203,9 @@ func (f *fixture) build(lines ...string) (*image.Image, error) {
 		f.Fatal(err)
 	}
 	temp := f.TempDir()
-	img, err := build.Build(f.ctx, build.Options{Context: f.dir, Output: f.out, Runner: f.give, Log: &f.log, TempDir: temp})
+	o := f.options
+	o.Context, o.Output, o.Runner, o.Log, o.TempDir = f.dir, f.out, f.give, &f.log, temp
+	img, err := build.Build(f.ctx, o)
 	left, rerr := os.ReadDir(temp)
 	if rerr != nil || len(left) > 0 {
 		f.Errorf("the build left %v: %v", left, rerr)

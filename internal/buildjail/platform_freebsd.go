@@ -6,13 +6,14 @@ import (
 	"strconv"
 
 	"github.com/freejail/freejail/devfs"
+	"github.com/freejail/freejail/image/build"
 	"github.com/freejail/freejail/internal/mount"
 )
 
 const needsLinuxulator = true
 
 func networkParams(network string) (map[string]string, error) {
-	if network == NetworkNone {
+	if network == build.NetworkNone {
 		return map[string]string{"ip4": "disable", "ip6": "disable"}, nil
 	}
 	return map[string]string{"ip4": "inherit", "ip6": "inherit"}, nil

@@ -2,6 +2,7 @@ package buildjail
 
 import (
 	"github.com/freejail/freejail/devfs"
+	"github.com/freejail/freejail/image/build"
 	"github.com/freejail/freejail/internal/mount"
 )
 
@@ -10,7 +11,7 @@ const needsLinuxulator = false
 // networkParams are those of a jail without addresses, which the development
 // backend takes for a network namespace with nothing in it.
 func networkParams(network string) (map[string]string, error) {
-	if network == NetworkNone {
+	if network == build.NetworkNone {
 		return map[string]string{"ip4": "disable", "ip6": "disable"}, nil
 	}
 	return map[string]string{}, nil

@@ -13,11 +13,10 @@ import (
 	"testing"
 
 	"github.com/freejail/freejail/image/build"
-	"github.com/freejail/freejail/internal/buildjail"
 )
 
 func TestChangesBecomeTheLayer(t *testing.T) {
-	f := setup(t, buildjail.NetworkHost)
+	f := setup(t, build.NetworkHost)
 	for _, dir := range []string{"old/sub", "kept", "swapped"} {
 		if err := os.MkdirAll(filepath.Join(f.dir, "data", dir), 0o755); err != nil {
 			t.Fatal(err)
@@ -45,7 +44,7 @@ func TestChangesBecomeTheLayer(t *testing.T) {
 
 // Flags that forbid removal must not keep a build from cleaning up, nor be lost.
 func TestFileFlagsOfTheBase(t *testing.T) {
-	f := setup(t, buildjail.NetworkHost)
+	f := setup(t, build.NetworkHost)
 	var b bytes.Buffer
 	tw := tar.NewWriter(&b)
 	for _, h := range []tar.Header{{Name: "lib/", Typeflag: tar.TypeDir, Mode: 0o755}, {Name: "lib/libc.so", Mode: 0o444}} {
@@ -72,7 +71,7 @@ func TestFileFlagsOfTheBase(t *testing.T) {
 }
 
 func TestLaterStepsSeeEarlierOnes(t *testing.T) {
-	f := setup(t, buildjail.NetworkHost)
+	f := setup(t, build.NetworkHost)
 	if err := os.WriteFile(filepath.Join(f.dir, "f"), []byte("copied"), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +103,7 @@ func TestLaterStepsSeeEarlierOnes(t *testing.T) {
 }
 
 func TestNothingOfTheHostReachesTheCommand(t *testing.T) {
-	f := setup(t, buildjail.NetworkHost)
+	f := setup(t, build.NetworkHost)
 	t.Setenv("SECRET_OF_THE_HOST", "x")
 	if _, err := f.build(`RUN ["/bin/prog", "say", "x", "ls", "/", "ls", "/dev"]`, `RUN echo "$HOME" | cat > /x; rm -rf /`); err != nil {
 		t.Fatal(err)
@@ -119,7 +118,7 @@ func TestNothingOfTheHostReachesTheCommand(t *testing.T) {
 }
 
 func TestFailedCommands(t *testing.T) {
-	f := setup(t, buildjail.NetworkHost)
+	f := setup(t, build.NetworkHost)
 	for _, c := range []struct{ line, want string }{
 		{`RUN ["/bin/prog", "exit", "xxx"]`, "exit code 3"},
 		{`RUN ["/bin/none", "x"]`, "no such program"},
@@ -137,7 +136,7 @@ func TestFailedCommands(t *testing.T) {
 }
 
 func TestWhatIsLeftRunningEnds(t *testing.T) {
-	f := setup(t, buildjail.NetworkHost)
+	f := setup(t, build.NetworkHost)
 	if _, err := f.build(`RUN ["/bin/prog", "linger", "x"]`); err != nil { // does not hang
 		t.Fatal(err)
 	}
@@ -157,7 +156,7 @@ func (c cancelling) Write(b []byte) (int, error) {
 }
 
 func TestCancel(t *testing.T) {
-	f := setup(t, buildjail.NetworkHost)
+	f := setup(t, build.NetworkHost)
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	if err := os.WriteFile(filepath.Join(f.dir, "Jailfile"), []byte("FROM scratch\nCOPY prog /bin/\nRUN [\"/bin/prog\", \"forever\", \"x\"]\n"), 0o644); err != nil {
@@ -174,7 +173,7 @@ func TestCancel(t *testing.T) {
 }
 
 func TestResolverIsLent(t *testing.T) {
-	f := setup(t, buildjail.NetworkHost)
+	f := setup(t, build.NetworkHost)
 	host, err := os.ReadFile("/etc/resolv.conf")
 	if err != nil || len(host) == 0 {
 		t.Skip("this host has no resolv.conf:", err)
@@ -193,11 +192,11 @@ func TestResolverIsLent(t *testing.T) {
 
 func TestNoNetwork(t *testing.T) {
 	line := fmt.Sprintf(`RUN ["/bin/prog", "dial", "%d"]`, listen(t))
-	f := setup(t, buildjail.NetworkHost)
+	f := setup(t, build.NetworkHost)
 	if _, err := f.build(line); err != nil || !strings.Contains(f.log.String(), "dial: <nil>") {
 		t.Errorf("%v %s", err, f.log.String())
 	}
-	f = setup(t, buildjail.NetworkNone)
+	f = setup(t, build.NetworkNone)
 	if _, err := f.build(line); err != nil || strings.Contains(f.log.String(), "dial: <nil>") || !strings.Contains(f.log.String(), "dial: ") {
 		t.Errorf("%v %s", err, f.log.String())
 	}

@@ -1,0 +1,71 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/freejail/freejail/image/build"
+)
+
+// secrets reads --secret: id=NAME,src=FILE or id=NAME,env=VARIABLE. No value is
+// in an argument, which every process of a host can read.
+func secrets(list []string) (map[string]build.Secret, error) {
+	out := map[string]build.Secret{}
+	for _, text := range list {
+		id, value, err := secret(text)
+		if err != nil {
+			return nil, err
+		}
+		if _, twice := out[id]; twice {
+			return nil, usagef("--secret id=%s is given twice", id)
+		}
+		out[id] = value
+	}
+	return out, nil
+}
+
+func secret(text string) (id string, value build.Secret, err error) {
+	set := map[string]string{}
+	for word := range strings.SplitSeq(text, ",") {
+		key, v, has := strings.Cut(word, "=")
+		if key == "source" {
+			key = "src"
+		}
+		if !has || v == "" || key != "id" && key != "src" && key != "env" {
+			return "", nil, usagef("--secret: want id=NAME,src=FILE or id=NAME,env=VARIABLE")
+		}
+		set[key] = v
+	}
+	id = set["id"]
+	if id == "" || (set["src"] == "") == (set["env"] == "") {
+		return "", nil, usagef("--secret: want id=NAME,src=FILE or id=NAME,env=VARIABLE")
+	}
+	if name := set["env"]; name != "" {
+		v, ok := os.LookupEnv(name)
+		if !ok {
+			return "", nil, usagef("--secret id=%s: the environment has no %s", id, name)
+		}
+		return id, build.Secret(v), nil
+	}
+	value, err = readSecret(set["src"])
+	if err != nil {
+		err = fmt.Errorf("--secret id=%s: %w", id, err)
+	}
+	return id, value, err
+}
+
+func readSecret(file string) (b []byte, err error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	b, err = io.ReadAll(io.LimitReader(f, build.MaxSecret+1))
+	if err == nil && len(b) > build.MaxSecret {
+		err = fmt.Errorf("%s has more than %d bytes", file, build.MaxSecret)
+	}
+	return b, err
+}

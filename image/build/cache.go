@@ -1,0 +1,285 @@
+package build
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/freejail/freejail/image"
+)
+
+// cache is a directory of what builds made:
+//
+//	blobs/DIGEST   layers, and what imported images consist of
+//	steps/KEY      which layer a step made
+//	images/KEY     which blobs an imported file has
+//	contexts/KEY   digests of a context's files
+//	work/          of builds that run
+//	lock           held shared by builds, exclusively by Prune
+//
+// A file appears whole, by rename(2), and is never changed, so that several
+// builds can use one cache at once and a crash leaves nothing half.
+type cache struct {
+	dir  string
+	lock *os.File
+}
+
+// cacheVersion is part of every key: it changes with what a step makes.
+const cacheVersion = 1
+
+var cacheDirs = []string{"blobs", "steps", "images", "contexts", "work"}
+
+func openCache(dir string) (*cache, error) {
+	c, err := lockCache(dir, syscall.LOCK_SH)
+	if err != nil {
+		return nil, fmt.Errorf("cache: %w", err)
+	}
+	return c, nil
+}
+
+func lockCache(dir string, how int) (*cache, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range cacheDirs {
+		if err := os.MkdirAll(filepath.Join(dir, name), 0o700); err != nil {
+			return nil, err
+		}
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err = syscall.Flock(int(f.Fd()), how)
+		if !errors.Is(err, syscall.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return &cache{dir, f}, nil
+}
+
+// close gives the lock back, and keeps the cache within its bounds if nobody
+// else uses it.
+func (c *cache) close() error {
+	err := syscall.Flock(int(c.lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	switch {
+	case err == nil:
+		_, err = c.prune(context.Background(), DefaultCacheAge, DefaultCacheBytes)
+	case errors.Is(err, syscall.EWOULDBLOCK):
+		err = nil
+	}
+	return errors.Join(err, c.lock.Close())
+}
+
+func (c *cache) workDir() string { return filepath.Join(c.dir, "work") }
+
+func (c *cache) blob(d digest.Digest) string { return filepath.Join(c.dir, "blobs", d.Encoded()) }
+
+func (c *cache) contextFile(dir string) string {
+	return filepath.Join(c.dir, "contexts", keyOf(dir))
+}
+
+// keyOf is a digest of values that JSON can write.
+func keyOf(v ...any) string {
+	sum := sha256.New()
+	enc := json.NewEncoder(sum)
+	for _, x := range append([]any{cacheVersion}, v...) {
+		if err := enc.Encode(x); err != nil {
+			panic(err) // of a type that is no value
+		}
+	}
+	return hex.EncodeToString(sum.Sum(nil))
+}
+
+// record reads a small file of the cache and makes it the last used one. False
+// is that there is none, or none that can be read.
+func (c *cache) record(dir, key string, v any) bool {
+	file := filepath.Join(c.dir, dir, key)
+	b, err := os.ReadFile(file)
+	if err != nil || json.Unmarshal(b, v) != nil {
+		return false
+	}
+	now := time.Now()
+	_ = os.Chtimes(file, now, now) // at worst it is pruned too early
+	return true
+}
+
+func (c *cache) keepRecord(dir, key string, v any) error {
+	return replaceFile(filepath.Join(c.dir, dir, key), func(w io.Writer) error { return json.NewEncoder(w).Encode(v) })
+}
+
+// replaceFile makes a file whole or not at all.
+func replaceFile(name string, write func(io.Writer) error) error {
+	f, err := os.CreateTemp(filepath.Dir(name), ".new-")
+	if err != nil {
+		return err
+	}
+	err = write(f)
+	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+		err = os.Rename(f.Name(), name)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return nil
+}
+
+// has tells whether a blob is there, as far as its size tells.
+func (c *cache) has(d ocispec.Descriptor) bool {
+	fi, err := os.Stat(c.blob(d.Digest))
+	return d.Digest.Validate() == nil && err == nil && fi.Size() == d.Size
+}
+
+// keepBlob takes a blob of a store into the cache.
+func (c *cache) keepBlob(ctx context.Context, s *image.Store, d ocispec.Descriptor) error {
+	if c.has(d) {
+		return nil
+	}
+	dir, err := os.MkdirTemp(c.workDir(), "blob-")
+	if err != nil {
+		return err
+	}
+	temp := filepath.Join(dir, "blob")
+	if err = s.CopyBlob(ctx, d, temp); err == nil {
+		err = os.Rename(temp, c.blob(d.Digest))
+	}
+	return errors.Join(err, os.RemoveAll(dir))
+}
+
+// stepRecord is what a step made: a layer, or none.
+type stepRecord struct {
+	Layer  *ocispec.Descriptor
+	DiffID digest.Digest
+}
+
+// stepKey names a step and all that its layer depends on: the files before it,
+// the platform, the image's time, and what the step itself tells.
+func (b *work) stepKey(ctx context.Context, s step) (string, error) {
+	own, err := s.key(ctx, b)
+	if err != nil || b.cache == nil {
+		return "", err
+	}
+	return keyOf("step", fmt.Sprintf("%T", s), b.config.RootFS.DiffIDs, b.config.Platform, b.epoch.Unix(), own), nil
+}
+
+// cached takes a step's layer from the cache, if it is there.
+func (b *work) cached(ctx context.Context, key string) (bool, error) {
+	var r stepRecord
+	if b.cache == nil || !b.cache.record("steps", key, &r) || r.Layer != nil && (!b.cache.has(*r.Layer) || r.DiffID.Validate() != nil) {
+		return false, nil
+	}
+	if r.Layer == nil {
+		return true, nil
+	}
+	if err := b.store.AddFile(ctx, b.cache.blob(r.Layer.Digest), *r.Layer); err != nil {
+		return false, err
+	}
+	b.layers = append(b.layers, *r.Layer)
+	b.config.RootFS.DiffIDs = append(b.config.RootFS.DiffIDs, r.DiffID)
+	return true, nil
+}
+
+// keepStep remembers what a step made since there were so many layers. A
+// context that changed in the meantime is nothing to remember.
+func (b *work) keepStep(ctx context.Context, key string, s step, before int, diffs []digest.Digest) error {
+	if b.cache == nil {
+		return nil
+	}
+	made := b.config.RootFS.DiffIDs
+	b.config.RootFS.DiffIDs = diffs
+	again, err := b.stepKey(ctx, s)
+	b.config.RootFS.DiffIDs = made
+	if err != nil || again != key {
+		return err
+	}
+	var r stepRecord
+	if len(b.layers) > before {
+		r.Layer, r.DiffID = &b.layers[before], made[before]
+		if err := b.cache.keepBlob(ctx, b.store, *r.Layer); err != nil {
+			return fmt.Errorf("cache: %w", err)
+		}
+	}
+	if err := b.cache.keepRecord("steps", key, r); err != nil {
+		return fmt.Errorf("cache: %w", err)
+	}
+	return nil
+}
+
+// importKey names an archive by its file, and a layout by its index; empty is
+// for what cannot be told from what it will be next.
+func (c *cache) importKey(file string, fi fs.FileInfo, wanted ocispec.Platform) string {
+	if c == nil {
+		return ""
+	}
+	if fi.IsDir() {
+		index, err := os.ReadFile(filepath.Join(file, ocispec.ImageIndexFile))
+		if err != nil {
+			return ""
+		}
+		return keyOf("layout", string(index), wanted)
+	}
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	if !ok || time.Since(changeTime(st)) < settled || time.Since(fi.ModTime()) < settled {
+		return ""
+	}
+	return keyOf("archive", uint64(st.Dev), st.Ino, fi.Size(), fi.ModTime().UnixNano(), changeTime(st).UnixNano(), wanted)
+}
+
+// imageRecord has the blobs of an image: manifest, config, layers.
+type imageRecord struct{ Blobs []ocispec.Descriptor }
+
+// image brings an image that was imported before into a store; nil is that the
+// cache has none.
+func (c *cache) image(ctx context.Context, s *image.Store, key, name string) (*image.Image, error) {
+	var r imageRecord
+	if key == "" || !c.record("images", key, &r) || len(r.Blobs) < 2 {
+		return nil, nil
+	}
+	for _, d := range r.Blobs {
+		if !c.has(d) {
+			return nil, nil
+		}
+	}
+	for _, d := range r.Blobs {
+		if err := s.AddFile(ctx, c.blob(d.Digest), d); err != nil {
+			return nil, err
+		}
+	}
+	return s.Adopt(name, r.Blobs[0])
+}
+
+func (c *cache) keepImage(ctx context.Context, s *image.Store, key, name string) error {
+	if key == "" {
+		return nil
+	}
+	blobs, err := s.Blobs(name)
+	for _, d := range blobs {
+		if err == nil {
+			err = c.keepBlob(ctx, s, d)
+		}
+	}
+	if err == nil {
+		err = c.keepRecord("images", key, imageRecord{blobs})
+	}
+	if err != nil {
+		return fmt.Errorf("cache: %w", err)
+	}
+	return nil
+}

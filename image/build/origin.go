@@ -1,0 +1,203 @@
+package build
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/freejail/freejail/image"
+)
+
+// origin is what COPY --from names: an earlier stage or an image.
+type origin struct {
+	stage *stage
+	image *image.Image
+}
+
+// state names the files of an origin: equal ones have equal layers.
+func (o *origin) state(b *builder) string {
+	var diffs []digest.Digest
+	if o.stage != nil {
+		diffs = b.built[o.stage].config.RootFS.DiffIDs
+	} else {
+		diffs = o.image.Config.RootFS.DiffIDs
+	}
+	return fmt.Sprint(diffs)
+}
+
+// open reads what the origin has. Its files stay in their layers.
+func (o *origin) open(ctx context.Context, b *builder) (source, error) {
+	w := &work{builder: b, view: newView()}
+	name := ""
+	if o.stage != nil {
+		w, name = b.built[o.stage], "stage "+o.stage.title()
+	} else {
+		w.layers, name = o.image.Layers, o.image.Name
+	}
+	v, err := w.files(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return &layerSource{b: b, name: name, layers: w.layers, view: v, found: map[place]*content{}}, nil
+}
+
+// layerSource is the files of another stage or image. It needs no root and no
+// room for all of them: what is copied is read out of the layers.
+type layerSource struct {
+	b      *builder
+	name   string
+	layers []ocispec.Descriptor
+	view   *view
+	spool  *os.File // holds the files that were read
+	size   int64
+	found  map[place]*content
+}
+
+func (l *layerSource) expand(sources []string) ([]string, error) {
+	var out []string
+	for _, s := range sources {
+		name := strings.TrimPrefix(path.Clean("/"+s), "/")
+		if !strings.ContainsAny(name, "*?[") {
+			out = append(out, name)
+			continue
+		}
+		found, err := l.glob(name)
+		if err == nil && len(found) == 0 {
+			err = fmt.Errorf("nothing in %s matches", l.name)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", s, err)
+		}
+		out = append(out, found...)
+	}
+	return out, nil
+}
+
+func (l *layerSource) glob(pattern string) ([]string, error) {
+	found := []string{""}
+	for _, part := range components(pattern) {
+		var next []string
+		for _, dir := range found {
+			_, n, missing, err := l.view.walk(dir, true)
+			if err != nil || len(missing) > 0 || n.kind != tar.TypeDir {
+				continue
+			}
+			for _, name := range slices.Sorted(maps.Keys(n.names)) {
+				ok, err := path.Match(part, name)
+				if err != nil {
+					return nil, err
+				}
+				if ok {
+					next = append(next, path.Join(dir, name))
+				}
+			}
+		}
+		found = next
+	}
+	slices.Sort(found)
+	return found, nil
+}
+
+func (l *layerSource) stat(name string, follow bool) (*node, error) {
+	_, n, missing, err := l.view.walk(name, follow)
+	if err == nil && len(missing) > 0 {
+		err = errors.New("it is not there")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("/%s of %s: %w", name, l.name, err)
+	}
+	return n, nil
+}
+
+func (l *layerSource) list(dir string) ([]string, error) {
+	n, err := l.stat(dir, true)
+	if err != nil {
+		return nil, err
+	}
+	return slices.Sorted(maps.Keys(n.names)), nil
+}
+
+func (l *layerSource) skips(string) (skip, look bool, err error) { return false, false, nil }
+
+// collect reads the layers that have what is wanted, each once.
+func (l *layerSource) collect(ctx context.Context, list []item) error {
+	wanted := map[int]map[int]bool{} // layer and entry
+	for _, i := range list {
+		if i.from == (place{}) || l.found[i.from] != nil {
+			continue
+		}
+		if wanted[i.from.layer] == nil {
+			wanted[i.from.layer] = map[int]bool{}
+		}
+		wanted[i.from.layer][i.from.entry] = true
+	}
+	if len(wanted) > 0 && l.spool == nil {
+		var err error
+		if l.spool, err = os.CreateTemp(l.b.dir, "copy-"); err != nil {
+			return err
+		}
+	}
+	for _, n := range slices.Sorted(maps.Keys(wanted)) {
+		if err := l.readLayer(ctx, n, wanted[n]); err != nil {
+			return fmt.Errorf("layer %d of %s: %w", n, l.name, err)
+		}
+	}
+	return nil
+}
+
+func (l *layerSource) readLayer(ctx context.Context, n int, wanted map[int]bool) (err error) {
+	r, err := l.b.store.OpenLayer(ctx, l.layers[n-1])
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	tr := tar.NewReader(r)
+	for entry, left := 1, len(wanted); left > 0; entry++ {
+		h, err := tr.Next()
+		if err != nil {
+			return err
+		}
+		if !wanted[entry] {
+			continue
+		}
+		left--
+		c := &content{size: h.Size, mtime: h.ModTime, flags: h.PAXRecords[flagsRecord]}
+		begin := l.size
+		if h.Typeflag != tar.TypeDir && h.Typeflag != tar.TypeSymlink {
+			if l.size += h.Size; l.size > maxLayer {
+				return fmt.Errorf("entry %q: with it there is more to copy than the limit of %d bytes", h.Name, int64(maxLayer))
+			}
+			if _, err := io.Copy(l.spool, tr); err != nil {
+				return fmt.Errorf("entry %q: %w", h.Name, err)
+			}
+		}
+		c.ReadCloser = io.NopCloser(io.NewSectionReader(l.spool, begin, l.size-begin))
+		l.found[place{n, entry}] = c
+	}
+	return nil
+}
+
+func (l *layerSource) open(i item) (*content, error) {
+	if c := l.found[i.from]; c != nil {
+		return c, nil
+	}
+	return &content{ReadCloser: io.NopCloser(bytes.NewReader(nil))}, nil // a directory that no entry names
+}
+
+func (l *layerSource) close() error {
+	if l.spool == nil {
+		return nil
+	}
+	return errors.Join(l.spool.Close(), os.Remove(l.spool.Name()))
+}

@@ -1,0 +1,146 @@
+package build
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/freejail/freejail/image"
+)
+
+// What a build leaves in its cache at most.
+const (
+	DefaultCacheAge   = 30 * 24 * time.Hour
+	DefaultCacheBytes = 20 << 30
+)
+
+// Prune removes from a cache what no build has used for an age, and of the rest
+// the least recently used until so many bytes are left, together with what
+// builds that were killed have left. It waits for builds that run. It returns
+// how many bytes are free now.
+func Prune(ctx context.Context, dir string, age time.Duration, bytes int64) (freed int64, err error) {
+	if _, err := os.Stat(dir); err != nil {
+		return 0, err
+	}
+	c, err := lockCache(dir, syscall.LOCK_EX)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, c.lock.Close()) }()
+	return c.prune(ctx, age, bytes)
+}
+
+// kept is a file of the cache that holds blobs.
+type kept struct {
+	file  string
+	used  time.Time
+	blobs []ocispec.Descriptor
+}
+
+// prune needs the lock exclusively.
+func (c *cache) prune(ctx context.Context, age time.Duration, bytes int64) (freed int64, err error) {
+	if err := c.removeWork(); err != nil {
+		return 0, err
+	}
+	records, freed, err := c.records(ctx)
+	if err != nil {
+		return freed, err
+	}
+	oldest := time.Now().Add(-age)
+	needed := map[string]bool{}
+	var total int64
+	for _, r := range records { // the last used first
+		var more int64
+		for _, d := range r.blobs {
+			if !needed[d.Digest.Encoded()] {
+				more += d.Size
+			}
+		}
+		if r.used.Before(oldest) || total+more > bytes {
+			if err := os.Remove(r.file); err != nil {
+				return freed, err
+			}
+			continue
+		}
+		total += more
+		for _, d := range r.blobs {
+			needed[d.Digest.Encoded()] = true
+		}
+	}
+	more, err := c.sweep("blobs", func(name string, fi fs.FileInfo) bool { return !needed[name] })
+	if err == nil {
+		freed += more
+		more, err = c.sweep("contexts", func(_ string, fi fs.FileInfo) bool { return fi.ModTime().Before(oldest) || bytes == 0 })
+	}
+	return freed + more, err
+}
+
+// removeWork removes what builds that were killed have left: nobody else has the
+// cache now.
+func (c *cache) removeWork() error {
+	entries, err := os.ReadDir(c.workDir())
+	for _, e := range entries {
+		err = errors.Join(err, image.RemoveTree(filepath.Join(c.workDir(), e.Name())))
+	}
+	return err
+}
+
+// records reads what is known of steps and images, the last used first. What
+// cannot be read, such as half-written files, is removed.
+func (c *cache) records(ctx context.Context) (out []kept, freed int64, err error) {
+	for _, dir := range []string{"steps", "images"} {
+		n, err := c.sweep(dir, func(name string, fi fs.FileInfo) bool {
+			r := kept{file: filepath.Join(c.dir, dir, name), used: fi.ModTime()}
+			b, err := os.ReadFile(r.file)
+			var both struct {
+				stepRecord
+				imageRecord
+			}
+			if err != nil || json.Unmarshal(b, &both) != nil {
+				return true
+			}
+			if r.blobs = both.Blobs; both.Layer != nil {
+				r.blobs = append(r.blobs, *both.Layer)
+			}
+			out = append(out, r)
+			return false
+		})
+		freed += n
+		if err = errors.Join(err, ctx.Err()); err != nil {
+			return nil, freed, err
+		}
+	}
+	slices.SortFunc(out, func(a, b kept) int { return b.used.Compare(a.used) })
+	return out, freed, nil
+}
+
+// sweep removes the files of a directory that are not wanted.
+func (c *cache) sweep(dir string, unwanted func(name string, fi fs.FileInfo) bool) (freed int64, err error) {
+	entries, err := os.ReadDir(filepath.Join(c.dir, dir))
+	if err != nil {
+		return 0, err
+	}
+	for _, e := range entries {
+		fi, err := e.Info()
+		if err != nil {
+			return freed, err
+		}
+		if !strings.HasPrefix(e.Name(), ".new-") && !unwanted(e.Name(), fi) {
+			continue
+		}
+		if err := os.Remove(filepath.Join(c.dir, dir, e.Name())); err != nil {
+			return freed, err
+		}
+		freed += fi.Size()
+	}
+	return freed, nil
+}

@@ -1,0 +1,313 @@
+package build
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"path"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/freejail/freejail/image"
+)
+
+// stage is one FROM with what follows it: an image of its own, of which the
+// last, or the target, is what is built.
+type stage struct {
+	index    int
+	name     string // of AS, in lower case; empty without
+	from     Instruction
+	ref      string // what FROM names
+	platform ocispec.Platform
+	body     []Instruction
+	parent   *stage       // where ref is an earlier stage
+	base     *image.Image // nil for scratch, and with a parent
+
+	args     map[string]*string
+	vars     []string // ENV, in order, NAME=value
+	config   ocispec.Image
+	manifest image.Manifest
+	cmdSet   bool
+	planned  []planned
+	ready    bool // its FROM is evaluated
+}
+
+func (s *stage) title() string {
+	if s.name != "" {
+		return s.name
+	}
+	return strconv.Itoa(s.index)
+}
+
+var (
+	stageName = regexp.MustCompile(`^[a-z][a-z0-9_.-]*$`)
+	errFirst  = errors.New("the first instruction must be FROM (only ARG may stand before it): write `FROM scratch` for an empty beginning")
+)
+
+// plan evaluates the instructions of all stages that the image needs, and names
+// every one that is wrong.
+func (p *planner) plan() error {
+	err := p.divide()
+	if err == nil {
+		err = p.choose()
+	}
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, s := range p.needed {
+		if s.parent != nil && !s.parent.ready {
+			continue // its fault is told
+		}
+		p.stage = s
+		errs = append(errs, p.evaluate(s.from))
+		if !s.ready {
+			continue // all that follows would only repeat it
+		}
+		for _, in := range s.body {
+			n := len(p.planned)
+			errs = append(errs, p.evaluate(in))
+			if len(p.planned) == n && in.Verb != "ARG" {
+				p.planned = append(p.planned, planned{in: in})
+			}
+		}
+	}
+	return errors.Join(append(errs, p.undeclared())...)
+}
+
+// undeclared names the --build-arg that no ARG takes.
+func (p *planner) undeclared() error {
+	declared := maps.Clone(p.global)
+	for _, in := range p.file.Instructions {
+		if in.Verb != "ARG" {
+			continue
+		}
+		list, err := words(in.Text, func(string) (string, error) { return "", nil })
+		if err != nil {
+			return nil // told already, or of a stage that is not needed
+		}
+		for _, w := range list {
+			name, _, _ := strings.Cut(w, "=")
+			declared[name] = nil
+		}
+	}
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(p.given)) {
+		if _, ok := declared[name]; !ok {
+			errs = append(errs, fmt.Errorf("%s: --build-arg %s: no ARG declares it: add `ARG %s`", p.file.Name, name, name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// divide makes the stages, with what their FROM names.
+func (p *planner) divide() error {
+	p.stage = &stage{args: map[string]*string{}, manifest: image.Manifest{SchemaVersion: 1}}
+	var errs []error
+	for _, in := range p.file.Instructions {
+		switch {
+		case in.Verb == "FROM":
+			if p.global == nil {
+				p.global = p.args
+			}
+			s, err := p.newStage(in)
+			if err != nil {
+				errs = append(errs, p.file.fault(in, err))
+			}
+			p.stages = append(p.stages, s)
+		case len(p.stages) > 0:
+			s := p.stages[len(p.stages)-1]
+			s.body = append(s.body, in)
+		case in.Verb == "ARG":
+			errs = append(errs, p.evaluate(in))
+		default:
+			return errors.Join(append(errs, p.file.fault(in, errFirst))...)
+		}
+	}
+	if len(p.stages) == 0 {
+		errs = append(errs, fmt.Errorf("%s: there is no FROM: write `FROM scratch` for an empty beginning", p.file.Name))
+	}
+	return errors.Join(errs...)
+}
+
+func (p *planner) newStage(in Instruction) (*stage, error) {
+	s := &stage{index: len(p.stages), from: in, platform: p.platform, manifest: image.Manifest{SchemaVersion: 1}}
+	list, err := words(in.Text, p.globalLookup)
+	if err == nil && len(list) != 1 && (len(list) != 3 || !strings.EqualFold(list[1], "AS")) {
+		err = fmt.Errorf("%q cannot be read: write %s", in.Text, verbs["FROM"].usage)
+	}
+	if err != nil {
+		return s, err
+	}
+	if s.ref = list[0]; s.ref != "scratch" {
+		s.parent = p.stageNamed(s.ref)
+	}
+	if len(list) == 3 {
+		s.name = strings.ToLower(list[2])
+		switch {
+		case !stageName.MatchString(s.name) || s.name == "scratch":
+			return s, fmt.Errorf("%q is no name of a stage: write a letter, then letters, digits and _ . -", list[2])
+		case p.stageNamed(s.name) != nil:
+			return s, fmt.Errorf("there is a stage %s already", s.name)
+		}
+	}
+	for _, f := range in.Flags {
+		text, err := substitute(f.Value, p.globalLookup)
+		if err != nil {
+			return s, fmt.Errorf("--platform: %w", err)
+		}
+		var ok bool
+		if s.platform.OS, s.platform.Architecture, ok = strings.Cut(text, "/"); !ok || s.platform.OS == "" || s.platform.Architecture == "" {
+			return s, fmt.Errorf("--platform=%s: want OS/ARCHITECTURE, such as freebsd/arm64", text)
+		}
+	}
+	return s, nil
+}
+
+// globalLookup is for FROM, which knows the ARGs before the first of them.
+func (p *planner) globalLookup(name string) (string, error) {
+	if v := p.global[name]; v != nil {
+		return *v, nil
+	}
+	if v, ok := p.predefined(name); ok {
+		return v, nil
+	}
+	return "", fmt.Errorf("the variable %s has no value here: FROM knows the ARGs that stand before the first FROM", name)
+}
+
+// stageNamed is nil where there is none so far.
+func (p *planner) stageNamed(name string) *stage {
+	i := slices.IndexFunc(p.stages, func(s *stage) bool { return s.name != "" && s.name == strings.ToLower(name) })
+	if i < 0 {
+		return nil
+	}
+	return p.stages[i]
+}
+
+// stageBefore finds what --from means: a name or a number of an earlier stage.
+func (p *planner) stageBefore(s *stage, ref string) *stage {
+	if n, err := strconv.Atoi(ref); err == nil && n >= 0 && n < s.index {
+		return p.stages[n]
+	}
+	if found := p.stageNamed(ref); found != nil && found.index < s.index {
+		return found
+	}
+	return nil
+}
+
+// choose finds the stages that the image needs; the others are not built.
+func (p *planner) choose() error {
+	goal := p.stages[len(p.stages)-1]
+	if p.goal != "" {
+		n, err := strconv.Atoi(p.goal)
+		switch {
+		case err == nil && n >= 0 && n < len(p.stages):
+			goal = p.stages[n]
+		case p.stageNamed(p.goal) != nil:
+			goal = p.stageNamed(p.goal)
+		default:
+			var have []string
+			for _, s := range p.stages {
+				have = append(have, s.title())
+			}
+			return fmt.Errorf("%s: there is no stage %q: there are %s", p.file.Name, p.goal, strings.Join(have, ", "))
+		}
+	}
+	needed := map[*stage]bool{}
+	var need func(s *stage)
+	need = func(s *stage) {
+		if s == nil || needed[s] {
+			return
+		}
+		needed[s] = true
+		need(s.parent)
+		for _, in := range s.body {
+			for _, f := range in.Flags {
+				if f.Name == "from" {
+					need(p.stageBefore(s, f.Value))
+				}
+			}
+		}
+	}
+	need(goal)
+	for _, s := range p.stages {
+		if needed[s] {
+			p.needed = append(p.needed, s)
+		}
+	}
+	return nil
+}
+
+// from begins a stage.
+func (p *planner) from(Instruction) error {
+	s := p.stage
+	s.args = maps.Clone(p.global)
+	switch {
+	case s.parent != nil:
+		p.inherit(s.parent.config, s.parent.manifest)
+		s.vars = slices.Clone(s.parent.vars)
+	case s.ref == "scratch":
+		s.config.Platform = s.platform
+		if s.config.OS == "" {
+			s.config.OS = hostOS()
+		}
+		if s.config.Architecture == "" {
+			s.config.Architecture = runtime.GOARCH
+		}
+	default:
+		if err := p.fromImage(s.ref); err != nil {
+			return err
+		}
+	}
+	s.config.RootFS.Type = "layers"
+	s.ready = true
+	return nil
+}
+
+// fromImage inherits everything of the base, its requests included: what the
+// base needs does not vanish by building on it.
+func (p *planner) fromImage(ref string) error {
+	img, err := p.base(ref, p.stage.platform)
+	if err != nil {
+		return err
+	}
+	p.stage.base = img
+	p.inherit(img.Config, *img.Manifest)
+	p.vars = slices.Clone(img.Config.Config.Env)
+	if len(p.config.History) == 0 {
+		for range img.Layers {
+			p.config.History = append(p.config.History, ocispec.History{CreatedBy: "FROM " + path.Base(ref)})
+		}
+	}
+	return nil
+}
+
+func (p *planner) inherit(c ocispec.Image, m image.Manifest) {
+	p.config, p.manifest = c, m
+	p.config.Config.Labels = maps.Clone(c.Config.Labels)
+	p.config.Config.ExposedPorts = maps.Clone(c.Config.ExposedPorts)
+	p.config.Config.Volumes = maps.Clone(c.Config.Volumes)
+}
+
+// origin finds the stage or the image that --from names.
+func (p *planner) origin(ref string) (*origin, error) {
+	if strings.Contains(ref, "$") {
+		return nil, errors.New("variables have no place here: name a stage or an image")
+	}
+	if s := p.stageBefore(p.stage, ref); s != nil {
+		return &origin{stage: s}, nil
+	}
+	if ref == p.stage.name || ref == strconv.Itoa(p.stage.index) {
+		return nil, errors.New("a stage cannot copy from itself")
+	}
+	img, err := p.base(ref, p.platform)
+	if err != nil {
+		return nil, fmt.Errorf("no earlier stage has this name, and as an image: %w", err)
+	}
+	return &origin{image: img}, nil
+}

@@ -1,0 +1,127 @@
+package buildjail_test
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/freejail/freejail/image/build"
+)
+
+// A RUN is executed once; later builds take its layer, and go on from it.
+func TestRunIsCached(t *testing.T) {
+	f := setup(t, build.NetworkHost)
+	f.options.Cache = t.TempDir()
+	lines := []string{`RUN ["/bin/prog", "mkdir", "/d", "write", "/d/f", "text", "say", "one"]`, `RUN ["/bin/prog", "exit", ""]`}
+	first, err := f.build(lines...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.log.Reset()
+	second, err := f.build(lines...)
+	if err != nil || second.Digest != first.Digest || f.log.Len() > 0 {
+		t.Errorf("%v, %s after %s, and it said %q", err, second.Digest, first.Digest, f.log.String())
+	}
+	// On top of a cached layer, which must be unpacked now.
+	third, err := f.build(append(lines, `RUN ["/bin/prog", "cat", "/d/f", "rm", "/d"]`)...)
+	if err != nil || !strings.Contains(f.log.String(), "text") || len(third.Layers) != 3 {
+		t.Errorf("%v, %s", err, f.log.String())
+	}
+	f.want(2, "0 .wh.d 644 0:0")
+	f.log.Reset()
+	for _, change := range []func(){func() { f.options.Network = build.NetworkNone }, func() { lines = append([]string{"ENV A=b"}, lines...) },
+		func() { lines = append([]string{"USER 0"}, lines...) }} {
+		change()
+		if _, err := f.build(lines...); err != nil || !strings.Contains(f.log.String(), "in /") {
+			t.Errorf("it was not executed again: %v %q", err, f.log.String())
+		}
+		f.log.Reset()
+	}
+}
+
+// A stage that runs something builds on another that did.
+func TestStagesThatRun(t *testing.T) {
+	f := setup(t, build.NetworkHost)
+	_, err := f.build(`RUN ["/bin/prog", "mkdir", "/made", "write", "/made/f", "text", "link", "/made/f", "/made/g", "chmod", "/made/f"]`,
+		"FROM 0", // no stage by number: a name is needed
+	)
+	if err == nil {
+		t.Error("FROM took a number")
+	}
+	img, err := f.build(`RUN ["/bin/prog", "mkdir", "/made", "write", "/made/f", "text", "link", "/made/f", "/made/g", "chown", "/made/g", "chmod", "/made/f"]`,
+		"FROM scratch AS two", "COPY --from=0 /bin /bin", `RUN ["/bin/prog", "mkdir", "/x"]`,
+		"FROM two", `RUN ["/bin/prog", "write", "/x/y", "z"]`, "COPY --from=0 /made /m")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(img.Layers) != 4 {
+		t.Errorf("%d layers", len(img.Layers))
+	}
+	f.want(1, "5 x/ 750 0:0")
+	f.want(2, "0 x/y 640 0:0")
+	f.want(3, "5 m/ 755 0:0", "0 m/f 755 1001:1002", "1 m/g 755 1001:1002 -> m/f")
+}
+
+// A secret is there while its command runs, and nowhere else.
+func TestSecrets(t *testing.T) {
+	f := setup(t, build.NetworkHost)
+	f.options.Cache = t.TempDir()
+	f.options.Secrets = map[string]build.Secret{"token": build.Secret("s3cr3t-value\n"), "other": build.Secret("another-one")}
+	img, err := f.build(
+		`RUN --mount=type=secret,id=token ["/bin/prog", "cat", "/run/secrets/token", "ls", "/run/secrets", "write", "/done", "x"]`,
+		`RUN --mount=type=secret,id=other,target=/etc/keys/k,mode=0440,uid=7 --mount=type=secret,id=absent ["/bin/prog", "cat", "/etc/keys/k", "write", "/etc/keys/own", "x"]`,
+		`RUN ["/bin/prog", "ls", "/", "ls", "/etc/keys"]`)
+	if err != nil {
+		t.Fatal(err, f.log.String())
+	}
+	f.want(1, "0 done 640 0:0")
+	f.want(2, "5 etc/ 755 0:0", "5 etc/keys/ 755 0:0", "0 etc/keys/own 640 0:0")
+	said := f.log.String()
+	if strings.Contains(said, "s3cr3t") || strings.Contains(said, "another") || strings.Count(said, "(secret)") != 2 || !strings.Contains(said, "\nown \n") {
+		t.Errorf("the commands said %q", said)
+	}
+	for _, h := range img.Config.History {
+		if strings.Contains(h.CreatedBy, "s3cr3t") {
+			t.Error(h.CreatedBy)
+		}
+	}
+	for _, dir := range []string{f.options.Cache, stateDir, filepath.Dir(f.out)} {
+		err := filepath.WalkDir(dir, func(p string, d os.DirEntry, err error) error {
+			if err != nil || !d.Type().IsRegular() {
+				return err
+			}
+			b, err := os.ReadFile(p)
+			if bytes.Contains(b, []byte("s3cr3t")) {
+				t.Errorf("the secret is in %s", p)
+			}
+			return err
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	// Its value is not what a step depends on.
+	f.options.Secrets["token"] = build.Secret("changed")
+	f.log.Reset()
+	again, err := f.build(
+		`RUN --mount=type=secret,id=token ["/bin/prog", "cat", "/run/secrets/token", "ls", "/run/secrets", "write", "/done", "x"]`)
+	if err != nil || f.log.Len() > 0 || len(again.Layers) != 2 || again.Layers[1].Digest != img.Layers[1].Digest {
+		t.Errorf("%v %q", err, f.log.String())
+	}
+	for line, want := range map[string]string{
+		`RUN --mount=type=secret,id=absent,required x`:                                        "the secret absent is required: give --secret id=absent,src=FILE",
+		`RUN --mount=type=bind,source=. x`:                                                    "unknown option \"source\"",
+		`RUN --mount=type=cache,target=/x x`:                                                  "only type=secret",
+		`RUN --mount=type=secret x`:                                                           "it needs id=NAME",
+		`RUN --mount=type=secret,id=token,mode=x x`:                                           "mode: \"x\" cannot be read",
+		`RUN --mount=type=secret,id=token,target=/ x`:                                         "the target is no file's path",
+		`RUN --network=bridge x`:                                                              "there are host and none",
+		"RUN --mount=type=secret,id=token,target=/a --mount=type=secret,id=other,target=/a x": "/a has a secret already",
+	} {
+		if _, err := f.build(line); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %s", line, err, want)
+		}
+	}
+}
