@@ -34,6 +34,7 @@ func (f *outputFlags) options(a *app) (o build.Options, err error) {
 	if o.Epoch, err = build.EpochFromEnv(); err != nil {
 		return o, usageError{err}
 	}
+	o.Warn = func(text string) { fmt.Fprintln(a.messages, "warning:", text) }
 	if !f.quiet {
 		o.Progress = func(text string) { fmt.Fprintln(a.messages, text) }
 	}
@@ -51,6 +52,7 @@ type buildFlags struct {
 	outputFlags
 	cacheFlags
 	file, tag, store, network, target string
+	from, format                      string
 	args, secrets                     []string
 }
 
@@ -70,7 +72,9 @@ The digest of the image is printed to the standard output.`,
 		Args: exactly(1, "one directory"),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.build(cmd.Context(), f, args[0]) }}
 	f.outputFlags.add(c)
-	c.Flags().StringVarP(&f.file, "file", "f", "", "the Jailfile (default: "+build.DefaultFile+" in the directory)")
+	c.Flags().StringVarP(&f.file, "file", "f", "", "the Jailfile (default: "+build.DefaultFile+" in the directory, or "+build.BastilleFile+")")
+	c.Flags().StringVar(&f.format, "format", "", "jailfile or bastille (default: by the file's name)")
+	c.Flags().StringVar(&f.from, "from", "", "what a Bastillefile builds on: an archive, a layout or an image's name")
 	c.Flags().StringVarP(&f.tag, "tag", "t", "", "the image's name (default: what NAME in the Jailfile says)")
 	c.Flags().StringArrayVar(&f.args, "build-arg", nil, "NAME=value for an ARG of the Jailfile; NAME alone takes the environment's")
 	c.Flags().StringVar(&f.store, "store", "", "a directory of images: FROM finds names there, and the image is kept there (not a running daemon's)")
@@ -92,6 +96,10 @@ func (a *app) build(ctx context.Context, f *buildFlags, dir string) (err error) 
 	if f.network != build.NetworkHost && f.network != build.NetworkNone {
 		return usagef("--network %s: there are host and none", f.network)
 	}
+	if f.format != "" && f.format != "jailfile" && f.format != "bastille" {
+		return usagef("--format %s: there are jailfile and bastille", f.format)
+	}
+	o.From, o.Bastille = f.from, f.format == "bastille"
 	o.Context, o.File, o.Tag, o.Target, o.Network = dir, f.file, f.tag, f.target, f.network
 	if o.Args, err = buildArgs(f.args); err != nil {
 		return err

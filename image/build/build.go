@@ -20,13 +20,20 @@ import (
 	"github.com/freejail/freejail/image"
 )
 
-// DefaultFile is the name of a Jailfile in its context.
-const DefaultFile = "Jailfile"
+// Names of recipes in their context.
+const (
+	DefaultFile  = "Jailfile"
+	BastilleFile = "Bastillefile"
+)
 
 // Options of a build. Only Context is needed, and Output or Store.
 type Options struct {
 	Context string // the directory that COPY and ADD take from
-	File    string // the Jailfile; default: Jailfile in the context
+	File    string // the Jailfile; default: Jailfile in the context, or Bastillefile
+	// Bastille takes the file for a Bastillefile whatever its name is.
+	Bastille bool
+	// From is what a Bastillefile, which has no FROM, builds on.
+	From string
 	// Output is where the image goes: an oci-archive, or, where it ends in a
 	// slash or is a directory, an OCI layout, for which it must be empty.
 	Output string
@@ -58,6 +65,8 @@ type Options struct {
 	Log    io.Writer // what the commands of RUN say; nil: nobody hears it
 	// Progress is told each step; it may be nil.
 	Progress func(text string)
+	// Warn is told what of a recipe means nothing in an image; it may be nil.
+	Warn func(text string)
 	// TempDir is for what is worked on; default: the cache, or os.TempDir().
 	TempDir string
 }
@@ -104,7 +113,7 @@ func Build(ctx context.Context, o Options) (_ *image.Image, err error) {
 	if err := b.open(); err != nil {
 		return nil, err
 	}
-	file, err := ReadFile(b.jailfile())
+	file, err := b.readRecipe()
 	if err != nil {
 		return nil, err
 	}
@@ -112,6 +121,11 @@ func Build(ctx context.Context, o Options) (_ *image.Image, err error) {
 	p.base = func(ref string, wanted ocispec.Platform) (*image.Image, error) { return b.from(ctx, ref, wanted) }
 	if err := p.plan(); err != nil {
 		return nil, err
+	}
+	for _, w := range p.warnings {
+		if o.Warn != nil {
+			o.Warn(w.Error())
+		}
 	}
 	return b.build(ctx, p)
 }
@@ -125,23 +139,6 @@ func newBuilder(o Options) *builder {
 		b.epoch = time.Unix(0, 0).UTC()
 	}
 	return b
-}
-
-func (b *builder) jailfile() string {
-	if b.opts.File != "" {
-		return b.opts.File
-	}
-	return filepath.Join(b.opts.Context, DefaultFile)
-}
-
-// ReadFile parses the Jailfile at a path.
-func ReadFile(name string) (_ *File, err error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	return Parse(name, f)
 }
 
 func (b *builder) open() (err error) {

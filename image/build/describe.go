@@ -60,12 +60,16 @@ func (p *planner) label(in Instruction) error {
 		if kv[0] == image.ManifestLabel {
 			return fmt.Errorf("%s is written by freejail: use PORT, PARAM, DEVFS, ALLOW and the like", kv[0])
 		}
-		if p.config.Config.Labels == nil {
-			p.config.Config.Labels = map[string]string{}
-		}
-		p.config.Config.Labels[kv[0]] = kv[1]
+		p.setLabel(kv[0], kv[1])
 	}
 	return nil
+}
+
+func (p *planner) setLabel(key, value string) {
+	if p.config.Config.Labels == nil {
+		p.config.Config.Labels = map[string]string{}
+	}
+	p.config.Config.Labels[key] = value
 }
 
 // head reads n fixed words and the options after them.
@@ -141,6 +145,11 @@ func (p *planner) port(in Instruction) error {
 	if out.Service, err = service(w[0], opts); err != nil {
 		return err
 	}
+	p.addPort(out)
+	return nil
+}
+
+func (p *planner) addPort(out image.Port) {
 	for _, old := range p.manifest.Ports {
 		if old.Name == out.Name { // a base's, perhaps with another number
 			delete(p.config.Config.ExposedPorts, fmt.Sprintf("%d/%s", old.Port, old.Protocol))
@@ -151,7 +160,6 @@ func (p *planner) port(in Instruction) error {
 		p.config.Config.ExposedPorts = map[string]struct{}{}
 	}
 	p.config.Config.ExposedPorts[fmt.Sprintf("%d/%s", out.Port, out.Protocol)] = struct{}{}
-	return nil
 }
 
 // service is nil where no option speaks of one; its name is the port's unless
@@ -241,13 +249,17 @@ func (p *planner) volume(in Instruction) error {
 		}
 		_, v.Required = opts["required"]
 		_, v.ReadOnly = opts["readonly"]
-		p.manifest.Volumes = replace(p.manifest.Volumes, v, func(o image.Volume) bool { return o.Path == v.Path })
-		if p.config.Config.Volumes == nil {
-			p.config.Config.Volumes = map[string]struct{}{}
-		}
-		p.config.Config.Volumes[v.Path] = struct{}{}
+		p.addVolume(v)
 	}
 	return nil
+}
+
+func (p *planner) addVolume(v image.Volume) {
+	p.manifest.Volumes = replace(p.manifest.Volumes, v, func(o image.Volume) bool { return o.Path == v.Path })
+	if p.config.Config.Volumes == nil {
+		p.config.Config.Volumes = map[string]struct{}{}
+	}
+	p.config.Config.Volumes[v.Path] = struct{}{}
 }
 
 func (p *planner) writable(in Instruction) error {

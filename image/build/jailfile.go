@@ -2,6 +2,7 @@ package build
 
 import (
 	"bufio"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 type File struct {
 	Name         string
 	Instructions []Instruction
+	bastille     bool
 }
 
 // Instruction is one instruction of a Jailfile.
@@ -24,6 +26,12 @@ type Instruction struct {
 	Text  string // the arguments as written, continued lines joined
 	// Heredoc is the body of a <<WORD that Text consists of; nil without one.
 	Heredoc *string
+
+	file    string            // where it stands, if not in the File of that name
+	dir     string            // of the context: what its sources are relative to
+	recipe  bool              // it is of a Bastillefile
+	through map[string]string // arguments of the INCLUDE that it came by
+	fault   error             // why an INCLUDE could not be followed
 }
 
 // Flag is one --name=value of COPY, ADD or RUN.
@@ -51,7 +59,7 @@ func (f *File) fault(in Instruction, err error) error {
 	if errors.As(err, &have) {
 		return err
 	}
-	return &Error{File: f.Name, Line: in.Line, Verb: in.Verb, Err: err}
+	return &Error{File: cmp.Or(in.file, f.Name), Line: in.Line, Verb: in.Verb, Err: err}
 }
 
 // maxLine bounds one physical line of a Jailfile.

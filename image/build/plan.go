@@ -25,6 +25,8 @@ type planner struct {
 	given    map[string]string                                          // --build-arg
 	secrets  map[string]Secret                                          // --secret
 
+	warnings []error
+
 	global map[string]*string // ARG before the first FROM
 	stages []*stage
 	needed []*stage // those that the image needs, in order; the image is the last
@@ -114,7 +116,7 @@ func hostOS() string {
 var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
 func (p *planner) arg(in Instruction) error {
-	list, err := words(in.Text, p.lookup)
+	list, err := p.argWords(in)
 	if err != nil {
 		return err
 	}
@@ -123,8 +125,16 @@ func (p *planner) arg(in Instruction) error {
 		if !envName.MatchString(name) {
 			return fmt.Errorf("%q is no name of a variable", name)
 		}
-		if given, ok := p.given[name]; ok {
+		if given, ok := in.through[name]; ok {
+			if value, err = substitute(given, p.lookup); err != nil {
+				return err
+			}
+			has = true
+		} else if given, ok := p.given[name]; ok {
 			value, has = given, true
+		}
+		if in.Verb == "ARG+" && value == "" {
+			return fmt.Errorf("%s must have a value: give --build-arg %s=VALUE", name, name)
 		}
 		known, predefined := p.predefined(name)
 		switch {
@@ -241,6 +251,12 @@ func (p *planner) run(in Instruction) error {
 		return err
 	}
 	switch {
+	case in.recipe:
+		text, err := p.recipeCommand(in.Text)
+		if err != nil {
+			return err
+		}
+		s.argv, s.dir, s.user = []string{"/bin/sh", "-c", text}, "/", "root"
 	case in.Heredoc != nil:
 		s.argv = []string{"/bin/sh", "-e", "-c", *in.Heredoc}
 	case isJSON(in.Text):

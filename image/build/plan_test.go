@@ -51,6 +51,15 @@ OSVERSION 14.1
 WAIT all
 VNET
 LINUX
+OVERLAY prog
+CP prog /bin/copied
+RENDER /prog
+LINE_IN_FILE 'a line' /etc/lines
+CONFIG set securelevel=2
+RDR tcp 9 53
+TAGS one two
+ARG+ WHO=them
+RESTART
 `
 
 const everyManifest = `{
@@ -65,7 +74,8 @@ const everyManifest = `{
  "ports": [
   {"name": "http", "port": 8080, "protocol": "tcp", "description": "pages", "service": {"name": "web-2", "tags": ["a", "b"], "check": {"type": "http", "path": "/healthz", "interval": "2s", "timeout": "1s"}}},
   {"name": "dns", "port": 53, "protocol": "udp"},
-  {"name": "raw", "port": 99, "protocol": "tcp"}
+  {"name": "raw", "port": 99, "protocol": "tcp"},
+  {"name": "tcp-53", "port": 53, "protocol": "tcp"}
  ],
  "requires": {
   "devfs": ["path 'bpf*' unhide mode 660", "type disk hide"],
@@ -90,13 +100,13 @@ const everyManifest = `{
 
 const everyConfig = `{
  "User": "80:81",
- "ExposedPorts": {"53/udp": {}, "8080/tcp": {}, "99/tcp": {}},
+ "ExposedPorts": {"53/tcp": {}, "53/udp": {}, "8080/tcp": {}, "99/tcp": {}},
  "Env": ["GREETING=hello world", "N=2"],
  "Entrypoint": ["/bin/prog", "-x"],
  "Cmd": ["one", "two words"],
  "Volumes": {"/a": {}, "/b": {}, "/data": {}},
  "WorkingDir": "/srv",
- "Labels": {"a": "b", "c": "d e"},
+ "Labels": {"a": "b", "c": "d e", "tags": "one,two"},
  "StopSignal": "SIGINT"
 }`
 
@@ -118,7 +128,7 @@ func plain(t *testing.T, v any) string {
 
 func TestEveryVerb(t *testing.T) {
 	for name := range verbs { // the text above is whole
-		if name != "RUN" && !strings.Contains("\n"+everyVerb, "\n"+name) {
+		if !slices.Contains([]string{"RUN", "PKG", "SYSRC", "SERVICE", "INCLUDE", "TEMPLATE", "LIMITS"}, name) && !strings.Contains("\n"+everyVerb, "\n"+name) {
 			t.Errorf("%s is not tried", name)
 		}
 	}
@@ -131,7 +141,7 @@ func TestEveryVerb(t *testing.T) {
 	if got, want := plain(t, c), plain(t, everyConfig); got != want {
 		t.Errorf("config:\n%s\nwant\n%s", got, want)
 	}
-	if m.img.Name != "web" || m.img.Config.Platform.OS != "freebsd" || len(m.img.Layers) != 3 {
+	if m.img.Name != "web" || m.img.Config.Platform.OS != "freebsd" || len(m.img.Layers) != 6 {
 		t.Errorf("%s %+v, %d layers", m.img.Name, m.img.Config.Platform, len(m.img.Layers))
 	}
 	layers, history := 0, m.img.Config.History
@@ -140,7 +150,7 @@ func TestEveryVerb(t *testing.T) {
 			layers++
 		}
 	}
-	if layers != 3 || history[0].CreatedBy != "NAME web" || !strings.Contains(history[2].CreatedBy, "It costs $5.") {
+	if layers != 6 || history[0].CreatedBy != "NAME web" || !strings.Contains(history[2].CreatedBy, "It costs $5.") {
 		t.Errorf("history: %+v", history)
 	}
 }
@@ -197,6 +207,26 @@ func TestFaultsOfThePlan(t *testing.T) {
 		"VNET yes":                         "stands alone",
 		"LINUX yes":                        "stands alone",
 		"NAME a b":                         "write NAME",
+		"LIMITS memoryuse 1G":              "resources { cpu",
+		"CONFIG get x":                     "can only ask for",
+		"CONFIG set devfs_ruleset=4":       "numbers of rulesets",
+		"CONFIG set exec.start=/bin/sh":    "one program",
+		"CONFIG set path=/":                "set by freejail",
+		"CONFIG set allow.mount=0":         "not asked for",
+		"CP /etc/passwd /":                 "a file of the host",
+		"CP a":                             "write CP",
+		"RDR tcp 80":                       "write RDR",
+		"RDR tcp 80 x":                     "no port",
+		"RENDER /a $(id)":                  "none evaluates this line",
+		"LINE_IN_FILE a":                   "write LINE_IN_FILE",
+		"MOUNT /usr/ports usr/ports":       "want `/host/path",
+		"MOUNT /a b nfs rw 0 0":            "an image can ask for tmpfs",
+		"MOUNT /a b nullfs noexec 0 0":     "there are ro and rw",
+		"SERVICE nginx":                    "write SERVICE",
+		"PKG a; rm -rf /":                  "none evaluates this line",
+		"INCLUDE https://example.org/x":    "nothing is fetched",
+		"INCLUDE ../x":                     "leads out of the context",
+		"INCLUDE none":                     "there is no none in the context",
 		"NAME -x":                          "name:",
 		"SUMMARY \"a":                      "never closed",
 		"USAGE a\x1b[2J":                   "control characters",
@@ -253,15 +283,15 @@ func TestFromInherits(t *testing.T) {
 	from := base(t, files{"prog": "#!x"}, everyVerb)
 	m := make1(t, files{}, "FROM "+from+"\nNAME child\nPORT http 9090 service=child\nPARAM MORE\nENTRYPOINT [\"/bin/added\"]\nENV N=3\nDEVFS path 'bpf*' unhide mode 660\n")
 	got := m.img.Manifest
-	if got.Name != "child" || len(got.Ports) != 3 || got.Ports[0].Port != 9090 || got.Ports[0].Service.Name != "child" || len(got.Parameters) != 3 ||
+	if got.Name != "child" || len(got.Ports) != 4 || got.Ports[0].Port != 9090 || got.Ports[0].Service.Name != "child" || len(got.Parameters) != 3 ||
 		len(got.Requires.Devfs) != 2 || !got.Requires.VNET || got.Requires.Jail["securelevel"] != "2" || len(got.Volumes) != 3 {
 		t.Errorf("%+v", got)
 	}
 	c := m.img.Config.Config
-	if _, stale := c.ExposedPorts["8080/tcp"]; stale || len(c.ExposedPorts) != 3 {
+	if _, stale := c.ExposedPorts["8080/tcp"]; stale || len(c.ExposedPorts) != 4 {
 		t.Errorf("exposed: %v", c.ExposedPorts)
 	}
-	if c.Cmd != nil || c.User != "80:81" || !slices.Equal(c.Env, []string{"GREETING=hello world", "N=3"}) || len(m.img.Layers) != 3 {
+	if c.Cmd != nil || c.User != "80:81" || !slices.Equal(c.Env, []string{"GREETING=hello world", "N=3"}) || len(m.img.Layers) != 6 {
 		t.Errorf("%+v", c)
 	}
 	layers := 0
@@ -270,7 +300,7 @@ func TestFromInherits(t *testing.T) {
 			layers++
 		}
 	}
-	if layers != 3 {
+	if layers != 6 {
 		t.Errorf("the history has %d layers", layers)
 	}
 }

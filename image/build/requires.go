@@ -153,12 +153,15 @@ func cloned(m map[string]string) map[string]string {
 }
 
 func (p *planner) mount(in Instruction) error {
-	list, err := words(in.Text, p.lookup)
+	list, err := p.shellWords(in)
 	if err == nil && len(list) < 2 {
 		err = errUsage
 	}
 	if err != nil {
 		return err
+	}
+	if in.recipe || strings.HasPrefix(list[0], "/") {
+		return p.fstab(list)
 	}
 	m := image.MountRequest{Type: list[0], Target: list[1], Options: list[2:]}
 	p.manifest.Requires.Mounts = replace(p.manifest.Requires.Mounts, m, func(o image.MountRequest) bool { return o.Target == m.Target })

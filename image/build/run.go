@@ -43,6 +43,7 @@ type Command struct {
 // runStep is RUN: what the command changes in the image's files is the layer.
 type runStep struct {
 	argv, env []string
+	then      []string // another command after it, for the same layer
 	dir, user string
 	network   string // empty: the build's
 	secrets   []secretMount
@@ -50,10 +51,10 @@ type runStep struct {
 
 func (s *runStep) key(_ context.Context, b *work) (any, error) {
 	return struct {
-		Args, Env          []string
+		Args, Then, Env    []string
 		Dir, User, Network string
 		Secrets            []secretMount // names and places; a secret's value changes nothing
-	}{s.argv, s.env, s.dir, s.user, s.on(b), s.secrets}, nil
+	}{s.argv, s.then, s.env, s.dir, s.user, s.on(b), s.secrets}, nil
 }
 
 func (s *runStep) on(b *work) string { return cmp.Or(s.network, b.network) }
@@ -66,8 +67,13 @@ func (s *runStep) run(ctx context.Context, b *work) error {
 	if err != nil {
 		return err
 	}
-	if err := s.command(ctx, b, dir); err != nil {
-		return err
+	for _, argv := range [][]string{s.argv, s.then} {
+		if len(argv) == 0 {
+			continue
+		}
+		if err := s.command(ctx, b, dir, argv); err != nil {
+			return err
+		}
 	}
 	d, after, err := b.tree.changes(ctx)
 	if err != nil {
@@ -81,8 +87,8 @@ func (s *runStep) run(ctx context.Context, b *work) error {
 	return b.tree.keep(ctx, b)
 }
 
-func (s *runStep) command(ctx context.Context, b *work, dir string) error {
-	c := Command{Root: dir, Args: s.argv, Env: s.env, Dir: cmp.Or(s.dir, "/"), User: s.user, Network: s.on(b), Linux: b.config.OS == "linux", Output: b.opts.Log}
+func (s *runStep) command(ctx context.Context, b *work, dir string, argv []string) error {
+	c := Command{Root: dir, Args: argv, Env: s.env, Dir: cmp.Or(s.dir, "/"), User: s.user, Network: s.on(b), Linux: b.config.OS == "linux", Output: b.opts.Log}
 	if c.Output == nil {
 		c.Output = io.Discard
 	}

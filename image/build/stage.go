@@ -72,10 +72,13 @@ func (p *planner) plan() error {
 		for _, in := range s.body {
 			n := len(p.planned)
 			errs = append(errs, p.evaluate(in))
-			if len(p.planned) == n && in.Verb != "ARG" {
+			if len(p.planned) == n && in.Verb != "ARG" && in.Verb != "ARG+" {
 				p.planned = append(p.planned, planned{in: in})
 			}
 		}
+	}
+	if p.file.bastille {
+		p.runsServices()
 	}
 	return errors.Join(append(errs, p.undeclared())...)
 }
@@ -84,7 +87,7 @@ func (p *planner) plan() error {
 func (p *planner) undeclared() error {
 	declared := maps.Clone(p.global)
 	for _, in := range p.file.Instructions {
-		if in.Verb != "ARG" {
+		if in.Verb != "ARG" && in.Verb != "ARG+" {
 			continue
 		}
 		list, err := words(in.Text, func(string) (string, error) { return "", nil })

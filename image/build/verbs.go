@@ -51,6 +51,22 @@ func init() {
 		"WAIT":      {usage: "WAIT main, or WAIT all", plan: (*planner).wait},
 		"VNET":      {usage: "VNET", empty: true, plan: (*planner).vnet},
 		"LINUX":     {usage: "LINUX", empty: true, plan: (*planner).linux},
+
+		"PKG":          {usage: "PKG nginx php84", plan: (*planner).pkg},
+		"SYSRC":        {usage: "SYSRC nginx_enable=YES", plan: (*planner).sysrc},
+		"SERVICE":      {usage: "SERVICE nginx enable", plan: (*planner).service},
+		"CP":           {usage: "CP usr /", plan: (*planner).cp},
+		"OVERLAY":      {usage: "OVERLAY usr etc", plan: (*planner).overlay},
+		"INCLUDE":      {usage: "INCLUDE directory/of/a/Bastillefile [--arg NAME=value]", plan: included},
+		"TEMPLATE":     {usage: "TEMPLATE directory/of/a/Bastillefile [--arg NAME=value]", plan: included},
+		"RENDER":       {usage: "RENDER /usr/local/etc/app.conf", plan: (*planner).render},
+		"LINE_IN_FILE": {usage: "LINE_IN_FILE 'a line' /etc/file", plan: (*planner).lineInFile},
+		"LIMITS":       {usage: "LIMITS memoryuse 1G", plan: (*planner).limits},
+		"CONFIG":       {usage: "CONFIG set allow.mlock=1", plan: (*planner).configure},
+		"RDR":          {usage: "RDR tcp 8080 80", plan: (*planner).rdr},
+		"ARG+":         {usage: "ARG+ NAME", plan: (*planner).arg},
+		"RESTART":      {usage: "RESTART", empty: true, plan: func(*planner, Instruction) error { return nil }}, // nothing runs
+		"TAGS":         {usage: "TAGS web", plan: (*planner).tags},
 	}
 }
 

@@ -1,0 +1,200 @@
+package build
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// maxEdited bounds a file that RENDER or LINE_IN_FILE changes.
+const maxEdited = maxText
+
+// renderStep is RENDER: ${NAME} in files of the image becomes the argument's
+// value.
+type renderStep struct {
+	files  []string
+	values map[string]string
+}
+
+func (p *planner) render(in Instruction) error {
+	list, err := p.shellWords(in)
+	if err != nil {
+		return err
+	}
+	s := &renderStep{values: map[string]string{}}
+	for _, name := range list {
+		s.files = append(s.files, path.Join("/", name))
+	}
+	for name, v := range p.args {
+		if v != nil {
+			s.values[name] = *v
+		}
+	}
+	for _, kv := range p.vars {
+		k, v, _ := strings.Cut(kv, "=")
+		s.values[k] = v
+	}
+	p.add(in, s)
+	return nil
+}
+
+func (s *renderStep) key(context.Context, *work) (any, error) {
+	return struct {
+		Files  []string
+		Values map[string]string
+	}{s.files, s.values}, nil
+}
+
+// ofJails are what Bastille knows of a jail and no image can.
+var ofJails = regexp.MustCompile(`\$\{JAIL_(NAME|IP6?)\}`)
+
+func (s *renderStep) replace(name string, text []byte) ([]byte, error) {
+	if found := ofJails.Find(text); found != nil {
+		return nil, fmt.Errorf("/%s has %s in it, which is not known before a jail starts", name, found)
+	}
+	out := string(text)
+	for _, k := range slices.Sorted(maps.Keys(s.values)) {
+		out = strings.ReplaceAll(out, "${"+k+"}", s.values[k])
+	}
+	return []byte(out), nil
+}
+
+func (s *renderStep) run(ctx context.Context, b *work) error {
+	v, err := b.files(ctx)
+	if err != nil {
+		return err
+	}
+	var names []string
+	for _, f := range s.files {
+		at, n, missing, err := v.walk(f, true)
+		switch {
+		case err != nil:
+			return err
+		case len(missing) > 0:
+			return fmt.Errorf("%s is not in the image", f)
+		case n.kind == tar.TypeReg:
+			names = append(names, at)
+		default:
+			names = append(names, filesBelow(at, n)...)
+		}
+	}
+	return b.edit(ctx, names, func(name string, text []byte) ([]byte, error) { return s.replace(name, text) })
+}
+
+// filesBelow lists the regular files in a directory.
+func filesBelow(at string, n *node) (out []string) {
+	for name, child := range n.names {
+		switch p := path.Join(at, name); child.kind {
+		case tar.TypeReg:
+			out = append(out, p)
+		case tar.TypeDir:
+			out = append(out, filesBelow(p, child)...)
+		}
+	}
+	return out
+}
+
+// edit changes the text of files that are in the image. What stays the same is
+// not in the layer.
+func (b *work) edit(ctx context.Context, names []string, change func(name string, text []byte) ([]byte, error)) error {
+	slices.Sort(names)
+	made := map[string][]byte{}
+	for _, name := range slices.Compact(names) {
+		text, err := b.readFile(ctx, name)
+		if err != nil {
+			return err
+		}
+		changed, err := change(name, text)
+		if err == nil && len(changed) > maxEdited {
+			err = fmt.Errorf("/%s becomes larger than %d bytes", name, maxEdited)
+		}
+		if err != nil {
+			return err
+		}
+		if string(changed) != string(text) {
+			made[name] = changed
+		}
+	}
+	if len(made) == 0 {
+		return nil
+	}
+	return b.layer(ctx, b.view, func(w *writer) error {
+		for _, name := range slices.Sorted(maps.Keys(made)) {
+			n := w.view.get(name)
+			h := tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: n.mode, Uid: n.uid, Gid: n.gid, ModTime: w.epoch, Size: int64(len(made[name]))}
+			if err := w.keep(h, strings.NewReader(string(made[name]))); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// lineStep is LINE_IN_FILE: the file has the line afterwards, at its end if it
+// had not. A file that is not there is made.
+type lineStep struct{ line, file string }
+
+func (p *planner) lineInFile(in Instruction) error {
+	list, err := p.shellWords(in)
+	if err != nil {
+		return err
+	}
+	if len(list) != 2 {
+		return errUsage
+	}
+	if strings.Contains(list[0], "\n") || strings.HasSuffix(list[1], "/") {
+		return errors.New("want one line, and the path of a file")
+	}
+	p.add(in, &lineStep{list[0], path.Join("/", list[1])})
+	return nil
+}
+
+func (s *lineStep) key(context.Context, *work) (any, error) {
+	return struct{ Line, File string }{s.line, s.file}, nil
+}
+
+func (s *lineStep) run(ctx context.Context, b *work) error {
+	v, err := b.files(ctx)
+	if err != nil {
+		return err
+	}
+	at, n, missing, err := v.walk(s.file, true)
+	switch {
+	case err != nil:
+		return err
+	case len(missing) > 0:
+		return s.make(ctx, b)
+	case n.kind != tar.TypeReg:
+		return fmt.Errorf("%s is no file in the image", s.file)
+	}
+	return b.edit(ctx, []string{at}, func(_ string, text []byte) ([]byte, error) {
+		if slices.Contains(strings.Split(string(text), "\n"), s.line) {
+			return text, nil
+		}
+		if len(text) > 0 && text[len(text)-1] != '\n' {
+			text = append(text, '\n')
+		}
+		return append(text, s.line+"\n"...), nil
+	})
+}
+
+func (s *lineStep) make(ctx context.Context, b *work) error {
+	return b.layer(ctx, b.view, func(w *writer) error {
+		dir, err := w.view.dir(path.Dir(s.file), w.newDir)
+		if err != nil {
+			return err
+		}
+		at := path.Join(dir, path.Base(s.file))
+		if err := checkName(at); err != nil {
+			return err
+		}
+		text := s.line + "\n"
+		return w.keep(tar.Header{Name: at, Typeflag: tar.TypeReg, Mode: 0o644, ModTime: w.epoch, Size: int64(len(text))}, strings.NewReader(text))
+	})
+}

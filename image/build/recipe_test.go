@@ -1,0 +1,230 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/freejail/freejail/image"
+)
+
+// recorder is a Runner that notes what it is asked to execute; the commands'
+// effects are for a real one to show.
+type recorder struct{ said []string }
+
+func (r *recorder) Run(_ context.Context, c Command) error {
+	r.said = append(r.said, fmt.Sprintf("%s in %s as %s", strings.Join(c.Args, "|"), c.Dir, c.User))
+	return nil
+}
+
+func recipe(t *testing.T, context files, change func(*Options)) (m *made, r *recorder, warned []string, err error) {
+	t.Helper()
+	r = &recorder{}
+	m, err = tryFile(t, context, func(o *Options) {
+		o.From, o.Platform = "scratch", ocispec.Platform{OS: runtime.GOOS, Architecture: runtime.GOARCH}
+		o.Runner = func() (Runner, error) { return r, nil }
+		o.Warn = func(text string) { warned = append(warned, text) }
+		if change != nil {
+			change(o)
+		}
+	})
+	return m, r, warned, err
+}
+
+const bastillefile = `# A web server with a site
+ARG DOMAIN=example.org
+arg PORT="80"   # of the jail
+ARG EMPTY=""
+PKG nginx  curl
+CP usr /
+CP site/ usr/local/www/
+CONFIG set allow.mlock=1;      #
+CONFIG set sysvshm=new
+CONFIG set enforce_statfs 1;
+CONFIG set ip6=inherit;
+CONFIG set mount.procfs
+RESTART
+SYSRC nginx_enable=YES
+SYSRC nginx_flags="-g 'daemon on;'" other_flags=${EMPTY}
+CMD echo "${DOMAIN} $HOME" | \
+    sed 's/a/b/' > /etc/motd; true
+RENDER /usr/local/etc
+LINE_IN_FILE "domain=${DOMAIN}" etc/site.conf
+MOUNT /usr/ports usr/ports nullfs ro 0 0
+MOUNT tmpfs tmp tmpfs rw,size=64m 0 0
+SERVICE nginx initdb
+SERVICE nginx restart
+RDR tcp 8080 ${PORT}
+TAGS web prod
+INCLUDE parts/more --arg NAME=${DOMAIN}
+`
+
+func TestBastillefile(t *testing.T) {
+	needRoot(t)
+	m, r, warned, err := recipe(t, files{"Bastillefile": bastillefile, "usr/local/etc/nginx.conf": "server ${DOMAIN}:${PORT} ${OTHER} $DOMAIN;\n",
+		"site/index.html": "hello", "parts/more/Bastillefile": "ARG NAME=default\nCMD echo ${NAME}\nOVERLAY etc\n", "parts/more/etc/more": "x"}, nil)
+	check(t, err)
+	want := []string{"pkg|install|-y|nginx|curl in / as root", "pkg|clean|-a|-y|-q in / as root", "sysrc|nginx_enable=YES in / as root",
+		"sysrc|nginx_flags=-g 'daemon on;'|other_flags= in / as root",
+		`/bin/sh|-c|echo "example.org $HOME" |     sed 's/a/b/' > /etc/motd; true in / as root`, "service|nginx|initdb in / as root", "/bin/sh|-c|echo example.org in / as root"}
+	if !slices.Equal(r.said, want) {
+		t.Errorf("commands:\n%s\nwant\n%s", strings.Join(r.said, "\n"), strings.Join(want, "\n"))
+	}
+	m.has("usr/local/etc/nginx.conf", "server example.org:80 ${OTHER} $DOMAIN;\n")
+	m.has("usr/local/www/index.html", "hello")
+	m.has("etc/site.conf", "domain=example.org\n")
+	m.has("etc/more", "x")
+	got := m.img.Manifest
+	if got.Requires.Allow[0] != "mlock" || got.Requires.SysVIPC.Shm != "new" || got.Requires.Jail["enforce_statfs"] != "1" || len(got.Requires.Jail) != 1 ||
+		len(got.Requires.Mounts) != 2 || got.Requires.Mounts[1].Target != "/tmp" || !slices.Equal(got.Requires.Mounts[1].Options, []string{"size=64m"}) {
+		t.Errorf("%+v", got.Requires)
+	}
+	if v := got.Volumes; len(v) != 1 || v[0].Path != "/usr/ports" || v[0].Name != "ports" || !v[0].ReadOnly {
+		t.Errorf("%+v", v)
+	}
+	c := m.img.Config.Config
+	if got.Ports[0].Port != 80 || got.Wait != "all" || !slices.Equal(c.Entrypoint, []string{"/bin/sh", "/etc/rc"}) || c.Labels["tags"] != "web,prod" {
+		t.Errorf("%+v %+v", got, c)
+	}
+	if len(warned) != 2 || !strings.Contains(warned[0], "Bastillefile:11: CONFIG: the network and the names") || !strings.Contains(warned[1], "Bastillefile:23: SERVICE: nothing runs while") {
+		t.Errorf("warnings: %q", warned)
+	}
+}
+
+// What cannot be is refused with its line, all at once.
+func TestBastillefileFaults(t *testing.T) {
+	needRoot(t)
+	for line, want := range map[string]string{
+		"LIMITS memoryuse 1G":             "resources { cpu",
+		"ARG IP=$(ifconfig)":              "none evaluates this line",
+		"PKG $(cat list)":                 "none evaluates this line",
+		"PKG `id`":                        "none evaluates this line",
+		"SYSRC a=$HOST_VARIABLE":          "variable HOST_VARIABLE is not known",
+		"CP /etc/resolv.conf /etc":        "a file of the host",
+		"CP gone /":                       "gone in the context",
+		"CP ../x /":                       "leads out of the context",
+		"HPKG nginx":                      "acts on the host",
+		"UMOUNT x":                        "acts on the host",
+		"FROB x":                          `unknown instruction "FROB"`,
+		"PKG":                             "nothing follows it",
+		"ARG+ NEEDED":                     "NEEDED must have a value: give --build-arg NEEDED=VALUE",
+		"CMD echo ${JAIL_IP}":             "${JAIL_IP} is not known before a jail starts",
+		"INCLUDE https://example.org/a/b": "nothing is fetched",
+		"INCLUDE www/none":                "there is no www/none in the context",
+		"INCLUDE loop":                    "more than 16 deep",
+		"INCLUDE bad":                     "Bastillefile:2: unknown instruction",
+		"INCLUDE other":                   "Bastillefile:1: LIMITS",
+		"INCLUDE part.jail":               "has a FROM",
+
+		"RENDER /none":                     "/none is not in the image",
+		"CONFIG set allow.mlock=1 | true":  "none evaluates this line",
+		"MOUNT /a b nullfs rw; reboot 0 0": "none evaluates this line",
+	} {
+		_, r, _, err := recipe(t, files{"Bastillefile": "ARG A=b\n" + line + "\n", "loop/Bastillefile": "INCLUDE loop\n", "bad/Bastillefile": "CMD x\nFROB\n",
+			"other/Bastillefile": "LIMITS a b\n", "part.jail": "FROM x\n", "link": "-> /etc"}, nil)
+		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "Bastillefile:") {
+			t.Errorf("%q: %v, want %s", line, err, want)
+		}
+		if len(r.said) > 0 {
+			t.Errorf("%q: it was executed: %q", line, r.said)
+		}
+	}
+	_, _, _, err := recipe(t, files{"Bastillefile": "LIMITS a b\nCMD x\nCP /x /\n"}, nil)
+	if err == nil || !strings.Contains(err.Error(), ":1: LIMITS") || !strings.Contains(err.Error(), ":3: CP") {
+		t.Error(err)
+	}
+	_, _, _, err = recipe(t, files{"Bastillefile": "CMD x\n"}, func(o *Options) { o.From = "" })
+	if err == nil || !strings.Contains(err.Error(), "give --from BASE") {
+		t.Error(err)
+	}
+	_, _, _, err = recipe(t, files{"Jailfile": "FROM scratch\n"}, nil)
+	if err == nil || !strings.Contains(err.Error(), "a Jailfile says itself") {
+		t.Error(err)
+	}
+}
+
+// A tree of templates is a context; what a template copies is in its own
+// directory.
+func TestATreeOfTemplates(t *testing.T) {
+	needRoot(t)
+	tree := files{"www/app/Bastillefile": "INCLUDE www/nginx\nCP etc /\n", "www/app/etc/app": "app", "www/nginx/Bastillefile": "CP etc /\n", "www/nginx/etc/nginx": "nginx", "etc/wrong": "x"}
+	m, _, _, err := recipe(t, tree, func(o *Options) { o.File = filepath.Join(o.Context, "www/app/Bastillefile") })
+	check(t, err)
+	m.want(0, "5 etc/ 755 0:0", "0 etc/nginx 644 0:0")
+	m.want(1, "0 etc/app 644 0:0")
+}
+
+// Jailfiles have the same instructions, and CMD keeps its own meaning there.
+func TestHooksInAJailfile(t *testing.T) {
+	needRoot(t)
+	m, r, _, err := recipe(t, files{"Jailfile": "FROM scratch\nENV WHO=me\nWORKDIR /w\nUSER 80\nCP etc /\nRENDER /etc/conf\nINCLUDE more.jail\nSYSRC a_enable=YES\nCMD /bin/prog $WHO\n",
+		"etc/conf": "${WHO}", "more.jail": "ENV MORE=1\nCOPY etc/conf /copied\n"}, func(o *Options) { o.From = "" })
+	check(t, err)
+	m.has("etc/conf", "me")
+	m.has("copied", "${WHO}")
+	if !slices.Equal(r.said, []string{"sysrc|a_enable=YES in / as root"}) || !slices.Equal(m.img.Config.Config.Cmd, []string{"/bin/prog", "me"}) || m.img.Config.Config.Env[1] != "MORE=1" {
+		t.Errorf("%q %+v", r.said, m.img.Config.Config)
+	}
+}
+
+func TestLineInFile(t *testing.T) {
+	m := make1(t, files{"f": "one\ntwo", "g": "one\n"}, "FROM scratch\nCOPY --chmod=0600 --chown=3:4 f g /\nLINE_IN_FILE one /f\nLINE_IN_FILE tw /f\nLINE_IN_FILE one /new/dir/h\nLINE_IN_FILE one /new/dir/h\n")
+	m.has("f", "one\ntwo\ntw\n")
+	m.has("new/dir/h", "one\n")
+	m.want(1, "0 f 600 3:4")
+	m.want(2, "5 new/ 755 0:0", "5 new/dir/ 755 0:0", "0 new/dir/h 644 0:0")
+	if len(m.img.Layers) != 3 {
+		t.Errorf("%d layers", len(m.img.Layers))
+	}
+	fails(t, files{"f": ""}, "FROM scratch\nCOPY f /d/\nLINE_IN_FILE x /d\n", 3, "/d is no file")
+}
+
+func FuzzBastillefile(f *testing.F) {
+	f.Add(bastillefile)
+	f.Add("ARG A=b\nCMD ${A} 'x\nSYSRC a=\"b c\" d\\\n e\nCONFIG set a b;\n")
+	f.Add("MOUNT /a b nullfs ro,rw 0 0\nRDR udp 1 2\nCP a b c\nARG+ X\nLIF a b\n# c\nINCLUDE x --arg Y=z\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		file, err := ParseBastille("B", strings.NewReader(text))
+		if err != nil {
+			if !strings.HasPrefix(err.Error(), "B:") {
+				t.Errorf("%v names no file", err)
+			}
+			return
+		}
+		file.Instructions = append([]Instruction{{Verb: "FROM", Line: 1, Text: "scratch"}}, file.Instructions...)
+		p := &planner{file: file, base: func(string, ocispec.Platform) (*image.Image, error) { return nil, errors.New("none") }}
+		if err := p.plan(); err != nil {
+			return
+		}
+		if _, err := p.imageConfig(); err != nil {
+			t.Errorf("a plan without faults makes no config: %v", err)
+		}
+		for _, s := range p.planned {
+			c, ok := s.step.(*copyStep)
+			if ok && slices.ContainsFunc(c.sources, filepath.IsAbs) {
+				t.Errorf("it copies %q of the host", c.sources)
+			}
+		}
+	})
+}
+
+// tryFile is try for a context that has its recipe.
+func tryFile(t *testing.T, context files, change func(*Options)) (*made, error) {
+	t.Helper()
+	text, ok := context["Jailfile"]
+	if ok {
+		return try(t, context, text, change)
+	}
+	return try(t, context, "FROM none\n", func(o *Options) {
+		check(t, os.Remove(filepath.Join(o.Context, "Jailfile")))
+		change(o)
+	})
+}
