@@ -52,7 +52,7 @@ type buildFlags struct {
 	outputFlags
 	cacheFlags
 	file, tag, store, network, target string
-	from, format                      string
+	from, format, dataset             string
 	args, secrets                     []string
 }
 
@@ -81,6 +81,7 @@ The digest of the image is printed to the standard output.`,
 	c.Flags().StringVar(&f.network, "network", build.NetworkHost, "of RUN: host or none")
 	c.Flags().StringVar(&f.target, "target", "", "the stage to build, by the name after AS or by its number (default: the last)")
 	c.Flags().StringArrayVar(&f.secrets, "secret", nil, "id=NAME,src=FILE or id=NAME,env=VARIABLE: for RUN --mount=type=secret,id=NAME, in no layer and no log")
+	c.Flags().StringVar(&f.dataset, "zfs-dataset", "", "a ZFS dataset with a mount point for the files of RUN: each step is a clone of the one before it")
 	f.cacheFlags.add(c)
 	return c
 }
@@ -99,6 +100,7 @@ func (a *app) build(ctx context.Context, f *buildFlags, dir string) (err error) 
 	if f.format != "" && f.format != "jailfile" && f.format != "bastille" {
 		return usagef("--format %s: there are jailfile and bastille", f.format)
 	}
+	o.ZFSDataset = f.dataset
 	o.From, o.Bastille = f.from, f.format == "bastille"
 	o.Context, o.File, o.Tag, o.Target, o.Network = dir, f.file, f.tag, f.target, f.network
 	if o.Args, err = buildArgs(f.args); err != nil {

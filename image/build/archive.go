@@ -40,7 +40,7 @@ func Archive(ctx context.Context, sets []Set, o Options) (_ *image.Image, err er
 	o.Context = "/" // the sets may lie anywhere: the operator named them
 	b := newBuilder(o)
 	defer func() { err = errors.Join(err, b.close()) }()
-	if err := b.open(); err != nil {
+	if err := b.open(ctx); err != nil {
 		return nil, err
 	}
 	b.ignore = &ignorer{}

@@ -56,6 +56,10 @@ type Options struct {
 	// Cache is a directory of what earlier builds made, see Prune; empty: every
 	// step is executed. Several builds may use one at once.
 	Cache string
+	// ZFSDataset is for the files that RUN works on; it needs a mount point. Each
+	// step is a clone then, and costs what it changes; what Cache is for stays
+	// there too. Empty: they are unpacked into a directory.
+	ZFSDataset string
 	// Epoch is the image's time, and no file in it is newer; the zero time is
 	// 1970. Programs take it from SOURCE_DATE_EPOCH: see EpochFromEnv.
 	Epoch time.Time
@@ -92,6 +96,7 @@ type builder struct {
 	ignore  *ignorer
 	store   *image.Store
 	cache   *cache   // nil without
+	pool    *pool    // nil without ZFS
 	temp    []string // names in the store that are the build's own
 	runner  Runner
 	network string
@@ -110,7 +115,7 @@ func Build(ctx context.Context, o Options) (_ *image.Image, err error) {
 	}
 	b := newBuilder(o)
 	defer func() { err = errors.Join(err, b.close()) }()
-	if err := b.open(); err != nil {
+	if err := b.open(ctx); err != nil {
 		return nil, err
 	}
 	file, err := b.readRecipe()
@@ -141,7 +146,7 @@ func newBuilder(o Options) *builder {
 	return b
 }
 
-func (b *builder) open() (err error) {
+func (b *builder) open(ctx context.Context) (err error) {
 	temp := b.opts.TempDir
 	if b.opts.Cache != "" {
 		if b.cache, err = openCache(b.opts.Cache); err != nil {
@@ -153,6 +158,14 @@ func (b *builder) open() (err error) {
 	}
 	if b.dir, err = os.MkdirTemp(temp, "freejail-build-"); err != nil {
 		return err
+	}
+	if b.opts.ZFSDataset != "" {
+		if b.pool, err = openPool(ctx, b.opts.ZFSDataset); err != nil {
+			return err
+		}
+		if err = b.cache.keepPool(b.opts.ZFSDataset); err != nil {
+			return err
+		}
 	}
 	if b.context, err = os.OpenRoot(b.opts.Context); err != nil {
 		return fmt.Errorf("context: %w", err)

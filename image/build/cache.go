@@ -26,6 +26,7 @@ import (
 //	steps/KEY      which layer a step made
 //	images/KEY     which blobs an imported file has
 //	contexts/KEY   digests of a context's files
+//	pools/KEY      name of a ZFS dataset that has files of steps
 //	work/          of builds that run
 //	lock           held shared by builds, exclusively by Prune
 //
@@ -39,7 +40,7 @@ type cache struct {
 // cacheVersion is part of every key: it changes with what a step makes.
 const cacheVersion = 1
 
-var cacheDirs = []string{"blobs", "steps", "images", "contexts", "work"}
+var cacheDirs = []string{"blobs", "steps", "images", "contexts", "pools", "work"}
 
 func openCache(dir string) (*cache, error) {
 	c, err := lockCache(dir, syscall.LOCK_SH)
@@ -240,6 +241,14 @@ func (c *cache) importKey(file string, fi fs.FileInfo, wanted ocispec.Platform) 
 		return ""
 	}
 	return keyOf("archive", uint64(st.Dev), st.Ino, fi.Size(), fi.ModTime().UnixNano(), changeTime(st).UnixNano(), wanted)
+}
+
+// keepPool remembers a dataset, so that pruning looks after it.
+func (c *cache) keepPool(name string) error {
+	if c == nil {
+		return nil
+	}
+	return c.keepRecord("pools", keyOf(name), name)
 }
 
 // imageRecord has the blobs of an image: manifest, config, layers.

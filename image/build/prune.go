@@ -81,7 +81,29 @@ func (c *cache) prune(ctx context.Context, age time.Duration, bytes int64) (free
 		freed += more
 		more, err = c.sweep("contexts", func(_ string, fi fs.FileInfo) bool { return fi.ModTime().Before(oldest) || bytes == 0 })
 	}
+	if err == nil {
+		freed += more
+		more, err = c.prunePools(ctx, age, bytes)
+	}
 	return freed + more, err
+}
+
+// prunePools prunes the datasets; those that are gone are forgotten.
+func (c *cache) prunePools(ctx context.Context, age time.Duration, bytes int64) (freed int64, err error) {
+	_, err = c.sweep("pools", func(key string, _ fs.FileInfo) bool {
+		var name string
+		if !c.record("pools", key, &name) {
+			return true
+		}
+		p, err := openPool(ctx, name)
+		if err != nil {
+			return true
+		}
+		n, err := p.prune(ctx, age, bytes)
+		freed += n
+		return err != nil
+	})
+	return freed, err
 }
 
 // removeWork removes what builds that were killed have left: nobody else has the

@@ -75,7 +75,7 @@ func (s *runStep) run(ctx context.Context, b *work) error {
 			return err
 		}
 	}
-	d, after, err := b.tree.changes(ctx)
+	d, after, err := b.tree.changes(ctx, b)
 	if err != nil {
 		return err
 	}

@@ -17,13 +17,18 @@ type tree interface {
 	open(ctx context.Context, b *work) (dir string, err error)
 	// changes lists what is different since open, and the state of all that the
 	// list names.
-	changes(ctx context.Context) ([]change, map[string]state, error)
+	changes(ctx context.Context, b *work) ([]change, map[string]state, error)
 	// keep tells that the image's layers are now what the tree has.
 	keep(ctx context.Context, b *work) error
 	close() error
 }
 
-func (b *work) newTree() tree { return &dirTree{dir: filepath.Join(b.dir, "root-"+b.stage.title())} }
+func (b *work) newTree() tree {
+	if b.pool != nil {
+		return &zfsTree{pool: b.pool, remove: b.cache == nil}
+	}
+	return &dirTree{dir: filepath.Join(b.dir, "root-"+b.stage.title())}
+}
 
 // dirTree is a directory, of which a walk finds the changes.
 type dirTree struct {
@@ -93,7 +98,7 @@ func recordDir(ctx context.Context, dir string) (_ map[string]state, err error) 
 	return record(ctx, root)
 }
 
-func (t *dirTree) changes(ctx context.Context) (_ []change, _ map[string]state, err error) {
+func (t *dirTree) changes(ctx context.Context, _ *work) (_ []change, _ map[string]state, err error) {
 	t.after, err = recordDir(ctx, t.dir)
 	return diff(t.before, t.after), t.after, err
 }

@@ -1,0 +1,67 @@
+package build
+
+import (
+	"encoding/gob"
+	"errors"
+	"io"
+	"os"
+	"strings"
+)
+
+// linkIndex has the names of the files that have several: zfs diff tells one of
+// them, whichever was changed.
+type linkIndex struct {
+	Inodes  map[string]uint64 // by name
+	byInode map[uint64][]string
+}
+
+func newLinkIndex() *linkIndex { return &linkIndex{Inodes: map[string]uint64{}} }
+
+func (l *linkIndex) names(inode uint64) []string {
+	if l.byInode == nil {
+		l.byInode = map[uint64][]string{}
+		for name, i := range l.Inodes {
+			l.byInode[i] = append(l.byInode[i], name)
+		}
+	}
+	return l.byInode[inode]
+}
+
+// update follows a change of the tree: what of it was, and is.
+func (l *linkIndex) update(was, is map[string]state) {
+	l.byInode = nil
+	for name, old := range was {
+		delete(l.Inodes, name)
+		if now, there := is[name]; old.mode.IsDir() && (!there || !now.mode.IsDir()) {
+			l.removeBelow(name)
+		}
+	}
+	for name, s := range is {
+		delete(l.Inodes, name)
+		if s.links > 1 && !s.mode.IsDir() {
+			l.Inodes[name] = s.inode
+		}
+	}
+}
+
+func (l *linkIndex) removeBelow(dir string) {
+	for name := range l.Inodes {
+		if strings.HasPrefix(name, dir+"/") {
+			delete(l.Inodes, name)
+		}
+	}
+}
+
+func readLinkIndex(file string) (l *linkIndex, err error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	l = newLinkIndex()
+	return l, gob.NewDecoder(f).Decode(&l.Inodes)
+}
+
+func (l *linkIndex) write(file string) error {
+	return replaceFile(file, func(w io.Writer) error { return gob.NewEncoder(w).Encode(l.Inodes) })
+}

@@ -1,0 +1,126 @@
+package build
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// testPool makes a dataset in the pool that FREEJAIL_TEST_ZPOOL names.
+func testPool(t testing.TB) string {
+	pool := os.Getenv("FREEJAIL_TEST_ZPOOL")
+	if pool == "" {
+		t.Skip("FREEJAIL_TEST_ZPOOL names no pool")
+	}
+	needsRoot(t)
+	name := fmt.Sprintf("%s/freejail-build-test-%d", pool, os.Getpid())
+	_, err := zfsCommand(t.Context(), "create", "-o", "mountpoint="+t.TempDir(), name)
+	check(t, err)
+	t.Cleanup(func() {
+		if _, err := zfsCommand(context.Background(), "destroy", "-R", "-f", name); err != nil {
+			t.Error(err)
+		}
+	})
+	return name
+}
+
+func needsRoot(t testing.TB) {
+	if os.Geteuid() != 0 {
+		t.Skip("owners need root")
+	}
+}
+
+// changing is a Runner whose commands are seeds of changes to the root.
+type changing struct {
+	t    testing.TB
+	each int
+}
+
+func (r changing) Run(_ context.Context, c Command) error {
+	var seed uint64
+	if _, err := fmt.Sscan(c.Args[1], &seed); err != nil {
+		return err
+	}
+	m := &mutator{t: r.t, dir: c.Root, random: rand.New(rand.NewPCG(seed, 7)), n: int(seed) * 1000}
+	for range r.each {
+		m.change()
+	}
+	return nil
+}
+
+// A step on ZFS makes the same layer as a walk does, bit for bit.
+func TestZFSLayersAreTheWalks(t *testing.T) {
+	dataset := testPool(t)
+	dir := t.TempDir()
+	for i := range 60 {
+		files{fmt.Sprintf("f/d%d/e/f%d", i%7, i): fmt.Sprint(i)}.write(t, dir)
+	}
+	build := func(lines string, change func(*Options)) []string {
+		t.Helper()
+		check(t, os.WriteFile(filepath.Join(dir, "Jailfile"), []byte(lines), 0o644))
+		o := Options{Context: dir, Output: filepath.Join(t.TempDir(), "image.tar"), Platform: ocispec.Platform{OS: runtime.GOOS, Architecture: runtime.GOARCH},
+			Runner: func() (Runner, error) { return changing{t, 8}, nil }}
+		var said []string
+		o.Progress = func(text string) { said = append(said, text) }
+		change(&o)
+		img, err := Build(t.Context(), o)
+		check(t, err)
+		for _, s := range said {
+			if strings.Contains(s, "is walked") {
+				t.Error(s)
+			}
+		}
+		var out []string
+		for _, l := range img.Layers {
+			out = append(out, l.Digest.Encoded())
+		}
+		return out
+	}
+	cache := t.TempDir()
+	for round := range 12 {
+		text := "FROM scratch\nCOPY f /\n"
+		for step := range 4 {
+			text += fmt.Sprintf("RUN [\"x\", \"%d\"]\n", round*10+step)
+		}
+		text += "COPY f/d1 /again\n" + fmt.Sprintf("RUN [\"x\", \"%d\"]\n", round*10+9)
+		walk := build(text, func(*Options) {})
+		for _, kept := range []string{"", cache, cache} {
+			got := build(text, func(o *Options) { o.ZFSDataset, o.Cache = dataset, kept })
+			if !slices.Equal(got, walk) {
+				t.Fatalf("%s\nwith ZFS the layers are\n%s\nby a walk\n%s", text, strings.Join(got, "\n"), strings.Join(walk, "\n"))
+			}
+		}
+		text += "RUN [\"x\", \"3\"]\n" // goes on from what is there
+		walk = build(text, func(*Options) {})
+		if got := build(text, func(o *Options) { o.ZFSDataset, o.Cache = dataset, cache }); !slices.Equal(got, walk) {
+			t.Errorf("going on from the cache the layers are\n%s\nby a walk\n%s", strings.Join(got, "\n"), strings.Join(walk, "\n"))
+		}
+	}
+	out, err := zfsCommand(t.Context(), "list", "-H", "-o", "name", "-r", dataset)
+	check(t, err)
+	if strings.Contains(out, "/"+workPrefix) || !strings.Contains(out, "/"+chainPrefix) {
+		t.Errorf("datasets: %s", out)
+	}
+	_, err = Prune(t.Context(), cache, 0, 0)
+	check(t, err)
+	if out, err = zfsCommand(t.Context(), "list", "-H", "-o", "name", "-r", dataset); err != nil || strings.TrimSpace(out) != dataset {
+		t.Errorf("after pruning there are %s %v", out, err)
+	}
+}
+
+func TestZFSDatasetIsChecked(t *testing.T) {
+	dir := t.TempDir()
+	files{"Jailfile": "FROM scratch\n"}.write(t, dir)
+	_, err := Build(t.Context(), Options{Context: dir, Output: filepath.Join(t.TempDir(), "x.tar"), ZFSDataset: "no-such-pool/x"})
+	if err == nil || !strings.Contains(err.Error(), "zfs create -o mountpoint") {
+		t.Error(err)
+	}
+}
