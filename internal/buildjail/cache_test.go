@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/freejail/freejail/image/build"
+	"github.com/freejail/freejail/internal/testimage"
 )
 
 // A RUN is executed once; later builds take its layer, and go on from it.
@@ -124,4 +125,21 @@ func TestSecrets(t *testing.T) {
 			t.Errorf("%s: %v, want %s", line, err, want)
 		}
 	}
+}
+
+// An archive in the form of FreeBSD's own images can be built on.
+func TestFromAnImageInTheFormOfFreeBSDs(t *testing.T) {
+	f := setup(t, build.NetworkHost)
+	path, err := testimage.WriteOfficial(f.ctx, t.TempDir(), testimage.Spec{Name: "static", Cmd: []string{"say"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := f.build("FROM "+path, `RUN ["/bin/prog", "write", "/x", "y", "ls", "/"]`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := img.Config.Config.Cmd; len(got) != 2 || got[0] != testimage.Program || len(img.Layers) != 2 || !strings.Contains(f.log.String(), "bin dev etc") {
+		t.Errorf("%q, %d layers, %q", got, len(img.Layers), f.log.String())
+	}
+	f.want(1, "0 x 640 0:0")
 }
