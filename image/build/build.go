@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -160,7 +161,7 @@ func (b *builder) open(ctx context.Context) (err error) {
 		return err
 	}
 	if b.opts.ZFSDataset != "" {
-		if b.pool, err = openPool(ctx, b.opts.ZFSDataset); err != nil {
+		if b.pool, err = openPool(ctx, b.opts.ZFSDataset, syscall.LOCK_SH); err != nil {
 			return err
 		}
 		if err = b.cache.keepPool(b.opts.ZFSDataset); err != nil {
@@ -208,6 +209,9 @@ func (b *builder) close() (err error) {
 	}
 	if b.dir != "" {
 		err = errors.Join(err, image.RemoveTree(b.dir))
+	}
+	if b.pool != nil {
+		err = errors.Join(err, b.pool.close())
 	}
 	if b.cache != nil {
 		err = errors.Join(err, b.cache.close())

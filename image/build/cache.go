@@ -60,7 +60,16 @@ func lockCache(dir string, how int) (*cache, error) {
 			return nil, err
 		}
 	}
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := lockFile(filepath.Join(dir, "lock"), how)
+	if err != nil {
+		return nil, err
+	}
+	return &cache{dir, f}, nil
+}
+
+// lockFile takes a lock that lasts until the file is closed.
+func lockFile(name string, how int) (*os.File, error) {
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +82,7 @@ func lockCache(dir string, how int) (*cache, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return &cache{dir, f}, nil
+	return f, nil
 }
 
 // close gives the lock back, and keeps the cache within its bounds if nobody

@@ -90,20 +90,25 @@ func (c *cache) prune(ctx context.Context, age time.Duration, bytes int64) (free
 
 // prunePools prunes the datasets; those that are gone are forgotten.
 func (c *cache) prunePools(ctx context.Context, age time.Duration, bytes int64) (freed int64, err error) {
+	var perrs error
 	_, err = c.sweep("pools", func(key string, _ fs.FileInfo) bool {
 		var name string
 		if !c.record("pools", key, &name) {
 			return true
 		}
-		p, err := openPool(ctx, name)
+		p, err := openPool(ctx, name, syscall.LOCK_EX|syscall.LOCK_NB)
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return false // a build with another cache is at work there
+		}
 		if err != nil {
 			return true
 		}
-		n, err := p.prune(ctx, age, bytes)
+		n, perr := p.prune(ctx, age, bytes)
 		freed += n
-		return err != nil
+		perrs = errors.Join(perrs, perr, p.close())
+		return false
 	})
-	return freed, err
+	return freed, errors.Join(err, perrs)
 }
 
 // removeWork removes what builds that were killed have left: nobody else has the

@@ -25,7 +25,7 @@ type tree interface {
 
 func (b *work) newTree() tree {
 	if b.pool != nil {
-		return &zfsTree{pool: b.pool, remove: b.cache == nil}
+		return &zfsTree{pool: b.pool, keeps: b.cache != nil, used: map[string]string{}}
 	}
 	return &dirTree{dir: filepath.Join(b.dir, "root-"+b.stage.title())}
 }
@@ -82,6 +82,9 @@ func makeMountPoints(dir string) (made bool, err error) {
 		switch err := root.Mkdir(name, 0o755); {
 		case err == nil:
 			made = true
+			if err := root.Chmod(name, 0o755); err != nil { // whatever the umask is
+				return made, err
+			}
 		case !errors.Is(err, fs.ErrExist):
 			return made, err
 		}
@@ -99,6 +102,9 @@ func recordDir(ctx context.Context, dir string) (_ map[string]state, err error) 
 }
 
 func (t *dirTree) changes(ctx context.Context, _ *work) (_ []change, _ map[string]state, err error) {
+	if _, err := makeMountPoints(t.dir); err != nil { // they stay, whatever the command did
+		return nil, nil, err
+	}
 	t.after, err = recordDir(ctx, t.dir)
 	return diff(t.before, t.after), t.after, err
 }

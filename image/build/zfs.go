@@ -25,126 +25,152 @@ func zfsCommand(ctx context.Context, args ...string) (string, error) {
 	return out.String(), nil
 }
 
-// pool is a dataset of the builder's own. Below it lies one for each chain of
-// layers that a RUN worked on or made, with what the layers have in root/, the
-// index of hard links beside it, and the snapshot @done; and one, a clone, for
-// each RUN at work.
+// pool is a dataset of the builder's own, with a mount point. Each child holds
+// what some first layers of an image have, and was cloned from the child with
+// one step less. A child is whole when it has the snapshot @done, and can be
+// found when it says by a property which chain of layers it has.
 type pool struct {
 	name, dir string // the dataset and its mount point
+	chains    map[string]string
+	lock      *os.File // held shared by builds, exclusively for pruning
 }
 
 const (
-	chainPrefix = "c-"
-	workPrefix  = "w-"
+	childPrefix = "b-"
 	doneName    = "@done"
+	chainKey    = "org.freejail:chain"
 	usedKey     = "org.freejail:used" // seconds since 1970
 )
 
-func openPool(ctx context.Context, name string) (*pool, error) {
-	out, err := zfsCommand(ctx, "get", "-H", "-p", "-o", "value", "type,mountpoint,mounted", name)
+// openPool takes the pool's lock.
+func openPool(ctx context.Context, name string, how int) (*pool, error) {
+	out, err := zfsCommand(ctx, "get", "-H", "-p", "-o", "value", "type,mountpoint", name)
 	if err != nil {
 		return nil, fmt.Errorf("%w: make it by zfs create -o mountpoint=/var/freejail-build %s", err, name)
 	}
 	f := strings.Split(strings.TrimSpace(out), "\n")
-	if len(f) != 3 || f[0] != "filesystem" || !filepath.IsAbs(f[1]) {
+	if len(f) != 2 || f[0] != "filesystem" || !filepath.IsAbs(f[1]) {
 		return nil, fmt.Errorf("the dataset %s is no file system with a mount point: zfs set mountpoint=/var/freejail-build %s", name, name)
 	}
 	dir, err := filepath.EvalSymlinks(f[1])
-	if os.IsNotExist(err) {
-		dir, err = f[1], nil
+	if err != nil {
+		return nil, err
 	}
-	return &pool{name, dir}, err
+	lock, err := lockFile(filepath.Join(dir, ".lock"), how)
+	return &pool{name: name, dir: dir, lock: lock}, err
 }
+
+func (p *pool) close() error { return p.lock.Close() }
 
 func (p *pool) dataset(child string) string { return p.name + "/" + child }
 
-// path is where a child is mounted.
-func (p *pool) path(child string) string { return filepath.Join(p.dir, child) }
+// root is where a child is mounted.
+func (p *pool) root(child string) string { return filepath.Join(p.dir, child) }
 
-func (p *pool) root(child string) string { return filepath.Join(p.path(child), "root") }
+// links is the index of a child's hard links.
+func (p *pool) links(child string) string { return filepath.Join(p.dir, child+".links") }
 
-func (p *pool) links(child string) string { return filepath.Join(p.path(child), "links") }
+// child finds the one that has a chain; empty is none.
+func (p *pool) child(ctx context.Context, chain string) (string, error) {
+	if p.chains != nil {
+		return p.chains[chain], nil
+	}
+	list, err := p.list(ctx)
+	if err != nil {
+		return "", err
+	}
+	p.chains = map[string]string{}
+	for _, c := range list {
+		if _, err := os.Stat(p.links(c.name)); err == nil && c.chain != "" && c.mounted {
+			p.chains[c.chain] = c.name
+		}
+	}
+	return p.chains[chain], nil
+}
 
-// exists tells whether a chain is there, whole.
-func (p *pool) exists(ctx context.Context, child string) bool {
-	_, err := zfsCommand(ctx, "list", "-H", "-o", "name", p.dataset(child)+doneName)
-	return err == nil
+// inPool is a child as zfs list tells of it.
+type inPool struct {
+	name, chain string
+	mounted     bool
+	bytes, used int64
+}
+
+// list gives the children, the last used first.
+func (p *pool) list(ctx context.Context) (out []inPool, err error) {
+	text, err := zfsCommand(ctx, "list", "-H", "-p", "-r", "-d", "1", "-t", "filesystem", "-o", "name,mounted,used,"+chainKey+","+usedKey, "-S", usedKey, p.name)
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(text) {
+		f := strings.Split(strings.TrimSpace(line), "\t")
+		child, ok := strings.CutPrefix(f[0], p.dataset(childPrefix))
+		if !ok || len(f) != 5 {
+			continue
+		}
+		c := inPool{name: childPrefix + child, mounted: f[1] == "yes"}
+		c.bytes, _ = strconv.ParseInt(f[2], 10, 64)
+		if c.used, err = strconv.ParseInt(f[4], 10, 64); err == nil {
+			c.chain = f[3]
+		}
+		out = append(out, c)
+	}
+	return out, nil
 }
 
 // own properties are what a child needs whatever its parent has.
-var ownProperties = []string{"-o", "canmount=noauto", "-o", "atime=off", "-o", "setuid=on", "-o", "exec=on", "-o", "readonly=off", "-o", "snapdir=hidden"}
+var ownProperties = []string{"-o", "canmount=on", "-o", "atime=off", "-o", "setuid=on", "-o", "exec=on", "-o", "readonly=off", "-o", "snapdir=hidden"}
 
-// create makes a child, empty or with what a chain has, and mounts it.
+// create makes a child, empty or with what another has.
 func (p *pool) create(ctx context.Context, from string) (child string, err error) {
-	child = workPrefix + strings.ToLower(rand.Text())
+	child = childPrefix + strings.ToLower(rand.Text())
 	args := append([]string{"create"}, ownProperties...)
 	if from != "" {
-		args = append(append([]string{"clone"}, ownProperties...), p.dataset(from)+doneName)
+		args = append(append([]string{"clone"}, ownProperties...), "-o", "mountpoint="+p.root(child), p.dataset(from)+doneName)
+	} else {
+		args = append(args, "-o", "mountpoint="+p.root(child))
 	}
-	if _, err = zfsCommand(ctx, append(args, "-o", "mountpoint="+p.path(child), p.dataset(child))...); err != nil {
+	if _, err = zfsCommand(ctx, append(args, p.dataset(child))...); err != nil {
 		return "", err
-	}
-	if err = p.mount(ctx, child); err != nil {
-		return "", errors.Join(err, p.destroy(ctx, child))
 	}
 	return child, nil
 }
 
-func (p *pool) mount(ctx context.Context, child string) error {
-	out, err := zfsCommand(ctx, "get", "-H", "-o", "value", "mounted", p.dataset(child))
-	if err == nil && strings.TrimSpace(out) != "yes" {
-		_, err = zfsCommand(ctx, "mount", p.dataset(child))
+// done makes the state of a child one that later ones begin with.
+func (p *pool) done(ctx context.Context, child string) error {
+	_, err := zfsCommand(ctx, "snapshot", p.dataset(child)+doneName)
+	return err
+}
+
+// remember lets later builds find chains, and tells that they were used.
+func (p *pool) remember(ctx context.Context, made map[string]string) (err error) {
+	now := strconv.FormatInt(time.Now().Unix(), 10)
+	for chain, child := range made {
+		if p.chains != nil {
+			p.chains[chain] = child
+		}
+		_, serr := zfsCommand(ctx, "set", chainKey+"="+chain, usedKey+"="+now, p.dataset(child))
+		err = errors.Join(err, serr)
 	}
 	return err
 }
 
-// finish makes a child the one of a chain. Where another build was faster, this
-// one is not needed.
-func (p *pool) finish(ctx context.Context, child, chain string) error {
-	if p.exists(ctx, chain) {
-		return p.destroy(ctx, child)
-	}
-	for _, args := range [][]string{
-		{"snapshot", p.dataset(child) + doneName},
-		{"set", usedKey + "=" + now(), p.dataset(child)},
-		{"unmount", p.dataset(child)},
-		{"set", "mountpoint=" + p.path(chain), p.dataset(child)},
-	} {
-		if _, err := zfsCommand(ctx, args...); err != nil {
-			return errors.Join(err, p.destroy(ctx, child))
-		}
-	}
-	if _, err := zfsCommand(ctx, "rename", p.dataset(child), p.dataset(chain)); err != nil {
-		if p.exists(ctx, chain) {
-			err = nil
-		}
-		return errors.Join(err, p.destroy(ctx, child))
-	}
-	return errors.Join(p.mount(ctx, chain), removeEmpty(p.path(child)))
-}
-
-// removeEmpty removes a mount point that is not needed any more.
-func removeEmpty(dir string) error {
-	if err := os.Remove(dir); err != nil && !os.IsNotExist(err) {
-		return err
-	}
-	return nil
-}
-
-func now() string { return strconv.FormatInt(time.Now().Unix(), 10) }
-
 // destroy removes a child with its snapshots, also when the build is cancelled.
 func (p *pool) destroy(ctx context.Context, child string) error {
-	_, err := zfsCommand(context.WithoutCancel(ctx), "destroy", "-r", "-f", p.dataset(child))
-	if err != nil {
+	if _, err := zfsCommand(context.WithoutCancel(ctx), "destroy", "-r", "-f", p.dataset(child)); err != nil {
 		return err
 	}
-	return removeEmpty(p.path(child))
+	var errs []error
+	for _, name := range []string{p.root(child), p.links(child)} {
+		if err := os.Remove(name); err != nil && !os.IsNotExist(err) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }
 
-// diff runs zfs diff between two snapshots of a child.
-func (p *pool) diff(ctx context.Context, child, from, to string) ([]zfsLine, error) {
-	out, err := zfsCommand(ctx, "diff", "-F", "-H", p.dataset(child)+from, p.dataset(child)+to)
+// diff runs zfs diff between a child and the one that it is a clone of.
+func (p *pool) diff(ctx context.Context, from, child string) ([]zfsLine, error) {
+	out, err := zfsCommand(ctx, "diff", "-F", "-H", p.dataset(from)+doneName, p.dataset(child)+doneName)
 	if err != nil {
 		return nil, err
 	}
@@ -163,7 +189,7 @@ func (p *pool) diff(ctx context.Context, child, from, to string) ([]zfsLine, err
 
 // prune removes what was not used for an age, and of the rest the least recently
 // used until so many bytes are left, and what builds that were killed have left.
-// A chain that others are clones of stays.
+// Nobody else may use the pool.
 func (p *pool) prune(ctx context.Context, age time.Duration, bytes int64) (freed int64, err error) {
 	for {
 		n, gone, err := p.pruneOnce(ctx, age, bytes)
@@ -175,27 +201,20 @@ func (p *pool) prune(ctx context.Context, age time.Duration, bytes int64) (freed
 
 // pruneOnce tells also how many are gone: what they were clones of can go next.
 func (p *pool) pruneOnce(ctx context.Context, age time.Duration, bytes int64) (freed int64, gone int, err error) {
-	out, err := zfsCommand(ctx, "list", "-H", "-p", "-r", "-d", "1", "-o", "name,used,"+usedKey, "-t", "filesystem", "-S", usedKey, p.name)
+	list, err := p.list(ctx)
 	if err != nil {
 		return 0, 0, err
 	}
 	oldest := time.Now().Add(-age).Unix()
 	var total int64
-	for line := range strings.Lines(out) { // the last used first
-		f := strings.Split(strings.TrimSpace(line), "\t")
-		child, ok := strings.CutPrefix(f[0], p.name+"/")
-		if !ok || len(f) != 3 || !strings.HasPrefix(child, chainPrefix) && !strings.HasPrefix(child, workPrefix) {
+	for _, c := range list {
+		if total += c.bytes; c.chain != "" && c.used >= oldest && total <= bytes {
 			continue
 		}
-		used, _ := strconv.ParseInt(f[1], 10, 64)
-		last, _ := strconv.ParseInt(f[2], 10, 64)
-		if total += used; last >= oldest && total <= bytes && strings.HasPrefix(child, chainPrefix) {
-			continue
+		if err := p.destroy(ctx, c.name); err != nil {
+			continue // others are clones of it
 		}
-		if err := p.destroy(ctx, child); err != nil {
-			continue // it has clones
-		}
-		total, freed, gone = total-used, freed+used, gone+1
+		total, freed, gone = total-c.bytes, freed+c.bytes, gone+1
 	}
 	return freed, gone, nil
 }

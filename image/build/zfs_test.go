@@ -106,7 +106,7 @@ func TestZFSLayersAreTheWalks(t *testing.T) {
 	}
 	out, err := zfsCommand(t.Context(), "list", "-H", "-o", "name", "-r", dataset)
 	check(t, err)
-	if strings.Contains(out, "/"+workPrefix) || !strings.Contains(out, "/"+chainPrefix) {
+	if !strings.Contains(out, "/"+childPrefix) {
 		t.Errorf("datasets: %s", out)
 	}
 	_, err = Prune(t.Context(), cache, 0, 0)
