@@ -19,7 +19,7 @@ const module = "github.com/freejail/freejail/"
 var mayImport = map[string][]string{
 	".":                  {"driver", "internal/cli"},
 	"catalog":            nil,
-	"cmd/freejail-build": {"devfs", "image", "image/build", "image/registry", "image/sign", "internal/buildjail", "internal/progress"},
+	"cmd/freejail-build": {"devfs", "image", "image/build", "image/registry", "image/sign", "internal/buildjail", "internal/progress", "policy"},
 	"daemon":             {"catalog", "daemon/client", "devfs", "image", "image/registry", "image/sign", "internal/keylock", "internal/mount", "jail", "nfsroot", "policy", "storage"},
 	"daemon/client":      nil,
 	"devfs":              nil,

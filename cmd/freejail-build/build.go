@@ -52,7 +52,7 @@ type buildFlags struct {
 	outputFlags
 	cacheFlags
 	file, tag, store, network, target string
-	from, format, dataset             string
+	from, format, dataset, policy     string
 	args, secrets                     []string
 }
 
@@ -82,6 +82,7 @@ The digest of the image is printed to the standard output.`,
 	c.Flags().StringVar(&f.target, "target", "", "the stage to build, by the name after AS or by its number (default: the last)")
 	c.Flags().StringArrayVar(&f.secrets, "secret", nil, "id=NAME,src=FILE or id=NAME,env=VARIABLE: for RUN --mount=type=secret,id=NAME, in no layer and no log")
 	c.Flags().StringVar(&f.dataset, "zfs-dataset", "", "a ZFS dataset with a mount point for the files of RUN: each step is a clone of the one before it")
+	c.Flags().StringVar(&f.policy, "policy", "", "a file with permit and deny blocks, for RUN --allow and --sysvipc (default: nothing is permitted)")
 	f.cacheFlags.add(c)
 	return c
 }
@@ -101,6 +102,9 @@ func (a *app) build(ctx context.Context, f *buildFlags, dir string) (err error) 
 		return usagef("--format %s: there are jailfile and bastille", f.format)
 	}
 	o.ZFSDataset = f.dataset
+	if o.Permit, err = permits(f.policy); err != nil {
+		return err
+	}
 	o.From, o.Bastille = f.from, f.format == "bastille"
 	o.Context, o.File, o.Tag, o.Target, o.Network = dir, f.file, f.tag, f.target, f.network
 	if o.Args, err = buildArgs(f.args); err != nil {

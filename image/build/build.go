@@ -50,6 +50,9 @@ type Options struct {
 	Target   string            // the stage that is wanted, by name or number; default: the last
 	Secrets  map[string]Secret // for RUN --mount=type=secret, by id
 	Network  string            // of RUN: NetworkHost (default) or NetworkNone
+	// Permit decides whether a RUN may have the jail parameters that its options
+	// ask for; the error says why not. nil: it may have none.
+	Permit func(params map[string]string) error
 	// Pull gets an image that FROM or --from names and that is neither a path
 	// nor in the store; nil: there is no other place to look. The image must be
 	// in the store when it returns: Store, or the one it is given.
@@ -123,7 +126,7 @@ func Build(ctx context.Context, o Options) (_ *image.Image, err error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &planner{file: file, platform: o.Platform, given: o.Args, goal: o.Target, secrets: o.Secrets}
+	p := &planner{file: file, platform: o.Platform, given: o.Args, goal: o.Target, secrets: o.Secrets, permit: o.Permit}
 	p.base = func(ref string, wanted ocispec.Platform) (*image.Image, error) { return b.from(ctx, ref, wanted) }
 	if err := p.plan(); err != nil {
 		return nil, err

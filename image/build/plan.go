@@ -24,6 +24,7 @@ type planner struct {
 	goal     string                                                     // --target: a stage's name or number; empty: the last
 	given    map[string]string                                          // --build-arg
 	secrets  map[string]Secret                                          // --secret
+	permit   func(params map[string]string) error                       // decides what RUN may have; nil: nothing
 
 	warnings []error
 

@@ -34,6 +34,9 @@ type Command struct {
 	User      string // as USER has it; empty is root
 	Network   string // NetworkHost or NetworkNone
 	Linux     bool   // the image is Linux's
+	// Params are jail parameters beside the runner's own, which a build policy
+	// has permitted: "allow.raw_sockets": "true", "sysvshm": "new".
+	Params map[string]string
 	// Secrets are files that the command finds and that are gone, from the
 	// root too, when Run returns.
 	Secrets []SecretFile
@@ -47,14 +50,16 @@ type runStep struct {
 	dir, user string
 	network   string // empty: the build's
 	secrets   []secretMount
+	params    map[string]string // privileges that a policy has permitted
 }
 
 func (s *runStep) key(_ context.Context, b *work) (any, error) {
 	return struct {
 		Args, Then, Env    []string
 		Dir, User, Network string
+		Params             map[string]string
 		Secrets            []secretMount // names and places; a secret's value changes nothing
-	}{s.argv, s.then, s.env, s.dir, s.user, s.on(b), s.secrets}, nil
+	}{s.argv, s.then, s.env, s.dir, s.user, s.on(b), s.params, s.secrets}, nil
 }
 
 func (s *runStep) on(b *work) string { return cmp.Or(s.network, b.network) }
@@ -88,7 +93,7 @@ func (s *runStep) run(ctx context.Context, b *work) error {
 }
 
 func (s *runStep) command(ctx context.Context, b *work, dir string, argv []string) error {
-	c := Command{Root: dir, Args: argv, Env: s.env, Dir: cmp.Or(s.dir, "/"), User: s.user, Network: s.on(b), Linux: b.config.OS == "linux", Output: b.opts.Log}
+	c := Command{Root: dir, Args: argv, Env: s.env, Dir: cmp.Or(s.dir, "/"), User: s.user, Network: s.on(b), Params: s.params, Linux: b.config.OS == "linux", Output: b.opts.Log}
 	if c.Output == nil {
 		c.Output = io.Discard
 	}

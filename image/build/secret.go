@@ -41,38 +41,10 @@ type secretMount struct {
 	UID, GID   int
 }
 
-var secretID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$`)
+// parameterName is what follows allow. in jail(8).
+var parameterName = regexp.MustCompile(`^[a-z][a-z0-9_]*(\.[a-z0-9_]+)*$`)
 
-// runFlags reads the options of RUN.
-func (p *planner) runFlags(in Instruction, s *runStep) error {
-	for _, f := range in.Flags {
-		value, err := substitute(f.Value, p.lookup)
-		if err != nil {
-			return fmt.Errorf("--%s: %w", f.Name, err)
-		}
-		switch f.Name {
-		case "network":
-			if value != NetworkHost && value != NetworkNone {
-				return fmt.Errorf("--network=%s: there are %s and %s", value, NetworkHost, NetworkNone)
-			}
-			s.network = value
-		case "mount":
-			m, needed, err := p.readMount(value)
-			if err != nil {
-				return fmt.Errorf("--mount=%s: %w", value, err)
-			}
-			if slices.ContainsFunc(s.secrets, func(o secretMount) bool { return o.Target == m.Target }) {
-				return fmt.Errorf("--mount=%s: %s has a secret already", value, m.Target)
-			}
-			if _, given := p.secrets[m.ID]; !given && needed {
-				return fmt.Errorf("the secret %s is required: give --secret id=%s,src=FILE", m.ID, m.ID)
-			} else if given {
-				s.secrets = append(s.secrets, m)
-			}
-		}
-	}
-	return nil
-}
+var secretID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$`)
 
 func (p *planner) readMount(text string) (m secretMount, needed bool, err error) {
 	m.Mode = 0o400

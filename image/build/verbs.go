@@ -25,7 +25,7 @@ func init() {
 		"ARG":        {usage: "ARG NAME=default", plan: (*planner).arg},
 		"COPY":       {usage: "COPY [--from=stage] [--chown=user:group] [--chmod=0755] SOURCE... DESTINATION", flags: []string{"from", "chown", "chmod"}, plan: (*planner).copy},
 		"ADD":        {usage: "ADD [--chown=user:group] [--chmod=0755] SOURCE... DESTINATION", flags: []string{"chown", "chmod"}, plan: (*planner).copy},
-		"RUN":        {usage: `RUN command, or RUN ["/bin/prog", "-x"]`, flags: []string{"mount", "network"}, heredoc: true, plan: (*planner).run},
+		"RUN":        {usage: `RUN command, or RUN ["/bin/prog", "-x"]`, flags: []string{"mount", "network", "allow", "sysvipc"}, heredoc: true, plan: (*planner).run},
 		"ENV":        {usage: "ENV NAME=value", plan: (*planner).env},
 		"WORKDIR":    {usage: "WORKDIR /directory", plan: (*planner).workdir},
 		"USER":       {usage: "USER user[:group]", plan: (*planner).user},

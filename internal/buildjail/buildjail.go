@@ -1,6 +1,7 @@
 // Package buildjail executes the RUN instructions of a build, each in a jail of
-// its own that has none of the privileges which an image can ask for: a /dev
-// with the basic nodes, and the host's network or none.
+// its own that has none of the privileges which an image can ask for, unless a
+// build policy permits them: a /dev with the basic nodes, and the host's network
+// or none.
 package buildjail
 
 import (
@@ -9,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -56,6 +58,7 @@ func (r *Runner) Run(ctx context.Context, c build.Command) (err error) {
 	if err != nil {
 		return err
 	}
+	maps.Copy(params, c.Params)
 	spec := jail.Spec{Name: "fj-build-" + strings.ToLower(rand.Text()), Root: c.Root, Hostname: "build", Params: params, Linux: c.Linux && needsLinuxulator}
 	defer func() { // after an error too: it may be half made
 		err = errors.Join(err, r.jails.Remove(context.WithoutCancel(ctx), spec.Name))

@@ -112,13 +112,16 @@ func TestSecrets(t *testing.T) {
 		t.Errorf("%v %q", err, f.log.String())
 	}
 	for line, want := range map[string]string{
-		`RUN --mount=type=secret,id=absent,required x`:                                        "the secret absent is required: give --secret id=absent,src=FILE",
-		`RUN --mount=type=bind,source=. x`:                                                    "unknown option \"source\"",
-		`RUN --mount=type=cache,target=/x x`:                                                  "only type=secret",
-		`RUN --mount=type=secret x`:                                                           "it needs id=NAME",
-		`RUN --mount=type=secret,id=token,mode=x x`:                                           "mode: \"x\" cannot be read",
-		`RUN --mount=type=secret,id=token,target=/ x`:                                         "the target is no file's path",
-		`RUN --network=bridge x`:                                                              "there are host and none",
+		`RUN --mount=type=secret,id=absent,required x`: "the secret absent is required: give --secret id=absent,src=FILE",
+		`RUN --mount=type=bind,source=. x`:             "unknown option \"source\"",
+		`RUN --mount=type=cache,target=/x x`:           "only type=secret",
+		`RUN --mount=type=secret x`:                    "it needs id=NAME",
+		`RUN --mount=type=secret,id=token,mode=x x`:    "mode: \"x\" cannot be read",
+		`RUN --mount=type=secret,id=token,target=/ x`:  "the target is no file's path",
+		`RUN --allow=raw_sockets x`:                    "give --policy FILE",
+		`RUN --allow=a/b x`:                            "no parameter's name",
+		`RUN --sysvipc=all x`:                          "none of shm, msg and sem",
+		`RUN --network=bridge x`:                       "there are host and none",
 		"RUN --mount=type=secret,id=token,target=/a --mount=type=secret,id=other,target=/a x": "/a has a secret already",
 	} {
 		if _, err := f.build(line); err == nil || !strings.Contains(err.Error(), want) {

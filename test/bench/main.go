@@ -82,11 +82,11 @@ func run(ctx context.Context, only []string) (err error) {
 	if b.archive, err = testimage.Write(ctx, dir, testimage.Spec{Name: "bench", Manifest: `{"schemaVersion":1}`, Programs: programs, Cmd: []string{"program", "sleep"}}); err != nil {
 		return err
 	}
-	parts := map[string]func(context.Context) error{"starts": b.starts, "memory": b.memory, "logs": b.logs, "unpacking": b.unpacking}
+	parts := map[string]func(context.Context) error{"starts": b.starts, "memory": b.memory, "logs": b.logs, "unpacking": b.unpacking, "building": b.building}
 	if len(only) == 0 {
-		only = []string{"starts", "memory", "logs", "unpacking"}
+		only = []string{"starts", "memory", "logs", "unpacking", "building"}
 	}
-	if !slices.Equal(only, []string{"unpacking"}) {
+	if slices.ContainsFunc(only, func(name string) bool { return name != "unpacking" && name != "building" }) {
 		if err := b.startDaemon(ctx); err != nil {
 			return err
 		}
