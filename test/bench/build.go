@@ -171,10 +171,10 @@ func (r touching) Run(_ context.Context, c build.Command) error {
 const manyFiles = 20_000
 
 // oneChange measures the way from a command's end to the next step.
-func (b *bench) oneChange(ctx context.Context, dir string) error {
-	context := filepath.Join(dir, "many")
+func (b *bench) oneChange(ctx context.Context, dir string) (err error) {
+	source := filepath.Join(dir, "many")
 	for i := range manyFiles {
-		sub := filepath.Join(context, "tree", fmt.Sprintf("d%d", i/100))
+		sub := filepath.Join(source, "tree", fmt.Sprintf("d%d", i/100))
 		if i%100 == 0 {
 			if err := os.MkdirAll(sub, 0o755); err != nil {
 				return err
@@ -184,14 +184,15 @@ func (b *bench) oneChange(ctx context.Context, dir string) error {
 			return err
 		}
 	}
-	contestants := []contestant{{"by a walk of the tree", func() (time.Duration, error) { return b.stepTime(ctx, dir, context, "") }}}
+	contestants := []contestant{{"by a walk of the tree", func() (time.Duration, error) { return b.stepTime(ctx, dir, source, "") }}}
 	if pool := os.Getenv("FREEJAIL_TEST_ZPOOL"); pool != "" {
 		dataset := fmt.Sprintf("%s/freejail-bench-%d", pool, os.Getpid())
 		if err := zfs(ctx, "create", "-o", "mountpoint="+b.path("zfs"), dataset); err != nil {
 			return err
 		}
-		defer zfs(context2(ctx), "destroy", "-R", "-f", dataset)
-		contestants = append(contestants, contestant{"by zfs diff", func() (time.Duration, error) { return b.stepTime(ctx, dir, context, dataset) }})
+		clean := context.WithoutCancel(ctx)
+		defer func() { err = errors.Join(err, zfs(clean, "destroy", "-R", "-f", dataset)) }()
+		contestants = append(contestants, contestant{"by zfs diff", func() (time.Duration, error) { return b.stepTime(ctx, dir, source, dataset) }})
 	} else {
 		fmt.Printf("\nzfs diff is left out: FREEJAIL_TEST_ZPOOL names no pool\n")
 	}
@@ -205,18 +206,16 @@ func zfs(ctx context.Context, args ...string) error {
 	return nil
 }
 
-func context2(ctx context.Context) context.Context { return context.WithoutCancel(ctx) }
-
 // stepTime builds an image with several such commands, and gives the least time
 // that one took: the first also has the whole tree recorded.
-func (b *bench) stepTime(ctx context.Context, dir, context, dataset string) (least time.Duration, err error) {
+func (b *bench) stepTime(ctx context.Context, dir, source, dataset string) (least time.Duration, err error) {
 	text := "FROM scratch\nCOPY tree /tree\nRUN [\"x\", \"0\"]\nRUN [\"x\", \"1\"]\nRUN [\"x\", \"2\"]\nRUN [\"x\", \"3\"]\nWORKDIR /\n"
-	if err := os.WriteFile(filepath.Join(context, "Jailfile"), []byte(text), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(source, "Jailfile"), []byte(text), 0o644); err != nil {
 		return 0, err
 	}
 	var done time.Time
 	least = time.Hour
-	o := build.Options{Context: context, Output: filepath.Join(dir, "many.tar"), TempDir: dir, ZFSDataset: dataset,
+	o := build.Options{Context: source, Output: filepath.Join(dir, "many.tar"), TempDir: dir, ZFSDataset: dataset,
 		Runner: func() (build.Runner, error) { return touching{&done}, nil },
 		Progress: func(string) {
 			if !done.IsZero() {
