@@ -3,9 +3,12 @@ package build
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -30,6 +33,46 @@ var goldenLayers = []string{
 	"sha256:23e41d3f06e450f17ffb2c60052bf93f79318957cc20e5153e203529eaa4f85f",
 	"sha256:5282f28c107781ca17e4540a1d676f5df473c5a7ac2d503001ec6c478cde400b",
 	"sha256:fde9253fb1a5887eda2df689bd99bece6f9719a3ad1469389a9862a7f298d0e0",
+}
+
+// goldenImage is of the compressed layers and the config too.
+const goldenImage = "sha256:722bf2b0069a1d42d7d8565568bb94bee963fd428f4cbfd20b495a46b5de7fae"
+
+// anotherUser builds the same in a process of somebody else, with an environment
+// and a clock's zone of its own.
+func anotherUser(t *testing.T, context files) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0], "-test.run=^TestBuildOfAnother$", "-test.count=1")
+	dir, err := os.MkdirTemp("", "other-") // a test's own directory is not for others
+	check(t, err)
+	defer os.RemoveAll(dir)
+	context.write(t, filepath.Join(dir, "context"))
+	if os.Geteuid() == 0 {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+		check(t, os.Chown(dir, 65534, 65534))
+		prog := filepath.Join(dir, "prog")
+		b, err := os.ReadFile(os.Args[0])
+		check(t, err)
+		check(t, os.WriteFile(prog, b, 0o755))
+		cmd.Path = prog
+	}
+	cmd.Env = []string{"FREEJAIL_BUILD_IN=" + dir, "TMPDIR=" + dir, "HOME=/nonexistent", "TZ=Asia/Kathmandu", "LC_ALL=tr_TR.UTF-8", "PATH="}
+	cmd.Dir = dir
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), goldenImage) {
+		t.Errorf("another user's build: %v %s", err, out)
+	}
+}
+
+// TestBuildOfAnother is what anotherUser runs.
+func TestBuildOfAnother(t *testing.T) {
+	dir := os.Getenv("FREEJAIL_BUILD_IN")
+	if dir == "" {
+		t.Skip("it is for a process of its own")
+	}
+	img, err := Build(t.Context(), Options{Context: filepath.Join(dir, "context"), Output: filepath.Join(dir, "image.tar"), Platform: freebsd})
+	check(t, err)
+	fmt.Println(img.Digest)
 }
 
 // messy writes the same files in another order, with other times, owners and
@@ -73,9 +116,19 @@ func TestEqualInputGivesAnEqualImage(t *testing.T) {
 	}
 	var first *made
 	var bytes []byte
+	cache := t.TempDir()
+	zone := time.Local
+	defer func() { time.Local = zone }()
 	for i, umask := range []int{0o022, 0o077, 0o002, 0o027} {
+		time.Local = time.FixedZone("there", i*3600)
 		m := &made{T: t, path: filepath.Join(t.TempDir(), "image.tar")}
-		img, err := Build(t.Context(), Options{Context: messy(t, context, i, umask, time.Unix(int64(1e9+i*1e6), 0)), Output: m.path, Platform: freebsd})
+		o := Options{Context: messy(t, context, i, umask, time.Unix(int64(1e9+i*1e6), 0)), Output: m.path, Platform: freebsd}
+		if i > 1 {
+			o.Cache = cache
+		}
+		procs := runtime.GOMAXPROCS(i + 1)
+		img, err := Build(t.Context(), o)
+		runtime.GOMAXPROCS(procs)
 		check(t, err)
 		m.take(img)
 		b, err := os.ReadFile(m.path)
@@ -100,6 +153,10 @@ func TestEqualInputGivesAnEqualImage(t *testing.T) {
 	if !slices.Equal(got, goldenLayers) {
 		t.Errorf("the layers changed:\n%q,", got)
 	}
+	if first.img.Digest != goldenImage {
+		t.Errorf("the image is %s: with equal layers another compressor, or another config", first.img.Digest)
+	}
+	anotherUser(t, context)
 	// And input that is not equal gives another.
 	context["src/b"] = "bea"
 	img, err := Build(t.Context(), Options{Context: messy(t, context, 0, 0o022, time.Unix(0, 0)), Output: filepath.Join(t.TempDir(), "x.tar"), Platform: freebsd})
