@@ -257,6 +257,9 @@ func choices(lead string, names []string) string {
 func suggest(word string, known []string) string {
 	best, distance := "", 3
 	for _, k := range known {
+		if len(word) > len(k)+distance {
+			continue // a hostile file's line is long
+		}
 		if d := editDistance(word, k); d < distance {
 			best, distance = k, d
 		}
