@@ -120,6 +120,7 @@ func (a *app) build(ctx context.Context, f *buildFlags, dir string) (err error) 
 		if o.Store, err = image.OpenStore(f.store, image.Limits{}); err != nil {
 			return err
 		}
+		defer func() { err = errors.Join(err, o.Store.Close()) }()
 	}
 	state, err := os.MkdirTemp("", "freejail-run-")
 	if err != nil {

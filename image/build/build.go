@@ -204,6 +204,9 @@ func (b *builder) close() (err error) {
 	for _, name := range b.temp {
 		err = errors.Join(err, b.store.Remove(name))
 	}
+	if b.store != nil && b.store != b.opts.Store {
+		err = errors.Join(err, b.store.Close())
+	}
 	if b.context != nil {
 		err = errors.Join(err, b.context.Close())
 	}
