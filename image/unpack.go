@@ -15,7 +15,9 @@ import (
 // digest and DiffID are verified; device nodes and FIFOs are refused. Owners are set where
 // the process runs as root; without that, setuid and setgid bits are dropped.
 // Extended attributes are not unpacked. On error the directory may hold a part.
-func (l *Layout) Unpack(ctx context.Context, img *Image, dir string, progress func(stage string)) error {
+// Progress, which may be nil, is told from another goroutine how much of the
+// layers was read.
+func (l *Layout) Unpack(ctx context.Context, img *Image, dir string, progress func(Progress)) error {
 	if err := checkEmpty(dir); err != nil {
 		return err
 	}
@@ -24,23 +26,38 @@ func (l *Layout) Unpack(ctx context.Context, img *Image, dir string, progress fu
 
 // UnpackFrom is Unpack for a directory that has an image's first layers
 // already, as a build has: it applies those from index first on.
-func (l *Layout) UnpackFrom(ctx context.Context, img *Image, first int, dir string, progress func(stage string)) error {
+func (l *Layout) UnpackFrom(ctx context.Context, img *Image, first int, dir string, progress func(Progress)) error {
 	if len(img.Config.RootFS.DiffIDs) != len(img.Layers) {
 		return fmt.Errorf("the image has %d layers, its config names %d", len(img.Layers), len(img.Config.RootFS.DiffIDs))
 	}
 	left := Limits{LayerBytes: l.limits.LayerBytes, ImageBytes: l.limits.ImageBytes, Entries: l.limits.Entries}
-	for i, d := range img.Layers {
-		if i < first {
-			continue
+	p := &Progress{Layers: len(img.Layers) - first}
+	for _, d := range img.Layers[first:] {
+		p.Size += d.Size
+	}
+	for i := first; i < len(img.Layers); i++ {
+		if err := l.unpackLayer(ctx, img, i, dir, &left, &counted{p: p, tell: progress}); err != nil {
+			return fmt.Errorf("layer %d (%.19s): %w", i+1, img.Layers[i].Digest, full(err))
 		}
-		if progress != nil {
-			progress(fmt.Sprintf("layer %d of %d", i+1, len(img.Layers)))
-		}
-		if err := l.unpackLayer(ctx, img, i, dir, &left); err != nil {
-			return fmt.Errorf("layer %d (%.19s): %w", i+1, d.Digest, full(err))
-		}
+		p.LayersDone++
 	}
 	return nil
+}
+
+// counted tells how much of the blobs was read.
+type counted struct {
+	r    io.Reader
+	p    *Progress
+	tell func(Progress) // may be nil
+}
+
+func (c *counted) Read(b []byte) (int, error) {
+	n, err := c.r.Read(b)
+	c.p.Done += int64(n)
+	if c.tell != nil {
+		c.tell(*c.p)
+	}
+	return n, err
 }
 
 func checkEmpty(dir string) error {
@@ -57,7 +74,7 @@ func checkEmpty(dir string) error {
 	return nil
 }
 
-func (l *Layout) unpackLayer(ctx context.Context, img *Image, i int, dir string, left *Limits) (err error) {
+func (l *Layout) unpackLayer(ctx context.Context, img *Image, i int, dir string, left *Limits, c *counted) (err error) {
 	d := img.Layers[i]
 	if err := checkDigest(d.Digest); err != nil {
 		return err
@@ -71,7 +88,8 @@ func (l *Layout) unpackLayer(ctx context.Context, img *Image, i int, dir string,
 		return fmt.Errorf("import the image again: %w", err)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	blob := newPump(ctxReader{ctx, f})
+	c.r = ctxReader{ctx, f}
+	blob := newPump(c)
 	defer blob.stop()
 	z, err := open(blob)
 	if err != nil {

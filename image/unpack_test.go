@@ -346,7 +346,7 @@ func TestUnpackStopsWhenCancelled(t *testing.T) {
 	s := newStore(t, Limits{})
 	img := putLayers(t, s, "x", layerOf(t, file("f", strings.Repeat("x", 8<<20))))
 	ctx, cancel := context.WithCancel(context.Background())
-	err := s.Unpack(ctx, img, t.TempDir(), func(string) { cancel() })
+	err := s.Unpack(ctx, img, t.TempDir(), func(Progress) { cancel() })
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}

@@ -2,9 +2,13 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"os"
 
 	"github.com/spf13/cobra"
+
+	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/internal/progress"
 )
 
 const imageHelp = "IMAGE is an OCI archive (tar, also in gzip, zstd or xz) or an OCI layout directory."
@@ -53,7 +57,11 @@ everything is the caller's, and setuid and setgid bits are dropped.`,
 			if err := os.Mkdir(args[1], 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 				return err
 			}
-			return l.Unpack(cmd.Context(), img, args[1], nil)
+			bar := progress.New(a.messages, "unpacking "+args[0])
+			defer bar.End()
+			return l.Unpack(cmd.Context(), img, args[1], func(p image.Progress) {
+				bar.Set(p.Done, p.Size, fmt.Sprintf("%d of %d layers", p.LayersDone, p.Layers))
+			})
 		}}
 	c.Flags().StringVar(&target, "platform", "", "which of the images, as OS/ARCHITECTURE")
 	return c
