@@ -51,6 +51,7 @@ func (a *app) made(img *image.Image, err error) error {
 type buildFlags struct {
 	outputFlags
 	cacheFlags
+	remoteFlags
 	file, tag, store, network, target string
 	from, format, dataset, policy     string
 	args, secrets                     []string
@@ -84,6 +85,7 @@ The digest of the image is printed to the standard output.`,
 	c.Flags().StringVar(&f.dataset, "zfs-dataset", "", "a ZFS dataset with a mount point for the files of RUN: each step is a clone of the one before it")
 	c.Flags().StringVar(&f.policy, "policy", "", "a file with permit and deny blocks, for RUN --allow and --sysvipc (default: nothing is permitted)")
 	f.cacheFlags.add(c)
+	f.remoteFlags.add(c)
 	return c
 }
 
@@ -101,7 +103,7 @@ func (a *app) build(ctx context.Context, f *buildFlags, dir string) (err error) 
 	if f.format != "" && f.format != "jailfile" && f.format != "bastille" {
 		return usagef("--format %s: there are jailfile and bastille", f.format)
 	}
-	o.ZFSDataset = f.dataset
+	o.ZFSDataset, o.Pull = f.dataset, f.pull
 	if o.Permit, err = permits(f.policy); err != nil {
 		return err
 	}

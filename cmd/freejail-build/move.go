@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 
 	"github.com/freejail/freejail/image"
@@ -29,14 +30,12 @@ type remoteFlags struct {
 	plain    []string
 	caFile   string
 	authFile string
-	quiet    bool
 }
 
 func (f *remoteFlags) add(c *cobra.Command) {
 	c.Flags().StringArrayVar(&f.plain, "plain-http", nil, "a registry, as HOST or HOST:PORT, with which HTTP is spoken; may be repeated")
 	c.Flags().StringVar(&f.caFile, "ca-file", "", "certificates in PEM to be trusted beside the system's")
 	c.Flags().StringVar(&f.authFile, "auth-file", "", "credentials in docker's or podman's format")
-	c.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "say nothing while it works")
 }
 
 // client has settings for the registries that are named.
@@ -66,14 +65,35 @@ func (f *remoteFlags) client(named ...registry.Location) (*registry.Client, erro
 	return registry.NewClient(cfg)
 }
 
+// pull has a build's bases come from registries.
+func (f *remoteFlags) pull(ctx context.Context, into *image.Store, ref string, p ocispec.Platform) (*image.Image, error) {
+	if !registry.IsReference(ref) {
+		return nil, fmt.Errorf("%w %q: it is no file, not in the store, and names no registry, as HOST/NAME:TAG does", image.ErrNotFound, ref)
+	}
+	r, err := registry.ParseReference(ref)
+	if err != nil {
+		return nil, err
+	}
+	c, err := f.client(registry.Location{Kind: registry.Remote, Ref: r})
+	if err != nil {
+		return nil, err
+	}
+	o := registry.PullOptions{}
+	if p.OS != "" {
+		o.Wanted = []ocispec.Platform{p}
+	}
+	return c.Pull(ctx, into, r, o)
+}
+
 type copyFlags struct {
 	remoteFlags
-	all, unsigned, referrers bool
-	platform                 string
+	all, unsigned, referrers, quiet bool
+	platform                        string
 }
 
 func (f *copyFlags) add(c *cobra.Command) {
 	f.remoteFlags.add(c)
+	c.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "say nothing while it works")
 	c.Flags().BoolVar(&f.all, "all", false, "an index with all its images, not one of them")
 	c.Flags().StringVar(&f.platform, "platform", "", "which image of an index, as OS/ARCHITECTURE (default: this host's)")
 	c.Flags().BoolVar(&f.unsigned, "no-signatures", false, "leave signatures behind")

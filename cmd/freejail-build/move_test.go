@@ -83,6 +83,14 @@ func TestPushPullServeSign(t *testing.T) {
 		t.Errorf("inspect says %s", out)
 	}
 	do(0, remote("copy", at+"/team/web:1", "oci:"+tmp+"/layout")...)
+	if err := os.WriteFile(filepath.Join(context1, "Jailfile"), []byte("FROM "+at+"/team/web:1\nENV A=b\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	do(0, remote("build", "-q", "-o", filepath.Join(tmp, "on.tar"), context1)...)
+	if out, _ := do(0, "history", filepath.Join(tmp, "on.tar")); !strings.Contains(out, "COPY file /file") {
+		t.Errorf("what was built on a pulled image has the history %s", out)
+	}
+	do(1, "build", "-q", "-o", filepath.Join(tmp, "no.tar"), context1) // HTTP that nobody has named
 	t.Setenv(passwordEnv, "another")
 	if _, said := do(1, remote("sign", "--key", key+".key", at+"/team/web:1")...); !strings.Contains(said, "password is another") {
 		t.Errorf("sign says %s", said)
