@@ -18,15 +18,17 @@ import (
 // Mount is one file system to be mounted. Type is FreeBSD's name (nullfs,
 // devfs, tmpfs, fdescfs, procfs, linprocfs, linsysfs, unionfs, nfs) or
 // Linux's; nullfs is a bind mount there. Options are nmount(2)'s: "ro",
-// "ruleset=7", "size=1048576", "mode=1777".
+// "ruleset=7", "size=1048576", "mode=1777"; Binary are those that are no text.
 type Mount struct {
 	Type, Source, Target string
 	Options              []string
+	Binary               map[string][]byte
 }
 
 // Info is one mounted file system.
 type Info struct {
 	Type, Source, Target string
+	id                   string // by which the kernel finds it without its path
 }
 
 // Error says which mount failed, with the kernel's own message where it gave
@@ -56,9 +58,13 @@ func (e *Error) Unwrap() error { return e.Err }
 // Unmount unmounts what is mounted on target, the newest if there are several.
 // Nothing there is no error.
 func Unmount(target string) error {
+	return retry(target, func() error { return unmount(target) })
+}
+
+func retry(target string, unmount func() error) error {
 	var err error
 	for wait := time.Millisecond; wait < time.Second; wait *= 2 {
-		err = unmount(target)
+		err = unmount()
 		if err == nil || errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOENT) {
 			return nil
 		}
@@ -87,13 +93,20 @@ func Below(dir string) ([]Info, error) {
 }
 
 // UnmountUnder unmounts everything at dir and below it. Nothing mounted is no
-// error.
-func UnmountUnder(dir string) error { return unmountAll(dir, true) }
+// error. No path is looked up on FreeBSD: one that leads over a server which is
+// away would not end.
+func UnmountUnder(dir string) error { return unmountAll(dir, true, false) }
 
 // UnmountBelow unmounts everything below dir, but not dir itself.
-func UnmountBelow(dir string) error { return unmountAll(dir, false) }
+func UnmountBelow(dir string) error { return unmountAll(dir, false, false) }
 
-func unmountAll(dir string, itself bool) error {
+// ForceUnder is UnmountUnder, whoever uses what is there.
+func ForceUnder(dir string) error { return unmountAll(dir, true, true) }
+
+// ForceBelow is UnmountBelow, whoever uses what is there.
+func ForceBelow(dir string) error { return unmountAll(dir, false, true) }
+
+func unmountAll(dir string, itself, force bool) error {
 	if dir == "" || dir == "/" {
 		return fmt.Errorf("unmount: refusing to unmount below %q", dir)
 	}
@@ -106,7 +119,7 @@ func unmountAll(dir string, itself bool) error {
 		if m.Target == dir && !itself {
 			continue
 		}
-		errs = append(errs, Unmount(m.Target))
+		errs = append(errs, retry(m.Target, func() error { return m.unmount(force) }))
 	}
 	return errors.Join(errs...)
 }

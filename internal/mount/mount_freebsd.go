@@ -2,6 +2,7 @@ package mount
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"unsafe"
 
@@ -38,6 +39,8 @@ func nmount(m Mount) error {
 	case "nullfs", "unionfs":
 		text("from", m.Source)
 		text("target", m.Source)
+	case "nfs":
+		text("hostname", m.Source) // "from" is read by the kernel as an IPv4 address
 	default:
 		from := m.Source
 		if from == "" {
@@ -59,6 +62,9 @@ func nmount(m Mount) error {
 			add(name, nil)
 		}
 	}
+	for name, value := range m.Binary {
+		add(name, value)
+	}
 	errmsg := make([]byte, 255)
 	add("errmsg", errmsg)
 	_, _, errno := unix.Syscall(unix.SYS_NMOUNT, uintptr(unsafe.Pointer(&iov[0])), uintptr(len(iov)), uintptr(flags))
@@ -79,6 +85,34 @@ func iovec(b []byte) unix.Iovec {
 
 func unmount(target string) error { return unix.Unmount(target, 0) }
 
+func (m Info) unmount(force bool) error {
+	flags := unix.MNT_BYFSID
+	if force {
+		flags |= unix.MNT_FORCE
+	}
+	return unix.Unmount(m.id, flags)
+}
+
+// nfssvc(2) and its call to give a mount up, from nfs/nfssvc.h.
+const (
+	sysNfssvc      = 155
+	nfssvcForceDis = 0x40000000
+)
+
+// Abandon has all that wait for the server of an NFS mount fail, now and later.
+// What is left to be done is to unmount it. Nothing mounted is no error.
+func Abandon(target string) error {
+	p, err := unix.BytePtrFromString(target)
+	if err != nil {
+		return err
+	}
+	_, _, errno := unix.Syscall(sysNfssvc, nfssvcForceDis, uintptr(unsafe.Pointer(p)), 0)
+	if errno != 0 && errno != unix.EINVAL {
+		return &Error{Op: "abandon", Type: "nfs", Target: target, Err: errno}
+	}
+	return nil
+}
+
 // List returns all mounts in the order in which they were made.
 func List() ([]Info, error) {
 	n, err := unix.Getfsstat(nil, unix.MNT_NOWAIT)
@@ -94,7 +128,8 @@ func List() ([]Info, error) {
 	}
 	out := make([]Info, 0, n)
 	for _, s := range buf[:n] {
-		out = append(out, Info{Type: unix.ByteSliceToString(s.Fstypename[:]), Source: unix.ByteSliceToString(s.Mntfromname[:]), Target: unix.ByteSliceToString(s.Mntonname[:])})
+		out = append(out, Info{Type: unix.ByteSliceToString(s.Fstypename[:]), Source: unix.ByteSliceToString(s.Mntfromname[:]), Target: unix.ByteSliceToString(s.Mntonname[:]),
+			id: fmt.Sprintf("FSID:%d:%d", s.Fsid.Val[0], s.Fsid.Val[1])})
 	}
 	return out, nil
 }

@@ -51,6 +51,23 @@ func split(opts []string) (flags uintptr, data string) {
 
 func unmount(target string) error { return unix.Unmount(target, unix.UMOUNT_NOFOLLOW) }
 
+func (m Info) unmount(force bool) error {
+	if force {
+		return unix.Unmount(m.Target, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
+	}
+	return unmount(m.Target)
+}
+
+// Abandon has all that wait for the server of an NFS mount fail, as far as this
+// kernel can.
+func Abandon(target string) error {
+	err := unix.Unmount(target, unix.UMOUNT_NOFOLLOW|unix.MNT_FORCE)
+	if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+		return nil // it has what there was to do done, or there is none
+	}
+	return err
+}
+
 // List returns all mounts in the order in which they were made.
 func List() ([]Info, error) {
 	infos, err := mountinfo.GetMounts(nil)
