@@ -100,7 +100,8 @@ func (src *Source) read(r reader, name string) error {
 		return err
 	}
 	if src.Manifest, err = readVerified(r, path.Join(src.Server.Path, dir, manifestFile), src.Digest); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
+		// Of version 3's mountd some refuse what is not there.
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
 			return fmt.Errorf("%w: %s", ErrNotExported, src.Digest)
 		}
 		return err

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"strings"
+	"path"
 )
 
 // Procedures of RFC 1813 and of the portmapper, RFC 1833.
@@ -19,13 +19,12 @@ const (
 	maxHandle   = 64
 )
 
-// v3Reader reads by version 3: the MOUNT protocol gives the handle of the
-// exported directory, from which names are looked up one by one.
+// v3Reader reads by version 3. The MOUNT protocol gives the handle of a file's
+// directory, whatever file system of the server that is on.
 type v3Reader struct {
-	c    *rpcConn
-	base string
-	root []byte
-	ctx  context.Context
+	c      *rpcConn
+	mountd string
+	ctx    context.Context
 }
 
 func openV3(ctx context.Context, ip net.IP, s Server) (reader, error) {
@@ -33,15 +32,11 @@ func openV3(ctx context.Context, ip net.IP, s Server) (reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	root, err := mnt(ctx, hostPort(ip, port), s.Path)
-	if err != nil {
-		return nil, err
-	}
 	c, err := dialRPC(ctx, hostPort(ip, s.Port), progNFS, 3)
 	if err != nil {
 		return nil, err
 	}
-	return &v3Reader{c: c, base: s.Path, root: root, ctx: ctx}, nil
+	return &v3Reader{c: c, mountd: hostPort(ip, port), ctx: ctx}, nil
 }
 
 func getPort(ctx context.Context, ip net.IP, prog, vers uint32) (int, error) {
@@ -86,17 +81,13 @@ func mnt(ctx context.Context, addr, dir string) ([]byte, error) {
 func (r *v3Reader) close() { r.c.close() }
 
 func (r *v3Reader) readFile(name string, limit int) ([]byte, error) {
-	rel, ok := strings.CutPrefix(name, r.base+"/")
-	if !ok {
-		return nil, fmt.Errorf("%s is not below %s", name, r.base)
+	dir, err := mnt(r.ctx, r.mountd, path.Dir(name))
+	if err != nil {
+		return nil, err
 	}
-	fh := r.root
-	for _, e := range names(rel) {
-		next, err := r.lookup(fh, e)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", e, err)
-		}
-		fh = next
+	fh, err := r.lookup(dir, path.Base(name))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path.Base(name), err)
 	}
 	var out []byte
 	for {

@@ -145,11 +145,15 @@ func (d *dirs) useChain(chain, task string) error {
 
 // Remove unmounts all below a root's directory and deletes it.
 func (d *dirs) Remove(_ context.Context, task string) error {
+	return d.remove(task, mount.UnmountUnder)
+}
+
+func (d *dirs) remove(task string, unmount func(string) error) error {
 	if err := checkName("task", task); err != nil {
 		return err
 	}
 	dir := d.path("roots", task)
-	if err := errors.Join(d.removePoint(task), mount.UnmountUnder(dir)); err != nil {
+	if err := errors.Join(d.removePoint(task, unmount), unmount(dir)); err != nil {
 		return err
 	}
 	return removeTree(dir)

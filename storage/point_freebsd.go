@@ -41,13 +41,13 @@ func (d *dirs) makePoint(task string) (string, error) {
 
 // removePoint unmounts a task's root and removes its mount point. None is no
 // error.
-func (d *dirs) removePoint(task string) error {
-	points.Lock()
-	defer points.Unlock()
+func (d *dirs) removePoint(task string, unmount func(string) error) error {
 	dir := d.path("points", task)
-	if err := mount.UnmountUnder(dir); err != nil {
+	if err := unmount(dir); err != nil { // unlocked: it can take its time
 		return err
 	}
+	points.Lock()
+	defer points.Unlock()
 	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

@@ -49,11 +49,23 @@ type Options struct {
 	// Dirs and Files are what will be mounted over: a driver whose root cannot
 	// be written to makes them.
 	Dirs, Files []string
+	// Lower is the tree that an nfs root shows, mounted elsewhere, instead of a
+	// chain; there Dirs and Files are not made.
+	Lower string
+	// NoSetuid keeps set-uid programs of an nfs root from working.
+	NoSetuid bool
 }
 
 // Config of a host.
 type Config struct {
 	ZFSDataset string // parent of freejail's datasets, for zfs
+
+	// Of nfs: where what is written goes, UpperMemory or UpperLocal, how many
+	// bytes UpperMemory holds, and whether writable paths are copied instead of
+	// united.
+	Upper     string
+	UpperSize int64
+	Copy      bool
 }
 
 // Open returns the driver of a kind, or with "auto" the best that the host has.

@@ -13,7 +13,7 @@ import (
 	"github.com/freejail/freejail/internal/mount"
 )
 
-var drivers = map[string]func(string, Config) (Driver, error){"readonly": openReadonly, "union": openUnion, "zfs": openZFS}
+var drivers = map[string]func(string, Config) (Driver, error){"nfs": openNFS, "readonly": openReadonly, "union": openUnion, "zfs": openZFS}
 
 func detect(_ string, cfg Config) string {
 	if cfg.ZFSDataset != "" {
@@ -31,14 +31,30 @@ func openUnion(dir string, _ Config) (Driver, error) {
 	if err != nil {
 		return nil, err
 	}
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		return nil, err
-	}
-	if fstype := unix.ByteSliceToString(st.Fstypename[:]); fstype != "ufs" && fstype != "tmpfs" {
-		return nil, fmt.Errorf("storage: union: %s is on %s, which has no whiteouts: use the zfs driver (storage { zfs_dataset }) or a state_dir on UFS", dir, fstype)
+	if err := checkWhiteouts(dir); err != nil {
+		return nil, fmt.Errorf("storage: union: %w, or use the zfs driver (storage { zfs_dataset })", err)
 	}
 	return union{d}, nil
+}
+
+// checkWhiteouts refuses file systems that cannot be the upper layer of a union.
+func checkWhiteouts(dir string) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return err
+	}
+	if fstype := unix.ByteSliceToString(st.Fstypename[:]); fstype != "ufs" && fstype != "tmpfs" {
+		return fmt.Errorf("%s is on %s, which has no whiteouts: choose a state_dir on UFS", dir, fstype)
+	}
+	return nil
+}
+
+// unite has what is written to a directory go to own.
+func unite(dir, own string, opts []string) error {
+	if err := likeDir(own, dir); err != nil {
+		return err
+	}
+	return mount.Do(mount.Mount{Type: "unionfs", Source: own, Target: dir, Options: opts})
 }
 
 func (union) Name() string { return "union" }

@@ -5,11 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/freejail/freejail/internal/mount"
 )
 
-var drivers = map[string]func(string, Config) (Driver, error){"overlay": openOverlay, "readonly": openReadonly}
+var drivers = map[string]func(string, Config) (Driver, error){"nfs": openNFS, "overlay": openOverlay, "readonly": openReadonly}
 
 func detect(string, Config) string { return "overlay" }
 
@@ -60,4 +61,20 @@ func (d *dirs) makePoint(task string) (string, error) {
 
 // removePoint has nothing to remove: the mount point is within the root's own
 // directory.
-func (d *dirs) removePoint(string) error { return nil }
+func (d *dirs) removePoint(string, func(string) error) error { return nil }
+
+// checkWhiteouts leaves it to the kernel, which tells at the mount.
+func checkWhiteouts(string) error { return nil }
+
+// unite has what is written to a directory go to own.
+func unite(dir, own string, opts []string) error {
+	if err := os.Mkdir(own, 0o700); err != nil {
+		return err
+	}
+	upper, work := filepath.Join(own, "upper"), filepath.Join(own, "work")
+	if err := errors.Join(likeDir(upper, dir), os.Mkdir(work, 0o700)); err != nil {
+		return err
+	}
+	return mount.Do(mount.Mount{Type: "overlay", Source: "freejail", Target: dir, Options: append(
+		[]string{"lowerdir=" + dir, "upperdir=" + upper, "workdir=" + work}, opts...)})
+}

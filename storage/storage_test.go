@@ -17,7 +17,7 @@ import (
 // eachDriver runs a test with every driver that there is, on a directory of its
 // own; it skips those that this host lacks.
 func eachDriver(t *testing.T, test func(*testing.T, Driver)) {
-	for _, kind := range []string{"overlay", "readonly", "union", "zfs"} {
+	for _, kind := range []string{"nfs", "overlay", "readonly", "union", "zfs"} {
 		t.Run(kind, func(t *testing.T) { test(t, openFor(t, kind)) })
 	}
 }

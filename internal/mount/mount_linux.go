@@ -37,7 +37,7 @@ func Do(m Mount) error {
 }
 
 func split(opts []string) (flags uintptr, data string) {
-	known := map[string]uintptr{"ro": unix.MS_RDONLY, "rw": 0, "nosuid": unix.MS_NOSUID, "noexec": unix.MS_NOEXEC, "nodev": unix.MS_NODEV}
+	known := map[string]uintptr{"ro": unix.MS_RDONLY, "rw": 0, "nosuid": unix.MS_NOSUID, "noexec": unix.MS_NOEXEC, "nodev": unix.MS_NODEV, "noatime": unix.MS_NOATIME}
 	var rest []string
 	for _, o := range opts {
 		if f, ok := known[o]; ok {
