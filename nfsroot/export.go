@@ -1,0 +1,358 @@
+package nfsroot
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"unicode"
+)
+
+// ExportConfig is how a host serves roots.
+type ExportConfig struct {
+	Dir     string   // of the roots; the root of a file system, or to be made one
+	Dataset string   // of ZFS: mounted on Dir, each image a dataset below it
+	Clients []string // networks, addresses and host names that may have the roots
+	File    string   // the exports file, which is ours alone
+	V4Root  string   // of the host's NFSv4 tree; as in the operator's own file
+	// RemoveTree deletes a tree of an image.
+	RemoveTree func(dir string) error
+}
+
+// Validate names what is wrong.
+func (c ExportConfig) Validate() error {
+	for name, p := range map[string]string{"dir": c.Dir, "exports_file": c.File, "v4_root": c.V4Root} {
+		if !filepath.IsAbs(p) || filepath.Clean(p) != p || strings.ContainsFunc(p, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) || r == '"' || r == '\\' }) {
+			return fmt.Errorf("%s %q is not an absolute, clean path without blanks", name, p)
+		}
+	}
+	if c.Dir == "/" {
+		return errors.New("dir is the root of this host")
+	}
+	if c.V4Root != "/" && c.Dir != c.V4Root && !strings.HasPrefix(c.Dir, c.V4Root+"/") {
+		return fmt.Errorf("dir %s is not below v4_root %s", c.Dir, c.V4Root)
+	}
+	if len(c.Clients) == 0 {
+		return errors.New("clients names nobody who may have the roots: a network such as \"10.0.0.0/24\", an address, or a host")
+	}
+	for _, client := range c.Clients {
+		if _, err := clientOf(client); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// client is one of Clients: a network, or else a host.
+type client struct {
+	host    string
+	network *net.IPNet
+}
+
+func clientOf(text string) (client, error) {
+	if strings.Contains(text, "/") {
+		ip, n, err := net.ParseCIDR(text)
+		if err != nil || !ip.Equal(n.IP) {
+			return client{}, fmt.Errorf("clients: %q is no network such as 10.0.0.0/24", text)
+		}
+		if ones, _ := n.Mask.Size(); ones == 0 {
+			return client{}, fmt.Errorf("clients: %q is everyone; name the networks that may have the roots", text)
+		}
+		return client{network: n}, nil
+	}
+	if text == "" || text[0] == '-' || strings.ContainsFunc(text, notHost) {
+		return client{}, fmt.Errorf("clients: %q is neither a network nor a host", text)
+	}
+	return client{host: text}, nil
+}
+
+// URL is what a client's configuration names this directory of roots by.
+func (c ExportConfig) URL(host string) string {
+	p := c.Dir
+	if c.V4Root != "/" {
+		p = strings.TrimPrefix(c.Dir, c.V4Root)
+	}
+	return Server{Host: host, Port: Port, Path: p}.String()
+}
+
+// Exporter serves images as roots.
+type Exporter struct {
+	cfg ExportConfig
+	mu  sync.Mutex // exporting is rare
+}
+
+// NewExporter does nothing yet.
+func NewExporter(cfg ExportConfig) *Exporter { return &Exporter{cfg: cfg} }
+
+// Image is what is exported.
+type Image struct {
+	Name, Digest     string
+	Manifest, Config []byte
+	// Fill unpacks the layers, and makes what clients will mount on: they cannot.
+	Fill func(dir string) error
+}
+
+// Exported is one image that is served.
+type Exported struct {
+	Names  []string
+	Digest string
+	Path   string
+}
+
+// halfMade begins the names of directories that are not whole yet.
+const halfMade = ".half-"
+
+// Export has clients find an image by its name and its digest. One that is
+// served already gets the name. It appears whole or not at all.
+func (e *Exporter) Export(ctx context.Context, img Image) (*Exported, error) {
+	dir, err := dirName(img.Digest)
+	if err != nil {
+		return nil, err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.prepare(); err != nil {
+		return nil, err
+	}
+	if err := e.sweep(); err != nil {
+		return nil, err
+	}
+	whole, err := e.has(dir)
+	if err == nil && !whole {
+		err = e.make(ctx, dir, func(at string) error { return lay(ctx, at, img) })
+	}
+	if err != nil {
+		return nil, fmt.Errorf("export %s: %w", img.Name, err)
+	}
+	x, err := e.readIndex()
+	if err != nil {
+		return nil, err
+	}
+	x.Images = slices.DeleteFunc(x.Images, func(o Entry) bool {
+		return strings.TrimSuffix(o.Name, ":latest") == strings.TrimSuffix(img.Name, ":latest")
+	})
+	x.Images = append(x.Images, Entry{img.Name, img.Digest})
+	if err := e.writeIndex(x); err != nil {
+		return nil, err
+	}
+	return &Exported{Names: []string{img.Name}, Digest: img.Digest, Path: filepath.Join(e.cfg.Dir, dir)}, e.publish()
+}
+
+// lay fills an image's directory.
+func lay(ctx context.Context, at string, img Image) error {
+	root := filepath.Join(at, rootDir)
+	if err := os.Mkdir(root, 0o755); err != nil {
+		return err
+	}
+	if err := img.Fill(root); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return errors.Join(os.WriteFile(filepath.Join(at, configFile), img.Config, 0o644), os.WriteFile(filepath.Join(at, manifestFile), img.Manifest, 0o644))
+}
+
+// makeDir is make where an image is a directory.
+func (e *Exporter) makeDir(dir string, fill func(at string) error) error {
+	tmp, err := os.MkdirTemp(e.cfg.Dir, halfMade)
+	if err != nil {
+		return err
+	}
+	if err = os.Chmod(tmp, 0o755); err == nil {
+		err = fill(tmp)
+	}
+	if err == nil {
+		err = os.Rename(tmp, filepath.Join(e.cfg.Dir, dir))
+	}
+	if err != nil {
+		return errors.Join(err, e.cfg.RemoveTree(tmp))
+	}
+	return nil
+}
+
+// sweepDirs removes what an earlier daemon did not finish.
+func (e *Exporter) sweepDirs() error {
+	entries, err := os.ReadDir(e.cfg.Dir)
+	for _, d := range entries {
+		if strings.HasPrefix(d.Name(), halfMade) {
+			err = errors.Join(err, e.cfg.RemoveTree(filepath.Join(e.cfg.Dir, d.Name())))
+		}
+	}
+	return err
+}
+
+// List returns what is served.
+func (e *Exporter) List() ([]Exported, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	x, err := e.readIndex()
+	if err != nil {
+		return nil, err
+	}
+	dirs, err := e.images()
+	if err != nil {
+		return nil, err
+	}
+	out := []Exported{}
+	for _, dir := range dirs {
+		ex := Exported{Digest: strings.Replace(dir, "-", ":", 1), Path: filepath.Join(e.cfg.Dir, dir)}
+		for _, n := range x.Images {
+			if n.Digest == ex.Digest {
+				ex.Names = append(ex.Names, n.Name)
+			}
+		}
+		out = append(out, ex)
+	}
+	return out, nil
+}
+
+// images are the directories of images, whole ones alone.
+func (e *Exporter) images() ([]string, error) {
+	entries, err := os.ReadDir(e.cfg.Dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var out []string
+	for _, d := range entries {
+		digest := strings.Replace(d.Name(), "-", ":", 1)
+		if !validDigest.MatchString(digest) {
+			continue
+		}
+		whole, werr := e.has(d.Name())
+		if err = errors.Join(err, werr); whole {
+			out = append(out, d.Name())
+		}
+	}
+	return out, err
+}
+
+// Remove stops serving an image, given by its name there or its digest. By a
+// name only the name goes while others mean the same image. Clients that have
+// the root mounted lose it.
+func (e *Exporter) Remove(ctx context.Context, ref string) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	x, err := e.readIndex()
+	if err != nil {
+		return err
+	}
+	digest := ref
+	if d := x.digestOf(ref); d != "" {
+		digest = d
+		x.Images = slices.DeleteFunc(x.Images, func(o Entry) bool { return strings.TrimSuffix(o.Name, ":latest") == strings.TrimSuffix(ref, ":latest") })
+	} else {
+		x.Images = slices.DeleteFunc(x.Images, func(o Entry) bool { return o.Digest == ref })
+	}
+	dirs, err := e.images()
+	if err != nil {
+		return err
+	}
+	dir, err := dirName(digest)
+	if err != nil || !slices.Contains(dirs, dir) {
+		return fmt.Errorf("%w: %q", ErrNotExported, ref)
+	}
+	if err := e.writeIndex(x); err != nil {
+		return err
+	}
+	if x.nameOf(digest) != "" { // it goes on by another name
+		return nil
+	}
+	if err := e.destroy(ctx, dir); err != nil {
+		return fmt.Errorf("remove the export of %s: %w", ref, err)
+	}
+	return e.publish()
+}
+
+func (e *Exporter) readIndex() (index, error) {
+	var x index
+	b, err := os.ReadFile(filepath.Join(e.cfg.Dir, indexFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return x, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(b, &x)
+	}
+	if err != nil {
+		return x, fmt.Errorf("%s: %w", filepath.Join(e.cfg.Dir, indexFile), err)
+	}
+	return x, nil
+}
+
+func (e *Exporter) writeIndex(x index) error {
+	b, err := json.MarshalIndent(x, "", "  ")
+	if err != nil {
+		return err
+	}
+	return replace(filepath.Join(e.cfg.Dir, indexFile), b)
+}
+
+// replace writes a file in one step.
+func replace(path string, b []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), halfMade)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return nil
+}
+
+// writeExports says whether the file has changed.
+func (e *Exporter) writeExports(text string) (bool, error) {
+	was, err := os.ReadFile(e.cfg.File)
+	if err == nil && string(was) == text {
+		return false, nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, err
+	}
+	if err := os.MkdirAll(filepath.Dir(e.cfg.File), 0o755); err != nil {
+		return false, err
+	}
+	return true, replace(e.cfg.File, []byte(text))
+}
+
+const exportsHead = "# Written by freejail, which replaces it: your own exports belong in a file of yours.\n"
+
+// freebsdExports is exports(5) for the directories, each the root of a file
+// system.
+func (c ExportConfig) freebsdExports(dirs []string) string {
+	out := exportsHead + "V4: " + c.V4Root + "\n"
+	for _, dir := range dirs {
+		for _, text := range c.Clients {
+			cl, err := clientOf(text)
+			if err != nil {
+				continue // Validate has refused it
+			}
+			to := cl.host
+			if cl.network != nil {
+				to = "-network " + cl.network.String()
+			}
+			out += dir + " -alldirs -ro -maproot=root " + to + "\n"
+		}
+	}
+	return out
+}
+
+// linuxExports is exports(5) of Linux.
+func (c ExportConfig) linuxExports() string {
+	out := exportsHead + c.Dir
+	for _, to := range c.Clients {
+		out += " " + to + "(ro,no_root_squash,no_subtree_check)"
+	}
+	return out + "\n"
+}
