@@ -68,7 +68,13 @@ func (d *Daemon) approvable(ctx context.Context, ref string) (*image.Image, erro
 	if i := strings.LastIndex(ref, "@sha256:"); i >= 0 {
 		ref = ref[i+1:]
 	}
-	return d.resolveImage(ctx, client.TaskSpec{Image: ref})
+	img, err := d.resolveImage(ctx, client.TaskSpec{Image: ref})
+	if client.IsNotFound(err) && len(d.cfg.NFS.Servers) > 0 { // it may have its root there alone
+		if remote, _, rerr := d.findRemote(ctx, client.TaskSpec{Image: ref}); rerr == nil {
+			return remote, nil
+		}
+	}
+	return img, err
 }
 
 func parseKeys(keys []string) ([]policy.Request, error) {

@@ -30,6 +30,7 @@ type Config struct {
 	Consul   *ConsulConfig  `hcl:"consul,block"`
 	Limits   *LimitsConfig  `hcl:"limits,block"`
 	GC       *GCConfig      `hcl:"gc,block"`
+	NFS      *NFSConfig     `hcl:"nfs,block"`
 	// DefaultRegistry is where images without a registry in their name are
 	// looked for, if none of the store has the name: HOST or HOST/PREFIX.
 	DefaultRegistry string           `hcl:"default_registry,optional"`
@@ -43,7 +44,7 @@ type Config struct {
 
 // StorageConfig chooses how roots are made.
 type StorageConfig struct {
-	Driver     string `hcl:"driver,optional"` // auto, zfs, union, readonly, overlay
+	Driver     string `hcl:"driver,optional"` // auto, zfs, union, readonly, nfs, overlay
 	ZFSDataset string `hcl:"zfs_dataset,optional"`
 }
 
@@ -195,6 +196,7 @@ func (c *Config) setDefaults() {
 		c.GC = &GCConfig{}
 	}
 	def(&c.GC.Older, "168h")
+	c.nfsDefaults()
 }
 
 func (c *Config) validate() error {
@@ -229,6 +231,10 @@ func (c *Config) validate() error {
 	errs = append(errs, c.checkRemotes())
 	if n, err := size(c.GC.MaxSize); err != nil || n < 0 {
 		errs = append(errs, fmt.Errorf("gc: max_size %q is not a size such as \"20GiB\"", c.GC.MaxSize))
+	}
+	errs = append(errs, c.NFS.validate())
+	if c.Storage.Driver == nfsStorage && len(c.NFS.Servers) == 0 {
+		errs = append(errs, errors.New("storage: driver nfs needs nfs { servers }"))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("host configuration %s: %w", c.Path, err)

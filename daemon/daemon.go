@@ -23,6 +23,7 @@ import (
 	"github.com/freejail/freejail/devfs"
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/jail"
+	"github.com/freejail/freejail/nfsroot"
 	"github.com/freejail/freejail/storage"
 )
 
@@ -41,6 +42,8 @@ type Daemon struct {
 	jails    *jail.Manager
 	rulesets *devfs.Registry
 	catalog  *catalog.Catalog // nil without Consul
+	nfs      *nfsroot.Mounts
+	exporter *nfsroot.Exporter // nil where nothing is exported
 	policy   policyHolder
 	metrics  metrics
 	events   *eventLog
@@ -59,7 +62,10 @@ func New(cfg Config, version string, log hclog.Logger) (*Daemon, error) {
 	d := &Daemon{cfg: cfg, version: version, log: log, events: newEventLog(),
 		generation: fmt.Sprintf("%d-%d", os.Getpid(), time.Now().UnixNano()),
 		tasks:      map[string]*task{}, ports: map[string]string{}, stores: map[string]storage.Driver{}}
-	opens := []func() error{d.openState, d.openImages, d.openJails, d.openRulesets, d.openPolicy, d.openCatalog}
+	if cfg.NFS.Export != nil {
+		d.exporter = nfsroot.NewExporter(cfg.NFS.Export.config())
+	}
+	opens := []func() error{d.openState, d.openImages, d.openJails, d.openNFS, d.openRulesets, d.openPolicy, d.openCatalog}
 	for _, open := range opens {
 		if err := open(); err != nil {
 			return nil, errors.Join(err, d.Close())
@@ -152,12 +158,20 @@ func (d *Daemon) storage(kind string) (storage.Driver, error) {
 	if kind == "" {
 		kind = d.cfg.Storage.Driver
 	}
+	if isNFS(kind) {
+		kind = nfsStorage // the server is not storage's matter
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if s, ok := d.stores[kind]; ok {
 		return s, nil
 	}
-	s, err := storage.Open(kind, d.path("storage"), storage.Config{ZFSDataset: d.cfg.Storage.ZFSDataset})
+	upper, err := size(d.cfg.NFS.UpperSize)
+	if err != nil {
+		return nil, err
+	}
+	s, err := storage.Open(kind, d.path("storage"), storage.Config{ZFSDataset: d.cfg.Storage.ZFSDataset,
+		Upper: d.cfg.NFS.Upper, UpperSize: upper, Copy: d.cfg.NFS.Copy})
 	if err != nil {
 		return nil, err
 	}
@@ -193,8 +207,8 @@ func (d *Daemon) Run(ctx context.Context) error {
 		go d.catalog.Run(ctx)
 	}
 	go d.janitor(ctx)
-	// Rulesets without a holder are kept for reuse, but only by this daemon.
-	return errors.Join(d.serve(ctx), d.rulesets.Reconcile(d.holders()))
+	// What has no holder is kept for reuse, but only by this daemon.
+	return errors.Join(d.serve(ctx), d.rulesets.Reconcile(d.holders()), d.nfs.Close())
 }
 
 // holders are the tasks that may have something of the host.

@@ -140,10 +140,11 @@ func (d *Daemon) handleCheck(r *http.Request) (any, error) {
 	if err := decode(r, &spec); err != nil {
 		return nil, err
 	}
-	img, err := d.resolveImage(r.Context(), spec)
+	img, _, release, err := d.describe(r.Context(), spec, nil)
 	if err != nil {
 		return nil, err
 	}
+	defer release()
 	reqs, err := requestsOf(img)
 	if err != nil {
 		return nil, err

@@ -48,6 +48,7 @@ func (d *Daemon) doctor(ctx context.Context) []client.Check {
 		c.ok("policy", d.cfg.Path)
 	}
 	d.checkConsul(ctx, &c)
+	d.checkNFS(ctx, &c)
 	return append(c, HostChecks(d.cfg)...)
 }
 
@@ -71,6 +72,7 @@ func HostChecks(cfg Config) []client.Check {
 	c.state(cfg)
 	c.plugin()
 	c.system(cfg)
+	c.nfsClient(cfg)
 	return c
 }
 

@@ -31,7 +31,7 @@ func (d *Daemon) handleExec(w http.ResponseWriter, r *http.Request) {
 	}
 	var x *execSession
 	if err == nil {
-		x, err = d.startExec(r.Context(), t, spec)
+		x, err = d.startExecBounded(r.Context(), t, spec)
 	}
 	if err != nil {
 		writeError(w, err)
@@ -80,7 +80,7 @@ func (d *Daemon) startExec(ctx context.Context, t *task, spec client.ExecSpec) (
 	if len(spec.Args) == 0 {
 		return nil, invalid("exec: no command given")
 	}
-	img, err := d.images.Get(info.Digest)
+	img, err := d.imageOf(info)
 	if err != nil {
 		return nil, err
 	}

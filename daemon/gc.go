@@ -140,7 +140,7 @@ func (d *Daemon) unpackedSize(ctx context.Context, chain string) (int64, error) 
 func (d *Daemon) chainInUse(chain string) bool {
 	for _, t := range d.list() {
 		i := t.snapshot()
-		if i.State == client.Exited || i.Digest == "" {
+		if i.State == client.Exited || i.Digest == "" || i.Storage == nfsStorage {
 			continue
 		}
 		if img, err := d.images.Get(i.Digest); err != nil || img.ChainID.Encoded() == chain {

@@ -66,6 +66,7 @@ func (d *Daemon) handleMetrics(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintf(w, "freejail_tasks{state=%q} %d\n", s, states[s])
 	}
 	gauge(w, "freejail_devfs_rulesets", "devfs rulesets that the daemon has made.", len(d.rulesets.List()))
+	d.writeNFS(w)
 	if list, err := d.approvals(); err == nil {
 		gauge(w, "freejail_policy_approvals", "Approvals that were not revoked.", len(list))
 	}

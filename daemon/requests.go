@@ -14,6 +14,7 @@ import (
 	"github.com/freejail/freejail/devfs"
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/internal/mount"
+	"github.com/freejail/freejail/nfsroot"
 	"github.com/freejail/freejail/policy"
 )
 
@@ -34,7 +35,8 @@ type plan struct {
 	wait, stopSignal string // the job's, or else the image's
 	stopTimeout      client.Duration
 	requests         []policy.Request
-	user             policy.Request // among them
+	remote           *nfsroot.Source // where the root comes by NFS
+	user             policy.Request  // among them
 }
 
 const defaultPath = "PATH=/sbin:/bin:/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin"
@@ -49,7 +51,7 @@ func (d *Daemon) makePlan(spec client.TaskSpec, img *image.Image) (*plan, error)
 		}
 	}
 	p.askUser(spec)
-	if spec.Storage == "nfs" {
+	if isNFS(spec.Storage) {
 		p.ask(policy.NFS, "", "root", policy.FromJob)
 	}
 	return p, p.check(d.cfg.Devfs.MaxRules)

@@ -106,6 +106,9 @@ func (d *Daemon) routes() http.Handler {
 	m.HandleFunc("POST /v1/images/pull", d.handlePull)
 	m.HandleFunc("GET /v1/image", answer(d.handleImage))
 	m.HandleFunc("DELETE /v1/image", answer(func(r *http.Request) (any, error) { return nil, d.images.Remove(r.FormValue("ref")) }))
+	m.HandleFunc("GET /v1/exports", answer(func(*http.Request) (any, error) { return d.exportInfos() }))
+	m.HandleFunc("POST /v1/exports", answer(d.handleExport))
+	m.HandleFunc("DELETE /v1/exports", answer(d.handleUnexport))
 	m.HandleFunc("POST /v1/gc", answer(d.handleGC))
 	m.HandleFunc("POST /v1/policy/check", answer(d.handleCheck))
 	m.HandleFunc("POST /v1/policy/approvals", answer(d.handleApprove))
@@ -178,7 +181,7 @@ func (d *Daemon) handleStart(r *http.Request) (any, error) {
 func (d *Daemon) taskInfos() []client.Task {
 	out := []client.Task{}
 	for _, t := range d.list() {
-		out = append(out, d.withServices(t.snapshot()))
+		out = append(out, d.withHealth(d.withServices(t.snapshot())))
 	}
 	return out
 }
@@ -188,7 +191,7 @@ func (d *Daemon) handleTask(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return d.withServices(t.snapshot()), nil
+	return d.withHealth(d.withServices(t.snapshot())), nil
 }
 
 func (d *Daemon) handleWait(r *http.Request) (any, error) {

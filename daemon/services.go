@@ -38,7 +38,7 @@ func (d *Daemon) services(i client.Task) []catalog.Service {
 	if over.Disabled {
 		return nil
 	}
-	img, err := d.images.Get(i.Digest)
+	img, err := d.imageOf(i)
 	if err != nil {
 		d.log.Error("services", "task", i.Spec.ID, "error", err)
 		return nil

@@ -19,6 +19,7 @@ import (
 	"github.com/freejail/freejail/devfs"
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/jail"
+	"github.com/freejail/freejail/storage"
 )
 
 // Start runs a task. When it returns an error nothing of the task is left.
@@ -31,12 +32,18 @@ func (d *Daemon) Start(ctx context.Context, spec client.TaskSpec) (*client.Task,
 	if err != nil {
 		return nil, err
 	}
-	img, err := d.pullFor(ctx, t, auth)
-	if err == nil {
-		err = d.start(ctx, t, img)
+	if d.wantsNFS(spec) {
+		err = d.startBounded(ctx, t)
+	} else {
+		err = d.pullAndStart(ctx, t, auth)
 	}
 	if err != nil {
 		d.event(t.id(), eventKind(err), err.Error())
+		var stuck *stuckStart
+		if errors.As(err, &stuck) {
+			d.abandonLater(t, stuck)
+			return nil, err
+		}
 		return nil, errors.Join(err, d.abandon(t))
 	}
 	// Not before: a start that fails after its process runs is abandoned, and
@@ -45,6 +52,14 @@ func (d *Daemon) Start(ctx context.Context, spec client.TaskSpec) (*client.Task,
 	d.event(t.id(), "started", fmt.Sprintf("process %d runs in jail %s", t.info.PID, t.info.Jail))
 	info := t.snapshot()
 	return &info, nil
+}
+
+func (d *Daemon) pullAndStart(ctx context.Context, t *task, auth *client.Auth) error {
+	img, err := d.pullFor(ctx, t, auth)
+	if err != nil {
+		return err
+	}
+	return d.start(ctx, t, img)
 }
 
 func eventKind(err error) string {
@@ -90,15 +105,10 @@ func (d *Daemon) abandon(t *task) error {
 }
 
 // start is the life of a task up to its running process; see the design.
-// img is what was pulled, if anything was.
-func (d *Daemon) start(ctx context.Context, t *task, img *image.Image) (err error) {
+// pulled is what was pulled, if anything was.
+func (d *Daemon) start(ctx context.Context, t *task, pulled *image.Image) error {
 	spec := t.info.Spec
-	var release func()
-	if img == nil {
-		img, release, err = d.holdImage(ctx, spec)
-	} else {
-		release, err = d.images.Hold(img)
-	}
+	img, remote, release, err := d.describe(ctx, spec, pulled)
 	if err != nil {
 		return err
 	}
@@ -107,6 +117,7 @@ func (d *Daemon) start(ctx context.Context, t *task, img *image.Image) (err erro
 	if err != nil {
 		return err
 	}
+	p.remote = remote
 	if err := d.decide(spec, img, p.requests); err != nil {
 		return err
 	}
@@ -219,16 +230,19 @@ func (d *Daemon) makeRoot(ctx context.Context, t *task, p *plan) error {
 	if err != nil {
 		return invalid("storage: %v", err)
 	}
-	chain := p.image.ChainID.Encoded()
-	release, err := store.EnsureChain(ctx, chain, func(dir string) error {
-		d.event(t.id(), "unpacking", fmt.Sprintf("unpacking %s", p.image.Name))
-		return d.images.Unpack(ctx, p.image, dir, nil)
-	})
-	if err != nil {
-		return fmt.Errorf("unpack %s: %w", p.image.Name, err)
+	chain, opts := p.image.ChainID.Encoded(), p.rootOptions()
+	if p.remote != nil {
+		opts.NoSetuid = !d.cfg.NFS.Setuid
+		if opts.Lower, err = d.mountRemote(ctx, t, p.remote); err != nil {
+			return err
+		}
+	} else {
+		release, err := d.ensureChain(ctx, t, p, store, chain)
+		if err != nil {
+			return err
+		}
+		defer release()
 	}
-	defer release()
-	opts := p.rootOptions()
 	return t.step(undo{Op: "root", Arg: store.Name()}, func() error {
 		root, err := store.Create(ctx, chain, t.id(), opts)
 		t.mu.Lock()
@@ -236,6 +250,19 @@ func (d *Daemon) makeRoot(ctx context.Context, t *task, p *plan) error {
 		t.mu.Unlock()
 		return err
 	})
+}
+
+// ensureChain unpacks an image unless it is unpacked; it stays until release is
+// called.
+func (d *Daemon) ensureChain(ctx context.Context, t *task, p *plan, store storage.Driver, chain string) (release func(), err error) {
+	release, err = store.EnsureChain(ctx, chain, func(dir string) error {
+		d.event(t.id(), "unpacking", fmt.Sprintf("unpacking %s", p.image.Name))
+		return d.images.Unpack(ctx, p.image, dir, nil)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("unpack %s: %w", p.image.Name, err)
+	}
+	return release, nil
 }
 
 // mountAll mounts everything below the root. One undo serves all: unmount

@@ -27,7 +27,13 @@ func (d *Daemon) undoOps() map[string]func(context.Context, *task, string) error
 			}
 			return s.Remove(ctx, t.id())
 		},
-		"mounts":  func(_ context.Context, _ *task, root string) error { return mount.UnmountBelow(root) },
+		"nfs": func(_ context.Context, t *task, _ string) error { return d.nfs.Release(t.id()) },
+		"mounts": func(_ context.Context, t *task, root string) error {
+			if t.overNFS() {
+				return mount.ForceBelow(root)
+			}
+			return mount.UnmountBelow(root)
+		},
 		"jail":    func(ctx context.Context, _ *task, name string) error { return d.removeJail(ctx, name) },
 		"service": func(ctx context.Context, t *task, _ string) error { d.deregister(ctx, t); return nil },
 	}
@@ -157,11 +163,23 @@ func (d *Daemon) kill(ctx context.Context, t *task) (*client.Exit, error) {
 		if err := d.jails.Signal(info.Jail, 0, syscall.SIGKILL); err != nil {
 			d.log.Debug("kill", "task", t.id(), "error", err)
 		}
+		// A process that waits for a server which is away dies of this.
+		if t.overNFS() {
+			if err := d.nfs.Leave(t.id()); err != nil {
+				d.log.Warn("nfs", "task", t.id(), "error", err)
+			}
+		}
+	}
+	var late <-chan time.Time
+	if t.overNFS() {
+		late = time.After(sweepTime)
 	}
 	select {
 	case <-t.done:
 	case <-ctx.Done():
 		return nil, ctx.Err()
+	case <-late:
+		return nil, &client.Error{Code: client.CodeUnavailable, Message: fmt.Sprintf("task %s is killed, but the kernel has it wait for the server of its root", t.id())}
 	}
 	return t.snapshot().Exit, nil
 }
@@ -245,6 +263,7 @@ func (d *Daemon) janitor(ctx context.Context) {
 			for _, t := range d.list() {
 				d.tend(ctx, t)
 			}
+			d.tendNFS()
 		}
 	}
 }

@@ -2,10 +2,12 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"regexp"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/freejail/freejail/daemon/client"
 )
@@ -70,8 +72,44 @@ func (t *task) step(u undo, do func() error) error {
 // unwind walks the undo stack down. A step that cannot be undone now stays on
 // it, with all below it, for the janitor.
 func (d *Daemon) unwind(ctx context.Context, t *task) error {
+	if t.overNFS() {
+		return d.unwindBounded(ctx, t)
+	}
 	t.sweep.Lock()
 	defer t.sweep.Unlock()
+	return d.walkDown(ctx, t)
+}
+
+// sweepTime is longer than a jail's processes are given to die.
+const sweepTime = 25 * time.Second
+
+// unwindBounded leaves a walk that the kernel holds to itself: it waits for a
+// server, as nobody else may.
+func (d *Daemon) unwindBounded(ctx context.Context, t *task) error {
+	if !t.sweep.TryLock() {
+		return fmt.Errorf("task %s: an unmount before still waits for the server of its root", t.id())
+	}
+	done := make(chan error, 1)
+	go func() {
+		defer t.sweep.Unlock()
+		done <- errors.Join(d.nfs.Leave(t.id()), d.walkDown(context.WithoutCancel(ctx), t))
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(sweepTime):
+		return fmt.Errorf("task %s: the kernel still waits for the server of its root", t.id())
+	}
+}
+
+// overNFS tells whether anything of a task may lie on a server.
+func (t *task) overNFS() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.info.Storage == nfsStorage || slices.ContainsFunc(t.undos, func(u undo) bool { return u.Op == "nfs" })
+}
+
+func (d *Daemon) walkDown(ctx context.Context, t *task) error {
 	for {
 		t.mu.Lock()
 		n := len(t.undos)

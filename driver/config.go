@@ -57,6 +57,7 @@ type TaskConfig struct {
 	Sysctl     map[string]string `codec:"sysctl"`
 	SysVIPC    map[string]string `codec:"sysvipc"`
 	Storage    string            `codec:"storage"`
+	Root       string            `codec:"root"` // nfs, or nfs://server/path: the same as storage
 	Wait       string            `codec:"wait"`
 	PidsLimit  int64             `codec:"pids_limit"`
 	OpenFiles  int64             `codec:"open_files"`
@@ -118,6 +119,7 @@ var taskConfigSpec = hclspec.NewObject(map[string]*hclspec.Spec{
 	"sysctl":         attrs("sysctl"),
 	"sysvipc":        attrs("sysvipc"),
 	"storage":        attr("storage", "string"),
+	"root":           attr("root", "string"),
 	"wait":           attr("wait", "string"),
 	"pids_limit":     attr("pids_limit", "number"),
 	"open_files":     attr("open_files", "number"),
@@ -149,6 +151,12 @@ func (c *TaskConfig) validate(plugin Config) error {
 	}
 	if c.Wait != "" && c.Wait != "main" && c.Wait != "all" {
 		bad("wait %q is neither main nor all", c.Wait)
+	}
+	if c.Root != "" && c.Root != "nfs" && !strings.HasPrefix(c.Root, "nfs://") {
+		bad("root %q is neither nfs nor nfs://server/path", c.Root)
+	}
+	if c.Root != "" && c.Storage != "" && c.Root != c.Storage {
+		bad("root %q and storage %q say two things about one root", c.Root, c.Storage)
 	}
 	if (len(c.Volumes) > 0 || len(c.Mounts) > 0) && !plugin.Volumes.Enabled {
 		bad("volumes and mount are switched off on this node (plugin config: volumes { enabled })")

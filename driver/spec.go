@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"path/filepath"
@@ -17,7 +18,7 @@ import (
 // spec is a task of Nomad's in the daemon's words.
 func spec(cfg *proto.TaskConfig, tc TaskConfig) (client.TaskSpec, error) {
 	s := client.TaskSpec{ID: daemonID(cfg.Id), Owner: "nomad", Image: tc.Image, Entrypoint: tc.Entrypoint, Command: tc.Command,
-		Args: tc.Args, Env: cfg.Env, WorkDir: tc.WorkDir, User: cfg.User, Hostname: tc.Hostname, Parameters: tc.Parameters, Storage: tc.Storage,
+		Args: tc.Args, Env: cfg.Env, WorkDir: tc.WorkDir, User: cfg.User, Hostname: tc.Hostname, Parameters: tc.Parameters, Storage: cmp.Or(tc.Storage, tc.Root),
 		Wait: tc.Wait, Stdout: cfg.StdoutPath, Stderr: cfg.StderrPath,
 		Labels: map[string]string{"nomad_task_id": cfg.Id, "alloc_id": cfg.AllocId, "job": cfg.JobName, "group": cfg.TaskGroupName, "task": cfg.Name, "namespace": cfg.Namespace},
 		Wants:  client.Wants{Devfs: tc.Devfs, Allow: tc.Allow, Jail: tc.Jail, Sysctl: tc.Sysctl, SysVIPC: tc.SysVIPC}}

@@ -292,7 +292,13 @@ func (m *Mounts) Release(holder string) error {
 
 // Leave tells that a holder is about to go. When nobody else stays on a mount
 // whose server is away, whoever waits for it there gets an error.
-func (m *Mounts) Leave(holder string) error {
+func (m *Mounts) Leave(holder string) error { return m.leave(holder, false) }
+
+// Abandon is Leave for a holder that has waited long enough, whatever is known
+// of the server.
+func (m *Mounts) Abandon(holder string) error { return m.leave(holder, true) }
+
+func (m *Mounts) leave(holder string, impatient bool) error {
 	m.mu.Lock()
 	var s *shared
 	for _, c := range m.list {
@@ -301,7 +307,7 @@ func (m *Mounts) Leave(holder string) error {
 			s = c
 		}
 	}
-	give := s != nil && !s.health.OK()
+	give := s != nil && (impatient || !s.health.OK())
 	if s != nil {
 		for _, stays := range s.holders {
 			give = give && !stays

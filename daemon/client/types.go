@@ -153,6 +153,8 @@ type Task struct {
 	StartedAt time.Time     `json:"started_at"`
 	Exit      *Exit         `json:"exit,omitempty"`
 	Services  []ServiceInfo `json:"services,omitempty"`
+	// Unhealthy is what is wrong with the root of a task that runs, in words.
+	Unhealthy string `json:"unhealthy,omitempty"`
 }
 
 // Port is a port of the manifest with its place on the host.
@@ -246,6 +248,22 @@ type ImageInfo struct {
 	Ports      []string  `json:"ports,omitempty"`
 	Requests   []string  `json:"requests,omitempty"`
 	Signers    []string  `json:"signers,omitempty"` // whose signatures were verified
+}
+
+// Export is one image that this host exports as a root over NFS. Problem is why
+// clients cannot have it now, and Fix what to do about that.
+type Export struct {
+	Names   []string `json:"names"`
+	Digest  string   `json:"digest"`
+	Path    string   `json:"path"`
+	URL     string   `json:"url"` // for servers in a client's configuration
+	Problem string   `json:"problem,omitempty"`
+	Fix     string   `json:"fix,omitempty"`
+}
+
+// ExportRequest names an image of the host's.
+type ExportRequest struct {
+	Image string `json:"image"`
 }
 
 // ImportRequest names an archive or layout directory on the daemon's host.

@@ -21,7 +21,7 @@ func (a *app) policyCmd() *cobra.Command {
 }
 
 func (a *app) policyCheckCmd() *cobra.Command {
-	var file string
+	var file, storage string
 	c := &cobra.Command{Use: "check IMAGE", Short: "what the policy says of each of an image's requests", Args: cobra.ExactArgs(1),
 		Long: "Says of each request of an image by which line it is permitted or denied, and what would permit it.\n" +
 			"With --policy it needs no daemon and runs on any system: IMAGE is then an OCI archive or layout directory.",
@@ -31,7 +31,7 @@ func (a *app) policyCheckCmd() *cobra.Command {
 			if cmd.Flags().Changed("policy") {
 				d, err = daemon.CheckImage(cmd.Context(), args[0], file)
 			} else {
-				d, err = a.client().CheckPolicy(cmd.Context(), client.TaskSpec{Image: imageRef(args[0])})
+				d, err = a.client().CheckPolicy(cmd.Context(), client.TaskSpec{Image: imageRef(args[0]), Storage: storage})
 			}
 			if err != nil {
 				return err
@@ -45,6 +45,7 @@ func (a *app) policyCheckCmd() *cobra.Command {
 			return nil
 		}}
 	c.Flags().StringVar(&file, "policy", "", "decide by this file, without the daemon")
+	c.Flags().StringVar(&storage, "storage", "", "as of a task; with nfs about an image of a server, which need not be on this host")
 	return c
 }
 

@@ -50,7 +50,7 @@ func (a *app) runCmd() *cobra.Command {
 	fl.StringVar(&f.hostname, "hostname", "", "the jail's host name")
 	fl.StringVar(&f.entrypoint, "entrypoint", "", "instead of the image's")
 	fl.StringVarP(&f.memory, "memory", "m", "", "memory limit, such as 256MiB")
-	fl.StringVar(&f.storage, "storage", "", "storage driver")
+	fl.StringVar(&f.storage, "storage", "", "another storage driver of the host; nfs, or nfs://server/path for a root over NFS")
 	fl.StringArrayVarP(&f.env, "env", "e", nil, "NAME=VALUE in the environment")
 	fl.StringArrayVar(&f.params, "param", nil, "NAME=VALUE of the image's parameters")
 	fl.StringArrayVarP(&f.ports, "port", "p", nil, "NAME=[ADDRESS:]PORT, where a port of the image is on the host")
@@ -232,6 +232,9 @@ func psRow(t client.Task, u client.Usage) []string {
 		ports = append(ports, fmt.Sprintf("%s=%s:%d/%s", p.Name, p.Address, p.Port, p.Protocol))
 	}
 	state := string(t.State)
+	if t.Unhealthy != "" {
+		state += " (unhealthy)"
+	}
 	if t.Exit != nil {
 		state += fmt.Sprintf(" (%d)", t.Exit.Code)
 		if !t.Exit.Known {

@@ -1,0 +1,335 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/nfsroot"
+)
+
+func (d *Daemon) openNFS() error {
+	n := d.cfg.NFS
+	o, err := n.options()
+	if err != nil {
+		return err
+	}
+	keep, err1 := time.ParseDuration(n.Keep)
+	every, err2 := time.ParseDuration(n.Every)
+	if err := errors.Join(err1, err2); err != nil {
+		return err
+	}
+	d.nfs, err = nfsroot.Open(nfsroot.Config{Dir: d.path("nfs"), Options: o, Keep: keep, Every: every, Told: d.nfsTold})
+	return err
+}
+
+// nfsTold reaches the owners of tasks whose root has become unhealthy, or
+// healthy again.
+func (d *Daemon) nfsTold(holders []string, h nfsroot.Health) {
+	kind := "unhealthy"
+	if h.OK() {
+		kind = "healthy"
+	}
+	for _, id := range holders {
+		d.event(id, kind, h.Text)
+	}
+}
+
+// withHealth tells what is wrong with a task's root, if anything is known.
+func (d *Daemon) withHealth(i client.Task) client.Task {
+	if i.Storage == nfsStorage && i.State != client.Exited {
+		if h, has := d.nfs.Of(i.Spec.ID); has && !h.OK() {
+			i.Unhealthy = h.Text
+		}
+	}
+	return i
+}
+
+// wantsNFS tells whether a task's root comes by NFS: the job or the host says.
+func (d *Daemon) wantsNFS(spec client.TaskSpec) bool {
+	return isNFS(cmp.Or(spec.Storage, d.cfg.Storage.Driver))
+}
+
+// describe finds a task's image: on this host, or for a root over NFS at the
+// server that has the root, where the files of this host are not asked for.
+// One of this host, and what was pulled for the task, is held until release is
+// called.
+func (d *Daemon) describe(ctx context.Context, spec client.TaskSpec, pulled *image.Image) (img *image.Image, src *nfsroot.Source, release func(), err error) {
+	if pulled != nil {
+		release, err = d.images.Hold(pulled)
+		return pulled, nil, release, err
+	}
+	if !d.wantsNFS(spec) {
+		img, release, err = d.holdImage(ctx, spec)
+		return img, nil, release, err
+	}
+	img, src, err = d.findRemote(ctx, spec)
+	return img, src, func() {}, err
+}
+
+// findRemote asks the servers that the host trusts. A name that this host knows
+// means here what it means in other tasks.
+func (d *Daemon) findRemote(ctx context.Context, spec client.TaskSpec) (*image.Image, *nfsroot.Source, error) {
+	servers, err := d.trusted(spec.Storage)
+	if err != nil {
+		return nil, nil, err
+	}
+	name, sum, err := remoteRef(spec.Image)
+	if err != nil {
+		return nil, nil, err
+	}
+	known := ""
+	if img, err := d.images.Get(spec.Image); err == nil && (sum == "" || sum == img.Digest.String()) {
+		known, name, sum = img.Name, "", img.Digest.String()
+	}
+	o, err := d.cfg.NFS.options()
+	if err != nil {
+		return nil, nil, err
+	}
+	src, err := nfsroot.Find(ctx, servers, name, sum, o)
+	if errors.Is(err, nfsroot.ErrAway) {
+		return nil, nil, &client.Error{Code: client.CodeUnavailable, Message: fmt.Sprintf("image %q: root over NFS: %v", spec.Image, err)}
+	}
+	if errors.Is(err, nfsroot.ErrNotExported) {
+		return nil, nil, &client.Error{Code: client.CodeNotFound, Message: fmt.Sprintf("image %q: root over NFS: %v; there: freejail export IMAGE", spec.Image, err)}
+	}
+	if err != nil {
+		return nil, nil, invalid("image %q: root over NFS: %v", spec.Image, err)
+	}
+	img, err := image.Describe(cmp.Or(known, src.Name), digest.Digest(src.Digest), src.Manifest, src.Config)
+	if err != nil {
+		return nil, nil, invalid("image %q of %s: %v", spec.Image, src.Server, err)
+	}
+	return img, src, nil
+}
+
+// trusted are the servers that may be asked: all that the host names, or the
+// one of them that the job names.
+func (d *Daemon) trusted(kind string) ([]nfsroot.Server, error) {
+	servers, err := d.cfg.NFS.servers()
+	if err != nil {
+		return nil, err
+	}
+	if len(servers) == 0 {
+		return nil, invalid("root over NFS: this host trusts no server for roots (nfs { servers } in the host configuration)")
+	}
+	if kind == "" || kind == nfsStorage {
+		return servers, nil
+	}
+	want, err := nfsroot.ParseServer(kind)
+	if err != nil {
+		return nil, invalid("root over NFS: %v", err)
+	}
+	for _, s := range servers {
+		if s == want {
+			return []nfsroot.Server{s}, nil
+		}
+	}
+	return nil, &client.Error{Code: client.CodeRefused, Message: fmt.Sprintf(
+		"root over NFS: this host does not trust %s for roots; it trusts %s (nfs { servers } in the host configuration)", want, strings.Join(d.cfg.NFS.Servers, ", "))}
+}
+
+// remoteRef divides NAME, DIGEST or NAME@DIGEST.
+func remoteRef(ref string) (name, sum string, err error) {
+	if ref == "" {
+		return "", "", invalid("no image given")
+	}
+	if filepath.IsAbs(ref) {
+		return "", "", invalid("image %q: a root over NFS is an image's of the server: give its name there or its digest, not an archive", ref)
+	}
+	name, sum, has := strings.Cut(ref, "@")
+	if !has && strings.HasPrefix(ref, "sha256:") {
+		name, sum = "", ref
+	}
+	if sum != "" {
+		if err := digest.Digest(sum).Validate(); err != nil {
+			return "", "", invalid("image %q: %v", ref, err)
+		}
+	}
+	return name, sum, nil
+}
+
+// The description of an image that is not in the store is kept with its task.
+const (
+	taskManifest = "image-manifest.json"
+	taskConfig   = "image-config.json"
+)
+
+// mountRemote mounts a task's root on the server, and returns where it is.
+func (d *Daemon) mountRemote(ctx context.Context, t *task, src *nfsroot.Source) (lower string, err error) {
+	dir := string(t.journal)
+	if err := errors.Join(os.WriteFile(filepath.Join(dir, taskManifest), src.Manifest, 0o600),
+		os.WriteFile(filepath.Join(dir, taskConfig), src.Config, 0o600)); err != nil {
+		return "", err
+	}
+	err = t.step(undo{Op: "nfs"}, func() error {
+		lower, err = d.nfs.Acquire(ctx, src, t.id())
+		return err
+	})
+	if errors.Is(err, nfsroot.ErrAway) {
+		return "", &client.Error{Code: client.CodeUnavailable, Message: fmt.Sprintf("root over NFS: %v", err)}
+	}
+	if err != nil {
+		return "", fmt.Errorf("root over NFS: %w", err)
+	}
+	return lower, nil
+}
+
+// imageOf finds the image of a task that was started.
+func (d *Daemon) imageOf(i client.Task) (*image.Image, error) {
+	if i.Storage != nfsStorage {
+		return d.images.Get(i.Digest)
+	}
+	dir := d.path("tasks", i.Spec.ID)
+	manifest, err := os.ReadFile(filepath.Join(dir, taskManifest))
+	if errors.Is(err, fs.ErrNotExist) {
+		return d.images.Get(i.Digest)
+	}
+	if err != nil {
+		return nil, err
+	}
+	config, err := os.ReadFile(filepath.Join(dir, taskConfig))
+	if err != nil {
+		return nil, err
+	}
+	return image.Describe(i.Spec.Image, digest.Digest(i.Digest), manifest, config)
+}
+
+// startBounded starts a task whose root is a server's. The server can be away
+// in the middle of it, and then it is the kernel that waits: no one else does.
+func (d *Daemon) startBounded(ctx context.Context, t *task) error {
+	o, err := d.cfg.NFS.options()
+	if err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() { done <- d.start(ctx, t, nil) }()
+	// To find the image, to mount it, and to read what a start reads of it.
+	limit := time.NewTimer(3 * o.Timeout)
+	defer limit.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-limit.C:
+	}
+	cancel() // a program that does not begin is killed
+	why := fmt.Errorf("root over NFS: %w: the start was given up after %s", nfsroot.ErrAway, 3*o.Timeout)
+	// Without other tasks there the kernel need not wait any longer.
+	if err := d.nfs.Abandon(t.id()); err != nil {
+		why = errors.Join(why, err)
+	}
+	select {
+	case <-done:
+		return &client.Error{Code: client.CodeUnavailable, Message: why.Error()}
+	case <-time.After(o.Timeout):
+	}
+	return &stuckStart{error: &client.Error{Code: client.CodeUnavailable, Message: why.Error()}, done: done}
+}
+
+// stuckStart is a start that the kernel still holds.
+type stuckStart struct {
+	error
+	done <-chan error
+}
+
+func (s *stuckStart) Unwrap() error { return s.error }
+
+// abandonLater undoes a start when the kernel lets go of it.
+func (d *Daemon) abandonLater(t *task, s *stuckStart) {
+	t.mu.Lock()
+	t.destroyed = true
+	t.mu.Unlock()
+	if err := t.journal.write(record{Destroyed: true}); err != nil {
+		d.log.Error("journal", "task", t.id(), "error", err)
+	}
+	go func() {
+		<-s.done
+		if err := d.abandon(t); err != nil {
+			d.log.Error("a start that was given up is not undone", "task", t.id(), "error", err)
+		}
+	}()
+}
+
+// startExecBounded is startExec for a root whose server can be away.
+func (d *Daemon) startExecBounded(ctx context.Context, t *task, spec client.ExecSpec) (*execSession, error) {
+	i := t.snapshot()
+	if i.Storage != nfsStorage {
+		return d.startExec(ctx, t, spec)
+	}
+	o, err := d.cfg.NFS.options()
+	if err != nil {
+		return nil, err
+	}
+	away := func(text string) error { return &client.Error{Code: client.CodeUnavailable, Message: text} }
+	if h, has := d.nfs.Of(t.id()); has && !h.OK() {
+		return nil, away("task " + t.id() + ": " + h.Text)
+	}
+	type result struct {
+		x   *execSession
+		err error
+	}
+	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
+	defer cancel()
+	done := make(chan result, 1)
+	go func() {
+		x, err := d.startExec(ctx, t, spec)
+		done <- result{x, err}
+	}()
+	select {
+	case r := <-done:
+		if errors.Is(r.err, context.DeadlineExceeded) {
+			return nil, away(fmt.Sprintf("task %s: the program did not begin within %s: the server of its root is slow or away", t.id(), o.Timeout))
+		}
+		return r.x, r.err
+	case <-ctx.Done():
+	}
+	go func() {
+		if r := <-done; r.err == nil {
+			r.x.kill()
+		}
+	}()
+	return nil, away(fmt.Sprintf("task %s: the program did not begin within %s: the server of its root is slow or away", t.id(), o.Timeout))
+}
+
+// tendNFS takes down mounts that nobody needs, and kills tasks whose server is
+// lost.
+func (d *Daemon) tendNFS() {
+	if err := d.nfs.Tick(); err != nil {
+		d.log.Warn("nfs", "error", err)
+	}
+	lost, err := time.ParseDuration(d.cfg.NFS.Lost)
+	if err != nil || lost == 0 {
+		return
+	}
+	for _, s := range d.nfs.List() {
+		if s.Health.OK() || time.Since(s.Health.Since) < lost {
+			continue
+		}
+		for _, id := range s.Holders {
+			if t, err := d.find(id); err == nil && t.state() == client.Running {
+				d.event(id, "lost", fmt.Sprintf("killed: %s for %s (nfs { lost })", s.Health.Text, lost))
+				go d.killLost(t)
+			}
+		}
+	}
+}
+
+func (d *Daemon) killLost(t *task) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if _, err := d.Stop(ctx, t.id(), client.StopRequest{}); err != nil {
+		d.log.Warn("nfs: a task whose server is lost is not ended", "task", t.id(), "error", err)
+	}
+}

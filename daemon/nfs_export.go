@@ -1,0 +1,124 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+
+	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/nfsroot"
+	"github.com/freejail/freejail/storage"
+)
+
+// nomadDirs are what Nomad's tasks have mounted in their roots. A client cannot
+// make them in a root that is a server's.
+var nomadDirs = []string{"/alloc", "/local", "/secrets"}
+
+func (d *Daemon) handleExport(r *http.Request) (any, error) {
+	var in client.ExportRequest
+	if err := decode(r, &in); err != nil {
+		return nil, err
+	}
+	return d.export(r.Context(), in.Image)
+}
+
+func (d *Daemon) mustExport() error {
+	if d.exporter == nil {
+		return invalid("this host exports nothing: it has no nfs { export } in its configuration")
+	}
+	return nil
+}
+
+// export unpacks an image of this host's for others.
+func (d *Daemon) export(ctx context.Context, ref string) (*client.Export, error) {
+	if err := d.mustExport(); err != nil {
+		return nil, err
+	}
+	img, release, err := d.holdImage(ctx, client.TaskSpec{Image: ref})
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	manifest, config, err := d.images.Description(img)
+	if err != nil {
+		return nil, err
+	}
+	done, err := d.exporter.Export(ctx, nfsroot.Image{Name: img.Name, Digest: img.Digest.String(), Manifest: manifest, Config: config,
+		Fill: func(dir string) error {
+			if err := d.images.Unpack(ctx, img, dir, nil); err != nil {
+				return err
+			}
+			return storage.MakePoints(dir, exportPoints(img))
+		}})
+	if err != nil {
+		return nil, err
+	}
+	d.event("", "exported", fmt.Sprintf("image %s, %s, is exported by NFS from %s", img.Name, done.Digest, done.Path))
+	out := d.wireExport(*done)
+	out.Problem, out.Fix = d.exporter.Serving()
+	return &out, nil
+}
+
+// exportPoints are what tasks will have mounts on: what the image itself names,
+// and what every task has.
+func exportPoints(img *image.Image) storage.Options {
+	o := storage.Options{Writable: img.Manifest.Writable, Dirs: append(platformDirs(), nomadDirs...)}
+	if needsLinuxulator(img.Config.OS) {
+		for _, m := range linuxMounts {
+			if !within("/dev", m.Target) {
+				o.Dirs = append(o.Dirs, m.Target)
+			}
+		}
+	}
+	for _, m := range img.Manifest.Requires.Mounts {
+		o.Dirs = append(o.Dirs, m.Target)
+	}
+	for _, v := range img.Manifest.Volumes {
+		o.Dirs = append(o.Dirs, v.Path)
+	}
+	return o
+}
+
+func (d *Daemon) wireExport(e nfsroot.Exported) client.Export {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "SERVER"
+	}
+	return client.Export{Names: e.Names, Digest: e.Digest, Path: e.Path, URL: d.cfg.NFS.Export.config().URL(host)}
+}
+
+func (d *Daemon) exportInfos() ([]client.Export, error) {
+	if err := d.mustExport(); err != nil {
+		return nil, err
+	}
+	list, err := d.exporter.List()
+	if err != nil {
+		return nil, err
+	}
+	problem, fix := d.exporter.Serving()
+	out := []client.Export{}
+	for _, e := range list {
+		w := d.wireExport(e)
+		w.Problem, w.Fix = problem, fix
+		out = append(out, w)
+	}
+	return out, nil
+}
+
+func (d *Daemon) handleUnexport(r *http.Request) (any, error) {
+	if err := d.mustExport(); err != nil {
+		return nil, err
+	}
+	ref := r.FormValue("ref")
+	err := d.exporter.Remove(r.Context(), ref)
+	if errors.Is(err, nfsroot.ErrNotExported) {
+		return nil, &client.Error{Code: client.CodeNotFound, Message: fmt.Sprintf("image %q is not exported; see `freejail export --list`", ref)}
+	}
+	if err == nil {
+		d.event("", "unexported", fmt.Sprintf("image %s is not exported any more", ref))
+	}
+	return nil, err
+}
