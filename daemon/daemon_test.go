@@ -62,6 +62,13 @@ func TestMain(m *testing.M) {
 		fmt.Println("answer:", err)
 		os.Exit(0)
 	}
+	if len(os.Args) > 2 && os.Args[1] == "write" { // its code is the errno
+		var errno syscall.Errno
+		if err := os.WriteFile(os.Args[2], []byte("written"), 0o644); errors.As(err, &errno) {
+			os.Exit(int(errno))
+		}
+		os.Exit(0)
+	}
 	if len(os.Args) > 1 && os.Args[1] == "echo" {
 		fmt.Println("from exec")
 		os.Exit(4)

@@ -1,0 +1,437 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/internal/mount"
+	"github.com/freejail/freejail/internal/testimage"
+)
+
+var nfsImage = testimage.Spec{Name: "prog", Manifest: `{"schemaVersion":1}`, Cmd: []string{"inside"}, Files: map[string]string{"/etc/passwd": "root::0:0::/root:/bin/sh\n"}}
+
+func nfsArchive(t *testing.T) string {
+	t.Helper()
+	path, err := testimage.Write(t.Context(), t.TempDir(), nfsImage)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// within bounds a call that must not hang, by far more than it takes.
+func bounded(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func startNFS(t *testing.T, c *client.Client, id, image string) *client.Task {
+	t.Helper()
+	task, err := c.Start(bounded(t), client.TaskSpec{ID: id, Owner: "cli", Image: image, Storage: "nfs"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return task
+}
+
+// writes runs a program in the jail that writes a file, and wants its errno.
+func writes(t *testing.T, c *client.Client, id, path string, want syscall.Errno) {
+	t.Helper()
+	var out bytes.Buffer
+	e, err := c.Exec(bounded(t), id, client.ExecSpec{Args: []string{"/bin/prog", "write", path}}, client.ExecIO{Stdout: &out, Stderr: &out})
+	if err != nil || !e.Known || syscall.Errno(e.Code) != want {
+		t.Errorf("%s writes %s: %+v %v, want %d (%v)\n%s", id, path, e, err, want, want, out.String())
+	}
+}
+
+func nfsMounts(t *testing.T, dir string) (out []mount.Info) {
+	t.Helper()
+	list, err := mount.Below(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range list {
+		if m.Type == "nfs" {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+func stopAll(t *testing.T, c *client.Client, ids ...string) {
+	t.Helper()
+	for _, id := range ids {
+		if _, err := c.Stop(bounded(t), id, client.StopRequest{Timeout: client.Duration(5 * time.Second)}); err != nil {
+			t.Errorf("stop %s: %v", id, err)
+		}
+		if err := c.Destroy(bounded(t), id, true); err != nil {
+			t.Errorf("destroy %s: %v", id, err)
+		}
+	}
+}
+
+// clean waits for what the kernel let go of late.
+func clean(t *testing.T, c *client.Client, dir string) {
+	t.Helper()
+	for range 600 {
+		tasks, err := c.Tasks(bounded(t))
+		left, lerr := mount.Below(dir)
+		if err == nil && lerr == nil && len(tasks) == 0 && len(left) == 0 {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	nothingLeft(t, dir)
+	if e, err := os.ReadDir(filepath.Join(dir, "state", "nfs")); err != nil || len(e) > 0 {
+		t.Errorf("nfs: left: %v %v", e, err)
+	}
+}
+
+// told waits for an event of a task.
+func told(t *testing.T, c *client.Client, id, kind string, after time.Time) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	message := ""
+	err := c.Events(ctx, uint64(after.UnixMicro()), true, func(e client.Event) error {
+		if e.Task == id && e.Kind == kind {
+			message = e.Message
+			cancel()
+		}
+		return nil
+	})
+	if message == "" {
+		t.Fatalf("nobody tells that %s is %s: %v", id, kind, err)
+	}
+	return message
+}
+
+// A host runs an image that it has never had.
+func TestNFSRoot(t *testing.T) {
+	h := startNFSHost(t)
+	digest := h.image(nfsArchive(t))
+	for _, v := range []struct{ name, more string }{
+		{"version 4", ""}, {"version 4.0", "minor_version = 0\n"}, {"version 4.2", "minor_version = 2\n  nconnect = 2\n  read_size = \"64KiB\"\n"},
+		{"version 3", "version = 3\n"}, {"copies", "copy = true\n"}, {"local upper", "upper = \"local\"\n"},
+	} {
+		t.Run(v.name, func(t *testing.T) {
+			dir := shortDir(t)
+			c, _ := h.client(dir, v.more)
+			task := startNFS(t, c, "one", digest)
+			if task.Digest != digest || task.Storage != "nfs" {
+				t.Errorf("started %+v", task)
+			}
+			startNFS(t, c, "two", digest)
+			if m := nfsMounts(t, dir); len(m) != 1 {
+				t.Errorf("two tasks of one image have %d mounts: %+v", len(m), m)
+			}
+			writes(t, c, "one", "/var/mine", 0)
+			writes(t, c, "one", "/tmp/mine", 0)
+			writes(t, c, "one", "/etc/mine", syscall.EROFS)
+			writes(t, c, "one", "/mine", syscall.EROFS)
+			for _, name := range []string{"var/mine", "tmp/mine"} {
+				if _, err := os.Stat(filepath.Join(task.Root, name)); err != nil {
+					t.Error(err)
+				}
+				two, err := c.Task(t.Context(), "two")
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := os.Stat(filepath.Join(two.Root, name)); !errors.Is(err, os.ErrNotExist) {
+					t.Errorf("one task sees what the other wrote: %v", err)
+				}
+			}
+			for _, m := range nfsMounts(t, dir) {
+				noSetuid(t, m.Target)
+			}
+			noSetuid(t, task.Root)
+			stopAll(t, c, "one")
+			writes(t, c, "two", "/var/mine", 0)
+			stopAll(t, c, "two")
+			clean(t, c, dir)
+		})
+	}
+}
+
+// The policy decides about an image of a server as about one of the host's.
+func TestNFSPolicy(t *testing.T) {
+	h := startNFSHost(t)
+	spec := nfsImage
+	spec.Name, spec.Manifest = "greedy", `{"schemaVersion":1,"requires":{"allow":["raw_sockets"]}}`
+	path, err := testimage.Write(t.Context(), t.TempDir(), spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.exporter.Import(t.Context(), client.ImportRequest{Path: path}); err != nil {
+		t.Fatal(err)
+	}
+	digest := h.image("greedy")
+	dir := shortDir(t)
+	c, _ := h.client(dir, "")
+	want := client.TaskSpec{ID: "one", Owner: "cli", Image: "greedy", Storage: "nfs"}
+	if _, err := c.Start(bounded(t), want); !client.IsRefused(err) || !strings.Contains(err.Error(), "allow.raw_sockets") {
+		t.Errorf("not refused: %v", err)
+	}
+	clean(t, c, dir)
+	if _, err := c.Approve(bounded(t), client.ApproveRequest{Image: "greedy@" + digest, Requests: []string{"allow:raw_sockets"}, Why: "a test"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Start(bounded(t), want); err != nil {
+		t.Errorf("not permitted by an approval: %v", err)
+	}
+	stopAll(t, c, "one")
+	clean(t, c, dir)
+	// Without a permit for roots over NFS a job cannot choose one.
+	other := shortDir(t)
+	strict, _ := daemonAt(t, other, "nfs {\n  servers = [\""+h.url()+"\"]\n}\n")
+	if _, err := strict.Start(bounded(t), client.TaskSpec{ID: "one", Owner: "cli", Image: "greedy", Storage: "nfs"}); !client.IsRefused(err) || !strings.Contains(err.Error(), "over NFS") {
+		t.Errorf("not refused: %v", err)
+	}
+	clean(t, strict, other)
+}
+
+// A server that is away at a start costs the configured time.
+func TestNFSAwayAtStart(t *testing.T) {
+	h := startNFSHost(t)
+	digest := h.image(nfsArchive(t))
+	dir := shortDir(t)
+	c, _ := h.client(dir, "")
+	refused := func(what string) {
+		t.Helper()
+		_, err := c.Start(bounded(t), client.TaskSpec{ID: "one", Owner: "cli", Image: digest, Storage: "nfs"})
+		if e := asError(err); err == nil || e.Code != client.CodeUnavailable {
+			t.Errorf("%s: %v", what, err)
+		}
+		clean(t, c, dir)
+	}
+	h.stopNfsd()
+	refused("nfsd is not there")
+	h.nfsd()
+	h.unplug()
+	refused("packets vanish")
+	h.plug()
+	startNFS(t, c, "one", digest)
+	stopAll(t, c, "one")
+	clean(t, c, dir)
+}
+
+// While the server is away nobody else waits, and the task goes on when it is
+// back.
+func TestNFSAwayAndBack(t *testing.T) {
+	h := startNFSHost(t)
+	digest := h.image(nfsArchive(t))
+	dir := shortDir(t)
+	c, _ := h.client(dir, "")
+	for name, away := range map[string][2]func(){"packets vanish": {h.unplug, h.plug}, "nfsd is stopped": {h.stopNfsd, h.nfsd}} {
+		t.Run(name, func(t *testing.T) {
+			one := startNFS(t, c, "one", digest)
+			began := time.Now()
+			away[0]()
+			told(t, c, "one", "unhealthy", began)
+			nobodyWaits(t, c)
+			began = time.Now()
+			away[1]()
+			told(t, c, "one", "healthy", began)
+			again, err := c.Task(bounded(t), "one")
+			if err != nil || again.PID != one.PID || again.State != client.Running || again.Unhealthy != "" {
+				t.Errorf("the task did not go on: %+v %v", again, err)
+			}
+			writes(t, c, "one", "/var/mine", 0)
+			writes(t, c, "one", "/etc/mine", syscall.EROFS)
+			stopAll(t, c, "one")
+			clean(t, c, dir)
+		})
+	}
+}
+
+// nobodyWaits does what others do while the server of the task one is away.
+func nobodyWaits(t *testing.T, c *client.Client) {
+	t.Helper()
+	task, err := c.Task(bounded(t), "one")
+	if err != nil || task.Unhealthy == "" || task.State != client.Running {
+		t.Errorf("the task: %+v %v", task, err)
+	}
+	if _, err := c.Tasks(bounded(t)); err != nil {
+		t.Error(err)
+	}
+	if _, err := c.AllStats(bounded(t)); err != nil {
+		t.Error(err)
+	}
+	if _, err := c.Doctor(bounded(t)); err != nil {
+		t.Error(err)
+	}
+	var out bytes.Buffer
+	if err := c.Metrics(bounded(t), &out); err != nil || !strings.Contains(out.String(), `freejail_nfs_mounts{health="away"} 1`) {
+		t.Errorf("metrics: %v\n%s", err, out.String())
+	}
+	if _, err := c.Exec(bounded(t), "one", client.ExecSpec{Args: []string{"/bin/prog", "echo"}}, client.ExecIO{Stdout: &out, Stderr: &out}); err == nil {
+		t.Error("a program was started from a server that is away")
+	}
+	local, err := c.Start(bounded(t), client.TaskSpec{ID: "local", Owner: "cli", Image: nfsArchive(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e, err := c.Exec(bounded(t), "local", client.ExecSpec{Args: []string{"/bin/prog", "echo"}}, client.ExecIO{Stdout: &out, Stderr: &out}); err != nil || e.Code != 4 {
+		t.Errorf("another task: %+v %v", e, err)
+	}
+	if local.Storage == "nfs" {
+		t.Errorf("the other task is %+v", local)
+	}
+	stopAll(t, c, "local")
+	if _, err := c.GC(bounded(t), client.GCRequest{}); err != nil {
+		t.Errorf("gc: %v", err)
+	}
+}
+
+// Whatever a server does to a root, a stop ends and leaves nothing.
+func TestNFSStopWithoutServer(t *testing.T) {
+	h := startNFSHost(t)
+	path := nfsArchive(t)
+	digest := h.image(path)
+	dir := shortDir(t)
+	c, _ := h.client(dir, "")
+	for _, test := range []struct {
+		name    string
+		do      func()
+		undo    func()
+		reason  string
+		another bool // a new task can start meanwhile
+	}{
+		{"packets vanish", h.unplug, h.plug, "has not answered", false},
+		{"nfsd is stopped", h.stopNfsd, h.nfsd, "has not answered", false},
+		{"the export is removed", func() { h.reload(false) }, func() { h.reload(true) }, "", false},
+		{"the root is replaced", func() {
+			if err := h.exporter.RemoveExport(t.Context(), digest); err != nil {
+				t.Fatal(err)
+			}
+			h.image(path)
+		}, func() {}, "ESTALE", true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			startNFS(t, c, "one", digest)
+			startNFS(t, c, "two", digest)
+			began := time.Now()
+			test.do()
+			for _, id := range []string{"one", "two"} {
+				if text := told(t, c, id, "unhealthy", began); !strings.Contains(text, test.reason) {
+					t.Errorf("told %q, want %q in it", text, test.reason)
+				}
+			}
+			stopAll(t, c, "one")
+			if test.another {
+				startNFS(t, c, "three", digest)
+				writes(t, c, "three", "/var/mine", 0)
+				stopAll(t, c, "three")
+			}
+			stopAll(t, c, "two")
+			clean(t, c, dir)
+			test.undo()
+		})
+	}
+}
+
+// A server that restarts is nothing that a task sees.
+func TestNFSServerRestarts(t *testing.T) {
+	h := startNFSHost(t)
+	digest := h.image(nfsArchive(t))
+	dir := shortDir(t)
+	c, _ := h.client(dir, "")
+	one := startNFS(t, c, "one", digest)
+	h.stopNfsd()
+	h.nfsd()
+	writes(t, c, "one", "/var/mine", 0)
+	if again, err := c.Task(bounded(t), "one"); err != nil || again.PID != one.PID || again.State != client.Running {
+		t.Errorf("the task: %+v %v", again, err)
+	}
+	stopAll(t, c, "one")
+	clean(t, c, dir)
+}
+
+// A server that stays away ends its tasks, where the host says so.
+func TestNFSLost(t *testing.T) {
+	h := startNFSHost(t)
+	digest := h.image(nfsArchive(t))
+	dir := shortDir(t)
+	c, _ := h.client(dir, "  lost = \"2s\"\n")
+	startNFS(t, c, "one", digest)
+	began := time.Now()
+	h.unplug()
+	told(t, c, "one", "lost", began)
+	if _, err := c.Wait(bounded(t), "one"); err != nil {
+		t.Error(err)
+	}
+	stopAll(t, c, "one")
+	clean(t, c, dir)
+}
+
+// A daemon that is killed leaves mounts to the next, with the server there or
+// away; an upgrade in place too.
+func TestNFSKilledDaemon(t *testing.T) {
+	h := startNFSHost(t)
+	digest := h.image(nfsArchive(t))
+	for _, away := range []bool{false, true} {
+		dir := shortDir(t)
+		c, stop := h.client(dir, "")
+		one := startNFS(t, c, "one", digest)
+		if away {
+			began := time.Now()
+			h.unplug()
+			told(t, c, "one", "unhealthy", began)
+		}
+		if _, err := c.Upgrade(bounded(t), ""); err != nil {
+			t.Errorf("away %t: upgrade: %v", away, err)
+		}
+		stop(syscall.SIGKILL)
+		c, _ = h.client(dir, "")
+		again, err := c.Task(bounded(t), "one")
+		if err != nil || again.PID != one.PID || again.State != client.Running {
+			t.Fatalf("away %t: after the kill: %+v %v", away, again, err)
+		}
+		if !away {
+			writes(t, c, "one", "/var/mine", 0)
+			startNFS(t, c, "two", digest)
+			if m := nfsMounts(t, dir); len(m) != 1 {
+				t.Errorf("the mount of before is not used: %+v", m)
+			}
+			stopAll(t, c, "two")
+		}
+		stopAll(t, c, "one")
+		clean(t, c, dir)
+		if away {
+			h.plug()
+		}
+	}
+}
+
+// At each step of a start the daemon is killed, before and after it acts.
+func TestNFSKilledAtEachStep(t *testing.T) {
+	h := startNFSHost(t)
+	digest := h.image(nfsArchive(t))
+	for _, op := range []string{"nfs", "root", "mounts", "jail"} {
+		for _, moment := range []string{"journalled", "done"} {
+			t.Run(op+" "+moment, func(t *testing.T) {
+				dir := shortDir(t)
+				t.Setenv("FREEJAIL_FAULT_POINT", op+":"+moment)
+				c, stop := h.client(dir, "")
+				_, err := c.Start(bounded(t), client.TaskSpec{ID: "one", Owner: "cli", Image: digest, Storage: "nfs"})
+				var answer *client.Error
+				if err == nil || errors.As(err, &answer) {
+					t.Fatalf("the daemon was not killed, it answered: %v", err)
+				}
+				stop(syscall.SIGKILL)
+				t.Setenv("FREEJAIL_FAULT_POINT", "")
+				c, _ = h.client(dir, "")
+				clean(t, c, dir)
+			})
+		}
+	}
+}

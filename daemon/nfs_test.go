@@ -1,0 +1,142 @@
+package daemon
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/nfsroot"
+)
+
+func TestNFSConfig(t *testing.T) {
+	for text, want := range map[string]string{
+		`nfs { servers = ["nfs://builder/roots", "nfs://[fd00::5]:2050/roots"] }`: "",
+		`nfs { servers = ["builder:/roots"] }`:                                    "nfs://server/path",
+		`nfs { version = 2 }`:                                                     "neither 3 nor 4",
+		`nfs { minor_version = 3 }`:                                               "minor_version 3",
+		"nfs {\n  version = 3\n  nconnect = 2\n}":                                 "nconnect needs version 4",
+		`nfs { timeout = "soon" }`:                                                `timeout "soon"`,
+		`nfs { timeout = "1ms" }`:                                                 "not within 1s",
+		`nfs { read_size = "1" }`:                                                 "read_size 1",
+		`nfs { upper = "disk" }`:                                                  "neither tmpfs nor local",
+		`nfs { upper_size = "much" }`:                                             "upper_size",
+		`nfs { lost = "-1s" }`:                                                    `lost "-1s"`,
+		`nfs { every = "1ms" }`:                                                   `every "1ms"`,
+		`storage { driver = "nfs" }`:                                              "needs nfs { servers }",
+		"nfs {\n  export {\n    dir = \"/export/roots\"\n    clients = [\"10.0.0.0/8\", \"fd00::/8\", \"runner.example\"]\n  }\n}": "",
+		"nfs {\n  export {\n    dir = \"roots\"\n    clients = [\"10.0.0.0/8\"]\n  }\n}":                                           "not an absolute",
+		"nfs {\n  export {\n    dir = \"/a b\"\n    clients = [\"10.0.0.0/8\"]\n  }\n}":                                            "without blanks",
+		"nfs {\n  export {\n    dir = \"/roots\"\n    clients = []\n  }\n}":                                                        "names nobody",
+		"nfs {\n  export {\n    dir = \"/roots\"\n    clients = [\"0.0.0.0/0\"]\n  }\n}":                                           "is everyone",
+		"nfs {\n  export {\n    dir = \"/roots\"\n    clients = [\"10.0.0.1/8\"]\n  }\n}":                                          "no network",
+		"nfs {\n  export {\n    dir = \"/roots\"\n    clients = [\"-maproot=root\"]\n  }\n}":                                       "neither a network nor a host",
+		"nfs {\n  export {\n    dir = \"/roots\"\n    clients = [\"a b\"]\n  }\n}":                                                 "neither a network nor a host",
+		"nfs {\n  export {\n    dir = \"/roots\"\n    clients = [\"a\"]\n    v4_root = \"/srv\"\n  }\n}":                           "not below v4_root",
+	} {
+		path := filepath.Join(t.TempDir(), "freejail.hcl")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := LoadConfig(path)
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s\n%v, want %q", text, err, want)
+		}
+	}
+}
+
+// deaf is a server that takes connections and never answers.
+func deaf(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			t.Cleanup(func() { c.Close() })
+		}
+	}()
+	return fmt.Sprintf("nfs://%s/roots", l.Addr())
+}
+
+// What has no root is told, by the reason, and nothing is left.
+func TestNFSRefusals(t *testing.T) {
+	dir, server := shortDir(t), deaf(t)
+	c, _ := daemonAt(t, dir, fmt.Sprintf("permit {\n  nfs = true\n}\nnfs {\n  servers = [%q]\n  timeout = \"1s\"\n}\n", server))
+	sum := "sha256:" + strings.Repeat("ab", 32)
+	for _, test := range []struct {
+		image, storage, code, want string
+	}{
+		{"web", "nfs", client.CodeUnavailable, "does not answer within 1s"},
+		{"web@" + sum, "nfs", client.CodeUnavailable, "does not answer within 1s"},
+		{"web", server, client.CodeUnavailable, "does not answer within 1s"},
+		{"web", "nfs://other/roots", client.CodeRefused, "does not trust nfs://other/roots"},
+		{"web", server + "/further", client.CodeRefused, "does not trust"},
+		{"web", "nfs:other", client.CodeInvalid, "is no URL"},
+		{"/web.tar", "nfs", client.CodeInvalid, "not an archive"},
+		{"web@sha256:ab", "nfs", client.CodeInvalid, "invalid checksum digest length"},
+		{"", "nfs", client.CodeInvalid, "no image given"},
+	} {
+		_, err := c.Start(t.Context(), client.TaskSpec{ID: "bad", Owner: "cli", Image: test.image, Storage: test.storage})
+		if e := asError(err); err == nil || e.Code != test.code || !strings.Contains(e.Message, test.want) {
+			t.Errorf("%s of %s: %v, want %s with %q", test.image, test.storage, err, test.code, test.want)
+		}
+		nothingLeft(t, dir)
+	}
+	if e, err := os.ReadDir(filepath.Join(dir, "state", "nfs")); err == nil && len(e) > 0 {
+		t.Errorf("nfs: left: %v", e)
+	}
+	checks, err := c.Doctor(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := map[string]string{}
+	for _, ch := range checks {
+		told[ch.Name] += ch.Status + " " + ch.Detail
+	}
+	if !strings.Contains(told["nfs server"], "error") || (nfsroot.ClientMissing() != "") != strings.Contains(told["nfs"], "error") {
+		t.Errorf("doctor: %q, %q", told["nfs server"], told["nfs"])
+	}
+}
+
+// A host that trusts nobody has no roots over NFS, whatever its policy says.
+func TestNFSTrustsNobody(t *testing.T) {
+	dir := shortDir(t)
+	c, _ := daemonAt(t, dir, "permit {\n  nfs = true\n}\n")
+	for _, storage := range []string{"nfs", "nfs://127.0.0.1/roots"} {
+		_, err := c.Start(t.Context(), client.TaskSpec{ID: "bad", Owner: "cli", Image: "web", Storage: storage})
+		if err == nil || !strings.Contains(err.Error(), "trusts no server") {
+			t.Errorf("%s: %v", storage, err)
+		}
+	}
+	nothingLeft(t, dir)
+}
+
+// A mount that hangs when a task ends keeps nobody but itself.
+func TestUnwindIsBounded(t *testing.T) {
+	d := &Daemon{}
+	tk := &task{journal: journal(t.TempDir()), done: make(chan struct{})}
+	tk.info.Storage = nfsStorage
+	tk.sweep.Lock() // a walk that the kernel holds
+	defer tk.sweep.Unlock()
+	done := make(chan error, 1)
+	go func() { done <- d.unwind(t.Context(), tk) }()
+	select {
+	case err := <-done:
+		if err == nil {
+			t.Error("a walk beside another one")
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("it waits for the walk before")
+	}
+}
