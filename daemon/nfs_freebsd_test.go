@@ -14,6 +14,7 @@ import (
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/internal/mount"
 	"github.com/freejail/freejail/internal/testimage"
+	"github.com/freejail/freejail/internal/testnfs"
 )
 
 var nfsImage = testimage.Spec{Name: "prog", Manifest: `{"schemaVersion":1}`, Cmd: []string{"inside"}, Files: map[string]string{"/etc/passwd": "root::0:0::/root:/bin/sh\n"}}
@@ -27,7 +28,7 @@ func nfsArchive(t *testing.T) string {
 	return path
 }
 
-// within bounds a call that must not hang, by far more than it takes.
+// bounded is for a call that must not hang, by far more than it takes.
 func bounded(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
@@ -192,7 +193,7 @@ func TestNFSPolicy(t *testing.T) {
 	clean(t, c, dir)
 	// Without a permit for roots over NFS a job cannot choose one.
 	other := shortDir(t)
-	strict, _ := daemonAt(t, other, "nfs {\n  servers = [\""+h.url()+"\"]\n}\n")
+	strict, _ := daemonAt(t, other, "nfs {\n  servers = [\""+testnfs.URL+"\"]\n}\n")
 	if _, err := strict.Start(bounded(t), client.TaskSpec{ID: "one", Owner: "cli", Image: "greedy", Storage: "nfs"}); !client.IsRefused(err) || !strings.Contains(err.Error(), "over NFS") {
 		t.Errorf("not refused: %v", err)
 	}
@@ -213,12 +214,12 @@ func TestNFSAwayAtStart(t *testing.T) {
 		}
 		clean(t, c, dir)
 	}
-	h.stopNfsd()
+	h.must(h.StopNFSD)
 	refused("nfsd is not there")
-	h.nfsd()
-	h.unplug()
+	h.must(h.StartNFSD)
+	h.must(h.Unplug)
 	refused("packets vanish")
-	h.plug()
+	h.must(h.Plug)
 	startNFS(t, c, "one", digest)
 	stopAll(t, c, "one")
 	clean(t, c, dir)
@@ -231,15 +232,15 @@ func TestNFSAwayAndBack(t *testing.T) {
 	digest := h.image(nfsArchive(t))
 	dir := shortDir(t)
 	c, _ := h.client(dir, "")
-	for name, away := range map[string][2]func(){"packets vanish": {h.unplug, h.plug}, "nfsd is stopped": {h.stopNfsd, h.nfsd}} {
+	for name, away := range map[string][2]func() error{"packets vanish": {h.Unplug, h.Plug}, "nfsd is stopped": {h.StopNFSD, h.StartNFSD}} {
 		t.Run(name, func(t *testing.T) {
 			one := startNFS(t, c, "one", digest)
 			began := time.Now()
-			away[0]()
+			h.must(away[0])
 			told(t, c, "one", "unhealthy", began)
 			nobodyWaits(t, c)
 			began = time.Now()
-			away[1]()
+			h.must(away[1])
 			told(t, c, "one", "healthy", began)
 			again, err := c.Task(bounded(t), "one")
 			if err != nil || again.PID != one.PID || again.State != client.Running || again.Unhealthy != "" {
@@ -301,26 +302,27 @@ func TestNFSStopWithoutServer(t *testing.T) {
 	c, _ := h.client(dir, "")
 	for _, test := range []struct {
 		name    string
-		do      func()
-		undo    func()
+		do      func() error
+		undo    func() error
 		reason  string
 		another bool // a new task can start meanwhile
 	}{
-		{"packets vanish", h.unplug, h.plug, "has not answered", false},
-		{"nfsd is stopped", h.stopNfsd, h.nfsd, "has not answered", false},
-		{"the export is removed", func() { h.reload(false) }, func() { h.reload(true) }, "", false},
-		{"the root is replaced", func() {
+		{"packets vanish", h.Unplug, h.Plug, "has not answered", false},
+		{"nfsd is stopped", h.StopNFSD, h.StartNFSD, "has not answered", false},
+		{"the export is removed", h.Unexport, func() error { return h.Export(h.file) }, "", false},
+		{"the root is replaced", func() error {
 			if err := h.exporter.RemoveExport(t.Context(), digest); err != nil {
-				t.Fatal(err)
+				return err
 			}
 			h.image(path)
-		}, func() {}, "ESTALE", true},
+			return nil
+		}, func() error { return nil }, "ESTALE", true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			startNFS(t, c, "one", digest)
 			startNFS(t, c, "two", digest)
 			began := time.Now()
-			test.do()
+			h.must(test.do)
 			for _, id := range []string{"one", "two"} {
 				if text := told(t, c, id, "unhealthy", began); !strings.Contains(text, test.reason) {
 					t.Errorf("told %q, want %q in it", text, test.reason)
@@ -334,7 +336,7 @@ func TestNFSStopWithoutServer(t *testing.T) {
 			}
 			stopAll(t, c, "two")
 			clean(t, c, dir)
-			test.undo()
+			h.must(test.undo)
 		})
 	}
 }
@@ -346,8 +348,8 @@ func TestNFSServerRestarts(t *testing.T) {
 	dir := shortDir(t)
 	c, _ := h.client(dir, "")
 	one := startNFS(t, c, "one", digest)
-	h.stopNfsd()
-	h.nfsd()
+	h.must(h.StopNFSD)
+	h.must(h.StartNFSD)
 	writes(t, c, "one", "/var/mine", 0)
 	if again, err := c.Task(bounded(t), "one"); err != nil || again.PID != one.PID || again.State != client.Running {
 		t.Errorf("the task: %+v %v", again, err)
@@ -364,7 +366,7 @@ func TestNFSLost(t *testing.T) {
 	c, _ := h.client(dir, "  lost = \"2s\"\n")
 	startNFS(t, c, "one", digest)
 	began := time.Now()
-	h.unplug()
+	h.must(h.Unplug)
 	told(t, c, "one", "lost", began)
 	if _, err := c.Wait(bounded(t), "one"); err != nil {
 		t.Error(err)
@@ -384,7 +386,7 @@ func TestNFSKilledDaemon(t *testing.T) {
 		one := startNFS(t, c, "one", digest)
 		if away {
 			began := time.Now()
-			h.unplug()
+			h.must(h.Unplug)
 			told(t, c, "one", "unhealthy", began)
 		}
 		if _, err := c.Upgrade(bounded(t), ""); err != nil {
@@ -407,7 +409,7 @@ func TestNFSKilledDaemon(t *testing.T) {
 		stopAll(t, c, "one")
 		clean(t, c, dir)
 		if away {
-			h.plug()
+			h.must(h.Plug)
 		}
 	}
 }

@@ -49,6 +49,24 @@ func TestNFSConfig(t *testing.T) {
 	}
 }
 
+func TestNFSExamples(t *testing.T) {
+	files, err := filepath.Glob("../example/nfs/*.hcl")
+	if err != nil || len(files) == 0 {
+		t.Skip("the source is not here")
+	}
+	for _, f := range files {
+		if strings.HasSuffix(f, ".nomad.hcl") {
+			continue
+		}
+		if _, err := LoadConfig(f); err != nil {
+			t.Error(err)
+		}
+		if _, err := LoadPolicy(f); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // deaf is a server that takes connections and never answers.
 func deaf(t *testing.T) string {
 	t.Helper()

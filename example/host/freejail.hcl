@@ -63,6 +63,16 @@ gc {
 #   key_file = "/usr/local/etc/freejail.release.pub"
 # }
 
+# Roots over NFS, see docs/nfs.md: the servers that are trusted for them, and
+# what this host itself exports.
+# nfs {
+#   servers = ["nfs://10.0.0.5/export/freejail"]
+#   export {
+#     dir     = "/export/freejail"
+#     clients = ["10.0.0.0/24"]
+#   }
+# }
+
 # --- policy -------------------------------------------------------------------
 # What no permit covers is refused, with the command by which an operator can
 # approve it for one digest of the image. A deny wins over permits and approvals.

@@ -1,0 +1,197 @@
+package testnfs
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/freejail/freejail/internal/mount"
+)
+
+// Server is the second host. Its Roots lie in a tmpfs of this host's, which
+// whoever exports fills.
+type Server struct {
+	Roots  string // on this host
+	dir    string
+	jail   string
+	cable  string // this host's end
+	theirs string
+}
+
+// Start makes the second host with its root on dir, an empty directory. Close
+// takes it away.
+func Start(dir string) (*Server, error) {
+	if v, err := unix.SysctlUint32("kern.features.vimage"); err != nil || v != 1 {
+		return nil, fmt.Errorf("%w: the kernel has no VNET", ErrUnavailable)
+	}
+	for _, program := range []string{"/usr/sbin/mountd", "/usr/sbin/nfsd", "/usr/sbin/rpcbind"} {
+		if _, err := os.Stat(program); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		}
+	}
+	s := &Server{dir: dir, Roots: dir + root, jail: "nfs" + strconv.Itoa(os.Getpid())}
+	for _, step := range []func() error{s.tree, s.network, s.serve} {
+		if err := step(); err != nil {
+			return nil, errors.Join(err, s.Close())
+		}
+	}
+	return s, nil
+}
+
+// run runs a program of the base system.
+func run(args ...string) (string, error) {
+	out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("%s: %w: %s", strings.Join(args, " "), err, out)
+	}
+	return strings.TrimSpace(string(out)), err
+}
+
+func runAll(commands ...[]string) error {
+	for _, c := range commands {
+		if _, err := run(c...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tree is this host's own files, with what a server writes to in memory.
+func (s *Server) tree() error {
+	memory := []string{"mode=755"}
+	for _, m := range []mount.Mount{
+		{Type: "nullfs", Source: "/", Target: s.dir, Options: []string{"ro"}},
+		{Type: "devfs", Target: s.dir + "/dev"},
+		{Type: "tmpfs", Target: s.dir + "/var/run", Options: memory},
+		{Type: "tmpfs", Target: s.dir + "/var/db", Options: memory},
+		{Type: "tmpfs", Target: s.Roots, Options: memory},
+	} {
+		if err := mount.Do(m); err != nil {
+			return err
+		}
+	}
+	var errs []error
+	for _, f := range []string{"nfs-stablerestart", "nfs-stablerestart.bak", "mountdtab"} {
+		errs = append(errs, os.WriteFile(filepath.Join(s.dir, "var/db", f), nil, 0o600))
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Server) network() (err error) {
+	if s.cable, err = run("ifconfig", "epair", "create"); err != nil {
+		return err
+	}
+	s.theirs = strings.TrimSuffix(s.cable, "a") + "b"
+	return runAll(
+		[]string{"ifconfig", s.cable, "inet", ours, "up"},
+		[]string{"jail", "-c", "name=" + s.jail, "path=" + s.dir, "host.hostname=server", "vnet", "vnet.interface=" + s.theirs,
+			"allow.nfsd", "enforce_statfs=1", "persist"},
+		s.in("ifconfig", "lo0", "inet", "127.0.0.1/8", "up"),
+		s.in("ifconfig", s.theirs, "inet", address+"/24", "up"))
+}
+
+func (s *Server) in(args ...string) []string { return append([]string{"jexec", s.jail}, args...) }
+
+const nothing = "V4: /\n"
+
+func (s *Server) exportsFile() string { return s.dir + "/var/run/exports" }
+
+func (s *Server) serve() error {
+	if err := os.WriteFile(s.exportsFile(), []byte(nothing), 0o644); err != nil {
+		return err
+	}
+	if err := runAll(s.in("sysctl", "vfs.nfsd.server_max_nfsvers=4"), s.in("rpcbind"), s.in("mountd", "-r", "/var/run/exports")); err != nil {
+		return err
+	}
+	return s.StartNFSD()
+}
+
+// Export has mountd export what a file says by this host's paths.
+func (s *Server) Export(file string) error {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	return s.tell(strings.ReplaceAll(string(b), s.dir+"/", "/"))
+}
+
+// Unexport has mountd export nothing.
+func (s *Server) Unexport() error { return s.tell(nothing) }
+
+func (s *Server) tell(exports string) error {
+	if err := os.WriteFile(s.exportsFile(), []byte(exports), 0o644); err != nil {
+		return err
+	}
+	if err := unix.Kill(s.pid("mountd.pid"), unix.SIGHUP); err != nil {
+		return fmt.Errorf("mountd: %w", err)
+	}
+	time.Sleep(time.Second) // it tells nobody when it is done
+	return nil
+}
+
+// pid is what a server's own file says; -1 without one, which no process is.
+func (s *Server) pid(file string) int {
+	b, err := os.ReadFile(filepath.Join(s.dir, "var/run", file))
+	if err != nil {
+		return -1 << 30
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil || n <= 1 {
+		return -1 << 30
+	}
+	return n
+}
+
+// StartNFSD starts the server after StopNFSD.
+func (s *Server) StartNFSD() error { return runAll(s.in("nfsd", "-t", "-n", "4")) }
+
+// StopNFSD ends it: its port is closed.
+func (s *Server) StopNFSD() error {
+	pid := s.pid("nfsd.pid")
+	if err := unix.Kill(pid, unix.SIGUSR1); err != nil {
+		return fmt.Errorf("nfsd: %w", err)
+	}
+	for range 600 {
+		if errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
+			return nil
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return fmt.Errorf("nfsd, process %d, does not end", pid)
+}
+
+// Unplug has all packets vanish between the hosts.
+func (s *Server) Unplug() error { return runAll(s.in("ifconfig", s.theirs, "down")) }
+
+// Plug lets them through again.
+func (s *Server) Plug() error { return runAll(s.in("ifconfig", s.theirs, "up")) }
+
+// Close takes the second host away.
+func (s *Server) Close() error {
+	var errs []error
+	if _, err := run("jls", "-j", s.jail, "jid"); err == nil {
+		errs = append(errs, runAll([]string{"jail", "-r", s.jail}))
+	}
+	if s.cable != "" {
+		errs = append(errs, s.unplugged(), runAll([]string{"ifconfig", s.cable, "destroy"}))
+	}
+	return errors.Join(append(errs, mount.ForceUnder(s.dir))...)
+}
+
+// unplugged waits for the interface: it comes back when the jail is wholly gone.
+func (s *Server) unplugged() error {
+	for range 600 {
+		if _, err := run("ifconfig", s.theirs); err == nil {
+			return nil
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return fmt.Errorf("%s does not come back from the jail", s.theirs)
+}
