@@ -46,6 +46,8 @@ func program(args []string) int {
 		signal.Notify(c, syscall.SIGTERM)
 		<-c
 		return 0
+	case "answer":
+		return answer()
 	case "lines":
 		return lines(args[1])
 	case "measure":
@@ -82,11 +84,12 @@ func run(ctx context.Context, only []string) (err error) {
 	if b.archive, err = testimage.Write(ctx, dir, testimage.Spec{Name: "bench", Manifest: `{"schemaVersion":1}`, Programs: programs, Cmd: []string{"program", "sleep"}}); err != nil {
 		return err
 	}
-	parts := map[string]func(context.Context) error{"starts": b.starts, "memory": b.memory, "logs": b.logs, "unpacking": b.unpacking, "building": b.building}
+	parts := map[string]func(context.Context) error{"starts": b.starts, "memory": b.memory, "logs": b.logs,
+		"unpacking": b.unpacking, "building": b.building, "roots": b.roots}
 	if len(only) == 0 {
-		only = []string{"starts", "memory", "logs", "unpacking", "building"}
+		only = []string{"starts", "memory", "logs", "unpacking", "building", "roots"}
 	}
-	if slices.ContainsFunc(only, func(name string) bool { return name != "unpacking" && name != "building" }) {
+	if slices.ContainsFunc(only, func(name string) bool { return name != "unpacking" && name != "building" && name != "roots" }) {
 		if err := b.startDaemon(ctx); err != nil {
 			return err
 		}
