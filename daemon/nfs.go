@@ -216,8 +216,9 @@ func (d *Daemon) startBounded(ctx context.Context, t *task) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() { done <- d.start(ctx, t, nil) }()
-	// To find the image, to mount it, and to read what a start reads of it.
-	limit := time.NewTimer(3 * o.Timeout)
+	// To ask each server, to mount, and to read what a start reads of the root.
+	patience := time.Duration(len(d.cfg.NFS.Servers)+3) * o.Timeout
+	limit := time.NewTimer(patience)
 	defer limit.Stop()
 	select {
 	case err := <-done:
@@ -225,7 +226,7 @@ func (d *Daemon) startBounded(ctx context.Context, t *task) error {
 	case <-limit.C:
 	}
 	cancel() // a program that does not begin is killed
-	why := fmt.Errorf("root over NFS: %w: the start was given up after %s", nfsroot.ErrAway, 3*o.Timeout)
+	why := fmt.Errorf("root over NFS: %w: the start was given up after %s", nfsroot.ErrAway, patience)
 	// Without other tasks there the kernel need not wait any longer.
 	if err := d.nfs.Abandon(t.id()); err != nil {
 		why = errors.Join(why, err)

@@ -63,19 +63,30 @@ func runAll(commands ...[]string) error {
 	return nil
 }
 
-// tree is this host's own files, with what a server writes to in memory.
+// tree is this host's own programs, and what a server writes to in memory. Its
+// root is no nullfs: the server finds a file by its file system, which nullfs
+// gives as that of the files below it.
 func (s *Server) tree() error {
-	memory := []string{"mode=755"}
-	for _, m := range []mount.Mount{
-		{Type: "nullfs", Source: "/", Target: s.dir, Options: []string{"ro"}},
-		{Type: "devfs", Target: s.dir + "/dev"},
-		{Type: "tmpfs", Target: s.dir + "/var/run", Options: memory},
-		{Type: "tmpfs", Target: s.dir + "/var/db", Options: memory},
-		{Type: "tmpfs", Target: s.Roots, Options: memory},
-	} {
-		if err := mount.Do(m); err != nil {
+	memory := mount.Mount{Type: "tmpfs", Target: s.dir, Options: []string{"mode=755"}}
+	if err := mount.Do(memory); err != nil {
+		return err
+	}
+	for _, d := range []string{"tmp", "dev", "var/run", "var/db", root[1:]} {
+		if err := os.MkdirAll(filepath.Join(s.dir, d), 0o755); err != nil {
 			return err
 		}
+	}
+	for _, d := range []string{"/bin", "/sbin", "/lib", "/libexec", "/usr", "/etc"} {
+		if err := os.Mkdir(s.dir+d, 0o755); err != nil {
+			return err
+		}
+		if err := mount.Do(mount.Mount{Type: "nullfs", Source: d, Target: s.dir + d, Options: []string{"ro"}}); err != nil {
+			return err
+		}
+	}
+	memory.Target = s.Roots
+	if err := errors.Join(mount.Do(mount.Mount{Type: "devfs", Target: s.dir + "/dev"}), mount.Do(memory)); err != nil {
+		return err
 	}
 	var errs []error
 	for _, f := range []string{"nfs-stablerestart", "nfs-stablerestart.bak", "mountdtab"} {
