@@ -225,3 +225,22 @@ func TestSpec(t *testing.T) {
 		t.Errorf("a device plugin's device: %v", err)
 	}
 }
+
+// A root over NFS is asked for by either name, and by one server or another.
+func TestRootOverNFS(t *testing.T) {
+	cfg := &proto.TaskConfig{Id: "alloc/web/1", Name: "web", AllocDir: "/n/alloc", Resources: &proto.Resources{}}
+	for _, tc := range []TaskConfig{{Root: "nfs"}, {Storage: "nfs"}, {Root: "nfs", Storage: "nfs"}, {Root: "nfs://10.0.0.5/roots"}} {
+		tc.Image = "web"
+		if err := tc.validate(Config{}); err != nil {
+			t.Errorf("%+v: %v", tc, err)
+		}
+		if s, err := spec(cfg, tc); err != nil || !strings.HasPrefix(s.Storage, "nfs") || tc.Root != "" && s.Storage != tc.Root {
+			t.Errorf("root %q, storage %q: %q %v", tc.Root, tc.Storage, s.Storage, err)
+		}
+	}
+	for _, tc := range []TaskConfig{{Root: "zfs"}, {Root: "/srv"}, {Root: "nfs", Storage: "zfs"}, {Root: "nfs://a/b", Storage: "nfs"}} {
+		if err := tc.validate(Config{}); err == nil {
+			t.Errorf("root %q, storage %q was taken", tc.Root, tc.Storage)
+		}
+	}
+}
