@@ -28,7 +28,7 @@ type Mount struct {
 // Info is one mounted file system.
 type Info struct {
 	Type, Source, Target string
-	id                   string // by which the kernel finds it without its path
+	id                   string // by which the kernel finds it; FreeBSD without its path
 }
 
 // Error says which mount failed, with the kernel's own message where it gave

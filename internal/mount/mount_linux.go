@@ -53,9 +53,9 @@ func unmount(target string) error { return unix.Unmount(target, unix.UMOUNT_NOFO
 
 func (m Info) unmount(force bool) error {
 	if force {
-		return unix.Unmount(m.Target, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
+		return unix.Unmount(m.id, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
 	}
-	return unmount(m.Target)
+	return unmount(m.id)
 }
 
 // Abandon has all that wait for the server of an NFS mount fail, as far as this
@@ -77,7 +77,7 @@ func List() ([]Info, error) {
 	slices.SortFunc(infos, func(a, b *mountinfo.Info) int { return a.ID - b.ID })
 	out := make([]Info, 0, len(infos))
 	for _, i := range infos {
-		out = append(out, Info{Type: i.FSType, Source: i.Source, Target: i.Mountpoint})
+		out = append(out, Info{Type: i.FSType, Source: i.Source, Target: i.Mountpoint, id: i.Mountpoint})
 	}
 	return out, nil
 }
