@@ -55,10 +55,10 @@ func writeExport(t *testing.T, dir, name, config string) string {
 	return digest
 }
 
-// testFind looks for the images web, with "the config", and big.
-func testFind(t *testing.T, dir, web, big string, version int) {
+// testFind looks for the images web, with "the config", and big, which lie in
+// dir on this host.
+func testFind(t *testing.T, s Server, dir, web, big string, version int) {
 	o := Options{Version: version, MinorVersion: -1, Timeout: 10 * time.Second}
-	s := Server{Host: "127.0.0.1", Port: Port, Path: dir}
 	ctx := context.Background()
 	check(t, s.Ping(ctx, o))
 	for _, ref := range [][2]string{{"web", ""}, {"web:latest", ""}, {"web", web}, {"", web}} {
@@ -82,12 +82,12 @@ func testFind(t *testing.T, dir, web, big string, version int) {
 		wantError(t, strings.Join(ref[:], "@"), err, ErrNotExported)
 	}
 	wrong := s
-	wrong.Path = dir + "/none"
+	wrong.Path = s.Path + "/none"
 	if _, err := Find(ctx, []Server{wrong}, "web", "", o); err == nil {
 		t.Error("a path that is not exported is one")
 	}
 	// The second of two servers, behind one that is away.
-	away := Server{Host: "127.0.0.1", Port: closedPort(t), Path: dir}
+	away := Server{Host: "127.0.0.1", Port: closedPort(t), Path: s.Path}
 	if version == 4 {
 		if src, err = Find(ctx, []Server{away, s}, "web", "", o); err != nil || src.Server != s {
 			t.Errorf("the second server: %+v %v", src, err)

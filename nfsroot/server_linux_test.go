@@ -108,7 +108,7 @@ func TestProtocol(t *testing.T) {
 	server := startServer(t, dir)
 	for _, version := range []int{4, 3} {
 		t.Run(fmt.Sprintf("version %d", version), func(t *testing.T) {
-			testFind(t, dir, img, big, version)
+			testFind(t, Server{Host: "127.0.0.1", Port: Port, Path: dir}, dir, img, big, version)
 		})
 	}
 	check(t, server.Process.Signal(syscall.SIGSTOP))
