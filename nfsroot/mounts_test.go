@@ -85,7 +85,7 @@ func newMounts(t *testing.T, keep time.Duration) (*Mounts, *local, *Source, chan
 	server := Server{Host: "server", Port: Port, Path: filepath.Join(dir, "roots")}
 	src := &Source{Server: server, Digest: writeExport(t, server.Path, "web", "config")}
 	l, events := &local{}, make(chan told, 10)
-	m, err := open(Config{Dir: filepath.Join(dir, "nfs"), Options: Options{Version: 4, Timeout: 100 * time.Millisecond}, Keep: keep, Every: 10 * time.Millisecond,
+	m, err := open(Config{Dir: filepath.Join(dir, "nfs"), Options: Options{Version: 4, Timeout: 2 * time.Second}, Keep: keep, Every: 10 * time.Millisecond,
 		Told: func(holders []string, h Health) { slices.Sort(holders); events <- told{holders, h} }}, l)
 	check(t, err)
 	return m, l, src, events

@@ -108,7 +108,11 @@ func (s *Server) network() (err error) {
 		s.in("ifconfig", s.theirs, "inet", address+"/24", "up"))
 }
 
-func (s *Server) in(args ...string) []string { return append([]string{"jexec", s.jail}, args...) }
+// in runs a program in the second host. timeout(1) is between: a process of ours
+// in a jail would be reaped by the jails' manager, where a test has one.
+func (s *Server) in(args ...string) []string {
+	return append([]string{"timeout", "--foreground", "120", "jexec", s.jail}, args...)
+}
 
 const nothing = "V4: /\n"
 
