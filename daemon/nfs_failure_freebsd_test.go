@@ -40,6 +40,7 @@ func TestNFSStopWithoutServer(t *testing.T) {
 			startNFS(t, c, "two", digest)
 			began := time.Now()
 			h.must(test.do)
+			defer h.must(test.undo)
 			for _, id := range []string{"one", "two"} {
 				if text := told(t, c, id, "unhealthy", began); !strings.Contains(text, test.reason) {
 					t.Errorf("told %q, want %q in it", text, test.reason)
@@ -53,7 +54,6 @@ func TestNFSStopWithoutServer(t *testing.T) {
 			}
 			stopAll(t, c, "two")
 			clean(t, c, dir)
-			h.must(test.undo)
 		})
 	}
 }

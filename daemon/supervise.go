@@ -172,7 +172,7 @@ func (d *Daemon) kill(ctx context.Context, t *task) (*client.Exit, error) {
 	}
 	var late <-chan time.Time
 	if t.overNFS() {
-		late = time.After(sweepTime)
+		late = time.After(2 * sweepTime)
 	}
 	select {
 	case <-t.done:

@@ -83,6 +83,9 @@ func (d *Daemon) unwind(ctx context.Context, t *task) error {
 // sweepTime is longer than a jail's processes are given to die.
 const sweepTime = 25 * time.Second
 
+// awayTime is for a walk that is known to need a server which is away.
+const awayTime = 5 * time.Second
+
 // unwindBounded leaves a walk that the kernel holds to itself: it waits for a
 // server, as nobody else may.
 func (d *Daemon) unwindBounded(ctx context.Context, t *task) error {
@@ -94,10 +97,14 @@ func (d *Daemon) unwindBounded(ctx context.Context, t *task) error {
 		defer t.sweep.Unlock()
 		done <- errors.Join(d.nfs.Leave(t.id()), d.walkDown(context.WithoutCancel(ctx), t))
 	}()
+	limit := sweepTime
+	if h, has := d.nfs.Of(t.id()); has && !h.OK() { // it has been waited for already
+		limit = awayTime
+	}
 	select {
 	case err := <-done:
 		return err
-	case <-time.After(sweepTime):
+	case <-time.After(limit):
 		return fmt.Errorf("task %s: the kernel still waits for the server of its root", t.id())
 	}
 }
