@@ -76,7 +76,7 @@ func linkCount(s string) bool {
 
 // belowRoot makes a path relative to the root; empty is one that is not below.
 func belowRoot(p, root string) string {
-	if p == root {
+	if p == root || p == root+"/" { // zfs diff writes the latter
 		return "."
 	}
 	rel, ok := strings.CutPrefix(p, root+"/")

@@ -28,7 +28,7 @@ const recordedLines = "M\t/\t/pool/b/root/\n" +
 	"R\tF\t/pool/b/root/etc/deleted\t/pool/b(on_delete_queue)\n"
 
 func TestParseZFSDiff(t *testing.T) {
-	want := []string{"M true etc ", "+ false etc/with space ", "+ false etc/caf\u00e9\\x ", "R false etc/old var/new", "M false bin/sh ", "- false gone ", "+ false gone ", "R false etc/deleted "}
+	want := []string{"M true . ", "M true etc ", "+ false etc/with space ", "+ false etc/caf\u00e9\\x ", "R false etc/old var/new", "M false bin/sh ", "- false gone ", "+ false gone ", "R false etc/deleted "}
 	var got []string
 	for line := range strings.Lines(recordedLines) {
 		l, inside, err := parseZFSLine(strings.TrimSuffix(line, "\n"), "/pool/b/root")
