@@ -114,8 +114,12 @@ func (w *walker) enter(name string, create bool) (target string, err error) {
 		fd, err = w.tree.implied(top, name)
 	}
 	if notDirectory(err) {
-		if target, err = readlinkAt(top.fd, name); errors.Is(err, unix.EINVAL) {
+		target, err = readlinkAt(top.fd, name)
+		switch {
+		case errors.Is(err, unix.EINVAL):
 			err = &fs.PathError{Op: "open", Path: name, Err: errNotDir}
+		case err == nil && target == "": // FreeBSD has such links
+			err = &fs.PathError{Op: "open", Path: name, Err: unix.ENOENT}
 		}
 		return target, err
 	}
