@@ -7,8 +7,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/freejail/freejail/internal/mount"
 )
 
@@ -151,24 +149,21 @@ func (m *Mounts) judge(s *shared, fault string, err error) {
 	}
 }
 
-// kernel is the real mounter.
-type kernel struct{}
-
-func (kernel) mount(ctx context.Context, src *Source, dir, target string, o Options) error {
+func (*kernel) mount(ctx context.Context, src *Source, dir, target string, o Options) error {
 	return mountSource(ctx, src, dir, target, o)
 }
 
-// probe asks the server how full its file system is: no cache answers that.
-func (kernel) probe(target string) error {
-	var st unix.Statfs_t
-	return unix.Statfs(target, &st)
+func (k *kernel) probe(target string) error { return k.look(target) }
+
+func (k *kernel) abandon(target string) error {
+	err := mount.Abandon(target)
+	k.interrupt(target)
+	return err
 }
 
-func (kernel) abandon(target string) error { return mount.Abandon(target) }
+func (*kernel) unmount(dir string) error { return mount.ForceUnder(dir) }
 
-func (kernel) unmount(dir string) error { return mount.ForceUnder(dir) }
-
-func (kernel) mounted(target string) (bool, error) {
+func (*kernel) mounted(target string) (bool, error) {
 	list, err := mount.Below(target)
 	return len(list) > 0, err
 }

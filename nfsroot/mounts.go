@@ -76,7 +76,7 @@ const (
 func (s *shared) target() string { return filepath.Join(s.dir, pointDir) }
 
 // Open finds the mounts that an earlier daemon has left.
-func Open(cfg Config) (*Mounts, error) { return open(cfg, kernel{}) }
+func Open(cfg Config) (*Mounts, error) { return open(cfg, newKernel()) }
 
 func open(cfg Config, do mounter) (*Mounts, error) {
 	m := &Mounts{cfg: cfg, do: do}

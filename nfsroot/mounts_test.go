@@ -62,7 +62,7 @@ func (l *local) abandon(target string) error {
 
 func (*local) unmount(dir string) error { return mount.ForceUnder(dir) }
 
-func (*local) mounted(target string) (bool, error) { return kernel{}.mounted(target) }
+func (*local) mounted(target string) (bool, error) { return newKernel().mounted(target) }
 
 type told struct {
 	holders []string
