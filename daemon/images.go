@@ -66,7 +66,7 @@ func (d *Daemon) resolveImage(ctx context.Context, spec client.TaskSpec) (*image
 // holdImage resolves a task's image and keeps it from a collection of garbage
 // until release is called. One that goes before it is held is resolved again.
 func (d *Daemon) holdImage(ctx context.Context, spec client.TaskSpec) (img *image.Image, release func(), err error) {
-	for range 3 {
+	for range 100 { // a collection may come between, again and again
 		if img, err = d.resolveImage(ctx, spec); err != nil {
 			return nil, nil, err
 		}
@@ -122,7 +122,9 @@ func (d *Daemon) importPath(ctx context.Context, path, name string, tell func(st
 	d.imports.mu.Unlock()
 	if hit && !fi.IsDir() {
 		if img, err := d.images.Get(name); err == nil && img.Digest.String() == digest {
-			return img, d.images.Touch(img)
+			if err := d.images.Touch(img); !errors.Is(err, fs.ErrNotExist) { // else it was collected just now
+				return img, err
+			}
 		}
 	}
 	tell("importing " + path)
@@ -130,7 +132,7 @@ func (d *Daemon) importPath(ctx context.Context, path, name string, tell func(st
 	if err != nil {
 		return nil, invalid("image %s: %v", path, err)
 	}
-	if err := d.images.Touch(img); err != nil {
+	if err := d.images.Touch(img); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	d.imports.mu.Lock()

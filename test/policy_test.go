@@ -3,6 +3,7 @@ package test
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -29,11 +30,14 @@ func kinds(host string) map[string]struct {
 		key   string
 		words string
 	}
+	ostype := map[string]string{"linux": "kernel.ostype=Linux", "freebsd": "kern.ostype=FreeBSD"}[runtime.GOOS]
+	name, value, _ := strings.Cut(ostype, "=")
 	return map[string]one{
 		"devfs":   {config("devfs", []string{"path 'bpf[0-3]' unhide mode 0600"}), "devfs:path 'bpf[0-3]' unhide mode 600", "devfs rule"},
 		"allow":   {config("allow", []string{"raw_sockets"}), "allow:raw_sockets", "allow.raw_sockets"},
 		"jail":    {config("jail", map[string]string{"children.max": "2"}), "jail:children.max=2", "children.max=2"},
 		"sysvipc": {config("sysvipc", map[string]string{"shm": "new"}), "sysvipc:shm=new", "sysvipc shm=new"},
+		"sysctl":  {config("sysctl", map[string]string{name: value}), "sysctl:" + ostype, "sysctl " + ostype},
 		"volume":  {config("volumes", []string{host + ":/host:ro"}), "mount:nullfs:" + host + ":ro on /host", "nullfs:" + host},
 		"tmpfs":   {config("tmpfs", []string{"/scratch"}), "mount:tmpfs on /scratch", "mount tmpfs on /scratch"},
 		"port":    {config("ports", map[string]string{"http": "799"}), "port:799/tcp", "799/tcp"},
