@@ -17,10 +17,14 @@ import (
 	"github.com/freejail/freejail/image"
 )
 
-func printJSON(w io.Writer, img *image.Image) error {
+func printJSON(w io.Writer, v any) error {
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
-	return enc.Encode(struct {
+	return enc.Encode(v)
+}
+
+func printImageJSON(w io.Writer, img *image.Image) error {
+	return printJSON(w, struct {
 		Name     string               `json:"name"`
 		Digest   string               `json:"digest"`
 		Size     int64                `json:"size"`

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -47,9 +46,7 @@ that were added (+), removed (-) or changed (M).`, Args: exactly(2, "two images"
 				return err
 			}
 			if asJSON {
-				enc := json.NewEncoder(a.out)
-				enc.SetIndent("", "  ")
-				return enc.Encode(d)
+				return printJSON(a.out, d)
 			}
 			return d.print(a.out)
 		}}

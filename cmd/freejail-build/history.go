@@ -1,8 +1,6 @@
 package main
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
 	"text/tabwriter"
 	"time"
@@ -27,22 +25,13 @@ func (a *app) historyCmd() *cobra.Command {
 	var asJSON bool
 	var target string
 	c := &cobra.Command{Use: "history IMAGE", Short: "tell how an image was made, the first step first", Long: imageHelp, Args: exactly(1, "one image"),
-		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			p, err := platform(target)
-			if err != nil {
-				return err
-			}
-			_, img, done, err := load(cmd.Context(), args[0], p)
-			if err != nil {
-				return err
-			}
-			defer func() { err = errors.Join(err, done()) }()
-			if asJSON {
-				enc := json.NewEncoder(a.out)
-				enc.SetIndent("", "  ")
-				return enc.Encode(history(img))
-			}
-			return a.printHistory(history(img))
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return withImage(cmd.Context(), args[0], target, func(_ *image.Layout, img *image.Image) error {
+				if asJSON {
+					return printJSON(a.out, history(img))
+				}
+				return a.printHistory(history(img))
+			})
 		}}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON for programs")
 	c.Flags().StringVar(&target, "platform", "", "which of the images, as OS/ARCHITECTURE")

@@ -124,6 +124,20 @@ func load(ctx context.Context, path string, p ocispec.Platform) (l *image.Layout
 	return &s.Layout, img, func() error { return errors.Join(s.Close(), os.RemoveAll(dir)) }, nil
 }
 
+// withImage loads the image for a platform, as platform reads it, for as long as
+// do takes.
+func withImage(ctx context.Context, path, target string, do func(*image.Layout, *image.Image) error) error {
+	p, err := platform(target)
+	if err != nil {
+		return err
+	}
+	l, img, done, err := load(ctx, path, p)
+	if err != nil {
+		return err
+	}
+	return errors.Join(do(l, img), done())
+}
+
 func (a *app) versionCmd() *cobra.Command {
 	return &cobra.Command{Use: "version", Short: "print the version", Args: exactly(0, "no arguments"),
 		RunE: func(*cobra.Command, []string) error {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -51,9 +50,7 @@ With an error the exit code is 1.`, Args: exactly(1, "one image"),
 
 func (a *app) printFindings(found *image.Findings, asJSON bool) error {
 	if asJSON {
-		enc := json.NewEncoder(a.out)
-		enc.SetIndent("", "  ")
-		return enc.Encode(append([]image.Finding{}, found.List...))
+		return printJSON(a.out, append([]image.Finding{}, found.List...))
 	}
 	rank := map[image.Severity]int{image.Error: 0, image.Warning: 1, image.Note: 2}
 	slices.SortStableFunc(found.List, func(a, b image.Finding) int { return rank[a.Severity] - rank[b.Severity] })

@@ -88,6 +88,7 @@ func (b *bench) answeringImage(ctx context.Context, archive string) error {
 	if err != nil {
 		return err
 	}
+	defer s.Close()
 	f, err := os.Open(layer)
 	if err != nil {
 		return err

@@ -200,6 +200,7 @@ func (u *unpacking) makeImage(ctx context.Context, plain, layer, layout, archive
 	if err != nil {
 		return err
 	}
+	defer s.Close()
 	f, err := os.Open(layer)
 	if err != nil {
 		return err
