@@ -70,8 +70,9 @@ func (d *Daemon) approvable(ctx context.Context, ref string) (*image.Image, erro
 	}
 	img, err := d.resolveImage(ctx, client.TaskSpec{Image: ref})
 	if client.IsNotFound(err) && len(d.cfg.NFS.Servers) > 0 { // it may have its root there alone
-		if remote, _, rerr := d.findRemote(ctx, client.TaskSpec{Image: ref}); rerr == nil {
-			return remote, nil
+		remote, _, rerr := d.findRemote(ctx, client.TaskSpec{Image: ref})
+		if !client.IsNotFound(rerr) {
+			return remote, rerr
 		}
 	}
 	return img, err

@@ -80,6 +80,9 @@ func (d *Daemon) describe(ctx context.Context, spec client.TaskSpec, pulled *ima
 // findRemote asks the servers that the host trusts. A name that this host knows
 // means here what it means in other tasks.
 func (d *Daemon) findRemote(ctx context.Context, spec client.TaskSpec) (*image.Image, *nfsroot.Source, error) {
+	if spec.ForcePull {
+		return nil, nil, invalid("force_pull: a root over NFS is not pulled")
+	}
 	servers, err := d.trusted(spec.Storage)
 	if err != nil {
 		return nil, nil, err
@@ -273,9 +276,12 @@ func (d *Daemon) startExecBounded(ctx context.Context, t *task, spec client.Exec
 	if err != nil {
 		return nil, err
 	}
-	away := func(text string) error { return &client.Error{Code: client.CodeUnavailable, Message: text} }
+	away := func(text string) error {
+		return &client.Error{Code: client.CodeUnavailable, Message: "task " + t.id() + ": " + text}
+	}
+	slow := away(fmt.Sprintf("the program did not begin within %s: the server of its root is slow or away", o.Timeout))
 	if h, has := d.nfs.Of(t.id()); has && !h.OK() {
-		return nil, away("task " + t.id() + ": " + h.Text)
+		return nil, away(h.Text)
 	}
 	type result struct {
 		x   *execSession
@@ -291,7 +297,7 @@ func (d *Daemon) startExecBounded(ctx context.Context, t *task, spec client.Exec
 	select {
 	case r := <-done:
 		if errors.Is(r.err, context.DeadlineExceeded) {
-			return nil, away(fmt.Sprintf("task %s: the program did not begin within %s: the server of its root is slow or away", t.id(), o.Timeout))
+			return nil, slow
 		}
 		return r.x, r.err
 	case <-ctx.Done():
@@ -301,7 +307,7 @@ func (d *Daemon) startExecBounded(ctx context.Context, t *task, spec client.Exec
 			r.x.kill()
 		}
 	}()
-	return nil, away(fmt.Sprintf("task %s: the program did not begin within %s: the server of its root is slow or away", t.id(), o.Timeout))
+	return nil, slow
 }
 
 // tendNFS takes down mounts that nobody needs, and kills tasks whose server is
