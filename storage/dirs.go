@@ -107,7 +107,7 @@ func (d *dirs) makeChain(ctx context.Context, chain string, unpack func(string) 
 	if err != nil {
 		return errors.Join(err, removeTree(tmp))
 	}
-	go d.settle(chain)
+	d.settleLater(chain)
 	return nil
 }
 

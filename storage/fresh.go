@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"cmp"
 	"errors"
 	"io/fs"
 	"os"
@@ -68,15 +69,17 @@ func (d *dirs) forgetFresh(chain string) error {
 	return nil
 }
 
+// settleLater settles a chain that has a note.
+func (d *dirs) settleLater(chain string) {
+	d.fresh.mu.Lock()
+	number, after := d.fresh.notes[chain], cmp.Or(d.fresh.after, settleAfter)
+	d.fresh.mu.Unlock()
+	go d.settle(chain, number, after)
+}
+
 // settle has a chain written to the disk and removes its note, unless the chain
 // was removed or made anew meanwhile. If it fails the note stays, which is safe.
-func (d *dirs) settle(chain string) {
-	d.fresh.mu.Lock()
-	number, after := d.fresh.notes[chain], d.fresh.after
-	d.fresh.mu.Unlock()
-	if after == 0 {
-		after = settleAfter
-	}
+func (d *dirs) settle(chain string, number int, after time.Duration) {
 	time.Sleep(after)
 	if err := errors.Join(syncTree(d.path("chains", chain)), syncDir(d.path("chains"))); err != nil {
 		return
@@ -114,7 +117,7 @@ func (d *dirs) dropTorn() error {
 		// No root's mount outlives a boot.
 		if strings.TrimSpace(string(made)) == boot || len(roots)+len(points) > 0 {
 			d.isFresh(chain)
-			go d.settle(chain)
+			d.settleLater(chain)
 			continue
 		}
 		if err := d.dropChain(chain); err != nil {
