@@ -70,12 +70,29 @@ func decidesAndApproves(t *testing.T, c *cluster) {
 	}
 }
 
+// usersAreDenied has a policy refuse the superuser to jobs, and nobody else.
+func usersAreDenied(t *testing.T, c *cluster) {
+	before, err := os.ReadFile(c.path("freejail.hcl"))
+	check(t, err)
+	t.Cleanup(func() { c.write(t, "freejail.hcl", string(before)) })
+	c.write(t, "freejail.hcl", string(before)+"deny {\n  users = [\"root\"]\n  from  = [\"job\"]\n}\n")
+	for user, status := range map[string]string{"root": "failed", "65534": "complete"} {
+		j, task := job("user-"+user, "exit", "0")
+		task.User = user
+		c.run(t, batch(j))
+		a := c.one(t, j, status)
+		if user == "root" {
+			wantMessage(t, a, "Driver Failure", "user root, asked for by the job", "denied at freejail.hcl:", "No approval goes over")
+		}
+	}
+}
+
 // imagesAsk has an image that asks for something of every kind that an image
 // can: all are named, and a permit that is narrowed to its namespace lets it in.
 func imagesAsk(t *testing.T, c *cluster) {
 	path, err := testimage.Write(t.Context(), t.TempDir(), testimage.Spec{Name: "greedy", Manifest: `{"schemaVersion":1,"name":"greedy",
  "parameters":[{"name":"GREETING"}], "ports":[{"name":"http","port":81}],
- "requires":{"devfs":["path bpf0 unhide"],"allow":["raw_sockets"],"jail":{"children.max":"1"},"sysvipc":{"sem":"new"},"mounts":[{"type":"tmpfs","target":"/scratch","options":["size=1m"]}]}}`})
+ "requires":{"devfs":["path bpf0 unhide"],"allow":["raw_sockets"],"jail":{"children.max":"1"},"sysvipc":{"sem":"new"},"linux":true,"mounts":[{"type":"tmpfs","target":"/scratch","options":["size=1m"]}]}}`})
 	check(t, err)
 	_, err = c.daemon.Import(t.Context(), client.ImportRequest{Name: "greedy", Path: path})
 	check(t, err)
@@ -88,7 +105,7 @@ func imagesAsk(t *testing.T, c *cluster) {
 		c.run(t, batch(j))
 		return c.one(t, j, status)
 	}
-	parts := []string{"Driver Failure", "bpf0", "allow.raw_sockets", "children.max=1", "sem=new", "tmpfs,size=1048576 on /scratch", "81/tcp", "asked for by the image"}
+	parts := []string{"Driver Failure", "bpf0", "allow.raw_sockets", "children.max=1", "sem=new", "linux, asked for by the image", "tmpfs,size=1048576 on /scratch", "81/tcp"}
 	wantMessage(t, try("refused", "failed"), parts...)
 	permit := `
 permit {
@@ -98,6 +115,7 @@ permit {
   devfs      = ["path 'bpf*' unhide"]
   jail       = { "children.max" = "<=3" }
   mounts     = ["tmpfs:/scratch:size<=4MiB"]
+  linux      = true
   sets       = ["network-tools", "shared-memory", "low-ports"]
 }
 %s`

@@ -78,6 +78,7 @@ var parts = []struct {
 	{"image from a registry", fromRegistry},
 	{"policy and approvals", decidesAndApproves},
 	{"images that ask for much", imagesAsk},
+	{"users that are denied", usersAreDenied},
 	{"plugin killed", pluginKilled},
 	{"daemon upgraded", daemonUpgraded},
 	{"daemon killed", daemonKilled},
