@@ -55,6 +55,19 @@ func (d *Daemon) withHealth(i client.Task) client.Task {
 	return i
 }
 
+// unread tells why a task over NFS may have got SIGBUS: that is how the kernel
+// ends a program of which it cannot read a page.
+func (d *Daemon) unread(t *task) string {
+	h, has := d.nfs.Of(t.id())
+	switch {
+	case has && !h.OK():
+		return h.Text
+	case has:
+		return fmt.Sprintf("as when %s refuses a page of the program", h.Server)
+	}
+	return ""
+}
+
 // wantsNFS tells whether a task's root comes by NFS: the job or the host says.
 func (d *Daemon) wantsNFS(spec client.TaskSpec) bool {
 	return isNFS(cmp.Or(spec.Storage, d.cfg.Storage.Driver))

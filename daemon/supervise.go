@@ -80,6 +80,9 @@ func (d *Daemon) finish(t *task, e client.Exit) {
 	if e.At.IsZero() {
 		e.At = time.Now()
 	}
+	if e.Known && e.Signal == int(syscall.SIGBUS) && e.Message == "" && t.overNFS() {
+		e.Message = d.unread(t)
+	}
 	if err := t.update(func(i *client.Task) { i.Exit = &e }); err != nil {
 		d.log.Error("the exit of a task is not journalled", "task", t.id(), "error", err)
 	}

@@ -49,7 +49,9 @@ func (m *Mounts) Of(holder string) (Health, bool) {
 	defer m.mu.Unlock()
 	for _, s := range m.list {
 		if _, has := s.holders[holder]; has {
-			return s.health, true
+			h := s.health
+			h.Server = s.Server
+			return h, true
 		}
 	}
 	return Health{}, false

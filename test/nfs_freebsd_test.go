@@ -24,7 +24,7 @@ func TestJobWithRootOverNFS(t *testing.T) {
 		t.Cleanup(func() { check(t, server.Close()) })
 		conf, err := os.ReadFile(c.path("freejail.hcl"))
 		check(t, err)
-		c.write(t, "freejail.hcl", fmt.Sprintf("%s\npermit {\n  nfs = true\n}\nnfs {\n  servers = [%q]\n  keep = \"0s\"\n  export {\n    dir = %q\n    clients = [%q]\n  }\n}\n",
+		c.write(t, "freejail.hcl", fmt.Sprintf("%s\nnfs {\n  servers = [%q]\n  keep = \"0s\"\n  export {\n    dir = %q\n    clients = [%q]\n  }\n}\n",
 			conf, testnfs.URL, server.Roots, testnfs.Network))
 		_, err = c.daemon.Upgrade(t.Context(), "")
 		check(t, err)
@@ -42,6 +42,12 @@ func TestJobWithRootOverNFS(t *testing.T) {
 		j, task := job("nfs", "serve")
 		withPort(j, task)
 		task.Config["root"] = "nfs"
+		c.run(t, j)
+		wantMessage(t, c.one(t, j, "failed"), "Driver Failure", "nfs root, asked for by the job", "no permit covers it", "--request nfs:root")
+		c.stop(t, "nfs")
+		conf, err = os.ReadFile(c.path("freejail.hcl"))
+		check(t, err)
+		c.write(t, "freejail.hcl", string(conf)+"permit {\n  nfs = true\n}\n")
 		c.run(t, j)
 		a := c.allocs(t, "nfs", 1, "running")[0]
 		tasks, err := c.daemon.Tasks(t.Context())

@@ -3,6 +3,7 @@ package test
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"runtime"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	nomad "github.com/hashicorp/nomad/api"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/internal/mount"
 	"github.com/freejail/freejail/internal/testimage"
 )
 
@@ -129,4 +131,55 @@ permit {
 	if all := messages(a.TaskStates["probe"]); slices.ContainsFunc(all, func(m string) bool { return strings.Contains(m, "policy approve") }) {
 		t.Errorf("what is denied is to be approved: %q", all)
 	}
+}
+
+// aStackOfItsOwn is what this version cannot give, whatever a policy permits.
+func aStackOfItsOwn(t *testing.T, c *cluster) {
+	path, err := testimage.Write(t.Context(), t.TempDir(), testimage.Spec{Name: "probe", Manifest: `{"schemaVersion":1,"requires":{"vnet":true}}`})
+	check(t, err)
+	_, err = c.daemon.Import(t.Context(), client.ImportRequest{Name: "netstack", Path: path})
+	check(t, err)
+	before, err := os.ReadFile(c.path("freejail.hcl"))
+	check(t, err)
+	t.Cleanup(func() { c.write(t, "freejail.hcl", string(before)) })
+	c.write(t, "freejail.hcl", string(before)+"permit {\n  vnet = true\n}\n")
+	j, task := job("netstack", "exit", "0")
+	task.Config = map[string]any{"image": "netstack"}
+	c.run(t, batch(j))
+	wantMessage(t, c.one(t, j, "failed"), "Driver Failure", "the image asks for vnet", "does not offer")
+}
+
+// modulesAreAskedFor has an image mount a file system that the kernel has to
+// load first.
+func modulesAreAskedFor(t *testing.T, c *cluster) {
+	const module = "linsysfs"
+	if runtime.GOOS != "freebsd" {
+		t.Skip("only FreeBSD loads a module for a mount")
+	}
+	if mount.Known(module) {
+		if out, err := exec.Command("kldunload", module).CombinedOutput(); err != nil {
+			t.Skipf("%s is in use or part of the kernel: %s", module, out)
+		}
+	}
+	t.Cleanup(func() {
+		if out, err := exec.Command("kldunload", module).CombinedOutput(); err != nil {
+			t.Errorf("kldunload: %v: %s", err, out)
+		}
+	})
+	path, err := testimage.Write(t.Context(), t.TempDir(), testimage.Spec{Name: "probe", Manifest: `{"schemaVersion":1,"requires":{"mounts":[{"type":"linsysfs","target":"/sys"}]}}`})
+	check(t, err)
+	_, err = c.daemon.Import(t.Context(), client.ImportRequest{Name: "modules", Path: path})
+	check(t, err)
+	before, err := os.ReadFile(c.path("freejail.hcl"))
+	check(t, err)
+	t.Cleanup(func() { c.write(t, "freejail.hcl", string(before)) })
+	try := func(id, more, status string) *nomad.Allocation {
+		c.write(t, "freejail.hcl", string(before)+"permit {\n  mounts = [\"linsysfs\"]\n"+more+"}\n")
+		j, task := job("modules-"+id, "exit", "0")
+		task.Config = map[string]any{"image": "modules", "args": task.Config["args"]}
+		c.run(t, batch(j))
+		return c.one(t, j, status)
+	}
+	wantMessage(t, try("refused", "", "failed"), "Driver Failure", "module linsysfs", "no permit covers it", "module:linsysfs")
+	try("permitted", "  modules = [\"linsysfs\"]\n", "complete")
 }

@@ -10,9 +10,35 @@ import (
 
 	"golang.org/x/crypto/bcrypt"
 
+	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/registry"
+	"github.com/freejail/freejail/image/sign"
 	"github.com/freejail/freejail/internal/testimage"
 )
+
+// startRegistry is a registry of its own, with everything under one directory.
+func startRegistry(t *testing.T, o registry.ServerOptions) (host string) {
+	t.Helper()
+	srv, err := registry.NewServer(filepath.Join(t.TempDir(), "registry"), o)
+	check(t, err)
+	web := httptest.NewServer(srv)
+	t.Cleanup(func() { web.Close(); check(t, srv.Close()) })
+	return strings.TrimPrefix(web.URL, "http://")
+}
+
+// pushProbe pushes the probe to a registry under a name.
+func pushProbe(t *testing.T, h registry.Host, name string) (*registry.Client, registry.Reference, string) {
+	t.Helper()
+	path, err := testimage.Write(t.Context(), t.TempDir(), testimage.Spec{Name: "probe", Manifest: manifest})
+	check(t, err)
+	cl, err := registry.NewClient(registry.Config{Hosts: []registry.Host{h}})
+	check(t, err)
+	ref, err := registry.ParseReference(h.Name + "/" + name)
+	check(t, err)
+	done, err := cl.Copy(t.Context(), registry.Location{Kind: registry.Archive, Path: path}, registry.Location{Kind: registry.Remote, Ref: ref}, registry.CopyOptions{})
+	check(t, err)
+	return cl, ref, done.Digest.String()
+}
 
 // fromRegistry has a job's image come from a registry that wants a password,
 // which the job gives.
@@ -25,20 +51,8 @@ func fromRegistry(t *testing.T, c *cluster) {
 	check(t, os.WriteFile(filepath.Join(tmp, "password"), []byte(password), 0o600))
 	users, err := registry.ReadUsers(filepath.Join(tmp, "htpasswd"))
 	check(t, err)
-	srv, err := registry.NewServer(filepath.Join(tmp, "registry"), registry.ServerOptions{Users: users})
-	check(t, err)
-	web := httptest.NewServer(srv)
-	t.Cleanup(func() { web.Close(); check(t, srv.Close()) })
-	host := strings.TrimPrefix(web.URL, "http://")
-
-	path, err := testimage.Write(t.Context(), tmp, testimage.Spec{Name: "probe", Manifest: manifest})
-	check(t, err)
-	cl, err := registry.NewClient(registry.Config{Hosts: []registry.Host{{Name: host, PlainHTTP: true, Username: "fleet", PasswordFile: filepath.Join(tmp, "password")}}})
-	check(t, err)
-	ref, err := registry.ParseReference(host + "/team/probe:1")
-	check(t, err)
-	done, err := cl.Copy(t.Context(), registry.Location{Kind: registry.Archive, Path: path}, registry.Location{Kind: registry.Remote, Ref: ref}, registry.CopyOptions{})
-	check(t, err)
+	host := startRegistry(t, registry.ServerOptions{Users: users})
+	_, ref, sum := pushProbe(t, registry.Host{Name: host, PlainHTTP: true, Username: "fleet", PasswordFile: filepath.Join(tmp, "password")}, "team/probe:1")
 
 	before, err := os.ReadFile(c.path("freejail.hcl"))
 	check(t, err)
@@ -55,11 +69,57 @@ func fromRegistry(t *testing.T, c *cluster) {
 	c.run(t, batch(pulled))
 	a := c.one(t, pulled, "complete")
 	wantMessage(t, a, "pulling "+ref.String())
-	wantMessage(t, a, ref.String()+" is "+done.Digest.String())
+	wantMessage(t, a, ref.String()+" is "+sum)
 	for _, m := range messages(a.TaskStates["probe"]) {
 		if strings.Contains(m, password) {
 			t.Errorf("an event tells the password: %s", m)
 		}
 	}
 	check(t, c.daemon.RemoveImage(t.Context(), ref.String()))
+}
+
+// signedImages has the host require a signature of what comes from a registry,
+// and permit more to what is signed.
+func signedImages(t *testing.T, c *cluster) {
+	h := registry.Host{Name: startRegistry(t, registry.ServerOptions{}), PlainHTTP: true}
+	private, public, err := sign.Generate(nil)
+	check(t, err)
+	key, err := sign.ReadPrivate(private, nil)
+	check(t, err)
+	check(t, os.WriteFile(c.path("release.pub"), public, 0o644))
+	before, err := os.ReadFile(c.path("freejail.hcl"))
+	check(t, err)
+	t.Cleanup(func() { c.write(t, "freejail.hcl", string(before)) })
+	c.write(t, "freejail.hcl", string(before)+fmt.Sprintf(`
+registry %q {
+  plain_http = true
+}
+signer "release" {
+  key_file = %q
+}
+require {
+  signer = ["release"]
+  images = ["%s/**"]
+}
+permit {
+  signer = ["release"]
+  allow  = ["raw_sockets"]
+}
+`, h.Name, c.path("release.pub"), h.Name))
+	for name, status := range map[string]string{"signed": "complete", "unsigned": "failed"} {
+		cl, ref, _ := pushProbe(t, h, name+":1")
+		if name == "signed" {
+			_, err := cl.Sign(t.Context(), registry.Location{Kind: registry.Remote, Ref: ref}, key, "", image.Limits{})
+			check(t, err)
+		}
+		j, task := job("signature-"+name, "exit", "0")
+		task.Config["image"] = ref.String()
+		task.Config["allow"] = []string{"raw_sockets"}
+		c.run(t, batch(j))
+		a := c.one(t, j, status)
+		if name == "unsigned" {
+			wantMessage(t, a, "Driver Failure", "a signature of release", "required at freejail.hcl:", "signature:release", "allow.raw_sockets, asked for by the job", "no permit covers it")
+		}
+		check(t, c.daemon.RemoveImage(t.Context(), ref.String()))
+	}
 }
