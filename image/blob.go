@@ -43,18 +43,31 @@ func (v *verifier) Read(p []byte) (int, error) {
 	v.n += int64(n)
 	v.hash.Write(p[:n])
 	if v.n > v.d.Size {
-		return 0, fmt.Errorf("blob %s is longer than the %d bytes that its descriptor says", v.d.Digest, v.d.Size)
+		return 0, compare(v.d, v.n, v.hash)
 	}
 	if !errors.Is(err, io.EOF) {
 		return n, err
 	}
-	if v.n != v.d.Size {
-		return n, fmt.Errorf("blob %s has %d bytes, its descriptor says %d", v.d.Digest, v.n, v.d.Size)
-	}
-	if got := digest.NewDigest(digest.SHA256, v.hash); got != v.d.Digest {
-		return n, fmt.Errorf("blob %s has another content: its digest is %s", v.d.Digest, got)
+	if err := compare(v.d, v.n, v.hash); err != nil {
+		return n, err
 	}
 	return n, io.EOF
+}
+
+// ContentError is a blob that is not what its descriptor says.
+type ContentError struct{ error }
+
+// compare tells whether n bytes of a hash are what a descriptor says.
+func compare(d ocispec.Descriptor, n int64, h hash.Hash) error {
+	switch got := digest.NewDigest(digest.SHA256, h); {
+	case n > d.Size:
+		return &ContentError{fmt.Errorf("blob %s is longer than the %d bytes that its descriptor says", d.Digest, d.Size)}
+	case n < d.Size:
+		return &ContentError{fmt.Errorf("blob %s has %d bytes, its descriptor says %d", d.Digest, n, d.Size)}
+	case got != d.Digest:
+		return &ContentError{fmt.Errorf("blob %s has another content: its digest is %s", d.Digest, got)}
+	}
+	return nil
 }
 
 type ctxReader struct {

@@ -20,6 +20,21 @@ type Origin interface {
 	Open(ctx context.Context, d ocispec.Descriptor, offset int64) (r io.ReadCloser, at int64, err error)
 }
 
+// Fallback is an Origin that knows several places.
+type Fallback interface {
+	// Refuse tells that what Open gave was not the blob of a digest, so that the
+	// next Open asks elsewhere. It is false where no other place is left.
+	Refuse(d digest.Digest) bool
+}
+
+// elsewhere tells whether a blob that was not what it should be may be so at
+// another place of its origin.
+func elsewhere(from Origin, d ocispec.Descriptor, err error) bool {
+	var wrong *ContentError
+	f, ok := from.(Fallback)
+	return ok && errors.As(err, &wrong) && f.Refuse(d.Digest)
+}
+
 // FetchOptions say which image is taken and how.
 type FetchOptions struct {
 	Wanted   []ocispec.Platform // what the image must be for; nil is HostPlatforms
@@ -95,15 +110,20 @@ func (s *Store) fetchSmall(ctx context.Context, from Origin, d ocispec.Descripto
 	if s.has(d) {
 		return s.smallBlob(d)
 	}
-	r, at, err := from.Open(ctx, d, 0)
-	if err != nil {
-		return nil, err
+	for {
+		r, at, err := from.Open(ctx, d, 0)
+		if err != nil {
+			return nil, err
+		}
+		if at != 0 {
+			return nil, errors.Join(fmt.Errorf("blob %s begins at byte %d", d.Digest, at), r.Close())
+		}
+		b, err := io.ReadAll(newVerifier(ctxReader{ctx, r}, d))
+		r.Close()
+		if err == nil || !elsewhere(from, d, err) {
+			return b, err
+		}
 	}
-	defer r.Close()
-	if at != 0 {
-		return nil, fmt.Errorf("blob %s begins at byte %d", d.Digest, at)
-	}
-	return io.ReadAll(newVerifier(ctxReader{ctx, r}, d))
 }
 
 func (s *Store) storeSmall(ctx context.Context, from Origin, d ocispec.Descriptor) error {

@@ -13,7 +13,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -45,17 +44,16 @@ func (s *Store) fetchBlob(ctx context.Context, from Origin, d ocispec.Descriptor
 		tell(d.Size)
 		return nil
 	}
-	resumed, err := s.download(ctx, from, d, tell)
-	var wrong *contentError
-	if resumed && errors.As(err, &wrong) {
-		// What an earlier download left was damaged, by a crash of the host.
-		_, err = s.download(ctx, from, d, tell)
+	for {
+		resumed, err := s.download(ctx, from, d, tell)
+		var wrong *ContentError
+		// What an earlier download left may have been damaged, by a crash of
+		// the host.
+		if err == nil || !(resumed && errors.As(err, &wrong)) && !elsewhere(from, d, err) {
+			return err
+		}
 	}
-	return err
 }
-
-// contentError is a blob that is not what its descriptor says.
-type contentError struct{ error }
 
 func (s *Store) download(ctx context.Context, from Origin, d ocispec.Descriptor, tell func(int64)) (resumed bool, err error) {
 	if err := os.MkdirAll(s.partialDir(), 0o700); err != nil {
@@ -72,11 +70,11 @@ func (s *Store) download(ctx context.Context, from Origin, d ocispec.Descriptor,
 	resumed = p.n > 0
 	err = p.rest(ctx, from)
 	if err == nil {
-		if err = p.check(); err == nil {
+		if err = compare(d, p.n, p.hash); err == nil {
 			return resumed, s.keep(f, d.Digest, nil)
 		}
 	}
-	var wrong *contentError
+	var wrong *ContentError
 	if errors.As(err, &wrong) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		tell(-p.n)
 		err = errors.Join(err, os.Remove(f.Name()))
@@ -145,18 +143,6 @@ func (p *partial) Write(b []byte) (int, error) {
 	p.n += int64(n)
 	p.tell(int64(n))
 	return n, err
-}
-
-func (p *partial) check() error {
-	switch got := digest.NewDigest(digest.SHA256, p.hash); {
-	case p.n > p.d.Size:
-		return &contentError{fmt.Errorf("blob %s is longer than the %d bytes that its descriptor says", p.d.Digest, p.d.Size)}
-	case p.n < p.d.Size:
-		return &contentError{fmt.Errorf("blob %s has %d bytes, its descriptor says %d", p.d.Digest, p.n, p.d.Size)}
-	case got != p.d.Digest:
-		return &contentError{fmt.Errorf("blob %s has another content: its digest is %s", p.d.Digest, got)}
-	}
-	return nil
 }
 
 // sweepPartial removes what broken downloads have left and nobody came back

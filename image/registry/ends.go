@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
@@ -27,7 +28,7 @@ func (c *Client) source(ctx context.Context, l Location, limits image.Limits) (s
 	switch l.Kind {
 	case Remote:
 		places, err := c.places(l.Ref, nil)
-		return &remoteSource{origin{places, map[string][]byte{}}, l.Ref}, l.Ref.version(), err
+		return &remoteSource{newOrigin(places), l.Ref}, l.Ref.version(), err
 	case Archive:
 		layout, err := image.OpenArchive(ctx, l.Path, limits)
 		return &local{layout, l}, l.Name, err
@@ -55,7 +56,7 @@ func (c *Client) target(l Location) (target, error) {
 
 // remoteSource is a registry with its mirrors.
 type remoteSource struct {
-	origin
+	*origin
 	ref Reference
 }
 
@@ -67,7 +68,7 @@ func (s *remoteSource) Fetch(ctx context.Context, d ocispec.Descriptor) (io.Read
 	if at != 0 {
 		return nil, errors.Join(fmt.Errorf("blob %s begins at byte %d", d.Digest, at), r.Close())
 	}
-	return verified{image.Verified(r, d), r}, nil
+	return &refusing{verified{image.Verified(r, d), r}, s, d.Digest}, nil
 }
 
 // verified ends with an error where the content is not what was asked for.
@@ -75,6 +76,27 @@ type verified struct {
 	io.Reader
 	io.Closer
 }
+
+// refusing has the next try ask elsewhere after such an error.
+type refusing struct {
+	verified
+	from   image.Fallback
+	digest digest.Digest
+}
+
+func (v *refusing) Read(p []byte) (int, error) {
+	n, err := v.verified.Read(p)
+	var wrong *image.ContentError
+	if errors.As(err, &wrong) && v.from.Refuse(v.digest) {
+		err = &elsewhereError{err}
+	}
+	return n, err
+}
+
+// elsewhereError is what another place may not have.
+type elsewhereError struct{ error }
+
+func (e *elsewhereError) Unwrap() error { return e.error }
 
 func (s *remoteSource) Exists(ctx context.Context, d ocispec.Descriptor) (bool, error) {
 	for _, p := range s.places {
@@ -308,6 +330,7 @@ func (c *countedReader) Read(p []byte) (int, error) {
 func temporary(err error) bool {
 	var answer *errcode.ErrorResponse
 	var network net.Error
-	return errors.As(err, &answer) || errors.As(err, &network) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) ||
+	var elsewhere *elsewhereError
+	return errors.As(err, &elsewhere) || errors.As(err, &answer) || errors.As(err, &network) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) ||
 		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }

@@ -42,7 +42,7 @@ func (c *Client) pull(ctx context.Context, s *image.Store, ref Reference, o Pull
 	if err != nil {
 		return nil, err
 	}
-	from := &origin{places: places, known: map[string][]byte{}}
+	from := newOrigin(places)
 	if o.Wanted == nil {
 		o.Wanted = image.HostPlatforms()
 	}

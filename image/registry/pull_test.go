@@ -335,3 +335,38 @@ func TestMirrors(t *testing.T) {
 	_, err = c.Pull(ctx, newStore(t), name, PullOptions{})
 	check(t, err)
 }
+
+// A mirror that gives something else for a blob is passed over for that blob.
+func TestMirrorThatLies(t *testing.T) {
+	origin, img := pushed(t, ServerOptions{}, nil)
+	mirror, target := serve(t, ServerOptions{}, nil), serve(t, ServerOptions{}, nil)
+	name := ref(t, origin.host+"/team/web:1")
+	_, err := client(t, origin, mirror).Copy(ctx, Location{Kind: Remote, Ref: name}, loc(t, mirror.host+"/cache/team/web:1"), CopyOptions{})
+	check(t, err)
+	blobs, err := filepath.Glob(filepath.Join(mirror.dir, "cache+team+web", "blobs", "sha256", "*"))
+	check(t, err)
+	for _, path := range blobs {
+		if filepath.Base(path) == img.Digest.Encoded() {
+			continue
+		}
+		fi, err := os.Stat(path)
+		check(t, err)
+		check(t, os.WriteFile(path, make([]byte, fi.Size()), 0o644))
+	}
+	c := client(t, mirror, target, Host{Name: origin.host, PlainHTTP: true, Mirrors: []string{mirror.host + "/cache"}})
+	got, err := c.Pull(ctx, newStore(t), name, PullOptions{})
+	if err != nil || got.Digest != img.Digest {
+		t.Errorf("pull: got %+v, %v", got, err)
+	}
+	for _, to := range []string{"oci:" + t.TempDir() + "/layout:1", "oci-archive:" + t.TempDir() + "/a.tar:1", target.host + "/team/web:1"} {
+		if _, err := c.Copy(ctx, Location{Kind: Remote, Ref: name}, loc(t, to), CopyOptions{}); err != nil {
+			t.Errorf("copy to %s: %v", to, err)
+		}
+	}
+	// Without the origin that blob is not to be had.
+	lying := client(t, mirror)
+	_, err = lying.Pull(ctx, newStore(t), ref(t, mirror.host+"/cache/team/web:1"), PullOptions{})
+	if err == nil || !strings.Contains(err.Error(), "another content") {
+		t.Errorf("got %v", err)
+	}
+}

@@ -7,10 +7,13 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
@@ -247,6 +250,30 @@ func (r *reader) Close() error {
 type origin struct {
 	places []*place
 	known  map[string][]byte // manifests that were read already, by digest
+
+	mu      sync.Mutex
+	gave    map[digest.Digest]*place
+	refused []*place
+}
+
+func newOrigin(places []*place) *origin {
+	return &origin{places: places, known: map[string][]byte{}, gave: map[digest.Digest]*place{}}
+}
+
+// Refuse passes over the place that gave something else for a blob from now on.
+func (o *origin) Refuse(d digest.Digest) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if p := o.gave[d]; !slices.Contains(o.refused, p) {
+		o.refused = append(o.refused, p)
+	}
+	return len(o.refused) < len(o.places)
+}
+
+func (o *origin) isRefused(p *place) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.Contains(o.refused, p)
 }
 
 func (o *origin) Open(ctx context.Context, d ocispec.Descriptor, offset int64) (io.ReadCloser, int64, error) {
@@ -255,8 +282,15 @@ func (o *origin) Open(ctx context.Context, d ocispec.Descriptor, offset int64) (
 	}
 	var errs []error
 	for _, p := range o.places {
+		if o.isRefused(p) {
+			errs = append(errs, fmt.Errorf("%s: has given what was not asked for", p.ref.Host))
+			continue
+		}
 		r, at, err := p.Open(ctx, d, offset)
 		if err == nil {
+			o.mu.Lock()
+			o.gave[d.Digest] = p
+			o.mu.Unlock()
 			return r, at, nil
 		}
 		if errs = append(errs, fmt.Errorf("%s: %w", p.ref.Host, err)); ctx.Err() != nil {
@@ -287,4 +321,7 @@ func (o *origin) manifest(ctx context.Context, version string) (ocispec.Descript
 	return ocispec.Descriptor{}, nil, errors.Join(errs...)
 }
 
-var _ image.Origin = (*origin)(nil)
+var (
+	_ image.Origin   = (*origin)(nil)
+	_ image.Fallback = (*origin)(nil)
+)
