@@ -108,18 +108,23 @@ func (d *Daemon) removeChains(ctx context.Context, s storage.Driver) (removed in
 	for _, img := range list {
 		needed[img.ChainID.Encoded()] = true
 	}
-	for _, c := range chains {
-		if needed[c] || d.chainInUse(c) {
-			continue
-		}
-		if err := s.RemoveChain(ctx, c); errors.Is(err, storage.ErrInUse) {
-			continue
-		} else if err != nil {
-			return removed, err
-		}
-		removed++
+	// A chain that others are made of goes after them.
+	for before := -1; before < removed; {
+		before = removed
+		chains = slices.DeleteFunc(chains, func(c string) bool {
+			if err != nil || needed[c] || d.chainInUse(c) {
+				return false
+			}
+			rerr := s.RemoveChain(ctx, c)
+			if rerr == nil {
+				removed++
+			} else if !errors.Is(rerr, storage.ErrInUse) {
+				err = rerr
+			}
+			return rerr == nil
+		})
 	}
-	return removed, nil
+	return removed, err
 }
 
 // unpackedSize is 0 for what is not unpacked. Drivers that keep their chains in

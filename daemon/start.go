@@ -237,7 +237,7 @@ func (d *Daemon) makeRoot(ctx context.Context, t *task, p *plan) error {
 			return err
 		}
 	} else {
-		release, err := d.ensureChain(ctx, t, p, store, chain)
+		release, err := d.ensureChain(ctx, t, p, store)
 		if err != nil {
 			return err
 		}
@@ -254,10 +254,19 @@ func (d *Daemon) makeRoot(ctx context.Context, t *task, p *plan) error {
 
 // ensureChain unpacks an image unless it is unpacked; it stays until release is
 // called.
-func (d *Daemon) ensureChain(ctx context.Context, t *task, p *plan, store storage.Driver, chain string) (release func(), err error) {
-	release, err = store.EnsureChain(ctx, chain, func(dir string) error {
-		d.event(t.id(), "unpacking", fmt.Sprintf("unpacking %s", p.image.Name))
-		return d.images.Unpack(ctx, p.image, dir, nil)
+func (d *Daemon) ensureChain(ctx context.Context, t *task, p *plan, store storage.Driver) (release func(), err error) {
+	u := d.images.Unpacking(p.image, nil)
+	var chains []string
+	for _, c := range p.image.Chains {
+		chains = append(chains, c.Encoded())
+	}
+	told := false
+	release, err = store.EnsureChain(ctx, chains, func(dir string, first, end int) error {
+		if !told {
+			told = true
+			d.event(t.id(), "unpacking", fmt.Sprintf("unpacking %s", p.image.Name))
+		}
+		return u.Apply(ctx, dir, first, min(end, len(p.image.Layers)))
 	})
 	if err != nil {
 		return nil, fmt.Errorf("unpack %s: %w", p.image.Name, err)
@@ -378,7 +387,8 @@ func process(info client.Task, img *image.Image, args, env []string) (jail.Proce
 	if !filepath.IsAbs(dir) {
 		return jail.Process{}, invalid("work_dir %q is not an absolute path", dir)
 	}
-	return jail.Process{Args: args, Env: env, Dir: dir, UID: creds.UID, GID: creds.GID, Groups: creds.Groups}, nil
+	return jail.Process{Args: args, Env: env, Dir: dir, UID: creds.UID, GID: creds.GID, Groups: creds.Groups,
+		NoCore: info.Storage == nfsStorage}, nil // its root may be away
 }
 
 // giveTo makes a directory its process's alone. A link in its place is not

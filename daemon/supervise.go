@@ -173,18 +173,24 @@ func (d *Daemon) kill(ctx context.Context, t *task) (*client.Exit, error) {
 			}
 		}
 	}
-	var late <-chan time.Time
+	var soon, late <-chan time.Time
 	if t.overNFS() {
-		late = time.After(2 * sweepTime)
+		soon, late = time.After(awayTime), time.After(2*sweepTime)
 	}
-	select {
-	case <-t.done:
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	case <-late:
-		return nil, &client.Error{Code: client.CodeUnavailable, Message: fmt.Sprintf("task %s is killed, but the kernel has it wait for the server of its root", t.id())}
+	for {
+		select {
+		case <-t.done:
+			return t.snapshot().Exit, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-soon: // whatever is known of the server: nothing else keeps what is killed
+			if err := d.nfs.Abandon(t.id()); err != nil {
+				d.log.Warn("nfs", "task", t.id(), "error", err)
+			}
+		case <-late:
+			return nil, &client.Error{Code: client.CodeUnavailable, Message: fmt.Sprintf("task %s is killed, but the kernel has it wait for the server of its root", t.id())}
+		}
 	}
-	return t.snapshot().Exit, nil
 }
 
 func stopSignal(name string, info client.Task) (syscall.Signal, error) {

@@ -3,8 +3,10 @@ package image
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -76,9 +78,10 @@ func describe(c ocispec.Image, layers []ocispec.Descriptor) (*Image, error) {
 		img.Size += l.Size
 	}
 	var err error
-	if img.ChainID, err = chainID(diffs); err != nil {
+	if img.Chains, err = chainIDs(diffs); err != nil {
 		return nil, err
 	}
+	img.ChainID = img.Chains[len(img.Chains)-1]
 	if c.Created != nil {
 		img.Created = *c.Created
 	}
@@ -95,18 +98,16 @@ func describe(c ocispec.Image, layers []ocispec.Descriptor) (*Image, error) {
 	return img, nil
 }
 
-// chainID is the OCI image specification's name for layers applied in order.
-func chainID(diffs []digest.Digest) (digest.Digest, error) {
-	chain := digest.FromString("") // an image without layers
+// chainIDs are the OCI image specification's names for the first layer, the
+// first two layers and so on, applied in order. Without layers there is one.
+func chainIDs(diffs []digest.Digest) ([]digest.Digest, error) {
 	for i, d := range diffs {
 		if err := checkDigest(d); err != nil {
-			return "", fmt.Errorf("rootfs.diff_ids[%d]: %w", i, err)
-		}
-		if i == 0 {
-			chain = d
-		} else {
-			chain = digest.FromString(chain.String() + " " + d.String())
+			return nil, fmt.Errorf("rootfs.diff_ids[%d]: %w", i, err)
 		}
 	}
-	return chain, nil
+	if len(diffs) == 0 {
+		return []digest.Digest{digest.FromString("")}, nil
+	}
+	return identity.ChainIDs(slices.Clone(diffs)), nil
 }

@@ -48,7 +48,8 @@ type Image struct {
 	Manifest *Manifest // never nil; empty where the image has none
 	Layers   []ocispec.Descriptor
 	ChainID  digest.Digest
-	Size     int64 // of the layers as they are stored
+	Chains   []digest.Digest // of the first layer, the first two layers and so on; the last is ChainID
+	Size     int64           // of the layers as they are stored
 	Created  time.Time
 	Pulled   bool // for a task, not by an operator's word; see FetchOptions
 }

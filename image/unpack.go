@@ -27,16 +27,35 @@ func (l *Layout) Unpack(ctx context.Context, img *Image, dir string, progress fu
 // UnpackFrom is Unpack for a directory that has an image's first layers
 // already, as a build has: it applies those from index first on.
 func (l *Layout) UnpackFrom(ctx context.Context, img *Image, first int, dir string, progress func(Progress)) error {
+	return l.Unpacking(img, progress).Apply(ctx, dir, first, len(img.Layers))
+}
+
+// Unpacking is an image's unpacking in several steps, which share its limits.
+type Unpacking struct {
+	l        *Layout
+	img      *Image
+	left     Limits
+	progress func(Progress)
+}
+
+// Unpacking begins with nothing unpacked; see Unpack for progress.
+func (l *Layout) Unpacking(img *Image, progress func(Progress)) *Unpacking {
+	return &Unpacking{l, img, Limits{LayerBytes: l.limits.LayerBytes, ImageBytes: l.limits.ImageBytes, Entries: l.limits.Entries}, progress}
+}
+
+// Apply is Unpack for the layers from the index first to before the index end,
+// in a directory that has those before.
+func (u *Unpacking) Apply(ctx context.Context, dir string, first, end int) error {
+	img := u.img
 	if len(img.Config.RootFS.DiffIDs) != len(img.Layers) {
 		return fmt.Errorf("the image has %d layers, its config names %d", len(img.Layers), len(img.Config.RootFS.DiffIDs))
 	}
-	left := Limits{LayerBytes: l.limits.LayerBytes, ImageBytes: l.limits.ImageBytes, Entries: l.limits.Entries}
-	p := &Progress{Layers: len(img.Layers) - first}
-	for _, d := range img.Layers[first:] {
+	p := &Progress{Layers: end - first}
+	for _, d := range img.Layers[first:end] {
 		p.Size += d.Size
 	}
-	for i := first; i < len(img.Layers); i++ {
-		if err := l.unpackLayer(ctx, img, i, dir, &left, &counted{p: p, tell: progress}); err != nil {
+	for i := first; i < end; i++ {
+		if err := u.l.unpackLayer(ctx, img, i, dir, &u.left, &counted{p: p, tell: u.progress}); err != nil {
 			return fmt.Errorf("layer %d (%.19s): %w", i+1, img.Layers[i].Digest, full(err))
 		}
 		p.LayersDone++

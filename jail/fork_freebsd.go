@@ -33,22 +33,31 @@ func afterForkInChild()
 // start or an unpack of ours may have at any time.
 type birth struct {
 	jid        int
-	files      [3]int // from firstFree on, as is report
+	files      [3]int // from firstFree on, as are report and gate
 	report     int
+	gate       int      // read before the program runs; 0 without a terminal
 	groups     []uint32 // the first becomes the effective one
 	uid, gid   uint32
 	tty        *byte // the terminal's path in the jail; nil without one
 	dir, prog  *byte
 	argv, envv []*byte
-	openFiles  *unix.Rlimit
+	limits     []limit
 
 	failed [2]uint32 // step and errno
 }
 
+// In the child, closed by the exec.
 const (
-	reportFD  = 3 // in the child, closed by the exec
-	firstFree = reportFD + 1
+	reportFD  = 3
+	gateFD    = 4
+	firstFree = gateFD + 1
 )
+
+// limit is one of setrlimit(2).
+type limit struct {
+	resource uintptr
+	value    unix.Rlimit
+}
 
 // Steps of a child.
 const (
@@ -71,46 +80,70 @@ func (e *birthError) Error() string { return e.err.Error() }
 func (e *birthError) Unwrap() error { return e.err }
 
 // forkExec returns a child's pid when the child runs its program. The caller
-// keeps others from reaping it meanwhile.
-func (b *birth) forkExec(files [3]*os.File) (int, error) {
-	var pipe [2]int
-	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
-		return 0, fmt.Errorf("pipe: %w", err)
+// keeps others from reaping it meanwhile. A terminal, where the files are one, is
+// closed before the program runs: the kernel waits for what it wrote to be read
+// when the last descriptor is closed, and throws it away when the program has
+// ended before that.
+func (b *birth) forkExec(files [3]*os.File, terminal *os.File) (int, error) {
+	r, report, err := pipe("report of the child")
+	if err != nil {
+		return 0, err
 	}
-	r := os.NewFile(uintptr(pipe[0]), "report of the child")
 	defer r.Close()
-	fds, err := duplicate(files, pipe[1])
-	if err = errors.Join(err, unix.Close(pipe[1])); err != nil {
+	ends := []*os.File{files[0], files[1], files[2], report}
+	var opened *os.File
+	if terminal != nil {
+		gate, w, err := pipe("gate of the child")
+		if err != nil {
+			return 0, errors.Join(err, report.Close())
+		}
+		defer gate.Close()
+		opened, ends = w, append(ends, gate)
+	}
+	fds, err := duplicate(ends)
+	if err = errors.Join(err, report.Close()); err != nil {
 		closeAll(fds)
 		return 0, err
 	}
 	copy(b.files[:], fds)
 	b.report = fds[3]
+	if terminal != nil {
+		b.gate = fds[4]
+	}
 	pid, errno := b.fork()
 	runtime.KeepAlive(b)
 	closeAll(fds)
+	if terminal != nil {
+		_ = errors.Join(terminal.Close(), opened.Close()) // nothing was written to them
+	}
 	if errno != 0 {
 		return 0, fmt.Errorf("fork: %w", errno)
 	}
-	var report [8]byte
-	if _, err := io.ReadFull(r, report[:]); err != nil { // closed by the exec
+	var said [8]byte
+	if _, err := io.ReadFull(r, said[:]); err != nil { // closed by the exec
 		return pid, nil
 	}
 	wait6(idPID, pid, waitExited)
-	return 0, &birthError{int(binary.NativeEndian.Uint32(report[:])), syscall.Errno(binary.NativeEndian.Uint32(report[4:]))}
+	return 0, &birthError{int(binary.NativeEndian.Uint32(said[:])), syscall.Errno(binary.NativeEndian.Uint32(said[4:]))}
+}
+
+func pipe(name string) (r, w *os.File, err error) {
+	var fds [2]int
+	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return os.NewFile(uintptr(fds[0]), name), os.NewFile(uintptr(fds[1]), name), nil
 }
 
 // duplicate moves the descriptors out of the way of those that they become.
-func duplicate(files [3]*os.File, report int) ([]int, error) {
-	var out []int
-	for _, fd := range []int{int(files[0].Fd()), int(files[1].Fd()), int(files[2].Fd()), report} {
-		dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, firstFree)
+func duplicate(files []*os.File) (out []int, err error) {
+	for _, f := range files {
+		dup, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, firstFree)
 		if err != nil {
 			return out, fmt.Errorf("descriptors of the process: %w", err)
 		}
 		out = append(out, dup)
 	}
-	runtime.KeepAlive(files)
 	return out, nil
 }
 
@@ -163,9 +196,9 @@ func (b *birth) run() {
 		step = stepDir
 		_, _, errno = syscall.RawSyscall(syscall.SYS_CHDIR, uintptr(unsafe.Pointer(b.dir)), 0, 0)
 	}
-	if errno == 0 && b.openFiles != nil {
+	for i := 0; errno == 0 && i < len(b.limits); i++ {
 		step = stepLimit
-		_, _, errno = syscall.RawSyscall(syscall.SYS_SETRLIMIT, unix.RLIMIT_NOFILE, uintptr(unsafe.Pointer(b.openFiles)), 0)
+		_, _, errno = syscall.RawSyscall(syscall.SYS_SETRLIMIT, b.limits[i].resource, uintptr(unsafe.Pointer(&b.limits[i].value)), 0)
 	}
 	if errno == 0 {
 		step = stepExec
@@ -189,7 +222,17 @@ func (b *birth) becomeFiles() syscall.Errno {
 	if _, _, errno := syscall.RawSyscall(syscall.SYS_FCNTL, uintptr(b.report), unix.F_DUP2FD_CLOEXEC, reportFD); errno != 0 {
 		return errno
 	}
-	_, _, errno := syscall.RawSyscall(unix.SYS_CLOSE_RANGE, firstFree, math.MaxUint32, 0)
+	if b.gate == 0 {
+		_, _, errno := syscall.RawSyscall(unix.SYS_CLOSE_RANGE, gateFD, math.MaxUint32, 0)
+		return errno
+	}
+	if _, _, errno := syscall.RawSyscall(syscall.SYS_FCNTL, uintptr(b.gate), unix.F_DUP2FD_CLOEXEC, gateFD); errno != 0 {
+		return errno
+	}
+	if _, _, errno := syscall.RawSyscall(unix.SYS_CLOSE_RANGE, firstFree, math.MaxUint32, 0); errno != 0 {
+		return errno
+	}
+	_, _, errno := syscall.RawSyscall(syscall.SYS_READ, gateFD, uintptr(unsafe.Pointer(&b.failed)), 1) // until it is closed
 	return errno
 }
 

@@ -146,8 +146,11 @@ func insideTTYOwner() {
 	must(err)
 	for _, name := range names {
 		if unix.Stat(name, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == own.Rdev {
-			_, err := os.OpenFile(name, os.O_RDWR, 0)
+			again, err := os.OpenFile(name, os.O_RDWR, 0)
 			fmt.Println("owner", st.Uid, err)
+			// A terminal that its leader has open by two paths at its end is
+			// revoked with what was written to it.
+			again.Close()
 			return
 		}
 	}

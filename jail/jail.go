@@ -45,6 +45,9 @@ type Process struct {
 	UID, GID              uint32
 	Groups                []uint32
 	Stdin, Stdout, Stderr *os.File
+	// NoCore has the kernel write no core dump: nothing can end a process while
+	// it writes one. Linux's kernel writes them elsewhere.
+	NoCore bool
 }
 
 // Exit is how a process ended. Known is false where the system cannot tell.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -40,6 +41,8 @@ func TestMain(m *testing.M) {
 			onHost(what, os.Args[2:])
 		}
 	}
+	// What nohup(1) has us ignore, the processes in jails would ignore too.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
 	var err error
 	if stateDir, err = os.MkdirTemp("", "jail-test"); err != nil {
 		fmt.Fprintln(os.Stderr, err)

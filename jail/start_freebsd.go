@@ -18,12 +18,12 @@ import (
 
 // Start runs a jail's first process and returns its pid.
 func (m *Manager) Start(ctx context.Context, name string, p Process) (int, error) {
-	return m.spawn(ctx, "start", name, p, "")
+	return m.spawn(ctx, "start", name, p, nil)
 }
 
 // Exec runs one more process in a jail and returns its pid.
 func (m *Manager) Exec(ctx context.Context, name string, p Process) (int, error) {
-	return m.spawn(ctx, "exec", name, p, "")
+	return m.spawn(ctx, "exec", name, p, nil)
 }
 
 // ExecTTY is Exec with a new terminal, whose master it returns.
@@ -32,9 +32,9 @@ func (m *Manager) ExecTTY(ctx context.Context, name string, p Process) (int, *os
 	if err != nil {
 		return 0, nil, &Error{Op: "exec", Jail: name, Err: fmt.Errorf("terminal: %w", err)}
 	}
-	defer slave.Close()
+	defer slave.Close() // if it was not reached
 	p.Stdin, p.Stdout, p.Stderr = slave, slave, slave
-	pid, err := m.spawn(ctx, "exec", name, p, slave.Name())
+	pid, err := m.spawn(ctx, "exec", name, p, slave)
 	if err != nil {
 		master.Close()
 		return 0, nil, err
@@ -62,8 +62,8 @@ func openTerminal() (master, slave *os.File, err error) {
 }
 
 // spawn runs a process in a session of its own; tty is the terminal that its
-// files are, if they are one.
-func (m *Manager) spawn(ctx context.Context, op, name string, p Process, tty string) (int, error) {
+// files are, if they are one, and is closed.
+func (m *Manager) spawn(ctx context.Context, op, name string, p Process, tty *os.File) (int, error) {
 	fail := func(message string, err error) (int, error) {
 		return 0, &Error{Op: op, Jail: name, Message: message, Err: err}
 	}
@@ -90,11 +90,14 @@ func (m *Manager) spawn(ctx context.Context, op, name string, p Process, tty str
 		return fail("", err)
 	}
 	if !m.racct && s.OpenFiles > 0 {
-		b.openFiles = &unix.Rlimit{Cur: s.OpenFiles, Max: s.OpenFiles}
+		b.limits = append(b.limits, limit{unix.RLIMIT_NOFILE, unix.Rlimit{Cur: s.OpenFiles, Max: s.OpenFiles}})
+	}
+	if p.NoCore {
+		b.limits = append(b.limits, limit{unix.RLIMIT_CORE, unix.Rlimit{}})
 	}
 	m.starting.RLock()
 	defer m.starting.RUnlock()
-	pid, err := b.forkExec(files)
+	pid, err := b.forkExec(files, tty)
 	if err != nil {
 		return fail(explainStart(prog, p.Dir, err))
 	}
@@ -102,15 +105,15 @@ func (m *Manager) spawn(ctx context.Context, op, name string, p Process, tty str
 	return pid, nil
 }
 
-func newBirth(jid int, prog, tty string, p Process) (*birth, error) {
+func newBirth(jid int, prog string, tty *os.File, p Process) (*birth, error) {
 	b := &birth{jid: jid, uid: p.UID, gid: p.GID, groups: append([]uint32{p.GID}, p.Groups...)}
 	var errs [5]error
 	b.prog, errs[0] = syscall.BytePtrFromString(prog)
 	b.dir, errs[1] = syscall.BytePtrFromString(cmp.Or(p.Dir, "/"))
 	b.argv, errs[2] = syscall.SlicePtrFromStrings(p.Args)
 	b.envv, errs[3] = syscall.SlicePtrFromStrings(p.Env)
-	if tty != "" {
-		b.tty, errs[4] = syscall.BytePtrFromString(tty)
+	if tty != nil {
+		b.tty, errs[4] = syscall.BytePtrFromString(tty.Name())
 	}
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, fmt.Errorf("a zero byte in the program, its directory, arguments or environment: %w", err)

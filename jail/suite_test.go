@@ -126,13 +126,16 @@ func TestTerminalIsTheUsers(t *testing.T) {
 	mountDev(t, f.root)
 	name := f.running(Spec{})
 	p := Process{Args: []string{"/bin/prog", "inside-tty-owner"}, Dir: "/", UID: 1001, GID: 1002}
-	_, master, err := f.m.ExecTTY(t.Context(), name, p)
+	pid, master, err := f.m.ExecTTY(t.Context(), name, p)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer master.Close()
 	if line, err := bufio.NewReader(master).ReadString('\n'); err != nil || strings.TrimSpace(line) != "owner 1001 <nil>" {
 		t.Errorf("%q %v", line, err)
+	}
+	if e := f.exit(pid); !e.Known || e.Code != 0 {
+		t.Errorf("%+v", e)
 	}
 }
 

@@ -84,19 +84,21 @@ func (m *Mounts) watch(s *shared) {
 	looking := false
 	var began time.Time
 	for {
+		var err error
+		ended := false
 		select {
-		case err := <-looked:
-			looking = false
-			m.judge(s, faultOf(err), err)
-			continue
+		case err = <-looked:
+			looking, ended = false, true
 		case <-tick.C:
 		}
 		m.mu.Lock()
 		over := s.down
 		m.mu.Unlock()
 		switch {
-		case over:
+		case over: // what is said of a mount that was given up means nothing
 			return
+		case ended:
+			m.judge(s, faultOf(err), err)
 		case !looking:
 			looking, began = true, time.Now()
 			go func() { looked <- m.do.probe(s.target()) }()
@@ -132,9 +134,9 @@ func (m *Mounts) judge(s *shared, fault string, err error) {
 	case "":
 		s.health.Text = "the server of its root answers again"
 	case faultAway:
-		s.health.Text = fmt.Sprintf("the server of its root, %s, has not answered for %s: the task goes on when it is back", s.Server, m.cfg.Options.Timeout)
+		s.health.Text = fmt.Sprintf("the server of its root, %s, has not answered for %s: running tasks go on when it is back", s.Server, m.cfg.Options.Timeout)
 	case faultStale:
-		s.health.Text = fmt.Sprintf("its root was removed or replaced on %s (ESTALE): the task will not recover, start it again", s.Server)
+		s.health.Text = fmt.Sprintf("its root was removed or replaced on %s (ESTALE): its tasks will not recover, start them again", s.Server)
 	case faultRefused:
 		s.health.Text = fmt.Sprintf("%s does not export its root to this host any more: %v", s.Server, err)
 	default:

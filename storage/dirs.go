@@ -67,8 +67,9 @@ func (d *dirs) path(elem ...string) string {
 }
 
 // EnsureChain unpacks beside the chains and renames.
-func (d *dirs) EnsureChain(ctx context.Context, chain string, unpack func(string) error) (release func(), err error) {
-	if err := checkName("chain", chain); err != nil {
+func (d *dirs) EnsureChain(ctx context.Context, chains []string, apply Apply) (release func(), err error) {
+	chain, err := lastChain(chains)
+	if err != nil {
 		return nil, err
 	}
 	unlock, err := d.locks.Lock(ctx, chain)
@@ -78,7 +79,7 @@ func (d *dirs) EnsureChain(ctx context.Context, chain string, unpack func(string
 	defer unlock()
 	_, err = os.Stat(d.path("chains", chain))
 	if errors.Is(err, fs.ErrNotExist) {
-		err = d.makeChain(ctx, chain, unpack)
+		err = d.makeChain(ctx, chain, func(dir string) error { return apply(dir, 0, len(chains)) })
 	}
 	if err != nil {
 		return nil, err

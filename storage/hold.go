@@ -20,6 +20,19 @@ type holders struct {
 	held  map[string]int
 }
 
+// lastChain is the one that is wanted. All names are checked.
+func lastChain(chains []string) (string, error) {
+	if len(chains) == 0 {
+		return "", errors.New("storage: an image without layers has no root")
+	}
+	for _, c := range chains {
+		if err := checkName("chain", c); err != nil {
+			return "", err
+		}
+	}
+	return chains[len(chains)-1], nil
+}
+
 // hold is for who has the chain's lock.
 func (h *holders) hold(chain string) (release func()) {
 	h.mu.Lock()

@@ -18,11 +18,13 @@ import (
 // goroutines.
 type Driver interface {
 	Name() string
-	// EnsureChain has unpack fill a directory, unless the chain is there. A
-	// chain appears whole or not at all, also after a crash of the host; others
-	// that want it wait, as long as their contexts last. It stays at least until
-	// release is called.
-	EnsureChain(ctx context.Context, chain string, unpack func(dir string) error) (release func(), err error)
+	// EnsureChain has apply fill a directory, unless the chain is there. It is
+	// the last of chains, which are those of an image's first layer, its first
+	// two layers and so on: a driver may keep each and share it. A chain appears
+	// whole or not at all, also after a crash of the host; others that want it
+	// wait, as long as their contexts last. It stays at least until release is
+	// called.
+	EnsureChain(ctx context.Context, chains []string, apply Apply) (release func(), err error)
 	// Create makes and mounts a task's root. On error nothing is left.
 	Create(ctx context.Context, chain, task string, o Options) (root string, err error)
 	// Remove unmounts and deletes a task's root, wholly or half there. No root
@@ -37,6 +39,10 @@ type Driver interface {
 	// since EnsureChain, is ErrInUse; none is no error.
 	RemoveChain(ctx context.Context, chain string) error
 }
+
+// Apply puts the layers from the index first to before the index end into a
+// directory, which has those before.
+type Apply func(dir string, first, end int) error
 
 // ErrInUse means that a chain cannot be removed now.
 var ErrInUse = errors.New("the chain is in use")

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -69,7 +70,7 @@ func fill(dir string) error {
 
 // ensure does not keep the chain.
 func ensure(ctx context.Context, d Driver, chain string, unpack func(string) error) error {
-	release, err := d.EnsureChain(ctx, chain, unpack)
+	release, err := d.EnsureChain(ctx, []string{chain}, func(dir string, _, _ int) error { return unpack(dir) })
 	if err == nil {
 		release()
 	}
@@ -159,6 +160,84 @@ func conform(t *testing.T, d Driver) {
 	}
 }
 
+// Images that have their first layers in common need those once, where the
+// driver can share them; each has its own files whatever it does.
+func TestCommonLayers(t *testing.T) { eachDriver(t, common) }
+
+func common(t *testing.T, d Driver) {
+	ctx := t.Context()
+	applied := map[string]int{}
+	image := func(layers ...string) []string {
+		var chains []string
+		for i := range layers {
+			chains = append(chains, strings.Join(layers[:i+1], "-"))
+		}
+		release, err := d.EnsureChain(ctx, chains, func(dir string, first, end int) error {
+			for _, l := range layers[first:end] {
+				applied[l]++
+				if err := os.WriteFile(filepath.Join(dir, "last"), []byte(l), 0o644); err != nil {
+					return err
+				}
+				if err := os.WriteFile(filepath.Join(dir, l), nil, 0o644); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		release()
+		return chains
+	}
+	has := func(chain string, names ...string) {
+		t.Helper()
+		root, err := d.Create(ctx, chain, "t", Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { check(t, d.Remove(ctx, "t")) }()
+		if b, err := os.ReadFile(filepath.Join(root, "last")); err != nil || string(b) != names[len(names)-1] {
+			t.Errorf("%s: the last layer is %q: %v", chain, b, err)
+		}
+		entries, err := os.ReadDir(root)
+		check(t, err)
+		var got []string
+		for _, e := range entries {
+			if !slices.Contains([]string{"last", "tmp", "var"}, e.Name()) { // what a read-only root gets
+				got = append(got, e.Name())
+			}
+		}
+		if slices.Sort(names); !slices.Equal(got, names) {
+			t.Errorf("%s has %v, want %v", chain, got, names)
+		}
+	}
+	web, db := image("base", "lib", "web"), image("base", "lib", "db")
+	has(web[2], "base", "lib", "web")
+	has(db[2], "base", "lib", "db")
+	if d.Name() == "zfs" {
+		if applied["base"] != 1 || applied["lib"] != 1 {
+			t.Errorf("common layers were applied again: %v", applied)
+		}
+		if err := d.RemoveChain(ctx, "base-lib"); !errors.Is(err, ErrInUse) {
+			t.Errorf("to remove what other chains are made of: %v", err)
+		}
+	}
+	for _, c := range []string{web[2], db[2], "base-lib", "base"} {
+		check(t, d.RemoveChain(ctx, c))
+	}
+	if chains, err := d.Chains(ctx); err != nil || len(chains) != 0 {
+		t.Errorf("chains: %v %v", chains, err)
+	}
+}
+
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 // Who waits for a chain goes when its context ends, and no chain has to wait
 // for another one's unpacking. What is held stays.
 func waiting(t *testing.T, d Driver) {
@@ -167,7 +246,7 @@ func waiting(t *testing.T, d Driver) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() {
-		release, err := d.EnsureChain(t.Context(), "slow", func(dir string) error { close(begun); <-end; return fill(dir) })
+		release, err := d.EnsureChain(t.Context(), []string{"slow"}, func(dir string, _, _ int) error { close(begun); <-end; return fill(dir) })
 		if err != nil {
 			t.Error(err)
 			return

@@ -74,31 +74,59 @@ func (z *zfsDriver) children(parent string) ([]string, error) {
 	return out, nil
 }
 
-// EnsureChain needs no care for a crash: a snapshot is on the disk after all
-// that is in it.
-func (z *zfsDriver) EnsureChain(ctx context.Context, chain string, unpack func(string) error) (release func(), err error) {
-	if err := checkName("chain", chain); err != nil {
+// EnsureChain makes each chain from the one before, so that images share what
+// they have in common. It needs no care for a crash: a snapshot is on the disk
+// after all that is in it.
+func (z *zfsDriver) EnsureChain(ctx context.Context, chains []string, apply Apply) (release func(), err error) {
+	if _, err := lastChain(chains); err != nil {
 		return nil, err
 	}
+	first := len(chains) - 1
+	for ; first > 0 && !z.whole(chains[first]); first-- {
+		continue // the last that is there, or the first of all
+	}
+	release = func() {}
+	for i := first; i < len(chains); i++ {
+		parent := ""
+		if i > 0 {
+			parent = chains[i-1]
+		}
+		held, err := z.ensure(ctx, chains[i], parent, func(dir string) error { return apply(dir, i, i+1) })
+		release() // the one before: it has a clone now
+		if err != nil {
+			return nil, err
+		}
+		release = held
+	}
+	return release, nil
+}
+
+// whole tells whether a chain is there.
+func (z *zfsDriver) whole(chain string) bool {
+	_, err := zfs.GetDataset(z.chain(chain) + "@chain")
+	return err == nil
+}
+
+func (z *zfsDriver) ensure(ctx context.Context, chain, parent string, fill func(string) error) (release func(), err error) {
 	unlock, err := z.locks.Lock(ctx, chain)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	if _, err := zfs.GetDataset(z.chain(chain) + "@chain"); err != nil {
-		if err := z.makeChain(ctx, chain, unpack); err != nil {
+	if !z.whole(chain) {
+		if err := z.makeChain(ctx, chain, parent, fill); err != nil {
 			return nil, err
 		}
 	}
 	return z.hold(chain), nil
 }
 
-func (z *zfsDriver) makeChain(ctx context.Context, chain string, unpack func(string) error) error {
-	d, err := zfs.CreateFilesystem(z.chain(chain), map[string]string{"canmount": "on"})
+func (z *zfsDriver) makeChain(ctx context.Context, chain, parent string, fill func(string) error) error {
+	d, err := z.begin(chain, parent)
 	if err != nil {
 		return fmt.Errorf("storage: zfs: %w", err)
 	}
-	err = unpack(d.Mountpoint)
+	err = fill(d.Mountpoint)
 	if err == nil {
 		err = ctx.Err()
 	}
@@ -109,6 +137,19 @@ func (z *zfsDriver) makeChain(ctx context.Context, chain string, unpack func(str
 		return errors.Join(err, d.Destroy(zfs.DestroyForceUmount))
 	}
 	return nil
+}
+
+// begin makes a dataset that is empty or a clone of another chain.
+func (z *zfsDriver) begin(chain, parent string) (*zfs.Dataset, error) {
+	on := map[string]string{"canmount": "on"}
+	if parent == "" {
+		return zfs.CreateFilesystem(z.chain(chain), on)
+	}
+	s, err := zfs.GetDataset(z.chain(parent) + "@chain")
+	if err != nil {
+		return nil, err
+	}
+	return s.Clone(z.chain(chain), on)
 }
 
 func (z *zfsDriver) Create(_ context.Context, chain, task string, _ Options) (string, error) {

@@ -169,17 +169,18 @@ func (s *Server) StartNFSD() error { return runAll(s.in("nfsd", "-t", "-n", "4")
 
 // StopNFSD ends it: its port is closed.
 func (s *Server) StopNFSD() error {
-	pid := s.pid("nfsd.pid")
-	if err := unix.Kill(pid, unix.SIGUSR1); err != nil {
+	if err := unix.Kill(s.pid("nfsd.pid"), unix.SIGUSR1); err != nil {
 		return fmt.Errorf("nfsd: %w", err)
 	}
-	for range 600 {
-		if errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
-			return nil
+	// The first process may end without its second one, which serves.
+	for range 60 {
+		if _, err := run("pgrep", "-j", s.jail, "nfsd"); err != nil {
+			return nil // there is none
 		}
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(500 * time.Millisecond)
+		_, _ = run("pkill", "-KILL", "-j", s.jail, "nfsd") // none is no error
 	}
-	return fmt.Errorf("nfsd, process %d, does not end", pid)
+	return errors.New("nfsd does not end")
 }
 
 // Unplug has all packets vanish between the hosts.
