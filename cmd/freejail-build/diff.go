@@ -2,14 +2,12 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"slices"
 	"strings"
 
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 
 	"github.com/freejail/freejail/image"
@@ -30,18 +28,14 @@ type lists struct {
 
 func (a *app) diffCmd() *cobra.Command {
 	var asJSON, noFiles bool
-	var target string
+	var f *imageFlags
 	c := &cobra.Command{Use: "diff IMAGE IMAGE", Short: "tell what the second image has that the first has not", Long: imageHelp + `
 
 First of all it tells which requests the second image adds or drops, for a host's
 policy decides about those; then what differs in the configs, and last the files
 that were added (+), removed (-) or changed (M).`, Args: exactly(2, "two images"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := platform(target)
-			if err != nil {
-				return err
-			}
-			d, err := compare(cmd.Context(), args[0], args[1], p, !noFiles)
+			d, err := f.compare(cmd.Context(), args[0], args[1], !noFiles)
 			if err != nil {
 				return err
 			}
@@ -52,30 +46,30 @@ that were added (+), removed (-) or changed (M).`, Args: exactly(2, "two images"
 		}}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON for programs")
 	c.Flags().BoolVar(&noFiles, "no-files", false, "do not read the layers")
-	c.Flags().StringVar(&target, "platform", "", "which of the images, as OS/ARCHITECTURE")
+	f = a.imageFlags(c)
 	return c
 }
 
-func compare(ctx context.Context, first, second string, p ocispec.Platform, files bool) (d *difference, err error) {
-	var sides [2]build.Side
-	for i, path := range []string{first, second} {
-		l, img, done, err := load(ctx, path, p)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", path, err)
-		}
-		defer func() { err = errors.Join(err, done()) }()
-		sides[i] = build.Side{Layout: l, Image: img}
+func (f *imageFlags) compare(ctx context.Context, first, second string, files bool) (d *difference, err error) {
+	if !files {
+		err = f.describe(ctx, first, func(a *image.Image) error {
+			return f.describe(ctx, second, func(b *image.Image) error { d = differ(a, b); return nil })
+		})
+		return d, err
 	}
-	a, b := sides[0].Image, sides[1].Image
-	d = &difference{Requests: changes(allRequests(a.Manifest), allRequests(b.Manifest)), Config: changes(settings(a), settings(b)), Files: []build.Change{}}
-	if files {
-		list, err := build.Compare(ctx, sides[0], sides[1])
-		if err != nil {
-			return nil, err
-		}
-		d.Files = append(d.Files, list...)
-	}
-	return d, nil
+	err = f.with(ctx, first, func(la *image.Layout, a *image.Image) error {
+		return f.with(ctx, second, func(lb *image.Layout, b *image.Image) error {
+			d = differ(a, b)
+			list, err := build.Compare(ctx, build.Side{Layout: la, Image: a}, build.Side{Layout: lb, Image: b})
+			d.Files = append(d.Files, list...)
+			return err
+		})
+	})
+	return d, err
+}
+
+func differ(a, b *image.Image) *difference {
+	return &difference{Requests: changes(allRequests(a.Manifest), allRequests(b.Manifest)), Config: changes(settings(a), settings(b)), Files: []build.Change{}}
 }
 
 func changes(a, b []string) lists {

@@ -23,10 +23,10 @@ type step struct {
 
 func (a *app) historyCmd() *cobra.Command {
 	var asJSON bool
-	var target string
+	var f *imageFlags
 	c := &cobra.Command{Use: "history IMAGE", Short: "tell how an image was made, the first step first", Long: imageHelp, Args: exactly(1, "one image"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return withImage(cmd.Context(), args[0], target, func(_ *image.Layout, img *image.Image) error {
+			return f.describe(cmd.Context(), args[0], func(img *image.Image) error {
 				if asJSON {
 					return printJSON(a.out, history(img))
 				}
@@ -34,7 +34,7 @@ func (a *app) historyCmd() *cobra.Command {
 			})
 		}}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON for programs")
-	c.Flags().StringVar(&target, "platform", "", "which of the images, as OS/ARCHITECTURE")
+	f = a.imageFlags(c)
 	return c
 }
 

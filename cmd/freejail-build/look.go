@@ -11,14 +11,12 @@ import (
 	"github.com/freejail/freejail/internal/progress"
 )
 
-const imageHelp = "IMAGE is an OCI archive (tar, also in gzip, zstd or xz) or an OCI layout directory."
-
 func (a *app) inspectCmd() *cobra.Command {
 	var asJSON bool
-	var target string
+	var f *imageFlags
 	c := &cobra.Command{Use: "inspect IMAGE", Short: "tell what an image is, wants and offers", Long: imageHelp, Args: exactly(1, "one image"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return withImage(cmd.Context(), args[0], target, func(_ *image.Layout, img *image.Image) error {
+			return f.describe(cmd.Context(), args[0], func(img *image.Image) error {
 				if asJSON {
 					return printImageJSON(a.out, img)
 				}
@@ -26,19 +24,19 @@ func (a *app) inspectCmd() *cobra.Command {
 			})
 		}}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON for programs")
-	c.Flags().StringVar(&target, "platform", "", "which of the images, as OS/ARCHITECTURE")
+	f = a.imageFlags(c)
 	return c
 }
 
 func (a *app) unpackCmd() *cobra.Command {
-	var target string
+	var f *imageFlags
 	c := &cobra.Command{Use: "unpack IMAGE DIRECTORY", Short: "unpack an image's files into an empty directory", Long: imageHelp + `
 
 The directory is made where it is missing. Owners need root; without it,
 everything is the caller's, and setuid and setgid bits are dropped.`,
 		Args: exactly(2, "an image and a directory"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return withImage(cmd.Context(), args[0], target, func(l *image.Layout, img *image.Image) error {
+			return f.with(cmd.Context(), args[0], func(l *image.Layout, img *image.Image) error {
 				if err := os.Mkdir(args[1], 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 					return err
 				}
@@ -49,6 +47,6 @@ everything is the caller's, and setuid and setgid bits are dropped.`,
 				})
 			})
 		}}
-	c.Flags().StringVar(&target, "platform", "", "which of the images, as OS/ARCHITECTURE")
+	f = a.imageFlags(c)
 	return c
 }

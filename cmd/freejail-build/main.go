@@ -15,7 +15,6 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 
-	"github.com/freejail/freejail/image"
 )
 
 // version is set by the linker.
@@ -95,47 +94,6 @@ func platform(text string) (p ocispec.Platform, err error) {
 		return p, usagef("--platform %s: want OS/ARCHITECTURE, such as freebsd/arm64", text)
 	}
 	return p, nil
-}
-
-// load opens a layout directory, or an archive by way of a directory that
-// lasts until done.
-func load(ctx context.Context, path string, p ocispec.Platform) (l *image.Layout, img *image.Image, done func() error, err error) {
-	fi, err := os.Stat(path)
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	if fi.IsDir() {
-		if l, img, err = image.OpenLayout(path, p, image.Limits{}); err != nil {
-			return nil, nil, nil, err
-		}
-		return l, img, l.Close, nil
-	}
-	dir, err := os.MkdirTemp("", "freejail-image-")
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	s, err := image.OpenStore(dir, image.Limits{})
-	if err == nil {
-		img, err = s.ImportFor(ctx, path, "", p, nil)
-	}
-	if err != nil {
-		return nil, nil, nil, errors.Join(err, os.RemoveAll(dir))
-	}
-	return &s.Layout, img, func() error { return errors.Join(s.Close(), os.RemoveAll(dir)) }, nil
-}
-
-// withImage loads the image for a platform, as platform reads it, for as long as
-// do takes.
-func withImage(ctx context.Context, path, target string, do func(*image.Layout, *image.Image) error) error {
-	p, err := platform(target)
-	if err != nil {
-		return err
-	}
-	l, img, done, err := load(ctx, path, p)
-	if err != nil {
-		return err
-	}
-	return errors.Join(do(l, img), done())
 }
 
 func (a *app) versionCmd() *cobra.Command {

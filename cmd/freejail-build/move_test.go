@@ -16,7 +16,7 @@ import (
 func TestPushPullServeSign(t *testing.T) {
 	tmp := t.TempDir()
 	context1 := filepath.Join(tmp, "context")
-	for path, text := range map[string]string{"Jailfile": "FROM scratch\nNAME web\nCOPY file /file\nCMD [\"/file\"]\n", "file": "hello"} {
+	for path, text := range map[string]string{"Jailfile": "FROM scratch\nNAME web\nCOPY --chmod=755 file /file\nCMD [\"/file\"]\n", "file": "hello"} {
 		if err := os.MkdirAll(context1, 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -57,7 +57,7 @@ func TestPushPullServeSign(t *testing.T) {
 		t.Helper()
 		var o, m bytes.Buffer
 		if code := run(t.Context(), args, &o, &m); code != want {
-			t.Fatalf("%s: exit code %d, want %d: %s", strings.Join(args, " "), code, want, m.String())
+			t.Fatalf("%s: exit code %d, want %d: %s%s", strings.Join(args, " "), code, want, o.String(), m.String())
 		}
 		return strings.TrimSpace(o.String()), m.String()
 	}
@@ -67,6 +67,32 @@ func TestPushPullServeSign(t *testing.T) {
 	remote := func(args ...string) []string { return append(args, plain...) }
 	if got, _ := do(0, remote("push", image, at+"/team/web:1")...); got != digest {
 		t.Errorf("pushed %s, want %s", got, digest)
+	}
+	// What is in a registry, a layout or a store is looked at as a file is.
+	layout := filepath.Join(tmp, "layout")
+	do(0, "copy", "-q", "oci-archive:"+image, "oci:"+layout+":web")
+	do(0, "copy", "-q", "oci-archive:"+image, "store:"+filepath.Join(tmp, "store"))
+	for _, arg := range []string{at + "/team/web:1", at + "/team/web@" + digest, "oci:" + layout + ":web", "store:" + filepath.Join(tmp, "store") + ":web", layout} {
+		if out, _ := do(0, remote("inspect", "--json", arg)...); !strings.Contains(out, digest) {
+			t.Errorf("inspect %s: %s", arg, out)
+		}
+		if out, _ := do(0, remote("history", arg)...); !strings.Contains(out, "file /file") {
+			t.Errorf("history %s: %s", arg, out)
+		}
+		if out, _ := do(0, remote("validate", arg)...); !strings.Contains(out, "no faults found") {
+			t.Errorf("validate %s: %s", arg, out)
+		}
+		for _, more := range []string{"--no-files=false", "--no-files"} {
+			if out, _ := do(0, remote("diff", more, image, arg)...); out != "no difference" {
+				t.Errorf("diff %s %s: %s", more, arg, out)
+			}
+		}
+	}
+	if _, said := do(1, remote("inspect", at+"/team/nothere:1")...); !strings.Contains(said, "/team/nothere:1") {
+		t.Errorf("inspect of nothing: %s", said)
+	}
+	if _, said := do(1, "inspect", filepath.Join(tmp, "nothere.tar")); !strings.Contains(said, "nothere.tar") || !strings.Contains(said, "no such file") {
+		t.Errorf("inspect of no file: %s", said)
 	}
 	do(0, "keygen", "-o", key)
 	do(1, "keygen", "-o", key) // no key is replaced
@@ -87,7 +113,7 @@ func TestPushPullServeSign(t *testing.T) {
 		t.Fatal(err)
 	}
 	do(0, remote("build", "-q", "-o", filepath.Join(tmp, "on.tar"), context1)...)
-	if out, _ := do(0, "history", filepath.Join(tmp, "on.tar")); !strings.Contains(out, "COPY file /file") {
+	if out, _ := do(0, "history", filepath.Join(tmp, "on.tar")); !strings.Contains(out, "file /file") {
 		t.Errorf("what was built on a pulled image has the history %s", out)
 	}
 	do(1, "build", "-q", "-o", filepath.Join(tmp, "no.tar"), context1) // HTTP that nobody has named

@@ -13,13 +13,14 @@ import (
 	"github.com/freejail/freejail/devfs"
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/build"
+	"github.com/freejail/freejail/image/registry"
 )
 
 // errFindings ends with exit code 1; the findings are printed already.
 var errFindings = errors.New("the image has faults")
 
 func (a *app) validateCmd() *cobra.Command {
-	var target string
+	var f *imageFlags
 	var asJSON bool
 	c := &cobra.Command{Use: "validate IMAGE", Short: "name everything that is wrong with an image", Long: imageHelp + `
 
@@ -27,11 +28,7 @@ Every image in it is looked at, unless --platform chooses. Every finding is a
 line: error, warning or note, a code that tells its kind, where it is, and what.
 With an error the exit code is 1.`, Args: exactly(1, "one image"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := platform(target)
-			if err != nil {
-				return err
-			}
-			found, err := validate(cmd.Context(), args[0], p)
+			found, err := f.validate(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
@@ -43,7 +40,7 @@ With an error the exit code is 1.`, Args: exactly(1, "one image"),
 			}
 			return nil
 		}}
-	c.Flags().StringVar(&target, "platform", "", "only the images for this one, as OS/ARCHITECTURE")
+	f = a.imageFlags(c)
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON for programs")
 	return c
 }
@@ -68,25 +65,33 @@ func (a *app) printFindings(found *image.Findings, asJSON bool) error {
 
 // validate gives the findings, and as an error what kept it from looking. What
 // is no image is a finding.
-func validate(ctx context.Context, path string, p ocispec.Platform) (found *image.Findings, err error) {
-	fi, err := os.Stat(path)
+func (f *imageFlags) validate(ctx context.Context, arg string) (found *image.Findings, err error) {
+	p, err := platform(f.target)
 	if err != nil {
 		return nil, err
 	}
-	dir := path
-	if !fi.IsDir() {
+	at, is, err := elsewhere(arg)
+	if err != nil {
+		return nil, err
+	}
+	dir := arg
+	if fi, err := os.Stat(arg); is || err == nil && !fi.IsDir() {
 		if dir, err = os.MkdirTemp("", "freejail-image-"); err != nil {
 			return nil, err
 		}
-		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-		if err := image.ExtractLayout(ctx, path, dir, image.Limits{}); err != nil {
-			if ctx.Err() != nil {
-				return nil, err
-			}
+		defer os.RemoveAll(dir)
+	}
+	if is {
+		_, err = f.copyTo(ctx, at, registry.Location{Kind: registry.Layout, Path: dir, Name: "image"}, registry.CopyOptions{All: true, Unsigned: true})
+	} else if dir != arg {
+		if err = image.ExtractLayout(ctx, arg, dir, image.Limits{}); err != nil && ctx.Err() == nil {
 			found = &image.Findings{}
-			found.Add(image.Error, "archive", path, "%v", err)
+			found.Add(image.Error, "archive", arg, "%v", err)
 			return found, nil
 		}
+	}
+	if err != nil {
+		return nil, err
 	}
 	want := func(q ocispec.Platform) bool {
 		return p.OS == "" || q.OS == "" || p.OS == q.OS && p.Architecture == q.Architecture

@@ -46,23 +46,9 @@ func (c *Client) pull(ctx context.Context, s *image.Store, ref Reference, o Pull
 	if o.Wanted == nil {
 		o.Wanted = image.HostPlatforms()
 	}
-	d, b, err := from.manifest(ctx, ref.version())
+	d, _, indexes, err := from.find(ctx, ref, o.Wanted)
 	if err != nil {
 		return nil, err
-	}
-	var indexes [][]byte
-	for n := 0; isIndex(d.MediaType); n++ {
-		if n == maxIndexes {
-			return nil, errors.New("too many indexes within each other")
-		}
-		indexes = append(indexes, b)
-		child, err := choose(b, o.Wanted)
-		if err != nil {
-			return nil, err
-		}
-		if d, b, err = from.manifest(ctx, child.Digest.String()); err != nil {
-			return nil, err
-		}
 	}
 	img, err := s.Fetch(ctx, from, d, ref.Name(), o.FetchOptions)
 	if err != nil {
@@ -73,6 +59,56 @@ func (c *Client) pull(ctx context.Context, s *image.Store, ref Reference, o Pull
 		o.Tell(printable("the signatures of " + ref.String() + " could not be read: " + err.Error()))
 	}
 	return img, s.AddSignatures(img.Digest, signed)
+}
+
+// Describe reads what an image of a registry says of itself, and nothing else of
+// it. The error is as Pull's.
+func (c *Client) Describe(ctx context.Context, ref Reference, wanted []ocispec.Platform) (*image.Image, error) {
+	img, err := c.describe(ctx, ref, wanted)
+	if err != nil {
+		return nil, &Error{"read", ref.String(), err}
+	}
+	return img, nil
+}
+
+func (c *Client) describe(ctx context.Context, ref Reference, wanted []ocispec.Platform) (*image.Image, error) {
+	places, err := c.places(ref, nil)
+	if err != nil {
+		return nil, err
+	}
+	from := newOrigin(places)
+	d, b, _, err := from.find(ctx, ref, wanted)
+	if err != nil {
+		return nil, err
+	}
+	var m ocispec.Manifest
+	if err := json.Unmarshal(b, &m); err != nil {
+		return nil, fmt.Errorf("the manifest %s: %w", d.Digest, err)
+	}
+	if m.Config.Size < 0 || m.Config.Size > maxManifest {
+		return nil, fmt.Errorf("the config has %d bytes: %d is the most", m.Config.Size, maxManifest)
+	}
+	config, err := from.small(ctx, m.Config)
+	if err != nil {
+		return nil, err
+	}
+	return image.Describe(ref.Name(), d.Digest, b, config)
+}
+
+// find goes from a reference to one image's manifest, by way of indexes.
+func (o *origin) find(ctx context.Context, ref Reference, wanted []ocispec.Platform) (d ocispec.Descriptor, b []byte, indexes [][]byte, err error) {
+	d, b, err = o.manifest(ctx, ref.version())
+	for n := 0; err == nil && isIndex(d.MediaType); n++ {
+		if n == maxIndexes {
+			return d, nil, nil, errors.New("too many indexes within each other")
+		}
+		indexes = append(indexes, b)
+		var child ocispec.Descriptor
+		if child, err = choose(b, wanted); err == nil {
+			d, b, err = o.manifest(ctx, child.Digest.String())
+		}
+	}
+	return d, b, indexes, err
 }
 
 // signatures are those of an image and of the indexes that led to it. Those that
