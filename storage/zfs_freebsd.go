@@ -81,9 +81,9 @@ func (z *zfsDriver) EnsureChain(ctx context.Context, chains []string, apply Appl
 	if _, err := lastChain(chains); err != nil {
 		return nil, err
 	}
-	first := len(chains) - 1
-	for ; first > 0 && !z.whole(chains[first]); first-- {
-		continue // the last that is there, or the first of all
+	first := len(chains) - 1 // the last that is there, or the first of all
+	for first > 0 && !z.whole(chains[first]) {
+		first--
 	}
 	release = func() {}
 	for i := first; i < len(chains); i++ {
