@@ -24,7 +24,7 @@ import (
 )
 
 // patience is how long anything is waited for before a test gives up.
-const patience = 2 * time.Minute
+const patience = 5 * time.Minute
 
 // cluster is a Nomad agent, server and client in one, a Consul agent, and the
 // daemon that the plugin starts, all in one directory.

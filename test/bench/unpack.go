@@ -75,7 +75,7 @@ func (u *unpacking) compare(ctx context.Context, plain string, k kind) error {
 	var list []contestant
 	add := func(name, program string, args func(dir string) []string) {
 		if _, err := exec.LookPath(program); err != nil {
-			fmt.Printf("\n%s is left out: there is no %q here\n", name, program)
+			fmt.Printf("\n%s is left out: it is not here\n", name)
 			return
 		}
 		list = append(list, contestant{name, func() (time.Duration, error) { return u.run(ctx, name, program, args) }})
