@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -162,6 +164,47 @@ func TestNFSRoot(t *testing.T) {
 			stopAll(t, c, "two")
 			clean(t, c, dir)
 		})
+	}
+}
+
+// On a pool each root is a dataset, which nobody writes to, with a snapshot.
+func TestNFSRootOnZFS(t *testing.T) {
+	pool := os.Getenv("FREEJAIL_TEST_ZPOOL")
+	if pool == "" {
+		t.Skip("FREEJAIL_TEST_ZPOOL names no pool")
+	}
+	zfs := func(args ...string) string {
+		out, err := exec.Command("zfs", args...).CombinedOutput()
+		if err != nil {
+			t.Errorf("zfs %q: %v: %s", args, err, out)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	dataset := fmt.Sprintf("%s/freejail-nfs-%d", pool, os.Getpid())
+	t.Cleanup(func() { zfs("destroy", "-r", "-f", dataset) }) // the last, when the server is gone
+	h := startNFSHostOn(t, dataset)
+	digest := h.image(nfsArchive(t))
+	root := dataset + "/" + strings.Replace(digest, ":", "-", 1)
+	if got := zfs("get", "-H", "-o", "value", "readonly", root); got != "on" {
+		t.Errorf("readonly is %s", got)
+	}
+	if got := zfs("list", "-H", "-t", "snapshot", "-o", "name", root); got != root+"@root" {
+		t.Errorf("the snapshots are %q", got)
+	}
+	for _, more := range []string{"", "version = 3\n"} {
+		dir := shortDir(t)
+		c, _ := h.client(dir, more)
+		startNFS(t, c, "one", digest)
+		writes(t, c, "one", "/var/mine", 0)
+		writes(t, c, "one", "/etc/mine", syscall.EROFS)
+		stopAll(t, c, "one")
+		clean(t, c, dir)
+	}
+	if err := h.exporter.RemoveExport(t.Context(), digest); err != nil {
+		t.Fatal(err)
+	}
+	if got := zfs("list", "-H", "-r", "-t", "all", "-o", "name", dataset); got != dataset {
+		t.Errorf("left after its removal: %s", got)
 	}
 }
 

@@ -21,7 +21,10 @@ type nfsHost struct {
 	file     string // that the exporter writes
 }
 
-func startNFSHost(t *testing.T) *nfsHost {
+func startNFSHost(t *testing.T) *nfsHost { return startNFSHostOn(t, "") }
+
+// startNFSHostOn has its roots on a dataset, if one is named.
+func startNFSHostOn(t *testing.T, dataset string) *nfsHost {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("jails need root")
@@ -40,7 +43,7 @@ func startNFSHost(t *testing.T) *nfsHost {
 	})
 	dir := shortDir(t)
 	h := &nfsHost{Server: s, t: t, file: filepath.Join(dir, "exports")}
-	h.exporter, _ = daemonAt(t, dir, fmt.Sprintf("nfs {\n  export {\n    dir = %q\n    clients = [%q]\n    exports_file = %q\n  }\n}\n", s.Roots, testnfs.Network, h.file))
+	h.exporter, _ = daemonAt(t, dir, fmt.Sprintf("nfs {\n  export {\n    dir = %q\n    zfs_dataset = %q\n    clients = [%q]\n    exports_file = %q\n  }\n}\n", s.Roots, dataset, testnfs.Network, h.file))
 	return h
 }
 
