@@ -349,7 +349,7 @@ func TestPathDoesNotNameAnImage(t *testing.T) {
 	if _, err := c.Image(t.Context(), "prog"); !client.IsNotFound(err) {
 		t.Errorf("the name prog was taken: %v", err)
 	}
-	if _, err := c.Import(t.Context(), client.ImportRequest{Path: path}); err != nil {
+	if _, err := c.Import(t.Context(), client.ImportRequest{Path: path}, nil); err != nil {
 		t.Fatal(err)
 	}
 	d, err := c.CheckPolicy(t.Context(), client.TaskSpec{Image: "prog"})

@@ -179,7 +179,7 @@ func CheckImage(ctx context.Context, path, file string) (d *client.Decision, err
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
-	img, err := store.ImportFor(ctx, path, "", ocispec.Platform{}, func(string) {})
+	img, err := store.ImportFor(ctx, path, "", ocispec.Platform{}, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -35,7 +35,7 @@ func TestGCForgetsImagesByPath(t *testing.T) {
 		t.Fatal(err)
 	}
 	collect("with the host's settings", client.GCRequest{}, nil, 0)
-	if _, err := c.Import(ctx, client.ImportRequest{Path: path, Name: "kept"}); err != nil {
+	if _, err := c.Import(ctx, client.ImportRequest{Path: path, Name: "kept"}, nil); err != nil {
 		t.Fatal(err)
 	}
 	collect("with a name beside it", client.GCRequest{Older: &short}, []string{pathName(path)}, 0)
@@ -113,7 +113,7 @@ func TestGCKeepsWhatRunsWithoutAName(t *testing.T) {
 	dir := shortDir(t)
 	c, _ := daemonAt(t, dir, "")
 	ctx := t.Context()
-	first, err := c.Import(ctx, client.ImportRequest{Path: archive(t, greeting), Name: "web"})
+	first, err := c.Import(ctx, client.ImportRequest{Path: archive(t, greeting), Name: "web"}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

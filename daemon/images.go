@@ -60,7 +60,7 @@ func (d *Daemon) resolveImage(ctx context.Context, spec client.TaskSpec) (*image
 	if err != nil {
 		return nil, err
 	}
-	return d.importPath(ctx, path, pathName(filepath.Clean(spec.Image)), func(stage string) { d.event(spec.ID, "pulling", stage) })
+	return d.importPath(ctx, path, pathName(filepath.Clean(spec.Image)), func(stage string) { d.event(spec.ID, "pulling", stage) }, nil)
 }
 
 // holdImage resolves a task's image and keeps it from a collection of garbage
@@ -99,7 +99,7 @@ func pathName(path string) string {
 	return "path-sha256/" + hex.EncodeToString(sum[:])
 }
 
-func (d *Daemon) importPath(ctx context.Context, path, name string, tell func(string)) (*image.Image, error) {
+func (d *Daemon) importPath(ctx context.Context, path, name string, tell func(string), progress func(image.Progress)) (*image.Image, error) {
 	// Who wants the same archive waits and finds it imported.
 	unlock, err := d.imports.locks.Lock(ctx, path)
 	if err != nil {
@@ -128,7 +128,7 @@ func (d *Daemon) importPath(ctx context.Context, path, name string, tell func(st
 		}
 	}
 	tell("importing " + path)
-	img, err := d.images.Import(ctx, path, name, nil)
+	img, err := d.images.Import(ctx, path, name, progress)
 	if err != nil {
 		return nil, invalid("image %s: %v", path, err)
 	}
@@ -144,19 +144,19 @@ func (d *Daemon) importPath(ctx context.Context, path, name string, tell func(st
 	return img, nil
 }
 
-func (d *Daemon) handleImport(r *http.Request) (any, error) {
+func (d *Daemon) handleImport(w http.ResponseWriter, r *http.Request) {
 	var in client.ImportRequest
-	if err := decode(r, &in); err != nil {
-		return nil, err
+	err := decode(r, &in)
+	if err == nil && !filepath.IsAbs(in.Path) {
+		err = invalid("path %q is not absolute", in.Path)
 	}
-	if !filepath.IsAbs(in.Path) {
-		return nil, invalid("path %q is not absolute", in.Path)
-	}
-	img, err := d.importPath(r.Context(), in.Path, in.Name, func(string) {})
 	if err != nil {
-		return nil, err
+		writeError(w, err)
+		return
 	}
-	return d.describeImage(r.Context(), img)
+	d.answerImage(w, r, func(tell func(image.Progress)) (*image.Image, error) {
+		return d.importPath(r.Context(), in.Path, in.Name, func(string) {}, tell)
+	})
 }
 
 func (d *Daemon) handleImage(r *http.Request) (any, error) {

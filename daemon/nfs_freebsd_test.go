@@ -217,7 +217,7 @@ func TestNFSPolicy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := h.exporter.Import(t.Context(), client.ImportRequest{Path: path}); err != nil {
+	if _, err := h.exporter.Import(t.Context(), client.ImportRequest{Path: path}, nil); err != nil {
 		t.Fatal(err)
 	}
 	digest := h.image("greedy")

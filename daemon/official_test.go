@@ -15,7 +15,7 @@ func TestImageInTheFormOfFreeBSDs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	img, err := c.Import(t.Context(), client.ImportRequest{Path: path})
+	img, err := c.Import(t.Context(), client.ImportRequest{Path: path}, nil)
 	if err != nil || len(img.Requests) > 0 {
 		t.Fatalf("%+v %v", img, err)
 	}

@@ -187,8 +187,6 @@ func (d *Daemon) pull(ctx context.Context, ref registry.Reference, timeout clien
 	return nil, &client.Error{Code: client.CodeUnavailable, Message: err.Error()}
 }
 
-// handlePull answers with a line of JSON for every step, the last of them with
-// the image or the error.
 func (d *Daemon) handlePull(w http.ResponseWriter, r *http.Request) {
 	var in client.PullRequest
 	err := decode(r, &in)
@@ -203,34 +201,41 @@ func (d *Daemon) handlePull(w http.ResponseWriter, r *http.Request) {
 		writeError(w, err)
 		return
 	}
+	d.answerImage(w, r, func(tell func(image.Progress)) (*image.Image, error) {
+		return d.pull(r.Context(), ref, in.Timeout, registry.PullOptions{FetchOptions: image.FetchOptions{Progress: tell},
+			Tell: func(text string) { d.event("", "pulling", text) }})
+	})
+}
+
+// answerImage answers with a line of JSON for every step of what gets an image,
+// the last of them with the image or the error.
+func (d *Daemon) answerImage(w http.ResponseWriter, r *http.Request, get func(tell func(image.Progress)) (*image.Image, error)) {
 	d.gate.RLock()
 	defer d.gate.RUnlock()
-	out := &pullLines{enc: json.NewEncoder(w), flush: w.(http.Flusher).Flush}
-	o := registry.PullOptions{FetchOptions: image.FetchOptions{Progress: func(p image.Progress) {
-		out.send(client.PullProgress{Layers: p.Layers, LayersDone: p.LayersDone, Size: p.Size, Done: p.Done}, false)
-	}}}
-	o.Tell = func(text string) { d.event("", "pulling", text) }
-	img, err := d.pull(r.Context(), ref, in.Timeout, o)
+	out := &progressLines{enc: json.NewEncoder(w), flush: w.(http.Flusher).Flush}
+	img, err := get(func(p image.Progress) {
+		out.send(client.ImageProgress{Layers: p.Layers, LayersDone: p.LayersDone, Size: p.Size, Done: p.Done}, false)
+	})
 	var info client.ImageInfo
 	if err == nil {
 		info, err = d.describeImage(r.Context(), img)
 	}
 	if err != nil {
-		out.send(client.PullProgress{Error: asError(err)}, true)
+		out.send(client.ImageProgress{Error: asError(err)}, true)
 		return
 	}
-	out.send(client.PullProgress{Image: &info}, true)
+	out.send(client.ImageProgress{Image: &info}, true)
 }
 
-// pullLines sends progress ten times a second, and what must be told at once.
-type pullLines struct {
+// progressLines sends progress ten times a second, and what must be told at once.
+type progressLines struct {
 	mu    sync.Mutex
 	enc   *json.Encoder
 	flush func()
 	last  time.Time
 }
 
-func (l *pullLines) send(p client.PullProgress, now bool) {
+func (l *progressLines) send(p client.ImageProgress, now bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !now && time.Since(l.last) < 100*time.Millisecond {

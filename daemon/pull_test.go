@@ -214,7 +214,7 @@ func TestOperatorsPull(t *testing.T) {
 	c, _ := daemonAt(t, dir, r.config(""))
 	ctx := t.Context()
 	told := 0
-	i, err := c.Pull(ctx, client.PullRequest{Ref: r.host + "/prog:1"}, func(p client.PullProgress) { told++ })
+	i, err := c.Pull(ctx, client.PullRequest{Ref: r.host + "/prog:1"}, func(p client.ImageProgress) { told++ })
 	if err != nil || i.Digest != digest || told == 0 {
 		t.Fatalf("got %+v, %v, told %d times", i, err, told)
 	}

@@ -257,7 +257,7 @@ func TestApprovalIsForOneContent(t *testing.T) {
 	v := newVictim(t, "")
 	ctx := t.Context()
 	in := func(manifest, name string) *client.ImageInfo {
-		i, err := v.c.Import(ctx, client.ImportRequest{Path: v.image(testimage.Spec{Manifest: manifest}), Name: name})
+		i, err := v.c.Import(ctx, client.ImportRequest{Path: v.image(testimage.Spec{Manifest: manifest}), Name: name}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -325,7 +325,7 @@ func TestJobCannotApprove(t *testing.T) {
 // start is refused: without a restart of the daemon.
 func TestPolicyFollowsItsFile(t *testing.T) {
 	v := newVictim(t, "permit {\n  allow = [\"raw_sockets\"]\n}\n")
-	if _, err := v.c.Import(t.Context(), client.ImportRequest{Path: v.image(testimage.Spec{Manifest: asks(`{"allow":["raw_sockets"]}`)}), Name: "tool"}); err != nil {
+	if _, err := v.c.Import(t.Context(), client.ImportRequest{Path: v.image(testimage.Spec{Manifest: asks(`{"allow":["raw_sockets"]}`)}), Name: "tool"}, nil); err != nil {
 		t.Fatal(err)
 	}
 	allowed := func(want bool) {

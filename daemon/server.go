@@ -102,7 +102,7 @@ func (d *Daemon) routes() http.Handler {
 	m.HandleFunc("GET /v1/tasks/{id}/logs", d.handleLogs)
 	m.HandleFunc("GET /v1/events", d.handleEvents)
 	m.HandleFunc("GET /v1/images", answer(func(r *http.Request) (any, error) { return d.imageInfos(r.Context()) }))
-	m.HandleFunc("POST /v1/images", answer(d.handleImport))
+	m.HandleFunc("POST /v1/images", d.handleImport)
 	m.HandleFunc("POST /v1/images/pull", d.handlePull)
 	m.HandleFunc("GET /v1/image", answer(d.handleImage))
 	m.HandleFunc("DELETE /v1/image", answer(func(r *http.Request) (any, error) { return nil, d.images.Remove(r.FormValue("ref")) }))

@@ -75,8 +75,16 @@ func (d *Daemon) ended(t *task, e client.Exit) {
 }
 
 // finish records how a task ended and takes all it had from the host. The
-// record is written first: a crash in between loses no exit code.
+// record is written first: a crash in between loses no exit code. Only the first
+// end counts.
 func (d *Daemon) finish(t *task, e client.Exit) {
+	t.mu.Lock()
+	already := t.finished
+	t.finished = true
+	t.mu.Unlock()
+	if already {
+		return
+	}
 	if e.At.IsZero() {
 		e.At = time.Now()
 	}
@@ -175,7 +183,7 @@ func (d *Daemon) kill(ctx context.Context, t *task) (*client.Exit, error) {
 	}
 	var soon, late <-chan time.Time
 	if t.overNFS() {
-		soon, late = time.After(awayTime), time.After(2*sweepTime)
+		soon, late = time.After(awayTime), time.After(2*awayTime)
 	}
 	for {
 		select {
@@ -187,8 +195,9 @@ func (d *Daemon) kill(ctx context.Context, t *task) (*client.Exit, error) {
 			if err := d.nfs.Abandon(t.id()); err != nil {
 				d.log.Warn("nfs", "task", t.id(), "error", err)
 			}
-		case <-late:
-			return nil, &client.Error{Code: client.CodeUnavailable, Message: fmt.Sprintf("task %s is killed, but the kernel has it wait for the server of its root", t.id())}
+		case <-late: // the janitor sweeps up when the kernel lets go of it
+			d.finish(t, client.Exit{Code: 128 + int(syscall.SIGKILL), Signal: int(syscall.SIGKILL), Known: true,
+				Message: "its jail stays until the kernel no longer has it wait for the server of its root"})
 		}
 	}
 }
@@ -291,7 +300,8 @@ func (d *Daemon) tend(ctx context.Context, t *task) {
 	if err == nil && destroyed {
 		err = d.forget(t)
 	}
-	if err != nil {
+	if err != nil && err.Error() != t.trouble {
+		t.trouble = err.Error()
 		d.log.Warn("still not swept up", "task", t.id(), "error", err)
 	}
 }

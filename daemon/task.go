@@ -20,8 +20,10 @@ type task struct {
 	undos     []undo
 	journal   journal
 	destroyed bool
-	done      chan struct{} // closed when exited and swept up
+	finished  bool          // its end is being recorded, or is
+	done      chan struct{} // closed when exited and swept up, as far as the kernel lets us
 	sweep     sync.Mutex    // one walk down the undo stack at a time
+	trouble   string        // the janitor's last with it
 }
 
 var validID = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]{0,59}$`)

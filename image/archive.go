@@ -78,16 +78,30 @@ func (b *bounded) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// heard tells of what is read.
+type heard struct {
+	io.Reader
+	tell func(n int) // may be nil
+}
+
+func (h heard) Read(b []byte) (int, error) {
+	n, err := h.Reader.Read(b)
+	if h.tell != nil {
+		h.tell(n)
+	}
+	return n, err
+}
+
 // extractLayout unpacks what belongs to an OCI layout, and nothing else, from
 // an archive; names are checked against the layout's own and, with verify,
 // blobs against theirs, which are digests.
-func extractLayout(ctx context.Context, archive, dir string, l Limits, verify bool) (err error) {
+func extractLayout(ctx context.Context, archive, dir string, l Limits, verify bool, read func(n int)) (err error) {
 	f, err := os.Open(archive)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	z, err := decompress(ctxReader{ctx, f})
+	z, err := decompress(heard{ctxReader{ctx, f}, read})
 	if err != nil {
 		return fmt.Errorf("archive %s: %w", archive, err)
 	}

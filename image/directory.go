@@ -103,7 +103,7 @@ func OpenArchive(ctx context.Context, file string, limits Limits) (*Directory, e
 		return nil, err
 	}
 	var l *Directory
-	if err = extractLayout(ctx, file, dir, limits.withDefaults(), true); err == nil {
+	if err = extractLayout(ctx, file, dir, limits.withDefaults(), true, nil); err == nil {
 		l, err = OpenDirectory(dir)
 	}
 	if err != nil {

@@ -267,5 +267,5 @@ func flatten(err error) (out []error) {
 // ExtractLayout unpacks an oci-archive (tar, also in gzip, zstd or xz) into a
 // directory to be examined: its blobs may be anything.
 func ExtractLayout(ctx context.Context, archive, dir string, l Limits) error {
-	return extractLayout(ctx, archive, dir, l.withDefaults(), false)
+	return extractLayout(ctx, archive, dir, l.withDefaults(), false, nil)
 }

@@ -17,15 +17,16 @@ import (
 // also in gzip, zstd or xz) into the store, under a name or the archive's own.
 // Of several images it takes the one for this host's platform. Every blob's
 // digest and size is verified; on error the store is as before. Concurrent
-// imports, of the same archive too, do not disturb each other.
-func (s *Store) Import(ctx context.Context, path, name string, progress func(stage string)) (*Image, error) {
+// imports, of the same archive too, do not disturb each other. Progress, which
+// may be nil, is told how much of the archive was read, or of the layout's layers.
+func (s *Store) Import(ctx context.Context, path, name string, progress func(Progress)) (*Image, error) {
 	return s.importFor(ctx, path, name, HostPlatforms(), progress)
 }
 
 // ImportFor is Import for another platform, as a tool for image authors needs
 // it: only an image of that OS and architecture is taken. The zero platform
 // means any, the host's first.
-func (s *Store) ImportFor(ctx context.Context, path, name string, p ocispec.Platform, progress func(stage string)) (*Image, error) {
+func (s *Store) ImportFor(ctx context.Context, path, name string, p ocispec.Platform, progress func(Progress)) (*Image, error) {
 	return s.importFor(ctx, path, name, Platforms(p), progress)
 }
 
@@ -38,9 +39,9 @@ func Platforms(p ocispec.Platform) []ocispec.Platform {
 	return []ocispec.Platform{p}
 }
 
-func (s *Store) importFor(ctx context.Context, path, name string, wanted []ocispec.Platform, progress func(string)) (img *Image, err error) {
+func (s *Store) importFor(ctx context.Context, path, name string, wanted []ocispec.Platform, progress func(Progress)) (img *Image, err error) {
 	if progress == nil {
-		progress = func(string) {}
+		progress = func(Progress) {}
 	}
 	if name != "" {
 		if err := checkName(name); err != nil {
@@ -55,8 +56,8 @@ func (s *Store) importFor(ctx context.Context, path, name string, wanted []ocisp
 	if fi.IsDir() {
 		in.root, err = os.OpenRoot(path)
 	} else {
-		progress("reading " + path)
-		err = in.extract(ctx)
+		read := Progress{Size: fi.Size()}
+		err = in.extract(ctx, func(n int) { read.Done += int64(n); progress(read) })
 	}
 	if err != nil {
 		return nil, err
@@ -74,19 +75,18 @@ func (s *Store) importFor(ctx context.Context, path, name string, wanted []ocisp
 			return nil, err
 		}
 	}
-	progress("verifying " + name)
 	signed, err := in.signatures(d.Digest)
 	if err != nil {
 		return nil, err
 	}
-	if img, err = s.take(ctx, in, d, name, wanted); err != nil {
+	if img, err = s.take(ctx, in, d, name, wanted, progress); err != nil {
 		return nil, err
 	}
 	return img, s.AddSignatures(img.Digest, signed)
 }
 
 // take copies what an image consists of, and names it when all is there.
-func (s *Store) take(ctx context.Context, in *source, d ocispec.Descriptor, name string, wanted []ocispec.Platform) (img *Image, err error) {
+func (s *Store) take(ctx context.Context, in *source, d ocispec.Descriptor, name string, wanted []ocispec.Platform, progress func(Progress)) (img *Image, err error) {
 	m, err := examine(in.smallBlob, d, wanted, in.limits)
 	if err != nil {
 		return nil, err
@@ -94,12 +94,20 @@ func (s *Store) take(ctx context.Context, in *source, d ocispec.Descriptor, name
 	blobs := append([]ocispec.Descriptor{d, m.Config}, m.Layers...)
 	s.pin(blobs)
 	defer func() { err = errors.Join(err, s.unpin(blobs, err != nil)) }()
+	copied := Progress{Layers: len(m.Layers)}
+	for _, l := range m.Layers {
+		copied.Size += l.Size
+	}
 	for i, blob := range blobs {
 		if err := in.copyBlob(ctx, blob); err != nil {
 			if i >= 2 {
 				err = fmt.Errorf("layer %d: %w", i-1, err)
 			}
 			return nil, err
+		}
+		if i >= 2 && in.own == "" { // else they are moved at once
+			copied.Done, copied.LayersDone = copied.Done+blob.Size, copied.LayersDone+1
+			progress(copied)
 		}
 	}
 	named := ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size,
@@ -125,12 +133,12 @@ type source struct {
 }
 
 // extract makes a layout of our own from an archive. Its blobs are verified.
-func (in *source) extract(ctx context.Context) error {
+func (in *source) extract(ctx context.Context, read func(n int)) error {
 	dir, err := os.MkdirTemp(in.store.tmpDir(), "import-")
 	if err != nil {
 		return full(err)
 	}
-	if err = extractLayout(ctx, in.path, dir, in.limits, true); err == nil {
+	if err = extractLayout(ctx, in.path, dir, in.limits, true, read); err == nil {
 		in.root, err = os.OpenRoot(dir)
 	}
 	if err != nil {

@@ -358,9 +358,13 @@ func TestExportComesBack(t *testing.T) {
 		t.Error("the same image gives two archives")
 	}
 	for name, p := range map[string]string{"archive": writeTemp(t, a.Bytes()), "layout": dir, "archive of the layout": writeTemp(t, c.Bytes())} {
-		got, err := newStore(t, Limits{}).Import(ctx, p, "", nil)
+		var last Progress
+		got, err := newStore(t, Limits{}).Import(ctx, p, "", func(p Progress) { last = p })
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
+		}
+		if last.Size == 0 || last.Done != last.Size {
+			t.Errorf("%s: told at the end: %+v", name, last)
 		}
 		if got.Digest != img.Digest || got.Name != "web:1.0" || got.ChainID != img.ChainID {
 			t.Errorf("%s: it comes back as %+v", name, got)

@@ -28,7 +28,7 @@ func linuxImage(t *testing.T, c *cluster) {
 		t.Skip("FREEJAIL_IMAGES is not set")
 	}
 	for _, name := range []string{"linux-permitted", "linux-refused"} {
-		_, err := c.daemon.Import(t.Context(), client.ImportRequest{Name: name, Path: filepath.Join(dir, "linux", "web.tar")})
+		_, err := c.daemon.Import(t.Context(), client.ImportRequest{Name: name, Path: filepath.Join(dir, "linux", "web.tar")}, nil)
 		check(t, err)
 	}
 	j, task := job("refused", "")

@@ -30,7 +30,7 @@ func TestJobWithRootOverNFS(t *testing.T) {
 		check(t, err)
 		path, err := testimage.Write(t.Context(), t.TempDir(), testimage.Spec{Name: "probe", Manifest: manifest})
 		check(t, err)
-		_, err = c.daemon.Import(t.Context(), client.ImportRequest{Name: "probe", Path: path})
+		_, err = c.daemon.Import(t.Context(), client.ImportRequest{Name: "probe", Path: path}, nil)
 		check(t, err)
 		_, err = c.daemon.Export(t.Context(), client.ExportRequest{Image: "probe"})
 		check(t, err)

@@ -96,7 +96,7 @@ func imagesAsk(t *testing.T, c *cluster) {
  "parameters":[{"name":"GREETING"}], "ports":[{"name":"http","port":81}],
  "requires":{"devfs":["path bpf0 unhide"],"allow":["raw_sockets"],"jail":{"children.max":"1"},"sysvipc":{"sem":"new"},"linux":true,"mounts":[{"type":"tmpfs","target":"/scratch","options":["size=1m"]}]}}`})
 	check(t, err)
-	_, err = c.daemon.Import(t.Context(), client.ImportRequest{Name: "greedy", Path: path})
+	_, err = c.daemon.Import(t.Context(), client.ImportRequest{Name: "greedy", Path: path}, nil)
 	check(t, err)
 	before, err := os.ReadFile(c.path("freejail.hcl"))
 	check(t, err)
@@ -137,7 +137,7 @@ permit {
 func aStackOfItsOwn(t *testing.T, c *cluster) {
 	path, err := testimage.Write(t.Context(), t.TempDir(), testimage.Spec{Name: "probe", Manifest: `{"schemaVersion":1,"requires":{"vnet":true}}`})
 	check(t, err)
-	_, err = c.daemon.Import(t.Context(), client.ImportRequest{Name: "netstack", Path: path})
+	_, err = c.daemon.Import(t.Context(), client.ImportRequest{Name: "netstack", Path: path}, nil)
 	check(t, err)
 	before, err := os.ReadFile(c.path("freejail.hcl"))
 	check(t, err)
@@ -168,7 +168,7 @@ func modulesAreAskedFor(t *testing.T, c *cluster) {
 	})
 	path, err := testimage.Write(t.Context(), t.TempDir(), testimage.Spec{Name: "probe", Manifest: `{"schemaVersion":1,"requires":{"mounts":[{"type":"linsysfs","target":"/sys"}]}}`})
 	check(t, err)
-	_, err = c.daemon.Import(t.Context(), client.ImportRequest{Name: "modules", Path: path})
+	_, err = c.daemon.Import(t.Context(), client.ImportRequest{Name: "modules", Path: path}, nil)
 	check(t, err)
 	before, err := os.ReadFile(c.path("freejail.hcl"))
 	check(t, err)

@@ -133,25 +133,29 @@ func (c *Client) Image(ctx context.Context, ref string) (*ImageInfo, error) {
 	return get[*ImageInfo](ctx, c, "/v1/image?ref="+url.QueryEscape(ref))
 }
 
-// Import takes an archive or layout into the store.
-func (c *Client) Import(ctx context.Context, r ImportRequest) (*ImageInfo, error) {
-	return call[*ImageInfo](ctx, c, http.MethodPost, "/v1/images", r)
+// Import takes an archive or layout into the store, and tells how far it has
+// come; tell may be nil.
+func (c *Client) Import(ctx context.Context, r ImportRequest, tell func(ImageProgress)) (*ImageInfo, error) {
+	return c.follow(ctx, "/v1/images", r, tell)
 }
 
-// Pull takes an image from a registry into the store, and tells how far it has
-// come; tell may be nil.
-func (c *Client) Pull(ctx context.Context, r PullRequest, tell func(PullProgress)) (*ImageInfo, error) {
-	resp, err := c.do(ctx, http.MethodPost, "/v1/images/pull", r)
+// Pull is Import from a registry.
+func (c *Client) Pull(ctx context.Context, r PullRequest, tell func(ImageProgress)) (*ImageInfo, error) {
+	return c.follow(ctx, "/v1/images/pull", r, tell)
+}
+
+func (c *Client) follow(ctx context.Context, path string, r any, tell func(ImageProgress)) (*ImageInfo, error) {
+	resp, err := c.do(ctx, http.MethodPost, path, r)
 	if err != nil {
 		return nil, err
 	}
 	defer resp.Body.Close()
 	dec := json.NewDecoder(resp.Body)
 	for {
-		var p PullProgress
+		var p ImageProgress
 		switch err := dec.Decode(&p); {
 		case err != nil:
-			return nil, fmt.Errorf("the daemon went away during the pull: %w", err)
+			return nil, fmt.Errorf("the daemon went away meanwhile: %w", err)
 		case p.Error != nil:
 			return nil, p.Error
 		case p.Image != nil:

@@ -278,8 +278,9 @@ type PullRequest struct {
 	Timeout Duration `json:"timeout,omitempty"` // default 5m
 }
 
-// PullProgress is how far a pull has come; the last has the image or the error.
-type PullProgress struct {
+// ImageProgress is how far a pull or an import has come; the last has the image
+// or the error.
+type ImageProgress struct {
 	Layers     int        `json:"layers,omitempty"`
 	LayersDone int        `json:"layers_done,omitempty"`
 	Size       int64      `json:"size,omitempty"` // of all layers, in bytes as they are stored

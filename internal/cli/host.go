@@ -49,7 +49,9 @@ func (a *app) imagesCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			i, err := a.client().Import(cmd.Context(), client.ImportRequest{Path: path, Name: name})
+			tell, end := showProgress("importing " + args[0])
+			i, err := a.client().Import(cmd.Context(), client.ImportRequest{Path: path, Name: name}, tell)
+			end()
 			if err != nil {
 				return err
 			}
@@ -144,6 +146,18 @@ func imageRef(ref string) string {
 	return ref
 }
 
+// showProgress shows how far an image has come, until end.
+func showProgress(title string) (tell func(client.ImageProgress), end func()) {
+	bar := progress.New(os.Stderr, title)
+	return func(p client.ImageProgress) {
+		note := "reading"
+		if p.Layers > 0 {
+			note = fmt.Sprintf("%d of %d layers", p.LayersDone, p.Layers)
+		}
+		bar.Set(p.Done, p.Size, note)
+	}, bar.End
+}
+
 func (a *app) pullCmd() *cobra.Command {
 	var timeout time.Duration
 	c := &cobra.Command{Use: "pull IMAGE", Short: "take an image from a registry into the store", Args: cobra.ExactArgs(1),
@@ -151,11 +165,9 @@ func (a *app) pullCmd() *cobra.Command {
 there. Mirrors, credentials and certificates are those of the daemon's
 configuration. An image that was pulled so stays until "freejail images rm".`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			bar := progress.New(os.Stderr, "pulling "+args[0])
-			i, err := a.client().Pull(cmd.Context(), client.PullRequest{Ref: args[0], Timeout: client.Duration(timeout)}, func(p client.PullProgress) {
-				bar.Set(p.Done, p.Size, fmt.Sprintf("%d of %d layers", p.LayersDone, p.Layers))
-			})
-			bar.End()
+			tell, end := showProgress("pulling " + args[0])
+			i, err := a.client().Pull(cmd.Context(), client.PullRequest{Ref: args[0], Timeout: client.Duration(timeout)}, tell)
+			end()
 			if err != nil {
 				return err
 			}

@@ -3,6 +3,7 @@ package testnfs
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -164,8 +165,21 @@ func (s *Server) pid(file string) int {
 	return n
 }
 
-// StartNFSD starts the server after StopNFSD.
-func (s *Server) StartNFSD() error { return runAll(s.in("nfsd", "-t", "-n", "4")) }
+// StartNFSD starts the server after StopNFSD, and waits until it answers.
+func (s *Server) StartNFSD() error {
+	err := runAll(s.in("nfsd", "-t", "-n", "4"))
+	for range 600 {
+		if err != nil {
+			break
+		}
+		c, derr := net.Dial("tcp", address+":2049")
+		if derr == nil {
+			return c.Close()
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return errors.Join(err, errors.New("nfsd does not answer"))
+}
 
 // StopNFSD ends it: its port is closed.
 func (s *Server) StopNFSD() error {

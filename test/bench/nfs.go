@@ -118,7 +118,7 @@ func (b *bench) serveRoots(ctx context.Context, server *testnfs.Server, archive 
 	if err != nil {
 		return err
 	}
-	_, err = h.daemon.Import(ctx, client.ImportRequest{Path: archive, Name: "answering"})
+	_, err = h.daemon.Import(ctx, client.ImportRequest{Path: archive, Name: "answering"}, nil)
 	if err == nil {
 		_, err = h.daemon.Export(ctx, client.ExportRequest{Image: "answering"})
 	}
