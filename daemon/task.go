@@ -97,7 +97,7 @@ func (d *Daemon) unwindBounded(ctx context.Context, t *task) error {
 	done := make(chan error, 1)
 	go func() {
 		defer t.sweep.Unlock()
-		done <- errors.Join(d.nfs.Leave(t.id()), d.walkDown(context.WithoutCancel(ctx), t))
+		done <- errors.Join(d.nfs.Leave(t.id()), d.nfs.During(t.id(), func() error { return d.walkDown(context.WithoutCancel(ctx), t) }))
 	}()
 	limit := sweepTime
 	if h, has := d.nfs.Of(t.id()); has && !h.OK() { // it has been waited for already

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -165,7 +166,9 @@ func (k *kernel) abandon(target string) error {
 	return err
 }
 
-func (*kernel) unmount(dir string) error { return mount.ForceUnder(dir) }
+func (k *kernel) unmount(dir string) error {
+	return k.during(filepath.Join(dir, pointDir), func() error { return mount.ForceUnder(dir) })
+}
 
 func (*kernel) mounted(target string) (bool, error) {
 	list, err := mount.Below(target)

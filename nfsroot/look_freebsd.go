@@ -11,50 +11,64 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// kernel is the real mounter. It knows the threads of its looks.
+// kernel is the real mounter. It knows the threads that may wait for a mount's
+// server.
 type kernel struct {
 	mu      sync.Mutex
-	looks   map[string]int
+	waiting map[string]map[int]bool // by mount point: thread ids
 	swallow sync.Once
 }
 
-func newKernel() *kernel { return &kernel{looks: map[string]int{}} }
+func newKernel() *kernel { return &kernel{waiting: map[string]map[int]bool{}} }
 
-// A look at a mount keeps the kernel from unmounting it (vfs_busy in
-// kern_statfs of sys/kern/vfs_syscalls.c), also when the mount is given up. But
-// an intr mount's request ends with a signal, of which SIGQUIT is one that
-// nothing else here wants.
+// A thread of ours that waits for the server keeps the kernel from unmounting
+// (vfs_busy in kern_statfs of sys/kern/vfs_syscalls.c), also when the mount is
+// given up, and others from their turn while it connects. But an intr mount's
+// request ends with a signal, of which SIGQUIT is one that nothing else here
+// wants.
 const wake = unix.SIGQUIT
 
-// look asks the server how full its file system is: no cache answers that.
-func (k *kernel) look(target string) error {
+// during runs on a thread that interrupt wakes.
+func (k *kernel) during(target string, do func() error) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	var tid int
 	unix.Syscall(unix.SYS_THR_SELF, uintptr(unsafe.Pointer(&tid)), 0, 0)
 	k.mu.Lock()
-	k.looks[target] = tid
+	if k.waiting[target] == nil {
+		k.waiting[target] = map[int]bool{}
+	}
+	k.waiting[target][tid] = true
 	k.mu.Unlock()
 	defer func() {
 		k.mu.Lock()
-		delete(k.looks, target)
-		k.mu.Unlock()
+		defer k.mu.Unlock()
+		if delete(k.waiting[target], tid); len(k.waiting[target]) == 0 {
+			delete(k.waiting, target)
+		}
 	}()
-	var st unix.Statfs_t
-	return unix.Statfs(target, &st)
+	return do()
 }
 
-// interrupt ends a look, if one is under way.
+// look asks the server how full its file system is: no cache answers that.
+func (k *kernel) look(target string) error {
+	return k.during(target, func() error {
+		var st unix.Statfs_t
+		return unix.Statfs(target, &st)
+	})
+}
+
+// interrupt wakes who waits for a server.
 func (k *kernel) interrupt(target string) {
 	k.swallow.Do(func() { signal.Notify(make(chan os.Signal, 1), wake) })
 	for range 50 { // the first may come before the kernel waits
 		k.mu.Lock()
-		tid, looking := k.looks[target]
-		if looking { // under the lock: the thread is not another's yet
+		waiting := len(k.waiting[target]) > 0
+		for tid := range k.waiting[target] { // under the lock: the thread is not another's yet
 			unix.Syscall(unix.SYS_THR_KILL, uintptr(tid), uintptr(wake), 0)
 		}
 		k.mu.Unlock()
-		if !looking {
+		if !waiting {
 			return
 		}
 		time.Sleep(20 * time.Millisecond)

@@ -43,6 +43,7 @@ type Mounts struct {
 type mounter interface {
 	mount(ctx context.Context, src *Source, dir, target string, o Options) error
 	probe(target string) error
+	during(target string, do func() error) error
 	abandon(target string) error
 	unmount(dir string) error
 	mounted(target string) (bool, error)

@@ -53,6 +53,8 @@ func (l *local) mount(_ context.Context, src *Source, dir, target string, _ Opti
 	return mount.Do(mount.Mount{Type: "nullfs", Source: filepath.Join(src.Server.Path, dir), Target: target, Options: []string{"ro"}})
 }
 
+func (l *local) during(_ string, do func() error) error { return do() }
+
 func (l *local) probe(string) error { return l.wait() }
 
 func (l *local) abandon(target string) error {

@@ -29,6 +29,20 @@ func (m *Mounts) Release(holder string) error {
 	return errors.Join(errs...)
 }
 
+// During runs what may wait for the server of a holder's mount, on a thread that
+// is woken when the mount is given up.
+func (m *Mounts) During(holder string, do func() error) error {
+	for _, s := range m.snapshot() {
+		m.mu.Lock()
+		_, has := s.holders[holder]
+		m.mu.Unlock()
+		if has {
+			return m.do.during(s.target(), do)
+		}
+	}
+	return do()
+}
+
 // Leave tells that a holder is about to go. When nobody else stays on a mount
 // whose server is away, whoever waits for it there gets an error.
 func (m *Mounts) Leave(holder string) error { return m.leave(holder, false) }
