@@ -183,7 +183,7 @@ func (d *Daemon) kill(ctx context.Context, t *task) (*client.Exit, error) {
 	}
 	var soon, late <-chan time.Time
 	if t.overNFS() {
-		soon, late = time.After(awayTime), time.After(2*awayTime)
+		soon = time.After(awayTime)
 	}
 	for {
 		select {
@@ -194,6 +194,10 @@ func (d *Daemon) kill(ctx context.Context, t *task) (*client.Exit, error) {
 		case <-soon: // whatever is known of the server: nothing else keeps what is killed
 			if err := d.nfs.Abandon(t.id()); err != nil {
 				d.log.Warn("nfs", "task", t.id(), "error", err)
+			}
+			late = time.After(sweepTime)
+			if h, has := d.nfs.Of(t.id()); has && !h.OK() {
+				late = time.After(awayTime)
 			}
 		case <-late: // the janitor sweeps up when the kernel lets go of it
 			d.finish(t, client.Exit{Code: 128 + int(syscall.SIGKILL), Signal: int(syscall.SIGKILL), Known: true,
