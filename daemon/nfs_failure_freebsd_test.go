@@ -34,7 +34,7 @@ func TestNFSStopWithoutServer(t *testing.T) {
 			}
 			h.image(path)
 			return nil
-		}, func() error { return nil }, "ESTALE", true},
+		}, func() error { return nil }, testnfs.URL, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			startNFS(t, c, "one", digest)
