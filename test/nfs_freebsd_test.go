@@ -6,6 +6,8 @@ import (
 	"os"
 	"testing"
 
+	nomad "github.com/hashicorp/nomad/api"
+
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/internal/testimage"
 	"github.com/freejail/freejail/internal/testnfs"
@@ -39,16 +41,19 @@ func TestJobWithRootOverNFS(t *testing.T) {
 		_, err = c.daemon.GC(t.Context(), client.GCRequest{})
 		check(t, err)
 
-		j, task := job("nfs", "serve")
-		withPort(j, task)
-		task.Config["root"] = "nfs"
+		over := func(id string) *nomad.Job {
+			j, task := job(id, "serve")
+			withPort(j, task)
+			task.Config["root"] = "nfs"
+			return j
+		}
+		j := over("refused")
 		c.run(t, j)
-		wantMessage(t, c.one(t, j, "failed"), "Driver Failure", "nfs root, asked for by the job", "no permit covers it", "--request nfs:root")
-		c.stop(t, "nfs")
+		wantMessage(t, c.one(t, j, "failed"), "Driver Failure", "root over NFS, asked for by the job", "no permit covers it", "--request nfs:root")
 		conf, err = os.ReadFile(c.path("freejail.hcl"))
 		check(t, err)
 		c.write(t, "freejail.hcl", string(conf)+"permit {\n  nfs = true\n}\n")
-		c.run(t, j)
+		c.run(t, over("nfs"))
 		a := c.allocs(t, "nfs", 1, "running")[0]
 		tasks, err := c.daemon.Tasks(t.Context())
 		check(t, err)
