@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -51,25 +52,30 @@ that were added (+), removed (-) or changed (M).`, Args: exactly(2, "two images"
 }
 
 func (f *imageFlags) compare(ctx context.Context, first, second string, files bool) (d *difference, err error) {
-	if !files {
-		err = f.describe(ctx, first, func(a *image.Image) error {
-			return f.describe(ctx, second, func(b *image.Image) error { d = differ(a, b); return nil })
-		})
-		return d, err
+	var sides [2]build.Side
+	for i, arg := range []string{first, second} {
+		if files {
+			var done func() error
+			if sides[i].Layout, sides[i].Image, done, err = f.load(ctx, arg); err == nil {
+				defer func() { err = errors.Join(err, done()) }()
+			}
+		} else {
+			sides[i].Image, err = f.describe(ctx, arg)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", arg, err)
+		}
 	}
-	err = f.with(ctx, first, func(la *image.Layout, a *image.Image) error {
-		return f.with(ctx, second, func(lb *image.Layout, b *image.Image) error {
-			d = differ(a, b)
-			list, err := build.Compare(ctx, build.Side{Layout: la, Image: a}, build.Side{Layout: lb, Image: b})
-			d.Files = append(d.Files, list...)
-			return err
-		})
-	})
-	return d, err
-}
-
-func differ(a, b *image.Image) *difference {
-	return &difference{Requests: changes(allRequests(a.Manifest), allRequests(b.Manifest)), Config: changes(settings(a), settings(b)), Files: []build.Change{}}
+	a, b := sides[0].Image, sides[1].Image
+	d = &difference{Requests: changes(allRequests(a.Manifest), allRequests(b.Manifest)), Config: changes(settings(a), settings(b)), Files: []build.Change{}}
+	if files {
+		list, err := build.Compare(ctx, sides[0], sides[1])
+		if err != nil {
+			return nil, err
+		}
+		d.Files = append(d.Files, list...)
+	}
+	return d, nil
 }
 
 func changes(a, b []string) lists {

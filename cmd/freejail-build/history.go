@@ -26,12 +26,14 @@ func (a *app) historyCmd() *cobra.Command {
 	var f *imageFlags
 	c := &cobra.Command{Use: "history IMAGE", Short: "tell how an image was made, the first step first", Long: imageHelp, Args: exactly(1, "one image"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return f.describe(cmd.Context(), args[0], func(img *image.Image) error {
-				if asJSON {
-					return printJSON(a.out, history(img))
-				}
-				return a.printHistory(history(img))
-			})
+			img, err := f.describe(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(a.out, history(img))
+			}
+			return a.printHistory(history(img))
 		}}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON for programs")
 	f = a.imageFlags(c)

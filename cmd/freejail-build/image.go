@@ -11,7 +11,6 @@ import (
 
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/registry"
-	"github.com/freejail/freejail/internal/progress"
 )
 
 const imageHelp = `IMAGE is the path of an OCI archive (tar, also in gzip, zstd or xz) or of an OCI
@@ -36,99 +35,92 @@ func (a *app) imageFlags(c *cobra.Command) *imageFlags {
 	return f
 }
 
-// elsewhere tells what an argument names that is no path.
-func elsewhere(arg string) (at registry.Location, is bool, err error) {
-	if _, err := os.Stat(arg); err == nil || !errors.Is(err, fs.ErrNotExist) {
-		return at, false, nil
+// locate tells whether an argument is the path of a directory or of a file, or
+// else which place it names.
+func locate(arg string) (at *registry.Location, dir bool, err error) {
+	fi, err := os.Stat(arg)
+	if err == nil {
+		return nil, fi.IsDir(), nil
 	}
-	at, err = registry.ParseLocation(arg)
-	if err != nil || at.Kind == registry.Remote && !registry.IsReference(arg) {
-		return at, false, fmt.Errorf("%s: no such file or directory, and it names no image elsewhere: see --help", arg)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return nil, false, err
 	}
-	return at, true, nil
+	l, err := registry.ParseLocation(arg)
+	if err != nil || l.Kind == registry.Remote && !registry.IsReference(arg) {
+		return nil, false, fmt.Errorf("%s: no such file or directory, and it names no image elsewhere: see --help", arg)
+	}
+	return &l, false, nil
 }
 
-// copyTo copies an image of elsewhere to a place on this host.
-func (f *imageFlags) copyTo(ctx context.Context, from, to registry.Location, o registry.CopyOptions) (registry.Copied, error) {
-	c, err := f.client(from)
-	if err != nil {
-		return registry.Copied{}, usageError{err}
-	}
-	bar := progress.New(f.app.messages, "reading "+from.String())
-	defer bar.End()
-	o.Progress = func(p image.Progress) {
-		bar.Set(p.Done, p.Size, fmt.Sprintf("%d of %d blobs", p.LayersDone, p.Layers))
-	}
-	return c.Copy(ctx, from, to, o)
+// copyTo copies what an argument names to a place on this host.
+func (f *imageFlags) copyTo(ctx context.Context, from *registry.Location, to registry.Location, o registry.CopyOptions) (registry.Copied, error) {
+	return f.app.transfer(ctx, &f.remoteFlags, "reading "+from.String(), *from, to, o)
 }
 
-// with gives the image of an argument, and a layout that has it, for as long as
-// do takes.
-func (f *imageFlags) with(ctx context.Context, arg string, do func(*image.Layout, *image.Image) error) error {
+// load gives the image of an argument and a layout that has it, until done.
+func (f *imageFlags) load(ctx context.Context, arg string) (l *image.Layout, img *image.Image, done func() error, err error) {
 	p, err := platform(f.target)
 	if err != nil {
-		return err
+		return nil, nil, nil, err
 	}
-	at, is, err := elsewhere(arg)
+	at, isDir, err := locate(arg)
 	if err != nil {
-		return err
+		return nil, nil, nil, err
 	}
-	if fi, err := os.Stat(arg); err == nil && fi.IsDir() {
-		l, img, err := image.OpenLayout(arg, p, image.Limits{})
-		if err != nil {
-			return err
+	if isDir {
+		if l, img, err = image.OpenLayout(arg, p, image.Limits{}); err != nil {
+			return nil, nil, nil, err
 		}
-		return errors.Join(do(l, img), l.Close())
+		return l, img, l.Close, nil
 	}
 	dir, err := os.MkdirTemp("", "freejail-image-")
 	if err != nil {
-		return err
+		return nil, nil, nil, err
 	}
-	defer os.RemoveAll(dir)
-	if is {
-		to := registry.Location{Kind: registry.Store, Path: dir}
-		done, err := f.copyTo(ctx, at, to, registry.CopyOptions{Platform: p})
-		if err != nil {
-			return err
-		}
-		return inStore(dir, func(s *image.Store) (*image.Image, error) { return s.Get(done.Digest.String()) }, do)
+	var copied registry.Copied
+	if at != nil {
+		copied, err = f.copyTo(ctx, at, registry.Location{Kind: registry.Store, Path: dir}, registry.CopyOptions{Platform: p})
 	}
-	return inStore(dir, func(s *image.Store) (*image.Image, error) { return s.ImportFor(ctx, arg, "", p, nil) }, do)
-}
-
-func inStore(dir string, find func(*image.Store) (*image.Image, error), do func(*image.Layout, *image.Image) error) error {
-	s, err := image.OpenStore(dir, image.Limits{})
-	if err != nil {
-		return err
-	}
-	img, err := find(s)
+	var s *image.Store
 	if err == nil {
-		err = do(&s.Layout, img)
+		s, err = image.OpenStore(dir, image.Limits{})
 	}
-	return errors.Join(err, s.Close())
+	if err != nil {
+		return nil, nil, nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	done = func() error { return errors.Join(s.Close(), os.RemoveAll(dir)) }
+	if at != nil {
+		img, err = s.Get(copied.Digest.String())
+	} else {
+		img, err = s.ImportFor(ctx, arg, "", p, nil)
+	}
+	if err != nil {
+		return nil, nil, nil, errors.Join(err, done())
+	}
+	return &s.Layout, img, done, nil
 }
 
 // describe gives what an image says of itself. Of one in a registry nothing else
 // is pulled.
-func (f *imageFlags) describe(ctx context.Context, arg string, do func(*image.Image) error) error {
-	at, is, err := elsewhere(arg)
+func (f *imageFlags) describe(ctx context.Context, arg string) (*image.Image, error) {
+	at, _, err := locate(arg)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if !is || at.Kind != registry.Remote {
-		return f.with(ctx, arg, func(_ *image.Layout, img *image.Image) error { return do(img) })
+	if at == nil || at.Kind != registry.Remote {
+		_, img, done, err := f.load(ctx, arg)
+		if err != nil {
+			return nil, err
+		}
+		return img, done()
 	}
 	p, err := platform(f.target)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	c, err := f.client(at)
+	c, err := f.client(*at)
 	if err != nil {
-		return usageError{err}
+		return nil, usageError{err}
 	}
-	img, err := c.Describe(ctx, at.Ref, image.Platforms(p))
-	if err != nil {
-		return err
-	}
-	return do(img)
+	return c.Describe(ctx, at.Ref, image.Platforms(p))
 }

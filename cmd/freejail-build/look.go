@@ -16,12 +16,14 @@ func (a *app) inspectCmd() *cobra.Command {
 	var f *imageFlags
 	c := &cobra.Command{Use: "inspect IMAGE", Short: "tell what an image is, wants and offers", Long: imageHelp, Args: exactly(1, "one image"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return f.describe(cmd.Context(), args[0], func(img *image.Image) error {
-				if asJSON {
-					return printImageJSON(a.out, img)
-				}
-				return describe(a.out, img)
-			})
+			img, err := f.describe(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printImageJSON(a.out, img)
+			}
+			return describe(a.out, img)
 		}}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON for programs")
 	f = a.imageFlags(c)
@@ -35,16 +37,19 @@ func (a *app) unpackCmd() *cobra.Command {
 The directory is made where it is missing. Owners need root; without it,
 everything is the caller's, and setuid and setgid bits are dropped.`,
 		Args: exactly(2, "an image and a directory"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return f.with(cmd.Context(), args[0], func(l *image.Layout, img *image.Image) error {
-				if err := os.Mkdir(args[1], 0o755); err != nil && !errors.Is(err, os.ErrExist) {
-					return err
-				}
-				bar := progress.New(a.messages, "unpacking "+args[0])
-				defer bar.End()
-				return l.Unpack(cmd.Context(), img, args[1], func(p image.Progress) {
-					bar.Set(p.Done, p.Size, fmt.Sprintf("%d of %d layers", p.LayersDone, p.Layers))
-				})
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			l, img, done, err := f.load(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, done()) }()
+			if err := os.Mkdir(args[1], 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+				return err
+			}
+			bar := progress.New(a.messages, "unpacking "+args[0])
+			defer bar.End()
+			return l.Unpack(cmd.Context(), img, args[1], func(p image.Progress) {
+				bar.Set(p.Done, p.Size, fmt.Sprintf("%d of %d layers", p.LayersDone, p.Layers))
 			})
 		}}
 	f = a.imageFlags(c)

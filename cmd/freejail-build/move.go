@@ -180,6 +180,22 @@ func (a *app) pullCmd() *cobra.Command {
 	return c
 }
 
+// transfer copies an image and shows how far it is, unless it has no title.
+func (a *app) transfer(ctx context.Context, f *remoteFlags, title string, from, to registry.Location, o registry.CopyOptions) (registry.Copied, error) {
+	c, err := f.client(from, to)
+	if err != nil {
+		return registry.Copied{}, usageError{err}
+	}
+	if title != "" {
+		bar := progress.New(a.messages, title)
+		defer bar.End()
+		o.Progress = func(p image.Progress) {
+			bar.Set(p.Done, p.Size, fmt.Sprintf("%d of %d blobs", p.LayersDone, p.Layers))
+		}
+	}
+	return c.Copy(ctx, from, to, o)
+}
+
 func (a *app) copy(ctx context.Context, f *copyFlags, from, to string) error {
 	src, err := registry.ParseLocation(from)
 	if err != nil {
@@ -193,18 +209,11 @@ func (a *app) copy(ctx context.Context, f *copyFlags, from, to string) error {
 	if o.Platform, err = platform(f.platform); err != nil {
 		return err
 	}
-	c, err := f.client(src, dst)
-	if err != nil {
-		return usageError{err}
+	title := "copying " + from
+	if f.quiet {
+		title = ""
 	}
-	if !f.quiet {
-		bar := progress.New(a.messages, "copying "+from)
-		defer bar.End()
-		o.Progress = func(p image.Progress) {
-			bar.Set(p.Done, p.Size, fmt.Sprintf("%d of %d blobs", p.LayersDone, p.Layers))
-		}
-	}
-	done, err := c.Copy(ctx, src, dst, o)
+	done, err := a.transfer(ctx, &f.remoteFlags, title, src, dst, o)
 	if err != nil {
 		return err
 	}

@@ -70,28 +70,31 @@ func (f *imageFlags) validate(ctx context.Context, arg string) (found *image.Fin
 	if err != nil {
 		return nil, err
 	}
-	at, is, err := elsewhere(arg)
+	at, isDir, err := locate(arg)
 	if err != nil {
 		return nil, err
 	}
 	dir := arg
-	if fi, err := os.Stat(arg); is || err == nil && !fi.IsDir() {
+	if !isDir {
 		if dir, err = os.MkdirTemp("", "freejail-image-"); err != nil {
 			return nil, err
 		}
-		defer os.RemoveAll(dir)
+		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	}
-	if is {
-		_, err = f.copyTo(ctx, at, registry.Location{Kind: registry.Layout, Path: dir, Name: "image"}, registry.CopyOptions{All: true, Unsigned: true})
-	} else if dir != arg {
-		if err = image.ExtractLayout(ctx, arg, dir, image.Limits{}); err != nil && ctx.Err() == nil {
+	switch {
+	case at != nil:
+		if _, err := f.copyTo(ctx, at, registry.Location{Kind: registry.Layout, Path: dir, Name: "image"}, registry.CopyOptions{All: true, Unsigned: true}); err != nil {
+			return nil, err
+		}
+	case !isDir:
+		if err := image.ExtractLayout(ctx, arg, dir, image.Limits{}); err != nil {
+			if ctx.Err() != nil {
+				return nil, err
+			}
 			found = &image.Findings{}
 			found.Add(image.Error, "archive", arg, "%v", err)
 			return found, nil
 		}
-	}
-	if err != nil {
-		return nil, err
 	}
 	want := func(q ocispec.Platform) bool {
 		return p.OS == "" || q.OS == "" || p.OS == q.OS && p.Architecture == q.Architecture
