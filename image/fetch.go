@@ -110,20 +110,30 @@ func (s *Store) fetchSmall(ctx context.Context, from Origin, d ocispec.Descripto
 	if s.has(d) {
 		return s.smallBlob(d)
 	}
+	return ReadBlob(ctx, from, d)
+}
+
+// ReadBlob reads a blob, whose size the caller has found to be small, and
+// verifies it.
+func ReadBlob(ctx context.Context, from Origin, d ocispec.Descriptor) ([]byte, error) {
 	for {
-		r, at, err := from.Open(ctx, d, 0)
-		if err != nil {
-			return nil, err
-		}
-		if at != 0 {
-			return nil, errors.Join(fmt.Errorf("blob %s begins at byte %d", d.Digest, at), r.Close())
-		}
-		b, err := io.ReadAll(newVerifier(ctxReader{ctx, r}, d))
-		r.Close()
+		b, err := readOnce(ctx, from, d)
 		if err == nil || !elsewhere(from, d, err) {
 			return b, err
 		}
 	}
+}
+
+func readOnce(ctx context.Context, from Origin, d ocispec.Descriptor) ([]byte, error) {
+	r, at, err := from.Open(ctx, d, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	if at != 0 {
+		return nil, fmt.Errorf("blob %s begins at byte %d", d.Digest, at)
+	}
+	return io.ReadAll(newVerifier(ctxReader{ctx, r}, d))
 }
 
 func (s *Store) storeSmall(ctx context.Context, from Origin, d ocispec.Descriptor) error {

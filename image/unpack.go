@@ -50,33 +50,22 @@ func (u *Unpacking) Apply(ctx context.Context, dir string, first, end int) error
 	if len(img.Config.RootFS.DiffIDs) != len(img.Layers) {
 		return fmt.Errorf("the image has %d layers, its config names %d", len(img.Layers), len(img.Config.RootFS.DiffIDs))
 	}
-	p := &Progress{Layers: end - first}
+	p := Progress{Layers: end - first}
 	for _, d := range img.Layers[first:end] {
 		p.Size += d.Size
 	}
+	read := func(n int) {
+		if p.Done += int64(n); u.progress != nil {
+			u.progress(p)
+		}
+	}
 	for i := first; i < end; i++ {
-		if err := u.l.unpackLayer(ctx, img, i, dir, &u.left, &counted{p: p, tell: u.progress}); err != nil {
+		if err := u.l.unpackLayer(ctx, img, i, dir, &u.left, read); err != nil {
 			return fmt.Errorf("layer %d (%.19s): %w", i+1, img.Layers[i].Digest, full(err))
 		}
 		p.LayersDone++
 	}
 	return nil
-}
-
-// counted tells how much of the blobs was read.
-type counted struct {
-	r    io.Reader
-	p    *Progress
-	tell func(Progress) // may be nil
-}
-
-func (c *counted) Read(b []byte) (int, error) {
-	n, err := c.r.Read(b)
-	c.p.Done += int64(n)
-	if c.tell != nil {
-		c.tell(*c.p)
-	}
-	return n, err
 }
 
 func checkEmpty(dir string) error {
@@ -93,7 +82,7 @@ func checkEmpty(dir string) error {
 	return nil
 }
 
-func (l *Layout) unpackLayer(ctx context.Context, img *Image, i int, dir string, left *Limits, c *counted) (err error) {
+func (l *Layout) unpackLayer(ctx context.Context, img *Image, i int, dir string, left *Limits, read func(n int)) (err error) {
 	d := img.Layers[i]
 	if err := checkDigest(d.Digest); err != nil {
 		return err
@@ -107,8 +96,7 @@ func (l *Layout) unpackLayer(ctx context.Context, img *Image, i int, dir string,
 		return fmt.Errorf("import the image again: %w", err)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	c.r = ctxReader{ctx, f}
-	blob := newPump(c)
+	blob := newPump(heard{ctxReader{ctx, f}, read})
 	defer blob.stop()
 	z, err := open(blob)
 	if err != nil {

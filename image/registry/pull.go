@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -88,7 +87,7 @@ func (c *Client) describe(ctx context.Context, ref Reference, wanted []ocispec.P
 	if m.Config.Size < 0 || m.Config.Size > maxManifest {
 		return nil, fmt.Errorf("the config has %d bytes: %d is the most", m.Config.Size, maxManifest)
 	}
-	config, err := from.small(ctx, m.Config)
+	config, err := image.ReadBlob(ctx, from, m.Config)
 	if err != nil {
 		return nil, err
 	}
@@ -127,22 +126,12 @@ func (o *origin) signatures(ctx context.Context, d digest.Digest, indexes [][]by
 		}
 		if err == nil {
 			var list []sign.Signature
-			list, err = sign.Parse(b, func(d ocispec.Descriptor) ([]byte, error) { return o.small(ctx, d) })
+			list, err = sign.Parse(b, func(d ocispec.Descriptor) ([]byte, error) { return image.ReadBlob(ctx, o, d) })
 			r.Signatures = append(r.Signatures, list...)
 		}
 		errs = append(errs, err)
 	}
 	return r, errors.Join(errs...)
-}
-
-// small reads a blob whose size was found to be small.
-func (o *origin) small(ctx context.Context, d ocispec.Descriptor) ([]byte, error) {
-	r, _, err := o.Open(ctx, d, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	return io.ReadAll(image.Verified(r, d))
 }
 
 // choose takes one image of an index.
