@@ -84,9 +84,14 @@ func (d *Daemon) gc(ctx context.Context, r client.GCRequest) (*client.GCResult, 
 	}
 	res.Bytes = freed
 	for _, s := range d.openStores() {
-		n, err := d.removeChains(ctx, s)
-		if res.Chains += n; err != nil {
-			return res, err
+		for { // a chain that others are made of goes after them
+			n, err := d.removeChains(ctx, s)
+			if res.Chains += n; err != nil {
+				return res, err
+			}
+			if n == 0 {
+				break
+			}
 		}
 	}
 	return res, nil
@@ -108,23 +113,18 @@ func (d *Daemon) removeChains(ctx context.Context, s storage.Driver) (removed in
 	for _, img := range list {
 		needed[img.ChainID.Encoded()] = true
 	}
-	// A chain that others are made of goes after them.
-	for before := -1; before < removed; {
-		before = removed
-		chains = slices.DeleteFunc(chains, func(c string) bool {
-			if err != nil || needed[c] || d.chainInUse(c) {
-				return false
-			}
-			rerr := s.RemoveChain(ctx, c)
-			if rerr == nil {
-				removed++
-			} else if !errors.Is(rerr, storage.ErrInUse) {
-				err = rerr
-			}
-			return rerr == nil
-		})
+	for _, c := range chains {
+		if needed[c] || d.chainInUse(c) {
+			continue
+		}
+		if err := s.RemoveChain(ctx, c); errors.Is(err, storage.ErrInUse) {
+			continue
+		} else if err != nil {
+			return removed, err
+		}
+		removed++
 	}
-	return removed, err
+	return removed, nil
 }
 
 // unpackedSize is 0 for what is not unpacked. Drivers that keep their chains in

@@ -46,7 +46,7 @@ func (z *zfsDriver) sweepHalfMade() error {
 		return err
 	}
 	for _, c := range list {
-		if _, err := zfs.GetDataset(z.chain(c) + "@chain"); err == nil {
+		if z.whole(c) {
 			continue
 		}
 		d, err := zfs.GetDataset(z.chain(c))
@@ -81,44 +81,37 @@ func (z *zfsDriver) EnsureChain(ctx context.Context, chains []string, apply Appl
 	if _, err := lastChain(chains); err != nil {
 		return nil, err
 	}
-	first := len(chains) - 1 // the last that is there, or the first of all
-	for first > 0 && !z.whole(chains[first]) {
-		first--
+	return z.ensure(ctx, chains, apply)
+}
+
+func (z *zfsDriver) ensure(ctx context.Context, chains []string, apply Apply) (release func(), err error) {
+	n := len(chains) - 1
+	unlock, err := z.locks.Lock(ctx, chains[n])
+	if err != nil {
+		return nil, err
 	}
-	release = func() {}
-	for i := first; i < len(chains); i++ {
+	defer unlock()
+	if !z.whole(chains[n]) {
 		parent := ""
-		if i > 0 {
-			parent = chains[i-1]
+		if n > 0 {
+			parent = chains[n-1]
+			release, err := z.ensure(ctx, chains[:n], apply)
+			if err != nil {
+				return nil, err
+			}
+			defer release() // it has a clone then
 		}
-		held, err := z.ensure(ctx, chains[i], parent, func(dir string) error { return apply(dir, i, i+1) })
-		release() // the one before: it has a clone now
-		if err != nil {
+		if err := z.makeChain(ctx, chains[n], parent, func(dir string) error { return apply(dir, n, n+1) }); err != nil {
 			return nil, err
 		}
-		release = held
 	}
-	return release, nil
+	return z.hold(chains[n]), nil
 }
 
 // whole tells whether a chain is there.
 func (z *zfsDriver) whole(chain string) bool {
 	_, err := zfs.GetDataset(z.chain(chain) + "@chain")
 	return err == nil
-}
-
-func (z *zfsDriver) ensure(ctx context.Context, chain, parent string, fill func(string) error) (release func(), err error) {
-	unlock, err := z.locks.Lock(ctx, chain)
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
-	if !z.whole(chain) {
-		if err := z.makeChain(ctx, chain, parent, fill); err != nil {
-			return nil, err
-		}
-	}
-	return z.hold(chain), nil
 }
 
 func (z *zfsDriver) makeChain(ctx context.Context, chain, parent string, fill func(string) error) error {
