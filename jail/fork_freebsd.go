@@ -98,6 +98,7 @@ func (b *birth) forkExec(files [3]*os.File, terminal *os.File) (int, error) {
 			return 0, errors.Join(err, report.Close())
 		}
 		defer gate.Close()
+		defer w.Close() // if it was not reached
 		opened, ends = w, append(ends, gate)
 	}
 	fds, err := duplicate(ends)

@@ -48,14 +48,23 @@ func (m *Mounts) List() []Status {
 func (m *Mounts) Of(holder string) (Health, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	s := m.of(holder)
+	if s == nil {
+		return Health{}, false
+	}
+	h := s.health
+	h.Server = s.Server
+	return h, true
+}
+
+// of finds a holder's mount. The caller holds the lock.
+func (m *Mounts) of(holder string) *shared {
 	for _, s := range m.list {
 		if _, has := s.holders[holder]; has {
-			h := s.health
-			h.Server = s.Server
-			return h, true
+			return s
 		}
 	}
-	return Health{}, false
+	return nil
 }
 
 // Stuck counts the mounts whose server keeps a look at them waiting.

@@ -32,15 +32,13 @@ func (m *Mounts) Release(holder string) error {
 // During runs what may wait for the server of a holder's mount, on a thread that
 // is woken when the mount is given up.
 func (m *Mounts) During(holder string, do func() error) error {
-	for _, s := range m.snapshot() {
-		m.mu.Lock()
-		_, has := s.holders[holder]
-		m.mu.Unlock()
-		if has {
-			return m.do.during(s.target(), do)
-		}
+	m.mu.Lock()
+	s := m.of(holder)
+	m.mu.Unlock()
+	if s == nil {
+		return do()
 	}
-	return do()
+	return m.do.during(s.target(), do)
 }
 
 // Leave tells that a holder is about to go. When nobody else stays on a mount

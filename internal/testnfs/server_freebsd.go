@@ -167,18 +167,16 @@ func (s *Server) pid(file string) int {
 
 // StartNFSD starts the server after StopNFSD, and waits until it answers.
 func (s *Server) StartNFSD() error {
-	err := runAll(s.in("nfsd", "-t", "-n", "4"))
+	if err := runAll(s.in("nfsd", "-t", "-n", "4")); err != nil {
+		return err
+	}
 	for range 600 {
-		if err != nil {
-			break
-		}
-		c, derr := net.Dial("tcp", address+":2049")
-		if derr == nil {
+		if c, err := net.Dial("tcp", address+":2049"); err == nil {
 			return c.Close()
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-	return errors.Join(err, errors.New("nfsd does not answer"))
+	return errors.New("nfsd does not answer")
 }
 
 // StopNFSD ends it: its port is closed.
