@@ -21,6 +21,7 @@ import (
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/internal/mount"
+	"github.com/freejail/freejail/internal/testimage"
 )
 
 // patience is how long anything is waited for before a test gives up.
@@ -145,6 +146,25 @@ plugin "freejail" {
   }
 }
 `, c.path("nomad"), c.path("plugins"), c.ports[0], c.ports[1], c.ports[2], loopback, c.addr(3), c.path("sock"), c.path("freejail.hcl"), c.path("daemon.log"))
+}
+
+// configurable lets a test add to the host's configuration, until it ends.
+func (c *cluster) configurable(t *testing.T) (with func(more string)) {
+	t.Helper()
+	before, err := os.ReadFile(c.path("freejail.hcl"))
+	check(t, err)
+	t.Cleanup(func() { c.write(t, "freejail.hcl", string(before)) })
+	return func(more string) { c.write(t, "freejail.hcl", string(before)+more) }
+}
+
+// imports takes an image of the probe into the daemon's store.
+func (c *cluster) imports(t *testing.T, name string, spec testimage.Spec) {
+	t.Helper()
+	spec.Name = "probe"
+	path, err := testimage.Write(t.Context(), t.TempDir(), spec)
+	check(t, err)
+	_, err = c.daemon.Import(t.Context(), client.ImportRequest{Name: name, Path: path}, nil)
+	check(t, err)
 }
 
 // agent is a program that runs beside the tests.

@@ -74,10 +74,7 @@ func decidesAndApproves(t *testing.T, c *cluster) {
 
 // usersAreDenied has a policy refuse the superuser to jobs, and nobody else.
 func usersAreDenied(t *testing.T, c *cluster) {
-	before, err := os.ReadFile(c.path("freejail.hcl"))
-	check(t, err)
-	t.Cleanup(func() { c.write(t, "freejail.hcl", string(before)) })
-	c.write(t, "freejail.hcl", string(before)+"deny {\n  users = [\"root\"]\n  from  = [\"job\"]\n}\n")
+	c.configurable(t)("deny {\n  users = [\"root\"]\n  from  = [\"job\"]\n}\n")
 	for user, status := range map[string]string{"root": "failed", "65534": "complete"} {
 		j, task := job("user-"+user, "exit", "0")
 		task.User = user
@@ -92,15 +89,10 @@ func usersAreDenied(t *testing.T, c *cluster) {
 // imagesAsk has an image that asks for something of every kind that an image
 // can: all are named, and a permit that is narrowed to its namespace lets it in.
 func imagesAsk(t *testing.T, c *cluster) {
-	path, err := testimage.Write(t.Context(), t.TempDir(), testimage.Spec{Name: "greedy", Manifest: `{"schemaVersion":1,"name":"greedy",
+	c.imports(t, "greedy", testimage.Spec{Manifest: `{"schemaVersion":1,"name":"greedy",
  "parameters":[{"name":"GREETING"}], "ports":[{"name":"http","port":81}],
  "requires":{"devfs":["path bpf0 unhide"],"allow":["raw_sockets"],"jail":{"children.max":"1"},"sysvipc":{"sem":"new"},"linux":true,"mounts":[{"type":"tmpfs","target":"/scratch","options":["size=1m"]}]}}`})
-	check(t, err)
-	_, err = c.daemon.Import(t.Context(), client.ImportRequest{Name: "greedy", Path: path}, nil)
-	check(t, err)
-	before, err := os.ReadFile(c.path("freejail.hcl"))
-	check(t, err)
-	t.Cleanup(func() { c.write(t, "freejail.hcl", string(before)) })
+	configure := c.configurable(t)
 	try := func(id, status string) *nomad.Allocation {
 		j, task := job("greedy-"+id, "exit", "0")
 		task.Config["image"] = "greedy"
@@ -121,11 +113,11 @@ permit {
   sets       = ["network-tools", "shared-memory", "low-ports"]
 }
 %s`
-	c.write(t, "freejail.hcl", string(before)+fmt.Sprintf(permit, "other", ""))
+	configure(fmt.Sprintf(permit, "other", ""))
 	wantMessage(t, try("elsewhere", "failed"), parts...)
-	c.write(t, "freejail.hcl", string(before)+fmt.Sprintf(permit, "default", ""))
+	configure(fmt.Sprintf(permit, "default", ""))
 	wantMessage(t, try("permitted", "complete"), "Terminated", "Exit Code: 0")
-	c.write(t, "freejail.hcl", string(before)+fmt.Sprintf(permit, "default", "deny {\n  allow = [\"raw_*\"]\n}\n"))
+	configure(fmt.Sprintf(permit, "default", "deny {\n  allow = [\"raw_*\"]\n}\n"))
 	a := try("denied", "failed")
 	wantMessage(t, a, "allow.raw_sockets", "denied at freejail.hcl:", "No approval goes over")
 	if all := messages(a.TaskStates["probe"]); slices.ContainsFunc(all, func(m string) bool { return strings.Contains(m, "policy approve") }) {
@@ -135,14 +127,8 @@ permit {
 
 // aStackOfItsOwn is what this version cannot give, whatever a policy permits.
 func aStackOfItsOwn(t *testing.T, c *cluster) {
-	path, err := testimage.Write(t.Context(), t.TempDir(), testimage.Spec{Name: "probe", Manifest: `{"schemaVersion":1,"requires":{"vnet":true}}`})
-	check(t, err)
-	_, err = c.daemon.Import(t.Context(), client.ImportRequest{Name: "netstack", Path: path}, nil)
-	check(t, err)
-	before, err := os.ReadFile(c.path("freejail.hcl"))
-	check(t, err)
-	t.Cleanup(func() { c.write(t, "freejail.hcl", string(before)) })
-	c.write(t, "freejail.hcl", string(before)+"permit {\n  vnet = true\n}\n")
+	c.imports(t, "netstack", testimage.Spec{Manifest: `{"schemaVersion":1,"requires":{"vnet":true}}`})
+	c.configurable(t)("permit {\n  vnet = true\n}\n")
 	j, task := job("netstack", "exit", "0")
 	task.Config = map[string]any{"image": "netstack"}
 	c.run(t, batch(j))
@@ -166,15 +152,10 @@ func modulesAreAskedFor(t *testing.T, c *cluster) {
 			t.Errorf("kldunload: %v: %s", err, out)
 		}
 	})
-	path, err := testimage.Write(t.Context(), t.TempDir(), testimage.Spec{Name: "probe", Manifest: `{"schemaVersion":1,"requires":{"mounts":[{"type":"linsysfs","target":"/sys"}]}}`})
-	check(t, err)
-	_, err = c.daemon.Import(t.Context(), client.ImportRequest{Name: "modules", Path: path}, nil)
-	check(t, err)
-	before, err := os.ReadFile(c.path("freejail.hcl"))
-	check(t, err)
-	t.Cleanup(func() { c.write(t, "freejail.hcl", string(before)) })
+	c.imports(t, "modules", testimage.Spec{Manifest: `{"schemaVersion":1,"requires":{"mounts":[{"type":"linsysfs","target":"/sys"}]}}`})
+	configure := c.configurable(t)
 	try := func(id, more, status string) *nomad.Allocation {
-		c.write(t, "freejail.hcl", string(before)+"permit {\n  mounts = [\"linsysfs\"]\n"+more+"}\n")
+		configure("permit {\n  mounts = [\"linsysfs\"]\n" + more + "}\n")
 		j, task := job("modules-"+id, "exit", "0")
 		task.Config = map[string]any{"image": "modules", "args": task.Config["args"]}
 		c.run(t, batch(j))

@@ -54,10 +54,7 @@ func fromRegistry(t *testing.T, c *cluster) {
 	host := startRegistry(t, registry.ServerOptions{Users: users})
 	_, ref, sum := pushProbe(t, registry.Host{Name: host, PlainHTTP: true, Username: "fleet", PasswordFile: filepath.Join(tmp, "password")}, "team/probe:1")
 
-	before, err := os.ReadFile(c.path("freejail.hcl"))
-	check(t, err)
-	t.Cleanup(func() { c.write(t, "freejail.hcl", string(before)) })
-	c.write(t, "freejail.hcl", string(before)+fmt.Sprintf("registry %q {\n  plain_http = true\n}\n", host))
+	c.configurable(t)(fmt.Sprintf("registry %q {\n  plain_http = true\n}\n", host))
 	refused, task := job("pull-refused", "exit", "0")
 	task.Config["image"] = ref.String()
 	c.run(t, batch(refused))
@@ -87,10 +84,7 @@ func signedImages(t *testing.T, c *cluster) {
 	key, err := sign.ReadPrivate(private, nil)
 	check(t, err)
 	check(t, os.WriteFile(c.path("release.pub"), public, 0o644))
-	before, err := os.ReadFile(c.path("freejail.hcl"))
-	check(t, err)
-	t.Cleanup(func() { c.write(t, "freejail.hcl", string(before)) })
-	c.write(t, "freejail.hcl", string(before)+fmt.Sprintf(`
+	c.configurable(t)(fmt.Sprintf(`
 registry %q {
   plain_http = true
 }

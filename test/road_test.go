@@ -36,11 +36,8 @@ func TestRoad(t *testing.T) {
 	t.Run("cluster", func(t *testing.T) {
 		c := startCluster(t)
 		dir = c.dir
-		path, err := testimage.Write(t.Context(), t.TempDir(), testimage.Spec{Name: "probe", Manifest: manifest, Files: map[string]string{
+		c.imports(t, "probe", testimage.Spec{Manifest: manifest, Files: map[string]string{
 			"/etc/passwd": "root:*:0:0:root:/:/bin/sh\nweb:*:1080:1081:web:/var:/bin/sh\n", "/etc/group": "wheel:*:0:root\nweb:*:1081:\n"}})
-		check(t, err)
-		_, err = c.daemon.Import(t.Context(), client.ImportRequest{Name: "probe", Path: path}, nil)
-		check(t, err)
 		for _, part := range parts {
 			t.Run(part.name, func(t *testing.T) { part.run(t, c) })
 			t.Run(part.name+" leaves nothing", c.idle)
