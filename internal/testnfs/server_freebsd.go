@@ -205,7 +205,8 @@ func (s *Server) Plug() error { return runAll(s.in("ifconfig", s.theirs, "up")) 
 func (s *Server) Close() error {
 	var errs []error
 	if _, err := run("jls", "-j", s.jail, "jid"); err == nil {
-		errs = append(errs, runAll([]string{"jail", "-r", s.jail}))
+		// A connection whose other end is silent would keep the jail for minutes.
+		errs = append(errs, runAll(s.in("tcpdrop", "-a"), []string{"jail", "-r", s.jail}))
 	}
 	if s.cable != "" {
 		errs = append(errs, s.unplugged(), runAll([]string{"ifconfig", s.cable, "destroy"}))
