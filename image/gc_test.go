@@ -1,6 +1,7 @@
 package image
 
 import (
+	"errors"
 	"os"
 	"slices"
 	"strings"
@@ -75,5 +76,31 @@ func TestTouchKeepsAnImage(t *testing.T) {
 	gone, err := s.Prune(ctx, PruneOptions{Older: 30 * time.Minute, Prunable: func(string, digest.Digest) bool { return true }})
 	if err != nil || len(gone) > 0 {
 		t.Errorf("forgot %v, %v", gone, err)
+	}
+}
+
+// An image whose name a collection has taken between Get and Hold is not held:
+// who has it would be the only one to know it.
+func TestHoldOfAForgottenImage(t *testing.T) {
+	s := newStore(t, Limits{})
+	img := putLayers(t, s, "file/x", layerOf(t, file("x", "x")))
+	every := PruneOptions{Older: time.Nanosecond, Prunable: func(string, digest.Digest) bool { return true }}
+	if gone, err := s.Prune(ctx, every); err != nil || len(gone) != 1 {
+		t.Fatal(gone, err)
+	}
+	if _, err := s.Hold(img); !errors.Is(err, ErrNotFound) {
+		t.Errorf("the error is %v", err)
+	}
+	if freed, err := s.GC(ctx); err != nil || freed == 0 {
+		t.Errorf("afterwards %d bytes went, %v", freed, err)
+	}
+	img = putLayers(t, s, "file/x", layerOf(t, file("x", "x")))
+	release, err := s.Hold(img)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release()
+	if gone, err := s.Prune(ctx, every); err != nil || len(gone) != 0 {
+		t.Errorf("a held image lost %q, %v", gone, err)
 	}
 }

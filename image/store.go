@@ -238,6 +238,13 @@ func (s *Store) Hold(img *Image) (release func(), err error) {
 			return nil, fmt.Errorf("%w: %s: %w", ErrNotFound, img.Digest, err)
 		}
 	}
+	if img.Name == "" {
+		return release, nil
+	}
+	if _, err := s.find(img.Name); err != nil { // it was forgotten just before
+		release()
+		return nil, err
+	}
 	return release, nil
 }
 
