@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// linkIndex has the names of the files that have several: zfs diff tells one of
-// them, whichever was changed.
+// linkIndex has the names of the files that have several, or had: zfs diff tells
+// one of them, whichever was changed, and none when it looks for one that is gone.
 type linkIndex struct {
 	Inodes  map[string]uint64 // by name
 	byInode map[uint64][]string
@@ -30,6 +30,10 @@ func (l *linkIndex) names(inode uint64) []string {
 // update follows a change of the tree: what of it was, and is.
 func (l *linkIndex) update(was, is map[string]state) {
 	l.byInode = nil
+	several := map[uint64]bool{}
+	for _, inode := range l.Inodes {
+		several[inode] = true
+	}
 	for name, old := range was {
 		delete(l.Inodes, name)
 		if now, there := is[name]; old.mode.IsDir() && (!there || !now.mode.IsDir()) {
@@ -37,8 +41,9 @@ func (l *linkIndex) update(was, is map[string]state) {
 		}
 	}
 	for name, s := range is {
-		delete(l.Inodes, name)
-		if s.links > 1 && !s.mode.IsDir() {
+		if s.mode.IsDir() || s.links == 1 && !several[s.inode] {
+			delete(l.Inodes, name)
+		} else {
 			l.Inodes[name] = s.inode
 		}
 	}

@@ -56,6 +56,31 @@ func (r changing) Run(_ context.Context, c Command) error {
 	return nil
 }
 
+// layersBy builds an image and tells what its layers have.
+func layersBy(t *testing.T, dir, lines string, runner Runner, change func(*Options)) []string {
+	t.Helper()
+	check(t, os.WriteFile(filepath.Join(dir, "Jailfile"), []byte(lines), 0o644))
+	o := Options{Context: dir, Output: filepath.Join(t.TempDir(), "image.tar"), Platform: ocispec.Platform{OS: runtime.GOOS, Architecture: runtime.GOARCH},
+		Runner: func() (Runner, error) { return runner, nil }}
+	var said []string
+	o.Progress = func(text string) { said = append(said, text) }
+	change(&o)
+	img, err := Build(t.Context(), o)
+	check(t, err)
+	for _, s := range said {
+		if strings.Contains(s, "is walked") {
+			t.Error(s)
+		}
+	}
+	m := &made{T: t, path: o.Output}
+	m.take(img)
+	var out []string
+	for i, l := range img.Layers {
+		out = append(out, l.Digest.Encoded()[:12]+"\n  "+strings.Join(m.layer(i), "\n  "))
+	}
+	return out
+}
+
 // A step on ZFS makes the same layer as a walk does, bit for bit.
 func TestZFSLayersAreTheWalks(t *testing.T) {
 	dataset := testPool(t)
@@ -65,26 +90,7 @@ func TestZFSLayersAreTheWalks(t *testing.T) {
 	}
 	build := func(lines string, change func(*Options)) []string {
 		t.Helper()
-		check(t, os.WriteFile(filepath.Join(dir, "Jailfile"), []byte(lines), 0o644))
-		o := Options{Context: dir, Output: filepath.Join(t.TempDir(), "image.tar"), Platform: ocispec.Platform{OS: runtime.GOOS, Architecture: runtime.GOARCH},
-			Runner: func() (Runner, error) { return changing{t, 8}, nil }}
-		var said []string
-		o.Progress = func(text string) { said = append(said, text) }
-		change(&o)
-		img, err := Build(t.Context(), o)
-		check(t, err)
-		for _, s := range said {
-			if strings.Contains(s, "is walked") {
-				t.Error(s)
-			}
-		}
-		m := &made{T: t, path: o.Output}
-		m.take(img)
-		var out []string
-		for i, l := range img.Layers {
-			out = append(out, l.Digest.Encoded()[:12]+"\n  "+strings.Join(m.layer(i), "\n  "))
-		}
-		return out
+		return layersBy(t, dir, lines, changing{t, 8}, change)
 	}
 	cache := t.TempDir()
 	rounds := 12
@@ -120,6 +126,39 @@ func TestZFSLayersAreTheWalks(t *testing.T) {
 	check(t, err)
 	if out, err = zfsCommand(t.Context(), "list", "-H", "-o", "name", "-r", dataset); err != nil || strings.TrimSpace(out) != dataset {
 		t.Errorf("after pruning there are %s %v", out, err)
+	}
+}
+
+// linking is a Runner whose commands make and remove names of a file.
+type linking struct{}
+
+func (linking) Run(_ context.Context, c Command) error {
+	a, b := filepath.Join(c.Root, "a", "x"), filepath.Join(c.Root, "b", "y")
+	switch c.Args[0] {
+	case "link":
+		return os.Link(a, b)
+	case "unlink":
+		return os.Remove(b)
+	case "change":
+		return os.WriteFile(a, []byte(c.Args[0]), 0o644)
+	}
+	return os.Chmod(a, 0o600)
+}
+
+// A file whose last name was removed, but not its first, is found when it is
+// changed, though ZFS does not know its name any more.
+func TestZFSFileWithoutAPath(t *testing.T) {
+	dataset := testPool(t)
+	dir := t.TempDir()
+	files{"f/a/x": "1", "f/b/z": "2"}.write(t, dir)
+	text := "FROM scratch\nCOPY f /\nRUN [\"link\"]\nRUN [\"unlink\"]\nRUN [\"change\"]\nRUN [\"mode\"]\n"
+	walk := layersBy(t, dir, text, linking{}, func(*Options) {})
+	if len(walk) != 5 {
+		t.Errorf("the layers are %q", walk)
+	}
+	by := func(o *Options) { o.ZFSDataset = dataset }
+	if got := layersBy(t, dir, text, linking{}, by); !slices.Equal(got, walk) {
+		t.Errorf("with ZFS the layers are\n%s\nby a walk\n%s", strings.Join(got, "\n"), strings.Join(walk, "\n"))
 	}
 }
 

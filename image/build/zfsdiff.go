@@ -20,6 +20,8 @@ type zfsLine struct {
 	dir  bool
 	path string // relative; "." is the root
 	to   string // of R; empty where it is not below the root
+	// object is the inode of a file that has names which are not told here.
+	object uint64
 }
 
 // nameless begins what stands for the path of an object that zfs diff could not
@@ -146,6 +148,14 @@ func compareZFS(ctx context.Context, lines []zfsLine, before, after snapshot, li
 				continue
 			}
 			if err := c.compare(name); err != nil {
+				return nil, nil, err
+			}
+		}
+		if l.object != 0 {
+			if len(links.names(l.object)) == 0 {
+				return nil, nil, fmt.Errorf("the names of the file with inode %d are not known", l.object)
+			}
+			if err := c.names(l.object); err != nil {
 				return nil, nil, err
 			}
 		}

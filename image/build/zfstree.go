@@ -137,9 +137,12 @@ func (t *zfsTree) compare(ctx context.Context, b *work, from, child string, link
 		return nil, nil, err
 	}
 	defer func() { err = errors.Join(err, now.Close()) }()
-	lines, err := t.pool.diff(ctx, from, child)
+	lines, err := t.pool.diff(ctx, from, child, links)
 	if err == nil {
-		return compareZFS(ctx, lines, rootSnapshot{old}, rootSnapshot{now}, links)
+		was, is, err = compareZFS(ctx, lines, rootSnapshot{old}, rootSnapshot{now}, links)
+	}
+	if err == nil {
+		return was, is, nil
 	}
 	if ctx.Err() != nil {
 		return nil, nil, err
