@@ -191,7 +191,7 @@ func (z *zfsDevice) diff(from, to, snapshot string) ([]zfsLine, error) {
 	}
 	var lines []zfsLine
 	for _, r := range ranges {
-		if r.first == 0 { // as zfs diff does: the objects behind all names are there
+		if r.kind == rangeFree && r.first == 0 { // cannot be: the master node is there; zfs diff passes it over too
 			continue
 		}
 		for object := r.first; object <= r.last; object++ {

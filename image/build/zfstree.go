@@ -13,8 +13,8 @@ import (
 	"github.com/freejail/freejail/image"
 )
 
-// zfsTree works on clones: each RUN has one of the files before it, zfs diff
-// names what it changed, and the clone is what the next begins with. So a step
+// zfsTree works on clones: each RUN has one of the files before it, ZFS tells
+// what it changed, and the clone is what the next begins with. So a step
 // costs what it changes, however large the image is.
 type zfsTree struct {
 	pool  *pool
@@ -125,7 +125,7 @@ func (t *zfsTree) fill(ctx context.Context, b *work, from, child string, n int) 
 }
 
 // compare finds what differs between a child and the one that it is a clone of.
-// Where zfs diff does not tell, the trees are walked.
+// Where ZFS does not tell, the trees are walked.
 func (t *zfsTree) compare(ctx context.Context, b *work, from, child string, links *linkIndex) (was, is map[string]state, err error) {
 	old, err := os.OpenRoot(t.pool.root(from))
 	if err != nil {

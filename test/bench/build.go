@@ -192,9 +192,9 @@ func (b *bench) oneChange(ctx context.Context, dir string) (err error) {
 		}
 		clean := context.WithoutCancel(ctx)
 		defer func() { err = errors.Join(err, zfs(clean, "destroy", "-R", "-f", dataset)) }()
-		contestants = append(contestants, contestant{"by zfs diff", func() (time.Duration, error) { return b.stepTime(ctx, dir, source, dataset) }})
+		contestants = append(contestants, contestant{"by what ZFS tells", func() (time.Duration, error) { return b.stepTime(ctx, dir, source, dataset) }})
 	} else {
-		fmt.Printf("\nzfs diff is left out: FREEJAIL_TEST_ZPOOL names no pool\n")
+		fmt.Printf("\nZFS is left out: FREEJAIL_TEST_ZPOOL names no pool\n")
 	}
 	return contest(3, fmt.Sprintf("A layer for one changed file of %d", manyFiles), contestants...)
 }
