@@ -147,7 +147,10 @@ func (linking) Run(_ context.Context, c Command) error {
 
 // A file whose last name was removed, but not its first, is found when it is
 // changed, though ZFS does not know its name any more.
-func TestZFSFileWithoutAPath(t *testing.T) {
+func TestZFSFileWithoutAPath(t *testing.T) { fileWithoutAPath(t) }
+
+func fileWithoutAPath(t *testing.T) {
+	t.Helper()
 	dataset := testPool(t)
 	dir := t.TempDir()
 	files{"f/a/x": "1", "f/b/z": "2"}.write(t, dir)

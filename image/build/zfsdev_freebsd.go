@@ -65,6 +65,8 @@ const (
 	zfsObjectStat = 0x38
 )
 
+var zfsDeviceFile = "/dev/zfs" // tests take it away
+
 // openZFSDevice also makes sure that the kernel understands what is asked: what
 // it says of a file at the dataset's top must be what stat says of it.
 func openZFSDevice(dataset string, file *os.File) (z *zfsDevice, err error) {
@@ -75,7 +77,7 @@ func openZFSDevice(dataset string, file *os.File) (z *zfsDevice, err error) {
 	if err := unix.Fstat(int(file.Fd()), &st); err != nil {
 		return nil, err
 	}
-	dev, err := os.OpenFile("/dev/zfs", os.O_RDWR, 0)
+	dev, err := os.OpenFile(zfsDeviceFile, os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -129,26 +131,22 @@ func (z *zfsDevice) snapshot(name string) error {
 // module/nvpair/nvpair.c.
 func snapshotList(name string) []byte {
 	const version, unique, nvlist, boolean = 0, 1, 19, 1
+	const pairSize, listSize = 16, 24 // nvpair_t, nvlist_t
 	u := binary.BigEndian.AppendUint32
 	pad := func(n, to int) int { return (n + to - 1) / to * to }
-	pair := func(b []byte, name string, kind uint32, valueSize int, value []byte) []byte {
-		const header = 16 // nvpair_t
-		xdr := 5*4 + pad(len(name), 4) + len(value)
-		b = u(u(b, uint32(xdr)), uint32(pad(header+len(name)+1, 8)+pad(valueSize, 8)))
+	pair := func(name string, kind, count uint32, valueSize int, value []byte) []byte {
+		padded := pad(len(name), 4)
+		b := u(nil, uint32(5*4+padded+len(value)))
+		b = u(b, uint32(pad(pairSize+len(name)+1, 8)+valueSize))
 		b = append(u(b, uint32(len(name))), name...)
-		b = append(b, make([]byte, pad(len(name), 4)-len(name))...)
-		count := uint32(1)
-		if kind == boolean {
-			count = 0
-		}
+		b = append(b, make([]byte, padded-len(name))...)
 		return append(u(u(b, kind), count), value...)
 	}
-	list := func(b, pairs []byte) []byte {
-		return append(append(u(u(b, version), unique), pairs...), make([]byte, 8)...)
+	list := func(pairs []byte) []byte {
+		return append(append(u(u(nil, version), unique), pairs...), make([]byte, 8)...)
 	}
-	const listSize = 24 // nvlist_t
-	snaps := list(nil, pair(nil, name, boolean, 0, nil))
-	return list([]byte{1, 1, 0, 0}, pair(nil, "snaps", nvlist, listSize, snaps))
+	snaps := list(pair(name, boolean, 0, 0, nil))
+	return append([]byte{1, 1, 0, 0}, list(pair("snaps", nvlist, 1, listSize, snaps))...)
 }
 
 // zfsObject is a file in a snapshot. Its path, that of one of its names from the
@@ -196,10 +194,12 @@ func (z *zfsDevice) diff(from, to, snapshot string) ([]zfsLine, error) {
 		}
 		for object := r.first; object <= r.last; object++ {
 			if r.kind == rangeFree {
-				if object, err = z.next(from, object); errors.Is(err, syscall.ESRCH) || object > r.last {
+				object, err = z.next(from, object)
+				if errors.Is(err, syscall.ESRCH) || err == nil && object > r.last {
 					break
-				} else if err != nil {
-					return nil, err
+				}
+				if err != nil {
+					return nil, fmt.Errorf("zfs: objects of %s: %w", from, err)
 				}
 			}
 			l, err := z.compare(from, to, object)

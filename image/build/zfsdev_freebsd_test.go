@@ -1,6 +1,7 @@
 package build
 
 import (
+	"path/filepath"
 	"testing"
 	"unsafe"
 
@@ -19,6 +20,14 @@ func TestZFSDevice(t *testing.T) {
 		t.Error(err)
 	}
 	check(t, z.Close())
+}
+
+// zfs(8) is asked where the kernel is another, and does not tell of such a file.
+func TestZFSFileWithoutAPathByZFSDiff(t *testing.T) {
+	was := zfsDeviceFile
+	t.Cleanup(func() { zfsDeviceFile = was })
+	zfsDeviceFile = filepath.Join(t.TempDir(), "none")
+	fileWithoutAPath(t)
 }
 
 // The places of the fields are those that the kernel's header leads to.
