@@ -184,7 +184,7 @@ func (p *pool) destroy(ctx context.Context, child string) error {
 // diff tells what differs between a child and the one that it is a clone of.
 func (p *pool) diff(ctx context.Context, from, child string, links *linkIndex) ([]zfsLine, error) {
 	if p.device != nil {
-		if lines, err := p.device.diff(p.dataset(from), p.dataset(child), doneName); err == nil {
+		if lines, err := p.device.diff(ctx, p.dataset(from), p.dataset(child), doneName); err == nil {
 			return lines, nil
 		}
 	}

@@ -2,6 +2,7 @@ package build
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -182,7 +183,7 @@ func (z *zfsDevice) stat(snapshot string, object uint64) (o zfsObject, err error
 // diff tells which files differ between two datasets that are as their snapshots
 // of one name are; the second is a clone of the first. What is mounted already
 // is asked for the files: the kernel opens a snapshot anew for each question.
-func (z *zfsDevice) diff(from, to, snapshot string) ([]zfsLine, error) {
+func (z *zfsDevice) diff(ctx context.Context, from, to, snapshot string) ([]zfsLine, error) {
 	ranges, err := z.ranges(from+snapshot, to+snapshot)
 	if err != nil {
 		return nil, err
@@ -201,6 +202,9 @@ func (z *zfsDevice) diff(from, to, snapshot string) ([]zfsLine, error) {
 				if err != nil {
 					return nil, fmt.Errorf("zfs: objects of %s: %w", from, err)
 				}
+			}
+			if err := ctx.Err(); err != nil {
+				return nil, err
 			}
 			l, err := z.compare(from, to, object)
 			if err != nil {

@@ -1,6 +1,7 @@
 package build
 
 import (
+	"context"
 	"errors"
 	"os"
 )
@@ -10,6 +11,8 @@ type zfsDevice struct{}
 
 func openZFSDevice(string, *os.File) (*zfsDevice, error) { return nil, errors.ErrUnsupported }
 
-func (*zfsDevice) Close() error                           { return nil }
-func (*zfsDevice) snapshot(string) error                  { return errors.ErrUnsupported }
-func (*zfsDevice) diff(_, _, _ string) ([]zfsLine, error) { return nil, errors.ErrUnsupported }
+func (*zfsDevice) Close() error          { return nil }
+func (*zfsDevice) snapshot(string) error { return errors.ErrUnsupported }
+func (*zfsDevice) diff(_ context.Context, _, _, _ string) ([]zfsLine, error) {
+	return nil, errors.ErrUnsupported
+}
