@@ -6,7 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
+	"io"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -18,7 +18,22 @@ import (
 // that it outlives a kill of the daemon at any point. It is not synced: after a
 // crash of the host the jails are gone too, and what is on disk is found by its
 // name.
-type journal string // the task's directory
+type journal struct {
+	dir  string // the task's
+	file *os.File
+}
+
+// openJournal opens the journal in a task's directory, or makes it.
+func openJournal(dir string) (journal, error) {
+	f, err := os.OpenFile(filepath.Join(dir, "journal"), os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o600)
+	if err != nil {
+		return journal{}, fmt.Errorf("journal: %w", err)
+	}
+	return journal{dir, f}, nil
+}
+
+// remove closes the journal and removes the task's directory.
+func (j journal) remove() error { return errors.Join(j.file.Close(), os.RemoveAll(j.dir)) }
 
 // record is one line. The newest Task and Exit count; Undo lines add up and
 // an Undone line takes the newest of them back.
@@ -38,42 +53,52 @@ type undo struct {
 	Arg string `json:"arg,omitempty"`
 }
 
-func (j journal) file() string { return filepath.Join(string(j), "journal") }
-
 func (j journal) write(r record) error {
 	b, err := json.Marshal(r)
 	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(j.file(), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
-	if err != nil {
-		return fmt.Errorf("journal: %w", err)
+	n, err := j.file.Write(append(b, '\n'))
+	if err == nil {
+		return nil
 	}
-	_, err = f.Write(append(b, '\n'))
-	if err = errors.Join(err, f.Close()); err != nil {
-		return fmt.Errorf("journal: %w", err)
+	if n > 0 { // the disk is full; the next line must not continue this one
+		err = errors.Join(err, j.cut(n))
 	}
-	return nil
+	return fmt.Errorf("journal: %w", err)
 }
 
-// replay reads a journal back. A last line without its end was being written
-// when the daemon died: what it announces was not yet done.
-func (j journal) replay() (*task, error) {
-	b, err := os.ReadFile(j.file())
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+// cut takes the last n bytes away.
+func (j journal) cut(n int) error {
+	st, err := j.file.Stat()
+	if err != nil {
+		return err
 	}
+	return j.file.Truncate(st.Size() - int64(n))
+}
+
+// replay reads a journal back; it is nil where no task is told of. A last line
+// without its end was being written when the daemon died: what it announces was
+// not yet done, and it is cut off.
+func (j journal) replay() (*task, error) {
+	b, err := io.ReadAll(j.file)
 	if err != nil {
 		return nil, err
 	}
+	whole := b[:bytes.LastIndexByte(b, '\n')+1]
+	if torn := len(b) - len(whole); torn > 0 {
+		if err := j.cut(torn); err != nil {
+			return nil, fmt.Errorf("%s: %w", j.file.Name(), err)
+		}
+	}
 	t := &task{journal: j, done: make(chan struct{})}
 	seen := false
-	sc := bufio.NewScanner(bytes.NewReader(b[:bytes.LastIndexByte(b, '\n')+1]))
+	sc := bufio.NewScanner(bytes.NewReader(whole))
 	sc.Buffer(nil, 16<<20)
 	for n := 1; sc.Scan(); n++ {
 		var r record
 		if err := json.Unmarshal(sc.Bytes(), &r); err != nil {
-			return nil, fmt.Errorf("%s line %d: %w", j.file(), n, err)
+			return nil, fmt.Errorf("%s line %d: %w", j.file.Name(), n, err)
 		}
 		if r.Task != nil {
 			t.info, seen = *r.Task, true

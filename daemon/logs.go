@@ -16,7 +16,7 @@ import (
 	"github.com/freejail/freejail/daemon/client"
 )
 
-func (t *task) logFile(stream string) string { return filepath.Join(string(t.journal), stream+".log") }
+func (t *task) logFile(stream string) string { return filepath.Join(t.journal.dir, stream+".log") }
 
 // logFiles are the files that hold a task's output, oldest first: the daemon's
 // own, or those that Nomad writes beside its FIFO .TASK.STREAM.fifo.

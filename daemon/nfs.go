@@ -75,12 +75,13 @@ func (d *Daemon) wantsNFS(spec client.TaskSpec) bool {
 
 // describe finds a task's image: on this host, or for a root over NFS at the
 // server that has the root, where the files of this host are not asked for.
-// One of this host, and what was pulled for the task, is held until release is
-// called.
-func (d *Daemon) describe(ctx context.Context, spec client.TaskSpec, pulled *image.Image) (img *image.Image, src *nfsroot.Source, release func(), err error) {
-	if pulled != nil {
-		release, err = d.images.Hold(pulled)
-		return pulled, nil, release, err
+// One of this host is held until release is called. found is the image, where it
+// is known already; if a collection took it since, its name is looked up again.
+func (d *Daemon) describe(ctx context.Context, spec client.TaskSpec, found *image.Image) (img *image.Image, src *nfsroot.Source, release func(), err error) {
+	if found != nil {
+		if release, err = d.images.Hold(found); !errors.Is(err, image.ErrNotFound) {
+			return found, nil, release, err
+		}
 	}
 	if !d.wantsNFS(spec) {
 		img, release, err = d.holdImage(ctx, spec)
@@ -183,7 +184,7 @@ const (
 
 // mountRemote mounts a task's root on the server, and returns where it is.
 func (d *Daemon) mountRemote(ctx context.Context, t *task, src *nfsroot.Source) (lower string, err error) {
-	dir := string(t.journal)
+	dir := t.journal.dir
 	if err := errors.Join(os.WriteFile(filepath.Join(dir, taskManifest), src.Manifest, 0o600),
 		os.WriteFile(filepath.Join(dir, taskConfig), src.Config, 0o600)); err != nil {
 		return "", err

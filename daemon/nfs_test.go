@@ -143,7 +143,7 @@ func TestNFSTrustsNobody(t *testing.T) {
 // A mount that hangs when a task ends keeps nobody but itself.
 func TestUnwindIsBounded(t *testing.T) {
 	d := &Daemon{}
-	tk := &task{journal: journal(t.TempDir()), done: make(chan struct{})}
+	tk := &task{done: make(chan struct{})}
 	tk.info.Storage = nfsStorage
 	tk.sweep.Lock() // a walk that the kernel holds
 	defer tk.sweep.Unlock()

@@ -126,16 +126,16 @@ func (d *Daemon) imageNamed(name string) (*image.Image, error) {
 	return img, err
 }
 
-// pullFor gets a task's image from a registry, if it is not there or the task
-// wants it anew. Without a need for that it returns nil.
+// pullFor finds a task's image by its name, in a registry if it is not there or
+// the task wants it anew. It is nil where the start has to look for itself.
 func (d *Daemon) pullFor(ctx context.Context, t *task, auth *client.Auth) (*image.Image, error) {
 	spec := t.info.Spec
 	if spec.Image == "" || filepath.IsAbs(spec.Image) {
 		return nil, nil
 	}
 	if !spec.ForcePull {
-		if _, err := d.imageNamed(spec.Image); !client.IsNotFound(err) {
-			return nil, err
+		if img, err := d.imageNamed(spec.Image); !client.IsNotFound(err) {
+			return img, err
 		}
 	}
 	ref, remote, err := d.remotes().reference(spec.Image)

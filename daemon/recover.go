@@ -26,12 +26,16 @@ func (d *Daemon) recoverAll(ctx context.Context) error {
 		return err
 	}
 	for _, e := range entries {
-		t, err := journal(d.path("tasks", e.Name())).replay()
+		j, err := openJournal(d.path("tasks", e.Name()))
 		if err != nil {
 			return fmt.Errorf("recovery: %w", err)
 		}
-		if t == nil { // the directory of a start that got no further
-			if err := os.RemoveAll(d.path("tasks", e.Name())); err != nil {
+		t, err := j.replay()
+		if err != nil {
+			return fmt.Errorf("recovery: %w", err)
+		}
+		if t == nil { // a start that got no further
+			if err := j.remove(); err != nil {
 				return err
 			}
 			continue

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -73,18 +74,23 @@ func (d *Daemon) newTask(spec client.TaskSpec) (*task, error) {
 	if !validID.MatchString(spec.ID) {
 		return nil, invalid("task id %q: want a letter, then at most 59 of A-Z a-z 0-9 _ -", spec.ID)
 	}
-	t := &task{journal: journal(d.path("tasks", spec.ID)), done: make(chan struct{})}
+	t := &task{done: make(chan struct{})}
 	t.info = client.Task{Spec: spec, State: client.Starting, Jail: jailPrefix + spec.ID, CreatedAt: time.Now()}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if _, taken := d.tasks[spec.ID]; taken {
 		return nil, &client.Error{Code: client.CodeConflict, Message: fmt.Sprintf("there is a task %q already; destroy it first, or choose another id", spec.ID)}
 	}
-	if err := os.Mkdir(string(t.journal), 0o700); err != nil {
+	dir := d.path("tasks", spec.ID)
+	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("state directory: %w", err)
 	}
+	var err error
+	if t.journal, err = openJournal(dir); err != nil {
+		return nil, errors.Join(err, os.Remove(dir))
+	}
 	if err := t.journal.write(record{Task: &t.info}); err != nil {
-		return nil, errors.Join(err, os.RemoveAll(string(t.journal)))
+		return nil, errors.Join(err, t.journal.remove())
 	}
 	d.tasks[spec.ID] = t
 	return t, nil
@@ -105,10 +111,10 @@ func (d *Daemon) abandon(t *task) error {
 }
 
 // start is the life of a task up to its running process; see the design.
-// pulled is what was pulled, if anything was.
-func (d *Daemon) start(ctx context.Context, t *task, pulled *image.Image) error {
+// found is its image, where it was found or pulled already.
+func (d *Daemon) start(ctx context.Context, t *task, found *image.Image) error {
 	spec := t.info.Spec
-	img, remote, release, err := d.describe(ctx, spec, pulled)
+	img, remote, release, err := d.describe(ctx, spec, found)
 	if err != nil {
 		return err
 	}
@@ -188,14 +194,9 @@ func probePort(p client.Port) error {
 	return l.Close()
 }
 
+// releasePorts is called under the daemon's lock.
 func (d *Daemon) releasePorts(t *task) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for k, id := range d.ports {
-		if id == t.id() {
-			delete(d.ports, k)
-		}
-	}
+	maps.DeleteFunc(d.ports, func(_, id string) bool { return id == t.id() })
 }
 
 func (d *Daemon) acquireRuleset(t *task, p *plan) ([]devfs.Rule, error) {

@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 	"fmt"
-	"os"
 	"strconv"
 	"strings"
 	"syscall"
@@ -98,7 +97,9 @@ func (d *Daemon) finish(t *task, e client.Exit) {
 	if err := d.unwind(context.Background(), t); err != nil {
 		d.event(t.id(), "cleanup", "not wholly swept up yet, trying again: "+err.Error())
 	}
+	d.mu.Lock()
 	d.releasePorts(t)
+	d.mu.Unlock()
 	if err := t.update(func(i *client.Task) { i.State, i.PID, i.JID = client.Exited, 0, 0 }); err != nil {
 		d.log.Error("the end of a task is not journalled", "task", t.id(), "error", err)
 	}
@@ -263,11 +264,14 @@ func (d *Daemon) Destroy(ctx context.Context, id string, force bool) error {
 
 // forget removes the record of a task that has nothing left on the host.
 func (d *Daemon) forget(t *task) error {
-	d.releasePorts(t)
 	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.tasks[t.id()] != t { // someone was quicker, and its id may be another's
+		return nil
+	}
 	delete(d.tasks, t.id())
-	d.mu.Unlock()
-	return os.RemoveAll(string(t.journal))
+	d.releasePorts(t)
+	return t.journal.remove()
 }
 
 // janitor repeats what could not be undone, follows jails that vanish behind
