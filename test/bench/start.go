@@ -9,7 +9,7 @@ import (
 	"github.com/freejail/freejail/daemon/client"
 )
 
-const rounds = 15
+const rounds = 31
 
 // starts compares whole starts of a task on an image that is unpacked already.
 func (b *bench) starts(ctx context.Context) error {
