@@ -86,7 +86,9 @@ func stopAll(t *testing.T, c *client.Client, ids ...string) {
 // clean waits for what the kernel let go of late.
 func clean(t *testing.T, c *client.Client, dir string) {
 	t.Helper()
-	for range 600 {
+	// The kernel has a killed process that is just connecting to an absent
+	// server wait until TCP gives up: 75 seconds, net.inet.tcp.keepinit.
+	for range 1800 {
 		tasks, err := c.Tasks(bounded(t))
 		left, lerr := mount.Below(dir)
 		noted, _ := os.ReadDir(filepath.Join(dir, "state", "nfs")) // of mounts that the kernel is about to let go
