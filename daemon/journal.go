@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 
 	"github.com/freejail/freejail/daemon/client"
@@ -21,19 +22,20 @@ import (
 type journal struct {
 	dir  string // the task's
 	file *os.File
+	mu   sync.Mutex // one line at a time
 }
 
 // openJournal opens the journal in a task's directory, or makes it.
-func openJournal(dir string) (journal, error) {
+func openJournal(dir string) (*journal, error) {
 	f, err := os.OpenFile(filepath.Join(dir, "journal"), os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o600)
 	if err != nil {
-		return journal{}, fmt.Errorf("journal: %w", err)
+		return nil, fmt.Errorf("journal: %w", err)
 	}
-	return journal{dir, f}, nil
+	return &journal{dir: dir, file: f}, nil
 }
 
 // remove closes the journal and removes the task's directory.
-func (j journal) remove() error { return errors.Join(j.file.Close(), os.RemoveAll(j.dir)) }
+func (j *journal) remove() error { return errors.Join(j.file.Close(), os.RemoveAll(j.dir)) }
 
 // record is one line. The newest Task and Exit count; Undo lines add up and
 // an Undone line takes the newest of them back.
@@ -53,11 +55,13 @@ type undo struct {
 	Arg string `json:"arg,omitempty"`
 }
 
-func (j journal) write(r record) error {
+func (j *journal) write(r record) error {
 	b, err := json.Marshal(r)
 	if err != nil {
 		return err
 	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
 	n, err := j.file.Write(append(b, '\n'))
 	if err == nil {
 		return nil
@@ -69,7 +73,7 @@ func (j journal) write(r record) error {
 }
 
 // cut takes the last n bytes away.
-func (j journal) cut(n int) error {
+func (j *journal) cut(n int) error {
 	st, err := j.file.Stat()
 	if err != nil {
 		return err
@@ -80,7 +84,7 @@ func (j journal) cut(n int) error {
 // replay reads a journal back; it is nil where no task is told of. A last line
 // without its end was being written when the daemon died: what it announces was
 // not yet done, and it is cut off.
-func (j journal) replay() (*task, error) {
+func (j *journal) replay() (*task, error) {
 	b, err := io.ReadAll(j.file)
 	if err != nil {
 		return nil, err

@@ -194,8 +194,9 @@ func probePort(p client.Port) error {
 	return l.Close()
 }
 
-// releasePorts is called under the daemon's lock.
 func (d *Daemon) releasePorts(t *task) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	maps.DeleteFunc(d.ports, func(_, id string) bool { return id == t.id() })
 }
 

@@ -97,9 +97,7 @@ func (d *Daemon) finish(t *task, e client.Exit) {
 	if err := d.unwind(context.Background(), t); err != nil {
 		d.event(t.id(), "cleanup", "not wholly swept up yet, trying again: "+err.Error())
 	}
-	d.mu.Lock()
 	d.releasePorts(t)
-	d.mu.Unlock()
 	if err := t.update(func(i *client.Task) { i.State, i.PID, i.JID = client.Exited, 0, 0 }); err != nil {
 		d.log.Error("the end of a task is not journalled", "task", t.id(), "error", err)
 	}
@@ -262,16 +260,17 @@ func (d *Daemon) Destroy(ctx context.Context, id string, force bool) error {
 	return d.forget(t)
 }
 
-// forget removes the record of a task that has nothing left on the host.
-func (d *Daemon) forget(t *task) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.tasks[t.id()] != t { // someone was quicker, and its id may be another's
-		return nil
-	}
-	delete(d.tasks, t.id())
-	d.releasePorts(t)
-	return t.journal.remove()
+// forget removes the record of a task that has nothing left on the host. Its id
+// is free when that is done, and then another task's: nobody does it twice.
+func (d *Daemon) forget(t *task) (err error) {
+	t.forgotten.Do(func() {
+		d.releasePorts(t)
+		err = t.journal.remove()
+		d.mu.Lock()
+		delete(d.tasks, t.id())
+		d.mu.Unlock()
+	})
+	return err
 }
 
 // janitor repeats what could not be undone, follows jails that vanish behind

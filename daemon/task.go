@@ -18,7 +18,8 @@ type task struct {
 	info      client.Task
 	pidStart  string // when the process started, against reuse of its pid
 	undos     []undo
-	journal   journal
+	journal   *journal
+	forgotten sync.Once
 	destroyed bool
 	finished  bool          // its end is being recorded, or is
 	done      chan struct{} // closed when exited and swept up, as far as the kernel lets us
