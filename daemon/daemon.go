@@ -208,7 +208,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	}
 	go d.janitor(ctx)
 	// What has no holder is kept for reuse, but only by this daemon.
-	return errors.Join(d.serve(ctx), d.rulesets.Reconcile(d.holders()), d.nfs.Close())
+	return errors.Join(d.serve(ctx), d.rulesets.Reconcile(d.rulesetHolders()), d.nfs.Close())
 }
 
 // holders are the tasks that may have something of the host.

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -261,6 +262,10 @@ func TestKilledDaemon(t *testing.T) {
 	again, err := c.Task(ctx, "one")
 	if err != nil || again.PID != task.PID || again.State != client.Running {
 		t.Fatalf("after the kill: %+v %v", again, err)
+	}
+	sets, err := c.Rulesets(ctx)
+	if err != nil || len(sets) != 1 || sets[0].ID != task.Ruleset || !slices.Equal(sets[0].Holders, []string{"one"}) {
+		t.Errorf("after the kill, of the rulesets the task's %d alone is there and the task's: %+v %v", task.Ruleset, sets, err)
 	}
 	awaitGreeting(t, c, "hello x\n")
 	exit, err := c.Stop(ctx, "one", client.StopRequest{Timeout: client.Duration(time.Minute)})

@@ -45,7 +45,7 @@ func (d *Daemon) recoverAll(ctx context.Context) error {
 	for _, t := range d.list() {
 		d.recoverTask(ctx, t, alive)
 	}
-	return errors.Join(d.sweepStrays(ctx, alive), d.rulesets.Reconcile(d.holders()), d.nfs.Reconcile(d.holders()))
+	return errors.Join(d.sweepStrays(ctx, alive), d.rulesets.Reconcile(d.rulesetHolders()), d.nfs.Reconcile(d.holders()))
 }
 
 func (d *Daemon) recoverTask(ctx context.Context, t *task, alive []jail.Info) {

@@ -6,13 +6,27 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 
 	"github.com/freejail/freejail/devfs"
 )
 
-// rulesetStore is the file that keeps the registry of rulesets. It is written
-// at every start and stop of a task and is not synced: it has to outlive the
-// daemon, not the host, with which the rulesets go too.
+// rulesetHolders are the rulesets of the tasks, as their journals have them.
+func (d *Daemon) rulesetHolders() map[string]uint16 {
+	out := map[string]uint16{}
+	for _, t := range d.list() {
+		t.mu.Lock()
+		if slices.ContainsFunc(t.undos, func(u undo) bool { return u.Op == "ruleset" }) {
+			out[t.id()] = uint16(t.info.Ruleset)
+		}
+		t.mu.Unlock()
+	}
+	return out
+}
+
+// rulesetStore is the file that keeps the registry of rulesets. It is not
+// synced: it has to outlive the daemon, not the host, with which the rulesets
+// go too.
 type rulesetStore string
 
 // Load takes a file that cannot be read for one that a crash of the host cut

@@ -130,12 +130,10 @@ func (d *Daemon) start(ctx context.Context, t *task, found *image.Image) error {
 	if err := checkSysctls(p.sysctl); err != nil {
 		return err
 	}
-	if err := t.update(func(i *client.Task) {
+	t.set(func(i *client.Task) {
 		i.Digest, i.Ports = img.Digest.String(), p.ports
 		i.Spec.Wait, i.Spec.StopSignal, i.Spec.StopTimeout = p.wait, p.stopSignal, p.stopTimeout
-	}); err != nil {
-		return err
-	}
+	})
 	if err := d.claimPorts(t); err != nil {
 		return err
 	}
@@ -207,10 +205,10 @@ func (d *Daemon) acquireRuleset(t *task, p *plan) ([]devfs.Rule, error) {
 	}
 	err = t.step(undo{Op: "ruleset"}, func() error {
 		id, err := d.rulesets.Acquire(rules, t.id())
-		t.mu.Lock()
-		t.info.Ruleset = int(id)
-		t.mu.Unlock()
-		return err
+		if err != nil {
+			return err
+		}
+		return t.update(func(i *client.Task) { i.Ruleset = int(id) })
 	})
 	return rules, err
 }
@@ -247,9 +245,7 @@ func (d *Daemon) makeRoot(ctx context.Context, t *task, p *plan) error {
 	}
 	return t.step(undo{Op: "root", Arg: store.Name()}, func() error {
 		root, err := store.Create(ctx, chain, t.id(), opts)
-		t.mu.Lock()
-		t.info.Root, t.info.Storage = root, store.Name()
-		t.mu.Unlock()
+		t.set(func(i *client.Task) { i.Root, i.Storage = root, store.Name() })
 		return err
 	})
 }
@@ -313,9 +309,7 @@ func (d *Daemon) createJail(ctx context.Context, t *task, p *plan) error {
 	err := t.step(undo{Op: "jail", Arg: t.info.Jail}, func() error {
 		jid, err := d.jails.Create(ctx, jail.Spec{Name: t.info.Jail, Root: t.info.Root, Hostname: hostname, Params: params, Meta: meta,
 			Limits: jail.Limits(s.Limits), Linux: p.linuxulator()})
-		t.mu.Lock()
-		t.info.JID = jid
-		t.mu.Unlock()
+		t.set(func(i *client.Task) { i.JID = jid })
 		return err
 	})
 	for _, text := range d.jails.Unenforced(jail.Limits(s.Limits)) {

@@ -18,7 +18,7 @@ import (
 // undoOps are the steps of a start taken back, by the journal's names.
 func (d *Daemon) undoOps() map[string]func(context.Context, *task, string) error {
 	return map[string]func(context.Context, *task, string) error{
-		"ruleset": func(_ context.Context, t *task, _ string) error { return d.rulesets.Release(t.id()) },
+		"ruleset": func(_ context.Context, t *task, _ string) error { d.rulesets.Release(t.id()); return nil },
 		"root": func(ctx context.Context, t *task, kind string) error {
 			s, err := d.storage(kind)
 			if err != nil {

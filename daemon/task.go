@@ -48,6 +48,13 @@ func (t *task) state() client.State {
 	return t.info.State
 }
 
+// set changes the task; the next update journals it.
+func (t *task) set(f func(*client.Task)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	f(&t.info)
+}
+
 // update changes the task and journals it.
 func (t *task) update(f func(*client.Task)) error {
 	t.mu.Lock()

@@ -29,12 +29,13 @@ type Store interface {
 	Save([]Set) error
 }
 
-// Set is one ruleset of freejail and the tasks that hold it.
+// Set is one ruleset of freejail and the tasks that hold it, which are not
+// stored: what tasks there are tell their journals.
 type Set struct {
 	ID      uint16   `json:"id"`
 	Hash    string   `json:"hash"`
 	Rules   []Rule   `json:"rules"`
-	Holders []string `json:"holders"`
+	Holders []string `json:"-"`
 }
 
 // Config bounds what the registry may make.
@@ -87,21 +88,22 @@ func (r *Registry) Acquire(rules []Rule, holder string) (uint16, error) {
 			return 0, err
 		}
 		if same {
-			return s.ID, r.hold(s, holder)
+			s.hold(holder)
+			return s.ID, nil
 		}
 	}
 	s, err := r.create(rules, hash)
 	if err != nil {
 		return 0, err
 	}
-	return s.ID, r.hold(s, holder)
+	s.hold(holder)
+	return s.ID, nil
 }
 
-func (r *Registry) hold(s *Set, holder string) error {
+func (s *Set) hold(holder string) {
 	if !slices.Contains(s.Holders, holder) {
 		s.Holders = append(s.Holders, holder)
 	}
-	return r.save()
 }
 
 // loaded tells whether the kernel has the set wholly, as we know it.
@@ -188,32 +190,29 @@ func (r *Registry) makeRoom() error {
 }
 
 // Release takes a holder's hold back. One that holds nothing is no error.
-func (r *Registry) Release(holder string) error {
+func (r *Registry) Release(holder string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	changed := false
 	for _, s := range r.sets {
-		if i := slices.Index(s.Holders, holder); i >= 0 {
-			s.Holders = slices.Delete(s.Holders, i, i+1)
-			changed = true
-		}
+		s.Holders = slices.DeleteFunc(s.Holders, func(h string) bool { return h == holder })
 	}
-	if !changed {
-		return nil
-	}
-	return r.save()
 }
 
 // Reconcile compares the registry with the kernel and with the tasks that
-// exist: other holders are dropped, and sets that nobody holds are deleted, if
-// the kernel's rules are still a beginning of ours. A set that someone changed
-// is no longer ours to delete and is forgotten.
-func (r *Registry) Reconcile(live []string) error {
+// exist: the set of each. It is then their only holders', and sets that nobody
+// holds are deleted, if the kernel's rules are still a beginning of ours. A set
+// that someone changed is no longer ours to delete and is forgotten.
+func (r *Registry) Reconcile(live map[string]uint16) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var errs []error
 	for id, s := range r.sets {
-		s.Holders = slices.DeleteFunc(s.Holders, func(h string) bool { return !slices.Contains(live, h) })
+		s.Holders = nil
+		for holder, set := range live {
+			if set == id {
+				s.Holders = append(s.Holders, holder)
+			}
+		}
 		if len(s.Holders) > 0 {
 			continue
 		}
