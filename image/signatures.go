@@ -15,26 +15,31 @@ import (
 	"github.com/freejail/freejail/image/sign"
 )
 
-// signatureDir has a file for each image with signatures, named by its digest.
-func (s *Store) signatureDir() string { return filepath.Join(s.dir, "signatures") }
+// signatureFile is, in a store, that of an image with signatures.
+func signatureFile(d digest.Digest) string { return "signatures/" + d.Encoded() + ".json" }
 
-func (s *Store) signatureFile(d digest.Digest) string {
-	return filepath.Join(s.signatureDir(), d.Encoded()+".json")
-}
+func (s *Store) signatureDir() string { return filepath.Join(s.dir, "signatures") }
 
 // Signatures are what is known of an image's signatures. None of them is
 // verified.
-func (s *Store) Signatures(d digest.Digest) (sign.Record, error) {
-	var r sign.Record
+func (s *Store) Signatures(d digest.Digest) (sign.Record, error) { return readSignatures(s.root, d) }
+
+// Signatures are what a store's directory keeps of an image's signatures. Other
+// layouts have them among their images.
+func (l *Directory) Signatures(d digest.Digest) (sign.Record, error) {
+	return readSignatures(l.root, d)
+}
+
+func readSignatures(root *os.Root, d digest.Digest) (r sign.Record, err error) {
 	if err := checkDigest(d); err != nil {
 		return r, err
 	}
-	b, err := os.ReadFile(s.signatureFile(d))
+	f, _, err := openRegular(root, signatureFile(d))
 	if errors.Is(err, fs.ErrNotExist) {
 		return r, nil
 	}
 	if err == nil {
-		err = json.Unmarshal(b, &r)
+		err = errors.Join(json.NewDecoder(f).Decode(&r), f.Close())
 	}
 	if err != nil {
 		return r, fmt.Errorf("signatures of %s: %w", d, err)
@@ -62,7 +67,7 @@ func (s *Store) AddSignatures(d digest.Digest, more sign.Record) error {
 	if err := os.MkdirAll(s.signatureDir(), 0o700); err != nil {
 		return full(err)
 	}
-	return writeFile(s.tmpDir(), s.signatureFile(d), b)
+	return writeFile(s.tmpDir(), filepath.Join(s.dir, signatureFile(d)), b)
 }
 
 // sweepSignatures removes those of images that are gone. The caller holds the

@@ -104,8 +104,8 @@ func (a *app) copyCmd() *cobra.Command {
 	f := &copyFlags{}
 	c := &cobra.Command{Use: "copy [flags] SRC DST", Short: "copy an image between registries, layouts, archives and stores", Long: locationHelp + `
 
-What is at the destination already is not copied again. Signatures go along, but
-not into a store or out of one.
+What is at the destination already is not copied again. Signatures go along; out
+of a store only those of the image, not of an index that it came from.
 The digest of the image is printed to the standard output.`,
 		Args: exactly(2, "a source and a destination"),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.copy(cmd.Context(), f, args[0], args[1]) }}

@@ -14,6 +14,7 @@ import (
 	"oras.land/oras-go/v2/content"
 
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/sign"
 )
 
 // CopyOptions say what of an image is copied.
@@ -78,8 +79,9 @@ func (c *Client) Copy(ctx context.Context, from, to Location, o CopyOptions) (do
 		wanted = image.Platforms(o.Platform)
 	}
 	root, err := src.resolve(ctx, name, wanted)
+	var indexes [][]byte
 	if err == nil && !o.All {
-		root, err = narrow(ctx, src, root, wanted)
+		root, indexes, err = narrow(ctx, src, root, wanted)
 	}
 	if err != nil {
 		return done, err
@@ -89,7 +91,8 @@ func (c *Client) Copy(ctx context.Context, from, to Location, o CopyOptions) (do
 		done.Name = targetName(from, to, l.nameOf(root))
 	}
 	if to.Kind == Store {
-		return done, c.copyToStore(ctx, src, root, done.Name, to.Path, o)
+		done.Attached, err = copyToStore(ctx, src, root, indexes, done.Name, to.Path, o)
+		return done, err
 	}
 	dst, err := c.target(to)
 	if err != nil {
@@ -119,21 +122,23 @@ func targetName(from, to Location, name string) string {
 	return name
 }
 
-// narrow goes from an index to one of its images.
-func narrow(ctx context.Context, src content.Fetcher, d ocispec.Descriptor, wanted []ocispec.Platform) (ocispec.Descriptor, error) {
-	for n := 0; isIndex(d.MediaType); n++ {
-		if n == maxIndexes {
-			return d, errors.New("too many indexes within each other")
+// narrow goes from an index to one of its images, by way of the indexes that it
+// returns.
+func narrow(ctx context.Context, src content.Fetcher, d ocispec.Descriptor, wanted []ocispec.Platform) (_ ocispec.Descriptor, indexes [][]byte, err error) {
+	for isIndex(d.MediaType) {
+		if len(indexes) == maxIndexes {
+			return d, nil, errors.New("too many indexes within each other")
 		}
 		b, err := readManifest(ctx, src, d)
 		if err != nil {
-			return d, err
+			return d, nil, err
 		}
+		indexes = append(indexes, b)
 		if d, err = choose(b, wanted); err != nil {
-			return d, err
+			return d, nil, err
 		}
 	}
-	return d, nil
+	return d, indexes, nil
 }
 
 func readManifest(ctx context.Context, src content.Fetcher, d ocispec.Descriptor) ([]byte, error) {
@@ -328,20 +333,33 @@ func (j *job) copyReferrers(ctx context.Context, to ocispec.Descriptor, depth in
 	return nil
 }
 
-// copyToStore takes one image into a store of this host.
-func (c *Client) copyToStore(ctx context.Context, src source, d ocispec.Descriptor, name, dir string, o CopyOptions) error {
+// copyToStore takes one image into a store of this host, and tells with how many
+// signatures.
+func copyToStore(ctx context.Context, src source, d ocispec.Descriptor, indexes [][]byte, name, dir string, o CopyOptions) (n int, err error) {
 	if isIndex(d.MediaType) {
-		return errors.New("a store keeps one image of an index: leave out --all, or give --platform")
+		return 0, errors.New("a store keeps one image of an index: leave out --all, or give --platform")
+	}
+	if o.Referrers {
+		return 0, errors.New("of what refers to an image, a store keeps signatures alone: leave out --referrers")
+	}
+	var signed sign.Record
+	if !o.Unsigned {
+		if signed, err = signaturesOf(ctx, src, d.Digest, indexes); err != nil {
+			return 0, err
+		}
 	}
 	s, err := image.OpenStore(dir, o.Limits)
 	if err != nil {
-		return err
+		return 0, err
 	}
+	defer func() { err = errors.Join(err, s.Close()) }()
 	if name == "" {
 		name = d.Digest.Encoded()[:12]
 	}
-	_, err = s.Fetch(ctx, src, d, name, image.FetchOptions{Wanted: image.Platforms(o.Platform), Progress: o.Progress})
-	return err
+	if _, err = s.Fetch(ctx, src, d, name, image.FetchOptions{Wanted: image.Platforms(o.Platform), Progress: o.Progress}); err != nil {
+		return 0, err
+	}
+	return len(signed.Signatures), s.AddSignatures(d.Digest, signed)
 }
 
 // hasSubject reads of a manifest to whom it refers.

@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -21,6 +22,7 @@ import (
 	"oras.land/oras-go/v2/registry/remote/errcode"
 
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/sign"
 )
 
 // source opens where an image is copied from, and tells its name there.
@@ -31,10 +33,10 @@ func (c *Client) source(ctx context.Context, l Location, limits image.Limits) (s
 		return &remoteSource{newOrigin(places), l.Ref}, l.Ref.version(), err
 	case Archive:
 		layout, err := image.OpenArchive(ctx, l.Path, limits)
-		return &local{layout, l}, l.Name, err
+		return &local{Directory: layout, at: l}, l.Name, err
 	}
 	layout, err := image.OpenDirectory(l.Path)
-	return &local{layout, l}, l.Name, err
+	return &local{Directory: layout, at: l}, l.Name, err
 }
 
 func (c *Client) target(l Location) (target, error) {
@@ -48,10 +50,10 @@ func (c *Client) target(l Location) (target, error) {
 			return nil, err
 		}
 		layout, err := image.MakeDirectory(dir)
-		return &archive{local{layout, l}, dir}, err
+		return &archive{local{Directory: layout, at: l}, dir}, err
 	}
 	layout, err := image.MakeDirectory(l.Path)
-	return &local{layout, l}, err
+	return &local{Directory: layout, at: l}, err
 }
 
 // remoteSource is a registry with its mirrors.
@@ -169,7 +171,8 @@ func (t *remoteTarget) finish(_ context.Context, err error) error { return err }
 // local is a layout.
 type local struct {
 	*image.Directory
-	at Location
+	at   Location
+	made map[digest.Digest][]byte // the blobs of signatures that a store keeps in its own way
 }
 
 func (l *local) Open(_ context.Context, d ocispec.Descriptor, offset int64) (io.ReadCloser, int64, error) {
@@ -188,6 +191,9 @@ func (l *local) Open(_ context.Context, d ocispec.Descriptor, offset int64) (io.
 }
 
 func (l *local) Fetch(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
+	if b, ok := l.made[d.Digest]; ok {
+		return io.NopCloser(bytes.NewReader(b)), nil
+	}
 	f, _, err := l.Open(ctx, d, 0)
 	if err != nil {
 		return nil, err
@@ -217,11 +223,36 @@ func (l *local) attached(_ context.Context, tag string) (ocispec.Descriptor, err
 		return ocispec.Descriptor{}, err
 	}
 	for _, d := range idx.Manifests {
+		if l.at.Kind == Store && sign.Tag(d.Digest) == tag {
+			return l.madeSignatures(d.Digest)
+		}
 		if name := nameOf(d); name == tag || strings.HasSuffix(name, ":"+tag) {
 			return d, nil
 		}
 	}
 	return ocispec.Descriptor{}, ErrNotFound
+}
+
+// madeSignatures makes of what a store knows what other places have beside an
+// image. Signatures of an index, which a store does not have, are not among it.
+func (l *local) madeSignatures(d digest.Digest) (ocispec.Descriptor, error) {
+	r, err := l.Signatures(d)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	own := slices.DeleteFunc(r.Signatures, func(s sign.Signature) bool { return s.Digest() != d })
+	if len(own) == 0 {
+		return ocispec.Descriptor{}, ErrNotFound
+	}
+	blobs, err := sign.Manifest(own)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	l.made = map[digest.Digest][]byte{}
+	for _, b := range blobs {
+		l.made[b.Descriptor.Digest] = b.Content
+	}
+	return blobs[len(blobs)-1].Descriptor, nil
 }
 
 func (l *local) referrers(_ context.Context, to ocispec.Descriptor) (out []ocispec.Descriptor, err error) {

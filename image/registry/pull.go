@@ -6,11 +6,9 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image"
-	"github.com/freejail/freejail/image/sign"
 )
 
 // PullOptions say which image of a reference is taken and how.
@@ -53,7 +51,7 @@ func (c *Client) pull(ctx context.Context, s *image.Store, ref Reference, o Pull
 	if err != nil {
 		return nil, err
 	}
-	signed, err := from.signatures(ctx, d.Digest, indexes)
+	signed, err := signaturesOf(ctx, &remoteSource{from, ref}, d.Digest, indexes)
 	if err != nil && o.Tell != nil {
 		o.Tell(printable("the signatures of " + ref.String() + " could not be read: " + err.Error()))
 	}
@@ -108,30 +106,6 @@ func (o *origin) find(ctx context.Context, ref Reference, wanted []ocispec.Platf
 		}
 	}
 	return d, b, indexes, err
-}
-
-// signatures are those of an image and of the indexes that led to it. Those that
-// could be read are returned beside an error.
-func (o *origin) signatures(ctx context.Context, d digest.Digest, indexes [][]byte) (sign.Record, error) {
-	r := sign.Record{Indexes: indexes}
-	digests := []digest.Digest{d}
-	for _, b := range indexes {
-		digests = append(digests, digest.FromBytes(b))
-	}
-	var errs []error
-	for _, d := range digests {
-		_, b, err := o.manifest(ctx, sign.Tag(d))
-		if errors.Is(err, ErrNotFound) {
-			continue
-		}
-		if err == nil {
-			var list []sign.Signature
-			list, err = sign.Parse(b, func(d ocispec.Descriptor) ([]byte, error) { return image.ReadBlob(ctx, o, d) })
-			r.Signatures = append(r.Signatures, list...)
-		}
-		errs = append(errs, err)
-	}
-	return r, errors.Join(errs...)
 }
 
 // choose takes one image of an index.

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
 
@@ -98,7 +99,7 @@ func (c *Client) beside(src source, at Location) (target, error) {
 		return nil, errors.New("sign the image before it goes into a store")
 	case Archive: // the unpacked one becomes the new archive
 		l, err := image.MakeDirectory(src.(*local).Dir())
-		return &repacked{local{l, at}}, err
+		return &repacked{local{Directory: l, at: at}}, err
 	}
 	return c.target(at)
 }
@@ -136,7 +137,7 @@ func manifestsOf(ctx context.Context, src content.Fetcher, d ocispec.Descriptor)
 }
 
 func attachSignature(ctx context.Context, src source, dst target, key *sign.PrivateKey, st sign.Statement) error {
-	old, err := signaturesAt(ctx, src, st)
+	old, err := signaturesAt(ctx, src, st.Digest)
 	if err != nil {
 		return err
 	}
@@ -167,9 +168,28 @@ func attachSignature(ctx context.Context, src source, dst target, key *sign.Priv
 	return dst.attach(ctx, blobs[len(blobs)-1].Descriptor, sign.Tag(st.Digest))
 }
 
+// signaturesOf are those of an image and of the indexes that led to it. Those
+// that could be read are returned beside an error.
+func signaturesOf(ctx context.Context, src source, d digest.Digest, indexes [][]byte) (sign.Record, error) {
+	if l, ok := src.(*local); ok && l.at.Kind == Store {
+		return l.Signatures(d)
+	}
+	r := sign.Record{Indexes: indexes}
+	digests := []digest.Digest{d}
+	for _, b := range indexes {
+		digests = append(digests, digest.FromBytes(b))
+	}
+	var errs []error
+	for _, d := range digests {
+		list, err := signaturesAt(ctx, src, d)
+		r.Signatures, errs = append(r.Signatures, list...), append(errs, err)
+	}
+	return r, errors.Join(errs...)
+}
+
 // signaturesAt are those that lie beside an image.
-func signaturesAt(ctx context.Context, src source, st sign.Statement) ([]sign.Signature, error) {
-	d, err := src.attached(ctx, sign.Tag(st.Digest))
+func signaturesAt(ctx context.Context, src source, signed digest.Digest) ([]sign.Signature, error) {
+	d, err := src.attached(ctx, sign.Tag(signed))
 	if errors.Is(err, ErrNotFound) {
 		return nil, nil
 	}
@@ -212,7 +232,7 @@ func (c *Client) Verify(ctx context.Context, at Location, key *sign.PublicKey, i
 		return st, err
 	}
 	st = sign.Statement{Identity: identity, Digest: root.Digest}
-	list, err := signaturesAt(ctx, src, st)
+	list, err := signaturesAt(ctx, src, st.Digest)
 	if err != nil {
 		return st, err
 	}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -145,6 +146,22 @@ func TestSignedIndex(t *testing.T) {
 	if len(rec.Signatures) != 2 || len(rec.Indexes) != 1 {
 		t.Fatalf("got %d signatures and %d indexes", len(rec.Signatures), len(rec.Indexes))
 	}
+	stores := []string{"store:" + t.TempDir(), "store:" + t.TempDir()}
+	for i, from := range []string{r.host + "/multi:1", stores[0]} {
+		done, err := c.Copy(ctx, loc(t, from), loc(t, stores[i]), CopyOptions{})
+		if err != nil || done.Digest != got.Digest || done.Attached != 2 {
+			t.Fatalf("%s to a store: %+v, %v", from, done, err)
+		}
+	}
+	copied, err := image.OpenStore(loc(t, stores[1]).Path, image.Limits{})
+	check(t, err)
+	if same, err := copied.Signatures(got.Digest); err != nil || !reflect.DeepEqual(same, rec) {
+		t.Errorf("copied from store to store, signatures are %+v, %v; want %+v", same, err, rec)
+	}
+	check(t, copied.Close())
+	if done, err := c.Copy(ctx, loc(t, stores[1]), loc(t, "oci:"+t.TempDir()+"/x"), CopyOptions{}); err != nil || done.Attached != 1 {
+		t.Errorf("out of a store: %+v, %v; want the image's own signature", done, err)
+	}
 	var own []sign.Signature
 	for _, sig := range rec.Signatures {
 		if st, err := pub.Verify(sig); err != nil || st.Digest != got.Digest {
@@ -159,6 +176,37 @@ func TestSignedIndex(t *testing.T) {
 	if rec.By(pub, r.host+"/multi", got.Digest) {
 		t.Error("it counts without the index")
 	}
+}
+
+// Signatures go into a store, from there into another, and out of it again.
+func TestSignaturesInAStore(t *testing.T) {
+	r, img := pushed(t, ServerOptions{}, nil)
+	c := client(t, r)
+	key, pub, _ := keys(t, nil)
+	tmp := t.TempDir()
+	_, err := c.Sign(ctx, loc(t, r.host+"/team/web:1"), key, "", image.Limits{})
+	check(t, err)
+	name := r.host + "/team/web:1"
+	for _, pair := range [][2]string{{name, "store:" + tmp + "/a"}, {"store:" + tmp + "/a:" + name, "store:" + tmp + "/b"},
+		{"store:" + tmp + "/b", "oci-archive:" + tmp + "/x.tar"}, {"oci-archive:" + tmp + "/x.tar", "store:" + tmp + "/c"},
+		{"store:" + tmp + "/c", r.host + "/team/web:2"}} {
+		done, err := c.Copy(ctx, loc(t, pair[0]), loc(t, pair[1]), CopyOptions{})
+		if err != nil || done.Digest != img.Digest || done.Attached != 1 {
+			t.Fatalf("%s to %s: %+v, %v", pair[0], pair[1], done, err)
+		}
+		_, err = c.Verify(ctx, loc(t, pair[1]), pub, "", image.Limits{})
+		check(t, err)
+	}
+	for _, to := range []string{"store:" + tmp + "/d", "oci:" + tmp + "/l"} {
+		done, err := c.Copy(ctx, loc(t, "store:"+tmp+"/c"), loc(t, to), CopyOptions{Unsigned: true})
+		if err != nil || done.Attached != 0 {
+			t.Fatalf("%+v, %v", done, err)
+		}
+		_, err = c.Verify(ctx, loc(t, to), pub, "", image.Limits{})
+		wantError(t, err, "none of the 0 signatures")
+	}
+	_, err = c.Copy(ctx, loc(t, name), loc(t, "store:"+tmp+"/a"), CopyOptions{Referrers: true})
+	wantError(t, err, "leave out --referrers")
 }
 
 // skopeoPolicy asks for a signature by a key on a registry.

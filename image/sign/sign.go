@@ -35,6 +35,16 @@ type Signature struct {
 	Signature []byte `json:"signature"` // ASN.1
 }
 
+// Digest is what a signature says it is for, which is not verified; empty where
+// it says nothing.
+func (s Signature) Digest() digest.Digest {
+	var p payload
+	if json.Unmarshal(s.Payload, &p) != nil {
+		return ""
+	}
+	return p.Critical.Image.Digest
+}
+
 // payload is what is signed.
 type payload struct {
 	Critical struct {
