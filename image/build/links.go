@@ -13,6 +13,7 @@ import (
 type linkIndex struct {
 	Inodes  map[string]uint64 // by name
 	byInode map[uint64][]string
+	changed bool // since it was read
 }
 
 func newLinkIndex() *linkIndex { return &linkIndex{Inodes: map[string]uint64{}} }
@@ -35,24 +36,31 @@ func (l *linkIndex) update(was, is map[string]state) {
 		several[inode] = true
 	}
 	for name, old := range was {
-		delete(l.Inodes, name)
+		l.remove(name)
 		if now, there := is[name]; old.mode.IsDir() && (!there || !now.mode.IsDir()) {
 			l.removeBelow(name)
 		}
 	}
 	for name, s := range is {
 		if s.mode.IsDir() || s.links == 1 && !several[s.inode] {
-			delete(l.Inodes, name)
+			l.remove(name)
 		} else {
-			l.Inodes[name] = s.inode
+			l.Inodes[name], l.changed = s.inode, true
 		}
+	}
+}
+
+func (l *linkIndex) remove(name string) {
+	if _, has := l.Inodes[name]; has {
+		delete(l.Inodes, name)
+		l.changed = true
 	}
 }
 
 func (l *linkIndex) removeBelow(dir string) {
 	for name := range l.Inodes {
 		if strings.HasPrefix(name, dir+"/") {
-			delete(l.Inodes, name)
+			l.remove(name)
 		}
 	}
 }

@@ -34,6 +34,7 @@ type pool struct {
 	chains    map[string]string
 	lock      *os.File   // held shared by builds, exclusively for pruning
 	device    *zfsDevice // nil where its kernel is not known
+	noDevice  error      // why
 }
 
 const (
@@ -61,8 +62,9 @@ func openPool(ctx context.Context, name string, how int) (*pool, error) {
 	if err != nil {
 		return nil, err
 	}
-	device, _ := openZFSDevice(name, lock)
-	return &pool{name: name, dir: dir, lock: lock, device: device}, nil
+	p := &pool{name: name, dir: dir, lock: lock}
+	p.device, p.noDevice = openZFSDevice(name, lock)
+	return p, nil
 }
 
 func (p *pool) close() (err error) {
@@ -77,8 +79,23 @@ func (p *pool) dataset(child string) string { return p.name + "/" + child }
 // root is where a child is mounted.
 func (p *pool) root(child string) string { return filepath.Join(p.dir, child) }
 
+func (p *pool) at(child string) mountedDataset {
+	return mountedDataset{p.dataset(child), p.root(child)}
+}
+
+// mountedDataset is a dataset and where it is mounted.
+type mountedDataset struct{ name, root string }
+
 // links is the index of a child's hard links.
 func (p *pool) links(child string) string { return filepath.Join(p.dir, child+".links") }
+
+// keepLinks brings the index of a child's parent up to date for the child.
+func (p *pool) keepLinks(l *linkIndex, from, child string, was, is map[string]state) error {
+	if l.update(was, is); l.changed {
+		return l.write(p.links(child))
+	}
+	return os.Link(p.links(from), p.links(child))
+}
 
 // child finds the one that has a chain; empty is none.
 func (p *pool) child(ctx context.Context, chain string) (string, error) {
@@ -184,7 +201,7 @@ func (p *pool) destroy(ctx context.Context, child string) error {
 // diff tells what differs between a child and the one that it is a clone of.
 func (p *pool) diff(ctx context.Context, from, child string, links *linkIndex) ([]zfsLine, error) {
 	if p.device != nil {
-		if lines, err := p.device.diff(ctx, p.dataset(from), p.dataset(child), doneName); err == nil {
+		if lines, err := p.device.diff(ctx, p.at(from), p.at(child), doneName); err == nil {
 			return lines, nil
 		}
 	}

@@ -149,7 +149,7 @@ func (linking) Run(_ context.Context, c Command) error {
 // changed, though ZFS does not know its name any more.
 func TestZFSFileWithoutAPath(t *testing.T) { fileWithoutAPath(t) }
 
-func fileWithoutAPath(t *testing.T) {
+func fileWithoutAPath(t *testing.T) (said []string) {
 	t.Helper()
 	dataset := testPool(t)
 	dir := t.TempDir()
@@ -159,10 +159,15 @@ func fileWithoutAPath(t *testing.T) {
 	if len(walk) != 5 {
 		t.Errorf("the layers are %q", walk)
 	}
-	by := func(o *Options) { o.ZFSDataset = dataset }
+	by := func(o *Options) {
+		o.ZFSDataset = dataset
+		next := o.Progress
+		o.Progress = func(text string) { said = append(said, text); next(text) }
+	}
 	if got := layersBy(t, dir, text, linking{}, by); !slices.Equal(got, walk) {
 		t.Errorf("with ZFS the layers are\n%s\nby a walk\n%s", strings.Join(got, "\n"), strings.Join(walk, "\n"))
 	}
+	return said
 }
 
 func TestZFSDatasetIsChecked(t *testing.T) {

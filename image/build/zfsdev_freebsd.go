@@ -183,8 +183,12 @@ func (z *zfsDevice) stat(snapshot string, object uint64) (o zfsObject, err error
 // diff tells which files differ between two datasets that are as their snapshots
 // of one name are; the second is a clone of the first. What is mounted already
 // is asked for the files: the kernel opens a snapshot anew for each question.
-func (z *zfsDevice) diff(ctx context.Context, from, to, snapshot string) ([]zfsLine, error) {
-	ranges, err := z.ranges(from+snapshot, to+snapshot)
+func (z *zfsDevice) diff(ctx context.Context, from, to mountedDataset, snapshot string) ([]zfsLine, error) {
+	ranges, err := z.ranges(from.name+snapshot, to.name+snapshot)
+	if err != nil {
+		return nil, err
+	}
+	unchanged, err := unchangedAt(from.root, to.root)
 	if err != nil {
 		return nil, err
 	}
@@ -193,20 +197,36 @@ func (z *zfsDevice) diff(ctx context.Context, from, to, snapshot string) ([]zfsL
 		if r.kind == rangeFree && r.first == 0 { // cannot be: the master node is there; zfs diff passes it over too
 			continue
 		}
+		beside := map[uint64]string{}
 		for object := r.first; object <= r.last; object++ {
 			if r.kind == rangeFree {
-				object, err = z.next(from, object)
+				object, err = z.next(from.name, object)
 				if errors.Is(err, syscall.ESRCH) || err == nil && object > r.last {
 					break
 				}
 				if err != nil {
-					return nil, fmt.Errorf("zfs: objects of %s: %w", from, err)
+					return nil, fmt.Errorf("zfs: objects of %s: %w", from.name, err)
 				}
 			}
 			if err := ctx.Err(); err != nil {
 				return nil, err
 			}
-			l, err := z.compare(from, to, object)
+			if path := beside[object]; path != "" && unchanged(path, object) {
+				continue
+			}
+			now, err := z.stat(to.name, object)
+			if err != nil {
+				return nil, err
+			}
+			if now.path != "" && beside[object] == "" {
+				if err := addEntries(beside, to.root, filepath.Dir(now.path), r); err != nil {
+					return nil, err
+				}
+				if unchanged(now.path, object) {
+					continue
+				}
+			}
+			l, err := z.compare(from.name, object, now)
 			if err != nil {
 				return nil, err
 			}
@@ -216,12 +236,51 @@ func (z *zfsDevice) diff(ctx context.Context, from, to, snapshot string) ([]zfsL
 	return lines, nil
 }
 
-func (z *zfsDevice) compare(from, to string, object uint64) ([]zfsLine, error) {
-	old, err := z.stat(from, object)
+// addEntries adds the paths of those objects of a range that a directory has. To
+// find the path of one object the kernel reads as much, and most objects of a
+// range only lie beside one that differs.
+func addEntries(paths map[uint64]string, root, dir string, r objectRange) error {
+	f, err := os.Open(root + dir)
 	if err != nil {
+		return err
+	}
+	defer f.Close()
+	buf := make([]byte, 16<<10)
+	for {
+		n, err := unix.Getdents(int(f.Fd()), buf)
+		if n <= 0 || err != nil {
+			return err
+		}
+		for rest := buf[:n]; len(rest) > 0; {
+			e := (*unix.Dirent)(unsafe.Pointer(&rest[0]))
+			if e.Fileno >= r.first && e.Fileno <= r.last {
+				name := rest[unsafe.Offsetof(e.Name):][:e.Namlen]
+				paths[e.Fileno] = filepath.Join(dir, string(name))
+			}
+			rest = rest[e.Reclen:]
+		}
+	}
+}
+
+// unchangedAt returns what tells whether two trees have one object, unchanged, at
+// a path. A link on the way does no harm: what it leads to is of another file
+// system, another object, or that very one.
+func unchangedAt(from, to string) (func(path string, object uint64) bool, error) {
+	var oldTop, nowTop unix.Stat_t
+	if err := errors.Join(unix.Lstat(from, &oldTop), unix.Lstat(to, &nowTop)); err != nil {
 		return nil, err
 	}
-	now, err := z.stat(to, object)
+	return func(path string, object uint64) bool {
+		var old, now unix.Stat_t
+		return unix.Lstat(from+path, &old) == nil && old.Dev == oldTop.Dev && old.Ino == object &&
+			unix.Lstat(to+path, &now) == nil && now.Dev == nowTop.Dev && now.Ino == object &&
+			old.Gen == now.Gen && old.Mode == now.Mode && old.Ctim == now.Ctim
+	}, nil
+}
+
+// compare tells how an object of a dataset differs from what it is now.
+func (z *zfsDevice) compare(from string, object uint64, now zfsObject) ([]zfsLine, error) {
+	old, err := z.stat(from, object)
 	if err != nil {
 		return nil, err
 	}

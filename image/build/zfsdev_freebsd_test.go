@@ -2,6 +2,8 @@ package build
 
 import (
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"unsafe"
 
@@ -27,7 +29,10 @@ func TestZFSFileWithoutAPathByZFSDiff(t *testing.T) {
 	was := zfsDeviceFile
 	t.Cleanup(func() { zfsDeviceFile = was })
 	zfsDeviceFile = filepath.Join(t.TempDir(), "none")
-	fileWithoutAPath(t)
+	said := fileWithoutAPath(t)
+	if want := "zfs(8) is asked"; !slices.ContainsFunc(said, func(s string) bool { return strings.HasPrefix(s, want) && strings.Contains(s, zfsDeviceFile) }) {
+		t.Errorf("nothing is said of it: %q", said)
+	}
 }
 
 // The places of the fields are those that the kernel's header leads to.

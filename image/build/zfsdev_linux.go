@@ -13,6 +13,6 @@ func openZFSDevice(string, *os.File) (*zfsDevice, error) { return nil, errors.Er
 
 func (*zfsDevice) Close() error          { return nil }
 func (*zfsDevice) snapshot(string) error { return errors.ErrUnsupported }
-func (*zfsDevice) diff(_ context.Context, _, _, _ string) ([]zfsLine, error) {
+func (*zfsDevice) diff(_ context.Context, _, _ mountedDataset, _ string) ([]zfsLine, error) {
 	return nil, errors.ErrUnsupported
 }

@@ -120,8 +120,7 @@ func (t *zfsTree) fill(ctx context.Context, b *work, from, child string, n int) 
 	if err != nil {
 		return err
 	}
-	links.update(was, is)
-	return links.write(t.pool.links(child))
+	return t.pool.keepLinks(links, from, child, was, is)
 }
 
 // compare finds what differs between a child and the one that it is a clone of.
@@ -172,8 +171,7 @@ func (t *zfsTree) keep(ctx context.Context, b *work) error {
 		t.clone = ""
 		return t.pool.destroy(ctx, clone)
 	}
-	t.links.update(t.was, t.is)
-	if err := t.links.write(t.pool.links(clone)); err != nil {
+	if err := t.pool.keepLinks(t.links, t.from, clone, t.was, t.is); err != nil {
 		return err
 	}
 	t.used[chain], t.clone, t.made = clone, "", append(t.made, clone)

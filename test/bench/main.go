@@ -93,6 +93,9 @@ func run(ctx context.Context, only []string) (err error) {
 		if err := b.startDaemon(ctx); err != nil {
 			return err
 		}
+		if _, err := b.daemon.Import(ctx, client.ImportRequest{Path: b.archive, Name: "bench"}, nil); err != nil {
+			return err
+		}
 	}
 	fmt.Printf("%s/%s, %d CPUs\n", runtime.GOOS, runtime.GOARCH, runtime.NumCPU())
 	for _, name := range only {

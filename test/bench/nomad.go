@@ -170,8 +170,13 @@ plugin "freejail" {
 }
 `
 
+// close ends the jobs first: raw_exec's tasks outlive their agent.
 func (a *agent) close() error {
-	err := a.cmd.Process.Signal(syscall.SIGINT)
+	jobs, _, err := a.api.Jobs().List(nil)
+	for _, j := range jobs {
+		err = errors.Join(err, a.purge(context.Background(), j.ID))
+	}
+	err = errors.Join(err, a.cmd.Process.Signal(syscall.SIGINT))
 	a.cmd.Wait() // its exit code says nothing here
 	return errors.Join(err, mount.UnmountUnder(a.b.path("nomad")))
 }
@@ -205,7 +210,11 @@ func (a *agent) run(ctx context.Context, j *nomad.Job, count int, status string)
 			if alloc.ClientStatus == status {
 				n++
 			} else if alloc.ClientStatus == "failed" {
-				return fmt.Errorf("it failed: %+v", alloc.TaskStates["bench"].Events)
+				why := "it failed"
+				for _, e := range alloc.TaskStates["bench"].Events {
+					why += "; " + e.DisplayMessage
+				}
+				return errors.New(why)
 			}
 		}
 		if err == nil && n != count {
@@ -216,12 +225,12 @@ func (a *agent) run(ctx context.Context, j *nomad.Job, count int, status string)
 	return list, err
 }
 
-func (a *agent) purge(ctx context.Context, j *nomad.Job) error {
-	if _, _, err := a.api.Jobs().Deregister(*j.ID, true, nil); err != nil {
+func (a *agent) purge(ctx context.Context, job string) error {
+	if _, _, err := a.api.Jobs().Deregister(job, true, nil); err != nil {
 		return err
 	}
-	return until(ctx, *j.Name+" to end", func() error {
-		list, _, err := a.api.Jobs().Allocations(*j.ID, true, nil)
+	return until(ctx, job+" to end", func() error {
+		list, _, err := a.api.Jobs().Allocations(job, true, nil)
 		for _, alloc := range list {
 			if alloc.ClientStatus == "running" {
 				err = errors.New("it runs")
@@ -248,7 +257,7 @@ func (a *agent) writeLines(ctx context.Context, driver string, config map[string
 		_, err = fmt.Fscanf(r, "took %d", &took)
 		return err
 	})
-	return time.Duration(took), errors.Join(err, a.purge(ctx, j))
+	return time.Duration(took), errors.Join(err, a.purge(ctx, *j.ID))
 }
 
 // rawExecMemory adds up the executors' resident memory.
@@ -257,9 +266,13 @@ func (a *agent) rawExecMemory(ctx context.Context, n int) error {
 	if err != nil {
 		return err
 	}
-	j := a.job("memory", "raw_exec", n, map[string]any{"command": self, "args": []string{"program", "sleep"}})
-	if _, err := a.run(ctx, j, n, "running"); err != nil {
-		return err
+	j := a.job("memory", "raw_exec", 0, map[string]any{"command": self, "args": []string{"program", "sleep"}})
+	for i := range n { // all at once they can take longer to start than Nomad waits for them
+		count := i + 1
+		j.TaskGroups[0].Count = &count
+		if _, err := a.run(ctx, j, count, "running"); err != nil {
+			return err
+		}
 	}
 	out, err := exec.CommandContext(ctx, "ps", "-A", "-ww", "-o", "pid=", "-o", "args=").Output()
 	if err != nil {
@@ -286,5 +299,5 @@ func (a *agent) rawExecMemory(ctx context.Context, n int) error {
 		return errors.New("no executor of raw_exec was found")
 	}
 	fmt.Printf("  raw_exec, %3d tasks: %d executor processes, resident %s together, %s a task\n", n, found, mib(sum), mib(sum/uint64(n)))
-	return a.purge(ctx, j)
+	return a.purge(ctx, *j.ID)
 }

@@ -13,9 +13,6 @@ const rounds = 31
 
 // starts compares whole starts of a task on an image that is unpacked already.
 func (b *bench) starts(ctx context.Context) error {
-	if _, err := b.daemon.Import(ctx, client.ImportRequest{Path: b.archive, Name: "bench"}, nil); err != nil {
-		return err
-	}
 	if _, err := b.start(ctx, "warm", exitArgs); err != nil { // unpacks
 		return err
 	}
