@@ -191,9 +191,9 @@ func (b *bench) oneChange(ctx context.Context, dir string) (err error) {
 	contestants := []contestant{{"by a walk of the tree, on tmpfs", step(dir, "")}}
 	if os.Getenv("FREEJAIL_TEST_ZPOOL") != "" {
 		pool := fmt.Sprintf("fj-bench%d", os.Getpid())
-		remove, err := memoryPool(ctx, pool, b.path("pool"))
-		if err != nil {
-			return err
+		remove, perr := memoryPool(ctx, pool, b.path("pool"))
+		if perr != nil {
+			return perr
 		}
 		defer func() { err = errors.Join(err, remove()) }()
 		contestants = append([]contestant{{"by a walk of the tree, on the same pool", step(b.path("pool"), "")}, {"by what ZFS tells", step(dir, pool)}}, contestants...)
