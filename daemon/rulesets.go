@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"slices"
 
 	"github.com/freejail/freejail/devfs"
 )
@@ -16,7 +15,7 @@ func (d *Daemon) rulesetHolders() map[string]uint16 {
 	out := map[string]uint16{}
 	for _, t := range d.list() {
 		t.mu.Lock()
-		if slices.ContainsFunc(t.undos, func(u undo) bool { return u.Op == "ruleset" }) {
+		if t.began("ruleset") {
 			out[t.id()] = uint16(t.info.Ruleset)
 		}
 		t.mu.Unlock()

@@ -123,7 +123,12 @@ func (d *Daemon) unwindBounded(ctx context.Context, t *task) error {
 func (t *task) overNFS() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.info.Storage == nfsStorage || slices.ContainsFunc(t.undos, func(u undo) bool { return u.Op == "nfs" })
+	return t.info.Storage == nfsStorage || t.began("nfs")
+}
+
+// began tells whether a step is to be taken back. The caller holds the lock.
+func (t *task) began(op string) bool {
+	return slices.ContainsFunc(t.undos, func(u undo) bool { return u.Op == op })
 }
 
 func (d *Daemon) walkDown(ctx context.Context, t *task) error {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -39,7 +40,11 @@ func readSignatures(root *os.Root, d digest.Digest) (r sign.Record, err error) {
 		return r, nil
 	}
 	if err == nil {
-		err = errors.Join(json.NewDecoder(f).Decode(&r), f.Close())
+		var b []byte
+		b, err = io.ReadAll(f)
+		if err = errors.Join(err, f.Close()); err == nil {
+			err = json.Unmarshal(b, &r)
+		}
 	}
 	if err != nil {
 		return r, fmt.Errorf("signatures of %s: %w", d, err)
