@@ -83,13 +83,15 @@ func (j *journal) cut(n int) error {
 
 // replay reads a journal back; it is nil where no task is told of. A last line
 // without its end was being written when the daemon died: what it announces was
-// not yet done, and it is cut off.
+// not yet done, and it is cut off. So are zeros, which a crash of the host
+// leaves where the disk knew of a file's new size before its new lines.
 func (j *journal) replay() (*task, error) {
 	b, err := io.ReadAll(j.file)
 	if err != nil {
 		return nil, err
 	}
-	whole := b[:bytes.LastIndexByte(b, '\n')+1]
+	whole, _, _ := bytes.Cut(b, []byte{0})
+	whole = whole[:bytes.LastIndexByte(whole, '\n')+1]
 	if torn := len(b) - len(whole); torn > 0 {
 		if err := j.cut(torn); err != nil {
 			return nil, fmt.Errorf("%s: %w", j.file.Name(), err)

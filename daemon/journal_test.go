@@ -13,7 +13,8 @@ import (
 	"github.com/freejail/freejail/internal/mount"
 )
 
-// A line without its end is not taken for a step, and spoils none after it.
+// A line without its end and a crash's zeros are not taken for steps, and spoil
+// none after them.
 func TestTornJournal(t *testing.T) {
 	dir := t.TempDir()
 	open := func() *journal {
@@ -47,12 +48,14 @@ func TestTornJournal(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if _, err := f.WriteString(`{"undo":{"op":"mou`); err != nil {
-		t.Fatal(err)
-	}
-	tk := replay()
-	if tk.id() != "t1" || len(tk.undos) != 1 {
-		t.Fatalf("task %q with %d steps, want t1 with 1", tk.id(), len(tk.undos))
+	var tk *task
+	for _, tail := range []string{`{"undo":{"op":"mou`, strings.Repeat("\x00", 300) + "\n" + `{"undo":{"op":"mounts"}}` + "\n"} {
+		if _, err := f.WriteString(tail); err != nil {
+			t.Fatal(err)
+		}
+		if tk = replay(); tk.id() != "t1" || len(tk.undos) != 1 {
+			t.Fatalf("after %.20q: task %q with %d steps, want t1 with 1", tail, tk.id(), len(tk.undos))
+		}
 	}
 	write(tk.journal, record{Destroyed: true})
 	if tk = replay(); !tk.destroyed || len(tk.undos) != 1 {
