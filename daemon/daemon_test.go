@@ -52,7 +52,11 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 	if len(os.Args) > 2 && os.Args[1] == "daemon" {
-		if err := serve(os.Args[2]); err != nil {
+		run := serve
+		if slices.Contains(os.Args, "--check") {
+			run = func(conf string) error { _, err := LoadPolicy(conf); return err }
+		}
+		if err := run(os.Args[2]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}

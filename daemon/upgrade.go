@@ -23,7 +23,7 @@ func (d *Daemon) handleUpgrade(w http.ResponseWriter, r *http.Request) {
 	err := decode(r, &in)
 	binary := ""
 	if err == nil {
-		binary, err = d.checkUpgrade(in.Binary)
+		binary, err = checkUpgrade(in.Binary)
 	}
 	if err != nil {
 		writeError(w, err)
@@ -39,17 +39,10 @@ func (d *Daemon) handleUpgrade(w http.ResponseWriter, r *http.Request) {
 	}()
 }
 
-// checkUpgrade finds out whether a binary and the configuration would do, while
-// there is still a daemon to say no, and returns the binary's path.
-func (d *Daemon) checkUpgrade(binary string) (string, error) {
-	binary, err := upgradeBinary(binary)
-	if err != nil {
-		return "", err
-	}
-	return binary, d.reloadPolicy()
-}
-
-func upgradeBinary(binary string) (string, error) {
+// checkUpgrade finds out, while there is still a daemon to say no, whether a
+// binary is freejail's, runs here, and would start with our command line and the
+// host's configuration. It returns the binary's path.
+func checkUpgrade(binary string) (string, error) {
 	if binary == "" {
 		self, err := os.Executable()
 		if err != nil {
@@ -64,13 +57,17 @@ func upgradeBinary(binary string) (string, error) {
 	if err != nil || !strings.HasPrefix(string(out), "freejail ") {
 		return "", invalid("no upgrade: %s is no freejail that runs here (%v): %.200s", binary, err, out)
 	}
+	out, err = exec.CommandContext(ctx, binary, append(os.Args[1:len(os.Args):len(os.Args)], "--check")...).CombinedOutput()
+	if err != nil {
+		return "", invalid("no upgrade: %s would not start (%v): %.2000s", binary, err, out)
+	}
 	return binary, nil
 }
 
 // Upgrade replaces the daemon by a new binary in place: the same process, so
 // still the parent of all tasks. It returns only when that failed.
 func (d *Daemon) Upgrade(binary string) error {
-	binary, err := d.checkUpgrade(binary)
+	binary, err := checkUpgrade(binary)
 	if err != nil {
 		return err
 	}
