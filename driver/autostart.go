@@ -52,7 +52,7 @@ func (d *Driver) startDaemon(ctx context.Context) error {
 		return fmt.Errorf("start the daemon: log_file: %w", err)
 	}
 	defer log.Close()
-	args := []string{"daemon", "--socket", cfg.Socket}
+	args := []string{"daemon", "--socket", cfg.Socket, "--log-file", cfg.LogFile}
 	if cfg.Config != "" {
 		args = append(args, "--config", cfg.Config)
 	}

@@ -121,7 +121,7 @@ func (a *app) root() *cobra.Command {
 }
 
 func (a *app) daemonCmd() *cobra.Command {
-	var config, stateDir, binary string
+	var config, stateDir, binary, logFile string
 	var upgrade, check bool
 	c := &cobra.Command{Use: "daemon", Short: "run the daemon, or upgrade the one that runs", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -133,6 +133,11 @@ func (a *app) daemonCmd() *cobra.Command {
 				return a.print(info, func(w io.Writer) {
 					fmt.Fprintf(w, "the daemon is version %s now, process %d\n", info.Version, info.PID)
 				})
+			}
+			if logFile != "" && !check {
+				if err := logTo(logFile); err != nil {
+					return fmt.Errorf("--log-file: %w", err)
+				}
 			}
 			cfg, err := daemon.LoadConfig(config)
 			if err != nil {
@@ -160,6 +165,7 @@ func (a *app) daemonCmd() *cobra.Command {
 		}}
 	c.Flags().StringVar(&config, "config", "", "the host's configuration and policy (freejail.hcl)")
 	c.Flags().StringVar(&stateDir, "state-dir", "", "overrides state_dir of the configuration")
+	c.Flags().StringVar(&logFile, "log-file", "", "log to this file, which SIGUSR1 opens anew (default: standard error)")
 	c.Flags().BoolVar(&upgrade, "upgrade", false, "have the running daemon exec its new binary in place; no task is touched")
 	c.Flags().StringVar(&binary, "binary", "", "with --upgrade: the new binary (default: the file of the running one)")
 	c.Flags().BoolVar(&check, "check", false, "read the configuration, say whether it is well, and end")

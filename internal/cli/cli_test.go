@@ -5,6 +5,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -106,8 +107,35 @@ func TestTask(t *testing.T) {
 	}
 	h.gives(exitFailed, []string{"nobody"}, "exec", "nobody", "/bin/prog")
 
+	// The log is moved, and goes on in a new file.
+	info, err := client.New(h.socket).Info(t.Context())
+	check(t, err)
+	before := h.read("log")
+	check(t, os.Rename(h.path("log"), h.path("log.0")))
+	check(t, syscall.Kill(info.PID, syscall.SIGUSR1))
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if _, err := os.Stat(h.path("log")); err == nil {
+			break
+		}
+	}
+
+	// It goes on as it is where its new binary would not start.
+	h.gives(exitFailed, []string{"no upgrade", "no freejail"}, "daemon", "--upgrade", "--binary", "/usr/bin/true")
+	conf := h.read("freejail.hcl")
+	check(t, os.WriteFile(h.path("freejail.hcl"), []byte(conf+"\nlimits {\n  log_size = \"much\"\n}\n"), 0o600))
+	h.gives(exitFailed, []string{"no upgrade", "log_size"}, "daemon", "--upgrade")
+	check(t, os.WriteFile(h.path("freejail.hcl"), []byte(conf), 0o600))
+
 	// The daemon takes its new binary; the task does not notice.
 	h.gives(0, []string{"version 1.2.3"}, "daemon", "--upgrade")
+	for _, line := range []string{"upgrading in place", "freejail daemon: version=1.2.3"} {
+		if log := h.read("log"); !strings.Contains(log, line) {
+			t.Errorf("no %q in the new log:\n%s", line, log)
+		}
+	}
+	if old := h.read("log.0"); before == "" || old != before {
+		t.Errorf("the moved log changed from\n%s\nto\n%s", before, old)
+	}
 	if again := decoded[client.Task](h, "inspect", "clitask"); again.PID != list[0].PID || again.State != client.Running {
 		t.Errorf("after the upgrade: %+v", again)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -168,10 +169,8 @@ func newHost(t *testing.T, policy string) *host {
 	h := away(t)
 	conf := h.path("freejail.hcl")
 	check(t, os.WriteFile(conf, fmt.Appendf(nil, "state_dir = %q\n%s", h.path("state"), policy), 0o600))
-	cmd := exec.Command(self(t), "daemon", "--config", conf)
+	cmd := exec.Command(self(t), "daemon", "--config", conf, "--log-file", h.path("log"))
 	cmd.Env = append(os.Environ(), asCLI+"=1", "FREEJAIL_SOCKET="+h.socket)
-	var log bytes.Buffer
-	cmd.Stderr = &log
 	check(t, cmd.Start())
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
@@ -180,14 +179,14 @@ func newHost(t *testing.T, policy string) *host {
 			t.Error(err)
 		}
 		if err := <-ended; err != nil {
-			t.Errorf("the daemon ended by %v:\n%s", err, log.String())
+			t.Errorf("the daemon ended by %v:\n%s", err, h.read("log"))
 		}
 	})
 	for h.freejail("ps").code != 0 {
 		select {
 		case err := <-ended:
 			ended <- err
-			t.Fatalf("the daemon ended:\n%s", log.String())
+			t.Fatalf("the daemon ended:\n%s", h.read("log"))
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
@@ -196,6 +195,16 @@ func newHost(t *testing.T, policy string) *host {
 }
 
 func (h *host) path(name string) string { return filepath.Join(h.dir, name) }
+
+// read gives what is in a file; nothing is in one that is not there.
+func (h *host) read(name string) string {
+	h.t.Helper()
+	b, err := os.ReadFile(h.path(name))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		h.t.Error(err)
+	}
+	return string(b)
+}
 
 // image builds one of the test binary, with more lines for its Jailfile.
 func (h *host) image(name, more string) string {

@@ -1,0 +1,37 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// logTo makes a file of standard output and error, which what a panic says goes
+// to as well. At SIGUSR1 the file is opened anew: newsyslog(8) has moved it.
+func logTo(path string) error {
+	if err := openLog(path); err != nil {
+		return err
+	}
+	moved := make(chan os.Signal, 1)
+	signal.Notify(moved, syscall.SIGUSR1)
+	go func() {
+		for range moved {
+			if err := openLog(path); err != nil {
+				fmt.Fprintln(os.Stderr, "freejail: the log goes on in the old file:", err)
+			}
+		}
+	}()
+	return nil
+}
+
+func openLog(path string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	return errors.Join(unix.Dup2(int(f.Fd()), unix.Stdout), unix.Dup2(int(f.Fd()), unix.Stderr), f.Close())
+}
