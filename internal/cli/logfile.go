@@ -11,9 +11,14 @@ import (
 )
 
 // logTo makes a file of standard output and error, which what a panic says goes
-// to as well. At SIGUSR1 the file is opened anew: newsyslog(8) has moved it.
+// to as well. At SIGUSR1 the file is opened anew: newsyslog(8) has moved it. The
+// terminal is left, if there is one: at the end of rc(8) the kernel would send
+// SIGHUP.
 func logTo(path string) error {
 	if err := openLog(path); err != nil {
+		return err
+	}
+	if _, err := unix.Setsid(); err != nil && !errors.Is(err, unix.EPERM) { // EPERM: a shell's job, or there already
 		return err
 	}
 	moved := make(chan os.Signal, 1)
