@@ -121,6 +121,8 @@ func TestTask(t *testing.T) {
 
 	// It goes on as it is where its new binary would not start.
 	h.gives(exitFailed, []string{"no upgrade", "no freejail"}, "daemon", "--upgrade", "--binary", "/usr/bin/true")
+	check(t, os.WriteFile(h.path("old"), []byte("#!/bin/sh\ntest $1 = version && echo freejail old && exit\necho no flag $4; exit 2\n"), 0o700))
+	h.gives(exitFailed, []string{"no upgrade", "no flag --log-file"}, "daemon", "--upgrade", "--binary", h.path("old"))
 	conf := h.read("freejail.hcl")
 	check(t, os.WriteFile(h.path("freejail.hcl"), []byte(conf+"\nlimits {\n  log_size = \"much\"\n}\n"), 0o600))
 	h.gives(exitFailed, []string{"no upgrade", "log_size"}, "daemon", "--upgrade")
