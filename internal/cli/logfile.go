@@ -15,14 +15,14 @@ import (
 // terminal is left, if there is one: at the end of rc(8) the kernel would send
 // SIGHUP.
 func logTo(path string) error {
+	moved := make(chan os.Signal, 1)
+	signal.Notify(moved, syscall.SIGUSR1) // before the file is opened, so that none is missed
 	if err := openLog(path); err != nil {
 		return err
 	}
 	if _, err := unix.Setsid(); err != nil && !errors.Is(err, unix.EPERM) { // EPERM: a shell's job, or there already
 		return err
 	}
-	moved := make(chan os.Signal, 1)
-	signal.Notify(moved, syscall.SIGUSR1)
 	go func() {
 		for range moved {
 			if err := openLog(path); err != nil {
