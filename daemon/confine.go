@@ -1,67 +1,92 @@
 package daemon
 
 import (
+	"cmp"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/devfs"
 	"github.com/freejail/freejail/internal/mount"
 	"github.com/freejail/freejail/storage"
 )
 
-// confined resolves a path that a client gives for a task. A link that the
-// task's own user may have made, in a directory of Confined, must not lead out
-// of that directory: the daemon opens and mounts as root.
-func confined(spec client.TaskSpec, path string) (string, error) {
+// confined opens what a path names that a client gives for a task, and tells
+// where it really is. A link that the task's own user may have made, in a
+// directory of Confined, must not lead out of that directory: the daemon opens
+// and mounts as root. Whatever becomes of the path, the descriptor stays what was
+// judged. It is one for a place only: it cannot be read from.
+func confined(spec client.TaskSpec, path string) (*os.File, string, error) {
 	if !filepath.IsAbs(path) {
-		return "", invalid("%q is not an absolute path on the host", path)
+		return nil, "", invalid("%q is not an absolute path on the host", path)
 	}
 	path = filepath.Clean(path)
-	real, err := filepath.EvalSymlinks(path)
-	if err != nil {
-		return "", invalid("%v", err)
-	}
 	base := ""
 	for _, dir := range spec.Confined {
 		if dir = filepath.Clean(dir); within(dir, path) && len(dir) > len(base) {
 			base = dir
 		}
 	}
-	if base == "" {
-		return real, nil
+	f, real, err := openReal(cmp.Or(base, path))
+	if err != nil || base == "" {
+		return f, real, err
 	}
-	realBase, err := filepath.EvalSymlinks(base)
+	defer f.Close()
+	in, rel, err := mount.OpenIn(f, strings.TrimPrefix(path, base))
+	if errors.Is(err, mount.ErrOut) {
+		return nil, "", invalid("%s leads outside of the task's directory %s: %v", path, base, err)
+	}
 	if err != nil {
-		return "", invalid("%v", err)
+		return nil, "", invalid("%s: %v", path, err)
 	}
-	if !within(realBase, real) {
-		return "", invalid("%s leads by a symbolic link to %s, which is outside of the task's directory", path, real)
+	return in, filepath.Join(real, rel), nil
+}
+
+// openReal opens what a path of the host's names. Who changes it in between has
+// it refused.
+func openReal(path string) (*os.File, string, error) {
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return nil, "", invalid("%v", err)
 	}
-	return real, nil
+	f, err := mount.OpenPath(real)
+	if err != nil {
+		return nil, "", invalid("%v", err)
+	}
+	return f, real, nil
 }
 
 func within(dir, path string) bool {
 	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
 }
 
-// source resolves what is to be mounted from the host, and remembers which
-// directory or file it is: mounted is that or nothing.
+// source opens what is to be mounted from the host: mounted is that or nothing.
 func (p *plan) source(spec client.TaskSpec, path string) (string, error) {
-	real, err := confined(spec, path)
+	f, real, err := confined(spec, path)
 	if err != nil {
 		return "", err
 	}
-	id, err := mount.Identify(real)
-	if err != nil {
-		return "", invalid("%v", err)
-	}
 	if p.sources == nil {
-		p.sources = map[string]mount.Identity{}
+		p.sources = map[string]*os.File{}
 	}
-	p.sources[real] = id
+	if _, twice := p.sources[real]; twice { // one decision, one thing
+		return real, f.Close()
+	}
+	p.sources[real] = f
 	return real, nil
+}
+
+// close lets go of what is to be mounted.
+func (p *plan) close() error {
+	var errs []error
+	for _, f := range p.sources {
+		errs = append(errs, f.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // addDirs resolves the task's own directories.
@@ -97,29 +122,74 @@ func (p *plan) rootOptions() storage.Options {
 	return o
 }
 
-// isFile tells what a source is; the mount finds out if it is no more.
+// isFile tells what a source is that was opened.
 func (p *plan) isFile(m client.Mount) bool {
-	fi, err := os.Lstat(m.Source)
-	return m.Type == "nullfs" && err == nil && !fi.IsDir()
+	f, ok := p.sources[m.Source]
+	if !ok || m.Type != "nullfs" {
+		return false
+	}
+	fi, err := f.Stat()
+	return err == nil && !fi.IsDir()
 }
 
-// mountOne mounts something of a plan below a root.
-func (p *plan) mountOne(root string, m client.Mount) error {
-	resolve := mount.Resolve
-	if p.isFile(m) {
-		resolve = mount.ResolveFile
+// mounter mounts what a plan names in a task's root.
+type mounter struct {
+	root  *mount.Root
+	dirs  *mount.Descriptors // for mounts on directories
+	files *mount.Descriptors // for mounts on files; nil without any
+}
+
+// mountOne mounts something of a plan.
+func (m *mounter) mountOne(p *plan, what client.Mount) error {
+	open, by := m.root.Dir, m.dirs
+	if p.isFile(what) {
+		open, by = m.root.File, m.files
 	}
-	target, err := resolve(root, m.Target)
+	opts := splitOptions(what.Options)
+	if what.ReadOnly {
+		opts = append(opts, "ro")
+	}
+	fs := mount.Mount{Type: what.Type, Source: what.Source, Options: opts}
+	if what.Type == "nullfs" {
+		fs.From = p.sources[what.Source]
+	}
+	if leftOut(what.Type) {
+		return nil
+	}
+	at, err := open(what.Target)
 	if err != nil {
 		return err
 	}
-	opts := splitOptions(m.Options)
-	if m.ReadOnly {
-		opts = append(opts, "ro")
-	}
-	what := mount.Mount{Type: m.Type, Source: m.Source, Target: target, Options: opts}
-	if m.Type == "nullfs" {
-		return mount.DoSame(what, p.sources[m.Source])
-	}
-	return mountPlatform(what)
+	return errors.Join(by.On(at, fs), at.Close())
+}
+
+// filesDir is where descriptors of a task's files that are mounted over lie.
+func (t *task) filesDir() string { return filepath.Join(t.journal.dir, "fd") }
+
+// mountAll mounts everything below the root. One undo serves all: unmount
+// whatever is below it.
+func (d *Daemon) mountAll(t *task, p *plan, rules []devfs.Rule) error {
+	root := t.info.Root
+	return t.step(undo{Op: "mounts", Arg: root}, func() (err error) {
+		m := &mounter{dirs: d.descriptors}
+		if m.root, err = mount.OpenRoot(root); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, m.root.Close()) }()
+		if slices.ContainsFunc(slices.Concat(p.mounts, p.dirs), p.isFile) {
+			if m.files, err = mount.OpenDescriptors(t.filesDir()); err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, m.files.Close()) }()
+		}
+		if err := m.mountDev(t.info.Ruleset, rules, p.linuxulator()); err != nil {
+			return err
+		}
+		for _, what := range slices.Concat(p.mounts, p.dirs) {
+			if err := m.mountOne(p, what); err != nil {
+				return fmt.Errorf("mount %s: %w", what.Target, err)
+			}
+		}
+		return nil
+	})
 }

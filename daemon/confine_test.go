@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -46,7 +47,14 @@ func TestConfined(t *testing.T) {
 		own + "/local/out": "", own + "/local/up/outside": "", own + "/local/other": "", own + "/local/loop": "", own + "/nothing": "",
 		own + "/local/../../../outside": "outside", "relative": "",
 	} {
-		got, err := confined(spec, path)
+		f, got, err := confined(spec, path)
+		if err == nil {
+			opened, err1 := f.Stat()
+			named, err2 := os.Stat(got)
+			if err := errors.Join(err1, err2, f.Close()); err != nil || !os.SameFile(opened, named) {
+				t.Errorf("%s: what was opened is not %s: %v", path, got, err)
+			}
+		}
 		if want == "" && err == nil {
 			t.Errorf("%s: got %s", path, got)
 		}

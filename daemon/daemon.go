@@ -22,6 +22,7 @@ import (
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/devfs"
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/internal/mount"
 	"github.com/freejail/freejail/jail"
 	"github.com/freejail/freejail/nfsroot"
 	"github.com/freejail/freejail/storage"
@@ -36,18 +37,19 @@ type Daemon struct {
 	lock       *os.File
 	listener   net.Listener
 
-	db       *bolt.DB
-	images   *image.Store
-	imports  importCache
-	jails    *jail.Manager
-	rulesets *devfs.Registry
-	catalog  *catalog.Catalog // nil without Consul
-	nfs      *nfsroot.Mounts
-	exporter *nfsroot.Exporter // nil where nothing is exported
-	policy   policyHolder
-	metrics  metrics
-	events   *eventLog
-	usage    usageCache
+	db          *bolt.DB
+	descriptors *mount.Descriptors
+	images      *image.Store
+	imports     importCache
+	jails       *jail.Manager
+	rulesets    *devfs.Registry
+	catalog     *catalog.Catalog // nil without Consul
+	nfs         *nfsroot.Mounts
+	exporter    *nfsroot.Exporter // nil where nothing is exported
+	policy      policyHolder
+	metrics     metrics
+	events      *eventLog
+	usage       usageCache
 
 	mu     sync.Mutex
 	tasks  map[string]*task
@@ -94,6 +96,9 @@ func (d *Daemon) openState() error {
 	d.lock = f
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return fmt.Errorf("another freejail daemon uses the state directory %s: %w", d.cfg.StateDir, err)
+	}
+	if d.descriptors, err = mount.OpenDescriptors(d.path("fd")); err != nil {
+		return err
 	}
 	d.db, err = bolt.Open(d.path("freejail.db"), 0o600, &bolt.Options{Timeout: 5 * time.Second})
 	if err != nil {
@@ -228,6 +233,9 @@ func (d *Daemon) Close() error {
 	}
 	if d.images != nil {
 		errs = append(errs, d.images.Close())
+	}
+	if d.descriptors != nil {
+		errs = append(errs, d.descriptors.Close())
 	}
 	if d.lock != nil {
 		errs = append(errs, d.lock.Close())

@@ -56,10 +56,11 @@ func (d *Daemon) resolveImage(ctx context.Context, spec client.TaskSpec) (*image
 	}
 	// A path has no say in names: else a job's web.tar would become the image
 	// web, with all that the policy permits it.
-	path, err := confined(spec, spec.Image)
+	f, path, err := confined(spec, spec.Image)
 	if err != nil {
 		return nil, err
 	}
+	defer f.Close()
 	return d.importPath(ctx, path, pathName(filepath.Clean(spec.Image)), func(stage string) { d.event(spec.ID, "pulling", stage) }, nil)
 }
 

@@ -17,28 +17,33 @@ import (
 
 // mountDev mounts devfs with a ruleset that the registry has read back whole:
 // the kernel takes an unknown number for an empty set, which hides nothing.
-func mountDev(root string, ruleset int, _ []devfs.Rule, linux bool) error {
+func (m *mounter) mountDev(ruleset int, _ []devfs.Rule, linux bool) error {
 	if ruleset <= 0 {
 		return fmt.Errorf("no devfs ruleset: /dev is not mounted")
-	}
-	dev, err := mount.Resolve(root, "/dev")
-	if err != nil {
-		return err
-	}
-	if err := mount.Do(mount.Mount{Type: "devfs", Source: "devfs", Target: dev, Options: []string{"ruleset=" + strconv.Itoa(ruleset)}}); err != nil {
-		return err
 	}
 	var opts []string
 	if linux {
 		opts = []string{"linrdlnk"} // links, as Linux has them
 	}
-	return mount.Do(mount.Mount{Type: "fdescfs", Source: "fdescfs", Target: dev + "/fd", Options: opts})
+	if err := m.mountOn("/dev", mount.Mount{Type: "devfs", Options: []string{"ruleset=" + strconv.Itoa(ruleset)}}); err != nil {
+		return err
+	}
+	return m.mountOn("/dev/fd", mount.Mount{Type: "fdescfs", Options: opts})
+}
+
+func (m *mounter) mountOn(target string, what mount.Mount) error {
+	at, err := m.root.Dir(target)
+	if err != nil {
+		return err
+	}
+	return errors.Join(m.dirs.On(at, what), at.Close())
 }
 
 // platformDirs are what every root has mounts on.
 func platformDirs() []string { return []string{"/dev"} }
 
-func mountPlatform(m mount.Mount) error { return mount.Do(m) }
+// leftOut is none of the file systems here.
+func leftOut(string) bool { return false }
 
 // hostNetwork gives a jail the host's addresses.
 func hostNetwork() map[string]string { return map[string]string{"ip4": "inherit", "ip6": "inherit"} }

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,28 +12,32 @@ import (
 )
 
 // mountDev makes a /dev of the nodes that the rules leave visible.
-func mountDev(root string, _ int, rules []devfs.Rule, _ bool) error {
-	dev, err := mount.Resolve(root, "/dev")
+func (m *mounter) mountDev(_ int, rules []devfs.Rule, _ bool) error {
+	dev, err := m.root.Dir("/dev")
 	if err != nil {
 		return err
 	}
-	if err := mount.Do(mount.Mount{Type: "tmpfs", Source: "dev", Target: dev, Options: []string{"mode=755", "size=1048576"}}); err != nil {
+	err = m.dirs.On(dev, mount.Mount{Type: "tmpfs", Source: "dev", Options: []string{"mode=755", "size=1048576"}})
+	if err = errors.Join(err, dev.Close()); err != nil {
 		return err
 	}
-	return devfs.Populate(dev, rules)
+	if dev, err = m.root.Dir("/dev"); err != nil {
+		return err
+	}
+	return errors.Join(devfs.Populate(dev.Name(), rules), dev.Close())
 }
 
 // platformDirs are what every root has mounts on, runc's included.
 func platformDirs() []string { return []string{"/dev", "/proc"} }
 
-// mountPlatform leaves FreeBSD's own file systems out: runc provides /proc, and
-// /dev/fd is a link.
-func mountPlatform(m mount.Mount) error {
-	switch m.Type {
+// leftOut are FreeBSD's own file systems: runc provides /proc, and /dev/fd is a
+// link.
+func leftOut(fstype string) bool {
+	switch fstype {
 	case "procfs", "linprocfs", "linsysfs", "fdescfs":
-		return nil
+		return true
 	}
-	return mount.Do(m)
+	return false
 }
 
 func hostNetwork() map[string]string { return map[string]string{} }

@@ -2,8 +2,10 @@ package daemon
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -13,13 +15,12 @@ import (
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/devfs"
 	"github.com/freejail/freejail/image"
-	"github.com/freejail/freejail/internal/mount"
 	"github.com/freejail/freejail/nfsroot"
 	"github.com/freejail/freejail/policy"
 )
 
 // plan is a task merged from its job and its image: all that is asked for,
-// resolved, before anything is decided or done.
+// resolved, before anything is decided or done. It is to be closed.
 type plan struct {
 	image   *image.Image
 	args    []string
@@ -28,9 +29,9 @@ type plan struct {
 	rules   []devfs.Rule
 	params  map[string]string
 	sysctl  map[string]string
-	mounts  []client.Mount // the image's file systems and the job's volumes
-	dirs    []client.Mount // the task's own directories
-	sources map[string]mount.Identity
+	mounts  []client.Mount      // the image's file systems and the job's volumes
+	dirs    []client.Mount      // the task's own directories
+	sources map[string]*os.File // what is mounted from the host, by its real path
 
 	wait, stopSignal string // the job's, or else the image's
 	stopTimeout      client.Duration
@@ -47,14 +48,17 @@ func (d *Daemon) makePlan(spec client.TaskSpec, img *image.Image) (*plan, error)
 	steps := []func(client.TaskSpec) error{p.refuseForeign, p.addCommand, p.addPorts, p.addEnv, p.addPrivileges, p.addMounts, p.addDirs, p.addEnd}
 	for _, f := range steps {
 		if err := f(spec); err != nil {
-			return nil, err
+			return nil, errors.Join(err, p.close())
 		}
 	}
 	p.askUser(spec)
 	if isNFS(spec.Storage) {
 		p.ask(policy.NFS, "", "root", policy.FromJob)
 	}
-	return p, p.check(d.cfg.Devfs.MaxRules)
+	if err := p.check(d.cfg.Devfs.MaxRules); err != nil {
+		return nil, errors.Join(err, p.close())
+	}
+	return p, nil
 }
 
 // addCommand follows the rule of other container tools: an entrypoint of the

@@ -10,7 +10,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"time"
 
@@ -112,7 +111,7 @@ func (d *Daemon) abandon(t *task) error {
 
 // start is the life of a task up to its running process; see the design.
 // found is its image, where it was found or pulled already.
-func (d *Daemon) start(ctx context.Context, t *task, found *image.Image) error {
+func (d *Daemon) start(ctx context.Context, t *task, found *image.Image) (err error) {
 	spec := t.info.Spec
 	img, remote, release, err := d.describe(ctx, spec, found)
 	if err != nil {
@@ -123,6 +122,7 @@ func (d *Daemon) start(ctx context.Context, t *task, found *image.Image) error {
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, p.close()) }()
 	p.remote = remote
 	if err := d.decide(spec, img, p.requests); err != nil {
 		return err
@@ -272,23 +272,6 @@ func (d *Daemon) ensureChain(ctx context.Context, t *task, p *plan, store storag
 	return release, nil
 }
 
-// mountAll mounts everything below the root. One undo serves all: unmount
-// whatever is below it.
-func (d *Daemon) mountAll(t *task, p *plan, rules []devfs.Rule) error {
-	root := t.info.Root
-	return t.step(undo{Op: "mounts", Arg: root}, func() error {
-		if err := mountDev(root, t.info.Ruleset, rules, p.linuxulator()); err != nil {
-			return err
-		}
-		for _, m := range slices.Concat(p.mounts, p.dirs) {
-			if err := p.mountOne(root, m); err != nil {
-				return fmt.Errorf("mount %s: %w", m.Target, err)
-			}
-		}
-		return nil
-	})
-}
-
 func (d *Daemon) createJail(ctx context.Context, t *task, p *plan) error {
 	s := t.info.Spec
 	hostname := s.Hostname
@@ -329,7 +312,7 @@ func (d *Daemon) startProcess(ctx context.Context, t *task, p *plan) error {
 	}
 	for _, m := range p.dirs {
 		if m.Private {
-			if err := giveTo(m.Source, proc); err != nil {
+			if err := giveTo(p.sources[m.Source], proc); err != nil {
 				return fmt.Errorf("%s: %w", m.Target, err)
 			}
 		}
@@ -387,13 +370,13 @@ func process(info client.Task, img *image.Image, args, env []string) (jail.Proce
 		NoCore: info.Storage == nfsStorage}, nil // its root may be away
 }
 
-// giveTo makes a directory its process's alone. A link in its place is not
-// followed.
-func giveTo(dir string, p jail.Process) error {
-	f, err := os.OpenFile(dir, unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+// giveTo makes an opened directory its process's alone.
+func giveTo(place *os.File, p jail.Process) error {
+	fd, err := unix.Openat(int(place.Fd()), ".", unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return err
+		return &fs.PathError{Op: "open", Path: place.Name(), Err: err}
 	}
+	f := os.NewFile(uintptr(fd), place.Name())
 	return errors.Join(f.Chown(int(p.UID), int(p.GID)), f.Chmod(0o700), f.Close())
 }
 
@@ -402,23 +385,28 @@ func giveTo(dir string, p jail.Process) error {
 func openOutput(spec client.TaskSpec, path, own string) (*os.File, error) {
 	flags := unix.O_RDWR | unix.O_NONBLOCK | unix.O_NOFOLLOW | unix.O_CLOEXEC
 	if path == "" {
-		path, flags = own, flags|unix.O_CREAT|unix.O_APPEND
-	} else if dir, err := confined(spec, filepath.Dir(path)); err != nil {
-		return nil, err
-	} else {
-		path = filepath.Join(dir, filepath.Base(path))
+		return openOutputAt(unix.AT_FDCWD, own, flags|unix.O_CREAT|unix.O_APPEND)
 	}
-	fd, err := unix.Open(path, flags, 0o600)
+	dir, _, err := confined(spec, filepath.Dir(path))
 	if err != nil {
-		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+		return nil, err
 	}
-	f := os.NewFile(uintptr(fd), path)
+	f, err := openOutputAt(int(dir.Fd()), filepath.Base(path), flags)
+	return f, errors.Join(err, dir.Close())
+}
+
+func openOutputAt(dir int, name string, flags int) (*os.File, error) {
+	fd, err := unix.Openat(dir, name, flags, 0o600)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), name)
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	if m := st.Mode & unix.S_IFMT; m != unix.S_IFIFO && m != unix.S_IFREG && m != unix.S_IFCHR {
-		return nil, errors.Join(fmt.Errorf("%s is neither a FIFO nor a file", path), f.Close())
+		return nil, errors.Join(fmt.Errorf("%s is neither a FIFO nor a file", name), f.Close())
 	}
 	// The process inherits the description: it must block as others do.
 	if err := unix.SetNonblock(fd, false); err != nil {

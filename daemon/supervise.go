@@ -29,9 +29,9 @@ func (d *Daemon) undoOps() map[string]func(context.Context, *task, string) error
 		"nfs": func(_ context.Context, t *task, _ string) error { return d.nfs.Release(t.id()) },
 		"mounts": func(_ context.Context, t *task, root string) error {
 			if t.overNFS() {
-				return mount.ForceBelow(root)
+				return mount.ForceBelow(root, t.filesDir())
 			}
-			return mount.UnmountBelow(root)
+			return mount.UnmountBelow(root, t.filesDir())
 		},
 		"jail":    func(ctx context.Context, _ *task, name string) error { return d.removeJail(ctx, name) },
 		"service": func(ctx context.Context, t *task, _ string) error { d.deregister(ctx, t); return nil },

@@ -13,17 +13,31 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// copyTree copies a directory of a chain, which nobody changes, with owners,
-// modes, times, hard links and file flags.
-func copyTree(ctx context.Context, from, to string) error {
-	c := &copier{from: from, to: to, links: map[uint64]string{}}
-	err := filepath.WalkDir(from, func(p string, _ fs.DirEntry, err error) error {
-		if err = errors.Join(err, ctx.Err()); err != nil {
-			return err
-		}
-		return c.copy(p)
-	})
-	if err != nil {
+// copyTree copies an opened directory with owners, modes, times, hard links and
+// file flags. It goes by descriptors: a server may exchange what it has.
+func copyTree(ctx context.Context, from *os.File, to string) error {
+	c := &copier{ctx: ctx}
+	return c.tree(from, to)
+}
+
+type copier struct {
+	ctx     context.Context
+	links   map[uint64]string // of files with several names: the first copy
+	later   []copied
+	shallow bool     // directories are only made, and listed
+	dirs    []string // when shallow
+	check   func(*unix.Stat_t) error
+}
+
+// copied is what was copied, with what it is to be like.
+type copied struct {
+	path string
+	st   unix.Stat_t
+}
+
+func (c *copier) tree(from *os.File, to string) error {
+	c.links = map[uint64]string{}
+	if err := c.dir(from, to); err != nil {
 		return err
 	}
 	// Directories change as long as something is made in them, and flags may
@@ -34,6 +48,9 @@ func copyTree(ctx context.Context, from, to string) error {
 			return err
 		}
 	}
+	if c.shallow {
+		return nil
+	}
 	for _, e := range c.later {
 		if err := setFlags(e.path, &e.st); err != nil {
 			return fmt.Errorf("%s: file flags: %w", e.path, err)
@@ -42,63 +59,116 @@ func copyTree(ctx context.Context, from, to string) error {
 	return nil
 }
 
-type copier struct {
-	from, to string
-	links    map[uint64]string // of files with several names: the first copy
-	later    []copied
-}
-
-// copied is what was copied, with what it is to be like.
-type copied struct {
-	path string
-	st   unix.Stat_t
-}
-
-func (c *copier) copy(from string) error {
-	rel, err := filepath.Rel(c.from, from)
+// dir copies an opened directory, of which from may be no more than the place.
+func (c *copier) dir(from *os.File, to string) error {
+	d, err := openAt(from, ".", unix.O_DIRECTORY)
 	if err != nil {
 		return err
 	}
-	e := copied{path: filepath.Join(c.to, rel)}
-	if err := unix.Lstat(from, &e.st); err != nil {
-		return &fs.PathError{Op: "lstat", Path: from, Err: err}
+	defer d.Close()
+	e := copied{path: to}
+	if err := unix.Fstat(int(d.Fd()), &e.st); err != nil {
+		return &fs.PathError{Op: "stat", Path: to, Err: err}
 	}
-	kind := e.st.Mode & unix.S_IFMT
-	if kind != unix.S_IFDIR && e.st.Nlink > 1 {
-		if first, ok := c.links[e.st.Ino]; ok {
-			return os.Link(first, e.path)
-		}
-		c.links[e.st.Ino] = e.path
-	}
-	switch kind {
-	case unix.S_IFDIR:
-		err = os.Mkdir(e.path, 0o700)
-	case unix.S_IFREG:
-		err = copyFile(from, e.path)
-	case unix.S_IFLNK:
-		var to string
-		if to, err = os.Readlink(from); err == nil {
-			err = os.Symlink(to, e.path)
-		}
-	default:
-		err = fmt.Errorf("%s is neither a file nor a directory", from)
+	if err := os.Mkdir(to, 0o700); err != nil {
+		return err
 	}
 	c.later = append(c.later, e)
-	return err
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if err := errors.Join(c.ctx.Err(), c.entry(d, name, filepath.Join(to, name))); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-func copyFile(from, to string) error {
-	r, err := os.Open(from)
+func (c *copier) entry(dir *os.File, name, to string) error {
+	e := copied{path: to}
+	if err := unix.Fstatat(int(dir.Fd()), name, &e.st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return &fs.PathError{Op: "stat", Path: to, Err: err}
+	}
+	if c.check != nil {
+		if err := c.check(&e.st); err != nil {
+			return err
+		}
+	}
+	kind := e.st.Mode & unix.S_IFMT
+	if kind == unix.S_IFDIR {
+		return c.subdir(dir, name, to)
+	}
+	if e.st.Nlink > 1 {
+		if first, ok := c.links[e.st.Ino]; ok {
+			return os.Link(first, to)
+		}
+		c.links[e.st.Ino] = to
+	}
+	c.later = append(c.later, e)
+	switch kind {
+	case unix.S_IFREG:
+		return copyFile(dir, name, to)
+	case unix.S_IFLNK:
+		b := make([]byte, unix.PathMax)
+		n, err := unix.Readlinkat(int(dir.Fd()), name, b)
+		if err != nil {
+			return &fs.PathError{Op: "readlink", Path: to, Err: err}
+		}
+		return os.Symlink(string(b[:n]), to)
+	}
+	return fmt.Errorf("%s is neither a file nor a directory", to)
+}
+
+func (c *copier) subdir(dir *os.File, name, to string) error {
+	if c.shallow {
+		c.dirs = append(c.dirs, name)
+		return os.Mkdir(to, 0o755)
+	}
+	sub, err := openAt(dir, name, unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	return errors.Join(c.dir(sub, to), sub.Close())
+}
+
+func copyFile(dir *os.File, name, to string) error {
+	r, err := openAt(dir, name, unix.O_NONBLOCK)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
+	fi, err := r.Stat()
+	if err != nil {
+		return err
+	}
+	if !fi.Mode().IsRegular() {
+		return fmt.Errorf("%s changed while it was being copied", to)
+	}
 	w, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(w, r)
+	_, err = io.CopyN(w, r, fi.Size())
+	if errors.Is(err, io.EOF) {
+		err = fmt.Errorf("%s became shorter while it was being copied", to)
+	}
 	return errors.Join(err, w.Close())
+}
+
+// openAt opens a name in a directory, and no link.
+func openAt(dir *os.File, name string, flags int) (*os.File, error) {
+	fd, err := unix.Openat(int(dir.Fd()), name, flags|unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: filepath.Join(dir.Name(), name), Err: err}
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// openDir opens a directory whose path is nobody else's to change.
+func openDir(dir string) (*os.File, error) {
+	return os.OpenFile(dir, unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 }
 
 // finish sets the owner, then the mode, which a change of owner cuts down.

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -167,6 +168,55 @@ func TestTwoDriversOneDirectory(t *testing.T) {
 		t.Error("a chain in use by the other driver was removed")
 	}
 	if err := errors.Join(b.Remove(ctx, "one"), a.RemoveChain(ctx, "c")); err != nil {
+		t.Error(err)
+	}
+}
+
+// Mount points that an image lacks are the task's: neither the image nor its
+// other tasks have them.
+func TestMountPointsAreTheTasksOwn(t *testing.T) { eachDriver(t, ownPoints) }
+
+func ownPoints(t *testing.T, d Driver) {
+	ctx := t.Context()
+	image := t.TempDir()
+	fillAll(t, image)
+	t.Cleanup(func() {
+		if err := thaw(image + "/data/frozen"); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := ensure(ctx, d, "c", func(dir string) error { fillAll(t, dir); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	one, err := d.Create(ctx, "c", "one", Options{Writable: []string{"/data", "/made/here"}, Dirs: []string{"/alloc", "/etc/deep/er", "/data/in"}, Files: []string{"/etc/conf/file"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := d.Create(ctx, "c", "two", Options{Writable: []string{"/data"}, Dirs: []string{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	compare(t, image, one)
+	compare(t, image, two)
+	for _, p := range []string{"/alloc", "/etc/deep", "/etc/conf", "/data/in", "/made"} {
+		if d.Name() == "readonly" && p != "/data/in" {
+			if _, err := os.Stat(one + p); err != nil {
+				t.Error(err)
+			}
+		}
+		if _, err := os.Lstat(two + p); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("another task of the image sees %s: %v", p, err)
+		}
+	}
+	for _, p := range []string{"/etc/plain", "/alloc/x", "/etc/deep/er/x"} {
+		if err := os.WriteFile(one+p, nil, 0o600); d.Name() == "readonly" && !errors.Is(err, unix.EROFS) {
+			t.Errorf("%s, which is not writable, was written to: %v", p, err)
+		}
+	}
+	if err := os.WriteFile(one+"/data/written", nil, 0o600); err != nil {
+		t.Error(err)
+	}
+	if err := errors.Join(d.Remove(ctx, "one"), d.Remove(ctx, "two"), d.RemoveChain(ctx, "c")); err != nil {
 		t.Error(err)
 	}
 }

@@ -67,7 +67,7 @@ func (r readonly) Create(ctx context.Context, chain, task string, o Options) (st
 	}
 	root, err := r.makePoint(task)
 	if err == nil {
-		err = r.build(ctx, chain, lower, root, task, o)
+		err = r.build(ctx, lower, root, task, o)
 	}
 	if err != nil {
 		return "", errors.Join(fmt.Errorf("storage: %s: %w", r.kind, err), r.Remove(ctx, task))
@@ -89,17 +89,13 @@ func (r readonly) begin(chain, task string, o Options) (string, error) {
 	return o.Lower, nil
 }
 
-func (r readonly) build(ctx context.Context, chain, lower, root, task string, o Options) error {
-	if o.Lower == "" {
-		if err := r.mountPoints(ctx, chain, o); err != nil {
-			return err
-		}
-	}
-	if err := mount.Do(mount.Mount{Type: "nullfs", Source: lower, Target: root, Options: append(setuid(o), "ro")}); err != nil {
+func (r readonly) build(ctx context.Context, lower, root, task string, o Options) (err error) {
+	by, err := mount.OpenDescriptors(r.path("roots", task, "fd"))
+	if err != nil {
 		return err
 	}
-	writable, err := writablePaths(root, o.Writable)
-	if err != nil {
+	defer func() { err = errors.Join(err, by.Close()) }()
+	if err := r.show(ctx, by, lower, root, task, o); err != nil {
 		return err
 	}
 	own := r.path("roots", task, "own")
@@ -115,12 +111,27 @@ func (r readonly) build(ctx context.Context, chain, lower, root, task string, o 
 			return err
 		}
 	}
-	for i, w := range writable {
-		if err := r.makeWritable(ctx, filepath.Join(root, w), filepath.Join(own, strconv.Itoa(i)), setuid(o)); err != nil {
-			return fmt.Errorf("%s: %w", w, err)
-		}
+	return r.makeWritable(ctx, by, root, own, o)
+}
+
+// makeWritable has what is written to the writable paths go to directories in
+// own.
+func (r readonly) makeWritable(ctx context.Context, by *mount.Descriptors, root, own string, o Options) error {
+	in, err := mount.OpenRoot(root)
+	if err != nil {
+		return err
 	}
-	return nil
+	defer in.Close()
+	writable, err := writablePaths(in, o)
+	for i, w := range writable {
+		if err == nil {
+			if err = r.writableDir(ctx, by, w, filepath.Join(own, strconv.Itoa(i)), setuid(o)); err != nil {
+				err = fmt.Errorf("%s: %w", w.Path(), err)
+			}
+		}
+		err = errors.Join(err, w.Close())
+	}
+	return err
 }
 
 func setuid(o Options) []string {
@@ -130,11 +141,11 @@ func setuid(o Options) []string {
 	return nil
 }
 
-// makeWritable has what is written to a directory go to own, which is made.
-// Where the kernel has no unions it becomes a copy.
-func (r readonly) makeWritable(ctx context.Context, dir, own string, opts []string) error {
+// writableDir has what is written to a directory go to own, which is made. Where
+// the kernel has no unions it becomes a copy.
+func (r readonly) writableDir(ctx context.Context, by *mount.Descriptors, dir *mount.Point, own string, opts []string) error {
 	if r.union {
-		err := unite(dir, own, opts)
+		err := unite(by, dir, own, opts)
 		if !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EOPNOTSUPP) {
 			return err
 		}
@@ -142,17 +153,17 @@ func (r readonly) makeWritable(ctx context.Context, dir, own string, opts []stri
 			return err
 		}
 	}
-	if err := copyTree(ctx, dir, own); err != nil {
+	if err := copyTree(ctx, dir.File(), own); err != nil {
 		return fmt.Errorf("copy: %w", err)
 	}
-	return mount.Do(mount.Mount{Type: "nullfs", Source: own, Target: dir, Options: opts})
+	return by.On(dir, mount.Mount{Type: "nullfs", Source: own, Options: opts})
 }
 
-// likeDir makes a directory with the owner, mode and times of another.
-func likeDir(dir, like string) error {
+// likeDir makes a directory with the owner, mode and times of an opened one.
+func likeDir(dir string, like *os.File) error {
 	e := copied{path: dir}
-	if err := unix.Stat(like, &e.st); err != nil {
-		return &os.PathError{Op: "stat", Path: like, Err: err}
+	if err := unix.Fstat(int(like.Fd()), &e.st); err != nil {
+		return &os.PathError{Op: "stat", Path: like.Name(), Err: err}
 	}
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
@@ -168,55 +179,57 @@ func (r readonly) Remove(_ context.Context, task string) error {
 	return r.remove(task, mount.UnmountUnder)
 }
 
-// writablePaths are paths of a root without links, none within another.
-func writablePaths(root string, want []string) ([]string, error) {
-	if want == nil {
-		want = defaultWritable
+// writable are the paths that are to be writable.
+func (o Options) writable() []string {
+	if o.Writable == nil {
+		return defaultWritable
 	}
-	var out []string
-	for _, w := range want {
-		real, err := mount.Resolve(root, w)
+	return o.Writable
+}
+
+// writablePaths opens the writable directories of a root, of those within
+// another only that.
+func writablePaths(root *mount.Root, o Options) ([]*mount.Point, error) {
+	var all, outer []*mount.Point
+	for _, w := range o.writable() {
+		p, err := root.Dir(w)
 		if errors.Is(err, unix.EROFS) {
 			err = fmt.Errorf("the root has no directory %s: %w", w, err)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("writable path: %w", err)
+			return all, fmt.Errorf("writable path: %w", err)
 		}
-		out = append(out, strings.TrimPrefix(real, root))
+		all = append(all, p)
 	}
-	slices.Sort(out)
-	var outer []string
-	for _, w := range out {
-		if !slices.ContainsFunc(outer, func(o string) bool { return w == o || strings.HasPrefix(w, o+"/") }) {
-			outer = append(outer, w)
+	slices.SortFunc(all, func(a, b *mount.Point) int { return strings.Compare(a.Path(), b.Path()) })
+	var errs []error
+	for _, p := range all {
+		if slices.ContainsFunc(outer, func(o *mount.Point) bool { return p.Path() == o.Path() || strings.HasPrefix(p.Path(), o.Path()+"/") }) {
+			errs = append(errs, p.Close())
+			continue
 		}
+		outer = append(outer, p)
 	}
-	return outer, nil
-}
-
-// mountPoints makes in a chain what will be mounted over: later the root can
-// not be written to.
-func (r readonly) mountPoints(ctx context.Context, chain string, o Options) error {
-	unlock, err := r.locks.Lock(ctx, chain)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	return MakePoints(r.path("chains", chain), o)
+	return outer, errors.Join(errs...)
 }
 
 // MakePoints makes in a tree what roots of it will have mounts on.
 func MakePoints(base string, o Options) error {
-	if _, err := writablePaths(base, o.Writable); err != nil {
+	root, err := mount.OpenRoot(base)
+	if err != nil {
 		return err
 	}
-	for _, d := range o.Dirs {
-		if _, err := mount.Resolve(base, d); err != nil {
-			return err
+	defer root.Close()
+	for _, p := range o.points() {
+		open := root.Dir
+		if p.file {
+			open = root.File
 		}
-	}
-	for _, f := range o.Files {
-		if _, err := mount.ResolveFile(base, f); err != nil {
+		at, err := open(p.path)
+		if err == nil {
+			err = at.Close()
+		}
+		if err != nil {
 			return err
 		}
 	}

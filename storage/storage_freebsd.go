@@ -49,12 +49,12 @@ func checkWhiteouts(dir string) error {
 	return nil
 }
 
-// unite has what is written to a directory go to own.
-func unite(dir, own string, opts []string) error {
-	if err := likeDir(own, dir); err != nil {
+// unite has what is written to an opened directory go to own.
+func unite(by *mount.Descriptors, dir *mount.Point, own string, opts []string) error {
+	if err := likeDir(own, dir.File()); err != nil {
 		return err
 	}
-	return mount.Do(mount.Mount{Type: "unionfs", Source: own, Target: dir, Options: opts})
+	return by.On(dir, mount.Mount{Type: "unionfs", Source: own, Options: opts})
 }
 
 func (union) Name() string { return "union" }

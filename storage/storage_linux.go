@@ -66,15 +66,15 @@ func (d *dirs) removePoint(string, func(string) error) error { return nil }
 // checkWhiteouts leaves it to the kernel, which tells at the mount.
 func checkWhiteouts(string) error { return nil }
 
-// unite has what is written to a directory go to own.
-func unite(dir, own string, opts []string) error {
+// unite has what is written to an opened directory go to own.
+func unite(by *mount.Descriptors, dir *mount.Point, own string, opts []string) error {
 	if err := os.Mkdir(own, 0o700); err != nil {
 		return err
 	}
 	upper, work := filepath.Join(own, "upper"), filepath.Join(own, "work")
-	if err := errors.Join(likeDir(upper, dir), os.Mkdir(work, 0o700)); err != nil {
+	if err := errors.Join(likeDir(upper, dir.File()), os.Mkdir(work, 0o700)); err != nil {
 		return err
 	}
-	return mount.Do(mount.Mount{Type: "overlay", Source: "freejail", Target: dir, Options: append(
-		[]string{"lowerdir=" + dir, "upperdir=" + upper, "workdir=" + work}, opts...)})
+	return by.On(dir, mount.Mount{Type: "overlay", Source: "freejail", Options: append(
+		[]string{"lowerdir=" + dir.Name(), "upperdir=" + upper, "workdir=" + work}, opts...)})
 }

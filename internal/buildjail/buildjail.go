@@ -117,6 +117,45 @@ func (r *Runner) wait(ctx context.Context, pid int) error {
 	}
 }
 
+// mounter mounts in the root of one command.
+type mounter struct {
+	root  *mount.Root
+	path  string // the root's, as the mount table has it
+	by    *mount.Descriptors
+	names string // the directory of by
+}
+
+func (r *Runner) open(root string) (*mounter, error) {
+	m := &mounter{path: root, names: filepath.Join(r.state, "fd-"+strings.ToLower(rand.Text()))}
+	var err error
+	if m.root, err = mount.OpenRoot(root); err != nil {
+		return nil, err
+	}
+	if m.by, err = mount.OpenDescriptors(m.names); err != nil {
+		return nil, errors.Join(err, m.root.Close())
+	}
+	return m, nil
+}
+
+// close unmounts all that was mounted.
+func (m *mounter) close() error {
+	return errors.Join(m.unmount(), m.by.Close(), m.root.Close())
+}
+
+func (m *mounter) unmount() error { return mount.UnmountBelow(m.path, m.names) }
+
+func (m *mounter) dir(target string, what mount.Mount) error { return m.on(m.root.Dir, target, what) }
+
+func (m *mounter) file(target string, what mount.Mount) error { return m.on(m.root.File, target, what) }
+
+func (m *mounter) on(open func(string) (*mount.Point, error), target string, what mount.Mount) error {
+	at, err := open(target)
+	if err != nil {
+		return err
+	}
+	return errors.Join(m.by.On(at, what), at.Close())
+}
+
 // prepare mounts /dev, lends the host's resolv.conf and the secrets. The undo is
 // never nil.
 func (r *Runner) prepare(c build.Command) (undo func() error, err error) {
@@ -128,17 +167,20 @@ func (r *Runner) prepare(c build.Command) (undo func() error, err error) {
 	if err != nil {
 		return undo, err
 	}
-	undo = func() error { return mount.UnmountBelow(root) }
-	if err := mountDev(root); err != nil {
+	m, err := r.open(root)
+	if err != nil {
 		return undo, err
 	}
-	secrets, err := lendSecrets(r.state, root, c.Secrets)
-	undo = func() error { return errors.Join(secrets.takeBack(), mount.UnmountBelow(root)) }
+	if err := m.mountDev(); err != nil {
+		return m.close, err
+	}
+	secrets, err := lendSecrets(r.state, m, c.Secrets)
+	undo = func() error { return errors.Join(secrets.takeBack(), m.close()) }
 	if err != nil || c.Network != build.NetworkHost {
 		return undo, err
 	}
 	giveBack, err := lendResolver(root)
-	return func() error { return errors.Join(giveBack(), secrets.takeBack(), mount.UnmountBelow(root)) }, err
+	return func() error { return errors.Join(giveBack(), secrets.takeBack(), m.close()) }, err
 }
 
 const resolver = "etc/resolv.conf"

@@ -28,15 +28,11 @@ const (
 
 // mountDev mounts devfs under the host's ruleset for jails. The kernel takes a
 // ruleset that is not loaded for an empty one, which hides nothing.
-func mountDev(root string) error {
+func (m *mounter) mountDev() error {
 	if err := checkRulesets(); err != nil {
 		return err
 	}
-	dev, err := mount.Resolve(root, "/dev")
-	if err != nil {
-		return err
-	}
-	return mount.Do(mount.Mount{Type: "devfs", Source: "devfs", Target: dev, Options: []string{"ruleset=" + strconv.Itoa(forJail)}})
+	return m.dir("/dev", mount.Mount{Type: "devfs", Options: []string{"ruleset=" + strconv.Itoa(forJail)}})
 }
 
 func checkRulesets() error {

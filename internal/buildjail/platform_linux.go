@@ -1,6 +1,8 @@
 package buildjail
 
 import (
+	"errors"
+
 	"github.com/freejail/freejail/devfs"
 	"github.com/freejail/freejail/image/build"
 	"github.com/freejail/freejail/internal/mount"
@@ -18,13 +20,13 @@ func networkParams(network string) (map[string]string, error) {
 }
 
 // mountDev makes a /dev with the few nodes that runc lets a container open.
-func mountDev(root string) error {
-	dev, err := mount.Resolve(root, "/dev")
+func (m *mounter) mountDev() error {
+	if err := m.dir("/dev", mount.Mount{Type: "tmpfs", Source: "dev", Options: []string{"mode=755", "size=1048576"}}); err != nil {
+		return err
+	}
+	dev, err := m.root.Dir("/dev")
 	if err != nil {
 		return err
 	}
-	if err := mount.Do(mount.Mount{Type: "tmpfs", Source: "dev", Target: dev, Options: []string{"mode=755", "size=1048576"}}); err != nil {
-		return err
-	}
-	return devfs.Populate(dev, nil)
+	return errors.Join(devfs.Populate(dev.Name(), nil), dev.Close())
 }

@@ -17,15 +17,15 @@ import (
 
 // lent is what a command gets for the time that it runs.
 type lent struct {
-	root  string
+	m     *mounter
 	store string   // a tmpfs of the host's that holds the secrets; empty without
 	made  []string // names in the root that are there only to mount over, parents first
 }
 
 // lendSecrets mounts each secret at its place. They lie in a tmpfs outside of
 // the root, so that they reach neither a disk nor the image.
-func lendSecrets(stateDir, root string, list []build.SecretFile) (l *lent, err error) {
-	l = &lent{root: root}
+func lendSecrets(stateDir string, m *mounter, list []build.SecretFile) (l *lent, err error) {
+	l = &lent{m: m}
 	if len(list) == 0 {
 		return l, nil
 	}
@@ -54,16 +54,12 @@ func (l *lent) lend(file string, s build.SecretFile) error {
 	if err := errors.Join(os.Chown(file, s.UID, s.GID), os.Chmod(file, os.FileMode(s.Mode))); err != nil {
 		return err
 	}
-	missing, err := missingNames(l.root, s.Target)
+	missing, err := missingNames(l.m.path, s.Target)
 	if err != nil {
 		return err
 	}
 	l.made = append(l.made, missing...)
-	at, err := mount.ResolveFile(l.root, s.Target)
-	if err != nil {
-		return err
-	}
-	return mount.Do(mount.Mount{Type: "nullfs", Source: file, Target: at})
+	return l.m.file(s.Target, mount.Mount{Type: "nullfs", Source: file})
 }
 
 // missingNames are the parts of a path that a root does not have.
@@ -92,8 +88,8 @@ func (l *lent) takeBack() error {
 	if l.store == "" {
 		return nil
 	}
-	errs := []error{mount.UnmountBelow(l.root)}
-	root, err := os.OpenRoot(l.root)
+	errs := []error{l.m.unmount()}
+	root, err := os.OpenRoot(l.m.path)
 	if err == nil {
 		for i := len(l.made) - 1; i >= 0; i-- {
 			fi, err := root.Lstat(l.made[i])

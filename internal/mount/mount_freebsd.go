@@ -9,22 +9,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Do mounts a file system by nmount(2). unionfs and tmpfs take no source.
-//
-// nullfs cannot cover what shows the source already, as for a directory that is
-// to be read-only in a tree that is not: there an empty tmpfs comes between.
+// Do mounts a file system on a target, from a source, whose paths are nobody
+// else's to change. unionfs and tmpfs take no source.
 func Do(m Mount) error {
-	err := nmount(m)
-	if m.Type != "nullfs" || !errors.Is(err, unix.EDEADLK) {
-		return err
+	if m.From != nil {
+		return &Error{Op: "mount", Type: m.Type, Target: m.Target, Err: errors.New("an opened source needs Descriptors")}
 	}
-	if between := nmount(Mount{Type: "tmpfs", Target: m.Target, Options: []string{"ro", "size=65536", "mode=755"}}); between != nil {
-		return errors.Join(err, between)
-	}
-	if err := nmount(m); err != nil {
-		return errors.Join(err, Unmount(m.Target))
-	}
-	return nil
+	return nmount(m)
 }
 
 func nmount(m Mount) error {
@@ -83,8 +74,6 @@ func iovec(b []byte) unix.Iovec {
 	return v
 }
 
-func unmount(target string) error { return unix.Unmount(target, 0) }
-
 func (m Info) unmount(force bool) error {
 	flags := unix.MNT_BYFSID
 	if force {
@@ -127,11 +116,15 @@ func List() ([]Info, error) {
 		}
 	}
 	out := make([]Info, 0, n)
-	for _, s := range buf[:n] {
-		out = append(out, Info{Type: unix.ByteSliceToString(s.Fstypename[:]), Source: unix.ByteSliceToString(s.Mntfromname[:]), Target: unix.ByteSliceToString(s.Mntonname[:]),
-			id: fmt.Sprintf("FSID:%d:%d", s.Fsid.Val[0], s.Fsid.Val[1])})
+	for i := range buf[:n] {
+		out = append(out, info(&buf[i]))
 	}
 	return out, nil
+}
+
+func info(st *unix.Statfs_t) Info {
+	return Info{Type: unix.ByteSliceToString(st.Fstypename[:]), Source: unix.ByteSliceToString(st.Mntfromname[:]),
+		Target: unix.ByteSliceToString(st.Mntonname[:]), id: fmt.Sprintf("FSID:%d:%d", st.Fsid.Val[0], st.Fsid.Val[1])}
 }
 
 // confSize is sizeof(struct xvfsconf) of sys/mount.h on 64-bit systems, and

@@ -2,38 +2,94 @@ package mount
 
 import (
 	"errors"
+	"fmt"
 	"os"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
-// Do mounts a file system. Types that Linux has not are an error of the kernel.
-func Do(m Mount) error {
-	flags, data := split(m.Options)
-	fail := func(err error) error {
-		if err == nil {
-			return nil
-		}
+// Descriptors mounts on what is opened. This system needs nothing for it.
+type Descriptors struct{}
+
+// OpenDescriptors is for systems that name descriptors in a directory.
+func OpenDescriptors(string) (*Descriptors, error) { return &Descriptors{}, nil }
+
+// Close has nothing to take back.
+func (*Descriptors) Close() error { return nil }
+
+// On mounts a file system on an opened point; m.Target is not looked at. Types
+// that Linux has not are an error of the kernel.
+func (*Descriptors) On(p *Point, m Mount) error {
+	defer runtime.KeepAlive(p)
+	m.Target = p.path
+	if err := m.on(int(p.file.Fd())); err != nil {
 		return &Error{Op: "mount", Type: m.Type, Source: m.Source, Target: m.Target, Err: err}
 	}
-	if m.Type != "nullfs" {
-		return fail(unix.Mount(m.Source, m.Target, m.Type, flags, data))
-	}
-	if err := unix.Mount(m.Source, m.Target, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
-		return fail(err)
-	}
-	// Else an unmount in the jail's tree would reach the host's.
-	err := unix.Mount("", m.Target, "", unix.MS_PRIVATE|unix.MS_REC, "")
-	if err == nil && flags != 0 { // a bind mount takes its flags afterwards
-		err = unix.Mount("", m.Target, "", unix.MS_BIND|unix.MS_REMOUNT|flags, "")
+	return nil
+}
+
+// Do is On for a target, and a source, whose paths are nobody else's to change.
+func Do(m Mount) error {
+	fd, err := unix.Open(m.Target, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err == nil {
+		err = errors.Join(m.on(fd), unix.Close(fd))
 	}
 	if err != nil {
-		return errors.Join(fail(err), Unmount(m.Target))
+		return &Error{Op: "mount", Type: m.Type, Source: m.Source, Target: m.Target, Err: err}
 	}
 	return nil
+}
+
+// name is a path that leads to what a descriptor is open on, whatever became of
+// its name: mount(2) and umount2(2) follow it there.
+func name(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
+
+func (m Mount) on(target int) error {
+	flags, data := split(m.Options)
+	if m.Type != "nullfs" {
+		return unix.Mount(m.Source, name(target), m.Type, flags, data)
+	}
+	tree, err := m.tree()
+	if err != nil {
+		return err
+	}
+	// All is set before anybody can see it, and for the mounts of the host below
+	// it too. What is unmounted in the jail's tree must not be so in the host's.
+	err = unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE,
+		&unix.MountAttr{Attr_set: attributes(flags), Propagation: unix.MS_PRIVATE})
+	if err == nil {
+		err = unix.MoveMount(tree, "", target, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
+	}
+	if errors.Is(err, unix.ENOSYS) {
+		err = fmt.Errorf("%w: Linux 5.12 or newer is needed", err)
+	}
+	return errors.Join(err, unix.Close(tree))
+}
+
+// tree is a bind mount of a source that is mounted nowhere yet.
+func (m Mount) tree() (int, error) {
+	const flags = unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC | unix.AT_RECURSIVE
+	if m.From != nil {
+		defer runtime.KeepAlive(m.From)
+		return unix.OpenTree(int(m.From.Fd()), "", flags|unix.AT_EMPTY_PATH)
+	}
+	return unix.OpenTree(unix.AT_FDCWD, m.Source, flags)
+}
+
+// attributes are mount_setattr(2)'s for mount(2)'s flags.
+func attributes(flags uintptr) (attr uint64) {
+	for flag, a := range map[uintptr]uint64{unix.MS_RDONLY: unix.MOUNT_ATTR_RDONLY, unix.MS_NOSUID: unix.MOUNT_ATTR_NOSUID,
+		unix.MS_NODEV: unix.MOUNT_ATTR_NODEV, unix.MS_NOEXEC: unix.MOUNT_ATTR_NOEXEC, unix.MS_NOATIME: unix.MOUNT_ATTR_NOATIME} {
+		if flags&flag != 0 {
+			attr |= a
+		}
+	}
+	return attr
 }
 
 func split(opts []string) (flags uintptr, data string) {
@@ -49,13 +105,41 @@ func split(opts []string) (flags uintptr, data string) {
 	return flags, strings.Join(rest, ",")
 }
 
-func unmount(target string) error { return unix.Unmount(target, unix.UMOUNT_NOFOLLOW) }
-
-func (m Info) unmount(force bool) error {
-	if force {
-		return unix.Unmount(m.id, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
+// unmount goes to the mount point by a path without links and makes sure that it
+// is the mount that is meant. A descriptor keeps a mount busy, so it is detached:
+// with all that is mounted in it.
+func (m Info) unmount(bool) error {
+	var err error
+	for range 100 { // somebody may be moving its mount point about
+		list, lerr := List()
+		if lerr != nil {
+			return errors.Join(err, lerr)
+		}
+		i := slices.IndexFunc(list, func(i Info) bool { return i.id == m.id })
+		if i < 0 {
+			return nil // it went with the one in which it was mounted
+		}
+		if err = list[i].detach(); err == nil {
+			return nil
+		}
 	}
-	return unmount(m.id)
+	return err
+}
+
+func (m Info) detach() error {
+	fd, err := unix.Openat2(unix.AT_FDCWD, m.Target, &unix.OpenHow{
+		Flags: unix.O_PATH | unix.O_CLOEXEC | unix.O_NOFOLLOW, Resolve: unix.RESOLVE_NO_SYMLINKS})
+	if err != nil {
+		return err
+	}
+	var st unix.Statx_t
+	err = unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &st)
+	if err == nil && strconv.FormatUint(st.Mnt_id, 10) != m.id {
+		err = errors.New("something else is mounted there")
+	} else if err == nil {
+		err = unix.Unmount(name(fd), unix.MNT_DETACH)
+	}
+	return errors.Join(err, unix.Close(fd))
 }
 
 // Abandon has all that wait for the server of an NFS mount fail, as far as this
@@ -68,6 +152,8 @@ func Abandon(target string) error {
 	return err
 }
 
+const oPath = unix.O_PATH
+
 // List returns all mounts in the order in which they were made.
 func List() ([]Info, error) {
 	infos, err := mountinfo.GetMounts(nil)
@@ -77,7 +163,7 @@ func List() ([]Info, error) {
 	slices.SortFunc(infos, func(a, b *mountinfo.Info) int { return a.ID - b.ID })
 	out := make([]Info, 0, len(infos))
 	for _, i := range infos {
-		out = append(out, Info{Type: i.FSType, Source: i.Source, Target: i.Mountpoint, id: i.Mountpoint})
+		out = append(out, Info{Type: i.FSType, Source: i.Source, Target: i.Mountpoint, id: strconv.Itoa(i.ID)})
 	}
 	return out, nil
 }
@@ -88,3 +174,6 @@ func Known(fstype string) bool {
 	b, err := os.ReadFile("/proc/filesystems")
 	return err == nil && slices.Contains(strings.Fields(string(b)), fstype)
 }
+
+// Name is a path by which this process can reach what is opened.
+func (p *Point) Name() string { return name(int(p.file.Fd())) }

@@ -1,12 +1,63 @@
 package mount
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
-func TestResolve(t *testing.T) {
+// realTemp is a directory whose path has no link.
+func realTemp(t *testing.T) string {
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// place opens a path for the time of a test.
+func place(t *testing.T, path string) *os.File {
+	t.Helper()
+	f, err := OpenPath(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+// mountIn mounts on a directory or file of a root, with descriptors named in dir.
+func mountIn(t *testing.T, dir, root, target string, m Mount) {
+	t.Helper()
+	by, err := OpenDescriptors(filepath.Join(dir, "fd"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := OpenRoot(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	open := r.Dir
+	if fi, err := os.Stat(filepath.Join(root, target)); err == nil && !fi.IsDir() {
+		open = r.File
+	}
+	p, err := open(target)
+	if err == nil {
+		err = by.On(p, m)
+	}
+	if err := errors.Join(err, by.Close(), r.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestDir(t *testing.T) {
 	host := t.TempDir()
 	root := filepath.Join(host, "root")
 	for _, d := range []string{"etc", "var/real", "usr/home"} {
@@ -15,7 +66,8 @@ func TestResolve(t *testing.T) {
 		}
 	}
 	for link, to := range map[string]string{
-		"dev": "/etc", "up": "../..", "deep": "var/../../../etc", "home": "usr/home", "loop": "loop", "self": ".",
+		"dev": "/etc", "up": "../..", "deep": "var/../../../etc", "home": "usr/home", "loop": "loop", "self": ".", "long": strings.Repeat("self/", 200),
+		"l1": "l2/l2/l2/l2/l2/l2", "l2": "l3/l3/l3/l3/l3/l3", "l3": "var/real/../../var/real/../..", "back": "var/real/../..", "in": "usr/../var/real",
 	} {
 		if err := os.Symlink(to, filepath.Join(root, link)); err != nil {
 			t.Fatal(err)
@@ -24,24 +76,83 @@ func TestResolve(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(root, "file"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
+	if err := unix.Mkfifo(filepath.Join(root, "fifo"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r, err := OpenRoot(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
 	for target, want := range map[string]string{
-		"/etc": "etc", "/var/real/": "var/real", "/home/x": "usr/home/x", "/new/dir": "new/dir", "../../etc": "etc",
-		"/dev": "", "/dev/x": "", "/up": "", "/up/x": "", "/deep": "", "/loop": "", "/self": "", "/": "", "/file": "", "/file/x": "",
+		"/etc": "etc", "/var/real/": "var/real", "/home/x": "usr/home/x", "/new/dir": "new/dir", "../../etc": "etc", "/in": "var/real", "/in/y": "var/real/y",
+		"/dev": "", "/dev/x": "", "/up": "", "/up/x": "", "/deep": "", "/loop": "", "/self": "", "/": "", "/file": "", "/file/x": "", "/fifo": "", "/fifo/x": "",
+		"/long/etc": "", "/l1/etc": "", "/back": "", "/back/etc": "etc",
 	} {
-		got, err := Resolve(root, target)
+		p, err := r.Dir(target)
 		if want == "" && err == nil {
-			t.Errorf("%s: got %s, want it refused", target, got)
+			t.Errorf("%s: got %s, want it refused", target, p.Path())
 		}
-		if want != "" && (err != nil || got != filepath.Join(root, want)) {
-			t.Errorf("%s: got %s, %v; want %s", target, got, err, want)
+		if want != "" && (err != nil || p.Path() != filepath.Join(root, want) || !sameFile(t, p, filepath.Join(root, want))) {
+			t.Errorf("%s: got %v, %v; want %s", target, p, err, want)
+		}
+		if err == nil {
+			if err := p.Close(); err != nil {
+				t.Error(err)
+			}
 		}
 	}
-	if f, err := ResolveFile(root, "/etc/resolv.conf"); err != nil || f != filepath.Join(root, "etc/resolv.conf") {
-		t.Errorf("file: %s, %v", f, err)
+	if f, err := r.File("/etc/resolv.conf"); err != nil || !sameFile(t, f, filepath.Join(root, "etc/resolv.conf")) {
+		t.Errorf("file: %v, %v", f, err)
+	}
+	for _, target := range []string{"/etc", "/fifo", "/dev", "/dev/x", "/up/x"} {
+		if _, err := r.File(target); err == nil {
+			t.Errorf("%s was taken for a file", target)
+		}
 	}
 	entries, err := os.ReadDir(host)
 	if err != nil || len(entries) != 1 {
 		t.Errorf("something was made outside the root: %v %v", entries, err)
+	}
+}
+
+func sameFile(t *testing.T, p *Point, path string) bool {
+	t.Helper()
+	a, err1 := p.File().Stat()
+	b, err2 := os.Lstat(path)
+	if err1 != nil || err2 != nil {
+		t.Error(err1, err2)
+		return false
+	}
+	return os.SameFile(a, b)
+}
+
+func TestOpenPathFollowsNoLink(t *testing.T) {
+	dir := realTemp(t)
+	if err := os.MkdirAll(filepath.Join(dir, "real/sub"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("real", filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mkfifo(filepath.Join(dir, "fifo"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []string{dir + "/real/sub", dir + "/fifo", "/"} { // nothing blocks
+		f, err := OpenPath(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, err1 := f.Stat()
+		b, err2 := os.Lstat(p)
+		if err := errors.Join(err1, err2, f.Close()); err != nil || !os.SameFile(a, b) {
+			t.Errorf("%s: another one was opened: %v", p, err)
+		}
+	}
+	for _, p := range []string{"link", "link/sub", "real/../real", "nothing"} {
+		if _, err := OpenPath(dir + "/" + p); err == nil {
+			t.Errorf("%s was taken", p)
+		}
 	}
 }
 
@@ -112,11 +223,10 @@ func TestReadOnlyWithinWritable(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(src, "logs", "a"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	for _, m := range []Mount{{Type: "nullfs", Source: src, Target: dst}, {Type: "nullfs", Source: src + "/logs", Target: dst + "/logs", Options: []string{"ro"}}} {
-		if err := Do(m); err != nil {
-			t.Fatal(err)
-		}
+	if err := Do(Mount{Type: "nullfs", Source: src, Target: dst}); err != nil {
+		t.Fatal(err)
 	}
+	mountIn(t, dir, dst, "logs", Mount{Type: "nullfs", From: place(t, src+"/logs"), Options: []string{"ro"}})
 	if _, err := os.Stat(dst + "/logs/a"); err != nil {
 		t.Error(err)
 	}

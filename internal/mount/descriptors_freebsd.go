@@ -1,0 +1,118 @@
+package mount
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// oPath is O_PATH of sys/fcntl.h.
+const oPath = 0x00400000
+
+// Descriptors is a directory in which the kernel finds what this process has
+// open: an fdescfs that is mounted with nodup, so that a name in it leads to the
+// very vnode (fdesc_get_ino_alloc in sys/fs/fdescfs/fdesc_vnops.c). nmount(2)
+// takes paths only.
+//
+// A directory's mount has the path in the mount table that it really has; a
+// file's has the one in here (vn_path_to_global_path_hardlink in
+// sys/kern/vfs_cache.c).
+type Descriptors struct {
+	dir string
+	at  Info
+}
+
+// OpenDescriptors mounts them on a directory, which is made, or takes over what
+// an earlier process has left there.
+func OpenDescriptors(dir string) (*Descriptors, error) {
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, err
+	}
+	dir, err := filepath.EvalSymlinks(dir) // as the kernel will tell it
+	if err != nil {
+		return nil, err
+	}
+	d := &Descriptors{dir: dir}
+	if d.at, err = mountedOn(dir); err == nil && d.at.Target == dir && d.at.Type == "fdescfs" {
+		return d, nil
+	}
+	if err := nmount(Mount{Type: "fdescfs", Target: dir, Options: []string{"nodup"}}); err != nil {
+		return nil, err
+	}
+	if d.at, err = mountedOn(dir); err == nil && d.at.Target != dir {
+		err = fmt.Errorf("%s: fdescfs is not where it was mounted", dir)
+	}
+	return d, err
+}
+
+// Close unmounts the directory. What was mounted with it stays.
+func (d *Descriptors) Close() error {
+	return errors.Join(d.at.Unmount(true), os.Remove(d.dir))
+}
+
+// On mounts a file system on an opened point; m.Target is not looked at.
+func (d *Descriptors) On(p *Point, m Mount) error {
+	m.Target = d.name(p.file)
+	if m.From != nil {
+		defer runtime.KeepAlive(m.From)
+		m.Source = d.name(m.From)
+	}
+	defer runtime.KeepAlive(p)
+	before, err := d.mounted(p)
+	if err == nil {
+		err = d.cover(p, m)
+	}
+	var after Info
+	if err == nil {
+		after, err = d.mounted(p)
+	}
+	if err == nil && (after.id == before.id || after.Type != m.Type) {
+		err = fmt.Errorf("%s is there in its place", after.Type)
+	}
+	if err != nil {
+		return &Error{Op: "mount", Type: m.Type, Target: p.path, Err: err}
+	}
+	return nil
+}
+
+// cover mounts. nullfs cannot cover what shows the source already, as for a
+// directory that is to be read-only in a tree that is not: there an empty tmpfs
+// comes between.
+func (d *Descriptors) cover(p *Point, m Mount) error {
+	err := nmount(m)
+	if m.Type != "nullfs" || !errors.Is(err, unix.EDEADLK) {
+		return err
+	}
+	if between := nmount(Mount{Type: "tmpfs", Target: m.Target, Options: []string{"ro", "size=65536", "mode=755"}}); between != nil {
+		return errors.Join(err, between)
+	}
+	between, err := d.mounted(p)
+	if err == nil {
+		err = nmount(m)
+	}
+	if err != nil && between.Type == "tmpfs" {
+		err = errors.Join(err, between.Unmount(false))
+	}
+	return err
+}
+
+func (d *Descriptors) name(f *os.File) string {
+	return filepath.Join(d.dir, strconv.Itoa(int(f.Fd())))
+}
+
+// mounted is the newest mount on an opened point, or that in which it lies.
+func (d *Descriptors) mounted(p *Point) (Info, error) { return mountedOn(d.name(p.file)) }
+
+func mountedOn(path string) (Info, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		return Info{}, &fs.PathError{Op: "statfs", Path: path, Err: err}
+	}
+	return info(&st), nil
+}

@@ -1,0 +1,226 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/freejail/freejail/internal/mount"
+)
+
+// A root that cannot be written to needs mount points that its image may lack,
+// and the unpacked image is not the place to make them: other tasks see it. So
+// each of the image's directories that lacks some is stood for by a directory of
+// the task's own, a skeleton: its files and links are copies, its directories
+// have the image's mounted on them.
+
+// What a skeleton may copy. An image's / has some twenty directories and a few
+// small files.
+const (
+	maxSkeletonNames = 256
+	maxSkeletonBytes = 16 << 20
+)
+
+// point is something to be mounted over, by its path in the root.
+type point struct {
+	path string
+	file bool
+}
+
+func (o Options) points() []point {
+	var out []point
+	for _, w := range o.writable() {
+		out = append(out, point{path: w})
+	}
+	for _, d := range o.Dirs {
+		out = append(out, point{path: d})
+	}
+	for _, f := range o.Files {
+		out = append(out, point{f, true})
+	}
+	return out
+}
+
+// skeletons tells by directory of a tree which points are missing in it, as
+// paths from there. What is below something writable is made there.
+func skeletons(lower *os.File, o Options) (map[string][]point, error) {
+	var writable []string
+	for _, w := range o.writable() {
+		have, lacks, err := deepest(lower, w)
+		if err != nil {
+			return nil, err
+		}
+		writable = append(writable, path.Join(have, lacks))
+	}
+	out := map[string][]point{}
+	for _, p := range o.points() {
+		have, lacks, err := deepest(lower, p.path)
+		if err != nil {
+			return nil, fmt.Errorf("mount point %s: %w", p.path, err)
+		}
+		whole := path.Join(have, lacks)
+		below := slices.ContainsFunc(writable, func(w string) bool { return strings.HasPrefix(whole, w+"/") })
+		if lacks != "" && !below {
+			out[have] = append(out[have], point{lacks, p.file})
+		}
+	}
+	return out, nil
+}
+
+// deepest splits a path into what a tree has of it, really and without links,
+// and what it lacks.
+func deepest(tree *os.File, name string) (have, lacks string, err error) {
+	parts := strings.Split(strings.TrimPrefix(path.Clean("/"+name), "/"), "/")
+	for i := range parts {
+		f, real, err := mount.OpenIn(tree, path.Join(parts[:i+1]...))
+		if errors.Is(err, fs.ErrNotExist) {
+			return have, path.Join(parts[i:]...), nil
+		}
+		if err != nil {
+			return "", "", err
+		}
+		if err := f.Close(); err != nil {
+			return "", "", err
+		}
+		have = real
+	}
+	return have, "", nil
+}
+
+// show mounts a tree read-only on a root, with all points that it needs.
+func (r readonly) show(ctx context.Context, by *mount.Descriptors, lower, root, task string, o Options) error {
+	tree, err := openDir(lower)
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
+	var lacking map[string][]point
+	if o.Lower == "" {
+		if lacking, err = skeletons(tree, o); err != nil {
+			return err
+		}
+	}
+	if _, ok := lacking[""]; !ok {
+		if err := mount.Do(mount.Mount{Type: "nullfs", Source: lower, Target: root, Options: append(setuid(o), "ro")}); err != nil {
+			return err
+		}
+	}
+	for i, dir := range slices.Sorted(maps.Keys(lacking)) { // outer ones first
+		s := skeleton{by: by, tree: tree, root: root, dir: dir, own: r.path("roots", task, "skeleton-"+strconv.Itoa(i))}
+		if err := s.mount(ctx, lacking[dir]); err != nil {
+			return fmt.Errorf("mount points in /%s: %w", dir, err)
+		}
+	}
+	return nil
+}
+
+// skeleton stands for one directory of a tree in a root.
+type skeleton struct {
+	by         *mount.Descriptors
+	tree       *os.File
+	root       string
+	dir        string // in the tree, without links; "" is all of it
+	own        string
+	names, sum int64 // of what is copied
+	dirs       []string
+	top        copied
+}
+
+func (s *skeleton) mount(ctx context.Context, lacks []point) error {
+	if err := s.copy(ctx); err != nil {
+		return err
+	}
+	for _, p := range lacks {
+		if err := makePoint(filepath.Join(s.own, p.path), p.file); err != nil {
+			return err
+		}
+	}
+	if err := s.top.finish(); err != nil { // what was made has changed its times
+		return err
+	}
+	own, err := openDir(s.own)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(s.on(s.dir, own), own.Close()); err != nil {
+		return err
+	}
+	for _, d := range s.dirs {
+		from, _, err := mount.OpenIn(s.tree, path.Join(s.dir, d))
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(s.on(path.Join(s.dir, d), from), from.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// on mounts an opened directory in the root, read-only.
+func (s *skeleton) on(dir string, from *os.File) error {
+	what := mount.Mount{Type: "nullfs", From: from, Options: []string{"ro"}}
+	r, err := mount.OpenRoot(s.root)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	at := r.Itself()
+	if dir != "" {
+		if at, err = r.Dir(dir); err != nil {
+			return err
+		}
+		defer at.Close()
+	}
+	return s.by.On(at, what)
+}
+
+// copy makes the skeleton: copies of files and links, empty directories.
+func (s *skeleton) copy(ctx context.Context) error {
+	from, _, err := mount.OpenIn(s.tree, s.dir)
+	if err != nil {
+		return err
+	}
+	c := &copier{ctx: ctx, shallow: true, check: s.check}
+	err = errors.Join(c.tree(from, s.own), from.Close())
+	s.dirs = c.dirs
+	if err == nil {
+		s.top = c.later[len(c.later)-1]
+	}
+	return err
+}
+
+func (s *skeleton) check(st *unix.Stat_t) error {
+	if st.Mode&unix.S_IFMT == unix.S_IFREG {
+		s.sum += st.Size
+	}
+	if s.names++; s.names > maxSkeletonNames || s.sum > maxSkeletonBytes {
+		return fmt.Errorf("the image's /%s has too much in it (over %d names or %d bytes of files) to add a mount point: "+
+			"make it in the image, or choose a storage driver whose roots can be written to", s.dir, maxSkeletonNames, maxSkeletonBytes)
+	}
+	return nil
+}
+
+func makePoint(name string, file bool) error {
+	if !file {
+		return os.MkdirAll(name, 0o755)
+	}
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
