@@ -1,11 +1,11 @@
 package image
 
 import (
-	"encoding/json"
 	"fmt"
 
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/freejail/freejail/image/document"
 )
 
 // Describe reads an image of which only the OCI manifest and the config are
@@ -18,15 +18,15 @@ func Describe(name string, d digest.Digest, manifest, config []byte) (*Image, er
 	if got := digest.FromBytes(manifest); got != d {
 		return nil, fmt.Errorf("image manifest %s has another content: its digest is %s", d, got)
 	}
-	var m ocispec.Manifest
-	if err := json.Unmarshal(manifest, &m); err != nil {
+	m, err := document.ReadManifest(manifest, "")
+	if err != nil {
 		return nil, fmt.Errorf("image manifest %s: %w", d, err)
 	}
 	if got := digest.FromBytes(config); got != m.Config.Digest {
 		return nil, fmt.Errorf("image config %s has another content: its digest is %s", m.Config.Digest, got)
 	}
-	var c ocispec.Image
-	if err := json.Unmarshal(config, &c); err != nil {
+	c, err := document.ReadConfig(config, m.Config.MediaType)
+	if err != nil {
 		return nil, fmt.Errorf("image config: %w", err)
 	}
 	img, err := describe(c, m.Layers)

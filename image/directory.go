@@ -14,8 +14,9 @@ import (
 	"sync"
 
 	"github.com/opencontainers/go-digest"
-	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/freejail/freejail/image/document"
 )
 
 // Directory is an OCI layout directory for reading and writing. Blobs and the index are written whole or
@@ -42,7 +43,7 @@ func OpenDirectory(dir string) (*Directory, error) {
 		return nil, err
 	}
 	l := &Directory{root: root, dir: dir}
-	if _, err := readSmall(root, ocispec.ImageIndexFile); err != nil {
+	if _, err := readSmall(root, ocispec.ImageIndexFile, document.MaxLayoutBytes); err != nil {
 		return nil, errors.Join(fmt.Errorf("%s is no OCI layout: %w", dir, err), root.Close())
 	}
 	return l, nil
@@ -130,14 +131,7 @@ func (l *Directory) Dir() string { return l.dir }
 
 // Index reads the list of what the layout has.
 func (l *Directory) Index() (ocispec.Index, error) {
-	idx := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex}
-	b, err := readSmall(l.root, ocispec.ImageIndexFile)
-	if errors.Is(err, os.ErrNotExist) {
-		return idx, nil
-	}
-	if err == nil {
-		err = json.Unmarshal(b, &idx)
-	}
+	idx, err := readOwnIndex(l.root)
 	if err != nil {
 		return idx, fmt.Errorf("%s: %s: %w", l.dir, ocispec.ImageIndexFile, err)
 	}
@@ -162,8 +156,8 @@ func (l *Directory) Update(change func(*ocispec.Index) error) error {
 	if err != nil {
 		return err
 	}
-	if len(b) > maxSmallBlob {
-		return fmt.Errorf("%s: the index would be larger than %d bytes", l.dir, maxSmallBlob)
+	if len(b) > document.MaxLayoutBytes {
+		return fmt.Errorf("%s: the index would be larger than %d bytes", l.dir, document.MaxLayoutBytes)
 	}
 	return l.write(ocispec.ImageIndexFile, b)
 }
@@ -257,8 +251,8 @@ func (l *Directory) Read(d ocispec.Descriptor) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	if size > maxSmallBlob {
-		return nil, fmt.Errorf("blob %s: %d bytes are over the limit of %d", d.Digest, size, maxSmallBlob)
+	if size > document.MaxBytes {
+		return nil, fmt.Errorf("blob %s: %d bytes are over the limit of %d", d.Digest, size, document.MaxBytes)
 	}
 	d.Size = size
 	return io.ReadAll(newVerifier(f, d))

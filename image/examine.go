@@ -2,7 +2,6 @@ package image
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +10,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/freejail/freejail/image/document"
 )
 
 // Examination is what is known of a layout that may have any fault.
@@ -32,32 +33,32 @@ func Examine(ctx context.Context, dir string, l Limits, want func(ocispec.Platfo
 	}
 	e := &Examination{Layout: &Layout{root, l.withDefaults()}, seen: map[digest.Digest]bool{}}
 	e.layoutFile()
-	b, err := readSmall(root, ocispec.ImageIndexFile)
+	b, err := readSmall(root, ocispec.ImageIndexFile, document.MaxBytes)
 	if err != nil {
 		e.Add(Error, "index-missing", ocispec.ImageIndexFile, "this is no OCI layout or oci-archive: %v", err)
 		return e, nil
 	}
-	return e, e.index(ctx, "index", b, want, 0)
+	return e, e.index(ctx, "index", ocispec.MediaTypeImageIndex, b, want, 0)
 }
 
 func (e *Examination) layoutFile() {
-	b, err := readSmall(e.Layout.root, ocispec.ImageLayoutFile)
-	var v ocispec.ImageLayout
+	b, err := readSmall(e.Layout.root, ocispec.ImageLayoutFile, document.MaxBytes)
+	version := ""
 	if err == nil {
-		err = json.Unmarshal(b, &v)
+		version, err = document.LayoutVersion(b)
 	}
 	switch {
 	case err != nil:
 		e.Add(Warning, "layout-file", ocispec.ImageLayoutFile, "%v", err)
-	case v.Version != ocispec.ImageLayoutVersion:
-		e.Add(Warning, "layout-version", ocispec.ImageLayoutFile, "the version %q is not %s", v.Version, ocispec.ImageLayoutVersion)
+	case version != ocispec.ImageLayoutVersion:
+		e.Add(Warning, "layout-version", ocispec.ImageLayoutFile, "the version %.100q is not %s", version, ocispec.ImageLayoutVersion)
 	}
 }
 
-func (e *Examination) index(ctx context.Context, where string, b []byte, want func(ocispec.Platform) bool, depth int) error {
-	var idx ocispec.Index
-	if err := json.Unmarshal(b, &idx); err != nil {
-		e.Add(Error, "index-malformed", where, "%v", err)
+func (e *Examination) index(ctx context.Context, where, mediaType string, b []byte, want func(ocispec.Platform) bool, depth int) error {
+	idx, err := document.ReadIndex(b, mediaType)
+	if err != nil {
+		e.malformed("index-malformed", where, err)
 		return nil
 	}
 	if len(idx.Manifests) == 0 {
@@ -76,10 +77,10 @@ func (e *Examination) index(ctx context.Context, where string, b []byte, want fu
 			continue
 		}
 		switch {
-		case isManifest(d.MediaType):
+		case document.IsImage(d.MediaType):
 			err = e.manifest(ctx, at, d, b, want)
-		case isIndex(d.MediaType) && depth < 4:
-			err = e.index(ctx, at, b, want, depth+1)
+		case document.IsIndex(d.MediaType) && depth < 4:
+			err = e.index(ctx, at, d.MediaType, b, want, depth+1)
 		default:
 			e.Add(Warning, "media-type", at, "%q is neither an image manifest nor an index: it was not looked at", d.MediaType)
 		}
@@ -90,12 +91,12 @@ func (e *Examination) index(ctx context.Context, where string, b []byte, want fu
 	return nil
 }
 
-func isManifest(mediaType string) bool {
-	return mediaType == ocispec.MediaTypeImageManifest || mediaType == "application/vnd.docker.distribution.manifest.v2+json"
-}
-
-func isIndex(mediaType string) bool {
-	return mediaType == ocispec.MediaTypeImageIndex || mediaType == "application/vnd.docker.distribution.manifest.list.v2+json"
+// malformed is a finding about a document that cannot be read.
+func (e *Examination) malformed(code, where string, err error) {
+	if errors.Is(err, document.ErrMediaType) {
+		code = "media-type"
+	}
+	e.Add(Error, code, where, "%v", err)
 }
 
 // blob verifies one, and returns its content if it is a small one. Without
@@ -118,14 +119,14 @@ func (e *Examination) blob(ctx context.Context, where string, d ocispec.Descript
 	if size != d.Size {
 		e.Add(Error, "blob-size", where, "blob %s has %d bytes, its descriptor says %d", d.Digest, size, d.Size)
 	}
-	if small && size > maxSmallBlob {
-		e.Add(Error, "blob-size", where, "blob %s: %d bytes are over the limit of %d", d.Digest, size, maxSmallBlob)
+	if small && size > document.MaxBytes {
+		e.Add(Error, "blob-size", where, "blob %s: %d bytes are over the limit of %d", d.Digest, size, document.MaxBytes)
 		return nil, nil
 	}
 	digester := digest.SHA256.Digester()
 	content = []byte{}
 	if small {
-		if content, err = io.ReadAll(io.LimitReader(f, maxSmallBlob)); err == nil {
+		if content, err = io.ReadAll(io.LimitReader(f, document.MaxBytes)); err == nil {
 			_, err = digester.Hash().Write(content)
 		}
 	} else {
@@ -146,18 +147,12 @@ func (e *Examination) manifest(ctx context.Context, where string, d ocispec.Desc
 	}
 	e.seen[d.Digest] = true
 	before := e.Errors()
-	var m ocispec.Manifest
-	if err := json.Unmarshal(b, &m); err != nil {
-		e.Add(Error, "manifest-malformed", where, "%v", err)
+	m, err := document.ReadManifest(b, d.MediaType)
+	if err != nil {
+		e.malformed("manifest-malformed", where, err)
 		return nil
 	}
-	if m.SchemaVersion != 2 {
-		e.Add(Error, "manifest-malformed", where, "schemaVersion is %d, not 2", m.SchemaVersion)
-	}
-	if m.MediaType != "" && m.MediaType != d.MediaType {
-		e.Add(Error, "media-type", where, "the manifest says of itself %q, its descriptor %q", m.MediaType, d.MediaType)
-	}
-	if !isConfig(m.Config.MediaType) {
+	if !document.IsConfig(m.Config.MediaType) {
 		e.Add(Warning, "media-type", where, "the config's type %q is not that of an image: it was not looked at", m.Config.MediaType)
 		return nil
 	}
@@ -181,10 +176,6 @@ func (e *Examination) manifest(ctx context.Context, where string, d ocispec.Desc
 	return nil
 }
 
-func isConfig(mediaType string) bool {
-	return mediaType == ocispec.MediaTypeImageConfig || mediaType == "application/vnd.docker.container.image.v1+json"
-}
-
 func (e *Examination) layers(ctx context.Context, where string, m ocispec.Manifest) error {
 	first := map[digest.Digest]int{}
 	for i, l := range m.Layers {
@@ -206,9 +197,9 @@ func (e *Examination) layers(ctx context.Context, where string, m ocispec.Manife
 
 // config is false where the image is not a wanted one.
 func (e *Examination) config(where string, d ocispec.Descriptor, m ocispec.Manifest, text []byte, want func(ocispec.Platform) bool) bool {
-	var c ocispec.Image
-	if err := json.Unmarshal(text, &c); err != nil {
-		e.Add(Error, "config-malformed", where, "%v", err)
+	c, err := document.ReadConfig(text, m.Config.MediaType)
+	if err != nil {
+		e.malformed("config-malformed", where, err)
 		return true
 	}
 	if !want(c.Platform) {

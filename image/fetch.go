@@ -11,6 +11,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/freejail/freejail/image/document"
 )
 
 // Origin is where Fetch takes an image from. Nothing that it gives is trusted.
@@ -104,8 +106,8 @@ func (s *Store) fetchSmall(ctx context.Context, from Origin, d ocispec.Descripto
 	if err := checkDigest(d.Digest); err != nil {
 		return nil, err
 	}
-	if d.Size < 0 || d.Size > maxSmallBlob {
-		return nil, fmt.Errorf("blob %s: %d bytes are over the limit of %d", d.Digest, d.Size, maxSmallBlob)
+	if d.Size < 0 || d.Size > document.MaxBytes {
+		return nil, fmt.Errorf("blob %s: %d bytes are over the limit of %d", d.Digest, d.Size, document.MaxBytes)
 	}
 	if s.has(d) {
 		return s.smallBlob(d)

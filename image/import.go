@@ -2,7 +2,6 @@ package image
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +10,8 @@ import (
 	"syscall"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/freejail/freejail/image/document"
 )
 
 // Import takes an image from an OCI layout directory or an oci-archive (tar,
@@ -201,16 +202,16 @@ func openRegular(root *os.Root, name string) (*os.File, int64, error) {
 	return f, fi.Size(), nil
 }
 
-func readSmall(root *os.Root, name string) (b []byte, err error) {
+func readSmall(root *os.Root, name string, limit int64) (b []byte, err error) {
 	f, size, err := openRegular(root, name)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	if size > maxSmallBlob {
-		return nil, fmt.Errorf("%s: %d bytes are over the limit of %d", name, size, maxSmallBlob)
+	if size > limit {
+		return nil, fmt.Errorf("%s: %d bytes are over the limit of %d", name, size, limit)
 	}
-	return io.ReadAll(io.LimitReader(f, maxSmallBlob))
+	return io.ReadAll(io.LimitReader(f, limit))
 }
 
 func (in *source) smallBlob(d ocispec.Descriptor) (b []byte, err error) {
@@ -222,8 +223,8 @@ func (in *source) smallBlob(d ocispec.Descriptor) (b []byte, err error) {
 		return nil, fmt.Errorf("blob %s is missing: %w", d.Digest, err)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	if d.Size < 0 || d.Size > maxSmallBlob {
-		return nil, fmt.Errorf("blob %s: %d bytes are over the limit of %d", d.Digest, d.Size, maxSmallBlob)
+	if d.Size < 0 || d.Size > document.MaxBytes {
+		return nil, fmt.Errorf("blob %s: %d bytes are over the limit of %d", d.Digest, d.Size, document.MaxBytes)
 	}
 	return io.ReadAll(newVerifier(f, d))
 }
@@ -236,19 +237,17 @@ func examine(small func(ocispec.Descriptor) ([]byte, error), d ocispec.Descripto
 	if err != nil {
 		return m, fmt.Errorf("image manifest: %w", err)
 	}
-	if err := json.Unmarshal(b, &m); err != nil {
+	if m, err = document.ReadManifest(b, d.MediaType); err != nil {
 		return m, fmt.Errorf("image manifest: %w", err)
 	}
-	switch m.Config.MediaType {
-	case ocispec.MediaTypeImageConfig, "application/vnd.docker.container.image.v1+json":
-	default:
+	if !document.IsConfig(m.Config.MediaType) {
 		return m, fmt.Errorf("image manifest: the config's type %q is not that of an image", m.Config.MediaType)
 	}
 	if b, err = small(m.Config); err != nil {
 		return m, fmt.Errorf("image config: %w", err)
 	}
-	var c ocispec.Image
-	if err := json.Unmarshal(b, &c); err != nil {
+	c, err := document.ReadConfig(b, m.Config.MediaType)
+	if err != nil {
 		return m, fmt.Errorf("image config: %w", err)
 	}
 	if c.OS != "" && !fitsAny(&c.Platform, wanted) {

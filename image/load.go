@@ -1,20 +1,21 @@
 package image
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/freejail/freejail/image/document"
 )
 
 func (l *Layout) manifestOf(d ocispec.Descriptor) (ocispec.Manifest, error) {
 	var m ocispec.Manifest
 	b, err := l.smallBlob(d)
 	if err == nil {
-		err = json.Unmarshal(b, &m)
+		m, err = document.ReadManifest(b, d.MediaType)
 	}
 	if err != nil {
 		return m, fmt.Errorf("image manifest %s: %w", d.Digest, err)
@@ -22,14 +23,11 @@ func (l *Layout) manifestOf(d ocispec.Descriptor) (ocispec.Manifest, error) {
 	return m, nil
 }
 
-// maxSmallBlob bounds manifests and configs, which are held in memory.
-const maxSmallBlob = 8 << 20
-
 func (l *Layout) smallBlob(d ocispec.Descriptor) ([]byte, error) {
 	if err := checkDigest(d.Digest); err != nil {
 		return nil, err
 	}
-	b, err := readSmall(l.root, blobName(d.Digest))
+	b, err := readSmall(l.root, blobName(d.Digest), document.MaxBytes)
 	if err != nil {
 		return nil, err
 	}
@@ -49,8 +47,8 @@ func (l *Layout) load(d ocispec.Descriptor) (*Image, error) {
 	if err != nil {
 		return nil, fmt.Errorf("image config: %w", err)
 	}
-	var c ocispec.Image
-	if err := json.Unmarshal(b, &c); err != nil {
+	c, err := document.ReadConfig(b, m.Config.MediaType)
+	if err != nil {
 		return nil, fmt.Errorf("image config: %w", err)
 	}
 	img, err := describe(c, m.Layers)
@@ -65,6 +63,9 @@ func (l *Layout) load(d ocispec.Descriptor) (*Image, error) {
 func describe(c ocispec.Image, layers []ocispec.Descriptor) (*Image, error) {
 	img := &Image{Config: c, Layers: layers, Manifest: &Manifest{SchemaVersion: 1}}
 	diffs := c.RootFS.DiffIDs
+	if len(layers) > document.MaxLayers {
+		return nil, fmt.Errorf("the image has %d layers: %d are the most", len(layers), document.MaxLayers)
+	}
 	if len(diffs) != len(layers) {
 		return nil, fmt.Errorf("the image has %d layers, its config names %d", len(layers), len(diffs))
 	}

@@ -7,13 +7,17 @@ import (
 	"fmt"
 	"reflect"
 	"time"
+
+	"github.com/freejail/freejail/internal/strictjson"
 )
 
 // ManifestLabel is the label of the OCI config that holds the manifest's JSON.
 const ManifestLabel = "org.freejail.manifest"
 
-// maxManifest bounds the manifest's text.
+// maxManifest bounds the manifest's text, in bytes.
 const maxManifest = 1 << 20
+
+var manifestRules = strictjson.Rules{Bytes: maxManifest, Values: 4096}
 
 // Manifest is an image's description of itself, version 1. A field that this
 // version does not know is an error: no request is silently ignored.
@@ -134,8 +138,8 @@ func (d *Duration) UnmarshalText(b []byte) error {
 // misspelt or a repeated field, null and a wrong type are errors. The error
 // names every mistake by its place, such as ports[1].port.
 func ParseManifest(b []byte) (*Manifest, error) {
-	if len(b) > maxManifest {
-		return nil, fmt.Errorf("manifest: %d bytes are over the limit of %d", len(b), maxManifest)
+	if err := strictjson.Check(b, nil, manifestRules); err != nil {
+		return nil, fmt.Errorf("manifest: %w", err)
 	}
 	if err := checkShape(b, reflect.TypeFor[Manifest]()); err != nil {
 		return nil, err

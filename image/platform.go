@@ -2,7 +2,6 @@ package image
 
 import (
 	"cmp"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -13,6 +12,8 @@ import (
 	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/freejail/freejail/image/document"
 )
 
 // anyPlatform fits every image.
@@ -134,13 +135,14 @@ func ownName(d ocispec.Descriptor) string {
 // find goes from a layout's index to the one image that is wanted, and to the
 // name that the layout gives it.
 func (in *source) find(wanted []ocispec.Platform, name string) (d ocispec.Descriptor, own string, err error) {
-	b, err := readSmall(in.root, ocispec.ImageIndexFile)
+	b, err := readSmall(in.root, ocispec.ImageIndexFile, document.MaxBytes)
 	if err != nil {
 		return d, "", fmt.Errorf("%s is no OCI layout or oci-archive: %w", in.path, err)
 	}
+	d.MediaType = ocispec.MediaTypeImageIndex
 	for range 4 {
-		var idx ocispec.Index
-		if err := json.Unmarshal(b, &idx); err != nil {
+		idx, err := document.ReadIndex(b, d.MediaType)
+		if err != nil {
 			return d, "", fmt.Errorf("image index: %w", err)
 		}
 		if d, err = choose(idx.Manifests, wanted, name); err != nil {
@@ -152,10 +154,10 @@ func (in *source) find(wanted []ocispec.Platform, name string) (d ocispec.Descri
 		if own == "" {
 			own = ownName(d)
 		}
-		switch d.MediaType {
-		case ocispec.MediaTypeImageManifest, "application/vnd.docker.distribution.manifest.v2+json":
+		switch {
+		case document.IsImage(d.MediaType):
 			return d, own, nil
-		case ocispec.MediaTypeImageIndex, "application/vnd.docker.distribution.manifest.list.v2+json":
+		case document.IsIndex(d.MediaType):
 			if b, err = in.smallBlob(d); err != nil {
 				return d, "", fmt.Errorf("image index: %w", err)
 			}

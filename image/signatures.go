@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -13,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/freejail/freejail/image/document"
 	"github.com/freejail/freejail/image/sign"
 )
 
@@ -35,16 +35,12 @@ func readSignatures(root *os.Root, d digest.Digest) (r sign.Record, err error) {
 	if err := checkDigest(d); err != nil {
 		return r, err
 	}
-	f, _, err := openRegular(root, signatureFile(d))
+	b, err := readSmall(root, signatureFile(d), sign.MaxRecord)
 	if errors.Is(err, fs.ErrNotExist) {
 		return r, nil
 	}
 	if err == nil {
-		var b []byte
-		b, err = io.ReadAll(f)
-		if err = errors.Join(err, f.Close()); err == nil {
-			err = json.Unmarshal(b, &r)
-		}
+		err = r.UnmarshalText(b)
 	}
 	if err != nil {
 		return r, fmt.Errorf("signatures of %s: %w", d, err)
@@ -92,13 +88,13 @@ func (s *Store) sweepSignatures(used map[digest.Digest]bool) error {
 
 // signatures are those that lie in a layout beside an image.
 func (in *source) signatures(d digest.Digest) (r sign.Record, err error) {
-	var idx ocispec.Index
-	b, err := readSmall(in.root, ocispec.ImageIndexFile)
-	if err == nil {
-		err = json.Unmarshal(b, &idx)
-	}
+	b, err := readSmall(in.root, ocispec.ImageIndexFile, document.MaxBytes)
 	if err != nil {
 		return r, err
+	}
+	idx, err := document.ReadIndex(b, ocispec.MediaTypeImageIndex)
+	if err != nil {
+		return r, fmt.Errorf("image index: %w", err)
 	}
 	r.Indexes = in.indexes
 	digests := []digest.Digest{d}
@@ -114,7 +110,7 @@ func (in *source) signatures(d digest.Digest) (r sign.Record, err error) {
 			if err != nil {
 				return r, err
 			}
-			list, err := sign.Parse(b, in.smallBlob)
+			list, err := sign.Parse(b, m.MediaType, in.smallBlob)
 			if err != nil {
 				return r, err
 			}

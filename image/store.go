@@ -13,8 +13,10 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/freejail/freejail/image/document"
 	"github.com/freejail/freejail/internal/keylock"
 )
 
@@ -114,26 +116,32 @@ func (s *Store) blobDir() string { return filepath.Join(s.dir, "blobs", "sha256"
 func (s *Store) blobPath(d digest.Digest) string { return filepath.Join(s.blobDir(), d.Encoded()) }
 
 func (s *Store) readIndex() (ocispec.Index, error) {
-	var idx ocispec.Index
-	b, err := os.ReadFile(filepath.Join(s.dir, ocispec.ImageIndexFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		idx.SchemaVersion = 2
-		idx.MediaType = ocispec.MediaTypeImageIndex
-		return idx, nil
-	}
+	idx, err := readOwnIndex(s.root)
 	if err != nil {
-		return idx, err
-	}
-	if err := json.Unmarshal(b, &idx); err != nil {
 		return idx, fmt.Errorf("image store: %s: %w", ocispec.ImageIndexFile, err)
 	}
 	return idx, nil
+}
+
+// readOwnIndex reads the index of a layout that is this host's; none is an empty one.
+func readOwnIndex(root *os.Root) (ocispec.Index, error) {
+	b, err := readSmall(root, ocispec.ImageIndexFile, document.MaxLayoutBytes)
+	if errors.Is(err, fs.ErrNotExist) {
+		return ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex}, nil
+	}
+	if err != nil {
+		return ocispec.Index{}, err
+	}
+	return document.ReadLayoutIndex(b)
 }
 
 func (s *Store) writeIndex(idx ocispec.Index) error {
 	b, err := json.Marshal(idx)
 	if err != nil {
 		return err
+	}
+	if len(b) > document.MaxLayoutBytes {
+		return fmt.Errorf("image store: with it the list of images would be larger than %d bytes: remove some, and run `freejail gc`", document.MaxLayoutBytes)
 	}
 	// The blobs' names must be on the disk before the index that needs them.
 	if err := syncDir(s.blobDir()); err != nil {
@@ -215,8 +223,8 @@ func (s *Store) nameless(ref string) (ocispec.Descriptor, error) {
 	held := s.held()[digest.Digest(ref)]
 	s.mu.Unlock()
 	if held {
-		if b, err := readSmall(s.root, blobName(digest.Digest(ref))); err == nil {
-			return ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.Digest(ref), Size: int64(len(b))}, nil
+		if b, err := readSmall(s.root, blobName(digest.Digest(ref)), document.MaxBytes); err == nil {
+			return ocispec.Descriptor{Digest: digest.Digest(ref), Size: int64(len(b))}, nil
 		}
 	}
 	return ocispec.Descriptor{}, fmt.Errorf("%w: %q", ErrNotFound, ref)

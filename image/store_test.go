@@ -109,7 +109,7 @@ func TestRefusedImages(t *testing.T) {
 		}, want: "has another content"},
 		"no index":        {after: func(l *layout) { delete(l.files, "index.json") }, want: "no OCI layout or oci-archive"},
 		"index no JSON":   {after: func(l *layout) { l.files["index.json"] = []byte("{") }, want: "image index: "},
-		"index of itself": {after: func(l *layout) { l.files["index.json"] = []byte(`{"manifests": []}`) }, want: "names no image"},
+		"index of itself": {after: func(l *layout) { l.files["index.json"] = []byte(`{"schemaVersion": 2, "manifests": []}`) }, want: "names no image"},
 		"index digest":    {after: func(l *layout) { l.index.Manifests[0].Digest = "x"; l.reindex(t) }, want: "image index: digest"},
 		"index type":      {after: func(l *layout) { l.index.Manifests[0].MediaType = "text/html"; l.reindex(t) }, want: "neither an image manifest nor an index"},
 		"index size":      {after: func(l *layout) { l.index.Manifests[0].Size = 1 << 50; l.reindex(t) }, want: "limit"},

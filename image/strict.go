@@ -6,29 +6,25 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"reflect"
 	"slices"
 	"strings"
 )
 
-// checkShape compares JSON with a Go type more strictly than encoding/json
-// does, which takes PORTS for ports, the last of two equal fields, and null for
+// checkShape compares JSON that strictjson has checked with a Go type, more
+// strictly than encoding/json does, which takes PORTS for ports and null for
 // anything, and whose errors do not tell an array's index.
 func checkShape(b []byte, t reflect.Type) error {
 	s := &shape{dec: json.NewDecoder(bytes.NewReader(b))}
 	s.dec.UseNumber()
 	if err := s.value(t, ""); err != nil {
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			err = errors.New("the JSON ends too early")
-		}
 		return fmt.Errorf("manifest: %w", err)
-	}
-	if _, err := s.dec.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("manifest: there is something after its end")
 	}
 	return errors.Join(s.errs...)
 }
+
+// maxFaults bounds the mistakes that are told.
+const maxFaults = 50
 
 type shape struct {
 	dec  *json.Decoder
@@ -36,6 +32,9 @@ type shape struct {
 }
 
 func (s *shape) fault(at, format string, args ...any) {
+	if len(s.errs) == maxFaults {
+		return // they tell enough
+	}
 	if at == "" {
 		at = "the whole"
 	}
@@ -140,7 +139,6 @@ func (s *shape) array(elem reflect.Type, at string) error {
 // object asks typeOf for each field's type; nil is an unknown field, and the
 // text then says which there are.
 func (s *shape) object(at string, typeOf func(name string) (reflect.Type, string)) error {
-	seen := map[string]bool{}
 	for s.dec.More() {
 		tok, err := s.dec.Token()
 		if err != nil {
@@ -151,10 +149,6 @@ func (s *shape) object(at string, typeOf func(name string) (reflect.Type, string
 		if at != "" {
 			field = at + "." + name
 		}
-		if seen[name] {
-			s.fault(field, "it is there twice")
-		}
-		seen[name] = true
 		t, known := typeOf(name)
 		if t == nil {
 			s.fault(field, "this field is not known: there are %s", known)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,6 +11,8 @@ import (
 	"path"
 	"strings"
 	"syscall"
+
+	"github.com/freejail/freejail/internal/strictjson"
 )
 
 // readChunk is how much of a file is asked for at once.
@@ -76,7 +77,7 @@ func (src *Source) read(r reader, name string) error {
 	var x index
 	b, err := r.readFile(path.Join(src.Server.Path, indexFile), maxMeta)
 	if err == nil {
-		err = json.Unmarshal(b, &x)
+		err = strictjson.Unmarshal(b, &x, metaRules)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", indexFile, err)
@@ -107,9 +108,11 @@ func (src *Source) read(r reader, name string) error {
 		return err
 	}
 	var m struct {
-		Config struct{ Digest string }
+		Config struct {
+			Digest string `json:"digest"`
+		} `json:"config"`
 	}
-	if err := json.Unmarshal(src.Manifest, &m); err != nil {
+	if err := strictjson.Unmarshal(src.Manifest, &m, metaRules); err != nil {
 		return fmt.Errorf("image manifest %s: %w", src.Digest, err)
 	}
 	src.Config, err = readVerified(r, path.Join(src.Server.Path, dir, configFile), m.Config.Digest)

@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
+
+	"github.com/freejail/freejail/internal/strictjson"
 )
 
 // Port is where an NFS server listens.
@@ -86,6 +88,9 @@ const (
 
 // maxMeta bounds what is read of a server's index, manifests and configs.
 const maxMeta = 8 << 20
+
+// metaRules are for JSON of a server.
+var metaRules = strictjson.Rules{Bytes: maxMeta, Values: 1 << 16}
 
 var validDigest = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
 

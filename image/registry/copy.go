@@ -2,7 +2,6 @@ package registry
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
@@ -14,6 +13,7 @@ import (
 	"oras.land/oras-go/v2/content"
 
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/document"
 	"github.com/freejail/freejail/image/sign"
 )
 
@@ -125,7 +125,7 @@ func targetName(from, to Location, name string) string {
 // narrow goes from an index to one of its images, by way of the indexes that it
 // returns.
 func narrow(ctx context.Context, src content.Fetcher, d ocispec.Descriptor, wanted []ocispec.Platform) (_ ocispec.Descriptor, indexes [][]byte, err error) {
-	for isIndex(d.MediaType) {
+	for document.IsIndex(d.MediaType) {
 		if len(indexes) == maxIndexes {
 			return d, nil, errors.New("too many indexes within each other")
 		}
@@ -134,7 +134,7 @@ func narrow(ctx context.Context, src content.Fetcher, d ocispec.Descriptor, want
 			return d, nil, err
 		}
 		indexes = append(indexes, b)
-		if d, err = choose(b, wanted); err != nil {
+		if d, err = choose(b, d.MediaType, wanted); err != nil {
 			return d, nil, err
 		}
 	}
@@ -145,7 +145,14 @@ func readManifest(ctx context.Context, src content.Fetcher, d ocispec.Descriptor
 	if d.Size < 0 || d.Size > maxManifest {
 		return nil, fmt.Errorf("the manifest %s has %d bytes: %d is the most", d.Digest, d.Size, maxManifest)
 	}
-	return content.FetchAll(ctx, src, d)
+	b, err := content.FetchAll(ctx, src, d)
+	if err == nil {
+		err = document.Check(b, d.MediaType)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the manifest %s: %w", d.Digest, err)
+	}
+	return b, nil
 }
 
 // job is one copy.
@@ -202,7 +209,7 @@ func (j *job) survey(ctx context.Context, d ocispec.Descriptor, depth int) error
 		return nil
 	}
 	j.seen[d.Digest] = true
-	if !isManifest(d.MediaType) {
+	if !document.IsManifest(d.MediaType) {
 		j.p.Layers++
 		j.p.Size += d.Size
 		return nil
@@ -242,14 +249,14 @@ func (j *job) change(f func(*image.Progress)) {
 func (j *job) moved(n int64) { j.change(func(p *image.Progress) { p.Done += n }) }
 
 func (j *job) arrived(d ocispec.Descriptor) {
-	if !isManifest(d.MediaType) {
+	if !document.IsManifest(d.MediaType) {
 		j.change(func(p *image.Progress) { p.LayersDone++ })
 	}
 }
 
 // skipped counts what was there already, with all below it.
 func (j *job) skipped(d ocispec.Descriptor) {
-	if !isManifest(d.MediaType) {
+	if !document.IsManifest(d.MediaType) {
 		j.change(func(p *image.Progress) { p.LayersDone++; p.Done += d.Size })
 		return
 	}
@@ -269,7 +276,7 @@ func AttachedTag(d digest.Digest, kind string) string {
 func (j *job) copyAttached(ctx context.Context, root ocispec.Descriptor) error {
 	manifests := []ocispec.Descriptor{root}
 	for _, below := range j.below[root.Digest] {
-		if isManifest(below.MediaType) {
+		if document.IsManifest(below.MediaType) {
 			manifests = append(manifests, below)
 		}
 	}
@@ -336,7 +343,7 @@ func (j *job) copyReferrers(ctx context.Context, to ocispec.Descriptor, depth in
 // copyToStore takes one image into a store of this host, and tells with how many
 // signatures.
 func copyToStore(ctx context.Context, src source, d ocispec.Descriptor, indexes [][]byte, name, dir string, o CopyOptions) (n int, err error) {
-	if isIndex(d.MediaType) {
+	if document.IsIndex(d.MediaType) {
 		return 0, errors.New("a store keeps one image of an index: leave out --all, or give --platform")
 	}
 	if o.Referrers {
@@ -360,15 +367,4 @@ func copyToStore(ctx context.Context, src source, d ocispec.Descriptor, indexes 
 		return 0, err
 	}
 	return len(signed.Signatures), s.AddSignatures(d.Digest, signed)
-}
-
-// hasSubject reads of a manifest to whom it refers.
-func hasSubject(b []byte) digest.Digest {
-	var m struct {
-		Subject *ocispec.Descriptor `json:"subject"`
-	}
-	if json.Unmarshal(b, &m) != nil || m.Subject == nil {
-		return ""
-	}
-	return m.Subject.Digest
 }

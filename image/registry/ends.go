@@ -3,7 +3,6 @@ package registry
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -22,6 +21,7 @@ import (
 	"oras.land/oras-go/v2/registry/remote/errcode"
 
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/document"
 	"github.com/freejail/freejail/image/sign"
 )
 
@@ -134,7 +134,7 @@ func (s *remoteSource) close() error { return nil }
 type remoteTarget struct{ *place }
 
 func (t *remoteTarget) Push(ctx context.Context, d ocispec.Descriptor, r io.Reader) error {
-	if isManifest(d.MediaType) {
+	if document.IsManifest(d.MediaType) {
 		return t.Repository.Push(ctx, d, r)
 	}
 	return t.Blobs().Push(ctx, d, r)
@@ -255,20 +255,20 @@ func (l *local) madeSignatures(d digest.Digest) (ocispec.Descriptor, error) {
 	return blobs[len(blobs)-1].Descriptor, nil
 }
 
-func (l *local) referrers(_ context.Context, to ocispec.Descriptor) (out []ocispec.Descriptor, err error) {
+func (l *local) referrers(ctx context.Context, to ocispec.Descriptor) (out []ocispec.Descriptor, err error) {
 	idx, err := l.Index()
 	if err != nil {
 		return nil, err
 	}
 	for _, d := range idx.Manifests {
-		if !isManifest(d.MediaType) {
+		if !document.IsManifest(d.MediaType) {
 			continue
 		}
-		b, err := l.Read(d)
+		b, err := readManifest(ctx, l, d)
 		if err != nil {
 			return nil, err
 		}
-		if hasSubject(b) == to.Digest {
+		if f, err := readFacts(b, d.MediaType); err == nil && f.subject == to.Digest {
 			out = append(out, d)
 		}
 	}
@@ -279,23 +279,30 @@ func (l *local) close() error { return l.Close() }
 
 // tag also notes for which platform an image is, so that one can be chosen.
 func (l *local) tag(_ context.Context, d ocispec.Descriptor, name string) error {
-	if !isIndex(d.MediaType) && d.Platform == nil {
+	if !document.IsIndex(d.MediaType) && d.Platform == nil {
 		d.Platform = l.platform(d)
 	}
 	return l.Tag(d, name)
 }
 
+// platform is nil for what is no image.
 func (l *local) platform(d ocispec.Descriptor) *ocispec.Platform {
-	var m ocispec.Manifest
-	var p ocispec.Platform
 	b, err := l.Read(d)
-	if err != nil || json.Unmarshal(b, &m) != nil {
+	if err != nil {
 		return nil
 	}
-	if b, err = l.Read(m.Config); err != nil || json.NewDecoder(bytes.NewReader(b)).Decode(&p) != nil || p.OS == "" {
+	m, err := document.ReadManifest(b, d.MediaType)
+	if err != nil || !document.IsConfig(m.Config.MediaType) {
 		return nil
 	}
-	return &p
+	if b, err = l.Read(m.Config); err != nil {
+		return nil
+	}
+	c, err := document.ReadConfig(b, m.Config.MediaType)
+	if err != nil || c.OS == "" {
+		return nil
+	}
+	return &c.Platform
 }
 
 func (l *local) attach(_ context.Context, d ocispec.Descriptor, tag string) error {
@@ -340,7 +347,7 @@ type counted struct {
 
 func (c *counted) Fetch(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
 	r, err := c.ReadOnlyStorage.Fetch(ctx, d)
-	if err != nil || isManifest(d.MediaType) {
+	if err != nil || document.IsManifest(d.MediaType) {
 		return r, err
 	}
 	return &countedReader{r, c.tell}, nil

@@ -2,13 +2,13 @@ package registry
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/document"
 )
 
 // PullOptions say which image of a reference is taken and how.
@@ -78,8 +78,8 @@ func (c *Client) describe(ctx context.Context, ref Reference, wanted []ocispec.P
 	if err != nil {
 		return nil, err
 	}
-	var m ocispec.Manifest
-	if err := json.Unmarshal(b, &m); err != nil {
+	m, err := document.ReadManifest(b, d.MediaType)
+	if err != nil {
 		return nil, fmt.Errorf("the manifest %s: %w", d.Digest, err)
 	}
 	if m.Config.Size < 0 || m.Config.Size > maxManifest {
@@ -95,23 +95,26 @@ func (c *Client) describe(ctx context.Context, ref Reference, wanted []ocispec.P
 // find goes from a reference to one image's manifest, by way of indexes.
 func (o *origin) find(ctx context.Context, ref Reference, wanted []ocispec.Platform) (d ocispec.Descriptor, b []byte, indexes [][]byte, err error) {
 	d, b, err = o.manifest(ctx, ref.version())
-	for n := 0; err == nil && isIndex(d.MediaType); n++ {
+	for n := 0; err == nil && document.IsIndex(d.MediaType); n++ {
 		if n == maxIndexes {
 			return d, nil, nil, errors.New("too many indexes within each other")
 		}
 		indexes = append(indexes, b)
 		var child ocispec.Descriptor
-		if child, err = choose(b, wanted); err == nil {
+		if child, err = choose(b, d.MediaType, wanted); err == nil {
 			d, b, err = o.manifest(ctx, child.Digest.String())
+		}
+		if err == nil && d.MediaType != child.MediaType {
+			err = fmt.Errorf("the manifest %s: %w: the registry says %q, the index %.100q", d.Digest, document.ErrMediaType, d.MediaType, child.MediaType)
 		}
 	}
 	return d, b, indexes, err
 }
 
 // choose takes one image of an index.
-func choose(index []byte, wanted []ocispec.Platform) (ocispec.Descriptor, error) {
-	var idx ocispec.Index
-	if err := json.Unmarshal(index, &idx); err != nil {
+func choose(index []byte, mediaType string, wanted []ocispec.Platform) (ocispec.Descriptor, error) {
+	idx, err := document.ReadIndex(index, mediaType)
+	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("image index: %w", err)
 	}
 	return image.Choose(idx.Manifests, wanted)

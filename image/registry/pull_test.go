@@ -14,7 +14,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/document"
 )
 
 // breaking cuts every answer with a blob off after so many bytes; ranges says
@@ -217,6 +221,7 @@ func TestHostileRegistries(t *testing.T) {
 		}
 	}
 	indexType := "application/vnd.oci.image.index.v1+json"
+	manifest := fmt.Sprintf(`{"schemaVersion":2,"config":{"mediaType":%q,"digest":%q,"size":2},"layers":[]}`, ocispec.MediaTypeImageConfig, digest.FromString("{}"))
 	bomb := `{"schemaVersion":2,"manifests":[` + strings.Repeat(fmt.Sprintf(`{"mediaType":%q,"digest":%q,"size":100},`, indexType, someDigest), 200_000)
 	for name, c := range map[string]struct {
 		when func(*http.Request) bool
@@ -232,9 +237,21 @@ func TestHostileRegistries(t *testing.T) {
 			w.Header().Set("Content-Length", "99999999999")
 			w.Header().Set("Docker-Content-Digest", someDigest)
 		}, "is the most"},
-		"index bomb":   {byTag, answer(indexType, "", bomb), ""},
-		"empty index":  {byTag, answer(indexType, "", other), "names no image"},
-		"no JSON":      {byTag, answer(indexType, "", "<html>"), "image index"},
+		"index bomb":                 {byTag, answer(indexType, "", bomb), ""},
+		"empty index":                {byTag, answer(indexType, "", other), "names no image"},
+		"no JSON":                    {byTag, answer(indexType, "", "<html>"), "image index"},
+		"manifest as an index":       {byTag, answer(indexType, "", manifest), "of another kind"},
+		"both kinds":                 {byTag, answer(document.DockerManifest, "", strings.TrimSuffix(manifest, "}")+`,"manifests":[]}`), "of another kind"},
+		"a type that is not its own": {byTag, answer(document.DockerList, "", other), "says of itself"},
+		"a type that is not the list's": {func(r *http.Request) bool {
+			return r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/manifests/")
+		}, func(w http.ResponseWriter, r *http.Request) {
+			if strings.HasSuffix(r.URL.Path, "/1") {
+				answer(indexType, "", fmt.Sprintf(`{"schemaVersion":2,"manifests":[{"mediaType":%q,"digest":%q,"size":%d}]}`, ocispec.MediaTypeImageManifest, digest.FromString(manifest), len(manifest)))(w, r)
+			} else {
+				answer(document.DockerManifest, "", manifest)(w, r)
+			}
+		}, "the index"},
 		"not an image": {byTag, answer("text/html", "", "<html>"), "neither an image manifest nor an index"},
 		"redirect loop": {blob, func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, r.URL.String(), http.StatusTemporaryRedirect)

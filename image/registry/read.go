@@ -21,12 +21,13 @@ import (
 	"oras.land/oras-go/v2/registry/remote/errcode"
 
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/document"
 )
 
 const (
-	connections = 4       // downloads or uploads of one image at once
-	maxManifest = 4 << 20 // bytes of a manifest or an index, which registries take at least: OCI distribution specification
-	maxIndexes  = 4       // within each other
+	connections = 4 // downloads or uploads of one image at once
+	maxManifest = document.MaxBytes
+	maxIndexes  = 4 // within each other
 )
 
 // How often, and how soon, a broken download goes on. Variables for tests.
@@ -36,20 +37,6 @@ var (
 	stall    = 60 * time.Second       // without a byte
 )
 
-// Docker's names for what OCI calls a manifest and an index.
-const (
-	dockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
-	dockerList     = "application/vnd.docker.distribution.manifest.list.v2+json"
-)
-
-func isIndex(mediaType string) bool {
-	return mediaType == ocispec.MediaTypeImageIndex || mediaType == dockerList
-}
-
-func isManifest(mediaType string) bool {
-	return mediaType == ocispec.MediaTypeImageManifest || mediaType == dockerManifest || isIndex(mediaType)
-}
-
 // manifest reads a manifest or an index by tag or digest. What it returns is
 // what its descriptor says, and what was asked for if that was a digest.
 func (p *place) manifest(ctx context.Context, version string) (ocispec.Descriptor, []byte, error) {
@@ -58,13 +45,17 @@ func (p *place) manifest(ctx context.Context, version string) (ocispec.Descripto
 		return d, nil, err
 	}
 	defer r.Close()
-	if !isManifest(d.MediaType) {
+	if !document.IsManifest(d.MediaType) {
 		return d, nil, fmt.Errorf("%s is of the type %q, which is neither an image manifest nor an index", version, d.MediaType)
 	}
 	if d.Size < 0 || d.Size > maxManifest {
 		return d, nil, fmt.Errorf("the manifest %s has %d bytes: %d is the most", version, d.Size, maxManifest)
 	}
 	b, err := content.ReadAll(r, d)
+	if err == nil {
+		// The type is the registry's word, and nothing that a digest names.
+		err = document.Check(b, d.MediaType)
+	}
 	if err != nil {
 		return d, nil, fmt.Errorf("the manifest %s: %w", version, err)
 	}
@@ -93,7 +84,7 @@ func (p *place) get(ctx context.Context, d ocispec.Descriptor, offset int64) (io
 	if p.PlainHTTP {
 		scheme = "http"
 	}
-	if isManifest(d.MediaType) {
+	if document.IsManifest(d.MediaType) {
 		kind = "manifests"
 	}
 	ref := p.Reference

@@ -10,6 +10,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/freejail/freejail/image/document"
 )
 
 func parseDigest(s string) (digest.Digest, error) {
@@ -150,7 +152,7 @@ func (r *repo) used() (map[digest.Digest]bool, error) {
 				continue
 			}
 			used[d.Digest] = true
-			if !isManifest(d.MediaType) || depth == 0 {
+			if !document.IsManifest(d.MediaType) || depth == 0 {
 				continue
 			}
 			f, err := r.factsOf(d)

@@ -2,7 +2,7 @@ package registry
 
 import (
 	"bytes"
-	"encoding/json"
+	"cmp"
 	"errors"
 	"io"
 	"io/fs"
@@ -16,6 +16,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/document"
 )
 
 // facts are what a manifest says of others and of itself.
@@ -26,53 +27,34 @@ type facts struct {
 	annotations  map[string]string
 }
 
-// document has the fields of a manifest and of an index.
-type document struct {
-	SchemaVersion int                  `json:"schemaVersion"`
-	MediaType     string               `json:"mediaType"`
-	ArtifactType  string               `json:"artifactType"`
-	Config        *ocispec.Descriptor  `json:"config"`
-	Layers        []ocispec.Descriptor `json:"layers"`
-	Manifests     []ocispec.Descriptor `json:"manifests"`
-	Subject       *ocispec.Descriptor  `json:"subject"`
-	Annotations   map[string]string    `json:"annotations"`
+func readFacts(b []byte, mediaType string) (*facts, error) {
+	bad := func(err error) (*facts, error) {
+		return nil, fail(http.StatusBadRequest, "MANIFEST_INVALID", "the manifest: %v", err)
+	}
+	if document.IsIndex(mediaType) {
+		x, err := document.ReadIndex(b, mediaType)
+		if err != nil {
+			return bad(err)
+		}
+		return newFacts(x.Manifests, x.Subject, x.ArtifactType, x.Annotations)
+	}
+	m, err := document.ReadManifest(b, mediaType)
+	if err != nil {
+		return bad(err)
+	}
+	names := append([]ocispec.Descriptor{m.Config}, m.Layers...)
+	return newFacts(names, m.Subject, cmp.Or(m.ArtifactType, m.Config.MediaType), m.Annotations)
 }
 
-func readFacts(b []byte, mediaType string) (*facts, error) {
-	bad := func(format string, args ...any) (*facts, error) {
-		return nil, fail(http.StatusBadRequest, "MANIFEST_INVALID", format, args...)
-	}
-	var doc document
-	if err := json.Unmarshal(b, &doc); err != nil {
-		return bad("the manifest is no JSON that can be read: %v", err)
-	}
-	if doc.SchemaVersion != 2 {
-		return bad("schemaVersion is %d, not 2", doc.SchemaVersion)
-	}
-	if doc.MediaType != "" && doc.MediaType != mediaType {
-		return bad("the manifest says that it is %q, the request that it is %q", doc.MediaType, mediaType)
-	}
-	f := &facts{names: doc.Manifests, artifactType: doc.ArtifactType, annotations: doc.Annotations}
-	if isIndex(mediaType) {
-		if doc.Config != nil || doc.Layers != nil {
-			return bad("an index has neither config nor layers")
-		}
-	} else {
-		if doc.Config == nil || doc.Manifests != nil {
-			return bad("an image manifest has a config and no manifests")
-		}
-		f.names = append([]ocispec.Descriptor{*doc.Config}, doc.Layers...)
-		if f.artifactType == "" {
-			f.artifactType = doc.Config.MediaType
-		}
-	}
-	if doc.Subject != nil {
-		f.subject = doc.Subject.Digest
+func newFacts(names []ocispec.Descriptor, subject *ocispec.Descriptor, artifactType string, annotations map[string]string) (*facts, error) {
+	f := &facts{names: names, artifactType: artifactType, annotations: annotations}
+	if subject != nil {
+		f.subject = subject.Digest
 		if _, err := parseDigest(f.subject.String()); err != nil {
 			return nil, err
 		}
 	}
-	for _, d := range f.names {
+	for _, d := range names {
 		if _, err := parseDigest(d.Digest.String()); err != nil {
 			return nil, err
 		}
@@ -163,7 +145,7 @@ func (r *repo) sendManifest(w http.ResponseWriter, version string) error {
 
 func (r *repo) putManifest(w http.ResponseWriter, req *http.Request, version string, want digest.Digest) error {
 	mediaType, _, err := mime.ParseMediaType(req.Header.Get("Content-Type"))
-	if err != nil || !isManifest(mediaType) {
+	if err != nil || !document.IsManifest(mediaType) {
 		return fail(http.StatusBadRequest, "MANIFEST_INVALID", "the type %q is not that of an image manifest or an index", shortened(req.Header.Get("Content-Type")))
 	}
 	b, err := io.ReadAll(io.LimitReader(&patient{r: req.Body, rc: http.NewResponseController(w)}, maxManifest+1))

@@ -3,7 +3,6 @@ package registry
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +14,7 @@ import (
 	"oras.land/oras-go/v2/content"
 
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/document"
 	"github.com/freejail/freejail/image/sign"
 )
 
@@ -117,19 +117,19 @@ func (r *repacked) finish(ctx context.Context, err error) error {
 // manifestsOf are a manifest and, of an index, those in it.
 func manifestsOf(ctx context.Context, src content.Fetcher, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
 	list := []ocispec.Descriptor{d}
-	if !isIndex(d.MediaType) {
+	if !document.IsIndex(d.MediaType) {
 		return list, nil
 	}
 	b, err := readManifest(ctx, src, d)
 	if err != nil {
 		return nil, err
 	}
-	var idx ocispec.Index
-	if err := json.Unmarshal(b, &idx); err != nil {
+	idx, err := document.ReadIndex(b, d.MediaType)
+	if err != nil {
 		return nil, fmt.Errorf("image index: %w", err)
 	}
 	for _, m := range idx.Manifests {
-		if isManifest(m.MediaType) && len(list) < 1000 {
+		if document.IsManifest(m.MediaType) && len(list) < 1000 {
 			list = append(list, m)
 		}
 	}
@@ -200,7 +200,7 @@ func signaturesAt(ctx context.Context, src source, signed digest.Digest) ([]sign
 	if err != nil {
 		return nil, err
 	}
-	return sign.Parse(b, func(d ocispec.Descriptor) ([]byte, error) {
+	return sign.Parse(b, d.MediaType, func(d ocispec.Descriptor) ([]byte, error) {
 		r, err := src.Fetch(ctx, d)
 		if err != nil {
 			return nil, err

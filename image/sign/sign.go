@@ -6,13 +6,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
+	"reflect"
 	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/freejail/freejail/image/document"
+	"github.com/freejail/freejail/internal/strictjson"
 )
 
 // Names of cosign's format.
@@ -25,7 +28,16 @@ const (
 // Bounds of what is read of others.
 const (
 	MaxPayload    = 64 << 10 // bytes
+	MaxRecord     = 16 << 20 // bytes of a Record as text
+	maxSignature  = 1 << 10  // bytes; that of the largest key takes 139
 	maxSignatures = 100      // of one image
+	maxIndexes    = 16       // of one image
+	maxIndexBytes = 4 << 20  // of one image's indexes together
+)
+
+var (
+	payloadRules = strictjson.Rules{Bytes: MaxPayload, Values: 1000}
+	recordRules  = strictjson.Rules{Bytes: MaxRecord, Values: 1000}
 )
 
 // Signature is a signed statement about an image; what it says is worth nothing
@@ -39,7 +51,7 @@ type Signature struct {
 // it says nothing.
 func (s Signature) Digest() digest.Digest {
 	var p payload
-	if json.Unmarshal(s.Payload, &p) != nil {
+	if strictjson.Unmarshal(s.Payload, &p, payloadRules) != nil {
 		return ""
 	}
 	return p.Critical.Image.Digest
@@ -82,20 +94,18 @@ func (k *PrivateKey) Sign(s Statement) (Signature, error) {
 
 // Verify returns what a signature states, if the key has signed that.
 func (k *PublicKey) Verify(s Signature) (Statement, error) {
-	if len(s.Payload) > MaxPayload {
-		return Statement{}, errors.New("the signed statement is too long")
-	}
 	if !k.verify(s.Payload, s.Signature) {
 		return Statement{}, errors.New("the signature is not by this key, or its statement was changed")
 	}
 	var p payload
-	dec := json.NewDecoder(bytes.NewReader(s.Payload))
-	dec.DisallowUnknownFields() // something critical that is not understood must not be passed over
-	if err := dec.Decode(&p); err != nil {
-		return Statement{}, fmt.Errorf("the signed statement: %w", err)
+	err := strictjson.Check(s.Payload, reflect.TypeFor[payload](), payloadRules)
+	if err == nil {
+		dec := json.NewDecoder(bytes.NewReader(s.Payload))
+		dec.DisallowUnknownFields() // something critical that is not understood must not be passed over
+		err = dec.Decode(&p)
 	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return Statement{}, errors.New("there is something after the signed statement")
+	if err != nil {
+		return Statement{}, fmt.Errorf("the signed statement: %w", err)
 	}
 	if p.Critical.Type != criticalType {
 		return Statement{}, fmt.Errorf("the signed statement is of the type %q", p.Critical.Type)
@@ -128,20 +138,37 @@ type Record struct {
 	Indexes [][]byte `json:"indexes,omitempty"`
 }
 
-// Merge adds what another record has.
+// UnmarshalText reads a record as Store keeps it.
+func (r *Record) UnmarshalText(b []byte) error {
+	type plain Record
+	return strictjson.Unmarshal(b, (*plain)(r), recordRules)
+}
+
+// Merge adds what another record has. Of more than a record holds the newest
+// stay, so that nobody can fill it up beforehand.
 func (r *Record) Merge(other Record) {
-	for _, s := range other.Signatures {
-		if len(r.Signatures) < maxSignatures && !slices.ContainsFunc(r.Signatures, func(have Signature) bool {
-			return bytes.Equal(have.Payload, s.Payload) && bytes.Equal(have.Signature, s.Signature)
-		}) {
-			r.Signatures = append(r.Signatures, s)
+	r.Signatures = newest(other.Signatures, r.Signatures, func(a, b Signature) bool {
+		return bytes.Equal(a.Payload, b.Payload) && bytes.Equal(a.Signature, b.Signature)
+	})
+	r.Signatures = r.Signatures[:min(len(r.Signatures), maxSignatures)]
+	r.Indexes = newest(other.Indexes, r.Indexes, bytes.Equal)
+	left := maxIndexBytes
+	for i, idx := range r.Indexes {
+		if left -= len(idx); left < 0 || i == maxIndexes {
+			r.Indexes = r.Indexes[:i]
+			break
 		}
 	}
-	for _, idx := range other.Indexes {
-		if len(r.Indexes) < maxSignatures && !slices.ContainsFunc(r.Indexes, func(have []byte) bool { return bytes.Equal(have, idx) }) {
-			r.Indexes = append(r.Indexes, idx)
+}
+
+// newest are the new ones and then the old ones, each once.
+func newest[T any](new, old []T, equal func(a, b T) bool) (out []T) {
+	for _, x := range slices.Concat(new, old) {
+		if !slices.ContainsFunc(out, func(have T) bool { return equal(have, x) }) {
+			out = append(out, x)
 		}
 	}
+	return out
 }
 
 // By tells whether the key has signed that the repository has the digest, itself
@@ -154,17 +181,20 @@ func (r *Record) By(k *PublicKey, repository string, d digest.Digest) bool {
 	})
 }
 
-// reach has the digest and those of the indexes that lead to it.
+// reach has the digest and those of the indexes that lead to it. What is no
+// index, whoever has called it one, leads nowhere.
 func (r *Record) reach(d digest.Digest) map[digest.Digest]bool {
+	indexes := map[digest.Digest][]ocispec.Descriptor{}
+	for _, b := range r.Indexes {
+		if idx, err := document.ReadIndex(b, ""); err == nil {
+			indexes[digest.FromBytes(b)] = idx.Manifests
+		}
+	}
 	good := map[digest.Digest]bool{d: true}
-	for range r.Indexes { // one index may lead to another
-		for _, b := range r.Indexes {
-			var idx ocispec.Index
-			if json.Unmarshal(b, &idx) != nil {
-				continue
-			}
-			if slices.ContainsFunc(idx.Manifests, func(m ocispec.Descriptor) bool { return good[m.Digest] }) {
-				good[digest.FromBytes(b)] = true
+	for range indexes { // one index may lead to another
+		for own, manifests := range indexes {
+			if slices.ContainsFunc(manifests, func(m ocispec.Descriptor) bool { return good[m.Digest] }) {
+				good[own] = true
 			}
 		}
 	}
@@ -174,11 +204,11 @@ func (r *Record) reach(d digest.Digest) map[digest.Digest]bool {
 // Tag is where cosign's format puts the signatures of a digest.
 func Tag(d digest.Digest) string { return d.Algorithm().String() + "-" + d.Encoded() + ".sig" }
 
-// Parse reads the signatures of an image manifest in cosign's format. What is in
-// it beside them is passed over.
-func Parse(manifest []byte, read func(ocispec.Descriptor) ([]byte, error)) ([]Signature, error) {
-	var m ocispec.Manifest
-	if err := json.Unmarshal(manifest, &m); err != nil {
+// Parse reads the signatures of an image manifest in cosign's format, with the
+// mediaType of its descriptor. What is in it beside them is passed over.
+func Parse(manifest []byte, mediaType string, read func(ocispec.Descriptor) ([]byte, error)) ([]Signature, error) {
+	m, err := document.ReadManifest(manifest, mediaType)
+	if err != nil {
 		return nil, fmt.Errorf("signatures: %w", err)
 	}
 	var out []Signature
@@ -194,6 +224,9 @@ func Parse(manifest []byte, read func(ocispec.Descriptor) ([]byte, error)) ([]Si
 			return out, fmt.Errorf("signatures: a statement has %d bytes, %d are the most", l.Size, MaxPayload)
 		}
 		sig, err := base64.StdEncoding.DecodeString(text)
+		if err == nil && len(sig) > maxSignature {
+			err = fmt.Errorf("one has %d bytes, %d are the most", len(sig), maxSignature)
+		}
 		if err != nil {
 			return out, fmt.Errorf("signatures: %w", err)
 		}

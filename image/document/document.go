@@ -1,0 +1,197 @@
+// Package document reads the JSON documents of OCI's and Docker's images. What
+// is signed or named by a digest is read in one way only, wherever it comes from
+// and whatever those say who hand it on.
+package document
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/freejail/freejail/internal/strictjson"
+)
+
+// Docker's names for what OCI calls a manifest, an index and a config.
+const (
+	DockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
+	DockerList     = "application/vnd.docker.distribution.manifest.list.v2+json"
+	DockerConfig   = "application/vnd.docker.container.image.v1+json"
+)
+
+// MaxBytes bounds a manifest, an index or a config. Registries take at least so
+// much of a manifest: OCI distribution specification.
+const MaxBytes = 4 << 20
+
+// MaxLayoutBytes bounds the index.json of a layout that is this host's own.
+const MaxLayoutBytes = 8 << 20
+
+// MaxLayers bounds the layers of an image that is to be unpacked.
+const MaxLayers = 1000
+
+var (
+	rules       = strictjson.Rules{Bytes: MaxBytes, Values: 1 << 16}
+	layoutRules = strictjson.Rules{Bytes: MaxLayoutBytes, Values: 1 << 19}
+	// FreeBSD's own images spell Cmd in lower case.
+	configRules = strictjson.Rules{Bytes: MaxBytes, Values: 1 << 16, AnyCase: true}
+)
+
+// ErrMediaType is in the error of a document that says of itself to be something
+// else than its descriptor does.
+var ErrMediaType = errors.New("its media type is another")
+
+// IsImage knows the types of image manifests.
+func IsImage(mediaType string) bool {
+	return mediaType == ocispec.MediaTypeImageManifest || mediaType == DockerManifest
+}
+
+// IsIndex knows the types of indexes.
+func IsIndex(mediaType string) bool {
+	return mediaType == ocispec.MediaTypeImageIndex || mediaType == DockerList
+}
+
+// IsManifest knows the types of both.
+func IsManifest(mediaType string) bool { return IsImage(mediaType) || IsIndex(mediaType) }
+
+// IsConfig knows the types of images' configs.
+func IsConfig(mediaType string) bool {
+	return mediaType == ocispec.MediaTypeImageConfig || mediaType == DockerConfig
+}
+
+// ReadManifest reads the manifest of an image or an artifact. mediaType is what
+// its descriptor says; empty, where there is none, takes any that is a manifest's.
+func ReadManifest(b []byte, mediaType string) (ocispec.Manifest, error) {
+	var m struct {
+		ocispec.Manifest
+		Manifests json.RawMessage `json:"manifests"`
+		RootFS    json.RawMessage `json:"rootfs"`
+		History   json.RawMessage `json:"history"`
+		foreign
+	}
+	err := strictjson.Unmarshal(b, &m, rules)
+	if err == nil {
+		err = m.absent("an image manifest", alien{"manifests", m.Manifests}, alien{"rootfs", m.RootFS}, alien{"history", m.History})
+	}
+	switch {
+	case err != nil:
+	case m.SchemaVersion != 2:
+		err = fmt.Errorf("schemaVersion: want 2, got %d", m.SchemaVersion)
+	case m.Config.Digest == "":
+		err = errors.New("config: an image manifest has one, with a digest")
+	default:
+		err = agree(mediaType, m.MediaType, IsImage, "an image manifest")
+	}
+	return m.Manifest, err
+}
+
+// ReadIndex reads an index, with a mediaType as ReadManifest's. The index.json of
+// a layout is one by its name: ocispec.MediaTypeImageIndex.
+func ReadIndex(b []byte, mediaType string) (ocispec.Index, error) {
+	return readIndex(b, mediaType, rules)
+}
+
+// ReadLayoutIndex reads the index.json of a layout that is this host's own, and
+// so may be larger.
+func ReadLayoutIndex(b []byte) (ocispec.Index, error) {
+	return readIndex(b, ocispec.MediaTypeImageIndex, layoutRules)
+}
+
+func readIndex(b []byte, mediaType string, r strictjson.Rules) (ocispec.Index, error) {
+	var x struct {
+		ocispec.Index
+		Config  json.RawMessage `json:"config"`
+		Layers  json.RawMessage `json:"layers"`
+		RootFS  json.RawMessage `json:"rootfs"`
+		History json.RawMessage `json:"history"`
+		foreign
+	}
+	err := strictjson.Unmarshal(b, &x, r)
+	if err == nil {
+		err = x.absent("an index", alien{"config", x.Config}, alien{"layers", x.Layers}, alien{"rootfs", x.RootFS}, alien{"history", x.History})
+	}
+	switch {
+	case err != nil:
+	case x.SchemaVersion != 2:
+		err = fmt.Errorf("schemaVersion: want 2, got %d", x.SchemaVersion)
+	default:
+		err = agree(mediaType, x.MediaType, IsIndex, "an index")
+	}
+	return x.Index, err
+}
+
+// Check reads a document of either kind, which mediaType tells, and drops it.
+func Check(b []byte, mediaType string) (err error) {
+	kind := "image manifest"
+	if IsIndex(mediaType) {
+		kind = "image index"
+		_, err = ReadIndex(b, mediaType)
+	} else {
+		_, err = ReadManifest(b, mediaType)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", kind, err)
+	}
+	return nil
+}
+
+// ReadConfig reads an image's config, with a mediaType as ReadManifest's.
+func ReadConfig(b []byte, mediaType string) (ocispec.Image, error) {
+	var c struct {
+		ocispec.Image
+		MediaType     string          `json:"mediaType"`
+		SchemaVersion json.RawMessage `json:"schemaVersion"`
+		Layers        json.RawMessage `json:"layers"`
+		Manifests     json.RawMessage `json:"manifests"`
+		foreign
+	}
+	err := strictjson.Unmarshal(b, &c, configRules)
+	if err == nil {
+		err = c.absent("an image's config", alien{"schemaVersion", c.SchemaVersion}, alien{"layers", c.Layers}, alien{"manifests", c.Manifests})
+	}
+	if err == nil {
+		err = agree(mediaType, c.MediaType, IsConfig, "an image's config")
+	}
+	return c.Image, err
+}
+
+// foreign are fields of Docker's first manifests and of OCI's former artifacts.
+type foreign struct {
+	FSLayers json.RawMessage `json:"fsLayers"`
+	Blobs    json.RawMessage `json:"blobs"`
+}
+
+// alien is a field that makes a document look like one of another kind.
+type alien struct {
+	name string
+	text json.RawMessage // nil where it is not there: null is there
+}
+
+func (f foreign) absent(kind string, list ...alien) error {
+	for _, a := range append(list, alien{"fsLayers", f.FSLayers}, alien{"blobs", f.Blobs}) {
+		if a.text != nil {
+			return fmt.Errorf("%s: %s has no such field: others would read the document as one of another kind", a.name, kind)
+		}
+	}
+	return nil
+}
+
+// agree compares what a document says of itself, if it does, with its descriptor.
+func agree(wanted, own string, known func(string) bool, kind string) error {
+	switch {
+	case wanted != "" && !known(wanted):
+		return fmt.Errorf("%w: %.100q is not the type of %s", ErrMediaType, wanted, kind)
+	case own != "" && !known(own):
+		return fmt.Errorf("%w: it says of itself %.100q, which is not the type of %s", ErrMediaType, own, kind)
+	case own != "" && wanted != "" && own != wanted:
+		return fmt.Errorf("%w: it says of itself %.100q, its descriptor or registry %.100q", ErrMediaType, own, wanted)
+	}
+	return nil
+}
+
+// LayoutVersion reads the version that a layout's oci-layout file tells.
+func LayoutVersion(b []byte) (string, error) {
+	var l ocispec.ImageLayout
+	err := strictjson.Unmarshal(b, &l, rules)
+	return l.Version, err
+}

@@ -1,0 +1,137 @@
+package image
+
+import (
+	"encoding/json"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/freejail/freejail/image/document"
+	"github.com/freejail/freejail/image/sign"
+)
+
+// polyglot adds to a sealed layout a manifest that is an index by another field,
+// which names the layout's own image. Its digest is signed.
+func polyglot(t *testing.T, l *layout, key *sign.PrivateKey) (d, signatures ocispec.Descriptor) {
+	t.Helper()
+	both := struct {
+		ocispec.Manifest
+		Manifests []ocispec.Descriptor `json:"manifests"`
+	}{l.manifest, []ocispec.Descriptor{l.index.Manifests[0]}}
+	both.MediaType = ""
+	d = l.json(t, ocispec.MediaTypeImageManifest, both)
+	s, err := key.Sign(sign.Statement{Identity: "test", Digest: d.Digest})
+	if err != nil {
+		t.Fatal(err)
+	}
+	blobs, err := sign.Manifest([]sign.Signature{s})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range blobs {
+		signatures = l.blob(b.Descriptor.MediaType, b.Content)
+	}
+	signatures.Annotations = map[string]string{refName: sign.Tag(d.Digest)}
+	return d, signatures
+}
+
+// One that was signed as a manifest is not taken for an index that lends its
+// signature to others, nor the other way round, whatever its descriptor calls it.
+func TestPolyglotsAreRefused(t *testing.T) {
+	private, _, err := sign.Generate(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := sign.ReadPrivate(private, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, mediaType := range []string{ocispec.MediaTypeImageIndex, document.DockerList, ocispec.MediaTypeImageManifest, document.DockerManifest} {
+		l := newLayout(layerOf(t, file("f", "evil"))).seal(t)
+		d, signatures := polyglot(t, l, key)
+		d.MediaType, d.Annotations = mediaType, map[string]string{refName: "test:1.0"}
+		l.index.Manifests = []ocispec.Descriptor{d, signatures}
+		l.reindex(t)
+		s := newStore(t, Limits{})
+		for _, path := range []string{l.dir(t), writeTemp(t, l.tar(t))} {
+			img, err := s.Import(ctx, path, "", nil)
+			if err == nil {
+				rec, rerr := s.Signatures(img.Digest)
+				t.Errorf("%s: the image is taken, and signed: %v (%v)", mediaType, rec.By(key.Public(), "test", img.Digest), rerr)
+				continue
+			}
+			wantError(t, err, "others would read the document as one of another kind")
+		}
+	}
+}
+
+// A store that has such documents from before does not use them.
+func TestPolyglotsOfAStoreAreRefused(t *testing.T) {
+	s := newStore(t, Limits{})
+	img := putLayers(t, s, "test", layerOf(t, file("f", "x")))
+	b, err := s.smallBlob(ocispec.Descriptor{Digest: img.Digest})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var fields map[string]any
+	if err := json.Unmarshal(b, &fields); err != nil {
+		t.Fatal(err)
+	}
+	fields["manifests"] = []any{}
+	d, err := s.addJSON(ctx, ocispec.MediaTypeImageManifest, fields)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.Annotations = map[string]string{refName: "evil"}
+	if err := s.setName(d); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Get("evil"); err == nil {
+		t.Error("it is used")
+	}
+	if _, err := s.Get("test"); err != nil {
+		t.Error(err)
+	}
+	wrong := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageIndex, Digest: img.Digest, Size: int64(len(b)), Annotations: map[string]string{refName: "wrong"}}
+	if err := s.setName(wrong); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Get("wrong"); err == nil {
+		t.Error("a manifest that the store's index calls an index is used")
+	}
+}
+
+// The store's own list is read as strictly.
+func TestTheStoresIndexIsReadStrictly(t *testing.T) {
+	for _, text := range []string{`{"schemaVersion":2,"manifests":[],"manifests":[]}`, `{"schemaVersion":2,"manifests":[],"layers":[]}`, `{"schemaVersion":2,"manifests":[]} {}`} {
+		s := newStore(t, Limits{})
+		if err := writeFile(s.tmpDir(), s.dir+"/index.json", []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.List(); err == nil {
+			t.Errorf("%s is taken", text)
+		}
+	}
+}
+
+// An image in use can be found by its digest when it has lost its name, be its
+// manifest OCI's or Docker's.
+func TestANamelessImageOfDocker(t *testing.T) {
+	l := newLayout(layerOf(t, file("f", "x")))
+	l.manifest.MediaType = document.DockerManifest
+	l.seal(t)
+	l.index.Manifests[0].MediaType = document.DockerManifest
+	s := newStore(t, Limits{})
+	img, err := s.Import(ctx, l.reindex(t).dir(t), "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Held = func() []digest.Digest { return []digest.Digest{img.Digest} }
+	if err := s.Remove(img.Name); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Get(img.Digest.String()); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,133 @@
+package sign
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+const identity = "registry.example/team/web"
+
+func newKey(t *testing.T) *PrivateKey {
+	t.Helper()
+	text, _, err := Generate(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := ReadPrivate(text, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+func signed(t *testing.T, key *PrivateKey, d digest.Digest) Signature {
+	t.Helper()
+	s, err := key.Sign(Statement{identity, d})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// A signature of a manifest is none of what the manifest names in a field of an
+// index, also where a record from before has it among the indexes.
+func TestASignatureIsNotLent(t *testing.T) {
+	key, evil := newKey(t), digest.FromString("evil")
+	member := fmt.Sprintf(`{"mediaType":%q,"digest":%q,"size":4}`, ocispec.MediaTypeImageManifest, evil)
+	config := fmt.Sprintf(`{"mediaType":%q,"digest":%q,"size":2}`, ocispec.MediaTypeImageConfig, digest.FromString("{}"))
+	for name, c := range map[string]struct {
+		text string
+		lent bool
+	}{
+		"an index":           {`{"schemaVersion":2,"manifests":[` + member + `]}`, true},
+		"a manifest":         {`{"schemaVersion":2,"config":` + config + `,"layers":[],"manifests":[` + member + `]}`, false},
+		"without layers":     {`{"schemaVersion":2,"config":` + config + `,"manifests":[` + member + `]}`, false},
+		"another case":       {`{"schemaVersion":2,"manifests":[],"Manifests":[` + member + `]}`, false},
+		"twice":              {`{"schemaVersion":2,"manifests":[],"manifests":[` + member + `]}`, false},
+		"a manifest by type": {`{"schemaVersion":2,"mediaType":"` + ocispec.MediaTypeImageManifest + `","manifests":[` + member + `]}`, false},
+	} {
+		b := []byte(c.text)
+		r := Record{Signatures: []Signature{signed(t, key, digest.FromBytes(b))}, Indexes: [][]byte{b}}
+		if r.By(key.Public(), identity, evil) != c.lent {
+			t.Errorf("%s: the image is signed: %v", name, !c.lent)
+		}
+		if !r.By(key.Public(), identity, digest.FromBytes(b)) {
+			t.Errorf("%s: what was signed is not", name)
+		}
+	}
+}
+
+// What a key has signed says one thing.
+func TestStatementsAreReadInOneWay(t *testing.T) {
+	key := newKey(t)
+	d, other := digest.FromString("a"), digest.FromString("b")
+	good := fmt.Sprintf(`{"critical":{"identity":{"docker-reference":%q},"image":{"docker-manifest-digest":%q},"type":%q},"optional":{"creator":"x","Creator":"y"}}`, identity, d, criticalType)
+	for name, text := range map[string]string{
+		"twice":              strings.Replace(good, `{"docker-manifest`, fmt.Sprintf(`{"docker-manifest-digest":%q,"docker-manifest`, other), 1),
+		"another case":       strings.Replace(good, `{"docker-manifest`, fmt.Sprintf(`{"Docker-Manifest-Digest":%q,"docker-manifest`, other), 1),
+		"two images":         strings.Replace(good, `"image":`, fmt.Sprintf(`"Image":{"docker-manifest-digest":%q},"image":`, other), 1),
+		"more critical":      strings.Replace(good, `"type":`, `"until":"tomorrow","type":`, 1),
+		"something after it": good + "{}",
+		"not UTF-8":          strings.Replace(good, "creator", "\xff", 1),
+		"many values":        strings.Replace(good, `"x"`, "["+strings.Repeat("1,", 2000)+"1]", 1),
+	} {
+		sig, err := key.sign([]byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if st, err := key.Public().Verify(Signature{[]byte(text), sig}); err == nil {
+			t.Errorf("%s: it states %v", name, st)
+		}
+	}
+	sig, err := key.sign([]byte(good))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st, err := key.Public().Verify(Signature{[]byte(good), sig}); err != nil || st.Digest != d {
+		t.Errorf("it states %v: %v", st, err)
+	}
+}
+
+// A record stays small, and nobody can fill it up before the signature that counts.
+func TestRecordsAreBounded(t *testing.T) {
+	key, d := newKey(t), digest.FromString("a")
+	var r Record
+	for i := range 300 {
+		r.Merge(Record{Signatures: []Signature{{Payload: fmt.Appendf(nil, "%d", i)}}, Indexes: [][]byte{bytes.Repeat([]byte{byte(i)}, 1<<20)}})
+	}
+	r.Merge(Record{Signatures: []Signature{signed(t, key, d)}})
+	text, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Signatures) != maxSignatures || len(r.Indexes) != 4 || len(text) > MaxRecord {
+		t.Errorf("%d signatures and %d indexes take %d bytes", len(r.Signatures), len(r.Indexes), len(text))
+	}
+	var again Record
+	if err := again.UnmarshalText(text); err != nil || !again.By(key.Public(), identity, d) {
+		t.Errorf("the newest signature is lost: %v", err)
+	}
+	again = Record{Signatures: make([]Signature, maxSignatures)}
+	for i := range again.Signatures {
+		again.Signatures[i] = Signature{append(bytes.Repeat([]byte("x"), MaxPayload-1), byte(i)), make([]byte, maxSignature)}
+	}
+	again.Indexes = [][]byte{make([]byte, maxIndexBytes)}
+	if text, err := json.Marshal(again); err != nil || len(text) > MaxRecord {
+		t.Errorf("the largest record takes %d bytes, %d can be read: %v", len(text), MaxRecord, err)
+	}
+}
+
+func TestLongSignaturesAreRefused(t *testing.T) {
+	m := fmt.Sprintf(`{"schemaVersion":2,"config":{"digest":"x"},"layers":[{"mediaType":%q,"annotations":{%q:%q}}]}`,
+		payloadType, annotation, base64.StdEncoding.EncodeToString(make([]byte, maxSignature+1)))
+	if _, err := Parse([]byte(m), ocispec.MediaTypeImageManifest, nil); err == nil || !strings.Contains(err.Error(), "1025 bytes") {
+		t.Errorf("the error is %v", err)
+	}
+}
