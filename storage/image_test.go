@@ -220,3 +220,35 @@ func ownPoints(t *testing.T, d Driver) {
 		t.Error(err)
 	}
 }
+
+// What a server offers as a root may become a link to anywhere at any time, and
+// so may the directories in it.
+func TestServersLinksAreNotFollowed(t *testing.T) {
+	d := openFor(t, "nfs")
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []string{"host", "served/tmp"} {
+		if err := os.MkdirAll(filepath.Join(dir, p), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err = errors.Join(os.WriteFile(dir+"/host/secret", []byte("sesame"), 0o644), os.Symlink(dir+"/host", dir+"/root"), os.Symlink(dir+"/host", dir+"/served/var"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, lower := range map[string]string{"the root": dir + "/root", "a writable directory": dir + "/served"} {
+		if root, err := d.Create(t.Context(), "", "one", Options{Lower: lower}); err == nil {
+			_, seen := os.Stat(root + "/secret")
+			_, copied := os.Stat(root + "/var/secret")
+			t.Errorf("%s was a link, and followed: %v %v", name, seen, copied)
+			if err := d.Remove(t.Context(), "one"); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if left, err := d.Tasks(t.Context()); err != nil || len(left) != 0 {
+		t.Errorf("left: %v %v", left, err)
+	}
+}

@@ -99,7 +99,7 @@ func deepest(tree *os.File, name string) (have, lacks string, err error) {
 
 // show mounts a tree read-only on a root, with all points that it needs.
 func (r readonly) show(ctx context.Context, by *mount.Descriptors, lower, root, task string, o Options) error {
-	tree, err := openDir(lower)
+	tree, err := mount.OpenPath(lower) // a server may exchange the last name of it for a link
 	if err != nil {
 		return err
 	}
@@ -111,7 +111,12 @@ func (r readonly) show(ctx context.Context, by *mount.Descriptors, lower, root, 
 		}
 	}
 	if _, ok := lacking[""]; !ok {
-		if err := mount.Do(mount.Mount{Type: "nullfs", Source: lower, Target: root, Options: append(setuid(o), "ro")}); err != nil {
+		on, err := mount.OpenRoot(root)
+		if err != nil {
+			return err
+		}
+		what := mount.Mount{Type: "nullfs", From: tree, Source: lower, Options: append(setuid(o), "ro")}
+		if err := errors.Join(by.On(on.Itself(), what), on.Close()); err != nil {
 			return err
 		}
 	}
