@@ -74,13 +74,16 @@ type ConsulConfig struct {
 	Advertise string `hcl:"advertise,optional"`
 }
 
-// LimitsConfig bounds what an image may unpack to and a log may grow to.
+// LimitsConfig bounds what an image may unpack to, a log may grow to, and a task
+// may write to its root.
 // Sizes are written like "8GiB".
 type LimitsConfig struct {
 	LayerSize string `hcl:"layer_size,optional"`
 	ImageSize string `hcl:"image_size,optional"`
 	Entries   int64  `hcl:"entries,optional"`
 	LogSize   string `hcl:"log_size,optional"`
+	Disk      string `hcl:"disk,optional"`     // of a task that asks for none; default disk_max
+	DiskMax   string `hcl:"disk_max,optional"` // that a task may ask for; default no limit
 }
 
 // GCConfig says which images that were given by a path, as jobs' artifacts are,
@@ -225,6 +228,7 @@ func (c *Config) validate() error {
 			errs = append(errs, fmt.Errorf("limits: %s %q is not a size such as \"8GiB\"", name, s))
 		}
 	}
+	errs = append(errs, c.Limits.checkDisk())
 	if age, err := time.ParseDuration(c.GC.Older); err != nil || age < 0 {
 		errs = append(errs, fmt.Errorf("gc: older %q is not a time such as \"168h\"", c.GC.Older))
 	}

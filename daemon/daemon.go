@@ -50,6 +50,7 @@ type Daemon struct {
 	metrics     metrics
 	events      *eventLog
 	usage       usageCache
+	turns       turns // of those who measure roots
 
 	mu     sync.Mutex
 	tasks  map[string]*task

@@ -78,6 +78,9 @@ func TestMain(m *testing.M) {
 		fmt.Println(flip(os.Args[2], os.Args[3]))
 		os.Exit(1)
 	}
+	if len(os.Args) > 2 && os.Args[1] == "fill" {
+		os.Exit(fillAndWait(os.Args[2]))
+	}
 	if len(os.Args) > 1 && os.Args[1] == "echo" {
 		fmt.Println("from exec")
 		os.Exit(4)

@@ -89,6 +89,7 @@ func (d *Daemon) adopt(t *task, alive []jail.Info) {
 		d.announce(t)
 	}
 	if exit != nil {
+		go d.watchDisk(t)
 		go d.ended(t, *exit)
 		return
 	}

@@ -28,6 +28,9 @@ func (d *Daemon) Start(ctx context.Context, spec client.TaskSpec) (*client.Task,
 	defer d.gate.RUnlock()
 	auth := spec.Auth
 	spec.Auth = nil // of the task's record it is no part
+	if err := d.boundDisk(&spec.Limits); err != nil {
+		return nil, err
+	}
 	t, err := d.newTask(spec)
 	if err != nil {
 		return nil, err
@@ -231,6 +234,7 @@ func (d *Daemon) makeRoot(ctx context.Context, t *task, p *plan) error {
 		return invalid("storage: %v", err)
 	}
 	chain, opts := p.image.ChainID.Encoded(), p.rootOptions()
+	opts.DiskBytes = t.info.Spec.Limits.DiskBytes
 	if p.remote != nil {
 		opts.NoSetuid = !d.cfg.NFS.Setuid
 		if opts.Lower, err = d.mountRemote(ctx, t, p.remote); err != nil {
@@ -291,11 +295,11 @@ func (d *Daemon) createJail(ctx context.Context, t *task, p *plan) error {
 	}
 	err := t.step(undo{Op: "jail", Arg: t.info.Jail}, func() error {
 		jid, err := d.jails.Create(ctx, jail.Spec{Name: t.info.Jail, Root: t.info.Root, Hostname: hostname, Params: params, Meta: meta,
-			Limits: jail.Limits(s.Limits), Linux: p.linuxulator()})
+			Limits: jailLimits(s.Limits), Linux: p.linuxulator()})
 		t.set(func(i *client.Task) { i.JID = jid })
 		return err
 	})
-	for _, text := range d.jails.Unenforced(jail.Limits(s.Limits)) {
+	for _, text := range d.jails.Unenforced(jailLimits(s.Limits)) {
 		d.event(t.id(), "limits", "not enforced on this host: "+text)
 	}
 	return err

@@ -55,6 +55,7 @@ func (d *Daemon) removeJail(ctx context.Context, name string) error {
 
 // supervise waits for the end of a task's main process and sweeps up.
 func (d *Daemon) supervise(t *task, exits <-chan jail.Exit) {
+	go d.watchDisk(t)
 	e := <-exits
 	d.ended(t, client.Exit{Code: e.Code, Signal: e.Signal, Known: e.Known, OOM: e.OOM, Message: e.Reason, At: e.At})
 }
@@ -90,6 +91,7 @@ func (d *Daemon) finish(t *task, e client.Exit) {
 	if e.Known && e.Signal == int(syscall.SIGBUS) && e.Message == "" && t.overNFS() {
 		e.Message = d.unread(t)
 	}
+	e = t.overDisk(e)
 	if err := t.update(func(i *client.Task) { i.Exit = &e }); err != nil {
 		d.log.Error("the exit of a task is not journalled", "task", t.id(), "error", err)
 	}
@@ -110,6 +112,8 @@ func exitText(e client.Exit) string {
 	switch {
 	case !e.Known:
 		text = "ended; its exit code is unknown"
+	case e.Disk:
+		return "killed: " + e.Message
 	case e.OOM:
 		text = "killed: over its memory limit"
 	case e.Signal != 0:

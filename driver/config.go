@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/docker/go-units"
 	"github.com/hashicorp/nomad/plugins/shared/hclspec"
 
 	"github.com/freejail/freejail/daemon/client"
@@ -61,6 +62,7 @@ type TaskConfig struct {
 	Wait       string            `codec:"wait"`
 	PidsLimit  int64             `codec:"pids_limit"`
 	OpenFiles  int64             `codec:"open_files"`
+	Disk       string            `codec:"disk"` // "1GiB": what may be written to the root
 	CPUHard    bool              `codec:"cpu_hard_limit"`
 	Services   servicesConfig    `codec:"services"`
 }
@@ -123,6 +125,7 @@ var taskConfigSpec = hclspec.NewObject(map[string]*hclspec.Spec{
 	"wait":           attr("wait", "string"),
 	"pids_limit":     attr("pids_limit", "number"),
 	"open_files":     attr("open_files", "number"),
+	"disk":           attr("disk", "string"),
 	"cpu_hard_limit": attr("cpu_hard_limit", "bool"),
 	"mount": hclspec.NewBlockList("mount", hclspec.NewObject(map[string]*hclspec.Spec{
 		"name": attr("name", "string"), "source": hclspec.NewAttr("source", "string", true), "target": attr("target", "string"), "readonly": attr("readonly", "bool"), "suid": attr("suid", "bool"),
@@ -152,6 +155,9 @@ func (c *TaskConfig) validate(plugin Config) error {
 	if c.Wait != "" && c.Wait != "main" && c.Wait != "all" {
 		bad("wait %q is neither main nor all", c.Wait)
 	}
+	if _, err := c.diskBytes(); err != nil {
+		bad("%w", err)
+	}
 	if c.Root != "" && c.Root != "nfs" && !strings.HasPrefix(c.Root, "nfs://") {
 		bad("root %q is neither nfs nor nfs://server/path", c.Root)
 	}
@@ -177,6 +183,18 @@ func (c *TaskConfig) validate(plugin Config) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// diskBytes reads disk; none is 0.
+func (c *TaskConfig) diskBytes() (int64, error) {
+	if c.Disk == "" {
+		return 0, nil
+	}
+	n, err := units.RAMInBytes(c.Disk)
+	if err != nil || n <= 0 {
+		return 0, fmt.Errorf("disk %q is not a size such as \"1GiB\"", c.Disk)
+	}
+	return n, nil
 }
 
 // volumes are the job's mounts; a relative source lies in the task's own

@@ -48,6 +48,9 @@ func spec(cfg *proto.TaskConfig, tc TaskConfig) (client.TaskSpec, error) {
 	}
 	s.Volumes = tc.volumes(own)
 	s.Limits = limits(cfg, tc)
+	if n, err := tc.diskBytes(); err == nil { // validated
+		s.Limits.DiskBytes = n
+	}
 	s.Service.Disabled = tc.Services.Disabled
 	s.Service.Ports = map[string]client.PortOverride{}
 	for _, p := range tc.Services.Ports {

@@ -143,6 +143,8 @@ func exitResult(e *client.Exit) *proto.ExitResult {
 // exitMessage says what a code cannot.
 func exitMessage(e *client.Exit) string {
 	switch {
+	case e.Known && e.Disk:
+		return "killed: " + e.Message
 	case e.Known && e.OOM:
 		return "killed: over its memory limit"
 	case e.Known:

@@ -104,8 +104,8 @@ func (r readonly) build(ctx context.Context, lower, root, task string, o Options
 	}
 	if r.memory {
 		opts := []string{"mode=700"}
-		if r.size > 0 {
-			opts = append(opts, "size="+strconv.FormatInt(r.size, 10))
+		if n := r.memorySize(o); n > 0 {
+			opts = append(opts, "size="+strconv.FormatInt(n, 10))
 		}
 		if err := mount.Do(mount.Mount{Type: "tmpfs", Source: "tmpfs", Target: own, Options: opts}); err != nil {
 			return err
@@ -132,6 +132,14 @@ func (r readonly) makeWritable(ctx context.Context, by *mount.Descriptors, root,
 		err = errors.Join(err, w.Close())
 	}
 	return err
+}
+
+// memorySize is that of the tmpfs which a task writes to, in bytes.
+func (r readonly) memorySize(o Options) int64 {
+	if r.size > 0 && o.DiskBytes > 0 {
+		return min(r.size, o.DiskBytes)
+	}
+	return max(r.size, o.DiskBytes)
 }
 
 func setuid(o Options) []string {

@@ -60,6 +60,9 @@ type Options struct {
 	Lower string
 	// NoSetuid keeps set-uid programs of an nfs root from working.
 	NoSetuid bool
+	// DiskBytes are what the task may write to the root, of MinDisk or more; 0 is no
+	// limit. Drivers with a Meter leave it to who measures.
+	DiskBytes int64
 }
 
 // Config of a host.

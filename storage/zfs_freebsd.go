@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	zfs "github.com/mistifyio/go-zfs/v3"
@@ -145,7 +146,7 @@ func (z *zfsDriver) begin(chain, parent string) (*zfs.Dataset, error) {
 	return s.Clone(z.chain(chain), on)
 }
 
-func (z *zfsDriver) Create(_ context.Context, chain, task string, _ Options) (string, error) {
+func (z *zfsDriver) Create(_ context.Context, chain, task string, o Options) (string, error) {
 	if err := errors.Join(checkName("chain", chain), checkName("task", task)); err != nil {
 		return "", err
 	}
@@ -157,11 +158,21 @@ func (z *zfsDriver) Create(_ context.Context, chain, task string, _ Options) (st
 	if _, err := zfs.GetDataset(z.root(task)); err == nil {
 		return "", fmt.Errorf("storage: zfs: %s is there already", z.root(task))
 	}
-	d, err := s.Clone(z.root(task), map[string]string{"canmount": "on"})
+	d, err := s.Clone(z.root(task), rootProperties(o))
 	if err != nil {
 		return "", fmt.Errorf("storage: zfs: %w", err)
 	}
 	return d.Mountpoint, nil
+}
+
+// rootProperties limit what is unlike the image, metadata included: refquota would
+// count the image too, which the clone only refers to (zfsprops(7)).
+func rootProperties(o Options) map[string]string {
+	p := map[string]string{"canmount": "on"}
+	if o.DiskBytes > 0 {
+		p["quota"] = strconv.FormatInt(o.DiskBytes, 10)
+	}
+	return p
 }
 
 func (z *zfsDriver) Remove(ctx context.Context, task string) error {

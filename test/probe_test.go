@@ -47,6 +47,8 @@ func probe(mode string, args []string) int {
 		time.Sleep(time.Hour)
 	case "tick":
 		return tick()
+	case "fill":
+		return fill(args[0])
 	case "eat":
 		return eat(args[0])
 	case "cat":
@@ -151,6 +153,31 @@ func eat(mib string) int {
 	}
 	fmt.Println("ate", len(all))
 	time.Sleep(2 * time.Second)
+	return 0
+}
+
+// fill writes to the root, and stays long enough to be found over its limit.
+func fill(mib string) int {
+	n, err := strconv.Atoi(mib)
+	if err != nil {
+		return fail(err, 0)
+	}
+	f, err := os.Create("/tmp/fill")
+	if err != nil {
+		return fail(err, 0)
+	}
+	for range n {
+		if _, err := f.Write(make([]byte, 1<<20)); err != nil {
+			return fail(err, 0)
+		}
+		if err := f.Sync(); err != nil { // ZFS counts what is on the disk
+			return fail(err, 0)
+		}
+	}
+	fmt.Println("filled", n)
+	if n > 10 {
+		time.Sleep(time.Hour)
+	}
 	return 0
 }
 

@@ -68,6 +68,7 @@ var parts = []struct {
 	{"stop of a stubborn task", stubborn},
 	{"restart policy", restarts},
 	{"memory limit", memoryLimit},
+	{"disk limit", diskLimit},
 	{"stats", stats},
 	{"twenty at once", twenty},
 	{"refusals", refusals},
@@ -355,6 +356,28 @@ func memoryLimit(t *testing.T, c *cluster) {
 	if e := a.TaskStates["probe"].Events; !slices.ContainsFunc(e, func(e *nomad.TaskEvent) bool { return e.Details["oom_killed"] == "true" }) {
 		t.Errorf("no event says oom_killed: %q", messages(a.TaskStates["probe"]))
 	}
+}
+
+func diskLimit(t *testing.T, c *cluster) {
+	fits, task := job("small", "fill", "8")
+	task.Config["disk"] = "16MiB"
+	c.run(t, batch(fits))
+	c.awaitLog(t, c.one(t, fits, "complete"), "filled 8")
+	j, task := job("fill", "fill", "64")
+	task.Config["disk"] = "16MiB"
+	c.run(t, batch(j))
+	a := c.one(t, j, "failed")
+	info, err := c.daemon.Info(t.Context())
+	check(t, err)
+	if info.Storage == "zfs" { // the write fails
+		wantMessage(t, a, "Terminated", "Exit Code: 1")
+	} else {
+		wantMessage(t, a, "Terminated", "killed: over its disk limit of 16MiB")
+	}
+	wrong, task := job("wrong", "fill", "1")
+	task.Config["disk"] = "much"
+	c.run(t, batch(wrong))
+	wantMessage(t, c.one(t, wrong, "failed"), `disk "much" is not a size such as "1GiB"`)
 }
 
 func (c *cluster) racct(t *testing.T) bool {

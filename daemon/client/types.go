@@ -110,6 +110,9 @@ type Limits struct {
 	MaxProcs           int64  `json:"max_procs,omitempty"`
 	OpenFiles          int64  `json:"open_files,omitempty"`
 	CPUSet             string `json:"cpuset,omitempty"` // "0-2,5"
+	// DiskBytes are what the task may write to its root; 0 asks for what the host
+	// gives. The daemon tells what the task has.
+	DiskBytes int64 `json:"disk_bytes,omitempty"`
 }
 
 // Overrides change or switch off the Consul services of the manifest's ports.
@@ -155,6 +158,11 @@ type Task struct {
 	Services  []ServiceInfo `json:"services,omitempty"`
 	// Unhealthy is what is wrong with the root of a task that runs, in words.
 	Unhealthy string `json:"unhealthy,omitempty"`
+	// Written are the bytes that the task had written to its root when that was
+	// measured last; 0 where it has no limit, or the file system keeps it.
+	Written int64 `json:"written,omitempty"`
+	// OverDisk tells, in words, that the daemon ends the task for what it wrote.
+	OverDisk string `json:"over_disk,omitempty"`
 }
 
 // Port is a port of the manifest with its place on the host.
@@ -180,6 +188,7 @@ type Exit struct {
 	Signal  int       `json:"signal,omitempty"`
 	Known   bool      `json:"known"`
 	OOM     bool      `json:"oom,omitempty"`
+	Disk    bool      `json:"disk,omitempty"` // killed over its disk limit; Message has it
 	Message string    `json:"message,omitempty"`
 	At      time.Time `json:"at"`
 }

@@ -41,6 +41,8 @@ limits {
   image_size = "16GiB"  # of an unpacked image
   layer_size = "8GiB"
   log_size   = "16MiB"  # of each log of tasks started by `freejail run`
+  disk       = "10GiB"  # that a task may write to its root, if it says nothing; without it: disk_max
+  disk_max   = "100GiB" # that a task may ask for; without both there is no limit
 }
 
 # `freejail gc` forgets images that jobs gave by a path, as their artifacts, but

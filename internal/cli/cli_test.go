@@ -87,6 +87,16 @@ func TestExitCodes(t *testing.T) {
 	}
 }
 
+func TestDiskLimit(t *testing.T) {
+	h := newHost(t, "")
+	h.gives(128+int(syscall.SIGKILL), []string{"killed: over its disk limit of 16MiB"}, "run", "--name", "clifull", "--disk", "16MiB", "--param", "GREETING=x", "prog", "fill")
+	h.gives(0, []string{"clifull", "exited (137)"}, "ps", "-a")
+	h.gives(0, []string{"killed: over its disk limit of 16MiB"}, "events")
+	h.gives(0, []string{`"disk_bytes": 16777216`, `"written": `}, "inspect", "clifull")
+	h.gives(exitUsage, []string{`--disk "much"`, "256MiB"}, "run", "--disk", "much", "prog")
+	h.gives(exitUsage, []string{`--disk "0"`, "256MiB"}, "run", "--disk", "0", "prog")
+}
+
 func TestTask(t *testing.T) {
 	h := newHost(t, "")
 	h.gives(0, []string{"clitask\n"}, "run", "-d", "--name", "clitask", "--param", "GREETING=world", "prog")

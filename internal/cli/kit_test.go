@@ -53,6 +53,12 @@ func inside(args []string) int {
 		for sig := range c {
 			fmt.Println(sig)
 		}
+	case "fill":
+		if err := os.WriteFile("/fill", make([]byte, 32<<20), 0o644); err != nil {
+			fmt.Println(err)
+			return 9
+		}
+		time.Sleep(time.Hour)
 	case "cat":
 		io.Copy(os.Stdout, os.Stdin)
 	case "wait":

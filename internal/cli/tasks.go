@@ -24,9 +24,9 @@ import (
 )
 
 type runFlags struct {
-	name, user, workdir, hostname, memory, storage, entrypoint string
-	env, params, ports, volumes, devfs, allow                  []string
-	detach, remove, pull                                       bool
+	name, user, workdir, hostname, memory, disk, storage, entrypoint string
+	env, params, ports, volumes, devfs, allow                        []string
+	detach, remove, pull                                             bool
 }
 
 func (a *app) runCmd() *cobra.Command {
@@ -50,6 +50,7 @@ func (a *app) runCmd() *cobra.Command {
 	fl.StringVar(&f.hostname, "hostname", "", "the jail's host name")
 	fl.StringVar(&f.entrypoint, "entrypoint", "", "instead of the image's")
 	fl.StringVarP(&f.memory, "memory", "m", "", "memory limit, such as 256MiB")
+	fl.StringVar(&f.disk, "disk", "", "limit of what is written to the root, such as 1GiB (default: the host's)")
 	fl.StringVar(&f.storage, "storage", "", "another storage driver of the host; nfs, or nfs://server/path for a root over NFS")
 	fl.StringArrayVarP(&f.env, "env", "e", nil, "NAME=VALUE in the environment")
 	fl.StringArrayVar(&f.params, "param", nil, "NAME=VALUE of the image's parameters")
@@ -90,10 +91,11 @@ func (f runFlags) spec(args []string) (client.TaskSpec, error) {
 		s.Entrypoint = []string{f.entrypoint}
 	}
 	var err error
-	if f.memory != "" {
-		if s.Limits.MemoryBytes, err = units.RAMInBytes(f.memory); err != nil {
-			return s, fmt.Errorf("--memory: %w", err)
-		}
+	if s.Limits.MemoryBytes, err = bytesOf("--memory", f.memory); err != nil {
+		return s, err
+	}
+	if s.Limits.DiskBytes, err = bytesOf("--disk", f.disk); err != nil {
+		return s, err
 	}
 	s.Wants.Devfs, s.Wants.Allow = f.devfs, f.allow
 	var e1, e2, e3, e4 error
@@ -102,6 +104,18 @@ func (f runFlags) spec(args []string) (client.TaskSpec, error) {
 	s.Ports, e3 = portBindings(f.ports)
 	s.Volumes, e4 = volumes(f.volumes)
 	return s, errors.Join(e1, e2, e3, e4)
+}
+
+// bytesOf reads a size such as 256MiB; empty is 0.
+func bytesOf(flag, text string) (int64, error) {
+	if text == "" {
+		return 0, nil
+	}
+	n, err := units.RAMInBytes(text)
+	if err != nil || n <= 0 {
+		return 0, fmt.Errorf("%s %q: want a size such as 256MiB", flag, text)
+	}
+	return n, nil
 }
 
 func pairs(flag string, list []string) (map[string]string, error) {
@@ -184,6 +198,8 @@ func exitOf(e *client.Exit) error {
 	case e == nil || !e.Known:
 		fmt.Fprintln(os.Stderr, "freejail: the exit code is unknown")
 		return exitCode(exitUnknown)
+	case e.Disk:
+		fmt.Fprintln(os.Stderr, "freejail: killed:", e.Message)
 	case e.OOM:
 		fmt.Fprintln(os.Stderr, "freejail: killed: over its memory limit")
 	}
