@@ -158,7 +158,7 @@ func (d *Daemon) revoke(ref, why string, by peer) error {
 		d.tellRevoked(a, rec.By)
 	}
 	if !found {
-		return &client.Error{Code: client.CodeNotFound, Message: fmt.Sprintf("there is no approval for %q; see `freejail policy list`", ref)}
+		return client.Errorf(client.CodeNotFound, "there is no approval for %q; see `freejail policy list`", ref)
 	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/internal/printable"
 	"github.com/freejail/freejail/policy"
 )
 
@@ -104,7 +105,7 @@ func (d *Daemon) decide(spec client.TaskSpec, img *image.Image, reqs []policy.Re
 	}
 	s := d.subject(spec, img)
 	wire := wireDecision(s, dec)
-	return &client.Error{Code: client.CodeRefused, Message: dec.Err(s).Error(), Decision: &wire}
+	return &client.Error{Code: client.CodeRefused, Message: printable.Error(dec.Err(s)), Decision: &wire}
 }
 
 func (d *Daemon) decision(spec client.TaskSpec, img *image.Image, reqs []policy.Request) (policy.Decision, error) {

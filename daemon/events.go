@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/internal/printable"
 )
 
 // keepEvents is how many events a late reader can still get.
@@ -48,8 +49,10 @@ func (l *eventLog) since(after uint64) ([]client.Event, <-chan struct{}) {
 	return append([]client.Event(nil), l.ring[i:]...), l.waked
 }
 
-// event tells something about a task to whoever follows it, and to the log.
+// event tells something about a task to whoever follows it, and to the log. It
+// is one line, whatever others have written in it.
 func (d *Daemon) event(taskID, kind, message string) {
+	message = printable.Flat(message)
 	var labels map[string]string
 	d.mu.Lock()
 	if t, ok := d.tasks[taskID]; ok {

@@ -75,7 +75,7 @@ type execSession struct {
 func (d *Daemon) startExec(ctx context.Context, t *task, spec client.ExecSpec) (*execSession, error) {
 	info := t.snapshot()
 	if info.State != client.Running {
-		return nil, &client.Error{Code: client.CodeConflict, Message: fmt.Sprintf("task %s is not running (%s)", t.id(), info.State)}
+		return nil, client.Errorf(client.CodeConflict, "task %s is not running (%s)", t.id(), info.State)
 	}
 	if len(spec.Args) == 0 {
 		return nil, invalid("exec: no command given")

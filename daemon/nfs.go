@@ -115,10 +115,10 @@ func (d *Daemon) findRemote(ctx context.Context, spec client.TaskSpec) (*image.I
 	}
 	src, err := nfsroot.Find(ctx, servers, name, sum, o)
 	if errors.Is(err, nfsroot.ErrAway) {
-		return nil, nil, &client.Error{Code: client.CodeUnavailable, Message: fmt.Sprintf("image %q: root over NFS: %v", spec.Image, err)}
+		return nil, nil, client.Errorf(client.CodeUnavailable, "image %q: root over NFS: %v", spec.Image, err)
 	}
 	if errors.Is(err, nfsroot.ErrNotExported) {
-		return nil, nil, &client.Error{Code: client.CodeNotFound, Message: fmt.Sprintf("image %q: root over NFS: %v; there: freejail export IMAGE", spec.Image, err)}
+		return nil, nil, client.Errorf(client.CodeNotFound, "image %q: root over NFS: %v; there: freejail export IMAGE", spec.Image, err)
 	}
 	if err != nil {
 		return nil, nil, invalid("image %q: root over NFS: %v", spec.Image, err)
@@ -152,8 +152,8 @@ func (d *Daemon) trusted(kind string) ([]nfsroot.Server, error) {
 			return []nfsroot.Server{s}, nil
 		}
 	}
-	return nil, &client.Error{Code: client.CodeRefused, Message: fmt.Sprintf(
-		"root over NFS: this host does not trust %s for roots; it trusts %s (nfs { servers } in the host configuration)", want, strings.Join(d.cfg.NFS.Servers, ", "))}
+	return nil, client.Errorf(client.CodeRefused,
+		"root over NFS: this host does not trust %s for roots; it trusts %s (nfs { servers } in the host configuration)", want, strings.Join(d.cfg.NFS.Servers, ", "))
 }
 
 // remoteRef divides NAME, DIGEST or NAME@DIGEST.
@@ -194,7 +194,7 @@ func (d *Daemon) mountRemote(ctx context.Context, t *task, src *nfsroot.Source) 
 		return err
 	})
 	if errors.Is(err, nfsroot.ErrAway) {
-		return "", &client.Error{Code: client.CodeUnavailable, Message: fmt.Sprintf("root over NFS: %v", err)}
+		return "", client.Errorf(client.CodeUnavailable, "root over NFS: %v", err)
 	}
 	if err != nil {
 		return "", fmt.Errorf("root over NFS: %w", err)
@@ -250,10 +250,10 @@ func (d *Daemon) startBounded(ctx context.Context, t *task) error {
 	}
 	select {
 	case <-done:
-		return &client.Error{Code: client.CodeUnavailable, Message: why.Error()}
+		return client.Errorf(client.CodeUnavailable, "%v", why)
 	case <-time.After(o.Timeout):
 	}
-	return &stuckStart{error: &client.Error{Code: client.CodeUnavailable, Message: why.Error()}, done: done}
+	return &stuckStart{error: client.Errorf(client.CodeUnavailable, "%v", why), done: done}
 }
 
 // stuckStart is a start that the kernel still holds.
@@ -291,7 +291,7 @@ func (d *Daemon) startExecBounded(ctx context.Context, t *task, spec client.Exec
 		return nil, err
 	}
 	away := func(text string) error {
-		return &client.Error{Code: client.CodeUnavailable, Message: "task " + t.id() + ": " + text}
+		return client.Errorf(client.CodeUnavailable, "task %s: %s", t.id(), text)
 	}
 	slow := away(fmt.Sprintf("the program did not begin within %s: the server of its root is slow or away", o.Timeout))
 	if h, has := d.nfs.Of(t.id()); has && !h.OK() {

@@ -115,7 +115,7 @@ func (d *Daemon) handleUnexport(r *http.Request) (any, error) {
 	ref := r.FormValue("ref")
 	err := d.exporter.Remove(r.Context(), ref)
 	if errors.Is(err, nfsroot.ErrNotExported) {
-		return nil, &client.Error{Code: client.CodeNotFound, Message: fmt.Sprintf("image %q is not exported; see `freejail export --list`", ref)}
+		return nil, client.Errorf(client.CodeNotFound, "image %q is not exported; see `freejail export --list`", ref)
 	}
 	if err == nil {
 		d.event("", "unexported", fmt.Sprintf("image %s is not exported any more", ref))

@@ -81,7 +81,7 @@ func (p peer) String() string {
 func hostOnly(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if p := peerOf(r); p.err != nil {
-			writeError(w, &client.Error{Code: client.CodeRefused, Message: p.err.Error()})
+			writeError(w, client.Errorf(client.CodeRefused, "%v", p.err))
 			return
 		}
 		h.ServeHTTP(w, r)

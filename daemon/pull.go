@@ -117,11 +117,11 @@ func (d *Daemon) imageNamed(name string) (*image.Image, error) {
 		return nil, rerr
 	}
 	if !remote {
-		return nil, &client.Error{Code: client.CodeNotFound, Message: fmt.Sprintf("image %q is not on this host, and names no registry: "+
-			"import it with `freejail images import ARCHIVE`, give the archive's absolute path, or write HOST/NAME:TAG", name)}
+		return nil, client.Errorf(client.CodeNotFound, "image %q is not on this host, and names no registry: "+
+			"import it with `freejail images import ARCHIVE`, give the archive's absolute path, or write HOST/NAME:TAG", name)
 	}
 	if img, err = d.images.Get(ref.Name()); errors.Is(err, image.ErrNotFound) {
-		return nil, &client.Error{Code: client.CodeNotFound, Message: fmt.Sprintf("image %q is not on this host: `freejail pull %s`", name, ref)}
+		return nil, client.Errorf(client.CodeNotFound, "image %q is not on this host: `freejail pull %s`", name, ref)
 	}
 	return img, err
 }
@@ -179,12 +179,12 @@ func (d *Daemon) pull(ctx context.Context, ref registry.Reference, timeout clien
 	case err == nil:
 		return img, d.images.Touch(img)
 	case ctx.Err() == nil && within.Err() != nil:
-		return nil, &client.Error{Code: client.CodeUnavailable, Message: fmt.Sprintf("pull %s: it took longer than %s (image_pull_timeout); "+
-			"what came is kept, and the next pull goes on from there", ref, limit)}
+		return nil, client.Errorf(client.CodeUnavailable, "pull %s: it took longer than %s (image_pull_timeout); "+
+			"what came is kept, and the next pull goes on from there", ref, limit)
 	case errors.Is(err, registry.ErrNotFound):
-		return nil, &client.Error{Code: client.CodeNotFound, Message: err.Error()}
+		return nil, client.Errorf(client.CodeNotFound, "%v", err)
 	}
-	return nil, &client.Error{Code: client.CodeUnavailable, Message: err.Error()}
+	return nil, client.Errorf(client.CodeUnavailable, "%v", err)
 }
 
 func (d *Daemon) handlePull(w http.ResponseWriter, r *http.Request) {

@@ -154,7 +154,7 @@ func asError(err error) *client.Error {
 	if errors.As(err, &e) {
 		return e
 	}
-	return &client.Error{Code: client.CodeInternal, Message: err.Error()}
+	return client.Errorf(client.CodeInternal, "%v", err)
 }
 
 func decode(r *http.Request, v any) error {
@@ -224,7 +224,7 @@ func (d *Daemon) handleSignal(r *http.Request) (any, error) {
 	}
 	info := t.snapshot()
 	if info.State == client.Exited {
-		return nil, &client.Error{Code: client.CodeConflict, Message: fmt.Sprintf("task %s has ended", t.id())}
+		return nil, client.Errorf(client.CodeConflict, "task %s has ended", t.id())
 	}
 	return nil, d.jails.Signal(info.Jail, target(info), sig)
 }

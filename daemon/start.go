@@ -81,7 +81,7 @@ func (d *Daemon) newTask(spec client.TaskSpec) (*task, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if _, taken := d.tasks[spec.ID]; taken {
-		return nil, &client.Error{Code: client.CodeConflict, Message: fmt.Sprintf("there is a task %q already; destroy it first, or choose another id", spec.ID)}
+		return nil, client.Errorf(client.CodeConflict, "there is a task %q already; destroy it first, or choose another id", spec.ID)
 	}
 	dir := d.path("tasks", spec.ID)
 	if err := os.Mkdir(dir, 0o700); err != nil {
@@ -170,10 +170,10 @@ func (d *Daemon) claimPorts(t *task) error {
 		}
 		d.mu.Unlock()
 		if taken {
-			return &client.Error{Code: client.CodeConflict, Message: fmt.Sprintf("port %s: %s is taken on this host by task %s", p.Name, key, other)}
+			return client.Errorf(client.CodeConflict, "port %s: %s is taken on this host by task %s", p.Name, key, other)
 		}
 		if err := probePort(p); err != nil {
-			return &client.Error{Code: client.CodeConflict, Message: fmt.Sprintf("port %s: %s is taken on this host by another program: %v", p.Name, key, err)}
+			return client.Errorf(client.CodeConflict, "port %s: %s is taken on this host by another program: %v", p.Name, key, err)
 		}
 	}
 	return nil

@@ -243,7 +243,7 @@ func (d *Daemon) Destroy(ctx context.Context, id string, force bool) error {
 	}
 	if t.state() != client.Exited {
 		if !force {
-			return &client.Error{Code: client.CodeConflict, Message: fmt.Sprintf("task %s still runs: stop it first, or destroy it with force", id)}
+			return client.Errorf(client.CodeConflict, "task %s still runs: stop it first, or destroy it with force", id)
 		}
 		d.deregister(ctx, t)
 		if _, err := d.kill(ctx, t); err != nil {

@@ -165,7 +165,7 @@ func (d *Daemon) find(id string) (*task, error) {
 	if t, ok := d.tasks[id]; ok {
 		return t, nil
 	}
-	return nil, &client.Error{Code: client.CodeNotFound, Message: fmt.Sprintf("there is no task %q on this host; see `freejail ps -a`", id)}
+	return nil, client.Errorf(client.CodeNotFound, "there is no task %q on this host; see `freejail ps -a`", id)
 }
 
 // list returns the tasks in the order of their making.
@@ -183,5 +183,5 @@ func (d *Daemon) list() []*task {
 }
 
 func invalid(format string, args ...any) error {
-	return &client.Error{Code: client.CodeInvalid, Message: fmt.Sprintf(format, args...)}
+	return client.Errorf(client.CodeInvalid, format, args...)
 }

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"fmt"
 	"runtime"
 	"sync"
 	"time"
@@ -46,7 +45,7 @@ func (d *Daemon) taskUsage(id string) (any, error) {
 	}
 	u, ok := all[t.snapshot().Jail]
 	if !ok {
-		return nil, &client.Error{Code: client.CodeNotFound, Message: fmt.Sprintf("task %s has no running process", id)}
+		return nil, client.Errorf(client.CodeNotFound, "task %s has no running process", id)
 	}
 	return wireUsage(u, at), nil
 }

@@ -26,6 +26,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/internal/printable"
 )
 
 // Name is what jobs say: driver = "freejail".
@@ -69,7 +70,7 @@ func Serve(version string) {
 	plugin.Serve(&plugin.ServeConfig{
 		HandshakeConfig: base.Handshake,
 		Plugins:         plugin.PluginSet{base.PluginTypeBase: &base.PluginBase{Impl: d}, base.PluginTypeDriver: grpcPlugin{d: d}},
-		GRPCServer:      plugin.DefaultGRPCServer,
+		GRPCServer:      grpcServer,
 		Logger:          log,
 	})
 }
@@ -181,7 +182,7 @@ func (d *Driver) fingerprint(ctx context.Context) *proto.FingerprintResponse {
 	defer cancel()
 	info, err := d.ensureDaemon(ctx)
 	if err != nil {
-		return &proto.FingerprintResponse{Health: proto.FingerprintResponse_UNHEALTHY, HealthDescription: err.Error()}
+		return &proto.FingerprintResponse{Health: proto.FingerprintResponse_UNHEALTHY, HealthDescription: printable.Flat(err.Error())}
 	}
 	text := structs.NewStringAttribute
 	attrs := map[string]*structs.Attribute{
@@ -196,9 +197,9 @@ func (d *Driver) fingerprint(ctx context.Context) *proto.FingerprintResponse {
 	}
 	fp := &proto.FingerprintResponse{Attributes: structs.ConvertStructAttributeMap(attrs), Health: proto.FingerprintResponse_HEALTHY, HealthDescription: "Healthy"}
 	if !info.Healthy {
-		fp.Health, fp.HealthDescription = proto.FingerprintResponse_UNHEALTHY, info.Reason
+		fp.Health, fp.HealthDescription = proto.FingerprintResponse_UNHEALTHY, printable.Flat(info.Reason)
 	} else if info.PolicyError != "" {
-		fp.HealthDescription = info.PolicyError
+		fp.HealthDescription = printable.Flat(info.PolicyError)
 	}
 	return fp
 }
@@ -238,11 +239,11 @@ func failure(err error) error {
 	case err == nil:
 		return nil
 	case known && ce.Code == client.CodeNotFound:
-		return status.Error(codes.NotFound, err.Error())
+		return status.Error(codes.NotFound, printable.Error(err))
 	case known && ce.Code != client.CodeUnavailable && ce.Code != client.CodeInternal:
 		return err
 	}
-	st, derr := status.New(codes.FailedPrecondition, err.Error()).WithDetails(&sproto.RecoverableError{Recoverable: true})
+	st, derr := status.New(codes.FailedPrecondition, printable.Error(err)).WithDetails(&sproto.RecoverableError{Recoverable: true})
 	if derr != nil {
 		return err
 	}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 
 	"github.com/hashicorp/nomad/plugins/drivers/proto"
@@ -12,6 +11,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/internal/printable"
 )
 
 // notFound is a shell's exit code for a command that is not there.
@@ -51,7 +51,7 @@ func (d *Driver) ExecTaskStreaming(stream proto.Driver_ExecTaskStreamingServer) 
 	stdin.Close()
 	var ce *client.Error
 	if errors.As(err, &ce) && ce.Code == client.CodeInvalid {
-		if _, err := fmt.Fprintln(stderr, ce); err != nil {
+		if _, err := printable.Fprintln(stderr, ce); err != nil {
 			return err
 		}
 		e, err = &client.Exit{Known: true, Code: notFound}, nil
@@ -64,7 +64,7 @@ func (d *Driver) ExecTaskStreaming(stream proto.Driver_ExecTaskStreamingServer) 
 
 func (d *Driver) exec(ctx context.Context, taskID string, spec client.ExecSpec, xio client.ExecIO) (*client.Exit, error) {
 	if len(spec.Args) == 0 {
-		return nil, &client.Error{Code: client.CodeInvalid, Message: "exec: no command given"}
+		return nil, client.Errorf(client.CodeInvalid, "exec: no command given")
 	}
 	return d.daemon().Exec(ctx, daemonID(taskID), spec, xio)
 }

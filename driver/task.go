@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/internal/printable"
 )
 
 // handleVersion is that of handleState in Nomad's state.
@@ -150,7 +151,7 @@ func exitMessage(e *client.Exit) string {
 	case e.Known:
 		return ""
 	case e.Message != "":
-		return "the exit code is unknown: " + e.Message
+		return "the exit code is unknown: " + printable.Flat(e.Message)
 	}
 	return "the exit code is unknown"
 }

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/freejail/freejail/internal/printable"
 )
 
 // appliesTo tells whether a block is about a subject. A block that names none
@@ -193,10 +195,9 @@ func permitBlock(s Subject, r Request) string {
 	}
 	narrow := ""
 	if name != "" {
-		narrow = fmt.Sprintf("images = [%s], ", quoteHCL(escapeGlob(name)))
+		narrow = fmt.Sprintf("  images = [%s]\n", quoteHCL(escapeGlob(name)))
 	}
-	body := strings.Split(narrow+r.permitText(), "], ")
-	return "permit {\n  " + strings.Join(body, "]\n  ") + "\n}"
+	return "permit {\n" + narrow + "  " + r.permitText() + "\n}"
 }
 
 // Err is nil where everything is allowed; otherwise it names every refused
@@ -206,7 +207,7 @@ func (d Decision) Err(s Subject) error {
 		return nil
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "the host's policy refuses image %s:", s.Image)
+	printable.Fprintf(&b, "the host's policy refuses image %s:", s.Image)
 	denied := false
 	for _, r := range d.Results {
 		if !r.Allowed {
@@ -214,7 +215,7 @@ func (d Decision) Err(s Subject) error {
 			if r.Kind == Signature {
 				by = ""
 			}
-			fmt.Fprintf(&b, "\n  %s%s: %s", r.Request, by, r.Reason)
+			printable.Fprintf(&b, "\n  %s%s: %s", r.Request, by, r.Reason)
 			denied = denied || r.Denied
 		}
 	}
@@ -268,6 +269,8 @@ func shellQuote(s string) string {
 	switch {
 	case s != "" && !strings.ContainsFunc(s, func(r rune) bool { return !plain(r) }):
 		return s
+	case printable.Text(s) != s || strings.Contains(s, "\n"):
+		return dollarQuote(s)
 	case !strings.Contains(s, "'"):
 		return "'" + s + "'"
 	case !strings.ContainsAny(s, "\"$`\\!"):
@@ -276,7 +279,23 @@ func shellQuote(s string) string {
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
+// dollarQuote is a word by the bytes of what is not seen as it is, for sh(1).
+func dollarQuote(s string) string {
+	var b strings.Builder
+	for _, c := range []byte(s) {
+		if c < ' ' || c > '~' || c == '\'' || c == '\\' {
+			fmt.Fprintf(&b, `\%03o`, c)
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	return "$'" + b.String() + "'"
+}
+
 // RefusedError is the policy's refusal of a task.
 type RefusedError struct{ Text string }
 
 func (e *RefusedError) Error() string { return e.Text }
+
+// Printable is the text with its lines: they are the policy's.
+func (e *RefusedError) Printable() string { return e.Text }

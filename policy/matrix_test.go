@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/freejail/freejail/internal/printable"
 )
 
 // cases has for each kind a request, a permit of it, a permit that is almost
@@ -226,7 +228,7 @@ test "others" {
 // operator copies.
 func TestCommandIsQuoted(t *testing.T) {
 	for in, want := range map[string]string{"port:80/tcp": "port:80/tcp", "a b": "'a b'", "devfs:path 'x*' unhide": `"devfs:path 'x*' unhide"`,
-		"'$(reboot)'": `''\''$(reboot)'\'''`, "": "''", "a;b": "'a;b'", "-\n": "'-\n'"} {
+		"'$(reboot)'": `''\''$(reboot)'\'''`, "": "''", "a;b": "'a;b'", "-\n": `$'-\012'`, "it's\u202e\x1b": `$'it\047s\342\200\256\033'`} {
 		if got := shellQuote(in); got != want {
 			t.Errorf("%q: %s, want %s", in, got, want)
 		}
@@ -242,6 +244,32 @@ func TestCommandIsQuoted(t *testing.T) {
 	}
 	if cmd := mustParse(t, `deny { ports = ["1-100"] }`).Decide(s, many, nil).ApproveCommand(s); cmd != "" {
 		t.Errorf("a deny is to be approved: %q", cmd)
+	}
+}
+
+// The block that would permit a request can be copied as it is seen, and permits
+// that request: nothing in it begins a line or hides.
+func TestPermitIsQuoted(t *testing.T) {
+	const hostile = "/a], /allowed\n\"\\${x}%{y}\u202e\x1b[2J\u009b\U000e0041"
+	for _, r := range []Request{{Kind: Mount, Name: hostile, Value: "tmpfs"}, {Kind: Jail, Name: "children.max", Value: hostile},
+		{Kind: User, Value: hostile}, {Kind: Sysctl, Name: "x.y", Value: hostile}} {
+		r.Source = FromImage
+		block := permitBlock(Subject{Repository: "web"}, r)
+		if n := strings.Count(block, "\n"); n != 3 || printable.Text(block) != block {
+			t.Errorf("%s: %d lines: %q", r.Kind, n, block)
+		}
+		p, err := Parse("host.hcl", []byte(block), newIndex)
+		if err != nil {
+			t.Errorf("%s: %v\n%s", r.Kind, err, block)
+			continue
+		}
+		if d := p.Decide(Subject{Image: "web:1", Repository: "web"}, []Request{r}, nil); !d.Allowed {
+			t.Errorf("%s: what would permit it does not: %+v\n%s", r.Kind, d.Results, block)
+		}
+	}
+	err := mustParse(t, "").Decide(Subject{Image: "web\nallowed"}, []Request{{Kind: User, Value: hostile}}, nil).Err(Subject{Image: "web\nallowed"})
+	if text := printable.Error(err); strings.Contains(text, "\nallowed") || text != err.Error() {
+		t.Errorf("refused by %q", text)
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"path"
 	"strings"
+
+	"github.com/freejail/freejail/internal/printable"
 )
 
 // Kind is what sort of privilege is asked for.
@@ -208,6 +210,21 @@ var (
 	globEscapes = strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`)
 )
 
-func quoteHCL(s string) string { return `"` + hclEscapes.Replace(s) + `"` }
+// quoteHCL is a string of HCL that is seen as it is. What is no UTF-8 has no form
+// there.
+func quoteHCL(s string) string {
+	var b strings.Builder
+	for _, r := range hclEscapes.Replace(s) {
+		switch one := string(r); {
+		case printable.Text(one) == one:
+			b.WriteRune(r)
+		case r > 0xffff:
+			fmt.Fprintf(&b, `\U%08x`, r)
+		default:
+			fmt.Fprintf(&b, `\u%04x`, r)
+		}
+	}
+	return `"` + b.String() + `"`
+}
 
 func escapeGlob(s string) string { return globEscapes.Replace(s) }

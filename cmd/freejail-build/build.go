@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"strings"
 
@@ -12,6 +11,7 @@ import (
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/build"
 	"github.com/freejail/freejail/internal/buildjail"
+	"github.com/freejail/freejail/internal/printable"
 )
 
 // outputFlags are common to what makes images.
@@ -34,16 +34,16 @@ func (f *outputFlags) options(a *app) (o build.Options, err error) {
 	if o.Epoch, err = build.EpochFromEnv(); err != nil {
 		return o, usageError{err}
 	}
-	o.Warn = func(text string) { fmt.Fprintln(a.messages, "warning:", text) }
+	o.Warn = func(text string) { printable.Fprintln(a.messages, "warning:", text) }
 	if !f.quiet {
-		o.Progress = func(text string) { fmt.Fprintln(a.messages, text) }
+		o.Progress = func(text string) { printable.Fprintln(a.messages, text) }
 	}
 	return o, nil
 }
 
 func (a *app) made(img *image.Image, err error) error {
 	if err == nil {
-		_, err = fmt.Fprintln(a.out, img.Digest)
+		_, err = printable.Fprintln(a.out, img.Digest)
 	}
 	return err
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/freejail/freejail/image/build"
+	"github.com/freejail/freejail/internal/printable"
 )
 
 // cacheFlags choose the cache of a build.
@@ -82,7 +82,7 @@ the defaults when it ends. It waits for builds that run.`,
 				err = nil // nothing was ever built
 			}
 			if err == nil {
-				_, err = fmt.Fprintf(a.out, "%s freed\n", strings.ReplaceAll(units.BytesSize(float64(freed)), "iB", " iB"))
+				_, err = printable.Fprintf(a.out, "%s freed\n", strings.ReplaceAll(units.BytesSize(float64(freed)), "iB", " iB"))
 			}
 			return err
 		}}

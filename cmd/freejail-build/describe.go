@@ -15,6 +15,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/internal/printable"
 )
 
 func printJSON(w io.Writer, v any) error {
@@ -35,8 +36,7 @@ func printImageJSON(w io.Writer, img *image.Image) error {
 	}{img.Name, img.Digest.String(), img.Size, img.ChainID.String(), img.Layers, img.Config, img.Manifest})
 }
 
-// page is a description for people. What an image says of itself is quoted, or
-// was found free of control characters when its manifest was read.
+// page is a description for people.
 type page struct {
 	*tabwriter.Writer
 	err error
@@ -44,20 +44,27 @@ type page struct {
 
 func (p *page) line(format string, a ...any) {
 	if p.err == nil {
-		_, p.err = fmt.Fprintf(p.Writer, format+"\n", a...)
+		_, p.err = printable.Fprintf(p.Writer, format+"\n", a...)
 	}
 }
 
 // section begins with its title once something is in it.
-func (p *page) section(title string, lines []string) {
-	if len(lines) == 0 {
+func (p *page) section(title string, rows [][]string) {
+	if len(rows) == 0 {
 		return
 	}
 	p.line("")
 	p.line("%s", title)
-	for _, l := range lines {
-		p.line("  %s", l)
+	for _, r := range rows {
+		p.line("  %s"+strings.Repeat("\t%s", len(r)-1), cells(r)...)
 	}
+}
+
+func cells(row []string) (out []any) {
+	for _, c := range row {
+		out = append(out, printable.Cell(c))
+	}
+	return out
 }
 
 func describe(w io.Writer, img *image.Image) error {
@@ -83,12 +90,14 @@ func describe(w io.Writer, img *image.Image) error {
 	p.field("wait for", one(m.Wait))
 	p.field("exposed ports", slices.Sorted(maps.Keys(c.ExposedPorts)))
 	p.field("labels", labels(c.Labels))
-	p.section("USAGE", usageLines(m.Usage))
+	if usage := printable.Block("  | ", m.Usage); usage != "" {
+		p.line("\nUSAGE\n%s", printable.Lines(strings.TrimSuffix(usage, "\n")))
+	}
 	p.section("PARAMETERS", parameters(m.Parameters))
 	p.section("PORTS", ports(m.Ports))
 	p.section("VOLUMES", volumes(m.Volumes))
 	p.section("REQUESTS (a host's policy decides)", requests(m.Requires))
-	p.section("WRITABLE ON A READ-ONLY ROOT", m.Writable)
+	p.section("WRITABLE ON A READ-ONLY ROOT", column(m.Writable))
 	p.section("LAYERS", layers(img))
 	if err := p.Flush(); p.err == nil {
 		p.err = err
@@ -127,14 +136,15 @@ func labels(all map[string]string) (out []string) {
 	return out
 }
 
-func usageLines(text string) []string {
-	if strings.TrimSpace(text) == "" {
-		return nil
+// column is a list as rows of one cell.
+func column(list []string) (out [][]string) {
+	for _, s := range list {
+		out = append(out, []string{s})
 	}
-	return strings.Split(strings.TrimSpace(text), "\n")
+	return out
 }
 
-func parameters(list []image.Parameter) (out []string) {
+func parameters(list []image.Parameter) (out [][]string) {
 	for _, p := range list {
 		about := "optional"
 		switch {
@@ -146,12 +156,12 @@ func parameters(list []image.Parameter) (out []string) {
 		if p.Pattern != "" {
 			about += fmt.Sprintf(", matches %q", p.Pattern)
 		}
-		out = append(out, fmt.Sprintf("%s\t%s\t%s", p.Name, about, p.Description))
+		out = append(out, []string{p.Name, about, p.Description})
 	}
 	return out
 }
 
-func ports(list []image.Port) (out []string) {
+func ports(list []image.Port) (out [][]string) {
 	for _, p := range list {
 		service := ""
 		if s := p.Service; s != nil {
@@ -163,12 +173,12 @@ func ports(list []image.Port) (out []string) {
 				service += ", check " + s.Check.Type + " " + s.Check.Path
 			}
 		}
-		out = append(out, fmt.Sprintf("%s\t%d/%s\t%s\t%s", p.Name, p.Port, p.Protocol, service, p.Description))
+		out = append(out, []string{p.Name, fmt.Sprintf("%d/%s", p.Port, p.Protocol), service, p.Description})
 	}
 	return out
 }
 
-func volumes(list []image.Volume) (out []string) {
+func volumes(list []image.Volume) (out [][]string) {
 	for _, v := range list {
 		about := "optional"
 		if v.Required {
@@ -177,13 +187,13 @@ func volumes(list []image.Volume) (out []string) {
 		if v.ReadOnly {
 			about += ", read only"
 		}
-		out = append(out, fmt.Sprintf("%s\t%s\t%s\t%s", v.Name, v.Path, about, v.Description))
+		out = append(out, []string{v.Name, v.Path, about, v.Description})
 	}
 	return out
 }
 
-func requests(r image.Requires) (out []string) {
-	add := func(kind, format string, a ...any) { out = append(out, kind+"\t"+fmt.Sprintf(format, a...)) }
+func requests(r image.Requires) (out [][]string) {
+	add := func(kind, format string, a ...any) { out = append(out, []string{kind, fmt.Sprintf(format, a...)}) }
 	for _, d := range r.Devfs {
 		add("devfs", "%s", d)
 	}
@@ -217,7 +227,7 @@ func requests(r image.Requires) (out []string) {
 }
 
 // layers shows the history where it fits the layers.
-func layers(img *image.Image) (out []string) {
+func layers(img *image.Image) (out [][]string) {
 	var made []string
 	for _, h := range img.Config.History {
 		if !h.EmptyLayer {
@@ -230,7 +240,7 @@ func layers(img *image.Image) (out []string) {
 			text, _, _ := strings.Cut(made[i], "\n")
 			by = fmt.Sprintf("%.80q", text)
 		}
-		out = append(out, fmt.Sprintf("%.19s\t%s\t%s", l.Digest, units.BytesSize(float64(l.Size)), by))
+		out = append(out, []string{fmt.Sprintf("%.19s", l.Digest), units.BytesSize(float64(l.Size)), by})
 	}
 	return out
 }

@@ -7,12 +7,14 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/build"
+	"github.com/freejail/freejail/internal/printable"
 )
 
 // difference is what one image has and another has not.
@@ -94,8 +96,7 @@ func changes(a, b []string) lists {
 // allRequests are the manifest's, with the ports, which hosts decide about too.
 func allRequests(m *image.Manifest) (out []string) {
 	for _, r := range requests(m.Requires) {
-		kind, text, _ := strings.Cut(r, "\t")
-		out = append(out, kind+" "+strings.TrimSpace(text))
+		out = append(out, r[0]+" "+strings.TrimSpace(r[1]))
 	}
 	for _, p := range m.Ports {
 		out = append(out, fmt.Sprintf("port %d/%s", p.Port, p.Protocol))
@@ -130,9 +131,10 @@ func settings(img *image.Image) (out []string) {
 	for _, l := range labels(c.Labels) {
 		add("label", l)
 	}
-	for kind, list := range map[string][]string{"parameter": parameters(m.Parameters), "port": ports(m.Ports), "volume": volumes(m.Volumes), "writable": m.Writable} {
-		for _, text := range list {
-			out = append(out, kind+" "+strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r == '\t' }), ", "))
+	for kind, list := range map[string][][]string{"parameter": parameters(m.Parameters), "port": ports(m.Ports), "volume": volumes(m.Volumes), "writable": column(m.Writable)} {
+		for _, row := range list {
+			row = slices.DeleteFunc(row, func(s string) bool { return s == "" })
+			out = append(out, kind+" "+strings.Join(row, ", "))
 		}
 	}
 	slices.Sort(out)
@@ -148,7 +150,7 @@ func (d *difference) print(w io.Writer) error {
 		p.line("FILES")
 	}
 	for _, f := range d.Files {
-		p.line("  %s %s  %s", marks[f.Kind], printable(f.Path), strings.Join(f.What, ", "))
+		p.line("  %s %s  %s", marks[f.Kind], quoteBlanks(f.Path), strings.Join(f.What, ", "))
 	}
 	if len(d.Files)+d.Config.len()+d.Requests.len() == 0 {
 		p.line("no difference")
@@ -158,9 +160,9 @@ func (d *difference) print(w io.Writer) error {
 
 func (l lists) len() int { return len(l.Added) + len(l.Removed) }
 
-// printable quotes a name that could steer a terminal, or that has blanks in it.
-func printable(name string) string {
-	if q := fmt.Sprintf("%q", name); q != `"`+name+`"` || strings.ContainsRune(name, ' ') {
+// quoteBlanks quotes a name that has blanks in it or would not be seen as it is.
+func quoteBlanks(name string) string {
+	if q := strconv.Quote(name); q != `"`+name+`"` || strings.ContainsRune(name, ' ') {
 		return q
 	}
 	return name
@@ -173,7 +175,7 @@ type lines struct {
 
 func (p *lines) line(format string, a ...any) {
 	if p.err == nil {
-		_, p.err = fmt.Fprintf(p.w, format+"\n", a...)
+		_, p.err = printable.Fprintf(p.w, format+"\n", a...)
 	}
 }
 

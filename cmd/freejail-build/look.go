@@ -46,7 +46,7 @@ everything is the caller's, and setuid and setgid bits are dropped.`,
 			if err := os.Mkdir(args[1], 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 				return err
 			}
-			bar := progress.New(a.messages, "unpacking "+args[0])
+			bar := progress.New(a.terminal, "unpacking "+args[0])
 			defer bar.End()
 			return l.Unpack(cmd.Context(), img, args[1], func(p image.Progress) {
 				bar.Set(p.Done, p.Size, fmt.Sprintf("%d of %d layers", p.LayersDone, p.Layers))

@@ -14,6 +14,8 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
+
+	"github.com/freejail/freejail/internal/printable"
 )
 
 // version is set by the linker.
@@ -37,30 +39,37 @@ func (e usageError) Unwrap() error { return e.error }
 
 func usagef(format string, a ...any) error { return usageError{fmt.Errorf(format, a...)} }
 
-type app struct{ out, messages io.Writer }
+// app has where to write: guarded, so that nothing of an image steers a terminal,
+// and terminal for bars.
+type app struct{ out, messages, terminal io.Writer }
 
 func run(ctx context.Context, args []string, out, messages io.Writer) int {
-	a := &app{out, messages}
-	root := &cobra.Command{Use: "freejail-build", Short: "make images for freejail, look into them, move, sign and serve them", SilenceUsage: true, SilenceErrors: true,
-		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true}}
-	root.AddCommand(a.buildCmd(), a.cacheCmd(), a.importCmd(), a.inspectCmd(), a.historyCmd(), a.diffCmd(), a.validateCmd(), a.schemaCmd(), a.unpackCmd(),
-		a.pullCmd(), a.pushCmd(), a.copyCmd(), a.serveCmd(), a.keygenCmd(), a.signCmd(), a.verifyCmd(), a.versionCmd())
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	a := &app{printable.NewWriter(out), printable.NewWriter(messages), messages}
+	root := a.root()
 	root.SetArgs(args)
-	root.SetOut(out)
-	root.SetErr(messages)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return 0
 	}
 	if !errors.Is(err, errFindings) {
-		fmt.Fprintln(messages, "freejail-build:", err)
+		printable.Fprintf(messages, "freejail-build: %v\n", err)
 	}
 	var usage usageError
 	if errors.As(err, &usage) || strings.HasPrefix(err.Error(), "unknown command") || strings.HasPrefix(err.Error(), "required flag") {
 		return exitUsage
 	}
 	return exitFailed
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{Use: "freejail-build", Short: "make images for freejail, look into them, move, sign and serve them", SilenceUsage: true, SilenceErrors: true,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true}}
+	root.AddCommand(a.buildCmd(), a.cacheCmd(), a.importCmd(), a.inspectCmd(), a.historyCmd(), a.diffCmd(), a.validateCmd(), a.schemaCmd(), a.unpackCmd(),
+		a.pullCmd(), a.pushCmd(), a.copyCmd(), a.serveCmd(), a.keygenCmd(), a.signCmd(), a.verifyCmd(), a.versionCmd())
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetOut(a.out)
+	root.SetErr(a.messages)
+	return root
 }
 
 // exactly checks the number of arguments.
@@ -98,7 +107,7 @@ func platform(text string) (p ocispec.Platform, err error) {
 func (a *app) versionCmd() *cobra.Command {
 	return &cobra.Command{Use: "version", Short: "print the version", Args: exactly(0, "no arguments"),
 		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintln(a.out, "freejail-build", version)
+			_, err := printable.Fprintln(a.out, "freejail-build", version)
 			return err
 		}}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/registry"
+	"github.com/freejail/freejail/internal/printable"
 	"github.com/freejail/freejail/internal/progress"
 )
 
@@ -187,7 +188,7 @@ func (a *app) transfer(ctx context.Context, f *remoteFlags, title string, from, 
 		return registry.Copied{}, usageError{err}
 	}
 	if title != "" {
-		bar := progress.New(a.messages, title)
+		bar := progress.New(a.terminal, title)
 		defer bar.End()
 		o.Progress = func(p image.Progress) {
 			bar.Set(p.Done, p.Size, fmt.Sprintf("%d of %d blobs", p.LayersDone, p.Layers))
@@ -218,11 +219,11 @@ func (a *app) copy(ctx context.Context, f *copyFlags, from, to string) error {
 		return err
 	}
 	if !f.quiet {
-		fmt.Fprintf(a.messages, "%s is at %s\n", cmp.Or(done.Name, "the image"), dst)
+		printable.Fprintf(a.messages, "%s is at %s\n", cmp.Or(done.Name, "the image"), dst)
 		if done.Attached > 0 {
-			fmt.Fprintf(a.messages, "with %d signatures and referrers\n", done.Attached)
+			printable.Fprintf(a.messages, "with %d signatures and referrers\n", done.Attached)
 		}
 	}
-	_, err = fmt.Fprintln(a.out, done.Digest)
+	_, err = printable.Fprintln(a.out, done.Digest)
 	return err
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/http"
 	"os"
@@ -13,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/freejail/freejail/image/registry"
+	"github.com/freejail/freejail/internal/printable"
 )
 
 type serveFlags struct {
@@ -75,7 +75,7 @@ func (a *app) serve(ctx context.Context, f *serveFlags, dir string) (err error) 
 		}
 	}
 	if !f.quiet {
-		o.LogAccess = func(line string) { fmt.Fprintln(a.messages, time.Now().Format(time.RFC3339), line) }
+		o.LogAccess = func(line string) { printable.Fprintln(a.messages, time.Now().Format(time.RFC3339), line) }
 	}
 	s, err := registry.NewServer(dir, o)
 	if err != nil {
@@ -87,7 +87,7 @@ func (a *app) serve(ctx context.Context, f *serveFlags, dir string) (err error) 
 	}
 	go s.Run(ctx)
 	srv := &http.Server{Handler: s, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
-	fmt.Fprintf(a.messages, "serving %s on %s\n", dir, l.Addr())
+	printable.Fprintf(a.messages, "serving %s on %s\n", dir, l.Addr())
 	served := make(chan error, 1)
 	go func() {
 		if f.cert != "" {

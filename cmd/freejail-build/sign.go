@@ -11,6 +11,7 @@ import (
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/registry"
 	"github.com/freejail/freejail/image/sign"
+	"github.com/freejail/freejail/internal/printable"
 )
 
 // passwordEnv has the password of an encrypted key; cosign's name is taken too.
@@ -68,9 +69,9 @@ func (a *app) password(what string) ([]byte, error) {
 	if !term.IsTerminal(fd) {
 		return nil, fmt.Errorf("%s is needed: there is no terminal to ask at, set $%s", what, passwordEnv)
 	}
-	fmt.Fprintf(a.messages, "%s: ", what)
+	printable.Fprintf(a.messages, "%s: ", what)
 	b, err := term.ReadPassword(fd)
-	fmt.Fprintln(a.messages)
+	printable.Fprintln(a.messages)
 	return b, err
 }
 
@@ -128,7 +129,7 @@ digest in one repository. ` + passwordHelp,
 				return err
 			}
 			for _, st := range done {
-				if _, err := fmt.Fprintf(a.out, "%s@%s\n", st.Identity, st.Digest); err != nil {
+				if _, err := printable.Fprintf(a.out, "%s@%s\n", st.Identity, st.Digest); err != nil {
 					return err
 				}
 			}
@@ -161,7 +162,7 @@ repository. Without one the exit code is 1.`,
 			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(a.out, "%s@%s is signed by %s\n", st.Identity, st.Digest, f.key)
+			_, err = printable.Fprintf(a.out, "%s@%s is signed by %s\n", st.Identity, st.Digest, f.key)
 			return err
 		}}
 	f.add(c, "the public key in PEM")

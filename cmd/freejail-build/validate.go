@@ -14,6 +14,7 @@ import (
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/build"
 	"github.com/freejail/freejail/image/registry"
+	"github.com/freejail/freejail/internal/printable"
 )
 
 // errFindings ends with exit code 1; the findings are printed already.
@@ -52,12 +53,12 @@ func (a *app) printFindings(found *image.Findings, asJSON bool) error {
 	rank := map[image.Severity]int{image.Error: 0, image.Warning: 1, image.Note: 2}
 	slices.SortStableFunc(found.List, func(a, b image.Finding) int { return rank[a.Severity] - rank[b.Severity] })
 	for _, f := range found.List {
-		if _, err := fmt.Fprintln(a.out, f); err != nil {
+		if _, err := printable.Fprintf(a.out, "%-7s  %s: %s: %s\n", f.Severity, f.Code, f.Where, printable.Flat(f.Text)); err != nil {
 			return err
 		}
 	}
 	if found.Errors() == 0 {
-		_, err := fmt.Fprintln(a.out, "no faults found")
+		_, err := printable.Fprintln(a.out, "no faults found")
 		return err
 	}
 	return nil

@@ -331,7 +331,7 @@ func readError(resp *http.Response) error {
 	}
 	e := &Error{}
 	if json.Unmarshal(b, e) != nil || e.Message == "" {
-		return &Error{Code: CodeInternal, Message: fmt.Sprintf("the daemon answered %s: %s", resp.Status, bytes.TrimSpace(b))}
+		return Errorf(CodeInternal, "the daemon answered %s: %s", resp.Status, bytes.TrimSpace(b))
 	}
 	return e
 }

@@ -2,7 +2,11 @@
 // types of API version 1 and the calls on them.
 package client
 
-import "time"
+import (
+	"time"
+
+	"github.com/freejail/freejail/internal/printable"
+)
 
 // DefaultSocket is where the daemon listens unless it is told otherwise.
 const DefaultSocket = "/var/run/freejail.sock"
@@ -453,7 +457,16 @@ type Error struct {
 	Decision *Decision `json:"decision,omitempty"`
 }
 
+// Errorf is an error whose message is a format of ours with values of others,
+// which begin no line and steer no terminal.
+func Errorf(code, format string, args ...any) *Error {
+	return &Error{Code: code, Message: printable.Sprintf(format, args...)}
+}
+
 func (e *Error) Error() string { return e.Message }
+
+// Printable is the message with its lines: they are the daemon's.
+func (e *Error) Printable() string { return e.Message }
 
 // IsNotFound reports whether err says that there is no such thing.
 func IsNotFound(err error) bool { return hasCode(err, CodeNotFound) }

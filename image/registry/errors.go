@@ -6,11 +6,12 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"unicode"
 
 	"oras.land/oras-go/v2/errdef"
 	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/errcode"
+
+	"github.com/freejail/freejail/internal/printable"
 )
 
 // ErrNotFound means that a registry, a layout or an archive has no such image.
@@ -42,7 +43,7 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
-	return fmt.Sprintf("%s %s: %s", e.Op, e.Ref, printable(explain(e.Err)))
+	return fmt.Sprintf("%s %s: %s", e.Op, e.Ref, bounded(explain(e.Err)))
 }
 
 func (e *Error) Unwrap() error { return e.Err }
@@ -63,15 +64,10 @@ func explain(err error) string {
 	return err.Error()
 }
 
-func printable(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if r == '\n' || unicode.IsPrint(r) {
-			return r
-		}
-		return '?'
-	}, s)
-	if len(s) > maxErrorText {
-		s = s[:maxErrorText] + "..."
+// bounded is one line, of which a registry may have written all.
+func bounded(s string) string {
+	if s = printable.Flat(s); len(s) > maxErrorText {
+		s = strings.ToValidUTF8(s[:maxErrorText], "") + "..."
 	}
 	return s
 }

@@ -53,7 +53,7 @@ func (c *Client) pull(ctx context.Context, s *image.Store, ref Reference, o Pull
 	}
 	signed, err := signaturesOf(ctx, &remoteSource{from, ref}, d.Digest, indexes)
 	if err != nil && o.Tell != nil {
-		o.Tell(printable("the signatures of " + ref.String() + " could not be read: " + err.Error()))
+		o.Tell(bounded("the signatures of " + ref.String() + " could not be read: " + err.Error()))
 	}
 	return img, s.AddSignatures(img.Digest, signed)
 }

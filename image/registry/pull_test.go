@@ -263,7 +263,7 @@ func TestHostileRegistries(t *testing.T) {
 		"control characters": {byTag, func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(400)
 			_, _ = io.WriteString(w, `{"errors":[{"code":"X","message":"\u001b[2Jgone"}]}`)
-		}, "?[2Jgone"},
+		}, `\u001b[2Jgone`},
 		"manifest is exchanged": {byTag, func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", indexType)
 			w.Header().Set("Docker-Content-Digest", someDigest)

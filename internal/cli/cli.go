@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"syscall"
-	"text/tabwriter"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -20,6 +19,7 @@ import (
 
 	"github.com/freejail/freejail/daemon"
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/internal/printable"
 )
 
 // Exit codes of the command line. run and exec give the program's own.
@@ -58,7 +58,8 @@ type app struct {
 	version string
 	socket  string
 	json    bool
-	out     io.Writer
+	out     io.Writer // guarded: nothing that steers a terminal gets through
+	stream  io.Writer // as it is, for what tasks write
 }
 
 func (a *app) client() *client.Client { return client.New(a.socket) }
@@ -67,9 +68,11 @@ func (a *app) client() *client.Client { return client.New(a.socket) }
 func Main(version string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	a := &app{version: version, out: os.Stdout}
+	a := &app{version: version, out: printable.NewWriter(os.Stdout), stream: os.Stdout}
 	root := a.root()
 	root.SetArgs(longFlags(os.Args[1:]))
+	root.SetOut(a.out)
+	root.SetErr(printable.NewWriter(os.Stderr))
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	err := root.ExecuteContext(ctx)
 	var code exitCode
@@ -79,7 +82,7 @@ func Main(version string) int {
 	case errors.As(err, &code):
 		return int(code)
 	}
-	fmt.Fprintln(os.Stderr, "freejail:", err)
+	printable.Fprintf(os.Stderr, "freejail: %v\n", err)
 	var usage usageError
 	switch {
 	case errors.As(err, &usage) || strings.HasPrefix(err.Error(), "unknown command") || strings.Contains(err.Error(), "arg(s)"):
@@ -131,7 +134,7 @@ func (a *app) daemonCmd() *cobra.Command {
 					return err
 				}
 				return a.print(info, func(w io.Writer) {
-					fmt.Fprintf(w, "the daemon is version %s now, process %d\n", info.Version, info.PID)
+					printable.Fprintf(w, "the daemon is version %s now, process %d\n", info.Version, info.PID)
 				})
 			}
 			if logFile != "" && !check {
@@ -152,7 +155,7 @@ func (a *app) daemonCmd() *cobra.Command {
 						return err
 					}
 				}
-				fmt.Fprintln(a.out, "the host configuration is well")
+				printable.Fprintln(a.out, "the host configuration is well")
 				return nil
 			}
 			if stateDir != "" {
@@ -173,7 +176,7 @@ func (a *app) daemonCmd() *cobra.Command {
 }
 
 func (a *app) serve(ctx context.Context, cfg daemon.Config) error {
-	log := hclog.New(&hclog.LoggerOptions{Name: "freejail", Level: hclog.LevelFromString(cfg.LogLevel), Output: os.Stderr})
+	log := hclog.New(&hclog.LoggerOptions{Name: "freejail", Level: hclog.LevelFromString(cfg.LogLevel), Output: printable.NewWriter(os.Stderr)})
 	d, err := daemon.New(cfg, a.version, log)
 	if err != nil {
 		return err
@@ -192,14 +195,8 @@ func (a *app) print(v any, f func(io.Writer)) error {
 	return nil
 }
 
-// table prints rows under a header.
 func table(w io.Writer, header string, rows [][]string) {
-	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(t, header)
-	for _, r := range rows {
-		fmt.Fprintln(t, strings.Join(r, "\t"))
-	}
-	t.Flush()
+	_ = printable.Table(w, header, rows) // whoever reads it may have seen enough
 }
 
 func ago(t time.Time) string {

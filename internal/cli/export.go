@@ -2,13 +2,13 @@ package cli
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/internal/printable"
 )
 
 func (a *app) exportCmd() *cobra.Command {
@@ -29,7 +29,7 @@ func (a *app) exportCmd() *cobra.Command {
 				return err
 			}
 			return a.print(e, func(w io.Writer) {
-				fmt.Fprintf(w, "%s %s\nclients name it by nfs { servers = [%q] }\n", strings.Join(e.Names, ","), e.Digest, e.URL)
+				printable.Fprintf(w, "%s %s\nclients name it by nfs { servers = [%q] }\n", strings.Join(e.Names, ","), e.Digest, e.URL)
 				printProblem(w, *e)
 			})
 		}}
@@ -57,6 +57,6 @@ func (a *app) listExports(cmd *cobra.Command) error {
 
 func printProblem(w io.Writer, e client.Export) {
 	if e.Problem != "" {
-		fmt.Fprintf(w, "not served yet: %s\n%21s %s\n", e.Problem, "->", e.Fix)
+		printable.Fprintf(w, "not served yet: %s\n%21s %s\n", e.Problem, "->", e.Fix)
 	}
 }

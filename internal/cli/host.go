@@ -16,6 +16,7 @@ import (
 
 	"github.com/freejail/freejail/daemon"
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/internal/printable"
 	"github.com/freejail/freejail/internal/progress"
 )
 
@@ -55,7 +56,7 @@ func (a *app) imagesCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.print(i, func(w io.Writer) { fmt.Fprintln(w, i.Name, i.Digest) })
+			return a.print(i, func(w io.Writer) { printable.Fprintln(w, i.Name, i.Digest) })
 		}}
 	imp.Flags().StringVarP(&name, "name", "t", "", "name[:tag] (default: the file's name)")
 	rm := &cobra.Command{Use: "rm IMAGE", Short: "forget an image's name; `freejail gc` frees its space", Args: cobra.ExactArgs(1),
@@ -72,24 +73,27 @@ func bytesOrNone(n int64) string {
 }
 
 func describe(w io.Writer, i *client.ImageInfo) {
-	fmt.Fprintf(w, "%s  %s\n%s/%s, %s (shared %s, unpacked %s), created %s\n", i.Name, i.Digest, i.OS, i.Arch, units.BytesSize(float64(i.Size)),
+	printable.Fprintf(w, "%s  %s\n%s/%s, %s (shared %s, unpacked %s), created %s\n", i.Name, i.Digest, i.OS, i.Arch, units.BytesSize(float64(i.Size)),
 		bytesOrNone(i.Shared), bytesOrNone(i.Unpacked), i.Created.Format("2006-01-02"))
 	if i.Summary != "" {
-		fmt.Fprintln(w, i.Summary)
+		printable.Fprintln(w, i.Summary)
 	}
 	if len(i.Signers) > 0 {
-		fmt.Fprintln(w, "Signed by:", strings.Join(i.Signers, ", "))
+		printable.Fprintln(w, "Signed by:", strings.Join(i.Signers, ", "))
 	}
 	for _, part := range []struct {
 		title string
 		lines []string
 	}{{"Parameters", i.Parameters}, {"Ports", i.Ports}, {"Asks for", i.Requests}, {"Run by", i.Tasks}} {
 		if len(part.lines) > 0 {
-			fmt.Fprintf(w, "%s:\n  %s\n", part.title, strings.Join(part.lines, "\n  "))
+			printable.Fprintf(w, "%s:\n", part.title)
+		}
+		for _, line := range part.lines {
+			printable.Fprintf(w, "  %s\n", line)
 		}
 	}
 	if i.Usage != "" {
-		fmt.Fprintf(w, "\n%s\n", strings.TrimSpace(i.Usage))
+		printable.Fprintf(w, "Usage:\n%s", printable.Lines(printable.Block("  | ", i.Usage)))
 	}
 }
 
@@ -119,9 +123,9 @@ has the defaults.`,
 			}
 			return a.print(r, func(w io.Writer) {
 				for _, name := range r.Images {
-					fmt.Fprintln(w, "forgot", name)
+					printable.Fprintln(w, "forgot", name)
 				}
-				fmt.Fprintf(w, "removed %d ended tasks, %d unpacked images, %s of layers\n", r.Tasks, r.Chains, units.BytesSize(float64(r.Bytes)))
+				printable.Fprintf(w, "removed %d ended tasks, %d unpacked images, %s of layers\n", r.Tasks, r.Chains, units.BytesSize(float64(r.Bytes)))
 			})
 		}}
 	c.Flags().DurationVar(&older, "older", 0, "forget images given by a path that were not used for so long, such as 24h; 0 none by age")
@@ -171,7 +175,7 @@ configuration. An image that was pulled so stays until "freejail images rm".`,
 			if err != nil {
 				return err
 			}
-			return a.print(i, func(w io.Writer) { fmt.Fprintln(w, i.Name, i.Digest) })
+			return a.print(i, func(w io.Writer) { printable.Fprintln(w, i.Name, i.Digest) })
 		}}
 	c.Flags().DurationVar(&timeout, "timeout", time.Hour, "give up after this time; the next pull goes on where this one ended")
 	return c
@@ -234,15 +238,15 @@ func (a *app) withoutDaemon(config string) ([]client.Check, error) {
 // printChecks puts a remedy on a line of its own, to be copied.
 func printChecks(w io.Writer, checks []client.Check) {
 	for _, c := range checks {
-		fmt.Fprintf(w, "%-8s %-12s %s\n", c.Status, c.Name, c.Detail)
+		printable.Fprintf(w, "%-8s %-12s %s\n", c.Status, c.Name, c.Detail)
 		if c.Fix != "" {
-			fmt.Fprintf(w, "%21s %s\n", "->", c.Fix)
+			printable.Fprintf(w, "%21s %s\n", "->", c.Fix)
 		}
 	}
 }
 
 func (a *app) versionCmd() *cobra.Command {
 	return &cobra.Command{Use: "version", Short: "print the version", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
-		return a.print(map[string]string{"version": a.version}, func(w io.Writer) { fmt.Fprintln(w, "freejail", a.version) })
+		return a.print(map[string]string{"version": a.version}, func(w io.Writer) { printable.Fprintln(w, "freejail", a.version) })
 	}}
 }

@@ -2,12 +2,13 @@ package cli
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/freejail/freejail/internal/printable"
 )
 
 // logTo makes a file of standard output and error, which what a panic says goes
@@ -26,7 +27,7 @@ func logTo(path string) error {
 	go func() {
 		for range moved {
 			if err := openLog(path); err != nil {
-				fmt.Fprintln(os.Stderr, "freejail: the log goes on in the old file:", err)
+				printable.Fprintln(os.Stderr, "freejail: the log goes on in the old file:", err)
 			}
 		}
 	}()

@@ -10,6 +10,7 @@ import (
 
 	"github.com/freejail/freejail/daemon"
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/internal/printable"
 	"github.com/freejail/freejail/policy"
 )
 
@@ -69,9 +70,9 @@ func (a *app) policyTestCmd() *cobra.Command {
 			}
 			if err := a.print(report, func(w io.Writer) {
 				for _, f := range failures {
-					fmt.Fprintf(w, "%s: test %q: %s\n", f.Where, f.Test, f.Message)
+					printable.Fprintf(w, "%s: test %q: %s\n", f.Where, f.Test, f.Message)
 				}
-				fmt.Fprintf(w, "%d of %d assertions hold\n", n-len(failures), n)
+				printable.Fprintf(w, "%d of %d assertions hold\n", n-len(failures), n)
 			}); err != nil {
 				return err
 			}
@@ -90,7 +91,7 @@ func (a *app) policySetsCmd() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return a.print(s, func(w io.Writer) { fmt.Fprint(w, s.Text) })
+				return a.print(s, func(w io.Writer) { printable.Fprintf(w, "%s", printable.Lines(s.Text)) })
 			}
 			list := policy.Sets()
 			return a.print(list, func(w io.Writer) {
@@ -119,7 +120,10 @@ func (a *app) policyApproveCmd() *cobra.Command {
 				return err
 			}
 			return a.print(ap, func(w io.Writer) {
-				fmt.Fprintf(w, "%s: approved for %s%s:\n  %s\n", ap.ID, ap.Digest, until(*ap), strings.Join(ap.Requests, "\n  "))
+				printable.Fprintf(w, "%s: approved for %s%s:\n", ap.ID, ap.Digest, until(*ap))
+				for _, r := range ap.Requests {
+					printable.Fprintf(w, "  %s\n", r)
+				}
 			})
 		}}
 	c.Flags().StringVar(&reason, "reason", "", "why, which is recorded")
@@ -201,9 +205,9 @@ func (a *app) policyLogCmd() *cobra.Command {
 				if r.Action == "revoke" {
 					at, by, why = r.At, r.By, r.Why
 				}
-				fmt.Fprintf(w, "%s %s %s %s by %s: %s\n", at.Local().Format(time.DateTime), r.Action, r.Approval.ID, short(r.Approval.Digest), by, why)
+				printable.Fprintf(w, "%s %s %s %s by %s: %s\n", at.Local().Format(time.DateTime), r.Action, r.Approval.ID, short(r.Approval.Digest), by, why)
 				if r.Action == "approve" {
-					fmt.Fprintf(w, "  %s%s: %s\n", r.Approval.Image, until(r.Approval), strings.Join(r.Approval.Requests, "; "))
+					printable.Fprintf(w, "  %s%s: %s\n", r.Approval.Image, until(r.Approval), strings.Join(r.Approval.Requests, "; "))
 				}
 			}
 		})
@@ -211,12 +215,12 @@ func (a *app) policyLogCmd() *cobra.Command {
 }
 
 func printDecision(w io.Writer, d *client.Decision) {
-	fmt.Fprintf(w, "%s  %s\n", d.Image, d.Digest)
+	printable.Fprintf(w, "%s  %s\n", d.Image, d.Digest)
 	if len(d.Signers) > 0 {
-		fmt.Fprintf(w, "signed by %s\n", strings.Join(d.Signers, ", "))
+		printable.Fprintf(w, "signed by %s\n", strings.Join(d.Signers, ", "))
 	}
 	if len(d.Results) == 0 {
-		fmt.Fprintln(w, "asks for nothing")
+		printable.Fprintln(w, "asks for nothing")
 		return
 	}
 	var rows [][]string
@@ -231,15 +235,15 @@ func printDecision(w io.Writer, d *client.Decision) {
 	first := true
 	for _, r := range d.Results {
 		if r.Permit != "" && first {
-			fmt.Fprintln(w, "\nIn the host's policy, this would permit what is refused:")
+			printable.Fprintf(w, "\nIn the host's policy, this would permit what is refused:\n")
 			first = false
 		}
 		if r.Permit != "" {
-			fmt.Fprintln(w, r.Permit)
+			printable.Fprintln(w, printable.Lines(r.Permit))
 		}
 	}
 	if d.Approve != "" {
-		fmt.Fprintf(w, "\nFor this digest alone:\n%s\n", d.Approve)
+		printable.Fprintf(w, "\nFor this digest alone:\n%s\n", printable.Lines(d.Approve))
 	}
 }
 
@@ -277,9 +281,9 @@ func printRuleset(w io.Writer, s client.Ruleset) {
 	if holders == "" {
 		holders = "nobody"
 	}
-	fmt.Fprintf(w, "ruleset %d, held by %s\n", s.ID, holders)
+	printable.Fprintf(w, "ruleset %d, held by %s\n", s.ID, holders)
 	for i, r := range s.Rules {
-		fmt.Fprintf(w, "  %d %s\n", i+1, r)
+		printable.Fprintf(w, "  %d %s\n", i+1, r)
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/internal/printable"
 )
 
 type runFlags struct {
@@ -165,10 +166,10 @@ func (a *app) run(ctx context.Context, spec client.TaskSpec, f runFlags) error {
 		return err
 	}
 	if f.detach {
-		return a.print(t, func(w io.Writer) { fmt.Fprintln(w, t.Spec.ID) })
+		return a.print(t, func(w io.Writer) { printable.Fprintln(w, t.Spec.ID) })
 	}
 	followed := make(chan error, 2)
-	for stream, w := range map[string]io.Writer{"stdout": os.Stdout, "stderr": os.Stderr} {
+	for stream, w := range map[string]io.Writer{"stdout": a.stream, "stderr": os.Stderr} {
 		go func() { followed <- c.Logs(ctx, spec.ID, stream, true, -1, w) }()
 	}
 	exit, err := c.Wait(ctx, spec.ID)
@@ -181,7 +182,7 @@ func (a *app) run(ctx context.Context, spec client.TaskSpec, f runFlags) error {
 	}
 	for range 2 {
 		if err := <-followed; err != nil && ctx.Err() == nil {
-			fmt.Fprintln(os.Stderr, "freejail: log:", err)
+			printable.Fprintln(os.Stderr, "freejail: log:", err)
 		}
 	}
 	if f.remove {
@@ -196,12 +197,12 @@ func (a *app) run(ctx context.Context, spec client.TaskSpec, f runFlags) error {
 func exitOf(e *client.Exit) error {
 	switch {
 	case e == nil || !e.Known:
-		fmt.Fprintln(os.Stderr, "freejail: the exit code is unknown")
+		printable.Fprintln(os.Stderr, "freejail: the exit code is unknown")
 		return exitCode(exitUnknown)
 	case e.Disk:
 		fmt.Fprintln(os.Stderr, "freejail: killed:", e.Message)
 	case e.OOM:
-		fmt.Fprintln(os.Stderr, "freejail: killed: over its memory limit")
+		printable.Fprintln(os.Stderr, "freejail: killed: over its memory limit")
 	}
 	if e.Signal != 0 {
 		return exitCode(128 + e.Signal)
@@ -297,7 +298,7 @@ func (a *app) exec(ctx context.Context, id string, spec client.ExecSpec) error {
 		}
 		defer func() {
 			if err := term.Restore(fd, old); err != nil {
-				fmt.Fprintln(os.Stderr, "freejail: terminal:", err)
+				printable.Fprintln(os.Stderr, "freejail: terminal:", err)
 			}
 		}()
 		if w, h, err := term.GetSize(fd); err == nil {
@@ -375,7 +376,7 @@ func (a *app) logsCmd() *cobra.Command {
 		if stderr {
 			stream = "stderr"
 		}
-		return a.client().Logs(cmd.Context(), args[0], stream, follow, tail, a.out)
+		return a.client().Logs(cmd.Context(), args[0], stream, follow, tail, a.stream)
 	}}
 	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on until the task ends")
 	c.Flags().BoolVar(&stderr, "stderr", false, "standard error instead of output")
@@ -399,7 +400,7 @@ func (a *app) eventsCmd() *cobra.Command {
 	c := &cobra.Command{Use: "events", Short: "what happened to the tasks of late", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 		return a.client().Events(cmd.Context(), 0, follow, func(e client.Event) error {
 			return a.print(e, func(w io.Writer) {
-				fmt.Fprintf(w, "%s  %-20s  %-10s  %s\n", e.At.Format(time.TimeOnly), e.Task, e.Kind, e.Message)
+				printable.Fprintf(w, "%s  %-20s  %-10s  %s\n", e.At.Format(time.TimeOnly), e.Task, e.Kind, e.Message)
 			})
 		})
 	}}

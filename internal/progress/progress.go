@@ -3,7 +3,6 @@
 package progress
 
 import (
-	"fmt"
 	"io"
 	"os"
 	"sync"
@@ -12,6 +11,8 @@ import (
 	"github.com/docker/go-units"
 	"github.com/schollz/progressbar/v3"
 	"golang.org/x/term"
+
+	"github.com/freejail/freejail/internal/printable"
 )
 
 // lineEvery is how often a line is written where there is no terminal.
@@ -30,7 +31,7 @@ type Bar struct {
 
 // New begins with nothing done and nothing known.
 func New(w io.Writer, title string) *Bar {
-	b := &Bar{w: w, title: title, last: time.Now()}
+	b := &Bar{w: w, title: printable.Line(title), last: time.Now()}
 	if f, ok := w.(*os.File); ok {
 		b.tty = term.IsTerminal(int(f.Fd()))
 	}
@@ -48,7 +49,7 @@ func (b *Bar) Set(done, total int64, note string) {
 	if !b.tty {
 		if time.Since(b.last) >= lineEvery {
 			b.last = time.Now()
-			fmt.Fprintf(b.w, "%s: %s, %s of %s\n", b.title, note, units.BytesSize(float64(done)), units.BytesSize(float64(total)))
+			printable.Fprintf(b.w, "%s: %s, %s of %s\n", b.title, note, units.BytesSize(float64(done)), units.BytesSize(float64(total)))
 		}
 		return
 	}
@@ -60,7 +61,7 @@ func (b *Bar) Set(done, total int64, note string) {
 	if b.bar.GetMax64() != total {
 		b.bar.ChangeMax64(total)
 	}
-	b.bar.Describe(b.title + ", " + note)
+	b.bar.Describe(b.title + ", " + printable.Line(note))
 	// Full only at the end: a finished bar is not drawn again.
 	_ = b.bar.Set64(min(done, total-1)) // a terminal that is gone shows nothing
 }
