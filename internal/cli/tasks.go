@@ -200,7 +200,7 @@ func exitOf(e *client.Exit) error {
 		printable.Fprintln(os.Stderr, "freejail: the exit code is unknown")
 		return exitCode(exitUnknown)
 	case e.Disk:
-		fmt.Fprintln(os.Stderr, "freejail: killed:", e.Message)
+		printable.Fprintln(os.Stderr, "freejail: killed:", e.Message)
 	case e.OOM:
 		printable.Fprintln(os.Stderr, "freejail: killed: over its memory limit")
 	}
