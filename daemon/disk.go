@@ -130,6 +130,7 @@ func (d *Daemon) watchDisk(t *task) {
 		if err := t.update(func(i *client.Task) { i.OverDisk = over }); err != nil {
 			d.log.Error("why a task is ended is not journalled", "task", t.id(), "error", err)
 		}
+		fault("disk", "journalled")
 		d.endOver(t)
 	}
 }

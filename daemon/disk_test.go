@@ -170,6 +170,28 @@ func TestWithinDiskLimit(t *testing.T) {
 	}
 }
 
+// A daemon that is killed when it is about to end a task leaves that to the next.
+func TestKilledOverDiskLimit(t *testing.T) {
+	dir := shortDir(t)
+	t.Setenv("FREEJAIL_FAULT_POINT", "disk:journalled")
+	c, stop := daemonAt(t, dir, "")
+	spec := fills("file", "")
+	spec.Image = archive(t, "")
+	if _, err := c.Start(t.Context(), spec); err != nil {
+		t.Fatal(err)
+	}
+	_, err := c.Wait(t.Context(), diskTask)
+	wasKilled(t, err, stop)
+	c, _ = daemonAt(t, dir, "")
+	if e, err := c.Wait(t.Context(), diskTask); err != nil || !e.Disk || !e.Known || e.Code != 137 {
+		t.Errorf("it ended with %+v: %v", e, err)
+	}
+	if err := c.Destroy(t.Context(), diskTask, false); err != nil {
+		t.Fatal(err)
+	}
+	nothingLeft(t, dir)
+}
+
 // awaitWritten waits until what a task wrote is measured.
 func awaitWritten(t *testing.T, c *client.Client, least, most int64) {
 	t.Helper()
