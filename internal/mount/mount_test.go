@@ -87,7 +87,7 @@ func TestDir(t *testing.T) {
 	for target, want := range map[string]string{
 		"/etc": "etc", "/var/real/": "var/real", "/home/x": "usr/home/x", "/new/dir": "new/dir", "../../etc": "etc", "/in": "var/real", "/in/y": "var/real/y",
 		"/dev": "", "/dev/x": "", "/up": "", "/up/x": "", "/deep": "", "/loop": "", "/self": "", "/": "", "/file": "", "/file/x": "", "/fifo": "", "/fifo/x": "",
-		"/long/etc": "", "/l1/etc": "", "/back": "", "/back/etc": "etc",
+		"/long/etc": "", "/l1/etc": "", strings.Repeat("/d", 250) + "/e": "d" + strings.Repeat("/d", 249) + "/e", strings.Repeat("/d", 300): "", "/back": "", "/back/etc": "etc",
 	} {
 		p, err := r.Dir(target)
 		if want == "" && err == nil {

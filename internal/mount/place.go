@@ -109,8 +109,12 @@ var ErrOut = errors.New("out of the root")
 // maxLinks is how many links a path may lead over, as in the kernels.
 const maxLinks = 40
 
-// maxSteps bounds the names that all links of a path add up to.
-const maxSteps = 4096
+// maxSteps bounds the names that all links of a path add up to, and maxDepth how
+// many directories are open at once.
+const (
+	maxSteps = 4096
+	maxDepth = 256
+)
 
 // walker goes down a path by descriptors.
 type walker struct {
@@ -174,7 +178,9 @@ func (w *walker) step(start *os.File, name string) error {
 		return err
 	}
 	at := start
-	if n := len(w.stack); n > 0 {
+	if n := len(w.stack); n >= maxDepth {
+		return fmt.Errorf("it is more than %d directories deep", maxDepth)
+	} else if n > 0 {
 		at = w.stack[n-1]
 	}
 	f, err := w.open(at, name)
