@@ -56,6 +56,9 @@ func (d *Daemon) reloadPolicy() error {
 	if err == nil {
 		p, err = LoadPolicy(d.cfg.Path)
 	}
+	if err == nil {
+		p.OnHost(chain)
+	}
 	h := &d.policy
 	h.mu.Lock()
 	defer h.mu.Unlock()

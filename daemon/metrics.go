@@ -80,7 +80,7 @@ func (m *metrics) write(w io.Writer) {
 	fmt.Fprintf(w, "freejail_policy_decisions_total{result=\"allowed\"} %d\nfreejail_policy_decisions_total{result=\"refused\"} %d\n", m.allowed, m.refused)
 	fmt.Fprintf(w, "# HELP freejail_policy_refused_requests_total Requests that starts were refused for.\n# TYPE freejail_policy_refused_requests_total counter\n")
 	for _, kind := range policy.Kinds {
-		for _, source := range []policy.Source{policy.FromImage, policy.FromJob} {
+		for _, source := range []policy.Source{policy.FromImage, policy.FromJob, policy.FromHost} {
 			for _, denied := range []bool{false, true} {
 				if n := m.refusals[refusal{kind, source, denied}]; n > 0 {
 					fmt.Fprintf(w, "freejail_policy_refused_requests_total{kind=%q,source=%q,denied=\"%t\"} %d\n", kind, source, denied, n)

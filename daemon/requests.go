@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -45,7 +46,7 @@ const defaultPath = "PATH=/sbin:/bin:/usr/sbin:/usr/bin:/usr/local/sbin:/usr/loc
 // makePlan merges a job's settings with its image's manifest.
 func (d *Daemon) makePlan(spec client.TaskSpec, img *image.Image) (*plan, error) {
 	p := &plan{image: img, params: map[string]string{}, sysctl: map[string]string{}}
-	steps := []func(client.TaskSpec) error{p.refuseForeign, p.addCommand, p.addPorts, p.addEnv, p.addPrivileges, p.addMounts, p.addDirs, p.addEnd}
+	steps := []func(client.TaskSpec) error{p.refuseForeign, p.addCommand, p.addPorts, p.addEnv, p.addPrivileges, p.addMounts, p.addDirs, p.askDirs, p.addEnd}
 	for _, f := range steps {
 		if err := f(spec); err != nil {
 			return nil, errors.Join(err, p.close())
@@ -257,6 +258,28 @@ func (p *plan) addWants(w client.Wants, source policy.Source) error {
 	return nil
 }
 
+// askDirs asks for directories that are not the task's own: volumes of the
+// orchestrator's configuration of this host. Nobody needs a permit for them, but
+// they can be denied.
+func (p *plan) askDirs(spec client.TaskSpec) error {
+	for i, m := range spec.Dirs {
+		own := slices.ContainsFunc(spec.Confined, func(dir string) bool { return within(filepath.Clean(dir), filepath.Clean(m.Source)) })
+		if !own {
+			p.ask(policy.Mount, path.Clean(m.Target), nullfsValue(p.dirs[i]), policy.FromHost)
+		}
+	}
+	return nil
+}
+
+// nullfsValue is a mount of the host's as it is asked for.
+func nullfsValue(m client.Mount) string {
+	mode := ":rw"
+	if m.ReadOnly {
+		mode = ":ro"
+	}
+	return "nullfs:" + m.Source + mode
+}
+
 // addMounts resolves a volume's source before anything is decided: the policy
 // judges, and the kernel mounts, the same path.
 func (p *plan) addMounts(spec client.TaskSpec) error {
@@ -282,16 +305,29 @@ func (p *plan) addMounts(spec client.TaskSpec) error {
 	return p.requiredVolumes(spec)
 }
 
-// addImageMounts gives an image of Linux what its programs expect. The permit
-// for Linux covers that.
-func (p *plan) addImageMounts() error {
-	if p.linuxulator() {
-		p.rules = append(p.rules, devfs.Rule{Path: "shm", Unhide: true})
-		for _, m := range linuxMounts {
-			if !slices.ContainsFunc(p.image.Manifest.Requires.Mounts, func(own image.MountRequest) bool { return own.Target == m.Target }) {
-				p.mounts = append(p.mounts, m)
-			}
+// addLinux gives an image of Linux what its programs expect. The permit for
+// Linux covers that, unless it is denied.
+func (p *plan) addLinux() error {
+	if !p.linuxulator() {
+		return nil
+	}
+	shm := devfs.Rule{Path: "shm", Unhide: true}
+	p.rules = append(p.rules, shm)
+	p.ask(policy.Devfs, shm.String(), shm.String(), policy.FromHost)
+	for _, m := range linuxMounts {
+		if slices.ContainsFunc(p.image.Manifest.Requires.Mounts, func(own image.MountRequest) bool { return own.Target == m.Target }) {
+			continue
 		}
+		if err := p.askMount(m, m.Type, policy.FromHost); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *plan) addImageMounts() error {
+	if err := p.addLinux(); err != nil {
+		return err
 	}
 	for _, m := range p.image.Manifest.Requires.Mounts {
 		out := client.Mount{Type: m.Type, Target: m.Target, Options: strings.Join(m.Options, ",")}

@@ -68,21 +68,35 @@ func checkSetting(what, name, value string, source policy.Source) error {
 	return nil
 }
 
-// maxRequests bounds what one task can have the policy think about.
-const maxRequests = 2000
+// What one task can ask for, image and job together.
+const (
+	maxRequests = 2000
+	maxMounts   = 128
+	maxPorts    = 256
+)
 
 func (p *plan) check(maxRules int) error {
-	if len(p.requests) > maxRequests {
-		return invalid("image and job ask for %d things; %d is the most", len(p.requests), maxRequests)
+	for what, n := range map[string][2]int{"things": {len(p.requests), maxRequests}, "mounts": {len(p.mounts), maxMounts}, "ports": {len(p.ports), maxPorts}} {
+		if n[0] > n[1] {
+			return invalid("image and job ask for %d %s; %d is the most", n[0], what, n[1])
+		}
 	}
 	if len(p.rules) > maxRules {
 		return invalid("image and job ask for %d devfs rules, the host's maximum of a ruleset is %d (devfs { max_rules })", len(p.rules), maxRules)
+	}
+	on := map[string]bool{}
+	for _, m := range p.mounts {
+		target := path.Clean(m.Target)
+		if on[target] {
+			return invalid("image and job ask for two mounts on %s: one would hide the other", target)
+		}
+		on[target] = true
 	}
 	return nil
 }
 
 // askUser asks for what the process will run as, as far as its name tells; see
-// checkRoot.
+// checkUser.
 func (p *plan) askUser(spec client.TaskSpec) {
 	user, source := p.image.Config.Config.User, policy.FromImage
 	if spec.User != "" {
@@ -96,15 +110,28 @@ func (p *plan) askUser(spec client.TaskSpec) {
 	p.requests = append(p.requests, p.user)
 }
 
-// checkRoot decides again where a user of another name is the superuser by the
-// image's own files.
-func (d *Daemon) checkRoot(spec client.TaskSpec, p *plan, uid uint32) error {
-	if uid != 0 || p.user.Value == "root" {
-		return nil
+// checkUser decides again by what the image's own files make of the user: its
+// number, and all names that this has.
+func (d *Daemon) checkUser(spec client.TaskSpec, p *plan, root string, uid uint32) error {
+	names, err := image.UserNames(root, uid)
+	if err != nil {
+		return invalid("user: %v", err)
 	}
-	root := p.user
-	root.Value = "root"
-	return d.decide(spec, p.image, []policy.Request{root})
+	also := p.user
+	also.Value = strconv.FormatUint(uint64(uid), 10)
+	if uid == 0 {
+		also.Value = "root"
+	}
+	asked := []policy.Request{also}
+	for _, name := range names {
+		also.Value = name
+		asked = append(asked, also)
+	}
+	asked = slices.DeleteFunc(asked, func(r policy.Request) bool { return r.Value == p.user.Value })
+	if dec, err := d.decision(spec, p.image, asked); err != nil || dec.Allowed {
+		return err
+	}
+	return d.decide(spec, p.image, asked)
 }
 
 // addVolume resolves a job's mount, and asks for it.
@@ -116,12 +143,8 @@ func (p *plan) addVolume(spec client.TaskSpec, v client.Mount) error {
 		if err != nil {
 			return err
 		}
-		mode := ":rw"
-		if v.ReadOnly {
-			mode = ":ro"
-		}
 		v.Source = real
-		value += ":" + real + mode
+		value = nullfsValue(v)
 	case "tmpfs", "procfs", "fdescfs", "linprocfs", "linsysfs":
 	default:
 		return fmt.Errorf("a job can mount nullfs, tmpfs, procfs, fdescfs, linprocfs and linsysfs, not %q", v.Type)

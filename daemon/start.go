@@ -311,7 +311,7 @@ func (d *Daemon) startProcess(ctx context.Context, t *task, p *plan) error {
 	if err != nil {
 		return err
 	}
-	if err := d.checkRoot(s, p, proc.UID); err != nil {
+	if err := d.checkUser(s, p, t.info.Root, proc.UID); err != nil {
 		return err
 	}
 	for _, m := range p.dirs {

@@ -147,8 +147,10 @@ func (x *Index) together(g glob, which []int) ([]int, error) {
 	return which, nil
 }
 
-// Touching returns the first rule that opens something which the requested one
-// opens as well, or -1: where rules are what is denied, it denies the request.
+// Touching returns the first rule that opens a node, in whatever way, which the
+// requested one opens as well, or -1: where rules are what is denied, it denies
+// the request. To show a node, to give it away and to widen its mode are one: a
+// host may show it already.
 func (x *Index) Touching(requested Rule, use func(int) bool) (int, error) {
 	if !requested.opens() {
 		return -1, nil
@@ -166,7 +168,7 @@ func (x *Index) Touching(requested Rule, use func(int) bool) (int, error) {
 		if q := x.prefix[i]; p != "" && q != "" && !strings.HasPrefix(p, q) && !strings.HasPrefix(q, p) {
 			continue
 		}
-		if use != nil && !use(i) || r.Type != "" && requested.Type != "" && r.Type != requested.Type || !r.shares(requested) {
+		if use != nil && !use(i) || r.Type != "" && requested.Type != "" && r.Type != requested.Type || !r.opens() {
 			continue
 		}
 		if r.Path == "" || requested.Path == "" || g.meets(x.globs[i]) {
@@ -174,12 +176,4 @@ func (x *Index) Touching(requested Rule, use func(int) bool) (int, error) {
 		}
 	}
 	return -1, nil
-}
-
-// shares tells that the denied rule r forbids an action of the request. To deny
-// that a node is shown denies to change it too, as a host may show it already.
-func (r Rule) shares(requested Rule) bool {
-	same := func(a, b *uint32) bool { return a != nil && b != nil && *a == *b }
-	return r.Unhide || same(r.User, requested.User) || same(r.Group, requested.Group) ||
-		r.Mode != nil && requested.Mode != nil && *r.Mode&*requested.Mode != 0
 }

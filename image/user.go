@@ -99,6 +99,28 @@ func lookUser(r *os.Root, user string) (Creds, error) {
 	return Creds{UID: uid}, nil
 }
 
+// maxNames is more than a number needs.
+const maxNames = 64
+
+// UserNames are the names that an image's own passwd has for a user's number.
+func UserNames(root string, uid uint32) (out []string, err error) {
+	r, err := os.OpenRoot(root)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	users, err := table(r, "etc/passwd", 4)
+	for _, u := range users {
+		if n, err := number(u[2]); err == nil && n == uid {
+			out = append(out, u[0])
+		}
+	}
+	if len(out) > maxNames {
+		return nil, fmt.Errorf("the image's /etc/passwd has %d names for user %d; %d is the most", len(out), uid, maxNames)
+	}
+	return out, err
+}
+
 // number reads a user or group number. The last one means "leave as it is" to
 // the system calls that set it, so a process would stay root.
 func number(s string) (uint32, error) {

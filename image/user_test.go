@@ -65,6 +65,19 @@ func TestResolveUser(t *testing.T) {
 	}
 }
 
+func TestUserNames(t *testing.T) {
+	root := rootWith(t, map[string]string{"etc/passwd": passwd + "http:*:80:80::/:/x\nw:*:080:1::/:/x\n" + strings.Repeat("many:*:6:6::/:/x\n", 65)})
+	if got, err := UserNames(root, 80); err != nil || !reflect.DeepEqual(got, []string{"www", "http", "w"}) {
+		t.Errorf("80 is %q, %v", got, err)
+	}
+	if got, err := UserNames(root, 81); err != nil || len(got) != 0 {
+		t.Errorf("81 is %q, %v", got, err)
+	}
+	if _, err := UserNames(root, 6); err == nil || !strings.Contains(err.Error(), "65 names") {
+		t.Errorf("very many names: %v", err)
+	}
+}
+
 func TestResolveUserWithoutFiles(t *testing.T) {
 	root := t.TempDir()
 	for spec, want := range map[string]Creds{"": {}, "0:0": {}, "5:6": {UID: 5, GID: 6}} {

@@ -61,15 +61,17 @@ func (e *entry) about(in scope, from Source) bool {
 }
 
 // Decide judges requests: a deny wins over everything, then a permit or an
-// approval of this digest is needed.
+// approval of this digest is needed. It judges all requests of a task at once,
+// as some permits bound their sum.
 func (p *Policy) Decide(s Subject, reqs []Request, approvals []Approval) Decision {
 	d := Decision{Allowed: true, Results: make([]Result, 0, len(reqs))}
-	permits, denies := p.permits.scope(s), p.denies.scope(s)
 	now := time.Now()
-	approvals = slices.DeleteFunc(slices.Clone(approvals), func(a Approval) bool { return a.Digest != s.Digest || a.Expired(now) })
+	j := judge{Policy: p, allow: p.permits.scope(s), refuse: p.denies.scope(s)}
+	j.approvals = slices.DeleteFunc(slices.Clone(approvals), func(a Approval) bool { return a.Digest != s.Digest || a.Expired(now) })
+	j.sums = p.permits.sums(reqs, j.allow)
 	for _, r := range reqs {
 		res := Result{Request: r}
-		p.decideOne(&res, permits, denies, approvals)
+		j.decide(&res)
 		if !res.Allowed {
 			d.Allowed = false
 			if !res.Denied {
@@ -80,12 +82,21 @@ func (p *Policy) Decide(s Subject, reqs []Request, approvals []Approval) Decisio
 	}
 	for _, q := range p.requires {
 		if q.block.appliesTo(s) {
-			res := q.decide(s, approvals)
+			res := q.decide(s, j.approvals)
 			d.Allowed = d.Allowed && res.Allowed
 			d.Results = append(d.Results, res)
 		}
 	}
 	return d
+}
+
+// judge is a policy before one task.
+type judge struct {
+	*Policy
+	allow, refuse scope
+	approvals     []Approval
+	sums          map[*entry]int64
+	aliases       *aliases // made when it is first needed
 }
 
 // requirement is a require block: of what it is about, one of the signers must
@@ -113,21 +124,21 @@ func (q requirement) decide(s Subject, approvals []Approval) Result {
 	return res
 }
 
-func (p *Policy) decideOne(res *Result, permits, denies scope, approvals []Approval) {
+func (j *judge) decide(res *Result) {
 	a := newAsk(res.Request)
-	if where, err := p.denies.touching(&a, denies); err != nil {
+	if where, err := j.touching(&a); err != nil {
 		res.Reason, res.Denied = fmt.Sprintf("the host's denies cannot be compared: %v", err), true
 		return
 	} else if where != "" {
 		res.Reason, res.Denied = "denied at "+where, true
 		return
 	}
-	where, err := p.permits.covering(&a, permits)
+	where, err := j.covering(&a)
 	if where != "" {
 		res.Allowed, res.Reason = true, "permitted at "+where
 		return
 	}
-	for _, ap := range approvals {
+	for _, ap := range j.approvals {
 		if ap.Covers(res.Request) {
 			res.Allowed, res.Reason = true, fmt.Sprintf("approved by %s on %s: %s", ap.By, ap.At.Format(time.DateOnly), ap.Why)
 			return
@@ -139,20 +150,32 @@ func (p *Policy) decideOne(res *Result, permits, denies scope, approvals []Appro
 	}
 }
 
-func (t *table) covering(a *ask, in scope) (string, error) {
+func (j *judge) covering(a *ask) (string, error) {
+	t := &j.permits
 	list := t.entries[a.Kind]
 	if a.Kind == Devfs {
 		if t.devfs == nil {
 			return "", errors.New("devfs rules cannot be compared here")
 		}
-		by, err := t.devfs.Covering(a.Value, func(i int) bool { return list[i].about(in, a.Source) })
+		by, err := t.devfs.Covering(a.Value, func(i int) bool { return list[i].about(j.allow, a.Source) })
 		var where []string
 		for _, i := range by {
 			where = append(where, list[i].where)
 		}
 		return strings.Join(where, " and "), err
 	}
-	return t.first(a, false, func(e *entry) bool { return e.covers(a) && e.about(in, a.Source) }), nil
+	var over error
+	where := t.first(a, false, func(e *entry) bool {
+		if !e.covers(a) || !e.about(j.allow, a.Source) {
+			return false
+		}
+		if err := j.within(e); err != nil {
+			over = err
+			return false
+		}
+		return true
+	})
+	return where, over
 }
 
 // first is the place of the first entry that f takes.
@@ -171,19 +194,24 @@ func (t *table) first(a *ask, wide bool, f func(*entry) bool) (where string) {
 	return where
 }
 
-func (t *table) touching(a *ask, in scope) (string, error) {
+func (j *judge) touching(a *ask) (string, error) {
+	t := &j.denies
 	list := t.entries[a.Kind]
 	if len(list) == 0 {
 		return "", nil
 	}
 	if a.Kind == Devfs {
-		i, err := t.devfs.Touching(a.Value, func(i int) bool { return list[i].about(in, a.Source) })
+		i, err := t.devfs.Touching(a.Value, func(i int) bool { return list[i].about(j.refuse, a.Source) })
 		if err != nil || i < 0 {
 			return "", err
 		}
 		return list[i].where, nil
 	}
-	return t.first(a, true, func(e *entry) bool { return e.touches(a) && e.about(in, a.Source) }), nil
+	where := t.first(a, true, func(e *entry) bool { return e.touches(a) && e.about(j.refuse, a.Source) })
+	if where == "" && a.Kind == Mount && a.mount.fstype == nullfs {
+		where = j.touchingAlias(a)
+	}
+	return where, nil
 }
 
 // permitBlock is what an operator would add to the host's file, for all digests

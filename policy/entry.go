@@ -43,6 +43,20 @@ func (p pattern) match(s string) bool {
 	return err == nil && ok // patterns were checked when they were read
 }
 
+// all is match for a value that may be a list, such as addresses: a glob takes
+// each part of it.
+func (p pattern) all(value string) bool {
+	if p.literal || !strings.Contains(value, ",") {
+		return p.match(value)
+	}
+	for one := range strings.SplitSeq(value, ",") {
+		if !p.match(one) {
+			return false
+		}
+	}
+	return true
+}
+
 // number reads a number in the one way of writing it: 0x10, +1, 01 and 1 with
 // a blank are none.
 func number(s string) (int64, bool) {
@@ -54,11 +68,17 @@ func newPattern(glob string) (pattern, error) {
 	if _, err := path.Match(glob, ""); err != nil {
 		return pattern{}, fmt.Errorf("%q: %w", glob, err)
 	}
-	i := strings.IndexAny(glob, `*?[\`)
-	if i < 0 {
-		return pattern{glob: glob, prefix: glob, literal: true}, nil
+	var begin []byte
+	for i := 0; i < len(glob); i++ {
+		switch glob[i] {
+		case '*', '?', '[':
+			return pattern{glob: glob, prefix: string(begin)}, nil
+		case '\\':
+			i++
+		}
+		begin = append(begin, glob[i])
 	}
-	return pattern{glob: glob, prefix: glob[:i]}, nil
+	return pattern{glob: glob, prefix: string(begin), literal: true}, nil
 }
 
 // newValue reads a value's pattern: a glob, "<=5", ">=2" or "1..3".
@@ -116,7 +136,7 @@ func (e *entry) covers(a *ask) bool {
 	case Allow:
 		return a.Value == "true" && e.name.match(a.Name)
 	case Jail, Sysctl, SysVIPC:
-		return e.name.match(a.Name) && e.value.match(a.Value)
+		return e.name.match(a.Name) && e.value.all(a.Value)
 	case Mount:
 		return e.mount.covers(a.mount)
 	case Port:
@@ -127,17 +147,6 @@ func (e *entry) covers(a *ask) bool {
 		return a.Value == "true"
 	}
 	return false
-}
-
-// touches is wider: a request that contains some of what is denied is denied.
-func (e *entry) touches(a *ask) bool {
-	switch a.Kind {
-	case Port:
-		return !a.portsOK || e.ports.first <= a.ports.last && a.ports.first <= e.ports.last && e.ports.speaks(a.ports.protocol)
-	case Mount:
-		return e.mount.touches(a.mount)
-	}
-	return e.covers(a)
 }
 
 type portRange struct {
@@ -165,15 +174,16 @@ func parsePorts(s string) (portRange, error) {
 	return portRange{int(first), int(last), proto}, nil
 }
 
+const nullfs = "nullfs"
+
 // mountRule is "tmpfs", "tmpfs:/tmp" (the target, or below it), or
 // "nullfs:/srv/data:ro" (the source on the host, or below it; ro permits
 // read-only mounts alone). Flags follow: suid, size<=64MiB.
 type mountRule struct {
-	fstype, path        string
-	readOnly, writeOnly bool // rw in a deny is about writable mounts alone
-	suid                bool
-	size                int64 // 0: no limit
-	sized               bool
+	fstype, path   string
+	readOnly, suid bool
+	size           int64 // of all that it permits to one task; 0: no limit
+	sized          bool
 }
 
 func parseMount(s string) (mountRule, error) {
@@ -188,7 +198,7 @@ func parseMount(s string) (mountRule, error) {
 			return m, fmt.Errorf("%q: the path is not absolute and clean", s)
 		}
 	}
-	if m.fstype == "nullfs" && m.path == "" {
+	if m.fstype == nullfs && m.path == "" {
 		return m, fmt.Errorf("%q: a nullfs permit names the source: nullfs:/srv/data:ro", s)
 	}
 	if len(parts) > 2 {
@@ -206,8 +216,7 @@ func (m *mountRule) flag(f string) error {
 	switch {
 	case f == "ro":
 		m.readOnly = true
-	case f == "rw":
-		m.writeOnly = true
+	case f == "rw": // as without it
 	case f == "suid":
 		m.suid = true
 	case sized:
@@ -236,7 +245,7 @@ func parseAsk(r Request) mountAsk {
 	parts := strings.Split(value, ":")
 	a := mountAsk{fstype: parts[0], where: path.Clean(r.Name)}
 	a.odd = !path.IsAbs(r.Name) || len(parts) != 1
-	if a.fstype == "nullfs" {
+	if a.fstype == nullfs {
 		// A source with a colon or a comma cannot be told apart.
 		a.odd = len(parts) != 3 || !path.IsAbs(parts[1]) || parts[2] != "ro" && parts[2] != "rw"
 		if !a.odd {
@@ -264,17 +273,6 @@ func parseAsk(r Request) mountAsk {
 func (m *mountRule) covers(a mountAsk) bool {
 	return !a.odd && a.fstype == m.fstype && (!m.readOnly || a.readOnly) && (!a.suid || m.suid) &&
 		(!m.sized || a.size > 0 && a.size <= m.size) && (m.path == "" || within(m.path, a.where))
-}
-
-func (m *mountRule) touches(a mountAsk) bool {
-	if a.fstype != m.fstype || m.readOnly && !a.readOnly || m.writeOnly && !m.readOnly && a.readOnly || m.suid && !a.suid {
-		return false
-	}
-	if a.odd {
-		return true
-	}
-	// The host's directory above a denied one shows it too.
-	return m.path == "" || within(m.path, a.where) || m.fstype == "nullfs" && within(a.where, m.path)
 }
 
 // within reports whether p is dir or below it; both are clean.

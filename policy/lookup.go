@@ -68,42 +68,47 @@ func (a *ask) key() string {
 // each calls f with the places of entries that can cover the request, or with
 // wide set also of those that can touch it, until f says that it has found one.
 func (l *lookup) each(a *ask, wide bool, f func(int) bool) {
-	if a.Kind == Port {
+	switch {
+	case a.Kind == Port:
 		for _, p := range l.ports {
 			if (!a.portsOK || int(p.first) <= a.ports.last && a.ports.first <= int(p.last)) && f(int(p.at)) {
 				return
 			}
 		}
-		return
+	case !wide:
+		l.beginning(a.key(), f)
+	default:
+		for _, key := range a.wideKeys() {
+			if l.beginning(key, f) || l.below(key, f) {
+				return
+			}
+		}
 	}
-	key := a.key()
+}
+
+// beginning is about entries whose prefix the key begins with.
+func (l *lookup) beginning(key string, f func(int) bool) bool {
 	for _, n := range l.lengths {
 		if n > len(key) {
 			break
 		}
-		for _, i := range l.byPrefix[key[:n]] {
-			if f(i) {
-				return
-			}
+		if slices.ContainsFunc(l.byPrefix[key[:n]], f) {
+			return true
 		}
 	}
-	if !wide || a.Kind != Mount {
-		return
-	}
-	// What is denied below a directory that is asked for; of one that cannot be
-	// told, everything.
-	if a.mount.odd {
-		key = ""
-	}
+	return false
+}
+
+// below is about entries whose prefix begins with the key and goes on.
+func (l *lookup) below(key string, f func(int) bool) bool {
 	from, _ := slices.BinarySearch(l.sorted, key)
 	for _, p := range l.sorted[from:] {
 		if !strings.HasPrefix(p, key) {
-			return
+			return false
 		}
-		for _, i := range l.byPrefix[p] {
-			if f(i) {
-				return
-			}
+		if p != key && slices.ContainsFunc(l.byPrefix[p], f) {
+			return true
 		}
 	}
+	return false
 }

@@ -142,7 +142,7 @@ deny { mounts = ["nullfs:/srv/a/rw:rw"] }`)
 	for value, want := range map[string]bool{
 		"tmpfs,size=1048576": true, "tmpfs": false, "tmpfs,size=99999999": false, "tmpfs,size=-1": false, "tmpfs,size=0x10": false, "tmpfs,size=1048576,suid": false,
 		"tmpfs,mode=777": false, "nullfs:/opt/x:ro": true, "nullfs:/opt/x:ro,suid": true, "nullfs:/opt/x:rw,suid": false, "nullfs:/srv/a:ro,suid": false,
-		"nullfs:/srv/a/b:rw": true, "nullfs:/srv/a/rw/x:rw": false, "nullfs:/srv/a/rw/x:ro": true, "nullfs:/srv/a:rw": false, "nullfs:/srv/a:ro": true,
+		"nullfs:/srv/a/b:rw": true, "nullfs:/srv/a/rw/x:rw": false, "nullfs:/srv/a/rw/x:ro": false, "nullfs:/srv/a:rw": false, "nullfs:/srv/a:ro": false,
 		"nullfs:/srv/a,b:rw": false, "nullfs:/srv/a/../../etc:ro": false, "nullfs:srv/a:ro": false, "nullfs:/:ro": false, "tmpfs:/srv/a:ro": false, "": false,
 	} {
 		d := p.Decide(Subject{}, []Request{{Kind: Mount, Name: "/tmp/x", Value: value}}, nil)

@@ -55,6 +55,7 @@ type Policy struct {
 	permits, denies table
 	requires        []requirement
 	tests           []test
+	chain           Chain
 }
 
 // Digest names the text that the policy was read from.

@@ -36,6 +36,7 @@ type table struct {
 	entries map[Kind][]entry
 	lookups map[Kind]*lookup
 	devfs   Index
+	sized   bool // a mount of it has a bound
 }
 
 // Load reads the policy's blocks of a host's file; see Parse.
@@ -61,7 +62,7 @@ func Parse(filename string, src []byte, index NewIndex) (*Policy, error) {
 	sum := sha256.Sum256(src)
 	p := &Policy{digest: "sha256:" + hex.EncodeToString(sum[:]), tests: r.tests, requires: r.requires}
 	var err error
-	if p.permits, err = r.table(append(r.permits, always())); err == nil {
+	if p.permits, err = r.table(append(r.permits, always()...)); err == nil {
 		p.denies, err = r.table(r.denies)
 	}
 	if err != nil {
@@ -71,13 +72,24 @@ func Parse(filename string, src []byte, index NewIndex) (*Policy, error) {
 }
 
 // always is what every task may have unless it is denied: to run as any user of
-// its image, and to hide devices from itself.
-func always() *block {
-	where := "what every task may do"
-	b := &block{where: where, entries: map[Kind][]entry{}}
-	b.entries[User] = []entry{{block: b, where: where, text: "*", value: pattern{glob: "*"}}}
-	b.entries[Devfs] = []entry{{block: b, where: where, text: "hide"}}
-	return b
+// its image, to hide devices from itself, and what the host gives by itself.
+func always() []*block {
+	all := pattern{glob: "*"}
+	b := &block{where: "what every task may do", entries: map[Kind][]entry{
+		User: {{value: all}}, Devfs: {{text: "hide"}}}}
+	h := &block{where: "what the host gives", froms: []string{string(FromHost)}, entries: map[Kind][]entry{
+		Module: {{value: all}}, Devfs: {{text: "path shm unhide"}}}}
+	for _, m := range []mountRule{{fstype: nullfs, path: "/"}, {fstype: "linprocfs"}, {fstype: "linsysfs"}, {fstype: "tmpfs"}} {
+		h.entries[Mount] = append(h.entries[Mount], entry{mount: m})
+	}
+	for _, block := range []*block{b, h} {
+		for _, list := range block.entries {
+			for i := range list {
+				list[i].block, list[i].where = block, block.where
+			}
+		}
+	}
+	return []*block{b, h}
 }
 
 type reader struct {
@@ -265,14 +277,29 @@ func (b *block) privileges(a *hcl.Attribute, sort string) error {
 		if err != nil {
 			return err
 		}
-		if sort == "deny" && e.mount.sized {
-			return fmt.Errorf("%q: a size is for a permit", i.value)
+		if err := e.deniable(kind); sort == "deny" && err != nil {
+			return err
 		}
 		e.block = b
 		b.entries[kind] = append(b.entries[kind], e)
 	}
 	return nil
 }
+
+// deniable refuses what would deny less than it seems to, or nothing.
+func (e *entry) deniable(kind Kind) error {
+	has := func(word string) bool { return slices.Contains(strings.Fields(e.text), word) }
+	switch {
+	case e.mount.sized:
+		return fmt.Errorf("%q: a size is for a permit", e.text)
+	case kind == Devfs && has("hide") && !has("unhide") && !has("mode") && !has("user") && !has("group"):
+		return fmt.Errorf("%q: a rule that only hides is no privilege, so that this denies nothing: write unhide", e.text)
+	}
+	return nil
+}
+
+// elsewhere are jail parameters that are asked for in words of their own.
+var elsewhere = map[string]string{"allow": "allow", "vnet": "vnet", "sysvshm": "sysvipc", "sysvmsg": "sysvipc", "sysvsem": "sysvipc"}
 
 func newEntry(kind Kind, i item) (e entry, err error) {
 	e = entry{where: i.where, text: i.value}
@@ -281,6 +308,10 @@ func newEntry(kind Kind, i item) (e entry, err error) {
 		e.name, err = newPattern("allow." + strings.TrimPrefix(i.value, "allow."))
 	case Jail, Sysctl:
 		e.text = i.key + "=" + i.value
+		top, _, _ := strings.Cut(i.key, ".")
+		if word := elsewhere[top]; word != "" && kind == Jail {
+			return e, fmt.Errorf("%q is asked for by %s: write it there", i.key, word)
+		}
 		if e.name, err = newPattern(i.key); err == nil {
 			e.value, err = newValue(i.value)
 		}
@@ -318,7 +349,7 @@ func (r *reader) table(blocks []*block) (table, error) {
 					if via[i] != "" {
 						e.where = via[i]
 					}
-					t.entries[kind] = append(t.entries[kind], e)
+					t.entries[kind], t.sized = append(t.entries[kind], e), t.sized || e.mount.sized
 				}
 			}
 		}

@@ -36,10 +36,13 @@ var Kinds = []Kind{Devfs, Allow, Jail, SysVIPC, Sysctl, Mount, Port, User, Modul
 // Source is who asks.
 type Source string
 
-// An image and a job are judged alike.
+// An image and a job are judged alike. What the host gives unasked, a volume of
+// the orchestrator's own configuration or what programs of Linux expect, needs no
+// permit, but can be denied.
 const (
 	FromImage Source = "image"
 	FromJob   Source = "job"
+	FromHost  Source = "host"
 )
 
 // Request is one privilege that is asked for.
