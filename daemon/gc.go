@@ -41,12 +41,11 @@ func (d *Daemon) pruneOptions(ctx context.Context, r client.GCRequest) (o image.
 	if r.MaxSize != nil {
 		o.MaxSize = *r.MaxSize
 	}
-	list, err := d.images.List()
-	if err != nil {
-		return o, err
-	}
 	pulled := map[string]bool{}
-	for _, img := range list {
+	for img, err := range d.images.All() {
+		if err != nil {
+			return o, err
+		}
 		pulled[img.Name] = img.Pulled
 	}
 	o.Prunable = func(name string, _ digest.Digest) bool { return namedByPath(name) || pulled[name] }
@@ -105,12 +104,11 @@ func (d *Daemon) removeChains(ctx context.Context, s storage.Driver) (removed in
 	if err != nil {
 		return 0, err
 	}
-	list, err := d.images.List()
-	if err != nil {
-		return 0, err
-	}
 	needed := map[string]bool{}
-	for _, img := range list {
+	for img, err := range d.images.All() {
+		if err != nil {
+			return 0, err
+		}
 		needed[img.ChainID.Encoded()] = true
 	}
 	for _, c := range chains {

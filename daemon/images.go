@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 
@@ -169,44 +170,70 @@ func (d *Daemon) handleImage(r *http.Request) (any, error) {
 }
 
 func (d *Daemon) describeImage(ctx context.Context, img *image.Image) (client.ImageInfo, error) {
-	list, err := d.images.List()
+	shared, err := d.sharedLayers()
 	if err != nil {
 		d.log.Warn("images that cannot be read", "error", err) // and do not count as sharing
 	}
 	i := imageInfo(img)
-	err = d.addUse(ctx, &i, img, layerUses(list))
+	err = d.addUse(ctx, &i, img, shared)
 	return i, err
 }
 
+// maxListed bounds what images say of themselves in one list, in bytes. Of those
+// beyond it the list has the names and the numbers.
+const maxListed = 16 << 20
+
 func (d *Daemon) imageInfos(ctx context.Context) ([]client.ImageInfo, error) {
-	list, err := d.images.List()
-	out, uses := []client.ImageInfo{}, layerUses(list)
-	for _, img := range list {
+	shared, errs := d.sharedLayers()
+	out, said := []client.ImageInfo{}, 0
+	for img, err := range d.images.All() {
+		if err != nil {
+			continue // among errs
+		}
 		i := imageInfo(img)
-		err = errors.Join(err, d.addUse(ctx, &i, img, uses))
+		if said += saying(&i); said > maxListed {
+			i.Summary, i.Usage, i.Parameters, i.Ports, i.Requests = "(left out of a list of this length)", "", nil, nil, nil
+		}
+		errs = errors.Join(errs, d.addUse(ctx, &i, img, shared))
 		out = append(out, i)
 	}
-	return out, err
+	return out, errs
 }
 
-// layerUses are the images that have a layer: names of one image count once.
-func layerUses(list []*image.Image) map[digest.Digest]map[digest.Digest]bool {
-	out := map[digest.Digest]map[digest.Digest]bool{}
-	for _, img := range list {
+// saying is the length of what an image says of itself.
+func saying(i *client.ImageInfo) int {
+	n := len(i.Summary) + len(i.Usage)
+	for _, s := range slices.Concat(i.Parameters, i.Ports, i.Requests) {
+		n += len(s)
+	}
+	return n
+}
+
+// sharedLayers are those that several images have: names of one image count once.
+// Images that cannot be read are in the error.
+func (d *Daemon) sharedLayers() (shared map[digest.Digest]bool, errs error) {
+	shared, first := map[digest.Digest]bool{}, map[digest.Digest]digest.Digest{}
+	for img, err := range d.images.All() {
+		if err != nil {
+			errs = errors.Join(errs, err)
+			continue
+		}
 		for _, l := range img.Layers {
-			if out[l.Digest] == nil {
-				out[l.Digest] = map[digest.Digest]bool{}
+			if _, known := first[l.Digest]; !known {
+				first[l.Digest] = img.Digest
 			}
-			out[l.Digest][img.Digest] = true
+			if first[l.Digest] != img.Digest {
+				shared[l.Digest] = true
+			}
 		}
 	}
-	return out
+	return shared, errs
 }
 
 // addUse tells what an image takes on this host, who runs it, and who signed it.
-func (d *Daemon) addUse(ctx context.Context, i *client.ImageInfo, img *image.Image, uses map[digest.Digest]map[digest.Digest]bool) (err error) {
+func (d *Daemon) addUse(ctx context.Context, i *client.ImageInfo, img *image.Image, shared map[digest.Digest]bool) (err error) {
 	for _, l := range img.Layers {
-		if len(uses[l.Digest]) > 1 {
+		if shared[l.Digest] {
 			i.Shared += l.Size
 		}
 	}

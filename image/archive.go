@@ -21,7 +21,7 @@ import (
 
 // decompress finds out by its first bytes how a stream is compressed.
 func decompress(r io.Reader) (io.ReadCloser, error) {
-	br := bufio.NewReaderSize(r, 1<<18)
+	br := buffered(r)
 	head, err := br.Peek(6)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
@@ -32,7 +32,7 @@ func decompress(r io.Reader) (io.ReadCloser, error) {
 	case strings.HasPrefix(string(head), "\x28\xb5\x2f\xfd"):
 		return newZstd(br)
 	case string(head) == "\xfd7zXZ\x00":
-		x, err := xz.NewReader(br, 128<<20) // dictionary: bounded memory
+		x, err := xz.NewReader(br, xzDictionary)
 		if err != nil {
 			return nil, err
 		}
@@ -41,12 +41,45 @@ func decompress(r io.Reader) (io.ReadCloser, error) {
 	return io.NopCloser(br), nil
 }
 
+// newZstd takes windows as its first frame has one, or usual ones.
 func newZstd(r io.Reader) (io.ReadCloser, error) {
-	z, err := zstd.NewReader(r, zstd.WithDecoderMaxMemory(256<<20), zstd.WithDecoderConcurrency(1))
+	br := buffered(r)
+	window, err := zstdWindow(br)
+	if err != nil {
+		return nil, err
+	}
+	z, err := zstd.NewReader(br, zstd.WithDecoderMaxMemory(uint64(window)), zstd.WithDecoderConcurrency(1))
 	if err != nil {
 		return nil, err
 	}
 	return z.IOReadCloser(), nil
+}
+
+func buffered(r io.Reader) *bufio.Reader { return bufio.NewReaderSize(r, 1<<18) }
+
+// Windows of zstd, in bytes.
+const (
+	usualWindow = 8 << 20   // which every decoder should have: RFC 8878, 3.1.1.1.2
+	maxWindow   = 128 << 20 // of zstd --ultra -22
+)
+
+func zstdWindow(br *bufio.Reader) (int64, error) {
+	head, err := br.Peek(zstd.HeaderMaxSize)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return 0, err
+	}
+	var h zstd.Header
+	if h.Decode(head) != nil || h.Skippable {
+		return usualWindow, nil // the decoder will tell
+	}
+	window := h.WindowSize
+	if h.SingleSegment {
+		window = h.FrameContentSize
+	}
+	if window > maxWindow {
+		return 0, fmt.Errorf("to decompress it takes a window of %d bytes, more than the limit of %d: compress it with zstd -19 or less", window, maxWindow)
+	}
+	return max(int64(window), usualWindow), nil
 }
 
 // decompressorFor knows the layer types of OCI and of Docker's manifests.
@@ -55,7 +88,7 @@ func decompressorFor(mediaType string) (func(io.Reader) (io.ReadCloser, error), 
 	case ocispec.MediaTypeImageLayer, "application/vnd.docker.image.rootfs.diff.tar":
 		return func(r io.Reader) (io.ReadCloser, error) { return io.NopCloser(r), nil }, nil
 	case ocispec.MediaTypeImageLayerGzip, "application/vnd.docker.image.rootfs.diff.tar.gzip":
-		return func(r io.Reader) (io.ReadCloser, error) { return gzip.NewReader(bufio.NewReaderSize(r, 1<<18)) }, nil
+		return func(r io.Reader) (io.ReadCloser, error) { return gzip.NewReader(buffered(r)) }, nil
 	case ocispec.MediaTypeImageLayerZstd:
 		return newZstd, nil
 	}
@@ -101,7 +134,13 @@ func extractLayout(ctx context.Context, archive, dir string, l Limits, verify bo
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	z, err := decompress(heard{ctxReader{ctx, f}, read})
+	br := buffered(heard{ctxReader{ctx, f}, read})
+	release, err := reserve(ctx, br, 0)
+	if err != nil {
+		return fmt.Errorf("archive %s: %w", archive, err)
+	}
+	defer release()
+	z, err := decompress(br)
 	if err != nil {
 		return fmt.Errorf("archive %s: %w", archive, err)
 	}

@@ -25,6 +25,9 @@ func Describe(name string, d digest.Digest, manifest, config []byte) (*Image, er
 	if got := digest.FromBytes(config); got != m.Config.Digest {
 		return nil, fmt.Errorf("image config %s has another content: its digest is %s", m.Config.Digest, got)
 	}
+	if err := checkDescription(int64(len(manifest) + len(config))); err != nil {
+		return nil, err
+	}
 	c, err := document.ReadConfig(config, m.Config.MediaType)
 	if err != nil {
 		return nil, fmt.Errorf("image config: %w", err)

@@ -49,6 +49,10 @@ func (s *Store) importFor(ctx context.Context, path, name string, wanted []ocisp
 			return nil, err
 		}
 	}
+	if err := imports.Acquire(ctx, 1); err != nil {
+		return nil, err
+	}
+	defer imports.Release(1)
 	fi, err := os.Stat(path)
 	if err != nil {
 		return nil, err
@@ -242,6 +246,9 @@ func examine(small func(ocispec.Descriptor) ([]byte, error), d ocispec.Descripto
 	}
 	if !document.IsConfig(m.Config.MediaType) {
 		return m, fmt.Errorf("image manifest: the config's type %q is not that of an image", m.Config.MediaType)
+	}
+	if err := checkDescription(d.Size + m.Config.Size); err != nil {
+		return m, err
 	}
 	if b, err = small(m.Config); err != nil {
 		return m, fmt.Errorf("image config: %w", err)

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -337,4 +338,14 @@ func needRoot(t testing.TB) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
+}
+
+// list are all images of a store.
+func list(s *Store) (out []*Image, errs error) {
+	for img, err := range s.All() {
+		if errs = errors.Join(errs, err); err == nil {
+			out = append(out, img)
+		}
+	}
+	return out, errs
 }

@@ -47,6 +47,9 @@ func (l *Layout) load(d ocispec.Descriptor) (*Image, error) {
 	if err != nil {
 		return nil, fmt.Errorf("image config: %w", err)
 	}
+	if err := checkDescription(d.Size + int64(len(b))); err != nil {
+		return nil, err
+	}
 	c, err := document.ReadConfig(b, m.Config.MediaType)
 	if err != nil {
 		return nil, fmt.Errorf("image config: %w", err)
@@ -57,6 +60,14 @@ func (l *Layout) load(d ocispec.Descriptor) (*Image, error) {
 	}
 	img.Name, img.Digest, img.Pulled = d.Annotations[refName], d.Digest, d.Annotations[pulledMark] != ""
 	return img, nil
+}
+
+// checkDescription takes the bytes of an image's manifest and config.
+func checkDescription(size int64) error {
+	if size > document.MaxDescription {
+		return fmt.Errorf("the image's manifest and config have %d bytes together: %d are the most", size, document.MaxDescription)
+	}
+	return nil
 }
 
 // describe checks that a config and its layers belong together and can be used.

@@ -140,6 +140,7 @@ func (in *source) find(wanted []ocispec.Platform, name string) (d ocispec.Descri
 		return d, "", fmt.Errorf("%s is no OCI layout or oci-archive: %w", in.path, err)
 	}
 	d.MediaType = ocispec.MediaTypeImageIndex
+	left := int64(document.MaxBytes)
 	for range 4 {
 		idx, err := document.ReadIndex(b, d.MediaType)
 		if err != nil {
@@ -158,6 +159,9 @@ func (in *source) find(wanted []ocispec.Platform, name string) (d ocispec.Descri
 		case document.IsImage(d.MediaType):
 			return d, own, nil
 		case document.IsIndex(d.MediaType):
+			if left -= d.Size; left < 0 {
+				return d, "", fmt.Errorf("image index: those within each other are larger than %d bytes", document.MaxBytes)
+			}
 			if b, err = in.smallBlob(d); err != nil {
 				return d, "", fmt.Errorf("image index: %w", err)
 			}

@@ -109,7 +109,7 @@ func TestTheStoresIndexIsReadStrictly(t *testing.T) {
 		if err := writeFile(s.tmpDir(), s.dir+"/index.json", []byte(text)); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := s.List(); err == nil {
+		if _, err := list(s); err == nil {
 			t.Errorf("%s is taken", text)
 		}
 	}

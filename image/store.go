@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"os"
 	"path/filepath"
 	"slices"
@@ -256,26 +257,29 @@ func (s *Store) Hold(img *Image) (release func(), err error) {
 	return release, nil
 }
 
-// List returns all images by name. Those that cannot be read are in the error
-// and leave the others in place.
-func (s *Store) List() ([]*Image, error) {
-	s.mu.Lock()
-	idx, err := s.readIndex()
-	s.mu.Unlock()
-	if err != nil {
-		return nil, err
-	}
-	var out []*Image
-	for _, d := range idx.Manifests {
-		img, lerr := s.load(d)
-		if lerr != nil {
-			err = errors.Join(err, fmt.Errorf("image %q: %w", d.Annotations[refName], lerr))
-			continue
+// All goes through all images by name. One that cannot be read is an error in
+// its place. Images are read one by one, as all together can be large.
+func (s *Store) All() iter.Seq2[*Image, error] {
+	return func(yield func(*Image, error) bool) {
+		s.mu.Lock()
+		idx, err := s.readIndex()
+		s.mu.Unlock()
+		if err != nil {
+			yield(nil, err)
+			return
 		}
-		out = append(out, img)
+		name := func(d ocispec.Descriptor) string { return d.Annotations[refName] }
+		slices.SortFunc(idx.Manifests, func(a, b ocispec.Descriptor) int { return strings.Compare(name(a), name(b)) })
+		for _, d := range idx.Manifests {
+			img, err := s.load(d)
+			if err != nil {
+				err = fmt.Errorf("image %q: %w", name(d), err)
+			}
+			if !yield(img, err) {
+				return
+			}
+		}
 	}
-	slices.SortFunc(out, func(a, b *Image) int { return strings.Compare(a.Name, b.Name) })
-	return out, err
 }
 
 // Remove forgets an image's name; by a digest it forgets all its names. Its

@@ -272,7 +272,7 @@ func TestConcurrentImports(t *testing.T) {
 			t.Errorf("%s has %d files", name, n)
 		}
 	}
-	if list, err := s.List(); err != nil || len(list) != 2 {
+	if list, err := list(s); err != nil || len(list) != 2 {
 		t.Errorf("the store has %v, %v", list, err)
 	}
 	if len(s.pins) > 0 {
@@ -319,7 +319,7 @@ func TestNamesDigestsAndCollection(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	list, err := again.List()
+	list, err := list(again)
 	if err != nil || len(list) != 1 || list[0].Digest != c.Digest {
 		t.Errorf("opened again it has %v, %v", list, err)
 	}

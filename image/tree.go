@@ -111,12 +111,16 @@ func (t *tree) touch(f *folder) error {
 	return err
 }
 
-// maxRemembered bounds the paths that are held in memory until the end.
-const maxRemembered = 64 << 20
+// maxRemembered bounds what is held in memory until the end: each path with what
+// is known of it.
+const (
+	maxRemembered  = 64 << 20
+	rememberedCost = 100 // beside the path itself
+)
 
 func (t *tree) remember(p string, s dirState) error {
 	if _, known := t.dirs[p]; !known {
-		t.names += len(p)
+		t.names += len(p) + rememberedCost
 	}
 	t.dirs[p] = s
 	return t.checkNames()
@@ -124,7 +128,7 @@ func (t *tree) remember(p string, s dirState) error {
 
 func (t *tree) checkNames() error {
 	if t.names > maxRemembered {
-		return fmt.Errorf("the paths of its directories are more than %d bytes long together", maxRemembered)
+		return fmt.Errorf("its directories are too many, or their paths too long: to remember them takes more than %d bytes", maxRemembered)
 	}
 	return nil
 }
@@ -252,7 +256,7 @@ func (t *tree) setFlags(p string, h *tar.Header) error {
 		return nil
 	}
 	t.flags[p] = flags
-	t.names += len(p)
+	t.names += len(p) + rememberedCost
 	return t.checkNames()
 }
 

@@ -98,7 +98,13 @@ func (l *Layout) unpackLayer(ctx context.Context, img *Image, i int, dir string,
 	defer func() { err = errors.Join(err, f.Close()) }()
 	blob := newPump(heard{ctxReader{ctx, f}, read})
 	defer blob.stop()
-	z, err := open(blob)
+	br := buffered(blob)
+	release, err := reserve(ctx, br, unpackMemory)
+	if err != nil {
+		return cutOff(err)
+	}
+	defer release()
+	z, err := open(br)
 	if err != nil {
 		return cutOff(err)
 	}

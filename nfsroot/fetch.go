@@ -120,7 +120,7 @@ func (src *Source) read(r reader, name string) error {
 }
 
 func readVerified(r reader, name, digest string) ([]byte, error) {
-	b, err := r.readFile(name, maxMeta)
+	b, err := r.readFile(name, maxDescription)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path.Base(name), err)
 	}

@@ -89,6 +89,10 @@ const (
 // maxMeta bounds what is read of a server's index, manifests and configs.
 const maxMeta = 8 << 20
 
+// maxDescription bounds an image's manifest, and its config, which are held while
+// a task starts.
+const maxDescription = 2 << 20
+
 // metaRules are for JSON of a server.
 var metaRules = strictjson.Rules{Bytes: maxMeta, Values: 1 << 16}
 

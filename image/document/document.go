@@ -27,6 +27,10 @@ const MaxBytes = 4 << 20
 // MaxLayoutBytes bounds the index.json of a layout that is this host's own.
 const MaxLayoutBytes = 8 << 20
 
+// MaxDescription bounds an image's manifest and config together, in bytes: they
+// are held in memory for as long as a task starts.
+const MaxDescription = 2 << 20
+
 // MaxLayers bounds the layers of an image that is to be unpacked.
 const MaxLayers = 1000
 

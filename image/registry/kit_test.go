@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -269,4 +270,14 @@ func contentOf(t testing.TB, s *image.Store, name string) map[string]digest.Dige
 		return err
 	}))
 	return out
+}
+
+// list are all images of a store.
+func list(s *image.Store) (out []*image.Image, errs error) {
+	for img, err := range s.All() {
+		if errs = errors.Join(errs, err); err == nil {
+			out = append(out, img)
+		}
+	}
+	return out, errs
 }

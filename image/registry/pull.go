@@ -35,6 +35,11 @@ func (c *Client) Pull(ctx context.Context, s *image.Store, ref Reference, o Pull
 }
 
 func (c *Client) pull(ctx context.Context, s *image.Store, ref Reference, o PullOptions) (*image.Image, error) {
+	release, err := pulls.take(ctx, ref.Host)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	places, err := c.places(ref, o.Credential)
 	if err != nil {
 		return nil, err
@@ -94,10 +99,14 @@ func (c *Client) describe(ctx context.Context, ref Reference, wanted []ocispec.P
 
 // find goes from a reference to one image's manifest, by way of indexes.
 func (o *origin) find(ctx context.Context, ref Reference, wanted []ocispec.Platform) (d ocispec.Descriptor, b []byte, indexes [][]byte, err error) {
+	left := maxManifest
 	d, b, err = o.manifest(ctx, ref.version())
 	for n := 0; err == nil && document.IsIndex(d.MediaType); n++ {
 		if n == maxIndexes {
 			return d, nil, nil, errors.New("too many indexes within each other")
+		}
+		if left -= len(b); left < 0 {
+			return d, nil, nil, fmt.Errorf("the indexes within each other are larger than %d bytes", maxManifest)
 		}
 		indexes = append(indexes, b)
 		var child ocispec.Descriptor

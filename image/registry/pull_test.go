@@ -295,8 +295,8 @@ func TestHostileRegistries(t *testing.T) {
 			if strings.ContainsRune(err.Error(), '\x1b') || len(err.Error()) > maxErrorText+200 {
 				t.Errorf("the error is not fit for a terminal: %q", err)
 			}
-			if list, lerr := s.List(); len(list) > 0 || lerr != nil {
-				t.Errorf("the store has %v, %v", list, lerr)
+			if have, lerr := list(s); len(have) > 0 || lerr != nil {
+				t.Errorf("the store has %v, %v", have, lerr)
 			}
 		})
 	}

@@ -28,11 +28,12 @@ const (
 // Bounds of what is read of others.
 const (
 	MaxPayload    = 64 << 10 // bytes
-	MaxRecord     = 16 << 20 // bytes of a Record as text
+	MaxRecord     = 6 << 20  // bytes of a Record as text
 	maxSignature  = 1 << 10  // bytes; that of the largest key takes 139
 	maxSignatures = 100      // of one image
 	maxIndexes    = 16       // of one image
-	maxIndexBytes = 4 << 20  // of one image's indexes together
+	maxPayloads   = 1 << 20  // bytes of one image's statements together
+	maxIndexBytes = 2 << 20  // of one image's indexes together
 )
 
 var (
@@ -150,15 +151,19 @@ func (r *Record) Merge(other Record) {
 	r.Signatures = newest(other.Signatures, r.Signatures, func(a, b Signature) bool {
 		return bytes.Equal(a.Payload, b.Payload) && bytes.Equal(a.Signature, b.Signature)
 	})
-	r.Signatures = r.Signatures[:min(len(r.Signatures), maxSignatures)]
+	r.Signatures = first(r.Signatures, maxSignatures, maxPayloads, func(s Signature) int { return len(s.Payload) })
 	r.Indexes = newest(other.Indexes, r.Indexes, bytes.Equal)
-	left := maxIndexBytes
-	for i, idx := range r.Indexes {
-		if left -= len(idx); left < 0 || i == maxIndexes {
-			r.Indexes = r.Indexes[:i]
-			break
+	r.Indexes = first(r.Indexes, maxIndexes, maxIndexBytes, func(idx []byte) int { return len(idx) })
+}
+
+// first are as many as may be by their number and by their sizes together.
+func first[T any](list []T, most, size int, of func(T) int) []T {
+	for i, x := range list {
+		if size -= of(x); size < 0 || i == most {
+			return list[:i]
 		}
 	}
+	return list
 }
 
 // newest are the new ones and then the old ones, each once.

@@ -107,7 +107,7 @@ func TestRecordsAreBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(r.Signatures) != maxSignatures || len(r.Indexes) != 4 || len(text) > MaxRecord {
+	if len(r.Signatures) != maxSignatures || len(r.Indexes) != 2 || len(text) > MaxRecord {
 		t.Errorf("%d signatures and %d indexes take %d bytes", len(r.Signatures), len(r.Indexes), len(text))
 	}
 	var again Record
@@ -116,7 +116,7 @@ func TestRecordsAreBounded(t *testing.T) {
 	}
 	again = Record{Signatures: make([]Signature, maxSignatures)}
 	for i := range again.Signatures {
-		again.Signatures[i] = Signature{append(bytes.Repeat([]byte("x"), MaxPayload-1), byte(i)), make([]byte, maxSignature)}
+		again.Signatures[i] = Signature{bytes.Repeat([]byte("x"), maxPayloads/maxSignatures), make([]byte, maxSignature)}
 	}
 	again.Indexes = [][]byte{make([]byte, maxIndexBytes)}
 	if text, err := json.Marshal(again); err != nil || len(text) > MaxRecord {

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"reflect"
+	"runtime"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -38,14 +39,26 @@ const maxPlace = 200
 // document are errors. The error names the place, such as layers[3].digest. Fields that v
 // does not know are checked likewise and passed over.
 func Unmarshal(b []byte, v any, r Rules) error {
-	if err := Check(b, reflect.TypeOf(v), r); err != nil {
+	turns <- struct{}{}
+	defer func() { <-turns }()
+	if err := check(b, reflect.TypeOf(v), r); err != nil {
 		return err
 	}
 	return json.Unmarshal(b, v)
 }
 
+// turns bounds what is being read at once, and so what that takes beside the
+// results. More would not be faster.
+var turns = make(chan struct{}, runtime.GOMAXPROCS(0))
+
 // Check is Unmarshal without the result; t may be nil, which knows no fields.
 func Check(b []byte, t reflect.Type, r Rules) error {
+	turns <- struct{}{}
+	defer func() { <-turns }()
+	return check(b, t, r)
+}
+
+func check(b []byte, t reflect.Type, r Rules) error {
 	if len(b) > r.Bytes {
 		return fmt.Errorf("%d bytes of JSON are over the limit of %d", len(b), r.Bytes)
 	}
