@@ -73,7 +73,8 @@ The digest of the image is printed to the standard output.`,
 		Args: exactly(1, "one directory"),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.build(cmd.Context(), f, args[0]) }}
 	f.outputFlags.add(c)
-	c.Flags().StringVarP(&f.file, "file", "f", "", "the Jailfile (default: "+build.DefaultFile+" in the directory, or "+build.BastilleFile+")")
+	c.Flags().StringVarP(&f.file, "file", "f", "", "the Jailfile, or - for the standard input (default: "+
+		build.DefaultFile+" in the directory, or "+build.BastilleFile+")")
 	c.Flags().StringVar(&f.format, "format", "", "jailfile or bastille (default: by the file's name)")
 	c.Flags().StringVar(&f.from, "from", "", "what a Bastillefile builds on: an archive, a layout or an image's name")
 	c.Flags().StringVarP(&f.tag, "tag", "t", "", "the image's name (default: what NAME in the Jailfile says)")

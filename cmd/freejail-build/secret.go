@@ -3,11 +3,11 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strings"
 
 	"github.com/freejail/freejail/image/build"
+	"github.com/freejail/freejail/internal/regular"
 )
 
 // secrets reads --secret: id=NAME,src=FILE or id=NAME,env=VARIABLE. No value is
@@ -57,15 +57,11 @@ func secret(text string) (id string, value build.Secret, err error) {
 	return id, value, err
 }
 
-func readSecret(file string) (b []byte, err error) {
-	f, err := os.Open(file)
+func readSecret(file string) ([]byte, error) {
+	f, _, err := regular.Open(file)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	b, err = io.ReadAll(io.LimitReader(f, build.MaxSecret+1))
-	if err == nil && len(b) > build.MaxSecret {
-		err = fmt.Errorf("%s has more than %d bytes", file, build.MaxSecret)
-	}
-	return b, err
+	b, err := regular.Read(f, file, build.MaxSecret)
+	return b, errors.Join(err, f.Close())
 }

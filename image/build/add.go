@@ -17,7 +17,7 @@ import (
 // numbers, modes and times before the build's; --chown and --chmod replace
 // those.
 func (c *copier) archive(src string) (done bool, err error) {
-	f, _, err := c.b.builder.openFile(src)
+	f, err := c.b.openHashed(c.ctx, src)
 	if err != nil {
 		return false, err
 	}
@@ -27,7 +27,7 @@ func (c *copier) archive(src string) (done bool, err error) {
 		return false, nil // such a file can begin like a compressed one and be copied
 	}
 	defer z.Close()
-	tr := tar.NewReader(z)
+	tr := tar.NewReader(&limited{r: readerOf(c.ctx, z), left: 2 * maxLayer})
 	h, err := tr.Next()
 	if err != nil { // not even one entry
 		return false, nil
@@ -35,10 +35,30 @@ func (c *copier) archive(src string) (done bool, err error) {
 	if err := c.flush(); err != nil {
 		return true, err
 	}
-	if err := c.unpack(tr, h); err != nil {
+	err = c.unpack(tr, h)
+	if err == nil {
+		if _, err = io.Copy(io.Discard, f); err == nil { // what follows the archive's end
+			err = f.verified()
+		}
+	}
+	if err != nil {
 		return true, fmt.Errorf("archive %s: %w", src, err)
 	}
 	return true, nil
+}
+
+// limited ends what is decompressed without being in a layer.
+type limited struct {
+	r    io.Reader
+	left int64
+}
+
+func (l *limited) Read(p []byte) (int, error) {
+	n, err := l.r.Read(p)
+	if l.left -= int64(n); l.left < 0 {
+		return 0, fmt.Errorf("it unpacks to more than %d bytes", int64(2*maxLayer))
+	}
+	return n, err
 }
 
 func (c *copier) unpack(tr *tar.Reader, h *tar.Header) (err error) {

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path"
 	"path/filepath"
 	"regexp"
@@ -17,6 +16,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/internal/regular"
 )
 
 // Set is an archive that becomes a layer.
@@ -39,13 +39,13 @@ func Archive(ctx context.Context, sets []Set, o Options) (_ *image.Image, err er
 	}
 	o.Context = "/" // the sets may lie anywhere: the operator named them
 	b := newBuilder(o)
+	b.anywhere = true
 	defer func() { err = errors.Join(err, b.close()) }()
 	if err := b.open(ctx); err != nil {
 		return nil, err
 	}
-	b.ignore = &ignorer{}
 	p := &planner{file: &File{Name: "archive", Instructions: []Instruction{{Verb: "FROM", Line: 1, Text: "scratch"}}}, platform: o.Platform}
-	if err := p.plan(); err != nil {
+	if err := p.plan(ctx); err != nil {
 		return nil, err
 	}
 	for _, s := range sets {
@@ -99,7 +99,7 @@ func escapeGlob(name string) string {
 // a line for each: name, SHA-256, and more, between tabs. A set that it does not
 // name is an error.
 func ReadManifest(file string, sets []Set) (err error) {
-	f, err := os.Open(file)
+	f, _, err := regular.Open(file)
 	if err != nil {
 		return err
 	}
@@ -151,7 +151,7 @@ func recordVersion(ctx context.Context, w *work, c *ocispec.Image) error {
 }
 
 // readFile gives a file of the image, nil where there is none.
-func (b *work) readFile(ctx context.Context, name string) ([]byte, error) {
+func (b *work) readFile(ctx context.Context, name string) (text []byte, err error) {
 	v, err := b.files(ctx)
 	if err != nil {
 		return nil, err
@@ -160,19 +160,50 @@ func (b *work) readFile(ctx context.Context, name string) ([]byte, error) {
 	if err != nil || len(missing) > 0 || n.kind != tar.TypeReg {
 		return nil, err
 	}
-	src := &layerSource{b: b.builder, name: "the image", layers: b.layers, view: v, found: map[place]*content{}}
-	i := item{node: n, name: name, from: n.from}
-	err = src.collect(ctx, []item{i})
-	var text []byte
-	if err == nil {
-		var r *content
-		if r, err = src.open(i); err == nil {
-			if r.size > maxText {
-				err = fmt.Errorf("/%s has %d bytes, over the limit of %d", path.Clean(name), r.size, maxText)
-			} else {
-				text, err = io.ReadAll(r)
-			}
+	err = b.readFiles(ctx, []string{name}, func(_ string, got []byte) error { text = got; return nil })
+	return text, err
+}
+
+// readFiles gives the texts of files that the image has; each layer is read
+// once.
+func (b *work) readFiles(ctx context.Context, names []string, got func(name string, text []byte) error) (err error) {
+	v, err := b.files(ctx)
+	if err != nil {
+		return err
+	}
+	src := &layerSource{b: b.builder, name: "the image", layers: b.layers, view: v, found: map[place]*spooled{}}
+	defer func() { err = errors.Join(err, src.close()) }()
+	items := make([]item, 0, len(names))
+	for _, name := range names {
+		n, err := src.stat(name, true)
+		if err != nil {
+			return err
+		}
+		items = append(items, item{node: n, name: name, from: n.from})
+	}
+	if err := src.collect(ctx, items); err != nil {
+		return err
+	}
+	for _, i := range items {
+		text, err := src.text(ctx, i)
+		if err == nil {
+			err = got(i.name, text)
+		}
+		if err = errors.Join(err, ctx.Err()); err != nil {
+			return err
 		}
 	}
-	return text, errors.Join(err, src.close())
+	return nil
+}
+
+// text is the content of a file that was collected.
+func (l *layerSource) text(ctx context.Context, i item) ([]byte, error) {
+	r, err := l.open(ctx, i)
+	if err != nil {
+		return nil, err
+	}
+	if r.size > maxText {
+		return nil, fmt.Errorf("/%s has %d bytes, over the limit of %d", path.Clean(i.name), r.size, maxText)
+	}
+	return io.ReadAll(r)
 }

@@ -27,10 +27,15 @@ const (
 	BastilleFile = "Bastillefile"
 )
 
+// Stdin in the place of a Jailfile's path is the standard input.
+const Stdin = "-"
+
 // Options of a build. Only Context is needed, and Output or Store.
 type Options struct {
 	Context string // the directory that COPY and ADD take from
-	File    string // the Jailfile; default: Jailfile in the context, or Bastillefile
+	// File is the Jailfile, which may lie outside of the context; Stdin is the
+	// standard input. Default: Jailfile in the context, or Bastillefile.
+	File string
 	// Bastille takes the file for a Bastillefile whatever its name is.
 	Bastille bool
 	// From is what a Bastillefile, which has no FROM, builds on.
@@ -97,6 +102,7 @@ type builder struct {
 	dir     string // for what is worked on; private, removed at the end
 	epoch   time.Time
 	context *os.Root
+	recipe  string // the path of the file that is built
 	ignore  *ignorer
 	store   *image.Store
 	cache   *cache   // nil without
@@ -106,6 +112,9 @@ type builder struct {
 	network string
 	built   map[*stage]*work
 	hashes  *hashes // of the context's files
+	seen    *looks  // at the context
+	// anywhere: the files were named by whoever builds, and are no context's.
+	anywhere bool
 	// complete may add to the image's config when all layers are there.
 	complete func(ctx context.Context, w *work, c *ocispec.Image) error
 }
@@ -122,13 +131,13 @@ func Build(ctx context.Context, o Options) (_ *image.Image, err error) {
 	if err := b.open(ctx); err != nil {
 		return nil, err
 	}
-	file, err := b.readRecipe()
+	file, err := b.readRecipe(ctx)
 	if err != nil {
 		return nil, err
 	}
 	p := &planner{file: file, platform: o.Platform, given: o.Args, goal: o.Target, secrets: o.Secrets, permit: o.Permit}
 	p.base = func(ref string, wanted ocispec.Platform) (*image.Image, error) { return b.from(ctx, ref, wanted) }
-	if err := p.plan(); err != nil {
+	if err := p.plan(ctx); err != nil {
 		return nil, err
 	}
 	for _, w := range p.warnings {
@@ -140,7 +149,8 @@ func Build(ctx context.Context, o Options) (_ *image.Image, err error) {
 }
 
 func newBuilder(o Options) *builder {
-	b := &builder{opts: o, epoch: o.Epoch.UTC().Truncate(time.Second), network: o.Network, built: map[*stage]*work{}}
+	b := &builder{opts: o, epoch: o.Epoch.UTC().Truncate(time.Second), network: o.Network,
+		ignore: &ignorer{}, built: map[*stage]*work{}, seen: newLooks()}
 	if b.network == "" {
 		b.network = NetworkHost
 	}
@@ -174,11 +184,14 @@ func (b *builder) open(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if b.context, err = os.OpenRoot(b.opts.Context); err != nil {
+	// With the dot it is a directory, or an error: a FIFO would make us wait.
+	if b.context, err = os.OpenRoot(b.opts.Context + "/."); err != nil {
 		return fmt.Errorf("context: %w", err)
 	}
-	if b.ignore, err = readIgnore(b.context, b.outputInContext()...); err != nil {
-		return fmt.Errorf("context: %w", err)
+	if !b.anywhere {
+		if b.ignore, err = b.readIgnore(ctx, b.outputInContext()...); err != nil {
+			return fmt.Errorf("context: %w", err)
+		}
 	}
 	b.hashes = newHashes(b.context, b.cache, b.opts.Context)
 	if b.store = b.opts.Store; b.store == nil {
@@ -189,18 +202,38 @@ func (b *builder) open(ctx context.Context) (err error) {
 
 // outputInContext keeps an earlier build's image out of the next.
 func (b *builder) outputInContext() []string {
+	if b.opts.Output == "" {
+		return nil
+	}
+	if name, ok := b.inContext(b.opts.Output); ok {
+		return []string{name}
+	}
+	return nil
+}
+
+// inContext gives the path in the context of a file that lies there, as it is
+// written or by the links of the directories above it.
+func (b *builder) inContext(file string) (name string, ok bool) {
+	if name, ok = below(b.opts.Context, file); ok {
+		return name, true
+	}
+	file = filepath.Clean(file)
 	dir, err1 := filepath.EvalSymlinks(b.opts.Context)
-	out, err2 := filepath.EvalSymlinks(filepath.Dir(filepath.Clean(b.opts.Output)))
-	if b.opts.Output == "" || err1 != nil || err2 != nil {
-		return nil
+	parent, err2 := filepath.EvalSymlinks(filepath.Dir(file))
+	if err1 != nil || err2 != nil {
+		return "", false
 	}
-	dir, err1 = filepath.Abs(dir)
-	out, err2 = filepath.Abs(filepath.Join(out, filepath.Base(b.opts.Output)))
-	rel, err3 := filepath.Rel(dir, out)
+	return below(dir, filepath.Join(parent, filepath.Base(file)))
+}
+
+func below(dir, file string) (string, bool) {
+	dir, err1 := filepath.Abs(dir)
+	file, err2 := filepath.Abs(file)
+	rel, err3 := filepath.Rel(dir, file)
 	if err1 != nil || err2 != nil || err3 != nil || !filepath.IsLocal(rel) {
-		return nil
+		return "", false
 	}
-	return []string{filepath.ToSlash(rel)}
+	return filepath.ToSlash(rel), true
 }
 
 func (b *builder) close() (err error) {

@@ -18,6 +18,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/internal/regular"
 )
 
 // cache is a directory of what builds made:
@@ -206,22 +207,14 @@ func (b *work) cached(ctx context.Context, key string) (bool, error) {
 	return true, nil
 }
 
-// keepStep remembers what a step made since there were so many layers. A
-// context that changed in the meantime is nothing to remember.
-func (b *work) keepStep(ctx context.Context, key string, s step, before int, diffs []digest.Digest) error {
+// keepStep remembers what a step made since there were so many layers.
+func (b *work) keepStep(ctx context.Context, key string, before int) error {
 	if b.cache == nil {
 		return nil
 	}
-	made := b.config.RootFS.DiffIDs
-	b.config.RootFS.DiffIDs = diffs
-	again, err := b.stepKey(ctx, s)
-	b.config.RootFS.DiffIDs = made
-	if err != nil || again != key {
-		return err
-	}
 	var r stepRecord
 	if len(b.layers) > before {
-		r.Layer, r.DiffID = &b.layers[before], made[before]
+		r.Layer, r.DiffID = &b.layers[before], b.config.RootFS.DiffIDs[before]
 		if err := b.cache.keepBlob(ctx, b.store, *r.Layer); err != nil {
 			return fmt.Errorf("cache: %w", err)
 		}
@@ -239,9 +232,9 @@ func (c *cache) importKey(file string, fi fs.FileInfo, wanted ocispec.Platform) 
 		return ""
 	}
 	if fi.IsDir() {
-		index, err := os.ReadFile(filepath.Join(file, ocispec.ImageIndexFile))
+		index, err := readIndex(file)
 		if err != nil {
-			return ""
+			return "" // the import tells why
 		}
 		return keyOf("layout", string(index), wanted)
 	}
@@ -250,6 +243,18 @@ func (c *cache) importKey(file string, fi fs.FileInfo, wanted ocispec.Platform) 
 		return ""
 	}
 	return keyOf("archive", uint64(st.Dev), st.Ino, fi.Size(), fi.ModTime().UnixNano(), changeTime(st).UnixNano(), wanted)
+}
+
+// maxIndex bounds the index.json of a layout.
+const maxIndex = 4 << 20
+
+func readIndex(layout string) ([]byte, error) {
+	root, err := os.OpenRoot(layout + "/.")
+	if err != nil {
+		return nil, err
+	}
+	b, err := regular.ReadIn(root, ocispec.ImageIndexFile, maxIndex)
+	return b, errors.Join(err, root.Close())
 }
 
 // keepPool remembers a dataset, so that pruning looks after it.

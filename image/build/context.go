@@ -4,6 +4,8 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -18,66 +20,101 @@ import (
 	"github.com/moby/patternmatcher"
 
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/internal/regular"
 )
 
 // IgnoreFile names what COPY and ADD pass over in a context: patterns as
 // .dockerignore has them, one a line, # for comments, ! for exceptions.
 const IgnoreFile = ".jailignore"
 
-const maxIgnore = 1 << 20
+const (
+	maxIgnore        = 256 << 10 // bytes
+	maxIgnored       = 4096      // patterns
+	maxIgnorePattern = 256       // bytes
+	maxIgnorePath    = 4096      // bytes of what is matched
+)
 
 // ignorer tells what is passed over.
 type ignorer struct {
-	m     *patternmatcher.PatternMatcher
-	exact []string // the build's own output
+	ctx      context.Context
+	patterns []ignored
+	exact    []string // the build's own output
 }
 
-func readIgnore(root *os.Root, exact ...string) (*ignorer, error) {
-	ig := &ignorer{exact: exact}
-	f, err := root.Open(IgnoreFile)
+// ignored is one pattern; !pattern takes back what one before it has said.
+type ignored struct {
+	m    *patternmatcher.PatternMatcher
+	back bool
+}
+
+func (b *builder) readIgnore(ctx context.Context, exact ...string) (*ignorer, error) {
+	ig := &ignorer{ctx: ctx, exact: exact}
+	f, _, err := b.openFile(IgnoreFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return ig, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	text, err := io.ReadAll(io.LimitReader(f, maxIgnore+1))
+	text, err := regular.Read(f, IgnoreFile, maxIgnore)
 	if err = errors.Join(err, f.Close()); err != nil {
 		return nil, err
 	}
-	if len(text) > maxIgnore {
-		return nil, fmt.Errorf("%s has more than %d bytes", IgnoreFile, maxIgnore)
-	}
-	var patterns []string
+	n := 0
 	for line := range strings.Lines(string(text)) {
-		line = strings.TrimSpace(line)
-		if line == "" || strings.HasPrefix(line, "#") {
+		n++
+		if line = strings.TrimSpace(line); line == "" || strings.HasPrefix(line, "#") {
 			continue
 		}
-		not := strings.HasPrefix(line, "!")
-		p := strings.TrimPrefix(path.Clean("/"+strings.TrimSpace(strings.TrimPrefix(line, "!"))), "/")
-		if not {
-			p = "!" + p
+		if err := ig.add(line); err != nil {
+			return nil, fmt.Errorf("%s:%d: %w", IgnoreFile, n, err)
 		}
-		patterns = append(patterns, p)
-	}
-	if ig.m, err = patternmatcher.New(patterns); err != nil {
-		return nil, fmt.Errorf("%s: %w", IgnoreFile, err)
 	}
 	return ig, nil
 }
 
-func (ig *ignorer) match(name string) (bool, error) {
+func (ig *ignorer) add(line string) error {
+	text, back := strings.CutPrefix(line, "!")
+	if len(text) > maxIgnorePattern {
+		return fmt.Errorf("the pattern has more than %d bytes", maxIgnorePattern)
+	}
+	if len(ig.patterns) == maxIgnored {
+		return fmt.Errorf("there are more than %d patterns", maxIgnored)
+	}
+	m, err := patternmatcher.New([]string{strings.TrimPrefix(path.Clean("/"+strings.TrimSpace(text)), "/")})
+	ig.patterns = append(ig.patterns, ignored{m, back})
+	return err
+}
+
+// match goes by the last pattern that matches.
+func (ig *ignorer) match(name string) (skip bool, err error) {
 	if slices.Contains(ig.exact, name) {
 		return true, nil
 	}
-	if ig.m == nil {
-		return false, nil
+	if len(ig.patterns) > 0 && len(name) > maxIgnorePath {
+		return false, fmt.Errorf("%.40s... in the context: the path has more than %d bytes", name, maxIgnorePath)
 	}
-	return ig.m.MatchesOrParentMatches(filepath.FromSlash(name))
+	for _, p := range ig.patterns {
+		if err := ig.ctx.Err(); err != nil {
+			return false, err
+		}
+		if p.back != skip {
+			continue
+		}
+		found, err := p.m.MatchesOrParentMatches(filepath.FromSlash(name))
+		if err != nil {
+			return false, err
+		}
+		if found {
+			skip = !p.back
+		}
+	}
+	return skip, nil
 }
 
-func (ig *ignorer) exceptions() bool { return ig.m != nil && ig.m.Exclusions() }
+func (ig *ignorer) exceptions() bool {
+	return slices.ContainsFunc(ig.patterns, func(p ignored) bool { return p.back })
+}
 
 // contextSource is the context as COPY sees it.
 type contextSource struct{ *builder }
@@ -110,7 +147,7 @@ func (c contextSource) expand(sources []string) ([]string, error) {
 }
 
 func (c contextSource) glob(pattern string) (out []string, err error) {
-	found, err := fs.Glob(c.context.FS(), pattern)
+	found, err := glob(c, pattern)
 	if err != nil {
 		return nil, err
 	}
@@ -126,7 +163,6 @@ func (c contextSource) glob(pattern string) (out []string, err error) {
 	if len(out) == 0 {
 		return nil, errors.New("nothing in the context matches")
 	}
-	slices.Sort(out)
 	return out, nil
 }
 
@@ -134,31 +170,82 @@ func (c contextSource) skips(name string) (skip, look bool, err error) {
 	if skip, err = c.ignore.match(name); !skip || err != nil || !c.ignore.exceptions() {
 		return skip, false, err
 	}
-	fi, err := c.context.Lstat(name)
-	return true, err == nil && fi.IsDir(), err
+	n, err := c.stat(name, false)
+	return true, err == nil && n.kind == tar.TypeDir, err
 }
 
+// looks are what was found in the context. The first look counts for the whole
+// build: so what a step's key tells of is what its layer has.
+type looks struct {
+	nodes map[look]*node
+	lists map[string][]string
+	names int // in lists
+}
+
+type look struct {
+	name   string
+	follow bool
+}
+
+func newLooks() *looks { return &looks{nodes: map[look]*node{}, lists: map[string][]string{}} }
+
 func (c contextSource) list(dir string) ([]string, error) {
-	entries, err := fs.ReadDir(c.context.FS(), dir)
+	if names, seen := c.seen.lists[dir]; seen {
+		return names, nil
+	}
+	if len(components(dir)) > maxDepth {
+		return nil, fmt.Errorf("%s in the context: directories are more than %d deep", dir, maxDepth)
+	}
+	// What takes a directory's place meanwhile must not make us wait.
+	f, err := c.context.OpenFile(dir, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, contextError(dir, err)
 	}
-	out := make([]string, 0, len(entries))
-	for _, e := range entries { // sorted by name
-		out = append(out, e.Name())
+	names, err := c.seen.read(f)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return nil, contextError(dir, err)
 	}
-	return out, nil
+	c.seen.lists[dir] = names
+	return names, nil
 }
 
-// stat gives everything to root, with modes that do not come from a checkout.
-func (c contextSource) stat(name string, follow bool) (*node, error) {
-	look := c.context.Lstat
-	if follow {
-		look = c.context.Stat
+func (l *looks) read(dir *os.File) (names []string, err error) {
+	for err == nil {
+		var more []string
+		more, err = dir.Readdirnames(4096)
+		names = append(names, more...)
+		if l.names += len(more); l.names > maxEntries {
+			return nil, fmt.Errorf("there are more than %d files and directories to copy", maxEntries)
+		}
 	}
-	fi, err := look(name)
+	if !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+func (c contextSource) stat(name string, follow bool) (*node, error) {
+	at := look{name, follow}
+	if n := c.seen.nodes[at]; n != nil {
+		return n, nil
+	}
+	n, err := c.look(at)
+	if err == nil {
+		c.seen.nodes[at] = n
+	}
+	return n, err
+}
+
+// look gives everything to root, with modes that do not come from a checkout.
+func (c contextSource) look(at look) (*node, error) {
+	stat := c.context.Lstat
+	if at.follow {
+		stat = c.context.Stat
+	}
+	fi, err := stat(at.name)
 	if err != nil {
-		return nil, contextError(name, err)
+		return nil, contextError(at.name, err)
 	}
 	n := &node{mode: 0o644}
 	switch {
@@ -166,8 +253,8 @@ func (c contextSource) stat(name string, follow bool) (*node, error) {
 		n.kind, n.mode = tar.TypeDir, 0o755
 	case fi.Mode()&fs.ModeSymlink != 0:
 		n.kind, n.mode = tar.TypeSymlink, 0o777
-		if n.link, err = c.context.Readlink(name); err != nil {
-			return nil, contextError(name, err)
+		if n.link, err = c.context.Readlink(at.name); err != nil {
+			return nil, contextError(at.name, err)
 		}
 	case fi.Mode().IsRegular():
 		n.kind = tar.TypeReg
@@ -180,37 +267,73 @@ func (c contextSource) stat(name string, follow bool) (*node, error) {
 
 func (c contextSource) collect(context.Context, []item) error { return nil }
 
-func (c contextSource) open(i item) (*content, error) {
+func (c contextSource) open(ctx context.Context, i item) (*content, error) {
 	if i.node.kind != tar.TypeReg {
 		return &content{ReadCloser: io.NopCloser(bytes.NewReader(nil))}, nil
 	}
-	f, size, err := c.openFile(i.name)
-	return &content{ReadCloser: f, size: size}, err
+	return c.openHashed(ctx, i.name)
 }
 
 func (c contextSource) close() error { return nil }
 
-// openFile opens a file of the context for reading.
-func (b *builder) openFile(name string) (*os.File, int64, error) {
-	// A FIFO put there in the meantime must not make us wait.
-	f, err := b.context.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+// openHashed opens a file whose bytes must be those that its digest was made of.
+func (b *builder) openHashed(ctx context.Context, name string) (*content, error) {
+	f, fi, err := b.openFile(name)
 	if err != nil {
-		return nil, 0, contextError(name, err)
+		return nil, err
 	}
-	fi, err := f.Stat()
-	if err == nil && !fi.Mode().IsRegular() {
-		err = errors.New("it is no regular file")
-	}
+	sum := sha256.New()
+	c := &content{ReadCloser: readCloser{readerOf(ctx, io.TeeReader(f, sum)), f}, size: fi.Size()}
+	c.verify = func() error { return b.hashes.verify(name, hex.EncodeToString(sum.Sum(nil))) }
+	return c, nil
+}
+
+type readCloser struct {
+	io.Reader
+	io.Closer
+}
+
+// openFile opens a regular file of the context for reading.
+func (b *builder) openFile(name string) (*os.File, fs.FileInfo, error) {
+	f, fi, err := regular.OpenIn(b.context, name)
 	if err != nil {
-		return nil, 0, errors.Join(contextError(name, err), f.Close())
+		return nil, nil, contextError(name, err)
 	}
-	return f, fi.Size(), nil
+	if err := b.mayBeOurs(name, fi); err != nil {
+		return nil, nil, errors.Join(contextError(name, err), f.Close())
+	}
+	return f, fi, nil
+}
+
+// mayBeOurs refuses a file that is in the context by a hard link which somebody
+// else may have made: FreeBSD lets everybody make one of a file that he cannot
+// read, and root can.
+func (b *builder) mayBeOurs(name string, fi fs.FileInfo) error {
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	if !ok || st.Nlink < 2 || b.anywhere {
+		return nil
+	}
+	me := uint32(os.Geteuid())
+	for _, dir := range []string{".", path.Dir(name)} {
+		d, err := b.context.Stat(dir)
+		if err != nil {
+			return err
+		}
+		of, ok := d.Sys().(*syscall.Stat_t)
+		if ok && of.Uid != me && of.Uid != st.Uid || d.Mode()&0o002 != 0 {
+			return fmt.Errorf("it is a hard link to a file of user %d, which others may have put there: copy it", st.Uid)
+		}
+	}
+	return nil
 }
 
 func contextError(name string, err error) error {
 	var pe *fs.PathError
 	if errors.As(err, &pe) {
 		err = pe.Err
+	}
+	if err.Error() == "path escapes from parent" { // of os.Root
+		err = fmt.Errorf("%w: a link leads out of the context", err)
 	}
 	return fmt.Errorf("%s in the context: %w", name, err)
 }

@@ -186,6 +186,9 @@ func (c *copier) contents(src, dest string) error {
 		return err
 	}
 	for _, base := range names {
+		if err := c.ctx.Err(); err != nil {
+			return err
+		}
 		name, at := path.Join(src, base), path.Join(dest, base)
 		skip, look, err := c.from.skips(name)
 		switch {
@@ -289,7 +292,7 @@ func (c *copier) write(at string, i item) (err error) {
 		return c.w.entry(h, nil)
 	}
 	n.from = c.w.view.following()
-	r, err := c.from.open(i)
+	r, err := c.from.open(c.ctx, i)
 	if err != nil {
 		return err
 	}
@@ -311,9 +314,9 @@ func (c *copier) write(at string, i item) (err error) {
 		if n.text, err = io.ReadAll(io.LimitReader(r, r.size)); err != nil {
 			return fmt.Errorf("%s: %w", i.name, err)
 		}
-		return c.w.entry(h, bytes.NewReader(n.text))
+		return errors.Join(c.w.entry(h, bytes.NewReader(n.text)), r.verified())
 	}
-	return c.w.entry(h, r)
+	return errors.Join(c.w.entry(h, r), r.verified())
 }
 
 // flagsRecord holds file flags, as bsdtar writes them.

@@ -149,7 +149,7 @@ func TestIgnore(t *testing.T) {
 		"0 src/a.c 644 0:0", "5 src/d/ 755 0:0", "0 src/d/b.o 644 0:0", "5 src/sub/ 755 0:0", "0 src/sub/keep 644 0:0")
 	fails(t, context, "FROM scratch\nCOPY secret /\n", 2, "excluded")
 	fails(t, context, "FROM scratch\nCOPY *.o /\n", 2, "nothing in the context matches")
-	if _, err := try(t, files{".jailignore": "["}, "FROM scratch\n", nil); err == nil || !strings.Contains(err.Error(), ".jailignore: syntax error") {
+	if _, err := try(t, files{".jailignore": "["}, "FROM scratch\n", nil); err == nil || !strings.Contains(err.Error(), ".jailignore:1: syntax error") {
 		t.Error(err)
 	}
 }

@@ -23,9 +23,12 @@ func (p *planner) user(in Instruction) (err error) {
 // program, so what only a shell understands is refused.
 func (p *planner) command(in Instruction) ([]string, error) {
 	if isJSON(in.Text) {
-		return jsonWords(in.Text)
+		return p.json(in.Text)
 	}
 	list, operator, err := split(in.Text, p.lookup)
+	if err == nil {
+		err = p.chargeWords(list)
+	}
 	if err == nil && operator != 0 {
 		example, jerr := json.Marshal([]string{"/bin/sh", "-c", in.Text})
 		err = errors.Join(fmt.Errorf("%q needs a shell and none is used: write %s %s, or quote it", operator, in.Verb, example), jerr)
@@ -74,7 +77,7 @@ func (p *planner) setLabel(key, value string) {
 
 // head reads n fixed words and the options after them.
 func (p *planner) head(in Instruction, n int, keys, flags []string) ([]string, map[string]string, error) {
-	list, err := words(in.Text, p.lookup)
+	list, err := p.words(in.Text)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -115,7 +118,7 @@ func (p *planner) name(in Instruction) (err error) {
 }
 
 func (p *planner) summary(in Instruction) error {
-	w, err := words(in.Text, p.lookup)
+	w, err := p.words(in.Text)
 	p.manifest.Summary = strings.Join(w, " ")
 	return err
 }
@@ -213,6 +216,9 @@ func (p *planner) param(in Instruction) error {
 	w, opts, err := p.head(in, 1, []string{"default", "pattern", "description"}, []string{"required"})
 	if err != nil {
 		return err
+	}
+	if len(opts["pattern"]) > maxPattern {
+		return fmt.Errorf("the pattern has more than %d bytes", maxPattern)
 	}
 	out := image.Parameter{Name: w[0], Pattern: opts["pattern"], Description: opts["description"]}
 	_, out.Required = opts["required"]

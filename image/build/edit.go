@@ -27,21 +27,12 @@ func (p *planner) render(in Instruction) error {
 	if err != nil {
 		return err
 	}
-	s := &renderStep{values: map[string]string{}}
+	s := &renderStep{values: p.known()}
 	for _, name := range list {
 		s.files = append(s.files, path.Join("/", name))
 	}
-	for name, v := range p.args {
-		if v != nil {
-			s.values[name] = *v
-		}
-	}
-	for _, kv := range p.vars {
-		k, v, _ := strings.Cut(kv, "=")
-		s.values[k] = v
-	}
 	p.add(in, s)
-	return nil
+	return p.charge(len(s.values) * wordCost)
 }
 
 func (s *renderStep) key(context.Context, *work) (any, error) {
@@ -60,7 +51,12 @@ func (s *renderStep) replace(name string, text []byte) ([]byte, error) {
 	}
 	out := string(text)
 	for _, k := range slices.Sorted(maps.Keys(s.values)) {
-		out = strings.ReplaceAll(out, "${"+k+"}", s.values[k])
+		old, v := "${"+k+"}", s.values[k]
+		// A value may have names of others in it, and so on.
+		if more := len(v) - len(old); more > 0 && len(out)+strings.Count(out, old)*more > maxEdited {
+			return nil, fmt.Errorf("/%s becomes larger than %d bytes by the value of %s", name, maxEdited, k)
+		}
+		out = strings.ReplaceAll(out, old, v)
 	}
 	return []byte(out), nil
 }
@@ -104,22 +100,24 @@ func filesBelow(at string, n *node) (out []string) {
 // not in the layer.
 func (b *work) edit(ctx context.Context, names []string, change func(name string, text []byte) ([]byte, error)) error {
 	slices.Sort(names)
-	made := map[string][]byte{}
-	for _, name := range slices.Compact(names) {
-		text, err := b.readFile(ctx, name)
-		if err != nil {
-			return err
-		}
+	names = slices.Compact(names)
+	made, total := map[string][]byte{}, 0
+	err := b.readFiles(ctx, names, func(name string, text []byte) error {
 		changed, err := change(name, text)
 		if err == nil && len(changed) > maxEdited {
 			err = fmt.Errorf("/%s becomes larger than %d bytes", name, maxEdited)
 		}
-		if err != nil {
+		if err != nil || string(changed) == string(text) {
 			return err
 		}
-		if string(changed) != string(text) {
-			made[name] = changed
+		if total += len(changed); total > maxRendered {
+			return fmt.Errorf("the files that change have more than %d bytes together: name fewer", maxRendered)
 		}
+		made[name] = changed
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	if len(made) == 0 {
 		return nil

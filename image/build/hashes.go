@@ -23,6 +23,7 @@ type hashes struct {
 	file    string // in the cache; empty: nowhere
 	known   map[string]hashed
 	used    map[string]hashed
+	sums    map[string]string // what this build goes by
 	changed bool
 }
 
@@ -38,7 +39,7 @@ type hashed struct {
 const settled = 2 * time.Second
 
 func newHashes(root *os.Root, c *cache, dir string) *hashes {
-	h := &hashes{root: root, known: map[string]hashed{}, used: map[string]hashed{}}
+	h := &hashes{root: root, known: map[string]hashed{}, used: map[string]hashed{}, sums: map[string]string{}}
 	abs, err := filepath.Abs(dir)
 	if c == nil || err != nil {
 		return h
@@ -63,16 +64,36 @@ func (h *hashes) keep() error {
 	return replaceFile(h.file, func(w io.Writer) error { return gob.NewEncoder(w).Encode(h.used) })
 }
 
-func (h *hashes) sum(ctx context.Context, b *builder, name string) (string, error) {
-	f, _, err := b.openFile(name)
+// sum reads a file once in a build: verify makes sure that what is copied later
+// is the same.
+func (h *hashes) sum(ctx context.Context, b *builder, name string) (sum string, err error) {
+	if sum = h.sums[name]; sum == "" {
+		if sum, err = h.read(ctx, b, name); err == nil {
+			h.sums[name] = sum
+		}
+	}
+	return sum, err
+}
+
+// verify compares what was copied with what was hashed.
+func (h *hashes) verify(name, got string) error {
+	want := h.sums[name]
+	if want == "" || want == got {
+		return nil
+	}
+	err := fmt.Errorf("%s in the context changed while the image was built: build again, or name it in %s",
+		name, IgnoreFile)
+	delete(h.used, name) // it may have changed without its times
+	h.changed = true
+	return errors.Join(err, h.keep())
+}
+
+func (h *hashes) read(ctx context.Context, b *builder, name string) (string, error) {
+	f, fi, err := b.openFile(name)
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
-	fi, err := f.Stat()
-	if err != nil {
-		return "", contextError(name, err)
-	}
 	st, ok := fi.Sys().(*syscall.Stat_t)
 	if !ok {
 		return "", fmt.Errorf("%s: this system does not tell inodes", name)
@@ -121,6 +142,9 @@ func (b *work) describe(ctx context.Context, sources []string) ([]string, error)
 	var out []string
 	var add func(name string, follow bool) error
 	add = func(name string, follow bool) error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		n, err := src.stat(name, follow)
 		if err != nil {
 			return err

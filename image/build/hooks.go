@@ -27,6 +27,9 @@ func (p *planner) shellWords(in Instruction) ([]string, error) {
 		text = strings.TrimRight(text, "; \t")
 	}
 	list, operator, err := split(text, p.lookup)
+	if err == nil {
+		err = p.chargeWords(list)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -45,7 +48,7 @@ var comment = regexp.MustCompile(`(^|[ \t;])#[^'"]*$`)
 // argWords are the words of ARG: in a Bastillefile the line has one.
 func (p *planner) argWords(in Instruction) ([]string, error) {
 	if !in.recipe {
-		return words(in.Text, p.lookup)
+		return p.words(in.Text)
 	}
 	list, err := p.shellWords(in)
 	if err != nil {
@@ -63,12 +66,16 @@ func (p *planner) recipeCommand(text string) (string, error) {
 	if found := ofJails.FindString(text); found != "" {
 		return "", fmt.Errorf("%s is not known before a jail starts", found)
 	}
-	return braced.ReplaceAllStringFunc(text, func(s string) string {
-		if v := p.args[s[2:len(s)-1]]; v != nil {
-			return *v
+	var err error
+	out := braced.ReplaceAllStringFunc(text, func(s string) string {
+		v := p.args[s[2:len(s)-1]]
+		if v == nil || err != nil {
+			return s
 		}
-		return s
-	}), nil
+		err = p.charge(len(*v))
+		return *v
+	})
+	return out, errors.Join(err, fitsWord(len(out)))
 }
 
 // runsServices makes a Bastillefile's image do what Bastille's jails do: it runs
@@ -84,8 +91,12 @@ func (p *planner) warn(in Instruction, format string, a ...any) {
 }
 
 // inJail plans a command of root in the image, outside of any WORKDIR.
-func (p *planner) inJail(in Instruction, env []string, argv, then []string) {
-	p.add(in, &runStep{argv: argv, then: then, env: append(p.runEnv(), env...), dir: "/", user: "root"})
+func (p *planner) inJail(in Instruction, env []string, argv, then []string) error {
+	all, err := p.runEnv()
+	if err == nil {
+		p.add(in, &runStep{argv: argv, then: then, env: append(all, env...), dir: "/", user: "root"})
+	}
+	return err
 }
 
 // pkg installs packages by the image's own pkg(8), and leaves no downloads.
@@ -94,16 +105,15 @@ func (p *planner) pkg(in Instruction) error {
 	if err != nil {
 		return err
 	}
-	p.inJail(in, []string{"ASSUME_ALWAYS_YES=yes"}, append([]string{"pkg", "install", "-y"}, list...), []string{"pkg", "clean", "-a", "-y", "-q"})
-	return nil
+	return p.inJail(in, []string{"ASSUME_ALWAYS_YES=yes"}, append([]string{"pkg", "install", "-y"}, list...), []string{"pkg", "clean", "-a", "-y", "-q"})
 }
 
 func (p *planner) sysrc(in Instruction) error {
 	list, err := p.shellWords(in)
-	if err == nil {
-		p.inJail(in, nil, append([]string{"sysrc"}, list...), nil)
+	if err != nil {
+		return err
 	}
-	return err
+	return p.inJail(in, nil, append([]string{"sysrc"}, list...), nil)
 }
 
 // ofProcesses are the commands of service(8) that need a jail that runs.
@@ -121,8 +131,7 @@ func (p *planner) service(in Instruction) error {
 		p.warn(in, "nothing runs while an image is built, so this is left out: a service that is enabled starts with the jail")
 		return nil
 	}
-	p.inJail(in, nil, append([]string{"service"}, list...), nil)
-	return nil
+	return p.inJail(in, nil, append([]string{"service"}, list...), nil)
 }
 
 // cp copies as cp(1) does: a directory itself, and with a final slash what is in

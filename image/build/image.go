@@ -31,7 +31,7 @@ func parseEpoch(text string) (time.Time, error) {
 func (b *builder) from(ctx context.Context, ref string, wanted ocispec.Platform) (*image.Image, error) {
 	file := ref
 	if !filepath.IsAbs(file) {
-		file = filepath.Join(filepath.Dir(b.jailfile()), file)
+		file = filepath.Join(b.recipeHome(), file)
 	}
 	fi, err := os.Stat(file)
 	isPath := strings.HasPrefix(ref, "/") || strings.HasPrefix(ref, "./") || strings.HasPrefix(ref, "../") || filepath.Ext(ref) == ".tar"

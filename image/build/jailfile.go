@@ -16,6 +16,7 @@ type File struct {
 	Name         string
 	Instructions []Instruction
 	bastille     bool
+	size         int // bytes
 }
 
 // Instruction is one instruction of a Jailfile.
@@ -62,14 +63,10 @@ func (f *File) fault(in Instruction, err error) error {
 	return &Error{File: cmp.Or(in.file, f.Name), Line: in.Line, Verb: in.Verb, Err: err}
 }
 
-// maxLine bounds one physical line of a Jailfile.
-const maxLine = 1 << 20
-
 // Parse reads a Jailfile. The name is for messages. Every unknown verb and
 // malformed line is in the error, not only the first.
 func Parse(name string, r io.Reader) (*File, error) {
-	p := &parser{file: &File{Name: name}, scan: bufio.NewScanner(r)}
-	p.scan.Buffer(nil, maxLine)
+	p := newParser(name, r)
 	for {
 		text, line, ok := p.logicalLine()
 		if !ok {
@@ -77,11 +74,8 @@ func Parse(name string, r io.Reader) (*File, error) {
 		}
 		p.instruction(text, line)
 	}
-	if err := p.scan.Err(); err != nil {
-		return nil, &Error{File: name, Line: p.line + 1, Err: err}
-	}
-	if len(p.errs) > 0 {
-		return nil, errors.Join(p.errs...)
+	if err := p.end(); err != nil {
+		return nil, err
 	}
 	if len(p.file.Instructions) == 0 {
 		return nil, fmt.Errorf("%s: no instructions: a Jailfile begins with FROM, for example `FROM scratch`", name)
@@ -94,18 +88,50 @@ type parser struct {
 	scan *bufio.Scanner
 	line int
 	errs []error
+	over bool // a limit is passed: nothing more is read
+}
+
+func newParser(name string, r io.Reader) *parser {
+	p := &parser{file: &File{Name: name}, scan: bufio.NewScanner(r)}
+	p.scan.Buffer(nil, maxLine)
+	return p
 }
 
 func (p *parser) physicalLine() (string, bool) {
-	if !p.scan.Scan() {
+	if p.over || !p.scan.Scan() {
 		return "", false
 	}
 	p.line++
+	if p.file.size += len(p.scan.Bytes()) + 1; p.file.size > maxRecipe {
+		p.stop("the file has more than %d bytes: no recipe needs so many", maxRecipe)
+		return "", false
+	}
 	return strings.TrimSuffix(p.scan.Text(), "\r"), true
+}
+
+// end tells all faults.
+func (p *parser) end() error {
+	err := p.scan.Err()
+	if errors.Is(err, bufio.ErrTooLong) {
+		err = fmt.Errorf("the line has more than %d bytes", maxLine)
+	}
+	if err != nil && !p.over {
+		return &Error{File: p.file.Name, Line: p.line + 1, Err: err}
+	}
+	return errors.Join(p.errs...)
+}
+
+// stop is fail for what makes the rest not worth reading.
+func (p *parser) stop(format string, args ...any) {
+	p.over = true
+	p.errs = append(p.errs, &Error{File: p.file.Name, Line: p.line, Err: fmt.Errorf(format, args...)})
 }
 
 func (p *parser) fail(line int, verb, format string, args ...any) {
 	p.errs = append(p.errs, &Error{File: p.file.Name, Line: line, Verb: verb, Err: fmt.Errorf(format, args...)})
+	if len(p.errs) == maxFaults && !p.over {
+		p.stop("there are more than %d mistakes: the rest is not read", maxFaults)
+	}
 }
 
 // logicalLine joins continued lines. Comment lines may stand between them.
@@ -117,7 +143,7 @@ func (p *parser) logicalLine() (text string, line int, ok bool) {
 		trimmed := strings.TrimSpace(s)
 		switch {
 		case !more:
-			if continued {
+			if continued && !p.over {
 				p.fail(line, "", "the file ends after a backslash: remove the backslash or add the rest")
 			}
 			return b.String(), line, continued
@@ -138,7 +164,9 @@ func (p *parser) logicalLine() (text string, line int, ok bool) {
 			return strings.TrimSpace(b.String()), line, true
 		}
 		b.WriteString(strings.TrimSuffix(right, `\`))
-		continued = true
+		if continued = true; b.Len() > maxLine {
+			p.stop("the instruction has more than %d bytes", maxLine)
+		}
 	}
 }
 
@@ -204,7 +232,7 @@ func (p *parser) heredoc(in *Instruction) {
 		return
 	}
 	body, ok := p.body(m[3], m[1] == "-")
-	if !ok {
+	if !ok && !p.over {
 		p.fail(in.Line, in.Verb, "the text after <<%s has no end: add a line that says %s alone", m[3], m[3])
 	}
 	if strings.TrimSpace(m[0]) == in.Text {

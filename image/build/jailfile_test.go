@@ -62,7 +62,7 @@ func TestParseErrors(t *testing.T) {
 		"open heredoc":    {"FROM scratch\nUSAGE <<EOF\nx\n", []string{"J:2: USAGE: the text after <<EOF has no end"}},
 		"hidden heredoc":  {"USAG <<EOF\nFROM x\nEOF\nFOO", []string{`J:1: unknown instruction "USAG": did you mean USAGE?`, "J:4: unknown"}},
 		"nothing":         {"# only this\n", []string{"J: no instructions"}},
-		"long line":       {"FROM scratch\nRUN " + strings.Repeat("x", maxLine), []string{"J:2: bufio.Scanner: token too long"}},
+		"long line":       {"FROM scratch\nRUN " + strings.Repeat("x", maxLine), []string{"J:2: the line has more than"}},
 	} {
 		_, err := Parse("J", strings.NewReader(c.text))
 		if err == nil {
@@ -143,7 +143,7 @@ func FuzzParse(f *testing.F) {
 		p := &planner{file: file, base: func(string, ocispec.Platform) (*image.Image, error) {
 			return &image.Image{Manifest: &image.Manifest{SchemaVersion: 1}}, nil
 		}}
-		if err := p.plan(); err == nil {
+		if err := p.plan(t.Context()); err == nil {
 			if _, err := p.imageConfig(); err != nil {
 				t.Errorf("a plan without faults makes no config: %v", err)
 			}

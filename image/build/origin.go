@@ -49,7 +49,7 @@ func (o *origin) open(ctx context.Context, b *builder) (source, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	return &layerSource{b: b, name: name, layers: w.layers, view: v, found: map[place]*content{}}, nil
+	return &layerSource{b: b, name: name, layers: w.layers, view: v, found: map[place]*spooled{}}, nil
 }
 
 // layerSource is the files of another stage or image. It needs no root and no
@@ -61,7 +61,13 @@ type layerSource struct {
 	view   *view
 	spool  *os.File // holds the files that were read
 	size   int64
-	found  map[place]*content
+	found  map[place]*spooled
+}
+
+// spooled is content in the spool.
+type spooled struct {
+	content
+	begin int64
 }
 
 func (l *layerSource) expand(sources []string) ([]string, error) {
@@ -72,7 +78,7 @@ func (l *layerSource) expand(sources []string) ([]string, error) {
 			out = append(out, name)
 			continue
 		}
-		found, err := l.glob(name)
+		found, err := glob(l, name)
 		if err == nil && len(found) == 0 {
 			err = fmt.Errorf("nothing in %s matches", l.name)
 		}
@@ -82,31 +88,6 @@ func (l *layerSource) expand(sources []string) ([]string, error) {
 		out = append(out, found...)
 	}
 	return out, nil
-}
-
-func (l *layerSource) glob(pattern string) ([]string, error) {
-	found := []string{""}
-	for _, part := range components(pattern) {
-		var next []string
-		for _, dir := range found {
-			_, n, missing, err := l.view.walk(dir, true)
-			if err != nil || len(missing) > 0 || n.kind != tar.TypeDir {
-				continue
-			}
-			for _, name := range slices.Sorted(maps.Keys(n.names)) {
-				ok, err := path.Match(part, name)
-				if err != nil {
-					return nil, err
-				}
-				if ok {
-					next = append(next, path.Join(dir, name))
-				}
-			}
-		}
-		found = next
-	}
-	slices.Sort(found)
-	return found, nil
 }
 
 func (l *layerSource) stat(name string, follow bool) (*node, error) {
@@ -172,8 +153,7 @@ func (l *layerSource) readLayer(ctx context.Context, n int, wanted map[int]bool)
 			continue
 		}
 		left--
-		c := &content{size: h.Size, mtime: h.ModTime, flags: h.PAXRecords[flagsRecord]}
-		begin := l.size
+		c := &spooled{content{size: h.Size, mtime: h.ModTime, flags: h.PAXRecords[flagsRecord]}, l.size}
 		if h.Typeflag != tar.TypeDir && h.Typeflag != tar.TypeSymlink {
 			if l.size += h.Size; l.size > maxLayer {
 				return fmt.Errorf("entry %q: with it there is more to copy than the limit of %d bytes", h.Name, int64(maxLayer))
@@ -182,15 +162,16 @@ func (l *layerSource) readLayer(ctx context.Context, n int, wanted map[int]bool)
 				return fmt.Errorf("entry %q: %w", h.Name, err)
 			}
 		}
-		c.ReadCloser = io.NopCloser(io.NewSectionReader(l.spool, begin, l.size-begin))
 		l.found[place{n, entry}] = c
 	}
 	return nil
 }
 
-func (l *layerSource) open(i item) (*content, error) {
-	if c := l.found[i.from]; c != nil {
-		return c, nil
+func (l *layerSource) open(_ context.Context, i item) (*content, error) {
+	if s := l.found[i.from]; s != nil {
+		c := s.content
+		c.ReadCloser = io.NopCloser(io.NewSectionReader(l.spool, s.begin, c.size))
+		return &c, nil
 	}
 	return &content{ReadCloser: io.NopCloser(bytes.NewReader(nil))}, nil // a directory that no entry names
 }

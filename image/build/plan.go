@@ -1,6 +1,7 @@
 package build
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"path"
@@ -27,6 +28,8 @@ type planner struct {
 	permit   func(params map[string]string) error                       // decides what RUN may have; nil: nothing
 
 	warnings []error
+	ctx      context.Context
+	cost     int // bytes of what was evaluated
 
 	global map[string]*string // ARG before the first FROM
 	stages []*stage
@@ -43,10 +46,35 @@ type planned struct {
 
 func (p *planner) add(in Instruction, s step) { p.planned = append(p.planned, planned{in, s}) }
 
+// charge counts what is evaluated: small words can become large, and few many.
+func (p *planner) charge(bytes int) error {
+	if p.cost += bytes; p.cost > maxEvaluated {
+		return limitError{fmt.Errorf("with its variables replaced the recipe has more than %d bytes", maxEvaluated)}
+	}
+	if err := p.ctx.Err(); err != nil {
+		return limitError{err}
+	}
+	return nil
+}
+
+// limitError ends the evaluation.
+type limitError struct{ error }
+
+func (e limitError) Unwrap() error { return e.error }
+
 // lookup finds a variable; ENV goes before ARG.
 func (p *planner) lookup(name string) (string, error) {
+	v, err := p.find(name)
+	if err == nil {
+		err = p.charge(len(v) + wordCost)
+	}
+	return v, err
+}
+
+func (p *planner) find(name string) (string, error) {
+	begin := name + "="
 	for _, kv := range slices.Backward(p.vars) {
-		if v, ok := strings.CutPrefix(kv, name+"="); ok {
+		if v, ok := strings.CutPrefix(kv, begin); ok {
 			return v, nil
 		}
 	}
@@ -63,9 +91,9 @@ func (p *planner) lookup(name string) (string, error) {
 // list reads arguments in either form.
 func (p *planner) list(text string) ([]string, error) {
 	if !isJSON(text) {
-		return words(text, p.lookup)
+		return p.words(text)
 	}
-	list, err := jsonWords(text)
+	list, err := p.json(text)
 	if err != nil {
 		return nil, err
 	}
@@ -77,9 +105,41 @@ func (p *planner) list(text string) ([]string, error) {
 	return list, nil
 }
 
+// words are those of a text, with variables replaced.
+func (p *planner) words(text string) ([]string, error) {
+	list, err := words(text, p.lookup)
+	if err != nil {
+		return nil, err
+	}
+	return list, p.chargeWords(list)
+}
+
+func (p *planner) json(text string) ([]string, error) {
+	list, err := jsonWords(text)
+	if err != nil {
+		return nil, err
+	}
+	return list, p.chargeWords(list)
+}
+
+func (p *planner) chargeWords(list []string) error {
+	if len(list) > maxWords {
+		return fmt.Errorf("there are more than %d words", maxWords)
+	}
+	return p.chargeAll(list)
+}
+
+func (p *planner) chargeAll(list []string) error {
+	n := 0
+	for _, w := range list {
+		n += len(w) + wordCost
+	}
+	return p.charge(n)
+}
+
 // one reads an argument that must be one word.
 func (p *planner) one(in Instruction) (string, error) {
-	w, err := words(in.Text, p.lookup)
+	w, err := p.words(in.Text)
 	if err == nil && len(w) != 1 {
 		err = errUsage
 	}
@@ -91,7 +151,7 @@ func (p *planner) one(in Instruction) (string, error) {
 
 // pairs reads name=value words; both sides of = are kept as they are.
 func (p *planner) pairs(in Instruction) ([][2]string, error) {
-	list, err := words(in.Text, p.lookup)
+	list, err := p.words(in.Text)
 	if err != nil {
 		return nil, err
 	}
@@ -136,6 +196,9 @@ func (p *planner) arg(in Instruction) error {
 		}
 		if in.Verb == "ARG+" && value == "" {
 			return fmt.Errorf("%s must have a value: give --build-arg %s=VALUE", name, name)
+		}
+		if _, there := p.args[name]; !there && len(p.args) >= maxVariables {
+			return fmt.Errorf("there are more than %d arguments", maxVariables)
 		}
 		known, predefined := p.predefined(name)
 		switch {
@@ -186,6 +249,9 @@ func (p *planner) env(in Instruction) error {
 			return fmt.Errorf("%q is no name of a variable", kv[0])
 		}
 		p.vars = slices.DeleteFunc(p.vars, func(have string) bool { return strings.HasPrefix(have, kv[0]+"=") })
+		if len(p.vars) >= maxVariables {
+			return fmt.Errorf("there are more than %d variables", maxVariables)
+		}
 		p.vars = append(p.vars, kv[0]+"="+kv[1])
 	}
 	return nil
@@ -247,7 +313,11 @@ func (p *planner) inWorkdir(name string) string {
 }
 
 func (p *planner) run(in Instruction) error {
-	s := &runStep{dir: p.config.Config.WorkingDir, user: p.config.Config.User, env: p.runEnv()}
+	env, err := p.runEnv()
+	if err != nil {
+		return err
+	}
+	s := &runStep{dir: p.config.Config.WorkingDir, user: p.config.Config.User, env: env}
 	if err := p.runFlags(in, s); err != nil {
 		return err
 	}
@@ -261,7 +331,7 @@ func (p *planner) run(in Instruction) error {
 	case in.Heredoc != nil:
 		s.argv = []string{"/bin/sh", "-e", "-c", *in.Heredoc}
 	case isJSON(in.Text):
-		list, err := jsonWords(in.Text)
+		list, err := p.json(in.Text)
 		if err != nil && !strings.HasPrefix(in.Text, "[ ") { // `[ -x a ] && b` is a command of the shell
 			return err
 		}
@@ -279,20 +349,27 @@ const defaultPath = "/sbin:/bin:/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bi
 
 // runEnv is all that a RUN sees: PATH, the ARGs and the image's ENV. Nothing
 // is of the host.
-func (p *planner) runEnv() []string {
+func (p *planner) runEnv() ([]string, error) {
 	env := map[string]string{"PATH": defaultPath}
+	maps.Copy(env, p.known())
+	out := make([]string, 0, len(env))
+	for _, k := range slices.Sorted(maps.Keys(env)) {
+		out = append(out, k+"="+env[k])
+	}
+	return out, p.chargeAll(out)
+}
+
+// known are the ARGs and the image's ENV.
+func (p *planner) known() map[string]string {
+	out := make(map[string]string, len(p.args)+len(p.vars))
 	for name, v := range p.args {
 		if v != nil {
-			env[name] = *v
+			out[name] = *v
 		}
 	}
 	for _, kv := range p.vars {
 		k, v, _ := strings.Cut(kv, "=")
-		env[k] = v
-	}
-	out := make([]string, 0, len(env))
-	for _, k := range slices.Sorted(maps.Keys(env)) {
-		out = append(out, k+"="+env[k])
+		out[k] = v
 	}
 	return out
 }

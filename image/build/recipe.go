@@ -1,7 +1,8 @@
 package build
 
 import (
-	"bufio"
+	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -11,35 +12,43 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/freejail/freejail/internal/regular"
 )
 
-// maxIncludes bounds how deep files include each other.
-const maxIncludes = 16
-
-// jailfile is the path of the file that is built.
-func (b *builder) jailfile() string {
-	if b.opts.File != "" {
-		return b.opts.File
+// jailfile finds the file that is built.
+func (b *builder) jailfile() {
+	b.recipe = b.opts.File
+	if b.recipe != "" {
+		return
 	}
-	file := filepath.Join(b.opts.Context, DefaultFile)
-	other := filepath.Join(b.opts.Context, BastilleFile)
-	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
-		if _, err := os.Stat(other); err == nil {
-			return other
+	name := DefaultFile
+	if _, err := b.context.Lstat(DefaultFile); errors.Is(err, fs.ErrNotExist) {
+		if _, err := b.context.Lstat(BastilleFile); err == nil {
+			name = BastilleFile
 		}
 	}
-	return file
+	b.recipe = filepath.Join(b.opts.Context, name)
+}
+
+// recipeHome is what paths in the recipe are relative to.
+func (b *builder) recipeHome() string {
+	if b.recipe == Stdin {
+		return b.opts.Context
+	}
+	return filepath.Dir(b.recipe)
 }
 
 // readRecipe reads the file that is built, with what it includes. A Bastillefile
 // gets the FROM that it lacks.
-func (b *builder) readRecipe() (*File, error) {
-	name := b.jailfile()
+func (b *builder) readRecipe(ctx context.Context) (*File, error) {
+	b.jailfile()
+	name := b.recipe
 	bastille := b.opts.Bastille || filepath.Base(name) == BastilleFile
 	if !bastille && b.opts.From != "" {
 		return nil, fmt.Errorf("%s: a Jailfile says itself what it is FROM", name)
 	}
-	file, err := parseFile(name, bastille)
+	file, err := b.parseFile(ctx, name, bastille)
 	if err != nil {
 		return nil, err
 	}
@@ -54,55 +63,122 @@ func (b *builder) readRecipe() (*File, error) {
 		file.Instructions = append([]Instruction{from}, file.Instructions...)
 	}
 	file.bastille = bastille
-	file.Instructions = b.include(file, file.Instructions, 0)
-	return file, nil
+	i := &includer{builder: b, ctx: ctx, left: maxRecipes - int64(file.size)}
+	file.Instructions, err = i.expand(file, file.Instructions, 0)
+	return file, err
 }
 
 func quoted(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
-func parseFile(name string, bastille bool) (_ *File, err error) {
-	f, err := os.Open(name)
+func (b *builder) parseFile(ctx context.Context, name string, bastille bool) (_ *File, err error) {
+	f, err := b.openRecipe(ctx, name)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
+	if name == Stdin {
+		name = "stdin"
+	}
 	if bastille {
 		return ParseBastille(name, f)
 	}
 	return Parse(name, f)
 }
 
+// openRecipe opens the file that is built: within the context where it lies
+// there, else where the operator says.
+func (b *builder) openRecipe(ctx context.Context, name string) (io.ReadCloser, error) {
+	if name == Stdin {
+		return stdin(ctx)
+	}
+	if at, ok := b.inContext(name); ok {
+		f, _, err := b.openFile(at)
+		return f, err
+	}
+	f, _, err := regular.Open(name)
+	return f, err
+}
+
+// stdin reads all of the standard input; what never ends does not keep a build
+// that is cancelled.
+func stdin(ctx context.Context) (io.ReadCloser, error) {
+	type read struct {
+		text []byte
+		err  error
+	}
+	done := make(chan read, 1)
+	go func() {
+		text, err := regular.Read(os.Stdin, "the Jailfile", maxRecipe)
+		done <- read{text, err}
+	}()
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case r := <-done:
+		return io.NopCloser(bytes.NewReader(r.text)), r.err
+	}
+}
+
 // recipeDir is what a Bastillefile's sources are relative to: its own directory,
 // if that is in the context.
 func (b *builder) recipeDir(name string, bastille bool) string {
-	context, err1 := filepath.Abs(b.opts.Context)
-	dir, err2 := filepath.Abs(filepath.Dir(name))
-	rel, err3 := filepath.Rel(context, dir)
-	if !bastille || err1 != nil || err2 != nil || err3 != nil || !filepath.IsLocal(rel) {
-		return ""
+	if at, ok := b.inContext(name); bastille && ok {
+		return path.Dir(at)
 	}
-	return filepath.ToSlash(rel)
+	return ""
 }
 
-// include puts the instructions of other files in the place of INCLUDE. What
-// cannot be included stays, with the reason.
-func (b *builder) include(file *File, list []Instruction, depth int) (out []Instruction) {
+// includer puts the instructions of other files in the place of INCLUDE.
+type includer struct {
+	*builder
+	ctx          context.Context
+	files        int
+	left         int64 // bytes that recipes may still have
+	instructions int
+}
+
+// expand keeps an INCLUDE that cannot be followed, with the reason, for the
+// planner to tell. The error is for what is over a limit of all files together.
+func (i *includer) expand(file *File, list []Instruction, depth int) (out []Instruction, err error) {
 	for _, in := range list {
+		if i.instructions++; i.instructions > maxInstructions {
+			err := fmt.Errorf("with the files that are included there are more than %d instructions", maxInstructions)
+			return nil, file.fault(in, err)
+		}
 		if in.Verb != "INCLUDE" && in.Verb != "TEMPLATE" {
 			out = append(out, in)
 			continue
 		}
-		more, err := b.included(file, in, depth)
+		other, err := i.follow(in, depth)
+		if err := i.over(); err != nil {
+			return nil, file.fault(in, err)
+		}
 		if err != nil {
 			in.fault = err
-			more = []Instruction{in}
+			out = append(out, in)
+			continue
+		}
+		more, err := i.expand(other, other.Instructions, depth+1)
+		if err != nil {
+			return nil, err
 		}
 		out = append(out, more...)
 	}
-	return out
+	return out, nil
 }
 
-func (b *builder) included(file *File, in Instruction, depth int) ([]Instruction, error) {
+// over tells which limit of all files together is passed.
+func (i *includer) over() error {
+	switch {
+	case i.files > maxIncluded:
+		return fmt.Errorf("more than %d files are included", maxIncluded)
+	case i.left < 0:
+		return fmt.Errorf("with the files that are included there are more than %d bytes", maxRecipes)
+	}
+	return i.ctx.Err()
+}
+
+func (i *includer) follow(in Instruction, depth int) (*File, error) {
 	if depth == maxIncludes {
 		return nil, fmt.Errorf("files include each other more than %d deep", maxIncludes)
 	}
@@ -110,25 +186,28 @@ func (b *builder) included(file *File, in Instruction, depth int) ([]Instruction
 	if err != nil {
 		return nil, err
 	}
-	at, err := b.findInclude(in, name)
+	at, err := i.findInclude(in, name)
 	if err != nil {
 		return nil, err
 	}
-	f, err := b.context.Open(at)
+	f, fi, err := i.openFile(at)
 	if err != nil {
-		return nil, contextError(at, err)
+		return nil, err
 	}
 	defer f.Close()
+	if i.files, i.left = i.files+1, i.left-fi.Size(); i.over() != nil {
+		return nil, nil // which is told
+	}
 	parse, bastille := Parse, path.Base(at) == BastilleFile
 	if bastille {
 		parse = ParseBastille
 	}
-	other, err := parse(filepath.Join(b.opts.Context, filepath.FromSlash(at)), f)
+	other, err := parse(filepath.Join(i.opts.Context, filepath.FromSlash(at)), f)
 	if err != nil {
 		return nil, err
 	}
-	for i := range other.Instructions {
-		o := &other.Instructions[i]
+	for n := range other.Instructions {
+		o := &other.Instructions[n]
 		if o.Verb == "FROM" {
 			return nil, fmt.Errorf("%s has a FROM: only what follows one can be included", at)
 		}
@@ -137,7 +216,7 @@ func (b *builder) included(file *File, in Instruction, depth int) ([]Instruction
 			o.dir = ""
 		}
 	}
-	return b.include(other, other.Instructions, depth+1), nil
+	return other, nil
 }
 
 // readInclude reads a path and the --arg NAME=value after it.
@@ -177,8 +256,11 @@ func readInclude(in Instruction) (name string, through map[string]string, err er
 func (b *builder) findInclude(in Instruction, name string) (string, error) {
 	for _, at := range []string{path.Join(in.dir, name), path.Clean(name)} {
 		fi, err := b.context.Stat(at)
-		if err != nil {
+		if nowhere(err) {
 			continue
+		}
+		if err != nil {
+			return "", contextError(at, err)
 		}
 		if !fi.IsDir() {
 			return at, nil
@@ -213,8 +295,8 @@ var onHost = []string{"HPKG", "HOSTCMD", "ZFS", "SETUP", "BOOTSTRAP", "CREATE", 
 // ParseBastille reads a Bastillefile, as Bastille applies it to a jail. The name
 // is for messages. Every unknown word is in the error, not only the first.
 func ParseBastille(name string, r io.Reader) (*File, error) {
-	p := &parser{file: &File{Name: name, bastille: true}, scan: bufio.NewScanner(r)}
-	p.scan.Buffer(nil, maxLine)
+	p := newParser(name, r)
+	p.file.bastille = true
 	for {
 		text, line, ok := p.logicalLine()
 		if !ok {
@@ -239,8 +321,5 @@ func ParseBastille(name string, r io.Reader) (*File, error) {
 			p.file.Instructions = append(p.file.Instructions, Instruction{Verb: known, Line: line, Text: rest, recipe: true})
 		}
 	}
-	if err := p.scan.Err(); err != nil {
-		return nil, &Error{File: name, Line: p.line + 1, Err: err}
-	}
-	return p.file, errors.Join(p.errs...)
+	return p.file, p.end()
 }

@@ -201,7 +201,7 @@ func FuzzBastillefile(f *testing.F) {
 		}
 		file.Instructions = append([]Instruction{{Verb: "FROM", Line: 1, Text: "scratch"}}, file.Instructions...)
 		p := &planner{file: file, base: func(string, ocispec.Platform) (*image.Image, error) { return nil, errors.New("none") }}
-		if err := p.plan(); err != nil {
+		if err := p.plan(t.Context()); err != nil {
 			return
 		}
 		if _, err := p.imageConfig(); err != nil {

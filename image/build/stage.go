@@ -1,6 +1,7 @@
 package build
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -51,7 +52,8 @@ var (
 
 // plan evaluates the instructions of all stages that the image needs, and names
 // every one that is wrong.
-func (p *planner) plan() error {
+func (p *planner) plan(ctx context.Context) error {
+	p.ctx = ctx
 	err := p.divide()
 	if err == nil {
 		err = p.choose()
@@ -59,28 +61,51 @@ func (p *planner) plan() error {
 	if err != nil {
 		return err
 	}
-	var errs []error
+	faults := &faults{}
 	for _, s := range p.needed {
 		if s.parent != nil && !s.parent.ready {
 			continue // its fault is told
 		}
 		p.stage = s
-		errs = append(errs, p.evaluate(s.from))
+		faults.add(p.evaluate(s.from))
 		if !s.ready {
 			continue // all that follows would only repeat it
 		}
 		for _, in := range s.body {
 			n := len(p.planned)
-			errs = append(errs, p.evaluate(in))
+			faults.add(p.evaluate(in))
 			if len(p.planned) == n && in.Verb != "ARG" && in.Verb != "ARG+" {
 				p.planned = append(p.planned, planned{in: in})
+			}
+			if faults.enough {
+				return errors.Join(faults.list...)
 			}
 		}
 	}
 	if p.file.bastille {
 		p.runsServices()
 	}
-	return errors.Join(append(errs, p.undeclared())...)
+	faults.add(p.undeclared())
+	return errors.Join(faults.list...)
+}
+
+// faults are told together, as far as somebody may read them.
+type faults struct {
+	list   []error
+	enough bool
+}
+
+func (f *faults) add(err error) {
+	var limit limitError
+	switch {
+	case err == nil || f.enough:
+		return
+	case errors.As(err, &limit):
+		f.enough = true
+	case len(f.list) == maxFaults:
+		f.enough, err = true, fmt.Errorf("there are more than %d mistakes: the rest is not told", maxFaults)
+	}
+	f.list = append(f.list, err)
 }
 
 // undeclared names the --build-arg that no ARG takes.
@@ -111,31 +136,33 @@ func (p *planner) undeclared() error {
 // divide makes the stages, with what their FROM names.
 func (p *planner) divide() error {
 	p.stage = &stage{args: map[string]*string{}, manifest: image.Manifest{SchemaVersion: 1}}
-	var errs []error
+	faults := &faults{}
 	for _, in := range p.file.Instructions {
 		switch {
+		case faults.enough:
 		case in.Verb == "FROM":
 			if p.global == nil {
 				p.global = p.args
 			}
 			s, err := p.newStage(in)
 			if err != nil {
-				errs = append(errs, p.file.fault(in, err))
+				faults.add(p.file.fault(in, err))
 			}
 			p.stages = append(p.stages, s)
 		case len(p.stages) > 0:
 			s := p.stages[len(p.stages)-1]
 			s.body = append(s.body, in)
 		case in.Verb == "ARG":
-			errs = append(errs, p.evaluate(in))
+			faults.add(p.evaluate(in))
 		default:
-			return errors.Join(append(errs, p.file.fault(in, errFirst))...)
+			faults.add(p.file.fault(in, errFirst))
+			return errors.Join(faults.list...)
 		}
 	}
 	if len(p.stages) == 0 {
-		errs = append(errs, fmt.Errorf("%s: there is no FROM: write `FROM scratch` for an empty beginning", p.file.Name))
+		faults.add(fmt.Errorf("%s: there is no FROM: write `FROM scratch` for an empty beginning", p.file.Name))
 	}
-	return errors.Join(errs...)
+	return errors.Join(faults.list...)
 }
 
 func (p *planner) newStage(in Instruction) (*stage, error) {
@@ -175,7 +202,7 @@ func (p *planner) newStage(in Instruction) (*stage, error) {
 // globalLookup is for FROM, which knows the ARGs before the first of them.
 func (p *planner) globalLookup(name string) (string, error) {
 	if v := p.global[name]; v != nil {
-		return *v, nil
+		return *v, p.charge(len(*v) + wordCost)
 	}
 	if v, ok := p.predefined(name); ok {
 		return v, nil
@@ -269,7 +296,7 @@ func (p *planner) from(Instruction) error {
 	}
 	s.config.RootFS.Type = "layers"
 	s.ready = true
-	return nil
+	return p.charge((len(s.args) + len(s.vars) + len(s.config.Config.Labels)) * wordCost)
 }
 
 // fromImage inherits everything of the base, its requests included: what the

@@ -4,7 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
+
+	"github.com/freejail/freejail/image"
 )
 
 // verb is what there is to know about one instruction.
@@ -80,11 +83,17 @@ func verbNames() []string { return slices.Sorted(maps.Keys(verbs)) }
 func (p *planner) evaluate(in Instruction) error {
 	v := verbs[in.Verb]
 	before := p.manifest // its lists and maps are replaced, never changed
-	err := v.plan(p, in)
+	err := p.charge(wordCost)
+	if err == nil {
+		err = v.plan(p, in)
+	}
 	if errors.Is(err, errUsage) {
 		err = fmt.Errorf("%q cannot be read: write %s", in.Text, v.usage)
 	}
-	if err == nil {
+	if n := requests(&p.manifest); err == nil && n > maxRequests {
+		err = fmt.Errorf("the image describes more than %d ports, parameters, volumes and requests", maxRequests)
+	}
+	if err == nil && !reflect.DeepEqual(before, p.manifest) {
 		err = p.manifest.Validate()
 	}
 	if err != nil {
@@ -92,4 +101,11 @@ func (p *planner) evaluate(in Instruction) error {
 		return p.file.fault(in, err)
 	}
 	return nil
+}
+
+// requests counts what a host has to look at.
+func requests(m *image.Manifest) int {
+	r := &m.Requires
+	own := len(m.Parameters) + len(m.Ports) + len(m.Volumes) + len(m.Writable)
+	return own + len(r.Allow) + len(r.Devfs) + len(r.Jail) + len(r.Mounts) + len(r.Sysctl)
 }

@@ -64,6 +64,9 @@ func split(text string, vars lookup) (out []string, operator byte, err error) {
 			open = true
 		case c == '$':
 			value, n, err := expand(text[i:], vars)
+			if err == nil {
+				err = fitsWord(w.Len() + len(value))
+			}
 			if err != nil {
 				return nil, 0, err
 			}
@@ -85,6 +88,14 @@ func split(text string, vars lookup) (out []string, operator byte, err error) {
 	}
 	flush()
 	return out, operator, nil
+}
+
+// fitsWord bounds what variables can make of a word.
+func fitsWord(n int) error {
+	if n > maxLine {
+		return limitError{fmt.Errorf("with its variables replaced a word has more than %d bytes", maxLine)}
+	}
+	return nil
 }
 
 var variable = regexp.MustCompile(`^\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)(?:(:[-+])([^}]*))?\})`)
@@ -123,6 +134,9 @@ func substitute(text string, vars lookup) (string, error) {
 			i += 2
 		case text[i] == '$':
 			value, n, err := expand(text[i:], vars)
+			if err == nil {
+				err = fitsWord(b.Len() + len(value))
+			}
 			if err != nil {
 				return "", err
 			}

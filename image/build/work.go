@@ -112,11 +112,11 @@ func (b *work) step(ctx context.Context, s planned) error {
 		return nil
 	}
 	b.progress("line %d: %s", s.in.Line, s.in.title())
-	before, diffs := len(b.layers), b.config.RootFS.DiffIDs
+	before := len(b.layers)
 	if err := s.step.run(ctx, b); err != nil {
 		return err
 	}
-	return b.keepStep(ctx, key, s.step, before, diffs)
+	return b.keepStep(ctx, key, before)
 }
 
 // files is what the image has so far.

@@ -1,0 +1,88 @@
+// Package regular opens files that somebody else may have put there. It never
+// waits, as open(2) of a FIFO does, and opens no device, which might do
+// something.
+package regular
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"syscall"
+)
+
+// Open opens a regular file for reading. Links in its path are followed.
+func Open(name string) (*os.File, fs.FileInfo, error) {
+	return open(name, os.Stat, os.OpenFile)
+}
+
+// OpenIn is Open within a root, which no link leads out of.
+func OpenIn(root *os.Root, name string) (*os.File, fs.FileInfo, error) {
+	return open(name, root.Stat, root.OpenFile)
+}
+
+// ReadIn reads a file within a root; one of more than limit bytes is an error.
+func ReadIn(root *os.Root, name string, limit int64) ([]byte, error) {
+	f, _, err := OpenIn(root, name)
+	if err != nil {
+		return nil, err
+	}
+	b, err := Read(f, name, limit)
+	return b, errors.Join(err, f.Close())
+}
+
+// Read reads all that there is; more than limit bytes are an error. The name is
+// for it.
+func Read(r io.Reader, name string, limit int64) ([]byte, error) {
+	b, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err == nil && int64(len(b)) > limit {
+		err = fmt.Errorf("%s has more than %d bytes", name, limit)
+	}
+	return b, err
+}
+
+func open(name string, stat func(string) (fs.FileInfo, error),
+	openFile func(string, int, fs.FileMode) (*os.File, error)) (*os.File, fs.FileInfo, error) {
+	fi, err := stat(name)
+	if err == nil {
+		err = check(name, fi)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	// Another file may have taken its place: this does not wait, and what was
+	// opened decides.
+	f, err := openFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	if fi, err = f.Stat(); err == nil {
+		err = check(name, fi)
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, f.Close())
+	}
+	return f, fi, nil
+}
+
+func check(name string, fi fs.FileInfo) error {
+	if fi.Mode().IsRegular() {
+		return nil
+	}
+	return &fs.PathError{Op: "open", Path: name, Err: fmt.Errorf("it is %s, and must be a regular file", kind(fi.Mode()))}
+}
+
+func kind(m fs.FileMode) string {
+	switch {
+	case m.IsDir():
+		return "a directory"
+	case m&fs.ModeNamedPipe != 0:
+		return "a FIFO"
+	case m&fs.ModeSocket != 0:
+		return "a socket"
+	case m&fs.ModeDevice != 0:
+		return "a device"
+	}
+	return "no file"
+}
