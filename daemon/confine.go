@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -168,9 +169,9 @@ func (t *task) filesDir() string { return filepath.Join(t.journal.dir, "fd") }
 
 // mountAll mounts everything below the root. One undo serves all: unmount
 // whatever is below it.
-func (d *Daemon) mountAll(t *task, p *plan, rules []devfs.Rule) error {
+func (d *Daemon) mountAll(ctx context.Context, t *task, p *plan, rules []devfs.Rule) error {
 	root := t.info.Root
-	return t.step(undo{Op: "mounts", Arg: root}, func() (err error) {
+	return t.step(ctx, undo{Op: "mounts", Arg: root}, func() (err error) {
 		m := &mounter{dirs: d.descriptors}
 		if m.root, err = mount.OpenRoot(root); err != nil {
 			return err
@@ -186,6 +187,9 @@ func (d *Daemon) mountAll(t *task, p *plan, rules []devfs.Rule) error {
 			return err
 		}
 		for _, what := range slices.Concat(p.mounts, p.dirs) {
+			if err := context.Cause(ctx); err != nil {
+				return err
+			}
 			if err := m.mountOne(p, what); err != nil {
 				return fmt.Errorf("mount %s: %w", what.Target, err)
 			}

@@ -56,7 +56,9 @@ type Daemon struct {
 	tasks  map[string]*task
 	ports  map[string]string         // "8080/tcp" -> task id
 	stores map[string]storage.Driver // by kind, opened when first used
-	gate   sync.RWMutex              // a start, with its pull, holds it shared, an upgrade alone
+	works  works
+
+	upgrade sync.Mutex // one at a time
 }
 
 // New opens the state of a host and takes its lock: a second daemon on the
@@ -213,8 +215,10 @@ func (d *Daemon) Run(ctx context.Context) error {
 		go d.catalog.Run(ctx)
 	}
 	go d.janitor(ctx)
+	err := d.serve(ctx)
+	d.works.close(errShutDown) // no start acquires a ruleset behind our back
 	// What has no holder is kept for reuse, but only by this daemon.
-	return errors.Join(d.serve(ctx), d.rulesets.Reconcile(d.rulesetHolders()), d.nfs.Close())
+	return errors.Join(err, d.rulesets.Reconcile(d.rulesetHolders()), d.nfs.Close())
 }
 
 // holders are the tasks that may have something of the host.

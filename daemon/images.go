@@ -14,9 +14,9 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sys/unix"
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/image"
@@ -36,15 +36,21 @@ type fileID struct {
 	path         string
 	dev, ino     uint64
 	size         int64
-	mtime, ctime unix.Timespec
+	mtime, ctime syscall.Timespec
 }
 
 func identify(path string) (fileID, error) {
-	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err != nil {
-		return fileID{}, &fs.PathError{Op: "stat", Path: path, Err: err}
+	fi, err := os.Stat(path)
+	if err != nil {
+		return fileID{}, err
 	}
-	return fileID{path, uint64(st.Dev), uint64(st.Ino), st.Size, st.Mtim, st.Ctim}, nil
+	return idOf(path, fi), nil
+}
+
+func idOf(path string, fi fs.FileInfo) fileID {
+	st := fi.Sys().(*syscall.Stat_t) // nothing else, where freejail runs
+	mtime, ctime := fileTimes(st)
+	return fileID{path, uint64(st.Dev), uint64(st.Ino), st.Size, mtime, ctime}
 }
 
 // resolveImage finds a task's image in the store; a path is imported first.
@@ -57,12 +63,19 @@ func (d *Daemon) resolveImage(ctx context.Context, spec client.TaskSpec) (*image
 	}
 	// A path has no say in names: else a job's web.tar would become the image
 	// web, with all that the policy permits it.
-	f, path, err := confined(spec, spec.Image)
+	path := filepath.Clean(spec.Image)
+	open := func() (*image.Input, error) { return d.openImage(spec, path) }
+	return d.importPath(ctx, path, open, pathName(path), func(stage string) { d.event(spec.ID, "pulling", stage) }, nil)
+}
+
+// openImage opens a task's archive or layout where confined finds it.
+func (d *Daemon) openImage(spec client.TaskSpec, path string) (*image.Input, error) {
+	place, _, err := confined(spec, path)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	return d.importPath(ctx, path, pathName(filepath.Clean(spec.Image)), func(stage string) { d.event(spec.ID, "pulling", stage) }, nil)
+	in, err := image.OpenInput(d.descriptors.Path(place), path)
+	return in, errors.Join(err, place.Close())
 }
 
 // holdImage resolves a task's image and keeps it from a collection of garbage
@@ -101,28 +114,26 @@ func pathName(path string) string {
 	return "path-sha256/" + hex.EncodeToString(sum[:])
 }
 
-func (d *Daemon) importPath(ctx context.Context, path, name string, tell func(string), progress func(image.Progress)) (*image.Image, error) {
+func (d *Daemon) importPath(ctx context.Context, path string, open func() (*image.Input, error), name string, tell func(string), progress func(image.Progress)) (img *image.Image, err error) {
 	// Who wants the same archive waits and finds it imported.
 	unlock, err := d.imports.locks.Lock(ctx, path)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	id, err := identify(path)
+	in, err := open()
 	if err != nil {
 		return nil, invalid("image: %v", err)
 	}
-	fi, err := os.Stat(path)
-	if err != nil {
-		return nil, invalid("image: %v", err)
-	}
+	defer func() { err = errors.Join(err, in.Close()) }()
+	id := idOf(path, in.Info())
 	if name == "" {
 		name = strings.TrimSuffix(filepath.Base(path), ".tar")
 	}
 	d.imports.mu.Lock()
 	digest, hit := d.imports.seen[id]
 	d.imports.mu.Unlock()
-	if hit && !fi.IsDir() {
+	if hit && !in.Info().IsDir() {
 		if img, err := d.images.Get(name); err == nil && img.Digest.String() == digest {
 			if err := d.images.Touch(img); !errors.Is(err, fs.ErrNotExist) { // else it was collected just now
 				return img, err
@@ -130,7 +141,7 @@ func (d *Daemon) importPath(ctx context.Context, path, name string, tell func(st
 		}
 	}
 	tell("importing " + path)
-	img, err := d.images.Import(ctx, path, name, progress)
+	img, err = d.images.ImportInput(ctx, in, name, progress)
 	if err != nil {
 		return nil, invalid("image %s: %v", path, err)
 	}
@@ -156,8 +167,8 @@ func (d *Daemon) handleImport(w http.ResponseWriter, r *http.Request) {
 		writeError(w, err)
 		return
 	}
-	d.answerImage(w, r, func(tell func(image.Progress)) (*image.Image, error) {
-		return d.importPath(r.Context(), in.Path, in.Name, func(string) {}, tell)
+	d.answerImage(w, r, func(ctx context.Context, tell func(image.Progress)) (*image.Image, error) {
+		return d.importPath(ctx, in.Path, func() (*image.Input, error) { return image.OpenInput(in.Path, in.Path) }, in.Name, func(string) {}, tell)
 	})
 }
 

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -128,10 +129,16 @@ func (j *journal) replay() (*task, error) {
 
 // faultPoint is where tests have the daemon killed: "OP:journalled",
 // "OP:done", "OP:undone" or "OP:forgotten", with the journal's names for the steps.
-var faultPoint = os.Getenv("FREEJAIL_FAULT_POINT")
+// With "=FIFO" after it the daemon waits there until that FIFO was opened for
+// writing and closed.
+var faultPoint, faultPause, _ = strings.Cut(os.Getenv("FREEJAIL_FAULT_POINT"), "=")
 
 func fault(op, moment string) {
 	if faultPoint != "" && faultPoint == op+":"+moment {
+		if faultPause != "" {
+			_, _ = os.ReadFile(faultPause) // a test's, that finds out itself
+			return
+		}
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL) // there is no after
 		select {}
 	}

@@ -189,7 +189,7 @@ func (d *Daemon) mountRemote(ctx context.Context, t *task, src *nfsroot.Source) 
 		os.WriteFile(filepath.Join(dir, taskConfig), src.Config, 0o600)); err != nil {
 		return "", err
 	}
-	err = t.step(undo{Op: "nfs"}, func() error {
+	err = t.step(ctx, undo{Op: "nfs"}, func() error {
 		lower, err = d.nfs.Acquire(ctx, src, t.id())
 		return err
 	})
@@ -224,7 +224,7 @@ func (d *Daemon) imageOf(i client.Task) (*image.Image, error) {
 
 // startBounded starts a task whose root is a server's. The server can be away
 // in the middle of it, and then it is the kernel that waits: no one else does.
-func (d *Daemon) startBounded(ctx context.Context, t *task) error {
+func (d *Daemon) startBounded(ctx context.Context, job *work, t *task) error {
 	o, err := d.cfg.NFS.options()
 	if err != nil {
 		return err
@@ -232,18 +232,26 @@ func (d *Daemon) startBounded(ctx context.Context, t *task) error {
 	done := make(chan error, 1)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	go func() { done <- d.start(ctx, t, nil) }()
+	go func() { done <- d.run(ctx, job, t, nil) }()
 	// To ask each server, to mount, and to read what a start reads of the root.
 	patience := time.Duration(len(d.cfg.NFS.Servers)+3) * o.Timeout
 	limit := time.NewTimer(patience)
 	defer limit.Stop()
+	var why error
 	select {
 	case err := <-done:
 		return err
+	case <-ctx.Done(): // most of a start ends with it
+		why = context.Cause(ctx)
+		select {
+		case <-done:
+			return why
+		case <-time.After(awayTime):
+		}
 	case <-limit.C:
+		why = fmt.Errorf("root over NFS: %w: the start was given up after %s", nfsroot.ErrAway, patience)
 	}
 	cancel() // a program that does not begin is killed
-	why := fmt.Errorf("root over NFS: %w: the start was given up after %s", nfsroot.ErrAway, patience)
 	// Without other tasks there the kernel need not wait any longer.
 	if err := d.nfs.Abandon(t.id()); err != nil {
 		why = errors.Join(why, err)
@@ -267,7 +275,7 @@ func (s *stuckStart) Unwrap() error { return s.error }
 // abandonLater undoes a start when the kernel lets go of it.
 func (d *Daemon) abandonLater(t *task, s *stuckStart) {
 	t.mu.Lock()
-	t.destroyed = true
+	t.destroyed, t.cancel = true, nil
 	t.mu.Unlock()
 	if err := t.journal.write(record{Destroyed: true}); err != nil {
 		d.log.Error("journal", "task", t.id(), "error", err)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -169,3 +170,5 @@ var secureDefaults = map[string]string{"enforce_statfs": "2", "children.max": "0
 
 // loadsModules: a mount makes the kernel load the module of its file system.
 const loadsModules = true
+
+func fileTimes(st *syscall.Stat_t) (mtime, ctime syscall.Timespec) { return st.Mtimespec, st.Ctimespec }

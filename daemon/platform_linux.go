@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/devfs"
@@ -70,3 +71,5 @@ var secureDefaults map[string]string
 
 // loadsModules: what a mount loads here is the developer's matter.
 const loadsModules = false
+
+func fileTimes(st *syscall.Stat_t) (mtime, ctime syscall.Timespec) { return st.Mtim, st.Ctim }

@@ -201,19 +201,21 @@ func (d *Daemon) handlePull(w http.ResponseWriter, r *http.Request) {
 		writeError(w, err)
 		return
 	}
-	d.answerImage(w, r, func(tell func(image.Progress)) (*image.Image, error) {
-		return d.pull(r.Context(), ref, in.Timeout, registry.PullOptions{FetchOptions: image.FetchOptions{Progress: tell},
+	d.answerImage(w, r, func(ctx context.Context, tell func(image.Progress)) (*image.Image, error) {
+		return d.pull(ctx, ref, in.Timeout, registry.PullOptions{FetchOptions: image.FetchOptions{Progress: tell},
 			Tell: func(text string) { d.event("", "pulling", text) }})
 	})
 }
 
 // answerImage answers with a line of JSON for every step of what gets an image,
 // the last of them with the image or the error.
-func (d *Daemon) answerImage(w http.ResponseWriter, r *http.Request, get func(tell func(image.Progress)) (*image.Image, error)) {
-	d.gate.RLock()
-	defer d.gate.RUnlock()
+func (d *Daemon) answerImage(w http.ResponseWriter, r *http.Request, get func(context.Context, func(image.Progress)) (*image.Image, error)) {
+	d.asWork(w, r, func(r *http.Request, _ *work) { d.tellImage(w, r, get) })
+}
+
+func (d *Daemon) tellImage(w http.ResponseWriter, r *http.Request, get func(context.Context, func(image.Progress)) (*image.Image, error)) {
 	out := &progressLines{enc: json.NewEncoder(w), flush: w.(http.Flusher).Flush}
-	img, err := get(func(p image.Progress) {
+	img, err := get(r.Context(), func(p image.Progress) {
 		out.send(client.ImageProgress{Layers: p.Layers, LayersDone: p.LayersDone, Size: p.Size, Done: p.Done}, false)
 	})
 	var info client.ImageInfo
@@ -221,7 +223,7 @@ func (d *Daemon) answerImage(w http.ResponseWriter, r *http.Request, get func(te
 		info, err = d.describeImage(r.Context(), img)
 	}
 	if err != nil {
-		out.send(client.ImageProgress{Error: asError(err)}, true)
+		out.send(client.ImageProgress{Error: asError(ended(r.Context(), err))}, true)
 		return
 	}
 	out.send(client.ImageProgress{Image: &info}, true)

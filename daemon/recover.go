@@ -57,7 +57,7 @@ func (d *Daemon) recoverTask(ctx context.Context, t *task, alive []jail.Info) {
 		}
 		d.event(t.id(), "failed", "the daemon ended during the start, which was undone")
 	case i.State == client.Exited:
-		close(t.done)
+		t.isOver()
 	case i.Exit != nil && (i.Spec.Wait != "all" || !hasJail(alive, i.Jail)):
 		d.finish(t, *i.Exit)
 	default:

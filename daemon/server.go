@@ -89,7 +89,7 @@ func (d *Daemon) listen() (net.Listener, error) {
 func (d *Daemon) routes() http.Handler {
 	m := http.NewServeMux()
 	m.HandleFunc("GET /v1/info", answer(func(*http.Request) (any, error) { return d.info(), nil }))
-	m.HandleFunc("POST /v1/tasks", answer(d.handleStart))
+	m.HandleFunc("POST /v1/tasks", d.handleStart)
 	m.HandleFunc("GET /v1/tasks", answer(func(*http.Request) (any, error) { return d.taskInfos(), nil }))
 	m.HandleFunc("GET /v1/tasks/{id}", answer(d.handleTask))
 	m.HandleFunc("GET /v1/tasks/{id}/wait", answer(d.handleWait))
@@ -140,7 +140,7 @@ func answer(f func(*http.Request) (any, error)) http.HandlerFunc {
 }
 
 var statusOf = map[string]int{client.CodeInvalid: 400, client.CodeRefused: 403, client.CodeNotFound: 404,
-	client.CodeConflict: 409, client.CodeUnavailable: 503, client.CodeInternal: 500}
+	client.CodeConflict: 409, client.CodeUnavailable: 503, client.CodeUpgrading: 503, client.CodeInternal: 500}
 
 func writeError(w http.ResponseWriter, err error) {
 	w.Header().Set("Content-Type", "application/json")
@@ -166,16 +166,15 @@ func decode(r *http.Request, v any) error {
 	return nil
 }
 
-func (d *Daemon) handleStart(r *http.Request) (any, error) {
+func (d *Daemon) handleStart(w http.ResponseWriter, r *http.Request) {
 	var spec client.TaskSpec
 	if err := decode(r, &spec); err != nil {
-		return nil, err
+		writeError(w, err)
+		return
 	}
-	t, err := d.Start(r.Context(), spec)
-	if err == nil && r.Context().Err() != nil { // nobody is there to own it
-		return nil, d.Destroy(context.Background(), spec.ID, true)
-	}
-	return t, err
+	d.asWork(w, r, func(r *http.Request, job *work) {
+		answer(func(r *http.Request) (any, error) { return d.start(r.Context(), job, spec) })(w, r)
+	})
 }
 
 func (d *Daemon) taskInfos() []client.Task {
@@ -199,12 +198,7 @@ func (d *Daemon) handleWait(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	select {
-	case <-t.done:
-		return t.snapshot().Exit, nil
-	case <-r.Context().Done():
-		return nil, r.Context().Err()
-	}
+	return t.over(r.Context())
 }
 
 func (d *Daemon) handleSignal(r *http.Request) (any, error) {
@@ -223,8 +217,11 @@ func (d *Daemon) handleSignal(r *http.Request) (any, error) {
 		return nil, err
 	}
 	info := t.snapshot()
-	if info.State == client.Exited {
+	switch info.State {
+	case client.Exited:
 		return nil, client.Errorf(client.CodeConflict, "task %s has ended", t.id())
+	case client.Starting:
+		return nil, client.Errorf(client.CodeConflict, "task %s is still starting: there is no process to signal", t.id())
 	}
 	return nil, d.jails.Signal(info.Jail, target(info), sig)
 }

@@ -9,11 +9,11 @@ import (
 )
 
 // register announces a task's ports, with the way back journalled first.
-func (d *Daemon) register(t *task) error {
+func (d *Daemon) register(ctx context.Context, t *task) error {
 	if d.catalog == nil {
 		return nil
 	}
-	return t.step(undo{Op: "service"}, func() error { d.announce(t); return nil })
+	return t.step(ctx, undo{Op: "service"}, func() error { d.announce(t); return nil })
 }
 
 // announce tells the catalog what should be in Consul; it gets there when

@@ -22,47 +22,56 @@ import (
 	"github.com/freejail/freejail/storage"
 )
 
-// Start runs a task. When it returns an error nothing of the task is left.
-func (d *Daemon) Start(ctx context.Context, spec client.TaskSpec) (*client.Task, error) {
-	d.gate.RLock()
-	defer d.gate.RUnlock()
+// start runs a task. When it returns an error nothing of the task is left.
+func (d *Daemon) start(ctx context.Context, job *work, spec client.TaskSpec) (*client.Task, error) {
 	auth := spec.Auth
 	spec.Auth = nil // of the task's record it is no part
 	if err := d.boundDisk(&spec.Limits); err != nil {
 		return nil, err
 	}
-	t, err := d.newTask(spec)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	t, err := d.newTask(spec, cancel)
 	if err != nil {
 		return nil, err
 	}
 	if d.wantsNFS(spec) {
-		err = d.startBounded(ctx, t)
+		err = d.startBounded(ctx, job, t)
 	} else {
-		err = d.pullAndStart(ctx, t, auth)
+		err = d.pullAndStart(ctx, job, t, auth)
+	}
+	if err == nil {
+		err = t.started(ctx)
 	}
 	if err != nil {
-		d.event(t.id(), eventKind(err), err.Error())
-		var stuck *stuckStart
-		if errors.As(err, &stuck) {
-			d.abandonLater(t, stuck)
-			return nil, err
-		}
-		return nil, errors.Join(err, d.abandon(t))
+		return nil, d.failed(ctx, t, err)
 	}
 	// Not before: a start that fails after its process runs is abandoned, and
 	// must not be told to end by two.
-	go d.supervise(t, d.jails.Wait(t.info.PID))
-	d.event(t.id(), "started", fmt.Sprintf("process %d runs in jail %s", t.info.PID, t.info.Jail))
 	info := t.snapshot()
+	go d.supervise(t, d.jails.Wait(info.PID))
+	d.event(info.Spec.ID, "started", fmt.Sprintf("process %d runs in jail %s", info.PID, info.Jail))
 	return &info, nil
 }
 
-func (d *Daemon) pullAndStart(ctx context.Context, t *task, auth *client.Auth) error {
+// failed takes back what a start did and returns why it failed.
+func (d *Daemon) failed(ctx context.Context, t *task, err error) error {
+	why := ended(ctx, err)
+	d.event(t.id(), eventKind(why), why.Error())
+	var stuck *stuckStart
+	if errors.As(err, &stuck) {
+		d.abandonLater(t, stuck)
+		return why
+	}
+	return errors.Join(why, d.abandon(t))
+}
+
+func (d *Daemon) pullAndStart(ctx context.Context, job *work, t *task, auth *client.Auth) error {
 	img, err := d.pullFor(ctx, t, auth)
 	if err != nil {
 		return err
 	}
-	return d.start(ctx, t, img)
+	return d.run(ctx, job, t, img)
 }
 
 func eventKind(err error) string {
@@ -72,11 +81,11 @@ func eventKind(err error) string {
 	return "failed"
 }
 
-func (d *Daemon) newTask(spec client.TaskSpec) (*task, error) {
+func (d *Daemon) newTask(spec client.TaskSpec, cancel context.CancelCauseFunc) (*task, error) {
 	if !validID.MatchString(spec.ID) {
 		return nil, invalid("task id %q: want a letter, then at most 59 of A-Z a-z 0-9 _ -", spec.ID)
 	}
-	t := &task{done: make(chan struct{})}
+	t := &task{done: make(chan struct{}), cancel: cancel}
 	t.info = client.Task{Spec: spec, State: client.Starting, Jail: jailPrefix + spec.ID, CreatedAt: time.Now()}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -100,11 +109,14 @@ func (d *Daemon) newTask(spec client.TaskSpec) (*task, error) {
 
 // abandon takes back all that a failed start did.
 func (d *Daemon) abandon(t *task) error {
+	defer t.isOver()
 	t.mu.Lock()
-	t.destroyed = true
+	t.destroyed, t.cancel = true, nil
 	t.info.State = client.Exited
+	if t.info.Exit == nil {
+		t.info.Exit = &client.Exit{Message: "its start failed", At: time.Now()}
+	}
 	t.mu.Unlock()
-	close(t.done)
 	if err := errors.Join(t.journal.write(record{Destroyed: true}), d.unwind(context.Background(), t)); err != nil {
 		d.log.Error("a failed start is not wholly undone yet; trying again", "error", err)
 		return nil
@@ -112,42 +124,67 @@ func (d *Daemon) abandon(t *task) error {
 	return d.forget(t)
 }
 
-// start is the life of a task up to its running process; see the design.
-// found is its image, where it was found or pulled already.
-func (d *Daemon) start(ctx context.Context, t *task, found *image.Image) (err error) {
-	spec := t.info.Spec
-	img, remote, release, err := d.describe(ctx, spec, found)
+// run is the life of a task up to its running process; see the design. found is
+// its image, where it was found or pulled already.
+func (d *Daemon) run(ctx context.Context, job *work, t *task, found *image.Image) (err error) {
+	img, remote, release, err := d.describe(ctx, t.info.Spec, found)
 	if err != nil {
 		return err
 	}
 	defer release()
-	p, err := d.makePlan(spec, img)
+	p, err := d.permitted(t, img)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, p.close()) }()
 	p.remote = remote
-	if err := d.decide(spec, img, p.requests); err != nil {
+	store, err := d.storage(t.info.Spec.Storage)
+	if err != nil {
+		return invalid("storage: %v", err)
+	}
+	if remote == nil {
+		release, err := d.ensureChain(ctx, t, p, store)
+		if err != nil {
+			return err
+		}
+		defer release()
+	}
+	if err := job.commit(); err != nil {
 		return err
 	}
+	return d.build(ctx, t, p, store)
+}
+
+// permitted plans a task as the host's policy, sysctls and ports let it be.
+func (d *Daemon) permitted(t *task, img *image.Image) (*plan, error) {
+	spec := t.info.Spec
+	p, err := d.makePlan(spec, img)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.decide(spec, img, p.requests); err != nil {
+		return nil, err
+	}
 	if err := checkSysctls(p.sysctl); err != nil {
-		return err
+		return nil, err
 	}
 	t.set(func(i *client.Task) {
 		i.Digest, i.Ports = img.Digest.String(), p.ports
 		i.Spec.Wait, i.Spec.StopSignal, i.Spec.StopTimeout = p.wait, p.stopSignal, p.stopTimeout
 	})
-	if err := d.claimPorts(t); err != nil {
-		return err
-	}
-	rules, err := d.acquireRuleset(t, p)
+	return p, d.claimPorts(t)
+}
+
+// build takes the steps that change the host.
+func (d *Daemon) build(ctx context.Context, t *task, p *plan, store storage.Driver) error {
+	rules, err := d.acquireRuleset(ctx, t, p)
 	if err != nil {
 		return err
 	}
-	if err := d.makeRoot(ctx, t, p); err != nil {
+	if err := d.makeRoot(ctx, t, p, store); err != nil {
 		return err
 	}
-	if err := d.mountAll(t, p, rules); err != nil {
+	if err := d.mountAll(ctx, t, p, rules); err != nil {
 		return err
 	}
 	if err := d.createJail(ctx, t, p); err != nil {
@@ -156,7 +193,7 @@ func (d *Daemon) start(ctx context.Context, t *task, found *image.Image) (err er
 	if err := d.startProcess(ctx, t, p); err != nil {
 		return err
 	}
-	return d.register(t)
+	return d.register(ctx, t)
 }
 
 // claimPorts fails early, and by name, where the process would fail later.
@@ -201,12 +238,12 @@ func (d *Daemon) releasePorts(t *task) {
 	maps.DeleteFunc(d.ports, func(_, id string) bool { return id == t.id() })
 }
 
-func (d *Daemon) acquireRuleset(t *task, p *plan) ([]devfs.Rule, error) {
+func (d *Daemon) acquireRuleset(ctx context.Context, t *task, p *plan) ([]devfs.Rule, error) {
 	rules, _, err := d.composed(p.rules)
 	if err != nil {
 		return nil, err
 	}
-	err = t.step(undo{Op: "ruleset"}, func() error {
+	err = t.step(ctx, undo{Op: "ruleset"}, func() error {
 		id, err := d.rulesets.Acquire(rules, t.id())
 		if err != nil {
 			return err
@@ -228,11 +265,7 @@ func parseRules(name string, texts []string) ([]devfs.Rule, error) {
 	return out, nil
 }
 
-func (d *Daemon) makeRoot(ctx context.Context, t *task, p *plan) error {
-	store, err := d.storage(t.info.Spec.Storage)
-	if err != nil {
-		return invalid("storage: %v", err)
-	}
+func (d *Daemon) makeRoot(ctx context.Context, t *task, p *plan, store storage.Driver) (err error) {
 	chain, opts := p.image.ChainID.Encoded(), p.rootOptions()
 	opts.DiskBytes = t.info.Spec.Limits.DiskBytes
 	if p.remote != nil {
@@ -240,14 +273,8 @@ func (d *Daemon) makeRoot(ctx context.Context, t *task, p *plan) error {
 		if opts.Lower, err = d.mountRemote(ctx, t, p.remote); err != nil {
 			return err
 		}
-	} else {
-		release, err := d.ensureChain(ctx, t, p, store)
-		if err != nil {
-			return err
-		}
-		defer release()
 	}
-	return t.step(undo{Op: "root", Arg: store.Name()}, func() error {
+	return t.step(ctx, undo{Op: "root", Arg: store.Name()}, func() error {
 		root, err := store.Create(ctx, chain, t.id(), opts)
 		t.set(func(i *client.Task) { i.Root, i.Storage = root, store.Name() })
 		return err
@@ -293,7 +320,7 @@ func (d *Daemon) createJail(ctx context.Context, t *task, p *plan) error {
 	for k, v := range s.Labels {
 		meta[k] = v
 	}
-	err := t.step(undo{Op: "jail", Arg: t.info.Jail}, func() error {
+	err := t.step(ctx, undo{Op: "jail", Arg: t.info.Jail}, func() error {
 		jid, err := d.jails.Create(ctx, jail.Spec{Name: t.info.Jail, Root: t.info.Root, Hostname: hostname, Params: params, Meta: meta,
 			Limits: jailLimits(s.Limits), Linux: p.linuxulator()})
 		t.set(func(i *client.Task) { i.JID = jid })

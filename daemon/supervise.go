@@ -104,7 +104,7 @@ func (d *Daemon) finish(t *task, e client.Exit) {
 		d.log.Error("the end of a task is not journalled", "task", t.id(), "error", err)
 	}
 	d.event(t.id(), "exited", exitText(e))
-	close(t.done)
+	t.isOver()
 }
 
 func exitText(e client.Exit) string {
@@ -130,6 +130,9 @@ func (d *Daemon) Stop(ctx context.Context, id string, r client.StopRequest) (*cl
 	t, err := d.find(id)
 	if err != nil {
 		return nil, err
+	}
+	if d.stopStart(t) {
+		return t.over(ctx)
 	}
 	info := t.snapshot()
 	if info.State == client.Exited {
@@ -160,6 +163,15 @@ func (d *Daemon) Stop(ctx context.Context, id string, r client.StopRequest) (*cl
 		}
 	}
 	return d.kill(ctx, t)
+}
+
+// stopStart ends a start that is under way, and tells whether there was one.
+func (d *Daemon) stopStart(t *task) bool {
+	was := t.stopStart()
+	if was {
+		d.event(t.id(), "stopping", "its start is being ended")
+	}
+	return was
 }
 
 // target is whom a task's signals are for: the main process or, when that has
@@ -241,6 +253,10 @@ func (d *Daemon) Destroy(ctx context.Context, id string, force bool) error {
 	if err != nil {
 		return err
 	}
+	if force && d.stopStart(t) {
+		_, err := t.over(ctx)
+		return err
+	}
 	if t.state() != client.Exited {
 		if !force {
 			return client.Errorf(client.CodeConflict, "task %s still runs: stop it first, or destroy it with force", id)
@@ -255,8 +271,9 @@ func (d *Daemon) Destroy(ctx context.Context, id string, force bool) error {
 	t.destroyed = true
 	left := len(t.undos)
 	t.mu.Unlock()
-	if already {
-		return nil
+	if already { // by whom it is being undone
+		_, err := t.over(ctx)
+		return err
 	}
 	if left > 0 { // the janitor forgets it when it is swept up
 		return t.journal.write(record{Destroyed: true})

@@ -16,13 +16,15 @@ import (
 type task struct {
 	mu        sync.Mutex
 	info      client.Task
-	pidStart  string // when the process started, against reuse of its pid
+	cancel    context.CancelCauseFunc // ends the start; nil when there is none to end
+	pidStart  string                  // when the process started, against reuse of its pid
 	undos     []undo
 	journal   *journal
 	forgotten sync.Once
 	destroyed bool
 	finished  bool          // its end is being recorded, or is
 	done      chan struct{} // closed when exited and swept up, as far as the kernel lets us
+	once      sync.Once     // for done
 	sweep     sync.Mutex    // one walk down the undo stack at a time
 	trouble   string        // the janitor's last with it
 }
@@ -63,8 +65,45 @@ func (t *task) update(f func(*client.Task)) error {
 	return t.journal.write(record{Task: &t.info, PIDStart: t.pidStart})
 }
 
-// step journals how to take a step back, then takes it.
-func (t *task) step(u undo, do func() error) error {
+// stopStart is false where there was no start to end.
+func (t *task) stopStart() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.cancel == nil {
+		return false
+	}
+	t.cancel(stopped(t.id()))
+	return true
+}
+
+// started ends the time in which the start can be ended, unless it was.
+func (t *task) started(ctx context.Context) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	t.cancel = nil
+	return nil
+}
+
+func (t *task) isOver() { t.once.Do(func() { close(t.done) }) }
+
+// over waits for the end and returns how it was.
+func (t *task) over(ctx context.Context) (*client.Exit, error) {
+	select {
+	case <-t.done:
+		return t.snapshot().Exit, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// step journals how to take a step back, then takes it, unless ctx has ended.
+func (t *task) step(ctx context.Context, u undo, do func() error) error {
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
 	t.mu.Lock()
 	t.undos = append(t.undos, u)
 	t.mu.Unlock()

@@ -76,8 +76,10 @@ func (d *Daemon) Upgrade(binary string) error {
 
 // execInPlace takes a binary that was found to run.
 func (d *Daemon) execInPlace(binary string) error {
-	d.gate.Lock() // starts under way come first
-	defer d.gate.Unlock()
+	d.upgrade.Lock()
+	defer d.upgrade.Unlock()
+	d.works.close(errUpgrading)
+	defer d.works.open()
 	f, err := d.listener.(*net.UnixListener).File()
 	if err != nil {
 		return err

@@ -125,16 +125,24 @@ func (h heard) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// extractLayout unpacks what belongs to an OCI layout, and nothing else, from
-// an archive; names are checked against the layout's own and, with verify,
-// blobs against theirs, which are digests.
-func extractLayout(ctx context.Context, archive, dir string, l Limits, verify bool, read func(n int)) (err error) {
-	f, err := os.Open(archive)
+// extractFile is extractLayout from a file.
+func extractFile(ctx context.Context, archive, dir string, l Limits, verify bool) (err error) {
+	in, err := OpenInput(archive, archive)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	br := buffered(heard{ctxReader{ctx, f}, read})
+	defer func() { err = errors.Join(err, in.Close()) }()
+	if in.root != nil {
+		return fmt.Errorf("%s is a directory, not an archive", archive)
+	}
+	return extractLayout(ctx, in.file, archive, dir, l, verify, nil)
+}
+
+// extractLayout unpacks what belongs to an OCI layout, and nothing else, from
+// an archive; names are checked against the layout's own and, with verify,
+// blobs against theirs, which are digests.
+func extractLayout(ctx context.Context, from io.Reader, archive, dir string, l Limits, verify bool, read func(n int)) error {
+	br := buffered(heard{ctxReader{ctx, from}, read})
 	release, err := reserve(ctx, br, 0)
 	if err != nil {
 		return fmt.Errorf("archive %s: %w", archive, err)
@@ -150,7 +158,7 @@ func extractLayout(ctx context.Context, archive, dir string, l Limits, verify bo
 	}
 	var used int64
 	left := l.ImageBytes
-	tr := tar.NewReader(&bounded{r: z, used: &used, limit: l.ImageBytes, what: "image_size"})
+	tr := tar.NewReader(&bounded{r: ctxReader{ctx, z}, used: &used, limit: l.ImageBytes, what: "image_size"})
 	for n := int64(0); ; n++ {
 		h, err := tr.Next()
 		if errors.Is(err, io.EOF) {

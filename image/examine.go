@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image/document"
+	"github.com/freejail/freejail/internal/safeopen"
 )
 
 // Examination is what is known of a layout that may have any fault.
@@ -27,7 +27,7 @@ type Examination struct {
 // is there and is what its descriptor says. The error is for what kept it from
 // looking, such as a directory that cannot be read.
 func Examine(ctx context.Context, dir string, l Limits, want func(ocispec.Platform) bool) (*Examination, error) {
-	root, err := os.OpenRoot(dir)
+	root, err := safeopen.Root(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -258,5 +258,5 @@ func flatten(err error) (out []error) {
 // ExtractLayout unpacks an oci-archive (tar, also in gzip, zstd or xz) into a
 // directory to be examined: its blobs may be anything.
 func ExtractLayout(ctx context.Context, archive, dir string, l Limits) error {
-	return extractLayout(ctx, archive, dir, l.withDefaults(), false, nil)
+	return extractFile(ctx, archive, dir, l.withDefaults(), false)
 }

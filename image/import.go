@@ -7,11 +7,11 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"syscall"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image/document"
+	"github.com/freejail/freejail/internal/safeopen"
 )
 
 // Import takes an image from an OCI layout directory or an oci-archive (tar,
@@ -21,14 +21,19 @@ import (
 // imports, of the same archive too, do not disturb each other. Progress, which
 // may be nil, is told how much of the archive was read, or of the layout's layers.
 func (s *Store) Import(ctx context.Context, path, name string, progress func(Progress)) (*Image, error) {
-	return s.importFor(ctx, path, name, HostPlatforms(), progress)
+	return s.importPath(ctx, path, name, HostPlatforms(), progress)
+}
+
+// ImportInput is Import from what is open already. It stays open.
+func (s *Store) ImportInput(ctx context.Context, from *Input, name string, progress func(Progress)) (*Image, error) {
+	return s.importFor(ctx, from, name, HostPlatforms(), progress)
 }
 
 // ImportFor is Import for another platform, as a tool for image authors needs
 // it: only an image of that OS and architecture is taken. The zero platform
 // means any, the host's first.
 func (s *Store) ImportFor(ctx context.Context, path, name string, p ocispec.Platform, progress func(Progress)) (*Image, error) {
-	return s.importFor(ctx, path, name, Platforms(p), progress)
+	return s.importPath(ctx, path, name, Platforms(p), progress)
 }
 
 // Platforms are what a choice for one platform takes, the best first; the zero
@@ -40,7 +45,16 @@ func Platforms(p ocispec.Platform) []ocispec.Platform {
 	return []ocispec.Platform{p}
 }
 
-func (s *Store) importFor(ctx context.Context, path, name string, wanted []ocispec.Platform, progress func(Progress)) (img *Image, err error) {
+func (s *Store) importPath(ctx context.Context, path, name string, wanted []ocispec.Platform, progress func(Progress)) (img *Image, err error) {
+	from, err := OpenInput(path, path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, from.Close()) }()
+	return s.importFor(ctx, from, name, wanted, progress)
+}
+
+func (s *Store) importFor(ctx context.Context, from *Input, name string, wanted []ocispec.Platform, progress func(Progress)) (img *Image, err error) {
 	if progress == nil {
 		progress = func(Progress) {}
 	}
@@ -53,19 +67,12 @@ func (s *Store) importFor(ctx context.Context, path, name string, wanted []ocisp
 		return nil, err
 	}
 	defer imports.Release(1)
-	fi, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	in := &source{store: s, path: path, limits: s.limits}
-	if fi.IsDir() {
-		in.root, err = os.OpenRoot(path)
-	} else {
-		read := Progress{Size: fi.Size()}
-		err = in.extract(ctx, func(n int) { read.Done += int64(n); progress(read) })
-	}
-	if err != nil {
-		return nil, err
+	in := &source{store: s, path: from.path, root: from.root, limits: s.limits}
+	if in.root == nil {
+		read := Progress{Size: from.info.Size()}
+		if err := in.extract(ctx, from.file, func(n int) { read.Done += int64(n); progress(read) }); err != nil {
+			return nil, err
+		}
 	}
 	defer func() { err = errors.Join(err, in.close()) }()
 	d, own, err := in.find(wanted, name)
@@ -138,12 +145,12 @@ type source struct {
 }
 
 // extract makes a layout of our own from an archive. Its blobs are verified.
-func (in *source) extract(ctx context.Context, read func(n int)) error {
+func (in *source) extract(ctx context.Context, archive io.Reader, read func(n int)) error {
 	dir, err := os.MkdirTemp(in.store.tmpDir(), "import-")
 	if err != nil {
 		return full(err)
 	}
-	if err = extractLayout(ctx, in.path, dir, in.limits, true, read); err == nil {
+	if err = extractLayout(ctx, archive, in.path, dir, in.limits, true, read); err == nil {
 		in.root, err = os.OpenRoot(dir)
 	}
 	if err != nil {
@@ -154,11 +161,10 @@ func (in *source) extract(ctx context.Context, read func(n int)) error {
 }
 
 func (in *source) close() error {
-	err := in.root.Close()
-	if in.own != "" {
-		err = errors.Join(err, os.RemoveAll(in.own))
+	if in.own == "" {
+		return nil // it is the caller's
 	}
-	return err
+	return errors.Join(in.root.Close(), os.RemoveAll(in.own))
 }
 
 // copyBlob brings a blob into the store, verified.
@@ -192,16 +198,12 @@ func (in *source) copyBlob(ctx context.Context, d ocispec.Descriptor) error {
 // openRegular opens a file that may have been put there by someone hostile: a
 // FIFO must not make us wait.
 func openRegular(root *os.Root, name string) (*os.File, int64, error) {
-	f, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	f, fi, err := safeopen.FileIn(root, name)
 	if err != nil {
 		return nil, 0, err
 	}
-	fi, err := f.Stat()
-	if err == nil && !fi.Mode().IsRegular() {
-		err = fmt.Errorf("%s is not a regular file", name)
-	}
-	if err != nil {
-		return nil, 0, errors.Join(err, f.Close())
+	if fi.IsDir() {
+		return nil, 0, errors.Join(fmt.Errorf("%s is not a regular file", name), f.Close())
 	}
 	return f, fi.Size(), nil
 }

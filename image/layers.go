@@ -29,7 +29,7 @@ func (l *Layout) OpenLayer(ctx context.Context, d ocispec.Descriptor) (io.ReadCl
 		return nil, errors.Join(cutOff(err), f.Close())
 	}
 	used := new(int64)
-	return &openLayer{&bounded{r: z, used: used, limit: l.limits.LayerBytes, what: "layer_size"}, z, f}, nil
+	return &openLayer{&bounded{r: ctxReader{ctx, z}, used: used, limit: l.limits.LayerBytes, what: "layer_size"}, z, f}, nil
 }
 
 type openLayer struct {

@@ -109,7 +109,7 @@ func (l *Layout) unpackLayer(ctx context.Context, img *Image, i int, dir string,
 		return cutOff(err)
 	}
 	defer z.Close()
-	if err := applyVerified(z, dir, img.Config.RootFS.DiffIDs[i], left); err != nil {
+	if err := applyVerified(ctxReader{ctx, z}, dir, img.Config.RootFS.DiffIDs[i], left); err != nil {
 		return err
 	}
 	got, size, err := blob.digest()
@@ -182,5 +182,5 @@ func ExtractTar(ctx context.Context, r io.Reader, dir string, l Limits) error {
 	defer z.Close()
 	l = l.withDefaults()
 	b := &budget{maxBytes: min(l.LayerBytes, l.ImageBytes), maxEntries: l.Entries}
-	return cutOff(full(applyTar(&bounded{r: z, used: &b.stream, limit: b.maxBytes, what: limitNames}, dir, b, false)))
+	return cutOff(full(applyTar(&bounded{r: ctxReader{ctx, z}, used: &b.stream, limit: b.maxBytes, what: limitNames}, dir, b, false)))
 }

@@ -14,6 +14,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/freejail/freejail/internal/safeopen"
 )
 
 // Creds are the numbers of a user in an image.
@@ -36,7 +38,7 @@ func ResolveUser(root, spec string) (Creds, error) {
 		spec = "0"
 	}
 	user, group, hasGroup := strings.Cut(spec, ":")
-	r, err := os.OpenRoot(root)
+	r, err := safeopen.Root(root)
 	if err != nil {
 		return Creds{}, err
 	}

@@ -42,7 +42,23 @@ func (c *Client) Info(ctx context.Context) (*Info, error) { return get[*Info](ct
 // Start runs a task and returns when its process runs, or the reason why not;
 // then nothing of it is left on the host.
 func (c *Client) Start(ctx context.Context, spec TaskSpec) (*Task, error) {
-	return call[*Task](ctx, c, http.MethodPost, "/v1/tasks", spec)
+	return again(ctx, func() (*Task, error) { return call[*Task](ctx, c, http.MethodPost, "/v1/tasks", spec) })
+}
+
+// again repeats a call that an upgrade of the daemon has ended, and that left
+// nothing behind.
+func again[T any](ctx context.Context, call func() (T, error)) (T, error) {
+	for {
+		v, err := call()
+		if !hasCode(err, CodeUpgrading) {
+			return v, err
+		}
+		select {
+		case <-ctx.Done():
+			return v, err
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
 }
 
 // Tasks lists every task that the daemon knows, exited ones included.
@@ -136,12 +152,12 @@ func (c *Client) Image(ctx context.Context, ref string) (*ImageInfo, error) {
 // Import takes an archive or layout into the store, and tells how far it has
 // come; tell may be nil.
 func (c *Client) Import(ctx context.Context, r ImportRequest, tell func(ImageProgress)) (*ImageInfo, error) {
-	return c.follow(ctx, "/v1/images", r, tell)
+	return again(ctx, func() (*ImageInfo, error) { return c.follow(ctx, "/v1/images", r, tell) })
 }
 
 // Pull is Import from a registry.
 func (c *Client) Pull(ctx context.Context, r PullRequest, tell func(ImageProgress)) (*ImageInfo, error) {
-	return c.follow(ctx, "/v1/images/pull", r, tell)
+	return again(ctx, func() (*ImageInfo, error) { return c.follow(ctx, "/v1/images/pull", r, tell) })
 }
 
 func (c *Client) follow(ctx context.Context, path string, r any, tell func(ImageProgress)) (*ImageInfo, error) {

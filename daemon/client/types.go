@@ -447,6 +447,7 @@ const (
 	CodeConflict    = "conflict"
 	CodeRefused     = "refused"
 	CodeUnavailable = "unavailable"
+	CodeUpgrading   = "upgrading" // the same call, made again, has the new daemon's answer
 	CodeInternal    = "internal"
 )
 

@@ -56,6 +56,9 @@ func (d *Descriptors) Close() error {
 	return errors.Join(d.at.Unmount(true), os.Remove(d.dir))
 }
 
+// Path leads to what is opened, while it is; it may be opened anew by it.
+func (d *Descriptors) Path(f *os.File) string { return d.name(f) }
+
 // On mounts a file system on an opened point; m.Target is not looked at.
 func (d *Descriptors) On(p *Point, m Mount) error {
 	m.Target = d.name(p.file)

@@ -22,6 +22,9 @@ func OpenDescriptors(string) (*Descriptors, error) { return &Descriptors{}, nil 
 // Close has nothing to take back.
 func (*Descriptors) Close() error { return nil }
 
+// Path leads to what is opened, while it is; it may be opened anew by it.
+func (*Descriptors) Path(f *os.File) string { return name(int(f.Fd())) }
+
 // On mounts a file system on an opened point; m.Target is not looked at. Types
 // that Linux has not are an error of the kernel.
 func (*Descriptors) On(p *Point, m Mount) error {

@@ -1,0 +1,47 @@
+package image
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+
+	"github.com/freejail/freejail/internal/safeopen"
+)
+
+// Input is an archive or a layout directory to import from, opened once: what
+// its path means later does not matter.
+type Input struct {
+	path string // as the caller named it, for messages
+	info fs.FileInfo
+	file *os.File // of an archive
+	root *os.Root // of a layout
+}
+
+// OpenInput opens what is at a path, and waits for nothing, whatever that is.
+// The name is for messages.
+func OpenInput(path, name string) (*Input, error) {
+	f, fi, err := safeopen.File(path)
+	var at *fs.PathError
+	if errors.As(err, &at) {
+		at.Path = name
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !fi.IsDir() {
+		return &Input{path: name, info: fi, file: f}, nil
+	}
+	root, err := safeopen.Root(path)
+	return &Input{path: name, info: fi, root: root}, errors.Join(err, f.Close())
+}
+
+// Info is what was opened.
+func (in *Input) Info() fs.FileInfo { return in.info }
+
+// Close lets go of it.
+func (in *Input) Close() error {
+	if in.root != nil {
+		return in.root.Close()
+	}
+	return in.file.Close()
+}
