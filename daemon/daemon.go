@@ -217,6 +217,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	go d.janitor(ctx)
 	err := d.serve(ctx)
 	d.works.close(errShutDown) // no start acquires a ruleset behind our back
+	d.pauseOutputs()
 	// What has no holder is kept for reuse, but only by this daemon.
 	return errors.Join(err, d.rulesets.Reconcile(d.rulesetHolders()), d.nfs.Close())
 }

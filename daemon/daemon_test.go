@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -77,6 +78,13 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 3 && os.Args[1] == "flip" {
 		fmt.Println(flip(os.Args[2], os.Args[3]))
 		os.Exit(1)
+	}
+	if len(os.Args) > 2 && os.Args[1] == "lines" {
+		n, err := strconv.Atoi(os.Args[2])
+		if err != nil {
+			os.Exit(2)
+		}
+		os.Exit(writeLines(n))
 	}
 	if len(os.Args) > 2 && os.Args[1] == "fill" {
 		os.Exit(fillAndWait(os.Args[2]))

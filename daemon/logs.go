@@ -2,7 +2,9 @@ package daemon
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"net/http"
@@ -13,39 +15,15 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/freejail/freejail/daemon/client"
 )
-
-func (t *task) logFile(stream string) string { return filepath.Join(t.journal.dir, stream+".log") }
-
-// logFiles are the files that hold a task's output, oldest first: the daemon's
-// own, or those that Nomad writes beside its FIFO .TASK.STREAM.fifo.
-func (t *task) logFiles(stream string) ([]string, error) {
-	path := t.info.Spec.Stdout
-	if stream == "stderr" {
-		path = t.info.Spec.Stderr
-	}
-	if path == "" {
-		return []string{t.logFile(stream) + ".1", t.logFile(stream)}, nil
-	}
-	name, isFifo := strings.CutSuffix(filepath.Base(path), ".fifo")
-	if !isFifo {
-		return []string{path}, nil
-	}
-	prefix := filepath.Join(filepath.Dir(path), strings.TrimPrefix(name, ".")) + "."
-	files, err := filepath.Glob(prefix + "[0-9]*")
-	slices.SortFunc(files, func(a, b string) int {
-		na, _ := strconv.Atoi(strings.TrimPrefix(a, prefix)) // not a number: first
-		nb, _ := strconv.Atoi(strings.TrimPrefix(b, prefix))
-		return na - nb
-	})
-	return files, err
-}
 
 func (d *Daemon) handleLogs(w http.ResponseWriter, r *http.Request) {
 	t, err := d.find(r.PathValue("id"))
 	stream := r.FormValue("stream")
-	if err == nil && stream != "stdout" && stream != "stderr" {
+	if err == nil && !slices.Contains(streams, stream) {
 		err = invalid("stream %q is neither stdout nor stderr", stream)
 	}
 	tail, terr := strconv.Atoi(r.FormValue("tail"))
@@ -57,129 +35,335 @@ func (d *Daemon) handleLogs(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/octet-stream")
-	if err := d.copyLogs(w, r, t, stream, tail); err != nil && r.Context().Err() == nil {
+	follow := r.FormValue("follow") == "true"
+	if err := d.copyLogs(r.Context(), w, t, stream, tail, follow); err != nil && r.Context().Err() == nil {
 		d.log.Warn("logs", "task", t.id(), "error", err)
 	}
 }
 
-// copyLogs reads file after file; following, it looks for more until the task
-// has ended and nothing is left.
-func (d *Daemon) copyLogs(w http.ResponseWriter, r *http.Request, t *task, stream string, tail int) error {
-	files, err := t.logFiles(stream)
+func (d *Daemon) copyLogs(ctx context.Context, w http.ResponseWriter, t *task, stream string, tail int, follow bool) error {
+	o := t.output(stream)
+	if o == nil && t.ownLog(stream) && t.state() == client.Exited {
+		o = endedOutput(t.logFile(stream))
+	}
+	if o != nil {
+		return o.copyTo(ctx, w, tail, follow)
+	}
+	l, err := t.logDir(stream)
 	if err != nil {
 		return err
 	}
-	var f *os.File
-	current := ""
-	for i, path := range files {
-		next, err := os.Open(path)
-		if errors.Is(err, fs.ErrNotExist) {
+	err = l.copyTo(ctx, w, tail, follow, t.done)
+	return errors.Join(err, l.close())
+}
+
+// copyTo copies what is kept, and following, what comes until the task ends: all of
+// it, as the task waits for who reads. Who stands still for readerTime loses what is
+// moved away meanwhile, and is told.
+func (o *output) copyTo(ctx context.Context, w http.ResponseWriter, tail int, follow bool) error {
+	r, err := o.reader(tail)
+	if err != nil {
+		return err
+	}
+	defer o.leave(r)
+	until := o.current()
+	for {
+		complete, last, more := o.state(r)
+		if err := r.copy(w); err != nil {
+			return err
+		}
+		switch {
+		case complete && last || !follow && r.number >= until:
+			return nil
+		case complete:
+			skipped, err := o.next(r)
+			if skipped > 0 {
+				fmt.Fprintf(w, "\nfreejail: of the log %d files were gone before they were read\n", skipped) // the copying sees a broken connection
+			}
+			if err != nil {
+				return err
+			}
 			continue
+		}
+		w.(http.Flusher).Flush()
+		select {
+		case <-more:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (o *output) current() uint64 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.number
+}
+
+// copy copies what there is of a file.
+func (r *outputReader) copy(w io.Writer) error {
+	if r.file == nil {
+		return nil
+	}
+	b := buffers.Get().(*[]byte)
+	defer buffers.Put(b)
+	for {
+		n, err := r.file.Read(*b)
+		if n > 0 {
+			if _, err := w.Write((*b)[:n]); err != nil {
+				return err
+			}
+			r.at.Add(int64(n))
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
 		}
 		if err != nil {
 			return err
 		}
-		if f != nil {
-			f.Close()
+	}
+}
+
+// ownLog tells whether the daemon keeps what the task writes to a stream.
+func (t *task) ownLog(stream string) bool { return t.streamPath(stream) == "" }
+
+func (t *task) streamPath(stream string) string {
+	if stream == "stderr" {
+		return t.info.Spec.Stderr
+	}
+	return t.info.Spec.Stdout
+}
+
+// logDir is a directory with files of a log that others write: Nomad beside its
+// FIFO .TASK.STREAM.fifo, where the task too may write, or a task of an earlier
+// version of the daemon. Files are opened in it by their names alone.
+type logDir struct {
+	dir   *os.File
+	names func() ([]string, error) // oldest first
+}
+
+func (t *task) logDir(stream string) (*logDir, error) {
+	path := t.streamPath(stream)
+	if path == "" {
+		dir, err := os.Open(t.journal.dir)
+		name := filepath.Base(t.logFile(stream))
+		return &logDir{dir, func() ([]string, error) { return []string{name + ".1", name}, nil }}, err
+	}
+	dir, _, err := confined(t.info.Spec, filepath.Dir(path))
+	if err != nil {
+		return nil, err
+	}
+	l := &logDir{dir: dir}
+	name, isFifo := strings.CutSuffix(filepath.Base(path), ".fifo")
+	l.names = func() ([]string, error) { return []string{name}, nil }
+	if isFifo {
+		prefix := strings.TrimPrefix(name, ".") + "."
+		l.names = func() ([]string, error) { return l.numbered(prefix) }
+	}
+	return l, nil
+}
+
+func (l *logDir) close() error { return l.dir.Close() }
+
+// numbered are the files PREFIX0, PREFIX1, ... in their order.
+func (l *logDir) numbered(prefix string) ([]string, error) {
+	fd, err := unix.Openat(int(l.dir.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: l.dir.Name(), Err: err}
+	}
+	f := os.NewFile(uintptr(fd), l.dir.Name())
+	all, err := f.Readdirnames(-1)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return nil, err
+	}
+	number := func(name string) int {
+		n, err := strconv.ParseUint(strings.TrimPrefix(name, prefix), 10, 31)
+		if !strings.HasPrefix(name, prefix) || err != nil {
+			return -1
 		}
-		f, current = next, path
-		if tail >= 0 {
-			if i < len(files)-1 {
-				continue
-			}
-			if err := seekTail(f, tail); err != nil {
-				return err
-			}
-		}
-		if _, err := io.Copy(w, f); err != nil {
+		return int(n)
+	}
+	all = slices.DeleteFunc(all, func(name string) bool { return number(name) < 0 })
+	slices.SortFunc(all, func(a, b string) int { return number(a) - number(b) })
+	return all, nil
+}
+
+// open is nil where there is no such file. What is no file is an error: a task may
+// have put it there.
+func (l *logDir) open(name string) (*os.File, error) {
+	fd, err := unix.Openat(int(l.dir.Fd()), name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), name)
+	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
+		return nil, errors.Join(fmt.Errorf("%s is no file", name), err, f.Close())
+	}
+	return f, nil
+}
+
+// copyTo copies file after file; following, it looks for more until the task has
+// ended and nothing is left.
+func (l *logDir) copyTo(ctx context.Context, w http.ResponseWriter, tail int, follow bool, ended <-chan struct{}) error {
+	r, err := l.begin(tail)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = closeAll(r.file) }() // it was read
+	for over := false; ; {
+		if err := r.copyAll(w); err != nil || over || !follow {
 			return err
 		}
-	}
-	if f != nil {
-		defer func() { f.Close() }()
-	}
-	for follow := r.FormValue("follow") == "true"; follow; {
 		w.(http.Flusher).Flush()
 		select {
-		case <-t.done:
-			follow = false
-		case <-r.Context().Done():
+		case <-ended:
+			over = true
+		case <-ctx.Done():
 			return nil
 		case <-time.After(100 * time.Millisecond):
 		}
-		if f, current, err = followLog(w, t, stream, f, current); err != nil {
+	}
+}
+
+// dirReader is where a reading of a logDir has come.
+type dirReader struct {
+	outputReader
+	l    *logDir
+	name string // of the file
+}
+
+func (l *logDir) begin(tail int) (*dirReader, error) {
+	r := &dirReader{l: l}
+	names, err := l.names()
+	if err != nil || len(names) == 0 {
+		return r, err
+	}
+	if tail < 0 {
+		r.name = names[0]
+		r.file, err = l.open(r.name)
+		return r, err
+	}
+	names = names[max(0, len(names)-2):]
+	files := make([]*os.File, len(names))
+	for i, name := range names {
+		if files[i], err = l.open(name); err != nil {
+			return nil, errors.Join(err, closeAll(files...))
+		}
+	}
+	i, at, err := tailOf(files, tail)
+	r.name, r.file = names[i], files[i]
+	files[i] = nil
+	err = errors.Join(err, closeAll(files...))
+	if r.file != nil && err == nil {
+		_, err = r.file.Seek(at, io.SeekStart)
+	}
+	return r, err
+}
+
+// copyAll goes on through all files that there are.
+func (r *dirReader) copyAll(w io.Writer) error {
+	for {
+		names, err := r.l.names() // before the file is read: it ends where the next begins
+		if err != nil {
 			return err
 		}
+		if err := r.cutShort(); err != nil {
+			return err
+		}
+		if err := r.copy(w); err != nil {
+			return err
+		}
+		i := slices.Index(names, r.name)
+		if i == len(names)-1 && r.file != nil || len(names) == 0 {
+			return nil
+		}
+		next := names[min(i+1, len(names)-1)] // the first, where ours has gone
+		f, err := r.l.open(next)
+		if err != nil || f == nil && next == names[len(names)-1] {
+			return err
+		}
+		err = closeAll(r.file)
+		if r.name, r.file = next, f; err != nil {
+			return err
+		}
+	}
+}
+
+// cutShort begins anew where a file has been.
+func (r *dirReader) cutShort() error {
+	if r.file == nil {
+		return nil
+	}
+	at, err := r.file.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return err
+	}
+	if fi, err := r.file.Stat(); err == nil && fi.Size() < at {
+		_, err = r.file.Seek(0, io.SeekStart)
+		return err
 	}
 	return nil
 }
 
-func followLog(w io.Writer, t *task, stream string, f *os.File, current string) (*os.File, string, error) {
-	if f != nil {
-		pos, err := f.Seek(0, io.SeekCurrent)
+// tailOf tells in which of files, of which some may be nil, and where the last n
+// lines of all begin, looking at 1 MiB at the most; n below 0 is for all.
+func tailOf(files []*os.File, n int) (int, int64, error) {
+	if n < 0 {
+		return max(0, slices.IndexFunc(files, func(f *os.File) bool { return f != nil })), 0, nil
+	}
+	var b []byte
+	sizes := make([]int64, len(files))
+	for i := len(files) - 1; i >= 0 && len(b) < 1<<20; i-- {
+		if files[i] == nil {
+			continue
+		}
+		fi, err := files[i].Stat()
 		if err != nil {
-			return f, current, err
+			return 0, 0, err
 		}
-		if fi, err := f.Stat(); err == nil && fi.Size() < pos { // trimmed
-			if _, err := f.Seek(0, io.SeekStart); err != nil {
-				return f, current, err
-			}
+		sizes[i] = fi.Size()
+		part := make([]byte, min(sizes[i], int64(1<<20-len(b))))
+		got, err := files[i].ReadAt(part, sizes[i]-int64(len(part)))
+		if err != nil && !errors.Is(err, io.EOF) {
+			return 0, 0, err
 		}
-		if _, err := io.Copy(w, f); err != nil {
-			return f, current, err
+		b = append(part[:got], b...)
+	}
+	left := int64(len(b) - lastLines(b, n)) // bytes from there to the end
+	for i := len(files) - 1; ; i-- {
+		if left <= sizes[i] || i == 0 {
+			return i, max(0, sizes[i]-left), nil
 		}
+		left -= sizes[i]
 	}
-	files, err := t.logFiles(stream)
-	if err != nil || len(files) == 0 || files[len(files)-1] == current {
-		return f, current, err
-	}
-	next, err := os.Open(files[len(files)-1])
-	if errors.Is(err, fs.ErrNotExist) {
-		return f, current, nil
-	}
-	if err != nil {
-		return f, current, err
-	}
-	if f != nil {
-		f.Close()
-	}
-	_, err = io.Copy(w, next)
-	return next, files[len(files)-1], err
 }
 
-// seekTail places f before its last n lines, looking at 1 MiB at the most.
-func seekTail(f *os.File, n int) error {
-	fi, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	start := max(0, fi.Size()-1<<20)
-	b := make([]byte, fi.Size()-start)
-	if _, err := f.ReadAt(b, start); err != nil && !errors.Is(err, io.EOF) {
-		return err
+// lastLines is where the last n lines begin.
+func lastLines(b []byte, n int) int {
+	if n == 0 {
+		return len(b)
 	}
 	end := len(bytes.TrimSuffix(b, []byte("\n")))
 	for i := 0; i < n && end >= 0; i++ {
 		end = bytes.LastIndexByte(b[:end], '\n')
 	}
-	if n == 0 {
-		end = len(b) - 1
-	}
-	_, err = f.Seek(start+int64(end)+1, io.SeekStart)
-	return err
+	return end + 1
 }
 
-// trimLogs keeps the daemon's own log of a task to two files of log_size: the
-// file is copied and cut, since the process holds it open to append.
+// trimLogs keeps the log of a task that an earlier version of the daemon started to
+// two files of log_size: the file is copied and cut, since the process holds it open.
 func (d *Daemon) trimLogs(t *task) error {
 	limit, err := size(d.cfg.Limits.LogSize)
 	if err != nil || t.state() == client.Exited {
 		return err
 	}
-	for _, stream := range []string{"stdout", "stderr"} {
+	for _, stream := range streams {
 		path := t.logFile(stream)
 		fi, err := os.Stat(path)
-		if err != nil || fi.Size() <= limit {
+		if err != nil || fi.Size() <= limit || t.output(stream) != nil {
 			continue
 		}
 		if err := copyFile(path, path+".1"); err != nil {

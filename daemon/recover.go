@@ -49,6 +49,9 @@ func (d *Daemon) recoverAll(ctx context.Context) error {
 }
 
 func (d *Daemon) recoverTask(ctx context.Context, t *task, alive []jail.Info) {
+	if s := t.info.State; !t.destroyed && (s == client.Running || s == client.Stopping) {
+		d.reopenOutputs(t)
+	}
 	switch i := t.info; {
 	case t.destroyed || i.State == client.Starting:
 		d.log.Warn("a start was cut off; undoing it", "task", t.id())

@@ -352,12 +352,12 @@ func (d *Daemon) startProcess(ctx context.Context, t *task, p *plan) error {
 		return err
 	}
 	defer proc.Stdin.Close()
-	if proc.Stdout, err = openOutput(s, s.Stdout, t.logFile("stdout")); err != nil {
+	if proc.Stdout, err = d.openStream(t, "stdout"); err != nil {
 		return fmt.Errorf("stdout: %w", err)
 	}
-	// The daemon must not hold the FIFO: its reader waits for the last writer.
+	// The daemon must not hold the task's end: a reader waits for the last writer.
 	defer proc.Stdout.Close()
-	if proc.Stderr, err = openOutput(s, s.Stderr, t.logFile("stderr")); err != nil {
+	if proc.Stderr, err = d.openStream(t, "stderr"); err != nil {
 		return fmt.Errorf("stderr: %w", err)
 	}
 	defer proc.Stderr.Close()
@@ -411,18 +411,22 @@ func giveTo(place *os.File, p jail.Process) error {
 	return errors.Join(f.Chown(int(p.UID), int(p.GID)), f.Chmod(0o700), f.Close())
 }
 
-// openOutput opens a FIFO for reading too, so that the task never gets SIGPIPE
+// outputFlags open a FIFO for reading too, so that the task never gets SIGPIPE
 // while its reader restarts. A link in its place is not followed.
-func openOutput(spec client.TaskSpec, path, own string) (*os.File, error) {
-	flags := unix.O_RDWR | unix.O_NONBLOCK | unix.O_NOFOLLOW | unix.O_CLOEXEC
+const outputFlags = unix.O_RDWR | unix.O_NONBLOCK | unix.O_NOFOLLOW | unix.O_CLOEXEC
+
+// openStream opens what a task's process writes to: what its client names, or a
+// FIFO of the daemon's own.
+func (d *Daemon) openStream(t *task, stream string) (*os.File, error) {
+	path := t.streamPath(stream)
 	if path == "" {
-		return openOutputAt(unix.AT_FDCWD, own, flags|unix.O_CREAT|unix.O_APPEND)
+		return d.newOutput(t, stream)
 	}
-	dir, _, err := confined(spec, filepath.Dir(path))
+	dir, _, err := confined(t.info.Spec, filepath.Dir(path))
 	if err != nil {
 		return nil, err
 	}
-	f, err := openOutputAt(int(dir.Fd()), filepath.Base(path), flags)
+	f, err := openOutputAt(int(dir.Fd()), filepath.Base(path), outputFlags)
 	return f, errors.Join(err, dir.Close())
 }
 

@@ -99,6 +99,7 @@ func (d *Daemon) finish(t *task, e client.Exit) {
 	if err := d.unwind(context.Background(), t); err != nil {
 		d.event(t.id(), "cleanup", "not wholly swept up yet, trying again: "+err.Error())
 	}
+	d.endOutputs(t)
 	d.releasePorts(t)
 	if err := t.update(func(i *client.Task) { i.State, i.PID, i.JID = client.Exited, 0, 0 }); err != nil {
 		d.log.Error("the end of a task is not journalled", "task", t.id(), "error", err)
@@ -286,6 +287,7 @@ func (d *Daemon) Destroy(ctx context.Context, id string, force bool) error {
 func (d *Daemon) forget(t *task) (err error) {
 	t.forgotten.Do(func() {
 		d.releasePorts(t)
+		d.endOutputs(t)
 		err = t.journal.remove()
 		d.mu.Lock()
 		delete(d.tasks, t.id())

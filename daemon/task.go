@@ -27,6 +27,7 @@ type task struct {
 	once      sync.Once     // for done
 	sweep     sync.Mutex    // one walk down the undo stack at a time
 	trouble   string        // the janitor's last with it
+	outputs   map[string]*output
 }
 
 var validID = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]{0,59}$`)

@@ -91,6 +91,8 @@ func (d *Daemon) execInPlace(binary string) error {
 	}
 	defer unix.Close(fd)
 	d.log.Info("upgrading in place", "binary", binary)
+	d.pauseOutputs()
+	defer d.resumeOutputs() // there is no after, but where it failed
 	args := append([]string{binary}, os.Args[1:]...)
 	return syscall.Exec(binary, args, append(os.Environ(), listenFD+"="+strconv.Itoa(fd)))
 }

@@ -40,7 +40,7 @@ devfs {
 limits {
   image_size = "16GiB"  # of an unpacked image
   layer_size = "8GiB"
-  log_size   = "16MiB"  # of each log of tasks started by `freejail run`
+  log_size   = "16MiB"  # of each stream of a task of `freejail run`, in all
   disk       = "10GiB"  # that a task may write to its root, if it says nothing; without it: disk_max
   disk_max   = "100GiB" # that a task may ask for; without both there is no limit
 }
