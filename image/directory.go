@@ -17,7 +17,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image/document"
-	"github.com/freejail/freejail/internal/safeopen"
+	"github.com/freejail/freejail/internal/regular"
 )
 
 // Directory is an OCI layout directory for reading and writing. Blobs and the index are written whole or
@@ -39,7 +39,7 @@ const layoutTemp = "tmp"
 
 // OpenDirectory opens a layout that is there. A store's directory is one too.
 func OpenDirectory(dir string) (*Directory, error) {
-	root, err := safeopen.Root(dir)
+	root, err := regular.Root(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +66,7 @@ func MakeDirectory(dir string) (*Directory, error) {
 	if len(entries) > 0 && !slices.ContainsFunc(entries, ours) {
 		return nil, fmt.Errorf("%s is no OCI layout, and not empty: choose another directory", dir)
 	}
-	root, err := safeopen.Root(dir)
+	root, err := regular.Root(dir)
 	if err != nil {
 		return nil, err
 	}

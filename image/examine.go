@@ -11,7 +11,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image/document"
-	"github.com/freejail/freejail/internal/safeopen"
+	"github.com/freejail/freejail/internal/regular"
 )
 
 // Examination is what is known of a layout that may have any fault.
@@ -27,7 +27,7 @@ type Examination struct {
 // is there and is what its descriptor says. The error is for what kept it from
 // looking, such as a directory that cannot be read.
 func Examine(ctx context.Context, dir string, l Limits, want func(ocispec.Platform) bool) (*Examination, error) {
-	root, err := safeopen.Root(dir)
+	root, err := regular.Root(dir)
 	if err != nil {
 		return nil, err
 	}

@@ -18,7 +18,7 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/freejail/freejail/internal/safeopen"
+	"github.com/freejail/freejail/internal/regular"
 )
 
 // Add stores a blob, such as a layer that is being built, and returns its
@@ -169,7 +169,7 @@ func (s *Store) exportBlob(ctx context.Context, b ocispec.Descriptor, put func(s
 // every blob with its digest verified. Files that are no part of a layout are
 // left out.
 func WriteArchive(ctx context.Context, w io.Writer, layoutDir string) error {
-	root, err := safeopen.Root(layoutDir)
+	root, err := regular.Root(layoutDir)
 	if err != nil {
 		return err
 	}

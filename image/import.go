@@ -11,7 +11,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image/document"
-	"github.com/freejail/freejail/internal/safeopen"
+	"github.com/freejail/freejail/internal/regular"
 )
 
 // Import takes an image from an OCI layout directory or an oci-archive (tar,
@@ -198,12 +198,9 @@ func (in *source) copyBlob(ctx context.Context, d ocispec.Descriptor) error {
 // openRegular opens a file that may have been put there by someone hostile: a
 // FIFO must not make us wait.
 func openRegular(root *os.Root, name string) (*os.File, int64, error) {
-	f, fi, err := safeopen.FileIn(root, name)
+	f, fi, err := regular.OpenIn(root, name)
 	if err != nil {
 		return nil, 0, err
-	}
-	if fi.IsDir() {
-		return nil, 0, errors.Join(fmt.Errorf("%s is not a regular file", name), f.Close())
 	}
 	return f, fi.Size(), nil
 }

@@ -5,7 +5,7 @@ import (
 	"io/fs"
 	"os"
 
-	"github.com/freejail/freejail/internal/safeopen"
+	"github.com/freejail/freejail/internal/regular"
 )
 
 // Input is an archive or a layout directory to import from, opened once: what
@@ -20,7 +20,7 @@ type Input struct {
 // OpenInput opens what is at a path, and waits for nothing, whatever that is.
 // The name is for messages.
 func OpenInput(path, name string) (*Input, error) {
-	f, fi, err := safeopen.File(path)
+	f, fi, err := regular.OpenAny(path)
 	var at *fs.PathError
 	if errors.As(err, &at) {
 		at.Path = name
@@ -31,7 +31,7 @@ func OpenInput(path, name string) (*Input, error) {
 	if !fi.IsDir() {
 		return &Input{path: name, info: fi, file: f}, nil
 	}
-	root, err := safeopen.Root(path)
+	root, err := regular.Root(path)
 	return &Input{path: name, info: fi, root: root}, errors.Join(err, f.Close())
 }
 

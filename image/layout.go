@@ -8,7 +8,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/freejail/freejail/internal/safeopen"
+	"github.com/freejail/freejail/internal/regular"
 )
 
 // Layout reads images from an OCI layout directory, which may be a hostile one.
@@ -21,7 +21,7 @@ type Layout struct {
 // from where it is. Manifest and config are verified at once, layers when they
 // are unpacked. The zero platform means any, the host's first.
 func OpenLayout(dir string, p ocispec.Platform, limits Limits) (*Layout, *Image, error) {
-	root, err := safeopen.Root(dir)
+	root, err := regular.Root(dir)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -15,7 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/freejail/freejail/internal/safeopen"
+	"github.com/freejail/freejail/internal/regular"
 )
 
 // Creds are the numbers of a user in an image.
@@ -38,7 +38,7 @@ func ResolveUser(root, spec string) (Creds, error) {
 		spec = "0"
 	}
 	user, group, hasGroup := strings.Cut(spec, ":")
-	r, err := safeopen.Root(root)
+	r, err := regular.Root(root)
 	if err != nil {
 		return Creds{}, err
 	}

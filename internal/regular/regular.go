@@ -14,12 +14,12 @@ import (
 
 // Open opens a regular file for reading. Links in its path are followed.
 func Open(name string) (*os.File, fs.FileInfo, error) {
-	return open(name, os.Stat, os.OpenFile)
+	return open(name, false, os.Stat, os.OpenFile)
 }
 
 // OpenIn is Open within a root, which no link leads out of.
 func OpenIn(root *os.Root, name string) (*os.File, fs.FileInfo, error) {
-	return open(name, root.Stat, root.OpenFile)
+	return open(name, false, root.Stat, root.OpenFile)
 }
 
 // ReadIn reads a file within a root; one of more than limit bytes is an error.
@@ -42,11 +42,24 @@ func Read(r io.Reader, name string, limit int64) ([]byte, error) {
 	return b, err
 }
 
-func open(name string, stat func(string) (fs.FileInfo, error),
+// OpenAny is Open for a regular file or a directory.
+func OpenAny(name string) (*os.File, fs.FileInfo, error) {
+	return open(name, true, os.Stat, os.OpenFile)
+}
+
+// Root opens a directory, as [os.OpenRoot] does, which waits for a FIFO.
+func Root(name string) (*os.Root, error) {
+	if name == "" {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
+	}
+	return os.OpenRoot(name + "/.") // only a directory has that
+}
+
+func open(name string, orDir bool, stat func(string) (fs.FileInfo, error),
 	openFile func(string, int, fs.FileMode) (*os.File, error)) (*os.File, fs.FileInfo, error) {
 	fi, err := stat(name)
 	if err == nil {
-		err = check(name, fi)
+		err = check(name, fi, orDir)
 	}
 	if err != nil {
 		return nil, nil, err
@@ -58,7 +71,7 @@ func open(name string, stat func(string) (fs.FileInfo, error),
 		return nil, nil, err
 	}
 	if fi, err = f.Stat(); err == nil {
-		err = check(name, fi)
+		err = check(name, fi, orDir)
 	}
 	if err != nil {
 		return nil, nil, errors.Join(err, f.Close())
@@ -66,11 +79,11 @@ func open(name string, stat func(string) (fs.FileInfo, error),
 	return f, fi, nil
 }
 
-func check(name string, fi fs.FileInfo) error {
-	if fi.Mode().IsRegular() {
+func check(name string, fi fs.FileInfo, orDir bool) error {
+	if fi.Mode().IsRegular() || orDir && fi.IsDir() {
 		return nil
 	}
-	return &fs.PathError{Op: "open", Path: name, Err: fmt.Errorf("it is %s, and must be a regular file", kind(fi.Mode()))}
+	return &fs.PathError{Op: "open", Path: name, Err: fmt.Errorf("it is %s, not a regular file", kind(fi.Mode()))}
 }
 
 func kind(m fs.FileMode) string {

@@ -62,7 +62,7 @@ func TestOpenOfWhatWasExchanged(t *testing.T) {
 	fifo := filepath.Join(t.TempDir(), "fifo")
 	must(t, unix.Mkfifo(fifo, 0o600))
 	seen := func(string) (os.FileInfo, error) { return os.Stat(os.Args[0]) }
-	if _, _, err := open(fifo, seen, os.OpenFile); err == nil || !strings.Contains(err.Error(), "it is a FIFO") {
+	if _, _, err := open(fifo, false, seen, os.OpenFile); err == nil || !strings.Contains(err.Error(), "it is a FIFO") {
 		t.Error(err)
 	}
 }

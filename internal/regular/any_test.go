@@ -1,4 +1,4 @@
-package safeopen
+package regular
 
 import (
 	"errors"
@@ -12,7 +12,7 @@ import (
 )
 
 // Nothing that can lie in a directory makes the caller wait.
-func TestNothingWaits(t *testing.T) {
+func TestNothingIsWaitedFor(t *testing.T) {
 	dir, err := os.MkdirTemp("", "so") // short enough for a socket's path
 	if err != nil {
 		t.Fatal(err)
@@ -34,9 +34,13 @@ func TestNothingWaits(t *testing.T) {
 	}
 	defer l.Close()
 	for name, want := range map[string]string{"fifo": "it is a FIFO", "link": "it is a FIFO", "sock": "it is a socket", "file": "ok", "dir": "ok", "none": "no such file"} {
-		f, _, err1 := File(at(name))
-		g, _, err2 := FileIn(root, name)
-		for _, err := range []error{err1, err2} {
+		f, _, err1 := OpenAny(at(name))
+		g, _, err2 := OpenIn(root, name)
+		for i, err := range []error{err1, err2} {
+			want := want
+			if i == 1 && name == "dir" {
+				want = "is a directory"
+			}
 			if want == "ok" != (err == nil) || err != nil && !strings.Contains(err.Error(), want) {
 				t.Errorf("%s: %v, want %q", name, err, want)
 			}
@@ -52,10 +56,10 @@ func TestNothingWaits(t *testing.T) {
 			r.Close()
 		}
 	}
-	if f, _, err := File(os.DevNull); err == nil || !strings.Contains(err.Error(), "a device") {
+	if f, _, err := OpenAny(os.DevNull); err == nil || !strings.Contains(err.Error(), "a device") {
 		t.Errorf("a device: %v %v", f, err)
 	}
-	if _, _, err := FileIn(root, "out"); err == nil {
+	if _, _, err := OpenIn(root, "out"); err == nil {
 		t.Error("a link led out of the directory")
 	}
 	if _, err := Root(""); !errors.Is(err, fs.ErrNotExist) {
