@@ -31,6 +31,7 @@ type tree struct {
 	dirs   map[string]dirState // set at the end, when nothing is written any more
 	flags  map[string]int      // file flags, likewise
 	names  int                 // bytes of the paths in dirs and flags
+	steps  int64               // of all walks
 }
 
 type dirState struct {
@@ -166,7 +167,7 @@ func (t *tree) hideContents(f *folder) error {
 
 // within gives a directory to what may remove directories in it.
 func (t *tree) within(f *folder, do func(in *os.Root) error) error {
-	if err := t.links.back(1); err != nil {
+	if err := errors.Join(t.links.back(1), t.step(1+strings.Count(f.path, "/"))); err != nil {
 		return err
 	}
 	in, err := t.root.OpenRoot(f.path)
@@ -180,6 +181,9 @@ func (t *tree) hideIn(in *os.Root, dir, name string) (err error) {
 	p := path.Join(dir, name)
 	if !t.marked(p) {
 		return removeAll(in, name)
+	}
+	if err := t.step(1); err != nil { // what is spared can be asked for again and again
+		return err
 	}
 	fi, err := in.Lstat(name)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && !fi.IsDir() {
@@ -203,7 +207,9 @@ func (t *tree) hideContentsIn(in *os.Root, dir string) error {
 	names, err := f.Readdirnames(-1)
 	err = errors.Join(err, f.Close())
 	for _, n := range names {
-		err = errors.Join(err, t.hideIn(in, dir, n))
+		if err == nil {
+			err = t.hideIn(in, dir, n)
+		}
 	}
 	return err
 }

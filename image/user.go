@@ -2,6 +2,7 @@ package image
 
 import (
 	"bufio"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -47,42 +48,66 @@ func ResolveUser(root, spec string) (Creds, error) {
 	if err != nil {
 		return Creds{}, err
 	}
-	groups, err := table(r, "etc/group", 3)
+	if hasGroup {
+		c.GID, err = lookGroup(r, group)
+	} else if c.Name != "" {
+		c.Groups, err = groupsOf(r, c.Name)
+	}
+	return c, err
+}
+
+func lookGroup(r *os.Root, group string) (uint32, error) {
+	found := ""
+	err := eachLine(r, "etc/group", 3, func(g []string) {
+		if found == "" && g[0] == group {
+			found = g[2]
+		}
+	})
 	if err != nil {
-		return Creds{}, err
+		return 0, err
 	}
-	if !hasGroup {
-		for _, g := range groups {
-			gid, err := number(g[2])
-			if err == nil && len(g) > 3 && c.Name != "" && slices.Contains(strings.Split(g[3], ","), c.Name) {
-				c.Groups = append(c.Groups, gid)
-			}
+	gid, err := number(cmp.Or(found, group))
+	if err != nil {
+		return 0, fmt.Errorf("the image's /etc/group has no group %q", group)
+	}
+	return gid, nil
+}
+
+// maxGroups is what FreeBSD lets a process have beside its first: NGROUPS_MAX of
+// sys/syslimits.h.
+const maxGroups = 1023
+
+func groupsOf(r *os.Root, user string) (out []uint32, err error) {
+	err = eachLine(r, "etc/group", 4, func(g []string) {
+		gid, err := number(g[2])
+		if err == nil && len(out) <= maxGroups && slices.Contains(strings.Split(g[3], ","), user) {
+			out = append(out, gid)
 		}
-		return c, nil
+	})
+	if err == nil && len(out) > maxGroups {
+		err = fmt.Errorf("the image's /etc/group has user %q in more than %d groups", user, maxGroups)
 	}
-	for _, g := range groups {
-		if g[0] == group {
-			group = g[2]
-			break
-		}
-	}
-	if c.GID, err = number(group); err != nil {
-		return Creds{}, fmt.Errorf("the image's /etc/group has no group %q", group)
-	}
-	return c, nil
+	return out, err
 }
 
 func lookUser(r *os.Root, user string) (Creds, error) {
-	users, err := table(r, "etc/passwd", 4)
+	var byName, byNumber []string
+	err := eachLine(r, "etc/passwd", 4, func(u []string) {
+		if byName == nil && u[0] == user {
+			byName = u
+		}
+		if byNumber == nil && u[2] == user {
+			byNumber = u
+		}
+	})
 	if err != nil {
 		return Creds{}, err
 	}
-	i := slices.IndexFunc(users, func(u []string) bool { return u[0] == user })
-	if i < 0 { // a name goes before a number that looks the same
-		i = slices.IndexFunc(users, func(u []string) bool { return u[2] == user })
+	u := byName
+	if u == nil { // a name goes before a number that looks the same
+		u = byNumber
 	}
-	if i >= 0 {
-		u := users[i]
+	if u != nil {
 		uid, err1 := number(u[2])
 		gid, err2 := number(u[3])
 		if err := errors.Join(err1, err2); err != nil {
@@ -111,14 +136,17 @@ func UserNames(root string, uid uint32) (out []string, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
-	users, err := table(r, "etc/passwd", 4)
-	for _, u := range users {
-		if n, err := number(u[2]); err == nil && n == uid {
+	n := 0
+	err = eachLine(r, "etc/passwd", 4, func(u []string) {
+		if have, err := number(u[2]); err != nil || have != uid {
+			return
+		}
+		if n++; n <= maxNames {
 			out = append(out, u[0])
 		}
-	}
-	if len(out) > maxNames {
-		return nil, fmt.Errorf("the image's /etc/passwd has %d names for user %d; %d is the most", len(out), uid, maxNames)
+	})
+	if n > maxNames {
+		return nil, fmt.Errorf("the image's /etc/passwd has %d names for user %d; %d is the most", n, uid, maxNames)
 	}
 	return out, err
 }
@@ -133,31 +161,31 @@ func number(s string) (uint32, error) {
 	return uint32(n), err
 }
 
-// table reads a file of lines with fields between colons; a missing one is
-// empty, lines with fewer fields are passed over.
-func table(r *os.Root, name string, fields int) (out [][]string, err error) {
+// eachLine goes through a file of lines with fields between colons, of which the
+// eighth has the rest; a missing file is empty, lines with fewer fields are passed over.
+func eachLine(r *os.Root, name string, fields int, use func(fields []string)) (err error) {
 	f, size, err := openFollowing(r, name)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return nil
 	}
 	if err == nil && size > maxPasswd {
 		err = errors.Join(fmt.Errorf("%d bytes are over the limit of %d", size, maxPasswd), f.Close())
 	}
 	if err != nil {
-		return nil, fmt.Errorf("the image's /%s: %w", name, err)
+		return fmt.Errorf("the image's /%s: %w", name, err)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	sc := bufio.NewScanner(io.LimitReader(f, maxPasswd))
 	sc.Buffer(nil, maxPasswd)
 	for sc.Scan() {
-		if p := strings.Split(sc.Text(), ":"); len(p) >= fields && !strings.HasPrefix(p[0], "#") {
-			out = append(out, p)
+		if p := strings.SplitN(sc.Text(), ":", 8); len(p) >= fields && !strings.HasPrefix(p[0], "#") {
+			use(p)
 		}
 	}
 	if err := sc.Err(); err != nil {
-		return nil, fmt.Errorf("the image's /%s: %w", name, err)
+		return fmt.Errorf("the image's /%s: %w", name, err)
 	}
-	return out, nil
+	return nil
 }
 
 // openFollowing opens a file as a process with that root would: absolute links
@@ -174,6 +202,9 @@ func openFollowing(r *os.Root, name string) (file *os.File, size int64, err erro
 			return nil, 0, err
 		}
 		if !isType(&st, unix.S_IFLNK) {
+			if !isType(&st, unix.S_IFREG) { // nor is a device opened
+				return nil, 0, errors.New("it is not a regular file")
+			}
 			return openRegular(r, f.join(base))
 		}
 		to, err := readlinkAt(f.fd, base)

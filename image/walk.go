@@ -16,6 +16,26 @@ const (
 	maxLinks = 40
 )
 
+// All paths of a layer together may take as many steps as these, and as many more
+// for each entry, so that links through links cannot take the time that large
+// images need. A step is a name looked up.
+const (
+	baseSteps  = 100_000
+	entrySteps = 32
+)
+
+// step counts n of them.
+func (t *tree) step(n int) error {
+	limit := int64(2 * maxSteps) // to look a file up
+	if t.budget != nil {
+		limit = baseSteps + entrySteps*t.budget.entries
+	}
+	if t.steps += int64(n); t.steps > limit {
+		return fmt.Errorf("it leads over too many symbolic links and directories: more than %d steps", limit)
+	}
+	return nil
+}
+
 var errNotDir = errors.New("it is not a directory")
 
 // folder is an open directory of a tree.
@@ -81,6 +101,9 @@ func (w *walker) open(dir string, create, follow bool) (*folder, error) {
 			continue
 		}
 		target, err := w.enter(name, create)
+		if err == nil && steps > maxSteps {
+			err = fmt.Errorf("%s: the path has too many names", name)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -90,7 +113,7 @@ func (w *walker) open(dir string, create, follow bool) (*folder, error) {
 		if !follow {
 			return nil, errNotDir
 		}
-		if links++; links > maxLinks || steps > maxSteps {
+		if links++; links > maxLinks {
 			return nil, fmt.Errorf("%s: too many symbolic links", name)
 		}
 		if path.IsAbs(target) {
@@ -105,6 +128,9 @@ func (w *walker) open(dir string, create, follow bool) (*folder, error) {
 
 // enter goes into a directory, or gives the link's target.
 func (w *walker) enter(name string, create bool) (target string, err error) {
+	if err := w.tree.step(1); err != nil {
+		return "", err
+	}
 	if len(w.stack) > maxDepth {
 		return "", fmt.Errorf("directories are more than %d deep", maxDepth)
 	}

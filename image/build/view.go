@@ -19,6 +19,7 @@ type view struct {
 	layer int   // counts layers, so that a whiteout spares what its own layer made
 	entry int   // counts the entries of a layer
 	left  int64 // entries that may still be added
+	steps int64 // of all walks
 	sums  bool  // nodes of files get the digests of their contents
 }
 
@@ -51,6 +52,8 @@ const (
 	maxDepth   = 250 // the unpacker takes 256
 	maxLinks   = 40
 	maxText    = 4 << 20
+	baseSteps  = 100_000 // of all walks, as the unpacker takes them
+	entrySteps = 32      // more for each entry
 )
 
 var errNotDir = errors.New("it is not a directory")
@@ -74,6 +77,9 @@ func (v *view) walk(p string, last bool) (at string, n *node, missing []string, 
 			names = names[:max(len(names)-1, 0)]
 			nodes = nodes[:max(len(nodes)-1, 1)]
 			continue
+		}
+		if v.steps++; v.steps > baseSteps+entrySteps*(maxEntries-v.left) {
+			return "", nil, nil, fmt.Errorf("/%s: it leads over too many symbolic links and directories", p)
 		}
 		top := nodes[len(nodes)-1]
 		if top.kind != tar.TypeDir {

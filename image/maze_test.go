@@ -1,0 +1,104 @@
+package image
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// maze has links through links, each over many names, that end where they began.
+func maze(n int) (items []item, end string) {
+	items = []item{dir("d"), symlink("l0", ".")}
+	for i := 1; i <= n; i++ {
+		items = append(items, symlink(fmt.Sprintf("l%d", i), strings.Repeat("d/../", 40)+fmt.Sprintf("l%d", i-1)))
+	}
+	return items, fmt.Sprintf("l%d", n)
+}
+
+// A few thousand entries cannot take the time of millions.
+func TestMazes(t *testing.T) {
+	const entries = 2000
+	links, end := maze(20)
+	through := append([]item{}, links...)
+	for i := range entries {
+		through = append(through, file(fmt.Sprintf("%s/f%d", end, i), "x"))
+	}
+	hard := append(append([]item{}, links...), file("f", "x"))
+	for i := range entries {
+		hard = append(hard, hardlink(fmt.Sprintf("h%d", i), end+"/f"))
+	}
+	spared := []item{dir("d")}
+	for i := range entries {
+		spared = append(spared, file(fmt.Sprintf("d/f%d", i), "x"))
+	}
+	for range entries {
+		spared = append(spared, file("d/.wh..wh..opq", ""))
+	}
+	hidden := append([]item{}, links...)
+	for i := range entries {
+		hidden = append(hidden, file(fmt.Sprintf("%s/.wh.f%d", end, i), ""))
+	}
+	for name, items := range map[string][]item{"files": through, "hard links": hard, "opaque again and again": spared, "whiteouts": hidden} {
+		_, err := unpackLayers(t, layerOf(t, items...))
+		if err == nil {
+			t.Errorf("%s: it is unpacked", name)
+			continue
+		}
+		wantError(t, err, "steps")
+	}
+}
+
+// What images have of links and of depth is unpacked, in any order.
+func TestLinksOfImagesAreFollowed(t *testing.T) {
+	items := []item{dir("usr/lib"), symlink("lib", "usr/lib"), symlink("lib64", "lib")}
+	deep := strings.TrimSuffix(strings.Repeat("d/", 12), "/")
+	for i := range 5000 {
+		items = append(items, file(fmt.Sprintf("lib64/f%d", i), ""), file(fmt.Sprintf("usr/%s/f%d", deep, i), ""))
+	}
+	if _, err := unpackLayers(t, layerOf(t, items...)); err != nil {
+		t.Error(err)
+	}
+}
+
+// The way to passwd is short, and what lies there is opened without waiting.
+func TestWaysToPasswd(t *testing.T) {
+	files := map[string]string{"etc/a/b": "", "etc/p0": passwd, "etc/passwd": "->p20"}
+	for i := 1; i <= 20; i++ {
+		files[fmt.Sprintf("etc/p%d", i)] = "->" + strings.Repeat("a/../", 400) + fmt.Sprintf("p%d", i-1)
+	}
+	_, err := ResolveUser(rootWith(t, files), "www")
+	wantError(t, err, "steps")
+
+	root := rootWith(t, map[string]string{"etc/passwd": passwd})
+	if err := syscall.Mkfifo(filepath.Join(root, "etc/group"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, spec := range []string{"www", "www:web"} {
+		_, err = ResolveUser(root, spec)
+		wantError(t, err, "etc/group", "not a regular file")
+	}
+	needRoot(t)
+	root = rootWith(t, map[string]string{"etc/group": ""})
+	if err := unix.Mknod(filepath.Join(root, "etc/passwd"), unix.S_IFCHR|0o600, 0x105); err != nil { // Linux's /dev/zero
+		t.Skip("no devices can be made here: ", err)
+	}
+	_, err = ResolveUser(root, "www")
+	wantError(t, err, "not a regular file")
+}
+
+func TestVeryManyGroups(t *testing.T) {
+	var group strings.Builder
+	for i := range maxGroups + 1 {
+		fmt.Fprintf(&group, "g%d:*:%d:www\n", i, i)
+	}
+	root := rootWith(t, map[string]string{"etc/passwd": passwd, "etc/group": group.String()})
+	_, err := ResolveUser(root, "www")
+	wantError(t, err, "more than 1023 groups")
+	if _, err := ResolveUser(root, "www:g1"); err != nil {
+		t.Error(err)
+	}
+}
