@@ -235,3 +235,35 @@ func TestMeterFree(t *testing.T) {
 		t.Errorf("free before %d, after 64 MiB were written %d: %v", before, after, err)
 	}
 }
+
+// BenchmarkMeasure is the cost of an entry, without the pauses.
+func BenchmarkMeasure(b *testing.B) {
+	base := b.TempDir()
+	d, err := openDirs(base)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for i := range 100 {
+		dir := filepath.Join(base, "roots", "t", "upper", strconv.Itoa(i))
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			b.Fatal(err)
+		}
+		for n := range 100 {
+			if err := os.WriteFile(filepath.Join(dir, strconv.Itoa(n)), nil, 0o644); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	m, err := d.Meter("t")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer m.Close()
+	entries := 0
+	for b.Loop() {
+		if _, err := m.Measure(1<<60, func(n int) error { entries += n; return nil }); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(entries), "ns/entry")
+}
