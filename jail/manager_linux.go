@@ -114,6 +114,7 @@ func (m *Manager) Start(ctx context.Context, name string, p Process) (int, error
 func (m *Manager) run(ctx context.Context, op, name string, p *Process, args ...string) error {
 	logFile := m.path(name, op+".log")
 	cmd := exec.CommandContext(ctx, m.runc, append([]string{"--root", m.path("state"), "--log", logFile, "--log-format", "json", op}, args...)...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a terminal's signals are for this process, which ends the container
 	var out bytes.Buffer
 	if p != nil && p.Stdout != nil {
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = p.Stdin, p.Stdout, p.Stderr

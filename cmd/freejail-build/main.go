@@ -8,9 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
@@ -27,9 +25,7 @@ const (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+	os.Exit(run(untilSignal(), os.Args[1:], os.Stdout, os.Stderr))
 }
 
 // usageError is a command line that cannot be meant.
@@ -50,6 +46,10 @@ func run(ctx context.Context, args []string, out, messages io.Writer) int {
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return 0
+	}
+	if why, ok := stopOf(ctx); ok {
+		printable.Fprintf(messages, "freejail-build: %v: %v\n", why, err)
+		return why.code()
 	}
 	if !errors.Is(err, errFindings) {
 		printable.Fprintf(messages, "freejail-build: %v\n", err)

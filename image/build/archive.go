@@ -40,7 +40,7 @@ func Archive(ctx context.Context, sets []Set, o Options) (_ *image.Image, err er
 	o.Context = "/" // the sets may lie anywhere: the operator named them
 	b := newBuilder(o)
 	b.anywhere = true
-	defer func() { err = errors.Join(err, b.close()) }()
+	defer func() { err = errors.Join(err, b.close(ctx)) }()
 	if err := b.open(ctx); err != nil {
 		return nil, err
 	}

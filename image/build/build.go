@@ -127,7 +127,7 @@ func Build(ctx context.Context, o Options) (_ *image.Image, err error) {
 		return nil, errNowhere
 	}
 	b := newBuilder(o)
-	defer func() { err = errors.Join(err, b.close()) }()
+	defer func() { err = errors.Join(err, b.close(ctx)) }()
 	if err := b.open(ctx); err != nil {
 		return nil, err
 	}
@@ -163,7 +163,7 @@ func newBuilder(o Options) *builder {
 func (b *builder) open(ctx context.Context) (err error) {
 	temp := b.opts.TempDir
 	if b.opts.Cache != "" {
-		if b.cache, err = openCache(b.opts.Cache); err != nil {
+		if b.cache, err = openCache(ctx, b.opts.Cache); err != nil {
 			return err
 		}
 		if temp == "" {
@@ -236,7 +236,7 @@ func below(dir, file string) (string, bool) {
 	return filepath.ToSlash(rel), true
 }
 
-func (b *builder) close() (err error) {
+func (b *builder) close(ctx context.Context) (err error) {
 	for _, name := range b.temp {
 		err = errors.Join(err, b.store.Remove(name))
 	}
@@ -256,7 +256,7 @@ func (b *builder) close() (err error) {
 		err = errors.Join(err, b.pool.close())
 	}
 	if b.cache != nil {
-		err = errors.Join(err, b.cache.close())
+		err = errors.Join(err, b.cache.close(ctx))
 	}
 	return err
 }

@@ -43,15 +43,15 @@ const cacheVersion = 1
 
 var cacheDirs = []string{"blobs", "steps", "images", "contexts", "pools", "work"}
 
-func openCache(dir string) (*cache, error) {
-	c, err := lockCache(dir, syscall.LOCK_SH)
+func openCache(ctx context.Context, dir string) (*cache, error) {
+	c, err := lockCache(ctx, dir, syscall.LOCK_SH)
 	if err != nil {
 		return nil, fmt.Errorf("cache: %w", err)
 	}
 	return c, nil
 }
 
-func lockCache(dir string, how int) (*cache, error) {
+func lockCache(ctx context.Context, dir string, how int) (*cache, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, err
@@ -61,23 +61,29 @@ func lockCache(dir string, how int) (*cache, error) {
 			return nil, err
 		}
 	}
-	f, err := lockFile(filepath.Join(dir, "lock"), how)
+	f, err := lockFile(ctx, filepath.Join(dir, "lock"), how)
 	if err != nil {
 		return nil, err
 	}
 	return &cache{dir, f}, nil
 }
 
-// lockFile takes a lock that lasts until the file is closed.
-func lockFile(name string, how int) (*os.File, error) {
+// lockFile takes a lock that lasts until the file is closed, and waits for it no
+// longer than the context lasts.
+func lockFile(ctx context.Context, name string, how int) (*os.File, error) {
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	for {
-		err = syscall.Flock(int(f.Fd()), how)
-		if !errors.Is(err, syscall.EINTR) {
+		err = syscall.Flock(int(f.Fd()), how|syscall.LOCK_NB)
+		if !errors.Is(err, syscall.EWOULDBLOCK) || how&syscall.LOCK_NB != 0 {
 			break
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(ctx.Err(), f.Close())
+		case <-time.After(20 * time.Millisecond): // flock(2) itself cannot be ended
 		}
 	}
 	if err != nil {
@@ -87,14 +93,14 @@ func lockFile(name string, how int) (*os.File, error) {
 }
 
 // close gives the lock back, and keeps the cache within its bounds if nobody
-// else uses it.
-func (c *cache) close() error {
+// else uses it and the build was not cancelled.
+func (c *cache) close(ctx context.Context) error {
 	err := syscall.Flock(int(c.lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-	switch {
-	case err == nil:
-		_, err = c.prune(context.Background(), DefaultCacheAge, DefaultCacheBytes)
-	case errors.Is(err, syscall.EWOULDBLOCK):
-		err = nil
+	if err == nil {
+		_, err = c.prune(ctx, DefaultCacheAge, DefaultCacheBytes)
+	}
+	if errors.Is(err, syscall.EWOULDBLOCK) || ctx.Err() != nil {
+		err = nil // a later build does it
 	}
 	return errors.Join(err, c.lock.Close())
 }

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/freejail/freejail/internal/regular"
 )
 
 // state is what one entry of a root was like. The time of the last change of
@@ -137,7 +139,7 @@ func (w *writer) changes(ctx context.Context, root *os.Root, list []change, afte
 		if c.gone {
 			err = w.write(tar.Header{Name: c.entry(), Typeflag: tar.TypeReg, Mode: 0o644, ModTime: w.epoch}, nil)
 		} else {
-			err = w.changed(root, c.name, after[c.name], first)
+			err = w.changed(ctx, root, c.name, after[c.name], first)
 		}
 		if err != nil {
 			return err
@@ -146,7 +148,7 @@ func (w *writer) changes(ctx context.Context, root *os.Root, list []change, afte
 	return nil
 }
 
-func (w *writer) changed(root *os.Root, name string, s state, first map[uint64]string) error {
+func (w *writer) changed(ctx context.Context, root *os.Root, name string, s state, first map[uint64]string) error {
 	h := tar.Header{Name: name, Mode: tarMode(s.mode), Uid: int(s.uid), Gid: int(s.gid), ModTime: s.mtime}
 	var r io.Reader = bytes.NewReader(nil)
 	switch s.mode.Type() {
@@ -162,12 +164,12 @@ func (w *writer) changed(root *os.Root, name string, s state, first map[uint64]s
 			break
 		}
 		first[s.inode] = name
-		f, err := root.Open(name)
+		f, _, err := regular.OpenIn(root, name)
 		if err != nil {
 			return err
 		}
 		defer f.Close()
-		h.Typeflag, h.Size, r = tar.TypeReg, s.size, f
+		h.Typeflag, h.Size, r = tar.TypeReg, s.size, readerOf(ctx, f)
 	default:
 		return fmt.Errorf("RUN left /%s, a device or FIFO: an image cannot have it", name)
 	}

@@ -31,7 +31,7 @@ func Prune(ctx context.Context, dir string, age time.Duration, bytes int64) (fre
 	if _, err := os.Stat(dir); err != nil {
 		return 0, err
 	}
-	c, err := lockCache(dir, syscall.LOCK_EX)
+	c, err := lockCache(ctx, dir, syscall.LOCK_EX)
 	if err != nil {
 		return 0, err
 	}
@@ -48,7 +48,7 @@ type kept struct {
 
 // prune needs the lock exclusively.
 func (c *cache) prune(ctx context.Context, age time.Duration, bytes int64) (freed int64, err error) {
-	if err := c.removeWork(); err != nil {
+	if err := errors.Join(ctx.Err(), c.removeWork()); err != nil {
 		return 0, err
 	}
 	records, freed, err := c.records(ctx)

@@ -11,12 +11,14 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
 // zfsCommand runs zfs(8).
 func zfsCommand(ctx context.Context, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, "zfs", args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a terminal's signals are for the build, which then cleans up
 	var out, said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &said
 	if err := cmd.Run(); err != nil {
@@ -58,7 +60,7 @@ func openPool(ctx context.Context, name string, how int) (*pool, error) {
 	if err != nil {
 		return nil, err
 	}
-	lock, err := lockFile(filepath.Join(dir, ".lock"), how)
+	lock, err := lockFile(ctx, filepath.Join(dir, ".lock"), how)
 	if err != nil {
 		return nil, err
 	}
