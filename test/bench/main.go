@@ -1,6 +1,6 @@
 // Command bench measures freejail beside what a user would take instead, in
 // one run on one host, and prints medians. It needs root; `make bench` sets
-// its environment. Its arguments are the parts to run: starts, memory, logs,
+// its environment. Its arguments are the parts to run: starts, memory, output, logs,
 // unpacking; without any, all of them.
 package main
 
@@ -84,10 +84,10 @@ func run(ctx context.Context, only []string) (err error) {
 	if b.archive, err = testimage.Write(ctx, dir, testimage.Spec{Name: "bench", Manifest: `{"schemaVersion":1}`, Programs: programs, Cmd: []string{"program", "sleep"}}); err != nil {
 		return err
 	}
-	parts := map[string]func(context.Context) error{"starts": b.starts, "memory": b.memory, "logs": b.logs,
+	parts := map[string]func(context.Context) error{"starts": b.starts, "memory": b.memory, "output": b.output, "logs": b.logs,
 		"unpacking": b.unpacking, "building": b.building, "roots": b.roots}
 	if len(only) == 0 {
-		only = []string{"starts", "memory", "logs", "unpacking", "building", "roots"}
+		only = []string{"starts", "memory", "output", "logs", "unpacking", "building", "roots"}
 	}
 	if slices.ContainsFunc(only, func(name string) bool { return name != "unpacking" && name != "building" && name != "roots" }) {
 		if err := b.startDaemon(ctx); err != nil {
