@@ -272,3 +272,38 @@ func TestEveryOutputIsTried(t *testing.T) {
 		t.Error("harmless is not")
 	}
 }
+
+// An image and a job with hostile text go all the way: no output of any command, no
+// event and no line of the daemon's log has it.
+func TestHostileImageOnAHost(t *testing.T) {
+	h := newHost(t, "permit {\n  users = [\"root\"]\n}\n")
+	sly, err := json.Marshal(testtext.Sly)
+	check(t, err)
+	line, err := json.Marshal(strings.ReplaceAll(testtext.Sly, "\n", ""))
+	check(t, err)
+	dir := h.path(strings.ReplaceAll(hostile, "/", ""))
+	check(t, os.Mkdir(dir, 0o700))
+	manifest := fmt.Sprintf(`{"schemaVersion":1,"summary":%s,"usage":%s,"parameters":[{"name":"WORD","description":%s,"required":true}],
+		"ports":[{"name":"http","port":80,"protocol":"tcp","description":%s}],"requires":{"jail":{"children.max":%s},
+		"mounts":[{"type":"tmpfs","target":"/x\u202e\u200b"}]},"volumes":[{"name":"data","path":"/d\u202e","description":%s,"required":true}]}`, sly, sly, sly, sly, line, sly)
+	_, err = testimage.Write(t.Context(), dir, testimage.Spec{Name: "hostile", User: hostile, Labels: map[string]string{hostile: hostile}, Cmd: []string{hostile}, Manifest: manifest})
+	check(t, err)
+	image := dir + "/hostile.tar"
+	for _, args := range [][]string{{"images", "import", image + hostile}, {"images", "import", image}, {"images"}, {"images", "hostile"}, {"images", image}, {"policy", "check", "hostile"},
+		{"policy", "check", image}, {"run", "hostile"}, {"run", "--param", "WORD=" + hostile, "hostile"}, {"run", "--param", "WORD=x", "--volume", hostile + ":/d\u202e", "hostile"},
+		{"run", "--param", "WORD=x", "--volume", "/etc:/d\u202e", "--user", hostile, "hostile"}, {"run", image}, {"run", "--devfs", hostile, "prog"}, {"run", "--user", hostile, "prog"},
+		{"run", "--workdir", hostile, "prog"}, {"run", "--entrypoint", hostile, "prog"}, {"run", "--hostname", hostile, "--rm", "prog", "say", "x"}, {"run", "--storage", hostile, "prog"},
+		{"run", "--port", hostile + "=80", "prog"}, {"run", "--env", hostile + "=x", "prog", "exit", "3"}, {"policy", "approve", "--reason", hostile, "hostile"}, {"policy", "list"},
+		{"policy", "log"}, {"policy", "revoke", "--reason", hostile, "hostile"}, {"policy", "log"}, {"pull", hostile}, {"ps", "-a"}, {"events"}, {"gc"}, {"doctor"}, {"metrics"}, {"devfs", "explain", "hostile"}} {
+		for _, more := range [][]string{nil, {"--json"}} {
+			r := h.freejail(append(more, args...)...)
+			if c, steers := testtext.Steers(r.out + r.errout); steers || testtext.Forged(r.out) || testtext.Forged(r.errout) {
+				t.Errorf("%q: %q or a forged line comes out:\n%s%s", args, c, r.out, r.errout)
+			}
+		}
+	}
+	log := h.read("log")
+	if c, steers := testtext.Steers(log); steers || testtext.Forged(log) || !strings.Contains(log, "FORGED") {
+		t.Errorf("the log has %q or a forged line in it, or nothing of this:\n%s", c, log)
+	}
+}
