@@ -16,6 +16,7 @@ import (
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/devfs"
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/internal/printable"
 	"github.com/freejail/freejail/nfsroot"
 	"github.com/freejail/freejail/policy"
 )
@@ -101,6 +102,9 @@ func (p *plan) addEnd(spec client.TaskSpec) error {
 }
 
 func (p *plan) addPorts(spec client.TaskSpec) error {
+	if err := checkServices(spec.Service); err != nil {
+		return err
+	}
 	known := map[string]bool{}
 	for _, mp := range p.image.Manifest.Ports {
 		known[mp.Name] = true
@@ -121,6 +125,19 @@ func (p *plan) addPorts(spec client.TaskSpec) error {
 	for _, name := range slices.Sorted(maps.Keys(spec.Ports)) {
 		if !known[name] {
 			return invalid("ports: image %s provides no port %q; it provides: %s", p.image.Name, name, strings.Join(slices.Sorted(maps.Keys(known)), ", "))
+		}
+	}
+	return nil
+}
+
+// checkServices refuses what would be read as something else in Consul.
+func checkServices(o client.Overrides) error {
+	for _, port := range slices.Sorted(maps.Keys(o.Ports)) {
+		p := o.Ports[port]
+		for _, text := range append([]string{p.Name, p.Address}, p.Tags...) {
+			if printable.Line(text) != text {
+				return invalid("services: port %q: %q is not one line of characters that are seen", port, text)
+			}
 		}
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 
 	"github.com/freejail/freejail/catalog"
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/internal/printable"
 )
 
 // register announces a task's ports, with the way back journalled first.
@@ -52,7 +53,7 @@ func (d *Daemon) services(i client.Task) []catalog.Service {
 		s := catalog.Service{PortName: mp.Name, Name: mp.Service.Name, Tags: mp.Service.Tags, Meta: map[string]string{
 			"jail": i.Jail, "jid": strconv.Itoa(i.JID), "image": img.Name, "image-digest": i.Digest, "task": i.Spec.ID}}
 		for k, v := range i.Spec.Labels {
-			s.Meta[k] = v
+			s.Meta[k] = printable.Line(v)
 		}
 		if s.Name == "" {
 			s.Name = mp.Name

@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +20,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/internal/testtext"
 )
 
 // The test binary is also the plugin.
@@ -98,6 +100,34 @@ func TestAsAnAgentSeesIt(t *testing.T) {
 	schema, err := d.TaskConfigSchema(t.Context(), &proto.TaskConfigSchemaRequest{})
 	if err != nil || schema.Spec == nil {
 		t.Errorf("schema: %v %v", schema, err)
+	}
+}
+
+// What a job writes is an escape in the errors that Nomad shows.
+func TestErrorsAreReadable(t *testing.T) {
+	b, conn := startPlugin(t)
+	dir := configure(t, b, false)
+	d := proto.NewDriverClient(conn)
+	for _, conf := range []map[string]any{{"image": "x", "work_dir": testtext.Hostile}, {"image": "x", "wait": testtext.Hostile}, {"image": "x", "ports": map[string]string{testtext.Hostile: testtext.Hostile}},
+		{"image": "x", "mount": []map[string]any{{"source": testtext.Hostile}}}, {"image": testtext.Hostile}, {testtext.Hostile: testtext.Hostile}} {
+		_, err := d.StartTask(t.Context(), &proto.StartTaskRequest{Task: &proto.TaskConfig{Id: "a/b/" + testtext.Harmless, AllocDir: dir, Name: "b", MsgpackDriverConfig: taskConfig(t, conf)}})
+		if err == nil {
+			t.Errorf("%q was taken", conf)
+			continue
+		}
+		if text := status.Convert(err).Message(); testtext.Forged(text) {
+			t.Errorf("a forged line in %q", text)
+		} else if r, steers := testtext.Steers(text); steers {
+			t.Errorf("%q in %q", r, text)
+		}
+	}
+	for _, err := range []error{errors.New(testtext.Hostile), status.Error(codes.NotFound, testtext.Hostile), failure(errors.New(testtext.Hostile))} {
+		if r, steers := testtext.Steers(readable(err).Error()); steers {
+			t.Errorf("%q in %q", r, readable(err))
+		}
+	}
+	if st := status.Convert(readable(failure(errors.New("x")))); st.Code() != codes.FailedPrecondition || len(st.Details()) != 1 {
+		t.Errorf("the code and details are %v", st)
 	}
 }
 

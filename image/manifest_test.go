@@ -81,6 +81,16 @@ func TestManifestTellsAllMistakesAtOnce(t *testing.T) {
 	wantError(t, err, "schemaVersion: ", "foo: ", "ports[0].bar: ")
 }
 
+// What Consul and those who read it see of an image is what the image says.
+func TestServicesAreSeenAsTheyAre(t *testing.T) {
+	for _, bad := range []string{"a\nb", "a\tb", "v\u202e1", "\u200b", "a  b", "\u3164"} {
+		for field, service := range map[string]*Service{"tags[0]": {Tags: []string{bad}}, "check.path": {Check: &Check{Type: "http", Path: "/" + bad}}} {
+			m := Manifest{SchemaVersion: 1, Ports: []Port{{Name: "http", Port: 80, Service: service}}}
+			wantError(t, m.Validate(), "ports[0].service."+field)
+		}
+	}
+}
+
 func TestManifestSizeLimit(t *testing.T) {
 	_, err := ParseManifest([]byte(`{"schemaVersion": 1, "usage": "` + strings.Repeat("x", maxManifest) + `"}`))
 	wantError(t, err, "over the limit")

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"unicode"
+
+	"github.com/freejail/freejail/internal/printable"
 )
 
 var (
@@ -107,7 +109,7 @@ func (v *validator) service(f string, p Port) {
 	v.check(s.Name == "" || serviceName.MatchString(s.Name), f+".name", "%q: want up to 63 letters, digits and dashes, as in a DNS name", s.Name)
 	for i, t := range s.Tags {
 		v.check(t != "" && len(t) <= 255, fmt.Sprintf("%s.tags[%d]", f, i), "it is empty or longer than 255 bytes")
-		v.text(fmt.Sprintf("%s.tags[%d]", f, i), t)
+		v.check(printable.Line(t) == t, fmt.Sprintf("%s.tags[%d]", f, i), "%q: a tag is one line of characters that are seen", t)
 	}
 	c := s.Check
 	if c == nil {
@@ -115,7 +117,7 @@ func (v *validator) service(f string, p Port) {
 	}
 	v.check(c.Type == "http" || c.Type == "tcp", f+".check.type", "%q is neither http nor tcp", c.Type)
 	v.check(c.Path == "" || c.Type == "http" && strings.HasPrefix(c.Path, "/"), f+".check.path", "%q: want a path beginning with /, for type http", c.Path)
-	v.text(f+".check.path", c.Path)
+	v.check(printable.Line(c.Path) == c.Path, f+".check.path", "%q: a path is one line of characters that are seen", c.Path)
 	v.check(p.Protocol != "udp", f+".check", "a udp port cannot be checked")
 }
 

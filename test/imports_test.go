@@ -24,7 +24,7 @@ var mayImport = map[string][]string{
 	"daemon/client":       {"internal/printable"},
 	"devfs":               nil,
 	"driver":              {"daemon/client", "internal/printable"},
-	"image":               {"image/document", "image/sign", "internal/keylock", "internal/regular", "internal/strictjson"},
+	"image":               {"image/document", "image/sign", "internal/keylock", "internal/printable", "internal/regular", "internal/strictjson"},
 	"image/build":         {"image", "internal/regular"},
 	"image/document":      {"internal/strictjson"},
 	"image/registry":      {"image", "image/document", "image/sign", "internal/printable"},

@@ -40,7 +40,7 @@ func hostileImage(t *testing.T, path, name, text, sly string) {
 	tag := []string{sly}
 	manifest, err := json.Marshal(image.Manifest{SchemaVersion: 1, Summary: sly, Usage: "# Use\n\n" + sly,
 		Parameters: []image.Parameter{{Name: "WORD", Description: sly, Default: &sly}},
-		Ports:      []image.Port{{Name: "http", Port: 80, Protocol: "tcp", Description: sly, Service: &image.Service{Tags: tag, Check: &image.Check{Type: "http", Path: "/" + sly}}}},
+		Ports:      []image.Port{{Name: "http", Port: 80, Protocol: "tcp", Description: sly, Service: &image.Service{Tags: []string{"one"}, Check: &image.Check{Type: "http", Path: "/"}}}},
 		Requires: image.Requires{Devfs: tag, Jail: map[string]string{"children.max": strings.ReplaceAll(sly, "\n", "")},
 			Mounts: []image.MountRequest{{Type: "tmpfs", Target: "/x" + strings.ReplaceAll(sly, "\n", "")}}},
 		Volumes: []image.Volume{{Name: "data", Path: "/d" + strings.ReplaceAll(sly, "\n", ""), Description: sly}}})
