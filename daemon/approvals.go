@@ -126,7 +126,7 @@ func (d *Daemon) approvalLog() ([]client.ApprovalRecord, error) {
 }
 
 func (d *Daemon) handleRevoke(r *http.Request) (any, error) {
-	return nil, d.revoke(r.FormValue("ref"), r.FormValue("why"), peerOf(r))
+	return nil, d.revoke(param(r, "ref"), param(r, "why"), peerOf(r))
 }
 
 // revoke withdraws an approval by its id, or all of a digest, given as such, as

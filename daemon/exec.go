@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"net/http"
 	"os"
 	"sync"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/internal/strictjson"
 	"github.com/freejail/freejail/jail"
 )
 
@@ -80,6 +82,10 @@ func (d *Daemon) startExec(ctx context.Context, t *task, spec client.ExecSpec) (
 	if len(spec.Args) == 0 {
 		return nil, invalid("exec: no command given")
 	}
+	size, err := winsize(spec.Rows, spec.Cols)
+	if err != nil {
+		return nil, err
+	}
 	img, err := d.imageOf(info)
 	if err != nil {
 		return nil, err
@@ -102,7 +108,9 @@ func (d *Daemon) startExec(ctx context.Context, t *task, spec client.ExecSpec) (
 	if spec.TTY {
 		x.pid, x.master, err = d.jails.ExecTTY(ctx, info.Jail, p)
 		if err == nil && spec.Rows > 0 && spec.Cols > 0 {
-			err = pty.Setsize(x.master, &pty.Winsize{Rows: uint16(spec.Rows), Cols: uint16(spec.Cols)})
+			if err = pty.Setsize(x.master, size); err != nil {
+				x.kill()
+			}
 		}
 	} else {
 		err = x.startPiped(ctx, p)
@@ -180,20 +188,41 @@ func (x *execSession) readFrames(r io.Reader) {
 		case client.Stdin:
 			err = x.input(p)
 		case client.Resize:
-			var ws client.WindowSize
-			if err = json.Unmarshal(p, &ws); err == nil && x.master != nil {
-				err = pty.Setsize(x.master, &pty.Winsize{Rows: uint16(ws.Rows), Cols: uint16(ws.Cols)})
-			}
+			err = x.resize(p)
 		case client.SignalFrame:
 			sig, serr := parseSignal(string(p))
 			if err = serr; err == nil {
 				err = x.d.jails.Signal(x.jail, x.pid, sig)
 			}
+		default: // who sends it expects something that is not done here
+			x.d.log.Warn("exec: a frame of an unknown type ends the session", "jail", x.jail, "type", t)
+			x.kill()
+			return
 		}
 		if err != nil {
 			x.d.log.Debug("exec: input", "jail", x.jail, "error", err)
 		}
 	}
+}
+
+// resize has no effect without a terminal.
+func (x *execSession) resize(p []byte) error {
+	var ws client.WindowSize
+	if err := strictjson.Unmarshal(p, &ws, strictjson.Rules{Bytes: 1000, Values: 10}); err != nil {
+		return err
+	}
+	size, err := winsize(ws.Rows, ws.Cols)
+	if err != nil || x.master == nil {
+		return err
+	}
+	return pty.Setsize(x.master, size)
+}
+
+func winsize(rows, cols int) (*pty.Winsize, error) {
+	if rows < 0 || rows > math.MaxUint16 || cols < 0 || cols > math.MaxUint16 {
+		return nil, invalid("a terminal cannot have %d rows and %d columns", rows, cols)
+	}
+	return &pty.Winsize{Rows: uint16(rows), Cols: uint16(cols)}, nil
 }
 
 func (x *execSession) input(p []byte) error {

@@ -23,7 +23,7 @@ func (d *Daemon) rulesetInfos() []client.Ruleset {
 // handleExplain tells what a jail would see if all were permitted that its
 // image asks for.
 func (d *Daemon) handleExplain(r *http.Request) (any, error) {
-	img, err := d.resolveImage(r.Context(), client.TaskSpec{Image: r.FormValue("ref")})
+	img, err := d.resolveImage(r.Context(), client.TaskSpec{Image: param(r, "ref")})
 	if err != nil {
 		return nil, err
 	}

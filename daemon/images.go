@@ -173,7 +173,7 @@ func (d *Daemon) handleImport(w http.ResponseWriter, r *http.Request) {
 }
 
 func (d *Daemon) handleImage(r *http.Request) (any, error) {
-	img, err := d.resolveImage(r.Context(), client.TaskSpec{Image: r.FormValue("ref")})
+	img, err := d.resolveImage(r.Context(), client.TaskSpec{Image: param(r, "ref")})
 	if err != nil {
 		return nil, err
 	}

@@ -22,11 +22,11 @@ import (
 
 func (d *Daemon) handleLogs(w http.ResponseWriter, r *http.Request) {
 	t, err := d.find(r.PathValue("id"))
-	stream := r.FormValue("stream")
+	stream := param(r, "stream")
 	if err == nil && !slices.Contains(streams, stream) {
 		err = invalid("stream %q is neither stdout nor stderr", stream)
 	}
-	tail, terr := strconv.Atoi(r.FormValue("tail"))
+	tail, terr := strconv.Atoi(param(r, "tail"))
 	if err == nil && terr != nil {
 		err = invalid("tail: %v", terr)
 	}
@@ -35,7 +35,7 @@ func (d *Daemon) handleLogs(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/octet-stream")
-	follow := r.FormValue("follow") == "true"
+	follow := param(r, "follow") == "true"
 	if err := d.copyLogs(r.Context(), w, t, stream, tail, follow); err != nil && r.Context().Err() == nil {
 		d.log.Warn("logs", "task", t.id(), "error", err)
 	}

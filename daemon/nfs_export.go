@@ -112,7 +112,7 @@ func (d *Daemon) handleUnexport(r *http.Request) (any, error) {
 	if err := d.mustExport(); err != nil {
 		return nil, err
 	}
-	ref := r.FormValue("ref")
+	ref := param(r, "ref")
 	err := d.exporter.Remove(r.Context(), ref)
 	if errors.Is(err, nfsroot.ErrNotExported) {
 		return nil, client.Errorf(client.CodeNotFound, "image %q is not exported; see `freejail export --list`", ref)

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,14 +10,18 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/internal/strictjson"
 )
 
 // listenFD names the environment variable that carries the listening socket
@@ -88,41 +93,74 @@ func (d *Daemon) listen() (net.Listener, error) {
 
 func (d *Daemon) routes() http.Handler {
 	m := http.NewServeMux()
-	m.HandleFunc("GET /v1/info", answer(func(*http.Request) (any, error) { return d.info(), nil }))
-	m.HandleFunc("POST /v1/tasks", d.handleStart)
-	m.HandleFunc("GET /v1/tasks", answer(func(*http.Request) (any, error) { return d.taskInfos(), nil }))
-	m.HandleFunc("GET /v1/tasks/{id}", answer(d.handleTask))
-	m.HandleFunc("GET /v1/tasks/{id}/wait", answer(d.handleWait))
-	m.HandleFunc("POST /v1/tasks/{id}/signal", answer(d.handleSignal))
-	m.HandleFunc("POST /v1/tasks/{id}/stop", answer(d.handleStop))
-	m.HandleFunc("DELETE /v1/tasks/{id}", answer(d.handleDestroy))
-	m.HandleFunc("GET /v1/tasks/{id}/stats", answer(func(r *http.Request) (any, error) { return d.taskUsage(r.PathValue("id")) }))
-	m.HandleFunc("GET /v1/stats", answer(func(*http.Request) (any, error) { return d.allUsage() }))
-	m.HandleFunc("POST /v1/tasks/{id}/exec", d.handleExec)
-	m.HandleFunc("GET /v1/tasks/{id}/logs", d.handleLogs)
-	m.HandleFunc("GET /v1/events", d.handleEvents)
-	m.HandleFunc("GET /v1/images", answer(func(r *http.Request) (any, error) { return d.imageInfos(r.Context()) }))
-	m.HandleFunc("POST /v1/images", d.handleImport)
-	m.HandleFunc("POST /v1/images/pull", d.handlePull)
-	m.HandleFunc("GET /v1/image", answer(d.handleImage))
-	m.HandleFunc("DELETE /v1/image", answer(func(r *http.Request) (any, error) { return nil, d.images.Remove(r.FormValue("ref")) }))
-	m.HandleFunc("GET /v1/exports", answer(func(*http.Request) (any, error) { return d.exportInfos() }))
-	m.HandleFunc("POST /v1/exports", answer(d.handleExport))
-	m.HandleFunc("DELETE /v1/exports", answer(d.handleUnexport))
-	m.HandleFunc("POST /v1/gc", answer(d.handleGC))
-	m.HandleFunc("POST /v1/policy/check", answer(d.handleCheck))
-	m.HandleFunc("POST /v1/policy/approvals", answer(d.handleApprove))
-	m.HandleFunc("GET /v1/policy/approvals", answer(func(*http.Request) (any, error) { return d.listApprovals() }))
-	m.HandleFunc("GET /v1/policy/log", answer(func(*http.Request) (any, error) { return d.approvalLog() }))
-	m.HandleFunc("DELETE /v1/policy/approvals", answer(d.handleRevoke))
-	m.HandleFunc("GET /v1/devfs", answer(func(*http.Request) (any, error) { return d.rulesetInfos(), nil }))
-	m.HandleFunc("GET /v1/devfs/explain", answer(d.handleExplain))
-	m.HandleFunc("GET /v1/metrics", d.handleMetrics)
-	m.HandleFunc("GET /v1/doctor", answer(func(r *http.Request) (any, error) { return d.doctor(r.Context()), nil }))
-	m.HandleFunc("POST /v1/reload", answer(func(*http.Request) (any, error) { return nil, d.reloadPolicy() }))
-	m.HandleFunc("POST /v1/upgrade", d.handleUpgrade)
+	handle := func(pattern string, h http.HandlerFunc, query ...string) { m.HandleFunc(pattern, knownQuery(h, query)) }
+	handle("GET /v1/info", answer(func(*http.Request) (any, error) { return d.info(), nil }))
+	handle("POST /v1/tasks", d.handleStart)
+	handle("GET /v1/tasks", answer(func(*http.Request) (any, error) { return d.taskInfos(), nil }))
+	handle("GET /v1/tasks/{id}", answer(d.handleTask))
+	handle("GET /v1/tasks/{id}/wait", answer(d.handleWait))
+	handle("POST /v1/tasks/{id}/signal", answer(d.handleSignal))
+	handle("POST /v1/tasks/{id}/stop", answer(d.handleStop))
+	handle("DELETE /v1/tasks/{id}", answer(d.handleDestroy), "force")
+	handle("GET /v1/tasks/{id}/stats", answer(func(r *http.Request) (any, error) { return d.taskUsage(r.PathValue("id")) }))
+	handle("GET /v1/stats", answer(func(*http.Request) (any, error) { return d.allUsage() }))
+	handle("POST /v1/tasks/{id}/exec", d.handleExec)
+	handle("GET /v1/tasks/{id}/logs", d.handleLogs, "stream", "tail", "follow")
+	handle("GET /v1/events", d.handleEvents, "after", "follow")
+	handle("GET /v1/images", answer(func(r *http.Request) (any, error) { return d.imageInfos(r.Context()) }))
+	handle("POST /v1/images", d.handleImport)
+	handle("POST /v1/images/pull", d.handlePull)
+	handle("GET /v1/image", answer(d.handleImage), "ref")
+	handle("DELETE /v1/image", answer(func(r *http.Request) (any, error) { return nil, d.images.Remove(param(r, "ref")) }), "ref")
+	handle("GET /v1/exports", answer(func(*http.Request) (any, error) { return d.exportInfos() }))
+	handle("POST /v1/exports", answer(d.handleExport))
+	handle("DELETE /v1/exports", answer(d.handleUnexport), "ref")
+	handle("POST /v1/gc", answer(d.handleGC))
+	handle("POST /v1/policy/check", answer(d.handleCheck))
+	handle("POST /v1/policy/approvals", answer(d.handleApprove))
+	handle("GET /v1/policy/approvals", answer(func(*http.Request) (any, error) { return d.listApprovals() }))
+	handle("GET /v1/policy/log", answer(func(*http.Request) (any, error) { return d.approvalLog() }))
+	handle("DELETE /v1/policy/approvals", answer(d.handleRevoke), "ref", "why")
+	handle("GET /v1/devfs", answer(func(*http.Request) (any, error) { return d.rulesetInfos(), nil }))
+	handle("GET /v1/devfs/explain", answer(d.handleExplain), "ref")
+	handle("GET /v1/metrics", d.handleMetrics)
+	handle("GET /v1/doctor", answer(func(r *http.Request) (any, error) { return d.doctor(r.Context()), nil }))
+	handle("POST /v1/reload", answer(func(*http.Request) (any, error) { return nil, d.reloadPolicy() }))
+	handle("POST /v1/upgrade", d.handleUpgrade)
 	return hostOnly(m)
 }
+
+// switches are the query parameters that are true or false.
+var switches = []string{"force", "follow"}
+
+// knownQuery refuses what a route would pass over in silence.
+func knownQuery(h http.HandlerFunc, known []string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		q, err := url.ParseQuery(r.URL.RawQuery)
+		if err != nil {
+			err = invalid("the query cannot be read: %v", err)
+		}
+		for name, values := range q {
+			switch {
+			case !slices.Contains(known, name):
+				err = invalid("the query's %q is not known here: there are %q", name, known)
+			case len(values) > 1:
+				err = invalid("the query has %q twice", name)
+			case slices.Contains(switches, name) && values[0] != "true" && values[0] != "false":
+				err = invalid("the query's %s=%q is neither true nor false", name, values[0])
+			}
+		}
+		if err != nil {
+			writeError(w, err)
+			return
+		}
+		h(w, r)
+	}
+}
+
+// param is one of the query's. Of the body, which a form's value could be in,
+// nothing is read.
+func param(r *http.Request, name string) string { return r.URL.Query().Get(name) }
 
 func answer(f func(*http.Request) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
@@ -157,10 +195,22 @@ func asError(err error) *client.Error {
 	return client.Errorf(client.CodeInternal, "%v", err)
 }
 
+// bodyRules bound a request's body.
+var bodyRules = strictjson.Rules{Bytes: 8 << 20, Values: 200_000}
+
+// decode reads a request's body, all of it: only then is it known when the client
+// goes away.
 func decode(r *http.Request, v any) error {
-	dec := json.NewDecoder(io.LimitReader(r.Body, 8<<20))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(v); err != nil {
+	b, err := io.ReadAll(io.LimitReader(r.Body, int64(bodyRules.Bytes)+1))
+	if err == nil {
+		err = strictjson.Check(b, reflect.TypeOf(v), bodyRules)
+	}
+	if err == nil {
+		dec := json.NewDecoder(bytes.NewReader(b))
+		dec.DisallowUnknownFields()
+		err = dec.Decode(v)
+	}
+	if err != nil {
 		return invalid("the request cannot be read: %v", err)
 	}
 	return nil
@@ -235,11 +285,11 @@ func (d *Daemon) handleStop(r *http.Request) (any, error) {
 }
 
 func (d *Daemon) handleDestroy(r *http.Request) (any, error) {
-	return nil, d.Destroy(r.Context(), r.PathValue("id"), r.FormValue("force") == "true")
+	return nil, d.Destroy(r.Context(), r.PathValue("id"), param(r, "force") == "true")
 }
 
 func (d *Daemon) handleEvents(w http.ResponseWriter, r *http.Request) {
-	after, err := strconv.ParseUint(r.FormValue("after"), 10, 64)
+	after, err := strconv.ParseUint(param(r, "after"), 10, 64)
 	if err != nil {
 		writeError(w, invalid("after: %v", err))
 		return
@@ -253,7 +303,7 @@ func (d *Daemon) handleEvents(w http.ResponseWriter, r *http.Request) {
 			}
 			after = e.Seq
 		}
-		if r.FormValue("follow") != "true" {
+		if param(r, "follow") != "true" {
 			return
 		}
 		w.(http.Flusher).Flush()

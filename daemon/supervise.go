@@ -137,7 +137,7 @@ func (d *Daemon) Stop(ctx context.Context, id string, r client.StopRequest) (*cl
 	}
 	info := t.snapshot()
 	if info.State == client.Exited {
-		return info.Exit, nil
+		return howItEnded(info), nil
 	}
 	sig, err := stopSignal(r.Signal, info)
 	if err != nil {
@@ -204,7 +204,7 @@ func (d *Daemon) kill(ctx context.Context, t *task) (*client.Exit, error) {
 	for {
 		select {
 		case <-t.done:
-			return t.snapshot().Exit, nil
+			return howItEnded(t.snapshot()), nil
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case <-soon: // whatever is known of the server: nothing else keeps what is killed

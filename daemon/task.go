@@ -94,10 +94,18 @@ func (t *task) isOver() { t.once.Do(func() { close(t.done) }) }
 func (t *task) over(ctx context.Context) (*client.Exit, error) {
 	select {
 	case <-t.done:
-		return t.snapshot().Exit, nil
+		return howItEnded(t.snapshot()), nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+}
+
+// howItEnded is never nil.
+func howItEnded(i client.Task) *client.Exit {
+	if i.Exit == nil {
+		return &client.Exit{Message: "how it ended is not known"}
+	}
+	return i.Exit
 }
 
 // step journals how to take a step back, then takes it, unless ctx has ended.

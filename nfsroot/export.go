@@ -109,6 +109,15 @@ func (e *Exporter) makeDir(dir string, fill func(at string) error) error {
 	return nil
 }
 
+// hasDir tells whether an image's directory is there.
+func (e *Exporter) hasDir(dir string) (bool, error) {
+	_, err := os.Stat(filepath.Join(e.cfg.Dir, dir, manifestFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // sweepDirs removes what an earlier daemon did not finish.
 func (e *Exporter) sweepDirs() error {
 	entries, err := os.ReadDir(e.cfg.Dir)

@@ -14,6 +14,8 @@ import (
 
 	zfs "github.com/mistifyio/go-zfs/v3"
 	"golang.org/x/sys/unix"
+
+	"github.com/freejail/freejail/internal/dataset"
 )
 
 // snapshot marks a dataset as whole, and is what can be sent to other servers.
@@ -23,10 +25,14 @@ const snapshot = "root"
 // NFS exports whole ones.
 func (e *Exporter) prepare() error {
 	if e.cfg.Dataset != "" {
-		if _, err := zfs.GetDataset(e.cfg.Dataset); err == nil {
+		has, err := dataset.Has(e.cfg.Dataset)
+		if err != nil {
+			return fmt.Errorf("nfs: export: %w", err)
+		}
+		if has {
 			return nil
 		}
-		_, err := zfs.CreateFilesystem(e.cfg.Dataset, map[string]string{"mountpoint": e.cfg.Dir, "atime": "off"})
+		_, err = zfs.CreateFilesystem(e.cfg.Dataset, map[string]string{"mountpoint": e.cfg.Dir, "atime": "off"})
 		if err != nil {
 			return fmt.Errorf("nfs: export: %w", err)
 		}
@@ -51,11 +57,9 @@ func (e *Exporter) dataset(dir string) string { return e.cfg.Dataset + "/" + dir
 
 func (e *Exporter) has(dir string) (bool, error) {
 	if e.cfg.Dataset == "" {
-		_, err := os.Stat(filepath.Join(e.cfg.Dir, dir, manifestFile))
-		return err == nil, nil
+		return e.hasDir(dir)
 	}
-	_, err := zfs.GetDataset(e.dataset(dir) + "@" + snapshot)
-	return err == nil, nil
+	return dataset.Has(e.dataset(dir) + "@" + snapshot)
 }
 
 // make fills a directory, or a dataset that nobody can write to afterwards.
@@ -99,7 +103,11 @@ func (e *Exporter) sweep() error {
 		if !below || !validDigest.MatchString(strings.Replace(dir, "-", ":", 1)) {
 			continue
 		}
-		if whole, _ := e.has(dir); !whole {
+		whole, err := e.has(dir)
+		if err != nil {
+			return err
+		}
+		if !whole {
 			if err := d.Destroy(zfs.DestroyForceUmount); err != nil {
 				return err
 			}

@@ -18,8 +18,7 @@ func (e *Exporter) prepare() error {
 }
 
 func (e *Exporter) has(dir string) (bool, error) {
-	_, err := os.Stat(filepath.Join(e.cfg.Dir, dir, manifestFile))
-	return err == nil, nil
+	return e.hasDir(dir)
 }
 
 func (e *Exporter) make(_ context.Context, dir string, fill func(at string) error) error {

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	zfs "github.com/mistifyio/go-zfs/v3"
+
+	"github.com/freejail/freejail/internal/dataset"
 )
 
 // zfsDriver keeps a chain as a dataset with the snapshot @chain, and a root as
@@ -26,7 +28,9 @@ func openZFS(dir string, cfg Config) (Driver, error) {
 	}
 	z := &zfsDriver{parent: cfg.ZFSDataset, dir: dir}
 	for _, ds := range []struct{ name, mountpoint string }{{cfg.ZFSDataset, "none"}, {z.parent + "/chains", path.Join(dir, "zfs-chains")}, {z.parent + "/roots", path.Join(dir, "zfs-roots")}} {
-		if _, err := zfs.GetDataset(ds.name); err == nil {
+		if has, err := dataset.Has(ds.name); err != nil {
+			return nil, fmt.Errorf("storage: %w", err)
+		} else if has {
 			continue
 		}
 		if _, err := zfs.CreateFilesystem(ds.name, map[string]string{"mountpoint": ds.mountpoint, "canmount": "off"}); err != nil {
@@ -47,7 +51,9 @@ func (z *zfsDriver) sweepHalfMade() error {
 		return err
 	}
 	for _, c := range list {
-		if z.whole(c) {
+		if whole, err := z.whole(c); err != nil {
+			return err
+		} else if whole {
 			continue
 		}
 		d, err := zfs.GetDataset(z.chain(c))
@@ -92,7 +98,11 @@ func (z *zfsDriver) ensure(ctx context.Context, chains []string, apply Apply) (r
 		return nil, err
 	}
 	defer unlock()
-	if !z.whole(chains[n]) {
+	whole, err := z.whole(chains[n])
+	if err != nil {
+		return nil, err
+	}
+	if !whole {
 		parent := ""
 		if n > 0 {
 			parent = chains[n-1]
@@ -110,9 +120,12 @@ func (z *zfsDriver) ensure(ctx context.Context, chains []string, apply Apply) (r
 }
 
 // whole tells whether a chain is there.
-func (z *zfsDriver) whole(chain string) bool {
-	_, err := zfs.GetDataset(z.chain(chain) + "@chain")
-	return err == nil
+func (z *zfsDriver) whole(chain string) (bool, error) {
+	has, err := dataset.Has(z.chain(chain) + "@chain")
+	if err != nil {
+		return false, fmt.Errorf("storage: %w", err)
+	}
+	return has, nil
 }
 
 func (z *zfsDriver) makeChain(ctx context.Context, chain, parent string, fill func(string) error) error {
@@ -155,7 +168,9 @@ func (z *zfsDriver) Create(_ context.Context, chain, task string, o Options) (st
 		return "", fmt.Errorf("storage: zfs: %w", err)
 	}
 	// The library clones with -p, for which a dataset that is there is no error.
-	if _, err := zfs.GetDataset(z.root(task)); err == nil {
+	if has, err := dataset.Has(z.root(task)); err != nil {
+		return "", fmt.Errorf("storage: %w", err)
+	} else if has {
 		return "", fmt.Errorf("storage: zfs: %s is there already", z.root(task))
 	}
 	d, err := s.Clone(z.root(task), rootProperties(o))
@@ -233,7 +248,15 @@ func (z *zfsDriver) RemoveChain(ctx context.Context, chain string) error {
 	if err != nil || !slices.Contains(have, chain) {
 		return err
 	}
-	if s, err := zfs.GetDataset(z.chain(chain) + "@chain"); err == nil {
+	whole, err := z.whole(chain)
+	if err != nil {
+		return err
+	}
+	if whole {
+		s, err := zfs.GetDataset(z.chain(chain) + "@chain")
+		if err != nil {
+			return fmt.Errorf("storage: zfs: %w", err)
+		}
 		if clones, err := s.GetProperty("clones"); err != nil {
 			return fmt.Errorf("storage: zfs: %w", err)
 		} else if clones != "" && clones != "-" {

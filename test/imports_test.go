@@ -20,7 +20,7 @@ var mayImport = map[string][]string{
 	".":                   {"driver", "internal/cli"},
 	"catalog":             nil,
 	"cmd/freejail-build":  {"devfs", "image", "image/build", "image/registry", "image/sign", "internal/buildjail", "internal/printable", "internal/progress", "internal/regular", "policy"},
-	"daemon":              {"catalog", "daemon/client", "devfs", "image", "image/registry", "image/sign", "internal/keylock", "internal/mount", "internal/printable", "jail", "nfsroot", "policy", "storage"},
+	"daemon":              {"catalog", "daemon/client", "devfs", "image", "image/registry", "image/sign", "internal/keylock", "internal/mount", "internal/printable", "internal/strictjson", "jail", "nfsroot", "policy", "storage"},
 	"daemon/client":       {"internal/printable"},
 	"devfs":               nil,
 	"driver":              {"daemon/client", "internal/printable"},
@@ -31,6 +31,7 @@ var mayImport = map[string][]string{
 	"image/sign":          {"image/document", "internal/strictjson"},
 	"internal/buildjail":  {"devfs", "image", "image/build", "internal/mount", "jail"},
 	"internal/cli":        {"daemon", "daemon/client", "internal/printable", "internal/progress", "policy"},
+	"internal/dataset":    nil,
 	"internal/keylock":    nil,
 	"internal/mount":      nil,
 	"internal/printable":  nil,
@@ -38,9 +39,9 @@ var mayImport = map[string][]string{
 	"internal/regular":    nil,
 	"internal/strictjson": nil,
 	"jail":                nil,
-	"nfsroot":             {"internal/mount", "internal/strictjson"},
+	"nfsroot":             {"internal/dataset", "internal/mount", "internal/strictjson"},
 	"policy":              {"internal/printable"},
-	"storage":             {"internal/keylock", "internal/mount"},
+	"storage":             {"internal/dataset", "internal/keylock", "internal/mount"},
 }
 
 func TestImportDirections(t *testing.T) {

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -10,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"reflect"
 	"strconv"
 	"time"
 )
@@ -125,17 +127,40 @@ func (c *Client) Events(ctx context.Context, after uint64, follow bool, f func(E
 		return err
 	}
 	defer resp.Body.Close()
-	dec := json.NewDecoder(resp.Body)
+	next := lines[Event](resp.Body)
 	for {
-		var e Event
-		if err := dec.Decode(&e); errors.Is(err, io.EOF) {
+		e, err := next()
+		if errors.Is(err, io.EOF) {
 			return nil
-		} else if err != nil {
+		}
+		if err == nil {
+			err = f(e)
+		}
+		if err != nil {
 			return err
 		}
-		if err := f(e); err != nil {
-			return err
+	}
+}
+
+// What an answer, and a line of one with many, may have; an answer without
+// lines is held in memory whole.
+const (
+	maxAnswer = 64 << 20
+	maxLine   = 4 << 20
+)
+
+// lines reads JSON values of a line each, until io.EOF.
+func lines[T any](r io.Reader) func() (T, error) {
+	sc := bufio.NewScanner(r)
+	sc.Buffer(nil, maxLine)
+	return func() (v T, err error) {
+		if sc.Scan() {
+			return v, json.Unmarshal(sc.Bytes(), &v)
 		}
+		if err = sc.Err(); err == nil {
+			err = io.EOF
+		}
+		return v, err
 	}
 }
 
@@ -166,10 +191,10 @@ func (c *Client) follow(ctx context.Context, path string, r any, tell func(Image
 		return nil, err
 	}
 	defer resp.Body.Close()
-	dec := json.NewDecoder(resp.Body)
+	next := lines[ImageProgress](resp.Body)
 	for {
-		var p ImageProgress
-		switch err := dec.Decode(&p); {
+		p, err := next()
+		switch {
 		case err != nil:
 			return nil, fmt.Errorf("the daemon went away meanwhile: %w", err)
 		case p.Error != nil:
@@ -298,10 +323,15 @@ func call[T any](ctx context.Context, c *Client, method, path string, in any) (T
 		return out, err
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode == http.StatusNoContent {
+	if _, nothing := any(&out).(*any); nothing && resp.StatusCode == http.StatusNoContent {
 		return out, nil
 	}
-	if err := json.NewDecoder(resp.Body).Decode(&out); err != nil {
+	err = json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(&out)
+	// Callers of what has no error go on with it.
+	if v := reflect.ValueOf(&out).Elem(); err == nil && v.Kind() == reflect.Pointer && v.IsNil() {
+		err = errors.New("it is null")
+	}
+	if err != nil {
 		return out, fmt.Errorf("%s %s: the daemon's answer cannot be read: %w", method, path, err)
 	}
 	return out, nil
