@@ -103,8 +103,18 @@ func (s *Store) WriteLayout(ctx context.Context, ref, dir string) error {
 	if err := os.MkdirAll(filepath.Join(dir, "blobs", "sha256"), 0o755); err != nil {
 		return err
 	}
+	return s.WriteLayoutTo(ctx, ref, func(name string) (io.WriteCloser, error) {
+		return os.OpenFile(filepath.Join(dir, filepath.FromSlash(name)), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	})
+}
+
+// Maker makes a file of a layout, of which the directories are there.
+type Maker func(name string) (io.WriteCloser, error)
+
+// WriteLayoutTo is WriteLayout for who makes the files himself.
+func (s *Store) WriteLayoutTo(ctx context.Context, ref string, make Maker) error {
 	put := func(name string, size int64, r io.Reader) error {
-		f, err := os.OpenFile(filepath.Join(dir, filepath.FromSlash(name)), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+		f, err := make(name)
 		if err != nil {
 			return err
 		}

@@ -29,6 +29,11 @@ func (s *Store) ImportInput(ctx context.Context, from *Input, name string, progr
 	return s.importFor(ctx, from, name, HostPlatforms(), progress)
 }
 
+// ImportInputFor is ImportFor from what is open already. It stays open.
+func (s *Store) ImportInputFor(ctx context.Context, from *Input, name string, p ocispec.Platform, progress func(Progress)) (*Image, error) {
+	return s.importFor(ctx, from, name, Platforms(p), progress)
+}
+
 // ImportFor is Import for another platform, as a tool for image authors needs
 // it: only an image of that OS and architecture is taken. The zero platform
 // means any, the host's first.

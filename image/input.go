@@ -5,6 +5,9 @@ import (
 	"io/fs"
 	"os"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/freejail/freejail/image/document"
 	"github.com/freejail/freejail/internal/regular"
 )
 
@@ -33,6 +36,34 @@ func OpenInput(path, name string) (*Input, error) {
 	}
 	root, err := regular.Root(path)
 	return &Input{path: name, info: fi, root: root}, errors.Join(err, f.Close())
+}
+
+// OpenInputIn is OpenInput for a path within a root, which no link leads out of.
+func OpenInputIn(root *os.Root, path, name string) (*Input, error) {
+	fi, err := root.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if fi.IsDir() {
+		dir, err := root.OpenRoot(path)
+		if err != nil {
+			return nil, err
+		}
+		return &Input{path: name, info: fi, root: dir}, nil
+	}
+	f, fi, err := regular.OpenIn(root, path)
+	if err != nil {
+		return nil, err
+	}
+	return &Input{path: name, info: fi, file: f}, nil
+}
+
+// Index reads the index.json of a layout; an archive's is nil.
+func (in *Input) Index() ([]byte, error) {
+	if in.root == nil {
+		return nil, nil
+	}
+	return regular.ReadIn(in.root, ocispec.ImageIndexFile, document.MaxBytes)
 }
 
 // Info is what was opened.

@@ -18,7 +18,6 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image"
-	"github.com/freejail/freejail/internal/regular"
 )
 
 // cache is a directory of what builds made:
@@ -52,7 +51,7 @@ func openCache(ctx context.Context, dir string) (*cache, error) {
 }
 
 func lockCache(ctx context.Context, dir string, how int) (*cache, error) {
-	dir, err := filepath.Abs(dir)
+	dir, err := ownDir(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -66,6 +65,36 @@ func lockCache(ctx context.Context, dir string, how int) (*cache, error) {
 		return nil, err
 	}
 	return &cache{dir, f}, nil
+}
+
+// ownDir makes a directory, and refuses one that somebody else could change: what
+// is in a cache is taken for what builds have made. The path has no links.
+func ownDir(dir string) (string, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	dir, err := filepath.Abs(dir)
+	if err == nil {
+		dir, err = filepath.EvalSymlinks(dir)
+	}
+	if err != nil {
+		return "", err
+	}
+	for at := dir; ; at = filepath.Dir(at) {
+		fi, err := os.Lstat(at)
+		if err != nil {
+			return "", err
+		}
+		shared := fi.Mode()&0o002 != 0 && (at == dir || fi.Mode()&fs.ModeSticky == 0)
+		st, ok := fi.Sys().(*syscall.Stat_t)
+		if shared || ok && st.Uid != 0 && int(st.Uid) != os.Geteuid() {
+			return "", fmt.Errorf("%s can be changed by others (owner %d, mode %04o): give a directory of your own",
+				at, st.Uid, fi.Mode().Perm())
+		}
+		if at == filepath.Dir(at) {
+			return dir, nil
+		}
+	}
 }
 
 // lockFile takes a lock that lasts until the file is closed, and waits for it no
@@ -231,36 +260,25 @@ func (b *work) keepStep(ctx context.Context, key string, before int) error {
 	return nil
 }
 
-// importKey names an archive by its file, and a layout by its index; empty is
-// for what cannot be told from what it will be next.
-func (c *cache) importKey(file string, fi fs.FileInfo, wanted ocispec.Platform) string {
+// importKey names an archive by its file, and a layout by its index, which it
+// gives too; empty is for what cannot be told from what it will be next.
+func (c *cache) importKey(in *image.Input, wanted ocispec.Platform) (key string, index []byte) {
 	if c == nil {
-		return ""
+		return "", nil
 	}
+	fi := in.Info()
 	if fi.IsDir() {
-		index, err := readIndex(file)
+		index, err := in.Index()
 		if err != nil {
-			return "" // the import tells why
+			return "", nil // the import tells why
 		}
-		return keyOf("layout", string(index), wanted)
+		return keyOf("layout", string(index), wanted), index
 	}
 	st, ok := fi.Sys().(*syscall.Stat_t)
 	if !ok || time.Since(changeTime(st)) < settled || time.Since(fi.ModTime()) < settled {
-		return ""
+		return "", nil
 	}
-	return keyOf("archive", uint64(st.Dev), st.Ino, fi.Size(), fi.ModTime().UnixNano(), changeTime(st).UnixNano(), wanted)
-}
-
-// maxIndex bounds the index.json of a layout.
-const maxIndex = 4 << 20
-
-func readIndex(layout string) ([]byte, error) {
-	root, err := os.OpenRoot(layout + "/.")
-	if err != nil {
-		return nil, err
-	}
-	b, err := regular.ReadIn(root, ocispec.ImageIndexFile, maxIndex)
-	return b, errors.Join(err, root.Close())
+	return keyOf("archive", uint64(st.Dev), st.Ino, fi.Size(), fi.ModTime().UnixNano(), changeTime(st).UnixNano(), wanted), nil
 }
 
 // keepPool remembers a dataset, so that pruning looks after it.

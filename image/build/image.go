@@ -1,11 +1,15 @@
 package build
 
 import (
+	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -15,6 +19,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/internal/regular"
 )
 
 func parseEpoch(text string) (time.Time, error) {
@@ -28,12 +33,15 @@ func parseEpoch(text string) (time.Time, error) {
 // from finds the image that FROM or --from names: a path, which is relative to
 // the Jailfile's directory, a name in the store, or a reference to pull. What
 // looks like a path is one.
-func (b *builder) from(ctx context.Context, ref string, wanted ocispec.Platform) (*image.Image, error) {
+func (b *builder) from(ctx context.Context, ref string, wanted ocispec.Platform) (_ *image.Image, err error) {
 	file := ref
 	if !filepath.IsAbs(file) {
 		file = filepath.Join(b.recipeHome(), file)
 	}
-	fi, err := os.Stat(file)
+	in, err := b.openBase(file)
+	if err == nil {
+		defer func() { err = errors.Join(err, in.Close()) }()
+	}
 	isPath := strings.HasPrefix(ref, "/") || strings.HasPrefix(ref, "./") || strings.HasPrefix(ref, "../") || filepath.Ext(ref) == ".tar"
 	if isPath && err != nil {
 		return nil, err
@@ -49,7 +57,7 @@ func (b *builder) from(ctx context.Context, ref string, wanted ocispec.Platform)
 	}
 	switch {
 	case err == nil:
-		return b.importFile(ctx, file, fi, wanted)
+		return b.importFile(ctx, in, wanted)
 	case !errors.Is(err, fs.ErrNotExist):
 		return nil, err
 	case b.opts.Pull != nil:
@@ -60,14 +68,32 @@ func (b *builder) from(ctx context.Context, ref string, wanted ocispec.Platform)
 	return nil, fmt.Errorf("%w %q, and no file %s", image.ErrNotFound, ref, file)
 }
 
+// openBase opens an archive or a layout, within the context where it lies there.
+func (b *builder) openBase(file string) (*image.Input, error) {
+	at, ok := b.inContext(file)
+	if !ok {
+		return image.OpenInput(file, file)
+	}
+	in, err := image.OpenInputIn(b.context, at, file)
+	if err != nil {
+		return nil, contextError(at, err)
+	}
+	if err := b.mayBeOurs(at, in.Info()); err != nil && !in.Info().IsDir() {
+		return nil, errors.Join(contextError(at, err), in.Close())
+	}
+	return in, nil
+}
+
 // importFile brings an archive or a layout into the store, verified; what the
 // cache has of it was verified when it came there.
-func (b *builder) importFile(ctx context.Context, file string, fi fs.FileInfo, wanted ocispec.Platform) (*image.Image, error) {
+func (b *builder) importFile(ctx context.Context, in *image.Input, wanted ocispec.Platform) (*image.Image, error) {
 	name := fmt.Sprintf("freejail-build/%s-%d", filepath.Base(b.dir), len(b.temp))
-	key := b.cache.importKey(file, fi, wanted)
+	key, index := b.cache.importKey(in, wanted)
 	img, err := b.cache.image(ctx, b.store, key, name)
 	if err == nil && img == nil {
-		if img, err = b.store.ImportFor(ctx, file, name, wanted, nil); err == nil {
+		img, err = b.store.ImportInputFor(ctx, in, name, wanted, nil)
+		// The index may be another now, which must not be kept for this one.
+		if err == nil && (index == nil || bytes.Contains(index, []byte(img.Digest))) {
 			err = b.cache.keepImage(ctx, b.store, key, name)
 		}
 	}
@@ -100,49 +126,104 @@ func (b *builder) finish(ctx context.Context, c ocispec.Image, layers []ocispec.
 		return img, err
 	}
 	b.progress("writing %s", b.opts.Output)
-	if fi, err := os.Stat(b.opts.Output); strings.HasSuffix(b.opts.Output, "/") || err == nil && fi.IsDir() {
-		return img, b.writeLayout(ctx, name)
-	}
-	return img, b.writeArchive(ctx, name)
+	return img, b.write(ctx, name)
 }
 
-// writeLayout makes the directory beside its place first: rename(2) replaces an
-// empty one.
-func (b *builder) writeLayout(ctx context.Context, name string) error {
+// write puts the image into its place from a name beside it. Others may write to
+// the directory too: what is made there is made by its descriptor, and no link
+// that stands there is followed.
+func (b *builder) write(ctx context.Context, name string) (err error) {
 	out := filepath.Clean(b.opts.Output)
-	dir, err := os.MkdirTemp(filepath.Dir(out), "."+filepath.Base(out)+"-")
-	if err != nil {
+	o := &output{name: filepath.Base(out), temp: "." + filepath.Base(out) + "-" + rand.Text()}
+	if o.parent, err = regular.Root(filepath.Dir(out)); err != nil {
 		return err
 	}
-	if err = b.store.WriteLayout(ctx, name, dir); err == nil {
-		err = os.Chmod(dir, 0o755)
+	defer func() { err = errors.Join(err, o.parent.Close()) }()
+	fi, err := o.parent.Lstat(o.name)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if strings.HasSuffix(b.opts.Output, "/") || err == nil && fi.IsDir() {
+		return o.layout(func(make image.Maker) error { return b.store.WriteLayoutTo(ctx, name, make) })
+	}
+	return o.archive(func(w io.Writer) error { return b.store.Export(ctx, name, w) })
+}
+
+// output is a file or directory that is made under another name, in the same
+// directory, and appears whole.
+type output struct {
+	parent     *os.Root
+	name, temp string
+}
+
+// layout replaces only an empty directory.
+func (o *output) layout(fill func(image.Maker) error) error {
+	if err := o.parent.Mkdir(o.temp, 0o700); err != nil {
+		return err
+	}
+	err := o.fillDir(fill)
+	if err == nil {
+		err = o.makeWay()
 	}
 	if err == nil {
-		if err = os.Rename(dir, out); errors.Is(err, fs.ErrExist) || errors.Is(err, syscall.ENOTEMPTY) {
-			err = fmt.Errorf("%s is not empty: give a new or an empty directory", out)
-		}
+		err = o.parent.Rename(o.temp, o.name)
 	}
 	if err != nil {
-		return errors.Join(err, os.RemoveAll(dir))
+		return errors.Join(err, o.parent.RemoveAll(o.temp))
 	}
 	return nil
 }
 
-// writeArchive replaces the output in one step.
-func (b *builder) writeArchive(ctx context.Context, name string) error {
-	f, err := os.CreateTemp(filepath.Dir(b.opts.Output), "."+filepath.Base(b.opts.Output)+"-")
+// makeWay removes an empty directory, which os.Root does not let be replaced.
+func (o *output) makeWay() error {
+	fi, err := o.parent.Lstat(o.name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil && !fi.IsDir() {
+		err = fmt.Errorf("%s is there and no directory", o.name)
+	}
 	if err != nil {
 		return err
 	}
-	err = b.store.Export(ctx, name, f)
+	err = o.parent.Remove(o.name)
+	if errors.Is(err, fs.ErrExist) || errors.Is(err, syscall.ENOTEMPTY) {
+		return fmt.Errorf("%s is not empty: give a new or an empty directory", o.name)
+	}
+	return err
+}
+
+func (o *output) fillDir(fill func(image.Maker) error) error {
+	dir, err := o.parent.OpenFile(o.temp, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	err = o.parent.MkdirAll(path.Join(o.temp, "blobs", "sha256"), 0o755)
 	if err == nil {
+		err = fill(func(name string) (io.WriteCloser, error) {
+			return o.parent.OpenFile(path.Join(o.temp, name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+		})
+	}
+	if err == nil {
+		err = dir.Chmod(0o755)
+	}
+	return errors.Join(err, dir.Close())
+}
+
+// archive replaces what there was in one step.
+func (o *output) archive(fill func(io.Writer) error) error {
+	f, err := o.parent.OpenFile(o.temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	if err = fill(f); err == nil {
 		err = f.Chmod(0o644)
 	}
 	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), b.opts.Output)
+		err = o.parent.Rename(o.temp, o.name)
 	}
 	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
+		return errors.Join(err, o.parent.Remove(o.temp))
 	}
 	return nil
 }
