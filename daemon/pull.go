@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/docker/go-units"
+	"github.com/opencontainers/go-digest"
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/image"
@@ -103,7 +104,7 @@ func (r *remotes) reference(name string) (ref registry.Reference, ok bool, err e
 	if ref, err = registry.ParseReference(name); err != nil {
 		return ref, false, invalid("%v", err)
 	}
-	return ref, true, nil
+	return r.client.Canonical(ref), true, nil
 }
 
 // imageNamed finds an image of the store by a name, a digest, or a reference.
@@ -132,6 +133,9 @@ func (d *Daemon) pullFor(ctx context.Context, t *task, auth *client.Auth) (*imag
 	spec := t.info.Spec
 	if spec.Image == "" || filepath.IsAbs(spec.Image) {
 		return nil, nil
+	}
+	if strings.HasPrefix(spec.Image, "sha256:") && digest.Digest(spec.Image).Validate() != nil {
+		return nil, invalid("image %q: a task's digest is given whole, as another image may have the same first digits", spec.Image)
 	}
 	if !spec.ForcePull {
 		if img, err := d.imageNamed(spec.Image); !client.IsNotFound(err) {

@@ -233,6 +233,9 @@ func tarFile(tw *tar.Writer, name string, size int64, r io.Reader) error {
 
 // checkName keeps names usable as references and harmless on a terminal.
 func checkName(name string) error {
+	if strings.HasPrefix(name, "sha256:") {
+		return fmt.Errorf("image name %q: what begins so is a digest", name)
+	}
 	plain, hex, pinned := strings.Cut(name, "@sha256:")
 	if !imageName.MatchString(plain) || pinned && digest.NewDigestFromEncoded(digest.SHA256, hex).Validate() != nil {
 		return fmt.Errorf("image name %q: want up to 255 letters, digits and . _ / : + -, beginning with a letter or digit, and at most a digest behind an @", name)

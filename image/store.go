@@ -8,6 +8,7 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -18,6 +19,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image/document"
+	"github.com/freejail/freejail/internal/imagename"
 	"github.com/freejail/freejail/internal/keylock"
 )
 
@@ -175,9 +177,9 @@ func writeFile(tmpDir, final string, b []byte) error {
 	return syncDir(filepath.Dir(final))
 }
 
-// Get finds an image by its name (with or without :latest), its digest, or the
-// beginning of a digest of at least 6 characters. The error is ErrNotFound, or
-// tells that several digests begin so.
+// Get finds an image by its name (with or without :latest), or by sha256: and its
+// digest or the first digits of it, at least 12. Neither is taken for the other.
+// The error is ErrNotFound, or tells that several digests begin so.
 func (s *Store) Get(ref string) (*Image, error) {
 	d, err := s.find(ref)
 	if err != nil {
@@ -186,9 +188,11 @@ func (s *Store) Get(ref string) (*Image, error) {
 	return s.load(d)
 }
 
-func sameName(a, b string) bool {
-	return strings.TrimSuffix(a, ":latest") == strings.TrimSuffix(b, ":latest")
-}
+func sameName(a, b string) bool { return imagename.Same(a, b) }
+
+// minDigest is how much of a digest has to be given: an image whose digest has
+// fewer digits in common with another's is soon made.
+const minDigest = 12
 
 func (s *Store) find(ref string) (ocispec.Descriptor, error) {
 	s.mu.Lock()
@@ -197,13 +201,18 @@ func (s *Store) find(ref string) (ocispec.Descriptor, error) {
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	var found *ocispec.Descriptor
-	hex := strings.TrimPrefix(ref, "sha256:")
-	for i, d := range idx.Manifests {
-		if ref != "" && sameName(d.Annotations[refName], ref) {
-			return d, nil
+	hex, byDigest := strings.CutPrefix(ref, "sha256:")
+	if !byDigest {
+		for _, d := range idx.Manifests {
+			if ref != "" && sameName(d.Annotations[refName], ref) {
+				return d, nil
+			}
 		}
-		if len(hex) < 6 || !strings.HasPrefix(d.Digest.Encoded(), hex) {
+		return ocispec.Descriptor{}, notFound(ref)
+	}
+	var found *ocispec.Descriptor
+	for i, d := range idx.Manifests {
+		if len(hex) < minDigest || !strings.HasPrefix(d.Digest.Encoded(), hex) {
 			continue
 		}
 		if found != nil && found.Digest != d.Digest {
@@ -228,7 +237,16 @@ func (s *Store) nameless(ref string) (ocispec.Descriptor, error) {
 			return ocispec.Descriptor{Digest: digest.Digest(ref), Size: int64(len(b))}, nil
 		}
 	}
-	return ocispec.Descriptor{}, fmt.Errorf("%w: %q", ErrNotFound, ref)
+	return ocispec.Descriptor{}, notFound(ref)
+}
+
+var onlyHex = regexp.MustCompile(`^[0-9a-f]{6,64}$`)
+
+func notFound(ref string) error {
+	if onlyHex.MatchString(ref) {
+		return fmt.Errorf("%w: %q (a digest is written sha256:%s)", ErrNotFound, ref, ref)
+	}
+	return fmt.Errorf("%w: %q", ErrNotFound, ref)
 }
 
 // Hold keeps an image and its blobs from Prune and GC until release is called.
@@ -289,7 +307,7 @@ func (s *Store) Remove(ref string) error {
 	if err != nil {
 		return err
 	}
-	byName := sameName(gone.Annotations[refName], ref)
+	byName := !strings.HasPrefix(ref, "sha256:")
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	idx, err := s.readIndex()

@@ -289,12 +289,12 @@ func TestNamesDigestsAndCollection(t *testing.T) {
 	a := putLayers(t, s, "web", layerOf(t, file("f", "a")))
 	b := putLayers(t, s, "db:1", layerOf(t, file("f", "b")))
 	for ref, want := range map[string]digest.Digest{"web": a.Digest, "web:latest": a.Digest, "db:1": b.Digest, a.Digest.String(): a.Digest,
-		b.Digest.Encoded()[:6]: b.Digest, "sha256:" + b.Digest.Encoded()[:12]: b.Digest} {
+		"sha256:" + b.Digest.Encoded()[:12]: b.Digest, "sha256:" + b.Digest.Encoded()[:63]: b.Digest} {
 		if img, err := s.Get(ref); err != nil || img.Digest != want {
 			t.Errorf("%q gives %v, %v", ref, img, err)
 		}
 	}
-	for _, ref := range []string{"", "db", "web:1", a.Digest.Encoded()[:5], "sha256:", "../web"} {
+	for _, ref := range []string{"", "db", "web:1", a.Digest.Encoded(), a.Digest.Encoded()[:12], "sha256:" + a.Digest.Encoded()[:11], "sha256:", "sha256:web", "../web"} {
 		if _, err := s.Get(ref); !errors.Is(err, ErrNotFound) {
 			t.Errorf("%q gives %v", ref, err)
 		}

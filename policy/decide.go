@@ -8,17 +8,25 @@ import (
 	"strings"
 	"time"
 
+	"github.com/freejail/freejail/internal/imagename"
 	"github.com/freejail/freejail/internal/printable"
 )
 
 // appliesTo tells whether a block is about a subject. A block that names none
-// is about all. Signers must be verified ones.
-func (b *block) appliesTo(s Subject) bool {
+// is about all. Signers must be verified ones. What denies or requires is about
+// an image by whichever of its names.
+func (b *block) appliesTo(s Subject, byAnyName bool) bool {
+	names := []string{imagename.Canonical(s.Image), imagename.Canonical(s.Repository)}
+	if byAnyName {
+		names = append(imagename.Aliases(s.Image), imagename.Aliases(s.Repository)...)
+	}
 	one := func(list []string, f func(glob string) bool) bool {
 		return len(list) == 0 || slices.ContainsFunc(list, f)
 	}
 	return one(b.digests, func(d string) bool { return d == s.Digest }) &&
-		one(b.images, func(g string) bool { return imageGlob(g, s.Image) || imageGlob(g, s.Repository) }) &&
+		one(b.images, func(g string) bool {
+			return slices.ContainsFunc(names, func(name string) bool { return imageGlob(g, name) || imageGlob(imagename.Canonical(g), name) })
+		}) &&
 		one(b.signers, func(g string) bool {
 			return slices.ContainsFunc(s.Signers, func(name string) bool { return glob(g, name) })
 		}) &&
@@ -45,10 +53,10 @@ func imageGlob(pattern, name string) bool {
 // scope tells which blocks of a table are about a subject.
 type scope map[*block]bool
 
-func (t *table) scope(s Subject) scope {
+func (t *table) scope(s Subject, byAnyName bool) scope {
 	out := scope{}
 	for _, b := range t.blocks {
-		if b.appliesTo(s) {
+		if b.appliesTo(s, byAnyName) {
 			out[b] = true
 		}
 	}
@@ -66,7 +74,7 @@ func (e *entry) about(in scope, from Source) bool {
 func (p *Policy) Decide(s Subject, reqs []Request, approvals []Approval) Decision {
 	d := Decision{Allowed: true, Results: make([]Result, 0, len(reqs))}
 	now := time.Now()
-	j := judge{Policy: p, allow: p.permits.scope(s), refuse: p.denies.scope(s)}
+	j := judge{Policy: p, allow: p.permits.scope(s, false), refuse: p.denies.scope(s, true)}
 	j.approvals = slices.DeleteFunc(slices.Clone(approvals), func(a Approval) bool { return a.Digest != s.Digest || a.Expired(now) })
 	j.sums = p.permits.sums(reqs, j.allow)
 	for _, r := range reqs {
@@ -81,7 +89,7 @@ func (p *Policy) Decide(s Subject, reqs []Request, approvals []Approval) Decisio
 		d.Results = append(d.Results, res)
 	}
 	for _, q := range p.requires {
-		if q.block.appliesTo(s) {
+		if q.block.appliesTo(s, true) {
 			res := q.decide(s, j.approvals)
 			d.Allowed = d.Allowed && res.Allowed
 			d.Results = append(d.Results, res)

@@ -17,6 +17,8 @@ import (
 	"oras.land/oras-go/v2/registry/remote"
 	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/retry"
+
+	"github.com/freejail/freejail/internal/imagename"
 )
 
 // Host is how one registry is reached.
@@ -62,6 +64,10 @@ func NewClient(c Config) (*Client, error) {
 		if err := checkHost(h.Name); err != nil {
 			return nil, fmt.Errorf("registry %q: %w", h.Name, err)
 		}
+		if h.PlainHTTP && strings.HasSuffix(h.Name, ":443") {
+			return nil, fmt.Errorf("registry %q: plain_http with the port of HTTPS: name another, or leave one out", h.Name)
+		}
+		h.Name = imagename.Host(h.Name)
 		if _, twice := out.hosts[h.Name]; twice {
 			return nil, fmt.Errorf("registry %q: it is there twice", h.Name)
 		}
@@ -78,8 +84,22 @@ func NewClient(c Config) (*Client, error) {
 			wires.own[h.Name] = transport(pool)
 		}
 	}
+	for name := range out.hosts {
+		if bare, ok := strings.CutSuffix(name, ":80"); ok && out.hosts[bare].PlainHTTP {
+			return nil, fmt.Errorf("registry %q: it is there twice, as %q speaks plain HTTP, whose port this is", name, bare)
+		}
+	}
 	out.http = &http.Client{Transport: retry.NewTransport(wires)}
 	return out, nil
+}
+
+// Canonical is a reference as its image is called here: of a registry that speaks
+// plain HTTP the host is without that port.
+func (c *Client) Canonical(ref Reference) Reference {
+	if bare, ok := strings.CutSuffix(ref.Host, ":80"); ok && c.hosts[bare].PlainHTTP {
+		ref.Host = bare
+	}
+	return ref
 }
 
 func (h Host) check() error {
@@ -107,6 +127,7 @@ func mirrored(mirror, repository string) (Reference, error) {
 	if err := checkHost(host); err != nil {
 		return Reference{}, err
 	}
+	host = imagename.Host(host)
 	if prefix != "" {
 		if !repositoryName.MatchString(prefix) {
 			return Reference{}, fmt.Errorf("%q is no part of a repository's name", prefix)
@@ -154,10 +175,16 @@ type wires struct {
 }
 
 func (w *wires) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.URL.Scheme != "https" && !w.plain[req.URL.Host] {
+	host := req.URL.Host // which others may have written
+	if req.URL.Scheme == "https" {
+		host = strings.TrimSuffix(host, ":443")
+	} else if bare, ok := strings.CutSuffix(host, ":80"); ok && !w.plain[host] {
+		host = bare
+	}
+	if req.URL.Scheme != "https" && !w.plain[host] {
 		return nil, fmt.Errorf("plain HTTP is not spoken with %s: it would have to be named so (registry %q { plain_http = true })", req.URL.Host, req.URL.Host)
 	}
-	if t, ok := w.own[req.URL.Host]; ok {
+	if t, ok := w.own[host]; ok {
 		return t.RoundTrip(req)
 	}
 	return w.any.RoundTrip(req)

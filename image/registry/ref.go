@@ -10,11 +10,13 @@ import (
 	"strings"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/freejail/freejail/internal/imagename"
 )
 
 // Reference names an image in a registry.
 type Reference struct {
-	Host       string // host or host:port, in lower case
+	Host       string // host or host:port, in lower case and without HTTPS' own port
 	Repository string // path in the registry, such as team/web
 	Tag        string // "latest" where neither a tag nor a digest was given
 	Digest     digest.Digest
@@ -34,14 +36,11 @@ const maxReference = 255
 
 // IsReference tells whether a text names a registry: its first part is
 // localhost, or has a dot or a port in it.
-func IsReference(s string) bool {
-	host, _, slash := strings.Cut(s, "/")
-	return slash && (host == "localhost" || strings.ContainsAny(host, ".:"))
-}
+func IsReference(s string) bool { return imagename.IsReference(s) }
 
 // ParseReference reads registry.example/team/web:tag, with or without
 // @sha256:..., which then counts. There is no registry by default, and nothing
-// is added but the tag latest.
+// is added but the tag latest. The host becomes the one way of writing it.
 func ParseReference(s string) (Reference, error) {
 	bad := func(format string, args ...any) (Reference, error) {
 		return Reference{}, fmt.Errorf("image reference %q: "+format, append([]any{shortened(s)}, args...)...)
@@ -67,6 +66,7 @@ func ParseReference(s string) (Reference, error) {
 	if err := checkHost(r.Host); err != nil {
 		return bad("%w", err)
 	}
+	r.Host = imagename.Host(r.Host)
 	if !repositoryName.MatchString(r.Repository) {
 		return bad("%q is no repository's name: want lower-case letters and digits, within a part joined by . _ __ or -", r.Repository)
 	}
@@ -118,7 +118,7 @@ func (r Reference) Name() string {
 // Identity is host and repository: what a signature is bound to.
 func (r Reference) Identity() string { return r.Host + "/" + r.Repository }
 
-// String is the reference as it was written, with its tag.
+// String is the reference with its tag.
 func (r Reference) String() string {
 	s := r.Identity()
 	if r.Tag != "" {

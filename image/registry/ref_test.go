@@ -101,3 +101,32 @@ func FuzzParseReference(f *testing.F) {
 		}
 	})
 }
+
+// One registry has one name, so that what a policy or a signature says of it
+// holds by whichever it was asked for.
+func TestHostsHaveOneName(t *testing.T) {
+	for text, want := range map[string]string{
+		"registry.example:443/web:1":             "registry.example/web:1",
+		"registry.example:80/web:1":              "registry.example:80/web:1",
+		"plain.example:80/web:1":                 "plain.example/web:1",
+		"plain.example:443/web:1":                "plain.example/web:1",
+		"registry-1.docker.io/library/web":       "docker.io/library/web:latest",
+		"registry.example:443/web@" + someDigest: "registry.example/web@" + someDigest,
+	} {
+		c, err := NewClient(Config{Hosts: []Host{{Name: "plain.example", PlainHTTP: true}, {Name: "registry.example:80", PlainHTTP: true}}})
+		check(t, err)
+		if got := c.Canonical(ref(t, text)).Name(); got != want {
+			t.Errorf("%s is %s, want %s", text, got, want)
+		}
+	}
+	for _, hosts := range [][]Host{
+		{{Name: "a.example"}, {Name: "a.example:443"}},
+		{{Name: "a.example", PlainHTTP: true}, {Name: "a.example:80", PlainHTTP: true}},
+		{{Name: "a.example:443", PlainHTTP: true}},
+		{{Name: "docker.io"}, {Name: "registry-1.docker.io"}},
+	} {
+		if _, err := NewClient(Config{Hosts: hosts}); err == nil {
+			t.Errorf("%v is taken", hosts)
+		}
+	}
+}

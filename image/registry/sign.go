@@ -16,6 +16,7 @@ import (
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/document"
 	"github.com/freejail/freejail/image/sign"
+	"github.com/freejail/freejail/internal/imagename"
 )
 
 // Sign signs an image where it lies, and each image of an index too, as others
@@ -72,6 +73,7 @@ func identityOf(at Location, src source, root ocispec.Descriptor, identity strin
 	if i := strings.LastIndexByte(identity, ':'); i > strings.LastIndexByte(identity, '/') {
 		identity = identity[:i]
 	}
+	identity = imagename.Canonical(identity)
 	if identity == "" {
 		return "", errors.New("the image has no name: say by --identity for which repository it is signed")
 	}

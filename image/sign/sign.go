@@ -15,6 +15,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image/document"
+	"github.com/freejail/freejail/internal/imagename"
 	"github.com/freejail/freejail/internal/strictjson"
 )
 
@@ -117,17 +118,14 @@ func (k *PublicKey) Verify(s Signature) (Statement, error) {
 	return Statement{repository(p.Critical.Identity.Reference), p.Critical.Image.Digest}, nil
 }
 
-// repository takes the tag and the digest off a reference. Cosign has another
-// name for docker.io.
+// repository takes the tag and the digest off a reference, which is then written
+// in the one way.
 func repository(ref string) string {
 	ref, _, _ = strings.Cut(ref, "@")
 	if i := strings.LastIndexByte(ref, ':'); i > strings.LastIndexByte(ref, '/') {
 		ref = ref[:i]
 	}
-	if rest, ok := strings.CutPrefix(ref, "index.docker.io/"); ok {
-		return "docker.io/" + rest
-	}
-	return ref
+	return imagename.Canonical(ref)
 }
 
 // Record is what is known of an image's signatures, to be verified whenever they
@@ -182,7 +180,7 @@ func (r *Record) By(k *PublicKey, repository string, d digest.Digest) bool {
 	good := r.reach(d)
 	return slices.ContainsFunc(r.Signatures, func(s Signature) bool {
 		st, err := k.Verify(s)
-		return err == nil && st.Identity == repository && good[st.Digest]
+		return err == nil && st.Identity == imagename.Canonical(repository) && good[st.Digest]
 	})
 }
 
