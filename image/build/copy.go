@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"path"
 	"slices"
@@ -311,7 +310,7 @@ func (c *copier) write(at string, i item) (err error) {
 	}
 	h.Size = r.size
 	if usersFile(at) && r.size <= maxText { // a later --chown looks here
-		if n.text, err = io.ReadAll(io.LimitReader(r, r.size)); err != nil {
+		if err = c.w.view.keepText(n, path.Base(at), r.size, r); err != nil {
 			return fmt.Errorf("%s: %w", i.name, err)
 		}
 		return errors.Join(c.w.entry(h, bytes.NewReader(n.text)), r.verified())

@@ -178,17 +178,14 @@ func (w *writer) changed(ctx context.Context, root *os.Root, name string, s stat
 
 // keep writes an entry and remembers it.
 func (w *writer) keep(h tar.Header, r io.Reader) error {
-	n, err := w.view.nodeOf(&h, h.Name, bytes.NewReader(nil))
+	n, err := w.view.nodeOf(&h, h.Name, r)
 	if err != nil {
 		return err
 	}
 	if h.Typeflag != tar.TypeLink {
 		n.from = w.view.following()
 	}
-	if h.Typeflag == tar.TypeReg && usersFile(h.Name) && h.Size <= maxText {
-		if n.text, err = io.ReadAll(io.LimitReader(r, h.Size)); err != nil {
-			return err
-		}
+	if n.text != nil { // which is read
 		r = bytes.NewReader(n.text)
 	}
 	if err := w.entry(h, r); err != nil {

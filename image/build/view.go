@@ -19,6 +19,7 @@ type view struct {
 	layer int   // counts layers, so that a whiteout spares what its own layer made
 	entry int   // counts the entries of a layer
 	left  int64 // entries that may still be added
+	texts int64 // bytes of what is kept of passwd and group files
 	steps int64 // of all walks
 	sums  bool  // nodes of files get the digests of their contents
 }
@@ -52,6 +53,10 @@ const (
 	maxDepth   = 250 // the unpacker takes 256
 	maxLinks   = 40
 	maxText    = 4 << 20
+	maxTexts   = 64 << 20
+	maxName    = 255     // NAME_MAX of both systems
+	maxTarget  = 4096    // no system takes a longer link
+	maxSteps   = 4096    // of one walk, those in links too
 	baseSteps  = 100_000 // of all walks, as the unpacker takes them
 	entrySteps = 32      // more for each entry
 )
@@ -70,7 +75,10 @@ func newDir() *node { return &node{kind: tar.TypeDir, mode: 0o755, names: map[st
 func (v *view) walk(p string, last bool) (at string, n *node, missing []string, err error) {
 	names, nodes := []string{}, []*node{v.root}
 	todo := components(p)
-	for links := 0; len(todo) > 0; {
+	for links, steps := 0, 0; len(todo) > 0; {
+		if steps++; steps > maxSteps {
+			return "", nil, nil, fmt.Errorf("/%.200s: more than %d steps lead there", p, maxSteps)
+		}
 		name := todo[0]
 		todo = todo[1:]
 		if name == ".." {
@@ -148,6 +156,12 @@ func (v *view) put(at string, n *node) error {
 	names := components(at)
 	if len(names) > maxDepth {
 		return fmt.Errorf("/%s: directories are more than %d deep", at, maxDepth)
+	}
+	if i := slices.IndexFunc(names, func(s string) bool { return len(s) > maxName }); i >= 0 {
+		return fmt.Errorf("the name %.40q... has more than %d bytes", names[i], maxName)
+	}
+	if len(n.link) > maxTarget {
+		return fmt.Errorf("/%s: the link has more than %d bytes", at, maxTarget)
 	}
 	n.layer = v.layer
 	top := v.root
@@ -241,7 +255,7 @@ func (v *view) nodeOf(h *tar.Header, at string, r io.Reader) (*node, error) {
 		if v.sums {
 			return n, n.addSum(r)
 		}
-		return n, n.keepText(path.Base(at), h.Size, r)
+		return n, v.keepText(n, path.Base(at), h.Size, r)
 	default:
 		return nil, fmt.Errorf("the entry type %q is not for images: devices come from devfs", h.Typeflag)
 	}
@@ -258,10 +272,14 @@ func (n *node) addSum(r io.Reader) error {
 func usersFile(name string) bool { return path.Base(name) == "passwd" || path.Base(name) == "group" }
 
 // keepText keeps the content of what --chown=NAME is looked up in.
-func (n *node) keepText(base string, size int64, r io.Reader) (err error) {
-	if usersFile(base) && size <= maxText {
-		n.text, err = io.ReadAll(io.LimitReader(r, size))
+func (v *view) keepText(n *node, base string, size int64, r io.Reader) (err error) {
+	if !usersFile(base) || size > maxText {
+		return nil
 	}
+	if v.texts += size; v.texts > maxTexts {
+		return fmt.Errorf("the image's files named passwd and group have more than %d bytes together", maxTexts)
+	}
+	n.text, err = io.ReadAll(io.LimitReader(r, size))
 	return err
 }
 

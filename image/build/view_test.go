@@ -197,3 +197,27 @@ func TestUmociUnpacks(t *testing.T) {
 		t.Errorf("umoci unpacks\n%s\nfreejail\n%s", mapText(got), mapText(want))
 	}
 }
+
+// What a hostile layer has does not all stay in memory.
+func TestAViewIsBounded(t *testing.T) {
+	text := strings.Repeat("x", maxText)
+	var users []tar.Header
+	for i := range maxTexts/maxText + 1 {
+		users = append(users, tar.Header{Name: fmt.Sprintf("%d/passwd", i), Linkname: text})
+	}
+	maze := []tar.Header{{Name: "d", Typeflag: tar.TypeDir, Mode: 0o755}, {Name: "d/l0", Typeflag: tar.TypeSymlink, Linkname: "."}}
+	for i := 1; i < maxLinks; i++ {
+		maze = append(maze, tar.Header{Name: fmt.Sprint("d/l", i), Typeflag: tar.TypeSymlink, Linkname: strings.Repeat("../d/", 400) + fmt.Sprint("l", i-1)})
+	}
+	maze = append(maze, tar.Header{Name: fmt.Sprint("d/l", maxLinks-1, "/f"), Linkname: "x"})
+	for want, layer := range map[string][]tar.Header{
+		"passwd and group have more than": users,
+		"has more than 255 bytes":         {{Name: strings.Repeat("n", 256), Linkname: "x"}},
+		"the link has more than":          {{Name: "l", Typeflag: tar.TypeSymlink, Linkname: strings.Repeat("l/", 3000)}},
+		"steps lead there":                maze,
+	} {
+		if err := newView().apply(strings.NewReader(tarOf(t, layer...))); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+}
