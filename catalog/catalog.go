@@ -3,11 +3,13 @@
 package catalog
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"net"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -29,9 +31,11 @@ type Service struct {
 	Check    *Check
 }
 
-// Check is how Consul looks after a service.
+// Check is how Consul looks after a service: at the task's own address and the
+// service's port, and nowhere else.
 type Check struct {
 	Type, Path        string // http or tcp
+	Address           string // empty: of the agent's own host
 	Interval, Timeout time.Duration
 }
 
@@ -86,16 +90,23 @@ func New(cfg Config, log hclog.Logger, event func(task, message string)) (*Catal
 		wanted: map[string]map[string]Service{}, state: map[string]string{}, told: map[string]bool{}}, nil
 }
 
-func serviceID(task, port string) string { return "freejail-" + task + "-" + port }
+// serviceID is another one for every port of every task: neither has a dot in its
+// name, and a port's name with a dash is not set off by one.
+func serviceID(task, port string) string {
+	if strings.Contains(port, "-") {
+		return "freejail-" + task + "." + port
+	}
+	return "freejail-" + task + "-" + port
+}
+
+// ours tells that an entry is this daemon's, not somebody else's of the same id.
+func (c *Catalog) ours(s *api.AgentService) bool { return s.Meta[metaNode] == c.node }
 
 // Set says which services a task has. It returns at once.
 func (c *Catalog) Set(task string, services []Service) {
 	ids := map[string]Service{}
 	for _, s := range services {
-		s.Meta = maps.Clone(s.Meta)
-		if s.Meta == nil {
-			s.Meta = map[string]string{}
-		}
+		s.Meta = acceptable(s.Meta)
 		s.Meta[metaNode], s.Meta[metaTask] = c.node, task
 		ids[serviceID(task, s.PortName)] = s
 	}
@@ -103,6 +114,25 @@ func (c *Catalog) Set(task string, services []Service) {
 	c.wanted[task] = ids
 	c.mu.Unlock()
 	c.poke()
+}
+
+// Consul's limits of metadata, see its documentation of services.
+const (
+	maxMetaKey   = 128
+	maxMetaValue = 512
+)
+
+var metaKey = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
+
+// acceptable leaves out and cuts short what Consul would refuse the service for.
+func acceptable(meta map[string]string) map[string]string {
+	out := map[string]string{}
+	for k, v := range meta {
+		if len(k) <= maxMetaKey && metaKey.MatchString(k) {
+			out[k] = strings.ToValidUTF8(v[:min(len(v), maxMetaValue)], "")
+		}
+	}
+	return out
 }
 
 func (c *Catalog) poke() {
@@ -129,12 +159,26 @@ func (c *Catalog) Remove(ctx context.Context, task string) {
 	c.converging.Lock() // else a registration under way could come after
 	defer c.converging.Unlock()
 	for _, id := range ids {
-		if err := c.deregister(ctx, id); err != nil { // the others would wait as long
+		if err := c.deregisterOurs(ctx, id); err != nil { // the others would wait as long
 			c.poke()
 			c.event(task, fmt.Sprintf("Consul does not answer; its services go as soon as it does: %v", err))
 			return
 		}
 	}
+}
+
+// deregisterOurs removes an entry unless it is somebody else's.
+func (c *Catalog) deregisterOurs(ctx context.Context, id string) error {
+	cctx, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
+	have, _, err := c.client.Agent().Service(id, (&api.QueryOptions{}).WithContext(cctx))
+	if notThere(err) || err == nil && !c.ours(have) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return c.deregister(ctx, id)
 }
 
 // deregister removes one entry; none is no error.
@@ -262,24 +306,48 @@ func (c *Catalog) converge(ctx context.Context) error {
 	var errs []error
 	for id, s := range want {
 		var err error
-		if !same(have[id], s) {
+		switch other := have[id]; {
+		case other != nil && !c.ours(other):
+			err = fmt.Errorf("service %s: there is one of this id in Consul that is not this host's: %w", id, errRefused)
+		case !same(other, s):
 			err = c.register(ctx, id, s)
 		}
-		c.mu.Lock()
-		c.state[id] = ""
-		if err != nil {
-			c.state[id] = err.Error()
+		c.note(id, s, err)
+		if !refused(err) { // its own fault, not the agent's
+			errs = append(errs, err)
 		}
-		c.mu.Unlock()
-		errs = append(errs, err)
 	}
 	for id, s := range have {
-		if _, ok := want[id]; ok || s.Meta[metaNode] != c.node {
+		if _, ok := want[id]; ok || !c.ours(s) {
 			continue
 		}
 		errs = append(errs, c.deregister(ctx, id))
 	}
 	return errors.Join(errs...)
+}
+
+// errRefused means that the agent answers, but an entry cannot be there.
+var errRefused = errors.New("nothing is registered")
+
+func refused(err error) bool {
+	var status api.StatusError
+	return errors.Is(err, errRefused) || errors.As(err, &status)
+}
+
+// note keeps how a registration went. Its task's owner is told once where the
+// service itself is refused.
+func (c *Catalog) note(id string, s Service, err error) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	c.mu.Lock()
+	changed := c.state[id] != text
+	c.state[id] = text
+	c.mu.Unlock()
+	if changed && refused(err) {
+		c.event(s.Meta[metaTask], "Consul does not take it: "+text)
+	}
 }
 
 func same(have *api.AgentService, s Service) bool {
@@ -288,27 +356,36 @@ func same(have *api.AgentService, s Service) bool {
 }
 
 func (c *Catalog) register(ctx context.Context, id string, s Service) error {
-	reg := &api.AgentServiceRegistration{ID: id, Name: s.Name, Tags: s.Tags, Address: s.Address, Port: s.Port, Meta: s.Meta}
+	reg := registration{AgentServiceRegistration: &api.AgentServiceRegistration{ID: id, Name: s.Name, Tags: s.Tags, Address: s.Address, Port: s.Port, Meta: s.Meta}}
 	if s.Check != nil {
 		reg.Check = check(s)
 	}
 	cctx, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
-	if err := c.client.Agent().ServiceRegisterOpts(reg, api.ServiceRegisterOpts{}.WithContext(cctx)); err != nil {
+	if _, err := c.client.Raw().Write("/v1/agent/service/register", reg, nil, (&api.WriteOptions{}).WithContext(cctx)); err != nil {
 		return fmt.Errorf("service %s: %w", id, err)
 	}
 	return nil
 }
 
-func check(s Service) *api.AgentServiceCheck {
-	host := s.Address
-	if host == "" {
-		host = "127.0.0.1"
-	}
-	addr := net.JoinHostPort(host, strconv.Itoa(s.Port))
-	out := &api.AgentServiceCheck{Interval: orDefault(s.Check.Interval, 10*time.Second), Timeout: orDefault(s.Check.Timeout, 2*time.Second)}
+// registration has what the client's type lacks.
+type registration struct {
+	*api.AgentServiceRegistration
+	Check *checkOnce `json:",omitempty"`
+}
+
+// checkOnce asks its own address alone: the program that answers must not send
+// Consul elsewhere.
+type checkOnce struct {
+	*api.AgentServiceCheck
+	DisableRedirects bool
+}
+
+func check(s Service) *checkOnce {
+	addr := net.JoinHostPort(cmp.Or(s.Check.Address, "127.0.0.1"), strconv.Itoa(s.Port))
+	out := &checkOnce{AgentServiceCheck: &api.AgentServiceCheck{Interval: orDefault(s.Check.Interval, 10*time.Second), Timeout: orDefault(s.Check.Timeout, 2*time.Second)}, DisableRedirects: true}
 	if s.Check.Type == "http" {
-		out.HTTP = "http://" + addr + s.Check.Path
+		out.HTTP = "http://" + addr + "/" + strings.TrimPrefix(s.Check.Path, "/")
 	} else {
 		out.TCP = addr
 	}

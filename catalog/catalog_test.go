@@ -2,8 +2,12 @@ package catalog
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -129,4 +133,91 @@ func TestConsulAway(t *testing.T) {
 	e.await(t, "two: Consul does not answer; its services go as soon as it does")
 	a.Start()
 	a.AwaitServices("freejail-one-http")
+}
+
+// No task, and nothing of another's, can be taken for one of ours.
+func TestOthersAreLeftAlone(t *testing.T) {
+	ids := map[string]string{}
+	for _, task := range []string{"a", "a-b", "a-b-c", "a_b"} {
+		for _, port := range []string{"b", "c", "b-c", "c-d", "b_c"} {
+			id := serviceID(task, port)
+			if other := ids[id]; other != "" {
+				t.Errorf("%s is the id of %s and of %s %s", id, other, task, port)
+			}
+			ids[id] = task + " " + port
+		}
+	}
+	a := testconsul.New(t)
+	a.Start()
+	taken := &api.AgentServiceRegistration{ID: "freejail-one-http", Name: "vault", Port: 8200, Meta: map[string]string{metaNode: "another host"}}
+	must(t, a.Client.Agent().ServiceRegister(taken))
+	c, e := open(t, a)
+	long := service(1)
+	long[0].Meta = map[string]string{metaNode: "another host", metaTask: "vault", "a key": "x", "image": strings.Repeat("x", 5000), strings.Repeat("k", 200): "x", "job": "j"}
+	c.Set("one", service(1))
+	c.Set("two", long)
+	e.await(t, "one: Consul does not take it: service freejail-one-http: there is one of this id")
+	two := a.AwaitServices("freejail-one-http", "freejail-two-http")["freejail-two-http"]
+	if m := two.Meta; len(m) != 4 || m[metaNode] != "this host" || m[metaTask] != "two" || m["job"] != "j" || len(m["image"]) != 512 {
+		t.Errorf("the metadata is %v", m)
+	}
+	c.Remove(t.Context(), "one")
+	c.Remove(t.Context(), "two")
+	have := a.AwaitServices("freejail-one-http")["freejail-one-http"]
+	if have.Service != "vault" || have.Port != 8200 {
+		t.Errorf("another's service is now %+v", have)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, l := range e.list {
+		if strings.Contains(l, "two:") {
+			t.Errorf("the other task was told %q", l)
+		}
+	}
+}
+
+// What an image's program answers, and what its check says, never sends Consul to
+// another address.
+func TestChecksStayAtTheTask(t *testing.T) {
+	a := testconsul.New(t)
+	a.Start()
+	elsewhere := make(chan string, 100)
+	other := serve(t, func(w http.ResponseWriter, r *http.Request) { elsewhere <- r.URL.String() })
+	asked := make(chan string, 100)
+	own := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		asked <- r.URL.String()
+		http.Redirect(w, r, "http://"+other, http.StatusFound)
+	})
+	_, port, err := net.SplitHostPort(own)
+	must(t, err)
+	n, err := strconv.Atoi(port)
+	must(t, err)
+	c, _ := open(t, a)
+	for i, path := range []string{"/up", "@" + other + "/", "//" + other, "", "/?a=" + other, "\\\\" + other} {
+		// Announced at an address that is not the task's.
+		c.Set(fmt.Sprintf("t%d", i), []Service{{PortName: "http", Name: "web", Address: "192.0.2.1", Port: n, Check: &Check{Type: "http", Path: path, Address: "127.0.0.1", Interval: time.Second, Timeout: time.Second}}})
+	}
+	for seen := map[string]bool{}; len(seen) < 4; { // those that a check can be made for at all
+		seen[<-asked] = true
+	}
+	testconsul.Await(t, "a check that has followed nothing", func() error {
+		checks, err := a.Client.Agent().Checks()
+		for _, check := range checks {
+			if err == nil && strings.Contains(check.Output, "302") {
+				return nil
+			}
+		}
+		return errors.Join(err, fmt.Errorf("checks: %+v", checks))
+	})
+	select {
+	case url := <-elsewhere:
+		t.Errorf("Consul was sent to another address: %s", url)
+	default:
+	}
+}
+
+func serve(t *testing.T, f http.HandlerFunc) string {
+	s := httptest.NewServer(f)
+	t.Cleanup(s.Close)
+	return s.Listener.Addr().String()
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"sync"
 
@@ -135,29 +134,6 @@ func wireDecision(s policy.Subject, dec policy.Decision) client.Decision {
 			Allowed: r.Allowed, Reason: r.Reason, Permit: r.Permit})
 	}
 	return out
-}
-
-// handleCheck decides about an image, or about a whole task where the spec
-// asks for more, without starting it.
-func (d *Daemon) handleCheck(r *http.Request) (any, error) {
-	var spec client.TaskSpec
-	if err := decode(r, &spec); err != nil {
-		return nil, err
-	}
-	img, _, release, err := d.describe(r.Context(), spec, nil)
-	if err != nil {
-		return nil, err
-	}
-	defer release()
-	reqs, err := requestsOf(img)
-	if err != nil {
-		return nil, err
-	}
-	dec, err := d.decision(spec, img, reqs)
-	if err != nil {
-		return nil, err
-	}
-	return wireDecision(d.subject(spec, img), dec), nil
 }
 
 // CheckImage decides about an archive's or layout's requests by a policy file,

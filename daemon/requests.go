@@ -40,6 +40,7 @@ type plan struct {
 	requests         []policy.Request
 	remote           *nfsroot.Source // where the root comes by NFS
 	user             policy.Request  // among them
+	advertise        string          // the host's address for services that name none
 }
 
 const defaultPath = "PATH=/sbin:/bin:/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin"
@@ -57,10 +58,19 @@ func (d *Daemon) makePlan(spec client.TaskSpec, img *image.Image) (*plan, error)
 	if isNFS(spec.Storage) {
 		p.ask(policy.NFS, "", "root", policy.FromJob)
 	}
-	if err := p.check(d.cfg.Devfs.MaxRules); err != nil {
+	if err := errors.Join(d.planServices(p, spec), p.check(d.cfg.Devfs.MaxRules)); err != nil {
 		return nil, errors.Join(err, p.close())
 	}
 	return p, nil
+}
+
+// planServices asks for names where there is a Consul to have them.
+func (d *Daemon) planServices(p *plan, spec client.TaskSpec) error {
+	if d.cfg.Consul.Address == "" {
+		return nil
+	}
+	p.advertise = d.cfg.Consul.Advertise
+	return p.addServices(spec)
 }
 
 // addCommand follows the rule of other container tools: an entrypoint of the

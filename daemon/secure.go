@@ -110,12 +110,12 @@ func (p *plan) askUser(spec client.TaskSpec) {
 	p.requests = append(p.requests, p.user)
 }
 
-// checkUser decides again by what the image's own files make of the user: its
+// userDecision decides again by what the image's own files make of the user: its
 // number, and all names that this has.
-func (d *Daemon) checkUser(spec client.TaskSpec, p *plan, root string, uid uint32) error {
+func (d *Daemon) userDecision(spec client.TaskSpec, p *plan, root string, uid uint32) ([]policy.Request, policy.Decision, error) {
 	names, err := image.UserNames(root, uid)
 	if err != nil {
-		return invalid("user: %v", err)
+		return nil, policy.Decision{}, invalid("user: %v", err)
 	}
 	also := p.user
 	also.Value = strconv.FormatUint(uint64(uid), 10)
@@ -128,7 +128,16 @@ func (d *Daemon) checkUser(spec client.TaskSpec, p *plan, root string, uid uint3
 		asked = append(asked, also)
 	}
 	asked = slices.DeleteFunc(asked, func(r policy.Request) bool { return r.Value == p.user.Value })
-	if dec, err := d.decision(spec, p.image, asked); err != nil || dec.Allowed {
+	if len(asked) == 0 {
+		return nil, policy.Decision{Allowed: true}, nil
+	}
+	dec, err := d.decision(spec, p.image, asked)
+	return asked, dec, err
+}
+
+func (d *Daemon) checkUser(spec client.TaskSpec, p *plan, root string, uid uint32) error {
+	asked, dec, err := d.userDecision(spec, p, root, uid)
+	if err != nil || dec.Allowed {
 		return err
 	}
 	return d.decide(spec, p.image, asked)
@@ -253,17 +262,28 @@ func (p *plan) refuseForeign(client.TaskSpec) error {
 	return nil
 }
 
-// requestsOf is what an image asks for by itself, on any system.
-func requestsOf(img *image.Image) ([]policy.Request, error) {
+// imagePlan is what an image asks for by itself, on any system.
+func imagePlan(img *image.Image, more ...func(*plan, client.TaskSpec) error) (*plan, error) {
 	p := &plan{image: img, params: map[string]string{}, sysctl: map[string]string{}}
 	spec := client.TaskSpec{}
-	for _, f := range []func(client.TaskSpec) error{p.refuseForeign, p.addPorts, p.addPrivileges, func(client.TaskSpec) error { return p.addImageMounts() }} {
-		if err := f(spec); err != nil {
+	steps := []func(*plan, client.TaskSpec) error{(*plan).refuseForeign, (*plan).addPorts, (*plan).addPrivileges,
+		func(*plan, client.TaskSpec) error { return p.addImageMounts() }}
+	for _, f := range append(steps, more...) {
+		if err := f(p, spec); err != nil {
 			return nil, err
 		}
 	}
 	if p.askUser(spec); p.user.Value == "root" {
 		p.requests = p.requests[:len(p.requests)-1] // what every image may do is not worth words
+	}
+	return p, nil
+}
+
+// requestsOf are those of an image where services are registered.
+func requestsOf(img *image.Image) ([]policy.Request, error) {
+	p, err := imagePlan(img, (*plan).addServices)
+	if err != nil {
+		return nil, err
 	}
 	return p.requests, nil
 }

@@ -129,6 +129,13 @@ func requestOf(kind Kind, i item) (Request, error) {
 		r.Name, r.Value = "allow."+strings.TrimPrefix(i.value, "allow."), "true"
 	case SysVIPC:
 		r.Name, r.Value, _ = strings.Cut(i.value, "=")
+	case Service:
+		rule, err := parseService(i.value)
+		name, tags, _ := strings.Cut(i.value, ":")
+		if rule.own && err == nil {
+			err = fmt.Errorf("%q: an assertion names what is asked for", i.value)
+		}
+		return ServiceRequest(name, (Request{Value: tags}).tags(), ""), err
 	case Port:
 		if !strings.Contains(r.Value, "/") {
 			r.Value += "/tcp"

@@ -74,9 +74,9 @@ func (e *entry) about(in scope, from Source) bool {
 func (p *Policy) Decide(s Subject, reqs []Request, approvals []Approval) Decision {
 	d := Decision{Allowed: true, Results: make([]Result, 0, len(reqs))}
 	now := time.Now()
-	j := judge{Policy: p, allow: p.permits.scope(s, false), refuse: p.denies.scope(s, true)}
+	j := judge{Policy: p, subject: &s, allow: p.permits.scope(s, false), refuse: p.denies.scope(s, true)}
 	j.approvals = slices.DeleteFunc(slices.Clone(approvals), func(a Approval) bool { return a.Digest != s.Digest || a.Expired(now) })
-	j.sums = p.permits.sums(reqs, j.allow)
+	j.sums = p.permits.sums(&s, reqs, j.allow)
 	for _, r := range reqs {
 		res := Result{Request: r}
 		j.decide(&res)
@@ -98,9 +98,16 @@ func (p *Policy) Decide(s Subject, reqs []Request, approvals []Approval) Decisio
 	return d
 }
 
+// Denies tells whether anything of a kind is denied to a subject.
+func (p *Policy) Denies(s Subject, kind Kind) bool {
+	in := p.denies.scope(s, true)
+	return slices.ContainsFunc(p.denies.entries[kind], func(e entry) bool { return in[e.block] })
+}
+
 // judge is a policy before one task.
 type judge struct {
 	*Policy
+	subject       *Subject
 	allow, refuse scope
 	approvals     []Approval
 	sums          map[*entry]int64
@@ -133,7 +140,7 @@ func (q requirement) decide(s Subject, approvals []Approval) Result {
 }
 
 func (j *judge) decide(res *Result) {
-	a := newAsk(res.Request)
+	a := newAsk(res.Request, j.subject)
 	if where, err := j.touching(&a); err != nil {
 		res.Reason, res.Denied = fmt.Sprintf("the host's denies cannot be compared: %v", err), true
 		return

@@ -22,6 +22,8 @@ func (e *entry) touches(a *ask) bool {
 		return e.name.match(a.Name)
 	case Mount:
 		return e.mount.touches(a.mount)
+	case Service:
+		return e.service.touches(&a.service)
 	case Port:
 		return !a.portsOK || e.ports.first <= a.ports.last && a.ports.first <= e.ports.last && e.ports.speaks(a.ports.protocol)
 	case User, Module:
@@ -130,6 +132,8 @@ func (a *ask) wideKeys() []string {
 			return []string{""} // everything
 		}
 		return []string{a.mount.where}
+	case Service:
+		return []string{a.service.name}
 	case User, Module:
 		return a.forms()
 	}

@@ -284,6 +284,40 @@ func ipcDenials() denials {
 	return d
 }
 
+func serviceDenials() denials {
+	names, tags := []string{"web", "Web", "webs", "we*", "vault", "*", "[vw]*", "*b"}, []string{"", ":v1", ":V1,v2", ":v*", ":*", `:a\,b`, ":*/*"}
+	d := denials{attr: `services = [%q]`, permit: `services = ["*:*"]`, denies: product("%%", names, tags)}
+	all := [][]string{nil, {"v1"}, {"V2", "x"}, {"a,b"}, {"a", "b"}, {"x/y"}, {"v1", "x/v1", "a,b"}}
+	for _, n := range []string{"web", "WEB", "webs", "vault", "other"} {
+		for _, list := range all {
+			d.requests = append(d.requests, ServiceRequest(n, list, ""))
+		}
+	}
+	// A thing is a name, or a tag of any name.
+	d.of = func(deny string) (out []string) {
+		name, tag, tagged := strings.Cut(strings.ToLower(deny), ":")
+		if name == "*" && tagged {
+			byTag := map[string][]string{"v1": {"v1"}, "v1,v2": {"v1", "v2"}, "v*": {"v1", "v2"}, "*": {"v1", "v2", "x", "a,b", "a", "b", "x/y", "x/v1"}, `a\,b`: {"a,b"}, "*/*": {"x/y", "x/v1"}}
+			return product("tag %", byTag[tag])
+		}
+		for _, n := range []string{"web", "webs", "vault", "other"} {
+			if ok, err := path.Match(name, n); ok && err == nil {
+				out = append(out, "name "+n)
+			}
+		}
+		return out
+	}
+	d.asked = func(r Request) []string {
+		for _, list := range all {
+			if ServiceRequest(r.Name, list, "").Value == r.Value {
+				return append(product("tag %", strings.Split(strings.ToLower(strings.Join(list, "\n")), "\n")), "name "+strings.ToLower(r.Name))
+			}
+		}
+		return nil
+	}
+	return d
+}
+
 // allDenials has every kind that a deny can be about.
 func allDenials() map[Kind][]denials {
 	yes := func(kind Kind, value string) []denials {
@@ -298,7 +332,7 @@ func allDenials() map[Kind][]denials {
 		Module: {words(Module, `modules = [%q]`, `modules = ["*"]`, []string{"procfs", "procfs.ko", "proc*", "tmpfs"}, requests(Module, "", "procfs", "procfs.ko", "linprocfs", "tmpfs", "tmpfs.ko"),
 			[][]string{{"procfs", "procfs.ko", "proc*", "linprocfs"}, {"tmpfs", "tmpfs.ko"}}),
 			words(Module, `modules = [%q]`, `modules = ["*"]`, []string{"pseudofs", "linux_*"}, requests(Module, "", "linprocfs", "linsysfs", "tmpfs"), [][]string{{"pseudofs", "linprocfs", "linsysfs", "linux_*"}})},
-		NFS: yes(NFS, "root"), VNET: yes(VNET, "true"), Linux: yes(Linux, "true"),
+		Service: {serviceDenials()}, NFS: yes(NFS, "root"), VNET: yes(VNET, "true"), Linux: yes(Linux, "true"),
 	}
 }
 

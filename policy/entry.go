@@ -18,6 +18,7 @@ type entry struct {
 	name, value pattern
 	ports       portRange
 	mount       mountRule
+	service     serviceRule
 }
 
 // pattern is a glob as path.Match reads it, or a bound on a number. What it
@@ -116,9 +117,10 @@ type ask struct {
 	ports   portRange
 	portsOK bool
 	mount   mountAsk
+	service serviceAsk
 }
 
-func newAsk(r Request) ask {
+func newAsk(r Request, s *Subject) ask {
 	a := ask{Request: r}
 	switch r.Kind {
 	case Port:
@@ -126,6 +128,8 @@ func newAsk(r Request) ask {
 		a.ports, a.portsOK = p, err == nil && p.protocol != ""
 	case Mount:
 		a.mount = parseAsk(r)
+	case Service:
+		a.service = newServiceAsk(r, *s)
 	}
 	return a
 }
@@ -139,6 +143,8 @@ func (e *entry) covers(a *ask) bool {
 		return e.name.match(a.Name) && e.value.all(a.Value)
 	case Mount:
 		return e.mount.covers(a.mount)
+	case Service:
+		return e.service.covers(e.block, &a.service)
 	case Port:
 		return a.portsOK && e.ports.first <= a.ports.first && a.ports.last <= e.ports.last && e.ports.speaks(a.ports.protocol)
 	case User, Module, NFS:

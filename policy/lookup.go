@@ -47,6 +47,11 @@ func (e *entry) prefix(kind Kind) string {
 		return e.name.prefix
 	case Mount:
 		return e.mount.path
+	case Service:
+		if e.service.own {
+			return ""
+		}
+		return e.service.name.prefix
 	case User, Module:
 		return e.value.prefix
 	}
@@ -59,6 +64,8 @@ func (a *ask) key() string {
 		return a.Name
 	case Mount:
 		return a.mount.where
+	case Service:
+		return a.service.name
 	case User, Module:
 		return a.Value
 	}

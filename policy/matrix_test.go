@@ -23,6 +23,7 @@ var cases = map[Kind]struct {
 	Sysctl:  {Request{Name: "kern.ipc.somaxconn", Value: "1024"}, `sysctl = { "kern.ipc.*" = ">=128" }`, `sysctl = { "kern.ipc" = "*" }`, `sysctl = { "*" = "1024" }`},
 	Mount:   {Request{Name: "/data", Value: "nullfs:/srv/data/a:rw"}, `mounts = ["nullfs:/srv/data:rw"]`, `mounts = ["nullfs:/srv/data:ro"]`, `mounts = ["nullfs:/srv/data/a/secret"]`},
 	Port:    {Request{Name: "http", Value: "80/tcp"}, `ports = ["80-90/tcp"]`, `ports = ["80-90/udp", "81"]`, `ports = ["1-1023"]`},
+	Service: {ServiceRequest("web", []string{"v1", "a,b*"}, ""), `services = ["W*:v?,a\\,b*"]`, `services = ["web:v1", "web", "*:a*", "we:*"]`, `services = ["Web"]`},
 	Module:  {Request{Value: "linprocfs"}, `modules = ["lin*"]`, `modules = ["linux"]`, `modules = ["*"]`},
 	NFS:     {Request{Value: "root"}, `nfs = true`, `nfs = false`, `nfs = true`},
 	VNET:    {Request{Value: "true"}, `vnet = true`, `vnet = false`, `vnet = true`},

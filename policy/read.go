@@ -253,13 +253,13 @@ func readNarrowing(a *hcl.Attribute, dst *[]string) error {
 
 // listNames are the attributes of blocks, by the kind that they are about.
 var listNames = map[string]Kind{"devfs": Devfs, "allow": Allow, "jail": Jail, "sysvipc": SysVIPC, "sysctl": Sysctl, "mounts": Mount,
-	"ports": Port, "users": User, "modules": Module, "nfs": NFS, "vnet": VNET, "linux": Linux}
+	"ports": Port, "users": User, "modules": Module, "nfs": NFS, "vnet": VNET, "linux": Linux, "services": Service}
 
 func (b *block) privileges(a *hcl.Attribute, sort string) error {
 	kind, ok := listNames[a.Name]
 	if !ok {
 		return fmt.Errorf("this is no setting of a %s; there are description, images, digests, signer, namespaces, jobs, from, sets, "+
-			"devfs, allow, jail, sysvipc, sysctl, mounts, ports, users, modules, nfs, vnet and linux", sort)
+			"devfs, allow, jail, sysvipc, sysctl, mounts, ports, services, users, modules, nfs, vnet and linux", sort)
 	}
 	read := items
 	switch kind {
@@ -292,6 +292,8 @@ func (e *entry) deniable(kind Kind) error {
 	switch {
 	case e.mount.sized:
 		return fmt.Errorf("%q: a size is for a permit", e.text)
+	case e.service.own:
+		return fmt.Errorf("%q: a deny names what it denies", e.text)
 	case kind == Devfs && has("hide") && !has("unhide") && !has("mode") && !has("user") && !has("group"):
 		return fmt.Errorf("%q: a rule that only hides is no privilege, so that this denies nothing: write unhide", e.text)
 	}
@@ -325,6 +327,8 @@ func newEntry(kind Kind, i item) (e entry, err error) {
 		e.mount, err = parseMount(i.value)
 	case Port:
 		e.ports, err = parsePorts(i.value)
+	case Service:
+		e.service, err = parseService(i.value)
 	case User, Module:
 		e.value, err = newPattern(i.value)
 	case NFS:
@@ -348,6 +352,10 @@ func (r *reader) table(blocks []*block) (table, error) {
 					e.block = b
 					if via[i] != "" {
 						e.where = via[i]
+					}
+					if e.service.own && !b.namesImages() && !b.namesJobs() {
+						return t, fmt.Errorf("%s: services: own is what an image or a job calls itself: say in the block whose, by images or signer, "+
+							"or by namespaces or jobs", e.where)
 					}
 					t.entries[kind], t.sized = append(t.entries[kind], e), t.sized || e.mount.sized
 				}

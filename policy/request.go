@@ -25,13 +25,14 @@ const (
 	NFS     Kind = "nfs"
 	VNET    Kind = "vnet"
 	Linux   Kind = "linux"
+	Service Kind = "service"
 
 	// Signature is what a require block asks for in the image's stead.
 	Signature Kind = "signature"
 )
 
 // Kinds are all of them.
-var Kinds = []Kind{Devfs, Allow, Jail, SysVIPC, Sysctl, Mount, Port, User, Module, NFS, VNET, Linux, Signature}
+var Kinds = []Kind{Devfs, Allow, Jail, SysVIPC, Sysctl, Mount, Port, User, Module, NFS, VNET, Linux, Service, Signature}
 
 // Source is who asks.
 type Source string
@@ -60,6 +61,8 @@ const (
 //	nfs      Value "root": the task's root over NFS
 //	vnet     Value "true"
 //	linux    Value "true": the Linux system call interface
+//	service  Name the name in Consul, Value its tags in their order with commas
+//	         between them, of which those in a tag have a backslash before them
 //	signature  Value the signers of whom one must have signed, with commas
 type Request struct {
 	Kind   Kind   `json:"kind"`
@@ -93,6 +96,11 @@ func (r Request) String() string {
 		return "kernel module " + r.Value
 	case NFS:
 		return r.Value + " over NFS"
+	case Service:
+		if r.Value == "" {
+			return "service " + r.Name
+		}
+		return fmt.Sprintf("service %s (%s)", r.Name, r.Value)
 	case Signature:
 		if r.Value == "true" { // of a test
 			return "the start"
@@ -112,6 +120,8 @@ func (r Request) Key() string {
 		return fmt.Sprintf("%s:%s=%s", r.Kind, r.Name, r.Value)
 	case Mount:
 		return fmt.Sprintf("mount:%s on %s", r.Value, r.Name)
+	case Service:
+		return strings.TrimSuffix("service:"+r.Name+":"+r.Value, ":")
 	case VNET, Linux:
 		return string(r.Kind)
 	}
@@ -153,6 +163,11 @@ func ParseKey(s string) (Request, error) {
 		if _, err := parsePorts(rest); err != nil {
 			return bad("port:80/tcp")
 		}
+	case Service:
+		name, tags, _ := strings.Cut(rest, ":")
+		if r = ServiceRequest(name, (Request{Value: tags}).tags(), ""); name == "" {
+			return bad("service:NAME, or service:NAME:TAG,TAG")
+		}
 	case User, Module, NFS, Signature:
 	default:
 		return bad(fmt.Sprintf("one of the kinds %v before the colon", Kinds))
@@ -180,6 +195,8 @@ func (r Request) permitText() string {
 		return fmt.Sprintf("mounts = [%s]", quoteHCL(mountText(r)))
 	case Port:
 		return fmt.Sprintf("ports = [%s]", quoteHCL(r.Value))
+	case Service:
+		return fmt.Sprintf("services = [%s]", quoteHCL(serviceText(r)))
 	case User, Module:
 		return fmt.Sprintf("%ss = [%s]", r.Kind, quoteHCL(escapeGlob(r.Value)))
 	}

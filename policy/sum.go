@@ -9,7 +9,7 @@ import (
 
 // sums adds up, for each line of a permit that bounds a size, all that it would
 // permit to one task. What is over the bound by itself the line never permits.
-func (t *table) sums(reqs []Request, in scope) map[*entry]int64 {
+func (t *table) sums(s *Subject, reqs []Request, in scope) map[*entry]int64 {
 	l := t.lookups[Mount]
 	if l == nil || !t.sized {
 		return nil
@@ -20,7 +20,7 @@ func (t *table) sums(reqs []Request, in scope) map[*entry]int64 {
 		if r.Kind != Mount {
 			continue
 		}
-		a := newAsk(r)
+		a := newAsk(r, s)
 		l.each(&a, false, func(i int) bool {
 			if e := &list[i]; e.mount.sized && e.covers(&a) && e.about(in, a.Source) {
 				out[e] += min(a.mount.size, math.MaxInt64-out[e])

@@ -54,6 +54,10 @@ permit {
   ports = ["1024-65535/tcp"]
 }
 permit {
+  images   = ["probe"]
+  services = ["own:test"]
+}
+permit {
   images = ["linux-permitted"]
   linux  = true
 }

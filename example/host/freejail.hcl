@@ -83,7 +83,14 @@ gc {
 # Every image may serve unprivileged ports and have temporary files in memory.
 permit {
   ports  = ["1024-65535"]
-  mounts = ["tmpfs:/tmp"]
+  mounts = ["tmpfs:/tmp:size<=1GiB"]  # together, of one task
+}
+
+# Names in Consul are asked for as well, with their tags. The image web may have its
+# own name with the tag example, and no other.
+permit {
+  images   = ["web"]
+  services = ["own:example"]
 }
 
 # Databases need shared memory; theirs alone, not the host's.
@@ -113,11 +120,13 @@ test "databases, and they alone" {
 test "everyone else" {
   image = "web"
   allowed {
-    ports = ["8080"]
+    ports    = ["8080"]
+    services = ["web:example"]
   }
   refused {
-    ports   = ["80"]
-    sysvipc = ["shm=new"]
-    mounts  = ["nullfs:/:ro"]
+    ports    = ["80"]
+    services = ["vault", "web:admin"]
+    sysvipc  = ["shm=new"]
+    mounts   = ["nullfs:/:ro"]
   }
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/freejail/freejail/daemon"
 	"github.com/freejail/freejail/daemon/client"
@@ -22,18 +23,14 @@ func (a *app) policyCmd() *cobra.Command {
 }
 
 func (a *app) policyCheckCmd() *cobra.Command {
-	var file, storage string
-	c := &cobra.Command{Use: "check IMAGE", Short: "what the policy says of each of an image's requests", Args: cobra.ExactArgs(1),
-		Long: "Says of each request of an image by which line it is permitted or denied, and what would permit it.\n" +
+	var file string
+	var f runFlags
+	c := &cobra.Command{Use: "check [flags] IMAGE", Short: "what the policy says of each request of an image, or of a task", Args: cobra.ExactArgs(1),
+		Long: "Says of each request by which line it is permitted or denied, and what would permit it: of an image, or with\n" +
+			"flags of `freejail run` of the task that it would start, of which it decides as the start would.\n" +
 			"With --policy it needs no daemon and runs on any system: IMAGE is then an OCI archive or layout directory.",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var d *client.Decision
-			var err error
-			if cmd.Flags().Changed("policy") {
-				d, err = daemon.CheckImage(cmd.Context(), args[0], file)
-			} else {
-				d, err = a.client().CheckPolicy(cmd.Context(), client.TaskSpec{Image: imageRef(args[0]), Storage: storage})
-			}
+			d, err := a.check(cmd, f, args[0], file)
 			if err != nil {
 				return err
 			}
@@ -45,9 +42,31 @@ func (a *app) policyCheckCmd() *cobra.Command {
 			}
 			return nil
 		}}
-	c.Flags().StringVar(&file, "policy", "", "decide by this file, without the daemon")
-	c.Flags().StringVar(&storage, "storage", "", "as of a task; with nfs about an image of a server, which need not be on this host")
+	f.task(c)
+	c.Flags().StringVar(&file, "policy", "", "decide about an image alone by this file, without the daemon")
 	return c
+}
+
+func (a *app) check(cmd *cobra.Command, f runFlags, image, file string) (*client.Decision, error) {
+	if !cmd.Flags().Changed("policy") {
+		spec, err := f.spec([]string{imageRef(image)})
+		if err != nil {
+			return nil, usageError{err}
+		}
+		return a.client().CheckPolicy(cmd.Context(), spec)
+	}
+	var ofTask cobra.Command
+	f.task(&ofTask)
+	given := ""
+	cmd.Flags().Visit(func(fl *pflag.Flag) {
+		if ofTask.Flags().Lookup(fl.Name) != nil {
+			given = fl.Name
+		}
+	})
+	if given != "" {
+		return nil, usageError{fmt.Errorf("--policy is about an image alone: --%s is for the daemon to judge", given)}
+	}
+	return daemon.CheckImage(cmd.Context(), image, file)
 }
 
 func (a *app) policyTestCmd() *cobra.Command {

@@ -42,9 +42,16 @@ func (a *app) runCmd() *cobra.Command {
 		}}
 	fl := c.Flags()
 	fl.SetInterspersed(false)
-	fl.StringVar(&f.name, "name", "", "the task's id (default: from the image's name)")
 	fl.BoolVarP(&f.detach, "detach", "d", false, "print the id and leave the task running")
 	fl.BoolVar(&f.remove, "rm", false, "forget the task when it has ended")
+	f.task(c)
+	return c
+}
+
+// task are the flags of what a task is and asks for.
+func (f *runFlags) task(c *cobra.Command) {
+	fl := c.Flags()
+	fl.StringVar(&f.name, "name", "", "the task's id (default: from the image's name)")
 	fl.BoolVar(&f.pull, "pull", false, "ask the image's registry for it, even if it is there")
 	fl.StringVarP(&f.user, "user", "u", "", "user[:group], looked up in the image")
 	fl.StringVarP(&f.workdir, "workdir", "w", "", "working directory in the jail")
@@ -59,7 +66,6 @@ func (a *app) runCmd() *cobra.Command {
 	fl.StringArrayVarP(&f.volumes, "volume", "v", nil, "SOURCE:TARGET[:ro]")
 	fl.StringArrayVar(&f.devfs, "devfs", nil, "a devfs rule that the task asks for")
 	fl.StringArrayVar(&f.allow, "allow", nil, "a jail permission that the task asks for, such as raw_sockets")
-	return c
 }
 
 var notID = regexp.MustCompile(`[^A-Za-z0-9_-]+`)

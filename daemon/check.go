@@ -1,0 +1,100 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"net/http"
+	"reflect"
+
+	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/policy"
+)
+
+// handleCheck decides about a whole task as its start would, without starting
+// it; or where the spec says nothing else, about an image.
+func (d *Daemon) handleCheck(r *http.Request) (any, error) {
+	var spec client.TaskSpec
+	if err := decode(r, &spec); err != nil {
+		return nil, err
+	}
+	img, remote, release, err := d.describe(r.Context(), spec, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	p, err := d.checkPlan(spec, img)
+	if err != nil {
+		return nil, err
+	}
+	p.remote = remote
+	dec, err := d.wouldDecide(r.Context(), spec, p)
+	if err = errors.Join(err, p.close()); err != nil {
+		return nil, err
+	}
+	return wireDecision(d.subject(spec, img), dec), nil
+}
+
+// onlyImage tells that a spec says nothing but what the image is, and whose the
+// task would be.
+func onlyImage(spec client.TaskSpec) bool {
+	return reflect.DeepEqual(spec, client.TaskSpec{ID: spec.ID, Owner: spec.Owner, Labels: spec.Labels, Confined: spec.Confined, Image: spec.Image,
+		ForcePull: spec.ForcePull, PullTimeout: spec.PullTimeout, Auth: spec.Auth, Storage: spec.Storage})
+}
+
+func (d *Daemon) checkPlan(spec client.TaskSpec, img *image.Image) (*plan, error) {
+	if !onlyImage(spec) {
+		return d.makePlan(spec, img)
+	}
+	p, err := imagePlan(img, func(p *plan, spec client.TaskSpec) error { return d.planServices(p, spec) })
+	if err == nil && isNFS(spec.Storage) {
+		p.ask(policy.NFS, "", "root", policy.FromJob)
+	}
+	return p, err
+}
+
+// wouldDecide decides as a start does, which knows the image's files.
+func (d *Daemon) wouldDecide(ctx context.Context, spec client.TaskSpec, p *plan) (policy.Decision, error) {
+	dec, err := d.decision(spec, p.image, p.requests)
+	if err != nil || !dec.Allowed || p.remote != nil || p.user.Value == "root" || onlyImage(spec) ||
+		!d.currentPolicy().Denies(d.subject(spec, p.image), policy.User) {
+		return dec, err
+	}
+	byFiles := dec
+	err = d.inRoot(ctx, p, func(root string) error {
+		user := cmp.Or(spec.User, p.image.Config.Config.User)
+		creds, err := image.ResolveUser(root, user)
+		if err != nil {
+			return invalid("user %q: %v", user, err)
+		}
+		_, byFiles, err = d.userDecision(spec, p, root, creds.UID)
+		return err
+	})
+	if err != nil || !byFiles.Allowed {
+		return byFiles, err
+	}
+	return dec, nil
+}
+
+// inRoot makes a root of an image for a while. The next daemon sweeps up what a
+// crash leaves of it.
+func (d *Daemon) inRoot(ctx context.Context, p *plan, do func(root string) error) (err error) {
+	id := "check-" + rand.Text()
+	store, err := d.storage("")
+	if err != nil {
+		return err
+	}
+	release, err := d.ensureChain(ctx, &task{info: client.Task{Spec: client.TaskSpec{ID: id}}}, p, store)
+	if err != nil {
+		return err
+	}
+	defer release()
+	root, err := store.Create(ctx, p.image.ChainID.Encoded(), id, p.rootOptions())
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, store.Remove(context.WithoutCancel(ctx), id)) }()
+	return do(root)
+}
