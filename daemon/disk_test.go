@@ -1,8 +1,10 @@
 package daemon
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -38,6 +40,8 @@ func fillAndWait(how string) int {
 func fillDisk(how string) error {
 	const dir = "/tmp/"
 	switch how {
+	case "what does not compress":
+		return writeRandom(dir+"a", 2*testDisk)
 	case "file":
 		return os.WriteFile(dir+"a", make([]byte, 2*testDisk), 0o644)
 	case "many files": // each of them empty
@@ -58,6 +62,24 @@ func fillDisk(how string) error {
 		return err
 	}
 	return errors.New("fill: how?")
+}
+
+// writeRandom waits for the disk: ZFS counts what is there.
+func writeRandom(path string, n int64) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for ; n > 0; n -= 1 << 20 {
+		if _, err := io.CopyN(f, rand.Reader, 1<<20); err != nil {
+			return err
+		}
+		if err := f.Sync(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func emptyFiles(dir string, n int) error {

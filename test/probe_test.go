@@ -2,7 +2,9 @@ package test
 
 import (
 	"bufio"
+	"crypto/rand"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -167,7 +169,7 @@ func fill(mib string) int {
 		return fail(err, 0)
 	}
 	for range n {
-		if _, err := f.Write(make([]byte, 1<<20)); err != nil {
+		if _, err := io.CopyN(f, rand.Reader, 1<<20); err != nil { // zeros would be compressed away
 			return fail(err, 0)
 		}
 		if err := f.Sync(); err != nil { // ZFS counts what is on the disk
