@@ -4,9 +4,12 @@ import (
 	"archive/tar"
 	"bytes"
 	"encoding/json"
+	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -301,5 +304,33 @@ func TestHistory(t *testing.T) {
 func TestSchema(t *testing.T) {
 	if !json.Valid([]byte(ok(t, "schema"))) {
 		t.Error("it is no JSON")
+	}
+}
+
+// A secret is a file that ends, so a FIFO or a device is refused at once.
+func TestASecretThatIsNoFile(t *testing.T) {
+	dir, out := setup(t, "FROM scratch\n")
+	fifo := filepath.Join(t.TempDir(), "fifo")
+	check(t, syscall.Mkfifo(fifo, 0o600))
+	for src, want := range map[string]string{fifo: "it is a FIFO", "/dev/zero": "it is a device", dir: "it is a directory"} {
+		code, _, messages := call(t, "build", "-o", out, "--secret", "id=a,src="+src, dir)
+		if code != exitFailed || !strings.Contains(messages, "--secret id=a: ") || !strings.Contains(messages, want) {
+			t.Errorf("%s: %d %s", src, code, messages)
+		}
+	}
+}
+
+// A Jailfile can come by the standard input; its paths are the context's.
+func TestAJailfileOfTheStandardInput(t *testing.T) {
+	dir, out := setup(t, "FROM none\n")
+	r := start(t, "build", "-f", "-", "-o", out, dir)
+	_, err := io.WriteString(r.stdin, "FROM scratch\nCOPY prog /\nFROB x\n")
+	check(t, errors.Join(err, r.stdin.Close()))
+	r.until("stdin:3: unknown instruction")
+	r = start(t, "build", "-q", "-f", "-", "-o", out, dir)
+	_, err = io.WriteString(r.stdin, "FROM scratch\nCOPY prog /\n")
+	check(t, errors.Join(err, r.stdin.Close(), r.cmd.Wait()))
+	if page := ok(t, "inspect", out); !strings.Contains(page, "COPY prog /") {
+		t.Error(page)
 	}
 }
