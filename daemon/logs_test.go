@@ -159,6 +159,22 @@ func TestLogKeepsWhatFits(t *testing.T) {
 	}
 }
 
+// A client that follows keeps up with a log that is smaller than what is read of
+// the FIFO at once.
+func TestLogThatIsSmall(t *testing.T) {
+	const lines = 1 << 20 / lineSize
+	c, _ := daemonAt(t, shortDir(t), `limits { log_size = "4KiB" }`)
+	startLines(t, c, lines)
+	followed := &numbered{}
+	if err := c.Logs(t.Context(), "one", "stdout", true, -1, followed); err != nil {
+		t.Fatal(err)
+	}
+	followed.complete(t, "who followed", lines)
+	if out := waitAndLogs(t, c, -1); out.lines > 4<<10/lineSize || out.lines < 2<<10/lineSize {
+		t.Errorf("%d lines are kept", out.lines)
+	}
+}
+
 type stuck chan struct{}
 
 func (s stuck) Write(p []byte) (int, error) { <-s; return len(p), nil }

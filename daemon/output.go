@@ -336,6 +336,7 @@ func (o *output) rotate(stop <-chan struct{}) error {
 
 // awaitReaders gives readers of the file that is to go the time to read it.
 func (o *output) awaitReaders(stop <-chan struct{}) {
+	o.wake() // whoever waits for more has the end of its file to read
 	for !isClosed(stop) {
 		before := map[*outputReader]int64{}
 		for r := range o.readers {
