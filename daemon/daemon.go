@@ -41,6 +41,7 @@ type Daemon struct {
 	descriptors *mount.Descriptors
 	images      *image.Store
 	imports     importCache
+	allowances  allowances
 	jails       *jail.Manager
 	rulesets    *devfs.Registry
 	catalog     *catalog.Catalog // nil without Consul

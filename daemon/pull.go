@@ -134,12 +134,20 @@ func (d *Daemon) pullFor(ctx context.Context, t *task, auth *client.Auth) (*imag
 	if spec.Image == "" || filepath.IsAbs(spec.Image) {
 		return nil, nil
 	}
+	var cred *registry.Credential
+	if auth != nil {
+		cred = &registry.Credential{Username: auth.Username, Password: auth.Password}
+	}
 	if strings.HasPrefix(spec.Image, "sha256:") && digest.Digest(spec.Image).Validate() != nil {
 		return nil, invalid("image %q: a task's digest is given whole, as another image may have the same first digits", spec.Image)
 	}
 	if !spec.ForcePull {
-		if img, err := d.imageNamed(spec.Image); !client.IsNotFound(err) {
-			return img, err
+		img, err := d.imageNamed(spec.Image)
+		if err == nil {
+			return img, d.mayStart(ctx, spec, img, cred)
+		}
+		if !client.IsNotFound(err) {
+			return nil, err
 		}
 	}
 	ref, remote, err := d.remotes().reference(spec.Image)
@@ -149,10 +157,7 @@ func (d *Daemon) pullFor(ctx context.Context, t *task, auth *client.Auth) (*imag
 	if err != nil || !remote {
 		return nil, err // the start will say that there is no such image
 	}
-	o := registry.PullOptions{FetchOptions: image.FetchOptions{Pulled: true}}
-	if auth != nil {
-		o.Credential = &registry.Credential{Username: auth.Username, Password: auth.Password}
-	}
+	o := registry.PullOptions{FetchOptions: image.FetchOptions{Pulled: true, Private: cred != nil}, Credential: cred}
 	o.Tell = func(text string) { d.event(t.id(), "pulling", text) }
 	d.event(t.id(), "pulling", "pulling "+ref.String())
 	last := time.Now()
@@ -166,6 +171,7 @@ func (d *Daemon) pullFor(ctx context.Context, t *task, auth *client.Auth) (*imag
 	if err != nil {
 		return nil, err
 	}
+	d.allowances.add(img, cred)
 	d.event(t.id(), "pulled", fmt.Sprintf("%s is %s", ref, img.Digest))
 	return img, t.update(func(i *client.Task) { i.Digest = img.Digest.String() })
 }

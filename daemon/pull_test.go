@@ -207,6 +207,78 @@ func TestPullWithAJobsCredentials(t *testing.T) {
 	nothingLeft(t, dir)
 }
 
+// An image that a job's credentials brought is for those whom the registry would
+// give it, whether they name it or its digest.
+func TestAPrivateImageIsNotEverybodys(t *testing.T) {
+	const password = "open-sesame-4711"
+	dir, r := shortDir(t), newRemote(t, password)
+	digest := r.push(t, password, "private:1", greeter)
+	c, stop := daemonAt(t, dir, r.config(""))
+	ctx := t.Context()
+	name := r.host + "/private:1"
+	good, bad := &client.Auth{Username: "fleet", Password: password}, &client.Auth{Username: "fleet", Password: "guess"}
+	start := func(image, owner string, auth *client.Auth) error {
+		t.Helper()
+		_, err := c.Start(ctx, client.TaskSpec{ID: "private", Owner: owner, Image: image, Auth: auth, Parameters: map[string]string{"GREETING": "x"}})
+		if err == nil {
+			err = c.Destroy(ctx, "private", true)
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		return err
+	}
+	others := func(when string) {
+		t.Helper()
+		for who, auth := range map[string]*client.Auth{"nobody": nil, "a guesser": bad} {
+			for _, image := range []string{name, "sha256:" + strings.TrimPrefix(digest, "sha256:"), r.host + "/private@" + digest} {
+				if err := start(image, "nomad", auth); err == nil || strings.Contains(err.Error(), password) {
+					t.Errorf("%s: %s starts %s: %v", when, who, image, err)
+				}
+			}
+		}
+	}
+	if err := start(name, "nomad", good); err != nil {
+		t.Fatal(err)
+	}
+	others("after the pull")
+	if err := start(digest, "nomad", good); err != nil {
+		t.Errorf("by its digest: %v", err)
+	}
+	if err := start(name, "cli", nil); err != nil {
+		t.Errorf("the operator's: %v", err)
+	}
+	if _, err := c.Image(ctx, name); err != nil {
+		t.Errorf("the operator sees it: %v", err)
+	}
+	r.down.Store(true)
+	if err := start(name, "nomad", good); err != nil {
+		t.Errorf("who pulled it needs no registry: %v", err)
+	}
+	others("without the registry")
+	stop(os.Kill)
+	c, stop = daemonAt(t, dir, r.config(""))
+	others("with a new daemon, without the registry")
+	if err := start(name, "nomad", good); err == nil {
+		t.Error("a new daemon asks nobody")
+	}
+	r.down.Store(false)
+	others("with a new daemon")
+	if err := start(name, "nomad", good); err != nil {
+		t.Errorf("with a new daemon: %v", err)
+	}
+	stop(os.Kill)
+	file := filepath.Join(t.TempDir(), "password")
+	if err := os.WriteFile(file, []byte(password), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, _ = daemonAt(t, dir, r.config(fmt.Sprintf("username = \"fleet\"\npassword_file = %q\n", file)))
+	if err := start(name, "nomad", nil); err != nil {
+		t.Errorf("with the host's credentials: %v", err)
+	}
+	nothingLeft(t, dir)
+}
+
 // An operator's pull tells how far it is, and what is refused says why.
 func TestOperatorsPull(t *testing.T) {
 	dir, r := shortDir(t), newRemote(t, "")

@@ -132,6 +132,9 @@ func (d *Daemon) run(ctx context.Context, job *work, t *task, found *image.Image
 		return err
 	}
 	defer release()
+	if err := changed(t.info.Spec, found, img); err != nil {
+		return err
+	}
 	p, err := d.permitted(t, img)
 	if err != nil {
 		return err

@@ -45,6 +45,10 @@ type FetchOptions struct {
 	// be forgotten when it was not used for long. A name that is there without
 	// the mark stays without.
 	Pulled bool
+	// Private marks an image that was had with credentials which are not this
+	// host's, so that it is not everybody's here. What has its name already
+	// without the mark stays without.
+	Private bool
 }
 
 // Progress is how far a Fetch has come. Sizes are in bytes, as the layers are
@@ -59,6 +63,9 @@ const parallel = 4
 
 // pulledMark is the index's annotation of a name by FetchOptions.Pulled.
 const pulledMark = "org.freejail.pulled"
+
+// privateMark is that of FetchOptions.Private.
+const privateMark = "org.freejail.private"
 
 // Fetch takes an image by its manifest's descriptor from elsewhere into the
 // store, under a name. Only blobs that are missing are fetched, several at
@@ -90,16 +97,20 @@ func (s *Store) Fetch(ctx context.Context, from Origin, d ocispec.Descriptor, na
 	}
 	named := ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size,
 		Annotations: map[string]string{refName: name}}
-	if o.Pulled {
-		if old, err := s.find(name); err != nil || old.Annotations[pulledMark] != "" {
-			named.Annotations[pulledMark] = "true"
-		}
+	old, ferr := s.find(name)
+	if o.Pulled && (ferr != nil || old.Annotations[pulledMark] != "") {
+		named.Annotations[pulledMark] = "true"
+	}
+	if o.Private && (ferr != nil || old.Digest != d.Digest || private(old)) {
+		named.Annotations[privateMark] = "true"
 	}
 	if img, err = s.load(named); err != nil {
 		return nil, err
 	}
 	return img, s.setName(named)
 }
+
+func private(d ocispec.Descriptor) bool { return d.Annotations[privateMark] != "" }
 
 // fetchSmall reads what is held in memory, from the store where it is there.
 func (s *Store) fetchSmall(ctx context.Context, from Origin, d ocispec.Descriptor) ([]byte, error) {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image/document"
@@ -144,7 +145,8 @@ type source struct {
 	path   string // as the caller named it, for messages
 	root   *os.Root
 	limits Limits
-	own    string // the directory, where the files are ours to move into the store
+	own    string                  // the directory, where the files are ours to move into the store
+	moved  map[digest.Digest]int64 // sizes of those that were
 	// indexes are those, within the layout's own, that led to the image.
 	indexes [][]byte
 }
@@ -180,8 +182,9 @@ func (in *source) copyBlob(ctx context.Context, d ocispec.Descriptor) error {
 	name := "blobs/sha256/" + d.Digest.Encoded()
 	f, size, err := openRegular(in.root, name)
 	if errors.Is(err, os.ErrNotExist) && in.own != "" {
-		// An image can name one blob twice; the first time moved it.
-		if fi, serr := os.Stat(in.store.blobPath(d.Digest)); serr == nil && fi.Size() == d.Size {
+		// An image can name one blob twice; the first time moved it. What the store
+		// has of others' images does not stand in for a blob that is missing.
+		if size, moved := in.moved[d.Digest]; moved && size == d.Size {
 			return nil
 		}
 	}
@@ -197,6 +200,10 @@ func (in *source) copyBlob(ctx context.Context, d ocispec.Descriptor) error {
 	if err := errors.Join(f.Sync(), f.Close()); err != nil {
 		return full(err)
 	}
+	if in.moved == nil {
+		in.moved = map[digest.Digest]int64{}
+	}
+	in.moved[d.Digest] = d.Size
 	return os.Rename(filepath.Join(in.own, filepath.FromSlash(name)), in.store.blobPath(d.Digest))
 }
 

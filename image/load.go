@@ -58,7 +58,7 @@ func (l *Layout) load(d ocispec.Descriptor) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	img.Name, img.Digest, img.Pulled = d.Annotations[refName], d.Digest, d.Annotations[pulledMark] != ""
+	img.Name, img.Digest, img.Pulled, img.Private = d.Annotations[refName], d.Digest, d.Annotations[pulledMark] != "", private(d)
 	return img, nil
 }
 

@@ -135,3 +135,56 @@ func TestANamelessImageOfDocker(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// What the store has of others' images does not stand in for a blob that an
+// archive only names.
+func TestAnArchiveHasItsBlobs(t *testing.T) {
+	layer := layerOf(t, file("f", "secret"))
+	s := newStore(t, Limits{})
+	putLayers(t, s, "private", layer)
+	l := newLayout(layer, layer).seal(t)
+	if _, err := s.Import(ctx, writeTemp(t, l.tar(t)), "twice", nil); err != nil {
+		t.Errorf("a layer that is there twice: %v", err)
+	}
+	delete(l.files, blobName(digest.FromBytes(layer)))
+	for _, path := range []string{writeTemp(t, l.tar(t)), l.dir(t)} {
+		_, err := s.Import(ctx, path, "thief", nil)
+		wantError(t, err, "is missing")
+	}
+}
+
+// Of the names of an image one that is for everybody is enough.
+func TestPrivateNames(t *testing.T) {
+	s := newStore(t, Limits{})
+	img := putLayers(t, s, "b:1", layerOf(t, file("f", "x")))
+	d, err := s.find("b:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := func(name string, mark bool) {
+		d.Annotations = map[string]string{refName: name}
+		if mark {
+			d.Annotations[privateMark] = "true"
+		}
+		if err := s.setName(d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	private := func(ref string, want bool) {
+		t.Helper()
+		if got, err := s.Get(ref); err != nil || got.Private != want {
+			t.Errorf("%s: %+v, %v", ref, got, err)
+		}
+	}
+	name("b:1", true)
+	private("b:1", true)
+	private(img.Digest.String(), true)
+	for _, public := range []string{"a:1", "c:1"} {
+		name(public, false)
+		private("b:1", true)
+		private(img.Digest.String(), false)
+		if err := s.Remove(public); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -57,6 +57,7 @@ type Image struct {
 	Size     int64           // of the layers as they are stored
 	Created  time.Time
 	Pulled   bool // for a task, not by an operator's word; see FetchOptions
+	Private  bool // had with credentials that not everybody here has; see FetchOptions
 }
 
 // Store keeps images in an OCI layout directory. Blobs are written whole or not
@@ -218,7 +219,9 @@ func (s *Store) find(ref string) (ocispec.Descriptor, error) {
 		if found != nil && found.Digest != d.Digest {
 			err = fmt.Errorf("%q is the beginning of several digests", ref)
 		}
-		found = &idx.Manifests[i]
+		if found == nil || private(*found) { // one name for everybody is enough
+			found = &idx.Manifests[i]
+		}
 	}
 	if found == nil {
 		return s.nameless(ref)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image"
@@ -61,6 +62,24 @@ func (c *Client) pull(ctx context.Context, s *image.Store, ref Reference, o Pull
 		o.Tell(bounded("the signatures of " + ref.String() + " could not be read: " + err.Error()))
 	}
 	return img, s.AddSignatures(img.Digest, signed)
+}
+
+// Allow tells whether who has a credential could pull a manifest of a repository,
+// from a mirror or from itself: nil is that he could. The error is as Pull's.
+func (c *Client) Allow(ctx context.Context, ref Reference, d digest.Digest, cred *Credential) error {
+	places, err := c.places(ref, cred)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, p := range places {
+		if _, err := p.Manifests().Resolve(ctx, d.String()); err == nil {
+			return nil
+		} else {
+			errs = append(errs, fmt.Errorf("%s: %w", p.ref.Host, err))
+		}
+	}
+	return &Error{"pull", ref.Identity() + "@" + d.String(), errors.Join(errs...)}
 }
 
 // Describe reads what an image of a registry says of itself, and nothing else of

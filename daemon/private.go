@@ -1,0 +1,102 @@
+package daemon
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"sync"
+	"time"
+
+	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/registry"
+)
+
+// allowTimeout bounds the question to a registry whether it would give an image.
+const allowTimeout = 30 * time.Second
+
+// allowances are the credentials by which private images were had since the
+// daemon began, so that a task starts again without its registry. They hold no
+// credential: only sums under a key that is nowhere else.
+type allowances struct {
+	mu   sync.Mutex
+	key  []byte
+	sums map[[sha256.Size]byte]bool
+}
+
+// maxAllowances is when all are forgotten; registries are then asked again.
+const maxAllowances = 10_000
+
+// sum is for one image by its name, and one credential.
+func (a *allowances) sum(img *image.Image, c *registry.Credential) (out [sha256.Size]byte) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.key == nil {
+		a.key = []byte(rand.Text())
+	}
+	h := hmac.New(sha256.New, a.key)
+	for _, s := range []string{img.Name, img.Digest.String(), c.Username, c.Password} {
+		part := sha256.Sum256([]byte(s)) // of one length, so that none is a part of another
+		h.Write(part[:])
+	}
+	h.Sum(out[:0])
+	return out
+}
+
+func (a *allowances) has(img *image.Image, c *registry.Credential) bool {
+	if c == nil {
+		return false
+	}
+	sum := a.sum(img, c)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.sums[sum]
+}
+
+func (a *allowances) add(img *image.Image, c *registry.Credential) {
+	if c == nil {
+		return
+	}
+	sum := a.sum(img, c)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.sums == nil || len(a.sums) >= maxAllowances {
+		a.sums = map[[sha256.Size]byte]bool{}
+	}
+	a.sums[sum] = true
+}
+
+// mayStart tells whether a job may start an image of this host. One that was had
+// with a job's credentials is for those whom its registry would give it: with
+// the job's own credentials, or without with the host's. The operator may start all.
+func (d *Daemon) mayStart(ctx context.Context, spec client.TaskSpec, img *image.Image, c *registry.Credential) error {
+	switch {
+	case spec.Owner == "cli" || img.Name != "" && !img.Private:
+		return nil
+	case img.Name == "":
+		return client.Errorf(client.CodeNotFound, "image %q has lost its name on this host, so that nobody can tell whose it is: "+
+			"give its name, such as HOST/NAME@%s", spec.Image, img.Digest)
+	case d.allowances.has(img, c):
+		return nil
+	}
+	ref, _, err := d.remotes().reference(img.Name)
+	if err != nil {
+		return err
+	}
+	within, cancel := context.WithTimeout(ctx, allowTimeout)
+	defer cancel()
+	if err := d.remotes().client.Allow(within, ref, img.Digest, c); err != nil {
+		return client.Errorf(client.CodeUnavailable, "image %q was pulled with the credentials of a job, and is for those whom the registry gives it: %v", spec.Image, err)
+	}
+	d.allowances.add(img, c)
+	return nil
+}
+
+// changed refuses a private image that is not the one for which mayStart was asked.
+func changed(spec client.TaskSpec, asked, img *image.Image) error {
+	if spec.Owner == "cli" || !img.Private || asked != nil && asked.Name == img.Name && asked.Digest == img.Digest {
+		return nil
+	}
+	return client.Errorf(client.CodeUnavailable, "image %q has changed while the task was being started: start it again", spec.Image)
+}
