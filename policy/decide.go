@@ -15,17 +15,22 @@ import (
 // appliesTo tells whether a block is about a subject. A block that names none
 // is about all. Signers must be verified ones. What denies or requires is about
 // an image by whichever of its names.
-func (b *block) appliesTo(s Subject, byAnyName bool) bool {
-	names := []string{imagename.Canonical(s.Image), imagename.Canonical(s.Repository)}
-	if byAnyName {
-		names = append(imagename.Aliases(s.Image), imagename.Aliases(s.Repository)...)
+func (b *block) appliesTo(s Subject, byAnyName bool) bool { return b.isAbout(s, s.names(byAnyName)) }
+
+func (s Subject) names(byAny bool) []string {
+	if byAny {
+		return append(imagename.Aliases(s.Image), imagename.Aliases(s.Repository)...)
 	}
+	return []string{imagename.Canonical(s.Image), imagename.Canonical(s.Repository)}
+}
+
+func (b *block) isAbout(s Subject, names []string) bool {
 	one := func(list []string, f func(glob string) bool) bool {
 		return len(list) == 0 || slices.ContainsFunc(list, f)
 	}
 	return one(b.digests, func(d string) bool { return d == s.Digest }) &&
 		one(b.images, func(g string) bool {
-			return slices.ContainsFunc(names, func(name string) bool { return imageGlob(g, name) || imageGlob(imagename.Canonical(g), name) })
+			return slices.ContainsFunc(names, func(name string) bool { return imageGlob(g, name) })
 		}) &&
 		one(b.signers, func(g string) bool {
 			return slices.ContainsFunc(s.Signers, func(name string) bool { return glob(g, name) })
@@ -54,9 +59,9 @@ func imageGlob(pattern, name string) bool {
 type scope map[*block]bool
 
 func (t *table) scope(s Subject, byAnyName bool) scope {
-	out := scope{}
+	out, names := scope{}, s.names(byAnyName)
 	for _, b := range t.blocks {
-		if b.appliesTo(s, byAnyName) {
+		if b.isAbout(s, names) {
 			out[b] = true
 		}
 	}

@@ -12,6 +12,8 @@ import (
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
+
+	"github.com/freejail/freejail/internal/imagename"
 )
 
 // Blocks are the policy's in a host's file. Other blocks are not its to judge.
@@ -247,6 +249,9 @@ func readNarrowing(a *hcl.Attribute, dst *[]string) error {
 			return fmt.Errorf("%q: %w", i.value, err)
 		}
 		*dst = append(*dst, i.value)
+		if name := imagename.Canonical(i.value); a.Name == "images" && name != i.value {
+			*dst = append(*dst, name)
+		}
 	}
 	return nil
 }

@@ -233,8 +233,12 @@ var (
 // quoteHCL is a string of HCL that is seen as it is. What is no UTF-8 has no form
 // there.
 func quoteHCL(s string) string {
+	s = hclEscapes.Replace(s)
+	if printable.Text(s) == s {
+		return `"` + s + `"`
+	}
 	var b strings.Builder
-	for _, r := range hclEscapes.Replace(s) {
+	for _, r := range s {
 		switch one := string(r); {
 		case printable.Text(one) == one:
 			b.WriteRune(r)

@@ -48,6 +48,16 @@ func escape(b *strings.Builder, s, keep string) {
 	}
 }
 
+// plain tells of most texts at once that they can be shown.
+func plain(s string) bool {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
+}
+
 func escapeRune(b *strings.Builder, r rune) {
 	switch r {
 	case '\n':
@@ -66,6 +76,9 @@ func escapeRune(b *strings.Builder, r rune) {
 // Line makes one line of s. Of blanks in a row the second and all that follow are
 // escaped: a line cannot be padded until a terminal wraps it.
 func Line(s string) string {
+	if plain(s) && !strings.Contains(s, "  ") {
+		return s
+	}
 	var all, b strings.Builder
 	escape(&all, s, "")
 	before := rune(0)
@@ -94,6 +107,9 @@ func Cell(s string) string {
 
 // Text keeps the lines of s, and its blanks.
 func Text(s string) string {
+	if plain(s) {
+		return s
+	}
 	var b strings.Builder
 	escape(&b, s, "\n")
 	return b.String()
