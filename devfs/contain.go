@@ -89,6 +89,7 @@ func (x *Index) Covering(requested Rule, use func(int) bool) ([]int, error) {
 	// it begin with too; a name can be shared out over rules with longer ones.
 	p := g.prefix()
 	var near, far []int
+	var intricate error // of one rule: another one may do
 	for n := 0; n <= min(len(p), x.longest); n++ {
 		for _, i := range x.byPrefix[p[:n]] {
 			if !may(i) {
@@ -99,13 +100,14 @@ func (x *Index) Covering(requested Rule, use func(int) bool) ([]int, error) {
 				return []int{i}, nil
 			}
 			if err != nil {
-				return nil, err
+				intricate = err
+				continue
 			}
 			near = append(near, i)
 		}
 	}
 	if len(p) == len(g) { // one name is in one rule or in none
-		return nil, nil
+		return nil, intricate
 	}
 	from, _ := slices.BinarySearch(x.prefixes, p)
 	for _, longer := range x.prefixes[from:] {
@@ -121,7 +123,10 @@ func (x *Index) Covering(requested Rule, use func(int) bool) ([]int, error) {
 			}
 		}
 	}
-	return x.together(g, append(near, far...))
+	if by, err := x.together(g, append(near, far...)); len(by) > 0 || err != nil {
+		return by, err
+	}
+	return nil, intricate
 }
 
 // maxTogether bounds how many rules are tried as one: a request over more of
