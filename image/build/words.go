@@ -63,10 +63,7 @@ func split(text string, vars lookup) (out []string, operator byte, err error) {
 			w.WriteByte(text[i])
 			open = true
 		case c == '$':
-			value, n, err := expand(text[i:], vars)
-			if err == nil {
-				err = fitsWord(w.Len() + len(value))
-			}
+			value, n, err := expandWithin(w.Len(), text[i:], vars)
 			if err != nil {
 				return nil, 0, err
 			}
@@ -123,6 +120,15 @@ func expand(s string, vars lookup) (string, int, error) {
 	return value, len(m[0]), err
 }
 
+// expandWithin is expand in a word that has so many bytes already.
+func expandWithin(have int, s string, vars lookup) (string, int, error) {
+	value, n, err := expand(s, vars)
+	if err == nil {
+		err = fitsWord(have + len(value))
+	}
+	return value, n, err
+}
+
 // substitute replaces the variables of text and leaves everything else, quotes
 // included, as it is.
 func substitute(text string, vars lookup) (string, error) {
@@ -133,10 +139,7 @@ func substitute(text string, vars lookup) (string, error) {
 			b.WriteByte('$')
 			i += 2
 		case text[i] == '$':
-			value, n, err := expand(text[i:], vars)
-			if err == nil {
-				err = fitsWord(b.Len() + len(value))
-			}
+			value, n, err := expandWithin(b.Len(), text[i:], vars)
 			if err != nil {
 				return "", err
 			}
