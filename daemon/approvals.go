@@ -48,7 +48,8 @@ func (d *Daemon) approve(ctx context.Context, in client.ApproveRequest, by peer)
 	if len(reqs) == 0 {
 		return nil, invalid("image %s asks for nothing", img.Name)
 	}
-	for _, res := range d.currentPolicy().Decide(d.subject(client.TaskSpec{}, img), reqs, nil).Results {
+	now := d.inForce()
+	for _, res := range now.policy.Decide(subject(client.TaskSpec{}, img, d.signersOf(img, now)), reqs, nil).Results {
 		if res.Denied {
 			return nil, invalid("%s is %s: no approval goes over a deny", res.Request, res.Reason)
 		}

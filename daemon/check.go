@@ -30,11 +30,11 @@ func (d *Daemon) handleCheck(r *http.Request) (any, error) {
 		return nil, err
 	}
 	p.remote = remote
-	dec, err := d.wouldDecide(r.Context(), spec, p)
+	s, dec, err := d.wouldDecide(r.Context(), spec, p)
 	if err = errors.Join(err, p.close()); err != nil {
 		return nil, err
 	}
-	return wireDecision(d.subject(spec, img), dec), nil
+	return wireDecision(s, dec), nil
 }
 
 // onlyImage tells that a spec says nothing but what the image is, and whose the
@@ -56,11 +56,11 @@ func (d *Daemon) checkPlan(spec client.TaskSpec, img *image.Image) (*plan, error
 }
 
 // wouldDecide decides as a start does, which knows the image's files.
-func (d *Daemon) wouldDecide(ctx context.Context, spec client.TaskSpec, p *plan) (policy.Decision, error) {
-	dec, err := d.decision(spec, p.image, p.requests)
+func (d *Daemon) wouldDecide(ctx context.Context, spec client.TaskSpec, p *plan) (policy.Subject, policy.Decision, error) {
+	s, dec, err := d.decision(spec, p.image, p.requests)
 	if err != nil || !dec.Allowed || p.remote != nil || p.user.Value == "root" || onlyImage(spec) ||
-		!d.currentPolicy().Denies(d.subject(spec, p.image), policy.User) {
-		return dec, err
+		!d.inForce().policy.Denies(s, policy.User) {
+		return s, dec, err
 	}
 	byFiles := dec
 	err = d.inRoot(ctx, p, func(root string) error {
@@ -73,9 +73,9 @@ func (d *Daemon) wouldDecide(ctx context.Context, spec client.TaskSpec, p *plan)
 		return err
 	})
 	if err != nil || !byFiles.Allowed {
-		return byFiles, err
+		return s, byFiles, err
 	}
-	return dec, nil
+	return s, dec, nil
 }
 
 // inRoot makes a root of an image for a while. The next daemon sweeps up what a

@@ -14,6 +14,7 @@ import (
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/devfs"
+	"github.com/freejail/freejail/internal/regular"
 	"github.com/freejail/freejail/policy"
 )
 
@@ -125,26 +126,49 @@ var basicNodes = []string{
 // LoadConfig reads a host's configuration. An empty path gives the defaults,
 // with which every request is refused.
 func LoadConfig(path string) (Config, error) {
-	c := Config{}
-	if path != "" {
-		if err := decodeConfig(path, &c); err != nil {
-			return c, err
-		}
-		abs, err := filepath.Abs(path)
-		if err != nil {
-			return c, err
-		}
-		c.Path = abs
+	if path == "" {
+		c := Config{}
+		c.setDefaults()
+		return c, c.validate()
+	}
+	src, _, err := readConfig(path)
+	if err != nil {
+		return Config{}, err
+	}
+	return parseConfig(path, src)
+}
+
+// maxConfig bounds the host's file, in bytes.
+const maxConfig = 16 << 20
+
+// readConfig reads the host's file, once, and tells which it was.
+func readConfig(path string) (src []byte, id fileID, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, id, fmt.Errorf("host configuration: %w", err)
+	}
+	fi, err := f.Stat()
+	if err == nil {
+		src, err = regular.Read(f, path, maxConfig)
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return nil, id, fmt.Errorf("host configuration: %w", err)
+	}
+	return src, idOf(path, fi), nil
+}
+
+func parseConfig(path string, src []byte) (c Config, err error) {
+	if err := decodeConfig(path, src, &c); err != nil {
+		return c, err
+	}
+	if c.Path, err = filepath.Abs(path); err != nil {
+		return c, err
 	}
 	c.setDefaults()
 	return c, c.validate()
 }
 
-func decodeConfig(path string, c *Config) error {
-	src, err := os.ReadFile(path)
-	if err != nil {
-		return fmt.Errorf("host configuration: %w", err)
-	}
+func decodeConfig(path string, src []byte, c *Config) error {
 	name := strings.TrimSuffix(filepath.Base(path), ".hcl") + ".hcl" // by which the decoder knows the syntax
 	if err := hclsimple.Decode(name, src, nil, c); err != nil {
 		return fmt.Errorf("host configuration %s: %w", path, err)

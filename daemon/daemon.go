@@ -55,7 +55,7 @@ type Daemon struct {
 
 	mu     sync.Mutex
 	tasks  map[string]*task
-	ports  map[string]string         // "8080/tcp" -> task id
+	ports  map[binding]string        // -> task id
 	stores map[string]storage.Driver // by kind, opened when first used
 	works  works
 
@@ -67,7 +67,7 @@ type Daemon struct {
 func New(cfg Config, version string, log hclog.Logger) (*Daemon, error) {
 	d := &Daemon{cfg: cfg, version: version, log: log, events: newEventLog(),
 		generation: fmt.Sprintf("%d-%d", os.Getpid(), time.Now().UnixNano()),
-		tasks:      map[string]*task{}, ports: map[string]string{}, stores: map[string]storage.Driver{}}
+		tasks:      map[string]*task{}, ports: map[binding]string{}, stores: map[string]storage.Driver{}}
 	if cfg.NFS.Export != nil {
 		d.exporter = nfsroot.NewExporter(cfg.NFS.Export.config())
 	}

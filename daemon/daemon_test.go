@@ -167,6 +167,7 @@ func daemonAt(t testing.TB, dir, policy string) (*client.Client, func(os.Signal)
 		}
 		select {
 		case err := <-ended:
+			ended <- err
 			t.Fatal("the daemon ended: ", err)
 		case <-time.After(10 * time.Millisecond):
 		}

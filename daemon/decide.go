@@ -15,33 +15,48 @@ import (
 	"github.com/freejail/freejail/policy"
 )
 
-// policyHolder keeps the policy in force. A faulty file leaves the old one
-// there, and its error beside it.
-type policyHolder struct {
-	mu      sync.Mutex
+// inForce is what one reading of the host's file says: the policy and the
+// signers that it names are of one version.
+type inForce struct {
 	policy  *policy.Policy
 	remotes *remotes
-	file    fileID
-	err     error
+}
+
+// policyHolder keeps what is in force. A faulty file leaves the old there, and
+// its error beside it.
+type policyHolder struct {
+	mu   sync.Mutex
+	now  *inForce
+	file fileID // that was read; none where it could not be
+	err  error
 }
 
 func (h *policyHolder) get() (*policy.Policy, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.policy, h.err
+	if h.now == nil {
+		return nil, h.err
+	}
+	return h.now.policy, h.err
 }
 
 // openPolicy reads the policy at start, when there is no older one to keep.
-func (d *Daemon) openPolicy() error {
-	if d.cfg.Path == "" {
-		p, err := policy.Parse("defaults", nil, newRuleIndex)
-		d.policy.policy = p
-		if err == nil {
-			d.policy.remotes, err = newRemotes(d.cfg)
-		}
-		return err
+func (d *Daemon) openPolicy() (err error) {
+	if d.cfg.Path != "" {
+		return d.reloadPolicy()
 	}
-	return d.reloadPolicy()
+	d.policy.now, err = parseInForce(d.cfg, "defaults", nil)
+	return err
+}
+
+func parseInForce(c Config, name string, src []byte) (*inForce, error) {
+	p, err := policy.Parse(name, src, newRuleIndex)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	p.OnHost(chain)
+	from, err := newRemotes(c)
+	return &inForce{p, from}, err
 }
 
 // reloadPolicy reads the host's file again. The old policy stays in force if
@@ -50,54 +65,61 @@ func (d *Daemon) reloadPolicy() error {
 	if d.cfg.Path == "" {
 		return nil
 	}
-	id, err := identify(d.cfg.Path)
-	var p *policy.Policy
-	if err == nil {
-		p, err = LoadPolicy(d.cfg.Path)
+	if _, _, err := d.follow(true); err != nil {
+		return invalid("%v", err)
 	}
-	if err == nil {
-		p.OnHost(chain)
-	}
+	return nil
+}
+
+// follow reads the host's file if it has changed, or anyway. An error is news
+// once.
+func (d *Daemon) follow(anyway bool) (now *inForce, news bool, err error) {
 	h := &d.policy
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	var from *remotes
+	if id, err := identify(d.cfg.Path); err == nil && id == h.file && !anyway {
+		return h.now, false, h.err
+	}
+	src, id, err := readConfig(d.cfg.Path)
+	h.file = id
+	var c Config
 	if err == nil {
-		from, err = loadRemotes(d.cfg.Path)
+		c, err = parseConfig(d.cfg.Path, src)
 	}
-	h.file, h.err = id, err
 	if err == nil {
-		h.policy, h.remotes = p, from
-		return nil
+		now, err = parseInForce(c, d.cfg.Path, src)
 	}
-	d.metrics.reloadFailed()
-	if h.policy != nil {
-		h.err = fmt.Errorf("the policy of before stays in force: %w", err)
-		d.log.Error("policy", "error", h.err)
+	if err == nil {
+		h.now, h.err = now, nil
+		return h.now, false, nil
 	}
-	return invalid("%v", h.err)
+	if h.now != nil {
+		err = fmt.Errorf("the policy of before stays in force: %w", err)
+	}
+	news = h.err == nil || h.err.Error() != err.Error()
+	h.err = err
+	if news || anyway {
+		d.metrics.reloadFailed()
+		d.log.Error("policy", "error", err)
+	}
+	return h.now, news, err
 }
 
-// currentPolicy follows changes of the file without being told.
-func (d *Daemon) currentPolicy() *policy.Policy {
-	if d.cfg.Path != "" {
-		id, err := identify(d.cfg.Path)
-		d.policy.mu.Lock()
-		changed := err != nil || id != d.policy.file
-		d.policy.mu.Unlock()
-		if changed {
-			if err := d.reloadPolicy(); err != nil {
-				d.event("", "policy", err.Error())
-			}
-		}
+// inForce follows changes of the file without being told.
+func (d *Daemon) inForce() *inForce {
+	if d.cfg.Path == "" {
+		return d.policy.now
 	}
-	p, _ := d.policy.get() // its error was told when it arose
-	return p
+	now, news, err := d.follow(false)
+	if news {
+		d.event("", "policy", err.Error())
+	}
+	return now
 }
 
 // decide asks the policy about a task's requests.
 func (d *Daemon) decide(spec client.TaskSpec, img *image.Image, reqs []policy.Request) error {
-	dec, err := d.decision(spec, img, reqs)
+	s, dec, err := d.decision(spec, img, reqs)
 	if err != nil {
 		return err
 	}
@@ -105,21 +127,18 @@ func (d *Daemon) decide(spec client.TaskSpec, img *image.Image, reqs []policy.Re
 	if dec.Allowed {
 		return nil
 	}
-	s := d.subject(spec, img)
 	wire := wireDecision(s, dec)
 	return &client.Error{Code: client.CodeRefused, Message: printable.Error(dec.Err(s)), Decision: &wire}
 }
 
-func (d *Daemon) decision(spec client.TaskSpec, img *image.Image, reqs []policy.Request) (policy.Decision, error) {
+func (d *Daemon) decision(spec client.TaskSpec, img *image.Image, reqs []policy.Request) (s policy.Subject, dec policy.Decision, err error) {
 	approvals, err := d.approvals()
 	if err != nil {
-		return policy.Decision{}, err
+		return s, dec, err
 	}
-	return d.currentPolicy().Decide(d.subject(spec, img), reqs, approvals), nil
-}
-
-func (d *Daemon) subject(spec client.TaskSpec, img *image.Image) policy.Subject {
-	return subject(spec, img, d.signersOf(img))
+	now := d.inForce()
+	s = subject(spec, img, d.signersOf(img, now))
+	return s, now.policy.Decide(s, reqs, approvals), nil
 }
 
 func subject(spec client.TaskSpec, img *image.Image, signers []string) policy.Subject {

@@ -64,10 +64,13 @@ func (d *Daemon) gc(ctx context.Context, r client.GCRequest) (*client.GCResult, 
 	res := &client.GCResult{}
 	for _, t := range d.list() {
 		if i := t.snapshot(); i.State == client.Exited && i.Spec.Owner == "cli" {
-			if err := d.Destroy(ctx, i.Spec.ID, false); err != nil {
+			switch err := d.Destroy(ctx, i.Spec.ID, false); {
+			case client.IsNotFound(err): // someone else was first
+			case err != nil:
 				return res, err
+			default:
+				res.Tasks++
 			}
-			res.Tasks++
 		}
 	}
 	o, err := d.pruneOptions(ctx, r)

@@ -248,7 +248,7 @@ func (d *Daemon) addUse(ctx context.Context, i *client.ImageInfo, img *image.Ima
 			i.Shared += l.Size
 		}
 	}
-	i.Signers, i.Tasks = d.signersOf(img), []string{}
+	i.Signers, i.Tasks = d.signersOf(img, d.inForce()), []string{}
 	for _, t := range d.list() {
 		if s := t.snapshot(); s.State != client.Exited && s.Digest == i.Digest {
 			i.Tasks = append(i.Tasks, t.id())

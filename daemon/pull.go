@@ -76,19 +76,8 @@ func CheckFiles(c Config) error {
 	return err
 }
 
-func loadRemotes(path string) (*remotes, error) {
-	c, err := LoadConfig(path)
-	if err != nil {
-		return nil, err
-	}
-	return newRemotes(c)
-}
-
 func (d *Daemon) remotes() *remotes {
-	d.currentPolicy() // follows changes of the file
-	d.policy.mu.Lock()
-	defer d.policy.mu.Unlock()
-	return d.policy.remotes
+	return d.inForce().remotes
 }
 
 // reference is where a name can be pulled from; ok is false for one that names

@@ -85,7 +85,7 @@ func (d *Daemon) adopt(t *task, alive []jail.Info) {
 	}
 	d.mu.Lock()
 	for _, p := range t.info.Ports {
-		d.ports[fmt.Sprintf("%d/%s", p.Port, p.Protocol)] = t.id()
+		d.ports[bindingOf(p)] = t.id()
 	}
 	d.mu.Unlock()
 	if t.info.State == client.Running {

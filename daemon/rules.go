@@ -43,10 +43,14 @@ func (x ruleIndex) Touching(requested string, use func(int) bool) (int, error) {
 // LoadPolicy reads the policy of a host's file, and the rest of the file with
 // it: a mistake anywhere is an error.
 func LoadPolicy(path string) (*policy.Policy, error) {
-	if _, err := LoadConfig(path); err != nil {
+	src, _, err := readConfig(path)
+	if err == nil {
+		_, err = parseConfig(path, src)
+	}
+	if err != nil {
 		return nil, err
 	}
-	p, err := policy.Load(path, newRuleIndex)
+	p, err := policy.Parse(path, src, newRuleIndex)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}

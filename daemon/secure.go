@@ -131,7 +131,7 @@ func (d *Daemon) userDecision(spec client.TaskSpec, p *plan, root string, uid ui
 	if len(asked) == 0 {
 		return nil, policy.Decision{Allowed: true}, nil
 	}
-	dec, err := d.decision(spec, p.image, asked)
+	_, dec, err := d.decision(spec, p.image, asked)
 	return asked, dec, err
 }
 

@@ -67,8 +67,8 @@ func verified(s *image.Store, img *image.Image, signers []signer) ([]string, err
 
 // signersOf tells the log where signatures cannot be read: the image then has
 // none.
-func (d *Daemon) signersOf(img *image.Image) []string {
-	list, err := verified(d.images, img, d.remotes().signers)
+func (d *Daemon) signersOf(img *image.Image, now *inForce) []string {
+	list, err := verified(d.images, img, now.remotes.signers)
 	if err != nil {
 		d.log.Error("signatures", "image", img.Name, "error", err)
 	}

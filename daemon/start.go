@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
-	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -197,48 +195,6 @@ func (d *Daemon) build(ctx context.Context, t *task, p *plan, store storage.Driv
 		return err
 	}
 	return d.register(ctx, t)
-}
-
-// claimPorts fails early, and by name, where the process would fail later.
-func (d *Daemon) claimPorts(t *task) error {
-	for _, p := range t.info.Ports {
-		key := fmt.Sprintf("%d/%s", p.Port, p.Protocol)
-		d.mu.Lock()
-		other, taken := d.ports[key]
-		if !taken {
-			d.ports[key] = t.id()
-		}
-		d.mu.Unlock()
-		if taken {
-			return client.Errorf(client.CodeConflict, "port %s: %s is taken on this host by task %s", p.Name, key, other)
-		}
-		if err := probePort(p); err != nil {
-			return client.Errorf(client.CodeConflict, "port %s: %s is taken on this host by another program: %v", p.Name, key, err)
-		}
-	}
-	return nil
-}
-
-func probePort(p client.Port) error {
-	addr := net.JoinHostPort(p.Address, strconv.Itoa(p.Port))
-	if p.Protocol == "udp" {
-		c, err := net.ListenPacket("udp", addr)
-		if err != nil {
-			return err
-		}
-		return c.Close()
-	}
-	l, err := net.Listen("tcp", addr)
-	if err != nil {
-		return err
-	}
-	return l.Close()
-}
-
-func (d *Daemon) releasePorts(t *task) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	maps.DeleteFunc(d.ports, func(_, id string) bool { return id == t.id() })
 }
 
 func (d *Daemon) acquireRuleset(ctx context.Context, t *task, p *plan) ([]devfs.Rule, error) {

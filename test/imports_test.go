@@ -20,7 +20,7 @@ var mayImport = map[string][]string{
 	".":                   {"driver", "internal/cli"},
 	"catalog":             nil,
 	"cmd/freejail-build":  {"devfs", "image", "image/build", "image/registry", "image/sign", "internal/buildjail", "internal/printable", "internal/progress", "internal/regular", "policy"},
-	"daemon":              {"catalog", "daemon/client", "devfs", "image", "image/registry", "image/sign", "internal/keylock", "internal/mount", "internal/printable", "internal/strictjson", "jail", "nfsroot", "policy", "storage"},
+	"daemon":              {"catalog", "daemon/client", "devfs", "image", "image/registry", "image/sign", "internal/keylock", "internal/mount", "internal/printable", "internal/regular", "internal/strictjson", "jail", "nfsroot", "policy", "storage"},
 	"daemon/client":       {"internal/printable"},
 	"devfs":               nil,
 	"driver":              {"daemon/client", "internal/printable"},
