@@ -24,33 +24,41 @@ type peerKey struct{}
 
 // withPeer examines the process as soon as it connects.
 func (d *Daemon) withPeer(ctx context.Context, c net.Conn) context.Context {
-	p, err := peerAt(c)
-	switch {
-	case err != nil:
-		p.err = fmt.Errorf("who asks is not known: %w", err)
-	case p.uid != 0 && p.uid != os.Geteuid():
-		p.err = fmt.Errorf("only root may talk to the freejail daemon, not uid %d", p.uid)
-	default: // root of a jail or container is not root of the host
-		p.err = atHome(p.pid)
-	}
+	p := peerAt(c)
 	if p.err != nil {
 		d.log.Warn("a connection is refused", "uid", p.uid, "pid", p.pid, "reason", p.err)
 	}
 	return context.WithValue(ctx, peerKey{}, p)
 }
 
-func peerAt(c net.Conn) (peer, error) {
+func peerAt(c net.Conn) peer {
 	u, ok := c.(*net.UnixConn)
 	if !ok {
-		return peer{uid: -1}, errors.New("this is no unix socket")
+		return peer{uid: -1, err: errors.New("this is no unix socket")}
 	}
 	raw, err := u.SyscallConn()
 	if err != nil {
-		return peer{uid: -1}, err
+		return peer{uid: -1, err: err}
 	}
-	p, perr := peer{uid: -1}, error(nil)
-	err = raw.Control(func(fd uintptr) { p, perr = socketPeer(int(fd)) })
-	return p, errors.Join(err, perr)
+	p := peer{uid: -1}
+	if err := raw.Control(func(fd uintptr) { p = examine(int(fd)) }); err != nil {
+		p.err = err
+	}
+	return p
+}
+
+// examine admits root of the host alone: root of a jail or container is not.
+func examine(fd int) peer {
+	p, err := socketPeer(fd)
+	switch {
+	case err != nil:
+		p.err = fmt.Errorf("who asks is not known: %w", err)
+	case p.uid != 0 && p.uid != os.Geteuid():
+		p.err = fmt.Errorf("only root may talk to the freejail daemon, not uid %d", p.uid)
+	default:
+		p.err = atHome(fd, p.pid)
+	}
+	return p
 }
 
 // peerOf is who sent a request, which hostOnly has let in.

@@ -26,7 +26,7 @@ func socketPeer(fd int) (peer, error) {
 
 // atHome refuses processes of containers: of another PID or user namespace, or
 // with another root directory.
-func atHome(pid int) error {
+func atHome(_, pid int) error {
 	if pid <= 0 {
 		return fmt.Errorf("the process that asks is of another PID namespace")
 	}

@@ -29,7 +29,7 @@ func asked(t *testing.T, socket string, attr *syscall.SysProcAttr) string {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(prog, "ask", socket)
-	if attr != nil && attr.Chroot != "" {
+	if attr != nil && attr.Chroot != "" && attr.Chroot != "/" {
 		cmd = &exec.Cmd{Path: "/prog", Args: []string{"/prog", "ask", "/s"}, Dir: "/"}
 	}
 	cmd.SysProcAttr = attr
@@ -59,6 +59,19 @@ func TestOtherUsersAreRefused(t *testing.T) {
 	}
 	if got := asked(t, socket, nil); got != "answer: <nil>\n" {
 		t.Errorf("root of the host hears %q", got)
+	}
+}
+
+// Root with another root directory is not root of the host.
+func TestChrootsAreRefused(t *testing.T) {
+	dir := shortDir(t)
+	daemonAt(t, dir, "")
+	socket := filepath.Join(dir, "s")
+	if got := asked(t, socket, &syscall.SysProcAttr{Chroot: dir}); !strings.Contains(got, "another root directory") {
+		t.Errorf("root in a chroot hears %q", got)
+	}
+	if got := asked(t, socket, &syscall.SysProcAttr{Chroot: "/"}); got != "answer: <nil>\n" {
+		t.Errorf("root in a chroot that is the host's root hears %q", got)
 	}
 }
 

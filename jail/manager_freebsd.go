@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -165,25 +166,41 @@ func (m *Manager) Adopt(name string, pid int, start string) error {
 // Wait returns a channel that tells the end of a process once.
 func (m *Manager) Wait(pid int) <-chan Exit { return m.procs.wait(pid) }
 
-// WaitEmpty returns when a jail has no process left.
+// WaitEmpty returns when a jail has no process left. The kernel's list is no
+// snapshot: a process that forks and ends while it is made can hide its child
+// (sysctl_kern_proc in kern/kern_proc.c lets go of its locks), so it is asked twice.
 func (m *Manager) WaitEmpty(name string) {
 	s, err := m.find("wait for", name)
-	for err == nil && !s.gone {
+	for empty := 0; err == nil && !s.gone && empty < 2; {
 		m.reap(s.jid)
-		var pids []int
-		if pids, err = processesOf(s.jid); err != nil || len(pids) == 0 {
-			return
-		}
-		pid := pids[0]
-		if _, ok := m.procs.get(pid); !ok {
-			m.procs.add(pid, proc{jail: name})
-			if m.event(pid, unix.EVFILT_PROC, unix.NOTE_EXIT) != nil {
-				m.procs.forget(pid) // it has ended since
-				continue
+		ended, has, werr := m.watchOne(name, s.jid)
+		if empty++; has {
+			empty = 0
+			select {
+			case <-ended:
+			case <-time.After(tick): // what ended before it was watched is told to nobody
 			}
 		}
-		<-m.Wait(pid)
+		err = werr
 	}
+}
+
+// watchOne watches a living process of a jail, if it has one: a zombie is its
+// parent's. It waits for starts under way: a child of ours is to be known first by
+// who asks for its end.
+func (m *Manager) watchOne(name string, jid int) (ended <-chan struct{}, has bool, err error) {
+	m.starting.Lock()
+	defer m.starting.Unlock()
+	pids, err := livingOf(jid)
+	for _, pid := range pids {
+		ended, isNew := m.procs.watch(pid, name)
+		if isNew && m.event(pid, unix.EVFILT_PROC, unix.NOTE_EXIT) != nil {
+			m.procs.forget(pid) // it has ended since
+			continue
+		}
+		return ended, true, nil
+	}
+	return nil, false, err
 }
 
 // Removed tells the names of jails that were removed behind our back.

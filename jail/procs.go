@@ -19,15 +19,43 @@ type proc struct {
 	backend procState
 	exit    *Exit
 	waiters []chan Exit
+	lookers []chan struct{} // of watch
+	unasked bool            // nobody will ask how it ended
 }
 
 func (t *procs) add(pid int, p proc) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.put(pid, &p)
+}
+
+func (t *procs) put(pid int, p *proc) {
 	if t.m == nil {
 		t.m = map[int]*proc{}
 	}
-	t.m[pid] = &p
+	if old := t.m[pid]; old != nil && old.exit == nil {
+		p.lookers = old.lookers
+	}
+	t.m[pid] = p
+}
+
+// watch returns a channel that closes when a process ends, and takes nothing from
+// those who ask how. It is nil for one that has ended. A process that was not known
+// is from now on.
+func (t *procs) watch(pid int, jail string) (ended <-chan struct{}, isNew bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p, known := t.m[pid]
+	if !known {
+		p = &proc{jail: jail, unasked: true}
+		t.put(pid, p)
+	}
+	if p.exit != nil {
+		return nil, false
+	}
+	c := make(chan struct{})
+	p.lookers = append(p.lookers, c)
+	return c, !known
 }
 
 // get returns a process that has not ended.
@@ -53,7 +81,10 @@ func (t *procs) tell(pid int, e Exit) {
 	for _, c := range p.waiters {
 		c <- e // each has room for its one value
 	}
-	if len(p.waiters) > 0 {
+	for _, c := range p.lookers {
+		close(c)
+	}
+	if len(p.waiters) > 0 || p.unasked {
 		delete(t.m, pid)
 	}
 }

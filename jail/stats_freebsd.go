@@ -146,6 +146,17 @@ func processesOf(jid int) ([]int, error) {
 	return pids, err
 }
 
+// livingOf returns the pids in a jail without the zombies.
+func livingOf(jid int) ([]int, error) {
+	var pids []int
+	err := eachProcess(func(k kinfo) {
+		if k.jid() == jid && !k.zombie() {
+			pids = append(pids, k.pid())
+		}
+	})
+	return pids, err
+}
+
 // Stats samples all jails in one pass over the host's processes.
 func (m *Manager) Stats() (map[string]Usage, error) {
 	byJID := map[int]*Usage{}
