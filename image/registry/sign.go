@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
+	"oras.land/oras-go/v2/errdef"
 
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/document"
@@ -116,24 +117,26 @@ func (r *repacked) finish(ctx context.Context, err error) error {
 	return errors.Join(err, r.Close())
 }
 
-// manifestsOf are a manifest and, of an index, those in it.
+// manifestsOf are a manifest and, of an index, those in it. One that could be read
+// in two ways is an error.
 func manifestsOf(ctx context.Context, src content.Fetcher, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
 	list := []ocispec.Descriptor{d}
-	if !document.IsIndex(d.MediaType) {
-		return list, nil
-	}
 	b, err := readManifest(ctx, src, d)
-	if err != nil {
-		return nil, err
+	if err != nil || !document.IsIndex(d.MediaType) {
+		return list, err
 	}
 	idx, err := document.ReadIndex(b, d.MediaType)
 	if err != nil {
 		return nil, fmt.Errorf("image index: %w", err)
 	}
 	for _, m := range idx.Manifests {
-		if document.IsManifest(m.MediaType) && len(list) < 1000 {
-			list = append(list, m)
+		if !document.IsManifest(m.MediaType) || len(list) == 1000 {
+			continue
 		}
+		if _, err := readManifest(ctx, src, m); err != nil && !errors.Is(err, errdef.ErrNotFound) {
+			return nil, err
+		}
+		list = append(list, m)
 	}
 	return list, nil
 }
@@ -231,6 +234,9 @@ func (c *Client) Verify(ctx context.Context, at Location, key *sign.PublicKey, i
 		return st, err
 	}
 	if identity, err = identityOf(at, src, root, identity); err != nil {
+		return st, err
+	}
+	if _, err := readManifest(ctx, src, root); err != nil {
 		return st, err
 	}
 	st = sign.Statement{Identity: identity, Digest: root.Digest}

@@ -294,3 +294,29 @@ func moveSignature(t *testing.T, c *Client, at string) {
 		t.Fatal("the tag is another")
 	}
 }
+
+// What could be read in two ways is neither signed nor verified.
+func TestPolyglotsAreNotSigned(t *testing.T) {
+	const blob = `{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"` + someDigest + `","size":1}`
+	for name, text := range map[string]string{
+		"both kinds":   `{"schemaVersion":2,"config":` + blob + `,"layers":[],"manifests":[]}`,
+		"twice":        `{"schemaVersion":2,"config":` + blob + `,"config":` + blob + `,"layers":[]}`,
+		"another case": `{"schemaVersion":2,"config":` + blob + `,"Layers":[]}`,
+	} {
+		dir := filepath.Join(t.TempDir(), "layout")
+		l, err := image.MakeDirectory(dir)
+		check(t, err)
+		d := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString(text), Size: int64(len(text))}
+		check(t, l.Put(ctx, d, strings.NewReader(text)))
+		check(t, l.Tag(d, "registry.example/web:1"))
+		check(t, l.Close())
+		key, pub, _ := keys(t, nil)
+		if done, err := client(t).Sign(ctx, loc(t, "oci:"+dir), key, "", image.Limits{}); err == nil {
+			t.Errorf("%s: it is signed: %v", name, done)
+		}
+		_, err = client(t).Verify(ctx, loc(t, "oci:"+dir), pub, "", image.Limits{})
+		if err == nil || strings.Contains(err.Error(), "none of the") {
+			t.Errorf("%s: the error is %v", name, err)
+		}
+	}
+}
