@@ -107,11 +107,11 @@ func (d *Daemon) imageNamed(name string) (*image.Image, error) {
 		return nil, rerr
 	}
 	if !remote {
-		return nil, client.Errorf(client.CodeNotFound, "image %q is not on this host, and names no registry: "+
-			"import it with `freejail images import ARCHIVE`, give the archive's absolute path, or write HOST/NAME:TAG", name)
+		return nil, client.Errorf(client.CodeNotFound, "image %q is not on this host, and names no registry%s: "+
+			"import it with `freejail images import ARCHIVE`, give the archive's absolute path, or write HOST/NAME:TAG", name, image.DigestHint(name))
 	}
 	if img, err = d.images.Get(ref.Name()); errors.Is(err, image.ErrNotFound) {
-		return nil, client.Errorf(client.CodeNotFound, "image %q is not on this host: `freejail pull %s`", name, ref)
+		return nil, client.Errorf(client.CodeNotFound, "image %q is not on this host%s: `freejail pull %s`", name, image.DigestHint(name), ref)
 	}
 	return img, err
 }

@@ -279,6 +279,34 @@ func TestAPrivateImageIsNotEverybodys(t *testing.T) {
 	nothingLeft(t, dir)
 }
 
+// The first digits of a digest are no name of an image, and digits alone no digest:
+// an image with the same is soon made.
+func TestDigitsAreNames(t *testing.T) {
+	dir, r := shortDir(t), newRemote(t, "")
+	digest := r.push(t, "", "prog:1", greeter)
+	c, _ := daemonAt(t, dir, r.config(""))
+	ctx := t.Context()
+	if _, err := c.Pull(ctx, client.PullRequest{Ref: r.host + "/prog:1"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	hex := strings.TrimPrefix(digest, "sha256:")
+	for image, want := range map[string]string{hex: "a digest is written sha256:", hex[:12]: "a digest is written sha256:", "sha256:" + hex[:12]: "given whole", digest: ""} {
+		_, err := c.Start(ctx, client.TaskSpec{ID: "digits", Owner: "nomad", Image: image, Parameters: map[string]string{"GREETING": "x"}})
+		if err == nil {
+			if derr := c.Destroy(ctx, "digits", true); derr != nil {
+				t.Error(derr)
+			}
+		}
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: %v, want %q", image, err, want)
+		}
+	}
+	if i, err := c.Image(ctx, "sha256:"+hex[:12]); err != nil || i.Digest != digest {
+		t.Errorf("the command line takes the first digits: %+v, %v", i, err)
+	}
+	nothingLeft(t, dir)
+}
+
 // An operator's pull tells how far it is, and what is refused says why.
 func TestOperatorsPull(t *testing.T) {
 	dir, r := shortDir(t), newRemote(t, "")

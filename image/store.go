@@ -245,12 +245,16 @@ func (s *Store) nameless(ref string) (ocispec.Descriptor, error) {
 
 var onlyHex = regexp.MustCompile(`^[0-9a-f]{6,64}$`)
 
-func notFound(ref string) error {
-	if onlyHex.MatchString(ref) {
-		return fmt.Errorf("%w: %q (a digest is written sha256:%s)", ErrNotFound, ref, ref)
+// DigestHint says how a digest is written where a name looks like one that is
+// written otherwise; it is empty for other names.
+func DigestHint(name string) string {
+	if !onlyHex.MatchString(name) {
+		return ""
 	}
-	return fmt.Errorf("%w: %q", ErrNotFound, ref)
+	return fmt.Sprintf(" (this is a name; a digest is written sha256:%s)", name)
 }
+
+func notFound(ref string) error { return fmt.Errorf("%w: %q%s", ErrNotFound, ref, DigestHint(ref)) }
 
 // Hold keeps an image and its blobs from Prune and GC until release is called.
 // It is ErrNotFound where the image is gone already.
