@@ -168,7 +168,7 @@ func TestSignals(t *testing.T) {
 		},
 		"copying": func(t *testing.T) *running {
 			dir := context1(t, "FROM scratch\nCOPY big /\n")
-			sparse(t, dir+"/big", 1<<30)
+			sparse(t, dir+"/big", 256<<20)
 			r := start(t, "build", "-o", out(t), dir)
 			r.until("line 2")
 			return r
