@@ -61,6 +61,12 @@ func inside(what string) {
 		c := child()
 		c.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 		must(c.Start())
+	case "zombie": // never asks how its child ended
+		c := child()
+		c.Args[1] = "inside-nothing"
+		must(c.Start())
+		fmt.Println("ready")
+		awaitFile("/tmp/go")
 	case "env":
 		host, err := os.Hostname()
 		must(err)
