@@ -20,7 +20,7 @@ const (
 // for each entry, so that links through links cannot take the time that large
 // images need. A step is a name looked up.
 const (
-	baseSteps  = 100_000
+	baseSteps  = 20_000
 	entrySteps = 32
 )
 

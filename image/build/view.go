@@ -54,11 +54,11 @@ const (
 	maxLinks   = 40
 	maxText    = 4 << 20
 	maxTexts   = 64 << 20
-	maxName    = 255     // NAME_MAX of both systems
-	maxTarget  = 4096    // no system takes a longer link
-	maxSteps   = 4096    // of one walk, those in links too
-	baseSteps  = 100_000 // of all walks, as the unpacker takes them
-	entrySteps = 32      // more for each entry
+	maxName    = 255    // NAME_MAX of both systems
+	maxTarget  = 4096   // no system takes a longer link
+	maxSteps   = 4096   // of one walk, those in links too
+	baseSteps  = 20_000 // of all walks, as the unpacker takes them
+	entrySteps = 32     // more for each entry
 )
 
 var errNotDir = errors.New("it is not a directory")
