@@ -41,7 +41,8 @@ func (d *Daemon) handleLogs(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (d *Daemon) copyLogs(ctx context.Context, w http.ResponseWriter, t *task, stream string, tail int, follow bool) error {
+func (d *Daemon) copyLogs(ctx context.Context, w http.ResponseWriter, t *task, stream string, tail int,
+	follow bool) error {
 	o := t.output(stream)
 	if o == nil && t.ownLog(stream) && t.state() == client.Exited {
 		o = endedOutput(t.logFile(stream))
@@ -78,7 +79,8 @@ func (o *output) copyTo(ctx context.Context, w http.ResponseWriter, tail int, fo
 		case complete:
 			skipped, err := o.next(r)
 			if skipped > 0 {
-				fmt.Fprintf(w, "\nfreejail: of the log %d files were gone before they were read\n", skipped) // the copying sees a broken connection
+				// The copying sees a broken connection.
+				fmt.Fprintf(w, "\nfreejail: of the log %d files were gone before they were read\n", skipped)
 			}
 			if err != nil {
 				return err
@@ -207,7 +209,8 @@ func (l *logDir) open(name string) (*os.File, error) {
 
 // copyTo copies file after file; following, it looks for more until the task has
 // ended and nothing is left.
-func (l *logDir) copyTo(ctx context.Context, w http.ResponseWriter, tail int, follow bool, ended <-chan struct{}) error {
+func (l *logDir) copyTo(ctx context.Context, w http.ResponseWriter, tail int, follow bool,
+	ended <-chan struct{}) error {
 	r, err := l.begin(tail)
 	if err != nil {
 		return err

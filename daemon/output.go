@@ -95,7 +95,8 @@ func (d *Daemon) openOutput(t *task, stream string) error {
 	if err != nil {
 		return &fs.PathError{Op: "open", Path: fifoOf(path), Err: err}
 	}
-	o := &output{path: path, half: max(limit/2, 512), fifo: os.NewFile(uintptr(fd), fifoOf(path)), number: 1, readers: map[*outputReader]bool{},
+	o := &output{path: path, half: max(limit/2, 512), fifo: os.NewFile(uintptr(fd), fifoOf(path)), number: 1,
+		readers: map[*outputReader]bool{},
 		tell: func(kind, message string) { d.event(t.id(), kind, stream+": "+message) }}
 	o.start()
 	t.mu.Lock()

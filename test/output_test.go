@@ -50,5 +50,6 @@ func selected(s *ast.SelectorExpr) ast.Expr {
 }
 
 func writesUnquoted(pkg, name string) bool {
-	return pkg == "fmt" && (strings.HasPrefix(name, "Fprint") || strings.HasPrefix(name, "Print")) || pkg == "io" && name == "WriteString" || pkg == "log"
+	return pkg == "fmt" && (strings.HasPrefix(name, "Fprint") || strings.HasPrefix(name, "Print")) ||
+		pkg == "io" && name == "WriteString" || pkg == "log"
 }

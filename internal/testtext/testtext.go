@@ -10,7 +10,8 @@ import (
 // Hostile has all that an image could want on a terminal: a title, colours by C0
 // and C1, the end of the line and a line of its own, text from right to left,
 // separators, what has no shape, what is no UTF-8, and blanks up to the next line.
-const Hostile = "evil\x1b]0;x\a\r\n" + forged + "\u202e\u2066\u009b31m\x9b31m\u2028\u2029\u200b\ufeff\u3164\U000e0041\x7f\b          \n" + forged
+const Hostile = "evil\x1b]0;x\a\r\n" + forged +
+	"\u202e\u2066\u009b31m\x9b31m\u2028\u2029\u200b\ufeff\u3164\U000e0041\x7f\b          \n" + forged
 
 const forged = "FORGED allowed"
 

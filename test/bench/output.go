@@ -27,8 +27,12 @@ func (b *bench) output(ctx context.Context) error {
 			started++
 			return b.ownLog(ctx, fmt.Sprintf("o%d-%d", os.Getpid(), started), n)
 		}},
-		contestant{"the program, into a file", func() (time.Duration, error) { return b.intoFile(ctx, self, n, false) }},
-		contestant{"the program, through cat into a file", func() (time.Duration, error) { return b.intoFile(ctx, self, n, true) }})
+		contestant{"the program, into a file", func() (time.Duration, error) {
+			return b.intoFile(ctx, self, n, false)
+		}},
+		contestant{"the program, through cat into a file", func() (time.Duration, error) {
+			return b.intoFile(ctx, self, n, true)
+		}})
 }
 
 func (b *bench) ownLog(ctx context.Context, id, mib string) (time.Duration, error) {
