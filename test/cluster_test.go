@@ -51,11 +51,8 @@ func program(t *testing.T, env string) string {
 
 const policy = `
 permit {
-  ports = ["1024-65535/tcp"]
-}
-permit {
-  images   = ["probe"]
-  services = ["own:test"]
+  ports    = ["1024-65535/tcp"]
+  services = ["probe:test"]
 }
 permit {
   images = ["linux-permitted"]
