@@ -97,7 +97,7 @@ func (d *Daemon) openOutput(t *task, stream string) error {
 	}
 	o := &output{path: path, half: max(limit/2, 512), fifo: os.NewFile(uintptr(fd), fifoOf(path)), number: 1,
 		readers: map[*outputReader]bool{},
-		tell: func(kind, message string) { d.event(t.id(), kind, stream+": "+message) }}
+		tell:    func(kind, message string) { d.event(t.id(), kind, stream+": "+message) }}
 	o.start()
 	t.mu.Lock()
 	defer t.mu.Unlock()
