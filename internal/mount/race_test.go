@@ -27,7 +27,7 @@ func TestMountsGoNowhereElse(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("mounting needs root")
 	}
-	for _, kind := range []string{"tmpfs", "nullfs", "file"} {
+	for _, kind := range []string{"tmpfs", "nullfs", "onto a file", "from a file"} {
 		t.Run(kind, func(t *testing.T) { raceMounts(t, kind) })
 	}
 }
@@ -117,8 +117,11 @@ func mountRaced(by *Descriptors, r *Root, kind, dir string) error {
 	open, target, m := r.Dir, "/data/a", Mount{Type: "tmpfs", Options: []string{"size=65536"}}
 	if kind != "tmpfs" {
 		source := "a"
-		if kind == "file" {
-			open, target, source = r.File, "/data/a/f", "a/f"
+		switch kind {
+		case "onto a file":
+			open, target, source = r.File, "/data/a/f", "x/f"
+		case "from a file":
+			open, target, source = r.File, "/data/x/f", "a/f"
 		}
 		shared, err := OpenPath(dir + "/shared")
 		if err != nil {

@@ -3,9 +3,19 @@ package mount
 import (
 	"errors"
 	"os"
+
+	"golang.org/x/sys/unix"
 )
 
-// swap exchanges two names. This system cannot do that at once.
+// swap exchanges two names. This system cannot do that at once, and whoever
+// looks in between may make a directory in the gap.
 func swap(a, b string) error {
-	return errors.Join(os.Rename(a, a+".away"), os.Rename(b, a), os.Rename(a+".away", b))
+	if err := os.Rename(a, a+".away"); err != nil {
+		return err
+	}
+	err := os.Rename(b, a)
+	for errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EISDIR) {
+		err = errors.Join(os.Remove(a), os.Rename(b, a))
+	}
+	return errors.Join(err, os.Rename(a+".away", b))
 }
