@@ -172,6 +172,11 @@ func (t *task) filesDir() string { return filepath.Join(t.journal.dir, "fd") }
 func (d *Daemon) mountAll(ctx context.Context, t *task, p *plan, rules []devfs.Rule) error {
 	root := t.info.Root
 	return t.step(ctx, undo{Op: "mounts", Arg: root}, func() (err error) {
+		release, err := d.descriptors.Use()
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, release()) }()
 		m := &mounter{dirs: d.descriptors}
 		if m.root, err = mount.OpenRoot(root); err != nil {
 			return err

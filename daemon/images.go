@@ -74,8 +74,12 @@ func (d *Daemon) openImage(spec client.TaskSpec, path string) (*image.Input, err
 	if err != nil {
 		return nil, err
 	}
+	release, err := d.descriptors.Use()
+	if err != nil {
+		return nil, errors.Join(err, place.Close())
+	}
 	in, err := image.OpenInput(d.descriptors.Path(place), path)
-	return in, errors.Join(err, place.Close())
+	return in, errors.Join(err, release(), place.Close())
 }
 
 // holdImage resolves a task's image and keeps it from a collection of garbage

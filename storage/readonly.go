@@ -95,6 +95,11 @@ func (r readonly) build(ctx context.Context, lower, root, task string, o Options
 		return err
 	}
 	defer func() { err = errors.Join(err, by.Close()) }()
+	release, err := by.Use()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, release()) }()
 	if err := r.show(ctx, by, lower, root, task, o); err != nil {
 		return err
 	}

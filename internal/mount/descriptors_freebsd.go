@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,16 +21,21 @@ const oPath = 0x00400000
 // very vnode (fdesc_get_ino_alloc in sys/fs/fdescfs/fdesc_vnops.c). nmount(2)
 // takes paths only.
 //
+// It is mounted no longer than it is used: an rm -r that came by would find its
+// own descriptors there, and go on where they lead.
+//
 // A directory's mount has the path in the mount table that it really has; a
 // file's has the one in here (vn_path_to_global_path_hardlink in
 // sys/kern/vfs_cache.c).
 type Descriptors struct {
-	dir string
-	at  Info
+	dir   string
+	mu    sync.Mutex
+	users int
+	at    Info
 }
 
-// OpenDescriptors mounts them on a directory, which is made, or takes over what
-// an earlier process has left there.
+// OpenDescriptors makes the directory. What an earlier process has left there is
+// unmounted.
 func OpenDescriptors(dir string) (*Descriptors, error) {
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
@@ -40,27 +46,61 @@ func OpenDescriptors(dir string) (*Descriptors, error) {
 	}
 	d := &Descriptors{dir: dir}
 	if d.at, err = mountedOn(dir); err == nil && d.at.Target == dir && d.at.Type == "fdescfs" {
-		return d, nil
-	}
-	if err := nmount(Mount{Type: "fdescfs", Target: dir, Options: []string{"nodup"}}); err != nil {
-		return nil, err
-	}
-	if d.at, err = mountedOn(dir); err == nil && d.at.Target != dir {
-		err = fmt.Errorf("%s: fdescfs is not where it was mounted", dir)
+		err = d.at.Unmount(true)
 	}
 	return d, err
 }
 
-// Close unmounts the directory. What was mounted with it stays.
-func (d *Descriptors) Close() error {
-	return errors.Join(d.at.Unmount(true), os.Remove(d.dir))
+// Close removes the directory. What was mounted with it stays.
+func (d *Descriptors) Close() error { return os.Remove(d.dir) }
+
+// Use has it mounted until release is called, for more than one mount.
+func (d *Descriptors) Use() (release func() error, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.users == 0 {
+		if err := d.mount(); err != nil {
+			return nil, err
+		}
+	}
+	d.users++
+	return d.release, nil
 }
 
-// Path leads to what is opened, while it is; it may be opened anew by it.
+func (d *Descriptors) mount() error {
+	if err := nmount(Mount{Type: "fdescfs", Target: d.dir, Options: []string{"nodup"}}); err != nil {
+		return err
+	}
+	var err error
+	if d.at, err = mountedOn(d.dir); err == nil && d.at.Target != d.dir {
+		err = fmt.Errorf("%s: fdescfs is not where it was mounted", d.dir)
+	}
+	return err
+}
+
+func (d *Descriptors) release() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.users--; d.users > 0 {
+		return nil
+	}
+	return d.at.Unmount(true)
+}
+
+// Path leads to what is opened, while it is, and while this is in use; it may be
+// opened anew by it.
 func (d *Descriptors) Path(f *os.File) string { return d.name(f) }
 
 // On mounts a file system on an opened point; m.Target is not looked at.
 func (d *Descriptors) On(p *Point, m Mount) error {
+	release, err := d.Use()
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.on(p, m), release())
+}
+
+func (d *Descriptors) on(p *Point, m Mount) error {
 	m.Target = d.name(p.file)
 	if m.From != nil {
 		defer runtime.KeepAlive(m.From)

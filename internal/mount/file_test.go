@@ -31,6 +31,15 @@ func TestFileOverFile(t *testing.T) {
 	if err := os.WriteFile(dir+"/root/etc/conf", nil, 0o644); err == nil {
 		t.Error("a read-only file was written to")
 	}
+	list, err := Below(dir)
+	for _, m := range list { // an rm -r would find its own descriptors there
+		if m.Type == "fdescfs" {
+			t.Errorf("descriptors are left at %s", m.Target)
+		}
+	}
+	if err != nil || len(list) != 1 {
+		t.Errorf("mounted: %v %v", list, err)
+	}
 	if err := UnmountBelow(dir+"/root", dir+"/fd"); err != nil {
 		t.Fatal(err)
 	}

@@ -22,8 +22,12 @@ func OpenDescriptors(string) (*Descriptors, error) { return &Descriptors{}, nil 
 // Close has nothing to take back.
 func (*Descriptors) Close() error { return nil }
 
-// Path leads to what is opened, while it is; it may be opened anew by it.
+// Path leads to what is opened, while it is, and while this is in use; it may be
+// opened anew by it.
 func (*Descriptors) Path(f *os.File) string { return name(int(f.Fd())) }
+
+// Use has nothing to prepare.
+func (*Descriptors) Use() (release func() error, err error) { return func() error { return nil }, nil }
 
 // On mounts a file system on an opened point; m.Target is not looked at. Types
 // that Linux has not are an error of the kernel.
