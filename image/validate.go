@@ -64,7 +64,7 @@ func (v *validator) text(field, s string) {
 }
 
 func (v *validator) parameters(list []Parameter) {
-	seen := map[string]bool{}
+	seen, compiled := map[string]bool{}, patterns{}
 	for i, p := range list {
 		f := fmt.Sprintf("parameters[%d]", i)
 		v.check(paramName.MatchString(p.Name), f+".name", "%q is no name of an environment variable", p.Name)
@@ -73,7 +73,7 @@ func (v *validator) parameters(list []Parameter) {
 		v.check(!p.Required || p.Default == nil, f+".default", "a required parameter has no default")
 		v.text(f+".description", p.Description)
 		seen[p.Name] = true
-		re, err := regexp.Compile(p.Pattern)
+		re, err := compiled.compile(p.Pattern)
 		v.check(err == nil, f+".pattern", "%v", err)
 		if p.Default == nil {
 			continue
