@@ -8,14 +8,14 @@ import (
 )
 
 // swap exchanges two names. This system cannot do that at once, and whoever
-// looks in between may make a directory in the gap.
+// looks in between may make a directory in the gap, with files in it.
 func swap(a, b string) error {
 	if err := os.Rename(a, a+".away"); err != nil {
 		return err
 	}
 	err := os.Rename(b, a)
 	for errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EISDIR) {
-		err = errors.Join(os.Remove(a), os.Rename(b, a))
+		err = errors.Join(os.RemoveAll(a), os.Rename(b, a))
 	}
 	return errors.Join(err, os.Rename(a+".away", b))
 }
