@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/devfs"
 	"github.com/freejail/freejail/internal/mount"
+	"github.com/freejail/freejail/policy"
 	"github.com/freejail/freejail/storage"
 )
 
@@ -135,6 +137,8 @@ func (p *plan) isFile(m client.Mount) bool {
 
 // mounter mounts what a plan names in a task's root.
 type mounter struct {
+	judge func(policy.Request) error
+	path  string // of the root
 	root  *mount.Root
 	dirs  *mount.Descriptors // for mounts on directories
 	files *mount.Descriptors // for mounts on files; nil without any
@@ -161,7 +165,34 @@ func (m *mounter) mountOne(p *plan, what client.Mount) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(by.On(at, fs), at.Close())
+	if err = m.judgeAgain(p, what.Target, at); err == nil {
+		err = by.On(at, fs)
+	}
+	return errors.Join(err, at.Close())
+}
+
+// judgeAgain has the policy decide about where a target really is, if a link of
+// the image has led elsewhere than what was asked for.
+func (m *mounter) judgeAgain(p *plan, target string, at *mount.Point) error {
+	asked, real := path.Clean("/"+target), strings.TrimPrefix(at.Path(), m.path)
+	if asked == real {
+		return nil
+	}
+	for _, r := range p.requests {
+		if r.Kind == policy.Mount && r.Name == asked {
+			r.Name = real
+			return m.judge(r)
+		}
+	}
+	return nil
+}
+
+// inOrder are all mounts of a plan, outer ones before those in them.
+func (p *plan) inOrder() []client.Mount {
+	all := slices.Concat(p.mounts, p.dirs)
+	depth := func(m client.Mount) int { return strings.Count(path.Clean("/"+m.Target), "/") }
+	slices.SortStableFunc(all, func(a, b client.Mount) int { return depth(a) - depth(b) })
+	return all
 }
 
 // filesDir is where descriptors of a task's files that are mounted over lie.
@@ -177,7 +208,9 @@ func (d *Daemon) mountAll(ctx context.Context, t *task, p *plan, rules []devfs.R
 			return err
 		}
 		defer func() { err = errors.Join(err, release()) }()
-		m := &mounter{dirs: d.descriptors}
+		m := &mounter{dirs: d.descriptors, path: root, judge: func(r policy.Request) error {
+			return d.decide(t.info.Spec, p.image, []policy.Request{r})
+		}}
 		if m.root, err = mount.OpenRoot(root); err != nil {
 			return err
 		}
@@ -191,7 +224,7 @@ func (d *Daemon) mountAll(ctx context.Context, t *task, p *plan, rules []devfs.R
 		if err := m.mountDev(t.info.Ruleset, rules, p.linuxulator()); err != nil {
 			return err
 		}
-		for _, what := range slices.Concat(p.mounts, p.dirs) {
+		for _, what := range p.inOrder() {
 			if err := context.Cause(ctx); err != nil {
 				return err
 			}

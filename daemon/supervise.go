@@ -31,7 +31,7 @@ func (d *Daemon) undoOps() map[string]func(context.Context, *task, string) error
 			if t.overNFS() {
 				return mount.ForceBelow(root, t.filesDir())
 			}
-			return mount.UnmountBelow(root, t.filesDir())
+			return mount.ReleaseBelow(root, t.filesDir())
 		},
 		"jail":    func(ctx context.Context, _ *task, name string) error { return d.removeJail(ctx, name) },
 		"service": func(ctx context.Context, t *task, _ string) error { d.deregister(ctx, t); return nil },

@@ -146,7 +146,7 @@ func (d *dirs) useChain(chain, task string) error {
 
 // Remove unmounts all below a root's directory and deletes it.
 func (d *dirs) Remove(_ context.Context, task string) error {
-	return d.remove(task, mount.UnmountUnder)
+	return d.remove(task, mount.ReleaseUnder)
 }
 
 func (d *dirs) remove(task string, unmount func(string) error) error {

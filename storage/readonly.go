@@ -127,7 +127,7 @@ func (r readonly) makeWritable(ctx context.Context, by *mount.Descriptors, root,
 		return err
 	}
 	defer in.Close()
-	writable, err := writablePaths(in, o)
+	writable, err := writablePaths(ctx, in, o)
 	for i, w := range writable {
 		if err == nil {
 			if err = r.writableDir(ctx, by, w, filepath.Join(own, strconv.Itoa(i)), setuid(o)); err != nil {
@@ -189,7 +189,7 @@ func (r readonly) Remove(_ context.Context, task string) error {
 	if r.kind == "nfs" {
 		return r.remove(task, mount.ForceUnder)
 	}
-	return r.remove(task, mount.UnmountUnder)
+	return r.remove(task, mount.ReleaseUnder)
 }
 
 // writable are the paths that are to be writable.
@@ -202,9 +202,12 @@ func (o Options) writable() []string {
 
 // writablePaths opens the writable directories of a root, of those within
 // another only that.
-func writablePaths(root *mount.Root, o Options) ([]*mount.Point, error) {
+func writablePaths(ctx context.Context, root *mount.Root, o Options) ([]*mount.Point, error) {
 	var all, outer []*mount.Point
 	for _, w := range o.writable() {
+		if err := ctx.Err(); err != nil {
+			return all, err
+		}
 		p, err := root.Dir(w)
 		if errors.Is(err, unix.EROFS) {
 			err = fmt.Errorf("the root has no directory %s: %w", w, err)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
 	"path"
@@ -53,19 +52,19 @@ func (o Options) points() []point {
 
 // skeletons tells by directory of a tree which points are missing in it, as
 // paths from there. What is below something writable is made there.
-func skeletons(lower *os.File, o Options) (map[string][]point, error) {
+func skeletons(ctx context.Context, lower *os.File, o Options) (map[string][]point, error) {
 	var writable []string
 	for _, w := range o.writable() {
-		have, lacks, err := deepest(lower, w)
-		if err != nil {
-			return nil, err
+		have, lacks, err := mount.Deepest(lower, w)
+		if err = errors.Join(err, ctx.Err()); err != nil {
+			return nil, fmt.Errorf("writable path %s: %w", w, err)
 		}
 		writable = append(writable, path.Join(have, lacks))
 	}
 	out := map[string][]point{}
 	for _, p := range o.points() {
-		have, lacks, err := deepest(lower, p.path)
-		if err != nil {
+		have, lacks, err := mount.Deepest(lower, p.path)
+		if err = errors.Join(err, ctx.Err()); err != nil {
 			return nil, fmt.Errorf("mount point %s: %w", p.path, err)
 		}
 		whole := path.Join(have, lacks)
@@ -77,26 +76,6 @@ func skeletons(lower *os.File, o Options) (map[string][]point, error) {
 	return out, nil
 }
 
-// deepest splits a path into what a tree has of it, really and without links,
-// and what it lacks.
-func deepest(tree *os.File, name string) (have, lacks string, err error) {
-	parts := strings.Split(strings.TrimPrefix(path.Clean("/"+name), "/"), "/")
-	for i := range parts {
-		f, real, err := mount.OpenIn(tree, path.Join(parts[:i+1]...))
-		if errors.Is(err, fs.ErrNotExist) {
-			return have, path.Join(parts[i:]...), nil
-		}
-		if err != nil {
-			return "", "", err
-		}
-		if err := f.Close(); err != nil {
-			return "", "", err
-		}
-		have = real
-	}
-	return have, "", nil
-}
-
 // show mounts a tree read-only on a root, with all points that it needs.
 func (r readonly) show(ctx context.Context, by *mount.Descriptors, lower, root, task string, o Options) error {
 	tree, err := mount.OpenPath(lower) // a server may exchange the last name of it for a link
@@ -106,7 +85,7 @@ func (r readonly) show(ctx context.Context, by *mount.Descriptors, lower, root, 
 	defer tree.Close()
 	var lacking map[string][]point
 	if o.Lower == "" {
-		if lacking, err = skeletons(tree, o); err != nil {
+		if lacking, err = skeletons(ctx, tree, o); err != nil {
 			return err
 		}
 	}

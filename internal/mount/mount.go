@@ -115,6 +115,24 @@ func UnmountBelow(root string, dirs ...string) error {
 	return unmountAll(append(dirs, root), root, false)
 }
 
+// ReleaseBelow is UnmountBelow for the root of a jail in which nobody runs any
+// more: who was given something of it by a descriptor, in another jail, does not
+// keep it.
+func ReleaseBelow(root string, dirs ...string) error {
+	if UnmountBelow(root, dirs...) == nil {
+		return nil
+	}
+	return ForceBelow(root, dirs...)
+}
+
+// ReleaseUnder is UnmountUnder for such a root.
+func ReleaseUnder(dir string) error {
+	if UnmountUnder(dir) == nil {
+		return nil
+	}
+	return ForceUnder(dir)
+}
+
 // ForceUnder is UnmountUnder, whoever uses what is there.
 func ForceUnder(dir string) error { return unmountAll([]string{dir}, "", true) }
 

@@ -252,3 +252,61 @@ func TestKnown(t *testing.T) {
 		t.Error("no-such-fs is known")
 	}
 }
+
+func TestDeepest(t *testing.T) {
+	root := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(root, "a/b"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for link, to := range map[string]string{"to": "a/b", "dangling": "a/new/x", "up": "a/none/../..", "out": "/etc", "maze": strings.Repeat("a/../", 400)} {
+		if err := os.Symlink(to, filepath.Join(root, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dir := place(t, root)
+	for name, want := range map[string][2]string{
+		"/a/b": {"a/b", ""}, "/a/c/d": {"a", "c/d"}, "/to/x/y": {"a/b", "x/y"}, "/dangling/y": {"a", "new/x/y"}, "/x": {"", "x"}, "/": {"", ""},
+	} {
+		if have, lacks, err := Deepest(dir, name); err != nil || have != want[0] || lacks != want[1] {
+			t.Errorf("%s: %q and %q, %v; want %q", name, have, lacks, err, want)
+		}
+	}
+	for _, name := range []string{"/up", "/out/x", "/maze/x"} {
+		if have, lacks, err := Deepest(dir, name); err == nil {
+			t.Errorf("%s: %q and %q", name, have, lacks)
+		}
+	}
+}
+
+// Whoever was given something open of a root does not keep it when nobody runs
+// there any more.
+func TestReleaseOfWhatOthersHold(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	dir := realTemp(t)
+	for _, d := range []string{"src/in", "root"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() {
+		if err := ForceUnder(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := Do(Mount{Type: "nullfs", Source: dir + "/src", Target: dir + "/root"}); err != nil {
+		t.Fatal(err)
+	}
+	held, err := os.Open(dir + "/root/in")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	if err := ReleaseUnder(dir + "/root"); err != nil {
+		t.Error(err)
+	}
+	if left, err := Below(dir); err != nil || len(left) != 0 {
+		t.Errorf("left: %v %v", left, err)
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -86,6 +87,20 @@ func OpenIn(dir *os.File, rel string) (*os.File, string, error) {
 	return w.walk(dir, strings.TrimPrefix(path.Clean("/"+rel), "/"))
 }
 
+// Deepest splits a path within a directory into what is there, really and without
+// links, and what is not. A link to nothing counts for what it names.
+func Deepest(dir *os.File, name string) (have, lacks string, err error) {
+	w := walker{any: true}
+	f, have, err := w.walk(dir, strings.TrimPrefix(path.Clean("/"+name), "/"))
+	if err == nil {
+		return have, "", f.Close()
+	}
+	if !errors.Is(err, fs.ErrNotExist) || slices.Contains(w.todo, "..") {
+		return "", "", err
+	}
+	return path.Join(w.names...), path.Join(append([]string{w.missing}, w.todo...)...), nil
+}
+
 // OpenPath opens what a clean absolute path names, of any kind, as OpenIn does.
 // A path with a symbolic link in it is refused: a decision about the path is one
 // about what was opened.
@@ -112,7 +127,7 @@ const maxLinks = 40
 // maxSteps bounds the names that all links of a path add up to, and maxDepth how
 // many directories are open at once.
 const (
-	maxSteps = 4096
+	maxSteps = 512
 	maxDepth = 256
 )
 
@@ -126,6 +141,7 @@ type walker struct {
 	stack        []*os.File // from below the start to where it is
 	names        []string
 	todo         []string
+	missing      string // what was not there
 	links, steps int
 }
 
@@ -196,7 +212,10 @@ func (w *walker) open(at *os.File, name string) (*os.File, error) {
 	for range 100 { // somebody may make and remove it meanwhile
 		f, err := w.openOnce(at, name, dir)
 		switch {
-		case w.make && errors.Is(err, fs.ErrNotExist):
+		case !w.make && errors.Is(err, fs.ErrNotExist):
+			w.missing = name
+			return nil, err
+		case errors.Is(err, fs.ErrNotExist):
 			if err := create(int(at.Fd()), name, dir); err != nil && !errors.Is(err, fs.ErrExist) {
 				return nil, &fs.PathError{Op: "create", Path: w.at(name), Err: err}
 			}
