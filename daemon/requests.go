@@ -8,7 +8,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -169,7 +168,7 @@ func (p *plan) addEnv(spec client.TaskSpec) error {
 		env["FREEJAIL_PORT_"+port.Name] = strconv.Itoa(port.Port)
 		env["FREEJAIL_ADDR_"+port.Name] = port.Address
 	}
-	known := map[string]bool{}
+	known, patterns := map[string]bool{}, image.Patterns{}
 	for _, mp := range p.image.Manifest.Parameters {
 		known[mp.Name] = true
 		v, given := spec.Parameters[mp.Name]
@@ -182,14 +181,12 @@ func (p *plan) addEnv(spec client.TaskSpec) error {
 		if !given {
 			continue
 		}
-		if mp.Pattern != "" {
-			re, err := regexp.Compile(mp.Pattern)
-			if err != nil {
-				return invalid("image %s: the pattern of parameter %s: %v", p.image.Name, mp.Name, err)
-			}
-			if !re.MatchString(v) {
-				return invalid("parameter %s = %q does not match %s: %s", mp.Name, v, mp.Pattern, mp.Description)
-			}
+		matches, err := patterns.Match(mp.Pattern, &v)
+		if err != nil {
+			return invalid("parameter %s of image %s: %v", mp.Name, p.image.Name, err)
+		}
+		if !matches {
+			return invalid("parameter %s = %q does not match %s: %s", mp.Name, v, mp.Pattern, mp.Description)
 		}
 		env[mp.Name] = v
 	}

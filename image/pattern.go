@@ -9,20 +9,36 @@ import (
 // maxPatterns bounds what all patterns of a manifest add up to, in characters
 // when their repetitions are written out. regexp itself allows one to become a
 // program of 128 MiB (maxSize in regexp/syntax/parse.go).
-const maxPatterns = 100000
+const maxPatterns = 20_000
 
-// patterns compiles the patterns of one manifest.
-type patterns struct{ size int }
+// maxMatching bounds the time that all matches of a manifest's parameters take
+// together. One takes a step for each character of the pattern, with its
+// repetitions written out, at each byte of the value, and nothing ends it before.
+const maxMatching = 20_000_000
 
-func (p *patterns) compile(text string) (*regexp.Regexp, error) {
-	re, err := syntax.Parse(text, syntax.Perl)
+// Patterns matches values with the patterns of one manifest's parameters. What
+// they are and what they do is bounded in sum; the zero value has done nothing.
+type Patterns struct{ size, steps int }
+
+// Match tells whether a value, if there is one, matches a pattern. The error is
+// that it is no pattern, or that it is too large or the value too long for it.
+func (p *Patterns) Match(pattern string, value *string) (bool, error) {
+	parsed, err := syntax.Parse(pattern, syntax.Perl)
 	if err != nil {
-		return nil, err
+		return false, err
 	}
-	if p.size += len(text) + patternSize(re); p.size > maxPatterns {
-		return nil, fmt.Errorf("the patterns are too large: with their repetitions written out they have over %d characters", maxPatterns)
+	size := len(pattern) + patternSize(parsed)
+	if p.size += size; p.size > maxPatterns {
+		return false, fmt.Errorf("the patterns are too large: with their repetitions written out they have over %d characters", maxPatterns)
 	}
-	return regexp.Compile(text)
+	if value != nil && pattern != "" {
+		if p.steps += size * (len(*value) + 1); p.steps > maxMatching {
+			return false, fmt.Errorf("a value of %d bytes is too long for its pattern of %d characters, with its repetitions written out: "+
+				"length by characters, the parameters may have %d in sum", len(*value), size, maxMatching)
+		}
+	}
+	re, err := regexp.Compile(pattern)
+	return err == nil && (value == nil || re.MatchString(*value)), err
 }
 
 func patternSize(re *syntax.Regexp) int {

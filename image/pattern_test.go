@@ -36,3 +36,34 @@ func TestPatternsAreBounded(t *testing.T) {
 		}
 	}
 }
+
+// A match cannot be ended, so what it can take is refused before it begins.
+func TestMatchingIsBounded(t *testing.T) {
+	within, long := strings.Repeat("x", 450), strings.Repeat("x", 30_000)
+	const pattern = "^(x{0,500})$"
+	parameters := func(n int, value string) (list []string) {
+		for i := range n {
+			list = append(list, fmt.Sprintf(`{"name":"P%d","pattern":"^(x{0,500})$","default":%q}`, i, value))
+		}
+		return list
+	}
+	for name, list := range map[string][]string{
+		"one":     {fmt.Sprintf(`{"name":"P","pattern":%q,"default":%q}`, pattern, long)},
+		"the sum": parameters(10, strings.Repeat("x", 4000)),
+	} {
+		_, err := ParseManifest([]byte(`{"schemaVersion":1,"parameters":[` + strings.Join(list, ",") + `]}`))
+		if err == nil || !strings.Contains(err.Error(), "too long for its pattern") {
+			t.Errorf("%s: %.200v", name, err)
+		}
+	}
+	if _, err := ParseManifest([]byte(`{"schemaVersion":1,"parameters":[` + strings.Join(parameters(10, within), ",") + `]}`)); err != nil {
+		t.Error(err)
+	}
+	var p Patterns
+	if ok, err := p.Match(pattern, &within); !ok || err != nil {
+		t.Error(ok, err)
+	}
+	if _, err := p.Match(pattern, &long); err == nil {
+		t.Error("the value of a job may be as long as it likes")
+	}
+}

@@ -70,7 +70,7 @@ func (v *validator) text(field, s string) {
 }
 
 func (v *validator) parameters(list []Parameter) {
-	seen, compiled := map[string]bool{}, patterns{}
+	seen, patterns := map[string]bool{}, Patterns{}
 	for i, p := range list {
 		f := fmt.Sprintf("parameters[%d]", i)
 		v.check(paramName.MatchString(p.Name), f+".name", "%q is no name of an environment variable", p.Name)
@@ -79,15 +79,13 @@ func (v *validator) parameters(list []Parameter) {
 		v.check(!p.Required || p.Default == nil, f+".default", "a required parameter has no default")
 		v.text(f+".description", p.Description)
 		seen[p.Name] = true
-		re, err := compiled.compile(p.Pattern)
+		matches, err := patterns.Match(p.Pattern, p.Default)
 		v.check(err == nil, f+".pattern", "%v", err)
 		if p.Default == nil {
 			continue
 		}
 		v.check(!strings.Contains(*p.Default, "\x00"), f+".default", "it has a NUL in it")
-		if err == nil {
-			v.check(re.MatchString(*p.Default), f+".default", "%q does not match the pattern %s", *p.Default, p.Pattern)
-		}
+		v.check(matches || err != nil, f+".default", "%q does not match the pattern %s", *p.Default, p.Pattern)
 	}
 }
 
