@@ -22,13 +22,12 @@ type peer struct {
 
 type peerKey struct{}
 
-// withPeer examines the process as soon as it connects.
-func (d *Daemon) withPeer(ctx context.Context, c net.Conn) context.Context {
-	p := peerAt(c)
-	if p.err != nil {
-		d.log.Warn("a connection is refused", "uid", p.uid, "pid", p.pid, "reason", p.err)
+// withPeer keeps who it is that door let in.
+func withPeer(ctx context.Context, c net.Conn) context.Context {
+	if k, ok := c.(*knownConn); ok {
+		return context.WithValue(ctx, peerKey{}, k.peer)
 	}
-	return context.WithValue(ctx, peerKey{}, p)
+	return ctx
 }
 
 func peerAt(c net.Conn) peer {
@@ -89,6 +88,7 @@ func (p peer) String() string {
 func hostOnly(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if p := peerOf(r); p.err != nil {
+			w.Header().Set("Connection", "close") // nothing else can be had on it
 			writeError(w, client.Errorf(client.CodeRefused, "%v", p.err))
 			return
 		}

@@ -28,6 +28,13 @@ import (
 // over an upgrade, so that no client is turned away.
 const listenFD = "FREEJAIL_LISTEN_FD"
 
+// How long a connection may take for a request's header, and be without a
+// request: longer than clients keep theirs.
+const (
+	headerTime = 10 * time.Second
+	idleTime   = 2 * time.Minute
+)
+
 // serve answers on the socket until ctx ends.
 func (d *Daemon) serve(ctx context.Context) error {
 	l, err := d.listen()
@@ -35,13 +42,12 @@ func (d *Daemon) serve(ctx context.Context) error {
 		return err
 	}
 	d.listener = l
-	srv := &http.Server{Handler: d.routes(), ReadHeaderTimeout: 10 * time.Second,
-		ConnContext: d.withPeer}
+	srv := &http.Server{Handler: d.routes(), ReadHeaderTimeout: headerTime, IdleTimeout: idleTime, ConnContext: withPeer}
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
 	served := make(chan error, 1)
-	go func() { served <- srv.Serve(l) }()
+	go func() { served <- srv.Serve(&door{Listener: l, log: d.log}) }()
 	d.log.Info("freejail daemon", "version", d.version, "socket", d.cfg.Socket, "state", d.cfg.StateDir, "tasks", len(d.tasks))
 	for {
 		select {

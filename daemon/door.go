@@ -1,0 +1,109 @@
+package daemon
+
+import (
+	"net"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+)
+
+// maxStrangers is how many connections of those who are refused may be open at
+// once, each until it has its answer: the descriptors are for root of the host.
+const maxStrangers = 16
+
+// warnEvery is the shortest time between two warnings about refused connections.
+const warnEvery = 10 * time.Second
+
+// door is a listener that examines who connects at once. Of those who are
+// refused it lets in a few, to tell them why, and closes on the others.
+type door struct {
+	net.Listener
+	log hclog.Logger
+
+	mu        sync.Mutex
+	strangers int
+	untold    int  // refused since the last warning
+	quiet     bool // there was a warning just now
+}
+
+// knownConn is a connection with who has its other end.
+type knownConn struct {
+	net.Conn
+	peer   peer
+	closed func()
+}
+
+func (c *knownConn) Close() error {
+	c.closed()
+	return c.Conn.Close()
+}
+
+// Accept returns a *knownConn.
+func (l *door) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		p := peerAt(c)
+		if p.err == nil {
+			return &knownConn{c, p, func() {}}, nil
+		}
+		l.warn(p)
+		if l.enter() {
+			return l.stranger(c, p), nil
+		}
+		if err := c.Close(); err != nil {
+			l.log.Debug("a refused connection", "error", err)
+		}
+	}
+}
+
+// stranger is a connection that ends soon, whatever is done on it.
+func (l *door) stranger(c net.Conn, p peer) *knownConn {
+	end := time.AfterFunc(headerTime, func() { _ = c.Close() }) // its server has the error
+	return &knownConn{c, p, sync.OnceFunc(func() { end.Stop(); l.leave() })}
+}
+
+func (l *door) enter() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.strangers == maxStrangers {
+		return false
+	}
+	l.strangers++
+	return true
+}
+
+func (l *door) leave() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.strangers--
+}
+
+// warn tells of a refused connection at once, and of those that follow soon by
+// their number.
+func (l *door) warn(p peer) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.quiet {
+		l.untold++
+		return
+	}
+	l.log.Warn("a connection is refused", "uid", p.uid, "pid", p.pid, "reason", p.err)
+	l.quiet = true
+	time.AfterFunc(warnEvery, l.sum)
+}
+
+func (l *door) sum() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.untold == 0 {
+		l.quiet = false
+		return
+	}
+	l.log.Warn("more connections were refused", "number", l.untold)
+	l.untold = 0
+	time.AfterFunc(warnEvery, l.sum)
+}
