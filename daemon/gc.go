@@ -28,7 +28,8 @@ func (d *Daemon) handleGC(r *http.Request) (any, error) {
 }
 
 // pruneOptions are the host's settings, or what a request says instead.
-func (d *Daemon) pruneOptions(ctx context.Context, r client.GCRequest) (o image.PruneOptions, err error) {
+// pulled has the names of images that were pulled for tasks.
+func (d *Daemon) pruneOptions(ctx context.Context, r client.GCRequest, pulled map[string]bool) (o image.PruneOptions, err error) {
 	if o.Older, err = time.ParseDuration(d.cfg.GC.Older); err != nil {
 		return o, fmt.Errorf("host configuration: gc: %w", err)
 	}
@@ -41,16 +42,28 @@ func (d *Daemon) pruneOptions(ctx context.Context, r client.GCRequest) (o image.
 	if r.MaxSize != nil {
 		o.MaxSize = *r.MaxSize
 	}
-	pulled := map[string]bool{}
-	for img, err := range d.images.All() {
-		if err != nil {
-			return o, err
-		}
-		pulled[img.Name] = img.Pulled
-	}
 	o.Prunable = func(name string, _ digest.Digest) bool { return namedByPath(name) || pulled[name] }
 	o.Unpacked = func(chain digest.Digest) (int64, error) { return d.unpackedSize(ctx, chain.Encoded()) }
 	return o, nil
+}
+
+// pulledNames has those of images that were pulled for tasks; problems tells of
+// those that cannot be read.
+func (d *Daemon) pulledNames() (pulled map[string]bool, problems []string, err error) {
+	pulled = map[string]bool{}
+	for img, err := range d.images.All() {
+		var broken *image.UnreadableError
+		switch {
+		case errors.As(err, &broken):
+			d.log.Warn("the garbage collection leaves what it cannot read", "error", err)
+			problems = append(problems, broken.Error())
+		case err != nil:
+			return nil, nil, err
+		default:
+			pulled[img.Name] = img.Pulled
+		}
+	}
+	return pulled, problems, nil
 }
 
 // namedByPath knows the names that pathName gives.
@@ -73,7 +86,12 @@ func (d *Daemon) gc(ctx context.Context, r client.GCRequest) (*client.GCResult, 
 			}
 		}
 	}
-	o, err := d.pruneOptions(ctx, r)
+	pulled, problems, err := d.pulledNames()
+	if err != nil {
+		return res, err
+	}
+	res.Problems = problems
+	o, err := d.pruneOptions(ctx, r, pulled)
 	if err != nil {
 		return res, err
 	}
@@ -109,6 +127,10 @@ func (d *Daemon) removeChains(ctx context.Context, s storage.Driver) (removed in
 	}
 	needed := map[string]bool{}
 	for img, err := range d.images.All() {
+		var broken *image.UnreadableError
+		if errors.As(err, &broken) {
+			continue // no task can start it
+		}
 		if err != nil {
 			return 0, err
 		}

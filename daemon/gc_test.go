@@ -2,7 +2,10 @@ package daemon
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -136,4 +139,50 @@ func TestGCKeepsWhatRunsWithoutAName(t *testing.T) {
 		t.Errorf("afterwards it took %+v, %v", got, err)
 	}
 	nothingLeft(t, dir)
+}
+
+// An image that cannot be read is named, with what to do, and stops neither a list
+// nor a collection.
+func TestAnUnreadableImageStopsNothing(t *testing.T) {
+	dir := shortDir(t)
+	c, _ := daemonAt(t, dir, "")
+	ctx := t.Context()
+	digests := map[string]string{}
+	for _, name := range []string{"good", "old"} {
+		path := archive(t, strings.Replace(greeting, "whom", name, 1))
+		i, err := c.Import(ctx, client.ImportRequest{Path: path, Name: name}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		digests[name] = i.Digest
+	}
+	blob := filepath.Join(dir, "state", "images", "blobs", "sha256", strings.TrimPrefix(digests["old"], "sha256:"))
+	if err := os.WriteFile(blob, []byte(`{"a":1,"a":1}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	told := func(what, problem string) {
+		t.Helper()
+		if !strings.Contains(problem, `"old"`) || !strings.Contains(problem, "freejail images rm old") {
+			t.Errorf("%s tells %q", what, problem)
+		}
+	}
+	list, err := c.Images(ctx)
+	if err != nil || len(list) != 2 || list[0].Name != "good" || list[0].Problem != "" || list[1].Digest != digests["old"] {
+		t.Fatalf("the list is %+v, %v", list, err)
+	}
+	told("the list", list[1].Problem)
+	got, err := c.GC(ctx, client.GCRequest{})
+	if err != nil || len(got.Problems) != 1 {
+		t.Fatalf("it took %+v, %v", got, err)
+	}
+	told("the collection", got.Problems[0])
+	if err := c.RemoveImage(ctx, "old"); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := c.GC(ctx, client.GCRequest{}); err != nil || got.Bytes == 0 || len(got.Problems) != 0 {
+		t.Errorf("afterwards it took %+v, %v", got, err)
+	}
+	if list, err := c.Images(ctx); err != nil || len(list) != 1 {
+		t.Errorf("left: %+v, %v", list, err)
+	}
 }

@@ -199,11 +199,17 @@ func (d *Daemon) describeImage(ctx context.Context, img *image.Image) (client.Im
 const maxListed = 16 << 20
 
 func (d *Daemon) imageInfos(ctx context.Context) ([]client.ImageInfo, error) {
-	shared, errs := d.sharedLayers()
+	shared, _ := d.sharedLayers() // its errors come again
+	var errs error
 	out, said := []client.ImageInfo{}, 0
 	for img, err := range d.images.All() {
+		var broken *image.UnreadableError
+		if errors.As(err, &broken) {
+			out = append(out, client.ImageInfo{Name: broken.Name, Digest: broken.Digest.String(), Tasks: []string{}, Problem: broken.Error()})
+			continue
+		}
 		if err != nil {
-			continue // among errs
+			return nil, err
 		}
 		i := imageInfo(img)
 		if said += saying(&i); said > maxListed {

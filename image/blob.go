@@ -7,12 +7,16 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"syscall"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/freejail/freejail/image/document"
 )
 
 func checkDigest(d digest.Digest) error {
@@ -165,7 +169,8 @@ func (s *Store) unpinLocked(list []ocispec.Descriptor) {
 }
 
 // usedBlobs are those of the named images and of those in use, of running
-// imports, and those that Add has stored. The caller holds the lock.
+// imports, and those that Add has stored. Of an image that cannot be read it is
+// whatever its manifest may name. The caller holds the lock.
 func (s *Store) usedBlobs() (map[digest.Digest]bool, error) {
 	idx, err := s.readIndex()
 	if err != nil {
@@ -177,27 +182,52 @@ func (s *Store) usedBlobs() (map[digest.Digest]bool, error) {
 		if err != nil {
 			return err
 		}
-		used[d.Digest], used[m.Config.Digest] = true, true
+		used[m.Config.Digest] = true
 		for _, l := range m.Layers {
 			used[l.Digest] = true
 		}
 		return nil
 	}
 	for _, d := range idx.Manifests {
-		if err := use(d); err != nil {
+		used[d.Digest] = true
+		if err := use(d); err == nil {
+			continue
+		}
+		// One that is refused must not keep all others from being collected.
+		if err := s.useAnyOf(d, used); err != nil {
 			return nil, err
 		}
 	}
 	for d := range s.held() {
+		used[d] = true
 		// What is pinned may be a blob that is no manifest, or not there yet.
-		if err := use(ocispec.Descriptor{Digest: d}); err != nil {
-			used[d] = true
-		}
+		_ = use(ocispec.Descriptor{Digest: d})
 	}
 	for d := range s.added {
 		used[d] = true
 	}
 	return used, nil
+}
+
+var anyDigest = regexp.MustCompile(`sha256:[0-9a-f]{64}`)
+
+// useAnyOf keeps whatever a manifest that cannot be read names, in any way that
+// it can be read. Where the disk does not give it, nothing is known to be unused.
+func (s *Store) useAnyOf(d ocispec.Descriptor, used map[digest.Digest]bool) error {
+	if checkDigest(d.Digest) != nil {
+		return nil
+	}
+	b, err := readSmall(s.root, blobName(d.Digest), document.MaxBytes)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return s.unreadable(d, err)
+	}
+	for _, name := range anyDigest.FindAll(b, -1) {
+		used[digest.Digest(name)] = true
+	}
+	return nil
 }
 
 // held are the images in use, and the blobs of running imports. The caller

@@ -3,7 +3,6 @@ package image
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"slices"
@@ -85,8 +84,8 @@ func (s *Store) prunable(idx ocispec.Index, may func(string, digest.Digest) bool
 		if may == nil || held[d.Digest] || !may(d.Annotations[refName], d.Digest) {
 			continue
 		}
-		if err := checkDigest(d.Digest); err != nil {
-			return nil, fmt.Errorf("image %q: %w", d.Annotations[refName], err)
+		if checkDigest(d.Digest) != nil {
+			continue // All tells of it
 		}
 		fi, err := os.Stat(s.blobPath(d.Digest))
 		if errors.Is(err, fs.ErrNotExist) {
@@ -107,11 +106,8 @@ func (s *Store) namedSize(idx ocispec.Index, unpacked func(digest.Digest) (int64
 	seen, sum := map[digest.Digest]bool{}, int64(0)
 	for _, d := range idx.Manifests {
 		m, err := s.manifestOf(d)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
 		if err != nil {
-			return 0, err
+			continue // All tells of it
 		}
 		for _, b := range append([]ocispec.Descriptor{d, m.Config}, m.Layers...) {
 			if !seen[b.Digest] {

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 func TestPrune(t *testing.T) {
@@ -102,5 +104,72 @@ func TestHoldOfAForgottenImage(t *testing.T) {
 	defer release()
 	if gone, err := s.Prune(ctx, every); err != nil || len(gone) != 0 {
 		t.Errorf("a held image lost %q, %v", gone, err)
+	}
+}
+
+// One image that is refused, as an earlier version may have stored it, keeps what
+// is its own, and stops neither the collection nor a list of the others.
+func TestGCBesideAnUnreadableImage(t *testing.T) {
+	for name, spoil := range map[string]func(path string, text []byte) error{
+		"refused": nil,
+		"damaged": func(path string, text []byte) error { return os.WriteFile(path, text[:len(text)-1], 0o600) },
+		"missing": func(path string, _ []byte) error { return os.Remove(path) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStore(t, Limits{})
+			good := putLayers(t, s, "good", layerOf(t, file("a", "b")))
+			old := putLayers(t, s, "old", layerOf(t, file("c", "d")))
+			text, err := os.ReadFile(s.blobPath(old.Digest))
+			if err != nil {
+				t.Fatal(err)
+			}
+			text = bytes.Replace(text, []byte(`{`), []byte(`{"x":1,"x":1,`), 1)
+			broken := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromBytes(text), Size: int64(len(text)),
+				Annotations: map[string]string{refName: "old"}}
+			if err := errors.Join(os.WriteFile(s.blobPath(broken.Digest), text, 0o600), s.setName(broken)); err != nil {
+				t.Fatal(err)
+			}
+			if spoil != nil {
+				if err := spoil(s.blobPath(broken.Digest), text); err != nil {
+					t.Fatal(err)
+				}
+			}
+			putLayers(t, s, "gone", layerOf(t, file("e", "f")))
+			s.added = map[digest.Digest]bool{} // as after a restart
+			if err := s.Remove("gone"); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.Prune(ctx, PruneOptions{MaxSize: 1, Prunable: func(string, digest.Digest) bool { return false }}); err != nil {
+				t.Error(err)
+			}
+			if freed, err := s.GC(ctx); err != nil || freed == 0 {
+				t.Errorf("%d bytes went: %v", freed, err)
+			}
+			images, err := list(s)
+			wantError(t, err, `image "old"`, "freejail images rm old")
+			if len(images) != 1 || images[0].Digest != good.Digest {
+				t.Errorf("the list has %v", images)
+			}
+			if err := s.Unpack(ctx, good, t.TempDir(), nil); err != nil {
+				t.Error(err)
+			}
+			if _, err := os.Stat(s.blobPath(old.Layers[0].Digest)); name != "missing" && err != nil {
+				t.Errorf("its layer is gone: %v", err)
+			}
+			l := newLayout(layerOf(t, file("g", "h"))).seal(t)
+			delete(l.files, blobName(l.manifest.Layers[0].Digest))
+			if _, err := s.Import(ctx, l.dir(t), "x", nil); err == nil || strings.Contains(err.Error(), "old") {
+				t.Errorf("an import of something else: %v", err)
+			}
+			if err := s.Remove("old"); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.GC(ctx); err != nil {
+				t.Fatal(err)
+			}
+			if left, err := os.ReadDir(s.blobDir()); err != nil || len(left) != 3 {
+				t.Errorf("%d blobs are left, want 3: %v", len(left), err)
+			}
+		})
 	}
 }

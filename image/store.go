@@ -282,8 +282,26 @@ func (s *Store) Hold(img *Image) (release func(), err error) {
 	return release, nil
 }
 
-// All goes through all images by name. One that cannot be read is an error in
-// its place. Images are read one by one, as all together can be large.
+// UnreadableError is an image of the store that cannot be read, such as one that
+// an earlier version took and this one refuses.
+type UnreadableError struct {
+	Name   string
+	Digest digest.Digest
+	Err    error
+}
+
+func (e *UnreadableError) Error() string {
+	return fmt.Sprintf("image %q cannot be read: %v: remove it by `freejail images rm %s`, and pull or import it again", e.Name, e.Err, e.Name)
+}
+
+func (e *UnreadableError) Unwrap() error { return e.Err }
+
+func (s *Store) unreadable(d ocispec.Descriptor, err error) error {
+	return &UnreadableError{d.Annotations[refName], d.Digest, err}
+}
+
+// All goes through all images by name. One that cannot be read is an
+// *UnreadableError in its place; any other error is the last. Images are read one by one, as all together can be large.
 func (s *Store) All() iter.Seq2[*Image, error] {
 	return func(yield func(*Image, error) bool) {
 		s.mu.Lock()
@@ -298,7 +316,7 @@ func (s *Store) All() iter.Seq2[*Image, error] {
 		for _, d := range idx.Manifests {
 			img, err := s.load(d)
 			if err != nil {
-				err = fmt.Errorf("image %q: %w", name(d), err)
+				err = s.unreadable(d, err)
 			}
 			if !yield(img, err) {
 				return

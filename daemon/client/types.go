@@ -261,6 +261,9 @@ type ImageInfo struct {
 	Ports      []string  `json:"ports,omitempty"`
 	Requests   []string  `json:"requests,omitempty"`
 	Signers    []string  `json:"signers,omitempty"` // whose signatures were verified
+	// Problem is, in a list, why the image cannot be read, and what to do. Then
+	// only its name and digest are known.
+	Problem string `json:"problem,omitempty"`
 }
 
 // Export is one image that this host exports as a root over NFS. Problem is why
@@ -319,6 +322,9 @@ type GCResult struct {
 	Chains int      `json:"chains"`
 	Tasks  int      `json:"tasks"`
 	Bytes  int64    `json:"bytes"`
+	// Problems are of images that cannot be read, whose blobs it has left, and
+	// what to do.
+	Problems []string `json:"problems,omitempty"`
 }
 
 // Decision is the policy's word on an image's or task's requests. Approve is

@@ -37,6 +37,10 @@ func (a *app) imagesCmd() *cobra.Command {
 			return a.print(list, func(w io.Writer) {
 				var rows [][]string
 				for _, i := range list {
+					if i.Problem != "" {
+						rows = append(rows, []string{i.Name, short(i.Digest), "-", "-", "-", "-", "-", i.Problem})
+						continue
+					}
 					rows = append(rows, []string{i.Name, short(i.Digest), i.OS + "/" + i.Arch, units.BytesSize(float64(i.Size)),
 						bytesOrNone(i.Shared), bytesOrNone(i.Unpacked), cmp.Or(strings.Join(i.Tasks, " "), "-"), i.Summary})
 				}
@@ -124,6 +128,9 @@ has the defaults.`,
 			return a.print(r, func(w io.Writer) {
 				for _, name := range r.Images {
 					printable.Fprintln(w, "forgot", name)
+				}
+				for _, p := range r.Problems {
+					printable.Fprintln(w, "left:", p)
 				}
 				printable.Fprintf(w, "removed %d ended tasks, %d unpacked images, %s of layers\n", r.Tasks, r.Chains, units.BytesSize(float64(r.Bytes)))
 			})
