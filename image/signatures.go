@@ -60,7 +60,7 @@ func (s *Store) AddSignatures(d digest.Digest, more sign.Record) error {
 	if err != nil {
 		r = sign.Record{} // a damaged file holds nothing that could be had no more
 	}
-	r.Merge(more)
+	r.Merge(d, more)
 	b, err := json.Marshal(r)
 	if err != nil {
 		return err

@@ -143,15 +143,36 @@ func (r *Record) UnmarshalText(b []byte) error {
 	return strictjson.Unmarshal(b, (*plain)(r), recordRules)
 }
 
-// Merge adds what another record has. Of more than a record holds the newest
-// stay, so that nobody can fill it up beforehand.
-func (r *Record) Merge(other Record) {
-	r.Signatures = newest(other.Signatures, r.Signatures, func(a, b Signature) bool {
+// Merge adds what another record has for an image. What does not say that it is
+// for that, or for an index that leads to it, is dropped. Of more than a record
+// holds the oldest half and the newest stay: anybody can add, and nobody can push
+// out what was there first, or fill the record up beforehand.
+func (r *Record) Merge(d digest.Digest, other Record) {
+	r.Indexes = added(other.Indexes, r.Indexes, bytes.Equal)
+	good := r.reach(d)
+	r.Indexes = slices.DeleteFunc(r.Indexes, func(idx []byte) bool { return !good[digest.FromBytes(idx)] })
+	r.Indexes = ends(r.Indexes, maxIndexes, maxIndexBytes, func(idx []byte) int { return len(idx) })
+	r.Signatures = added(other.Signatures, r.Signatures, func(a, b Signature) bool {
 		return bytes.Equal(a.Payload, b.Payload) && bytes.Equal(a.Signature, b.Signature)
 	})
-	r.Signatures = first(r.Signatures, maxSignatures, maxPayloads, func(s Signature) int { return len(s.Payload) })
-	r.Indexes = newest(other.Indexes, r.Indexes, bytes.Equal)
-	r.Indexes = first(r.Indexes, maxIndexes, maxIndexBytes, func(idx []byte) int { return len(idx) })
+	r.Signatures = slices.DeleteFunc(r.Signatures, func(s Signature) bool { return !good[s.Digest()] })
+	r.Signatures = ends(r.Signatures, maxSignatures, maxPayloads, func(s Signature) int { return len(s.Payload) })
+}
+
+// ends are, of a list whose newest come first, the oldest up to half of what may be
+// by their number and by their sizes together, and of the rest the newest.
+func ends[T any](list []T, most, size int, of func(T) int) []T {
+	old, left := 0, size/2
+	for ; old < min(most/2, len(list)); old++ {
+		if left -= of(list[len(list)-1-old]); left < 0 {
+			break
+		}
+	}
+	oldest := list[len(list)-old:]
+	for _, x := range oldest {
+		size -= of(x)
+	}
+	return slices.Concat(first(list[:len(list)-old], most-old, size, of), oldest)
 }
 
 // first are as many as may be by their number and by their sizes together.
@@ -164,14 +185,16 @@ func first[T any](list []T, most, size int, of func(T) int) []T {
 	return list
 }
 
-// newest are the new ones and then the old ones, each once.
-func newest[T any](new, old []T, equal func(a, b T) bool) (out []T) {
-	for _, x := range slices.Concat(new, old) {
-		if !slices.ContainsFunc(out, func(have T) bool { return equal(have, x) }) {
+// added are the new ones and then the old ones, each once. One that was there
+// stays as old as it is.
+func added[T any](new, old []T, equal func(a, b T) bool) (out []T) {
+	for _, x := range new {
+		known := func(have T) bool { return equal(have, x) }
+		if !slices.ContainsFunc(old, known) && !slices.ContainsFunc(out, known) {
 			out = append(out, x)
 		}
 	}
-	return out
+	return append(out, old...)
 }
 
 // By tells whether the key has signed that the repository has the digest, itself
@@ -251,6 +274,9 @@ type Blob struct {
 // Manifest writes signatures as an image manifest in cosign's format: the blobs
 // that it names, and then itself.
 func Manifest(list []Signature) ([]Blob, error) {
+	if len(list) > maxSignatures {
+		return nil, fmt.Errorf("signatures: %d, more than %d are not read: remove some first", len(list), maxSignatures)
+	}
 	m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest}
 	cfg := ocispec.Image{RootFS: ocispec.RootFS{Type: "layers"}}
 	var out []Blob

@@ -95,14 +95,65 @@ func TestStatementsAreReadInOneWay(t *testing.T) {
 	}
 }
 
+// rubbish is a signature that says what a good one does, and is none.
+func rubbish(d digest.Digest, n, size int) []Signature {
+	text := fmt.Sprintf(`{"critical":{"identity":{"docker-reference":%q},"image":{"docker-manifest-digest":%q},"type":%q},"optional":{"n":%d,"x":%q}}`,
+		identity, d, criticalType, n, strings.Repeat("x", size))
+	return []Signature{{[]byte(text), []byte("x")}}
+}
+
+// indexOf is an index of so many bytes that leads to an image.
+func indexOf(d digest.Digest, n, size int) []byte {
+	text := fmt.Sprintf(`{"schemaVersion":2,"manifests":[{"mediaType":%q,"digest":%q,"size":4}],"annotations":{"n":"%d","x":"`, ocispec.MediaTypeImageManifest, d, n)
+	return []byte(text + strings.Repeat("x", max(0, size-len(text)-3)) + `"}}`)
+}
+
+// Whoever brings an image again with signatures of his own, takes none away.
+func TestSignaturesAreNotPushedOut(t *testing.T) {
+	key, d := newKey(t), digest.FromString("a")
+	idx := indexOf(d, -1, 0)
+	mine := Record{Signatures: []Signature{signed(t, key, digest.FromBytes(idx))}, Indexes: [][]byte{idx}}
+	for name, size := range map[string]int{"many": 0, "large": MaxPayload - 1000} {
+		var r Record
+		r.Merge(d, mine)
+		r.Merge(d, mine) // pulled once more
+		for i := range 3 {
+			var more Record
+			for n := range maxSignatures {
+				more.Signatures = append(more.Signatures, rubbish(d, i*maxSignatures+n, size)...)
+			}
+			for n := range maxIndexes {
+				more.Indexes = append(more.Indexes, indexOf(d, i*maxIndexes+n, size))
+			}
+			r.Merge(d, more)
+		}
+		if !r.By(key.Public(), identity, d) {
+			t.Errorf("%s: the signature that was there is lost", name)
+		}
+	}
+	var r Record
+	r.Merge(d, Record{Signatures: []Signature{{Payload: []byte("junk")}, signed(t, key, digest.FromString("b"))}, Indexes: [][]byte{[]byte("junk"), indexOf(digest.FromString("b"), 0, 0)}})
+	if len(r.Signatures)+len(r.Indexes) != 0 {
+		t.Errorf("of what is for nothing or another image it keeps %d and %d", len(r.Signatures), len(r.Indexes))
+	}
+	if _, err := Manifest(make([]Signature, maxSignatures+1)); err == nil {
+		t.Error("a manifest is written that is not read")
+	}
+}
+
 // A record stays small, and nobody can fill it up before the signature that counts.
 func TestRecordsAreBounded(t *testing.T) {
 	key, d := newKey(t), digest.FromString("a")
 	var r Record
-	for i := range 300 {
-		r.Merge(Record{Signatures: []Signature{{Payload: fmt.Appendf(nil, "%d", i)}}, Indexes: [][]byte{bytes.Repeat([]byte{byte(i)}, 1<<20)}})
+	for i := range 30 {
+		var more Record
+		for n := range 10 {
+			more.Signatures = append(more.Signatures, rubbish(d, 10*i+n, 0)...)
+		}
+		more.Indexes = [][]byte{indexOf(d, i, 1<<20)}
+		r.Merge(d, more)
 	}
-	r.Merge(Record{Signatures: []Signature{signed(t, key, d)}})
+	r.Merge(d, Record{Signatures: []Signature{signed(t, key, d)}})
 	text, err := json.Marshal(r)
 	if err != nil {
 		t.Fatal(err)
