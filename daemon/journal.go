@@ -14,6 +14,7 @@ import (
 	"syscall"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/internal/remove"
 )
 
 // A task's journal is a file of JSON lines, each written by one write(2), so
@@ -36,7 +37,7 @@ func openJournal(dir string) (*journal, error) {
 }
 
 // remove closes the journal and removes the task's directory.
-func (j *journal) remove() error { return errors.Join(j.file.Close(), os.RemoveAll(j.dir)) }
+func (j *journal) remove() error { return errors.Join(j.file.Close(), remove.Tree(j.dir)) }
 
 // record is one line. The newest Task and Exit count; Undo lines add up and
 // an Undone line takes the newest of them back.

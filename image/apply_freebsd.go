@@ -3,7 +3,6 @@ package image
 import (
 	"archive/tar"
 	"errors"
-	"io/fs"
 	"os"
 	"strings"
 	"syscall"
@@ -79,41 +78,4 @@ func setFlags(fd, flags int) error {
 		return nil
 	}
 	return err
-}
-
-// removeAll clears the flags that forbid it.
-func removeAll(root *os.Root, name string) error {
-	first := root.RemoveAll(name)
-	if first == nil {
-		return nil
-	}
-	err := fs.WalkDir(root.FS(), name, func(p string, e fs.DirEntry, err error) error {
-		if err != nil || !e.Type().IsRegular() && !e.IsDir() {
-			return err
-		}
-		return thawForRemoval(root, p)
-	})
-	if err != nil {
-		return errors.Join(first, err)
-	}
-	return root.RemoveAll(name)
-}
-
-// thawForRemoval removes a frozen file at once if it has other names: the
-// flags are theirs too and come back.
-func thawForRemoval(root *os.Root, name string) (err error) {
-	f, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return err
-	}
-	old, err := melt(int(f.Fd()), &st)
-	if err != nil || old == 0 || st.Mode&unix.S_IFMT == unix.S_IFDIR || st.Nlink < 2 {
-		return err
-	}
-	return errors.Join(root.Remove(name), chflags(int(f.Fd()), old))
 }

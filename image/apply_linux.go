@@ -2,7 +2,6 @@ package image
 
 import (
 	"archive/tar"
-	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,8 +15,6 @@ func frozen(*unix.Stat_t) bool { return false }
 func melt(int, *unix.Stat_t) (int, error) { return 0, nil }
 
 func setFlags(int, int) error { return nil }
-
-func removeAll(root *os.Root, name string) error { return root.RemoveAll(name) }
 
 func setTimes(fd int, ts *[2]unix.Timespec) error {
 	return unix.UtimesNanoAt(fd, "", ts[:], unix.AT_EMPTY_PATH)

@@ -5,9 +5,10 @@ import (
 	"errors"
 	"io"
 	"os"
-	"path/filepath"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/freejail/freejail/internal/remove"
 )
 
 // OpenLayer gives a layer as an uncompressed tar. Reading ends with
@@ -45,11 +46,13 @@ func Decompress(r io.Reader) (io.ReadCloser, error) { return decompress(r) }
 
 // RemoveTree removes a directory with all that is in it, also where file flags
 // forbid it. None there is no error.
-func RemoveTree(dir string) (err error) {
-	parent, err := os.OpenRoot(filepath.Dir(dir))
+func RemoveTree(dir string) error { return remove.Tree(dir) }
+
+// removeAll is for a name in an opened directory.
+func removeAll(root *os.Root, name string) error {
+	dir, err := root.Open(".")
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, parent.Close()) }()
-	return removeAll(parent, filepath.Base(dir))
+	return errors.Join(remove.At(dir, name), dir.Close())
 }

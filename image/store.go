@@ -21,6 +21,7 @@ import (
 	"github.com/freejail/freejail/image/document"
 	"github.com/freejail/freejail/internal/imagename"
 	"github.com/freejail/freejail/internal/keylock"
+	"github.com/freejail/freejail/internal/remove"
 )
 
 // ErrNotFound means that no image has this name or digest.
@@ -108,7 +109,7 @@ const layoutText = `{"imageLayoutVersion":"1.0.0"}`
 func removeContents(dir string) error {
 	entries, err := os.ReadDir(dir)
 	for _, e := range entries {
-		err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
+		err = errors.Join(err, remove.Tree(filepath.Join(dir, e.Name())))
 	}
 	return err
 }

@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/freejail/freejail/internal/mount"
+	"github.com/freejail/freejail/internal/remove"
 )
 
 // dirs is what the drivers that keep chains and roots as directories share.
@@ -52,7 +53,7 @@ func makeDirs(base string) (*dirs, error) {
 		return nil, fmt.Errorf("storage: %w", err)
 	}
 	for _, e := range left {
-		if err := removeTree(d.path("tmp", e.Name())); err != nil {
+		if err := remove.Tree(d.path("tmp", e.Name())); err != nil {
 			return nil, fmt.Errorf("storage: %w", err)
 		}
 	}
@@ -106,7 +107,7 @@ func (d *dirs) makeChain(ctx context.Context, chain string, unpack func(string) 
 		err = os.Rename(tmp, d.path("chains", chain))
 	}
 	if err != nil {
-		return errors.Join(err, removeTree(tmp))
+		return errors.Join(err, remove.Tree(tmp))
 	}
 	d.settleLater(chain)
 	return nil
@@ -157,7 +158,7 @@ func (d *dirs) remove(task string, unmount func(string) error) error {
 	if err := errors.Join(d.removePoint(task, unmount), unmount(dir)); err != nil {
 		return err
 	}
-	return removeTree(dir)
+	return remove.Tree(dir)
 }
 
 // ChainSize adds up what the file system has allocated, each file once.
@@ -200,5 +201,5 @@ func (d *dirs) dropChain(chain string) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return errors.Join(removeTree(tmp), d.forgetFresh(chain))
+	return errors.Join(remove.Tree(tmp), d.forgetFresh(chain))
 }

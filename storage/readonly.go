@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/freejail/freejail/internal/mount"
+	"github.com/freejail/freejail/internal/remove"
 )
 
 // readonly shows a tree by a read-only nullfs, and makes the writable paths
@@ -162,7 +163,7 @@ func (r readonly) writableDir(ctx context.Context, by *mount.Descriptors, dir *m
 		if !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EOPNOTSUPP) {
 			return err
 		}
-		if err := removeTree(own); err != nil {
+		if err := remove.Tree(own); err != nil {
 			return err
 		}
 	}

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -78,45 +76,4 @@ func (u union) Create(ctx context.Context, chain, task string, _ Options) (strin
 		return "", errors.Join(fmt.Errorf("storage: union: %w", err), u.Remove(ctx, task))
 	}
 	return root, nil
-}
-
-// removeTree deletes a tree: immutable files of the image included, and the
-// whiteouts that unionfs leaves in an upper directory, which keep it from being
-// removed and which only undelete(2) takes away.
-func removeTree(dir string) error {
-	if err := os.RemoveAll(dir); err == nil {
-		return nil
-	}
-	walkErr := filepath.WalkDir(dir, func(p string, e fs.DirEntry, err error) error {
-		if err != nil || e.Type()&fs.ModeSymlink != 0 {
-			return err
-		}
-		if err := unix.Chflags(p, 0); err != nil || !e.IsDir() {
-			return err
-		}
-		return removeWhiteouts(p)
-	})
-	return errors.Join(walkErr, os.RemoveAll(dir))
-}
-
-// removeWhiteouts finds the names that a directory lists but that are not there.
-func removeWhiteouts(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	names, err := f.Readdirnames(-1)
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	for _, n := range names {
-		p := filepath.Join(dir, n)
-		if _, err := os.Lstat(p); !errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err := unix.Undelete(p); err != nil {
-			return &os.PathError{Op: "undelete", Path: p, Err: err}
-		}
-	}
-	return nil
 }

@@ -50,9 +50,6 @@ func (o overlay) Create(ctx context.Context, chain, task string, _ Options) (str
 	return root, nil
 }
 
-// removeTree deletes a tree in which nothing is mounted any more.
-func removeTree(dir string) error { return os.RemoveAll(dir) }
-
 // makePoint makes the directory that a task's root is mounted on.
 func (d *dirs) makePoint(task string) (string, error) {
 	dir := d.path("roots", task, "root")

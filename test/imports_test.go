@@ -20,11 +20,11 @@ var mayImport = map[string][]string{
 	".":                   {"driver", "internal/cli"},
 	"catalog":             nil,
 	"cmd/freejail-build":  {"devfs", "image", "image/build", "image/registry", "image/sign", "internal/buildjail", "internal/printable", "internal/progress", "internal/regular", "policy"},
-	"daemon":              {"catalog", "daemon/client", "devfs", "image", "image/registry", "image/sign", "internal/keylock", "internal/mount", "internal/printable", "internal/regular", "internal/strictjson", "jail", "nfsroot", "policy", "storage"},
+	"daemon":              {"catalog", "daemon/client", "devfs", "image", "image/registry", "image/sign", "internal/keylock", "internal/mount", "internal/printable", "internal/regular", "internal/remove", "internal/strictjson", "jail", "nfsroot", "policy", "storage"},
 	"daemon/client":       {"internal/printable"},
 	"devfs":               nil,
 	"driver":              {"daemon/client", "internal/printable"},
-	"image":               {"image/document", "image/sign", "internal/imagename", "internal/keylock", "internal/printable", "internal/regular", "internal/strictjson"},
+	"image":               {"image/document", "image/sign", "internal/imagename", "internal/keylock", "internal/printable", "internal/regular", "internal/remove", "internal/strictjson"},
 	"image/build":         {"image", "internal/regular"},
 	"image/document":      {"internal/strictjson"},
 	"image/registry":      {"image", "image/document", "image/sign", "internal/imagename", "internal/printable"},
@@ -38,11 +38,12 @@ var mayImport = map[string][]string{
 	"internal/printable":  nil,
 	"internal/progress":   {"internal/printable"},
 	"internal/regular":    nil,
+	"internal/remove":     nil,
 	"internal/strictjson": nil,
 	"jail":                nil,
 	"nfsroot":             {"internal/dataset", "internal/mount", "internal/strictjson"},
 	"policy":              {"internal/imagename", "internal/printable"},
-	"storage":             {"internal/dataset", "internal/keylock", "internal/mount"},
+	"storage":             {"internal/dataset", "internal/keylock", "internal/mount", "internal/remove"},
 }
 
 func TestImportDirections(t *testing.T) {
