@@ -73,6 +73,9 @@ func (p *plan) source(spec client.TaskSpec, path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if within(p.stateDir, real) {
+		return "", errors.Join(invalid("%s lies in the state directory %s, of which no task is given anything", path, p.stateDir), f.Close())
+	}
 	if p.sources == nil {
 		p.sources = map[string]*os.File{}
 	}

@@ -70,9 +70,13 @@ func (d *Daemon) resolveImage(ctx context.Context, spec client.TaskSpec) (*image
 
 // openImage opens a task's archive or layout where confined finds it.
 func (d *Daemon) openImage(spec client.TaskSpec, path string) (*image.Input, error) {
-	place, _, err := confined(spec, path)
+	place, real, err := confined(spec, path)
 	if err != nil {
 		return nil, err
+	}
+	if within(d.cfg.StateDir, real) {
+		return nil, errors.Join(invalid("%s lies in the state directory %s, where nobody's image is read from: "+
+			"give the image's name, as `freejail images` lists it", path, d.cfg.StateDir), place.Close())
 	}
 	release, err := d.descriptors.Use()
 	if err != nil {

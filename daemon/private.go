@@ -16,14 +16,19 @@ import (
 // allowTimeout bounds the question to a registry whether it would give an image.
 const allowTimeout = 30 * time.Second
 
-// allowances are the credentials by which private images were had since the
-// daemon began, so that a task starts again without its registry. They hold no
+// allowances are the credentials by which private images were had within the
+// last hour, so that a task starts again without its registry. They hold no
 // credential: only sums under a key that is nowhere else.
 type allowances struct {
 	mu   sync.Mutex
 	key  []byte
-	sums map[[sha256.Size]byte]bool
+	sums map[[sha256.Size]byte]time.Time // when each was given
+	now  func() time.Time                // time.Now if nil
 }
+
+// maxAllowanceAge is after which a registry is asked again: it may not give an
+// image any more to who once had it.
+const maxAllowanceAge = time.Hour
 
 // maxAllowances is when all are forgotten; registries are then asked again.
 const maxAllowances = 10_000
@@ -51,7 +56,15 @@ func (a *allowances) has(img *image.Image, c *registry.Credential) bool {
 	sum := a.sum(img, c)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.sums[sum]
+	given, ok := a.sums[sum]
+	return ok && a.time().Sub(given) < maxAllowanceAge
+}
+
+func (a *allowances) time() time.Time {
+	if a.now != nil {
+		return a.now()
+	}
+	return time.Now()
 }
 
 func (a *allowances) add(img *image.Image, c *registry.Credential) {
@@ -62,9 +75,9 @@ func (a *allowances) add(img *image.Image, c *registry.Credential) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.sums == nil || len(a.sums) >= maxAllowances {
-		a.sums = map[[sha256.Size]byte]bool{}
+		a.sums = map[[sha256.Size]byte]time.Time{}
 	}
-	a.sums[sum] = true
+	a.sums[sum] = a.time()
 }
 
 // mayStart tells whether a job may start an image of this host. One that was had
@@ -90,6 +103,15 @@ func (d *Daemon) mayStart(ctx context.Context, spec client.TaskSpec, img *image.
 		return client.Errorf(client.CodeUnavailable, "image %q was pulled with the credentials of a job, and is for those whom the registry gives it: %v", spec.Image, err)
 	}
 	d.allowances.add(img, c)
+	return nil
+}
+
+// checkImageName refuses a job the names that images have by the paths of their
+// archives: an archive that one job could read is not for every other.
+func checkImageName(spec client.TaskSpec) error {
+	if spec.Owner != "cli" && namedByPath(spec.Image) {
+		return invalid("image %q is a name that freejail gives an image by its archive's path: give the archive's absolute path", spec.Image)
+	}
 	return nil
 }
 

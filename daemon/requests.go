@@ -23,16 +23,17 @@ import (
 // plan is a task merged from its job and its image: all that is asked for,
 // resolved, before anything is decided or done. It is to be closed.
 type plan struct {
-	image   *image.Image
-	args    []string
-	env     []string
-	ports   []client.Port
-	rules   []devfs.Rule
-	params  map[string]string
-	sysctl  map[string]string
-	mounts  []client.Mount      // the image's file systems and the job's volumes
-	dirs    []client.Mount      // the task's own directories
-	sources map[string]*os.File // what is mounted from the host, by its real path
+	image    *image.Image
+	stateDir string // the daemon's
+	args     []string
+	env      []string
+	ports    []client.Port
+	rules    []devfs.Rule
+	params   map[string]string
+	sysctl   map[string]string
+	mounts   []client.Mount      // the image's file systems and the job's volumes
+	dirs     []client.Mount      // the task's own directories
+	sources  map[string]*os.File // what is mounted from the host, by its real path
 
 	wait, stopSignal string // the job's, or else the image's
 	stopTimeout      client.Duration
@@ -46,7 +47,7 @@ const defaultPath = "PATH=/sbin:/bin:/usr/sbin:/usr/bin:/usr/local/sbin:/usr/loc
 
 // makePlan merges a job's settings with its image's manifest.
 func (d *Daemon) makePlan(spec client.TaskSpec, img *image.Image) (*plan, error) {
-	p := &plan{image: img, params: map[string]string{}, sysctl: map[string]string{}}
+	p := &plan{image: img, stateDir: d.cfg.StateDir, params: map[string]string{}, sysctl: map[string]string{}}
 	steps := []func(client.TaskSpec) error{p.refuseForeign, p.addCommand, p.addPorts, p.addEnv, p.addPrivileges, p.addMounts, p.addDirs, p.askDirs, p.addEnd}
 	for _, f := range steps {
 		if err := f(spec); err != nil {

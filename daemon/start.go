@@ -24,6 +24,9 @@ import (
 func (d *Daemon) start(ctx context.Context, job *work, spec client.TaskSpec) (*client.Task, error) {
 	auth := spec.Auth
 	spec.Auth = nil // of the task's record it is no part
+	if err := checkImageName(spec); err != nil {
+		return nil, err
+	}
 	if err := d.boundDisk(&spec.Limits); err != nil {
 		return nil, err
 	}

@@ -64,22 +64,18 @@ func (c *Client) pull(ctx context.Context, s *image.Store, ref Reference, o Pull
 	return img, s.AddSignatures(img.Digest, signed)
 }
 
-// Allow tells whether who has a credential could pull a manifest of a repository,
-// from a mirror or from itself: nil is that he could. The error is as Pull's.
+// Allow tells whether who has a credential could pull a manifest of a repository:
+// nil is that its own registry has given it, byte for byte. Mirrors are not asked,
+// as what they give is not theirs to allow. The error is as Pull's.
 func (c *Client) Allow(ctx context.Context, ref Reference, d digest.Digest, cred *Credential) error {
-	places, err := c.places(ref, cred)
+	p, err := c.place(ref, cred)
+	if err == nil {
+		_, _, err = p.manifest(ctx, d.String())
+	}
 	if err != nil {
-		return err
+		return &Error{"pull", ref.Identity() + "@" + d.String(), err}
 	}
-	var errs []error
-	for _, p := range places {
-		if _, err := p.Manifests().Resolve(ctx, d.String()); err == nil {
-			return nil
-		} else {
-			errs = append(errs, fmt.Errorf("%s: %w", p.ref.Host, err))
-		}
-	}
-	return &Error{"pull", ref.Identity() + "@" + d.String(), errors.Join(errs...)}
+	return nil
 }
 
 // Describe reads what an image of a registry says of itself, and nothing else of
