@@ -185,8 +185,9 @@ func (l *Directory) Tag(d ocispec.Descriptor, name string) error {
 
 // Find takes the entry of a name or a digest, or without one the only there is.
 // Of several for different platforms it takes the one that fits wanted best;
-// nil takes the first. What is attached to images, such as signatures, is found
-// by its name alone.
+// nil takes none of several. What is attached to images, such as signatures, is
+// found by its name alone. A name that several have is an error unless their
+// platforms tell them apart.
 func (l *Directory) Find(name string, wanted []ocispec.Platform) (ocispec.Descriptor, error) {
 	idx, err := l.Index()
 	if err != nil {
@@ -206,10 +207,19 @@ func (l *Directory) Find(name string, wanted []ocispec.Platform) (ocispec.Descri
 		}
 		return ocispec.Descriptor{}, fmt.Errorf("%w in %s: %q; there are: %s", ErrNotFound, l.dir, name, strings.Join(have, ", "))
 	}
+	if slices.ContainsFunc(list, func(d ocispec.Descriptor) bool { return !isArtifact(d) }) {
+		list = slices.DeleteFunc(list, isArtifact)
+	}
 	if wanted != nil && !isArtifact(list[0]) {
 		return choose(list, wanted, name)
 	}
+	if list, err = named(list, name); err != nil {
+		return ocispec.Descriptor{}, err
+	}
 	d, _, err := only(list, name)
+	if err == nil && slices.ContainsFunc(list, func(o ocispec.Descriptor) bool { return o.Digest != d.Digest }) {
+		err = fmt.Errorf("the name %q is that of images for several platforms: give the digest of one", ownName(d))
+	}
 	return d, err
 }
 

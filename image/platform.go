@@ -14,6 +14,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image/document"
+	"github.com/freejail/freejail/internal/imagename"
 )
 
 // anyPlatform fits every image.
@@ -180,10 +181,14 @@ func Choose(list []ocispec.Descriptor, wanted []ocispec.Platform) (ocispec.Descr
 }
 
 // isArtifact knows what lies beside images in an index and is none, such as a
-// signature.
+// signature or what a builder attests.
 func isArtifact(d ocispec.Descriptor) bool {
-	return d.ArtifactType != "" || attachedTag.MatchString(ownName(d))
+	return d.ArtifactType != "" || d.Annotations[referenceType] != "" || attachedTag.MatchString(ownName(d)) ||
+		d.Platform != nil && d.Platform.OS == "unknown" && d.Platform.Architecture == "unknown"
 }
+
+// referenceType is the annotation that BuildKit gives what refers to an image.
+const referenceType = "vnd.docker.reference.type"
 
 // attachedTag is how cosign names what it attaches to a digest, and the OCI
 // distribution specification the list of a digest's referrers.
@@ -193,7 +198,10 @@ var attachedTag = regexp.MustCompile(`(^|:)sha256-[0-9a-f]{64}(\.[a-z]+)?$`)
 // platform comes after those that do: only its config can tell.
 func choose(list []ocispec.Descriptor, wanted []ocispec.Platform, name string) (ocispec.Descriptor, error) {
 	unnamed := func(d ocispec.Descriptor) bool { return d.Platform == nil || d.Platform.OS == "" }
-	list = slices.DeleteFunc(slices.Clone(list), isArtifact)
+	list, err := named(slices.DeleteFunc(slices.Clone(list), isArtifact), name)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
 	for _, w := range wanted {
 		fit := slices.DeleteFunc(slices.Clone(list), func(d ocispec.Descriptor) bool { return unnamed(d) || !fits(d.Platform, w) })
 		slices.SortStableFunc(fit, func(a, b ocispec.Descriptor) int { return better(a.Platform, b.Platform) })
@@ -214,6 +222,46 @@ func choose(list []ocispec.Descriptor, wanted []ocispec.Platform, name string) (
 		return d, errors.New("image index: it names no image")
 	}
 	return d, fmt.Errorf("there is no image for %s; there are: %s", platformsText(wanted), strings.Join(have, ", "))
+}
+
+// named are the entries of a name if there are any, else all. A name that several
+// have is an error unless their platforms tell them apart: others would take
+// another one for it.
+func named(list []ocispec.Descriptor, name string) ([]ocispec.Descriptor, error) {
+	groups := map[string][]ocispec.Descriptor{}
+	for _, d := range list {
+		if own := ownName(d); own != "" {
+			key := strings.TrimSuffix(imagename.Canonical(own), ":latest")
+			groups[key] = append(groups[key], d)
+		}
+	}
+	if own := groups[strings.TrimSuffix(imagename.Canonical(name), ":latest")]; name != "" && len(own) > 0 {
+		return own, distinct(own)
+	}
+	for _, g := range groups {
+		if err := distinct(g); err != nil {
+			return nil, err
+		}
+	}
+	return list, nil
+}
+
+// distinct is an error where entries of one name are several images that their
+// platforms do not tell apart.
+func distinct(list []ocispec.Descriptor) error {
+	seen := map[string]bool{}
+	for _, d := range list {
+		if !slices.ContainsFunc(list, func(o ocispec.Descriptor) bool { return o.Digest != d.Digest }) {
+			return nil
+		}
+		platform := platformText(d.Platform)
+		if d.Platform == nil || d.Platform.OS == "" || seen[platform] {
+			return fmt.Errorf("the name %q is that of several images that their platforms do not tell apart: keep one of them, %s is one",
+				ownName(d), d.Digest)
+		}
+		seen[platform] = true
+	}
+	return nil
 }
 
 // only is the first entry. Where several differ by their names, the name must

@@ -191,6 +191,8 @@ func TestChoiceOfPlatform(t *testing.T) {
 		return out
 	}
 	first, second := HostPlatforms()[0].OS, HostPlatforms()[1].OS
+	attested := d("att", p(first, arch), "")
+	attested.Annotations = map[string]string{referenceType: "attestation-manifest"}
 	for name, c := range map[string]struct {
 		list []ocispec.Descriptor
 		ask  string
@@ -205,6 +207,13 @@ func TestChoiceOfPlatform(t *testing.T) {
 		"several, by name":             {[]ocispec.Descriptor{d("a", nil, "x:1"), d("b", nil, "y:1")}, "y:1", "b"},
 		"several, by name with latest": {[]ocispec.Descriptor{d("a", nil, "x"), d("b", nil, "y:latest")}, "y", "b"},
 		"several, none named":          {[]ocispec.Descriptor{d("a", nil, "x:1"), d("b", nil, "y:1")}, "z", "one of their names: x:1, y:1"},
+		"attestations":                 {[]ocispec.Descriptor{attested, d("x", p("unknown", "unknown"), ""), d("b", p(second, arch), "")}, "", "b"},
+		"attestations alone":           {[]ocispec.Descriptor{attested, d("x", p("unknown", "unknown"), "")}, "", "names no image"},
+		"one name, its platforms":      {[]ocispec.Descriptor{d("a", p(second, arch), "x"), d("b", p(first, arch), "x:latest")}, "x", "b"},
+		"one name, one platform":       {[]ocispec.Descriptor{d("a", p(first, arch), "x"), d("b", p(first, arch), "x:latest")}, "x", "is that of several images"},
+		"one name, one unnamed":        {[]ocispec.Descriptor{d("a", nil, "x"), d("b", p(first, arch), "x")}, "x", "is that of several images"},
+		"one name, not asked for":      {[]ocispec.Descriptor{d("a", nil, "x"), d("b", p(first, arch), "x")}, "", "is that of several images"},
+		"the name's, not the host's":   {[]ocispec.Descriptor{d("a", p("windows", arch), "x"), d("b", p(first, arch), "y")}, "x", "there are: windows/" + arch},
 		"one with two names":           {[]ocispec.Descriptor{d("a", nil, "x:1"), d("a", nil, "y:1")}, "", "a"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -117,6 +117,9 @@ func (r *repacked) finish(ctx context.Context, err error) error {
 	return errors.Join(err, r.Close())
 }
 
+// maxSigned bounds an index and its images.
+const maxSigned = 1001
+
 // manifestsOf are a manifest and, of an index, those in it. One that could be read
 // in two ways is an error.
 func manifestsOf(ctx context.Context, src content.Fetcher, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
@@ -130,8 +133,14 @@ func manifestsOf(ctx context.Context, src content.Fetcher, d ocispec.Descriptor)
 		return nil, fmt.Errorf("image index: %w", err)
 	}
 	for _, m := range idx.Manifests {
-		if !document.IsManifest(m.MediaType) || len(list) == 1000 {
+		if document.IsIndex(m.MediaType) {
+			return nil, fmt.Errorf("image index: %s in it is an index too, whose images would stay unsigned: sign that one by itself first, and these images by their digests", m.Digest)
+		}
+		if !document.IsManifest(m.MediaType) {
 			continue
+		}
+		if len(list) == maxSigned {
+			return nil, fmt.Errorf("image index: it names more than the %d manifests that are signed at once", maxSigned-1)
 		}
 		if _, err := readManifest(ctx, src, m); err != nil && !errors.Is(err, errdef.ErrNotFound) {
 			return nil, err
@@ -229,7 +238,7 @@ func (c *Client) Verify(ctx context.Context, at Location, key *sign.PublicKey, i
 		return st, err
 	}
 	defer func() { err = errors.Join(err, src.close()) }()
-	root, err := src.resolve(ctx, name, nil)
+	root, err := src.resolve(ctx, name, image.Platforms(ocispec.Platform{})) // as an import does
 	if err != nil {
 		return st, err
 	}

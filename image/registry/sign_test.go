@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -318,5 +319,90 @@ func TestPolyglotsAreNotSigned(t *testing.T) {
 		if err == nil || strings.Contains(err.Error(), "none of the") {
 			t.Errorf("%s: the error is %v", name, err)
 		}
+	}
+}
+
+// What is verified is what is imported and copied, or each says that a name is that
+// of several images.
+func TestOneNameOfSeveralImages(t *testing.T) {
+	host := ocispec.Platform{OS: runtime.GOOS, Architecture: runtime.GOARCH}
+	other := ocispec.Platform{OS: "plan9", Architecture: "mips"}
+	key, pub, _ := keys(t, nil)
+	c := client(t)
+	for name, p := range map[string][2]*ocispec.Platform{
+		"none named": {nil, nil}, "the second named": {nil, &host}, "the same": {&host, &host}, "told apart": {&other, &host},
+	} {
+		s := newStore(t)
+		putImage(t, s, "web", host, layer(t, "good", 10))
+		dir := layoutOf(t, s, "web")
+		_, err := c.Sign(ctx, loc(t, "oci:"+dir+":web"), key, "", image.Limits{})
+		check(t, err)
+		evil := putImage(t, s, "web", host, layer(t, "evil", 10))
+		check(t, os.CopyFS(filepath.Join(dir, "more"), os.DirFS(layoutOf(t, s, "web"))))
+		blobs, err := filepath.Glob(filepath.Join(dir, "more/blobs/sha256/*"))
+		check(t, err)
+		for _, b := range blobs {
+			check(t, os.Rename(b, filepath.Join(dir, "blobs/sha256", filepath.Base(b))))
+		}
+		read := func(path string) (idx ocispec.Index) {
+			b, err := os.ReadFile(filepath.Join(dir, path))
+			check(t, err)
+			check(t, json.Unmarshal(b, &idx))
+			return idx
+		}
+		idx, more := read("index.json"), read("more/index.json").Manifests[0]
+		for i := range idx.Manifests {
+			if idx.Manifests[i].Annotations[ocispec.AnnotationRefName] == "web" {
+				idx.Manifests[i].Platform = p[0]
+			}
+		}
+		more.Platform = p[1]
+		idx.Manifests = append(idx.Manifests, more)
+		b, err := json.Marshal(idx)
+		check(t, err)
+		check(t, os.WriteFile(filepath.Join(dir, "index.json"), b, 0o644))
+
+		_, verified := c.Verify(ctx, loc(t, "oci:"+dir+":web"), pub, "", image.Limits{})
+		img, imported := newStore(t).Import(ctx, dir, "web", nil)
+		done, copied := c.Copy(ctx, loc(t, "oci:"+dir+":web"), loc(t, "oci:"+t.TempDir()+"/out"), CopyOptions{})
+		if name == "told apart" {
+			wantError(t, verified, "none of the 0 signatures of "+evil.Digest.String())
+			check(t, imported)
+			check(t, copied)
+			if img.Digest != evil.Digest || done.Digest != evil.Digest {
+				t.Errorf("%s is imported, %s copied", img.Digest, done.Digest)
+			}
+			continue
+		}
+		for _, err := range []error{verified, imported, copied} {
+			wantError(t, err, `the name "web" is that of several images`)
+		}
+	}
+}
+
+// What would stay unsigned is told.
+func TestSignLeavesNothingOut(t *testing.T) {
+	c := client(t)
+	key, _, _ := keys(t, nil)
+	d := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString("a"), Size: 1}
+	inner := d
+	inner.MediaType = ocispec.MediaTypeImageIndex
+	many := make([]ocispec.Descriptor, maxSigned)
+	for i := range many {
+		many[i] = d
+	}
+	for want, list := range map[string][]ocispec.Descriptor{"is an index too": {d, inner}, "more than the 1000": many} {
+		l, err := image.MakeDirectory(t.TempDir())
+		check(t, err)
+		idx := ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: list}
+		idx.SchemaVersion = 2
+		b, err := json.Marshal(idx)
+		check(t, err)
+		root := ocispec.Descriptor{MediaType: idx.MediaType, Digest: digest.FromBytes(b), Size: int64(len(b))}
+		check(t, l.Put(ctx, root, strings.NewReader(string(b))))
+		check(t, l.Tag(root, "web"))
+		check(t, l.Close())
+		_, err = c.Sign(ctx, loc(t, "oci:"+l.Dir()+":web"), key, "", image.Limits{})
+		wantError(t, err, want)
 	}
 }
