@@ -39,7 +39,9 @@ func OpenInput(path, name string) (*Input, error) {
 }
 
 // OpenInputIn is OpenInput for a path within a root, which no link leads out of.
-func OpenInputIn(root *os.Root, path, name string) (*Input, error) {
+// An archive is opened by the caller, who may refuse it.
+func OpenInputIn(root *os.Root, path, name string,
+	open func(path string) (*os.File, fs.FileInfo, error)) (*Input, error) {
 	fi, err := root.Stat(path)
 	if err != nil {
 		return nil, err
@@ -51,7 +53,7 @@ func OpenInputIn(root *os.Root, path, name string) (*Input, error) {
 		}
 		return &Input{path: name, info: fi, root: dir}, nil
 	}
-	f, fi, err := regular.OpenIn(root, path)
+	f, fi, err := open(path)
 	if err != nil {
 		return nil, err
 	}

@@ -52,6 +52,17 @@ func TestMazes(t *testing.T) {
 	}
 }
 
+// At the default of a million entries a layer's paths take seconds.
+func TestStepsOfManyEntries(t *testing.T) {
+	for entries, want := range map[int64]int64{0: 20_000, 1000: 52_000, 100_000: 3_220_000, 1_000_000: 10_420_000} {
+		tr := &tree{budget: &budget{entries: entries}}
+		if err := tr.step(int(want)); err != nil {
+			t.Errorf("%d entries: %v", entries, err)
+		}
+		wantError(t, tr.step(1), fmt.Sprintf("more than %d steps", want))
+	}
+}
+
 // What images have of links and of depth is unpacked, in any order.
 func TestLinksOfImagesAreFollowed(t *testing.T) {
 	items := []item{dir("usr/lib"), symlink("lib", "usr/lib"), symlink("lib64", "lib")}

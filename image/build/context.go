@@ -295,36 +295,21 @@ type readCloser struct {
 
 // openFile opens a regular file of the context for reading.
 func (b *builder) openFile(name string) (*os.File, fs.FileInfo, error) {
-	f, fi, err := regular.OpenIn(b.context, name)
+	f, fi, err := b.openOurs(name)
 	if err != nil {
 		return nil, nil, contextError(name, err)
-	}
-	if err := b.mayBeOurs(name, fi); err != nil {
-		return nil, nil, errors.Join(contextError(name, err), f.Close())
 	}
 	return f, fi, nil
 }
 
-// mayBeOurs refuses a file that is in the context by a hard link which somebody
-// else may have made: FreeBSD lets everybody make one of a file that he cannot
-// read, and root can.
-func (b *builder) mayBeOurs(name string, fi fs.FileInfo) error {
-	st, ok := fi.Sys().(*syscall.Stat_t)
-	if !ok || st.Nlink < 2 || b.anywhere {
-		return nil
-	}
-	me := uint32(os.Geteuid())
-	for _, dir := range []string{".", path.Dir(name)} {
-		d, err := b.context.Stat(dir)
-		if err != nil {
-			return err
-		}
-		of, ok := d.Sys().(*syscall.Stat_t)
-		if ok && of.Uid != me && of.Uid != st.Uid || d.Mode()&0o002 != 0 {
-			return fmt.Errorf("it is a hard link to a file of user %d, which others may have put there: copy it", st.Uid)
+func (b *builder) openOurs(name string) (*os.File, fs.FileInfo, error) {
+	f, fi, way, err := regular.OpenWay(b.context, name)
+	if err == nil && !b.anywhere {
+		if err = mayBeOurs(fi, way); err != nil {
+			err = errors.Join(err, f.Close())
 		}
 	}
-	return nil
+	return f, fi, err
 }
 
 func contextError(name string, err error) error {

@@ -3,6 +3,7 @@ package build
 import (
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -125,6 +126,29 @@ func TestAContextShowsNothingOfTheHost(t *testing.T) {
 			check(t, os.Chown(filepath.Dir(at), 1001, 1001))
 			check(t, os.Link(other, at))
 		},
+		"moved": func(t *testing.T, at string) { // it has one link, as a file whose other one is removed
+			needRoot(t)
+			check(t, os.WriteFile(at, []byte(secret+"\n"), 0o600))
+			check(t, os.Chown(filepath.Dir(at), 1001, 1001))
+		},
+		"hard link by a group": func(t *testing.T, at string) {
+			needRoot(t)
+			check(t, os.WriteFile(at, []byte(secret+"\n"), 0o600))
+			check(t, os.Chown(filepath.Dir(at), 0, 1001))
+			check(t, os.Chmod(filepath.Dir(at), 0o2775))
+		},
+		"hard link by anybody": func(t *testing.T, at string) {
+			check(t, os.WriteFile(at, []byte(secret+"\n"), 0o600))
+			check(t, os.Chmod(filepath.Dir(at), 0o1777))
+		},
+		"link to a hard link": func(t *testing.T, at string) {
+			needRoot(t)
+			evil := filepath.Join(filepath.Dir(at), "evil")
+			check(t, os.MkdirAll(evil, 0o755))
+			check(t, os.Chown(evil, 1001, 1001))
+			check(t, os.WriteFile(evil+"/x", []byte(secret+"\n"), 0o600))
+			check(t, os.Symlink("evil/x", at))
+		},
 	}
 	for place, p := range places {
 		for kind, put := range kinds {
@@ -156,6 +180,101 @@ func TestHardLinksOfTheContextsOwn(t *testing.T) {
 		check(t, os.Chown(dir+"/a", 1001, 1001))
 	}
 	check(t, buildHostile(t.Context(), t, "", dir))
+}
+
+// Whose directory a file lies in decides what is taken, and not how many links it has.
+func TestWhoMayHavePutAFileThere(t *testing.T) {
+	needRoot(t)
+	type owned struct {
+		uid, gid int
+		mode     os.FileMode
+	}
+	root := owned{0, 0, 0o755}
+	for name, c := range map[string]struct {
+		context, dir, file owned
+		refused            string // by whom it may have been put there
+	}{
+		"root's checkout":                  {root, root, owned{0, 0, 0o600}, ""},
+		"root's, with another's file":      {root, root, owned{1001, 1001, 0o600}, ""},
+		"a user's":                         {owned{1001, 1001, 0o700}, owned{1001, 1001, 0o755}, owned{1001, 1001, 0o600}, ""},
+		"a user's, with root's program":    {owned{1001, 1001, 0o700}, owned{1001, 1001, 0o755}, owned{0, 0, 0o755}, ""},
+		"a user's, with root's secret":     {owned{1001, 1001, 0o755}, owned{1001, 1001, 0o755}, owned{0, 0, 0o600}, "user 1001"},
+		"a user's, with a group's secret":  {owned{1001, 1001, 0o755}, owned{1001, 1001, 0o755}, owned{0, 0, 0o604}, "user 1001"},
+		"below a user's":                   {owned{1001, 1001, 0o755}, root, owned{0, 0, 0o600}, "user 1001"},
+		"in root's private one below":      {owned{1001, 1001, 0o755}, owned{0, 0, 0o700}, owned{0, 0, 0o644}, "user 1001"},
+		"a user's in a user's":             {root, owned{1001, 1001, 0o755}, owned{1002, 1002, 0o600}, "user 1001"},
+		"a group's, with root's secret":    {root, owned{0, 1001, 0o2775}, owned{0, 1001, 0o600}, "group 1001"},
+		"a group's, with the group's file": {root, owned{0, 1001, 0o2775}, owned{0, 1001, 0o640}, ""},
+		"a group's, with anybody's file":   {root, owned{0, 1001, 0o2775}, owned{0, 0, 0o644}, ""},
+		"a private group's":                {owned{1, 1, 0o775}, owned{1, 1, 0o775}, owned{1, 1, 0o600}, ""}, // daemon on both systems
+		"a private group's, root's secret": {owned{1, 1, 0o775}, owned{1, 1, 0o775}, owned{0, 0, 0o600}, "user 1"},
+		"anybody's":                        {root, owned{0, 0, 0o1777}, owned{0, 0, 0o600}, "everybody"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			files{"d/f": "hunter2", "Jailfile": "FROM scratch\nCOPY d/f /\n"}.write(t, dir)
+			for name, o := range map[string]owned{"": c.context, "d": c.dir, "d/f": c.file} {
+				at := filepath.Join(dir, name)
+				check(t, unix.Chown(at, o.uid, o.gid))
+				check(t, unix.Chmod(at, uint32(o.mode)))
+			}
+			check(t, os.Chown(dir+"/Jailfile", c.context.uid, c.context.gid))
+			err := buildHostile(t.Context(), t, "", dir)
+			if c.refused == "" {
+				check(t, err)
+			} else if err == nil || !strings.Contains(err.Error(), "d/f in the context") || !strings.Contains(err.Error(), "to which "+c.refused+" can write") {
+				t.Errorf("want it refused for %s: %v", c.refused, err)
+			}
+		})
+	}
+}
+
+// A hard link that is removed as soon as it is opened, or a directory that is exchanged, gives nothing.
+func TestHardLinksThatComeAndGo(t *testing.T) {
+	needRoot(t)
+	dir := t.TempDir()
+	files{"secret": "hunter2", "sub/": "", "old/x": "x"}.write(t, dir)
+	check(t, os.Chmod(dir+"/secret", 0o600))
+	for _, own := range []string{"sub", "old", "old/x"} {
+		check(t, os.Chown(filepath.Join(dir, own), 1001, 1001))
+	}
+	b := newBuilder(Options{Context: dir})
+	var err error
+	b.context, err = os.OpenRoot(dir)
+	check(t, err)
+	defer b.context.Close()
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for at := dir + "/sub/x"; ; {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			_, _ = os.Link(dir+"/secret", at), os.Remove(at) // what fails is tried again
+			_, _ = os.Rename(dir+"/sub", dir+"/s"), os.Rename(dir+"/old", dir+"/sub")
+			_, _ = os.Rename(dir+"/sub", dir+"/old"), os.Rename(dir+"/s", dir+"/sub")
+		}
+	}()
+	refused := 0
+	for range 200_000 {
+		f, _, err := b.openFile("sub/x")
+		if err != nil {
+			if strings.Contains(err.Error(), "user 1001 can write") {
+				refused++
+			}
+			continue
+		}
+		text, err := io.ReadAll(f)
+		if err := errors.Join(err, f.Close()); err != nil || string(text) != "x" {
+			t.Errorf("%q %v", text, err)
+			break
+		}
+	}
+	close(stop)
+	<-done
+	t.Logf("%d opens met the link", refused)
 }
 
 func TestAContextThatIsNone(t *testing.T) {

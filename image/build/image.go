@@ -74,12 +74,9 @@ func (b *builder) openBase(file string) (*image.Input, error) {
 	if !ok {
 		return image.OpenInput(file, file)
 	}
-	in, err := image.OpenInputIn(b.context, at, file)
+	in, err := image.OpenInputIn(b.context, at, file, b.openOurs)
 	if err != nil {
 		return nil, contextError(at, err)
-	}
-	if err := b.mayBeOurs(at, in.Info()); err != nil && !in.Info().IsDir() {
-		return nil, errors.Join(contextError(at, err), in.Close())
 	}
 	return in, nil
 }

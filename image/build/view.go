@@ -43,6 +43,7 @@ type node struct {
 	names    map[string]*node // of a directory
 	text     []byte           // of what may be passwd or group
 	layer    int
+	opaque   int // the last layer that has hidden all of a directory
 	size     int64
 	sum      [sha256.Size]byte // where the view wants it
 	from     place             // of a hard link: the file's own, so that equal ones are one file
@@ -61,7 +62,10 @@ const (
 	entrySteps = 32     // more for each entry
 )
 
-var errNotDir = errors.New("it is not a directory")
+var (
+	errNotDir = errors.New("it is not a directory")
+	errMaze   = errors.New("it leads over too many symbolic links and directories")
+)
 
 func newView() *view {
 	return &view{root: newDir(), left: maxEntries}
@@ -86,8 +90,8 @@ func (v *view) walk(p string, last bool) (at string, n *node, missing []string, 
 			nodes = nodes[:max(len(nodes)-1, 1)]
 			continue
 		}
-		if v.steps++; v.steps > baseSteps+entrySteps*(maxEntries-v.left) {
-			return "", nil, nil, fmt.Errorf("/%s: it leads over too many symbolic links and directories", p)
+		if err := v.step(); err != nil {
+			return "", nil, nil, fmt.Errorf("/%.200s: %w", p, err)
 		}
 		top := nodes[len(nodes)-1]
 		if top.kind != tar.TypeDir {
@@ -148,10 +152,26 @@ func (v *view) dir(p string, made func(at string, n *node) error) (string, error
 	return at, nil
 }
 
-// put sets the entry of a path whose parents exist and are no links.
-func (v *view) put(at string, n *node) error {
+// step counts a name that is looked up, or hidden.
+func (v *view) step() error {
+	if v.steps++; v.steps > baseSteps+entrySteps*(maxEntries-v.left) {
+		return fmt.Errorf("%w: more than %d steps", errMaze, v.steps-1)
+	}
+	return nil
+}
+
+// charge counts an entry.
+func (v *view) charge() error {
 	if v.left--; v.left < 0 {
 		return fmt.Errorf("the image has more than %d entries", maxEntries)
+	}
+	return nil
+}
+
+// put sets the entry of a path whose parents exist and are no links.
+func (v *view) put(at string, n *node) error {
+	if err := v.charge(); err != nil {
+		return err
 	}
 	names := components(at)
 	if len(names) > maxDepth {
@@ -240,7 +260,7 @@ func (v *view) nodeOf(h *tar.Header, at string, r io.Reader) (*node, error) {
 	case tar.TypeDir:
 		n.names = map[string]*node{}
 		if old := v.get(at); old != nil && old.kind == tar.TypeDir {
-			n.names = old.names
+			n.names, n.opaque = old.names, old.opaque
 		}
 	case tar.TypeSymlink:
 	case tar.TypeLink:
@@ -284,33 +304,56 @@ func (v *view) keepText(n *node, base string, size int64, r io.Reader) (err erro
 }
 
 func (v *view) whiteout(dir, base string) error {
+	if err := v.charge(); err != nil {
+		return err
+	}
 	_, n, missing, err := v.walk(dir, true)
 	if err != nil || len(missing) > 0 || n.kind != tar.TypeDir {
 		return err // there is nothing to hide
 	}
 	if base == opaqueMarker {
-		v.hideContents(n)
-		return nil
+		return v.hideContents(n)
 	}
-	v.hide(n, strings.TrimPrefix(base, whiteoutPrefix))
-	return nil
+	return v.hide(n, strings.TrimPrefix(base, whiteoutPrefix))
 }
 
 // hide spares what this layer made.
-func (v *view) hide(in *node, name string) {
+func (v *view) hide(in *node, name string) error {
 	switch n := in.names[name]; {
 	case n == nil:
 	case n.layer < v.layer:
 		delete(in.names, name)
 	case n.kind == tar.TypeDir:
-		v.hideContents(n)
+		return v.hideContents(n)
 	}
+	return nil
 }
 
-func (v *view) hideContents(n *node) {
-	for name := range n.names {
-		v.hide(n, name)
+// hideContents goes through a directory once in a layer: what comes to it later
+// is the layer's own.
+func (v *view) hideContents(n *node) error {
+	if n.opaque == v.layer {
+		return nil
 	}
+	n.opaque = v.layer
+	kept := map[string]*node{} // to go through what a map once had takes time, too
+	for name, c := range n.names {
+		if err := v.step(); err != nil {
+			return err
+		}
+		if c.layer < v.layer {
+			continue
+		}
+		kept[name] = c
+		if c.kind != tar.TypeDir {
+			continue
+		}
+		if err := v.hideContents(c); err != nil {
+			return err
+		}
+	}
+	n.names = kept
+	return nil
 }
 
 // users gives the image's own passwd and group.

@@ -97,6 +97,7 @@ func TestTheViewIsWhatIsUnpacked(t *testing.T) {
 		"whiteout of a directory": {{d("a/b"), f("a/b/c")}, {f(".wh.a")}},
 		"whiteout spares":         {{d("a"), f("a/b"), f("a/c")}, {f("a/new"), f("a/b"), f("a/.wh.b"), f(".wh.a")}},
 		"opaque":                  {{d("a"), f("a/b"), d("a/d"), f("a/d/e")}, {d("a/d"), f("a/d/f"), f("a/.wh..wh..opq")}},
+		"opaque twice":            {{d("a"), f("a/b"), d("a/d"), f("a/d/e")}, {f("a/.wh..wh..opq"), f("a/x"), d("a"), d("a/d"), f("a/d/y"), f("a/.wh..wh..opq")}, {f("a/n"), f("a/d/.wh..wh..opq"), f("a/.wh..wh..opq")}},
 		"whiteout through a link": {{d("a"), f("a/b"), l("l", "a")}, {f("l/.wh.b")}},
 		"whiteout then again":     {{d("a"), f("a/b")}, {f(".wh.a"), d("a"), f("a/c")}},
 		"hard links":              {{f("a"), l("s", "a"), h("b", "a"), h("t", "s")}, {h("c", "b"), f("a"), h("b", "c2/../a")}},
@@ -219,5 +220,43 @@ func TestAViewIsBounded(t *testing.T) {
 		if err := newView().apply(strings.NewReader(tarOf(t, layer...))); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %s", err, want)
 		}
+	}
+}
+
+// A small layer of whiteouts cannot take the time of millions: each is an entry,
+// each name that is hidden a step, and a marker that comes again is nothing.
+func TestWhiteoutsAreCounted(t *testing.T) {
+	const entries = 2000
+	d := tar.Header{Name: "d/", Typeflag: tar.TypeDir, Mode: 0o755}
+	list := []tar.Header{d}
+	for i := range entries {
+		list = append(list, tar.Header{Name: fmt.Sprint("d/f", i), Linkname: "x"})
+	}
+	for range entries {
+		list = append(list, tar.Header{Name: "d/" + opaqueMarker}, d, tar.Header{Name: ".wh.d"})
+	}
+	v := newView()
+	check(t, v.apply(strings.NewReader(tarOf(t, list...))))
+	if got := maxEntries - v.left; got != int64(len(list)) {
+		t.Errorf("%d of %d entries are counted", got, len(list))
+	}
+	if v.steps < entries || v.steps > 10*entries {
+		t.Errorf("it took %d steps", v.steps)
+	}
+	if n := len(v.get("d").names); n != entries {
+		t.Errorf("of what the layer itself made %d are left", n)
+	}
+	v.left = 1
+	err := v.apply(strings.NewReader(tarOf(t, tar.Header{Name: ".wh.none"}, tar.Header{Name: ".wh.none"})))
+	if err == nil || !strings.Contains(err.Error(), "more than 1000000 entries") {
+		t.Error(err)
+	}
+	// Directories that only whiteouts name are gone through once in each layer, within the steps.
+	v = newView()
+	check(t, v.apply(strings.NewReader(tarOf(t, list[:entries+1]...))))
+	v.steps = baseSteps + entrySteps*(maxEntries-v.left) - entries/2
+	err = v.apply(strings.NewReader(tarOf(t, tar.Header{Name: "d/" + opaqueMarker})))
+	if err == nil || !strings.Contains(err.Error(), "steps") {
+		t.Error(err)
 	}
 }

@@ -83,8 +83,10 @@ func check(name string, fi fs.FileInfo, orDir bool) error {
 	if fi.Mode().IsRegular() || orDir && fi.IsDir() {
 		return nil
 	}
-	return &fs.PathError{Op: "open", Path: name, Err: fmt.Errorf("it is %s, not a regular file", kind(fi.Mode()))}
+	return &fs.PathError{Op: "open", Path: name, Err: notRegular(fi.Mode())}
 }
+
+func notRegular(m fs.FileMode) error { return fmt.Errorf("it is %s, not a regular file", kind(m)) }
 
 func kind(m fs.FileMode) string {
 	switch {

@@ -1,0 +1,188 @@
+package regular
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	maxWayLinks = 8   // what os.Root follows
+	maxWayDepth = 255 // directories that are open at once
+	maxWayNames = 4096
+)
+
+// errEscapes has the text of what os.Root says.
+var errEscapes = errors.New("path escapes from parent")
+
+// OpenWay is OpenIn that also tells of the directories which the file was opened
+// through, from the root down to its own, without those of symbolic links: who
+// can write to one of them may have put the file there.
+func OpenWay(root *os.Root, name string) (f *os.File, fi fs.FileInfo, way []fs.FileInfo, err error) {
+	top, err := root.Open(".")
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	w := &wayfarer{dirs: []*os.File{top}}
+	defer func() {
+		if cerr := w.back(0); cerr != nil && err == nil {
+			f, err = nil, errors.Join(cerr, f.Close())
+		}
+	}()
+	if f, err = w.open(name); err != nil {
+		return nil, nil, nil, &fs.PathError{Op: "open", Path: name, Err: err}
+	}
+	if fi, way, err = w.look(f); err == nil {
+		err = check(name, fi, false)
+	}
+	if err == nil {
+		err = unix.SetNonblock(int(f.Fd()), false)
+	}
+	if err != nil {
+		return nil, nil, nil, errors.Join(err, f.Close())
+	}
+	return f, fi, way, nil
+}
+
+// wayfarer goes one name at a time, each in the directory that is open, and never
+// through a link.
+type wayfarer struct{ dirs []*os.File }
+
+func (w *wayfarer) top() int { return int(w.dirs[len(w.dirs)-1].Fd()) }
+
+// back leaves directories until n are open.
+func (w *wayfarer) back(n int) (err error) {
+	for len(w.dirs) > n {
+		err = errors.Join(err, w.dirs[len(w.dirs)-1].Close())
+		w.dirs = w.dirs[:len(w.dirs)-1]
+	}
+	return err
+}
+
+func (w *wayfarer) look(f *os.File) (fi fs.FileInfo, way []fs.FileInfo, err error) {
+	for _, d := range append(slices.Clip(w.dirs), f) {
+		if fi, err = d.Stat(); err != nil {
+			return nil, nil, err
+		}
+		way = append(way, fi)
+	}
+	return fi, way[:len(way)-1], nil
+}
+
+func (w *wayfarer) open(name string) (*os.File, error) {
+	todo, links := names(name), 0
+	for n := 0; len(todo) > 0; n++ {
+		if n == maxWayNames {
+			return nil, unix.ELOOP
+		}
+		next, rest := todo[0], todo[1:]
+		f, link, err := w.step(next, len(rest) == 0)
+		if f != nil || err != nil {
+			return f, err
+		}
+		if link != "" {
+			if links++; links > maxWayLinks {
+				return nil, unix.ELOOP
+			}
+			rest = append(names(link), rest...)
+		}
+		todo = rest
+	}
+	return nil, notRegular(fs.ModeDir)
+}
+
+func names(p string) []string {
+	return slices.DeleteFunc(strings.Split(p, "/"), func(s string) bool { return s == "" || s == "." })
+}
+
+// step goes into a directory, or gives a link's target or the last name's file.
+func (w *wayfarer) step(name string, last bool) (f *os.File, link string, err error) {
+	if name == ".." {
+		if len(w.dirs) == 1 {
+			return nil, "", errEscapes
+		}
+		return nil, "", w.back(len(w.dirs) - 1)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstatat(w.top(), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return nil, "", err
+	}
+	switch mode := typeOf(uint32(st.Mode)); {
+	case mode == fs.ModeSymlink:
+		link, err = w.readLink(name)
+		return nil, link, err
+	case mode.IsDir():
+		return nil, "", w.enter(name)
+	case !last:
+		return nil, "", unix.ENOTDIR
+	case !mode.IsRegular():
+		return nil, "", notRegular(mode)
+	}
+	// Another file may have taken its place: this does not wait, and what was
+	// opened decides.
+	f, err = w.openAt(name, unix.O_NONBLOCK)
+	return f, "", err
+}
+
+func (w *wayfarer) enter(name string) error {
+	if len(w.dirs) > maxWayDepth {
+		return unix.ENAMETOOLONG
+	}
+	d, err := w.openAt(name, unix.O_DIRECTORY)
+	if err == nil {
+		w.dirs = append(w.dirs, d)
+	}
+	return err
+}
+
+func (w *wayfarer) openAt(name string, flags int) (*os.File, error) {
+	for {
+		fd, err := unix.Openat(w.top(), name, flags|unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err == nil {
+			return os.NewFile(uintptr(fd), name), nil
+		}
+		if !errors.Is(err, unix.EINTR) {
+			return nil, err
+		}
+	}
+}
+
+func (w *wayfarer) readLink(name string) (string, error) {
+	b := make([]byte, 4097)
+	n, err := unix.Readlinkat(w.top(), name, b)
+	switch target := string(b[:max(n, 0)]); {
+	case err != nil:
+		return "", err
+	case n == len(b):
+		return "", unix.ENAMETOOLONG
+	case target == "": // FreeBSD has such links
+		return "", unix.ENOENT
+	case path.IsAbs(target):
+		return "", errEscapes
+	default:
+		return target, nil
+	}
+}
+
+func typeOf(mode uint32) fs.FileMode {
+	switch mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		return 0
+	case unix.S_IFDIR:
+		return fs.ModeDir
+	case unix.S_IFLNK:
+		return fs.ModeSymlink
+	case unix.S_IFIFO:
+		return fs.ModeNamedPipe
+	case unix.S_IFSOCK:
+		return fs.ModeSocket
+	case unix.S_IFCHR, unix.S_IFBLK:
+		return fs.ModeDevice
+	}
+	return fs.ModeIrregular
+}
