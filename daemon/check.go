@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -58,16 +57,14 @@ func (d *Daemon) checkPlan(spec client.TaskSpec, img *image.Image) (*plan, error
 // wouldDecide decides as a start does, which knows the image's files.
 func (d *Daemon) wouldDecide(ctx context.Context, spec client.TaskSpec, p *plan) (policy.Subject, policy.Decision, error) {
 	s, dec, err := d.decision(spec, p.image, p.requests)
-	if err != nil || !dec.Allowed || p.remote != nil || p.user.Value == "root" || onlyImage(spec) ||
-		!d.inForce().policy.Denies(s, policy.User) {
+	if err != nil || !dec.Allowed || p.remote != nil || onlyImage(spec) || !d.inForce().policy.Denies(s, policy.User) {
 		return s, dec, err
 	}
 	byFiles := dec
 	err = d.inRoot(ctx, p, func(root string) error {
-		user := cmp.Or(spec.User, p.image.Config.Config.User)
-		creds, err := image.ResolveUser(root, user)
+		creds, err := lookUp(root, p.image, spec.User)
 		if err != nil {
-			return invalid("user %q: %v", user, err)
+			return err
 		}
 		_, byFiles, err = d.userDecision(spec, p, root, creds.UID)
 		return err

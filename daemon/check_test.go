@@ -137,3 +137,35 @@ func same(t *testing.T, checked, started error) {
 		t.Errorf("the check decides %+v\nthe start decides %+v", a.Decision, b.Decision)
 	}
 }
+
+// The name root is of another user where the image's files say so.
+func TestCheckOfAnotherRoot(t *testing.T) {
+	v := newVictim(t, "deny {\n users = [\"alice\"]\n}\n")
+	for name, c := range map[string]struct{ user, passwd, want string }{
+		"root is alice":   {"root", "root:*:1001:1001::/:/x\nalice:*:1001:1001::/:/x\n", "denied"},
+		"0 is alice":      {"0", "0:*:1001:1001::/:/x\nalice:*:1001:1001::/:/x\n", "denied"},
+		"alice is root":   {"", "alice:*:0:0::/:/x\n", "denied"},
+		"root is root":    {"root", "root:*:0:0::/:/x\nalice:*:1001:1001::/:/x\n", ""},
+		"there are none":  {"", "", ""},
+		"root has no uid": {"root", "root:*:x:0::/:/x\n", "/etc/passwd"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			img := v.image(testimage.Spec{Name: "prog", Cmd: []string{"inside"}, User: c.user, Files: map[string]string{"/etc/passwd": c.passwd}})
+			spec := client.TaskSpec{ID: "task", Owner: "nomad", Image: img, Args: []string{"inside"}}
+			d, err := v.c.CheckPolicy(t.Context(), spec)
+			if err == nil && !d.Allowed {
+				err = &client.Error{Code: client.CodeRefused, Message: fmt.Sprint(d.Results), Decision: d}
+			}
+			_, started := v.c.Start(t.Context(), spec)
+			if started == nil {
+				if err := v.c.Destroy(t.Context(), "task", true); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if (started == nil) != (c.want == "") || started != nil && !strings.Contains(started.Error(), c.want) {
+				t.Errorf("the start: %v, want %q", started, c.want)
+			}
+			same(t, err, started)
+		})
+	}
+}

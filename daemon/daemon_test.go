@@ -96,6 +96,11 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 2 && os.Args[1] == "fill" {
 		os.Exit(fillAndWait(os.Args[2]))
 	}
+	if len(os.Args) > 1 && os.Args[1] == "whoami" {
+		groups, err := os.Getgroups()
+		fmt.Print(os.Getuid(), " ", os.Getgid(), " ", groups, " ", os.Getenv("HOME"), err)
+		os.Exit(0)
+	}
 	if len(os.Args) > 1 && os.Args[1] == "echo" {
 		fmt.Println("from exec")
 		os.Exit(4)

@@ -3,6 +3,7 @@ package daemon
 import (
 	"net"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -37,6 +38,15 @@ type knownConn struct {
 func (c *knownConn) Close() error {
 	c.closed()
 	return c.Conn.Close()
+}
+
+// SyscallConn is the socket itself, of which nothing is to be closed.
+func (c *knownConn) SyscallConn() (syscall.RawConn, error) {
+	s, ok := c.Conn.(syscall.Conn)
+	if !ok {
+		return nil, syscall.EINVAL
+	}
+	return s.SyscallConn()
 }
 
 // Accept returns a *knownConn.

@@ -8,12 +8,17 @@ import (
 	"io"
 	"maps"
 	"math"
+	"net"
 	"net/http"
 	"os"
+	"strconv"
+	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/creack/pty"
+	"golang.org/x/sys/unix"
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/image"
@@ -50,7 +55,7 @@ func (d *Daemon) handleExec(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	out := client.NewFrameWriter(conn)
-	go x.readFrames(buf)
+	go x.readFrames(conn, buf)
 	x.copyOutput(out)
 	b, err := json.Marshal(x.exit)
 	if err == nil {
@@ -94,13 +99,14 @@ func (d *Daemon) startExec(ctx context.Context, t *task, spec client.ExecSpec) (
 	if err != nil {
 		return nil, err
 	}
-	if spec.User != "" {
-		info.Spec.User = spec.User
+	user, err := d.execUser(t, img, spec.User)
+	if err != nil {
+		return nil, err
 	}
 	if spec.WorkDir != "" {
 		info.Spec.WorkDir = spec.WorkDir
 	}
-	p, err := process(info, img, spec.Args, env)
+	p, err := process(info, img, user, spec.Args, env)
 	if err != nil {
 		return nil, err
 	}
@@ -123,6 +129,32 @@ func (d *Daemon) startExec(ctx context.Context, t *task, spec client.ExecSpec) (
 	}
 	x.exits = d.jails.Wait(x.pid)
 	return x, nil
+}
+
+// execUser is whom the task was started as, whatever its files say by now. A
+// user that is named is looked up in them, and the policy decides as at a start.
+func (d *Daemon) execUser(t *task, img *image.Image, name string) (image.Creds, error) {
+	info, started := t.startedAs()
+	if name == "" && started != nil {
+		return *started, nil
+	}
+	if name != "" {
+		info.Spec.User = name
+	}
+	p := &plan{image: img}
+	p.askUser(info.Spec)
+	if err := d.decide(info.Spec, img, p.requests); err != nil {
+		return image.Creds{}, err
+	}
+	creds, err := lookUp(info.Root, img, info.Spec.User)
+	if err != nil {
+		return creds, err
+	}
+	number, _, _ := strings.Cut(name, ":")
+	if n, err := strconv.ParseUint(number, 10, 32); err == nil && uint32(n) != creds.UID {
+		return creds, invalid("user %q: the task's /etc/passwd has this number for a name, of user %d", name, creds.UID)
+	}
+	return creds, d.checkUser(info.Spec, p, info.Root, creds.UID)
 }
 
 // execEnv is the task's environment with the command's own on top.
@@ -175,18 +207,26 @@ func (x *execSession) kill() {
 	x.close()
 }
 
+// maxInput is how many frames of input wait for a command that does not read.
+const maxInput = 32
+
 // readFrames takes what the client sends; when the client goes, so does the
-// command.
-func (x *execSession) readFrames(r io.Reader) {
+// command, whether it reads its input or not.
+func (x *execSession) readFrames(conn net.Conn, r io.Reader) {
+	input := make(chan []byte, maxInput)
+	defer close(input)
+	defer x.kill()
+	go x.feed(input)
 	for {
 		t, p, err := client.ReadFrame(r)
 		if err != nil {
-			x.kill()
 			return
 		}
 		switch t {
 		case client.Stdin:
-			err = x.input(p)
+			if !offer(conn, input, p) {
+				return
+			}
 		case client.Resize:
 			err = x.resize(p)
 		case client.SignalFrame:
@@ -196,13 +236,60 @@ func (x *execSession) readFrames(r io.Reader) {
 			}
 		default: // who sends it expects something that is not done here
 			x.d.log.Warn("exec: a frame of an unknown type ends the session", "jail", x.jail, "type", t)
-			x.kill()
 			return
 		}
 		if err != nil {
+			x.d.log.Debug("exec: a frame", "jail", x.jail, "error", err)
+		}
+	}
+}
+
+// feed writes input to the command until there is no more.
+func (x *execSession) feed(input <-chan []byte) {
+	for p := range input {
+		if err := x.input(p); err != nil {
 			x.d.log.Debug("exec: input", "jail", x.jail, "error", err)
 		}
 	}
+}
+
+// lookEvery is the time between two looks for a client from which nothing is read.
+const lookEvery = 200 * time.Millisecond
+
+// offer waits for room; it is false where the client went meanwhile.
+func offer(conn net.Conn, input chan<- []byte, p []byte) bool {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case input <- p:
+			return true
+		case <-tick.C:
+			if hungUp(conn) {
+				return false
+			}
+		}
+	}
+}
+
+// hungUp tells that nobody has the other end of a connection any more, whatever
+// of it is not read yet.
+func hungUp(conn net.Conn) bool {
+	s, ok := conn.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	raw, err := s.SyscallConn()
+	if err != nil {
+		return true // closed here
+	}
+	gone := false
+	err = raw.Control(func(fd uintptr) {
+		p := []unix.PollFd{{Fd: int32(fd)}} // POLLHUP needs no asking for
+		n, perr := unix.Poll(p, 0)
+		gone = perr == nil && n > 0 && p[0].Revents&(unix.POLLHUP|unix.POLLERR|unix.POLLNVAL) != 0
+	})
+	return gone || err != nil
 }
 
 // resize has no effect without a terminal.

@@ -181,7 +181,7 @@ func FuzzExecFrames(f *testing.F) {
 			read <- n
 		}()
 		x := &execSession{d: d, jail: jailPrefix + "none", pid: 1 << 30, in: w}
-		x.readFrames(bytes.NewReader(stream))
+		x.readFrames(nil, bytes.NewReader(stream))
 		if n := <-read; n > int64(len(stream)) {
 			t.Errorf("the command got %d bytes of %d", n, len(stream))
 		}

@@ -14,6 +14,7 @@ import (
 	"syscall"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/internal/remove"
 )
 
@@ -44,6 +45,7 @@ func (j *journal) remove() error { return errors.Join(j.file.Close(), remove.Tre
 type record struct {
 	Task      *client.Task `json:"task,omitempty"`
 	PIDStart  string       `json:"pid_start,omitempty"`
+	User      *image.Creds `json:"user,omitempty"`
 	Undo      *undo        `json:"undo,omitempty"`
 	Undone    bool         `json:"undone,omitempty"`
 	Destroyed bool         `json:"destroyed,omitempty"`
@@ -113,6 +115,9 @@ func (j *journal) replay() (*task, error) {
 		}
 		if r.PIDStart != "" {
 			t.pidStart = r.PIDStart
+		}
+		if r.User != nil {
+			t.user = r.User
 		}
 		if r.Undo != nil {
 			t.undos = append(t.undos, *r.Undo)

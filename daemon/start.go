@@ -296,11 +296,15 @@ func (d *Daemon) createJail(ctx context.Context, t *task, p *plan) error {
 
 func (d *Daemon) startProcess(ctx context.Context, t *task, p *plan) error {
 	s := t.info.Spec
-	proc, err := process(t.info, p.image, p.args, p.env)
+	user, err := lookUp(t.info.Root, p.image, s.User)
 	if err != nil {
 		return err
 	}
-	if err := d.checkUser(s, p, t.info.Root, proc.UID); err != nil {
+	if err := d.checkUser(s, p, t.info.Root, user.UID); err != nil {
+		return err
+	}
+	proc, err := process(t.info, p.image, user, p.args, p.env)
+	if err != nil {
 		return err
 	}
 	for _, m := range p.dirs {
@@ -335,7 +339,7 @@ func (d *Daemon) startProcess(ctx context.Context, t *task, p *plan) error {
 		d.log.Debug("the process ended at once", "task", t.id(), "error", err)
 	}
 	t.mu.Lock()
-	t.pidStart = start
+	t.pidStart, t.user = start, &user
 	t.mu.Unlock()
 	if err := t.update(func(i *client.Task) { i.PID, i.State, i.StartedAt = pid, client.Running, time.Now() }); err != nil {
 		return err
@@ -344,15 +348,19 @@ func (d *Daemon) startProcess(ctx context.Context, t *task, p *plan) error {
 	return nil
 }
 
-// process looks the user up in the image's own files. What the task does not
-// say, the image does.
-func process(info client.Task, img *image.Image, args, env []string) (jail.Process, error) {
-	c := img.Config.Config
-	user, dir := cmp.Or(info.Spec.User, c.User), cmp.Or(info.Spec.WorkDir, c.WorkingDir, "/")
-	creds, err := image.ResolveUser(info.Root, user)
+// lookUp finds a user, or else the image's, in the files of a root.
+func lookUp(root string, img *image.Image, user string) (image.Creds, error) {
+	user = cmp.Or(user, img.Config.Config.User)
+	creds, err := image.ResolveUser(root, user)
 	if err != nil {
-		return jail.Process{}, invalid("user %q: %v", user, err)
+		return creds, invalid("user %q: %v", user, err)
 	}
+	return creds, nil
+}
+
+// process is a command in a task. What the task does not say, the image does.
+func process(info client.Task, img *image.Image, creds image.Creds, args, env []string) (jail.Process, error) {
+	dir := cmp.Or(info.Spec.WorkDir, img.Config.Config.WorkingDir, "/")
 	if creds.Home != "" && !hasEnv(env, "HOME") {
 		env = append(env, "HOME="+creds.Home)
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/image"
 )
 
 // task is one task of this host, from its start until it is destroyed.
@@ -18,6 +19,7 @@ type task struct {
 	info      client.Task
 	cancel    context.CancelCauseFunc // ends the start; nil when there is none to end
 	pidStart  string                  // when the process started, against reuse of its pid
+	user      *image.Creds            // as whom the process was started; nil in journals of older daemons
 	undos     []undo
 	journal   *journal
 	forgotten sync.Once
@@ -45,6 +47,13 @@ func (t *task) snapshot() client.Task {
 	return t.info
 }
 
+// startedAs is a snapshot with the user of the process.
+func (t *task) startedAs() (client.Task, *image.Creds) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.info, t.user
+}
+
 func (t *task) state() client.State {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -63,7 +72,7 @@ func (t *task) update(f func(*client.Task)) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	f(&t.info)
-	return t.journal.write(record{Task: &t.info, PIDStart: t.pidStart})
+	return t.journal.write(record{Task: &t.info, PIDStart: t.pidStart, User: t.user})
 }
 
 // stopStart is false where there was no start to end.

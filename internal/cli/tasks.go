@@ -288,7 +288,7 @@ func (a *app) execCmd() *cobra.Command {
 		}}
 	c.Flags().SetInterspersed(false)
 	c.Flags().BoolVarP(&spec.TTY, "tty", "t", false, "give the command a terminal")
-	c.Flags().StringVarP(&spec.User, "user", "u", "", "user[:group], looked up in the image")
+	c.Flags().StringVarP(&spec.User, "user", "u", "", "user[:group] that the policy lets the task have, looked up in its files as they are now")
 	c.Flags().StringVarP(&spec.WorkDir, "workdir", "w", "", "working directory in the jail")
 	c.Flags().StringArrayVarP(&env, "env", "e", nil, "NAME=VALUE in the environment")
 	return c
