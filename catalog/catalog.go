@@ -61,6 +61,9 @@ const (
 // callTime bounds one call to the Consul agent, which is near.
 const callTime = 5 * time.Second
 
+// removeTime is how long the end of a task waits for its removal.
+const removeTime = 2 * time.Second
+
 // Catalog holds what should be in Consul and makes it so, again and again: an
 // agent that was down, restarted or emptied gets everything back.
 type Catalog struct {
@@ -70,7 +73,7 @@ type Catalog struct {
 	event  func(task, message string)
 	wake   chan struct{}
 
-	converging sync.Mutex
+	converging chan struct{} // has room for the one who changes what Consul has
 	mu         sync.Mutex
 	wanted     map[string]map[string]Service // task -> id
 	state      map[string]string             // id -> error; "" is registered
@@ -86,7 +89,7 @@ func New(cfg Config, log hclog.Logger, event func(task, message string)) (*Catal
 	if err != nil {
 		return nil, fmt.Errorf("consul: %w", err)
 	}
-	return &Catalog{client: client, node: cfg.Node, log: log, event: event, wake: make(chan struct{}, 1),
+	return &Catalog{client: client, node: cfg.Node, log: log, event: event, wake: make(chan struct{}, 1), converging: make(chan struct{}, 1),
 		wanted: map[string]map[string]Service{}, state: map[string]string{}, told: map[string]bool{}}, nil
 }
 
@@ -143,7 +146,8 @@ func (c *Catalog) poke() {
 }
 
 // Remove takes a task's services out of Consul now. When Consul does not
-// answer they are removed as soon as it does, which is told as an event.
+// answer soon, or ctx ends, they are removed as soon as it does, which is told as
+// an event.
 func (c *Catalog) Remove(ctx context.Context, task string) {
 	c.mu.Lock()
 	ids := slices.Collect(maps.Keys(c.wanted[task]))
@@ -156,16 +160,38 @@ func (c *Catalog) Remove(ctx context.Context, task string) {
 	if len(ids) == 0 {
 		return
 	}
-	c.converging.Lock() // else a registration under way could come after
-	defer c.converging.Unlock()
-	for _, id := range ids {
-		if err := c.deregisterOurs(ctx, id); err != nil { // the others would wait as long
-			c.poke()
-			c.event(task, fmt.Sprintf("Consul does not answer; its services go as soon as it does: %v", err))
-			return
-		}
+	ctx, cancel := context.WithTimeout(ctx, removeTime)
+	defer cancel()
+	if err := c.removeAll(ctx, ids); err != nil {
+		c.poke()
+		c.event(task, fmt.Sprintf("Consul does not answer; its services go as soon as it does: %v", err))
 	}
 }
+
+// removeAll ends at the first entry that is not removed: the others would wait as long.
+func (c *Catalog) removeAll(ctx context.Context, ids []string) error {
+	if err := c.lock(ctx); err != nil { // else a registration under way could come after
+		return err
+	}
+	defer c.unlock()
+	for _, id := range ids {
+		if err := c.deregisterOurs(ctx, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *Catalog) lock(ctx context.Context) error {
+	select {
+	case c.converging <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("another call waits for it: %w", ctx.Err())
+	}
+}
+
+func (c *Catalog) unlock() { <-c.converging }
 
 // deregisterOurs removes an entry unless it is somebody else's.
 func (c *Catalog) deregisterOurs(ctx context.Context, id string) error {
@@ -287,10 +313,13 @@ func (c *Catalog) tellRecovery() {
 	}
 }
 
-// converge compares what Consul has of ours with what it should have.
+// converge compares what Consul has of ours with what it should have, and ends
+// at the first call that the agent does not answer.
 func (c *Catalog) converge(ctx context.Context) error {
-	c.converging.Lock()
-	defer c.converging.Unlock()
+	if err := c.lock(ctx); err != nil {
+		return err
+	}
+	defer c.unlock()
 	cctx, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
 	have, err := c.client.Agent().ServicesWithFilterOpts("", (&api.QueryOptions{}).WithContext(cctx))
@@ -303,7 +332,24 @@ func (c *Catalog) converge(ctx context.Context) error {
 		maps.Copy(want, ids)
 	}
 	c.mu.Unlock()
+	if err := c.registerAll(ctx, want, have); err != nil {
+		return err
+	}
 	var errs []error
+	for id, s := range have {
+		if _, ok := want[id]; ok || !c.ours(s) {
+			continue
+		}
+		err := c.deregister(ctx, id)
+		if errs = append(errs, err); err != nil && !refused(err) {
+			break
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// registerAll registers what Consul does not have as it should be.
+func (c *Catalog) registerAll(ctx context.Context, want map[string]Service, have map[string]*api.AgentService) error {
 	for id, s := range want {
 		var err error
 		switch other := have[id]; {
@@ -313,17 +359,11 @@ func (c *Catalog) converge(ctx context.Context) error {
 			err = c.register(ctx, id, s)
 		}
 		c.note(id, s, err)
-		if !refused(err) { // its own fault, not the agent's
-			errs = append(errs, err)
+		if err != nil && !refused(err) { // the agent's fault, not the service's
+			return err
 		}
 	}
-	for id, s := range have {
-		if _, ok := want[id]; ok || !c.ours(s) {
-			continue
-		}
-		errs = append(errs, c.deregister(ctx, id))
-	}
-	return errors.Join(errs...)
+	return nil
 }
 
 // errRefused means that the agent answers, but an entry cannot be there.
