@@ -49,7 +49,11 @@ func (d *Daemon) approve(ctx context.Context, in client.ApproveRequest, by peer)
 		return nil, invalid("image %s asks for nothing", img.Name)
 	}
 	now := d.inForce()
-	for _, res := range now.policy.Decide(subject(client.TaskSpec{}, img, d.signersOf(img, now)), reqs, nil).Results {
+	s, err := d.subject(client.TaskSpec{Image: in.Image}, img, now)
+	if err != nil {
+		return nil, err
+	}
+	for _, res := range now.policy.Decide(s, reqs, nil).Results {
 		if res.Denied {
 			return nil, invalid("%s is %s: no approval goes over a deny", res.Request, res.Reason)
 		}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -137,8 +139,20 @@ func (d *Daemon) decision(spec client.TaskSpec, img *image.Image, reqs []policy.
 		return s, dec, err
 	}
 	now := d.inForce()
-	s = subject(spec, img, d.signersOf(img, now))
+	if s, err = d.subject(spec, img, now); err != nil {
+		return s, dec, err
+	}
 	return s, now.policy.Decide(s, reqs, approvals), nil
+}
+
+// subject is an image of this host. One that is not asked for by a name is denied
+// what it is by any of its names here, and needs the signatures of all.
+func (d *Daemon) subject(spec client.TaskSpec, img *image.Image, now *inForce) (s policy.Subject, err error) {
+	s = subject(spec, img, d.signersOf(img, now))
+	if filepath.IsAbs(spec.Image) || strings.HasPrefix(spec.Image, "sha256:") {
+		s.Also, err = d.images.Names(img.Digest)
+	}
+	return s, err
 }
 
 func subject(spec client.TaskSpec, img *image.Image, signers []string) policy.Subject {

@@ -99,6 +99,9 @@ func (r *remotes) reference(name string) (ref registry.Reference, ok bool, err e
 // imageNamed finds an image of the store by a name, a digest, or a reference.
 func (d *Daemon) imageNamed(name string) (*image.Image, error) {
 	img, err := d.images.Get(name)
+	if err == nil && strings.HasPrefix(name, "sha256:") {
+		return d.wellNamed(img)
+	}
 	if !errors.Is(err, image.ErrNotFound) {
 		return img, err
 	}
@@ -114,6 +117,29 @@ func (d *Daemon) imageNamed(name string) (*image.Image, error) {
 		return nil, client.Errorf(client.CodeNotFound, "image %q is not on this host%s: `freejail pull %s`", name, image.DigestHint(name), ref)
 	}
 	return img, err
+}
+
+// wellNamed is an image that was found by its digest, by a name that somebody has
+// given it for everybody: an archive of the same content, run by its path, must
+// not take away what the policy says of that name.
+func (d *Daemon) wellNamed(img *image.Image) (*image.Image, error) {
+	names, err := d.images.Names(img.Digest)
+	if err != nil || !img.Private && !namedByPath(img.Name) {
+		return img, err
+	}
+	for _, name := range names {
+		if namedByPath(name) {
+			continue
+		}
+		other, err := d.images.Get(name)
+		if err == nil && other.Digest == img.Digest && !other.Private {
+			return other, nil
+		}
+		if err != nil && !errors.Is(err, image.ErrNotFound) { // else it was forgotten just now
+			return nil, err
+		}
+	}
+	return img, nil
 }
 
 // pullFor finds a task's image by its name, in a registry if it is not there or

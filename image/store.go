@@ -230,6 +230,19 @@ func (s *Store) find(ref string) (ocispec.Descriptor, error) {
 	return *found, err
 }
 
+// Names are those that an image has in the store, the newest first.
+func (s *Store) Names(d digest.Digest) (out []string, err error) {
+	s.mu.Lock()
+	idx, err := s.readIndex()
+	s.mu.Unlock()
+	for _, m := range idx.Manifests {
+		if m.Digest == d {
+			out = append(out, m.Annotations[refName])
+		}
+	}
+	return out, err
+}
+
 // nameless finds an image in use by its whole digest: it may have lost its name
 // to another.
 func (s *Store) nameless(ref string) (ocispec.Descriptor, error) {

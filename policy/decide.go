@@ -19,7 +19,11 @@ func (b *block) appliesTo(s Subject, byAnyName bool) bool { return b.isAbout(s, 
 
 func (s Subject) names(byAny bool) []string {
 	if byAny {
-		return append(imagename.Aliases(s.Image), imagename.Aliases(s.Repository)...)
+		out := append(imagename.Aliases(s.Image), imagename.Aliases(s.Repository)...)
+		for _, name := range s.Also {
+			out = append(append(out, imagename.Aliases(name)...), imagename.Aliases(RepositoryOf(name))...)
+		}
+		return out
 	}
 	return []string{imagename.Canonical(s.Image), imagename.Canonical(s.Repository)}
 }

@@ -14,6 +14,9 @@ type Subject struct {
 	// Signers are the names of the keys whose signature of the digest was
 	// verified.
 	Signers []string
+	// Also are other names of the same content on this host. What denies or
+	// requires is about the image by these too; what permits never is.
+	Also []string
 	// Namespace and Job are Nomad's; empty for a task of the command line.
 	Namespace, Job string
 }
