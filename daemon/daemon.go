@@ -55,6 +55,7 @@ type Daemon struct {
 
 	mu     sync.Mutex
 	tasks  map[string]*task
+	aside  []string                  // task directories that could not be recovered, and why
 	ports  map[binding]string        // -> task id
 	stores map[string]storage.Driver // by kind, opened when first used
 	works  works

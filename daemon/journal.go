@@ -37,8 +37,15 @@ func openJournal(dir string) (*journal, error) {
 	return &journal{dir: dir, file: f}, nil
 }
 
-// remove closes the journal and removes the task's directory.
-func (j *journal) remove() error { return errors.Join(j.file.Close(), remove.Tree(j.dir)) }
+// remove removes the task's directory and closes the journal. After an error it
+// can be called again.
+func (j *journal) remove() error {
+	if err := remove.Tree(j.dir); err != nil {
+		return fmt.Errorf("directory of the task: %w", err)
+	}
+	_ = j.file.Close() // there is no such file any more
+	return nil
+}
 
 // record is one line. The newest Task and Exit count; Undo lines add up and
 // an Undone line takes the newest of them back.

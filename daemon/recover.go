@@ -26,26 +26,49 @@ func (d *Daemon) recoverAll(ctx context.Context) error {
 		return err
 	}
 	for _, e := range entries {
-		j, err := openJournal(d.path("tasks", e.Name()))
+		t, err := readTask(d.path("tasks", e.Name()))
+		if err == nil && t != nil && t.id() != e.Name() {
+			err = fmt.Errorf("its journal is of task %q", t.id())
+		}
 		if err != nil {
-			return fmt.Errorf("recovery: %w", err)
+			d.setAside(e.Name(), err)
+		} else if t != nil {
+			d.tasks[t.id()] = t
 		}
-		t, err := j.replay()
-		if err != nil {
-			return fmt.Errorf("recovery: %w", err)
-		}
-		if t == nil { // a start that got no further
-			if err := j.remove(); err != nil {
-				return err
-			}
-			continue
-		}
-		d.tasks[t.id()] = t
 	}
 	for _, t := range d.list() {
 		d.recoverTask(ctx, t, alive)
 	}
-	return errors.Join(d.sweepStrays(ctx, alive), d.rulesets.Reconcile(d.rulesetHolders()), d.nfs.Reconcile(d.holders()))
+	if err := d.sweepStrays(ctx, alive); err != nil {
+		d.log.Error("recovery: not all is swept up; the next daemon tries again", "error", err)
+	}
+	return errors.Join(d.rulesets.Reconcile(d.rulesetHolders()), d.nfs.Reconcile(d.holders()))
+}
+
+// readTask reads a task's directory. That of a start which got no further is
+// removed.
+func readTask(dir string) (*task, error) {
+	j, err := openJournal(dir)
+	if err != nil {
+		return nil, err
+	}
+	t, err := j.replay()
+	if err != nil {
+		return nil, errors.Join(err, j.file.Close())
+	}
+	if t == nil {
+		return nil, j.remove()
+	}
+	return t, nil
+}
+
+// setAside leaves a directory that cannot be recovered to the operator, and the
+// other tasks to run on. As long as it is there no task gets its id; its jail and
+// root are strays.
+func (d *Daemon) setAside(id string, err error) {
+	d.aside = append(d.aside, fmt.Sprintf("%s: %v", d.path("tasks", id), err))
+	d.log.Error("a task cannot be recovered and is set aside", "task", id, "error", err)
+	d.event(id, "failed", "it cannot be recovered and is set aside: "+err.Error())
 }
 
 func (d *Daemon) recoverTask(ctx context.Context, t *task, alive []jail.Info) {

@@ -273,8 +273,10 @@ func (d *Daemon) Destroy(ctx context.Context, id string, force bool) error {
 	left := len(t.undos)
 	t.mu.Unlock()
 	if already { // by whom it is being undone
-		_, err := t.over(ctx)
-		return err
+		if _, err := t.over(ctx); err != nil || left > 0 {
+			return err
+		}
+		return d.forget(t)
 	}
 	if left > 0 { // the janitor forgets it when it is swept up
 		return t.journal.write(record{Destroyed: true})
@@ -283,17 +285,24 @@ func (d *Daemon) Destroy(ctx context.Context, id string, force bool) error {
 }
 
 // forget removes the record of a task that has nothing left on the host. Its id
-// is free when that is done, and then another task's: nobody does it twice.
-func (d *Daemon) forget(t *task) (err error) {
-	t.forgotten.Do(func() {
-		d.releasePorts(t)
-		d.endOutputs(t)
-		err = t.journal.remove()
-		d.mu.Lock()
-		delete(d.tasks, t.id())
-		d.mu.Unlock()
-	})
-	return err
+// is free when that is done, and then another task's: nobody does it twice. What
+// fails is left to the janitor.
+func (d *Daemon) forget(t *task) error {
+	t.forgetting.Lock()
+	defer t.forgetting.Unlock()
+	if t.forgotten {
+		return nil
+	}
+	d.releasePorts(t)
+	d.endOutputs(t)
+	if err := t.journal.remove(); err != nil {
+		return err
+	}
+	t.forgotten = true
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.tasks, t.id())
+	return nil
 }
 
 // janitor repeats what could not be undone, follows jails that vanish behind

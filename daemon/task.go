@@ -15,21 +15,22 @@ import (
 
 // task is one task of this host, from its start until it is destroyed.
 type task struct {
-	mu        sync.Mutex
-	info      client.Task
-	cancel    context.CancelCauseFunc // ends the start; nil when there is none to end
-	pidStart  string                  // when the process started, against reuse of its pid
-	user      *image.Creds            // as whom the process was started; nil in journals of older daemons
-	undos     []undo
-	journal   *journal
-	forgotten sync.Once
-	destroyed bool
-	finished  bool          // its end is being recorded, or is
-	done      chan struct{} // closed when exited and swept up, as far as the kernel lets us
-	once      sync.Once     // for done
-	sweep     sync.Mutex    // one walk down the undo stack at a time
-	trouble   string        // the janitor's last with it
-	outputs   map[string]*output
+	mu         sync.Mutex
+	info       client.Task
+	cancel     context.CancelCauseFunc // ends the start; nil when there is none to end
+	pidStart   string                  // when the process started, against reuse of its pid
+	user       *image.Creds            // as whom the process was started; nil in journals of older daemons
+	undos      []undo
+	journal    *journal
+	forgetting sync.Mutex
+	forgotten  bool // by forgetting
+	destroyed  bool
+	finished   bool          // its end is being recorded, or is
+	done       chan struct{} // closed when exited and swept up, as far as the kernel lets us
+	once       sync.Once     // for done
+	sweep      sync.Mutex    // one walk down the undo stack at a time
+	trouble    string        // the janitor's last with it
+	outputs    map[string]*output
 }
 
 var validID = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]{0,59}$`)

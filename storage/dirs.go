@@ -53,9 +53,7 @@ func makeDirs(base string) (*dirs, error) {
 		return nil, fmt.Errorf("storage: %w", err)
 	}
 	for _, e := range left {
-		if err := remove.Tree(d.path("tmp", e.Name())); err != nil {
-			return nil, fmt.Errorf("storage: %w", err)
-		}
+		_ = remove.Tree(d.path("tmp", e.Name())) // nothing needs its name; the next daemon tries again
 	}
 	if err := d.dropTorn(); err != nil {
 		return nil, fmt.Errorf("storage: %w", err)
@@ -196,10 +194,21 @@ func (d *dirs) RemoveChain(ctx context.Context, chain string) error {
 
 // dropChain makes a chain vanish at once, and then its files.
 func (d *dirs) dropChain(chain string) error {
-	tmp := d.path("tmp", "gone-"+chain)
-	err := os.Rename(d.path("chains", chain), tmp)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	tmp, err := d.hideChain(chain)
+	if err != nil {
 		return err
 	}
-	return errors.Join(remove.Tree(tmp), d.forgetFresh(chain))
+	return remove.Tree(tmp)
+}
+
+// hideChain moves a chain to a name that nothing left before it has.
+func (d *dirs) hideChain(chain string) (tmp string, err error) {
+	if tmp, err = os.MkdirTemp(d.path("tmp"), "gone-"); err != nil {
+		return "", err
+	}
+	err = os.Rename(d.path("chains", chain), filepath.Join(tmp, "chain"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", errors.Join(err, os.Remove(tmp))
+	}
+	return tmp, d.forgetFresh(chain)
 }

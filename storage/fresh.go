@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/freejail/freejail/internal/mount"
+	"github.com/freejail/freejail/internal/remove"
 )
 
 // A chain is renamed into place when its files are written, but neither UFS nor
@@ -120,9 +121,11 @@ func (d *dirs) dropTorn() error {
 			d.settleLater(chain)
 			continue
 		}
-		if err := d.dropChain(chain); err != nil {
+		tmp, err := d.hideChain(chain)
+		if err != nil {
 			return err
 		}
+		_ = remove.Tree(tmp) // nothing needs its name; the next daemon tries again
 	}
 	return nil
 }

@@ -56,7 +56,8 @@ func (h *holders) isHeld(chain string) bool {
 	return h.held[chain] > 0
 }
 
-// diskUse is in bytes. What vanishes while it counts does not count.
+// diskUse is in bytes. What vanishes while it counts does not count, nor what lies
+// too deep for a path.
 func diskUse(ctx context.Context, dir string) (sum int64, err error) {
 	seen := map[uint64]bool{}
 	err = filepath.WalkDir(dir, func(p string, _ fs.DirEntry, err error) error {
@@ -64,7 +65,7 @@ func diskUse(ctx context.Context, dir string) (sum int64, err error) {
 		if err == nil {
 			err = unix.Lstat(p, &st)
 		}
-		if errors.Is(err, fs.ErrNotExist) && p != dir {
+		if p != dir && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENAMETOOLONG)) {
 			return nil
 		}
 		if err = errors.Join(err, ctx.Err()); err != nil || seen[st.Ino] {
