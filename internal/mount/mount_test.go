@@ -258,7 +258,7 @@ func TestDeepest(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(root, "a/b"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for link, to := range map[string]string{"to": "a/b", "dangling": "a/new/x", "up": "a/none/../..", "out": "/etc", "maze": strings.Repeat("a/../", 400)} {
+	for link, to := range map[string]string{"to": "a/b", "dangling": "a/new/x", "up": "a/none/../..", "out": "/etc", "maze": strings.Repeat("a/../", 120)} {
 		if err := os.Symlink(to, filepath.Join(root, link)); err != nil {
 			t.Fatal(err)
 		}
@@ -271,7 +271,7 @@ func TestDeepest(t *testing.T) {
 			t.Errorf("%s: %q and %q, %v; want %q", name, have, lacks, err, want)
 		}
 	}
-	for _, name := range []string{"/up", "/out/x", "/maze/x"} {
+	for _, name := range []string{"/up", "/out/x", "/maze/maze/maze/x"} {
 		if have, lacks, err := Deepest(dir, name); err == nil {
 			t.Errorf("%s: %q and %q", name, have, lacks)
 		}
