@@ -96,7 +96,8 @@ func (m *Manager) Start(ctx context.Context, name string, p Process) (int, error
 		return 0, &Error{Op: "start", Jail: name, Err: err}
 	}
 	pidFile := m.path(name, "pid")
-	if err := m.run(ctx, "create", name, &p, "--bundle", m.path(name), "--pid-file", pidFile, name); err != nil {
+	// A runc that is killed leaves its cgroups and its child: it ends by itself.
+	if err := m.run(context.WithoutCancel(ctx), "create", name, &p, "--bundle", m.path(name), "--pid-file", pidFile, name); err != nil {
 		return 0, err
 	}
 	pid, err := readPID(pidFile)
@@ -107,7 +108,10 @@ func (m *Manager) Start(ctx context.Context, name string, p Process) (int, error
 	if err := m.watch.add(pid, name); err != nil {
 		return 0, &Error{Op: "start", Jail: name, Err: err}
 	}
-	return pid, m.run(ctx, "start", name, nil, name)
+	if err := ctx.Err(); err != nil {
+		return 0, &Error{Op: "start", Jail: name, Err: err}
+	}
+	return pid, m.run(context.WithoutCancel(ctx), "start", name, nil, name)
 }
 
 // run calls runc. Its log goes to a file of its own, not to the task's stderr.
@@ -188,7 +192,7 @@ func (m *Manager) exec(ctx context.Context, name string, p Process, tty bool, ex
 		return 0, &Error{Op: "exec", Jail: name, Err: err}
 	}
 	args := append([]string{"--detach", "--process", filepath.Join(dir, "process.json"), "--pid-file", filepath.Join(dir, "pid")}, extra...)
-	if err := m.run(ctx, "exec", name, &p, append(args, name)...); err != nil {
+	if err := m.run(context.WithoutCancel(ctx), "exec", name, &p, append(args, name)...); err != nil {
 		return 0, err
 	}
 	pid, err := readPID(filepath.Join(dir, "pid"))
