@@ -3,8 +3,6 @@ package mount
 import (
 	"errors"
 	"os"
-
-	"golang.org/x/sys/unix"
 )
 
 // swap exchanges two names. This system cannot do that at once, and whoever
@@ -14,7 +12,10 @@ func swap(a, b string) error {
 		return err
 	}
 	err := os.Rename(b, a)
-	for errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EISDIR) {
+	for range 1000 {
+		if err == nil {
+			break
+		}
 		err = errors.Join(os.RemoveAll(a), os.Rename(b, a))
 	}
 	return errors.Join(err, os.Rename(a+".away", b))
