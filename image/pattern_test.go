@@ -67,3 +67,20 @@ func TestMatchingIsBounded(t *testing.T) {
 		t.Error("the value of a job may be as long as it likes")
 	}
 }
+
+// Each writable path is looked for in the root at a start.
+func TestWritablePathsAreBounded(t *testing.T) {
+	list := func(n int) string {
+		var paths []string
+		for i := range n {
+			paths = append(paths, fmt.Sprintf("%q", fmt.Sprintf("/w%d", i)))
+		}
+		return `{"schemaVersion":1,"writable":[` + strings.Join(paths, ",") + `]}`
+	}
+	if _, err := ParseManifest([]byte(list(129))); err == nil || !strings.Contains(err.Error(), "128 is the most") {
+		t.Error(err)
+	}
+	if _, err := ParseManifest([]byte(list(128))); err != nil {
+		t.Error(err)
+	}
+}

@@ -36,7 +36,6 @@ func (m *Manifest) Validate() error {
 	v.ports(m.Ports)
 	v.requires(m.Requires)
 	v.check(len(m.Writable) <= maxPaths, "writable", "there are %d paths; %d is the most", len(m.Writable), maxPaths)
-	v.check(len(m.Volumes) <= maxPaths, "volumes", "there are %d; %d is the most", len(m.Volumes), maxPaths)
 	for i, w := range m.Writable {
 		f := fmt.Sprintf("writable[%d]", i)
 		v.path(f, w)
@@ -54,8 +53,8 @@ func (v *validator) check(ok bool, field, format string, args ...any) {
 	}
 }
 
-// maxPaths is how many writable paths, and how many volumes, an image can name:
-// each is looked for in its root at a start.
+// maxPaths is how many writable paths an image can name: each is looked for in
+// its root at a start.
 const maxPaths = 128
 
 func (v *validator) path(field, p string) {
