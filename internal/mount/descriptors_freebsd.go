@@ -89,7 +89,9 @@ func (d *Descriptors) release() error {
 
 // Path leads to what is opened, while it is, and while this is in use; it may be
 // opened anew by it.
-func (d *Descriptors) Path(f *os.File) string { return d.name(f) }
+func (d *Descriptors) Path(f *os.File) string {
+	return filepath.Join(d.dir, strconv.Itoa(int(f.Fd())))
+}
 
 // On mounts a file system on an opened point; m.Target is not looked at.
 func (d *Descriptors) On(p *Point, m Mount) error {
@@ -101,10 +103,10 @@ func (d *Descriptors) On(p *Point, m Mount) error {
 }
 
 func (d *Descriptors) on(p *Point, m Mount) error {
-	m.Target = d.name(p.file)
+	m.Target = d.Path(p.file)
 	if m.From != nil {
 		defer runtime.KeepAlive(m.From)
-		m.Source = d.name(m.From)
+		m.Source = d.Path(m.From)
 	}
 	defer runtime.KeepAlive(p)
 	before, err := d.mounted(p)
@@ -145,12 +147,8 @@ func (d *Descriptors) cover(p *Point, m Mount) error {
 	return err
 }
 
-func (d *Descriptors) name(f *os.File) string {
-	return filepath.Join(d.dir, strconv.Itoa(int(f.Fd())))
-}
-
 // mounted is the newest mount on an opened point, or that in which it lies.
-func (d *Descriptors) mounted(p *Point) (Info, error) { return mountedOn(d.name(p.file)) }
+func (d *Descriptors) mounted(p *Point) (Info, error) { return mountedOn(d.Path(p.file)) }
 
 func mountedOn(path string) (Info, error) {
 	var st unix.Statfs_t
