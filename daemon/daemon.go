@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"os"
@@ -22,6 +23,7 @@ import (
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/devfs"
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/internal/boot"
 	"github.com/freejail/freejail/internal/mount"
 	"github.com/freejail/freejail/jail"
 	"github.com/freejail/freejail/nfsroot"
@@ -33,6 +35,8 @@ type Daemon struct {
 	cfg        Config
 	version    string
 	generation string
+	boot       string // of the host
+	lastBoot   string // that of the daemon before; empty where there was none
 	log        hclog.Logger
 	lock       *os.File
 	listener   net.Listener
@@ -52,6 +56,7 @@ type Daemon struct {
 	events      *eventLog
 	usage       usageCache
 	turns       turns // of those who measure roots
+	syncer      *syncer
 
 	mu     sync.Mutex
 	tasks  map[string]*task
@@ -60,7 +65,8 @@ type Daemon struct {
 	stores map[string]storage.Driver // by kind, opened when first used
 	works  works
 
-	upgrade sync.Mutex // one at a time
+	upgrade sync.Mutex // one at a time, and none while the tasks end with the host
+	down    bool       // guarded by mu: the tasks were told to end with the host
 }
 
 // New opens the state of a host and takes its lock: a second daemon on the
@@ -68,6 +74,7 @@ type Daemon struct {
 func New(cfg Config, version string, log hclog.Logger) (*Daemon, error) {
 	d := &Daemon{cfg: cfg, version: version, log: log, events: newEventLog(),
 		generation: fmt.Sprintf("%d-%d", os.Getpid(), time.Now().UnixNano()),
+		syncer:     newSyncer(log),
 		tasks:      map[string]*task{}, ports: map[binding]string{}, stores: map[string]storage.Driver{}}
 	if cfg.NFS.Export != nil {
 		d.exporter = nfsroot.NewExporter(cfg.NFS.Export.config())
@@ -94,13 +101,16 @@ func (d *Daemon) openState() error {
 	}
 	d.cfg.StateDir = dir
 	// Lock first: bbolt would wait for another daemon without a word.
+	if d.boot, err = boot.ID(); err != nil {
+		return err
+	}
 	f, err := os.OpenFile(d.path("lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return fmt.Errorf("state directory: %w", err)
 	}
 	d.lock = f
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return fmt.Errorf("another freejail daemon uses the state directory %s: %w", d.cfg.StateDir, err)
+	if err := d.takeLock(); err != nil {
+		return err
 	}
 	if d.descriptors, err = mount.OpenDescriptors(d.path("fd")); err != nil {
 		return err
@@ -110,6 +120,26 @@ func (d *Daemon) openState() error {
 		return fmt.Errorf("database %s: %w", d.path("freejail.db"), err)
 	}
 	return d.initDB()
+}
+
+// takeLock notes in the lock's file whose it is, and in which boot of the host.
+func (d *Daemon) takeLock() error {
+	var pid int
+	var boot string
+	b, err := io.ReadAll(io.LimitReader(d.lock, 256))
+	if err != nil {
+		return fmt.Errorf("state directory: %w", err)
+	}
+	if _, err := fmt.Sscan(string(b), &pid, &boot); err == nil {
+		d.lastBoot = boot
+	}
+	if err := unix.Flock(int(d.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return fmt.Errorf("another freejail daemon (process %d) uses the state directory %s: %w", pid, d.cfg.StateDir, err)
+	}
+	if _, err := d.lock.WriteAt(fmt.Appendf(nil, "%d %s\n", os.Getpid(), d.boot), 0); err != nil {
+		return fmt.Errorf("state directory: %w", err)
+	}
+	return nil
 }
 
 func (d *Daemon) openImages() error {
@@ -217,9 +247,11 @@ func (d *Daemon) Run(ctx context.Context) error {
 		go d.catalog.Run(ctx)
 	}
 	go d.janitor(ctx)
+	go d.syncer.run(ctx)
 	err := d.serve(ctx)
 	d.works.close(errShutDown) // no start acquires a ruleset behind our back
 	d.pauseOutputs()
+	d.syncer.flush()
 	// What has no holder is kept for reuse, but only by this daemon.
 	return errors.Join(err, d.rulesets.Reconcile(d.rulesetHolders()), d.nfs.Close())
 }
@@ -256,7 +288,7 @@ func (d *Daemon) info() client.Info {
 	i := client.Info{Version: d.version, API: 1, PID: os.Getpid(), Generation: d.generation, StateDir: d.cfg.StateDir,
 		Features: d.jails.Features(), Healthy: true, MemoryBytes: memoryInUse()}
 	d.mu.Lock()
-	i.Tasks = len(d.tasks)
+	i.Tasks, i.ShutDown = len(d.tasks), d.down
 	d.mu.Unlock()
 	pol, perr := d.policy.get()
 	if pol != nil {
@@ -272,6 +304,9 @@ func (d *Daemon) info() client.Info {
 	}
 	if err := d.writable(); err != nil {
 		i.Healthy, i.Reason = false, err.Error()
+	}
+	if i.ShutDown {
+		i.Healthy, i.Reason = false, errHostDown.Error()
 	}
 	return i
 }

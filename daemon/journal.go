@@ -19,13 +19,15 @@ import (
 )
 
 // A task's journal is a file of JSON lines, each written by one write(2), so
-// that it outlives a kill of the daemon at any point. It is not synced: after a
-// crash of the host the jails are gone too, and what is on disk is found by its
-// name.
+// that it outlives a kill of the daemon at any point. For a crash of the host it is
+// synced when its task runs and when that has ended, by the syncer; what else the
+// crash takes is found by its name.
 type journal struct {
 	dir  string // the task's
 	file *os.File
 	mu   sync.Mutex // one line at a time
+
+	named bool // its name is on the disk; the syncer's
 }
 
 // openJournal opens the journal in a task's directory, or makes it.
@@ -51,6 +53,7 @@ func (j *journal) remove() error {
 // an Undone line takes the newest of them back.
 type record struct {
 	Task      *client.Task `json:"task,omitempty"`
+	Boot      string       `json:"boot,omitempty"` // of the host, in which the task was started
 	PIDStart  string       `json:"pid_start,omitempty"`
 	User      *image.Creds `json:"user,omitempty"`
 	Undo      *undo        `json:"undo,omitempty"`
@@ -119,6 +122,9 @@ func (j *journal) replay() (*task, error) {
 		}
 		if r.Task != nil {
 			t.info, seen = *r.Task, true
+		}
+		if r.Boot != "" {
+			t.boot = r.Boot
 		}
 		if r.PIDStart != "" {
 			t.pidStart = r.PIDStart

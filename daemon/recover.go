@@ -1,9 +1,11 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -72,7 +74,7 @@ func (d *Daemon) setAside(id string, err error) {
 }
 
 func (d *Daemon) recoverTask(ctx context.Context, t *task, alive []jail.Info) {
-	if s := t.info.State; !t.destroyed && (s == client.Running || s == client.Stopping) {
+	if s := t.info.State; !t.destroyed && !d.otherBoot(t) && (s == client.Running || s == client.Stopping) {
 		d.reopenOutputs(t)
 	}
 	switch i := t.info; {
@@ -81,15 +83,25 @@ func (d *Daemon) recoverTask(ctx context.Context, t *task, alive []jail.Info) {
 		if err := d.abandon(t); err != nil {
 			d.log.Error("recovery", "task", t.id(), "error", err)
 		}
-		d.event(t.id(), "failed", "the daemon ended during the start, which was undone")
+		why := "the daemon ended"
+		if d.otherBoot(t) {
+			why = hostRestarted
+		}
+		d.event(t.id(), "failed", why+" during the start, which was undone")
 	case i.State == client.Exited:
 		t.isOver()
+	case d.otherBoot(t):
+		d.finish(t, *cmp.Or(i.Exit, &client.Exit{Host: true, Message: hostRestarted}))
 	case i.Exit != nil && (i.Spec.Wait != "all" || !hasJail(alive, i.Jail)):
 		d.finish(t, *i.Exit)
 	default:
 		d.adopt(t, alive)
 	}
 }
+
+// otherBoot tells whether a task was started in an earlier boot of the host, so
+// that nothing of it runs, whatever else has its name and number now.
+func (d *Daemon) otherBoot(t *task) bool { return t.boot != "" && t.boot != d.boot }
 
 func (d *Daemon) adopt(t *task, alive []jail.Info) {
 	exit, err := t.info.Exit, fmt.Errorf("its jail is gone")
@@ -126,14 +138,22 @@ func hasJail(alive []jail.Info, name string) bool {
 	return slices.ContainsFunc(alive, func(j jail.Info) bool { return j.Name == name })
 }
 
-// sweepStrays removes jails and roots of ours that no journal tells of.
+// sweepStrays removes jails and roots of ours that no journal tells of. They are
+// of tasks whose journals were not on the disk yet when the host crashed.
 func (d *Daemon) sweepStrays(ctx context.Context, alive []jail.Info) error {
 	var errs []error
+	strays := map[string]bool{}
+	notes, err := d.jails.Notes()
+	errs = append(errs, err)
 	for _, j := range alive {
-		id := strings.TrimPrefix(j.Name, jailPrefix)
-		if _, known := d.tasks[id]; !known && strings.HasPrefix(j.Root, d.cfg.StateDir+"/") {
-			d.log.Warn("removing a jail that no journal tells of", "jail", j.Name)
-			errs = append(errs, d.jails.Remove(ctx, j.Name))
+		if strings.HasPrefix(j.Root, d.cfg.StateDir+"/") {
+			notes = append(notes, j.Name)
+		}
+	}
+	for _, name := range notes {
+		if id := strings.TrimPrefix(name, jailPrefix); d.isStray(id) {
+			strays[id] = true
+			errs = append(errs, d.removeJail(ctx, name))
 		}
 	}
 	for _, kind := range storage.Kinds() {
@@ -144,11 +164,28 @@ func (d *Daemon) sweepStrays(ctx context.Context, alive []jail.Info) error {
 		roots, err := s.Tasks(ctx)
 		errs = append(errs, err)
 		for _, id := range roots {
-			if _, known := d.tasks[id]; !known {
-				d.log.Warn("removing a root that no journal tells of", "task", id)
+			if d.isStray(id) {
+				strays[id] = true
 				errs = append(errs, s.Remove(ctx, id))
 			}
 		}
 	}
+	d.tellStrays(slices.Sorted(maps.Keys(strays)))
 	return errors.Join(errs...)
+}
+
+func (d *Daemon) isStray(id string) bool {
+	_, known := d.tasks[id]
+	return !known
+}
+
+func (d *Daemon) tellStrays(ids []string) {
+	for _, id := range ids {
+		if d.lastBoot != "" && d.lastBoot != d.boot {
+			d.event(id, "exited", "it ended with the host, which was restarted before the task's record was on the disk; "+
+				"what was left of it is removed")
+		} else {
+			d.log.Warn("what no journal tells of is removed", "task", id)
+		}
+	}
 }

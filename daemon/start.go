@@ -50,6 +50,7 @@ func (d *Daemon) start(ctx context.Context, job *work, spec client.TaskSpec) (*c
 	// Not before: a start that fails after its process runs is abandoned, and
 	// must not be told to end by two.
 	info := t.snapshot()
+	d.syncer.add(t.journal)
 	go d.supervise(t, d.jails.Wait(info.PID))
 	d.event(info.Spec.ID, "started", fmt.Sprintf("process %d runs in jail %s", info.PID, info.Jail))
 	return &info, nil
@@ -86,7 +87,7 @@ func (d *Daemon) newTask(spec client.TaskSpec, cancel context.CancelCauseFunc) (
 	if !validID.MatchString(spec.ID) {
 		return nil, invalid("task id %q: want a letter, then at most 59 of A-Z a-z 0-9 _ -", spec.ID)
 	}
-	t := &task{done: make(chan struct{}), cancel: cancel}
+	t := &task{done: make(chan struct{}), cancel: cancel, boot: d.boot}
 	t.info = client.Task{Spec: spec, State: client.Starting, Jail: jailPrefix + spec.ID, CreatedAt: time.Now()}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -101,7 +102,7 @@ func (d *Daemon) newTask(spec client.TaskSpec, cancel context.CancelCauseFunc) (
 	if t.journal, err = openJournal(dir); err != nil {
 		return nil, errors.Join(err, os.Remove(dir))
 	}
-	if err := t.journal.write(record{Task: &t.info}); err != nil {
+	if err := t.journal.write(record{Task: &t.info, Boot: t.boot}); err != nil {
 		return nil, errors.Join(err, t.journal.remove())
 	}
 	d.tasks[spec.ID] = t

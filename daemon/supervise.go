@@ -91,10 +91,11 @@ func (d *Daemon) finish(t *task, e client.Exit) {
 	if e.Known && e.Signal == int(syscall.SIGBUS) && e.Message == "" && t.overNFS() {
 		e.Message = d.unread(t)
 	}
-	e = t.overDisk(e)
+	e = t.withHost(t.overDisk(e))
 	if err := t.update(func(i *client.Task) { i.Exit = &e }); err != nil {
 		d.log.Error("the exit of a task is not journalled", "task", t.id(), "error", err)
 	}
+	d.syncer.add(t.journal)
 	fault("exit", "journalled")
 	if err := d.unwind(context.Background(), t); err != nil {
 		d.event(t.id(), "cleanup", "not wholly swept up yet, trying again: "+err.Error())

@@ -18,6 +18,8 @@ type task struct {
 	mu         sync.Mutex
 	info       client.Task
 	cancel     context.CancelCauseFunc // ends the start; nil when there is none to end
+	boot       string                  // of the host, in which it was started; empty in journals of older daemons
+	hostEnds   bool                    // it was told to end with the host
 	pidStart   string                  // when the process started, against reuse of its pid
 	user       *image.Creds            // as whom the process was started; nil in journals of older daemons
 	undos      []undo

@@ -22,6 +22,9 @@ func (d *Daemon) handleUpgrade(w http.ResponseWriter, r *http.Request) {
 	}
 	err := decode(r, &in)
 	binary := ""
+	if err == nil && d.isDown() {
+		err = errHostDown
+	}
 	if err == nil {
 		binary, err = checkUpgrade(in.Binary)
 	}
@@ -78,6 +81,9 @@ func (d *Daemon) Upgrade(binary string) error {
 func (d *Daemon) execInPlace(binary string) error {
 	d.upgrade.Lock()
 	defer d.upgrade.Unlock()
+	if d.isDown() {
+		return errHostDown
+	}
 	d.works.close(errUpgrading)
 	defer d.works.open()
 	f, err := d.listener.(*net.UnixListener).File()
@@ -92,6 +98,7 @@ func (d *Daemon) execInPlace(binary string) error {
 	defer unix.Close(fd)
 	d.log.Info("upgrading in place", "binary", binary)
 	d.pauseOutputs()
+	d.syncer.flush()
 	defer d.resumeOutputs() // there is no after, but where it failed
 	args := append([]string{binary}, os.Args[1:]...)
 	return syscall.Exec(binary, args, append(os.Environ(), listenFD+"="+strconv.Itoa(fd)))

@@ -79,6 +79,8 @@ var (
 	errUpgrading error = &client.Error{Code: client.CodeUpgrading, Message: "the daemon is being upgraded: try again"}
 	errGone      error = &client.Error{Code: client.CodeUnavailable, Message: "who asked for it has gone away meanwhile"}
 	errShutDown  error = &client.Error{Code: client.CodeUnavailable, Message: "the daemon is being shut down"}
+	errHostDown  error = &client.Error{Code: client.CodeUnavailable,
+		Message: "the host is being shut down: no task is started until it, or the daemon, was started again"}
 )
 
 // ended is why a context ended where someone has ended it, else err.

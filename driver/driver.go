@@ -46,6 +46,8 @@ type Driver struct {
 	mu    sync.Mutex
 	cfg   Config
 	calls *client.Client
+
+	host *hostEnds
 }
 
 var (
@@ -55,7 +57,7 @@ var (
 
 // New returns the driver. It does nothing until Nomad configures it.
 func New(log hclog.Logger, version string) *Driver {
-	return &Driver{version: version, log: log.Named(Name), cfg: Config{Socket: client.DefaultSocket}, calls: client.New(client.DefaultSocket)}
+	return &Driver{version: version, log: log.Named(Name), cfg: Config{Socket: client.DefaultSocket}, calls: client.New(client.DefaultSocket), host: newHostEnds()}
 }
 
 // StartedByNomad tells whether this process was started as a plugin.
@@ -208,6 +210,8 @@ func (d *Driver) fingerprint(ctx context.Context) *proto.FingerprintResponse {
 func (d *Driver) TaskEvents(_ *proto.TaskEventsRequest, stream proto.Driver_TaskEventsServer) error {
 	ctx := stream.Context()
 	after := uint64(time.Now().UnixMicro())
+	shared := d.host.listen(stream)
+	defer d.host.leave(shared)
 	for {
 		var lost error // the agent's end of the stream
 		err := d.daemon().Events(ctx, after, true, func(e client.Event) error {
@@ -215,7 +219,7 @@ func (d *Driver) TaskEvents(_ *proto.TaskEventsRequest, stream proto.Driver_Task
 			if e.Labels["nomad_task_id"] == "" {
 				return nil
 			}
-			lost = stream.Send(&proto.DriverTaskEvent{TaskId: e.Labels["nomad_task_id"], TaskName: e.Labels["task"], AllocId: e.Labels["alloc_id"],
+			lost = shared.Send(&proto.DriverTaskEvent{TaskId: e.Labels["nomad_task_id"], TaskName: e.Labels["task"], AllocId: e.Labels["alloc_id"],
 				Timestamp: timestamppb.New(e.At), Message: e.Message, Annotations: map[string]string{"kind": e.Kind}})
 			return lost
 		})

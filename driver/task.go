@@ -66,6 +66,7 @@ func (d *Driver) StartTask(ctx context.Context, req *proto.StartTaskRequest) (*p
 	if _, err := d.ensureDaemon(ctx); err != nil {
 		return nil, failure(err)
 	}
+	d.host.tellRestart(cfg)
 	t, err := d.daemon().Start(ctx, s)
 	if err != nil {
 		return nil, failure(err)
@@ -100,8 +101,12 @@ func (d *Driver) RecoverTask(ctx context.Context, req *proto.RecoverTaskRequest)
 	if _, err := d.ensureDaemon(ctx); err != nil {
 		return nil, failure(err)
 	}
-	if _, err := d.daemon().Task(ctx, state.DaemonID); err != nil {
+	t, err := d.daemon().Task(ctx, state.DaemonID)
+	if err != nil {
 		return nil, failure(err)
+	}
+	if err := d.endedWithHost(ctx, req.GetHandle().GetConfig(), t); err != nil {
+		return nil, err
 	}
 	return &proto.RecoverTaskResponse{}, nil
 }
@@ -113,6 +118,8 @@ func (d *Driver) WaitTask(ctx context.Context, req *proto.WaitTaskRequest) (*pro
 	for {
 		e, err := d.daemon().Wait(ctx, id)
 		switch {
+		case err == nil && e.Host && d.holdBack(ctx, id) && ctx.Err() != nil:
+			return nil, ctx.Err()
 		case err == nil:
 			return &proto.WaitTaskResponse{Result: exitResult(e), Err: exitMessage(e)}, nil
 		case ctx.Err() != nil:
@@ -148,6 +155,8 @@ func exitMessage(e *client.Exit) string {
 		return "killed: " + e.Message
 	case e.Known && e.OOM:
 		return "killed: over its memory limit"
+	case e.Host:
+		return printable.Flat(e.Message)
 	case e.Known:
 		return ""
 	case e.Message != "":
@@ -158,6 +167,7 @@ func exitMessage(e *client.Exit) string {
 
 // StopTask sends the signal and kills after the timeout.
 func (d *Driver) StopTask(ctx context.Context, req *proto.StopTaskRequest) (*proto.StopTaskResponse, error) {
+	d.host.release(daemonID(req.TaskId))
 	err := d.retry(ctx, func() error {
 		_, err := d.daemon().Stop(ctx, daemonID(req.TaskId), client.StopRequest{Signal: req.Signal, Timeout: client.Duration(req.Timeout.AsDuration())})
 		return err
@@ -191,6 +201,7 @@ func (d *Driver) retry(ctx context.Context, call func() error) error {
 // DestroyTask removes a task; with force also one that runs. One that is not
 // there is removed already: agents destroy what they could not recover.
 func (d *Driver) DestroyTask(ctx context.Context, req *proto.DestroyTaskRequest) (*proto.DestroyTaskResponse, error) {
+	d.host.forget(daemonID(req.TaskId))
 	err := d.retry(ctx, func() error { return d.daemon().Destroy(ctx, daemonID(req.TaskId), req.Force) })
 	if err != nil && !client.IsNotFound(err) {
 		return nil, failure(err)

@@ -111,6 +111,19 @@ func (m *Manager) Features() map[string]string {
 // noteFile has names that Create has checked.
 func (m *Manager) noteFile(name string) string { return filepath.Join(m.dir, name+".json") }
 
+// Notes are the names of the jails of which there are notes. Jails do not outlive
+// the host; what is noted of them does, until it is removed with them.
+func (m *Manager) Notes() ([]string, error) {
+	files, err := os.ReadDir(m.dir)
+	var out []string
+	for _, f := range files {
+		if name, is := strings.CutSuffix(f.Name(), ".json"); is && validName.MatchString(name) {
+			out = append(out, name)
+		}
+	}
+	return out, err
+}
+
 // find returns a copy of what is known of a jail, from the kernel if need be.
 func (m *Manager) find(op, name string) (state, error) {
 	m.mu.Lock()

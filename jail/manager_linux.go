@@ -310,6 +310,9 @@ func (m *Manager) List() ([]Info, error) {
 	return out, nil
 }
 
+// Notes are none: what is noted of a jail makes it one of List.
+func (m *Manager) Notes() ([]string, error) { return nil, nil }
+
 // StartTime tells processes apart that had the same pid one after another:
 // field 22 of /proc/PID/stat.
 func StartTime(pid int) (string, error) {

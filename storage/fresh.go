@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/freejail/freejail/internal/boot"
 	"github.com/freejail/freejail/internal/mount"
 	"github.com/freejail/freejail/internal/remove"
 )
@@ -19,6 +20,8 @@ import (
 // tells in which boot of the host one was made, until it is on the disk wholly.
 // After a crash of the host a chain with a note is dropped, and unpacked again
 // when it is wanted.
+
+var bootID = boot.ID // tests take others
 
 // settleAfter is longer than the kernels keep what is to be written: then there
 // is little left to wait for.

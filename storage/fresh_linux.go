@@ -3,15 +3,9 @@ package storage
 import (
 	"errors"
 	"os"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
-
-var bootID = func() (string, error) {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	return strings.TrimSpace(string(b)), err
-}
 
 // syncTree has all of a directory's file system written.
 func syncTree(dir string) error {

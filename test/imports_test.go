@@ -20,7 +20,7 @@ var mayImport = map[string][]string{
 	".":                   {"driver", "internal/cli"},
 	"catalog":             nil,
 	"cmd/freejail-build":  {"devfs", "image", "image/build", "image/registry", "image/sign", "internal/buildjail", "internal/printable", "internal/progress", "internal/regular", "policy"},
-	"daemon":              {"catalog", "daemon/client", "devfs", "image", "image/registry", "image/sign", "internal/keylock", "internal/mount", "internal/printable", "internal/regular", "internal/remove", "internal/strictjson", "jail", "nfsroot", "policy", "storage"},
+	"daemon":              {"catalog", "daemon/client", "devfs", "image", "image/registry", "image/sign", "internal/boot", "internal/keylock", "internal/mount", "internal/printable", "internal/regular", "internal/remove", "internal/strictjson", "jail", "nfsroot", "policy", "storage"},
 	"daemon/client":       {"internal/printable"},
 	"devfs":               nil,
 	"driver":              {"daemon/client", "internal/printable"},
@@ -29,6 +29,7 @@ var mayImport = map[string][]string{
 	"image/document":      {"internal/strictjson"},
 	"image/registry":      {"image", "image/document", "image/sign", "internal/imagename", "internal/printable"},
 	"image/sign":          {"image/document", "internal/imagename", "internal/strictjson"},
+	"internal/boot":       nil,
 	"internal/buildjail":  {"devfs", "image", "image/build", "internal/mount", "jail"},
 	"internal/cli":        {"daemon", "daemon/client", "internal/printable", "internal/progress", "policy"},
 	"internal/dataset":    nil,
@@ -43,7 +44,7 @@ var mayImport = map[string][]string{
 	"jail":                nil,
 	"nfsroot":             {"internal/dataset", "internal/mount", "internal/strictjson"},
 	"policy":              {"internal/imagename", "internal/printable"},
-	"storage":             {"internal/dataset", "internal/keylock", "internal/mount", "internal/remove"},
+	"storage":             {"internal/boot", "internal/dataset", "internal/keylock", "internal/mount", "internal/remove"},
 }
 
 func TestImportDirections(t *testing.T) {

@@ -306,6 +306,12 @@ func (c *Client) Upgrade(ctx context.Context, binary string) (*Info, error) {
 	}
 }
 
+// Shutdown ends all tasks as a shutdown of the host does, and returns when they
+// have ended. The daemon goes on, but starts no task before it is started again.
+func (c *Client) Shutdown(ctx context.Context, r ShutdownRequest) (*ShutdownResult, error) {
+	return call[*ShutdownResult](ctx, c, http.MethodPost, "/v1/shutdown", r)
+}
+
 func taskPath(id string) string { return "/v1/tasks/" + url.PathEscape(id) }
 
 func hasCode(err error, code string) bool {

@@ -193,6 +193,7 @@ type Exit struct {
 	Known   bool      `json:"known"`
 	OOM     bool      `json:"oom,omitempty"`
 	Disk    bool      `json:"disk,omitempty"` // killed over its disk limit; Message has it
+	Host    bool      `json:"host,omitempty"` // it ended with the host: told to at its shutdown, or gone after a restart; Message has it
 	Message string    `json:"message,omitempty"`
 	At      time.Time `json:"at"`
 }
@@ -229,6 +230,7 @@ type Info struct {
 	Healthy      bool              `json:"healthy"`
 	Reason       string            `json:"reason,omitempty"`
 	Tasks        int               `json:"tasks"`
+	ShutDown     bool              `json:"shut_down,omitempty"` // the tasks ended with the host; none is started
 	// Generation changes with every start and every upgrade of the daemon.
 	Generation  string `json:"generation"`
 	MemoryBytes uint64 `json:"memory_bytes"` // heap in use
@@ -432,6 +434,24 @@ type StopRequest struct {
 	Signal  string   `json:"signal,omitempty"` // empty: the image's, else SIGTERM
 	Timeout Duration `json:"timeout"`
 }
+
+// ShutdownRequest ends all tasks as a shutdown of the host does: each has its own
+// time, but at most the limit, or 0 for none.
+type ShutdownRequest struct {
+	Limit Duration `json:"limit,omitempty"`
+}
+
+// ShutdownResult tells the ids of the tasks that ended, of those among them that
+// were killed as their time was over, and of those that are still there.
+type ShutdownResult struct {
+	Ended  []string `json:"ended"`
+	Killed []string `json:"killed"`
+	Left   []string `json:"left"`
+}
+
+// DefaultStopTimeout is how long a task has to end where neither it nor its image
+// says so.
+const DefaultStopTimeout = 10 * time.Second
 
 // Duration is a time.Duration written as text ("5s") in JSON.
 type Duration time.Duration

@@ -119,7 +119,7 @@ func (a *app) root() *cobra.Command {
 	c.PersistentFlags().StringVar(&a.socket, "socket", socket, "the daemon's socket ($FREEJAIL_SOCKET)")
 	c.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON for programs")
 	c.AddCommand(a.daemonCmd(), a.runCmd(), a.psCmd(), a.execCmd(), a.stopCmd(), a.rmCmd(), a.logsCmd(), a.inspectCmd(), a.eventsCmd(),
-		a.imagesCmd(), a.pullCmd(), a.exportCmd(), a.gcCmd(), a.policyCmd(), a.devfsCmd(), a.metricsCmd(), a.doctorCmd(), a.versionCmd())
+		a.imagesCmd(), a.pullCmd(), a.exportCmd(), a.gcCmd(), a.shutdownCmd(), a.policyCmd(), a.devfsCmd(), a.metricsCmd(), a.doctorCmd(), a.versionCmd())
 	return c
 }
 

@@ -30,7 +30,7 @@ var answers = map[string]any{
 	"POST /v1/images": client.ImageProgress{}, "POST /v1/images/pull": client.ImageProgress{}, "GET /v1/image": client.ImageInfo{},
 	"DELETE /v1/image": nil, "GET /v1/exports": []client.Export{}, "POST /v1/exports": client.Export{}, "DELETE /v1/exports": nil,
 	"POST /v1/gc": client.GCResult{}, "POST /v1/policy/check": client.Decision{}, "POST /v1/policy/approvals": client.Approval{},
-	"GET /v1/policy/approvals": []client.Approval{}, "GET /v1/policy/log": []client.ApprovalRecord{}, "DELETE /v1/policy/approvals": nil,
+	"GET /v1/policy/approvals": []client.Approval{}, "GET /v1/policy/log": []client.ApprovalRecord{}, "DELETE /v1/policy/approvals": nil, "POST /v1/shutdown": client.ShutdownResult{},
 	"GET /v1/devfs": []client.Ruleset{}, "GET /v1/devfs/explain": client.DevfsView{}, "GET /v1/doctor": []client.Check{}, "POST /v1/reload": nil,
 }
 
@@ -150,6 +150,7 @@ var outputs = map[string]struct {
 	"freejail ps":             {args: [][]string{{}, {"--all"}}},
 	"freejail pull":           {args: [][]string{{"x"}}},
 	"freejail rm":             {args: [][]string{{"x", hostile}}},
+	"freejail shutdown":       {args: [][]string{{}, {"--timeout", hostile}}},
 	"freejail run":            {args: [][]string{{"--detach", "x"}, {"--name", hostile, "-d", hostile}, {"--port", hostile, "x"}, {"--memory", hostile, "x"}}},
 	"freejail stop":           {args: [][]string{{"x", hostile}, {"--signal", hostile, "x"}}},
 	"freejail version":        {args: [][]string{{}}},

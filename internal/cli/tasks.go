@@ -202,6 +202,8 @@ func (a *app) run(ctx context.Context, spec client.TaskSpec, f runFlags) error {
 // exitOf turns a task's end into our own.
 func exitOf(e *client.Exit) error {
 	switch {
+	case e != nil && e.Host:
+		printable.Fprintln(os.Stderr, "freejail: the task ended:", e.Message)
 	case e == nil || !e.Known:
 		printable.Fprintln(os.Stderr, "freejail: the exit code is unknown")
 		return exitCode(exitUnknown)
@@ -209,6 +211,9 @@ func exitOf(e *client.Exit) error {
 		printable.Fprintln(os.Stderr, "freejail: killed:", e.Message)
 	case e.OOM:
 		printable.Fprintln(os.Stderr, "freejail: killed: over its memory limit")
+	}
+	if !e.Known {
+		return exitCode(exitUnknown)
 	}
 	if e.Signal != 0 {
 		return exitCode(128 + e.Signal)
@@ -263,6 +268,9 @@ func psRow(t client.Task, u client.Usage) []string {
 		if !t.Exit.Known {
 			state = string(t.State) + " (unknown)"
 		}
+	}
+	if t.Exit != nil && t.Exit.Host {
+		state = strings.TrimSuffix(state, ")") + ", " + t.Exit.Message + ")"
 	}
 	dash := func(s string, empty bool) string {
 		if empty {
@@ -358,7 +366,45 @@ func (a *app) stopTimeout(ctx context.Context, id string) time.Duration {
 	if t, err := a.client().Task(ctx, id); err == nil && t.Spec.StopTimeout > 0 {
 		return time.Duration(t.Spec.StopTimeout)
 	}
-	return 10 * time.Second
+	return client.DefaultStopTimeout
+}
+
+func (a *app) shutdownCmd() *cobra.Command {
+	var limit time.Duration
+	c := &cobra.Command{Use: "shutdown", Short: "end all tasks as a shutdown of the host does", Args: cobra.NoArgs,
+		Long: `Takes every task out of Consul, sends it its stop signal, and kills it when its
+own time is over. All tasks end at once. After that the daemon starts no task
+until it is started again, with the host or by "service freejail restart"; what
+ended is told as "the host was shut down", and Nomad's agent is told only then.
+
+The rc.d script does this when the host shuts down. Before maintenance it can be
+done by hand.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if limit < 0 {
+				return usageError{fmt.Errorf("--timeout %s is below zero", limit)}
+			}
+			r, err := a.client().Shutdown(cmd.Context(), client.ShutdownRequest{Limit: client.Duration(limit)})
+			if err != nil {
+				return err
+			}
+			if err := a.print(r, func(w io.Writer) { printShutdown(w, r) }); err != nil || len(r.Left) == 0 {
+				return err
+			}
+			return exitCode(exitFailed)
+		}}
+	c.Flags().DurationVarP(&limit, "timeout", "t", 0, "the most time that a task has until SIGKILL (default: each its own)")
+	return c
+}
+
+func printShutdown(w io.Writer, r *client.ShutdownResult) {
+	printable.Fprintf(w, "%d tasks have ended", len(r.Ended))
+	if len(r.Killed) > 0 {
+		printable.Fprintf(w, "; killed, as their time was over: %s", strings.Join(r.Killed, " "))
+	}
+	if len(r.Left) > 0 {
+		printable.Fprintf(w, "; still there: %s", strings.Join(r.Left, " "))
+	}
+	printable.Fprintln(w)
 }
 
 func (a *app) rmCmd() *cobra.Command {
