@@ -79,6 +79,9 @@ func New(cfg Config, version string, log hclog.Logger) (*Daemon, error) {
 	if cfg.NFS.Export != nil {
 		d.exporter = nfsroot.NewExporter(cfg.NFS.Export.config())
 	}
+	// What is made for a task has the mode that is named, whatever the umask of
+	// the shell was that started us.
+	unix.Umask(0o022)
 	opens := []func() error{d.openState, d.openImages, d.openJails, d.openNFS, d.openRulesets, d.openPolicy, d.openCatalog}
 	for _, open := range opens {
 		if err := open(); err != nil {
@@ -239,6 +242,9 @@ func (d *Daemon) path(elem ...string) string {
 func (d *Daemon) Run(ctx context.Context) error {
 	if _, err := d.storage(""); err != nil {
 		return err
+	}
+	if err := jail.Protect(); err != nil {
+		d.log.Warn("the kernel may end the daemon when memory runs out", "error", err)
 	}
 	if err := d.recoverAll(ctx); err != nil {
 		return err

@@ -123,10 +123,8 @@ func (m *Manager) limit(s Spec, st *state) error {
 		return fmt.Errorf("cpuset %s: %w", s.Limits.CPUSet, err)
 	}
 	if m.racct {
-		for _, rule := range rctlRules(s.Name, s.Limits) {
-			if _, err := rctl(unix.SYS_RCTL_ADD_RULE, rule); err != nil {
-				return fmt.Errorf("rctl rule %s: %w", rule, err)
-			}
+		if err := addRules(s.Name, s.Limits); err != nil {
+			return err
 		}
 	}
 	if st.notes == (notes{}) {
@@ -139,6 +137,29 @@ func (m *Manager) limit(s Spec, st *state) error {
 	return os.WriteFile(m.noteFile(s.Name), b, 0o600)
 }
 
+// renewRules has a jail that an earlier daemon made limited as one of ours.
+func (m *Manager) renewRules(name string, n notes) error {
+	if !m.racct {
+		return nil
+	}
+	for _, resource := range []string{"memoryuse", "shmsize", "openfiles"} {
+		rule := "jail:" + name + ":" + resource
+		if _, err := rctl(unix.SYS_RCTL_REMOVE_RULE, rule); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("rctl rule %s: %w", rule, err)
+		}
+	}
+	return addRules(name, Limits{MemoryBytes: n.Memory})
+}
+
+func addRules(name string, l Limits) error {
+	for _, rule := range rctlRules(name, l) {
+		if _, err := rctl(unix.SYS_RCTL_ADD_RULE, rule); err != nil {
+			return fmt.Errorf("rctl rule %s: %w", rule, err)
+		}
+	}
+	return nil
+}
+
 // Unenforced names the limits that this host does not put into force.
 func (m *Manager) Unenforced(l Limits) []string {
 	var out []string
@@ -146,17 +167,11 @@ func (m *Manager) Unenforced(l Limits) []string {
 		return nil
 	}
 	const fix = "kern.racct.enable is off"
-	if l.MemoryBytes > 0 {
-		out = append(out, "memory: "+fix+"; it is watched, and the jail is killed soon after it goes over")
-	}
 	if l.CPUPercent > 0 {
 		out = append(out, "cpu: "+fix)
 	}
 	if l.MaxProcs > 0 {
 		out = append(out, "processes: "+fix)
-	}
-	if l.OpenFiles > 0 {
-		out = append(out, "open files: "+fix+"; each process is limited by itself")
 	}
 	return out
 }

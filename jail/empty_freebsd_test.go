@@ -72,8 +72,8 @@ func TestWaitEmptyBesideAZombie(t *testing.T) {
 		t.Fatal(err)
 	}
 	for { // until the child is one
-		all, err1 := processesOf(s.jid)
-		living, err2 := livingOf(s.jid)
+		all, err1 := f.m.processesOf(s.jid)
+		living, err2 := f.m.livingOf(s.jid)
 		if err1 != nil || err2 != nil {
 			t.Fatal(err1, err2)
 		}

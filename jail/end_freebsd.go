@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -23,9 +25,9 @@ func (m *Manager) Signal(name string, pid int, sig unix.Signal) error {
 		}
 	}
 	if pid == 0 {
-		err = signalAll(s.jid, sig, mark)
+		err = m.signalAll(s.jid, sig, mark)
 	} else if _, ours := m.procs.get(pid); ours {
-		err = signalOne(s.jid, pid, sig, mark)
+		err = m.signalOne(s.jid, pid, sig, mark)
 	} else {
 		err = unix.ESRCH
 	}
@@ -35,32 +37,32 @@ func (m *Manager) Signal(name string, pid int, sig unix.Signal) error {
 	return nil
 }
 
-func signalOne(jid, pid int, sig unix.Signal, mark func(int)) error {
+func (m *Manager) signalOne(jid, pid int, sig unix.Signal, mark func(int)) error {
 	k, err := process(pid)
 	if err != nil {
 		return err
 	}
-	if k.jid() != jid || k.zombie() {
+	top, err := m.families().top(k.jid())
+	if err != nil {
+		return err
+	}
+	if top != jid || k.zombie() {
 		return unix.ESRCH
 	}
 	mark(pid)
 	return unix.Kill(pid, sig)
 }
 
-// signalAll passes over the processes until none is left that has not had the
-// signal: they may fork meanwhile.
-func signalAll(jid int, sig unix.Signal, mark func(int)) error {
+// signalAll passes over the processes of a jail and of those below it until none
+// is left that has not had the signal: they may fork meanwhile.
+func (m *Manager) signalAll(jid int, sig unix.Signal, mark func(int)) error {
 	had := map[int]bool{}
 	for range 100 {
-		var pids []int
-		err := eachProcess(func(k kinfo) {
-			if k.jid() == jid && !k.zombie() && !had[k.pid()] {
-				pids = append(pids, k.pid())
-			}
-		})
+		pids, err := m.livingOf(jid)
 		if err != nil {
 			return err
 		}
+		pids = slices.DeleteFunc(pids, func(pid int) bool { return had[pid] })
 		if len(pids) == 0 {
 			break
 		}
@@ -136,18 +138,26 @@ const drainTime = 20 * time.Second
 
 func (m *Manager) drain(ctx context.Context, jid int) error {
 	deadline := time.Now().Add(drainTime)
+	pids := map[int]int{0: jid}
 	for wait := 200 * time.Microsecond; ; wait = min(2*wait, 50*time.Millisecond) {
-		m.reap(jid)
+		for _, in := range pids {
+			m.reap(in) // of a jail below it too
+		}
 		// Mostly nothing refers to the jail any more, and it is not even dying.
 		if _, _, err := jailCall(unix.SYS_JAIL_GET, []jailParam{{"jid", word(jid)}}, jailDying); errors.Is(err, unix.ENOENT) {
 			return nil
 		}
-		pids, err := processesOf(jid)
-		if err != nil || len(pids) == 0 {
+		var err error
+		if pids, err = m.processesOf(jid); err != nil {
 			return err
 		}
+		if len(pids) == 0 { // the kernel's list is no snapshot, see WaitEmpty
+			if pids, err = m.processesOf(jid); err != nil || len(pids) == 0 {
+				return err
+			}
+		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("processes %v do not die", pids)
+			return fmt.Errorf("processes %v do not die", slices.Sorted(maps.Keys(pids)))
 		}
 		select {
 		case <-ctx.Done():

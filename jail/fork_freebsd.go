@@ -42,6 +42,10 @@ type birth struct {
 	dir, prog  *byte
 	argv, envv []*byte
 	limits     []limit
+	inherited  inheritance
+	processors []byte
+	normal     rtprio
+	noAction   sigaction
 
 	failed [2]uint32 // step and errno
 }
@@ -62,11 +66,13 @@ type limit struct {
 // Steps of a child.
 const (
 	stepFiles = iota + 1
+	stepOrdinary
 	stepAttach
 	stepTerminal
 	stepUser
 	stepDir
 	stepLimit
+	stepProcessors
 	stepExec
 )
 
@@ -84,7 +90,7 @@ func (e *birthError) Unwrap() error { return e.err }
 // closed before the program runs: the kernel waits for what it wrote to be read
 // when the last descriptor is closed, and throws it away when the program has
 // ended before that.
-func (b *birth) forkExec(files [3]*os.File, terminal *os.File) (int, error) {
+func (b *birth) forkExec(files [3]*os.File, terminal *os.File, u *unborn) (int, error) {
 	r, report, err := pipe("report of the child")
 	if err != nil {
 		return 0, err
@@ -111,8 +117,8 @@ func (b *birth) forkExec(files [3]*os.File, terminal *os.File) (int, error) {
 	if terminal != nil {
 		b.gate = fds[4]
 	}
-	pid, errno := b.fork()
-	runtime.KeepAlive(b)
+	pid, errno := u.fork(b)
+	defer u.remove(pid)
 	closeAll(fds)
 	if terminal != nil {
 		_ = errors.Join(terminal.Close(), opened.Close()) // nothing was written to them
@@ -154,6 +160,18 @@ func closeAll(fds []int) {
 	}
 }
 
+// fork forks, and knows the child until it is removed.
+func (u *unborn) fork(b *birth) (int, syscall.Errno) {
+	u.forking.RLock()
+	defer u.forking.RUnlock()
+	pid, errno := b.fork()
+	runtime.KeepAlive(b)
+	if errno == 0 {
+		u.add(pid)
+	}
+	return pid, errno
+}
+
 // fork forks. The child attaches and runs the program. It calls system calls
 // alone: another thread may have held any lock, so it must not allocate, grow
 // its stack or be scheduled.
@@ -181,10 +199,23 @@ func (b *birth) run() {
 	errno := b.becomeFiles()
 	step := stepFiles
 	if errno == 0 {
+		step = stepOrdinary
+		errno = b.becomeOrdinary()
+	}
+	if errno == 0 {
 		step = stepAttach
 		_, _, errno = syscall.RawSyscall(syscall.SYS_JAIL_ATTACH, uintptr(b.jid), 0, 0)
 	}
 	afterForkInChild() // signals may end us from here on
+	if errno == 0 {
+		step = stepOrdinary
+		errno = b.becomeHeard()
+	}
+	if errno == 0 {
+		step = stepProcessors
+		_, _, errno = syscall.RawSyscall6(unix.SYS_CPUSET_SETAFFINITY, cpuLevelWhich, cpuWhichPID, ^uintptr(0),
+			uintptr(len(b.processors)), uintptr(unsafe.Pointer(&b.processors[0])), 0)
+	}
 	if errno == 0 {
 		step = stepTerminal
 		errno = b.becomeSession()

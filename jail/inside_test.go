@@ -9,6 +9,8 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
+	"sync"
 	"syscall"
 	"time"
 
@@ -88,6 +90,10 @@ func inside(what string) {
 			}
 		}
 		fmt.Println(n < 100)
+	case "heritage":
+		fmt.Println(heritage())
+	case "nest": // a jail in the jail, with a process that stays
+		insideNest()
 	case "tty":
 		insideTTY()
 	case "tty-owner":
@@ -184,8 +190,17 @@ func awaitFile(path string) {
 func onHost(what string, args []string) {
 	cfg := Config{StateDir: args[0], withoutRacct: what == "limited", withoutEvents: what == "scanned"}
 	root, name := args[1], args[2]
-	if what == "upgraded" {
+	switch what {
+	case "upgraded":
 		upgraded(cfg, root, name, args[3], args[4])
+	case "heavy":
+		heavy(cfg, root, name)
+	case "odd":
+		runtime.LockOSThread() // the thread's signal mask is the next program's
+		must(becomeOdd())
+		self, err := os.Executable()
+		must(err)
+		must(syscall.Exec(self, append([]string{self, "host-odder"}, args...), os.Environ()))
 	}
 	m, err := Open(cfg)
 	must(err)
@@ -200,6 +215,9 @@ func onHost(what string, args []string) {
 		fmt.Println(<-m.Removed())
 		must(m.Remove(context.Background(), name))
 		os.Exit(0)
+	}
+	if what == "odder" {
+		odder(m, name)
 	}
 	p := Process{Args: []string{"/bin/prog", "inside-gate"}, Dir: "/tmp", Stdout: os.Stdout, Stderr: os.Stderr}
 	if what == "limited" {
@@ -225,6 +243,78 @@ func onHost(what string, args []string) {
 	}
 	fmt.Println("started", pid, start)
 	select {}
+}
+
+// heavy is a daemon with more memory than its jail may have. It tells whether a
+// process of the jail lives on while others are started beside it.
+func heavy(cfg Config, root, name string) {
+	ballast := make([]byte, 128<<20)
+	for i := range ballast {
+		ballast[i] = 1
+	}
+	m, err := Open(cfg)
+	must(err)
+	ctx := context.Background()
+	_, err = m.Create(ctx, Spec{Name: name, Root: root, Limits: Limits{MemoryBytes: 64 << 20}})
+	must(err)
+	pid, err := m.Start(ctx, name, Process{Args: []string{"/bin/prog", "inside-gate"}, Dir: "/tmp"})
+	must(err)
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			for begun := time.Now(); time.Since(begun) < 5*time.Second; {
+				if x, err := m.Exec(ctx, name, Process{Args: []string{"/bin/prog", "inside-nothing"}, Dir: "/tmp"}); err == nil {
+					<-m.Wait(x)
+				}
+			}
+		})
+	}
+	looking, looked := context.WithCancel(ctx)
+	go func() {
+		for looking.Err() == nil {
+			lookAtMemory(m)
+		}
+	}()
+	wg.Wait()
+	looked()
+	must(os.WriteFile(root+"/tmp/go", nil, 0o644))
+	must(json.NewEncoder(os.Stdout).Encode(<-m.Wait(pid)))
+	must(m.Remove(ctx, name))
+	runtime.KeepAlive(ballast)
+	os.Exit(0)
+}
+
+// odder starts a process as one that came into an odd world. It runs as a user,
+// who cannot mend it.
+func odder(m *Manager, name string) {
+	p := Process{Args: []string{"/bin/prog", "inside-heritage"}, Dir: "/tmp", UID: 1001, GID: 1001, Stdout: os.Stdout, Stderr: os.Stderr}
+	pid, err := m.Start(context.Background(), name, p)
+	must(err)
+	<-m.Wait(pid)
+	if m.Features()["backend"] == "jail" {
+		pid, err = m.Exec(context.Background(), name, p)
+		must(err)
+		<-m.Wait(pid)
+	}
+	must(m.Remove(context.Background(), name))
+	os.Exit(0)
+}
+
+// heritage is what a process was given beside its arguments, environment and files.
+func heritage() string {
+	out := fmt.Sprintf("umask %03o", syscall.Umask(0))
+	nice, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
+	must(err)
+	out += fmt.Sprintf(" nice %v", nice == ordinaryNice)
+	for _, l := range []struct {
+		name   string
+		number int
+	}{{"cpu", unix.RLIMIT_CPU}, {"core", unix.RLIMIT_CORE}, {"files", unix.RLIMIT_NOFILE}} {
+		var r unix.Rlimit
+		must(unix.Getrlimit(l.number, &r))
+		out += fmt.Sprintf(" %s %v", l.name, uint64(r.Cur) > 1000)
+	}
+	return out + signals()
 }
 
 // upgraded goes on as the same process. The jail's process ends before it is

@@ -165,11 +165,9 @@ func rctl(trap uintptr, rule string) (string, error) {
 	return text(out), nil
 }
 
-// cpusetJail confines a jail to processors: sys/cpuset.h, CPU_LEVEL_WHICH and
-// CPU_WHICH_JAIL.
+// cpusetJail confines a jail to processors.
 func cpusetJail(jid int, mask []byte) error {
-	const levelWhich, whichJail = 3, 5
-	_, _, errno := unix.Syscall6(unix.SYS_CPUSET_SETAFFINITY, levelWhich, whichJail, uintptr(jid),
+	_, _, errno := unix.Syscall6(unix.SYS_CPUSET_SETAFFINITY, cpuLevelWhich, cpuWhichJail, uintptr(jid),
 		uintptr(len(mask)), uintptr(unsafe.Pointer(&mask[0])), 0)
 	if errno != 0 {
 		return errno
@@ -179,6 +177,8 @@ func cpusetJail(jid int, mask []byte) error {
 
 // Numbers of sys/procctl.h and sys/wait.h.
 const (
+	procSprotect        = 1
+	pprotSet            = 1
 	procReapAcquire     = 2
 	procTraceCtl        = 7
 	procTraceCtlDisable = 2

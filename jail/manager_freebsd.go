@@ -20,17 +20,20 @@ import (
 // parent of the processes that it starts, and the reaper of what they leave
 // behind.
 type Manager struct {
-	dir     string // notes on the limits that the kernel does not keep
-	kq      int
-	racct   bool // the kernel accounts for resources and limits them
-	events  bool // the kernel tells of removed jails
-	null    *os.File
-	procs   procs
-	removed chan string
+	dir    string // notes on the limits that the kernel does not keep
+	kq     int
+	racct  bool // the kernel accounts for resources and limits them
+	events bool // the kernel tells of removed jails
+	null   *os.File
+
+	inherited inheritance
+	procs     procs
+	removed   chan string
 
 	// starting is held for reading while a process is born: until it is in
 	// procs nobody may reap it.
 	starting sync.RWMutex
+	unborn   unborn
 
 	mu    sync.Mutex
 	jails map[string]*state
@@ -72,7 +75,13 @@ func Open(cfg Config) (*Manager, error) {
 		return nil, fmt.Errorf("forbid tracing: %w", err)
 	}
 	m.racct = sysctlOn("kern.racct.enable") && !cfg.withoutRacct
+	if err := raiseFiles(); err != nil {
+		return nil, err
+	}
 	var err error
+	if m.inherited, err = readInherited(); err != nil {
+		return nil, err
+	}
 	if m.null, err = os.OpenFile(os.DevNull, os.O_RDWR, 0); err != nil {
 		return nil, err
 	}
@@ -160,8 +169,15 @@ func (m *Manager) Adopt(name string, pid int, start string) error {
 	if err != nil {
 		return err
 	}
-	if k.jid() != s.jid || !k.startedAt(start) {
+	top, err := m.families().top(k.jid())
+	if err != nil {
+		return err
+	}
+	if top != s.jid || !k.startedAt(start) {
 		return fmt.Errorf("process %d is another one now", pid)
+	}
+	if err := m.renewRules(name, s.notes); err != nil {
+		return &Error{Op: "limit", Jail: name, Err: err}
 	}
 	m.procs.add(pid, proc{jail: name})
 	// The kernel tells at once of one that ends before it is asked.
@@ -204,7 +220,7 @@ func (m *Manager) WaitEmpty(name string) {
 func (m *Manager) watchOne(name string, jid int) (ended <-chan struct{}, has bool, err error) {
 	m.starting.Lock()
 	defer m.starting.Unlock()
-	pids, err := livingOf(jid)
+	pids, err := m.livingOf(jid)
 	for _, pid := range pids {
 		ended, isNew := m.procs.watch(pid, name)
 		if isNew && m.event(pid, unix.EVFILT_PROC, unix.NOTE_EXIT) != nil {

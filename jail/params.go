@@ -200,9 +200,25 @@ func metaText(meta map[string]string) string {
 	return strings.Join(lines, "\n")
 }
 
+// kernelMemory is what the kernel itself ends a jail's processes over: more than
+// its limit, for which there is the watch. The kernel counts a child of ours with
+// all of our memory until it runs its program (vm_daemon in vm/vm_swapout.c), so
+// this stands behind the watch, for the time when no daemon runs.
+func kernelMemory(limit int64) int64 {
+	if limit <= 0 {
+		return 0
+	}
+	return 2*limit + 256<<20
+}
+
 // rctlRules are the kernel's words for limits. memoryuse cannot be denied, for
 // a page touched cannot be refused, so going over it kills. Limiting vmemoryuse
-// instead would stop programs that only reserve addresses, as Go's do.
+// instead would stop programs that only reserve addresses, as Go's do, and
+// swapuse those that make large objects to use a part of, as .NET's do: the
+// kernel counts what is reserved, and takes it off twice when who reserved it has
+// given it back and ends (racct_sub_cred and racct_proc_exit in
+// kern/kern_racct.c), so that it would not hold either. openfiles is the size of
+// a table that is inherited from us: each process has a limit of its own instead.
 func rctlRules(name string, l Limits) []string {
 	var out []string
 	add := func(resource, action string, amount int64) {
@@ -210,10 +226,10 @@ func rctlRules(name string, l Limits) []string {
 			out = append(out, fmt.Sprintf("jail:%s:%s:%s=%d", name, resource, action, amount))
 		}
 	}
-	add("memoryuse", "sigkill", l.MemoryBytes)
+	add("memoryuse", "sigkill", kernelMemory(l.MemoryBytes))
+	add("shmsize", "deny", l.MemoryBytes)
 	add("pcpu", "deny", int64(l.CPUPercent))
 	add("maxproc", "deny", l.MaxProcs)
-	add("openfiles", "deny", l.OpenFiles)
 	return out
 }
 

@@ -99,7 +99,7 @@ func TestMetaText(t *testing.T) {
 
 func TestRctlRules(t *testing.T) {
 	got := rctlRules("fj-x", Limits{MemoryBytes: 1 << 20, CPUPercent: 150, MaxProcs: 10, OpenFiles: 20, CPUShares: 7})
-	want := []string{"jail:fj-x:memoryuse:sigkill=1048576", "jail:fj-x:pcpu:deny=150", "jail:fj-x:maxproc:deny=10", "jail:fj-x:openfiles:deny=20"}
+	want := []string{"jail:fj-x:memoryuse:sigkill=270532608", "jail:fj-x:shmsize:deny=1048576", "jail:fj-x:pcpu:deny=150", "jail:fj-x:maxproc:deny=10"}
 	if !slices.Equal(got, want) {
 		t.Errorf("%q", got)
 	}

@@ -1,8 +1,17 @@
 package jail
 
 import (
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
 	"path/filepath"
+	"runtime"
+	"syscall"
 	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/freejail/freejail/internal/mount"
 )
@@ -49,3 +58,57 @@ func mountDev(t testing.TB, root string) {
 		}
 	})
 }
+
+const usualSignals = " ignored [] blocked [0 0 0 0] rtprio false processors true"
+
+// signals are those that are ignored or blocked, and how the process is scheduled.
+func signals() string {
+	runtime.LockOSThread()
+	in, err := readInherited()
+	must(err)
+	var mask [4]uint32
+	_, _, errno := unix.Syscall(unix.SYS_SIGPROCMASK, 1, 0, uintptr(unsafe.Pointer(&mask)))
+	if errno != 0 {
+		must(errno)
+	}
+	return fmt.Sprint(" ignored ", in.ignored, " blocked ", mask, " rtprio ", in.rtprio, " processors ", runtime.NumCPU() > 1)
+}
+
+// becomeOdd is what a shell may have made of a daemon.
+func becomeOdd() error {
+	syscall.Umask(0o077)
+	signal.Ignore(syscall.SIGHUP, syscall.SIGTSTP, syscall.SIGUSR2)
+	errs := []error{unix.Setpriority(unix.PRIO_PROCESS, 0, 7)}
+	for r, n := range map[int]int64{unix.RLIMIT_CPU: 900, unix.RLIMIT_CORE: 0, unix.RLIMIT_NOFILE: 200} {
+		errs = append(errs, unix.Setrlimit(r, &unix.Rlimit{Cur: n, Max: n}))
+	}
+	mask := [4]uint32{1 << (syscall.SIGUSR1 - 1)}
+	one, err := cpuMask("0")
+	_, _, errno1 := unix.Syscall(unix.SYS_SIGPROCMASK, sigSetmask, uintptr(unsafe.Pointer(&mask)), 0)
+	_, _, errno2 := unix.Syscall6(unix.SYS_CPUSET_SETAFFINITY, cpuLevelWhich, cpuWhichPID, ^uintptr(0),
+		uintptr(len(one)), uintptr(unsafe.Pointer(&one[0])), 0)
+	for _, errno := range []syscall.Errno{errno1, errno2} {
+		if errno != 0 {
+			errs = append(errs, errno)
+		}
+	}
+	return errors.Join(append(errs, err)...)
+}
+
+// insideNest makes a jail in the jail and runs in it.
+func insideNest() {
+	_, msg, err := jailCall(unix.SYS_JAIL_SET, []jailParam{{"path", cstring("/")}, {"name", cstring("nest")}, {"persist", nil}}, jailCreate|4) // JAIL_ATTACH
+	if err != nil {
+		must(fmt.Errorf("%s: %w", msg, err))
+	}
+	fmt.Println("ready")
+	eat := os.Getenv("EAT") != ""
+	awaitFile("/tmp/go")
+	if eat {
+		inside("eat")
+	}
+}
+
+const ordinaryNice = 0
+
+func lookAtMemory(m *Manager) { m.enforceMemory() }

@@ -3,6 +3,7 @@ package jail
 import (
 	"errors"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -39,3 +40,26 @@ func removeBehindBack(*Manager, string) error {
 
 // mountDev has nothing to do: runc makes the terminals.
 func mountDev(testing.TB, string) {}
+
+// usualSignals: runc, a program of Go's, has its own way with them.
+const usualSignals = ""
+
+func signals() string { return "" }
+
+// becomeOdd is what a shell may have made of a daemon.
+func becomeOdd() error {
+	syscall.Umask(0o077)
+	var errs []error
+	for r, n := range map[int]uint64{unix.RLIMIT_CPU: 900, unix.RLIMIT_CORE: 0, unix.RLIMIT_NOFILE: 200} {
+		var now unix.Rlimit
+		errs = append(errs, unix.Getrlimit(r, &now))
+		errs = append(errs, unix.Setrlimit(r, &unix.Rlimit{Cur: n, Max: now.Max}))
+	}
+	return errors.Join(errs...)
+}
+
+func insideNest() {}
+
+const ordinaryNice = 20 // as the kernel tells it
+
+func lookAtMemory(*Manager) {}

@@ -14,7 +14,8 @@ var baseCaps = []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSET
 
 func processSpec(p Process, caps []string, limits []specs.POSIXRlimit, tty bool) *specs.Process {
 	out := &specs.Process{Terminal: tty, Args: p.Args, Env: p.Env, Cwd: p.Dir, NoNewPrivileges: true, Rlimits: limits,
-		User: specs.User{UID: p.UID, GID: p.GID, AdditionalGids: p.Groups}}
+		User: specs.User{UID: p.UID, GID: p.GID, AdditionalGids: p.Groups, Umask: new(uint32)}, OOMScoreAdj: usualOOMScore()}
+	*out.User.Umask = usualUmask
 	out.Capabilities = &specs.LinuxCapabilities{Bounding: caps}
 	if p.UID == 0 {
 		out.Capabilities.Effective, out.Capabilities.Permitted = caps, caps
@@ -27,10 +28,7 @@ func containerSpec(s Spec, p Process) *specs.Spec {
 	if s.Params["allow.raw_sockets"] == "true" {
 		caps = append(slices.Clone(caps), "CAP_NET_RAW")
 	}
-	var limits []specs.POSIXRlimit
-	if n := uint64(max(0, s.Limits.OpenFiles)); n > 0 {
-		limits = append(limits, specs.POSIXRlimit{Type: "RLIMIT_NOFILE", Soft: n, Hard: n})
-	}
+	limits := rlimits(s.Limits)
 	spaces := []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.UTSNamespace}, {Type: specs.MountNamespace}}
 	if s.Params["sysvshm"] != "inherit" && s.Params["sysvmsg"] != "inherit" && s.Params["sysvsem"] != "inherit" {
 		spaces = append(spaces, specs.LinuxNamespace{Type: specs.IPCNamespace})

@@ -89,7 +89,11 @@ func (m *Manager) spawn(ctx context.Context, op, name string, p Process, tty *os
 	if err != nil {
 		return fail("", err)
 	}
-	if !m.racct && s.OpenFiles > 0 {
+	b.inherited, b.normal = m.inherited, rtprio{class: rtpNormal}
+	if b.processors, err = processors(s.jid); err != nil {
+		return fail("", err)
+	}
+	if s.OpenFiles > 0 {
 		b.limits = append(b.limits, limit{unix.RLIMIT_NOFILE, unix.Rlimit{Cur: s.OpenFiles, Max: s.OpenFiles}})
 	}
 	if p.NoCore {
@@ -97,7 +101,7 @@ func (m *Manager) spawn(ctx context.Context, op, name string, p Process, tty *os
 	}
 	m.starting.RLock()
 	defer m.starting.RUnlock()
-	pid, err := b.forkExec(files, tty)
+	pid, err := b.forkExec(files, tty, &m.unborn)
 	if err != nil {
 		return fail(explainStart(prog, p.Dir, err))
 	}
@@ -154,7 +158,11 @@ func explainStart(prog, dir string, err error) (string, error) {
 	case stepDir:
 		return fmt.Sprintf("working directory %q", dir), err
 	case stepLimit:
-		return "limit of open files", err
+		return "limits of the process", err
+	case stepOrdinary:
+		return "priority, limits and signals", err
+	case stepProcessors:
+		return "processors", err
 	case stepExec:
 	default:
 		return "files of the process", err

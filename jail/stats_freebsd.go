@@ -135,28 +135,6 @@ func (k kinfo) startedAt(start string) bool {
 	return err == nil && (got-time.Duration(want)*time.Microsecond).Abs() < 10*time.Millisecond
 }
 
-// processesOf returns the pids in a jail, zombies too.
-func processesOf(jid int) ([]int, error) {
-	var pids []int
-	err := eachProcess(func(k kinfo) {
-		if k.jid() == jid {
-			pids = append(pids, k.pid())
-		}
-	})
-	return pids, err
-}
-
-// livingOf returns the pids in a jail without the zombies.
-func livingOf(jid int) ([]int, error) {
-	var pids []int
-	err := eachProcess(func(k kinfo) {
-		if k.jid() == jid && !k.zombie() {
-			pids = append(pids, k.pid())
-		}
-	})
-	return pids, err
-}
-
 // Stats samples all jails in one pass over the host's processes.
 func (m *Manager) Stats() (map[string]Usage, error) {
 	byJID := map[int]*Usage{}
@@ -166,8 +144,8 @@ func (m *Manager) Stats() (map[string]Usage, error) {
 		names[name], byJID[s.jid] = s.jid, &Usage{}
 	}
 	m.mu.Unlock()
-	err := eachProcess(func(k kinfo) {
-		if u := byJID[k.jid()]; u != nil && !k.zombie() {
+	err := m.eachBorn(func(jid int, k kinfo) {
+		if u := byJID[jid]; u != nil && !k.zombie() {
 			u.add(k)
 		}
 	})

@@ -331,6 +331,26 @@ func TestOpenFiles(t *testing.T) {
 	}
 }
 
+// What a daemon was started with, from whatever shell, is no task's.
+func TestNothingOfTheDaemonsIsInherited(t *testing.T) {
+	f := setup(t)
+	c, r := f.host("odd", f.name())
+	b, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Wait(); err != nil {
+		t.Errorf("%v: %s", err, b)
+	}
+	want := "umask 022 nice true cpu true core true files true" + usualSignals
+	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	for _, line := range lines {
+		if line != want {
+			t.Errorf("%q, want %q", line, want)
+		}
+	}
+}
+
 // host runs the test binary as a daemon.
 func (f *fixture) host(what, name string) (*exec.Cmd, *bufio.Reader) {
 	f.Helper()

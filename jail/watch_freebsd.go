@@ -168,7 +168,7 @@ func (m *Manager) explainKill(name string, maxRSS int64, e *Exit) {
 	case s.gone:
 		e.Reason = "its jail was removed by someone else"
 	case !m.racct || s.Memory == 0:
-	case maxRSS >= s.Memory*3/4:
+	case maxRSS >= s.Memory:
 		e.OOM, e.Reason = true, fmt.Sprintf("over the memory limit of %d MiB", s.Memory>>20)
 	default:
 		e.Reason = "killed by someone else, or over the memory limit together with other processes of the jail"
@@ -201,9 +201,6 @@ func (m *Manager) tick() {
 }
 
 func (m *Manager) watchesMemory() bool {
-	if m.racct {
-		return false
-	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, s := range m.jails {
@@ -214,13 +211,13 @@ func (m *Manager) watchesMemory() bool {
 	return false
 }
 
-// enforceMemory kills jails over their limit where the kernel does not count.
+// enforceMemory kills jails over their limit.
 func (m *Manager) enforceMemory() {
 	if !m.watchesMemory() {
 		return
 	}
 	used := map[int]int64{}
-	err := eachProcess(func(k kinfo) { used[k.jid()] += int64(k.rss()) })
+	err := m.eachBorn(func(jid int, k kinfo) { used[jid] += int64(k.rss()) })
 	if err != nil {
 		return // the next pass will do; Stats tells the error
 	}
@@ -228,13 +225,13 @@ func (m *Manager) enforceMemory() {
 	var over []int
 	for _, s := range m.jails {
 		if s.Memory > 0 && used[s.jid] > s.Memory && !s.killed {
-			s.over = fmt.Sprintf("over the memory limit of %d MiB: %d MiB seen (watched, for kern.racct.enable is off)", s.Memory>>20, used[s.jid]>>20)
+			s.over = fmt.Sprintf("over the memory limit of %d MiB: %d MiB seen", s.Memory>>20, used[s.jid]>>20)
 			over = append(over, s.jid)
 		}
 	}
 	m.mu.Unlock()
 	for _, jid := range over {
 		// What is left of it is over the limit in the next pass too.
-		_ = signalAll(jid, unix.SIGKILL, nil)
+		_ = m.signalAll(jid, unix.SIGKILL, nil)
 	}
 }
