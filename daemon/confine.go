@@ -110,7 +110,8 @@ func (p *plan) addDirs(spec client.TaskSpec) error {
 
 // rootOptions tells the storage driver what a root has to have.
 func (p *plan) rootOptions() storage.Options {
-	o := storage.Options{Writable: p.image.Manifest.Writable, Dirs: platformDirs()}
+	// Linux's programs would see each copied link twice in its directory.
+	o := storage.Options{Writable: p.image.Manifest.Writable, Dirs: platformDirs(), Links: !p.linuxulator()}
 	all := slices.Concat(p.mounts, p.dirs)
 	for _, m := range all {
 		// What is mounted within something else is not the root's.

@@ -111,14 +111,22 @@ func (c *copier) entry(dir *os.File, name, to string) error {
 	case unix.S_IFREG:
 		return copyFile(dir, name, to)
 	case unix.S_IFLNK:
-		b := make([]byte, unix.PathMax)
-		n, err := unix.Readlinkat(int(dir.Fd()), name, b)
+		says, err := readLink(dir, name)
 		if err != nil {
-			return &fs.PathError{Op: "readlink", Path: to, Err: err}
+			return err
 		}
-		return os.Symlink(string(b[:n]), to)
+		return os.Symlink(says, to)
 	}
 	return fmt.Errorf("%s is neither a file nor a directory", to)
+}
+
+func readLink(dir *os.File, name string) (string, error) {
+	b := make([]byte, unix.PathMax)
+	n, err := unix.Readlinkat(int(dir.Fd()), name, b)
+	if err != nil {
+		return "", &fs.PathError{Op: "readlink", Path: filepath.Join(dir.Name(), name), Err: err}
+	}
+	return string(b[:n]), nil
 }
 
 func (c *copier) subdir(dir *os.File, name, to string) error {

@@ -210,5 +210,20 @@ func (d *dirs) hideChain(chain string) (tmp string, err error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", errors.Join(err, os.Remove(tmp))
 	}
+	spares, err := d.spares(chain)
+	if err == nil {
+		err = os.Rename(spares, filepath.Join(tmp, "spares"))
+	}
+	for _, err := range []error{err, os.Remove(d.path("links", chain))} {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return tmp, err
+		}
+	}
 	return tmp, d.forgetFresh(chain)
+}
+
+// spares is where a union keeps directories for the next tasks of a chain.
+func (d *dirs) spares(chain string) (string, error) {
+	boot, err := bootID()
+	return d.path("spare", boot, chain), err
 }

@@ -60,6 +60,10 @@ type Options struct {
 	Lower string
 	// NoSetuid keeps set-uid programs of an nfs root from working.
 	NoSetuid bool
+	// Links has a union copy the image's links, so that their owners, modes and
+	// times can be changed. Programs that list a directory without FreeBSD's libc
+	// see a copied name twice.
+	Links bool
 	// DiskBytes are what the task may write to the root, of MinDisk or more; 0 is no
 	// limit. Drivers with a Meter leave it to who measures.
 	DiskBytes int64

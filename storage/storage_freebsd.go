@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 
 	"golang.org/x/sys/unix"
 
@@ -32,6 +31,9 @@ func openUnion(dir string, _ Config) (Driver, error) {
 	if err := checkWhiteouts(dir); err != nil {
 		return nil, fmt.Errorf("storage: union: %w, or use the zfs driver (storage { zfs_dataset })", err)
 	}
+	if err := d.dropOldSpares(); err != nil {
+		return nil, fmt.Errorf("storage: union: %w", err)
+	}
 	return union{d}, nil
 }
 
@@ -57,23 +59,49 @@ func unite(by *mount.Descriptors, dir *mount.Point, own string, opts []string) e
 
 func (union) Name() string { return "union" }
 
-func (u union) Create(ctx context.Context, chain, task string, _ Options) (string, error) {
+func (u union) Create(ctx context.Context, chain, task string, o Options) (string, error) {
 	if err := u.useChain(chain, task); err != nil {
 		return "", err
 	}
-	upper := u.path("roots", task, "upper")
 	root, err := u.makePoint(task)
 	err = func() error {
-		if err = errors.Join(err, os.Mkdir(upper, 0o755)); err != nil {
+		if err = errors.Join(err, u.makeUpper(ctx, chain, task, o)); err != nil {
 			return err
 		}
 		if err := mount.Do(mount.Mount{Type: "nullfs", Source: u.path("chains", chain), Target: root, Options: []string{"ro"}}); err != nil {
 			return err
 		}
-		return mount.Do(mount.Mount{Type: "unionfs", Source: upper, Target: root})
+		return mount.Do(mount.Mount{Type: "unionfs", Source: u.path("roots", task, "upper"), Target: root})
 	}()
 	if err != nil {
 		return "", errors.Join(fmt.Errorf("storage: union: %w", err), u.Remove(ctx, task))
 	}
 	return root, nil
+}
+
+// makeUpper makes the directory that takes what a task writes, like the image's
+// own root, with copies of the image's links where they are wanted.
+func (u union) makeUpper(ctx context.Context, chain, task string, o Options) (err error) {
+	like, err := openDir(u.path("chains", chain))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, like.Close()) }()
+	upper := u.path("roots", task, "upper")
+	if !o.Links {
+		return likeDir(upper, like)
+	}
+	if u.takeSpare(chain, upper) {
+		e := copied{path: upper}
+		return errors.Join(unix.Fstat(int(like.Fd()), &e.st), e.finish()) // to move it has changed its times
+	}
+	top, err := u.linksOf(ctx, chain)
+	if err != nil {
+		return fmt.Errorf("links of the image: %w", err)
+	}
+	dir, err := openDir(u.path("roots", task))
+	if err != nil {
+		return err
+	}
+	return errors.Join(top.make(ctx, nil, dir, "upper"), dir.Close())
 }
