@@ -3,11 +3,13 @@ package driver
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/go-plugin"
@@ -200,6 +202,45 @@ func TestWithoutADaemon(t *testing.T) {
 	}
 	if _, err := stream.Recv(); status.Code(err) != codes.InvalidArgument {
 		t.Errorf("an exec without a setup: %v", err)
+	}
+}
+
+// An agent whose input meets the end of an exec's stream forgets the exit code
+// if it has not read it yet. So the stream outlasts the input.
+func TestExecOutlastsItsInput(t *testing.T) {
+	b, conn := startPlugin(t)
+	configure(t, b, false)
+	stream, err := proto.NewDriverClient(conn).ExecTaskStreaming(t.Context())
+	if err == nil { // no command: it ends at once
+		err = stream.Send(&proto.ExecTaskStreamingRequest{Setup: &proto.ExecTaskStreamingRequest_Setup{TaskId: "a/b/c"}})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		m, err := stream.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m.Exited && m.Result.ExitCode == notFound {
+			break
+		}
+	}
+	ended := make(chan error, 1)
+	go func() {
+		_, err := stream.Recv()
+		ended <- err
+	}()
+	select {
+	case err := <-ended:
+		t.Fatalf("the stream ended before its input: %v", err)
+	case <-time.After(lingering / 4):
+	}
+	if err := stream.Send(&proto.ExecTaskStreamingRequest{Stdin: &proto.ExecTaskStreamingIOOperation{Close: true}}); err != nil {
+		t.Errorf("input after the exit: %v", err)
+	}
+	if err := <-ended; !errors.Is(err, io.EOF) {
+		t.Errorf("the stream ended with %v", err)
 	}
 }
 

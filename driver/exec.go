@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync"
+	"time"
 
 	"github.com/hashicorp/nomad/plugins/drivers/proto"
 	"google.golang.org/grpc/codes"
@@ -44,7 +46,8 @@ func (d *Driver) ExecTaskStreaming(stream proto.Driver_ExecTaskStreamingServer) 
 	}
 	stdin, input := io.Pipe()
 	resize := make(chan client.WindowSize)
-	go receive(stream, input, resize)
+	noInput := make(chan struct{})
+	go receive(stream, input, resize, noInput)
 	stdout, stderr := execOutput{stream, false}, execOutput{stream, true}
 	e, err := d.exec(stream.Context(), setup.TaskId, client.ExecSpec{Args: setup.Command, TTY: setup.Tty},
 		client.ExecIO{Stdin: stdin, Stdout: stdout, Stderr: stderr, Resize: resize})
@@ -59,7 +62,28 @@ func (d *Driver) ExecTaskStreaming(stream proto.Driver_ExecTaskStreamingServer) 
 	if err != nil {
 		return failure(err)
 	}
-	return errors.Join(stdout.close(), stderr.close(), stream.Send(&proto.ExecTaskStreamingResponse{Exited: true, Result: exitResult(e)}))
+	err = errors.Join(stdout.close(), stderr.close(), stream.Send(&proto.ExecTaskStreamingResponse{Exited: true, Result: exitResult(e)}))
+	if err == nil {
+		linger(stream.Context(), noInput)
+	}
+	return err
+}
+
+// lingering is long enough for an agent under load to read what was sent to it.
+const lingering = 2 * time.Second
+
+// linger waits until no input is to come, for an agent whose input meets the end
+// of the stream forgets what it has not read yet, the exit code: in
+// ExecTaskStreamingRaw of plugins/drivers/client.go of Nomad 1.6.3 the EOF of its
+// Send comes before what Recv would return. Who has the exit code does not wait.
+func linger(ctx context.Context, noInput <-chan struct{}) {
+	t := time.NewTimer(lingering)
+	defer t.Stop()
+	select {
+	case <-noInput:
+	case <-ctx.Done():
+	case <-t.C:
+	}
 }
 
 func (d *Driver) exec(ctx context.Context, taskID string, spec client.ExecSpec, xio client.ExecIO) (*client.Exit, error) {
@@ -70,8 +94,12 @@ func (d *Driver) exec(ctx context.Context, taskID string, spec client.ExecSpec, 
 }
 
 // receive takes the agent's messages apart until the stream ends. The end of
-// the messages is not that of the input, which is told by a message of its own.
-func receive(stream proto.Driver_ExecTaskStreamingServer, input *io.PipeWriter, resize chan<- client.WindowSize) {
+// the messages is not that of the input, which is told by a message of its own;
+// after either noInput is closed.
+func receive(stream proto.Driver_ExecTaskStreamingServer, input *io.PipeWriter, resize chan<- client.WindowSize, noInput chan<- struct{}) {
+	var once sync.Once
+	end := func() { once.Do(func() { close(noInput) }) }
+	defer end()
 	for {
 		m, err := stream.Recv()
 		if err != nil {
@@ -87,11 +115,10 @@ func receive(stream proto.Driver_ExecTaskStreamingServer, input *io.PipeWriter, 
 		if m.Stdin == nil {
 			continue
 		}
-		if _, err := input.Write(m.Stdin.Data); err != nil && m.Stdin.Data != nil {
-			continue // the command is over or reads no more; sizes may still come
-		}
+		_, _ = input.Write(m.Stdin.Data) // it fails when the command is over or reads no more; sizes may still come
 		if m.Stdin.Close {
 			input.Close()
+			end()
 		}
 	}
 }
