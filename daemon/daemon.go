@@ -24,6 +24,7 @@ import (
 	"github.com/freejail/freejail/devfs"
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/internal/boot"
+	"github.com/freejail/freejail/internal/durable"
 	"github.com/freejail/freejail/internal/mount"
 	"github.com/freejail/freejail/jail"
 	"github.com/freejail/freejail/nfsroot"
@@ -60,7 +61,7 @@ type Daemon struct {
 
 	mu     sync.Mutex
 	tasks  map[string]*task
-	aside  []string                  // task directories that could not be recovered, and why
+	aside  map[string]string         // what is damaged, by its path, and why; see damaged
 	ports  map[binding]string        // -> task id
 	stores map[string]storage.Driver // by kind, opened when first used
 	works  works
@@ -75,7 +76,7 @@ func New(cfg Config, version string, log hclog.Logger) (*Daemon, error) {
 	d := &Daemon{cfg: cfg, version: version, log: log, events: newEventLog(),
 		generation: fmt.Sprintf("%d-%d", os.Getpid(), time.Now().UnixNano()),
 		syncer:     newSyncer(log),
-		tasks:      map[string]*task{}, ports: map[binding]string{}, stores: map[string]storage.Driver{}}
+		tasks:      map[string]*task{}, aside: map[string]string{}, ports: map[binding]string{}, stores: map[string]storage.Driver{}}
 	if cfg.NFS.Export != nil {
 		d.exporter = nfsroot.NewExporter(cfg.NFS.Export.config())
 	}
@@ -93,7 +94,7 @@ func New(cfg Config, version string, log hclog.Logger) (*Daemon, error) {
 
 func (d *Daemon) openState() error {
 	for _, dir := range []string{d.cfg.StateDir, d.path("tasks"), d.path("images")} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
+		if err := durable.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("state directory: %w", err)
 		}
 	}
@@ -118,11 +119,7 @@ func (d *Daemon) openState() error {
 	if d.descriptors, err = mount.OpenDescriptors(d.path("fd")); err != nil {
 		return err
 	}
-	d.db, err = bolt.Open(d.path("freejail.db"), 0o600, &bolt.Options{Timeout: 5 * time.Second})
-	if err != nil {
-		return fmt.Errorf("database %s: %w", d.path("freejail.db"), err)
-	}
-	return d.initDB()
+	return d.openDB()
 }
 
 // takeLock notes in the lock's file whose it is, and in which boot of the host.
@@ -170,7 +167,7 @@ func (d *Daemon) openRulesets() error {
 	if err != nil {
 		return err
 	}
-	d.rulesets, err = devfs.NewRegistry(k, rulesetStore(d.path("rulesets.json")), devfs.Config{
+	d.rulesets, err = devfs.NewRegistry(k, rulesetStore{d.path("rulesets.json"), d.damaged}, devfs.Config{
 		First: uint16(c.First), Last: uint16(c.Last), MaxSets: c.MaxSets, MaxRules: c.MaxRules})
 	return err
 }

@@ -3,12 +3,21 @@ package daemon
 import (
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
+	"golang.org/x/sys/unix"
 
+	"github.com/freejail/freejail/internal/aside"
+	"github.com/freejail/freejail/internal/durable"
 	"github.com/freejail/freejail/policy"
 )
 
@@ -30,7 +39,135 @@ type approvalRecord struct {
 	Why      string          `json:"why,omitempty"`
 }
 
+// openDB opens the database. One that is damaged is set aside, and a new one made:
+// what was approved is then refused again.
+func (d *Daemon) openDB() (err error) {
+	path := d.path("freejail.db")
+	d.db, err = openDatabase(path)
+	var damaged *damagedError
+	if errors.As(err, &damaged) {
+		var moved *aside.Moved
+		if moved, err = aside.Move(path, damaged.error); err == nil {
+			d.damaged(moved, "what was approved has to be approved again")
+			d.db, err = openDatabase(path)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("database %s: %w", path, err)
+	}
+	return d.initDB()
+}
+
+// damagedError tells that what is in a database, not what became of opening it, is
+// at fault.
+type damagedError struct{ error }
+
+// openDatabase opens a database that can be relied on, making it where there is
+// none.
+func openDatabase(path string) (*bolt.DB, error) {
+	fi, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if err := makeDatabase(path); err != nil {
+			return nil, err
+		}
+	case err != nil:
+		return nil, err
+	case !fi.Mode().IsRegular() || fi.Size() == 0: // makeDatabase leaves no such file
+		return nil, &damagedError{fmt.Errorf("it is no database, but %s of %d bytes", fi.Mode(), fi.Size())}
+	}
+	db, err := examined(path)
+	for _, other := range []error{fs.ErrPermission, unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.EROFS, berrors.ErrTimeout} {
+		if errors.Is(err, other) {
+			return nil, err
+		}
+	}
+	if err != nil {
+		return nil, &damagedError{err}
+	}
+	return db, nil
+}
+
+// makeDatabase makes an empty database, which has its name when it is whole.
+func makeDatabase(path string) error {
+	temp := path + ".new"
+	if err := os.RemoveAll(temp); err != nil {
+		return err
+	}
+	db, err := bolt.Open(temp, 0o600, nil)
+	if err == nil {
+		err = db.Close()
+	}
+	if err == nil {
+		err = os.Rename(temp, path)
+	}
+	if err != nil {
+		return err
+	}
+	return durable.Sync(filepath.Dir(path))
+}
+
+// examined opens a database and reads all that is in it. The library takes what it
+// finds for what it wrote: it panics, or the kernel faults it, at what is not.
+func examined(path string) (db *bolt.DB, err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("what is in it cannot be read: %v", r)
+		}
+		if err != nil && db != nil {
+			err = errors.Join(err, db.Close())
+		}
+	}()
+	if db, err = bolt.Open(path, 0o600, &bolt.Options{Timeout: 5 * time.Second}); err != nil {
+		return nil, err
+	}
+	return db, db.View(func(tx *bolt.Tx) error {
+		if fi, err := os.Stat(path); err != nil || fi.Size() < tx.Size() {
+			return errors.Join(fmt.Errorf("it is cut off: it had %d bytes", tx.Size()), err)
+		}
+		if err := readAll(tx); err != nil {
+			return err
+		}
+		for err := range tx.Check() {
+			return err // it is closed for good: nobody waits for the others
+		}
+		return nil
+	})
+}
+
+// readAll reads every record.
+func readAll(tx *bolt.Tx) error {
+	for name, into := range map[string]func() any{
+		string(approvalLogBucket): func() any { return new(approvalRecord) },
+		string(approvalBucket):    func() any { return new(policy.Approval) },
+	} {
+		b := tx.Bucket([]byte(name))
+		if b == nil {
+			continue
+		}
+		err := b.ForEach(func(k, v []byte) error {
+			if err := json.Unmarshal(v, into()); err != nil {
+				return fmt.Errorf("%s, entry %x: %w", name, k, err)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// initDB writes nothing where nothing is missing: the disk may be full.
 func (d *Daemon) initDB() error {
+	ready := false
+	if err := d.db.View(func(tx *bolt.Tx) error {
+		ready = tx.Bucket(approvalLogBucket) != nil && tx.Bucket(approvalBucket) == nil
+		return nil
+	}); ready || err != nil {
+		return err
+	}
 	return d.db.Update(func(tx *bolt.Tx) error {
 		log, err := tx.CreateBucketIfNotExists(approvalLogBucket)
 		if err != nil {

@@ -47,9 +47,8 @@ func (d *Daemon) doctor(ctx context.Context) []client.Check {
 	default:
 		c.ok("policy", d.cfg.Path)
 	}
-	for _, what := range d.aside {
-		c.bad("recovery", what, "remove the directory after a look at its journal; until then no task can have its id")
-	}
+	d.checkDamages(&c)
+	d.checkStrays(ctx, &c)
 	d.checkConsul(ctx, &c)
 	d.checkNFS(ctx, &c)
 	return append(c, HostChecks(d.cfg)...)

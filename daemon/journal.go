@@ -32,12 +32,29 @@ type journal struct {
 
 // openJournal opens the journal in a task's directory, or makes it.
 func openJournal(dir string) (*journal, error) {
-	f, err := os.OpenFile(filepath.Join(dir, "journal"), os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o600)
+	// What is none is not waited for, and not followed elsewhere.
+	const flags = os.O_RDWR | os.O_APPEND | os.O_CREATE | syscall.O_NONBLOCK | syscall.O_NOFOLLOW
+	f, err := os.OpenFile(filepath.Join(dir, "journal"), flags, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("journal: %w", err)
 	}
+	fi, err := f.Stat()
+	switch {
+	case err != nil:
+	case !fi.Mode().IsRegular():
+		err = fmt.Errorf("%s is no file, but %s", f.Name(), fi.Mode())
+	case fi.Size() > maxJournal:
+		err = fmt.Errorf("%s has %d bytes: a journal has %d at the most", f.Name(), fi.Size(), maxJournal)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("journal: %w", err), f.Close())
+	}
 	return &journal{dir: dir, file: f}, nil
 }
+
+// maxJournal is far more than the longest life of a task leaves, which is held in
+// memory when it is read.
+const maxJournal = 64 << 20
 
 // remove removes the task's directory and closes the journal. After an error it
 // can be called again.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"slices"
@@ -28,10 +29,7 @@ func (d *Daemon) recoverAll(ctx context.Context) error {
 		return err
 	}
 	for _, e := range entries {
-		t, err := readTask(d.path("tasks", e.Name()))
-		if err == nil && t != nil && t.id() != e.Name() {
-			err = fmt.Errorf("its journal is of task %q", t.id())
-		}
+		t, err := readTask(d.path("tasks", e.Name()), e)
 		if err != nil {
 			d.setAside(e.Name(), err)
 		} else if t != nil {
@@ -43,13 +41,17 @@ func (d *Daemon) recoverAll(ctx context.Context) error {
 	}
 	if err := d.sweepStrays(ctx, alive); err != nil {
 		d.log.Error("recovery: not all is swept up; the next daemon tries again", "error", err)
+		d.event("", "cleanup", "not all that earlier tasks left is swept up; the next daemon tries again: "+err.Error())
 	}
 	return errors.Join(d.rulesets.Reconcile(d.rulesetHolders()), d.nfs.Reconcile(d.holders()))
 }
 
 // readTask reads a task's directory. That of a start which got no further is
 // removed.
-func readTask(dir string) (*task, error) {
+func readTask(dir string, e fs.DirEntry) (*task, error) {
+	if !e.IsDir() || !validID.MatchString(e.Name()) {
+		return nil, fmt.Errorf("it is no directory that has a task's id for its name")
+	}
 	j, err := openJournal(dir)
 	if err != nil {
 		return nil, err
@@ -61,6 +63,9 @@ func readTask(dir string) (*task, error) {
 	if t == nil {
 		return nil, j.remove()
 	}
+	if t.id() != e.Name() {
+		return nil, errors.Join(fmt.Errorf("its journal is of task %q", t.id()), j.file.Close())
+	}
 	return t, nil
 }
 
@@ -68,7 +73,7 @@ func readTask(dir string) (*task, error) {
 // other tasks to run on. As long as it is there no task gets its id; its jail and
 // root are strays.
 func (d *Daemon) setAside(id string, err error) {
-	d.aside = append(d.aside, fmt.Sprintf("%s: %v", d.path("tasks", id), err))
+	d.noteDamage(d.path("tasks", id), err.Error())
 	d.log.Error("a task cannot be recovered and is set aside", "task", id, "error", err)
 	d.event(id, "failed", "it cannot be recovered and is set aside: "+err.Error())
 }

@@ -8,6 +8,8 @@ import (
 	"os"
 
 	"github.com/freejail/freejail/devfs"
+	"github.com/freejail/freejail/internal/aside"
+	"github.com/freejail/freejail/internal/regular"
 )
 
 // rulesetHolders are the rulesets of the tasks, as their journals have them.
@@ -26,21 +28,51 @@ func (d *Daemon) rulesetHolders() map[string]uint16 {
 // rulesetStore is the file that keeps the registry of rulesets. It is not
 // synced: it has to outlive the daemon, not the host, with which the rulesets
 // go too.
-type rulesetStore string
+type rulesetStore struct {
+	path    string
+	damaged func(*aside.Moved, string)
+}
 
-// Load takes a file that cannot be read for one that a crash of the host cut
-// off: the kernel has no rulesets of ours then.
+// maxRulesets is more than rulesets with all the rules that the kernel takes have.
+const maxRulesets = 64 << 20
+
+// Load sets aside a file that cannot be read, such as one that a crash of the host
+// cut off: then the kernel has no rulesets of ours. Others that it has are in nobody's
+// way, as a number that is taken is passed over.
 func (s rulesetStore) Load() ([]devfs.Set, error) {
-	b, err := os.ReadFile(string(s))
+	sets, err := readRulesets(s.path)
+	if err == nil || errors.Is(err, fs.ErrPermission) {
+		return sets, err
+	}
+	moved, err := aside.Move(s.path, err)
+	if err != nil {
+		return nil, fmt.Errorf("rulesets: %w", err)
+	}
+	s.damaged(moved, "rulesets that nobody holds stay in the kernel until the host is restarted")
+	return nil, nil
+}
+
+func readRulesets(path string) (sets []devfs.Set, err error) {
+	f, _, err := regular.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("rulesets: %w", err)
+		return nil, err
 	}
-	var sets []devfs.Set
-	if json.Unmarshal(b, &sets) != nil {
-		return nil, nil
+	b, err := regular.Read(f, path, maxRulesets)
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = json.Unmarshal(b, &sets)
+	}
+	if err != nil {
+		return nil, err
+	}
+	seen := map[uint16]bool{}
+	for _, set := range sets {
+		if set.ID == 0 || seen[set.ID] {
+			return nil, fmt.Errorf("ruleset %d is none, or is named twice", set.ID)
+		}
+		seen[set.ID] = true
 	}
 	return sets, nil
 }
@@ -49,10 +81,10 @@ func (s rulesetStore) Load() ([]devfs.Set, error) {
 func (s rulesetStore) Save(sets []devfs.Set) error {
 	b, err := json.Marshal(sets)
 	if err == nil {
-		err = os.WriteFile(string(s)+".new", b, 0o600)
+		err = os.WriteFile(s.path+".new", b, 0o600)
 	}
 	if err == nil {
-		err = os.Rename(string(s)+".new", string(s))
+		err = os.Rename(s.path+".new", s.path)
 	}
 	if err != nil {
 		return fmt.Errorf("rulesets: %w", err)

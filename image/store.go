@@ -19,6 +19,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image/document"
+	"github.com/freejail/freejail/internal/durable"
 	"github.com/freejail/freejail/internal/imagename"
 	"github.com/freejail/freejail/internal/keylock"
 	"github.com/freejail/freejail/internal/remove"
@@ -149,18 +150,10 @@ func (s *Store) writeIndex(idx ocispec.Index) error {
 		return fmt.Errorf("image store: with it the list of images would be larger than %d bytes: remove some, and run `freejail gc`", document.MaxLayoutBytes)
 	}
 	// The blobs' names must be on the disk before the index that needs them.
-	if err := syncDir(s.blobDir()); err != nil {
+	if err := durable.Sync(s.blobDir()); err != nil {
 		return err
 	}
 	return writeFile(s.tmpDir(), filepath.Join(s.dir, ocispec.ImageIndexFile), b)
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // writeFile replaces a file in one step.
@@ -176,7 +169,7 @@ func writeFile(tmpDir, final string, b []byte) error {
 	if err != nil {
 		return errors.Join(full(err), os.Remove(f.Name()))
 	}
-	return syncDir(filepath.Dir(final))
+	return durable.Sync(filepath.Dir(final))
 }
 
 // Get finds an image by its name (with or without :latest), or by sha256: and its

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/freejail/freejail/internal/boot"
+	"github.com/freejail/freejail/internal/durable"
 	"github.com/freejail/freejail/internal/mount"
 	"github.com/freejail/freejail/internal/remove"
 )
@@ -46,7 +47,7 @@ func (d *dirs) noteFresh(chain string) error {
 		return err
 	}
 	_, err = f.WriteString(boot)
-	if err = errors.Join(err, f.Sync(), f.Close(), syncDir(d.path("fresh"))); err != nil {
+	if err = errors.Join(err, f.Sync(), f.Close(), durable.Sync(d.path("fresh"))); err != nil {
 		return err
 	}
 	d.isFresh(chain)
@@ -85,7 +86,7 @@ func (d *dirs) settleLater(chain string) {
 // was removed or made anew meanwhile. If it fails the note stays, which is safe.
 func (d *dirs) settle(chain string, number int, after time.Duration) {
 	time.Sleep(after)
-	if err := errors.Join(syncTree(d.path("chains", chain)), syncDir(d.path("chains"))); err != nil {
+	if err := errors.Join(syncTree(d.path("chains", chain)), durable.Sync(d.path("chains"))); err != nil {
 		return
 	}
 	d.fresh.mu.Lock()
@@ -131,12 +132,4 @@ func (d *dirs) dropTorn() error {
 		_ = remove.Tree(tmp) // nothing needs its name; the next daemon tries again
 	}
 	return nil
-}
-
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
 }

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/internal/durable"
 )
 
 // ServerOptions bound what a Server does. 0 is the default.
@@ -240,21 +241,13 @@ func (s *Server) repo(name string, create bool) (*repo, error) {
 		return nil, err
 	}
 	if create {
-		if err := syncDir(s.dir); err != nil {
+		if err := durable.Sync(s.dir); err != nil {
 			return nil, errors.Join(err, l.Close())
 		}
 	}
 	r := &repo{name: name, layout: l, up: map[string]*upload{}}
 	s.repos[name] = r
 	return r, nil
-}
-
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
 }
 
 // names lists the repositories that there are.

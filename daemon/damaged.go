@@ -1,0 +1,88 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/freejail/freejail/internal/aside"
+)
+
+// damaged tells of a file that was set aside, and what follows from that.
+func (d *Daemon) damaged(m *aside.Moved, means string) {
+	d.noteDamage(m.To, m.Error()+"; "+means)
+	d.log.Error("a damaged file is set aside", "file", m.From, "as", m.To, "error", m.Err)
+	d.event("", "damaged", m.Error()+"; "+means)
+}
+
+// noteDamage has doctor tell of a path for as long as it is there.
+func (d *Daemon) noteDamage(path, what string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.aside[path] = what
+}
+
+// mayBeDamaged are the directories, in the state directory, whose files are set
+// aside where they are.
+var mayBeDamaged = []string{".", "tasks", "jails", "images", "nfs"}
+
+// damages are what is set aside now, by path: by this daemon, or by one before it.
+func (d *Daemon) damages() (map[string]string, error) {
+	d.mu.Lock()
+	all := maps.Clone(d.aside)
+	d.mu.Unlock()
+	var errs []error
+	for _, dir := range mayBeDamaged {
+		list, err := aside.In(d.path(dir))
+		errs = append(errs, err)
+		for _, path := range list {
+			if all[path] == "" {
+				all[path] = "it was set aside by an earlier daemon, whose log tells why"
+			}
+		}
+	}
+	for path := range all {
+		if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+			delete(all, path)
+		}
+	}
+	return all, errors.Join(errs...)
+}
+
+// checkDamages has a line for each file that waits for the operator.
+func (d *Daemon) checkDamages(c *checks) {
+	all, err := d.damages()
+	if err != nil {
+		c.bad("recovery", err.Error(), "look into the state directory")
+	}
+	for _, path := range slices.Sorted(maps.Keys(all)) {
+		fix := "remove it after a look; docs/recovery.md tells how to bring one back that was mended"
+		if filepath.Dir(path) == d.path("tasks") && !aside.Is(filepath.Base(path)) {
+			fix = "remove it after a look at its journal; until then no task can have its id"
+		}
+		c.bad("recovery", path+": "+strings.TrimPrefix(all[path], path+": "), fix)
+	}
+}
+
+// checkStrays tells of the roots of no task, which were to be swept up when the
+// daemon began.
+func (d *Daemon) checkStrays(ctx context.Context, c *checks) {
+	for _, s := range d.openStores() {
+		roots, err := s.Tasks(ctx)
+		if err != nil {
+			c.bad("recovery", fmt.Sprintf("storage %s: %v", s.Name(), err), "")
+		}
+		for _, id := range roots {
+			if _, err := d.find(id); err != nil {
+				c.warn("recovery", fmt.Sprintf("storage %s has a root %q of no task", s.Name(), id),
+					"the next daemon removes it, or its log tells why not: service freejail restart")
+			}
+		}
+	}
+}
