@@ -92,6 +92,6 @@ func (d *Daemon) inRoot(ctx context.Context, p *plan, do func(root string) error
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, store.Remove(context.WithoutCancel(ctx), id)) }()
+	defer func() { d.stray(id, undo{Op: "root", Arg: store.Name()}).await(context.WithoutCancel(ctx), awayTime) }()
 	return do(root)
 }

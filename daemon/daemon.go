@@ -58,11 +58,13 @@ type Daemon struct {
 	usage       usageCache
 	turns       turns // of those who measure roots
 	syncer      *syncer
+	lane        lane // of those who sweep up
 
 	mu     sync.Mutex
-	tasks  map[string]*task
+	tasks  map[string]*task          // by id
+	left   map[string]*task          // by key: forgotten, but not wholly swept up
 	aside  map[string]string         // what is damaged, by its path, and why; see damaged
-	ports  map[binding]string        // -> task id
+	ports  map[binding]string        // -> task key
 	stores map[string]storage.Driver // by kind, opened when first used
 	works  works
 
@@ -75,8 +77,9 @@ type Daemon struct {
 func New(cfg Config, version string, log hclog.Logger) (*Daemon, error) {
 	d := &Daemon{cfg: cfg, version: version, log: log, events: newEventLog(),
 		generation: fmt.Sprintf("%d-%d", os.Getpid(), time.Now().UnixNano()),
-		syncer:     newSyncer(log),
-		tasks:      map[string]*task{}, aside: map[string]string{}, ports: map[binding]string{}, stores: map[string]storage.Driver{}}
+		syncer:     newSyncer(log), lane: make(lane, sweepers),
+		tasks: map[string]*task{}, left: map[string]*task{}, aside: map[string]string{}, ports: map[binding]string{},
+		stores: map[string]storage.Driver{}}
 	if cfg.NFS.Export != nil {
 		d.exporter = nfsroot.NewExporter(cfg.NFS.Export.config())
 	}
@@ -259,11 +262,11 @@ func (d *Daemon) Run(ctx context.Context) error {
 	return errors.Join(err, d.rulesets.Reconcile(d.rulesetHolders()), d.nfs.Close())
 }
 
-// holders are the tasks that may have something of the host.
+// holders are the keys of tasks that may have something of the host.
 func (d *Daemon) holders() []string {
 	var out []string
-	for _, t := range d.list() {
-		out = append(out, t.id())
+	for _, t := range d.all() {
+		out = append(out, t.key())
 	}
 	return out
 }

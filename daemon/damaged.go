@@ -64,7 +64,7 @@ func (d *Daemon) checkDamages(c *checks) {
 	for _, path := range slices.Sorted(maps.Keys(all)) {
 		fix := "remove it after a look; docs/recovery.md tells how to bring one back that was mended"
 		if filepath.Dir(path) == d.path("tasks") && !aside.Is(filepath.Base(path)) {
-			fix = "remove it after a look at its journal; until then no task can have its id"
+			fix = "remove it after a look at its journal"
 		}
 		c.bad("recovery", path+": "+strings.TrimPrefix(all[path], path+": "), fix)
 	}
@@ -79,7 +79,7 @@ func (d *Daemon) checkStrays(ctx context.Context, c *checks) {
 			c.bad("recovery", fmt.Sprintf("storage %s: %v", s.Name(), err), "")
 		}
 		for _, id := range roots {
-			if _, err := d.find(id); err != nil {
+			if _, known := d.holder(id); !known {
 				c.warn("recovery", fmt.Sprintf("storage %s has a root %q of no task", s.Name(), id),
 					"the next daemon removes it, or its log tells why not: service freejail restart")
 			}

@@ -118,7 +118,7 @@ func (d *Daemon) watchDisk(t *task) {
 	if err != nil || !measured || i.Spec.Limits.DiskBytes == 0 {
 		return
 	}
-	meter, err := m.Meter(t.id())
+	meter, err := m.Meter(t.key())
 	if err != nil {
 		d.event(t.id(), "limits", "its disk limit is not enforced: "+err.Error())
 		return

@@ -49,6 +49,7 @@ func (d *Daemon) doctor(ctx context.Context) []client.Check {
 	}
 	d.checkDamages(&c)
 	d.checkStrays(ctx, &c)
+	d.checkLeft(&c)
 	d.checkConsul(ctx, &c)
 	d.checkNFS(ctx, &c)
 	return append(c, HostChecks(d.cfg)...)

@@ -52,13 +52,22 @@ func (l *eventLog) since(after uint64) ([]client.Event, <-chan struct{}) {
 // event tells something about a task to whoever follows it, and to the log. It
 // is one line, whatever others have written in it.
 func (d *Daemon) event(taskID, kind, message string) {
-	message = printable.Flat(message)
 	var labels map[string]string
 	d.mu.Lock()
 	if t, ok := d.tasks[taskID]; ok {
 		labels = t.info.Spec.Labels
 	}
 	d.mu.Unlock()
+	d.addEvent(taskID, kind, message, labels)
+}
+
+// tell is event for a task whose id may be another one's by now.
+func (d *Daemon) tell(t *task, kind, message string) {
+	d.addEvent(t.id(), kind, message, t.info.Spec.Labels)
+}
+
+func (d *Daemon) addEvent(taskID, kind, message string, labels map[string]string) {
+	message = printable.Flat(message)
 	d.log.Info(message, "task", taskID, "kind", kind)
 	d.events.add(client.Event{Task: taskID, Kind: kind, Message: message, Labels: labels})
 }

@@ -59,6 +59,9 @@ const maxJournal = 64 << 20
 // remove removes the task's directory and closes the journal. After an error it
 // can be called again.
 func (j *journal) remove() error {
+	if j == nil {
+		return nil
+	}
 	if err := remove.Tree(j.dir); err != nil {
 		return fmt.Errorf("directory of the task: %w", err)
 	}
@@ -87,6 +90,9 @@ type undo struct {
 }
 
 func (j *journal) write(r record) error {
+	if j == nil { // of a stray: the next daemon finds it as this one did
+		return nil
+	}
 	b, err := json.Marshal(r)
 	if err != nil {
 		return err

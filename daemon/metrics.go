@@ -57,10 +57,14 @@ func (d *Daemon) handleMetrics(w http.ResponseWriter, _ *http.Request) {
 	d.metrics.write(w)
 	_, perr := d.policy.get()
 	gauge(w, "freejail_policy_faulty", "1 while the policy's file has a mistake and an older policy is in force.", flag(perr != nil))
-	states := map[client.State]int{client.Starting: 0, client.Running: 0, client.Stopping: 0, client.Exited: 0}
-	for _, t := range d.list() {
-		states[t.state()]++
+	states := map[client.State]int{client.Starting: 0, client.Running: 0, client.Stopping: 0, client.Exited: 0, client.Left: 0}
+	stuck := 0
+	for _, t := range d.all() {
+		i := d.describeTask(t)
+		states[i.State]++
+		stuck += int(flag(t.troubled() != ""))
 	}
+	gauge(w, "freejail_leftovers", "Ended tasks of which something could not be removed yet.", stuck)
 	fmt.Fprintf(w, "# HELP freejail_tasks Tasks that the daemon knows.\n# TYPE freejail_tasks gauge\n")
 	for _, s := range slices.Sorted(maps.Keys(states)) {
 		fmt.Fprintf(w, "freejail_tasks{state=%q} %d\n", s, states[s])

@@ -40,15 +40,17 @@ func (d *Daemon) nfsTold(holders []string, h nfsroot.Health) {
 	if h.OK() {
 		kind = "healthy"
 	}
-	for _, id := range holders {
-		d.event(id, kind, h.Text)
+	for _, key := range holders {
+		if t, ok := d.holder(key); ok && t.state() != client.Exited {
+			d.tell(t, kind, h.Text)
+		}
 	}
 }
 
 // withHealth tells what is wrong with a task's root, if anything is known.
 func (d *Daemon) withHealth(i client.Task) client.Task {
 	if i.Storage == nfsStorage && i.State != client.Exited {
-		if h, has := d.nfs.Of(i.Spec.ID); has && !h.OK() {
+		if h, has := d.nfs.Of(keyOf(i)); has && !h.OK() {
 			i.Unhealthy = h.Text
 		}
 	}
@@ -58,7 +60,7 @@ func (d *Daemon) withHealth(i client.Task) client.Task {
 // unread tells why a task over NFS may have got SIGBUS: that is how the kernel
 // ends a program of which it cannot read a page.
 func (d *Daemon) unread(t *task) string {
-	h, has := d.nfs.Of(t.id())
+	h, has := d.nfs.Of(t.key())
 	switch {
 	case has && !h.OK():
 		return h.Text
@@ -190,7 +192,7 @@ func (d *Daemon) mountRemote(ctx context.Context, t *task, src *nfsroot.Source) 
 		return "", err
 	}
 	err = t.step(ctx, undo{Op: "nfs"}, func() error {
-		lower, err = d.nfs.Acquire(ctx, src, t.id())
+		lower, err = d.nfs.Acquire(ctx, src, t.key())
 		return err
 	})
 	if errors.Is(err, nfsroot.ErrAway) {
@@ -207,7 +209,7 @@ func (d *Daemon) imageOf(i client.Task) (*image.Image, error) {
 	if i.Storage != nfsStorage {
 		return d.images.Get(i.Digest)
 	}
-	dir := d.path("tasks", i.Spec.ID)
+	dir := d.path("tasks", keyOf(i))
 	manifest, err := os.ReadFile(filepath.Join(dir, taskManifest))
 	if errors.Is(err, fs.ErrNotExist) {
 		return d.images.Get(i.Digest)
@@ -253,7 +255,7 @@ func (d *Daemon) startBounded(ctx context.Context, job *work, t *task) error {
 	}
 	cancel() // a program that does not begin is killed
 	// Without other tasks there the kernel need not wait any longer.
-	if err := d.nfs.Abandon(t.id()); err != nil {
+	if err := d.nfs.Abandon(t.key()); err != nil {
 		why = errors.Join(why, err)
 	}
 	select {
@@ -282,9 +284,7 @@ func (d *Daemon) abandonLater(t *task, s *stuckStart) {
 	}
 	go func() {
 		<-s.done
-		if err := d.abandon(t); err != nil {
-			d.log.Error("a start that was given up is not undone", "task", t.id(), "error", err)
-		}
+		d.abandon(t)
 	}()
 }
 
@@ -302,7 +302,7 @@ func (d *Daemon) startExecBounded(ctx context.Context, t *task, spec client.Exec
 		return client.Errorf(client.CodeUnavailable, "task %s: %s", t.id(), text)
 	}
 	slow := away(fmt.Sprintf("the program did not begin within %s: the server of its root is slow or away", o.Timeout))
-	if h, has := d.nfs.Of(t.id()); has && !h.OK() {
+	if h, has := d.nfs.Of(t.key()); has && !h.OK() {
 		return nil, away(h.Text)
 	}
 	type result struct {
@@ -346,9 +346,9 @@ func (d *Daemon) tendNFS() {
 		if s.Health.OK() || time.Since(s.Health.Since) < lost {
 			continue
 		}
-		for _, id := range s.Holders {
-			if t, err := d.find(id); err == nil && t.state() == client.Running {
-				d.event(id, "lost", fmt.Sprintf("killed: %s for %s (nfs { lost })", s.Health.Text, lost))
+		for _, key := range s.Holders {
+			if t, ok := d.holder(key); ok && t.state() == client.Running {
+				d.tell(t, "lost", fmt.Sprintf("killed: %s for %s (nfs { lost })", s.Health.Text, lost))
 				go d.killLost(t)
 			}
 		}

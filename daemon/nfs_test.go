@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/nfsroot"
@@ -138,23 +137,4 @@ func TestNFSTrustsNobody(t *testing.T) {
 		}
 	}
 	nothingLeft(t, dir)
-}
-
-// A mount that hangs when a task ends keeps nobody but itself.
-func TestUnwindIsBounded(t *testing.T) {
-	d := &Daemon{}
-	tk := &task{done: make(chan struct{})}
-	tk.info.Storage = nfsStorage
-	tk.sweep.Lock() // a walk that the kernel holds
-	defer tk.sweep.Unlock()
-	done := make(chan error, 1)
-	go func() { done <- d.unwind(t.Context(), tk) }()
-	select {
-	case err := <-done:
-		if err == nil {
-			t.Error("a walk beside another one")
-		}
-	case <-time.After(time.Minute):
-		t.Fatal("it waits for the walk before")
-	}
 }

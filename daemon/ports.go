@@ -53,7 +53,7 @@ func (b binding) String() string {
 func (d *Daemon) claimPorts(t *task) error {
 	for _, p := range t.info.Ports {
 		b := bindingOf(p)
-		if other, taken := d.claim(b, t.id()); taken != (binding{}) {
+		if other, taken := d.claim(b, t.key()); taken != (binding{}) {
 			return client.Errorf(client.CodeConflict, "port %s: %s is taken on this host by task %s, with %s", p.Name, b, other, taken)
 		}
 		if err := probePort(p); err != nil {
@@ -64,7 +64,7 @@ func (d *Daemon) claimPorts(t *task) error {
 }
 
 // claim returns who has what meets a binding, if it is not free.
-func (d *Daemon) claim(b binding, id string) (other string, taken binding) {
+func (d *Daemon) claim(b binding, key string) (other string, taken binding) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for o, who := range d.ports {
@@ -72,7 +72,7 @@ func (d *Daemon) claim(b binding, id string) (other string, taken binding) {
 			return who, o
 		}
 	}
-	d.ports[b] = id
+	d.ports[b] = key
 	return "", binding{}
 }
 
@@ -95,5 +95,5 @@ func probePort(p client.Port) error {
 func (d *Daemon) releasePorts(t *task) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	maps.DeleteFunc(d.ports, func(_ binding, id string) bool { return id == t.id() })
+	maps.DeleteFunc(d.ports, func(_ binding, key string) bool { return key == t.key() })
 }

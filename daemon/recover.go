@@ -33,10 +33,10 @@ func (d *Daemon) recoverAll(ctx context.Context) error {
 		if err != nil {
 			d.setAside(e.Name(), err)
 		} else if t != nil {
-			d.tasks[t.id()] = t
+			d.add(t)
 		}
 	}
-	for _, t := range d.list() {
+	for _, t := range d.all() {
 		d.recoverTask(ctx, t, alive)
 	}
 	if err := d.sweepStrays(ctx, alive); err != nil {
@@ -49,7 +49,7 @@ func (d *Daemon) recoverAll(ctx context.Context) error {
 // readTask reads a task's directory. That of a start which got no further is
 // removed.
 func readTask(dir string, e fs.DirEntry) (*task, error) {
-	if !e.IsDir() || !validID.MatchString(e.Name()) {
+	if !e.IsDir() || !validKey.MatchString(e.Name()) {
 		return nil, fmt.Errorf("it is no directory that has a task's id for its name")
 	}
 	j, err := openJournal(dir)
@@ -63,15 +63,34 @@ func readTask(dir string, e fs.DirEntry) (*task, error) {
 	if t == nil {
 		return nil, j.remove()
 	}
-	if t.id() != e.Name() {
-		return nil, errors.Join(fmt.Errorf("its journal is of task %q", t.id()), j.file.Close())
+	if t.key() != e.Name() {
+		return nil, errors.Join(fmt.Errorf("its journal is of task %q", t.key()), j.file.Close())
 	}
 	return t, nil
 }
 
+// add takes up a task that a journal tells of. Of two with the same id, as a crash
+// of the host can leave them, the older one was to be forgotten.
+func (d *Daemon) add(t *task) {
+	if old := d.tasks[t.id()]; old != nil && !t.gone() {
+		if old.info.CreatedAt.After(t.info.CreatedAt) {
+			t, old = old, t
+		}
+		old.destroyed, old.info.State = true, client.Exited
+		d.left[old.key()] = old
+	}
+	if t.gone() {
+		d.left[t.key()] = t
+	} else {
+		d.tasks[t.id()] = t
+	}
+}
+
+// gone tells that a task has ended and is forgotten.
+func (t *task) gone() bool { return t.destroyed && t.info.State == client.Exited }
+
 // setAside leaves a directory that cannot be recovered to the operator, and the
-// other tasks to run on. As long as it is there no task gets its id; its jail and
-// root are strays.
+// other tasks to run on. Its jail and root are strays.
 func (d *Daemon) setAside(id string, err error) {
 	d.noteDamage(d.path("tasks", id), err.Error())
 	d.log.Error("a task cannot be recovered and is set aside", "task", id, "error", err)
@@ -83,11 +102,12 @@ func (d *Daemon) recoverTask(ctx context.Context, t *task, alive []jail.Info) {
 		d.reopenOutputs(t)
 	}
 	switch i := t.info; {
+	case t.gone():
+		t.isOver()
+		d.sweepUp(t)
 	case t.destroyed || i.State == client.Starting:
 		d.log.Warn("a start was cut off; undoing it", "task", t.id())
-		if err := d.abandon(t); err != nil {
-			d.log.Error("recovery", "task", t.id(), "error", err)
-		}
+		d.abandon(t)
 		why := "the daemon ended"
 		if d.otherBoot(t) {
 			why = hostRestarted
@@ -95,6 +115,9 @@ func (d *Daemon) recoverTask(ctx context.Context, t *task, alive []jail.Info) {
 		d.event(t.id(), "failed", why+" during the start, which was undone")
 	case i.State == client.Exited:
 		t.isOver()
+		if len(t.undos) > 0 {
+			d.sweepUp(t)
+		}
 	case d.otherBoot(t):
 		d.finish(t, *cmp.Or(i.Exit, &client.Exit{Host: true, Message: hostRestarted}))
 	case i.Exit != nil && (i.Spec.Wait != "all" || !hasJail(alive, i.Jail)):
@@ -125,7 +148,7 @@ func (d *Daemon) adopt(t *task, alive []jail.Info) {
 	}
 	d.mu.Lock()
 	for _, p := range t.info.Ports {
-		d.ports[bindingOf(p)] = t.id()
+		d.ports[bindingOf(p)] = t.key()
 	}
 	d.mu.Unlock()
 	if t.info.State == client.Running {
@@ -143,24 +166,15 @@ func hasJail(alive []jail.Info, name string) bool {
 	return slices.ContainsFunc(alive, func(j jail.Info) bool { return j.Name == name })
 }
 
-// sweepStrays removes jails and roots of ours that no journal tells of. They are
-// of tasks whose journals were not on the disk yet when the host crashed.
+// sweepStrays has jails and roots of ours removed that no journal tells of. They
+// are of tasks whose journals were not on the disk yet when the host crashed.
 func (d *Daemon) sweepStrays(ctx context.Context, alive []jail.Info) error {
+	known := map[string]bool{}
+	for _, t := range d.all() {
+		known[t.key()], known[t.info.Jail] = true, true
+	}
+	strays := map[string][]undo{}
 	var errs []error
-	strays := map[string]bool{}
-	notes, err := d.jails.Notes()
-	errs = append(errs, err)
-	for _, j := range alive {
-		if strings.HasPrefix(j.Root, d.cfg.StateDir+"/") {
-			notes = append(notes, j.Name)
-		}
-	}
-	for _, name := range notes {
-		if id := strings.TrimPrefix(name, jailPrefix); d.isStray(id) {
-			strays[id] = true
-			errs = append(errs, d.removeJail(ctx, name))
-		}
-	}
 	for _, kind := range storage.Kinds() {
 		s, err := d.storage(kind)
 		if err != nil {
@@ -168,20 +182,30 @@ func (d *Daemon) sweepStrays(ctx context.Context, alive []jail.Info) error {
 		}
 		roots, err := s.Tasks(ctx)
 		errs = append(errs, err)
-		for _, id := range roots {
-			if d.isStray(id) {
-				strays[id] = true
-				errs = append(errs, s.Remove(ctx, id))
+		for _, key := range roots {
+			if !known[key] {
+				strays[key] = append(strays[key], undo{Op: "root", Arg: s.Name()})
 			}
 		}
 	}
+	notes, err := d.jails.Notes()
+	errs = append(errs, err)
+	for _, j := range alive {
+		if strings.HasPrefix(j.Root, d.cfg.StateDir+"/") {
+			notes = append(notes, j.Name)
+		}
+	}
+	for _, name := range notes { // undone first
+		if !known[name] {
+			key := keyOfJail(name)
+			strays[key] = append(strays[key], undo{Op: "jail", Arg: name})
+		}
+	}
 	d.tellStrays(slices.Sorted(maps.Keys(strays)))
+	for key, undos := range strays {
+		d.stray(key, undos...)
+	}
 	return errors.Join(errs...)
-}
-
-func (d *Daemon) isStray(id string) bool {
-	_, known := d.tasks[id]
-	return !known
 }
 
 func (d *Daemon) tellStrays(ids []string) {

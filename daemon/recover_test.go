@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/internal/mount"
@@ -51,7 +52,7 @@ func exited(t *testing.T, id string) string {
 }
 
 // One task or leftover that cannot be recovered does not keep the daemon from
-// the others. It is named, and its id stays taken.
+// the others. It is named, and its id is free.
 func TestWhatCannotBeRecovered(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("mounting needs root")
@@ -82,14 +83,17 @@ func TestWhatCannotBeRecovered(t *testing.T) {
 		if !told {
 			t.Errorf("%s is not named: %+v", id, report)
 		}
-		_, err := c.Start(t.Context(), client.TaskSpec{ID: id, Owner: "cli", Image: archive(t, greeting), Parameters: map[string]string{"GREETING": "x"}})
-		if err == nil || !strings.Contains(err.Error(), id) {
-			t.Errorf("a task began with the id %s: %v", id, err)
+		if i := startOne(t, c, id, archive(t, greeting)); i.Key == id {
+			t.Errorf("a task got the directory of %s", id)
+		}
+		if err := c.Destroy(t.Context(), id, true); err != nil {
+			t.Error(err)
 		}
 	}
 }
 
-// A record that cannot be removed stays known, whoever asks, until it can.
+// A record that cannot be removed stays known until it can, and keeps its id from
+// no task.
 func TestARecordThatStays(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("mounting needs root")
@@ -99,19 +103,27 @@ func TestARecordThatStays(t *testing.T) {
 	journalOf(t, task, exited(t, "t1"))
 	unblock := block(t, task)
 	c, _ := daemonAt(t, dir, "")
-	for range 2 {
-		if err := c.Destroy(t.Context(), "t1", false); err == nil {
-			t.Error("what is still there is said to be removed")
-		}
-		if _, err := c.Task(t.Context(), "t1"); err != nil {
-			t.Errorf("the daemon forgot what is still there: %v", err)
-		}
+	if err := c.Destroy(t.Context(), "t1", false); err != nil {
+		t.Error(err)
+	}
+	if left := leftovers(t, c); !strings.Contains(left["t1"], "mounted") {
+		t.Errorf("the daemon forgot what is still there: %v", left)
+	}
+	if err := c.Destroy(t.Context(), "t1", false); err == nil || !strings.Contains(err.Error(), "mounted") {
+		t.Errorf("what is left is destroyed again: %v", err)
+	}
+	if i := startOne(t, c, "t1", archive(t, greeting)); i.Key != "t1.2" {
+		t.Errorf("the next task has the key %s", i.Key)
+	}
+	if err := c.Destroy(t.Context(), "t1", true); err != nil {
+		t.Error(err)
 	}
 	unblock()
-	if err := c.Destroy(t.Context(), "t1", false); err != nil && !client.IsNotFound(err) {
-		t.Error(err) // the janitor may have been faster
+	for len(leftovers(t, c)) > 0 {
+		time.Sleep(10 * time.Millisecond)
 	}
 	if _, err := os.Stat(task); !os.IsNotExist(err) {
 		t.Errorf("its directory is still there: %v", err)
 	}
+	nothingLeft(t, dir)
 }

@@ -15,10 +15,10 @@ import (
 // rulesetHolders are the rulesets of the tasks, as their journals have them.
 func (d *Daemon) rulesetHolders() map[string]uint16 {
 	out := map[string]uint16{}
-	for _, t := range d.list() {
+	for _, t := range d.all() {
 		t.mu.Lock()
 		if t.began("ruleset") {
-			out[t.id()] = uint16(t.info.Ruleset)
+			out[t.key()] = uint16(t.info.Ruleset)
 		}
 		t.mu.Unlock()
 	}

@@ -236,10 +236,22 @@ func (d *Daemon) handleStart(w http.ResponseWriter, r *http.Request) {
 
 func (d *Daemon) taskInfos() []client.Task {
 	out := []client.Task{}
-	for _, t := range d.list() {
-		out = append(out, d.withHealth(d.withServices(t.snapshot())))
+	for _, t := range d.all() {
+		out = append(out, d.describeTask(t))
 	}
 	return out
+}
+
+// describeTask is what clients are told of a task.
+func (d *Daemon) describeTask(t *task) client.Task {
+	i := d.withHealth(d.withServices(t.snapshot()))
+	i.Key, i.Left = t.key(), t.remains()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.left[t.key()] == t {
+		i.State = client.Left
+	}
+	return i
 }
 
 func (d *Daemon) handleTask(r *http.Request) (any, error) {
@@ -247,7 +259,7 @@ func (d *Daemon) handleTask(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return d.withHealth(d.withServices(t.snapshot())), nil
+	return d.describeTask(t), nil
 }
 
 func (d *Daemon) handleWait(r *http.Request) (any, error) {

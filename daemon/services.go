@@ -33,13 +33,16 @@ func (d *Daemon) announce(t *task) {
 		return
 	}
 	if s := d.services(t.snapshot()); len(s) > 0 {
-		d.catalog.Set(t.id(), s)
+		d.catalog.Set(catalogKey(t.info), s)
 	}
 }
 
+// catalogKey has no dot, as ids of services are made with one.
+func catalogKey(i client.Task) string { return strings.TrimPrefix(i.Jail, jailPrefix) }
+
 func (d *Daemon) deregister(ctx context.Context, t *task) {
 	if d.catalog != nil {
-		d.catalog.Remove(ctx, t.id())
+		d.catalog.Remove(ctx, catalogKey(t.info))
 	}
 }
 
@@ -175,7 +178,7 @@ func (d *Daemon) withServices(i client.Task) client.Task {
 		return i
 	}
 	for _, e := range d.catalog.Status() {
-		if e.Task == i.Spec.ID {
+		if e.Task == catalogKey(i) {
 			i.Services = append(i.Services, client.ServiceInfo{Name: e.Name, ID: e.ID, Registered: e.Registered, Error: e.Error})
 		}
 	}

@@ -65,7 +65,8 @@ func (d *Daemon) failed(ctx context.Context, t *task, err error) error {
 		d.abandonLater(t, stuck)
 		return why
 	}
-	return errors.Join(why, d.abandon(t))
+	d.abandon(t)
+	return why
 }
 
 func (d *Daemon) pullAndStart(ctx context.Context, job *work, t *task, auth *client.Auth) error {
@@ -88,17 +89,17 @@ func (d *Daemon) newTask(spec client.TaskSpec, cancel context.CancelCauseFunc) (
 		return nil, invalid("task id %q: want a letter, then at most 59 of A-Z a-z 0-9 _ -", spec.ID)
 	}
 	t := &task{done: make(chan struct{}), cancel: cancel, boot: d.boot}
-	t.info = client.Task{Spec: spec, State: client.Starting, Jail: jailPrefix + spec.ID, CreatedAt: time.Now()}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if _, taken := d.tasks[spec.ID]; taken {
 		return nil, client.Errorf(client.CodeConflict, "there is a task %q already; destroy it first, or choose another id", spec.ID)
 	}
-	dir := d.path("tasks", spec.ID)
-	if err := os.Mkdir(dir, 0o700); err != nil {
+	key, err := d.newKey(spec.ID)
+	if err != nil {
 		return nil, fmt.Errorf("state directory: %w", err)
 	}
-	var err error
+	dir := d.path("tasks", key)
+	t.info = client.Task{Spec: spec, Key: key, State: client.Starting, Jail: jailOf(key), CreatedAt: time.Now()}
 	if t.journal, err = openJournal(dir); err != nil {
 		return nil, errors.Join(err, os.Remove(dir))
 	}
@@ -109,8 +110,24 @@ func (d *Daemon) newTask(spec client.TaskSpec, cancel context.CancelCauseFunc) (
 	return t, nil
 }
 
-// abandon takes back all that a failed start did.
-func (d *Daemon) abandon(t *task) error {
+// newKey makes the directory of a task whose id is free. The key is the id, unless
+// something of an earlier task with that id is left. The caller holds the lock.
+func (d *Daemon) newKey(id string) (string, error) {
+	for key, n := id, 2; ; n++ {
+		err := fs.ErrExist
+		if _, taken := d.left[key]; !taken {
+			err = os.Mkdir(d.path("tasks", key), 0o700)
+		}
+		if !errors.Is(err, fs.ErrExist) {
+			return key, err
+		}
+		key = fmt.Sprintf("%s.%d", id, n)
+	}
+}
+
+// abandon takes back all that a failed start did. What cannot be taken back now
+// is left, and its id free.
+func (d *Daemon) abandon(t *task) {
 	defer t.isOver()
 	t.mu.Lock()
 	t.destroyed, t.cancel = true, nil
@@ -119,11 +136,11 @@ func (d *Daemon) abandon(t *task) error {
 		t.info.Exit = &client.Exit{Message: "its start failed", At: time.Now()}
 	}
 	t.mu.Unlock()
-	if err := errors.Join(t.journal.write(record{Destroyed: true}), d.unwind(context.Background(), t)); err != nil {
-		d.log.Error("a failed start is not wholly undone yet; trying again", "error", err)
-		return nil
+	if err := t.journal.write(record{Destroyed: true}); err != nil {
+		d.log.Error("that a start failed is not journalled", "task", t.id(), "error", err)
 	}
-	return d.forget(t)
+	d.sweepUp(t).await(context.Background(), sweepTime)
+	d.letGo(t)
 }
 
 // run is the life of a task up to its running process; see the design. found is
@@ -207,7 +224,7 @@ func (d *Daemon) acquireRuleset(ctx context.Context, t *task, p *plan) ([]devfs.
 		return nil, err
 	}
 	err = t.step(ctx, undo{Op: "ruleset"}, func() error {
-		id, err := d.rulesets.Acquire(rules, t.id())
+		id, err := d.rulesets.Acquire(rules, t.key())
 		if err != nil {
 			return err
 		}
@@ -238,7 +255,7 @@ func (d *Daemon) makeRoot(ctx context.Context, t *task, p *plan, store storage.D
 		}
 	}
 	return t.step(ctx, undo{Op: "root", Arg: store.Name()}, func() error {
-		root, err := store.Create(ctx, chain, t.id(), opts)
+		root, err := store.Create(ctx, chain, t.key(), opts)
 		t.set(func(i *client.Task) { i.Root, i.Storage = root, store.Name() })
 		return err
 	})

@@ -18,15 +18,15 @@ import (
 // undoOps are the steps of a start taken back, by the journal's names.
 func (d *Daemon) undoOps() map[string]func(context.Context, *task, string) error {
 	return map[string]func(context.Context, *task, string) error{
-		"ruleset": func(_ context.Context, t *task, _ string) error { d.rulesets.Release(t.id()); return nil },
+		"ruleset": func(_ context.Context, t *task, _ string) error { d.rulesets.Release(t.key()); return nil },
 		"root": func(ctx context.Context, t *task, kind string) error {
 			s, err := d.storage(kind)
 			if err != nil {
 				return err
 			}
-			return s.Remove(ctx, t.id())
+			return s.Remove(ctx, t.key())
 		},
-		"nfs": func(_ context.Context, t *task, _ string) error { return d.nfs.Release(t.id()) },
+		"nfs": func(_ context.Context, t *task, _ string) error { return d.nfs.Release(t.key()) },
 		"mounts": func(_ context.Context, t *task, root string) error {
 			if t.overNFS() {
 				return mount.ForceBelow(root, t.filesDir())
@@ -74,9 +74,9 @@ func (d *Daemon) ended(t *task, e client.Exit) {
 	d.finish(t, e)
 }
 
-// finish records how a task ended and takes all it had from the host. The
-// record is written first: a crash in between loses no exit code. Only the first
-// end counts.
+// finish records how a task ended, tells it when no process of it is left, and has
+// all it had taken from the host. The record is written first: a crash in between
+// loses no exit code. Only the first end counts.
 func (d *Daemon) finish(t *task, e client.Exit) {
 	t.mu.Lock()
 	already := t.finished
@@ -97,8 +97,9 @@ func (d *Daemon) finish(t *task, e client.Exit) {
 	}
 	d.syncer.add(t.journal)
 	fault("exit", "journalled")
-	if err := d.unwind(context.Background(), t); err != nil {
-		d.event(t.id(), "cleanup", "not wholly swept up yet, trying again: "+err.Error())
+	select {
+	case <-d.sweepUp(t).emptied:
+	case <-time.After(awayTime): // what does not die keeps its end from nobody
 	}
 	d.endOutputs(t)
 	d.releasePorts(t)
@@ -193,14 +194,15 @@ func (d *Daemon) kill(ctx context.Context, t *task) (*client.Exit, error) {
 		}
 		// A process that waits for a server which is away dies of this.
 		if t.overNFS() {
-			if err := d.nfs.Leave(t.id()); err != nil {
+			if err := d.nfs.Leave(t.key()); err != nil {
 				d.log.Warn("nfs", "task", t.id(), "error", err)
 			}
 		}
 	}
-	var soon, late <-chan time.Time
+	var soon <-chan time.Time
+	late := time.After(sweepTime)
 	if t.overNFS() {
-		soon = time.After(awayTime)
+		soon, late = time.After(awayTime), nil
 	}
 	for {
 		select {
@@ -209,18 +211,27 @@ func (d *Daemon) kill(ctx context.Context, t *task) (*client.Exit, error) {
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case <-soon: // whatever is known of the server: nothing else keeps what is killed
-			if err := d.nfs.Abandon(t.id()); err != nil {
+			if err := d.nfs.Abandon(t.key()); err != nil {
 				d.log.Warn("nfs", "task", t.id(), "error", err)
 			}
 			late = time.After(sweepTime)
-			if h, has := d.nfs.Of(t.id()); has && !h.OK() {
+			if h, has := d.nfs.Of(t.key()); has && !h.OK() {
 				late = time.After(awayTime)
 			}
-		case <-late: // the janitor sweeps up when the kernel lets go of it
-			d.finish(t, client.Exit{Code: 128 + int(syscall.SIGKILL), Signal: int(syscall.SIGKILL), Known: true,
-				Message: "its jail stays until the kernel no longer has it wait for the server of its root"})
+		case <-late: // it is swept up when the kernel lets go of it
+			d.finish(t, undying(t))
 		}
 	}
+}
+
+// undying is the end of a task whose processes do not die of SIGKILL.
+func undying(t *task) client.Exit {
+	what := "what its processes wait for: a disk, or a server that is away"
+	if t.overNFS() {
+		what = "the server of its root"
+	}
+	return client.Exit{Code: 128 + int(syscall.SIGKILL), Signal: int(syscall.SIGKILL), Known: true,
+		Message: "its jail stays until the kernel no longer waits for " + what}
 }
 
 func stopSignal(name string, info client.Task) (syscall.Signal, error) {
@@ -271,18 +282,17 @@ func (d *Daemon) Destroy(ctx context.Context, id string, force bool) error {
 	t.mu.Lock()
 	already := t.destroyed
 	t.destroyed = true
-	left := len(t.undos)
 	t.mu.Unlock()
 	if already { // by whom it is being undone
-		if _, err := t.over(ctx); err != nil || left > 0 {
-			return err
-		}
-		return d.forget(t)
+		_, err := t.over(ctx)
+		return err
 	}
-	if left > 0 { // the janitor forgets it when it is swept up
-		return t.journal.write(record{Destroyed: true})
+	if err := t.journal.write(record{Destroyed: true}); err != nil {
+		return err
 	}
-	return d.forget(t)
+	d.sweepUp(t).await(ctx, awayTime) // mostly nothing is left, and this soon over
+	d.letGo(t)
+	return nil
 }
 
 // forget removes the record of a task that has nothing left on the host. Its id
@@ -299,15 +309,20 @@ func (d *Daemon) forget(t *task) error {
 	if err := t.journal.remove(); err != nil {
 		return err
 	}
-	t.forgotten = true
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	delete(d.tasks, t.id())
+	t.forgotten = true
+	if d.tasks[t.id()] == t {
+		delete(d.tasks, t.id())
+	}
+	if d.left[t.key()] == t {
+		delete(d.left, t.key())
+	}
 	return nil
 }
 
-// janitor repeats what could not be undone, follows jails that vanish behind
-// our back, and keeps logs within their size.
+// janitor has what could not be undone tried again, follows jails that vanish
+// behind our back, and keeps logs within their size. It waits for nobody.
 func (d *Daemon) janitor(ctx context.Context) {
 	tick := time.NewTicker(2 * time.Second)
 	defer tick.Stop()
@@ -316,32 +331,29 @@ func (d *Daemon) janitor(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case name := <-d.jails.Removed():
-			d.event(strings.TrimPrefix(name, jailPrefix), "removed", "the jail was removed by someone else")
+			d.tellRemoved(name)
 		case <-tick.C:
-			for _, t := range d.list() {
-				d.tend(ctx, t)
+			for _, t := range d.all() {
+				d.tend(t)
 			}
 			d.tendNFS()
 		}
 	}
 }
 
-func (d *Daemon) tend(ctx context.Context, t *task) {
+func (d *Daemon) tend(t *task) {
 	if err := d.trimLogs(t); err != nil {
 		d.log.Warn("log", "task", t.id(), "error", err)
 	}
-	t.mu.Lock()
-	over, left, destroyed := t.info.State == client.Exited, len(t.undos), t.destroyed
-	t.mu.Unlock()
-	if !over || left == 0 && !destroyed {
-		return
+	if t.due(time.Now()) {
+		d.sweepUp(t)
 	}
-	err := d.unwind(ctx, t)
-	if err == nil && destroyed {
-		err = d.forget(t)
-	}
-	if err != nil && err.Error() != t.trouble {
-		t.trouble = err.Error()
-		d.log.Warn("still not swept up", "task", t.id(), "error", err)
+}
+
+func (d *Daemon) tellRemoved(name string) {
+	for _, t := range d.all() {
+		if t.snapshot().Jail == name {
+			d.tell(t, "removed", "the jail was removed by someone else")
+		}
 	}
 }

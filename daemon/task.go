@@ -1,13 +1,13 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
-	"errors"
-	"fmt"
+	"maps"
 	"regexp"
 	"slices"
+	"strings"
 	"sync"
-	"time"
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/image"
@@ -28,10 +28,9 @@ type task struct {
 	forgotten  bool // by forgetting
 	destroyed  bool
 	finished   bool          // its end is being recorded, or is
-	done       chan struct{} // closed when exited and swept up, as far as the kernel lets us
+	done       chan struct{} // closed when its end is told
 	once       sync.Once     // for done
-	sweep      sync.Mutex    // one walk down the undo stack at a time
-	trouble    string        // the janitor's last with it
+	sweeping   sweeping
 	outputs    map[string]*output
 }
 
@@ -42,6 +41,22 @@ var validID = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]{0,59}$`)
 const jailPrefix = "fj-"
 
 func (t *task) id() string { return t.info.Spec.ID }
+
+// validKey is an id, or one and a number.
+var validKey = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]{0,59}(\.[1-9][0-9]{0,8})?$`)
+
+// key names what the task has on this host, and does not change.
+func (t *task) key() string { return keyOf(t.info) }
+
+// keyOf is the id in journals of older daemons.
+func keyOf(i client.Task) string { return cmp.Or(i.Key, i.Spec.ID) }
+
+// jailOf is the name of a key's jail: a dot would make it another jail's child.
+func jailOf(key string) string { return jailPrefix + strings.Replace(key, ".", "+", 1) }
+
+func keyOfJail(name string) string {
+	return strings.Replace(strings.TrimPrefix(name, jailPrefix), "+", ".", 1)
+}
 
 // snapshot is a copy that stays as it is.
 func (t *task) snapshot() client.Task {
@@ -139,46 +154,6 @@ func (t *task) step(ctx context.Context, u undo, do func() error) error {
 	return nil
 }
 
-// unwind walks the undo stack down. A step that cannot be undone now stays on
-// it, with all below it, for the janitor.
-func (d *Daemon) unwind(ctx context.Context, t *task) error {
-	if t.overNFS() {
-		return d.unwindBounded(ctx, t)
-	}
-	t.sweep.Lock()
-	defer t.sweep.Unlock()
-	return d.walkDown(ctx, t)
-}
-
-// sweepTime is longer than a jail's processes are given to die.
-const sweepTime = 25 * time.Second
-
-// awayTime is for a walk that is known to need a server which is away.
-const awayTime = 5 * time.Second
-
-// unwindBounded leaves a walk that the kernel holds to itself: it waits for a
-// server, as nobody else may.
-func (d *Daemon) unwindBounded(ctx context.Context, t *task) error {
-	if !t.sweep.TryLock() {
-		return fmt.Errorf("task %s: an unmount before still waits for the server of its root", t.id())
-	}
-	done := make(chan error, 1)
-	go func() {
-		defer t.sweep.Unlock()
-		done <- errors.Join(d.nfs.Leave(t.id()), d.nfs.During(t.id(), func() error { return d.walkDown(context.WithoutCancel(ctx), t) }))
-	}()
-	limit := sweepTime
-	if h, has := d.nfs.Of(t.id()); has && !h.OK() { // it has been waited for already
-		limit = awayTime
-	}
-	select {
-	case err := <-done:
-		return err
-	case <-time.After(limit):
-		return fmt.Errorf("task %s: the kernel still waits for the server of its root", t.id())
-	}
-}
-
 // overNFS tells whether anything of a task may lie on a server.
 func (t *task) overNFS() bool {
 	t.mu.Lock()
@@ -191,39 +166,14 @@ func (t *task) began(op string) bool {
 	return slices.ContainsFunc(t.undos, func(u undo) bool { return u.Op == op })
 }
 
-func (d *Daemon) walkDown(ctx context.Context, t *task) error {
-	for {
-		t.mu.Lock()
-		n := len(t.undos)
-		if n == 0 {
-			t.mu.Unlock()
-			return nil
-		}
-		u := t.undos[n-1]
-		t.mu.Unlock()
-		op, ok := d.undoOps()[u.Op]
-		if !ok {
-			return fmt.Errorf("task %s: the journal names a step %q that this version does not know", t.id(), u.Op)
-		}
-		if err := op(ctx, t, u.Arg); err != nil {
-			return fmt.Errorf("task %s: undo %s %s: %w", t.id(), u.Op, u.Arg, err)
-		}
-		fault(u.Op, "undone")
-		t.mu.Lock()
-		t.undos = t.undos[:n-1]
-		t.mu.Unlock()
-		if err := t.journal.write(record{Undone: true}); err != nil {
-			return err
-		}
-		fault(u.Op, "forgotten")
-	}
-}
-
 func (d *Daemon) find(id string) (*task, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if t, ok := d.tasks[id]; ok {
 		return t, nil
+	}
+	if t, ok := d.left[id]; ok {
+		return nil, client.Errorf(client.CodeConflict, "of task %q there is only left what could not be removed yet: %s; it goes as soon as it can", id, t.remains())
 	}
 	return nil, client.Errorf(client.CodeNotFound, "there is no task %q on this host; see `freejail ps -a`", id)
 }
@@ -232,14 +182,21 @@ func (d *Daemon) find(id string) (*task, error) {
 func (d *Daemon) list() []*task {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	out := make([]*task, 0, len(d.tasks))
-	for _, t := range d.tasks {
-		out = append(out, t)
-	}
-	slices.SortFunc(out, func(a, b *task) int {
+	return inOrder(slices.Collect(maps.Values(d.tasks)))
+}
+
+// all are the tasks, and what is left of those that are forgotten.
+func (d *Daemon) all() []*task {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return inOrder(slices.AppendSeq(slices.Collect(maps.Values(d.tasks)), maps.Values(d.left)))
+}
+
+func inOrder(tasks []*task) []*task {
+	slices.SortFunc(tasks, func(a, b *task) int {
 		return a.info.CreatedAt.Compare(b.info.CreatedAt)
 	})
-	return out
+	return tasks
 }
 
 func invalid(format string, args ...any) error {

@@ -157,7 +157,7 @@ func cstring(s string) []byte { return append([]byte(s), 0) }
 var ownParams = []string{"jid", "name", "path", "persist", "nopersist", "parent", "host.hostname", "cpuset.id",
 	"desc", "lastjid", "dying", "errmsg"}
 
-var validName = regexp.MustCompile(`^` + namePrefix + `[A-Za-z][A-Za-z0-9_-]{0,99}$`)
+var validName = regexp.MustCompile(`^` + namePrefix + `[A-Za-z][A-Za-z0-9_+-]{0,99}$`)
 
 // check refuses what the kernel, rctl or a state file's name could take for
 // something else: dots make a name hierarchical, colons divide rctl's rules.
@@ -166,7 +166,7 @@ func (s Spec) check() error {
 		return &Error{Op: "create", Jail: s.Name, Err: fmt.Errorf(format, a...)}
 	}
 	if !validName.MatchString(s.Name) {
-		return fail("the name is not %sLETTER, then letters, digits, - and _", namePrefix)
+		return fail("the name is not %sLETTER, then letters, digits, -, _ and +", namePrefix)
 	}
 	if !filepath.IsAbs(s.Root) {
 		return fail("root %q is not an absolute path", s.Root)

@@ -142,11 +142,17 @@ const (
 	Running  State = "running"
 	Stopping State = "stopping"
 	Exited   State = "exited"
+	// Left is the state of what could not be removed yet of a task that is forgotten.
+	// Its ID may be another task's; its Key is not.
+	Left State = "left"
 )
 
 // Task is what the daemon knows of a task.
 type Task struct {
-	Spec      TaskSpec      `json:"spec"`
+	Spec TaskSpec `json:"spec"`
+	// Key names what the task has on this host: it is the ID, or where something of
+	// an earlier task with that ID was left, the ID, a dot and a number.
+	Key       string        `json:"key,omitempty"`
 	State     State         `json:"state"`
 	Jail      string        `json:"jail"`
 	JID       int           `json:"jid,omitempty"`
@@ -167,6 +173,8 @@ type Task struct {
 	Written int64 `json:"written,omitempty"`
 	// OverDisk tells, in words, that the daemon ends the task for what it wrote.
 	OverDisk string `json:"over_disk,omitempty"`
+	// Left tells, in words, what of a task that has ended is still on the host.
+	Left string `json:"left,omitempty"`
 }
 
 // Port is a port of the manifest with its place on the host.

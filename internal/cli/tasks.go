@@ -238,7 +238,7 @@ func (a *app) psCmd() *cobra.Command {
 		}
 		kept := []client.Task{}
 		for _, t := range tasks {
-			if all || t.State != client.Exited {
+			if all || t.State != client.Exited && t.State != client.Left {
 				kept = append(kept, t)
 			}
 		}
@@ -248,10 +248,23 @@ func (a *app) psCmd() *cobra.Command {
 				rows = append(rows, psRow(t, usage[t.Spec.ID]))
 			}
 			table(w, "TASK\tIMAGE\tSTATE\tPID\tJID\tPORTS\tRSS\tCPU\tCREATED", rows)
+			for _, t := range kept {
+				if t.Left != "" {
+					printable.Fprintf(w, "still on the host of %s: %s\n", rowID(t), t.Left)
+				}
+			}
 		})
 	}}
 	c.Flags().BoolVarP(&all, "all", "a", false, "ended tasks too")
 	return c
+}
+
+// rowID tells what is left of a task from another one with its id.
+func rowID(t client.Task) string {
+	if t.State == client.Left {
+		return t.Key
+	}
+	return t.Spec.ID
 }
 
 func psRow(t client.Task, u client.Usage) []string {
@@ -278,7 +291,7 @@ func psRow(t client.Task, u client.Usage) []string {
 		}
 		return s
 	}
-	return []string{t.Spec.ID, short(t.Digest), state, dash(strconv.Itoa(t.PID), t.PID == 0), dash(strconv.Itoa(t.JID), t.JID == 0),
+	return []string{rowID(t), short(t.Digest), state, dash(strconv.Itoa(t.PID), t.PID == 0), dash(strconv.Itoa(t.JID), t.JID == 0),
 		dash(strings.Join(ports, ","), len(ports) == 0), units.BytesSize(float64(u.RSS)), (u.UserTime + u.SysTime).Round(time.Millisecond).String(), ago(t.CreatedAt)}
 }
 
