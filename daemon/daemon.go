@@ -86,7 +86,7 @@ func New(cfg Config, version string, log hclog.Logger) (*Daemon, error) {
 	// What is made for a task has the mode that is named, whatever the umask of
 	// the shell was that started us.
 	unix.Umask(0o022)
-	opens := []func() error{d.openState, d.openImages, d.openJails, d.openNFS, d.openRulesets, d.openPolicy, d.openCatalog}
+	opens := []func() error{d.loadOwn, d.openState, d.openImages, d.openJails, d.openNFS, d.openRulesets, d.openPolicy, d.openCatalog}
 	for _, open := range opens {
 		if err := open(); err != nil {
 			return nil, errors.Join(err, d.Close())

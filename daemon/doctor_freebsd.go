@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 
 	zfs "github.com/mistifyio/go-zfs/v3"
 	"golang.org/x/sys/unix"
@@ -33,15 +32,8 @@ func usesZFS(cfg Config) bool {
 func (c *checks) system(cfg Config) {
 	c.release()
 	c.racct()
-	needed := []string{"nullfs", "fdescfs"}
-	if usesZFS(cfg) {
-		needed = append(needed, "zfs")
-	}
-	if usesUnion(cfg) {
-		needed = append(needed, "unionfs")
-	}
-	for _, m := range append(needed, "tmpfs") {
-		c.fileSystem(m, slices.Contains(needed, m))
+	for _, m := range ownModules(cfg) {
+		c.fileSystem(m)
 	}
 	if usesZFS(cfg) {
 		c.dataset(cfg.Storage.ZFSDataset)
@@ -84,9 +76,8 @@ func (c *checks) racct() {
 	c.ok("racct", "the kernel accounts for resources and limits them")
 }
 
-// fileSystem is there, or comes by itself at the first mount where the kernel
-// may load modules.
-func (c *checks) fileSystem(name string, needed bool) {
+// fileSystem is there, or the daemon loads it where the kernel may load modules.
+func (c *checks) fileSystem(name string) {
 	if mount.Known(name) {
 		c.ok(name, "loaded")
 		return
@@ -95,16 +86,11 @@ func (c *checks) fileSystem(name string, needed bool) {
 	level, err := unix.SysctlUint32("kern.securelevel")
 	for _, dir := range []string{"/boot/kernel", "/boot/modules"} {
 		if _, ferr := os.Stat(filepath.Join(dir, name+".ko")); ferr == nil && err == nil && int32(level) <= 0 {
-			c.ok(name, "a module, loaded at the first mount")
+			c.ok(name, "a module, which the daemon loads")
 			return
 		}
 	}
-	detail := "the kernel has none, and no module that it may load"
-	if needed {
-		c.bad(name, detail, fix)
-	} else {
-		c.warn(name, detail+": images that ask for it cannot run", fix)
-	}
+	c.bad(name, "the kernel has none, and no module that it may load", fix)
 }
 
 func (c *checks) dataset(name string) {

@@ -69,6 +69,8 @@ func sysctl(name string) (string, error) {
 // secureDefaults are jails' alone.
 var secureDefaults map[string]string
 
+func (d *Daemon) loadOwn() error { return nil }
+
 // loadsModules: what a mount loads here is the developer's matter.
 const loadsModules = false
 
