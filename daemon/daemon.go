@@ -4,6 +4,7 @@ package daemon
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -13,7 +14,6 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/hashicorp/go-hclog"
 	bolt "go.etcd.io/bbolt"
@@ -76,7 +76,7 @@ type Daemon struct {
 // same state directory is an error.
 func New(cfg Config, version string, log hclog.Logger) (*Daemon, error) {
 	d := &Daemon{cfg: cfg, version: version, log: log, events: newEventLog(),
-		generation: fmt.Sprintf("%d-%d", os.Getpid(), time.Now().UnixNano()),
+		generation: rand.Text(),
 		syncer:     newSyncer(log), lane: make(lane, sweepers),
 		tasks: map[string]*task{}, left: map[string]*task{}, aside: map[string]string{}, ports: map[binding]string{},
 		stores: map[string]storage.Driver{}}
@@ -86,7 +86,7 @@ func New(cfg Config, version string, log hclog.Logger) (*Daemon, error) {
 	// What is made for a task has the mode that is named, whatever the umask of
 	// the shell was that started us.
 	unix.Umask(0o022)
-	opens := []func() error{d.loadOwn, d.openState, d.openImages, d.openJails, d.openNFS, d.openRulesets, d.openPolicy, d.openCatalog}
+	opens := []func() error{d.loadOwn, d.openState, d.openEvents, d.openImages, d.openJails, d.openNFS, d.openRulesets, d.openPolicy, d.openCatalog}
 	for _, open := range opens {
 		if err := open(); err != nil {
 			return nil, errors.Join(err, d.Close())

@@ -191,6 +191,37 @@ func (d *Daemon) initDB() error {
 	})
 }
 
+// counterBucket has numbers, 8 bytes each with the highest first.
+var counterBucket = []byte("counters")
+
+// openEvents goes on with the numbers of events where the last daemon ended, or one
+// block later. The numbers of versions that kept none were the time in microseconds.
+func (d *Daemon) openEvents() error {
+	last, key := uint64(time.Now().UnixMicro()), []byte("events")
+	if err := d.db.View(func(tx *bolt.Tx) error {
+		if b := tx.Bucket(counterBucket); b != nil && len(b.Get(key)) == 8 {
+			last = binary.BigEndian.Uint64(b.Get(key))
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	err := d.events.begin(last, func(last uint64) error {
+		return d.db.Update(func(tx *bolt.Tx) error {
+			b, err := tx.CreateBucketIfNotExists(counterBucket)
+			if err != nil {
+				return err
+			}
+			until := (last/eventBlock + 2) * eventBlock
+			return b.Put(key, binary.BigEndian.AppendUint64(nil, until))
+		})
+	})
+	if err != nil { // such as of a full disk, on which it runs all the same
+		d.log.Warn("events after a restart of the daemon may have numbers that there were", "error", err)
+	}
+	return nil
+}
+
 // appendRecord gives a new approval its id, which is its place in the log.
 func appendRecord(log *bolt.Bucket, r approvalRecord) (string, error) {
 	n, err := log.NextSequence()

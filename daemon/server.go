@@ -313,6 +313,7 @@ func (d *Daemon) handleEvents(w http.ResponseWriter, r *http.Request) {
 		writeError(w, invalid("after: %v", err))
 		return
 	}
+	after = d.events.from(after)
 	enc := json.NewEncoder(w)
 	for {
 		events, more := d.events.since(after)

@@ -209,7 +209,7 @@ func (d *Driver) fingerprint(ctx context.Context) *proto.FingerprintResponse {
 // TaskEvents passes on what the daemon tells of the tasks that are Nomad's.
 func (d *Driver) TaskEvents(_ *proto.TaskEventsRequest, stream proto.Driver_TaskEventsServer) error {
 	ctx := stream.Context()
-	after := uint64(time.Now().UnixMicro())
+	after := d.lastEvent(ctx)
 	shared := d.host.listen(stream)
 	defer d.host.leave(shared)
 	for {
@@ -233,6 +233,19 @@ func (d *Driver) TaskEvents(_ *proto.TaskEventsRequest, stream proto.Driver_Task
 			return nil
 		}
 	}
+}
+
+// lastEvent is the number of the newest event: those after it are new to the agent.
+// Of a daemon that is not there yet all are.
+func (d *Driver) lastEvent(ctx context.Context) (last uint64) {
+	err := d.daemon().Events(ctx, 0, false, func(e client.Event) error {
+		last = e.Seq
+		return nil
+	})
+	if err != nil {
+		d.log.Trace("no events yet", "error", err)
+	}
+	return last
 }
 
 // failure is err as the agent understands it: whether another try may help,
