@@ -244,7 +244,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		return err
 	}
 	if err := jail.Protect(); err != nil {
-		d.log.Warn("the kernel may end the daemon when memory runs out", "error", err)
+		d.log.Info("the kernel may end the daemon when memory runs out", "error", err)
 	}
 	if err := d.recoverAll(ctx); err != nil {
 		return err

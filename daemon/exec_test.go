@@ -8,7 +8,9 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/freejail/freejail/daemon/client"
@@ -121,5 +123,38 @@ func TestExecOfWhatDoesNotRead(t *testing.T) {
 	}
 	if err := v.c.Destroy(t.Context(), "one", true); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// The umask of the shell that (re)started a daemon is nothing to its tasks.
+func TestDaemonStartedWithAnotherUmask(t *testing.T) {
+	for _, driver := range []string{"auto", "readonly"} {
+		t.Run(driver, func(t *testing.T) {
+			if driver == "readonly" && runtime.GOOS != "freebsd" {
+				t.Skip("there is no such driver here")
+			}
+			dir := shortDir(t)
+			old := syscall.Umask(0o077)
+			defer syscall.Umask(old)
+			c, _ := daemonAt(t, dir, fmt.Sprintf("storage { driver = %q }\npermit { mounts = [\"tmpfs\"] }", driver))
+			ctx, id := t.Context(), fmt.Sprintf("umask-%s-%d", driver, os.Getpid())
+			var out bytes.Buffer
+			_, err := c.Start(ctx, client.TaskSpec{ID: id, Owner: "cli", Image: archive(t, greeting), User: "1234:1234", WorkDir: "/srv/made",
+				Parameters: map[string]string{"GREETING": "world"},
+				Volumes:    []client.Mount{{Type: "tmpfs", Target: "/srv/made/deep", Options: "size=1m"}}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := awaitLog(c, id); err != nil {
+				t.Fatal(err)
+			}
+			if e, err := c.Exec(ctx, id, client.ExecSpec{Args: []string{"/bin/prog", "echo"}, WorkDir: "/srv/made/deep"},
+				client.ExecIO{Stdout: &out, Stderr: &out}); err != nil || e.Code != 4 {
+				t.Errorf("exec: %+v %v", e, err)
+			}
+			if err := c.Destroy(ctx, id, true); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
