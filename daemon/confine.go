@@ -146,6 +146,8 @@ type mounter struct {
 	root  *mount.Root
 	dirs  *mount.Descriptors // for mounts on directories
 	files *mount.Descriptors // for mounts on files; nil without any
+
+	inMemory [][]byte // handles of what lies in memory
 }
 
 // mountOne mounts something of a plan.
@@ -171,6 +173,9 @@ func (m *mounter) mountOne(p *plan, what client.Mount) error {
 	}
 	if err = m.judgeAgain(p, what.Target, at); err == nil {
 		err = by.On(at, fs)
+	}
+	if err == nil {
+		err = m.count(what, at)
 	}
 	return errors.Join(err, at.Close())
 }
@@ -236,6 +241,7 @@ func (d *Daemon) mountAll(ctx context.Context, t *task, p *plan, rules []devfs.R
 				return fmt.Errorf("mount %s: %w", what.Target, err)
 			}
 		}
+		p.inMemory = m.inMemory
 		return nil
 	})
 }

@@ -42,6 +42,8 @@ func fillDisk(how string) error {
 	switch how {
 	case "what does not compress":
 		return writeRandom(dir+"a", 2*testDisk)
+	case "memory": // two file systems of it, none of which is full
+		return errors.Join(os.WriteFile("/mem/1/a", make([]byte, testMemory*3/4), 0o644), os.WriteFile("/mem/2/a", make([]byte, testMemory*3/4), 0o644))
 	case "file":
 		return os.WriteFile(dir+"a", make([]byte, 2*testDisk), 0o644)
 	case "many files": // each of them empty

@@ -199,3 +199,5 @@ func (d *Daemon) loadOwn() error {
 const loadsModules = true
 
 func fileTimes(st *syscall.Stat_t) (mtime, ctime syscall.Timespec) { return st.Mtimespec, st.Ctimespec }
+
+func physicalMemory() (uint64, error) { return unix.SysctlUint64("hw.physmem") }

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/devfs"
 	"github.com/freejail/freejail/internal/mount"
@@ -75,3 +77,9 @@ func (d *Daemon) loadOwn() error { return nil }
 const loadsModules = false
 
 func fileTimes(st *syscall.Stat_t) (mtime, ctime syscall.Timespec) { return st.Mtim, st.Ctim }
+
+func physicalMemory() (uint64, error) {
+	var i unix.Sysinfo_t
+	err := unix.Sysinfo(&i)
+	return i.Totalram * uint64(i.Unit), err
+}

@@ -38,6 +38,7 @@ type plan struct {
 	wait, stopSignal string // the job's, or else the image's
 	stopTimeout      client.Duration
 	requests         []policy.Request
+	inMemory         [][]byte        // file systems in memory, mounted by now
 	remote           *nfsroot.Source // where the root comes by NFS
 	user             policy.Request  // among them
 	advertise        string          // the host's address for services that name none

@@ -190,6 +190,9 @@ func (d *Daemon) permitted(t *task, img *image.Image) (*plan, error) {
 	if err := checkSysctls(p.sysctl); err != nil {
 		return nil, err
 	}
+	if err := p.boundMemory(spec.Limits.MemoryBytes); err != nil {
+		return nil, err
+	}
 	t.set(func(i *client.Task) {
 		i.Digest, i.Ports = img.Digest.String(), p.ports
 		i.Spec.Wait, i.Spec.StopSignal, i.Spec.StopTimeout = p.wait, p.stopSignal, p.stopTimeout
@@ -302,7 +305,7 @@ func (d *Daemon) createJail(ctx context.Context, t *task, p *plan) error {
 	}
 	err := t.step(ctx, undo{Op: "jail", Arg: t.info.Jail}, func() error {
 		jid, err := d.jails.Create(ctx, jail.Spec{Name: t.info.Jail, Root: t.info.Root, Hostname: hostname, Params: params, Meta: meta,
-			Limits: jailLimits(s.Limits), Linux: p.linuxulator()})
+			Limits: jailLimits(s.Limits), Linux: p.linuxulator(), InMemory: p.inMemory})
 		t.set(func(i *client.Task) { i.JID = jid })
 		return err
 	})

@@ -219,7 +219,8 @@ func (c *TaskConfig) volumes(taskDir string) []client.Mount {
 		out = append(out, v)
 	}
 	for _, t := range c.Tmpfs {
-		out = append(out, client.Mount{Type: "tmpfs", Source: "tmpfs", Target: t})
+		target, options, _ := strings.Cut(t, ":")
+		out = append(out, client.Mount{Type: "tmpfs", Source: "tmpfs", Target: target, Options: options})
 	}
 	return out
 }

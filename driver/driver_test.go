@@ -263,14 +263,16 @@ func TestSpec(t *testing.T) {
 		Resources: &proto.Resources{
 			AllocatedResources: &proto.AllocatedTaskResources{Cpu: &proto.AllocatedCpuResources{CpuShares: 500}, Memory: &proto.AllocatedMemoryResources{MemoryMb: 64, MemoryMaxMb: 128}},
 			Ports:              []*proto.PortMapping{{Label: "http", Value: 20001, HostIp: "10.0.0.1"}}}}
-	s, err := spec(cfg, TaskConfig{Image: "local/../../etc/web.tar", Volumes: []string{"local/../../../x:/x:ro"}})
+	s, err := spec(cfg, TaskConfig{Image: "local/../../etc/web.tar", Volumes: []string{"local/../../../x:/x:ro"},
+		Tmpfs: []string{"/tmp", "/run:size=64m,mode=1777"}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if s.Image != "/n/alloc/web/etc/web.tar" {
 		t.Errorf("an image in the task's directory leads to %s", s.Image)
 	}
-	if v := s.Volumes; len(v) != 1 || v[0].Source != "/n/alloc/web/x" || !v[0].ReadOnly {
+	if v := s.Volumes; len(v) != 3 || v[0].Source != "/n/alloc/web/x" || !v[0].ReadOnly || v[1].Target != "/tmp" || v[1].Options != "" ||
+		v[2].Target != "/run" || v[2].Options != "size=64m,mode=1777" || v[2].Type != "tmpfs" {
 		t.Errorf("a volume in the task's directory leads to %+v", v)
 	}
 	if l := s.Limits; l.MemoryBytes != 128<<20 || l.MemoryReserveBytes != 64<<20 || l.CPUShares != 500 {

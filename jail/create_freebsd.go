@@ -100,7 +100,7 @@ func (m *Manager) Create(ctx context.Context, s Spec) (int, error) {
 		}
 		return 0, &Error{Op: "create", Jail: s.Name, Message: msg, Err: err}
 	}
-	st := &state{jid: jid, root: s.Root, notes: notes{Memory: s.Limits.MemoryBytes, OpenFiles: s.Limits.OpenFiles}}
+	st := &state{jid: jid, root: s.Root, notes: notes{Memory: s.Limits.MemoryBytes, OpenFiles: s.Limits.OpenFiles, InMemory: s.InMemory}}
 	m.mu.Lock()
 	m.jails[s.Name] = st
 	m.mu.Unlock()
@@ -127,7 +127,7 @@ func (m *Manager) limit(s Spec, st *state) error {
 			return err
 		}
 	}
-	if st.notes == (notes{}) {
+	if st.Memory == 0 && st.OpenFiles == 0 {
 		return nil
 	}
 	b, err := json.Marshal(st.notes)

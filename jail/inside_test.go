@@ -92,6 +92,11 @@ func inside(what string) {
 		fmt.Println(n < 100)
 	case "heritage":
 		fmt.Println(heritage())
+	case "shared":
+		insideShared(os.Getenv("HOW"))
+		fmt.Println("ready")
+		awaitFile("/tmp/go")
+		os.Exit(7)
 	case "nest": // a jail in the jail, with a process that stays
 		insideNest()
 	case "tty":

@@ -22,6 +22,9 @@ type Spec struct {
 	Meta   map[string]string
 	Limits Limits
 	Linux  bool // the image is Linux's
+	// InMemory are file handles of file systems whose content counts as memory of
+	// the jail, where the kernel does not count it by itself.
+	InMemory [][]byte
 }
 
 // Limits of a jail; 0 means none. The reserve and the shares matter where

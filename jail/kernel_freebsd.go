@@ -108,6 +108,16 @@ func sysctl(mib []int32, old, value []byte) (int, error) {
 	return int(n), nil
 }
 
+// sysctlNumber is a sysctl's number by its name: {0, 3} tells it.
+func sysctlNumber(name string) ([]int32, error) {
+	oid := make([]byte, 24*4)
+	n, err := sysctl([]int32{0, 3}, oid, []byte(name))
+	if err != nil {
+		return nil, fmt.Errorf("sysctl %s: %w", name, err)
+	}
+	return query(0, oid[:n])[2:], nil
+}
+
 const paramTree = "security.jail.param."
 
 // jailParams reads the types of all parameters that the kernel offers, by

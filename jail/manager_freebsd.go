@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -35,6 +36,9 @@ type Manager struct {
 	starting sync.RWMutex
 	unborn   unborn
 
+	sharedAt   time.Time   // of the last look at shared memory
+	sharedBusy atomic.Bool // while one is under way
+
 	mu    sync.Mutex
 	jails map[string]*state
 	types map[string]paramType // nil until asked for
@@ -54,6 +58,8 @@ type state struct {
 type notes struct {
 	Memory    int64 `json:"memory,omitempty"`
 	OpenFiles int64 `json:"openFiles,omitempty"`
+	// InMemory are those of Spec.
+	InMemory [][]byte `json:"inMemory,omitempty"`
 }
 
 // Open prepares the backend. One process has one Manager.

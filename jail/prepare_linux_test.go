@@ -63,3 +63,5 @@ func insideNest() {}
 const ordinaryNice = 20 // as the kernel tells it
 
 func lookAtMemory(*Manager) {}
+
+func insideShared(string) {}

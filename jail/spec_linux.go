@@ -4,6 +4,7 @@ import (
 	"math"
 	"path/filepath"
 	"slices"
+	"strconv"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -42,7 +43,7 @@ func containerSpec(s Spec, p Process) *specs.Spec {
 		{Destination: "/dev", Type: "bind", Source: filepath.Join(s.Root, "dev"), Options: []string{"rbind", "rprivate"}},
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"}},
-		{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=65536k"}},
+		{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=" + strconv.FormatInt(shmSize(s.Limits), 10)}},
 	}
 	c.Linux = &specs.Linux{
 		CgroupsPath: "/freejail/" + s.Name, Namespaces: spaces, Resources: resources(s.Limits),
@@ -50,6 +51,15 @@ func containerSpec(s Spec, p Process) *specs.Spec {
 		ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys"},
 	}
 	return c
+}
+
+// shmSize is that of /dev/shm, in bytes: no more than the jail may use at all.
+func shmSize(l Limits) int64 {
+	const usual = 64 << 20
+	if l.MemoryBytes > 0 {
+		return min(usual, l.MemoryBytes)
+	}
+	return usual
 }
 
 func resources(l Limits) *specs.LinuxResources {

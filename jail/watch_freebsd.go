@@ -210,28 +210,3 @@ func (m *Manager) watchesMemory() bool {
 	}
 	return false
 }
-
-// enforceMemory kills jails over their limit.
-func (m *Manager) enforceMemory() {
-	if !m.watchesMemory() {
-		return
-	}
-	used := map[int]int64{}
-	err := m.eachBorn(func(jid int, k kinfo) { used[jid] += int64(k.rss()) })
-	if err != nil {
-		return // the next pass will do; Stats tells the error
-	}
-	m.mu.Lock()
-	var over []int
-	for _, s := range m.jails {
-		if s.Memory > 0 && used[s.jid] > s.Memory && !s.killed {
-			s.over = fmt.Sprintf("over the memory limit of %d MiB: %d MiB seen", s.Memory>>20, used[s.jid]>>20)
-			over = append(over, s.jid)
-		}
-	}
-	m.mu.Unlock()
-	for _, jid := range over {
-		// What is left of it is over the limit in the next pass too.
-		_ = m.signalAll(jid, unix.SIGKILL, nil)
-	}
-}

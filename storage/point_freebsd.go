@@ -12,6 +12,9 @@ import (
 	"github.com/freejail/freejail/internal/mount"
 )
 
+// pointsSize is room for the mount points of far more tasks than a host can have.
+const pointsSize = "67108864"
+
 // points guards the directories that hold mount points.
 var points sync.Mutex
 
@@ -31,7 +34,7 @@ func (d *dirs) makePoint(task string) (string, error) {
 	if there, err := isMountPoint(base); err != nil {
 		return "", err
 	} else if !there {
-		if err := mount.Do(mount.Mount{Type: "tmpfs", Target: base, Options: []string{"mode=700"}}); err != nil {
+		if err := mount.Do(mount.Mount{Type: "tmpfs", Target: base, Options: []string{"mode=700", "size=" + pointsSize}}); err != nil {
 			return "", err
 		}
 	}

@@ -26,7 +26,7 @@ import (
 
 type runFlags struct {
 	name, user, workdir, hostname, memory, disk, storage, entrypoint string
-	env, params, ports, volumes, devfs, allow                        []string
+	env, params, ports, volumes, tmpfs, devfs, allow                 []string
 	detach, remove, pull                                             bool
 }
 
@@ -64,6 +64,7 @@ func (f *runFlags) task(c *cobra.Command) {
 	fl.StringArrayVar(&f.params, "param", nil, "NAME=VALUE of the image's parameters")
 	fl.StringArrayVarP(&f.ports, "port", "p", nil, "NAME=[ADDRESS:]PORT, where a port of the image is on the host")
 	fl.StringArrayVarP(&f.volumes, "volume", "v", nil, "SOURCE:TARGET[:ro]")
+	fl.StringArrayVar(&f.tmpfs, "tmpfs", nil, "TARGET[:OPTIONS], a file system in memory: size=64MiB, mode=1777, noexec, ...")
 	fl.StringArrayVar(&f.devfs, "devfs", nil, "a devfs rule that the task asks for")
 	fl.StringArrayVar(&f.allow, "allow", nil, "a jail permission that the task asks for, such as raw_sockets")
 }
@@ -110,6 +111,7 @@ func (f runFlags) spec(args []string) (client.TaskSpec, error) {
 	s.Parameters, e2 = pairs("--param", f.params)
 	s.Ports, e3 = portBindings(f.ports)
 	s.Volumes, e4 = volumes(f.volumes)
+	s.Volumes = append(s.Volumes, tmpfs(f.tmpfs)...)
 	return s, errors.Join(e1, e2, e3, e4)
 }
 
@@ -151,6 +153,15 @@ func portBindings(list []string) (map[string]client.PortBinding, error) {
 		out[name] = b
 	}
 	return out, err
+}
+
+// tmpfs are mounts in memory, whose options the daemon judges.
+func tmpfs(list []string) (out []client.Mount) {
+	for _, t := range list {
+		target, options, _ := strings.Cut(t, ":")
+		out = append(out, client.Mount{Type: "tmpfs", Source: "tmpfs", Target: target, Options: options})
+	}
+	return out
 }
 
 func volumes(list []string) ([]client.Mount, error) {
