@@ -218,6 +218,9 @@ func (d *Daemon) storage(kind string) (storage.Driver, error) {
 	if err != nil {
 		return nil, err
 	}
+	for _, what := range s.Leftovers() {
+		d.log.Warn("what nothing needs any more cannot be removed; the next daemon tries again", "what", what)
+	}
 	d.stores[kind], d.stores[s.Name()] = s, s
 	return s, nil
 }

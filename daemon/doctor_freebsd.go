@@ -32,6 +32,7 @@ func usesZFS(cfg Config) bool {
 func (c *checks) system(cfg Config) {
 	c.release()
 	c.racct()
+	c.securelevel()
 	for _, m := range ownModules(cfg) {
 		c.fileSystem(m)
 	}
@@ -67,6 +68,16 @@ func (c *checks) release() {
 	}
 }
 
+// securelevel keeps files with flags of the system's, as FreeBSD's base has them.
+func (c *checks) securelevel() {
+	if level := secureLevel(); level > 0 {
+		c.warn("securelevel", fmt.Sprintf("kern.securelevel is %d: what has the flags schg, sappnd or sunlnk, as FreeBSD's base has them, "+
+			"cannot be removed: unpacked images, and roots whose tasks set such flags, stay on the disk", level),
+			"use storage { driver = \"zfs\" }, which removes datasets all the same, or remove images before the level is raised: "+
+				"sysrc kern_securelevel_enable=NO && shutdown -r now, then freejail gc")
+	}
+}
+
 func (c *checks) racct() {
 	if v, err := sysctl("kern.racct.enable"); err != nil || v != "1" {
 		c.warn("racct", "off: memory limits are watched instead of enforced by the kernel; limits of CPU and processes have no effect",
@@ -83,9 +94,8 @@ func (c *checks) fileSystem(name string) {
 		return
 	}
 	fix := fmt.Sprintf("kldload %s && sysrc kld_list+=%s", name, name)
-	level, err := unix.SysctlUint32("kern.securelevel")
 	for _, dir := range []string{"/boot/kernel", "/boot/modules"} {
-		if _, ferr := os.Stat(filepath.Join(dir, name+".ko")); ferr == nil && err == nil && int32(level) <= 0 {
+		if _, err := os.Stat(filepath.Join(dir, name+".ko")); err == nil && secureLevel() <= 0 {
 			c.ok(name, "a module, which the daemon loads")
 			return
 		}

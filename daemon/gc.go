@@ -105,26 +105,52 @@ func (d *Daemon) gc(ctx context.Context, r client.GCRequest) (*client.GCResult, 
 	res.Bytes = freed
 	for _, s := range d.openStores() {
 		for { // a chain that others are made of goes after them
-			n, err := d.removeChains(ctx, s)
+			n, problems, err := d.removeChains(ctx, s)
 			if res.Chains += n; err != nil {
 				return res, err
 			}
 			if n == 0 {
+				res.Problems = append(res.Problems, problems...)
 				break
 			}
 		}
+		res.Problems = append(res.Problems, s.Leftovers()...)
 	}
 	return res, nil
 }
 
 // removeChains removes those that no image and no task needs. A start that is
-// under way holds what it needs.
-func (d *Daemon) removeChains(ctx context.Context, s storage.Driver) (removed int, err error) {
+// under way holds what it needs. One that cannot be removed is a problem, and
+// keeps no other.
+func (d *Daemon) removeChains(ctx context.Context, s storage.Driver) (removed int, problems []string, err error) {
 	// Before the images: one that is named afterwards makes its chain anew.
 	chains, err := s.Chains(ctx)
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
+	needed, err := d.neededChains()
+	if err != nil {
+		return 0, nil, err
+	}
+	for _, c := range chains {
+		if needed[c] || d.chainInUse(c) {
+			continue
+		}
+		switch err := s.RemoveChain(ctx, c); {
+		case errors.Is(err, storage.ErrInUse):
+		case ctx.Err() != nil:
+			return removed, problems, ctx.Err()
+		case err != nil:
+			problems = append(problems, err.Error())
+		default:
+			removed++
+		}
+	}
+	return removed, problems, nil
+}
+
+// neededChains are those of the images that tasks can start.
+func (d *Daemon) neededChains() (map[string]bool, error) {
 	needed := map[string]bool{}
 	for img, err := range d.images.All() {
 		var broken *image.UnreadableError
@@ -132,22 +158,11 @@ func (d *Daemon) removeChains(ctx context.Context, s storage.Driver) (removed in
 			continue // no task can start it
 		}
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
 		needed[img.ChainID.Encoded()] = true
 	}
-	for _, c := range chains {
-		if needed[c] || d.chainInUse(c) {
-			continue
-		}
-		if err := s.RemoveChain(ctx, c); errors.Is(err, storage.ErrInUse) {
-			continue
-		} else if err != nil {
-			return removed, err
-		}
-		removed++
-	}
-	return removed, nil
+	return needed, nil
 }
 
 // unpackedSize is 0 for what is not unpacked. Drivers that keep their chains in

@@ -64,7 +64,10 @@ func (d *Daemon) handleMetrics(w http.ResponseWriter, _ *http.Request) {
 		states[i.State]++
 		stuck += int(flag(t.troubled() != ""))
 	}
-	gauge(w, "freejail_leftovers", "Ended tasks of which something could not be removed yet.", stuck)
+	for _, s := range d.openStores() {
+		stuck += len(s.Leftovers())
+	}
+	gauge(w, "freejail_leftovers", "Ended tasks and unpacked images of which something could not be removed yet.", stuck)
 	fmt.Fprintf(w, "# HELP freejail_tasks Tasks that the daemon knows.\n# TYPE freejail_tasks gauge\n")
 	for _, s := range slices.Sorted(maps.Keys(states)) {
 		fmt.Fprintf(w, "freejail_tasks{state=%q} %d\n", s, states[s])

@@ -195,6 +195,24 @@ func (d *Daemon) loadOwn() error {
 	return nil
 }
 
+// secureLevel is -1 or 0 where flags of files can be cleared.
+func secureLevel() int {
+	level, err := unix.SysctlUint32("kern.securelevel")
+	if err != nil {
+		return 0 // a kernel without it
+	}
+	return int(int32(level))
+}
+
+// lockedBy adds to an error what the host's securelevel may have to do with it.
+func lockedBy(err error) string {
+	if level := secureLevel(); level > 0 && errors.Is(err, unix.EPERM) {
+		return fmt.Sprintf("; kern.securelevel is %d: files with the flags schg, sappnd or sunlnk can be neither changed nor removed, "+
+			"as where a layer replaces one of the layer before. Unpack the image before the level is raised", level)
+	}
+	return ""
+}
+
 // loadsModules: a mount makes the kernel load the module of its file system.
 const loadsModules = true
 

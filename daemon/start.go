@@ -281,7 +281,7 @@ func (d *Daemon) ensureChain(ctx context.Context, t *task, p *plan, store storag
 		return u.Apply(ctx, dir, first, min(end, len(p.image.Layers)))
 	})
 	if err != nil {
-		return nil, fmt.Errorf("unpack %s: %w", p.image.Name, err)
+		return nil, fmt.Errorf("unpack %s: %w%s", p.image.Name, err, lockedBy(err))
 	}
 	return release, nil
 }

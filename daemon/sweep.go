@@ -237,7 +237,14 @@ func (t *task) troubled() string {
 func (d *Daemon) checkLeft(c *checks) {
 	for _, t := range d.all() {
 		if trouble := t.troubled(); trouble != "" {
-			c.warn("leftovers", trouble, "the daemon tries again by itself; where a process, a mount or a flag of the host's keeps it, end that")
+			c.warn("leftovers", trouble, "the daemon tries again by itself; "+endThat)
+		}
+	}
+	for _, s := range d.openStores() {
+		for _, what := range s.Leftovers() {
+			c.warn("leftovers", what, "the next daemon tries again; "+endThat)
 		}
 	}
 }
+
+const endThat = "where a process, a mount, a snapshot or the host's securelevel keeps it, end that"

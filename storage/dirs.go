@@ -17,6 +17,7 @@ import (
 type dirs struct {
 	base string
 	holders
+	leftovers
 	fresh fresh
 }
 
@@ -53,7 +54,7 @@ func makeDirs(base string) (*dirs, error) {
 		return nil, fmt.Errorf("storage: %w", err)
 	}
 	for _, e := range left {
-		_ = remove.Tree(d.path("tmp", e.Name())) // nothing needs its name; the next daemon tries again
+		_ = d.discard(d.path("tmp", e.Name())) // noted
 	}
 	if err := d.dropTorn(); err != nil {
 		return nil, fmt.Errorf("storage: %w", err)
@@ -105,7 +106,7 @@ func (d *dirs) makeChain(ctx context.Context, chain string, unpack func(string) 
 		err = os.Rename(tmp, d.path("chains", chain))
 	}
 	if err != nil {
-		return errors.Join(err, remove.Tree(tmp))
+		return errors.Join(err, d.discard(tmp))
 	}
 	d.settleLater(chain)
 	return nil
@@ -192,13 +193,15 @@ func (d *dirs) RemoveChain(ctx context.Context, chain string) error {
 	return d.dropChain(chain)
 }
 
-// dropChain makes a chain vanish at once, and then its files.
+// dropChain makes a chain vanish at once, and then its files, as far as they can
+// be removed.
 func (d *dirs) dropChain(chain string) error {
 	tmp, err := d.hideChain(chain)
 	if err != nil {
 		return err
 	}
-	return remove.Tree(tmp)
+	_ = d.discard(tmp) // noted
+	return nil
 }
 
 // hideChain moves a chain to a name that nothing left before it has.
@@ -206,7 +209,7 @@ func (d *dirs) hideChain(chain string) (tmp string, err error) {
 	if tmp, err = os.MkdirTemp(d.path("tmp"), "gone-"); err != nil {
 		return "", err
 	}
-	err = os.Rename(d.path("chains", chain), filepath.Join(tmp, "chain"))
+	err = remove.Move(d.path("chains", chain), filepath.Join(tmp, "chain"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", errors.Join(err, os.Remove(tmp))
 	}

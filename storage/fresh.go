@@ -12,7 +12,6 @@ import (
 	"github.com/freejail/freejail/internal/boot"
 	"github.com/freejail/freejail/internal/durable"
 	"github.com/freejail/freejail/internal/mount"
-	"github.com/freejail/freejail/internal/remove"
 )
 
 // A chain is renamed into place when its files are written, but neither UFS nor
@@ -129,7 +128,7 @@ func (d *dirs) dropTorn() error {
 		if err != nil {
 			return err
 		}
-		_ = remove.Tree(tmp) // nothing needs its name; the next daemon tries again
+		_ = d.discard(tmp) // noted
 	}
 	return nil
 }

@@ -102,7 +102,7 @@ func (u union) makeSpare(ctx context.Context, chain, task string, old *os.File) 
 	if err == nil {
 		err = os.Rename(filepath.Join(tmp, task), filepath.Join(spares, task))
 	}
-	return errors.Join(err, remove.Tree(tmp))
+	return errors.Join(err, u.discard(tmp))
 }
 
 // dropOldSpares removes those of earlier boots.
@@ -120,7 +120,7 @@ func (d *dirs) dropOldSpares() error {
 	}
 	for _, e := range names {
 		if e.Name() != boot {
-			go remove.Tree(d.path("spare", e.Name())) // nothing needs its name; the next daemon tries again
+			go d.discard(d.path("spare", e.Name())) // noted
 		}
 	}
 	return nil

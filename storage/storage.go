@@ -38,6 +38,10 @@ type Driver interface {
 	// RemoveChain deletes a chain. One that a root stands on, or that is held
 	// since EnsureChain, is ErrInUse; none is no error.
 	RemoveChain(ctx context.Context, chain string) error
+	// Leftovers tells what of removed chains and the like is still on the disk, each
+	// with the reason. It has no other name, and is tried again when the driver is
+	// opened.
+	Leftovers() []string
 }
 
 // Apply puts the layers from the index first to before the index end into a

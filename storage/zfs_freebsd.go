@@ -20,6 +20,7 @@ type zfsDriver struct {
 	parent string
 	dir    string
 	holders
+	leftovers
 }
 
 func openZFS(dir string, cfg Config) (Driver, error) {
@@ -60,8 +61,8 @@ func (z *zfsDriver) sweepHalfMade() error {
 		if err != nil {
 			return err
 		}
-		if err := d.Destroy(zfs.DestroyForceUmount); err != nil {
-			return fmt.Errorf("storage: zfs: half-made chain: %w", err)
+		if err := d.Destroy(zfs.DestroyRecursive | zfs.DestroyForceUmount); err != nil {
+			z.note(d.Name, fmt.Errorf("half-made chain: %w", err))
 		}
 	}
 	return nil
@@ -206,7 +207,8 @@ func (z *zfsDriver) Remove(ctx context.Context, task string) error {
 		if err != nil {
 			return fmt.Errorf("storage: zfs: %w", err)
 		}
-		if err := d.Destroy(zfs.DestroyForceUmount); err != nil {
+		// With the snapshots that somebody makes of all datasets of a pool.
+		if err := d.Destroy(zfs.DestroyRecursive | zfs.DestroyForceUmount); err != nil {
 			return fmt.Errorf("storage: zfs: %w", err)
 		}
 	}

@@ -333,7 +333,7 @@ type GCResult struct {
 	Tasks  int      `json:"tasks"`
 	Bytes  int64    `json:"bytes"`
 	// Problems are of images that cannot be read, whose blobs it has left, and
-	// what to do.
+	// what to do; and of what cannot be removed.
 	Problems []string `json:"problems,omitempty"`
 }
 

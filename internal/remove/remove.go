@@ -34,6 +34,23 @@ func Tree(path string) error {
 	return errors.Join(At(parent, filepath.Base(path)), parent.Close())
 }
 
+// Move renames a directory of which all but the last name is trusted, though flags
+// of its own forbid it: those are cleared.
+func Move(from, to string) error {
+	err := os.Rename(from, to)
+	if !errors.Is(err, unix.EPERM) {
+		return err
+	}
+	fd, err := openDir(unix.AT_FDCWD, from)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(thawDir(fd), unix.Close(fd)); err != nil {
+		return pathError("chflags", from, err)
+	}
+	return os.Rename(from, to)
+}
+
 // At is like Tree for a name in an opened directory, the flags of which it
 // leaves alone.
 func At(parent *os.File, name string) error {
