@@ -59,6 +59,7 @@ type Daemon struct {
 	turns       turns // of those who measure roots
 	syncer      *syncer
 	lane        lane // of those who sweep up
+	recovery    *recovery
 
 	mu     sync.Mutex
 	tasks  map[string]*task          // by id
@@ -77,7 +78,7 @@ type Daemon struct {
 func New(cfg Config, version string, log hclog.Logger) (*Daemon, error) {
 	d := &Daemon{cfg: cfg, version: version, log: log, events: newEventLog(),
 		generation: rand.Text(),
-		syncer:     newSyncer(log), lane: make(lane, sweepers),
+		syncer:     newSyncer(log), lane: make(lane, sweepers), recovery: newRecovery(),
 		tasks: map[string]*task{}, left: map[string]*task{}, aside: map[string]string{}, ports: map[binding]string{},
 		stores: map[string]storage.Driver{}}
 	if cfg.NFS.Export != nil {
@@ -241,7 +242,8 @@ func (d *Daemon) path(elem ...string) string {
 }
 
 // Run recovers what an earlier daemon left, serves until ctx ends, and leaves
-// the tasks running: the next daemon takes them over.
+// the tasks running: the next daemon takes them over. It answers from the
+// beginning, of the tasks when they are recovered.
 func (d *Daemon) Run(ctx context.Context) error {
 	if _, err := d.storage(""); err != nil {
 		return err
@@ -249,15 +251,22 @@ func (d *Daemon) Run(ctx context.Context) error {
 	if err := jail.Protect(); err != nil {
 		d.log.Info("the kernel may end the daemon when memory runs out", "error", err)
 	}
-	if err := d.recoverAll(ctx); err != nil {
+	if err := d.readTasks(); err != nil {
 		return err
+	}
+	s, err := d.serve()
+	if err != nil {
+		return err
+	}
+	if err := d.recoverAll(ctx); err != nil {
+		return errors.Join(err, s.http.Close())
 	}
 	if d.catalog != nil {
 		go d.catalog.Run(ctx)
 	}
 	go d.janitor(ctx)
 	go d.syncer.run(ctx)
-	err := d.serve(ctx)
+	err = s.run(ctx)
 	d.works.close(errShutDown) // no start acquires a ruleset behind our back
 	d.pauseOutputs()
 	d.syncer.flush()
@@ -313,6 +322,9 @@ func (d *Daemon) info() client.Info {
 	}
 	if err := d.writable(); err != nil {
 		i.Healthy, i.Reason = false, err.Error()
+	}
+	if i.Recovering = d.Progress(); i.Recovering != "" {
+		i.Healthy, i.Reason = false, i.Recovering
 	}
 	if i.ShutDown {
 		i.Healthy, i.Reason = false, errHostDown.Error()

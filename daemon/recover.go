@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/freejail/freejail/daemon/client"
@@ -17,14 +18,9 @@ import (
 	"github.com/freejail/freejail/storage"
 )
 
-// recoverAll takes over what an earlier daemon left: tasks that run on are
-// watched again, the rest is swept up, and what nobody knows is removed.
-func (d *Daemon) recoverAll(ctx context.Context) error {
+// readTasks reads what the journals of an earlier daemon tell.
+func (d *Daemon) readTasks() error {
 	entries, err := os.ReadDir(d.path("tasks"))
-	if err != nil {
-		return err
-	}
-	alive, err := d.jails.List()
 	if err != nil {
 		return err
 	}
@@ -36,14 +32,53 @@ func (d *Daemon) recoverAll(ctx context.Context) error {
 			d.add(t)
 		}
 	}
-	for _, t := range d.all() {
-		d.recoverTask(ctx, t, alive)
+	d.recovery.total.Store(int64(len(d.all())))
+	return nil
+}
+
+// recoverAtOnce is how many tasks are recovered at a time. Most wait for others:
+// for the disk, a server, or zfs(8).
+const recoverAtOnce = 16
+
+// recoverAll takes over what an earlier daemon left: tasks that run on are
+// watched again, the rest is swept up, and what nobody knows is removed. When ctx
+// ends the rest is left to the next daemon.
+func (d *Daemon) recoverAll(ctx context.Context) error {
+	alive, err := d.jails.List()
+	if err != nil {
+		return err
 	}
-	if err := d.sweepStrays(ctx, alive); err != nil {
+	known := d.known() // before any of them is gone
+	todo := make(chan *task)
+	var wait sync.WaitGroup
+	for range recoverAtOnce {
+		wait.Go(func() {
+			for t := range todo {
+				d.recoverTask(ctx, t, alive)
+				t.recovered.Store(true)
+				d.recovery.done.Add(1)
+			}
+		})
+	}
+	for _, t := range d.all() {
+		if ctx.Err() == nil {
+			todo <- t
+		}
+	}
+	close(todo)
+	wait.Wait()
+	if ctx.Err() != nil {
+		return nil
+	}
+	if err := d.sweepStrays(ctx, alive, known); err != nil {
 		d.log.Error("recovery: not all is swept up; the next daemon tries again", "error", err)
 		d.event("", "cleanup", "not all that earlier tasks left is swept up; the next daemon tries again: "+err.Error())
 	}
-	return errors.Join(d.rulesets.Reconcile(d.rulesetHolders()), d.nfs.Reconcile(d.holders()))
+	err = errors.Join(d.rulesets.Reconcile(d.rulesetHolders()), d.nfs.Reconcile(d.holders()))
+	if err == nil {
+		close(d.recovery.over)
+	}
+	return err
 }
 
 // readTask reads a task's directory. That of a start which got no further is
@@ -98,6 +133,7 @@ func (d *Daemon) setAside(id string, err error) {
 }
 
 func (d *Daemon) recoverTask(ctx context.Context, t *task, alive []jail.Info) {
+	fault("recovery", "begun")
 	if s := t.info.State; !t.destroyed && !d.otherBoot(t) && (s == client.Running || s == client.Stopping) {
 		d.reopenOutputs(t)
 	}
@@ -166,13 +202,18 @@ func hasJail(alive []jail.Info, name string) bool {
 	return slices.ContainsFunc(alive, func(j jail.Info) bool { return j.Name == name })
 }
 
-// sweepStrays has jails and roots of ours removed that no journal tells of. They
-// are of tasks whose journals were not on the disk yet when the host crashed.
-func (d *Daemon) sweepStrays(ctx context.Context, alive []jail.Info) error {
+// known are the keys and the jails that journals tell of.
+func (d *Daemon) known() map[string]bool {
 	known := map[string]bool{}
 	for _, t := range d.all() {
 		known[t.key()], known[t.info.Jail] = true, true
 	}
+	return known
+}
+
+// sweepStrays has jails and roots of ours removed that no journal tells of. They
+// are of tasks whose journals were not on the disk yet when the host crashed.
+func (d *Daemon) sweepStrays(ctx context.Context, alive []jail.Info, known map[string]bool) error {
 	strays := map[string][]undo{}
 	var errs []error
 	for _, kind := range storage.Kinds() {

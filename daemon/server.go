@@ -35,30 +35,42 @@ const (
 	idleTime   = 2 * time.Minute
 )
 
-// serve answers on the socket until ctx ends.
-func (d *Daemon) serve(ctx context.Context) error {
+// server answers on the socket.
+type server struct {
+	d      *Daemon
+	http   *http.Server
+	hup    chan os.Signal
+	served chan error
+}
+
+// serve begins to answer.
+func (d *Daemon) serve() (*server, error) {
 	l, err := d.listen()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	d.listener = l
-	srv := &http.Server{Handler: d.routes(), ReadHeaderTimeout: headerTime, IdleTimeout: idleTime, ConnContext: withPeer}
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	defer signal.Stop(hup)
-	served := make(chan error, 1)
-	go func() { served <- srv.Serve(&door{Listener: l, log: d.log}) }()
+	s := &server{d: d, hup: make(chan os.Signal, 1), served: make(chan error, 1)}
+	s.http = &http.Server{Handler: d.routes(), ReadHeaderTimeout: headerTime, IdleTimeout: idleTime, ConnContext: withPeer}
+	signal.Notify(s.hup, syscall.SIGHUP)
+	go func() { s.served <- s.http.Serve(&door{Listener: l, log: d.log}) }()
 	d.log.Info("freejail daemon", "version", d.version, "socket", d.cfg.Socket, "state", d.cfg.StateDir, "tasks", len(d.tasks))
+	return s, nil
+}
+
+// run returns when ctx has ended or nothing can be answered any more.
+func (s *server) run(ctx context.Context) error {
+	defer signal.Stop(s.hup)
 	for {
 		select {
-		case err := <-served:
+		case err := <-s.served:
 			return err
-		case <-hup:
-			if err := d.Upgrade(""); err != nil {
-				d.log.Error("no upgrade", "error", err)
+		case <-s.hup:
+			if err := s.d.Upgrade(""); err != nil {
+				s.d.log.Error("no upgrade", "error", err)
 			}
 		case <-ctx.Done():
-			return srv.Close()
+			return s.http.Close()
 		}
 	}
 }
@@ -99,10 +111,13 @@ func (d *Daemon) listen() (net.Listener, error) {
 
 func (d *Daemon) routes() http.Handler {
 	m := http.NewServeMux()
-	handle := func(pattern string, h http.HandlerFunc, query ...string) { m.HandleFunc(pattern, knownQuery(h, query)) }
-	handle("GET /v1/info", answer(func(*http.Request) (any, error) { return d.info(), nil }))
+	now := func(pattern string, h http.HandlerFunc, query ...string) { m.HandleFunc(pattern, knownQuery(h, query)) }
+	handle := func(pattern string, h http.HandlerFunc, query ...string) { now(pattern, d.whenRecovered(h), query...) }
+	now("GET /v1/info", answer(func(*http.Request) (any, error) { return d.info(), nil }))
+	now("GET /v1/tasks", answer(d.handleTasks), "now")
+	now("GET /v1/events", d.handleEvents, "after", "follow")
+	now("GET /v1/metrics", d.handleMetrics)
 	handle("POST /v1/tasks", d.handleStart)
-	handle("GET /v1/tasks", answer(func(*http.Request) (any, error) { return d.taskInfos(), nil }))
 	handle("GET /v1/tasks/{id}", answer(d.handleTask))
 	handle("GET /v1/tasks/{id}/wait", answer(d.handleWait))
 	handle("POST /v1/tasks/{id}/signal", answer(d.handleSignal))
@@ -112,7 +127,6 @@ func (d *Daemon) routes() http.Handler {
 	handle("GET /v1/stats", answer(func(*http.Request) (any, error) { return d.allUsage() }))
 	handle("POST /v1/tasks/{id}/exec", d.handleExec)
 	handle("GET /v1/tasks/{id}/logs", d.handleLogs, "stream", "tail", "follow")
-	handle("GET /v1/events", d.handleEvents, "after", "follow")
 	handle("GET /v1/images", answer(func(r *http.Request) (any, error) { return d.imageInfos(r.Context()) }))
 	handle("POST /v1/images", d.handleImport)
 	handle("POST /v1/images/pull", d.handlePull)
@@ -129,7 +143,6 @@ func (d *Daemon) routes() http.Handler {
 	handle("DELETE /v1/policy/approvals", answer(d.handleRevoke), "ref", "why")
 	handle("GET /v1/devfs", answer(func(*http.Request) (any, error) { return d.rulesetInfos(), nil }))
 	handle("GET /v1/devfs/explain", answer(d.handleExplain), "ref")
-	handle("GET /v1/metrics", d.handleMetrics)
 	handle("GET /v1/doctor", answer(func(r *http.Request) (any, error) { return d.doctor(r.Context()), nil }))
 	handle("POST /v1/reload", answer(func(*http.Request) (any, error) { return nil, d.reloadPolicy() }))
 	handle("POST /v1/upgrade", d.handleUpgrade)
@@ -138,7 +151,7 @@ func (d *Daemon) routes() http.Handler {
 }
 
 // switches are the query parameters that are true or false.
-var switches = []string{"force", "follow"}
+var switches = []string{"force", "follow", "now"}
 
 // knownQuery refuses what a route would pass over in silence.
 func knownQuery(h http.HandlerFunc, known []string) http.HandlerFunc {
@@ -185,7 +198,7 @@ func answer(f func(*http.Request) (any, error)) http.HandlerFunc {
 }
 
 var statusOf = map[string]int{client.CodeInvalid: 400, client.CodeRefused: 403, client.CodeNotFound: 404,
-	client.CodeConflict: 409, client.CodeUnavailable: 503, client.CodeUpgrading: 503, client.CodeInternal: 500}
+	client.CodeConflict: 409, client.CodeUnavailable: 503, client.CodeUpgrading: 503, client.CodeRecovering: 503, client.CodeInternal: 500}
 
 func writeError(w http.ResponseWriter, err error) {
 	w.Header().Set("Content-Type", "application/json")
@@ -234,12 +247,21 @@ func (d *Daemon) handleStart(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-func (d *Daemon) taskInfos() []client.Task {
-	out := []client.Task{}
-	for _, t := range d.all() {
-		out = append(out, d.describeTask(t))
+// handleTasks waits for the recovery, or tells now what is not recovered yet.
+func (d *Daemon) handleTasks(r *http.Request) (any, error) {
+	if param(r, "now") != "true" {
+		if err := d.recovery.wait(r.Context()); err != nil {
+			return nil, err
+		}
 	}
-	return out
+	out := []client.Task{}
+	recovering := d.recovery.err() != nil
+	for _, t := range d.all() {
+		i := d.describeTask(t)
+		i.Recovering = recovering && !t.recovered.Load()
+		out = append(out, i)
+	}
+	return out, nil
 }
 
 // describeTask is what clients are told of a task.

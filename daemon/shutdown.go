@@ -61,12 +61,26 @@ func (d *Daemon) Shutdown(ctx context.Context, limit time.Duration) client.Shutd
 	}
 	s.endAll(ctx)
 	s.wait.Wait()
+	d.awaitSweeps(ctx)
 	d.syncer.flush()
 	for _, ids := range [][]string{s.result.Ended, s.result.Killed, s.result.Left} {
 		slices.Sort(ids)
 	}
 	d.log.Info("shutdown: the tasks have ended", "ended", len(s.result.Ended), "killed", len(s.result.Killed), "left", len(s.result.Left))
 	return s.result
+}
+
+// awaitSweeps gives what is being swept up some of the time that the host has left.
+func (d *Daemon) awaitSweeps(ctx context.Context) {
+	late := time.Now().Add(2 * awayTime)
+	for _, t := range d.all() {
+		t.mu.Lock()
+		w := t.sweeping.walk
+		t.mu.Unlock()
+		if w != nil {
+			w.await(ctx, time.Until(late))
+		}
+	}
 }
 
 // shutdown is one way of all tasks to their end.

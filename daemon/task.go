@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/image"
@@ -19,6 +20,7 @@ type task struct {
 	info       client.Task
 	cancel     context.CancelCauseFunc // ends the start; nil when there is none to end
 	boot       string                  // of the host, in which it was started; empty in journals of older daemons
+	recovered  atomic.Bool             // or started by this daemon
 	hostEnds   bool                    // it was told to end with the host
 	pidStart   string                  // when the process started, against reuse of its pid
 	user       *image.Creds            // as whom the process was started; nil in journals of older daemons

@@ -100,6 +100,6 @@ func (d *Daemon) execInPlace(binary string) error {
 	d.pauseOutputs()
 	d.syncer.flush()
 	defer d.resumeOutputs() // there is no after, but where it failed
-	args := append([]string{binary}, os.Args[1:]...)
-	return syscall.Exec(binary, args, append(os.Environ(), listenFD+"="+strconv.Itoa(fd)))
+	// rc(8) knows the daemon by its argument 0, whichever binary it is.
+	return syscall.Exec(binary, os.Args, append(os.Environ(), listenFD+"="+strconv.Itoa(fd)))
 }

@@ -15,17 +15,46 @@ import (
 )
 
 // ensureDaemon returns the daemon's info, and starts a daemon, detached, where
-// none answers and the configuration allows it.
+// none answers, the configuration allows it, and the host starts none itself.
 func (d *Driver) ensureDaemon(ctx context.Context) (*client.Info, error) {
 	c := d.daemon()
 	info, err := c.Info(ctx)
 	if err == nil || !errors.Is(err, client.ErrNoDaemon) || !d.config().AutoStart {
 		return info, err
 	}
+	if who := hostStarts(d.config().Socket); who != "" {
+		d.tellOwner(who)
+		return nil, fmt.Errorf("%w; the plugin starts none, as %s does", err, who)
+	}
 	if err := d.startDaemon(ctx); err != nil {
 		return nil, err
 	}
 	return c.Info(ctx)
+}
+
+// tellOwner says once who starts the daemon.
+func (d *Driver) tellOwner(who string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.ownerTold {
+		d.ownerTold = true
+		d.log.Warn("no daemon answers; the plugin starts none where the host does: autostart has no effect", "starts", who)
+	}
+}
+
+// waitRecovered returns the daemon's info when it is not recovering any more.
+func (d *Driver) waitRecovered(ctx context.Context) (*client.Info, error) {
+	for {
+		info, err := d.ensureDaemon(ctx)
+		if err != nil || info.Recovering == "" {
+			return info, err
+		}
+		select {
+		case <-ctx.Done():
+			return info, nil
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
 }
 
 // startDaemon holds a lock beside the socket, so that two plugins at once start

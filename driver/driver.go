@@ -47,6 +47,8 @@ type Driver struct {
 	cfg   Config
 	calls *client.Client
 
+	ownerTold bool
+
 	host *hostEnds
 }
 
@@ -182,7 +184,7 @@ func (d *Driver) Fingerprint(_ *proto.FingerprintRequest, stream proto.Driver_Fi
 func (d *Driver) fingerprint(ctx context.Context) *proto.FingerprintResponse {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	info, err := d.ensureDaemon(ctx)
+	info, err := d.waitRecovered(ctx)
 	if err != nil {
 		return &proto.FingerprintResponse{Health: proto.FingerprintResponse_UNHEALTHY, HealthDescription: printable.Flat(err.Error())}
 	}

@@ -87,6 +87,29 @@ func network(t *client.Task) *proto.NetworkOverride {
 	return n
 }
 
+// daemonTime is how long a daemon may take to answer.
+const daemonTime = 30 * time.Second
+
+// awaitDaemon waits for a daemon that is just being started, and for one that
+// recovers as long as that takes: a task that is not recovered now would be started
+// again beside itself.
+func (d *Driver) awaitDaemon(ctx context.Context) error {
+	late := time.Now().Add(daemonTime)
+	for {
+		once, cancel := context.WithTimeout(ctx, daemonTime)
+		info, err := d.waitRecovered(once)
+		cancel()
+		if err == nil && info.Recovering == "" || err != nil && time.Now().After(late) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
 // RecoverTask takes up a task that an earlier plugin process started.
 func (d *Driver) RecoverTask(ctx context.Context, req *proto.RecoverTaskRequest) (*proto.RecoverTaskResponse, error) {
 	var state handleState
@@ -96,11 +119,11 @@ func (d *Driver) RecoverTask(ctx context.Context, req *proto.RecoverTaskRequest)
 	if want := daemonID(req.GetHandle().GetConfig().GetId()); state.DaemonID != want {
 		return nil, status.Errorf(codes.NotFound, "the handle names task %q, not %q", state.DaemonID, want)
 	}
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	if _, err := d.ensureDaemon(ctx); err != nil {
+	if err := d.awaitDaemon(ctx); err != nil {
 		return nil, failure(err)
 	}
+	ctx, cancel := context.WithTimeout(ctx, daemonTime)
+	defer cancel()
 	t, err := d.daemon().Task(ctx, state.DaemonID)
 	if err != nil {
 		return nil, failure(err)

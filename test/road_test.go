@@ -85,6 +85,9 @@ var parts = []struct {
 	{"daemon killed", daemonKilled},
 	{"daemon that cannot start", unhealthyAndBack},
 	{"agent restarted", agentRestarted},
+	{"host shut down", hostShutDown},
+	{"host shut down beside its agent", hostShutDownBesideAgent},
+	{"host restarted", hostRestarted},
 	{"Consul away and emptied", consulAway},
 }
 

@@ -19,6 +19,9 @@ import (
 // Client calls one daemon. It keeps no state but idle connections and may be
 // used from several goroutines.
 type Client struct {
+	// Waiting is told while a call waits for a daemon that has just begun; nil is nobody.
+	Waiting func(why string)
+
 	socket string
 	http   *http.Client
 }
@@ -66,6 +69,11 @@ func again[T any](ctx context.Context, call func() (T, error)) (T, error) {
 
 // Tasks lists every task that the daemon knows, exited ones included.
 func (c *Client) Tasks(ctx context.Context) ([]Task, error) { return get[[]Task](ctx, c, "/v1/tasks") }
+
+// TasksNow is Tasks without waiting for a daemon that has just begun.
+func (c *Client) TasksNow(ctx context.Context) ([]Task, error) {
+	return get[[]Task](ctx, c, "/v1/tasks?now=true")
+}
 
 // Task returns one task.
 func (c *Client) Task(ctx context.Context, id string) (*Task, error) {
@@ -295,7 +303,7 @@ func (c *Client) Upgrade(ctx context.Context, binary string) (*Info, error) {
 	for {
 		c.http.CloseIdleConnections()
 		info, err := c.Info(ctx)
-		if err == nil && info.Generation != before.Generation {
+		if err == nil && info.Generation != before.Generation && info.Recovering == "" {
 			return info, nil
 		}
 		select {
@@ -344,7 +352,34 @@ func call[T any](ctx context.Context, c *Client, method, path string, in any) (T
 	return out, nil
 }
 
+// do waits for a daemon that is recovering as long as ctx lets it.
 func (c *Client) do(ctx context.Context, method, path string, in any) (*http.Response, error) {
+	for {
+		resp, err := c.once(ctx, method, path, in)
+		if !c.isRecovering(ctx, err) {
+			return resp, err
+		}
+	}
+}
+
+// isRecovering returns when it is time for another try. The daemon itself waits
+// before it says so.
+func (c *Client) isRecovering(ctx context.Context, err error) bool {
+	if !hasCode(err, CodeRecovering) || ctx.Err() != nil {
+		return false
+	}
+	if c.Waiting != nil {
+		c.Waiting(err.Error())
+	}
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(50 * time.Millisecond):
+		return true
+	}
+}
+
+func (c *Client) once(ctx context.Context, method, path string, in any) (*http.Response, error) {
 	var body io.Reader
 	if in != nil {
 		b, err := json.Marshal(in)

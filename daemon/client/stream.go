@@ -186,6 +186,15 @@ func sendControl(w *FrameWriter, xio ExecIO, done <-chan struct{}) {
 }
 
 func (c *Client) upgrade(ctx context.Context, path string, in any) (net.Conn, *bufio.Reader, error) {
+	for {
+		conn, br, err := c.upgradeOnce(ctx, path, in)
+		if !c.isRecovering(ctx, err) {
+			return conn, br, err
+		}
+	}
+}
+
+func (c *Client) upgradeOnce(ctx context.Context, path string, in any) (net.Conn, *bufio.Reader, error) {
 	body, err := json.Marshal(in)
 	if err != nil {
 		return nil, nil, err

@@ -166,6 +166,8 @@ type Task struct {
 	StartedAt time.Time     `json:"started_at"`
 	Exit      *Exit         `json:"exit,omitempty"`
 	Services  []ServiceInfo `json:"services,omitempty"`
+	// Recovering tells that the daemon has not found out yet what became of the task.
+	Recovering bool `json:"recovering,omitempty"`
 	// Unhealthy is what is wrong with the root of a task that runs, in words.
 	Unhealthy string `json:"unhealthy,omitempty"`
 	// Written are the bytes that the task had written to its root when that was
@@ -238,7 +240,8 @@ type Info struct {
 	Healthy      bool              `json:"healthy"`
 	Reason       string            `json:"reason,omitempty"`
 	Tasks        int               `json:"tasks"`
-	ShutDown     bool              `json:"shut_down,omitempty"` // the tasks ended with the host; none is started
+	Recovering   string            `json:"recovering,omitempty"` // how far the recovery is; empty when it is over
+	ShutDown     bool              `json:"shut_down,omitempty"`  // the tasks ended with the host; none is started
 	// Generation changes with every start and every upgrade of the daemon.
 	Generation  string `json:"generation"`
 	MemoryBytes uint64 `json:"memory_bytes"` // heap in use
@@ -481,7 +484,8 @@ const (
 	CodeConflict    = "conflict"
 	CodeRefused     = "refused"
 	CodeUnavailable = "unavailable"
-	CodeUpgrading   = "upgrading" // the same call, made again, has the new daemon's answer
+	CodeRecovering  = "recovering" // the daemon has just begun; the client makes the same call again
+	CodeUpgrading   = "upgrading"  // the same call, made again, has the new daemon's answer
 	CodeInternal    = "internal"
 )
 

@@ -14,8 +14,9 @@ plugin "freejail" {
   config {
     socket = "/var/run/freejail.sock"
 
-    # Without a daemon on the socket the plugin starts one. Where rc.d does that:
-    # autostart = false
+    # Without a daemon on the socket the plugin starts one, with this configuration
+    # and log. Where the rc.d script is installed, or a unit of systemd, that starts
+    # it and the plugin does not.
     autostart = true
     config    = "/usr/local/etc/freejail.hcl"
     log_file  = "/var/log/freejail.log"

@@ -62,7 +62,12 @@ type app struct {
 	stream  io.Writer // as it is, for what tasks write
 }
 
-func (a *app) client() *client.Client { return client.New(a.socket) }
+// client says when it waits for a daemon that has just begun.
+func (a *app) client() *client.Client {
+	c := client.New(a.socket)
+	c.Waiting = func(why string) { printable.Fprintln(os.Stderr, "freejail: waiting for the daemon:", why) }
+	return c
+}
 
 // Main runs the command line and returns the exit code.
 func Main(version string) int {
@@ -137,34 +142,18 @@ func (a *app) daemonCmd() *cobra.Command {
 					printable.Fprintf(w, "the daemon is version %s now, process %d\n", info.Version, info.PID)
 				})
 			}
-			if logFile != "" && !check {
-				if err := logTo(logFile); err != nil {
-					return fmt.Errorf("--log-file: %w", err)
-				}
-			}
-			cfg, err := daemon.LoadConfig(config)
-			if err != nil {
-				return err
-			}
 			if check {
-				if cfg.Path != "" {
-					if _, err := daemon.LoadPolicy(cfg.Path); err != nil {
-						return err
-					}
-					if err := daemon.CheckFiles(cfg); err != nil {
-						return err
-					}
-				}
-				printable.Fprintln(a.out, "the host configuration is well")
-				return nil
+				return a.checkHost(config)
 			}
-			if stateDir != "" {
-				cfg.StateDir = stateDir
+			start, err := theStarter()
+			if err == nil {
+				err = a.daemon(cmd, start, config, stateDir, logFile)
 			}
-			if cmd.Flags().Changed("socket") || os.Getenv("FREEJAIL_SOCKET") != "" {
-				cfg.Socket = a.socket
+			if err != nil {
+				start.say("failed", err.Error())
 			}
-			return a.serve(cmd.Context(), cfg)
+			start.close()
+			return err
 		}}
 	c.Flags().StringVar(&config, "config", "", "the host's configuration and policy (freejail.hcl)")
 	c.Flags().StringVar(&stateDir, "state-dir", "", "overrides state_dir of the configuration")
@@ -175,13 +164,59 @@ func (a *app) daemonCmd() *cobra.Command {
 	return c
 }
 
-func (a *app) serve(ctx context.Context, cfg daemon.Config) error {
+// checkHost reads the host's configuration and the files that it names.
+func (a *app) checkHost(config string) error {
+	cfg, err := daemon.LoadConfig(config)
+	if err != nil {
+		return err
+	}
+	if cfg.Path != "" {
+		if _, err := daemon.LoadPolicy(cfg.Path); err != nil {
+			return err
+		}
+		if err := daemon.CheckFiles(cfg); err != nil {
+			return err
+		}
+	}
+	printable.Fprintln(a.out, "the host configuration is well")
+	return nil
+}
+
+func (a *app) daemon(cmd *cobra.Command, start *starter, config, stateDir, logFile string) error {
+	if logFile != "" {
+		if err := logTo(logFile); err != nil {
+			return fmt.Errorf("--log-file: %w", err)
+		}
+	}
+	cfg, err := daemon.LoadConfig(config)
+	if err != nil {
+		return err
+	}
+	if stateDir != "" {
+		cfg.StateDir = stateDir
+	}
+	if cmd.Flags().Changed("socket") || os.Getenv("FREEJAIL_SOCKET") != "" {
+		cfg.Socket = a.socket
+	}
+	return a.serve(cmd.Context(), start, cfg)
+}
+
+// serve tells who started the daemon when it is ready, or why it is not.
+func (a *app) serve(ctx context.Context, start *starter, cfg daemon.Config) error {
 	log := hclog.New(&hclog.LoggerOptions{Name: "freejail", Level: hclog.LevelFromString(cfg.LogLevel), Output: printable.NewWriter(os.Stderr)})
 	d, err := daemon.New(cfg, a.version, log)
 	if err != nil {
 		return err
 	}
-	return errors.Join(d.Run(ctx), d.Close())
+	ended, told := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(told)
+		start.follow(d, ended)
+	}()
+	err = d.Run(ctx)
+	close(ended)
+	<-told
+	return errors.Join(err, d.Close())
 }
 
 // print writes a value as JSON, or as f does for people.

@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -239,13 +240,15 @@ func (a *app) psCmd() *cobra.Command {
 	var all bool
 	c := &cobra.Command{Use: "ps", Short: "list the tasks of this host", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 		c := a.client()
-		tasks, err := c.Tasks(cmd.Context())
+		tasks, err := c.TasksNow(cmd.Context())
 		if err != nil {
 			return err
 		}
-		usage, err := c.AllStats(cmd.Context())
-		if err != nil {
-			return err
+		var usage map[string]client.Usage
+		if !slices.ContainsFunc(tasks, func(t client.Task) bool { return t.Recovering }) {
+			if usage, err = c.AllStats(cmd.Context()); err != nil {
+				return err
+			}
 		}
 		kept := []client.Task{}
 		for _, t := range tasks {
@@ -284,6 +287,9 @@ func psRow(t client.Task, u client.Usage) []string {
 		ports = append(ports, fmt.Sprintf("%s=%s:%d/%s", p.Name, p.Address, p.Port, p.Protocol))
 	}
 	state := string(t.State)
+	if t.Recovering {
+		state = "recovering"
+	}
 	if t.Unhealthy != "" {
 		state += " (unhealthy)"
 	}
