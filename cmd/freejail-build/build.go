@@ -125,12 +125,8 @@ func (a *app) build(ctx context.Context, f *buildFlags, dir string) (err error) 
 		}
 		defer func() { err = errors.Join(err, o.Store.Close()) }()
 	}
-	state, err := os.MkdirTemp("", "freejail-run-")
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(state)) }()
-	o.Runner = func() (build.Runner, error) { return buildjail.New(state) }
+	o.Runner = func(state string) (build.Runner, error) { return buildjail.New(state) }
+	o.CleanUp = buildjail.CleanUp
 	return a.made(build.Build(ctx, o))
 }
 

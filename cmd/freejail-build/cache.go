@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/freejail/freejail/image/build"
+	"github.com/freejail/freejail/internal/buildjail"
 	"github.com/freejail/freejail/internal/printable"
 )
 
@@ -77,7 +78,7 @@ the defaults when it ends. It waits for builds that run.`,
 			if all {
 				bytes = 0
 			}
-			freed, err := build.Prune(cmd.Context(), dir, age, bytes)
+			freed, err := build.Prune(cmd.Context(), dir, age, bytes, buildjail.CleanUp)
 			if os.IsNotExist(err) {
 				err = nil // nothing was ever built
 			}

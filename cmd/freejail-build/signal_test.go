@@ -51,7 +51,13 @@ func start(t *testing.T, args ...string) *running {
 	t.Helper()
 	temp, err := filepath.EvalSymlinks(t.TempDir())
 	check(t, err)
-	r := &running{T: t, cmd: exec.Command(os.Args[0], args...), temp: temp, cache: t.TempDir()}
+	return startIn(t, temp, t.TempDir(), args...)
+}
+
+func startIn(t *testing.T, temp, cache string, args ...string) *running {
+	t.Helper()
+	var err error
+	r := &running{T: t, cmd: exec.Command(os.Args[0], args...), temp: temp, cache: cache}
 	r.cmd.Env = append(os.Environ(), "FREEJAIL_BUILD_MAIN=1", "TMPDIR="+r.temp, "XDG_CACHE_HOME="+r.cache)
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	r.stdin, err = r.cmd.StdinPipe()
@@ -149,6 +155,46 @@ func context1(t *testing.T, jailfile string) string {
 	return dir
 }
 
+// command is a build that executes a RUN which does not end.
+func command(t *testing.T, out string) *running {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("RUN needs root")
+	}
+	dir := context1(t, "FROM scratch\nCOPY prog /prog\nENV FREEJAIL_BUILD_SLEEP=1\nRUN [\"/prog\"]\n")
+	prog, err := os.ReadFile(os.Args[0])
+	check(t, err)
+	e, err := elf.NewFile(bytes.NewReader(prog))
+	check(t, err)
+	if slices.ContainsFunc(e.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_INTERP }) {
+		t.Skip("the test's own binary, which runs in the image, needs a dynamic loader: test with CGO_ENABLED=0")
+	}
+	check(t, os.WriteFile(dir+"/prog", prog, 0o755))
+	r := start(t, "build", "-o", out, "--network", "none", "--platform", runtime.GOOS+"/"+runtime.GOARCH, dir)
+	r.until("it runs")
+	return r
+}
+
+// What a build that was killed has left, the command that it executed, its jail
+// and its mounts, is cleaned up by the next build with the same cache, which works.
+func TestKilledInACommand(t *testing.T) {
+	out := filepath.Join(t.TempDir(), "x.tar")
+	killed := command(t, out)
+	check(t, killed.cmd.Process.Kill())
+	_, err := killed.cmd.Process.Wait()
+	check(t, err)
+	next := startIn(t, killed.temp, killed.cache, "build", "-o", out, context1(t, "FROM scratch\nWORKDIR /w\n"))
+	rest, rerr := io.ReadAll(next.said)
+	if err := errors.Join(next.cmd.Wait(), rerr); err != nil {
+		t.Errorf("the next build: %v: %s", err, rest)
+	}
+	next.nothingLeft()
+	// It had the pipe: this ends with it.
+	if _, err := io.Copy(io.Discard, killed.said); err != nil {
+		t.Error(err)
+	}
+}
+
 // A signal ends a build wherever it is, and leaves nothing.
 func TestSignals(t *testing.T) {
 	out := func(t *testing.T) string { return filepath.Join(t.TempDir(), "x.tar") }
@@ -208,23 +254,7 @@ func TestSignals(t *testing.T) {
 			check(t, err)
 			return r
 		},
-		"a command": func(t *testing.T) *running {
-			if os.Geteuid() != 0 {
-				t.Skip("RUN needs root")
-			}
-			dir := context1(t, "FROM scratch\nCOPY prog /prog\nENV FREEJAIL_BUILD_SLEEP=1\nRUN [\"/prog\"]\n")
-			prog, err := os.ReadFile(os.Args[0])
-			check(t, err)
-			e, err := elf.NewFile(bytes.NewReader(prog))
-			check(t, err)
-			if slices.ContainsFunc(e.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_INTERP }) {
-				t.Skip("the test's own binary, which runs in the image, needs a dynamic loader: test with CGO_ENABLED=0")
-			}
-			check(t, os.WriteFile(dir+"/prog", prog, 0o755))
-			r := start(t, "build", "-o", out(t), "--network", "none", "--platform", runtime.GOOS+"/"+runtime.GOARCH, dir)
-			r.until("it runs")
-			return r
-		},
+		"a command": func(t *testing.T) *running { return command(t, out(t)) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			begin(t).stop(syscall.SIGTERM)

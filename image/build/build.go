@@ -72,10 +72,13 @@ type Options struct {
 	// Epoch is the image's time, and no file in it is newer; the zero time is
 	// 1970. Programs take it from SOURCE_DATE_EPOCH: see EpochFromEnv.
 	Epoch time.Time
-	// Runner gives what executes RUN. It is called once, if there is a RUN;
-	// nil: RUN is an error.
-	Runner func() (Runner, error)
-	Log    io.Writer // what the commands of RUN say; nil: nobody hears it
+	// Runner gives what executes RUN, with its state in a directory of the build's
+	// that it makes. It is called once, if there is a RUN; nil: RUN is an error.
+	Runner func(state string) (Runner, error)
+	// CleanUp takes from the host what the Runner of a build that was killed has
+	// left. It may be nil.
+	CleanUp CleanUp
+	Log     io.Writer // what the commands of RUN say; nil: nobody hears it
 	// Progress is told each step; it may be nil.
 	Progress func(text string)
 	// Warn is told what of a recipe means nothing in an image; it may be nil.
@@ -166,6 +169,7 @@ func (b *builder) open(ctx context.Context) (err error) {
 		if b.cache, err = openCache(ctx, b.opts.Cache); err != nil {
 			return err
 		}
+		b.cache.cleanUp = b.opts.CleanUp
 		if temp == "" {
 			temp = b.cache.workDir()
 		}

@@ -33,8 +33,9 @@ import (
 // A file appears whole, by rename(2), and is never changed, so that several
 // builds can use one cache at once and a crash leaves nothing half.
 type cache struct {
-	dir  string
-	lock *os.File
+	dir     string
+	lock    *os.File
+	cleanUp CleanUp
 }
 
 // cacheVersion is part of every key: it changes with what a step makes.
@@ -64,7 +65,7 @@ func lockCache(ctx context.Context, dir string, how int) (*cache, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &cache{dir, f}, nil
+	return &cache{dir: dir, lock: f}, nil
 }
 
 // ownDir makes a directory, and refuses one that somebody else could change: what

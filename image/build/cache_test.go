@@ -120,7 +120,7 @@ func TestCacheMisses(t *testing.T) {
 		"name":     func(c *cachedBuild) { check(c, os.Rename(c.dir+"/a/f", c.dir+"/a/f2")) },
 		"ignored":  func(c *cachedBuild) { check(c, os.WriteFile(c.dir+"/.jailignore", []byte("a/f\n"), 0o644)) },
 		"pruned": func(c *cachedBuild) {
-			freed, err := Prune(c.Context(), c.cache, 0, 0)
+			freed, err := Prune(c.Context(), c.cache, 0, 0, nil)
 			if err != nil || freed == 0 {
 				c.Error(freed, err)
 			}
@@ -195,7 +195,7 @@ func TestBuildsAtOnceShareACache(t *testing.T) {
 			defer wait.Done()
 			img, err := Build(t.Context(), Options{Context: dir, Output: filepath.Join(t.TempDir(), "image.tar"), Cache: cache, Platform: freebsd})
 			if err == nil && i%2 == 1 {
-				_, err = Prune(t.Context(), cache, time.Hour, 0)
+				_, err = Prune(t.Context(), cache, time.Hour, 0, nil)
 			}
 			if err != nil {
 				t.Error(err)
@@ -225,7 +225,7 @@ func TestPruneKeepsTheLastUsed(t *testing.T) {
 	check(t, err)
 	fi, err := blobs[0].Info()
 	check(t, err)
-	freed, err := Prune(t.Context(), c.cache, 2*time.Hour, fi.Size()+10)
+	freed, err := Prune(t.Context(), c.cache, 2*time.Hour, fi.Size()+10, nil)
 	if err != nil || freed == 0 {
 		t.Error(freed, err)
 	}
@@ -234,7 +234,7 @@ func TestPruneKeepsTheLastUsed(t *testing.T) {
 	if _, err := os.Stat(c.cache + "/work/left"); !os.IsNotExist(err) {
 		t.Error(err)
 	}
-	if _, err := Prune(t.Context(), c.cache, 0, 1<<40); err != nil {
+	if _, err := Prune(t.Context(), c.cache, 0, 1<<40, nil); err != nil {
 		t.Error(err)
 	}
 	if left, err := os.ReadDir(c.cache + "/blobs"); err != nil || len(left) > 0 {

@@ -110,7 +110,7 @@ func allocated() uint64 {
 func tryRecipe(t *testing.T, context files, recipe string) (*made, error) {
 	r := func(o *Options) {
 		o.Platform = ocispec.Platform{OS: runtime.GOOS, Architecture: runtime.GOARCH}
-		o.Runner = func() (Runner, error) { return &recorder{}, nil }
+		o.Runner = func(string) (Runner, error) { return &recorder{}, nil }
 		if recipe == "" {
 			check(t, os.Remove(filepath.Join(o.Context, "Jailfile")))
 			o.From = "scratch"

@@ -27,7 +27,7 @@ const (
 // the least recently used until so many bytes are left, together with what
 // builds that were killed have left. It waits for builds that run. It returns
 // how many bytes are free now.
-func Prune(ctx context.Context, dir string, age time.Duration, bytes int64) (freed int64, err error) {
+func Prune(ctx context.Context, dir string, age time.Duration, bytes int64, cleanUp CleanUp) (freed int64, err error) {
 	if _, err := os.Stat(dir); err != nil {
 		return 0, err
 	}
@@ -36,6 +36,7 @@ func Prune(ctx context.Context, dir string, age time.Duration, bytes int64) (fre
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, c.lock.Close()) }()
+	c.cleanUp = cleanUp
 	return c.prune(ctx, age, bytes)
 }
 
@@ -48,7 +49,7 @@ type kept struct {
 
 // prune needs the lock exclusively.
 func (c *cache) prune(ctx context.Context, age time.Duration, bytes int64) (freed int64, err error) {
-	if err := errors.Join(ctx.Err(), c.removeWork()); err != nil {
+	if err := errors.Join(ctx.Err(), c.removeWork(ctx)); err != nil {
 		return 0, err
 	}
 	records, freed, err := c.records(ctx)
@@ -103,6 +104,7 @@ func (c *cache) prunePools(ctx context.Context, age time.Duration, bytes int64) 
 		if err != nil {
 			return true
 		}
+		p.cleanUp = c.cleanUp
 		n, perr := p.prune(ctx, age, bytes)
 		freed += n
 		perrs = errors.Join(perrs, perr, p.close())
@@ -113,12 +115,20 @@ func (c *cache) prunePools(ctx context.Context, age time.Duration, bytes int64) 
 
 // removeWork removes what builds that were killed have left: nobody else has the
 // cache now.
-func (c *cache) removeWork() error {
+func (c *cache) removeWork(ctx context.Context) error {
 	entries, err := os.ReadDir(c.workDir())
 	for _, e := range entries {
-		err = errors.Join(err, image.RemoveTree(filepath.Join(c.workDir(), e.Name())))
+		dir := filepath.Join(c.workDir(), e.Name())
+		err = errors.Join(err, c.cleanUp.of(ctx, dir, filepath.Join(dir, runnerState)), image.RemoveTree(dir))
 	}
 	return err
+}
+
+func (f CleanUp) of(ctx context.Context, dir, state string) error {
+	if f == nil {
+		return nil
+	}
+	return f(ctx, dir, state)
 }
 
 // records reads what is known of steps and images, the last used first. What

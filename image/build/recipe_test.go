@@ -30,7 +30,7 @@ func recipe(t *testing.T, context files, change func(*Options)) (m *made, r *rec
 	r = &recorder{}
 	m, err = tryFile(t, context, func(o *Options) {
 		o.From, o.Platform = "scratch", ocispec.Platform{OS: runtime.GOOS, Architecture: runtime.GOARCH}
-		o.Runner = func() (Runner, error) { return r, nil }
+		o.Runner = func(string) (Runner, error) { return r, nil }
 		o.Warn = func(text string) { warned = append(warned, text) }
 		if change != nil {
 			change(o)

@@ -7,9 +7,18 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 )
+
+// CleanUp ends what still runs in a directory of a build that was killed, and
+// unmounts what is mounted below it. State is where its Runner had its own, if
+// that is known. The path has no links.
+type CleanUp func(ctx context.Context, dir, state string) error
+
+// runnerState is the Runner's in a build's directory.
+const runnerState = "run"
 
 // Runner executes the commands of RUN.
 type Runner interface {
@@ -127,7 +136,7 @@ func (b *builder) openRunner(p *planner) error {
 		}
 		err := b.mayRun(s)
 		if err == nil && b.runner == nil {
-			b.runner, err = b.opts.Runner()
+			b.runner, err = b.opts.Runner(filepath.Join(b.dir, runnerState))
 		}
 		if err != nil {
 			return p.file.fault(s.planned[i].in, err)

@@ -37,6 +37,7 @@ type pool struct {
 	lock      *os.File   // held shared by builds, exclusively for pruning
 	device    *zfsDevice // nil where its kernel is not known
 	noDevice  error      // why
+	cleanUp   CleanUp
 }
 
 const (
@@ -250,6 +251,11 @@ func (p *pool) pruneOnce(ctx context.Context, age time.Duration, bytes int64) (f
 	for _, c := range list {
 		if total += c.bytes; c.chain != "" && c.used >= oldest && total <= bytes {
 			continue
+		}
+		if c.chain == "" { // a build that was killed was at work on it
+			if err := p.cleanUp.of(ctx, filepath.Join(p.dir, c.name), ""); err != nil {
+				return freed, gone, err
+			}
 		}
 		if err := p.destroy(ctx, c.name); err != nil {
 			continue // others are clones of it

@@ -61,7 +61,7 @@ func layersBy(t *testing.T, dir, lines string, runner Runner, change func(*Optio
 	t.Helper()
 	check(t, os.WriteFile(filepath.Join(dir, "Jailfile"), []byte(lines), 0o644))
 	o := Options{Context: dir, Output: filepath.Join(t.TempDir(), "image.tar"), Platform: ocispec.Platform{OS: runtime.GOOS, Architecture: runtime.GOARCH},
-		Runner: func() (Runner, error) { return runner, nil }}
+		Runner: func(string) (Runner, error) { return runner, nil }}
 	var said []string
 	o.Progress = func(text string) { said = append(said, text) }
 	change(&o)
@@ -122,7 +122,7 @@ func TestZFSLayersAreTheWalks(t *testing.T) {
 	if !strings.Contains(out, "/"+childPrefix) {
 		t.Errorf("datasets: %s", out)
 	}
-	_, err = Prune(t.Context(), cache, 0, 0)
+	_, err = Prune(t.Context(), cache, 0, 0, nil)
 	check(t, err)
 	if out, err = zfsCommand(t.Context(), "list", "-H", "-o", "name", "-r", dataset); err != nil || strings.TrimSpace(out) != dataset {
 		t.Errorf("after pruning there are %s %v", out, err)

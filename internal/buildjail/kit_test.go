@@ -195,7 +195,7 @@ func setup(t *testing.T, network string) *fixture {
 	return f
 }
 
-func (f *fixture) give() (build.Runner, error) { return f.runner, nil }
+func (f *fixture) give(string) (build.Runner, error) { return f.runner, nil }
 
 // build makes an image of lines after those that bring the program.
 func (f *fixture) build(lines ...string) (*image.Image, error) {

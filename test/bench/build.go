@@ -239,7 +239,7 @@ func (b *bench) stepTime(ctx context.Context, dir, source, dataset string) (leas
 	var done time.Time
 	least = time.Hour
 	o := build.Options{Context: source, Output: filepath.Join(dir, "many.tar"), TempDir: dir, ZFSDataset: dataset,
-		Runner: func() (build.Runner, error) { return touching{&done}, nil },
+		Runner: func(string) (build.Runner, error) { return touching{&done}, nil },
 		Progress: func(string) {
 			if !done.IsZero() {
 				least = min(least, time.Since(done))
