@@ -5,7 +5,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"testing"
 	"time"
 	"unsafe"
@@ -156,7 +155,7 @@ func TestSharedMemoryCounts(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if e := f.exit(pid); !e.OOM || !strings.Contains(e.Reason, "shared memory") {
+			if e := f.exit(pid); !e.OOM { // what is mapped can be resident by then
 				t.Errorf("%+v", e)
 			}
 			if err := f.m.Remove(t.Context(), name); err != nil {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/freejail/freejail/image/build"
@@ -68,6 +69,8 @@ func TestStagesThatRun(t *testing.T) {
 // A secret is there while its command runs, and nowhere else.
 func TestSecrets(t *testing.T) {
 	f := setup(t, build.NetworkHost)
+	old := syscall.Umask(0o077) // must not matter
+	defer syscall.Umask(old)
 	f.options.Cache = t.TempDir()
 	f.options.Secrets = map[string]build.Secret{"token": build.Secret("s3cr3t-value\n"), "other": build.Secret("another-one")}
 	img, err := f.build(

@@ -3,6 +3,7 @@ package mount
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -309,11 +310,35 @@ func readlink(dir int, name string) (string, error) {
 
 func create(at int, name string, dir bool) error {
 	if dir {
-		return unix.Mkdirat(at, name, 0o755)
+		if err := unix.Mkdirat(at, name, dirMode); err != nil {
+			return err
+		}
+		return setMode(at, name)
 	}
 	fd, err := unix.Openat(at, name, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
 	if err != nil {
 		return err
 	}
-	return unix.Close(fd)
+	return errors.Join(unix.Fchmod(fd, 0o644), unix.Close(fd)) // whatever the umask is
+}
+
+// dirMode is that of a directory that is made, whatever the umask is.
+const dirMode = 0o755
+
+// setMode gives a directory that was just made its mode where the umask has kept it
+// from that. Another in its place, which has something in it, is left as it is.
+func setMode(at int, name string) error {
+	fd, err := unix.Openat(at, name, unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	f := os.NewFile(uintptr(fd), name)
+	defer f.Close() // it is only looked at
+	if fi, err := f.Stat(); err != nil || fi.Mode().Perm() == dirMode {
+		return err
+	}
+	if _, err := f.Readdirnames(1); err != io.EOF {
+		return err
+	}
+	return f.Chmod(dirMode)
 }
