@@ -96,11 +96,18 @@ func New(cfg Config, version string, log hclog.Logger) (*Daemon, error) {
 	return d, nil
 }
 
-func (d *Daemon) openState() error {
+func (d *Daemon) makeStateDirs() error {
 	for _, dir := range []string{d.cfg.StateDir, d.path("tasks"), d.path("images")} {
 		if err := durable.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("state directory: %w", err)
 		}
+	}
+	return nil
+}
+
+func (d *Daemon) openState() error {
+	if err := d.makeStateDirs(); err != nil {
+		return err
 	}
 	// What is mounted below it is found by the paths that the kernel tells.
 	dir, err := filepath.EvalSymlinks(d.cfg.StateDir)
@@ -155,6 +162,9 @@ func (d *Daemon) openImages() error {
 	var err error
 	if d.images, err = image.OpenStore(d.path("images"), l); err == nil {
 		d.images.Held = d.imagesInUse
+		if m := d.images.Aside; m != nil {
+			d.damaged(m, "no image has a name: pull or import them again; layers stay until the file is removed")
+		}
 	}
 	return errors.Join(err1, err2, err)
 }

@@ -98,6 +98,13 @@ func (d *Daemon) gc(ctx context.Context, r client.GCRequest) (*client.GCResult, 
 	if res.Images, err = d.images.Prune(ctx, o); err != nil {
 		return res, err
 	}
+	damaged, err := d.images.Damaged()
+	if err != nil {
+		return res, err
+	}
+	for _, path := range damaged {
+		res.Problems = append(res.Problems, "layers that no image needs stay until "+path+" is removed, as it may name them")
+	}
 	freed, err := d.images.GC(ctx)
 	if err != nil {
 		return res, err

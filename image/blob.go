@@ -17,6 +17,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image/document"
+	"github.com/freejail/freejail/internal/aside"
 )
 
 func checkDigest(d digest.Digest) error {
@@ -245,13 +246,20 @@ func (s *Store) held() map[digest.Digest]bool {
 	return out
 }
 
+// Damaged are the indexes that were set aside and are there still, by path.
+func (s *Store) Damaged() ([]string, error) { return aside.In(s.dir) }
+
 // GC deletes the blobs that no image names and returns how many bytes that
-// freed. Imports may run at the same time.
+// freed; none while an index is Damaged. Imports may run at the same time.
 func (s *Store) GC(ctx context.Context) (int64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	used, err := s.usedBlobs()
 	if err != nil {
+		return 0, err
+	}
+	// What a damaged index named is needed when that is mended.
+	if damaged, err := s.Damaged(); err != nil || len(damaged) > 0 {
 		return 0, err
 	}
 	entries, err := os.ReadDir(s.blobDir())

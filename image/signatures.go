@@ -14,6 +14,7 @@ import (
 
 	"github.com/freejail/freejail/image/document"
 	"github.com/freejail/freejail/image/sign"
+	"github.com/freejail/freejail/internal/durable"
 )
 
 // signatureFile is, in a store, that of an image with signatures.
@@ -65,7 +66,7 @@ func (s *Store) AddSignatures(d digest.Digest, more sign.Record) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(s.signatureDir(), 0o700); err != nil {
+	if err := durable.MkdirAll(s.signatureDir(), 0o700); err != nil {
 		return full(err)
 	}
 	return writeFile(s.tmpDir(), filepath.Join(s.dir, signatureFile(d)), b)

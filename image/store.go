@@ -19,6 +19,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image/document"
+	"github.com/freejail/freejail/internal/aside"
 	"github.com/freejail/freejail/internal/durable"
 	"github.com/freejail/freejail/internal/imagename"
 	"github.com/freejail/freejail/internal/keylock"
@@ -69,6 +70,8 @@ type Store struct {
 	// Held, if set, tells which images are in use whether they have a name or
 	// not: neither Prune nor GC takes them. It is called under the store's lock.
 	Held func() []digest.Digest
+	// Aside is what OpenStore has set aside, as it was damaged; nil is nothing.
+	Aside *aside.Moved
 
 	dir      string
 	mu       sync.Mutex // guards the index file and the maps
@@ -84,7 +87,7 @@ const refName = ocispec.AnnotationRefName
 func OpenStore(dir string, l Limits) (*Store, error) {
 	s := &Store{dir: dir, pins: map[digest.Digest]int{}, added: map[digest.Digest]bool{}}
 	for _, d := range []string{s.blobDir(), s.tmpDir()} {
-		if err := os.MkdirAll(d, 0o700); err != nil {
+		if err := durable.MkdirAll(d, 0o700); err != nil {
 			return nil, fmt.Errorf("image store: %w", err)
 		}
 	}
@@ -97,11 +100,24 @@ func OpenStore(dir string, l Limits) (*Store, error) {
 		return nil, fmt.Errorf("image store: %w", err)
 	}
 	s.Layout = Layout{root, l.withDefaults()}
+	if err := s.examineIndex(); err != nil {
+		return nil, errors.Join(fmt.Errorf("image store: %w", err), root.Close())
+	}
 	layout := filepath.Join(dir, ocispec.ImageLayoutFile)
 	if _, err := os.Stat(layout); err == nil {
 		return s, nil
 	}
 	return s, writeFile(s.tmpDir(), layout, []byte(layoutText))
+}
+
+// examineIndex sets an index aside that cannot be read.
+func (s *Store) examineIndex() error {
+	_, err := readOwnIndex(s.root)
+	if err == nil || errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	s.Aside, err = aside.Move(filepath.Join(s.dir, ocispec.ImageIndexFile), err)
+	return err
 }
 
 // layoutText is the content of a layout's oci-layout file.

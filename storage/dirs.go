@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"sync"
 
+	"github.com/freejail/freejail/internal/durable"
 	"github.com/freejail/freejail/internal/mount"
 	"github.com/freejail/freejail/internal/remove"
 )
@@ -44,7 +45,7 @@ func openDirs(base string) (*dirs, error) {
 func makeDirs(base string) (*dirs, error) {
 	d := &dirs{base: base}
 	for _, p := range []string{d.path("chains"), d.path("fresh"), d.path("tmp"), d.path("roots")} {
-		if err := os.MkdirAll(p, 0o700); err != nil {
+		if err := durable.MkdirAll(p, 0o700); err != nil {
 			return nil, fmt.Errorf("storage: %w", err)
 		}
 	}
@@ -212,6 +213,10 @@ func (d *dirs) hideChain(chain string) (tmp string, err error) {
 	err = remove.Move(d.path("chains", chain), filepath.Join(tmp, "chain"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", errors.Join(err, os.Remove(tmp))
+	}
+	// Else a crash of the host could bring the name back without the note or the files.
+	if err := durable.Sync(d.path("chains")); err != nil {
+		return tmp, err
 	}
 	spares, err := d.spares(chain)
 	if err == nil {

@@ -3,7 +3,6 @@ package storage
 import (
 	"cmp"
 	"errors"
-	"io/fs"
 	"os"
 	"strings"
 	"sync"
@@ -12,6 +11,8 @@ import (
 	"github.com/freejail/freejail/internal/boot"
 	"github.com/freejail/freejail/internal/durable"
 	"github.com/freejail/freejail/internal/mount"
+	"github.com/freejail/freejail/internal/regular"
+	"github.com/freejail/freejail/internal/remove"
 )
 
 // A chain is renamed into place when its files are written, but neither UFS nor
@@ -67,10 +68,7 @@ func (d *dirs) forgetFresh(chain string) error {
 	d.fresh.mu.Lock()
 	defer d.fresh.mu.Unlock()
 	delete(d.fresh.notes, chain)
-	if err := os.Remove(d.path("fresh", chain)); !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
+	return remove.Tree(d.path("fresh", chain)) // a damaged one may be anything
 }
 
 // settleLater settles a chain that has a note.
@@ -95,6 +93,21 @@ func (d *dirs) settle(chain string, number int, after time.Duration) {
 	}
 }
 
+// madeIn is the boot in which a chain was made; of a note that cannot be read none.
+func (d *dirs) madeIn(chain string) string {
+	path := d.path("fresh", chain)
+	f, _, err := regular.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	b, err := regular.Read(f, path, 1<<10)
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}
+
 // dropTorn drops the chains of earlier boots that may not be whole.
 func (d *dirs) dropTorn() error {
 	notes, err := d.names("fresh")
@@ -114,12 +127,8 @@ func (d *dirs) dropTorn() error {
 		return err
 	}
 	for _, chain := range notes {
-		made, err := os.ReadFile(d.path("fresh", chain))
-		if err != nil {
-			return err
-		}
 		// No root's mount outlives a boot.
-		if strings.TrimSpace(string(made)) == boot || len(roots)+len(points) > 0 {
+		if d.madeIn(chain) == boot || len(roots)+len(points) > 0 {
 			d.isFresh(chain)
 			d.settleLater(chain)
 			continue

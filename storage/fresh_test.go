@@ -3,8 +3,11 @@ package storage
 import (
 	"errors"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // A crash of the host may leave a chain whose files never reached the disk.
@@ -61,6 +64,40 @@ func TestChainsThatACrashMayHaveTorn(t *testing.T) {
 	}
 	boot("three")
 	expect("the host crashed before the rename", 0, "settled")
+}
+
+// A note that cannot be read is that of another boot.
+func TestDamagedNotes(t *testing.T) {
+	base := t.TempDir()
+	d, err := makeDirs(base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.fresh.after = time.Hour
+	for name, note := range map[string]func(string) error{
+		"empty":     func(p string) error { return os.WriteFile(p, nil, 0o600) },
+		"zeros":     func(p string) error { return os.WriteFile(p, make([]byte, 36), 0o600) },
+		"large":     func(p string) error { return os.WriteFile(p, make([]byte, 1<<20), 0o600) },
+		"fifo":      func(p string) error { return unix.Mkfifo(p, 0o600) },
+		"directory": func(p string) error { return os.MkdirAll(filepath.Join(p, "x"), 0o700) },
+		"nowhere":   func(p string) error { return os.Symlink("/nowhere", p) },
+	} {
+		if err := d.makeChain(t.Context(), name, fill); err != nil {
+			t.Fatal(err)
+		}
+		path := d.path("fresh", name)
+		if err := errors.Join(os.Remove(path), note(path)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if d, err = makeDirs(base); err != nil {
+		t.Fatal(err)
+	}
+	for _, sub := range []string{"chains", "fresh"} {
+		if list, err := d.names(sub); err != nil || len(list) != 0 {
+			t.Errorf("%s: %v are left: %v", sub, list, err)
+		}
+	}
 }
 
 func waitForNotes(d *dirs, want int) error {

@@ -43,10 +43,11 @@ var mayImport = map[string][]string{
 	"internal/regular":    nil,
 	"internal/remove":     nil,
 	"internal/strictjson": nil,
+	"internal/testcrash": nil,
 	"jail":                nil,
 	"nfsroot":             {"internal/dataset", "internal/mount", "internal/strictjson"},
 	"policy":              {"internal/imagename", "internal/printable"},
-	"storage":             {"internal/boot", "internal/dataset", "internal/durable", "internal/keylock", "internal/mount", "internal/remove"},
+	"storage":             {"internal/boot", "internal/dataset", "internal/durable", "internal/keylock", "internal/mount", "internal/regular", "internal/remove"},
 }
 
 func TestImportDirections(t *testing.T) {

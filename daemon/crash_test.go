@@ -1,0 +1,143 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/devfs"
+	"github.com/freejail/freejail/internal/aside"
+	"github.com/freejail/freejail/internal/testcrash"
+	"github.com/freejail/freejail/policy"
+)
+
+// Whenever the power is cut, the database opens and is whole, an approval that was
+// answered is in force, and one whose revocation was answered is not.
+func TestPowerCutsOfApprovals(t *testing.T) {
+	open := func(dir string) (*Daemon, error) {
+		d := &Daemon{cfg: Config{StateDir: filepath.Join(dir, "state")}, log: hclog.NewNullLogger(), events: newEventLog(),
+			aside: map[string]string{}}
+		if err := d.makeStateDirs(); err != nil {
+			return nil, err
+		}
+		return d, errors.Join(d.openDB(), d.openEvents())
+	}
+	do := func(dir string, ack func(string)) {
+		for range 2 { // two daemons
+			d, err := open(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := range 3 {
+				a := policy.Approval{Digest: fmt.Sprint(i), Why: strings.Repeat("y", 2000)}
+				ack("?")
+				if a.ID, err = d.logApproval(approvalRecord{Action: "approve", Approval: a}); err != nil {
+					t.Fatal(err)
+				}
+				ack("+" + a.ID)
+				if i == 1 {
+					ack("?")
+					if _, err := d.logApproval(approvalRecord{Action: "revoke", Approval: a}); err != nil {
+						t.Fatal(err)
+					}
+					ack("-" + a.ID)
+				}
+			}
+			if err := d.db.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	testcrash.Run(t, do, func(dir string, acked []string) {
+		d, err := open(dir)
+		if err == nil && len(d.aside) > 0 {
+			err = fmt.Errorf("it is set aside: %v", d.aside)
+		}
+		if err != nil {
+			t.Errorf("after %v: %v", acked, err)
+			return
+		}
+		list, err := d.approvals()
+		if err = errors.Join(err, d.db.Close()); err != nil {
+			t.Fatal(err)
+		}
+		last := map[string]bool{}
+		for _, what := range acked {
+			if id := what[1:]; id != "" {
+				last[id] = what[0] == '+'
+			}
+		}
+		for id, want := range last {
+			has := slices.ContainsFunc(list, func(a policy.Approval) bool { return a.ID == id })
+			revoking := acked[len(acked)-1] == "?" && want && !has // it may have been
+			if has != want && !revoking {
+				t.Errorf("after %v: approval %s in force %v, want %v", acked, id, has, want)
+			}
+		}
+	})
+}
+
+// What is not synced may be lost, but hinders nobody and is never taken for what it
+// was not.
+func TestPowerCutsOfJournals(t *testing.T) {
+	sets := func(n int) (out []devfs.Set) {
+		for i := range n {
+			out = append(out, devfs.Set{ID: uint16(i + 1), Hash: "x"})
+		}
+		return out
+	}
+	store := func(dir string) rulesetStore {
+		return rulesetStore{filepath.Join(dir, "rulesets.json"), func(*aside.Moved, string) {}}
+	}
+	do := func(dir string, ack func(string)) {
+		task := filepath.Join(dir, "one")
+		if err := os.Mkdir(task, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		j, err := openJournal(task)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = j.write(record{Task: &client.Task{Spec: client.TaskSpec{ID: "one"}}})
+		for i := range 3 {
+			err = errors.Join(err, j.write(record{Undo: &undo{Op: fmt.Sprint(i)}}), store(dir).Save(sets(i)))
+		}
+		if err = errors.Join(err, j.remove()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	testcrash.Run(t, do, func(dir string, _ []string) {
+		list, err := store(dir).Load()
+		if err != nil || len(list) > 3 {
+			t.Errorf("rulesets: %v %v", list, err)
+		}
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := slices.IndexFunc(entries, func(e fs.DirEntry) bool { return e.Name() == "one" })
+		if i < 0 {
+			return
+		}
+		tk, err := readTask(filepath.Join(dir, "one"), entries[i])
+		if err != nil {
+			t.Errorf("a journal that was cut off is refused: %v", err)
+		}
+		if tk == nil {
+			return
+		}
+		for n, u := range tk.undos {
+			if u.Op != fmt.Sprint(n) {
+				t.Errorf("step %d is %q", n, u.Op)
+			}
+		}
+	})
+}
