@@ -14,7 +14,13 @@ import (
 func fsName(st *unix.Statfs_t) string { return unix.ByteSliceToString(st.Fstypename[:]) }
 
 func (c *checks) stateFS(cfg Config, fstype string) {
-	if !usesUnion(cfg) || fstype == "ufs" || fstype == "tmpfs" {
+	if !usesUnion(cfg) {
+		return
+	}
+	if fstype == "ufs" || fstype == "tmpfs" {
+		// kern_truncate has unionfs_add_writecount take a reference of a file that is not copied yet.
+		c.warn("union", "a task can panic the kernel, by truncate(2) of a file of its image: unionfs of FreeBSD 15.1 and before",
+			"for images that you do not trust set storage { zfs_dataset = \"POOL/freejail\" } or { driver = \"readonly\" }; see docs/storage.md")
 		return
 	}
 	c.bad("state", "union storage needs UFS, this is "+fstype,

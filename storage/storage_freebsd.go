@@ -49,12 +49,17 @@ func checkWhiteouts(dir string) error {
 	return nil
 }
 
+// lessWhiteouts keeps removed files that were never in the image from leaving
+// whiteouts, which take room and make a directory seem full for ever to programs
+// that list it without libc.
+const lessWhiteouts = "whiteout=whenneeded"
+
 // unite has what is written to an opened directory go to own.
 func unite(by *mount.Descriptors, dir *mount.Point, own string, opts []string) error {
 	if err := likeDir(own, dir.File()); err != nil {
 		return err
 	}
-	return by.On(dir, mount.Mount{Type: "unionfs", Source: own, Options: opts})
+	return by.On(dir, mount.Mount{Type: "unionfs", Source: own, Options: append(opts, lessWhiteouts)})
 }
 
 func (union) Name() string { return "union" }
@@ -71,7 +76,7 @@ func (u union) Create(ctx context.Context, chain, task string, o Options) (strin
 		if err := mount.Do(mount.Mount{Type: "nullfs", Source: u.path("chains", chain), Target: root, Options: []string{"ro"}}); err != nil {
 			return err
 		}
-		return mount.Do(mount.Mount{Type: "unionfs", Source: u.path("roots", task, "upper"), Target: root})
+		return mount.Do(mount.Mount{Type: "unionfs", Source: u.path("roots", task, "upper"), Target: root, Options: []string{lessWhiteouts}})
 	}()
 	if err != nil {
 		return "", errors.Join(fmt.Errorf("storage: union: %w", err), u.Remove(ctx, task))
