@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -47,6 +48,12 @@ func TestMain(m *testing.M) {
 			os.Exit(99)
 		}
 		os.Exit(5)
+	}
+	if len(os.Args) > 1 && os.Args[1] == "serve" { // answers, and keeps connections
+		os.Exit(answerAndKeep())
+	}
+	if len(os.Args) > 1 && os.Args[1] == "flagged" {
+		os.Exit(flagOutput())
 	}
 	if len(os.Args) > 1 && os.Args[1] == "version" {
 		fmt.Println("freejail test")
@@ -106,6 +113,32 @@ func TestMain(m *testing.M) {
 		os.Exit(4)
 	}
 	os.Exit(m.Run())
+}
+
+// answerAndKeep tells where it listens, and answers until it is told to end.
+func answerAndKeep() int {
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, syscall.SIGTERM)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		fmt.Println(err)
+		return 99
+	}
+	fmt.Println(l.Addr())
+	go func() {
+		for kept := []net.Conn{}; ; {
+			conn, err := l.Accept()
+			if err == nil {
+				_, err = conn.Write([]byte("x"))
+			}
+			if err != nil {
+				os.Exit(98)
+			}
+			kept = append(kept, conn)
+		}
+	}()
+	<-c
+	return 3
 }
 
 // archive builds an image of this test binary with a manifest.

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/freejail/freejail/internal/remove"
 )
 
 // output keeps what a task writes to one of its streams, where the task's client
@@ -235,7 +237,7 @@ func (o *output) end() error {
 	if err == nil && !o.eof {
 		err = conn.Control(func(fd uintptr) { o.take(fd, nil, maxPipe) })
 	}
-	err = errors.Join(err, o.fifo.Close(), os.Remove(fifoOf(o.path)))
+	err = errors.Join(err, o.fifo.Close(), remove.Tree(fifoOf(o.path))) // its task can set flags on it
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.ended = true

@@ -74,8 +74,13 @@ func Unmount(target string) error {
 // kernel's number of the mount, wherever its mount point has been moved. One that
 // is gone is no error.
 func (m Info) Unmount(force bool) error {
+	return m.unmountWithin(time.Second, force)
+}
+
+// unmountWithin tries for about a time while it is busy.
+func (m Info) unmountWithin(most time.Duration, force bool) error {
 	var err error
-	for wait := time.Millisecond; wait < time.Second; wait *= 2 {
+	for wait := time.Millisecond; wait < most; wait *= 2 {
 		err = m.unmount(force)
 		if err == nil || errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOENT) {
 			return nil
@@ -107,52 +112,60 @@ func Below(dir string) ([]Info, error) {
 // UnmountUnder unmounts everything at dir and below it. Nothing mounted is no
 // error. No path is looked up on FreeBSD: one that leads over a server which is
 // away would not end.
-func UnmountUnder(dir string) error { return unmountAll([]string{dir}, "", false) }
+func UnmountUnder(dir string) error { return unmountAll([]string{dir}, "", gently) }
 
 // UnmountBelow unmounts everything below root, but not root itself, and what was
 // mounted there with help of a Descriptors in dirs.
 func UnmountBelow(root string, dirs ...string) error {
-	return unmountAll(append(dirs, root), root, false)
+	return unmountAll(append(dirs, root), root, gently)
 }
 
 // ReleaseBelow is UnmountBelow for the root of a jail in which nobody runs any
 // more: who was given something of it by a descriptor, in another jail, does not
-// keep it.
+// keep it. Nor does the jail itself, which on FreeBSD is dying as long as TCP has
+// connections of it, up to ten minutes: it keeps a vnode that is no file system's
+// any more (vflush in sys/kern/vfs_subr.c).
 func ReleaseBelow(root string, dirs ...string) error {
-	if UnmountBelow(root, dirs...) == nil {
-		return nil
-	}
-	return ForceBelow(root, dirs...)
+	return unmountAll(append(dirs, root), root, firmly)
 }
 
 // ReleaseUnder is UnmountUnder for such a root.
-func ReleaseUnder(dir string) error {
-	if UnmountUnder(dir) == nil {
-		return nil
-	}
-	return ForceUnder(dir)
-}
+func ReleaseUnder(dir string) error { return unmountAll([]string{dir}, "", firmly) }
 
 // ForceUnder is UnmountUnder, whoever uses what is there.
-func ForceUnder(dir string) error { return unmountAll([]string{dir}, "", true) }
+func ForceUnder(dir string) error { return unmountAll([]string{dir}, "", Info.forced) }
 
 // ForceBelow is UnmountBelow, whoever uses what is there.
-func ForceBelow(root string, dirs ...string) error { return unmountAll(append(dirs, root), root, true) }
+func ForceBelow(root string, dirs ...string) error {
+	return unmountAll(append(dirs, root), root, Info.forced)
+}
 
-func unmountAll(dirs []string, but string, force bool) error {
+func gently(m Info) error { return m.Unmount(false) }
+
+func (m Info) forced() error { return m.Unmount(true) }
+
+// firmly gives whoever is on the way out a moment.
+func firmly(m Info) error {
+	if m.unmountWithin(50*time.Millisecond, false) == nil {
+		return nil
+	}
+	return m.Unmount(true)
+}
+
+func unmountAll(dirs []string, but string, how func(Info) error) error {
 	for _, dir := range dirs {
 		if dir == "" || dir == "/" {
 			return fmt.Errorf("unmount: refusing to unmount below %q", dir)
 		}
 	}
-	err := unmountOnce(dirs, but, force)
+	err := unmountOnce(dirs, but, how)
 	if err != nil { // what could not be found may have gone with what it was mounted in
-		err = unmountOnce(dirs, but, force)
+		err = unmountOnce(dirs, but, how)
 	}
 	return err
 }
 
-func unmountOnce(dirs []string, but string, force bool) error {
+func unmountOnce(dirs []string, but string, how func(Info) error) error {
 	all, err := List()
 	if err != nil {
 		return err
@@ -160,7 +173,7 @@ func unmountOnce(dirs []string, but string, force bool) error {
 	var errs []error
 	for _, m := range slices.Backward(all) {
 		if m.Target != but && slices.ContainsFunc(dirs, m.under) {
-			errs = append(errs, m.Unmount(force))
+			errs = append(errs, how(m))
 		}
 	}
 	return errors.Join(errs...)

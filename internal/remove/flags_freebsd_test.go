@@ -1,6 +1,7 @@
 package remove
 
 import (
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -51,6 +52,32 @@ func TestFlagsDoNotKeepATree(t *testing.T) {
 		check(t, unix.Chflags(at, immutable))
 	}
 	fewDescriptors(t)
+	check(t, Tree(dir))
+	gone(t, dir)
+}
+
+// So with sockets, directories that nobody may enter or that are opaque, and names
+// of any bytes.
+func TestOddEntriesDoNotKeepATree(t *testing.T) {
+	const opaque = 0x8
+	dir, err := os.MkdirTemp("", "odd")
+	check(t, err)
+	tree := filepath.Join(dir, "tree")
+	for _, name := range []string{"d", "\xff\n\x01", "-rf", "deep-1"} {
+		at := filepath.Join(tree, name)
+		check(t, os.MkdirAll(at, 0o755))
+		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(at, "s")})
+		check(t, err)
+		l.SetUnlinkOnClose(false)
+		check(t, l.Close())
+		fd, err := unix.Open(at, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		check(t, err)
+		freeze(t, fd, "s", immutable)
+		check(t, unix.Close(fd))
+		check(t, os.Chmod(at, 0))
+		check(t, unix.Chflags(at, opaque|immutable))
+	}
+	check(t, unix.Chflags(tree, 0x4))
 	check(t, Tree(dir))
 	gone(t, dir)
 }
