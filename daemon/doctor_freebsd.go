@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -37,6 +38,7 @@ func usesZFS(cfg Config) bool {
 
 func (c *checks) system(cfg Config) {
 	c.release()
+	c.isolation()
 	c.racct()
 	c.securelevel()
 	for _, m := range ownModules(cfg) {
@@ -81,6 +83,34 @@ func (c *checks) securelevel() {
 			"cannot be removed: unpacked images, and roots whose tasks set such flags, stay on the disk", level),
 			"use storage { driver = \"zfs\" }, which removes datasets all the same, or remove images before the level is raised: "+
 				"sysrc kern_securelevel_enable=NO && shutdown -r now, then freejail gc")
+	}
+}
+
+// tamperProof is the __FreeBSD_version of 15.0: from there on nobody of the host but
+// root can trace, signal or schedule what runs in a jail (cr_can_tamper_with_subjail in
+// sys/kern/kern_prot.c).
+const tamperProof = 1500000
+
+// isolation is of tasks from the host's own users.
+func (c *checks) isolation() {
+	release, err1 := unix.SysctlUint32("kern.osreldate")
+	see, err2 := unix.SysctlUint32("security.bsd.see_jail_proc")
+	if err := errors.Join(err1, err2); err != nil {
+		c.bad("isolation", err.Error(), "")
+		return
+	}
+	c.isolationOf(release, see != 0)
+}
+
+func (c *checks) isolationOf(release uint32, seesJails bool) {
+	switch {
+	case release >= tamperProof:
+		c.ok("isolation", "the kernel keeps the host's users from the tasks' processes")
+	case seesJails:
+		c.warn("isolation", "a user of the host with the uid of a task's user sees its processes, and can trace and signal them",
+			"sysctl security.bsd.see_jail_proc=0 && sysrc -f /etc/sysctl.conf security.bsd.see_jail_proc=0, and give tasks uids that no user of the host has")
+	default:
+		c.ok("isolation", "the host's users do not see the tasks' processes; before FreeBSD 15 one with a task's uid can still signal them by their numbers")
 	}
 }
 
