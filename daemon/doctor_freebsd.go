@@ -116,7 +116,7 @@ func (c *checks) isolationOf(release uint32, seesJails bool) {
 
 func (c *checks) racct() {
 	if v, err := sysctl("kern.racct.enable"); err != nil || v != "1" {
-		c.warn("racct", "off: memory limits are watched instead of enforced by the kernel; limits of CPU and processes have no effect",
+		c.warn("racct", "off: limits of CPU and processes have no effect, and no memory limit holds while no daemon runs",
 			"echo kern.racct.enable=1 >>/boot/loader.conf && shutdown -r now")
 		return
 	}

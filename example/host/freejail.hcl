@@ -80,7 +80,9 @@ gc {
 # approve it for one digest of the image. A deny wins over permits and approvals.
 # `freejail policy sets` tells what the sets hold.
 
-# Every image may serve unprivileged ports and have temporary files in memory.
+# Every image may serve unprivileged ports and have temporary files in memory. They
+# count as memory of the task; where a permit names no size, as in "tmpfs:/tmp", one
+# without a size has that of the task's memory.
 permit {
   ports  = ["1024-65535"]
   mounts = ["tmpfs:/tmp:size<=1GiB"]  # together, of one task
