@@ -26,7 +26,9 @@ import (
 	"github.com/freejail/freejail/jail"
 )
 
-// handleExec switches the connection to the exec stream and runs one command.
+// handleExec runs one command. It ends with the daemon, be it for an upgrade: the
+// next one knows nothing of it, and on Linux a task does not end before all that
+// were started in it are waited for.
 func (d *Daemon) handleExec(w http.ResponseWriter, r *http.Request) {
 	var spec client.ExecSpec
 	t, err := d.find(r.PathValue("id"))
@@ -36,34 +38,56 @@ func (d *Daemon) handleExec(w http.ResponseWriter, r *http.Request) {
 	if err == nil && r.Header.Get("Upgrade") != client.ExecProtocol {
 		err = invalid("exec wants the header Upgrade: %s", client.ExecProtocol)
 	}
-	var x *execSession
+	var job *work
+	ctx := r.Context()
 	if err == nil {
-		x, err = d.startExecBounded(r.Context(), t, spec)
+		ctx, job, err = d.works.begin(ctx)
 	}
 	if err != nil {
 		writeError(w, err)
 		return
 	}
+	end := sync.OnceFunc(job.end)
+	defer end()
+	x, err := d.startExecBounded(ctx, t, spec)
+	if err != nil {
+		writeError(w, ended(ctx, err))
+		return
+	}
+	stop := context.AfterFunc(ctx, func() {
+		x.kill()
+		time.AfterFunc(awayTime, end) // what does not die keeps the daemon from nothing
+	})
+	defer stop()
+	if err := d.session(ctx, w, x); err != nil {
+		d.log.Debug("exec session", "task", t.id(), "error", err)
+	}
+}
+
+// session switches the connection to the exec stream.
+func (d *Daemon) session(ctx context.Context, w http.ResponseWriter, x *execSession) error {
 	conn, buf, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		x.kill()
-		return
+		return err
 	}
 	defer conn.Close()
 	if _, err := fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", client.ExecProtocol); err != nil {
 		x.kill()
-		return
+		return err
 	}
 	out := client.NewFrameWriter(conn)
 	go x.readFrames(conn, buf)
 	x.copyOutput(out)
-	b, err := json.Marshal(x.exit)
-	if err == nil {
-		err = out.Write(client.ExitFrame, b)
+	kind, last := client.ExitFrame, any(x.exit)
+	if why := context.Cause(ctx); why != nil && x.exit.Signal == int(syscall.SIGKILL) {
+		kind, last = client.FailFrame, client.Errorf(client.CodeUnavailable, "the command was ended: %v", why)
 	}
+	b, err := json.Marshal(last)
 	if err != nil {
-		d.log.Debug("exec session", "task", t.id(), "error", err)
+		return err
 	}
+	return out.Write(kind, b)
 }
 
 // execSession is one command in a jail with its ends of the pipes, or the

@@ -164,10 +164,7 @@ func (z *zfsDriver) Create(_ context.Context, chain, task string, o Options) (st
 	if err := errors.Join(checkName("chain", chain), checkName("task", task)); err != nil {
 		return "", err
 	}
-	s, err := zfs.GetDataset(z.chain(chain) + "@chain")
-	if err != nil {
-		return "", fmt.Errorf("storage: zfs: %w", err)
-	}
+	s := &zfs.Dataset{Name: z.chain(chain) + "@chain", Type: zfs.DatasetSnapshot}
 	// The library clones with -p, for which a dataset that is there is no error.
 	if has, err := dataset.Has(z.root(task)); err != nil {
 		return "", fmt.Errorf("storage: %w", err)
@@ -191,28 +188,21 @@ func rootProperties(o Options) map[string]string {
 	return p
 }
 
-func (z *zfsDriver) Remove(ctx context.Context, task string) error {
+func (z *zfsDriver) Remove(_ context.Context, task string) error {
 	if err := checkName("task", task); err != nil {
 		return err
 	}
-	have, err := z.Tasks(ctx)
-	if err != nil {
-		return err
+	d := &zfs.Dataset{Name: z.root(task), Type: zfs.DatasetFilesystem}
+	// With the snapshots that somebody makes of all datasets of a pool. It is one run
+	// of zfs(8), and after a restart of the host there are many tasks to be removed.
+	err := d.Destroy(zfs.DestroyRecursive | zfs.DestroyForceUmount)
+	if err == nil {
+		return nil
 	}
-	for _, t := range have {
-		if t != task {
-			continue
-		}
-		d, err := zfs.GetDataset(z.root(task))
-		if err != nil {
-			return fmt.Errorf("storage: zfs: %w", err)
-		}
-		// With the snapshots that somebody makes of all datasets of a pool.
-		if err := d.Destroy(zfs.DestroyRecursive | zfs.DestroyForceUmount); err != nil {
-			return fmt.Errorf("storage: zfs: %w", err)
-		}
+	if has, herr := dataset.Has(d.Name); herr == nil && !has {
+		return nil
 	}
-	return nil
+	return fmt.Errorf("storage: zfs: %w", err)
 }
 
 func (z *zfsDriver) Tasks(context.Context) ([]string, error) { return z.children(z.parent + "/roots") }

@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"reflect"
 	"strconv"
+	"syscall"
 	"time"
 )
 
@@ -41,6 +42,19 @@ func (c *Client) Socket() string { return c.socket }
 
 // ErrNoDaemon means that nothing answers on the socket.
 var ErrNoDaemon = errors.New("no freejail daemon answers")
+
+// ErrBrokenOff means that the daemon went away before it had answered wholly.
+var ErrBrokenOff = errors.New("the daemon ended or was upgraded meanwhile")
+
+// brokenOff says in plain words that the other end of a connection is gone.
+func brokenOff(err error) error {
+	for _, gone := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE} {
+		if errors.Is(err, gone) {
+			return ErrBrokenOff
+		}
+	}
+	return err
+}
 
 // Info describes the daemon and its host.
 func (c *Client) Info(ctx context.Context) (*Info, error) { return get[*Info](ctx, c, "/v1/info") }
@@ -123,8 +137,19 @@ func (c *Client) Logs(ctx context.Context, id, stream string, follow bool, tail 
 		return err
 	}
 	defer resp.Body.Close()
-	_, err = io.Copy(w, resp.Body)
+	_, err = io.Copy(w, fromDaemon{resp.Body})
 	return err
+}
+
+// fromDaemon tells a broken connection from an error of who is written to.
+type fromDaemon struct{ io.Reader }
+
+func (r fromDaemon) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	if err != nil && err != io.EOF {
+		err = brokenOff(err)
+	}
+	return n, err
 }
 
 // Events calls f for every event after the given sequence number; with follow
@@ -136,7 +161,7 @@ func (c *Client) Events(ctx context.Context, after uint64, follow bool, f func(E
 		return err
 	}
 	defer resp.Body.Close()
-	next := lines[Event](resp.Body)
+	next := lines[Event](fromDaemon{resp.Body})
 	for {
 		e, err := next()
 		if errors.Is(err, io.EOF) {
@@ -205,7 +230,7 @@ func (c *Client) follow(ctx context.Context, path string, r any, tell func(Image
 		p, err := next()
 		switch {
 		case err != nil:
-			return nil, fmt.Errorf("the daemon went away meanwhile: %w", err)
+			return nil, brokenOff(err)
 		case p.Error != nil:
 			return nil, p.Error
 		case p.Image != nil:
@@ -409,7 +434,7 @@ func (c *Client) noDaemon(err error) error {
 	if errors.As(err, &op) && op.Op == "dial" {
 		return fmt.Errorf("%w on %s: start it with `freejail daemon` (%v)", ErrNoDaemon, c.socket, op.Err)
 	}
-	return err
+	return brokenOff(err)
 }
 
 func readError(resp *http.Response) error {

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"time"
 )
 
 // ExecProtocol is the Upgrade token of the exec stream: after the switch both
@@ -126,10 +127,10 @@ func (c *Client) Exec(ctx context.Context, id string, spec ExecSpec, xio ExecIO)
 	for {
 		t, p, err := ReadFrame(br)
 		if err != nil {
-			if ctx.Err() != nil {
+			if err = brokenOff(err); ctx.Err() != nil {
 				err = ctx.Err()
 			}
-			return nil, fmt.Errorf("the exec session broke off: %w", err)
+			return nil, fmt.Errorf("the exec session is over: %w", err)
 		}
 		switch t {
 		case Stdout:
@@ -188,7 +189,10 @@ func sendControl(w *FrameWriter, xio ExecIO, done <-chan struct{}) {
 func (c *Client) upgrade(ctx context.Context, path string, in any) (net.Conn, *bufio.Reader, error) {
 	for {
 		conn, br, err := c.upgradeOnce(ctx, path, in)
-		if !c.isRecovering(ctx, err) {
+		switch {
+		case hasCode(err, CodeUpgrading) && ctx.Err() == nil: // nothing was begun
+			time.Sleep(50 * time.Millisecond)
+		case !c.isRecovering(ctx, err):
 			return conn, br, err
 		}
 	}

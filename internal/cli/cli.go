@@ -24,11 +24,12 @@ import (
 
 // Exit codes of the command line. run and exec give the program's own.
 const (
-	exitFailed   = 1
-	exitUsage    = 2
-	exitNoDaemon = 69 // EX_UNAVAILABLE of sysexits(3)
-	exitRefused  = 77 // EX_NOPERM
-	exitUnknown  = 125
+	exitFailed      = 1
+	exitUsage       = 2
+	exitNoDaemon    = 69 // EX_UNAVAILABLE of sysexits(3)
+	exitRefused     = 77 // EX_NOPERM
+	exitUnknown     = 125
+	exitInterrupted = 128 + int(syscall.SIGINT)
 )
 
 // exitCode ends the program with a code and no further words.
@@ -86,6 +87,9 @@ func Main(version string) int {
 		return 0
 	case errors.As(err, &code):
 		return int(code)
+	case ctx.Err() != nil && errors.Is(err, context.Canceled):
+		printable.Fprintln(os.Stderr, "freejail: interrupted")
+		return exitInterrupted
 	}
 	printable.Fprintf(os.Stderr, "freejail: %v\n", err)
 	var usage usageError

@@ -190,7 +190,7 @@ func (a *app) run(ctx context.Context, spec client.TaskSpec, f runFlags) error {
 	for stream, w := range map[string]io.Writer{"stdout": a.stream, "stderr": os.Stderr} {
 		go func() { followed <- c.Logs(ctx, spec.ID, stream, true, -1, w) }()
 	}
-	exit, err := c.Wait(ctx, spec.ID)
+	exit, err := waitFor(ctx, c, spec.ID)
 	if ctx.Err() != nil { // interrupted: the task ends with us
 		timeout := client.Duration(a.stopTimeout(context.Background(), spec.ID))
 		exit, err = c.Stop(context.Background(), spec.ID, client.StopRequest{Timeout: timeout})
@@ -199,7 +199,11 @@ func (a *app) run(ctx context.Context, spec client.TaskSpec, f runFlags) error {
 		return err
 	}
 	for range 2 {
-		if err := <-followed; err != nil && ctx.Err() == nil {
+		switch err := <-followed; {
+		case err == nil || ctx.Err() != nil:
+		case errors.Is(err, client.ErrBrokenOff):
+			printable.Fprintf(os.Stderr, "freejail: what the task wrote since is in its log: freejail logs %s\n", spec.ID)
+		default:
 			printable.Fprintln(os.Stderr, "freejail: log:", err)
 		}
 	}
@@ -209,6 +213,37 @@ func (a *app) run(ctx context.Context, spec client.TaskSpec, f runFlags) error {
 		}
 	}
 	return exitOf(exit)
+}
+
+// waitFor waits for the end of a task, whatever happens to the daemon meanwhile.
+func waitFor(ctx context.Context, c *client.Client, id string) (exit *client.Exit, err error) {
+	err = persist(ctx, func() error {
+		exit, err = c.Wait(ctx, id)
+		return err
+	})
+	return exit, err
+}
+
+// persist repeats a call that the daemon's end breaks off, with the daemon that
+// comes. One that was not there at first is not waited for.
+func persist(ctx context.Context, call func() error) error {
+	broke := false
+	for {
+		err := call()
+		gone := errors.Is(err, client.ErrBrokenOff)
+		if !gone && !(broke && errors.Is(err, client.ErrNoDaemon)) || ctx.Err() != nil {
+			return err
+		}
+		if !broke {
+			printable.Fprintln(os.Stderr, "freejail: the daemon ended or is being upgraded: waiting for the next")
+		}
+		broke = true
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
 }
 
 // exitOf turns a task's end into our own.
@@ -458,7 +493,11 @@ func (a *app) logsCmd() *cobra.Command {
 		if stderr {
 			stream = "stderr"
 		}
-		return a.client().Logs(cmd.Context(), args[0], stream, follow, tail, a.stream)
+		err := a.client().Logs(cmd.Context(), args[0], stream, follow, tail, a.stream)
+		if errors.Is(err, client.ErrBrokenOff) {
+			err = fmt.Errorf("%w: the task runs on, and its log goes on with another `freejail logs`", err)
+		}
+		return err
 	}}
 	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on until the task ends")
 	c.Flags().BoolVar(&stderr, "stderr", false, "standard error instead of output")
@@ -480,9 +519,13 @@ func (a *app) inspectCmd() *cobra.Command {
 func (a *app) eventsCmd() *cobra.Command {
 	var follow bool
 	c := &cobra.Command{Use: "events", Short: "what happened to the tasks of late", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-		return a.client().Events(cmd.Context(), 0, follow, func(e client.Event) error {
-			return a.print(e, func(w io.Writer) {
-				printable.Fprintf(w, "%s  %-20s  %-10s  %s\n", e.At.Format(time.TimeOnly), e.Task, e.Kind, e.Message)
+		c, after := a.client(), uint64(0)
+		return persist(cmd.Context(), func() error {
+			return c.Events(cmd.Context(), after, follow, func(e client.Event) error {
+				after = e.Seq
+				return a.print(e, func(w io.Writer) {
+					printable.Fprintf(w, "%s  %-20s  %-10s  %s\n", e.At.Format(time.TimeOnly), e.Task, e.Kind, e.Message)
+				})
 			})
 		})
 	}}
