@@ -21,6 +21,13 @@ func (d *Daemon) damaged(m *aside.Moved, means string) {
 	d.event("", "damaged", m.Error()+"; "+means)
 }
 
+// leftAlone tells of a path that cannot be used and stays where it is.
+func (d *Daemon) leftAlone(path string, err error) {
+	d.noteDamage(path, err.Error())
+	d.log.Error("it is damaged, and left alone", "path", path, "error", err)
+	d.event("", "damaged", path+" cannot be used, and is left alone: "+err.Error())
+}
+
 // noteDamage has doctor tell of a path for as long as it is there.
 func (d *Daemon) noteDamage(path, what string) {
 	d.mu.Lock()

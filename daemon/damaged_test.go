@@ -99,7 +99,7 @@ func as(path string, other func() error) error {
 // What is damaged in the state directory is set aside, told, and done without.
 func TestDamagedFiles(t *testing.T) {
 	for name, damage := range damages {
-		for _, file := range []string{"freejail.db", "rulesets.json"} {
+		for _, file := range []string{"freejail.db", "rulesets.json", "images/index.json"} {
 			t.Run(file+"/"+name, func(t *testing.T) {
 				dir := shortDir(t)
 				path := filepath.Join(dir, "state", file)

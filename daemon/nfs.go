@@ -29,7 +29,8 @@ func (d *Daemon) openNFS() error {
 	if err := errors.Join(err1, err2); err != nil {
 		return err
 	}
-	d.nfs, err = nfsroot.Open(nfsroot.Config{Dir: d.path("nfs"), Options: o, Keep: keep, Every: every, Told: d.nfsTold})
+	d.nfs, err = nfsroot.Open(nfsroot.Config{Dir: d.path("nfs"), Options: o, Keep: keep, Every: every, Told: d.nfsTold,
+		Damaged: d.leftAlone})
 	return err
 }
 

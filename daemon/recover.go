@@ -70,15 +70,14 @@ func (d *Daemon) recoverAll(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return nil
 	}
-	if err := d.sweepStrays(ctx, alive, known); err != nil {
+	// Whether or not the disk is full or a mount hangs: what runs is to be looked after.
+	err = errors.Join(d.sweepStrays(ctx, alive, known), d.rulesets.Reconcile(d.rulesetHolders()), d.nfs.Reconcile(d.holders()))
+	if err != nil {
 		d.log.Error("recovery: not all is swept up; the next daemon tries again", "error", err)
 		d.event("", "cleanup", "not all that earlier tasks left is swept up; the next daemon tries again: "+err.Error())
 	}
-	err = errors.Join(d.rulesets.Reconcile(d.rulesetHolders()), d.nfs.Reconcile(d.holders()))
-	if err == nil {
-		close(d.recovery.over)
-	}
-	return err
+	close(d.recovery.over)
+	return nil
 }
 
 // readTask reads a task's directory. That of a start which got no further is

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/freejail/freejail/internal/regular"
 )
 
 // Config of a host's mounts.
@@ -25,6 +27,9 @@ type Config struct {
 	// Told is called when a mount becomes unhealthy or healthy again, with those
 	// who have it.
 	Told func(holders []string, h Health)
+	// Damaged is called with what is no mount's directory, or tells not who has
+	// the mount: it is left as it is. nil tells nobody.
+	Damaged func(path string, err error)
 }
 
 // Mounts are the NFS mounts of a host: one for each image, shared by all tasks
@@ -89,11 +94,12 @@ func open(cfg Config, do mounter) (*Mounts, error) {
 		return nil, fmt.Errorf("nfs: %w", err)
 	}
 	for _, e := range entries {
-		s, err := m.adopt(filepath.Join(cfg.Dir, e.Name()))
-		if err != nil {
-			return nil, fmt.Errorf("nfs: %s: %w", e.Name(), err)
+		dir := filepath.Join(cfg.Dir, e.Name())
+		if s, err := m.adopt(dir); err == nil {
+			m.list = append(m.list, s)
+		} else if cfg.Damaged != nil {
+			cfg.Damaged(dir, err)
 		}
-		m.list = append(m.list, s)
 	}
 	return m, nil
 }
@@ -103,10 +109,7 @@ func open(cfg Config, do mounter) (*Mounts, error) {
 func (m *Mounts) adopt(dir string) (*shared, error) {
 	s := &shared{dir: dir, holders: map[string]bool{}, ready: make(chan struct{})}
 	close(s.ready)
-	b, err := os.ReadFile(filepath.Join(dir, notedFile))
-	if err == nil {
-		err = json.Unmarshal(b, &s.noted)
-	}
+	err := s.noted.read(filepath.Join(dir, notedFile))
 	there := false
 	if err == nil {
 		there, err = m.do.mounted(s.target())
@@ -124,6 +127,21 @@ func (m *Mounts) adopt(dir string) (*shared, error) {
 		go m.watch(s)
 	}
 	return s, nil
+}
+
+// maxNoted is far more than what is noted of a mount.
+const maxNoted = 1 << 20
+
+func (n *noted) read(path string) error {
+	f, _, err := regular.Open(path)
+	if err != nil {
+		return err
+	}
+	b, err := regular.Read(f, path, maxNoted)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return json.Unmarshal(b, n)
 }
 
 // Reconcile lets go of the mounts of all but the holders that are alive, and

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/freejail/freejail/internal/mount"
 )
 
@@ -178,6 +180,41 @@ func TestLaterDaemon(t *testing.T) {
 		t.Errorf("a mount that is there was not used: %d, %v", l.mounts, err)
 	}
 	check(t, errors.Join(later.Release("a"), later.Release("d"), later.Close()))
+	empty(t, later)
+}
+
+// Whatever lies among the mounts keeps nobody from the others, and is waited for by
+// nobody.
+func TestDamagedMounts(t *testing.T) {
+	m, l, src, _ := newMounts(t, time.Hour)
+	_, err := m.Acquire(t.Context(), src, "a")
+	check(t, err)
+	at := func(elem ...string) string { return filepath.Join(append([]string{m.cfg.Dir}, elem...)...) }
+	for _, dir := range []string{"holders.1", "fifo.1", "zeros.1", "directory.1"} {
+		check(t, os.Mkdir(at(dir), 0o700))
+	}
+	check(t, os.WriteFile(at("file"), nil, 0o600))
+	check(t, os.WriteFile(at("holders.1", holdersDir), nil, 0o600))
+	check(t, unix.Mkfifo(at("fifo.1", notedFile), 0o600))
+	check(t, os.WriteFile(at("zeros.1", notedFile), make([]byte, 100), 0o600))
+	check(t, os.Mkdir(at("directory.1", notedFile), 0o700))
+	var damaged []string
+	cfg := m.cfg
+	cfg.Damaged = func(path string, err error) { damaged = append(damaged, filepath.Base(path)) }
+	later, err := open(cfg, l)
+	check(t, err)
+	if want := []string{"file", "holders.1"}; !slices.Equal(damaged, want) {
+		t.Errorf("damaged are %v, want %v", damaged, want)
+	}
+	err = later.Reconcile([]string{"a"})
+	if later.count() != 1 && err == nil {
+		t.Errorf("the later daemon has %+v", later.List())
+	}
+	if _, err := later.Acquire(t.Context(), src, "b"); err != nil || l.mounts != 1 {
+		t.Errorf("a mount that is there was not used: %d, %v", l.mounts, err)
+	}
+	check(t, errors.Join(os.RemoveAll(at("directory.1")), os.Remove(at("file")), os.RemoveAll(at("holders.1"))))
+	check(t, errors.Join(later.Release("a"), later.Release("b"), later.Close()))
 	empty(t, later)
 }
 

@@ -45,7 +45,7 @@ var mayImport = map[string][]string{
 	"internal/strictjson": nil,
 	"internal/testcrash": nil,
 	"jail":                nil,
-	"nfsroot":             {"internal/dataset", "internal/mount", "internal/strictjson"},
+	"nfsroot":             {"internal/dataset", "internal/mount", "internal/regular", "internal/strictjson"},
 	"policy":              {"internal/imagename", "internal/printable"},
 	"storage":             {"internal/boot", "internal/dataset", "internal/durable", "internal/keylock", "internal/mount", "internal/regular", "internal/remove"},
 }
