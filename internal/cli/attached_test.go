@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -70,24 +71,23 @@ func (a *attached) ends(code int, texts ...string) {
 // Who is attached when the daemon is upgraded goes on where nothing is lost by it,
 // and else is told what happened and what to do; and so is who interrupts.
 func TestAttachedOverAnUpgrade(t *testing.T) {
-	h := newHost(t, "")
-	run := h.attach("run", "--name", "one", "prog", "wait")
+	h, id := newHost(t, ""), fmt.Sprintf("a%d", os.Getpid())
+	run := h.attach("run", "--name", id, "prog", "wait")
 	run.says("greeting")
 	events := h.attach("events", "-f")
 	events.says("started")
-	logs := h.attach("logs", "-f", "one")
+	logs := h.attach("logs", "-f", id)
 	logs.says("greeting")
-	session := h.attach("exec", "one", "/bin/prog", "inside", "say", "hello")
+	session := h.attach("exec", id, "/bin/prog", "inside", "say", "hello")
 	session.ends(0, "hello")
-	session = h.attach("exec", "one", "/bin/prog", "inside", "stubborn")
+	session = h.attach("exec", id, "/bin/prog", "inside", "stubborn")
 	session.says("here")
 	h.gives(0, []string{"the daemon is version"}, "daemon", "--upgrade")
 	session.ends(exitFailed, "the command was ended: the daemon is being upgraded")
 	logs.ends(exitFailed, "the daemon ended or was upgraded meanwhile", "goes on with another `freejail logs`")
-	run.says("waiting for the next")
 	events.says("waiting for the next")
-	h.gives(0, nil, "stop", "one")
-	run.ends(3, "freejail logs one")
+	h.gives(0, nil, "stop", id)
+	run.ends(3, "freejail logs "+id)
 	events.says("exit code 3")
 	again := h.attach("events", "-f")
 	again.says("exit code 3")
