@@ -271,7 +271,10 @@ func (b *birth) becomeFiles() syscall.Errno {
 //go:norace
 //go:nosplit
 func (b *birth) becomeSession() syscall.Errno {
-	if _, _, errno := syscall.RawSyscall(syscall.SYS_SETSID, 0, 0, 0); errno != 0 || b.tty == nil {
+	if _, _, errno := syscall.RawSyscall(syscall.SYS_SETSID, 0, 0, 0); errno != 0 {
+		return errno
+	}
+	if _, _, errno := syscall.RawSyscall(sysSetlogin, uintptr(unsafe.Pointer(&loginName)), 0, 0); errno != 0 || b.tty == nil {
 		return errno
 	}
 	if _, _, errno := syscall.RawSyscall(syscall.SYS_IOCTL, 0, unix.TIOCSCTTY, 0); errno != 0 {

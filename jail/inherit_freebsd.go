@@ -26,6 +26,8 @@ const (
 	rtpSet       = 1
 	rtpNormal    = 3
 
+	sysSetlogin, sysSetloginclass = 50, 524
+
 	cpuLevelWhich, cpuWhichPID, cpuWhichJail = 3, 2, 5
 )
 
@@ -81,14 +83,19 @@ func readInherited() (in inheritance, err error) {
 	return in, nil
 }
 
-// raiseFiles lets this process, which has files open for all of its tasks, have
-// as many as the kernel lets a process have.
-func raiseFiles() error {
-	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: rlimInfinity, Max: rlimInfinity}); err != nil {
-		return fmt.Errorf("limit of open files: %w", err)
+// raiseOwn lets this process, which has files open for all of its tasks and writes
+// for them, have as much as the kernel lets a process have.
+func raiseOwn() error {
+	for _, r := range []int{unix.RLIMIT_CPU, unix.RLIMIT_FSIZE, unix.RLIMIT_DATA, unix.RLIMIT_AS, unix.RLIMIT_NOFILE} {
+		if err := unix.Setrlimit(r, &unix.Rlimit{Cur: rlimInfinity, Max: rlimInfinity}); err != nil {
+			return fmt.Errorf("setrlimit %d of this process: %w", r, err)
+		}
 	}
 	return nil
 }
+
+// Names of who is logged in, and of the class: as at the host's boot.
+var loginName, loginClass = [...]byte{'r', 'o', 'o', 't', 0}, [...]byte{'d', 'a', 'e', 'm', 'o', 'n', 0}
 
 // Protect keeps the kernel from choosing this process when memory runs out. Its
 // children are not kept from it.
@@ -131,7 +138,8 @@ func (b *birth) becomeOrdinary() syscall.Errno {
 		}
 	}
 	syscall.RawSyscall(syscall.SYS_UMASK, usualUmask, 0, 0)
-	return 0
+	_, _, errno := syscall.RawSyscall(sysSetloginclass, uintptr(unsafe.Pointer(&loginClass)), 0, 0)
+	return errno
 }
 
 // becomeHeard has the child ignore and block no signal.

@@ -81,7 +81,7 @@ func Open(cfg Config) (*Manager, error) {
 		return nil, fmt.Errorf("forbid tracing: %w", err)
 	}
 	m.racct = sysctlOn("kern.racct.enable") && !cfg.withoutRacct
-	if err := raiseFiles(); err != nil {
+	if err := raiseOwn(); err != nil {
 		return nil, err
 	}
 	var err error

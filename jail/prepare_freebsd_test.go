@@ -59,7 +59,7 @@ func mountDev(t testing.TB, root string) {
 	})
 }
 
-const usualSignals = " ignored [] blocked [0 0 0 0] rtprio false processors true"
+const usualSignals = " ignored [] blocked [0 0 0 0] rtprio false processors true login root daemon"
 
 // signals are those that are ignored or blocked, and how the process is scheduled.
 func signals() string {
@@ -71,7 +71,11 @@ func signals() string {
 	if errno != 0 {
 		must(errno)
 	}
-	return fmt.Sprint(" ignored ", in.ignored, " blocked ", mask, " rtprio ", in.rtprio, " processors ", runtime.NumCPU() > 1)
+	const kiLogin, kiClass = 420, 484
+	k, err := process(unix.Getpid())
+	must(err)
+	login := fmt.Sprint(" login ", text(k[kiLogin:kiLogin+18]), " ", text(k[kiClass:kiClass+18]))
+	return fmt.Sprint(" ignored ", in.ignored, " blocked ", mask, " rtprio ", in.rtprio, " processors ", runtime.NumCPU() > 1, login)
 }
 
 // becomeOdd is what a shell may have made of a daemon.
@@ -84,6 +88,12 @@ func becomeOdd() error {
 	}
 	mask := [4]uint32{1 << (syscall.SIGUSR1 - 1)}
 	one, err := cpuMask("0")
+	for number, name := range map[uintptr]string{sysSetlogin: "alice", sysSetloginclass: "odd"} {
+		b := cstring(name)
+		if _, _, errno := unix.Syscall(number, uintptr(unsafe.Pointer(&b[0])), 0, 0); errno != 0 {
+			errs = append(errs, errno)
+		}
+	}
 	_, _, errno1 := unix.Syscall(unix.SYS_SIGPROCMASK, sigSetmask, uintptr(unsafe.Pointer(&mask)), 0)
 	_, _, errno2 := unix.Syscall6(unix.SYS_CPUSET_SETAFFINITY, cpuLevelWhich, cpuWhichPID, ^uintptr(0),
 		uintptr(len(one)), uintptr(unsafe.Pointer(&one[0])), 0)
