@@ -20,7 +20,8 @@ func benchmarkTask(b *testing.B, start bool) {
 		for _, links := range []int{0, 200, 1500} {
 			b.Run(fmt.Sprintf("storage=%s,links=%d", driver, links), func(b *testing.B) {
 				c, _ := daemonAt(b, shortDir(b), "log_level = \"error\"\n")
-				spec := testimage.Spec{Name: "prog", Manifest: greeting, Cmd: []string{"inside"}, Links: map[string]string{}}
+				spec := testimage.Spec{Name: "prog", Manifest: greeting, Cmd: []string{"inside"},
+					Links: map[string]string{}}
 				for i := range links {
 					spec.Links[fmt.Sprintf("/dir%d/lib%d.so", i%8, i)] = fmt.Sprintf("libsomething.so.%d", i)
 				}
@@ -42,7 +43,8 @@ func benchmarkTask(b *testing.B, start bool) {
 				for n := range b.N + 1 { // the first unpacks
 					id := fmt.Sprintf("b%d-%d", os.Getpid(), n)
 					timed(n, start, func() error {
-						_, err := c.Start(b.Context(), client.TaskSpec{ID: id, Owner: "cli", Image: path, Storage: driver, Args: []string{"echo"}, Parameters: map[string]string{"GREETING": "x"}})
+						_, err := c.Start(b.Context(), client.TaskSpec{ID: id, Owner: "cli", Image: path,
+							Storage: driver, Args: []string{"echo"}, Parameters: map[string]string{"GREETING": "x"}})
 						return err
 					})
 					timed(n, !start, func() error { return c.Destroy(b.Context(), id, true) })

@@ -27,7 +27,8 @@ func (d *Driver) ExecTask(ctx context.Context, req *proto.ExecTaskRequest) (*pro
 		defer cancel()
 	}
 	var stdout, stderr bytes.Buffer
-	e, err := d.exec(ctx, req.TaskId, client.ExecSpec{Args: req.Command}, client.ExecIO{Stdout: &stdout, Stderr: &stderr})
+	e, err := d.exec(ctx, req.TaskId, client.ExecSpec{Args: req.Command},
+		client.ExecIO{Stdout: &stdout, Stderr: &stderr})
 	if err != nil {
 		return nil, failure(err)
 	}
@@ -62,7 +63,8 @@ func (d *Driver) ExecTaskStreaming(stream proto.Driver_ExecTaskStreamingServer) 
 	if err != nil {
 		return failure(err)
 	}
-	err = errors.Join(stdout.close(), stderr.close(), stream.Send(&proto.ExecTaskStreamingResponse{Exited: true, Result: exitResult(e)}))
+	err = errors.Join(stdout.close(), stderr.close(),
+		stream.Send(&proto.ExecTaskStreamingResponse{Exited: true, Result: exitResult(e)}))
 	if err == nil {
 		linger(stream.Context(), noInput)
 	}
@@ -86,7 +88,8 @@ func linger(ctx context.Context, noInput <-chan struct{}) {
 	}
 }
 
-func (d *Driver) exec(ctx context.Context, taskID string, spec client.ExecSpec, xio client.ExecIO) (*client.Exit, error) {
+func (d *Driver) exec(ctx context.Context, taskID string, spec client.ExecSpec,
+	xio client.ExecIO) (*client.Exit, error) {
 	if len(spec.Args) == 0 {
 		return nil, client.Errorf(client.CodeInvalid, "exec: no command given")
 	}
@@ -96,7 +99,8 @@ func (d *Driver) exec(ctx context.Context, taskID string, spec client.ExecSpec, 
 // receive takes the agent's messages apart until the stream ends. The end of
 // the messages is not that of the input, which is told by a message of its own;
 // after either noInput is closed.
-func receive(stream proto.Driver_ExecTaskStreamingServer, input *io.PipeWriter, resize chan<- client.WindowSize, noInput chan<- struct{}) {
+func receive(stream proto.Driver_ExecTaskStreamingServer, input *io.PipeWriter, resize chan<- client.WindowSize,
+	noInput chan<- struct{}) {
 	var once sync.Once
 	end := func() { once.Do(func() { close(noInput) }) }
 	defer end()

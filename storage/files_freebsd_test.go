@@ -24,7 +24,8 @@ func watched(name string, do func() error) (err error) {
 	}
 	defer func() { err = errors.Join(err, unix.Close(kq)) }()
 	return with(name, os.O_RDONLY, func(f *os.File) error {
-		ev := []unix.Kevent_t{{Ident: uint64(f.Fd()), Filter: unix.EVFILT_VNODE, Flags: unix.EV_ADD | unix.EV_CLEAR, Fflags: unix.NOTE_WRITE | unix.NOTE_EXTEND}}
+		ev := []unix.Kevent_t{{Ident: uint64(f.Fd()), Filter: unix.EVFILT_VNODE, Flags: unix.EV_ADD | unix.EV_CLEAR,
+			Fflags: unix.NOTE_WRITE | unix.NOTE_EXTEND}}
 		if _, err := unix.Kevent(kq, ev, nil, nil); err != nil {
 			return err
 		}

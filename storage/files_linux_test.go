@@ -53,7 +53,8 @@ func TestWhatProgramsDoToPodmansFiles(t *testing.T) {
 	t.Cleanup(func() { check(t, errors.Join(mount.UnmountUnder(store), os.RemoveAll(store))) })
 	podman := func(args ...string) string {
 		t.Helper()
-		cmd := exec.Command("podman", append([]string{"--root", store + "/root", "--runroot", store + "/run", "--storage-driver", "overlay"}, args...)...)
+		cmd := exec.Command("podman", append([]string{"--root", store + "/root", "--runroot", store + "/run",
+			"--storage-driver", "overlay"}, args...)...)
 		cmd.Stderr = os.Stderr
 		out, err := cmd.Output()
 		if err != nil {
@@ -66,6 +67,7 @@ func TestWhatProgramsDoToPodmansFiles(t *testing.T) {
 		t.Fatalf("tar: %v: %s", err, out)
 	}
 	cmd := exec.Command("/prog")
-	cmd.SysProcAttr, cmd.Dir = &syscall.SysProcAttr{Chroot: podman("mount", podman("create", podman("import", "-q", tar), "/prog"))}, "/"
+	cmd.SysProcAttr, cmd.Dir = &syscall.SysProcAttr{Chroot: podman("mount",
+		podman("create", podman("import", "-q", tar), "/prog"))}, "/"
 	compareTable(t, "podman", cmd)
 }

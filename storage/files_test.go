@@ -181,31 +181,37 @@ var table = map[string]one{
 			if e.Type() == fs.ModeSymlink {
 				return nil
 			}
-			return errors.Join(unix.Chmod(name, 0o700), want(stat(name).Mode&0o7777 == 0o700, "%s: %o", name, stat(name).Mode))
+			return errors.Join(unix.Chmod(name, 0o700), want(stat(name).Mode&0o7777 == 0o700, "%s: %o", name,
+				stat(name).Mode))
 		})
 	}},
 	"owner of a link": {do: func() error {
-		return errors.Join(os.Lchown("link", 1, 2), want(stat("link").Uid == 1 && stat("file").Uid == 5, "%d", stat("link").Uid))
+		return errors.Join(os.Lchown("link", 1, 2), want(stat("link").Uid == 1 && stat("file").Uid == 5, "%d",
+			stat("link").Uid))
 	}, like: map[string]string{"nfs": "EROFS", "nfs/linux": "ok"}},
 	"mode of a link": {do: func() error {
 		err := unix.Fchmodat(unix.AT_FDCWD, "link", 0o500, unix.AT_SYMLINK_NOFOLLOW)
-		return errors.Join(err, want(stat("link").Mode&0o777 == 0o500 && stat("file").Mode&0o777 == 0o640, "%o", stat("link").Mode))
+		return errors.Join(err, want(stat("link").Mode&0o777 == 0o500 && stat("file").Mode&0o777 == 0o640, "%o",
+			stat("link").Mode))
 	}, like: map[string]string{"nfs": "EROFS", "linux": "ENOTSUP", "nfs/linux": "ENOTSUP"}},
 	"times of a link": {do: func() error {
 		err := unix.UtimesNanoAt(unix.AT_FDCWD, "link", []unix.Timespec{{Sec: 5}, {Sec: 6}}, unix.AT_SYMLINK_NOFOLLOW)
-		return errors.Join(err, want(stat("link").Mtim.Sec == 6 && stat("file").Mtim.Sec != 6, "%d", stat("link").Mtim.Sec))
+		return errors.Join(err, want(stat("link").Mtim.Sec == 6 && stat("file").Mtim.Sec != 6, "%d",
+			stat("link").Mtim.Sec))
 	}, like: map[string]string{"nfs": "EROFS", "nfs/linux": "ok"}},
 	"times of a file": {do: func() error {
 		err := unix.UtimesNanoAt(unix.AT_FDCWD, "file", []unix.Timespec{{Sec: 5}, {Sec: 6, Nsec: 7000}}, 0)
 		return errors.Join(err, want(stat("file").Mtim == unix.Timespec{Sec: 6, Nsec: 7000}, "%v", stat("file").Mtim))
 	}},
 	"a new owner keeps content and mode": {do: func() error {
-		return errors.Join(os.Chown("file", 8, 9), has("file", "image's file"), want(stat("file").Mode&0o7777 == 0o640, "%o", stat("file").Mode))
+		return errors.Join(os.Chown("file", 8, 9), has("file", "image's file"),
+			want(stat("file").Mode&0o7777 == 0o640, "%o", stat("file").Mode))
 	}},
 	"rename": {do: func() error {
 		err := errors.Join(os.Rename("file", "moved"), has("moved", "image's file"))
 		_, gone := os.Lstat("file")
-		return errors.Join(err, fails(gone, fs.ErrNotExist), want(stat("moved").Uid == 5, "owner %d", stat("moved").Uid))
+		return errors.Join(err, fails(gone, fs.ErrNotExist), want(stat("moved").Uid == 5, "owner %d",
+			stat("moved").Uid))
 	}},
 	"rename over": {do: func() error {
 		return errors.Join(os.Rename("file", "hard"), has("hard", "image's file"), has("same", "image's hard"))
@@ -214,23 +220,28 @@ var table = map[string]one{
 		return errors.Join(os.Rename("hard", "link"), has("link", "image's hard"), has("file", "image's file"))
 	}},
 	"rename a link": {do: func() error {
-		return errors.Join(os.Rename("link", "dir/link"), want(stat("dir/link").Mode&unix.S_IFMT == unix.S_IFLNK, "%o", stat("dir/link").Mode))
+		return errors.Join(os.Rename("link", "dir/link"), want(stat("dir/link").Mode&unix.S_IFMT == unix.S_IFLNK, "%o",
+			stat("dir/link").Mode))
 	}},
 	"rename across directories": {do: func() error {
-		return errors.Join(os.Rename("dir/a", "empty/a"), has("empty/a", "image's dir/a"), os.Rename("file", "dir/sub/c"), has("dir/sub/c", "image's file"))
+		return errors.Join(os.Rename("dir/a", "empty/a"), has("empty/a", "image's dir/a"),
+			os.Rename("file", "dir/sub/c"), has("dir/sub/c", "image's file"))
 	}},
 	"rename a directory": {do: func() error {
-		return errors.Join(os.Rename("dir", "moved"), has("moved/a", "image's dir/a"), has("moved/sub/c", "image's dir/sub/c"))
+		return errors.Join(os.Rename("dir", "moved"), has("moved/a", "image's dir/a"),
+			has("moved/sub/c", "image's dir/sub/c"))
 	}, like: map[string]string{"overlay": "EXDEV", "podman": "EXDEV", "nfs/linux": "EXDEV", "union": "ENOENT", "nfs": "ENOENT"}},
 	"rename a directory over an empty one": {do: func() error {
-		return errors.Join(os.Mkdir("mine", 0o755), os.WriteFile("mine/file", []byte("x"), 0o600), unix.Rename("mine", "empty"), has("empty/file", "x"))
+		return errors.Join(os.Mkdir("mine", 0o755), os.WriteFile("mine/file", []byte("x"), 0o600),
+			unix.Rename("mine", "empty"), has("empty/file", "x"))
 	}},
 	"rename a directory over a full one": {do: func() error {
 		err := errors.Join(os.Mkdir("mine", 0o755))
 		return errors.Join(err, fails(unix.Rename("mine", "dir"), unix.ENOTEMPTY))
 	}, like: map[string]string{"union": "ok instead of ENOTEMPTY", "nfs": "ok instead of ENOTEMPTY", "nfs/linux": "ok"}},
 	"rename one's own directory": {do: func() error {
-		return errors.Join(os.Mkdir("mine", 0o755), os.WriteFile("mine/file", []byte("x"), 0o600), os.Rename("mine", "dir/mine"), has("dir/mine/file", "x"))
+		return errors.Join(os.Mkdir("mine", 0o755), os.WriteFile("mine/file", []byte("x"), 0o600),
+			os.Rename("mine", "dir/mine"), has("dir/mine/file", "x"))
 	}},
 	"rename while open": {do: func() error {
 		return with("file", os.O_RDWR|os.O_APPEND, func(f *os.File) error {
@@ -249,7 +260,8 @@ var table = map[string]one{
 		return errors.Join(err, has("same", "new"))
 	}, like: map[string]string{"union": `it is "image's hard"`, "nfs": `it is "image's hard"`, "overlay": `it is "image's hard"`, "podman": `it is "image's hard"`}},
 	"symlink over": {do: func() error {
-		return errors.Join(fails(os.Symlink("x", "file"), fs.ErrExist), fails(os.Symlink("x", "link"), fs.ErrExist), os.Remove("file"), os.Symlink("dir/a", "file"), has("file", "image's dir/a"))
+		return errors.Join(fails(os.Symlink("x", "file"), fs.ErrExist), fails(os.Symlink("x", "link"), fs.ErrExist),
+			os.Remove("file"), os.Symlink("dir/a", "file"), has("file", "image's dir/a"))
 	}},
 	"shared mapping": {do: func() error {
 		return with("file", os.O_RDWR, func(f *os.File) error {
@@ -282,7 +294,8 @@ var table = map[string]one{
 	"flock": {do: func() error {
 		return with("file", os.O_RDWR, func(a *os.File) error {
 			return with("file", os.O_RDWR, func(b *os.File) error {
-				return errors.Join(unix.Flock(int(a.Fd()), unix.LOCK_EX), fails(unix.Flock(int(b.Fd()), unix.LOCK_EX|unix.LOCK_NB), unix.EWOULDBLOCK))
+				return errors.Join(unix.Flock(int(a.Fd()), unix.LOCK_EX),
+					fails(unix.Flock(int(b.Fd()), unix.LOCK_EX|unix.LOCK_NB), unix.EWOULDBLOCK))
 			})
 		})
 	}},
@@ -306,7 +319,9 @@ var table = map[string]one{
 			_, err := f.WriteAt([]byte("end"), 1<<20)
 			hole, err2 := unix.Seek(int(f.Fd()), 0, unix.SEEK_HOLE)
 			data, err3 := unix.Seek(int(f.Fd()), hole, unix.SEEK_DATA)
-			return errors.Join(err, err2, err3, want(hole > 0 && hole < data && data <= 1<<20 && stat("file").Blocks < 1000, "hole at %d, data at %d, %d blocks", hole, data, stat("file").Blocks))
+			return errors.Join(err, err2, err3,
+				want(hole > 0 && hole < data && data <= 1<<20 && stat("file").Blocks < 1000,
+					"hole at %d, data at %d, %d blocks", hole, data, stat("file").Blocks))
 		})
 	}},
 	"FIFO": {do: func() error {
@@ -348,7 +363,8 @@ var table = map[string]one{
 		}))
 	}},
 	"mkdir over what was removed": {do: func() error {
-		return errors.Join(fails(os.Mkdir("file", 0o755), fs.ErrExist), os.Remove("file"), os.Mkdir("file", 0o755), os.WriteFile("file/x", nil, 0o600))
+		return errors.Join(fails(os.Mkdir("file", 0o755), fs.ErrExist), os.Remove("file"), os.Mkdir("file", 0o755),
+			os.WriteFile("file/x", nil, 0o600))
 	}},
 	"rmdir and mkdir again": {do: func() error {
 		err := fails(os.Remove("dir"), unix.ENOTEMPTY)
@@ -363,16 +379,19 @@ var table = map[string]one{
 		})
 	}},
 	"truncate by path": {do: func() error {
-		return errors.Join(os.Truncate("file", 5), has("file", "image"), os.Truncate("file", 7), has("file", "image\x00\x00"), os.Truncate("hard", 0), has("hard", ""))
+		return errors.Join(os.Truncate("file", 5), has("file", "image"), os.Truncate("file", 7),
+			has("file", "image\x00\x00"), os.Truncate("hard", 0), has("hard", ""))
 	}, like: map[string]string{"union": panics, "nfs": panics, "nfs/linux": "ok"}},
 	"truncate by path what was written": {do: func() error {
 		return errors.Join(os.WriteFile("file", []byte("long"), 0o600), os.Truncate("file", 2), has("file", "lo"))
 	}},
 	"append": {do: func() error {
-		return errors.Join(with("file", os.O_WRONLY|os.O_APPEND, func(f *os.File) error { _, err := f.WriteString("+"); return err }), has("file", "image's file+"))
+		return errors.Join(with("file", os.O_WRONLY|os.O_APPEND,
+			func(f *os.File) error { _, err := f.WriteString("+"); return err }), has("file", "image's file+"))
 	}},
 	"open truncates": {do: func() error {
-		return errors.Join(with("file", os.O_WRONLY|os.O_TRUNC, func(f *os.File) error { return has("file", "") }), want(stat("file").Uid == 5 && stat("file").Mode&0o7777 == 0o640, "%o", stat("file").Mode))
+		return errors.Join(with("file", os.O_WRONLY|os.O_TRUNC, func(f *os.File) error { return has("file", "") }),
+			want(stat("file").Uid == 5 && stat("file").Mode&0o7777 == 0o640, "%o", stat("file").Mode))
 	}},
 	"copy_file_range": {do: func() error {
 		return with("file", os.O_RDONLY, func(from *os.File) error {
@@ -385,7 +404,10 @@ var table = map[string]one{
 	"exclusive": {do: func() error {
 		_, err := open("file", os.O_CREATE|os.O_EXCL|os.O_RDWR)
 		err = errors.Join(fails(err, fs.ErrExist), os.Remove("file"))
-		return errors.Join(err, with("file", os.O_CREATE|os.O_EXCL|os.O_RDWR, func(f *os.File) error { _, err := f.WriteString("x"); return err }), has("file", "x"))
+		return errors.Join(err, with("file", os.O_CREATE|os.O_EXCL|os.O_RDWR, func(f *os.File) error {
+			_, err := f.WriteString("x")
+			return err
+		}), has("file", "x"))
 	}},
 	"remove all": {do: func() error {
 		err := os.RemoveAll("dir")
@@ -416,7 +438,8 @@ var table = map[string]one{
 		}
 		return with("dir", os.O_RDONLY, func(d *os.File) error {
 			names, err := d.Readdirnames(-1)
-			return errors.Join(err, want(len(names) < 10, "%d names", len(names)), want(stat("dir").Size < 8192, "%d bytes", stat("dir").Size))
+			return errors.Join(err, want(len(names) < 10, "%d names", len(names)),
+				want(stat("dir").Size < 8192, "%d bytes", stat("dir").Size))
 		})
 	}},
 	"list while removing": {do: func() error {
@@ -461,7 +484,8 @@ var table = map[string]one{
 		return errors.Join(err, want(string(b[:n]) == "x", "%q", b[:n]), has("file", "image's file"))
 	}, like: map[string]string{"union": "EOPNOTSUPP", "nfs": "EOPNOTSUPP", "nfs/linux": "ok"}},
 	"set-uid stays on a change of mode": {do: func() error {
-		return errors.Join(unix.Chmod("setuid", 0o4711), want(stat("setuid").Mode&0o7777 == 0o4711 && stat("setuid").Uid == 5, "%o", stat("setuid").Mode))
+		return errors.Join(unix.Chmod("setuid", 0o4711),
+			want(stat("setuid").Mode&0o7777 == 0o4711 && stat("setuid").Uid == 5, "%o", stat("setuid").Mode))
 	}},
 	"set-uid on a write by root": {do: func() error {
 		err := with("setuid", os.O_WRONLY, func(f *os.File) error { _, err := f.WriteString("x"); return err })
@@ -489,11 +513,13 @@ var table = map[string]one{
 	"statfs": {do: func() error {
 		var st unix.Statfs_t
 		err := unix.Statfs("file", &st)
-		return errors.Join(err, want(st.Blocks > 0 && st.Bavail > 0 && int64(st.Bavail) <= int64(st.Blocks), "%d of %d", st.Bavail, st.Blocks))
+		return errors.Join(err, want(st.Blocks > 0 && st.Bavail > 0 && int64(st.Bavail) <= int64(st.Blocks), "%d of %d",
+			st.Bavail, st.Blocks))
 	}},
 	"long names": {do: func() error {
 		long := strings.Repeat("n", 255)
-		return errors.Join(os.WriteFile(long, []byte("x"), 0o600), os.Rename(long, "dir/"+long), has("dir/"+long, "x"), fails(os.Mkdir(long+"n", 0o700), unix.ENAMETOOLONG))
+		return errors.Join(os.WriteFile(long, []byte("x"), 0o600), os.Rename(long, "dir/"+long), has("dir/"+long, "x"),
+			fails(os.Mkdir(long+"n", 0o700), unix.ENAMETOOLONG))
 	}},
 	"many names": {do: func() error {
 		for i := range 10000 {
@@ -508,8 +534,12 @@ var table = map[string]one{
 		return errors.Join(err, want(len(names) >= 10003, "%d", len(names)), os.Remove("dir"))
 	}},
 	"fsync": {do: func() error {
-		err := with("file", os.O_WRONLY, func(f *os.File) error { _, err := f.WriteString("new"); return errors.Join(err, f.Sync()) })
-		return errors.Join(err, with("hard", os.O_RDONLY, func(f *os.File) error { return f.Sync() }), with("dir", os.O_RDONLY, func(f *os.File) error { return f.Sync() }))
+		err := with("file", os.O_WRONLY, func(f *os.File) error {
+			_, err := f.WriteString("new")
+			return errors.Join(err, f.Sync())
+		})
+		return errors.Join(err, with("hard", os.O_RDONLY, func(f *os.File) error { return f.Sync() }),
+			with("dir", os.O_RDONLY, func(f *os.File) error { return f.Sync() }))
 	}},
 	"an open file outlives its name": {do: func() error {
 		return with("file", os.O_RDWR, func(f *os.File) error {
@@ -518,7 +548,8 @@ var table = map[string]one{
 			b := make([]byte, 5)
 			_, err3 := f.ReadAt(b, 0)
 			var st unix.Stat_t
-			return errors.Join(err, err2, err3, unix.Fstat(int(f.Fd()), &st), want(string(b) == "newge" && st.Nlink == 0, "%q, %d names", b, st.Nlink))
+			return errors.Join(err, err2, err3, unix.Fstat(int(f.Fd()), &st),
+				want(string(b) == "newge" && st.Nlink == 0, "%q, %d names", b, st.Nlink))
 		})
 	}},
 	"an open file of the image outlives its name": {do: func() error {

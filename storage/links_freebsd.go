@@ -202,7 +202,8 @@ func (f *folder) below(ctx context.Context, old, dir *os.File) error {
 // move takes a link from where a task had it, if it is as the image's.
 func (l *link) move(old, dir *os.File) bool {
 	var st unix.Stat_t
-	if unix.Fstatat(int(old.Fd()), l.Name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil || st.Mode&unix.S_IFMT != unix.S_IFLNK {
+	if unix.Fstatat(int(old.Fd()), l.Name, &st,
+		unix.AT_SYMLINK_NOFOLLOW) != nil || st.Mode&unix.S_IFMT != unix.S_IFLNK {
 		return false
 	}
 	a := attributesOf(&st)

@@ -22,15 +22,19 @@ func fillLinks(dir string) error {
 		os.Symlink("lib.so.1", at("usr/lib/lib.so")), os.Symlink("../lib.so", at("usr/lib/deep/far")),
 		os.Symlink("/"+strings.Repeat("long/", 100), at("etc/long")), os.Symlink("etc", at("conf")),
 		os.WriteFile(at("usr/lib/lib.so.1"), []byte("library"), 0o644), os.WriteFile(at("etc/plain/file"), nil, 0o644))
-	err = errors.Join(err, os.Lchown(at("usr/lib/deep/far"), 1001, 1002), unix.Fchmodat(unix.AT_FDCWD, at("etc/long"), 0o700, unix.AT_SYMLINK_NOFOLLOW),
-		os.Chown(at("usr/lib/deep"), 1003, 1004), unix.Chmod(at("usr/lib/deep"), 0o1711), unix.Chmod(dir, 0o751), os.Chown(dir, 0, 1005))
+	err = errors.Join(err, os.Lchown(at("usr/lib/deep/far"), 1001, 1002),
+		unix.Fchmodat(unix.AT_FDCWD, at("etc/long"), 0o700, unix.AT_SYMLINK_NOFOLLOW),
+		os.Chown(at("usr/lib/deep"), 1003, 1004), unix.Chmod(at("usr/lib/deep"), 0o1711), unix.Chmod(dir,
+			0o751), os.Chown(dir, 0, 1005))
 	for _, name := range []string{"usr/lib/lib.so", "usr/lib/deep/far", "usr/lib/deep", "etc/long", "conf", "etc", ""} {
-		err = errors.Join(err, unix.UtimesNanoAt(unix.AT_FDCWD, at(name), []unix.Timespec{longAgo, longAgo}, unix.AT_SYMLINK_NOFOLLOW))
+		err = errors.Join(err, unix.UtimesNanoAt(unix.AT_FDCWD, at(name), []unix.Timespec{longAgo, longAgo},
+			unix.AT_SYMLINK_NOFOLLOW))
 	}
 	return err
 }
 
-var ofFillLinks = []string{"", "conf", "etc", "etc/long", "etc/plain", "usr", "usr/lib", "usr/lib/deep", "usr/lib/deep/far", "usr/lib/lib.so", "usr/lib/lib.so.1"}
+var ofFillLinks = []string{"", "conf", "etc", "etc/long", "etc/plain", "usr", "usr/lib", "usr/lib/deep",
+	"usr/lib/deep/far", "usr/lib/lib.so", "usr/lib/lib.so.1"}
 
 // linked makes a root with copies of an image's links.
 func linked(t *testing.T, fill func(string) error) (u union, root string) {
@@ -61,7 +65,8 @@ func asInTheImage(t *testing.T, chain, root string) {
 	t.Helper()
 	for _, name := range ofFillLinks {
 		var want, got unix.Stat_t
-		if err := errors.Join(unix.Lstat(filepath.Join(chain, name), &want), unix.Lstat(filepath.Join(root, name), &got)); err != nil {
+		if err := errors.Join(unix.Lstat(filepath.Join(chain, name), &want),
+			unix.Lstat(filepath.Join(root, name), &got)); err != nil {
 			t.Fatal(err)
 		}
 		want.Atim = got.Atim // looking changes it
@@ -86,10 +91,12 @@ func changeLinks(t *testing.T, root string) {
 	if b, err := os.ReadFile(root + "/usr/lib/lib.so"); err != nil || string(b) != "library" {
 		t.Errorf("through a link: %q, %v", b, err)
 	}
-	if err := errors.Join(os.Remove(root+"/usr/lib/lib.so"), os.Rename(root+"/usr/lib/deep/far", root+"/usr/lib/near")); err != nil {
+	if err := errors.Join(os.Remove(root+"/usr/lib/lib.so"), os.Rename(root+"/usr/lib/deep/far",
+		root+"/usr/lib/near")); err != nil {
 		t.Error(err)
 	}
-	for name, there := range map[string]bool{"usr/lib/lib.so": false, "usr/lib/deep/far": false, "usr/lib/near": true, "usr/lib/lib.so.1": true, "etc/plain/file": true} {
+	for name, there := range map[string]bool{"usr/lib/lib.so": false, "usr/lib/deep/far": false, "usr/lib/near": true,
+		"usr/lib/lib.so.1": true, "etc/plain/file": true} {
 		if _, err := os.Lstat(filepath.Join(root, name)); err == nil != there {
 			t.Errorf("/%s after a removal and a renaming: %v", name, err)
 		}
@@ -144,8 +151,14 @@ func TestSpareLinks(t *testing.T) {
 		"a mode": func(root string) error {
 			return unix.Fchmodat(unix.AT_FDCWD, root+"/conf", 0o111, unix.AT_SYMLINK_NOFOLLOW)
 		},
-		"another link": func(root string) error { return errors.Join(os.Remove(root+"/conf"), os.Symlink("tmp", root+"/conf")) },
-		"a directory":  func(root string) error { return errors.Join(os.Remove(root+"/conf"), os.Mkdir(root+"/conf", 0o700)) },
+		"another link": func(root string) error {
+			return errors.Join(os.Remove(root+"/conf"),
+				os.Symlink("tmp", root+"/conf"))
+		},
+		"a directory": func(root string) error {
+			return errors.Join(os.Remove(root+"/conf"),
+				os.Mkdir(root+"/conf", 0o700))
+		},
 		"a second name": func(root string) error {
 			return unix.Linkat(unix.AT_FDCWD, root+"/conf", unix.AT_FDCWD, root+"/second", 0)
 		},
@@ -153,7 +166,10 @@ func TestSpareLinks(t *testing.T) {
 		"a file for etc": func(root string) error {
 			return errors.Join(os.RemoveAll(root+"/etc"), os.WriteFile(root+"/etc", nil, 0o600))
 		},
-		"an opaque etc": func(root string) error { return errors.Join(os.RemoveAll(root+"/etc"), os.Mkdir(root+"/etc", 0o700)) },
+		"an opaque etc": func(root string) error {
+			return errors.Join(os.RemoveAll(root+"/etc"),
+				os.Mkdir(root+"/etc", 0o700))
+		},
 		"a link for usr": func(root string) error {
 			return errors.Join(os.Rename(root+"/usr", root+"/was"), os.Symlink("/", root+"/usr"))
 		},
@@ -211,7 +227,8 @@ func TestSpareLinks(t *testing.T) {
 func TestTooManyLinks(t *testing.T) {
 	deep := strings.Repeat("d/", maxLinkDepth+1)
 	_, root := linked(t, func(dir string) error {
-		err := errors.Join(os.MkdirAll(filepath.Join(dir, deep), 0o755), os.Symlink("x", filepath.Join(dir, "link")), os.Symlink("x", filepath.Join(dir, deep, "link")))
+		err := errors.Join(os.MkdirAll(filepath.Join(dir, deep), 0o755), os.Symlink("x", filepath.Join(dir, "link")),
+			os.Symlink("x", filepath.Join(dir, deep, "link")))
 		return err
 	})
 	if err := os.Lchown(filepath.Join(root, "link"), 1, 1); err != nil {
@@ -232,7 +249,8 @@ func TestTooManyLinks(t *testing.T) {
 		t.Errorf("the owner of one of too many links: %v", err)
 	}
 	entries, err := os.ReadDir(root)
-	if err != nil || len(entries) != maxLinks+1 || !slices.IsSortedFunc(entries, func(a, b os.DirEntry) int { return strings.Compare(a.Name(), b.Name()) }) {
+	if err != nil || len(entries) != maxLinks+1 || !slices.IsSortedFunc(entries,
+		func(a, b os.DirEntry) int { return strings.Compare(a.Name(), b.Name()) }) {
 		t.Errorf("%d entries, %v", len(entries), err)
 	}
 }
