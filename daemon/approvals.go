@@ -120,6 +120,23 @@ func (d *Daemon) listApprovals() ([]client.Approval, error) {
 	return out, err
 }
 
+// noteExpired records those that have expired since the last time, so that a clock which
+// is set back later brings none of them back.
+func (d *Daemon) noteExpired(list []policy.Approval) error {
+	now := time.Now()
+	for _, a := range list {
+		if a.Over || !a.Expired(now) {
+			continue
+		}
+		if _, err := d.logApproval(approvalRecord{Action: "expire", Approval: a, At: now,
+			By: "freejail", Why: "it was in force until " + a.Expires.Format(time.RFC3339)}); err != nil {
+			return err
+		}
+		d.log.Info("approval expired", "id", a.ID, "image", a.Image, "digest", a.Digest, "at", a.Expires)
+	}
+	return nil
+}
+
 // approvalLog is everything that was ever approved and revoked, in its order.
 func (d *Daemon) approvalLog() ([]client.ApprovalRecord, error) {
 	list, err := d.approvalRecords()

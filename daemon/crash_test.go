@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 
@@ -83,6 +84,36 @@ func TestPowerCutsOfApprovals(t *testing.T) {
 			}
 		}
 	})
+}
+
+// An approval that was found to be expired stays so, whatever the clock says later.
+func TestExpiredApprovals(t *testing.T) {
+	d := &Daemon{cfg: Config{StateDir: t.TempDir()}, log: hclog.NewNullLogger(), events: newEventLog(), aside: map[string]string{}}
+	if err := d.openDB(); err != nil {
+		t.Fatal(err)
+	}
+	defer d.db.Close()
+	expires := time.Now().Add(-time.Second)
+	for range 2 { // the second is another's
+		if _, err := d.logApproval(approvalRecord{Action: "approve", Approval: policy.Approval{Expires: expires}}); err != nil {
+			t.Fatal(err)
+		}
+		expires = expires.Add(time.Hour)
+	}
+	for range 2 {
+		list, err := d.approvals()
+		if err = errors.Join(err, d.noteExpired(list)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list, err := d.approvals()
+	yesterday := time.Now().Add(-24 * time.Hour)
+	if err != nil || len(list) != 2 || !list[0].Expired(yesterday) || list[1].Expired(yesterday) {
+		t.Errorf("of %+v the first alone is expired: %v", list, err)
+	}
+	if log, err := d.approvalRecords(); err != nil || len(log) != 3 {
+		t.Errorf("the log has %d entries, want 3: %v", len(log), err)
+	}
 }
 
 // What is not synced may be lost, but hinders nobody and is never taken for what it

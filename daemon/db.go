@@ -32,7 +32,7 @@ var (
 // approvalRecord is one entry of the log. Of a revocation Approval is the
 // one that was revoked.
 type approvalRecord struct {
-	Action   string          `json:"action"` // approve, revoke
+	Action   string          `json:"action"` // approve, revoke, expire; older versions take expire for revoke
 	Approval policy.Approval `json:"approval"`
 	By       string          `json:"by,omitempty"`
 	At       time.Time       `json:"at,omitzero"`
@@ -286,10 +286,16 @@ func (d *Daemon) approvals() ([]policy.Approval, error) {
 	log, err := d.approvalRecords()
 	var out []policy.Approval
 	for _, r := range log {
-		if r.Action == "approve" {
+		same := func(a policy.Approval) bool { return a.ID == r.Approval.ID }
+		switch r.Action {
+		case "approve":
 			out = append(out, r.Approval)
-		} else {
-			out = slices.DeleteFunc(out, func(a policy.Approval) bool { return a.ID == r.Approval.ID })
+		case "expire":
+			if i := slices.IndexFunc(out, same); i >= 0 {
+				out[i].Over = true
+			}
+		default:
+			out = slices.DeleteFunc(out, same)
 		}
 	}
 	return out, err

@@ -138,6 +138,9 @@ func (d *Daemon) decision(spec client.TaskSpec, img *image.Image, reqs []policy.
 	if err != nil {
 		return s, dec, err
 	}
+	if err := d.noteExpired(approvals); err != nil { // they are expired all the same, now
+		d.log.Warn("that an approval has expired is not recorded", "error", err)
+	}
 	now := d.inForce()
 	if s, err = d.subject(spec, img, now); err != nil {
 		return s, dec, err

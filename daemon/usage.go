@@ -5,6 +5,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/jail"
 )
@@ -62,11 +64,20 @@ func (d *Daemon) allUsage() (any, error) {
 }
 
 func wireUsage(u jail.Usage, at time.Time) client.Usage {
-	out := client.Usage{At: at, UserTime: u.UserTime, SysTime: u.SysTime, RSS: u.RSS, Swap: u.Swap}
+	out := client.Usage{At: at, Clock: monotonic(at), UserTime: u.UserTime, SysTime: u.SysTime, RSS: u.RSS, Swap: u.Swap}
 	for _, p := range u.Procs {
 		out.Procs = append(out.Procs, client.ProcUsage(p))
 	}
 	return out
+}
+
+// monotonic is when at was by the host's clock that nobody sets; 0 where it has none.
+func monotonic(at time.Time) time.Duration {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
+		return 0
+	}
+	return time.Duration(ts.Nano()) - time.Since(at)
 }
 
 func memoryInUse() uint64 {

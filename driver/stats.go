@@ -46,12 +46,16 @@ var (
 // the last sample of each process, and of the whole task as process 0.
 type cpuMeter struct {
 	at    time.Time
+	clock time.Duration
 	procs map[int]client.ProcUsage
 }
 
 func (m *cpuMeter) sample(taskID string, u *client.Usage) *proto.TaskStats {
 	last, wall := m.procs, u.At.Sub(m.at)
-	m.at, m.procs = u.At, map[int]client.ProcUsage{}
+	if u.Clock != 0 && m.clock != 0 {
+		wall = u.Clock - m.clock
+	}
+	m.at, m.clock, m.procs = u.At, u.Clock, map[int]client.ProcUsage{}
 	usage := func(p client.ProcUsage, swap uint64) *proto.TaskResourceUsage {
 		m.procs[p.PID] = p
 		var user, sys float64

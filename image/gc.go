@@ -95,7 +95,14 @@ func (s *Store) prunable(idx ocispec.Index, may func(string, digest.Digest) bool
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, candidate{d, fi.ModTime()})
+		used := fi.ModTime()
+		if now := time.Now(); used.After(now) { // the clock was ahead: it is unused from now on
+			used = now
+			if err := os.Chtimes(s.blobPath(d.Digest), now, now); err != nil {
+				return nil, err
+			}
+		}
+		list = append(list, candidate{d, used})
 	}
 	slices.SortStableFunc(list, func(a, b candidate) int { return a.used.Compare(b.used) })
 	return list, nil

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -12,6 +13,32 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
+
+// What was used while the clock was ahead ages from when that is noticed.
+func TestPruneAfterTheClockWasAhead(t *testing.T) {
+	s := newStore(t, Limits{})
+	img := putLayers(t, s, "one", layerOf(t, file("a", "x")))
+	ahead := time.Now().Add(48 * time.Hour)
+	partial := filepath.Join(s.partialDir(), "x")
+	if err := errors.Join(os.Chtimes(s.blobPath(img.Digest), ahead, ahead), os.MkdirAll(s.partialDir(), 0o700),
+		os.WriteFile(partial, nil, 0o600), os.Chtimes(partial, ahead, ahead)); err != nil {
+		t.Fatal(err)
+	}
+	all := func(string, digest.Digest) bool { return true }
+	if gone, err := s.Prune(ctx, PruneOptions{Older: time.Hour, Prunable: all}); err != nil || len(gone) != 0 {
+		t.Errorf("forgot %v: %v", gone, err)
+	}
+	time.Sleep(time.Millisecond)
+	if gone, err := s.Prune(ctx, PruneOptions{Older: time.Nanosecond, Prunable: all}); err != nil || len(gone) != 1 {
+		t.Errorf("forgot %v, want one: %v", gone, err)
+	}
+	if _, err := s.GC(ctx); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(partial); err == nil {
+		t.Error("what a download left stays until the clock has caught up")
+	}
+}
 
 func TestPrune(t *testing.T) {
 	byPath := func(name string, _ digest.Digest) bool { return strings.HasPrefix(name, "file/") }

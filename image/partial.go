@@ -154,7 +154,7 @@ func (s *Store) sweepPartial() (freed int64, err error) {
 	}
 	for _, e := range entries {
 		fi, ierr := e.Info()
-		if ierr != nil || time.Since(fi.ModTime()) < keepPartial {
+		if ierr != nil || time.Since(fi.ModTime()).Abs() < keepPartial { // of a clock that was ahead too
 			continue
 		}
 		if rerr := os.Remove(filepath.Join(s.partialDir(), e.Name())); rerr != nil {

@@ -32,10 +32,15 @@ type Approval struct {
 	Why      string    `json:"why"`
 	At       time.Time `json:"at"`
 	Expires  time.Time `json:"expires,omitzero"`
+	// Over is that it was found to be expired once: a clock that is set back does
+	// not bring it back.
+	Over bool `json:"-"`
 }
 
 // Expired tells whether the approval holds no more at a time.
-func (a Approval) Expired(now time.Time) bool { return !a.Expires.IsZero() && !now.Before(a.Expires) }
+func (a Approval) Expired(now time.Time) bool {
+	return a.Over || !a.Expires.IsZero() && !now.Before(a.Expires)
+}
 
 // Covers reports whether the approval names the request.
 func (a Approval) Covers(r Request) bool { return slices.ContainsFunc(a.Requests, r.same) }

@@ -43,7 +43,7 @@ var mayImport = map[string][]string{
 	"internal/regular":    nil,
 	"internal/remove":     nil,
 	"internal/strictjson": nil,
-	"internal/testcrash": nil,
+	"internal/testcrash":  nil,
 	"jail":                nil,
 	"nfsroot":             {"internal/dataset", "internal/mount", "internal/regular", "internal/strictjson"},
 	"policy":              {"internal/imagename", "internal/printable"},

@@ -210,7 +210,9 @@ type Exit struct {
 
 // Usage is one sample of a task's use of resources.
 type Usage struct {
-	At       time.Time     `json:"at"`
+	At time.Time `json:"at"`
+	// Clock is when it was taken by a clock that nobody sets; 0 from older daemons.
+	Clock    time.Duration `json:"clock_ns,omitempty"`
 	UserTime time.Duration `json:"user_ns"`
 	SysTime  time.Duration `json:"sys_ns"`
 	RSS      uint64        `json:"rss"`
@@ -377,7 +379,7 @@ type Approval struct {
 }
 
 // ApprovalRecord is an entry of the log of approvals. Action is approve or
-// revoke; By, At and Why are a revocation's.
+// revoke or expire, with By, At and Why of that.
 type ApprovalRecord struct {
 	Action   string    `json:"action"`
 	Approval Approval  `json:"approval"`

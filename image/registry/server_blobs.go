@@ -103,7 +103,7 @@ func (s *Server) sweep() error {
 func (s *Server) sweepUploads(repo *repo) error {
 	files, err := repo.layout.Temps()
 	for _, fi := range files {
-		if time.Since(fi.ModTime()) < s.opts.Unused {
+		if time.Since(fi.ModTime()).Abs() < s.opts.Unused {
 			continue
 		}
 		repo.upMu.Lock()
@@ -131,7 +131,7 @@ func (r *repo) sweepBlobs(unused time.Duration) error {
 	files, err := r.layout.Blobs()
 	for _, fi := range files {
 		d := digest.NewDigestFromEncoded(digest.SHA256, fi.Name())
-		if d.Validate() == nil && !used[d] && time.Since(fi.ModTime()) > unused {
+		if d.Validate() == nil && !used[d] && time.Since(fi.ModTime()).Abs() > unused {
 			err = errors.Join(err, r.layout.Delete(d))
 		}
 	}

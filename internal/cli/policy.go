@@ -213,7 +213,7 @@ func (a *app) policyRevokeCmd() *cobra.Command {
 }
 
 func (a *app) policyLogCmd() *cobra.Command {
-	return &cobra.Command{Use: "log", Short: "tell everything that was ever approved and revoked", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+	return &cobra.Command{Use: "log", Short: "tell everything that was ever approved and revoked, or expired", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 		l, err := a.client().ApprovalLog(cmd.Context())
 		if err != nil {
 			return err
@@ -221,7 +221,7 @@ func (a *app) policyLogCmd() *cobra.Command {
 		return a.print(l, func(w io.Writer) {
 			for _, r := range l {
 				at, by, why := r.Approval.At, r.Approval.By, r.Approval.Why
-				if r.Action == "revoke" {
+				if r.Action != "approve" {
 					at, by, why = r.At, r.By, r.Why
 				}
 				printable.Fprintf(w, "%s %s %s %s by %s: %s\n", at.Local().Format(time.DateTime), r.Action, r.Approval.ID, short(r.Approval.Digest), by, why)
