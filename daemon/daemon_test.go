@@ -52,6 +52,15 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "serve" { // answers, and keeps connections
 		os.Exit(answerAndKeep())
 	}
+	if len(os.Args) > 2 && os.Args[1] == "read" { // again and again
+		fmt.Println("reading")
+		for {
+			if _, err := os.ReadFile(os.Args[2]); err != nil {
+				fmt.Println(err)
+				os.Exit(97)
+			}
+		}
+	}
 	if len(os.Args) > 1 && os.Args[1] == "flagged" {
 		os.Exit(flagOutput())
 	}
@@ -237,17 +246,37 @@ func shortDir(t testing.TB) string {
 	return dir
 }
 
+// nothingLeft waits for what is removed behind the end of a task.
 func nothingLeft(t *testing.T, dir string) {
 	t.Helper()
+	left := whatIsLeft(t, dir)
+	for patience := time.Now().Add(time.Minute); len(left) > 0 && time.Now().Before(patience); left = whatIsLeft(t, dir) {
+		time.Sleep(10 * time.Millisecond)
+	}
+	for _, what := range left {
+		t.Errorf("left: %s", what)
+	}
+}
+
+func whatIsLeft(t *testing.T, dir string) (out []string) {
+	t.Helper()
 	list, err := mount.Below(dir)
-	if err != nil || len(list) != 0 {
-		t.Errorf("mounts are left: %v %v", list, err)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range list {
+		out = append(out, "the mount "+m.Target)
 	}
 	for _, sub := range []string{"tasks", "storage/roots"} {
-		if e, err := os.ReadDir(filepath.Join(dir, "state", sub)); err != nil || len(e) != 0 {
-			t.Errorf("%s: left: %v %v", sub, e, err)
+		e, err := os.ReadDir(filepath.Join(dir, "state", sub))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range e {
+			out = append(out, filepath.Join(sub, name.Name()))
 		}
 	}
+	return out
 }
 
 const greeting = `{"schemaVersion":1,"parameters":[{"name":"GREETING","required":true,"description":"whom to greet"}]}`

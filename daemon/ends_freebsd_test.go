@@ -5,13 +5,17 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/internal/testnfs"
 )
 
 // dying are the jails that the kernel has not let go of.
@@ -110,4 +114,83 @@ func TestFlagsOnAnOutput(t *testing.T) {
 func flagOutput() int {
 	errno, _ := syscall.Fchflags(1, 0x2).(syscall.Errno)
 	return int(errno)
+}
+
+// Processes that wait for a server which is away do not die of SIGKILL. Their
+// task's end is told all the same, and its id is the next one's; they go when the
+// server is back.
+func TestProcessesThatDoNotDie(t *testing.T) {
+	h := startNFSHost(t)
+	e, err := h.exporter.Export(t.Context(), client.ExportRequest{Image: nfsArchive(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.must(func() error { return h.Export(h.file) })
+	dir := shortDir(t)
+	far := filepath.Join(dir, "far")
+	if err := os.Mkdir(far, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	remote := "/mnt" + strings.TrimPrefix(e.Path, h.Roots)
+	server, _, _ := strings.Cut(strings.TrimPrefix(testnfs.URL, "nfs://"), "/")
+	if out, err := exec.Command("mount", "-t", "nfs", "-o", "nfsv4,ro,noac", server+":"+remote, far).CombinedOutput(); err != nil {
+		t.Fatalf("mount %s: %v: %s", remote, err, out)
+	}
+	t.Cleanup(func() {
+		if out, err := exec.Command("umount", "-N", far).CombinedOutput(); err != nil {
+			t.Errorf("umount: %v: %s", err, out)
+		}
+	})
+	program := findProgram(t, far)
+	c, _ := daemonAt(t, dir, fmt.Sprintf("permit {\n  mounts = [\"nullfs:%s\"]\n}\n", far))
+	spec := client.TaskSpec{ID: "far", Owner: "cli", Image: archive(t, greeting), Parameters: map[string]string{"GREETING": "x"},
+		Args: []string{"read", "/far" + program}, Volumes: []client.Mount{{Source: far, Target: "/far", ReadOnly: true}}}
+	if _, err := c.Start(bounded(t), spec); err != nil {
+		t.Fatal(err)
+	}
+	if err := awaitLog(c, "far"); err != nil {
+		t.Fatal(err)
+	}
+	h.must(h.Unplug)
+	plug := sync.OnceFunc(func() { h.must(h.Plug) })
+	defer plug()
+	time.Sleep(2 * time.Second) // it reads on, and waits
+	exit, err := c.Stop(bounded(t), "far", client.StopRequest{Timeout: client.Duration(time.Second)})
+	if err != nil || exit.Signal != int(syscall.SIGKILL) || !strings.Contains(exit.Message, "its jail stays") {
+		t.Fatalf("it ended with %+v: %v", exit, err)
+	}
+	if err := c.Destroy(bounded(t), "far", false); err != nil {
+		t.Fatal(err)
+	}
+	for !strings.Contains(leftovers(t, c)["far"], "do not die") {
+		time.Sleep(100 * time.Millisecond)
+	}
+	spec.Args, spec.Volumes = nil, nil
+	if next, err := c.Start(bounded(t), spec); err != nil || next.Key != "far.2" {
+		t.Fatalf("the next task: %+v %v", next, err)
+	}
+	if err := awaitLog(c, "far"); err != nil {
+		t.Fatal(err)
+	}
+	endOne(t, c, "far")
+	plug()
+	for len(leftovers(t, c)) > 0 {
+		time.Sleep(100 * time.Millisecond)
+	}
+	if left := leftOnHost(t, filepath.Join(dir, "state"), "far"); left != "" {
+		t.Errorf("left: %s", left)
+	}
+}
+
+// findProgram is the path of the image's program below a directory.
+func findProgram(t *testing.T, dir string) string {
+	t.Helper()
+	for _, at := range []string{"/bin/prog", "/root/bin/prog", "/rootfs/bin/prog"} {
+		if _, err := os.Stat(dir + at); err == nil {
+			return at
+		}
+	}
+	e, err := os.ReadDir(dir)
+	t.Fatalf("no program in %v: %v", e, err)
+	return ""
 }

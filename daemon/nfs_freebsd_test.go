@@ -109,8 +109,8 @@ func told(t *testing.T, c *client.Client, id string, after time.Time, kinds ...s
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	message := ""
-	err := c.Events(ctx, uint64(after.UnixMicro()), true, func(e client.Event) error {
-		if e.Task == id && slices.Contains(kinds, e.Kind) {
+	err := c.Events(ctx, 0, true, func(e client.Event) error {
+		if e.Task == id && e.At.After(after) && slices.Contains(kinds, e.Kind) {
 			message = e.Message
 			cancel()
 		}
