@@ -2,11 +2,9 @@ package jail
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -130,11 +128,7 @@ func (m *Manager) limit(s Spec, st *state) error {
 	if st.Memory == 0 && st.OpenFiles == 0 {
 		return nil
 	}
-	b, err := json.Marshal(st.notes)
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(m.noteFile(s.Name), b, 0o600)
+	return st.notes.write(m.noteFile(s.Name))
 }
 
 // renewRules has a jail that an earlier daemon made limited as one of ours.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
 	"slices"
@@ -126,7 +125,7 @@ func (m *Manager) forget(name string) error {
 	if !validName.MatchString(name) {
 		return nil // never made by us
 	}
-	if err := os.Remove(m.noteFile(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.RemoveAll(m.noteFile(name)); err != nil { // whatever it is: a damaged one may be a directory
 		return &Error{Op: "remove", Jail: name, Err: err}
 	}
 	return nil

@@ -15,6 +15,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/freejail/freejail/internal/regular"
 )
 
 // Manager makes and watches jails by the kernel's system calls. It is the
@@ -53,6 +55,7 @@ type state struct {
 	killed bool   // by us
 	over   string // why it was killed by its limit
 	notes
+	damaged error // why there are no notes
 }
 
 type notes struct {
@@ -126,6 +129,33 @@ func (m *Manager) Features() map[string]string {
 // noteFile has names that Create has checked.
 func (m *Manager) noteFile(name string) string { return filepath.Join(m.dir, name+".json") }
 
+// maxNotes is far more than what is noted of a jail.
+const maxNotes = 1 << 16
+
+func (n *notes) read(path string) error {
+	f, _, err := regular.Open(path)
+	if err != nil {
+		return err
+	}
+	b, err := regular.Read(f, path, maxNotes)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return json.Unmarshal(b, n)
+}
+
+// write replaces what is there as a whole: a daemon that is killed leaves no half.
+func (n notes) write(path string) error {
+	b, err := json.Marshal(n)
+	if err == nil {
+		err = os.WriteFile(path+".new", b, 0o600)
+	}
+	if err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
+
 // Notes are the names of the jails of which there are notes. Jails do not outlive
 // the host; what is noted of them does, until it is removed with them.
 func (m *Manager) Notes() ([]string, error) {
@@ -139,10 +169,22 @@ func (m *Manager) Notes() ([]string, error) {
 	return out, err
 }
 
-// find returns a copy of what is known of a jail, from the kernel if need be.
+// withoutNotes can be done to a jail whose limits are not known.
+var withoutNotes = map[string]bool{"remove": true, "signal": true, "wait for": true}
+
+// find returns a copy of what is known of a jail, from the kernel if need be. With
+// notes that cannot be read a jail can only be ended.
 func (m *Manager) find(op, name string) (state, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	s, err := m.findLocked(op, name)
+	if err == nil && s.damaged != nil && !withoutNotes[op] {
+		err = &Error{Op: op, Jail: name, Err: fmt.Errorf("its limits are not known: %w", s.damaged)}
+	}
+	return s, err
+}
+
+func (m *Manager) findLocked(op, name string) (state, error) {
 	if s, ok := m.jails[name]; ok {
 		return *s, nil
 	}
@@ -154,12 +196,8 @@ func (m *Manager) find(op, name string) (state, error) {
 		return state{}, &Error{Op: op, Jail: name, Err: err}
 	}
 	s := &state{jid: i.JID, root: i.Root}
-	b, err := os.ReadFile(m.noteFile(name))
-	if err == nil {
-		err = json.Unmarshal(b, &s.notes)
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return state{}, &Error{Op: op, Jail: name, Err: fmt.Errorf("its limits: %w", err)}
+	if err := s.notes.read(m.noteFile(name)); !errors.Is(err, fs.ErrNotExist) {
+		s.damaged = err
 	}
 	m.jails[name] = s
 	return *s, nil

@@ -44,7 +44,7 @@ var mayImport = map[string][]string{
 	"internal/remove":     nil,
 	"internal/strictjson": nil,
 	"internal/testcrash":  nil,
-	"jail":                nil,
+	"jail":                {"internal/regular"},
 	"nfsroot":             {"internal/dataset", "internal/mount", "internal/regular", "internal/strictjson"},
 	"policy":              {"internal/imagename", "internal/printable"},
 	"storage":             {"internal/boot", "internal/dataset", "internal/durable", "internal/keylock", "internal/mount", "internal/regular", "internal/remove"},
