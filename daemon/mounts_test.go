@@ -67,3 +67,25 @@ func TestMountsWithinMounts(t *testing.T) {
 	}
 	nothingLeft(t, dir)
 }
+
+// A chown -R does not end at a link of the image.
+func TestALinkOfTheImageGetsAnOwner(t *testing.T) {
+	dir := shortDir(t)
+	c, _ := daemonAt(t, dir, "")
+	path, err := testimage.Write(t.Context(), t.TempDir(), testimage.Spec{Name: "links", Cmd: []string{"inside"},
+		Manifest: `{"schemaVersion":1}`, Links: map[string]string{"/etc/link": "hosts"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	task, err := c.Start(t.Context(), client.TaskSpec{ID: "one", Owner: "cli", Image: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Lchown(task.Root+"/etc/link", 1, 1); err != nil {
+		t.Error(err)
+	}
+	if err := c.Destroy(t.Context(), "one", true); err != nil {
+		t.Fatal(err)
+	}
+	nothingLeft(t, dir)
+}

@@ -3,6 +3,7 @@ package daemon
 import (
 	"os"
 	"os/exec"
+	"strings"
 	"testing"
 
 	"github.com/freejail/freejail/internal/mount"
@@ -46,5 +47,16 @@ func TestSysctl(t *testing.T) {
 	}
 	if v, err := sysctl("no.such.sysctl"); err == nil {
 		t.Errorf("no.such.sysctl: %q", v)
+	}
+}
+
+// Who runs tasks on unions is told what they can do to the host.
+func TestDoctorTellsOfUnions(t *testing.T) {
+	for driver, told := range map[string]bool{"union": true, "auto": true, "readonly": false, "zfs": false} {
+		var c checks
+		c.stateFS(Config{Storage: &StorageConfig{Driver: driver}}, "ufs")
+		if told != (len(c) == 1 && strings.Contains(c[0].Detail, "panic")) {
+			t.Errorf("%s: %+v", driver, c)
+		}
 	}
 }
