@@ -13,6 +13,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/freejail/freejail/internal/regular"
+
 	"github.com/freejail/freejail/internal/remove"
 )
 
@@ -314,7 +316,8 @@ func (o *output) openFile() error {
 	if o.file != nil {
 		return nil
 	}
-	f, err := os.OpenFile(o.path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	const flags = os.O_WRONLY | os.O_CREATE | os.O_APPEND | unix.O_NONBLOCK // whatever it is, nobody waits for it
+	f, err := os.OpenFile(o.path, flags, 0o600)
 	if err != nil {
 		return err
 	}
@@ -417,7 +420,7 @@ func (o *output) reader(tail int) (*outputReader, error) {
 
 // openLog is nil where there is none.
 func openLog(path string) (*os.File, error) {
-	f, err := os.Open(path)
+	f, _, err := regular.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
