@@ -177,8 +177,8 @@ func TestProcessesThatDoNotDie(t *testing.T) {
 	for len(leftovers(t, c)) > 0 {
 		time.Sleep(100 * time.Millisecond)
 	}
-	if left := leftOnHost(t, filepath.Join(dir, "state"), "far"); left != "" {
-		t.Errorf("left: %s", left)
+	if left := mounts(t, filepath.Join(dir, "state")); len(left) > 0 {
+		t.Errorf("left: %v", left)
 	}
 }
 
