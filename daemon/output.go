@@ -14,7 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/freejail/freejail/internal/regular"
-
 	"github.com/freejail/freejail/internal/remove"
 )
 
