@@ -263,6 +263,11 @@ func (d *Daemon) logApproval(r approvalRecord) (id string, err error) {
 		id, err = appendRecord(tx.Bucket(approvalLogBucket), r)
 		return err
 	})
+	if err == nil {
+		// Then both of the first pages lead to it, of which one may be damaged later; it
+		// is on the disk without that.
+		_ = d.db.Update(func(*bolt.Tx) error { return nil })
+	}
 	return id, err
 }
 
