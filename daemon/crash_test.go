@@ -126,7 +126,7 @@ func TestPowerCutsOfJournals(t *testing.T) {
 		return out
 	}
 	store := func(dir string) rulesetStore {
-		return rulesetStore{filepath.Join(dir, "rulesets.json"), func(*aside.Moved, string) {}}
+		return rulesetStore{filepath.Join(dir, "rulesets.json"), false, func(*aside.Moved, string) {}}
 	}
 	do := func(dir string, ack func(string)) {
 		task := filepath.Join(dir, "one")

@@ -147,11 +147,15 @@ func (d *Daemon) takeLock() error {
 	if err := unix.Flock(int(d.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return fmt.Errorf("another freejail daemon (process %d) uses the state directory %s: %w", pid, d.cfg.StateDir, err)
 	}
-	if _, err := d.lock.WriteAt(fmt.Appendf(nil, "%d %s\n", os.Getpid(), d.boot), 0); err != nil {
+	_, err = d.lock.WriteAt(fmt.Appendf(nil, "%d %s\n", os.Getpid(), d.boot), 0)
+	if err = errors.Join(err, d.lock.Sync()); err != nil {
 		return fmt.Errorf("state directory: %w", err)
 	}
 	return nil
 }
+
+// restarted tells that the host was, since an earlier daemon ran on it.
+func (d *Daemon) restarted() bool { return d.lastBoot != "" && d.lastBoot != d.boot }
 
 func (d *Daemon) openImages() error {
 	var l image.Limits
@@ -181,7 +185,8 @@ func (d *Daemon) openRulesets() error {
 	if err != nil {
 		return err
 	}
-	d.rulesets, err = devfs.NewRegistry(k, rulesetStore{d.path("rulesets.json"), d.damaged}, devfs.Config{
+	store := rulesetStore{d.path("rulesets.json"), d.restarted(), d.damaged}
+	d.rulesets, err = devfs.NewRegistry(k, store, devfs.Config{
 		First: uint16(c.First), Last: uint16(c.Last), MaxSets: c.MaxSets, MaxRules: c.MaxRules})
 	return err
 }

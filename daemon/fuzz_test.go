@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -39,6 +40,9 @@ func inProcess(t testing.TB) *Daemon {
 			t.Error(err)
 		}
 	})
+	if err := errors.Join(d.readTasks(), d.recoverAll(t.Context())); err != nil { // until then requests are held
+		t.Fatal(err)
+	}
 	return d
 }
 

@@ -250,7 +250,7 @@ func (d *Daemon) sweepStrays(ctx context.Context, alive []jail.Info, known map[s
 
 func (d *Daemon) tellStrays(ids []string) {
 	for _, id := range ids {
-		if d.lastBoot != "" && d.lastBoot != d.boot {
+		if d.restarted() {
 			d.event(id, "exited", "it ended with the host, which was restarted before the task's record was on the disk; "+
 				"what was left of it is removed")
 		} else {

@@ -29,20 +29,24 @@ func (d *Daemon) rulesetHolders() map[string]uint16 {
 // synced: it has to outlive the daemon, not the host, with which the rulesets
 // go too.
 type rulesetStore struct {
-	path    string
-	damaged func(*aside.Moved, string)
+	path      string
+	restarted bool // the host was, since the file was written
+	damaged   func(*aside.Moved, string)
 }
 
 // maxRulesets is more than rulesets with all the rules that the kernel takes have.
 const maxRulesets = 64 << 20
 
-// Load sets aside a file that cannot be read, such as one that a crash of the host
-// cut off: then the kernel has no rulesets of ours. Others that it has are in nobody's
-// way, as a number that is taken is passed over.
+// Load sets aside a file that cannot be read, unless that is no news: a crash of the
+// host cuts it off, and then the kernel has no rulesets of ours. Those that it has and
+// nobody knows are in nobody's way, as a number that is taken is passed over.
 func (s rulesetStore) Load() ([]devfs.Set, error) {
 	sets, err := readRulesets(s.path)
 	if err == nil || errors.Is(err, fs.ErrPermission) {
 		return sets, err
+	}
+	if s.restarted && os.Remove(s.path) == nil {
+		return nil, nil
 	}
 	moved, err := aside.Move(s.path, err)
 	if err != nil {
