@@ -21,8 +21,5 @@ func (p *Point) Handle() ([]byte, error) {
 	return handle, nil
 }
 
-// fid is struct fid of sys/mount.h.
-type fid struct {
-	length, reserved uint16
-	data             [16]byte
-}
+// fid is as large as struct fid of sys/mount.h: its length, two reserved bytes, data.
+type fid [2 + 2 + 16]byte

@@ -89,8 +89,7 @@ type recorder struct {
 	base string
 	at   map[string]int64 // where each descriptor writes next; -1 is at the end
 	*disk
-	ops   []op
-	acked []string
+	ops []op
 }
 
 var call = regexp.MustCompile(`^\d+ +(\w+)\((.*)\) += (\d+)(?:<(.*)>)?$`)
