@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -38,8 +37,7 @@ type Manager struct {
 	starting sync.RWMutex
 	unborn   unborn
 
-	sharedAt   time.Time   // of the last look at shared memory
-	sharedBusy atomic.Bool // while one is under way
+	looks looks
 
 	mu    sync.Mutex
 	jails map[string]*state

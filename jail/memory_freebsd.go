@@ -1,19 +1,65 @@
 package jail
 
 import (
+	"errors"
 	"fmt"
+	"maps"
 	"runtime"
+	"sync"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// What a jail uses of the host's memory: what its processes have resident, what
-// lies in its file systems in memory, and what its shared memory objects hold
-// beyond what is mapped and so resident already. The kernel counts none of the
-// last two for anybody.
+// What a jail uses of the host's memory is told twice. What its processes have
+// resident, together with what lies in its file systems in memory, is quickly asked
+// and only an alarm: it has twice what is shared, and not what is in no page table.
+// The objects that its processes have decide.
 
-// enforceMemory kills jails that are over their limit by what is quickly asked.
+const (
+	lookTick = time.Second      // how often a jail is looked at, where nothing alarms
+	lookIdle = 10 * time.Second // where it does nothing
+	lookRest = 30 * time.Second // at most, however long a look takes
+	// A look that has no answer for so long, as of a server of files that is away,
+	// leaves the decision to the alarm.
+	lookPatience = 10 * time.Second
+)
+
+// use is what is quickly known of a jail. A process that has no fault and runs no
+// system call gets no page.
+type use struct{ rss, files, faults, procs, system int64 }
+
+func (u use) alarm(s state) bool { return u.rss+u.files > s.Memory }
+
+// looks are the exact counts, by the jail's id.
+type looks struct {
+	mu      sync.Mutex
+	m       map[int]*look
+	listing bool // the host's objects
+}
+
+type look struct {
+	busy       bool
+	begun, end time.Time
+	took       time.Duration
+	seen       use
+}
+
+// due tells whether to look at a jail: so that it takes a small part of a processor,
+// however much there is to look at.
+func (l *look) due(s state, u use) bool {
+	rest := time.Since(l.end)
+	switch {
+	case l.busy:
+		return false
+	case u.alarm(s):
+		return rest > min(lookRest, 4*l.took)
+	}
+	return rest > max(lookTick, min(lookRest, 20*l.took)) && (u != l.seen || rest > lookIdle)
+}
+
+// enforceMemory kills jails that are over their limit. It waits for no look.
 func (m *Manager) enforceMemory() {
 	if !m.watchesMemory() {
 		return
@@ -22,12 +68,138 @@ func (m *Manager) enforceMemory() {
 	if err != nil {
 		return // the next pass will do; Stats tells the error
 	}
-	for _, s := range m.limited() {
-		if used[s.jid] > s.Memory {
-			m.killOver(s, used[s.jid], "")
+	limited := m.limited()
+	due := m.looks.take(limited, used)
+	if len(due) > 0 {
+		go m.lookAt(due, used)
+	}
+	for _, s := range limited {
+		if u := used[s.jid]; u.alarm(s) && m.looks.waits(s.jid) {
+			m.killOver(s, u.rss+u.files, "")
 		}
 	}
-	m.lookAtShared(used)
+}
+
+// take are the jails to look at, which are busy from now on. Those that are no longer
+// known are forgotten.
+func (k *looks) take(limited map[string]state, used map[int]use) (due []state) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.listing {
+		return nil
+	}
+	known := map[int]*look{}
+	for _, s := range limited {
+		l := k.m[s.jid]
+		if l == nil {
+			l = &look{}
+		}
+		known[s.jid] = l
+		if l.due(s, used[s.jid]) {
+			l.busy, l.begun = true, time.Now()
+			due = append(due, s)
+		}
+	}
+	k.m, k.listing = known, len(due) > 0
+	return due
+}
+
+func (k *looks) waits(jid int) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	l := k.m[jid]
+	return l != nil && l.busy && time.Since(l.begun) > lookPatience
+}
+
+// lookAt looks at jails, each by itself: one of many processes, or with a file of a
+// server that is away, keeps nobody from his look.
+func (m *Manager) lookAt(due []state, used map[int]use) {
+	all, err := hostObjects()
+	m.looks.mu.Lock()
+	m.looks.listing = false
+	m.looks.mu.Unlock()
+	for _, s := range due {
+		go func() {
+			m.look(s, used[s.jid], all, err)
+			m.looks.done(s.jid, used[s.jid])
+		}()
+	}
+}
+
+func (k *looks) done(jid int, u use) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if l := k.m[jid]; l != nil {
+		l.busy, l.end, l.took, l.seen = false, time.Now(), time.Since(l.begun), u
+	}
+}
+
+// look kills a jail that is over its limit by the objects that it has, or by what is
+// resident where the kernel does not tell of them.
+func (m *Manager) look(s state, u use, all objects, err error) {
+	var h holdings
+	if err == nil {
+		h, err = m.holdingsOf(s, u, all)
+	}
+	switch {
+	case errors.Is(err, errTooLong):
+		m.killFor(s, fmt.Sprintf("more than %d mappings in a process, or %d in all: its memory cannot be counted",
+			maxMappings, maxJailMappings))
+	case err != nil && u.alarm(s):
+		m.killOver(s, u.rss+u.files, "")
+	case err == nil && h.over(s, u, all):
+		m.lookAgain(s, u, h)
+	}
+}
+
+// lookAgain makes sure: a handle can have become another's since the list was made.
+func (m *Manager) lookAgain(s state, u use, before holdings) {
+	all, err := hostObjects()
+	if err != nil {
+		return
+	}
+	h, err := m.holdingsOf(s, u, all)
+	if err != nil {
+		return // the next look tells
+	}
+	maps.DeleteFunc(h.anonymous, func(handle int64, _ bool) bool { return !before.anonymous[handle] })
+	if h.over(s, u, all) {
+		shared := h.shared(all) + all.named(s.root)
+		m.killOver(s, h.sum(s, u, all), fmt.Sprintf(", %d MiB of it shared memory", shared>>20))
+	}
+}
+
+// sum is what a jail has, in bytes.
+func (h *holdings) sum(s state, u use, all objects) int64 {
+	return u.files + h.silent + all.anonymousOf(h.anonymous, all.copiesOf(h.private)) + h.shared(all) + all.named(s.root)
+}
+
+func (h *holdings) over(s state, u use, all objects) bool { return h.sum(s, u, all) > s.Memory }
+
+// holdingsOf asks for the jail's processes. What they have open is asked for where
+// all shared memory of the host would be too much.
+func (m *Manager) holdingsOf(s state, u use, all objects) (holdings, error) {
+	h := holdings{
+		anonymous: map[int64]bool{}, private: map[copied]int64{}, segments: map[segment]int64{}, open: map[[2]int64]int64{},
+	}
+	var processes []holder
+	err := m.eachBorn(func(jid int, k kinfo) {
+		if jid == s.jid && !k.zombie() {
+			processes = append(processes, holder{k.pid(), int64(k.rss())})
+		}
+	})
+	for _, p := range processes {
+		if err == nil {
+			err = h.addMappings(p)
+		}
+	}
+	if err != nil || h.sum(s, u, all)+all.sharedTotal() <= s.Memory {
+		return h, err
+	}
+	for _, p := range processes {
+		h.addOpen(p)
+	}
+	return h, nil
 }
 
 // limited are copies of the jails that have a limit.
@@ -43,16 +215,26 @@ func (m *Manager) limited() map[string]state {
 	return out
 }
 
-// memoryUsed is what is resident or in file systems, in bytes, by jail.
-func (m *Manager) memoryUsed() (map[int]int64, error) {
-	used := map[int]int64{}
-	if err := m.eachBorn(func(jid int, k kinfo) { used[jid] += int64(k.rss()) }); err != nil {
+// memoryUsed is what is quickly known, by jail.
+func (m *Manager) memoryUsed() (map[int]use, error) {
+	used := map[int]use{}
+	err := m.eachBorn(func(jid int, k kinfo) {
+		u := used[jid]
+		u.rss += int64(k.rss())
+		u.faults += k.long(kiMinFlt) + k.long(kiMajFlt)
+		u.procs += int64(k.pid())
+		u.system += int64(k.time(kiSystem))
+		used[jid] = u
+	})
+	if err != nil {
 		return nil, err
 	}
 	for _, s := range m.limited() {
+		u := used[s.jid]
 		for _, handle := range s.InMemory {
-			used[s.jid] += usedIn(handle)
+			u.files += usedIn(handle)
 		}
+		used[s.jid] = u
 	}
 	return used, nil
 }
@@ -71,10 +253,15 @@ func usedIn(handle []byte) int64 {
 
 // killOver kills a jail for its use of memory, in bytes.
 func (m *Manager) killOver(s state, used int64, of string) {
+	m.killFor(s, fmt.Sprintf("over the memory limit of %d MiB: %d MiB seen%s", s.Memory>>20, used>>20, of))
+}
+
+// killFor kills a jail, and tells why.
+func (m *Manager) killFor(s state, why string) {
 	m.mu.Lock()
 	for _, now := range m.jails {
 		if now.jid == s.jid {
-			now.over = fmt.Sprintf("over the memory limit of %d MiB: %d MiB seen%s", s.Memory>>20, used>>20, of)
+			now.over = why
 		}
 	}
 	m.mu.Unlock()

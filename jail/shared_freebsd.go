@@ -1,72 +1,115 @@
 package jail
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
-	"fmt"
+	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// Shared memory that nobody has mapped is resident in no process: shm_open(2) and
-// memfd_create(2) give a descriptor to write(2) to. The kernel has a list of all
-// such objects of the host with what they hold, and for each process what it has
-// open and mapped, but tells of neither whose an object is. So an object with a
-// name belongs to the jail within whose root the name lies, and one without to
-// who has a descriptor of its size, or has mapped as much. Kernels before 15 do
-// not tell which objects are shared memory.
-
-// sharedTick is how often objects are looked at.
-const sharedTick = time.Second
+// The kernel has a list of all memory objects of the host with what they hold, and
+// for each process what it has mapped and open. Anonymous memory has a handle there
+// and here, so that it is counted exactly: each object once, whoever has it mapped,
+// with those that lie under a copy-on-write one, and whether or not the pages are
+// in a page table. Only of one that lies over a file the mapping tells the file
+// instead: there it is the emptiest of those that it could be. Shared memory
+// (shm_open(2), memfd_create(2)) has no handle: an object with a name belongs to the
+// jail within whose root the name lies, and one without is as full as its mapping
+// tells, or as the emptiest of those that have the size of a descriptor, so that
+// nobody is charged for another's. Kernels before 15 do not tell which objects are
+// shared memory.
 
 // Offsets in struct kinfo_vmobject, kinfo_file and kinfo_vmentry of sys/user.h, the
 // same on amd64 and arm64.
 const (
-	kvoSize, kvoResident, kvoFlags, kvoPath = 8, 40, 132, 160 // bytes, pages
-	kvoPosixShm                             = 2
-	maxRecord                               = 2048 // longer than any
+	kvoSize, kvoRefs, kvoResident, kvoBacking, kvoMe, kvoFlags, kvoPath = 8, 28, 40, 64, 72, 132, 160 // bytes, pages
+	kvoPosixShm                                                         = 2
+	maxRecord                                                           = 2048 // longer than any
 
 	kfType, kfRefs, kfSize, kfPath = 4, 12, 312, 368 // bytes
 	kfTypeShm                      = 8
 
-	kveFlags, kveResident, kveOwn, kveRefs, kvePath = 44, 48, 52, 60, 136 // pages
-	kveFlagPosixShm                                 = 0x100
+	kveType, kveStart, kveEnd, kveFileID, kveFlags = 4, 8, 16, 32, 44
+	kveResident, kveOwn, kveRefs, kveObj, kvePath  = 48, 52, 60, 88, 136 // pages
+	kveTypeVnode, kveTypeSwap                      = 2, 3
+	kveFlagCOW, kveFlagSysvShm, kveFlagPosixShm    = 1, 0x80, 0x100
 )
 
-// object is a shared memory object of the host; sizes are bytes.
-type object struct {
-	size, resident int64
-	path           string
-	taken          bool
+// What a jail may have the daemon read. Linux lets a process have as many mappings
+// (vm.max_map_count); those of one with paths of 370 bytes each fit into maxAnswer.
+const (
+	maxMappings     = 65530
+	maxJailMappings = 1 << 20
+	smallAnswer     = 256 << 10
+	maxAnswer       = 32 << 20
+	maxDepth        = 64 // of objects over one another
+)
+
+var errTooLong = errors.New("the kernel's answer is too long")
+
+// longAnswers are the buffers for what does not fit into a small one, allotted when
+// first asked for. Jails whose processes have such answers wait for them, and nobody
+// else does.
+var longAnswers = make(chan []byte, 2)
+
+func init() {
+	for range cap(longAnswers) {
+		longAnswers <- nil
+	}
 }
 
-// records calls f for each record of a sysctl's answer; the first word of one is
-// its length.
-func records(mib []int32, f func(b []byte)) error {
-	buf := make([]byte, 256<<10)
-	for {
-		n, err := sysctl(mib, buf, nil)
-		// Some answers end where there is no room, without a word.
-		full := errors.Is(err, unix.ENOMEM) || err == nil && len(buf)-n < maxRecord
-		if full && len(buf) < 1<<30 {
-			buf = make([]byte, 2*len(buf))
-			continue
-		}
-		if err != nil {
+// answer calls f for each record of a sysctl's answer for a process; the first word of
+// one is its length. One that is too long is an error, and f is not called.
+func answer(mib []int32, f func(b []byte)) error {
+	if done, err := answerInto(make([]byte, smallAnswer), mib, f); done {
+		return err
+	}
+	buf := <-longAnswers
+	if buf == nil {
+		buf = make([]byte, maxAnswer)
+	}
+	defer func() { longAnswers <- buf }()
+	if done, err := answerInto(buf, mib, f); done {
+		return err
+	}
+	return errTooLong
+}
+
+// hostAnswer is answer for a list of the host.
+func hostAnswer(mib []int32, f func(b []byte)) error {
+	for size := smallAnswer; size <= 1<<30; size *= 2 {
+		if done, err := answerInto(make([]byte, size), mib, f); done {
 			return err
 		}
-		for b := buf[:n]; len(b) >= 4; {
-			size := int(binary.NativeEndian.Uint32(b))
-			if size <= 0 || size > len(b) {
-				return nil
-			}
-			f(b[:size])
-			b = b[size:]
+	}
+	return errTooLong
+}
+
+// answerInto is not done where the answer does not fit.
+func answerInto(buf []byte, mib []int32, f func(b []byte)) (done bool, err error) {
+	n, err := sysctl(mib, buf, nil)
+	// Some answers end where there is no room, without a word.
+	if errors.Is(err, unix.ENOMEM) || err == nil && len(buf)-n < maxRecord {
+		return false, nil
+	}
+	if err == nil {
+		eachRecord(buf[:n], f)
+	}
+	return true, err
+}
+
+func eachRecord(b []byte, f func(b []byte)) {
+	for len(b) >= 4 {
+		size := int(binary.NativeEndian.Uint32(b))
+		if size <= 0 || size > len(b) {
+			return
 		}
-		return nil
+		f(b[:size])
+		b = b[size:]
 	}
 }
 
@@ -90,78 +133,165 @@ func hasLargePages() bool {
 	return false
 }
 
-// sharedObjects are those of the host, the largest first.
-func sharedObjects(list string) (out []object, err error) {
+// object is anonymous memory, with the handle of what it lies over, or shared
+// memory. Sizes are bytes.
+type object struct {
+	size, resident, refs int64
+	backing              int64
+	path                 string
+}
+
+// objects are those of the host.
+type objects struct {
+	anonymous map[int64]object // by handle
+	overFiles []int64          // of those, the ones that lie over files, as copies tells them
+	shared    []object         // the emptiest first
+}
+
+func hostObjects() (out objects, err error) {
+	list := swapObjects
+	if hasLargePages() {
+		list = allObjects
+	}
 	mib, err := sysctlNumber(list)
 	if err != nil {
-		return nil, err
+		return out, err
 	}
+	out.anonymous = map[int64]object{}
 	page := int64(pageSize)
-	err = records(mib, func(b []byte) {
-		if len(b) > kvoPath && number32(b, kvoFlags)&kvoPosixShm != 0 {
-			out = append(out, object{size: number(b, kvoSize), resident: number(b, kvoResident) * page, path: text(b[kvoPath:])})
+	err = hostAnswer(mib, func(b []byte) {
+		if len(b) <= kvoPath {
+			return
+		}
+		o := object{size: number(b, kvoSize), resident: number(b, kvoResident) * page, refs: number32(b, kvoRefs)}
+		me := number(b, kvoMe)
+		switch {
+		case number32(b, kvoFlags)&kvoPosixShm != 0:
+			o.path = text(b[kvoPath:])
+			out.shared = append(out.shared, o)
+		case me != 0:
+			o.backing = number(b, kvoBacking)
+			out.anonymous[me] = o
 		}
 	})
-	slices.SortFunc(out, func(a, b object) int { return int(min(max(b.resident-a.resident, -1), 1)) })
+	slices.SortFunc(out.shared, func(a, b object) int { return cmp.Compare(a.resident, b.resident) })
+	out.overFiles = out.copies()
 	return out, err
 }
 
-// lookAtShared kills jails that are over their limit with their shared memory. What
-// the kernel is asked for may wait for a server that is away, so nobody waits.
-func (m *Manager) lookAtShared(used map[int]int64) {
-	if !m.sharedBusy.CompareAndSwap(false, true) {
-		return
+// sharedTotal is what all shared memory of the host holds.
+func (o objects) sharedTotal() (sum int64) {
+	for _, s := range o.shared {
+		sum += s.resident
 	}
-	if time.Since(m.sharedAt) < sharedTick {
-		m.sharedBusy.Store(false)
-		return
-	}
-	m.sharedAt = time.Now()
-	go func() {
-		defer m.sharedBusy.Store(false)
-		list := swapObjects
-		if hasLargePages() {
-			list = allObjects
-		}
-		if objects, err := sharedObjects(list); err == nil { // else the next look will do
-			m.killOverShared(used, objects)
-		}
-	}()
+	return sum
 }
 
-// killOverShared kills by the host's objects and what is used beside them, by jail.
-func (m *Manager) killOverShared(used map[int]int64, objects []object) {
-	var all int64
-	for _, o := range objects {
-		all += o.resident
+// anonymousOf is what anonymous objects hold, with all that they lie over.
+func (o objects) anonymousOf(handles ...map[int64]bool) (sum int64) {
+	seen := map[int64]bool{}
+	var all []int64
+	for _, some := range handles {
+		all = slices.AppendSeq(all, maps.Keys(some))
 	}
-	for _, s := range m.limited() {
-		if used[s.jid]+all <= s.Memory {
-			continue // even if all of it were its own
-		}
-		shared, err := m.sharedOf(s, slices.Clone(objects))
-		if n := used[s.jid] + shared; err == nil && shared > 0 && n > s.Memory {
-			m.killOver(s, n, fmt.Sprintf(", %d MiB of it shared memory", shared>>20))
+	for _, h := range all {
+		for !seen[h] {
+			one, known := o.anonymous[h]
+			if !known { // a file's, or born since
+				break
+			}
+			seen[h] = true
+			sum += one.resident
+			h = one.backing
 		}
 	}
+	return sum
 }
 
-// sharedOf is what the objects of a jail hold that is not resident in its
-// processes, in bytes.
-func (m *Manager) sharedOf(s state, objects []object) (int64, error) {
-	h := holdings{open: map[[2]int64]int64{}, mapped: map[[2]int64]int64{}}
-	err := m.eachBorn(func(jid int, k kinfo) {
-		if jid == s.jid && !k.zombie() {
-			h.processes = append(h.processes, holder{k.pid(), int64(k.rss())})
+// overFile tells whether an object lies over a file, and what it holds with all that
+// is between. The list is no picture of one moment: it can lead in a circle.
+func (o objects) overFile(top object) (sum int64, is bool) {
+	one := top
+	for range maxDepth {
+		sum += one.resident
+		below, known := o.anonymous[one.backing]
+		if !known {
+			break
 		}
-	})
-	if err != nil {
-		return 0, err
+		one = below
 	}
-	for _, p := range h.processes {
-		h.add(p)
+	return sum, one.backing != 0
+}
+
+// copies are the handles of anonymous objects that lie over files, those first that
+// hold least.
+func (o objects) copies() (out []int64) {
+	held := map[int64]int64{}
+	for h, top := range o.anonymous {
+		if sum, is := o.overFile(top); is {
+			out, held[h] = append(out, h), sum
+		}
 	}
-	return max(0, h.held(s.root, objects)-h.resident), nil
+	slices.SortFunc(out, func(a, b int64) int { return cmp.Compare(held[a], held[b]) })
+	return out
+}
+
+// copiesOf finds the objects of private mappings of files: for each the emptiest
+// that is no smaller and has as many references, those of the longest first.
+func (o objects) copiesOf(private map[copied]int64) map[int64]bool {
+	found := map[int64]bool{}
+	keys := slices.SortedFunc(maps.Keys(private), func(a, b copied) int { return cmp.Compare(b.length, a.length) })
+	for _, key := range keys {
+		n := distinct(private[key], key.refs)
+		for _, h := range o.overFiles {
+			if one := o.anonymous[h]; n > 0 && !found[h] && one.size >= key.length && one.refs == key.refs {
+				found[h] = true
+				n--
+			}
+		}
+	}
+	return found
+}
+
+// named is what the shared memory holds whose names lie within a root.
+func (o objects) named(root string) (sum int64) {
+	for _, s := range o.shared {
+		if strings.HasPrefix(s.path, strings.TrimSuffix(root, "/")+"/") {
+			sum += s.resident
+		}
+	}
+	return sum
+}
+
+// emptiest is what the n emptiest of the nameless objects of a size hold.
+func (o objects) emptiest(n, size int64) (sum int64) {
+	for _, s := range o.shared {
+		if n > 0 && nameless(s.path) && s.size == size {
+			sum += s.resident
+			n--
+		}
+	}
+	return sum
+}
+
+// segment tells shared memory without a name by what a mapping tells of all of it.
+type segment struct {
+	resident, refs, id int64
+	sysv               bool
+}
+
+// copied tells the copies that a private mapping of a file has: its length in bytes
+// and the references to its object.
+type copied struct{ length, refs int64 }
+
+// holdings are what processes have.
+type holdings struct {
+	anonymous map[int64]bool     // handles
+	private   map[copied]int64   // mappings
+	segments  map[segment]int64  // mappings
+	open      map[[2]int64]int64 // descriptors of shared memory, by its size and the references to it
+	mappings  int
+	silent    int64 // resident in processes that the kernel does not tell of
 }
 
 type holder struct {
@@ -169,61 +299,73 @@ type holder struct {
 	rss int64
 }
 
-// holdings are what processes have of objects without names: how many descriptors
-// there are of a size, and how many mappings of so much, each by the number of
-// references that there are to the same.
-type holdings struct {
-	processes    []holder
-	open, mapped map[[2]int64]int64
-	resident     int64 // of the mapped, in the processes
+// addMappings returns errTooLong where they are too many to be counted.
+func (h *holdings) addMappings(p holder) error {
+	n := 0
+	err := answer([]int32{1, 14, 32, int32(p.pid)}, func(b []byte) { // KERN_PROC_VMMAP
+		n++
+		if len(b) > kvePath {
+			h.addMapping(b)
+		}
+	})
+	h.mappings += n
+	switch {
+	case n > maxMappings || h.mappings > maxJailMappings || errors.Is(err, errTooLong):
+		return errTooLong
+	case errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EBUSY): // it ended, or runs another program just now
+	case err != nil:
+		h.silent += p.rss
+	}
+	return nil
 }
 
-// add asks for one process, which may have ended.
-func (h *holdings) add(p holder) {
+func (h *holdings) addMapping(b []byte) {
+	kind, flags, own, refs := number32(b, kveType), number32(b, kveFlags), number32(b, kveOwn), number32(b, kveRefs)
+	switch {
+	case kind == kveTypeVnode:
+		// What the file itself has in memory the host can take back. One that
+		// has objects over it has nothing of its own.
+		if flags&kveFlagCOW != 0 && own == 0 && number32(b, kveResident) > 0 {
+			h.private[copied{number(b, kveEnd) - number(b, kveStart), refs}]++
+		}
+	case number(b, kveObj) != 0:
+		h.anonymous[number(b, kveObj)] = true
+	case kind != kveTypeSwap && flags&kveFlagPosixShm == 0: // a device's
+	case nameless(text(b[kvePath:])):
+		h.segments[segment{own * int64(pageSize), refs, number(b, kveFileID), flags&kveFlagSysvShm != 0}]++
+	}
+}
+
+// addOpen asks for one process, which may have ended. Of one with more descriptors
+// than an answer has room for nothing is known.
+func (h *holdings) addOpen(p holder) {
 	page := int64(pageSize)
-	_ = records([]int32{1, 14, 33, int32(p.pid)}, func(b []byte) { // KERN_PROC_FILEDESC
+	_ = answer([]int32{1, 14, 33, int32(p.pid)}, func(b []byte) { // KERN_PROC_FILEDESC
 		if len(b) > kfPath && number32(b, kfType) == kfTypeShm && nameless(text(b[kfPath:])) {
 			h.open[[2]int64{(number(b, kfSize) + page - 1) / page * page, number32(b, kfRefs)}]++
 		}
 	})
-	var mapped int64
-	_ = records([]int32{1, 14, 32, int32(p.pid)}, func(b []byte) { // KERN_PROC_VMMAP
-		if len(b) <= kvePath || number32(b, kveFlags)&kveFlagPosixShm == 0 {
-			return
-		}
-		n := number32(b, kveOwn)
-		if n == 0 { // it has pages of its own over those of the object
-			n = number32(b, kveResident)
-		}
-		mapped += n * page
-		if nameless(text(b[kvePath:])) {
-			h.mapped[[2]int64{n * page, number32(b, kveRefs)}]++
-		}
-	})
-	h.resident += min(p.rss, mapped)
 }
 
-// held sums up what the objects hold that belong to the jail with a root.
-func (h *holdings) held(root string, objects []object) (sum int64) {
-	take := func(n int64, is func(o *object) bool) {
-		for i := range objects {
-			if o := &objects[i]; n > 0 && !o.taken && is(o) {
-				o.taken = true
-				sum += o.resident
-				n--
-			}
+// shared is what the nameless shared memory holds. What is mapped can be open too,
+// and cannot be told from it: the greater of the two counts.
+func (h *holdings) shared(o objects) int64 {
+	var mapped, open, sysv int64
+	for s, n := range h.segments {
+		if s.sysv {
+			sysv += s.resident * distinct(n, s.refs)
+		} else {
+			mapped += s.resident * distinct(n, s.refs)
 		}
 	}
-	take(int64(len(objects)), func(o *object) bool { return strings.HasPrefix(o.path, strings.TrimSuffix(root, "/")+"/") })
+	sizes := map[int64]int64{}
 	for key, n := range h.open {
-		take(distinct(n, key[1]), func(o *object) bool { return nameless(o.path) && o.size == key[0] })
+		sizes[key[0]] += distinct(n, key[1])
 	}
-	for key, n := range h.mapped { // and closed
-		take(distinct(n, key[1]), func(o *object) bool {
-			return nameless(o.path) && max(o.resident-key[0], key[0]-o.resident) <= max(1<<20, key[0]/10)
-		})
+	for size, n := range sizes {
+		open += o.emptiest(n, size)
 	}
-	return sum
+	return sysv + max(mapped, open)
 }
 
 // nameless tells an object by its path: "anon", or none once it is closed.
@@ -231,4 +373,4 @@ func nameless(path string) bool { return !strings.HasPrefix(path, "/") }
 
 // distinct is how many things there are if so many references are seen, and each
 // has so many.
-func distinct(seen, each int64) int64 { return (seen + each - 1) / max(1, each) }
+func distinct(seen, each int64) int64 { return (seen + max(1, each) - 1) / max(1, each) }

@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 	"unsafe"
@@ -50,7 +51,10 @@ func fill(f *os.File, n int64) {
 	}
 }
 
-const much = 160 << 20 // bytes
+const (
+	much  = 160 << 20 // bytes
+	piece = 16 << 20  // never resident beyond this, where memory is hidden
+)
 
 // insideShared has memory by a way that no process has it resident.
 func insideShared(how string) {
@@ -108,6 +112,38 @@ func insideShared(how string) {
 		keep = append(keep, f)
 	case "used": // as programs do: 40 MiB, open and mapped
 		useShared(&keep)
+	case "protected":
+		for range much / piece {
+			must(unix.Mprotect(touched(unix.MAP_PRIVATE, piece), unix.PROT_NONE))
+		}
+	case "inherited":
+		inheritShared()
+	case "copied": // from a file, and hidden
+		f, err := os.Create("/tmp/copied")
+		must(err)
+		must(f.Truncate(much))
+		b, err := unix.Mmap(int(f.Fd()), 0, much, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE)
+		must(err)
+		for ; len(b) > 0; b = b[piece:] {
+			touch(b[:piece])
+			must(unix.Mprotect(b[:piece], unix.PROT_NONE))
+		}
+	case "forked": // what both have is there once
+		touched(unix.MAP_PRIVATE, 40<<20)
+		forkSleeper()
+	case "mapped file":
+		f, err := os.Create("/mem/file")
+		must(err)
+		fill(f, 40<<20)
+		b, err := unix.Mmap(int(f.Fd()), 0, 40<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+		must(err)
+		touch(b)
+	case "mappings":
+		b, err := unix.Mmap(-1, 0, 70000*unix.Getpagesize(), unix.PROT_NONE, unix.MAP_ANON|unix.MAP_PRIVATE)
+		must(err)
+		for page := unix.Getpagesize(); len(b) > 0; b = b[2*page:] {
+			must(unix.Mprotect(b[:page], unix.PROT_READ))
+		}
 	case "file":
 		f, err := os.Create("/mem/file")
 		must(err)
@@ -133,6 +169,41 @@ func passShared() {
 	must(f.Close())
 }
 
+func touch(b []byte) {
+	for i := 0; i < len(b); i += unix.Getpagesize() {
+		b[i] = 1
+	}
+}
+
+func touched(flags, n int) []byte {
+	b, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|flags)
+	must(err)
+	touch(b)
+	return b
+}
+
+// forkSleeper leaves a copy of this process that does nothing.
+func forkSleeper() {
+	pid, _, errno := unix.RawSyscall(unix.SYS_FORK, 0, 0, 0)
+	for pid == 0 && errno == 0 { // the child, which has this thread alone
+		unix.RawSyscall6(unix.SYS_SELECT, 0, 0, 0, 0, 0, 0)
+	}
+	if errno != 0 {
+		must(errno)
+	}
+}
+
+// inheritShared leaves memory to a child that does not touch it.
+func inheritShared() {
+	b, err := unix.Mmap(-1, 0, much, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_SHARED)
+	must(err)
+	forkSleeper()
+	for at := 0; at < much; at += piece {
+		touch(b[at : at+piece])
+		must(unix.MunmapPtr(unsafe.Pointer(&b[at]), piece))
+	}
+}
+
 func useShared(keep *[]*os.File) {
 	f := shmOpen("", 0)
 	fill(f, 40<<20)
@@ -146,7 +217,8 @@ func useShared(keep *[]*os.File) {
 
 func TestSharedMemoryCounts(t *testing.T) {
 	f := setup(t)
-	for _, how := range []string{"written", "many", "named", "unlinked", "mapped", "passed", "large"} {
+	hidden := []string{"protected", "inherited", "copied"}
+	for _, how := range append(hidden, "written", "many", "named", "unlinked", "mapped", "passed", "large") {
 		t.Run(how, func(t *testing.T) {
 			name := f.createSpec(Spec{Limits: Limits{MemoryBytes: 64 << 20}})
 			p, _ := f.process("/bin/prog", "inside-shared")
@@ -165,56 +237,105 @@ func TestSharedMemoryCounts(t *testing.T) {
 	}
 }
 
+// survives starts a program that has much, but not too much, and looks on.
+func (f *fixture) survives(how string, s Spec, meanwhile func()) {
+	f.Helper()
+	s.Limits = Limits{MemoryBytes: 64 << 20}
+	name := f.createSpec(s)
+	p, r := f.process("/bin/prog", "inside-shared")
+	p.Env = []string{"HOW=" + how}
+	pid, err := f.m.Start(f.Context(), name, p)
+	if err != nil {
+		f.Fatal(err)
+	}
+	p.Stdout.Close()
+	f.ready(r)
+	meanwhile()
+	time.Sleep(4 * lookTick) // the looks that could take it for too much
+	if err := f.m.Signal(name, pid, unix.SIGKILL); err != nil {
+		f.Errorf("%s: it was ended: %v", how, err)
+	}
+	if e := f.exit(pid); e.OOM || e.Reason != "" {
+		f.Errorf("%s: %+v", how, e)
+	}
+	if err := f.m.Remove(f.Context(), name); err != nil {
+		f.Error(err)
+	}
+}
+
 // What is only reserved, or resident anyhow, does not count twice.
 func TestSharedMemoryOfOrdinaryPrograms(t *testing.T) {
 	f := setup(t)
-	for _, how := range []string{"sparse", "used"} {
-		name := f.createSpec(Spec{Limits: Limits{MemoryBytes: 64 << 20}})
-		p, r := f.process("/bin/prog", "inside-shared")
-		p.Env = []string{"HOW=" + how}
-		pid, err := f.m.Start(t.Context(), name, p)
-		if err != nil {
-			t.Fatal(err)
-		}
-		p.Stdout.Close()
-		f.ready(r)
-		time.Sleep(3 * sharedTick) // the looks that could take it for too much
-		if err := f.m.Signal(name, pid, unix.SIGKILL); err != nil {
-			t.Errorf("%s: it was ended: %v", how, err)
-		}
-		if e := f.exit(pid); e.OOM || e.Reason != "" {
-			t.Errorf("%s: %+v", how, e)
-		}
+	for _, how := range []string{"sparse", "used", "forked"} {
+		f.survives(how, Spec{}, func() {})
 	}
+}
+
+// An object of another that has the same size is not the jail's.
+func TestSharedMemoryOfOthers(t *testing.T) {
+	f := setup(t)
+	f.survives("sparse", Spec{}, func() {
+		other := shmOpen("", 0)
+		fill(other, much)
+		must(other.Truncate(1 << 40))
+		t.Cleanup(func() { other.Close() })
+	})
+}
+
+// A process with more mappings than can be looked at is none whose memory is known.
+func TestTooManyMappings(t *testing.T) {
+	f := setup(t)
+	name := f.createSpec(Spec{Limits: Limits{MemoryBytes: 64 << 20}})
+	p, _ := f.process("/bin/prog", "inside-shared")
+	p.Env = []string{"HOW=mappings"}
+	pid, err := f.m.Start(t.Context(), name, p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e := f.exit(pid); !e.OOM || !strings.Contains(e.Reason, "65530 mappings") {
+		t.Errorf("%+v", e)
+	}
+}
+
+// memoryAt mounts a tmpfs in the root and returns its handle.
+func (f *fixture) memoryAt(dir string) []byte {
+	f.Helper()
+	at, err := mount.OpenRoot(f.root)
+	if err != nil {
+		f.Fatal(err)
+	}
+	defer at.Close()
+	point, err := at.Dir("/" + dir)
+	if err != nil {
+		f.Fatal(err)
+	}
+	defer point.Close()
+	mem := filepath.Join(f.root, dir)
+	if err := mount.Do(mount.Mount{Type: "tmpfs", Target: mem, Options: []string{"size=1073741824"}}); err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(func() {
+		if err := mount.UnmountUnder(mem); err != nil {
+			f.Error(err)
+		}
+	})
+	handle, err := point.Handle()
+	if err != nil {
+		f.Fatal(err)
+	}
+	return handle
+}
+
+// A file in memory that is mapped too is there once.
+func TestMappedFilesInMemoryCountOnce(t *testing.T) {
+	f := setup(t)
+	f.survives("mapped file", Spec{InMemory: [][]byte{f.memoryAt("mem")}}, func() {})
 }
 
 // What lies in a tmpfs is memory of who has it.
 func TestFilesInMemoryCount(t *testing.T) {
 	f := setup(t)
-	at, err := mount.OpenRoot(f.root)
-	if err != nil {
-		t.Fatal(err)
-	}
-	point, err := at.Dir("/mem")
-	if err != nil {
-		t.Fatal(err)
-	}
-	mem := filepath.Join(f.root, "mem")
-	if err := mount.Do(mount.Mount{Type: "tmpfs", Target: mem, Options: []string{"size=1073741824"}}); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := mount.UnmountUnder(mem); err != nil {
-			t.Error(err)
-		}
-	})
-	handle, err := point.Handle()
-	if err != nil {
-		t.Fatal(err)
-	}
-	point.Close()
-	at.Close()
-	name := f.createSpec(Spec{Limits: Limits{MemoryBytes: 64 << 20}, InMemory: [][]byte{handle}})
+	name := f.createSpec(Spec{Limits: Limits{MemoryBytes: 64 << 20}, InMemory: [][]byte{f.memoryAt("mem")}})
 	p, _ := f.process("/bin/prog", "inside-shared")
 	p.Env = []string{"HOW=file"}
 	pid, err := f.m.Start(t.Context(), name, p)

@@ -25,6 +25,8 @@ const (
 	kiJID    = 592
 	kiUser   = 608 // timeval, of the process
 	kiSystem = 624
+	kiMinFlt = 672
+	kiMajFlt = 680
 	kiCUser  = 752 // of its children that were waited for
 	kiCSys   = 768
 
