@@ -98,11 +98,13 @@ func raiseOwn() error {
 var loginName, loginClass = [...]byte{'r', 'o', 'o', 't', 0}, [...]byte{'d', 'a', 'e', 'm', 'o', 'n', 0}
 
 // Protect keeps the kernel from choosing this process when memory runs out. Its
-// children are not kept from it.
+// children are not kept from it, as those of a process would be that protect(1) has
+// started with -i: only to clear a protection ends its inheritance.
 func Protect() error {
-	set := int32(pprotSet)
-	if err := procctl(procSprotect, unsafe.Pointer(&set)); err != nil {
-		return fmt.Errorf("procctl: protect the daemon when memory runs out: %w", err)
+	for _, op := range []int32{pprotClear, pprotSet} {
+		if err := procctl(procSprotect, unsafe.Pointer(&op)); err != nil {
+			return fmt.Errorf("procctl: protect the daemon when memory runs out: %w", err)
+		}
 	}
 	return nil
 }

@@ -189,6 +189,7 @@ func cpusetJail(jid int, mask []byte) error {
 const (
 	procSprotect        = 1
 	pprotSet            = 1
+	pprotClear          = 2
 	procReapAcquire     = 2
 	procTraceCtl        = 7
 	procTraceCtlDisable = 2

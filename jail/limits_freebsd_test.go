@@ -6,6 +6,7 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -125,8 +126,12 @@ func TestRulesOfAnEarlierDaemon(t *testing.T) {
 // starts is not.
 func TestProtectIsNotInherited(t *testing.T) {
 	f := setup(t)
-	if err := Protect(); err != nil {
+	inherited := int32(pprotSet | 0x20) // PPROT_INHERIT of sys/procctl.h, as by protect -i
+	if err := procctl(procSprotect, unsafe.Pointer(&inherited)); err != nil {
 		t.Skip(err)
+	}
+	if err := Protect(); err != nil {
+		t.Fatal(err)
 	}
 	pid, r := f.start(f.create(Limits{}), "/bin/prog", "inside-gate")
 	f.ready(r)

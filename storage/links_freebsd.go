@@ -11,6 +11,9 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/freejail/freejail/internal/regular"
+	"github.com/freejail/freejail/internal/remove"
 )
 
 // unionfs copies a file to the upper directory when its owner, mode or times are
@@ -56,14 +59,15 @@ func attributesOf(st *unix.Stat_t) attributes {
 // linksOf are the links of a chain, which is gone through once: what it has is
 // kept beside it.
 func (d *dirs) linksOf(ctx context.Context, chain string) (folder, error) {
-	var top folder
 	name := d.path("links", chain)
-	b, err := os.ReadFile(name)
-	if err == nil && json.Unmarshal(b, &top) == nil { // a crash of the host can leave anything there
+	top, err := readLinks(name)
+	if err == nil {
 		return top, nil
 	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return top, err
+	if !errors.Is(err, fs.ErrNotExist) { // a crash of the host can leave anything there
+		if err := remove.Tree(name); err != nil {
+			return top, err
+		}
 	}
 	dir, err := openDir(d.path("chains", chain))
 	if err != nil {
@@ -78,6 +82,21 @@ func (d *dirs) linksOf(ctx context.Context, chain string) (folder, error) {
 		top.Links, top.Folders = nil, nil
 	}
 	return top, keepLinks(name, top)
+}
+
+// maxLinkList is more than the longest names and targets of all links need.
+const maxLinkList = 16 << 20
+
+func readLinks(name string) (top folder, err error) {
+	f, _, err := regular.Open(name)
+	if err != nil {
+		return top, err
+	}
+	b, err := regular.Read(f, name, maxLinkList)
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = json.Unmarshal(b, &top)
+	}
+	return top, err
 }
 
 func keepLinks(name string, top folder) error {

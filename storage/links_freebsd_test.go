@@ -111,8 +111,10 @@ func TestListOfLinks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, b := range [][]byte{nil, whole[:len(whole)/2], make([]byte, len(whole))} {
-		if err := os.WriteFile(list, b, 0o600); err != nil {
+	write := func(b []byte) func() error { return func() error { return os.WriteFile(list, b, 0o600) } }
+	for _, damage := range []func() error{write(nil), write(whole[:len(whole)/2]), write(make([]byte, len(whole))),
+		func() error { return unix.Mkfifo(list, 0o600) }, func() error { return os.Mkdir(list, 0o700) }} {
+		if err := errors.Join(os.Remove(list), damage()); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := u.linksOf(t.Context(), "c"); err != nil {
