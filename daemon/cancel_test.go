@@ -75,7 +75,10 @@ func large(t *testing.T) string {
 func events(t *testing.T, c *client.Client, id string) func(kind string) {
 	t.Helper()
 	ch := make(chan client.Event, 100)
-	after := uint64(time.Now().UnixMicro())
+	after := uint64(0)
+	if err := c.Events(t.Context(), 0, false, func(e client.Event) error { after = e.Seq; return nil }); err != nil {
+		t.Fatal(err)
+	}
 	go func() {
 		_ = c.Events(t.Context(), after, true, func(e client.Event) error { // ends with the test
 			if e.Task == id {
