@@ -61,6 +61,9 @@ func TestMain(m *testing.M) {
 			}
 		}
 	}
+	if len(os.Args) > 1 && os.Args[1] == "chains" {
+		os.Exit(forkChains(20))
+	}
 	if len(os.Args) > 1 && os.Args[1] == "flagged" {
 		os.Exit(flagOutput())
 	}

@@ -116,17 +116,16 @@ func flagOutput() int {
 	return int(errno)
 }
 
-// Processes that wait for a server which is away do not die of SIGKILL. Their
-// task's end is told all the same, and its id is the next one's; they go when the
-// server is back.
-func TestProcessesThatDoNotDie(t *testing.T) {
+// readsFromAfar starts a task "far" that reads from a server, and takes the server
+// away.
+func readsFromAfar(t *testing.T, dir string) (*client.Client, client.TaskSpec, *nfsHost) {
+	t.Helper()
 	h := startNFSHost(t)
 	e, err := h.exporter.Export(t.Context(), client.ExportRequest{Image: nfsArchive(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	h.must(func() error { return h.Export(h.file) })
-	dir := shortDir(t)
 	far := filepath.Join(dir, "far")
 	if err := os.Mkdir(far, 0o755); err != nil {
 		t.Fatal(err)
@@ -152,9 +151,37 @@ func TestProcessesThatDoNotDie(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.must(h.Unplug)
+	time.Sleep(2 * time.Second) // it reads on, and waits
+	return c, spec, h
+}
+
+// A shutdown of the host does not wait beyond its limit for what does not die. Its
+// end is with the host's, whenever it comes.
+func TestShutdownOfWhatDoesNotDie(t *testing.T) {
+	c, spec, h := readsFromAfar(t, shortDir(t))
 	plug := sync.OnceFunc(func() { h.must(h.Plug) })
 	defer plug()
-	time.Sleep(2 * time.Second) // it reads on, and waits
+	r, err := c.Shutdown(bounded(t), client.ShutdownRequest{Limit: client.Duration(2 * time.Second)})
+	if err != nil || !slices.Equal(r.Left, []string{spec.ID}) || len(r.Ended) > 0 {
+		t.Errorf("%+v %v", r, err)
+	}
+	plug()
+	if e, err := c.Wait(bounded(t), spec.ID); err != nil || !e.Host {
+		t.Errorf("it ended as %+v %v", e, err)
+	}
+	for len(leftovers(t, c)) > 0 {
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+// Processes that wait for a server which is away do not die of SIGKILL. Their
+// task's end is told all the same, and its id is the next one's; they go when the
+// server is back.
+func TestProcessesThatDoNotDie(t *testing.T) {
+	dir := shortDir(t)
+	c, spec, h := readsFromAfar(t, dir)
+	plug := sync.OnceFunc(func() { h.must(h.Plug) })
+	defer plug()
 	exit, err := c.Stop(bounded(t), "far", client.StopRequest{Timeout: client.Duration(time.Second)})
 	if err != nil || exit.Signal != int(syscall.SIGKILL) || !strings.Contains(exit.Message, "its jail stays") {
 		t.Fatalf("it ended with %+v: %v", exit, err)

@@ -78,6 +78,7 @@ type record struct {
 	User      *image.Creds `json:"user,omitempty"`
 	Undo      *undo        `json:"undo,omitempty"`
 	Undone    bool         `json:"undone,omitempty"`
+	Ended     bool         `json:"ended,omitempty"` // Exit is the task's, not that of its main process alone
 	Destroyed bool         `json:"destroyed,omitempty"`
 }
 
@@ -161,7 +162,7 @@ func (j *journal) replay() (*task, error) {
 		if r.Undone && len(t.undos) > 0 {
 			t.undos = t.undos[:len(t.undos)-1]
 		}
-		t.destroyed = t.destroyed || r.Destroyed
+		t.ended, t.destroyed = t.ended || r.Ended, t.destroyed || r.Destroyed
 	}
 	if !seen {
 		return nil, sc.Err()

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -154,8 +153,8 @@ func (d *Daemon) recoverTask(ctx context.Context, t *task, alive []jail.Info) {
 			d.sweepUp(t)
 		}
 	case d.otherBoot(t):
-		d.finish(t, *cmp.Or(i.Exit, &client.Exit{Host: true, Message: hostRestarted}))
-	case i.Exit != nil && (i.Spec.Wait != "all" || !hasJail(alive, i.Jail)):
+		d.finish(t, t.atRestart())
+	case i.Exit != nil && (t.ended || i.Spec.Wait != "all" || !hasJail(alive, i.Jail)):
 		d.finish(t, *i.Exit)
 	default:
 		d.adopt(t, alive)
@@ -165,6 +164,20 @@ func (d *Daemon) recoverTask(ctx context.Context, t *task, alive []jail.Info) {
 // otherBoot tells whether a task was started in an earlier boot of the host, so
 // that nothing of it runs, whatever else has its name and number now.
 func (d *Daemon) otherBoot(t *task) bool { return t.boot != "" && t.boot != d.boot }
+
+// atRestart is the end of a task which an earlier boot of the host had begun, and
+// whose end no daemon told. A main process that had ended, and which others
+// outlived, ended no task.
+func (t *task) atRestart() client.Exit {
+	main := t.info.Exit
+	switch {
+	case main == nil:
+		return client.Exit{Host: true, Message: hostRestarted}
+	case t.ended || t.info.Spec.Wait != "all":
+		return *main
+	}
+	return client.Exit{Host: true, Message: hostRestarted + ": " + mainEnded(*main)}
+}
 
 func (d *Daemon) adopt(t *task, alive []jail.Info) {
 	exit, err := t.info.Exit, fmt.Errorf("its jail is gone")

@@ -37,16 +37,28 @@ func (d *Daemon) isDown() bool {
 	return d.down
 }
 
+// cleanTime is how much of a shutdown's limit is kept for killing and sweeping up.
+const cleanTime = 2 * awayTime
+
+// ownTime is how much of a limit the tasks have to end by themselves. A limit that is
+// too short for both is overrun, by less than cleanTime.
+func ownTime(limit time.Duration) time.Duration { return max(limit-cleanTime, limit/2) }
+
 // Shutdown ends all tasks as the host's end would be too late to: out of Consul,
-// each its signal and its own time, limit at most unless that is 0. No task is
-// started any more. When it returns the ends are on the disk.
+// each its signal and its own time. Unless it is 0, limit is for all of it, the
+// sweeping up too. No task is started any more. When it returns the ends are on the
+// disk.
 func (d *Daemon) Shutdown(ctx context.Context, limit time.Duration) client.ShutdownResult {
 	d.upgrade.Lock()
 	defer d.upgrade.Unlock()
 	d.mu.Lock()
 	d.down = true
 	d.mu.Unlock()
-	s := shutdown{d: d, limit: limit, seen: map[*task]bool{}}
+	s := shutdown{d: d, seen: map[*task]bool{}}
+	if limit > 0 {
+		s.kill = time.Now().Add(ownTime(limit))
+		s.late = s.kill.Add(cleanTime)
+	}
 	s.result = client.ShutdownResult{Ended: []string{}, Killed: []string{}, Left: []string{}}
 	begun := make(chan struct{})
 	go func() {
@@ -56,12 +68,13 @@ func (d *Daemon) Shutdown(ctx context.Context, limit time.Duration) client.Shutd
 	s.endAll(ctx)
 	select { // a start that hangs holds up nobody's end
 	case <-begun:
-	case <-time.After(sweepTime):
+	case <-time.After(s.within(sweepTime, s.kill)):
 		d.log.Warn("shutdown: a start is still under way")
 	}
 	s.endAll(ctx)
 	s.wait.Wait()
-	d.awaitSweeps(ctx)
+	d.syncer.flush()
+	d.awaitSweeps(ctx, s.within(cleanTime, s.late))
 	d.syncer.flush()
 	for _, ids := range [][]string{s.result.Ended, s.result.Killed, s.result.Left} {
 		slices.Sort(ids)
@@ -71,8 +84,8 @@ func (d *Daemon) Shutdown(ctx context.Context, limit time.Duration) client.Shutd
 }
 
 // awaitSweeps gives what is being swept up some of the time that the host has left.
-func (d *Daemon) awaitSweeps(ctx context.Context) {
-	late := time.Now().Add(2 * awayTime)
+func (d *Daemon) awaitSweeps(ctx context.Context, most time.Duration) {
+	late := time.Now().Add(most)
 	for _, t := range d.all() {
 		t.mu.Lock()
 		w := t.sweeping.walk
@@ -85,13 +98,21 @@ func (d *Daemon) awaitSweeps(ctx context.Context) {
 
 // shutdown is one way of all tasks to their end.
 type shutdown struct {
-	d     *Daemon
-	limit time.Duration
-	seen  map[*task]bool
-	wait  sync.WaitGroup
+	d          *Daemon
+	kill, late time.Time // for tasks that have not ended, and for all of it; zero without a limit
+	seen       map[*task]bool
+	wait       sync.WaitGroup
 
 	mu     sync.Mutex
 	result client.ShutdownResult
+}
+
+// within is a time of its own, cut off where the shutdown's is over.
+func (s *shutdown) within(own time.Duration, over time.Time) time.Duration {
+	if over.IsZero() {
+		return own
+	}
+	return max(0, min(own, time.Until(over)))
 }
 
 // endAll begins to end the tasks that it has not begun to end yet.
@@ -107,16 +128,14 @@ func (s *shutdown) endAll(ctx context.Context) {
 
 // end gives up on a task that does not even go when it was killed.
 func (s *shutdown) end(ctx context.Context, t *task) {
-	own := cmp.Or(time.Duration(t.snapshot().Spec.StopTimeout), client.DefaultStopTimeout)
-	if s.limit > 0 {
-		own = min(own, s.limit)
-	}
-	ctx, cancel := context.WithTimeout(ctx, own+sweepTime+awayTime)
+	own := s.within(cmp.Or(time.Duration(t.snapshot().Spec.StopTimeout), client.DefaultStopTimeout), s.kill)
+	ctx, cancel := context.WithTimeout(ctx, s.within(own+sweepTime+awayTime, s.late))
 	defer cancel()
 	t.mu.Lock()
-	t.hostEnds = t.info.Exit == nil
+	t.hostEnds = !t.finished
 	t.mu.Unlock()
-	s.d.event(t.id(), "stopping", fmt.Sprintf("the host is being shut down: it has %s to end", own))
+	has := own.Round(time.Millisecond)
+	s.d.event(t.id(), "stopping", fmt.Sprintf("the host is being shut down: it has %s to end", has))
 	began := time.Now()
 	exit, err := s.d.Stop(ctx, t.id(), client.StopRequest{Timeout: client.Duration(own)})
 	s.mu.Lock()
@@ -126,7 +145,7 @@ func (s *shutdown) end(ctx context.Context, t *task) {
 		s.d.log.Error("shutdown", "task", t.id(), "error", err)
 		s.result.Left = append(s.result.Left, t.id())
 		return
-	case exit != nil && exit.Signal == int(syscall.SIGKILL) && time.Since(began) >= own:
+	case exit != nil && (exit.Signal == int(syscall.SIGKILL) || t.wasOutlived()) && time.Since(began) >= own:
 		s.result.Killed = append(s.result.Killed, t.id())
 	}
 	s.result.Ended = append(s.result.Ended, t.id())
@@ -136,12 +155,26 @@ func (s *shutdown) end(ctx context.Context, t *task) {
 func (t *task) withHost(e client.Exit) client.Exit {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.hostEnds && !e.Host {
-		e.Host = true
-		if e.Message != "" {
-			e.Message = ": " + e.Message
-		}
-		e.Message = hostShutDown + e.Message
+	if !t.hostEnds || e.Host {
+		return e
 	}
+	if main := t.info.Exit; main != nil && !e.Disk && e.At.Equal(main.At) { // the task has ended only now
+		e.Message, e.At = mainEnded(*main), time.Now()
+	}
+	e.Host = true
+	if e.Message != "" {
+		e.Message = ": " + e.Message
+	}
+	e.Message = hostShutDown + e.Message
 	return e
+}
+
+// mainEnded tells of a main process which other processes of its task outlived.
+func mainEnded(e client.Exit) string { return "its main process had ended: " + exitText(e) }
+
+// wasOutlived tells whether what a main process had left was killed.
+func (t *task) wasOutlived() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.outlived
 }

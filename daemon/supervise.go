@@ -92,7 +92,7 @@ func (d *Daemon) finish(t *task, e client.Exit) {
 		e.Message = d.unread(t)
 	}
 	e = t.withHost(t.overDisk(e))
-	if err := t.update(func(i *client.Task) { i.Exit = &e }); err != nil {
+	if err := t.update(func(i *client.Task) { i.Exit, t.ended = &e, true }); err != nil {
 		d.log.Error("the exit of a task is not journalled", "task", t.id(), "error", err)
 	}
 	d.syncer.add(t.journal)
@@ -186,21 +186,16 @@ func target(i client.Task) int {
 	return i.PID
 }
 
+// killTime is how long processes may take to die of SIGKILL before their jail is
+// taken from them, in which they may fork faster than they are found.
+const killTime = time.Second
+
 func (d *Daemon) kill(ctx context.Context, t *task) (*client.Exit, error) {
-	info := t.snapshot()
-	if info.State != client.Exited {
-		if err := d.jails.Signal(info.Jail, 0, syscall.SIGKILL); err != nil {
-			d.log.Debug("kill", "task", t.id(), "error", err)
-		}
-		// A process that waits for a server which is away dies of this.
-		if t.overNFS() {
-			if err := d.nfs.Leave(t.key()); err != nil {
-				d.log.Warn("nfs", "task", t.id(), "error", err)
-			}
-		}
+	if t.state() != client.Exited {
+		d.sendKill(t)
 	}
 	var soon <-chan time.Time
-	late := time.After(sweepTime)
+	late, outrun := time.After(sweepTime), time.After(killTime)
 	if t.overNFS() {
 		soon, late = time.After(awayTime), nil
 	}
@@ -210,6 +205,10 @@ func (d *Daemon) kill(ctx context.Context, t *task) (*client.Exit, error) {
 			return howItEnded(t.snapshot()), nil
 		case <-ctx.Done():
 			return nil, ctx.Err()
+		case <-outrun:
+			if err := d.jails.Kill(t.snapshot().Jail); err != nil {
+				d.log.Warn("kill", "task", t.id(), "error", err)
+			}
 		case <-soon: // whatever is known of the server: nothing else keeps what is killed
 			if err := d.nfs.Abandon(t.key()); err != nil {
 				d.log.Warn("nfs", "task", t.id(), "error", err)
@@ -219,19 +218,40 @@ func (d *Daemon) kill(ctx context.Context, t *task) (*client.Exit, error) {
 				late = time.After(awayTime)
 			}
 		case <-late: // it is swept up when the kernel lets go of it
-			d.finish(t, undying(t))
+			d.finish(t, d.undying(t))
 		}
 	}
 }
 
-// undying is the end of a task whose processes do not die of SIGKILL.
-func undying(t *task) client.Exit {
-	what := "what its processes wait for: a disk, or a server that is away"
-	if t.overNFS() {
-		what = "the server of its root"
+func (d *Daemon) sendKill(t *task) {
+	t.mu.Lock()
+	name := t.info.Jail
+	t.outlived = t.info.Exit != nil
+	t.mu.Unlock()
+	if err := d.jails.Signal(name, 0, syscall.SIGKILL); err != nil {
+		d.log.Debug("kill", "task", t.id(), "error", err)
 	}
-	return client.Exit{Code: 128 + int(syscall.SIGKILL), Signal: int(syscall.SIGKILL), Known: true,
-		Message: "its jail stays until the kernel no longer waits for " + what}
+	// A process that waits for a server which is away dies of this.
+	if t.overNFS() {
+		if err := d.nfs.Leave(t.key()); err != nil {
+			d.log.Warn("nfs", "task", t.id(), "error", err)
+		}
+	}
+}
+
+// undying is the end of a task whose processes do not die of SIGKILL. What the
+// kernel does for them is known of a server alone.
+func (d *Daemon) undying(t *task) client.Exit {
+	e := client.Exit{Code: 128 + int(syscall.SIGKILL), Signal: int(syscall.SIGKILL), Known: true}
+	if main := t.snapshot().Exit; main != nil { // whose code is the task's
+		e = *main
+	}
+	e.At = time.Now()
+	e.Message = "it was killed, but not all of its processes have ended: its jail stays until the kernel lets go of them"
+	if h, has := d.nfs.Of(t.key()); has && !h.OK() {
+		e.Message = "its jail stays until the kernel no longer waits for the server of its root"
+	}
+	return e
 }
 
 func stopSignal(name string, info client.Task) (syscall.Signal, error) {

@@ -30,6 +30,8 @@ type task struct {
 	forgotten  bool // by forgetting
 	destroyed  bool
 	finished   bool          // its end is being recorded, or is
+	ended      bool          // its end is recorded: what exited is not its main process alone
+	outlived   bool          // processes that its main process had left were killed
 	done       chan struct{} // closed when its end is told
 	once       sync.Once     // for done
 	sweeping   sweeping
@@ -92,7 +94,7 @@ func (t *task) update(f func(*client.Task)) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	f(&t.info)
-	return t.journal.write(record{Task: &t.info, PIDStart: t.pidStart, User: t.user})
+	return t.journal.write(record{Task: &t.info, PIDStart: t.pidStart, User: t.user, Ended: t.ended})
 }
 
 // stopStart is false where there was no start to end.

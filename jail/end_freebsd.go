@@ -53,7 +53,8 @@ func (m *Manager) signalOne(jid, pid int, sig unix.Signal, mark func(int)) error
 }
 
 // signalAll passes over the processes of a jail and of those below it until none
-// is left that has not had the signal: they may fork meanwhile.
+// is left that has not had the signal: they may fork meanwhile. What forks faster
+// than that is left to Kill.
 func (m *Manager) signalAll(jid int, sig unix.Signal, mark func(int)) error {
 	had := map[int]bool{}
 	for range 100 {
@@ -95,15 +96,8 @@ func (m *Manager) Remove(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	m.mu.Lock()
-	if st := m.jails[name]; st != nil {
-		st.killed = true
-	}
-	m.mu.Unlock()
-	if !s.gone {
-		if err := jailRemove(s.jid); err != nil {
-			return &Error{Op: "remove", Jail: name, Err: err}
-		}
+	if err := m.takeAway(name, s); err != nil {
+		return &Error{Op: "remove", Jail: name, Err: err}
 	}
 	if err := m.drain(ctx, s.jid); err != nil {
 		return &Error{Op: "remove", Jail: name, Err: err}
@@ -112,6 +106,34 @@ func (m *Manager) Remove(ctx context.Context, name string) error {
 	delete(m.jails, name)
 	m.mu.Unlock()
 	return m.forget(name)
+}
+
+// Kill kills all processes of a jail, however fast they fork: what SIGKILL alone may
+// not do. It does not wait for their ends, and leaves the rest to Remove.
+func (m *Manager) Kill(name string) error {
+	s, err := m.find("kill", name)
+	if err == nil {
+		err = m.takeAway(name, s)
+	}
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return &Error{Op: "kill", Jail: name, Err: err}
+	}
+	return nil
+}
+
+// takeAway has the kernel remove a jail. That kills all processes in it and in those
+// below it, and who is being born meanwhile ends before it runs (prison_deref in
+// kern/kern_jail.c, fork_return in kern/kern_fork.c).
+func (m *Manager) takeAway(name string, s state) error {
+	m.mu.Lock()
+	if st := m.jails[name]; st != nil {
+		st.killed = true
+	}
+	m.mu.Unlock()
+	if s.gone {
+		return nil
+	}
+	return jailRemove(s.jid)
 }
 
 // forget removes the rctl rules, which the kernel keeps by name and longer

@@ -168,7 +168,7 @@ func (m *Manager) Notes() ([]string, error) {
 }
 
 // withoutNotes can be done to a jail whose limits are not known.
-var withoutNotes = map[string]bool{"remove": true, "signal": true, "wait for": true}
+var withoutNotes = map[string]bool{"remove": true, "kill": true, "signal": true, "wait for": true}
 
 // find returns a copy of what is known of a jail, from the kernel if need be. With
 // notes that cannot be read a jail can only be ended.

@@ -266,6 +266,16 @@ func (m *Manager) Signal(name string, pid int, sig syscall.Signal) error {
 	return nil
 }
 
+// Kill kills all processes of a jail: the kernel ends them with the first, and has
+// none forked from then on.
+func (m *Manager) Kill(name string) error {
+	err := m.Signal(name, 0, unix.SIGKILL)
+	if errors.Is(err, unix.ESRCH) || errors.Is(err, fs.ErrNotExist) { // it has ended
+		return nil
+	}
+	return err
+}
+
 func (m *Manager) initPID(name string) (int, error) {
 	pid, err := readPID(m.path(name, "pid"))
 	if err != nil {

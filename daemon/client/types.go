@@ -449,7 +449,8 @@ type StopRequest struct {
 }
 
 // ShutdownRequest ends all tasks as a shutdown of the host does: each has its own
-// time, but at most the limit, or 0 for none.
+// time. The limit, or 0 for none, is for all of it: its last 10 s, or its second
+// half where it is below 20 s, are for killing and sweeping up.
 type ShutdownRequest struct {
 	Limit Duration `json:"limit,omitempty"`
 }

@@ -457,7 +457,7 @@ done by hand.`,
 			}
 			return exitCode(exitFailed)
 		}}
-	c.Flags().DurationVarP(&limit, "timeout", "t", 0, "the most time that a task has until SIGKILL (default: each its own)")
+	c.Flags().DurationVarP(&limit, "timeout", "t", 0, "the most time for all of it, the last 10s for killing and clearing up (default: each task its own)")
 	return c
 }
 
