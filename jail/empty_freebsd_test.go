@@ -102,3 +102,33 @@ func TestWaitEmptyBesideAZombie(t *testing.T) {
 	f.goOn()
 	<-empty
 }
+
+// A process that ends when its daemon was just replaced, before the next one has
+// adopted it, still has its exit code.
+func TestAnEndBeforeTheAdoption(t *testing.T) {
+	f := setup(t)
+	name := f.create(Limits{})
+	pid, r := f.start(name, "/bin/prog", "inside-term")
+	f.ready(r)
+	start, err := StartTime(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.m.mu.Lock() // as a daemon that has just begun
+	delete(f.m.jails, name)
+	f.m.mu.Unlock()
+	f.m.procs.forget(pid)
+	if err := unix.Kill(pid, unix.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		f.m.reapOrphans()
+		time.Sleep(tick)
+	}
+	if err := f.m.Adopt(name, pid, start); err != nil {
+		t.Fatal(err)
+	}
+	if e := f.exit(pid); !e.Known || e.Code != 3 {
+		t.Errorf("it ended as %+v", e)
+	}
+}

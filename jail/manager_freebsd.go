@@ -289,8 +289,13 @@ func (m *Manager) List() ([]Info, error) {
 			return nil, err
 		}
 		after = i.JID
-		if strings.HasPrefix(i.Name, namePrefix) && !strings.Contains(i.Name, ".") {
+		if isOurs(i.Name) {
 			out = append(out, i)
 		}
 	}
+}
+
+// isOurs is false for jails in jails.
+func isOurs(name string) bool {
+	return strings.HasPrefix(name, namePrefix) && !strings.Contains(name, ".")
 }

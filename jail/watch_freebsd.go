@@ -3,6 +3,7 @@ package jail
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"syscall"
 	"time"
 
@@ -133,13 +134,24 @@ func (m *Manager) reapOrphans() {
 			return
 		}
 		k, err := process(pid)
-		if err != nil || k.jid() == 0 {
+		if err != nil || k.jid() == 0 || m.isToAdopt(k.jid()) {
 			return
 		}
 		if got, ws, self, _ := wait6(idPID, pid, waitExited|waitNoHang); got == pid {
 			m.ended(pid, ws, self.Maxrss*1024)
 		}
 	}
+}
+
+// isToAdopt tells whether a jail is one that an earlier daemon has made and nobody has
+// adopted yet. How its processes end is for who adopts them: a child that is reaped
+// before has no exit code.
+func (m *Manager) isToAdopt(jid int) bool {
+	if slices.Contains(m.jids(), jid) {
+		return false
+	}
+	i, err := jailGet("", jid-1)
+	return err == nil && i.JID == jid && isOurs(i.Name)
 }
 
 // ended tells the end of a process; maxRSS in bytes is 0 where it is not known.
