@@ -266,7 +266,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	if err := jail.Protect(); err != nil {
 		d.log.Info("the kernel may end the daemon when memory runs out", "error", err)
 	}
-	if err := d.readTasks(); err != nil {
+	if err := d.readTasks(ctx); err != nil {
 		return err
 	}
 	s, err := d.serve()

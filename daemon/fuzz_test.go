@@ -40,7 +40,7 @@ func inProcess(t testing.TB) *Daemon {
 			t.Error(err)
 		}
 	})
-	if err := errors.Join(d.readTasks(), d.recoverAll(t.Context())); err != nil { // until then requests are held
+	if err := errors.Join(d.readTasks(t.Context()), d.recoverAll(t.Context())); err != nil { // until then requests are held
 		t.Fatal(err)
 	}
 	return d

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -30,11 +31,13 @@ type journal struct {
 	named bool // its name is on the disk; the syncer's
 }
 
+const journalName = "journal" // in a task's directory
+
 // openJournal opens the journal in a task's directory, or makes it.
 func openJournal(dir string) (*journal, error) {
 	// What is none is not waited for, and not followed elsewhere.
 	const flags = os.O_RDWR | os.O_APPEND | os.O_CREATE | syscall.O_NONBLOCK | syscall.O_NOFOLLOW
-	f, err := os.OpenFile(filepath.Join(dir, "journal"), flags, 0o600)
+	f, err := os.OpenFile(filepath.Join(dir, journalName), flags, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("journal: %w", err)
 	}
@@ -62,11 +65,30 @@ func (j *journal) remove() error {
 	if j == nil {
 		return nil
 	}
-	if err := remove.Tree(j.dir); err != nil {
+	if err := removeTask(j.dir); err != nil {
 		return fmt.Errorf("directory of the task: %w", err)
 	}
 	_ = j.file.Close() // there is no such file any more
 	return nil
+}
+
+// removeTask removes a task's directory, the journal last: what is cut off on the
+// way is gone on with by the next daemon, to which the journal tells that it is over.
+func removeTask(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	errs := []error{err}
+	for _, e := range entries {
+		if e.Name() != journalName {
+			errs = append(errs, remove.Tree(filepath.Join(dir, e.Name())))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return remove.Tree(dir)
 }
 
 // record is one line. The newest Task and Exit count; Undo lines add up and
@@ -130,11 +152,6 @@ func (j *journal) replay() (*task, error) {
 	}
 	whole, _, _ := bytes.Cut(b, []byte{0})
 	whole = whole[:bytes.LastIndexByte(whole, '\n')+1]
-	if torn := len(b) - len(whole); torn > 0 {
-		if err := j.cut(torn); err != nil {
-			return nil, fmt.Errorf("%s: %w", j.file.Name(), err)
-		}
-	}
 	t := &task{journal: j, done: make(chan struct{})}
 	seen := false
 	sc := bufio.NewScanner(bytes.NewReader(whole))
@@ -164,10 +181,15 @@ func (j *journal) replay() (*task, error) {
 		}
 		t.ended, t.destroyed = t.ended || r.Ended, t.destroyed || r.Destroyed
 	}
-	if !seen {
-		return nil, sc.Err()
+	if !seen || sc.Err() != nil {
+		return nil, sc.Err() // and the file as it is: somebody may look at it
 	}
-	return t, sc.Err()
+	if torn := len(b) - len(whole); torn > 0 {
+		if err := j.cut(torn); err != nil {
+			return nil, fmt.Errorf("%s: %w", j.file.Name(), err)
+		}
+	}
+	return t, nil
 }
 
 // faultPoint is where tests have the daemon killed: "OP:journalled",

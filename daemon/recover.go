@@ -18,13 +18,16 @@ import (
 )
 
 // readTasks reads what the journals of an earlier daemon tell.
-func (d *Daemon) readTasks() error {
+func (d *Daemon) readTasks(ctx context.Context) error {
 	entries, err := os.ReadDir(d.path("tasks"))
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
 		t, err := readTask(d.path("tasks", e.Name()), e)
+		if t == nil && err == nil {
+			err = d.unrecorded(ctx, e.Name())
+		}
 		if err != nil {
 			d.setAside(e.Name(), err)
 		} else if t != nil {
@@ -79,8 +82,7 @@ func (d *Daemon) recoverAll(ctx context.Context) error {
 	return nil
 }
 
-// readTask reads a task's directory. That of a start which got no further is
-// removed.
+// readTask reads a task's directory. It is nil where the journal has no record.
 func readTask(dir string, e fs.DirEntry) (*task, error) {
 	if !e.IsDir() || !validKey.MatchString(e.Name()) {
 		return nil, fmt.Errorf("it is no directory that has a task's id for its name")
@@ -94,12 +96,61 @@ func readTask(dir string, e fs.DirEntry) (*task, error) {
 		return nil, errors.Join(err, j.file.Close())
 	}
 	if t == nil {
-		return nil, j.remove()
+		return nil, j.file.Close()
 	}
 	if t.key() != e.Name() {
 		return nil, errors.Join(fmt.Errorf("its journal is of task %q", t.key()), j.file.Close())
 	}
 	return t, nil
+}
+
+// unrecorded removes the directory of a start which got no further than to make
+// it. Where anything of a task is there the journal is damaged, if the host was not
+// restarted: with that a journal can go which was not on the disk yet.
+func (d *Daemon) unrecorded(ctx context.Context, key string) error {
+	dir := d.path("tasks", key)
+	if !d.restarted() {
+		trace, err := d.traceOf(ctx, key)
+		if err == nil && trace != "" {
+			err = fmt.Errorf("its journal has no whole record, and yet there is %s", trace)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return removeTask(dir)
+}
+
+// traceOf names something that a task has only after the first record of its journal.
+func (d *Daemon) traceOf(ctx context.Context, key string) (string, error) {
+	entries, err := os.ReadDir(d.path("tasks", key))
+	if err != nil {
+		return "", err
+	}
+	for _, e := range entries {
+		if e.Name() != journalName {
+			return "its " + e.Name(), nil
+		}
+	}
+	alive, err := d.jails.List()
+	if err != nil {
+		return "", err
+	}
+	if hasJail(alive, jailOf(key)) {
+		return "its jail " + jailOf(key), nil
+	}
+	for _, kind := range storage.Kinds() {
+		s, err := d.storage(kind)
+		if err != nil {
+			continue // not on this host
+		}
+		if roots, err := s.Tasks(ctx); err != nil {
+			return "", err
+		} else if slices.Contains(roots, key) {
+			return "its root", nil
+		}
+	}
+	return "", nil
 }
 
 // add takes up a task that a journal tells of. Of two with the same id, as a crash
@@ -214,11 +265,14 @@ func hasJail(alive []jail.Info, name string) bool {
 	return slices.ContainsFunc(alive, func(j jail.Info) bool { return j.Name == name })
 }
 
-// known are the keys and the jails that journals tell of.
+// known are the keys of the roots and the jails that journals tell of. Of a start
+// they are those that it has noted: a journal that lost its end tells of no more.
 func (d *Daemon) known() map[string]bool {
 	known := map[string]bool{}
 	for _, t := range d.all() {
-		known[t.key()], known[t.info.Jail] = true, true
+		cut := t.info.State == client.Starting
+		known[t.key()] = !cut || t.began("root")
+		known[t.info.Jail] = !cut || t.began("jail")
 	}
 	return known
 }
@@ -267,7 +321,7 @@ func (d *Daemon) tellStrays(ids []string) {
 			d.event(id, "exited", "it ended with the host, which was restarted before the task's record was on the disk; "+
 				"what was left of it is removed")
 		} else {
-			d.log.Warn("what no journal tells of is removed", "task", id)
+			d.event(id, "failed", "no journal tells of it: it is ended, and its jail and root are removed")
 		}
 	}
 }

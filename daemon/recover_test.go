@@ -127,3 +127,140 @@ func TestARecordThatStays(t *testing.T) {
 	}
 	nothingLeft(t, dir)
 }
+
+// A task whose journal has lost its first record is set aside and told, and its logs
+// stay: by what else there is of it, it is no start that got no further.
+func TestALostJournal(t *testing.T) {
+	cut := func(n int) func(string, []byte) error {
+		return func(path string, was []byte) error { return os.WriteFile(path, was[:n], 0o600) }
+	}
+	for name, damage := range map[string]func(path string, was []byte) error{
+		"empty": damages["empty"], "missing": func(path string, _ []byte) error { return os.Remove(path) },
+		"cut": cut(20), "zeros": damages["zeros"],
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := shortDir(t)
+			task := filepath.Join(dir, "state", "tasks", "lost")
+			journal := filepath.Join(task, journalName)
+			c, stop := daemonAt(t, dir, "")
+			startOne(t, c, "lost", archive(t, greeting))
+			stop(os.Kill)
+			was, err := os.ReadFile(journal)
+			if err == nil {
+				err = damage(journal, was)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			left, _ := os.ReadFile(journal) // none where it is missing
+			for range 2 {                   // the next daemon tells of it too
+				c, stop = daemonAt(t, dir, "")
+				if !reported(t, c, task+":") || !hasEvent(t, c, "lost", "set aside") {
+					t.Error("doctor or the events do not tell of it")
+				}
+				if b, err := os.ReadFile(journal); err != nil || string(b) != string(left) {
+					t.Errorf("of the journal %q is left, want %q: %v", b, left, err)
+				}
+				if st, err := os.Stat(filepath.Join(task, "stdout.log")); err != nil || st.Size() == 0 {
+					t.Errorf("its log is lost: %v", err)
+				}
+				stop(os.Kill)
+			}
+			c, _ = daemonAt(t, dir, "")
+			if i := startOne(t, c, "lost", archive(t, greeting)); i.Key != "lost.2" {
+				t.Errorf("the next task has the key %s", i.Key)
+			}
+			if err := c.Destroy(t.Context(), "lost", true); err != nil {
+				t.Error(err)
+			}
+			if err := os.RemoveAll(task); err != nil {
+				t.Fatal(err)
+			}
+			nothingLeft(t, dir)
+		})
+	}
+}
+
+// Of a running task whose journal has lost all but its first records, or is gone with
+// its directory, nothing runs on that nobody looks after, and its end is told.
+func TestAJournalThatLostItsEnd(t *testing.T) {
+	for name, damage := range map[string]func(task string, was []byte) error{
+		"first record": func(task string, was []byte) error {
+			first, _, _ := strings.Cut(string(was), "\n")
+			return os.WriteFile(filepath.Join(task, journalName), []byte(first+"\n"), 0o600)
+		},
+		"directory": func(task string, _ []byte) error { return os.RemoveAll(task) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := shortDir(t)
+			task := filepath.Join(dir, "state", "tasks", "old")
+			c, stop := daemonAt(t, dir, "")
+			startOne(t, c, "old", archive(t, greeting))
+			stop(os.Kill)
+			was, err := os.ReadFile(filepath.Join(task, journalName))
+			if err == nil {
+				err = damage(task, was)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			c, _ = daemonAt(t, dir, "")
+			if !hasEvent(t, c, "old", "no journal tells of it") {
+				t.Error("no event tells of its end")
+			}
+			nothingLeft(t, dir)
+			if i := startOne(t, c, "old", archive(t, greeting)); i.Key != "old" {
+				t.Errorf("the next task has the key %s", i.Key)
+			}
+			if err := c.Destroy(t.Context(), "old", true); err != nil {
+				t.Error(err)
+			}
+			nothingLeft(t, dir)
+		})
+	}
+}
+
+// After a restart of the host an empty journal is what had not reached the disk; and
+// so is, without one, the directory that a start had just made.
+func TestAJournalThatNeverWas(t *testing.T) {
+	dir := shortDir(t)
+	tasks := filepath.Join(dir, "state", "tasks")
+	journalOf(t, filepath.Join(tasks, "begun"), "")
+	_, stop := daemonAt(t, dir, "")
+	gone := func(id string) {
+		t.Helper()
+		if _, err := os.Stat(filepath.Join(tasks, id)); !os.IsNotExist(err) {
+			t.Errorf("%s is still there: %v", id, err)
+		}
+	}
+	gone("begun")
+	stop(os.Kill)
+	journalOf(t, filepath.Join(tasks, "cut"), "")
+	err := os.WriteFile(filepath.Join(tasks, "cut", "stdout.log"), []byte("x\n"), 0o600)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "state", "lock"), []byte("1 another-boot\n"), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	daemonAt(t, dir, "")
+	gone("cut")
+	nothingLeft(t, dir)
+}
+
+// The journal is the last that goes of a task's directory.
+func TestTheJournalGoesLast(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	task := filepath.Join(t.TempDir(), "t1")
+	journalOf(t, task, exited(t, "t1"))
+	block(t, filepath.Join(task, "the-last")) // names that come after the journal's too
+	block(t, filepath.Join(task, "a-first"))
+	if err := removeTask(task); err == nil {
+		t.Error("what is mounted was removed")
+	}
+	if b, err := os.ReadFile(filepath.Join(task, journalName)); err != nil || string(b) != exited(t, "t1") {
+		t.Errorf("the journal went before the rest: %q %v", b, err)
+	}
+}
