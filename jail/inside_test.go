@@ -104,7 +104,9 @@ func inside(what string) {
 	case "tty-owner":
 		insideTTYOwner()
 	case "burn":
-		for start := time.Now(); time.Since(start) < 300*time.Millisecond; {
+		var used syscall.Rusage
+		for time.Duration(used.Utime.Nano()+used.Stime.Nano()) < 300*time.Millisecond {
+			must(syscall.Getrusage(syscall.RUSAGE_SELF, &used))
 		}
 		fmt.Println("burnt")
 		awaitFile("/never")
