@@ -19,6 +19,9 @@ func (d *Daemon) handleCheck(r *http.Request) (any, error) {
 	if err := decode(r, &spec); err != nil {
 		return nil, err
 	}
+	if err := checkMemory(spec.Limits); err != nil {
+		return nil, err
+	}
 	img, remote, release, err := d.describe(r.Context(), spec, nil)
 	if err != nil {
 		return nil, err

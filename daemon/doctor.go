@@ -34,9 +34,12 @@ func (d *Daemon) doctor(ctx context.Context) []client.Check {
 	var c checks
 	i := d.info()
 	c.ok("daemon", fmt.Sprintf("version %s, process %d, %d tasks, socket %s", i.Version, i.PID, i.Tasks, d.cfg.Socket))
-	if i.Healthy {
+	switch {
+	case i.Healthy:
 		c.ok("storage", "driver "+i.Storage)
-	} else {
+	case i.ShutDown:
+		c.bad("shutdown", i.Reason, startAgain)
+	default:
 		c.bad("storage", i.Reason, "free space in the state directory, or choose storage { driver } in the host configuration")
 	}
 	switch {

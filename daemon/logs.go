@@ -67,6 +67,9 @@ func (o *output) copyTo(ctx context.Context, w http.ResponseWriter, tail int, fo
 		return err
 	}
 	defer o.leave(r)
+	if r.start >= 0 {
+		w.Header().Set(client.LogStart, strconv.FormatInt(r.start, 10))
+	}
 	until := o.current()
 	for {
 		complete, last, more := o.state(r)

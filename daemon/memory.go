@@ -30,6 +30,20 @@ func (p *plan) boundMemory(limit int64) error {
 	return nil
 }
 
+// leastMemory is less than what any program that was linked statically comes by with:
+// who asks for less has left out the unit.
+const leastMemory = 4 << 20
+
+// checkMemory refuses limits below which nothing would run.
+func checkMemory(l client.Limits) error {
+	for what, n := range map[string]int64{"limit": l.MemoryBytes, "reserve": l.MemoryReserveBytes} {
+		if n < 0 || n > 0 && n < leastMemory {
+			return invalid("memory %s of %d bytes: the least is 4MiB; write the unit, such as 64MiB", what, n)
+		}
+	}
+	return nil
+}
+
 func isSize(option string) bool { return strings.HasPrefix(option, "size=") }
 
 // count remembers what is in memory of what was mounted.

@@ -51,7 +51,8 @@ type outputReader struct {
 	number uint64
 	file   *os.File // nil where the log has no file yet
 	at     atomic.Int64
-	late   bool // nobody waits for it any more
+	late   bool  // nobody waits for it any more
+	start  int64 // where it began in all that was written; below 0 is not known
 }
 
 // readerTime is how long a task waits for a client that follows its output and
@@ -394,7 +395,7 @@ func endedOutput(path string) *output {
 func (o *output) reader(tail int) (*outputReader, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	r := &outputReader{}
+	r := &outputReader{start: -1}
 	old, err := openLog(o.path + ".1")
 	if err != nil {
 		return nil, err
@@ -412,6 +413,9 @@ func (o *output) reader(tail int) (*outputReader, error) {
 	err = closeAll(files[1-i])
 	if r.file != nil && err == nil {
 		_, err = r.file.Seek(at, io.SeekStart)
+	}
+	if old == nil { // nothing was removed yet
+		r.start = at
 	}
 	o.readers[r] = true
 	return r, err

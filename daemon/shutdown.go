@@ -19,6 +19,9 @@ const (
 	hostRestarted = "the host was restarted"
 )
 
+// startAgain is how a daemon that has shut down begins anew.
+const startAgain = "service freejail restart"
+
 func (d *Daemon) handleShutdown(r *http.Request) (any, error) {
 	var in client.ShutdownRequest
 	if err := decode(r, &in); err != nil {

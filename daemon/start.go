@@ -27,6 +27,9 @@ func (d *Daemon) start(ctx context.Context, job *work, spec client.TaskSpec) (*c
 	if err := checkImageName(spec); err != nil {
 		return nil, err
 	}
+	if err := checkMemory(spec.Limits); err != nil {
+		return nil, err
+	}
 	if err := d.boundDisk(&spec.Limits); err != nil {
 		return nil, err
 	}
@@ -92,7 +95,7 @@ func (d *Daemon) newTask(spec client.TaskSpec, cancel context.CancelCauseFunc) (
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if _, taken := d.tasks[spec.ID]; taken {
-		return nil, client.Errorf(client.CodeConflict, "there is a task %q already; destroy it first, or choose another id", spec.ID)
+		return nil, client.Errorf(client.CodeConflict, "there is a task %q already: remove it first (freejail rm %s), or choose another id", spec.ID, spec.ID)
 	}
 	key, err := d.newKey(spec.ID)
 	if err != nil {
@@ -162,7 +165,7 @@ func (d *Daemon) run(ctx context.Context, job *work, t *task, found *image.Image
 	p.remote = remote
 	store, err := d.storage(t.info.Spec.Storage)
 	if err != nil {
-		return invalid("storage: %v", err)
+		return invalid("%v", err) // it says that it is of the storage
 	}
 	if remote == nil {
 		release, err := d.ensureChain(ctx, t, p, store)

@@ -292,7 +292,7 @@ func (d *Daemon) Destroy(ctx context.Context, id string, force bool) error {
 	}
 	if t.state() != client.Exited {
 		if !force {
-			return client.Errorf(client.CodeConflict, "task %s still runs: stop it first, or destroy it with force", id)
+			return client.Errorf(client.CodeConflict, "task %s still runs: stop it first (freejail stop %s), or remove it all the same (freejail rm -f %s)", id, id, id)
 		}
 		d.deregister(ctx, t)
 		if _, err := d.kill(ctx, t); err != nil {

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -23,7 +24,7 @@ func (d *Daemon) handleUpgrade(w http.ResponseWriter, r *http.Request) {
 	err := decode(r, &in)
 	binary := ""
 	if err == nil && d.isDown() {
-		err = errHostDown
+		err = errNoUpgrade
 	}
 	if err == nil {
 		binary, err = checkUpgrade(in.Binary)
@@ -58,13 +59,25 @@ func checkUpgrade(binary string) (string, error) {
 	defer cancel()
 	out, err := exec.CommandContext(ctx, binary, "version").CombinedOutput()
 	if err != nil || !strings.HasPrefix(string(out), "freejail ") {
-		return "", invalid("no upgrade: %s is no freejail that runs here (%v): %.200s", binary, err, out)
+		return "", invalid("no upgrade: %s is no freejail that runs here%s", binary, saidBy(err, out, 200))
 	}
 	out, err = exec.CommandContext(ctx, binary, append(os.Args[1:len(os.Args):len(os.Args)], "--check")...).CombinedOutput()
 	if err != nil {
-		return "", invalid("no upgrade: %s would not start (%v): %.2000s", binary, err, out)
+		return "", invalid("no upgrade: %s would not start%s", binary, saidBy(err, out, 2000))
 	}
 	return binary, nil
+}
+
+// saidBy is how a program ended, and the first of what it printed.
+func saidBy(err error, out []byte, most int) string {
+	text := ""
+	if err != nil {
+		text = fmt.Sprintf(" (%v)", err)
+	}
+	if out = bytes.TrimSpace(out); len(out) > 0 {
+		text += fmt.Sprintf(": %s", out[:min(most, len(out))])
+	}
+	return text
 }
 
 // Upgrade replaces the daemon by a new binary in place: the same process, so
@@ -82,7 +95,7 @@ func (d *Daemon) execInPlace(binary string) error {
 	d.upgrade.Lock()
 	defer d.upgrade.Unlock()
 	if d.isDown() {
-		return errHostDown
+		return errNoUpgrade
 	}
 	d.works.close(errUpgrading)
 	defer d.works.open()

@@ -81,6 +81,8 @@ var (
 	errShutDown  error = &client.Error{Code: client.CodeUnavailable, Message: "the daemon is being shut down"}
 	errHostDown  error = &client.Error{Code: client.CodeUnavailable,
 		Message: "the host is being shut down: no task is started until it, or the daemon, was started again"}
+	errNoUpgrade error = &client.Error{Code: client.CodeUnavailable,
+		Message: "no upgrade: the host is being shut down; start the daemon again for tasks to start (" + startAgain + ")"}
 )
 
 // ended is why a context ended where someone has ended it, else err.

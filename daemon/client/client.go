@@ -141,6 +141,53 @@ func (c *Client) Logs(ctx context.Context, id, stream string, follow bool, tail 
 	return err
 }
 
+// LogStart is the header of a log's answer with the offset of its first byte in all
+// that the task wrote to the stream, where the daemon knows that.
+const LogStart = "Freejail-Log-Start"
+
+// ErrPlaceLost means that a log cannot be gone on with where it broke off.
+var ErrPlaceLost = errors.New("what the task wrote since is in its log, but not at a place that is known")
+
+// LogReading follows a log over the ends of daemons.
+type LogReading struct {
+	Task, Stream string
+	Tail         int // as for Logs
+	To           io.Writer
+
+	begun, known bool
+	at           int64 // offset of what comes next, where it is known
+}
+
+// FollowLog is Logs; after ErrBrokenOff another call goes on where that one was
+// broken off, without gap and repetition, or fails with ErrPlaceLost.
+func (c *Client) FollowLog(ctx context.Context, r *LogReading) error {
+	tail := r.Tail
+	if r.begun {
+		tail = -1
+	}
+	q := url.Values{"stream": {r.Stream}, "follow": {"true"}, "tail": {strconv.Itoa(tail)}}
+	resp, err := c.do(ctx, http.MethodGet, taskPath(r.Task)+"/logs?"+q.Encode(), nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	body := fromDaemon{resp.Body}
+	start, err := strconv.ParseInt(resp.Header.Get(LogStart), 10, 64)
+	switch {
+	case !r.begun:
+		r.begun, r.known, r.at = true, err == nil, start
+	case !r.known || err != nil || start > r.at:
+		return ErrPlaceLost
+	default:
+		if _, err := io.CopyN(io.Discard, body, r.at-start); err != nil {
+			return err
+		}
+	}
+	n, err := io.Copy(r.To, body)
+	r.at += n
+	return err
+}
+
 // fromDaemon tells a broken connection from an error of who is written to.
 type fromDaemon struct{ io.Reader }
 

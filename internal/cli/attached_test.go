@@ -43,12 +43,16 @@ func (h *host) attach(args ...string) *attached {
 
 // says waits until the command has printed a text.
 func (a *attached) says(text string) {
-	for {
+	a.t.Helper()
+	for began := time.Now(); ; {
 		a.mu.Lock()
-		has := strings.Contains(a.out.String(), text)
+		out := a.out.String()
 		a.mu.Unlock()
-		if has {
+		if strings.Contains(out, text) {
 			return
+		}
+		if time.Since(began) > time.Minute {
+			a.t.Fatalf("%q: no %q in %s", a.Args[1:], text, out)
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
@@ -84,10 +88,15 @@ func TestAttachedOverAnUpgrade(t *testing.T) {
 	session.says("here")
 	h.gives(0, []string{"the daemon is version"}, "daemon", "--upgrade")
 	session.ends(exitFailed, "the command was ended: the daemon is being upgraded")
-	logs.ends(exitFailed, "the daemon ended or was upgraded meanwhile", "goes on with another `freejail logs`")
 	events.says("waiting for the next")
 	h.gives(0, nil, "stop", id)
-	run.ends(3, "freejail logs "+id)
+	run.ends(3, "bye\n")
+	logs.ends(0, "bye\n")
+	for _, a := range []*attached{run, logs} {
+		if text := a.out.String(); strings.Count(text, "greeting") != 1 || strings.Count(text, "waiting for the next") > 1 {
+			t.Errorf("%q: not everything once: %s", a.Args[1:], text)
+		}
+	}
 	events.says("exit code 3")
 	again := h.attach("events", "-f")
 	again.says("exit code 3")
@@ -100,4 +109,66 @@ func TestAttachedOverAnUpgrade(t *testing.T) {
 			t.Errorf("%q: no plain words: %s", a.Args[1:], text)
 		}
 	}
+}
+
+// Who waits for a task waits for the daemon that comes, too, and shows all that the
+// task writes; without one it can be interrupted.
+func TestAttachedOverARestart(t *testing.T) {
+	h, id := newHost(t, ""), fmt.Sprintf("r%d", os.Getpid())
+	run := h.attach("run", "--rm", "--name", id, "prog", "wait")
+	run.says("greeting")
+	deaf := h.attach("run", "--name", id+"d", "prog", "stubborn")
+	deaf.says("here")
+	logs := h.attach("logs", "-f", id)
+	logs.says("greeting")
+	stop := h.attach("stop", "-t", "1s", id+"d")
+	deaf.says("terminated")
+	alone := h.attach("run", "--name", id+"i", "prog", "wait")
+	alone.says("greeting")
+	h.end()
+	for _, a := range []*attached{run, deaf, logs, stop, alone} {
+		a.says("waiting for the next")
+	}
+	check(t, alone.Process.Signal(syscall.SIGINT))
+	alone.ends(exitNoDaemon, "task "+id+"i may run on")
+	h.begin()
+	stop.ends(0)
+	_ = deaf.Wait() // how it ended is known where the kernel tells a daemon that is not the parent
+	h.gives(0, nil, "stop", id, id+"i")
+	_ = run.Wait() // as above
+	logs.ends(0, "bye\n")
+	for _, a := range []*attached{run, logs} {
+		if text := a.out.String(); strings.Count(text, "greeting") != 1 || strings.Count(text, "bye\n") != 1 ||
+			strings.Count(text, "waiting for the next") != 1 {
+			t.Errorf("%q: not everything once: %s", a.Args[1:], text)
+		}
+	}
+	h.gives(exitFailed, []string{id}, "inspect", id) // it was removed
+}
+
+// A log that was moved since has no known place to go on from: that is said once,
+// and the task is kept, with what was not shown.
+func TestAttachedToALogThatMoved(t *testing.T) {
+	h, id := newHost(t, "limits {\n  log_size = \"1KiB\"\n}\n"), fmt.Sprintf("m%d", os.Getpid())
+	run := h.attach("run", "--rm", "--name", id, "prog", "wait", strings.Repeat("x", 2000))
+	run.says("greeting")
+	h.gives(0, nil, "daemon", "--upgrade")
+	h.gives(0, nil, "stop", id)
+	run.ends(3, "freejail logs "+id, "freejail rm "+id)
+	if text := run.out.String(); strings.Count(text, "what the task wrote since") != 1 {
+		t.Errorf("it is said more than once: %s", text)
+	}
+	h.gives(0, []string{"bye"}, "logs", id)
+	h.gives(0, nil, "rm", id)
+}
+
+// A host that is shut down says so, and how its daemon is started again.
+func TestShutDownIsSaid(t *testing.T) {
+	h := newHost(t, "")
+	h.gives(0, nil, "shutdown")
+	r := h.freejail("doctor")
+	if !strings.Contains(r.out, "-> service freejail restart") || strings.Contains(r.out, "error    storage") {
+		t.Errorf("doctor: %s", r.out)
+	}
+	h.gives(exitFailed, []string{"no upgrade: the host is being shut down"}, "daemon", "--upgrade")
 }

@@ -108,8 +108,11 @@ func TestTask(t *testing.T) {
 	if len(list) != 1 || list[0].Spec.ID != "clitask" || list[0].PID == 0 || list[0].State != client.Running {
 		t.Errorf("ps: %+v", list)
 	}
-	h.gives(exitFailed, []string{"already"}, "run", "-d", "--name", "clitask", "prog")
-	h.gives(exitFailed, []string{"still runs"}, "rm", "clitask")
+	h.gives(exitFailed, []string{"already", "freejail rm clitask"}, "run", "-d", "--name", "clitask", "prog")
+	h.gives(exitFailed, []string{"still runs", "freejail rm -f clitask"}, "rm", "clitask")
+	for _, args := range [][]string{{"run"}, {"policy", "check"}} {
+		h.gives(exitFailed, []string{"64 bytes", "4MiB", "64MiB"}, append(args, "-m", "64", "prog")...)
+	}
 
 	h.gives(4, nil, "exec", "clitask", "/bin/prog", "inside", "exit", "4")
 	if r := h.fed("through\n", "exec", "clitask", "/bin/prog", "inside", "cat"); r.code != 0 || r.out != "through\n" {
@@ -130,7 +133,7 @@ func TestTask(t *testing.T) {
 	}
 
 	// It goes on as it is where its new binary would not start.
-	h.gives(exitFailed, []string{"no upgrade", "no freejail"}, "daemon", "--upgrade", "--binary", "/usr/bin/true")
+	h.gives(exitFailed, []string{"no upgrade", "no freejail that runs here\n"}, "daemon", "--upgrade", "--binary", "/usr/bin/true")
 	check(t, os.WriteFile(h.path("old"), []byte("#!/bin/sh\ntest $1 = version && echo freejail old && exit\necho no flag $4; exit 2\n"), 0o700))
 	h.gives(exitFailed, []string{"no upgrade", "no flag --log-file"}, "daemon", "--upgrade", "--binary", h.path("old"))
 	conf := h.read("freejail.hcl")

@@ -64,6 +64,7 @@ func inside(args []string) int {
 	case "wait":
 		c := make(chan os.Signal, 1)
 		signal.Notify(c, syscall.SIGTERM)
+		fmt.Print(strings.Join(args[1:], ""))
 		fmt.Println("greeting", os.Getenv("GREETING"))
 		<-c
 		fmt.Println("bye")
@@ -77,6 +78,7 @@ type host struct {
 	t      *testing.T
 	dir    string
 	socket string
+	end    func() // of the daemon
 }
 
 // result is how one run of the command line ended.
@@ -160,7 +162,7 @@ func away(t *testing.T) *host {
 			t.Error(err)
 		}
 	})
-	return &host{t, dir, filepath.Join(dir, "s")}
+	return &host{t: t, dir: dir, socket: filepath.Join(dir, "s")}
 }
 
 // newHost runs `freejail daemon` with a policy, and an image "prog".
@@ -173,21 +175,30 @@ func newHost(t *testing.T, policy string) *host {
 		t.Skip(err)
 	}
 	h := away(t)
-	conf := h.path("freejail.hcl")
-	check(t, os.WriteFile(conf, fmt.Appendf(nil, "state_dir = %q\n%s", h.path("state"), policy), 0o600))
-	cmd := exec.Command(self(t), "daemon", "--config", conf, "--log-file", h.path("log"))
+	check(t, os.WriteFile(h.path("freejail.hcl"), fmt.Appendf(nil, "state_dir = %q\n%s", h.path("state"), policy), 0o600))
+	h.begin()
+	t.Cleanup(func() { h.end() })
+	h.gives(0, []string{"prog sha256:"}, "images", "import", h.image("prog", ""))
+	return h
+}
+
+// begin starts the host's daemon, which end ends.
+func (h *host) begin() {
+	t := h.t
+	t.Helper()
+	cmd := exec.Command(self(t), "daemon", "--config", h.path("freejail.hcl"), "--log-file", h.path("log"))
 	cmd.Env = append(os.Environ(), asCLI+"=1", "FREEJAIL_SOCKET="+h.socket)
 	check(t, cmd.Start())
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
-	t.Cleanup(func() {
+	h.end = func() {
 		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 			t.Error(err)
 		}
 		if err := <-ended; err != nil {
 			t.Errorf("the daemon ended by %v:\n%s", err, h.read("log"))
 		}
-	})
+	}
 	for h.freejail("ps").code != 0 {
 		select {
 		case err := <-ended:
@@ -196,8 +207,6 @@ func newHost(t *testing.T, policy string) *host {
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
-	h.gives(0, []string{"prog sha256:"}, "images", "import", h.image("prog", ""))
-	return h
 }
 
 func (h *host) path(name string) string { return filepath.Join(h.dir, name) }

@@ -188,7 +188,10 @@ func (a *app) run(ctx context.Context, spec client.TaskSpec, f runFlags) error {
 	}
 	followed := make(chan error, 2)
 	for stream, w := range map[string]io.Writer{"stdout": a.stream, "stderr": os.Stderr} {
-		go func() { followed <- c.Logs(ctx, spec.ID, stream, true, -1, w) }()
+		log := client.LogReading{Task: spec.ID, Stream: stream, Tail: -1, To: w}
+		go func() {
+			followed <- persist(ctx, attending, func() error { return c.FollowLog(ctx, &log) }, func() {})
+		}()
 	}
 	exit, err := waitFor(ctx, c, spec.ID)
 	if ctx.Err() != nil { // interrupted: the task ends with us
@@ -196,18 +199,13 @@ func (a *app) run(ctx context.Context, spec client.TaskSpec, f runFlags) error {
 		exit, err = c.Stop(context.Background(), spec.ID, client.StopRequest{Timeout: timeout})
 	}
 	if err != nil {
-		return err
+		return fmt.Errorf("task %s may run on: %w", spec.ID, err)
 	}
-	for range 2 {
-		switch err := <-followed; {
-		case err == nil || ctx.Err() != nil:
-		case errors.Is(err, client.ErrBrokenOff):
-			printable.Fprintf(os.Stderr, "freejail: what the task wrote since is in its log: freejail logs %s\n", spec.ID)
-		default:
-			printable.Fprintln(os.Stderr, "freejail: log:", err)
-		}
+	whole := logsRead(ctx, spec.ID, followed)
+	if f.remove && !whole {
+		printable.Fprintf(os.Stderr, "freejail: so the task is not removed: freejail rm %s\n", spec.ID)
 	}
-	if f.remove {
+	if f.remove && whole {
 		if err := c.Destroy(context.Background(), spec.ID, false); err != nil {
 			return err
 		}
@@ -215,27 +213,51 @@ func (a *app) run(ctx context.Context, spec client.TaskSpec, f runFlags) error {
 	return exitOf(exit)
 }
 
+// logsRead waits for the ends of both streams, and tells whether all was shown.
+func logsRead(ctx context.Context, id string, followed <-chan error) bool {
+	err := errors.Join(<-followed, <-followed)
+	switch {
+	case err == nil || ctx.Err() != nil:
+		return true
+	case errors.Is(err, client.ErrPlaceLost):
+		printable.Fprintf(os.Stderr, "freejail: %v: freejail logs %s\n", client.ErrPlaceLost, id)
+	default:
+		printable.Fprintln(os.Stderr, "freejail: log:", err)
+	}
+	return false
+}
+
 // waitFor waits for the end of a task, whatever happens to the daemon meanwhile.
 func waitFor(ctx context.Context, c *client.Client, id string) (exit *client.Exit, err error) {
-	err = persist(ctx, func() error {
+	err = persist(ctx, attending, func() error {
 		exit, err = c.Wait(ctx, id)
 		return err
-	})
+	}, sayWaiting)
 	return exit, err
+}
+
+// Whether a daemon has answered before a call that persists.
+const (
+	calling   = false
+	attending = true
+)
+
+func sayWaiting() {
+	printable.Fprintln(os.Stderr, "freejail: the daemon ended or is being upgraded: waiting for the next")
 }
 
 // persist repeats a call that the daemon's end breaks off, with the daemon that
 // comes. One that was not there at first is not waited for.
-func persist(ctx context.Context, call func() error) error {
+func persist(ctx context.Context, there bool, call func() error, say func()) error {
 	broke := false
 	for {
 		err := call()
 		gone := errors.Is(err, client.ErrBrokenOff)
-		if !gone && !(broke && errors.Is(err, client.ErrNoDaemon)) || ctx.Err() != nil {
+		if !gone && !((there || broke) && errors.Is(err, client.ErrNoDaemon)) || ctx.Err() != nil {
 			return err
 		}
 		if !broke {
-			printable.Fprintln(os.Stderr, "freejail: the daemon ended or is being upgraded: waiting for the next")
+			say()
 		}
 		broke = true
 		select {
@@ -416,8 +438,10 @@ func (a *app) stopCmd() *cobra.Command {
 				if !cmd.Flags().Changed("timeout") {
 					wait = a.stopTimeout(cmd.Context(), id)
 				}
-				_, err := a.client().Stop(cmd.Context(), id, client.StopRequest{Signal: sig, Timeout: client.Duration(wait)})
-				errs = append(errs, err)
+				errs = append(errs, persist(cmd.Context(), calling, func() error {
+					_, err := a.client().Stop(cmd.Context(), id, client.StopRequest{Signal: sig, Timeout: client.Duration(wait)})
+					return err
+				}, sayWaiting))
 			}
 			return errors.Join(errs...)
 		}}
@@ -493,9 +517,14 @@ func (a *app) logsCmd() *cobra.Command {
 		if stderr {
 			stream = "stderr"
 		}
-		err := a.client().Logs(cmd.Context(), args[0], stream, follow, tail, a.stream)
-		if errors.Is(err, client.ErrBrokenOff) {
-			err = fmt.Errorf("%w: the task runs on, and its log goes on with another `freejail logs`", err)
+		c := a.client()
+		if !follow {
+			return c.Logs(cmd.Context(), args[0], stream, false, tail, a.stream)
+		}
+		log := client.LogReading{Task: args[0], Stream: stream, Tail: tail, To: a.stream}
+		err := persist(cmd.Context(), calling, func() error { return c.FollowLog(cmd.Context(), &log) }, sayWaiting)
+		if errors.Is(err, client.ErrPlaceLost) {
+			err = fmt.Errorf("%w: the task's log is shown by another `freejail logs`", err)
 		}
 		return err
 	}}
@@ -520,14 +549,14 @@ func (a *app) eventsCmd() *cobra.Command {
 	var follow bool
 	c := &cobra.Command{Use: "events", Short: "what happened to the tasks of late", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 		c, after := a.client(), uint64(0)
-		return persist(cmd.Context(), func() error {
+		return persist(cmd.Context(), calling, func() error {
 			return c.Events(cmd.Context(), after, follow, func(e client.Event) error {
 				after = e.Seq
 				return a.print(e, func(w io.Writer) {
 					printable.Fprintf(w, "%s  %-20s  %-10s  %s\n", e.At.Format(time.TimeOnly), e.Task, e.Kind, e.Message)
 				})
 			})
-		})
+		}, sayWaiting)
 	}}
 	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what happens")
 	return c
