@@ -24,7 +24,12 @@ const (
 	// A look that has no answer for so long, as of a server of files that is away,
 	// leaves the decision to the alarm.
 	lookPatience = 10 * time.Second
+	// The kernel walks all pages that are resident for each mapping of them. Where
+	// that takes longer it is told not to, which it heeds with the next mapping.
+	lookWalk = 2 * time.Second
 )
+
+const skipResident = "kern.proc_vmmap_skip_resident_count"
 
 // use is what is quickly known of a jail. A process that has no fault and runs no
 // system call gets no page.
@@ -37,6 +42,7 @@ type looks struct {
 	mu      sync.Mutex
 	m       map[int]*look
 	listing bool // the host's objects
+	skipped bool // skipResident was set by us
 }
 
 type look struct {
@@ -56,11 +62,12 @@ func (l *look) due(s state, u use) bool {
 	case u.alarm(s):
 		return rest > min(lookRest, 4*l.took)
 	}
-	return rest > max(lookTick, min(lookRest, 20*l.took)) && (u != l.seen || rest > lookIdle)
+	return rest > max(lookTick, min(lookRest, 10*l.took)) && (u != l.seen || rest > lookIdle)
 }
 
 // enforceMemory kills jails that are over their limit. It waits for no look.
 func (m *Manager) enforceMemory() {
+	m.looks.shorten()
 	if !m.watchesMemory() {
 		return
 	}
@@ -100,8 +107,42 @@ func (k *looks) take(limited map[string]state, used map[int]use) (due []state) {
 			due = append(due, s)
 		}
 	}
+	for jid, l := range k.m {
+		if l.busy { // also where its jail is being killed
+			known[jid] = l
+		}
+	}
 	k.m, k.listing = known, len(due) > 0
 	return due
+}
+
+// shorten keeps looks from taking long, for a process cannot end while it is looked
+// at, and sets back what it set for that.
+func (k *looks) shorten() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	long := false
+	for _, l := range k.m {
+		long = long || l.busy && time.Since(l.begun) > lookWalk
+	}
+	if long == k.skipped {
+		return
+	}
+	was, err := unix.SysctlUint32(skipResident)
+	if err != nil || long && was != 0 { // the operator has set it
+		return
+	}
+	mib, err := sysctlNumber(skipResident)
+	if err != nil {
+		return
+	}
+	value := 0
+	if long {
+		value = 1
+	}
+	if _, err := sysctl(mib, nil, word(value)); err == nil {
+		k.skipped = long
+	}
 }
 
 func (k *looks) waits(jid int) bool {

@@ -332,6 +332,21 @@ func TestMappedFilesInMemoryCountOnce(t *testing.T) {
 	f.survives("mapped file", Spec{InMemory: [][]byte{f.memoryAt("mem")}}, func() {})
 }
 
+// A process cannot end while it is looked at.
+func TestLongLooksAreShortened(t *testing.T) {
+	f := setup(t)
+	k := &f.m.looks
+	for _, long := range []bool{true, false} {
+		k.mu.Lock()
+		k.m = map[int]*look{-1: {busy: long, begun: time.Now().Add(-2 * lookWalk)}}
+		k.mu.Unlock()
+		lookAtMemory(f.m)
+		if n, err := unix.SysctlUint32(skipResident); err != nil || (n == 1) != long {
+			t.Errorf("%d %v, want %v", n, err, long)
+		}
+	}
+}
+
 // What lies in a tmpfs is memory of who has it.
 func TestFilesInMemoryCount(t *testing.T) {
 	f := setup(t)
