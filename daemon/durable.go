@@ -9,6 +9,8 @@ import (
 	"sync"
 
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/freejail/freejail/internal/durable"
 )
 
 // syncer has journals written to the disk soon after what they tell. Nobody waits
@@ -71,19 +73,11 @@ func (s *syncer) flush() {
 func (j *journal) sync() error {
 	err := j.file.Sync()
 	if err == nil && !j.named {
-		err = errors.Join(syncDir(j.dir), syncDir(filepath.Dir(j.dir)))
+		err = errors.Join(durable.Sync(j.dir), durable.Sync(filepath.Dir(j.dir)))
 		j.named = err == nil
 	}
 	if errors.Is(err, os.ErrClosed) || errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	return err
-}
-
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
 }
