@@ -27,10 +27,10 @@ func (d *Daemon) handleApprove(r *http.Request) (any, error) {
 // approved.
 func (d *Daemon) approve(ctx context.Context, in client.ApproveRequest, by peer) (*client.Approval, error) {
 	if strings.TrimSpace(in.Why) == "" {
-		return nil, invalid("an approval needs a reason: --reason \"...\"")
+		return nil, client.Invalid("an approval needs a reason: --reason \"...\"")
 	}
 	if !in.Expires.IsZero() && !in.Expires.After(time.Now()) {
-		return nil, invalid("the approval would have expired at %s already", in.Expires.Format(time.RFC3339))
+		return nil, client.Invalid("the approval would have expired at %s already", in.Expires.Format(time.RFC3339))
 	}
 	img, err := d.approvable(ctx, in.Image)
 	if err != nil {
@@ -46,7 +46,7 @@ func (d *Daemon) approve(ctx context.Context, in client.ApproveRequest, by peer)
 		}
 	}
 	if len(reqs) == 0 {
-		return nil, invalid("image %s asks for nothing", img.Name)
+		return nil, client.Invalid("image %s asks for nothing", img.Name)
 	}
 	now := d.inForce()
 	s, err := d.subject(client.TaskSpec{Image: in.Image}, img, now)
@@ -55,7 +55,7 @@ func (d *Daemon) approve(ctx context.Context, in client.ApproveRequest, by peer)
 	}
 	for _, res := range now.policy.Decide(s, reqs, nil).Results {
 		if res.Denied {
-			return nil, invalid("%s is %s: no approval goes over a deny", res.Request, res.Reason)
+			return nil, client.Invalid("%s is %s: no approval goes over a deny", res.Request, res.Reason)
 		}
 	}
 	a := policy.Approval{Digest: img.Digest.String(), Image: img.Name, Requests: reqs, By: by.String(), Why: in.Why, At: time.Now(), Expires: in.Expires}
@@ -88,12 +88,12 @@ func parseKeys(keys []string) ([]policy.Request, error) {
 	for _, k := range keys {
 		r, err := policy.ParseKey(k)
 		if err != nil {
-			return nil, invalid("%v", err)
+			return nil, client.Invalid("%v", err)
 		}
 		if r.Kind == policy.Devfs {
 			rule, err := devfs.ParseRule(r.Value)
 			if err != nil {
-				return nil, invalid("%v", err)
+				return nil, client.Invalid("%v", err)
 			}
 			r.Name, r.Value = rule.String(), rule.String()
 		}
@@ -180,7 +180,7 @@ func (d *Daemon) revoke(ref, why string, by peer) error {
 		d.tellRevoked(a, rec.By)
 	}
 	if !found {
-		return client.Errorf(client.CodeNotFound, "there is no approval for %q; see `freejail policy list`", ref)
+		return client.NotFound("there is no approval for %q; see `freejail policy list`", ref)
 	}
 	return nil
 }

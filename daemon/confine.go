@@ -25,7 +25,7 @@ import (
 // judged. It is one for a place only: it cannot be read from.
 func confined(spec client.TaskSpec, path string) (*os.File, string, error) {
 	if !filepath.IsAbs(path) {
-		return nil, "", invalid("%q is not an absolute path on the host", path)
+		return nil, "", client.Invalid("%q is not an absolute path on the host", path)
 	}
 	path = filepath.Clean(path)
 	base := ""
@@ -41,10 +41,10 @@ func confined(spec client.TaskSpec, path string) (*os.File, string, error) {
 	defer f.Close()
 	in, rel, err := mount.OpenIn(f, strings.TrimPrefix(path, base))
 	if errors.Is(err, mount.ErrOut) {
-		return nil, "", invalid("%s leads outside of the task's directory %s: %v", path, base, err)
+		return nil, "", client.Invalid("%s leads outside of the task's directory %s: %v", path, base, err)
 	}
 	if err != nil {
-		return nil, "", invalid("%s: %v", path, err)
+		return nil, "", client.Invalid("%s: %v", path, err)
 	}
 	return in, filepath.Join(real, rel), nil
 }
@@ -54,11 +54,11 @@ func confined(spec client.TaskSpec, path string) (*os.File, string, error) {
 func openReal(path string) (*os.File, string, error) {
 	real, err := filepath.EvalSymlinks(path)
 	if err != nil {
-		return nil, "", invalid("%v", err)
+		return nil, "", client.Invalid("%v", err)
 	}
 	f, err := mount.OpenPath(real)
 	if err != nil {
-		return nil, "", invalid("%v", err)
+		return nil, "", client.Invalid("%v", err)
 	}
 	return f, real, nil
 }
@@ -74,7 +74,7 @@ func (p *plan) source(spec client.TaskSpec, path string) (string, error) {
 		return "", err
 	}
 	if within(p.stateDir, real) {
-		return "", errors.Join(invalid("%s lies in the state directory %s, of which no task is given anything", path, p.stateDir), f.Close())
+		return "", errors.Join(client.Invalid("%s lies in the state directory %s, of which no task is given anything", path, p.stateDir), f.Close())
 	}
 	if p.sources == nil {
 		p.sources = map[string]*os.File{}
@@ -100,7 +100,7 @@ func (p *plan) addDirs(spec client.TaskSpec) error {
 	for _, m := range spec.Dirs {
 		real, err := p.source(spec, m.Source)
 		if err != nil {
-			return invalid("directory %s of the task: %v", m.Target, err)
+			return client.Invalid("directory %s of the task: %v", m.Target, err)
 		}
 		m.Type, m.Source, m.Options = "nullfs", real, "nosuid"
 		p.dirs = append(p.dirs, m)

@@ -68,7 +68,7 @@ func (d *Daemon) reloadPolicy() error {
 		return nil
 	}
 	if _, _, err := d.follow(true); err != nil {
-		return invalid("%v", err)
+		return client.Invalid("%v", err)
 	}
 	return nil
 }

@@ -64,9 +64,9 @@ func (d *Daemon) boundDisk(l *client.Limits) error {
 	case n == 0:
 		l.DiskBytes = cmp.Or(usual, most)
 	case n < storage.MinDisk:
-		return invalid("disk: a limit of %d bytes is too little for a root: ask for 1MiB or more", n)
+		return client.Invalid("disk: a limit of %d bytes is too little for a root: ask for 1MiB or more", n)
 	case most > 0 && n > most:
-		return invalid("disk: the task asks for %s, and this host gives a task at most %s (limits { disk_max } in its configuration)",
+		return client.Invalid("disk: the task asks for %s, and this host gives a task at most %s (limits { disk_max } in its configuration)",
 			units.BytesSize(float64(n)), units.BytesSize(float64(most)))
 	}
 	return nil

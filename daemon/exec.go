@@ -36,7 +36,7 @@ func (d *Daemon) handleExec(w http.ResponseWriter, r *http.Request) {
 		err = decode(r, &spec)
 	}
 	if err == nil && r.Header.Get("Upgrade") != client.ExecProtocol {
-		err = invalid("exec wants the header Upgrade: %s", client.ExecProtocol)
+		err = client.Invalid("exec wants the header Upgrade: %s", client.ExecProtocol)
 	}
 	var job *work
 	ctx := r.Context()
@@ -81,7 +81,7 @@ func (d *Daemon) session(ctx context.Context, w http.ResponseWriter, x *execSess
 	x.copyOutput(out)
 	kind, last := client.ExitFrame, any(x.exit)
 	if why := context.Cause(ctx); why != nil && x.exit.Signal == int(syscall.SIGKILL) {
-		kind, last = client.FailFrame, client.Errorf(client.CodeUnavailable, "the command was ended: %v", why)
+		kind, last = client.FailFrame, client.Unavailable("the command was ended: %v", why)
 	}
 	b, err := json.Marshal(last)
 	if err != nil {
@@ -106,10 +106,10 @@ type execSession struct {
 func (d *Daemon) startExec(ctx context.Context, t *task, spec client.ExecSpec) (*execSession, error) {
 	info := t.snapshot()
 	if info.State != client.Running {
-		return nil, client.Errorf(client.CodeConflict, "task %s is not running (%s)", t.id(), info.State)
+		return nil, client.Conflict("task %s is not running (%s)", t.id(), info.State)
 	}
 	if len(spec.Args) == 0 {
-		return nil, invalid("exec: no command given")
+		return nil, client.Invalid("exec: no command given")
 	}
 	size, err := winsize(spec.Rows, spec.Cols)
 	if err != nil {
@@ -147,7 +147,7 @@ func (d *Daemon) startExec(ctx context.Context, t *task, spec client.ExecSpec) (
 	}
 	if err != nil {
 		if errors.Is(err, jail.ErrNoProgram) {
-			err = invalid("%v", err)
+			err = client.Invalid("%v", err)
 		}
 		return nil, err
 	}
@@ -176,7 +176,7 @@ func (d *Daemon) execUser(t *task, img *image.Image, name string) (image.Creds, 
 	}
 	number, _, _ := strings.Cut(name, ":")
 	if n, err := strconv.ParseUint(number, 10, 32); err == nil && uint32(n) != creds.UID {
-		return creds, invalid("user %q: the task's /etc/passwd has this number for a name, of user %d", name, creds.UID)
+		return creds, client.Invalid("user %q: the task's /etc/passwd has this number for a name, of user %d", name, creds.UID)
 	}
 	return creds, d.checkUser(info.Spec, p, info.Root, creds.UID)
 }
@@ -331,7 +331,7 @@ func (x *execSession) resize(p []byte) error {
 
 func winsize(rows, cols int) (*pty.Winsize, error) {
 	if rows < 0 || rows > math.MaxUint16 || cols < 0 || cols > math.MaxUint16 {
-		return nil, invalid("a terminal cannot have %d rows and %d columns", rows, cols)
+		return nil, client.Invalid("a terminal cannot have %d rows and %d columns", rows, cols)
 	}
 	return &pty.Winsize{Rows: uint16(rows), Cols: uint16(cols)}, nil
 }

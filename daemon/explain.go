@@ -31,7 +31,7 @@ func (d *Daemon) handleExplain(r *http.Request) (any, error) {
 	for _, text := range img.Manifest.Requires.Devfs {
 		rule, err := devfs.ParseRule(text)
 		if err != nil {
-			return nil, invalid("image %s: %v", img.Name, err)
+			return nil, client.Invalid("image %s: %v", img.Name, err)
 		}
 		asked = append(asked, rule)
 	}

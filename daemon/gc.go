@@ -22,7 +22,7 @@ func (d *Daemon) handleGC(r *http.Request) (any, error) {
 		return nil, err
 	}
 	if in.Older != nil && *in.Older < 0 || in.MaxSize != nil && *in.MaxSize < 0 {
-		return nil, invalid("gc: an age or a size below zero cannot be meant")
+		return nil, client.Invalid("gc: an age or a size below zero cannot be meant")
 	}
 	return d.gc(r.Context(), in)
 }

@@ -56,7 +56,7 @@ func idOf(path string, fi fs.FileInfo) fileID {
 // resolveImage finds a task's image in the store; a path is imported first.
 func (d *Daemon) resolveImage(ctx context.Context, spec client.TaskSpec) (*image.Image, error) {
 	if spec.Image == "" {
-		return nil, invalid("no image given")
+		return nil, client.Invalid("no image given")
 	}
 	if !filepath.IsAbs(spec.Image) {
 		return d.imageNamed(spec.Image)
@@ -75,7 +75,7 @@ func (d *Daemon) openImage(spec client.TaskSpec, path string) (*image.Input, err
 		return nil, err
 	}
 	if within(d.cfg.StateDir, real) {
-		return nil, errors.Join(invalid("%s lies in the state directory %s, where nobody's image is read from: "+
+		return nil, errors.Join(client.Invalid("%s lies in the state directory %s, where nobody's image is read from: "+
 			"give the image's name, as `freejail images` lists it", path, d.cfg.StateDir), place.Close())
 	}
 	release, err := d.descriptors.Use()
@@ -131,7 +131,7 @@ func (d *Daemon) importPath(ctx context.Context, path string, open func() (*imag
 	defer unlock()
 	in, err := open()
 	if err != nil {
-		return nil, invalid("image: %v", err)
+		return nil, client.Invalid("image: %v", err)
 	}
 	defer func() { err = errors.Join(err, in.Close()) }()
 	id := idOf(path, in.Info())
@@ -151,7 +151,7 @@ func (d *Daemon) importPath(ctx context.Context, path string, open func() (*imag
 	tell("importing " + path)
 	img, err = d.images.ImportInput(ctx, in, name, progress)
 	if err != nil {
-		return nil, invalid("image %s: %v", path, err)
+		return nil, client.Invalid("image %s: %v", path, err)
 	}
 	if err := d.images.Touch(img); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
@@ -169,7 +169,7 @@ func (d *Daemon) handleImport(w http.ResponseWriter, r *http.Request) {
 	var in client.ImportRequest
 	err := decode(r, &in)
 	if err == nil && !filepath.IsAbs(in.Path) {
-		err = invalid("path %q is not absolute", in.Path)
+		err = client.Invalid("path %q is not absolute", in.Path)
 	}
 	if err != nil {
 		writeError(w, err)

@@ -24,11 +24,11 @@ func (d *Daemon) handleLogs(w http.ResponseWriter, r *http.Request) {
 	t, err := d.find(r.PathValue("id"))
 	stream := param(r, "stream")
 	if err == nil && !slices.Contains(streams, stream) {
-		err = invalid("stream %q is neither stdout nor stderr", stream)
+		err = client.Invalid("stream %q is neither stdout nor stderr", stream)
 	}
 	tail, terr := strconv.Atoi(param(r, "tail"))
 	if err == nil && terr != nil {
-		err = invalid("tail: %v", terr)
+		err = client.Invalid("tail: %v", terr)
 	}
 	if err != nil {
 		writeError(w, err)

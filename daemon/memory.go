@@ -38,7 +38,7 @@ const leastMemory = 4 << 20
 func checkMemory(l client.Limits) error {
 	for what, n := range map[string]int64{"limit": l.MemoryBytes, "reserve": l.MemoryReserveBytes} {
 		if n < 0 || n > 0 && n < leastMemory {
-			return invalid("memory %s of %d bytes: the least is 4MiB; write the unit, such as 64MiB", what, n)
+			return client.Invalid("memory %s of %d bytes: the least is 4MiB; write the unit, such as 64MiB", what, n)
 		}
 	}
 	return nil

@@ -98,7 +98,7 @@ func (d *Daemon) describe(ctx context.Context, spec client.TaskSpec, found *imag
 // means here what it means in other tasks.
 func (d *Daemon) findRemote(ctx context.Context, spec client.TaskSpec) (*image.Image, *nfsroot.Source, error) {
 	if spec.ForcePull {
-		return nil, nil, invalid("force_pull: a root over NFS is not pulled")
+		return nil, nil, client.Invalid("force_pull: a root over NFS is not pulled")
 	}
 	servers, err := d.trusted(spec.Storage)
 	if err != nil {
@@ -118,17 +118,17 @@ func (d *Daemon) findRemote(ctx context.Context, spec client.TaskSpec) (*image.I
 	}
 	src, err := nfsroot.Find(ctx, servers, name, sum, o)
 	if errors.Is(err, nfsroot.ErrAway) {
-		return nil, nil, client.Errorf(client.CodeUnavailable, "image %q: root over NFS: %v", spec.Image, err)
+		return nil, nil, client.Unavailable("image %q: root over NFS: %v", spec.Image, err)
 	}
 	if errors.Is(err, nfsroot.ErrNotExported) {
-		return nil, nil, client.Errorf(client.CodeNotFound, "image %q: root over NFS: %v; there: freejail export IMAGE", spec.Image, err)
+		return nil, nil, client.NotFound("image %q: root over NFS: %v; there: freejail export IMAGE", spec.Image, err)
 	}
 	if err != nil {
-		return nil, nil, invalid("image %q: root over NFS: %v", spec.Image, err)
+		return nil, nil, client.Invalid("image %q: root over NFS: %v", spec.Image, err)
 	}
 	img, err := image.Describe(cmp.Or(known, src.Name), digest.Digest(src.Digest), src.Manifest, src.Config)
 	if err != nil {
-		return nil, nil, invalid("image %q of %s: %v", spec.Image, src.Server, err)
+		return nil, nil, client.Invalid("image %q of %s: %v", spec.Image, src.Server, err)
 	}
 	return img, src, nil
 }
@@ -141,31 +141,30 @@ func (d *Daemon) trusted(kind string) ([]nfsroot.Server, error) {
 		return nil, err
 	}
 	if len(servers) == 0 {
-		return nil, invalid("root over NFS: this host trusts no server for roots (nfs { servers } in the host configuration)")
+		return nil, client.Invalid("root over NFS: this host trusts no server for roots (nfs { servers } in the host configuration)")
 	}
 	if kind == "" || kind == nfsStorage {
 		return servers, nil
 	}
 	want, err := nfsroot.ParseServer(kind)
 	if err != nil {
-		return nil, invalid("root over NFS: %v", err)
+		return nil, client.Invalid("root over NFS: %v", err)
 	}
 	for _, s := range servers {
 		if s == want {
 			return []nfsroot.Server{s}, nil
 		}
 	}
-	return nil, client.Errorf(client.CodeRefused,
-		"root over NFS: this host does not trust %s for roots; it trusts %s (nfs { servers } in the host configuration)", want, strings.Join(d.cfg.NFS.Servers, ", "))
+	return nil, client.Refused("root over NFS: this host does not trust %s for roots; it trusts %s (nfs { servers } in the host configuration)", want, strings.Join(d.cfg.NFS.Servers, ", "))
 }
 
 // remoteRef divides NAME, DIGEST or NAME@DIGEST.
 func remoteRef(ref string) (name, sum string, err error) {
 	if ref == "" {
-		return "", "", invalid("no image given")
+		return "", "", client.Invalid("no image given")
 	}
 	if filepath.IsAbs(ref) {
-		return "", "", invalid("image %q: a root over NFS is an image's of the server: give its name there or its digest, not an archive", ref)
+		return "", "", client.Invalid("image %q: a root over NFS is an image's of the server: give its name there or its digest, not an archive", ref)
 	}
 	name, sum, has := strings.Cut(ref, "@")
 	if !has && strings.HasPrefix(ref, "sha256:") {
@@ -173,7 +172,7 @@ func remoteRef(ref string) (name, sum string, err error) {
 	}
 	if sum != "" {
 		if err := digest.Digest(sum).Validate(); err != nil {
-			return "", "", invalid("image %q: %v", ref, err)
+			return "", "", client.Invalid("image %q: %v", ref, err)
 		}
 	}
 	return name, sum, nil
@@ -197,7 +196,7 @@ func (d *Daemon) mountRemote(ctx context.Context, t *task, src *nfsroot.Source) 
 		return err
 	})
 	if errors.Is(err, nfsroot.ErrAway) {
-		return "", client.Errorf(client.CodeUnavailable, "root over NFS: %v", err)
+		return "", client.Unavailable("root over NFS: %v", err)
 	}
 	if err != nil {
 		return "", fmt.Errorf("root over NFS: %w", err)
@@ -261,10 +260,10 @@ func (d *Daemon) startBounded(ctx context.Context, job *work, t *task) error {
 	}
 	select {
 	case <-done:
-		return client.Errorf(client.CodeUnavailable, "%v", why)
+		return client.Unavailable("%v", why)
 	case <-time.After(o.Timeout):
 	}
-	return &stuckStart{error: client.Errorf(client.CodeUnavailable, "%v", why), done: done}
+	return &stuckStart{error: client.Unavailable("%v", why), done: done}
 }
 
 // stuckStart is a start that the kernel still holds.
@@ -300,7 +299,7 @@ func (d *Daemon) startExecBounded(ctx context.Context, t *task, spec client.Exec
 		return nil, err
 	}
 	away := func(text string) error {
-		return client.Errorf(client.CodeUnavailable, "task %s: %s", t.id(), text)
+		return client.Unavailable("task %s: %s", t.id(), text)
 	}
 	slow := away(fmt.Sprintf("the program did not begin within %s: the server of its root is slow or away", o.Timeout))
 	if h, has := d.nfs.Of(t.key()); has && !h.OK() {

@@ -27,7 +27,7 @@ func (d *Daemon) handleExport(r *http.Request) (any, error) {
 
 func (d *Daemon) mustExport() error {
 	if d.exporter == nil {
-		return invalid("this host exports nothing: it has no nfs { export } in its configuration")
+		return client.Invalid("this host exports nothing: it has no nfs { export } in its configuration")
 	}
 	return nil
 }
@@ -115,7 +115,7 @@ func (d *Daemon) handleUnexport(r *http.Request) (any, error) {
 	ref := param(r, "ref")
 	err := d.exporter.Remove(r.Context(), ref)
 	if errors.Is(err, nfsroot.ErrNotExported) {
-		return nil, client.Errorf(client.CodeNotFound, "image %q is not exported; see `freejail export --list`", ref)
+		return nil, client.NotFound("image %q is not exported; see `freejail export --list`", ref)
 	}
 	if err == nil {
 		d.event("", "unexported", fmt.Sprintf("image %s is not exported any more", ref))

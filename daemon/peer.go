@@ -89,7 +89,7 @@ func hostOnly(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if p := peerOf(r); p.err != nil {
 			w.Header().Set("Connection", "close") // nothing else can be had on it
-			writeError(w, client.Errorf(client.CodeRefused, "%v", p.err))
+			writeError(w, client.Refused("%v", p.err))
 			return
 		}
 		h.ServeHTTP(w, r)

@@ -1,6 +1,10 @@
 package daemon
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/freejail/freejail/daemon/client"
+)
 
 func splitOptions(s string) []string {
 	if s == "" {
@@ -24,10 +28,10 @@ func checkSysctls(want map[string]string) error {
 	for name, v := range want {
 		got, err := sysctl(name)
 		if err != nil {
-			return invalid("sysctl %s: %v", name, err)
+			return client.Invalid("sysctl %s: %v", name, err)
 		}
 		if got != v {
-			return invalid("the task needs the host's sysctl %s to be %s, it is %s: set it with `sysctl %s=%s`", name, v, got, name, v)
+			return client.Invalid("the task needs the host's sysctl %s to be %s, it is %s: set it with `sysctl %s=%s`", name, v, got, name, v)
 		}
 	}
 	return nil

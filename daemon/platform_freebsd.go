@@ -72,20 +72,20 @@ func checkOSVersion(min string) error {
 	major, minor, dotted := strings.Cut(min, ".")
 	want, err := strconv.ParseUint(major, 10, 32)
 	if err != nil {
-		return invalid("requires.osVersion.min %q is no FreeBSD version such as 14.1", min)
+		return client.Invalid("requires.osVersion.min %q is no FreeBSD version such as 14.1", min)
 	}
 	if want < 1000 {
 		want *= 100000
 		if dotted {
 			n, err := strconv.ParseUint(minor, 10, 8)
 			if err != nil {
-				return invalid("requires.osVersion.min %q is no FreeBSD version such as 14.1", min)
+				return client.Invalid("requires.osVersion.min %q is no FreeBSD version such as 14.1", min)
 			}
 			want += n * 1000
 		}
 	}
 	if uint64(have) < want {
-		return invalid("the image needs FreeBSD %s or newer; this host is %d", min, have)
+		return client.Invalid("the image needs FreeBSD %s or newer; this host is %d", min, have)
 	}
 	return nil
 }

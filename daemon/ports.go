@@ -54,10 +54,10 @@ func (d *Daemon) claimPorts(t *task) error {
 	for _, p := range t.info.Ports {
 		b := bindingOf(p)
 		if other, taken := d.claim(b, t.key()); taken != (binding{}) {
-			return client.Errorf(client.CodeConflict, "port %s: %s is taken on this host by task %s, with %s", p.Name, b, other, taken)
+			return client.Conflict("port %s: %s is taken on this host by task %s, with %s", p.Name, b, other, taken)
 		}
 		if err := probePort(p); err != nil {
-			return client.Errorf(client.CodeConflict, "port %s: %s is taken on this host by another program: %v", p.Name, b, err)
+			return client.Conflict("port %s: %s is taken on this host by another program: %v", p.Name, b, err)
 		}
 	}
 	return nil

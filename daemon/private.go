@@ -88,7 +88,7 @@ func (d *Daemon) mayStart(ctx context.Context, spec client.TaskSpec, img *image.
 	case spec.Owner == "cli" || img.Name != "" && !img.Private:
 		return nil
 	case img.Name == "":
-		return client.Errorf(client.CodeNotFound, "image %q has lost its name on this host, so that nobody can tell whose it is: "+
+		return client.NotFound("image %q has lost its name on this host, so that nobody can tell whose it is: "+
 			"give its name, such as HOST/NAME@%s", spec.Image, img.Digest)
 	case d.allowances.has(img, c):
 		return nil
@@ -100,7 +100,7 @@ func (d *Daemon) mayStart(ctx context.Context, spec client.TaskSpec, img *image.
 	within, cancel := context.WithTimeout(ctx, allowTimeout)
 	defer cancel()
 	if err := d.remotes().client.Allow(within, ref, img.Digest, c); err != nil {
-		return client.Errorf(client.CodeUnavailable, "image %q was pulled with the credentials of a job, and is for those whom the registry gives it: %v", spec.Image, err)
+		return client.Unavailable("image %q was pulled with the credentials of a job, and is for those whom the registry gives it: %v", spec.Image, err)
 	}
 	d.allowances.add(img, c)
 	return nil
@@ -110,7 +110,7 @@ func (d *Daemon) mayStart(ctx context.Context, spec client.TaskSpec, img *image.
 // archives: an archive that one job could read is not for every other.
 func checkImageName(spec client.TaskSpec) error {
 	if spec.Owner != "cli" && namedByPath(spec.Image) {
-		return invalid("image %q is a name that freejail gives an image by its archive's path: give the archive's absolute path", spec.Image)
+		return client.Invalid("image %q is a name that freejail gives an image by its archive's path: give the archive's absolute path", spec.Image)
 	}
 	return nil
 }
@@ -120,5 +120,5 @@ func changed(spec client.TaskSpec, asked, img *image.Image) error {
 	if spec.Owner == "cli" || !img.Private || asked != nil && asked.Name == img.Name && asked.Digest == img.Digest {
 		return nil
 	}
-	return client.Errorf(client.CodeUnavailable, "image %q has changed while the task was being started: start it again", spec.Image)
+	return client.Unavailable("image %q has changed while the task was being started: start it again", spec.Image)
 }

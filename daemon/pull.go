@@ -91,7 +91,7 @@ func (r *remotes) reference(name string) (ref registry.Reference, ok bool, err e
 		name = r.fallback + "/" + name
 	}
 	if ref, err = registry.ParseReference(name); err != nil {
-		return ref, false, invalid("%v", err)
+		return ref, false, client.Invalid("%v", err)
 	}
 	return r.client.Canonical(ref), true, nil
 }
@@ -110,11 +110,11 @@ func (d *Daemon) imageNamed(name string) (*image.Image, error) {
 		return nil, rerr
 	}
 	if !remote {
-		return nil, client.Errorf(client.CodeNotFound, "image %q is not on this host, and names no registry%s: "+
+		return nil, client.NotFound("image %q is not on this host, and names no registry%s: "+
 			"import it with `freejail images import ARCHIVE`, give the archive's absolute path, or write HOST/NAME:TAG", name, image.DigestHint(name))
 	}
 	if img, err = d.images.Get(ref.Name()); errors.Is(err, image.ErrNotFound) {
-		return nil, client.Errorf(client.CodeNotFound, "image %q is not on this host%s: `freejail pull %s`", name, image.DigestHint(name), ref)
+		return nil, client.NotFound("image %q is not on this host%s: `freejail pull %s`", name, image.DigestHint(name), ref)
 	}
 	return img, err
 }
@@ -154,7 +154,7 @@ func (d *Daemon) pullFor(ctx context.Context, t *task, auth *client.Auth) (*imag
 		cred = &registry.Credential{Username: auth.Username, Password: auth.Password}
 	}
 	if strings.HasPrefix(spec.Image, "sha256:") && digest.Digest(spec.Image).Validate() != nil {
-		return nil, invalid("image %q: a task's digest is given whole, as another image may have the same first digits", spec.Image)
+		return nil, client.Invalid("image %q: a task's digest is given whole, as another image may have the same first digits", spec.Image)
 	}
 	if !spec.ForcePull {
 		img, err := d.imageNamed(spec.Image)
@@ -167,7 +167,7 @@ func (d *Daemon) pullFor(ctx context.Context, t *task, auth *client.Auth) (*imag
 	}
 	ref, remote, err := d.remotes().reference(spec.Image)
 	if err == nil && !remote && spec.ForcePull {
-		err = invalid("force_pull: image %q names no registry, and the host's configuration no default_registry", spec.Image)
+		err = client.Invalid("force_pull: image %q names no registry, and the host's configuration no default_registry", spec.Image)
 	}
 	if err != nil || !remote {
 		return nil, err // the start will say that there is no such image
@@ -204,12 +204,12 @@ func (d *Daemon) pull(ctx context.Context, ref registry.Reference, timeout clien
 	case err == nil:
 		return img, d.images.Touch(img)
 	case ctx.Err() == nil && within.Err() != nil:
-		return nil, client.Errorf(client.CodeUnavailable, "pull %s: it took longer than %s (image_pull_timeout); "+
+		return nil, client.Unavailable("pull %s: it took longer than %s (image_pull_timeout); "+
 			"what came is kept, and the next pull goes on from there", ref, limit)
 	case errors.Is(err, registry.ErrNotFound):
-		return nil, client.Errorf(client.CodeNotFound, "%v", err)
+		return nil, client.NotFound("%v", err)
 	}
-	return nil, client.Errorf(client.CodeUnavailable, "%v", err)
+	return nil, client.Unavailable("%v", err)
 }
 
 func (d *Daemon) handlePull(w http.ResponseWriter, r *http.Request) {
@@ -219,7 +219,7 @@ func (d *Daemon) handlePull(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		var remote bool
 		if ref, remote, err = d.remotes().reference(in.Ref); err == nil && !remote {
-			err = invalid("%q names no registry: want HOST/NAME:TAG, or a default_registry in the host's configuration", in.Ref)
+			err = client.Invalid("%q names no registry: want HOST/NAME:TAG, or a default_registry in the host's configuration", in.Ref)
 		}
 	}
 	if err != nil {

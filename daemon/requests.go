@@ -91,7 +91,7 @@ func (p *plan) addCommand(spec client.TaskSpec) error {
 	}
 	p.args = append(p.args, cmd...)
 	if len(p.args) == 0 {
-		return invalid("image %s has neither an entrypoint nor a command: give one in the job (command = \"...\")", p.image.Name)
+		return client.Invalid("image %s has neither an entrypoint nor a command: give one in the job (command = \"...\")", p.image.Name)
 	}
 	return nil
 }
@@ -101,7 +101,7 @@ func (p *plan) addEnd(spec client.TaskSpec) error {
 	m, c := p.image.Manifest, p.image.Config.Config
 	p.wait = cmp.Or(spec.Wait, m.Wait, "main")
 	if p.wait != "main" && p.wait != "all" {
-		return invalid("wait %q is neither main nor all", p.wait)
+		return client.Invalid("wait %q is neither main nor all", p.wait)
 	}
 	if p.stopSignal = cmp.Or(spec.StopSignal, m.Stop.Signal, c.StopSignal); p.stopSignal != "" {
 		if _, err := parseSignal(p.stopSignal); err != nil {
@@ -135,7 +135,7 @@ func (p *plan) addPorts(spec client.TaskSpec) error {
 	}
 	for _, name := range slices.Sorted(maps.Keys(spec.Ports)) {
 		if !known[name] {
-			return invalid("ports: image %s provides no port %q; it provides: %s", p.image.Name, name, strings.Join(slices.Sorted(maps.Keys(known)), ", "))
+			return client.Invalid("ports: image %s provides no port %q; it provides: %s", p.image.Name, name, strings.Join(slices.Sorted(maps.Keys(known)), ", "))
 		}
 	}
 	return nil
@@ -147,7 +147,7 @@ func checkServices(o client.Overrides) error {
 		p := o.Ports[port]
 		for _, text := range append([]string{p.Name, p.Address}, p.Tags...) {
 			if printable.Line(text) != text {
-				return invalid("services: port %q: %q is not one line of characters that are seen", port, text)
+				return client.Invalid("services: port %q: %q is not one line of characters that are seen", port, text)
 			}
 		}
 	}
@@ -178,23 +178,23 @@ func (p *plan) addEnv(spec client.TaskSpec) error {
 			v, given = *mp.Default, true
 		}
 		if !given && mp.Required {
-			return invalid("image %s requires the parameter %s: %s", p.image.Name, mp.Name, mp.Description)
+			return client.Invalid("image %s requires the parameter %s: %s", p.image.Name, mp.Name, mp.Description)
 		}
 		if !given {
 			continue
 		}
 		matches, err := patterns.Match(mp.Pattern, &v)
 		if err != nil {
-			return invalid("parameter %s of image %s: %v", mp.Name, p.image.Name, err)
+			return client.Invalid("parameter %s of image %s: %v", mp.Name, p.image.Name, err)
 		}
 		if !matches {
-			return invalid("parameter %s = %q does not match %s: %s", mp.Name, v, mp.Pattern, mp.Description)
+			return client.Invalid("parameter %s = %q does not match %s: %s", mp.Name, v, mp.Pattern, mp.Description)
 		}
 		env[mp.Name] = v
 	}
 	for _, name := range slices.Sorted(maps.Keys(spec.Parameters)) {
 		if !known[name] {
-			return invalid("parameters: image %s has no parameter %q; see `freejail images %s`", p.image.Name, name, p.image.Name)
+			return client.Invalid("parameters: image %s has no parameter %q; see `freejail images %s`", p.image.Name, name, p.image.Name)
 		}
 	}
 	for k, v := range spec.Env {
@@ -202,7 +202,7 @@ func (p *plan) addEnv(spec client.TaskSpec) error {
 	}
 	for _, k := range slices.Sorted(maps.Keys(env)) {
 		if k == "" || strings.ContainsAny(k, "=\x00") || strings.Contains(env[k], "\x00") {
-			return invalid("environment: %q is not a variable that a process can be given", k)
+			return client.Invalid("environment: %q is not a variable that a process can be given", k)
 		}
 		p.env = append(p.env, k+"="+env[k])
 	}
@@ -235,7 +235,7 @@ func (p *plan) addWants(w client.Wants, source policy.Source) error {
 	for _, text := range w.Devfs {
 		rule, err := devfs.ParseRule(text)
 		if err != nil {
-			return invalid("devfs rule of the %s: %v", source, err)
+			return client.Invalid("devfs rule of the %s: %v", source, err)
 		}
 		p.rules = append(p.rules, rule)
 		p.ask(policy.Devfs, rule.String(), rule.String(), source)
@@ -243,14 +243,14 @@ func (p *plan) addWants(w client.Wants, source policy.Source) error {
 	for _, a := range w.Allow {
 		name := "allow." + strings.TrimPrefix(a, "allow.")
 		if !settingName.MatchString(name) {
-			return invalid("allow of the %s: %q is no parameter's name", source, a)
+			return client.Invalid("allow of the %s: %q is no parameter's name", source, a)
 		}
 		p.params[name] = "true"
 		p.ask(policy.Allow, name, "true", source)
 	}
 	for _, k := range slices.Sorted(maps.Keys(w.Jail)) {
 		if isReserved(k) {
-			return invalid("jail parameter %q of the %s: freejail sets it itself, or it has a setting of its own (allow, sysvipc, hostname, vnet)", k, source)
+			return client.Invalid("jail parameter %q of the %s: freejail sets it itself, or it has a setting of its own (allow, sysvipc, hostname, vnet)", k, source)
 		}
 		if err := checkSetting("jail parameter", k, w.Jail[k], source); err != nil {
 			return err
@@ -260,7 +260,7 @@ func (p *plan) addWants(w client.Wants, source policy.Source) error {
 	}
 	for _, k := range slices.Sorted(maps.Keys(w.SysVIPC)) {
 		if k != "shm" && k != "msg" && k != "sem" {
-			return invalid("sysvipc of the %s: %q is none of shm, msg and sem", source, k)
+			return client.Invalid("sysvipc of the %s: %q is none of shm, msg and sem", source, k)
 		}
 		switch v := w.SysVIPC[k]; v {
 		case "":
@@ -268,7 +268,7 @@ func (p *plan) addWants(w client.Wants, source policy.Source) error {
 			p.params["sysv"+k] = v
 			p.ask(policy.SysVIPC, k, v, source)
 		default:
-			return invalid("sysvipc %s of the %s: %q is neither new nor inherit", k, source, v)
+			return client.Invalid("sysvipc %s of the %s: %q is neither new nor inherit", k, source, v)
 		}
 	}
 	for _, k := range slices.Sorted(maps.Keys(w.Sysctl)) {
@@ -279,7 +279,7 @@ func (p *plan) addWants(w client.Wants, source policy.Source) error {
 		p.ask(policy.Sysctl, k, w.Sysctl[k], source)
 	}
 	if w.VNET {
-		return invalid("the %s asks for vnet, a network stack of its own, which this version does not offer", source)
+		return client.Invalid("the %s asks for vnet, a network stack of its own, which this version does not offer", source)
 	}
 	return nil
 }
@@ -322,10 +322,10 @@ func (p *plan) addMounts(spec client.TaskSpec) error {
 			}
 		}
 		if !filepath.IsAbs(v.Target) || filepath.Clean(v.Target) == "/" {
-			return invalid("volume %q: the target %q is not an absolute path below /", v.Name, v.Target)
+			return client.Invalid("volume %q: the target %q is not an absolute path below /", v.Name, v.Target)
 		}
 		if err := p.addVolume(spec, v); err != nil {
-			return invalid("volume %s: %v", v.Target, err)
+			return client.Invalid("volume %s: %v", v.Target, err)
 		}
 	}
 	return p.requiredVolumes(spec)
@@ -358,7 +358,7 @@ func (p *plan) addImageMounts() error {
 	for _, m := range p.image.Manifest.Requires.Mounts {
 		out := client.Mount{Type: m.Type, Target: m.Target, Options: strings.Join(m.Options, ",")}
 		if err := p.askMount(out, m.Type, policy.FromImage); err != nil {
-			return invalid("image %s: mount %s: %v", p.image.Name, m.Target, err)
+			return client.Invalid("image %s: mount %s: %v", p.image.Name, m.Target, err)
 		}
 	}
 	return nil
@@ -370,7 +370,7 @@ func (p *plan) requiredVolumes(spec client.TaskSpec) error {
 			return v.Name == mv.Name || filepath.Clean(v.Target) == filepath.Clean(mv.Path)
 		})
 		if mv.Required && !given {
-			return invalid("image %s requires the volume %s at %s: %s", p.image.Name, mv.Name, mv.Path, mv.Description)
+			return client.Invalid("image %s requires the volume %s at %s: %s", p.image.Name, mv.Name, mv.Path, mv.Description)
 		}
 	}
 	return nil

@@ -52,7 +52,9 @@ var settingName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_%-]*(\.[A-Za-z0-9_%-]
 // same: no blanks around it, nothing that is not shown, and a number in one
 // way of writing it.
 func checkSetting(what, name, value string, source policy.Source) error {
-	fault := func(why string) error { return invalid("%s %s=%q of the %s: %s", what, name, value, source, why) }
+	fault := func(why string) error {
+		return client.Invalid("%s %s=%q of the %s: %s", what, name, value, source, why)
+	}
 	if !settingName.MatchString(name) {
 		return fault("this is no name of one")
 	}
@@ -78,17 +80,17 @@ const (
 func (p *plan) check(maxRules int) error {
 	for what, n := range map[string][2]int{"things": {len(p.requests), maxRequests}, "mounts": {len(p.mounts), maxMounts}, "ports": {len(p.ports), maxPorts}} {
 		if n[0] > n[1] {
-			return invalid("image and job ask for %d %s; %d is the most", n[0], what, n[1])
+			return client.Invalid("image and job ask for %d %s; %d is the most", n[0], what, n[1])
 		}
 	}
 	if len(p.rules) > maxRules {
-		return invalid("image and job ask for %d devfs rules, the host's maximum of a ruleset is %d (devfs { max_rules })", len(p.rules), maxRules)
+		return client.Invalid("image and job ask for %d devfs rules, the host's maximum of a ruleset is %d (devfs { max_rules })", len(p.rules), maxRules)
 	}
 	on := map[string]bool{}
 	for _, m := range p.mounts {
 		target := path.Clean(m.Target)
 		if on[target] {
-			return invalid("image and job ask for two mounts on %s: one would hide the other", target)
+			return client.Invalid("image and job ask for two mounts on %s: one would hide the other", target)
 		}
 		on[target] = true
 	}
@@ -115,7 +117,7 @@ func (p *plan) askUser(spec client.TaskSpec) {
 func (d *Daemon) userDecision(spec client.TaskSpec, p *plan, root string, uid uint32) ([]policy.Request, policy.Decision, error) {
 	names, err := image.UserNames(root, uid)
 	if err != nil {
-		return nil, policy.Decision{}, invalid("user: %v", err)
+		return nil, policy.Decision{}, client.Invalid("user: %v", err)
 	}
 	also := p.user
 	also.Value = strconv.FormatUint(uint64(uid), 10)
@@ -256,7 +258,7 @@ var foreign = regexp.MustCompile(`^org\.freebsd\.(jail\..*|parentJail)$`)
 func (p *plan) refuseForeign(client.TaskSpec) error {
 	for name := range p.image.Config.Config.Labels {
 		if foreign.MatchString(name) {
-			return invalid("image %s asks by the label %s, which is another tool's: its requests belong in its manifest", p.image.Name, name)
+			return client.Invalid("image %s asks by the label %s, which is another tool's: its requests belong in its manifest", p.image.Name, name)
 		}
 	}
 	return nil

@@ -158,16 +158,16 @@ func knownQuery(h http.HandlerFunc, known []string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		q, err := url.ParseQuery(r.URL.RawQuery)
 		if err != nil {
-			err = invalid("the query cannot be read: %v", err)
+			err = client.Invalid("the query cannot be read: %v", err)
 		}
 		for name, values := range q {
 			switch {
 			case !slices.Contains(known, name):
-				err = invalid("the query's %q is not known here: there are %q", name, known)
+				err = client.Invalid("the query's %q is not known here: there are %q", name, known)
 			case len(values) > 1:
-				err = invalid("the query has %q twice", name)
+				err = client.Invalid("the query has %q twice", name)
 			case slices.Contains(switches, name) && values[0] != "true" && values[0] != "false":
-				err = invalid("the query's %s=%q is neither true nor false", name, values[0])
+				err = client.Invalid("the query's %s=%q is neither true nor false", name, values[0])
 			}
 		}
 		if err != nil {
@@ -231,7 +231,7 @@ func decode(r *http.Request, v any) error {
 		err = dec.Decode(v)
 	}
 	if err != nil {
-		return invalid("the request cannot be read: %v", err)
+		return client.Invalid("the request cannot be read: %v", err)
 	}
 	return nil
 }
@@ -310,9 +310,9 @@ func (d *Daemon) handleSignal(r *http.Request) (any, error) {
 	info := t.snapshot()
 	switch info.State {
 	case client.Exited:
-		return nil, client.Errorf(client.CodeConflict, "task %s has ended", t.id())
+		return nil, client.Conflict("task %s has ended", t.id())
 	case client.Starting:
-		return nil, client.Errorf(client.CodeConflict, "task %s is still starting: there is no process to signal", t.id())
+		return nil, client.Conflict("task %s is still starting: there is no process to signal", t.id())
 	}
 	return nil, d.jails.Signal(info.Jail, target(info), sig)
 }
@@ -332,7 +332,7 @@ func (d *Daemon) handleDestroy(r *http.Request) (any, error) {
 func (d *Daemon) handleEvents(w http.ResponseWriter, r *http.Request) {
 	after, err := strconv.ParseUint(param(r, "after"), 10, 64)
 	if err != nil {
-		writeError(w, invalid("after: %v", err))
+		writeError(w, client.Invalid("after: %v", err))
 		return
 	}
 	after = d.events.from(after)

@@ -82,15 +82,15 @@ func (p *plan) addServices(spec client.TaskSpec) error {
 	for name, o := range spec.Service.Ports {
 		port := slices.IndexFunc(p.ports, func(port client.Port) bool { return port.Name == name })
 		if port < 0 {
-			return invalid("services: image %s provides no port %q", p.image.Name, name)
+			return client.Invalid("services: image %s provides no port %q", p.image.Name, name)
 		}
 		if err := checkAddress(o.Address, p.ports[port].Address, p.advertise); err != nil {
-			return invalid("services: port %s: %v", name, err)
+			return client.Invalid("services: port %s: %v", name, err)
 		}
 	}
 	for _, a := range announcements(*p.image.Manifest, spec.Service) {
 		if err := a.validate(); err != nil {
-			return invalid("the service of port %s: %v", a.port, err)
+			return client.Invalid("the service of port %s: %v", a.port, err)
 		}
 		p.requests = append(p.requests, policy.ServiceRequest(a.name, a.tags, a.from))
 	}

@@ -28,7 +28,7 @@ func (d *Daemon) handleShutdown(r *http.Request) (any, error) {
 		return nil, err
 	}
 	if in.Limit < 0 {
-		return nil, invalid("limit %s is below zero", time.Duration(in.Limit))
+		return nil, client.Invalid("limit %s is below zero", time.Duration(in.Limit))
 	}
 	// Who asked may go away: a shutdown that began is not for half of the tasks.
 	return d.Shutdown(context.WithoutCancel(r.Context()), time.Duration(in.Limit)), nil

@@ -89,13 +89,13 @@ func eventKind(err error) string {
 
 func (d *Daemon) newTask(spec client.TaskSpec, cancel context.CancelCauseFunc) (*task, error) {
 	if !validID.MatchString(spec.ID) {
-		return nil, invalid("task id %q: want a letter, then at most 59 of A-Z a-z 0-9 _ -", spec.ID)
+		return nil, client.Invalid("task id %q: want a letter, then at most 59 of A-Z a-z 0-9 _ -", spec.ID)
 	}
 	t := &task{done: make(chan struct{}), cancel: cancel, boot: d.boot}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if _, taken := d.tasks[spec.ID]; taken {
-		return nil, client.Errorf(client.CodeConflict, "there is a task %q already: remove it first (freejail rm %s), or choose another id", spec.ID, spec.ID)
+		return nil, client.Conflict("there is a task %q already: remove it first (freejail rm %s), or choose another id", spec.ID, spec.ID)
 	}
 	key, err := d.newKey(spec.ID)
 	if err != nil {
@@ -165,7 +165,7 @@ func (d *Daemon) run(ctx context.Context, job *work, t *task, found *image.Image
 	p.remote = remote
 	store, err := d.storage(t.info.Spec.Storage)
 	if err != nil {
-		return invalid("%v", err) // it says that it is of the storage
+		return client.Invalid("%v", err) // it says that it is of the storage
 	}
 	if remote == nil {
 		release, err := d.ensureChain(ctx, t, p, store)
@@ -354,7 +354,7 @@ func (d *Daemon) startProcess(ctx context.Context, t *task, p *plan) error {
 	pid, err := d.jails.Start(ctx, t.info.Jail, proc)
 	if err != nil {
 		if errors.Is(err, jail.ErrNoProgram) {
-			return invalid("%v", err)
+			return client.Invalid("%v", err)
 		}
 		return err
 	}
@@ -377,7 +377,7 @@ func lookUp(root string, img *image.Image, user string) (image.Creds, error) {
 	user = cmp.Or(user, img.Config.Config.User)
 	creds, err := image.ResolveUser(root, user)
 	if err != nil {
-		return creds, invalid("user %q: %v", user, err)
+		return creds, client.Invalid("user %q: %v", user, err)
 	}
 	return creds, nil
 }
@@ -389,7 +389,7 @@ func process(info client.Task, img *image.Image, creds image.Creds, args, env []
 		env = append(env, "HOME="+creds.Home)
 	}
 	if !filepath.IsAbs(dir) {
-		return jail.Process{}, invalid("work_dir %q is not an absolute path", dir)
+		return jail.Process{}, client.Invalid("work_dir %q is not an absolute path", dir)
 	}
 	return jail.Process{Args: args, Env: env, Dir: dir, UID: creds.UID, GID: creds.GID, Groups: creds.Groups,
 		NoCore: info.Storage == nfsStorage}, nil // its root may be away

@@ -274,7 +274,7 @@ func parseSignal(name string) (syscall.Signal, error) {
 	if s := unix.SignalNum(n); s != 0 {
 		return s, nil
 	}
-	return 0, invalid("signal %q is not known on this system", name)
+	return 0, client.Invalid("signal %q is not known on this system", name)
 }
 
 // Destroy forgets a task, with force a running or unknown one too.
@@ -292,7 +292,7 @@ func (d *Daemon) Destroy(ctx context.Context, id string, force bool) error {
 	}
 	if t.state() != client.Exited {
 		if !force {
-			return client.Errorf(client.CodeConflict, "task %s still runs: stop it first (freejail stop %s), or remove it all the same (freejail rm -f %s)", id, id, id)
+			return client.Conflict("task %s still runs: stop it first (freejail stop %s), or remove it all the same (freejail rm -f %s)", id, id, id)
 		}
 		d.deregister(ctx, t)
 		if _, err := d.kill(ctx, t); err != nil {

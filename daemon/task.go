@@ -177,9 +177,9 @@ func (d *Daemon) find(id string) (*task, error) {
 		return t, nil
 	}
 	if t, ok := d.left[id]; ok {
-		return nil, client.Errorf(client.CodeConflict, "of task %q there is only left what could not be removed yet: %s; it goes as soon as it can", id, t.remains())
+		return nil, client.Conflict("of task %q there is only left what could not be removed yet: %s; it goes as soon as it can", id, t.remains())
 	}
-	return nil, client.Errorf(client.CodeNotFound, "there is no task %q on this host; see `freejail ps -a`", id)
+	return nil, client.NotFound("there is no task %q on this host; see `freejail ps -a`", id)
 }
 
 // list returns the tasks in the order of their making.
@@ -201,8 +201,4 @@ func inOrder(tasks []*task) []*task {
 		return a.info.CreatedAt.Compare(b.info.CreatedAt)
 	})
 	return tasks
-}
-
-func invalid(format string, args ...any) error {
-	return client.Errorf(client.CodeInvalid, format, args...)
 }

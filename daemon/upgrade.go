@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/freejail/freejail/daemon/client"
 )
 
 func (d *Daemon) handleUpgrade(w http.ResponseWriter, r *http.Request) {
@@ -59,11 +61,11 @@ func checkUpgrade(binary string) (string, error) {
 	defer cancel()
 	out, err := exec.CommandContext(ctx, binary, "version").CombinedOutput()
 	if err != nil || !strings.HasPrefix(string(out), "freejail ") {
-		return "", invalid("no upgrade: %s is no freejail that runs here%s", binary, saidBy(err, out, 200))
+		return "", client.Invalid("no upgrade: %s is no freejail that runs here%s", binary, saidBy(err, out, 200))
 	}
 	out, err = exec.CommandContext(ctx, binary, append(os.Args[1:len(os.Args):len(os.Args)], "--check")...).CombinedOutput()
 	if err != nil {
-		return "", invalid("no upgrade: %s would not start%s", binary, saidBy(err, out, 2000))
+		return "", client.Invalid("no upgrade: %s would not start%s", binary, saidBy(err, out, 2000))
 	}
 	return binary, nil
 }

@@ -47,7 +47,7 @@ func (d *Daemon) taskUsage(id string) (any, error) {
 	}
 	u, ok := all[t.snapshot().Jail]
 	if !ok {
-		return nil, client.Errorf(client.CodeNotFound, "task %s has no running process", id)
+		return nil, client.NotFound("task %s has no running process", id)
 	}
 	return wireUsage(u, at), nil
 }

@@ -121,5 +121,5 @@ func (d *Daemon) asWork(w http.ResponseWriter, r *http.Request, f func(*http.Req
 
 // stopped is what becomes of a start that someone ended.
 func stopped(id string) error {
-	return client.Errorf(client.CodeConflict, "task %s was stopped while it was starting", id)
+	return client.Conflict("task %s was stopped while it was starting", id)
 }

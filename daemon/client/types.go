@@ -505,6 +505,21 @@ func Errorf(code, format string, args ...any) *Error {
 	return &Error{Code: code, Message: printable.Sprintf(format, args...)}
 }
 
+// Invalid is the error of a request that can never be granted as it is.
+func Invalid(format string, args ...any) error { return Errorf(CodeInvalid, format, args...) }
+
+// NotFound is the error of a request about something that does not exist.
+func NotFound(format string, args ...any) error { return Errorf(CodeNotFound, format, args...) }
+
+// Conflict is the error of a request that the present state of its subject rules out.
+func Conflict(format string, args ...any) error { return Errorf(CodeConflict, format, args...) }
+
+// Refused is the error of a request that its sender is not permitted.
+func Refused(format string, args ...any) error { return Errorf(CodeRefused, format, args...) }
+
+// Unavailable is the error of a request that may be granted later.
+func Unavailable(format string, args ...any) error { return Errorf(CodeUnavailable, format, args...) }
+
 func (e *Error) Error() string { return e.Message }
 
 // Printable is the message with its lines: they are the daemon's.
