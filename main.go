@@ -5,8 +5,8 @@ package main
 import (
 	"os"
 
+	"github.com/freejail/freejail/cmd/cli"
 	"github.com/freejail/freejail/driver"
-	"github.com/freejail/freejail/internal/cli"
 )
 
 // version is set by the linker.

@@ -17,9 +17,14 @@ const module = "github.com/freejail/freejail/"
 // mayImport is the direction of imports: what each package may use of ours.
 // The parts that the daemon composes do not know each other.
 var mayImport = map[string][]string{
-	".":                   {"driver", "internal/cli"},
-	"catalog":             nil,
-	"cmd/freejail-build":  {"devfs", "image", "image/build", "image/registry", "image/sign", "internal/buildjail", "internal/printable", "internal/progress", "internal/regular", "policy"},
+	".":                  {"cmd/cli", "driver"},
+	"catalog":            nil,
+	"cmd/cli":            {"cmd/internal/app", "daemon", "daemon/client", "internal/printable", "policy"},
+	"cmd/freejail-build": {"cmd/freejail-build/buildjail", "cmd/internal/app", "devfs", "image", "image/build", "image/registry", "image/sign", "internal/printable", "internal/regular", "policy"},
+	"cmd/freejail-build/buildjail": {
+		"devfs", "image", "image/build", "internal/mount", "jail",
+	},
+	"cmd/internal/app":    {"internal/printable"},
 	"daemon":              {"catalog", "daemon/client", "devfs", "image", "image/registry", "image/sign", "internal/aside", "internal/boot", "internal/durable", "internal/keylock", "internal/mount", "internal/printable", "internal/regular", "internal/remove", "internal/strictjson", "jail", "nfsroot", "policy", "storage"},
 	"daemon/client":       {"internal/printable"},
 	"devfs":               nil,
@@ -30,8 +35,6 @@ var mayImport = map[string][]string{
 	"image/registry":      {"image", "image/document", "image/sign", "internal/durable", "internal/imagename", "internal/printable"},
 	"image/sign":          {"image/document", "internal/imagename", "internal/strictjson"},
 	"internal/boot":       nil,
-	"internal/buildjail":  {"devfs", "image", "image/build", "internal/mount", "jail"},
-	"internal/cli":        {"daemon", "daemon/client", "internal/printable", "internal/progress", "policy"},
 	"internal/aside":      nil,
 	"internal/dataset":    nil,
 	"internal/durable":    nil,
@@ -39,7 +42,6 @@ var mayImport = map[string][]string{
 	"internal/keylock":    nil,
 	"internal/mount":      nil,
 	"internal/printable":  nil,
-	"internal/progress":   {"internal/printable"},
 	"internal/regular":    nil,
 	"internal/remove":     nil,
 	"internal/strictjson": nil,

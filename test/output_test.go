@@ -17,7 +17,7 @@ func TestCommandsWriteThroughPrintable(t *testing.T) {
 		t.Skip("the source is not here")
 	}
 	seen := 0
-	for _, dir := range []string{"../cmd/freejail-build", "../internal/cli", "../internal/progress"} {
+	for _, dir := range []string{"../cmd/freejail-build", "../cmd/cli", "../cmd/internal/app"} {
 		files, err := filepath.Glob(dir + "/*.go")
 		check(t, err)
 		for _, path := range files {

@@ -8,9 +8,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/freejail/freejail/cmd/freejail-build/buildjail"
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/build"
-	"github.com/freejail/freejail/internal/buildjail"
 	"github.com/freejail/freejail/internal/printable"
 )
 
@@ -26,7 +26,7 @@ func (f *outputFlags) add(c *cobra.Command) {
 	c.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "say nothing while it works")
 }
 
-func (f *outputFlags) options(a *app) (o build.Options, err error) {
+func (f *outputFlags) options(a *commands) (o build.Options, err error) {
 	o.Output, o.Log = f.output, a.messages
 	if o.Platform, err = platform(f.platform); err != nil {
 		return o, err
@@ -41,7 +41,7 @@ func (f *outputFlags) options(a *app) (o build.Options, err error) {
 	return o, nil
 }
 
-func (a *app) made(img *image.Image, err error) error {
+func (a *commands) made(img *image.Image, err error) error {
 	if err == nil {
 		_, err = printable.Fprintln(a.out, img.Digest)
 	}
@@ -57,7 +57,7 @@ type buildFlags struct {
 	args, secrets                     []string
 }
 
-func (a *app) buildCmd() *cobra.Command {
+func (a *commands) buildCmd() *cobra.Command {
 	f := &buildFlags{}
 	c := &cobra.Command{Use: "build [flags] -o IMAGE DIRECTORY", Short: "make an image of a Jailfile and the files in a directory",
 		Long: `Make an image of a Jailfile. COPY and ADD take files from the directory and
@@ -90,7 +90,7 @@ The digest of the image is printed to the standard output.`,
 	return c
 }
 
-func (a *app) build(ctx context.Context, f *buildFlags, dir string) (err error) {
+func (a *commands) build(ctx context.Context, f *buildFlags, dir string) (err error) {
 	o, err := f.options(a)
 	if err != nil {
 		return err

@@ -9,8 +9,8 @@ import (
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
+	"github.com/freejail/freejail/cmd/freejail-build/buildjail"
 	"github.com/freejail/freejail/image/build"
-	"github.com/freejail/freejail/internal/buildjail"
 	"github.com/freejail/freejail/internal/printable"
 )
 
@@ -50,13 +50,13 @@ func (f *cacheFlags) dir() (string, error) {
 	return filepath.Join(dir, "freejail-build"), nil
 }
 
-func (a *app) cacheCmd() *cobra.Command {
+func (a *commands) cacheCmd() *cobra.Command {
 	c := &cobra.Command{Use: "cache", Short: "look after what earlier builds made"}
 	c.AddCommand(a.pruneCmd())
 	return c
 }
 
-func (a *app) pruneCmd() *cobra.Command {
+func (a *commands) pruneCmd() *cobra.Command {
 	f := &cacheFlags{}
 	var age time.Duration
 	var keep string

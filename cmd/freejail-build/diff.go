@@ -29,7 +29,7 @@ type lists struct {
 	Removed []string `json:"removed"`
 }
 
-func (a *app) diffCmd() *cobra.Command {
+func (a *commands) diffCmd() *cobra.Command {
 	var asJSON, noFiles bool
 	var f *imageFlags
 	c := &cobra.Command{Use: "diff IMAGE IMAGE", Short: "tell what the second image has that the first has not", Long: imageHelp + `

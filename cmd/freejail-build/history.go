@@ -21,7 +21,7 @@ type step struct {
 	Layer     *ocispec.Descriptor `json:"layer,omitempty"`
 }
 
-func (a *app) historyCmd() *cobra.Command {
+func (a *commands) historyCmd() *cobra.Command {
 	var asJSON bool
 	var f *imageFlags
 	c := &cobra.Command{Use: "history IMAGE", Short: "tell how an image was made, the first step first", Long: imageHelp, Args: exactly(1, "one image"),
@@ -63,7 +63,7 @@ func history(img *image.Image) []step {
 	return out
 }
 
-func (a *app) printHistory(steps []step) error {
+func (a *commands) printHistory(steps []step) error {
 	p := &page{Writer: tabwriter.NewWriter(a.out, 0, 8, 2, ' ', 0)}
 	p.line("CREATED\tLAYER\tSIZE\tBY")
 	for _, s := range steps {

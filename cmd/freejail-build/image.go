@@ -25,10 +25,10 @@ layout directory, or one of
 type imageFlags struct {
 	remoteFlags
 	target string
-	app    *app
+	app    *commands
 }
 
-func (a *app) imageFlags(c *cobra.Command) *imageFlags {
+func (a *commands) imageFlags(c *cobra.Command) *imageFlags {
 	f := &imageFlags{app: a}
 	f.remoteFlags.add(c)
 	c.Flags().StringVar(&f.target, "platform", "", "which of the images, as OS/ARCHITECTURE")

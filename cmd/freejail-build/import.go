@@ -7,7 +7,7 @@ import (
 	"github.com/freejail/freejail/image/build"
 )
 
-func (a *app) importCmd() *cobra.Command {
+func (a *commands) importCmd() *cobra.Command {
 	var f outputFlags
 	var name, manifest string
 	var digests []string

@@ -7,11 +7,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/freejail/freejail/cmd/internal/app"
 	"github.com/freejail/freejail/image"
-	"github.com/freejail/freejail/internal/progress"
 )
 
-func (a *app) inspectCmd() *cobra.Command {
+func (a *commands) inspectCmd() *cobra.Command {
 	var asJSON bool
 	var f *imageFlags
 	c := &cobra.Command{Use: "inspect IMAGE", Short: "tell what an image is, wants and offers", Long: imageHelp, Args: exactly(1, "one image"),
@@ -30,7 +30,7 @@ func (a *app) inspectCmd() *cobra.Command {
 	return c
 }
 
-func (a *app) unpackCmd() *cobra.Command {
+func (a *commands) unpackCmd() *cobra.Command {
 	var f *imageFlags
 	c := &cobra.Command{Use: "unpack IMAGE DIRECTORY", Short: "unpack an image's files into an empty directory", Long: imageHelp + `
 
@@ -46,7 +46,7 @@ everything is the caller's, and setuid and setgid bits are dropped.`,
 			if err := os.Mkdir(args[1], 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 				return err
 			}
-			bar := progress.New(a.terminal, "unpacking "+args[0])
+			bar := app.NewBar(a.terminal, "unpacking "+args[0])
 			defer bar.End()
 			return l.Unpack(cmd.Context(), img, args[1], func(p image.Progress) {
 				bar.Set(p.Done, p.Size, fmt.Sprintf("%d of %d layers", p.LayersDone, p.Layers))

@@ -35,12 +35,12 @@ func (e usageError) Unwrap() error { return e.error }
 
 func usagef(format string, a ...any) error { return usageError{fmt.Errorf(format, a...)} }
 
-// app has where to write: guarded, so that nothing of an image steers a terminal,
+// commands has where to write: guarded, so that nothing of an image steers a terminal,
 // and terminal for bars.
-type app struct{ out, messages, terminal io.Writer }
+type commands struct{ out, messages, terminal io.Writer }
 
 func run(ctx context.Context, args []string, out, messages io.Writer) int {
-	a := &app{printable.NewWriter(out), printable.NewWriter(messages), messages}
+	a := &commands{printable.NewWriter(out), printable.NewWriter(messages), messages}
 	root := a.root()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
@@ -61,7 +61,7 @@ func run(ctx context.Context, args []string, out, messages io.Writer) int {
 	return exitFailed
 }
 
-func (a *app) root() *cobra.Command {
+func (a *commands) root() *cobra.Command {
 	root := &cobra.Command{Use: "freejail-build", Short: "make images for freejail, look into them, move, sign and serve them", SilenceUsage: true, SilenceErrors: true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true}}
 	root.AddCommand(a.buildCmd(), a.cacheCmd(), a.importCmd(), a.inspectCmd(), a.historyCmd(), a.diffCmd(), a.validateCmd(), a.schemaCmd(), a.unpackCmd(),
@@ -104,7 +104,7 @@ func platform(text string) (p ocispec.Platform, err error) {
 	return p, nil
 }
 
-func (a *app) versionCmd() *cobra.Command {
+func (a *commands) versionCmd() *cobra.Command {
 	return &cobra.Command{Use: "version", Short: "print the version", Args: exactly(0, "no arguments"),
 		RunE: func(*cobra.Command, []string) error {
 			_, err := printable.Fprintln(a.out, "freejail-build", version)

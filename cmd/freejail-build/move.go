@@ -9,10 +9,10 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 
+	"github.com/freejail/freejail/cmd/internal/app"
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/registry"
 	"github.com/freejail/freejail/internal/printable"
-	"github.com/freejail/freejail/internal/progress"
 )
 
 const locationHelp = `SRC and DST are each one of
@@ -101,7 +101,7 @@ func (f *copyFlags) add(c *cobra.Command) {
 	c.Flags().BoolVar(&f.referrers, "referrers", false, "also everything else that refers to the image")
 }
 
-func (a *app) copyCmd() *cobra.Command {
+func (a *commands) copyCmd() *cobra.Command {
 	f := &copyFlags{}
 	c := &cobra.Command{Use: "copy [flags] SRC DST", Short: "copy an image between registries, layouts, archives and stores", Long: locationHelp + `
 
@@ -114,7 +114,7 @@ The digest of the image is printed to the standard output.`,
 	return c
 }
 
-func (a *app) pushCmd() *cobra.Command {
+func (a *commands) pushCmd() *cobra.Command {
 	f := &copyFlags{}
 	c := &cobra.Command{Use: "push [flags] IMAGE REFERENCE", Short: "push an image to a registry",
 		Long: "IMAGE is an OCI archive or layout by its path, or as SRC below. REFERENCE is HOST/NAME:TAG.\n\n" + locationHelp,
@@ -134,7 +134,7 @@ func (a *app) pushCmd() *cobra.Command {
 }
 
 // localImage takes a path of an archive or a directory as such.
-func (a *app) localImage(arg string) (string, error) {
+func (a *commands) localImage(arg string) (string, error) {
 	for _, kind := range []registry.Kind{registry.Layout, registry.Archive, registry.Store} {
 		if strings.HasPrefix(arg, string(kind)+":") {
 			return arg, nil
@@ -156,7 +156,7 @@ func (a *app) localImage(arg string) (string, error) {
 	return string(registry.Archive) + ":" + arg, nil
 }
 
-func (a *app) pullCmd() *cobra.Command {
+func (a *commands) pullCmd() *cobra.Command {
 	f := &copyFlags{}
 	var output string
 	c := &cobra.Command{Use: "pull [flags] -o IMAGE REFERENCE", Short: "pull an image from a registry into an archive or a directory",
@@ -182,13 +182,13 @@ func (a *app) pullCmd() *cobra.Command {
 }
 
 // transfer copies an image and shows how far it is, unless it has no title.
-func (a *app) transfer(ctx context.Context, f *remoteFlags, title string, from, to registry.Location, o registry.CopyOptions) (registry.Copied, error) {
+func (a *commands) transfer(ctx context.Context, f *remoteFlags, title string, from, to registry.Location, o registry.CopyOptions) (registry.Copied, error) {
 	c, err := f.client(from, to)
 	if err != nil {
 		return registry.Copied{}, usageError{err}
 	}
 	if title != "" {
-		bar := progress.New(a.terminal, title)
+		bar := app.NewBar(a.terminal, title)
 		defer bar.End()
 		o.Progress = func(p image.Progress) {
 			bar.Set(p.Done, p.Size, fmt.Sprintf("%d of %d blobs", p.LayersDone, p.Layers))
@@ -197,7 +197,7 @@ func (a *app) transfer(ctx context.Context, f *remoteFlags, title string, from, 
 	return c.Copy(ctx, from, to, o)
 }
 
-func (a *app) copy(ctx context.Context, f *copyFlags, from, to string) error {
+func (a *commands) copy(ctx context.Context, f *copyFlags, from, to string) error {
 	src, err := registry.ParseLocation(from)
 	if err != nil {
 		return usageError{err}

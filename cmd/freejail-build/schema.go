@@ -6,7 +6,7 @@ import (
 	"github.com/freejail/freejail/image"
 )
 
-func (a *app) schemaCmd() *cobra.Command {
+func (a *commands) schemaCmd() *cobra.Command {
 	return &cobra.Command{Use: "schema", Short: "print the JSON Schema of an image's manifest", Args: exactly(0, "no arguments"),
 		RunE: func(*cobra.Command, []string) error {
 			_, err := a.out.Write(image.ManifestSchema)

@@ -20,7 +20,7 @@ type serveFlags struct {
 	readOnly, quiet                      bool
 }
 
-func (a *app) serveCmd() *cobra.Command {
+func (a *commands) serveCmd() *cobra.Command {
 	f := &serveFlags{}
 	c := &cobra.Command{Use: "serve [flags] DIRECTORY", Short: "serve a directory as a registry",
 		Long: `Serve a directory as a registry, by the OCI distribution specification 1.1.
@@ -61,7 +61,7 @@ func (f *serveFlags) check() error {
 	return nil
 }
 
-func (a *app) serve(ctx context.Context, f *serveFlags, dir string) (err error) {
+func (a *commands) serve(ctx context.Context, f *serveFlags, dir string) (err error) {
 	if err := f.check(); err != nil {
 		return err
 	}

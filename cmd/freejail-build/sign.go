@@ -19,7 +19,7 @@ const passwordEnv = "FREEJAIL_KEY_PASSWORD"
 
 const passwordHelp = "The password of an encrypted key is asked for, or taken from $" + passwordEnv + " or $COSIGN_PASSWORD."
 
-func (a *app) keygenCmd() *cobra.Command {
+func (a *commands) keygenCmd() *cobra.Command {
 	var out string
 	var plain bool
 	c := &cobra.Command{Use: "keygen [-o NAME]", Short: "make a key pair for signing images",
@@ -59,7 +59,7 @@ func writeNew(path string, b []byte, mode os.FileMode) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-func (a *app) password(what string) ([]byte, error) {
+func (a *commands) password(what string) ([]byte, error) {
 	for _, name := range []string{passwordEnv, "COSIGN_PASSWORD"} {
 		if v, ok := os.LookupEnv(name); ok {
 			return []byte(v), nil
@@ -87,7 +87,7 @@ func (f *signFlags) add(c *cobra.Command, key string) {
 }
 
 // where is the image with a client that reaches it.
-func (a *app) where(f *signFlags, arg string) (*registry.Client, registry.Location, error) {
+func (a *commands) where(f *signFlags, arg string) (*registry.Client, registry.Location, error) {
 	if f.key == "" {
 		return nil, registry.Location{}, usagef("which key? Add --key FILE")
 	}
@@ -103,7 +103,7 @@ func (a *app) where(f *signFlags, arg string) (*registry.Client, registry.Locati
 	return c, at, err
 }
 
-func (a *app) signCmd() *cobra.Command {
+func (a *commands) signCmd() *cobra.Command {
 	f := &signFlags{}
 	c := &cobra.Command{Use: "sign --key FILE IMAGE", Short: "sign an image in a registry, an archive or a layout",
 		Long: `Sign IMAGE, which is HOST/NAME:TAG, or an OCI archive or layout by its path, and
@@ -139,7 +139,7 @@ digest in one repository. ` + passwordHelp,
 	return c
 }
 
-func (a *app) verifyCmd() *cobra.Command {
+func (a *commands) verifyCmd() *cobra.Command {
 	f := &signFlags{}
 	c := &cobra.Command{Use: "verify --key FILE IMAGE", Short: "tell whether an image is signed by a key",
 		Long: `Look beside IMAGE for a signature by the key that is for its digest and its

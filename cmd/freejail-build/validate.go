@@ -20,7 +20,7 @@ import (
 // errFindings ends with exit code 1; the findings are printed already.
 var errFindings = errors.New("the image has faults")
 
-func (a *app) validateCmd() *cobra.Command {
+func (a *commands) validateCmd() *cobra.Command {
 	var f *imageFlags
 	var asJSON bool
 	c := &cobra.Command{Use: "validate IMAGE", Short: "name everything that is wrong with an image", Long: imageHelp + `
@@ -46,7 +46,7 @@ With an error the exit code is 1.`, Args: exactly(1, "one image"),
 	return c
 }
 
-func (a *app) printFindings(found *image.Findings, asJSON bool) error {
+func (a *commands) printFindings(found *image.Findings, asJSON bool) error {
 	if asJSON {
 		return printJSON(a.out, append([]image.Finding{}, found.List...))
 	}

@@ -1,6 +1,5 @@
-// Package progress shows how far something has come: a bar on a terminal, lines
-// now and then elsewhere.
-package progress
+// Package app is what the command lines of freejail and freejail-build share.
+package app
 
 import (
 	"io"
@@ -18,8 +17,8 @@ import (
 // lineEvery is how often a line is written where there is no terminal.
 const lineEvery = 5 * time.Second
 
-// Bar is the progress of one thing. It may be used from several goroutines; nil
-// is silent.
+// Bar shows how far one thing has come: a bar on a terminal, lines now and then
+// elsewhere. It may be used from several goroutines; nil is silent.
 type Bar struct {
 	w     io.Writer
 	title string
@@ -29,8 +28,8 @@ type Bar struct {
 	last  time.Time
 }
 
-// New begins with nothing done and nothing known.
-func New(w io.Writer, title string) *Bar {
+// NewBar begins with nothing done and nothing known.
+func NewBar(w io.Writer, title string) *Bar {
 	b := &Bar{w: w, title: printable.Line(title), last: time.Now()}
 	if f, ok := w.(*os.File); ok {
 		b.tty = term.IsTerminal(int(f.Fd()))

@@ -14,13 +14,13 @@ import (
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
+	"github.com/freejail/freejail/cmd/internal/app"
 	"github.com/freejail/freejail/daemon"
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/internal/printable"
-	"github.com/freejail/freejail/internal/progress"
 )
 
-func (a *app) imagesCmd() *cobra.Command {
+func (a *commands) imagesCmd() *cobra.Command {
 	c := &cobra.Command{Use: "images [IMAGE]", Short: "list the images of this host, or describe one", Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 1 {
@@ -101,7 +101,7 @@ func describe(w io.Writer, i *client.ImageInfo) {
 	}
 }
 
-func (a *app) gcCmd() *cobra.Command {
+func (a *commands) gcCmd() *cobra.Command {
 	var older time.Duration
 	var maxSize string
 	c := &cobra.Command{Use: "gc", Short: "remove what no task and no image needs any more", Args: cobra.NoArgs,
@@ -159,7 +159,7 @@ func imageRef(ref string) string {
 
 // showProgress shows how far an image has come, until end.
 func showProgress(title string) (tell func(client.ImageProgress), end func()) {
-	bar := progress.New(os.Stderr, title)
+	bar := app.NewBar(os.Stderr, title)
 	return func(p client.ImageProgress) {
 		note := "reading"
 		if p.Layers > 0 {
@@ -169,7 +169,7 @@ func showProgress(title string) (tell func(client.ImageProgress), end func()) {
 	}, bar.End
 }
 
-func (a *app) pullCmd() *cobra.Command {
+func (a *commands) pullCmd() *cobra.Command {
 	var timeout time.Duration
 	c := &cobra.Command{Use: "pull IMAGE", Short: "take an image from a registry into the store", Args: cobra.ExactArgs(1),
 		Long: `IMAGE is HOST/NAME:TAG or HOST/NAME@sha256:..., asked for anew even if it is
@@ -188,7 +188,7 @@ configuration. An image that was pulled so stays until "freejail images rm".`,
 	return c
 }
 
-func (a *app) doctorCmd() *cobra.Command {
+func (a *commands) doctorCmd() *cobra.Command {
 	var config string
 	c := &cobra.Command{Use: "doctor", Short: "tell what this host lacks and how to get it", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 		checks, err := a.client().Doctor(cmd.Context())
@@ -221,7 +221,7 @@ func (a *app) doctorCmd() *cobra.Command {
 const defaultConfig = "/usr/local/etc/freejail.hcl"
 
 // withoutDaemon examines a host on which no daemon answers.
-func (a *app) withoutDaemon(config string) ([]client.Check, error) {
+func (a *commands) withoutDaemon(config string) ([]client.Check, error) {
 	if config == "" {
 		if _, err := os.Stat(defaultConfig); err == nil {
 			config = defaultConfig
@@ -252,7 +252,7 @@ func printChecks(w io.Writer, checks []client.Check) {
 	}
 }
 
-func (a *app) versionCmd() *cobra.Command {
+func (a *commands) versionCmd() *cobra.Command {
 	return &cobra.Command{Use: "version", Short: "print the version", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
 		return a.print(map[string]string{"version": a.version}, func(w io.Writer) { printable.Fprintln(w, "freejail", a.version) })
 	}}

@@ -54,8 +54,8 @@ func group(c *cobra.Command, subs ...*cobra.Command) *cobra.Command {
 	return c
 }
 
-// app is what all commands share.
-type app struct {
+// commands is what all commands share.
+type commands struct {
 	version string
 	socket  string
 	json    bool
@@ -64,7 +64,7 @@ type app struct {
 }
 
 // client says when it waits for a daemon that has just begun.
-func (a *app) client() *client.Client {
+func (a *commands) client() *client.Client {
 	c := client.New(a.socket)
 	c.Waiting = func(why string) { printable.Fprintln(os.Stderr, "freejail: waiting for the daemon:", why) }
 	return c
@@ -74,7 +74,7 @@ func (a *app) client() *client.Client {
 func Main(version string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	a := &app{version: version, out: printable.NewWriter(os.Stdout), stream: os.Stdout}
+	a := &commands{version: version, out: printable.NewWriter(os.Stdout), stream: os.Stdout}
 	root := a.root()
 	root.SetArgs(longFlags(os.Args[1:]))
 	root.SetOut(a.out)
@@ -118,7 +118,7 @@ func longFlags(args []string) []string {
 	return out
 }
 
-func (a *app) root() *cobra.Command {
+func (a *commands) root() *cobra.Command {
 	socket := os.Getenv("FREEJAIL_SOCKET")
 	if socket == "" {
 		socket = client.DefaultSocket
@@ -132,7 +132,7 @@ func (a *app) root() *cobra.Command {
 	return c
 }
 
-func (a *app) daemonCmd() *cobra.Command {
+func (a *commands) daemonCmd() *cobra.Command {
 	var config, stateDir, binary, logFile string
 	var upgrade, check bool
 	c := &cobra.Command{Use: "daemon", Short: "run the daemon, or upgrade the one that runs", Args: cobra.NoArgs,
@@ -169,7 +169,7 @@ func (a *app) daemonCmd() *cobra.Command {
 }
 
 // checkHost reads the host's configuration and the files that it names.
-func (a *app) checkHost(config string) error {
+func (a *commands) checkHost(config string) error {
 	cfg, err := daemon.LoadConfig(config)
 	if err != nil {
 		return err
@@ -186,7 +186,7 @@ func (a *app) checkHost(config string) error {
 	return nil
 }
 
-func (a *app) daemon(cmd *cobra.Command, start *starter, config, stateDir, logFile string) error {
+func (a *commands) daemon(cmd *cobra.Command, start *starter, config, stateDir, logFile string) error {
 	if logFile != "" {
 		if err := logTo(logFile); err != nil {
 			return fmt.Errorf("--log-file: %w", err)
@@ -206,7 +206,7 @@ func (a *app) daemon(cmd *cobra.Command, start *starter, config, stateDir, logFi
 }
 
 // serve tells who started the daemon when it is ready, or why it is not.
-func (a *app) serve(ctx context.Context, start *starter, cfg daemon.Config) error {
+func (a *commands) serve(ctx context.Context, start *starter, cfg daemon.Config) error {
 	log := hclog.New(&hclog.LoggerOptions{Name: "freejail", Level: hclog.LevelFromString(cfg.LogLevel), Output: printable.NewWriter(os.Stderr)})
 	d, err := daemon.New(cfg, a.version, log)
 	if err != nil {
@@ -224,7 +224,7 @@ func (a *app) serve(ctx context.Context, start *starter, cfg daemon.Config) erro
 }
 
 // print writes a value as JSON, or as f does for people.
-func (a *app) print(v any, f func(io.Writer)) error {
+func (a *commands) print(v any, f func(io.Writer)) error {
 	if a.json {
 		enc := json.NewEncoder(a.out)
 		enc.SetIndent("", "  ")

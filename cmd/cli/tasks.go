@@ -31,7 +31,7 @@ type runFlags struct {
 	detach, remove, pull                                             bool
 }
 
-func (a *app) runCmd() *cobra.Command {
+func (a *commands) runCmd() *cobra.Command {
 	var f runFlags
 	c := &cobra.Command{Use: "run [flags] IMAGE [COMMAND [ARG...]]", Short: "start a task without Nomad and follow it to its end",
 		Args: cobra.MinimumNArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
@@ -177,7 +177,7 @@ func volumes(list []string) ([]client.Mount, error) {
 	return out, nil
 }
 
-func (a *app) run(ctx context.Context, spec client.TaskSpec, f runFlags) error {
+func (a *commands) run(ctx context.Context, spec client.TaskSpec, f runFlags) error {
 	c := a.client()
 	t, err := c.Start(ctx, spec)
 	if err != nil {
@@ -293,7 +293,7 @@ func exitOf(e *client.Exit) error {
 	return nil
 }
 
-func (a *app) psCmd() *cobra.Command {
+func (a *commands) psCmd() *cobra.Command {
 	var all bool
 	c := &cobra.Command{Use: "ps", Short: "list the tasks of this host", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 		c := a.client()
@@ -369,7 +369,7 @@ func psRow(t client.Task, u client.Usage) []string {
 		dash(strings.Join(ports, ","), len(ports) == 0), units.BytesSize(float64(u.RSS)), (u.UserTime + u.SysTime).Round(time.Millisecond).String(), ago(t.CreatedAt)}
 }
 
-func (a *app) execCmd() *cobra.Command {
+func (a *commands) execCmd() *cobra.Command {
 	var spec client.ExecSpec
 	var env []string
 	c := &cobra.Command{Use: "exec [flags] TASK COMMAND [ARG...]", Short: "run a command in a task's jail", Args: cobra.MinimumNArgs(2),
@@ -389,7 +389,7 @@ func (a *app) execCmd() *cobra.Command {
 	return c
 }
 
-func (a *app) exec(ctx context.Context, id string, spec client.ExecSpec) error {
+func (a *commands) exec(ctx context.Context, id string, spec client.ExecSpec) error {
 	xio := client.ExecIO{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
 	fd := int(os.Stdin.Fd())
 	if spec.TTY && term.IsTerminal(fd) {
@@ -427,7 +427,7 @@ func resizes(fd int) <-chan client.WindowSize {
 	return out
 }
 
-func (a *app) stopCmd() *cobra.Command {
+func (a *commands) stopCmd() *cobra.Command {
 	var sig string
 	var timeout time.Duration
 	c := &cobra.Command{Use: "stop TASK...", Short: "end tasks: a signal, and SIGKILL when the time is over", Args: cobra.MinimumNArgs(1),
@@ -451,14 +451,14 @@ func (a *app) stopCmd() *cobra.Command {
 }
 
 // stopTimeout is how long a task has to end; the image may have said.
-func (a *app) stopTimeout(ctx context.Context, id string) time.Duration {
+func (a *commands) stopTimeout(ctx context.Context, id string) time.Duration {
 	if t, err := a.client().Task(ctx, id); err == nil && t.Spec.StopTimeout > 0 {
 		return time.Duration(t.Spec.StopTimeout)
 	}
 	return client.DefaultStopTimeout
 }
 
-func (a *app) shutdownCmd() *cobra.Command {
+func (a *commands) shutdownCmd() *cobra.Command {
 	var limit time.Duration
 	c := &cobra.Command{Use: "shutdown", Short: "end all tasks as a shutdown of the host does", Args: cobra.NoArgs,
 		Long: `Takes every task out of Consul, sends it its stop signal, and kills it when its
@@ -496,7 +496,7 @@ func printShutdown(w io.Writer, r *client.ShutdownResult) {
 	printable.Fprintln(w)
 }
 
-func (a *app) rmCmd() *cobra.Command {
+func (a *commands) rmCmd() *cobra.Command {
 	var force bool
 	c := &cobra.Command{Use: "rm TASK...", Short: "forget ended tasks", Args: cobra.MinimumNArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
 		var errs []error
@@ -509,7 +509,7 @@ func (a *app) rmCmd() *cobra.Command {
 	return c
 }
 
-func (a *app) logsCmd() *cobra.Command {
+func (a *commands) logsCmd() *cobra.Command {
 	var follow, stderr bool
 	var tail int
 	c := &cobra.Command{Use: "logs TASK", Short: "show what a task wrote", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
@@ -534,7 +534,7 @@ func (a *app) logsCmd() *cobra.Command {
 	return c
 }
 
-func (a *app) inspectCmd() *cobra.Command {
+func (a *commands) inspectCmd() *cobra.Command {
 	return &cobra.Command{Use: "inspect TASK", Short: "all that the daemon knows of a task, as JSON", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
 		t, err := a.client().Task(cmd.Context(), args[0])
 		if err != nil {
@@ -545,7 +545,7 @@ func (a *app) inspectCmd() *cobra.Command {
 	}}
 }
 
-func (a *app) eventsCmd() *cobra.Command {
+func (a *commands) eventsCmd() *cobra.Command {
 	var follow bool
 	c := &cobra.Command{Use: "events", Short: "what happened to the tasks of late", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 		c, after := a.client(), uint64(0)

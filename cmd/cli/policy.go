@@ -15,14 +15,14 @@ import (
 	"github.com/freejail/freejail/policy"
 )
 
-func (a *app) policyCmd() *cobra.Command {
+func (a *commands) policyCmd() *cobra.Command {
 	c := &cobra.Command{Use: "policy", Short: "what this host lets images have"}
 	reload := &cobra.Command{Use: "reload", Short: "read the policy file now and say what is wrong with it", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.client().Reload(cmd.Context()) }}
 	return group(c, a.policyCheckCmd(), a.policyTestCmd(), a.policySetsCmd(), a.policyApproveCmd(), a.policyListCmd(), a.policyRevokeCmd(), a.policyLogCmd(), reload)
 }
 
-func (a *app) policyCheckCmd() *cobra.Command {
+func (a *commands) policyCheckCmd() *cobra.Command {
 	var file string
 	var f runFlags
 	c := &cobra.Command{Use: "check [flags] IMAGE", Short: "what the policy says of each request of an image, or of a task", Args: cobra.ExactArgs(1),
@@ -47,7 +47,7 @@ func (a *app) policyCheckCmd() *cobra.Command {
 	return c
 }
 
-func (a *app) check(cmd *cobra.Command, f runFlags, image, file string) (*client.Decision, error) {
+func (a *commands) check(cmd *cobra.Command, f runFlags, image, file string) (*client.Decision, error) {
 	if !cmd.Flags().Changed("policy") {
 		spec, err := f.spec([]string{imageRef(image)})
 		if err != nil {
@@ -69,7 +69,7 @@ func (a *app) check(cmd *cobra.Command, f runFlags, image, file string) (*client
 	return daemon.CheckImage(cmd.Context(), image, file)
 }
 
-func (a *app) policyTestCmd() *cobra.Command {
+func (a *commands) policyTestCmd() *cobra.Command {
 	return &cobra.Command{Use: "test FILE", Short: "run the test blocks that stand beside a policy", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			p, err := daemon.LoadPolicy(args[0])
@@ -102,7 +102,7 @@ func (a *app) policyTestCmd() *cobra.Command {
 		}}
 }
 
-func (a *app) policySetsCmd() *cobra.Command {
+func (a *commands) policySetsCmd() *cobra.Command {
 	return &cobra.Command{Use: "sets [NAME]", Short: "list the built-in sets of permits, or read one", Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 1 {
@@ -123,7 +123,7 @@ func (a *app) policySetsCmd() *cobra.Command {
 		}}
 }
 
-func (a *app) policyApproveCmd() *cobra.Command {
+func (a *commands) policyApproveCmd() *cobra.Command {
 	var reason, expires string
 	var requests []string
 	c := &cobra.Command{Use: "approve IMAGE@DIGEST --reason REASON", Short: "let one digest of an image have what the policy does not permit", Args: cobra.ExactArgs(1),
@@ -186,7 +186,7 @@ func until(a client.Approval) string {
 	return " until " + a.Expires.Local().Format("2006-01-02 15:04")
 }
 
-func (a *app) policyListCmd() *cobra.Command {
+func (a *commands) policyListCmd() *cobra.Command {
 	return &cobra.Command{Use: "list", Short: "list the approvals", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 		l, err := a.client().Approvals(cmd.Context())
 		if err != nil {
@@ -202,7 +202,7 @@ func (a *app) policyListCmd() *cobra.Command {
 	}}
 }
 
-func (a *app) policyRevokeCmd() *cobra.Command {
+func (a *commands) policyRevokeCmd() *cobra.Command {
 	var reason string
 	c := &cobra.Command{Use: "revoke ID|DIGEST|IMAGE", Short: "withdraw an approval; running tasks go on and are told", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -212,7 +212,7 @@ func (a *app) policyRevokeCmd() *cobra.Command {
 	return c
 }
 
-func (a *app) policyLogCmd() *cobra.Command {
+func (a *commands) policyLogCmd() *cobra.Command {
 	return &cobra.Command{Use: "log", Short: "tell everything that was ever approved and revoked, or expired", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 		l, err := a.client().ApprovalLog(cmd.Context())
 		if err != nil {
@@ -266,7 +266,7 @@ func printDecision(w io.Writer, d *client.Decision) {
 	}
 }
 
-func (a *app) devfsCmd() *cobra.Command {
+func (a *commands) devfsCmd() *cobra.Command {
 	c := &cobra.Command{Use: "devfs", Short: "freejail's devfs rulesets"}
 	list := &cobra.Command{Use: "list", Short: "list the rulesets and who holds them", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 		l, err := a.client().Rulesets(cmd.Context())
@@ -306,7 +306,7 @@ func printRuleset(w io.Writer, s client.Ruleset) {
 	}
 }
 
-func (a *app) devfsExplainCmd() *cobra.Command {
+func (a *commands) devfsExplainCmd() *cobra.Command {
 	var all bool
 	c := &cobra.Command{Use: "explain IMAGE", Short: "which of this host's devices a jail of an image would see, and by which rule", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -335,7 +335,7 @@ func (a *app) devfsExplainCmd() *cobra.Command {
 	return c
 }
 
-func (a *app) metricsCmd() *cobra.Command {
+func (a *commands) metricsCmd() *cobra.Command {
 	return &cobra.Command{Use: "metrics", Short: "print the daemon's metrics in Prometheus' text format", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.client().Metrics(cmd.Context(), a.out)

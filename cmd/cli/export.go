@@ -11,7 +11,7 @@ import (
 	"github.com/freejail/freejail/internal/printable"
 )
 
-func (a *app) exportCmd() *cobra.Command {
+func (a *commands) exportCmd() *cobra.Command {
 	var list bool
 	var remove string
 	c := &cobra.Command{Use: "export IMAGE", Short: "serve an image to other hosts as a root over NFS", Args: cobra.MaximumNArgs(1),
@@ -38,7 +38,7 @@ func (a *app) exportCmd() *cobra.Command {
 	return c
 }
 
-func (a *app) listExports(cmd *cobra.Command) error {
+func (a *commands) listExports(cmd *cobra.Command) error {
 	list, err := a.client().Exports(cmd.Context())
 	if err != nil {
 		return err

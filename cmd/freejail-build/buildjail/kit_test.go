@@ -18,9 +18,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/freejail/freejail/cmd/freejail-build/buildjail"
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/build"
-	"github.com/freejail/freejail/internal/buildjail"
 	"github.com/freejail/freejail/internal/mount"
 )
 
