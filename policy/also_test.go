@@ -5,7 +5,7 @@ import "testing"
 // Other names of the same content make what is denied and required more, and
 // what is permitted no more.
 func TestOtherNamesOnlyRestrict(t *testing.T) {
-	asked := []Request{{Kind: Allow, Name: "allow.raw_sockets", Value: "true", Source: FromImage}}
+	asked := []Request{req("allow", "allow.raw_sockets", "true", FromImage)}
 	for text, want := range map[string][2]bool{ // without and with the other name
 		`permit { allow = ["raw_sockets"] }
 deny {

@@ -12,9 +12,8 @@ import (
 func thousand(kind string) (string, []Request) {
 	var lines []string
 	var reqs []Request
-	add := func(n int, k Kind, attr, entry string, r Request) {
+	add := func(n int, attr, entry string, r Request) {
 		lines = append(lines, fmt.Sprintf("permit {\n  images = [\"img%d*\"]\n  %s = %s\n}\n", n%10, attr, entry))
-		r.Kind = k
 		reqs = append(reqs, r)
 	}
 	for i := range 1000 {
@@ -26,15 +25,15 @@ func thousand(kind string) (string, []Request) {
 		case "devfs":
 			text := fmt.Sprintf("path 'dev%d[0-9]*' unhide mode 660", i)
 			asked := fmt.Sprintf("path 'dev%d[1-3]?' unhide mode 600", i)
-			add(i, Devfs, "devfs", fmt.Sprintf("[%q]", text), Request{Name: asked, Value: asked})
+			add(i, "devfs", fmt.Sprintf("[%q]", text), req("devfs", asked, asked))
 		case "allow":
-			add(i, Allow, "allow", fmt.Sprintf("[\"a%d.*\"]", i), Request{Name: fmt.Sprintf("allow.a%d.b", i), Value: "true"})
+			add(i, "allow", fmt.Sprintf("[\"a%d.*\"]", i), req("allow", fmt.Sprintf("allow.a%d.b", i), "true"))
 		case "sysctl":
-			add(i, Sysctl, "sysctl", fmt.Sprintf("{ \"kern.s%d.*\" = \"<=5\" }", i), Request{Name: fmt.Sprintf("kern.s%d.x", i), Value: "3"})
+			add(i, "sysctl", fmt.Sprintf("{ \"kern.s%d.*\" = \"<=5\" }", i), req("sysctl", fmt.Sprintf("kern.s%d.x", i), "3"))
 		case "mount":
-			add(i, Mount, "mounts", fmt.Sprintf("[\"nullfs:/srv/d%d:ro\"]", i), Request{Name: "/mnt", Value: fmt.Sprintf("nullfs:/srv/d%d/x:ro", i)})
+			add(i, "mounts", fmt.Sprintf("[\"nullfs:/srv/d%d:ro\"]", i), req("mount", "/mnt", fmt.Sprintf("nullfs:/srv/d%d/x:ro", i)))
 		case "port":
-			add(i, Port, "ports", fmt.Sprintf("[\"%d/tcp\"]", i+1024), Request{Name: "p", Value: fmt.Sprintf("%d/tcp", i+1024)})
+			add(i, "ports", fmt.Sprintf("[\"%d/tcp\"]", i+1024), req("port", "p", fmt.Sprintf("%d/tcp", i+1024)))
 		}
 	}
 	lines = append(lines, "deny {\n  devfs = [\"path mem unhide\", \"path 'k*' unhide\"]\n  ports = [\"2049\"]\n}\n")

@@ -40,7 +40,7 @@ func product(format string, lists ...[]string) []string {
 func requests(kind Kind, name string, values ...string) []Request {
 	var out []Request
 	for _, v := range values {
-		out = append(out, Request{Kind: kind, Name: name, Value: v})
+		out = append(out, req(kind, name, v))
 	}
 	return out
 }
@@ -70,10 +70,10 @@ func spellings() []string {
 func nullfsDenials() denials {
 	d := denials{attr: `mounts = [%q]`, permit: `mounts = ["nullfs:/:suid"]`, denies: product("nullfs:%%", places, []string{"", ":ro", ":rw", ":suid", ":ro,suid", ":rw,suid"})}
 	for _, v := range product("nullfs:%:%", spellings(), []string{"ro", "rw", "ro,suid", "rw,suid"}) {
-		d.requests = append(d.requests, requests(Mount, "/mnt", v)...)
+		d.requests = append(d.requests, requests("mount", "/mnt", v)...)
 	}
 	d.of = func(deny string) []string { return filesBelow(strings.Split(deny, ":")[1]) }
-	d.asked = func(r Request) []string { return filesBelow(strings.Split(r.Value, ":")[1]) }
+	d.asked = func(r Request) []string { return filesBelow(strings.Split(valueOf(r), ":")[1]) }
 	return d
 }
 
@@ -81,7 +81,7 @@ func tmpfsDenials() denials {
 	d := denials{attr: `mounts = [%q]`, permit: `mounts = ["tmpfs:/:suid", "procfs"]`,
 		denies: append(product("tmpfs:%%", places, []string{"", ":ro", ":rw", ":suid"}), "tmpfs", "procfs", "procfs:/srv")}
 	for _, target := range spellings() {
-		d.requests = append(d.requests, requests(Mount, target, "tmpfs", "tmpfs,size=1", "tmpfs,suid", "tmpfs,size=4096,suid", "procfs")...)
+		d.requests = append(d.requests, requests("mount", target, "tmpfs", "tmpfs,size=1", "tmpfs,suid", "tmpfs,size=4096,suid", "procfs")...)
 	}
 	named := func(fstype string, files []string) (out []string) {
 		for _, f := range files {
@@ -94,8 +94,8 @@ func tmpfsDenials() denials {
 		return named(parts[0], filesBelow(parts[1]))
 	}
 	d.asked = func(r Request) []string {
-		fstype, _, _ := strings.Cut(r.Value, ",")
-		return named(fstype, filesBelow(r.Name))
+		fstype, _, _ := strings.Cut(valueOf(r), ",")
+		return named(fstype, filesBelow(nameOf(r)))
 	}
 	return d
 }
@@ -110,7 +110,7 @@ func portDenials() denials {
 		}
 	}
 	d := denials{attr: `ports = [%q]`, permit: `ports = ["1-65535"]`, denies: product("%%", ranges, []string{"", "/tcp", "/udp"}),
-		requests: requests(Port, "p", product("%%", ranges, []string{"/tcp", "/udp"})...)}
+		requests: requests("port", "p", product("%%", ranges, []string{"/tcp", "/udp"})...)}
 	all := func(text string) (out []string) {
 		ports, proto, _ := strings.Cut(text, "/")
 		lo, hi, ranged := strings.Cut(ports, "-")
@@ -128,7 +128,7 @@ func portDenials() denials {
 		}
 		return out
 	}
-	d.of, d.asked = all, func(r Request) []string { return all(r.Value) }
+	d.of, d.asked = all, func(r Request) []string { return all(valueOf(r)) }
 	return d
 }
 
@@ -141,7 +141,7 @@ func devfsDenials() denials {
 	d := denials{attr: `devfs = [%q]`, permit: `devfs = ["unhide user 5 mode 777", "unhide user 0 group 5 mode 777", "group 0", "mode 777"]`,
 		denies: append(product("% %", globs, acts), acts...)}
 	for _, text := range d.denies {
-		d.requests = append(d.requests, Request{Kind: Devfs, Name: text, Value: text})
+		d.requests = append(d.requests, req("devfs", text, text))
 	}
 	names := []string{"mem", "kmem", "m", "xem", "lem", "da0", "da1", "dri/0", "dri/1", "dri"}
 	d.of = func(text string) (out []string) {
@@ -159,7 +159,7 @@ func devfsDenials() denials {
 		}
 		return out
 	}
-	d.asked = func(r Request) []string { return d.of(r.Value) }
+	d.asked = func(r Request) []string { return d.of(valueOf(r)) }
 	return d
 }
 
@@ -189,10 +189,10 @@ var nameGlobs = []string{"*", "mount", "mount.*", "mount.?mpfs", "m*", "*.zfs", 
 func allowDenials() denials {
 	d := denials{attr: `allow = [%q]`, permit: `allow = ["*"]`, denies: append(slices.Clone(nameGlobs), "allow.mount", "allow.*.zfs")}
 	for _, n := range dotted {
-		d.requests = append(d.requests, requests(Allow, "allow."+n, "true")...)
+		d.requests = append(d.requests, requests("allow", "allow."+n, "true")...)
 	}
 	d.of = func(deny string) []string { return related("allow."+strings.TrimPrefix(deny, "allow."), "allow.") }
-	d.asked = func(r Request) []string { return []string{strings.TrimPrefix(r.Name, "allow.")} }
+	d.asked = func(r Request) []string { return []string{strings.TrimPrefix(nameOf(r), "allow.")} }
 	return d
 }
 
@@ -205,7 +205,7 @@ func jailDenials(kind Kind) denials {
 	}
 	d.denies = append(d.denies, product(`"%" = "%"`, []string{"securelevel", "enforce_statfs"}, values)...)
 	names := append(slices.Clone(dotted), "securelevel", "enforce_statfs")
-	if kind == Jail {
+	if kind == "jail" {
 		names = append(names, "mount.nozfs")
 	}
 	for _, n := range names {
@@ -230,10 +230,10 @@ func jailDenials(kind Kind) denials {
 		return out
 	}
 	d.asked = func(r Request) []string {
-		if r.Name == "mount.nozfs" { // with false it is mount.zfs; its bounds are nobody's guess
+		if nameOf(r) == "mount.nozfs" { // with false it is mount.zfs; its bounds are nobody's guess
 			return []string{"mount.zfs=inherit"}
 		}
-		return []string{r.Name + "=" + r.Value}
+		return []string{nameOf(r) + "=" + valueOf(r)}
 	}
 	return d
 }
@@ -249,7 +249,7 @@ func deniedNumber(kind Kind, name, deny, asked string) bool {
 		in := map[string]bool{"<=2": m <= 2, ">=3": m >= 3, "2..4": m >= 2 && m <= 4}[deny]
 		gives := map[string]bool{"children.max": m <= n, "securelevel": m >= n, "enforce_statfs": m >= n}
 		more, known := gives[name]
-		if kind == Sysctl || !known && deny != "2..4" {
+		if kind == "sysctl" || !known && deny != "2..4" {
 			more = m == n
 		} else if !known {
 			more = true // nobody knows
@@ -271,16 +271,16 @@ func words(kind Kind, attr, permit string, denies []string, reqs []Request, same
 		return []string{s}
 	}
 	return denials{attr: attr, permit: permit, denies: denies, requests: reqs,
-		of: class, asked: func(r Request) []string { return class(r.Value) }}
+		of: class, asked: func(r Request) []string { return class(valueOf(r)) }}
 }
 
 func ipcDenials() denials {
 	d := denials{attr: `sysvipc = [%q]`, permit: `sysvipc = ["shm", "msg", "sem"]`, denies: product("%%", []string{"shm", "msg", "sem"}, []string{"", "=new", "=inherit"})}
 	for _, n := range []string{"shm", "msg", "sem"} {
-		d.requests = append(d.requests, requests(SysVIPC, n, "new", "inherit")...)
+		d.requests = append(d.requests, requests("sysvipc", n, "new", "inherit")...)
 	}
 	d.of = func(deny string) []string { return []string{deny[:3]} }
-	d.asked = func(r Request) []string { return []string{r.Name} }
+	d.asked = func(r Request) []string { return []string{nameOf(r)} }
 	return d
 }
 
@@ -309,8 +309,8 @@ func serviceDenials() denials {
 	}
 	d.asked = func(r Request) []string {
 		for _, list := range all {
-			if ServiceRequest(r.Name, list, "").Value == r.Value {
-				return append(product("tag %", strings.Split(strings.ToLower(strings.Join(list, "\n")), "\n")), "name "+strings.ToLower(r.Name))
+			if valueOf(ServiceRequest(nameOf(r), list, "")) == valueOf(r) {
+				return append(product("tag %", strings.Split(strings.ToLower(strings.Join(list, "\n")), "\n")), "name "+strings.ToLower(nameOf(r)))
 			}
 		}
 		return nil
@@ -324,15 +324,15 @@ func allDenials() map[Kind][]denials {
 		return []denials{words(kind, string(kind)+" = %s", string(kind)+" = true", []string{"true"}, requests(kind, "", value), [][]string{{"true", value}})}
 	}
 	return map[Kind][]denials{
-		Mount: {nullfsDenials(), tmpfsDenials()}, Port: {portDenials()}, Devfs: {devfsDenials()}, Allow: {allowDenials()},
-		Jail: {jailDenials(Jail)}, Sysctl: {jailDenials(Sysctl)}, SysVIPC: {ipcDenials()},
-		User: {words(User, `users = [%q]`, "", []string{"root", "0", "www", "80", "r??t", "r*t", "[0]"},
-			requests(User, "", "root", "0", "00", "", "root:wheel", "0:0", ":5", "www", "www:www", "80", "080", "80:1"),
+		"mount": {nullfsDenials(), tmpfsDenials()}, "port": {portDenials()}, "devfs": {devfsDenials()}, "allow": {allowDenials()},
+		"jail": {jailDenials("jail")}, "sysctl": {jailDenials("sysctl")}, "sysvipc": {ipcDenials()},
+		"user": {words("user", `users = [%q]`, "", []string{"root", "0", "www", "80", "r??t", "r*t", "[0]"},
+			requests("user", "", "root", "0", "00", "", "root:wheel", "0:0", ":5", "www", "www:www", "80", "080", "80:1"),
 			[][]string{{"root", "0", "00", "", "root:wheel", "0:0", ":5", "r??t", "r*t", "[0]"}, {"www", "www:www"}, {"80", "080", "80:1"}})},
-		Module: {words(Module, `modules = [%q]`, `modules = ["*"]`, []string{"procfs", "procfs.ko", "proc*", "tmpfs"}, requests(Module, "", "procfs", "procfs.ko", "linprocfs", "tmpfs", "tmpfs.ko"),
+		"module": {words("module", `modules = [%q]`, `modules = ["*"]`, []string{"procfs", "procfs.ko", "proc*", "tmpfs"}, requests("module", "", "procfs", "procfs.ko", "linprocfs", "tmpfs", "tmpfs.ko"),
 			[][]string{{"procfs", "procfs.ko", "proc*", "linprocfs"}, {"tmpfs", "tmpfs.ko"}}),
-			words(Module, `modules = [%q]`, `modules = ["*"]`, []string{"pseudofs", "linux_*"}, requests(Module, "", "linprocfs", "linsysfs", "tmpfs"), [][]string{{"pseudofs", "linprocfs", "linsysfs", "linux_*"}})},
-		Service: {serviceDenials()}, NFS: yes(NFS, "root"), VNET: yes(VNET, "true"), Linux: yes(Linux, "true"),
+			words("module", `modules = [%q]`, `modules = ["*"]`, []string{"pseudofs", "linux_*"}, requests("module", "", "linprocfs", "linsysfs", "tmpfs"), [][]string{{"pseudofs", "linprocfs", "linsysfs", "linux_*"}})},
+		"service": {serviceDenials()}, "nfs": yes("nfs", "root"), "vnet": yes("vnet", "true"), "linux": yes("linux", "true"),
 	}
 }
 
@@ -341,7 +341,7 @@ func allDenials() map[Kind][]denials {
 func TestDenyIsOfEveryForm(t *testing.T) {
 	all := allDenials()
 	for _, kind := range Kinds {
-		if all[kind] == nil && kind != Signature { // of which there are no denies
+		if all[kind] == nil && kind != "signature" { // of which there are no denies
 			t.Errorf("there are no denials of %s", kind)
 		}
 		for i, d := range all[kind] {
@@ -358,7 +358,7 @@ func (d denials) try(t *testing.T) {
 	approvals := []Approval{{Digest: digestA, Requests: d.requests}}
 	if free := mustParse(t, "permit {\n"+d.permit+"\n}").Decide(s, d.requests, nil); !free.Allowed {
 		for _, r := range free.Results {
-			if !r.Allowed && !strings.Contains(r.Value, "hide mode") { // the same as the mode alone
+			if !r.Allowed && !strings.Contains(valueOf(r.Request), "hide mode") { // the same as the mode alone
 				t.Errorf("without a deny: %s: %s", r.Request, r.Reason)
 			}
 		}

@@ -69,7 +69,7 @@ func FuzzDecide(f *testing.F) {
 		for range 1 + g.IntN(6) {
 			reqs = append(reqs, g.request(all))
 		}
-		reqs = append(reqs, Request{Kind: Kinds[g.IntN(len(Kinds)-1)], Name: value, Value: value, Source: FromImage}, Request{Kind: Mount, Name: "/tmp/x", Value: value})
+		reqs = append(reqs, req(Kinds[g.IntN(len(Kinds)-1)], value, value, FromImage), req("mount", "/tmp/x", value))
 		permits, deny := "", "deny {\n"+g.narrowing()+g.line(all)+"\n}\n"
 		for range g.IntN(4) {
 			permits += "permit {\n" + g.narrowing() + g.line(all) + "\n}\n"
@@ -93,7 +93,7 @@ func check(t *testing.T, s Subject, reqs []Request, approvals []Approval, permit
 	wider, ok3 := decided(permits+another, s, reqs, approvals)
 	nothing, _ := decided("", s, reqs, nil)
 	for i, r := range reqs {
-		free := r.Kind == User || r.Kind == Devfs && strings.Contains(nothing[i].Reason, "every task")
+		free := r.Kind == "user" || r.Kind == "devfs" && strings.Contains(nothing[i].Reason, "every task")
 		switch {
 		case nothing[i].Allowed && !free:
 			t.Errorf("nothing is permitted, and %+v is: %s", r, nothing[i].Reason)

@@ -16,18 +16,18 @@ var cases = map[Kind]struct {
 	permit, near string
 	deny         string
 }{
-	Devfs:   {Request{Name: "path 'bpf[0-3]' unhide mode 600", Value: "path 'bpf[0-3]' unhide mode 600"}, `devfs = ["path 'bpf*' unhide mode 660"]`, `devfs = ["path 'bpf[0-2]' unhide mode 660"]`, `devfs = ["path bpf3 unhide"]`},
-	Allow:   {Request{Name: "allow.raw_sockets", Value: "true"}, `allow = ["raw_sockets"]`, `allow = ["raw_socket?x"]`, `allow = ["raw_*"]`},
-	Jail:    {Request{Name: "children.max", Value: "3"}, `jail = { "children.max" = "<=5" }`, `jail = { "children.max" = "<=2" }`, `jail = { "children.*" = "1..9" }`},
-	SysVIPC: {Request{Name: "shm", Value: "new"}, `sysvipc = ["shm=new"]`, `sysvipc = ["shm=inherit", "sem"]`, `sysvipc = ["shm"]`},
-	Sysctl:  {Request{Name: "kern.ipc.somaxconn", Value: "1024"}, `sysctl = { "kern.ipc.*" = ">=128" }`, `sysctl = { "kern.ipc" = "*" }`, `sysctl = { "*" = "1024" }`},
-	Mount:   {Request{Name: "/data", Value: "nullfs:/srv/data/a:rw"}, `mounts = ["nullfs:/srv/data:rw"]`, `mounts = ["nullfs:/srv/data:ro"]`, `mounts = ["nullfs:/srv/data/a/secret"]`},
-	Port:    {Request{Name: "http", Value: "80/tcp"}, `ports = ["80-90/tcp"]`, `ports = ["80-90/udp", "81"]`, `ports = ["1-1023"]`},
-	Service: {ServiceRequest("web", []string{"v1", "a,b*"}, ""), `services = ["W*:v?,a\\,b*"]`, `services = ["web:v1", "web", "*:a*", "we:*"]`, `services = ["Web"]`},
-	Module:  {Request{Value: "linprocfs"}, `modules = ["lin*"]`, `modules = ["linux"]`, `modules = ["*"]`},
-	NFS:     {Request{Value: "root"}, `nfs = true`, `nfs = false`, `nfs = true`},
-	VNET:    {Request{Value: "true"}, `vnet = true`, `vnet = false`, `vnet = true`},
-	Linux:   {Request{Value: "true"}, `linux = true`, `linux = false`, `linux = true`},
+	"devfs":   {req("devfs", "path 'bpf[0-3]' unhide mode 600", "path 'bpf[0-3]' unhide mode 600"), `devfs = ["path 'bpf*' unhide mode 660"]`, `devfs = ["path 'bpf[0-2]' unhide mode 660"]`, `devfs = ["path bpf3 unhide"]`},
+	"allow":   {req("allow", "allow.raw_sockets", "true"), `allow = ["raw_sockets"]`, `allow = ["raw_socket?x"]`, `allow = ["raw_*"]`},
+	"jail":    {req("jail", "children.max", "3"), `jail = { "children.max" = "<=5" }`, `jail = { "children.max" = "<=2" }`, `jail = { "children.*" = "1..9" }`},
+	"sysvipc": {req("sysvipc", "shm", "new"), `sysvipc = ["shm=new"]`, `sysvipc = ["shm=inherit", "sem"]`, `sysvipc = ["shm"]`},
+	"sysctl":  {req("sysctl", "kern.ipc.somaxconn", "1024"), `sysctl = { "kern.ipc.*" = ">=128" }`, `sysctl = { "kern.ipc" = "*" }`, `sysctl = { "*" = "1024" }`},
+	"mount":   {req("mount", "/data", "nullfs:/srv/data/a:rw"), `mounts = ["nullfs:/srv/data:rw"]`, `mounts = ["nullfs:/srv/data:ro"]`, `mounts = ["nullfs:/srv/data/a/secret"]`},
+	"port":    {req("port", "http", "80/tcp"), `ports = ["80-90/tcp"]`, `ports = ["80-90/udp", "81"]`, `ports = ["1-1023"]`},
+	"service": {ServiceRequest("web", []string{"v1", "a,b*"}, ""), `services = ["W*:v?,a\\,b*"]`, `services = ["web:v1", "web", "*:a*", "we:*"]`, `services = ["Web"]`},
+	"module":  {req("module", "", "linprocfs"), `modules = ["lin*"]`, `modules = ["linux"]`, `modules = ["*"]`},
+	"nfs":     {req("nfs", "", "root"), `nfs = true`, `nfs = false`, `nfs = true`},
+	"vnet":    {req("vnet", "", "true"), `vnet = true`, `vnet = false`, `vnet = true`},
+	"linux":   {req("linux", "", "true"), `linux = true`, `linux = false`, `linux = true`},
 }
 
 // TestMatrix tries every kind of request under every ruling, asked for by the
@@ -35,14 +35,14 @@ var cases = map[Kind]struct {
 func TestMatrix(t *testing.T) {
 	for _, kind := range Kinds {
 		c, ok := cases[kind]
-		if !ok && kind != User && kind != Signature { // every user is permitted unless denied; no permit is about signatures
+		if !ok && kind != "user" && kind != "signature" { // every user is permitted unless denied; no permit is about signatures
 			t.Errorf("there is no case for %s", kind)
 		}
 		for _, from := range []Source{FromImage, FromJob} {
 			if ok {
 				t.Run(fmt.Sprintf("%s of the %s", kind, from), func(t *testing.T) {
 					r := c.request
-					r.Kind, r.Source = kind, from
+					r.Source = from
 					row(t, r, c.permit, c.near, c.deny)
 				})
 			}
@@ -110,8 +110,8 @@ func row(t *testing.T, r Request, permit, near, deny string) {
 }
 
 func TestUsers(t *testing.T) {
-	root := Request{Kind: User, Value: "root", Source: FromImage}
-	www := Request{Kind: User, Value: "www", Source: FromJob}
+	root := req("user", "", "root", FromImage)
+	www := req("user", "", "www", FromJob)
 	if d := mustParse(t, "").Decide(Subject{}, []Request{root, www}, nil); !d.Allowed {
 		t.Errorf("users are refused unasked: %+v", d)
 	}
@@ -124,8 +124,8 @@ func TestUsers(t *testing.T) {
 // What is hidden is no privilege; what two permits open together is permitted.
 func TestDevfsTogether(t *testing.T) {
 	p := mustParse(t, "permit {\n devfs = [\n \"path 'bpf[0-4]' unhide\",\n \"path 'bpf[5-9]' unhide\"]\n}\n")
-	ask := func(s string) Request { return Request{Kind: Devfs, Name: s, Value: s} }
-	d := p.Decide(Subject{}, []Request{ask("path 'bpf[0-9]' unhide"), ask("path mem hide"), ask("path 'bpf*' unhide"), ask("path x")}, nil)
+	rule := func(s string) Request { return req("devfs", s, s) }
+	d := p.Decide(Subject{}, []Request{rule("path 'bpf[0-9]' unhide"), rule("path mem hide"), rule("path 'bpf*' unhide"), rule("path x")}, nil)
 	for i, want := range []bool{true, true, false, false} {
 		if d.Results[i].Allowed != want {
 			t.Errorf("%s: %+v", d.Results[i].Request, d.Results[i])
@@ -146,7 +146,7 @@ deny { mounts = ["nullfs:/srv/a/rw:rw"] }`)
 		"nullfs:/srv/a/b:rw": true, "nullfs:/srv/a/rw/x:rw": false, "nullfs:/srv/a/rw/x:ro": false, "nullfs:/srv/a:rw": false, "nullfs:/srv/a:ro": false,
 		"nullfs:/srv/a,b:rw": false, "nullfs:/srv/a/../../etc:ro": false, "nullfs:srv/a:ro": false, "nullfs:/:ro": false, "tmpfs:/srv/a:ro": false, "": false,
 	} {
-		d := p.Decide(Subject{}, []Request{{Kind: Mount, Name: "/tmp/x", Value: value}}, nil)
+		d := p.Decide(Subject{}, []Request{req("mount", "/tmp/x", value)}, nil)
 		if d.Allowed != want {
 			t.Errorf("%q: allowed is %v: %s", value, d.Allowed, d.Results[0].Reason)
 		}
@@ -160,16 +160,16 @@ func TestNumericTricks(t *testing.T) {
  ports = ["1024-65535"]
 }`)
 	for _, v := range []string{"0x5", "+5", "05", " 5", "5 ", "5_0", "5e0", "5.0", "--5", "99999999999999999999", "-9223372036854775809", "٥", "", "6"} {
-		if d := p.Decide(Subject{}, []Request{{Kind: Jail, Name: "children.max", Value: v}}, nil); d.Allowed {
+		if d := p.Decide(Subject{}, []Request{req("jail", "children.max", v)}, nil); d.Allowed {
 			t.Errorf("children.max=%q is permitted: %s", v, d.Results[0].Reason)
 		}
 	}
 	for _, v := range []string{"08080/tcp", "8080", "8080/TCP", "+8080/tcp", "0/tcp", "-1/tcp", "65536/tcp", "8080-80/tcp", "1-8080/tcp", "8080/sctp", "8080/tcp ", "0x1f90/tcp"} {
-		if d := p.Decide(Subject{}, []Request{{Kind: Port, Value: v}}, nil); d.Allowed {
+		if d := p.Decide(Subject{}, []Request{req("port", "", v)}, nil); d.Allowed {
 			t.Errorf("port %q is permitted: %s", v, d.Results[0].Reason)
 		}
 	}
-	if d := p.Decide(Subject{}, []Request{{Kind: Jail, Name: "securelevel", Value: "0"}}, nil); d.Allowed {
+	if d := p.Decide(Subject{}, []Request{req("jail", "securelevel", "0")}, nil); d.Allowed {
 		t.Error("securelevel 0 is within 1..3")
 	}
 }
@@ -186,11 +186,11 @@ func TestSets(t *testing.T) {
 		mustParse(t, fmt.Sprintf("permit { sets = [%q] }", s.Name))
 	}
 	p := mustParse(t, "permit {\n sets = [\"network-tools\"]\n}")
-	d := p.Decide(Subject{}, []Request{{Kind: Allow, Name: "allow.raw_sockets", Value: "true"}}, nil)
+	d := p.Decide(Subject{}, []Request{req("allow", "allow.raw_sockets", "true")}, nil)
 	if !d.Allowed || d.Results[0].Reason != "permitted at host.hcl:2 (set network-tools)" {
 		t.Errorf("%+v", d)
 	}
-	if d := p.Decide(Subject{}, []Request{{Kind: Devfs, Value: "path bpf0 unhide"}}, nil); d.Allowed {
+	if d := p.Decide(Subject{}, []Request{req("devfs", "", "path bpf0 unhide")}, nil); d.Allowed {
 		t.Error("ping does not need bpf")
 	}
 }
@@ -237,7 +237,7 @@ func TestCommandIsQuoted(t *testing.T) {
 	s := Subject{Image: "tool:1", Repository: "tool", Digest: digestA}
 	var many []Request
 	for i := range 100 {
-		many = append(many, Request{Kind: Port, Value: fmt.Sprintf("%d/tcp", i+1)})
+		many = append(many, req("port", "", fmt.Sprintf("%d/tcp", i+1)))
 	}
 	d := mustParse(t, "").Decide(s, many, nil)
 	if cmd := d.ApproveCommand(s); len(cmd) > 300 || !strings.Contains(cmd, "100 refused requests") {
@@ -252,8 +252,8 @@ func TestCommandIsQuoted(t *testing.T) {
 // that request: nothing in it begins a line or hides.
 func TestPermitIsQuoted(t *testing.T) {
 	const hostile = "/a], /allowed\n\"\\${x}%{y}\u202e\x1b[2J\u009b\U000e0041"
-	for _, r := range []Request{{Kind: Mount, Name: hostile, Value: "tmpfs"}, {Kind: Jail, Name: "children.max", Value: hostile},
-		{Kind: User, Value: hostile}, {Kind: Sysctl, Name: "x.y", Value: hostile}} {
+	for _, r := range []Request{req("mount", hostile, "tmpfs"), req("jail", "children.max", hostile),
+		req("user", "", hostile), req("sysctl", "x.y", hostile)} {
 		r.Source = FromImage
 		block := permitBlock(Subject{Repository: "web"}, r)
 		if n := strings.Count(block, "\n"); n != 3 || printable.Text(block) != block {
@@ -268,7 +268,7 @@ func TestPermitIsQuoted(t *testing.T) {
 			t.Errorf("%s: what would permit it does not: %+v\n%s", r.Kind, d.Results, block)
 		}
 	}
-	err := mustParse(t, "").Decide(Subject{Image: "web\nallowed"}, []Request{{Kind: User, Value: hostile}}, nil).Err(Subject{Image: "web\nallowed"})
+	err := mustParse(t, "").Decide(Subject{Image: "web\nallowed"}, []Request{req("user", "", hostile)}, nil).Err(Subject{Image: "web\nallowed"})
 	if text := printable.Error(err); strings.Contains(text, "\nallowed") || text != err.Error() {
 		t.Errorf("refused by %q", text)
 	}

@@ -29,7 +29,7 @@ func TestNamesOfARegistry(t *testing.T) {
 		p := mustParse(t, src)
 		for images, want := range map[string]bool{c.denied: false, c.allowed: true} {
 			for _, image := range strings.Fields(images) {
-				d := p.Decide(subject(image), []Request{{Kind: Allow, Name: "allow.raw_sockets", Value: "true"}}, nil)
+				d := p.Decide(subject(image), []Request{req("allow", "allow.raw_sockets", "true")}, nil)
 				if d.Allowed != want {
 					t.Errorf("%s: %s is allowed: %v", name, image, d.Allowed)
 				}

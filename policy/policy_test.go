@@ -80,36 +80,36 @@ deny {
 		req   Request
 		want  bool
 	}{
-		{"web", Request{Kind: Port, Name: "http", Value: "8080/tcp"}, true},
-		{"web", Request{Kind: Port, Name: "http", Value: "80/tcp"}, false},
-		{"web", Request{Kind: Port, Name: "http", Value: "8080/udp"}, false},
-		{"web", Request{Kind: Port, Name: "dns", Value: "53/udp"}, true},
-		{"web", Request{Kind: Port, Name: "nfs", Value: "2049/tcp"}, false},
-		{"web", Request{Kind: Mount, Name: "/tmp/x", Value: "tmpfs"}, true},
-		{"web", Request{Kind: Mount, Name: "/tmpx", Value: "tmpfs"}, false},
-		{"web", Request{Kind: Mount, Name: "/tmp/../etc", Value: "tmpfs"}, false},
-		{"web", Request{Kind: Mount, Name: "/d", Value: "nullfs:/srv/data/a:ro"}, true},
-		{"web", Request{Kind: Mount, Name: "/d", Value: "nullfs:/srv/data/a:rw"}, false},
-		{"web", Request{Kind: Mount, Name: "/d", Value: "nullfs:/srv/database:ro"}, false},
-		{"web", Request{Kind: Mount, Name: "/d", Value: "nullfs:/srv/data/../../etc:ro"}, false},
-		{"web", Request{Kind: Mount, Name: "/d", Value: "nullfs:/srv/data:x:ro"}, false},
-		{"web", Request{Kind: Mount, Name: "/proc", Value: "procfs"}, true},
-		{"web", Request{Kind: Allow, Name: "allow.raw_sockets", Value: "true"}, false},
-		{"db:1", Request{Kind: Allow, Name: "allow.raw_sockets", Value: "true"}, true},
-		{"db-evil", Request{Kind: Allow, Name: "allow.raw_sockets", Value: "true"}, false},
-		{"db", Request{Kind: Allow, Name: "allow.mount.zfs", Value: "true"}, true},
-		{"db", Request{Kind: Allow, Name: "allow.chflags", Value: "true"}, false},
-		{"db", Request{Kind: SysVIPC, Name: "shm", Value: "new"}, true},
-		{"db", Request{Kind: SysVIPC, Name: "shm", Value: "inherit"}, false},
-		{"db", Request{Kind: SysVIPC, Name: "sem", Value: "inherit"}, true},
-		{"db", Request{Kind: Jail, Name: "securelevel", Value: "3"}, true},
-		{"db", Request{Kind: Jail, Name: "enforce_statfs", Value: "0"}, false},
-		{"db", Request{Kind: Sysctl, Name: "net.inet.tcp.x", Value: "1"}, true},
-		{"db", Request{Kind: Sysctl, Name: "net.inet.tcp.x", Value: "2"}, false},
-		{"db", Request{Kind: Devfs, Name: "path mem unhide", Value: "path mem unhide"}, true},
-		{"db", Request{Kind: Devfs, Name: "path kmem unhide", Value: "path kmem unhide"}, false},
-		{"db", Request{Kind: VNET, Value: "true"}, false},
-		{"db", Request{Kind: "new kind"}, false},
+		{"web", req("port", "http", "8080/tcp"), true},
+		{"web", req("port", "http", "80/tcp"), false},
+		{"web", req("port", "http", "8080/udp"), false},
+		{"web", req("port", "dns", "53/udp"), true},
+		{"web", req("port", "nfs", "2049/tcp"), false},
+		{"web", req("mount", "/tmp/x", "tmpfs"), true},
+		{"web", req("mount", "/tmpx", "tmpfs"), false},
+		{"web", req("mount", "/tmp/../etc", "tmpfs"), false},
+		{"web", req("mount", "/d", "nullfs:/srv/data/a:ro"), true},
+		{"web", req("mount", "/d", "nullfs:/srv/data/a:rw"), false},
+		{"web", req("mount", "/d", "nullfs:/srv/database:ro"), false},
+		{"web", req("mount", "/d", "nullfs:/srv/data/../../etc:ro"), false},
+		{"web", req("mount", "/d", "nullfs:/srv/data:x:ro"), false},
+		{"web", req("mount", "/proc", "procfs"), true},
+		{"web", req("allow", "allow.raw_sockets", "true"), false},
+		{"db:1", req("allow", "allow.raw_sockets", "true"), true},
+		{"db-evil", req("allow", "allow.raw_sockets", "true"), false},
+		{"db", req("allow", "allow.mount.zfs", "true"), true},
+		{"db", req("allow", "allow.chflags", "true"), false},
+		{"db", req("sysvipc", "shm", "new"), true},
+		{"db", req("sysvipc", "shm", "inherit"), false},
+		{"db", req("sysvipc", "sem", "inherit"), true},
+		{"db", req("jail", "securelevel", "3"), true},
+		{"db", req("jail", "enforce_statfs", "0"), false},
+		{"db", req("sysctl", "net.inet.tcp.x", "1"), true},
+		{"db", req("sysctl", "net.inet.tcp.x", "2"), false},
+		{"db", req("devfs", "path mem unhide", "path mem unhide"), true},
+		{"db", req("devfs", "path kmem unhide", "path kmem unhide"), false},
+		{"db", req("vnet", "", "true"), false},
+		{"db", req("new kind", "", ""), false},
 	} {
 		d := p.Decide(Subject{Image: c.image, Repository: strings.Split(c.image, ":")[0]}, []Request{c.req}, nil)
 		if d.Allowed != c.want {
@@ -120,7 +120,7 @@ deny {
 
 func TestDefaultDeny(t *testing.T) {
 	p := mustParse(t, "")
-	d := p.Decide(Subject{}, []Request{{Kind: Port, Value: "80/tcp"}}, nil)
+	d := p.Decide(Subject{}, []Request{req("port", "", "80/tcp")}, nil)
 	if d.Allowed {
 		t.Error("an empty policy permits a port")
 	}
@@ -131,8 +131,8 @@ func TestDefaultDeny(t *testing.T) {
 
 func TestApproval(t *testing.T) {
 	p := mustParse(t, `deny { allow = ["mount"] }`)
-	raw := Request{Kind: Allow, Name: "allow.raw_sockets", Value: "true", Source: FromImage}
-	mnt := Request{Kind: Allow, Name: "allow.mount", Value: "true", Source: FromImage}
+	raw := req("allow", "allow.raw_sockets", "true", FromImage)
+	mnt := req("allow", "allow.mount", "true", FromImage)
 	ok := []Approval{{Digest: digestA, Requests: []Request{raw, mnt}, By: "ann", Why: "ping", At: time.Now()}}
 	s := Subject{Image: "tool:1", Repository: "tool", Digest: digestA}
 	if d := p.Decide(s, []Request{raw}, ok); !d.Allowed || !strings.Contains(d.Results[0].Reason, "ann") {
@@ -172,3 +172,11 @@ func TestMistakes(t *testing.T) {
 		}
 	}
 }
+
+// req is a request as an approval keeps it.
+func req(kind Kind, name, value string, from ...Source) Request {
+	return Request{Kind: kind, Name: name, Value: value, Source: append(from, "")[0]}
+}
+
+func nameOf(r Request) string  { return r.Name }
+func valueOf(r Request) string { return r.Value }

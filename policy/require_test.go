@@ -19,7 +19,7 @@ func TestRequire(t *testing.T) {
 	in := func(image string, signers ...string) Subject {
 		return Subject{Image: image, Repository: RepositoryOf(image), Digest: digestA, Signers: signers}
 	}
-	approval := []Approval{{Digest: digestA, Requests: []Request{{Kind: Signature, Value: "rel*,ops"}}, At: time.Now()}}
+	approval := []Approval{{Digest: digestA, Requests: []Request{req("signature", "", "rel*,ops")}, At: time.Now()}}
 	for name, c := range map[string]struct {
 		s         Subject
 		approvals []Approval
@@ -34,7 +34,7 @@ func TestRequire(t *testing.T) {
 		"approved":        {in("r.example/prod/web:1"), approval, true},
 		"approved before": {in("r.example/prod/web:1"), []Approval{{Digest: digestB, Requests: approval[0].Requests}}, false},
 	} {
-		d := p.Decide(c.s, []Request{{Kind: VNET, Value: "true"}}, c.approvals)
+		d := p.Decide(c.s, []Request{req("vnet", "", "true")}, c.approvals)
 		if d.Allowed != c.want {
 			t.Errorf("%s: %+v", name, d)
 		}

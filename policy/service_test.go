@@ -45,7 +45,7 @@ func TestOwnService(t *testing.T) {
 
 func TestTags(t *testing.T) {
 	r := ServiceRequest("web", []string{"b", "a,b", `c\`, "b", "*"}, FromJob)
-	if r.Value != `*,a\,b,b,c\\` || strings.Join(r.tags(), " ") != `* a,b b c\` || r.Key() != `service:web:*,a\,b,b,c\\` {
+	if valueOf(r) != `*,a\,b,b,c\\` || strings.Join(r.tags(), " ") != `* a,b b c\` || r.Key() != `service:web:*,a\,b,b,c\\` {
 		t.Errorf("%+v, %q, %s", r, r.tags(), r.Key())
 	}
 	if other := ServiceRequest("web", []string{"a", "b"}, FromJob); other.same(ServiceRequest("web", []string{"a,b"}, FromJob)) {

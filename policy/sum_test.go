@@ -8,7 +8,7 @@ import (
 
 // A line's size is for all that it permits to a task, not for each.
 func TestSizesAreSums(t *testing.T) {
-	tmpfs := func(target, more string) Request { return Request{Kind: Mount, Name: target, Value: "tmpfs" + more} }
+	tmpfs := func(target, more string) Request { return req("mount", target, "tmpfs"+more) }
 	var many []Request
 	for i := range 200 {
 		many = append(many, tmpfs(fmt.Sprintf("/tmp/%d", i), ",size=1073741824"))
@@ -25,7 +25,7 @@ func TestSizesAreSums(t *testing.T) {
 		"halves":                          {sized, []Request{tmpfs("/tmp/a", ",size=536870912"), tmpfs("/tmp/b", ",size=536870912")}, true},
 		"halves, and a byte":              {sized, []Request{tmpfs("/tmp/a", ",size=536870912"), tmpfs("/tmp/b", ",size=536870912"), tmpfs("/tmp/c", ",size=1")}, false},
 		"the same twice":                  {sized, []Request{many[0], many[0]}, false},
-		"of image and job":                {sized, []Request{many[0], {Kind: Mount, Name: "/tmp/x", Value: "tmpfs,size=1", Source: FromJob}}, false},
+		"of image and job":                {sized, []Request{many[0], req("mount", "/tmp/x", "tmpfs,size=1", FromJob)}, false},
 		"without a size":                  {sized, []Request{tmpfs("/tmp/a", "")}, false},
 		"a sum over the largest number":   {sized, []Request{tmpfs("/tmp/a", ",size=9223372036854775807"), tmpfs("/tmp/b", ",size=9223372036854775807")}, false},
 		"such a sum within a bound":       {`permit { mounts = ["tmpfs:/tmp:size<=8191PiB"] }`, []Request{tmpfs("/tmp/a", ",size=9000000000000000000"), tmpfs("/tmp/b", ",size=9000000000000000000")}, false},
@@ -58,7 +58,7 @@ func TestDenyOfADirectoryByAnotherPath(t *testing.T) {
 	})
 	for source, denied := range map[string]bool{"/data/secret": true, "/data/secret/x": true, "/again/secret/x": true, "/data": true, "/": true, "/link": true,
 		"/data/secrets": false, "/data/other": false, "/srv": false, "/data/free": false, "/again": true} {
-		d := p.Decide(Subject{Image: "web"}, requests(Mount, "/mnt", "nullfs:"+source+":rw"), nil)
+		d := p.Decide(Subject{Image: "web"}, requests("mount", "/mnt", "nullfs:"+source+":rw"), nil)
 		if d.Results[0].Denied != denied {
 			t.Errorf("%s: %+v", source, d.Results[0])
 		}
