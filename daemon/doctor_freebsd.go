@@ -9,6 +9,7 @@ import (
 	zfs "github.com/mistifyio/go-zfs/v3"
 	"golang.org/x/sys/unix"
 
+	"github.com/freejail/freejail/internal/bsd"
 	"github.com/freejail/freejail/internal/mount"
 )
 
@@ -78,7 +79,7 @@ func (c *checks) release() {
 
 // securelevel keeps files with flags of the system's, as FreeBSD's base has them.
 func (c *checks) securelevel() {
-	if level := secureLevel(); level > 0 {
+	if level := bsd.SecureLevel(); level > 0 {
 		c.warn("securelevel", fmt.Sprintf("kern.securelevel is %d: what has the flags schg, sappnd or sunlnk, as FreeBSD's base has them, "+
 			"cannot be removed: unpacked images, and roots whose tasks set such flags, stay on the disk", level),
 			"use storage { driver = \"zfs\" }, which removes datasets all the same, or remove images before the level is raised: "+
@@ -131,7 +132,7 @@ func (c *checks) fileSystem(name string) {
 	}
 	fix := fmt.Sprintf("kldload %s && sysrc kld_list+=%s", name, name)
 	for _, dir := range []string{"/boot/kernel", "/boot/modules"} {
-		if _, err := os.Stat(filepath.Join(dir, name+".ko")); err == nil && secureLevel() <= 0 {
+		if _, err := os.Stat(filepath.Join(dir, name+".ko")); err == nil && bsd.SecureLevel() <= 0 {
 			c.ok(name, "a module, which the daemon loads")
 			return
 		}

@@ -1,18 +1,17 @@
 package daemon
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 	"syscall"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/devfs"
+	"github.com/freejail/freejail/internal/bsd"
 	"github.com/freejail/freejail/internal/mount"
 )
 
@@ -90,79 +89,8 @@ func checkOSVersion(min string) error {
 	return nil
 }
 
-// Types of sysctls: CTLTYPE_* of sys/sysctl.h.
-const (
-	ctlType   = 0xf
-	ctlString = 3
-)
-
-// ctlSigned are the types that may be below zero.
-var ctlSigned = map[uint32]bool{2: true, 4: true, 7: true, 0xc: true, 0xd: true, 0xe: true}
-
 // sysctl reads a host's sysctl as text.
-func sysctl(name string) (string, error) {
-	kind, err := sysctlKind(name)
-	if err != nil {
-		return "", err
-	}
-	b, err := unix.SysctlRaw(name)
-	if err != nil {
-		return "", err
-	}
-	var u uint64
-	var i int64
-	le := binary.LittleEndian
-	switch {
-	case kind == ctlString:
-		return strings.TrimRight(string(b), "\x00"), nil
-	case len(b) == 1:
-		u, i = uint64(b[0]), int64(int8(b[0]))
-	case len(b) == 2:
-		u, i = uint64(le.Uint16(b)), int64(int16(le.Uint16(b)))
-	case len(b) == 4:
-		u, i = uint64(le.Uint32(b)), int64(int32(le.Uint32(b)))
-	case len(b) == 8:
-		u, i = le.Uint64(b), int64(le.Uint64(b))
-	default:
-		return "", fmt.Errorf("it is neither a text nor a number")
-	}
-	if ctlSigned[kind] {
-		return strconv.FormatInt(i, 10), nil
-	}
-	return strconv.FormatUint(u, 10), nil
-}
-
-// sysctlKind asks the kernel for a sysctl's type, by its undocumented sysctls
-// {0, 3}, name to number, and {0, 4}, number to type.
-func sysctlKind(name string) (uint32, error) {
-	ask := func(mib []int32, in, out []byte) (int, error) {
-		n := uintptr(len(out))
-		var inp unsafe.Pointer
-		if len(in) > 0 {
-			inp = unsafe.Pointer(&in[0])
-		}
-		_, _, errno := unix.Syscall6(unix.SYS___SYSCTL, uintptr(unsafe.Pointer(&mib[0])), uintptr(len(mib)),
-			uintptr(unsafe.Pointer(&out[0])), uintptr(unsafe.Pointer(&n)), uintptr(inp), uintptr(len(in)))
-		if errno != 0 {
-			return 0, errno
-		}
-		return int(n), nil
-	}
-	oid := make([]byte, 4*24) // CTL_MAXNAME
-	n, err := ask([]int32{0, 3}, []byte(name), oid)
-	if err != nil {
-		return 0, err
-	}
-	mib := []int32{0, 4}
-	for i := 0; i+4 <= n; i += 4 {
-		mib = append(mib, int32(binary.LittleEndian.Uint32(oid[i:])))
-	}
-	format := make([]byte, 256)
-	if n, err = ask(mib, nil, format); err != nil || n < 4 {
-		return 0, errors.Join(err, fmt.Errorf("the type of sysctl %s is not known", name))
-	}
-	return binary.LittleEndian.Uint32(format) & ctlType, nil
-}
+func sysctl(name string) (string, error) { return bsd.SysctlText(name) }
 
 // secureDefaults hold for every jail. SysV IPC is off by the kernel's default,
 // and not known to a kernel without it.
@@ -195,18 +123,9 @@ func (d *Daemon) loadOwn() error {
 	return nil
 }
 
-// secureLevel is -1 or 0 where flags of files can be cleared.
-func secureLevel() int {
-	level, err := unix.SysctlUint32("kern.securelevel")
-	if err != nil {
-		return 0 // a kernel without it
-	}
-	return int(int32(level))
-}
-
 // lockedBy adds to an error what the host's securelevel may have to do with it.
 func lockedBy(err error) string {
-	if level := secureLevel(); level > 0 && errors.Is(err, unix.EPERM) {
+	if level := bsd.SecureLevel(); level > 0 && errors.Is(err, unix.EPERM) {
 		return fmt.Sprintf("; kern.securelevel is %d: files with the flags schg, sappnd or sunlnk can be neither changed nor removed, "+
 			"as where a layer replaces one of the layer before. Unpack the image before the level is raised", level)
 	}

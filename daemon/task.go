@@ -50,7 +50,7 @@ func (t *task) id() string { return t.info.Spec.ID }
 var validKey = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]{0,59}(\.[1-9][0-9]{0,8})?$`)
 
 // key names what the task has on this host, and does not change.
-func (t *task) key() string { return keyOf(t.info) }
+func (t *task) key() string { return cmp.Or(t.info.Key, t.id()) }
 
 // keyOf is the id in journals of older daemons.
 func keyOf(i client.Task) string { return cmp.Or(i.Key, i.Spec.ID) }

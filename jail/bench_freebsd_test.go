@@ -6,13 +6,15 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/freejail/freejail/internal/bsd"
 )
 
 // BenchmarkBareStart is what BenchmarkStart does, by system calls alone.
 func BenchmarkBareStart(b *testing.B) {
 	f := setup(b)
 	for b.Loop() {
-		jid, msg, err := jailCall(unix.SYS_JAIL_SET, []jailParam{{"name", cstring(f.name())}, {"path", cstring(f.root)}, {"persist", nil}}, jailCreate)
+		jid, msg, err := bsd.Call(unix.SYS_JAIL_SET, []bsd.Param{bsd.Text("name", f.name()), bsd.Text("path", f.root), {Name: "persist"}}, jailCreate)
 		if err != nil {
 			b.Fatal(msg, err)
 		}

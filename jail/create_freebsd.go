@@ -8,6 +8,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/freejail/freejail/internal/bsd"
 )
 
 // paramTypes reads the kernel's list at the first need, and again where a name
@@ -37,7 +39,7 @@ func (m *Manager) paramType(name string) (paramType, error) {
 	return t, nil
 }
 
-func (m *Manager) encode(name, value string) (jailParam, error) {
+func (m *Manager) encode(name, value string) (bsd.Param, error) {
 	var kname string
 	var kvalue []byte
 	err := errUnknownParam
@@ -51,16 +53,16 @@ func (m *Manager) encode(name, value string) (jailParam, error) {
 		}
 	}
 	if err != nil {
-		return jailParam{}, fmt.Errorf("parameter %s: %w", name, err)
+		return bsd.Param{}, fmt.Errorf("parameter %s: %w", name, err)
 	}
-	return jailParam{kname, kvalue}, nil
+	return bsd.Param{Name: kname, Value: kvalue}, nil
 }
 
 // params are a spec's parameters in the kernel's form.
-func (m *Manager) params(s Spec) ([]jailParam, error) {
-	out := []jailParam{{"name", cstring(s.Name)}, {"path", cstring(s.Root)}, {"persist", nil}}
+func (m *Manager) params(s Spec) ([]bsd.Param, error) {
+	out := []bsd.Param{bsd.Text("name", s.Name), bsd.Text("path", s.Root), {Name: "persist"}}
 	if s.Hostname != "" {
-		out = append(out, jailParam{"host.hostname", cstring(s.Hostname)})
+		out = append(out, bsd.Text("host.hostname", s.Hostname))
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.Params)) {
 		// A network stack of its own leaves no addresses to inherit.
@@ -74,7 +76,7 @@ func (m *Manager) params(s Spec) ([]jailParam, error) {
 		out = append(out, p)
 	}
 	if _, err := m.paramType("meta"); err == nil && len(s.Meta) > 0 {
-		out = append(out, jailParam{"meta", cstring(metaText(s.Meta))})
+		out = append(out, bsd.Text("meta", metaText(s.Meta)))
 	}
 	return out, nil
 }
@@ -91,7 +93,7 @@ func (m *Manager) Create(ctx context.Context, s Spec) (int, error) {
 	if err != nil {
 		return 0, &Error{Op: "create", Jail: s.Name, Err: err}
 	}
-	jid, msg, err := jailCall(unix.SYS_JAIL_SET, params, jailCreate)
+	jid, msg, err := bsd.Call(unix.SYS_JAIL_SET, params, jailCreate)
 	if err != nil {
 		if msg == "" { // the kernel has no words where the path is at fault
 			msg = "root " + s.Root

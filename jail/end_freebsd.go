@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/freejail/freejail/internal/bsd"
 )
 
 // Signal sends a signal to a process of a jail; pid 0 means all of them.
@@ -37,15 +39,15 @@ func (m *Manager) Signal(name string, pid int, sig unix.Signal) error {
 }
 
 func (m *Manager) signalOne(jid, pid int, sig unix.Signal, mark func(int)) error {
-	k, err := process(pid)
+	p, err := bsd.FindProcess(pid)
 	if err != nil {
 		return err
 	}
-	top, err := m.families().top(k.jid())
+	top, err := m.families().top(p.JID())
 	if err != nil {
 		return err
 	}
-	if top != jid || k.zombie() {
+	if top != jid || p.Zombie() {
 		return unix.ESRCH
 	}
 	mark(pid)
@@ -165,7 +167,7 @@ func (m *Manager) drain(ctx context.Context, jid int) error {
 			m.reap(in) // of a jail below it too
 		}
 		// Mostly nothing refers to the jail any more, and it is not even dying.
-		if _, _, err := jailCall(unix.SYS_JAIL_GET, []jailParam{{"jid", word(jid)}}, jailDying); errors.Is(err, unix.ENOENT) {
+		if _, _, err := bsd.Call(unix.SYS_JAIL_GET, []bsd.Param{{Name: "jid", Value: bsd.Word(jid)}}, jailDying); errors.Is(err, unix.ENOENT) {
 			return nil
 		}
 		var err error

@@ -5,6 +5,8 @@ import (
 	"errors"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/freejail/freejail/internal/bsd"
 )
 
 // families tell to which of this prison's jails the jails below them belong: a
@@ -50,24 +52,24 @@ func (f families) top(jid int) (int, error) {
 // jailParent is the jail that a jail was made in, 0 for this prison.
 func jailParent(jid int) (int, error) {
 	parent := make([]byte, 4)
-	_, _, err := jailCall(unix.SYS_JAIL_GET, []jailParam{{"jid", word(jid)}, {"parent", parent}}, jailDying)
+	_, _, err := bsd.Call(unix.SYS_JAIL_GET, []bsd.Param{{Name: "jid", Value: bsd.Word(jid)}, {Name: "parent", Value: parent}}, jailDying)
 	return int(binary.NativeEndian.Uint32(parent)), err
 }
 
 // eachOfJails calls f for all processes in jails, with the jail of this prison
 // that each belongs to.
-func (m *Manager) eachOfJails(f func(jid int, k kinfo)) error {
+func (m *Manager) eachOfJails(f func(jid int, p bsd.Process)) error {
 	all := m.families()
 	var failed error
-	err := eachProcess(func(k kinfo) {
-		if k.jid() == 0 {
+	err := bsd.EachProcess(func(p bsd.Process) {
+		if p.JID() == 0 {
 			return
 		}
-		top, err := all.top(k.jid())
+		top, err := all.top(p.JID())
 		if err != nil {
 			failed = err
 		} else if top != 0 {
-			f(top, k)
+			f(top, p)
 		}
 	})
 	return errors.Join(err, failed)
@@ -77,9 +79,9 @@ func (m *Manager) eachOfJails(f func(jid int, k kinfo)) error {
 // too, by their pids with the jail that each is in.
 func (m *Manager) processesOf(jid int) (map[int]int, error) {
 	pids := map[int]int{}
-	err := m.eachOfJails(func(top int, k kinfo) {
+	err := m.eachOfJails(func(top int, p bsd.Process) {
 		if top == jid {
-			pids[k.pid()] = k.jid()
+			pids[p.PID()] = p.JID()
 		}
 	})
 	return pids, err
@@ -88,9 +90,9 @@ func (m *Manager) processesOf(jid int) (map[int]int, error) {
 // livingOf returns the pids of a jail and of those below it, without the zombies.
 func (m *Manager) livingOf(jid int) ([]int, error) {
 	var pids []int
-	err := m.eachOfJails(func(top int, k kinfo) {
-		if top == jid && !k.zombie() {
-			pids = append(pids, k.pid())
+	err := m.eachOfJails(func(top int, p bsd.Process) {
+		if top == jid && !p.Zombie() {
+			pids = append(pids, p.PID())
 		}
 	})
 	return pids, err

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/freejail/freejail/internal/bsd"
 )
 
 func TestKernelParams(t *testing.T) {
@@ -32,7 +34,7 @@ func TestKernelParams(t *testing.T) {
 func (f *fixture) param(name, param string, size int) string {
 	f.Helper()
 	b := make([]byte, size)
-	if _, msg, err := jailCall(unix.SYS_JAIL_GET, []jailParam{{"name", cstring(name)}, {param, b}}, 0); err != nil {
+	if _, msg, err := bsd.Call(unix.SYS_JAIL_GET, []bsd.Param{bsd.Text("name", name), {Name: param, Value: b}}, 0); err != nil {
 		f.Fatalf("%s: %s %v", param, msg, err)
 	}
 	return string(b)
@@ -44,22 +46,22 @@ func TestParamsReachTheKernel(t *testing.T) {
 		"securelevel": "2", "enforce_statfs": "1", "children.max": "3", "allow.chflags": "true", "allow.set_hostname": "false",
 		"ip4.addr": "127.0.0.1", "ip6": "disable", "sysvshm": "new", "sysvmsg": "inherit", "osrelease": "14.9-TEST", "devfs_ruleset": "0"}})
 	for _, c := range []struct{ param, want string }{
-		{"securelevel", string(word(2))}, {"enforce_statfs", string(word(1))}, {"children.max", string(word(3))},
-		{"allow.chflags", string(word(1))}, {"allow.set_hostname", string(word(0))}, {"ip4.addr", "\x7f\x00\x00\x01"},
-		{"ip6", string(word(0))}, {"sysvshm", string(word(1))}, {"sysvmsg", string(word(2))}, {"sysvsem", string(word(0))},
-		{"persist", string(word(1))},
+		{"securelevel", string(bsd.Word(2))}, {"enforce_statfs", string(bsd.Word(1))}, {"children.max", string(bsd.Word(3))},
+		{"allow.chflags", string(bsd.Word(1))}, {"allow.set_hostname", string(bsd.Word(0))}, {"ip4.addr", "\x7f\x00\x00\x01"},
+		{"ip6", string(bsd.Word(0))}, {"sysvshm", string(bsd.Word(1))}, {"sysvmsg", string(bsd.Word(2))}, {"sysvsem", string(bsd.Word(0))},
+		{"persist", string(bsd.Word(1))},
 	} {
 		if got := f.param(name, c.param, 4); got != c.want {
 			t.Errorf("%s: %q, want %q", c.param, got, c.want)
 		}
 	}
 	for param, want := range map[string]string{"osrelease": "14.9-TEST", "host.hostname": "inside", "path": f.root} {
-		if got := text([]byte(f.param(name, param, 1024))); got != want {
+		if got := unix.ByteSliceToString([]byte(f.param(name, param, 1024))); got != want {
 			t.Errorf("%s: %q, want %q", param, got, want)
 		}
 	}
 	if f.m.Features()["jail.meta"] == "1" {
-		if got := text([]byte(f.param(name, "meta", 4096))); got != "alloc=a1" {
+		if got := unix.ByteSliceToString([]byte(f.param(name, "meta", 4096))); got != "alloc=a1" {
 			t.Errorf("meta %q", got)
 		}
 	}
@@ -249,7 +251,7 @@ func TestNothingIsLeft(t *testing.T) {
 		t.Errorf("left: %v %v", pids, err)
 	}
 	for tries := 0; ; tries++ { // the kernel lets go of the last reference a little later
-		_, msg, err := jailCall(unix.SYS_JAIL_GET, []jailParam{{"jid", word(s.jid)}}, jailDying)
+		_, msg, err := bsd.Call(unix.SYS_JAIL_GET, []bsd.Param{{Name: "jid", Value: bsd.Word(s.jid)}}, jailDying)
 		if errors.Is(err, unix.ENOENT) {
 			return
 		}

@@ -9,6 +9,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/freejail/freejail/internal/bsd"
 )
 
 // A command that is being started is a copy of the daemon until it runs its
@@ -137,8 +139,8 @@ func TestProtectIsNotInherited(t *testing.T) {
 	f.ready(r)
 	const kiFlag, protected = 368, 0x100000 // sys/user.h, and P_PROTECTED of sys/proc.h
 	for pid, want := range map[int]bool{unix.Getpid(): true, pid: false} {
-		k, err := process(pid)
-		if err != nil || (k.long(kiFlag)&protected != 0) != want {
+		p, err := bsd.FindProcess(pid)
+		if err != nil || (p.Long(kiFlag)&protected != 0) != want {
 			t.Errorf("process %d: %v, want %v, %v", pid, !want, want, err)
 		}
 	}

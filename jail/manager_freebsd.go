@@ -1,7 +1,6 @@
 package jail
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/freejail/freejail/internal/bsd"
 	"github.com/freejail/freejail/internal/regular"
 )
 
@@ -81,7 +81,7 @@ func Open(cfg Config) (*Manager, error) {
 	if err := procctl(procTraceCtl, unsafe.Pointer(&off)); err != nil {
 		return nil, fmt.Errorf("forbid tracing: %w", err)
 	}
-	m.racct = sysctlOn("kern.racct.enable") && !cfg.withoutRacct
+	m.racct = bsd.SysctlOn("kern.racct.enable") && !cfg.withoutRacct
 	if err := raiseOwn(); err != nil {
 		return nil, err
 	}
@@ -105,21 +105,15 @@ func Open(cfg Config) (*Manager, error) {
 	return m, nil
 }
 
-// sysctlOn reports whether a switch is there and on.
-func sysctlOn(name string) bool {
-	b, err := unix.SysctlRaw(name)
-	return err == nil && len(bytes.Trim(b, "\x00")) > 0
-}
-
 // hasLinux is false where linux_common alone is loaded, for linprocfs.
-func hasLinux() bool { return sysctlOn("kern.features.linux64") }
+func hasLinux() bool { return bsd.SysctlOn("kern.features.linux64") }
 
 // Features tells what this backend can do.
 func (m *Manager) Features() map[string]string {
 	digit := map[bool]string{false: "0", true: "1"}
 	_, err := m.paramType("meta")
 	return map[string]string{
-		"backend": "jail", "racct": digit[m.racct], "linux": digit[hasLinux()], "vnet": digit[sysctlOn("kern.features.vimage")],
+		"backend": "jail", "racct": digit[m.racct], "linux": digit[hasLinux()], "vnet": digit[bsd.SysctlOn("kern.features.vimage")],
 		"jail.meta": digit[err == nil], "jail.events": digit[m.events],
 	}
 }
@@ -207,15 +201,15 @@ func (m *Manager) Adopt(name string, pid int, start string) error {
 	if err != nil {
 		return err
 	}
-	k, err := process(pid)
+	p, err := bsd.FindProcess(pid)
 	if err != nil {
 		return err
 	}
-	top, err := m.families().top(k.jid())
+	top, err := m.families().top(p.JID())
 	if err != nil {
 		return err
 	}
-	if top != s.jid || !k.startedAt(start) {
+	if top != s.jid || !startedAt(p, start) {
 		return fmt.Errorf("process %d is another one now", pid)
 	}
 	if err := m.renewRules(name, s.notes); err != nil {

@@ -10,6 +10,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/freejail/freejail/internal/bsd"
 )
 
 // What a jail uses of the host's memory is told twice. What its processes have
@@ -132,15 +134,11 @@ func (k *looks) shorten() {
 	if err != nil || long && was != 0 { // the operator has set it
 		return
 	}
-	mib, err := sysctlNumber(skipResident)
-	if err != nil {
-		return
-	}
 	value := 0
 	if long {
 		value = 1
 	}
-	if _, err := sysctl(mib, nil, word(value)); err == nil {
+	if bsd.SetSysctl(skipResident, value) == nil {
 		k.skipped = long
 	}
 }
@@ -224,9 +222,9 @@ func (m *Manager) holdingsOf(s state, u use, all objects) (holdings, error) {
 		anonymous: map[int64]bool{}, private: map[copied]int64{}, segments: map[segment]int64{}, open: map[[2]int64]int64{},
 	}
 	var processes []holder
-	err := m.eachBorn(func(jid int, k kinfo) {
-		if jid == s.jid && !k.zombie() {
-			processes = append(processes, holder{k.pid(), int64(k.rss())})
+	err := m.eachBorn(func(jid int, p bsd.Process) {
+		if jid == s.jid && !p.Zombie() {
+			processes = append(processes, holder{p.PID(), int64(p.RSS())})
 		}
 	})
 	for _, p := range processes {
@@ -259,12 +257,12 @@ func (m *Manager) limited() map[string]state {
 // memoryUsed is what is quickly known, by jail.
 func (m *Manager) memoryUsed() (map[int]use, error) {
 	used := map[int]use{}
-	err := m.eachBorn(func(jid int, k kinfo) {
+	err := m.eachBorn(func(jid int, p bsd.Process) {
 		u := used[jid]
-		u.rss += int64(k.rss())
-		u.faults += k.long(kiMinFlt) + k.long(kiMajFlt)
-		u.procs += int64(k.pid())
-		u.system += int64(k.time(kiSystem))
+		u.rss += int64(p.RSS())
+		u.faults += p.Faults()
+		u.procs += int64(p.PID())
+		u.system += int64(p.SysTime())
 		used[jid] = u
 	})
 	if err != nil {

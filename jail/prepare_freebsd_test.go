@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/freejail/freejail/internal/bsd"
 	"github.com/freejail/freejail/internal/mount"
 )
 
@@ -33,9 +34,9 @@ func leaveReaper(t *testing.T) {
 }
 
 func isZombie(pid int) bool {
-	k, err := process(pid)
+	p, err := bsd.FindProcess(pid)
 	must(err)
-	return k.zombie()
+	return p.Zombie()
 }
 
 func removeBehindBack(m *Manager, name string) error {
@@ -71,10 +72,10 @@ func signals() string {
 	if errno != 0 {
 		must(errno)
 	}
-	const kiLogin, kiClass = 420, 484
-	k, err := process(unix.Getpid())
+	const kiClass = 484 // sys/user.h
+	p, err := bsd.FindProcess(unix.Getpid())
 	must(err)
-	login := fmt.Sprint(" login ", text(k[kiLogin:kiLogin+18]), " ", text(k[kiClass:kiClass+18]))
+	login := fmt.Sprint(" login ", p.Login(), " ", unix.ByteSliceToString(p.Record[kiClass:kiClass+18]))
 	return fmt.Sprint(" ignored ", in.ignored, " blocked ", mask, " rtprio ", in.rtprio, " processors ", runtime.NumCPU() > 1, login)
 }
 
@@ -107,7 +108,7 @@ func becomeOdd() error {
 
 // insideNest makes a jail in the jail and runs in it.
 func insideNest() {
-	_, msg, err := jailCall(unix.SYS_JAIL_SET, []jailParam{{"path", cstring("/")}, {"name", cstring("nest")}, {"persist", nil}}, jailCreate|4) // JAIL_ATTACH
+	_, msg, err := bsd.Call(unix.SYS_JAIL_SET, []bsd.Param{bsd.Text("path", "/"), bsd.Text("name", "nest"), {Name: "persist"}}, jailCreate|4) // JAIL_ATTACH
 	if err != nil {
 		must(fmt.Errorf("%s: %w", msg, err))
 	}

@@ -2,13 +2,14 @@ package jail
 
 import (
 	"cmp"
-	"encoding/binary"
 	"errors"
 	"maps"
 	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/freejail/freejail/internal/bsd"
 )
 
 // The kernel has a list of all memory objects of the host with what they hold, and
@@ -23,15 +24,12 @@ import (
 // nobody is charged for another's. Kernels before 15 do not tell which objects are
 // shared memory.
 
-// Offsets in struct kinfo_vmobject, kinfo_file and kinfo_vmentry of sys/user.h, the
+// Offsets in struct kinfo_vmobject and kinfo_vmentry of sys/user.h, the
 // same on amd64 and arm64.
 const (
 	kvoSize, kvoRefs, kvoResident, kvoBacking, kvoMe, kvoFlags, kvoPath = 8, 28, 40, 64, 72, 132, 160 // bytes, pages
 	kvoPosixShm                                                         = 2
 	maxRecord                                                           = 2048 // longer than any
-
-	kfType, kfRefs, kfSize, kfPath = 4, 12, 312, 368 // bytes
-	kfTypeShm                      = 8
 
 	kveType, kveStart, kveEnd, kveFileID, kveFlags = 4, 8, 16, 32, 44
 	kveResident, kveOwn, kveRefs, kveObj, kvePath  = 48, 52, 60, 88, 136 // pages
@@ -64,7 +62,7 @@ func init() {
 
 // answer calls f for each record of a sysctl's answer for a process; the first word of
 // one is its length. One that is too long is an error, and f is not called.
-func answer(mib []int32, f func(b []byte)) error {
+func answer(mib []int32, f func(b bsd.Record)) error {
 	if done, err := answerInto(make([]byte, smallAnswer), mib, f); done {
 		return err
 	}
@@ -80,7 +78,7 @@ func answer(mib []int32, f func(b []byte)) error {
 }
 
 // hostAnswer is answer for a list of the host.
-func hostAnswer(mib []int32, f func(b []byte)) error {
+func hostAnswer(mib []int32, f func(b bsd.Record)) error {
 	for size := smallAnswer; size <= 1<<30; size *= 2 {
 		if done, err := answerInto(make([]byte, size), mib, f); done {
 			return err
@@ -90,31 +88,17 @@ func hostAnswer(mib []int32, f func(b []byte)) error {
 }
 
 // answerInto is not done where the answer does not fit.
-func answerInto(buf []byte, mib []int32, f func(b []byte)) (done bool, err error) {
-	n, err := sysctl(mib, buf, nil)
+func answerInto(buf []byte, mib []int32, f func(b bsd.Record)) (done bool, err error) {
+	n, err := bsd.Sysctl(mib, buf, nil)
 	// Some answers end where there is no room, without a word.
 	if errors.Is(err, unix.ENOMEM) || err == nil && len(buf)-n < maxRecord {
 		return false, nil
 	}
 	if err == nil {
-		eachRecord(buf[:n], f)
+		bsd.EachRecord(buf[:n], f)
 	}
 	return true, err
 }
-
-func eachRecord(b []byte, f func(b []byte)) {
-	for len(b) >= 4 {
-		size := int(binary.NativeEndian.Uint32(b))
-		if size <= 0 || size > len(b) {
-			return
-		}
-		f(b[:size])
-		b = b[size:]
-	}
-}
-
-func number(b []byte, off int) int64   { return int64(binary.NativeEndian.Uint64(b[off:])) }
-func number32(b []byte, off int) int64 { return int64(binary.NativeEndian.Uint32(b[off:])) }
 
 // Lists of objects: those that can be swapped, quickly told, and all with those of
 // large pages.
@@ -153,24 +137,24 @@ func hostObjects() (out objects, err error) {
 	if hasLargePages() {
 		list = allObjects
 	}
-	mib, err := sysctlNumber(list)
+	mib, err := bsd.SysctlNumber(list)
 	if err != nil {
 		return out, err
 	}
 	out.anonymous = map[int64]object{}
-	page := int64(pageSize)
-	err = hostAnswer(mib, func(b []byte) {
+	page := int64(bsd.PageSize)
+	err = hostAnswer(mib, func(b bsd.Record) {
 		if len(b) <= kvoPath {
 			return
 		}
-		o := object{size: number(b, kvoSize), resident: number(b, kvoResident) * page, refs: number32(b, kvoRefs)}
-		me := number(b, kvoMe)
+		o := object{size: b.Long(kvoSize), resident: b.Long(kvoResident) * page, refs: b.Uint(kvoRefs)}
+		me := b.Long(kvoMe)
 		switch {
-		case number32(b, kvoFlags)&kvoPosixShm != 0:
-			o.path = text(b[kvoPath:])
+		case b.Uint(kvoFlags)&kvoPosixShm != 0:
+			o.path = unix.ByteSliceToString(b[kvoPath:])
 			out.shared = append(out.shared, o)
 		case me != 0:
-			o.backing = number(b, kvoBacking)
+			o.backing = b.Long(kvoBacking)
 			out.anonymous[me] = o
 		}
 	})
@@ -302,7 +286,7 @@ type holder struct {
 // addMappings returns errTooLong where they are too many to be counted.
 func (h *holdings) addMappings(p holder) error {
 	n := 0
-	err := answer([]int32{1, 14, 32, int32(p.pid)}, func(b []byte) { // KERN_PROC_VMMAP
+	err := answer([]int32{1, 14, 32, int32(p.pid)}, func(b bsd.Record) { // KERN_PROC_VMMAP
 		n++
 		if len(b) > kvePath {
 			h.addMapping(b)
@@ -319,30 +303,30 @@ func (h *holdings) addMappings(p holder) error {
 	return nil
 }
 
-func (h *holdings) addMapping(b []byte) {
-	kind, flags, own, refs := number32(b, kveType), number32(b, kveFlags), number32(b, kveOwn), number32(b, kveRefs)
+func (h *holdings) addMapping(b bsd.Record) {
+	kind, flags, own, refs := b.Uint(kveType), b.Uint(kveFlags), b.Uint(kveOwn), b.Uint(kveRefs)
 	switch {
 	case kind == kveTypeVnode:
 		// What the file itself has in memory the host can take back. One that
 		// has objects over it has nothing of its own.
-		if flags&kveFlagCOW != 0 && own == 0 && number32(b, kveResident) > 0 {
-			h.private[copied{number(b, kveEnd) - number(b, kveStart), refs}]++
+		if flags&kveFlagCOW != 0 && own == 0 && b.Uint(kveResident) > 0 {
+			h.private[copied{b.Long(kveEnd) - b.Long(kveStart), refs}]++
 		}
-	case number(b, kveObj) != 0:
-		h.anonymous[number(b, kveObj)] = true
+	case b.Long(kveObj) != 0:
+		h.anonymous[b.Long(kveObj)] = true
 	case kind != kveTypeSwap && flags&kveFlagPosixShm == 0: // a device's
-	case nameless(text(b[kvePath:])):
-		h.segments[segment{own * int64(pageSize), refs, number(b, kveFileID), flags&kveFlagSysvShm != 0}]++
+	case nameless(unix.ByteSliceToString(b[kvePath:])):
+		h.segments[segment{own * int64(bsd.PageSize), refs, b.Long(kveFileID), flags&kveFlagSysvShm != 0}]++
 	}
 }
 
 // addOpen asks for one process, which may have ended. Of one with more descriptors
 // than an answer has room for nothing is known.
 func (h *holdings) addOpen(p holder) {
-	page := int64(pageSize)
-	_ = answer([]int32{1, 14, 33, int32(p.pid)}, func(b []byte) { // KERN_PROC_FILEDESC
-		if len(b) > kfPath && number32(b, kfType) == kfTypeShm && nameless(text(b[kfPath:])) {
-			h.open[[2]int64{(number(b, kfSize) + page - 1) / page * page, number32(b, kfRefs)}]++
+	page := int64(bsd.PageSize)
+	_ = answer([]int32{1, 14, 33, int32(p.pid)}, func(b bsd.Record) { // KERN_PROC_FILEDESC
+		if size, refs, name, is := (bsd.File{Record: b}).SharedMemory(); is && nameless(name) {
+			h.open[[2]int64{(size + page - 1) / page * page, refs}]++
 		}
 	})
 }

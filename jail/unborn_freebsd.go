@@ -1,6 +1,10 @@
 package jail
 
-import "sync"
+import (
+	"sync"
+
+	"github.com/freejail/freejail/internal/bsd"
+)
 
 // unborn are the children of ours that do not run their program yet. Until then
 // they are copies of this process, with its memory: attached to a jail or not,
@@ -28,15 +32,15 @@ func (u *unborn) remove(pid int) {
 }
 
 // eachBorn is eachOfJails without them.
-func (m *Manager) eachBorn(f func(jid int, k kinfo)) error {
+func (m *Manager) eachBorn(f func(jid int, p bsd.Process)) error {
 	u := &m.unborn
 	u.forking.Lock()
 	defer u.forking.Unlock()
 	u.mu.Lock() // what is born while the list is made is left out too
 	defer u.mu.Unlock()
-	return m.eachOfJails(func(jid int, k kinfo) {
-		if !u.pids[k.pid()] {
-			f(jid, k)
+	return m.eachOfJails(func(jid int, p bsd.Process) {
+		if !u.pids[p.PID()] {
+			f(jid, p)
 		}
 	})
 }

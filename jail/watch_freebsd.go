@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/freejail/freejail/internal/bsd"
 )
 
 // sys/event.h of FreeBSD 15.
@@ -88,9 +90,9 @@ func (m *Manager) handle(e unix.Kevent_t) {
 		}
 	case unix.EVFILT_PROC:
 		// A child's end comes with its usage when it is reaped.
-		k, err := process(int(e.Ident))
-		if err == nil && k.int(kiPPID) == unix.Getpid() {
-			m.reap(k.jid())
+		p, err := bsd.FindProcess(int(e.Ident))
+		if err == nil && p.PPID() == unix.Getpid() {
+			m.reap(p.JID())
 		}
 		m.ended(int(e.Ident), unix.WaitStatus(e.Data), 0)
 	case evfiltJail:
@@ -133,8 +135,8 @@ func (m *Manager) reapOrphans() {
 		if pid == 0 {
 			return
 		}
-		k, err := process(pid)
-		if err != nil || k.jid() == 0 || m.isToAdopt(k.jid()) {
+		p, err := bsd.FindProcess(pid)
+		if err != nil || p.JID() == 0 || m.isToAdopt(p.JID()) {
 			return
 		}
 		if got, ws, self, _ := wait6(idPID, pid, waitExited|waitNoHang); got == pid {
@@ -203,7 +205,7 @@ func (m *Manager) tick() {
 	m.reapOrphans()
 	if !m.events {
 		for _, jid := range m.jids() {
-			_, _, err := jailCall(unix.SYS_JAIL_GET, []jailParam{{"jid", word(jid)}}, 0)
+			_, _, err := bsd.Call(unix.SYS_JAIL_GET, []bsd.Param{{Name: "jid", Value: bsd.Word(jid)}}, 0)
 			if errors.Is(err, unix.ENOENT) {
 				m.vanished(jid)
 			}

@@ -4,6 +4,8 @@ import (
 	"errors"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/freejail/freejail/internal/bsd"
 )
 
 // systemFlags are SF_IMMUTABLE, SF_APPEND and SF_NOUNLINK of sys/stat.h.
@@ -15,7 +17,7 @@ const systemFlags = 0x20000 | 0x40000 | 0x100000
 func setFlags(path string, st *unix.Stat_t) error {
 	const zfsArchive = 0x800 // UF_ARCHIVE, which file systems set as they like
 	flags := st.Flags &^ zfsArchive
-	if level, err := unix.SysctlUint32("kern.securelevel"); err == nil && int32(level) > 0 {
+	if bsd.SecureLevel() > 0 {
 		flags &^= systemFlags
 	}
 	if flags == 0 || st.Mode&unix.S_IFMT == unix.S_IFLNK {

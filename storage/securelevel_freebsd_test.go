@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/freejail/freejail/internal/bsd"
 	"github.com/freejail/freejail/internal/remove"
 )
 
@@ -66,8 +67,8 @@ func TestSecurelevel(t *testing.T) {
 }
 
 func inSecurelevel(t *testing.T, base string) {
-	if level, err := unix.SysctlUint32("kern.securelevel"); err != nil || level != 1 {
-		t.Fatalf("the level is %d: %v", level, err)
+	if level := bsd.SecureLevel(); level != 1 {
+		t.Fatalf("the level is %d", level)
 	}
 	d, err := makeDirs(base)
 	if err != nil {

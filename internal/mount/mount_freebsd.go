@@ -7,6 +7,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/freejail/freejail/internal/bsd"
 )
 
 // Do mounts a file system on a target, from a source, whose paths are nobody
@@ -19,11 +21,8 @@ func Do(m Mount) error {
 }
 
 func nmount(m Mount) error {
-	var iov []unix.Iovec
-	add := func(name string, value []byte) {
-		iov = append(iov, iovec(append([]byte(name), 0)), iovec(value))
-	}
-	text := func(name, value string) { add(name, append([]byte(value), 0)) }
+	var params []bsd.Param
+	text := func(name, value string) { params = append(params, bsd.Text(name, value)) }
 	text("fstype", m.Type)
 	text("fspath", m.Target)
 	switch m.Type {
@@ -50,28 +49,16 @@ func nmount(m Mount) error {
 		case hasValue:
 			text(name, value)
 		default:
-			add(name, nil)
+			params = append(params, bsd.Param{Name: name})
 		}
 	}
 	for name, value := range m.Binary {
-		add(name, value)
+		params = append(params, bsd.Param{Name: name, Value: value})
 	}
-	errmsg := make([]byte, 255)
-	add("errmsg", errmsg)
-	_, _, errno := unix.Syscall(unix.SYS_NMOUNT, uintptr(unsafe.Pointer(&iov[0])), uintptr(len(iov)), uintptr(flags))
-	if errno != 0 {
-		return &Error{Op: "mount", Type: m.Type, Source: m.Source, Target: m.Target, Message: unix.ByteSliceToString(errmsg), Err: errno}
+	if _, message, err := bsd.Call(unix.SYS_NMOUNT, params, flags); err != nil {
+		return &Error{Op: "mount", Type: m.Type, Source: m.Source, Target: m.Target, Message: message, Err: err}
 	}
 	return nil
-}
-
-func iovec(b []byte) unix.Iovec {
-	if len(b) == 0 {
-		return unix.Iovec{}
-	}
-	v := unix.Iovec{Base: &b[0]}
-	v.SetLen(len(b))
-	return v
 }
 
 func (m Info) unmount(force bool) error {
