@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/freejail/freejail/cmd/internal/app"
 )
 
 // attached is a command line that runs beside others.
@@ -87,7 +89,7 @@ func TestAttachedOverAnUpgrade(t *testing.T) {
 	session = h.attach("exec", id, "/bin/prog", "inside", "stubborn")
 	session.says("here")
 	h.gives(0, []string{"the daemon is version"}, "daemon", "--upgrade")
-	session.ends(exitFailed, "the command was ended: the daemon is being upgraded")
+	session.ends(app.Failed, "the command was ended: the daemon is being upgraded")
 	events.says("waiting for the next")
 	h.gives(0, nil, "stop", id)
 	run.ends(3, "bye\n")
@@ -102,7 +104,7 @@ func TestAttachedOverAnUpgrade(t *testing.T) {
 	again.says("exit code 3")
 	for _, a := range []*attached{events, again} {
 		check(t, a.Process.Signal(syscall.SIGINT))
-		a.ends(exitInterrupted, "freejail: interrupted")
+		a.ends(128+int(syscall.SIGINT), "freejail: interrupted")
 	}
 	for _, a := range []*attached{run, events, logs, session, again} {
 		if text := a.out.String(); strings.Contains(text, "EOF") || strings.Contains(text, "context") {
@@ -143,7 +145,7 @@ func TestAttachedOverARestart(t *testing.T) {
 			t.Errorf("%q: not everything once: %s", a.Args[1:], text)
 		}
 	}
-	h.gives(exitFailed, []string{id}, "inspect", id) // it was removed
+	h.gives(app.Failed, []string{id}, "inspect", id) // it was removed
 }
 
 // A log that was moved since has no known place to go on from: that is said once,
@@ -170,5 +172,5 @@ func TestShutDownIsSaid(t *testing.T) {
 	if !strings.Contains(r.out, "-> service freejail restart") || strings.Contains(r.out, "error    storage") {
 		t.Errorf("doctor: %s", r.out)
 	}
-	h.gives(exitFailed, []string{"no upgrade: the host is being shut down"}, "daemon", "--upgrade")
+	h.gives(app.Failed, []string{"no upgrade: the host is being shut down"}, "daemon", "--upgrade")
 }

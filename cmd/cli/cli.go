@@ -2,65 +2,60 @@
 package cli
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/spf13/cobra"
 
+	"github.com/freejail/freejail/cmd/internal/app"
 	"github.com/freejail/freejail/daemon"
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/internal/printable"
 )
 
-// Exit codes of the command line. run and exec give the program's own.
+// Exit codes of this command line beside those of package app. run and exec give
+// the program's own.
 const (
-	exitFailed      = 1
-	exitUsage       = 2
-	exitNoDaemon    = 69 // EX_UNAVAILABLE of sysexits(3)
-	exitRefused     = 77 // EX_NOPERM
-	exitUnknown     = 125
-	exitInterrupted = 128 + int(syscall.SIGINT)
+	exitNoDaemon = 69 // EX_UNAVAILABLE of sysexits(3)
+	exitRefused  = 77 // EX_NOPERM
+	exitUnknown  = 125
 )
 
-// exitCode ends the program with a code and no further words.
-type exitCode int
-
-func (e exitCode) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
-
-// usageError is a command line that cannot be meant.
-type usageError struct{ error }
-
-func (e usageError) Unwrap() error { return e.error }
-
-// group makes a command of its subcommands alone.
-func group(c *cobra.Command, subs ...*cobra.Command) *cobra.Command {
-	c.RunE = func(c *cobra.Command, args []string) error {
-		if len(args) > 0 {
-			return usageError{fmt.Errorf("unknown command %q: see `%s --help`", args[0], c.CommandPath())}
-		}
-		return c.Help()
-	}
-	c.AddCommand(subs...)
-	return c
+// commands are what all commands share.
+type commands struct {
+	*app.App
+	socket string
+	stream io.Writer // standard output as it is, for what tasks write
 }
 
-// commands is what all commands share.
-type commands struct {
-	version string
-	socket  string
-	json    bool
-	out     io.Writer // guarded: nothing that steers a terminal gets through
-	stream  io.Writer // as it is, for what tasks write
+// Main runs the command line and returns the exit code.
+func Main(version string) int {
+	a := newCommands(version)
+	return a.Run(app.UntilSignal(), a.root(), longFlags(os.Args[1:]))
+}
+
+func newCommands(version string) *commands {
+	a := &commands{App: app.New("freejail", version, os.Stdout, os.Stderr), stream: os.Stdout}
+	a.CodeOf = exitCodeOf
+	return a
+}
+
+func exitCodeOf(err error) int {
+	switch {
+	case errors.Is(err, client.ErrNoDaemon):
+		return exitNoDaemon
+	case client.IsRefused(err):
+		return exitRefused
+	}
+	return 0
 }
 
 // client says when it waits for a daemon that has just begun.
@@ -68,40 +63,6 @@ func (a *commands) client() *client.Client {
 	c := client.New(a.socket)
 	c.Waiting = func(why string) { printable.Fprintln(os.Stderr, "freejail: waiting for the daemon:", why) }
 	return c
-}
-
-// Main runs the command line and returns the exit code.
-func Main(version string) int {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	a := &commands{version: version, out: printable.NewWriter(os.Stdout), stream: os.Stdout}
-	root := a.root()
-	root.SetArgs(longFlags(os.Args[1:]))
-	root.SetOut(a.out)
-	root.SetErr(printable.NewWriter(os.Stderr))
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	err := root.ExecuteContext(ctx)
-	var code exitCode
-	switch {
-	case err == nil:
-		return 0
-	case errors.As(err, &code):
-		return int(code)
-	case ctx.Err() != nil && errors.Is(err, context.Canceled):
-		printable.Fprintln(os.Stderr, "freejail: interrupted")
-		return exitInterrupted
-	}
-	printable.Fprintf(os.Stderr, "freejail: %v\n", err)
-	var usage usageError
-	switch {
-	case errors.As(err, &usage) || strings.HasPrefix(err.Error(), "unknown command") || strings.Contains(err.Error(), "arg(s)"):
-		return exitUsage
-	case errors.Is(err, client.ErrNoDaemon):
-		return exitNoDaemon
-	case client.IsRefused(err):
-		return exitRefused
-	}
-	return exitFailed
 }
 
 // longFlags takes -policy for --policy, as others' tools write their flags.
@@ -119,52 +80,50 @@ func longFlags(args []string) []string {
 }
 
 func (a *commands) root() *cobra.Command {
-	socket := os.Getenv("FREEJAIL_SOCKET")
-	if socket == "" {
-		socket = client.DefaultSocket
-	}
-	c := &cobra.Command{Use: "freejail", Short: "production containers on FreeBSD", SilenceUsage: true, SilenceErrors: true,
-		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true}}
+	c := a.Root("production containers on FreeBSD",
+		a.daemonCmd(), a.runCmd(), a.psCmd(), a.execCmd(), a.stopCmd(), a.rmCmd(), a.logsCmd(), a.inspectCmd(),
+		a.eventsCmd(), a.imagesCmd(), a.pullCmd(), a.exportCmd(), a.gcCmd(), a.shutdownCmd(), a.policyCmd(),
+		a.devfsCmd(), a.metricsCmd(), a.doctorCmd())
+	socket := cmp.Or(os.Getenv("FREEJAIL_SOCKET"), client.DefaultSocket)
 	c.PersistentFlags().StringVar(&a.socket, "socket", socket, "the daemon's socket ($FREEJAIL_SOCKET)")
-	c.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON for programs")
-	c.AddCommand(a.daemonCmd(), a.runCmd(), a.psCmd(), a.execCmd(), a.stopCmd(), a.rmCmd(), a.logsCmd(), a.inspectCmd(), a.eventsCmd(),
-		a.imagesCmd(), a.pullCmd(), a.exportCmd(), a.gcCmd(), a.shutdownCmd(), a.policyCmd(), a.devfsCmd(), a.metricsCmd(), a.doctorCmd(), a.versionCmd())
+	a.JSONFlag(c.PersistentFlags())
 	return c
 }
 
 func (a *commands) daemonCmd() *cobra.Command {
 	var config, stateDir, binary, logFile string
 	var upgrade, check bool
-	c := &cobra.Command{Use: "daemon", Short: "run the daemon, or upgrade the one that runs", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if upgrade {
-				info, err := a.client().Upgrade(cmd.Context(), binary)
-				if err != nil {
-					return err
-				}
-				return a.print(info, func(w io.Writer) {
-					printable.Fprintf(w, "the daemon is version %s now, process %d\n", info.Version, info.PID)
-				})
-			}
-			if check {
-				return a.checkHost(config)
-			}
-			start, err := theStarter()
-			if err == nil {
-				err = a.daemon(cmd, start, config, stateDir, logFile)
-			}
+	c := &cobra.Command{Use: "daemon", Short: "run the daemon, or upgrade the one that runs", Args: cobra.NoArgs}
+	c.RunE = func(cmd *cobra.Command, _ []string) error {
+		if upgrade {
+			info, err := a.client().Upgrade(cmd.Context(), binary)
 			if err != nil {
-				start.say("failed", err.Error())
+				return err
 			}
-			start.close()
-			return err
-		}}
+			return a.Print(info, func(w io.Writer) {
+				printable.Fprintf(w, "the daemon is version %s now, process %d\n", info.Version, info.PID)
+			})
+		}
+		if check {
+			return a.checkHost(config)
+		}
+		start, err := theStarter()
+		if err == nil {
+			err = a.daemon(cmd, start, config, stateDir, logFile)
+		}
+		if err != nil {
+			start.say("failed", err.Error())
+		}
+		start.close()
+		return err
+	}
 	c.Flags().StringVar(&config, "config", "", "the host's configuration and policy (freejail.hcl)")
 	c.Flags().StringVar(&stateDir, "state-dir", "", "overrides state_dir of the configuration")
-	c.Flags().StringVar(&logFile, "log-file", "", "log to this file, which SIGUSR1 opens anew (default: standard error)")
-	c.Flags().BoolVar(&upgrade, "upgrade", false, "have the running daemon exec its new binary in place; no task is touched")
+	c.Flags().StringVar(&logFile, "log-file", "", "log to this file, reopened on SIGUSR1 (default: standard error)")
+	c.Flags().BoolVar(&upgrade, "upgrade", false,
+		"have the running daemon exec its new binary in place; tasks keep running")
 	c.Flags().StringVar(&binary, "binary", "", "with --upgrade: the new binary (default: the file of the running one)")
-	c.Flags().BoolVar(&check, "check", false, "read the configuration, say whether it is well, and end")
+	c.Flags().BoolVar(&check, "check", false, "check the configuration and exit")
 	return c
 }
 
@@ -182,7 +141,7 @@ func (a *commands) checkHost(config string) error {
 			return err
 		}
 	}
-	printable.Fprintln(a.out, "the host configuration is well")
+	printable.Fprintln(a.Out, "the configuration is valid")
 	return nil
 }
 
@@ -207,8 +166,9 @@ func (a *commands) daemon(cmd *cobra.Command, start *starter, config, stateDir, 
 
 // serve tells who started the daemon when it is ready, or why it is not.
 func (a *commands) serve(ctx context.Context, start *starter, cfg daemon.Config) error {
-	log := hclog.New(&hclog.LoggerOptions{Name: "freejail", Level: hclog.LevelFromString(cfg.LogLevel), Output: printable.NewWriter(os.Stderr)})
-	d, err := daemon.New(cfg, a.version, log)
+	log := hclog.New(&hclog.LoggerOptions{Name: "freejail", Level: hclog.LevelFromString(cfg.LogLevel),
+		Output: printable.NewWriter(os.Stderr)})
+	d, err := daemon.New(cfg, a.Version, log)
 	if err != nil {
 		return err
 	}
@@ -223,19 +183,8 @@ func (a *commands) serve(ctx context.Context, start *starter, cfg daemon.Config)
 	return errors.Join(err, d.Close())
 }
 
-// print writes a value as JSON, or as f does for people.
-func (a *commands) print(v any, f func(io.Writer)) error {
-	if a.json {
-		enc := json.NewEncoder(a.out)
-		enc.SetIndent("", "  ")
-		return enc.Encode(v)
-	}
-	f(a.out)
-	return nil
-}
-
 func table(w io.Writer, header string, rows [][]string) {
-	_ = printable.Table(w, header, rows) // whoever reads it may have seen enough
+	_ = printable.Table(w, header, rows) // App remembers the error
 }
 
 func ago(t time.Time) string {

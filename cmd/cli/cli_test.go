@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/freejail/freejail/cmd/internal/app"
 	"github.com/freejail/freejail/daemon/client"
 )
 
@@ -35,8 +36,8 @@ func TestUsageErrors(t *testing.T) {
 		{"policy", "check"}, {"logs", "-n", "many", "x"}, {"run", "--env", "novalue", "x"}, {"run", "--port", "http=high", "x"},
 		{"run", "--volume", "/only", "x"}, {"run", "--memory", "much", "x"}, {"exec", "--env", "novalue", "x", "y"}} {
 		r := h.freejail(args...)
-		if r.code != exitUsage || !strings.HasPrefix(r.errout, "freejail: ") {
-			t.Errorf("freejail %s: exit code %d, want %d: %s", strings.Join(args, " "), r.code, exitUsage, r.errout)
+		if r.code != app.Usage || !strings.HasPrefix(r.errout, "freejail: ") {
+			t.Errorf("freejail %s: exit code %d, want %d: %s", strings.Join(args, " "), r.code, app.Usage, r.errout)
 		}
 	}
 }
@@ -51,11 +52,11 @@ func TestDaemonCheck(t *testing.T) {
 		"storage {\n":                         "/freejail.hcl: freejail.hcl:",
 	} {
 		check(t, os.WriteFile(h.path("freejail.hcl"), []byte(text), 0o600))
-		h.gives(exitFailed, []string{want}, "daemon", "--check", "--config", h.path("freejail.hcl"))
+		h.gives(app.Failed, []string{want}, "daemon", "--check", "--config", h.path("freejail.hcl"))
 	}
 	check(t, os.WriteFile(h.path("freejail.hcl"), []byte("permit {\n  ports = [\"80\"]\n}\n"), 0o600))
 	h.gives(0, nil, "daemon", "--check", "--config", h.path("freejail.hcl"))
-	h.gives(exitFailed, []string{"nothere.hcl"}, "daemon", "--config", h.path("nothere.hcl"))
+	h.gives(app.Failed, []string{"nothere.hcl"}, "daemon", "--config", h.path("nothere.hcl"))
 }
 
 func TestRunGivesTheProgramsEnd(t *testing.T) {
@@ -65,9 +66,9 @@ func TestRunGivesTheProgramsEnd(t *testing.T) {
 		t.Errorf("run: %+v", r)
 	}
 	h.gives(7, nil, "run", "--rm", "prog", "exit", "7")
-	h.gives(exitFailed, []string{"not on this host", "images import"}, "run", "nothere")
-	h.gives(exitFailed, []string{"no such program"}, "run", "--entrypoint", "/nothere", "prog")
-	h.gives(exitFailed, []string{"has no parameter"}, "run", "--param", "OTHER=x", "prog")
+	h.gives(app.Failed, []string{"not on this host", "images import"}, "run", "nothere")
+	h.gives(app.Failed, []string{"no such program"}, "run", "--entrypoint", "/nothere", "prog")
+	h.gives(app.Failed, []string{"has no parameter"}, "run", "--param", "OTHER=x", "prog")
 	if list := decoded[[]client.Task](h, "ps", "--all"); len(list) != 0 {
 		t.Errorf("left: %+v", list)
 	}
@@ -78,7 +79,7 @@ func TestExitCodes(t *testing.T) {
 		exit *client.Exit
 		want int
 	}{{&client.Exit{Known: true, Code: 7}, 7}, {&client.Exit{Known: true, Signal: 9}, 128 + 9}, {&client.Exit{Code: 1}, exitUnknown}, {nil, exitUnknown}} {
-		if got, ok := exitOf(c.exit).(exitCode); !ok || int(got) != c.want {
+		if got, ok := exitOf(c.exit).(app.ExitCode); !ok || int(got) != c.want {
 			t.Errorf("%+v: %d, want %d", c.exit, got, c.want)
 		}
 	}
@@ -93,8 +94,8 @@ func TestDiskLimit(t *testing.T) {
 	h.gives(0, []string{"clifull", "exited (137)"}, "ps", "-a")
 	h.gives(0, []string{"killed: over its disk limit of 16MiB"}, "events")
 	h.gives(0, []string{`"disk_bytes": 16777216`, `"written": `}, "inspect", "clifull")
-	h.gives(exitUsage, []string{`--disk "much"`, "256MiB"}, "run", "--disk", "much", "prog")
-	h.gives(exitUsage, []string{`--disk "0"`, "256MiB"}, "run", "--disk", "0", "prog")
+	h.gives(app.Usage, []string{`--disk "much"`, "256MiB"}, "run", "--disk", "much", "prog")
+	h.gives(app.Usage, []string{`--disk "0"`, "256MiB"}, "run", "--disk", "0", "prog")
 }
 
 func TestTask(t *testing.T) {
@@ -108,17 +109,17 @@ func TestTask(t *testing.T) {
 	if len(list) != 1 || list[0].Spec.ID != "clitask" || list[0].PID == 0 || list[0].State != client.Running {
 		t.Errorf("ps: %+v", list)
 	}
-	h.gives(exitFailed, []string{"already", "freejail rm clitask"}, "run", "-d", "--name", "clitask", "prog")
-	h.gives(exitFailed, []string{"still runs", "freejail rm -f clitask"}, "rm", "clitask")
+	h.gives(app.Failed, []string{"already", "freejail rm clitask"}, "run", "-d", "--name", "clitask", "prog")
+	h.gives(app.Failed, []string{"still runs", "freejail rm -f clitask"}, "rm", "clitask")
 	for _, args := range [][]string{{"run"}, {"policy", "check"}} {
-		h.gives(exitFailed, []string{"64 bytes", "4MiB", "64MiB"}, append(args, "-m", "64", "prog")...)
+		h.gives(app.Failed, []string{"64 bytes", "4MiB", "64MiB"}, append(args, "-m", "64", "prog")...)
 	}
 
 	h.gives(4, nil, "exec", "clitask", "/bin/prog", "inside", "exit", "4")
 	if r := h.fed("through\n", "exec", "clitask", "/bin/prog", "inside", "cat"); r.code != 0 || r.out != "through\n" {
 		t.Errorf("exec with input: %+v", r)
 	}
-	h.gives(exitFailed, []string{"nobody"}, "exec", "nobody", "/bin/prog")
+	h.gives(app.Failed, []string{"nobody"}, "exec", "nobody", "/bin/prog")
 
 	// The log is moved, and goes on in a new file.
 	info, err := client.New(h.socket).Info(t.Context())
@@ -133,12 +134,12 @@ func TestTask(t *testing.T) {
 	}
 
 	// It goes on as it is where its new binary would not start.
-	h.gives(exitFailed, []string{"no upgrade", "no freejail that runs here\n"}, "daemon", "--upgrade", "--binary", "/usr/bin/true")
+	h.gives(app.Failed, []string{"no upgrade", "no freejail that runs here\n"}, "daemon", "--upgrade", "--binary", "/usr/bin/true")
 	check(t, os.WriteFile(h.path("old"), []byte("#!/bin/sh\ntest $1 = version && echo freejail old && exit\necho no flag $4; exit 2\n"), 0o700))
-	h.gives(exitFailed, []string{"no upgrade", "no flag --log-file"}, "daemon", "--upgrade", "--binary", h.path("old"))
+	h.gives(app.Failed, []string{"no upgrade", "no flag --log-file"}, "daemon", "--upgrade", "--binary", h.path("old"))
 	conf := h.read("freejail.hcl")
 	check(t, os.WriteFile(h.path("freejail.hcl"), []byte(conf+"\nlimits {\n  log_size = \"much\"\n}\n"), 0o600))
-	h.gives(exitFailed, []string{"no upgrade", "log_size"}, "daemon", "--upgrade")
+	h.gives(app.Failed, []string{"no upgrade", "log_size"}, "daemon", "--upgrade")
 	check(t, os.WriteFile(h.path("freejail.hcl"), []byte(conf), 0o600))
 
 	// The daemon takes its new binary; the task does not notice.
@@ -166,7 +167,7 @@ func TestTask(t *testing.T) {
 	h.gives(0, []string{"exited (3)"}, "ps", "-a")
 	h.gives(0, []string{"clitask", "exited", "exit code 3"}, "events")
 	h.gives(0, nil, "rm", "clitask")
-	h.gives(exitFailed, []string{"clitask"}, "inspect", "clitask")
+	h.gives(app.Failed, []string{"clitask"}, "inspect", "clitask")
 }
 
 // The image says how it is to be stopped, and how long that may take.
@@ -194,14 +195,14 @@ func TestImages(t *testing.T) {
 		t.Errorf("by its digest: %+v", one)
 	}
 	h.gives(0, []string{"mine sha256:"}, "images", "import", "--name", "mine", h.image("prog", ""))
-	h.gives(exitFailed, []string{"nothere.tar"}, "images", "import", h.path("nothere.tar"))
+	h.gives(app.Failed, []string{"nothere.tar"}, "images", "import", h.path("nothere.tar"))
 	h.gives(0, nil, "images", "rm", "mine")
-	h.gives(exitFailed, []string{"mine"}, "images", "rm", "mine")
+	h.gives(app.Failed, []string{"mine"}, "images", "rm", "mine")
 	h.gives(0, []string{"0 ended tasks"}, "gc")
 	h.gives(0, []string{"0 ended tasks"}, "gc", "--older", "1h", "--max-size", "1KiB")
 	h.gives(0, []string{"prog"}, "images", "prog") // someone has named it
-	h.gives(exitUsage, []string{"20GiB"}, "gc", "--max-size", "much")
-	h.gives(exitFailed, []string{"nothere"}, "images", "nothere")
+	h.gives(app.Usage, []string{"20GiB"}, "gc", "--max-size", "much")
+	h.gives(app.Failed, []string{"nothere"}, "images", "nothere")
 }
 
 func TestPolicy(t *testing.T) {
@@ -213,11 +214,11 @@ func TestPolicy(t *testing.T) {
 		t.Errorf("check prints its usage:\n%s", refused)
 	}
 	h.gives(exitRefused, []string{"the host's policy refuses", "freejail policy approve greedy@sha256:"}, "run", "greedy", "exit", "0")
-	h.gives(exitFailed, []string{"reason"}, "policy", "approve", "greedy")
-	h.gives(exitFailed, []string{"kind:what"}, "policy", "approve", "--reason", "x", "--request", "nonsense", "greedy")
-	h.gives(exitUsage, []string{"--expires"}, "policy", "approve", "--reason", "x", "--expires", "soon", "greedy")
+	h.gives(app.Failed, []string{"reason"}, "policy", "approve", "greedy")
+	h.gives(app.Failed, []string{"kind:what"}, "policy", "approve", "--reason", "x", "--request", "nonsense", "greedy")
+	h.gives(app.Usage, []string{"--expires"}, "policy", "approve", "--reason", "x", "--expires", "soon", "greedy")
 	digest := decoded[client.ImageInfo](h, "images", "greedy").Digest
-	h.gives(exitFailed, []string{"not on this host"}, "policy", "approve", "--reason", "x", "greedy@"+digest[:len(digest)-4]+"0000")
+	h.gives(app.Failed, []string{"not on this host"}, "policy", "approve", "--reason", "x", "greedy@"+digest[:len(digest)-4]+"0000")
 	h.gives(0, []string{"approved for sha256:", "allow:raw_sockets"}, "policy", "approve", "--reason", "a test", "--request", "allow:raw_sockets", "greedy@"+digest)
 	h.gives(exitRefused, []string{"sysvipc shm=new"}, "run", "greedy", "exit", "0")
 	h.gives(0, []string{"sysvipc:shm=new", "until"}, "policy", "approve", "--reason", "more of it", "--expires", "1d", "greedy")
@@ -236,7 +237,7 @@ func TestPolicy(t *testing.T) {
 	h.gives(0, nil, "policy", "revoke", "--reason", "no more", list[1].ID)
 	h.gives(0, []string{"clitask", "was revoked by"}, "events")
 	h.gives(0, nil, "policy", "revoke", "greedy@"+digest)
-	h.gives(exitFailed, []string{"no approval"}, "policy", "revoke", "greedy")
+	h.gives(app.Failed, []string{"no approval"}, "policy", "revoke", "greedy")
 	if task := decoded[client.Task](h, "inspect", "clitask"); task.State != client.Running {
 		t.Errorf("the task is %s", task.State)
 	}
@@ -246,8 +247,8 @@ func TestPolicy(t *testing.T) {
 
 	// A faulty file is told and leaves the policy in force.
 	check(t, os.WriteFile(h.path("freejail.hcl"), []byte("permit {\n"), 0o600))
-	h.gives(exitFailed, []string{"freejail.hcl"}, "policy", "reload")
-	h.gives(exitFailed, []string{"error    policy"}, "doctor")
+	h.gives(app.Failed, []string{"freejail.hcl"}, "policy", "reload")
+	h.gives(app.Failed, []string{"error    policy"}, "doctor")
 	h.gives(exitRefused, []string{"allowed", "allow.chflags"}, "policy", "check", "greedy")
 }
 
@@ -262,7 +263,7 @@ func TestDoctorAndDevfs(t *testing.T) {
 	h.gives(0, nil, "run", "-d", "--name", "clitask", "prog")
 	h.gives(0, []string{"held by clitask", "path null unhide"}, "devfs", "list")
 	h.gives(0, []string{"held by clitask", "path null unhide"}, "devfs", "show", "clitask")
-	h.gives(exitFailed, []string{"nobody"}, "devfs", "show", "nobody")
+	h.gives(app.Failed, []string{"nobody"}, "devfs", "show", "nobody")
 	if out := h.gives(0, []string{"visible  null", "open"}, "devfs", "explain", "prog"); strings.Contains(out, "hidden") {
 		t.Errorf("hidden nodes are listed:\n%s", out)
 	}
@@ -288,12 +289,12 @@ func TestPolicyOffline(t *testing.T) {
 		t.Errorf("check --json: %d %v %+v", r.code, err, d)
 	}
 	write("permit {\n  sysvipc = [\"shm\"]\n}\ntest \"no more\" {\n  refused {\n    sysvipc = [\"shm=new\"]\n  }\n}\n")
-	h.gives(exitFailed, []string{"freejail.hcl:6", `test "no more"`, "0 of 1"}, "policy", "test", conf)
+	h.gives(app.Failed, []string{"freejail.hcl:6", `test "no more"`, "0 of 1"}, "policy", "test", conf)
 	write("permit {}\n")
-	h.gives(exitFailed, []string{"nothing was tested"}, "policy", "test", conf)
+	h.gives(app.Failed, []string{"nothing was tested"}, "policy", "test", conf)
 	write("permit {\n  prots = [\"80\"]\n}\n")
-	h.gives(exitFailed, []string{"freejail.hcl:2", "prots", "ports"}, "policy", "check", path, "--policy", conf)
+	h.gives(app.Failed, []string{"freejail.hcl:2", "prots", "ports"}, "policy", "check", path, "--policy", conf)
 	h.gives(0, []string{"standard", "network-tools"}, "policy", "sets")
 	h.gives(0, []string{"set \"linux\"", "linprocfs"}, "policy", "sets", "linux")
-	h.gives(exitFailed, []string{"network-tools"}, "policy", "sets", "nothing")
+	h.gives(app.Failed, []string{"network-tools"}, "policy", "sets", "nothing")
 }

@@ -1,12 +1,13 @@
 package cli
 
 import (
-	"errors"
+	"context"
 	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/freejail/freejail/cmd/internal/app"
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/internal/printable"
 )
@@ -14,36 +15,38 @@ import (
 func (a *commands) exportCmd() *cobra.Command {
 	var list bool
 	var remove string
-	c := &cobra.Command{Use: "export IMAGE", Short: "serve an image to other hosts as a root over NFS", Args: cobra.MaximumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
+	c := app.Command("export IMAGE", "serve an image to other hosts as a root over NFS", cobra.MaximumNArgs(1),
+		func(ctx context.Context, args []string) error {
 			switch {
 			case list && remove == "" && len(args) == 0:
-				return a.listExports(cmd)
+				return a.listExports(ctx)
 			case remove != "" && !list && len(args) == 0:
-				return a.client().RemoveExport(cmd.Context(), remove)
+				return a.client().RemoveExport(ctx, remove)
 			case len(args) != 1 || list || remove != "":
-				return usageError{errors.New("want an image to export, --list, or --remove IMAGE")}
+				return app.Usagef("expected an image to export, --list, or --remove IMAGE")
 			}
-			e, err := a.client().Export(cmd.Context(), client.ExportRequest{Image: imageRef(args[0])})
+			e, err := a.client().Export(ctx, client.ExportRequest{Image: imageRef(args[0])})
 			if err != nil {
 				return err
 			}
-			return a.print(e, func(w io.Writer) {
-				printable.Fprintf(w, "%s %s\nclients name it by nfs { servers = [%q] }\n", strings.Join(e.Names, ","), e.Digest, e.URL)
+			return a.Print(e, func(w io.Writer) {
+				printable.Fprintf(w, "%s %s\n", strings.Join(e.Names, ","), e.Digest)
+				printable.Fprintf(w, "clients use it with nfs { servers = [%q] }\n", e.URL)
 				printProblem(w, *e)
 			})
-		}}
+		})
 	c.Flags().BoolVar(&list, "list", false, "list what this host exports")
-	c.Flags().StringVar(&remove, "remove", "", "stop exporting an image, by its name there or its digest; tasks that have their root from it lose it")
+	c.Flags().StringVar(&remove, "remove", "",
+		"stop exporting an image, by name or digest; tasks whose root it is lose it")
 	return c
 }
 
-func (a *commands) listExports(cmd *cobra.Command) error {
-	list, err := a.client().Exports(cmd.Context())
+func (a *commands) listExports(ctx context.Context) error {
+	list, err := a.client().Exports(ctx)
 	if err != nil {
 		return err
 	}
-	return a.print(list, func(w io.Writer) {
+	return a.Print(list, func(w io.Writer) {
 		var rows [][]string
 		for _, e := range list {
 			rows = append(rows, []string{strings.Join(e.Names, ","), e.Digest, e.Path})

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/freejail/freejail/cmd/internal/app"
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/internal/mount"
 )
@@ -43,10 +44,10 @@ func TestExport(t *testing.T) {
 		t.Errorf("exports: %v\n%s", err, b)
 	}
 	h.gives(0, []string{"NAMES", "prog", list[0].Digest}, "export", "--list")
-	h.gives(exitFailed, []string{"not on this host"}, "export", "nobody")
-	h.gives(exitFailed, []string{"is not exported", "export --list"}, "export", "--remove", "nobody")
+	h.gives(app.Failed, []string{"not on this host"}, "export", "nobody")
+	h.gives(app.Failed, []string{"is not exported", "export --list"}, "export", "--remove", "nobody")
 	for _, args := range [][]string{{"export"}, {"export", "--list", "prog"}, {"export", "--list", "--remove", "prog"}, {"export", "a", "b"}} {
-		if r := h.freejail(args...); r.code != exitUsage {
+		if r := h.freejail(args...); r.code != app.Usage {
 			t.Errorf("freejail %v: %d %s", args, r.code, r.errout)
 		}
 	}
@@ -61,7 +62,7 @@ func TestExport(t *testing.T) {
 
 func TestExportIsNotSetUp(t *testing.T) {
 	h := newHost(t, "")
-	h.gives(exitFailed, []string{"nfs { export }"}, "export", "prog")
-	h.gives(exitFailed, []string{"nfs { export }"}, "export", "--list")
-	h.gives(exitFailed, []string{"trusts no server"}, "run", "--storage", "nfs", "prog")
+	h.gives(app.Failed, []string{"nfs { export }"}, "export", "prog")
+	h.gives(app.Failed, []string{"nfs { export }"}, "export", "--list")
+	h.gives(app.Failed, []string{"trusts no server"}, "run", "--storage", "nfs", "prog")
 }

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -21,20 +22,20 @@ import (
 )
 
 func (a *commands) imagesCmd() *cobra.Command {
-	c := &cobra.Command{Use: "images [IMAGE]", Short: "list the images of this host, or describe one", Args: cobra.MaximumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
+	c := app.Command("images [IMAGE]", "list the images of this host, or describe one", cobra.MaximumNArgs(1),
+		func(ctx context.Context, args []string) error {
 			if len(args) == 1 {
-				i, err := a.client().Image(cmd.Context(), imageRef(args[0]))
+				i, err := a.client().Image(ctx, imageRef(args[0]))
 				if err != nil {
 					return err
 				}
-				return a.print(i, func(w io.Writer) { describe(w, i) })
+				return a.Print(i, func(w io.Writer) { describe(w, i) })
 			}
-			list, err := a.client().Images(cmd.Context())
+			list, err := a.client().Images(ctx)
 			if err != nil {
 				return err
 			}
-			return a.print(list, func(w io.Writer) {
+			return a.Print(list, func(w io.Writer) {
 				var rows [][]string
 				for _, i := range list {
 					if i.Problem != "" {
@@ -46,25 +47,25 @@ func (a *commands) imagesCmd() *cobra.Command {
 				}
 				table(w, "NAME\tDIGEST\tPLATFORM\tSIZE\tSHARED\tUNPACKED\tTASKS\tSUMMARY", rows)
 			})
-		}}
+		})
 	var name string
-	imp := &cobra.Command{Use: "import ARCHIVE", Short: "take an OCI archive or layout directory into the store", Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
+	imp := app.Command("import ARCHIVE", "import an OCI archive or layout directory", cobra.ExactArgs(1),
+		func(ctx context.Context, args []string) error {
 			path, err := filepath.Abs(args[0])
 			if err != nil {
 				return err
 			}
 			tell, end := showProgress("importing " + args[0])
-			i, err := a.client().Import(cmd.Context(), client.ImportRequest{Path: path, Name: name}, tell)
+			i, err := a.client().Import(ctx, client.ImportRequest{Path: path, Name: name}, tell)
 			end()
 			if err != nil {
 				return err
 			}
-			return a.print(i, func(w io.Writer) { printable.Fprintln(w, i.Name, i.Digest) })
-		}}
+			return a.Print(i, func(w io.Writer) { printable.Fprintln(w, i.Name, i.Digest) })
+		})
 	imp.Flags().StringVarP(&name, "name", "t", "", "name[:tag] (default: the file's name)")
-	rm := &cobra.Command{Use: "rm IMAGE", Short: "forget an image's name; `freejail gc` frees its space", Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return a.client().RemoveImage(cmd.Context(), args[0]) }}
+	rm := app.Command("rm IMAGE", "remove an image's name; `freejail gc` frees its space", cobra.ExactArgs(1),
+		func(ctx context.Context, args []string) error { return a.client().RemoveImage(ctx, args[0]) })
 	c.AddCommand(imp, rm)
 	return c
 }
@@ -77,8 +78,9 @@ func bytesOrNone(n int64) string {
 }
 
 func describe(w io.Writer, i *client.ImageInfo) {
-	printable.Fprintf(w, "%s  %s\n%s/%s, %s (shared %s, unpacked %s), created %s\n", i.Name, i.Digest, i.OS, i.Arch, units.BytesSize(float64(i.Size)),
-		bytesOrNone(i.Shared), bytesOrNone(i.Unpacked), i.Created.Format("2006-01-02"))
+	printable.Fprintf(w, "%s  %s\n", i.Name, i.Digest)
+	printable.Fprintf(w, "%s/%s, %s (shared %s, unpacked %s), created %s\n", i.OS, i.Arch,
+		units.BytesSize(float64(i.Size)), bytesOrNone(i.Shared), bytesOrNone(i.Unpacked), i.Created.Format(time.DateOnly))
 	if i.Summary != "" {
 		printable.Fprintln(w, i.Summary)
 	}
@@ -104,39 +106,42 @@ func describe(w io.Writer, i *client.ImageInfo) {
 func (a *commands) gcCmd() *cobra.Command {
 	var older time.Duration
 	var maxSize string
-	c := &cobra.Command{Use: "gc", Short: "remove what no task and no image needs any more", Args: cobra.NoArgs,
-		Long: `Removes ended tasks of "freejail run", images that jobs gave by a path and that
-were not used for long, unpacked trees and layers that no image needs any more.
-What a task holds or someone has named stays. The host configuration's gc block
-has the defaults.`,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			var req client.GCRequest
-			if cmd.Flags().Changed("older") {
-				req.Older = &older
-			}
-			if cmd.Flags().Changed("max-size") {
-				n, err := units.RAMInBytes(maxSize)
-				if err != nil {
-					return usageError{fmt.Errorf("--max-size %s: want a size such as 20GiB", maxSize)}
-				}
-				req.MaxSize = &n
-			}
-			r, err := a.client().GC(cmd.Context(), req)
+	c := &cobra.Command{Use: "gc", Short: "remove images and layers that nothing uses", Args: cobra.NoArgs}
+	c.RunE = func(cmd *cobra.Command, _ []string) error {
+		var req client.GCRequest
+		if cmd.Flags().Changed("older") {
+			req.Older = &older
+		}
+		if cmd.Flags().Changed("max-size") {
+			n, err := units.RAMInBytes(maxSize)
 			if err != nil {
-				return err
+				return app.Usagef("--max-size %s: not a valid size (for example 20GiB)", maxSize)
 			}
-			return a.print(r, func(w io.Writer) {
-				for _, name := range r.Images {
-					printable.Fprintln(w, "forgot", name)
-				}
-				for _, p := range r.Problems {
-					printable.Fprintln(w, "left:", p)
-				}
-				printable.Fprintf(w, "removed %d ended tasks, %d unpacked images, %s of layers\n", r.Tasks, r.Chains, units.BytesSize(float64(r.Bytes)))
-			})
-		}}
-	c.Flags().DurationVar(&older, "older", 0, "forget images given by a path that were not used for so long, such as 24h; 0 none by age")
-	c.Flags().StringVar(&maxSize, "max-size", "", "forget the longest unused of them while all images are larger than this, such as 20GiB; 0 no limit")
+			req.MaxSize = &n
+		}
+		r, err := a.client().GC(cmd.Context(), req)
+		if err != nil {
+			return err
+		}
+		return a.Print(r, func(w io.Writer) {
+			for _, name := range r.Images {
+				printable.Fprintln(w, "forgot", name)
+			}
+			for _, p := range r.Problems {
+				printable.Fprintln(w, "left:", p)
+			}
+			printable.Fprintf(w, "removed %d ended tasks, %d unpacked images, %s of layers\n", r.Tasks, r.Chains,
+				units.BytesSize(float64(r.Bytes)))
+		})
+	}
+	c.Long = `Removes ended tasks of "freejail run", unused images that jobs gave by a path or
+pulled, and unpacked trees and layers that no image needs. Images of tasks, and
+those that an operator imported or pulled, stay. The gc block of the host's
+configuration has the defaults.`
+	c.Flags().DurationVar(&older, "older", 0,
+		"remove images of jobs not used for this time, such as 24h; 0: none by age")
+	c.Flags().StringVar(&maxSize, "max-size", "",
+		"remove the least recently used of them above this size, such as 20GiB; 0: no limit")
 	return c
 }
 
@@ -171,49 +176,51 @@ func showProgress(title string) (tell func(client.ImageProgress), end func()) {
 
 func (a *commands) pullCmd() *cobra.Command {
 	var timeout time.Duration
-	c := &cobra.Command{Use: "pull IMAGE", Short: "take an image from a registry into the store", Args: cobra.ExactArgs(1),
-		Long: `IMAGE is HOST/NAME:TAG or HOST/NAME@sha256:..., asked for anew even if it is
-there. Mirrors, credentials and certificates are those of the daemon's
-configuration. An image that was pulled so stays until "freejail images rm".`,
-		RunE: func(cmd *cobra.Command, args []string) error {
+	c := app.Command("pull IMAGE", "pull an image from a registry", cobra.ExactArgs(1),
+		func(ctx context.Context, args []string) error {
 			tell, end := showProgress("pulling " + args[0])
-			i, err := a.client().Pull(cmd.Context(), client.PullRequest{Ref: args[0], Timeout: client.Duration(timeout)}, tell)
+			i, err := a.client().Pull(ctx, client.PullRequest{Ref: args[0], Timeout: client.Duration(timeout)}, tell)
 			end()
 			if err != nil {
 				return err
 			}
-			return a.print(i, func(w io.Writer) { printable.Fprintln(w, i.Name, i.Digest) })
-		}}
-	c.Flags().DurationVar(&timeout, "timeout", time.Hour, "give up after this time; the next pull goes on where this one ended")
+			return a.Print(i, func(w io.Writer) { printable.Fprintln(w, i.Name, i.Digest) })
+		})
+	c.Long = `IMAGE is HOST/NAME:TAG or HOST/NAME@sha256:... The registry is asked even if the
+image is on the host. Mirrors, credentials and certificates are those of the
+daemon's configuration. The image stays until "freejail images rm".`
+	c.Flags().DurationVar(&timeout, "timeout", time.Hour, "give up after this time; the next pull resumes")
 	return c
 }
 
 func (a *commands) doctorCmd() *cobra.Command {
 	var config string
-	c := &cobra.Command{Use: "doctor", Short: "tell what this host lacks and how to get it", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-		checks, err := a.client().Doctor(cmd.Context())
-		away := errors.Is(err, client.ErrNoDaemon)
-		if away { // the rest can be told without it
-			checks, err = a.withoutDaemon(config)
-		}
-		if err != nil {
-			return err
-		}
-		bad := false
-		for _, c := range checks {
-			bad = bad || c.Status == "error"
-		}
-		switch err := a.print(checks, func(w io.Writer) { printChecks(w, checks) }); {
-		case err != nil:
-			return err
-		case away:
-			return exitCode(exitNoDaemon)
-		case bad:
-			return exitCode(exitFailed)
-		}
-		return nil
-	}}
-	c.Flags().StringVar(&config, "config", "", "the host's configuration, where no daemon runs (default: "+defaultConfig+", if it is there)")
+	c := app.Command("doctor", "report what this host lacks, and how to fix it", cobra.NoArgs,
+		func(ctx context.Context, _ []string) error {
+			checks, err := a.client().Doctor(ctx)
+			away := errors.Is(err, client.ErrNoDaemon)
+			if away { // the rest can be told without it
+				checks, err = a.withoutDaemon(config)
+			}
+			if err != nil {
+				return err
+			}
+			bad := false
+			for _, c := range checks {
+				bad = bad || c.Status == "error"
+			}
+			switch err := a.Print(checks, func(w io.Writer) { printChecks(w, checks) }); {
+			case err != nil:
+				return err
+			case away:
+				return app.ExitCode(exitNoDaemon)
+			case bad:
+				return app.ExitCode(app.Failed)
+			}
+			return nil
+		})
+	c.Flags().StringVar(&config, "config", "",
+		"the configuration, if no daemon runs (default: "+defaultConfig+", if it exists)")
 	return c
 }
 
@@ -237,7 +244,8 @@ func (a *commands) withoutDaemon(config string) ([]client.Check, error) {
 	checks := []client.Check{{Name: "daemon", Status: "error", Detail: "none answers on " + a.socket, Fix: start}}
 	cfg, err := daemon.LoadConfig(config)
 	if err != nil {
-		return append(checks, client.Check{Name: "policy", Status: "error", Detail: err.Error(), Fix: "mend " + config}), nil
+		bad := client.Check{Name: "policy", Status: "error", Detail: err.Error(), Fix: "correct " + config}
+		return append(checks, bad), nil
 	}
 	return append(checks, daemon.HostChecks(cfg)...), nil
 }
@@ -250,10 +258,4 @@ func printChecks(w io.Writer, checks []client.Check) {
 			printable.Fprintf(w, "%21s %s\n", "->", c.Fix)
 		}
 	}
-}
-
-func (a *commands) versionCmd() *cobra.Command {
-	return &cobra.Command{Use: "version", Short: "print the version", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
-		return a.print(map[string]string{"version": a.version}, func(w io.Writer) { printable.Fprintln(w, "freejail", a.version) })
-	}}
 }

@@ -263,7 +263,7 @@ func TestEveryOutputIsTried(t *testing.T) {
 			walk(sub)
 		}
 	}
-	walk((&commands{}).root())
+	walk(newCommands("").root())
 	for name := range outputs {
 		if !seen[name] {
 			t.Errorf("there is no command %q", name)

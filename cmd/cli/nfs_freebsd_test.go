@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/freejail/freejail/cmd/internal/app"
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/internal/testnfs"
 )
@@ -29,7 +30,7 @@ func TestRunOverNFS(t *testing.T) {
 	runner := newHost(t, "permit {\n  nfs = true\n}\nnfs {\n  servers = [\""+testnfs.URL+"\"]\n  timeout = \"5s\"\n  every = \"500ms\"\n  keep = \"0s\"\n}\n")
 	runner.gives(0, nil, "images", "rm", "prog")
 	runner.gives(0, nil, "gc")
-	runner.gives(exitFailed, []string{"not on this host"}, "run", "prog", "say", "x")
+	runner.gives(app.Failed, []string{"not on this host"}, "run", "prog", "say", "x")
 	if r := runner.freejail("doctor"); !strings.Contains(r.out, "ok       nfs server   "+testnfs.URL) {
 		t.Errorf("doctor:\n%s", r.out)
 	}
@@ -46,9 +47,9 @@ func TestRunOverNFS(t *testing.T) {
 			t.Fatalf("ps does not tell:\n%s", r.out)
 		}
 	}
-	runner.gives(exitFailed, []string{"one", "has not answered"}, "exec", "one", "/bin/prog", "inside", "say", "x")
+	runner.gives(app.Failed, []string{"one", "has not answered"}, "exec", "one", "/bin/prog", "inside", "say", "x")
 	runner.gives(0, []string{"unhealthy", testnfs.URL}, "events")
-	runner.gives(exitFailed, []string{"nfs mount"}, "doctor")
+	runner.gives(app.Failed, []string{"nfs mount"}, "doctor")
 	runner.gives(0, nil, "stop", "one")
 	runner.gives(0, nil, "rm", "one")
 	check(t, server.Plug())

@@ -21,6 +21,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/freejail/freejail/cmd/internal/app"
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/internal/printable"
 )
@@ -33,18 +34,18 @@ type runFlags struct {
 
 func (a *commands) runCmd() *cobra.Command {
 	var f runFlags
-	c := &cobra.Command{Use: "run [flags] IMAGE [COMMAND [ARG...]]", Short: "start a task without Nomad and follow it to its end",
-		Args: cobra.MinimumNArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
+	c := app.Command("run [flags] IMAGE [COMMAND [ARG...]]", "start a task without Nomad and follow it to its end",
+		cobra.MinimumNArgs(1), func(ctx context.Context, args []string) error {
 			spec, err := f.spec(args)
 			if err != nil {
-				return usageError{err}
+				return err
 			}
-			return a.run(cmd.Context(), spec, f)
-		}}
+			return a.run(ctx, spec, f)
+		})
 	fl := c.Flags()
 	fl.SetInterspersed(false)
 	fl.BoolVarP(&f.detach, "detach", "d", false, "print the id and leave the task running")
-	fl.BoolVar(&f.remove, "rm", false, "forget the task when it has ended")
+	fl.BoolVar(&f.remove, "rm", false, "remove the task when it has ended")
 	f.task(c)
 	return c
 }
@@ -52,20 +53,21 @@ func (a *commands) runCmd() *cobra.Command {
 // task are the flags of what a task is and asks for.
 func (f *runFlags) task(c *cobra.Command) {
 	fl := c.Flags()
-	fl.StringVar(&f.name, "name", "", "the task's id (default: from the image's name)")
-	fl.BoolVar(&f.pull, "pull", false, "ask the image's registry for it, even if it is there")
+	fl.StringVar(&f.name, "name", "", "the id of the task (default: made from the image's name)")
+	fl.BoolVar(&f.pull, "pull", false, "ask the registry even if the image is on the host")
 	fl.StringVarP(&f.user, "user", "u", "", "user[:group], looked up in the image")
 	fl.StringVarP(&f.workdir, "workdir", "w", "", "working directory in the jail")
 	fl.StringVar(&f.hostname, "hostname", "", "the jail's host name")
-	fl.StringVar(&f.entrypoint, "entrypoint", "", "instead of the image's")
+	fl.StringVar(&f.entrypoint, "entrypoint", "", "replaces the image's entrypoint")
 	fl.StringVarP(&f.memory, "memory", "m", "", "memory limit, such as 256MiB")
-	fl.StringVar(&f.disk, "disk", "", "limit of what is written to the root, such as 1GiB (default: the host's)")
-	fl.StringVar(&f.storage, "storage", "", "another storage driver of the host; nfs, or nfs://server/path for a root over NFS")
+	fl.StringVar(&f.disk, "disk", "", "limit of data written to the root, such as 1GiB (default: the host's)")
+	fl.StringVar(&f.storage, "storage", "",
+		"another storage driver of the host; nfs or nfs://server/path for a root over NFS")
 	fl.StringArrayVarP(&f.env, "env", "e", nil, "NAME=VALUE in the environment")
-	fl.StringArrayVar(&f.params, "param", nil, "NAME=VALUE of the image's parameters")
-	fl.StringArrayVarP(&f.ports, "port", "p", nil, "NAME=[ADDRESS:]PORT, where a port of the image is on the host")
+	fl.StringArrayVar(&f.params, "param", nil, "NAME=VALUE for a parameter of the image")
+	fl.StringArrayVarP(&f.ports, "port", "p", nil, "NAME=[ADDRESS:]PORT: the host's port for a port of the image")
 	fl.StringArrayVarP(&f.volumes, "volume", "v", nil, "SOURCE:TARGET[:ro]")
-	fl.StringArrayVar(&f.tmpfs, "tmpfs", nil, "TARGET[:OPTIONS], a file system in memory: size=64MiB, mode=1777, noexec, ...")
+	fl.StringArrayVar(&f.tmpfs, "tmpfs", nil, "TARGET[:OPTIONS]: a tmpfs, with size=64MiB, mode=1777, noexec, ...")
 	fl.StringArrayVar(&f.devfs, "devfs", nil, "a devfs rule that the task asks for")
 	fl.StringArrayVar(&f.allow, "allow", nil, "a jail permission that the task asks for, such as raw_sockets")
 }
@@ -73,8 +75,8 @@ func (f *runFlags) task(c *cobra.Command) {
 var notID = regexp.MustCompile(`[^A-Za-z0-9_-]+`)
 
 func (f runFlags) spec(args []string) (client.TaskSpec, error) {
-	s := client.TaskSpec{ID: f.name, Owner: "cli", Image: args[0], User: f.user, WorkDir: f.workdir, Hostname: f.hostname, Storage: f.storage,
-		ForcePull: f.pull}
+	s := client.TaskSpec{ID: f.name, Owner: "cli", Image: args[0], User: f.user, WorkDir: f.workdir,
+		Hostname: f.hostname, Storage: f.storage, ForcePull: f.pull}
 	if strings.ContainsRune(s.Image, '/') {
 		if _, err := os.Stat(s.Image); err == nil {
 			if s.Image, err = filepath.Abs(s.Image); err != nil {
@@ -107,13 +109,13 @@ func (f runFlags) spec(args []string) (client.TaskSpec, error) {
 		return s, err
 	}
 	s.Wants.Devfs, s.Wants.Allow = f.devfs, f.allow
-	var e1, e2, e3, e4 error
-	s.Env, e1 = pairs("--env", f.env)
-	s.Parameters, e2 = pairs("--param", f.params)
-	s.Ports, e3 = portBindings(f.ports)
-	s.Volumes, e4 = volumes(f.volumes)
+	var errs [4]error
+	s.Env, errs[0] = pairs("--env", f.env)
+	s.Parameters, errs[1] = pairs("--param", f.params)
+	s.Ports, errs[2] = portBindings(f.ports)
+	s.Volumes, errs[3] = volumes(f.volumes)
 	s.Volumes = append(s.Volumes, tmpfs(f.tmpfs)...)
-	return s, errors.Join(e1, e2, e3, e4)
+	return s, errors.Join(errs[:]...)
 }
 
 // bytesOf reads a size such as 256MiB; empty is 0.
@@ -123,7 +125,7 @@ func bytesOf(flag, text string) (int64, error) {
 	}
 	n, err := units.RAMInBytes(text)
 	if err != nil || n <= 0 {
-		return 0, fmt.Errorf("%s %q: want a size such as 256MiB", flag, text)
+		return 0, app.Usagef("%s %q: not a valid size (for example 256MiB)", flag, text)
 	}
 	return n, nil
 }
@@ -133,7 +135,7 @@ func pairs(flag string, list []string) (map[string]string, error) {
 	for _, kv := range list {
 		k, v, ok := strings.Cut(kv, "=")
 		if !ok || k == "" {
-			return nil, fmt.Errorf("%s %q: want NAME=VALUE", flag, kv)
+			return nil, app.Usagef("%s %q: expected NAME=VALUE", flag, kv)
 		}
 		out[k] = v
 	}
@@ -149,7 +151,7 @@ func portBindings(list []string) (map[string]client.PortBinding, error) {
 			b.Address, v = strings.Trim(v[:i], "[]"), v[i+1:]
 		}
 		if b.Port, err = strconv.Atoi(v); err != nil {
-			return nil, fmt.Errorf("--port %s: %q is no port", name, v)
+			return nil, app.Usagef("--port %s: %q is not a port number", name, v)
 		}
 		out[name] = b
 	}
@@ -170,7 +172,7 @@ func volumes(list []string) ([]client.Mount, error) {
 	for _, v := range list {
 		p := strings.Split(v, ":")
 		if len(p) < 2 || len(p) > 3 || len(p) == 3 && p[2] != "ro" && p[2] != "rw" {
-			return nil, fmt.Errorf("--volume %q: want SOURCE:TARGET[:ro]", v)
+			return nil, app.Usagef("--volume %q: expected SOURCE:TARGET[:ro]", v)
 		}
 		out = append(out, client.Mount{Source: p[0], Target: p[1], ReadOnly: len(p) == 3 && p[2] == "ro"})
 	}
@@ -184,7 +186,7 @@ func (a *commands) run(ctx context.Context, spec client.TaskSpec, f runFlags) er
 		return err
 	}
 	if f.detach {
-		return a.print(t, func(w io.Writer) { printable.Fprintln(w, t.Spec.ID) })
+		return a.Print(t, func(w io.Writer) { printable.Fprintln(w, t.Spec.ID) })
 	}
 	followed := make(chan error, 2)
 	for stream, w := range map[string]io.Writer{"stdout": a.stream, "stderr": os.Stderr} {
@@ -275,35 +277,35 @@ func exitOf(e *client.Exit) error {
 		printable.Fprintln(os.Stderr, "freejail: the task ended:", e.Message)
 	case e == nil || !e.Known:
 		printable.Fprintln(os.Stderr, "freejail: the exit code is unknown")
-		return exitCode(exitUnknown)
+		return app.ExitCode(exitUnknown)
 	case e.Disk:
 		printable.Fprintln(os.Stderr, "freejail: killed:", e.Message)
 	case e.OOM:
 		printable.Fprintln(os.Stderr, "freejail: killed: over its memory limit")
 	}
 	if !e.Known {
-		return exitCode(exitUnknown)
+		return app.ExitCode(exitUnknown)
 	}
 	if e.Signal != 0 {
-		return exitCode(128 + e.Signal)
+		return app.ExitCode(128 + e.Signal)
 	}
 	if e.Code != 0 {
-		return exitCode(e.Code)
+		return app.ExitCode(e.Code)
 	}
 	return nil
 }
 
 func (a *commands) psCmd() *cobra.Command {
 	var all bool
-	c := &cobra.Command{Use: "ps", Short: "list the tasks of this host", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+	c := app.Command("ps", "list the tasks of this host", cobra.NoArgs, func(ctx context.Context, _ []string) error {
 		c := a.client()
-		tasks, err := c.TasksNow(cmd.Context())
+		tasks, err := c.TasksNow(ctx)
 		if err != nil {
 			return err
 		}
 		var usage map[string]client.Usage
 		if !slices.ContainsFunc(tasks, func(t client.Task) bool { return t.Recovering }) {
-			if usage, err = c.AllStats(cmd.Context()); err != nil {
+			if usage, err = c.AllStats(ctx); err != nil {
 				return err
 			}
 		}
@@ -313,7 +315,7 @@ func (a *commands) psCmd() *cobra.Command {
 				kept = append(kept, t)
 			}
 		}
-		return a.print(kept, func(w io.Writer) {
+		return a.Print(kept, func(w io.Writer) {
 			var rows [][]string
 			for _, t := range kept {
 				rows = append(rows, psRow(t, usage[t.Spec.ID]))
@@ -325,8 +327,8 @@ func (a *commands) psCmd() *cobra.Command {
 				}
 			}
 		})
-	}}
-	c.Flags().BoolVarP(&all, "all", "a", false, "ended tasks too")
+	})
+	c.Flags().BoolVarP(&all, "all", "a", false, "also list ended tasks")
 	return c
 }
 
@@ -365,25 +367,26 @@ func psRow(t client.Task, u client.Usage) []string {
 		}
 		return s
 	}
-	return []string{rowID(t), short(t.Digest), state, dash(strconv.Itoa(t.PID), t.PID == 0), dash(strconv.Itoa(t.JID), t.JID == 0),
-		dash(strings.Join(ports, ","), len(ports) == 0), units.BytesSize(float64(u.RSS)), (u.UserTime + u.SysTime).Round(time.Millisecond).String(), ago(t.CreatedAt)}
+	return []string{rowID(t), short(t.Digest), state, dash(strconv.Itoa(t.PID), t.PID == 0),
+		dash(strconv.Itoa(t.JID), t.JID == 0), dash(strings.Join(ports, ","), len(ports) == 0),
+		units.BytesSize(float64(u.RSS)), (u.UserTime + u.SysTime).Round(time.Millisecond).String(), ago(t.CreatedAt)}
 }
 
 func (a *commands) execCmd() *cobra.Command {
 	var spec client.ExecSpec
 	var env []string
-	c := &cobra.Command{Use: "exec [flags] TASK COMMAND [ARG...]", Short: "run a command in a task's jail", Args: cobra.MinimumNArgs(2),
-		RunE: func(cmd *cobra.Command, args []string) error {
+	c := app.Command("exec [flags] TASK COMMAND [ARG...]", "run a command in a task's jail", cobra.MinimumNArgs(2),
+		func(ctx context.Context, args []string) error {
 			var err error
 			if spec.Env, err = pairs("--env", env); err != nil {
-				return usageError{err}
+				return err
 			}
 			spec.Args = args[1:]
-			return a.exec(cmd.Context(), args[0], spec)
-		}}
+			return a.exec(ctx, args[0], spec)
+		})
 	c.Flags().SetInterspersed(false)
-	c.Flags().BoolVarP(&spec.TTY, "tty", "t", false, "give the command a terminal")
-	c.Flags().StringVarP(&spec.User, "user", "u", "", "user[:group] that the policy lets the task have, looked up in its files as they are now")
+	c.Flags().BoolVarP(&spec.TTY, "tty", "t", false, "allocate a terminal")
+	c.Flags().StringVarP(&spec.User, "user", "u", "", "user[:group], looked up in the task's files; the policy decides")
 	c.Flags().StringVarP(&spec.WorkDir, "workdir", "w", "", "working directory in the jail")
 	c.Flags().StringArrayVarP(&env, "env", "e", nil, "NAME=VALUE in the environment")
 	return c
@@ -430,22 +433,23 @@ func resizes(fd int) <-chan client.WindowSize {
 func (a *commands) stopCmd() *cobra.Command {
 	var sig string
 	var timeout time.Duration
-	c := &cobra.Command{Use: "stop TASK...", Short: "end tasks: a signal, and SIGKILL when the time is over", Args: cobra.MinimumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			var errs []error
-			for _, id := range args {
-				wait := timeout
-				if !cmd.Flags().Changed("timeout") {
-					wait = a.stopTimeout(cmd.Context(), id)
-				}
-				errs = append(errs, persist(cmd.Context(), calling, func() error {
-					_, err := a.client().Stop(cmd.Context(), id, client.StopRequest{Signal: sig, Timeout: client.Duration(wait)})
-					return err
-				}, sayWaiting))
+	c := &cobra.Command{Use: "stop TASK...", Short: "stop tasks: a signal, and SIGKILL after the timeout",
+		Args: cobra.MinimumNArgs(1)}
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		var errs []error
+		for _, id := range args {
+			wait := timeout
+			if !cmd.Flags().Changed("timeout") {
+				wait = a.stopTimeout(cmd.Context(), id)
 			}
-			return errors.Join(errs...)
-		}}
-	c.Flags().StringVarP(&sig, "signal", "s", "", "default: the image's, else SIGTERM")
+			errs = append(errs, persist(cmd.Context(), calling, func() error {
+				_, err := a.client().Stop(cmd.Context(), id, client.StopRequest{Signal: sig, Timeout: client.Duration(wait)})
+				return err
+			}, sayWaiting))
+		}
+		return errors.Join(errs...)
+	}
+	c.Flags().StringVarP(&sig, "signal", "s", "", "the signal (default: the image's, else SIGTERM)")
 	c.Flags().DurationVarP(&timeout, "timeout", "t", 0, "time until SIGKILL (default: the image's, else 10s)")
 	return c
 }
@@ -460,104 +464,109 @@ func (a *commands) stopTimeout(ctx context.Context, id string) time.Duration {
 
 func (a *commands) shutdownCmd() *cobra.Command {
 	var limit time.Duration
-	c := &cobra.Command{Use: "shutdown", Short: "end all tasks as a shutdown of the host does", Args: cobra.NoArgs,
-		Long: `Takes every task out of Consul, sends it its stop signal, and kills it when its
-own time is over. All tasks end at once. After that the daemon starts no task
-until it is started again, with the host or by "service freejail restart"; what
-ended is told as "the host was shut down", and Nomad's agent is told only then.
-
-The rc.d script does this when the host shuts down. Before maintenance it can be
-done by hand.`,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+	c := app.Command("shutdown", "stop all tasks as a shutdown of the host does", cobra.NoArgs,
+		func(ctx context.Context, _ []string) error {
 			if limit < 0 {
-				return usageError{fmt.Errorf("--timeout %s is below zero", limit)}
+				return app.Usagef("--timeout %s: negative", limit)
 			}
-			r, err := a.client().Shutdown(cmd.Context(), client.ShutdownRequest{Limit: client.Duration(limit)})
+			r, err := a.client().Shutdown(ctx, client.ShutdownRequest{Limit: client.Duration(limit)})
 			if err != nil {
 				return err
 			}
-			if err := a.print(r, func(w io.Writer) { printShutdown(w, r) }); err != nil || len(r.Left) == 0 {
+			if err := a.Print(r, func(w io.Writer) { printShutdown(w, r) }); err != nil || len(r.Left) == 0 {
 				return err
 			}
-			return exitCode(exitFailed)
-		}}
-	c.Flags().DurationVarP(&limit, "timeout", "t", 0, "the most time for all of it, the last 10s for killing and clearing up (default: each task its own)")
+			return app.ExitCode(app.Failed)
+		})
+	c.Long = `Deregisters every task from Consul, sends it its stop signal, and kills it after
+its own timeout, all tasks at once. After that the daemon starts no task until it
+is started again, with the host or by "service freejail restart". The tasks' end is
+then reported as "the host was shut down", also to Nomad's agent.
+
+The rc.d script runs this when the host shuts down; run it by hand before
+maintenance.`
+	c.Flags().DurationVarP(&limit, "timeout", "t", 0,
+		"the limit for all of it, including 10s to kill and clean up (default: each task's own)")
 	return c
 }
 
 func printShutdown(w io.Writer, r *client.ShutdownResult) {
 	printable.Fprintf(w, "%d tasks have ended", len(r.Ended))
 	if len(r.Killed) > 0 {
-		printable.Fprintf(w, "; killed, as their time was over: %s", strings.Join(r.Killed, " "))
+		printable.Fprintf(w, "; killed after their timeout: %s", strings.Join(r.Killed, " "))
 	}
 	if len(r.Left) > 0 {
-		printable.Fprintf(w, "; still there: %s", strings.Join(r.Left, " "))
+		printable.Fprintf(w, "; still running: %s", strings.Join(r.Left, " "))
 	}
 	printable.Fprintln(w)
 }
 
 func (a *commands) rmCmd() *cobra.Command {
 	var force bool
-	c := &cobra.Command{Use: "rm TASK...", Short: "forget ended tasks", Args: cobra.MinimumNArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
-		var errs []error
-		for _, id := range args {
-			errs = append(errs, a.client().Destroy(cmd.Context(), id, force))
-		}
-		return errors.Join(errs...)
-	}}
-	c.Flags().BoolVarP(&force, "force", "f", false, "kill it if it runs")
+	c := app.Command("rm TASK...", "remove ended tasks", cobra.MinimumNArgs(1),
+		func(ctx context.Context, args []string) error {
+			var errs []error
+			for _, id := range args {
+				errs = append(errs, a.client().Destroy(ctx, id, force))
+			}
+			return errors.Join(errs...)
+		})
+	c.Flags().BoolVarP(&force, "force", "f", false, "kill running tasks")
 	return c
 }
 
 func (a *commands) logsCmd() *cobra.Command {
 	var follow, stderr bool
 	var tail int
-	c := &cobra.Command{Use: "logs TASK", Short: "show what a task wrote", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
-		stream := "stdout"
-		if stderr {
-			stream = "stderr"
-		}
-		c := a.client()
-		if !follow {
-			return c.Logs(cmd.Context(), args[0], stream, false, tail, a.stream)
-		}
-		log := client.LogReading{Task: args[0], Stream: stream, Tail: tail, To: a.stream}
-		err := persist(cmd.Context(), calling, func() error { return c.FollowLog(cmd.Context(), &log) }, sayWaiting)
-		if errors.Is(err, client.ErrPlaceLost) {
-			err = fmt.Errorf("%w: the task's log is shown by another `freejail logs`", err)
-		}
-		return err
-	}}
-	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on until the task ends")
-	c.Flags().BoolVar(&stderr, "stderr", false, "standard error instead of output")
-	c.Flags().IntVarP(&tail, "tail", "n", -1, "begin with the last lines")
+	c := app.Command("logs TASK", "show the output of a task", cobra.ExactArgs(1),
+		func(ctx context.Context, args []string) error {
+			stream := "stdout"
+			if stderr {
+				stream = "stderr"
+			}
+			c := a.client()
+			if !follow {
+				return c.Logs(ctx, args[0], stream, false, tail, a.stream)
+			}
+			log := client.LogReading{Task: args[0], Stream: stream, Tail: tail, To: a.stream}
+			err := persist(ctx, calling, func() error { return c.FollowLog(ctx, &log) }, sayWaiting)
+			if errors.Is(err, client.ErrPlaceLost) {
+				err = fmt.Errorf("%w: the task's log is shown by another `freejail logs`", err)
+			}
+			return err
+		})
+	c.Flags().BoolVarP(&follow, "follow", "f", false, "follow until the task ends")
+	c.Flags().BoolVar(&stderr, "stderr", false, "show standard error instead of output")
+	c.Flags().IntVarP(&tail, "tail", "n", -1, "start with the last N lines")
 	return c
 }
 
 func (a *commands) inspectCmd() *cobra.Command {
-	return &cobra.Command{Use: "inspect TASK", Short: "all that the daemon knows of a task, as JSON", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
-		t, err := a.client().Task(cmd.Context(), args[0])
-		if err != nil {
-			return err
-		}
-		a.json = true
-		return a.print(t, nil)
-	}}
+	return app.Command("inspect TASK", "show all details of a task, as JSON", cobra.ExactArgs(1),
+		func(ctx context.Context, args []string) error {
+			t, err := a.client().Task(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			a.JSON = true
+			return a.Print(t, nil)
+		})
 }
 
 func (a *commands) eventsCmd() *cobra.Command {
 	var follow bool
-	c := &cobra.Command{Use: "events", Short: "what happened to the tasks of late", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-		c, after := a.client(), uint64(0)
-		return persist(cmd.Context(), calling, func() error {
-			return c.Events(cmd.Context(), after, follow, func(e client.Event) error {
-				after = e.Seq
-				return a.print(e, func(w io.Writer) {
-					printable.Fprintf(w, "%s  %-20s  %-10s  %s\n", e.At.Format(time.TimeOnly), e.Task, e.Kind, e.Message)
+	c := app.Command("events", "show recent events of tasks", cobra.NoArgs,
+		func(ctx context.Context, _ []string) error {
+			c, after := a.client(), uint64(0)
+			return persist(ctx, calling, func() error {
+				return c.Events(ctx, after, follow, func(e client.Event) error {
+					after = e.Seq
+					return a.Print(e, func(w io.Writer) {
+						printable.Fprintf(w, "%s  %-20s  %-10s  %s\n", e.At.Format(time.TimeOnly), e.Task, e.Kind, e.Message)
+					})
 				})
-			})
-		}, sayWaiting)
-	}}
-	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what happens")
+			}, sayWaiting)
+		})
+	c.Flags().BoolVarP(&follow, "follow", "f", false, "follow new events")
 	return c
 }

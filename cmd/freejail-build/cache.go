@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/freejail/freejail/cmd/freejail-build/buildjail"
+	"github.com/freejail/freejail/cmd/internal/app"
 	"github.com/freejail/freejail/image/build"
 	"github.com/freejail/freejail/internal/printable"
 )
@@ -21,8 +23,8 @@ type cacheFlags struct {
 }
 
 func (f *cacheFlags) add(c *cobra.Command) {
-	c.Flags().StringVar(&f.cache, "cache", "", "the directory of what earlier builds made (default: "+defaultCacheText+")")
-	c.Flags().BoolVar(&f.none, "no-cache", false, "execute every instruction, and remember nothing")
+	c.Flags().StringVar(&f.cache, "cache", "", "the cache directory (default: "+defaultCacheText+")")
+	c.Flags().BoolVar(&f.none, "no-cache", false, "execute every instruction, and cache nothing")
 }
 
 const defaultCacheText = "/var/cache/freejail-build for root, else freejail-build in $XDG_CACHE_HOME or ~/.cache"
@@ -31,7 +33,7 @@ const defaultCacheText = "/var/cache/freejail-build for root, else freejail-buil
 func (f *cacheFlags) dir() (string, error) {
 	switch {
 	case f.none && f.cache != "":
-		return "", usagef("--cache and --no-cache cannot both be meant")
+		return "", app.Usagef("--cache and --no-cache exclude each other")
 	case f.none:
 		return "", nil
 	case f.cache != "":
@@ -43,7 +45,7 @@ func (f *cacheFlags) dir() (string, error) {
 	if dir == "" {
 		home, err := os.UserHomeDir()
 		if err != nil {
-			return "", usagef("where is the cache to be? Add --cache DIRECTORY or --no-cache: %v", err)
+			return "", app.Usagef("no directory for the cache: add --cache DIRECTORY or --no-cache: %v", err)
 		}
 		dir = filepath.Join(home, ".cache")
 	}
@@ -51,7 +53,7 @@ func (f *cacheFlags) dir() (string, error) {
 }
 
 func (a *commands) cacheCmd() *cobra.Command {
-	c := &cobra.Command{Use: "cache", Short: "look after what earlier builds made"}
+	c := &cobra.Command{Use: "cache", Short: "manage the cache of builds"}
 	c.AddCommand(a.pruneCmd())
 	return c
 }
@@ -61,35 +63,34 @@ func (a *commands) pruneCmd() *cobra.Command {
 	var age time.Duration
 	var keep string
 	var all bool
-	c := &cobra.Command{Use: "prune [flags]", Short: "remove from the cache what is old, or more than a size",
-		Long: `Remove from the cache what no build has used for --older-than, and of the rest
-the least recently used until it is within --keep. Every build does this with
-the defaults when it ends. It waits for builds that run.`,
-		Args: exactly(0, "no arguments"),
-		RunE: func(cmd *cobra.Command, _ []string) error {
+	c := app.Command("prune [flags]", "remove old entries from the cache, and keep it within a size", cobra.NoArgs,
+		func(ctx context.Context, _ []string) error {
 			dir, err := f.dir()
 			if err != nil {
 				return err
 			}
 			bytes, err := units.RAMInBytes(keep)
 			if err != nil || bytes < 0 || age < 0 {
-				return usagef("--keep %s, --older-than %s: want a size such as 10g and a time such as 168h", keep, age)
+				return app.Usagef("--keep %s, --older-than %s: not a valid size and time (for example 10g and 168h)", keep, age)
 			}
 			if all {
 				bytes = 0
 			}
-			freed, err := build.Prune(cmd.Context(), dir, age, bytes, buildjail.CleanUp)
+			freed, err := build.Prune(ctx, dir, age, bytes, buildjail.CleanUp)
 			if os.IsNotExist(err) {
 				err = nil // nothing was ever built
 			}
 			if err == nil {
-				_, err = printable.Fprintf(a.out, "%s freed\n", strings.ReplaceAll(units.BytesSize(float64(freed)), "iB", " iB"))
+				printable.Fprintf(a.Out, "%s freed\n", strings.ReplaceAll(units.BytesSize(float64(freed)), "iB", " iB"))
 			}
 			return err
-		}}
+		})
+	c.Long = `Remove from the cache what no build has used for --older-than, and of the rest
+the least recently used until it is within --keep. Every build does this with
+the defaults when it ends. It waits for builds that run.`
 	c.Flags().StringVar(&f.cache, "cache", "", "the cache (default: "+defaultCacheText+")")
-	c.Flags().DurationVar(&age, "older-than", build.DefaultCacheAge, "remove what was not used for so long")
-	c.Flags().StringVar(&keep, "keep", "20g", "how much may stay")
+	c.Flags().DurationVar(&age, "older-than", build.DefaultCacheAge, "remove entries that were not used for this time")
+	c.Flags().StringVar(&keep, "keep", "20g", "the size that may stay")
 	c.Flags().BoolVar(&all, "all", false, "remove everything")
 	return c
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -18,14 +17,9 @@ import (
 	"github.com/freejail/freejail/internal/printable"
 )
 
-func printJSON(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
-	enc.SetIndent("", "  ")
-	return enc.Encode(v)
-}
-
-func printImageJSON(w io.Writer, img *image.Image) error {
-	return printJSON(w, struct {
+// document is an image for programs.
+func document(img *image.Image) any {
+	return struct {
 		Name     string               `json:"name"`
 		Digest   string               `json:"digest"`
 		Size     int64                `json:"size"`
@@ -33,23 +27,22 @@ func printImageJSON(w io.Writer, img *image.Image) error {
 		Layers   []ocispec.Descriptor `json:"layers"`
 		Config   ocispec.Image        `json:"config"`
 		Manifest *image.Manifest      `json:"manifest"`
-	}{img.Name, img.Digest.String(), img.Size, img.ChainID.String(), img.Layers, img.Config, img.Manifest})
+	}{img.Name, img.Digest.String(), img.Size, img.ChainID.String(), img.Layers, img.Config, img.Manifest}
 }
 
-// page is a description for people.
-type page struct {
-	*tabwriter.Writer
-	err error
-}
+// page is a description for people, in columns.
+type page struct{ *tabwriter.Writer }
 
-func (p *page) line(format string, a ...any) {
-	if p.err == nil {
-		_, p.err = printable.Fprintf(p.Writer, format+"\n", a...)
-	}
+func newPage(w io.Writer) page { return page{tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)} }
+
+func (p page) line(format string, a ...any) { printable.Fprintf(p, format+"\n", a...) }
+
+func (p page) end() {
+	_ = p.Flush() // App remembers the error
 }
 
 // section begins with its title once something is in it.
-func (p *page) section(title string, rows [][]string) {
+func (p page) section(title string, rows [][]string) {
 	if len(rows) == 0 {
 		return
 	}
@@ -67,8 +60,8 @@ func cells(row []string) (out []any) {
 	return out
 }
 
-func describe(w io.Writer, img *image.Image) error {
-	p := &page{Writer: tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)}
+func describe(w io.Writer, img *image.Image) {
+	p := newPage(w)
 	m, c := img.Manifest, img.Config.Config
 	p.line("%s\t%s", cmp.Or(img.Name, "-"), m.Summary)
 	p.line("")
@@ -99,10 +92,7 @@ func describe(w io.Writer, img *image.Image) error {
 	p.section("REQUESTS (a host's policy decides)", requests(m.Requires))
 	p.section("WRITABLE ON A READ-ONLY ROOT", column(m.Writable))
 	p.section("LAYERS", layers(img))
-	if err := p.Flush(); p.err == nil {
-		p.err = err
-	}
-	return p.err
+	p.end()
 }
 
 func one(s string) []string {
@@ -112,7 +102,7 @@ func one(s string) []string {
 	return []string{s}
 }
 
-func (p *page) field(name string, values []string) {
+func (p page) field(name string, values []string) {
 	if len(values) > 0 {
 		p.line("%s\t%s", name, quoted(values))
 	}
@@ -197,9 +187,10 @@ func requests(r image.Requires) (out [][]string) {
 	for _, d := range r.Devfs {
 		add("devfs", "%s", d)
 	}
-	for _, v := range []struct{ name, mode string }{{"shm", r.SysVIPC.Shm}, {"msg", r.SysVIPC.Msg}, {"sem", r.SysVIPC.Sem}} {
-		if v.mode != "" {
-			add("sysvipc", "%s=%s", v.name, v.mode)
+	ipc := r.SysVIPC
+	for _, v := range [][2]string{{"shm", ipc.Shm}, {"msg", ipc.Msg}, {"sem", ipc.Sem}} {
+		if v[1] != "" {
+			add("sysvipc", "%s=%s", v[0], v[1])
 		}
 	}
 	for _, a := range r.Allow {

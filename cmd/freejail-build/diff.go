@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/freejail/freejail/cmd/internal/app"
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/build"
 	"github.com/freejail/freejail/internal/printable"
@@ -30,24 +31,22 @@ type lists struct {
 }
 
 func (a *commands) diffCmd() *cobra.Command {
-	var asJSON, noFiles bool
+	var noFiles bool
 	var f *imageFlags
-	c := &cobra.Command{Use: "diff IMAGE IMAGE", Short: "tell what the second image has that the first has not", Long: imageHelp + `
-
-First of all it tells which requests the second image adds or drops, for a host's
-policy decides about those; then what differs in the configs, and last the files
-that were added (+), removed (-) or changed (M).`, Args: exactly(2, "two images"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			d, err := f.compare(cmd.Context(), args[0], args[1], !noFiles)
+	c := app.Command("diff IMAGE IMAGE", "compare two images: requests, config and files", cobra.ExactArgs(2),
+		func(ctx context.Context, args []string) error {
+			d, err := f.compare(ctx, args[0], args[1], !noFiles)
 			if err != nil {
 				return err
 			}
-			if asJSON {
-				return printJSON(a.out, d)
-			}
-			return d.print(a.out)
-		}}
-	c.Flags().BoolVar(&asJSON, "json", false, "print JSON for programs")
+			return a.Print(d, d.print)
+		})
+	c.Long = imageHelp + `
+
+Shows the requests that the second image adds or drops, about which a host's policy
+decides, the differences of the configs, and the files that were added (+), removed
+(-) or changed (M).`
+	a.JSONFlag(c.Flags())
 	c.Flags().BoolVar(&noFiles, "no-files", false, "do not read the layers")
 	f = a.imageFlags(c)
 	return c
@@ -69,7 +68,8 @@ func (f *imageFlags) compare(ctx context.Context, first, second string, files bo
 		}
 	}
 	a, b := sides[0].Image, sides[1].Image
-	d = &difference{Requests: changes(allRequests(a.Manifest), allRequests(b.Manifest)), Config: changes(settings(a), settings(b)), Files: []build.Change{}}
+	d = &difference{Requests: changes(allRequests(a.Manifest), allRequests(b.Manifest)),
+		Config: changes(settings(a), settings(b)), Files: []build.Change{}}
 	if files {
 		list, err := build.Compare(ctx, sides[0], sides[1])
 		if err != nil {
@@ -131,7 +131,8 @@ func settings(img *image.Image) (out []string) {
 	for _, l := range labels(c.Labels) {
 		add("label", l)
 	}
-	for kind, list := range map[string][][]string{"parameter": parameters(m.Parameters), "port": ports(m.Ports), "volume": volumes(m.Volumes), "writable": column(m.Writable)} {
+	for kind, list := range map[string][][]string{"parameter": parameters(m.Parameters), "port": ports(m.Ports),
+		"volume": volumes(m.Volumes), "writable": column(m.Writable)} {
 		for _, row := range list {
 			row = slices.DeleteFunc(row, func(s string) bool { return s == "" })
 			out = append(out, kind+" "+strings.Join(row, ", "))
@@ -141,21 +142,19 @@ func settings(img *image.Image) (out []string) {
 	return out
 }
 
-func (d *difference) print(w io.Writer) error {
-	p := &lines{w: w}
-	p.section("REQUESTS (a host's policy decides)", d.Requests)
-	p.section("CONFIG", d.Config)
+func (d *difference) print(w io.Writer) {
+	d.Requests.print(w, "REQUESTS (a host's policy decides)")
+	d.Config.print(w, "CONFIG")
 	marks := map[string]string{"added": "+", "removed": "-", "changed": "M"}
 	if len(d.Files) > 0 {
-		p.line("FILES")
+		printable.Fprintln(w, "FILES")
 	}
 	for _, f := range d.Files {
-		p.line("  %s %s  %s", marks[f.Kind], quoteBlanks(f.Path), strings.Join(f.What, ", "))
+		printable.Fprintf(w, "  %s %s  %s\n", marks[f.Kind], quoteBlanks(f.Path), strings.Join(f.What, ", "))
 	}
 	if len(d.Files)+d.Config.len()+d.Requests.len() == 0 {
-		p.line("no difference")
+		printable.Fprintln(w, "no difference")
 	}
-	return p.err
 }
 
 func (l lists) len() int { return len(l.Added) + len(l.Removed) }
@@ -168,27 +167,16 @@ func quoteBlanks(name string) string {
 	return name
 }
 
-type lines struct {
-	w   io.Writer
-	err error
-}
-
-func (p *lines) line(format string, a ...any) {
-	if p.err == nil {
-		_, p.err = printable.Fprintf(p.w, format+"\n", a...)
-	}
-}
-
-func (p *lines) section(title string, l lists) {
+func (l lists) print(w io.Writer, title string) {
 	if l.len() == 0 {
 		return
 	}
-	p.line("%s", title)
+	printable.Fprintln(w, title)
 	for _, s := range l.Added {
-		p.line("  + %s", s)
+		printable.Fprintf(w, "  + %s\n", s)
 	}
 	for _, s := range l.Removed {
-		p.line("  - %s", s)
+		printable.Fprintf(w, "  - %s\n", s)
 	}
-	p.line("")
+	printable.Fprintln(w)
 }

@@ -1,14 +1,16 @@
 package main
 
 import (
+	"context"
 	"fmt"
-	"text/tabwriter"
+	"io"
 	"time"
 
 	"github.com/docker/go-units"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 
+	"github.com/freejail/freejail/cmd/internal/app"
 	"github.com/freejail/freejail/image"
 )
 
@@ -22,20 +24,18 @@ type step struct {
 }
 
 func (a *commands) historyCmd() *cobra.Command {
-	var asJSON bool
 	var f *imageFlags
-	c := &cobra.Command{Use: "history IMAGE", Short: "tell how an image was made, the first step first", Long: imageHelp, Args: exactly(1, "one image"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			img, err := f.describe(cmd.Context(), args[0])
+	c := app.Command("history IMAGE", "show how an image was made, the first step first", cobra.ExactArgs(1),
+		func(ctx context.Context, args []string) error {
+			img, err := f.describe(ctx, args[0])
 			if err != nil {
 				return err
 			}
-			if asJSON {
-				return printJSON(a.out, history(img))
-			}
-			return a.printHistory(history(img))
-		}}
-	c.Flags().BoolVar(&asJSON, "json", false, "print JSON for programs")
+			steps := history(img)
+			return a.Print(steps, func(w io.Writer) { printHistory(w, steps) })
+		})
+	c.Long = imageHelp
+	a.JSONFlag(c.Flags())
 	f = a.imageFlags(c)
 	return c
 }
@@ -63,8 +63,8 @@ func history(img *image.Image) []step {
 	return out
 }
 
-func (a *commands) printHistory(steps []step) error {
-	p := &page{Writer: tabwriter.NewWriter(a.out, 0, 8, 2, ' ', 0)}
+func printHistory(w io.Writer, steps []step) {
+	p := newPage(w)
 	p.line("CREATED\tLAYER\tSIZE\tBY")
 	for _, s := range steps {
 		created, layer, size := "-", "-", "-"
@@ -76,8 +76,5 @@ func (a *commands) printHistory(steps []step) error {
 		}
 		p.line("%s\t%s\t%s\t%q", created, layer, size, s.CreatedBy)
 	}
-	if err := p.Flush(); p.err == nil {
-		p.err = err
-	}
-	return p.err
+	p.end()
 }

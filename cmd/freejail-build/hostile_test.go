@@ -19,6 +19,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 
+	"github.com/freejail/freejail/cmd/internal/app"
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/internal/testtext"
 )
@@ -189,7 +190,7 @@ func TestEveryOutputIsTried(t *testing.T) {
 			walk(sub)
 		}
 	}
-	walk((&commands{}).root())
+	walk((&commands{app.New("freejail-build", "", nil, nil)}).root())
 	for name := range outputs {
 		if !seen[name] {
 			t.Error(fmt.Errorf("there is no command %q", name))

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/freejail/freejail/cmd/internal/app"
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/registry"
 )
@@ -31,7 +32,7 @@ type imageFlags struct {
 func (a *commands) imageFlags(c *cobra.Command) *imageFlags {
 	f := &imageFlags{app: a}
 	f.remoteFlags.add(c)
-	c.Flags().StringVar(&f.target, "platform", "", "which of the images, as OS/ARCHITECTURE")
+	c.Flags().StringVar(&f.target, "platform", "", "which image of an index, as OS/ARCHITECTURE")
 	return f
 }
 
@@ -47,18 +48,20 @@ func locate(arg string) (at *registry.Location, dir bool, err error) {
 	}
 	l, err := registry.ParseLocation(arg)
 	if err != nil || l.Kind == registry.Remote && !registry.IsReference(arg) {
-		return nil, false, fmt.Errorf("%s: no such file or directory, and it names no image elsewhere: see --help", arg)
+		return nil, false, fmt.Errorf("%s: no such file or directory, and not a valid image reference: see --help", arg)
 	}
 	return &l, false, nil
 }
 
 // copyTo copies what an argument names to a place on this host.
-func (f *imageFlags) copyTo(ctx context.Context, from *registry.Location, to registry.Location, o registry.CopyOptions) (registry.Copied, error) {
+func (f *imageFlags) copyTo(ctx context.Context, from *registry.Location, to registry.Location,
+	o registry.CopyOptions) (registry.Copied, error) {
 	return f.app.transfer(ctx, &f.remoteFlags, "reading "+from.String(), *from, to, o)
 }
 
 // load gives the image of an argument and a layout that has it, until done.
-func (f *imageFlags) load(ctx context.Context, arg string) (l *image.Layout, img *image.Image, done func() error, err error) {
+func (f *imageFlags) load(ctx context.Context, arg string) (l *image.Layout, img *image.Image,
+	done func() error, err error) {
 	p, err := platform(f.target)
 	if err != nil {
 		return nil, nil, nil, err
@@ -120,7 +123,7 @@ func (f *imageFlags) describe(ctx context.Context, arg string) (*image.Image, er
 	}
 	c, err := f.client(*at)
 	if err != nil {
-		return nil, usageError{err}
+		return nil, app.UsageError{Err: err}
 	}
 	return c.Describe(ctx, at.Ref, image.Platforms(p))
 }

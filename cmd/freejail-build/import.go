@@ -1,9 +1,11 @@
 package main
 
 import (
+	"context"
 	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 
+	"github.com/freejail/freejail/cmd/internal/app"
 	"github.com/freejail/freejail/image/build"
 )
 
@@ -11,30 +13,29 @@ func (a *commands) importCmd() *cobra.Command {
 	var f outputFlags
 	var name, manifest string
 	var digests []string
-	c := &cobra.Command{Use: "import [flags] -o IMAGE ARCHIVE...", Short: "make an image of FreeBSD's distribution sets, or of other tar archives",
-		Long: `Make an image with one layer for each archive: tar, plain or in gzip, zstd or
-xz, such as base.txz and lib32.txz of FreeBSD. The image is for FreeBSD on this
-host's processor unless --platform says otherwise. Its OS version is that of the
-sets, where they tell it.
-
-With --manifest the sets must be those that FreeBSD's MANIFEST file names, with
---digest each must have the digest that is given for it, in their order.`,
-		Args: atLeast(1, "archives"),
-		RunE: func(cmd *cobra.Command, args []string) error {
+	c := app.Command("import [flags] -o IMAGE ARCHIVE...", "make an image from FreeBSD's distribution sets or other tar archives",
+		cobra.MinimumNArgs(1), func(ctx context.Context, args []string) error {
 			o, err := f.options(a)
 			if err != nil {
 				return err
 			}
 			if f.output == "" {
-				return usagef("where is the image to go? Add -o IMAGE.tar")
+				return app.Usagef("no output: add -o IMAGE.tar")
 			}
 			sets, err := sets(args, digests, manifest)
 			if err != nil {
 				return err
 			}
 			o.Tag = name
-			return a.made(build.Archive(cmd.Context(), sets, o))
-		}}
+			return a.made(build.Archive(ctx, sets, o))
+		})
+	c.Long = `Make an image with a layer for each archive: tar, plain or in gzip, zstd or
+xz, such as base.txz and lib32.txz of FreeBSD. The image is for FreeBSD on this
+host's processor unless --platform says otherwise. Its OS version is that of the
+sets, where they tell it.
+
+With --manifest the sets must be those that FreeBSD's MANIFEST file names, with
+--digest each must have the digest that is given for it, in their order.`
 	f.add(c)
 	c.Flags().StringVar(&name, "name", "base", "the image's name")
 	c.Flags().StringVar(&manifest, "manifest", "", "FreeBSD's MANIFEST file, which has the digests of the sets")
@@ -48,12 +49,12 @@ func sets(files, digests []string, manifest string) ([]build.Set, error) {
 		out[i].File = file
 	}
 	if len(digests) > len(files) {
-		return nil, usagef("there are %d --digest and %d archives", len(digests), len(files))
+		return nil, app.Usagef("%d --digest for %d archives", len(digests), len(files))
 	}
 	for i, text := range digests {
 		d, err := digest.Parse(text)
 		if err != nil || d.Algorithm() != digest.SHA256 {
-			return nil, usagef("--digest %s: want sha256: and 64 hexadecimal digits", text)
+			return nil, app.Usagef("--digest %s: expected sha256: and 64 hexadecimal digits", text)
 		}
 		out[i].Digest = d
 	}

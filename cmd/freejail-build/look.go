@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -12,33 +14,26 @@ import (
 )
 
 func (a *commands) inspectCmd() *cobra.Command {
-	var asJSON bool
 	var f *imageFlags
-	c := &cobra.Command{Use: "inspect IMAGE", Short: "tell what an image is, wants and offers", Long: imageHelp, Args: exactly(1, "one image"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			img, err := f.describe(cmd.Context(), args[0])
+	c := app.Command("inspect IMAGE", "show what an image is, asks for and offers", cobra.ExactArgs(1),
+		func(ctx context.Context, args []string) error {
+			img, err := f.describe(ctx, args[0])
 			if err != nil {
 				return err
 			}
-			if asJSON {
-				return printImageJSON(a.out, img)
-			}
-			return describe(a.out, img)
-		}}
-	c.Flags().BoolVar(&asJSON, "json", false, "print JSON for programs")
+			return a.Print(document(img), func(w io.Writer) { describe(w, img) })
+		})
+	c.Long = imageHelp
+	a.JSONFlag(c.Flags())
 	f = a.imageFlags(c)
 	return c
 }
 
 func (a *commands) unpackCmd() *cobra.Command {
 	var f *imageFlags
-	c := &cobra.Command{Use: "unpack IMAGE DIRECTORY", Short: "unpack an image's files into an empty directory", Long: imageHelp + `
-
-The directory is made where it is missing. Owners need root; without it,
-everything is the caller's, and setuid and setgid bits are dropped.`,
-		Args: exactly(2, "an image and a directory"),
-		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			l, img, done, err := f.load(cmd.Context(), args[0])
+	c := app.Command("unpack IMAGE DIRECTORY", "unpack an image's files into an empty directory", cobra.ExactArgs(2),
+		func(ctx context.Context, args []string) (err error) {
+			l, img, done, err := f.load(ctx, args[0])
 			if err != nil {
 				return err
 			}
@@ -46,12 +41,16 @@ everything is the caller's, and setuid and setgid bits are dropped.`,
 			if err := os.Mkdir(args[1], 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 				return err
 			}
-			bar := app.NewBar(a.terminal, "unpacking "+args[0])
+			bar := app.NewBar(a.Terminal, "unpacking "+args[0])
 			defer bar.End()
-			return l.Unpack(cmd.Context(), img, args[1], func(p image.Progress) {
+			return l.Unpack(ctx, img, args[1], func(p image.Progress) {
 				bar.Set(p.Done, p.Size, fmt.Sprintf("%d of %d layers", p.LayersDone, p.Layers))
 			})
-		}}
+		})
+	c.Long = imageHelp + `
+
+The directory is created if it does not exist. Without root all files belong to
+the caller, and set-uid and set-gid bits are dropped.`
 	f = a.imageFlags(c)
 	return c
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/freejail/freejail/cmd/internal/app"
 	"github.com/freejail/freejail/image"
 )
 
@@ -103,7 +104,7 @@ func TestBuildAndLook(t *testing.T) {
 	if b, err := os.ReadFile(filepath.Join(root, "bin/prog")); err != nil || string(b) != "#!x" {
 		t.Errorf("%q %v", b, err)
 	}
-	if code, _, messages := call(t, "unpack", out, root); code != exitFailed || !strings.Contains(messages, "not empty") {
+	if code, _, messages := call(t, "unpack", out, root); code != app.Failed || !strings.Contains(messages, "not empty") {
 		t.Errorf("%d %s", code, messages)
 	}
 }
@@ -116,7 +117,7 @@ func TestTimeOfTheEnvironment(t *testing.T) {
 		t.Error(page)
 	}
 	t.Setenv("SOURCE_DATE_EPOCH", "soon")
-	if code, _, messages := call(t, "build", "-o", out, dir); code != exitUsage || !strings.Contains(messages, "SOURCE_DATE_EPOCH") {
+	if code, _, messages := call(t, "build", "-o", out, dir); code != app.Usage || !strings.Contains(messages, "SOURCE_DATE_EPOCH") {
 		t.Errorf("%d %s", code, messages)
 	}
 }
@@ -139,22 +140,22 @@ func TestExitCodes(t *testing.T) {
 		text string
 		args []string
 	}{
-		{exitUsage, "unknown command", []string{"bulid"}},
-		{exitUsage, "unknown flag", []string{"build", "--frob"}},
-		{exitUsage, "one directory", []string{"build", "-o", out}},
-		{exitUsage, "-o IMAGE.tar", []string{"build", dir}},
-		{exitUsage, "-o IMAGE.tar", []string{"import", dir}},
-		{exitUsage, "OS/ARCHITECTURE", []string{"build", "-o", out, "--platform", "freebsd", dir}},
-		{exitUsage, "host and none", []string{"build", "-o", out, "--network", "x", dir}},
-		{exitUsage, "the environment has none", []string{"build", "-o", out, "--build-arg", "NOT_SET_ANYWHERE", dir}},
-		{exitUsage, "one image", []string{"validate"}},
-		{exitUsage, "an image and a directory", []string{"unpack", out}},
-		{exitFailed, "no ARG declares it", []string{"build", "-o", out, "--build-arg", "A=b", dir}},
-		{exitFailed, "no such file", []string{"build", "-o", out, filepath.Join(dir, "none")}},
-		{exitFailed, "no such file", []string{"inspect", filepath.Join(dir, "none")}},
-		{exitFailed, "no such file", []string{"validate", filepath.Join(dir, "none")}},
-		{exitFailed, "no archive", []string{"import", "-o", out, filepath.Join(dir, "prog")}},
-		{exitFailed, "no OCI layout", []string{"inspect", dir}},
+		{app.Usage, `unknown command "bulid" (did you mean build?)`, []string{"bulid"}},
+		{app.Usage, "unknown flag", []string{"build", "--frob"}},
+		{app.Usage, "usage: freejail-build build [flags] -o IMAGE DIRECTORY", []string{"build", "-o", out}},
+		{app.Usage, "-o IMAGE.tar", []string{"build", dir}},
+		{app.Usage, "-o IMAGE.tar", []string{"import", dir}},
+		{app.Usage, "OS/ARCHITECTURE", []string{"build", "-o", out, "--platform", "freebsd", dir}},
+		{app.Usage, "expected host or none", []string{"build", "-o", out, "--network", "x", dir}},
+		{app.Usage, "no such variable in the environment", []string{"build", "-o", out, "--build-arg", "NOT_SET_ANYWHERE", dir}},
+		{app.Usage, "usage: freejail-build validate IMAGE", []string{"validate"}},
+		{app.Usage, "usage: freejail-build unpack IMAGE DIRECTORY", []string{"unpack", out}},
+		{app.Failed, "no ARG declares it", []string{"build", "-o", out, "--build-arg", "A=b", dir}},
+		{app.Failed, "no such file", []string{"build", "-o", out, filepath.Join(dir, "none")}},
+		{app.Failed, "no such file", []string{"inspect", filepath.Join(dir, "none")}},
+		{app.Failed, "no such file", []string{"validate", filepath.Join(dir, "none")}},
+		{app.Failed, "no archive", []string{"import", "-o", out, filepath.Join(dir, "prog")}},
+		{app.Failed, "no OCI layout", []string{"inspect", dir}},
 	} {
 		code, printed, messages := call(t, c.args...)
 		if code != c.want || !strings.Contains(messages, c.text) || printed != "" {
@@ -220,24 +221,24 @@ func TestValidateNamesEveryFinding(t *testing.T) {
 			t.Errorf("no finding %q in\n%s", want, printed)
 		}
 	}
-	if n := strings.Count(printed, "\n"); code != exitFailed || n != 5 {
+	if n := strings.Count(printed, "\n"); code != app.Failed || n != 5 {
 		t.Errorf("exit code %d, %d findings:\n%s", code, n, printed)
 	}
 	var found []image.Finding
 	code, printed, _ = call(t, "validate", "--json", out)
 	check(t, json.Unmarshal([]byte(printed), &found))
-	if code != exitFailed || len(found) != 5 || found[0].Code != "layer-entry" || found[0].Severity != image.Error {
+	if code != app.Failed || len(found) != 5 || found[0].Code != "layer-entry" || found[0].Severity != image.Error {
 		t.Errorf("exit code %d, %v", code, found)
 	}
 	// What cannot even be imported is a finding too.
 	b2, err := os.ReadFile(out)
 	check(t, err)
 	check(t, os.WriteFile(out, bytes.Replace(b2, []byte("frobnicate"), []byte("frobnicatE"), 1), 0o644))
-	if code, printed, _ := call(t, "validate", out); code != exitFailed || !strings.Contains(printed, "blob-digest") || !strings.Contains(printed, "another content") {
+	if code, printed, _ := call(t, "validate", out); code != app.Failed || !strings.Contains(printed, "blob-digest") || !strings.Contains(printed, "another content") {
 		t.Errorf("%d %s", code, printed)
 	}
 	check(t, os.WriteFile(out, []byte("no archive"), 0o644))
-	if code, printed, _ := call(t, "validate", out); code != exitFailed || !strings.Contains(printed, "archive") {
+	if code, printed, _ := call(t, "validate", out); code != app.Failed || !strings.Contains(printed, "archive") {
 		t.Errorf("%d %s", code, printed)
 	}
 }
@@ -314,7 +315,7 @@ func TestASecretThatIsNoFile(t *testing.T) {
 	check(t, syscall.Mkfifo(fifo, 0o600))
 	for src, want := range map[string]string{fifo: "it is a FIFO", "/dev/zero": "it is a device", dir: "it is a directory"} {
 		code, _, messages := call(t, "build", "-o", out, "--secret", "id=a,src="+src, dir)
-		if code != exitFailed || !strings.Contains(messages, "--secret id=a: ") || !strings.Contains(messages, want) {
+		if code != app.Failed || !strings.Contains(messages, "--secret id=a: ") || !strings.Contains(messages, want) {
 			t.Errorf("%s: %d %s", src, code, messages)
 		}
 	}

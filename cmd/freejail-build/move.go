@@ -24,7 +24,7 @@ const locationHelp = `SRC and DST are each one of
 
 Credentials are those of podman login and docker login: $REGISTRY_AUTH_FILE,
 containers/auth.json, ~/.docker/config.json with its credential helpers; or
---auth-file. HTTPS is spoken but with hosts that --plain-http names.`
+--auth-file. HTTPS is used except with hosts that --plain-http names.`
 
 // remoteFlags say how registries are reached.
 type remoteFlags struct {
@@ -34,8 +34,8 @@ type remoteFlags struct {
 }
 
 func (f *remoteFlags) add(c *cobra.Command) {
-	c.Flags().StringArrayVar(&f.plain, "plain-http", nil, "a registry, as HOST or HOST:PORT, with which HTTP is spoken; may be repeated")
-	c.Flags().StringVar(&f.caFile, "ca-file", "", "certificates in PEM to be trusted beside the system's")
+	c.Flags().StringArrayVar(&f.plain, "plain-http", nil, "use HTTP with this registry, HOST or HOST:PORT; repeatable")
+	c.Flags().StringVar(&f.caFile, "ca-file", "", "certificates in PEM to trust in addition to the system's")
 	c.Flags().StringVar(&f.authFile, "auth-file", "", "credentials in docker's or podman's format")
 }
 
@@ -67,9 +67,11 @@ func (f *remoteFlags) client(named ...registry.Location) (*registry.Client, erro
 }
 
 // pull has a build's bases come from registries.
-func (f *remoteFlags) pull(ctx context.Context, into *image.Store, ref string, p ocispec.Platform) (*image.Image, error) {
+func (f *remoteFlags) pull(ctx context.Context, into *image.Store, ref string,
+	p ocispec.Platform) (*image.Image, error) {
 	if !registry.IsReference(ref) {
-		return nil, fmt.Errorf("%w %q: it is no file, not in the store, and names no registry, as HOST/NAME:TAG does", image.ErrNotFound, ref)
+		return nil, fmt.Errorf("%w %q: no such file, not in the store, and not a registry reference (HOST/NAME:TAG)",
+			image.ErrNotFound, ref)
 	}
 	r, err := registry.ParseReference(ref)
 	if err != nil {
@@ -94,41 +96,44 @@ type copyFlags struct {
 
 func (f *copyFlags) add(c *cobra.Command) {
 	f.remoteFlags.add(c)
-	c.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "say nothing while it works")
-	c.Flags().BoolVar(&f.all, "all", false, "an index with all its images, not one of them")
-	c.Flags().StringVar(&f.platform, "platform", "", "which image of an index, as OS/ARCHITECTURE (default: this host's)")
-	c.Flags().BoolVar(&f.unsigned, "no-signatures", false, "leave signatures behind")
-	c.Flags().BoolVar(&f.referrers, "referrers", false, "also everything else that refers to the image")
+	c.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "print no progress")
+	c.Flags().BoolVar(&f.all, "all", false, "copy an index with all its images, not one of them")
+	c.Flags().StringVar(&f.platform, "platform", "",
+		"which image of an index, as OS/ARCHITECTURE (default: this host's)")
+	c.Flags().BoolVar(&f.unsigned, "no-signatures", false, "do not copy signatures")
+	c.Flags().BoolVar(&f.referrers, "referrers", false, "also copy everything else that refers to the image")
 }
 
 func (a *commands) copyCmd() *cobra.Command {
 	f := &copyFlags{}
-	c := &cobra.Command{Use: "copy [flags] SRC DST", Short: "copy an image between registries, layouts, archives and stores", Long: locationHelp + `
+	c := app.Command("copy [flags] SRC DST", "copy an image between registries, layouts, archives and stores",
+		cobra.ExactArgs(2), func(ctx context.Context, args []string) error { return a.copy(ctx, f, args[0], args[1]) })
+	c.Long = locationHelp + `
 
-What is at the destination already is not copied again. Signatures go along; out
-of a store only those of the image, not of an index that it came from.
-The digest of the image is printed to the standard output.`,
-		Args: exactly(2, "a source and a destination"),
-		RunE: func(cmd *cobra.Command, args []string) error { return a.copy(cmd.Context(), f, args[0], args[1]) }}
+What the destination has is not copied again. Signatures are copied too; from a
+store only those of the image, not of an index that it came from.
+The digest of the image is printed to standard output.`
 	f.add(c)
 	return c
 }
 
 func (a *commands) pushCmd() *cobra.Command {
 	f := &copyFlags{}
-	c := &cobra.Command{Use: "push [flags] IMAGE REFERENCE", Short: "push an image to a registry",
-		Long: "IMAGE is an OCI archive or layout by its path, or as SRC below. REFERENCE is HOST/NAME:TAG.\n\n" + locationHelp,
-		Args: exactly(2, "an image and a reference"),
-		RunE: func(cmd *cobra.Command, args []string) error {
+	c := app.Command("push [flags] IMAGE REFERENCE", "push an image to a registry", cobra.ExactArgs(2),
+		func(ctx context.Context, args []string) error {
 			if _, err := registry.ParseReference(args[1]); err != nil {
-				return usageError{err}
+				return app.UsageError{Err: err}
 			}
 			src, err := a.localImage(args[0])
 			if err != nil {
 				return err
 			}
-			return a.copy(cmd.Context(), f, src, args[1])
-		}}
+			return a.copy(ctx, f, src, args[1])
+		})
+	c.Long = `IMAGE is an OCI archive or layout by its path, or as SRC below. REFERENCE is
+HOST/NAME:TAG.
+
+` + locationHelp
 	f.add(c)
 	return c
 }
@@ -144,7 +149,7 @@ func (a *commands) localImage(arg string) (string, error) {
 		if registry.IsReference(arg) {
 			return arg, nil
 		}
-		return "", usagef("%s: a path with a colon cannot be named here", arg)
+		return "", app.Usagef("%s: a path with a colon is not supported here", arg)
 	}
 	dir, err := isDir(arg)
 	if err != nil {
@@ -159,36 +164,36 @@ func (a *commands) localImage(arg string) (string, error) {
 func (a *commands) pullCmd() *cobra.Command {
 	f := &copyFlags{}
 	var output string
-	c := &cobra.Command{Use: "pull [flags] -o IMAGE REFERENCE", Short: "pull an image from a registry into an archive or a directory",
-		Long: "REFERENCE is HOST/NAME:TAG or HOST/NAME@sha256:...\n\n" + locationHelp,
-		Args: exactly(1, "one reference"),
-		RunE: func(cmd *cobra.Command, args []string) error {
+	c := app.Command("pull [flags] -o IMAGE REFERENCE", "pull an image from a registry into an archive or a directory",
+		cobra.ExactArgs(1), func(ctx context.Context, args []string) error {
 			if _, err := registry.ParseReference(args[0]); err != nil {
-				return usageError{err}
+				return app.UsageError{Err: err}
 			}
 			switch {
 			case output == "":
-				return usagef("where is the image to go? Add -o IMAGE.tar")
+				return app.Usagef("no output: add -o IMAGE.tar")
 			case strings.Contains(output, ":"):
-				return usagef("-o %s: a path with a colon cannot be named here", output)
+				return app.Usagef("-o %s: a path with a colon is not supported here", output)
 			case strings.HasSuffix(output, "/"):
-				return a.copy(cmd.Context(), f, args[0], string(registry.Layout)+":"+strings.TrimRight(output, "/"))
+				return a.copy(ctx, f, args[0], string(registry.Layout)+":"+strings.TrimRight(output, "/"))
 			}
-			return a.copy(cmd.Context(), f, args[0], string(registry.Archive)+":"+output)
-		}}
+			return a.copy(ctx, f, args[0], string(registry.Archive)+":"+output)
+		})
+	c.Long = "REFERENCE is HOST/NAME:TAG or HOST/NAME@sha256:...\n\n" + locationHelp
 	f.add(c)
-	c.Flags().StringVarP(&output, "output", "o", "", "where the image goes: an OCI archive, or with a final slash an OCI layout directory")
+	c.Flags().StringVarP(&output, "output", "o", "", outputHelp)
 	return c
 }
 
 // transfer copies an image and shows how far it is, unless it has no title.
-func (a *commands) transfer(ctx context.Context, f *remoteFlags, title string, from, to registry.Location, o registry.CopyOptions) (registry.Copied, error) {
+func (a *commands) transfer(ctx context.Context, f *remoteFlags, title string, from, to registry.Location,
+	o registry.CopyOptions) (registry.Copied, error) {
 	c, err := f.client(from, to)
 	if err != nil {
-		return registry.Copied{}, usageError{err}
+		return registry.Copied{}, app.UsageError{Err: err}
 	}
 	if title != "" {
-		bar := app.NewBar(a.terminal, title)
+		bar := app.NewBar(a.Terminal, title)
 		defer bar.End()
 		o.Progress = func(p image.Progress) {
 			bar.Set(p.Done, p.Size, fmt.Sprintf("%d of %d blobs", p.LayersDone, p.Layers))
@@ -200,11 +205,11 @@ func (a *commands) transfer(ctx context.Context, f *remoteFlags, title string, f
 func (a *commands) copy(ctx context.Context, f *copyFlags, from, to string) error {
 	src, err := registry.ParseLocation(from)
 	if err != nil {
-		return usageError{err}
+		return app.UsageError{Err: err}
 	}
 	dst, err := registry.ParseLocation(to)
 	if err != nil {
-		return usageError{err}
+		return app.UsageError{Err: err}
 	}
 	o := registry.CopyOptions{All: f.all, Unsigned: f.unsigned, Referrers: f.referrers}
 	if o.Platform, err = platform(f.platform); err != nil {
@@ -219,11 +224,11 @@ func (a *commands) copy(ctx context.Context, f *copyFlags, from, to string) erro
 		return err
 	}
 	if !f.quiet {
-		printable.Fprintf(a.messages, "%s is at %s\n", cmp.Or(done.Name, "the image"), dst)
+		printable.Fprintf(a.Messages, "%s is at %s\n", cmp.Or(done.Name, "the image"), dst)
 		if done.Attached > 0 {
-			printable.Fprintf(a.messages, "with %d signatures and referrers\n", done.Attached)
+			printable.Fprintf(a.Messages, "with %d signatures and referrers\n", done.Attached)
 		}
 	}
-	_, err = printable.Fprintln(a.out, done.Digest)
-	return err
+	printable.Fprintln(a.Out, done.Digest)
+	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/freejail/freejail/cmd/internal/app"
 	"github.com/freejail/freejail/image/build"
 	"github.com/freejail/freejail/internal/regular"
 )
@@ -20,7 +21,7 @@ func secrets(list []string) (map[string]build.Secret, error) {
 			return nil, err
 		}
 		if _, twice := out[id]; twice {
-			return nil, usagef("--secret id=%s is given twice", id)
+			return nil, app.Usagef("--secret id=%s is given twice", id)
 		}
 		out[id] = value
 	}
@@ -35,18 +36,18 @@ func secret(text string) (id string, value build.Secret, err error) {
 			key = "src"
 		}
 		if !has || v == "" || key != "id" && key != "src" && key != "env" {
-			return "", nil, usagef("--secret: want id=NAME,src=FILE or id=NAME,env=VARIABLE")
+			return "", nil, app.Usagef("--secret: expected id=NAME,src=FILE or id=NAME,env=VARIABLE")
 		}
 		set[key] = v
 	}
 	id = set["id"]
 	if id == "" || (set["src"] == "") == (set["env"] == "") {
-		return "", nil, usagef("--secret: want id=NAME,src=FILE or id=NAME,env=VARIABLE")
+		return "", nil, app.Usagef("--secret: expected id=NAME,src=FILE or id=NAME,env=VARIABLE")
 	}
 	if name := set["env"]; name != "" {
 		v, ok := os.LookupEnv(name)
 		if !ok {
-			return "", nil, usagef("--secret id=%s: the environment has no %s", id, name)
+			return "", nil, app.Usagef("--secret id=%s: no variable %s in the environment", id, name)
 		}
 		return id, build.Secret(v), nil
 	}

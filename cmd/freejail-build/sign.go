@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -8,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/freejail/freejail/cmd/internal/app"
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/registry"
 	"github.com/freejail/freejail/image/sign"
@@ -17,17 +19,14 @@ import (
 // passwordEnv has the password of an encrypted key; cosign's name is taken too.
 const passwordEnv = "FREEJAIL_KEY_PASSWORD"
 
-const passwordHelp = "The password of an encrypted key is asked for, or taken from $" + passwordEnv + " or $COSIGN_PASSWORD."
+const passwordHelp = "The password of an encrypted key is read from the terminal, or from $" +
+	passwordEnv + " or $COSIGN_PASSWORD."
 
 func (a *commands) keygenCmd() *cobra.Command {
 	var out string
 	var plain bool
-	c := &cobra.Command{Use: "keygen [-o NAME]", Short: "make a key pair for signing images",
-		Long: `Write NAME.key, the private key, and NAME.pub, the public one: ECDSA P-256 in
-PEM, which cosign, skopeo and podman take. The private key is encrypted unless
---plain is given. ` + passwordHelp,
-		Args: exactly(0, "no arguments"),
-		RunE: func(*cobra.Command, []string) error {
+	c := app.Command("keygen [-o NAME]", "create a key pair for signing images", cobra.NoArgs,
+		func(_ context.Context, _ []string) error {
 			var password []byte
 			if !plain {
 				var err error
@@ -43,7 +42,10 @@ PEM, which cosign, skopeo and podman take. The private key is encrypted unless
 				return err
 			}
 			return writeNew(out+".pub", public, 0o644)
-		}}
+		})
+	c.Long = `Write NAME.key, the private key, and NAME.pub, the public one: ECDSA P-256 in
+PEM, as cosign, skopeo and podman use. The private key is encrypted unless
+--plain is given. ` + passwordHelp
 	c.Flags().StringVarP(&out, "output", "o", "freejail", "the files' names, without .key and .pub")
 	c.Flags().BoolVar(&plain, "plain", false, "do not encrypt the private key (PKCS #8)")
 	return c
@@ -67,11 +69,11 @@ func (a *commands) password(what string) ([]byte, error) {
 	}
 	fd := int(os.Stdin.Fd())
 	if !term.IsTerminal(fd) {
-		return nil, fmt.Errorf("%s is needed: there is no terminal to ask at, set $%s", what, passwordEnv)
+		return nil, fmt.Errorf("%s is needed, and standard input is not a terminal: set $%s", what, passwordEnv)
 	}
-	printable.Fprintf(a.messages, "%s: ", what)
+	printable.Fprintf(a.Messages, "%s: ", what)
 	b, err := term.ReadPassword(fd)
-	printable.Fprintln(a.messages)
+	printable.Fprintln(a.Messages)
 	return b, err
 }
 
@@ -86,37 +88,30 @@ func (f *signFlags) add(c *cobra.Command, key string) {
 	c.Flags().StringVar(&f.identity, "identity", "", "the repository, as HOST/NAME (default: the image's own)")
 }
 
-// where is the image with a client that reaches it.
-func (a *commands) where(f *signFlags, arg string) (*registry.Client, registry.Location, error) {
+// where is the image with a client that reaches it, and the key's text.
+func (a *commands) where(f *signFlags, arg string) (c *registry.Client, at registry.Location, key []byte, err error) {
 	if f.key == "" {
-		return nil, registry.Location{}, usagef("which key? Add --key FILE")
+		return nil, at, nil, app.Usagef("no key: add --key FILE")
 	}
 	text, err := a.localImage(arg)
 	if err != nil {
-		return nil, registry.Location{}, err
+		return nil, at, nil, err
 	}
-	at, err := registry.ParseLocation(text)
-	if err != nil {
-		return nil, at, usageError{err}
+	if at, err = registry.ParseLocation(text); err != nil {
+		return nil, at, nil, app.UsageError{Err: err}
 	}
-	c, err := f.client(at)
-	return c, at, err
+	if c, err = f.client(at); err != nil {
+		return nil, at, nil, err
+	}
+	key, err = os.ReadFile(f.key)
+	return c, at, key, err
 }
 
 func (a *commands) signCmd() *cobra.Command {
 	f := &signFlags{}
-	c := &cobra.Command{Use: "sign --key FILE IMAGE", Short: "sign an image in a registry, an archive or a layout",
-		Long: `Sign IMAGE, which is HOST/NAME:TAG, or an OCI archive or layout by its path, and
-put the signature beside it in the format of cosign, which skopeo and podman
-verify too. Of an index each image is signed as well. The signature is for one
-digest in one repository. ` + passwordHelp,
-		Args: exactly(1, "one image"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, at, err := a.where(f, args[0])
-			if err != nil {
-				return err
-			}
-			text, err := os.ReadFile(f.key)
+	c := app.Command("sign --key FILE IMAGE", "sign an image in a registry, an archive or a layout", cobra.ExactArgs(1),
+		func(ctx context.Context, args []string) error {
+			c, at, text, err := a.where(f, args[0])
 			if err != nil {
 				return err
 			}
@@ -124,33 +119,28 @@ digest in one repository. ` + passwordHelp,
 			if err != nil {
 				return fmt.Errorf("%s: %w", f.key, err)
 			}
-			done, err := c.Sign(cmd.Context(), at, key, f.identity, image.Limits{})
+			done, err := c.Sign(ctx, at, key, f.identity, image.Limits{})
 			if err != nil {
 				return err
 			}
 			for _, st := range done {
-				if _, err := printable.Fprintf(a.out, "%s@%s\n", st.Identity, st.Digest); err != nil {
-					return err
-				}
+				printable.Fprintf(a.Out, "%s@%s\n", st.Identity, st.Digest)
 			}
 			return nil
-		}}
+		})
+	c.Long = `Sign IMAGE, which is HOST/NAME:TAG, or an OCI archive or layout by its path, and
+store the signature beside it in the format of cosign, which skopeo and podman
+verify too. Of an index each image is signed as well. A signature is for one
+digest in one repository. ` + passwordHelp
 	f.add(c, "the private key in PEM")
 	return c
 }
 
 func (a *commands) verifyCmd() *cobra.Command {
 	f := &signFlags{}
-	c := &cobra.Command{Use: "verify --key FILE IMAGE", Short: "tell whether an image is signed by a key",
-		Long: `Look beside IMAGE for a signature by the key that is for its digest and its
-repository. Without one the exit code is 1.`,
-		Args: exactly(1, "one image"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, at, err := a.where(f, args[0])
-			if err != nil {
-				return err
-			}
-			text, err := os.ReadFile(f.key)
+	c := app.Command("verify --key FILE IMAGE", "verify that an image is signed by a key", cobra.ExactArgs(1),
+		func(ctx context.Context, args []string) error {
+			c, at, text, err := a.where(f, args[0])
 			if err != nil {
 				return err
 			}
@@ -158,13 +148,14 @@ repository. Without one the exit code is 1.`,
 			if err != nil {
 				return fmt.Errorf("%s: %w", f.key, err)
 			}
-			st, err := c.Verify(cmd.Context(), at, key, f.identity, image.Limits{})
-			if err != nil {
-				return err
+			st, err := c.Verify(ctx, at, key, f.identity, image.Limits{})
+			if err == nil {
+				printable.Fprintf(a.Out, "%s@%s is signed by %s\n", st.Identity, st.Digest, f.key)
 			}
-			_, err = printable.Fprintf(a.out, "%s@%s is signed by %s\n", st.Identity, st.Digest, f.key)
 			return err
-		}}
+		})
+	c.Long = `Verify that IMAGE has a signature by the key for its digest and its repository.
+Without one the exit code is 1.`
 	f.add(c, "the public key in PEM")
 	return c
 }

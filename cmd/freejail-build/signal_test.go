@@ -96,7 +96,7 @@ func (r *running) stop(list ...syscall.Signal) {
 	if want := 128 + int(list[0]); !errors.As(err, &failed) || failed.ExitCode() != want {
 		r.Errorf("%v, want the exit code %d: %s", err, want, rest)
 	}
-	if !strings.Contains(string(rest), "stopped by a signal") {
+	if !strings.Contains(string(rest), "interrupted by SIG") {
 		r.Errorf("it says %q", rest)
 	}
 	r.nothingLeft()

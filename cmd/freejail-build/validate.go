@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 
+	"github.com/freejail/freejail/cmd/internal/app"
 	"github.com/freejail/freejail/devfs"
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/build"
@@ -17,51 +19,39 @@ import (
 	"github.com/freejail/freejail/internal/printable"
 )
 
-// errFindings ends with exit code 1; the findings are printed already.
-var errFindings = errors.New("the image has faults")
-
 func (a *commands) validateCmd() *cobra.Command {
 	var f *imageFlags
-	var asJSON bool
-	c := &cobra.Command{Use: "validate IMAGE", Short: "name everything that is wrong with an image", Long: imageHelp + `
-
-Every image in it is looked at, unless --platform chooses. Every finding is a
-line: error, warning or note, a code that tells its kind, where it is, and what.
-With an error the exit code is 1.`, Args: exactly(1, "one image"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			found, err := f.validate(cmd.Context(), args[0])
+	c := app.Command("validate IMAGE", "report every error in an image", cobra.ExactArgs(1),
+		func(ctx context.Context, args []string) error {
+			found, err := f.validate(ctx, args[0])
 			if err != nil {
 				return err
 			}
-			if err := a.printFindings(found, asJSON); err != nil {
-				return err
+			err = a.Print(append([]image.Finding{}, found.List...), func(w io.Writer) { printFindings(w, found) })
+			if err == nil && found.Errors() > 0 {
+				return app.ExitCode(app.Failed)
 			}
-			if found.Errors() > 0 {
-				return errFindings
-			}
-			return nil
-		}}
+			return err
+		})
+	c.Long = imageHelp + `
+
+All its images are checked, or those of --platform. Each finding is a line: error,
+warning or note, a code, where it is, and what it is. With an error the exit code
+is 1.`
 	f = a.imageFlags(c)
-	c.Flags().BoolVar(&asJSON, "json", false, "print JSON for programs")
+	a.JSONFlag(c.Flags())
 	return c
 }
 
-func (a *commands) printFindings(found *image.Findings, asJSON bool) error {
-	if asJSON {
-		return printJSON(a.out, append([]image.Finding{}, found.List...))
-	}
+func printFindings(w io.Writer, found *image.Findings) {
 	rank := map[image.Severity]int{image.Error: 0, image.Warning: 1, image.Note: 2}
 	slices.SortStableFunc(found.List, func(a, b image.Finding) int { return rank[a.Severity] - rank[b.Severity] })
 	for _, f := range found.List {
-		if _, err := printable.Fprintf(a.out, "%-7s  %s: %s: %s\n", f.Severity, f.Code, f.Where, printable.Flat(f.Text)); err != nil {
-			return err
-		}
+		printable.Fprintf(w, "%-7s  %s: %s: %s\n", f.Severity, f.Code, f.Where, printable.Flat(f.Text))
 	}
 	if found.Errors() == 0 {
-		_, err := printable.Fprintln(a.out, "no faults found")
-		return err
+		printable.Fprintln(w, "no faults found")
 	}
-	return nil
 }
 
 // validate gives the findings, and as an error what kept it from looking. What
@@ -84,7 +74,8 @@ func (f *imageFlags) validate(ctx context.Context, arg string) (found *image.Fin
 	}
 	switch {
 	case at != nil:
-		if _, err := f.copyTo(ctx, at, registry.Location{Kind: registry.Layout, Path: dir, Name: "image"}, registry.CopyOptions{All: true, Unsigned: true}); err != nil {
+		to := registry.Location{Kind: registry.Layout, Path: dir, Name: "image"}
+		if _, err := f.copyTo(ctx, at, to, registry.CopyOptions{All: true, Unsigned: true}); err != nil {
 			return nil, err
 		}
 	case !isDir:

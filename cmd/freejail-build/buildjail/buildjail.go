@@ -59,7 +59,8 @@ func (r *Runner) Run(ctx context.Context, c build.Command) (err error) {
 		return err
 	}
 	maps.Copy(params, c.Params)
-	spec := jail.Spec{Name: "fj-build-" + strings.ToLower(rand.Text()), Root: c.Root, Hostname: "build", Params: params, Linux: c.Linux && needsLinuxulator}
+	spec := jail.Spec{Name: "fj-build-" + strings.ToLower(rand.Text()), Root: c.Root, Hostname: "build",
+		Params: params, Linux: c.Linux && needsLinuxulator}
 	defer func() { // after an error too: it may be half made
 		err = errors.Join(err, r.jails.Remove(context.WithoutCancel(ctx), spec.Name))
 	}()

@@ -21,7 +21,8 @@ func networkParams(network string) (map[string]string, error) {
 
 // mountDev makes a /dev with the few nodes that runc lets a container open.
 func (m *mounter) mountDev() error {
-	if err := m.dir("/dev", mount.Mount{Type: "tmpfs", Source: "dev", Options: []string{"mode=755", "size=1048576"}}); err != nil {
+	tmpfs := mount.Mount{Type: "tmpfs", Source: "dev", Options: []string{"mode=755", "size=1048576"}}
+	if err := m.dir("/dev", tmpfs); err != nil {
 		return err
 	}
 	dev, err := m.root.Dir("/dev")

@@ -36,7 +36,9 @@ func lendSecrets(stateDir string, m *mounter, list []build.SecretFile) (l *lent,
 	for _, s := range list {
 		size += len(s.Value) + 1<<16
 	}
-	if err := mount.Do(mount.Mount{Type: "tmpfs", Source: "tmpfs", Target: l.store, Options: []string{"mode=700", "size=" + strconv.Itoa(size)}}); err != nil {
+	tmpfs := mount.Mount{Type: "tmpfs", Source: "tmpfs", Target: l.store,
+		Options: []string{"mode=700", "size=" + strconv.Itoa(size)}}
+	if err := mount.Do(tmpfs); err != nil {
 		return l, err
 	}
 	for i, s := range list {

@@ -48,14 +48,15 @@ func (b *Bar) Set(done, total int64, note string) {
 	if !b.tty {
 		if time.Since(b.last) >= lineEvery {
 			b.last = time.Now()
-			printable.Fprintf(b.w, "%s: %s, %s of %s\n", b.title, note, units.BytesSize(float64(done)), units.BytesSize(float64(total)))
+			printable.Fprintf(b.w, "%s: %s, %s of %s\n", b.title, note, units.BytesSize(float64(done)),
+				units.BytesSize(float64(total)))
 		}
 		return
 	}
 	if b.bar == nil {
-		b.bar = progressbar.NewOptions64(total, progressbar.OptionSetWriter(b.w), progressbar.OptionShowBytes(true), progressbar.OptionUseIECUnits(true),
-			progressbar.OptionShowTotalBytes(true), progressbar.OptionSetWidth(24), progressbar.OptionThrottle(100*time.Millisecond),
-			progressbar.OptionClearOnFinish())
+		b.bar = progressbar.NewOptions64(total, progressbar.OptionSetWriter(b.w), progressbar.OptionShowBytes(true),
+			progressbar.OptionUseIECUnits(true), progressbar.OptionShowTotalBytes(true), progressbar.OptionSetWidth(24),
+			progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish())
 	}
 	if b.bar.GetMax64() != total {
 		b.bar.ChangeMax64(total)

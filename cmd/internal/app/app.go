@@ -1,0 +1,180 @@
+// Package app is the frame of a command line, which freejail and freejail-build
+// share: how a program is told what to do, prints, is interrupted, and ends.
+package app
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/freejail/freejail/internal/printable"
+)
+
+// Exit codes of every program.
+const (
+	Failed = 1
+	Usage  = 2
+)
+
+// ExitCode is an error that ends the program with a code and no further words.
+type ExitCode int
+
+func (e ExitCode) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
+
+// UsageError is a command line that is not valid: it ends with the code Usage.
+type UsageError struct{ Err error }
+
+func (e UsageError) Error() string { return e.Err.Error() }
+
+func (e UsageError) Unwrap() error { return e.Err }
+
+// Usagef formats a UsageError.
+func Usagef(format string, args ...any) error { return UsageError{fmt.Errorf(format, args...)} }
+
+// App is a program: where it writes, and what its commands share.
+type App struct {
+	Name, Version string
+	JSON          bool                // print JSON for programs
+	Out           *Output             // what was asked for
+	Messages      io.Writer           // for people: errors and how it goes on
+	Terminal      io.Writer           // messages as they are, for a Bar
+	CodeOf        func(err error) int // the exit code of an error that this program alone knows, or 0; may be nil
+}
+
+// New returns a program that writes to out and messages. Nothing that steers a
+// terminal gets through Out and Messages.
+func New(name, version string, out, messages io.Writer) *App {
+	return &App{Name: name, Version: version, Out: &Output{w: printable.NewWriter(out)},
+		Messages: printable.NewWriter(messages), Terminal: messages}
+}
+
+// Output remembers the first error of writing, with which the program ends.
+type Output struct {
+	w   io.Writer
+	err error
+}
+
+func (o *Output) Write(p []byte) (int, error) {
+	if o.err == nil {
+		_, o.err = o.w.Write(p)
+	}
+	return len(p), o.err
+}
+
+// Print writes a value as JSON, or as f does for people.
+func (a *App) Print(v any, f func(io.Writer)) error {
+	if a.JSON {
+		enc := json.NewEncoder(a.Out)
+		enc.SetIndent("", "  ")
+		return enc.Encode(v)
+	}
+	f(a.Out)
+	return nil
+}
+
+// JSONFlag adds the flag --json, which Print obeys.
+func (a *App) JSONFlag(flags *pflag.FlagSet) {
+	flags.BoolVar(&a.JSON, "json", false, "print JSON for programs")
+}
+
+// Root returns the command that has all others.
+func (a *App) Root(short string, subs ...*cobra.Command) *cobra.Command {
+	c := &cobra.Command{Use: a.Name, Short: short, SilenceUsage: true, SilenceErrors: true,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true}}
+	version := &cobra.Command{Use: "version", Short: "print the version", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			return a.Print(map[string]string{"version": a.Version}, func(w io.Writer) {
+				printable.Fprintln(w, a.Name, a.Version)
+			})
+		}}
+	c.AddCommand(append(subs, version)...)
+	c.SetOut(a.Out)
+	c.SetErr(a.Messages)
+	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return UsageError{err} })
+	return c
+}
+
+// Run executes a command line and returns the exit code.
+func (a *App) Run(ctx context.Context, root *cobra.Command, args []string) int {
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd(args...)
+	typed(root)
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err == nil && a.Out.err != nil {
+		err = fmt.Errorf("write standard output: %w", a.Out.err)
+	}
+	var code ExitCode
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &code):
+		return int(code)
+	}
+	if why, ok := stopOf(ctx); ok {
+		if cancelled(err) {
+			err = why
+		} else {
+			err = fmt.Errorf("%w: %w", why, err)
+		}
+	}
+	printable.Fprintf(a.Messages, "%s: %v\n", a.Name, err)
+	return a.code(err)
+}
+
+func (a *App) code(err error) int {
+	var usage UsageError
+	var signal stopped
+	switch {
+	case errors.As(err, &usage):
+		return Usage
+	case a.CodeOf != nil && a.CodeOf(err) != 0:
+		return a.CodeOf(err)
+	case errors.As(err, &signal):
+		return signal.code()
+	}
+	return Failed
+}
+
+// typed has whatever is wrong with a command line be a UsageError, and makes groups
+// of the commands that do nothing themselves.
+func typed(c *cobra.Command) {
+	if !c.Runnable() {
+		c.Args, c.RunE = cobra.ArbitraryArgs, group
+	}
+	if accept := c.Args; accept != nil {
+		c.Args = func(c *cobra.Command, args []string) error {
+			if err := accept(c, args); err != nil {
+				return Usagef("%w; usage: %s", err, c.UseLine())
+			}
+			return nil
+		}
+	}
+	for _, sub := range c.Commands() {
+		typed(sub)
+	}
+}
+
+func group(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return c.Help()
+	}
+	c.SuggestionsMinimumDistance = 2
+	text := fmt.Sprintf("unknown command %q", args[0])
+	if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+		text += " (did you mean " + strings.Join(near, " or ") + "?)"
+	}
+	return Usagef("%s; see %s --help", text, c.CommandPath())
+}
+
+// Command returns a command, whose use line names its arguments.
+func Command(use, short string, args cobra.PositionalArgs, run func(context.Context, []string) error) *cobra.Command {
+	return &cobra.Command{Use: use, Short: short, Args: args,
+		RunE: func(c *cobra.Command, args []string) error { return run(c.Context(), args) }}
+}

@@ -1,0 +1,93 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/spf13/cobra"
+)
+
+var errKnown = errors.New("known to the program")
+
+// program has a command for each way to end.
+func program(out, messages io.Writer) (*App, *cobra.Command) {
+	a := New("prog", "1.2", out, messages)
+	a.CodeOf = func(err error) int {
+		if errors.Is(err, errKnown) {
+			return 77
+		}
+		return 0
+	}
+	ends := func(use string, err error) *cobra.Command {
+		return Command(use, "end", cobra.NoArgs, func(context.Context, []string) error { return err })
+	}
+	group := &cobra.Command{Use: "group", Short: "a group"}
+	group.AddCommand(ends("inner", nil))
+	return a, a.Root("for tests", group, ends("done", nil), ends("fail", errors.New("it failed")),
+		ends("known", fmt.Errorf("wrapped: %w", errKnown)), ends("code", ExitCode(9)), ends("usage", Usagef("not valid")),
+		ends("cancelled", fmt.Errorf("call: %w", context.Canceled)),
+		ends("both", errors.Join(context.Canceled, errors.New("left behind"))))
+}
+
+func TestExitCodes(t *testing.T) {
+	for line, want := range map[string]struct {
+		code int
+		text string
+	}{
+		"done":        {0, ""},
+		"version":     {0, ""},
+		"fail":        {Failed, "prog: it failed\n"},
+		"known":       {77, "prog: wrapped: known to the program\n"},
+		"code":        {9, ""},
+		"usage":       {Usage, "prog: not valid\n"},
+		"done extra":  {Usage, "usage: prog done [flags]\n"},
+		"done --frob": {Usage, "unknown flag: --frob"},
+		"doen":        {Usage, `unknown command "doen" (did you mean done?); see prog --help`},
+		"group x":     {Usage, "see prog group --help"},
+		"completion":  {0, ""},
+	} {
+		var out, messages strings.Builder
+		a, root := program(&out, &messages)
+		if code := a.Run(t.Context(), root, strings.Fields(line)); code != want.code || !strings.Contains(messages.String(), want.text) ||
+			want.text == "" && messages.Len() > 0 {
+			t.Errorf("prog %s: %d %q, want %d %q", line, code, messages.String(), want.code, want.text)
+		}
+	}
+}
+
+// A signal is told with what it broke off, but for the news that the context ended.
+func TestSignal(t *testing.T) {
+	for line, want := range map[string]string{
+		"cancelled": "prog: interrupted by SIGTERM\n",
+		"both":      "prog: interrupted by SIGTERM: context canceled\nleft behind\n",
+		"fail":      "prog: interrupted by SIGTERM: it failed\n",
+	} {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		cancel(stopped{syscall.SIGTERM})
+		var messages strings.Builder
+		a, root := program(io.Discard, &messages)
+		if code := a.Run(ctx, root, []string{line}); code != 128+15 || messages.String() != want {
+			t.Errorf("prog %s: %d %q, want %q", line, code, messages.String(), want)
+		}
+	}
+}
+
+// What could not be printed is no success.
+func TestOutputThatFails(t *testing.T) {
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Skip(err)
+	}
+	defer full.Close()
+	var messages strings.Builder
+	a, root := program(full, &messages)
+	if code := a.Run(t.Context(), root, []string{"version"}); code != Failed || !strings.Contains(messages.String(), "write standard output: ") {
+		t.Errorf("%d %s", code, messages.String())
+	}
+}

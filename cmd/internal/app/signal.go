@@ -1,0 +1,64 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// stopped is why the context of a command that got a signal is at its end.
+type stopped struct{ syscall.Signal }
+
+func (s stopped) Error() string { return "interrupted by " + unix.SignalName(s.Signal) }
+
+// code is the exit code by which shells tell of a signal.
+func (s stopped) code() int { return 128 + int(s.Signal) }
+
+// UntilSignal returns a context that ends with the first SIGINT or SIGTERM, or one
+// of more that the process does not ignore, as nohup(1) has it ignore SIGHUP. The
+// command then cleans up, which a second signal does not cut short; the third ends
+// the process at once, for where something hangs.
+func UntilSignal(more ...os.Signal) context.Context {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	got := make(chan os.Signal, 3)
+	signal.Notify(got, syscall.SIGINT, syscall.SIGTERM)
+	for _, s := range more {
+		if !signal.Ignored(s) {
+			signal.Notify(got, s)
+		}
+	}
+	go func() {
+		why := stopped{(<-got).(syscall.Signal)}
+		cancel(why)
+		<-got
+		<-got
+		os.Exit(why.code())
+	}()
+	return ctx
+}
+
+// stopOf finds the signal that ended a context.
+func stopOf(ctx context.Context) (why stopped, ok bool) {
+	ok = errors.As(context.Cause(ctx), &why)
+	return why, ok
+}
+
+// cancelled tells whether an error says nothing but that the context has ended.
+func cancelled(err error) bool {
+	switch e := err.(type) {
+	case interface{ Unwrap() error }:
+		return cancelled(e.Unwrap())
+	case interface{ Unwrap() []error }:
+		for _, inner := range e.Unwrap() {
+			if !cancelled(inner) {
+				return false
+			}
+		}
+		return true
+	}
+	return err == context.Canceled
+}
