@@ -53,7 +53,7 @@ func (d *Daemon) approve(ctx context.Context, in client.ApproveRequest, by peer)
 	if err != nil {
 		return nil, err
 	}
-	for _, res := range now.policy.Decide(s, reqs, nil).Results {
+	for _, res := range now.Policy.Decide(s, reqs, nil).Results {
 		if res.Denied {
 			return nil, client.Invalid("%s is %s: no approval goes over a deny", res.Request, res.Reason)
 		}

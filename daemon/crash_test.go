@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/daemon/host"
 	"github.com/freejail/freejail/devfs"
 	"github.com/freejail/freejail/internal/aside"
 	"github.com/freejail/freejail/internal/testcrash"
@@ -24,7 +25,7 @@ import (
 // answered is in force, and one whose revocation was answered is not.
 func TestPowerCutsOfApprovals(t *testing.T) {
 	open := func(dir string) (*Daemon, error) {
-		d := &Daemon{cfg: Config{StateDir: filepath.Join(dir, "state")}, log: hclog.NewNullLogger(), events: newEventLog(),
+		d := &Daemon{cfg: host.Config{StateDir: filepath.Join(dir, "state")}, log: hclog.NewNullLogger(), events: newEventLog(),
 			aside: map[string]string{}}
 		if err := d.makeStateDirs(); err != nil {
 			return nil, err
@@ -88,7 +89,7 @@ func TestPowerCutsOfApprovals(t *testing.T) {
 
 // An approval that was found to be expired stays so, whatever the clock says later.
 func TestExpiredApprovals(t *testing.T) {
-	d := &Daemon{cfg: Config{StateDir: t.TempDir()}, log: hclog.NewNullLogger(), events: newEventLog(), aside: map[string]string{}}
+	d := &Daemon{cfg: host.Config{StateDir: t.TempDir()}, log: hclog.NewNullLogger(), events: newEventLog(), aside: map[string]string{}}
 	if err := d.openDB(); err != nil {
 		t.Fatal(err)
 	}

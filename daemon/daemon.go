@@ -21,6 +21,7 @@ import (
 
 	"github.com/freejail/freejail/catalog"
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/daemon/host"
 	"github.com/freejail/freejail/devfs"
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/internal/boot"
@@ -33,7 +34,7 @@ import (
 
 // Daemon holds what one host's freejail knows and owns.
 type Daemon struct {
-	cfg        Config
+	cfg        host.Config
 	version    string
 	generation string
 	boot       string // of the host
@@ -52,8 +53,8 @@ type Daemon struct {
 	catalog     *catalog.Catalog // nil without Consul
 	nfs         *nfsroot.Mounts
 	exporter    *nfsroot.Exporter // nil where nothing is exported
-	policy      policyHolder
-	metrics     metrics
+	follower    *host.Follower
+	metrics     host.Metrics
 	events      *eventLog
 	usage       usageCache
 	turns       turns // of those who measure roots
@@ -75,19 +76,20 @@ type Daemon struct {
 
 // New opens the state of a host and takes its lock: a second daemon on the
 // same state directory is an error.
-func New(cfg Config, version string, log hclog.Logger) (*Daemon, error) {
+func New(cfg host.Config, version string, log hclog.Logger) (*Daemon, error) {
 	d := &Daemon{cfg: cfg, version: version, log: log, events: newEventLog(),
 		generation: rand.Text(),
 		syncer:     newSyncer(log), lane: make(lane, sweepers), recovery: newRecovery(),
 		tasks: map[string]*task{}, left: map[string]*task{}, aside: map[string]string{}, ports: map[binding]string{},
 		stores: map[string]storage.Driver{}}
 	if cfg.NFS.Export != nil {
-		d.exporter = nfsroot.NewExporter(cfg.NFS.Export.config())
+		d.exporter = nfsroot.NewExporter(*cfg.NFS.Export)
 	}
 	// What is made for a task has the mode that is named, whatever the umask of
 	// the shell was that started us.
 	unix.Umask(0o022)
-	opens := []func() error{d.loadOwn, d.openState, d.openEvents, d.openImages, d.openJails, d.openNFS, d.openRulesets, d.openPolicy, d.openCatalog}
+	host.LoadModules(cfg, log)
+	opens := []func() error{d.openState, d.openEvents, d.openImages, d.openJails, d.openNFS, d.openRulesets, d.openPolicy, d.openCatalog}
 	for _, open := range opens {
 		if err := open(); err != nil {
 			return nil, errors.Join(err, d.Close())
@@ -157,20 +159,20 @@ func (d *Daemon) takeLock() error {
 // restarted tells that the host was, since an earlier daemon ran on it.
 func (d *Daemon) restarted() bool { return d.lastBoot != "" && d.lastBoot != d.boot }
 
-func (d *Daemon) openImages() error {
-	var l image.Limits
-	var err1, err2 error
-	l.LayerBytes, err1 = size(d.cfg.Limits.LayerSize)
-	l.ImageBytes, err2 = size(d.cfg.Limits.ImageSize)
-	l.Entries = d.cfg.Limits.Entries
-	var err error
-	if d.images, err = image.OpenStore(d.path("images"), l); err == nil {
-		d.images.Held = d.imagesInUse
-		if m := d.images.Aside; m != nil {
-			d.damaged(m, "no image has a name: pull or import them again; layers stay until the file is removed")
-		}
+func (d *Daemon) openImages() (err error) {
+	if d.images, err = image.OpenStore(d.path("images"), d.cfg.Limits.Image); err != nil {
+		return err
 	}
-	return errors.Join(err1, err2, err)
+	d.images.Held = d.imagesInUse
+	if m := d.images.Aside; m != nil {
+		d.damaged(m, "no image has a name: pull or import them again; layers stay until the file is removed")
+	}
+	return nil
+}
+
+func (d *Daemon) openPolicy() (err error) {
+	d.follower, err = host.NewFollower(d.cfg, d.log)
+	return err
 }
 
 func (d *Daemon) openJails() error {
@@ -180,14 +182,12 @@ func (d *Daemon) openJails() error {
 }
 
 func (d *Daemon) openRulesets() error {
-	c := d.cfg.Devfs
 	k, err := devfs.OpenKernel()
 	if err != nil {
 		return err
 	}
 	store := rulesetStore{d.path("rulesets.json"), d.restarted(), d.damaged}
-	d.rulesets, err = devfs.NewRegistry(k, store, devfs.Config{
-		First: uint16(c.First), Last: uint16(c.Last), MaxSets: c.MaxSets, MaxRules: c.MaxRules})
+	d.rulesets, err = devfs.NewRegistry(k, store, d.cfg.Devfs.Config)
 	return err
 }
 
@@ -203,11 +203,11 @@ func (d *Daemon) openCatalog() error {
 		}
 		token = string(b)
 	}
-	host, err := os.Hostname()
+	name, err := os.Hostname()
 	if err != nil {
 		return err
 	}
-	d.catalog, err = catalog.New(catalog.Config{Address: d.cfg.Consul.Address, Token: token, Node: host + ":" + d.cfg.StateDir},
+	d.catalog, err = catalog.New(catalog.Config{Address: d.cfg.Consul.Address, Token: token, Node: name + ":" + d.cfg.StateDir},
 		d.log.Named("consul"), func(task, message string) { d.event(task, "consul", message) })
 	return err
 }
@@ -225,12 +225,8 @@ func (d *Daemon) storage(kind string) (storage.Driver, error) {
 	if s, ok := d.stores[kind]; ok {
 		return s, nil
 	}
-	upper, err := size(d.cfg.NFS.UpperSize)
-	if err != nil {
-		return nil, err
-	}
 	s, err := storage.Open(kind, d.path("storage"), storage.Config{ZFSDataset: d.cfg.Storage.ZFSDataset,
-		Upper: d.cfg.NFS.Upper, UpperSize: upper, Copy: d.cfg.NFS.Copy})
+		Upper: d.cfg.NFS.Upper, UpperSize: d.cfg.NFS.UpperSize, Copy: d.cfg.NFS.Copy})
 	if err != nil {
 		return nil, err
 	}
@@ -323,9 +319,9 @@ func (d *Daemon) info() client.Info {
 	d.mu.Lock()
 	i.Tasks, i.ShutDown = len(d.tasks), d.down
 	d.mu.Unlock()
-	pol, perr := d.policy.get()
-	if pol != nil {
-		i.PolicyDigest = pol.Digest()
+	now, perr := d.follower.Last()
+	if now != nil {
+		i.PolicyDigest = now.Policy.Digest()
 	}
 	if perr != nil {
 		i.PolicyError = perr.Error()

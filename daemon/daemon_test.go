@@ -20,6 +20,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/daemon/host"
 	"github.com/freejail/freejail/internal/mount"
 	"github.com/freejail/freejail/internal/testimage"
 	"github.com/freejail/freejail/jail"
@@ -74,7 +75,7 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 2 && os.Args[1] == "daemon" {
 		run := serve
 		if slices.Contains(os.Args, "--check") {
-			run = func(conf string) error { _, err := LoadPolicy(conf); return err }
+			run = func(conf string) error { _, err := host.LoadPolicy(conf); return err }
 		}
 		if err := run(os.Args[2]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -166,7 +167,7 @@ func archive(t testing.TB, manifest string) string {
 func serve(conf string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	cfg, err := LoadConfig(conf)
+	cfg, err := host.LoadConfig(conf)
 	if err != nil {
 		return err
 	}

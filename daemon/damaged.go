@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/freejail/freejail/daemon/host"
 	"github.com/freejail/freejail/internal/aside"
 )
 
@@ -63,31 +64,31 @@ func (d *Daemon) damages() (map[string]string, error) {
 }
 
 // checkDamages has a line for each file that waits for the operator.
-func (d *Daemon) checkDamages(c *checks) {
+func (d *Daemon) checkDamages(c *host.Checks) {
 	all, err := d.damages()
 	if err != nil {
-		c.bad("recovery", err.Error(), "look into the state directory")
+		c.Bad("recovery", err.Error(), "look into the state directory")
 	}
 	for _, path := range slices.Sorted(maps.Keys(all)) {
 		fix := "remove it after a look; docs/recovery.md tells how to bring one back that was mended"
 		if filepath.Dir(path) == d.path("tasks") && !aside.Is(filepath.Base(path)) {
 			fix = "remove it after a look at its journal"
 		}
-		c.bad("recovery", path+": "+strings.TrimPrefix(all[path], path+": "), fix)
+		c.Bad("recovery", path+": "+strings.TrimPrefix(all[path], path+": "), fix)
 	}
 }
 
 // checkStrays tells of the roots of no task, which were to be swept up when the
 // daemon began.
-func (d *Daemon) checkStrays(ctx context.Context, c *checks) {
+func (d *Daemon) checkStrays(ctx context.Context, c *host.Checks) {
 	for _, s := range d.openStores() {
 		roots, err := s.Tasks(ctx)
 		if err != nil {
-			c.bad("recovery", fmt.Sprintf("storage %s: %v", s.Name(), err), "")
+			c.Bad("recovery", fmt.Sprintf("storage %s: %v", s.Name(), err), "")
 		}
 		for _, id := range roots {
 			if _, known := d.holder(id); !known {
-				c.warn("recovery", fmt.Sprintf("storage %s has a root %q of no task", s.Name(), id),
+				c.Warn("recovery", fmt.Sprintf("storage %s has a root %q of no task", s.Name(), id),
 					"the next daemon removes it, or its log tells why not: service freejail restart")
 			}
 		}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/daemon/host"
 )
 
 // reported wants a line of doctor with each of the words.
@@ -144,7 +145,7 @@ func TestDamagedFiles(t *testing.T) {
 func TestDamagedApprovals(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "freejail.db")
 	write := func(why string) error {
-		d := &Daemon{cfg: Config{StateDir: filepath.Dir(path)}}
+		d := &Daemon{cfg: host.Config{StateDir: filepath.Dir(path)}}
 		if err := d.openDB(); err != nil {
 			return err
 		}

@@ -36,33 +36,13 @@ type metered interface {
 	Meter(task string) (*storage.Meter, error)
 }
 
-// checkDisk finds what is no size, or no size that a root can have.
-func (l *LimitsConfig) checkDisk() error {
-	var errs []error
-	sizes := map[string]int64{}
-	for name, text := range map[string]string{"disk": l.Disk, "disk_max": l.DiskMax} {
-		n, err := size(text)
-		if err != nil || text != "" && n < storage.MinDisk {
-			errs = append(errs, fmt.Errorf("limits: %s %q is not a size such as \"8GiB\", of 1MiB or more", name, text))
-		}
-		sizes[name] = n
-	}
-	if most := sizes["disk_max"]; most > 0 && sizes["disk"] > most {
-		errs = append(errs, fmt.Errorf("limits: disk %q is more than disk_max %q", l.Disk, l.DiskMax))
-	}
-	return errors.Join(errs...)
-}
-
 // boundDisk gives a task the limit that it asks for, within the host's, or the
 // host's.
 func (d *Daemon) boundDisk(l *client.Limits) error {
-	usual, err1 := size(d.cfg.Limits.Disk)
-	most, err2 := size(d.cfg.Limits.DiskMax)
+	most := d.cfg.Limits.DiskMax
 	switch n := l.DiskBytes; {
-	case err1 != nil || err2 != nil:
-		return errors.Join(err1, err2)
 	case n == 0:
-		l.DiskBytes = cmp.Or(usual, most)
+		l.DiskBytes = cmp.Or(d.cfg.Limits.Disk, most)
 	case n < storage.MinDisk:
 		return client.Invalid("disk: a limit of %d bytes is too little for a root: ask for 1MiB or more", n)
 	case most > 0 && n > most:

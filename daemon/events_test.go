@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/daemon/host"
 )
 
 // failAStart makes an event.
@@ -81,7 +82,7 @@ func TestNumbersOfEvents(t *testing.T) {
 
 // The clock of the first daemon was ahead, and its numbers were the time.
 func TestNumbersAfterTheClockWasSetBack(t *testing.T) {
-	d := &Daemon{cfg: Config{StateDir: t.TempDir()}, events: newEventLog()}
+	d := &Daemon{cfg: host.Config{StateDir: t.TempDir()}, events: newEventLog()}
 	begin := func() {
 		t.Helper()
 		if err := errors.Join(d.openDB(), d.openEvents()); err != nil {

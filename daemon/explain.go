@@ -35,10 +35,7 @@ func (d *Daemon) handleExplain(r *http.Request) (any, error) {
 		}
 		asked = append(asked, rule)
 	}
-	rules, from, err := d.composed(asked)
-	if err != nil {
-		return nil, err
-	}
+	rules, from := d.composed(asked)
 	names, err := devfs.HostNodes()
 	if err != nil {
 		return nil, err
@@ -64,15 +61,8 @@ func (d *Daemon) handleExplain(r *http.Request) (any, error) {
 }
 
 // composed are all rules of a jail, and whose the rule at a place is.
-func (d *Daemon) composed(asked []devfs.Rule) ([]devfs.Rule, func(int) string, error) {
-	open, err := parseRules("open", d.cfg.Devfs.Open)
-	if err != nil {
-		return nil, nil, err
-	}
-	closing, err := parseRules("close", d.cfg.Devfs.Close)
-	if err != nil {
-		return nil, nil, err
-	}
+func (d *Daemon) composed(asked []devfs.Rule) ([]devfs.Rule, func(int) string) {
+	open := d.cfg.Devfs.Open
 	from := func(i int) string {
 		switch {
 		case i < 1:
@@ -84,5 +74,5 @@ func (d *Daemon) composed(asked []devfs.Rule) ([]devfs.Rule, func(int) string, e
 		}
 		return "close"
 	}
-	return devfs.Compose(open, asked, closing), from, nil
+	return devfs.Compose(open, asked, d.cfg.Devfs.Close), from
 }

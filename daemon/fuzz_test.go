@@ -17,6 +17,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/daemon/host"
 )
 
 // inProcess is a daemon that nobody but the test can ask.
@@ -27,7 +28,7 @@ func inProcess(t testing.TB) *Daemon {
 	if err := os.WriteFile(conf, []byte("state_dir = \""+filepath.Join(dir, "state")+"\"\nsocket = \""+filepath.Join(dir, "s")+"\"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cfg, err := LoadConfig(conf)
+	cfg, err := host.LoadConfig(conf)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,11 +3,9 @@ package daemon
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -29,13 +27,8 @@ func (d *Daemon) handleGC(r *http.Request) (any, error) {
 
 // pruneOptions are the host's settings, or what a request says instead.
 // pulled has the names of images that were pulled for tasks.
-func (d *Daemon) pruneOptions(ctx context.Context, r client.GCRequest, pulled map[string]bool) (o image.PruneOptions, err error) {
-	if o.Older, err = time.ParseDuration(d.cfg.GC.Older); err != nil {
-		return o, fmt.Errorf("host configuration: gc: %w", err)
-	}
-	if o.MaxSize, err = size(d.cfg.GC.MaxSize); err != nil {
-		return o, fmt.Errorf("host configuration: gc: %w", err)
-	}
+func (d *Daemon) pruneOptions(ctx context.Context, r client.GCRequest, pulled map[string]bool) image.PruneOptions {
+	o := image.PruneOptions{Older: d.cfg.GC.Older, MaxSize: d.cfg.GC.MaxSize}
 	if r.Older != nil {
 		o.Older = *r.Older
 	}
@@ -44,7 +37,7 @@ func (d *Daemon) pruneOptions(ctx context.Context, r client.GCRequest, pulled ma
 	}
 	o.Prunable = func(name string, _ digest.Digest) bool { return namedByPath(name) || pulled[name] }
 	o.Unpacked = func(chain digest.Digest) (int64, error) { return d.unpackedSize(ctx, chain.Encoded()) }
-	return o, nil
+	return o
 }
 
 // pulledNames has those of images that were pulled for tasks; problems tells of
@@ -91,11 +84,7 @@ func (d *Daemon) gc(ctx context.Context, r client.GCRequest) (*client.GCResult, 
 		return res, err
 	}
 	res.Problems = problems
-	o, err := d.pruneOptions(ctx, r, pulled)
-	if err != nil {
-		return res, err
-	}
-	if res.Images, err = d.images.Prune(ctx, o); err != nil {
+	if res.Images, err = d.images.Prune(ctx, d.pruneOptions(ctx, r, pulled)); err != nil {
 		return res, err
 	}
 	damaged, err := d.images.Damaged()

@@ -8,19 +8,18 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
-	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/internal/keylock"
+	"github.com/freejail/freejail/internal/regular"
 )
 
 // importCache knows which archives were imported and have not changed since,
@@ -28,29 +27,7 @@ import (
 type importCache struct {
 	locks keylock.Map // of paths
 	mu    sync.Mutex
-	seen  map[fileID]string // -> image digest
-}
-
-// fileID changes whenever a file's content can have.
-type fileID struct {
-	path         string
-	dev, ino     uint64
-	size         int64
-	mtime, ctime syscall.Timespec
-}
-
-func identify(path string) (fileID, error) {
-	fi, err := os.Stat(path)
-	if err != nil {
-		return fileID{}, err
-	}
-	return idOf(path, fi), nil
-}
-
-func idOf(path string, fi fs.FileInfo) fileID {
-	st := fi.Sys().(*syscall.Stat_t) // nothing else, where freejail runs
-	mtime, ctime := fileTimes(st)
-	return fileID{path, uint64(st.Dev), uint64(st.Ino), st.Size, mtime, ctime}
+	seen  map[regular.ID]string // -> image digest
 }
 
 // resolveImage finds a task's image in the store; a path is imported first.
@@ -134,7 +111,7 @@ func (d *Daemon) importPath(ctx context.Context, path string, open func() (*imag
 		return nil, client.Invalid("image: %v", err)
 	}
 	defer func() { err = errors.Join(err, in.Close()) }()
-	id := idOf(path, in.Info())
+	id := regular.IDOf(path, in.Info())
 	if name == "" {
 		name = strings.TrimSuffix(filepath.Base(path), ".tar")
 	}
@@ -159,7 +136,7 @@ func (d *Daemon) importPath(ctx context.Context, path string, open func() (*imag
 	d.imports.mu.Lock()
 	defer d.imports.mu.Unlock()
 	if d.imports.seen == nil || len(d.imports.seen) > 1000 {
-		d.imports.seen = map[fileID]string{}
+		d.imports.seen = map[regular.ID]string{}
 	}
 	d.imports.seen[id] = img.Digest.String()
 	return img, nil

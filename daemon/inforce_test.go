@@ -45,69 +45,21 @@ func TestHostFileThatCannotBeRead(t *testing.T) {
 	if n := policyEvents(d); n != 1 {
 		t.Errorf("%d events", n)
 	}
-	if _, err := d.policy.get(); err == nil || !strings.Contains(err.Error(), "of before stays in force") {
+	if _, err := d.follower.Last(); err == nil || !strings.Contains(err.Error(), "the previous policy stays in force") {
 		t.Errorf("what is wrong: %v", err)
 	}
-	if err := d.reloadPolicy(); err == nil {
+	if err := d.follower.Reload(); err == nil {
 		t.Error("who asks for it is told again")
 	}
 	if err := errors.Join(os.Remove(d.cfg.Path), os.WriteFile(d.cfg.Path, append(was, "default_registry = \"new.example\"\n"...), 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	if now := d.inForce(); now.remotes.fallback != "new.example" {
-		t.Errorf("in force: %+v", now.remotes)
+	if ref, _, err := d.inForce().Reference("x"); err != nil || ref.Host != "new.example" {
+		t.Errorf("in force: %v %v", ref, err)
 	}
-	if _, err := d.policy.get(); err != nil {
+	if _, err := d.follower.Last(); err != nil {
 		t.Error(err)
 	}
-}
-
-// Policy and registries are always of one version of the file, while it is
-// replaced without end.
-func TestOneVersionIsInForce(t *testing.T) {
-	d := inProcess(t)
-	was, err := os.ReadFile(d.cfg.Path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	version := func(n int) string {
-		return fmt.Sprintf("%sdefault_registry = \"v%d.example\"\npermit {\n  images = [\"v%d\"]\n  allow = [\"raw_sockets\"]\n}\n", was, n, n)
-	}
-	digests := map[string]string{}
-	for n := range 2 {
-		if err := os.WriteFile(d.cfg.Path, []byte(version(n)), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		now := d.inForce()
-		digests[now.policy.Digest()] = now.remotes.fallback
-	}
-	if len(digests) != 2 {
-		t.Fatalf("versions: %v", digests)
-	}
-	done := make(chan struct{})
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for n := 0; ; n++ {
-			select {
-			case <-done:
-				return
-			default:
-			}
-			next := d.cfg.Path + ".new"
-			if err := errors.Join(os.WriteFile(next, []byte(version(n%2)), 0o600), os.Rename(next, d.cfg.Path)); err != nil {
-				t.Error(err)
-				return
-			}
-		}
-	})
-	for range 500 {
-		if now := d.inForce(); digests[now.policy.Digest()] != now.remotes.fallback {
-			t.Errorf("the policy of %s with %s", digests[now.policy.Digest()], now.remotes.fallback)
-			break
-		}
-	}
-	close(done)
-	wg.Wait()
 }
 
 // Several collections at once, each of which sees tasks that another removes.

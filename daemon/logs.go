@@ -362,14 +362,13 @@ func lastLines(b []byte, n int) int {
 // trimLogs keeps the log of a task that an earlier version of the daemon started to
 // two files of log_size: the file is copied and cut, since the process holds it open.
 func (d *Daemon) trimLogs(t *task) error {
-	limit, err := size(d.cfg.Limits.LogSize)
-	if err != nil || t.state() == client.Exited {
-		return err
+	if t.state() == client.Exited {
+		return nil
 	}
 	for _, stream := range streams {
 		path := t.logFile(stream)
 		fi, err := os.Stat(path)
-		if err != nil || fi.Size() <= limit || t.output(stream) != nil {
+		if err != nil || fi.Size() <= d.cfg.Limits.LogSize || t.output(stream) != nil {
 			continue
 		}
 		if err := copyFile(path, path+".1"); err != nil {

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/daemon/host"
 	"github.com/freejail/freejail/internal/mount"
 )
 
@@ -236,9 +237,9 @@ func TestLogOverADaemonsLife(t *testing.T) {
 }
 
 // aTask has a directory and a daemon that runs nothing else.
-func aTask(t *testing.T, dir, limit string) (*Daemon, *task) {
+func aTask(t *testing.T, dir string, limit int64) (*Daemon, *task) {
 	t.Helper()
-	d := &Daemon{log: hclog.NewNullLogger(), events: newEventLog(), tasks: map[string]*task{}, cfg: Config{Limits: &LimitsConfig{LogSize: limit}}}
+	d := &Daemon{log: hclog.NewNullLogger(), events: newEventLog(), tasks: map[string]*task{}, cfg: host.Config{Limits: host.Limits{LogSize: limit}}}
 	tk := &task{journal: &journal{dir: dir}, done: make(chan struct{})}
 	tk.info.Spec.ID, tk.info.State = "one", client.Running
 	return d, tk
@@ -258,7 +259,7 @@ func TestLogOnAFullDisk(t *testing.T) {
 	if err := os.WriteFile(ballast, make([]byte, 2<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	d, tk := aTask(t, dir, "1GiB")
+	d, tk := aTask(t, dir, 1<<30)
 	theirs, err := d.newOutput(tk, "stdout")
 	if err != nil {
 		t.Fatal(err)
@@ -307,7 +308,7 @@ func TestHostileLogDirectory(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	_, tk := aTask(t, t.TempDir(), "1MiB")
+	_, tk := aTask(t, t.TempDir(), 1<<20)
 	tk.info.Spec.Stdout, tk.info.Spec.Confined = filepath.Join(logs, ".web.stdout.fifo"), []string{base}
 	read := func() (string, error) {
 		l, err := tk.logDir("stdout")
@@ -357,7 +358,7 @@ func TestHostileLogDirectory(t *testing.T) {
 // The log of a task that an earlier version started: a file that its process writes
 // to, which the daemon cuts.
 func TestLogOfAnEarlierVersion(t *testing.T) {
-	d, tk := aTask(t, t.TempDir(), "1KiB")
+	d, tk := aTask(t, t.TempDir(), 1<<10)
 	f, err := os.OpenFile(tk.logFile("stdout"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		t.Fatal(err)

@@ -20,16 +20,8 @@ import (
 
 func (d *Daemon) openNFS() error {
 	n := d.cfg.NFS
-	o, err := n.options()
-	if err != nil {
-		return err
-	}
-	keep, err1 := time.ParseDuration(n.Keep)
-	every, err2 := time.ParseDuration(n.Every)
-	if err := errors.Join(err1, err2); err != nil {
-		return err
-	}
-	d.nfs, err = nfsroot.Open(nfsroot.Config{Dir: d.path("nfs"), Options: o, Keep: keep, Every: every, Told: d.nfsTold,
+	var err error
+	d.nfs, err = nfsroot.Open(nfsroot.Config{Dir: d.path("nfs"), Options: n.Options, Keep: n.Keep, Every: n.Every, Told: d.nfsTold,
 		Damaged: d.leftAlone})
 	return err
 }
@@ -112,11 +104,7 @@ func (d *Daemon) findRemote(ctx context.Context, spec client.TaskSpec) (*image.I
 	if img, err := d.images.Get(spec.Image); err == nil && (sum == "" || sum == img.Digest.String()) {
 		known, name, sum = img.Name, "", img.Digest.String()
 	}
-	o, err := d.cfg.NFS.options()
-	if err != nil {
-		return nil, nil, err
-	}
-	src, err := nfsroot.Find(ctx, servers, name, sum, o)
+	src, err := nfsroot.Find(ctx, servers, name, sum, d.cfg.NFS.Options)
 	if errors.Is(err, nfsroot.ErrAway) {
 		return nil, nil, client.Unavailable("image %q: root over NFS: %v", spec.Image, err)
 	}
@@ -136,10 +124,7 @@ func (d *Daemon) findRemote(ctx context.Context, spec client.TaskSpec) (*image.I
 // trusted are the servers that may be asked: all that the host names, or the
 // one of them that the job names.
 func (d *Daemon) trusted(kind string) ([]nfsroot.Server, error) {
-	servers, err := d.cfg.NFS.servers()
-	if err != nil {
-		return nil, err
-	}
+	servers := d.cfg.NFS.Servers
 	if len(servers) == 0 {
 		return nil, client.Invalid("root over NFS: this host trusts no server for roots (nfs { servers } in the host configuration)")
 	}
@@ -155,7 +140,8 @@ func (d *Daemon) trusted(kind string) ([]nfsroot.Server, error) {
 			return []nfsroot.Server{s}, nil
 		}
 	}
-	return nil, client.Refused("root over NFS: this host does not trust %s for roots; it trusts %s (nfs { servers } in the host configuration)", want, strings.Join(d.cfg.NFS.Servers, ", "))
+	return nil, client.Refused("root over NFS: this host does not trust %s for roots; it trusts %s (nfs { servers } in the host configuration)",
+		want, strings.Trim(fmt.Sprint(servers), "[]"))
 }
 
 // remoteRef divides NAME, DIGEST or NAME@DIGEST.
@@ -227,16 +213,13 @@ func (d *Daemon) imageOf(i client.Task) (*image.Image, error) {
 // startBounded starts a task whose root is a server's. The server can be away
 // in the middle of it, and then it is the kernel that waits: no one else does.
 func (d *Daemon) startBounded(ctx context.Context, job *work, t *task) error {
-	o, err := d.cfg.NFS.options()
-	if err != nil {
-		return err
-	}
+	timeout := d.cfg.NFS.Options.Timeout
 	done := make(chan error, 1)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() { done <- d.run(ctx, job, t, nil) }()
 	// To ask each server, to mount, and to read what a start reads of the root.
-	patience := time.Duration(len(d.cfg.NFS.Servers)+3) * o.Timeout
+	patience := time.Duration(len(d.cfg.NFS.Servers)+3) * timeout
 	limit := time.NewTimer(patience)
 	defer limit.Stop()
 	var why error
@@ -261,7 +244,7 @@ func (d *Daemon) startBounded(ctx context.Context, job *work, t *task) error {
 	select {
 	case <-done:
 		return client.Unavailable("%v", why)
-	case <-time.After(o.Timeout):
+	case <-time.After(timeout):
 	}
 	return &stuckStart{error: client.Unavailable("%v", why), done: done}
 }
@@ -294,14 +277,11 @@ func (d *Daemon) startExecBounded(ctx context.Context, t *task, spec client.Exec
 	if i.Storage != nfsStorage {
 		return d.startExec(ctx, t, spec)
 	}
-	o, err := d.cfg.NFS.options()
-	if err != nil {
-		return nil, err
-	}
+	timeout := d.cfg.NFS.Options.Timeout
 	away := func(text string) error {
 		return client.Unavailable("task %s: %s", t.id(), text)
 	}
-	slow := away(fmt.Sprintf("the program did not begin within %s: the server of its root is slow or away", o.Timeout))
+	slow := away(fmt.Sprintf("the program did not begin within %s: the server of its root is slow or away", timeout))
 	if h, has := d.nfs.Of(t.key()); has && !h.OK() {
 		return nil, away(h.Text)
 	}
@@ -309,7 +289,7 @@ func (d *Daemon) startExecBounded(ctx context.Context, t *task, spec client.Exec
 		x   *execSession
 		err error
 	}
-	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	done := make(chan result, 1)
 	go func() {
@@ -338,8 +318,8 @@ func (d *Daemon) tendNFS() {
 	if err := d.nfs.Tick(); err != nil {
 		d.log.Warn("nfs", "error", err)
 	}
-	lost, err := time.ParseDuration(d.cfg.NFS.Lost)
-	if err != nil || lost == 0 {
+	lost := d.cfg.NFS.Lost
+	if lost == 0 {
 		return
 	}
 	for _, s := range d.nfs.List() {
@@ -362,3 +342,9 @@ func (d *Daemon) killLost(t *task) {
 		d.log.Warn("nfs: a task whose server is lost is not ended", "task", t.id(), "error", err)
 	}
 }
+
+// isNFS knows the two ways in which a task asks for a root over NFS: from any
+// server of the host's, or from one by its URL.
+func isNFS(kind string) bool { return kind == nfsStorage || strings.HasPrefix(kind, "nfs:") }
+
+const nfsStorage = "nfs"

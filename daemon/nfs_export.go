@@ -87,7 +87,7 @@ func (d *Daemon) wireExport(e nfsroot.Exported) client.Export {
 	if err != nil {
 		host = "SERVER"
 	}
-	return client.Export{Names: e.Names, Digest: e.Digest, Path: e.Path, URL: d.cfg.NFS.Export.config().URL(host)}
+	return client.Export{Names: e.Names, Digest: e.Digest, Path: e.Path, URL: d.cfg.NFS.Export.URL(host)}
 }
 
 func (d *Daemon) exportInfos() ([]client.Export, error) {

@@ -4,58 +4,40 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"maps"
-	"slices"
 	"sync"
 
-	"github.com/freejail/freejail/nfsroot"
+	"github.com/freejail/freejail/daemon/host"
 )
-
-// nfsClient tells whether this host can have roots over NFS, where it is to.
-func (c *checks) nfsClient(cfg Config) {
-	if len(cfg.NFS.Servers) == 0 {
-		return
-	}
-	if missing := nfsroot.ClientMissing(); missing != "" {
-		c.bad("nfs", missing, "take a kernel with an NFS client (on FreeBSD: options NFSCL, as GENERIC has), or remove nfs { servers } from the host configuration")
-		return
-	}
-	c.ok("nfs", fmt.Sprintf("version %d, client in the kernel", cfg.NFS.Version))
-}
 
 // checkNFS asks each server that is trusted for roots, and looks at this host's
 // own exports.
-func (d *Daemon) checkNFS(ctx context.Context, c *checks) {
-	servers, err := d.cfg.NFS.servers()
-	o, oerr := d.cfg.NFS.options()
-	if err != nil || oerr != nil {
-		return // told when the configuration was read
-	}
+func (d *Daemon) checkNFS(ctx context.Context, c *host.Checks) {
+	servers := d.cfg.NFS.Servers
 	answers := make([]error, len(servers))
 	var wg sync.WaitGroup
 	for i, s := range servers {
-		wg.Go(func() { answers[i] = s.Ping(ctx, o) })
+		wg.Go(func() { answers[i] = s.Ping(ctx, d.cfg.NFS.Options) })
 	}
 	wg.Wait()
 	for i, s := range servers {
 		if answers[i] != nil {
-			c.bad("nfs server", fmt.Sprintf("%s: %v", s, answers[i]), "on the server: freejail doctor; freejail export --list")
+			c.Bad("nfs server", fmt.Sprintf("%s: %v", s, answers[i]), "on the server: freejail doctor; freejail export --list")
 		} else {
-			c.ok("nfs server", s.String())
+			c.OK("nfs server", s.String())
 		}
 	}
 	for _, m := range d.nfs.List() {
 		if !m.Health.OK() {
-			c.bad("nfs mount", fmt.Sprintf("%s of %d tasks: %s", m.Digest, len(m.Holders), m.Health.Text), "bring the server back, or stop the tasks")
+			c.Bad("nfs mount", fmt.Sprintf("%s of %d tasks: %s", m.Digest, len(m.Holders), m.Health.Text), "bring the server back, or stop the tasks")
 		}
 	}
 	if d.exporter == nil {
 		return
 	}
 	if problem, fix := d.exporter.Serving(); problem != "" {
-		c.bad("nfs export", problem, fix)
+		c.Bad("nfs export", problem, fix)
 	} else {
-		c.ok("nfs export", d.cfg.NFS.Export.Dir)
+		c.OK("nfs export", d.cfg.NFS.Export.Dir)
 	}
 }
 
@@ -69,8 +51,5 @@ func (d *Daemon) writeNFS(w io.Writer) {
 			states[m.Health.Fault]++
 		}
 	}
-	fmt.Fprintf(w, "# HELP freejail_nfs_mounts Mounts of images' roots over NFS.\n# TYPE freejail_nfs_mounts gauge\n")
-	for _, s := range slices.Sorted(maps.Keys(states)) {
-		fmt.Fprintf(w, "freejail_nfs_mounts{health=%q} %d\n", s, states[s])
-	}
+	host.Gauges(w, "freejail_nfs_mounts", "Mounts of images' roots over NFS.", "health", states)
 }

@@ -87,10 +87,6 @@ func (d *Daemon) newOutput(t *task, stream string) (theirs *os.File, err error) 
 // openOutput begins to copy a stream of a task. Without a FIFO it does nothing: the
 // client has given the task a file, or an older version started it.
 func (d *Daemon) openOutput(t *task, stream string) error {
-	limit, err := size(d.cfg.Limits.LogSize)
-	if err != nil {
-		return err
-	}
 	path := t.logFile(stream)
 	fd, err := unix.Open(fifoOf(path), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -99,7 +95,7 @@ func (d *Daemon) openOutput(t *task, stream string) error {
 	if err != nil {
 		return &fs.PathError{Op: "open", Path: fifoOf(path), Err: err}
 	}
-	o := &output{path: path, half: max(limit/2, 512), fifo: os.NewFile(uintptr(fd), fifoOf(path)), number: 1,
+	o := &output{path: path, half: max(d.cfg.Limits.LogSize/2, 512), fifo: os.NewFile(uintptr(fd), fifoOf(path)), number: 1,
 		readers: map[*outputReader]bool{},
 		tell:    func(kind, message string) { d.event(t.id(), kind, stream+": "+message) }}
 	o.start()

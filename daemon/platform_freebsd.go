@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -96,33 +95,6 @@ func sysctl(name string) (string, error) { return bsd.SysctlText(name) }
 // and not known to a kernel without it.
 var secureDefaults = map[string]string{"enforce_statfs": "2", "children.max": "0", "allow.mount": "false"}
 
-// ownModules are the file systems that the daemon itself mounts for its tasks.
-func ownModules(cfg Config) []string {
-	own := []string{"nullfs", "fdescfs", "tmpfs"}
-	if usesUnion(cfg) {
-		own = append(own, "unionfs")
-	}
-	if usesZFS(cfg) {
-		own = append(own, "zfs")
-	}
-	return own
-}
-
-// loadOwn loads what the daemon itself needs: of a module that is not loaded a
-// task's mount is asked for. A kernel without one says so when it is mounted.
-func (d *Daemon) loadOwn() error {
-	for _, name := range ownModules(d.cfg) {
-		if mount.Known(name) {
-			continue
-		}
-		if err := mount.Load(name); err != nil {
-			d.log.Warn("a file system cannot be loaded: build it into the kernel, or load it before securelevel is raised (sysrc kld_list+="+name+")",
-				"module", name, "error", err)
-		}
-	}
-	return nil
-}
-
 // lockedBy adds to an error what the host's securelevel may have to do with it.
 func lockedBy(err error) string {
 	if level := bsd.SecureLevel(); level > 0 && errors.Is(err, unix.EPERM) {
@@ -134,7 +106,5 @@ func lockedBy(err error) string {
 
 // loadsModules: a mount makes the kernel load the module of its file system.
 const loadsModules = true
-
-func fileTimes(st *syscall.Stat_t) (mtime, ctime syscall.Timespec) { return st.Mtimespec, st.Ctimespec }
 
 func physicalMemory() (uint64, error) { return unix.SysctlUint64("hw.physmem") }

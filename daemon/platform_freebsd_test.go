@@ -3,9 +3,9 @@ package daemon
 import (
 	"os"
 	"os/exec"
-	"strings"
 	"testing"
 
+	"github.com/freejail/freejail/daemon/host"
 	"github.com/freejail/freejail/internal/mount"
 )
 
@@ -16,7 +16,7 @@ func TestDaemonLoadsItsOwnModules(t *testing.T) {
 		t.Skip("a module needs root")
 	}
 	var unloaded []string
-	for _, name := range ownModules(Config{Storage: &StorageConfig{Driver: "union"}}) {
+	for _, name := range host.Modules(host.Config{Storage: host.Storage{Driver: "union"}}) {
 		if out, err := exec.Command("kldunload", "-n", name).CombinedOutput(); err != nil && mount.Known(name) {
 			t.Logf("in use, or part of the kernel: %s", out)
 			continue
@@ -30,18 +30,6 @@ func TestDaemonLoadsItsOwnModules(t *testing.T) {
 	for _, name := range unloaded {
 		if !mount.Known(name) {
 			t.Errorf("%s is not loaded", name)
-		}
-	}
-}
-
-// Sysctls of several types, as text: a name of seven letters is no number.
-// Who runs tasks on unions is told what they can do to the host.
-func TestDoctorTellsOfUnions(t *testing.T) {
-	for driver, told := range map[string]bool{"union": true, "auto": true, "readonly": false, "zfs": false} {
-		var c checks
-		c.stateFS(Config{Storage: &StorageConfig{Driver: driver}}, "ufs")
-		if told != (len(c) == 1 && strings.Contains(c[0].Detail, "panic")) {
-			t.Errorf("%s: %+v", driver, c)
 		}
 	}
 }

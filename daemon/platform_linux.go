@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -71,15 +70,11 @@ func sysctl(name string) (string, error) {
 // secureDefaults are jails' alone.
 var secureDefaults map[string]string
 
-func (d *Daemon) loadOwn() error { return nil }
-
 // lockedBy knows no such level here.
 func lockedBy(error) string { return "" }
 
 // loadsModules: what a mount loads here is the developer's matter.
 const loadsModules = false
-
-func fileTimes(st *syscall.Stat_t) (mtime, ctime syscall.Timespec) { return st.Mtim, st.Ctim }
 
 func physicalMemory() (uint64, error) {
 	var i unix.Sysinfo_t

@@ -93,13 +93,13 @@ func (d *Daemon) mayStart(ctx context.Context, spec client.TaskSpec, img *image.
 	case d.allowances.has(img, c):
 		return nil
 	}
-	ref, _, err := d.remotes().reference(img.Name)
+	ref, _, err := d.inForce().Reference(img.Name)
 	if err != nil {
 		return err
 	}
 	within, cancel := context.WithTimeout(ctx, allowTimeout)
 	defer cancel()
-	if err := d.remotes().client.Allow(within, ref, img.Digest, c); err != nil {
+	if err := d.inForce().Registries.Allow(within, ref, img.Digest, c); err != nil {
 		return client.Unavailable("image %q was pulled with the credentials of a job, and is for those whom the registry gives it: %v", spec.Image, err)
 	}
 	d.allowances.add(img, c)

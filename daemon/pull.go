@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net/http"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -27,75 +26,6 @@ const defaultPullTimeout = 5 * time.Minute
 // tellEvery is how often a task hears how far its pull has come.
 const tellEvery = 10 * time.Second
 
-// remotes are the registries and the signers of the host's file.
-type remotes struct {
-	client   *registry.Client
-	fallback string // the registry of names without one
-	signers  []signer
-}
-
-func (c *Config) registryClient() (*registry.Client, error) {
-	if c.DefaultRegistry != "" {
-		if _, err := registry.ParseReference(c.DefaultRegistry + "/x"); err != nil {
-			return nil, fmt.Errorf("default_registry %q: %w", c.DefaultRegistry, err)
-		}
-	}
-	return registry.NewClient(c.registryConfig())
-}
-
-func (c *Config) registryConfig() registry.Config {
-	cfg := registry.Config{UserAgent: "freejail"}
-	for _, r := range c.Registries {
-		cfg.Hosts = append(cfg.Hosts, registry.Host{Name: r.Host, PlainHTTP: r.PlainHTTP, CAFile: r.CAFile, AuthFile: r.AuthFile,
-			Username: r.Username, PasswordFile: r.PasswordFile, Mirrors: r.Mirrors})
-	}
-	return cfg
-}
-
-// checkRemotes finds mistakes without reading other files, which another host's
-// configuration may name.
-func (c *Config) checkRemotes() error {
-	bare := *c
-	bare.Registries = slices.Clone(c.Registries)
-	for i := range bare.Registries {
-		bare.Registries[i].CAFile = ""
-	}
-	_, err := bare.registryClient()
-	return errors.Join(err, c.checkSigners())
-}
-
-func newRemotes(c Config) (*remotes, error) {
-	cl, err1 := c.registryClient()
-	signers, err2 := readSigners(c.Signers)
-	return &remotes{client: cl, fallback: c.DefaultRegistry, signers: signers}, errors.Join(err1, err2)
-}
-
-// CheckFiles reads the files that a configuration names: certificates and keys.
-func CheckFiles(c Config) error {
-	_, err := newRemotes(c)
-	return err
-}
-
-func (d *Daemon) remotes() *remotes {
-	return d.inForce().remotes
-}
-
-// reference is where a name can be pulled from; ok is false for one that names
-// no registry, on a host without a default.
-func (r *remotes) reference(name string) (ref registry.Reference, ok bool, err error) {
-	switch {
-	case registry.IsReference(name):
-	case r.fallback == "" || strings.HasPrefix(name, "sha256:"):
-		return ref, false, nil
-	default:
-		name = r.fallback + "/" + name
-	}
-	if ref, err = registry.ParseReference(name); err != nil {
-		return ref, false, client.Invalid("%v", err)
-	}
-	return r.client.Canonical(ref), true, nil
-}
-
 // imageNamed finds an image of the store by a name, a digest, or a reference.
 func (d *Daemon) imageNamed(name string) (*image.Image, error) {
 	img, err := d.images.Get(name)
@@ -105,7 +35,7 @@ func (d *Daemon) imageNamed(name string) (*image.Image, error) {
 	if !errors.Is(err, image.ErrNotFound) {
 		return img, err
 	}
-	ref, remote, rerr := d.remotes().reference(name)
+	ref, remote, rerr := d.inForce().Reference(name)
 	if rerr != nil {
 		return nil, rerr
 	}
@@ -165,7 +95,7 @@ func (d *Daemon) pullFor(ctx context.Context, t *task, auth *client.Auth) (*imag
 			return nil, err
 		}
 	}
-	ref, remote, err := d.remotes().reference(spec.Image)
+	ref, remote, err := d.inForce().Reference(spec.Image)
 	if err == nil && !remote && spec.ForcePull {
 		err = client.Invalid("force_pull: image %q names no registry, and the host's configuration no default_registry", spec.Image)
 	}
@@ -199,7 +129,7 @@ func (d *Daemon) pull(ctx context.Context, ref registry.Reference, timeout clien
 	limit := cmp.Or(time.Duration(timeout), defaultPullTimeout)
 	within, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	img, err := d.remotes().client.Pull(within, d.images, ref, o)
+	img, err := d.inForce().Registries.Pull(within, d.images, ref, o)
 	switch {
 	case err == nil:
 		return img, d.images.Touch(img)
@@ -218,7 +148,7 @@ func (d *Daemon) handlePull(w http.ResponseWriter, r *http.Request) {
 	var ref registry.Reference
 	if err == nil {
 		var remote bool
-		if ref, remote, err = d.remotes().reference(in.Ref); err == nil && !remote {
+		if ref, remote, err = d.inForce().Reference(in.Ref); err == nil && !remote {
 			err = client.Invalid("%q names no registry: want HOST/NAME:TAG, or a default_registry in the host's configuration", in.Ref)
 		}
 	}

@@ -24,7 +24,7 @@ func (d *Daemon) secureParams() map[string]string {
 	for k, v := range secureDefaults {
 		out[k] = v
 	}
-	if l := d.cfg.Jail.Securelevel; l != nil {
+	if l := d.cfg.Securelevel; l != nil {
 		out["securelevel"] = strconv.Itoa(*l)
 	}
 	return out

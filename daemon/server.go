@@ -144,7 +144,7 @@ func (d *Daemon) routes() http.Handler {
 	handle("GET /v1/devfs", answer(func(*http.Request) (any, error) { return d.rulesetInfos(), nil }))
 	handle("GET /v1/devfs/explain", answer(d.handleExplain), "ref")
 	handle("GET /v1/doctor", answer(func(r *http.Request) (any, error) { return d.doctor(r.Context()), nil }))
-	handle("POST /v1/reload", answer(func(*http.Request) (any, error) { return nil, d.reloadPolicy() }))
+	handle("POST /v1/reload", answer(func(*http.Request) (any, error) { return nil, d.follower.Reload() }))
 	handle("POST /v1/upgrade", d.handleUpgrade)
 	handle("POST /v1/shutdown", answer(d.handleShutdown))
 	return hostOnly(m)

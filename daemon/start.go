@@ -225,11 +225,8 @@ func (d *Daemon) build(ctx context.Context, t *task, p *plan, store storage.Driv
 }
 
 func (d *Daemon) acquireRuleset(ctx context.Context, t *task, p *plan) ([]devfs.Rule, error) {
-	rules, _, err := d.composed(p.rules)
-	if err != nil {
-		return nil, err
-	}
-	err = t.step(ctx, undo{Op: "ruleset"}, func() error {
+	rules, _ := d.composed(p.rules)
+	err := t.step(ctx, undo{Op: "ruleset"}, func() error {
 		id, err := d.rulesets.Acquire(rules, t.key())
 		if err != nil {
 			return err
@@ -239,23 +236,11 @@ func (d *Daemon) acquireRuleset(ctx context.Context, t *task, p *plan) ([]devfs.
 	return rules, err
 }
 
-func parseRules(name string, texts []string) ([]devfs.Rule, error) {
-	var out []devfs.Rule
-	for i, text := range texts {
-		r, err := devfs.ParseRule(text)
-		if err != nil {
-			return nil, fmt.Errorf("host configuration: devfs: %s[%d]: %w", name, i, err)
-		}
-		out = append(out, r)
-	}
-	return out, nil
-}
-
 func (d *Daemon) makeRoot(ctx context.Context, t *task, p *plan, store storage.Driver) (err error) {
 	chain, opts := p.image.ChainID.Encoded(), p.rootOptions()
 	opts.DiskBytes = t.info.Spec.Limits.DiskBytes
 	if p.remote != nil {
-		opts.NoSetuid = !d.cfg.NFS.Setuid
+		opts.NoSetuid = !d.cfg.NFS.Options.AllowSetuid
 		if opts.Lower, err = d.mountRemote(ctx, t, p.remote); err != nil {
 			return err
 		}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/daemon/host"
 )
 
 // What a task that has ended still has on the host is taken away behind its end.
@@ -234,15 +235,15 @@ func (t *task) troubled() string {
 }
 
 // checkLeft names what could not be removed.
-func (d *Daemon) checkLeft(c *checks) {
+func (d *Daemon) checkLeft(c *host.Checks) {
 	for _, t := range d.all() {
 		if trouble := t.troubled(); trouble != "" {
-			c.warn("leftovers", trouble, "the daemon tries again by itself; "+endThat)
+			c.Warn("leftovers", trouble, "the daemon tries again by itself; "+endThat)
 		}
 	}
 	for _, s := range d.openStores() {
 		for _, what := range s.Leftovers() {
-			c.warn("leftovers", what, "the next daemon tries again; "+endThat)
+			c.Warn("leftovers", what, "the next daemon tries again; "+endThat)
 		}
 	}
 }

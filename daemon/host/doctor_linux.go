@@ -1,4 +1,4 @@
-package daemon
+package host
 
 import (
 	"fmt"
@@ -20,14 +20,14 @@ func fsName(st *unix.Statfs_t) string {
 	return fmt.Sprintf("a file system of type %#x", st.Type)
 }
 
-func (c *checks) stateFS(_ Config, fstype string) {
+func (c *Checks) stateFS(_ Config, fstype string) {
 	if fstype == "overlay" {
-		c.bad("state", "an overlay cannot have its upper directory on an overlay", "choose a state_dir on another file system, such as a tmpfs or a volume")
+		c.Bad("state", "an overlay cannot have its upper directory on an overlay", "choose a state_dir on another file system, such as a tmpfs or a volume")
 	}
 }
 
-func (c *checks) system(cfg Config) {
-	c.warn("system", "Linux: runc imitates jails here, for development only", "in production run freejail on FreeBSD 14 or newer")
+func (c *Checks) system(cfg Config) {
+	c.Warn("system", "Linux: runc imitates jails here, for development only", "in production run freejail on FreeBSD 14 or newer")
 	runc := cfg.Runc
 	if runc == "" {
 		runc = os.Getenv("RUNC_BIN")
@@ -36,23 +36,23 @@ func (c *checks) system(cfg Config) {
 		runc = "runc"
 	}
 	if path, err := exec.LookPath(runc); err != nil {
-		c.bad("runc", err.Error(), "install runc, set RUNC_BIN, or name it in the host configuration (runc = \"/path\")")
+		c.Bad("runc", err.Error(), "install runc, set RUNC_BIN, or name it in the host configuration (runc = \"/path\")")
 	} else {
-		c.ok("runc", path)
+		c.OK("runc", path)
 	}
 	if mount.Known("overlay") {
-		c.ok("overlay", "loaded")
+		c.OK("overlay", "loaded")
 	} else {
-		c.warn("overlay", "not loaded; the kernel loads it at the first mount if it has the module", "modprobe overlay")
+		c.Warn("overlay", "not loaded; the kernel loads it at the first mount if it has the module", "modprobe overlay")
 	}
 	c.cgroups()
 }
 
-func (c *checks) cgroups() {
+func (c *Checks) cgroups() {
 	list, err := mount.List()
 	for _, m := range list {
 		if m.Type == "cgroup" || m.Type == "cgroup2" {
-			c.ok("cgroups", m.Type+" on "+m.Target)
+			c.OK("cgroups", m.Type+" on "+m.Target)
 			return
 		}
 	}
@@ -60,5 +60,5 @@ func (c *checks) cgroups() {
 	if err != nil {
 		detail = err.Error()
 	}
-	c.bad("cgroups", detail, "mount -t cgroup2 none /sys/fs/cgroup")
+	c.Bad("cgroups", detail, "mount -t cgroup2 none /sys/fs/cgroup")
 }

@@ -1,4 +1,4 @@
-package daemon
+package host
 
 import "testing"
 
@@ -13,13 +13,13 @@ func TestIsolationFromTheHostsUsers(t *testing.T) {
 		{1400097, true, "warning"}, {1403000, true, "warning"}, {1499999, true, "warning"}, {1403000, false, "ok"},
 		{1500000, true, "ok"}, {1501000, false, "ok"},
 	} {
-		var got checks
+		var got Checks
 		got.isolationOf(c.release, c.sees)
 		if len(got) != 1 || got[0].Status != c.status || c.status == "warning" && got[0].Fix == "" {
 			t.Errorf("on %d, where users see jails %v: %+v, want %s", c.release, c.sees, got, c.status)
 		}
 	}
-	var here checks
+	var here Checks
 	here.isolation()
 	if len(here) != 1 || here[0].Status == "error" {
 		t.Errorf("here: %+v", here)

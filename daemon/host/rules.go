@@ -1,8 +1,6 @@
-package daemon
+package host
 
 import (
-	"fmt"
-
 	"github.com/freejail/freejail/devfs"
 	"github.com/freejail/freejail/policy"
 )
@@ -38,21 +36,4 @@ func (x ruleIndex) Touching(requested string, use func(int) bool) (int, error) {
 		return -1, err
 	}
 	return x.Index.Touching(r, use)
-}
-
-// LoadPolicy reads the policy of a host's file, and the rest of the file with
-// it: a mistake anywhere is an error.
-func LoadPolicy(path string) (*policy.Policy, error) {
-	src, _, err := readConfig(path)
-	if err == nil {
-		_, err = parseConfig(path, src)
-	}
-	if err != nil {
-		return nil, err
-	}
-	p, err := policy.Parse(path, src, newRuleIndex)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return p, nil
 }

@@ -1,0 +1,83 @@
+package host
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestNFSConfig(t *testing.T) {
+	for text, want := range map[string]string{
+		`nfs { servers = ["nfs://builder/roots", "nfs://[fd00::5]:2050/roots"] }`: "",
+		`nfs { servers = ["builder:/roots"] }`:                                    "nfs://server/path",
+		`nfs { version = 2 }`:                                                     "neither 3 nor 4",
+		`nfs { minor_version = 3 }`:                                               "minor_version 3",
+		"nfs {\n  version = 3\n  nconnect = 2\n}":                                 "nconnect needs version 4",
+		`nfs { timeout = "soon" }`:                                                `timeout: "soon" is not a valid duration`,
+		`nfs { timeout = "1ms" }`:                                                 "not within 1s",
+		`nfs { read_size = "1" }`:                                                 "read_size 1",
+		`nfs { upper = "disk" }`:                                                  "neither tmpfs nor local",
+		`nfs { upper_size = "much" }`:                                             "upper_size",
+		`nfs { lost = "-1s" }`:                                                    `lost: "-1s"`,
+		`nfs { every = "1ms" }`:                                                   `every: "1ms"`,
+		`storage { driver = "nfs" }`:                                              "needs nfs { servers }",
+		"nfs {\n  export {\n    dir = \"/export/roots\"\n    clients = [\"10.0.0.0/8\", \"fd00::/8\", \"runner.example\"]\n  }\n}": "",
+		"nfs {\n  export {\n    dir = \"roots\"\n    clients = [\"10.0.0.0/8\"]\n  }\n}":                                           "not an absolute",
+		"nfs {\n  export {\n    dir = \"/a b\"\n    clients = [\"10.0.0.0/8\"]\n  }\n}":                                            "without blanks",
+		"nfs {\n  export {\n    dir = \"/roots\"\n    clients = []\n  }\n}":                                                        "names nobody",
+		"nfs {\n  export {\n    dir = \"/roots\"\n    clients = [\"0.0.0.0/0\"]\n  }\n}":                                           "is everyone",
+		"nfs {\n  export {\n    dir = \"/roots\"\n    clients = [\"10.0.0.1/8\"]\n  }\n}":                                          "no network",
+		"nfs {\n  export {\n    dir = \"/roots\"\n    clients = [\"-maproot=root\"]\n  }\n}":                                       "neither a network nor a host",
+		"nfs {\n  export {\n    dir = \"/roots\"\n    clients = [\"a b\"]\n  }\n}":                                                 "neither a network nor a host",
+		"nfs {\n  export {\n    dir = \"/roots\"\n    clients = [\"a\"]\n    v4_root = \"/srv\"\n  }\n}":                           "not below v4_root",
+	} {
+		path := filepath.Join(t.TempDir(), "freejail.hcl")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := LoadConfig(path)
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s\n%v, want %q", text, err, want)
+		}
+	}
+}
+
+func TestNFSExamples(t *testing.T) {
+	files, err := filepath.Glob("../../example/nfs/*.hcl")
+	if err != nil || len(files) == 0 {
+		t.Skip("the source is not here")
+	}
+	for _, f := range files {
+		if strings.HasSuffix(f, ".nomad.hcl") {
+			continue
+		}
+		if _, err := LoadConfig(f); err != nil {
+			t.Error(err)
+		}
+		if _, err := LoadPolicy(f); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestDiskLimitsInTheConfiguration(t *testing.T) {
+	for text, want := range map[string]string{
+		`disk = "much"`:                        `limits: disk: "much" is not a valid size (for example 8GiB)`,
+		`disk = "-1GiB"`:                       `limits: disk: "-1GiB" is not a valid size`,
+		`disk_max = "1KiB"`:                    "too small: the minimum is 1MiB",
+		"disk = \"2GiB\"\ndisk_max = \"1GiB\"": `limits: disk "2GiB" is more than disk_max "1GiB"`,
+		`disk_max = "1GiB"`:                    "",
+		`disk = "1GiB"`:                        "",
+	} {
+		file := filepath.Join(t.TempDir(), "freejail.hcl")
+		if err := os.WriteFile(file, fmt.Appendf(nil, "limits {\n%s\n}\n", text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := LoadConfig(file)
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+	}
+}
