@@ -19,14 +19,15 @@ const module = "github.com/freejail/freejail/"
 var mayImport = map[string][]string{
 	".":                  {"cmd/cli", "driver"},
 	"catalog":            nil,
-	"cmd/cli":            {"cmd/internal/app", "daemon", "daemon/client", "internal/printable", "policy"},
+	"cmd/cli":            {"cmd/internal/app", "daemon", "daemon/client", "daemon/host", "internal/printable", "policy"},
 	"cmd/freejail-build": {"cmd/freejail-build/buildjail", "cmd/internal/app", "devfs", "image", "image/build", "image/registry", "image/sign", "internal/printable", "internal/regular", "policy"},
 	"cmd/freejail-build/buildjail": {
 		"devfs", "image", "image/build", "internal/mount", "jail",
 	},
 	"cmd/internal/app":    {"internal/printable"},
-	"daemon":              {"catalog", "daemon/client", "devfs", "image", "image/registry", "image/sign", "internal/aside", "internal/boot", "internal/bsd", "internal/durable", "internal/keylock", "internal/mount", "internal/printable", "internal/regular", "internal/remove", "internal/strictjson", "jail", "nfsroot", "policy", "storage"},
+	"daemon":              {"catalog", "daemon/client", "daemon/host", "devfs", "image", "image/registry", "image/sign", "internal/aside", "internal/boot", "internal/bsd", "internal/durable", "internal/keylock", "internal/mount", "internal/printable", "internal/regular", "internal/remove", "internal/strictjson", "jail", "nfsroot", "policy", "storage"},
 	"daemon/client":       {"internal/printable"},
+	"daemon/host":         {"daemon/client", "devfs", "image", "image/registry", "image/sign", "internal/bsd", "internal/mount", "internal/regular", "nfsroot", "policy", "storage"},
 	"devfs":               nil,
 	"driver":              {"daemon/client", "internal/printable"},
 	"image":               {"image/document", "image/sign", "internal/aside", "internal/durable", "internal/imagename", "internal/keylock", "internal/printable", "internal/regular", "internal/remove", "internal/strictjson"},

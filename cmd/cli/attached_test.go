@@ -31,7 +31,7 @@ func (a *attached) Write(p []byte) (int, error) {
 	return a.out.Write(p)
 }
 
-func (h *host) attach(args ...string) *attached {
+func (h *testHost) attach(args ...string) *attached {
 	h.t.Helper()
 	a := &attached{Cmd: exec.Command(self(h.t), args...), t: h.t}
 	a.Env = append(os.Environ(), asCLI+"=1", "FREEJAIL_SOCKET="+h.socket)

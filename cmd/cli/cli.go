@@ -18,6 +18,7 @@ import (
 	"github.com/freejail/freejail/cmd/internal/app"
 	"github.com/freejail/freejail/daemon"
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/daemon/host"
 	"github.com/freejail/freejail/internal/printable"
 )
 
@@ -129,17 +130,8 @@ func (a *commands) daemonCmd() *cobra.Command {
 
 // checkHost reads the host's configuration and the files that it names.
 func (a *commands) checkHost(config string) error {
-	cfg, err := daemon.LoadConfig(config)
-	if err != nil {
+	if err := host.Check(config); err != nil {
 		return err
-	}
-	if cfg.Path != "" {
-		if _, err := daemon.LoadPolicy(cfg.Path); err != nil {
-			return err
-		}
-		if err := daemon.CheckFiles(cfg); err != nil {
-			return err
-		}
 	}
 	printable.Fprintln(a.Out, "the configuration is valid")
 	return nil
@@ -151,7 +143,7 @@ func (a *commands) daemon(cmd *cobra.Command, start *starter, config, stateDir, 
 			return fmt.Errorf("--log-file: %w", err)
 		}
 	}
-	cfg, err := daemon.LoadConfig(config)
+	cfg, err := host.LoadConfig(config)
 	if err != nil {
 		return err
 	}
@@ -165,7 +157,7 @@ func (a *commands) daemon(cmd *cobra.Command, start *starter, config, stateDir, 
 }
 
 // serve tells who started the daemon when it is ready, or why it is not.
-func (a *commands) serve(ctx context.Context, start *starter, cfg daemon.Config) error {
+func (a *commands) serve(ctx context.Context, start *starter, cfg host.Config) error {
 	log := hclog.New(&hclog.LoggerOptions{Name: "freejail", Level: hclog.LevelFromString(cfg.LogLevel),
 		Output: printable.NewWriter(os.Stderr)})
 	d, err := daemon.New(cfg, a.Version, log)

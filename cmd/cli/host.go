@@ -16,8 +16,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/freejail/freejail/cmd/internal/app"
-	"github.com/freejail/freejail/daemon"
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/daemon/host"
 	"github.com/freejail/freejail/internal/printable"
 )
 
@@ -242,12 +242,12 @@ func (a *commands) withoutDaemon(config string) ([]client.Check, error) {
 		start = "sysrc freejail_enable=YES && service freejail start"
 	}
 	checks := []client.Check{{Name: "daemon", Status: "error", Detail: "none answers on " + a.socket, Fix: start}}
-	cfg, err := daemon.LoadConfig(config)
+	cfg, err := host.LoadConfig(config)
 	if err != nil {
 		bad := client.Check{Name: "policy", Status: "error", Detail: err.Error(), Fix: "correct " + config}
 		return append(checks, bad), nil
 	}
-	return append(checks, daemon.HostChecks(cfg)...), nil
+	return append(checks, host.Examine(cfg)...), nil
 }
 
 // printChecks puts a remedy on a line of its own, to be copied.

@@ -76,7 +76,7 @@ func filled(t reflect.Type, name, text string, flag bool) reflect.Value {
 
 // pretender answers on a socket as a daemon would that knows only what others
 // wrote: the command line has no other way to learn it.
-func pretender(t *testing.T, text string, flag bool, fail func(http.ResponseWriter)) *host {
+func pretender(t *testing.T, text string, flag bool, fail func(http.ResponseWriter)) *testHost {
 	t.Helper()
 	h := away(t)
 	m := http.NewServeMux()
@@ -160,16 +160,16 @@ var outputs = map[string]struct {
 // and arguments with hostile text in every field: nothing that steers a terminal
 // or hides comes out, and there are as many lines as for harmless text.
 func TestNoOutputLies(t *testing.T) {
-	kinds := map[string]func(text string) *host{
-		"permitted": func(text string) *host { return pretender(t, text, true, nil) },
-		"refused":   func(text string) *host { return pretender(t, text, false, nil) },
-		"error": func(text string) *host {
+	kinds := map[string]func(text string) *testHost{
+		"permitted": func(text string) *testHost { return pretender(t, text, true, nil) },
+		"refused":   func(text string) *testHost { return pretender(t, text, false, nil) },
+		"error": func(text string) *testHost {
 			return pretender(t, text, false, func(w http.ResponseWriter) {
 				w.WriteHeader(http.StatusForbidden)
 				check(t, json.NewEncoder(w).Encode(client.Errorf(client.CodeRefused, "no: %s", text)))
 			})
 		},
-		"no JSON": func(text string) *host {
+		"no JSON": func(text string) *testHost {
 			return pretender(t, text, false, func(w http.ResponseWriter) {
 				w.WriteHeader(http.StatusBadGateway)
 				check(t, writeAll(w, text))

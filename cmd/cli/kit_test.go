@@ -73,8 +73,8 @@ func inside(args []string) int {
 	return 0
 }
 
-// host is a daemon of its own process, with its directory.
-type host struct {
+// testHost is a daemon of its own process, with its directory.
+type testHost struct {
 	t      *testing.T
 	dir    string
 	socket string
@@ -88,9 +88,9 @@ type result struct {
 }
 
 // freejail runs the command line as a process.
-func (h *host) freejail(args ...string) result { h.t.Helper(); return h.fed("", args...) }
+func (h *testHost) freejail(args ...string) result { h.t.Helper(); return h.fed("", args...) }
 
-func (h *host) fed(stdin string, args ...string) result {
+func (h *testHost) fed(stdin string, args ...string) result {
 	h.t.Helper()
 	cmd := exec.Command(self(h.t), args...)
 	cmd.Env = append(os.Environ(), asCLI+"=1", "FREEJAIL_SOCKET="+h.socket)
@@ -105,7 +105,7 @@ func (h *host) fed(stdin string, args ...string) result {
 
 // gives runs the command line, wants an exit code and parts of what it prints,
 // on standard output where it succeeds and on either where it does not.
-func (h *host) gives(code int, parts []string, args ...string) string {
+func (h *testHost) gives(code int, parts []string, args ...string) string {
 	h.t.Helper()
 	r := h.freejail(args...)
 	if r.code != code {
@@ -124,7 +124,7 @@ func (h *host) gives(code int, parts []string, args ...string) string {
 }
 
 // decoded runs a command with --json and decodes what it prints.
-func decoded[T any](h *host, args ...string) (v T) {
+func decoded[T any](h *testHost, args ...string) (v T) {
 	h.t.Helper()
 	r := h.freejail(append([]string{"--json"}, args...)...)
 	dec := json.NewDecoder(strings.NewReader(r.out))
@@ -150,7 +150,7 @@ func check(t *testing.T, err error) {
 }
 
 // away is a host without a daemon.
-func away(t *testing.T) *host {
+func away(t *testing.T) *testHost {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "fj") // short enough for a unix socket's path
 	check(t, err)
@@ -162,11 +162,11 @@ func away(t *testing.T) *host {
 			t.Error(err)
 		}
 	})
-	return &host{t: t, dir: dir, socket: filepath.Join(dir, "s")}
+	return &testHost{t: t, dir: dir, socket: filepath.Join(dir, "s")}
 }
 
 // newHost runs `freejail daemon` with a policy, and an image "prog".
-func newHost(t *testing.T, policy string) *host {
+func newHost(t *testing.T, policy string) *testHost {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("jails need root")
@@ -183,7 +183,7 @@ func newHost(t *testing.T, policy string) *host {
 }
 
 // begin starts the host's daemon, which end ends.
-func (h *host) begin() {
+func (h *testHost) begin() {
 	t := h.t
 	t.Helper()
 	cmd := exec.Command(self(t), "daemon", "--config", h.path("freejail.hcl"), "--log-file", h.path("log"))
@@ -209,10 +209,10 @@ func (h *host) begin() {
 	}
 }
 
-func (h *host) path(name string) string { return filepath.Join(h.dir, name) }
+func (h *testHost) path(name string) string { return filepath.Join(h.dir, name) }
 
 // read gives what is in a file; nothing is in one that is not there.
-func (h *host) read(name string) string {
+func (h *testHost) read(name string) string {
 	h.t.Helper()
 	b, err := os.ReadFile(h.path(name))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -222,7 +222,7 @@ func (h *host) read(name string) string {
 }
 
 // image builds one of the test binary, with more lines for its Jailfile.
-func (h *host) image(name, more string) string {
+func (h *testHost) image(name, more string) string {
 	h.t.Helper()
 	dir := h.t.TempDir()
 	in, err := os.Open(self(h.t))
@@ -243,7 +243,7 @@ func (h *host) image(name, more string) string {
 }
 
 // awaitState polls until a task has a state.
-func (h *host) awaitState(id string, want client.State) client.Task {
+func (h *testHost) awaitState(id string, want client.State) client.Task {
 	h.t.Helper()
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		task := decoded[client.Task](h, "inspect", id)

@@ -13,6 +13,7 @@ import (
 	"github.com/freejail/freejail/cmd/internal/app"
 	"github.com/freejail/freejail/daemon"
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/daemon/host"
 	"github.com/freejail/freejail/internal/printable"
 	"github.com/freejail/freejail/policy"
 )
@@ -77,7 +78,7 @@ func (a *commands) check(cmd *cobra.Command, f runFlags, image, file string) (*c
 func (a *commands) policyTestCmd() *cobra.Command {
 	return app.Command("test FILE", "run the test blocks of a policy file", cobra.ExactArgs(1),
 		func(_ context.Context, args []string) error {
-			p, err := daemon.LoadPolicy(args[0])
+			p, err := host.LoadPolicy(args[0])
 			if err != nil {
 				return err
 			}

@@ -2,7 +2,7 @@
 #
 #   freejail daemon --config /usr/local/etc/freejail.hcl
 #
-# `freejail daemon --check --config FILE` says whether it is well. The daemon
+# `freejail daemon --check --config FILE` says whether it is valid. The daemon
 # follows changes of the policy, registries and signers by itself; all else takes effect with
 # `freejail daemon --upgrade` or `service freejail reload`. No task is touched.
 
