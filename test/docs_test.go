@@ -1,0 +1,89 @@
+package test
+
+import (
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+var (
+	link    = regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	heading = regexp.MustCompile(`(?m)^#+ +(.*)$`)
+	named   = regexp.MustCompile(`<a id="([^"]+)">`)
+	slugged = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
+)
+
+func pages(t *testing.T) (list []string) {
+	t.Helper()
+	for _, pattern := range []string{"../*.md", "../docs/*.md", "../example/*.md"} {
+		found, err := filepath.Glob(pattern)
+		check(t, err)
+		list = append(list, found...)
+	}
+	if len(list) == 0 {
+		t.Skip("the documentation is not here")
+	}
+	return list
+}
+
+// anchors are what a link can name in a page: its headings as GitHub has them, and
+// names of its own.
+func anchors(text string) map[string]bool {
+	out := map[string]bool{"": true}
+	for _, m := range heading.FindAllStringSubmatch(text, -1) {
+		out[strings.ReplaceAll(slugged.ReplaceAllString(strings.ToLower(m[1]), ""), " ", "-")] = true
+	}
+	for _, m := range named.FindAllStringSubmatch(text, -1) {
+		out[m[1]] = true
+	}
+	return out
+}
+
+func TestLinksResolve(t *testing.T) {
+	seen := 0
+	for _, page := range pages(t) {
+		text, err := os.ReadFile(page)
+		check(t, err)
+		for _, m := range link.FindAllStringSubmatch(string(text), -1) {
+			u, err := url.Parse(m[1])
+			if err != nil || u.Scheme != "" {
+				continue
+			}
+			seen++
+			target := page
+			if u.Path != "" {
+				target = filepath.Join(filepath.Dir(page), u.Path)
+			}
+			if _, err := os.Stat(target); err != nil {
+				t.Errorf("%s: %s: %v", page, m[1], err)
+				continue
+			}
+			if !strings.HasSuffix(target, ".md") {
+				continue
+			}
+			other, err := os.ReadFile(target)
+			check(t, err)
+			if !anchors(string(other))[u.Fragment] {
+				t.Errorf("%s: %s: no such heading", page, m[1])
+			}
+		}
+	}
+	if seen < 30 {
+		t.Errorf("only %d links were seen", seen)
+	}
+}
+
+// README is what one reads first, so it stays short.
+func TestReadmeIsShort(t *testing.T) {
+	text, err := os.ReadFile("../README.md")
+	if os.IsNotExist(err) {
+		t.Skip("the documentation is not here")
+	}
+	check(t, err)
+	if n := strings.Count(string(text), "\n"); n > 120 {
+		t.Errorf("README.md has %d lines: put what has no place in 120 into docs", n)
+	}
+}
