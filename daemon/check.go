@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"net/http"
 	"reflect"
@@ -22,7 +21,8 @@ func (d *Daemon) handleCheck(r *http.Request) (any, error) {
 	if err := checkMemory(spec.Limits); err != nil {
 		return nil, err
 	}
-	img, remote, release, err := d.describe(r.Context(), spec, nil)
+	from := d.rootFor(spec, "")
+	img, release, err := from.find(r.Context(), spec, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -31,8 +31,7 @@ func (d *Daemon) handleCheck(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.remote = remote
-	s, dec, err := d.wouldDecide(r.Context(), spec, p)
+	s, dec, err := d.wouldDecide(r.Context(), spec, p, from)
 	if err = errors.Join(err, p.close()); err != nil {
 		return nil, err
 	}
@@ -51,20 +50,20 @@ func (d *Daemon) checkPlan(spec client.TaskSpec, img *image.Image) (*plan, error
 		return d.makePlan(spec, img)
 	}
 	p, err := imagePlan(img, func(p *plan, spec client.TaskSpec) error { return d.planServices(p, spec) })
-	if err == nil && isNFS(spec.Storage) {
-		p.ask(policy.NFS, "", "root", policy.FromJob)
+	if err == nil {
+		p.askRoot(spec)
 	}
 	return p, err
 }
 
 // wouldDecide decides as a start does, which knows the image's files.
-func (d *Daemon) wouldDecide(ctx context.Context, spec client.TaskSpec, p *plan) (policy.Subject, policy.Decision, error) {
+func (d *Daemon) wouldDecide(ctx context.Context, spec client.TaskSpec, p *plan, from root) (policy.Subject, policy.Decision, error) {
 	s, dec, err := d.decision(spec, p.image, p.requests)
-	if err != nil || !dec.Allowed || p.remote != nil || onlyImage(spec) || !d.inForce().Policy.Denies(s, policy.User) {
+	if err != nil || !dec.Allowed || onlyImage(spec) || !d.inForce().Policy.Denies(s, policy.User) {
 		return s, dec, err
 	}
 	byFiles := dec
-	err = d.inRoot(ctx, p, func(root string) error {
+	err = from.look(ctx, p, func(root string) error {
 		creds, err := lookUp(root, p.image, spec.User)
 		if err != nil {
 			return err
@@ -76,25 +75,4 @@ func (d *Daemon) wouldDecide(ctx context.Context, spec client.TaskSpec, p *plan)
 		return s, byFiles, err
 	}
 	return s, dec, nil
-}
-
-// inRoot makes a root of an image for a while. The next daemon sweeps up what a
-// crash leaves of it.
-func (d *Daemon) inRoot(ctx context.Context, p *plan, do func(root string) error) (err error) {
-	id := "check-" + rand.Text()
-	store, err := d.storage("")
-	if err != nil {
-		return err
-	}
-	release, err := d.ensureChain(ctx, &task{info: client.Task{Spec: client.TaskSpec{ID: id}}}, p, store)
-	if err != nil {
-		return err
-	}
-	defer release()
-	root, err := store.Create(ctx, p.image.ChainID.Encoded(), id, p.rootOptions())
-	if err != nil {
-		return err
-	}
-	defer func() { d.stray(id, undo{Op: "root", Arg: store.Name()}).await(context.WithoutCancel(ctx), awayTime) }()
-	return do(root)
 }

@@ -12,7 +12,6 @@ import (
 	"strings"
 
 	"github.com/freejail/freejail/daemon/client"
-	"github.com/freejail/freejail/devfs"
 	"github.com/freejail/freejail/internal/mount"
 	"github.com/freejail/freejail/policy"
 	"github.com/freejail/freejail/storage"
@@ -209,39 +208,37 @@ func (t *task) filesDir() string { return filepath.Join(t.journal.dir, "fd") }
 
 // mountAll mounts everything below the root. One undo serves all: unmount
 // whatever is below it.
-func (d *Daemon) mountAll(ctx context.Context, t *task, p *plan, rules []devfs.Rule) error {
-	root := t.info.Root
-	return t.step(ctx, undo{Op: "mounts", Arg: root}, func() (err error) {
-		release, err := d.descriptors.Use()
-		if err != nil {
+func (s *start) mountAll(ctx context.Context) (err error) {
+	d, t, p := s.d, s.t, s.plan
+	release, err := d.descriptors.Use()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, release()) }()
+	m := &mounter{dirs: d.descriptors, path: t.info.Root, judge: func(r policy.Request) error {
+		return d.decide(t.info.Spec, p.image, []policy.Request{r})
+	}}
+	if m.root, err = mount.OpenRoot(t.info.Root); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, m.root.Close()) }()
+	if slices.ContainsFunc(slices.Concat(p.mounts, p.dirs), p.isFile) {
+		if m.files, err = mount.OpenDescriptors(t.filesDir()); err != nil {
 			return err
 		}
-		defer func() { err = errors.Join(err, release()) }()
-		m := &mounter{dirs: d.descriptors, path: root, judge: func(r policy.Request) error {
-			return d.decide(t.info.Spec, p.image, []policy.Request{r})
-		}}
-		if m.root, err = mount.OpenRoot(root); err != nil {
+		defer func() { err = errors.Join(err, m.files.Close()) }()
+	}
+	if err := m.mountDev(t.info.Ruleset, s.rules, p.linuxulator()); err != nil {
+		return err
+	}
+	for _, what := range p.inOrder() {
+		if err := context.Cause(ctx); err != nil {
 			return err
 		}
-		defer func() { err = errors.Join(err, m.root.Close()) }()
-		if slices.ContainsFunc(slices.Concat(p.mounts, p.dirs), p.isFile) {
-			if m.files, err = mount.OpenDescriptors(t.filesDir()); err != nil {
-				return err
-			}
-			defer func() { err = errors.Join(err, m.files.Close()) }()
+		if err := m.mountOne(p, what); err != nil {
+			return fmt.Errorf("mount %s: %w", what.Target, err)
 		}
-		if err := m.mountDev(t.info.Ruleset, rules, p.linuxulator()); err != nil {
-			return err
-		}
-		for _, what := range p.inOrder() {
-			if err := context.Cause(ctx); err != nil {
-				return err
-			}
-			if err := m.mountOne(p, what); err != nil {
-				return fmt.Errorf("mount %s: %w", what.Target, err)
-			}
-		}
-		p.inMemory = m.inMemory
-		return nil
-	})
+	}
+	p.inMemory = m.inMemory
+	return nil
 }

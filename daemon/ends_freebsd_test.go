@@ -144,7 +144,7 @@ func readsFromAfar(t *testing.T, dir string) (*client.Client, client.TaskSpec, *
 	c, _ := daemonAt(t, dir, fmt.Sprintf("permit {\n  mounts = [\"nullfs:%s\"]\n}\n", far))
 	spec := client.TaskSpec{ID: "far", Owner: "cli", Image: archive(t, greeting), Parameters: map[string]string{"GREETING": "x"},
 		Args: []string{"read", "/far" + program}, Volumes: []client.Mount{{Source: far, Target: "/far", ReadOnly: true}}}
-	if _, err := c.Start(bounded(t), spec); err != nil {
+	if _, err := c.Start(inTime(t), spec); err != nil {
 		t.Fatal(err)
 	}
 	if err := awaitLog(c, "far"); err != nil {
@@ -161,12 +161,12 @@ func TestShutdownOfWhatDoesNotDie(t *testing.T) {
 	c, spec, h := readsFromAfar(t, shortDir(t))
 	plug := sync.OnceFunc(func() { h.must(h.Plug) })
 	defer plug()
-	r, err := c.Shutdown(bounded(t), client.ShutdownRequest{Limit: client.Duration(2 * time.Second)})
+	r, err := c.Shutdown(inTime(t), client.ShutdownRequest{Limit: client.Duration(2 * time.Second)})
 	if err != nil || !slices.Equal(r.Left, []string{spec.ID}) || len(r.Ended) > 0 {
 		t.Errorf("%+v %v", r, err)
 	}
 	plug()
-	if e, err := c.Wait(bounded(t), spec.ID); err != nil || !e.Host {
+	if e, err := c.Wait(inTime(t), spec.ID); err != nil || !e.Host {
 		t.Errorf("it ended as %+v %v", e, err)
 	}
 	for len(leftovers(t, c)) > 0 {
@@ -182,18 +182,18 @@ func TestProcessesThatDoNotDie(t *testing.T) {
 	c, spec, h := readsFromAfar(t, dir)
 	plug := sync.OnceFunc(func() { h.must(h.Plug) })
 	defer plug()
-	exit, err := c.Stop(bounded(t), "far", client.StopRequest{Timeout: client.Duration(time.Second)})
+	exit, err := c.Stop(inTime(t), "far", client.StopRequest{Timeout: client.Duration(time.Second)})
 	if err != nil || exit.Signal != int(syscall.SIGKILL) || !strings.Contains(exit.Message, "its jail stays") {
 		t.Fatalf("it ended with %+v: %v", exit, err)
 	}
-	if err := c.Destroy(bounded(t), "far", false); err != nil {
+	if err := c.Destroy(inTime(t), "far", false); err != nil {
 		t.Fatal(err)
 	}
 	for !strings.Contains(leftovers(t, c)["far"], "do not die") {
 		time.Sleep(100 * time.Millisecond)
 	}
 	spec.Args, spec.Volumes = nil, nil
-	if next, err := c.Start(bounded(t), spec); err != nil || next.Key != "far.2" {
+	if next, err := c.Start(inTime(t), spec); err != nil || next.Key != "far.2" {
 		t.Fatalf("the next task: %+v %v", next, err)
 	}
 	if err := awaitLog(c, "far"); err != nil {

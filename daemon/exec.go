@@ -49,7 +49,7 @@ func (d *Daemon) handleExec(w http.ResponseWriter, r *http.Request) {
 	}
 	end := sync.OnceFunc(job.end)
 	defer end()
-	x, err := d.startExecBounded(ctx, t, spec)
+	x, err := d.beginExec(ctx, t, spec)
 	if err != nil {
 		writeError(w, ended(ctx, err))
 		return
@@ -103,6 +103,31 @@ type execSession struct {
 	out    [2]*os.File
 }
 
+// beginExec waits for a command to begin as long as a root on a server may take.
+func (d *Daemon) beginExec(ctx context.Context, t *task, spec client.ExecSpec) (x *execSession, err error) {
+	if why := t.root.trouble(); why != "" {
+		return nil, client.Unavailable("task %s: %s", t.id(), why)
+	}
+	err = bounded(ctx, t.root.command(t.id()), func(ctx context.Context) (err error) {
+		x, err = d.startExec(ctx, t, spec)
+		return err
+	})
+	var stuck *heldError
+	switch {
+	case errors.As(err, &stuck):
+		go func() {
+			if <-stuck.done == nil {
+				x.kill()
+			}
+		}()
+		return nil, err
+	case err != nil && x != nil: // it began too late
+		x.kill()
+		return nil, err
+	}
+	return x, err
+}
+
 func (d *Daemon) startExec(ctx context.Context, t *task, spec client.ExecSpec) (*execSession, error) {
 	info := t.snapshot()
 	if info.State != client.Running {
@@ -115,7 +140,7 @@ func (d *Daemon) startExec(ctx context.Context, t *task, spec client.ExecSpec) (
 	if err != nil {
 		return nil, err
 	}
-	img, err := d.imageOf(info)
+	img, err := t.root.image(info)
 	if err != nil {
 		return nil, err
 	}
@@ -134,6 +159,7 @@ func (d *Daemon) startExec(ctx context.Context, t *task, spec client.ExecSpec) (
 	if err != nil {
 		return nil, err
 	}
+	p.NoCore = !t.root.takesCore()
 	x := &execSession{d: d, jail: info.Jail}
 	if spec.TTY {
 		x.pid, x.master, err = d.jails.ExecTTY(ctx, info.Jail, p)

@@ -179,11 +179,11 @@ func (d *Daemon) unpackedSize(ctx context.Context, chain string) (int64, error) 
 func (d *Daemon) chainInUse(chain string) bool {
 	for _, t := range d.list() {
 		i := t.snapshot()
-		if i.State == client.Exited || i.Digest == "" || i.Storage == nfsStorage {
+		if i.State == client.Exited || i.Digest == "" {
 			continue
 		}
-		if img, err := d.images.Get(i.Digest); err != nil || img.ChainID.Encoded() == chain {
-			return true // unknown counts as in use
+		if t.root.uses(chain, i) {
+			return true
 		}
 	}
 	return false

@@ -15,7 +15,10 @@ import (
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/internal/mount"
 	"github.com/freejail/freejail/nfsroot"
+	"github.com/freejail/freejail/policy"
+	"github.com/freejail/freejail/storage"
 )
 
 func (d *Daemon) openNFS() error {
@@ -40,20 +43,80 @@ func (d *Daemon) nfsTold(holders []string, h nfsroot.Health) {
 	}
 }
 
-// withHealth tells what is wrong with a task's root, if anything is known.
-func (d *Daemon) withHealth(i client.Task) client.Task {
-	if i.Storage == nfsStorage && i.State != client.Exited {
-		if h, has := d.nfs.Of(keyOf(i)); has && !h.OK() {
-			i.Unhealthy = h.Text
-		}
-	}
-	return i
+// remoteRoot is a root that a server has.
+type remoteRoot struct {
+	d   *Daemon
+	key string          // of its task
+	src *nfsroot.Source // what find has found
 }
 
-// unread tells why a task over NFS may have got SIGBUS: that is how the kernel
-// ends a program of which it cannot read a page.
-func (d *Daemon) unread(t *task) string {
-	h, has := d.nfs.Of(t.key())
+// rootFor is the root that a task asks for, or else the host.
+func (d *Daemon) rootFor(spec client.TaskSpec, key string) root {
+	if isNFS(cmp.Or(spec.Storage, d.cfg.Storage.Driver)) {
+		return &remoteRoot{d: d, key: key}
+	}
+	return localRoot{d}
+}
+
+// rootOf is the root of a task that an earlier daemon has started.
+func (d *Daemon) rootOf(t *task) root {
+	if t.info.Storage == nfsStorage || t.began("nfs") {
+		return &remoteRoot{d: d, key: t.key()}
+	}
+	return localRoot{d}
+}
+
+func (*remoteRoot) fetch(context.Context, *task, *client.Auth) (*image.Image, error) { return nil, nil }
+
+// askRoot asks for a root over NFS where the job, not the host, wants one.
+func (p *plan) askRoot(spec client.TaskSpec) {
+	if isNFS(spec.Storage) {
+		p.ask(policy.NFS, "", "root", policy.FromJob)
+	}
+}
+
+// find asks for the image at the server that has the root: the files of this host are
+// not asked for.
+func (r *remoteRoot) find(ctx context.Context, spec client.TaskSpec, _ *image.Image) (img *image.Image, release func(), err error) {
+	img, r.src, err = r.d.findRemote(ctx, spec)
+	return img, func() {}, err
+}
+
+// prepare has nothing to make: the server has done it.
+func (*remoteRoot) prepare(context.Context, string, *plan, storage.Driver) (func(), error) {
+	return func() {}, nil
+}
+
+func (*remoteRoot) look(context.Context, *plan, func(string) error) error { return nil }
+
+// bounds are for asking each server, mounting, and reading what a start reads of the
+// root.
+func (r *remoteRoot) bounds() bounds {
+	n := r.d.cfg.NFS
+	most := time.Duration(len(n.Servers)+3) * n.Options.Timeout
+	return bounds{most: most, grace: n.Options.Timeout, abandon: func() error { return r.d.nfs.Abandon(r.key) },
+		late: fmt.Errorf("root over NFS: %w: the start was given up after %s", nfsroot.ErrAway, most)}
+}
+
+func (r *remoteRoot) command(task string) bounds {
+	most := r.d.cfg.NFS.Options.Timeout
+	return bounds{most: most, late: fmt.Errorf(
+		"task %s: the program did not begin within %s: the server of its root is slow or away", task, most)}
+}
+
+func (*remoteRoot) takesCore() bool { return false }
+
+func (r *remoteRoot) trouble() string {
+	if h, has := r.d.nfs.Of(r.key); has && !h.OK() {
+		return h.Text
+	}
+	return ""
+}
+
+// unread is why a process may have got SIGBUS: that is how the kernel ends a program of
+// which it cannot read a page.
+func (r *remoteRoot) unread() string {
+	h, has := r.d.nfs.Of(r.key)
 	switch {
 	case has && !h.OK():
 		return h.Text
@@ -63,27 +126,42 @@ func (d *Daemon) unread(t *task) string {
 	return ""
 }
 
-// wantsNFS tells whether a task's root comes by NFS: the job or the host says.
-func (d *Daemon) wantsNFS(spec client.TaskSpec) bool {
-	return isNFS(cmp.Or(spec.Storage, d.cfg.Storage.Driver))
+// uses: a chain of this host's is not what the server has.
+func (*remoteRoot) uses(string, client.Task) bool { return false }
+
+// leave ends the wait of processes for a server that is known to be away.
+func (r *remoteRoot) leave() error { return r.d.nfs.Leave(r.key) }
+
+// abandon goes by nothing that is known of the server: nothing else keeps what is killed.
+func (r *remoteRoot) abandon() (time.Duration, error) {
+	err := r.d.nfs.Abandon(r.key)
+	if r.trouble() != "" {
+		return awayTime, err
+	}
+	return sweepTime, err
 }
 
-// describe finds a task's image: on this host, or for a root over NFS at the
-// server that has the root, where the files of this host are not asked for.
-// One of this host is held until release is called. found is the image, where it
-// is known already; if a collection took it since, its name is looked up again.
-func (d *Daemon) describe(ctx context.Context, spec client.TaskSpec, found *image.Image) (img *image.Image, src *nfsroot.Source, release func(), err error) {
-	if found != nil {
-		if release, err = d.images.Hold(found); !errors.Is(err, image.ErrNotFound) {
-			return found, nil, release, err
-		}
+func (*remoteRoot) unmount(dir, files string) error { return mount.ForceBelow(dir, files) }
+
+func (r *remoteRoot) unwind(undo func() error) error {
+	return errors.Join(r.leave(), r.d.nfs.During(r.key, undo))
+}
+
+// mount mounts the root from its server for a task, and tells the storage driver of it.
+func (r *remoteRoot) mount(ctx context.Context, t *task, o *storage.Options) (err error) {
+	if err := errors.Join(os.WriteFile(filepath.Join(t.journal.dir, taskManifest), r.src.Manifest, 0o600),
+		os.WriteFile(filepath.Join(t.journal.dir, taskConfig), r.src.Config, 0o600)); err != nil {
+		return err
 	}
-	if !d.wantsNFS(spec) {
-		img, release, err = d.holdImage(ctx, spec)
-		return img, nil, release, err
+	o.NoSetuid = !r.d.cfg.NFS.Options.AllowSetuid
+	o.Lower, err = r.d.nfs.Acquire(ctx, r.src, r.key)
+	if errors.Is(err, nfsroot.ErrAway) {
+		return client.Unavailable("root over NFS: %v", err)
 	}
-	img, src, err = d.findRemote(ctx, spec)
-	return img, src, func() {}, err
+	if err != nil {
+		return fmt.Errorf("root over NFS: %w", err)
+	}
+	return nil
 }
 
 // findRemote asks the servers that the host trusts. A name that this host knows
@@ -170,35 +248,12 @@ const (
 	taskConfig   = "image-config.json"
 )
 
-// mountRemote mounts a task's root on the server, and returns where it is.
-func (d *Daemon) mountRemote(ctx context.Context, t *task, src *nfsroot.Source) (lower string, err error) {
-	dir := t.journal.dir
-	if err := errors.Join(os.WriteFile(filepath.Join(dir, taskManifest), src.Manifest, 0o600),
-		os.WriteFile(filepath.Join(dir, taskConfig), src.Config, 0o600)); err != nil {
-		return "", err
-	}
-	err = t.step(ctx, undo{Op: "nfs"}, func() error {
-		lower, err = d.nfs.Acquire(ctx, src, t.key())
-		return err
-	})
-	if errors.Is(err, nfsroot.ErrAway) {
-		return "", client.Unavailable("root over NFS: %v", err)
-	}
-	if err != nil {
-		return "", fmt.Errorf("root over NFS: %w", err)
-	}
-	return lower, nil
-}
-
-// imageOf finds the image of a task that was started.
-func (d *Daemon) imageOf(i client.Task) (*image.Image, error) {
-	if i.Storage != nfsStorage {
-		return d.images.Get(i.Digest)
-	}
-	dir := d.path("tasks", keyOf(i))
+// image is what was noted when the task began.
+func (r *remoteRoot) image(i client.Task) (*image.Image, error) {
+	dir := r.d.path("tasks", r.key)
 	manifest, err := os.ReadFile(filepath.Join(dir, taskManifest))
 	if errors.Is(err, fs.ErrNotExist) {
-		return d.images.Get(i.Digest)
+		return r.d.images.Get(i.Digest)
 	}
 	if err != nil {
 		return nil, err
@@ -208,108 +263,6 @@ func (d *Daemon) imageOf(i client.Task) (*image.Image, error) {
 		return nil, err
 	}
 	return image.Describe(i.Spec.Image, digest.Digest(i.Digest), manifest, config)
-}
-
-// startBounded starts a task whose root is a server's. The server can be away
-// in the middle of it, and then it is the kernel that waits: no one else does.
-func (d *Daemon) startBounded(ctx context.Context, job *work, t *task) error {
-	timeout := d.cfg.NFS.Options.Timeout
-	done := make(chan error, 1)
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	go func() { done <- d.run(ctx, job, t, nil) }()
-	// To ask each server, to mount, and to read what a start reads of the root.
-	patience := time.Duration(len(d.cfg.NFS.Servers)+3) * timeout
-	limit := time.NewTimer(patience)
-	defer limit.Stop()
-	var why error
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done(): // most of a start ends with it
-		why = context.Cause(ctx)
-		select {
-		case <-done:
-			return why
-		case <-time.After(awayTime):
-		}
-	case <-limit.C:
-		why = fmt.Errorf("root over NFS: %w: the start was given up after %s", nfsroot.ErrAway, patience)
-	}
-	cancel() // a program that does not begin is killed
-	// Without other tasks there the kernel need not wait any longer.
-	if err := d.nfs.Abandon(t.key()); err != nil {
-		why = errors.Join(why, err)
-	}
-	select {
-	case <-done:
-		return client.Unavailable("%v", why)
-	case <-time.After(timeout):
-	}
-	return &stuckStart{error: client.Unavailable("%v", why), done: done}
-}
-
-// stuckStart is a start that the kernel still holds.
-type stuckStart struct {
-	error
-	done <-chan error
-}
-
-func (s *stuckStart) Unwrap() error { return s.error }
-
-// abandonLater undoes a start when the kernel lets go of it.
-func (d *Daemon) abandonLater(t *task, s *stuckStart) {
-	t.mu.Lock()
-	t.destroyed, t.cancel = true, nil
-	t.mu.Unlock()
-	if err := t.journal.write(record{Destroyed: true}); err != nil {
-		d.log.Error("journal", "task", t.id(), "error", err)
-	}
-	go func() {
-		<-s.done
-		d.abandon(t)
-	}()
-}
-
-// startExecBounded is startExec for a root whose server can be away.
-func (d *Daemon) startExecBounded(ctx context.Context, t *task, spec client.ExecSpec) (*execSession, error) {
-	i := t.snapshot()
-	if i.Storage != nfsStorage {
-		return d.startExec(ctx, t, spec)
-	}
-	timeout := d.cfg.NFS.Options.Timeout
-	away := func(text string) error {
-		return client.Unavailable("task %s: %s", t.id(), text)
-	}
-	slow := away(fmt.Sprintf("the program did not begin within %s: the server of its root is slow or away", timeout))
-	if h, has := d.nfs.Of(t.key()); has && !h.OK() {
-		return nil, away(h.Text)
-	}
-	type result struct {
-		x   *execSession
-		err error
-	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	done := make(chan result, 1)
-	go func() {
-		x, err := d.startExec(ctx, t, spec)
-		done <- result{x, err}
-	}()
-	select {
-	case r := <-done:
-		if errors.Is(r.err, context.DeadlineExceeded) {
-			return nil, slow
-		}
-		return r.x, r.err
-	case <-ctx.Done():
-	}
-	go func() {
-		if r := <-done; r.err == nil {
-			r.x.kill()
-		}
-	}()
-	return nil, slow
 }
 
 // tendNFS takes down mounts that nobody needs, and kills tasks whose server is

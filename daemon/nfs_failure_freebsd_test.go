@@ -75,7 +75,7 @@ func TestNFSServerRestarts(t *testing.T) {
 	h.must(h.StopNFSD)
 	h.must(h.StartNFSD)
 	writes(t, c, "one", "/var/mine", 0)
-	if again, err := c.Task(bounded(t), "one"); err != nil || again.PID != one.PID || again.State != client.Running {
+	if again, err := c.Task(inTime(t), "one"); err != nil || again.PID != one.PID || again.State != client.Running {
 		t.Errorf("the task: %+v %v", again, err)
 	}
 	stopAll(t, c, "one")
@@ -92,7 +92,7 @@ func TestNFSLost(t *testing.T) {
 	began := time.Now()
 	h.must(h.Unplug)
 	told(t, c, "one", began, "lost")
-	if _, err := c.Wait(bounded(t), "one"); err != nil {
+	if _, err := c.Wait(inTime(t), "one"); err != nil {
 		t.Error(err)
 	}
 	stopAll(t, c, "one")
@@ -113,12 +113,12 @@ func TestNFSKilledDaemon(t *testing.T) {
 			h.must(h.Unplug)
 			told(t, c, "one", began, "unhealthy")
 		}
-		if _, err := c.Upgrade(bounded(t), ""); err != nil {
+		if _, err := c.Upgrade(inTime(t), ""); err != nil {
 			t.Errorf("away %t: upgrade: %v", away, err)
 		}
 		stop(syscall.SIGKILL)
 		c, _ = h.client(dir, "")
-		again, err := c.Task(bounded(t), "one")
+		again, err := c.Task(inTime(t), "one")
 		if err != nil || again.PID != one.PID || again.State != client.Running {
 			t.Fatalf("away %t: after the kill: %+v %v", away, again, err)
 		}
@@ -148,7 +148,7 @@ func TestNFSKilledAtEachStep(t *testing.T) {
 				dir := shortDir(t)
 				t.Setenv("FREEJAIL_FAULT_POINT", op+":"+moment)
 				c, stop := h.client(dir, "")
-				_, err := c.Start(bounded(t), client.TaskSpec{ID: "one", Owner: "cli", Image: digest, Storage: "nfs"})
+				_, err := c.Start(inTime(t), client.TaskSpec{ID: "one", Owner: "cli", Image: digest, Storage: "nfs"})
 				var answer *client.Error
 				if err == nil || errors.As(err, &answer) {
 					t.Fatalf("the daemon was not killed, it answered: %v", err)

@@ -31,8 +31,8 @@ func nfsArchive(t *testing.T) string {
 	return path
 }
 
-// bounded is for a call that must not hang, by far more than it takes.
-func bounded(t *testing.T) context.Context {
+// inTime is for a call that must not hang, by far more than it takes.
+func inTime(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
@@ -40,7 +40,7 @@ func bounded(t *testing.T) context.Context {
 
 func startNFS(t *testing.T, c *client.Client, id, image string) *client.Task {
 	t.Helper()
-	task, err := c.Start(bounded(t), client.TaskSpec{ID: id, Owner: "cli", Image: image, Storage: "nfs"})
+	task, err := c.Start(inTime(t), client.TaskSpec{ID: id, Owner: "cli", Image: image, Storage: "nfs"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,7 +51,7 @@ func startNFS(t *testing.T, c *client.Client, id, image string) *client.Task {
 func writes(t *testing.T, c *client.Client, id, path string, want syscall.Errno) {
 	t.Helper()
 	var out bytes.Buffer
-	e, err := c.Exec(bounded(t), id, client.ExecSpec{Args: []string{"/bin/prog", "write", path}}, client.ExecIO{Stdout: &out, Stderr: &out})
+	e, err := c.Exec(inTime(t), id, client.ExecSpec{Args: []string{"/bin/prog", "write", path}}, client.ExecIO{Stdout: &out, Stderr: &out})
 	if err != nil || !e.Known || syscall.Errno(e.Code) != want {
 		t.Errorf("%s writes %s: %+v %v, want %d (%v)\n%s", id, path, e, err, want, want, out.String())
 	}
@@ -74,10 +74,10 @@ func nfsMounts(t *testing.T, dir string) (out []mount.Info) {
 func stopAll(t *testing.T, c *client.Client, ids ...string) {
 	t.Helper()
 	for _, id := range ids {
-		if _, err := c.Stop(bounded(t), id, client.StopRequest{Timeout: client.Duration(5 * time.Second)}); err != nil {
+		if _, err := c.Stop(inTime(t), id, client.StopRequest{Timeout: client.Duration(5 * time.Second)}); err != nil {
 			t.Errorf("stop %s: %v", id, err)
 		}
-		if err := c.Destroy(bounded(t), id, true); err != nil {
+		if err := c.Destroy(inTime(t), id, true); err != nil {
 			t.Errorf("destroy %s: %v", id, err)
 		}
 	}
@@ -89,7 +89,7 @@ func clean(t *testing.T, c *client.Client, dir string) {
 	// The kernel has a killed process that is just connecting to an absent
 	// server wait until TCP gives up: 75 seconds, net.inet.tcp.keepinit.
 	for range 1800 {
-		tasks, err := c.Tasks(bounded(t))
+		tasks, err := c.Tasks(inTime(t))
 		left, lerr := mount.Below(dir)
 		noted, _ := os.ReadDir(filepath.Join(dir, "state", "nfs")) // of mounts that the kernel is about to let go
 		if err == nil && lerr == nil && len(tasks)+len(left)+len(noted) == 0 {
@@ -226,14 +226,14 @@ func TestNFSPolicy(t *testing.T) {
 	dir := shortDir(t)
 	c, _ := h.client(dir, "")
 	want := client.TaskSpec{ID: "one", Owner: "cli", Image: "greedy", Storage: "nfs"}
-	if _, err := c.Start(bounded(t), want); !client.IsRefused(err) || !strings.Contains(err.Error(), "allow.raw_sockets") {
+	if _, err := c.Start(inTime(t), want); !client.IsRefused(err) || !strings.Contains(err.Error(), "allow.raw_sockets") {
 		t.Errorf("not refused: %v", err)
 	}
 	clean(t, c, dir)
-	if _, err := c.Approve(bounded(t), client.ApproveRequest{Image: "greedy@" + digest, Requests: []string{"allow:raw_sockets"}, Why: "a test"}); err != nil {
+	if _, err := c.Approve(inTime(t), client.ApproveRequest{Image: "greedy@" + digest, Requests: []string{"allow:raw_sockets"}, Why: "a test"}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Start(bounded(t), want); err != nil {
+	if _, err := c.Start(inTime(t), want); err != nil {
 		t.Errorf("not permitted by an approval: %v", err)
 	}
 	stopAll(t, c, "one")
@@ -241,7 +241,7 @@ func TestNFSPolicy(t *testing.T) {
 	// Without a permit for roots over NFS a job cannot choose one.
 	other := shortDir(t)
 	strict, _ := daemonAt(t, other, "nfs {\n  servers = [\""+testnfs.URL+"\"]\n}\n")
-	if _, err := strict.Start(bounded(t), client.TaskSpec{ID: "one", Owner: "cli", Image: "greedy", Storage: "nfs"}); !client.IsRefused(err) || !strings.Contains(err.Error(), "over NFS") {
+	if _, err := strict.Start(inTime(t), client.TaskSpec{ID: "one", Owner: "cli", Image: "greedy", Storage: "nfs"}); !client.IsRefused(err) || !strings.Contains(err.Error(), "over NFS") {
 		t.Errorf("not refused: %v", err)
 	}
 	clean(t, strict, other)
@@ -255,7 +255,7 @@ func TestNFSAwayAtStart(t *testing.T) {
 	c, _ := h.client(dir, "")
 	refused := func(what string) {
 		t.Helper()
-		_, err := c.Start(bounded(t), client.TaskSpec{ID: "one", Owner: "cli", Image: digest, Storage: "nfs"})
+		_, err := c.Start(inTime(t), client.TaskSpec{ID: "one", Owner: "cli", Image: digest, Storage: "nfs"})
 		if e := asError(err); err == nil || e.Code != client.CodeUnavailable {
 			t.Errorf("%s: %v", what, err)
 		}
@@ -289,7 +289,7 @@ func TestNFSAwayAndBack(t *testing.T) {
 			began = time.Now()
 			h.must(away[1])
 			told(t, c, "one", began, "healthy")
-			again, err := c.Task(bounded(t), "one")
+			again, err := c.Task(inTime(t), "one")
 			if err != nil || again.PID != one.PID || again.State != client.Running || again.Unhealthy != "" {
 				t.Errorf("the task did not go on: %+v %v", again, err)
 			}
@@ -304,38 +304,38 @@ func TestNFSAwayAndBack(t *testing.T) {
 // nobodyWaits does what others do while the server of the task one is away.
 func nobodyWaits(t *testing.T, c *client.Client) {
 	t.Helper()
-	task, err := c.Task(bounded(t), "one")
+	task, err := c.Task(inTime(t), "one")
 	if err != nil || task.Unhealthy == "" || task.State != client.Running {
 		t.Errorf("the task: %+v %v", task, err)
 	}
-	if _, err := c.Tasks(bounded(t)); err != nil {
+	if _, err := c.Tasks(inTime(t)); err != nil {
 		t.Error(err)
 	}
-	if _, err := c.AllStats(bounded(t)); err != nil {
+	if _, err := c.AllStats(inTime(t)); err != nil {
 		t.Error(err)
 	}
-	if _, err := c.Doctor(bounded(t)); err != nil {
+	if _, err := c.Doctor(inTime(t)); err != nil {
 		t.Error(err)
 	}
 	var out bytes.Buffer
-	if err := c.Metrics(bounded(t), &out); err != nil || !strings.Contains(out.String(), `freejail_nfs_mounts{health="away"} 1`) {
+	if err := c.Metrics(inTime(t), &out); err != nil || !strings.Contains(out.String(), `freejail_nfs_mounts{health="away"} 1`) {
 		t.Errorf("metrics: %v\n%s", err, out.String())
 	}
-	if _, err := c.Exec(bounded(t), "one", client.ExecSpec{Args: []string{"/bin/prog", "echo"}}, client.ExecIO{Stdout: &out, Stderr: &out}); err == nil {
+	if _, err := c.Exec(inTime(t), "one", client.ExecSpec{Args: []string{"/bin/prog", "echo"}}, client.ExecIO{Stdout: &out, Stderr: &out}); err == nil {
 		t.Error("a program was started from a server that is away")
 	}
-	local, err := c.Start(bounded(t), client.TaskSpec{ID: "local", Owner: "cli", Image: nfsArchive(t)})
+	local, err := c.Start(inTime(t), client.TaskSpec{ID: "local", Owner: "cli", Image: nfsArchive(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if e, err := c.Exec(bounded(t), "local", client.ExecSpec{Args: []string{"/bin/prog", "echo"}}, client.ExecIO{Stdout: &out, Stderr: &out}); err != nil || e.Code != 4 {
+	if e, err := c.Exec(inTime(t), "local", client.ExecSpec{Args: []string{"/bin/prog", "echo"}}, client.ExecIO{Stdout: &out, Stderr: &out}); err != nil || e.Code != 4 {
 		t.Errorf("another task: %+v %v", e, err)
 	}
 	if local.Storage == "nfs" {
 		t.Errorf("the other task is %+v", local)
 	}
 	stopAll(t, c, "local")
-	if _, err := c.GC(bounded(t), client.GCRequest{}); err != nil {
+	if _, err := c.GC(inTime(t), client.GCRequest{}); err != nil {
 		t.Errorf("gc: %v", err)
 	}
 }

@@ -31,6 +31,7 @@ func (d *Daemon) readTasks(ctx context.Context) error {
 		if err != nil {
 			d.setAside(e.Name(), err)
 		} else if t != nil {
+			t.root = d.rootOf(t)
 			d.add(t)
 		}
 	}

@@ -16,7 +16,6 @@ import (
 	"github.com/freejail/freejail/devfs"
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/internal/printable"
-	"github.com/freejail/freejail/nfsroot"
 	"github.com/freejail/freejail/policy"
 )
 
@@ -38,10 +37,9 @@ type plan struct {
 	wait, stopSignal string // the job's, or else the image's
 	stopTimeout      client.Duration
 	requests         []policy.Request
-	inMemory         [][]byte        // file systems in memory, mounted by now
-	remote           *nfsroot.Source // where the root comes by NFS
-	user             policy.Request  // among them
-	advertise        string          // the host's address for services that name none
+	inMemory         [][]byte       // file systems in memory, mounted by now
+	user             policy.Request // among them
+	advertise        string         // the host's address for services that name none
 }
 
 const defaultPath = "PATH=/sbin:/bin:/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin"
@@ -56,9 +54,7 @@ func (d *Daemon) makePlan(spec client.TaskSpec, img *image.Image) (*plan, error)
 		}
 	}
 	p.askUser(spec)
-	if isNFS(spec.Storage) {
-		p.ask(policy.NFS, "", "root", policy.FromJob)
-	}
+	p.askRoot(spec)
 	if err := errors.Join(d.planServices(p, spec), p.check(d.cfg.Devfs.MaxRules)); err != nil {
 		return nil, errors.Join(err, p.close())
 	}

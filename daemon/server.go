@@ -266,7 +266,10 @@ func (d *Daemon) handleTasks(r *http.Request) (any, error) {
 
 // describeTask is what clients are told of a task.
 func (d *Daemon) describeTask(t *task) client.Task {
-	i := d.withHealth(d.withServices(t.snapshot()))
+	i := d.withServices(t.snapshot())
+	if i.State != client.Exited {
+		i.Unhealthy = t.root.trouble()
+	}
 	i.Key, i.Left = t.key(), t.remains()
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -18,21 +18,13 @@ import (
 	"github.com/freejail/freejail/policy"
 )
 
-// register announces a task's ports, with the way back journalled first.
-func (d *Daemon) register(ctx context.Context, t *task) error {
-	if d.catalog == nil {
-		return nil
-	}
-	return t.step(ctx, undo{Op: "service"}, func() error { d.announce(t); return nil })
-}
-
 // announce tells the catalog what should be in Consul; it gets there when
 // Consul answers.
 func (d *Daemon) announce(t *task) {
 	if d.catalog == nil {
 		return
 	}
-	if s := d.services(t.snapshot()); len(s) > 0 {
+	if s := d.services(t); len(s) > 0 {
 		d.catalog.Set(catalogKey(t.info), s)
 	}
 }
@@ -145,8 +137,9 @@ func (a announcement) validate() error {
 	return nil
 }
 
-func (d *Daemon) services(i client.Task) []catalog.Service {
-	img, err := d.imageOf(i)
+func (d *Daemon) services(t *task) []catalog.Service {
+	i := t.snapshot()
+	img, err := t.root.image(i)
 	if err != nil {
 		d.log.Error("services", "task", i.Spec.ID, "error", err)
 		return nil

@@ -69,9 +69,7 @@ func (d *Daemon) Shutdown(ctx context.Context, limit time.Duration) client.Shutd
 		close(begun)
 	}()
 	s.endAll(ctx)
-	select { // a start that hangs holds up nobody's end
-	case <-begun:
-	case <-time.After(s.within(sweepTime, s.kill)):
+	if !await(ctx, begun, s.within(sweepTime, s.kill)) { // a start that hangs holds up nobody's end
 		d.log.Warn("shutdown: a start is still under way")
 	}
 	s.endAll(ctx)
@@ -94,7 +92,7 @@ func (d *Daemon) awaitSweeps(ctx context.Context, most time.Duration) {
 		w := t.sweeping.walk
 		t.mu.Unlock()
 		if w != nil {
-			w.await(ctx, time.Until(late))
+			await(ctx, w.done, time.Until(late))
 		}
 	}
 }

@@ -1,23 +1,15 @@
 package daemon
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
-	"strconv"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/freejail/freejail/daemon/client"
-	"github.com/freejail/freejail/devfs"
 	"github.com/freejail/freejail/image"
-	"github.com/freejail/freejail/jail"
-	"github.com/freejail/freejail/storage"
 )
 
 // start runs a task. When it returns an error nothing of the task is left.
@@ -39,11 +31,7 @@ func (d *Daemon) start(ctx context.Context, job *work, spec client.TaskSpec) (*c
 	if err != nil {
 		return nil, err
 	}
-	if d.wantsNFS(spec) {
-		err = d.startBounded(ctx, job, t)
-	} else {
-		err = d.pullAndStart(ctx, job, t, auth)
-	}
+	err = bounded(ctx, t.root.bounds(), func(ctx context.Context) error { return d.run(ctx, job, t, auth) })
 	if err == nil {
 		err = t.started(ctx)
 	}
@@ -63,7 +51,7 @@ func (d *Daemon) start(ctx context.Context, job *work, spec client.TaskSpec) (*c
 func (d *Daemon) failed(ctx context.Context, t *task, err error) error {
 	why := ended(ctx, err)
 	d.event(t.id(), eventKind(why), why.Error())
-	var stuck *stuckStart
+	var stuck *heldError
 	if errors.As(err, &stuck) {
 		d.abandonLater(t, stuck)
 		return why
@@ -72,12 +60,18 @@ func (d *Daemon) failed(ctx context.Context, t *task, err error) error {
 	return why
 }
 
-func (d *Daemon) pullAndStart(ctx context.Context, job *work, t *task, auth *client.Auth) error {
-	img, err := d.pullFor(ctx, t, auth)
-	if err != nil {
-		return err
+// abandonLater undoes a start when the kernel lets go of it.
+func (d *Daemon) abandonLater(t *task, s *heldError) {
+	t.mu.Lock()
+	t.destroyed, t.cancel = true, nil
+	t.mu.Unlock()
+	if err := t.journal.write(record{Destroyed: true}); err != nil {
+		d.log.Error("journal", "task", t.id(), "error", err)
 	}
-	return d.run(ctx, job, t, img)
+	go func() {
+		<-s.done
+		d.abandon(t)
+	}()
 }
 
 func eventKind(err error) string {
@@ -103,6 +97,7 @@ func (d *Daemon) newTask(spec client.TaskSpec, cancel context.CancelCauseFunc) (
 	}
 	dir := d.path("tasks", key)
 	t.info = client.Task{Spec: spec, Key: key, State: client.Starting, Jail: jailOf(key), CreatedAt: time.Now()}
+	t.root = d.rootFor(spec, key)
 	if t.journal, err = openJournal(dir); err != nil {
 		return nil, errors.Join(err, os.Remove(dir))
 	}
@@ -142,14 +137,17 @@ func (d *Daemon) abandon(t *task) {
 	if err := t.journal.write(record{Destroyed: true}); err != nil {
 		d.log.Error("that a start failed is not journalled", "task", t.id(), "error", err)
 	}
-	d.sweepUp(t).await(context.Background(), sweepTime)
+	await(context.Background(), d.sweepUp(t).done, sweepTime)
 	d.letGo(t)
 }
 
-// run is the life of a task up to its running process; see the design. found is
-// its image, where it was found or pulled already.
-func (d *Daemon) run(ctx context.Context, job *work, t *task, found *image.Image) (err error) {
-	img, remote, release, err := d.describe(ctx, t.info.Spec, found)
+// run is the life of a task up to its running process.
+func (d *Daemon) run(ctx context.Context, job *work, t *task, auth *client.Auth) (err error) {
+	found, err := t.root.fetch(ctx, t, auth)
+	if err != nil {
+		return err
+	}
+	img, release, err := t.root.find(ctx, t.info.Spec, found)
 	if err != nil {
 		return err
 	}
@@ -162,22 +160,19 @@ func (d *Daemon) run(ctx context.Context, job *work, t *task, found *image.Image
 		return err
 	}
 	defer func() { err = errors.Join(err, p.close()) }()
-	p.remote = remote
 	store, err := d.storage(t.info.Spec.Storage)
 	if err != nil {
 		return client.Invalid("%v", err) // it says that it is of the storage
 	}
-	if remote == nil {
-		release, err := d.ensureChain(ctx, t, p, store)
-		if err != nil {
-			return err
-		}
-		defer release()
+	free, err := t.root.prepare(ctx, t.id(), p, store)
+	if err != nil {
+		return err
 	}
+	defer free()
 	if err := job.commit(); err != nil {
 		return err
 	}
-	return d.build(ctx, t, p, store)
+	return (&start{d: d, t: t, plan: p, store: store}).run(ctx)
 }
 
 // permitted plans a task as the host's policy, sysctls and ports let it be.
@@ -201,230 +196,4 @@ func (d *Daemon) permitted(t *task, img *image.Image) (*plan, error) {
 		i.Spec.Wait, i.Spec.StopSignal, i.Spec.StopTimeout = p.wait, p.stopSignal, p.stopTimeout
 	})
 	return p, d.claimPorts(t)
-}
-
-// build takes the steps that change the host.
-func (d *Daemon) build(ctx context.Context, t *task, p *plan, store storage.Driver) error {
-	rules, err := d.acquireRuleset(ctx, t, p)
-	if err != nil {
-		return err
-	}
-	if err := d.makeRoot(ctx, t, p, store); err != nil {
-		return err
-	}
-	if err := d.mountAll(ctx, t, p, rules); err != nil {
-		return err
-	}
-	if err := d.createJail(ctx, t, p); err != nil {
-		return err
-	}
-	if err := d.startProcess(ctx, t, p); err != nil {
-		return err
-	}
-	return d.register(ctx, t)
-}
-
-func (d *Daemon) acquireRuleset(ctx context.Context, t *task, p *plan) ([]devfs.Rule, error) {
-	rules, _ := d.composed(p.rules)
-	err := t.step(ctx, undo{Op: "ruleset"}, func() error {
-		id, err := d.rulesets.Acquire(rules, t.key())
-		if err != nil {
-			return err
-		}
-		return t.update(func(i *client.Task) { i.Ruleset = int(id) })
-	})
-	return rules, err
-}
-
-func (d *Daemon) makeRoot(ctx context.Context, t *task, p *plan, store storage.Driver) (err error) {
-	chain, opts := p.image.ChainID.Encoded(), p.rootOptions()
-	opts.DiskBytes = t.info.Spec.Limits.DiskBytes
-	if p.remote != nil {
-		opts.NoSetuid = !d.cfg.NFS.Options.AllowSetuid
-		if opts.Lower, err = d.mountRemote(ctx, t, p.remote); err != nil {
-			return err
-		}
-	}
-	return t.step(ctx, undo{Op: "root", Arg: store.Name()}, func() error {
-		root, err := store.Create(ctx, chain, t.key(), opts)
-		t.set(func(i *client.Task) { i.Root, i.Storage = root, store.Name() })
-		return err
-	})
-}
-
-// ensureChain unpacks an image unless it is unpacked; it stays until release is
-// called.
-func (d *Daemon) ensureChain(ctx context.Context, t *task, p *plan, store storage.Driver) (release func(), err error) {
-	u := d.images.Unpacking(p.image, nil)
-	var chains []string
-	for _, c := range p.image.Chains {
-		chains = append(chains, c.Encoded())
-	}
-	told := false
-	release, err = store.EnsureChain(ctx, chains, func(dir string, first, end int) error {
-		if !told {
-			told = true
-			d.event(t.id(), "unpacking", fmt.Sprintf("unpacking %s", p.image.Name))
-		}
-		return u.Apply(ctx, dir, first, min(end, len(p.image.Layers)))
-	})
-	if err != nil {
-		return nil, fmt.Errorf("unpack %s: %w%s", p.image.Name, err, lockedBy(err))
-	}
-	return release, nil
-}
-
-func (d *Daemon) createJail(ctx context.Context, t *task, p *plan) error {
-	s := t.info.Spec
-	hostname := s.Hostname
-	if hostname == "" {
-		hostname = s.ID
-	}
-	params := d.secureParams()
-	for k, v := range p.params {
-		params[k] = v
-	}
-	if t.info.Ruleset != 0 {
-		params["devfs_ruleset"] = strconv.Itoa(t.info.Ruleset)
-	}
-	meta := map[string]string{"freejail": d.cfg.StateDir}
-	for k, v := range s.Labels {
-		meta[k] = v
-	}
-	err := t.step(ctx, undo{Op: "jail", Arg: t.info.Jail}, func() error {
-		jid, err := d.jails.Create(ctx, jail.Spec{Name: t.info.Jail, Root: t.info.Root, Hostname: hostname, Params: params, Meta: meta,
-			Limits: jailLimits(s.Limits), Linux: p.linuxulator(), InMemory: p.inMemory})
-		t.set(func(i *client.Task) { i.JID = jid })
-		return err
-	})
-	for _, text := range d.jails.Unenforced(jailLimits(s.Limits)) {
-		d.event(t.id(), "limits", "not enforced on this host: "+text)
-	}
-	return err
-}
-
-func (d *Daemon) startProcess(ctx context.Context, t *task, p *plan) error {
-	s := t.info.Spec
-	user, err := lookUp(t.info.Root, p.image, s.User)
-	if err != nil {
-		return err
-	}
-	if err := d.checkUser(s, p, t.info.Root, user.UID); err != nil {
-		return err
-	}
-	proc, err := process(t.info, p.image, user, p.args, p.env)
-	if err != nil {
-		return err
-	}
-	for _, m := range p.dirs {
-		if m.Private {
-			if err := giveTo(p.sources[m.Source], proc); err != nil {
-				return fmt.Errorf("%s: %w", m.Target, err)
-			}
-		}
-	}
-	if proc.Stdin, err = os.Open(os.DevNull); err != nil {
-		return err
-	}
-	defer proc.Stdin.Close()
-	if proc.Stdout, err = d.openStream(t, "stdout"); err != nil {
-		return fmt.Errorf("stdout: %w", err)
-	}
-	// The daemon must not hold the task's end: a reader waits for the last writer.
-	defer proc.Stdout.Close()
-	if proc.Stderr, err = d.openStream(t, "stderr"); err != nil {
-		return fmt.Errorf("stderr: %w", err)
-	}
-	defer proc.Stderr.Close()
-	pid, err := d.jails.Start(ctx, t.info.Jail, proc)
-	if err != nil {
-		if errors.Is(err, jail.ErrNoProgram) {
-			return client.Invalid("%v", err)
-		}
-		return err
-	}
-	start, err := jail.StartTime(pid)
-	if err != nil {
-		d.log.Debug("the process ended at once", "task", t.id(), "error", err)
-	}
-	t.mu.Lock()
-	t.pidStart, t.user = start, &user
-	t.mu.Unlock()
-	if err := t.update(func(i *client.Task) { i.PID, i.State, i.StartedAt = pid, client.Running, time.Now() }); err != nil {
-		return err
-	}
-	fault("process", "done")
-	return nil
-}
-
-// lookUp finds a user, or else the image's, in the files of a root.
-func lookUp(root string, img *image.Image, user string) (image.Creds, error) {
-	user = cmp.Or(user, img.Config.Config.User)
-	creds, err := image.ResolveUser(root, user)
-	if err != nil {
-		return creds, client.Invalid("user %q: %v", user, err)
-	}
-	return creds, nil
-}
-
-// process is a command in a task. What the task does not say, the image does.
-func process(info client.Task, img *image.Image, creds image.Creds, args, env []string) (jail.Process, error) {
-	dir := cmp.Or(info.Spec.WorkDir, img.Config.Config.WorkingDir, "/")
-	if creds.Home != "" && !hasEnv(env, "HOME") {
-		env = append(env, "HOME="+creds.Home)
-	}
-	if !filepath.IsAbs(dir) {
-		return jail.Process{}, client.Invalid("work_dir %q is not an absolute path", dir)
-	}
-	return jail.Process{Args: args, Env: env, Dir: dir, UID: creds.UID, GID: creds.GID, Groups: creds.Groups,
-		NoCore: info.Storage == nfsStorage}, nil // its root may be away
-}
-
-// giveTo makes an opened directory its process's alone.
-func giveTo(place *os.File, p jail.Process) error {
-	fd, err := unix.Openat(int(place.Fd()), ".", unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return &fs.PathError{Op: "open", Path: place.Name(), Err: err}
-	}
-	f := os.NewFile(uintptr(fd), place.Name())
-	return errors.Join(f.Chown(int(p.UID), int(p.GID)), f.Chmod(0o700), f.Close())
-}
-
-// outputFlags open a FIFO for reading too, so that the task never gets SIGPIPE
-// while its reader restarts. A link in its place is not followed.
-const outputFlags = unix.O_RDWR | unix.O_NONBLOCK | unix.O_NOFOLLOW | unix.O_CLOEXEC
-
-// openStream opens what a task's process writes to: what its client names, or a
-// FIFO of the daemon's own.
-func (d *Daemon) openStream(t *task, stream string) (*os.File, error) {
-	path := t.streamPath(stream)
-	if path == "" {
-		return d.newOutput(t, stream)
-	}
-	dir, _, err := confined(t.info.Spec, filepath.Dir(path))
-	if err != nil {
-		return nil, err
-	}
-	f, err := openOutputAt(int(dir.Fd()), filepath.Base(path), outputFlags)
-	return f, errors.Join(err, dir.Close())
-}
-
-func openOutputAt(dir int, name string, flags int) (*os.File, error) {
-	fd, err := unix.Openat(dir, name, flags, 0o600)
-	if err != nil {
-		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
-	}
-	f := os.NewFile(uintptr(fd), name)
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	if m := st.Mode & unix.S_IFMT; m != unix.S_IFIFO && m != unix.S_IFREG && m != unix.S_IFCHR {
-		return nil, errors.Join(fmt.Errorf("%s is neither a FIFO nor a file", name), f.Close())
-	}
-	// The process inherits the description: it must block as others do.
-	if err := unix.SetNonblock(fd, false); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return f, nil
 }

@@ -11,47 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/freejail/freejail/daemon/client"
-	"github.com/freejail/freejail/internal/mount"
 	"github.com/freejail/freejail/jail"
 )
-
-// undoOps are the steps of a start taken back, by the journal's names.
-func (d *Daemon) undoOps() map[string]func(context.Context, *task, string) error {
-	return map[string]func(context.Context, *task, string) error{
-		"ruleset": func(_ context.Context, t *task, _ string) error { d.rulesets.Release(t.key()); return nil },
-		"root": func(ctx context.Context, t *task, kind string) error {
-			s, err := d.storage(kind)
-			if err != nil {
-				return err
-			}
-			return s.Remove(ctx, t.key())
-		},
-		"nfs": func(_ context.Context, t *task, _ string) error { return d.nfs.Release(t.key()) },
-		"mounts": func(_ context.Context, t *task, root string) error {
-			if t.overNFS() {
-				return mount.ForceBelow(root, t.filesDir())
-			}
-			return mount.ReleaseBelow(root, t.filesDir())
-		},
-		"jail":    func(ctx context.Context, _ *task, name string) error { return d.removeJail(ctx, name) },
-		"service": func(ctx context.Context, t *task, _ string) error { d.deregister(ctx, t); return nil },
-	}
-}
-
-// removeJail leaves a jail alone that has our name for it but is not ours:
-// another daemon's, over which our own could not be made.
-func (d *Daemon) removeJail(ctx context.Context, name string) error {
-	all, err := d.jails.List()
-	if err != nil {
-		return err
-	}
-	for _, j := range all {
-		if j.Name == name && !within(d.cfg.StateDir, j.Root) {
-			return nil
-		}
-	}
-	return d.jails.Remove(ctx, name)
-}
 
 // supervise waits for the end of a task's main process and sweeps up.
 func (d *Daemon) supervise(t *task, exits <-chan jail.Exit) {
@@ -88,8 +49,8 @@ func (d *Daemon) finish(t *task, e client.Exit) {
 	if e.At.IsZero() {
 		e.At = time.Now()
 	}
-	if e.Known && e.Signal == int(syscall.SIGBUS) && e.Message == "" && t.overNFS() {
-		e.Message = d.unread(t)
+	if e.Known && e.Signal == int(syscall.SIGBUS) && e.Message == "" {
+		e.Message = t.root.unread()
 	}
 	e = t.withHost(t.overDisk(e))
 	if err := t.update(func(i *client.Task) { i.Exit, t.ended = &e, true }); err != nil {
@@ -97,10 +58,7 @@ func (d *Daemon) finish(t *task, e client.Exit) {
 	}
 	d.syncer.add(t.journal)
 	fault("exit", "journalled")
-	select {
-	case <-d.sweepUp(t).emptied:
-	case <-time.After(awayTime): // what does not die keeps its end from nobody
-	}
+	await(context.Background(), d.sweepUp(t).emptied, awayTime) // what does not die keeps its end from nobody
 	d.endOutputs(t)
 	d.releasePorts(t)
 	if err := t.update(func(i *client.Task) { i.State, i.PID, i.JID = client.Exited, 0, 0 }); err != nil {
@@ -194,11 +152,8 @@ func (d *Daemon) kill(ctx context.Context, t *task) (*client.Exit, error) {
 	if t.state() != client.Exited {
 		d.sendKill(t)
 	}
-	var soon <-chan time.Time
-	late, outrun := time.After(sweepTime), time.After(killTime)
-	if t.overNFS() {
-		soon, late = time.After(awayTime), nil
-	}
+	var late <-chan time.Time
+	outrun, soon := time.After(killTime), time.After(awayTime)
 	for {
 		select {
 		case <-t.done:
@@ -209,14 +164,12 @@ func (d *Daemon) kill(ctx context.Context, t *task) (*client.Exit, error) {
 			if err := d.jails.Kill(t.snapshot().Jail); err != nil {
 				d.log.Warn("kill", "task", t.id(), "error", err)
 			}
-		case <-soon: // whatever is known of the server: nothing else keeps what is killed
-			if err := d.nfs.Abandon(t.key()); err != nil {
+		case <-soon:
+			more, err := t.root.abandon()
+			if err != nil {
 				d.log.Warn("nfs", "task", t.id(), "error", err)
 			}
-			late = time.After(sweepTime)
-			if h, has := d.nfs.Of(t.key()); has && !h.OK() {
-				late = time.After(awayTime)
-			}
+			late = time.After(more)
 		case <-late: // it is swept up when the kernel lets go of it
 			d.finish(t, d.undying(t))
 		}
@@ -232,10 +185,8 @@ func (d *Daemon) sendKill(t *task) {
 		d.log.Debug("kill", "task", t.id(), "error", err)
 	}
 	// A process that waits for a server which is away dies of this.
-	if t.overNFS() {
-		if err := d.nfs.Leave(t.key()); err != nil {
-			d.log.Warn("nfs", "task", t.id(), "error", err)
-		}
+	if err := t.root.leave(); err != nil {
+		d.log.Warn("nfs", "task", t.id(), "error", err)
 	}
 }
 
@@ -248,7 +199,7 @@ func (d *Daemon) undying(t *task) client.Exit {
 	}
 	e.At = time.Now()
 	e.Message = "it was killed, but not all of its processes have ended: its jail stays until the kernel lets go of them"
-	if h, has := d.nfs.Of(t.key()); has && !h.OK() {
+	if t.root.trouble() != "" {
 		e.Message = "its jail stays until the kernel no longer waits for the server of its root"
 	}
 	return e
@@ -310,7 +261,7 @@ func (d *Daemon) Destroy(ctx context.Context, id string, force bool) error {
 	if err := t.journal.write(record{Destroyed: true}); err != nil {
 		return err
 	}
-	d.sweepUp(t).await(ctx, awayTime) // mostly nothing is left, and this soon over
+	await(ctx, d.sweepUp(t).done, awayTime) // mostly nothing is left, and this soon over
 	d.letGo(t)
 	return nil
 }

@@ -1,9 +1,6 @@
 package daemon
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -64,7 +61,7 @@ func (d *Daemon) sweepUp(t *task) *walk {
 }
 
 func (d *Daemon) sweep(t *task, w *walk) {
-	err := d.walkDown(t, w)
+	err := t.root.unwind(func() error { return d.undoAll(t, w) })
 	w.empty()
 	t.mu.Lock()
 	destroyed := t.destroyed
@@ -107,15 +104,8 @@ func (l lane) enter() (leave func()) {
 	return func() { held.Stop(); once() }
 }
 
-// walkDown takes the steps of a start back. One that cannot be taken back now
+// undoAll takes the steps of a start back. One that cannot be taken back now
 // stays on the stack, with all below it.
-func (d *Daemon) walkDown(t *task, w *walk) error {
-	if t.overNFS() {
-		return errors.Join(d.nfs.Leave(t.key()), d.nfs.During(t.key(), func() error { return d.undoAll(t, w) }))
-	}
-	return d.undoAll(t, w)
-}
-
 func (d *Daemon) undoAll(t *task, w *walk) error {
 	leave := func() {}
 	defer func() { leave() }()
@@ -134,40 +124,9 @@ func (d *Daemon) undoAll(t *task, w *walk) error {
 			w.empty()
 			leave, busy = d.lane.enter(), true
 		}
-		if err := d.undo(t, u); err != nil {
+		if err := d.takeBack(t, u); err != nil {
 			return err
 		}
-	}
-}
-
-// undo takes the newest step back.
-func (d *Daemon) undo(t *task, u undo) error {
-	op, ok := d.undoOps()[u.Op]
-	if !ok {
-		return fmt.Errorf("task %s: the journal names a step %q that this version does not know", t.key(), u.Op)
-	}
-	if err := op(context.Background(), t, u.Arg); err != nil {
-		return fmt.Errorf("task %s: undo %s %s: %w", t.key(), u.Op, u.Arg, err)
-	}
-	fault(u.Op, "undone")
-	t.mu.Lock()
-	t.undos = t.undos[:len(t.undos)-1]
-	t.mu.Unlock()
-	if err := t.journal.write(record{Undone: true}); err != nil {
-		return err
-	}
-	fault(u.Op, "forgotten")
-	return nil
-}
-
-// await waits for a walk, for some time at most.
-func (w *walk) await(ctx context.Context, most time.Duration) {
-	late := time.NewTimer(most)
-	defer late.Stop()
-	select {
-	case <-w.done:
-	case <-late.C:
-	case <-ctx.Done():
 	}
 }
 
@@ -187,7 +146,7 @@ func (d *Daemon) letGo(t *task) {
 
 // stray is what no journal tells of: it is swept up like what is left of a task.
 func (d *Daemon) stray(key string, undos ...undo) *walk {
-	t := &task{done: make(chan struct{}), destroyed: true, finished: true, undos: undos}
+	t := &task{done: make(chan struct{}), destroyed: true, finished: true, undos: undos, root: localRoot{d}}
 	t.info = client.Task{Spec: client.TaskSpec{ID: key}, Key: key, Jail: jailOf(key), State: client.Exited,
 		CreatedAt: time.Now(), Exit: &client.Exit{Message: "no journal tells of it"}}
 	t.isOver()

@@ -26,6 +26,7 @@ type task struct {
 	user       *image.Creds            // as whom the process was started; nil in journals of older daemons
 	undos      []undo
 	journal    *journal
+	root       root
 	forgetting sync.Mutex
 	forgotten  bool // by forgetting
 	destroyed  bool
@@ -139,30 +140,20 @@ func howItEnded(i client.Task) *client.Exit {
 	return i.Exit
 }
 
-// step journals how to take a step back, then takes it, unless ctx has ended.
-func (t *task) step(ctx context.Context, u undo, do func() error) error {
-	if err := context.Cause(ctx); err != nil {
-		return err
-	}
+// begin journals that a step is to be taken back.
+func (t *task) begin(u undo) error {
 	t.mu.Lock()
 	t.undos = append(t.undos, u)
 	t.mu.Unlock()
-	if err := t.journal.write(record{Undo: &u}); err != nil {
-		return err
-	}
-	fault(u.Op, "journalled")
-	if err := do(); err != nil {
-		return err
-	}
-	fault(u.Op, "done")
-	return nil
+	return t.journal.write(record{Undo: &u})
 }
 
-// overNFS tells whether anything of a task may lie on a server.
-func (t *task) overNFS() bool {
+// undone journals that the newest step was taken back.
+func (t *task) undone() error {
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.info.Storage == nfsStorage || t.began("nfs")
+	t.undos = t.undos[:len(t.undos)-1]
+	t.mu.Unlock()
+	return t.journal.write(record{Undone: true})
 }
 
 // began tells whether a step is to be taken back. The caller holds the lock.
