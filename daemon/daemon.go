@@ -23,7 +23,7 @@ import (
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/daemon/host"
 	"github.com/freejail/freejail/devfs"
-	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/layout"
 	"github.com/freejail/freejail/internal/boot"
 	"github.com/freejail/freejail/internal/durable"
 	"github.com/freejail/freejail/internal/mount"
@@ -45,7 +45,7 @@ type Daemon struct {
 
 	db          *bolt.DB
 	descriptors *mount.Descriptors
-	images      *image.Store
+	images      *layout.Store
 	imports     importCache
 	allowances  allowances
 	jails       *jail.Manager
@@ -160,7 +160,7 @@ func (d *Daemon) takeLock() error {
 func (d *Daemon) restarted() bool { return d.lastBoot != "" && d.lastBoot != d.boot }
 
 func (d *Daemon) openImages() (err error) {
-	if d.images, err = image.OpenStore(d.path("images"), d.cfg.Limits.Image); err != nil {
+	if d.images, err = layout.OpenStore(d.path("images"), d.cfg.Limits.Image); err != nil {
 		return err
 	}
 	d.images.Held = d.imagesInUse

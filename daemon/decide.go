@@ -12,6 +12,7 @@ import (
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/daemon/host"
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/layout"
 	"github.com/freejail/freejail/internal/printable"
 	"github.com/freejail/freejail/policy"
 )
@@ -91,7 +92,7 @@ func CheckImage(ctx context.Context, path, file string) (d *client.Decision, err
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }()
-	store, err := image.OpenStore(tmp, image.Limits{})
+	store, err := layout.OpenStore(tmp, image.Limits{})
 	if err != nil {
 		return nil, err
 	}

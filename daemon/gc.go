@@ -10,7 +10,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/freejail/freejail/daemon/client"
-	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/layout"
 	"github.com/freejail/freejail/storage"
 )
 
@@ -27,8 +27,8 @@ func (d *Daemon) handleGC(r *http.Request) (any, error) {
 
 // pruneOptions are the host's settings, or what a request says instead.
 // pulled has the names of images that were pulled for tasks.
-func (d *Daemon) pruneOptions(ctx context.Context, r client.GCRequest, pulled map[string]bool) image.PruneOptions {
-	o := image.PruneOptions{Older: d.cfg.GC.Older, MaxSize: d.cfg.GC.MaxSize}
+func (d *Daemon) pruneOptions(ctx context.Context, r client.GCRequest, pulled map[string]bool) layout.PruneOptions {
+	o := layout.PruneOptions{Older: d.cfg.GC.Older, MaxSize: d.cfg.GC.MaxSize}
 	if r.Older != nil {
 		o.Older = *r.Older
 	}
@@ -45,7 +45,7 @@ func (d *Daemon) pruneOptions(ctx context.Context, r client.GCRequest, pulled ma
 func (d *Daemon) pulledNames() (pulled map[string]bool, problems []string, err error) {
 	pulled = map[string]bool{}
 	for img, err := range d.images.All() {
-		var broken *image.UnreadableError
+		var broken *layout.UnreadableError
 		switch {
 		case errors.As(err, &broken):
 			d.log.Warn("the garbage collection leaves what it cannot read", "error", err)
@@ -149,7 +149,7 @@ func (d *Daemon) removeChains(ctx context.Context, s storage.Driver) (removed in
 func (d *Daemon) neededChains() (map[string]bool, error) {
 	needed := map[string]bool{}
 	for img, err := range d.images.All() {
-		var broken *image.UnreadableError
+		var broken *layout.UnreadableError
 		if errors.As(err, &broken) {
 			continue // no task can start it
 		}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/layout"
 	"github.com/freejail/freejail/internal/keylock"
 	"github.com/freejail/freejail/internal/regular"
 )
@@ -41,12 +42,12 @@ func (d *Daemon) resolveImage(ctx context.Context, spec client.TaskSpec) (*image
 	// A path has no say in names: else a job's web.tar would become the image
 	// web, with all that the policy permits it.
 	path := filepath.Clean(spec.Image)
-	open := func() (*image.Input, error) { return d.openImage(spec, path) }
+	open := func() (*layout.Input, error) { return d.openImage(spec, path) }
 	return d.importPath(ctx, path, open, pathName(path), func(stage string) { d.event(spec.ID, "pulling", stage) }, nil)
 }
 
 // openImage opens a task's archive or layout where confined finds it.
-func (d *Daemon) openImage(spec client.TaskSpec, path string) (*image.Input, error) {
+func (d *Daemon) openImage(spec client.TaskSpec, path string) (*layout.Input, error) {
 	place, real, err := confined(spec, path)
 	if err != nil {
 		return nil, err
@@ -59,7 +60,7 @@ func (d *Daemon) openImage(spec client.TaskSpec, path string) (*image.Input, err
 	if err != nil {
 		return nil, errors.Join(err, place.Close())
 	}
-	in, err := image.OpenInput(d.descriptors.Path(place), path)
+	in, err := layout.OpenInput(d.descriptors.Path(place), path)
 	return in, errors.Join(err, release(), place.Close())
 }
 
@@ -99,7 +100,7 @@ func pathName(path string) string {
 	return "path-sha256/" + hex.EncodeToString(sum[:])
 }
 
-func (d *Daemon) importPath(ctx context.Context, path string, open func() (*image.Input, error), name string, tell func(string), progress func(image.Progress)) (img *image.Image, err error) {
+func (d *Daemon) importPath(ctx context.Context, path string, open func() (*layout.Input, error), name string, tell func(string), progress func(image.Progress)) (img *image.Image, err error) {
 	// Who wants the same archive waits and finds it imported.
 	unlock, err := d.imports.locks.Lock(ctx, path)
 	if err != nil {
@@ -126,7 +127,7 @@ func (d *Daemon) importPath(ctx context.Context, path string, open func() (*imag
 		}
 	}
 	tell("importing " + path)
-	img, err = d.images.ImportInput(ctx, in, name, progress)
+	img, err = d.images.ImportInput(ctx, in, name, layout.FetchOptions{Progress: progress})
 	if err != nil {
 		return nil, client.Invalid("image %s: %v", path, err)
 	}
@@ -153,7 +154,7 @@ func (d *Daemon) handleImport(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	d.answerImage(w, r, func(ctx context.Context, tell func(image.Progress)) (*image.Image, error) {
-		return d.importPath(ctx, in.Path, func() (*image.Input, error) { return image.OpenInput(in.Path, in.Path) }, in.Name, func(string) {}, tell)
+		return d.importPath(ctx, in.Path, func() (*layout.Input, error) { return layout.OpenInput(in.Path, in.Path) }, in.Name, func(string) {}, tell)
 	})
 }
 
@@ -184,7 +185,7 @@ func (d *Daemon) imageInfos(ctx context.Context) ([]client.ImageInfo, error) {
 	var errs error
 	out, said := []client.ImageInfo{}, 0
 	for img, err := range d.images.All() {
-		var broken *image.UnreadableError
+		var broken *layout.UnreadableError
 		if errors.As(err, &broken) {
 			out = append(out, client.ImageInfo{Name: broken.Name, Digest: broken.Digest.String(), Tasks: []string{}, Problem: broken.Error()})
 			continue

@@ -9,6 +9,7 @@ import (
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/unpack"
 	"github.com/freejail/freejail/nfsroot"
 	"github.com/freejail/freejail/storage"
 )
@@ -48,7 +49,7 @@ func (d *Daemon) export(ctx context.Context, ref string) (*client.Export, error)
 	}
 	done, err := d.exporter.Export(ctx, nfsroot.Image{Name: img.Name, Digest: img.Digest.String(), Manifest: manifest, Config: config,
 		Fill: func(dir string) error {
-			if err := d.images.Unpack(ctx, img, dir, nil); err != nil {
+			if err := unpack.Image(ctx, d.images, img, dir, nil); err != nil {
 				return err
 			}
 			return storage.MakePoints(dir, exportPoints(img))

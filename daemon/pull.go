@@ -17,6 +17,7 @@ import (
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/layout"
 	"github.com/freejail/freejail/image/registry"
 )
 
@@ -102,7 +103,7 @@ func (d *Daemon) pullFor(ctx context.Context, t *task, auth *client.Auth) (*imag
 	if err != nil || !remote {
 		return nil, err // the start will say that there is no such image
 	}
-	o := registry.PullOptions{FetchOptions: image.FetchOptions{Pulled: true, Private: cred != nil}, Credential: cred}
+	o := registry.PullOptions{FetchOptions: layout.FetchOptions{Pulled: true, Private: cred != nil}, Credential: cred}
 	o.Tell = func(text string) { d.event(t.id(), "pulling", text) }
 	d.event(t.id(), "pulling", "pulling "+ref.String())
 	last := time.Now()
@@ -157,7 +158,7 @@ func (d *Daemon) handlePull(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	d.answerImage(w, r, func(ctx context.Context, tell func(image.Progress)) (*image.Image, error) {
-		return d.pull(ctx, ref, in.Timeout, registry.PullOptions{FetchOptions: image.FetchOptions{Progress: tell},
+		return d.pull(ctx, ref, in.Timeout, registry.PullOptions{FetchOptions: layout.FetchOptions{Progress: tell},
 			Tell: func(text string) { d.event("", "pulling", text) }})
 	})
 }

@@ -305,7 +305,7 @@ func TestApprovalIsForOneContent(t *testing.T) {
 	if forged != 1 {
 		t.Fatalf("%d configurations were forged", forged)
 	}
-	v.refuses(client.TaskSpec{Image: first.Digest}, "another content")
+	v.refuses(client.TaskSpec{Image: first.Digest}, "digest mismatch")
 }
 
 // Nothing in a job's words approves anything.

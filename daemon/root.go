@@ -9,6 +9,7 @@ import (
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/unpack"
 	"github.com/freejail/freejail/internal/mount"
 	"github.com/freejail/freejail/storage"
 )
@@ -81,7 +82,7 @@ func (r localRoot) find(ctx context.Context, spec client.TaskSpec, found *image.
 
 // prepare unpacks an image unless it is unpacked.
 func (r localRoot) prepare(ctx context.Context, taskID string, p *plan, store storage.Driver) (release func(), err error) {
-	u := r.d.images.Unpacking(p.image, nil)
+	u := unpack.New(r.d.images, p.image, nil)
 	var chains []string
 	for _, c := range p.image.Chains {
 		chains = append(chains, c.Encoded())

@@ -32,6 +32,15 @@ func HostPlatforms() []ocispec.Platform {
 	return []ocispec.Platform{linux, freebsd}
 }
 
+// Platforms are what a choice for one platform takes, the best first; the zero
+// platform means any, the host's first.
+func Platforms(p ocispec.Platform) []ocispec.Platform {
+	if p.OS == "" && p.Architecture == "" {
+		return append(HostPlatforms(), anyPlatform)
+	}
+	return []ocispec.Platform{p}
+}
+
 // fits tells whether an image of a platform runs on a wanted one. FreeBSD runs
 // what was made for its version or an older one, and a processor what was made
 // for its variant or a lower one.
@@ -97,7 +106,8 @@ func fitsAny(p *ocispec.Platform, wanted []ocispec.Platform) bool {
 	return false
 }
 
-func platformText(p *ocispec.Platform) string {
+// PlatformText shows a platform; nil is none.
+func PlatformText(p *ocispec.Platform) string {
 	if p == nil {
 		return "no named platform"
 	}
@@ -116,7 +126,7 @@ func platformsText(list []ocispec.Platform) string {
 	for i := range list {
 		if list[i].OS != "" {
 			p := ocispec.Platform{OS: list[i].OS, Architecture: list[i].Architecture, OSVersion: list[i].OSVersion}
-			out = append(out, platformText(&p))
+			out = append(out, PlatformText(&p))
 		}
 	}
 	return strings.Join(out, " or ")
@@ -126,64 +136,18 @@ func platformsText(list []ocispec.Platform) string {
 // other annotation has only the tag.
 const fullName = "io.containerd.image.name"
 
-func ownName(d ocispec.Descriptor) string {
+// OwnName is the name that an index has for an entry; empty is none.
+func OwnName(d ocispec.Descriptor) string {
 	if n := d.Annotations[fullName]; n != "" {
 		return n
 	}
-	return d.Annotations[refName]
+	return d.Annotations[ocispec.AnnotationRefName]
 }
 
-// find goes from a layout's index to the one image that is wanted, and to the
-// name that the layout gives it.
-func (in *source) find(wanted []ocispec.Platform, name string) (d ocispec.Descriptor, own string, err error) {
-	b, err := readSmall(in.root, ocispec.ImageIndexFile, document.MaxBytes)
-	if err != nil {
-		return d, "", fmt.Errorf("%s is no OCI layout or oci-archive: %w", in.path, err)
-	}
-	d.MediaType = ocispec.MediaTypeImageIndex
-	left := int64(document.MaxBytes)
-	for range 4 {
-		idx, err := document.ReadIndex(b, d.MediaType)
-		if err != nil {
-			return d, "", fmt.Errorf("image index: %w", err)
-		}
-		if d, err = choose(idx.Manifests, wanted, name); err != nil {
-			return d, "", err
-		}
-		if err := checkDigest(d.Digest); err != nil {
-			return d, "", fmt.Errorf("image index: %w", err)
-		}
-		if own == "" {
-			own = ownName(d)
-		}
-		switch {
-		case document.IsImage(d.MediaType):
-			return d, own, nil
-		case document.IsIndex(d.MediaType):
-			if left -= d.Size; left < 0 {
-				return d, "", fmt.Errorf("image index: those within each other are larger than %d bytes", document.MaxBytes)
-			}
-			if b, err = in.smallBlob(d); err != nil {
-				return d, "", fmt.Errorf("image index: %w", err)
-			}
-			in.indexes = append(in.indexes, b)
-		default:
-			return d, "", fmt.Errorf("image index: %q is neither an image manifest nor an index", d.MediaType)
-		}
-	}
-	return d, "", errors.New("image index: too many indexes within each other")
-}
-
-// Choose takes the entry of an index that fits the first of the wanted platforms
-// for which there is any, and runs best there. Errors name what there is.
-func Choose(list []ocispec.Descriptor, wanted []ocispec.Platform) (ocispec.Descriptor, error) {
-	return choose(list, wanted, "")
-}
-
-// isArtifact knows what lies beside images in an index and is none, such as a
+// IsArtifact knows what lies beside images in an index and is none, such as a
 // signature or what a builder attests.
-func isArtifact(d ocispec.Descriptor) bool {
-	return d.ArtifactType != "" || d.Annotations[referenceType] != "" || attachedTag.MatchString(ownName(d)) ||
+func IsArtifact(d ocispec.Descriptor) bool {
+	return d.ArtifactType != "" || d.Annotations[referenceType] != "" || attachedTag.MatchString(OwnName(d)) ||
 		d.Platform != nil && d.Platform.OS == "unknown" && d.Platform.Architecture == "unknown"
 }
 
@@ -194,11 +158,13 @@ const referenceType = "vnd.docker.reference.type"
 // distribution specification the list of a digest's referrers.
 var attachedTag = regexp.MustCompile(`(^|:)sha256-[0-9a-f]{64}(\.[a-z]+)?$`)
 
-// choose takes the first wanted platform that there is. An entry that names no
-// platform comes after those that do: only its config can tell.
-func choose(list []ocispec.Descriptor, wanted []ocispec.Platform, name string) (ocispec.Descriptor, error) {
+// Choose takes the entry of an index that fits the first of the wanted platforms
+// for which there is any, and runs best there; of several names the one asked
+// for, where there is one. An entry that names no platform comes after those that
+// do: only its config can tell. Errors name what there is.
+func Choose(list []ocispec.Descriptor, wanted []ocispec.Platform, name string) (ocispec.Descriptor, error) {
 	unnamed := func(d ocispec.Descriptor) bool { return d.Platform == nil || d.Platform.OS == "" }
-	list, err := named(slices.DeleteFunc(slices.Clone(list), isArtifact), name)
+	list, err := named(slices.DeleteFunc(slices.Clone(list), IsArtifact), name)
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
@@ -216,7 +182,7 @@ func choose(list []ocispec.Descriptor, wanted []ocispec.Platform, name string) (
 	}
 	var have []string
 	for _, d := range list {
-		have = append(have, platformText(d.Platform))
+		have = append(have, PlatformText(d.Platform))
 	}
 	if len(have) == 0 {
 		return d, errors.New("image index: it names no image")
@@ -230,7 +196,7 @@ func choose(list []ocispec.Descriptor, wanted []ocispec.Platform, name string) (
 func named(list []ocispec.Descriptor, name string) ([]ocispec.Descriptor, error) {
 	groups := map[string][]ocispec.Descriptor{}
 	for _, d := range list {
-		if own := ownName(d); own != "" {
+		if own := OwnName(d); own != "" {
 			key := strings.TrimSuffix(imagename.Canonical(own), ":latest")
 			groups[key] = append(groups[key], d)
 		}
@@ -254,14 +220,28 @@ func distinct(list []ocispec.Descriptor) error {
 		if !slices.ContainsFunc(list, func(o ocispec.Descriptor) bool { return o.Digest != d.Digest }) {
 			return nil
 		}
-		platform := platformText(d.Platform)
+		platform := PlatformText(d.Platform)
 		if d.Platform == nil || d.Platform.OS == "" || seen[platform] {
 			return fmt.Errorf("the name %q is that of several images that their platforms do not tell apart: keep one of them, %s is one",
-				ownName(d), d.Digest)
+				OwnName(d), d.Digest)
 		}
 		seen[platform] = true
 	}
 	return nil
+}
+
+// Only takes the one entry that a name, or without one the index, means. Several
+// for different platforms are an error too.
+func Only(list []ocispec.Descriptor, name string) (ocispec.Descriptor, error) {
+	list, err := named(list, name)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	d, _, err := only(list, name)
+	if err == nil && slices.ContainsFunc(list, func(o ocispec.Descriptor) bool { return o.Digest != d.Digest }) {
+		err = fmt.Errorf("the name %q is that of images for several platforms: give the digest of one", OwnName(d))
+	}
+	return d, err
 }
 
 // only is the first entry. Where several differ by their names, the name must
@@ -270,11 +250,11 @@ func only(list []ocispec.Descriptor, name string) (found ocispec.Descriptor, ok 
 	var names []string
 	several := false
 	for _, d := range list {
-		own := ownName(d)
-		if name != "" && sameName(own, name) {
+		own := OwnName(d)
+		if name != "" && imagename.Same(own, name) {
 			return d, true, nil
 		}
-		if ok && d.Digest != found.Digest && own != ownName(found) {
+		if ok && d.Digest != found.Digest && own != OwnName(found) {
 			several = true
 		}
 		if !ok {
@@ -286,4 +266,43 @@ func only(list []ocispec.Descriptor, name string) (found ocispec.Descriptor, ok 
 		err = fmt.Errorf("there are several images: import by one of their names: %s", strings.Join(names, ", "))
 	}
 	return found, ok, err
+}
+
+// maxIndexes bounds indexes within each other.
+const maxIndexes = 4
+
+// Narrow goes from an index to the one of its images that Choose takes, by way of
+// the indexes that it returns. get gives an index by its descriptor, verified. own
+// is the name that the first index to have one gives the image. What is an image at
+// once is returned as it is.
+func Narrow(get func(ocispec.Descriptor) ([]byte, error), d ocispec.Descriptor, wanted []ocispec.Platform, name string) (
+	_ ocispec.Descriptor, own string, indexes [][]byte, err error) {
+	left := int64(document.MaxBytes)
+	for document.IsIndex(d.MediaType) {
+		if len(indexes) == maxIndexes {
+			return d, "", nil, errors.New("image index: too many indexes within each other")
+		}
+		if left -= d.Size; left < 0 {
+			return d, "", nil, fmt.Errorf("image index: those within each other are larger than %d bytes", document.MaxBytes)
+		}
+		b, err := get(d)
+		if err != nil {
+			return d, "", nil, err
+		}
+		idx, err := document.ReadIndex(b, d.MediaType)
+		if err != nil {
+			return d, "", nil, fmt.Errorf("image index: %w", err)
+		}
+		if d, err = Choose(idx.Manifests, wanted, name); err != nil {
+			return d, "", nil, err
+		}
+		if err := document.CheckDigest(d.Digest); err != nil {
+			return d, "", nil, fmt.Errorf("image index: %w", err)
+		}
+		if !document.IsManifest(d.MediaType) {
+			return d, "", nil, fmt.Errorf("image index: %q is neither an image manifest nor an index", d.MediaType)
+		}
+		own, indexes = cmp.Or(own, OwnName(d)), append(indexes, b)
+	}
+	return d, own, indexes, nil
 }

@@ -9,12 +9,9 @@ import (
 	"io/fs"
 	"math"
 	"os"
-	"path"
 	"slices"
 	"strconv"
 	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/freejail/freejail/internal/regular"
 )
@@ -164,12 +161,12 @@ func number(s string) (uint32, error) {
 // eachLine goes through a file of lines with fields between colons, of which the
 // eighth has the rest; a missing file is empty, lines with fewer fields are passed over.
 func eachLine(r *os.Root, name string, fields int, use func(fields []string)) (err error) {
-	f, size, err := openFollowing(r, name)
+	f, fi, err := regular.OpenRooted(r, name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err == nil && size > maxPasswd {
-		err = errors.Join(fmt.Errorf("%d bytes are over the limit of %d", size, maxPasswd), f.Close())
+	if err == nil && fi.Size() > maxPasswd {
+		err = errors.Join(fmt.Errorf("%d bytes are over the limit of %d", fi.Size(), maxPasswd), f.Close())
 	}
 	if err != nil {
 		return fmt.Errorf("the image's /%s: %w", name, err)
@@ -186,34 +183,4 @@ func eachLine(r *os.Root, name string, fields int, use func(fields []string)) (e
 		return fmt.Errorf("the image's /%s: %w", name, err)
 	}
 	return nil
-}
-
-// openFollowing opens a file as a process with that root would: absolute links
-// mean the root, and none leads out of it.
-func openFollowing(r *os.Root, name string) (file *os.File, size int64, err error) {
-	t, err := newTree(r, nil)
-	if err != nil {
-		return nil, 0, err
-	}
-	defer func() { err = errors.Join(err, t.close()) }()
-	for range maxLinks {
-		f, base, st, err := t.cur.lookup(name)
-		if err != nil {
-			return nil, 0, err
-		}
-		if !isType(&st, unix.S_IFLNK) {
-			if !isType(&st, unix.S_IFREG) { // nor is a device opened
-				return nil, 0, errors.New("it is not a regular file")
-			}
-			return openRegular(r, f.join(base))
-		}
-		to, err := readlinkAt(f.fd, base)
-		if err != nil {
-			return nil, 0, err
-		}
-		if name = to; !path.IsAbs(to) {
-			name = f.path + "/" + to // not cleaned: a link may stand before a ..
-		}
-	}
-	return nil, 0, errors.New("too many symbolic links")
 }

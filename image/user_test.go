@@ -1,12 +1,15 @@
 package image
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func rootWith(t *testing.T, files map[string]string) string {
@@ -128,4 +131,43 @@ func TestResolveUserInAHostileRoot(t *testing.T) {
 	wantError(t, err, "not a regular file")
 	_, err = ResolveUser(rootWith(t, map[string]string{"etc/passwd": strings.Repeat("x", maxPasswd+1)}), "www")
 	wantError(t, err, "limit")
+}
+
+// The way to passwd is short, and what lies there is opened without waiting.
+func TestWaysToPasswd(t *testing.T) {
+	files := map[string]string{"etc/a/b": "", "etc/p0": passwd, "etc/passwd": "->p35"}
+	for i := 1; i <= 35; i++ {
+		files[fmt.Sprintf("etc/p%d", i)] = "->" + strings.Repeat("a/../", 150) + fmt.Sprintf("p%d", i-1)
+	}
+	_, err := ResolveUser(rootWith(t, files), "www")
+	wantError(t, err, "steps")
+
+	root := rootWith(t, map[string]string{"etc/passwd": passwd})
+	if err := syscall.Mkfifo(filepath.Join(root, "etc/group"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, spec := range []string{"www", "www:web"} {
+		_, err = ResolveUser(root, spec)
+		wantError(t, err, "etc/group", "not a regular file")
+	}
+	needRoot(t)
+	root = rootWith(t, map[string]string{"etc/group": ""})
+	if err := unix.Mknod(filepath.Join(root, "etc/passwd"), unix.S_IFCHR|0o600, 0x105); err != nil { // Linux's /dev/zero
+		t.Skip("no devices can be made here: ", err)
+	}
+	_, err = ResolveUser(root, "www")
+	wantError(t, err, "not a regular file")
+}
+
+func TestVeryManyGroups(t *testing.T) {
+	var group strings.Builder
+	for i := range maxGroups + 1 {
+		fmt.Fprintf(&group, "g%d:*:%d:www\n", i, i)
+	}
+	root := rootWith(t, map[string]string{"etc/passwd": passwd, "etc/group": group.String()})
+	_, err := ResolveUser(root, "www")
+	wantError(t, err, "more than 1023 groups")
+	if _, err := ResolveUser(root, "www:g1"); err != nil {
+		t.Error(err)
+	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/freejail/freejail/cmd/internal/app"
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/build"
+	"github.com/freejail/freejail/image/layout"
 	"github.com/freejail/freejail/internal/printable"
 )
 
@@ -128,7 +129,7 @@ func (a *commands) build(ctx context.Context, f *buildFlags, dir string) (err er
 		return err
 	}
 	if f.store != "" {
-		if o.Store, err = image.OpenStore(f.store, image.Limits{}); err != nil {
+		if o.Store, err = layout.OpenStore(f.store, image.Limits{}); err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, o.Store.Close()) }()

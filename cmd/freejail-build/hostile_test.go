@@ -21,6 +21,7 @@ import (
 
 	"github.com/freejail/freejail/cmd/internal/app"
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/layout"
 	"github.com/freejail/freejail/internal/testtext"
 )
 
@@ -52,7 +53,7 @@ func hostileImage(t *testing.T, path, name, text, sly string) {
 		Labels: map[string]string{text: text, image.ManifestLabel: string(manifest)}}}
 	cfg.History = []ocispec.History{{CreatedBy: text, Author: text, Comment: text}}
 	cfg.RootFS = ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{digest.FromBytes(layer.Bytes())}}
-	store, err := image.OpenStore(t.TempDir(), image.Limits{})
+	store, err := layout.OpenStore(t.TempDir(), image.Limits{})
 	check(t, err)
 	d, err := store.Add(t.Context(), ocispec.MediaTypeImageLayer, &layer)
 	check(t, err)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/freejail/freejail/cmd/internal/app"
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/layout"
 	"github.com/freejail/freejail/image/registry"
 )
 
@@ -36,21 +37,17 @@ func (a *commands) imageFlags(c *cobra.Command) *imageFlags {
 	return f
 }
 
-// locate tells whether an argument is the path of a directory or of a file, or
-// else which place it names.
-func locate(arg string) (at *registry.Location, dir bool, err error) {
-	fi, err := os.Stat(arg)
-	if err == nil {
-		return nil, fi.IsDir(), nil
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return nil, false, err
+// locate tells which place an argument names; nil is that it is the path of a
+// directory or of a file.
+func locate(arg string) (*registry.Location, error) {
+	if _, err := os.Stat(arg); !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
 	}
 	l, err := registry.ParseLocation(arg)
 	if err != nil || l.Kind == registry.Remote && !registry.IsReference(arg) {
-		return nil, false, fmt.Errorf("%s: no such file or directory, and not a valid image reference: see --help", arg)
+		return nil, fmt.Errorf("%s: no such file or directory, and not a valid image reference: see --help", arg)
 	}
-	return &l, false, nil
+	return &l, nil
 }
 
 // copyTo copies what an argument names to a place on this host.
@@ -60,18 +57,18 @@ func (f *imageFlags) copyTo(ctx context.Context, from *registry.Location, to reg
 }
 
 // load gives the image of an argument and a layout that has it, until done.
-func (f *imageFlags) load(ctx context.Context, arg string) (l *image.Layout, img *image.Image,
+func (f *imageFlags) load(ctx context.Context, arg string) (l *layout.Layout, img *image.Image,
 	done func() error, err error) {
 	p, err := platform(f.target)
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	at, isDir, err := locate(arg)
+	at, err := locate(arg)
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	if isDir {
-		if l, img, err = image.OpenLayout(arg, p, image.Limits{}); err != nil {
+	if at == nil {
+		if l, img, err = layout.OpenImage(ctx, arg, p, image.Limits{}); err != nil {
 			return nil, nil, nil, err
 		}
 		return l, img, l.Close, nil
@@ -80,33 +77,26 @@ func (f *imageFlags) load(ctx context.Context, arg string) (l *image.Layout, img
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	var copied registry.Copied
-	if at != nil {
-		copied, err = f.copyTo(ctx, at, registry.Location{Kind: registry.Store, Path: dir}, registry.CopyOptions{Platform: p})
-	}
-	var s *image.Store
+	to := registry.Location{Kind: registry.Store, Path: dir}
+	copied, err := f.copyTo(ctx, at, to, registry.CopyOptions{Platform: p})
+	var s *layout.Store
 	if err == nil {
-		s, err = image.OpenStore(dir, image.Limits{})
+		s, err = layout.OpenStore(dir, image.Limits{})
 	}
 	if err != nil {
 		return nil, nil, nil, errors.Join(err, os.RemoveAll(dir))
 	}
 	done = func() error { return errors.Join(s.Close(), os.RemoveAll(dir)) }
-	if at != nil {
-		img, err = s.Get(copied.Digest.String())
-	} else {
-		img, err = s.ImportFor(ctx, arg, "", p, nil)
-	}
-	if err != nil {
+	if img, err = s.Get(copied.Digest.String()); err != nil {
 		return nil, nil, nil, errors.Join(err, done())
 	}
-	return &s.Layout, img, done, nil
+	return s.Layout, img, done, nil
 }
 
 // describe gives what an image says of itself. Of one in a registry nothing else
 // is pulled.
 func (f *imageFlags) describe(ctx context.Context, arg string) (*image.Image, error) {
-	at, _, err := locate(arg)
+	at, err := locate(arg)
 	if err != nil {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/freejail/freejail/cmd/internal/app"
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/unpack"
 )
 
 func (a *commands) inspectCmd() *cobra.Command {
@@ -43,7 +44,7 @@ func (a *commands) unpackCmd() *cobra.Command {
 			}
 			bar := app.NewBar(a.Terminal, "unpacking "+args[0])
 			defer bar.End()
-			return l.Unpack(ctx, img, args[1], func(p image.Progress) {
+			return unpack.Image(ctx, l, img, args[1], func(p image.Progress) {
 				bar.Set(p.Done, p.Size, fmt.Sprintf("%d of %d layers", p.LayersDone, p.Layers))
 			})
 		})

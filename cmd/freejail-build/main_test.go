@@ -17,6 +17,7 @@ import (
 
 	"github.com/freejail/freejail/cmd/internal/app"
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/layout"
 )
 
 func check(t *testing.T, err error) {
@@ -155,7 +156,7 @@ func TestExitCodes(t *testing.T) {
 		{app.Failed, "no such file", []string{"inspect", filepath.Join(dir, "none")}},
 		{app.Failed, "no such file", []string{"validate", filepath.Join(dir, "none")}},
 		{app.Failed, "no archive", []string{"import", "-o", out, filepath.Join(dir, "prog")}},
-		{app.Failed, "no OCI layout", []string{"inspect", dir}},
+		{app.Failed, "not an OCI layout", []string{"inspect", dir}},
 	} {
 		code, printed, messages := call(t, c.args...)
 		if code != c.want || !strings.Contains(messages, c.text) || printed != "" {
@@ -198,7 +199,7 @@ func errorsOf(list ...error) error {
 func TestValidateNamesEveryFinding(t *testing.T) {
 	_, out := setup(t, jailfile)
 	dir := t.TempDir()
-	s, err := image.OpenStore(dir, image.Limits{})
+	s, err := layout.OpenStore(dir, image.Limits{})
 	check(t, err)
 	var b bytes.Buffer
 	tw := tar.NewWriter(&b)
@@ -234,7 +235,7 @@ func TestValidateNamesEveryFinding(t *testing.T) {
 	b2, err := os.ReadFile(out)
 	check(t, err)
 	check(t, os.WriteFile(out, bytes.Replace(b2, []byte("frobnicate"), []byte("frobnicatE"), 1), 0o644))
-	if code, printed, _ := call(t, "validate", out); code != app.Failed || !strings.Contains(printed, "blob-digest") || !strings.Contains(printed, "another content") {
+	if code, printed, _ := call(t, "validate", out); code != app.Failed || !strings.Contains(printed, "blob-digest") || !strings.Contains(printed, "digest mismatch") {
 		t.Errorf("%d %s", code, printed)
 	}
 	check(t, os.WriteFile(out, []byte("no archive"), 0o644))

@@ -11,6 +11,7 @@ import (
 
 	"github.com/freejail/freejail/cmd/internal/app"
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/layout"
 	"github.com/freejail/freejail/image/registry"
 	"github.com/freejail/freejail/internal/printable"
 )
@@ -67,7 +68,7 @@ func (f *remoteFlags) client(named ...registry.Location) (*registry.Client, erro
 }
 
 // pull has a build's bases come from registries.
-func (f *remoteFlags) pull(ctx context.Context, into *image.Store, ref string,
+func (f *remoteFlags) pull(ctx context.Context, into *layout.Store, ref string,
 	p ocispec.Platform) (*image.Image, error) {
 	if !registry.IsReference(ref) {
 		return nil, fmt.Errorf("%w %q: no such file, not in the store, and not a registry reference (HOST/NAME:TAG)",

@@ -15,6 +15,7 @@ import (
 	"github.com/freejail/freejail/devfs"
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/build"
+	"github.com/freejail/freejail/image/layout"
 	"github.com/freejail/freejail/image/registry"
 	"github.com/freejail/freejail/internal/printable"
 )
@@ -61,41 +62,28 @@ func (f *imageFlags) validate(ctx context.Context, arg string) (found *image.Fin
 	if err != nil {
 		return nil, err
 	}
-	at, isDir, err := locate(arg)
+	at, err := locate(arg)
 	if err != nil {
 		return nil, err
 	}
-	dir := arg
-	if !isDir {
-		if dir, err = os.MkdirTemp("", "freejail-image-"); err != nil {
+	if at != nil {
+		if arg, err = os.MkdirTemp("", "freejail-image-"); err != nil {
 			return nil, err
 		}
-		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	}
-	switch {
-	case at != nil:
-		to := registry.Location{Kind: registry.Layout, Path: dir, Name: "image"}
+		defer func() { err = errors.Join(err, os.RemoveAll(arg)) }()
+		to := registry.Location{Kind: registry.Layout, Path: arg, Name: "image"}
 		if _, err := f.copyTo(ctx, at, to, registry.CopyOptions{All: true, Unsigned: true}); err != nil {
 			return nil, err
-		}
-	case !isDir:
-		if err := image.ExtractLayout(ctx, arg, dir, image.Limits{}); err != nil {
-			if ctx.Err() != nil {
-				return nil, err
-			}
-			found = &image.Findings{}
-			found.Add(image.Error, "archive", arg, "%v", err)
-			return found, nil
 		}
 	}
 	want := func(q ocispec.Platform) bool {
 		return p.OS == "" || q.OS == "" || p.OS == q.OS && p.Architecture == q.Architecture
 	}
-	e, err := image.Examine(ctx, dir, image.Limits{}, want)
+	e, err := layout.Examine(ctx, arg, image.Limits{}, want)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, e.Layout.Close()) }()
+	defer func() { err = errors.Join(err, e.Close()) }()
 	for _, img := range e.Images {
 		if err := checkImage(ctx, e, img); err != nil {
 			return nil, err
@@ -104,7 +92,7 @@ func (f *imageFlags) validate(ctx context.Context, arg string) (found *image.Fin
 	return &e.Findings, nil
 }
 
-func checkImage(ctx context.Context, e *image.Examination, img *image.Image) error {
+func checkImage(ctx context.Context, e *layout.Examination, img *image.Image) error {
 	where := "" // of a single image that needs not be told
 	if len(e.Images) > 1 {
 		where = fmt.Sprintf("image %.19s (%s/%s)", img.Digest, img.Config.OS, img.Config.Architecture)

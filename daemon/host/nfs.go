@@ -5,7 +5,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/internal/remove"
 	"github.com/freejail/freejail/nfsroot"
 	"github.com/freejail/freejail/storage"
 )
@@ -73,7 +73,7 @@ func (b *nfsBlock) nfs(r *reader, stateDir string) NFS {
 	}
 	if e := b.Export; e != nil {
 		n.Export = &nfsroot.ExportConfig{Dir: e.Dir, Dataset: e.ZFSDataset, Clients: e.Clients,
-			File: cmp.Or(e.ExportsFile, filepath.Join(stateDir, "exports")), V4Root: cmp.Or(e.V4Root, "/"), RemoveTree: image.RemoveTree}
+			File: cmp.Or(e.ExportsFile, filepath.Join(stateDir, "exports")), V4Root: cmp.Or(e.V4Root, "/"), RemoveTree: remove.Tree}
 		if err := n.Export.Validate(); err != nil {
 			r.fail("nfs: export: %w", err)
 		}

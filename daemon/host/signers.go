@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/layout"
 	"github.com/freejail/freejail/image/sign"
 	"github.com/freejail/freejail/policy"
 )
@@ -61,7 +62,7 @@ func readSigners(list []Signer) (out Signers, err error) {
 
 // Of returns the names of those who have signed that the image's
 // repository has its digest. It asks nobody: the signatures lie beside the image.
-func (s Signers) Of(store *image.Store, img *image.Image) ([]string, error) {
+func (s Signers) Of(store *layout.Store, img *image.Image) ([]string, error) {
 	if len(s) == 0 {
 		return nil, nil
 	}

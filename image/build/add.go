@@ -9,7 +9,7 @@ import (
 	"path"
 	"strings"
 
-	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/blob"
 )
 
 // archive unpacks a tar, also in gzip, zstd or xz, into the destination. It is
@@ -22,7 +22,7 @@ func (c *copier) archive(src string) (done bool, err error) {
 		return false, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	z, err := image.Decompress(f)
+	z, err := blob.Decompress(f)
 	if err != nil {
 		return false, nil // such a file can begin like a compressed one and be copied
 	}

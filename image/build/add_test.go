@@ -9,6 +9,8 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/freejail/freejail/image/unpack"
 )
 
 var someTar = []tar.Header{
@@ -98,7 +100,7 @@ func TestTimesOfAnArchiveAreClamped(t *testing.T) {
 	x := tarOf(t, tar.Header{Name: "old", ModTime: time.Unix(1000, 0)}, tar.Header{Name: "new", ModTime: time.Unix(3000, 0)})
 	m, err := try(t, files{"x": x, "f": ""}, "FROM scratch\nADD x f /\n", func(o *Options) { o.Epoch = time.Unix(2000, 5) })
 	check(t, err)
-	r, err := m.store.OpenLayer(t.Context(), m.img.Layers[0])
+	r, err := unpack.OpenLayer(t.Context(), m.store, m.img.Layers[0])
 	check(t, err)
 	defer r.Close()
 	for tr := tar.NewReader(r); ; {

@@ -19,6 +19,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/layout"
+	"github.com/freejail/freejail/internal/remove"
 )
 
 // Names of recipes in their context.
@@ -45,7 +47,7 @@ type Options struct {
 	Output string
 	// Store keeps the image under its name and is where FROM looks for names.
 	// Without one, FROM takes archives and layout directories.
-	Store *image.Store
+	Store *layout.Store
 	// Tag is the image's name; default: what NAME says.
 	Tag string
 	// Platform that the image is for; default: the base's, or the host's. From
@@ -61,7 +63,7 @@ type Options struct {
 	// Pull gets an image that FROM or --from names and that is neither a path
 	// nor in the store; nil: there is no other place to look. The image must be
 	// in the store when it returns: Store, or the one it is given.
-	Pull func(ctx context.Context, into *image.Store, ref string, p ocispec.Platform) (*image.Image, error)
+	Pull func(ctx context.Context, into *layout.Store, ref string, p ocispec.Platform) (*image.Image, error)
 	// Cache is a directory of what earlier builds made, see Prune; empty: every
 	// step is executed. Several builds may use one at once.
 	Cache string
@@ -107,7 +109,7 @@ type builder struct {
 	context *os.Root
 	recipe  string // the path of the file that is built
 	ignore  *ignorer
-	store   *image.Store
+	store   *layout.Store
 	cache   *cache   // nil without
 	pool    *pool    // nil without ZFS
 	temp    []string // names in the store that are the build's own
@@ -199,7 +201,7 @@ func (b *builder) open(ctx context.Context) (err error) {
 	}
 	b.hashes = newHashes(b.context, b.cache, b.opts.Context)
 	if b.store = b.opts.Store; b.store == nil {
-		b.store, err = image.OpenStore(filepath.Join(b.dir, "store"), image.Limits{})
+		b.store, err = layout.OpenStore(filepath.Join(b.dir, "store"), image.Limits{})
 	}
 	return err
 }
@@ -254,7 +256,7 @@ func (b *builder) close(ctx context.Context) (err error) {
 		err = errors.Join(err, w.drop())
 	}
 	if b.dir != "" {
-		err = errors.Join(err, image.RemoveTree(b.dir))
+		err = errors.Join(err, remove.Tree(b.dir))
 	}
 	if b.pool != nil {
 		err = errors.Join(err, b.pool.close())

@@ -18,6 +18,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/layout"
 )
 
 // cache is a directory of what builds made:
@@ -195,7 +196,7 @@ func (c *cache) has(d ocispec.Descriptor) bool {
 }
 
 // keepBlob takes a blob of a store into the cache.
-func (c *cache) keepBlob(ctx context.Context, s *image.Store, d ocispec.Descriptor) error {
+func (c *cache) keepBlob(ctx context.Context, s *layout.Store, d ocispec.Descriptor) error {
 	if c.has(d) {
 		return nil
 	}
@@ -263,7 +264,7 @@ func (b *work) keepStep(ctx context.Context, key string, before int) error {
 
 // importKey names an archive by its file, and a layout by its index, which it
 // gives too; empty is for what cannot be told from what it will be next.
-func (c *cache) importKey(in *image.Input, wanted ocispec.Platform) (key string, index []byte) {
+func (c *cache) importKey(in *layout.Input, wanted ocispec.Platform) (key string, index []byte) {
 	if c == nil {
 		return "", nil
 	}
@@ -295,7 +296,7 @@ type imageRecord struct{ Blobs []ocispec.Descriptor }
 
 // image brings an image that was imported before into a store; nil is that the
 // cache has none.
-func (c *cache) image(ctx context.Context, s *image.Store, key, name string) (*image.Image, error) {
+func (c *cache) image(ctx context.Context, s *layout.Store, key, name string) (*image.Image, error) {
 	var r imageRecord
 	if key == "" || !c.record("images", key, &r) || len(r.Blobs) < 2 {
 		return nil, nil
@@ -313,11 +314,11 @@ func (c *cache) image(ctx context.Context, s *image.Store, key, name string) (*i
 	return s.Adopt(name, r.Blobs[0])
 }
 
-func (c *cache) keepImage(ctx context.Context, s *image.Store, key, name string) error {
+func (c *cache) keepImage(ctx context.Context, s *layout.Store, key, name string) error {
 	if key == "" {
 		return nil
 	}
-	blobs, err := s.Blobs(name)
+	blobs, err := s.BlobsOf(name)
 	for _, d := range blobs {
 		if err == nil {
 			err = c.keepBlob(ctx, s, d)

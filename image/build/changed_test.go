@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/layout"
+	"github.com/freejail/freejail/image/unpack"
 )
 
 // whileCopying builds, and does something between the moment at which the
@@ -81,13 +83,13 @@ func TestACacheIsNotPoisoned(t *testing.T) {
 		}
 		swap(at, evil)
 		img, _ := c.build("FROM scratch\n" + line + "\n")
-		store, err := image.OpenStore(t.TempDir(), image.Limits{})
+		store, err := layout.OpenStore(t.TempDir(), image.Limits{})
 		check(t, err)
 		out := t.TempDir()
 		check(t, os.WriteFile(filepath.Join(c.dir, "Jailfile"), []byte("FROM scratch\n"+line+"\n"), 0o644))
 		_, err = Build(t.Context(), Options{Context: c.dir, Store: store, Tag: "x", Cache: c.cache, Platform: freebsd})
 		check(t, err)
-		check(t, store.Unpack(t.Context(), img, out, nil))
+		check(t, unpack.Image(t.Context(), store, img, out, nil))
 		check(t, filepath.WalkDir(out, func(p string, d os.DirEntry, err error) error {
 			if err == nil && d.Type().IsRegular() {
 				b, rerr := os.ReadFile(p)

@@ -16,12 +16,14 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/layout"
+	"github.com/freejail/freejail/image/unpack"
 )
 
 // checker looks for what would go wrong on a host.
 type checker struct {
 	ctx    context.Context
-	layout *image.Layout
+	layout *layout.Layout
 	img    *image.Image
 	view   *view
 	found  *image.Findings
@@ -29,11 +31,11 @@ type checker struct {
 	seed   maphash.Seed // of the names of a layer, of which only hashes are kept
 }
 
-// Check names what is wrong with an image beyond what image.Examine does:
+// Check names what is wrong with an image beyond what layout.Examine does:
 // content that differs from its DiffID, entries that unpacking refuses, and a
 // user, a program or directories that are not in it; and it notes what a host
 // would treat with care. The error is for what could not be read at all.
-func Check(ctx context.Context, l *image.Layout, img *image.Image, where string, found *image.Findings) error {
+func Check(ctx context.Context, l *layout.Layout, img *image.Image, where string, found *image.Findings) error {
 	c := &checker{ctx: ctx, layout: l, img: img, view: newView(), found: found, where: where, seed: maphash.MakeSeed()}
 	for i := range img.Layers {
 		if err := c.layer(i); err != nil {
@@ -56,7 +58,7 @@ func (c *checker) at(where string) string {
 }
 
 func (c *checker) layer(i int) (err error) {
-	r, err := c.layout.OpenLayer(c.ctx, c.img.Layers[i])
+	r, err := unpack.OpenLayer(c.ctx, c.layout, c.img.Layers[i])
 	if err != nil {
 		return err
 	}

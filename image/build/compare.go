@@ -10,6 +10,8 @@ import (
 	"slices"
 
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/layout"
+	"github.com/freejail/freejail/image/unpack"
 )
 
 // Change is how one file or directory of an image differs from another image's.
@@ -21,7 +23,7 @@ type Change struct {
 
 // Side is an image and where its layers are.
 type Side struct {
-	Layout *image.Layout
+	Layout *layout.Layout
 	Image  *image.Image
 }
 
@@ -53,7 +55,7 @@ func (s Side) merged(ctx context.Context) (*view, error) {
 }
 
 func (s Side) addLayer(ctx context.Context, v *view, i int) (err error) {
-	r, err := s.Layout.OpenLayer(ctx, s.Image.Layers[i])
+	r, err := unpack.OpenLayer(ctx, s.Layout, s.Image.Layers[i])
 	if err != nil {
 		return err
 	}

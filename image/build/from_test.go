@@ -7,10 +7,11 @@ import (
 	"testing"
 
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/layout"
 )
 
 func TestFromAStoreAndALayout(t *testing.T) {
-	s, err := image.OpenStore(t.TempDir(), image.Limits{})
+	s, err := layout.OpenStore(t.TempDir(), image.Limits{})
 	check(t, err)
 	inStore := func(o *Options) { o.Store = s }
 	_, err = try(t, files{"f": "1"}, "FROM scratch\nNAME base\nCOPY f /\n", inStore)

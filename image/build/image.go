@@ -19,6 +19,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/layout"
 	"github.com/freejail/freejail/internal/regular"
 )
 
@@ -69,12 +70,12 @@ func (b *builder) from(ctx context.Context, ref string, wanted ocispec.Platform)
 }
 
 // openBase opens an archive or a layout, within the context where it lies there.
-func (b *builder) openBase(file string) (*image.Input, error) {
+func (b *builder) openBase(file string) (*layout.Input, error) {
 	at, ok := b.inContext(file)
 	if !ok {
-		return image.OpenInput(file, file)
+		return layout.OpenInput(file, file)
 	}
-	in, err := image.OpenInputIn(b.context, at, file, b.openOurs)
+	in, err := layout.OpenInputIn(b.context, at, file, b.openOurs)
 	if err != nil {
 		return nil, contextError(at, err)
 	}
@@ -83,12 +84,12 @@ func (b *builder) openBase(file string) (*image.Input, error) {
 
 // importFile brings an archive or a layout into the store, verified; what the
 // cache has of it was verified when it came there.
-func (b *builder) importFile(ctx context.Context, in *image.Input, wanted ocispec.Platform) (*image.Image, error) {
+func (b *builder) importFile(ctx context.Context, in *layout.Input, wanted ocispec.Platform) (*image.Image, error) {
 	name := fmt.Sprintf("freejail-build/%s-%d", filepath.Base(b.dir), len(b.temp))
 	key, index := b.cache.importKey(in, wanted)
 	img, err := b.cache.image(ctx, b.store, key, name)
 	if err == nil && img == nil {
-		img, err = b.store.ImportInputFor(ctx, in, name, wanted, nil)
+		img, err = b.store.ImportInput(ctx, in, name, layout.FetchOptions{Wanted: image.Platforms(wanted)})
 		// The index may be another now, which must not be kept for this one.
 		if err == nil && (index == nil || bytes.Contains(index, []byte(img.Digest))) {
 			err = b.cache.keepImage(ctx, b.store, key, name)
@@ -141,7 +142,7 @@ func (b *builder) write(ctx context.Context, name string) (err error) {
 		return err
 	}
 	if strings.HasSuffix(b.opts.Output, "/") || err == nil && fi.IsDir() {
-		return o.layout(func(make image.Maker) error { return b.store.WriteLayoutTo(ctx, name, make) })
+		return o.layout(func(make layout.Maker) error { return b.store.WriteLayoutTo(ctx, name, make) })
 	}
 	return o.archive(func(w io.Writer) error { return b.store.Export(ctx, name, w) })
 }
@@ -154,7 +155,7 @@ type output struct {
 }
 
 // layout replaces only an empty directory.
-func (o *output) layout(fill func(image.Maker) error) error {
+func (o *output) layout(fill func(layout.Maker) error) error {
 	if err := o.parent.Mkdir(o.temp, 0o700); err != nil {
 		return err
 	}
@@ -190,7 +191,7 @@ func (o *output) makeWay() error {
 	return err
 }
 
-func (o *output) fillDir(fill func(image.Maker) error) error {
+func (o *output) fillDir(fill func(layout.Maker) error) error {
 	dir, err := o.parent.OpenFile(o.temp, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return err

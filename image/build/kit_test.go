@@ -15,6 +15,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/layout"
+	"github.com/freejail/freejail/image/unpack"
 )
 
 var freebsd = ocispec.Platform{OS: "freebsd", Architecture: "amd64"}
@@ -55,7 +57,7 @@ func (f files) write(t testing.TB, dir string) {
 type made struct {
 	*testing.T
 	img   *image.Image
-	store *image.Store
+	store *layout.Store
 	path  string
 }
 
@@ -88,7 +90,7 @@ func try(t *testing.T, context files, lines string, change func(*Options)) (*mad
 func (m *made) take(built *image.Image) {
 	m.Helper()
 	var err error
-	m.store, err = image.OpenStore(m.TempDir(), image.Limits{})
+	m.store, err = layout.OpenStore(m.TempDir(), image.Limits{})
 	check(m, err)
 	m.img, err = m.store.ImportFor(m.Context(), m.path, "", ocispec.Platform{}, nil)
 	check(m, err)
@@ -135,7 +137,7 @@ func (m *made) layer(n int) (out []string) {
 	if n < 0 {
 		n += len(m.img.Layers)
 	}
-	r, err := m.store.OpenLayer(m.Context(), m.img.Layers[n])
+	r, err := unpack.OpenLayer(m.Context(), m.store, m.img.Layers[n])
 	check(m, err)
 	defer r.Close()
 	for tr := tar.NewReader(r); ; {
@@ -162,7 +164,7 @@ func (m *made) want(n int, want ...string) {
 func (m *made) root() string {
 	m.Helper()
 	dir := m.TempDir()
-	check(m, m.store.Unpack(m.Context(), m.img, dir, nil))
+	check(m, unpack.Image(m.Context(), m.store, m.img, dir, nil))
 	return dir
 }
 

@@ -17,6 +17,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/unpack"
 )
 
 // origin is what COPY --from names: an earlier stage or an image.
@@ -138,7 +139,7 @@ func (l *layerSource) collect(ctx context.Context, list []item) error {
 }
 
 func (l *layerSource) readLayer(ctx context.Context, n int, wanted map[int]bool) (err error) {
-	r, err := l.b.store.OpenLayer(ctx, l.layers[n-1])
+	r, err := unpack.OpenLayer(ctx, l.b.store, l.layers[n-1])
 	if err != nil {
 		return err
 	}

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/layout"
 )
 
 // A directory that the image goes to can belong to somebody who exchanges what
@@ -28,7 +28,7 @@ func TestAnOutputThatIsExchanged(t *testing.T) {
 		check(t, os.Symlink(to, filepath.Join(dir, ".out-1")))
 	}
 	o := &output{parent: parent, name: "out", temp: ".out-1"}
-	err = o.layout(func(make image.Maker) error {
+	err = o.layout(func(make layout.Maker) error {
 		exchange(victim)
 		f, err := make("oci-layout")
 		if err == nil {
@@ -40,7 +40,7 @@ func TestAnOutputThatIsExchanged(t *testing.T) {
 		t.Error("a layout was written through a link")
 	}
 	check(t, os.RemoveAll(dir+"/moved"))
-	err = o.layout(func(image.Maker) error { exchange(victim); return nil })
+	err = o.layout(func(layout.Maker) error { exchange(victim); return nil })
 	t.Log(err)
 	check(t, os.RemoveAll(dir+"/out"))
 	check(t, os.RemoveAll(dir+"/moved"))

@@ -14,7 +14,7 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/internal/remove"
 )
 
 // What a build leaves in its cache at most.
@@ -119,7 +119,7 @@ func (c *cache) removeWork(ctx context.Context) error {
 	entries, err := os.ReadDir(c.workDir())
 	for _, e := range entries {
 		dir := filepath.Join(c.workDir(), e.Name())
-		err = errors.Join(err, c.cleanUp.of(ctx, dir, filepath.Join(dir, runnerState)), image.RemoveTree(dir))
+		err = errors.Join(err, c.cleanUp.of(ctx, dir, filepath.Join(dir, runnerState)), remove.Tree(dir))
 	}
 	return err
 }

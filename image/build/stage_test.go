@@ -10,6 +10,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/layout"
 )
 
 const twoStages = `ARG VERSION=1
@@ -117,7 +118,7 @@ func TestFaultsOfStages(t *testing.T) {
 }
 
 func TestPull(t *testing.T) {
-	s, err := image.OpenStore(t.TempDir(), image.Limits{})
+	s, err := layout.OpenStore(t.TempDir(), image.Limits{})
 	check(t, err)
 	_, err = try(t, files{"f": "1"}, "FROM scratch\nCOPY f /\n", func(o *Options) { o.Store, o.Tag = s, "there" })
 	check(t, err)
@@ -125,7 +126,7 @@ func TestPull(t *testing.T) {
 	pull := func(o *Options) {
 		o.Store = s
 		o.Tag = "out"
-		o.Pull = func(_ context.Context, into *image.Store, ref string, p ocispec.Platform) (*image.Image, error) {
+		o.Pull = func(_ context.Context, into *layout.Store, ref string, p ocispec.Platform) (*image.Image, error) {
 			if asked = ref; ref == "registry.example/refused:1" {
 				return nil, errors.New("refused")
 			}

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/unpack"
+	"github.com/freejail/freejail/internal/remove"
 )
 
 // tree is an image's files on the disk, as RUN needs them.
@@ -49,7 +51,7 @@ func (t *dirTree) open(ctx context.Context, b *work) (string, error) {
 	}
 	if t.layers < len(b.layers) {
 		img := &image.Image{Config: b.config, Layers: b.layers}
-		if err := b.store.UnpackFrom(ctx, img, t.layers, t.dir, nil); err != nil {
+		if err := unpack.New(b.store, img, nil).Apply(ctx, t.dir, t.layers, len(img.Layers)); err != nil {
 			return "", err
 		}
 		t.layers, t.before = len(b.layers), nil
@@ -115,5 +117,5 @@ func (t *dirTree) keep(_ context.Context, b *work) error {
 }
 
 func (t *dirTree) close() error {
-	return image.RemoveTree(t.dir)
+	return remove.Tree(t.dir)
 }

@@ -16,12 +16,14 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/layout"
+	"github.com/freejail/freejail/image/unpack"
 )
 
 // layersOf makes an image of raw layers.
-func layersOf(t *testing.T, layers ...string) (*image.Store, *image.Image) {
+func layersOf(t *testing.T, layers ...string) (*layout.Store, *image.Image) {
 	t.Helper()
-	s, err := image.OpenStore(t.TempDir(), image.Limits{})
+	s, err := layout.OpenStore(t.TempDir(), image.Limits{})
 	check(t, err)
 	c := ocispec.Image{Platform: freebsd, RootFS: ocispec.RootFS{Type: "layers"}}
 	var list []ocispec.Descriptor
@@ -108,7 +110,7 @@ func TestTheViewIsWhatIsUnpacked(t *testing.T) {
 		}
 		s, img := layersOf(t, texts...)
 		dir := t.TempDir()
-		unpacked := s.Unpack(t.Context(), img, dir, nil)
+		unpacked := unpack.Image(t.Context(), s, img, dir, nil)
 		b := &work{builder: &builder{store: s}, view: newView()}
 		var seen error
 		for _, l := range img.Layers {
@@ -141,7 +143,7 @@ func mapText(m map[string]string) string {
 func TestCheck(t *testing.T) {
 	good := make1(t, files{"prog": "#!x"}, "FROM scratch\nCOPY prog /bin/\nWORKDIR /srv\nUSER 80\nENV PATH=/sbin:/bin\nENTRYPOINT [\"prog\"]\nVOLUME /data\n")
 	var found image.Findings
-	if err := Check(t.Context(), &good.store.Layout, good.img, "", &found); err != nil || len(found.List) > 0 {
+	if err := Check(t.Context(), good.store.Layout, good.img, "", &found); err != nil || len(found.List) > 0 {
 		t.Errorf("%v %v", found.List, err)
 	}
 	bad := make1(t, files{"text": "x"}, "FROM scratch\nCOPY text /bin/prog\nCOPY text /data\nUSER nobody\nENTRYPOINT [\"/bin/prog\"]\nVOLUME /data\nWRITABLE /data\n")
@@ -152,7 +154,7 @@ func TestCheck(t *testing.T) {
 	for _, want := range []string{`layer 1: entry "../x"`, `entry "dev": the entry type`, `entry "a/.wh.b/c"`} {
 		findings(t, s, img, want)
 	}
-	if err := s.Unpack(t.Context(), img, t.TempDir(), nil); err == nil {
+	if err := unpack.Image(t.Context(), s, img, t.TempDir(), nil); err == nil {
 		t.Error("what has faults was unpacked")
 	}
 	img.Config.RootFS.DiffIDs[0] = digest.FromString("other")
@@ -162,10 +164,10 @@ func TestCheck(t *testing.T) {
 	findings(t, s, img, "layer 1: unexpected EOF")
 }
 
-func findings(t *testing.T, s *image.Store, img *image.Image, want string) {
+func findings(t *testing.T, s *layout.Store, img *image.Image, want string) {
 	t.Helper()
 	var found image.Findings
-	check(t, Check(t.Context(), &s.Layout, img, "", &found))
+	check(t, Check(t.Context(), s.Layout, img, "", &found))
 	if found.Errors() == 0 || !slices.ContainsFunc(found.List, func(f image.Finding) bool { return strings.Contains(f.String(), want) }) {
 		t.Errorf("%v\nwant %q", found.List, want)
 	}
@@ -188,12 +190,12 @@ func TestUmociUnpacks(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v: %s", err, text)
 	}
-	s, err := image.OpenStore(t.TempDir(), image.Limits{})
+	s, err := layout.OpenStore(t.TempDir(), image.Limits{})
 	check(t, err)
 	img, err := s.ImportFor(t.Context(), filepath.Join(out, "child"), "", ocispec.Platform{}, nil)
 	check(t, err)
 	own := t.TempDir()
-	check(t, s.Unpack(t.Context(), img, own, nil))
+	check(t, unpack.Image(t.Context(), s, img, own, nil))
 	if got, want := listDir(t, filepath.Join(bundle, "rootfs")), listDir(t, own); !maps.Equal(got, want) {
 		t.Errorf("umoci unpacks\n%s\nfreejail\n%s", mapText(got), mapText(want))
 	}

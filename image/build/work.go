@@ -9,6 +9,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/unpack"
 )
 
 // step makes a layer, or none.
@@ -132,7 +133,7 @@ func (b *work) files(ctx context.Context) (*view, error) {
 }
 
 func (b *work) lookAt(ctx context.Context, l ocispec.Descriptor) (err error) {
-	r, err := b.store.OpenLayer(ctx, l)
+	r, err := unpack.OpenLayer(ctx, b.store, l)
 	if err != nil {
 		return err
 	}

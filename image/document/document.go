@@ -8,16 +8,10 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/internal/strictjson"
-)
-
-// Docker's names for what OCI calls a manifest, an index and a config.
-const (
-	DockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
-	DockerList     = "application/vnd.docker.distribution.manifest.list.v2+json"
-	DockerConfig   = "application/vnd.docker.container.image.v1+json"
 )
 
 // MaxBytes bounds a manifest, an index or a config. Registries take at least so
@@ -45,22 +39,15 @@ var (
 // else than its descriptor does.
 var ErrMediaType = errors.New("its media type is another")
 
-// IsImage knows the types of image manifests.
-func IsImage(mediaType string) bool {
-	return mediaType == ocispec.MediaTypeImageManifest || mediaType == DockerManifest
-}
-
-// IsIndex knows the types of indexes.
-func IsIndex(mediaType string) bool {
-	return mediaType == ocispec.MediaTypeImageIndex || mediaType == DockerList
-}
-
-// IsManifest knows the types of both.
-func IsManifest(mediaType string) bool { return IsImage(mediaType) || IsIndex(mediaType) }
-
-// IsConfig knows the types of images' configs.
-func IsConfig(mediaType string) bool {
-	return mediaType == ocispec.MediaTypeImageConfig || mediaType == DockerConfig
+// CheckDigest refuses what is not a SHA-256 digest.
+func CheckDigest(d digest.Digest) error {
+	if err := d.Validate(); err != nil {
+		return fmt.Errorf("digest %q: %w", d, err)
+	}
+	if d.Algorithm() != digest.SHA256 {
+		return fmt.Errorf("digest %q: not supported, only sha256 is", d)
+	}
+	return nil
 }
 
 // ReadManifest reads the manifest of an image or an artifact. mediaType is what

@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/crypto/bcrypt"
 
-	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/layout"
 )
 
 const fleetPassword = "open-sesame-4711"
@@ -256,7 +256,7 @@ func TestMirrorsGetNoCredentials(t *testing.T) {
 	defer mirror.Close()
 	at := strings.TrimPrefix(mirror.URL, "http://")
 	c := client(t, Host{Name: at, PlainHTTP: true}, Host{Name: host, CAFile: ca, Username: "fleet", PasswordFile: passwordFile(t), Mirrors: []string{at}})
-	for _, o := range []PullOptions{{}, {Credential: &Credential{"fleet", fleetPassword}}, {FetchOptions: image.FetchOptions{Pulled: true}}} {
+	for _, o := range []PullOptions{{}, {Credential: &Credential{"fleet", fleetPassword}}, {FetchOptions: layout.FetchOptions{Pulled: true}}} {
 		_, err := c.Pull(ctx, newStore(t), ref(t, host+"/team/web:1"), o)
 		check(t, err)
 	}

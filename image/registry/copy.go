@@ -14,6 +14,7 @@ import (
 
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/document"
+	"github.com/freejail/freejail/image/layout"
 	"github.com/freejail/freejail/image/sign"
 )
 
@@ -39,7 +40,7 @@ type Copied struct {
 // source is where images are copied from.
 type source interface {
 	content.ReadOnlyStorage
-	image.Origin
+	layout.Origin
 	// resolve finds an image by its name or tag; of several the best of the
 	// wanted platforms, if there are any.
 	resolve(ctx context.Context, name string, wanted []ocispec.Platform) (ocispec.Descriptor, error)
@@ -81,7 +82,8 @@ func (c *Client) Copy(ctx context.Context, from, to Location, o CopyOptions) (do
 	root, err := src.resolve(ctx, name, wanted)
 	var indexes [][]byte
 	if err == nil && !o.All {
-		root, indexes, err = narrow(ctx, src, root, wanted)
+		get := func(d ocispec.Descriptor) ([]byte, error) { return readManifest(ctx, src, d) }
+		root, _, indexes, err = image.Narrow(get, root, wanted, "")
 	}
 	if err != nil {
 		return done, err
@@ -120,25 +122,6 @@ func targetName(from, to Location, name string) string {
 		return from.Ref.Name()
 	}
 	return name
-}
-
-// narrow goes from an index to one of its images, by way of the indexes that it
-// returns.
-func narrow(ctx context.Context, src content.Fetcher, d ocispec.Descriptor, wanted []ocispec.Platform) (_ ocispec.Descriptor, indexes [][]byte, err error) {
-	for document.IsIndex(d.MediaType) {
-		if len(indexes) == maxIndexes {
-			return d, nil, errors.New("too many indexes within each other")
-		}
-		b, err := readManifest(ctx, src, d)
-		if err != nil {
-			return d, nil, err
-		}
-		indexes = append(indexes, b)
-		if d, err = choose(b, d.MediaType, wanted); err != nil {
-			return d, nil, err
-		}
-	}
-	return d, indexes, nil
 }
 
 func readManifest(ctx context.Context, src content.Fetcher, d ocispec.Descriptor) ([]byte, error) {
@@ -355,7 +338,7 @@ func copyToStore(ctx context.Context, src source, d ocispec.Descriptor, indexes 
 			return 0, err
 		}
 	}
-	s, err := image.OpenStore(dir, o.Limits)
+	s, err := layout.OpenStore(dir, o.Limits)
 	if err != nil {
 		return 0, err
 	}
@@ -363,7 +346,7 @@ func copyToStore(ctx context.Context, src source, d ocispec.Descriptor, indexes 
 	if name == "" {
 		name = d.Digest.Encoded()[:12]
 	}
-	if _, err = s.Fetch(ctx, src, d, name, image.FetchOptions{Wanted: image.Platforms(o.Platform), Progress: o.Progress}); err != nil {
+	if _, err = s.Fetch(ctx, src, d, name, layout.FetchOptions{Wanted: image.Platforms(o.Platform), Progress: o.Progress}); err != nil {
 		return 0, err
 	}
 	return len(signed.Signatures), s.AddSignatures(d.Digest, signed)

@@ -10,6 +10,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/layout"
 )
 
 // An image goes from place to place, and is the same everywhere.
@@ -83,12 +84,12 @@ func TestIndexes(t *testing.T) {
 	check(t, err)
 	for want, p := range map[int][]ocispec.Platform{0: nil, 1: {fb("14.2")}, 2: {fb("15.1-RELEASE-p3")}, 3: {fb("14.10")},
 		4: {{OS: "freebsd", Architecture: "arm64", Variant: "v9", OSVersion: "14.0"}}} {
-		got, err := c.Pull(ctx, newStore(t), ref(t, r.host+"/multi:1"), PullOptions{FetchOptions: image.FetchOptions{Wanted: p}})
+		got, err := c.Pull(ctx, newStore(t), ref(t, r.host+"/multi:1"), PullOptions{FetchOptions: layout.FetchOptions{Wanted: p}})
 		if err != nil || got.Digest != list[want].Digest {
 			t.Errorf("for %v: got %+v, %v", p, got, err)
 		}
 	}
-	_, err = c.Pull(ctx, newStore(t), ref(t, r.host+"/multi:1"), PullOptions{FetchOptions: image.FetchOptions{Wanted: []ocispec.Platform{fb("13.5")}}})
+	_, err = c.Pull(ctx, newStore(t), ref(t, r.host+"/multi:1"), PullOptions{FetchOptions: layout.FetchOptions{Wanted: []ocispec.Platform{fb("13.5")}}})
 	wantError(t, err, "no image for freebsd/arm64 13.5", "freebsd/arm64 14.1", "freebsd/arm64/v9 14.0")
 
 	// All of it comes back as it was; a part of it is one image.
@@ -126,7 +127,7 @@ func TestCopyRefusals(t *testing.T) {
 	c := client(t, r)
 	dir, _ := someImage(t)
 	for name, pair := range map[string][3]string{
-		"no layout":            {"oci:" + t.TempDir(), r.host + "/x", "is no OCI layout"},
+		"no layout":            {"oci:" + t.TempDir(), r.host + "/x", "is not an OCI layout"},
 		"another name":         {"oci:" + dir + ":nothing", r.host + "/x", `"nothing"; there are: web`},
 		"no tag":               {r.host + "/team/web:2", "oci:" + t.TempDir() + "/x", "no such image"},
 		"no repository":        {r.host + "/nothing:2", "oci:" + t.TempDir() + "/x", "no such image"},

@@ -21,7 +21,9 @@ import (
 	"oras.land/oras-go/v2/registry/remote/errcode"
 
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/blob"
 	"github.com/freejail/freejail/image/document"
+	"github.com/freejail/freejail/image/layout"
 	"github.com/freejail/freejail/image/sign"
 )
 
@@ -32,11 +34,11 @@ func (c *Client) source(ctx context.Context, l Location, limits image.Limits) (s
 		places, err := c.places(l.Ref, nil)
 		return &remoteSource{newOrigin(places), l.Ref}, l.Ref.version(), err
 	case Archive:
-		layout, err := image.OpenArchive(ctx, l.Path, limits)
-		return &local{Directory: layout, at: l}, l.Name, err
+		from, err := layout.OpenArchive(ctx, l.Path, limits)
+		return &local{Layout: from, at: l}, l.Name, err
 	}
-	layout, err := image.OpenDirectory(l.Path)
-	return &local{Directory: layout, at: l}, l.Name, err
+	from, err := layout.Open(l.Path)
+	return &local{Layout: from, at: l}, l.Name, err
 }
 
 func (c *Client) target(l Location) (target, error) {
@@ -49,11 +51,11 @@ func (c *Client) target(l Location) (target, error) {
 		if err != nil {
 			return nil, err
 		}
-		layout, err := image.MakeDirectory(dir)
-		return &archive{local{Directory: layout, at: l}, dir}, err
+		to, err := layout.Make(dir)
+		return &archive{local{Layout: to, at: l}, dir}, err
 	}
-	layout, err := image.MakeDirectory(l.Path)
-	return &local{Directory: layout, at: l}, err
+	to, err := layout.Make(l.Path)
+	return &local{Layout: to, at: l}, err
 }
 
 // remoteSource is a registry with its mirrors.
@@ -70,7 +72,7 @@ func (s *remoteSource) Fetch(ctx context.Context, d ocispec.Descriptor) (io.Read
 	if at != 0 {
 		return nil, errors.Join(fmt.Errorf("blob %s begins at byte %d", d.Digest, at), r.Close())
 	}
-	return &refusing{verified{image.Verified(r, d), r}, s, d.Digest}, nil
+	return &refusing{verified{blob.Verify(r, d), r}, s, d.Digest}, nil
 }
 
 // verified ends with an error where the content is not what was asked for.
@@ -82,13 +84,13 @@ type verified struct {
 // refusing has the next try ask elsewhere after such an error.
 type refusing struct {
 	verified
-	from   image.Fallback
+	from   layout.Fallback
 	digest digest.Digest
 }
 
 func (v *refusing) Read(p []byte) (int, error) {
 	n, err := v.verified.Read(p)
-	var wrong *image.ContentError
+	var wrong *blob.ContentError
 	if errors.As(err, &wrong) && v.from.Refuse(v.digest) {
 		err = &elsewhereError{err}
 	}
@@ -170,24 +172,17 @@ func (t *remoteTarget) finish(_ context.Context, err error) error { return err }
 
 // local is a layout.
 type local struct {
-	*image.Directory
+	*layout.Layout
 	at   Location
 	made map[digest.Digest][]byte // the blobs of signatures that a store keeps in its own way
 }
 
-func (l *local) Open(_ context.Context, d ocispec.Descriptor, offset int64) (io.ReadCloser, int64, error) {
-	f, size, err := l.Directory.Open(d.Digest)
+func (l *local) Open(ctx context.Context, d ocispec.Descriptor, offset int64) (io.ReadCloser, int64, error) {
+	r, at, err := l.Layout.Open(ctx, d, offset)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = fmt.Errorf("blob %s: %w", d.Digest, errdef.ErrNotFound)
 	}
-	if err != nil {
-		return nil, 0, err
-	}
-	if size != d.Size {
-		return nil, 0, errors.Join(fmt.Errorf("blob %s has %d bytes, its descriptor says %d", d.Digest, size, d.Size), f.Close())
-	}
-	_, err = f.Seek(offset, io.SeekStart)
-	return f, offset, err
+	return r, at, err
 }
 
 func (l *local) Fetch(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
@@ -198,11 +193,11 @@ func (l *local) Fetch(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser,
 	if err != nil {
 		return nil, err
 	}
-	return verified{image.Verified(f, d), f}, nil
+	return verified{blob.Verify(f, d), f}, nil
 }
 
 func (l *local) Exists(_ context.Context, d ocispec.Descriptor) (bool, error) {
-	size, err := l.Stat(d.Digest)
+	size, err := l.StatBlob(d.Digest)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -210,7 +205,7 @@ func (l *local) Exists(_ context.Context, d ocispec.Descriptor) (bool, error) {
 }
 
 func (l *local) Push(ctx context.Context, d ocispec.Descriptor, r io.Reader) error {
-	return l.Put(ctx, d, r)
+	return l.PutBlob(ctx, d, r)
 }
 
 func (l *local) resolve(_ context.Context, name string, wanted []ocispec.Platform) (ocispec.Descriptor, error) {
@@ -287,7 +282,7 @@ func (l *local) tag(_ context.Context, d ocispec.Descriptor, name string) error 
 
 // platform is nil for what is no image.
 func (l *local) platform(d ocispec.Descriptor) *ocispec.Platform {
-	b, err := l.Read(d)
+	b, err := l.ReadBlob(d)
 	if err != nil {
 		return nil
 	}
@@ -295,7 +290,7 @@ func (l *local) platform(d ocispec.Descriptor) *ocispec.Platform {
 	if err != nil || !document.IsConfig(m.Config.MediaType) {
 		return nil
 	}
-	if b, err = l.Read(m.Config); err != nil {
+	if b, err = l.ReadBlob(m.Config); err != nil {
 		return nil
 	}
 	c, err := document.ReadConfig(b, m.Config.MediaType)
@@ -329,7 +324,7 @@ func (a *archive) write(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	err = errors.Join(image.WriteArchive(ctx, f, a.dir), f.Chmod(0o644), f.Sync())
+	err = errors.Join(a.WriteArchive(ctx, f), f.Chmod(0o644), f.Sync())
 	if err = errors.Join(err, f.Close()); err == nil {
 		err = os.Rename(f.Name(), a.at.Path)
 	}

@@ -20,7 +20,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/layout"
 )
 
 // tool runs another program, or skips the test where it is not to be had.
@@ -172,7 +172,7 @@ func TestInteropIndex(t *testing.T) {
 	tool(t, "skopeo", "--insecure-policy", "copy", "--all", "--preserve-digests", "--src-tls-verify=false", "--dest-tls-verify=false", "docker://"+theirs+"/multi:1", "docker://"+ours.host+"/multi:1")
 	tool(t, "skopeo", "--insecure-policy", "--override-os", "freebsd", "--override-arch", "arm64", "copy", "--src-tls-verify=false", "docker://"+ours.host+"/multi:1", "oci:"+t.TempDir()+"/x:x")
 	arm := []ocispec.Platform{{OS: "freebsd", Architecture: "arm64"}}
-	got, err := c.Pull(ctx, newStore(t), ref(t, ours.host+"/multi:1"), PullOptions{FetchOptions: image.FetchOptions{Wanted: arm}})
+	got, err := c.Pull(ctx, newStore(t), ref(t, ours.host+"/multi:1"), PullOptions{FetchOptions: layout.FetchOptions{Wanted: arm}})
 	if err != nil || got.Digest != b.Digest {
 		t.Errorf("got %+v, %v", got, err)
 	}

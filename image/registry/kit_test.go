@@ -24,6 +24,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/layout"
+	"github.com/freejail/freejail/image/unpack"
 )
 
 var ctx = context.Background()
@@ -47,9 +49,9 @@ func wantError(t testing.TB, err error, parts ...string) {
 	}
 }
 
-func newStore(t testing.TB) *image.Store {
+func newStore(t testing.TB) *layout.Store {
 	t.Helper()
-	s, err := image.OpenStore(t.TempDir(), image.Limits{})
+	s, err := layout.OpenStore(t.TempDir(), image.Limits{})
 	check(t, err)
 	return s
 }
@@ -94,7 +96,7 @@ func zst(t testing.TB, b []byte) []byte {
 
 // putImage makes an image for a platform; the layers are plain, gzip and zstd
 // in turn.
-func putImage(t testing.TB, s *image.Store, name string, p ocispec.Platform, layers ...[]byte) *image.Image {
+func putImage(t testing.TB, s *layout.Store, name string, p ocispec.Platform, layers ...[]byte) *image.Image {
 	t.Helper()
 	cfg := ocispec.Image{Platform: p, RootFS: ocispec.RootFS{Type: "layers"}}
 	cfg.Config.Cmd = []string{"/" + name}
@@ -120,7 +122,7 @@ func putImage(t testing.TB, s *image.Store, name string, p ocispec.Platform, lay
 var host = ocispec.Platform{OS: runtime.GOOS, Architecture: runtime.GOARCH}
 
 // layoutOf writes an image of a store as a layout and returns its directory.
-func layoutOf(t testing.TB, s *image.Store, name string) string {
+func layoutOf(t testing.TB, s *layout.Store, name string) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "layout")
 	check(t, s.WriteLayout(ctx, name, dir))
@@ -136,21 +138,21 @@ func someImage(t testing.TB) (dir string, img *image.Image) {
 }
 
 // indexOf writes a layout that has one index of the images of a store.
-func indexOf(t testing.TB, s *image.Store, name string, images ...*image.Image) string {
+func indexOf(t testing.TB, s *layout.Store, name string, images ...*image.Image) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "index")
-	l, err := image.MakeDirectory(dir)
+	l, err := layout.Make(dir)
 	check(t, err)
 	idx := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex}
 	for _, img := range images {
-		sub, err := image.OpenDirectory(layoutOf(t, s, img.Name))
+		sub, err := layout.Open(layoutOf(t, s, img.Name))
 		check(t, err)
 		own, err := sub.Index()
 		check(t, err)
 		blobs, err := sub.Blobs()
 		check(t, err)
 		for _, b := range blobs {
-			check(t, l.Link(sub, digest.NewDigestFromEncoded(digest.SHA256, b.Name())))
+			check(t, l.LinkBlob(sub, digest.NewDigestFromEncoded(digest.SHA256, b.Name())))
 		}
 		d := own.Manifests[0]
 		d.Annotations = nil
@@ -161,7 +163,7 @@ func indexOf(t testing.TB, s *image.Store, name string, images ...*image.Image) 
 	b, err := json.Marshal(idx)
 	check(t, err)
 	d := ocispec.Descriptor{MediaType: idx.MediaType, Digest: digest.FromBytes(b), Size: int64(len(b))}
-	check(t, l.Put(ctx, d, bytes.NewReader(b)))
+	check(t, l.PutBlob(ctx, d, bytes.NewReader(b)))
 	check(t, l.Tag(d, name))
 	check(t, l.Close())
 	return dir
@@ -253,13 +255,13 @@ func pushed(t *testing.T, o ServerOptions, wrap func(http.Handler) http.Handler)
 }
 
 // contentOf is what an image unpacks to.
-func contentOf(t testing.TB, s *image.Store, name string) map[string]digest.Digest {
+func contentOf(t testing.TB, s *layout.Store, name string) map[string]digest.Digest {
 	t.Helper()
 	img, err := s.Get(name)
 	check(t, err)
 	dir := filepath.Join(t.TempDir(), "root")
 	check(t, os.Mkdir(dir, 0o755))
-	check(t, s.Unpack(ctx, img, dir, nil))
+	check(t, unpack.Image(ctx, s, img, dir, nil))
 	out := map[string]digest.Digest{}
 	check(t, filepath.WalkDir(dir, func(p string, d os.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
@@ -273,7 +275,7 @@ func contentOf(t testing.TB, s *image.Store, name string) map[string]digest.Dige
 }
 
 // list are all images of a store.
-func list(s *image.Store) (out []*image.Image, errs error) {
+func list(s *layout.Store) (out []*image.Image, errs error) {
 	for img, err := range s.All() {
 		if errs = errors.Join(errs, err); err == nil {
 			out = append(out, img)

@@ -2,7 +2,6 @@ package registry
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/opencontainers/go-digest"
@@ -10,11 +9,12 @@ import (
 
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/document"
+	"github.com/freejail/freejail/image/layout"
 )
 
 // PullOptions say which image of a reference is taken and how.
 type PullOptions struct {
-	image.FetchOptions
+	layout.FetchOptions
 	// Credential is for the reference's own registry, instead of what the
 	// configuration says.
 	Credential *Credential
@@ -25,9 +25,9 @@ type PullOptions struct {
 
 // Pull takes an image from a registry into the store, under the name of its
 // reference. Of an index it takes the image that runs best here; see
-// image.FetchOptions. The error is an *Error, and ErrNotFound is in it where
+// layout.FetchOptions. The error is an *Error, and ErrNotFound is in it where
 // the registry has no such image.
-func (c *Client) Pull(ctx context.Context, s *image.Store, ref Reference, o PullOptions) (*image.Image, error) {
+func (c *Client) Pull(ctx context.Context, s *layout.Store, ref Reference, o PullOptions) (*image.Image, error) {
 	img, err := c.pull(ctx, s, ref, o)
 	if err != nil {
 		return nil, &Error{"pull", ref.String(), err}
@@ -35,7 +35,7 @@ func (c *Client) Pull(ctx context.Context, s *image.Store, ref Reference, o Pull
 	return img, nil
 }
 
-func (c *Client) pull(ctx context.Context, s *image.Store, ref Reference, o PullOptions) (*image.Image, error) {
+func (c *Client) pull(ctx context.Context, s *layout.Store, ref Reference, o PullOptions) (*image.Image, error) {
 	release, err := pulls.take(ctx, ref.Host)
 	if err != nil {
 		return nil, err
@@ -49,7 +49,7 @@ func (c *Client) pull(ctx context.Context, s *image.Store, ref Reference, o Pull
 	if o.Wanted == nil {
 		o.Wanted = image.HostPlatforms()
 	}
-	d, _, indexes, err := from.find(ctx, ref, o.Wanted)
+	d, indexes, err := from.find(ctx, ref, o.Wanted)
 	if err != nil {
 		return nil, err
 	}
@@ -94,52 +94,37 @@ func (c *Client) describe(ctx context.Context, ref Reference, wanted []ocispec.P
 		return nil, err
 	}
 	from := newOrigin(places)
-	d, b, _, err := from.find(ctx, ref, wanted)
+	d, _, err := from.find(ctx, ref, wanted)
 	if err != nil {
 		return nil, err
 	}
-	m, err := document.ReadManifest(b, d.MediaType)
-	if err != nil {
-		return nil, fmt.Errorf("the manifest %s: %w", d.Digest, err)
-	}
-	if m.Config.Size < 0 || m.Config.Size > maxManifest {
-		return nil, fmt.Errorf("the config has %d bytes: %d is the most", m.Config.Size, maxManifest)
-	}
-	config, err := image.ReadBlob(ctx, from, m.Config)
+	img, _, err := image.Read(func(d ocispec.Descriptor) ([]byte, error) { return layout.ReadBlob(ctx, from, d) }, d)
 	if err != nil {
 		return nil, err
 	}
-	return image.Describe(ref.Name(), d.Digest, b, config)
+	img.Name = ref.Name()
+	return img, nil
 }
 
-// find goes from a reference to one image's manifest, by way of indexes.
-func (o *origin) find(ctx context.Context, ref Reference, wanted []ocispec.Platform) (d ocispec.Descriptor, b []byte, indexes [][]byte, err error) {
-	left := maxManifest
-	d, b, err = o.manifest(ctx, ref.version())
-	for n := 0; err == nil && document.IsIndex(d.MediaType); n++ {
-		if n == maxIndexes {
-			return d, nil, nil, errors.New("too many indexes within each other")
-		}
-		if left -= len(b); left < 0 {
-			return d, nil, nil, fmt.Errorf("the indexes within each other are larger than %d bytes", maxManifest)
-		}
-		indexes = append(indexes, b)
-		var child ocispec.Descriptor
-		if child, err = choose(b, d.MediaType, wanted); err == nil {
-			d, b, err = o.manifest(ctx, child.Digest.String())
-		}
-		if err == nil && d.MediaType != child.MediaType {
-			err = fmt.Errorf("the manifest %s: %w: the registry says %q, the index %.100q", d.Digest, document.ErrMediaType, d.MediaType, child.MediaType)
-		}
-	}
-	return d, b, indexes, err
-}
-
-// choose takes one image of an index.
-func choose(index []byte, mediaType string, wanted []ocispec.Platform) (ocispec.Descriptor, error) {
-	idx, err := document.ReadIndex(index, mediaType)
+// find goes from a reference to one image's manifest, by way of the indexes that it
+// returns.
+func (o *origin) find(ctx context.Context, ref Reference, wanted []ocispec.Platform) (d ocispec.Descriptor, indexes [][]byte, err error) {
+	root, b, err := o.manifest(ctx, ref.version())
 	if err != nil {
-		return ocispec.Descriptor{}, fmt.Errorf("image index: %w", err)
+		return d, nil, err
 	}
-	return image.Choose(idx.Manifests, wanted)
+	get := func(d ocispec.Descriptor) ([]byte, error) {
+		if d.Digest == root.Digest {
+			return b, nil
+		}
+		got, b, err := o.manifest(ctx, d.Digest.String())
+		if err == nil && got.MediaType != d.MediaType {
+			err = fmt.Errorf("the manifest %s: %w: the registry says %q, the index %.100q", d.Digest, document.ErrMediaType, got.MediaType, d.MediaType)
+		}
+		return b, err
+	}
+	if d, _, indexes, err = image.Narrow(get, root, wanted, ""); err == nil {
+		_, err = get(d)
+	}
+	return d, indexes, err
 }

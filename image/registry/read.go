@@ -20,8 +20,8 @@ import (
 	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/errcode"
 
-	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/document"
+	"github.com/freejail/freejail/image/layout"
 )
 
 const (
@@ -313,6 +313,6 @@ func (o *origin) manifest(ctx context.Context, version string) (ocispec.Descript
 }
 
 var (
-	_ image.Origin   = (*origin)(nil)
-	_ image.Fallback = (*origin)(nil)
+	_ layout.Origin   = (*origin)(nil)
+	_ layout.Fallback = (*origin)(nil)
 )

@@ -18,7 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/layout"
 	"github.com/freejail/freejail/internal/durable"
 )
 
@@ -47,7 +47,7 @@ type Server struct {
 // repo is one repository.
 type repo struct {
 	name   string
-	layout *image.Directory
+	layout *layout.Layout
 	mu     sync.RWMutex // held alone by who changes what manifests there are
 	upMu   sync.Mutex
 	up     map[string]*upload
@@ -230,9 +230,9 @@ func (s *Server) repo(name string, create bool) (*repo, error) {
 		return r, nil
 	}
 	dir := filepath.Join(s.dir, strings.ReplaceAll(name, "/", "+"))
-	open := image.OpenDirectory
+	open := layout.Open
 	if create {
-		open = image.MakeDirectory
+		open = layout.Make
 	} else if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		return nil, fail(http.StatusNotFound, "NAME_UNKNOWN", "there is no repository %q", name)
 	}

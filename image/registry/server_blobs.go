@@ -45,7 +45,7 @@ func (s *Server) blob(w http.ResponseWriter, r *http.Request, name, text string)
 }
 
 func (r *repo) sendBlob(w http.ResponseWriter, req *http.Request, d digest.Digest) error {
-	f, _, err := r.layout.Open(d)
+	f, err := r.layout.OpenBlob(d)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fail(http.StatusNotFound, "BLOB_UNKNOWN", "there is no blob %s in %s", d, r.name)
 	}
@@ -54,7 +54,7 @@ func (r *repo) sendBlob(w http.ResponseWriter, req *http.Request, d digest.Diges
 	}
 	defer f.Close()
 	if req.Method == http.MethodHead { // who asks may go on to name it in a manifest
-		if err := r.layout.Touch(d); err != nil {
+		if err := r.layout.TouchBlob(d); err != nil {
 			return err
 		}
 	}
@@ -76,7 +76,7 @@ func (r *repo) deleteBlob(d digest.Digest) error {
 	if used[d] {
 		return fail(http.StatusMethodNotAllowed, "UNSUPPORTED", "a manifest of %s names the blob %s: delete that first", r.name, d)
 	}
-	err = r.layout.Delete(d)
+	err = r.layout.DeleteBlob(d)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fail(http.StatusNotFound, "BLOB_UNKNOWN", "there is no blob %s in %s", d, r.name)
 	}
@@ -132,7 +132,7 @@ func (r *repo) sweepBlobs(unused time.Duration) error {
 	for _, fi := range files {
 		d := digest.NewDigestFromEncoded(digest.SHA256, fi.Name())
 		if d.Validate() == nil && !used[d] && time.Since(fi.ModTime()).Abs() > unused {
-			err = errors.Join(err, r.layout.Delete(d))
+			err = errors.Join(err, r.layout.DeleteBlob(d))
 		}
 	}
 	return err

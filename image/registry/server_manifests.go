@@ -15,8 +15,8 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/document"
+	"github.com/freejail/freejail/image/layout"
 )
 
 // facts are what a manifest says of others and of itself.
@@ -67,7 +67,7 @@ func (r *repo) factsOf(d ocispec.Descriptor) (*facts, error) {
 	if f, ok := r.facts.Load(d.Digest); ok {
 		return f.(*facts), nil
 	}
-	b, err := r.layout.Read(d)
+	b, err := r.layout.ReadBlob(d)
 	if err != nil {
 		return nil, err
 	}
@@ -126,7 +126,7 @@ func (r *repo) sendManifest(w http.ResponseWriter, version string) error {
 	if err != nil {
 		return err
 	}
-	b, err := r.layout.Read(d)
+	b, err := r.layout.ReadBlob(d)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fail(http.StatusNotFound, "MANIFEST_UNKNOWN", "the manifest %s in %s is missing", version, r.name)
 	}
@@ -171,7 +171,7 @@ func (r *repo) putManifest(w http.ResponseWriter, req *http.Request, version str
 	if err := r.complete(f); err != nil {
 		return err
 	}
-	if err := r.layout.Put(req.Context(), d, bytes.NewReader(b)); err != nil {
+	if err := r.layout.PutBlob(req.Context(), d, bytes.NewReader(b)); err != nil {
 		return err
 	}
 	if err := r.enter(d, tag); err != nil {
@@ -194,7 +194,7 @@ func (r *repo) complete(f *facts) error {
 		if len(d.URLs) > 0 {
 			continue
 		}
-		size, err := r.layout.Stat(d.Digest)
+		size, err := r.layout.StatBlob(d.Digest)
 		if errors.Is(err, fs.ErrNotExist) {
 			return fail(http.StatusNotFound, "MANIFEST_BLOB_UNKNOWN", "the manifest names %s, which is not in %s: push it first", d.Digest, r.name)
 		}
@@ -324,4 +324,4 @@ func (s *Server) referrers(w http.ResponseWriter, r *http.Request, name, text st
 	return writeJSON(w, out.MediaType, out)
 }
 
-var _ image.Origin = (*place)(nil)
+var _ layout.Origin = (*place)(nil)

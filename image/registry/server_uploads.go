@@ -127,8 +127,8 @@ func (s *Server) free() {
 
 // mount takes a blob from another repository of this server.
 func (s *Server) mount(to *repo, from string, d digest.Digest) bool {
-	if _, err := to.layout.Stat(d); err == nil {
-		return to.layout.Touch(d) == nil
+	if _, err := to.layout.StatBlob(d); err == nil {
+		return to.layout.TouchBlob(d) == nil
 	}
 	if from == "" {
 		return false
@@ -137,7 +137,7 @@ func (s *Server) mount(to *repo, from string, d digest.Digest) bool {
 	if err != nil {
 		return false
 	}
-	return to.layout.Link(other.layout, d) == nil && to.layout.Touch(d) == nil
+	return to.layout.LinkBlob(other.layout, d) == nil && to.layout.TouchBlob(d) == nil
 }
 
 // upload finds an upload, also one of an earlier process.
@@ -259,6 +259,9 @@ func (s *Server) finish(w http.ResponseWriter, r *http.Request, repo *repo, u *u
 	}
 	s.forget(repo, u, id)
 	if err := repo.layout.Keep(u.f, d, nil); err != nil {
+		return err
+	}
+	if err := repo.layout.Sync(); err != nil { // what is answered for outlives a power cut
 		return err
 	}
 	return created(w, repo.name, d)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/document"
+	"github.com/freejail/freejail/image/layout"
 	"github.com/freejail/freejail/image/sign"
 	"github.com/freejail/freejail/internal/imagename"
 )
@@ -101,8 +102,8 @@ func (c *Client) beside(src source, at Location) (target, error) {
 	case Store:
 		return nil, errors.New("sign the image before it goes into a store")
 	case Archive: // the unpacked one becomes the new archive
-		l, err := image.MakeDirectory(src.(*local).Dir())
-		return &repacked{local{Directory: l, at: at}}, err
+		l, err := layout.Make(src.(*local).Dir())
+		return &repacked{local{Layout: l, at: at}}, err
 	}
 	return c.target(at)
 }

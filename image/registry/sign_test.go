@@ -14,6 +14,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/layout"
 	"github.com/freejail/freejail/image/sign"
 )
 
@@ -93,7 +94,7 @@ func TestSignAndVerify(t *testing.T) {
 	signedBy(t, s, got, pub, r.host+"/team/web", true)
 }
 
-func signedBy(t *testing.T, s *image.Store, img *image.Image, k *sign.PublicKey, repository string, want bool) {
+func signedBy(t *testing.T, s *layout.Store, img *image.Image, k *sign.PublicKey, repository string, want bool) {
 	t.Helper()
 	rec, err := s.Signatures(img.Digest)
 	check(t, err)
@@ -154,7 +155,7 @@ func TestSignedIndex(t *testing.T) {
 			t.Fatalf("%s to a store: %+v, %v", from, done, err)
 		}
 	}
-	copied, err := image.OpenStore(loc(t, stores[1]).Path, image.Limits{})
+	copied, err := layout.OpenStore(loc(t, stores[1]).Path, image.Limits{})
 	check(t, err)
 	if same, err := copied.Signatures(got.Digest); err != nil || !reflect.DeepEqual(same, rec) {
 		t.Errorf("copied from store to store, signatures are %+v, %v; want %+v", same, err, rec)
@@ -305,10 +306,10 @@ func TestPolyglotsAreNotSigned(t *testing.T) {
 		"another case": `{"schemaVersion":2,"config":` + blob + `,"Layers":[]}`,
 	} {
 		dir := filepath.Join(t.TempDir(), "layout")
-		l, err := image.MakeDirectory(dir)
+		l, err := layout.Make(dir)
 		check(t, err)
 		d := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString(text), Size: int64(len(text))}
-		check(t, l.Put(ctx, d, strings.NewReader(text)))
+		check(t, l.PutBlob(ctx, d, strings.NewReader(text)))
 		check(t, l.Tag(d, "registry.example/web:1"))
 		check(t, l.Close())
 		key, pub, _ := keys(t, nil)
@@ -392,14 +393,14 @@ func TestSignLeavesNothingOut(t *testing.T) {
 		many[i] = d
 	}
 	for want, list := range map[string][]ocispec.Descriptor{"is an index too": {d, inner}, "more than the 1000": many} {
-		l, err := image.MakeDirectory(t.TempDir())
+		l, err := layout.Make(t.TempDir())
 		check(t, err)
 		idx := ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: list}
 		idx.SchemaVersion = 2
 		b, err := json.Marshal(idx)
 		check(t, err)
 		root := ocispec.Descriptor{MediaType: idx.MediaType, Digest: digest.FromBytes(b), Size: int64(len(b))}
-		check(t, l.Put(ctx, root, strings.NewReader(string(b))))
+		check(t, l.PutBlob(ctx, root, strings.NewReader(string(b))))
 		check(t, l.Tag(root, "web"))
 		check(t, l.Close())
 		_, err = c.Sign(ctx, loc(t, "oci:"+l.Dir()+":web"), key, "", image.Limits{})

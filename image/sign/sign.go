@@ -21,7 +21,6 @@ import (
 
 // Names of cosign's format.
 const (
-	payloadType  = "application/vnd.dev.cosign.simplesigning.v1+json"
 	annotation   = "dev.cosignproject.cosign/signature"
 	criticalType = "cosign container image signature"
 )
@@ -240,7 +239,7 @@ func Parse(manifest []byte, mediaType string, read func(ocispec.Descriptor) ([]b
 	var out []Signature
 	for _, l := range m.Layers {
 		text, ok := l.Annotations[annotation]
-		if l.MediaType != payloadType || !ok {
+		if l.MediaType != document.CosignPayload || !ok {
 			continue
 		}
 		if len(out) == maxSignatures {
@@ -281,7 +280,7 @@ func Manifest(list []Signature) ([]Blob, error) {
 	cfg := ocispec.Image{RootFS: ocispec.RootFS{Type: "layers"}}
 	var out []Blob
 	for _, s := range list {
-		b := blob(payloadType, s.Payload)
+		b := blob(document.CosignPayload, s.Payload)
 		out = append(out, b)
 		cfg.RootFS.DiffIDs = append(cfg.RootFS.DiffIDs, b.Descriptor.Digest)
 		d := b.Descriptor

@@ -10,6 +10,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/freejail/freejail/image/document"
 )
 
 const identity = "registry.example/team/web"
@@ -177,7 +179,7 @@ func TestRecordsAreBounded(t *testing.T) {
 
 func TestLongSignaturesAreRefused(t *testing.T) {
 	m := fmt.Sprintf(`{"schemaVersion":2,"config":{"digest":"x"},"layers":[{"mediaType":%q,"annotations":{%q:%q}}]}`,
-		payloadType, annotation, base64.StdEncoding.EncodeToString(make([]byte, maxSignature+1)))
+		document.CosignPayload, annotation, base64.StdEncoding.EncodeToString(make([]byte, maxSignature+1)))
 	if _, err := Parse([]byte(m), ocispec.MediaTypeImageManifest, nil); err == nil || !strings.Contains(err.Error(), "1025 bytes") {
 		t.Errorf("the error is %v", err)
 	}

@@ -1,5 +1,5 @@
-// Package durable makes names outlive a power cut: a file that was synced is on
-// the disk, but found there only when the directory that names it is synced too.
+// Package durable makes files outlive a power cut: one that was synced is on the
+// disk, but found there only when the directory that names it is synced too.
 package durable
 
 import (
@@ -10,8 +10,12 @@ import (
 )
 
 // Sync has what was made, renamed or removed in a directory written to the disk.
-func Sync(dir string) error {
-	d, err := os.Open(dir)
+func Sync(dir string) error { return syncDir(os.Open(dir)) }
+
+// SyncIn is Sync within a root.
+func SyncIn(root *os.Root, dir string) error { return syncDir(root.Open(dir)) }
+
+func syncDir(d *os.File, err error) error {
 	if err != nil {
 		return err
 	}
@@ -34,4 +38,38 @@ func MkdirAll(dir string, mode fs.FileMode) error {
 		return err
 	}
 	return Sync(filepath.Dir(dir))
+}
+
+// MkdirAllIn is MkdirAll within a root.
+func MkdirAllIn(root *os.Root, dir string, mode fs.FileMode) error {
+	fi, err := root.Stat(dir)
+	if err == nil && fi.IsDir() {
+		return nil
+	}
+	parent := filepath.Dir(dir)
+	if parent != "." {
+		if err := MkdirAllIn(root, parent, mode); err != nil {
+			return err
+		}
+	}
+	if err := root.MkdirAll(dir, mode); err != nil {
+		return err
+	}
+	return SyncIn(root, parent)
+}
+
+// Commit syncs and closes a file that has a temporary name in a root, and gives it
+// its own. After an error, such as err of who wrote it, it removes the file
+// instead. The name is on the disk once its directory is synced.
+func Commit(root *os.Root, f *os.File, temp, name string, err error) error {
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = root.Rename(temp, name)
+	}
+	if err != nil {
+		return errors.Join(err, root.Remove(temp))
+	}
+	return nil
 }

@@ -2,6 +2,7 @@ package regular
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path"
@@ -12,9 +13,15 @@ import (
 )
 
 const (
-	maxWayLinks = 8   // what os.Root follows
-	maxWayDepth = 255 // directories that are open at once
-	maxWayNames = 4096
+	maxWayLinks    = 8   // what os.Root follows
+	maxRootedLinks = 40  // what Linux follows; FreeBSD takes 32
+	maxWayDepth    = 255 // directories that are open at once
+	maxWayNames    = 4096
+)
+
+var (
+	errLinks = errors.New("too many symbolic links")
+	errNames = fmt.Errorf("too many symbolic links and directories: more than %d steps", maxWayNames)
 )
 
 // errEscapes has the text of what os.Root says.
@@ -28,7 +35,30 @@ func OpenWay(root *os.Root, name string) (f *os.File, fi fs.FileInfo, way []fs.F
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	w := &wayfarer{dirs: []*os.File{top}}
+	return (&wayfarer{dirs: []*os.File{top}, links: maxWayLinks}).file(name)
+}
+
+// OpenRooted opens a regular file as a process with that root would: an absolute
+// link means the root, and nothing is above it.
+func OpenRooted(root *os.Root, name string) (*os.File, fs.FileInfo, error) {
+	top, err := root.Open(".")
+	if err != nil {
+		return nil, nil, err
+	}
+	f, fi, _, err := (&wayfarer{dirs: []*os.File{top}, links: maxRootedLinks, rooted: true}).file(name)
+	return f, fi, err
+}
+
+// wayfarer goes one name at a time, each in the directory that is open, and never
+// through a link.
+type wayfarer struct {
+	dirs   []*os.File
+	links  int  // that may still be followed
+	rooted bool // absolute links and .. stay in the root, instead of leading out
+}
+
+// file opens a file, and closes the directories.
+func (w *wayfarer) file(name string) (f *os.File, fi fs.FileInfo, way []fs.FileInfo, err error) {
 	defer func() {
 		if cerr := w.back(0); cerr != nil && err == nil {
 			f, err = nil, errors.Join(cerr, f.Close())
@@ -48,10 +78,6 @@ func OpenWay(root *os.Root, name string) (f *os.File, fi fs.FileInfo, way []fs.F
 	}
 	return f, fi, way, nil
 }
-
-// wayfarer goes one name at a time, each in the directory that is open, and never
-// through a link.
-type wayfarer struct{ dirs []*os.File }
 
 func (w *wayfarer) top() int { return int(w.dirs[len(w.dirs)-1].Fd()) }
 
@@ -75,10 +101,10 @@ func (w *wayfarer) look(f *os.File) (fi fs.FileInfo, way []fs.FileInfo, err erro
 }
 
 func (w *wayfarer) open(name string) (*os.File, error) {
-	todo, links := names(name), 0
+	todo := names(name)
 	for n := 0; len(todo) > 0; n++ {
 		if n == maxWayNames {
-			return nil, unix.ELOOP
+			return nil, errNames
 		}
 		next, rest := todo[0], todo[1:]
 		f, link, err := w.step(next, len(rest) == 0)
@@ -86,8 +112,8 @@ func (w *wayfarer) open(name string) (*os.File, error) {
 			return f, err
 		}
 		if link != "" {
-			if links++; links > maxWayLinks {
-				return nil, unix.ELOOP
+			if w.links--; w.links < 0 {
+				return nil, errLinks
 			}
 			rest = append(names(link), rest...)
 		}
@@ -103,10 +129,10 @@ func names(p string) []string {
 // step goes into a directory, or gives a link's target or the last name's file.
 func (w *wayfarer) step(name string, last bool) (f *os.File, link string, err error) {
 	if name == ".." {
-		if len(w.dirs) == 1 {
+		if len(w.dirs) == 1 && !w.rooted {
 			return nil, "", errEscapes
 		}
-		return nil, "", w.back(len(w.dirs) - 1)
+		return nil, "", w.back(max(len(w.dirs)-1, 1))
 	}
 	var st unix.Stat_t
 	if err := unix.Fstatat(w.top(), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
@@ -115,6 +141,9 @@ func (w *wayfarer) step(name string, last bool) (f *os.File, link string, err er
 	switch mode := typeOf(uint32(st.Mode)); {
 	case mode == fs.ModeSymlink:
 		link, err = w.readLink(name)
+		if path.IsAbs(link) {
+			err = w.toRoot()
+		}
 		return nil, link, err
 	case mode.IsDir():
 		return nil, "", w.enter(name)
@@ -127,6 +156,14 @@ func (w *wayfarer) step(name string, last bool) (f *os.File, link string, err er
 	// opened decides.
 	f, err = w.openAt(name, unix.O_NONBLOCK)
 	return f, "", err
+}
+
+// toRoot follows the beginning of an absolute link.
+func (w *wayfarer) toRoot() error {
+	if !w.rooted {
+		return errEscapes
+	}
+	return w.back(1)
 }
 
 func (w *wayfarer) enter(name string) error {
@@ -162,8 +199,6 @@ func (w *wayfarer) readLink(name string) (string, error) {
 		return "", unix.ENAMETOOLONG
 	case target == "": // FreeBSD has such links
 		return "", unix.ENOENT
-	case path.IsAbs(target):
-		return "", errEscapes
 	default:
 		return target, nil
 	}

@@ -17,6 +17,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/layout"
 )
 
 // Program is where the running binary, which must be static, lies in an image.
@@ -45,7 +46,7 @@ func Write(ctx context.Context, dir string, spec Spec) (path string, err error) 
 		return "", err
 	}
 	defer os.RemoveAll(tmp)
-	s, err := image.OpenStore(tmp, image.Limits{})
+	s, err := layout.OpenStore(tmp, image.Limits{})
 	if err != nil {
 		return "", err
 	}

@@ -17,7 +17,9 @@ import (
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/layout"
 	"github.com/freejail/freejail/internal/mount"
+	"github.com/freejail/freejail/internal/remove"
 	"github.com/freejail/freejail/internal/testimage"
 	"github.com/freejail/freejail/internal/testnfs"
 )
@@ -84,7 +86,7 @@ func (b *bench) answeringImage(ctx context.Context, archive string) error {
 	if err != nil {
 		return err
 	}
-	s, err := image.OpenStore(b.path("answeringstore"), image.Limits{})
+	s, err := layout.OpenStore(b.path("answeringstore"), image.Limits{})
 	if err != nil {
 		return err
 	}
@@ -189,6 +191,6 @@ func (h *freshHost) end(ctx context.Context) error {
 	for _, t := range tasks {
 		errs = append(errs, h.daemon.Destroy(ctx, t.Spec.ID, true))
 	}
-	errs = append(errs, h.cmd.Process.Signal(syscall.SIGTERM), h.cmd.Wait(), mount.UnmountUnder(h.dir), image.RemoveTree(h.dir))
+	errs = append(errs, h.cmd.Process.Signal(syscall.SIGTERM), h.cmd.Wait(), mount.UnmountUnder(h.dir), remove.Tree(h.dir))
 	return errors.Join(errs...)
 }

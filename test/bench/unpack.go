@@ -19,7 +19,10 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/layout"
+	"github.com/freejail/freejail/image/unpack"
 	"github.com/freejail/freejail/internal/mount"
+	"github.com/freejail/freejail/internal/remove"
 	"github.com/freejail/freejail/internal/testimage"
 )
 
@@ -68,8 +71,8 @@ func (u *unpacking) path(name string) string { return filepath.Join(u.dir, name)
 
 func (u *unpacking) compare(ctx context.Context, plain string, k kind) error {
 	u.used = map[string][]usage{}
-	layer, layout, archive := u.path("layer."+k.name), u.path("layout-"+k.name), u.path(k.name+".tar")
-	if err := u.makeImage(ctx, plain, layer, layout, archive, k); err != nil {
+	layer, layoutDir, archive := u.path("layer."+k.name), u.path("layout-"+k.name), u.path(k.name+".tar")
+	if err := u.makeImage(ctx, plain, layer, layoutDir, archive, k); err != nil {
 		return err
 	}
 	var list []contestant
@@ -81,13 +84,13 @@ func (u *unpacking) compare(ctx context.Context, plain string, k kind) error {
 		list = append(list, contestant{name, func() (time.Duration, error) { return u.run(ctx, name, program, args) }})
 	}
 	add("bsdtar -x of the layer, nothing verified", "bsdtar", func(dir string) []string { return []string{"-xpf", layer, "-C", dir} })
-	add("freejail-build unpack of the layout, all verified", u.build, func(dir string) []string { return []string{"unpack", layout, dir} })
+	add("freejail-build unpack of the layout, all verified", u.build, func(dir string) []string { return []string{"unpack", layoutDir, dir} })
 	add("freejail-build unpack of the archive, all verified", u.build, func(dir string) []string { return []string{"unpack", archive, dir} })
 	if k.name == "gzip" {
-		add("umoci unpack of the layout", os.Getenv("UMOCI_BIN"), func(dir string) []string { return []string{"unpack", "--image", layout + ":base", dir} })
+		add("umoci unpack of the layout", os.Getenv("UMOCI_BIN"), func(dir string) []string { return []string{"unpack", "--image", layoutDir + ":base", dir} })
 	}
 	add("podman pull of the layout, into its vfs storage", "podman", func(dir string) []string {
-		return []string{"--root", dir, "--runroot", dir + "-run", "--storage-driver", "vfs", "pull", "--quiet", "oci:" + layout + ":base"}
+		return []string{"--root", dir, "--runroot", dir + "-run", "--storage-driver", "vfs", "pull", "--quiet", "oci:" + layoutDir + ":base"}
 	})
 	what := fmt.Sprintf("Unpacking %d MB in %d files from a layer in %s, on a file system in memory", int(treeBytes/1e6), treeFiles, k.name)
 	if err := contest(5, what, list...); err != nil {
@@ -102,7 +105,7 @@ func (u *unpacking) compare(ctx context.Context, plain string, k kind) error {
 		}
 		fmt.Printf("  %-58s %10s %10s\n", c.name, mib(uint64(memory)<<10), round(median(cpu)))
 	}
-	return errors.Join(os.RemoveAll(layout), os.Remove(layer), os.Remove(archive))
+	return errors.Join(os.RemoveAll(layoutDir), os.Remove(layer), os.Remove(archive))
 }
 
 // run lets a program fill a new directory.
@@ -120,7 +123,7 @@ func (u *unpacking) run(ctx context.Context, name, program string, args func(dir
 		return 0, err
 	}
 	for _, d := range []string{dir, dir + "-run"} {
-		if err := errors.Join(mount.UnmountUnder(d), image.RemoveTree(d)); err != nil {
+		if err := errors.Join(mount.UnmountUnder(d), remove.Tree(d)); err != nil {
 			return 0, err
 		}
 	}
@@ -181,7 +184,7 @@ func countFiles(dir string) error {
 	return err
 }
 
-func (u *unpacking) makeImage(ctx context.Context, plain, layer, layout, archive string, k kind) error {
+func (u *unpacking) makeImage(ctx context.Context, plain, layer, layoutDir, archive string, k kind) error {
 	if err := writeFile(layer, func(w io.Writer) error {
 		z, err := k.compress(w)
 		if err != nil {
@@ -196,7 +199,7 @@ func (u *unpacking) makeImage(ctx context.Context, plain, layer, layout, archive
 	}); err != nil {
 		return err
 	}
-	s, err := image.OpenStore(u.path("store"), image.Limits{})
+	s, err := layout.OpenStore(u.path("store"), image.Limits{})
 	if err != nil {
 		return err
 	}
@@ -217,7 +220,7 @@ func (u *unpacking) makeImage(ctx context.Context, plain, layer, layout, archive
 	if _, err := s.Put(ctx, "base", cfg, []ocispec.Descriptor{d}, nil); err != nil {
 		return err
 	}
-	if err := s.WriteLayout(ctx, "base", layout); err != nil {
+	if err := s.WriteLayout(ctx, "base", layoutDir); err != nil {
 		return err
 	}
 	err = writeFile(archive, func(w io.Writer) error { return s.Export(ctx, "base", w) })
@@ -226,7 +229,7 @@ func (u *unpacking) makeImage(ctx context.Context, plain, layer, layout, archive
 
 // unpackedTree imports an archive into a store of its own and unpacks it.
 func unpackedTree(ctx context.Context, archive, dir string) (root string, err error) {
-	s, err := image.OpenStore(filepath.Join(dir, "store"), image.Limits{})
+	s, err := layout.OpenStore(filepath.Join(dir, "store"), image.Limits{})
 	if err != nil {
 		return "", err
 	}
@@ -239,7 +242,7 @@ func unpackedTree(ctx context.Context, archive, dir string) (root string, err er
 	if err := os.Mkdir(root, 0o755); err != nil {
 		return "", err
 	}
-	return root, s.Unpack(ctx, img, root, nil)
+	return root, unpack.Image(ctx, s, img, root, nil)
 }
 
 func writeFile(path string, write func(io.Writer) error) error {

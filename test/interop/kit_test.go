@@ -26,6 +26,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/layout"
+	"github.com/freejail/freejail/image/unpack"
 	"github.com/freejail/freejail/internal/mount"
 )
 
@@ -167,10 +169,10 @@ func (plain) Close() error { return nil }
 
 // ours is an image of the layers, by freejail: as a layout and as an archive,
 // with the tree that freejail unpacks.
-func ours(t *testing.T, mediaType string) (layout, archive, root string) {
+func ours(t *testing.T, mediaType string) (ociDir, archive, root string) {
 	t.Helper()
 	dir := lowerDir(t)
-	s, err := image.OpenStore(filepath.Join(dir, "store"), image.Limits{})
+	s, err := layout.OpenStore(filepath.Join(dir, "store"), image.Limits{})
 	check(t, err)
 	cfg := ocispec.Image{Platform: ocispec.Platform{OS: runtime.GOOS, Architecture: runtime.GOARCH}, RootFS: ocispec.RootFS{Type: "layers"}}
 	cfg.Config.Cmd = []string{"/bin/su"}
@@ -188,12 +190,12 @@ func ours(t *testing.T, mediaType string) (layout, archive, root string) {
 	}
 	_, err = s.Put(t.Context(), "all:1.0", cfg, blobs, nil)
 	check(t, err)
-	layout, archive = filepath.Join(dir, "layout"), filepath.Join(dir, "all.tar")
-	check(t, s.WriteLayout(t.Context(), "all:1.0", layout))
+	ociDir, archive = filepath.Join(dir, "layout"), filepath.Join(dir, "all.tar")
+	check(t, s.WriteLayout(t.Context(), "all:1.0", ociDir))
 	f, err := os.Create(archive)
 	check(t, err)
 	check(t, errors.Join(s.Export(t.Context(), "all:1.0", f), f.Close()))
-	return layout, archive, unpacked(t, layout)
+	return ociDir, archive, unpacked(t, ociDir)
 }
 
 // lowerDir has a path that podman takes for a name of an image.
@@ -215,11 +217,11 @@ func unpacked(t *testing.T, path string) (root string) {
 	t.Helper()
 	root = filepath.Join(t.TempDir(), "root")
 	check(t, os.Mkdir(root, 0o755))
-	s, err := image.OpenStore(t.TempDir(), image.Limits{})
+	s, err := layout.OpenStore(t.TempDir(), image.Limits{})
 	check(t, err)
 	img, err := s.ImportFor(t.Context(), path, "it", ocispec.Platform{}, nil)
 	check(t, err)
-	check(t, s.Unpack(t.Context(), img, root, nil))
+	check(t, unpack.Image(t.Context(), s, img, root, nil))
 	return root
 }
 
@@ -302,7 +304,7 @@ func join(program string, options []string, args ...string) []string {
 // write times in whole seconds.
 func sample(t *testing.T, dir string) {
 	t.Helper()
-	check(t, image.ExtractTar(t.Context(), bytes.NewReader(layerTar(t, layers[0])), dir, image.Limits{}))
+	check(t, unpack.Archive(t.Context(), bytes.NewReader(layerTar(t, layers[0])), dir, image.Limits{}))
 	then := time.Unix(1_600_000_001, 0)
 	check(t, os.Chtimes(filepath.Join(dir, "data/old"), then, then))
 }

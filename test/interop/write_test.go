@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/unpack"
 )
 
 // change does what a layer can do to a tree that came from lower ones.
@@ -101,6 +102,6 @@ func TestWeReadPodmans(t *testing.T) {
 	// With the fraction of a second: podman passes the archive on.
 	tree := filepath.Join(dir, "tree")
 	check(t, os.Mkdir(tree, 0o755))
-	check(t, image.ExtractTar(t.Context(), bytes.NewReader(layerTar(t, layers[0])), tree, image.Limits{}))
+	check(t, unpack.Archive(t.Context(), bytes.NewReader(layerTar(t, layers[0])), tree, image.Limits{}))
 	sameTree(t, "imported", unpacked(t, archive), tree)
 }

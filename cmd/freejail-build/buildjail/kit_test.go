@@ -21,7 +21,10 @@ import (
 	"github.com/freejail/freejail/cmd/freejail-build/buildjail"
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/build"
+	"github.com/freejail/freejail/image/layout"
+	"github.com/freejail/freejail/image/unpack"
 	"github.com/freejail/freejail/internal/mount"
+	"github.com/freejail/freejail/internal/remove"
 )
 
 // TestMain is also the program in the image: it stands there as /bin/prog and
@@ -221,7 +224,7 @@ func (f *fixture) build(lines ...string) (*image.Image, error) {
 // layer lists the entries of an image's layer as text.
 func (f *fixture) layer(n int) []string {
 	f.Helper()
-	s, err := image.OpenStore(f.TempDir(), image.Limits{})
+	s, err := layout.OpenStore(f.TempDir(), image.Limits{})
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -230,13 +233,13 @@ func (f *fixture) layer(n int) []string {
 		f.Fatal(err)
 	}
 	root := f.TempDir()
-	if err := s.Unpack(f.Context(), img, root, nil); err != nil {
+	if err := unpack.Image(f.Context(), s, img, root, nil); err != nil {
 		f.Errorf("the image cannot be unpacked: %v", err)
 	}
-	if err := image.RemoveTree(root); err != nil {
+	if err := remove.Tree(root); err != nil {
 		f.Error(err)
 	}
-	r, err := s.OpenLayer(f.Context(), img.Layers[n])
+	r, err := unpack.OpenLayer(f.Context(), s, img.Layers[n])
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -1,0 +1,274 @@
+package layout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/blob"
+	"github.com/freejail/freejail/image/document"
+	"github.com/freejail/freejail/internal/regular"
+)
+
+// Examination is what is known of a layout that may have any fault.
+type Examination struct {
+	image.Findings
+	Layout *Layout        // nil where an archive could not be extracted
+	Images []*image.Image // that can be read, and whose layers are what they should be
+	seen   map[digest.Digest]bool
+}
+
+// Examine looks at every image of an OCI layout directory or an oci-archive for
+// whose platform want is true: at the index, the manifests, the configs, and whether
+// every blob is there and is what its descriptor says. The error is for what kept
+// it from looking, such as a path where nothing is.
+func Examine(ctx context.Context, path string, limits image.Limits, want func(ocispec.Platform) bool) (*Examination, error) {
+	in, err := OpenInput(path, path)
+	if err != nil {
+		return nil, err
+	}
+	defer in.Close()
+	e := &Examination{seen: map[digest.Digest]bool{}}
+	if e.Layout, err = in.layout(ctx, extraction{limits: limits.WithDefaults()}); err != nil {
+		if ctx.Err() != nil || in.root != nil {
+			return nil, err
+		}
+		e.Add(image.Error, "archive", path, "%v", err)
+		return e, nil
+	}
+	e.layoutFile()
+	b, err := e.Layout.foreignIndex()
+	if err != nil {
+		e.Add(image.Error, "index-missing", indexFile, "this is not an OCI layout or oci-archive: %v", err)
+		return e, nil
+	}
+	return e, e.index(ctx, "index", ocispec.MediaTypeImageIndex, b, want, 0)
+}
+
+// Close lets go of the layout.
+func (e *Examination) Close() error {
+	if e.Layout == nil {
+		return nil
+	}
+	return e.Layout.Close()
+}
+
+func (e *Examination) layoutFile() {
+	b, err := regular.ReadIn(e.Layout.root, ocispec.ImageLayoutFile, document.MaxBytes)
+	version := ""
+	if err == nil {
+		version, err = document.LayoutVersion(b)
+	}
+	switch {
+	case err != nil:
+		e.Add(image.Warning, "layout-file", ocispec.ImageLayoutFile, "%v", err)
+	case version != ocispec.ImageLayoutVersion:
+		e.Add(image.Warning, "layout-version", ocispec.ImageLayoutFile, "the version %.100q is not %s", version, ocispec.ImageLayoutVersion)
+	}
+}
+
+func (e *Examination) index(ctx context.Context, where, mediaType string, b []byte, want func(ocispec.Platform) bool, depth int) error {
+	idx, err := document.ReadIndex(b, mediaType)
+	if err != nil {
+		e.malformed("index-malformed", where, err)
+		return nil
+	}
+	if len(idx.Manifests) == 0 {
+		e.Add(image.Error, "index-empty", where, "it names no image")
+	}
+	for i, d := range idx.Manifests {
+		at := fmt.Sprintf("%s, manifest %d", where, i+1)
+		if d.Platform != nil && !want(*d.Platform) {
+			continue
+		}
+		b, err := e.blob(ctx, at, d, true)
+		if err != nil {
+			return err
+		}
+		if b == nil {
+			continue
+		}
+		switch {
+		case document.IsImage(d.MediaType):
+			err = e.manifest(ctx, at, d, b, want)
+		case document.IsIndex(d.MediaType) && depth < 4:
+			err = e.index(ctx, at, d.MediaType, b, want, depth+1)
+		default:
+			e.Add(image.Warning, "media-type", at, "%q is neither an image manifest nor an index: it was not looked at", d.MediaType)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// malformed is a finding about a document that cannot be read.
+func (e *Examination) malformed(code, where string, err error) {
+	if errors.Is(err, document.ErrMediaType) {
+		code = "media-type"
+	}
+	e.Add(image.Error, code, where, "%v", err)
+}
+
+// blob verifies one, and returns its content if it is a small one. Without
+// content there is a finding.
+func (e *Examination) blob(ctx context.Context, where string, d ocispec.Descriptor, small bool) (content []byte, err error) {
+	if err := document.CheckDigest(d.Digest); err != nil {
+		e.Add(image.Error, "digest-malformed", where, "%v", err)
+		return nil, nil
+	}
+	f, size, err := e.Layout.openBlob(d.Digest)
+	if errors.Is(err, fs.ErrNotExist) {
+		e.Add(image.Error, "blob-missing", where, "blob %s is not there", d.Digest)
+		return nil, nil
+	}
+	if err != nil {
+		e.Add(image.Error, "blob-unreadable", where, "blob %s: %v", d.Digest, err)
+		return nil, nil
+	}
+	defer f.Close()
+	if size != d.Size {
+		e.Add(image.Error, "blob-size", where, "blob %s has %d bytes, its descriptor says %d", d.Digest, size, d.Size)
+	}
+	if small && size > document.MaxBytes {
+		e.Add(image.Error, "blob-size", where, "blob %s: %d bytes are over the limit of %d", d.Digest, size, document.MaxBytes)
+		return nil, nil
+	}
+	digester := digest.SHA256.Digester()
+	content = []byte{}
+	if small {
+		if content, err = io.ReadAll(io.LimitReader(f, document.MaxBytes)); err == nil {
+			_, err = digester.Hash().Write(content)
+		}
+	} else {
+		_, err = blob.Copy(digester.Hash(), blob.WithContext(ctx, f))
+	}
+	if err != nil {
+		return nil, err
+	}
+	if got := digester.Digest(); got != d.Digest {
+		e.Add(image.Error, "blob-digest", where, "blob %s: digest mismatch: its content has %s", d.Digest, got)
+	}
+	return content, nil
+}
+
+func (e *Examination) manifest(ctx context.Context, where string, d ocispec.Descriptor, b []byte, want func(ocispec.Platform) bool) error {
+	if e.seen[d.Digest] {
+		return nil // under another name
+	}
+	e.seen[d.Digest] = true
+	before := e.Errors()
+	m, err := document.ReadManifest(b, d.MediaType)
+	if err != nil {
+		e.malformed("manifest-malformed", where, err)
+		return nil
+	}
+	if !document.IsConfig(m.Config.MediaType) {
+		e.Add(image.Warning, "media-type", where, "the config's type %q is not that of an image: it was not looked at", m.Config.MediaType)
+		return nil
+	}
+	text, err := e.blob(ctx, where+", config", m.Config, true)
+	if err != nil {
+		return err
+	}
+	if text != nil && !e.config(where+", config", d, m, text, want) {
+		return nil
+	}
+	if err := e.layers(ctx, where, m); err != nil || e.Errors() > before {
+		return err
+	}
+	img, err := e.Layout.load(d)
+	if err != nil {
+		e.Add(image.Error, "image", where, "%v", err)
+		return nil
+	}
+	img.Name = image.OwnName(d)
+	e.Images = append(e.Images, img)
+	return nil
+}
+
+func (e *Examination) layers(ctx context.Context, where string, m ocispec.Manifest) error {
+	first := map[digest.Digest]int{}
+	for i, l := range m.Layers {
+		at := fmt.Sprintf("%s, layer %d", where, i+1)
+		if _, err := blob.Decompressor(l.MediaType); err != nil {
+			e.Add(image.Error, "media-type", at, "%v", err)
+		}
+		if n, twice := first[l.Digest]; twice {
+			e.Add(image.Note, "layer-twice", at, "it is layer %d again", n)
+			continue
+		}
+		first[l.Digest] = i + 1
+		if _, err := e.blob(ctx, at, l, false); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// config is false where the image is not a wanted one.
+func (e *Examination) config(where string, d ocispec.Descriptor, m ocispec.Manifest, text []byte, want func(ocispec.Platform) bool) bool {
+	c, err := document.ReadConfig(text, m.Config.MediaType)
+	if err != nil {
+		e.malformed("config-malformed", where, err)
+		return true
+	}
+	if !want(c.Platform) {
+		return false
+	}
+	if p := d.Platform; p != nil && p.OS != "" && (p.OS != c.OS || p.Architecture != c.Architecture) {
+		e.Add(image.Error, "platform", where, "it is for %s, the index says %s", image.PlatformText(&c.Platform), image.PlatformText(p))
+	}
+	if c.RootFS.Type != "layers" {
+		e.Add(image.Warning, "config-malformed", where, "rootfs.type is %q, not layers", c.RootFS.Type)
+	}
+	if n := len(c.RootFS.DiffIDs); n != len(m.Layers) {
+		e.Add(image.Error, "diff-ids", where, "the image has %d layers, its config names %d", len(m.Layers), n)
+	}
+	for i, id := range c.RootFS.DiffIDs {
+		if err := document.CheckDigest(id); err != nil {
+			e.Add(image.Error, "digest-malformed", where, "rootfs.diff_ids[%d]: %v", i, err)
+		}
+	}
+	e.history(where, c, len(m.Layers))
+	if label, ok := c.Config.Labels[image.ManifestLabel]; ok {
+		_, err := image.ParseManifest([]byte(label))
+		for _, err := range flatten(err) {
+			e.Add(image.Error, "freejail-manifest", where, "%v", err)
+		}
+	}
+	return true
+}
+
+func (e *Examination) history(where string, c ocispec.Image, layers int) {
+	made := 0
+	for _, h := range c.History {
+		if !h.EmptyLayer {
+			made++
+		}
+	}
+	if len(c.History) > 0 && made != layers {
+		e.Add(image.Warning, "history", where, "its history tells of %d layers, the image has %d", made, layers)
+	}
+}
+
+// flatten makes a list of joined errors.
+func flatten(err error) (out []error) {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, e := range joined.Unwrap() {
+			out = append(out, flatten(e)...)
+		}
+		return out
+	}
+	if err != nil {
+		out = append(out, err)
+	}
+	return out
+}

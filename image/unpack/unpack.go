@@ -1,0 +1,183 @@
+package unpack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/blob"
+)
+
+// memory is what one unpacking takes at most, in bytes: buffers, and what is
+// remembered of its directories.
+const memory = 128 << 20
+
+// Source has the blobs of images, as they are stored and not verified.
+type Source interface {
+	OpenBlob(d digest.Digest) (*os.File, error)
+	Limits() image.Limits
+}
+
+// Image applies an image's layers in order to an existing, empty directory.
+// Nothing outside of it is touched, whatever the layers say; every layer's
+// digest and DiffID are verified; device nodes and FIFOs are refused. Owners are set where
+// the process runs as root; without that, setuid and setgid bits are dropped.
+// Extended attributes are not unpacked. On error the directory may hold a part.
+// Progress, which may be nil, is told from another goroutine how much of the
+// layers was read.
+func Image(ctx context.Context, from Source, img *image.Image, dir string, progress func(image.Progress)) error {
+	if err := checkEmpty(dir); err != nil {
+		return err
+	}
+	return New(from, img, progress).Apply(ctx, dir, 0, len(img.Layers))
+}
+
+// Layers are an image's layers, to be applied in several steps that share its limits.
+type Layers struct {
+	from     Source
+	img      *image.Image
+	left     image.Limits
+	progress func(image.Progress)
+}
+
+// New begins with nothing applied; see Image for progress.
+func New(from Source, img *image.Image, progress func(image.Progress)) *Layers {
+	return &Layers{from, img, from.Limits(), progress}
+}
+
+// Apply is Image for the layers from the index first to before the index end,
+// in a directory that has those before.
+func (u *Layers) Apply(ctx context.Context, dir string, first, end int) error {
+	img := u.img
+	if len(img.Config.RootFS.DiffIDs) != len(img.Layers) {
+		return fmt.Errorf("the image has %d layers, its config names %d", len(img.Layers), len(img.Config.RootFS.DiffIDs))
+	}
+	p := image.Progress{Layers: end - first}
+	for _, d := range img.Layers[first:end] {
+		p.Size += d.Size
+	}
+	read := func(n int) {
+		if p.Done += int64(n); u.progress != nil {
+			u.progress(p)
+		}
+	}
+	for i := first; i < end; i++ {
+		if err := u.apply(ctx, i, dir, read); err != nil {
+			return fmt.Errorf("layer %d (%.19s): %w", i+1, img.Layers[i].Digest, blob.ExplainNoSpace(err))
+		}
+		p.LayersDone++
+	}
+	return nil
+}
+
+func checkEmpty(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		// A file system of its own may show these in its root.
+		if e.Name() != ".zfs" && e.Name() != ".snap" {
+			return fmt.Errorf("%s is not empty: unpack into an empty directory", dir)
+		}
+	}
+	return nil
+}
+
+func (u *Layers) apply(ctx context.Context, i int, dir string, read func(n int)) (err error) {
+	d := u.img.Layers[i]
+	open, err := blob.Decompressor(d.MediaType)
+	if err != nil {
+		return err
+	}
+	f, err := u.from.OpenBlob(d.Digest)
+	if err != nil {
+		return fmt.Errorf("import the image again: %w", err)
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	pump := newPump(blob.Count(blob.WithContext(ctx, f), read))
+	defer pump.stop()
+	br := blob.Buffered(pump)
+	release, err := blob.Reserve(ctx, br, memory)
+	if err != nil {
+		return blob.CutOff(err)
+	}
+	defer release()
+	z, err := open(br)
+	if err != nil {
+		return blob.CutOff(err)
+	}
+	defer z.Close()
+	if err := applyVerified(blob.WithContext(ctx, z), dir, u.img.Config.RootFS.DiffIDs[i], &u.left); err != nil {
+		return err
+	}
+	got, size, err := pump.digest()
+	if err == nil && (got != d.Digest || size != d.Size) {
+		err = fmt.Errorf("the blob has %d bytes and the digest %s, its descriptor says %d and %s: import the image again", size, got, d.Size, d.Digest)
+	}
+	return err
+}
+
+// budget is what one layer may unpack to, and what it has.
+type budget struct {
+	maxBytes, maxEntries   int64
+	stream, files, entries int64
+}
+
+const limitNames = "layer_size, image_size"
+
+func (b *budget) addFile(size int64) error {
+	// Sparse files are larger than what the stream has of them.
+	if size < 0 || size > b.maxBytes-b.files {
+		return fmt.Errorf("with it the files unpack to more than the limit of %d bytes (limits { %s })", b.maxBytes, limitNames)
+	}
+	b.files += size
+	return nil
+}
+
+func (b *budget) addEntry() error {
+	if b.entries++; b.entries > b.maxEntries {
+		return fmt.Errorf("there are more than the limit of %d entries (limits { entries })", b.maxEntries)
+	}
+	return nil
+}
+
+// applyVerified applies an uncompressed layer and takes what it has used off
+// the image's limits.
+func applyVerified(r io.Reader, dir string, want digest.Digest, left *image.Limits) error {
+	b := &budget{maxBytes: min(left.LayerBytes, left.ImageBytes), maxEntries: left.Entries}
+	p := newPump(blob.Limit(r, &b.stream, b.maxBytes, limitNames))
+	defer p.stop()
+	if err := applyTar(p, dir, b, true); err != nil {
+		return blob.CutOff(err)
+	}
+	got, _, err := p.digest()
+	if err != nil {
+		return blob.CutOff(err)
+	}
+	if got != want {
+		return fmt.Errorf("its content has the digest %s, the config says %s", got, want)
+	}
+	left.ImageBytes -= max(b.stream, b.files)
+	left.Entries -= b.entries
+	return nil
+}
+
+// Archive extracts a plain archive (tar, also in gzip, zstd or xz) into a
+// directory with the same care as Image, but without whiteouts: names that
+// begin with .wh. are ordinary here.
+func Archive(ctx context.Context, r io.Reader, dir string, l image.Limits) error {
+	z, err := blob.Decompress(blob.WithContext(ctx, r))
+	if err != nil {
+		return blob.CutOff(err)
+	}
+	defer z.Close()
+	l = l.WithDefaults()
+	b := &budget{maxBytes: min(l.LayerBytes, l.ImageBytes), maxEntries: l.Entries}
+	return blob.CutOff(blob.ExplainNoSpace(applyTar(blob.Limit(blob.WithContext(ctx, z), &b.stream, b.maxBytes, limitNames), dir, b, false)))
+}
