@@ -24,7 +24,7 @@ func (d *Driver) ensureDaemon(ctx context.Context) (*client.Info, error) {
 	}
 	if who := hostStarts(d.config().Socket); who != "" {
 		d.tellOwner(who)
-		return nil, fmt.Errorf("%w; the plugin starts none, as %s does", err, who)
+		return nil, fmt.Errorf("%w; it is started by %s, not by the plugin", err, who)
 	}
 	if err := d.startDaemon(ctx); err != nil {
 		return nil, err
@@ -38,7 +38,7 @@ func (d *Driver) tellOwner(who string) {
 	defer d.mu.Unlock()
 	if !d.ownerTold {
 		d.ownerTold = true
-		d.log.Warn("no daemon answers; the plugin starts none where the host does: autostart has no effect", "starts", who)
+		d.log.Warn("no daemon answers, and autostart has no effect: the host starts the daemon", "by", who)
 	}
 }
 
@@ -49,10 +49,8 @@ func (d *Driver) waitRecovered(ctx context.Context) (*client.Info, error) {
 		if err != nil || info.Recovering == "" {
 			return info, err
 		}
-		select {
-		case <-ctx.Done():
+		if !client.Pause(ctx, 50*time.Millisecond) {
 			return info, nil
-		case <-time.After(50 * time.Millisecond):
 		}
 	}
 }
@@ -62,11 +60,11 @@ func (d *Driver) waitRecovered(ctx context.Context) (*client.Info, error) {
 func (d *Driver) startDaemon(ctx context.Context) error {
 	cfg := d.config()
 	lock, err := os.OpenFile(cfg.Socket+".lock", os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return fmt.Errorf("start the daemon: %w", err)
+	if err == nil {
+		defer lock.Close()
+		err = unix.Flock(int(lock.Fd()), unix.LOCK_EX)
 	}
-	defer lock.Close()
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+	if err != nil {
 		return fmt.Errorf("start the daemon: %w", err)
 	}
 	if _, err := d.daemon().Info(ctx); err == nil {
@@ -102,7 +100,7 @@ func (d *Driver) startDaemon(ctx context.Context) error {
 		}
 		select {
 		case err := <-ended:
-			return fmt.Errorf("the daemon ended at once (%v): see %s", err, cfg.LogFile)
+			return fmt.Errorf("the daemon exited (%v): see %s", err, cfg.LogFile)
 		case <-ctx.Done():
 			return fmt.Errorf("the daemon does not answer: see %s", cfg.LogFile)
 		case <-time.After(50 * time.Millisecond):

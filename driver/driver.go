@@ -59,7 +59,8 @@ var (
 
 // New returns the driver. It does nothing until Nomad configures it.
 func New(log hclog.Logger, version string) *Driver {
-	return &Driver{version: version, log: log.Named(Name), cfg: Config{Socket: client.DefaultSocket}, calls: client.New(client.DefaultSocket), host: newHostEnds()}
+	return &Driver{version: version, log: log.Named(Name), cfg: Config{Socket: client.DefaultSocket},
+		calls: client.New(client.DefaultSocket), host: newHostEnds()}
 }
 
 // StartedByNomad tells whether this process was started as a plugin.
@@ -73,9 +74,12 @@ func Serve(version string) {
 	d := New(log, version)
 	plugin.Serve(&plugin.ServeConfig{
 		HandshakeConfig: base.Handshake,
-		Plugins:         plugin.PluginSet{base.PluginTypeBase: &base.PluginBase{Impl: d}, base.PluginTypeDriver: grpcPlugin{d: d}},
-		GRPCServer:      grpcServer,
-		Logger:          log,
+		Plugins: plugin.PluginSet{
+			base.PluginTypeBase:   &base.PluginBase{Impl: d},
+			base.PluginTypeDriver: grpcPlugin{d: d},
+		},
+		GRPCServer: grpcServer,
+		Logger:     log,
 	})
 }
 
@@ -96,7 +100,8 @@ func (grpcPlugin) GRPCClient(context.Context, *plugin.GRPCBroker, *grpc.ClientCo
 
 // PluginInfo tells Nomad which plugin this is.
 func (d *Driver) PluginInfo() (*base.PluginInfoResponse, error) {
-	return &base.PluginInfoResponse{Type: base.PluginTypeDriver, PluginApiVersions: []string{apiVersion}, PluginVersion: pluginVersion(d.version), Name: Name}, nil
+	return &base.PluginInfoResponse{Type: base.PluginTypeDriver, PluginApiVersions: []string{apiVersion},
+		PluginVersion: pluginVersion(d.version), Name: Name}, nil
 }
 
 var (
@@ -140,13 +145,15 @@ func (d *Driver) SetConfig(c *base.Config) error {
 }
 
 // TaskConfigSchema is that of a task's config block.
-func (d *Driver) TaskConfigSchema(context.Context, *proto.TaskConfigSchemaRequest) (*proto.TaskConfigSchemaResponse, error) {
+func (d *Driver) TaskConfigSchema(context.Context,
+	*proto.TaskConfigSchemaRequest) (*proto.TaskConfigSchemaResponse, error) {
 	return &proto.TaskConfigSchemaResponse{Spec: taskConfigSpec}, nil
 }
 
 // Capabilities: the image is the root, so Nomad tells tasks the paths inside.
 func (d *Driver) Capabilities(context.Context, *proto.CapabilitiesRequest) (*proto.CapabilitiesResponse, error) {
-	return &proto.CapabilitiesResponse{Capabilities: &proto.DriverCapabilities{SendSignals: true, Exec: true, FsIsolation: proto.DriverCapabilities_IMAGE,
+	return &proto.CapabilitiesResponse{Capabilities: &proto.DriverCapabilities{
+		SendSignals: true, Exec: true, FsIsolation: proto.DriverCapabilities_IMAGE,
 		NetworkIsolationModes: []proto.NetworkIsolationSpec_NetworkIsolationMode{proto.NetworkIsolationSpec_HOST}}}, nil
 }
 
@@ -173,9 +180,7 @@ func (d *Driver) Fingerprint(_ *proto.FingerprintRequest, stream proto.Driver_Fi
 		if err := stream.Send(d.fingerprint(ctx)); err != nil {
 			return err
 		}
-		select {
-		case <-time.After(fingerprintEvery):
-		case <-ctx.Done():
+		if !client.Pause(ctx, fingerprintEvery) {
 			return nil
 		}
 	}
@@ -186,7 +191,8 @@ func (d *Driver) fingerprint(ctx context.Context) *proto.FingerprintResponse {
 	defer cancel()
 	info, err := d.waitRecovered(ctx)
 	if err != nil {
-		return &proto.FingerprintResponse{Health: proto.FingerprintResponse_UNHEALTHY, HealthDescription: printable.Flat(err.Error())}
+		return &proto.FingerprintResponse{Health: proto.FingerprintResponse_UNHEALTHY,
+			HealthDescription: printable.Flat(err.Error())}
 	}
 	text := structs.NewStringAttribute
 	attrs := map[string]*structs.Attribute{
@@ -199,7 +205,8 @@ func (d *Driver) fingerprint(ctx context.Context) *proto.FingerprintResponse {
 	for k, v := range info.Features {
 		attrs["driver.freejail."+k] = text(v)
 	}
-	fp := &proto.FingerprintResponse{Attributes: structs.ConvertStructAttributeMap(attrs), Health: proto.FingerprintResponse_HEALTHY, HealthDescription: "Healthy"}
+	fp := &proto.FingerprintResponse{Attributes: structs.ConvertStructAttributeMap(attrs),
+		Health: proto.FingerprintResponse_HEALTHY, HealthDescription: "Healthy"}
 	if !info.Healthy {
 		fp.Health, fp.HealthDescription = proto.FingerprintResponse_UNHEALTHY, printable.Flat(info.Reason)
 	} else if info.PolicyError != "" {
@@ -221,17 +228,16 @@ func (d *Driver) TaskEvents(_ *proto.TaskEventsRequest, stream proto.Driver_Task
 			if e.Labels["nomad_task_id"] == "" {
 				return nil
 			}
-			lost = shared.Send(&proto.DriverTaskEvent{TaskId: e.Labels["nomad_task_id"], TaskName: e.Labels["task"], AllocId: e.Labels["alloc_id"],
-				Timestamp: timestamppb.New(e.At), Message: e.Message, Annotations: map[string]string{"kind": e.Kind}})
+			lost = shared.Send(&proto.DriverTaskEvent{TaskId: e.Labels["nomad_task_id"], TaskName: e.Labels["task"],
+				AllocId: e.Labels["alloc_id"], Timestamp: timestamppb.New(e.At), Message: e.Message,
+				Annotations: map[string]string{"kind": e.Kind}})
 			return lost
 		})
 		if lost != nil {
 			return lost
 		}
 		d.log.Trace("event stream ended", "error", err)
-		select {
-		case <-time.After(time.Second):
-		case <-ctx.Done():
+		if !client.Pause(ctx, time.Second) {
 			return nil
 		}
 	}
@@ -262,8 +268,9 @@ func failure(err error) error {
 	case known && ce.Code != client.CodeUnavailable && ce.Code != client.CodeInternal:
 		return err
 	}
-	st, derr := status.New(codes.FailedPrecondition, printable.Error(err)).WithDetails(&sproto.RecoverableError{Recoverable: true})
-	if derr != nil {
+	st, detailed := status.New(codes.FailedPrecondition, printable.Error(err)).
+		WithDetails(&sproto.RecoverableError{Recoverable: true})
+	if detailed != nil {
 		return err
 	}
 	return st.Err()

@@ -2,6 +2,7 @@ package driver
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
@@ -17,12 +18,13 @@ import (
 
 // spec is a task of Nomad's in the daemon's words.
 func spec(cfg *proto.TaskConfig, tc TaskConfig) (client.TaskSpec, error) {
-	s := client.TaskSpec{ID: daemonID(cfg.Id), Owner: "nomad", Image: tc.Image, Entrypoint: tc.Entrypoint, Command: tc.Command,
-		Args: tc.Args, Env: cfg.Env, WorkDir: tc.WorkDir, User: cfg.User, Hostname: tc.Hostname, Parameters: tc.Parameters, Storage: cmp.Or(tc.Storage, tc.Root),
-		Wait: tc.Wait, Stdout: cfg.StdoutPath, Stderr: cfg.StderrPath,
-		Labels: map[string]string{"nomad_task_id": cfg.Id, "alloc_id": cfg.AllocId, "job": cfg.JobName, "group": cfg.TaskGroupName, "task": cfg.Name, "namespace": cfg.Namespace},
-		Wants:  client.Wants{Devfs: tc.Devfs, Allow: tc.Allow, Jail: tc.Jail, Sysctl: tc.Sysctl, SysVIPC: tc.SysVIPC}}
-	s.ForcePull = tc.ForcePull
+	s := client.TaskSpec{ID: daemonID(cfg.Id), Owner: "nomad", Image: tc.Image, ForcePull: tc.ForcePull,
+		Entrypoint: tc.Entrypoint, Command: tc.Command, Args: tc.Args, Env: cfg.Env, WorkDir: tc.WorkDir, User: cfg.User,
+		Hostname: tc.Hostname, Parameters: tc.Parameters, Storage: cmp.Or(tc.Storage, tc.Root), Wait: tc.Wait,
+		Stdout: cfg.StdoutPath, Stderr: cfg.StderrPath,
+		Labels: map[string]string{"nomad_task_id": cfg.Id, "alloc_id": cfg.AllocId, "namespace": cfg.Namespace,
+			"job": cfg.JobName, "group": cfg.TaskGroupName, "task": cfg.Name},
+		Wants: client.Wants{Devfs: tc.Devfs, Allow: tc.Allow, Jail: tc.Jail, Sysctl: tc.Sysctl, SysVIPC: tc.SysVIPC}}
 	if wait, err := time.ParseDuration(tc.PullWait); err == nil { // validated
 		s.PullTimeout = client.Duration(wait)
 	}
@@ -44,21 +46,22 @@ func spec(cfg *proto.TaskConfig, tc TaskConfig) (client.TaskSpec, error) {
 		s.Dirs = append(s.Dirs, client.Mount{Source: m.HostPath, Target: m.TaskPath, ReadOnly: m.Readonly})
 	}
 	if len(cfg.Devices) > 0 {
-		return s, fmt.Errorf("device plugins are not supported: ask for devices by devfs rules (devfs = [\"path 'x' unhide\"])")
+		return s, errors.New("device plugins are not supported: request devices by devfs rules, " +
+			`such as devfs = ["path 'x' unhide"]`)
 	}
-	s.Volumes = tc.volumes(own)
 	s.Limits = limits(cfg, tc)
-	if n, err := tc.diskBytes(); err == nil { // validated
-		s.Limits.DiskBytes = n
-	}
 	s.Service.Disabled = tc.Services.Disabled
 	s.Service.Ports = map[string]client.PortOverride{}
 	for _, p := range tc.Services.Ports {
 		s.Service.Ports[p.Port] = client.PortOverride{Disabled: p.Disabled, Name: p.Service, Tags: p.Tags, Address: p.Address}
 	}
-	var err error
-	s.Ports, err = portBindings(cfg, tc)
-	return s, err
+	var errs [3]error
+	s.Volumes, errs[0] = tc.volumes(own)
+	s.Ports, errs[1] = portBindings(cfg, tc)
+	if s.Limits.DiskBytes, errs[2] = client.ParseSize(tc.Disk); errs[2] != nil {
+		errs[2] = fmt.Errorf("disk %w", errs[2])
+	}
+	return s, errors.Join(errs[:]...)
 }
 
 func limits(cfg *proto.TaskConfig, tc TaskConfig) client.Limits {
@@ -92,7 +95,7 @@ func portBindings(cfg *proto.TaskConfig, tc TaskConfig) (map[string]client.PortB
 		if !ok {
 			n, err := strconv.Atoi(label)
 			if err != nil {
-				return nil, fmt.Errorf("ports: %s = %q: the group's network block has no port %q, and it is no number", name, label, label)
+				return nil, fmt.Errorf("ports: %s = %q: neither a port of the group's network block nor a number", name, label)
 			}
 			b = client.PortBinding{Port: n}
 		}

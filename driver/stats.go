@@ -38,7 +38,8 @@ func (d *Driver) TaskStats(req *proto.TaskStatsRequest, stream proto.Driver_Task
 }
 
 var (
-	measuredCPU = []proto.CPUUsage_Fields{proto.CPUUsage_SYSTEM_MODE, proto.CPUUsage_USER_MODE, proto.CPUUsage_PERCENT, proto.CPUUsage_TOTAL_TICKS}
+	measuredCPU = []proto.CPUUsage_Fields{proto.CPUUsage_SYSTEM_MODE, proto.CPUUsage_USER_MODE,
+		proto.CPUUsage_PERCENT, proto.CPUUsage_TOTAL_TICKS}
 	measuredMem = []proto.MemoryUsage_Fields{proto.MemoryUsage_RSS, proto.MemoryUsage_SWAP}
 )
 
@@ -64,11 +65,13 @@ func (m *cpuMeter) sample(taskID string, u *client.Usage) *proto.TaskStats {
 			sys = max(0, 100*float64(p.SysTime-prev.SysTime)/float64(wall))
 		}
 		return &proto.TaskResourceUsage{
-			Cpu:    &proto.CPUUsage{UserMode: user, SystemMode: sys, Percent: user + sys, TotalTicks: (user + sys) / 100 * hostMHz(), MeasuredFields: measuredCPU},
+			Cpu: &proto.CPUUsage{UserMode: user, SystemMode: sys, Percent: user + sys,
+				TotalTicks: (user + sys) / 100 * hostMHz(), MeasuredFields: measuredCPU},
 			Memory: &proto.MemoryUsage{Rss: p.RSS, Swap: swap, MeasuredFields: measuredMem}}
 	}
-	out := &proto.TaskStats{Id: taskID, Timestamp: timestamppb.New(u.At), ResourceUsageByPid: map[string]*proto.TaskResourceUsage{},
-		AggResourceUsage: usage(client.ProcUsage{UserTime: u.UserTime, SysTime: u.SysTime, RSS: u.RSS}, u.Swap)}
+	out := &proto.TaskStats{Id: taskID, Timestamp: timestamppb.New(u.At),
+		ResourceUsageByPid: map[string]*proto.TaskResourceUsage{},
+		AggResourceUsage:   usage(client.ProcUsage{UserTime: u.UserTime, SysTime: u.SysTime, RSS: u.RSS}, u.Swap)}
 	for _, p := range u.Procs {
 		out.ResourceUsageByPid[strconv.Itoa(p.PID)] = usage(p, 0)
 	}

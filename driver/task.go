@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -29,20 +28,15 @@ type handleState struct {
 	DaemonID string
 }
 
-var notID = regexp.MustCompile(`[^A-Za-z0-9_-]+`)
-
 // daemonID names a task of Nomad's on the daemon: readable, by the task's name
 // in the middle of Nomad's id "ALLOC/TASK/INVOCATION", and unique by a hash.
 func daemonID(nomadID string) string {
 	name := "task"
 	if part := strings.Split(nomadID, "/"); len(part) == 3 {
-		name = notID.ReplaceAllString(part[1], "-")
-	}
-	if name == "" || !(name[0] >= 'a' && name[0] <= 'z' || name[0] >= 'A' && name[0] <= 'Z') {
-		name = "t" + name
+		name = part[1]
 	}
 	sum := sha256.Sum256([]byte(nomadID))
-	return name[:min(len(name), 40)] + "-" + hex.EncodeToString(sum[:6])
+	return client.TaskID(name, hex.EncodeToString(sum[:6]))
 }
 
 // StartTask starts a task on the daemon.
@@ -52,12 +46,9 @@ func (d *Driver) StartTask(ctx context.Context, req *proto.StartTaskRequest) (*p
 	if err := base.MsgPackDecode(cfg.GetMsgpackDriverConfig(), &tc); err != nil {
 		return nil, fmt.Errorf("task config: %w", err)
 	}
-	if err := tc.validate(d.config()); err != nil {
-		return nil, fmt.Errorf("task config: %w", err)
-	}
 	s, err := spec(cfg, tc)
-	if err != nil {
-		return nil, err
+	if err := errors.Join(tc.validate(d.config()), err); err != nil {
+		return nil, fmt.Errorf("task config: %w", err)
 	}
 	var state []byte
 	if err := base.MsgPackEncode(&state, handleState{DaemonID: s.ID}); err != nil {
@@ -71,8 +62,8 @@ func (d *Driver) StartTask(ctx context.Context, req *proto.StartTaskRequest) (*p
 	if err != nil {
 		return nil, failure(err)
 	}
-	return &proto.StartTaskResponse{Handle: &proto.TaskHandle{Version: handleVersion, Config: cfg, State: proto.TaskState_RUNNING, DriverState: state},
-		NetworkOverride: network(t)}, nil
+	handle := &proto.TaskHandle{Version: handleVersion, Config: cfg, State: proto.TaskState_RUNNING, DriverState: state}
+	return &proto.StartTaskResponse{Handle: handle, NetworkOverride: network(t)}, nil
 }
 
 // network tells Nomad where the manifest's ports are.
@@ -87,8 +78,12 @@ func network(t *client.Task) *proto.NetworkOverride {
 	return n
 }
 
-// daemonTime is how long a daemon may take to answer.
-const daemonTime = 30 * time.Second
+// daemonTime is how long a daemon may take to answer; retryEvery is how soon one that
+// is away is asked again.
+const (
+	daemonTime = 30 * time.Second
+	retryEvery = 200 * time.Millisecond
+)
 
 // awaitDaemon waits for a daemon that is just being started, and for one that
 // recovers as long as that takes: a task that is not recovered now would be started
@@ -102,10 +97,8 @@ func (d *Driver) awaitDaemon(ctx context.Context) error {
 		if err == nil && info.Recovering == "" || err != nil && time.Now().After(late) {
 			return err
 		}
-		select {
-		case <-ctx.Done():
+		if !client.Pause(ctx, retryEvery) {
 			return ctx.Err()
-		case <-time.After(200 * time.Millisecond):
 		}
 	}
 }
@@ -148,13 +141,12 @@ func (d *Driver) WaitTask(ctx context.Context, req *proto.WaitTaskRequest) (*pro
 		case ctx.Err() != nil:
 			return nil, ctx.Err()
 		case client.IsNotFound(err):
-			return &proto.WaitTaskResponse{Result: exitResult(nil), Err: "the daemon does not know the task any more: its exit code is unknown"}, nil
+			return &proto.WaitTaskResponse{Result: exitResult(nil),
+				Err: "the daemon does not know the task: its exit code is unknown"}, nil
 		}
 		d.log.Debug("waiting for the daemon", "task", id, "error", err)
-		select {
-		case <-ctx.Done():
+		if !client.Pause(ctx, retryEvery) {
 			return nil, ctx.Err()
-		case <-time.After(200 * time.Millisecond):
 		}
 		if _, err := d.ensureDaemon(ctx); err != nil {
 			d.log.Warn("the daemon is away", "error", err)
@@ -191,8 +183,9 @@ func exitMessage(e *client.Exit) string {
 // StopTask sends the signal and kills after the timeout.
 func (d *Driver) StopTask(ctx context.Context, req *proto.StopTaskRequest) (*proto.StopTaskResponse, error) {
 	d.host.release(daemonID(req.TaskId))
+	how := client.StopRequest{Signal: req.Signal, Timeout: client.Duration(req.Timeout.AsDuration())}
 	err := d.retry(ctx, func() error {
-		_, err := d.daemon().Stop(ctx, daemonID(req.TaskId), client.StopRequest{Signal: req.Signal, Timeout: client.Duration(req.Timeout.AsDuration())})
+		_, err := d.daemon().Stop(ctx, daemonID(req.TaskId), how)
 		return err
 	})
 	if err != nil && !client.IsNotFound(err) {
@@ -212,10 +205,8 @@ func (d *Driver) retry(ctx context.Context, call func() error) error {
 		if _, derr := d.ensureDaemon(ctx); derr != nil {
 			err = errors.Join(err, derr)
 		}
-		select {
-		case <-ctx.Done():
+		if !client.Pause(ctx, retryEvery) {
 			return err
-		case <-time.After(200 * time.Millisecond):
 		}
 	}
 	return err
@@ -247,7 +238,8 @@ func (d *Driver) InspectTask(ctx context.Context, req *proto.InspectTaskRequest)
 		}
 	}
 	attrs := map[string]string{"pid": strconv.Itoa(t.PID), "jail": t.Jail, "jid": strconv.Itoa(t.JID), "image": t.Digest}
-	return &proto.InspectTaskResponse{Task: s, Driver: &proto.TaskDriverStatus{Attributes: attrs}, NetworkOverride: network(t)}, nil
+	return &proto.InspectTaskResponse{Task: s, Driver: &proto.TaskDriverStatus{Attributes: attrs},
+		NetworkOverride: network(t)}, nil
 }
 
 // SignalTask sends a signal to the main process.

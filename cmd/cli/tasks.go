@@ -3,14 +3,12 @@ package cli
 import (
 	"context"
 	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -72,8 +70,6 @@ func (f *runFlags) task(c *cobra.Command) {
 	fl.StringArrayVar(&f.allow, "allow", nil, "a jail permission that the task asks for, such as raw_sockets")
 }
 
-var notID = regexp.MustCompile(`[^A-Za-z0-9_-]+`)
-
 func (f runFlags) spec(args []string) (client.TaskSpec, error) {
 	s := client.TaskSpec{ID: f.name, Owner: "cli", Image: args[0], User: f.user, WorkDir: f.workdir,
 		Hostname: f.hostname, Storage: f.storage, ForcePull: f.pull}
@@ -85,15 +81,7 @@ func (f runFlags) spec(args []string) (client.TaskSpec, error) {
 		}
 	}
 	if s.ID == "" {
-		b := make([]byte, 4)
-		if _, err := rand.Read(b); err != nil {
-			return s, err
-		}
-		base := notID.ReplaceAllString(strings.TrimSuffix(filepath.Base(args[0]), ".tar"), "-")
-		s.ID = "t" + hex.EncodeToString(b)
-		if base[0] >= 'A' && base[0] != '_' {
-			s.ID = base[:min(40, len(base))] + "-" + hex.EncodeToString(b)
-		}
+		s.ID = client.TaskID(strings.TrimSuffix(filepath.Base(args[0]), ".tar"), strings.ToLower(rand.Text()[:8]))
 	}
 	if len(args) > 1 {
 		s.Command, s.Args = args[1], args[2:]
@@ -101,33 +89,23 @@ func (f runFlags) spec(args []string) (client.TaskSpec, error) {
 	if f.entrypoint != "" {
 		s.Entrypoint = []string{f.entrypoint}
 	}
-	var err error
-	if s.Limits.MemoryBytes, err = bytesOf("--memory", f.memory); err != nil {
-		return s, err
-	}
-	if s.Limits.DiskBytes, err = bytesOf("--disk", f.disk); err != nil {
-		return s, err
-	}
 	s.Wants.Devfs, s.Wants.Allow = f.devfs, f.allow
-	var errs [4]error
-	s.Env, errs[0] = pairs("--env", f.env)
-	s.Parameters, errs[1] = pairs("--param", f.params)
-	s.Ports, errs[2] = portBindings(f.ports)
-	s.Volumes, errs[3] = volumes(f.volumes)
-	s.Volumes = append(s.Volumes, tmpfs(f.tmpfs)...)
+	var errs [6]error
+	s.Limits.MemoryBytes, errs[0] = size("--memory", f.memory)
+	s.Limits.DiskBytes, errs[1] = size("--disk", f.disk)
+	s.Env, errs[2] = pairs("--env", f.env)
+	s.Parameters, errs[3] = pairs("--param", f.params)
+	s.Ports, errs[4] = portBindings(f.ports)
+	s.Volumes, errs[5] = volumes(f.volumes, f.tmpfs)
 	return s, errors.Join(errs[:]...)
 }
 
-// bytesOf reads a size such as 256MiB; empty is 0.
-func bytesOf(flag, text string) (int64, error) {
-	if text == "" {
-		return 0, nil
+func size(flag, text string) (int64, error) {
+	n, err := client.ParseSize(text)
+	if err != nil {
+		err = app.Usagef("%s %w", flag, err)
 	}
-	n, err := units.RAMInBytes(text)
-	if err != nil || n <= 0 {
-		return 0, app.Usagef("%s %q: not a valid size (for example 256MiB)", flag, text)
-	}
-	return n, nil
+	return n, err
 }
 
 func pairs(flag string, list []string) (map[string]string, error) {
@@ -158,23 +136,16 @@ func portBindings(list []string) (map[string]client.PortBinding, error) {
 	return out, err
 }
 
-// tmpfs are mounts in memory, whose options the daemon judges.
-func tmpfs(list []string) (out []client.Mount) {
-	for _, t := range list {
-		target, options, _ := strings.Cut(t, ":")
-		out = append(out, client.Mount{Type: "tmpfs", Source: "tmpfs", Target: target, Options: options})
-	}
-	return out
-}
-
-func volumes(list []string) ([]client.Mount, error) {
-	var out []client.Mount
+func volumes(list, tmpfs []string) (out []client.Mount, err error) {
 	for _, v := range list {
-		p := strings.Split(v, ":")
-		if len(p) < 2 || len(p) > 3 || len(p) == 3 && p[2] != "ro" && p[2] != "rw" {
-			return nil, app.Usagef("--volume %q: expected SOURCE:TARGET[:ro]", v)
+		m, err := client.ParseVolume(v)
+		if err != nil {
+			return nil, app.Usagef("--volume %w", err)
 		}
-		out = append(out, client.Mount{Source: p[0], Target: p[1], ReadOnly: len(p) == 3 && p[2] == "ro"})
+		out = append(out, m)
+	}
+	for _, t := range tmpfs {
+		out = append(out, client.ParseTmpfs(t))
 	}
 	return out, nil
 }
@@ -262,10 +233,8 @@ func persist(ctx context.Context, there bool, call func() error, say func()) err
 			say()
 		}
 		broke = true
-		select {
-		case <-ctx.Done():
+		if !client.Pause(ctx, 200*time.Millisecond) {
 			return ctx.Err()
-		case <-time.After(200 * time.Millisecond):
 		}
 	}
 }
