@@ -86,18 +86,17 @@ func (d *Daemon) approvable(ctx context.Context, ref string) (*image.Image, erro
 func parseKeys(keys []string) ([]policy.Request, error) {
 	var out []policy.Request
 	for _, k := range keys {
-		r, err := policy.ParseKey(k)
+		what, err := policy.ParseKey(k)
 		if err != nil {
 			return nil, client.Invalid("%v", err)
 		}
-		if r.Kind == policy.Devfs {
-			rule, err := devfs.ParseRule(r.Value)
-			if err != nil {
+		if d, is := what.(policy.Devfs); is {
+			if d.Rule, err = devfs.ParseRule(d.Rule.String()); err != nil {
 				return nil, client.Invalid("%v", err)
 			}
-			r.Name, r.Value = rule.String(), rule.String()
+			what = d
 		}
-		out = append(out, r)
+		out = append(out, policy.Request{Privilege: what})
 	}
 	return out, nil
 }

@@ -59,7 +59,7 @@ func (d *Daemon) checkPlan(spec client.TaskSpec, img *image.Image) (*plan, error
 // wouldDecide decides as a start does, which knows the image's files.
 func (d *Daemon) wouldDecide(ctx context.Context, spec client.TaskSpec, p *plan, from root) (policy.Subject, policy.Decision, error) {
 	s, dec, err := d.decision(spec, p.image, p.requests)
-	if err != nil || !dec.Allowed || onlyImage(spec) || !d.inForce().Policy.Denies(s, policy.User) {
+	if err != nil || !dec.Allowed || onlyImage(spec) || !d.inForce().Policy.Denies(s, policy.KindUser) {
 		return s, dec, err
 	}
 	byFiles := dec

@@ -187,9 +187,9 @@ func (m *mounter) judgeAgain(p *plan, target string, at *mount.Point) error {
 		return nil
 	}
 	for _, r := range p.requests {
-		if r.Kind == policy.Mount && r.Name == asked {
-			r.Name = real
-			return m.judge(r)
+		if what, is := r.Privilege.(policy.Mount); is && what.Target == asked {
+			what.Target = real
+			return m.judge(policy.Request{Privilege: what, Source: r.Source})
 		}
 	}
 	return nil

@@ -73,7 +73,7 @@ func subject(spec client.TaskSpec, img *image.Image, signers []string) policy.Su
 func wireDecision(s policy.Subject, dec policy.Decision) client.Decision {
 	out := client.Decision{Image: s.Image, Digest: s.Digest, Signers: s.Signers, Allowed: dec.Allowed, Results: []client.Result{}, Approve: dec.ApproveCommand(s)}
 	for _, r := range dec.Results {
-		out.Results = append(out.Results, client.Result{Request: r.Request.String(), Kind: string(r.Kind), Key: r.Key(), Source: string(r.Request.Source),
+		out.Results = append(out.Results, client.Result{Request: r.Request.String(), Kind: string(r.Kind()), Key: r.Key(), Source: string(r.Request.Source),
 			Allowed: r.Allowed, Reason: r.Reason, Permit: r.Permit})
 	}
 	return out

@@ -71,7 +71,7 @@ func (*remoteRoot) fetch(context.Context, *task, *client.Auth) (*image.Image, er
 // askRoot asks for a root over NFS where the job, not the host, wants one.
 func (p *plan) askRoot(spec client.TaskSpec) {
 	if isNFS(spec.Storage) {
-		p.ask(policy.NFS, "", "root", policy.FromJob)
+		p.ask(policy.NFS, policy.FromJob)
 	}
 }
 

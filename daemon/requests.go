@@ -3,7 +3,6 @@ package daemon
 import (
 	"cmp"
 	"errors"
-	"fmt"
 	"maps"
 	"os"
 	"path"
@@ -127,7 +126,7 @@ func (p *plan) addPorts(spec client.TaskSpec) error {
 			}
 		}
 		p.ports = append(p.ports, out)
-		p.ask(policy.Port, mp.Name, fmt.Sprintf("%d/%s", out.Port, out.Protocol), source)
+		p.ask(policy.Port{Name: mp.Name, First: out.Port, Last: out.Port, Protocol: out.Protocol}, source)
 	}
 	for _, name := range slices.Sorted(maps.Keys(spec.Ports)) {
 		if !known[name] {
@@ -205,8 +204,8 @@ func (p *plan) addEnv(spec client.TaskSpec) error {
 	return nil
 }
 
-func (p *plan) ask(kind policy.Kind, name, value string, source policy.Source) {
-	p.requests = append(p.requests, policy.Request{Kind: kind, Name: name, Value: value, Source: source})
+func (p *plan) ask(what policy.Privilege, source policy.Source) {
+	p.requests = append(p.requests, policy.Request{Privilege: what, Source: source})
 }
 
 func (p *plan) addPrivileges(spec client.TaskSpec) error {
@@ -220,7 +219,7 @@ func (p *plan) addPrivileges(spec client.TaskSpec) error {
 		return err
 	}
 	if r.Linux || p.linuxulator() {
-		p.ask(policy.Linux, "", "true", policy.FromImage)
+		p.ask(policy.Linux, policy.FromImage)
 	}
 	return checkOSVersion(r.OSVersion.Min)
 }
@@ -234,7 +233,7 @@ func (p *plan) addWants(w client.Wants, source policy.Source) error {
 			return client.Invalid("devfs rule of the %s: %v", source, err)
 		}
 		p.rules = append(p.rules, rule)
-		p.ask(policy.Devfs, rule.String(), rule.String(), source)
+		p.ask(policy.Devfs{Rule: rule}, source)
 	}
 	for _, a := range w.Allow {
 		name := "allow." + strings.TrimPrefix(a, "allow.")
@@ -242,7 +241,7 @@ func (p *plan) addWants(w client.Wants, source policy.Source) error {
 			return client.Invalid("allow of the %s: %q is no parameter's name", source, a)
 		}
 		p.params[name] = "true"
-		p.ask(policy.Allow, name, "true", source)
+		p.ask(policy.Allow(name), source)
 	}
 	for _, k := range slices.Sorted(maps.Keys(w.Jail)) {
 		if isReserved(k) {
@@ -252,7 +251,7 @@ func (p *plan) addWants(w client.Wants, source policy.Source) error {
 			return err
 		}
 		p.params[k] = w.Jail[k]
-		p.ask(policy.Jail, k, w.Jail[k], source)
+		p.ask(policy.Jail(k, w.Jail[k]), source)
 	}
 	for _, k := range slices.Sorted(maps.Keys(w.SysVIPC)) {
 		if k != "shm" && k != "msg" && k != "sem" {
@@ -262,7 +261,7 @@ func (p *plan) addWants(w client.Wants, source policy.Source) error {
 		case "":
 		case "new", "inherit":
 			p.params["sysv"+k] = v
-			p.ask(policy.SysVIPC, k, v, source)
+			p.ask(policy.SysVIPC(k, v), source)
 		default:
 			return client.Invalid("sysvipc %s of the %s: %q is neither new nor inherit", k, source, v)
 		}
@@ -272,7 +271,7 @@ func (p *plan) addWants(w client.Wants, source policy.Source) error {
 			return err
 		}
 		p.sysctl[k] = w.Sysctl[k]
-		p.ask(policy.Sysctl, k, w.Sysctl[k], source)
+		p.ask(policy.Sysctl(k, w.Sysctl[k]), source)
 	}
 	if w.VNET {
 		return client.Invalid("the %s asks for vnet, a network stack of its own, which this version does not offer", source)
@@ -287,19 +286,15 @@ func (p *plan) askDirs(spec client.TaskSpec) error {
 	for i, m := range spec.Dirs {
 		own := slices.ContainsFunc(spec.Confined, func(dir string) bool { return within(filepath.Clean(dir), filepath.Clean(m.Source)) })
 		if !own {
-			p.ask(policy.Mount, path.Clean(m.Target), nullfsValue(p.dirs[i]), policy.FromHost)
+			p.ask(privilege(p.dirs[i]), policy.FromHost)
 		}
 	}
 	return nil
 }
 
-// nullfsValue is a mount of the host's as it is asked for.
-func nullfsValue(m client.Mount) string {
-	mode := ":rw"
-	if m.ReadOnly {
-		mode = ":ro"
-	}
-	return "nullfs:" + m.Source + mode
+// privilege is a mount as it is asked for, but for its options.
+func privilege(m client.Mount) policy.Mount {
+	return policy.Mount{Type: m.Type, Source: m.Source, Target: path.Clean(m.Target), ReadOnly: m.ReadOnly}
 }
 
 // addMounts resolves a volume's source before anything is decided: the policy
@@ -335,12 +330,12 @@ func (p *plan) addLinux() error {
 	}
 	shm := devfs.Rule{Path: "shm", Unhide: true}
 	p.rules = append(p.rules, shm)
-	p.ask(policy.Devfs, shm.String(), shm.String(), policy.FromHost)
+	p.ask(policy.Devfs{Rule: shm}, policy.FromHost)
 	for _, m := range linuxMounts {
 		if slices.ContainsFunc(p.image.Manifest.Requires.Mounts, func(own image.MountRequest) bool { return own.Target == m.Target }) {
 			continue
 		}
-		if err := p.askMount(m, m.Type, policy.FromHost); err != nil {
+		if err := p.askMount(m, policy.FromHost); err != nil {
 			return err
 		}
 	}
@@ -353,7 +348,7 @@ func (p *plan) addImageMounts() error {
 	}
 	for _, m := range p.image.Manifest.Requires.Mounts {
 		out := client.Mount{Type: m.Type, Target: m.Target, Options: strings.Join(m.Options, ",")}
-		if err := p.askMount(out, m.Type, policy.FromImage); err != nil {
+		if err := p.askMount(out, policy.FromImage); err != nil {
 			return client.Invalid("image %s: mount %s: %v", p.image.Name, m.Target, err)
 		}
 	}

@@ -108,7 +108,7 @@ func (p *plan) askUser(spec client.TaskSpec) {
 	if n, err := strconv.ParseUint(name, 10, 32); name == "" || err == nil && n == 0 {
 		name = "root"
 	}
-	p.user = policy.Request{Kind: policy.User, Value: name, Source: source}
+	p.user = policy.Request{Privilege: policy.User(name), Source: source}
 	p.requests = append(p.requests, p.user)
 }
 
@@ -119,17 +119,16 @@ func (d *Daemon) userDecision(spec client.TaskSpec, p *plan, root string, uid ui
 	if err != nil {
 		return nil, policy.Decision{}, client.Invalid("user: %v", err)
 	}
-	also := p.user
-	also.Value = strconv.FormatUint(uint64(uid), 10)
+	number := strconv.FormatUint(uint64(uid), 10)
 	if uid == 0 {
-		also.Value = "root"
+		number = "root"
 	}
-	asked := []policy.Request{also}
-	for _, name := range names {
-		also.Value = name
-		asked = append(asked, also)
+	var asked []policy.Request
+	for _, name := range append([]string{number}, names...) {
+		if also := policy.User(name); also != p.user.Privilege {
+			asked = append(asked, policy.Request{Privilege: also, Source: p.user.Source})
+		}
 	}
-	asked = slices.DeleteFunc(asked, func(r policy.Request) bool { return r.Value == p.user.Value })
 	if len(asked) == 0 {
 		return nil, policy.Decision{Allowed: true}, nil
 	}
@@ -147,7 +146,6 @@ func (d *Daemon) checkUser(spec client.TaskSpec, p *plan, root string, uid uint3
 
 // addVolume resolves a job's mount, and asks for it.
 func (p *plan) addVolume(spec client.TaskSpec, v client.Mount) error {
-	value := v.Type
 	switch v.Type {
 	case "nullfs":
 		real, err := p.source(spec, v.Source)
@@ -155,26 +153,26 @@ func (p *plan) addVolume(spec client.TaskSpec, v client.Mount) error {
 			return err
 		}
 		v.Source = real
-		value = nullfsValue(v)
 	case "tmpfs", "procfs", "fdescfs", "linprocfs", "linsysfs":
 	default:
 		return fmt.Errorf("a job can mount nullfs, tmpfs, procfs, fdescfs, linprocfs and linsysfs, not %q", v.Type)
 	}
-	return p.askMount(v, value, policy.FromJob)
+	return p.askMount(v, policy.FromJob)
 }
 
-// askMount checks a mount's options and asks for those that matter. Set-uid
-// programs work on a mount only if that is asked for.
-func (p *plan) askMount(m client.Mount, value string, source policy.Source) error {
-	opts, asked, err := checkOptions(m)
+// askMount checks a mount's options and asks for it with those that matter.
+// Set-uid programs work on a mount only if that is asked for.
+func (p *plan) askMount(m client.Mount, source policy.Source) error {
+	what := privilege(m)
+	opts, err := checkOptions(m, &what)
 	if err != nil {
 		return err
 	}
 	m.Options = strings.Join(opts, ",")
 	p.mounts = append(p.mounts, m)
-	p.ask(policy.Mount, path.Clean(m.Target), strings.Join(append([]string{value}, asked...), ","), source)
+	p.ask(what, source)
 	if m.Type != "nullfs" && !mount.Known(m.Type) && loadsModules {
-		p.ask(policy.Module, "", m.Type, source)
+		p.ask(policy.Module(m.Type), source)
 	}
 	return nil
 }
@@ -186,15 +184,14 @@ var mountOptions = map[string][]string{
 	"fdescfs": {"nodup", "linrdlnk"}, "procfs": nil, "linprocfs": nil, "linsysfs": nil, "nullfs": nil,
 }
 
-// checkOptions returns the options for the kernel, and those that the policy
-// has to decide about.
-func checkOptions(m client.Mount) (opts, asked []string, err error) {
+// checkOptions returns the options for the kernel, and adds those that the policy
+// has to decide about to what is asked for.
+func checkOptions(m client.Mount, asked *policy.Mount) (opts []string, err error) {
 	seen := map[string]bool{}
-	suid := false
 	for _, o := range splitOptions(m.Options) {
 		name, value, _ := strings.Cut(o, "=")
 		if seen[name] {
-			return nil, nil, fmt.Errorf("option %s is given twice", name)
+			return nil, fmt.Errorf("option %s is given twice", name)
 		}
 		seen[name] = true
 		switch {
@@ -202,34 +199,31 @@ func checkOptions(m client.Mount) (opts, asked []string, err error) {
 			opts = append(opts, o)
 		case o == "rw":
 		case o == "suid":
-			suid = true
-			asked = append(asked, o)
+			asked.SUID = true
 		case !slices.Contains(mountOptions[m.Type], name):
-			return nil, nil, fmt.Errorf("option %q is none of %s's that can be asked for: ro, noexec, suid %s", o, m.Type, strings.Join(mountOptions[m.Type], " "))
+			return nil, fmt.Errorf("option %q is none of %s's that can be asked for: ro, noexec, suid %s", o, m.Type, strings.Join(mountOptions[m.Type], " "))
 		default:
-			o, err := checkOption(name, value)
+			o, err := checkOption(name, value, asked)
 			if err != nil {
-				return nil, nil, fmt.Errorf("option %q: %w", name+"="+value, err)
+				return nil, fmt.Errorf("option %q: %w", name+"="+value, err)
 			}
 			opts = append(opts, o)
-			if name == "size" {
-				asked = append([]string{o}, asked...)
-			}
 		}
 	}
-	if !suid && !seen["nosuid"] {
+	if !asked.SUID && !seen["nosuid"] {
 		opts = append(opts, "nosuid")
 	}
-	return opts, asked, nil
+	return opts, nil
 }
 
-func checkOption(name, value string) (string, error) {
+func checkOption(name, value string, asked *policy.Mount) (string, error) {
 	switch name {
 	case "size":
 		n, err := units.RAMInBytes(value)
 		if err != nil || n <= 0 {
 			return "", fmt.Errorf("it is no size such as 64m")
 		}
+		asked.Size = n
 		return fmt.Sprintf("size=%d", n), nil
 	case "mode":
 		n, err := strconv.ParseUint(value, 8, 32)
@@ -275,7 +269,7 @@ func imagePlan(img *image.Image, more ...func(*plan, client.TaskSpec) error) (*p
 			return nil, err
 		}
 	}
-	if p.askUser(spec); p.user.Value == "root" {
+	if p.askUser(spec); p.user.Privilege == policy.User("root") {
 		p.requests = p.requests[:len(p.requests)-1] // what every image may do is not worth words
 	}
 	return p, nil

@@ -84,7 +84,7 @@ func (p *plan) addServices(spec client.TaskSpec) error {
 		if err := a.validate(); err != nil {
 			return client.Invalid("the service of port %s: %v", a.port, err)
 		}
-		p.requests = append(p.requests, policy.ServiceRequest(a.name, a.tags, a.from))
+		p.ask(policy.NewService(a.name, a.tags), a.from)
 	}
 	return nil
 }

@@ -42,7 +42,7 @@ func (r *reader) test(b *hcl.Block) (test, error) {
 	into := map[string]*string{"image": &t.subject.Image, "digest": &t.subject.Digest, "namespace": &t.subject.Namespace, "job": &t.subject.Job, "from": &from}
 	for name, a := range content.Attributes {
 		if name == "signers" {
-			list, err := items(a.Expr)
+			list, err := readList(a)
 			if err != nil {
 				return t, fmt.Errorf("%s: signers: %w", place(a.Range), err)
 			}
@@ -89,82 +89,23 @@ func assertions(b *hcl.Block, from Source) ([]assertion, error) {
 	}
 	var out []assertion
 	for name, a := range attrs {
-		kind, ok := listNames[name]
-		if name == "start" {
-			kind, ok = Signature, true
-		}
-		if !ok {
+		k := byAttribute(name)
+		if k == nil {
 			return nil, fmt.Errorf("%s: %s: %q is nothing to ask for", place(a.Range), b.Type, name)
 		}
-		var list []item
-		var err error
-		switch kind {
-		case Jail, Sysctl:
-			list, err = pairs(a.Expr)
-		case NFS, VNET, Linux, Signature:
-			list, err = truth(a)
-		default:
-			list, err = items(a.Expr)
-		}
-		for _, i := range list {
-			var r Request
-			if r, err = requestOf(kind, i); err != nil {
+		items, err := k.read(a)
+		for _, i := range items {
+			var p Privilege
+			if p, err = k.asserted(i); err != nil {
 				break
 			}
-			r.Source = from
-			out = append(out, assertion{r, i.where})
+			out = append(out, assertion{Request{p, from}, i.where})
 		}
 		if err != nil {
 			return nil, fmt.Errorf("%s: %s: %s: %w", place(a.Range), b.Type, name, err)
 		}
 	}
 	return out, nil
-}
-
-// requestOf is a request by the word that a permit has for it.
-func requestOf(kind Kind, i item) (Request, error) {
-	r := Request{Kind: kind, Name: i.key, Value: i.value}
-	switch kind {
-	case Allow:
-		r.Name, r.Value = "allow."+strings.TrimPrefix(i.value, "allow."), "true"
-	case SysVIPC:
-		r.Name, r.Value, _ = strings.Cut(i.value, "=")
-	case Service:
-		rule, err := parseService(i.value)
-		name, tags, _ := strings.Cut(i.value, ":")
-		if rule.own && err == nil {
-			err = fmt.Errorf("%q: an assertion names what is asked for", i.value)
-		}
-		return ServiceRequest(name, (Request{Value: tags}).tags(), ""), err
-	case Port:
-		if !strings.Contains(r.Value, "/") {
-			r.Value += "/tcp"
-		}
-		_, err := parsePorts(r.Value)
-		return r, err
-	case Mount:
-		m, err := parseMount(i.value)
-		if err != nil {
-			return r, err
-		}
-		r.Name, r.Value = m.path, m.fstype
-		if m.fstype == "nullfs" {
-			mode := "rw"
-			if m.readOnly {
-				mode = "ro"
-			}
-			r.Name, r.Value = "/mnt", "nullfs:"+m.path+":"+mode
-		} else if r.Name == "" {
-			return r, fmt.Errorf("%q: say where: %s:/path", i.value, m.fstype)
-		}
-		if m.sized {
-			r.Value += fmt.Sprintf(",size=%d", m.size)
-		}
-		if m.suid {
-			r.Value += ",suid"
-		}
-	}
-	return r, nil
 }
 
 // RepositoryOf is an image's name without its tag and its digest.
@@ -198,16 +139,12 @@ func (p *Policy) Test() (int, []Failure) {
 	return n, out
 }
 
-// assert decides about one request. An assertion about a signature is about all
-// that is required.
+// assert decides about one request, unless what is asked for has its own way.
 func (p *Policy) assert(s Subject, r Request) Result {
-	if r.Kind != Signature {
-		return p.Decide(s, []Request{r}, nil).Results[0]
+	if own, is := r.Privilege.(interface {
+		assert(*Policy, Subject, Request) Result
+	}); is {
+		return own.assert(p, s, r)
 	}
-	for _, res := range p.Decide(s, nil, nil).Results {
-		if !res.Allowed {
-			return res
-		}
-	}
-	return Result{Request: r, Allowed: true, Reason: "every signature that is required is there, or none is"}
+	return p.Decide(s, []Request{r}, nil).Results[0]
 }

@@ -45,7 +45,7 @@ func BenchmarkDecide(b *testing.B) {
 	for _, kind := range []string{"all", "devfs", "allow", "sysctl", "mount", "port"} {
 		b.Run(kind, func(b *testing.B) {
 			text, reqs := thousand(kind)
-			p, err := Parse("host.hcl", []byte(text), newIndex)
+			p, err := Parse("host.hcl", []byte(text), devfsRules)
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -290,7 +290,7 @@ func serviceDenials() denials {
 	all := [][]string{nil, {"v1"}, {"V2", "x"}, {"a,b"}, {"a", "b"}, {"x/y"}, {"v1", "x/v1", "a,b"}}
 	for _, n := range []string{"web", "WEB", "webs", "vault", "other"} {
 		for _, list := range all {
-			d.requests = append(d.requests, ServiceRequest(n, list, ""))
+			d.requests = append(d.requests, service(n, list, ""))
 		}
 	}
 	// A thing is a name, or a tag of any name.
@@ -309,7 +309,7 @@ func serviceDenials() denials {
 	}
 	d.asked = func(r Request) []string {
 		for _, list := range all {
-			if valueOf(ServiceRequest(nameOf(r), list, "")) == valueOf(r) {
+			if valueOf(service(nameOf(r), list, "")) == valueOf(r) {
 				return append(product("tag %", strings.Split(strings.ToLower(strings.Join(list, "\n")), "\n")), "name "+strings.ToLower(nameOf(r)))
 			}
 		}
@@ -340,7 +340,7 @@ func allDenials() map[Kind][]denials {
 // permits and approvals of everything.
 func TestDenyIsOfEveryForm(t *testing.T) {
 	all := allDenials()
-	for _, kind := range Kinds {
+	for _, kind := range Kinds() {
 		if all[kind] == nil && kind != "signature" { // of which there are no denies
 			t.Errorf("there are no denials of %s", kind)
 		}

@@ -31,7 +31,7 @@ func (g gambler) narrowing() string {
 
 func flatten() (out []denials) {
 	all := allDenials()
-	for _, kind := range Kinds {
+	for _, kind := range Kinds() {
 		out = append(out, all[kind]...)
 	}
 	return out
@@ -40,7 +40,7 @@ func flatten() (out []denials) {
 // decided is what a policy says, by request. Nothing else is known of a text
 // that cannot be read.
 func decided(text string, s Subject, reqs []Request, approvals []Approval) ([]Result, bool) {
-	p, err := Parse("host.hcl", []byte(text), newIndex)
+	p, err := Parse("host.hcl", []byte(text), devfsRules)
 	if err != nil {
 		return nil, false
 	}
@@ -69,7 +69,7 @@ func FuzzDecide(f *testing.F) {
 		for range 1 + g.IntN(6) {
 			reqs = append(reqs, g.request(all))
 		}
-		reqs = append(reqs, req(Kinds[g.IntN(len(Kinds)-1)], value, value, FromImage), req("mount", "/tmp/x", value))
+		reqs = append(reqs, req(Kinds()[g.IntN(len(Kinds()))], value, value, FromImage), req("mount", "/tmp/x", value))
 		permits, deny := "", "deny {\n"+g.narrowing()+g.line(all)+"\n}\n"
 		for range g.IntN(4) {
 			permits += "permit {\n" + g.narrowing() + g.line(all) + "\n}\n"
@@ -93,7 +93,7 @@ func check(t *testing.T, s Subject, reqs []Request, approvals []Approval, permit
 	wider, ok3 := decided(permits+another, s, reqs, approvals)
 	nothing, _ := decided("", s, reqs, nil)
 	for i, r := range reqs {
-		free := r.Kind == "user" || r.Kind == "devfs" && strings.Contains(nothing[i].Reason, "every task")
+		free := r.Kind() == "user" || r.Kind() == "devfs" && strings.Contains(nothing[i].Reason, "every task")
 		switch {
 		case nothing[i].Allowed && !free:
 			t.Errorf("nothing is permitted, and %+v is: %s", r, nothing[i].Reason)

@@ -3,10 +3,7 @@
 // never what a deny covers.
 package policy
 
-import (
-	"slices"
-	"time"
-)
+import "time"
 
 // Subject is what a decision is about: an image, and the job that starts it.
 type Subject struct {
@@ -42,20 +39,30 @@ func (a Approval) Expired(now time.Time) bool {
 	return a.Over || !a.Expires.IsZero() && !now.Before(a.Expires)
 }
 
-// Covers reports whether the approval names the request.
-func (a Approval) Covers(r Request) bool { return slices.ContainsFunc(a.Requests, r.same) }
+// Chain tells what directories of the host are, whatever paths lead to them: the
+// identity of the one at a path, then those of all above it up to the root. The
+// first is empty where there is none.
+type Chain func(path string) []string
 
-// Index finds devfs rules that bear on a requested one, by their places in the
-// list that it was made of. The package that knows the rules provides it.
-type Index interface {
-	// Covering returns the rules that contain the request, alone or together.
-	Covering(requested string, use func(int) bool) ([]int, error)
-	// Touching returns a rule that opens some of what the request opens, or -1.
-	Touching(requested string, use func(int) bool) (int, error)
+// OnHost lets denies of directories be about those that are there, by any path:
+// one with links, or of another mount of the same.
+func (p *Policy) OnHost(c Chain) { p.chain = c }
+
+// once looks at each path once, for one decision.
+func (c Chain) once() Chain {
+	if c == nil {
+		return nil
+	}
+	known := map[string][]string{}
+	return func(path string) []string {
+		ids, ok := known[path]
+		if !ok {
+			ids = c(path)
+			known[path] = ids
+		}
+		return ids
+	}
 }
-
-// NewIndex makes an Index. An error names the rule that cannot be read.
-type NewIndex func(rules []string) (Index, error)
 
 // Policy is a host's permits and denies, in force as they were read.
 type Policy struct {
@@ -76,6 +83,8 @@ type Result struct {
 	Reason  string
 	Denied  bool   // by a deny, over which no approval goes
 	Permit  string // what would permit it, for the host's file; empty if it is allowed
+
+	required bool // by the host: nobody asks for it
 }
 
 // Decision is the word on all requests of a task.

@@ -10,41 +10,12 @@ import (
 
 const digestA = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
 
-// index compares devfs rules as the daemon has the policy do it.
-type index struct{ *devfs.Index }
-
-func newIndex(texts []string) (Index, error) {
-	var rules []devfs.Rule
-	for _, text := range texts {
-		r, err := devfs.ParseRule(text)
-		if err != nil {
-			return nil, err
-		}
-		rules = append(rules, r)
-	}
-	x, err := devfs.NewIndex(rules)
-	return index{x}, err
-}
-
-func (x index) Covering(text string, use func(int) bool) ([]int, error) {
-	r, err := devfs.ParseRule(text)
-	if err != nil {
-		return nil, err
-	}
-	return x.Index.Covering(r, use)
-}
-
-func (x index) Touching(text string, use func(int) bool) (int, error) {
-	r, err := devfs.ParseRule(text)
-	if err != nil {
-		return -1, err
-	}
-	return x.Index.Touching(r, use)
-}
+// devfsRules are compared as the daemon has the policy do it.
+var devfsRules = DevicesBy(devfs.ParseRule, devfs.NewIndex)
 
 func mustParse(t *testing.T, src string) *Policy {
 	t.Helper()
-	p, err := Parse("host.hcl", []byte(src), newIndex)
+	p, err := Parse("host.hcl", []byte(src), devfsRules)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,7 +138,7 @@ func TestMistakes(t *testing.T) {
 		`permit { images = ["["] }`:             "images",
 		`permit {`:                              "host.hcl:1",
 	} {
-		if _, err := Parse("/etc/host.hcl", []byte(src), newIndex); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := Parse("/etc/host.hcl", []byte(src), devfsRules); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want an error with %q", src, err, want)
 		}
 	}
@@ -175,8 +146,19 @@ func TestMistakes(t *testing.T) {
 
 // req is a request as an approval keeps it.
 func req(kind Kind, name, value string, from ...Source) Request {
-	return Request{Kind: kind, Name: name, Value: value, Source: append(from, "")[0]}
+	return Request{fromForm(kind, name, value), append(from, "")[0]}
 }
 
-func nameOf(r Request) string  { return r.Name }
-func valueOf(r Request) string { return r.Value }
+func service(name string, tags []string, from Source) Request {
+	return Request{NewService(name, tags), from}
+}
+
+func nameOf(r Request) string {
+	name, _ := r.form()
+	return name
+}
+
+func valueOf(r Request) string {
+	_, value := r.form()
+	return value
+}

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -24,86 +25,80 @@ var Blocks = []hcl.BlockHeaderSchema{{Type: "permit"}, {Type: "deny"}, {Type: "r
 type block struct {
 	where                                             string
 	images, digests, signers, namespaces, jobs, froms []string
-	sets                                              []named
+	sets                                              []setUse
 	description                                       string
 	entries                                           map[Kind][]entry
+	builtin                                           bool
 }
 
-// named is the use of a set.
-type named struct{ name, where string }
+// entry is one thing that a block permits or denies.
+type entry struct {
+	block *block
+	where string // file:line, and the set that it comes from
+	rule  rule
+}
 
-// table has the entries of all blocks of a sort, by kind.
+// setUse is where a block names a set.
+type setUse struct{ name, where string }
+
+// table has the entries of all permits, or of all denies, by kind.
 type table struct {
-	blocks  []*block
-	entries map[Kind][]entry
-	lookups map[Kind]*lookup
-	devfs   Index
-	sized   bool // a mount of it has a bound
+	blocks []*block
+	of     map[Kind]*ruling
+}
+
+// ruling is the entries of a kind, with an index of them.
+type ruling struct {
+	index
+	entries []entry
+	summed  bool // some of them limit a sum
 }
 
 // Load reads the policy's blocks of a host's file; see Parse.
-func Load(path string, index NewIndex) (*Policy, error) {
+func Load(path string, d Devices) (*Policy, error) {
 	src, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("policy: %w", err)
 	}
-	return Parse(path, src, index)
+	return Parse(path, src, d)
 }
 
 // Parse reads permit, deny, require, set and test blocks in HCL; what else the file
 // holds is not the policy's to judge. Errors name file, line and what is wrong.
-func Parse(filename string, src []byte, index NewIndex) (*Policy, error) {
-	r := &reader{index: index, sets: map[string]*block{}}
-	if err := r.file("built-in", builtin, true); err != nil {
-		return nil, fmt.Errorf("policy: %w", err)
+func Parse(filename string, src []byte, d Devices) (p *Policy, err error) {
+	defer func() {
+		if err != nil {
+			p, err = nil, fmt.Errorf("policy: %w", err)
+		}
+	}()
+	r := &reader{devices: d, sets: map[string]*block{}, builtin: true}
+	if err := r.file("built-in", builtin); err != nil {
+		return nil, err
 	}
-	r.own = true
-	if err := r.file(filepath.Base(filename), src, false); err != nil {
-		return nil, fmt.Errorf("policy: %w", err)
+	always := r.permits
+	r.permits, r.builtin = nil, false
+	if err := r.file(filepath.Base(filename), src); err != nil {
+		return nil, err
 	}
 	sum := sha256.Sum256(src)
-	p := &Policy{digest: "sha256:" + hex.EncodeToString(sum[:]), tests: r.tests, requires: r.requires}
-	var err error
-	if p.permits, err = r.table(append(r.permits, always()...)); err == nil {
-		p.denies, err = r.table(r.denies)
+	p = &Policy{digest: "sha256:" + hex.EncodeToString(sum[:]), tests: r.tests, requires: r.requires}
+	if p.permits, err = r.table(append(r.permits, always...)); err != nil {
+		return nil, err
 	}
-	if err != nil {
-		return nil, fmt.Errorf("policy: %w", err)
-	}
-	return p, nil
-}
-
-// always is what every task may have unless it is denied: to run as any user of
-// its image, to hide devices from itself, and what the host gives by itself.
-func always() []*block {
-	all := pattern{glob: "*"}
-	b := &block{where: "what every task may do", entries: map[Kind][]entry{
-		User: {{value: all}}, Devfs: {{text: "hide"}}}}
-	h := &block{where: "what the host gives", froms: []string{string(FromHost)}, entries: map[Kind][]entry{
-		Module: {{value: all}}, Devfs: {{text: "path shm unhide"}}}}
-	for _, m := range []mountRule{{fstype: nullfs, path: "/"}, {fstype: "linprocfs"}, {fstype: "linsysfs"}, {fstype: "tmpfs"}} {
-		h.entries[Mount] = append(h.entries[Mount], entry{mount: m})
-	}
-	for _, block := range []*block{b, h} {
-		for _, list := range block.entries {
-			for i := range list {
-				list[i].block, list[i].where = block, block.where
-			}
-		}
-	}
-	return []*block{b, h}
+	p.denies, err = r.table(r.denies)
+	return p, err
 }
 
 type reader struct {
-	index           NewIndex
-	own             bool // no longer the built-in sets
+	devices         Devices
+	builtin         bool // it reads what comes with freejail
 	sets            map[string]*block
 	permits, denies []*block
 	requires        []requirement
 	tests           []test
 }
 
-func (r *reader) file(name string, src []byte, setsOnly bool) error {
+func (r *reader) file(name string, src []byte) error {
 	f, diags := hclsyntax.ParseConfig(src, name, hcl.InitialPos)
 	if diags.HasErrors() {
 		return diags
@@ -118,9 +113,6 @@ func (r *reader) file(name string, src []byte, setsOnly bool) error {
 				return err
 			}
 		}
-	}
-	if setsOnly {
-		return nil
 	}
 	for _, b := range content.Blocks {
 		if err := r.rule(b); err != nil {
@@ -185,7 +177,7 @@ func (r *reader) block(body hcl.Body, where, sort string) (*block, error) {
 	if diags.HasErrors() {
 		return nil, diags
 	}
-	b := &block{where: where, entries: map[Kind][]entry{}}
+	b := &block{where: where, entries: map[Kind][]entry{}, builtin: r.builtin}
 	names := make([]string, 0, len(attrs))
 	for name := range attrs {
 		names = append(names, name)
@@ -208,18 +200,18 @@ func (r *reader) attribute(b *block, sort string, a *hcl.Attribute) error {
 		if sort == "set" || sort == "require" && a.Name == "from" {
 			return fmt.Errorf("it narrows a permit or a deny, and has no meaning here")
 		}
-		return readNarrowing(a, dst)
+		return r.narrowing(a, dst)
 	}
 	if sort == "require" {
 		return fmt.Errorf("this is no setting of a require; there are description, signer, images, digests, namespaces and jobs")
 	}
 	if a.Name == "sets" {
-		list, err := items(a.Expr)
+		list, err := readList(a)
 		for _, i := range list {
 			if _, ok := r.sets[i.value]; !ok {
 				return fmt.Errorf("there is no set %q; see `freejail policy sets`", i.value)
 			}
-			b.sets = append(b.sets, named{i.value, i.where})
+			b.sets = append(b.sets, setUse{i.value, i.where})
 		}
 		if err == nil && sort == "set" {
 			err = fmt.Errorf("a set is not made of sets")
@@ -229,8 +221,8 @@ func (r *reader) attribute(b *block, sort string, a *hcl.Attribute) error {
 	return b.privileges(a, sort)
 }
 
-func readNarrowing(a *hcl.Attribute, dst *[]string) error {
-	list, err := items(a.Expr)
+func (r *reader) narrowing(a *hcl.Attribute, dst *[]string) error {
+	list, err := readList(a)
 	if err != nil {
 		return err
 	}
@@ -242,7 +234,7 @@ func readNarrowing(a *hcl.Attribute, dst *[]string) error {
 		switch {
 		case a.Name == "digests" && (!is || len(hex) != 64 || strings.Trim(hex, "0123456789abcdef") != ""):
 			return fmt.Errorf("%q is not sha256: and 64 hexadecimal digits", i.value)
-		case a.Name == "from" && i.value != string(FromImage) && i.value != string(FromJob):
+		case a.Name == "from" && !r.builtin && i.value != string(FromImage) && i.value != string(FromJob):
 			return fmt.Errorf("%q is neither image nor job", i.value)
 		}
 		if _, err := path.Match(i.value, ""); err != nil {
@@ -256,129 +248,73 @@ func readNarrowing(a *hcl.Attribute, dst *[]string) error {
 	return nil
 }
 
-// listNames are the attributes of blocks, by the kind that they are about.
-var listNames = map[string]Kind{"devfs": Devfs, "allow": Allow, "jail": Jail, "sysvipc": SysVIPC, "sysctl": Sysctl, "mounts": Mount,
-	"ports": Port, "users": User, "modules": Module, "nfs": NFS, "vnet": VNET, "linux": Linux, "services": Service}
-
 func (b *block) privileges(a *hcl.Attribute, sort string) error {
-	kind, ok := listNames[a.Name]
-	if !ok {
-		return fmt.Errorf("this is no setting of a %s; there are description, images, digests, signer, namespaces, jobs, from, sets, "+
-			"devfs, allow, jail, sysvipc, sysctl, mounts, ports, services, users, modules, nfs, vnet and linux", sort)
+	k := byAttribute(a.Name)
+	if k == nil || k.rule == nil {
+		return fmt.Errorf("this is no setting of a %s; there are description, images, digests, signer, namespaces, jobs, from, sets, %s",
+			sort, strings.Join(attributes(), ", "))
 	}
-	read := items
-	switch kind {
-	case Jail, Sysctl:
-		read = pairs
-	case NFS, VNET, Linux:
-		read = func(hcl.Expression) ([]item, error) { return truth(a) }
-	}
-	list, err := read(a.Expr)
+	items, err := k.read(a)
 	if err != nil {
 		return err
 	}
-	for _, i := range list {
-		e, err := newEntry(kind, i)
+	for _, i := range items {
+		r, err := k.rule(i)
 		if err != nil {
 			return err
 		}
-		if err := e.deniable(kind); sort == "deny" && err != nil {
-			return err
+		if d, is := r.(permitOnly); is && sort == "deny" {
+			if err := d.deniable(); err != nil {
+				return fmt.Errorf("%q: %w", i.value, err)
+			}
 		}
-		e.block = b
-		b.entries[kind] = append(b.entries[kind], e)
+		b.entries[k.name] = append(b.entries[k.name], entry{b, i.where, r})
 	}
 	return nil
 }
 
-// deniable refuses what would deny less than it seems to, or nothing.
-func (e *entry) deniable(kind Kind) error {
-	has := func(word string) bool { return slices.Contains(strings.Fields(e.text), word) }
-	switch {
-	case e.mount.sized:
-		return fmt.Errorf("%q: a size is for a permit", e.text)
-	case e.service.own:
-		return fmt.Errorf("%q: a deny names what it denies", e.text)
-	case kind == Devfs && has("hide") && !has("unhide") && !has("mode") && !has("user") && !has("group"):
-		return fmt.Errorf("%q: a rule that only hides is no privilege, so that this denies nothing: write unhide", e.text)
-	}
-	return nil
-}
-
-// elsewhere are jail parameters that are asked for in words of their own.
-var elsewhere = map[string]string{"allow": "allow", "vnet": "vnet", "sysvshm": "sysvipc", "sysvmsg": "sysvipc", "sysvsem": "sysvipc"}
-
-func newEntry(kind Kind, i item) (e entry, err error) {
-	e = entry{where: i.where, text: i.value}
-	switch kind {
-	case Allow:
-		e.name, err = newPattern("allow." + strings.TrimPrefix(i.value, "allow."))
-	case Jail, Sysctl:
-		e.text = i.key + "=" + i.value
-		top, _, _ := strings.Cut(i.key, ".")
-		if word := elsewhere[top]; word != "" && kind == Jail {
-			return e, fmt.Errorf("%q is asked for by %s: write it there", i.key, word)
-		}
-		if e.name, err = newPattern(i.key); err == nil {
-			e.value, err = newValue(i.value)
-		}
-	case SysVIPC:
-		name, mode, given := strings.Cut(i.value, "=")
-		if name != "shm" && name != "msg" && name != "sem" || given && mode != "new" && mode != "inherit" {
-			return e, fmt.Errorf("%q: want shm, msg or sem, with =new or =inherit", i.value)
-		}
-		e.name, e.value = pattern{prefix: name, literal: true}, pattern{prefix: mode, literal: given, glob: "*"}
-	case Mount:
-		e.mount, err = parseMount(i.value)
-	case Port:
-		e.ports, err = parsePorts(i.value)
-	case Service:
-		e.service, err = parseService(i.value)
-	case User, Module:
-		e.value, err = newPattern(i.value)
-	case NFS:
-		e.value = pattern{glob: "*"}
-	}
-	return e, err
-}
-
-// table resolves the sets and prepares the devfs rules.
-func (r *reader) table(blocks []*block) (table, error) {
-	t := table{blocks: blocks, entries: map[Kind][]entry{}, lookups: map[Kind]*lookup{}}
+// table resolves the sets and prepares the rules for comparison.
+func (r *reader) table(blocks []*block) (t table, err error) {
+	all := map[Kind][]entry{}
 	for _, b := range blocks {
-		all := []*block{b}
-		via := []string{""}
-		for _, n := range b.sets {
-			all, via = append(all, r.sets[n.name]), append(via, fmt.Sprintf("%s (set %s)", n.where, n.name))
+		via := ""
+		if b.builtin {
+			via = b.description
 		}
-		for i, from := range all {
-			for kind, list := range from.entries {
-				for _, e := range list {
-					e.block = b
-					if via[i] != "" {
-						e.where = via[i]
-					}
-					if e.service.own && !b.namesImages() && !b.namesJobs() {
-						return t, fmt.Errorf("%s: services: own is what an image or a job calls itself: say in the block whose, by images or signer, "+
-							"or by namespaces or jobs", e.where)
-					}
-					t.entries[kind], t.sized = append(t.entries[kind], e), t.sized || e.mount.sized
-				}
+		if err := b.use(b, via, all); err != nil {
+			return t, err
+		}
+		for _, n := range b.sets {
+			if err := b.use(r.sets[n.name], fmt.Sprintf("%s (set %s)", n.where, n.name), all); err != nil {
+				return t, err
 			}
 		}
 	}
-	for kind, list := range t.entries {
-		l := newLookup(kind, list)
-		t.lookups[kind] = &l
+	t = table{blocks: blocks, of: map[Kind]*ruling{}}
+	for name, list := range all {
+		limits := func(e entry) bool { b, is := e.rule.(summed); return is && b.limited() }
+		index, err := kinds[name].index(list, r.devices)
+		if err != nil {
+			return t, err
+		}
+		t.of[name] = &ruling{index, list, slices.ContainsFunc(list, limits)}
 	}
-	var texts []string
-	for _, e := range t.entries[Devfs] {
-		texts = append(texts, e.text)
-		if _, err := r.index([]string{e.text}); err != nil {
-			return t, fmt.Errorf("%s: devfs: %w", e.where, err)
+	return t, nil
+}
+
+// use adds the entries of a block itself, or of a set that it names at a place.
+func (b *block) use(from *block, via string, all map[Kind][]entry) error {
+	for kind, list := range from.entries {
+		for _, e := range list {
+			e.block, e.where = b, cmp.Or(via, e.where)
+			if r, is := e.rule.(bound); is {
+				var err error
+				if e.rule, err = r.in(b); err != nil {
+					return fmt.Errorf("%s: %w", e.where, err)
+				}
+			}
+			all[kind] = append(all[kind], e)
 		}
 	}
-	var err error
-	t.devfs, err = r.index(texts)
-	return t, err
+	return nil
 }

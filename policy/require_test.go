@@ -9,7 +9,7 @@ import (
 func TestRequire(t *testing.T) {
 	p, err := Parse("p.hcl", []byte("require {\n signer = [\"rel*\", \"ops\"]\n images = [\"r.example/prod/*\"]\n}\npermit {\n vnet = true\n}\n"+
 		"test \"t\" {\n image = \"r.example/prod/web:1\"\n signers = [\"release\"]\n allowed {\n start = true\n }\n}\n"+
-		"test \"u\" {\n image = \"r.example/prod/web@"+digestA+"\"\n refused {\n start = true\n }\n}\n"), newIndex)
+		"test \"u\" {\n image = \"r.example/prod/web@"+digestA+"\"\n refused {\n start = true\n }\n}\n"), devfsRules)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +46,7 @@ func TestRequire(t *testing.T) {
 		"require {\n}": "says nothing", "require {\n signer = []\n}": "empty", "require {\n signer = [\"a\"]\n ports = [\"1\"]\n}": "no setting of a require",
 		"require {\n signer = [\"a\"]\n from = [\"job\"]\n}": "no meaning here", "require {\n signer = [\"a\"]\n sets = [\"standard\"]\n}": "no setting of a require",
 	} {
-		if _, err := Parse("p.hcl", []byte(text), newIndex); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := Parse("p.hcl", []byte(text), devfsRules); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %q", text, err, want)
 		}
 	}

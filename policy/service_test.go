@@ -16,20 +16,20 @@ func TestOwnService(t *testing.T) {
 		p := mustParse(t, "permit {\n"+narrow+"\nservices = [\"own:v1\"]\n}")
 		for _, name := range []string{"vault", "VAULT", "shop", "ghcr.io", "acme", "vaults", "", "own", "prod"} {
 			for _, tags := range [][]string{nil, {"v1"}} {
-				d := p.Decide(s, []Request{ServiceRequest(name, tags, FromImage)}, nil)
+				d := p.Decide(s, []Request{service(name, tags, FromImage)}, nil)
 				if is := strings.Contains(" "+want+" ", " "+strings.ToLower(name)+" ") && name != ""; d.Allowed != is {
 					t.Errorf("%s: %q is allowed: %v", narrow, name, d.Allowed)
 				}
 			}
 		}
-		if d := p.Decide(s, []Request{ServiceRequest("vault", []string{"v1", "active"}, FromImage)}, nil); d.Allowed {
+		if d := p.Decide(s, []Request{service("vault", []string{"v1", "active"}, FromImage)}, nil); d.Allowed {
 			t.Errorf("%s: a tag that no permit names", narrow)
 		}
 	}
 	if d := mustParse(t, `permit {
  images = ["*"]
  services = ["own"]
-}`).Decide(Subject{Job: "", Repository: ""}, []Request{ServiceRequest("", nil, FromImage)}, nil); d.Allowed {
+}`).Decide(Subject{Job: "", Repository: ""}, []Request{service("", nil, FromImage)}, nil); d.Allowed {
 		t.Error("nobody's own is nothing")
 	}
 	for text, want := range map[string]string{
@@ -37,18 +37,18 @@ func TestOwnService(t *testing.T) {
 		"deny {\n jobs = [\"a\"]\n services = [\"own\"]\n}": "names what it denies", `permit { services = ["web:"] }`: "want a name", `permit { services = [":a"] }`: "want a name",
 		`permit { services = ["[" ] }`: "syntax error",
 	} {
-		if _, err := Parse("p.hcl", []byte(text), newIndex); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := Parse("p.hcl", []byte(text), devfsRules); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %q", text, err, want)
 		}
 	}
 }
 
 func TestTags(t *testing.T) {
-	r := ServiceRequest("web", []string{"b", "a,b", `c\`, "b", "*"}, FromJob)
-	if valueOf(r) != `*,a\,b,b,c\\` || strings.Join(r.tags(), " ") != `* a,b b c\` || r.Key() != `service:web:*,a\,b,b,c\\` {
-		t.Errorf("%+v, %q, %s", r, r.tags(), r.Key())
+	r := service("web", []string{"b", "a,b", `c\`, "b", "*"}, FromJob)
+	if valueOf(r) != `*,a\,b,b,c\\` || strings.Join(r.Privilege.(Service).tags, " ") != `* a,b b c\` || r.Key() != `service:web:*,a\,b,b,c\\` {
+		t.Errorf("%+v, %q, %s", r, r.Privilege.(Service).tags, r.Key())
 	}
-	if other := ServiceRequest("web", []string{"a", "b"}, FromJob); other.same(ServiceRequest("web", []string{"a,b"}, FromJob)) {
+	if other := service("web", []string{"a", "b"}, FromJob); other.identity() == service("web", []string{"a,b"}, FromJob).identity() {
 		t.Error("two tags are taken for one")
 	}
 }

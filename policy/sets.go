@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-//go:embed sets.hcl
+//go:embed builtin.hcl
 var builtin []byte
 
 // Set is a named set that comes with freejail.

@@ -21,8 +21,9 @@ func text(e hcl.Expression, dst *string) error {
 	return nil
 }
 
-func items(e hcl.Expression) ([]item, error) {
-	exprs, diags := hcl.ExprList(e)
+// readList reads ["...", "..."].
+func readList(a *hcl.Attribute) ([]item, error) {
+	exprs, diags := hcl.ExprList(a.Expr)
 	if diags.HasErrors() {
 		return nil, fmt.Errorf("want a list: [\"...\"]")
 	}
@@ -37,8 +38,9 @@ func items(e hcl.Expression) ([]item, error) {
 	return out, nil
 }
 
-func pairs(e hcl.Expression) ([]item, error) {
-	exprs, diags := hcl.ExprMap(e)
+// readPairs reads { name = "value" }.
+func readPairs(a *hcl.Attribute) ([]item, error) {
+	exprs, diags := hcl.ExprMap(a.Expr)
 	if diags.HasErrors() {
 		return nil, fmt.Errorf("want names and values: { name = \"value\" }")
 	}
@@ -56,7 +58,8 @@ func pairs(e hcl.Expression) ([]item, error) {
 	return out, nil
 }
 
-func truth(a *hcl.Attribute) ([]item, error) {
+// readTruth reads true, or false for nothing.
+func readTruth(a *hcl.Attribute) ([]item, error) {
 	v, diags := a.Expr.Value(nil)
 	if diags.HasErrors() {
 		return nil, diags

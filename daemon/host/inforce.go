@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/devfs"
 	"github.com/freejail/freejail/image/registry"
 	"github.com/freejail/freejail/internal/regular"
 	"github.com/freejail/freejail/policy"
@@ -92,7 +93,7 @@ func LoadPolicy(path string) (*policy.Policy, error) {
 }
 
 func parsePolicy(name string, src []byte) (*policy.Policy, error) {
-	p, err := policy.Parse(name, src, newRuleIndex)
+	p, err := policy.Parse(name, src, policy.DevicesBy(devfs.ParseRule, devfs.NewIndex))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}

@@ -38,7 +38,7 @@ func (m *Metrics) Decided(d policy.Decision) {
 	}
 	for _, r := range d.Results {
 		if !r.Allowed {
-			m.refusals[refusal{r.Kind, r.Request.Source, r.Denied}]++
+			m.refusals[refusal{r.Kind(), r.Request.Source, r.Denied}]++
 		}
 	}
 }
@@ -51,7 +51,7 @@ func (m *Metrics) Write(w io.Writer) {
 	fmt.Fprintf(w, "freejail_policy_decisions_total{result=\"allowed\"} %d\n", m.allowed)
 	fmt.Fprintf(w, "freejail_policy_decisions_total{result=\"refused\"} %d\n", m.refused)
 	head(w, "freejail_policy_refused_requests_total", "Requests that starts were refused for.", "counter")
-	for _, kind := range policy.Kinds {
+	for _, kind := range policy.Kinds() {
 		for _, source := range []policy.Source{policy.FromImage, policy.FromJob, policy.FromHost} {
 			for _, denied := range []bool{false, true} {
 				if n := m.refusals[refusal{kind, source, denied}]; n > 0 {

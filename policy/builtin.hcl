@@ -1,5 +1,20 @@
-# The named sets that come with freejail: what a permit or a deny gets by
-# sets = ["..."].
+# What comes with freejail. Nothing of this needs a permit, but all of it can be denied.
+
+permit {
+  description = "what every task may do"
+  users       = ["*"]
+  devfs       = ["hide"]
+}
+
+permit {
+  description = "what the host gives"
+  from        = ["host"]
+  modules     = ["*"]
+  mounts      = ["nullfs:/", "linprocfs", "linsysfs", "tmpfs"]
+  devfs       = ["path shm unhide"]
+}
+
+# The named sets: what a permit or a deny gets by sets = ["..."].
 
 set "standard" {
   description = "what most servers need: unprivileged ports, and temporary files in memory"

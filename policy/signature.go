@@ -1,0 +1,60 @@
+package policy
+
+import (
+	"slices"
+	"strings"
+)
+
+// Signature asks, in the image's stead, to start without the signature of one of
+// the signers, globs with commas between them, that a require block names.
+type Signature string
+
+func init() {
+	register(kind{name: "signature", attribute: "start", read: readTruth,
+		parse:    func(_, value string) (Privilege, error) { return Signature(value), nil },
+		asserted: func(item) (Privilege, error) { return start{}, nil }})
+}
+
+// Kind implements Privilege.
+func (Signature) Kind() Kind { return "signature" }
+func (s Signature) String() string {
+	return "a signature of " + strings.ReplaceAll(string(s), ",", " or ")
+}
+func (s Signature) Key() string            { return "signature:" + string(s) }
+func (s Signature) form() (string, string) { return "", string(s) }
+func (s Signature) permit() string         { return "" }
+
+// requirement is a require block: of what it is about, one of the signers must
+// have signed.
+type requirement struct {
+	block   *block
+	signers []string // globs
+}
+
+func (q requirement) decide(j *judge) Result {
+	res := Result{Request: Request{Signature(strings.Join(q.signers, ",")), FromImage}, required: true}
+	for _, name := range j.subject.Signers {
+		if slices.ContainsFunc(q.signers, func(g string) bool { return glob(g, name) }) {
+			res.Allowed, res.Reason = true, "signed by "+name
+			return res
+		}
+	}
+	if res.Reason, res.Allowed = j.approved(res.Request); !res.Allowed {
+		res.Reason = "required at " + q.block.where + ", and none was verified for this digest and repository"
+	}
+	return res
+}
+
+// start is what a test says of all that is required.
+type start struct{ Signature }
+
+func (start) String() string { return "the start" }
+
+func (start) assert(p *Policy, s Subject, r Request) Result {
+	for _, res := range p.Decide(s, nil, nil).Results {
+		if !res.Allowed {
+			return res
+		}
+	}
+	return Result{Request: r, Allowed: true, Reason: "every signature that is required is there, or none is"}
+}
