@@ -175,7 +175,33 @@ func (a *commands) serve(ctx context.Context, start *starter, cfg host.Config) e
 	return errors.Join(err, d.Close())
 }
 
-func table(w io.Writer, header string, rows [][]string) {
+// answer returns a command that prints what a call gives.
+func answer[T any](a *commands, use, short string, args cobra.PositionalArgs,
+	call func(context.Context, []string) (T, error), print func(io.Writer, T)) *cobra.Command {
+	return app.Command(use, short, args, func(ctx context.Context, args []string) error {
+		v, err := call(ctx, args)
+		if err != nil {
+			return err
+		}
+		return a.Print(v, func(w io.Writer) { print(w, v) })
+	})
+}
+
+// listing returns a command that prints what the daemon has.
+func listing[T any](a *commands, use, short string, call func(*client.Client, context.Context) ([]T, error),
+	print func(io.Writer, []T)) *cobra.Command {
+	return answer(a, use, short, cobra.NoArgs,
+		func(ctx context.Context, _ []string) ([]T, error) { return call(a.client(), ctx) }, print)
+}
+
+// table writes a row for each of a list; a row of nothing is left out.
+func table[T any](w io.Writer, header string, list []T, row func(T) []string) {
+	var rows [][]string
+	for _, v := range list {
+		if r := row(v); r != nil {
+			rows = append(rows, r)
+		}
+	}
 	_ = printable.Table(w, header, rows) // App remembers the error
 }
 

@@ -47,11 +47,9 @@ func (a *commands) listExports(ctx context.Context) error {
 		return err
 	}
 	return a.Print(list, func(w io.Writer) {
-		var rows [][]string
-		for _, e := range list {
-			rows = append(rows, []string{strings.Join(e.Names, ","), e.Digest, e.Path})
-		}
-		table(w, "NAMES\tDIGEST\tPATH", rows)
+		table(w, "NAMES\tDIGEST\tPATH", list, func(e client.Export) []string {
+			return []string{strings.Join(e.Names, ","), e.Digest, e.Path}
+		})
 		if len(list) > 0 {
 			printProblem(w, list[0])
 		}

@@ -36,39 +36,36 @@ func (a *commands) imagesCmd() *cobra.Command {
 				return err
 			}
 			return a.Print(list, func(w io.Writer) {
-				var rows [][]string
-				for _, i := range list {
-					if i.Problem != "" {
-						rows = append(rows, []string{i.Name, short(i.Digest), "-", "-", "-", "-", "-", i.Problem})
-						continue
-					}
-					rows = append(rows, []string{i.Name, short(i.Digest), i.OS + "/" + i.Arch, units.BytesSize(float64(i.Size)),
-						bytesOrNone(i.Shared), bytesOrNone(i.Unpacked), cmp.Or(strings.Join(i.Tasks, " "), "-"), i.Summary})
-				}
-				table(w, "NAME\tDIGEST\tPLATFORM\tSIZE\tSHARED\tUNPACKED\tTASKS\tSUMMARY", rows)
+				table(w, "NAME\tDIGEST\tPLATFORM\tSIZE\tSHARED\tUNPACKED\tTASKS\tSUMMARY", list, imageRow)
 			})
 		})
 	var name string
-	imp := app.Command("import ARCHIVE", "import an OCI archive or layout directory", cobra.ExactArgs(1),
-		func(ctx context.Context, args []string) error {
+	imp := answer(a, "import ARCHIVE", "import an OCI archive or layout directory", cobra.ExactArgs(1),
+		func(ctx context.Context, args []string) (*client.ImageInfo, error) {
 			path, err := filepath.Abs(args[0])
 			if err != nil {
-				return err
+				return nil, err
 			}
 			tell, end := showProgress("importing " + args[0])
-			i, err := a.client().Import(ctx, client.ImportRequest{Path: path, Name: name}, tell)
-			end()
-			if err != nil {
-				return err
-			}
-			return a.Print(i, func(w io.Writer) { printable.Fprintln(w, i.Name, i.Digest) })
-		})
+			defer end()
+			return a.client().Import(ctx, client.ImportRequest{Path: path, Name: name}, tell)
+		}, printName)
 	imp.Flags().StringVarP(&name, "name", "t", "", "name[:tag] (default: the file's name)")
 	rm := app.Command("rm IMAGE", "remove an image's name; `freejail gc` frees its space", cobra.ExactArgs(1),
 		func(ctx context.Context, args []string) error { return a.client().RemoveImage(ctx, args[0]) })
 	c.AddCommand(imp, rm)
 	return c
 }
+
+func imageRow(i client.ImageInfo) []string {
+	if i.Problem != "" {
+		return []string{i.Name, short(i.Digest), "-", "-", "-", "-", "-", i.Problem}
+	}
+	return []string{i.Name, short(i.Digest), i.OS + "/" + i.Arch, units.BytesSize(float64(i.Size)),
+		bytesOrNone(i.Shared), bytesOrNone(i.Unpacked), cmp.Or(strings.Join(i.Tasks, " "), "-"), i.Summary}
+}
+
+func printName(w io.Writer, i *client.ImageInfo) { printable.Fprintln(w, i.Name, i.Digest) }
 
 func bytesOrNone(n int64) string {
 	if n == 0 {
@@ -176,16 +173,12 @@ func showProgress(title string) (tell func(client.ImageProgress), end func()) {
 
 func (a *commands) pullCmd() *cobra.Command {
 	var timeout time.Duration
-	c := app.Command("pull IMAGE", "pull an image from a registry", cobra.ExactArgs(1),
-		func(ctx context.Context, args []string) error {
+	c := answer(a, "pull IMAGE", "pull an image from a registry", cobra.ExactArgs(1),
+		func(ctx context.Context, args []string) (*client.ImageInfo, error) {
 			tell, end := showProgress("pulling " + args[0])
-			i, err := a.client().Pull(ctx, client.PullRequest{Ref: args[0], Timeout: client.Duration(timeout)}, tell)
-			end()
-			if err != nil {
-				return err
-			}
-			return a.Print(i, func(w io.Writer) { printable.Fprintln(w, i.Name, i.Digest) })
-		})
+			defer end()
+			return a.client().Pull(ctx, client.PullRequest{Ref: args[0], Timeout: client.Duration(timeout)}, tell)
+		}, printName)
 	c.Long = `IMAGE is HOST/NAME:TAG or HOST/NAME@sha256:... The registry is asked even if the
 image is on the host. Mirrors, credentials and certificates are those of the
 daemon's configuration. The image stays until "freejail images rm".`

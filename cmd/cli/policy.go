@@ -1,9 +1,11 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,8 +24,11 @@ func (a *commands) policyCmd() *cobra.Command {
 	c := &cobra.Command{Use: "policy", Short: "check, test and approve what images may have"}
 	reload := app.Command("reload", "reload the policy file now and report errors", cobra.NoArgs,
 		func(ctx context.Context, _ []string) error { return a.client().Reload(ctx) })
-	c.AddCommand(a.policyCheckCmd(), a.policyTestCmd(), a.policySetsCmd(), a.policyApproveCmd(), a.policyListCmd(),
-		a.policyRevokeCmd(), a.policyLogCmd(), reload)
+	list := listing(a, "list", "list the approvals", (*client.Client).Approvals, printApprovals)
+	log := listing(a, "log", "show all approvals, revocations and expiries", (*client.Client).ApprovalLog,
+		printApprovalLog)
+	c.AddCommand(a.policyCheckCmd(), a.policyTestCmd(), a.policySetsCmd(), a.policyApproveCmd(), a.policyRevokeCmd(),
+		list, log, reload)
 	return c
 }
 
@@ -120,11 +125,7 @@ func (a *commands) policySetsCmd() *cobra.Command {
 			}
 			list := policy.Sets()
 			return a.Print(list, func(w io.Writer) {
-				var rows [][]string
-				for _, s := range list {
-					rows = append(rows, []string{s.Name, s.Description})
-				}
-				table(w, "SET\tWHAT IT IS FOR", rows)
+				table(w, "SET\tWHAT IT IS FOR", list, func(s policy.Set) []string { return []string{s.Name, s.Description} })
 			})
 		})
 }
@@ -132,24 +133,15 @@ func (a *commands) policySetsCmd() *cobra.Command {
 func (a *commands) policyApproveCmd() *cobra.Command {
 	var reason, expires string
 	var requests []string
-	c := app.Command("approve IMAGE@DIGEST --reason REASON", "approve requests of one digest of an image",
-		cobra.ExactArgs(1), func(ctx context.Context, args []string) error {
+	c := answer(a, "approve IMAGE@DIGEST --reason REASON", "approve requests of one digest of an image",
+		cobra.ExactArgs(1), func(ctx context.Context, args []string) (*client.Approval, error) {
 			at, err := expiry(expires, time.Now())
 			if err != nil {
-				return err
+				return nil, err
 			}
-			ap, err := a.client().Approve(ctx, client.ApproveRequest{Image: imageRef(args[0]), Requests: requests,
+			return a.client().Approve(ctx, client.ApproveRequest{Image: imageRef(args[0]), Requests: requests,
 				Why: reason, Expires: at})
-			if err != nil {
-				return err
-			}
-			return a.Print(ap, func(w io.Writer) {
-				printable.Fprintf(w, "%s: approved for %s%s:\n", ap.ID, ap.Digest, until(*ap))
-				for _, r := range ap.Requests {
-					printable.Fprintf(w, "  %s\n", r)
-				}
-			})
-		})
+		}, printApproval)
 	c.Long = `Approves the given requests, or all requests of the image, for this digest only.
 Who approved, when and why is recorded. A deny of the policy stays in force.`
 	c.Flags().StringVar(&reason, "reason", "", "the reason, which is recorded")
@@ -197,20 +189,16 @@ func until(a client.Approval) string {
 
 func minute(t time.Time) string { return t.Local().Format("2006-01-02 15:04") }
 
-func (a *commands) policyListCmd() *cobra.Command {
-	return app.Command("list", "list the approvals", cobra.NoArgs, func(ctx context.Context, _ []string) error {
-		l, err := a.client().Approvals(ctx)
-		if err != nil {
-			return err
-		}
-		return a.Print(l, func(w io.Writer) {
-			var rows [][]string
-			for _, p := range l {
-				rows = append(rows, []string{p.ID, short(p.Digest), p.Image, p.By, minute(p.At) + until(p), p.Why,
-					strings.Join(p.Requests, "; ")})
-			}
-			table(w, "ID\tDIGEST\tIMAGE\tBY\tWHEN\tREASON\tREQUESTS", rows)
-		})
+func printApproval(w io.Writer, a *client.Approval) {
+	printable.Fprintf(w, "%s: approved for %s%s:\n", a.ID, a.Digest, until(*a))
+	for _, r := range a.Requests {
+		printable.Fprintf(w, "  %s\n", r)
+	}
+}
+
+func printApprovals(w io.Writer, list []client.Approval) {
+	table(w, "ID\tDIGEST\tIMAGE\tBY\tWHEN\tREASON\tREQUESTS", list, func(a client.Approval) []string {
+		return []string{a.ID, short(a.Digest), a.Image, a.By, minute(a.At) + until(a), a.Why, strings.Join(a.Requests, "; ")}
 	})
 }
 
@@ -224,27 +212,18 @@ func (a *commands) policyRevokeCmd() *cobra.Command {
 	return c
 }
 
-func (a *commands) policyLogCmd() *cobra.Command {
-	return app.Command("log", "show all approvals, revocations and expiries", cobra.NoArgs,
-		func(ctx context.Context, _ []string) error {
-			l, err := a.client().ApprovalLog(ctx)
-			if err != nil {
-				return err
-			}
-			return a.Print(l, func(w io.Writer) {
-				for _, r := range l {
-					at, by, why := r.Approval.At, r.Approval.By, r.Approval.Why
-					if r.Action != "approve" {
-						at, by, why = r.At, r.By, r.Why
-					}
-					printable.Fprintf(w, "%s %s %s %s by %s: %s\n", at.Local().Format(time.DateTime), r.Action,
-						r.Approval.ID, short(r.Approval.Digest), by, why)
-					if r.Action == "approve" {
-						printable.Fprintf(w, "  %s%s: %s\n", r.Approval.Image, until(r.Approval), strings.Join(r.Approval.Requests, "; "))
-					}
-				}
-			})
-		})
+func printApprovalLog(w io.Writer, list []client.ApprovalRecord) {
+	for _, r := range list {
+		at, by, why := r.Approval.At, r.Approval.By, r.Approval.Why
+		if r.Action != "approve" {
+			at, by, why = r.At, r.By, r.Why
+		}
+		printable.Fprintf(w, "%s %s %s %s by %s: %s\n", at.Local().Format(time.DateTime), r.Action,
+			r.Approval.ID, short(r.Approval.Digest), by, why)
+		if r.Action == "approve" {
+			printable.Fprintf(w, "  %s%s: %s\n", r.Approval.Image, until(r.Approval), strings.Join(r.Approval.Requests, "; "))
+		}
+	}
 }
 
 func printDecision(w io.Writer, d *client.Decision) {
@@ -256,15 +235,12 @@ func printDecision(w io.Writer, d *client.Decision) {
 		printable.Fprintln(w, "asks for nothing")
 		return
 	}
-	var rows [][]string
-	for _, r := range d.Results {
-		word := "refused"
+	table(w, "\tREQUEST\tREASON", d.Results, func(r client.Result) []string {
 		if r.Allowed {
-			word = "allowed"
+			return []string{"allowed", r.Request, r.Reason}
 		}
-		rows = append(rows, []string{word, r.Request, r.Reason})
-	}
-	table(w, "\tREQUEST\tREASON", rows)
+		return []string{"refused", r.Request, r.Reason}
+	})
 	first := true
 	for _, r := range d.Results {
 		if r.Permit != "" && first {
@@ -282,41 +258,33 @@ func printDecision(w io.Writer, d *client.Decision) {
 
 func (a *commands) devfsCmd() *cobra.Command {
 	c := &cobra.Command{Use: "devfs", Short: "freejail's devfs rulesets"}
-	list := app.Command("list", "list the rulesets and their holders", cobra.NoArgs,
-		func(ctx context.Context, _ []string) error {
-			l, err := a.client().Rulesets(ctx)
-			if err != nil {
-				return err
-			}
-			return a.Print(l, func(w io.Writer) {
-				for _, s := range l {
-					printRuleset(w, s)
-				}
-			})
-		})
-	show := app.Command("show RULESET", "show one ruleset, by its number or a task", cobra.ExactArgs(1),
-		func(ctx context.Context, args []string) error {
-			l, err := a.client().Rulesets(ctx)
-			if err != nil {
-				return err
-			}
-			for _, s := range l {
-				if fmt.Sprint(s.ID) == args[0] || strings.Contains("\n"+strings.Join(s.Holders, "\n")+"\n", "\n"+args[0]+"\n") {
-					return a.Print(s, func(w io.Writer) { printRuleset(w, s) })
-				}
-			}
-			return fmt.Errorf("no such ruleset or task with a ruleset: %s; see `freejail devfs list`", args[0])
-		})
-	c.AddCommand(list, show, a.devfsExplainCmd())
+	c.AddCommand(listing(a, "list", "list the rulesets and their holders", (*client.Client).Rulesets, printRulesets),
+		answer(a, "show RULESET", "show one ruleset, by its number or a task", cobra.ExactArgs(1), a.ruleset, printRuleset),
+		a.devfsExplainCmd())
 	return c
 }
 
-func printRuleset(w io.Writer, s client.Ruleset) {
-	holders := strings.Join(s.Holders, ", ")
-	if holders == "" {
-		holders = "nobody"
+func (a *commands) ruleset(ctx context.Context, args []string) (client.Ruleset, error) {
+	list, err := a.client().Rulesets(ctx)
+	for _, s := range list {
+		if fmt.Sprint(s.ID) == args[0] || slices.Contains(s.Holders, args[0]) {
+			return s, nil
+		}
 	}
-	printable.Fprintf(w, "ruleset %d, held by %s\n", s.ID, holders)
+	if err == nil {
+		err = fmt.Errorf("no such ruleset or task with a ruleset: %s; see `freejail devfs list`", args[0])
+	}
+	return client.Ruleset{}, err
+}
+
+func printRulesets(w io.Writer, list []client.Ruleset) {
+	for _, s := range list {
+		printRuleset(w, s)
+	}
+}
+
+func printRuleset(w io.Writer, s client.Ruleset) {
+	printable.Fprintf(w, "ruleset %d, held by %s\n", s.ID, cmp.Or(strings.Join(s.Holders, ", "), "nobody"))
 	for i, r := range s.Rules {
 		printable.Fprintf(w, "  %d %s\n", i+1, r)
 	}
@@ -324,31 +292,29 @@ func printRuleset(w io.Writer, s client.Ruleset) {
 
 func (a *commands) devfsExplainCmd() *cobra.Command {
 	var all bool
-	c := app.Command("explain IMAGE", "show which devices a jail of an image would see, and by which rule",
-		cobra.ExactArgs(1), func(ctx context.Context, args []string) error {
-			v, err := a.client().Explain(ctx, imageRef(args[0]))
-			if err != nil {
-				return err
-			}
-			return a.Print(v, func(w io.Writer) {
-				var rows [][]string
-				for _, n := range v.Nodes {
-					word := "hidden"
-					if n.Visible {
-						word = "visible"
-					}
-					if len(n.Types) > 0 {
-						word = strings.ReplaceAll("if "+strings.Join(n.Types, " or "), "if  or", "if of no type or")
-					}
-					if n.Visible || all || len(n.Types) > 0 {
-						rows = append(rows, []string{word, n.Path, n.Mode, n.From, n.Rule})
-					}
+	c := answer(a, "explain IMAGE", "show which devices a jail of an image would see, and by which rule",
+		cobra.ExactArgs(1), func(ctx context.Context, args []string) (*client.DevfsView, error) {
+			return a.client().Explain(ctx, imageRef(args[0]))
+		}, func(w io.Writer, v *client.DevfsView) {
+			table(w, "\tNODE\tMODE\tBY\tRULE", v.Nodes, func(n client.Node) []string {
+				if n.Visible || all || len(n.Types) > 0 {
+					return []string{visibility(n), n.Path, n.Mode, n.From, n.Rule}
 				}
-				table(w, "\tNODE\tMODE\tBY\tRULE", rows)
+				return nil
 			})
 		})
 	c.Flags().BoolVarP(&all, "all", "a", false, "also show hidden devices")
 	return c
+}
+
+func visibility(n client.Node) string {
+	switch {
+	case len(n.Types) > 0:
+		return strings.ReplaceAll("if "+strings.Join(n.Types, " or "), "if  or", "if of no type or")
+	case n.Visible:
+		return "visible"
+	}
+	return "hidden"
 }
 
 func (a *commands) metricsCmd() *cobra.Command {

@@ -278,18 +278,12 @@ func (a *commands) psCmd() *cobra.Command {
 				return err
 			}
 		}
-		kept := []client.Task{}
-		for _, t := range tasks {
-			if all || t.State != client.Exited && t.State != client.Left {
-				kept = append(kept, t)
-			}
-		}
+		kept := slices.DeleteFunc(tasks, func(t client.Task) bool {
+			return !all && (t.State == client.Exited || t.State == client.Left)
+		})
 		return a.Print(kept, func(w io.Writer) {
-			var rows [][]string
-			for _, t := range kept {
-				rows = append(rows, psRow(t, usage[t.Spec.ID]))
-			}
-			table(w, "TASK\tIMAGE\tSTATE\tPID\tJID\tPORTS\tRSS\tCPU\tCREATED", rows)
+			table(w, "TASK\tIMAGE\tSTATE\tPID\tJID\tPORTS\tRSS\tCPU\tCREATED", kept,
+				func(t client.Task) []string { return psRow(t, usage[t.Spec.ID]) })
 			for _, t := range kept {
 				if t.Left != "" {
 					printable.Fprintf(w, "still on the host of %s: %s\n", rowID(t), t.Left)

@@ -12,7 +12,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/freejail/freejail/cmd/internal/app"
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/build"
 	"github.com/freejail/freejail/internal/printable"
@@ -30,25 +29,24 @@ type lists struct {
 	Removed []string `json:"removed"`
 }
 
+const diffHelp = `
+
+Shows the requests that the second image adds or drops, about which a host's policy
+decides, the differences of the configs, and the files that were added (+), removed
+(-) or changed (M).`
+
 func (a *commands) diffCmd() *cobra.Command {
 	var noFiles bool
-	var f *imageFlags
-	c := app.Command("diff IMAGE IMAGE", "compare two images: requests, config and files", cobra.ExactArgs(2),
-		func(ctx context.Context, args []string) error {
+	c := a.imageCommand("diff IMAGE IMAGE", "compare two images: requests, config and files", diffHelp, 2,
+		func(ctx context.Context, f *imageFlags, args []string) error {
 			d, err := f.compare(ctx, args[0], args[1], !noFiles)
 			if err != nil {
 				return err
 			}
 			return a.Print(d, d.print)
 		})
-	c.Long = imageHelp + `
-
-Shows the requests that the second image adds or drops, about which a host's policy
-decides, the differences of the configs, and the files that were added (+), removed
-(-) or changed (M).`
 	a.JSONFlag(c.Flags())
 	c.Flags().BoolVar(&noFiles, "no-files", false, "do not read the layers")
-	f = a.imageFlags(c)
 	return c
 }
 

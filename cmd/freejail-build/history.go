@@ -10,7 +10,6 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 
-	"github.com/freejail/freejail/cmd/internal/app"
 	"github.com/freejail/freejail/image"
 )
 
@@ -24,9 +23,8 @@ type step struct {
 }
 
 func (a *commands) historyCmd() *cobra.Command {
-	var f *imageFlags
-	c := app.Command("history IMAGE", "show how an image was made, the first step first", cobra.ExactArgs(1),
-		func(ctx context.Context, args []string) error {
+	c := a.imageCommand("history IMAGE", "show how an image was made, the first step first", "", 1,
+		func(ctx context.Context, f *imageFlags, args []string) error {
 			img, err := f.describe(ctx, args[0])
 			if err != nil {
 				return err
@@ -34,9 +32,7 @@ func (a *commands) historyCmd() *cobra.Command {
 			steps := history(img)
 			return a.Print(steps, func(w io.Writer) { printHistory(w, steps) })
 		})
-	c.Long = imageHelp
 	a.JSONFlag(c.Flags())
-	f = a.imageFlags(c)
 	return c
 }
 

@@ -30,11 +30,18 @@ type imageFlags struct {
 	app    *commands
 }
 
-func (a *commands) imageFlags(c *cobra.Command) *imageFlags {
+// imageCommand returns a command that looks at n images. More is help beside what
+// an image is.
+func (a *commands) imageCommand(use, short, more string, n int,
+	run func(ctx context.Context, f *imageFlags, args []string) error) *cobra.Command {
 	f := &imageFlags{app: a}
+	c := app.Command(use, short, cobra.ExactArgs(n), func(ctx context.Context, args []string) error {
+		return run(ctx, f, args)
+	})
+	c.Long = imageHelp + more
 	f.remoteFlags.add(c)
 	c.Flags().StringVar(&f.target, "platform", "", "which image of an index, as OS/ARCHITECTURE")
-	return f
+	return c
 }
 
 // locate tells which place an argument names; nil is that it is the path of a

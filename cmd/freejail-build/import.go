@@ -13,7 +13,7 @@ func (a *commands) importCmd() *cobra.Command {
 	var f outputFlags
 	var name, manifest string
 	var digests []string
-	c := app.Command("import [flags] -o IMAGE ARCHIVE...", "make an image from FreeBSD's distribution sets or other tar archives",
+	c := app.Command("import [flags] -o IMAGE ARCHIVE...", "make an image from distribution sets or other tar archives",
 		cobra.MinimumNArgs(1), func(ctx context.Context, args []string) error {
 			o, err := f.options(a)
 			if err != nil {

@@ -15,25 +15,26 @@ import (
 )
 
 func (a *commands) inspectCmd() *cobra.Command {
-	var f *imageFlags
-	c := app.Command("inspect IMAGE", "show what an image is, asks for and offers", cobra.ExactArgs(1),
-		func(ctx context.Context, args []string) error {
+	c := a.imageCommand("inspect IMAGE", "show what an image is, asks for and offers", "", 1,
+		func(ctx context.Context, f *imageFlags, args []string) error {
 			img, err := f.describe(ctx, args[0])
 			if err != nil {
 				return err
 			}
 			return a.Print(document(img), func(w io.Writer) { describe(w, img) })
 		})
-	c.Long = imageHelp
 	a.JSONFlag(c.Flags())
-	f = a.imageFlags(c)
 	return c
 }
 
+const unpackHelp = `
+
+The directory is created if it does not exist. Without root all files belong to
+the caller, and set-uid and set-gid bits are dropped.`
+
 func (a *commands) unpackCmd() *cobra.Command {
-	var f *imageFlags
-	c := app.Command("unpack IMAGE DIRECTORY", "unpack an image's files into an empty directory", cobra.ExactArgs(2),
-		func(ctx context.Context, args []string) (err error) {
+	return a.imageCommand("unpack IMAGE DIRECTORY", "unpack an image's files into an empty directory", unpackHelp, 2,
+		func(ctx context.Context, f *imageFlags, args []string) (err error) {
 			l, img, done, err := f.load(ctx, args[0])
 			if err != nil {
 				return err
@@ -48,10 +49,4 @@ func (a *commands) unpackCmd() *cobra.Command {
 				bar.Set(p.Done, p.Size, fmt.Sprintf("%d of %d layers", p.LayersDone, p.Layers))
 			})
 		})
-	c.Long = imageHelp + `
-
-The directory is created if it does not exist. Without root all files belong to
-the caller, and set-uid and set-gid bits are dropped.`
-	f = a.imageFlags(c)
-	return c
 }

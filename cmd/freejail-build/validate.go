@@ -20,10 +20,15 @@ import (
 	"github.com/freejail/freejail/internal/printable"
 )
 
+const validateHelp = `
+
+All its images are checked, or those of --platform. Each finding is a line: error,
+warning or note, a code, where it is, and what it is. With an error the exit code
+is 1.`
+
 func (a *commands) validateCmd() *cobra.Command {
-	var f *imageFlags
-	c := app.Command("validate IMAGE", "report every error in an image", cobra.ExactArgs(1),
-		func(ctx context.Context, args []string) error {
+	c := a.imageCommand("validate IMAGE", "report every error in an image", validateHelp, 1,
+		func(ctx context.Context, f *imageFlags, args []string) error {
 			found, err := f.validate(ctx, args[0])
 			if err != nil {
 				return err
@@ -34,12 +39,6 @@ func (a *commands) validateCmd() *cobra.Command {
 			}
 			return err
 		})
-	c.Long = imageHelp + `
-
-All its images are checked, or those of --platform. Each finding is a line: error,
-warning or note, a code, where it is, and what it is. With an error the exit code
-is 1.`
-	f = a.imageFlags(c)
 	a.JSONFlag(c.Flags())
 	return c
 }
