@@ -318,12 +318,15 @@ func serviceDenials() denials {
 	return d
 }
 
+// moreDenials are of kinds that are of the tests alone.
+var moreDenials = map[Kind]func() []denials{}
+
 // allDenials has every kind that a deny can be about.
 func allDenials() map[Kind][]denials {
 	yes := func(kind Kind, value string) []denials {
 		return []denials{words(kind, string(kind)+" = %s", string(kind)+" = true", []string{"true"}, requests(kind, "", value), [][]string{{"true", value}})}
 	}
-	return map[Kind][]denials{
+	all := map[Kind][]denials{
 		"mount": {nullfsDenials(), tmpfsDenials()}, "port": {portDenials()}, "devfs": {devfsDenials()}, "allow": {allowDenials()},
 		"jail": {jailDenials("jail")}, "sysctl": {jailDenials("sysctl")}, "sysvipc": {ipcDenials()},
 		"user": {words("user", `users = [%q]`, "", []string{"root", "0", "www", "80", "r??t", "r*t", "[0]"},
@@ -334,6 +337,10 @@ func allDenials() map[Kind][]denials {
 			words("module", `modules = [%q]`, `modules = ["*"]`, []string{"pseudofs", "linux_*"}, requests("module", "", "linprocfs", "linsysfs", "tmpfs"), [][]string{{"pseudofs", "linprocfs", "linsysfs", "linux_*"}})},
 		"service": {serviceDenials()}, "nfs": yes("nfs", "root"), "vnet": yes("vnet", "true"), "linux": yes("linux", "true"),
 	}
+	for kind, f := range moreDenials {
+		all[kind] = f()
+	}
+	return all
 }
 
 // TestDenyIsOfEveryForm tries every deny of the table with every request, beside

@@ -2,17 +2,24 @@ package policy
 
 import (
 	"encoding/json"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 )
 
 // TestForms pins how requests are written for people, for operators, in a policy and in an
 // approval. What is here lies on disks and in scripts.
+type form struct {
+	request                  Request
+	text, key, permit, asked string // asked is another key of the request; empty for none
+}
+
+// moreForms are of kinds that are of the tests alone.
+var moreForms []form
+
 func TestForms(t *testing.T) {
-	forms := []struct {
-		request                  Request
-		text, key, permit, asked string // asked is the request by another key; empty for the same
-	}{
+	forms := append([]form{
 		{req("devfs", "path 'bpf*' unhide mode 600", "path 'bpf*' unhide mode 600"),
 			"devfs rule path 'bpf*' unhide mode 600", "devfs:path 'bpf*' unhide mode 600", `devfs = ["path 'bpf*' unhide mode 600"]`, ""},
 		{req("allow", "allow.raw_sockets", "true"), "allow.raw_sockets", "allow:raw_sockets", `allow = ["raw_sockets"]`, "allow:allow.raw_sockets"},
@@ -40,7 +47,7 @@ func TestForms(t *testing.T) {
 		{req("vnet", "", "true"), "vnet", "vnet", "vnet = true", ""},
 		{req("linux", "", "true"), "linux", "linux", "linux = true", ""},
 		{req("signature", "", "rel*,ops"), "a signature of rel* or ops", "signature:rel*,ops", "-", ""},
-	}
+	}, moreForms...)
 	pinned := map[Kind]bool{}
 	for _, c := range forms {
 		kind, _, _ := strings.Cut(c.key, ":")
@@ -99,6 +106,34 @@ func TestFormOnDisk(t *testing.T) {
 		}
 		if back, err := json.Marshal(r); err != nil || string(back) != text {
 			t.Errorf("%s is written as %s: %v", text, back, err)
+		}
+	}
+}
+
+// The page of the policy has each kind with a key of it, and each attribute of a block.
+func TestKindsAreDocumented(t *testing.T) {
+	page, err := os.ReadFile("../docs/policy.md")
+	if err != nil {
+		t.Skip("the documentation is not here")
+	}
+	row := regexp.MustCompile("(?m)^\\| ([a-z]+) \\| .* \\| `([^`]+)` \\|$")
+	documented := map[Kind]bool{}
+	for _, m := range row.FindAllStringSubmatch(string(page), -1) {
+		p, err := ParseKey(m[2])
+		if err != nil || p.Kind() != Kind(m[1]) || p.Key() != m[2] {
+			t.Errorf("%s has the key %s, which is read as %v: %v", m[1], m[2], p, err)
+		}
+		documented[Kind(m[1])] = true
+	}
+	for name, k := range kinds {
+		if moreDenials[name] != nil { // a kind of the tests
+			continue
+		}
+		if !documented[name] {
+			t.Errorf("the page has no row of %s", name)
+		}
+		if !strings.Contains(string(page), "`"+k.attribute+"`") && !strings.Contains(string(page), "`"+k.attribute+" = ") {
+			t.Errorf("the page does not name the attribute %s", k.attribute)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -11,7 +12,7 @@ import (
 
 // cases has for each kind a request, a permit of it, a permit that is almost
 // one, and a deny.
-var cases map[Kind]rulings
+var cases = map[Kind]rulings{}
 
 type rulings struct {
 	request      Request
@@ -20,7 +21,7 @@ type rulings struct {
 }
 
 func init() { // when the kinds are there
-	cases = map[Kind]rulings{
+	maps.Copy(cases, map[Kind]rulings{
 		"devfs":   {req("devfs", "path 'bpf[0-3]' unhide mode 600", "path 'bpf[0-3]' unhide mode 600"), `devfs = ["path 'bpf*' unhide mode 660"]`, `devfs = ["path 'bpf[0-2]' unhide mode 660"]`, `devfs = ["path bpf3 unhide"]`},
 		"allow":   {req("allow", "allow.raw_sockets", "true"), `allow = ["raw_sockets"]`, `allow = ["raw_socket?x"]`, `allow = ["raw_*"]`},
 		"jail":    {req("jail", "children.max", "3"), `jail = { "children.max" = "<=5" }`, `jail = { "children.max" = "<=2" }`, `jail = { "children.*" = "1..9" }`},
@@ -33,7 +34,7 @@ func init() { // when the kinds are there
 		"nfs":     {req("nfs", "", "root"), `nfs = true`, `nfs = false`, `nfs = true`},
 		"vnet":    {req("vnet", "", "true"), `vnet = true`, `vnet = false`, `vnet = true`},
 		"linux":   {req("linux", "", "true"), `linux = true`, `linux = false`, `linux = true`},
-	}
+	})
 }
 
 // TestMatrix tries every kind of request under every ruling, asked for by the
