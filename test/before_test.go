@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -16,6 +17,7 @@ import (
 	consul "github.com/hashicorp/consul/api"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/internal/testagent"
 	"github.com/freejail/freejail/internal/testimage"
 )
 
@@ -80,18 +82,11 @@ func startBefore(t *testing.T) *cluster {
 		t.Skip("jails need root")
 	}
 	old := program(t, "FREEJAIL_BEFORE_BIN")
-	c := &cluster{dir: tempDir(t), ports: freePorts(t, 7)}
-	check(t, os.Mkdir(c.path("t"), 0o700))
+	c := newCluster(t)
 	check(t, os.Mkdir(c.path("volume"), 0o755))
 	check(t, os.WriteFile(c.path("volume/file"), []byte("of the host"), 0o644))
-	c.write(t, "freejail.hcl", fmt.Sprintf("state_dir = %q\nsocket = %q\nconsul {\n  address = %q\n  advertise = \"127.0.0.1\"\n}\n"+
-		"permit {\n  mounts = [%q]\n}\n%s", c.path("state"), c.path("sock"), c.addr(3), "nullfs:"+c.path("volume")+":ro", policy))
-	var err error
-	c.consul, err = consul.NewClient(&consul.Config{Address: c.addr(3)})
-	check(t, err)
-	c.daemon = client.New(c.path("sock"))
-	t.Cleanup(func() { c.stopAll(t) })
-	c.startConsul(t)
+	c.write(t, "freejail.hcl", fmt.Sprintf("%spermit {\n  mounts = [%q]\n}\n%s", c.host(), "nullfs:"+c.path("volume")+":ro", policy))
+	check(t, c.consulAgent.Start(t.Context()))
 	c.startDaemon(t, old)
 	c.imports(t, "probe", testimage.Spec{Manifest: manifest})
 	return c
@@ -99,21 +94,27 @@ func startBefore(t *testing.T) *cluster {
 
 func (c *cluster) startDaemon(t *testing.T, bin string) {
 	t.Helper()
-	c.agent(t, "daemon.log", bin, "daemon", "--config", c.path("freejail.hcl")).up(t, "the daemon to answer", func() error {
+	cmd := exec.Command(bin, "daemon", "--config", c.path("freejail.hcl"))
+	c.ownTemp(cmd)
+	a, err := testagent.Run(cmd, c.path("daemon.log"))
+	check(t, err)
+	check(t, a.Up(t.Context(), "the daemon to answer", func() error {
 		info, err := c.daemon.Info(t.Context())
 		if err == nil && info.Recovering != "" {
 			err = errors.New(info.Recovering)
 		}
 		return err
-	})
+	}))
 }
 
 // spec is a task with something of each step: a port in Consul, a volume, limits.
 func (c *cluster) spec(t *testing.T, id string, args ...string) client.TaskSpec {
 	t.Helper()
+	port, err := testagent.Addresses(1)
+	check(t, err)
 	return client.TaskSpec{ID: id, Owner: "cli", Image: "probe", Args: append([]string{"probe"}, args...),
 		Parameters: map[string]string{"GREETING": "hello"},
-		Ports:      map[string]client.PortBinding{"http": {Address: "127.0.0.1", Port: freePorts(t, 1)[0]}},
+		Ports:      map[string]client.PortBinding{"http": {Address: "127.0.0.1", Port: port[0].Port}},
 		Volumes:    []client.Mount{{Source: c.path("volume"), Target: "/tmp", ReadOnly: true}},
 		Limits:     client.Limits{MemoryBytes: 256 << 20, MaxProcs: 100}, StopTimeout: client.Duration(20 * time.Second)}
 }

@@ -5,12 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -21,11 +19,10 @@ import (
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/internal/mount"
+	"github.com/freejail/freejail/internal/testagent"
+	"github.com/freejail/freejail/internal/testcluster"
 	"github.com/freejail/freejail/internal/testimage"
 )
-
-// patience is how long anything is waited for before a test gives up.
-const patience = 5 * time.Minute
 
 // cluster is a Nomad agent, server and client in one, a Consul agent, and the
 // daemon that the plugin starts, all in one directory.
@@ -35,8 +32,8 @@ type cluster struct {
 	consul *consul.Client
 	daemon *client.Client
 
-	nomadAgent, consulAgent *agent
-	ports                   []int
+	nomadAgent  *testcluster.Nomad
+	consulAgent *testagent.Consul
 }
 
 // program finds what the makefile built.
@@ -66,60 +63,23 @@ func startCluster(t *testing.T) *cluster {
 	if os.Geteuid() != 0 {
 		t.Skip("jails need root")
 	}
-	c := &cluster{dir: tempDir(t), ports: freePorts(t, 7)}
-	plugins := filepath.Join(c.dir, "plugins")
-	check(t, os.Mkdir(plugins, 0o755))
-	check(t, os.Mkdir(c.path("t"), 0o700))
-	check(t, os.Symlink(program(t, "FREEJAIL_BIN"), filepath.Join(plugins, "freejail")))
-	c.write(t, "freejail.hcl", fmt.Sprintf("state_dir = %q\nsocket = %q\nconsul {\n  address = %q\n  advertise = \"127.0.0.1\"\n}\n%s",
-		c.path("state"), c.path("sock"), c.addr(3), policy))
-	c.write(t, "nomad.hcl", c.nomadConfig())
+	c := newCluster(t)
+	c.write(t, "freejail.hcl", c.host()+policy)
 	var err error
-	c.nomad, err = nomad.NewClient(&nomad.Config{Address: "http://" + c.addr(0)})
+	c.nomadAgent, err = testcluster.NewNomad(testcluster.Config{
+		Bin: program(t, "NOMAD_BIN"), Freejail: program(t, "FREEJAIL_BIN"), Dir: c.dir, Log: c.path("nomad.log"), Consul: c.consulAgent.Addr,
+		Plugin:  fmt.Sprintf("socket = %q\nconfig = %q\nlog_file = %q", c.path("sock"), c.path("freejail.hcl"), c.path("daemon.log")),
+		More:    nomadConfig,
+		Prepare: c.ownTemp,
+	})
 	check(t, err)
-	c.consul, err = consul.NewClient(&consul.Config{Address: c.addr(3)})
-	check(t, err)
-	c.daemon = client.New(c.path("sock"))
-	t.Cleanup(func() { c.stopAll(t) })
-	c.startConsul(t)
-	c.startNomad(t)
+	c.nomad = c.nomadAgent.Client
+	check(t, c.consulAgent.Start(t.Context()))
+	check(t, c.nomadAgent.Start(t.Context()))
 	return c
 }
 
-func (c *cluster) path(name string) string { return filepath.Join(c.dir, name) }
-
-func (c *cluster) addr(i int) string { return fmt.Sprintf("127.0.0.1:%d", c.ports[i]) }
-
-func (c *cluster) write(t *testing.T, name, text string) {
-	t.Helper()
-	check(t, os.WriteFile(c.path(name), []byte(text), 0o600))
-}
-
-func (c *cluster) nomadConfig() string {
-	loopback := "lo"
-	if runtime.GOOS == "freebsd" {
-		loopback = "lo0"
-	}
-	return fmt.Sprintf(`
-name       = "test"
-data_dir   = %q
-plugin_dir = %q
-bind_addr  = "127.0.0.1"
-log_level  = "INFO"
-disable_update_check = true
-advertise {
-  http = "127.0.0.1"
-  rpc  = "127.0.0.1"
-  serf = "127.0.0.1"
-}
-ports {
-  http = %d
-  rpc  = %d
-  serf = %d
-}
-limits {
-  http_max_conns_per_client = 0
-}
+const nomadConfig = `
 server {
   enabled          = true
   bootstrap_expect = 1
@@ -128,25 +88,41 @@ server {
   }
 }
 client {
-  enabled           = true
-  network_interface = %q
-  gc_interval       = "10m"
-  cpu_total_compute = 8000
-  options = { "driver.allowlist" = "freejail" }
+  gc_interval = "10m"
+  options     = { "driver.allowlist" = "freejail" }
 }
-consul {
-  address          = %q
-  client_auto_join = false
-  server_auto_join = false
+`
+
+// newCluster is a directory and a Consul that is not started yet, and has all end
+// with the test.
+func newCluster(t *testing.T) *cluster {
+	t.Helper()
+	c := &cluster{dir: tempDir(t)}
+	c.daemon = client.New(c.path("sock"))
+	check(t, os.Mkdir(c.path("t"), 0o700))
+	var err error
+	c.consulAgent, err = testagent.NewConsul(program(t, "CONSUL_BIN"), c.path("consul.log"))
+	check(t, err)
+	c.consulAgent.Prepare = c.ownTemp
+	c.consul = c.consulAgent.Client
+	t.Cleanup(func() { c.stopAll(t) })
+	return c
 }
-plugin "freejail" {
-  config {
-    socket   = %q
-    config   = %q
-    log_file = %q
-  }
+
+// host is the beginning of the host's configuration.
+func (c *cluster) host() string {
+	return fmt.Sprintf("state_dir = %q\nsocket = %q\nconsul {\n  address = %q\n  advertise = \"127.0.0.1\"\n}\n",
+		c.path("state"), c.path("sock"), c.consulAgent.Addr)
 }
-`, c.path("nomad"), c.path("plugins"), c.ports[0], c.ports[1], c.ports[2], loopback, c.addr(3), c.path("sock"), c.path("freejail.hcl"), c.path("daemon.log"))
+
+// ownTemp is where killed plugins leave their sockets.
+func (c *cluster) ownTemp(cmd *exec.Cmd) { cmd.Env = append(os.Environ(), "TMPDIR="+c.path("t")) }
+
+func (c *cluster) path(name string) string { return filepath.Join(c.dir, name) }
+
+func (c *cluster) write(t *testing.T, name, text string) {
+	t.Helper()
+	check(t, os.WriteFile(c.path(name), []byte(text), 0o600))
 }
 
 // configurable lets a test add to the host's configuration, until it ends.
@@ -168,101 +144,22 @@ func (c *cluster) imports(t *testing.T, name string, spec testimage.Spec) {
 	check(t, err)
 }
 
-// agent is a program that runs beside the tests.
-type agent struct {
-	*os.Process
-	ended chan struct{}
-}
-
-// agent starts a program whose output goes to a file.
-func (c *cluster) agent(t *testing.T, log, bin string, args ...string) *agent {
-	t.Helper()
-	out, err := os.OpenFile(c.path(log), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-	check(t, err)
-	defer out.Close()
-	cmd := exec.Command(bin, args...)
-	cmd.Stdout, cmd.Stderr = out, out
-	cmd.Env = append(os.Environ(), "TMPDIR="+c.path("t")) // where killed plugins leave their sockets
-	check(t, cmd.Start())
-	a := &agent{cmd.Process, make(chan struct{})}
-	go func() {
-		cmd.Wait() // its exit code says nothing here
-		close(a.ended)
-	}()
-	return a
-}
-
-// up gives up at once where the agent has ended.
-func (a *agent) up(t *testing.T, what string, ask func() error) {
-	t.Helper()
-	await(t, what, func() error {
-		select {
-		case <-a.ended:
-			t.Fatalf("waited for %s, but the agent ended", what)
-		default:
-		}
-		return ask()
-	})
-}
-
-func (c *cluster) startConsul(t *testing.T) {
-	t.Helper()
-	c.consulAgent = c.agent(t, "consul.log", program(t, "CONSUL_BIN"), "agent", "-dev", "-bind=127.0.0.1", "-client=127.0.0.1", "-node=test", "-log-level=warn",
-		fmt.Sprintf("-http-port=%d", c.ports[3]), fmt.Sprintf("-serf-lan-port=%d", c.ports[4]), fmt.Sprintf("-server-port=%d", c.ports[5]),
-		"-dns-port=-1", "-grpc-port=-1", "-grpc-tls-port=-1", "-serf-wan-port=-1")
-	c.consulAgent.up(t, "Consul to answer", func() error {
-		leader, err := c.consul.Status().Leader()
-		if err == nil && leader == "" {
-			err = errors.New("no leader")
-		}
-		return err
-	})
-}
-
-func (c *cluster) startNomad(t *testing.T) {
-	t.Helper()
-	c.nomadAgent = c.agent(t, "nomad.log", program(t, "NOMAD_BIN"), "agent", "-config="+c.path("nomad.hcl"))
-	c.nomadAgent.up(t, "the driver to be healthy on Nomad's node", func() error {
-		n, err := c.node()
-		if err != nil {
-			return err
-		}
-		if d := n.Drivers["freejail"]; n.Status != "ready" || d == nil || !d.Healthy {
-			return fmt.Errorf("node %s, driver %+v", n.Status, d)
-		}
-		return nil
-	})
-}
-
-func (c *cluster) node() (*nomad.Node, error) {
-	list, _, err := c.nomad.Nodes().List(nil)
-	if err != nil {
-		return nil, err
-	}
-	if len(list) != 1 {
-		return nil, fmt.Errorf("%d nodes", len(list))
-	}
-	n, _, err := c.nomad.Nodes().Info(list[0].ID, nil)
-	return n, err
-}
-
-func (a *agent) end(t *testing.T, sig os.Signal) {
-	t.Helper()
-	if a == nil {
-		return
-	}
-	if err := a.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		t.Error(err)
-	}
-	<-a.ended
-}
-
 // stopAll ends the daemon by its own means: nobody else is its parent.
 func (c *cluster) stopAll(t *testing.T) {
 	t.Helper()
-	c.nomadAgent.end(t, syscall.SIGINT)
+	var err error
+	if c.nomadAgent != nil {
+		err = c.nomadAgent.End(syscall.SIGINT)
+	}
 	c.stopDaemon(t, syscall.SIGTERM)
-	c.consulAgent.end(t, syscall.SIGINT)
+	if err = errors.Join(err, c.consulAgent.End(syscall.SIGINT)); err != nil {
+		t.Error(err)
+	}
+	for _, log := range []string{"daemon.log", "nomad.log"} { // of programs built with -race
+		if b, err := os.ReadFile(c.path(log)); err == nil && bytes.Contains(b, []byte("WARNING: DATA RACE")) {
+			t.Errorf("%s has a data race", log)
+		}
+	}
 	if t.Failed() {
 		for _, log := range []string{"daemon.log", "nomad.log"} {
 			t.Logf("the end of %s:\n%s", log, tail(c.path(log), 12000))
@@ -324,18 +221,6 @@ func tempDir(t *testing.T) string {
 	return dir
 }
 
-func freePorts(t *testing.T, n int) []int {
-	t.Helper()
-	var out []int
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		check(t, err)
-		defer l.Close()
-		out = append(out, l.Addr().(*net.TCPAddr).Port)
-	}
-	return out
-}
-
 func check(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
@@ -346,17 +231,7 @@ func check(t testing.TB, err error) {
 // await repeats a question until its answer is no error.
 func await(t testing.TB, what string, ask func() error) {
 	t.Helper()
-	deadline := time.Now().Add(patience)
-	for {
-		err := ask()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("waited for %s: %v", what, err)
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
+	check(t, testagent.Await(context.Background(), what, ask))
 }
 
 func httpGet(url string) (string, error) {

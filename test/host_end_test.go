@@ -41,14 +41,14 @@ func (c *cluster) startedAgain(t *testing.T, j *nomad.Job, before *nomad.Allocat
 // own exit codes; and all begins again.
 func hostShutDown(t *testing.T, c *cluster) {
 	j, a, _ := ticking(t, c, "shutdown")
-	c.nomadAgent.end(t, syscall.SIGINT)
+	check(t, c.nomadAgent.End(syscall.SIGINT))
 	c.endTasks(t)
 	list, err := c.daemon.Tasks(t.Context())
 	if err != nil || len(list) != 1 || list[0].Exit == nil || list[0].Exit.Code != 9 || !list[0].Exit.Host {
 		t.Errorf("the task ended as %+v %v", list, err)
 	}
 	c.stopDaemon(t, syscall.SIGTERM)
-	c.startNomad(t)
+	check(t, c.nomadAgent.Start(t.Context()))
 	c.startedAgain(t, j, a, "the host was shut down")
 }
 
@@ -67,7 +67,7 @@ func hostShutDownBesideAgent(t *testing.T, c *cluster) {
 	j, a, _ := ticking(t, c, "beside")
 	c.endTasks(t)
 	await(t, "the node to be unhealthy", func() error {
-		n, err := c.node()
+		n, err := c.nomadAgent.Node()
 		if err == nil && n.Drivers["freejail"].Healthy {
 			err = fmt.Errorf("it is healthy")
 		}
@@ -86,7 +86,7 @@ func hostShutDownBesideAgent(t *testing.T, c *cluster) {
 func (c *cluster) awaitHealth(t *testing.T) {
 	t.Helper()
 	await(t, "the driver to be healthy", func() error {
-		n, err := c.node()
+		n, err := c.nomadAgent.Node()
 		if err == nil && !n.Drivers["freejail"].Healthy {
 			err = fmt.Errorf("it is not: %s", n.Drivers["freejail"].HealthDescription)
 		}
@@ -97,7 +97,7 @@ func (c *cluster) awaitHealth(t *testing.T) {
 // A power cut: nobody was asked, and what ran is of an earlier boot.
 func hostRestarted(t *testing.T, c *cluster) {
 	j, a, pid := ticking(t, c, "powercut")
-	c.nomadAgent.end(t, syscall.SIGKILL)
+	check(t, c.nomadAgent.End(syscall.SIGKILL))
 	c.stopDaemon(t, syscall.SIGKILL)
 	check(t, syscall.Kill(pid, syscall.SIGKILL))
 	id, err := boot.ID()
@@ -109,7 +109,7 @@ func hostRestarted(t *testing.T, c *cluster) {
 		check(t, err)
 		check(t, os.WriteFile(f, []byte(strings.ReplaceAll(string(b), id, strings.Repeat("0", len(id)))), 0o600))
 	}
-	c.startNomad(t)
+	check(t, c.nomadAgent.Start(t.Context()))
 	c.startedAgain(t, j, a, "the host was restarted")
 	await(t, "the old task to be gone", func() error {
 		list, err := c.daemon.Tasks(t.Context())

@@ -560,7 +560,7 @@ func unhealthyAndBack(t *testing.T, c *cluster) {
 	health := func(want bool, reason string) {
 		t.Helper()
 		await(t, fmt.Sprintf("the driver's health to be %v", want), func() error {
-			n, err := c.node()
+			n, err := c.nomadAgent.Node()
 			if err != nil {
 				return err
 			}
@@ -585,19 +585,19 @@ func (c *cluster) awaitDaemon(t *testing.T) {
 
 func agentRestarted(t *testing.T, c *cluster) {
 	j, a, pid := ticking(t, c, "agent")
-	c.nomadAgent.end(t, syscall.SIGINT)
-	c.startNomad(t)
+	check(t, c.nomadAgent.End(syscall.SIGINT))
+	check(t, c.nomadAgent.Start(t.Context()))
 	c.one(t, j, "running")
 	c.runsOn(t, a, pid)
-	c.nomadAgent.end(t, syscall.SIGKILL)
-	c.startNomad(t)
+	check(t, c.nomadAgent.End(syscall.SIGKILL))
+	check(t, c.nomadAgent.Start(t.Context()))
 	c.one(t, j, "running")
 	c.runsOn(t, a, pid)
 	c.endsWith(t, j, "Exit Code: 9")
 }
 
 func consulAway(t *testing.T, c *cluster) {
-	c.consulAgent.end(t, syscall.SIGKILL)
+	check(t, c.consulAgent.End(syscall.SIGKILL))
 	j, task := job("away", "serve")
 	withPort(j, task)
 	c.run(t, j)
@@ -619,10 +619,10 @@ func consulAway(t *testing.T, c *cluster) {
 		}
 		return err
 	}
-	c.startConsul(t)
+	check(t, c.consulAgent.Start(t.Context()))
 	await(t, "the service in the new Consul", registered)
-	c.consulAgent.end(t, syscall.SIGKILL) // a dev agent forgets everything
-	c.startConsul(t)
+	check(t, c.consulAgent.End(syscall.SIGKILL)) // a dev agent forgets everything
+	check(t, c.consulAgent.Start(t.Context()))
 	await(t, "the service in the emptied Consul", registered)
 	services, err := c.consul.Agent().Services()
 	check(t, err)

@@ -19,6 +19,7 @@ import (
 	nomad "github.com/hashicorp/nomad/api"
 
 	"github.com/freejail/freejail/internal/mount"
+	"github.com/freejail/freejail/internal/testagent"
 )
 
 // register hands a job file of example/jobs to Nomad.
@@ -49,7 +50,7 @@ func (c *cluster) run(ctx context.Context, name string) (*nomad.AllocationListSt
 
 // running waits for the job's newest allocation. A failed one is final or not.
 func (c *cluster) running(ctx context.Context, job string, failIsFinal bool) (a *nomad.AllocationListStub, err error) {
-	err = await(ctx, "job "+job+" to run", func() error {
+	err = testagent.Await(ctx, "job "+job+" to run", func() error {
 		a, err = c.newest(job)
 		switch {
 		case err != nil:
@@ -57,7 +58,7 @@ func (c *cluster) running(ctx context.Context, job string, failIsFinal bool) (a 
 		case a.ClientStatus == "running":
 			return nil
 		case a.ClientStatus == "failed" && failIsFinal:
-			return final{fmt.Errorf("its task has failed: %s", strings.Join(events(a, job), "; "))}
+			return testagent.Finally(fmt.Errorf("its task has failed: %s", strings.Join(events(a, job), "; ")))
 		}
 		return fmt.Errorf("it is %s: %s", a.ClientStatus, strings.Join(events(a, job), "; "))
 	})
@@ -92,13 +93,13 @@ func (c *cluster) refused(ctx context.Context, name string) (event string, err e
 	if err := c.register(name); err != nil {
 		return "", err
 	}
-	err = await(ctx, "job "+name+" to be refused", func() error {
+	err = testagent.Await(ctx, "job "+name+" to be refused", func() error {
 		a, err := c.newest(name)
 		if err != nil {
 			return err
 		}
 		if a.ClientStatus == "running" {
-			return final{errors.New("it runs, though no permit covers what it asks for")}
+			return testagent.Finally(errors.New("it runs, though no permit covers what it asks for"))
 		}
 		all := events(a, name)
 		i := slices.IndexFunc(all, func(e string) bool { return strings.HasPrefix(e, "Driver Failure") })
@@ -132,7 +133,7 @@ func (c *cluster) again(ctx context.Context, job string) (*nomad.AllocationListS
 
 // find asks Consul for a service that is well.
 func (c *cluster) find(ctx context.Context, name string) (addr string, err error) {
-	err = await(ctx, "service "+name+" to be well in Consul", func() error {
+	err = testagent.Await(ctx, "service "+name+" to be well in Consul", func() error {
 		list, _, err := c.consul.Health().Service(name, "", true, nil)
 		if err != nil {
 			return err
@@ -158,7 +159,7 @@ func (c *cluster) task(ctx context.Context, alloc string) (string, error) {
 }
 
 func (c *cluster) awaitLog(ctx context.Context, task, want string) error {
-	return await(ctx, "the log of "+task, func() error {
+	return testagent.Await(ctx, "the log of "+task, func() error {
 		var b bytes.Buffer
 		if err := c.daemon.Logs(ctx, task, "stdout", false, -1, &b); err != nil {
 			return err
@@ -176,7 +177,7 @@ func (c *cluster) purge(ctx context.Context, job string) error {
 		return err
 	}
 	say("   $ nomad job stop -purge %s", job)
-	return await(ctx, "job "+job+" to end", func() error {
+	return testagent.Await(ctx, "job "+job+" to end", func() error {
 		list, _, err := c.nomad.Jobs().Allocations(job, true, nil)
 		for _, a := range list {
 			if a.ClientStatus == "running" || a.ClientStatus == "pending" {
@@ -192,7 +193,7 @@ func (c *cluster) idle(ctx context.Context) error {
 	if err := c.nomad.System().GarbageCollect(); err != nil {
 		return err
 	}
-	return await(ctx, "everything of the tasks to be gone", func() error {
+	return testagent.Await(ctx, "everything of the tasks to be gone", func() error {
 		left, err := c.left(ctx)
 		if err == nil && len(left) > 0 {
 			err = fmt.Errorf("left: %s", strings.Join(left, ", "))

@@ -91,17 +91,17 @@ func (c *cluster) images(ctx context.Context) error {
 }
 
 func (c *cluster) start(ctx context.Context) error {
-	if err := c.startConsul(ctx); err != nil {
+	if err := c.consulAgent.Start(ctx); err != nil {
 		return err
 	}
-	if err := c.startNomad(ctx); err != nil {
+	if err := c.nomadAgent.Start(ctx); err != nil {
 		return err
 	}
 	info, err := c.daemon.Info(ctx)
 	if err != nil {
 		return err
 	}
-	say("   Consul is at %s, Nomad at %s.", c.consulAddr, c.nomadAddr)
+	say("   Consul is at %s, Nomad at %s.", c.consulAgent.Addr, c.nomadAgent.Addr)
 	say("   Nomad started the plugin and the plugin the daemon: version %s, %s storage.", info.Version, info.Storage)
 	for _, name := range []string{"web", "greedy"} {
 		if err := c.freejail(ctx, "images", "import", filepath.Join(c.imageDir, name+".tar")); err != nil {

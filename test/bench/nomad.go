@@ -6,11 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -19,6 +16,7 @@ import (
 	nomad "github.com/hashicorp/nomad/api"
 
 	"github.com/freejail/freejail/internal/mount"
+	"github.com/freejail/freejail/internal/testcluster"
 )
 
 // lines writes so many MiB of lines and tells on stderr how long it took.
@@ -44,8 +42,8 @@ func lines(count string) int {
 
 // agent is a Nomad agent with both drivers.
 type agent struct {
+	*testcluster.Nomad
 	b   *bench
-	cmd *exec.Cmd
 	api *nomad.Client
 }
 
@@ -81,92 +79,27 @@ func (b *bench) startNomad(ctx context.Context) (*agent, error) {
 	if bin == "" {
 		return nil, errors.New("NOMAD_BIN is not set; `make bench` sets it")
 	}
-	ports, err := freePorts()
-	if err != nil {
-		return nil, err
-	}
-	loopback := "lo"
-	if runtime.GOOS == "freebsd" {
-		loopback = "lo0"
-	}
-	conf := fmt.Sprintf(nomadConfig, b.path("nomad"), b.path("plugins"), ports[0], ports[1], ports[2], loopback, b.path("sock"))
-	err = errors.Join(os.WriteFile(b.path("nomad.hcl"), []byte(conf), 0o600), os.Mkdir(b.path("plugins"), 0o755),
-		os.Symlink(os.Getenv("FREEJAIL_BIN"), filepath.Join(b.path("plugins"), "freejail")))
-	if err != nil {
-		return nil, err
-	}
-	log, err := os.Create(b.path("nomad.log"))
-	if err != nil {
-		return nil, err
-	}
-	defer log.Close()
-	a := &agent{b: b, cmd: exec.Command(bin, "agent", "-config="+b.path("nomad.hcl"))}
-	a.cmd.Stdout, a.cmd.Stderr = log, log
-	if a.api, err = nomad.NewClient(&nomad.Config{Address: fmt.Sprintf("http://127.0.0.1:%d", ports[0])}); err != nil {
-		return nil, err
-	}
-	if err := a.cmd.Start(); err != nil {
-		return nil, err
-	}
-	err = until(ctx, "Nomad's drivers", func() error {
-		nodes, _, err := a.api.Nodes().List(nil)
-		if err == nil && (len(nodes) != 1 || nodes[0].Status != "ready" || !nodes[0].Drivers["freejail"].Healthy || !nodes[0].Drivers["raw_exec"].Healthy) {
-			err = errors.New("not healthy yet")
-		}
-		return err
+	n, err := testcluster.NewNomad(testcluster.Config{
+		Bin: bin, Freejail: os.Getenv("FREEJAIL_BIN"), Dir: b.dir, Log: b.path("nomad.log"),
+		Plugin: fmt.Sprintf("socket = %q\nautostart = false", b.path("sock")), More: nomadConfig, Drivers: []string{"raw_exec"},
 	})
 	if err != nil {
+		return nil, err
+	}
+	a := &agent{n, b, n.Client}
+	if err := n.Start(ctx); err != nil {
 		return nil, errors.Join(err, a.close())
 	}
 	return a, nil
 }
 
-func freePorts() (ports [3]int, err error) {
-	for i := range ports {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return ports, err
-		}
-		defer l.Close()
-		ports[i] = l.Addr().(*net.TCPAddr).Port
-	}
-	return ports, nil
-}
-
 const nomadConfig = `
-data_dir   = %q
-plugin_dir = %q
-bind_addr  = "127.0.0.1"
-advertise {
-  http = "127.0.0.1"
-  rpc  = "127.0.0.1"
-  serf = "127.0.0.1"
-}
-limits {
-  http_max_conns_per_client = 0
-}
-ports {
-  http = %d
-  rpc  = %d
-  serf = %d
-}
 server {
   enabled          = true
   bootstrap_expect = 1
 }
-client {
-  enabled           = true
-  network_interface = %q
-  cpu_total_compute = 8000
-}
 plugin "raw_exec" {
   config { enabled = true }
-}
-plugin "freejail" {
-  config {
-    socket    = %q
-    autostart = false
-  }
 }
 `
 
@@ -176,9 +109,7 @@ func (a *agent) close() error {
 	for _, j := range jobs {
 		err = errors.Join(err, a.purge(context.Background(), j.ID))
 	}
-	err = errors.Join(err, a.cmd.Process.Signal(syscall.SIGINT))
-	a.cmd.Wait() // its exit code says nothing here
-	return errors.Join(err, mount.UnmountUnder(a.b.path("nomad")))
+	return errors.Join(err, a.End(syscall.SIGINT), mount.UnmountUnder(a.b.path("nomad")))
 }
 
 func (a *agent) job(name, driver string, count int, config map[string]any) *nomad.Job {

@@ -1,0 +1,113 @@
+// Package testagent runs agents, as of Consul, beside tests, demo and benchmarks.
+package testagent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+)
+
+// Patience is how long anything is waited for.
+const Patience = 5 * time.Minute
+
+// Final is an error that waiting cannot mend.
+type Final struct{ error }
+
+// Finally makes an error final.
+func Finally(err error) error { return Final{err} }
+
+func (f Final) Unwrap() error { return f.error }
+
+// Agent is a program that runs.
+type Agent struct {
+	*os.Process
+	name  string
+	ended chan struct{}
+}
+
+// Run starts a program whose output is appended to a file.
+func Run(cmd *exec.Cmd, log string) (*Agent, error) {
+	out, err := os.OpenFile(log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer out.Close()
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	a := &Agent{cmd.Process, filepath.Base(cmd.Path), make(chan struct{})}
+	go func() {
+		_ = cmd.Wait() // its exit code says nothing here
+		close(a.ended)
+	}()
+	return a, nil
+}
+
+// Up repeats a question until its answer is no error, or the agent has ended.
+func (a *Agent) Up(ctx context.Context, what string, ask func() error) error {
+	return Await(ctx, what, func() error {
+		select {
+		case <-a.ended:
+			return Final{fmt.Errorf("%s has ended", a.name)}
+		default:
+			return ask()
+		}
+	})
+}
+
+// End sends a signal and waits for the agent's end; one that does not end is killed.
+// A nil agent has ended.
+func (a *Agent) End(sig os.Signal) error {
+	if a == nil {
+		return nil
+	}
+	if err := a.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	select {
+	case <-a.ended:
+		return nil
+	case <-time.After(Patience):
+		return errors.Join(fmt.Errorf("%s does not end", a.name), a.Kill())
+	}
+}
+
+// Await repeats a question until its answer is no error, or a final one.
+func Await(ctx context.Context, what string, ask func() error) error {
+	deadline := time.Now().Add(Patience)
+	for {
+		err := ask()
+		var final Final
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil:
+			return errors.New("interrupted")
+		case errors.As(err, &final) || time.Now().After(deadline):
+			return fmt.Errorf("waited for %s: %w", what, err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// Addresses finds n free TCP ports of the loopback.
+func Addresses(n int) (out []net.TCPAddr, err error) {
+	for range n {
+		l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+		if err != nil {
+			return nil, err
+		}
+		defer l.Close()
+		out = append(out, *l.Addr().(*net.TCPAddr))
+	}
+	return out, nil
+}

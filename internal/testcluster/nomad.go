@@ -1,0 +1,137 @@
+// Package testcluster runs a Nomad agent, server and client in one, with freejail
+// for its driver, for tests, demo and benchmarks.
+package testcluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+
+	"github.com/hashicorp/nomad/api"
+
+	"github.com/freejail/freejail/internal/testagent"
+)
+
+// Nomad is an agent. It has its address before it is started, and keeps it.
+type Nomad struct {
+	*testagent.Agent // nil before it is started
+	Addr             string
+	Client           *api.Client
+
+	cfg Config
+}
+
+// Config of an agent.
+type Config struct {
+	Bin, Freejail string // programs
+	Dir           string // for its configuration, data and plugins
+	Log           string // the file of its output
+	Plugin        string // the driver's configuration, in HCL
+	Consul        string // host:port
+	More          string // configuration, in HCL
+	Args          []string
+	Drivers       []string // which are waited for, beside freejail
+	// Prepare is called with the command before it is run, where it is set.
+	Prepare func(*exec.Cmd)
+}
+
+const config = `
+name       = "freejail"
+data_dir   = %q
+plugin_dir = %q
+bind_addr  = "127.0.0.1"
+log_level  = "INFO"
+disable_update_check = true
+advertise {
+  http = "127.0.0.1"
+  rpc  = "127.0.0.1"
+  serf = "127.0.0.1"
+}
+ports {
+  http = %d
+  rpc  = %d
+  serf = %d
+}
+limits {
+  http_max_conns_per_client = 0
+}
+client {
+  enabled           = true
+  network_interface = %q
+  cpu_total_compute = 8000
+}
+consul {
+  address          = %q
+  client_auto_join = false
+  server_auto_join = false
+}
+plugin "freejail" {
+  config {
+    %s
+  }
+}
+`
+
+// NewNomad prepares an agent.
+func NewNomad(cfg Config) (*Nomad, error) {
+	ports, err := testagent.Addresses(3)
+	if err != nil {
+		return nil, err
+	}
+	n := &Nomad{Addr: ports[0].String(), cfg: cfg}
+	loopback := "lo"
+	if runtime.GOOS == "freebsd" {
+		loopback = "lo0"
+	}
+	text := fmt.Sprintf(config, n.path("nomad"), n.path("plugins"), ports[0].Port, ports[1].Port, ports[2].Port,
+		loopback, cfg.Consul, cfg.Plugin)
+	err = errors.Join(os.WriteFile(n.path("nomad.hcl"), []byte(text), 0o600), os.WriteFile(n.path("more.hcl"), []byte(cfg.More), 0o600),
+		os.Mkdir(n.path("plugins"), 0o755), os.Symlink(cfg.Freejail, n.path("plugins/freejail")))
+	if err != nil {
+		return nil, err
+	}
+	n.Client, err = api.NewClient(&api.Config{Address: "http://" + n.Addr})
+	return n, err
+}
+
+func (n *Nomad) path(name string) string { return filepath.Join(n.cfg.Dir, name) }
+
+// Start returns when the drivers are healthy on the agent's node.
+func (n *Nomad) Start(ctx context.Context) (err error) {
+	cmd := exec.Command(n.cfg.Bin, append(append([]string{"agent"}, n.cfg.Args...), "-config="+n.path("nomad.hcl"), "-config="+n.path("more.hcl"))...)
+	if n.cfg.Prepare != nil {
+		n.cfg.Prepare(cmd)
+	}
+	if n.Agent, err = testagent.Run(cmd, n.cfg.Log); err != nil {
+		return err
+	}
+	return n.Up(ctx, "the drivers to be healthy on Nomad's node", func() error {
+		node, err := n.Node()
+		if err != nil {
+			return err
+		}
+		for _, name := range append(n.cfg.Drivers, "freejail") {
+			if d := node.Drivers[name]; node.Status != "ready" || d == nil || !d.Healthy {
+				err = errors.Join(err, fmt.Errorf("node %s, driver %s %+v", node.Status, name, d))
+			}
+		}
+		return err
+	})
+}
+
+// Node is the one that there is.
+func (n *Nomad) Node() (*api.Node, error) {
+	list, _, err := n.Client.Nodes().List(nil)
+	if err != nil {
+		return nil, err
+	}
+	if len(list) != 1 {
+		return nil, fmt.Errorf("%d nodes", len(list))
+	}
+	node, _, err := n.Client.Nodes().Info(list[0].ID, nil)
+	return node, err
+}
