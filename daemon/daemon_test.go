@@ -23,109 +23,88 @@ import (
 	"github.com/freejail/freejail/daemon/host"
 	"github.com/freejail/freejail/internal/mount"
 	"github.com/freejail/freejail/internal/testimage"
+	"github.com/freejail/freejail/internal/testprog"
 	"github.com/freejail/freejail/jail"
 )
 
 // The test binary is also the program of the image.
-func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == "inside" {
+func TestMain(m *testing.M) { testprog.Main(m, programs) }
+
+var programs = testprog.Programs{
+	"inside": func([]string) int {
 		c := make(chan os.Signal, 1)
 		signal.Notify(c, syscall.SIGTERM)
 		fmt.Println("hello", os.Getenv("GREETING"))
 		<-c
-		os.Exit(3)
-	}
-	if len(os.Args) > 1 && os.Args[1] == "told" { // tells by its code which signal it got
+		return 3
+	},
+	"told": func([]string) int { // tells by its code which signal it got
 		c := make(chan os.Signal, 1)
 		signal.Notify(c, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2)
 		fmt.Println("told")
-		os.Exit(int((<-c).(syscall.Signal)))
-	}
-	if len(os.Args) > 1 && os.Args[1] == "leave" { // a child that outlives its parent
+		return int((<-c).(syscall.Signal))
+	},
+	"leave": func([]string) int { // a child that outlives its parent
 		c := exec.Command("/bin/prog", "inside")
 		c.Stdin, c.Stdout, c.Stderr, c.SysProcAttr = os.Stdin, os.Stdout, os.Stderr, &syscall.SysProcAttr{Setsid: true}
-		if err := c.Start(); err != nil {
-			fmt.Println(err)
-			os.Exit(99)
-		}
-		os.Exit(5)
-	}
-	if len(os.Args) > 1 && os.Args[1] == "serve" { // answers, and keeps connections
-		os.Exit(answerAndKeep())
-	}
-	if len(os.Args) > 2 && os.Args[1] == "read" { // again and again
+		return failed(c.Start(), 99, 5)
+	},
+	"serve": func([]string) int { return answerAndKeep() },
+	"read": func(args []string) int { // again and again
 		fmt.Println("reading")
 		for {
-			if _, err := os.ReadFile(os.Args[2]); err != nil {
-				fmt.Println(err)
-				os.Exit(97)
+			if _, err := os.ReadFile(args[0]); err != nil {
+				return failed(err, 97, 0)
 			}
 		}
-	}
-	if len(os.Args) > 1 && os.Args[1] == "chains" {
-		os.Exit(forkChains(20))
-	}
-	if len(os.Args) > 1 && os.Args[1] == "flagged" {
-		os.Exit(flagOutput())
-	}
-	if len(os.Args) > 1 && os.Args[1] == "version" {
-		fmt.Println("freejail test")
-		os.Exit(0)
-	}
-	if len(os.Args) > 2 && os.Args[1] == "daemon" {
-		run := serve
-		if slices.Contains(os.Args, "--check") {
-			run = func(conf string) error { _, err := host.LoadPolicy(conf); return err }
+	},
+	"chains":  func([]string) int { return forkChains(20) },
+	"flagged": func([]string) int { return flagOutput() },
+	"version": func([]string) int { fmt.Println("freejail test"); return 0 },
+	"daemon": func(args []string) int {
+		if slices.Contains(args, "--check") {
+			_, err := host.LoadPolicy(args[0])
+			return failed(err, 1, 0)
 		}
-		if err := run(os.Args[2]); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
-	if len(os.Args) > 2 && os.Args[1] == "ask" { // the daemon, from wherever this runs
-		_, err := client.New(os.Args[2]).Info(context.Background())
+		return failed(serve(args[0]), 1, 0)
+	},
+	"ask": func(args []string) int { // the daemon, from wherever this runs
+		_, err := client.New(args[0]).Info(context.Background())
 		fmt.Println("answer:", err)
-		os.Exit(0)
-	}
-	if len(os.Args) > 3 && os.Args[1] == "crowd" {
-		n, err := strconv.Atoi(os.Args[3])
-		if err != nil {
-			os.Exit(2)
-		}
-		os.Exit(crowd(os.Args[2], n))
-	}
-	if len(os.Args) > 2 && os.Args[1] == "write" { // its code is the errno
+		return 0
+	},
+	"crowd": func(args []string) int { return crowd(args[0], number(args[1])) },
+	"write": func(args []string) int { // its code is the errno
 		var errno syscall.Errno
-		if err := os.WriteFile(os.Args[2], []byte("written"), 0o644); errors.As(err, &errno) {
-			os.Exit(int(errno))
-		}
-		os.Exit(0)
-	}
-	if len(os.Args) > 3 && os.Args[1] == "flip" {
-		fmt.Println(flip(os.Args[2], os.Args[3]))
-		os.Exit(1)
-	}
-	if len(os.Args) > 2 && os.Args[1] == "lines" {
-		n, err := strconv.Atoi(os.Args[2])
-		if err != nil {
-			os.Exit(2)
-		}
-		os.Exit(writeLines(n))
-	}
-	if len(os.Args) > 2 && os.Args[1] == "fill" {
-		os.Exit(fillAndWait(os.Args[2]))
-	}
-	if len(os.Args) > 1 && os.Args[1] == "whoami" {
+		errors.As(os.WriteFile(args[0], []byte("written"), 0o644), &errno)
+		return int(errno)
+	},
+	"flip":  func(args []string) int { return failed(flip(args[0], args[1]), 1, 1) },
+	"lines": func(args []string) int { return writeLines(number(args[0])) },
+	"fill":  func(args []string) int { return fillAndWait(args[0]) },
+	"whoami": func([]string) int {
 		groups, err := os.Getgroups()
 		fmt.Print(os.Getuid(), " ", os.Getgid(), " ", groups, " ", os.Getenv("HOME"), err)
-		os.Exit(0)
+		return 0
+	},
+	"echo": func([]string) int { fmt.Println("from exec"); return 4 },
+}
+
+// failed is the code of a program that tells its error, or another one.
+func failed(err error, code, otherwise int) int {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return code
 	}
-	if len(os.Args) > 1 && os.Args[1] == "echo" {
-		fmt.Println("from exec")
-		os.Exit(4)
+	return otherwise
+}
+
+func number(s string) int {
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		os.Exit(2)
 	}
-	os.Exit(m.Run())
+	return n
 }
 
 // answerAndKeep tells where it listens, and answers until it is told to end.

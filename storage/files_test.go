@@ -21,6 +21,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/freejail/freejail/internal/testprog"
 )
 
 // What programs do to an image's files is one table, which runs as a program in a
@@ -29,9 +31,7 @@ import (
 // kernel that behaves in another way fails this test.
 
 const (
-	// tableVar makes the test binary the program that goes through the table, in a
-	// root of the driver in driverVar.
-	tableVar  = "FREEJAIL_TEST_FILES"
+	// driverVar names the driver of the root in which the table is gone through.
 	driverVar = "FREEJAIL_TEST_DRIVER"
 
 	// panics is what nobody tries: it takes the host down.
@@ -39,15 +39,11 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	switch os.Getenv(tableVar) {
-	case "table":
-		goThrough()
-	case "lock":
-		fmt.Print(outcome(lockFrom(os.Args[1])))
-	case "true":
-	default:
-		os.Exit(m.Run())
-	}
+	testprog.Main(m, testprog.Programs{
+		"table": func([]string) int { goThrough(); return 0 },
+		"lock":  func(args []string) int { fmt.Print(outcome(lockFrom(args[0]))); return 0 },
+		"true":  func([]string) int { return 0 },
+	})
 }
 
 // one is what a program does in a directory of the image's own; like tells what
@@ -156,7 +152,7 @@ func with(name string, flags int, do func(f *os.File) error) error {
 
 func program(mode string, args ...string) *exec.Cmd {
 	cmd := exec.Command("/prog", args...)
-	cmd.Env = []string{tableVar + "=" + mode}
+	cmd.Env = []string{testprog.Env(mode)}
 	cmd.Stdin, cmd.Stderr = os.Stdin, os.Stderr // a root need not have /dev/null
 	return cmd
 }
@@ -618,7 +614,7 @@ func TestWhatProgramsDoToFiles(t *testing.T) {
 
 func compareTable(t *testing.T, driver string, cmd *exec.Cmd) {
 	t.Helper()
-	cmd.Env = append(cmd.Env, tableVar+"=table", driverVar+"="+driver)
+	cmd.Env = append(cmd.Env, testprog.Env("table"), driverVar+"="+driver)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

@@ -17,14 +17,13 @@ import (
 	"time"
 
 	"golang.org/x/term"
+
+	"github.com/freejail/freejail/internal/testprog"
 )
 
 // The test binary is also the program of the images that it runs.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 2 && os.Args[1] == "probe" {
-		os.Exit(probe(os.Args[2], os.Args[3:]))
-	}
-	os.Exit(m.Run())
+	testprog.Main(m, testprog.Programs{"probe": func(args []string) int { return probe(args[0], args[1:]) }})
 }
 
 // probe is what tasks do in these tests.

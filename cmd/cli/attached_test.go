@@ -33,8 +33,7 @@ func (a *attached) Write(p []byte) (int, error) {
 
 func (h *testHost) attach(args ...string) *attached {
 	h.t.Helper()
-	a := &attached{Cmd: exec.Command(self(h.t), args...), t: h.t}
-	a.Env = append(os.Environ(), asCLI+"=1", "FREEJAIL_SOCKET="+h.socket)
+	a := &attached{Cmd: h.command(args...), t: h.t}
 	a.Stdout, a.Stderr = a, a
 	var err error
 	a.stdin, err = a.StdinPipe()

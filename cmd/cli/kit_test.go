@@ -19,21 +19,23 @@ import (
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/image/build"
 	"github.com/freejail/freejail/internal/mount"
+	"github.com/freejail/freejail/internal/testprog"
 	"github.com/freejail/freejail/jail"
 )
 
-// asCLI makes the test binary the command line, and so the daemon too.
-const asCLI = "FREEJAIL_TEST_CLI"
+// asCLI is the test binary as the command line, and so the daemon too.
+const asCLI = "freejail"
 
 // The test binary is also the program of the images.
 func TestMain(m *testing.M) {
-	switch {
-	case os.Getenv(asCLI) != "":
-		os.Exit(Main("1.2.3"))
-	case len(os.Args) > 1 && os.Args[1] == "inside":
-		os.Exit(inside(os.Args[2:]))
-	}
-	os.Exit(m.Run())
+	testprog.Main(m, testprog.Programs{asCLI: func([]string) int { return Main("1.2.3") }, "inside": inside})
+}
+
+// command is a run of the command line.
+func (h *testHost) command(args ...string) *exec.Cmd {
+	cmd := testprog.Command(asCLI, args...)
+	cmd.Env = append(cmd.Env, "FREEJAIL_SOCKET="+h.socket)
+	return cmd
 }
 
 // inside is what runs in the jails.
@@ -92,8 +94,7 @@ func (h *testHost) freejail(args ...string) result { h.t.Helper(); return h.fed(
 
 func (h *testHost) fed(stdin string, args ...string) result {
 	h.t.Helper()
-	cmd := exec.Command(self(h.t), args...)
-	cmd.Env = append(os.Environ(), asCLI+"=1", "FREEJAIL_SOCKET="+h.socket)
+	cmd := h.command(args...)
 	var out, errout bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &errout
 	var exit *exec.ExitError
@@ -186,8 +187,7 @@ func newHost(t *testing.T, policy string) *testHost {
 func (h *testHost) begin() {
 	t := h.t
 	t.Helper()
-	cmd := exec.Command(self(t), "daemon", "--config", h.path("freejail.hcl"), "--log-file", h.path("log"))
-	cmd.Env = append(os.Environ(), asCLI+"=1", "FREEJAIL_SOCKET="+h.socket)
+	cmd := h.command("daemon", "--config", h.path("freejail.hcl"), "--log-file", h.path("log"))
 	check(t, cmd.Start())
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()

@@ -21,20 +21,21 @@ import (
 	"github.com/klauspost/compress/gzip"
 
 	"github.com/freejail/freejail/internal/mount"
+	"github.com/freejail/freejail/internal/testprog"
 )
 
 // TestMain is also the program itself, and what a RUN of its images executes.
 func TestMain(m *testing.M) {
-	switch {
-	case os.Getenv("FREEJAIL_BUILD_MAIN") != "":
-		main()
-	case os.Getenv("FREEJAIL_BUILD_SLEEP") != "":
-		if _, err := os.Stdout.WriteString("it runs\n"); err != nil {
-			os.Exit(1)
-		}
-		time.Sleep(time.Hour)
-	}
-	os.Exit(m.Run())
+	testprog.Main(m, testprog.Programs{
+		"freejail-build": func([]string) int { main(); return 0 },
+		"sleep": func([]string) int {
+			if _, err := os.Stdout.WriteString("it runs\n"); err != nil {
+				return 1
+			}
+			time.Sleep(time.Hour)
+			return 0
+		},
+	})
 }
 
 // running is freejail-build in a process of its own.
@@ -57,8 +58,8 @@ func start(t *testing.T, args ...string) *running {
 func startIn(t *testing.T, temp, cache string, args ...string) *running {
 	t.Helper()
 	var err error
-	r := &running{T: t, cmd: exec.Command(os.Args[0], args...), temp: temp, cache: cache}
-	r.cmd.Env = append(os.Environ(), "FREEJAIL_BUILD_MAIN=1", "TMPDIR="+r.temp, "XDG_CACHE_HOME="+r.cache)
+	r := &running{T: t, cmd: testprog.Command("freejail-build", args...), temp: temp, cache: cache}
+	r.cmd.Env = append(r.cmd.Env, "TMPDIR="+r.temp, "XDG_CACHE_HOME="+r.cache)
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	r.stdin, err = r.cmd.StdinPipe()
 	check(t, err)
@@ -161,7 +162,7 @@ func command(t *testing.T, out string) *running {
 	if os.Geteuid() != 0 {
 		t.Skip("RUN needs root")
 	}
-	dir := context1(t, "FROM scratch\nCOPY prog /prog\nENV FREEJAIL_BUILD_SLEEP=1\nRUN [\"/prog\"]\n")
+	dir := context1(t, "FROM scratch\nCOPY prog /prog\nRUN [\"/prog\", \"sleep\"]\n")
 	prog, err := os.ReadFile(os.Args[0])
 	check(t, err)
 	e, err := elf.NewFile(bytes.NewReader(prog))
