@@ -206,7 +206,7 @@ func TestLogOverADaemonsLife(t *testing.T) {
 			startLines(t, c, lines)
 			for range times {
 				before := sizeOf(filepath.Join(dir, "state/tasks/one"))
-				for sizeOf(filepath.Join(dir, "state/tasks/one")) < before+4<<20 {
+				for sizeOf(filepath.Join(dir, "state/tasks/one")) < before+4<<20 && runs(t, c) {
 					time.Sleep(time.Millisecond)
 				}
 				switch how {
@@ -234,6 +234,16 @@ func TestLogOverADaemonsLife(t *testing.T) {
 			}
 		})
 	}
+}
+
+// runs is false where all has been written before it was looked at.
+func runs(t *testing.T, c *client.Client) bool {
+	t.Helper()
+	task, err := c.Task(t.Context(), "one")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return task.State == client.Running
 }
 
 // aTask has a directory and a daemon that runs nothing else.
