@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/daemon/task"
 	"github.com/freejail/freejail/devfs"
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/policy"
@@ -36,7 +37,7 @@ func (d *Daemon) approve(ctx context.Context, in client.ApproveRequest, by peer)
 	if err != nil {
 		return nil, err
 	}
-	reqs, err := requestsOf(img)
+	reqs, err := task.Requests(img)
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +76,7 @@ func (d *Daemon) approvable(ctx context.Context, ref string) (*image.Image, erro
 	}
 	img, err := d.resolveImage(ctx, client.TaskSpec{Image: ref})
 	if client.IsNotFound(err) && len(d.cfg.NFS.Servers) > 0 { // it may have its root there alone
-		remote, _, rerr := d.findRemote(ctx, client.TaskSpec{Image: ref})
+		remote, rerr := d.tasks.FindRemote(ctx, client.TaskSpec{Image: ref})
 		if !client.IsNotFound(rerr) {
 			return remote, rerr
 		}
@@ -186,9 +187,9 @@ func (d *Daemon) revoke(ref, why string, by peer) error {
 
 // tellRevoked tells the owners of tasks that run by a revoked approval.
 func (d *Daemon) tellRevoked(a policy.Approval, by string) {
-	for _, t := range d.list() {
-		if i := t.snapshot(); i.Digest == a.Digest && i.State != client.Exited {
-			d.event(t.id(), "policy", fmt.Sprintf("the approval %s of what image %s asks for was revoked by %s: "+
+	for _, t := range d.tasks.Alive() {
+		if t.Digest == a.Digest {
+			d.tasks.Event(t.Spec.ID, "policy", fmt.Sprintf("the approval %s of what image %s asks for was revoked by %s: "+
 				"the task runs on, but a new start is refused unless the host's policy permits it", a.ID, a.Image, by))
 		}
 	}

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,46 +21,6 @@ func allocDir(t *testing.T) (shared, own, outside string) {
 		}
 	}
 	return shared, own, outside
-}
-
-func TestConfined(t *testing.T) {
-	shared, own, outside := allocDir(t)
-	for link, to := range map[string]string{
-		"local/out": outside, "local/up": "../../..", "local/other": filepath.Join(shared, "logs"), "local/in": "../secrets", "local/loop": "loop",
-	} {
-		if err := os.Symlink(to, filepath.Join(own, link)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	host := filepath.Join(filepath.Dir(outside), "host") // the operator's own link
-	if err := os.Symlink(outside, host); err != nil {
-		t.Fatal(err)
-	}
-	spec := client.TaskSpec{Confined: []string{shared, own}}
-	real, err := filepath.EvalSymlinks(filepath.Dir(outside))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for path, want := range map[string]string{
-		own + "/local": "a/web/local", own + "/local/in": "a/web/secrets", own: "a/web", host: "outside",
-		own + "/local/out": "", own + "/local/up/outside": "", own + "/local/other": "", own + "/local/loop": "", own + "/nothing": "",
-		own + "/local/../../../outside": "outside", "relative": "",
-	} {
-		f, got, err := confined(spec, path)
-		if err == nil {
-			opened, err1 := f.Stat()
-			named, err2 := os.Stat(got)
-			if err := errors.Join(err1, err2, f.Close()); err != nil || !os.SameFile(opened, named) {
-				t.Errorf("%s: what was opened is not %s: %v", path, got, err)
-			}
-		}
-		if want == "" && err == nil {
-			t.Errorf("%s: got %s", path, got)
-		}
-		if want != "" && (err != nil || got != filepath.Join(real, want)) {
-			t.Errorf("%s: got %s, %v", path, got, err)
-		}
-	}
 }
 
 // A task's directories and files appear in it, unless its user has made links

@@ -3,6 +3,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -12,8 +13,10 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 	bolt "go.etcd.io/bbolt"
@@ -22,6 +25,8 @@ import (
 	"github.com/freejail/freejail/catalog"
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/daemon/host"
+	"github.com/freejail/freejail/daemon/task"
+	"github.com/freejail/freejail/daemon/works"
 	"github.com/freejail/freejail/devfs"
 	"github.com/freejail/freejail/image/layout"
 	"github.com/freejail/freejail/internal/boot"
@@ -56,32 +61,21 @@ type Daemon struct {
 	follower    *host.Follower
 	metrics     host.Metrics
 	events      *eventLog
-	usage       usageCache
-	turns       turns // of those who measure roots
-	syncer      *syncer
-	lane        lane // of those who sweep up
-	recovery    *recovery
+	works       works.Works
+	tasks       *task.Manager
+	opened      chan struct{} // closed when all these are there
 
 	mu     sync.Mutex
-	tasks  map[string]*task          // by id
-	left   map[string]*task          // by key: forgotten, but not wholly swept up
 	aside  map[string]string         // what is damaged, by its path, and why; see damaged
-	ports  map[binding]string        // -> task key
 	stores map[string]storage.Driver // by kind, opened when first used
-	works  works
-
-	upgrade sync.Mutex // one at a time, and none while the tasks end with the host
-	down    bool       // guarded by mu: the tasks were told to end with the host
 }
 
 // New opens the state of a host and takes its lock: a second daemon on the
 // same state directory is an error.
 func New(cfg host.Config, version string, log hclog.Logger) (*Daemon, error) {
 	d := &Daemon{cfg: cfg, version: version, log: log, events: newEventLog(),
-		generation: rand.Text(),
-		syncer:     newSyncer(log), lane: make(lane, sweepers), recovery: newRecovery(),
-		tasks: map[string]*task{}, left: map[string]*task{}, aside: map[string]string{}, ports: map[binding]string{},
-		stores: map[string]storage.Driver{}}
+		generation: rand.Text(), opened: make(chan struct{}),
+		aside: map[string]string{}, stores: map[string]storage.Driver{}}
 	if cfg.NFS.Export != nil {
 		d.exporter = nfsroot.NewExporter(*cfg.NFS.Export)
 	}
@@ -95,6 +89,8 @@ func New(cfg host.Config, version string, log hclog.Logger) (*Daemon, error) {
 			return nil, errors.Join(err, d.Close())
 		}
 	}
+	d.openTasks()
+	close(d.opened)
 	return d, nil
 }
 
@@ -181,6 +177,46 @@ func (d *Daemon) openJails() error {
 	return err
 }
 
+func (d *Daemon) openNFS() (err error) {
+	n := d.cfg.NFS
+	d.nfs, err = nfsroot.Open(nfsroot.Config{Dir: d.path("nfs"), Options: n.Options, Keep: n.Keep, Every: n.Every,
+		Told: d.nfsTold, Damaged: d.leftAlone})
+	return err
+}
+
+// nfsTold reaches the tasks, also before there are any.
+func (d *Daemon) nfsTold(holders []string, h nfsroot.Health) {
+	<-d.opened
+	d.tasks.RootTold(holders, h)
+}
+
+func (d *Daemon) openTasks() {
+	h := task.Host{Config: d.cfg, Log: d.log, Boot: d.boot, Restarted: d.restarted(), Descriptors: d.descriptors,
+		Jails: d.jails, Rulesets: d.rulesets, NFS: d.nfs, Images: taskImages{d}, Judge: judge{d}, Works: &d.works,
+		Stores: d.storage, Tell: d.addEvent, Damaged: d.noteDamage}
+	if d.catalog != nil {
+		h.Catalog = d.catalog
+	}
+	d.tasks = task.New(h)
+}
+
+// janitor has what could not be undone tried again, and follows jails that vanish
+// behind our back. It waits for nobody.
+func (d *Daemon) janitor(ctx context.Context) {
+	tick := time.NewTicker(2 * time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case name := <-d.jails.Removed():
+			d.tasks.JailRemoved(name)
+		case <-tick.C:
+			d.tasks.Tend()
+		}
+	}
+}
+
 func (d *Daemon) openRulesets() error {
 	k, err := devfs.OpenKernel()
 	if err != nil {
@@ -208,18 +244,13 @@ func (d *Daemon) openCatalog() error {
 		return err
 	}
 	d.catalog, err = catalog.New(catalog.Config{Address: d.cfg.Consul.Address, Token: token, Node: name + ":" + d.cfg.StateDir},
-		d.log.Named("consul"), func(task, message string) { d.event(task, "consul", message) })
+		d.log.Named("consul"), func(id, message string) { d.tasks.Event(id, "consul", message) })
 	return err
 }
 
 // storage returns the storage driver of a kind; empty is the host's choice.
 func (d *Daemon) storage(kind string) (storage.Driver, error) {
-	if kind == "" {
-		kind = d.cfg.Storage.Driver
-	}
-	if isNFS(kind) {
-		kind = nfsStorage // the server is not storage's matter
-	}
+	kind = task.StorageKind(cmp.Or(kind, d.cfg.Storage.Driver))
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if s, ok := d.stores[kind]; ok {
@@ -262,36 +293,23 @@ func (d *Daemon) Run(ctx context.Context) error {
 	if err := jail.Protect(); err != nil {
 		d.log.Info("the kernel may end the daemon when memory runs out", "error", err)
 	}
-	if err := d.readTasks(ctx); err != nil {
+	if err := d.tasks.Read(ctx); err != nil {
 		return err
 	}
 	s, err := d.serve()
 	if err != nil {
 		return err
 	}
-	if err := d.recoverAll(ctx); err != nil {
+	if err := d.tasks.Recover(ctx); err != nil {
 		return errors.Join(err, s.http.Close())
 	}
 	if d.catalog != nil {
 		go d.catalog.Run(ctx)
 	}
 	go d.janitor(ctx)
-	go d.syncer.run(ctx)
+	go d.tasks.Run(ctx)
 	err = s.run(ctx)
-	d.works.close(errShutDown) // no start acquires a ruleset behind our back
-	d.pauseOutputs()
-	d.syncer.flush()
-	// What has no holder is kept for reuse, but only by this daemon.
-	return errors.Join(err, d.rulesets.Reconcile(d.rulesetHolders()), d.nfs.Close())
-}
-
-// holders are the keys of tasks that may have something of the host.
-func (d *Daemon) holders() []string {
-	var out []string
-	for _, t := range d.all() {
-		out = append(out, t.key())
-	}
-	return out
+	return errors.Join(err, d.tasks.Close(), d.nfs.Close())
 }
 
 // Close lets go of the state. Tasks run on.
@@ -316,9 +334,7 @@ func (d *Daemon) Close() error {
 func (d *Daemon) info() client.Info {
 	i := client.Info{Version: d.version, API: 1, PID: os.Getpid(), Generation: d.generation, StateDir: d.cfg.StateDir,
 		Features: d.jails.Features(), Healthy: true, MemoryBytes: memoryInUse()}
-	d.mu.Lock()
-	i.Tasks, i.ShutDown = len(d.tasks), d.down
-	d.mu.Unlock()
+	i.Tasks, i.ShutDown = d.tasks.Count()
 	now, perr := d.follower.Last()
 	if now != nil {
 		i.PolicyDigest = now.Policy.Digest()
@@ -334,11 +350,11 @@ func (d *Daemon) info() client.Info {
 	if err := d.writable(); err != nil {
 		i.Healthy, i.Reason = false, err.Error()
 	}
-	if i.Recovering = d.Progress(); i.Recovering != "" {
+	if i.Recovering = d.tasks.Progress(); i.Recovering != "" {
 		i.Healthy, i.Reason = false, i.Recovering
 	}
 	if i.ShutDown {
-		i.Healthy, i.Reason = false, errHostDown.Error()
+		i.Healthy, i.Reason = false, works.ErrHostDown.Error()
 	}
 	return i
 }
@@ -353,4 +369,16 @@ func (d *Daemon) writable() error {
 		return fmt.Errorf("state directory %s: the file system is full", d.cfg.StateDir)
 	}
 	return nil
+}
+
+// Recovered is closed when the daemon has taken over all that an earlier one left.
+func (d *Daemon) Recovered() <-chan struct{} { return d.tasks.Recovered() }
+
+// Progress tells in words how far that is; empty when it is over.
+func (d *Daemon) Progress() string { return d.tasks.Progress() }
+
+func memoryInUse() uint64 {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapInuse + m.StackInuse
 }

@@ -19,14 +19,14 @@ import (
 func (d *Daemon) damaged(m *aside.Moved, means string) {
 	d.noteDamage(m.To, m.Error()+"; "+means)
 	d.log.Error("a damaged file is set aside", "file", m.From, "as", m.To, "error", m.Err)
-	d.event("", "damaged", m.Error()+"; "+means)
+	d.event("damaged", m.Error()+"; "+means)
 }
 
 // leftAlone tells of a path that cannot be used and stays where it is.
 func (d *Daemon) leftAlone(path string, err error) {
 	d.noteDamage(path, err.Error())
 	d.log.Error("it is damaged, and left alone", "path", path, "error", err)
-	d.event("", "damaged", path+" cannot be used, and is left alone: "+err.Error())
+	d.event("damaged", path+" cannot be used, and is left alone: "+err.Error())
 }
 
 // noteDamage has doctor tell of a path for as long as it is there.
@@ -87,10 +87,23 @@ func (d *Daemon) checkStrays(ctx context.Context, c *host.Checks) {
 			c.Bad("recovery", fmt.Sprintf("storage %s: %v", s.Name(), err), "")
 		}
 		for _, id := range roots {
-			if _, known := d.holder(id); !known {
+			if !d.tasks.Known(id) {
 				c.Warn("recovery", fmt.Sprintf("storage %s has a root %q of no task", s.Name(), id),
 					"the next daemon removes it, or its log tells why not: service freejail restart")
 			}
+		}
+	}
+}
+
+// checkLeft names what could not be removed.
+func (d *Daemon) checkLeft(c *host.Checks) {
+	const endThat = "where a process, a mount, a snapshot or the host's securelevel keeps it, end that"
+	for _, trouble := range d.tasks.Troubles() {
+		c.Warn("leftovers", trouble, "the daemon tries again by itself; "+endThat)
+	}
+	for _, s := range d.openStores() {
+		for _, what := range s.Leftovers() {
+			c.Warn("leftovers", what, "the next daemon tries again; "+endThat)
 		}
 	}
 }

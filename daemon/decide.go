@@ -11,6 +11,7 @@ import (
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/daemon/host"
+	"github.com/freejail/freejail/daemon/task"
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/layout"
 	"github.com/freejail/freejail/internal/printable"
@@ -21,18 +22,21 @@ import (
 func (d *Daemon) inForce() *host.InForce {
 	now, news := d.follower.Follow()
 	if news != nil {
-		d.event("", "policy", news.Error())
+		d.event("policy", news.Error())
 	}
 	return now
 }
 
-// decide asks the policy about a task's requests.
-func (d *Daemon) decide(spec client.TaskSpec, img *image.Image, reqs []policy.Request) error {
-	s, dec, err := d.decision(spec, img, reqs)
+// judge is the policy as tasks have it.
+type judge struct{ d *Daemon }
+
+// Decide asks the policy about a task's requests.
+func (j judge) Decide(spec client.TaskSpec, img *image.Image, reqs []policy.Request) error {
+	s, dec, err := j.Decision(spec, img, reqs)
 	if err != nil {
 		return err
 	}
-	d.metrics.Decided(dec)
+	j.d.metrics.Decided(dec)
 	if dec.Allowed {
 		return nil
 	}
@@ -40,7 +44,12 @@ func (d *Daemon) decide(spec client.TaskSpec, img *image.Image, reqs []policy.Re
 	return &client.Error{Code: client.CodeRefused, Message: printable.Error(dec.Err(s)), Decision: &wire}
 }
 
-func (d *Daemon) decision(spec client.TaskSpec, img *image.Image, reqs []policy.Request) (s policy.Subject, dec policy.Decision, err error) {
+func (j judge) Denies(s policy.Subject, kind policy.Kind) bool {
+	return j.d.inForce().Policy.Denies(s, kind)
+}
+
+func (j judge) Decision(spec client.TaskSpec, img *image.Image, reqs []policy.Request) (s policy.Subject, dec policy.Decision, err error) {
+	d := j.d
 	approvals, err := d.approvals()
 	if err != nil {
 		return s, dec, err
@@ -101,7 +110,7 @@ func CheckImage(ctx context.Context, path, file string) (d *client.Decision, err
 	if err != nil {
 		return nil, err
 	}
-	reqs, err := requestsOf(img)
+	reqs, err := task.Requests(img)
 	if err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/daemon/host"
+	"github.com/freejail/freejail/daemon/task"
 )
 
 // doctor examines the daemon and its host.
@@ -17,7 +18,7 @@ func (d *Daemon) doctor(ctx context.Context) []client.Check {
 	case i.Healthy:
 		c.OK("storage", "driver "+i.Storage)
 	case i.ShutDown:
-		c.Bad("shutdown", i.Reason, startAgain)
+		c.Bad("shutdown", i.Reason, task.StartAgain)
 	default:
 		c.Bad("storage", i.Reason, "free space in the state directory, or choose storage { driver } in the host configuration")
 	}

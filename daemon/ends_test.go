@@ -173,28 +173,3 @@ func warned(report []client.Check, name, detail string) bool {
 	}
 	return false
 }
-
-// However many removals the kernel holds, others have their turn.
-func TestLane(t *testing.T) {
-	l := make(lane, 2)
-	l.enter()
-	l.enter()
-	leave := l.enter() // when the first two have had their time
-	leave()
-	l.enter()()
-}
-
-// A walk down that the kernel holds keeps nobody but itself.
-func TestOneWalkAtATime(t *testing.T) {
-	d := &Daemon{lane: make(lane, 1)}
-	tk := &task{done: make(chan struct{})}
-	w := newWalk() // that does not end
-	tk.sweeping.walk = w
-	if d.sweepUp(tk) != w {
-		t.Error("a walk beside another one")
-	}
-	tk.info.State, tk.undos = client.Exited, []undo{{Op: "root"}}
-	if tk.due(time.Now()) {
-		t.Error("the janitor takes up what is under way")
-	}
-}

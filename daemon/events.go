@@ -79,23 +79,11 @@ func (l *eventLog) since(after uint64) ([]client.Event, <-chan struct{}) {
 	return append([]client.Event(nil), l.ring[i:]...), l.waked
 }
 
-// event tells something about a task to whoever follows it, and to the log. It
-// is one line, whatever others have written in it.
-func (d *Daemon) event(taskID, kind, message string) {
-	var labels map[string]string
-	d.mu.Lock()
-	if t, ok := d.tasks[taskID]; ok {
-		labels = t.info.Spec.Labels
-	}
-	d.mu.Unlock()
-	d.addEvent(taskID, kind, message, labels)
-}
+// event tells something of the host.
+func (d *Daemon) event(kind, message string) { d.addEvent("", kind, message, nil) }
 
-// tell is event for a task whose id may be another one's by now.
-func (d *Daemon) tell(t *task, kind, message string) {
-	d.addEvent(t.id(), kind, message, t.info.Spec.Labels)
-}
-
+// addEvent tells something of a task, or of the host, to whoever follows it, and to the
+// log. It is one line, whatever others have written in it.
 func (d *Daemon) addEvent(taskID, kind, message string, labels map[string]string) {
 	message = printable.Flat(message)
 	d.log.Info(message, "task", taskID, "kind", kind)

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -41,7 +40,7 @@ func inProcess(t testing.TB) *Daemon {
 			t.Error(err)
 		}
 	})
-	if err := errors.Join(d.readTasks(t.Context()), d.recoverAll(t.Context())); err != nil { // until then requests are held
+	if err := errors.Join(d.tasks.Read(t.Context()), d.tasks.Recover(t.Context())); err != nil { // until then requests are held
 		t.Fatal(err)
 	}
 	return d
@@ -158,38 +157,5 @@ func FuzzRequest(f *testing.F) {
 				t.Fatalf("%s %s?%s: %d %q", a.method, path, query, w.Code, w.Body)
 			}
 		}
-	})
-}
-
-// FuzzExecFrames has a session take anything from its client.
-func FuzzExecFrames(f *testing.F) {
-	frame := func(t client.FrameType, p string) []byte {
-		var b bytes.Buffer
-		if err := client.NewFrameWriter(&b).Write(t, []byte(p)); err != nil {
-			f.Fatal(err)
-		}
-		return b.Bytes()
-	}
-	for _, b := range [][]byte{frame(client.Stdin, "ls\n"), frame(client.Stdin, ""), frame(client.Resize, `{"rows":24,"cols":80}`),
-		frame(client.Resize, `{"rows":-1,"cols":99999999}`), frame(client.SignalFrame, "SIGTERM"), frame(200, "?"), {1, 0xff, 0xff, 0xff, 0xff}} {
-		f.Add(append(b, frame(client.Stdin, "x")...))
-	}
-	d := inProcess(f)
-	f.Fuzz(func(t *testing.T, stream []byte) {
-		r, w, err := os.Pipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		read := make(chan int64, 1)
-		go func() {
-			n, _ := io.Copy(io.Discard, r) // ends with the session
-			read <- n
-		}()
-		x := &execSession{d: d, jail: jailPrefix + "none", pid: 1 << 30, in: w}
-		x.readFrames(nil, bytes.NewReader(stream))
-		if n := <-read; n > int64(len(stream)) {
-			t.Errorf("the command got %d bytes of %d", n, len(stream))
-		}
-		r.Close()
 	})
 }

@@ -68,16 +68,9 @@ func namedByPath(name string) bool {
 // long, chains that no image needs, and blobs that no image names.
 func (d *Daemon) gc(ctx context.Context, r client.GCRequest) (*client.GCResult, error) {
 	res := &client.GCResult{}
-	for _, t := range d.list() {
-		if i := t.snapshot(); i.State == client.Exited && i.Spec.Owner == "cli" {
-			switch err := d.Destroy(ctx, i.Spec.ID, false); {
-			case client.IsNotFound(err): // someone else was first
-			case err != nil:
-				return res, err
-			default:
-				res.Tasks++
-			}
-		}
+	var err error
+	if res.Tasks, err = d.tasks.Sweep(ctx, "cli"); err != nil {
+		return res, err
 	}
 	pulled, problems, err := d.pulledNames()
 	if err != nil {
@@ -129,7 +122,7 @@ func (d *Daemon) removeChains(ctx context.Context, s storage.Driver) (removed in
 		return 0, nil, err
 	}
 	for _, c := range chains {
-		if needed[c] || d.chainInUse(c) {
+		if needed[c] || d.tasks.UsesChain(c) {
 			continue
 		}
 		switch err := s.RemoveChain(ctx, c); {
@@ -174,17 +167,4 @@ func (d *Daemon) unpackedSize(ctx context.Context, chain string) (int64, error) 
 		}
 	}
 	return 0, nil
-}
-
-func (d *Daemon) chainInUse(chain string) bool {
-	for _, t := range d.list() {
-		i := t.snapshot()
-		if i.State == client.Exited || i.Digest == "" {
-			continue
-		}
-		if t.root.uses(chain, i) {
-			return true
-		}
-	}
-	return false
 }

@@ -17,8 +17,10 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/daemon/task"
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/layout"
+	"github.com/freejail/freejail/image/unpack"
 	"github.com/freejail/freejail/internal/keylock"
 	"github.com/freejail/freejail/internal/regular"
 )
@@ -43,16 +45,16 @@ func (d *Daemon) resolveImage(ctx context.Context, spec client.TaskSpec) (*image
 	// web, with all that the policy permits it.
 	path := filepath.Clean(spec.Image)
 	open := func() (*layout.Input, error) { return d.openImage(spec, path) }
-	return d.importPath(ctx, path, open, pathName(path), func(stage string) { d.event(spec.ID, "pulling", stage) }, nil)
+	return d.importPath(ctx, path, open, pathName(path), func(stage string) { d.tasks.Event(spec.ID, "pulling", stage) }, nil)
 }
 
 // openImage opens a task's archive or layout where confined finds it.
 func (d *Daemon) openImage(spec client.TaskSpec, path string) (*layout.Input, error) {
-	place, real, err := confined(spec, path)
+	place, real, err := task.Confined(spec, path)
 	if err != nil {
 		return nil, err
 	}
-	if within(d.cfg.StateDir, real) {
+	if task.Within(d.cfg.StateDir, real) {
 		return nil, errors.Join(client.Invalid("%s lies in the state directory %s, where nobody's image is read from: "+
 			"give the image's name, as `freejail images` lists it", path, d.cfg.StateDir), place.Close())
 	}
@@ -64,25 +66,55 @@ func (d *Daemon) openImage(spec client.TaskSpec, path string) (*layout.Input, er
 	return in, errors.Join(err, release(), place.Close())
 }
 
-// holdImage resolves a task's image and keeps it from a collection of garbage
-// until release is called. One that goes before it is held is resolved again.
-func (d *Daemon) holdImage(ctx context.Context, spec client.TaskSpec) (img *image.Image, release func(), err error) {
+// taskImages are the images as tasks have them.
+type taskImages struct{ d *Daemon }
+
+// Check refuses a job the names that images have by the paths of their archives: an
+// archive that one job could read is not for every other.
+func (taskImages) Check(spec client.TaskSpec) error {
+	if spec.Owner != "cli" && namedByPath(spec.Image) {
+		return client.Invalid("image %q is a name that freejail gives an image by its archive's path: give the archive's absolute path", spec.Image)
+	}
+	return nil
+}
+
+// Hold resolves a task's image, unless it was found already and is still there. One
+// that goes before it is held is resolved again.
+func (i taskImages) Hold(ctx context.Context, spec client.TaskSpec, found *image.Image) (img *image.Image, release func(), err error) {
+	img, release, err = found, nil, image.ErrNotFound
+	if found != nil {
+		release, err = i.d.images.Hold(found)
+	}
 	for range 100 { // a collection may come between, again and again
-		if img, err = d.resolveImage(ctx, spec); err != nil {
+		if !errors.Is(err, image.ErrNotFound) {
+			break
+		}
+		if img, err = i.d.resolveImage(ctx, spec); err != nil {
 			return nil, nil, err
 		}
-		if release, err = d.images.Hold(img); !errors.Is(err, image.ErrNotFound) {
-			return img, release, err
-		}
+		release, err = i.d.images.Hold(img)
 	}
-	return nil, nil, err
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := changed(spec, found, img); err != nil {
+		release()
+		return nil, nil, err
+	}
+	return img, release, nil
+}
+
+func (i taskImages) Get(name string) (*image.Image, error) { return i.d.images.Get(name) }
+
+func (i taskImages) Unpack(img *image.Image) func(ctx context.Context, dir string, first, end int) error {
+	return unpack.New(i.d.images, img, nil).Apply
 }
 
 // imagesInUse are those of tasks that have not ended.
 func (d *Daemon) imagesInUse() (out []digest.Digest) {
-	for _, t := range d.list() {
-		if i := t.snapshot(); i.State != client.Exited && i.Digest != "" {
-			out = append(out, digest.Digest(i.Digest))
+	for _, t := range d.tasks.Alive() {
+		if t.Digest != "" {
+			out = append(out, digest.Digest(t.Digest))
 		}
 	}
 	return out
@@ -241,9 +273,9 @@ func (d *Daemon) addUse(ctx context.Context, i *client.ImageInfo, img *image.Ima
 		}
 	}
 	i.Signers, i.Tasks = d.signersOf(img, d.inForce()), []string{}
-	for _, t := range d.list() {
-		if s := t.snapshot(); s.State != client.Exited && s.Digest == i.Digest {
-			i.Tasks = append(i.Tasks, t.id())
+	for _, t := range d.tasks.Alive() {
+		if t.Digest == i.Digest {
+			i.Tasks = append(i.Tasks, t.Spec.ID)
 		}
 	}
 	i.Unpacked, err = d.unpackedSize(ctx, img.ChainID.Encoded())
@@ -266,7 +298,7 @@ func imageInfo(img *image.Image) client.ImageInfo {
 	for _, p := range m.Ports {
 		i.Ports = append(i.Ports, fmt.Sprintf("%s %d/%s", p.Name, p.Port, p.Protocol))
 	}
-	if reqs, err := requestsOf(img); err == nil {
+	if reqs, err := task.Requests(img); err == nil {
 		for _, r := range reqs {
 			i.Requests = append(i.Requests, r.String())
 		}

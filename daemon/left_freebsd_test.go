@@ -25,7 +25,7 @@ func leftOnHost(t *testing.T, dir, prefix string) string {
 	t.Helper()
 	var out []string
 	for _, l := range append(lines(t, "jls", "-d", "name", "dying"), rctlRules(t)...) {
-		if strings.Contains(l, jailPrefix+prefix) {
+		if strings.Contains(l, "fj-"+prefix) {
 			out = append(out, l)
 		}
 	}

@@ -15,7 +15,7 @@ func leftOnHost(t *testing.T, dir, prefix string) string {
 	t.Helper()
 	var out []string
 	for _, pattern := range []string{"/sys/fs/cgroup/freejail/", "/sys/fs/cgroup/*/freejail/"} {
-		found, err := filepath.Glob(pattern + jailPrefix + prefix + "*")
+		found, err := filepath.Glob(pattern + "fj-" + prefix + "*")
 		if err != nil {
 			t.Fatal(err)
 		}

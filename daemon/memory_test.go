@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/daemon/host"
 	"github.com/freejail/freejail/internal/testimage"
 )
 
@@ -22,7 +23,7 @@ func TestFileSystemsInMemoryAreBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	all, err := physicalMemory()
+	all, err := host.Memory()
 	if err != nil {
 		t.Fatal(err)
 	}

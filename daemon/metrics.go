@@ -18,13 +18,10 @@ func (d *Daemon) handleMetrics(w http.ResponseWriter, _ *http.Request) {
 	}
 	host.Gauge(w, "freejail_policy_faulty", "1 while the policy's file has a mistake and an older policy is in force.", faulty)
 	states := map[client.State]int{client.Starting: 0, client.Running: 0, client.Stopping: 0, client.Exited: 0, client.Left: 0}
-	stuck := 0
-	for _, t := range d.all() {
-		states[d.describeTask(t).State]++
-		if t.troubled() != "" {
-			stuck++
-		}
+	for _, t := range d.tasks.Tasks() {
+		states[t.State]++
 	}
+	stuck := len(d.tasks.Troubles())
 	for _, s := range d.openStores() {
 		stuck += len(s.Leftovers())
 	}

@@ -8,15 +8,11 @@ import (
 	"os"
 
 	"github.com/freejail/freejail/daemon/client"
-	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/daemon/task"
 	"github.com/freejail/freejail/image/unpack"
 	"github.com/freejail/freejail/nfsroot"
 	"github.com/freejail/freejail/storage"
 )
-
-// nomadDirs are what Nomad's tasks have mounted in their roots. A client cannot
-// make them in a root that is a server's.
-var nomadDirs = []string{"/alloc", "/local", "/secrets"}
 
 func (d *Daemon) handleExport(r *http.Request) (any, error) {
 	var in client.ExportRequest
@@ -38,7 +34,7 @@ func (d *Daemon) export(ctx context.Context, ref string) (*client.Export, error)
 	if err := d.mustExport(); err != nil {
 		return nil, err
 	}
-	img, release, err := d.holdImage(ctx, client.TaskSpec{Image: ref})
+	img, release, err := taskImages{d}.Hold(ctx, client.TaskSpec{Image: ref}, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -52,35 +48,15 @@ func (d *Daemon) export(ctx context.Context, ref string) (*client.Export, error)
 			if err := unpack.Image(ctx, d.images, img, dir, nil); err != nil {
 				return err
 			}
-			return storage.MakePoints(dir, exportPoints(img))
+			return storage.MakePoints(dir, task.Points(img))
 		}})
 	if err != nil {
 		return nil, err
 	}
-	d.event("", "exported", fmt.Sprintf("image %s, %s, is exported by NFS from %s", img.Name, done.Digest, done.Path))
+	d.event("exported", fmt.Sprintf("image %s, %s, is exported by NFS from %s", img.Name, done.Digest, done.Path))
 	out := d.wireExport(*done)
 	out.Problem, out.Fix = d.exporter.Serving()
 	return &out, nil
-}
-
-// exportPoints are what tasks will have mounts on: what the image itself names,
-// and what every task has.
-func exportPoints(img *image.Image) storage.Options {
-	o := storage.Options{Writable: img.Manifest.Writable, Dirs: append(platformDirs(), nomadDirs...)}
-	if needsLinuxulator(img.Config.OS) {
-		for _, m := range linuxMounts {
-			if !within("/dev", m.Target) {
-				o.Dirs = append(o.Dirs, m.Target)
-			}
-		}
-	}
-	for _, m := range img.Manifest.Requires.Mounts {
-		o.Dirs = append(o.Dirs, m.Target)
-	}
-	for _, v := range img.Manifest.Volumes {
-		o.Dirs = append(o.Dirs, v.Path)
-	}
-	return o
 }
 
 func (d *Daemon) wireExport(e nfsroot.Exported) client.Export {
@@ -119,7 +95,7 @@ func (d *Daemon) handleUnexport(r *http.Request) (any, error) {
 		return nil, client.NotFound("image %q is not exported; see `freejail export --list`", ref)
 	}
 	if err == nil {
-		d.event("", "unexported", fmt.Sprintf("image %s is not exported any more", ref))
+		d.event("unexported", fmt.Sprintf("image %s is not exported any more", ref))
 	}
 	return nil, err
 }

@@ -106,15 +106,6 @@ func (d *Daemon) mayStart(ctx context.Context, spec client.TaskSpec, img *image.
 	return nil
 }
 
-// checkImageName refuses a job the names that images have by the paths of their
-// archives: an archive that one job could read is not for every other.
-func checkImageName(spec client.TaskSpec) error {
-	if spec.Owner != "cli" && namedByPath(spec.Image) {
-		return client.Invalid("image %q is a name that freejail gives an image by its archive's path: give the archive's absolute path", spec.Image)
-	}
-	return nil
-}
-
 // changed refuses a private image that is not the one for which mayStart was asked.
 func changed(spec client.TaskSpec, asked, img *image.Image) error {
 	if spec.Owner == "cli" || !img.Private || asked != nil && asked.Name == img.Name && asked.Digest == img.Digest {

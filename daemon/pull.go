@@ -16,6 +16,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/daemon/works"
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/layout"
 	"github.com/freejail/freejail/image/registry"
@@ -73,10 +74,10 @@ func (d *Daemon) wellNamed(img *image.Image) (*image.Image, error) {
 	return img, nil
 }
 
-// pullFor finds a task's image by its name, in a registry if it is not there or
-// the task wants it anew. It is nil where the start has to look for itself.
-func (d *Daemon) pullFor(ctx context.Context, t *task, auth *client.Auth) (*image.Image, error) {
-	spec := t.info.Spec
+// Fetch finds a task's image by its name, in a registry if it is not there or the task
+// wants it anew.
+func (i taskImages) Fetch(ctx context.Context, spec client.TaskSpec, auth *client.Auth) (*image.Image, error) {
+	d := i.d
 	if spec.Image == "" || filepath.IsAbs(spec.Image) {
 		return nil, nil
 	}
@@ -104,13 +105,13 @@ func (d *Daemon) pullFor(ctx context.Context, t *task, auth *client.Auth) (*imag
 		return nil, err // the start will say that there is no such image
 	}
 	o := registry.PullOptions{FetchOptions: layout.FetchOptions{Pulled: true, Private: cred != nil}, Credential: cred}
-	o.Tell = func(text string) { d.event(t.id(), "pulling", text) }
-	d.event(t.id(), "pulling", "pulling "+ref.String())
+	o.Tell = func(text string) { d.tasks.Event(spec.ID, "pulling", text) }
+	d.tasks.Event(spec.ID, "pulling", "pulling "+ref.String())
 	last := time.Now()
 	o.Progress = func(p image.Progress) {
 		if time.Since(last) >= tellEvery {
 			last = time.Now()
-			d.event(t.id(), "pulling", progressText(ref, p))
+			d.tasks.Event(spec.ID, "pulling", progressText(ref, p))
 		}
 	}
 	img, err := d.pull(ctx, ref, spec.PullTimeout, o)
@@ -118,8 +119,8 @@ func (d *Daemon) pullFor(ctx context.Context, t *task, auth *client.Auth) (*imag
 		return nil, err
 	}
 	d.allowances.add(img, cred)
-	d.event(t.id(), "pulled", fmt.Sprintf("%s is %s", ref, img.Digest))
-	return img, t.update(func(i *client.Task) { i.Digest = img.Digest.String() })
+	d.tasks.Event(spec.ID, "pulled", fmt.Sprintf("%s is %s", ref, img.Digest))
+	return img, nil
 }
 
 func progressText(ref registry.Reference, p image.Progress) string {
@@ -159,14 +160,14 @@ func (d *Daemon) handlePull(w http.ResponseWriter, r *http.Request) {
 	}
 	d.answerImage(w, r, func(ctx context.Context, tell func(image.Progress)) (*image.Image, error) {
 		return d.pull(ctx, ref, in.Timeout, registry.PullOptions{FetchOptions: layout.FetchOptions{Progress: tell},
-			Tell: func(text string) { d.event("", "pulling", text) }})
+			Tell: func(text string) { d.event("pulling", text) }})
 	})
 }
 
 // answerImage answers with a line of JSON for every step of what gets an image,
 // the last of them with the image or the error.
 func (d *Daemon) answerImage(w http.ResponseWriter, r *http.Request, get func(context.Context, func(image.Progress)) (*image.Image, error)) {
-	d.asWork(w, r, func(r *http.Request, _ *work) { d.tellImage(w, r, get) })
+	d.asWork(w, r, func(r *http.Request, _ *works.Work) { d.tellImage(w, r, get) })
 }
 
 func (d *Daemon) tellImage(w http.ResponseWriter, r *http.Request, get func(context.Context, func(image.Progress)) (*image.Image, error)) {
@@ -179,7 +180,7 @@ func (d *Daemon) tellImage(w http.ResponseWriter, r *http.Request, get func(cont
 		info, err = d.describeImage(r.Context(), img)
 	}
 	if err != nil {
-		out.send(client.ImageProgress{Error: asError(ended(r.Context(), err))}, true)
+		out.send(client.ImageProgress{Error: asError(works.Ended(r.Context(), err))}, true)
 		return
 	}
 	out.send(client.ImageProgress{Image: &info}, true)

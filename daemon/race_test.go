@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/daemon/task"
 	"github.com/freejail/freejail/internal/mount"
 	"github.com/freejail/freejail/internal/testimage"
 )
@@ -112,7 +113,7 @@ func (r *racer) race(volumes []client.Mount) {
 func (r *racer) check() {
 	r.t.Helper()
 	for _, m := range mounts(r.t, r.dir) {
-		if !within(r.dir+"/state", m.Target) {
+		if !task.Within(r.dir+"/state", m.Target) {
 			r.t.Fatalf("%s is mounted on %s", m.Type, m.Target)
 		}
 	}

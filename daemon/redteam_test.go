@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/daemon/task"
 	"github.com/freejail/freejail/internal/mount"
 	"github.com/freejail/freejail/internal/testimage"
 )
@@ -71,7 +72,7 @@ func (v *victim) hostMounts() []mount.Info {
 	if err != nil {
 		v.t.Fatal(err)
 	}
-	return slices.DeleteFunc(list, func(i mount.Info) bool { return within(os.TempDir(), i.Target) && !within(v.dir, i.Target) })
+	return slices.DeleteFunc(list, func(i mount.Info) bool { return task.Within(os.TempDir(), i.Target) && !task.Within(v.dir, i.Target) })
 }
 
 // image writes one and returns its path.

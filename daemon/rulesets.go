@@ -12,19 +12,6 @@ import (
 	"github.com/freejail/freejail/internal/regular"
 )
 
-// rulesetHolders are the rulesets of the tasks, as their journals have them.
-func (d *Daemon) rulesetHolders() map[string]uint16 {
-	out := map[string]uint16{}
-	for _, t := range d.all() {
-		t.mu.Lock()
-		if t.began("ruleset") {
-			out[t.key()] = uint16(t.info.Ruleset)
-		}
-		t.mu.Unlock()
-	}
-	return out
-}
-
 // rulesetStore is the file that keeps the registry of rulesets. It is not
 // synced: it has to outlive the daemon, not the host, with which the rulesets
 // go too.

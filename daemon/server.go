@@ -54,7 +54,7 @@ func (d *Daemon) serve() (*server, error) {
 	s.http = &http.Server{Handler: d.routes(), ReadHeaderTimeout: headerTime, IdleTimeout: idleTime, ConnContext: withPeer}
 	signal.Notify(s.hup, syscall.SIGHUP)
 	go func() { s.served <- s.http.Serve(&door{Listener: l, log: d.log}) }()
-	d.log.Info("freejail daemon", "version", d.version, "socket", d.cfg.Socket, "state", d.cfg.StateDir, "tasks", len(d.tasks))
+	d.log.Info("freejail daemon", "version", d.version, "socket", d.cfg.Socket, "state", d.cfg.StateDir, "tasks", d.info().Tasks)
 	return s, nil
 }
 
@@ -118,13 +118,15 @@ func (d *Daemon) routes() http.Handler {
 	now("GET /v1/events", d.handleEvents, "after", "follow")
 	now("GET /v1/metrics", d.handleMetrics)
 	handle("POST /v1/tasks", d.handleStart)
-	handle("GET /v1/tasks/{id}", answer(d.handleTask))
-	handle("GET /v1/tasks/{id}/wait", answer(d.handleWait))
+	handle("GET /v1/tasks/{id}", answer(func(r *http.Request) (any, error) { return d.tasks.Task(r.PathValue("id")) }))
+	handle("GET /v1/tasks/{id}/wait", answer(func(r *http.Request) (any, error) { return d.tasks.Wait(r.Context(), r.PathValue("id")) }))
 	handle("POST /v1/tasks/{id}/signal", answer(d.handleSignal))
 	handle("POST /v1/tasks/{id}/stop", answer(d.handleStop))
-	handle("DELETE /v1/tasks/{id}", answer(d.handleDestroy), "force")
-	handle("GET /v1/tasks/{id}/stats", answer(func(r *http.Request) (any, error) { return d.taskUsage(r.PathValue("id")) }))
-	handle("GET /v1/stats", answer(func(*http.Request) (any, error) { return d.allUsage() }))
+	handle("DELETE /v1/tasks/{id}", answer(func(r *http.Request) (any, error) {
+		return nil, d.tasks.Destroy(r.Context(), r.PathValue("id"), param(r, "force") == "true")
+	}), "force")
+	handle("GET /v1/tasks/{id}/stats", answer(func(r *http.Request) (any, error) { return d.tasks.Usage(r.PathValue("id")) }))
+	handle("GET /v1/stats", answer(func(*http.Request) (any, error) { return d.tasks.AllUsage() }))
 	handle("POST /v1/tasks/{id}/exec", d.handleExec)
 	handle("GET /v1/tasks/{id}/logs", d.handleLogs, "stream", "tail", "follow")
 	handle("GET /v1/images", answer(func(r *http.Request) (any, error) { return d.imageInfos(r.Context()) }))
@@ -234,102 +236,6 @@ func decode(r *http.Request, v any) error {
 		return client.Invalid("the request cannot be read: %v", err)
 	}
 	return nil
-}
-
-func (d *Daemon) handleStart(w http.ResponseWriter, r *http.Request) {
-	var spec client.TaskSpec
-	if err := decode(r, &spec); err != nil {
-		writeError(w, err)
-		return
-	}
-	d.asWork(w, r, func(r *http.Request, job *work) {
-		answer(func(r *http.Request) (any, error) { return d.start(r.Context(), job, spec) })(w, r)
-	})
-}
-
-// handleTasks waits for the recovery, or tells now what is not recovered yet.
-func (d *Daemon) handleTasks(r *http.Request) (any, error) {
-	if param(r, "now") != "true" {
-		if err := d.recovery.wait(r.Context()); err != nil {
-			return nil, err
-		}
-	}
-	out := []client.Task{}
-	recovering := d.recovery.err() != nil
-	for _, t := range d.all() {
-		i := d.describeTask(t)
-		i.Recovering = recovering && !t.recovered.Load()
-		out = append(out, i)
-	}
-	return out, nil
-}
-
-// describeTask is what clients are told of a task.
-func (d *Daemon) describeTask(t *task) client.Task {
-	i := d.withServices(t.snapshot())
-	if i.State != client.Exited {
-		i.Unhealthy = t.root.trouble()
-	}
-	i.Key, i.Left = t.key(), t.remains()
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.left[t.key()] == t {
-		i.State = client.Left
-	}
-	return i
-}
-
-func (d *Daemon) handleTask(r *http.Request) (any, error) {
-	t, err := d.find(r.PathValue("id"))
-	if err != nil {
-		return nil, err
-	}
-	return d.describeTask(t), nil
-}
-
-func (d *Daemon) handleWait(r *http.Request) (any, error) {
-	t, err := d.find(r.PathValue("id"))
-	if err != nil {
-		return nil, err
-	}
-	return t.over(r.Context())
-}
-
-func (d *Daemon) handleSignal(r *http.Request) (any, error) {
-	var in struct {
-		Signal string `json:"signal"`
-	}
-	if err := decode(r, &in); err != nil {
-		return nil, err
-	}
-	sig, err := parseSignal(in.Signal)
-	if err != nil {
-		return nil, err
-	}
-	t, err := d.find(r.PathValue("id"))
-	if err != nil {
-		return nil, err
-	}
-	info := t.snapshot()
-	switch info.State {
-	case client.Exited:
-		return nil, client.Conflict("task %s has ended", t.id())
-	case client.Starting:
-		return nil, client.Conflict("task %s is still starting: there is no process to signal", t.id())
-	}
-	return nil, d.jails.Signal(info.Jail, target(info), sig)
-}
-
-func (d *Daemon) handleStop(r *http.Request) (any, error) {
-	var in client.StopRequest
-	if err := decode(r, &in); err != nil {
-		return nil, err
-	}
-	return d.Stop(r.Context(), r.PathValue("id"), in)
-}
-
-func (d *Daemon) handleDestroy(r *http.Request) (any, error) {
-	return nil, d.Destroy(r.Context(), r.PathValue("id"), param(r, "force") == "true")
 }
 
 func (d *Daemon) handleEvents(w http.ResponseWriter, r *http.Request) {

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/daemon/task"
 )
 
 func (d *Daemon) handleUpgrade(w http.ResponseWriter, r *http.Request) {
@@ -25,8 +26,8 @@ func (d *Daemon) handleUpgrade(w http.ResponseWriter, r *http.Request) {
 	}
 	err := decode(r, &in)
 	binary := ""
-	if err == nil && d.isDown() {
-		err = errNoUpgrade
+	if _, down := d.tasks.Count(); err == nil && down {
+		err = task.ErrNoUpgrade
 	}
 	if err == nil {
 		binary, err = checkUpgrade(in.Binary)
@@ -94,27 +95,19 @@ func (d *Daemon) Upgrade(binary string) error {
 
 // execInPlace takes a binary that was found to run.
 func (d *Daemon) execInPlace(binary string) error {
-	d.upgrade.Lock()
-	defer d.upgrade.Unlock()
-	if d.isDown() {
-		return errNoUpgrade
-	}
-	d.works.close(errUpgrading)
-	defer d.works.open()
-	f, err := d.listener.(*net.UnixListener).File()
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD, 3) // without close-on-exec
-	if err != nil {
-		return fmt.Errorf("upgrade: %w", err)
-	}
-	defer unix.Close(fd)
-	d.log.Info("upgrading in place", "binary", binary)
-	d.pauseOutputs()
-	d.syncer.flush()
-	defer d.resumeOutputs() // there is no after, but where it failed
-	// rc(8) knows the daemon by its argument 0, whichever binary it is.
-	return syscall.Exec(binary, os.Args, append(os.Environ(), listenFD+"="+strconv.Itoa(fd)))
+	return d.tasks.Still(func() error {
+		f, err := d.listener.(*net.UnixListener).File()
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD, 3) // without close-on-exec
+		if err != nil {
+			return fmt.Errorf("upgrade: %w", err)
+		}
+		defer unix.Close(fd)
+		d.log.Info("upgrading in place", "binary", binary)
+		// rc(8) knows the daemon by its argument 0, whichever binary it is.
+		return syscall.Exec(binary, os.Args, append(os.Environ(), listenFD+"="+strconv.Itoa(fd)))
+	})
 }

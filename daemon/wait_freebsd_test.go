@@ -73,7 +73,7 @@ func TestShutdownAfterTheMainProcess(t *testing.T) {
 		for _, id := range []string{"term", "deaf"} {
 			e, err := c.Wait(ctx, ofHost(id))
 			if err != nil || !e.Host || !e.Known || e.Code != 5 || e.At.Before(began) ||
-				e.Message != hostShutDown+": its main process had ended: exit code 5" {
+				e.Message != "the host was shut down: its main process had ended: exit code 5" {
 				t.Errorf("%s ended as %+v %v", id, e, err)
 			}
 		}
@@ -99,7 +99,7 @@ func TestPowerCutAfterTheMainProcess(t *testing.T) {
 		t.Setenv("FREEJAIL_FAULT_POINT", "")
 		c, stop = daemonAt(t, dir, "")
 		e, err := c.Wait(t.Context(), id)
-		told := strings.Contains(e.Message, hostRestarted)
+		told := strings.Contains(e.Message, "the host was restarted")
 		if err != nil || e.Host != host || e.Known == host || told != host || !host && e.Code != 5 {
 			t.Errorf("%q: it ended as %+v %v", point, e, err)
 		}

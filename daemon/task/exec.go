@@ -1,0 +1,397 @@
+package task
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"maps"
+	"math"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/creack/pty"
+	"golang.org/x/sys/unix"
+
+	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/daemon/works"
+	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/internal/strictjson"
+	"github.com/freejail/freejail/jail"
+)
+
+// Exec runs one command, on the connection that connect makes of a client's when the
+// command has begun. It ends with the daemon, be it for an upgrade: the next one knows
+// nothing of it, and on Linux a task does not end before all that were started in it
+// are waited for.
+func (m *Manager) Exec(ctx context.Context, id string, spec client.ExecSpec, connect func() (net.Conn, io.Reader, error)) error {
+	t, err := m.find(id)
+	if err != nil {
+		return err
+	}
+	ctx, job, err := m.Works.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	end := sync.OnceFunc(job.End)
+	defer end()
+	x, err := m.beginExec(ctx, t, spec)
+	if err != nil {
+		return works.Ended(ctx, err)
+	}
+	stop := context.AfterFunc(ctx, func() {
+		x.kill()
+		time.AfterFunc(awayTime, end) // what does not die keeps the daemon from nothing
+	})
+	defer stop()
+	conn, in, err := connect()
+	if err != nil {
+		x.kill()
+		return err
+	}
+	defer conn.Close()
+	if err := x.serve(ctx, conn, in); err != nil {
+		m.Log.Debug("exec session", "task", t.id(), "error", err)
+	}
+	return nil
+}
+
+// serve speaks the protocol of exec until the command has ended.
+func (x *execSession) serve(ctx context.Context, conn net.Conn, in io.Reader) error {
+	out := client.NewFrameWriter(conn)
+	go x.readFrames(conn, in)
+	x.copyOutput(out)
+	kind, last := client.ExitFrame, any(x.exit)
+	if why := context.Cause(ctx); why != nil && x.exit.Signal == int(syscall.SIGKILL) {
+		kind, last = client.FailFrame, client.Unavailable("the command was ended: %v", why)
+	}
+	b, err := json.Marshal(last)
+	if err != nil {
+		return err
+	}
+	return out.Write(kind, b)
+}
+
+// execSession is one command in a jail with its ends of the pipes, or the
+// terminal's master in their place.
+type execSession struct {
+	m      *Manager
+	jail   string
+	pid    int
+	exits  <-chan jail.Exit
+	exit   client.Exit
+	master *os.File
+	in     *os.File
+	out    [2]*os.File
+}
+
+// beginExec waits for a command to begin as long as a root on a server may take.
+func (m *Manager) beginExec(ctx context.Context, t *task, spec client.ExecSpec) (x *execSession, err error) {
+	if why := t.root.trouble(); why != "" {
+		return nil, client.Unavailable("task %s: %s", t.id(), why)
+	}
+	err = bounded(ctx, t.root.command(t.id()), func(ctx context.Context) (err error) {
+		x, err = m.startExec(ctx, t, spec)
+		return err
+	})
+	var stuck *heldError
+	switch {
+	case errors.As(err, &stuck):
+		go func() {
+			if <-stuck.done == nil {
+				x.kill()
+			}
+		}()
+		return nil, err
+	case err != nil && x != nil: // it began too late
+		x.kill()
+		return nil, err
+	}
+	return x, err
+}
+
+func (m *Manager) startExec(ctx context.Context, t *task, spec client.ExecSpec) (*execSession, error) {
+	info := t.snapshot()
+	if info.State != client.Running {
+		return nil, client.Conflict("task %s is not running (%s)", t.id(), info.State)
+	}
+	if len(spec.Args) == 0 {
+		return nil, client.Invalid("exec: no command given")
+	}
+	size, err := winsize(spec.Rows, spec.Cols)
+	if err != nil {
+		return nil, err
+	}
+	img, err := t.root.image(info)
+	if err != nil {
+		return nil, err
+	}
+	env, err := execEnv(info, img, spec)
+	if err != nil {
+		return nil, err
+	}
+	user, err := m.execUser(t, img, spec.User)
+	if err != nil {
+		return nil, err
+	}
+	if spec.WorkDir != "" {
+		info.Spec.WorkDir = spec.WorkDir
+	}
+	p, err := process(info, img, user, spec.Args, env)
+	if err != nil {
+		return nil, err
+	}
+	p.NoCore = !t.root.takesCore()
+	x := &execSession{m: m, jail: info.Jail}
+	if spec.TTY {
+		x.pid, x.master, err = m.Jails.ExecTTY(ctx, info.Jail, p)
+		if err == nil && spec.Rows > 0 && spec.Cols > 0 {
+			if err = pty.Setsize(x.master, size); err != nil {
+				x.kill()
+			}
+		}
+	} else {
+		err = x.startPiped(ctx, p)
+	}
+	if err != nil {
+		if errors.Is(err, jail.ErrNoProgram) {
+			err = client.Invalid("%v", err)
+		}
+		return nil, err
+	}
+	x.exits = m.Jails.Wait(x.pid)
+	return x, nil
+}
+
+// execUser is whom the task was started as, whatever its files say by now. A
+// user that is named is looked up in them, and the policy decides as at a start.
+func (m *Manager) execUser(t *task, img *image.Image, name string) (image.Creds, error) {
+	info, started := t.startedAs()
+	if name == "" && started != nil {
+		return *started, nil
+	}
+	if name != "" {
+		info.Spec.User = name
+	}
+	p := &plan{image: img}
+	p.askUser(info.Spec)
+	if err := m.Judge.Decide(info.Spec, img, p.requests); err != nil {
+		return image.Creds{}, err
+	}
+	creds, err := lookUp(info.Root, img, info.Spec.User)
+	if err != nil {
+		return creds, err
+	}
+	number, _, _ := strings.Cut(name, ":")
+	if n, err := strconv.ParseUint(number, 10, 32); err == nil && uint32(n) != creds.UID {
+		return creds, client.Invalid("user %q: the task's /etc/passwd has this number for a name, of user %d", name, creds.UID)
+	}
+	return creds, m.checkUser(info.Spec, p, info.Root, creds.UID)
+}
+
+// execEnv is the task's environment with the command's own on top.
+func execEnv(info client.Task, img *image.Image, spec client.ExecSpec) ([]string, error) {
+	env := map[string]string{}
+	if spec.TTY {
+		env["TERM"] = "xterm"
+	}
+	maps.Copy(env, info.Spec.Env)
+	maps.Copy(env, spec.Env)
+	info.Spec.Env = env
+	p := plan{image: img, ports: info.Ports}
+	err := p.addEnv(info.Spec)
+	return p.env, err
+}
+
+func (x *execSession) startPiped(ctx context.Context, p jail.Process) (err error) {
+	var theirs [3]*os.File
+	defer func() {
+		for _, f := range theirs {
+			f.Close()
+		}
+		if err != nil {
+			x.close()
+		}
+	}()
+	if theirs[0], x.in, err = os.Pipe(); err != nil {
+		return err
+	}
+	for i := range x.out {
+		if x.out[i], theirs[i+1], err = os.Pipe(); err != nil {
+			return err
+		}
+	}
+	p.Stdin, p.Stdout, p.Stderr = theirs[0], theirs[1], theirs[2]
+	x.pid, err = x.m.Jails.Exec(ctx, x.jail, p)
+	return err
+}
+
+func (x *execSession) close() {
+	for _, f := range []*os.File{x.master, x.in, x.out[0], x.out[1]} {
+		f.Close() // nil and closed files only return an error
+	}
+}
+
+func (x *execSession) kill() {
+	if err := x.m.Jails.Signal(x.jail, x.pid, 9); err != nil {
+		x.m.Log.Debug("exec: kill", "jail", x.jail, "error", err)
+	}
+	x.close()
+}
+
+// maxInput is how many frames of input wait for a command that does not read.
+const maxInput = 32
+
+// readFrames takes what the client sends; when the client goes, so does the
+// command, whether it reads its input or not.
+func (x *execSession) readFrames(conn net.Conn, r io.Reader) {
+	input := make(chan []byte, maxInput)
+	defer close(input)
+	defer x.kill()
+	go x.feed(input)
+	for {
+		t, p, err := client.ReadFrame(r)
+		if err != nil {
+			return
+		}
+		switch t {
+		case client.Stdin:
+			if !offer(conn, input, p) {
+				return
+			}
+		case client.Resize:
+			err = x.resize(p)
+		case client.SignalFrame:
+			sig, serr := parseSignal(string(p))
+			if err = serr; err == nil {
+				err = x.m.Jails.Signal(x.jail, x.pid, sig)
+			}
+		default: // who sends it expects something that is not done here
+			x.m.Log.Warn("exec: a frame of an unknown type ends the session", "jail", x.jail, "type", t)
+			return
+		}
+		if err != nil {
+			x.m.Log.Debug("exec: a frame", "jail", x.jail, "error", err)
+		}
+	}
+}
+
+// feed writes input to the command until there is no more.
+func (x *execSession) feed(input <-chan []byte) {
+	for p := range input {
+		if err := x.input(p); err != nil {
+			x.m.Log.Debug("exec: input", "jail", x.jail, "error", err)
+		}
+	}
+}
+
+// lookEvery is the time between two looks for a client from which nothing is read.
+const lookEvery = 200 * time.Millisecond
+
+// offer waits for room; it is false where the client went meanwhile.
+func offer(conn net.Conn, input chan<- []byte, p []byte) bool {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case input <- p:
+			return true
+		case <-tick.C:
+			if hungUp(conn) {
+				return false
+			}
+		}
+	}
+}
+
+// hungUp tells that nobody has the other end of a connection any more, whatever
+// of it is not read yet.
+func hungUp(conn net.Conn) bool {
+	s, ok := conn.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	raw, err := s.SyscallConn()
+	if err != nil {
+		return true // closed here
+	}
+	gone := false
+	err = raw.Control(func(fd uintptr) {
+		p := []unix.PollFd{{Fd: int32(fd)}} // POLLHUP needs no asking for
+		n, perr := unix.Poll(p, 0)
+		gone = perr == nil && n > 0 && p[0].Revents&(unix.POLLHUP|unix.POLLERR|unix.POLLNVAL) != 0
+	})
+	return gone || err != nil
+}
+
+// resize has no effect without a terminal.
+func (x *execSession) resize(p []byte) error {
+	var ws client.WindowSize
+	if err := strictjson.Unmarshal(p, &ws, strictjson.Rules{Bytes: 1000, Values: 10}); err != nil {
+		return err
+	}
+	size, err := winsize(ws.Rows, ws.Cols)
+	if err != nil || x.master == nil {
+		return err
+	}
+	return pty.Setsize(x.master, size)
+}
+
+func winsize(rows, cols int) (*pty.Winsize, error) {
+	if rows < 0 || rows > math.MaxUint16 || cols < 0 || cols > math.MaxUint16 {
+		return nil, client.Invalid("a terminal cannot have %d rows and %d columns", rows, cols)
+	}
+	return &pty.Winsize{Rows: uint16(rows), Cols: uint16(cols)}, nil
+}
+
+func (x *execSession) input(p []byte) error {
+	w, eof := x.in, []byte(nil)
+	if x.master != nil {
+		w, eof = x.master, []byte{4} // the terminal's end-of-file character
+	}
+	if len(p) == 0 && eof == nil {
+		return w.Close()
+	}
+	if len(p) == 0 {
+		p = eof
+	}
+	_, err := w.Write(p)
+	return err
+}
+
+// drainTime is how long output may still come after the command's end, from
+// children that keep its pipes open.
+const drainTime = time.Second
+
+func (x *execSession) copyOutput(w *client.FrameWriter) {
+	var wg sync.WaitGroup
+	drained := make(chan struct{})
+	copyOne := func(t client.FrameType, f *os.File) {
+		wg.Go(func() {
+			// A terminal's master ends with EIO when the last slave is closed.
+			if _, err := io.Copy(w.Stream(t), f); err != nil {
+				x.m.Log.Trace("exec: output", "error", err)
+			}
+		})
+	}
+	if x.master != nil {
+		copyOne(client.Stdout, x.master)
+	} else {
+		copyOne(client.Stdout, x.out[0])
+		copyOne(client.Stderr, x.out[1])
+	}
+	go func() { wg.Wait(); close(drained) }()
+	e := <-x.exits
+	select {
+	case <-drained:
+	case <-time.After(drainTime):
+	}
+	x.close()
+	<-drained
+	x.exit = client.Exit{Code: e.Code, Signal: e.Signal, Known: e.Known, OOM: e.OOM, Message: e.Reason, At: e.At}
+}

@@ -1,0 +1,45 @@
+package task
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"testing"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/freejail/freejail/daemon/client"
+)
+
+// FuzzExecFrames has a session take anything from its client.
+func FuzzExecFrames(f *testing.F) {
+	frame := func(t client.FrameType, p string) []byte {
+		var b bytes.Buffer
+		if err := client.NewFrameWriter(&b).Write(t, []byte(p)); err != nil {
+			f.Fatal(err)
+		}
+		return b.Bytes()
+	}
+	for _, b := range [][]byte{frame(client.Stdin, "ls\n"), frame(client.Stdin, ""), frame(client.Resize, `{"rows":24,"cols":80}`),
+		frame(client.Resize, `{"rows":-1,"cols":99999999}`), frame(client.SignalFrame, "SIGTERM"), frame(200, "?"), {1, 0xff, 0xff, 0xff, 0xff}} {
+		f.Add(append(b, frame(client.Stdin, "x")...))
+	}
+	m := New(Host{Log: hclog.NewNullLogger(), Jails: noJails{}})
+	f.Fuzz(func(t *testing.T, stream []byte) {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		read := make(chan int64, 1)
+		go func() {
+			n, _ := io.Copy(io.Discard, r) // ends with the session
+			read <- n
+		}()
+		x := &execSession{m: m, jail: jailPrefix + "none", pid: 1 << 30, in: w}
+		x.readFrames(nil, bytes.NewReader(stream))
+		if n := <-read; n > int64(len(stream)) {
+			t.Errorf("the command got %d bytes of %d", n, len(stream))
+		}
+		r.Close()
+	})
+}

@@ -1,0 +1,223 @@
+// Package task is the life of tasks on one host: how one is planned, started, watched
+// and swept up, whoever is the daemon meanwhile.
+package task
+
+import (
+	"context"
+	"maps"
+	"path/filepath"
+	"slices"
+	"sync"
+	"syscall"
+
+	"os"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/freejail/freejail/catalog"
+	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/daemon/host"
+	"github.com/freejail/freejail/daemon/works"
+	"github.com/freejail/freejail/devfs"
+	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/internal/mount"
+	"github.com/freejail/freejail/jail"
+	"github.com/freejail/freejail/nfsroot"
+	"github.com/freejail/freejail/policy"
+	"github.com/freejail/freejail/storage"
+)
+
+// Host is what tasks need of their host.
+type Host struct {
+	Config    host.Config
+	Log       hclog.Logger
+	Boot      string // of the host, that is now
+	Restarted bool   // the host was, since a daemon before this one ran
+
+	Descriptors *mount.Descriptors
+	Jails       Jails
+	Rulesets    Rulesets
+	Catalog     Catalog // nil where no services are registered
+	NFS         NFS
+	Images      Images
+	Judge       Judge
+	Works       *works.Works
+	// Stores has the storage driver of a kind; an empty one is the host's choice.
+	Stores func(kind string) (storage.Driver, error)
+
+	// Tell tells something of a task, whose labels may be nil.
+	Tell func(task, kind, message string, labels map[string]string)
+	// Damaged tells of a path that is left to the operator.
+	Damaged func(path, why string)
+}
+
+// Jails makes and watches jails; see jail.Manager.
+type Jails interface {
+	Create(context.Context, jail.Spec) (jid int, err error)
+	Remove(ctx context.Context, name string) error
+	Unenforced(jail.Limits) []string
+	Processes
+	Observer
+}
+
+// Processes are those of the jails.
+type Processes interface {
+	Start(ctx context.Context, jail string, p jail.Process) (pid int, err error)
+	Exec(ctx context.Context, jail string, p jail.Process) (pid int, err error)
+	ExecTTY(ctx context.Context, jail string, p jail.Process) (pid int, master *os.File, err error)
+	Adopt(jail string, pid int, start string) error
+	Signal(jail string, pid int, sig syscall.Signal) error
+	Kill(jail string) error
+}
+
+// Observer tells what becomes of jails and processes.
+type Observer interface {
+	List() ([]jail.Info, error)
+	Notes() ([]string, error)
+	Stats() (map[string]jail.Usage, error)
+	Wait(pid int) <-chan jail.Exit
+	WaitEmpty(jail string)
+}
+
+// Rulesets of devfs, each held by the keys of tasks; see devfs.Registry.
+type Rulesets interface {
+	Acquire(rules []devfs.Rule, holder string) (uint16, error)
+	Release(holder string)
+	Reconcile(live map[string]uint16) error
+}
+
+// Catalog is where services are registered; see catalog.Catalog.
+type Catalog interface {
+	Set(task string, services []catalog.Service)
+	Remove(ctx context.Context, task string)
+	Status() []catalog.Entry
+}
+
+// NFS are the mounts of roots over NFS, each held by the keys of tasks; see
+// nfsroot.Mounts.
+type NFS interface {
+	Acquire(ctx context.Context, src *nfsroot.Source, holder string) (root string, err error)
+	Release(holder string) error
+	Leave(holder string) error
+	Abandon(holder string) error
+	During(holder string, do func() error) error
+	Of(holder string) (nfsroot.Health, bool)
+	List() []nfsroot.Status
+	Tick() error
+	Reconcile(alive []string) error
+}
+
+// Images are those of the host.
+type Images interface {
+	// Check refuses what a task may not name.
+	Check(client.TaskSpec) error
+	// Fetch finds a task's image by its name, or pulls it. It is nil where Hold has to
+	// look for itself.
+	Fetch(ctx context.Context, spec client.TaskSpec, auth *client.Auth) (*image.Image, error)
+	// Hold keeps a task's image until release is called. found is what Fetch has found:
+	// it is looked up again where it went since.
+	Hold(ctx context.Context, spec client.TaskSpec, found *image.Image) (img *image.Image, release func(), err error)
+	Get(name string) (*image.Image, error)
+	// Unpack returns what applies the layers of an image from first to before end.
+	Unpack(img *image.Image) func(ctx context.Context, dir string, first, end int) error
+}
+
+// Judge decides about what tasks ask for.
+type Judge interface {
+	// Decide returns the error with which a start is refused, and counts the decision.
+	Decide(spec client.TaskSpec, img *image.Image, asked []policy.Request) error
+	Decision(spec client.TaskSpec, img *image.Image, asked []policy.Request) (policy.Subject, policy.Decision, error)
+	// Denies tells whether the policy denies anything of a kind.
+	Denies(policy.Subject, policy.Kind) bool
+}
+
+// Manager has the tasks of a host.
+type Manager struct {
+	Host
+
+	recovery *recovery
+	syncer   *syncer
+	lane     lane  // of those who sweep up
+	turns    turns // of those who measure roots
+	usage    usageCache
+
+	mu    sync.Mutex
+	tasks map[string]*task   // by id
+	left  map[string]*task   // by key: forgotten, but not wholly swept up
+	ports map[binding]string // -> task key
+
+	upgrade sync.Mutex // one at a time, and none while the tasks end with the host
+	down    bool       // guarded by mu: the tasks were told to end with the host
+}
+
+// New has no tasks before Read.
+func New(h Host) *Manager {
+	return &Manager{Host: h, recovery: newRecovery(), syncer: newSyncer(h.Log), lane: make(lane, sweepers),
+		tasks: map[string]*task{}, left: map[string]*task{}, ports: map[binding]string{}}
+}
+
+func (m *Manager) path(elem ...string) string {
+	return filepath.Join(append([]string{m.Config.StateDir}, elem...)...)
+}
+
+// Run keeps journals on the disk until ctx has ended.
+func (m *Manager) Run(ctx context.Context) { m.syncer.run(ctx) }
+
+func (m *Manager) find(id string) (*task, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if t, ok := m.tasks[id]; ok {
+		return t, nil
+	}
+	if t, ok := m.left[id]; ok {
+		return nil, client.Conflict("of task %q there is only left what could not be removed yet: %s; it goes as soon as it can", id, t.remains())
+	}
+	return nil, client.NotFound("there is no task %q on this host; see `freejail ps -a`", id)
+}
+
+// holder finds the task of a key.
+func (m *Manager) holder(key string) (*task, bool) {
+	all := m.all()
+	i := slices.IndexFunc(all, func(t *task) bool { return t.key() == key })
+	if i < 0 {
+		return nil, false
+	}
+	return all[i], true
+}
+
+// list returns the tasks in the order of their making.
+func (m *Manager) list() []*task {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return inOrder(slices.Collect(maps.Values(m.tasks)))
+}
+
+// all are the tasks, and what is left of those that are forgotten.
+func (m *Manager) all() []*task {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return inOrder(slices.AppendSeq(slices.Collect(maps.Values(m.tasks)), maps.Values(m.left)))
+}
+
+func inOrder(tasks []*task) []*task {
+	slices.SortFunc(tasks, func(a, b *task) int {
+		return a.info.CreatedAt.Compare(b.info.CreatedAt)
+	})
+	return tasks
+}
+
+// event tells something of a task by its id.
+func (m *Manager) event(id, kind, message string) {
+	var labels map[string]string
+	m.mu.Lock()
+	if t, ok := m.tasks[id]; ok {
+		labels = t.info.Spec.Labels
+	}
+	m.mu.Unlock()
+	m.Host.Tell(id, kind, message, labels)
+}
+
+// tell is event for a task whose id may be another one's by now.
+func (m *Manager) tell(t *task, kind, message string) {
+	m.Host.Tell(t.id(), kind, message, t.info.Spec.Labels)
+}

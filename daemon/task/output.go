@@ -1,0 +1,484 @@
+package task
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/freejail/freejail/internal/regular"
+	"github.com/freejail/freejail/internal/remove"
+)
+
+// output keeps what a task writes to one of its streams, where the task's client
+// names no file for it. The task writes into a FIFO, which both ends of the
+// daemon's life leave alone: it is opened by the task for reading too, so that the
+// task gets no SIGPIPE and what is in the FIFO stays while no daemon is there. The
+// daemon copies it to STREAM.log as it comes. At half of the limit the file becomes
+// STREAM.log.1 and a new one begins: the two never hold more than the limit, and
+// always the last half of it.
+type output struct {
+	path string // of STREAM.log
+	half int64
+	tell func(kind, message string)
+	fifo *os.File
+
+	stop, stopped chan struct{} // of the copying that runs
+	eof           bool
+
+	mu       sync.Mutex
+	file     *os.File // nil where it could not be opened yet
+	size     int64
+	number   uint64 // of the file that is written: the one before it is STREAM.log.1
+	lost     int64  // bytes that found no room since the last that did
+	told     time.Time
+	ending   bool // what is left is being taken
+	ended    bool // and was
+	readers  map[*outputReader]bool
+	changed  chan struct{} // closed when there is more; nil while nobody waits
+	advanced chan struct{} // closed when a reader goes on or leaves
+}
+
+// outputReader is where a client's reading of an output has come.
+type outputReader struct {
+	number uint64
+	file   *os.File // nil where the log has no file yet
+	at     atomic.Int64
+	late   bool  // nobody waits for it any more
+	start  int64 // where it began in all that was written; below 0 is not known
+}
+
+// readerTime is how long a task waits for a client that follows its output and
+// takes nothing of it, where otherwise some would be lost to that client.
+const readerTime = 5 * time.Second
+
+// maxPipe is the most that a FIFO holds: what /proc/sys/fs/pipe-max-size allows by
+// default on Linux. FreeBSD's hold 64 KiB.
+const maxPipe = 1 << 20
+
+// buffers are only in use while there is something to copy, as tasks are many.
+var buffers = sync.Pool{New: func() any { b := make([]byte, 64<<10); return &b }}
+
+// fifoOf is beside the log.
+func fifoOf(log string) string { return log + ".fifo" }
+
+// newOutput makes a FIFO and returns the task's end too.
+func (m *Manager) newOutput(t *task, stream string) (theirs *os.File, err error) {
+	path := t.logFile(stream)
+	if err := unix.Mkfifo(fifoOf(path), 0o600); err != nil {
+		return nil, &fs.PathError{Op: "mkfifo", Path: fifoOf(path), Err: err}
+	}
+	if theirs, err = openOutputAt(unix.AT_FDCWD, fifoOf(path), outputFlags); err != nil {
+		return nil, err
+	}
+	if err := m.openOutput(t, stream); err != nil {
+		return nil, errors.Join(err, theirs.Close())
+	}
+	return theirs, nil
+}
+
+// openOutput begins to copy a stream of a task. Without a FIFO it does nothing: the
+// client has given the task a file, or an older version started it.
+func (m *Manager) openOutput(t *task, stream string) error {
+	path := t.logFile(stream)
+	fd, err := unix.Open(fifoOf(path), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return &fs.PathError{Op: "open", Path: fifoOf(path), Err: err}
+	}
+	o := &output{path: path, half: max(m.Config.Limits.LogSize/2, 512), fifo: os.NewFile(uintptr(fd), fifoOf(path)), number: 1,
+		readers: map[*outputReader]bool{},
+		tell:    func(kind, message string) { m.event(t.id(), kind, stream+": "+message) }}
+	o.start()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.outputs == nil {
+		t.outputs = map[string]*output{}
+	}
+	t.outputs[stream] = o
+	return nil
+}
+
+// reopenOutputs goes on with the outputs of a task of an earlier daemon.
+func (m *Manager) reopenOutputs(t *task) {
+	for _, stream := range streams {
+		if err := m.openOutput(t, stream); err != nil {
+			m.Log.Error("what a task writes is not kept", "task", t.id(), "error", err)
+		}
+	}
+}
+
+var streams = []string{"stdout", "stderr"}
+
+func (t *task) allOutputs() (out []*output) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, o := range t.outputs {
+		out = append(out, o)
+	}
+	return out
+}
+
+func (t *task) output(stream string) *output {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.outputs[stream]
+}
+
+// pauseOutputs stops all copying, so that nothing is under way when the daemon ends
+// or is replaced.
+func (m *Manager) pauseOutputs() {
+	for _, t := range m.list() {
+		for _, o := range t.allOutputs() {
+			o.pause()
+		}
+	}
+}
+
+func (m *Manager) resumeOutputs() {
+	for _, t := range m.list() {
+		for _, o := range t.allOutputs() {
+			o.start()
+		}
+	}
+}
+
+// start copies until the output is paused or everyone who could write is gone.
+func (o *output) start() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.ending || o.stop != nil {
+		return
+	}
+	o.stop, o.stopped = make(chan struct{}), make(chan struct{})
+	_ = o.fifo.SetReadDeadline(time.Time{}) // where it cannot be waited for, reading says so
+	go o.copy(o.stop, o.stopped)
+}
+
+func (o *output) pause() {
+	o.mu.Lock()
+	stop, stopped := o.stop, o.stopped
+	o.stop = nil
+	o.mu.Unlock()
+	if stop != nil {
+		close(stop)
+		_ = o.fifo.SetReadDeadline(time.Unix(1, 0)) // as above
+	}
+	<-stopped
+}
+
+func (o *output) copy(stop <-chan struct{}, stopped chan<- struct{}) {
+	defer close(stopped)
+	conn, err := o.fifo.SyscallConn()
+	for err == nil && !o.eof && !isClosed(stop) {
+		err = conn.Read(func(fd uintptr) bool { return o.take(fd, stop, 1<<62) })
+	}
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		o.tell("log", fmt.Sprintf("what it writes is not kept any more: %v", err))
+	}
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// take copies what there is, of most bytes. It is false where more may come.
+func (o *output) take(fd uintptr, stop <-chan struct{}, most int64) bool {
+	b := buffers.Get().(*[]byte)
+	defer buffers.Put(b)
+	for most > 0 && !isClosed(stop) {
+		n, err := unix.Read(int(fd), *b)
+		switch {
+		case n > 0:
+			o.write((*b)[:n], stop)
+			most -= int64(n)
+		case err == nil:
+			o.eof = true
+			return true
+		case errors.Is(err, unix.EAGAIN):
+			return false
+		case !errors.Is(err, unix.EINTR):
+			o.tell("log", fmt.Sprintf("what it writes is not kept any more: %v", err))
+			o.eof = true
+			return true
+		}
+	}
+	return true
+}
+
+// end takes what is left when the task's processes are gone, and removes the FIFO.
+// Who got hold of it nevertheless can keep neither open nor busy.
+func (o *output) end() error {
+	o.mu.Lock()
+	again := o.ending
+	o.ending = true
+	o.mu.Unlock()
+	if again {
+		return nil
+	}
+	o.pause()
+	conn, err := o.fifo.SyscallConn()
+	if err == nil && !o.eof {
+		err = conn.Control(func(fd uintptr) { o.take(fd, nil, maxPipe) })
+	}
+	err = errors.Join(err, o.fifo.Close(), remove.Tree(fifoOf(o.path))) // its task can set flags on it
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.ended = true
+	if o.lost > 0 {
+		_, merr := o.append(o.lostText(), nil)
+		err = errors.Join(err, merr)
+	}
+	if o.file != nil {
+		err = errors.Join(err, o.file.Close())
+		o.file = nil
+	}
+	o.wake()
+	return err
+}
+
+// endOutputs is for a task whose processes are gone.
+func (m *Manager) endOutputs(t *task) {
+	for _, o := range t.allOutputs() {
+		if err := o.end(); err != nil {
+			m.Log.Warn("log", "task", t.id(), "error", err)
+		}
+	}
+}
+
+// write keeps p, or tells that there is no room for it: a task does not stand still
+// because its log cannot be written.
+func (o *output) write(p []byte, stop <-chan struct{}) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.lost > 0 {
+		if _, err := o.append(o.lostText(), stop); err != nil {
+			o.lost += int64(len(p))
+			return
+		}
+		o.lost = 0
+	}
+	n, err := o.append(p, stop)
+	if err != nil {
+		o.lost = int64(len(p) - n)
+		if time.Since(o.told) > time.Minute {
+			o.told = time.Now()
+			o.tell("log", fmt.Sprintf("what it writes is lost until there is room for it: %v", err))
+		}
+	}
+	o.wake()
+}
+
+func (o *output) lostText() []byte {
+	return fmt.Appendf(nil, "\nfreejail: %d bytes that the task wrote here are lost: there was no room for them\n", o.lost)
+}
+
+func (o *output) append(p []byte, stop <-chan struct{}) (done int, err error) {
+	for done < len(p) {
+		if err := o.openFile(); err != nil {
+			return done, err
+		}
+		if o.size >= o.half {
+			if err := o.rotate(stop); err != nil {
+				return done, err
+			}
+			continue
+		}
+		n, err := o.file.Write(p[done:min(len(p), done+int(o.half-o.size))])
+		done += n
+		o.size += int64(n)
+		if err != nil {
+			return done, err
+		}
+	}
+	return done, nil
+}
+
+func (o *output) openFile() error {
+	if o.file != nil {
+		return nil
+	}
+	const flags = os.O_WRONLY | os.O_CREATE | os.O_APPEND | unix.O_NONBLOCK // whatever it is, nobody waits for it
+	f, err := os.OpenFile(o.path, flags, 0o600)
+	if err != nil {
+		return err
+	}
+	fi, err := f.Stat()
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	o.file, o.size = f, fi.Size()
+	return nil
+}
+
+func (o *output) rotate(stop <-chan struct{}) error {
+	o.awaitReaders(stop)
+	if err := os.Rename(o.path, o.path+".1"); err != nil {
+		return err
+	}
+	err := o.file.Close()
+	o.file, o.size = nil, 0
+	o.number++
+	return err
+}
+
+// awaitReaders gives readers of the file that is to go the time to read it.
+func (o *output) awaitReaders(stop <-chan struct{}) {
+	o.wake() // whoever waits for more has the end of its file to read
+	for !isClosed(stop) {
+		before := map[*outputReader]int64{}
+		for r := range o.readers {
+			if r.number < o.number && !r.late {
+				before[r] = r.at.Load()
+			}
+		}
+		if len(before) == 0 {
+			return
+		}
+		o.advanced = make(chan struct{})
+		advanced, timer := o.advanced, time.NewTimer(readerTime)
+		o.mu.Unlock()
+		over := false
+		select {
+		case <-advanced:
+		case <-stop:
+		case <-timer.C:
+			over = true
+		}
+		timer.Stop()
+		o.mu.Lock()
+		for r, at := range before {
+			r.late = over && r.at.Load() == at
+		}
+	}
+}
+
+// wake tells those who wait for more. The caller holds the lock.
+func (o *output) wake() {
+	if o.changed != nil {
+		close(o.changed)
+		o.changed = nil
+	}
+}
+
+func (o *output) pass() {
+	if o.advanced != nil {
+		close(o.advanced)
+		o.advanced = nil
+	}
+}
+
+// endedOutput is an output of which all was written by an earlier daemon.
+func endedOutput(path string) *output {
+	return &output{path: path, number: 1, ended: true, readers: map[*outputReader]bool{}}
+}
+
+// reader begins before the last lines, or at the beginning where tail is negative.
+func (o *output) reader(tail int) (*outputReader, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	r := &outputReader{start: -1}
+	old, err := openLog(o.path + ".1")
+	if err != nil {
+		return nil, err
+	}
+	now, err := openLog(o.path)
+	if err != nil {
+		return nil, errors.Join(err, closeAll(old))
+	}
+	i, at, err := tailOf([]*os.File{old, now}, tail)
+	if err != nil {
+		return nil, errors.Join(err, closeAll(old, now))
+	}
+	files := []*os.File{old, now}
+	r.number, r.file = o.number-1+uint64(i), files[i]
+	err = closeAll(files[1-i])
+	if r.file != nil && err == nil {
+		_, err = r.file.Seek(at, io.SeekStart)
+	}
+	if old == nil { // nothing was removed yet
+		r.start = at
+	}
+	o.readers[r] = true
+	return r, err
+}
+
+// openLog is nil where there is none.
+func openLog(path string) (*os.File, error) {
+	f, _, err := regular.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return f, err
+}
+
+func closeAll(files ...*os.File) error {
+	var errs []error
+	for _, f := range files {
+		if f != nil {
+			errs = append(errs, f.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (o *output) leave(r *outputReader) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.readers, r)
+	o.pass()
+	_ = closeAll(r.file) // it was read
+}
+
+// state tells whether the file that r reads will grow no more, whether it is the
+// last, and what closes when there is more. It is asked before the file is read.
+func (o *output) state(r *outputReader) (complete, last bool, more <-chan struct{}) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.changed == nil {
+		o.changed = make(chan struct{})
+	}
+	if r.file == nil && r.number == o.number { // not there when it was to be opened
+		if f, err := openLog(o.path); err == nil {
+			r.file = f
+		}
+	}
+	return r.number < o.number || o.ended, r.number == o.number, o.changed
+}
+
+// next goes on to the next file. Skipped are those that were away before r came to them.
+func (o *output) next(r *outputReader) (skipped uint64, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	err = closeAll(r.file)
+	r.number, r.file, r.late = r.number+1, nil, false
+	if r.number < o.number-1 {
+		skipped = o.number - 1 - r.number
+		r.number = o.number - 1
+	}
+	path := o.path
+	if r.number < o.number {
+		path += ".1"
+	}
+	f, oerr := openLog(path)
+	r.file = f
+	o.pass()
+	return skipped, errors.Join(err, oerr)
+}
+
+// logFile is where what a task writes to a stream is kept.
+func (t *task) logFile(stream string) string { return filepath.Join(t.journal.dir, stream+".log") }

@@ -1,0 +1,139 @@
+package task
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"time"
+
+	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/internal/mount"
+	"github.com/freejail/freejail/storage"
+)
+
+// root is what the root of a task knows of itself: one lies on this host, another on
+// a server, for which the kernel has everybody wait while it is away.
+type root interface {
+	origin
+	life
+}
+
+// origin is a root before it is there.
+type origin interface {
+	// fetch has the image brought to this host where it has to be. It is nil where find
+	// has to look for itself.
+	fetch(ctx context.Context, t *task, auth *client.Auth) (*image.Image, error)
+	// find describes the image, which stays until release is called. found is it where
+	// it is known already; where a collection took it since, it is looked up again.
+	find(ctx context.Context, spec client.TaskSpec, found *image.Image) (img *image.Image, release func(), err error)
+	// prepare makes what a storage driver makes the root of; it stays until release is
+	// called.
+	prepare(ctx context.Context, taskID string, p *plan, store storage.Driver) (release func(), err error)
+	// look makes a root for a while, where that can be done without its task.
+	look(ctx context.Context, p *plan, do func(root string) error) error
+	// bounds are those of a start.
+	bounds() bounds
+}
+
+// life is a root that there may be.
+type life interface {
+	// image describes the image of a task that was started.
+	image(client.Task) (*image.Image, error)
+	// uses tells whether a chain of this host's is under the root.
+	uses(chain string, i client.Task) bool
+	// trouble tells why the root cannot be read now, and unread why a process may have
+	// been unable to; empty where nothing is known.
+	trouble() string
+	unread() string
+	// command bounds the start of a further process of the task. takesCore tells whether
+	// cores may be written there.
+	command(task string) bounds
+	takesCore() bool
+
+	// leave tells that the task's processes are being killed. abandon, that they have
+	// had time, and returns how much more they have to end.
+	leave() error
+	abandon() (time.Duration, error)
+	// unmount takes away what is mounted below a directory, with files those whose
+	// mounts are on files.
+	unmount(dir, files string) error
+	// unwind runs what takes the steps of a start back.
+	unwind(undo func() error) error
+}
+
+// localRoot is a root of this host.
+type localRoot struct{ m *Manager }
+
+func (r localRoot) fetch(ctx context.Context, t *task, auth *client.Auth) (*image.Image, error) {
+	img, err := r.m.Images.Fetch(ctx, t.info.Spec, auth)
+	if err == nil && img != nil { // nothing collects it until it is held
+		t.set(func(i *client.Task) { i.Digest = img.Digest.String() })
+	}
+	return img, err
+}
+
+func (r localRoot) find(ctx context.Context, spec client.TaskSpec, found *image.Image) (*image.Image, func(), error) {
+	return r.m.Images.Hold(ctx, spec, found)
+}
+
+// prepare unpacks an image unless it is unpacked.
+func (r localRoot) prepare(ctx context.Context, taskID string, p *plan, store storage.Driver) (release func(), err error) {
+	apply := r.m.Images.Unpack(p.image)
+	var chains []string
+	for _, c := range p.image.Chains {
+		chains = append(chains, c.Encoded())
+	}
+	told := false
+	release, err = store.EnsureChain(ctx, chains, func(dir string, first, end int) error {
+		if !told {
+			told = true
+			r.m.event(taskID, "unpacking", fmt.Sprintf("unpacking %s", p.image.Name))
+		}
+		return apply(ctx, dir, first, min(end, len(p.image.Layers)))
+	})
+	if err != nil {
+		return nil, fmt.Errorf("unpack %s: %w%s", p.image.Name, err, lockedBy(err))
+	}
+	return release, nil
+}
+
+// look leaves what a crash leaves of the root to the next daemon, which sweeps it up.
+func (r localRoot) look(ctx context.Context, p *plan, do func(root string) error) (err error) {
+	id := "check-" + rand.Text()
+	store, err := r.m.Stores("")
+	if err != nil {
+		return err
+	}
+	release, err := r.prepare(ctx, id, p, store)
+	if err != nil {
+		return err
+	}
+	defer release()
+	root, err := store.Create(ctx, p.image.ChainID.Encoded(), id, p.rootOptions())
+	if err != nil {
+		return err
+	}
+	defer func() {
+		await(context.WithoutCancel(ctx), r.m.stray(id, undo{Op: "root", Arg: store.Name()}).done, awayTime)
+	}()
+	return do(root)
+}
+
+func (localRoot) bounds() bounds { return bounds{} }
+
+func (r localRoot) image(i client.Task) (*image.Image, error) { return r.m.Images.Get(i.Digest) }
+
+func (r localRoot) uses(chain string, i client.Task) bool {
+	img, err := r.image(i)
+	return err != nil || img.ChainID.Encoded() == chain // what is not known counts
+}
+
+func (localRoot) trouble() string                 { return "" }
+func (localRoot) unread() string                  { return "" }
+func (localRoot) command(string) bounds           { return bounds{} }
+func (localRoot) takesCore() bool                 { return true }
+func (localRoot) leave() error                    { return nil }
+func (localRoot) abandon() (time.Duration, error) { return sweepTime - awayTime, nil }
+func (localRoot) unmount(dir, files string) error { return mount.ReleaseBelow(dir, files) }
+func (localRoot) unwind(undo func() error) error  { return undo() }

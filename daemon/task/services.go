@@ -1,0 +1,179 @@
+package task
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"net"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/freejail/freejail/catalog"
+	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/internal/printable"
+	"github.com/freejail/freejail/policy"
+)
+
+// announce tells the catalog what should be in Consul; it gets there when
+// Consul answers.
+func (m *Manager) announce(t *task) {
+	if m.Catalog == nil {
+		return
+	}
+	if s := m.services(t); len(s) > 0 {
+		m.Catalog.Set(catalogKey(t.info), s)
+	}
+}
+
+// catalogKey has no dot, as ids of services are made with one.
+func catalogKey(i client.Task) string { return strings.TrimPrefix(i.Jail, jailPrefix) }
+
+func (m *Manager) deregister(ctx context.Context, t *task) {
+	if m.Catalog != nil {
+		m.Catalog.Remove(ctx, catalogKey(t.info))
+	}
+}
+
+// announcement is a port's service as the image and the job want it.
+type announcement struct {
+	port, name string
+	tags       []string
+	from       policy.Source // the job's where it says anything of it
+	check      *image.Check
+}
+
+// announcements are the services of an image's ports, with the job's changes:
+// those that the policy decides about, and that are registered.
+func announcements(m image.Manifest, over client.Overrides) (out []announcement) {
+	if over.Disabled {
+		return nil
+	}
+	for _, mp := range m.Ports {
+		o := over.Ports[mp.Name]
+		if mp.Service == nil || o.Disabled {
+			continue
+		}
+		a := announcement{port: mp.Name, name: cmp.Or(o.Name, mp.Service.Name, mp.Name), tags: mp.Service.Tags, from: policy.FromImage, check: mp.Service.Check}
+		if o.Tags != nil {
+			a.tags = o.Tags
+		}
+		if o.Name != "" || o.Tags != nil {
+			a.from = policy.FromJob
+		}
+		out = append(out, a)
+	}
+	return out
+}
+
+// addServices asks for the names in Consul.
+func (p *plan) addServices(spec client.TaskSpec) error {
+	for name, o := range spec.Service.Ports {
+		port := slices.IndexFunc(p.ports, func(port client.Port) bool { return port.Name == name })
+		if port < 0 {
+			return client.Invalid("services: image %s provides no port %q", p.image.Name, name)
+		}
+		if err := checkAddress(o.Address, p.ports[port].Address, p.advertise); err != nil {
+			return client.Invalid("services: port %s: %v", name, err)
+		}
+	}
+	for _, a := range announcements(*p.image.Manifest, spec.Service) {
+		if err := a.validate(); err != nil {
+			return client.Invalid("the service of port %s: %v", a.port, err)
+		}
+		p.ask(policy.NewService(a.name, a.tags), a.from)
+	}
+	return nil
+}
+
+// checkAddress lets a service be announced where the task is, and nowhere else.
+func checkAddress(address string, own ...string) error {
+	if address == "" || slices.Contains(own, address) {
+		return nil
+	}
+	have, err := net.InterfaceAddrs()
+	if err != nil {
+		return err
+	}
+	want := net.ParseIP(address)
+	for _, a := range have {
+		if n, is := a.(*net.IPNet); is && want != nil && n.IP.Equal(want) {
+			return nil
+		}
+	}
+	return fmt.Errorf("%q is no address of this host, nor the one of its consul { advertise }", address)
+}
+
+var serviceName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
+
+// What is not for images and jobs to have: Consul's own service, and tags that
+// look like freejail's.
+const (
+	consulService = "consul"
+	reservedTags  = "freejail-"
+	maxTags       = 64
+)
+
+func (a announcement) validate() error {
+	switch {
+	case !serviceName.MatchString(a.name):
+		return fmt.Errorf("%q is no name: want up to 63 letters, digits and dashes, as in a DNS name", a.name)
+	case strings.EqualFold(a.name, consulService):
+		return fmt.Errorf("%q is the name of Consul's servers", a.name)
+	case len(a.tags) > maxTags:
+		return fmt.Errorf("it has %d tags; %d is the most", len(a.tags), maxTags)
+	}
+	for _, t := range a.tags {
+		switch {
+		case t == "" || len(t) > 255 || printable.Line(t) != t:
+			return fmt.Errorf("tag %q is empty, longer than 255 bytes, or not one line of characters that are seen", t)
+		case strings.HasPrefix(strings.ToLower(t), reservedTags):
+			return fmt.Errorf("tag %q: those that begin with %s are freejail's own", t, reservedTags)
+		}
+	}
+	return nil
+}
+
+func (m *Manager) services(t *task) []catalog.Service {
+	i := t.snapshot()
+	img, err := t.root.image(i)
+	if err != nil {
+		m.Log.Error("services", "task", i.Spec.ID, "error", err)
+		return nil
+	}
+	var out []catalog.Service
+	for _, a := range announcements(*img.Manifest, i.Spec.Service) {
+		s := catalog.Service{PortName: a.port, Name: a.name, Tags: a.tags, Meta: map[string]string{}}
+		for k, v := range i.Spec.Labels {
+			s.Meta[k] = printable.Line(v)
+		}
+		// Last: no label can be taken for them.
+		maps.Copy(s.Meta, map[string]string{"jail": i.Jail, "jid": strconv.Itoa(i.JID), "image": img.Name, "image-digest": i.Digest, "task": i.Spec.ID})
+		for _, p := range i.Ports {
+			if p.Name == a.port {
+				s.Address, s.Port = cmp.Or(p.Address, m.Config.Consul.Advertise), p.Port
+			}
+		}
+		if c := a.check; c != nil { // of the task itself, wherever it is announced
+			s.Check = &catalog.Check{Type: c.Type, Path: c.Path, Interval: c.Interval.Std(), Timeout: c.Timeout.Std(), Address: s.Address}
+		}
+		s.Address = cmp.Or(i.Spec.Service.Ports[a.port].Address, s.Address)
+		out = append(out, s)
+	}
+	return out
+}
+
+func (m *Manager) withServices(i client.Task) client.Task {
+	if m.Catalog == nil {
+		return i
+	}
+	for _, e := range m.Catalog.Status() {
+		if e.Task == catalogKey(i) {
+			i.Services = append(i.Services, client.ServiceInfo{Name: e.Name, ID: e.ID, Registered: e.Registered, Error: e.Error})
+		}
+	}
+	return i
+}

@@ -1,0 +1,197 @@
+package task
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/daemon/works"
+	"github.com/freejail/freejail/image"
+)
+
+// Start runs a task. When it returns an error nothing of the task is left.
+func (m *Manager) Start(ctx context.Context, job *works.Work, spec client.TaskSpec) (*client.Task, error) {
+	auth := spec.Auth
+	spec.Auth = nil // of the task's record it is no part
+	if err := m.Images.Check(spec); err != nil {
+		return nil, err
+	}
+	if err := checkMemory(spec.Limits); err != nil {
+		return nil, err
+	}
+	if err := m.boundDisk(&spec.Limits); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	t, err := m.newTask(spec, cancel)
+	if err != nil {
+		return nil, err
+	}
+	err = bounded(ctx, t.root.bounds(), func(ctx context.Context) error { return m.run(ctx, job, t, auth) })
+	if err == nil {
+		err = t.started(ctx)
+	}
+	if err != nil {
+		return nil, m.failed(ctx, t, err)
+	}
+	// Not before: a start that fails after its process runs is abandoned, and
+	// must not be told to end by two.
+	info := t.snapshot()
+	m.syncer.add(t.journal)
+	go m.supervise(t, m.Jails.Wait(info.PID))
+	m.event(info.Spec.ID, "started", fmt.Sprintf("process %d runs in jail %s", info.PID, info.Jail))
+	return &info, nil
+}
+
+// failed takes back what a start did and returns why it failed.
+func (m *Manager) failed(ctx context.Context, t *task, err error) error {
+	why := works.Ended(ctx, err)
+	m.event(t.id(), eventKind(why), why.Error())
+	var stuck *heldError
+	if errors.As(err, &stuck) {
+		m.abandonLater(t, stuck)
+		return why
+	}
+	m.abandon(t)
+	return why
+}
+
+// abandonLater undoes a start when the kernel lets go of it.
+func (m *Manager) abandonLater(t *task, s *heldError) {
+	t.mu.Lock()
+	t.destroyed, t.cancel = true, nil
+	t.mu.Unlock()
+	if err := t.journal.write(record{Destroyed: true}); err != nil {
+		m.Log.Error("journal", "task", t.id(), "error", err)
+	}
+	go func() {
+		<-s.done
+		m.abandon(t)
+	}()
+}
+
+func eventKind(err error) string {
+	if client.IsRefused(err) {
+		return "refused"
+	}
+	return "failed"
+}
+
+func (m *Manager) newTask(spec client.TaskSpec, cancel context.CancelCauseFunc) (*task, error) {
+	if !validID.MatchString(spec.ID) {
+		return nil, client.Invalid("task id %q: want a letter, then at most 59 of A-Z a-z 0-9 _ -", spec.ID)
+	}
+	t := &task{done: make(chan struct{}), cancel: cancel, boot: m.Boot}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, taken := m.tasks[spec.ID]; taken {
+		return nil, client.Conflict("there is a task %q already: remove it first (freejail rm %s), or choose another id", spec.ID, spec.ID)
+	}
+	key, err := m.newKey(spec.ID)
+	if err != nil {
+		return nil, fmt.Errorf("state directory: %w", err)
+	}
+	dir := m.path("tasks", key)
+	t.info = client.Task{Spec: spec, Key: key, State: client.Starting, Jail: jailOf(key), CreatedAt: time.Now()}
+	t.root = m.rootFor(spec, key)
+	if t.journal, err = openJournal(dir); err != nil {
+		return nil, errors.Join(err, os.Remove(dir))
+	}
+	if err := t.journal.write(record{Task: &t.info, Boot: t.boot}); err != nil {
+		return nil, errors.Join(err, t.journal.remove())
+	}
+	m.tasks[spec.ID] = t
+	return t, nil
+}
+
+// newKey makes the directory of a task whose id is free. The key is the id, unless
+// something of an earlier task with that id is left. The caller holds the lock.
+func (m *Manager) newKey(id string) (string, error) {
+	for key, n := id, 2; ; n++ {
+		err := fs.ErrExist
+		if _, taken := m.left[key]; !taken {
+			err = os.Mkdir(m.path("tasks", key), 0o700)
+		}
+		if !errors.Is(err, fs.ErrExist) {
+			return key, err
+		}
+		key = fmt.Sprintf("%s.%d", id, n)
+	}
+}
+
+// abandon takes back all that a failed start did. What cannot be taken back now
+// is left, and its id free.
+func (m *Manager) abandon(t *task) {
+	defer t.isOver()
+	t.mu.Lock()
+	t.destroyed, t.cancel = true, nil
+	t.info.State = client.Exited
+	if t.info.Exit == nil {
+		t.info.Exit = &client.Exit{Message: "its start failed", At: time.Now()}
+	}
+	t.mu.Unlock()
+	if err := t.journal.write(record{Destroyed: true}); err != nil {
+		m.Log.Error("that a start failed is not journalled", "task", t.id(), "error", err)
+	}
+	await(context.Background(), m.sweepUp(t).done, sweepTime)
+	m.letGo(t)
+}
+
+// run is the life of a task up to its running process.
+func (m *Manager) run(ctx context.Context, job *works.Work, t *task, auth *client.Auth) (err error) {
+	found, err := t.root.fetch(ctx, t, auth)
+	if err != nil {
+		return err
+	}
+	img, release, err := t.root.find(ctx, t.info.Spec, found)
+	if err != nil {
+		return err
+	}
+	defer release()
+	p, err := m.permitted(t, img)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, p.close()) }()
+	store, err := m.Stores(t.info.Spec.Storage)
+	if err != nil {
+		return client.Invalid("%v", err) // it says that it is of the storage
+	}
+	free, err := t.root.prepare(ctx, t.id(), p, store)
+	if err != nil {
+		return err
+	}
+	defer free()
+	if err := job.Commit(); err != nil {
+		return err
+	}
+	return (&start{m: m, t: t, plan: p, store: store}).run(ctx)
+}
+
+// permitted plans a task as the host's policy, sysctls and ports let it be.
+func (m *Manager) permitted(t *task, img *image.Image) (*plan, error) {
+	spec := t.info.Spec
+	p, err := m.makePlan(spec, img)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.Judge.Decide(spec, img, p.requests); err != nil {
+		return nil, err
+	}
+	if err := checkSysctls(p.sysctl); err != nil {
+		return nil, err
+	}
+	if err := p.boundMemory(spec.Limits.MemoryBytes); err != nil {
+		return nil, err
+	}
+	t.set(func(i *client.Task) {
+		i.Digest, i.Ports = img.Digest.String(), p.ports
+		i.Spec.Wait, i.Spec.StopSignal, i.Spec.StopTimeout = p.wait, p.stopSignal, p.stopTimeout
+	})
+	return p, m.claimPorts(t)
+}

@@ -1,0 +1,191 @@
+package task
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+
+	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/devfs"
+	"github.com/freejail/freejail/jail"
+	"github.com/freejail/freejail/storage"
+)
+
+// step is one change that a start makes to the host, and how that is taken back. The
+// journal has its name, and what undo needs to know, before it is done.
+type step struct {
+	name string
+	// wanted tells whether the start takes the step; nil is always.
+	wanted func(*start) bool
+	do     func(*start, context.Context) error
+	// arg is what undo is told; nil is nothing.
+	arg func(*start) string
+	// undo does for a daemon that did not do the step. To undo twice, or what was never
+	// done, is no error. nil is for what goes with the step before.
+	undo func(m *Manager, ctx context.Context, t *task, arg string) error
+}
+
+// steps are those of a start, in their order.
+var steps = []step{{
+	name: "ruleset",
+	do:   (*start).acquireRuleset,
+	undo: func(m *Manager, _ context.Context, t *task, _ string) error { m.Rulesets.Release(t.key()); return nil },
+}, {
+	name:   "nfs",
+	wanted: func(s *start) bool { _, far := s.t.root.(*remoteRoot); return far },
+	do: func(s *start, ctx context.Context) error {
+		return s.t.root.(*remoteRoot).mount(ctx, s.t, &s.rootOptions)
+	},
+	undo: func(m *Manager, _ context.Context, t *task, _ string) error { return m.NFS.Release(t.key()) },
+}, {
+	name: "root",
+	arg:  func(s *start) string { return s.store.Name() },
+	do:   (*start).makeRoot,
+	undo: (*Manager).removeRoot,
+}, {
+	name: "mounts",
+	arg:  func(s *start) string { return s.t.info.Root },
+	do:   (*start).mountAll,
+	undo: func(_ *Manager, _ context.Context, t *task, root string) error {
+		return t.root.unmount(root, t.filesDir())
+	},
+}, {
+	name: "jail",
+	arg:  func(s *start) string { return s.t.info.Jail },
+	do:   (*start).createJail,
+	undo: func(m *Manager, ctx context.Context, _ *task, name string) error { return m.removeJail(ctx, name) },
+}, {
+	name: "process", // which ends with its jail
+	do:   (*start).startProcess,
+}, {
+	name:   "service",
+	wanted: func(s *start) bool { return s.m.Catalog != nil },
+	do:     func(s *start, _ context.Context) error { s.m.announce(s.t); return nil },
+	undo:   func(m *Manager, ctx context.Context, t *task, _ string) error { m.deregister(ctx, t); return nil },
+}}
+
+// start is one start, and what its steps leave to those after them.
+type start struct {
+	m           *Manager
+	t           *task
+	plan        *plan
+	store       storage.Driver
+	rules       []devfs.Rule    // of its ruleset
+	rootOptions storage.Options // as far as the root knows them itself
+}
+
+// run takes the steps.
+func (s *start) run(ctx context.Context) error {
+	for _, st := range steps {
+		if st.wanted != nil && !st.wanted(s) {
+			continue
+		}
+		if err := s.take(ctx, st); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// take journals how a step is taken back, then takes it, unless ctx has ended.
+func (s *start) take(ctx context.Context, st step) error {
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	if st.undo != nil {
+		u := undo{Op: st.name}
+		if st.arg != nil {
+			u.Arg = st.arg(s)
+		}
+		if err := s.t.begin(u); err != nil {
+			return err
+		}
+		fault(st.name, "journalled")
+	}
+	if err := st.do(s, ctx); err != nil {
+		return err
+	}
+	fault(st.name, "done")
+	return nil
+}
+
+// takeBack undoes the newest step of a task.
+func (m *Manager) takeBack(t *task, u undo) error {
+	i := slices.IndexFunc(steps, func(s step) bool { return s.name == u.Op && s.undo != nil })
+	if i < 0 {
+		return fmt.Errorf("task %s: the journal names a step %q that this version does not know", t.key(), u.Op)
+	}
+	if err := steps[i].undo(m, context.Background(), t, u.Arg); err != nil {
+		return fmt.Errorf("task %s: undo %s %s: %w", t.key(), u.Op, u.Arg, err)
+	}
+	fault(u.Op, "undone")
+	if err := t.undone(); err != nil {
+		return err
+	}
+	fault(u.Op, "forgotten")
+	return nil
+}
+
+func (s *start) acquireRuleset(context.Context) error {
+	c := s.m.Config.Devfs
+	s.rules = devfs.Compose(c.Open, s.plan.rules, c.Close)
+	id, err := s.m.Rulesets.Acquire(s.rules, s.t.key())
+	if err != nil {
+		return err
+	}
+	return s.t.update(func(i *client.Task) { i.Ruleset = int(id) })
+}
+
+func (s *start) makeRoot(ctx context.Context) error {
+	o := s.plan.rootOptions()
+	o.DiskBytes = s.t.info.Spec.Limits.DiskBytes
+	o.Lower, o.NoSetuid = s.rootOptions.Lower, s.rootOptions.NoSetuid
+	root, err := s.store.Create(ctx, s.plan.image.ChainID.Encoded(), s.t.key(), o)
+	s.t.set(func(i *client.Task) { i.Root, i.Storage = root, s.store.Name() })
+	return err
+}
+
+func (m *Manager) removeRoot(ctx context.Context, t *task, kind string) error {
+	s, err := m.Stores(kind)
+	if err != nil {
+		return err
+	}
+	return s.Remove(ctx, t.key())
+}
+
+func (s *start) createJail(ctx context.Context) error {
+	spec := s.t.info.Spec
+	params := s.m.secureParams()
+	maps.Copy(params, s.plan.params)
+	if s.t.info.Ruleset != 0 {
+		params["devfs_ruleset"] = strconv.Itoa(s.t.info.Ruleset)
+	}
+	meta := map[string]string{"freejail": s.m.Config.StateDir}
+	maps.Copy(meta, spec.Labels)
+	limits := jailLimits(spec.Limits)
+	jid, err := s.m.Jails.Create(ctx, jail.Spec{Name: s.t.info.Jail, Root: s.t.info.Root, Hostname: cmp.Or(spec.Hostname, spec.ID),
+		Params: params, Meta: meta, Limits: limits, Linux: s.plan.linuxulator(), InMemory: s.plan.inMemory})
+	s.t.set(func(i *client.Task) { i.JID = jid })
+	for _, text := range s.m.Jails.Unenforced(limits) {
+		s.m.event(s.t.id(), "limits", "not enforced on this host: "+text)
+	}
+	return err
+}
+
+// removeJail leaves a jail alone that has our name for it but is not ours:
+// another daemon's, over which our own could not be made.
+func (m *Manager) removeJail(ctx context.Context, name string) error {
+	all, err := m.Jails.List()
+	if err != nil {
+		return err
+	}
+	for _, j := range all {
+		if j.Name == name && !Within(m.Config.StateDir, j.Root) {
+			return nil
+		}
+	}
+	return m.Jails.Remove(ctx, name)
+}
