@@ -191,7 +191,7 @@ func (d *Daemon) nfsTold(holders []string, h nfsroot.Health) {
 }
 
 func (d *Daemon) openTasks() {
-	h := task.Host{Config: d.cfg, Log: d.log, Boot: d.boot, Restarted: d.restarted(), Descriptors: d.descriptors,
+	h := task.Host{Config: d.cfg, Log: d.log, Boot: d.boot, Restarted: d.restarted(), Mounter: d.descriptors,
 		Jails: d.jails, Rulesets: d.rulesets, NFS: d.nfs, Images: taskImages{d}, Judge: judge{d}, Works: &d.works,
 		Stores: d.storage, Tell: d.addEvent, Damaged: d.noteDamage}
 	if d.catalog != nil {

@@ -144,8 +144,8 @@ type mounter struct {
 	judge func(policy.Request) error
 	path  string // of the root
 	root  *mount.Root
-	dirs  *mount.Descriptors // for mounts on directories
-	files *mount.Descriptors // for mounts on files; nil without any
+	dirs  Mounter // for mounts on directories
+	files Mounter // for mounts on files; nil without any
 
 	inMemory [][]byte // handles of what lies in memory
 }
@@ -211,12 +211,12 @@ func (t *task) filesDir() string { return filepath.Join(t.journal.dir, "fd") }
 // whatever is below it.
 func (s *start) mountAll(ctx context.Context) (err error) {
 	t, p := s.t, s.plan
-	release, err := s.m.Descriptors.Use()
+	release, err := s.m.Mounter.Use()
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, release()) }()
-	m := &mounter{dirs: s.m.Descriptors, path: t.info.Root, judge: func(r policy.Request) error {
+	m := &mounter{dirs: s.m.Mounter, path: t.info.Root, judge: func(r policy.Request) error {
 		return s.m.Judge.Decide(t.info.Spec, p.image, []policy.Request{r})
 	}}
 	if m.root, err = mount.OpenRoot(t.info.Root); err != nil {
@@ -224,10 +224,12 @@ func (s *start) mountAll(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, m.root.Close()) }()
 	if slices.ContainsFunc(slices.Concat(p.mounts, p.dirs), p.isFile) {
-		if m.files, err = mount.OpenDescriptors(t.filesDir()); err != nil {
+		var files *mount.Descriptors
+		if files, err = mount.OpenDescriptors(t.filesDir()); err != nil {
 			return err
 		}
-		defer func() { err = errors.Join(err, m.files.Close()) }()
+		defer func() { err = errors.Join(err, files.Close()) }()
+		m.files = files
 	}
 	if err := m.mountDev(t.info.Ruleset, s.rules, p.linuxulator()); err != nil {
 		return err

@@ -1,8 +1,204 @@
 package task
 
-import "syscall"
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/freejail/freejail/catalog"
+	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/daemon/host"
+	"github.com/freejail/freejail/daemon/works"
+	"github.com/freejail/freejail/devfs"
+	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/internal/mount"
+	"github.com/freejail/freejail/jail"
+	"github.com/freejail/freejail/nfsroot"
+	"github.com/freejail/freejail/policy"
+	"github.com/freejail/freejail/storage"
+)
 
 // noJails are jails of which nothing is asked but to be left alone.
 type noJails struct{ Jails }
 
 func (noJails) Signal(string, int, syscall.Signal) error { return nil }
+
+var errFake = errors.New("the kernel says no")
+
+// fakeHost has every part of a host that a start changes, notes what is asked of them
+// in its order, and fails at one of the steps. Each undo is held against the journal.
+type fakeHost struct {
+	t     *testing.T
+	fails string // a step
+	dir   string // of the state
+
+	mu    sync.Mutex
+	calls []string
+	exits chan jail.Exit
+}
+
+// do notes that a step is done, or fails at it.
+func (h *fakeHost) do(step string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.calls = append(h.calls, "+"+step)
+	if step == h.fails {
+		return errFake
+	}
+	return nil
+}
+
+// undo notes that a step is taken back, which the journal must have for the newest.
+func (h *fakeHost) undo(step string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.calls = append(h.calls, "-"+step)
+	j, err := openJournal(filepath.Join(h.dir, "tasks", "one"))
+	if err != nil {
+		h.t.Error(err)
+		return
+	}
+	defer j.file.Close()
+	tk, err := j.replay()
+	if err != nil || len(tk.undos) == 0 || tk.undos[len(tk.undos)-1].Op != step {
+		h.t.Errorf("%s is taken back, and the journal has %+v %v", step, tk, err)
+	}
+}
+
+func (h *fakeHost) asked() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return strings.Join(h.calls, " ")
+}
+
+// fakeStore makes roots that are empty but for what this system mounts on.
+type fakeStore struct {
+	storage.Driver
+	*fakeHost
+	name string
+}
+
+func (s fakeStore) Name() string { return s.name }
+
+func (s fakeStore) EnsureChain(context.Context, []string, storage.Apply) (func(), error) {
+	return func() {}, nil
+}
+
+func (s fakeStore) Create(context.Context, string, string, storage.Options) (string, error) {
+	root := filepath.Join(s.dir, "root")
+	return root, errors.Join(os.MkdirAll(filepath.Join(root, "dev", "fd"), 0o755), s.do("root"))
+}
+
+func (s fakeStore) Remove(context.Context, string) error                         { s.undo("root"); return nil }
+func (s fakeStore) Tasks(context.Context) ([]string, error)                      { return nil, nil }
+func (s fakeStore) Leftovers() []string                                          { return nil }
+func (h *fakeHost) Use() (func() error, error)                                   { return func() error { return nil }, nil }
+func (h *fakeHost) On(*mount.Point, mount.Mount) error                           { return h.do("mounts") }
+func (h *fakeHost) Decide(client.TaskSpec, *image.Image, []policy.Request) error { return nil }
+
+func (h *fakeHost) Decision(client.TaskSpec, *image.Image, []policy.Request) (policy.Subject, policy.Decision, error) {
+	return policy.Subject{}, policy.Decision{Allowed: true}, nil
+}
+
+func (h *fakeHost) Denies(policy.Subject, policy.Kind) bool { return false }
+
+type fakeRulesets struct{ *fakeHost }
+
+func (r fakeRulesets) Acquire([]devfs.Rule, string) (uint16, error) { return 1000, r.do("ruleset") }
+func (r fakeRulesets) Release(string)                               { r.undo("ruleset") }
+func (r fakeRulesets) Reconcile(map[string]uint16) error            { return nil }
+
+type fakeNFS struct {
+	NFS
+	*fakeHost
+}
+
+func (n fakeNFS) Acquire(context.Context, *nfsroot.Source, string) (string, error) {
+	return "/server", n.do("nfs")
+}
+func (n fakeNFS) Release(string) error                   { n.undo("nfs"); return nil }
+func (n fakeNFS) Leave(string) error                     { return nil }
+func (n fakeNFS) Abandon(string) error                   { return nil }
+func (n fakeNFS) During(_ string, do func() error) error { return do() }
+func (n fakeNFS) Of(string) (h nfsroot.Health, has bool) { return h, false }
+func (n fakeNFS) Reconcile([]string) error               { return nil }
+
+type fakeCatalog struct{ *fakeHost }
+
+func (c fakeCatalog) Set(string, []catalog.Service)  { _ = c.do("service") } // it never fails
+func (c fakeCatalog) Remove(context.Context, string) { c.undo("service") }
+func (c fakeCatalog) Status() []catalog.Entry        { return nil }
+
+type fakeJails struct {
+	Jails
+	*fakeHost
+}
+
+func (j fakeJails) List() ([]jail.Info, error)                     { return nil, nil }
+func (j fakeJails) Notes() ([]string, error)                       { return nil, nil }
+func (j fakeJails) Unenforced(jail.Limits) []string                { return nil }
+func (j fakeJails) Wait(int) <-chan jail.Exit                      { return j.exits }
+func (j fakeJails) Remove(context.Context, string) error           { j.undo("jail"); return nil }
+func (j fakeJails) Create(context.Context, jail.Spec) (int, error) { return 7, j.do("jail") }
+
+func (j fakeJails) Signal(_ string, _ int, sig syscall.Signal) error {
+	j.exits <- jail.Exit{Signal: int(sig), Known: true}
+	return nil
+}
+
+func (j fakeJails) Start(context.Context, string, jail.Process) (int, error) {
+	return 1 << 30, j.do("process")
+}
+
+// fakeImages have one image, of a program that has a port with a service.
+type fakeImages struct{ Images }
+
+var fakeImage = &image.Image{Name: "prog", Digest: digest.FromString("prog"), ChainID: digest.FromString("chain"), Manifest: &image.Manifest{
+	Ports: []image.Port{{Name: "web", Port: 8080, Protocol: "udp", Service: &image.Service{Name: "web"}}}}}
+
+func init() { fakeImage.Config.Config.Cmd = []string{"/bin/prog"} }
+
+func (fakeImages) Check(client.TaskSpec) error { return nil }
+
+func (fakeImages) Fetch(context.Context, client.TaskSpec, *client.Auth) (*image.Image, error) {
+	return fakeImage, nil
+}
+
+func (fakeImages) Hold(context.Context, client.TaskSpec, *image.Image) (*image.Image, func(), error) {
+	return fakeImage, func() {}, nil
+}
+
+func (fakeImages) Get(string) (*image.Image, error) { return fakeImage, nil }
+
+func (fakeImages) Unpack(*image.Image) func(context.Context, string, int, int) error { return nil }
+
+// manager has the tasks of a fake host.
+func (h *fakeHost) manager() *Manager {
+	h.exits = make(chan jail.Exit, 10)
+	if err := os.MkdirAll(filepath.Join(h.dir, "tasks"), 0o700); err != nil {
+		h.t.Fatal(err)
+	}
+	cfg := host.Config{StateDir: h.dir}
+	cfg.Devfs.MaxRules = 100
+	return New(Host{Config: cfg, Log: hclog.NewNullLogger(), Boot: "this", Mounter: h, Jails: fakeJails{fakeHost: h}, Rulesets: fakeRulesets{h},
+		Catalog: fakeCatalog{h}, NFS: fakeNFS{fakeHost: h}, Images: fakeImages{}, Judge: h, Works: &works.Works{},
+		Stores: func(kind string) (storage.Driver, error) {
+			if kind == "" {
+				kind = "fake"
+			}
+			if kind != "fake" && kind != "nfs" {
+				return nil, fmt.Errorf("no storage driver %q", kind)
+			}
+			return fakeStore{fakeHost: h, name: kind}, nil
+		},
+		Tell: func(string, string, string, map[string]string) {}, Damaged: func(path, why string) { h.t.Error(path, why) }})
+}

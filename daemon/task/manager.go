@@ -34,14 +34,14 @@ type Host struct {
 	Boot      string // of the host, that is now
 	Restarted bool   // the host was, since a daemon before this one ran
 
-	Descriptors *mount.Descriptors
-	Jails       Jails
-	Rulesets    Rulesets
-	Catalog     Catalog // nil where no services are registered
-	NFS         NFS
-	Images      Images
-	Judge       Judge
-	Works       *works.Works
+	Mounter  Mounter
+	Jails    Jails
+	Rulesets Rulesets
+	Catalog  Catalog // nil where no services are registered
+	NFS      NFS
+	Images   Images
+	Judge    Judge
+	Works    *works.Works
 	// Stores has the storage driver of a kind; an empty one is the host's choice.
 	Stores func(kind string) (storage.Driver, error)
 
@@ -49,6 +49,13 @@ type Host struct {
 	Tell func(task, kind, message string, labels map[string]string)
 	// Damaged tells of a path that is left to the operator.
 	Damaged func(path, why string)
+}
+
+// Mounter mounts on places that are open; see mount.Descriptors.
+type Mounter interface {
+	// Use has On ready until release is called.
+	Use() (release func() error, err error)
+	On(*mount.Point, mount.Mount) error
 }
 
 // Jails makes and watches jails; see jail.Manager.
