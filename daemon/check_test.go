@@ -93,11 +93,11 @@ func TestCheckIsTheStart(t *testing.T) {
 		"no services":                {client.TaskSpec{Service: client.Overrides{Disabled: true}}, ""},
 		"of a port that is none":     {client.TaskSpec{Service: client.Overrides{Ports: map[string]client.PortOverride{"x": {}}}}, "provides no port"},
 		"at this host":               {service(client.PortOverride{Address: "127.0.0.1"}), ""},
-		"at another's address":       {service(client.PortOverride{Address: "192.0.2.1"}), "no address of this host"},
-		"at a name":                  {service(client.PortOverride{Address: "vault.example"}), "no address of this host"},
+		"at another's address":       {service(client.PortOverride{Address: "192.0.2.1"}), "an address of this host"},
+		"at a name":                  {service(client.PortOverride{Address: "vault.example"}), "an address of this host"},
 		"Consul's own":               {service(client.PortOverride{Name: "consul"}), "Consul's servers"},
-		"a tag of freejail's":        {service(client.PortOverride{Tags: []string{"freejail-host"}}), "freejail's own"},
-		"a tag that is not shown":    {service(client.PortOverride{Tags: []string{"a\nb"}}), "characters that are"},
+		"a tag of freejail's":        {service(client.PortOverride{Tags: []string{"freejail-host"}}), "is reserved"},
+		"a tag that is not shown":    {service(client.PortOverride{Tags: []string{"a\nb"}}), "printable characters"},
 		"a root over NFS, of nobody": {client.TaskSpec{Storage: "nfs"}, "nfs"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -52,12 +52,12 @@ func TestExecIsOfThePermittedUser(t *testing.T) {
 		}
 		for _, user := range []string{"www", "root", "0", "0:80", "00", "second", "82", "83"} {
 			if got, err := execAs(t, c, "one", user, "whoami"); !client.IsRefused(err) || !strings.Contains(err.Error(), "denied") {
-				if user != "83" || err == nil || !strings.Contains(err.Error(), "has this number for a name") {
+				if user != "83" || err == nil || !strings.Contains(err.Error(), "has this number as the name") {
 					t.Errorf("a command as %s sees %q: %v", user, got, err)
 				}
 			}
 		}
-		if got, err := execAs(t, c, "one", "85", "whoami"); err == nil || !strings.Contains(err.Error(), "has this number for a name") {
+		if got, err := execAs(t, c, "one", "85", "whoami"); err == nil || !strings.Contains(err.Error(), "has this number as the name") {
 			t.Errorf("a command as a number that is a name sees %q: %v", got, err)
 		}
 		if got, err := execAs(t, c, "one", "other", "whoami"); err != nil || !strings.HasPrefix(got, "83 84") {

@@ -33,7 +33,8 @@ func (m *Manager) Check(ctx context.Context, spec client.TaskSpec) (s policy.Sub
 // onlyImage tells that a spec says nothing but what the image is, and whose the
 // task would be.
 func onlyImage(spec client.TaskSpec) bool {
-	return reflect.DeepEqual(spec, client.TaskSpec{ID: spec.ID, Owner: spec.Owner, Labels: spec.Labels, Confined: spec.Confined, Image: spec.Image,
+	return reflect.DeepEqual(spec, client.TaskSpec{ID: spec.ID, Owner: spec.Owner, Labels: spec.Labels,
+		Confined: spec.Confined, Image: spec.Image,
 		ForcePull: spec.ForcePull, PullTimeout: spec.PullTimeout, Auth: spec.Auth, Storage: spec.Storage})
 }
 
@@ -49,7 +50,8 @@ func (m *Manager) checkPlan(spec client.TaskSpec, img *image.Image) (*plan, erro
 }
 
 // wouldDecide decides as a start does, which knows the image's files.
-func (m *Manager) wouldDecide(ctx context.Context, spec client.TaskSpec, p *plan, from root) (policy.Subject, policy.Decision, error) {
+func (m *Manager) wouldDecide(ctx context.Context, spec client.TaskSpec, p *plan, from root) (
+	policy.Subject, policy.Decision, error) {
 	s, dec, err := m.Judge.Decision(spec, p.image, p.requests)
 	if err != nil || !dec.Allowed || onlyImage(spec) || !m.Judge.Denies(s, policy.KindUser) {
 		return s, dec, err

@@ -74,7 +74,8 @@ func (p *plan) source(spec client.TaskSpec, path string) (string, error) {
 		return "", err
 	}
 	if Within(p.stateDir, real) {
-		return "", errors.Join(client.Invalid("%s lies in the state directory %s, of which no task is given anything", path, p.stateDir), f.Close())
+		return "", errors.Join(client.Invalid("%s lies in the state directory %s, which is closed to tasks",
+			path, p.stateDir), f.Close())
 	}
 	if p.sources == nil {
 		p.sources = map[string]*os.File{}

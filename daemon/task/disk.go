@@ -46,7 +46,8 @@ func (m *Manager) boundDisk(l *client.Limits) error {
 	case n < storage.MinDisk:
 		return client.Invalid("disk: a limit of %d bytes is too little for a root: ask for 1MiB or more", n)
 	case most > 0 && n > most:
-		return client.Invalid("disk: the task asks for %s, and this host gives a task at most %s (limits { disk_max } in its configuration)",
+		return client.Invalid("disk: the task asks for %s, and this host gives a task at most %s "+
+			"(limits { disk_max } in its configuration)",
 			units.BytesSize(float64(n)), units.BytesSize(float64(most)))
 	}
 	return nil
@@ -104,11 +105,12 @@ func (m *Manager) watchDisk(t *task) {
 		return
 	}
 	defer meter.Close()
-	w := &diskWatch{meter: meter, limit: i.Spec.Limits.DiskBytes, pause: func(n int) error { return m.turns.wait(n, t.done) },
-		tell: func(used int64) { t.set(func(i *client.Task) { i.Written = used }) }}
+	w := &diskWatch{meter: meter, limit: i.Spec.Limits.DiskBytes,
+		pause: func(n int) error { return m.turns.wait(n, t.done) },
+		tell:  func(used int64) { t.set(func(i *client.Task) { i.Written = used }) }}
 	if over := w.run(t.done, func(err error) { m.Log.Warn("disk limit", "task", t.id(), "error", err) }); over != "" {
 		if err := t.update(func(i *client.Task) { i.OverDisk = over }); err != nil {
-			m.Log.Error("why a task is ended is not journalled", "task", t.id(), "error", err)
+			m.Log.Error("journal: reason of an end", "task", t.id(), "error", err)
 		}
 		fault("disk", "journalled")
 		m.endOver(t)

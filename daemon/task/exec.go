@@ -29,7 +29,8 @@ import (
 // command has begun. It ends with the daemon, be it for an upgrade: the next one knows
 // nothing of it, and on Linux a task does not end before all that were started in it
 // are waited for.
-func (m *Manager) Exec(ctx context.Context, id string, spec client.ExecSpec, connect func() (net.Conn, io.Reader, error)) error {
+func (m *Manager) Exec(ctx context.Context, id string, spec client.ExecSpec,
+	connect func() (net.Conn, io.Reader, error)) error {
 	t, err := m.find(id)
 	if err != nil {
 		return err
@@ -189,7 +190,8 @@ func (m *Manager) execUser(t *task, img *image.Image, name string) (image.Creds,
 	}
 	number, _, _ := strings.Cut(name, ":")
 	if n, err := strconv.ParseUint(number, 10, 32); err == nil && uint32(n) != creds.UID {
-		return creds, client.Invalid("user %q: the task's /etc/passwd has this number for a name, of user %d", name, creds.UID)
+		return creds, client.Invalid("user %q: the task's /etc/passwd has this number as the name of uid %d", name,
+			creds.UID)
 	}
 	return creds, m.checkUser(info.Spec, p, info.Root, creds.UID)
 }
@@ -344,7 +346,7 @@ func (x *execSession) resize(p []byte) error {
 
 func winsize(rows, cols int) (*pty.Winsize, error) {
 	if rows < 0 || rows > math.MaxUint16 || cols < 0 || cols > math.MaxUint16 {
-		return nil, client.Invalid("a terminal cannot have %d rows and %d columns", rows, cols)
+		return nil, client.Invalid("invalid terminal size: %d rows, %d columns", rows, cols)
 	}
 	return &pty.Winsize{Rows: uint16(rows), Cols: uint16(cols)}, nil
 }

@@ -45,9 +45,9 @@ func openJournal(dir string) (*journal, error) {
 	switch {
 	case err != nil:
 	case !fi.Mode().IsRegular():
-		err = fmt.Errorf("%s is no file, but %s", f.Name(), fi.Mode())
+		err = fmt.Errorf("%s is not a regular file (%s)", f.Name(), fi.Mode())
 	case fi.Size() > maxJournal:
-		err = fmt.Errorf("%s has %d bytes: a journal has %d at the most", f.Name(), fi.Size(), maxJournal)
+		err = fmt.Errorf("%s is too large: %d bytes, at most %d", f.Name(), fi.Size(), maxJournal)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("journal: %w", err), f.Close())
@@ -194,8 +194,8 @@ func (j *journal) replay() (*task, error) {
 
 // faultPoint is where tests have the daemon killed: "OP:journalled",
 // "OP:done", "OP:undone" or "OP:forgotten", with the journal's names for the steps.
-// Others are "exit:journalled" and "recovery:begun". With "=FIFO" after it the daemon waits there until that FIFO was opened for
-// writing and closed.
+// Others are "exit:journalled" and "recovery:begun". With "=FIFO" after it the daemon
+// waits there until that FIFO was opened for writing and closed.
 var faultPoint, faultPause, _ = strings.Cut(os.Getenv("FREEJAIL_FAULT_POINT"), "=")
 
 func fault(op, moment string) {

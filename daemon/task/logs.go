@@ -209,7 +209,7 @@ func (l *logDir) open(name string) (*os.File, error) {
 	}
 	f := os.NewFile(uintptr(fd), name)
 	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
-		return nil, errors.Join(fmt.Errorf("%s is no file", name), err, f.Close())
+		return nil, errors.Join(fmt.Errorf("%s is not a regular file", name), err, f.Close())
 	}
 	return f, nil
 }

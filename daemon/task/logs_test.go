@@ -69,7 +69,7 @@ func TestLogOnAFullDisk(t *testing.T) {
 		}
 	}
 	fill(8 << 20)
-	if e := <-told; !strings.HasPrefix(e, "log: stdout: what it writes is lost") {
+	if e := <-told; !strings.HasPrefix(e, "log: stdout: its output is lost") {
 		t.Errorf("event %q", e)
 	}
 	if err := os.Remove(ballast); err != nil {

@@ -177,9 +177,10 @@ func (m *Manager) find(id string) (*task, error) {
 		return t, nil
 	}
 	if t, ok := m.left[id]; ok {
-		return nil, client.Conflict("of task %q there is only left what could not be removed yet: %s; it goes as soon as it can", id, t.remains())
+		return nil, client.Conflict("task %q is removed, but for what could not be removed yet: %s; the daemon tries again",
+			id, t.remains())
 	}
-	return nil, client.NotFound("there is no task %q on this host; see `freejail ps -a`", id)
+	return nil, client.NotFound("no such task on this host: %q; see `freejail ps -a`", id)
 }
 
 // holder finds the task of a key.

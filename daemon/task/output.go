@@ -95,7 +95,8 @@ func (m *Manager) openOutput(t *task, stream string) error {
 	if err != nil {
 		return &fs.PathError{Op: "open", Path: fifoOf(path), Err: err}
 	}
-	o := &output{path: path, half: max(m.Config.Limits.LogSize/2, 512), fifo: os.NewFile(uintptr(fd), fifoOf(path)), number: 1,
+	o := &output{path: path, half: max(m.Config.Limits.LogSize/2, 512), number: 1,
+		fifo:    os.NewFile(uintptr(fd), fifoOf(path)),
 		readers: map[*outputReader]bool{},
 		tell:    func(kind, message string) { m.event(t.id(), kind, stream+": "+message) }}
 	o.start()
@@ -112,7 +113,7 @@ func (m *Manager) openOutput(t *task, stream string) error {
 func (m *Manager) reopenOutputs(t *task) {
 	for _, stream := range streams {
 		if err := m.openOutput(t, stream); err != nil {
-			m.Log.Error("what a task writes is not kept", "task", t.id(), "error", err)
+			m.Log.Error("the output of a task is not kept", "task", t.id(), "error", err)
 		}
 	}
 }
@@ -183,7 +184,7 @@ func (o *output) copy(stop <-chan struct{}, stopped chan<- struct{}) {
 		err = conn.Read(func(fd uintptr) bool { return o.take(fd, stop, 1<<62) })
 	}
 	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-		o.tell("log", fmt.Sprintf("what it writes is not kept any more: %v", err))
+		o.tell("log", fmt.Sprintf("its output is not kept any more: %v", err))
 	}
 }
 
@@ -212,7 +213,7 @@ func (o *output) take(fd uintptr, stop <-chan struct{}, most int64) bool {
 		case errors.Is(err, unix.EAGAIN):
 			return false
 		case !errors.Is(err, unix.EINTR):
-			o.tell("log", fmt.Sprintf("what it writes is not kept any more: %v", err))
+			o.tell("log", fmt.Sprintf("its output is not kept any more: %v", err))
 			o.eof = true
 			return true
 		}
@@ -277,14 +278,15 @@ func (o *output) write(p []byte, stop <-chan struct{}) {
 		o.lost = int64(len(p) - n)
 		if time.Since(o.told) > time.Minute {
 			o.told = time.Now()
-			o.tell("log", fmt.Sprintf("what it writes is lost until there is room for it: %v", err))
+			o.tell("log", fmt.Sprintf("its output is lost until there is space for it: %v", err))
 		}
 	}
 	o.wake()
 }
 
 func (o *output) lostText() []byte {
-	return fmt.Appendf(nil, "\nfreejail: %d bytes that the task wrote here are lost: there was no room for them\n", o.lost)
+	return fmt.Appendf(nil, "\nfreejail: %d bytes that the task wrote here are lost: there was no room for them\n",
+		o.lost)
 }
 
 func (o *output) append(p []byte, stop <-chan struct{}) (done int, err error) {

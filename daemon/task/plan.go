@@ -46,7 +46,8 @@ const defaultPath = "PATH=/sbin:/bin:/usr/sbin:/usr/bin:/usr/local/sbin:/usr/loc
 // makePlan merges a job's settings with its image's manifest.
 func (m *Manager) makePlan(spec client.TaskSpec, img *image.Image) (*plan, error) {
 	p := &plan{image: img, stateDir: m.Config.StateDir, params: map[string]string{}, sysctl: map[string]string{}}
-	steps := []func(client.TaskSpec) error{p.refuseForeign, p.addCommand, p.addPorts, p.addEnv, p.addPrivileges, p.addMounts, p.addDirs, p.askDirs, p.addEnd}
+	steps := []func(client.TaskSpec) error{p.refuseForeign, p.addCommand, p.addPorts, p.addEnv, p.addPrivileges,
+		p.addMounts, p.addDirs, p.askDirs, p.addEnd}
 	for _, f := range steps {
 		if err := f(spec); err != nil {
 			return nil, errors.Join(err, p.close())
@@ -86,7 +87,8 @@ func (p *plan) addCommand(spec client.TaskSpec) error {
 	}
 	p.args = append(p.args, cmd...)
 	if len(p.args) == 0 {
-		return client.Invalid("image %s has neither an entrypoint nor a command: give one in the job (command = \"...\")", p.image.Name)
+		return client.Invalid("image %s has neither an entrypoint nor a command: give one in the job (command = \"...\")",
+			p.image.Name)
 	}
 	return nil
 }
@@ -130,7 +132,8 @@ func (p *plan) addPorts(spec client.TaskSpec) error {
 	}
 	for _, name := range slices.Sorted(maps.Keys(spec.Ports)) {
 		if !known[name] {
-			return client.Invalid("ports: image %s provides no port %q; it provides: %s", p.image.Name, name, strings.Join(slices.Sorted(maps.Keys(known)), ", "))
+			return client.Invalid("ports: image %s provides no port %q; it provides: %s", p.image.Name, name,
+				strings.Join(slices.Sorted(maps.Keys(known)), ", "))
 		}
 	}
 	return nil
@@ -142,7 +145,7 @@ func checkServices(o client.Overrides) error {
 		p := o.Ports[port]
 		for _, text := range append([]string{p.Name, p.Address}, p.Tags...) {
 			if printable.Line(text) != text {
-				return client.Invalid("services: port %q: %q is not one line of characters that are seen", port, text)
+				return client.Invalid("services: port %q: %q is not one line of printable characters", port, text)
 			}
 		}
 	}
@@ -189,7 +192,8 @@ func (p *plan) addEnv(spec client.TaskSpec) error {
 	}
 	for _, name := range slices.Sorted(maps.Keys(spec.Parameters)) {
 		if !known[name] {
-			return client.Invalid("parameters: image %s has no parameter %q; see `freejail images %s`", p.image.Name, name, p.image.Name)
+			return client.Invalid("parameters: image %s has no parameter %q; see `freejail images %s`", p.image.Name,
+				name, p.image.Name)
 		}
 	}
 	for k, v := range spec.Env {
@@ -197,7 +201,7 @@ func (p *plan) addEnv(spec client.TaskSpec) error {
 	}
 	for _, k := range slices.Sorted(maps.Keys(env)) {
 		if k == "" || strings.ContainsAny(k, "=\x00") || strings.Contains(env[k], "\x00") {
-			return client.Invalid("environment: %q is not a variable that a process can be given", k)
+			return client.Invalid("environment: %q is not a valid variable", k)
 		}
 		p.env = append(p.env, k+"="+env[k])
 	}
@@ -238,14 +242,15 @@ func (p *plan) addWants(w client.Wants, source policy.Source) error {
 	for _, a := range w.Allow {
 		name := "allow." + strings.TrimPrefix(a, "allow.")
 		if !settingName.MatchString(name) {
-			return client.Invalid("allow of the %s: %q is no parameter's name", source, a)
+			return client.Invalid("allow of the %s: %q is not a valid parameter name", source, a)
 		}
 		p.params[name] = "true"
 		p.ask(policy.Allow(name), source)
 	}
 	for _, k := range slices.Sorted(maps.Keys(w.Jail)) {
 		if isReserved(k) {
-			return client.Invalid("jail parameter %q of the %s: freejail sets it itself, or it has a setting of its own (allow, sysvipc, hostname, vnet)", k, source)
+			return client.Invalid("jail parameter %q of the %s: freejail sets it itself, or it has a setting of its "+
+				"own (allow, sysvipc, hostname, vnet)", k, source)
 		}
 		if err := checkSetting("jail parameter", k, w.Jail[k], source); err != nil {
 			return err
@@ -255,7 +260,7 @@ func (p *plan) addWants(w client.Wants, source policy.Source) error {
 	}
 	for _, k := range slices.Sorted(maps.Keys(w.SysVIPC)) {
 		if k != "shm" && k != "msg" && k != "sem" {
-			return client.Invalid("sysvipc of the %s: %q is none of shm, msg and sem", source, k)
+			return client.Invalid("sysvipc of the %s: %q is not one of shm, msg and sem", source, k)
 		}
 		switch v := w.SysVIPC[k]; v {
 		case "":
@@ -274,7 +279,8 @@ func (p *plan) addWants(w client.Wants, source policy.Source) error {
 		p.ask(policy.Sysctl(k, w.Sysctl[k]), source)
 	}
 	if w.VNET {
-		return client.Invalid("the %s asks for vnet, a network stack of its own, which this version does not offer", source)
+		return client.Invalid("the %s asks for vnet, a network stack of its own, which this version does not offer",
+			source)
 	}
 	return nil
 }
@@ -284,7 +290,8 @@ func (p *plan) addWants(w client.Wants, source policy.Source) error {
 // they can be denied.
 func (p *plan) askDirs(spec client.TaskSpec) error {
 	for i, m := range spec.Dirs {
-		own := slices.ContainsFunc(spec.Confined, func(dir string) bool { return Within(filepath.Clean(dir), filepath.Clean(m.Source)) })
+		own := slices.ContainsFunc(spec.Confined,
+			func(dir string) bool { return Within(filepath.Clean(dir), filepath.Clean(m.Source)) })
 		if !own {
 			p.ask(privilege(p.dirs[i]), policy.FromHost)
 		}
@@ -332,7 +339,8 @@ func (p *plan) addLinux() error {
 	p.rules = append(p.rules, shm)
 	p.ask(policy.Devfs{Rule: shm}, policy.FromHost)
 	for _, m := range linuxMounts {
-		if slices.ContainsFunc(p.image.Manifest.Requires.Mounts, func(own image.MountRequest) bool { return own.Target == m.Target }) {
+		if slices.ContainsFunc(p.image.Manifest.Requires.Mounts,
+			func(own image.MountRequest) bool { return own.Target == m.Target }) {
 			continue
 		}
 		if err := p.askMount(m, policy.FromHost); err != nil {
@@ -361,7 +369,8 @@ func (p *plan) requiredVolumes(spec client.TaskSpec) error {
 			return v.Name == mv.Name || filepath.Clean(v.Target) == filepath.Clean(mv.Path)
 		})
 		if mv.Required && !given {
-			return client.Invalid("image %s requires the volume %s at %s: %s", p.image.Name, mv.Name, mv.Path, mv.Description)
+			return client.Invalid("image %s requires the volume %s at %s: %s", p.image.Name, mv.Name, mv.Path,
+				mv.Description)
 		}
 	}
 	return nil

@@ -31,7 +31,8 @@ func checkSysctls(want map[string]string) error {
 			return client.Invalid("sysctl %s: %v", name, err)
 		}
 		if got != v {
-			return client.Invalid("the task needs the host's sysctl %s to be %s, it is %s: set it with `sysctl %s=%s`", name, v, got, name, v)
+			return client.Invalid("the task needs the host's sysctl %s to be %s, it is %s: set it with `sysctl %s=%s`",
+				name, v, got, name, v)
 		}
 	}
 	return nil

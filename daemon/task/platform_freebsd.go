@@ -24,7 +24,8 @@ func (m *mounter) mountDev(ruleset int, _ []devfs.Rule, linux bool) error {
 	if linux {
 		opts = []string{"linrdlnk"} // links, as Linux has them
 	}
-	if err := m.mountOn("/dev", mount.Mount{Type: "devfs", Options: []string{"ruleset=" + strconv.Itoa(ruleset)}}); err != nil {
+	if err := m.mountOn("/dev", mount.Mount{Type: "devfs",
+		Options: []string{"ruleset=" + strconv.Itoa(ruleset)}}); err != nil {
 		return err
 	}
 	return m.mountOn("/dev/fd", mount.Mount{Type: "fdescfs", Options: opts})
@@ -70,14 +71,14 @@ func checkOSVersion(min string) error {
 	major, minor, dotted := strings.Cut(min, ".")
 	want, err := strconv.ParseUint(major, 10, 32)
 	if err != nil {
-		return client.Invalid("requires.osVersion.min %q is no FreeBSD version such as 14.1", min)
+		return client.Invalid("requires.osVersion.min %q is not a FreeBSD version (for example 14.1)", min)
 	}
 	if want < 1000 {
 		want *= 100000
 		if dotted {
 			n, err := strconv.ParseUint(minor, 10, 8)
 			if err != nil {
-				return client.Invalid("requires.osVersion.min %q is no FreeBSD version such as 14.1", min)
+				return client.Invalid("requires.osVersion.min %q is not a FreeBSD version (for example 14.1)", min)
 			}
 			want += n * 1000
 		}
@@ -98,7 +99,8 @@ var secureDefaults = map[string]string{"enforce_statfs": "2", "children.max": "0
 // lockedBy adds to an error what the host's securelevel may have to do with it.
 func lockedBy(err error) string {
 	if level := bsd.SecureLevel(); level > 0 && errors.Is(err, unix.EPERM) {
-		return fmt.Sprintf("; kern.securelevel is %d: files with the flags schg, sappnd or sunlnk can be neither changed nor removed, "+
+		return fmt.Sprintf("; kern.securelevel is %d: files with the flags schg, sappnd or sunlnk can be neither "+
+			"changed nor removed, "+
 			"as where a layer replaces one of the layer before. Unpack the image before the level is raised", level)
 	}
 	return ""

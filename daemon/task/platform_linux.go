@@ -51,7 +51,8 @@ var linuxMounts []client.Mount
 // of a PID namespace, with which all others end.
 func checkWait(wait string) error {
 	if wait == "all" {
-		return client.Invalid("wait = \"all\" needs FreeBSD: on this development host all processes of a task end with the first")
+		return client.Invalid("wait = \"all\" needs FreeBSD: on this development host all processes of a task end " +
+			"with the first")
 	}
 	return nil
 }

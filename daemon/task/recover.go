@@ -74,10 +74,11 @@ func (m *Manager) Recover(ctx context.Context) error {
 		return nil
 	}
 	// Whether or not the disk is full or a mount hangs: what runs is to be looked after.
-	err = errors.Join(m.sweepStrays(ctx, alive, known), m.Rulesets.Reconcile(m.rulesetHolders()), m.NFS.Reconcile(m.holders()))
+	err = errors.Join(m.sweepStrays(ctx, alive, known), m.Rulesets.Reconcile(m.rulesetHolders()),
+		m.NFS.Reconcile(m.holders()))
 	if err != nil {
-		m.Log.Error("recovery: not all is swept up; the next daemon tries again", "error", err)
-		m.event("", "cleanup", "not all that earlier tasks left is swept up; the next daemon tries again: "+err.Error())
+		m.Log.Error("recovery: cleanup is incomplete; the next daemon tries again", "error", err)
+		m.event("", "cleanup", "cleanup after earlier tasks is incomplete; the next daemon tries again: "+err.Error())
 	}
 	close(m.recovery.over)
 	return nil
@@ -108,7 +109,7 @@ func (m *Manager) holders() []string {
 // readTask reads a task's directory. It is nil where the journal has no record.
 func readTask(dir string, e fs.DirEntry) (*task, error) {
 	if !e.IsDir() || !validKey.MatchString(e.Name()) {
-		return nil, fmt.Errorf("it is no directory that has a task's id for its name")
+		return nil, fmt.Errorf("not a directory named after a task")
 	}
 	j, err := openJournal(dir)
 	if err != nil {
@@ -341,8 +342,9 @@ func (m *Manager) sweepStrays(ctx context.Context, alive []jail.Info, known map[
 func (m *Manager) tellStrays(ids []string) {
 	for _, id := range ids {
 		if m.Restarted {
-			m.event(id, "exited", "it ended with the host, which was restarted before the task's record was on the disk; "+
-				"what was left of it is removed")
+			m.event(id, "exited",
+				"it ended with the host, which was restarted before the task's record was on the disk; "+
+					"what was left of it is removed")
 		} else {
 			m.event(id, "failed", "no journal tells of it: it is ended, and its jail and root are removed")
 		}

@@ -69,7 +69,8 @@ func (p *plan) askRoot(spec client.TaskSpec) {
 
 // find asks for the image at the server that has the root: the files of this host are
 // not asked for.
-func (r *remoteRoot) find(ctx context.Context, spec client.TaskSpec, _ *image.Image) (img *image.Image, release func(), err error) {
+func (r *remoteRoot) find(ctx context.Context, spec client.TaskSpec, _ *image.Image) (
+	img *image.Image, release func(), err error) {
 	img, r.src, err = r.m.findRemote(ctx, spec)
 	return img, func() {}, err
 }
@@ -196,7 +197,8 @@ func (m *Manager) findRemote(ctx context.Context, spec client.TaskSpec) (*image.
 func (m *Manager) trusted(kind string) ([]nfsroot.Server, error) {
 	servers := m.Config.NFS.Servers
 	if len(servers) == 0 {
-		return nil, client.Invalid("root over NFS: this host trusts no server for roots (nfs { servers } in the host configuration)")
+		return nil, client.Invalid("root over NFS: this host trusts no server for roots (nfs { servers } in the host " +
+			"configuration)")
 	}
 	if kind == "" || kind == nfsStorage {
 		return servers, nil
@@ -210,7 +212,8 @@ func (m *Manager) trusted(kind string) ([]nfsroot.Server, error) {
 			return []nfsroot.Server{s}, nil
 		}
 	}
-	return nil, client.Refused("root over NFS: this host does not trust %s for roots; it trusts %s (nfs { servers } in the host configuration)",
+	return nil, client.Refused("root over NFS: this host does not trust %s for roots; it trusts %s (nfs { servers } "+
+		"in the host configuration)",
 		want, strings.Trim(fmt.Sprint(servers), "[]"))
 }
 
@@ -220,7 +223,8 @@ func remoteRef(ref string) (name, sum string, err error) {
 		return "", "", client.Invalid("no image given")
 	}
 	if filepath.IsAbs(ref) {
-		return "", "", client.Invalid("image %q: a root over NFS is an image's of the server: give its name there or its digest, not an archive", ref)
+		return "", "", client.Invalid("image %q: a root over NFS needs an image of the server: give its name there "+
+			"or its digest, not an archive", ref)
 	}
 	name, sum, has := strings.Cut(ref, "@")
 	if !has && strings.HasPrefix(ref, "sha256:") {
@@ -284,7 +288,7 @@ func (m *Manager) killLost(t *task) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if _, err := m.Stop(ctx, t.id(), client.StopRequest{}); err != nil {
-		m.Log.Warn("nfs: a task whose server is lost is not ended", "task", t.id(), "error", err)
+		m.Log.Warn("nfs: a task whose server is lost cannot be stopped", "task", t.id(), "error", err)
 	}
 }
 

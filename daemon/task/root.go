@@ -78,7 +78,8 @@ func (r localRoot) find(ctx context.Context, spec client.TaskSpec, found *image.
 }
 
 // prepare unpacks an image unless it is unpacked.
-func (r localRoot) prepare(ctx context.Context, taskID string, p *plan, store storage.Driver) (release func(), err error) {
+func (r localRoot) prepare(ctx context.Context, taskID string, p *plan, store storage.Driver) (
+	release func(), err error) {
 	apply := r.m.Images.Unpack(p.image)
 	var chains []string
 	for _, c := range p.image.Chains {

@@ -43,7 +43,8 @@ func isReserved(name string) bool {
 	dot := strings.LastIndexByte(name, '.') + 1
 	positive := name[:dot] + strings.TrimPrefix(name[dot:], "no")
 	top, _, sub := strings.Cut(name, ".")
-	return reservedParams[name] || reservedParams[positive] || top == "allow" || top == "noallow" || sub && (top == "meta" || top == "env")
+	return reservedParams[name] || reservedParams[positive] || top == "allow" || top == "noallow" ||
+		sub && (top == "meta" || top == "env")
 }
 
 var settingName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_%-]*(\.[A-Za-z0-9_%-]+)*$`)
@@ -56,13 +57,13 @@ func checkSetting(what, name, value string, source policy.Source) error {
 		return client.Invalid("%s %s=%q of the %s: %s", what, name, value, source, why)
 	}
 	if !settingName.MatchString(name) {
-		return fault("this is no name of one")
+		return fault("not a valid name")
 	}
 	if value != strings.TrimSpace(value) {
-		return fault("there are blanks around the value")
+		return fault("the value has leading or trailing blanks")
 	}
 	if strings.ContainsFunc(value, func(r rune) bool { return unicode.IsControl(r) || r > unicode.MaxASCII }) {
-		return fault("the value has characters in it other than those of ASCII that are shown")
+		return fault("the value has characters other than printable ASCII")
 	}
 	if n, err := strconv.ParseInt(value, 0, 64); err == nil && strconv.FormatInt(n, 10) != value {
 		return fault("a number is written in decimal digits, without a plus, an underscore or leading zeros")
@@ -78,13 +79,15 @@ const (
 )
 
 func (p *plan) check(maxRules int) error {
-	for what, n := range map[string][2]int{"things": {len(p.requests), maxRequests}, "mounts": {len(p.mounts), maxMounts}, "ports": {len(p.ports), maxPorts}} {
+	for what, n := range map[string][2]int{"things": {len(p.requests), maxRequests},
+		"mounts": {len(p.mounts), maxMounts}, "ports": {len(p.ports), maxPorts}} {
 		if n[0] > n[1] {
 			return client.Invalid("image and job ask for %d %s; %d is the most", n[0], what, n[1])
 		}
 	}
 	if len(p.rules) > maxRules {
-		return client.Invalid("image and job ask for %d devfs rules, the host's maximum of a ruleset is %d (devfs { max_rules })", len(p.rules), maxRules)
+		return client.Invalid("image and job ask for %d devfs rules, the host's maximum of a ruleset is %d "+
+			"(devfs { max_rules })", len(p.rules), maxRules)
 	}
 	on := map[string]bool{}
 	for _, m := range p.mounts {
@@ -114,7 +117,8 @@ func (p *plan) askUser(spec client.TaskSpec) {
 
 // userDecision decides again by what the image's own files make of the user: its
 // number, and all names that this has.
-func (m *Manager) userDecision(spec client.TaskSpec, p *plan, root string, uid uint32) ([]policy.Request, policy.Decision, error) {
+func (m *Manager) userDecision(spec client.TaskSpec, p *plan, root string, uid uint32) (
+	[]policy.Request, policy.Decision, error) {
 	names, err := image.UserNames(root, uid)
 	if err != nil {
 		return nil, policy.Decision{}, client.Invalid("user: %v", err)
@@ -201,7 +205,9 @@ func checkOptions(m client.Mount, asked *policy.Mount) (opts []string, err error
 		case o == "suid":
 			asked.SUID = true
 		case !slices.Contains(mountOptions[m.Type], name):
-			return nil, fmt.Errorf("option %q is none of %s's that can be asked for: ro, noexec, suid %s", o, m.Type, strings.Join(mountOptions[m.Type], " "))
+			return nil, fmt.Errorf("option %q is not supported for %s; supported are ro, noexec, suid %s",
+				o, m.Type,
+				strings.Join(mountOptions[m.Type], " "))
 		default:
 			o, err := checkOption(name, value, asked)
 			if err != nil {
@@ -221,25 +227,25 @@ func checkOption(name, value string, asked *policy.Mount) (string, error) {
 	case "size":
 		n, err := units.RAMInBytes(value)
 		if err != nil || n <= 0 {
-			return "", fmt.Errorf("it is no size such as 64m")
+			return "", fmt.Errorf("not a valid size (for example 64m)")
 		}
 		asked.Size = n
 		return fmt.Sprintf("size=%d", n), nil
 	case "mode":
 		n, err := strconv.ParseUint(value, 8, 32)
 		if err != nil || n > 0o1777 {
-			return "", fmt.Errorf("it is no mode in octal up to 1777")
+			return "", fmt.Errorf("not a valid mode (octal, at most 1777)")
 		}
 		return fmt.Sprintf("mode=%o", n), nil
 	case "inodes", "nr_inodes":
 		n, err := strconv.ParseUint(value, 10, 31)
 		if err != nil {
-			return "", fmt.Errorf("it is no number")
+			return "", fmt.Errorf("not a number")
 		}
 		return fmt.Sprintf("%s=%d", name, n), nil
 	}
 	if value != "" {
-		return "", fmt.Errorf("it takes no value")
+		return "", fmt.Errorf("takes no value")
 	}
 	return name, nil
 }
@@ -252,7 +258,8 @@ var foreign = regexp.MustCompile(`^org\.freebsd\.(jail\..*|parentJail)$`)
 func (p *plan) refuseForeign(client.TaskSpec) error {
 	for name := range p.image.Config.Config.Labels {
 		if foreign.MatchString(name) {
-			return client.Invalid("image %s asks by the label %s, which is another tool's: its requests belong in its manifest", p.image.Name, name)
+			return client.Invalid("image %s asks for privileges by the label %s of another tool: write its requests "+
+				"into the manifest", p.image.Name, name)
 		}
 	}
 	return nil

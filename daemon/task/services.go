@@ -57,7 +57,8 @@ func announcements(m image.Manifest, over client.Overrides) (out []announcement)
 		if mp.Service == nil || o.Disabled {
 			continue
 		}
-		a := announcement{port: mp.Name, name: cmp.Or(o.Name, mp.Service.Name, mp.Name), tags: mp.Service.Tags, from: policy.FromImage, check: mp.Service.Check}
+		a := announcement{port: mp.Name, name: cmp.Or(o.Name, mp.Service.Name, mp.Name), tags: mp.Service.Tags,
+			from: policy.FromImage, check: mp.Service.Check}
 		if o.Tags != nil {
 			a.tags = o.Tags
 		}
@@ -104,7 +105,7 @@ func checkAddress(address string, own ...string) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("%q is no address of this host, nor the one of its consul { advertise }", address)
+	return fmt.Errorf("%q is neither an address of this host nor its consul { advertise }", address)
 }
 
 var serviceName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
@@ -120,7 +121,7 @@ const (
 func (a announcement) validate() error {
 	switch {
 	case !serviceName.MatchString(a.name):
-		return fmt.Errorf("%q is no name: want up to 63 letters, digits and dashes, as in a DNS name", a.name)
+		return fmt.Errorf("%q is not a valid name: want up to 63 letters, digits and dashes, as in a DNS name", a.name)
 	case strings.EqualFold(a.name, consulService):
 		return fmt.Errorf("%q is the name of Consul's servers", a.name)
 	case len(a.tags) > maxTags:
@@ -129,9 +130,9 @@ func (a announcement) validate() error {
 	for _, t := range a.tags {
 		switch {
 		case t == "" || len(t) > 255 || printable.Line(t) != t:
-			return fmt.Errorf("tag %q is empty, longer than 255 bytes, or not one line of characters that are seen", t)
+			return fmt.Errorf("tag %q is empty, longer than 255 bytes, or not one line of printable characters", t)
 		case strings.HasPrefix(strings.ToLower(t), reservedTags):
-			return fmt.Errorf("tag %q: those that begin with %s are freejail's own", t, reservedTags)
+			return fmt.Errorf("tag %q: the prefix %s is reserved", t, reservedTags)
 		}
 	}
 	return nil
@@ -151,14 +152,16 @@ func (m *Manager) services(t *task) []catalog.Service {
 			s.Meta[k] = printable.Line(v)
 		}
 		// Last: no label can be taken for them.
-		maps.Copy(s.Meta, map[string]string{"jail": i.Jail, "jid": strconv.Itoa(i.JID), "image": img.Name, "image-digest": i.Digest, "task": i.Spec.ID})
+		maps.Copy(s.Meta, map[string]string{"jail": i.Jail, "jid": strconv.Itoa(i.JID), "image": img.Name,
+			"image-digest": i.Digest, "task": i.Spec.ID})
 		for _, p := range i.Ports {
 			if p.Name == a.port {
 				s.Address, s.Port = cmp.Or(p.Address, m.Config.Consul.Advertise), p.Port
 			}
 		}
 		if c := a.check; c != nil { // of the task itself, wherever it is announced
-			s.Check = &catalog.Check{Type: c.Type, Path: c.Path, Interval: c.Interval.Std(), Timeout: c.Timeout.Std(), Address: s.Address}
+			s.Check = &catalog.Check{Type: c.Type, Path: c.Path, Interval: c.Interval.Std(), Timeout: c.Timeout.Std(),
+				Address: s.Address}
 		}
 		s.Address = cmp.Or(i.Spec.Service.Ports[a.port].Address, s.Address)
 		out = append(out, s)
@@ -172,7 +175,8 @@ func (m *Manager) withServices(i client.Task) client.Task {
 	}
 	for _, e := range m.Catalog.Status() {
 		if e.Task == catalogKey(i) {
-			i.Services = append(i.Services, client.ServiceInfo{Name: e.Name, ID: e.ID, Registered: e.Registered, Error: e.Error})
+			i.Services = append(i.Services, client.ServiceInfo{Name: e.Name, ID: e.ID, Registered: e.Registered,
+				Error: e.Error})
 		}
 	}
 	return i

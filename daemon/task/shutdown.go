@@ -23,7 +23,8 @@ const (
 const StartAgain = "service freejail restart"
 
 // ErrNoUpgrade is that of a daemon whose tasks were told to end with the host.
-var ErrNoUpgrade = client.Unavailable("no upgrade: the host is being shut down; start the daemon again for tasks to start (%s)", StartAgain)
+var ErrNoUpgrade = client.Unavailable("no upgrade: the host is being shut down; start the daemon again for tasks to "+
+	"start (%s)", StartAgain)
 
 // Still runs what replaces the daemon, while nothing of a task is under way: starts
 // were waited for, and what tasks write stays where it is.
@@ -90,7 +91,8 @@ func (m *Manager) Shutdown(ctx context.Context, limit time.Duration) client.Shut
 	for _, ids := range [][]string{s.result.Ended, s.result.Killed, s.result.Left} {
 		slices.Sort(ids)
 	}
-	m.Log.Info("shutdown: the tasks have ended", "ended", len(s.result.Ended), "killed", len(s.result.Killed), "left", len(s.result.Left))
+	m.Log.Info("shutdown: the tasks have ended", "ended", len(s.result.Ended), "killed", len(s.result.Killed), "left",
+		len(s.result.Left))
 	return s.result
 }
 

@@ -90,7 +90,8 @@ func (m *Manager) newTask(spec client.TaskSpec, cancel context.CancelCauseFunc) 
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if _, taken := m.tasks[spec.ID]; taken {
-		return nil, client.Conflict("there is a task %q already: remove it first (freejail rm %s), or choose another id", spec.ID, spec.ID)
+		return nil, client.Conflict("task %q already exists: remove it first (freejail rm %s), or choose another id",
+			spec.ID, spec.ID)
 	}
 	key, err := m.newKey(spec.ID)
 	if err != nil {
@@ -136,7 +137,7 @@ func (m *Manager) abandon(t *task) {
 	}
 	t.mu.Unlock()
 	if err := t.journal.write(record{Destroyed: true}); err != nil {
-		m.Log.Error("that a start failed is not journalled", "task", t.id(), "error", err)
+		m.Log.Error("journal: failed start", "task", t.id(), "error", err)
 	}
 	await(context.Background(), m.sweepUp(t).done, sweepTime)
 	m.letGo(t)

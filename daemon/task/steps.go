@@ -166,8 +166,9 @@ func (s *start) createJail(ctx context.Context) error {
 	meta := map[string]string{"freejail": s.m.Config.StateDir}
 	maps.Copy(meta, spec.Labels)
 	limits := jailLimits(spec.Limits)
-	jid, err := s.m.Jails.Create(ctx, jail.Spec{Name: s.t.info.Jail, Root: s.t.info.Root, Hostname: cmp.Or(spec.Hostname, spec.ID),
-		Params: params, Meta: meta, Limits: limits, Linux: s.plan.linuxulator(), InMemory: s.plan.inMemory})
+	jid, err := s.m.Jails.Create(ctx, jail.Spec{Name: s.t.info.Jail, Root: s.t.info.Root,
+		Hostname: cmp.Or(spec.Hostname, spec.ID), Params: params, Meta: meta, Limits: limits,
+		Linux: s.plan.linuxulator(), InMemory: s.plan.inMemory})
 	s.t.set(func(i *client.Task) { i.JID = jid })
 	for _, text := range s.m.Jails.Unenforced(limits) {
 		s.m.event(s.t.id(), "limits", "not enforced on this host: "+text)

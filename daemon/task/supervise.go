@@ -28,7 +28,7 @@ func (m *Manager) ended(t *task, e client.Exit) {
 		// First, so that neither a crash loses the code nor a stop asks for
 		// the main process.
 		if err := t.update(func(i *client.Task) { i.Exit = &e }); err != nil {
-			m.Log.Error("the exit of a task is not journalled", "task", t.id(), "error", err)
+			m.Log.Error("journal: exit of a task", "task", t.id(), "error", err)
 		}
 		m.Jails.WaitEmpty(t.info.Jail)
 	}
@@ -54,7 +54,7 @@ func (m *Manager) finish(t *task, e client.Exit) {
 	}
 	e = t.withHost(t.overDisk(e))
 	if err := t.update(func(i *client.Task) { i.Exit, t.ended = &e, true }); err != nil {
-		m.Log.Error("the exit of a task is not journalled", "task", t.id(), "error", err)
+		m.Log.Error("journal: exit of a task", "task", t.id(), "error", err)
 	}
 	m.syncer.add(t.journal)
 	fault("exit", "journalled")
@@ -62,7 +62,7 @@ func (m *Manager) finish(t *task, e client.Exit) {
 	m.endOutputs(t)
 	m.releasePorts(t)
 	if err := t.update(func(i *client.Task) { i.State, i.PID, i.JID = client.Exited, 0, 0 }); err != nil {
-		m.Log.Error("the end of a task is not journalled", "task", t.id(), "error", err)
+		m.Log.Error("journal: end of a task", "task", t.id(), "error", err)
 	}
 	m.event(t.id(), "exited", exitText(e))
 	t.isOver()
@@ -72,7 +72,7 @@ func exitText(e client.Exit) string {
 	text := fmt.Sprintf("exit code %d", e.Code)
 	switch {
 	case !e.Known:
-		text = "ended; its exit code is unknown"
+		text = "ended; exit code unknown"
 	case e.Disk:
 		return "killed: " + e.Message
 	case e.OOM:
@@ -108,7 +108,7 @@ func (m *Manager) Stop(ctx context.Context, id string, r client.StopRequest) (*c
 			i.State = client.Stopping
 		}
 	}); err != nil {
-		m.Log.Error("a stop is not journalled", "task", id, "error", err)
+		m.Log.Error("journal: stop of a task", "task", id, "error", err)
 	}
 	m.deregister(ctx, t)
 	if r.Timeout > 0 {
@@ -120,7 +120,8 @@ func (m *Manager) Stop(ctx context.Context, id string, r client.StopRequest) (*c
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case <-time.After(time.Duration(r.Timeout)):
-			m.event(id, "killing", fmt.Sprintf("still there %s after %s: killed", time.Duration(r.Timeout), unix.SignalName(sig)))
+			m.event(id, "killing", fmt.Sprintf("still there %s after %s: killed", time.Duration(r.Timeout),
+				unix.SignalName(sig)))
 		}
 	}
 	return m.kill(ctx, t)
@@ -198,7 +199,7 @@ func (m *Manager) undying(t *task) client.Exit {
 		e = *main
 	}
 	e.At = time.Now()
-	e.Message = "it was killed, but not all of its processes have ended: its jail stays until the kernel lets go of them"
+	e.Message = "it was killed, but not all of its processes have ended: its jail stays until the kernel releases them"
 	if t.root.trouble() != "" {
 		e.Message = "its jail stays until the kernel no longer waits for the server of its root"
 	}
@@ -243,7 +244,8 @@ func (m *Manager) Destroy(ctx context.Context, id string, force bool) error {
 	}
 	if t.state() != client.Exited {
 		if !force {
-			return client.Conflict("task %s still runs: stop it first (freejail stop %s), or remove it all the same (freejail rm -f %s)", id, id, id)
+			return client.Conflict("task %s still runs: stop it first (freejail stop %s), or remove it all the same "+
+				"(freejail rm -f %s)", id, id, id)
 		}
 		m.deregister(ctx, t)
 		if _, err := m.kill(ctx, t); err != nil {

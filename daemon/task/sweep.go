@@ -85,9 +85,9 @@ func (m *Manager) swept(t *task, err error) {
 	switch {
 	case now == before:
 	case now == "":
-		m.tell(t, "cleanup", "what was left of it is gone")
+		m.tell(t, "cleanup", "all that was left of it is removed")
 	default:
-		m.tell(t, "cleanup", "not wholly swept up yet, trying again: "+now)
+		m.tell(t, "cleanup", "cleanup incomplete, trying again: "+now)
 	}
 }
 

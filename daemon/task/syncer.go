@@ -63,7 +63,8 @@ func (s *syncer) flush() {
 		}
 		done[j] = true
 		if err := j.sync(); err != nil {
-			s.log.Error("a journal is not on the disk yet: a crash of the host could lose it", "journal", j.file.Name(), "error", err)
+			s.log.Error("a journal is not on the disk yet: a crash of the host could lose it", "journal", j.file.Name(),
+				"error", err)
 		}
 	}
 }

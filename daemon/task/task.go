@@ -134,7 +134,7 @@ func (t *task) over(ctx context.Context) (*client.Exit, error) {
 // howItEnded is never nil.
 func howItEnded(i client.Task) *client.Exit {
 	if i.Exit == nil {
-		return &client.Exit{Message: "how it ended is not known"}
+		return &client.Exit{Message: "exit status unknown"}
 	}
 	return i.Exit
 }

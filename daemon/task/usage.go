@@ -65,7 +65,8 @@ func (m *Manager) AllUsage() (any, error) {
 }
 
 func wireUsage(u jail.Usage, at time.Time) client.Usage {
-	out := client.Usage{At: at, Clock: monotonic(at), UserTime: u.UserTime, SysTime: u.SysTime, RSS: u.RSS, Swap: u.Swap}
+	out := client.Usage{At: at, Clock: monotonic(at), UserTime: u.UserTime, SysTime: u.SysTime, RSS: u.RSS,
+		Swap: u.Swap}
 	for _, p := range u.Procs {
 		out.Procs = append(out.Procs, client.ProcUsage(p))
 	}
