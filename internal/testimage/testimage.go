@@ -15,9 +15,6 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-
-	"github.com/freejail/freejail/image"
-	"github.com/freejail/freejail/image/layout"
 )
 
 // Program is where the running binary, which must be static, lies in an image.
@@ -35,46 +32,28 @@ type Spec struct {
 	User     string
 }
 
+// manifestLabel is image.ManifestLabel.
+const manifestLabel = "org.freejail.manifest"
+
 // Write makes the image as an oci-archive in dir and returns its path.
-func Write(ctx context.Context, dir string, spec Spec) (path string, err error) {
+func Write(_ context.Context, dir string, spec Spec) (path string, err error) {
 	layer, err := layer(spec)
 	if err != nil {
 		return "", err
 	}
-	tmp, err := os.MkdirTemp(dir, "store-")
-	if err != nil {
-		return "", err
-	}
-	defer os.RemoveAll(tmp)
-	s, err := layout.OpenStore(tmp, image.Limits{})
-	if err != nil {
-		return "", err
-	}
-	defer func() { err = errors.Join(err, s.Close()) }()
 	cfg := ocispec.Image{Platform: ocispec.Platform{OS: runtime.GOOS, Architecture: runtime.GOARCH}}
-	cfg.Config.Entrypoint = []string{Program}
-	cfg.Config.Cmd = spec.Cmd
-	cfg.Config.User, cfg.Config.Labels = spec.User, maps.Clone(spec.Labels)
+	cfg.Config.Entrypoint, cfg.Config.Cmd, cfg.Config.User = []string{Program}, spec.Cmd, spec.User
+	cfg.Config.Labels = maps.Clone(spec.Labels)
 	if spec.Manifest != "" {
 		if cfg.Config.Labels == nil {
 			cfg.Config.Labels = map[string]string{}
 		}
-		cfg.Config.Labels[image.ManifestLabel] = spec.Manifest
+		cfg.Config.Labels[manifestLabel] = spec.Manifest
 	}
 	cfg.RootFS = ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{digest.FromBytes(layer)}}
-	d, err := s.Add(ctx, ocispec.MediaTypeImageLayer, bytes.NewReader(layer))
-	if err != nil {
-		return "", err
-	}
-	if _, err := s.Put(ctx, spec.Name, cfg, []ocispec.Descriptor{d}, nil); err != nil {
-		return "", err
-	}
 	path = filepath.Join(dir, spec.Name+".tar")
-	f, err := os.Create(path)
-	if err != nil {
-		return "", err
-	}
-	return path, errors.Join(s.Export(ctx, spec.Name, f), f.Close())
+	a := newArchive()
+	return path, a.write(path, spec.Name, a.json(cfg), a.blob(ocispec.MediaTypeImageLayer, layer))
 }
 
 // RootFS tells the digest of the uncompressed layer in a file.
