@@ -120,7 +120,7 @@ func (c *cluster) webJob(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	say("   Consul: web is well, at %s.", addr)
+	say("   Consul: web is healthy, at %s.", addr)
 	say("   $ curl http://%s/", addr)
 	body, err := httpGet(ctx, "http://"+addr+"/")
 	if err != nil {
@@ -192,7 +192,7 @@ func (c *cluster) stop(ctx context.Context) error {
 	if err := c.idle(ctx); err != nil {
 		return err
 	}
-	say("   No task, root, mount or ruleset of freejail's is left, and no service in Consul.")
+	say("   No task, root, mount or ruleset of freejail remains, and no service in Consul.")
 	if err := c.end(); err != nil {
 		return err
 	}

@@ -2,28 +2,28 @@
 #
 #   freejail daemon --config /usr/local/etc/freejail.hcl
 #
-# `freejail daemon --check --config FILE` says whether it is valid. The daemon
-# follows changes of the policy, registries and signers by itself; all else takes effect with
-# `freejail daemon --upgrade` or `service freejail reload`. No task is touched.
+# `freejail daemon --check --config FILE` checks it. The daemon follows changes of the
+# policy, registries and signers by itself; other changes take effect with
+# `freejail daemon --upgrade` or `service freejail reload`. Tasks keep running.
 
 state_dir = "/var/db/freejail"        # images, roots, journals; on FreeBSD's union storage: UFS
-socket    = "/var/run/freejail.sock"  # for root alone
+socket    = "/var/run/freejail.sock"  # for root only
 log_level = "info"                    # trace, debug, info, warn, error
 
 storage {
-  driver = "auto"  # zfs where zfs_dataset is set, else union; overlay on Linux
+  driver = "auto"  # zfs if zfs_dataset is set, else union; overlay on Linux
   # zfs_dataset = "zroot/freejail"
 }
 
-# Services go to this Consul agent. Remove the block and none are registered.
+# Services are registered with this Consul agent; without the block none are.
 consul {
   address = "127.0.0.1:8500"
   # token_file = "/usr/local/etc/freejail.consul-token"
   # advertise  = "192.0.2.10"  # for ports without an address of their own
 }
 
-# freejail makes devfs rulesets within these numbers and leaves all others alone.
-# A jail sees: open | what its image asks for and may have | close.
+# freejail creates devfs rulesets with these numbers and does not touch others.
+# The rules of a jail: open | what was requested and permitted | close.
 devfs {
   first     = 1000
   last      = 1999
@@ -32,7 +32,7 @@ devfs {
   close     = ["path mem hide", "path kmem hide", "path io hide"]
 }
 
-# Of every jail that asks for no other: -1 to 3, see security(7).
+# The default of all jails: -1 to 3, see security(7).
 # jail {
 #   securelevel = 2
 # }
@@ -41,24 +41,24 @@ limits {
   image_size = "16GiB"  # of an unpacked image
   layer_size = "8GiB"
   log_size   = "16MiB"  # of each stream of a task of `freejail run`, in all
-  disk       = "10GiB"  # that a task may write to its root, if it says nothing; without it: disk_max
-  disk_max   = "100GiB" # that a task may ask for; without both there is no limit
+  disk       = "10GiB"  # written to the root, for tasks that set no limit; default disk_max
+  disk_max   = "100GiB" # the largest that a task may ask for; without both there is no limit
 }
 
-# `freejail gc` forgets images that jobs gave by a path, as their artifacts, but
-# never one that runs or that someone has named.
+# `freejail gc` removes unused images that jobs pulled or gave by a path, but never
+# one that runs or that an operator imported or pulled.
 gc {
-  older      = "168h"   # not used for so long
-  # max_size = "20GiB"  # of all images, stored and unpacked: then the longest unused go first
+  older      = "168h"   # not used for this time
+  # max_size = "20GiB"  # of all images, stored and unpacked; the least recently used go first
 }
 
-# Registries need no block unless they have mirrors, credentials, certificates of
-# their own, or HTTP alone: docs/registries.md.
+# Registries need a block for mirrors, credentials, certificates or HTTP only:
+# docs/registries.md.
 # registry "registry.example" {
 #   mirrors   = ["mirror.example:5000"]
 #   auth_file = "/usr/local/etc/freejail.auth.json"  # of podman login or docker login
 # }
-# default_registry = "registry.example"  # of names without a host; without it, none
+# default_registry = "registry.example"  # for names without a host; default: none
 
 # Keys by which images are signed, for `signer` in permits and requires.
 # signer "release" {
@@ -78,24 +78,24 @@ gc {
 # --- policy -------------------------------------------------------------------
 # What no permit covers is refused, with the command by which an operator can
 # approve it for one digest of the image. A deny wins over permits and approvals.
-# `freejail policy sets` tells what the sets hold.
+# `freejail policy sets` shows the built-in sets.
 
 # Every image may serve unprivileged ports and have temporary files in memory. They
-# count as memory of the task; where a permit names no size, as in "tmpfs:/tmp", one
+# count as memory of the task; if a permit has no size, as in "tmpfs:/tmp", a tmpfs
 # without a size has that of the task's memory.
 permit {
   ports  = ["1024-65535"]
   mounts = ["tmpfs:/tmp:size<=1GiB"]  # together, of one task
 }
 
-# Names in Consul are asked for as well, with their tags. The image web may have its
-# own name with the tag example, and no other.
+# Names in Consul are requests too, with their tags. The image web may have its own
+# name with the tag example, and no other.
 permit {
   images   = ["web"]
   services = ["own:example"]
 }
 
-# Databases need shared memory; theirs alone, not the host's.
+# Databases need shared memory of their own, not the host's.
 permit {
   images = ["postgres"]  # a name of `freejail images`, with globs
   sets   = ["shared-memory"]
@@ -106,7 +106,7 @@ deny {
   devfs = ["path mem unhide", "path kmem unhide", "path io unhide"]
 }
 
-# `freejail policy test FILE` tells whether these hold.
+# `freejail policy test FILE` checks these.
 test "databases, and they alone" {
   image = "postgres:16"
   allowed {

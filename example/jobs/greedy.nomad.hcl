@@ -1,5 +1,5 @@
-# An image that asks for more than example/host/freejail.hcl permits. Its task
-# fails, and says by which command an operator can approve it; Nomad starts it
+# An image that requests more than example/host/freejail.hcl permits. Its task
+# fails, with the command by which an operator can approve it; Nomad starts it
 # again by itself, or at once with `nomad job eval -force-reschedule greedy`.
 #
 #   freejail images import build/images/greedy.tar

@@ -12,7 +12,7 @@ job "web-nfs" {
     task "web" {
       driver = "freejail"
       config {
-        image      = "web"  # web@sha256:... where it must be this very image
+        image      = "web"  # web@sha256:... to pin the image
         root       = "nfs"
         ports      = { http = "http" }
         parameters = { GREETING = "Good day" }
