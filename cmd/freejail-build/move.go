@@ -3,7 +3,9 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -108,7 +110,14 @@ func (f *copyFlags) add(c *cobra.Command) {
 func (a *commands) copyCmd() *cobra.Command {
 	f := &copyFlags{}
 	c := app.Command("copy [flags] SRC DST", "copy an image between registries, layouts, archives and stores",
-		cobra.ExactArgs(2), func(ctx context.Context, args []string) error { return a.copy(ctx, f, args[0], args[1]) })
+		cobra.ExactArgs(2), func(ctx context.Context, args []string) error {
+			src, bad := registry.ParseLocation(args[0])
+			dst, worse := registry.ParseLocation(args[1])
+			if err := errors.Join(bad, worse); err != nil {
+				return app.UsageError{Err: err}
+			}
+			return a.copy(ctx, f, src, dst)
+		})
 	c.Long = locationHelp + `
 
 What the destination has is not copied again. Signatures are copied too; from a
@@ -122,14 +131,15 @@ func (a *commands) pushCmd() *cobra.Command {
 	f := &copyFlags{}
 	c := app.Command("push [flags] IMAGE REFERENCE", "push an image to a registry", cobra.ExactArgs(2),
 		func(ctx context.Context, args []string) error {
-			if _, err := registry.ParseReference(args[1]); err != nil {
+			ref, err := registry.ParseReference(args[1])
+			if err != nil {
 				return app.UsageError{Err: err}
 			}
-			src, err := a.localImage(args[0])
+			src, err := place(args[0])
 			if err != nil {
 				return err
 			}
-			return a.copy(ctx, f, src, args[1])
+			return a.copy(ctx, f, src, registry.Location{Kind: registry.Remote, Ref: ref})
 		})
 	c.Long = `IMAGE is an OCI archive or layout by its path, or as SRC below. REFERENCE is
 HOST/NAME:TAG.
@@ -139,27 +149,21 @@ HOST/NAME:TAG.
 	return c
 }
 
-// localImage takes a path of an archive or a directory as such.
-func (a *commands) localImage(arg string) (string, error) {
-	for _, kind := range []registry.Kind{registry.Layout, registry.Archive, registry.Store} {
-		if strings.HasPrefix(arg, string(kind)+":") {
-			return arg, nil
-		}
+// place is where an image is that is copied or signed: as ParseLocation reads it, or
+// the path of an archive or a layout.
+func place(arg string) (registry.Location, error) {
+	l, err := registry.ParseLocation(arg)
+	if err == nil && (l.Kind != registry.Remote || strings.Contains(arg, ":") && registry.IsReference(arg)) {
+		return l, nil
 	}
-	if strings.Contains(arg, ":") {
-		if registry.IsReference(arg) {
-			return arg, nil
-		}
-		return "", app.Usagef("%s: a path with a colon is not supported here", arg)
+	fi, err := os.Stat(arg)
+	switch {
+	case err != nil && strings.Contains(arg, ":"):
+		return l, app.Usagef("%s: not a valid image reference, and no such file", arg)
+	case err == nil && fi.IsDir():
+		return registry.Location{Kind: registry.Layout, Path: arg}, nil
 	}
-	dir, err := isDir(arg)
-	if err != nil {
-		return "", err
-	}
-	if dir {
-		return string(registry.Layout) + ":" + arg, nil
-	}
-	return string(registry.Archive) + ":" + arg, nil
+	return registry.Location{Kind: registry.Archive, Path: arg}, err
 }
 
 func (a *commands) pullCmd() *cobra.Command {
@@ -167,7 +171,8 @@ func (a *commands) pullCmd() *cobra.Command {
 	var output string
 	c := app.Command("pull [flags] -o IMAGE REFERENCE", "pull an image from a registry into an archive or a directory",
 		cobra.ExactArgs(1), func(ctx context.Context, args []string) error {
-			if _, err := registry.ParseReference(args[0]); err != nil {
+			ref, err := registry.ParseReference(args[0])
+			if err != nil {
 				return app.UsageError{Err: err}
 			}
 			switch {
@@ -175,10 +180,12 @@ func (a *commands) pullCmd() *cobra.Command {
 				return app.Usagef("no output: add -o IMAGE.tar")
 			case strings.Contains(output, ":"):
 				return app.Usagef("-o %s: a path with a colon is not supported here", output)
-			case strings.HasSuffix(output, "/"):
-				return a.copy(ctx, f, args[0], string(registry.Layout)+":"+strings.TrimRight(output, "/"))
 			}
-			return a.copy(ctx, f, args[0], string(registry.Archive)+":"+output)
+			dst := registry.Location{Kind: registry.Archive, Path: output}
+			if strings.HasSuffix(output, "/") {
+				dst = registry.Location{Kind: registry.Layout, Path: strings.TrimRight(output, "/")}
+			}
+			return a.copy(ctx, f, registry.Location{Kind: registry.Remote, Ref: ref}, dst)
 		})
 	c.Long = "REFERENCE is HOST/NAME:TAG or HOST/NAME@sha256:...\n\n" + locationHelp
 	f.add(c)
@@ -203,20 +210,13 @@ func (a *commands) transfer(ctx context.Context, f *remoteFlags, title string, f
 	return c.Copy(ctx, from, to, o)
 }
 
-func (a *commands) copy(ctx context.Context, f *copyFlags, from, to string) error {
-	src, err := registry.ParseLocation(from)
+func (a *commands) copy(ctx context.Context, f *copyFlags, src, dst registry.Location) error {
+	p, err := platform(f.platform)
 	if err != nil {
-		return app.UsageError{Err: err}
-	}
-	dst, err := registry.ParseLocation(to)
-	if err != nil {
-		return app.UsageError{Err: err}
-	}
-	o := registry.CopyOptions{All: f.all, Unsigned: f.unsigned, Referrers: f.referrers}
-	if o.Platform, err = platform(f.platform); err != nil {
 		return err
 	}
-	title := "copying " + from
+	o := registry.CopyOptions{All: f.all, Unsigned: f.unsigned, Referrers: f.referrers, Platform: p}
+	title := "copying " + src.String()
 	if f.quiet {
 		title = ""
 	}

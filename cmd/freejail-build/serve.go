@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net"
 	"net/http"
-	"os"
 	"time"
 
 	"github.com/docker/go-units"
@@ -108,9 +107,4 @@ func (a *commands) serve(ctx context.Context, f *serveFlags, dir string) (err er
 		}
 	}
 	return errors.Join(err, s.Close())
-}
-
-func isDir(path string) (bool, error) {
-	fi, err := os.Stat(path)
-	return err == nil && fi.IsDir(), err
 }

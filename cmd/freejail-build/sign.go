@@ -93,12 +93,8 @@ func (a *commands) where(f *signFlags, arg string) (c *registry.Client, at regis
 	if f.key == "" {
 		return nil, at, nil, app.Usagef("no key: add --key FILE")
 	}
-	text, err := a.localImage(arg)
-	if err != nil {
+	if at, err = place(arg); err != nil {
 		return nil, at, nil, err
-	}
-	if at, err = registry.ParseLocation(text); err != nil {
-		return nil, at, nil, app.UsageError{Err: err}
 	}
 	if c, err = f.client(at); err != nil {
 		return nil, at, nil, err
