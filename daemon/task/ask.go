@@ -124,11 +124,8 @@ func (m *Manager) Signal(id, name string) error {
 	return m.Jails.Signal(info.Jail, target(info), sig)
 }
 
-// Event tells something of a task, if there is one with the id.
-func (m *Manager) Event(id, kind, message string) { m.event(id, kind, message) }
-
 // FindRemote finds the image of a root over NFS at the servers that the host trusts.
 func (m *Manager) FindRemote(ctx context.Context, spec client.TaskSpec) (*image.Image, error) {
-	img, _, err := m.findRemote(ctx, spec)
+	img, _, err := (&remoteRoot{m: m}).find(ctx, spec, nil)
 	return img, err
 }

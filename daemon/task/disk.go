@@ -101,7 +101,7 @@ func (m *Manager) watchDisk(t *task) {
 	}
 	meter, err := roots.Meter(t.key())
 	if err != nil {
-		m.event(t.id(), "limits", "its disk limit is not enforced: "+err.Error())
+		m.Event(t.id(), "limits", "its disk limit is not enforced: "+err.Error())
 		return
 	}
 	defer meter.Close()
@@ -109,9 +109,7 @@ func (m *Manager) watchDisk(t *task) {
 		pause: func(n int) error { return m.turns.wait(n, t.done) },
 		tell:  func(used int64) { t.set(func(i *client.Task) { i.Written = used }) }}
 	if over := w.run(t.done, func(err error) { m.Log.Warn("disk limit", "task", t.id(), "error", err) }); over != "" {
-		if err := t.update(func(i *client.Task) { i.OverDisk = over }); err != nil {
-			m.Log.Error("journal: reason of an end", "task", t.id(), "error", err)
-		}
+		m.note(t, "reason of its end", func(i *client.Task) { i.OverDisk = over })
 		fault("disk", "journalled")
 		m.endOver(t)
 	}

@@ -214,8 +214,15 @@ func inOrder(tasks []*task) []*task {
 	return tasks
 }
 
-// event tells something of a task by its id.
-func (m *Manager) event(id, kind, message string) {
+// note updates a task where its record has to go on, whether the disk is full or not.
+func (m *Manager) note(t *task, what string, f func(*client.Task)) {
+	if err := t.update(f); err != nil {
+		m.Log.Error("journal: "+what, "task", t.id(), "error", err)
+	}
+}
+
+// Event tells something of a task by its id.
+func (m *Manager) Event(id, kind, message string) {
 	var labels map[string]string
 	m.mu.Lock()
 	if t, ok := m.tasks[id]; ok {
@@ -225,7 +232,7 @@ func (m *Manager) event(id, kind, message string) {
 	m.Host.Tell(id, kind, message, labels)
 }
 
-// tell is event for a task whose id may be another one's by now.
+// tell is Event for a task whose id may be another one's by now.
 func (m *Manager) tell(t *task, kind, message string) {
 	m.Host.Tell(t.id(), kind, message, t.info.Spec.Labels)
 }

@@ -98,7 +98,7 @@ func (m *Manager) openOutput(t *task, stream string) error {
 	o := &output{path: path, half: max(m.Config.Limits.LogSize/2, 512), number: 1,
 		fifo:    os.NewFile(uintptr(fd), fifoOf(path)),
 		readers: map[*outputReader]bool{},
-		tell:    func(kind, message string) { m.event(t.id(), kind, stream+": "+message) }}
+		tell:    func(kind, message string) { m.Event(t.id(), kind, stream+": "+message) }}
 	o.start()
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -1,6 +1,7 @@
 package task
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/freejail/freejail/daemon/client"
@@ -14,12 +15,7 @@ func splitOptions(s string) []string {
 }
 
 func hasEnv(env []string, name string) bool {
-	for _, kv := range env {
-		if strings.HasPrefix(kv, name+"=") {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(env, func(kv string) bool { return strings.HasPrefix(kv, name+"=") })
 }
 
 // checkSysctls compares what an image needs of the host's sysctls with what

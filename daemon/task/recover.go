@@ -78,7 +78,7 @@ func (m *Manager) Recover(ctx context.Context) error {
 		m.NFS.Reconcile(m.holders()))
 	if err != nil {
 		m.Log.Error("recovery: cleanup is incomplete; the next daemon tries again", "error", err)
-		m.event("", "cleanup", "cleanup after earlier tasks is incomplete; the next daemon tries again: "+err.Error())
+		m.Event("", "cleanup", "cleanup after earlier tasks is incomplete; the next daemon tries again: "+err.Error())
 	}
 	close(m.recovery.over)
 	return nil
@@ -163,18 +163,29 @@ func (m *Manager) traceOf(ctx context.Context, key string) (string, error) {
 	if hasJail(alive, jailOf(key)) {
 		return "its jail " + jailOf(key), nil
 	}
+	roots, err := m.roots(ctx)
+	if err == nil && len(roots[key]) > 0 {
+		return "its root", nil
+	}
+	return "", err
+}
+
+// roots are the storage drivers of this host that have a root, by its task's key.
+func (m *Manager) roots(ctx context.Context) (map[string][]string, error) {
+	out := map[string][]string{}
+	var errs []error
 	for _, kind := range storage.Kinds() {
 		s, err := m.Stores(kind)
 		if err != nil {
 			continue // not on this host
 		}
-		if roots, err := s.Tasks(ctx); err != nil {
-			return "", err
-		} else if slices.Contains(roots, key) {
-			return "its root", nil
+		keys, err := s.Tasks(ctx)
+		errs = append(errs, err)
+		for _, key := range keys {
+			out[key] = append(out[key], s.Name())
 		}
 	}
-	return "", nil
+	return out, errors.Join(errs...)
 }
 
 // add takes up a task that a journal tells of. Of two with the same id, as a crash
@@ -202,7 +213,7 @@ func (t *task) gone() bool { return t.destroyed && t.info.State == client.Exited
 func (m *Manager) setAside(id string, err error) {
 	m.Damaged(m.path("tasks", id), err.Error())
 	m.Log.Error("a task cannot be recovered and is set aside", "task", id, "error", err)
-	m.event(id, "failed", "it cannot be recovered and is set aside: "+err.Error())
+	m.Event(id, "failed", "it cannot be recovered and is set aside: "+err.Error())
 }
 
 func (m *Manager) recoverTask(ctx context.Context, t *task, alive []jail.Info) {
@@ -216,12 +227,13 @@ func (m *Manager) recoverTask(ctx context.Context, t *task, alive []jail.Info) {
 		m.sweepUp(t)
 	case t.destroyed || i.State == client.Starting:
 		m.Log.Warn("a start was cut off; undoing it", "task", t.id())
+		m.giveUp(t)
 		m.abandon(t)
 		why := "the daemon ended"
 		if m.otherBoot(t) {
 			why = hostRestarted
 		}
-		m.event(t.id(), "failed", why+" during the start, which was undone")
+		m.Event(t.id(), "failed", why+" during the start, which was undone")
 	case i.State == client.Exited:
 		t.isOver()
 		if len(t.undos) > 0 {
@@ -305,22 +317,15 @@ func (m *Manager) known() map[string]bool {
 // are of tasks whose journals were not on the disk yet when the host crashed.
 func (m *Manager) sweepStrays(ctx context.Context, alive []jail.Info, known map[string]bool) error {
 	strays := map[string][]undo{}
-	var errs []error
-	for _, kind := range storage.Kinds() {
-		s, err := m.Stores(kind)
-		if err != nil {
-			continue // not on this host
-		}
-		roots, err := s.Tasks(ctx)
-		errs = append(errs, err)
-		for _, key := range roots {
+	roots, err1 := m.roots(ctx)
+	for key, stores := range roots {
+		for _, name := range stores {
 			if !known[key] {
-				strays[key] = append(strays[key], undo{Op: "root", Arg: s.Name()})
+				strays[key] = append(strays[key], undo{Op: "root", Arg: name})
 			}
 		}
 	}
-	notes, err := m.Jails.Notes()
-	errs = append(errs, err)
+	notes, err2 := m.Jails.Notes()
 	for _, j := range alive {
 		if strings.HasPrefix(j.Root, m.Config.StateDir+"/") {
 			notes = append(notes, j.Name)
@@ -336,17 +341,17 @@ func (m *Manager) sweepStrays(ctx context.Context, alive []jail.Info, known map[
 	for key, undos := range strays {
 		m.stray(key, undos...)
 	}
-	return errors.Join(errs...)
+	return errors.Join(err1, err2)
 }
 
 func (m *Manager) tellStrays(ids []string) {
 	for _, id := range ids {
 		if m.Restarted {
-			m.event(id, "exited",
+			m.Event(id, "exited",
 				"it ended with the host, which was restarted before the task's record was on the disk; "+
 					"what was left of it is removed")
 		} else {
-			m.event(id, "failed", "no journal tells of it: it is ended, and its jail and root are removed")
+			m.Event(id, "failed", "no journal tells of it: it is ended, and its jail and root are removed")
 		}
 	}
 }

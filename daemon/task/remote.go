@@ -67,14 +67,6 @@ func (p *plan) askRoot(spec client.TaskSpec) {
 	}
 }
 
-// find asks for the image at the server that has the root: the files of this host are
-// not asked for.
-func (r *remoteRoot) find(ctx context.Context, spec client.TaskSpec, _ *image.Image) (
-	img *image.Image, release func(), err error) {
-	img, r.src, err = r.m.findRemote(ctx, spec)
-	return img, func() {}, err
-}
-
 // prepare has nothing to make: the server has done it.
 func (*remoteRoot) prepare(context.Context, string, *plan, storage.Driver) (func(), error) {
 	return func() {}, nil
@@ -157,9 +149,10 @@ func (r *remoteRoot) mount(ctx context.Context, t *task, o *storage.Options) (er
 	return nil
 }
 
-// findRemote asks the servers that the host trusts. A name that this host knows
+// find asks the servers that the host trusts. A name that this host knows
 // means here what it means in other tasks.
-func (m *Manager) findRemote(ctx context.Context, spec client.TaskSpec) (*image.Image, *nfsroot.Source, error) {
+func (r *remoteRoot) find(ctx context.Context, spec client.TaskSpec, _ *image.Image) (*image.Image, func(), error) {
+	m := r.m
 	if spec.ForcePull {
 		return nil, nil, client.Invalid("force_pull: a root over NFS is not pulled")
 	}
@@ -189,7 +182,8 @@ func (m *Manager) findRemote(ctx context.Context, spec client.TaskSpec) (*image.
 	if err != nil {
 		return nil, nil, client.Invalid("image %q of %s: %v", spec.Image, src.Server, err)
 	}
-	return img, src, nil
+	r.src = src
+	return img, func() {}, nil
 }
 
 // trusted are the servers that may be asked: all that the host names, or the

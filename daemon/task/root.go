@@ -89,7 +89,7 @@ func (r localRoot) prepare(ctx context.Context, taskID string, p *plan, store st
 	release, err = store.EnsureChain(ctx, chains, func(dir string, first, end int) error {
 		if !told {
 			told = true
-			r.m.event(taskID, "unpacking", fmt.Sprintf("unpacking %s", p.image.Name))
+			r.m.Event(taskID, "unpacking", fmt.Sprintf("unpacking %s", p.image.Name))
 		}
 		return apply(ctx, dir, first, min(end, len(p.image.Layers)))
 	})

@@ -2,6 +2,7 @@ package task
 
 import (
 	"fmt"
+	"maps"
 	"path"
 	"regexp"
 	"slices"
@@ -21,9 +22,7 @@ import (
 // else: the kernel's defaults, written out so that they do not depend on it.
 func (m *Manager) secureParams() map[string]string {
 	out := hostNetwork()
-	for k, v := range secureDefaults {
-		out[k] = v
-	}
+	maps.Copy(out, secureDefaults)
 	if l := m.Config.Securelevel; l != nil {
 		out["securelevel"] = strconv.Itoa(*l)
 	}
@@ -206,8 +205,7 @@ func checkOptions(m client.Mount, asked *policy.Mount) (opts []string, err error
 			asked.SUID = true
 		case !slices.Contains(mountOptions[m.Type], name):
 			return nil, fmt.Errorf("option %q is not supported for %s; supported are ro, noexec, suid %s",
-				o, m.Type,
-				strings.Join(mountOptions[m.Type], " "))
+				o, m.Type, strings.Join(mountOptions[m.Type], " "))
 		default:
 			o, err := checkOption(name, value, asked)
 			if err != nil {

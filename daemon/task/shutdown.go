@@ -148,7 +148,7 @@ func (s *shutdown) end(ctx context.Context, t *task) {
 	t.hostEnds = !t.finished
 	t.mu.Unlock()
 	has := own.Round(time.Millisecond)
-	s.m.event(t.id(), "stopping", fmt.Sprintf("the host is being shut down: it has %s to end", has))
+	s.m.Event(t.id(), "stopping", fmt.Sprintf("the host is being shut down: it has %s to end", has))
 	began := time.Now()
 	exit, err := s.m.Stop(ctx, t.id(), client.StopRequest{Timeout: client.Duration(own)})
 	s.mu.Lock()

@@ -44,35 +44,35 @@ func (m *Manager) Start(ctx context.Context, job *works.Work, spec client.TaskSp
 	info := t.snapshot()
 	m.syncer.add(t.journal)
 	go m.supervise(t, m.Jails.Wait(info.PID))
-	m.event(info.Spec.ID, "started", fmt.Sprintf("process %d runs in jail %s", info.PID, info.Jail))
+	m.Event(info.Spec.ID, "started", fmt.Sprintf("process %d runs in jail %s", info.PID, info.Jail))
 	return &info, nil
 }
 
 // failed takes back what a start did and returns why it failed.
 func (m *Manager) failed(ctx context.Context, t *task, err error) error {
 	why := works.Ended(ctx, err)
-	m.event(t.id(), eventKind(why), why.Error())
+	m.Event(t.id(), eventKind(why), why.Error())
+	m.giveUp(t)
 	var stuck *heldError
-	if errors.As(err, &stuck) {
-		m.abandonLater(t, stuck)
+	if errors.As(err, &stuck) { // it is undone when the kernel lets go of it
+		go func() {
+			<-stuck.done
+			m.abandon(t)
+		}()
 		return why
 	}
 	m.abandon(t)
 	return why
 }
 
-// abandonLater undoes a start when the kernel lets go of it.
-func (m *Manager) abandonLater(t *task, s *heldError) {
+// giveUp has a start undone, be it by the next daemon.
+func (m *Manager) giveUp(t *task) {
 	t.mu.Lock()
 	t.destroyed, t.cancel = true, nil
 	t.mu.Unlock()
 	if err := t.journal.write(record{Destroyed: true}); err != nil {
-		m.Log.Error("journal", "task", t.id(), "error", err)
+		m.Log.Error("journal: failed start", "task", t.id(), "error", err)
 	}
-	go func() {
-		<-s.done
-		m.abandon(t)
-	}()
 }
 
 func eventKind(err error) string {
@@ -125,20 +125,16 @@ func (m *Manager) newKey(id string) (string, error) {
 	}
 }
 
-// abandon takes back all that a failed start did. What cannot be taken back now
+// abandon takes back all that a start did which was given up. What cannot be taken back now
 // is left, and its id free.
 func (m *Manager) abandon(t *task) {
 	defer t.isOver()
 	t.mu.Lock()
-	t.destroyed, t.cancel = true, nil
 	t.info.State = client.Exited
 	if t.info.Exit == nil {
 		t.info.Exit = &client.Exit{Message: "its start failed", At: time.Now()}
 	}
 	t.mu.Unlock()
-	if err := t.journal.write(record{Destroyed: true}); err != nil {
-		m.Log.Error("journal: failed start", "task", t.id(), "error", err)
-	}
 	await(context.Background(), m.sweepUp(t).done, sweepTime)
 	m.letGo(t)
 }

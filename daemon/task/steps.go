@@ -171,7 +171,7 @@ func (s *start) createJail(ctx context.Context) error {
 		Linux: s.plan.linuxulator(), InMemory: s.plan.inMemory})
 	s.t.set(func(i *client.Task) { i.JID = jid })
 	for _, text := range s.m.Jails.Unenforced(limits) {
-		s.m.event(s.t.id(), "limits", "not enforced on this host: "+text)
+		s.m.Event(s.t.id(), "limits", "not enforced on this host: "+text)
 	}
 	return err
 }

@@ -27,9 +27,7 @@ func (m *Manager) ended(t *task, e client.Exit) {
 	if t.snapshot().Spec.Wait == "all" {
 		// First, so that neither a crash loses the code nor a stop asks for
 		// the main process.
-		if err := t.update(func(i *client.Task) { i.Exit = &e }); err != nil {
-			m.Log.Error("journal: exit of a task", "task", t.id(), "error", err)
-		}
+		m.note(t, "exit of its process", func(i *client.Task) { i.Exit = &e })
 		m.Jails.WaitEmpty(t.info.Jail)
 	}
 	m.finish(t, e)
@@ -53,18 +51,14 @@ func (m *Manager) finish(t *task, e client.Exit) {
 		e.Message = t.root.unread()
 	}
 	e = t.withHost(t.overDisk(e))
-	if err := t.update(func(i *client.Task) { i.Exit, t.ended = &e, true }); err != nil {
-		m.Log.Error("journal: exit of a task", "task", t.id(), "error", err)
-	}
+	m.note(t, "exit", func(i *client.Task) { i.Exit, t.ended = &e, true })
 	m.syncer.add(t.journal)
 	fault("exit", "journalled")
 	await(context.Background(), m.sweepUp(t).emptied, awayTime) // what does not die keeps its end from nobody
 	m.endOutputs(t)
 	m.releasePorts(t)
-	if err := t.update(func(i *client.Task) { i.State, i.PID, i.JID = client.Exited, 0, 0 }); err != nil {
-		m.Log.Error("journal: end of a task", "task", t.id(), "error", err)
-	}
-	m.event(t.id(), "exited", exitText(e))
+	m.note(t, "end", func(i *client.Task) { i.State, i.PID, i.JID = client.Exited, 0, 0 })
+	m.Event(t.id(), "exited", exitText(e))
 	t.isOver()
 }
 
@@ -103,13 +97,11 @@ func (m *Manager) Stop(ctx context.Context, id string, r client.StopRequest) (*c
 	if err != nil {
 		return nil, err
 	}
-	if err := t.update(func(i *client.Task) {
+	m.note(t, "stop", func(i *client.Task) {
 		if i.State == client.Running {
 			i.State = client.Stopping
 		}
-	}); err != nil {
-		m.Log.Error("journal: stop of a task", "task", id, "error", err)
-	}
+	})
 	m.deregister(ctx, t)
 	if r.Timeout > 0 {
 		if err := m.Jails.Signal(info.Jail, target(info), sig); err != nil {
@@ -120,7 +112,7 @@ func (m *Manager) Stop(ctx context.Context, id string, r client.StopRequest) (*c
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case <-time.After(time.Duration(r.Timeout)):
-			m.event(id, "killing", fmt.Sprintf("still there %s after %s: killed", time.Duration(r.Timeout),
+			m.Event(id, "killing", fmt.Sprintf("still there %s after %s: killed", time.Duration(r.Timeout),
 				unix.SignalName(sig)))
 		}
 	}
@@ -129,11 +121,16 @@ func (m *Manager) Stop(ctx context.Context, id string, r client.StopRequest) (*c
 
 // stopStart ends a start that is under way, and tells whether there was one.
 func (m *Manager) stopStart(t *task) bool {
-	was := t.stopStart()
-	if was {
-		m.event(t.id(), "stopping", "its start is being ended")
+	t.mu.Lock()
+	starting := t.cancel != nil
+	if starting { // it cannot succeed any more
+		t.cancel(client.Conflict("task %s was stopped while it was starting", t.id()))
 	}
-	return was
+	t.mu.Unlock()
+	if starting {
+		m.Event(t.id(), "stopping", "its start is being ended")
+	}
+	return starting
 }
 
 // target is whom a task's signals are for: the main process or, when that has

@@ -178,15 +178,11 @@ func (t *task) due(now time.Time) bool {
 // Troubles are what could not be removed of tasks that have ended.
 func (m *Manager) Troubles() (out []string) {
 	for _, t := range m.all() {
-		if text := t.troubled(); text != "" {
+		t.mu.Lock()
+		if text := t.sweeping.trouble; text != "" {
 			out = append(out, text)
 		}
+		t.mu.Unlock()
 	}
 	return out
-}
-
-func (t *task) troubled() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.sweeping.trouble
 }

@@ -97,17 +97,6 @@ func (t *task) update(f func(*client.Task)) error {
 	return t.journal.write(record{Task: &t.info, PIDStart: t.pidStart, User: t.user, Ended: t.ended})
 }
 
-// stopStart is false where there was no start to end.
-func (t *task) stopStart() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.cancel == nil {
-		return false
-	}
-	t.cancel(client.Conflict("task %s was stopped while it was starting", t.id()))
-	return true
-}
-
 // started ends the time in which the start can be ended, unless it was.
 func (t *task) started(ctx context.Context) error {
 	t.mu.Lock()
