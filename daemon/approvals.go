@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"strings"
 	"time"
 
@@ -15,18 +14,11 @@ import (
 	"github.com/freejail/freejail/policy"
 )
 
-func (d *Daemon) handleApprove(r *http.Request) (any, error) {
-	var in client.ApproveRequest
-	if err := decode(r, &in); err != nil {
-		return nil, err
-	}
-	return d.approve(r.Context(), in, peerOf(r))
-}
-
-// approve records an operator's word on one digest: on the requests that are
+// Approve records an operator's word on one digest: on the requests that are
 // named, or else on all that the image asks for. What a deny refuses cannot be
 // approved.
-func (d *Daemon) approve(ctx context.Context, in client.ApproveRequest, by peer) (*client.Approval, error) {
+func (j judge) Approve(ctx context.Context, in client.ApproveRequest, by string) (*client.Approval, error) {
+	d := j.d
 	if strings.TrimSpace(in.Why) == "" {
 		return nil, client.Invalid("an approval needs a reason: --reason \"...\"")
 	}
@@ -59,7 +51,7 @@ func (d *Daemon) approve(ctx context.Context, in client.ApproveRequest, by peer)
 			return nil, client.Invalid("%s is %s: no approval goes over a deny", res.Request, res.Reason)
 		}
 	}
-	a := policy.Approval{Digest: img.Digest.String(), Image: img.Name, Requests: reqs, By: by.String(), Why: in.Why, At: time.Now(), Expires: in.Expires}
+	a := policy.Approval{Digest: img.Digest.String(), Image: img.Name, Requests: reqs, By: by, Why: in.Why, At: time.Now(), Expires: in.Expires}
 	if a.ID, err = d.logApproval(approvalRecord{Action: "approve", Approval: a}); err != nil {
 		return nil, err
 	}
@@ -111,8 +103,9 @@ func wireApproval(a policy.Approval) client.Approval {
 	return out
 }
 
-func (d *Daemon) listApprovals() ([]client.Approval, error) {
-	list, err := d.approvals()
+// Approvals are those that were not revoked.
+func (j judge) Approvals() ([]client.Approval, error) {
+	list, err := j.d.approvals()
 	out := []client.Approval{}
 	for _, a := range list {
 		out = append(out, wireApproval(a))
@@ -137,9 +130,9 @@ func (d *Daemon) noteExpired(list []policy.Approval) error {
 	return nil
 }
 
-// approvalLog is everything that was ever approved and revoked, in its order.
-func (d *Daemon) approvalLog() ([]client.ApprovalRecord, error) {
-	list, err := d.approvalRecords()
+// ApprovalLog is everything that was ever approved and revoked, in its order.
+func (j judge) ApprovalLog() ([]client.ApprovalRecord, error) {
+	list, err := j.d.approvalRecords()
 	out := []client.ApprovalRecord{}
 	for _, r := range list {
 		out = append(out, client.ApprovalRecord{Action: r.Action, Approval: wireApproval(r.Approval), By: r.By, At: r.At, Why: r.Why})
@@ -147,13 +140,10 @@ func (d *Daemon) approvalLog() ([]client.ApprovalRecord, error) {
 	return out, err
 }
 
-func (d *Daemon) handleRevoke(r *http.Request) (any, error) {
-	return nil, d.revoke(param(r, "ref"), param(r, "why"), peerOf(r))
-}
-
-// revoke withdraws an approval by its id, or all of a digest, given as such, as
+// Revoke withdraws an approval by its id, or all of a digest, given as such, as
 // NAME@DIGEST, or by an image's name.
-func (d *Daemon) revoke(ref, why string, by peer) error {
+func (j judge) Revoke(ref, why, by string) error {
+	d := j.d
 	digest := ref
 	if i := strings.LastIndex(ref, "@sha256:"); i >= 0 {
 		digest = ref[i+1:]
@@ -172,7 +162,7 @@ func (d *Daemon) revoke(ref, why string, by peer) error {
 			continue
 		}
 		found = true
-		rec := approvalRecord{Action: "revoke", Approval: a, By: by.String(), At: time.Now(), Why: why}
+		rec := approvalRecord{Action: "revoke", Approval: a, By: by, At: time.Now(), Why: why}
 		if _, err := d.logApproval(rec); err != nil {
 			return err
 		}

@@ -10,12 +10,13 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -23,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/freejail/freejail/catalog"
+	"github.com/freejail/freejail/daemon/api"
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/daemon/host"
 	"github.com/freejail/freejail/daemon/task"
@@ -46,7 +48,8 @@ type Daemon struct {
 	lastBoot   string // that of the daemon before; empty where there was none
 	log        hclog.Logger
 	lock       *os.File
-	listener   net.Listener
+	server     *api.Server // from Run on
+	hup        chan os.Signal
 
 	db          *bolt.DB
 	descriptors *mount.Descriptors
@@ -74,7 +77,7 @@ type Daemon struct {
 // same state directory is an error.
 func New(cfg host.Config, version string, log hclog.Logger) (*Daemon, error) {
 	d := &Daemon{cfg: cfg, version: version, log: log, events: newEventLog(),
-		generation: rand.Text(), opened: make(chan struct{}),
+		generation: rand.Text(), hup: make(chan os.Signal, 1), opened: make(chan struct{}),
 		aside: map[string]string{}, stores: map[string]storage.Driver{}}
 	if cfg.NFS.Export != nil {
 		d.exporter = nfsroot.NewExporter(*cfg.NFS.Export)
@@ -296,20 +299,61 @@ func (d *Daemon) Run(ctx context.Context) error {
 	if err := d.tasks.Read(ctx); err != nil {
 		return err
 	}
-	s, err := d.serve()
-	if err != nil {
+	if err := d.serve(); err != nil {
 		return err
 	}
 	if err := d.tasks.Recover(ctx); err != nil {
-		return errors.Join(err, s.http.Close())
+		return errors.Join(err, d.server.Close())
 	}
 	if d.catalog != nil {
 		go d.catalog.Run(ctx)
 	}
 	go d.janitor(ctx)
 	go d.tasks.Run(ctx)
-	err = s.run(ctx)
-	return errors.Join(err, d.tasks.Close(), d.nfs.Close())
+	return errors.Join(d.untilEnd(ctx), d.tasks.Close(), d.nfs.Close())
+}
+
+func (d *Daemon) backend() api.Backend {
+	return api.Backend{Log: d.log, Works: &d.works, Tasks: d.tasks, Events: d.events, Images: taskImages{d}, Policy: judge{d}, Host: d}
+}
+
+func (d *Daemon) serve() (err error) {
+	signal.Notify(d.hup, syscall.SIGHUP)
+	if d.server, err = api.Serve(d.cfg.Socket, d.backend()); err != nil {
+		return err
+	}
+	d.log.Info("freejail daemon", "version", d.version, "socket", d.cfg.Socket, "state", d.cfg.StateDir, "tasks", d.Info().Tasks)
+	return nil
+}
+
+// untilEnd returns when ctx has ended or nothing can be answered any more. A SIGHUP
+// upgrades the daemon.
+func (d *Daemon) untilEnd(ctx context.Context) error {
+	defer signal.Stop(d.hup)
+	for {
+		select {
+		case err := <-d.server.Ended():
+			return err
+		case <-d.hup:
+			binary, err := d.CheckUpgrade("")
+			if err == nil {
+				err = d.Replace(binary)
+			}
+			d.log.Error("no upgrade", "error", err)
+		case <-ctx.Done():
+			return d.server.Close()
+		}
+	}
+}
+
+// Shutdown ends all tasks as the host ends.
+func (d *Daemon) Shutdown(ctx context.Context, r client.ShutdownRequest) (*client.ShutdownResult, error) {
+	if r.Limit < 0 {
+		return nil, client.Invalid("limit %s is negative", time.Duration(r.Limit))
+	}
+	// Who asked may go away: a shutdown that began is not for half of the tasks.
+	result := d.tasks.Shutdown(context.WithoutCancel(ctx), time.Duration(r.Limit))
+	return &result, nil
 }
 
 // Close lets go of the state. Tasks run on.
@@ -330,8 +374,8 @@ func (d *Daemon) Close() error {
 	return errors.Join(errs...)
 }
 
-// info describes the daemon for clients and for the node's fingerprint.
-func (d *Daemon) info() client.Info {
+// Info describes the daemon for clients and for the node's fingerprint.
+func (d *Daemon) Info() client.Info {
 	i := client.Info{Version: d.version, API: 1, PID: os.Getpid(), Generation: d.generation, StateDir: d.cfg.StateDir,
 		Features: d.jails.Features(), Healthy: true, MemoryBytes: memoryInUse()}
 	i.Tasks, i.ShutDown = d.tasks.Count()

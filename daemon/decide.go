@@ -44,6 +44,19 @@ func (j judge) Decide(spec client.TaskSpec, img *image.Image, reqs []policy.Requ
 	return &client.Error{Code: client.CodeRefused, Message: printable.Error(dec.Err(s)), Decision: &wire}
 }
 
+// Check decides about a whole task as its start would.
+func (j judge) Check(ctx context.Context, spec client.TaskSpec) (*client.Decision, error) {
+	s, dec, err := j.d.tasks.Check(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	wire := wireDecision(s, dec)
+	return &wire, nil
+}
+
+// Reload reads the host's file again.
+func (j judge) Reload() error { return j.d.follower.Reload() }
+
 func (j judge) Denies(s policy.Subject, kind policy.Kind) bool {
 	return j.d.inForce().Policy.Denies(s, kind)
 }

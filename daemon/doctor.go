@@ -9,10 +9,10 @@ import (
 	"github.com/freejail/freejail/daemon/task"
 )
 
-// doctor examines the daemon and its host.
-func (d *Daemon) doctor(ctx context.Context) []client.Check {
+// Doctor examines the daemon and its host.
+func (d *Daemon) Doctor(ctx context.Context) []client.Check {
 	var c host.Checks
-	i := d.info()
+	i := d.Info()
 	c.OK("daemon", fmt.Sprintf("version %s, process %d, %d tasks, socket %s", i.Version, i.PID, i.Tasks, d.cfg.Socket))
 	switch {
 	case i.Healthy:

@@ -58,18 +58,18 @@ func (l *eventLog) add(e client.Event) (err error) {
 	return err
 }
 
-// from is the number that a reader begins after. One that no event has had yet is
+// From is the number that a reader begins after. One that no event has had yet is
 // of a reader that took the time for it, as readers of older versions do: it is to
 // get what comes.
-func (l *eventLog) from(after uint64) uint64 {
+func (l *eventLog) From(after uint64) uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return min(after, l.last)
 }
 
-// since returns the events after a number and a channel that closes at the
+// Since returns the events after a number and a channel that closes at the
 // next one.
-func (l *eventLog) since(after uint64) ([]client.Event, <-chan struct{}) {
+func (l *eventLog) Since(after uint64) ([]client.Event, <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	i := len(l.ring)

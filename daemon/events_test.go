@@ -104,7 +104,7 @@ func TestNumbersAfterTheClockWasSetBack(t *testing.T) {
 			t.Fatal(err)
 		}
 		begin()
-		if events, _ := d.events.since(last); len(events) != 1 {
+		if events, _ := d.events.Since(last); len(events) != 1 {
 			t.Errorf("%d events after %d, want 1", len(events), last)
 		}
 	}

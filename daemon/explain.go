@@ -1,14 +1,15 @@
 package daemon
 
 import (
+	"context"
 	"fmt"
-	"net/http"
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/devfs"
 )
 
-func (d *Daemon) rulesetInfos() []client.Ruleset {
+// RulesetInfos are the rulesets that the daemon has made.
+func (d *Daemon) RulesetInfos() []client.Ruleset {
 	out := []client.Ruleset{}
 	for _, s := range d.rulesets.List() {
 		r := client.Ruleset{ID: int(s.ID), Holders: s.Holders}
@@ -20,10 +21,10 @@ func (d *Daemon) rulesetInfos() []client.Ruleset {
 	return out
 }
 
-// handleExplain tells what a jail would see if all were permitted that its
+// Explain tells what a jail would see if all were permitted that its
 // image asks for.
-func (d *Daemon) handleExplain(r *http.Request) (any, error) {
-	img, err := d.resolveImage(r.Context(), client.TaskSpec{Image: param(r, "ref")})
+func (d *Daemon) Explain(ctx context.Context, ref string) (*client.DevfsView, error) {
+	img, err := d.resolveImage(ctx, client.TaskSpec{Image: ref})
 	if err != nil {
 		return nil, err
 	}
@@ -40,7 +41,7 @@ func (d *Daemon) handleExplain(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	view := client.DevfsView{Image: img.Name, Nodes: []client.Node{}}
+	view := &client.DevfsView{Image: img.Name, Nodes: []client.Node{}}
 	for _, rule := range rules {
 		view.Rules = append(view.Rules, rule.String())
 	}

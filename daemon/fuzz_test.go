@@ -15,6 +15,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/freejail/freejail/daemon/api"
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/daemon/host"
 )
@@ -83,10 +84,10 @@ var requests = []struct{ method, path, query, body string }{
 	{"POST", "/v1/upgrade", "", `{"binary":"/nothing"}`},
 }
 
-// ask sends a request as root would. Its client has gone already, so that what
+// ask sends a request. Its client has gone already, so that what
 // waits for something would wait for ever.
 func ask(h http.Handler, method, path, query, body string) *httptest.ResponseRecorder {
-	ctx, gone := context.WithCancel(context.WithValue(context.Background(), peerKey{}, peer{uid: 0, pid: os.Getpid()}))
+	ctx, gone := context.WithCancel(context.Background())
 	gone()
 	r := (&http.Request{Method: method, URL: &url.URL{Path: path, RawQuery: query}, Header: http.Header{"Upgrade": {client.ExecProtocol}}, Host: "freejail",
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Body: io.NopCloser(strings.NewReader(body)), ContentLength: int64(len(body))}).WithContext(ctx)
@@ -107,11 +108,11 @@ func refused(t *testing.T, w *httptest.ResponseRecorder, what, want string) {
 // Nothing that a request says is passed over in silence, and nothing of any size
 // is read.
 func TestNothingOfARequestIsPassedOver(t *testing.T) {
-	h := inProcess(t).routes()
+	h := api.Handler(inProcess(t).backend())
 	for _, a := range requests {
 		what := a.method + " " + a.path
-		refused(t, ask(h, a.method, a.path, "nonsense=1", a.body), what, `"nonsense" is not known`)
-		refused(t, ask(h, a.method, a.path, "%zz", a.body), what, "query cannot be read")
+		refused(t, ask(h, a.method, a.path, "nonsense=1", a.body), what, `unknown query parameter "nonsense"`)
+		refused(t, ask(h, a.method, a.path, "%zz", a.body), what, "invalid query")
 		if name, _, has := strings.Cut(a.query, "="); has {
 			refused(t, ask(h, a.method, a.path, a.query+"&"+name+"=x", a.body), what, "twice")
 		}
@@ -123,12 +124,12 @@ func TestNothingOfARequestIsPassedOver(t *testing.T) {
 		}
 		for body, want := range map[string]string{
 			`{"nonsense":1,` + a.body[1:]:                    "unknown field",
-			a.body + "{}":                                    "cannot be read",
+			a.body + "{}":                                    "invalid request",
 			strings.Replace(a.body, "{", `{"x":1,"x":2,`, 1): "twice",
-			a.body[:len(a.body)-1]:                           "cannot be read",
-			"":                                               "cannot be read",
+			a.body[:len(a.body)-1]:                           "invalid request",
+			"":                                               "invalid request",
 			`{"id":"` + strings.Repeat("a", 9<<20) + `"}`: "over the limit",
-			`[` + strings.Repeat("[", 100000):             "cannot be read",
+			`[` + strings.Repeat("[", 100000):             "invalid request",
 		} {
 			refused(t, ask(h, a.method, a.path, a.query, body), what, want)
 		}
@@ -141,7 +142,7 @@ func FuzzRequest(f *testing.F) {
 	for i, a := range requests {
 		f.Add(uint8(i), a.path, a.query, a.body)
 	}
-	h := inProcess(f).routes()
+	h := api.Handler(inProcess(f).backend())
 	f.Fuzz(func(t *testing.T, route uint8, path, query, body string) {
 		a := requests[int(route)%len(requests)]
 		if strings.Contains(path, "upgrade") || !strings.HasPrefix(path, "/") {
@@ -153,7 +154,7 @@ func FuzzRequest(f *testing.F) {
 		w := ask(h, a.method, path, query, body)
 		if w.Code >= 400 && w.Header().Get("Content-Type") == "application/json" {
 			var e client.Error
-			if err := json.Unmarshal(w.Body.Bytes(), &e); err != nil || e.Code == "" || e.Message == "" || statusOf[e.Code] != w.Code {
+			if err := json.Unmarshal(w.Body.Bytes(), &e); err != nil || e.Code == "" || e.Message == "" || api.StatusOf[e.Code] != w.Code {
 				t.Fatalf("%s %s?%s: %d %q", a.method, path, query, w.Code, w.Body)
 			}
 		}

@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 	"errors"
-	"net/http"
 	"slices"
 	"strings"
 
@@ -13,17 +12,6 @@ import (
 	"github.com/freejail/freejail/image/layout"
 	"github.com/freejail/freejail/storage"
 )
-
-func (d *Daemon) handleGC(r *http.Request) (any, error) {
-	var in client.GCRequest
-	if err := decode(r, &in); err != nil {
-		return nil, err
-	}
-	if in.Older != nil && *in.Older < 0 || in.MaxSize != nil && *in.MaxSize < 0 {
-		return nil, client.Invalid("gc: an age or a size below zero cannot be meant")
-	}
-	return d.gc(r.Context(), in)
-}
 
 // pruneOptions are the host's settings, or what a request says instead.
 // pulled has the names of images that were pulled for tasks.
@@ -64,10 +52,13 @@ func namedByPath(name string) bool {
 	return strings.HasPrefix(name, "file/") || strings.HasPrefix(name, "path-sha256/")
 }
 
-// gc removes exited tasks of the CLI, images by a path that were not used for
+// GC removes exited tasks of the CLI, images by a path that were not used for
 // long, chains that no image needs, and blobs that no image names.
-func (d *Daemon) gc(ctx context.Context, r client.GCRequest) (*client.GCResult, error) {
-	res := &client.GCResult{}
+func (i taskImages) GC(ctx context.Context, r client.GCRequest) (*client.GCResult, error) {
+	if r.Older != nil && *r.Older < 0 || r.MaxSize != nil && *r.MaxSize < 0 {
+		return nil, client.Invalid("gc: invalid argument: an age or a size is negative")
+	}
+	d, res := i.d, &client.GCResult{}
 	var err error
 	if res.Tasks, err = d.tasks.Sweep(ctx, "cli"); err != nil {
 		return res, err

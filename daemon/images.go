@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/http"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/freejail/freejail/daemon/api"
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/daemon/task"
 	"github.com/freejail/freejail/image"
@@ -175,44 +175,59 @@ func (d *Daemon) importPath(ctx context.Context, path string, open func() (*layo
 	return img, nil
 }
 
-func (d *Daemon) handleImport(w http.ResponseWriter, r *http.Request) {
-	var in client.ImportRequest
-	err := decode(r, &in)
-	if err == nil && !filepath.IsAbs(in.Path) {
-		err = client.Invalid("path %q is not absolute", in.Path)
+// Importing finds an archive or a layout by its path.
+func (i taskImages) Importing(in client.ImportRequest) (api.Fetch, error) {
+	if !filepath.IsAbs(in.Path) {
+		return nil, client.Invalid("path %q is not absolute", in.Path)
 	}
-	if err != nil {
-		writeError(w, err)
-		return
-	}
-	d.answerImage(w, r, func(ctx context.Context, tell func(image.Progress)) (*image.Image, error) {
-		return d.importPath(ctx, in.Path, func() (*layout.Input, error) { return layout.OpenInput(in.Path, in.Path) }, in.Name, func(string) {}, tell)
-	})
+	open := func() (*layout.Input, error) { return layout.OpenInput(in.Path, in.Path) }
+	return i.fetch(func(ctx context.Context, tell func(image.Progress)) (*image.Image, error) {
+		return i.d.importPath(ctx, in.Path, open, in.Name, func(string) {}, tell)
+	}), nil
 }
 
-func (d *Daemon) handleImage(r *http.Request) (any, error) {
-	img, err := d.resolveImage(r.Context(), client.TaskSpec{Image: param(r, "ref")})
-	if err != nil {
-		return nil, err
+// fetch describes the image that get has got.
+func (i taskImages) fetch(get func(context.Context, func(image.Progress)) (*image.Image, error)) api.Fetch {
+	return func(ctx context.Context, tell func(client.ImageProgress)) (client.ImageInfo, error) {
+		img, err := get(ctx, func(p image.Progress) {
+			tell(client.ImageProgress{Layers: p.Layers, LayersDone: p.LayersDone, Size: p.Size, Done: p.Done})
+		})
+		if err != nil {
+			return client.ImageInfo{}, err
+		}
+		return i.describe(ctx, img)
 	}
-	return d.describeImage(r.Context(), img)
 }
 
-func (d *Daemon) describeImage(ctx context.Context, img *image.Image) (client.ImageInfo, error) {
-	shared, err := d.sharedLayers()
+// Info describes one image; a path is imported first.
+func (i taskImages) Info(ctx context.Context, ref string) (client.ImageInfo, error) {
+	img, err := i.d.resolveImage(ctx, client.TaskSpec{Image: ref})
 	if err != nil {
-		d.log.Warn("images that cannot be read", "error", err) // and do not count as sharing
+		return client.ImageInfo{}, err
 	}
-	i := imageInfo(img)
-	err = d.addUse(ctx, &i, img, shared)
-	return i, err
+	return i.describe(ctx, img)
 }
+
+func (i taskImages) describe(ctx context.Context, img *image.Image) (client.ImageInfo, error) {
+	shared, err := i.d.sharedLayers()
+	if err != nil {
+		i.d.log.Warn("images that cannot be read", "error", err) // and do not count as sharing
+	}
+	info := imageInfo(img)
+	err = i.d.addUse(ctx, &info, img, shared)
+	return info, err
+}
+
+// Remove takes a name from an image.
+func (i taskImages) Remove(ref string) error { return i.d.images.Remove(ref) }
 
 // maxListed bounds what images say of themselves in one list, in bytes. Of those
 // beyond it the list has the names and the numbers.
 const maxListed = 16 << 20
 
-func (d *Daemon) imageInfos(ctx context.Context) ([]client.ImageInfo, error) {
+// List describes all images.
+func (i taskImages) List(ctx context.Context) ([]client.ImageInfo, error) {
+	d := i.d
 	shared, _ := d.sharedLayers() // its errors come again
 	var errs error
 	out, said := []client.ImageInfo{}, 0
@@ -225,12 +240,12 @@ func (d *Daemon) imageInfos(ctx context.Context) ([]client.ImageInfo, error) {
 		if err != nil {
 			return nil, err
 		}
-		i := imageInfo(img)
-		if said += saying(&i); said > maxListed {
-			i.Summary, i.Usage, i.Parameters, i.Ports, i.Requests = "(left out of a list of this length)", "", nil, nil, nil
+		info := imageInfo(img)
+		if said += saying(&info); said > maxListed {
+			info.Summary, info.Usage, info.Parameters, info.Ports, info.Requests = "(left out of a list of this length)", "", nil, nil, nil
 		}
-		errs = errors.Join(errs, d.addUse(ctx, &i, img, shared))
-		out = append(out, i)
+		errs = errors.Join(errs, d.addUse(ctx, &info, img, shared))
+		out = append(out, info)
 	}
 	return out, errs
 }

@@ -16,7 +16,7 @@ import (
 const killed = syscall.SIGKILL
 
 func policyEvents(d *Daemon) (n int) {
-	list, _ := d.events.since(0)
+	list, _ := d.events.Since(0)
 	for _, e := range list {
 		if e.Kind == "policy" {
 			n++

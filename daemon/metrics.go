@@ -1,15 +1,14 @@
 package daemon
 
 import (
-	"net/http"
+	"io"
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/daemon/host"
 )
 
-// handleMetrics answers in Prometheus' text format, version 0.0.4.
-func (d *Daemon) handleMetrics(w http.ResponseWriter, _ *http.Request) {
-	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+// WriteMetrics writes in Prometheus' text format, version 0.0.4.
+func (d *Daemon) WriteMetrics(w io.Writer) {
 	d.metrics.Write(w)
 	host.Counter(w, "freejail_policy_reload_errors_total", "Readings of the policy's file that failed.", d.follower.Failures())
 	var faulty uint64

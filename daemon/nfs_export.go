@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 
 	"github.com/freejail/freejail/daemon/client"
@@ -14,14 +13,6 @@ import (
 	"github.com/freejail/freejail/storage"
 )
 
-func (d *Daemon) handleExport(r *http.Request) (any, error) {
-	var in client.ExportRequest
-	if err := decode(r, &in); err != nil {
-		return nil, err
-	}
-	return d.export(r.Context(), in.Image)
-}
-
 func (d *Daemon) mustExport() error {
 	if d.exporter == nil {
 		return client.Invalid("this host exports nothing: it has no nfs { export } in its configuration")
@@ -29,12 +20,13 @@ func (d *Daemon) mustExport() error {
 	return nil
 }
 
-// export unpacks an image of this host's for others.
-func (d *Daemon) export(ctx context.Context, ref string) (*client.Export, error) {
+// Export unpacks an image of this host's for others.
+func (i taskImages) Export(ctx context.Context, r client.ExportRequest) (*client.Export, error) {
+	d := i.d
 	if err := d.mustExport(); err != nil {
 		return nil, err
 	}
-	img, release, err := taskImages{d}.Hold(ctx, client.TaskSpec{Image: ref}, nil)
+	img, release, err := i.Hold(ctx, client.TaskSpec{Image: r.Image}, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +59,9 @@ func (d *Daemon) wireExport(e nfsroot.Exported) client.Export {
 	return client.Export{Names: e.Names, Digest: e.Digest, Path: e.Path, URL: d.cfg.NFS.Export.URL(host)}
 }
 
-func (d *Daemon) exportInfos() ([]client.Export, error) {
+// Exports are the images that this host exports.
+func (i taskImages) Exports() ([]client.Export, error) {
+	d := i.d
 	if err := d.mustExport(); err != nil {
 		return nil, err
 	}
@@ -85,17 +79,18 @@ func (d *Daemon) exportInfos() ([]client.Export, error) {
 	return out, nil
 }
 
-func (d *Daemon) handleUnexport(r *http.Request) (any, error) {
+// Unexport ends the export of an image.
+func (i taskImages) Unexport(ctx context.Context, ref string) error {
+	d := i.d
 	if err := d.mustExport(); err != nil {
-		return nil, err
+		return err
 	}
-	ref := param(r, "ref")
-	err := d.exporter.Remove(r.Context(), ref)
+	err := d.exporter.Remove(ctx, ref)
 	if errors.Is(err, nfsroot.ErrNotExported) {
-		return nil, client.NotFound("image %q is not exported; see `freejail export --list`", ref)
+		return client.NotFound("image %q is not exported; see `freejail export --list`", ref)
 	}
 	if err == nil {
 		d.event("unexported", fmt.Sprintf("image %s is not exported any more", ref))
 	}
-	return nil, err
+	return err
 }

@@ -256,7 +256,7 @@ func TestNFSAwayAtStart(t *testing.T) {
 	refused := func(what string) {
 		t.Helper()
 		_, err := c.Start(inTime(t), client.TaskSpec{ID: "one", Owner: "cli", Image: digest, Storage: "nfs"})
-		if e := asError(err); err == nil || e.Code != client.CodeUnavailable {
+		if e := client.AsError(err); err == nil || e.Code != client.CodeUnavailable {
 			t.Errorf("%s: %v", what, err)
 		}
 		clean(t, c, dir)

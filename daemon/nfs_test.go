@@ -51,7 +51,7 @@ func TestNFSRefusals(t *testing.T) {
 		{"", "nfs", client.CodeInvalid, "no image given"},
 	} {
 		_, err := c.Start(t.Context(), client.TaskSpec{ID: "bad", Owner: "cli", Image: test.image, Storage: test.storage})
-		if e := asError(err); err == nil || e.Code != test.code || !strings.Contains(e.Message, test.want) {
+		if e := client.AsError(err); err == nil || e.Code != test.code || !strings.Contains(e.Message, test.want) {
 			t.Errorf("%s of %s: %v, want %s with %q", test.image, test.storage, err, test.code, test.want)
 		}
 		nothingLeft(t, dir)

@@ -3,20 +3,17 @@ package daemon
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/docker/go-units"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/freejail/freejail/daemon/api"
 	"github.com/freejail/freejail/daemon/client"
-	"github.com/freejail/freejail/daemon/works"
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/layout"
 	"github.com/freejail/freejail/image/registry"
@@ -144,63 +141,14 @@ func (d *Daemon) pull(ctx context.Context, ref registry.Reference, timeout clien
 	return nil, client.Unavailable("%v", err)
 }
 
-func (d *Daemon) handlePull(w http.ResponseWriter, r *http.Request) {
-	var in client.PullRequest
-	err := decode(r, &in)
-	var ref registry.Reference
-	if err == nil {
-		var remote bool
-		if ref, remote, err = d.inForce().Reference(in.Ref); err == nil && !remote {
-			err = client.Invalid("%q names no registry: want HOST/NAME:TAG, or a default_registry in the host's configuration", in.Ref)
-		}
+// Pulling finds where an image is to be pulled from.
+func (i taskImages) Pulling(in client.PullRequest) (api.Fetch, error) {
+	ref, remote, err := i.d.inForce().Reference(in.Ref)
+	if err == nil && !remote {
+		err = client.Invalid("%q names no registry: want HOST/NAME:TAG, or a default_registry in the host's configuration", in.Ref)
 	}
-	if err != nil {
-		writeError(w, err)
-		return
-	}
-	d.answerImage(w, r, func(ctx context.Context, tell func(image.Progress)) (*image.Image, error) {
-		return d.pull(ctx, ref, in.Timeout, registry.PullOptions{FetchOptions: layout.FetchOptions{Progress: tell},
-			Tell: func(text string) { d.event("pulling", text) }})
-	})
-}
-
-// answerImage answers with a line of JSON for every step of what gets an image,
-// the last of them with the image or the error.
-func (d *Daemon) answerImage(w http.ResponseWriter, r *http.Request, get func(context.Context, func(image.Progress)) (*image.Image, error)) {
-	d.asWork(w, r, func(r *http.Request, _ *works.Work) { d.tellImage(w, r, get) })
-}
-
-func (d *Daemon) tellImage(w http.ResponseWriter, r *http.Request, get func(context.Context, func(image.Progress)) (*image.Image, error)) {
-	out := &progressLines{enc: json.NewEncoder(w), flush: w.(http.Flusher).Flush}
-	img, err := get(r.Context(), func(p image.Progress) {
-		out.send(client.ImageProgress{Layers: p.Layers, LayersDone: p.LayersDone, Size: p.Size, Done: p.Done}, false)
-	})
-	var info client.ImageInfo
-	if err == nil {
-		info, err = d.describeImage(r.Context(), img)
-	}
-	if err != nil {
-		out.send(client.ImageProgress{Error: asError(works.Ended(r.Context(), err))}, true)
-		return
-	}
-	out.send(client.ImageProgress{Image: &info}, true)
-}
-
-// progressLines sends progress ten times a second, and what must be told at once.
-type progressLines struct {
-	mu    sync.Mutex
-	enc   *json.Encoder
-	flush func()
-	last  time.Time
-}
-
-func (l *progressLines) send(p client.ImageProgress, now bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !now && time.Since(l.last) < 100*time.Millisecond {
-		return
-	}
-	l.last = time.Now()
-	_ = l.enc.Encode(p) // who asked may be gone, which ends the request
-	l.flush()
+	return i.fetch(func(ctx context.Context, tell func(image.Progress)) (*image.Image, error) {
+		return i.d.pull(ctx, ref, in.Timeout, registry.PullOptions{FetchOptions: layout.FetchOptions{Progress: tell},
+			Tell: func(text string) { i.d.event("pulling", text) }})
+	}), err
 }

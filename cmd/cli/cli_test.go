@@ -134,7 +134,7 @@ func TestTask(t *testing.T) {
 	}
 
 	// It goes on as it is where its new binary would not start.
-	h.gives(app.Failed, []string{"no upgrade", "no freejail that runs here\n"}, "daemon", "--upgrade", "--binary", "/usr/bin/true")
+	h.gives(app.Failed, []string{"no upgrade", "not a freejail binary that runs on this host\n"}, "daemon", "--upgrade", "--binary", "/usr/bin/true")
 	check(t, os.WriteFile(h.path("old"), []byte("#!/bin/sh\ntest $1 = version && echo freejail old && exit\necho no flag $4; exit 2\n"), 0o700))
 	h.gives(app.Failed, []string{"no upgrade", "no flag --log-file"}, "daemon", "--upgrade", "--binary", h.path("old"))
 	conf := h.read("freejail.hcl")

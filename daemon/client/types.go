@@ -3,6 +3,7 @@
 package client
 
 import (
+	"errors"
 	"time"
 
 	"github.com/freejail/freejail/internal/printable"
@@ -519,6 +520,15 @@ func Refused(format string, args ...any) error { return Errorf(CodeRefused, form
 
 // Unavailable is the error of a request that may be granted later.
 func Unavailable(format string, args ...any) error { return Errorf(CodeUnavailable, format, args...) }
+
+// AsError is the *Error in err, or one that tells err as internal.
+func AsError(err error) *Error {
+	var e *Error
+	if errors.As(err, &e) {
+		return e
+	}
+	return Errorf(CodeInternal, "%v", err)
+}
 
 func (e *Error) Error() string { return e.Message }
 

@@ -1,0 +1,93 @@
+// Package api answers on the daemon's socket: who may ask, the routes, and how
+// requests and answers are written. What is answered is the backend's.
+package api
+
+import (
+	"context"
+	"io"
+	"net"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/daemon/task"
+	"github.com/freejail/freejail/daemon/works"
+)
+
+// Backend is what answers. An error of its parts that is a *client.Error reaches
+// the client as it is, any other one as an internal error.
+type Backend struct {
+	Log    hclog.Logger
+	Works  *works.Works
+	Tasks  Tasks
+	Events Events
+	Images Images
+	Policy Policy
+	Host   Host
+}
+
+// Tasks are those of the host; see task.Manager.
+type Tasks interface {
+	// AwaitRecovery holds up requests until what an earlier daemon left is known.
+	AwaitRecovery(context.Context) error
+	Tasks() []client.Task
+	Task(id string) (client.Task, error)
+	Start(ctx context.Context, job *works.Work, spec client.TaskSpec) (*client.Task, error)
+	Wait(ctx context.Context, id string) (*client.Exit, error)
+	Signal(id, name string) error
+	Stop(ctx context.Context, id string, r client.StopRequest) (*client.Exit, error)
+	Destroy(ctx context.Context, id string, force bool) error
+	Usage(id string) (any, error)
+	AllUsage() (any, error)
+	Exec(ctx context.Context, id string, spec client.ExecSpec, connect func() (net.Conn, io.Reader, error)) error
+	Logs(id, stream string) (*task.Log, error)
+}
+
+// Events are the newest ones by their numbers.
+type Events interface {
+	// From is the number that a reader of events after one begins after.
+	From(after uint64) uint64
+	// Since returns the events after a number and a channel that closes at the next one.
+	Since(after uint64) ([]client.Event, <-chan struct{})
+}
+
+// Images are those of the host, and what it exports of them.
+type Images interface {
+	List(context.Context) ([]client.ImageInfo, error)
+	Info(ctx context.Context, ref string) (client.ImageInfo, error)
+	Importing(client.ImportRequest) (Fetch, error)
+	Pulling(client.PullRequest) (Fetch, error)
+	Remove(ref string) error
+	GC(context.Context, client.GCRequest) (*client.GCResult, error)
+	Exports() ([]client.Export, error)
+	Export(context.Context, client.ExportRequest) (*client.Export, error)
+	Unexport(ctx context.Context, ref string) error
+}
+
+// Fetch gets an image, and tells how far it has come.
+type Fetch = func(ctx context.Context, tell func(client.ImageProgress)) (client.ImageInfo, error)
+
+// Policy decides, and keeps what an operator has approved. By is who asks.
+type Policy interface {
+	Check(context.Context, client.TaskSpec) (*client.Decision, error)
+	Approve(ctx context.Context, r client.ApproveRequest, by string) (*client.Approval, error)
+	Revoke(ref, why, by string) error
+	Approvals() ([]client.Approval, error)
+	ApprovalLog() ([]client.ApprovalRecord, error)
+	Reload() error
+}
+
+// Host is the daemon and its host as a whole.
+type Host interface {
+	Info() client.Info
+	Doctor(context.Context) []client.Check
+	WriteMetrics(io.Writer)
+	RulesetInfos() []client.Ruleset
+	Explain(ctx context.Context, ref string) (*client.DevfsView, error)
+	Shutdown(context.Context, client.ShutdownRequest) (*client.ShutdownResult, error)
+	// CheckUpgrade returns the path of a binary that can take the daemon's place;
+	// an empty one is the daemon's own.
+	CheckUpgrade(binary string) (string, error)
+	// Replace executes such a binary. It returns only when that failed.
+	Replace(binary string) error
+}

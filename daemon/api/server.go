@@ -1,0 +1,117 @@
+package api
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// listenFD names the environment variable that carries the listening socket
+// over an upgrade, so that no client is turned away.
+const listenFD = "FREEJAIL_LISTEN_FD"
+
+// How long a connection may take for a request's header, and be without a
+// request: longer than clients keep theirs.
+const (
+	headerTime = 10 * time.Second
+	idleTime   = 2 * time.Minute
+)
+
+// Server answers on a socket.
+type Server struct {
+	http     *http.Server
+	listener *net.UnixListener
+	ended    chan error
+}
+
+// Serve begins to answer on the socket at a path, or on the one that the daemon
+// before has left to this one.
+func Serve(socket string, b Backend) (*Server, error) {
+	l, err := inherited()
+	if l == nil && err == nil {
+		l, err = listen(socket)
+	}
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{listener: l, ended: make(chan error, 1)}
+	s.http = &http.Server{Handler: hostOnly(Handler(b)), ReadHeaderTimeout: headerTime, IdleTimeout: idleTime, ConnContext: withPeer}
+	go func() { s.ended <- s.http.Serve(&door{Listener: l, log: b.Log}) }()
+	return s, nil
+}
+
+// Ended gives the error with which the server cannot answer any more.
+func (s *Server) Ended() <-chan error { return s.ended }
+
+// Close ends all connections and removes the socket.
+func (s *Server) Close() error { return s.http.Close() }
+
+// Keep runs what executes another program in this process's place, with the
+// environment that leaves the socket to it.
+func (s *Server) Keep(replace func(env []string) error) error {
+	f, err := s.listener.File()
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD, 3) // without close-on-exec
+	if err != nil {
+		return fmt.Errorf("listening socket: %w", err)
+	}
+	defer unix.Close(fd)
+	return replace(append(os.Environ(), listenFD+"="+strconv.Itoa(fd)))
+}
+
+// inherited is the socket of the daemon before; nil where there is none.
+func inherited() (*net.UnixListener, error) {
+	text := os.Getenv(listenFD)
+	if text == "" {
+		return nil, nil
+	}
+	if err := os.Unsetenv(listenFD); err != nil {
+		return nil, err
+	}
+	fd, err := strconv.Atoi(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", listenFD, err)
+	}
+	f := os.NewFile(uintptr(fd), "listener")
+	defer f.Close()
+	l, err := net.FileListener(f)
+	if err != nil {
+		return nil, err
+	}
+	u, ok := l.(*net.UnixListener)
+	if !ok {
+		return nil, errors.Join(fmt.Errorf("%s=%d: not a Unix socket", listenFD, fd), l.Close())
+	}
+	u.SetUnlinkOnClose(true) // as one that was not inherited
+	return u, nil
+}
+
+func listen(socket string) (*net.UnixListener, error) {
+	if err := os.MkdirAll(filepath.Dir(socket), 0o755); err != nil {
+		return nil, err
+	}
+	// The state directory's lock is ours: whatever lies here is stale, or
+	// belongs to a daemon of another state directory, which is not ours to take.
+	if c, err := net.Dial("unix", socket); err == nil {
+		c.Close()
+		return nil, fmt.Errorf("another freejail daemon listens on %s: choose another socket", socket)
+	}
+	if err := os.Remove(socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	old := syscall.Umask(0o177)
+	defer syscall.Umask(old)
+	return net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+}

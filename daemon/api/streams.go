@@ -1,0 +1,222 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/daemon/works"
+)
+
+func (b Backend) start(w http.ResponseWriter, r *http.Request) {
+	var spec client.TaskSpec
+	if err := decode(r, &spec); err != nil {
+		writeError(w, err)
+		return
+	}
+	b.asWork(w, r, func(r *http.Request, job *works.Work) {
+		answer(func(r *http.Request) (*client.Task, error) { return b.Tasks.Start(r.Context(), job, spec) })(w, r)
+	})
+}
+
+// answerTime is how long a client has to take an answer that others wait for.
+const answerTime = 5 * time.Second
+
+// asWork answers a request, whose body was read, with what takes its time.
+func (b Backend) asWork(w http.ResponseWriter, r *http.Request, f func(*http.Request, *works.Work)) {
+	ctx, job, err := b.Works.Begin(r.Context())
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	defer job.End()
+	out := http.NewResponseController(w)
+	stop := context.AfterFunc(ctx, func() {
+		_ = out.SetWriteDeadline(time.Now().Add(answerTime)) // of a closed connection there is none
+	})
+	f(r.WithContext(ctx), job)
+	_ = out.Flush() // who asked may be gone
+	if !stop() {
+		_ = out.SetWriteDeadline(time.Time{})
+	}
+}
+
+// tasks waits for the recovery, or tells now what is not recovered yet.
+func (b Backend) tasks(r *http.Request) ([]client.Task, error) {
+	if param(r, "now") != "true" {
+		if err := b.Tasks.AwaitRecovery(r.Context()); err != nil {
+			return nil, err
+		}
+	}
+	return b.Tasks.Tasks(), nil
+}
+
+func (b Backend) signal(r *http.Request) error {
+	var in struct {
+		Signal string `json:"signal"`
+	}
+	if err := decode(r, &in); err != nil {
+		return err
+	}
+	return b.Tasks.Signal(r.PathValue("id"), in.Signal)
+}
+
+func (b Backend) stop(r *http.Request) (*client.Exit, error) {
+	var in client.StopRequest
+	if err := decode(r, &in); err != nil {
+		return nil, err
+	}
+	return b.Tasks.Stop(r.Context(), r.PathValue("id"), in)
+}
+
+// exec switches the connection to the exec stream when the command has begun.
+func (b Backend) exec(w http.ResponseWriter, r *http.Request) {
+	var spec client.ExecSpec
+	err := decode(r, &spec)
+	if err == nil && r.Header.Get("Upgrade") != client.ExecProtocol {
+		err = client.Invalid("exec wants the header Upgrade: %s", client.ExecProtocol)
+	}
+	if err == nil {
+		err = b.Tasks.Exec(r.Context(), r.PathValue("id"), spec, func() (net.Conn, io.Reader, error) {
+			conn, in, err := http.NewResponseController(w).Hijack()
+			if err == nil { // who is gone by now is found out by reading
+				_, _ = fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", client.ExecProtocol)
+			}
+			return conn, in, err
+		})
+	}
+	if err != nil {
+		writeError(w, err)
+	}
+}
+
+func (b Backend) logs(w http.ResponseWriter, r *http.Request) {
+	tail, err := strconv.Atoi(param(r, "tail"))
+	if err != nil {
+		writeError(w, client.Invalid("tail: %v", err))
+		return
+	}
+	log, err := b.Tasks.Logs(r.PathValue("id"), param(r, "stream"))
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	err = log.Copy(r.Context(), logWriter{w}, tail, param(r, "follow") == "true")
+	if err != nil && r.Context().Err() == nil {
+		b.Log.Warn("logs", "task", r.PathValue("id"), "error", err)
+	}
+}
+
+// logWriter is an answer that is a log.
+type logWriter struct{ http.ResponseWriter }
+
+func (w logWriter) Flush() { w.ResponseWriter.(http.Flusher).Flush() }
+
+func (w logWriter) Start(offset int64) {
+	w.Header().Set(client.LogStart, strconv.FormatInt(offset, 10))
+}
+
+func (b Backend) events(w http.ResponseWriter, r *http.Request) {
+	after, err := strconv.ParseUint(param(r, "after"), 10, 64)
+	if err != nil {
+		writeError(w, client.Invalid("after: %v", err))
+		return
+	}
+	after = b.Events.From(after)
+	enc := json.NewEncoder(w)
+	for {
+		events, more := b.Events.Since(after)
+		for _, e := range events {
+			if enc.Encode(e) != nil {
+				return
+			}
+			after = e.Seq
+		}
+		if param(r, "follow") != "true" {
+			return
+		}
+		w.(http.Flusher).Flush()
+		select {
+		case <-more:
+		case <-r.Context().Done():
+			return
+		}
+	}
+}
+
+// upgrade answers while there is still a daemon to say no.
+func (b Backend) upgrade(w http.ResponseWriter, r *http.Request) {
+	var in struct {
+		Binary string `json:"binary"`
+	}
+	err := decode(r, &in)
+	binary := ""
+	if err == nil {
+		binary, err = b.Host.CheckUpgrade(in.Binary)
+	}
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	w.WriteHeader(http.StatusAccepted)
+	_ = json.NewEncoder(w).Encode(map[string]bool{"upgrading": true}) // the client may be gone
+	w.(http.Flusher).Flush()
+	go func() {
+		if err := b.Host.Replace(binary); err != nil {
+			b.Log.Error("no upgrade", "error", err)
+		}
+	}()
+}
+
+// fetching answers with a line of JSON for every step of what gets an image, the
+// last of them with the image or the error.
+func fetching[In any](b Backend, find func(In) (Fetch, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		var in In
+		var get Fetch
+		err := decode(r, &in)
+		if err == nil {
+			get, err = find(in)
+		}
+		if err != nil {
+			writeError(w, err)
+			return
+		}
+		b.asWork(w, r, func(r *http.Request, _ *works.Work) {
+			out := &progressLines{enc: json.NewEncoder(w), flush: w.(http.Flusher).Flush}
+			info, err := get(r.Context(), func(p client.ImageProgress) { out.send(p, false) })
+			if err != nil {
+				out.send(client.ImageProgress{Error: client.AsError(works.Ended(r.Context(), err))}, true)
+				return
+			}
+			out.send(client.ImageProgress{Image: &info}, true)
+		})
+	}
+}
+
+// progressLines sends progress ten times a second, and what must be told at once.
+type progressLines struct {
+	mu    sync.Mutex
+	enc   *json.Encoder
+	flush func()
+	last  time.Time
+}
+
+func (l *progressLines) send(p client.ImageProgress, now bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !now && time.Since(l.last) < 100*time.Millisecond {
+		return
+	}
+	l.last = time.Now()
+	_ = l.enc.Encode(p) // who asked may be gone, which ends the request
+	l.flush()
+}
