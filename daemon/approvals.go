@@ -52,7 +52,7 @@ func (j judge) Approve(ctx context.Context, in client.ApproveRequest, by string)
 		}
 	}
 	a := policy.Approval{Digest: img.Digest.String(), Image: img.Name, Requests: reqs, By: by, Why: in.Why, At: time.Now(), Expires: in.Expires}
-	if a.ID, err = d.logApproval(approvalRecord{Action: "approve", Approval: a}); err != nil {
+	if a.ID, err = d.ledger.Approve(a); err != nil {
 		return nil, err
 	}
 	d.log.Info("approved", "id", a.ID, "image", img.Name, "digest", a.Digest, "by", a.By, "why", in.Why)
@@ -105,7 +105,7 @@ func wireApproval(a policy.Approval) client.Approval {
 
 // Approvals are those that were not revoked.
 func (j judge) Approvals() ([]client.Approval, error) {
-	list, err := j.d.approvals()
+	list, err := j.d.ledger.Approvals()
 	out := []client.Approval{}
 	for _, a := range list {
 		out = append(out, wireApproval(a))
@@ -113,26 +113,9 @@ func (j judge) Approvals() ([]client.Approval, error) {
 	return out, err
 }
 
-// noteExpired records those that have expired since the last time, so that a clock which
-// is set back later brings none of them back.
-func (d *Daemon) noteExpired(list []policy.Approval) error {
-	now := time.Now()
-	for _, a := range list {
-		if a.Over || !a.Expired(now) {
-			continue
-		}
-		if _, err := d.logApproval(approvalRecord{Action: "expire", Approval: a, At: now,
-			By: "freejail", Why: "it was in force until " + a.Expires.Format(time.RFC3339)}); err != nil {
-			return err
-		}
-		d.log.Info("approval expired", "id", a.ID, "image", a.Image, "digest", a.Digest, "at", a.Expires)
-	}
-	return nil
-}
-
 // ApprovalLog is everything that was ever approved and revoked, in its order.
 func (j judge) ApprovalLog() ([]client.ApprovalRecord, error) {
-	list, err := j.d.approvalRecords()
+	list, err := j.d.ledger.Records()
 	out := []client.ApprovalRecord{}
 	for _, r := range list {
 		out = append(out, client.ApprovalRecord{Action: r.Action, Approval: wireApproval(r.Approval), By: r.By, At: r.At, Why: r.Why})
@@ -152,7 +135,7 @@ func (j judge) Revoke(ref, why, by string) error {
 	} else if !errors.Is(err, image.ErrNotFound) {
 		return err
 	}
-	list, err := d.approvals()
+	list, err := d.ledger.Approvals()
 	if err != nil {
 		return err
 	}
@@ -162,12 +145,11 @@ func (j judge) Revoke(ref, why, by string) error {
 			continue
 		}
 		found = true
-		rec := approvalRecord{Action: "revoke", Approval: a, By: by, At: time.Now(), Why: why}
-		if _, err := d.logApproval(rec); err != nil {
+		if err := d.ledger.Revoke(a, by, why); err != nil {
 			return err
 		}
-		d.log.Info("approval revoked", "id", a.ID, "image", a.Image, "digest", a.Digest, "by", rec.By, "why", why)
-		d.tellRevoked(a, rec.By)
+		d.log.Info("approval revoked", "id", a.ID, "image", a.Image, "digest", a.Digest, "by", by, "why", why)
+		d.tellRevoked(a, by)
 	}
 	if !found {
 		return client.NotFound("there is no approval for %q; see `freejail policy list`", ref)

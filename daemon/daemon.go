@@ -20,13 +20,13 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
 
 	"github.com/freejail/freejail/catalog"
 	"github.com/freejail/freejail/daemon/api"
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/daemon/host"
+	"github.com/freejail/freejail/daemon/ledger"
 	"github.com/freejail/freejail/daemon/task"
 	"github.com/freejail/freejail/daemon/works"
 	"github.com/freejail/freejail/devfs"
@@ -51,7 +51,7 @@ type Daemon struct {
 	server     *api.Server // from Run on
 	hup        chan os.Signal
 
-	db          *bolt.DB
+	ledger      *ledger.Ledger
 	descriptors *mount.Descriptors
 	images      *layout.Store
 	imports     importCache
@@ -63,7 +63,7 @@ type Daemon struct {
 	exporter    *nfsroot.Exporter // nil where nothing is exported
 	follower    *host.Follower
 	metrics     host.Metrics
-	events      *eventLog
+	events      *ledger.Events
 	works       works.Works
 	tasks       *task.Manager
 	opened      chan struct{} // closed when all these are there
@@ -76,7 +76,7 @@ type Daemon struct {
 // New opens the state of a host and takes its lock: a second daemon on the
 // same state directory is an error.
 func New(cfg host.Config, version string, log hclog.Logger) (*Daemon, error) {
-	d := &Daemon{cfg: cfg, version: version, log: log, events: newEventLog(),
+	d := &Daemon{cfg: cfg, version: version, log: log, events: ledger.NewEvents(),
 		generation: rand.Text(), hup: make(chan os.Signal, 1), opened: make(chan struct{}),
 		aside: map[string]string{}, stores: map[string]storage.Driver{}}
 	if cfg.NFS.Export != nil {
@@ -86,7 +86,7 @@ func New(cfg host.Config, version string, log hclog.Logger) (*Daemon, error) {
 	// the shell was that started us.
 	unix.Umask(0o022)
 	host.LoadModules(cfg, log)
-	opens := []func() error{d.openState, d.openEvents, d.openImages, d.openJails, d.openNFS, d.openRulesets, d.openPolicy, d.openCatalog}
+	opens := []func() error{d.openState, d.openLedger, d.openImages, d.openJails, d.openNFS, d.openRulesets, d.openPolicy, d.openCatalog}
 	for _, open := range opens {
 		if err := open(); err != nil {
 			return nil, errors.Join(err, d.Close())
@@ -116,7 +116,6 @@ func (d *Daemon) openState() error {
 		return fmt.Errorf("state directory: %w", err)
 	}
 	d.cfg.StateDir = dir
-	// Lock first: bbolt would wait for another daemon without a word.
 	if d.boot, err = boot.ID(); err != nil {
 		return err
 	}
@@ -128,10 +127,25 @@ func (d *Daemon) openState() error {
 	if err := d.takeLock(); err != nil {
 		return err
 	}
-	if d.descriptors, err = mount.OpenDescriptors(d.path("fd")); err != nil {
+	d.descriptors, err = mount.OpenDescriptors(d.path("fd"))
+	return err
+}
+
+// openLedger opens the database, which bbolt would wait for without a word: it is
+// locked by now.
+func (d *Daemon) openLedger() error {
+	l, moved, err := ledger.Open(d.path("freejail.db"))
+	if moved != nil {
+		d.damaged(moved, "what was approved has to be approved again")
+	}
+	if err != nil {
 		return err
 	}
-	return d.openDB()
+	d.ledger = l
+	if err := d.events.Begin(l); err != nil { // such as of a full disk, on which it runs all the same
+		d.log.Warn("events after a restart of the daemon may have numbers that there were", "error", err)
+	}
+	return nil
 }
 
 // takeLock notes in the lock's file whose it is, and in which boot of the host.
@@ -359,8 +373,8 @@ func (d *Daemon) Shutdown(ctx context.Context, r client.ShutdownRequest) (*clien
 // Close lets go of the state. Tasks run on.
 func (d *Daemon) Close() error {
 	var errs []error
-	if d.db != nil {
-		errs = append(errs, d.db.Close())
+	if d.ledger != nil {
+		errs = append(errs, d.ledger.Close())
 	}
 	if d.images != nil {
 		errs = append(errs, d.images.Close())

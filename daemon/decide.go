@@ -63,11 +63,15 @@ func (j judge) Denies(s policy.Subject, kind policy.Kind) bool {
 
 func (j judge) Decision(spec client.TaskSpec, img *image.Image, reqs []policy.Request) (s policy.Subject, dec policy.Decision, err error) {
 	d := j.d
-	approvals, err := d.approvals()
+	approvals, err := d.ledger.Approvals()
 	if err != nil {
 		return s, dec, err
 	}
-	if err := d.noteExpired(approvals); err != nil { // they are expired all the same, now
+	expired, err := d.ledger.Expire(approvals)
+	for _, a := range expired {
+		d.log.Info("approval expired", "id", a.ID, "image", a.Image, "digest", a.Digest, "at", a.Expires)
+	}
+	if err != nil { // they are expired all the same, now
 		d.log.Warn("that an approval has expired is not recorded", "error", err)
 	}
 	now := d.inForce()

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/freejail/freejail/daemon/client"
-	"github.com/freejail/freejail/daemon/host"
 )
 
 // failAStart makes an event.
@@ -77,38 +76,5 @@ func TestNumbersOfEvents(t *testing.T) {
 			t.Error(err)
 		}
 		stop(end)
-	}
-}
-
-// The clock of the first daemon was ahead, and its numbers were the time.
-func TestNumbersAfterTheClockWasSetBack(t *testing.T) {
-	d := &Daemon{cfg: host.Config{StateDir: t.TempDir()}, events: newEventLog()}
-	begin := func() {
-		t.Helper()
-		if err := errors.Join(d.openDB(), d.openEvents()); err != nil {
-			t.Fatal(err)
-		}
-	}
-	begin()
-	ahead := uint64(time.Now().Add(24 * time.Hour).UnixMicro())
-	if err := d.events.begin(ahead, d.events.reserve); err != nil {
-		t.Fatal(err)
-	}
-	for range 2 {
-		if err := errors.Join(d.events.add(client.Event{}), d.db.Close()); err != nil {
-			t.Fatal(err)
-		}
-		last := d.events.last
-		d.events = newEventLog()
-		if err := d.events.add(client.Event{}); err != nil { // before the numbers are known
-			t.Fatal(err)
-		}
-		begin()
-		if events, _ := d.events.Since(last); len(events) != 1 {
-			t.Errorf("%d events after %d, want 1", len(events), last)
-		}
-	}
-	if err := d.db.Close(); err != nil {
-		t.Error(err)
 	}
 }

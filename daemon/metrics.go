@@ -28,7 +28,7 @@ func (d *Daemon) WriteMetrics(w io.Writer) {
 	host.Gauges(w, "freejail_tasks", "Tasks that the daemon knows.", "state", states)
 	host.Gauge(w, "freejail_devfs_rulesets", "devfs rulesets that the daemon has made.", uint64(len(d.rulesets.List())))
 	d.writeNFS(w)
-	if list, err := d.approvals(); err == nil {
+	if list, err := d.ledger.Approvals(); err == nil {
 		host.Gauge(w, "freejail_policy_approvals", "Approvals that were not revoked.", uint64(len(list)))
 	}
 	host.Gauge(w, "freejail_daemon_memory_bytes", "The daemon's heap in use.", memoryInUse())
