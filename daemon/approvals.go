@@ -66,7 +66,7 @@ func (d *Daemon) approvable(ctx context.Context, ref string) (*image.Image, erro
 	if i := strings.LastIndex(ref, "@sha256:"); i >= 0 {
 		ref = ref[i+1:]
 	}
-	img, err := d.resolveImage(ctx, client.TaskSpec{Image: ref})
+	img, err := d.images.Resolve(ctx, client.TaskSpec{Image: ref})
 	if client.IsNotFound(err) && len(d.cfg.NFS.Servers) > 0 { // it may have its root there alone
 		remote, rerr := d.tasks.FindRemote(ctx, client.TaskSpec{Image: ref})
 		if !client.IsNotFound(rerr) {

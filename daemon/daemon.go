@@ -26,11 +26,11 @@ import (
 	"github.com/freejail/freejail/daemon/api"
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/daemon/host"
+	"github.com/freejail/freejail/daemon/images"
 	"github.com/freejail/freejail/daemon/ledger"
 	"github.com/freejail/freejail/daemon/task"
 	"github.com/freejail/freejail/daemon/works"
 	"github.com/freejail/freejail/devfs"
-	"github.com/freejail/freejail/image/layout"
 	"github.com/freejail/freejail/internal/boot"
 	"github.com/freejail/freejail/internal/durable"
 	"github.com/freejail/freejail/internal/mount"
@@ -53,14 +53,11 @@ type Daemon struct {
 
 	ledger      *ledger.Ledger
 	descriptors *mount.Descriptors
-	images      *layout.Store
-	imports     importCache
-	allowances  allowances
+	images      *images.Library
 	jails       *jail.Manager
 	rulesets    *devfs.Registry
 	catalog     *catalog.Catalog // nil without Consul
 	nfs         *nfsroot.Mounts
-	exporter    *nfsroot.Exporter // nil where nothing is exported
 	follower    *host.Follower
 	metrics     host.Metrics
 	events      *ledger.Events
@@ -79,9 +76,6 @@ func New(cfg host.Config, version string, log hclog.Logger) (*Daemon, error) {
 	d := &Daemon{cfg: cfg, version: version, log: log, events: ledger.NewEvents(),
 		generation: rand.Text(), hup: make(chan os.Signal, 1), opened: make(chan struct{}),
 		aside: map[string]string{}, stores: map[string]storage.Driver{}}
-	if cfg.NFS.Export != nil {
-		d.exporter = nfsroot.NewExporter(*cfg.NFS.Export)
-	}
 	// What is made for a task has the mode that is named, whatever the umask of
 	// the shell was that started us.
 	unix.Umask(0o022)
@@ -173,11 +167,12 @@ func (d *Daemon) takeLock() error {
 func (d *Daemon) restarted() bool { return d.lastBoot != "" && d.lastBoot != d.boot }
 
 func (d *Daemon) openImages() (err error) {
-	if d.images, err = layout.OpenStore(d.path("images"), d.cfg.Limits.Image); err != nil {
+	d.images, err = images.Open(d.path("images"), images.Host{Config: d.cfg, Log: d.log, Descriptors: d.descriptors,
+		InForce: d.inForce, Stores: d.openStores, Tell: func(id, kind, message string) { d.tasks.Event(id, kind, message) }})
+	if err != nil {
 		return err
 	}
-	d.images.Held = d.imagesInUse
-	if m := d.images.Aside; m != nil {
+	if m := d.images.Store.Aside; m != nil {
 		d.damaged(m, "no image has a name: pull or import them again; layers stay until the file is removed")
 	}
 	return nil
@@ -209,12 +204,13 @@ func (d *Daemon) nfsTold(holders []string, h nfsroot.Health) {
 
 func (d *Daemon) openTasks() {
 	h := task.Host{Config: d.cfg, Log: d.log, Boot: d.boot, Restarted: d.restarted(), Mounter: d.descriptors,
-		Jails: d.jails, Rulesets: d.rulesets, NFS: d.nfs, Images: taskImages{d}, Judge: judge{d}, Works: &d.works,
+		Jails: d.jails, Rulesets: d.rulesets, NFS: d.nfs, Images: d.images, Judge: judge{d}, Works: &d.works,
 		Stores: d.storage, Tell: d.addEvent, Damaged: d.noteDamage}
 	if d.catalog != nil {
 		h.Catalog = d.catalog
 	}
 	d.tasks = task.New(h)
+	d.images.Tasks = d.tasks
 }
 
 // janitor has what could not be undone tried again, and follows jails that vanish
@@ -328,7 +324,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 }
 
 func (d *Daemon) backend() api.Backend {
-	return api.Backend{Log: d.log, Works: &d.works, Tasks: d.tasks, Events: d.events, Images: taskImages{d}, Policy: judge{d}, Host: d}
+	return api.Backend{Log: d.log, Works: &d.works, Tasks: d.tasks, Events: d.events, Images: d.images, Policy: judge{d}, Host: d}
 }
 
 func (d *Daemon) serve() (err error) {

@@ -84,9 +84,9 @@ func (j judge) Decision(spec client.TaskSpec, img *image.Image, reqs []policy.Re
 // subject is an image of this host. One that is not asked for by a name is denied
 // what it is by any of its names here, and needs the signatures of all.
 func (d *Daemon) subject(spec client.TaskSpec, img *image.Image, now *host.InForce) (s policy.Subject, err error) {
-	s = subject(spec, img, d.signersOf(img, now))
+	s = subject(spec, img, d.images.Signers(img, now))
 	if filepath.IsAbs(spec.Image) || strings.HasPrefix(spec.Image, "sha256:") {
-		s.Also, err = d.images.Names(img.Digest)
+		s.Also, err = d.images.Store.Names(img.Digest)
 	}
 	return s, err
 }
@@ -142,14 +142,4 @@ func CheckImage(ctx context.Context, path, file string) (d *client.Decision, err
 	s := subject(client.TaskSpec{}, img, signers)
 	wire := wireDecision(s, p.Decide(s, reqs, nil))
 	return &wire, nil
-}
-
-// signersOf tells the log where signatures cannot be read: the image then has
-// none.
-func (d *Daemon) signersOf(img *image.Image, now *host.InForce) []string {
-	list, err := now.Signers.Of(d.images, img)
-	if err != nil {
-		d.log.Error("signatures", "image", img.Name, "error", err)
-	}
-	return list
 }

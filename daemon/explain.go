@@ -24,7 +24,7 @@ func (d *Daemon) RulesetInfos() []client.Ruleset {
 // Explain tells what a jail would see if all were permitted that its
 // image asks for.
 func (d *Daemon) Explain(ctx context.Context, ref string) (*client.DevfsView, error) {
-	img, err := d.resolveImage(ctx, client.TaskSpec{Image: ref})
+	img, err := d.images.Resolve(ctx, client.TaskSpec{Image: ref})
 	if err != nil {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/daemon/images"
 )
 
 // Images that jobs give by a path would gather for ever; those that run or that
@@ -41,7 +42,7 @@ func TestGCForgetsImagesByPath(t *testing.T) {
 	if _, err := c.Import(ctx, client.ImportRequest{Path: path, Name: "kept"}, nil); err != nil {
 		t.Fatal(err)
 	}
-	collect("with a name beside it", client.GCRequest{Older: &short}, []string{pathName(path)}, 0)
+	collect("with a name beside it", client.GCRequest{Older: &short}, []string{images.PathName(path)}, 0)
 	if _, err := c.Image(ctx, "kept"); err != nil {
 		t.Error(err)
 	}

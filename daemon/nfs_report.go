@@ -31,10 +31,10 @@ func (d *Daemon) checkNFS(ctx context.Context, c *host.Checks) {
 			c.Bad("nfs mount", fmt.Sprintf("%s of %d tasks: %s", m.Digest, len(m.Holders), m.Health.Text), "bring the server back, or stop the tasks")
 		}
 	}
-	if d.exporter == nil {
+	if d.images.Exporter == nil {
 		return
 	}
-	if problem, fix := d.exporter.Serving(); problem != "" {
+	if problem, fix := d.images.Exporter.Serving(); problem != "" {
 		c.Bad("nfs export", problem, fix)
 	} else {
 		c.OK("nfs export", d.cfg.NFS.Export.Dir)

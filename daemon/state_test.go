@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/daemon/images"
 	"github.com/freejail/freejail/internal/testimage"
 )
 
@@ -84,13 +85,13 @@ func TestAnArchivesNameIsNotForJobs(t *testing.T) {
 		if err := os.Remove(path); err != nil {
 			t.Fatal(err)
 		}
-		for _, name := range []string{pathName(path), pathName(path) + ":latest"} {
+		for _, name := range []string{images.PathName(path), images.PathName(path) + ":latest"} {
 			err := start(client.TaskSpec{Owner: "nomad", Image: name, Confined: []string{t.TempDir()}})
 			if err == nil || !strings.Contains(err.Error(), "give the archive's absolute path") {
 				t.Errorf("a job starts %s: %v", name, err)
 			}
 		}
-		if err := start(client.TaskSpec{Owner: "cli", Image: pathName(path)}); err != nil {
+		if err := start(client.TaskSpec{Owner: "cli", Image: images.PathName(path)}); err != nil {
 			t.Errorf("the operator's: %v", err)
 		}
 	}

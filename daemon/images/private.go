@@ -1,4 +1,4 @@
-package daemon
+package images
 
 import (
 	"context"
@@ -83,26 +83,26 @@ func (a *allowances) add(img *image.Image, c *registry.Credential) {
 // mayStart tells whether a job may start an image of this host. One that was had
 // with a job's credentials is for those whom its registry would give it: with
 // the job's own credentials, or without with the host's. The operator may start all.
-func (d *Daemon) mayStart(ctx context.Context, spec client.TaskSpec, img *image.Image, c *registry.Credential) error {
+func (l *Library) mayStart(ctx context.Context, spec client.TaskSpec, img *image.Image, c *registry.Credential) error {
 	switch {
 	case spec.Owner == "cli" || img.Name != "" && !img.Private:
 		return nil
 	case img.Name == "":
 		return client.NotFound("image %q has lost its name on this host, so that nobody can tell whose it is: "+
 			"give its name, such as HOST/NAME@%s", spec.Image, img.Digest)
-	case d.allowances.has(img, c):
+	case l.allowances.has(img, c):
 		return nil
 	}
-	ref, _, err := d.inForce().Reference(img.Name)
+	ref, _, err := l.InForce().Reference(img.Name)
 	if err != nil {
 		return err
 	}
 	within, cancel := context.WithTimeout(ctx, allowTimeout)
 	defer cancel()
-	if err := d.inForce().Registries.Allow(within, ref, img.Digest, c); err != nil {
+	if err := l.InForce().Registries.Allow(within, ref, img.Digest, c); err != nil {
 		return client.Unavailable("image %q was pulled with the credentials of a job, and is for those whom the registry gives it: %v", spec.Image, err)
 	}
-	d.allowances.add(img, c)
+	l.allowances.add(img, c)
 	return nil
 }
 

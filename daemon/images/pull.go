@@ -1,4 +1,4 @@
-package daemon
+package images
 
 import (
 	"cmp"
@@ -12,7 +12,6 @@ import (
 	"github.com/docker/go-units"
 	"github.com/opencontainers/go-digest"
 
-	"github.com/freejail/freejail/daemon/api"
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/layout"
@@ -26,15 +25,15 @@ const defaultPullTimeout = 5 * time.Minute
 const tellEvery = 10 * time.Second
 
 // imageNamed finds an image of the store by a name, a digest, or a reference.
-func (d *Daemon) imageNamed(name string) (*image.Image, error) {
-	img, err := d.images.Get(name)
+func (l *Library) imageNamed(name string) (*image.Image, error) {
+	img, err := l.Store.Get(name)
 	if err == nil && strings.HasPrefix(name, "sha256:") {
-		return d.wellNamed(img)
+		return l.wellNamed(img)
 	}
 	if !errors.Is(err, image.ErrNotFound) {
 		return img, err
 	}
-	ref, remote, rerr := d.inForce().Reference(name)
+	ref, remote, rerr := l.InForce().Reference(name)
 	if rerr != nil {
 		return nil, rerr
 	}
@@ -42,7 +41,7 @@ func (d *Daemon) imageNamed(name string) (*image.Image, error) {
 		return nil, client.NotFound("image %q is not on this host, and names no registry%s: "+
 			"import it with `freejail images import ARCHIVE`, give the archive's absolute path, or write HOST/NAME:TAG", name, image.DigestHint(name))
 	}
-	if img, err = d.images.Get(ref.Name()); errors.Is(err, image.ErrNotFound) {
+	if img, err = l.Store.Get(ref.Name()); errors.Is(err, image.ErrNotFound) {
 		return nil, client.NotFound("image %q is not on this host%s: `freejail pull %s`", name, image.DigestHint(name), ref)
 	}
 	return img, err
@@ -51,8 +50,8 @@ func (d *Daemon) imageNamed(name string) (*image.Image, error) {
 // wellNamed is an image that was found by its digest, by a name that somebody has
 // given it for everybody: an archive of the same content, run by its path, must
 // not take away what the policy says of that name.
-func (d *Daemon) wellNamed(img *image.Image) (*image.Image, error) {
-	names, err := d.images.Names(img.Digest)
+func (l *Library) wellNamed(img *image.Image) (*image.Image, error) {
+	names, err := l.Store.Names(img.Digest)
 	if err != nil || !img.Private && !namedByPath(img.Name) {
 		return img, err
 	}
@@ -60,7 +59,7 @@ func (d *Daemon) wellNamed(img *image.Image) (*image.Image, error) {
 		if namedByPath(name) {
 			continue
 		}
-		other, err := d.images.Get(name)
+		other, err := l.Store.Get(name)
 		if err == nil && other.Digest == img.Digest && !other.Private {
 			return other, nil
 		}
@@ -73,8 +72,7 @@ func (d *Daemon) wellNamed(img *image.Image) (*image.Image, error) {
 
 // Fetch finds a task's image by its name, in a registry if it is not there or the task
 // wants it anew.
-func (i taskImages) Fetch(ctx context.Context, spec client.TaskSpec, auth *client.Auth) (*image.Image, error) {
-	d := i.d
+func (l *Library) Fetch(ctx context.Context, spec client.TaskSpec, auth *client.Auth) (*image.Image, error) {
 	if spec.Image == "" || filepath.IsAbs(spec.Image) {
 		return nil, nil
 	}
@@ -86,15 +84,15 @@ func (i taskImages) Fetch(ctx context.Context, spec client.TaskSpec, auth *clien
 		return nil, client.Invalid("image %q: a task's digest is given whole, as another image may have the same first digits", spec.Image)
 	}
 	if !spec.ForcePull {
-		img, err := d.imageNamed(spec.Image)
+		img, err := l.imageNamed(spec.Image)
 		if err == nil {
-			return img, d.mayStart(ctx, spec, img, cred)
+			return img, l.mayStart(ctx, spec, img, cred)
 		}
 		if !client.IsNotFound(err) {
 			return nil, err
 		}
 	}
-	ref, remote, err := d.inForce().Reference(spec.Image)
+	ref, remote, err := l.InForce().Reference(spec.Image)
 	if err == nil && !remote && spec.ForcePull {
 		err = client.Invalid("force_pull: image %q names no registry, and the host's configuration no default_registry", spec.Image)
 	}
@@ -102,21 +100,21 @@ func (i taskImages) Fetch(ctx context.Context, spec client.TaskSpec, auth *clien
 		return nil, err // the start will say that there is no such image
 	}
 	o := registry.PullOptions{FetchOptions: layout.FetchOptions{Pulled: true, Private: cred != nil}, Credential: cred}
-	o.Tell = func(text string) { d.tasks.Event(spec.ID, "pulling", text) }
-	d.tasks.Event(spec.ID, "pulling", "pulling "+ref.String())
+	o.Tell = func(text string) { l.Tell(spec.ID, "pulling", text) }
+	l.Tell(spec.ID, "pulling", "pulling "+ref.String())
 	last := time.Now()
 	o.Progress = func(p image.Progress) {
 		if time.Since(last) >= tellEvery {
 			last = time.Now()
-			d.tasks.Event(spec.ID, "pulling", progressText(ref, p))
+			l.Tell(spec.ID, "pulling", progressText(ref, p))
 		}
 	}
-	img, err := d.pull(ctx, ref, spec.PullTimeout, o)
+	img, err := l.pull(ctx, ref, spec.PullTimeout, o)
 	if err != nil {
 		return nil, err
 	}
-	d.allowances.add(img, cred)
-	d.tasks.Event(spec.ID, "pulled", fmt.Sprintf("%s is %s", ref, img.Digest))
+	l.allowances.add(img, cred)
+	l.Tell(spec.ID, "pulled", fmt.Sprintf("%s is %s", ref, img.Digest))
 	return img, nil
 }
 
@@ -124,14 +122,14 @@ func progressText(ref registry.Reference, p image.Progress) string {
 	return fmt.Sprintf("pulling %s: %d of %d layers, %s of %s", ref, p.LayersDone, p.Layers, units.BytesSize(float64(p.Done)), units.BytesSize(float64(p.Size)))
 }
 
-func (d *Daemon) pull(ctx context.Context, ref registry.Reference, timeout client.Duration, o registry.PullOptions) (*image.Image, error) {
+func (l *Library) pull(ctx context.Context, ref registry.Reference, timeout client.Duration, o registry.PullOptions) (*image.Image, error) {
 	limit := cmp.Or(time.Duration(timeout), defaultPullTimeout)
 	within, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	img, err := d.inForce().Registries.Pull(within, d.images, ref, o)
+	img, err := l.InForce().Registries.Pull(within, l.Store, ref, o)
 	switch {
 	case err == nil:
-		return img, d.images.Touch(img)
+		return img, l.Store.Touch(img)
 	case ctx.Err() == nil && within.Err() != nil:
 		return nil, client.Unavailable("pull %s: it took longer than %s (image_pull_timeout); "+
 			"what came is kept, and the next pull goes on from there", ref, limit)
@@ -142,13 +140,13 @@ func (d *Daemon) pull(ctx context.Context, ref registry.Reference, timeout clien
 }
 
 // Pulling finds where an image is to be pulled from.
-func (i taskImages) Pulling(in client.PullRequest) (api.Fetch, error) {
-	ref, remote, err := i.d.inForce().Reference(in.Ref)
+func (l *Library) Pulling(in client.PullRequest) (Fetch, error) {
+	ref, remote, err := l.InForce().Reference(in.Ref)
 	if err == nil && !remote {
 		err = client.Invalid("%q names no registry: want HOST/NAME:TAG, or a default_registry in the host's configuration", in.Ref)
 	}
-	return i.fetch(func(ctx context.Context, tell func(image.Progress)) (*image.Image, error) {
-		return i.d.pull(ctx, ref, in.Timeout, registry.PullOptions{FetchOptions: layout.FetchOptions{Progress: tell},
-			Tell: func(text string) { i.d.event("pulling", text) }})
+	return l.fetch(func(ctx context.Context, tell func(image.Progress)) (*image.Image, error) {
+		return l.pull(ctx, ref, in.Timeout, registry.PullOptions{FetchOptions: layout.FetchOptions{Progress: tell},
+			Tell: func(text string) { l.Tell("", "pulling", text) }})
 	}), err
 }
