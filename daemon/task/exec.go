@@ -92,11 +92,12 @@ type execSession struct {
 }
 
 // beginExec waits for a command to begin as long as a root on a server may take.
-func (m *Manager) beginExec(ctx context.Context, t *task, spec client.ExecSpec) (x *execSession, err error) {
+func (m *Manager) beginExec(ctx context.Context, t *task, spec client.ExecSpec) (*execSession, error) {
 	if why := t.root.trouble(); why != "" {
 		return nil, client.Unavailable("task %s: %s", t.id(), why)
 	}
-	err = bounded(ctx, t.root.command(t.id()), func(ctx context.Context) (err error) {
+	var x *execSession // that may begin later than anybody waits for it
+	err := bounded(ctx, t.root.command(t.id()), func(ctx context.Context) (err error) {
 		x, err = m.startExec(ctx, t, spec)
 		return err
 	})

@@ -2,13 +2,19 @@ package task
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"os"
+	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/jail"
 )
 
 // FuzzExecFrames has a session take anything from its client.
@@ -42,4 +48,33 @@ func FuzzExecFrames(f *testing.F) {
 		}
 		r.Close()
 	})
+}
+
+// slowJails begin a command when the test says, whatever their context says.
+type slowJails struct {
+	fakeJails
+	begin chan struct{}
+}
+
+func (j slowJails) Exec(context.Context, string, jail.Process) (int, error) {
+	<-j.begin
+	return 1 << 30, nil
+}
+
+// A command that begins when nobody waits for it any more is killed.
+func TestExecThatBeginsTooLate(t *testing.T) {
+	h := &fakeHost{t: t, dir: t.TempDir()}
+	m := h.manager()
+	begin := make(chan struct{})
+	m.Jails, m.Config.NFS.Options.Timeout = slowJails{fakeJails{fakeHost: h}, begin}, 10*time.Millisecond
+	tk := &task{root: &remoteRoot{m: m, key: "one"}, user: &image.Creds{}}
+	tk.info = client.Task{Spec: client.TaskSpec{ID: "one", Image: "prog"}, State: client.Running}
+	if x, err := m.beginExec(t.Context(), tk, client.ExecSpec{Args: []string{"/bin/prog"}}); x != nil || err == nil ||
+		!strings.Contains(err.Error(), "did not begin within") {
+		t.Errorf("%+v %v", x, err)
+	}
+	close(begin)
+	if e := <-h.exits; e.Signal != int(syscall.SIGKILL) {
+		t.Errorf("it ends with %+v", e)
+	}
 }
