@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/freejail/freejail/devfs"
 )
 
 // thousand has a policy of 1,000 lines and as many requests, of one kind each
@@ -25,7 +27,7 @@ func thousand(kind string) (string, []Request) {
 		case "devfs":
 			text := fmt.Sprintf("path 'dev%d[0-9]*' unhide mode 660", i)
 			asked := fmt.Sprintf("path 'dev%d[1-3]?' unhide mode 600", i)
-			add(i, "devfs", fmt.Sprintf("[%q]", text), req("devfs", asked, asked))
+			add(i, "devfs", fmt.Sprintf("[%q]", text), devfsRequest(asked))
 		case "allow":
 			add(i, "allow", fmt.Sprintf("[\"a%d.*\"]", i), req("allow", fmt.Sprintf("allow.a%d.b", i), "true"))
 		case "sysctl":
@@ -38,6 +40,15 @@ func thousand(kind string) (string, []Request) {
 	}
 	lines = append(lines, "deny {\n  devfs = [\"path mem unhide\", \"path 'k*' unhide\"]\n  ports = [\"2049\"]\n}\n")
 	return strings.Join(lines, ""), reqs
+}
+
+// devfsRequest is one as the daemon has it, with the rule that it has read.
+func devfsRequest(text string) Request {
+	r, err := devfs.ParseRule(text)
+	if err != nil {
+		panic(err)
+	}
+	return Request{Devfs{r}, ""}
 }
 
 // BenchmarkDecide is a decision over 1,000 requests by a policy of 1,000 lines.

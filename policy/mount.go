@@ -217,8 +217,8 @@ func (r *mountRule) deniable() error {
 
 func (r *mountRule) covers(p Privilege, _ *Subject) bool {
 	m := p.(Mount)
-	return !m.odd() && m.Type == r.fstype && (!r.readOnly || m.mode() == "ro") && (!m.SUID || r.suid) &&
-		(r.size == 0 || m.Size > 0 && m.Size <= r.size) && (r.path == "" || within(r.path, m.where()))
+	return m.Type == r.fstype && (!r.readOnly || m.mode() == "ro") && (!m.SUID || r.suid) &&
+		(r.size == 0 || m.Size > 0 && m.Size <= r.size) && (r.path == "" || within(r.path, m.where())) && !m.odd()
 }
 
 // touches is about a directory with all that is in it and all that it is in,

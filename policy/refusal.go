@@ -126,7 +126,9 @@ var hclEscapes = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`, "\t", `\t
 // quoteHCL is a string of HCL that is seen as it is. What is no UTF-8 has no form
 // there.
 func quoteHCL(s string) string {
-	s = hclEscapes.Replace(s)
+	if strings.ContainsAny(s, "\\\"\n\t$%") {
+		s = hclEscapes.Replace(s)
+	}
 	if printable.Text(s) == s {
 		return `"` + s + `"`
 	}
