@@ -48,7 +48,7 @@ func (j judge) Approve(ctx context.Context, in client.ApproveRequest, by string)
 	}
 	for _, res := range now.Policy.Decide(s, reqs, nil).Results {
 		if res.Denied {
-			return nil, client.Invalid("%s is %s: no approval goes over a deny", res.Request, res.Reason)
+			return nil, client.Invalid("%s is %s: a deny cannot be approved", res.Request, res.Reason)
 		}
 	}
 	a := policy.Approval{Digest: img.Digest.String(), Image: img.Name, Requests: reqs, By: by, Why: in.Why, At: time.Now(), Expires: in.Expires}

@@ -14,6 +14,7 @@ import (
 	"github.com/freejail/freejail/daemon/task"
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/layout"
+	"github.com/freejail/freejail/internal/imagename"
 	"github.com/freejail/freejail/internal/printable"
 	"github.com/freejail/freejail/policy"
 )
@@ -92,7 +93,7 @@ func (d *Daemon) subject(spec client.TaskSpec, img *image.Image, now *host.InFor
 }
 
 func subject(spec client.TaskSpec, img *image.Image, signers []string) policy.Subject {
-	return policy.Subject{Image: img.Name, Repository: policy.RepositoryOf(img.Name), Digest: img.Digest.String(), Signers: signers,
+	return policy.Subject{Image: img.Name, Repository: imagename.Repository(img.Name), Digest: img.Digest.String(), Signers: signers,
 		Namespace: spec.Labels["namespace"], Job: spec.Labels["job"]}
 }
 

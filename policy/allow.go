@@ -20,7 +20,7 @@ func init() {
 		},
 		parse: func(name, value string) (Privilege, error) {
 			if value != "true" {
-				return nil, fmt.Errorf("%q is not true", value)
+				return nil, fmt.Errorf("%q: want true", value)
 			}
 			return Allow(name), nil
 		},

@@ -1,10 +1,12 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
-	"strings"
 
 	"github.com/hashicorp/hcl/v2"
+
+	"github.com/freejail/freejail/internal/imagename"
 )
 
 // test is a block of assertions beside the policy.
@@ -28,42 +30,40 @@ type Failure struct {
 }
 
 var testSchema = &hcl.BodySchema{
-	Attributes: []hcl.AttributeSchema{{Name: "image"}, {Name: "digest"}, {Name: "signers"}, {Name: "namespace"}, {Name: "job"}, {Name: "from"}},
-	Blocks:     []hcl.BlockHeaderSchema{{Type: "allowed"}, {Type: "refused"}},
+	Attributes: []hcl.AttributeSchema{{Name: "image"}, {Name: "digest"}, {Name: "signers"}, {Name: "namespace"},
+		{Name: "job"}, {Name: "from"}},
+	Blocks: []hcl.BlockHeaderSchema{{Type: "allowed"}, {Type: "refused"}},
 }
 
 func (r *reader) test(b *hcl.Block) (test, error) {
-	t := test{name: b.Labels[0], where: place(b.DefRange), from: FromImage}
+	t := test{name: b.Labels[0], where: place(b.DefRange)}
 	content, diags := b.Body.Content(testSchema)
 	if diags.HasErrors() {
 		return t, diags
 	}
 	from := ""
-	into := map[string]*string{"image": &t.subject.Image, "digest": &t.subject.Digest, "namespace": &t.subject.Namespace, "job": &t.subject.Job, "from": &from}
+	s := &t.subject
+	into := map[string]*string{"image": &s.Image, "digest": &s.Digest, "namespace": &s.Namespace, "job": &s.Job,
+		"from": &from}
 	for name, a := range content.Attributes {
+		var err error
 		if name == "signers" {
-			list, err := readList(a)
-			if err != nil {
-				return t, fmt.Errorf("%s: signers: %w", place(a.Range), err)
-			}
+			var list []item
+			list, err = readList(a)
 			for _, i := range list {
-				t.subject.Signers = append(t.subject.Signers, i.value)
+				s.Signers = append(s.Signers, i.value)
 			}
-			continue
+		} else {
+			err = text(a.Expr, into[name])
 		}
-		if err := text(a.Expr, into[name]); err != nil {
+		if err != nil {
 			return t, fmt.Errorf("%s: %s: %w", place(a.Range), name, err)
 		}
 	}
-	switch from {
-	case "", string(FromImage), string(FromJob):
-	default:
-		return t, fmt.Errorf("%s: test: from: %q is neither image nor job", t.where, from)
+	if t.from = Source(cmp.Or(from, string(FromImage))); t.from != FromImage && t.from != FromJob {
+		return t, fmt.Errorf("%s: test: from: %q is not image or job", t.where, from)
 	}
-	if from != "" {
-		t.from = Source(from)
-	}
-	t.subject.Repository = RepositoryOf(t.subject.Image)
+	s.Repository = imagename.Repository(s.Image)
 	for _, part := range content.Blocks {
 		list, err := assertions(part, t.from)
 		if err != nil {
@@ -76,7 +76,7 @@ func (r *reader) test(b *hcl.Block) (test, error) {
 		}
 	}
 	if len(t.allow)+len(t.refuse) == 0 {
-		return t, fmt.Errorf("%s: test %q asserts nothing: give it allowed { } or refused { }", t.where, t.name)
+		return t, fmt.Errorf("%s: test %q has no assertions: add allowed { } or refused { }", t.where, t.name)
 	}
 	return t, nil
 }
@@ -91,7 +91,7 @@ func assertions(b *hcl.Block, from Source) ([]assertion, error) {
 	for name, a := range attrs {
 		k := byAttribute(name)
 		if k == nil {
-			return nil, fmt.Errorf("%s: %s: %q is nothing to ask for", place(a.Range), b.Type, name)
+			return nil, fmt.Errorf("%s: %s: %q is not a kind of request", place(a.Range), b.Type, name)
 		}
 		items, err := k.read(a)
 		for _, i := range items {
@@ -108,27 +108,18 @@ func assertions(b *hcl.Block, from Source) ([]assertion, error) {
 	return out, nil
 }
 
-// RepositoryOf is an image's name without its tag and its digest.
-func RepositoryOf(name string) string {
-	name, _, _ = strings.Cut(name, "@")
-	if i := strings.LastIndexByte(name, ':'); i > strings.LastIndexByte(name, '/') {
-		return name[:i]
-	}
-	return name
-}
-
 // Test runs the assertions of the policy's own file and returns how many there
 // are and those that do not hold.
 func (p *Policy) Test() (int, []Failure) {
 	n := 0
 	var out []Failure
+	word := map[bool]string{true: "allowed", false: "refused"}
 	try := func(t test, list []assertion, want bool) {
 		for _, a := range list {
 			n++
-			res := p.assert(t.subject, a.request)
-			if res.Allowed != want {
-				word := map[bool]string{true: "allowed", false: "refused"}
-				out = append(out, Failure{t.name, a.where, fmt.Sprintf("%s is %s, want it %s: %s", a.request, word[res.Allowed], word[want], res.Reason)})
+			if res := p.assert(t.subject, a.request); res.Allowed != want {
+				out = append(out, Failure{t.name, a.where,
+					fmt.Sprintf("%s is %s, want it %s: %s", a.request, word[res.Allowed], word[want], res.Reason)})
 			}
 		}
 	}

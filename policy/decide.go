@@ -17,7 +17,7 @@ func (s Subject) names(byAny bool) []string {
 	if byAny {
 		out := append(imagename.Aliases(s.Image), imagename.Aliases(s.Repository)...)
 		for _, name := range s.Also {
-			out = append(append(out, imagename.Aliases(name)...), imagename.Aliases(RepositoryOf(name))...)
+			out = append(append(out, imagename.Aliases(name)...), imagename.Aliases(imagename.Repository(name))...)
 		}
 		return out
 	}

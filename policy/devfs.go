@@ -56,9 +56,9 @@ func (devfsRule) touches(Privilege) bool          { return true }
 
 func (r devfsRule) deniable() error {
 	words := strings.Fields(string(r))
-	opens := slices.ContainsFunc(words, func(w string) bool { return w == "unhide" || w == "mode" || w == "user" || w == "group" })
-	if slices.Contains(words, "hide") && !opens {
-		return fmt.Errorf("a rule that only hides is no privilege, so that this denies nothing: write unhide")
+	gives := func(word string) bool { return slices.Contains([]string{"unhide", "mode", "user", "group"}, word) }
+	if slices.Contains(words, "hide") && !slices.ContainsFunc(words, gives) {
+		return fmt.Errorf("a rule that only hides gives nothing, so this denies nothing: write unhide")
 	}
 	return nil
 }

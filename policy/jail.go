@@ -23,7 +23,7 @@ var elsewhere = map[string]string{"allow": "allow", "vnet": "vnet",
 func newJailRule(i item) (rule, error) {
 	top, _, _ := strings.Cut(i.key, ".")
 	if word := elsewhere[top]; word != "" {
-		return nil, fmt.Errorf("%q is asked for by %s: write it there", i.key, word)
+		return nil, fmt.Errorf("%q is requested by %s: write it there", i.key, word)
 	}
 	r, err := newSettingRule(i)
 	return jailRule{r}, err

@@ -5,6 +5,7 @@ import (
 	"math"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/docker/go-units"
@@ -72,8 +73,13 @@ func (m Mount) value() string {
 	if m.Type == nullfs && m.Source != "" {
 		out += ":" + m.Source + ":" + m.mode()
 	}
+	return out + m.flags("size=")
+}
+
+// flags are those after a mount's mode, with a comma before each.
+func (m Mount) flags(size string) (out string) {
 	if m.Size > 0 {
-		out += fmt.Sprintf(",size=%d", m.Size)
+		out = "," + size + strconv.FormatInt(m.Size, 10)
 	}
 	if m.SUID {
 		out += ",suid"
@@ -92,18 +98,14 @@ func (m Mount) permit() string {
 	if m.text != "" {
 		return "mounts = [" + quoteHCL(m.text) + "]"
 	}
-	var flags []string
-	out := m.Type + ":" + path.Clean(m.Target)
+	out, flags := m.Type+":"+path.Clean(m.Target), m.flags("size<=")
 	if m.Type == nullfs {
-		out, flags = nullfs+":"+m.Source, []string{m.mode()}
+		out, flags = nullfs+":"+m.Source, ","+m.mode()+flags
 	}
-	if m.Size > 0 {
-		flags = append(flags, fmt.Sprintf("size<=%d", m.Size))
+	if flags != "" {
+		out += ":" + flags[1:]
 	}
-	if m.SUID {
-		flags = append(flags, "suid")
-	}
-	return "mounts = [" + quoteHCL(strings.TrimSuffix(out+":"+strings.Join(flags, ","), ":")) + "]"
+	return "mounts = [" + quoteHCL(out) + "]"
 }
 
 // where is what a rule's path is about: the source of nullfs, the target of others.
@@ -154,11 +156,11 @@ func parseMountRule(s string) (*mountRule, error) {
 	if len(parts) > 1 {
 		m.path = parts[1]
 		if !path.IsAbs(m.path) || path.Clean(m.path) != m.path {
-			return m, fmt.Errorf("%q: the path is not absolute and clean", s)
+			return m, fmt.Errorf("%q: the path must be absolute and clean", s)
 		}
 	}
 	if m.fstype == nullfs && m.path == "" {
-		return m, fmt.Errorf("%q: a nullfs permit names the source: nullfs:/srv/data:ro", s)
+		return m, fmt.Errorf("%q: the source is missing (for example nullfs:/srv/data:ro)", s)
 	}
 	if len(parts) > 2 {
 		for f := range strings.SplitSeq(parts[2], ",") {
@@ -201,7 +203,7 @@ func assertMount(i item) (Privilege, error) {
 		m.Source, m.Target, m.ReadOnly = r.path, "/mnt", r.readOnly
 	}
 	if m.Target == "" {
-		return nil, fmt.Errorf("%q: say where: %s:/path", i.value, r.fstype)
+		return nil, fmt.Errorf("%q: the target is missing (for example %s:/path)", i.value, r.fstype)
 	}
 	return m, nil
 }
@@ -210,7 +212,7 @@ func (r *mountRule) prefix() string { return r.path }
 
 func (r *mountRule) deniable() error {
 	if r.size > 0 {
-		return fmt.Errorf("a size is for a permit")
+		return fmt.Errorf("a size is allowed in a permit only")
 	}
 	return nil
 }

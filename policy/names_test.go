@@ -3,13 +3,15 @@ package policy
 import (
 	"strings"
 	"testing"
+
+	"github.com/freejail/freejail/internal/imagename"
 )
 
 // A deny and a require are about an image by whichever name of its registry; a
 // permit by the one that it has.
 func TestNamesOfARegistry(t *testing.T) {
 	subject := func(image string) Subject {
-		return Subject{Image: image, Repository: RepositoryOf(image), Digest: digestA}
+		return Subject{Image: image, Repository: imagename.Repository(image), Digest: digestA}
 	}
 	const same = "registry.example/web:1 registry.example:443/web:1 Registry.Example/web:1"
 	for name, c := range map[string]struct{ src, denied, allowed string }{

@@ -130,7 +130,7 @@ func TestMistakes(t *testing.T) {
 		`permit { port = ["80"] }`:              "host.hcl:1",
 		`permit { ports = ["0"] }`:              "1 to 65535",
 		`permit { ports = ["90-80"] }`:          "1 to 65535",
-		`permit { ports = ["80/sctp"] }`:        "neither tcp nor udp",
+		`permit { ports = ["80/sctp"] }`:        "must be tcp or udp",
 		`permit { mounts = ["nullfs"] }`:        "source",
 		`permit { mounts = ["tmpfs:/a/../b"] }`: "clean",
 		`permit { sysvipc = ["shm=all"] }`:      "sysvipc",

@@ -65,7 +65,7 @@ func (p Port) value() string {
 func parsePorts(s string) (Port, error) {
 	ports, proto, given := strings.Cut(s, "/")
 	if given && proto != "tcp" && proto != "udp" {
-		return Port{}, fmt.Errorf("%q: the protocol is neither tcp nor udp", s)
+		return Port{}, fmt.Errorf("%q: the protocol must be tcp or udp", s)
 	}
 	lo, hi, isRange := strings.Cut(ports, "-")
 	if !isRange {
@@ -74,7 +74,7 @@ func parsePorts(s string) (Port, error) {
 	first, ok1 := number(lo)
 	last, ok2 := number(hi)
 	if !ok1 || !ok2 || first < 1 || last > 65535 || first > last {
-		return Port{}, fmt.Errorf("%q is neither a port nor a range within 1 to 65535", s)
+		return Port{}, fmt.Errorf("%q is not a valid port or range (1 to 65535)", s)
 	}
 	return Port{First: int(first), Last: int(last), Protocol: proto}, nil
 }

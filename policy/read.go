@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -125,7 +126,7 @@ func (r *reader) file(name string, src []byte) error {
 func (r *reader) set(b *hcl.Block) error {
 	name := b.Labels[0]
 	if old, there := r.sets[name]; there {
-		return fmt.Errorf("%s: set %q is there already, at %s", place(b.DefRange), name, old.where)
+		return fmt.Errorf("%s: set %q already exists, at %s", place(b.DefRange), name, old.where)
 	}
 	s, err := r.block(b.Body, place(b.DefRange), "set")
 	if err != nil {
@@ -137,33 +138,26 @@ func (r *reader) set(b *hcl.Block) error {
 
 func (r *reader) rule(b *hcl.Block) error {
 	switch b.Type {
-	case "permit", "deny":
-		out, err := r.block(b.Body, place(b.DefRange), b.Type)
-		if err != nil {
-			return err
-		}
-		if b.Type == "permit" {
-			r.permits = append(r.permits, out)
-		} else {
-			r.denies = append(r.denies, out)
-		}
-	case "require":
-		out, err := r.block(b.Body, place(b.DefRange), b.Type)
-		if err != nil {
-			return err
-		}
-		if len(out.signers) == 0 {
-			return fmt.Errorf("%s: require: it says nothing: give it signer = [\"...\"]", out.where)
-		}
-		q := requirement{block: out, signers: out.signers}
-		out.signers = nil // what is required does not narrow
-		r.requires = append(r.requires, q)
+	case "set":
+		return nil // it is read by now
 	case "test":
 		t, err := r.test(b)
-		if err != nil {
-			return err
-		}
 		r.tests = append(r.tests, t)
+		return err
+	}
+	out, err := r.block(b.Body, place(b.DefRange), b.Type)
+	switch {
+	case err != nil:
+		return err
+	case b.Type == "permit":
+		r.permits = append(r.permits, out)
+	case b.Type == "deny":
+		r.denies = append(r.denies, out)
+	case len(out.signers) == 0:
+		return fmt.Errorf("%s: require: signer is missing: add signer = [\"...\"]", out.where)
+	default:
+		r.requires = append(r.requires, requirement{out, out.signers})
+		out.signers = nil // what is required does not narrow
 	}
 	return nil
 }
@@ -178,12 +172,7 @@ func (r *reader) block(body hcl.Body, where, sort string) (*block, error) {
 		return nil, diags
 	}
 	b := &block{where: where, entries: map[Kind][]entry{}, builtin: r.builtin}
-	names := make([]string, 0, len(attrs))
-	for name := range attrs {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	for _, name := range names {
+	for _, name := range slices.Sorted(maps.Keys(attrs)) {
 		if err := r.attribute(b, sort, attrs[name]); err != nil {
 			return nil, fmt.Errorf("%s: %s: %s: %w", place(attrs[name].Range), sort, name, err)
 		}
@@ -195,26 +184,27 @@ func (r *reader) attribute(b *block, sort string, a *hcl.Attribute) error {
 	if a.Name == "description" {
 		return text(a.Expr, &b.description)
 	}
-	narrowing := map[string]*[]string{"images": &b.images, "digests": &b.digests, "signer": &b.signers, "namespaces": &b.namespaces, "jobs": &b.jobs, "from": &b.froms}
+	narrowing := map[string]*[]string{"images": &b.images, "digests": &b.digests, "signer": &b.signers,
+		"namespaces": &b.namespaces, "jobs": &b.jobs, "from": &b.froms}
 	if dst, ok := narrowing[a.Name]; ok {
 		if sort == "set" || sort == "require" && a.Name == "from" {
-			return fmt.Errorf("it narrows a permit or a deny, and has no meaning here")
+			return fmt.Errorf("it narrows a permit or a deny and is not allowed here")
 		}
 		return r.narrowing(a, dst)
 	}
 	if sort == "require" {
-		return fmt.Errorf("this is no setting of a require; there are description, signer, images, digests, namespaces and jobs")
+		return fmt.Errorf("not a setting of require: it has description, signer, images, digests, namespaces and jobs")
 	}
 	if a.Name == "sets" {
 		list, err := readList(a)
 		for _, i := range list {
 			if _, ok := r.sets[i.value]; !ok {
-				return fmt.Errorf("there is no set %q; see `freejail policy sets`", i.value)
+				return fmt.Errorf("no such set %q; see `freejail policy sets`", i.value)
 			}
 			b.sets = append(b.sets, setUse{i.value, i.where})
 		}
 		if err == nil && sort == "set" {
-			err = fmt.Errorf("a set is not made of sets")
+			err = fmt.Errorf("a set cannot use other sets")
 		}
 		return err
 	}
@@ -227,15 +217,15 @@ func (r *reader) narrowing(a *hcl.Attribute, dst *[]string) error {
 		return err
 	}
 	if len(list) == 0 {
-		return fmt.Errorf("the list is empty, so that the block would be about nothing: leave it out, or name something")
+		return fmt.Errorf("the list is empty, so the block would match nothing: leave it out, or name something")
 	}
 	for _, i := range list {
 		hex, is := strings.CutPrefix(i.value, "sha256:")
 		switch {
 		case a.Name == "digests" && (!is || len(hex) != 64 || strings.Trim(hex, "0123456789abcdef") != ""):
-			return fmt.Errorf("%q is not sha256: and 64 hexadecimal digits", i.value)
+			return fmt.Errorf("%q is not a valid digest (sha256: and 64 hexadecimal digits)", i.value)
 		case a.Name == "from" && !r.builtin && i.value != string(FromImage) && i.value != string(FromJob):
-			return fmt.Errorf("%q is neither image nor job", i.value)
+			return fmt.Errorf("%q is not image or job", i.value)
 		}
 		if _, err := path.Match(i.value, ""); err != nil {
 			return fmt.Errorf("%q: %w", i.value, err)
@@ -251,7 +241,7 @@ func (r *reader) narrowing(a *hcl.Attribute, dst *[]string) error {
 func (b *block) privileges(a *hcl.Attribute, sort string) error {
 	k := byAttribute(a.Name)
 	if k == nil || k.rule == nil {
-		return fmt.Errorf("this is no setting of a %s; there are description, images, digests, signer, namespaces, jobs, from, sets, %s",
+		return fmt.Errorf("not a setting of %s: it has description, images, digests, signer, namespaces, jobs, from, sets, %s",
 			sort, strings.Join(attributes(), ", "))
 	}
 	items, err := k.read(a)

@@ -44,7 +44,7 @@ func (d Decision) Err(s Subject) error {
 		fmt.Fprintf(&b, "\nAn operator of this host can approve it for this image alone:\n  %s", cmd)
 	}
 	if denied {
-		b.WriteString("\nNo approval goes over what is denied: the host's policy file would have to change.")
+		b.WriteString("\nA deny cannot be approved: the host's policy file would have to change.")
 	}
 	return &RefusedError{Text: b.String()}
 }
@@ -70,7 +70,7 @@ func (d Decision) ApproveCommand(s Subject) string {
 	case n == 0:
 		return ""
 	case n > maxShown:
-		return fmt.Sprintf("%s %s %s   (it has %d refused requests: see `freejail policy check`)", words[0], words[1], words[2], n)
+		return fmt.Sprintf("%s   (it has %d refused requests: see `freejail policy check`)", strings.Join(words[:3], " "), n)
 	}
 	return strings.Join(words, " ")
 }

@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/freejail/freejail/internal/imagename"
 )
 
 func TestRequire(t *testing.T) {
@@ -17,7 +19,7 @@ func TestRequire(t *testing.T) {
 		t.Errorf("%d assertions, %+v", n, failures)
 	}
 	in := func(image string, signers ...string) Subject {
-		return Subject{Image: image, Repository: RepositoryOf(image), Digest: digestA, Signers: signers}
+		return Subject{Image: image, Repository: imagename.Repository(image), Digest: digestA, Signers: signers}
 	}
 	approval := []Approval{{Digest: digestA, Requests: []Request{req("signature", "", "rel*,ops")}, At: time.Now()}}
 	for name, c := range map[string]struct {
@@ -43,8 +45,8 @@ func TestRequire(t *testing.T) {
 		}
 	}
 	for text, want := range map[string]string{
-		"require {\n}": "says nothing", "require {\n signer = []\n}": "empty", "require {\n signer = [\"a\"]\n ports = [\"1\"]\n}": "no setting of a require",
-		"require {\n signer = [\"a\"]\n from = [\"job\"]\n}": "no meaning here", "require {\n signer = [\"a\"]\n sets = [\"standard\"]\n}": "no setting of a require",
+		"require {\n}": "signer is missing", "require {\n signer = []\n}": "empty", "require {\n signer = [\"a\"]\n ports = [\"1\"]\n}": "not a setting of require",
+		"require {\n signer = [\"a\"]\n from = [\"job\"]\n}": "not allowed here", "require {\n signer = [\"a\"]\n sets = [\"standard\"]\n}": "not a setting of require",
 	} {
 		if _, err := Parse("p.hcl", []byte(text), devfsRules); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %q", text, err, want)

@@ -33,7 +33,7 @@ func init() {
 		asserted: func(i item) (Privilege, error) {
 			r, err := parseServiceRule(i.value)
 			if err == nil && r.own {
-				err = fmt.Errorf("%q: an assertion names what is asked for", i.value)
+				err = fmt.Errorf("%q: an assertion must name the service", i.value)
 			}
 			name, tags, _ := strings.Cut(i.value, ":")
 			return parseService(name, tags), err
@@ -147,7 +147,7 @@ func (r serviceRule) prefix() string {
 
 func (r serviceRule) deniable() error {
 	if r.own {
-		return fmt.Errorf("a deny names what it denies")
+		return fmt.Errorf("a deny must name the service")
 	}
 	return nil
 }
@@ -157,8 +157,8 @@ func (r serviceRule) deniable() error {
 func (r serviceRule) in(b *block) (rule, error) {
 	r.ofImages, r.ofJobs = len(b.images)+len(b.signers) > 0, len(b.jobs)+len(b.namespaces) > 0
 	if r.own && !r.ofImages && !r.ofJobs {
-		return r, fmt.Errorf("services: own is what an image or a job calls itself: say in the block whose, by images or signer, " +
-			"or by namespaces or jobs")
+		return r, fmt.Errorf("services: own is the name that an image or a job gives itself: narrow the block to some of them " +
+			"by images or signer, or by namespaces or jobs")
 	}
 	return r, nil
 }

@@ -33,8 +33,8 @@ func TestOwnService(t *testing.T) {
 		t.Error("nobody's own is nothing")
 	}
 	for text, want := range map[string]string{
-		`permit { services = ["own"] }`: "say in the block whose", "set \"x\" {\n services = [\"own:*\"]\n}\npermit {\n sets = [\"x\"]\n digests = [\"" + digestA + "\"]\n}": "say in the block whose",
-		"deny {\n jobs = [\"a\"]\n services = [\"own\"]\n}": "names what it denies", `permit { services = ["web:"] }`: "want a name", `permit { services = [":a"] }`: "want a name",
+		`permit { services = ["own"] }`: "narrow the block", "set \"x\" {\n services = [\"own:*\"]\n}\npermit {\n sets = [\"x\"]\n digests = [\"" + digestA + "\"]\n}": "narrow the block",
+		"deny {\n jobs = [\"a\"]\n services = [\"own\"]\n}": "must name the service", `permit { services = ["web:"] }`: "want a name", `permit { services = [":a"] }`: "want a name",
 		`permit { services = ["[" ] }`: "syntax error",
 	} {
 		if _, err := Parse("p.hcl", []byte(text), devfsRules); err == nil || !strings.Contains(err.Error(), want) {

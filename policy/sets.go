@@ -44,5 +44,5 @@ func FindSet(name string) (Set, error) {
 		}
 		names = append(names, s.Name)
 	}
-	return Set{}, fmt.Errorf("there is no built-in set %q: there are %s", name, strings.Join(names, ", "))
+	return Set{}, fmt.Errorf("no such built-in set %q: there are %s", name, strings.Join(names, ", "))
 }

@@ -15,7 +15,7 @@ func text(e hcl.Expression, dst *string) error {
 		return diags
 	}
 	if v.IsNull() || !v.IsKnown() || v.Type().FriendlyName() != "string" {
-		return fmt.Errorf("want a text in quotation marks, not %s", v.Type().FriendlyName())
+		return fmt.Errorf("want a string in quotation marks, not %s", v.Type().FriendlyName())
 	}
 	*dst = v.AsString()
 	return nil

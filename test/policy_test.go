@@ -81,7 +81,7 @@ func usersAreDenied(t *testing.T, c *cluster) {
 		c.run(t, batch(j))
 		a := c.one(t, j, status)
 		if user == "root" {
-			wantMessage(t, a, "Driver Failure", "user root, asked for by the job", "denied at freejail.hcl:", "No approval goes over")
+			wantMessage(t, a, "Driver Failure", "user root, asked for by the job", "denied at freejail.hcl:", "A deny cannot be approved")
 		}
 	}
 }
@@ -119,7 +119,7 @@ permit {
 	wantMessage(t, try("permitted", "complete"), "Terminated", "Exit Code: 0")
 	configure(fmt.Sprintf(permit, "default", "deny {\n  allow = [\"raw_*\"]\n}\n"))
 	a := try("denied", "failed")
-	wantMessage(t, a, "allow.raw_sockets", "denied at freejail.hcl:", "No approval goes over")
+	wantMessage(t, a, "allow.raw_sockets", "denied at freejail.hcl:", "A deny cannot be approved")
 	if all := messages(a.TaskStates["probe"]); slices.ContainsFunc(all, func(m string) bool { return strings.Contains(m, "policy approve") }) {
 		t.Errorf("what is denied is to be approved: %q", all)
 	}

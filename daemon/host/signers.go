@@ -11,7 +11,7 @@ import (
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/layout"
 	"github.com/freejail/freejail/image/sign"
-	"github.com/freejail/freejail/policy"
+	"github.com/freejail/freejail/internal/imagename"
 )
 
 // Signer is a key whose signatures count, by the name that the policy has for it.
@@ -69,7 +69,7 @@ func (s Signers) Of(store *layout.Store, img *image.Image) ([]string, error) {
 	rec, err := store.Signatures(img.Digest)
 	var out []string
 	for _, who := range s {
-		if rec.By(who.key, policy.RepositoryOf(img.Name), img.Digest) {
+		if rec.By(who.key, imagename.Repository(img.Name), img.Digest) {
 			out = append(out, who.name)
 		}
 	}

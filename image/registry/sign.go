@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -71,11 +70,7 @@ func identityOf(at Location, src source, root ocispec.Descriptor, identity strin
 			identity = l.nameOf(root)
 		}
 	}
-	identity, _, _ = strings.Cut(identity, "@")
-	if i := strings.LastIndexByte(identity, ':'); i > strings.LastIndexByte(identity, '/') {
-		identity = identity[:i]
-	}
-	identity = imagename.Canonical(identity)
+	identity = imagename.Canonical(imagename.Repository(identity))
 	if identity == "" {
 		return "", errors.New("the image has no name: say by --identity for which repository it is signed")
 	}

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
-	"strings"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
@@ -114,17 +113,7 @@ func (k *PublicKey) Verify(s Signature) (Statement, error) {
 	if p.Critical.Image.Digest.Validate() != nil {
 		return Statement{}, errors.New("the signed statement names no digest")
 	}
-	return Statement{repository(p.Critical.Identity.Reference), p.Critical.Image.Digest}, nil
-}
-
-// repository takes the tag and the digest off a reference, which is then written
-// in the one way.
-func repository(ref string) string {
-	ref, _, _ = strings.Cut(ref, "@")
-	if i := strings.LastIndexByte(ref, ':'); i > strings.LastIndexByte(ref, '/') {
-		ref = ref[:i]
-	}
-	return imagename.Canonical(ref)
+	return Statement{imagename.Canonical(imagename.Repository(p.Critical.Identity.Reference)), p.Critical.Image.Digest}, nil
 }
 
 // Record is what is known of an image's signatures, to be verified whenever they

@@ -58,6 +58,15 @@ func IsReference(name string) bool {
 	return ok
 }
 
+// Repository is a name without its tag and its digest.
+func Repository(name string) string {
+	name, _, _ = strings.Cut(name, "@")
+	if i := strings.LastIndexByte(name, ':'); i > strings.LastIndexByte(name, '/') {
+		return name[:i]
+	}
+	return name
+}
+
 func cut(name string) (host, rest string, ok bool) {
 	host, rest, ok = strings.Cut(name, "/")
 	return host, rest, ok && (strings.EqualFold(host, "localhost") || strings.ContainsAny(host, ".:"))
