@@ -251,6 +251,9 @@ func TestAPrivateImageIsNotEverybodys(t *testing.T) {
 	if _, err := c.Image(ctx, name); err != nil {
 		t.Errorf("the operator sees it: %v", err)
 	}
+	if _, err := c.CheckPolicy(ctx, client.TaskSpec{ID: "private", Owner: "nomad", Image: name}); err != nil {
+		t.Errorf("what would be decided about it is no secret: %v", err)
+	}
 	r.down.Store(true)
 	if err := start(name, "nomad", good); err != nil {
 		t.Errorf("who pulled it needs no registry: %v", err)

@@ -147,14 +147,7 @@ func (l *Library) Hold(ctx context.Context, spec client.TaskSpec, found *image.I
 		}
 		release, err = l.Store.Hold(img)
 	}
-	if err != nil {
-		return nil, nil, err
-	}
-	if err := changed(spec, found, img); err != nil {
-		release()
-		return nil, nil, err
-	}
-	return img, release, nil
+	return img, release, err
 }
 
 // Get finds an image of the store by its name or digest.
@@ -378,7 +371,7 @@ func imageInfo(img *image.Image) client.ImageInfo {
 	return i
 }
 
-// Signers are those whose signature of an image counts. The log tells where signatures 
+// Signers are those whose signature of an image counts. The log tells where signatures
 // cannot be read: the image then has none.
 func (l *Library) Signers(img *image.Image, now *host.InForce) []string {
 	list, err := now.Signers.Of(l.Store, img)

@@ -150,6 +150,9 @@ func (m *Manager) run(ctx context.Context, job *works.Work, t *task, auth *clien
 		return err
 	}
 	defer release()
+	if err := changed(t.info.Spec, found, img); err != nil {
+		return err
+	}
 	p, err := m.permitted(t, img)
 	if err != nil {
 		return err
@@ -168,6 +171,15 @@ func (m *Manager) run(ctx context.Context, job *works.Work, t *task, auth *clien
 		return err
 	}
 	return (&start{m: m, t: t, plan: p, store: store}).run(ctx)
+}
+
+// changed refuses a private image that is not the one to which Fetch has found the task
+// entitled.
+func changed(spec client.TaskSpec, asked, img *image.Image) error {
+	if spec.Owner == "cli" || !img.Private || asked != nil && asked.Name == img.Name && asked.Digest == img.Digest {
+		return nil
+	}
+	return client.Unavailable("image %q has changed while the task was being started: start it again", spec.Image)
 }
 
 // permitted plans a task as the host's policy, sysctls and ports let it be.
