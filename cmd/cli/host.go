@@ -143,7 +143,7 @@ configuration has the defaults.`
 }
 
 // imageRef makes a path absolute for the daemon, which has another directory. A
-// reference to a registry is no path, unless there is a file of that name.
+// reference to a registry is not a path, unless there is a file of that name.
 func imageRef(ref string) string {
 	if !strings.ContainsRune(ref, '/') {
 		return ref

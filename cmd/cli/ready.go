@@ -38,13 +38,13 @@ func theStarter() (*starter, error) {
 		err = syscall.Fstat(fd, &st)
 	}
 	if err != nil || st.Mode&syscall.S_IFMT != syscall.S_IFIFO {
-		return nil, fmt.Errorf("%s=%s is no pipe", readyFD, text)
+		return nil, fmt.Errorf("%s=%s: not a pipe", readyFD, text)
 	}
 	syscall.CloseOnExec(fd)
 	return &starter{os.NewFile(uintptr(fd), "starter")}, nil
 }
 
-// say tells one line. Who does not listen any more is no reason to end.
+// say writes one line. That nobody reads it is not a reason to end.
 func (s *starter) say(word, why string) {
 	if s != nil {
 		_, _ = printable.Fprintln(s.pipe, word, printable.Flat(why))

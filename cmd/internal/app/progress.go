@@ -14,7 +14,7 @@ import (
 	"github.com/freejail/freejail/internal/printable"
 )
 
-// lineEvery is how often a line is written where there is no terminal.
+// lineEvery is how often a line is written without a terminal.
 const lineEvery = 5 * time.Second
 
 // Bar shows how far one thing has come: a bar on a terminal, lines now and then
