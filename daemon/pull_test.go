@@ -325,13 +325,13 @@ func TestOperatorsPull(t *testing.T) {
 	if got, err := c.GC(ctx, client.GCRequest{Older: &tiny}); err != nil || len(got.Images) != 0 {
 		t.Errorf("what an operator has pulled was forgotten: %+v, %v", got, err)
 	}
-	for name, want := range map[string]string{"prog": "names no registry", r.host + "/nothing:1": "no such image", r.host + "/Prog": "no repository's name",
+	for name, want := range map[string]string{"prog": "names no registry", r.host + "/nothing:1": "no such image", r.host + "/Prog": "not a valid repository name",
 		"127.0.0.1:1/x:1": "plain"} {
 		if _, err := c.Pull(ctx, client.PullRequest{Ref: name}, nil); err == nil || !strings.Contains(err.Error(), want) && want != "plain" {
 			t.Errorf("%s: got %v, want %q", name, err, want)
 		}
 	}
-	for image, want := range map[string]string{"prog": "names no registry", "prog@x": "names no registry", r.host + "/x y": "no repository's name"} {
+	for image, want := range map[string]string{"prog": "names no registry", "prog@x": "names no registry", r.host + "/x y": "not a valid repository name"} {
 		_, err := c.Start(ctx, client.TaskSpec{ID: "bad", Owner: "nomad", Image: image})
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want %q", image, err, want)

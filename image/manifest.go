@@ -1,23 +1,14 @@
-// Package image reads, keeps and unpacks OCI images whose configuration carries
-// a freejail manifest.
+// Package image knows what an OCI image is whose configuration carries a freejail
+// manifest: what it says of itself, for which platforms it is, and its users.
 package image
 
 import (
-	"encoding/json"
 	"fmt"
-	"reflect"
 	"time"
-
-	"github.com/freejail/freejail/internal/strictjson"
 )
 
 // ManifestLabel is the label of the OCI config that holds the manifest's JSON.
 const ManifestLabel = "org.freejail.manifest"
-
-// maxManifest bounds the manifest's text, in bytes.
-const maxManifest = 1 << 20
-
-var manifestRules = strictjson.Rules{Bytes: maxManifest, Values: 4096}
 
 // Manifest is an image's description of itself, version 1. A field that this
 // version does not know is an error: no request is silently ignored.
@@ -128,28 +119,8 @@ func (d Duration) MarshalText() ([]byte, error) { return []byte(d.Std().String()
 func (d *Duration) UnmarshalText(b []byte) error {
 	v, err := time.ParseDuration(string(b))
 	if err == nil && v < 0 {
-		err = fmt.Errorf("the time %s is negative", v)
+		err = fmt.Errorf("negative duration %s", v)
 	}
 	*d = Duration(v)
 	return err
-}
-
-// ParseManifest reads and validates a manifest. It is strict: an unknown, a
-// misspelt or a repeated field, null and a wrong type are errors. The error
-// names every mistake by its place, such as ports[1].port.
-func ParseManifest(b []byte) (*Manifest, error) {
-	if err := strictjson.Check(b, nil, manifestRules); err != nil {
-		return nil, fmt.Errorf("manifest: %w", err)
-	}
-	if err := checkShape(b, reflect.TypeFor[Manifest]()); err != nil {
-		return nil, err
-	}
-	m := &Manifest{}
-	if err := json.Unmarshal(b, m); err != nil {
-		return nil, fmt.Errorf("manifest: %w", err)
-	}
-	if err := m.Validate(); err != nil {
-		return nil, err
-	}
-	return m, nil
 }

@@ -25,7 +25,7 @@ func NotFound(ref string) error { return fmt.Errorf("%w: %q%s", ErrNotFound, ref
 // CheckName keeps names usable as references and harmless on a terminal.
 func CheckName(name string) error {
 	if strings.HasPrefix(name, "sha256:") {
-		return fmt.Errorf("image name %q: what begins so is a digest", name)
+		return fmt.Errorf("image name %q: sha256: begins a digest, not a name", name)
 	}
 	plain, hex, pinned := strings.Cut(name, "@sha256:")
 	if !imageName.MatchString(plain) || pinned && digest.NewDigestFromEncoded(digest.SHA256, hex).Validate() != nil {

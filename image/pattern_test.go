@@ -77,7 +77,7 @@ func TestWritablePathsAreBounded(t *testing.T) {
 		}
 		return `{"schemaVersion":1,"writable":[` + strings.Join(paths, ",") + `]}`
 	}
-	if _, err := ParseManifest([]byte(list(129))); err == nil || !strings.Contains(err.Error(), "128 is the most") {
+	if _, err := ParseManifest([]byte(list(129))); err == nil || !strings.Contains(err.Error(), "at most 128 are allowed") {
 		t.Error(err)
 	}
 	if _, err := ParseManifest([]byte(list(128))); err != nil {

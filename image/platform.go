@@ -222,7 +222,7 @@ func distinct(list []ocispec.Descriptor) error {
 		}
 		platform := PlatformText(d.Platform)
 		if d.Platform == nil || d.Platform.OS == "" || seen[platform] {
-			return fmt.Errorf("the name %q is that of several images that their platforms do not tell apart: keep one of them, %s is one",
+			return fmt.Errorf("the name %q is ambiguous: several images for one platform have it: keep one of them, such as %s",
 				OwnName(d), d.Digest)
 		}
 		seen[platform] = true
@@ -239,7 +239,7 @@ func Only(list []ocispec.Descriptor, name string) (ocispec.Descriptor, error) {
 	}
 	d, _, err := only(list, name)
 	if err == nil && slices.ContainsFunc(list, func(o ocispec.Descriptor) bool { return o.Digest != d.Digest }) {
-		err = fmt.Errorf("the name %q is that of images for several platforms: give the digest of one", OwnName(d))
+		err = fmt.Errorf("the name %q is ambiguous: images for several platforms have it: give the digest of one", OwnName(d))
 	}
 	return d, err
 }

@@ -38,9 +38,9 @@ func TestChoiceOfPlatform(t *testing.T) {
 		"attestations":                 {[]ocispec.Descriptor{attested, d("x", p("unknown", "unknown"), ""), d("b", p(second, arch), "")}, "", "b"},
 		"attestations alone":           {[]ocispec.Descriptor{attested, d("x", p("unknown", "unknown"), "")}, "", "names no image"},
 		"one name, its platforms":      {[]ocispec.Descriptor{d("a", p(second, arch), "x"), d("b", p(first, arch), "x:latest")}, "x", "b"},
-		"one name, one platform":       {[]ocispec.Descriptor{d("a", p(first, arch), "x"), d("b", p(first, arch), "x:latest")}, "x", "is that of several images"},
-		"one name, one unnamed":        {[]ocispec.Descriptor{d("a", nil, "x"), d("b", p(first, arch), "x")}, "x", "is that of several images"},
-		"one name, not asked for":      {[]ocispec.Descriptor{d("a", nil, "x"), d("b", p(first, arch), "x")}, "", "is that of several images"},
+		"one name, one platform":       {[]ocispec.Descriptor{d("a", p(first, arch), "x"), d("b", p(first, arch), "x:latest")}, "x", "several images for one platform"},
+		"one name, one unnamed":        {[]ocispec.Descriptor{d("a", nil, "x"), d("b", p(first, arch), "x")}, "x", "several images for one platform"},
+		"one name, not asked for":      {[]ocispec.Descriptor{d("a", nil, "x"), d("b", p(first, arch), "x")}, "", "several images for one platform"},
 		"the name's, not the host's":   {[]ocispec.Descriptor{d("a", p("windows", arch), "x"), d("b", p(first, arch), "y")}, "x", "there are: windows/" + arch},
 		"one with two names":           {[]ocispec.Descriptor{d("a", nil, "x:1"), d("a", nil, "y:1")}, "", "a"},
 	} {

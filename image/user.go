@@ -143,7 +143,7 @@ func UserNames(root string, uid uint32) (out []string, err error) {
 		}
 	})
 	if n > maxNames {
-		return nil, fmt.Errorf("the image's /etc/passwd has %d names for user %d; %d is the most", n, uid, maxNames)
+		return nil, fmt.Errorf("the image's /etc/passwd has %d names for user %d: at most %d are allowed", n, uid, maxNames)
 	}
 	return out, err
 }
@@ -153,7 +153,7 @@ func UserNames(root string, uid uint32) (out []string, err error) {
 func number(s string) (uint32, error) {
 	n, err := strconv.ParseUint(s, 10, 32)
 	if err == nil && n == math.MaxUint32 {
-		err = fmt.Errorf("%s is no valid number of a user or group", s)
+		err = fmt.Errorf("%s is not a valid user or group ID", s)
 	}
 	return uint32(n), err
 }

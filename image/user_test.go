@@ -57,7 +57,7 @@ func TestResolveUser(t *testing.T) {
 			t.Errorf("%q gives %+v, %v; want %+v", spec, got, err, want)
 		}
 	}
-	for spec, want := range map[string]string{"nobody": `no user "nobody"`, "www:nogroup": `no group "nogroup"`, "-1": "no user", "4294967295": "no valid number",
+	for spec, want := range map[string]string{"nobody": `no user "nobody"`, "www:nogroup": `no group "nogroup"`, "-1": "no user", "4294967295": "not a valid user or group ID",
 		"4294967296": "no user", "minus": `user "minus"`, "groupless": `user "groupless"`, "www:4294967295": "no group", "www:minus": "no group", "broken": "no user", "www:": "no group", ":www": "no user"} {
 		got, err := ResolveUser(root, spec)
 		if err == nil {

@@ -26,20 +26,20 @@ var (
 // Validate names every mistake by its field.
 func (m *Manifest) Validate() error {
 	v := &validator{}
-	v.check(m.SchemaVersion == 1, "schemaVersion", "%d is not a version that is known here: want 1", m.SchemaVersion)
+	v.check(m.SchemaVersion == 1, "schemaVersion", "%d is not supported: want 1", m.SchemaVersion)
 	v.check(m.Name == "" || imageName.MatchString(m.Name), "name", "%q: want letters, digits and . _ / : + -", m.Name)
 	v.text("summary", m.Summary)
 	v.text("usage", m.Usage)
 	v.check(m.Wait == "" || m.Wait == "main" || m.Wait == "all", "wait", "%q is neither main nor all", m.Wait)
-	v.check(m.Stop.Signal == "" || signalName.MatchString(m.Stop.Signal), "stop.signal", "%q is no signal's name, such as SIGTERM", m.Stop.Signal)
+	v.check(m.Stop.Signal == "" || signalName.MatchString(m.Stop.Signal), "stop.signal", "%q is not a valid signal (for example SIGTERM)", m.Stop.Signal)
 	v.parameters(m.Parameters)
 	v.ports(m.Ports)
 	v.requires(m.Requires)
-	v.check(len(m.Writable) <= maxPaths, "writable", "there are %d paths; %d is the most", len(m.Writable), maxPaths)
+	v.check(len(m.Writable) <= maxPaths, "writable", "%d paths: at most %d are allowed", len(m.Writable), maxPaths)
 	for i, w := range m.Writable {
 		f := fmt.Sprintf("writable[%d]", i)
 		v.path(f, w)
-		v.check(!slices.Contains(m.Writable[:i], w), f, "%q is there twice", w)
+		v.check(!slices.Contains(m.Writable[:i], w), f, "%q is given twice", w)
 	}
 	v.volumes(m.Volumes)
 	return errors.Join(v.errs...)
@@ -65,17 +65,17 @@ func (v *validator) path(field, p string) {
 // text is shown on operators' terminals, so it must not steer them.
 func (v *validator) text(field, s string) {
 	bad := func(r rune) bool { return unicode.IsControl(r) && r != '\n' && r != '\t' }
-	v.check(!strings.ContainsFunc(s, bad), field, "it has control characters in it")
+	v.check(!strings.ContainsFunc(s, bad), field, "it contains control characters")
 }
 
 func (v *validator) parameters(list []Parameter) {
 	seen, patterns := map[string]bool{}, Patterns{}
 	for i, p := range list {
 		f := fmt.Sprintf("parameters[%d]", i)
-		v.check(paramName.MatchString(p.Name), f+".name", "%q is no name of an environment variable", p.Name)
-		v.check(!seen[p.Name], f+".name", "%q is there twice", p.Name)
-		v.check(!strings.HasPrefix(p.Name, "NOMAD_") && !strings.HasPrefix(p.Name, "FREEJAIL_") && p.Name != "PATH", f+".name", "%q is not the image's to define", p.Name)
-		v.check(!p.Required || p.Default == nil, f+".default", "a required parameter has no default")
+		v.check(paramName.MatchString(p.Name), f+".name", "%q is not a valid environment variable name", p.Name)
+		v.check(!seen[p.Name], f+".name", "%q is given twice", p.Name)
+		v.check(!strings.HasPrefix(p.Name, "NOMAD_") && !strings.HasPrefix(p.Name, "FREEJAIL_") && p.Name != "PATH", f+".name", "%q is reserved", p.Name)
+		v.check(!p.Required || p.Default == nil, f+".default", "a required parameter cannot have a default")
 		v.text(f+".description", p.Description)
 		seen[p.Name] = true
 		matches, err := patterns.Match(p.Pattern, p.Default)
@@ -83,7 +83,7 @@ func (v *validator) parameters(list []Parameter) {
 		if p.Default == nil {
 			continue
 		}
-		v.check(!strings.Contains(*p.Default, "\x00"), f+".default", "it has a NUL in it")
+		v.check(!strings.Contains(*p.Default, "\x00"), f+".default", "it contains a NUL byte")
 		v.check(matches || err != nil, f+".default", "%q does not match the pattern %s", *p.Default, p.Pattern)
 	}
 }
@@ -93,12 +93,12 @@ func (v *validator) ports(list []Port) {
 	for i, p := range list {
 		f := fmt.Sprintf("ports[%d]", i)
 		v.check(portName.MatchString(p.Name), f+".name", "%q: want a lower-case letter, then letters, digits, _ or -", p.Name)
-		v.check(!names[p.Name], f+".name", "%q is there twice", p.Name)
+		v.check(!names[p.Name], f+".name", "%q is given twice", p.Name)
 		names[p.Name] = true
-		v.check(p.Port >= 1 && p.Port <= 65535, f+".port", "%d is not within 1 to 65535", p.Port)
+		v.check(p.Port >= 1 && p.Port <= 65535, f+".port", "%d is not a valid port (1 to 65535)", p.Port)
 		v.check(p.Protocol == "" || p.Protocol == "tcp" || p.Protocol == "udp", f+".protocol", "%q is neither tcp nor udp", p.Protocol)
 		number := fmt.Sprintf("%d/%s", p.Port, cmp.Or(p.Protocol, "tcp"))
-		v.check(!numbers[number], f+".port", "%s is there twice", number)
+		v.check(!numbers[number], f+".port", "%s is given twice", number)
 		numbers[number] = true
 		v.text(f+".description", p.Description)
 		if p.Service != nil {
@@ -112,7 +112,7 @@ func (v *validator) service(f string, p Port) {
 	v.check(s.Name == "" || serviceName.MatchString(s.Name), f+".name", "%q: want up to 63 letters, digits and dashes, as in a DNS name", s.Name)
 	for i, t := range s.Tags {
 		v.check(t != "" && len(t) <= 255, fmt.Sprintf("%s.tags[%d]", f, i), "it is empty or longer than 255 bytes")
-		v.check(printable.Line(t) == t, fmt.Sprintf("%s.tags[%d]", f, i), "%q: a tag is one line of characters that are seen", t)
+		v.check(printable.Line(t) == t, fmt.Sprintf("%s.tags[%d]", f, i), "%q: not a single line of printable characters", t)
 	}
 	c := s.Check
 	if c == nil {
@@ -120,7 +120,7 @@ func (v *validator) service(f string, p Port) {
 	}
 	v.check(c.Type == "http" || c.Type == "tcp", f+".check.type", "%q is neither http nor tcp", c.Type)
 	v.check(c.Path == "" || c.Type == "http" && strings.HasPrefix(c.Path, "/"), f+".check.path", "%q: want a path beginning with /, for type http", c.Path)
-	v.check(printable.Line(c.Path) == c.Path, f+".check.path", "%q: a path is one line of characters that are seen", c.Path)
+	v.check(printable.Line(c.Path) == c.Path, f+".check.path", "%q: not a single line of printable characters", c.Path)
 	v.check(p.Protocol != "udp", f+".check", "a udp port cannot be checked")
 }
 
@@ -137,8 +137,8 @@ func (v *validator) requires(r Requires) {
 	for i, a := range r.Allow {
 		f := fmt.Sprintf("requires.allow[%d]", i)
 		v.check(!strings.HasPrefix(a, "allow."), f, "%q: write it without \"allow.\"", a)
-		v.check(dottedName.MatchString(a), f, "%q is no parameter's name", a)
-		v.check(!slices.Contains(r.Allow[:i], a), f, "%q is there twice", a)
+		v.check(dottedName.MatchString(a), f, "%q is not a valid parameter name", a)
+		v.check(!slices.Contains(r.Allow[:i], a), f, "%q is given twice", a)
 	}
 	v.settings("requires.jail", r.Jail)
 	v.settings("requires.sysctl", r.Sysctl)
@@ -151,10 +151,10 @@ func (v *validator) requires(r Requires) {
 			v.check(false, f+".type", "%q: an image can ask for tmpfs, procfs, fdescfs, linprocfs and linsysfs", m.Type)
 		}
 		for j, o := range m.Options {
-			v.check(o != "" && !strings.ContainsFunc(o, unicode.IsControl), fmt.Sprintf("%s.options[%d]", f, j), "%q is no option", o)
+			v.check(o != "" && !strings.ContainsFunc(o, unicode.IsControl), fmt.Sprintf("%s.options[%d]", f, j), "%q is not a valid mount option", o)
 		}
 	}
-	v.check(r.OSVersion.Min == "" || osVersion.MatchString(r.OSVersion.Min), "requires.osVersion.min", "%q is no version such as 14.1", r.OSVersion.Min)
+	v.check(r.OSVersion.Min == "" || osVersion.MatchString(r.OSVersion.Min), "requires.osVersion.min", "%q is not a valid version (for example 14.1)", r.OSVersion.Min)
 }
 
 func (v *validator) settings(field string, m map[string]string) {
@@ -164,8 +164,8 @@ func (v *validator) settings(field string, m map[string]string) {
 	}
 	slices.Sort(names)
 	for _, name := range names {
-		v.check(dottedName.MatchString(name), field, "%q is no name", name)
-		v.check(!strings.ContainsFunc(m[name], unicode.IsControl), field+"."+name, "its value has control characters in it")
+		v.check(dottedName.MatchString(name), field, "%q is not a valid name", name)
+		v.check(!strings.ContainsFunc(m[name], unicode.IsControl), field+"."+name, "the value contains control characters")
 	}
 }
 
@@ -174,10 +174,10 @@ func (v *validator) volumes(list []Volume) {
 	for i, vol := range list {
 		f := fmt.Sprintf("volumes[%d]", i)
 		v.check(portName.MatchString(vol.Name), f+".name", "%q: want a lower-case letter, then letters, digits, _ or -", vol.Name)
-		v.check(!names[vol.Name], f+".name", "%q is there twice", vol.Name)
+		v.check(!names[vol.Name], f+".name", "%q is given twice", vol.Name)
 		names[vol.Name] = true
 		v.path(f+".path", vol.Path)
-		v.check(!paths[vol.Path], f+".path", "%q is there twice", vol.Path)
+		v.check(!paths[vol.Path], f+".path", "%q is given twice", vol.Path)
 		paths[vol.Path] = true
 		v.text(f+".description", vol.Description)
 	}

@@ -131,7 +131,7 @@ func Copy(w io.Writer, r io.Reader) (int64, error) {
 // ExplainNoSpace says what to do about a full disk.
 func ExplainNoSpace(err error) error {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		return fmt.Errorf("no room is left: make some, or remove images that are not needed and run `freejail gc`: %w", err)
+		return fmt.Errorf("no space left: free some, or remove images that are not needed and run `freejail gc`: %w", err)
 	}
 	return err
 }

@@ -74,7 +74,7 @@ func zstdWindow(br *bufio.Reader) (int64, error) {
 		window = h.FrameContentSize
 	}
 	if window > maxWindow {
-		return 0, fmt.Errorf("to decompress it takes a window of %d bytes, more than the limit of %d: compress it with zstd -19 or less", window, maxWindow)
+		return 0, fmt.Errorf("zstd window of %d bytes is over the limit of %d: compress it with zstd -19 or less", window, maxWindow)
 	}
 	return max(int64(window), usualWindow), nil
 }
@@ -96,7 +96,7 @@ func Decompressor(mediaType string) (func(io.Reader) (io.ReadCloser, error), err
 // CutOff names what an unexpected end is.
 func CutOff(err error) error {
 	if errors.Is(err, io.ErrUnexpectedEOF) {
-		return fmt.Errorf("it is cut off: %w", err)
+		return fmt.Errorf("truncated: %w", err)
 	}
 	return err
 }

@@ -37,7 +37,7 @@ var (
 
 // ErrMediaType is in the error of a document that says of itself to be something
 // else than its descriptor does.
-var ErrMediaType = errors.New("its media type is another")
+var ErrMediaType = errors.New("media type mismatch")
 
 // CheckDigest refuses what is not a SHA-256 digest.
 func CheckDigest(d digest.Digest) error {
@@ -69,7 +69,7 @@ func ReadManifest(b []byte, mediaType string) (ocispec.Manifest, error) {
 	case m.SchemaVersion != 2:
 		err = fmt.Errorf("schemaVersion: want 2, got %d", m.SchemaVersion)
 	case m.Config.Digest == "":
-		err = errors.New("config: an image manifest has one, with a digest")
+		err = errors.New("config: missing, or without a digest")
 	default:
 		err = agree(mediaType, m.MediaType, IsImage, "an image manifest")
 	}
@@ -173,9 +173,9 @@ func agree(wanted, own string, known func(string) bool, kind string) error {
 	case wanted != "" && !known(wanted):
 		return fmt.Errorf("%w: %.100q is not the type of %s", ErrMediaType, wanted, kind)
 	case own != "" && !known(own):
-		return fmt.Errorf("%w: it says of itself %.100q, which is not the type of %s", ErrMediaType, own, kind)
+		return fmt.Errorf("%w: the document says %.100q, which is not the type of %s", ErrMediaType, own, kind)
 	case own != "" && wanted != "" && own != wanted:
-		return fmt.Errorf("%w: it says of itself %.100q, its descriptor or registry %.100q", ErrMediaType, own, wanted)
+		return fmt.Errorf("%w: the document says %.100q, its descriptor or registry %.100q", ErrMediaType, own, wanted)
 	}
 	return nil
 }

@@ -61,7 +61,7 @@ func (x extraction) entries(tr *tar.Reader, dir string) error {
 		case err != nil:
 			return err
 		case n >= x.limits.Entries:
-			return fmt.Errorf("it has more than the limit of %d entries (limits { entries })", x.limits.Entries)
+			return fmt.Errorf("over the limit of %d entries (limits { entries })", x.limits.Entries)
 		}
 		name := strings.TrimPrefix(path.Clean("/"+h.Name), "/")
 		if h.Typeflag != tar.TypeReg || !layoutFile(name) {
@@ -85,7 +85,7 @@ func layoutFile(name string) bool {
 func writeEntry(p, name string, size int64, r io.Reader, verify bool) error {
 	f, err := os.OpenFile(p, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, os.ErrExist) {
-		return errors.New("it is there twice")
+		return errors.New("duplicate entry")
 	}
 	if err != nil {
 		return err

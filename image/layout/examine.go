@@ -100,7 +100,7 @@ func (e *Examination) index(ctx context.Context, where, mediaType string, b []by
 		case document.IsIndex(d.MediaType) && depth < 4:
 			err = e.index(ctx, at, d.MediaType, b, want, depth+1)
 		default:
-			e.Add(image.Warning, "media-type", at, "%q is neither an image manifest nor an index: it was not looked at", d.MediaType)
+			e.Add(image.Warning, "media-type", at, "%q is neither an image manifest nor an index: not examined", d.MediaType)
 		}
 		if err != nil {
 			return err
@@ -126,7 +126,7 @@ func (e *Examination) blob(ctx context.Context, where string, d ocispec.Descript
 	}
 	f, size, err := e.Layout.openBlob(d.Digest)
 	if errors.Is(err, fs.ErrNotExist) {
-		e.Add(image.Error, "blob-missing", where, "blob %s is not there", d.Digest)
+		e.Add(image.Error, "blob-missing", where, "blob %s is missing", d.Digest)
 		return nil, nil
 	}
 	if err != nil {
@@ -171,7 +171,7 @@ func (e *Examination) manifest(ctx context.Context, where string, d ocispec.Desc
 		return nil
 	}
 	if !document.IsConfig(m.Config.MediaType) {
-		e.Add(image.Warning, "media-type", where, "the config's type %q is not that of an image: it was not looked at", m.Config.MediaType)
+		e.Add(image.Warning, "media-type", where, "the config's type %q is not that of an image: not examined", m.Config.MediaType)
 		return nil
 	}
 	text, err := e.blob(ctx, where+", config", m.Config, true)
@@ -202,7 +202,7 @@ func (e *Examination) layers(ctx context.Context, where string, m ocispec.Manife
 			e.Add(image.Error, "media-type", at, "%v", err)
 		}
 		if n, twice := first[l.Digest]; twice {
-			e.Add(image.Note, "layer-twice", at, "it is layer %d again", n)
+			e.Add(image.Note, "layer-twice", at, "same as layer %d", n)
 			continue
 		}
 		first[l.Digest] = i + 1
@@ -255,7 +255,7 @@ func (e *Examination) history(where string, c ocispec.Image, layers int) {
 		}
 	}
 	if len(c.History) > 0 && made != layers {
-		e.Add(image.Warning, "history", where, "its history tells of %d layers, the image has %d", made, layers)
+		e.Add(image.Warning, "history", where, "the history has %d layers, the image has %d", made, layers)
 	}
 }
 

@@ -116,7 +116,7 @@ func (s *Store) find(ref string) (ocispec.Descriptor, error) {
 			continue
 		}
 		if found != nil && found.Digest != d.Digest {
-			err = fmt.Errorf("%q is the beginning of several digests", ref)
+			err = fmt.Errorf("%q is ambiguous: several digests begin with it", ref)
 		}
 		if found == nil || private(*found) { // one name for everybody is enough
 			found = &idx.Manifests[i]

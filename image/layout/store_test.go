@@ -406,7 +406,7 @@ func TestFullDisk(t *testing.T) {
 	l := newLayout(layerOf(t, file("a", first)), layerOf(t, file("b", second))).Seal(t)
 	for _, p := range []string{l.Dir(t), writeTemp(t, l.Tar(t))} {
 		_, err := s.Import(ctx, p, "", nil)
-		wantError(t, err, "no room is left", "no space left on device")
+		wantError(t, err, "no space left", "no space left on device")
 		if !errors.Is(err, syscall.ENOSPC) {
 			t.Errorf("the reason is lost: %v", err)
 		}
@@ -417,5 +417,5 @@ func TestFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	big := newStore(t, image.Limits{})
-	wantError(t, unpack.Image(ctx, big, putLayers(t, big, "big", layerOf(t, file("b", second))), root, nil), "no room is left", `entry "b"`)
+	wantError(t, unpack.Image(ctx, big, putLayers(t, big, "big", layerOf(t, file("b", second))), root, nil), "no space left", `entry "b"`)
 }

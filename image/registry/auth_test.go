@@ -110,10 +110,10 @@ func TestCredentials(t *testing.T) {
 		"helper":             {Host{AuthFile: write("c", fmt.Sprintf(`{"credHelpers":{%q:"test"}}`, host), 0o600)}, nil, nil, ""},
 		"the user's":         {Host{}, []string{dir + "/missing", write("d", `{"auths":{}}`, 0o600), write("e", fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, host, basic), 0o600)}, nil, ""},
 		"a job's":            {Host{AuthFile: write("f", fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, host, wrong), 0o600)}, nil, &Credential{"fleet", fleetPassword}, ""},
-		"none":               {Host{}, nil, nil, "there are no credentials"},
-		"wrong":              {Host{}, nil, &Credential{"fleet", "wrong"}, "refuses access"},
+		"none":               {Host{}, nil, nil, "no credentials are configured"},
+		"wrong":              {Host{}, nil, &Credential{"fleet", "wrong"}, "access denied"},
 		"missing auth file":  {Host{AuthFile: dir + "/missing"}, nil, nil, "auth_file"},
-		"another's auth":     {Host{AuthFile: write("g", fmt.Sprintf(`{"auths":{"other.example":{"auth":%q}}}`, basic), 0o600)}, nil, nil, "there are no credentials"},
+		"another's auth":     {Host{AuthFile: write("g", fmt.Sprintf(`{"auths":{"other.example":{"auth":%q}}}`, basic), 0o600)}, nil, nil, "no credentials are configured"},
 		"a file of nonsense": {Host{AuthFile: write("h", "nonsense "+fleetPassword, 0o600)}, nil, nil, "/h"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -231,7 +231,7 @@ func TestRedirects(t *testing.T) {
 	}
 	lost = true
 	_, err = c.Pull(ctx, newStore(t), ref(t, front+"/team/web:1"), PullOptions{})
-	wantError(t, err, "refuses access")
+	wantError(t, err, "access denied")
 	if strings.Contains(err.Error(), "secret-4712") {
 		t.Errorf("the error tells the redirect's secret: %v", err)
 	}
@@ -242,7 +242,7 @@ func TestRedirects(t *testing.T) {
 		http.Redirect(w, r, plain.URL+r.URL.Path, http.StatusTemporaryRedirect)
 	}))
 	_, err = client(t, Host{Name: down, CAFile: downCA}).Pull(ctx, newStore(t), ref(t, down+"/team/web:1"), PullOptions{})
-	wantError(t, err, "plain HTTP is not spoken")
+	wantError(t, err, "plain HTTP is not enabled")
 }
 
 // A mirror gets its own credentials or none, never those of the registry.

@@ -69,7 +69,7 @@ func NewClient(c Config) (*Client, error) {
 		}
 		h.Name = imagename.Host(h.Name)
 		if _, twice := out.hosts[h.Name]; twice {
-			return nil, fmt.Errorf("registry %q: it is there twice", h.Name)
+			return nil, fmt.Errorf("registry %q: given twice", h.Name)
 		}
 		if err := h.check(); err != nil {
 			return nil, fmt.Errorf("registry %q: %w", h.Name, err)
@@ -86,7 +86,7 @@ func NewClient(c Config) (*Client, error) {
 	}
 	for name := range out.hosts {
 		if bare, ok := strings.CutSuffix(name, ":80"); ok && out.hosts[bare].PlainHTTP {
-			return nil, fmt.Errorf("registry %q: it is there twice, as %q speaks plain HTTP, whose port this is", name, bare)
+			return nil, fmt.Errorf("registry %q: same as %q, which uses plain HTTP", name, bare)
 		}
 	}
 	out.http = &http.Client{Transport: retry.NewTransport(wires)}
@@ -130,7 +130,7 @@ func mirrored(mirror, repository string) (Reference, error) {
 	host = imagename.Host(host)
 	if prefix != "" {
 		if !repositoryName.MatchString(prefix) {
-			return Reference{}, fmt.Errorf("%q is no part of a repository's name", prefix)
+			return Reference{}, fmt.Errorf("%q is not a valid repository name", prefix)
 		}
 		repository = prefix + "/" + repository
 	}
@@ -147,7 +147,7 @@ func certificates(file string) (*x509.CertPool, error) {
 		pool = x509.NewCertPool()
 	}
 	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("%s has no certificate in PEM", file)
+		return nil, fmt.Errorf("%s: no PEM certificate found", file)
 	}
 	return pool, nil
 }
@@ -182,7 +182,7 @@ func (w *wires) RoundTrip(req *http.Request) (*http.Response, error) {
 		host = bare
 	}
 	if req.URL.Scheme != "https" && !w.plain[host] {
-		return nil, fmt.Errorf("plain HTTP is not spoken with %s: it would have to be named so (registry %q { plain_http = true })", req.URL.Host, req.URL.Host)
+		return nil, fmt.Errorf("plain HTTP is not enabled for %s: set registry %q { plain_http = true }", req.URL.Host, req.URL.Host)
 	}
 	if t, ok := w.own[host]; ok {
 		return t.RoundTrip(req)

@@ -126,7 +126,7 @@ func targetName(from, to Location, name string) string {
 
 func readManifest(ctx context.Context, src content.Fetcher, d ocispec.Descriptor) ([]byte, error) {
 	if d.Size < 0 || d.Size > maxManifest {
-		return nil, fmt.Errorf("the manifest %s has %d bytes: %d is the most", d.Digest, d.Size, maxManifest)
+		return nil, fmt.Errorf("the manifest %s has %d bytes: at most %d are allowed", d.Digest, d.Size, maxManifest)
 	}
 	b, err := content.FetchAll(ctx, src, d)
 	if err == nil {

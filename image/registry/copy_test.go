@@ -111,7 +111,7 @@ func TestLocations(t *testing.T) {
 		"oci:":                "want oci:PATH",
 		"oci-archive::name":   "want oci-archive:PATH",
 		"web":                 "or oci:DIR",
-		"docker://r.example/": "no repository's name",
+		"docker://r.example/": "not a valid repository name",
 	} {
 		_, err := ParseLocation(text)
 		wantError(t, err, want)

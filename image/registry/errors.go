@@ -53,13 +53,13 @@ func explain(err error) string {
 	var answer *errcode.ErrorResponse
 	switch {
 	case errors.Is(err, auth.ErrBasicCredentialNotFound):
-		return "the registry wants to know who asks, and there are no credentials for it: see docs/registries.md"
+		return "authentication required, and no credentials are configured for this registry: see docs/registries.md"
 	case errors.As(err, &answer) && (answer.StatusCode == http.StatusUnauthorized || answer.StatusCode == http.StatusForbidden):
-		return fmt.Sprintf("the registry refuses access (is it there, and are the credentials right?): %v", err)
+		return fmt.Sprintf("access denied (does it exist, and are the credentials right?): %v", err)
 	case errors.Is(err, errdef.ErrNotFound):
-		return "there is no such image: " + err.Error()
+		return "no such image: " + err.Error()
 	case err != nil && strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
-		return err.Error() + ": if it is meant to, name it (plain_http)"
+		return err.Error() + ": to allow that, set plain_http"
 	}
 	return err.Error()
 }

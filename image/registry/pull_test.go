@@ -237,13 +237,13 @@ func TestHostileRegistries(t *testing.T) {
 			w.Header().Set("Content-Type", indexType)
 			w.Header().Set("Content-Length", "99999999999")
 			w.Header().Set("Docker-Content-Digest", someDigest)
-		}, "is the most"},
+		}, "at most"},
 		"index bomb":                 {byTag, answer(indexType, "", bomb), ""},
 		"empty index":                {byTag, answer(indexType, "", other), "names no image"},
 		"no JSON":                    {byTag, answer(indexType, "", "<html>"), "image index"},
 		"manifest as an index":       {byTag, answer(indexType, "", manifest), "of another kind"},
 		"both kinds":                 {byTag, answer(document.DockerManifest, "", strings.TrimSuffix(manifest, "}")+`,"manifests":[]}`), "of another kind"},
-		"a type that is not its own": {byTag, answer(document.DockerList, "", other), "says of itself"},
+		"a type that is not its own": {byTag, answer(document.DockerList, "", other), "the document says"},
 		"a type that is not the list's": {func(r *http.Request) bool {
 			return r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/manifests/")
 		}, func(w http.ResponseWriter, r *http.Request) {

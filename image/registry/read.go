@@ -49,7 +49,7 @@ func (p *place) manifest(ctx context.Context, version string) (ocispec.Descripto
 		return d, nil, fmt.Errorf("%s is of the type %q, which is neither an image manifest nor an index", version, d.MediaType)
 	}
 	if d.Size < 0 || d.Size > maxManifest {
-		return d, nil, fmt.Errorf("the manifest %s has %d bytes: %d is the most", version, d.Size, maxManifest)
+		return d, nil, fmt.Errorf("the manifest %s has %d bytes: at most %d are allowed", version, d.Size, maxManifest)
 	}
 	b, err := content.ReadAll(r, d)
 	if err == nil {

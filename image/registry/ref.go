@@ -18,7 +18,7 @@ import (
 type Reference struct {
 	Host       string // host or host:port, in lower case and without HTTPS' own port
 	Repository string // path in the registry, such as team/web
-	Tag        string // "latest" where neither a tag nor a digest was given
+	Tag        string // "latest" where not a valid tag or digest was given
 	Digest     digest.Digest
 }
 
@@ -46,7 +46,7 @@ func ParseReference(s string) (Reference, error) {
 		return Reference{}, fmt.Errorf("image reference %q: "+format, append([]any{shortened(s)}, args...)...)
 	}
 	if at := strings.IndexByte(s, '@'); at >= 0 && at < strings.IndexByte(s, '/') {
-		return Reference{}, errors.New("image reference: there is an @ in the host: credentials have no place in a reference")
+		return Reference{}, errors.New("image reference: @ in the host: credentials are not allowed in a reference")
 	}
 	rest, pin, pinned := strings.Cut(s, "@")
 	if len(rest) > maxReference {
@@ -54,13 +54,13 @@ func ParseReference(s string) (Reference, error) {
 	}
 	host, path, slash := strings.Cut(rest, "/")
 	if !slash || !IsReference(s) {
-		return bad("it names no registry: want HOST/NAME:TAG, such as registry.example/web:1.0")
+		return bad("no registry host: want HOST/NAME:TAG, such as registry.example/web:1.0")
 	}
 	r := Reference{Host: host, Repository: path}
 	if i := strings.LastIndexByte(path, ':'); i >= 0 {
 		r.Repository, r.Tag = path[:i], path[i+1:]
 		if !tagName.MatchString(r.Tag) {
-			return bad("%q is no tag: want up to 128 of A-Z a-z 0-9 _ . -, not beginning with . or -", r.Tag)
+			return bad("%q is not a valid tag: want up to 128 of A-Z a-z 0-9 _ . -, not beginning with . or -", r.Tag)
 		}
 	}
 	if err := checkHost(r.Host); err != nil {
@@ -68,7 +68,7 @@ func ParseReference(s string) (Reference, error) {
 	}
 	r.Host = imagename.Host(r.Host)
 	if !repositoryName.MatchString(r.Repository) {
-		return bad("%q is no repository's name: want lower-case letters and digits, within a part joined by . _ __ or -", r.Repository)
+		return bad("%q is not a valid repository name: want lower-case letters and digits, within a part joined by . _ __ or -", r.Repository)
 	}
 	if pinned {
 		r.Digest = digest.Digest(pin)
@@ -95,13 +95,13 @@ func checkHost(s string) error {
 		if hostName.MatchString(strings.ToLower(host)) {
 			return fmt.Errorf("write the host %q in lower case", host)
 		}
-		return fmt.Errorf("%q is no host's name or IPv4 address", host)
+		return fmt.Errorf("%q is not a valid host name or IPv4 address", host)
 	}
 	if !has {
 		return nil
 	}
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || strconv.FormatUint(n, 10) != port {
-		return fmt.Errorf("%q is no port", port)
+		return fmt.Errorf("%q is not a valid port", port)
 	}
 	return nil
 }

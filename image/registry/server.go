@@ -128,9 +128,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	err := s.route(seen, r)
 	var f *failure
 	if err != nil && !errors.As(err, &f) {
-		f = &failure{status: http.StatusInternalServerError, code: "UNKNOWN", text: "the server has a fault: its log tells more"}
+		f = &failure{status: http.StatusInternalServerError, code: "UNKNOWN", text: "internal server error: see the server's log"}
 		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-			f.status, f.text = http.StatusInsufficientStorage, "no room is left on the server"
+			f.status, f.text = http.StatusInsufficientStorage, "no space left on the server"
 		}
 	}
 	if f != nil {
@@ -172,7 +172,7 @@ func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 func (s *Server) route(w http.ResponseWriter, r *http.Request) error {
 	if s.opts.Users != nil && !s.opts.Users.admit(r) {
 		w.Header().Set("WWW-Authenticate", `Basic realm="freejail", charset="UTF-8"`)
-		return fail(http.StatusUnauthorized, "UNAUTHORIZED", "a user and a password are wanted")
+		return fail(http.StatusUnauthorized, "UNAUTHORIZED", "authentication required")
 	}
 	reading := r.Method == http.MethodGet || r.Method == http.MethodHead
 	if s.opts.ReadOnly && !reading {
@@ -183,7 +183,7 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) error {
 	case r.URL.Path == "/v2" || ok && rest == "":
 		return writeJSON(w, "application/json", struct{}{})
 	case !ok:
-		return fail(http.StatusNotFound, "NAME_INVALID", "there is nothing here but /v2/")
+		return fail(http.StatusNotFound, "NAME_INVALID", "only /v2/ is served here")
 	case rest == "_catalog" && reading:
 		return s.catalog(w, r)
 	}
@@ -222,7 +222,7 @@ func writeJSON(w http.ResponseWriter, mediaType string, v any) error {
 // repo opens a repository; one that is missing is made if create says so.
 func (s *Server) repo(name string, create bool) (*repo, error) {
 	if len(name) > maxReference || !repositoryName.MatchString(name) {
-		return nil, fail(http.StatusBadRequest, "NAME_INVALID", "%q is no repository's name", shortened(name))
+		return nil, fail(http.StatusBadRequest, "NAME_INVALID", "%q is not a valid repository name", shortened(name))
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -288,7 +288,7 @@ func page(w http.ResponseWriter, r *http.Request, list []string) ([]string, erro
 	if text := q.Get("n"); text != "" {
 		asked, err := strconv.Atoi(text)
 		if err != nil || asked < 0 {
-			return nil, fail(http.StatusBadRequest, "PAGINATION_NUMBER_INVALID", "%q is no number of results", shortened(text))
+			return nil, fail(http.StatusBadRequest, "PAGINATION_NUMBER_INVALID", "%q is not a valid number of results", shortened(text))
 		}
 		n = min(n, asked)
 	}

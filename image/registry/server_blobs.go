@@ -41,7 +41,7 @@ func (s *Server) blob(w http.ResponseWriter, r *http.Request, name, text string)
 		w.WriteHeader(http.StatusAccepted)
 		return nil
 	}
-	return fail(http.StatusMethodNotAllowed, "UNSUPPORTED", "a blob can be read and deleted")
+	return fail(http.StatusMethodNotAllowed, "UNSUPPORTED", "method not allowed: a blob supports GET, HEAD and DELETE")
 }
 
 func (r *repo) sendBlob(w http.ResponseWriter, req *http.Request, d digest.Digest) error {

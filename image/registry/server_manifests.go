@@ -83,7 +83,7 @@ func (s *Server) manifest(w http.ResponseWriter, r *http.Request, name, version 
 	if !tagName.MatchString(version) {
 		var err error
 		if d, err = parseDigest(version); err != nil {
-			return fail(http.StatusNotFound, "MANIFEST_UNKNOWN", "%q is neither a tag nor a digest", shortened(version))
+			return fail(http.StatusNotFound, "MANIFEST_UNKNOWN", "%q is not a valid tag or digest", shortened(version))
 		}
 	}
 	repo, err := s.repo(name, r.Method == http.MethodPut)
@@ -102,7 +102,7 @@ func (s *Server) manifest(w http.ResponseWriter, r *http.Request, name, version 
 		w.WriteHeader(http.StatusAccepted)
 		return nil
 	}
-	return fail(http.StatusMethodNotAllowed, "UNSUPPORTED", "a manifest knows GET, HEAD, PUT and DELETE")
+	return fail(http.StatusMethodNotAllowed, "UNSUPPORTED", "method not allowed: a manifest supports GET, HEAD, PUT and DELETE")
 }
 
 // nameOf is the tag of an entry of the index.
@@ -150,7 +150,7 @@ func (r *repo) putManifest(w http.ResponseWriter, req *http.Request, version str
 	}
 	b, err := io.ReadAll(io.LimitReader(&patient{r: req.Body, rc: http.NewResponseController(w)}, maxManifest+1))
 	if err != nil {
-		return fail(http.StatusBadRequest, "MANIFEST_INVALID", "the manifest did not arrive")
+		return fail(http.StatusBadRequest, "MANIFEST_INVALID", "the manifest could not be read")
 	}
 	if len(b) > maxManifest {
 		return fail(http.StatusRequestEntityTooLarge, "SIZE_INVALID", "the manifest is larger than %d bytes", maxManifest)

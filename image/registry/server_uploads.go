@@ -70,7 +70,7 @@ func (s *Server) uploads(w http.ResponseWriter, r *http.Request, name, id string
 		w.WriteHeader(http.StatusNoContent)
 		return nil
 	}
-	return fail(http.StatusMethodNotAllowed, "UNSUPPORTED", "an upload knows GET, PATCH, PUT and DELETE")
+	return fail(http.StatusMethodNotAllowed, "UNSUPPORTED", "method not allowed: an upload supports GET, PATCH, PUT and DELETE")
 }
 
 // begin starts an upload, or does without one: by a mount of another

@@ -72,7 +72,7 @@ func identityOf(at Location, src source, root ocispec.Descriptor, identity strin
 	}
 	identity = imagename.Canonical(imagename.Repository(identity))
 	if identity == "" {
-		return "", errors.New("the image has no name: say by --identity for which repository it is signed")
+		return "", errors.New("the image has no name: give its repository with --identity")
 	}
 	return identity, nil
 }
@@ -249,7 +249,7 @@ func (c *Client) Verify(ctx context.Context, at Location, key *sign.PublicKey, i
 	if err != nil {
 		return st, err
 	}
-	why := []error{fmt.Errorf("none of the %d signatures of %s holds for %s", len(list), root.Digest, identity)}
+	why := []error{fmt.Errorf("none of the %d signatures of %s is valid for %s", len(list), root.Digest, identity)}
 	for _, s := range list {
 		switch have, err := key.Verify(s); {
 		case err != nil:

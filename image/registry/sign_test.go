@@ -376,7 +376,7 @@ func TestOneNameOfSeveralImages(t *testing.T) {
 			continue
 		}
 		for _, err := range []error{verified, imported, copied} {
-			wantError(t, err, `the name "web" is that of several images`)
+			wantError(t, err, `the name "web" is ambiguous: several images`)
 		}
 	}
 }

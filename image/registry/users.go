@@ -53,7 +53,7 @@ func ReadUsers(file string) (*Users, error) {
 		u.hashes[name] = []byte(hash)
 	}
 	if len(u.hashes) == 0 && lines.Err() == nil {
-		return nil, fmt.Errorf("%s has no users", file)
+		return nil, fmt.Errorf("%s: no users", file)
 	}
 	return u, lines.Err()
 }

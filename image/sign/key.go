@@ -94,7 +94,7 @@ func ReadPrivate(text []byte, password func() ([]byte, error)) (*PrivateKey, err
 		}
 	case pemPrivate:
 	default:
-		return nil, fmt.Errorf("%q is no private key: want %s or %s", block.Type, pemPrivate, pemEncrypted)
+		return nil, fmt.Errorf("%q is not a private key: want %s or %s", block.Type, pemPrivate, pemEncrypted)
 	}
 	parsed, err := x509.ParsePKCS8PrivateKey(der)
 	if err != nil {
@@ -102,7 +102,7 @@ func ReadPrivate(text []byte, password func() ([]byte, error)) (*PrivateKey, err
 	}
 	key, ok := parsed.(*ecdsa.PrivateKey)
 	if !ok {
-		return nil, fmt.Errorf("the private key is a %T: only ECDSA is taken", parsed)
+		return nil, fmt.Errorf("the private key is a %T: only ECDSA is supported", parsed)
 	}
 	return &PrivateKey{key}, nil
 }
@@ -114,7 +114,7 @@ func ReadPublic(text []byte) (*PublicKey, error) {
 		return nil, err
 	}
 	if block.Type != pemPublic {
-		return nil, fmt.Errorf("%q is no public key: want %s", block.Type, pemPublic)
+		return nil, fmt.Errorf("%q is not a public key: want %s", block.Type, pemPublic)
 	}
 	parsed, err := x509.ParsePKIXPublicKey(block.Bytes)
 	if err != nil {
@@ -122,18 +122,18 @@ func ReadPublic(text []byte) (*PublicKey, error) {
 	}
 	key, ok := parsed.(*ecdsa.PublicKey)
 	if !ok {
-		return nil, fmt.Errorf("the public key is a %T: only ECDSA is taken", parsed)
+		return nil, fmt.Errorf("the public key is a %T: only ECDSA is supported", parsed)
 	}
 	return &PublicKey{key}, nil
 }
 
 func decode(text []byte) (*pem.Block, error) {
 	if len(text) > maxKey {
-		return nil, fmt.Errorf("%d bytes are too many for a key", len(text))
+		return nil, fmt.Errorf("key file too large: %d bytes", len(text))
 	}
 	block, _ := pem.Decode(text)
 	if block == nil {
-		return nil, errors.New("this is no key in PEM")
+		return nil, errors.New("not a PEM key")
 	}
 	return block, nil
 }

@@ -235,11 +235,11 @@ func Parse(manifest []byte, mediaType string, read func(ocispec.Descriptor) ([]b
 			return out, fmt.Errorf("signatures: more than %d", maxSignatures)
 		}
 		if l.Size < 0 || l.Size > MaxPayload {
-			return out, fmt.Errorf("signatures: a statement has %d bytes, %d are the most", l.Size, MaxPayload)
+			return out, fmt.Errorf("signatures: a statement has %d bytes: at most %d are allowed", l.Size, MaxPayload)
 		}
 		sig, err := base64.StdEncoding.DecodeString(text)
 		if err == nil && len(sig) > maxSignature {
-			err = fmt.Errorf("one has %d bytes, %d are the most", len(sig), maxSignature)
+			err = fmt.Errorf("one has %d bytes: at most %d are allowed", len(sig), maxSignature)
 		}
 		if err != nil {
 			return out, fmt.Errorf("signatures: %w", err)
@@ -263,7 +263,7 @@ type Blob struct {
 // that it names, and then itself.
 func Manifest(list []Signature) ([]Blob, error) {
 	if len(list) > maxSignatures {
-		return nil, fmt.Errorf("signatures: %d, more than %d are not read: remove some first", len(list), maxSignatures)
+		return nil, fmt.Errorf("signatures: %d: at most %d are allowed: remove some first", len(list), maxSignatures)
 	}
 	m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest}
 	cfg := ocispec.Image{RootFS: ocispec.RootFS{Type: "layers"}}

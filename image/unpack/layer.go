@@ -89,7 +89,7 @@ func (a *applier) entry(h *tar.Header, r io.Reader) error {
 		return err
 	}
 	if h.Uid < 0 || h.Uid >= math.MaxUint32 || h.Gid < 0 || h.Gid >= math.MaxUint32 {
-		return fmt.Errorf("the owner %d:%d is no valid one", h.Uid, h.Gid)
+		return fmt.Errorf("invalid owner %d:%d", h.Uid, h.Gid)
 	}
 	if name == "" {
 		if h.Typeflag != tar.TypeDir {
@@ -116,7 +116,7 @@ func (a *applier) entry(h *tar.Header, r io.Reader) error {
 func (a *applier) whiteout(dir, base string) error {
 	hidden := strings.TrimPrefix(base, whiteoutPrefix)
 	if base != opaqueMarker && (hidden == "" || hidden == "." || hidden == ".." || strings.HasPrefix(hidden, whiteoutPrefix)) {
-		return errors.New("it is no whiteout of a name")
+		return errors.New("not a valid whiteout")
 	}
 	f, err := a.tree.open(dir, false)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -144,7 +144,7 @@ func (a *applier) make(h *tar.Header, f *folder, base string, r io.Reader) error
 	case tar.TypeChar, tar.TypeBlock, tar.TypeFifo:
 		return errors.New("device nodes and FIFOs are not allowed in a layer: devices come from devfs")
 	}
-	return fmt.Errorf("the entry type %q is not known", h.Typeflag)
+	return fmt.Errorf("unknown entry type %q", h.Typeflag)
 }
 
 func (a *applier) rootDirectory(h *tar.Header) error {
@@ -251,7 +251,7 @@ func (a *applier) hardLink(h *tar.Header, f *folder, base string) error {
 		return fmt.Errorf("hard link to %q: %w", h.Linkname, err)
 	}
 	if !isType(&st, unix.S_IFREG) && !isType(&st, unix.S_IFLNK) {
-		return fmt.Errorf("hard link to %q: that is no file", h.Linkname)
+		return fmt.Errorf("hard link to %q: not a file", h.Linkname)
 	}
 	if from.path == f.path && target == base {
 		return errors.New("the hard link points to itself")

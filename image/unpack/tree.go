@@ -131,7 +131,7 @@ func (t *tree) remember(p string, s dirState) error {
 
 func (t *tree) checkNames() error {
 	if t.names > maxRemembered {
-		return fmt.Errorf("its directories are too many, or their paths too long: to remember them takes more than %d bytes", maxRemembered)
+		return fmt.Errorf("too many directories, or paths too long: they need more than %d bytes of memory", maxRemembered)
 	}
 	return nil
 }

@@ -134,7 +134,7 @@ const limitNames = "layer_size, image_size"
 func (b *budget) addFile(size int64) error {
 	// Sparse files are larger than what the stream has of them.
 	if size < 0 || size > b.maxBytes-b.files {
-		return fmt.Errorf("with it the files unpack to more than the limit of %d bytes (limits { %s })", b.maxBytes, limitNames)
+		return fmt.Errorf("the files unpack to more than the limit of %d bytes (limits { %s })", b.maxBytes, limitNames)
 	}
 	b.files += size
 	return nil

@@ -280,9 +280,9 @@ func TestDamagedLayers(t *testing.T) {
 		blob []byte
 		want string
 	}{
-		"tar cut off":    {ocispec.MediaTypeImageLayer, layer[:1<<20], "cut off"},
-		"gzip cut off":   {ocispec.MediaTypeImageLayerGzip, gz(t, layer)[:2<<20], "cut off"},
-		"zstd cut off":   {ocispec.MediaTypeImageLayerZstd, zst(t, layer)[:2<<20], "cut off"},
+		"tar cut off":    {ocispec.MediaTypeImageLayer, layer[:1<<20], "truncated"},
+		"gzip cut off":   {ocispec.MediaTypeImageLayerGzip, gz(t, layer)[:2<<20], "truncated"},
+		"zstd cut off":   {ocispec.MediaTypeImageLayerZstd, zst(t, layer)[:2<<20], "truncated"},
 		"gzip empty":     {ocispec.MediaTypeImageLayerGzip, nil, "EOF"},
 		"no gzip":        {ocispec.MediaTypeImageLayerGzip, layer, "gzip: invalid header"},
 		"no tar":         {ocispec.MediaTypeImageLayer, bytes.Repeat([]byte("no tar"), 1000), "invalid tar header"},

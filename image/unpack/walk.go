@@ -41,7 +41,7 @@ func (t *tree) step(n int) error {
 	return nil
 }
 
-var errNotDir = errors.New("it is not a directory")
+var errNotDir = errors.New("not a directory")
 
 // folder is an open directory of a tree.
 type folder struct {

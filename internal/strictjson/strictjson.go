@@ -179,7 +179,7 @@ func (w *walker) object(s *shape) error {
 			return in("."+printable(name), faultf("some programs take it for %q: write it so, or leave it out", known))
 		}
 		if _, twice := w.names[field{own, known}]; twice {
-			return in("."+printable(name), faultf("it is there twice"))
+			return in("."+printable(name), faultf("it is given twice"))
 		}
 		w.names[field{own, known}] = struct{}{}
 		w.next()

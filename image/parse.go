@@ -9,7 +9,34 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+
+	"github.com/freejail/freejail/internal/strictjson"
 )
+
+// maxManifest bounds the manifest's text, in bytes.
+const maxManifest = 1 << 20
+
+var manifestRules = strictjson.Rules{Bytes: maxManifest, Values: 4096}
+
+// ParseManifest reads and validates a manifest. It is strict: an unknown, a
+// misspelt or a repeated field, null and a wrong type are errors. The error
+// names every mistake by its place, such as ports[1].port.
+func ParseManifest(b []byte) (*Manifest, error) {
+	if err := strictjson.Check(b, nil, manifestRules); err != nil {
+		return nil, fmt.Errorf("manifest: %w", err)
+	}
+	if err := checkShape(b, reflect.TypeFor[Manifest]()); err != nil {
+		return nil, err
+	}
+	m := &Manifest{}
+	if err := json.Unmarshal(b, m); err != nil {
+		return nil, fmt.Errorf("manifest: %w", err)
+	}
+	if err := m.Validate(); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
 
 // checkShape compares JSON that strictjson has checked with a Go type, more
 // strictly than encoding/json does, which takes PORTS for ports and null for
@@ -79,7 +106,7 @@ func (s *shape) value(t reflect.Type, at string) error {
 		if kind != reflect.Int {
 			s.mismatch(kind, at, tok)
 		} else if n, err := v.Int64(); err != nil || n != int64(int(n)) {
-			s.fault(at, "%s is no whole number that fits", v)
+			s.fault(at, "%s is not an integer, or out of range", v)
 		}
 	case bool:
 		if kind != reflect.Bool {
@@ -93,7 +120,7 @@ func (s *shape) value(t reflect.Type, at string) error {
 
 func (s *shape) mismatch(want reflect.Kind, at string, tok json.Token) {
 	names := map[reflect.Kind]string{reflect.Struct: "an object", reflect.Map: "an object", reflect.Slice: "an array",
-		reflect.String: "a string", reflect.Int: "a whole number", reflect.Bool: "true or false"}
+		reflect.String: "a string", reflect.Int: "an integer", reflect.Bool: "true or false"}
 	got := "null"
 	switch v := tok.(type) {
 	case json.Delim:
@@ -151,7 +178,7 @@ func (s *shape) object(at string, typeOf func(name string) (reflect.Type, string
 		}
 		t, known := typeOf(name)
 		if t == nil {
-			s.fault(field, "this field is not known: there are %s", known)
+			s.fault(field, "unknown field: want one of %s", known)
 			var passed json.RawMessage
 			if err := s.dec.Decode(&passed); err != nil {
 				return err
