@@ -176,6 +176,15 @@ func TestNumericTricks(t *testing.T) {
 			t.Errorf("port %q is permitted: %s", v, d.Results[0].Reason)
 		}
 	}
+	deny := mustParse(t, `deny { ports = ["22"] }`)
+	for _, odd := range []Port{{First: 8080, Last: 8080}, {First: 9000, Last: 8000, Protocol: "tcp"}, {First: 1024, Last: 65536, Protocol: "tcp"}} {
+		if d := p.Decide(Subject{}, []Request{{odd, FromImage}}, nil); d.Allowed {
+			t.Errorf("%+v is permitted: %s", odd, d.Results[0].Reason)
+		}
+		if d := deny.Decide(Subject{}, []Request{{odd, FromImage}}, nil); !d.Results[0].Denied {
+			t.Errorf("%+v is not denied: %s", odd, d.Results[0].Reason)
+		}
+	}
 	if d := p.Decide(Subject{}, []Request{req("jail", "securelevel", "0")}, nil); d.Allowed {
 		t.Error("securelevel 0 is within 1..3")
 	}

@@ -79,17 +79,22 @@ func parsePorts(s string) (Port, error) {
 	return Port{First: int(first), Last: int(last), Protocol: proto}, nil
 }
 
+// known tells whether these are ports at all, and of one protocol.
+func (p Port) known() bool {
+	return (p.Protocol == "tcp" || p.Protocol == "udp") && 1 <= p.First && p.First <= p.Last && p.Last <= 65535
+}
+
 // portRule has no protocol where it is about both.
 type portRule Port
 
 func (r portRule) covers(p Privilege, _ *Subject) bool {
 	a := p.(Port)
-	return a.Protocol != "" && r.First <= a.First && a.Last <= r.Last && r.speaks(a)
+	return a.known() && r.First <= a.First && a.Last <= r.Last && r.speaks(a)
 }
 
 func (r portRule) touches(p Privilege) bool {
 	a := p.(Port)
-	return a.Protocol == "" || r.First <= a.Last && a.First <= r.Last && r.speaks(a)
+	return !a.known() || r.First <= a.Last && a.First <= r.Last && r.speaks(a)
 }
 
 func (r portRule) speaks(a Port) bool { return r.Protocol == "" || r.Protocol == a.Protocol }
@@ -104,8 +109,9 @@ func byPort(of []entry) near {
 	}
 	return func(p Privilege, _ bool, f func(int) bool) {
 		a := p.(Port)
+		all := !a.known()
 		for i, s := range spans {
-			if int(s.first) <= a.Last && a.First <= int(s.last) && f(i) {
+			if (all || int(s.first) <= a.Last && a.First <= int(s.last)) && f(i) {
 				return
 			}
 		}
