@@ -36,7 +36,7 @@ var mayImport = map[string][]string{
 	"devfs":               nil,
 	"driver":              {"daemon/client", "internal/printable"},
 	"image":               {"image/document", "internal/imagename", "internal/printable", "internal/regular", "internal/strictjson"},
-	"image/build":         {"image", "image/blob", "image/layout", "image/unpack", "internal/regular", "internal/remove"},
+	"image/build":         {"image", "image/blob", "image/layout", "image/unpack", "internal/dataset", "internal/regular", "internal/remove"},
 	"image/document":      {"internal/strictjson"},
 	"image/blob":          {"image/document"},
 	"image/layout":        {"image", "image/blob", "image/document", "image/sign", "internal/aside", "internal/durable", "internal/imagename", "internal/keylock", "internal/regular", "internal/remove"},

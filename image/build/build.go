@@ -183,8 +183,9 @@ func (b *builder) open(ctx context.Context) (err error) {
 		if b.pool, err = openPool(ctx, b.opts.ZFSDataset, syscall.LOCK_SH); err != nil {
 			return err
 		}
-		if why := b.pool.noDevice; why != nil && !errors.Is(why, errors.ErrUnsupported) {
-			b.progress("zfs(8) is asked for what changes, which takes longer, as the kernel cannot be: %v", why)
+		if why := b.pool.noDevice; why != nil {
+			b.progress("the whole tree is read after each step, as the kernel cannot be asked for what changed: %v",
+				why)
 		}
 		if err = b.cache.keepPool(b.opts.ZFSDataset); err != nil {
 			return err

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// linkIndex has the names of the files that have several, or had: zfs diff tells
+// linkIndex has the names of the files that have several, or had: ZFS tells
 // one of them, whichever was changed, and none when it looks for one that is gone.
 type linkIndex struct {
 	Inodes  map[string]uint64 // by name

@@ -1,31 +1,18 @@
 package build
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
-)
 
-// zfsCommand runs zfs(8).
-func zfsCommand(ctx context.Context, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, "zfs", args...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a terminal's signals are for the build, which then cleans up
-	var out, said bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &said
-	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("zfs %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(said.String()))
-	}
-	return out.String(), nil
-}
+	"github.com/freejail/freejail/internal/dataset"
+)
 
 // pool is a dataset of the builder's own, with a mount point. Each child holds
 // what some first layers of an image have, and was cloned from the child with
@@ -49,13 +36,14 @@ const (
 
 // openPool takes the pool's lock.
 func openPool(ctx context.Context, name string, how int) (*pool, error) {
-	out, err := zfsCommand(ctx, "get", "-H", "-p", "-o", "value", "type,mountpoint", name)
+	out, err := dataset.Run(ctx, "get", "-H", "-p", "-o", "value", "type,mountpoint", name)
 	if err != nil {
 		return nil, fmt.Errorf("%w: make it by zfs create -o mountpoint=/var/freejail-build %s", err, name)
 	}
 	f := strings.Split(strings.TrimSpace(out), "\n")
 	if len(f) != 2 || f[0] != "filesystem" || !filepath.IsAbs(f[1]) {
-		return nil, fmt.Errorf("the dataset %s is no file system with a mount point: zfs set mountpoint=/var/freejail-build %s", name, name)
+		return nil, fmt.Errorf("the dataset %s is not a file system with a mount point: zfs set "+
+			"mountpoint=/var/freejail-build %s", name, name)
 	}
 	dir, err := filepath.EvalSymlinks(f[1])
 	if err != nil {
@@ -127,7 +115,8 @@ type inPool struct {
 
 // list gives the children, the last used first.
 func (p *pool) list(ctx context.Context) (out []inPool, err error) {
-	text, err := zfsCommand(ctx, "list", "-H", "-p", "-r", "-d", "1", "-t", "filesystem", "-o", "name,mounted,used,"+chainKey+","+usedKey, "-S", usedKey, p.name)
+	text, err := dataset.Run(ctx, "list", "-H", "-p", "-r", "-d", "1", "-t", "filesystem",
+		"-o", "name,mounted,used,"+chainKey+","+usedKey, "-S", usedKey, p.name)
 	if err != nil {
 		return nil, err
 	}
@@ -148,18 +137,20 @@ func (p *pool) list(ctx context.Context) (out []inPool, err error) {
 }
 
 // own properties are what a child needs whatever its parent has.
-var ownProperties = []string{"-o", "canmount=on", "-o", "atime=off", "-o", "setuid=on", "-o", "exec=on", "-o", "readonly=off", "-o", "snapdir=hidden"}
+var ownProperties = []string{"-o", "canmount=on", "-o", "atime=off", "-o", "setuid=on", "-o", "exec=on",
+	"-o", "readonly=off", "-o", "snapdir=hidden"}
 
 // create makes a child, empty or with what another has.
 func (p *pool) create(ctx context.Context, from string) (child string, err error) {
 	child = childPrefix + strings.ToLower(rand.Text())
 	args := append([]string{"create"}, ownProperties...)
 	if from != "" {
-		args = append(append([]string{"clone"}, ownProperties...), "-o", "mountpoint="+p.root(child), p.dataset(from)+doneName)
+		args = append(append([]string{"clone"}, ownProperties...),
+			"-o", "mountpoint="+p.root(child), p.dataset(from)+doneName)
 	} else {
 		args = append(args, "-o", "mountpoint="+p.root(child))
 	}
-	if _, err = zfsCommand(ctx, append(args, p.dataset(child))...); err != nil {
+	if _, err = dataset.Run(ctx, append(args, p.dataset(child))...); err != nil {
 		return "", err
 	}
 	return child, nil
@@ -170,7 +161,7 @@ func (p *pool) done(ctx context.Context, child string) error {
 	if p.device != nil && p.device.snapshot(p.dataset(child)+doneName) == nil {
 		return nil
 	}
-	_, err := zfsCommand(ctx, "snapshot", p.dataset(child)+doneName)
+	_, err := dataset.Run(ctx, "snapshot", p.dataset(child)+doneName)
 	return err
 }
 
@@ -181,7 +172,7 @@ func (p *pool) remember(ctx context.Context, made map[string]string) (err error)
 		if p.chains != nil {
 			p.chains[chain] = child
 		}
-		_, serr := zfsCommand(ctx, "set", chainKey+"="+chain, usedKey+"="+now, p.dataset(child))
+		_, serr := dataset.Run(ctx, "set", chainKey+"="+chain, usedKey+"="+now, p.dataset(child))
 		err = errors.Join(err, serr)
 	}
 	return err
@@ -189,7 +180,7 @@ func (p *pool) remember(ctx context.Context, made map[string]string) (err error)
 
 // destroy removes a child with its snapshots, also when the build is cancelled.
 func (p *pool) destroy(ctx context.Context, child string) error {
-	if _, err := zfsCommand(context.WithoutCancel(ctx), "destroy", "-r", "-f", p.dataset(child)); err != nil {
+	if _, err := dataset.Run(context.WithoutCancel(ctx), "destroy", "-r", "-f", p.dataset(child)); err != nil {
 		return err
 	}
 	var errs []error
@@ -199,33 +190,6 @@ func (p *pool) destroy(ctx context.Context, child string) error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// diff tells what differs between a child and the one that it is a clone of.
-func (p *pool) diff(ctx context.Context, from, child string, links *linkIndex) ([]zfsLine, error) {
-	if p.device != nil {
-		if lines, err := p.device.diff(ctx, p.at(from), p.at(child), doneName); err == nil {
-			return lines, nil
-		}
-	}
-	out, err := zfsCommand(ctx, "diff", "-F", "-H", p.dataset(from)+doneName, p.dataset(child)+doneName)
-	if err != nil {
-		return nil, err
-	}
-	var lines []zfsLine
-	for name := range links.Inodes { // zfs diff may not find their paths, and is silent then
-		lines = append(lines, zfsLine{mark: 'M', path: name})
-	}
-	for line := range strings.Lines(out) {
-		l, inside, err := parseZFSLine(strings.TrimSuffix(line, "\n"), p.root(child))
-		if err != nil {
-			return nil, err
-		}
-		if inside {
-			lines = append(lines, l)
-		}
-	}
-	return lines, nil
 }
 
 // prune removes what was not used for an age, and of the rest the least recently

@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/freejail/freejail/internal/dataset"
 )
 
 // testPool makes a dataset in the pool that FREEJAIL_TEST_ZPOOL names.
@@ -22,10 +24,10 @@ func testPool(t testing.TB) string {
 	}
 	needsRoot(t)
 	name := fmt.Sprintf("%s/freejail-build-test-%d", pool, os.Getpid())
-	_, err := zfsCommand(t.Context(), "create", "-o", "mountpoint="+t.TempDir(), name)
+	_, err := dataset.Run(t.Context(), "create", "-o", "mountpoint="+t.TempDir(), name)
 	check(t, err)
 	t.Cleanup(func() {
-		if _, err := zfsCommand(context.Background(), "destroy", "-R", "-f", name); err != nil {
+		if _, err := dataset.Run(context.Background(), "destroy", "-R", "-f", name); err != nil {
 			t.Error(err)
 		}
 	})
@@ -68,7 +70,7 @@ func layersBy(t *testing.T, dir, lines string, runner Runner, change func(*Optio
 	img, err := Build(t.Context(), o)
 	check(t, err)
 	for _, s := range said {
-		if strings.Contains(s, "is walked") {
+		if strings.Contains(s, "tree is read: ") {
 			t.Error(s)
 		}
 	}
@@ -83,7 +85,7 @@ func layersBy(t *testing.T, dir, lines string, runner Runner, change func(*Optio
 
 // A step on ZFS makes the same layer as a walk does, bit for bit.
 func TestZFSLayersAreTheWalks(t *testing.T) {
-	dataset := testPool(t)
+	pool := testPool(t)
 	dir := t.TempDir()
 	for i := range 60 {
 		files{fmt.Sprintf("f/d%d/e/f%d", i%7, i): fmt.Sprint(i)}.write(t, dir)
@@ -105,7 +107,7 @@ func TestZFSLayersAreTheWalks(t *testing.T) {
 		text += "COPY f/d1 /again\n" + fmt.Sprintf("RUN [\"x\", \"%d\"]\n", round*10+9)
 		walk := build(text, func(*Options) {})
 		for _, kept := range []string{"", cache, cache} {
-			got := build(text, func(o *Options) { o.ZFSDataset, o.Cache = dataset, kept })
+			got := build(text, func(o *Options) { o.ZFSDataset, o.Cache = pool, kept })
 			if !slices.Equal(got, walk) {
 				i := slices.IndexFunc(got, func(l string) bool { return !slices.Contains(walk, l) })
 				t.Fatalf("%s\nwith ZFS layer %d is\n%s\nby a walk\n%s", text, i, got[max(i, 0)], walk[min(max(i, 0), len(walk)-1)])
@@ -113,18 +115,18 @@ func TestZFSLayersAreTheWalks(t *testing.T) {
 		}
 		text += "RUN [\"x\", \"3\"]\n" // goes on from what is there
 		walk = build(text, func(*Options) {})
-		if got := build(text, func(o *Options) { o.ZFSDataset, o.Cache = dataset, cache }); !slices.Equal(got, walk) {
+		if got := build(text, func(o *Options) { o.ZFSDataset, o.Cache = pool, cache }); !slices.Equal(got, walk) {
 			t.Errorf("going on from the cache the layers are\n%s\nby a walk\n%s", strings.Join(got, "\n"), strings.Join(walk, "\n"))
 		}
 	}
-	out, err := zfsCommand(t.Context(), "list", "-H", "-o", "name", "-r", dataset)
+	out, err := dataset.Run(t.Context(), "list", "-H", "-o", "name", "-r", pool)
 	check(t, err)
 	if !strings.Contains(out, "/"+childPrefix) {
 		t.Errorf("datasets: %s", out)
 	}
 	_, err = Prune(t.Context(), cache, 0, 0, nil)
 	check(t, err)
-	if out, err = zfsCommand(t.Context(), "list", "-H", "-o", "name", "-r", dataset); err != nil || strings.TrimSpace(out) != dataset {
+	if out, err = dataset.Run(t.Context(), "list", "-H", "-o", "name", "-r", pool); err != nil || strings.TrimSpace(out) != pool {
 		t.Errorf("after pruning there are %s %v", out, err)
 	}
 }
@@ -151,7 +153,7 @@ func TestZFSFileWithoutAPath(t *testing.T) { fileWithoutAPath(t) }
 
 func fileWithoutAPath(t *testing.T) (said []string) {
 	t.Helper()
-	dataset := testPool(t)
+	pool := testPool(t)
 	dir := t.TempDir()
 	files{"f/a/x": "1", "f/b/z": "2"}.write(t, dir)
 	text := "FROM scratch\nCOPY f /\nRUN [\"link\"]\nRUN [\"unlink\"]\nRUN [\"change\"]\nRUN [\"mode\"]\n"
@@ -160,7 +162,7 @@ func fileWithoutAPath(t *testing.T) (said []string) {
 		t.Errorf("the layers are %q", walk)
 	}
 	by := func(o *Options) {
-		o.ZFSDataset = dataset
+		o.ZFSDataset = pool
 		next := o.Progress
 		o.Progress = func(text string) { said = append(said, text); next(text) }
 	}

@@ -6,10 +6,12 @@ import (
 	"os"
 )
 
-// zfsDevice is only FreeBSD's: elsewhere zfs(8) is asked.
+// zfsDevice is only FreeBSD's.
 type zfsDevice struct{}
 
-func openZFSDevice(string, *os.File) (*zfsDevice, error) { return nil, errors.ErrUnsupported }
+func openZFSDevice(string, *os.File) (*zfsDevice, error) {
+	return nil, errors.New("not supported on Linux")
+}
 
 func (*zfsDevice) Close() error          { return nil }
 func (*zfsDevice) snapshot(string) error { return errors.ErrUnsupported }

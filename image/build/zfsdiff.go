@@ -9,115 +9,22 @@ import (
 	"os"
 	"path"
 	"slices"
-	"strings"
 	"syscall"
 )
 
-// zfsLine is one line of `zfs diff -FH`: the paths of an object that is new (+),
-// gone (-), modified (M) or renamed (R).
+// zfsLine is one object that differs between two snapshots: it is new (+), gone (-)
+// or modified (M).
 type zfsLine struct {
 	mark byte
 	dir  bool
 	path string // relative; "." is the root
-	to   string // of R; empty where it is not below the root
+	to   string // of M, the path now; empty where it is not known
 	// object is the inode of a file that has names which are not told here.
 	object uint64
 }
 
-// nameless begins what stands for the path of an object that zfs diff could not
-// find the path of.
-const nameless = "???<object#"
-
-// parseZFSLine reads one line; root is the absolute path of the tree. False is
-// for an object that is not in it.
-func parseZFSLine(line, root string) (l zfsLine, inside bool, err error) {
-	bad := func() (zfsLine, bool, error) {
-		return l, false, fmt.Errorf("zfs diff: the line %q cannot be read", line)
-	}
-	fields := strings.Split(line, "\t")
-	if len(fields) < 3 || len(fields[0]) != 1 || len(fields[1]) != 1 {
-		return bad()
-	}
-	l.mark, l.dir = fields[0][0], fields[1] == "/"
-	renamed := l.mark == 'R'
-	switch {
-	case !strings.Contains("+-MR", fields[0]):
-		return bad()
-	case renamed && len(fields) != 4 || len(fields) > 4:
-		return bad()
-	case len(fields) == 4 && !renamed && !linkCount(fields[3]):
-		return bad()
-	case strings.Contains(line, nameless):
-		return l, false, fmt.Errorf("zfs diff: the line %q does not tell a path", line)
-	}
-	from, err := unescapeZFS(fields[2])
-	if err != nil {
-		return l, false, err
-	}
-	l.path = belowRoot(from, root)
-	if renamed {
-		to, err := unescapeZFS(fields[3])
-		if err != nil {
-			return l, false, err
-		}
-		if l.to = belowRoot(to, root); l.path == "" { // it came from outside, or from where names are gone
-			l.path, l.to = l.to, ""
-		}
-	}
-	return l, l.path != "", nil
-}
-
-// linkCount knows (+n) and (-n), by how many names an object has more.
-func linkCount(s string) bool {
-	s, ok := strings.CutSuffix(s, ")")
-	if !ok || !strings.HasPrefix(s, "(+") && !strings.HasPrefix(s, "(-") || len(s) < 3 {
-		return false
-	}
-	return strings.Trim(s[2:], "0123456789") == ""
-}
-
-// belowRoot makes a path relative to the root; empty is one that is not below.
-func belowRoot(p, root string) string {
-	if p == root || p == root+"/" { // zfs diff writes the latter
-		return "."
-	}
-	rel, ok := strings.CutPrefix(p, root+"/")
-	if !ok || rel == "" || path.Clean("/"+rel) != "/"+rel {
-		return ""
-	}
-	return rel
-}
-
-// unescapeZFS undoes what zfs diff does to bytes up to the space, from 0x7f on,
-// and to the backslash: a backslash and four octal digits.
-func unescapeZFS(s string) (string, error) {
-	if !strings.Contains(s, `\`) {
-		return s, nil
-	}
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] != '\\' {
-			b.WriteByte(s[i])
-			continue
-		}
-		if i+5 > len(s) {
-			return "", fmt.Errorf("zfs diff: the path %q ends within an escape", s)
-		}
-		n := 0
-		for _, c := range []byte(s[i+1 : i+5]) {
-			if c < '0' || c > '7' {
-				return "", fmt.Errorf("zfs diff: the path %q has a bad escape", s)
-			}
-			n = n<<3 | int(c-'0')
-		}
-		if n > 0xff {
-			return "", fmt.Errorf("zfs diff: the path %q has a bad escape", s)
-		}
-		b.WriteByte(byte(n))
-		i += 4
-	}
-	return b.String(), nil
-}
+// states are those of names in a tree.
+type states = map[string]state
 
 // snapshot is a tree as it was, or is: what lstat and readdir say.
 type snapshot interface {
@@ -125,8 +32,8 @@ type snapshot interface {
 	list(dir string) ([]string, error)
 }
 
-// comparer finds what differs between two trees from what zfs diff names. Its
-// lines do not tell everything: a file with several names is one line, a new
+// comparer finds what differs between two trees from what ZFS names. Its lines do
+// not tell everything: a file with several names is one line, a new
 // name of an old file none, and what was moved with its directory neither. So
 // names are looked up again: those in directories that are new or modified, and
 // those that the tree of before has for the same file.
@@ -134,14 +41,17 @@ type comparer struct {
 	ctx           context.Context
 	before, after snapshot
 	links         *linkIndex
-	was, is       map[string]state
+	was, is       states
 	deep          map[string]bool
 }
 
 // compareZFS gives the states of all names that may differ, before and after,
 // together with those of the directories above them.
-func compareZFS(ctx context.Context, lines []zfsLine, before, after snapshot, links *linkIndex) (was, is map[string]state, err error) {
-	c := &comparer{ctx: ctx, before: before, after: after, links: links, was: map[string]state{}, is: map[string]state{}, deep: map[string]bool{}}
+func compareZFS(
+	ctx context.Context, lines []zfsLine, before, after snapshot, links *linkIndex,
+) (was, is states, err error) {
+	c := &comparer{ctx: ctx, before: before, after: after, links: links,
+		was: states{}, is: states{}, deep: map[string]bool{}}
 	for _, l := range lines {
 		for _, name := range []string{l.path, l.to} {
 			if name == "" {

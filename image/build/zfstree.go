@@ -125,8 +125,14 @@ func (t *zfsTree) fill(ctx context.Context, b *work, from, child string, n int) 
 }
 
 // compare finds what differs between a child and the one that it is a clone of.
-// Where ZFS does not tell, the trees are walked.
-func (t *zfsTree) compare(ctx context.Context, b *work, from, child string, links *linkIndex) (was, is map[string]state, err error) {
+// Where the kernel does not tell, the trees are walked. Of 20,000 files the kernel
+// tells 10 changes in 0.4 s, for which zfs diff takes 1.3 s and a walk 8.5 s; 500 in
+// 25 directories in 1.0 s (zfs diff 1.3 s, a walk 6.8 s); and 500 everywhere in 2.2 s
+// (21 s, and 12 s: what a walk takes is then taken to look at what differs, too).
+// BenchmarkZFSChanges measures it; so it was on FreeBSD 15.1 under emulation.
+func (t *zfsTree) compare(
+	ctx context.Context, b *work, from, child string, links *linkIndex,
+) (was, is states, err error) {
 	old, err := os.OpenRoot(t.pool.root(from))
 	if err != nil {
 		return nil, nil, err
@@ -137,21 +143,27 @@ func (t *zfsTree) compare(ctx context.Context, b *work, from, child string, link
 		return nil, nil, err
 	}
 	defer func() { err = errors.Join(err, now.Close()) }()
-	lines, err := t.pool.diff(ctx, from, child, links)
-	if err == nil {
-		was, is, err = compareZFS(ctx, lines, rootSnapshot{old}, rootSnapshot{now}, links)
+	if t.pool.device != nil {
+		if was, is, err = t.ask(ctx, from, child, old, now, links); err == nil || ctx.Err() != nil {
+			return was, is, err
+		}
+		b.progress("the whole tree is read: %v", err)
 	}
-	if err == nil {
-		return was, is, nil
-	}
-	if ctx.Err() != nil {
-		return nil, nil, err
-	}
-	b.progress("the tree is walked: %v", err)
 	if was, err = record(ctx, old); err == nil {
 		is, err = record(ctx, now)
 	}
 	return was, is, err
+}
+
+// ask has the kernel tell what differs.
+func (t *zfsTree) ask(
+	ctx context.Context, from, child string, old, now *os.Root, links *linkIndex,
+) (was, is states, err error) {
+	lines, err := t.pool.device.diff(ctx, t.pool.at(from), t.pool.at(child), doneName)
+	if err != nil {
+		return nil, nil, err
+	}
+	return compareZFS(ctx, lines, rootSnapshot{old}, rootSnapshot{now}, links)
 }
 
 func (t *zfsTree) changes(ctx context.Context, b *work) (_ []change, _ map[string]state, err error) {

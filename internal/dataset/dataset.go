@@ -1,12 +1,27 @@
-// Package dataset tells what there is of ZFS.
+// Package dataset runs zfs(8), for what the library of the daemon's drivers has not.
 package dataset
 
 import (
+	"bytes"
+	"context"
 	"fmt"
+	"os/exec"
 	"strings"
-
-	"github.com/mistifyio/go-zfs/v3"
+	"syscall"
 )
+
+// Run runs a command of zfs(8) and returns its output.
+func Run(ctx context.Context, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, "zfs", args...)
+	// A terminal's signals are for this process, which then cleans up.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	var out, said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &said
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("zfs %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(said.String()))
+	}
+	return out.String(), nil
+}
 
 // missing is what zfs(8) says of a dataset or snapshot that is not there: its
 // exit code is the same for any error.
@@ -15,12 +30,9 @@ const missing = "dataset does not exist"
 // Has tells whether a dataset or a snapshot is there. That it cannot be told is
 // an error, not an answer.
 func Has(name string) (bool, error) {
-	_, err := zfs.GetDataset(name)
-	switch {
-	case err == nil:
-		return true, nil
-	case strings.Contains(err.Error(), missing):
+	_, err := Run(context.Background(), "list", "-H", "-o", "name", name)
+	if err != nil && strings.Contains(err.Error(), missing) {
 		return false, nil
 	}
-	return false, fmt.Errorf("zfs: %w", err)
+	return err == nil, err
 }
