@@ -89,8 +89,9 @@ func New(cfg Config, log hclog.Logger, event func(task, message string)) (*Catal
 	if err != nil {
 		return nil, fmt.Errorf("consul: %w", err)
 	}
-	return &Catalog{client: client, node: cfg.Node, log: log, event: event, wake: make(chan struct{}, 1), converging: make(chan struct{}, 1),
-		wanted: map[string]map[string]Service{}, state: map[string]string{}, told: map[string]bool{}}, nil
+	return &Catalog{client: client, node: cfg.Node, log: log, event: event, wake: make(chan struct{}, 1),
+		converging: make(chan struct{}, 1),
+		wanted:     map[string]map[string]Service{}, state: map[string]string{}, told: map[string]bool{}}, nil
 }
 
 // serviceID is another one for every port of every task: neither has a dot in its
@@ -354,7 +355,8 @@ func (c *Catalog) registerAll(ctx context.Context, want map[string]Service, have
 		var err error
 		switch other := have[id]; {
 		case other != nil && !c.ours(other):
-			err = fmt.Errorf("service %s: there is one of this id in Consul that is not this host's: %w", id, errRefused)
+			err = fmt.Errorf("service %s: there is one of this id in Consul that is not this host's: %w", id,
+				errRefused)
 		case !same(other, s):
 			err = c.register(ctx, id, s)
 		}
@@ -396,13 +398,15 @@ func same(have *api.AgentService, s Service) bool {
 }
 
 func (c *Catalog) register(ctx context.Context, id string, s Service) error {
-	reg := registration{AgentServiceRegistration: &api.AgentServiceRegistration{ID: id, Name: s.Name, Tags: s.Tags, Address: s.Address, Port: s.Port, Meta: s.Meta}}
+	reg := registration{AgentServiceRegistration: &api.AgentServiceRegistration{ID: id, Name: s.Name, Tags: s.Tags,
+		Address: s.Address, Port: s.Port, Meta: s.Meta}}
 	if s.Check != nil {
 		reg.Check = check(s)
 	}
 	cctx, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
-	if _, err := c.client.Raw().Write("/v1/agent/service/register", reg, nil, (&api.WriteOptions{}).WithContext(cctx)); err != nil {
+	if _, err := c.client.Raw().Write("/v1/agent/service/register", reg, nil,
+		(&api.WriteOptions{}).WithContext(cctx)); err != nil {
 		return fmt.Errorf("service %s: %w", id, err)
 	}
 	return nil
@@ -423,7 +427,8 @@ type checkOnce struct {
 
 func check(s Service) *checkOnce {
 	addr := net.JoinHostPort(cmp.Or(s.Check.Address, "127.0.0.1"), strconv.Itoa(s.Port))
-	out := &checkOnce{AgentServiceCheck: &api.AgentServiceCheck{Interval: orDefault(s.Check.Interval, 10*time.Second), Timeout: orDefault(s.Check.Timeout, 2*time.Second)}, DisableRedirects: true}
+	out := &checkOnce{AgentServiceCheck: &api.AgentServiceCheck{Interval: orDefault(s.Check.Interval, 10*time.Second),
+		Timeout: orDefault(s.Check.Timeout, 2*time.Second)}, DisableRedirects: true}
 	if s.Check.Type == "http" {
 		out.HTTP = "http://" + addr + "/" + strings.TrimPrefix(s.Check.Path, "/")
 	} else {

@@ -125,7 +125,7 @@ func TestNothingOfARequestIsPassedOver(t *testing.T) {
 		for body, want := range map[string]string{
 			`{"nonsense":1,` + a.body[1:]:                    "unknown field",
 			a.body + "{}":                                    "invalid request",
-			strings.Replace(a.body, "{", `{"x":1,"x":2,`, 1): "twice",
+			strings.Replace(a.body, "{", `{"x":1,"x":2,`, 1): "duplicate key",
 			a.body[:len(a.body)-1]:                           "invalid request",
 			"":                                               "invalid request",
 			`{"id":"` + strings.Repeat("a", 9<<20) + `"}`: "over the limit",

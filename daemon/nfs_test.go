@@ -45,7 +45,7 @@ func TestNFSRefusals(t *testing.T) {
 		{"web", server, client.CodeUnavailable, "does not answer within 1s"},
 		{"web", "nfs://other/roots", client.CodeRefused, "does not trust nfs://other/roots"},
 		{"web", server + "/further", client.CodeRefused, "does not trust"},
-		{"web", "nfs:other", client.CodeInvalid, "is no URL"},
+		{"web", "nfs:other", client.CodeInvalid, "is not a valid URL"},
 		{"/web.tar", "nfs", client.CodeInvalid, "not an archive"},
 		{"web@sha256:ab", "nfs", client.CodeInvalid, "invalid checksum digest length"},
 		{"", "nfs", client.CodeInvalid, "no image given"},

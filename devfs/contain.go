@@ -50,7 +50,8 @@ type Index struct {
 
 // NewIndex prepares rules, which keep their places in the list.
 func NewIndex(rules []Rule) (*Index, error) {
-	x := &Index{rules: rules, byPrefix: map[string][]int{}, globs: make([]glob, len(rules)), prefix: make([]string, len(rules))}
+	x := &Index{rules: rules, byPrefix: map[string][]int{}, globs: make([]glob, len(rules)),
+		prefix: make([]string, len(rules))}
 	for i, r := range rules {
 		if r.Path == "" {
 			x.anyPath = append(x.anyPath, i)

@@ -50,7 +50,7 @@ func TestRuleRefused(t *testing.T) {
 		"path null unhide mode 9":    "mode",
 		"path null unhide user root": "user",
 		"type floppy hide":           "type",
-		"path x unhide exec /bin/sh": "no word",
+		"path x unhide exec /bin/sh": "unknown keyword",
 		"path x\nunhide":             "line break",
 		"path " + strings.Repeat("x", 200) + " unhide": "kernel takes",
 	} {

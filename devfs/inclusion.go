@@ -11,7 +11,7 @@ func (s states) add(i int)      { s[i>>6] |= 1 << (i & 63) }
 // maxPairs bounds the work on patterns that were made to be hard.
 const maxPairs = 1 << 12
 
-var errIntricate = errors.New("the patterns are too intricate to be compared: write them out, with fewer stars")
+var errIntricate = errors.New("the patterns are too complex to be compared: write them out, with fewer stars")
 
 // within reports whether every name that g matches is matched by one of the
 // others: inclusion of languages, by walking g along with the set of all places

@@ -18,7 +18,8 @@ var linuxNodes = []struct {
 }
 
 var linuxLinks = map[string]string{
-	"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2", "ptmx": "pts/ptmx",
+	"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2",
+	"ptmx": "pts/ptmx",
 }
 
 // Populate makes the nodes that the rules leave visible in an empty directory

@@ -74,7 +74,8 @@ func NewRegistry(k Kernel, s Store, cfg Config) (*Registry, error) {
 // kernel, and notes its holder.
 func (r *Registry) Acquire(rules []Rule, holder string) (uint16, error) {
 	if len(rules) > r.cfg.MaxRules {
-		return 0, fmt.Errorf("devfs: the task needs %d rules, the host's maximum is %d (devfs { max_rules })", len(rules), r.cfg.MaxRules)
+		return 0, fmt.Errorf("devfs: the task needs %d rules, the host's maximum is %d (devfs { max_rules })",
+			len(rules), r.cfg.MaxRules)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -160,7 +161,7 @@ func (r *Registry) load(s *Set) error {
 	}
 	same, err := r.loaded(s)
 	if err == nil && !same {
-		err = errors.New("what the kernel holds is not what was written")
+		err = errors.New("the rules in the kernel differ from those written")
 	}
 	if err != nil {
 		return errors.Join(err, r.drop(s))

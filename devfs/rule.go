@@ -62,7 +62,7 @@ func (r *Rule) take(words []string) (int, error) {
 		return 0, fmt.Errorf("include is not allowed: write the rules out")
 	}
 	if len(words) < 2 {
-		return 0, fmt.Errorf("%q is no word of the rule language, or its value is missing", words[0])
+		return 0, fmt.Errorf("unknown keyword %q, or its value is missing", words[0])
 	}
 	v := words[1]
 	switch words[0] {
@@ -84,7 +84,7 @@ func (r *Rule) take(words []string) (int, error) {
 	case "mode":
 		return 2, setNumber(&r.Mode, "mode", v, 8, 0o777)
 	}
-	return 0, fmt.Errorf("%q is no word of the rule language: want path, type, hide, unhide, user, group or mode", words[0])
+	return 0, fmt.Errorf("unknown keyword %q: want path, type, hide, unhide, user, group or mode", words[0])
 }
 
 func (r *Rule) setPath(v string) error {

@@ -87,7 +87,8 @@ func (m *Manager) Create(ctx context.Context, s Spec) (int, error) {
 		return 0, err
 	}
 	if s.Linux && !hasLinux() {
-		return 0, &Error{Op: "create", Jail: s.Name, Err: errors.New("the image is Linux's and this kernel does not run Linux programs: kldload linux64")}
+		return 0, &Error{Op: "create", Jail: s.Name,
+			Err: errors.New("the image is Linux's and this kernel does not run Linux programs: kldload linux64")}
 	}
 	params, err := m.params(s)
 	if err != nil {
@@ -100,7 +101,8 @@ func (m *Manager) Create(ctx context.Context, s Spec) (int, error) {
 		}
 		return 0, &Error{Op: "create", Jail: s.Name, Message: msg, Err: err}
 	}
-	st := &state{jid: jid, root: s.Root, notes: notes{Memory: s.Limits.MemoryBytes, OpenFiles: s.Limits.OpenFiles, InMemory: s.InMemory}}
+	st := &state{jid: jid, root: s.Root, notes: notes{Memory: s.Limits.MemoryBytes, OpenFiles: s.Limits.OpenFiles,
+		InMemory: s.InMemory}}
 	m.mu.Lock()
 	m.jails[s.Name] = st
 	m.mu.Unlock()

@@ -167,7 +167,8 @@ func (m *Manager) drain(ctx context.Context, jid int) error {
 			m.reap(in) // of a jail below it too
 		}
 		// Mostly nothing refers to the jail any more, and it is not even dying.
-		if _, _, err := bsd.Call(unix.SYS_JAIL_GET, []bsd.Param{{Name: "jid", Value: bsd.Word(jid)}}, jailDying); errors.Is(err, unix.ENOENT) {
+		if _, _, err := bsd.Call(unix.SYS_JAIL_GET, []bsd.Param{{Name: "jid", Value: bsd.Word(jid)}},
+			jailDying); errors.Is(err, unix.ENOENT) {
 			return nil
 		}
 		var err error

@@ -52,7 +52,8 @@ func (f families) top(jid int) (int, error) {
 // jailParent is the jail that a jail was made in, 0 for this prison.
 func jailParent(jid int) (int, error) {
 	parent := make([]byte, 4)
-	_, _, err := bsd.Call(unix.SYS_JAIL_GET, []bsd.Param{{Name: "jid", Value: bsd.Word(jid)}, {Name: "parent", Value: parent}}, jailDying)
+	_, _, err := bsd.Call(unix.SYS_JAIL_GET, []bsd.Param{{Name: "jid", Value: bsd.Word(jid)},
+		{Name: "parent", Value: parent}}, jailDying)
 	return int(binary.NativeEndian.Uint32(parent)), err
 }
 

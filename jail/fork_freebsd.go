@@ -230,7 +230,8 @@ func (b *birth) run() {
 	}
 	for i := 0; errno == 0 && i < len(b.limits); i++ {
 		step = stepLimit
-		_, _, errno = syscall.RawSyscall(syscall.SYS_SETRLIMIT, b.limits[i].resource, uintptr(unsafe.Pointer(&b.limits[i].value)), 0)
+		_, _, errno = syscall.RawSyscall(syscall.SYS_SETRLIMIT, b.limits[i].resource,
+			uintptr(unsafe.Pointer(&b.limits[i].value)), 0)
 	}
 	if errno == 0 {
 		step = stepExec
@@ -251,20 +252,23 @@ func (b *birth) becomeFiles() syscall.Errno {
 			return errno
 		}
 	}
-	if _, _, errno := syscall.RawSyscall(syscall.SYS_FCNTL, uintptr(b.report), unix.F_DUP2FD_CLOEXEC, reportFD); errno != 0 {
+	if _, _, errno := syscall.RawSyscall(syscall.SYS_FCNTL, uintptr(b.report), unix.F_DUP2FD_CLOEXEC,
+		reportFD); errno != 0 {
 		return errno
 	}
 	if b.gate == 0 {
 		_, _, errno := syscall.RawSyscall(unix.SYS_CLOSE_RANGE, gateFD, math.MaxUint32, 0)
 		return errno
 	}
-	if _, _, errno := syscall.RawSyscall(syscall.SYS_FCNTL, uintptr(b.gate), unix.F_DUP2FD_CLOEXEC, gateFD); errno != 0 {
+	if _, _, errno := syscall.RawSyscall(syscall.SYS_FCNTL, uintptr(b.gate), unix.F_DUP2FD_CLOEXEC,
+		gateFD); errno != 0 {
 		return errno
 	}
 	if _, _, errno := syscall.RawSyscall(unix.SYS_CLOSE_RANGE, firstFree, math.MaxUint32, 0); errno != 0 {
 		return errno
 	}
-	_, _, errno := syscall.RawSyscall(syscall.SYS_READ, gateFD, uintptr(unsafe.Pointer(&b.failed)), 1) // until it is closed
+	// until it is closed
+	_, _, errno := syscall.RawSyscall(syscall.SYS_READ, gateFD, uintptr(unsafe.Pointer(&b.failed)), 1)
 	return errno
 }
 
@@ -274,7 +278,8 @@ func (b *birth) becomeSession() syscall.Errno {
 	if _, _, errno := syscall.RawSyscall(syscall.SYS_SETSID, 0, 0, 0); errno != 0 {
 		return errno
 	}
-	if _, _, errno := syscall.RawSyscall(sysSetlogin, uintptr(unsafe.Pointer(&loginName)), 0, 0); errno != 0 || b.tty == nil {
+	if _, _, errno := syscall.RawSyscall(sysSetlogin, uintptr(unsafe.Pointer(&loginName)), 0, 0); errno != 0 ||
+		b.tty == nil {
 		return errno
 	}
 	if _, _, errno := syscall.RawSyscall(syscall.SYS_IOCTL, 0, unix.TIOCSCTTY, 0); errno != 0 {
@@ -292,7 +297,8 @@ func (b *birth) becomeSession() syscall.Errno {
 func (b *birth) becomeUser() syscall.Errno {
 	// setgroups(2), by the number that Go knows, takes the effective group for
 	// the first of the list.
-	if _, _, errno := syscall.RawSyscall(syscall.SYS_SETGROUPS, uintptr(len(b.groups)), uintptr(unsafe.Pointer(&b.groups[0])), 0); errno != 0 {
+	if _, _, errno := syscall.RawSyscall(syscall.SYS_SETGROUPS, uintptr(len(b.groups)),
+		uintptr(unsafe.Pointer(&b.groups[0])), 0); errno != 0 {
 		return errno
 	}
 	if _, _, errno := syscall.RawSyscall(syscall.SYS_SETGID, uintptr(b.gid), 0, 0); errno != 0 {

@@ -126,7 +126,8 @@ func processors(jid int) ([]byte, error) {
 //go:nosplit
 func (b *birth) becomeOrdinary() syscall.Errno {
 	if b.inherited.rtprio {
-		if _, _, errno := syscall.RawSyscall(unix.SYS_RTPRIO_THREAD, rtpSet, 0, uintptr(unsafe.Pointer(&b.normal))); errno != 0 {
+		if _, _, errno := syscall.RawSyscall(unix.SYS_RTPRIO_THREAD, rtpSet, 0,
+			uintptr(unsafe.Pointer(&b.normal))); errno != 0 {
 			return errno
 		}
 	}
@@ -135,7 +136,8 @@ func (b *birth) becomeOrdinary() syscall.Errno {
 	}
 	for i := 0; i < len(b.inherited.limits); i++ {
 		l := &b.inherited.limits[i]
-		if _, _, errno := syscall.RawSyscall(syscall.SYS_SETRLIMIT, l.resource, uintptr(unsafe.Pointer(&l.value)), 0); errno != 0 {
+		if _, _, errno := syscall.RawSyscall(syscall.SYS_SETRLIMIT, l.resource, uintptr(unsafe.Pointer(&l.value)),
+			0); errno != 0 {
 			return errno
 		}
 	}
@@ -150,7 +152,8 @@ func (b *birth) becomeOrdinary() syscall.Errno {
 //go:nosplit
 func (b *birth) becomeHeard() syscall.Errno {
 	for i := 0; i < len(b.inherited.ignored); i++ {
-		if _, _, errno := syscall.RawSyscall(unix.SYS_SIGACTION, b.inherited.ignored[i], uintptr(unsafe.Pointer(&b.noAction)), 0); errno != 0 {
+		if _, _, errno := syscall.RawSyscall(unix.SYS_SIGACTION, b.inherited.ignored[i],
+			uintptr(unsafe.Pointer(&b.noAction)), 0); errno != 0 {
 			return errno
 		}
 	}

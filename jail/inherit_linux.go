@@ -27,7 +27,8 @@ const (
 // usualLimits are soft and hard, by setrlimit(2)'s numbers.
 var usualLimits = map[int][2]uint64{
 	unix.RLIMIT_NOFILE: {usualFiles, usualFilesMax}, unix.RLIMIT_STACK: {8 << 20, unix.RLIM_INFINITY},
-	unix.RLIMIT_MEMLOCK: {8 << 20, 8 << 20}, unix.RLIMIT_CPU: unlimited, unix.RLIMIT_FSIZE: unlimited, unix.RLIMIT_DATA: unlimited,
+	unix.RLIMIT_MEMLOCK: {8 << 20, 8 << 20}, unix.RLIMIT_CPU: unlimited, unix.RLIMIT_FSIZE: unlimited,
+	unix.RLIMIT_DATA: unlimited,
 	unix.RLIMIT_CORE: unlimited, unix.RLIMIT_RSS: unlimited, unix.RLIMIT_NPROC: unlimited, unix.RLIMIT_AS: unlimited,
 }
 
@@ -37,7 +38,8 @@ var unlimited = [2]uint64{unix.RLIM_INFINITY, unix.RLIM_INFINITY}
 var rlimitNames = map[int]string{
 	unix.RLIMIT_NOFILE: "RLIMIT_NOFILE", unix.RLIMIT_STACK: "RLIMIT_STACK", unix.RLIMIT_MEMLOCK: "RLIMIT_MEMLOCK",
 	unix.RLIMIT_CPU: "RLIMIT_CPU", unix.RLIMIT_FSIZE: "RLIMIT_FSIZE", unix.RLIMIT_DATA: "RLIMIT_DATA",
-	unix.RLIMIT_CORE: "RLIMIT_CORE", unix.RLIMIT_RSS: "RLIMIT_RSS", unix.RLIMIT_NPROC: "RLIMIT_NPROC", unix.RLIMIT_AS: "RLIMIT_AS",
+	unix.RLIMIT_CORE: "RLIMIT_CORE", unix.RLIMIT_RSS: "RLIMIT_RSS", unix.RLIMIT_NPROC: "RLIMIT_NPROC",
+	unix.RLIMIT_AS: "RLIMIT_AS",
 }
 
 // rlimits of each process of a jail. A host that does not let us raise limits,

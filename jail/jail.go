@@ -99,7 +99,7 @@ const namePrefix = "fj-"
 
 var (
 	// ErrNoProgram means that a jail has no such program.
-	ErrNoProgram = errors.New("there is no such program in the image")
+	ErrNoProgram = errors.New("no such program in the image")
 	// ErrNotFound means that there is no such jail.
 	ErrNotFound = errors.New("no such jail")
 )

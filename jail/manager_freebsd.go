@@ -113,7 +113,8 @@ func (m *Manager) Features() map[string]string {
 	digit := map[bool]string{false: "0", true: "1"}
 	_, err := m.paramType("meta")
 	return map[string]string{
-		"backend": "jail", "racct": digit[m.racct], "linux": digit[hasLinux()], "vnet": digit[bsd.SysctlOn("kern.features.vimage")],
+		"backend": "jail", "racct": digit[m.racct], "linux": digit[hasLinux()],
+		"vnet":      digit[bsd.SysctlOn("kern.features.vimage")],
 		"jail.meta": digit[err == nil], "jail.events": digit[m.events],
 	}
 }
@@ -210,7 +211,7 @@ func (m *Manager) Adopt(name string, pid int, start string) error {
 		return err
 	}
 	if top != s.jid || !startedAt(p, start) {
-		return fmt.Errorf("process %d is another one now", pid)
+		return fmt.Errorf("process %d is not the one that was started: its number was used again", pid)
 	}
 	if err := m.renewRules(name, s.notes); err != nil {
 		return &Error{Op: "limit", Jail: name, Err: err}

@@ -40,7 +40,8 @@ func Open(cfg Config) (*Manager, error) {
 	if m.runc == "" {
 		p, err := exec.LookPath("runc")
 		if err != nil {
-			return nil, errors.New("a development host needs runc: install it, or name it in the host configuration (runc = \"/path\")")
+			return nil, errors.New("a development host needs runc: install it, or name it in the host configuration " +
+				"(runc = \"/path\")")
 		}
 		m.runc = p
 	}
@@ -97,7 +98,8 @@ func (m *Manager) Start(ctx context.Context, name string, p Process) (int, error
 	}
 	pidFile := m.path(name, "pid")
 	// A runc that is killed leaves its cgroups and its child: it ends by itself.
-	if err := m.run(context.WithoutCancel(ctx), "create", name, &p, "--bundle", m.path(name), "--pid-file", pidFile, name); err != nil {
+	if err := m.run(context.WithoutCancel(ctx), "create", name, &p, "--bundle", m.path(name),
+		"--pid-file", pidFile, name); err != nil {
 		return 0, err
 	}
 	pid, err := readPID(pidFile)
@@ -117,8 +119,10 @@ func (m *Manager) Start(ctx context.Context, name string, p Process) (int, error
 // run calls runc. Its log goes to a file of its own, not to the task's stderr.
 func (m *Manager) run(ctx context.Context, op, name string, p *Process, args ...string) error {
 	logFile := m.path(name, op+".log")
-	cmd := exec.CommandContext(ctx, m.runc, append([]string{"--root", m.path("state"), "--log", logFile, "--log-format", "json", op}, args...)...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a terminal's signals are for this process, which ends the container
+	cmd := exec.CommandContext(ctx, m.runc, append([]string{"--root", m.path("state"), "--log", logFile,
+		"--log-format", "json", op}, args...)...)
+	// a terminal's signals are for this process, which ends the container
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	var out bytes.Buffer
 	if p != nil && p.Stdout != nil {
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = p.Stdin, p.Stdout, p.Stderr
@@ -191,7 +195,8 @@ func (m *Manager) exec(ctx context.Context, name string, p Process, tty bool, ex
 	if err != nil {
 		return 0, &Error{Op: "exec", Jail: name, Err: err}
 	}
-	args := append([]string{"--detach", "--process", filepath.Join(dir, "process.json"), "--pid-file", filepath.Join(dir, "pid")}, extra...)
+	args := append([]string{"--detach", "--process", filepath.Join(dir, "process.json"),
+		"--pid-file", filepath.Join(dir, "pid")}, extra...)
 	if err := m.run(context.WithoutCancel(ctx), "exec", name, &p, append(args, name)...); err != nil {
 		return 0, err
 	}
@@ -242,7 +247,7 @@ func (m *Manager) Adopt(name string, pid int, start string) error {
 		return fmt.Errorf("process %d has ended", pid)
 	}
 	if f[19] != start {
-		return fmt.Errorf("process %d is another one now", pid)
+		return fmt.Errorf("process %d is not the one that was started: its number was used again", pid)
 	}
 	return m.watch.add(pid, name)
 }
@@ -345,7 +350,7 @@ func procStat(pid int) ([]string, error) {
 	_, rest, ok := strings.Cut(string(b[max(0, bytes.LastIndexByte(b, ')')):]), " ")
 	f := strings.Fields(rest)
 	if !ok || len(f) < 22 {
-		return nil, fmt.Errorf("/proc/%d/stat cannot be read", pid)
+		return nil, fmt.Errorf("/proc/%d/stat: invalid format", pid)
 	}
 	return f, nil
 }

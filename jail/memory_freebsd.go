@@ -210,7 +210,8 @@ func (m *Manager) lookAgain(s state, u use, before holdings) {
 
 // sum is what a jail has, in bytes.
 func (h *holdings) sum(s state, u use, all objects) int64 {
-	return u.files + h.silent + all.anonymousOf(h.anonymous, all.copiesOf(h.private)) + h.shared(all) + all.named(s.root)
+	return u.files + h.silent + all.anonymousOf(h.anonymous, all.copiesOf(h.private)) + h.shared(all) +
+		all.named(s.root)
 }
 
 func (h *holdings) over(s state, u use, all objects) bool { return h.sum(s, u, all) > s.Memory }
@@ -219,7 +220,8 @@ func (h *holdings) over(s state, u use, all objects) bool { return h.sum(s, u, a
 // all shared memory of the host would be too much.
 func (m *Manager) holdingsOf(s state, u use, all objects) (holdings, error) {
 	h := holdings{
-		anonymous: map[int64]bool{}, private: map[copied]int64{}, segments: map[segment]int64{}, open: map[[2]int64]int64{},
+		anonymous: map[int64]bool{}, private: map[copied]int64{}, segments: map[segment]int64{},
+		open: map[[2]int64]int64{},
 	}
 	var processes []holder
 	err := m.eachBorn(func(jid int, p bsd.Process) {
@@ -282,7 +284,8 @@ func (m *Manager) memoryUsed() (map[int]use, error) {
 // longer mounted.
 func usedIn(handle []byte) int64 {
 	var st unix.Statfs_t
-	_, _, errno := unix.Syscall(unix.SYS_FHSTATFS, uintptr(unsafe.Pointer(unsafe.SliceData(handle))), uintptr(unsafe.Pointer(&st)), 0)
+	_, _, errno := unix.Syscall(unix.SYS_FHSTATFS, uintptr(unsafe.Pointer(unsafe.SliceData(handle))),
+		uintptr(unsafe.Pointer(&st)), 0)
 	runtime.KeepAlive(handle)
 	if errno != 0 {
 		return 0

@@ -34,7 +34,8 @@ const (
 
 func (t paramType) isBool() bool { return t.ctl == ctlInt && strings.HasPrefix(t.format, "B") }
 
-var errUnknownParam = errors.New("this kernel has no such jail parameter; perhaps a kernel module that is not loaded has")
+var errUnknownParam = errors.New("unknown jail parameter: this kernel does not have it, perhaps because a module is " +
+	"not loaded")
 
 // encodeParam returns the name and value that jail_set(2) wants; a nil value
 // is none. A false boolean becomes its "no" form.
@@ -86,7 +87,7 @@ func encodeValue(t paramType, value string) ([]byte, error) {
 			if i := slices.Index([]string{"disable", "new", "inherit"}, value); i >= 0 {
 				return binary.NativeEndian.AppendUint32(nil, uint32(i)), nil
 			}
-			return nil, fmt.Errorf("value %q is none of disable, new and inherit", value)
+			return nil, fmt.Errorf("invalid value %q: want disable, new or inherit", value)
 		}
 		n, err := strconv.ParseInt(value, 10, 32)
 		return binary.NativeEndian.AppendUint32(nil, uint32(n)), notNumber(value, err)
@@ -102,24 +103,24 @@ func encodeValue(t paramType, value string) ([]byte, error) {
 	case ctlStruct:
 		return encodeAddress(t, value)
 	}
-	return nil, fmt.Errorf("its type %d (%s) is not known", t.ctl, t.format)
+	return nil, fmt.Errorf("unsupported type %d (%s)", t.ctl, t.format)
 }
 
 func encodeAddress(t paramType, value string) ([]byte, error) {
 	format := strings.TrimSuffix(t.format, ",a")
 	if format != "S,in_addr" && format != "S,in6_addr" {
-		return nil, fmt.Errorf("its type %s is not known", t.format)
+		return nil, fmt.Errorf("unsupported type %s", t.format)
 	}
 	a, err := netip.ParseAddr(value)
 	if err != nil || a.Is4() != (format == "S,in_addr") || a.Zone() != "" {
-		return nil, fmt.Errorf("value %q is no address of its family", value)
+		return nil, fmt.Errorf("invalid value %q: not an address of the parameter's family", value)
 	}
 	return a.AsSlice(), nil
 }
 
 func notNumber(value string, err error) error {
 	if err != nil {
-		return fmt.Errorf("value %q is not a number in range", value)
+		return fmt.Errorf("invalid value %q: not a number, or out of range", value)
 	}
 	return nil
 }
@@ -131,7 +132,7 @@ func parseBool(value string) (bool, error) {
 	case "false", "0":
 		return false, nil
 	}
-	return false, fmt.Errorf("value %q is neither true nor false", value)
+	return false, fmt.Errorf("invalid value %q: want true or false", value)
 }
 
 // boolName is a boolean's name, or its "no" form: allow.nomount.
@@ -166,7 +167,7 @@ func (s Spec) check() error {
 		return &Error{Op: "create", Jail: s.Name, Err: fmt.Errorf(format, a...)}
 	}
 	if !validName.MatchString(s.Name) {
-		return fail("the name is not %sLETTER, then letters, digits, -, _ and +", namePrefix)
+		return fail("invalid name: want %s, a letter, then letters, digits, -, _ and +", namePrefix)
 	}
 	if !filepath.IsAbs(s.Root) {
 		return fail("root %q is not an absolute path", s.Root)
@@ -250,7 +251,7 @@ func cpuMask(list string) ([]byte, error) {
 		a, err1 := strconv.ParseUint(first, 10, 16)
 		b, err2 := strconv.ParseUint(last, 10, 16)
 		if err1 != nil || err2 != nil || a > b || b >= maxCPU {
-			return nil, fmt.Errorf("%q is not a list of processors such as 0-2,5", list)
+			return nil, fmt.Errorf("%q is not a valid list of processors (for example 0-2,5)", list)
 		}
 		for i := a; i <= b; i++ {
 			mask[i/8] |= 1 << (i % 8)

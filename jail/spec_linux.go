@@ -10,12 +10,14 @@ import (
 )
 
 // baseCaps is what root of a jail may do, as far as Linux can say it.
-var baseCaps = []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID",
+var baseCaps = []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID",
+	"CAP_SETUID",
 	"CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT"}
 
 func processSpec(p Process, caps []string, limits []specs.POSIXRlimit, tty bool) *specs.Process {
 	out := &specs.Process{Terminal: tty, Args: p.Args, Env: p.Env, Cwd: p.Dir, NoNewPrivileges: true, Rlimits: limits,
-		User: specs.User{UID: p.UID, GID: p.GID, AdditionalGids: p.Groups, Umask: new(uint32)}, OOMScoreAdj: usualOOMScore()}
+		User:        specs.User{UID: p.UID, GID: p.GID, AdditionalGids: p.Groups, Umask: new(uint32)},
+		OOMScoreAdj: usualOOMScore()}
 	*out.User.Umask = usualUmask
 	out.Capabilities = &specs.LinuxCapabilities{Bounding: caps}
 	if p.UID == 0 {
@@ -30,24 +32,30 @@ func containerSpec(s Spec, p Process) *specs.Spec {
 		caps = append(slices.Clone(caps), "CAP_NET_RAW")
 	}
 	limits := rlimits(s.Limits)
-	spaces := []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.UTSNamespace}, {Type: specs.MountNamespace}}
+	spaces := []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.UTSNamespace},
+		{Type: specs.MountNamespace}}
 	if s.Params["sysvshm"] != "inherit" && s.Params["sysvmsg"] != "inherit" && s.Params["sysvsem"] != "inherit" {
 		spaces = append(spaces, specs.LinuxNamespace{Type: specs.IPCNamespace})
 	}
 	if s.Params["ip4"] == "disable" && s.Params["ip6"] == "disable" {
 		spaces = append(spaces, specs.LinuxNamespace{Type: specs.NetworkNamespace})
 	}
-	c := &specs.Spec{Version: "1.0.2", Hostname: s.Hostname, Root: &specs.Root{Path: s.Root}, Process: processSpec(p, caps, limits, false)}
+	c := &specs.Spec{Version: "1.0.2", Hostname: s.Hostname, Root: &specs.Root{Path: s.Root},
+		Process: processSpec(p, caps, limits, false)}
 	c.Mounts = []specs.Mount{
 		// A bound /dev is left as the caller filled it.
-		{Destination: "/dev", Type: "bind", Source: filepath.Join(s.Root, "dev"), Options: []string{"rbind", "rprivate"}},
+		{Destination: "/dev", Type: "bind", Source: filepath.Join(s.Root, "dev"),
+			Options: []string{"rbind", "rprivate"}},
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
-		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"}},
-		{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=" + strconv.FormatInt(shmSize(s.Limits), 10)}},
+		{Destination: "/dev/pts", Type: "devpts", Source: "devpts",
+			Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"}},
+		{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev",
+			"mode=1777", "size=" + strconv.FormatInt(shmSize(s.Limits), 10)}},
 	}
 	c.Linux = &specs.Linux{
 		CgroupsPath: "/freejail/" + s.Name, Namespaces: spaces, Resources: resources(s.Limits),
-		MaskedPaths:   []string{"/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/sysrq-trigger", "/sys/firmware"},
+		MaskedPaths: []string{"/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/sysrq-trigger",
+			"/sys/firmware"},
 		ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys"},
 	}
 	return c

@@ -120,7 +120,7 @@ func newBirth(jid int, prog string, tty *os.File, p Process) (*birth, error) {
 		b.tty, errs[4] = syscall.BytePtrFromString(tty.Name())
 	}
 	if err := errors.Join(errs[:]...); err != nil {
-		return nil, fmt.Errorf("a zero byte in the program, its directory, arguments or environment: %w", err)
+		return nil, fmt.Errorf("NUL byte in the program, its directory, arguments or environment: %w", err)
 	}
 	return b, nil
 }
@@ -172,7 +172,8 @@ func explainStart(prog, dir string, err error) (string, error) {
 	case errors.Is(err, unix.ENOENT):
 		return message + ": the interpreter that its #! line names, or its dynamic loader, is missing", ErrNoProgram
 	case errors.Is(err, unix.ENOEXEC):
-		return message + ": no program that this kernel knows (a static Linux program needs kern.elf64.fallback_brand=3)", err
+		return message + ": not an executable format of this kernel " +
+			"(a static Linux program needs kern.elf64.fallback_brand=3)", err
 	}
 	return message, err
 }
@@ -193,7 +194,7 @@ const defaultPath = "/sbin:/bin:/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bi
 // lookProgram finds Args[0] as execvp would in the jail.
 func lookProgram(root string, p Process) (string, error) {
 	if len(p.Args) == 0 || p.Args[0] == "" {
-		return "", fmt.Errorf("no program is named: %w", ErrNoProgram)
+		return "", fmt.Errorf("no program given: %w", ErrNoProgram)
 	}
 	name := p.Args[0]
 	candidates := []string{name}

@@ -114,5 +114,6 @@ func sampleProcess(text string) (ProcUsage, bool) {
 	if err != nil {
 		return ProcUsage{}, false
 	}
-	return ProcUsage{PID: pid, Command: strings.TrimSpace(string(comm)), UserTime: ticks(11), SysTime: ticks(12), RSS: rss * uint64(os.Getpagesize())}, true
+	return ProcUsage{PID: pid, Command: strings.TrimSpace(string(comm)), UserTime: ticks(11), SysTime: ticks(12),
+		RSS: rss * uint64(os.Getpagesize())}, true
 }

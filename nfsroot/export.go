@@ -88,7 +88,8 @@ func lay(ctx context.Context, at string, img Image) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return errors.Join(os.WriteFile(filepath.Join(at, configFile), img.Config, 0o644), os.WriteFile(filepath.Join(at, manifestFile), img.Manifest, 0o644))
+	return errors.Join(os.WriteFile(filepath.Join(at, configFile), img.Config, 0o644),
+		os.WriteFile(filepath.Join(at, manifestFile), img.Manifest, 0o644))
 }
 
 // makeDir is make where an image is a directory.
@@ -187,7 +188,8 @@ func (e *Exporter) Remove(ctx context.Context, ref string) error {
 	digest := ref
 	if d := x.digestOf(ref); d != "" {
 		digest = d
-		x.Images = slices.DeleteFunc(x.Images, func(o Entry) bool { return strings.TrimSuffix(o.Name, ":latest") == strings.TrimSuffix(ref, ":latest") })
+		x.Images = slices.DeleteFunc(x.Images,
+			func(o Entry) bool { return strings.TrimSuffix(o.Name, ":latest") == strings.TrimSuffix(ref, ":latest") })
 	} else {
 		x.Images = slices.DeleteFunc(x.Images, func(o Entry) bool { return o.Digest == ref })
 	}

@@ -180,7 +180,8 @@ const settle = 3 * time.Second
 // empty if they can.
 func (e *Exporter) Serving() (problem, fix string) {
 	if _, err := mountd(); err != nil {
-		return "mountd does not run", "sysrc nfs_server_enable=YES nfsv4_server_enable=YES " + e.flags() + " && service nfsd start"
+		return "mountd does not run",
+			"sysrc nfs_server_enable=YES nfsv4_server_enable=YES " + e.flags() + " && service nfsd start"
 	}
 	dirs := []string{e.cfg.Dir}
 	if list, err := e.List(); err == nil && e.cfg.Dataset != "" {
@@ -190,15 +191,17 @@ func (e *Exporter) Serving() (problem, fix string) {
 	}
 	for _, dir := range dirs {
 		if !exported(dir) {
-			return fmt.Sprintf("mountd does not export %s; its reasons are in /var/log/messages", dir), "sysrc " + e.flags() + " && service mountd restart"
+			return fmt.Sprintf("mountd does not export %s; its reasons are in /var/log/messages", dir),
+				"sysrc " + e.flags() + " && service mountd restart"
 		}
 	}
 	if n, err := unix.SysctlUint32("vfs.nfsd.server_max_nfsvers"); err == nil && n < 4 {
-		return "the server speaks no NFSv4", "sysrc nfsv4_server_enable=YES && service nfsd restart"
+		return "the server does not support NFSv4", "sysrc nfsv4_server_enable=YES && service nfsd restart"
 	}
 	c, err := net.DialTimeout("tcp", "127.0.0.1:"+strconv.Itoa(Port), time.Second)
 	if err != nil {
-		return "nfsd does not run, or not on 127.0.0.1", "sysrc nfs_server_enable=YES nfsv4_server_enable=YES && service nfsd start"
+		return "nfsd does not run, or not on 127.0.0.1",
+			"sysrc nfs_server_enable=YES nfsv4_server_enable=YES && service nfsd start"
 	}
 	c.Close()
 	return "", ""

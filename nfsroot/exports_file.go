@@ -25,7 +25,8 @@ type ExportConfig struct {
 // Validate names what is wrong.
 func (c ExportConfig) Validate() error {
 	for name, p := range map[string]string{"dir": c.Dir, "exports_file": c.File, "v4_root": c.V4Root} {
-		if !filepath.IsAbs(p) || filepath.Clean(p) != p || strings.ContainsFunc(p, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) || r == '"' || r == '\\' }) {
+		if !filepath.IsAbs(p) || filepath.Clean(p) != p || strings.ContainsFunc(p,
+			func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) || r == '"' || r == '\\' }) {
 			return fmt.Errorf("%s %q is not an absolute, clean path without blanks", name, p)
 		}
 	}
@@ -36,7 +37,7 @@ func (c ExportConfig) Validate() error {
 		return fmt.Errorf("dir %s is not below v4_root %s", c.Dir, c.V4Root)
 	}
 	if len(c.Clients) == 0 {
-		return errors.New("clients names nobody who may have the roots: a network such as \"10.0.0.0/24\", an address, or a host")
+		return errors.New("clients is empty: give networks (for example \"10.0.0.0/24\"), addresses or host names")
 	}
 	for _, client := range c.Clients {
 		if _, err := clientOf(client); err != nil {
@@ -56,7 +57,7 @@ func clientOf(text string) (client, error) {
 	if strings.Contains(text, "/") {
 		ip, n, err := net.ParseCIDR(text)
 		if err != nil || !ip.Equal(n.IP) {
-			return client{}, fmt.Errorf("clients: %q is no network such as 10.0.0.0/24", text)
+			return client{}, fmt.Errorf("clients: %q is not a valid network (for example 10.0.0.0/24)", text)
 		}
 		if ones, _ := n.Mask.Size(); ones == 0 {
 			return client{}, fmt.Errorf("clients: %q is everyone; name the networks that may have the roots", text)
@@ -64,7 +65,7 @@ func clientOf(text string) (client, error) {
 		return client{network: n}, nil
 	}
 	if text == "" || text[0] == '-' || strings.ContainsFunc(text, notHost) {
-		return client{}, fmt.Errorf("clients: %q is neither a network nor a host", text)
+		return client{}, fmt.Errorf("clients: %q is not a valid network or host", text)
 	}
 	return client{host: text}, nil
 }

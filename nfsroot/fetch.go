@@ -36,7 +36,7 @@ type Source struct {
 }
 
 // ErrNotExported means that a server answers and does not have the image.
-var ErrNotExported = errors.New("the server exports no such image")
+var ErrNotExported = errors.New("the image is not exported by the server")
 
 // Find asks the servers in their order for an image: by its name, its digest,
 // or both as name@digest. The manifest is verified by the digest, and the
@@ -178,7 +178,8 @@ func (s Server) explain(ctx context.Context, o Options, err error) error {
 		return fmt.Errorf("%w within %s", ErrAway, o.Timeout)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("%w: nothing listens on its port %d", ErrAway, s.Port)
-	case errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EHOSTUNREACH) || errors.Is(err, syscall.ENETUNREACH) || errors.Is(err, syscall.EHOSTDOWN):
+	case errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EHOSTUNREACH) ||
+		errors.Is(err, syscall.ENETUNREACH) || errors.Is(err, syscall.EHOSTDOWN):
 		return fmt.Errorf("%w: %v", ErrAway, err)
 	}
 	return err

@@ -144,9 +144,11 @@ func (m *Mounts) judge(s *shared, fault string, err error) {
 	case "":
 		s.health.Text = "the server of its root answers again"
 	case faultAway:
-		s.health.Text = fmt.Sprintf("the server of its root, %s, has not answered for %s: running tasks go on when it is back", s.Server, m.cfg.Options.Timeout)
+		s.health.Text = fmt.Sprintf("the server of its root, %s, has not answered for %s: running tasks go on when "+
+			"it is back", s.Server, m.cfg.Options.Timeout)
 	case faultStale:
-		s.health.Text = fmt.Sprintf("its root was removed or replaced on %s (ESTALE): its tasks will not recover, start them again", s.Server)
+		s.health.Text = fmt.Sprintf("its root was removed or replaced on %s (ESTALE): its tasks will not recover, "+
+			"start them again", s.Server)
 	case faultRefused:
 		s.health.Text = fmt.Sprintf("%s does not export its root to this host any more: %v", s.Server, err)
 	default:

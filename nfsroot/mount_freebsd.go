@@ -27,7 +27,8 @@ func mountSource(ctx context.Context, src *Source, dir, target string, o Options
 		return mount.Do(mount.Mount{Type: "nfs", Source: host + ":" + from, Target: target, Options: o.freebsdV4(from),
 			Binary: map[string][]byte{"addr": sockaddr(src.Addr, src.Server.Port)}})
 	}
-	c := exec.CommandContext(ctx, "/sbin/mount_nfs", "-o", strings.Join(o.freebsdV3(src.Server.Port), ","), host+":"+from, target)
+	c := exec.CommandContext(ctx, "/sbin/mount_nfs", "-o", strings.Join(o.freebsdV3(src.Server.Port), ","),
+		host+":"+from, target)
 	if out, err := c.CombinedOutput(); err != nil {
 		return fmt.Errorf("mount_nfs: %s: %w", strings.TrimSpace(string(out)), err)
 	}

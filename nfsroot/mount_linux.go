@@ -23,5 +23,6 @@ func ClientMissing() string {
 	if mount.Known("nfs") || moduleThere("nfs") {
 		return ""
 	}
-	return "this kernel has no NFS client (nfs in /proc/filesystems), and no module for one: roots over NFS cannot be mounted on this development host"
+	return "this kernel has no NFS client (nfs in /proc/filesystems), and no module for one: " +
+		"roots over NFS cannot be mounted on this development host"
 }

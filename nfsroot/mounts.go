@@ -233,7 +233,8 @@ func (m *Mounts) usable(src *Source) *shared {
 
 // create makes the directory of a new mount. The caller holds the lock.
 func (m *Mounts) create(src *Source, name string) (*shared, error) {
-	s := &shared{holders: map[string]bool{}, ready: make(chan struct{}), noted: noted{Server: src.Server.String(), Digest: src.Digest, Mounted: time.Now()}}
+	s := &shared{holders: map[string]bool{}, ready: make(chan struct{}),
+		noted: noted{Server: src.Server.String(), Digest: src.Digest, Mounted: time.Now()}}
 	err := os.MkdirAll(m.cfg.Dir, 0o700)
 	for err == nil {
 		m.next++

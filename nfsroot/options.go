@@ -22,7 +22,7 @@ type Options struct {
 func (o Options) Validate() error {
 	switch {
 	case o.Version != 3 && o.Version != 4:
-		return fmt.Errorf("version %d is neither 3 nor 4", o.Version)
+		return fmt.Errorf("invalid NFS version %d: want 3 or 4", o.Version)
 	case o.MinorVersion < -1 || o.MinorVersion > 2:
 		return fmt.Errorf("minor_version %d is not within 0 to 2", o.MinorVersion)
 	case o.NConnect < 0 || o.NConnect > 16:
@@ -45,7 +45,8 @@ const cacheTime = "3600"
 
 // common are the options that mount_nfs(8) and nmount(2) share.
 func (o Options) common() []string {
-	out := []string{"ro", "noatime", "nocto", "actimeo=" + cacheTime, "nametimeo=" + cacheTime, "negnametimeo=" + cacheTime}
+	out := []string{"ro", "noatime", "nocto", "actimeo=" + cacheTime, "nametimeo=" + cacheTime,
+		"negnametimeo=" + cacheTime}
 	if !o.AllowSetuid {
 		out = append(out, "nosuid")
 	}
@@ -98,7 +99,8 @@ func (o Options) linux(addr string, port int) []string {
 			vers += "." + strconv.Itoa(o.MinorVersion)
 		}
 	}
-	out := []string{"ro", "noatime", "nocto", "actimeo=" + cacheTime, "proto=tcp", vers, "addr=" + addr, "port=" + strconv.Itoa(port)}
+	out := []string{"ro", "noatime", "nocto", "actimeo=" + cacheTime, "proto=tcp", vers, "addr=" + addr,
+		"port=" + strconv.Itoa(port)}
 	if !o.AllowSetuid {
 		out = append(out, "nosuid")
 	}

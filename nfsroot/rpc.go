@@ -126,7 +126,7 @@ func checkReply(reply []byte, xid uint32) (*xdrReader, error) {
 	r := &xdrReader{b: reply}
 	const replyMessage, accepted = 1, 0
 	if r.uint32() != xid || r.uint32() != replyMessage {
-		return nil, errors.New("the server's reply is none to the call")
+		return nil, errors.New("the server's reply does not match the call")
 	}
 	if r.uint32() != accepted {
 		return nil, fmt.Errorf("the server rejects the call: %w", syscall.EACCES)
@@ -134,7 +134,7 @@ func checkReply(reply []byte, xid uint32) (*xdrReader, error) {
 	r.uint32()
 	r.bytes(400)
 	if status := r.uint32(); status != 0 {
-		return nil, fmt.Errorf("the server cannot serve the call: %s", acceptErrors[status])
+		return nil, fmt.Errorf("the server refused the call: %s", acceptErrors[status])
 	}
 	return r, r.err
 }
@@ -164,7 +164,7 @@ type xdrReader struct {
 	err error
 }
 
-var errShortReply = errors.New("the server's reply ends too early")
+var errShortReply = errors.New("the server's reply is truncated")
 
 func (r *xdrReader) take(n int) []byte {
 	if r.err == nil && n > len(r.b) {

@@ -32,10 +32,11 @@ type Server struct {
 func ParseServer(text string) (Server, error) {
 	u, err := url.Parse(text)
 	if err != nil {
-		return Server{}, fmt.Errorf("%q is no URL such as nfs://server/path: %w", text, errors.Unwrap(err))
+		return Server{}, fmt.Errorf("%q is not a valid URL (for example nfs://server/path): %w", text,
+			errors.Unwrap(err))
 	}
 	fault := func(why string) (Server, error) {
-		return Server{}, fmt.Errorf("%q is no URL such as nfs://server/path: %s", text, why)
+		return Server{}, fmt.Errorf("%q is not a valid URL (for example nfs://server/path): %s", text, why)
 	}
 	s := Server{Host: u.Hostname(), Port: Port, Path: u.Path}
 	switch {
@@ -47,7 +48,8 @@ func ParseServer(text string) (Server, error) {
 		return fault("the server's name or address is missing, or none")
 	case !path.IsAbs(s.Path) || path.Clean(s.Path) != s.Path || s.Path == "/":
 		return fault("the path is not an absolute, clean path below /")
-	case len(s.Path) > 512 || strings.ContainsFunc(s.Path, func(r rune) bool { return unicode.IsControl(r) || unicode.IsSpace(r) }):
+	case len(s.Path) > 512 || strings.ContainsFunc(s.Path,
+		func(r rune) bool { return unicode.IsControl(r) || unicode.IsSpace(r) }):
 		return fault("the path is too long, or has blanks or control characters in it")
 	}
 	if p := u.Port(); p != "" {

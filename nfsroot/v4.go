@@ -111,7 +111,8 @@ func v4Error(status uint32, done int, elems []string) error {
 	)
 	switch status {
 	case minorMismatch:
-		err = errors.New("it takes no NFSv4.0, by which the images' descriptions are read (sysctl vfs.nfsd.server_min_minorversion4=0)")
+		err = errors.New("it takes no NFSv4.0, by which the images' descriptions are read (sysctl " +
+			"vfs.nfsd.server_min_minorversion4=0)")
 	case wrongSec:
 		err = fmt.Errorf("it asks for another security than sys: %w", syscall.EACCES)
 	case noFileHandle:

@@ -117,7 +117,7 @@ func (c *copier) entry(dir *os.File, name, to string) error {
 		}
 		return os.Symlink(says, to)
 	}
-	return fmt.Errorf("%s is neither a file nor a directory", to)
+	return fmt.Errorf("%s: not a regular file or directory", to)
 }
 
 func readLink(dir *os.File, name string) (string, error) {

@@ -226,8 +226,9 @@ func (l *link) move(old, dir *os.File) bool {
 		return false
 	}
 	a := attributesOf(&st)
-	a.Times[0] = l.Times[0]                                                    // to read a link changes it
-	if a != l.attributes || st.Nlink != 1 || st.Flags != 0 || st.Blocks != 0 { // what has attributes beside these has blocks
+	a.Times[0] = l.Times[0] // to read a link changes it
+	// what has attributes beside these has blocks
+	if a != l.attributes || st.Nlink != 1 || st.Flags != 0 || st.Blocks != 0 {
 		return false
 	}
 	to, err := readLink(old, l.Name)

@@ -18,7 +18,7 @@ const InodeBytes = 4096
 const MinDisk = 1 << 20
 
 // ErrUncountable means that a task made a tree which cannot be measured.
-var ErrUncountable = errors.New("its directories lie too deep to be measured")
+var ErrUncountable = errors.New("directories are nested too deep to be measured")
 
 const (
 	// meterDepth is how many directories a measurement holds open at once. Trees

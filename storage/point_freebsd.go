@@ -34,7 +34,8 @@ func (d *dirs) makePoint(task string) (string, error) {
 	if there, err := isMountPoint(base); err != nil {
 		return "", err
 	} else if !there {
-		if err := mount.Do(mount.Mount{Type: "tmpfs", Target: base, Options: []string{"mode=700", "size=" + pointsSize}}); err != nil {
+		if err := mount.Do(mount.Mount{Type: "tmpfs", Target: base,
+			Options: []string{"mode=700", "size=" + pointsSize}}); err != nil {
 			return "", err
 		}
 	}

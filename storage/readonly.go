@@ -157,7 +157,8 @@ func setuid(o Options) []string {
 
 // writableDir has what is written to a directory go to own, which is made. Where
 // the kernel has no unions it becomes a copy.
-func (r readonly) writableDir(ctx context.Context, by *mount.Descriptors, dir *mount.Point, own string, opts []string) error {
+func (r readonly) writableDir(ctx context.Context, by *mount.Descriptors, dir *mount.Point, own string,
+	opts []string) error {
 	if r.union {
 		err := unite(by, dir, own, opts)
 		if !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EOPNOTSUPP) {
@@ -221,7 +222,9 @@ func writablePaths(ctx context.Context, root *mount.Root, o Options) ([]*mount.P
 	slices.SortFunc(all, func(a, b *mount.Point) int { return strings.Compare(a.Path(), b.Path()) })
 	var errs []error
 	for _, p := range all {
-		if slices.ContainsFunc(outer, func(o *mount.Point) bool { return p.Path() == o.Path() || strings.HasPrefix(p.Path(), o.Path()+"/") }) {
+		if slices.ContainsFunc(outer, func(o *mount.Point) bool {
+			return p.Path() == o.Path() || strings.HasPrefix(p.Path(), o.Path()+"/")
+		}) {
 			errs = append(errs, p.Close())
 			continue
 		}

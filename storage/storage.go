@@ -92,7 +92,7 @@ func Open(kind, dir string, cfg Config) (Driver, error) {
 	}
 	open, ok := drivers[kind]
 	if !ok {
-		return nil, fmt.Errorf("storage driver %q is not there on this system; there are: %v", kind, Kinds())
+		return nil, fmt.Errorf("storage driver %q is not supported on this system (supported: %v)", kind, Kinds())
 	}
 	return open(dir, cfg)
 }

@@ -10,7 +10,8 @@ import (
 	"github.com/freejail/freejail/internal/mount"
 )
 
-var drivers = map[string]func(string, Config) (Driver, error){"nfs": openNFS, "readonly": openReadonly, "union": openUnion, "zfs": openZFS}
+var drivers = map[string]func(string, Config) (Driver, error){"nfs": openNFS, "readonly": openReadonly,
+	"union": openUnion, "zfs": openZFS}
 
 func detect(_ string, cfg Config) string {
 	if cfg.ZFSDataset != "" {
@@ -73,10 +74,12 @@ func (u union) Create(ctx context.Context, chain, task string, o Options) (strin
 		if err = errors.Join(err, u.makeUpper(ctx, chain, task, o)); err != nil {
 			return err
 		}
-		if err := mount.Do(mount.Mount{Type: "nullfs", Source: u.path("chains", chain), Target: root, Options: []string{"ro"}}); err != nil {
+		if err := mount.Do(mount.Mount{Type: "nullfs", Source: u.path("chains", chain), Target: root,
+			Options: []string{"ro"}}); err != nil {
 			return err
 		}
-		return mount.Do(mount.Mount{Type: "unionfs", Source: u.path("roots", task, "upper"), Target: root, Options: []string{lessWhiteouts}})
+		return mount.Do(mount.Mount{Type: "unionfs", Source: u.path("roots", task, "upper"), Target: root,
+			Options: []string{lessWhiteouts}})
 	}()
 	if err != nil {
 		return "", errors.Join(fmt.Errorf("storage: union: %w", err), u.Remove(ctx, task))

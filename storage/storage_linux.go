@@ -10,7 +10,8 @@ import (
 	"github.com/freejail/freejail/internal/mount"
 )
 
-var drivers = map[string]func(string, Config) (Driver, error){"nfs": openNFS, "overlay": openOverlay, "readonly": openReadonly}
+var drivers = map[string]func(string, Config) (Driver, error){"nfs": openNFS, "overlay": openOverlay,
+	"readonly": openReadonly}
 
 func detect(string, Config) string { return "overlay" }
 
@@ -42,7 +43,8 @@ func (o overlay) Create(ctx context.Context, chain, task string, _ Options) (str
 			}
 		}
 		return mount.Do(mount.Mount{Type: "overlay", Source: "freejail", Target: root, Options: []string{
-			"lowerdir=" + o.path("chains", chain), "upperdir=" + o.path("roots", task, "upper"), "workdir=" + o.path("roots", task, "work")}})
+			"lowerdir=" + o.path("chains", chain), "upperdir=" + o.path("roots", task, "upper"),
+			"workdir=" + o.path("roots", task, "work")}})
 	}()
 	if err != nil {
 		return "", errors.Join(fmt.Errorf("storage: overlay: %w", err), o.Remove(ctx, task))

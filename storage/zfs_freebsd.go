@@ -28,13 +28,15 @@ func openZFS(dir string, cfg Config) (Driver, error) {
 		return nil, errors.New("storage: zfs: name a dataset for freejail in storage { zfs_dataset }")
 	}
 	z := &zfsDriver{parent: cfg.ZFSDataset, dir: dir}
-	for _, ds := range []struct{ name, mountpoint string }{{cfg.ZFSDataset, "none"}, {z.parent + "/chains", path.Join(dir, "zfs-chains")}, {z.parent + "/roots", path.Join(dir, "zfs-roots")}} {
+	for _, ds := range []struct{ name, mountpoint string }{{cfg.ZFSDataset, "none"},
+		{z.parent + "/chains", path.Join(dir, "zfs-chains")}, {z.parent + "/roots", path.Join(dir, "zfs-roots")}} {
 		if has, err := dataset.Has(ds.name); err != nil {
 			return nil, fmt.Errorf("storage: %w", err)
 		} else if has {
 			continue
 		}
-		if _, err := zfs.CreateFilesystem(ds.name, map[string]string{"mountpoint": ds.mountpoint, "canmount": "off"}); err != nil {
+		if _, err := zfs.CreateFilesystem(ds.name,
+			map[string]string{"mountpoint": ds.mountpoint, "canmount": "off"}); err != nil {
 			return nil, fmt.Errorf("storage: zfs: %w", err)
 		}
 	}
@@ -113,7 +115,8 @@ func (z *zfsDriver) ensure(ctx context.Context, chains []string, apply Apply) (r
 			}
 			defer release() // it has a clone then
 		}
-		if err := z.makeChain(ctx, chains[n], parent, func(dir string) error { return apply(dir, n, n+1) }); err != nil {
+		if err := z.makeChain(ctx, chains[n], parent,
+			func(dir string) error { return apply(dir, n, n+1) }); err != nil {
 			return nil, err
 		}
 	}
@@ -169,7 +172,7 @@ func (z *zfsDriver) Create(_ context.Context, chain, task string, o Options) (st
 	if has, err := dataset.Has(z.root(task)); err != nil {
 		return "", fmt.Errorf("storage: %w", err)
 	} else if has {
-		return "", fmt.Errorf("storage: zfs: %s is there already", z.root(task))
+		return "", fmt.Errorf("storage: zfs: %s already exists", z.root(task))
 	}
 	d, err := s.Clone(z.root(task), rootProperties(o))
 	if err != nil {

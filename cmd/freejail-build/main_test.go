@@ -155,7 +155,7 @@ func TestExitCodes(t *testing.T) {
 		{app.Failed, "no such file", []string{"build", "-o", out, filepath.Join(dir, "none")}},
 		{app.Failed, "no such file", []string{"inspect", filepath.Join(dir, "none")}},
 		{app.Failed, "no such file", []string{"validate", filepath.Join(dir, "none")}},
-		{app.Failed, "no archive", []string{"import", "-o", out, filepath.Join(dir, "prog")}},
+		{app.Failed, "not an archive", []string{"import", "-o", out, filepath.Join(dir, "prog")}},
 		{app.Failed, "not an OCI layout", []string{"inspect", dir}},
 	} {
 		code, printed, messages := call(t, c.args...)

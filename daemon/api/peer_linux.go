@@ -1,7 +1,6 @@
 package api
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"os/user"
@@ -29,7 +28,7 @@ func socketPeer(fd int) (peer, error) {
 // with another root directory.
 func atHome(_, pid int) error {
 	if pid <= 0 {
-		return errors.New("the client is in another PID namespace")
+		return fmt.Errorf("the process that asks is of another PID namespace")
 	}
 	for _, ns := range []string{"pid", "user"} {
 		own, err1 := os.Readlink("/proc/self/ns/" + ns)

@@ -34,8 +34,7 @@ func New(socket string) *Client {
 		return d.DialContext(ctx, "unix", socket)
 	}
 	// The daemon closes what is idle for longer.
-	transport := &http.Transport{DialContext: dial, MaxIdleConnsPerHost: 16, IdleConnTimeout: 30 * time.Second}
-	return &Client{socket: socket, http: &http.Client{Transport: transport}}
+	return &Client{socket: socket, http: &http.Client{Transport: &http.Transport{DialContext: dial, MaxIdleConnsPerHost: 16, IdleConnTimeout: 30 * time.Second}}}
 }
 
 // Socket is the path that the client connects to.

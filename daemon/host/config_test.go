@@ -12,7 +12,7 @@ func TestNFSConfig(t *testing.T) {
 	for text, want := range map[string]string{
 		`nfs { servers = ["nfs://builder/roots", "nfs://[fd00::5]:2050/roots"] }`: "",
 		`nfs { servers = ["builder:/roots"] }`:                                    "nfs://server/path",
-		`nfs { version = 2 }`:                                                     "neither 3 nor 4",
+		`nfs { version = 2 }`:                                                     "want 3 or 4",
 		`nfs { minor_version = 3 }`:                                               "minor_version 3",
 		"nfs {\n  version = 3\n  nconnect = 2\n}":                                 "nconnect needs version 4",
 		`nfs { timeout = "soon" }`:                                                `timeout: "soon" is not a valid duration`,
@@ -26,11 +26,11 @@ func TestNFSConfig(t *testing.T) {
 		"nfs {\n  export {\n    dir = \"/export/roots\"\n    clients = [\"10.0.0.0/8\", \"fd00::/8\", \"runner.example\"]\n  }\n}": "",
 		"nfs {\n  export {\n    dir = \"roots\"\n    clients = [\"10.0.0.0/8\"]\n  }\n}":                                           "not an absolute",
 		"nfs {\n  export {\n    dir = \"/a b\"\n    clients = [\"10.0.0.0/8\"]\n  }\n}":                                            "without blanks",
-		"nfs {\n  export {\n    dir = \"/roots\"\n    clients = []\n  }\n}":                                                        "names nobody",
+		"nfs {\n  export {\n    dir = \"/roots\"\n    clients = []\n  }\n}":                                                        "clients is empty",
 		"nfs {\n  export {\n    dir = \"/roots\"\n    clients = [\"0.0.0.0/0\"]\n  }\n}":                                           "is everyone",
-		"nfs {\n  export {\n    dir = \"/roots\"\n    clients = [\"10.0.0.1/8\"]\n  }\n}":                                          "no network",
-		"nfs {\n  export {\n    dir = \"/roots\"\n    clients = [\"-maproot=root\"]\n  }\n}":                                       "neither a network nor a host",
-		"nfs {\n  export {\n    dir = \"/roots\"\n    clients = [\"a b\"]\n  }\n}":                                                 "neither a network nor a host",
+		"nfs {\n  export {\n    dir = \"/roots\"\n    clients = [\"10.0.0.1/8\"]\n  }\n}":                                          "not a valid network",
+		"nfs {\n  export {\n    dir = \"/roots\"\n    clients = [\"-maproot=root\"]\n  }\n}":                                       "not a valid network or host",
+		"nfs {\n  export {\n    dir = \"/roots\"\n    clients = [\"a b\"]\n  }\n}":                                                 "not a valid network or host",
 		"nfs {\n  export {\n    dir = \"/roots\"\n    clients = [\"a\"]\n    v4_root = \"/srv\"\n  }\n}":                           "not below v4_root",
 	} {
 		path := filepath.Join(t.TempDir(), "freejail.hcl")

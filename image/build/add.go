@@ -90,7 +90,7 @@ func (c *copier) unpackEntry(h *tar.Header, r io.Reader, dest string) error {
 		return err
 	}
 	if h.Uid < 0 || h.Uid >= math.MaxUint32 || h.Gid < 0 || h.Gid >= math.MaxUint32 {
-		return fmt.Errorf("the owner %d:%d is no valid one", h.Uid, h.Gid)
+		return fmt.Errorf("invalid owner %d:%d", h.Uid, h.Gid)
 	}
 	if name == "" {
 		return nil // the destination keeps its own mode and owner
@@ -110,20 +110,21 @@ func (c *copier) unpackEntry(h *tar.Header, r io.Reader, dest string) error {
 }
 
 func (c *copier) unpackAt(h *tar.Header, r io.Reader, at, dest string) error {
-	out := tar.Header{Name: at, Typeflag: h.Typeflag, Mode: h.Mode & 0o7777, Uid: h.Uid, Gid: h.Gid, ModTime: h.ModTime, Linkname: h.Linkname}
+	out := tar.Header{Name: at, Typeflag: h.Typeflag, Mode: h.Mode & 0o7777, Uid: h.Uid, Gid: h.Gid, ModTime: h.ModTime,
+		Linkname: h.Linkname}
 	if flags := h.PAXRecords[flagsRecord]; flags != "" {
 		out.PAXRecords = map[string]string{flagsRecord: flags}
 	}
 	c.override(&out)
 	old := c.w.view.get(at)
 	if old != nil && old.kind == tar.TypeDir && h.Typeflag != tar.TypeDir {
-		return errors.New("it is a directory in the image")
+		return errors.New("is a directory in the image")
 	}
 	switch h.Typeflag {
 	case tar.TypeDir:
 		real, n, missing, err := c.w.view.walk(at, true)
 		if err == nil && old != nil && (len(missing) > 0 || n.kind != tar.TypeDir) {
-			err = errors.New("it is a file or a link in the image")
+			err = errors.New("is a file or a link in the image")
 		}
 		if err != nil {
 			return err
@@ -141,7 +142,7 @@ func (c *copier) unpackAt(h *tar.Header, r io.Reader, at, dest string) error {
 		}
 		real, _, missing, err := c.w.view.walk(path.Join(dest, target), false)
 		if err != nil || len(missing) > 0 {
-			return errors.Join(fmt.Errorf("the hard link's target %q is not there", h.Linkname), err)
+			return errors.Join(fmt.Errorf("the hard link's target %q does not exist", h.Linkname), err)
 		}
 		out.Linkname = real
 	}

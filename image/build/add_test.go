@@ -78,13 +78,13 @@ func TestHostileArchives(t *testing.T) {
 		"whiteout":     {tar.Header{Name: "etc/.wh.passwd"}, "means a deleted file"},
 		"opaque":       {tar.Header{Name: ".wh..wh..opq"}, "means a deleted file"},
 		"hard link":    {tar.Header{Name: "x", Typeflag: tar.TypeLink, Linkname: "../../etc/passwd"}, "leads out"},
-		"to nothing":   {tar.Header{Name: "x", Typeflag: tar.TypeLink, Linkname: "/etc/passwd"}, "is not there"},
-		"to directory": {tar.Header{Name: "x", Typeflag: tar.TypeLink, Linkname: "dir"}, "no file"},
+		"to nothing":   {tar.Header{Name: "x", Typeflag: tar.TypeLink, Linkname: "/etc/passwd"}, "does not exist"},
+		"to directory": {tar.Header{Name: "x", Typeflag: tar.TypeLink, Linkname: "dir"}, "not a file"},
 		"over":         {tar.Header{Name: "dir", Linkname: "1"}, "is a directory"},
 		"dir over":     {tar.Header{Name: "file", Typeflag: tar.TypeDir}, "is a file or a link"},
 		"under file":   {tar.Header{Name: "file/x", Linkname: "1"}, "not a directory"},
 		"deep":         {tar.Header{Name: strings.Repeat("d/", 300) + "x", Linkname: "1"}, "deep"},
-		"no owner":     {tar.Header{Name: "x", Uid: 1<<32 - 1}, "no valid one"},
+		"no owner":     {tar.Header{Name: "x", Uid: 1<<32 - 1}, "invalid owner"},
 	} {
 		x := tarOf(t, tar.Header{Name: "dir/", Typeflag: tar.TypeDir}, tar.Header{Name: "file", Linkname: "f"}, c.h)
 		_, err := try(t, files{"x.tar": x}, "FROM scratch\nADD x.tar /to/\n", nil)
@@ -128,7 +128,7 @@ func TestArchiveImage(t *testing.T) {
 	if m.img.Config.OS != "freebsd" || m.img.Name != "base" || len(m.img.Layers) != 1 {
 		t.Errorf("%+v", m.img)
 	}
-	if _, err := Archive(t.Context(), []Set{{File: dir + "/text"}}, Options{Output: m.path + "2"}); err == nil || !strings.Contains(err.Error(), "no archive") {
+	if _, err := Archive(t.Context(), []Set{{File: dir + "/text"}}, Options{Output: m.path + "2"}); err == nil || !strings.Contains(err.Error(), "not an archive") {
 		t.Error(err)
 	}
 	if _, err := Archive(t.Context(), []Set{{File: dir + "/gone"}}, Options{Output: m.path + "2"}); err == nil {

@@ -44,7 +44,8 @@ func Archive(ctx context.Context, sets []Set, o Options) (_ *image.Image, err er
 	if err := b.open(ctx); err != nil {
 		return nil, err
 	}
-	p := &planner{file: &File{Name: "archive", Instructions: []Instruction{{Verb: "FROM", Line: 1, Text: "scratch"}}}, platform: o.Platform}
+	p := &planner{file: &File{Name: "archive", Instructions: []Instruction{{Verb: "FROM", Line: 1, Text: "scratch"}}},
+		platform: o.Platform}
 	if err := p.plan(ctx); err != nil {
 		return nil, err
 	}
@@ -62,7 +63,7 @@ func Archive(ctx context.Context, sets []Set, o Options) (_ *image.Image, err er
 	return img, err
 }
 
-var errNowhere = errors.New("there is neither an output nor a store for the image")
+var errNowhere = errors.New("no output and no store given for the image")
 
 func (b *builder) addSet(ctx context.Context, p *planner, s Set) error {
 	name := filepath.Base(s.File)
@@ -84,10 +85,12 @@ func (b *builder) addSet(ctx context.Context, p *planner, s Set) error {
 			return err
 		}
 		if got := digest.NewDigestFromEncoded(digest.SHA256, sum); got != s.Digest {
-			return fmt.Errorf("%s has the digest %s, and must have %s: fetch it again from where you trust it", s.File, got, s.Digest)
+			return fmt.Errorf("%s has the digest %s, and must have %s: fetch it again from where you trust it", s.File,
+				got, s.Digest)
 		}
 	}
-	p.add(Instruction{Verb: "ADD", Line: 1, Text: name + " /"}, &copyStep{sources: []string{escapeGlob(rel)}, dest: "/", unpack: true, strict: true})
+	p.add(Instruction{Verb: "ADD", Line: 1, Text: name + " /"},
+		&copyStep{sources: []string{escapeGlob(rel)}, dest: "/", unpack: true, strict: true})
 	return nil
 }
 
@@ -113,7 +116,7 @@ func ReadManifest(file string, sets []Set) (err error) {
 		}
 		d := digest.NewDigestFromEncoded(digest.SHA256, strings.ToLower(fields[1]))
 		if d.Validate() != nil {
-			return fmt.Errorf("%s:%d: %q is no SHA-256", file, line, fields[1])
+			return fmt.Errorf("%s:%d: %q is not a valid SHA-256", file, line, fields[1])
 		}
 		sums[fields[0]] = d
 	}
@@ -126,7 +129,8 @@ func ReadManifest(file string, sets []Set) (err error) {
 			return fmt.Errorf("%s does not name %s", file, filepath.Base(s.File))
 		}
 		if s.Digest != "" && s.Digest != d {
-			return fmt.Errorf("%s must have the digest %s by %s, and %s by what is asked for", s.File, d, file, s.Digest)
+			return fmt.Errorf("%s must have the digest %s by %s, and %s by what is asked for", s.File, d, file,
+				s.Digest)
 		}
 		sets[i].Digest = d
 	}

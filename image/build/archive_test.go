@@ -65,7 +65,7 @@ func TestDistributionSetsAreVerified(t *testing.T) {
 		t.Error(err)
 	}
 	for text, want := range map[string]string{
-		"base.txz\tzz\n": "MANIFEST:1: \"zz\" is no SHA-256",
+		"base.txz\tzz\n": "MANIFEST:1: \"zz\" is not a valid SHA-256",
 		"base.txz\n":     "MANIFEST:1: want a name",
 		"other.txz\t" + strings.Repeat("a", 64) + "\n": "does not name base.txz",
 	} {

@@ -230,7 +230,8 @@ func (b *work) stepKey(ctx context.Context, s step) (string, error) {
 // cached takes a step's layer from the cache, if it is there.
 func (b *work) cached(ctx context.Context, key string) (bool, error) {
 	var r stepRecord
-	if b.cache == nil || !b.cache.record("steps", key, &r) || r.Layer != nil && (!b.cache.has(*r.Layer) || r.DiffID.Validate() != nil) {
+	if b.cache == nil || !b.cache.record("steps", key, &r) || r.Layer != nil &&
+		(!b.cache.has(*r.Layer) || r.DiffID.Validate() != nil) {
 		return false, nil
 	}
 	if r.Layer == nil {
@@ -280,7 +281,8 @@ func (c *cache) importKey(in *layout.Input, wanted ocispec.Platform) (key string
 	if !ok || time.Since(changeTime(st)) < settled || time.Since(fi.ModTime()) < settled {
 		return "", nil
 	}
-	return keyOf("archive", uint64(st.Dev), st.Ino, fi.Size(), fi.ModTime().UnixNano(), changeTime(st).UnixNano(), wanted), nil
+	return keyOf("archive", uint64(st.Dev), st.Ino, fi.Size(), fi.ModTime().UnixNano(), changeTime(st).UnixNano(),
+		wanted), nil
 }
 
 // keepPool remembers a dataset, so that pruning looks after it.

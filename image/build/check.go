@@ -113,11 +113,13 @@ func (c *checker) notes(where string, h *tar.Header, seen map[uint64]byte) {
 	}
 	seen[name] = h.Typeflag
 	if h.Typeflag == tar.TypeReg && h.Mode&0o6000 != 0 {
-		c.found.Add(image.Note, "set-id", c.at(where), "entry %q runs as %s: mode %04o, owner %d:%d", h.Name, setID(h.Mode), h.Mode&0o7777, h.Uid, h.Gid)
+		c.found.Add(image.Note, "set-id", c.at(where), "entry %q runs as %s: mode %04o, owner %d:%d", h.Name,
+			setID(h.Mode), h.Mode&0o7777, h.Uid, h.Gid)
 	}
 	for key := range h.PAXRecords {
 		if name, ok := strings.CutPrefix(key, "SCHILY.xattr."); ok {
-			c.found.Add(image.Note, "xattr", c.at(where), "entry %q has the extended attribute %q, which is not unpacked", h.Name, name)
+			c.found.Add(image.Note, "xattr", c.at(where),
+				"entry %q has the extended attribute %q, which is not unpacked", h.Name, name)
 		}
 	}
 }
@@ -138,7 +140,7 @@ func checkEntry(h *tar.Header) error {
 		return err
 	}
 	if h.Uid < 0 || h.Uid >= math.MaxUint32 || h.Gid < 0 || h.Gid >= math.MaxUint32 {
-		return fmt.Errorf("the owner %d:%d is no valid one", h.Uid, h.Gid)
+		return fmt.Errorf("invalid owner %d:%d", h.Uid, h.Gid)
 	}
 	name := strings.TrimPrefix(path.Clean("/"+h.Name), "/")
 	if strings.Contains("/"+path.Dir(name), "/"+whiteoutPrefix) {

@@ -57,7 +57,8 @@ func (p *planner) request(in Instruction, name, value string) error {
 		r.Mounts = replace(r.Mounts, m, func(o image.MountRequest) bool { return o.Target == m.Target })
 	case name == "devfs_ruleset":
 		return errors.New("numbers of rulesets are the host's: ask for the rules themselves, by DEVFS in a Jailfile")
-	case name == "ip4" || name == "ip6" || name == "interface" || strings.HasPrefix(name, "ip4.") || strings.HasPrefix(name, "ip6.") || strings.HasPrefix(name, "host."):
+	case name == "ip4" || name == "ip6" || name == "interface" || strings.HasPrefix(name, "ip4.") ||
+		strings.HasPrefix(name, "ip6.") || strings.HasPrefix(name, "host."):
 		p.warn(in, "the network and the names of a jail are the job's, so %s is left out", name)
 	case strings.HasPrefix(name, "exec."):
 		return fmt.Errorf("%s: an image has one program, which is ENTRYPOINT of a Jailfile", name)

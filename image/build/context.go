@@ -127,12 +127,15 @@ func (c contextSource) expand(sources []string) ([]string, error) {
 		case strings.Contains(s, "://"):
 			return nil, fmt.Errorf("%s: nothing is fetched over the network: put the file into the context", s)
 		case path.IsAbs(s):
-			return nil, fmt.Errorf("%s is absolute: sources are relative to the context: write %s", s, strings.TrimLeft(s, "/"))
+			return nil, fmt.Errorf("%s is absolute: sources are relative to the context: write %s", s,
+				strings.TrimLeft(s, "/"))
 		case name == ".." || strings.HasPrefix(name, "../"):
-			return nil, fmt.Errorf("%s leads out of the context: give a directory above as the context, or copy the file into it", s)
+			return nil, fmt.Errorf("%s leads out of the context: give a directory above as the context, or copy the "+
+				"file into it", s)
 		case !strings.ContainsAny(name, "*?["):
 			if skip, err := c.ignore.match(name); skip || err != nil {
-				return nil, errors.Join(fmt.Errorf("%s is excluded by %s, or is the build's own output", s, IgnoreFile), err)
+				return nil, errors.Join(fmt.Errorf("%s is excluded by %s, or is the build's own output", s, IgnoreFile),
+					err)
 			}
 			out = append(out, name)
 			continue

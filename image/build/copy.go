@@ -61,7 +61,8 @@ func (s *copyStep) run(ctx context.Context, b *work) error {
 		return err
 	}
 	err = b.layer(ctx, v, func(w *writer) error {
-		c := &copier{ctx: ctx, step: s, b: b, from: from, w: w, uid: uid, gid: gid, items: map[string]item{}, done: map[place]string{}}
+		c := &copier{ctx: ctx, step: s, b: b, from: from, w: w, uid: uid, gid: gid, items: map[string]item{},
+			done: map[place]string{}}
 		return c.run()
 	})
 	return errors.Join(err, from.close())
@@ -134,7 +135,7 @@ func (c *copier) source(src string) error {
 			return err
 		}
 		if c.step.strict {
-			return fmt.Errorf("%s is no archive: want a tar, plain or in gzip, zstd or xz", src)
+			return fmt.Errorf("%s is not an archive: want a tar, plain or in gzip, zstd or xz", src)
 		}
 	}
 	dest := c.step.dest
@@ -255,7 +256,7 @@ func (c *copier) file(src, at string, n *node) error {
 		return fmt.Errorf("/%s is a directory in the image and a file in the source: name it in the destination", at)
 	}
 	if n.kind == 0 {
-		return fmt.Errorf("%s is neither a file nor a directory nor a link: an image has no others", src)
+		return fmt.Errorf("%s is not a regular file, directory or link: images hold nothing else", src)
 	}
 	return c.put(at, item{c.dressed(n), src, n.from})
 }
@@ -281,7 +282,8 @@ func (c *copier) write(at string, i item) (err error) {
 		return err
 	}
 	n := i.node
-	h := tar.Header{Name: at, Typeflag: n.kind, Mode: n.mode, Uid: n.uid, Gid: n.gid, ModTime: c.w.epoch, Linkname: n.link}
+	h := tar.Header{Name: at, Typeflag: n.kind, Mode: n.mode, Uid: n.uid, Gid: n.gid, ModTime: c.w.epoch,
+		Linkname: n.link}
 	if i.name == "" {
 		n.from = c.w.view.following()
 		return c.w.entry(h, nil)

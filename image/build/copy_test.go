@@ -172,12 +172,12 @@ func TestSpecialFilesAreRefused(t *testing.T) {
 	files{"Jailfile": "FROM scratch\nCOPY . /\n"}.write(t, dir)
 	check(t, mkfifo(filepath.Join(dir, "fifo")))
 	_, err := Build(t.Context(), Options{Context: dir, Output: filepath.Join(t.TempDir(), "x.tar")})
-	if err == nil || !strings.Contains(err.Error(), "fifo is neither a file nor a directory nor a link") {
+	if err == nil || !strings.Contains(err.Error(), "fifo is not a regular file, directory or link") {
 		t.Error(err)
 	}
 	files{"Named": "FROM scratch\nCOPY fifo /\n"}.write(t, dir)
 	_, err = Build(t.Context(), Options{Context: dir, File: filepath.Join(dir, "Named"), Output: filepath.Join(t.TempDir(), "x.tar")})
-	if err == nil || !strings.Contains(err.Error(), "fifo is neither") {
+	if err == nil || !strings.Contains(err.Error(), "fifo is not a regular file") {
 		t.Error(err)
 	}
 	if _, err := os.Stat(filepath.Join(dir, "fifo")); err != nil {

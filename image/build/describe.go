@@ -31,7 +31,8 @@ func (p *planner) command(in Instruction) ([]string, error) {
 	}
 	if err == nil && operator != 0 {
 		example, jerr := json.Marshal([]string{"/bin/sh", "-c", in.Text})
-		err = errors.Join(fmt.Errorf("%q needs a shell and none is used: write %s %s, or quote it", operator, in.Verb, example), jerr)
+		err = errors.Join(fmt.Errorf("%q needs a shell and none is used: write %s %s, or quote it", operator, in.Verb,
+			example), jerr)
 	}
 	return list, err
 }
@@ -95,7 +96,7 @@ func duration(opts map[string]string, key string) (image.Duration, error) {
 	}
 	var d image.Duration
 	if err := d.UnmarshalText([]byte(text)); err != nil || d == 0 {
-		return 0, fmt.Errorf("%s=%s is no time: write 500ms, 2s or 1m", key, text)
+		return 0, fmt.Errorf("%s=%s: not a valid duration (for example 500ms, 2s or 1m)", key, text)
 	}
 	return d, nil
 }
@@ -143,7 +144,7 @@ func (p *planner) port(in Instruction) error {
 	}
 	out := image.Port{Name: w[0], Protocol: protocol, Description: opts["description"]}
 	if out.Port, err = strconv.Atoi(number); err != nil {
-		return fmt.Errorf("%q is no port: write 8080/tcp", w[1])
+		return fmt.Errorf("%q is not a valid port (for example 8080/tcp)", w[1])
 	}
 	if out.Service, err = service(w[0], opts); err != nil {
 		return err
@@ -225,7 +226,8 @@ func (p *planner) param(in Instruction) error {
 	if def, ok := opts["default"]; ok {
 		out.Default = &def
 	}
-	p.manifest.Parameters = replace(p.manifest.Parameters, out, func(o image.Parameter) bool { return o.Name == out.Name })
+	p.manifest.Parameters = replace(p.manifest.Parameters, out,
+		func(o image.Parameter) bool { return o.Name == out.Name })
 	return nil
 }
 
@@ -239,7 +241,7 @@ func (p *planner) volume(in Instruction) error {
 		n++
 	}
 	if n == 0 {
-		return fmt.Errorf("there is no absolute path: write %s", verbs[in.Verb].usage)
+		return fmt.Errorf("not an absolute path: write %s", verbs[in.Verb].usage)
 	}
 	opts, err := options(list[n:], []string{"name", "description"}, []string{"required", "readonly"})
 	if err != nil {

@@ -66,7 +66,7 @@ func stateOf(root *os.Root, name string) (s state, err error) {
 	}
 	st, ok := fi.Sys().(*syscall.Stat_t)
 	if !ok {
-		return s, fmt.Errorf("%s: this system does not tell owners", name)
+		return s, fmt.Errorf("%s: file owners are not supported on this system", name)
 	}
 	s = state{mode: fi.Mode(), size: fi.Size(), mtime: fi.ModTime(), uid: st.Uid, gid: st.Gid,
 		inode: st.Ino, links: uint64(st.Nlink), changed: changeTime(st)}

@@ -125,7 +125,8 @@ func (b *work) edit(ctx context.Context, names []string, change func(name string
 	return b.layer(ctx, b.view, func(w *writer) error {
 		for _, name := range slices.Sorted(maps.Keys(made)) {
 			n := w.view.get(name)
-			h := tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: n.mode, Uid: n.uid, Gid: n.gid, ModTime: w.epoch, Size: int64(len(made[name]))}
+			h := tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: n.mode, Uid: n.uid, Gid: n.gid, ModTime: w.epoch,
+				Size: int64(len(made[name]))}
 			if err := w.keep(h, strings.NewReader(string(made[name]))); err != nil {
 				return err
 			}
@@ -169,7 +170,7 @@ func (s *lineStep) run(ctx context.Context, b *work) error {
 	case len(missing) > 0:
 		return s.make(ctx, b)
 	case n.kind != tar.TypeReg:
-		return fmt.Errorf("%s is no file in the image", s.file)
+		return fmt.Errorf("%s is not a file in the image", s.file)
 	}
 	return b.edit(ctx, []string{at}, func(_ string, text []byte) ([]byte, error) {
 		if slices.Contains(strings.Split(string(text), "\n"), s.line) {
@@ -193,6 +194,7 @@ func (s *lineStep) make(ctx context.Context, b *work) error {
 			return err
 		}
 		text := s.line + "\n"
-		return w.keep(tar.Header{Name: at, Typeflag: tar.TypeReg, Mode: 0o644, ModTime: w.epoch, Size: int64(len(text))}, strings.NewReader(text))
+		return w.keep(tar.Header{Name: at, Typeflag: tar.TypeReg, Mode: 0o644, ModTime: w.epoch,
+			Size: int64(len(text))}, strings.NewReader(text))
 	})
 }

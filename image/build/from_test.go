@@ -38,7 +38,7 @@ func TestFromAStoreAndALayout(t *testing.T) {
 	}
 	for _, wrong := range []string{"linux", "freebsd"} {
 		_, err := try(t, files{}, "FROM base\n", func(o *Options) { o.Store, o.Platform.OS, o.Platform.Architecture = s, wrong, "riscv64" })
-		if err == nil || !strings.Contains(err.Error(), "wanted is "+wrong+"/riscv64") {
+		if err == nil || !strings.Contains(err.Error(), "want "+wrong+"/riscv64") {
 			t.Error(err)
 		}
 	}

@@ -96,9 +96,10 @@ func (h *hashes) read(ctx context.Context, b *builder, name string) (string, err
 	defer f.Close()
 	st, ok := fi.Sys().(*syscall.Stat_t)
 	if !ok {
-		return "", fmt.Errorf("%s: this system does not tell inodes", name)
+		return "", fmt.Errorf("%s: inode numbers are not supported on this system", name)
 	}
-	id := hashed{Dev: uint64(st.Dev), Ino: st.Ino, Size: fi.Size(), Mtime: fi.ModTime().UnixNano(), Changed: changeTime(st).UnixNano()}
+	id := hashed{Dev: uint64(st.Dev), Ino: st.Ino, Size: fi.Size(), Mtime: fi.ModTime().UnixNano(),
+		Changed: changeTime(st).UnixNano()}
 	have := h.known[name]
 	id.Sum = have.Sum
 	if have != id {

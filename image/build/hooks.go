@@ -34,7 +34,8 @@ func (p *planner) shellWords(in Instruction) ([]string, error) {
 		return nil, err
 	}
 	if operator != 0 {
-		return nil, fmt.Errorf("%q is for a shell of the host, and none evaluates this line: quote it, or do it in the jail", operator)
+		return nil, fmt.Errorf("%q is for a shell of the host, and none evaluates this line: quote it, or do it in "+
+			"the jail", operator)
 	}
 	if len(list) == 0 {
 		return nil, errUsage
@@ -105,7 +106,8 @@ func (p *planner) pkg(in Instruction) error {
 	if err != nil {
 		return err
 	}
-	return p.inJail(in, []string{"ASSUME_ALWAYS_YES=yes"}, append([]string{"pkg", "install", "-y"}, list...), []string{"pkg", "clean", "-a", "-y", "-q"})
+	return p.inJail(in, []string{"ASSUME_ALWAYS_YES=yes"}, append([]string{"pkg", "install", "-y"}, list...),
+		[]string{"pkg", "clean", "-a", "-y", "-q"})
 }
 
 func (p *planner) sysrc(in Instruction) error {
@@ -128,7 +130,8 @@ func (p *planner) service(in Instruction) error {
 		return errUsage
 	}
 	if ofProcesses.MatchString(list[1]) {
-		p.warn(in, "nothing runs while an image is built, so this is left out: a service that is enabled starts with the jail")
+		p.warn(in, "nothing runs while an image is built, so this is left out: a service that is enabled starts with "+
+			"the jail")
 		return nil
 	}
 	return p.inJail(in, nil, append([]string{"service"}, list...), nil)
@@ -163,16 +166,19 @@ func (p *planner) overlay(in Instruction) error {
 func (p *planner) copyWhole(in Instruction, list []string, dest string) error {
 	for _, src := range list {
 		if path.IsAbs(src) {
-			return fmt.Errorf("%s is a file of the host: sources are relative to the recipe: write %s", src, strings.TrimLeft(src, "/"))
+			return fmt.Errorf("%s is a file of the host: sources are relative to the recipe: write %s", src,
+				strings.TrimLeft(src, "/"))
 		}
-		s := &copyStep{sources: []string{path.Join(escapeGlob(in.dir), src)}, dest: dest, whole: !strings.HasSuffix(src, "/")}
+		s := &copyStep{sources: []string{path.Join(escapeGlob(in.dir), src)}, dest: dest,
+			whole: !strings.HasSuffix(src, "/")}
 		p.add(in, s)
 	}
 	return nil
 }
 
 func (p *planner) limits(in Instruction) error {
-	return errors.New("limits are not an image's: set them in the job, as resources { cpu = 500, memory = 1024 }, and remove this line")
+	return errors.New("limits are not an image's: set them in the job, as resources { cpu = 500, memory = 1024 }, " +
+		"and remove this line")
 }
 
 // fstab is MOUNT as in fstab(5). What Bastille mounts of the host is a volume
@@ -193,7 +199,8 @@ func (p *planner) fstab(list []string) error {
 				m.Options = append(m.Options, f)
 			}
 		}
-		p.manifest.Requires.Mounts = replace(p.manifest.Requires.Mounts, m, func(o image.MountRequest) bool { return o.Target == m.Target })
+		p.manifest.Requires.Mounts = replace(p.manifest.Requires.Mounts, m,
+			func(o image.MountRequest) bool { return o.Target == m.Target })
 		return nil
 	}
 	for _, f := range flags {
@@ -201,7 +208,8 @@ func (p *planner) fstab(list []string) error {
 			return fmt.Errorf("the option %q is not for a volume: there are ro and rw", f)
 		}
 	}
-	v := image.Volume{Name: volumeName(path.Base(target)), Path: target, ReadOnly: slices.Contains(flags, "ro"), Description: list[0] + " of the host, in its recipe"}
+	v := image.Volume{Name: volumeName(path.Base(target)), Path: target, ReadOnly: slices.Contains(flags, "ro"),
+		Description: list[0] + " of the host, in its recipe"}
 	taken := func(o image.Volume) bool { return o.Name == v.Name && o.Path != v.Path }
 	if slices.ContainsFunc(p.manifest.Volumes, taken) {
 		v.Name = volumeName(target)
@@ -228,11 +236,11 @@ func (p *planner) rdr(in Instruction) error {
 		return err
 	}
 	if len(list) != 3 || list[0] != "tcp" && list[0] != "udp" {
-		return fmt.Errorf("%q cannot be read: write %s", in.Text, verbs["RDR"].usage)
+		return fmt.Errorf("invalid argument %q: write %s", in.Text, verbs["RDR"].usage)
 	}
 	number, err := strconv.Atoi(list[2])
 	if err != nil {
-		return fmt.Errorf("%q is no port", list[2])
+		return fmt.Errorf("%q is not a valid port", list[2])
 	}
 	p.addPort(image.Port{Name: list[0] + "-" + list[2], Port: number, Protocol: list[0]})
 	return nil

@@ -43,7 +43,8 @@ func (b *builder) from(ctx context.Context, ref string, wanted ocispec.Platform)
 	if err == nil {
 		defer func() { err = errors.Join(err, in.Close()) }()
 	}
-	isPath := strings.HasPrefix(ref, "/") || strings.HasPrefix(ref, "./") || strings.HasPrefix(ref, "../") || filepath.Ext(ref) == ".tar"
+	isPath := strings.HasPrefix(ref, "/") || strings.HasPrefix(ref, "./") || strings.HasPrefix(ref, "../") ||
+		filepath.Ext(ref) == ".tar"
 	if isPath && err != nil {
 		return nil, err
 	}
@@ -64,7 +65,7 @@ func (b *builder) from(ctx context.Context, ref string, wanted ocispec.Platform)
 	case b.opts.Pull != nil:
 		return b.opts.Pull(ctx, b.store, ref, wanted)
 	case b.opts.Store == nil:
-		return nil, fmt.Errorf("there is no file %s; names of images need a store", file)
+		return nil, fmt.Errorf("no such file %s; names of images need a store", file)
 	}
 	return nil, fmt.Errorf("%w %q, and no file %s", image.ErrNotFound, ref, file)
 }
@@ -106,11 +107,13 @@ func fits(img *image.Image, want ocispec.Platform) error {
 	if want.OS == "" || want.OS == have.OS && want.Architecture == have.Architecture {
 		return nil
 	}
-	return fmt.Errorf("it is for %s/%s, wanted is %s/%s", have.OS, have.Architecture, want.OS, want.Architecture)
+	return fmt.Errorf("the image is for %s/%s, want %s/%s", have.OS, have.Architecture, want.OS, want.Architecture)
 }
 
 // finish names the image and writes it out.
-func (b *builder) finish(ctx context.Context, c ocispec.Image, layers []ocispec.Descriptor, name string) (*image.Image, error) {
+func (b *builder) finish(
+	ctx context.Context, c ocispec.Image, layers []ocispec.Descriptor, name string,
+) (*image.Image, error) {
 	switch {
 	case b.opts.Tag != "":
 		name = b.opts.Tag
@@ -179,7 +182,7 @@ func (o *output) makeWay() error {
 		return nil
 	}
 	if err == nil && !fi.IsDir() {
-		err = fmt.Errorf("%s is there and no directory", o.name)
+		err = fmt.Errorf("%s already exists and is not a directory", o.name)
 	}
 	if err != nil {
 		return err

@@ -130,7 +130,7 @@ func (p *parser) stop(format string, args ...any) {
 func (p *parser) fail(line int, verb, format string, args ...any) {
 	p.errs = append(p.errs, &Error{File: p.file.Name, Line: line, Verb: verb, Err: fmt.Errorf(format, args...)})
 	if len(p.errs) == maxFaults && !p.over {
-		p.stop("there are more than %d mistakes: the rest is not read", maxFaults)
+		p.stop("more than %d errors: the rest is not read", maxFaults)
 	}
 }
 
@@ -187,7 +187,7 @@ func (p *parser) instruction(text string, line int) {
 		p.heredoc(&in)
 	}
 	if in.Text == "" && in.Heredoc == nil && !spec.empty {
-		p.fail(line, in.Verb, "nothing follows it: write %s", spec.usage)
+		p.fail(line, in.Verb, "missing argument: write %s", spec.usage)
 		return
 	}
 	p.file.Instructions = append(p.file.Instructions, in)

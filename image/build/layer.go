@@ -116,14 +116,16 @@ func (w *writer) write(h tar.Header, r io.Reader) error {
 // newDir writes a directory that no instruction says more about.
 func (w *writer) newDir(at string, n *node) error {
 	n.from = w.view.following()
-	return w.entry(tar.Header{Name: at, Typeflag: tar.TypeDir, Mode: n.mode, Uid: n.uid, Gid: n.gid, ModTime: w.epoch}, nil)
+	return w.entry(tar.Header{Name: at, Typeflag: tar.TypeDir, Mode: n.mode, Uid: n.uid, Gid: n.gid, ModTime: w.epoch},
+		nil)
 }
 
 // checkName refuses what has a meaning of its own in a layer. Only diffs write
 // whiteouts.
 func checkName(name string) error {
 	if strings.HasPrefix(name, whiteoutPrefix) || strings.Contains(name, "/"+whiteoutPrefix) {
-		return fmt.Errorf("/%s: a name that begins with %s cannot be in an image: there it means a deleted file", name, whiteoutPrefix)
+		return fmt.Errorf("/%s: a name that begins with %s cannot be in an image: there it means a deleted file", name,
+			whiteoutPrefix)
 	}
 	if strings.ContainsRune(name, 0) {
 		return fmt.Errorf("%q has a NUL in it", name)

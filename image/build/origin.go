@@ -94,7 +94,7 @@ func (l *layerSource) expand(sources []string) ([]string, error) {
 func (l *layerSource) stat(name string, follow bool) (*node, error) {
 	_, n, missing, err := l.view.walk(name, follow)
 	if err == nil && len(missing) > 0 {
-		err = errors.New("it is not there")
+		err = errors.New("no such file or directory")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("/%s of %s: %w", name, l.name, err)
@@ -157,7 +157,8 @@ func (l *layerSource) readLayer(ctx context.Context, n int, wanted map[int]bool)
 		c := &spooled{content{size: h.Size, mtime: h.ModTime, flags: h.PAXRecords[flagsRecord]}, l.size}
 		if h.Typeflag != tar.TypeDir && h.Typeflag != tar.TypeSymlink {
 			if l.size += h.Size; l.size > maxLayer {
-				return fmt.Errorf("entry %q: with it there is more to copy than the limit of %d bytes", h.Name, int64(maxLayer))
+				return fmt.Errorf("entry %q: with it there is more to copy than the limit of %d bytes", h.Name,
+					int64(maxLayer))
 			}
 			if _, err := io.Copy(l.spool, tr); err != nil {
 				return fmt.Errorf("entry %q: %w", h.Name, err)

@@ -95,7 +95,7 @@ func TestAnOutputThatIsALink(t *testing.T) {
 func TestALayoutReplacesOnlyAnEmptyDirectory(t *testing.T) {
 	dir := t.TempDir()
 	files{"Jailfile": "FROM scratch\n", "o/empty/": "", "o/full/f": "x", "o/file": "x"}.write(t, dir)
-	for name, want := range map[string]string{"new/": "", "empty/": "", "empty2": "", "full/": "is not empty", "full": "is not empty", "file/": "no directory"} {
+	for name, want := range map[string]string{"new/": "", "empty/": "", "empty2": "", "full/": "is not empty", "full": "is not empty", "file/": "not a directory"} {
 		if name == "empty2" {
 			check(t, os.Mkdir(dir+"/o/empty2", 0o755))
 		}

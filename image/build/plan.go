@@ -22,10 +22,11 @@ type planner struct {
 	file     *File
 	base     func(ref string, p ocispec.Platform) (*image.Image, error) // opens what FROM and --from name
 	platform ocispec.Platform                                           // wanted; empty: the base's, or the host's
-	goal     string                                                     // --target: a stage's name or number; empty: the last
-	given    map[string]string                                          // --build-arg
-	secrets  map[string]Secret                                          // --secret
-	permit   func(params map[string]string) error                       // decides what RUN may have; nil: nothing
+	// --target: a stage's name or number; empty: the last
+	goal    string
+	given   map[string]string                    // --build-arg
+	secrets map[string]Secret                    // --secret
+	permit  func(params map[string]string) error // decides what RUN may have; nil: nothing
 
 	warnings []error
 	ctx      context.Context
@@ -81,9 +82,11 @@ func (p *planner) find(name string) (string, error) {
 	v, declared := p.args[name]
 	switch {
 	case !declared:
-		return "", fmt.Errorf("the variable %s is not known here: declare it with ARG or ENV before, write ${%s:-default}, or \\$ for a dollar sign", name, name)
+		return "", fmt.Errorf("the variable %s is not known here: declare it with ARG or ENV before, write "+
+			"${%s:-default}, or \\$ for a dollar sign", name, name)
 	case v == nil:
-		return "", fmt.Errorf("ARG %s has no value: give --build-arg %s=VALUE, or a default in the Jailfile", name, name)
+		return "", fmt.Errorf("ARG %s has no value: give --build-arg %s=VALUE, or a default in the Jailfile", name,
+			name)
 	}
 	return *v, nil
 }
@@ -184,7 +187,7 @@ func (p *planner) arg(in Instruction) error {
 	for _, w := range list {
 		name, value, has := strings.Cut(w, "=")
 		if !envName.MatchString(name) {
-			return fmt.Errorf("%q is no name of a variable", name)
+			return fmt.Errorf("%q is not a valid variable name", name)
 		}
 		if given, ok := in.through[name]; ok {
 			if value, err = substitute(given, p.lookup); err != nil {
@@ -217,7 +220,8 @@ func (p *planner) arg(in Instruction) error {
 func (p *planner) predefined(name string) (string, bool) {
 	target, host := p.target(), ocispec.Platform{OS: hostOS(), Architecture: runtime.GOARCH}
 	values := map[string]string{
-		"TARGETPLATFORM": target.OS + "/" + target.Architecture, "TARGETOS": target.OS, "TARGETARCH": target.Architecture,
+		"TARGETPLATFORM": target.OS + "/" + target.Architecture, "TARGETOS": target.OS,
+		"TARGETARCH":    target.Architecture,
 		"BUILDPLATFORM": host.OS + "/" + host.Architecture, "BUILDOS": host.OS, "BUILDARCH": host.Architecture,
 	}
 	v, ok := values[name]
@@ -246,7 +250,7 @@ func (p *planner) env(in Instruction) error {
 	}
 	for _, kv := range list {
 		if !envName.MatchString(kv[0]) {
-			return fmt.Errorf("%q is no name of a variable", kv[0])
+			return fmt.Errorf("%q is not a valid variable name", kv[0])
 		}
 		p.vars = slices.DeleteFunc(p.vars, func(have string) bool { return strings.HasPrefix(have, kv[0]+"=") })
 		if len(p.vars) >= maxVariables {

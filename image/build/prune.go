@@ -80,7 +80,9 @@ func (c *cache) prune(ctx context.Context, age time.Duration, bytes int64) (free
 	more, err := c.sweep("blobs", func(name string, fi fs.FileInfo) bool { return !needed[name] })
 	if err == nil {
 		freed += more
-		more, err = c.sweep("contexts", func(_ string, fi fs.FileInfo) bool { return fi.ModTime().Before(oldest) || bytes == 0 })
+		more, err = c.sweep("contexts", func(_ string, fi fs.FileInfo) bool {
+			return fi.ModTime().Before(oldest) || bytes == 0
+		})
 	}
 	if err == nil {
 		freed += more

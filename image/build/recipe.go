@@ -46,7 +46,7 @@ func (b *builder) readRecipe(ctx context.Context) (*File, error) {
 	name := b.recipe
 	bastille := b.opts.Bastille || filepath.Base(name) == BastilleFile
 	if !bastille && b.opts.From != "" {
-		return nil, fmt.Errorf("%s: a Jailfile says itself what it is FROM", name)
+		return nil, fmt.Errorf("%s: --from is for a Bastillefile: a Jailfile has FROM", name)
 	}
 	file, err := b.parseFile(ctx, name, bastille)
 	if err != nil {
@@ -57,7 +57,8 @@ func (b *builder) readRecipe(ctx context.Context) (*File, error) {
 	}
 	if bastille {
 		if b.opts.From == "" {
-			return nil, fmt.Errorf("%s: a Bastillefile does not say what it builds on: give --from BASE, an archive, a layout or an image's name", name)
+			return nil, fmt.Errorf("%s: a Bastillefile has no base image: give --from BASE, an archive, a layout or "+
+				"an image's name", name)
 		}
 		from := Instruction{Verb: "FROM", Line: 1, Text: quoted(b.opts.From)}
 		file.Instructions = append([]Instruction{from}, file.Instructions...)
@@ -230,7 +231,7 @@ func readInclude(in Instruction) (name string, through map[string]string, err er
 	case strings.Contains(name, "://"):
 		return "", nil, errors.New("nothing is fetched over the network: put the template into the context")
 	case strings.Contains(name, "$"):
-		return "", nil, errors.New("variables have no place in its path")
+		return "", nil, errors.New("variables are not supported in its path")
 	case strings.HasPrefix(path.Clean(name), "../") || path.IsAbs(name):
 		return "", nil, fmt.Errorf("%s leads out of the context", name)
 	}
@@ -241,7 +242,7 @@ func readInclude(in Instruction) (name string, through map[string]string, err er
 			i++
 			value = list[i]
 		} else if value == list[i] {
-			return "", nil, fmt.Errorf("%q cannot be read: write %s", list[i], verbs[in.Verb].usage)
+			return "", nil, fmt.Errorf("invalid argument %q: write %s", list[i], verbs[in.Verb].usage)
 		}
 		key, v, has := strings.Cut(value, "=")
 		if !has {
@@ -269,13 +270,14 @@ func (b *builder) findInclude(in Instruction, name string) (string, error) {
 			return path.Join(at, BastilleFile), nil
 		}
 	}
-	return "", fmt.Errorf("there is no %s in the context, nor a %s in such a directory: give the directory of all templates as the context, and -f for the one to build", name, BastilleFile)
+	return "", fmt.Errorf("no such file %s in the context, and no %s in such a directory: give the directory of all "+
+		"templates as the context, and -f for the one to build", name, BastilleFile)
 }
 
 // included is INCLUDE where it could not be read.
 func included(_ *planner, in Instruction) error {
 	if in.fault == nil {
-		return errors.New("there is no context to include from")
+		return errors.New("no context to include from")
 	}
 	return in.fault
 }
@@ -284,13 +286,16 @@ func included(_ *planner, in Instruction) error {
 // command in the jail there, and the image's program in a Jailfile.
 var bastilleVerbs = map[string]string{
 	"ARG": "ARG", "ARG+": "ARG+", "CMD": "RUN", "CONFIG": "CONFIG", "CP": "CP", "COPY": "CP", "OVERLAY": "OVERLAY",
-	"FSTAB": "MOUNT", "MOUNT": "MOUNT", "INCLUDE": "INCLUDE", "TEMPLATE": "INCLUDE", "PKG": "PKG", "SYSRC": "SYSRC", "SERVICE": "SERVICE",
-	"RENDER": "RENDER", "LIF": "LINE_IN_FILE", "LINEINFILE": "LINE_IN_FILE", "LINE_IN_FILE": "LINE_IN_FILE", "LIMITS": "LIMITS",
-	"RDR": "RDR", "RESTART": "RESTART", "TAG": "TAGS", "TAGS": "TAGS",
+	"FSTAB": "MOUNT", "MOUNT": "MOUNT", "INCLUDE": "INCLUDE", "TEMPLATE": "INCLUDE", "PKG": "PKG", "SYSRC": "SYSRC",
+	"SERVICE": "SERVICE",
+	"RENDER":  "RENDER", "LIF": "LINE_IN_FILE", "LINEINFILE": "LINE_IN_FILE", "LINE_IN_FILE": "LINE_IN_FILE",
+	"LIMITS": "LIMITS",
+	"RDR":    "RDR", "RESTART": "RESTART", "TAG": "TAGS", "TAGS": "TAGS",
 }
 
 // onHost are words of a Bastillefile that act on the host.
-var onHost = []string{"HPKG", "HOSTCMD", "ZFS", "SETUP", "BOOTSTRAP", "CREATE", "DESTROY", "START", "STOP", "RENAME", "CLONE", "EXPORT", "UMOUNT", "NETWORK", "RCP", "JCP", "UPDATE", "UPGRADE", "ETCUPDATE", "EDIT", "CONSOLE", "MIGRATE"}
+var onHost = []string{"HPKG", "HOSTCMD", "ZFS", "SETUP", "BOOTSTRAP", "CREATE", "DESTROY", "START", "STOP", "RENAME",
+	"CLONE", "EXPORT", "UMOUNT", "NETWORK", "RCP", "JCP", "UPDATE", "UPGRADE", "ETCUPDATE", "EDIT", "CONSOLE", "MIGRATE"}
 
 // ParseBastille reads a Bastillefile, as Bastille applies it to a jail. The name
 // is for messages. Every unknown word is in the error, not only the first.
@@ -307,7 +312,8 @@ func ParseBastille(name string, r io.Reader) (*File, error) {
 		known := bastilleVerbs[verb]
 		switch {
 		case slices.Contains(onHost, verb):
-			p.fail(line, "", "%s acts on the host or on a jail that exists, and there is none while an image is built: remove it", word)
+			p.fail(line, "", "%s acts on the host or on a jail that exists, and there is none while an image is "+
+				"built: remove it", word)
 		case known == "":
 			names := make([]string, 0, len(bastilleVerbs))
 			for n := range bastilleVerbs {
@@ -316,9 +322,10 @@ func ParseBastille(name string, r io.Reader) (*File, error) {
 			slices.Sort(names)
 			p.fail(line, "", "unknown instruction %q%s", word, suggest(verb, names))
 		case rest == "" && !verbs[known].empty:
-			p.fail(line, verb, "nothing follows it")
+			p.fail(line, verb, "missing argument")
 		default:
-			p.file.Instructions = append(p.file.Instructions, Instruction{Verb: known, Line: line, Text: rest, recipe: true})
+			p.file.Instructions = append(p.file.Instructions,
+				Instruction{Verb: known, Line: line, Text: rest, recipe: true})
 		}
 	}
 	return p.file, p.end()

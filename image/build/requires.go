@@ -18,7 +18,9 @@ func (p *planner) devfs(in Instruction) error {
 	if err != nil {
 		return err
 	}
-	list, err := words(text, func(string) (string, error) { return "", errors.New("a $ has no place in a rule") })
+	list, err := words(text, func(string) (string, error) {
+		return "", errors.New("variables are not supported in a rule")
+	})
 	if err != nil {
 		return err
 	}
@@ -43,10 +45,11 @@ func checkRule(list []string) error {
 		case "include":
 			return errors.New("include is not for images: write the rules themselves")
 		default:
-			return fmt.Errorf("%q is no word of a rule: there are path GLOB, type disk|mem|tape|tty, hide, unhide, user UID, group GID, mode MODE", word)
+			return fmt.Errorf("unknown keyword %q: want path GLOB, type disk|mem|tape|tty, hide, unhide, user UID, "+
+				"group GID, mode MODE", word)
 		}
 		if i++; i == len(list) {
-			return fmt.Errorf("nothing follows %q", word)
+			return fmt.Errorf("missing value after %q", word)
 		}
 		acts = acts || word == "user" || word == "group" || word == "mode"
 		if err := checkOperand(word, list[i]); err != nil {
@@ -106,8 +109,9 @@ func (p *planner) allow(in Instruction) error {
 // ownVerb is the instruction that is for a jail parameter; empty: there is
 // none, freejail sets it itself.
 var ownVerb = map[string]string{
-	"sysvshm": "SYSVIPC", "sysvmsg": "SYSVIPC", "sysvsem": "SYSVIPC", "vnet": "VNET", "devfs_ruleset": "DEVFS", "mount": "MOUNT",
-	"path": "", "name": "", "jid": "", "persist": "", "host.hostname": "", "meta": "", "command": "", "parent": "",
+	"sysvshm": "SYSVIPC", "sysvmsg": "SYSVIPC", "sysvsem": "SYSVIPC", "vnet": "VNET", "devfs_ruleset": "DEVFS",
+	"mount": "MOUNT",
+	"path":  "", "name": "", "jid": "", "persist": "", "host.hostname": "", "meta": "", "command": "", "parent": "",
 }
 
 func (p *planner) jail(in Instruction) error {
@@ -164,7 +168,8 @@ func (p *planner) mount(in Instruction) error {
 		return p.fstab(list)
 	}
 	m := image.MountRequest{Type: list[0], Target: list[1], Options: list[2:]}
-	p.manifest.Requires.Mounts = replace(p.manifest.Requires.Mounts, m, func(o image.MountRequest) bool { return o.Target == m.Target })
+	p.manifest.Requires.Mounts = replace(p.manifest.Requires.Mounts, m,
+		func(o image.MountRequest) bool { return o.Target == m.Target })
 	return nil
 }
 

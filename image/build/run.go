@@ -102,12 +102,14 @@ func (s *runStep) run(ctx context.Context, b *work) error {
 }
 
 func (s *runStep) command(ctx context.Context, b *work, dir string, argv []string) error {
-	c := Command{Root: dir, Args: argv, Env: s.env, Dir: cmp.Or(s.dir, "/"), User: s.user, Network: s.on(b), Params: s.params, Linux: b.config.OS == "linux", Output: b.opts.Log}
+	c := Command{Root: dir, Args: argv, Env: s.env, Dir: cmp.Or(s.dir, "/"), User: s.user, Network: s.on(b),
+		Params: s.params, Linux: b.config.OS == "linux", Output: b.opts.Log}
 	if c.Output == nil {
 		c.Output = io.Discard
 	}
 	for _, m := range s.secrets {
-		c.Secrets = append(c.Secrets, SecretFile{Target: m.Target, Value: b.opts.Secrets[m.ID], Mode: m.Mode, UID: m.UID, GID: m.GID})
+		c.Secrets = append(c.Secrets, SecretFile{Target: m.Target, Value: b.opts.Secrets[m.ID], Mode: m.Mode,
+			UID: m.UID, GID: m.GID})
 	}
 	if len(c.Secrets) == 0 {
 		return b.runner.Run(ctx, c)
@@ -148,13 +150,15 @@ func (b *builder) openRunner(p *planner) error {
 func (b *builder) mayRun(s *stage) error {
 	switch {
 	case b.opts.Runner == nil:
-		return errors.New("nothing here executes commands: build with freejail-build, or give a Runner")
+		return errors.New("RUN is not supported here: build with freejail-build, or give a Runner")
 	case os.Geteuid() != 0:
 		return errors.New("RUN needs root: it makes a jail, and files with their owners")
 	case s.config.Architecture != runtime.GOARCH:
-		return fmt.Errorf("the image is for %s and this host is %s, which cannot run its programs: build it on such a host", s.config.Architecture, runtime.GOARCH)
+		return fmt.Errorf("the image is for %s and this host is %s, which cannot run its programs: build it on such "+
+			"a host", s.config.Architecture, runtime.GOARCH)
 	case s.config.OS != runtime.GOOS && (s.config.OS != "linux" || runtime.GOOS != "freebsd"):
-		return fmt.Errorf("the image is for %s and this host is %s, which cannot run its programs: build it on such a host", s.config.OS, runtime.GOOS)
+		return fmt.Errorf("the image is for %s and this host is %s, which cannot run its programs: build it on such "+
+			"a host", s.config.OS, runtime.GOOS)
 	}
 	return nil
 }

@@ -61,7 +61,7 @@ func (s *runStep) allow(list string) error {
 	for name := range strings.SplitSeq(list, ",") {
 		name = strings.TrimPrefix(name, "allow.")
 		if !parameterName.MatchString(name) {
-			return fmt.Errorf("%q is no parameter's name", name)
+			return fmt.Errorf("%q is not a valid parameter name", name)
 		}
 		s.param("allow."+name, "true")
 	}
@@ -71,7 +71,7 @@ func (s *runStep) allow(list string) error {
 func (s *runStep) sysvipc(list string) error {
 	for name := range strings.SplitSeq(list, ",") {
 		if name != "shm" && name != "msg" && name != "sem" {
-			return fmt.Errorf("%q is none of shm, msg and sem", name)
+			return fmt.Errorf("invalid argument %q: want shm, msg or sem", name)
 		}
 		s.param("sysv"+name, "new")
 	}

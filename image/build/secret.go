@@ -74,10 +74,11 @@ func (p *planner) readMount(text string) (m secretMount, needed bool, err error)
 		case "gid":
 			m.GID, err = number(value)
 		default:
-			return m, false, fmt.Errorf("unknown option %q: there are type, id, target, required, mode, uid and gid", key)
+			return m, false, fmt.Errorf("unknown option %q: there are type, id, target, required, mode, uid and gid",
+				key)
 		}
 		if err != nil {
-			return m, false, fmt.Errorf("%s: %q cannot be read", key, value)
+			return m, false, fmt.Errorf("%s: invalid value %q", key, value)
 		}
 	}
 	if kind != "secret" {
@@ -93,7 +94,7 @@ func (p *planner) readMount(text string) (m secretMount, needed bool, err error)
 		m.Target = "/run/secrets/" + m.ID
 	}
 	if m.Target == "/" || strings.ContainsRune(m.Target, 0) {
-		return m, false, errors.New("the target is no file's path")
+		return m, false, errors.New("the target is not a file path")
 	}
 	return m, needed, nil
 }

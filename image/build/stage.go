@@ -47,7 +47,8 @@ func (s *stage) title() string {
 
 var (
 	stageName = regexp.MustCompile(`^[a-z][a-z0-9_.-]*$`)
-	errFirst  = errors.New("the first instruction must be FROM (only ARG may stand before it): write `FROM scratch` for an empty beginning")
+	errFirst  = errors.New("the first instruction must be FROM (only ARG may stand before it): write `FROM scratch` " +
+		"for an empty beginning")
 )
 
 // plan evaluates the instructions of all stages that the image needs, and names
@@ -103,7 +104,7 @@ func (f *faults) add(err error) {
 	case errors.As(err, &limit):
 		f.enough = true
 	case len(f.list) == maxFaults:
-		f.enough, err = true, fmt.Errorf("there are more than %d mistakes: the rest is not told", maxFaults)
+		f.enough, err = true, fmt.Errorf("more than %d errors: the rest is omitted", maxFaults)
 	}
 	f.list = append(f.list, err)
 }
@@ -127,7 +128,8 @@ func (p *planner) undeclared() error {
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(p.given)) {
 		if _, ok := declared[name]; !ok {
-			errs = append(errs, fmt.Errorf("%s: --build-arg %s: no ARG declares it: add `ARG %s`", p.file.Name, name, name))
+			errs = append(errs, fmt.Errorf("%s: --build-arg %s: no ARG declares it: add `ARG %s`", p.file.Name, name,
+				name))
 		}
 	}
 	return errors.Join(errs...)
@@ -160,7 +162,7 @@ func (p *planner) divide() error {
 		}
 	}
 	if len(p.stages) == 0 {
-		faults.add(fmt.Errorf("%s: there is no FROM: write `FROM scratch` for an empty beginning", p.file.Name))
+		faults.add(fmt.Errorf("%s: missing FROM: write `FROM scratch` for an empty beginning", p.file.Name))
 	}
 	return errors.Join(faults.list...)
 }
@@ -169,7 +171,7 @@ func (p *planner) newStage(in Instruction) (*stage, error) {
 	s := &stage{index: len(p.stages), from: in, platform: p.platform, manifest: image.Manifest{SchemaVersion: 1}}
 	list, err := words(in.Text, p.globalLookup)
 	if err == nil && len(list) != 1 && (len(list) != 3 || !strings.EqualFold(list[1], "AS")) {
-		err = fmt.Errorf("%q cannot be read: write %s", in.Text, verbs["FROM"].usage)
+		err = fmt.Errorf("invalid argument %q: write %s", in.Text, verbs["FROM"].usage)
 	}
 	if err != nil {
 		return s, err
@@ -181,9 +183,10 @@ func (p *planner) newStage(in Instruction) (*stage, error) {
 		s.name = strings.ToLower(list[2])
 		switch {
 		case !stageName.MatchString(s.name) || s.name == "scratch":
-			return s, fmt.Errorf("%q is no name of a stage: write a letter, then letters, digits and _ . -", list[2])
+			return s, fmt.Errorf("%q is not a valid name of a stage: write a letter, then letters, digits and _ . -",
+				list[2])
 		case p.stageNamed(s.name) != nil:
-			return s, fmt.Errorf("there is a stage %s already", s.name)
+			return s, fmt.Errorf("stage %s already exists", s.name)
 		}
 	}
 	for _, f := range in.Flags {
@@ -192,7 +195,8 @@ func (p *planner) newStage(in Instruction) (*stage, error) {
 			return s, fmt.Errorf("--platform: %w", err)
 		}
 		var ok bool
-		if s.platform.OS, s.platform.Architecture, ok = strings.Cut(text, "/"); !ok || s.platform.OS == "" || s.platform.Architecture == "" {
+		if s.platform.OS, s.platform.Architecture, ok = strings.Cut(text, "/"); !ok || s.platform.OS == "" ||
+			s.platform.Architecture == "" {
 			return s, fmt.Errorf("--platform=%s: want OS/ARCHITECTURE, such as freebsd/arm64", text)
 		}
 	}
@@ -207,7 +211,8 @@ func (p *planner) globalLookup(name string) (string, error) {
 	if v, ok := p.predefined(name); ok {
 		return v, nil
 	}
-	return "", fmt.Errorf("the variable %s has no value here: FROM knows the ARGs that stand before the first FROM", name)
+	return "", fmt.Errorf("the variable %s has no value here: FROM knows the ARGs that stand before the first FROM",
+		name)
 }
 
 // stageNamed is nil where there is none so far.
@@ -245,7 +250,7 @@ func (p *planner) choose() error {
 			for _, s := range p.stages {
 				have = append(have, s.title())
 			}
-			return fmt.Errorf("%s: there is no stage %q: there are %s", p.file.Name, p.goal, strings.Join(have, ", "))
+			return fmt.Errorf("%s: no such stage %q: there are %s", p.file.Name, p.goal, strings.Join(have, ", "))
 		}
 	}
 	needed := map[*stage]bool{}
@@ -327,7 +332,7 @@ func (p *planner) inherit(c ocispec.Image, m image.Manifest) {
 // origin finds the stage or the image that --from names.
 func (p *planner) origin(ref string) (*origin, error) {
 	if strings.Contains(ref, "$") {
-		return nil, errors.New("variables have no place here: name a stage or an image")
+		return nil, errors.New("variables are not supported here: name a stage or an image")
 	}
 	if s := p.stageBefore(p.stage, ref); s != nil {
 		return &origin{stage: s}, nil

@@ -45,7 +45,7 @@ func TestStages(t *testing.T) {
 	if !slices.Equal(m.img.Config.Config.Env, []string{"KEPT=no"}) || len(m.img.Layers) != 2 {
 		t.Errorf("%+v", m.img.Config)
 	}
-	for target, want := range map[string]string{"none": `no stage "none": there are make, unused, 2`, "9": `no stage "9"`, "unused": "Jailfile:8: USER"} {
+	for target, want := range map[string]string{"none": `no such stage "none": there are make, unused, 2`, "9": `no such stage "9"`, "unused": "Jailfile:8: USER"} {
 		if _, err := try(t, context, twoStages, func(o *Options) { o.Target = target }); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", target, err)
 		}
@@ -83,11 +83,11 @@ func TestCopyFromLayers(t *testing.T) {
 	m.has("y/h", "kept")
 	m.has("all/d/f", "new")
 	for line, want := range map[string]string{
-		"COPY --from=" + from + " /none /":   "it is not there",
+		"COPY --from=" + from + " /none /":   "no such file or directory",
 		"COPY --from=" + from + " /d/z* /":   "matches",
-		"COPY --from=" + from + " /../e /x/": "it is not there",
+		"COPY --from=" + from + " /../e /x/": "no such file or directory",
 		"COPY --from=nobody /a /":            "no earlier stage has this name",
-		"COPY --from=$X /a /":                "variables have no place here",
+		"COPY --from=$X /a /":                "variables are not supported here",
 		"COPY --from=me /a /":                "cannot copy from itself",
 		"COPY --from=0 /a /":                 "cannot copy from itself",
 		"COPY --from=1 /a /":                 "no earlier stage",
@@ -98,10 +98,10 @@ func TestCopyFromLayers(t *testing.T) {
 
 func TestFaultsOfStages(t *testing.T) {
 	for text, want := range map[string]string{
-		"FROM scratch AS a\nFROM scratch AS A\n":       "Jailfile:2: FROM: there is a stage a already",
-		"FROM scratch AS 1\n":                          "Jailfile:1: FROM: \"1\" is no name of a stage",
-		"FROM scratch as\n":                            "Jailfile:1: FROM: \"scratch as\" cannot be read",
-		"FROM scratch AS a b\n":                        "cannot be read",
+		"FROM scratch AS a\nFROM scratch AS A\n":       "Jailfile:2: FROM: stage a already exists",
+		"FROM scratch AS 1\n":                          "Jailfile:1: FROM: \"1\" is not a valid name of a stage",
+		"FROM scratch as\n":                            "Jailfile:1: FROM: invalid argument \"scratch as\"",
+		"FROM scratch AS a b\n":                        "invalid argument",
 		"FROM $X\n":                                    "the variable X has no value here",
 		"FROM --platform=linux scratch\n":              "want OS/ARCHITECTURE",
 		"FROM scratch AS a\nUSER x y\nFROM a\nENV B\n": "Jailfile:2: USER",

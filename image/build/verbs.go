@@ -24,11 +24,15 @@ var verbs map[string]verb
 // The functions refer to the map for their messages.
 func init() {
 	verbs = map[string]verb{
-		"FROM":       {usage: "FROM [--platform=os/arch] scratch|base.tar|image [AS name]", flags: []string{"platform"}, plan: (*planner).from},
-		"ARG":        {usage: "ARG NAME=default", plan: (*planner).arg},
-		"COPY":       {usage: "COPY [--from=stage] [--chown=user:group] [--chmod=0755] SOURCE... DESTINATION", flags: []string{"from", "chown", "chmod"}, plan: (*planner).copy},
-		"ADD":        {usage: "ADD [--chown=user:group] [--chmod=0755] SOURCE... DESTINATION", flags: []string{"chown", "chmod"}, plan: (*planner).copy},
-		"RUN":        {usage: `RUN command, or RUN ["/bin/prog", "-x"]`, flags: []string{"mount", "network", "allow", "sysvipc"}, heredoc: true, plan: (*planner).run},
+		"FROM": {usage: "FROM [--platform=os/arch] scratch|base.tar|image [AS name]", flags: []string{"platform"},
+			plan: (*planner).from},
+		"ARG": {usage: "ARG NAME=default", plan: (*planner).arg},
+		"COPY": {usage: "COPY [--from=stage] [--chown=user:group] [--chmod=0755] SOURCE... DESTINATION",
+			flags: []string{"from", "chown", "chmod"}, plan: (*planner).copy},
+		"ADD": {usage: "ADD [--chown=user:group] [--chmod=0755] SOURCE... DESTINATION",
+			flags: []string{"chown", "chmod"}, plan: (*planner).copy},
+		"RUN": {usage: `RUN command, or RUN ["/bin/prog", "-x"]`,
+			flags: []string{"mount", "network", "allow", "sysvipc"}, heredoc: true, plan: (*planner).run},
 		"ENV":        {usage: "ENV NAME=value", plan: (*planner).env},
 		"WORKDIR":    {usage: "WORKDIR /directory", plan: (*planner).workdir},
 		"USER":       {usage: "USER user[:group]", plan: (*planner).user},
@@ -36,13 +40,15 @@ func init() {
 		"CMD":        {usage: `CMD ["/bin/prog", "-x"]`, plan: (*planner).cmd},
 		"LABEL":      {usage: "LABEL name=value", plan: (*planner).label},
 		"STOPSIGNAL": {usage: "STOPSIGNAL SIGTERM [timeout=10s]", plan: (*planner).stopSignal},
-		"VOLUME":     {usage: `VOLUME /path [name=data] [required] [readonly] [description="..."]`, plan: (*planner).volume},
+		"VOLUME": {usage: `VOLUME /path [name=data] [required] [readonly] [description="..."]`,
+			plan: (*planner).volume},
 
-		"NAME":      {usage: "NAME web", plan: (*planner).name},
-		"SUMMARY":   {usage: "SUMMARY one line about the image", plan: (*planner).summary},
-		"USAGE":     {usage: "USAGE <<EOF, lines of Markdown, and EOF", heredoc: true, plan: (*planner).usageText},
-		"PORT":      {usage: `PORT http 8080/tcp [service=web] [tags=a,b] [check=http:/healthz] [interval=2s] [timeout=1s] [description="..."]`, plan: (*planner).port},
-		"PARAM":     {usage: `PARAM NAME [default="..."] [required] [pattern="^.+$"] [description="..."]`, plan: (*planner).param},
+		"NAME":    {usage: "NAME web", plan: (*planner).name},
+		"SUMMARY": {usage: "SUMMARY one line about the image", plan: (*planner).summary},
+		"USAGE":   {usage: "USAGE <<EOF, lines of Markdown, and EOF", heredoc: true, plan: (*planner).usageText},
+		"PORT":    {usage: `PORT http 8080/tcp [service=web] [tags=a,b] [check=http:/healthz] [interval=2s] [timeout=1s] [description="..."]`, plan: (*planner).port},
+		"PARAM": {usage: `PARAM NAME [default="..."] [required] [pattern="^.+$"] [description="..."]`,
+			plan: (*planner).param},
 		"DEVFS":     {usage: "DEVFS path 'bpf*' unhide", plan: (*planner).devfs},
 		"SYSVIPC":   {usage: "SYSVIPC shm=new [msg=inherit] [sem=new]", plan: (*planner).sysvipc},
 		"ALLOW":     {usage: "ALLOW raw_sockets", plan: (*planner).allow},
@@ -68,8 +74,9 @@ func init() {
 		"CONFIG":       {usage: "CONFIG set allow.mlock=1", plan: (*planner).configure},
 		"RDR":          {usage: "RDR tcp 8080 80", plan: (*planner).rdr},
 		"ARG+":         {usage: "ARG+ NAME", plan: (*planner).arg},
-		"RESTART":      {usage: "RESTART", empty: true, plan: func(*planner, Instruction) error { return nil }}, // nothing runs
-		"TAGS":         {usage: "TAGS web", plan: (*planner).tags},
+		// nothing runs
+		"RESTART": {usage: "RESTART", empty: true, plan: func(*planner, Instruction) error { return nil }},
+		"TAGS":    {usage: "TAGS web", plan: (*planner).tags},
 	}
 }
 
@@ -88,7 +95,7 @@ func (p *planner) evaluate(in Instruction) error {
 		err = v.plan(p, in)
 	}
 	if errors.Is(err, errUsage) {
-		err = fmt.Errorf("%q cannot be read: write %s", in.Text, v.usage)
+		err = fmt.Errorf("invalid argument %q: write %s", in.Text, v.usage)
 	}
 	if n := requests(&p.manifest); err == nil && n > maxRequests {
 		err = fmt.Errorf("the image describes more than %d ports, parameters, volumes and requests", maxRequests)

@@ -63,8 +63,8 @@ const (
 )
 
 var (
-	errNotDir = errors.New("it is not a directory")
-	errMaze   = errors.New("it leads over too many symbolic links and directories")
+	errNotDir = errors.New("not a directory")
+	errMaze   = errors.New("too many symbolic links and directories")
 )
 
 func newView() *view {
@@ -255,7 +255,8 @@ func (v *view) applyEntry(h *tar.Header, r io.Reader) error {
 }
 
 func (v *view) nodeOf(h *tar.Header, at string, r io.Reader) (*node, error) {
-	n := &node{kind: h.Typeflag, mode: h.Mode & 0o7777, uid: h.Uid, gid: h.Gid, link: h.Linkname, from: place{v.layer, v.entry}}
+	n := &node{kind: h.Typeflag, mode: h.Mode & 0o7777, uid: h.Uid, gid: h.Gid, link: h.Linkname,
+		from: place{v.layer, v.entry}}
 	switch h.Typeflag {
 	case tar.TypeDir:
 		n.names = map[string]*node{}
@@ -266,7 +267,7 @@ func (v *view) nodeOf(h *tar.Header, at string, r io.Reader) (*node, error) {
 	case tar.TypeLink:
 		_, target, missing, err := v.walk(h.Linkname, false)
 		if err != nil || len(missing) > 0 || target.kind == tar.TypeDir {
-			return nil, errors.Join(fmt.Errorf("the hard link's target %q is no file of the image", h.Linkname), err)
+			return nil, errors.Join(fmt.Errorf("the hard link's target %q is not a file of the image", h.Linkname), err)
 		}
 		linked := *target
 		return &linked, nil

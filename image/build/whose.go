@@ -17,13 +17,13 @@ import (
 func mayBeOurs(file fs.FileInfo, way []fs.FileInfo) error {
 	f, ok := file.Sys().(*syscall.Stat_t)
 	if !ok {
-		return errors.New("this system does not tell a file's owner")
+		return errors.New("file owners are not supported on this system")
 	}
 	everybodys := file.Mode()&0o044 == 0o044
 	for _, dir := range way {
 		d, ok := dir.Sys().(*syscall.Stat_t)
 		if !ok {
-			return errors.New("this system does not tell a directory's owner")
+			return errors.New("file owners are not supported on this system")
 		}
 		// Others cannot come to what is below a private directory of ours.
 		everybodys = everybodys && (isOthers(d.Uid) || dir.Mode()&0o011 == 0o011)

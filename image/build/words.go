@@ -81,7 +81,7 @@ func split(text string, vars lookup) (out []string, operator byte, err error) {
 		}
 	}
 	if quote != 0 {
-		return nil, 0, fmt.Errorf("a %c is never closed", quote)
+		return nil, 0, fmt.Errorf("unterminated %c", quote)
 	}
 	flush()
 	return out, operator, nil
@@ -103,7 +103,8 @@ func expand(s string, vars lookup) (string, int, error) {
 	m := variable.FindStringSubmatch(s)
 	if m == nil {
 		if strings.HasPrefix(s, "${") {
-			return "", 0, fmt.Errorf("%q is no variable: write ${NAME}, ${NAME:-default} or ${NAME:+alternative}, or \\$ for a dollar sign", s)
+			return "", 0, fmt.Errorf("%q is not a valid variable: write ${NAME}, ${NAME:-default} or "+
+				"${NAME:+alternative}, or \\$ for a dollar sign", s)
 		}
 		return "$", 1, nil
 	}

@@ -3,7 +3,7 @@ package boot
 
 import "errors"
 
-var errNone = errors.New("the kernel tells no id of this boot")
+var errNone = errors.New("the kernel has no boot id")
 
 // ID is the kernel's random name of this boot. Clocks do not matter to it, as they
 // do to the time of the boot: that changes when the clock is set.

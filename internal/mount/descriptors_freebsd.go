@@ -118,7 +118,7 @@ func (d *Descriptors) on(p *Point, m Mount) error {
 		after, err = d.mounted(p)
 	}
 	if err == nil && (after.id == before.id || after.Type != m.Type) {
-		err = fmt.Errorf("%s is there in its place", after.Type)
+		err = fmt.Errorf("%s is mounted in its place", after.Type)
 	}
 	if err != nil {
 		return &Error{Op: "mount", Type: m.Type, Target: p.path, Err: err}
@@ -134,7 +134,8 @@ func (d *Descriptors) cover(p *Point, m Mount) error {
 	if m.Type != "nullfs" || !errors.Is(err, unix.EDEADLK) {
 		return err
 	}
-	if between := nmount(Mount{Type: "tmpfs", Target: m.Target, Options: []string{"ro", "size=65536", "mode=755"}}); between != nil {
+	if between := nmount(Mount{Type: "tmpfs", Target: m.Target,
+		Options: []string{"ro", "size=65536", "mode=755"}}); between != nil {
 		return errors.Join(err, between)
 	}
 	between, err := d.mounted(p)

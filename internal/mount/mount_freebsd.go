@@ -15,7 +15,8 @@ import (
 // else's to change. unionfs and tmpfs take no source.
 func Do(m Mount) error {
 	if m.From != nil {
-		return &Error{Op: "mount", Type: m.Type, Target: m.Target, Err: errors.New("an opened source needs Descriptors")}
+		return &Error{Op: "mount", Type: m.Type, Target: m.Target,
+			Err: errors.New("an opened source needs Descriptors")}
 	}
 	return nmount(m)
 }
@@ -143,7 +144,8 @@ func Load(fstype string) error {
 	if err != nil {
 		return fmt.Errorf("kldload %q: %w", fstype, err)
 	}
-	if _, _, errno := unix.Syscall(unix.SYS_KLDLOAD, uintptr(unsafe.Pointer(name)), 0, 0); errno != 0 && errno != unix.EEXIST {
+	if _, _, errno := unix.Syscall(unix.SYS_KLDLOAD, uintptr(unsafe.Pointer(name)), 0, 0); errno != 0 &&
+		errno != unix.EEXIST {
 		return fmt.Errorf("kldload %s: %w", fstype, errno)
 	}
 	return nil

@@ -90,8 +90,9 @@ func (m Mount) tree() (int, error) {
 
 // attributes are mount_setattr(2)'s for mount(2)'s flags.
 func attributes(flags uintptr) (attr uint64) {
-	for flag, a := range map[uintptr]uint64{unix.MS_RDONLY: unix.MOUNT_ATTR_RDONLY, unix.MS_NOSUID: unix.MOUNT_ATTR_NOSUID,
-		unix.MS_NODEV: unix.MOUNT_ATTR_NODEV, unix.MS_NOEXEC: unix.MOUNT_ATTR_NOEXEC, unix.MS_NOATIME: unix.MOUNT_ATTR_NOATIME} {
+	for flag, a := range map[uintptr]uint64{unix.MS_RDONLY: unix.MOUNT_ATTR_RDONLY,
+		unix.MS_NOSUID: unix.MOUNT_ATTR_NOSUID,
+		unix.MS_NODEV:  unix.MOUNT_ATTR_NODEV, unix.MS_NOEXEC: unix.MOUNT_ATTR_NOEXEC, unix.MS_NOATIME: unix.MOUNT_ATTR_NOATIME} {
 		if flags&flag != 0 {
 			attr |= a
 		}
@@ -100,7 +101,8 @@ func attributes(flags uintptr) (attr uint64) {
 }
 
 func split(opts []string) (flags uintptr, data string) {
-	known := map[string]uintptr{"ro": unix.MS_RDONLY, "rw": 0, "nosuid": unix.MS_NOSUID, "noexec": unix.MS_NOEXEC, "nodev": unix.MS_NODEV, "noatime": unix.MS_NOATIME}
+	known := map[string]uintptr{"ro": unix.MS_RDONLY, "rw": 0, "nosuid": unix.MS_NOSUID, "noexec": unix.MS_NOEXEC,
+		"nodev": unix.MS_NODEV, "noatime": unix.MS_NOATIME}
 	var rest []string
 	for _, o := range opts {
 		if f, ok := known[o]; ok {

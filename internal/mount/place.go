@@ -183,7 +183,7 @@ func (w *walker) push(rel string) {
 
 func (w *walker) step(start *os.File, name string) error {
 	if w.steps++; w.steps > maxSteps {
-		return errors.New("its symbolic links make it too long")
+		return errors.New("too long with its symbolic links resolved")
 	}
 	if name == ".." {
 		if len(w.stack) == 0 {

@@ -53,7 +53,8 @@ func thawed(dir int, name string, do func() error) (err error) {
 
 func setFlags(fd int, flags uint32) error {
 	var empty [1]byte
-	_, _, errno := unix.Syscall6(unix.SYS_CHFLAGSAT, uintptr(fd), uintptr(unsafe.Pointer(&empty)), uintptr(flags), atEmptyPath, 0, 0)
+	_, _, errno := unix.Syscall6(unix.SYS_CHFLAGSAT, uintptr(fd), uintptr(unsafe.Pointer(&empty)), uintptr(flags),
+		atEmptyPath, 0, 0)
 	if errno != 0 {
 		return errno
 	}

@@ -82,7 +82,7 @@ func malformed(b []byte) error {
 	var first json.RawMessage
 	err := json.NewDecoder(bytes.NewReader(b)).Decode(&first)
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return errors.New("the JSON ends too early")
+		return errors.New("unexpected end of JSON")
 	}
 	return cmp.Or(err, errors.New("there is something after its end"))
 }
@@ -179,7 +179,7 @@ func (w *walker) object(s *shape) error {
 			return in("."+printable(name), faultf("some programs take it for %q: write it so, or leave it out", known))
 		}
 		if _, twice := w.names[field{own, known}]; twice {
-			return in("."+printable(name), faultf("it is given twice"))
+			return in("."+printable(name), faultf("duplicate key"))
 		}
 		w.names[field{own, known}] = struct{}{}
 		w.next()

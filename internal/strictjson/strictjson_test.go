@@ -36,11 +36,11 @@ func TestOneWayOfReading(t *testing.T) {
 		"all fields":               {`{"version":1,"name":"a","layers":[{"size":1},{}],"notes":{"A":"1","a":"2"},"at":"2024-01-01T00:00:00Z","data":"eA==","any":[{"x":1}],"Plain":{"k":{"size":2}}}`, ""},
 		"what is not known":        {` {"other":{"b":[1,-2.5e3,true,false,null,"x"],"B":{}}, "layers" : null } `, ""},
 		"no object":                {`"\u00e9\ud83d\ude00\\u"`, ""},
-		"twice":                    {`{"name":"a","name":"a"}`, "name: it is given twice"},
-		"twice by an escape":       {`{"name":"a","n\u0061me":"a"}`, "name: it is given twice"},
-		"twice below":              {`{"layers":[{},{"size":1,"size":1}]}`, "layers[1].size: it is given twice"},
-		"twice in what is unknown": {`{"other":[{"a":{"b":1,"b":2}}]}`, "other[0].a.b: it is given twice"},
-		"twice in a map":           {`{"notes":{"a":"","a":""}}`, "notes.a: it is given twice"},
+		"twice":                    {`{"name":"a","name":"a"}`, "name: duplicate key"},
+		"twice by an escape":       {`{"name":"a","n\u0061me":"a"}`, "name: duplicate key"},
+		"twice below":              {`{"layers":[{},{"size":1,"size":1}]}`, "layers[1].size: duplicate key"},
+		"twice in what is unknown": {`{"other":[{"a":{"b":1,"b":2}}]}`, "other[0].a.b: duplicate key"},
+		"twice in a map":           {`{"notes":{"a":"","a":""}}`, "notes.a: duplicate key"},
 		"another case":             {`{"Name":"a"}`, `Name: some programs take it for "name"`},
 		"another case beside it":   {`{"layers":[],"LAYERS":[]}`, `LAYERS: some programs take it for "layers"`},
 		"another case below":       {`{"Plain":{"x":{"Size":1}}}`, `Plain.x.Size: some programs take it for "size"`},
@@ -48,8 +48,8 @@ func TestOneWayOfReading(t *testing.T) {
 		"another letter k":         {`{"notes":{},"note\u017f":{}}`, `some programs take it for "notes"`},
 		"after it":                 {`{} {}`, "after its end"},
 		"after it, garbage":        {`{}x`, "after its end"},
-		"cut off":                  {`{"a":`, "ends too early"},
-		"nothing":                  {``, "ends too early"},
+		"cut off":                  {`{"a":`, "unexpected end"},
+		"nothing":                  {``, "unexpected end"},
 		"no JSON":                  {`{'a':1}`, "invalid character"},
 		"not UTF-8":                {"{\"name\":\"\xff\"}", "UTF-8"},
 		"half a pair":              {`{"name":"\ud800"}`, "surrogate"},
@@ -60,7 +60,7 @@ func TestOneWayOfReading(t *testing.T) {
 		"as deep as may be":        {strings.Repeat("[", 64) + strings.Repeat("]", 64), ""},
 		"many values":              {`{"other":[` + strings.Repeat("{},", 1000) + `{}]}`, "more than 1000 values"},
 		"many bytes":               {`"` + strings.Repeat("x", 1<<20) + `"`, "over the limit"},
-		"names for a terminal":     {`{"other\u001b[1m":{"a":1,"a":1}}`, `"other\x1b[1m".a: it is given twice`},
+		"names for a terminal":     {`{"other\u001b[1m":{"a":1,"a":1}}`, `"other\x1b[1m".a: duplicate key`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := Check([]byte(c.text), reflect.TypeFor[*doc](), rules)
@@ -80,7 +80,7 @@ func TestAnyCase(t *testing.T) {
 		t.Errorf("it is %+v: %v", d, err)
 	}
 	for _, text := range []string{`{"NAME":"a","name":"b"}`, `{"name":"a","Name":"b"}`, `{"NAME":"a","Name":"b"}`} {
-		if err := Unmarshal([]byte(text), &d, r); err == nil || !strings.Contains(err.Error(), "given twice") {
+		if err := Unmarshal([]byte(text), &d, r); err == nil || !strings.Contains(err.Error(), "duplicate key") {
 			t.Errorf("%s: the error is %v", text, err)
 		}
 	}

@@ -32,7 +32,8 @@ func NewConsul(bin, log string, more ...string) (*Consul, error) {
 		return nil, err
 	}
 	c := &Consul{Addr: ports[0].String(), log: log, bin: bin}
-	c.args = append(append([]string{"agent", "-dev"}, more...), "-bind=127.0.0.1", "-client=127.0.0.1", "-node=freejail", "-log-level=warn",
+	c.args = append(append([]string{"agent", "-dev"}, more...), "-bind=127.0.0.1", "-client=127.0.0.1",
+		"-node=freejail", "-log-level=warn",
 		arg("http", ports[0]), arg("serf-lan", ports[1]), arg("server", ports[2]),
 		"-dns-port=-1", "-grpc-port=-1", "-grpc-tls-port=-1", "-serf-wan-port=-1")
 	c.Client, err = api.NewClient(&api.Config{Address: c.Addr})

@@ -89,7 +89,8 @@ func NewNomad(cfg Config) (*Nomad, error) {
 	}
 	text := fmt.Sprintf(config, n.path("nomad"), n.path("plugins"), ports[0].Port, ports[1].Port, ports[2].Port,
 		loopback, cfg.Consul, cfg.Plugin)
-	err = errors.Join(os.WriteFile(n.path("nomad.hcl"), []byte(text), 0o600), os.WriteFile(n.path("more.hcl"), []byte(cfg.More), 0o600),
+	err = errors.Join(os.WriteFile(n.path("nomad.hcl"), []byte(text), 0o600),
+		os.WriteFile(n.path("more.hcl"), []byte(cfg.More), 0o600),
 		os.Mkdir(n.path("plugins"), 0o755), os.Symlink(cfg.Freejail, n.path("plugins/freejail")))
 	if err != nil {
 		return nil, err
@@ -102,7 +103,8 @@ func (n *Nomad) path(name string) string { return filepath.Join(n.cfg.Dir, name)
 
 // Start returns when the drivers are healthy on the agent's node.
 func (n *Nomad) Start(ctx context.Context) (err error) {
-	cmd := exec.Command(n.cfg.Bin, append(append([]string{"agent"}, n.cfg.Args...), "-config="+n.path("nomad.hcl"), "-config="+n.path("more.hcl"))...)
+	cmd := exec.Command(n.cfg.Bin, append(append([]string{"agent"}, n.cfg.Args...), "-config="+n.path("nomad.hcl"),
+		"-config="+n.path("more.hcl"))...)
 	if n.cfg.Prepare != nil {
 		n.cfg.Prepare(cmd)
 	}

@@ -200,7 +200,8 @@ func (r *recorder) states(t *testing.T, check func(dir string, acked []string)) 
 			}
 			check(dir, acked)
 			if t.Failed() {
-				t.Logf("the power was cut after operation %d, %v; way %d to lose what was not synced:", cut, ops[cut-1], way)
+				t.Logf("the power was cut after operation %d, %v; way %d to lose what was not synced:", cut, ops[cut-1],
+					way)
 				for _, p := range pending {
 					done, _ := lose(p, ops[p])
 					t.Logf("  %v: happened %v", ops[p], done)

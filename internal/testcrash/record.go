@@ -37,7 +37,8 @@ func Run(t *testing.T, do func(dir string, ack func(what string)), check func(di
 		t.Skip(err)
 	}
 	base, log := t.TempDir(), filepath.Join(t.TempDir(), "log")
-	cmd := exec.Command(strace, "-f", "-qq", "-y", "-xx", "-s", "100000000", "-o", log, "-e", "trace="+strings.Join(traced, ","),
+	cmd := exec.Command(strace, "-f", "-qq", "-y", "-xx", "-s", "100000000", "-o", log,
+		"-e", "trace="+strings.Join(traced, ","),
 		os.Args[0], "-test.run", "^"+t.Name()+"$", "-test.count", "1")
 	cmd.Env = append(os.Environ(), childDir+"="+base, "GOMAXPROCS=1")
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -62,8 +63,10 @@ func Run(t *testing.T, do func(dir string, ack func(what string)), check func(di
 
 const ackMark = "ack "
 
-var traced = []string{"openat", "creat", "open", "lseek", "write", "pwrite64", "writev", "pwritev", "pwritev2", "fsync", "fdatasync", "syncfs",
-	"sync", "rename", "renameat", "renameat2", "unlink", "unlinkat", "rmdir", "mkdir", "mkdirat", "link", "linkat", "symlink", "symlinkat",
+var traced = []string{"openat", "creat", "open", "lseek", "write", "pwrite64", "writev", "pwritev", "pwritev2", "fsync",
+	"fdatasync", "syncfs",
+	"sync", "rename", "renameat", "renameat2", "unlink", "unlinkat", "rmdir", "mkdir", "mkdirat", "link", "linkat",
+	"symlink", "symlinkat",
 	"ftruncate", "truncate", "copy_file_range", "sendfile", "splice", "fallocate"}
 
 // whole joins calls that another thread's were written between.

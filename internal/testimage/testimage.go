@@ -98,7 +98,8 @@ func layer(spec Spec) ([]byte, error) {
 		put(name, 0o644, []byte(text))
 	}
 	for name, to := range spec.Links {
-		errs = append(errs, tw.WriteHeader(&tar.Header{Name: name[1:], Typeflag: tar.TypeSymlink, Linkname: to, Mode: 0o777}))
+		errs = append(errs, tw.WriteHeader(&tar.Header{Name: name[1:], Typeflag: tar.TypeSymlink, Linkname: to,
+			Mode: 0o777}))
 	}
 	errs = append(errs, tw.Close())
 	return buf.Bytes(), errors.Join(errs...)

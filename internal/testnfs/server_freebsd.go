@@ -81,7 +81,8 @@ func (s *Server) tree() error {
 		if err := os.Mkdir(s.dir+d, 0o755); err != nil {
 			return err
 		}
-		if err := mount.Do(mount.Mount{Type: "nullfs", Source: d, Target: s.dir + d, Options: []string{"ro"}}); err != nil {
+		if err := mount.Do(mount.Mount{Type: "nullfs", Source: d, Target: s.dir + d,
+			Options: []string{"ro"}}); err != nil {
 			return err
 		}
 	}
@@ -103,7 +104,8 @@ func (s *Server) network() (err error) {
 	s.theirs = strings.TrimSuffix(s.cable, "a") + "b"
 	return runAll(
 		[]string{"ifconfig", s.cable, "inet", ours, "up"},
-		[]string{"jail", "-c", "name=" + s.jail, "path=" + s.dir, "host.hostname=server", "vnet", "vnet.interface=" + s.theirs,
+		[]string{"jail", "-c", "name=" + s.jail, "path=" + s.dir, "host.hostname=server", "vnet",
+			"vnet.interface=" + s.theirs,
 			"allow.nfsd", "enforce_statfs=1", "persist"},
 		s.in("ifconfig", "lo0", "inet", "127.0.0.1/8", "up"),
 		s.in("ifconfig", s.theirs, "inet", address+"/24", "up"))
@@ -123,7 +125,8 @@ func (s *Server) serve() error {
 	if err := os.WriteFile(s.exportsFile(), []byte(nothing), 0o644); err != nil {
 		return err
 	}
-	if err := runAll(s.in("sysctl", "vfs.nfsd.server_max_nfsvers=4"), s.in("rpcbind"), s.in("mountd", "-r", "/var/run/exports")); err != nil {
+	if err := runAll(s.in("sysctl", "vfs.nfsd.server_max_nfsvers=4"), s.in("rpcbind"),
+		s.in("mountd", "-r", "/var/run/exports")); err != nil {
 		return err
 	}
 	return s.StartNFSD()

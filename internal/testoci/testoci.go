@@ -38,7 +38,8 @@ func own(h tar.Header) tar.Header {
 }
 
 func File(name, body string) Item {
-	return Item{Header: own(tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: int64(len(body))}), Body: body}
+	return Item{Header: own(tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: int64(len(body))}),
+		Body: body}
 }
 
 func Dir(name string) Item {
@@ -95,7 +96,8 @@ func paxRecord(t testing.TB, key, value string) []byte {
 	}
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
-	if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "pax", Size: int64(len(text)), Format: tar.FormatUSTAR}); err != nil {
+	if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "pax", Size: int64(len(text)),
+		Format: tar.FormatUSTAR}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := w.Write([]byte(text)); err != nil {
@@ -153,7 +155,8 @@ type Layout struct {
 
 func NewLayout(layers ...[]byte) *Layout {
 	l := &Layout{Files: map[string][]byte{}, Layers: layers, Config: HostConfig()}
-	l.Manifest = ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest}
+	l.Manifest = ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2},
+		MediaType: ocispec.MediaTypeImageManifest}
 	for _, b := range layers {
 		l.Config.RootFS.DiffIDs = append(l.Config.RootFS.DiffIDs, digest.FromBytes(b))
 		l.Manifest.Layers = append(l.Manifest.Layers, l.Blob(ocispec.MediaTypeImageLayer, b))

@@ -26,7 +26,8 @@ func Steers(text string) (rune, bool) {
 	for i, r := range text {
 		_, size := utf8.DecodeRuneInString(text[i:])
 		if r == utf8.RuneError && size == 1 || r != '\n' && (unicode.IsControl(r) ||
-			unicode.In(r, unicode.Cf, unicode.Co, unicode.Cs, unicode.Zl, unicode.Zp, unicode.Other_Default_Ignorable_Code_Point)) {
+			unicode.In(r, unicode.Cf, unicode.Co, unicode.Cs, unicode.Zl, unicode.Zp,
+				unicode.Other_Default_Ignorable_Code_Point)) {
 			return r, true
 		}
 	}
