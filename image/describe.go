@@ -136,7 +136,8 @@ func (img *Image) Check(wanted []ocispec.Platform, l Limits) error {
 	var total int64
 	for i, layer := range img.Layers {
 		if total += layer.Size; layer.Size < 0 || total < 0 || total > l.ImageBytes {
-			return fmt.Errorf("layer %d: the image is over the limit of %d bytes (limits { image_size })", i+1, l.ImageBytes)
+			return fmt.Errorf("layer %d: the image is over the limit of %d bytes (limits { image_size })",
+				i+1, l.ImageBytes)
 		}
 	}
 	return nil

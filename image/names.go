@@ -29,7 +29,8 @@ func CheckName(name string) error {
 	}
 	plain, hex, pinned := strings.Cut(name, "@sha256:")
 	if !imageName.MatchString(plain) || pinned && digest.NewDigestFromEncoded(digest.SHA256, hex).Validate() != nil {
-		return fmt.Errorf("image name %q: want up to 255 letters, digits and . _ / : + -, beginning with a letter or digit, and at most a digest behind an @", name)
+		return fmt.Errorf("image name %q: want up to 255 letters, digits and . _ / : + -, "+
+			"beginning with a letter or digit, and at most a digest behind an @", name)
 	}
 	return nil
 }

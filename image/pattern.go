@@ -29,12 +29,14 @@ func (p *Patterns) Match(pattern string, value *string) (bool, error) {
 	}
 	size := len(pattern) + patternSize(parsed)
 	if p.size += size; p.size > maxPatterns {
-		return false, fmt.Errorf("the patterns are too large: with their repetitions written out they have over %d characters", maxPatterns)
+		return false, fmt.Errorf("the patterns are too large: written out they have over %d characters",
+			maxPatterns)
 	}
 	if value != nil && pattern != "" {
 		if p.steps += size * (len(*value) + 1); p.steps > maxMatching {
-			return false, fmt.Errorf("a value of %d bytes is too long for its pattern of %d characters, with its repetitions written out: "+
-				"length by characters, the parameters may have %d in sum", len(*value), size, maxMatching)
+			return false, fmt.Errorf("a value of %d bytes is too long for its pattern of %d characters, "+
+				"with its repetitions written out: length by characters, the parameters may have %d in sum",
+				len(*value), size, maxMatching)
 		}
 	}
 	re, err := regexp.Compile(pattern)

@@ -169,14 +169,17 @@ func Choose(list []ocispec.Descriptor, wanted []ocispec.Platform, name string) (
 		return ocispec.Descriptor{}, err
 	}
 	for _, w := range wanted {
-		fit := slices.DeleteFunc(slices.Clone(list), func(d ocispec.Descriptor) bool { return unnamed(d) || !fits(d.Platform, w) })
+		fit := slices.DeleteFunc(slices.Clone(list), func(d ocispec.Descriptor) bool {
+			return unnamed(d) || !fits(d.Platform, w)
+		})
 		slices.SortStableFunc(fit, func(a, b ocispec.Descriptor) int { return better(a.Platform, b.Platform) })
 		d, ok, err := only(fit, name)
 		if ok || err != nil {
 			return d, err
 		}
 	}
-	d, ok, err := only(slices.DeleteFunc(slices.Clone(list), func(d ocispec.Descriptor) bool { return !unnamed(d) }), name)
+	rest := slices.DeleteFunc(slices.Clone(list), func(d ocispec.Descriptor) bool { return !unnamed(d) })
+	d, ok, err := only(rest, name)
 	if ok || err != nil {
 		return d, err
 	}
@@ -222,7 +225,7 @@ func distinct(list []ocispec.Descriptor) error {
 		}
 		platform := PlatformText(d.Platform)
 		if d.Platform == nil || d.Platform.OS == "" || seen[platform] {
-			return fmt.Errorf("the name %q is ambiguous: several images for one platform have it: keep one of them, such as %s",
+			return fmt.Errorf("the name %q is ambiguous: several images for one platform have it: keep one, such as %s",
 				OwnName(d), d.Digest)
 		}
 		seen[platform] = true
@@ -239,7 +242,8 @@ func Only(list []ocispec.Descriptor, name string) (ocispec.Descriptor, error) {
 	}
 	d, _, err := only(list, name)
 	if err == nil && slices.ContainsFunc(list, func(o ocispec.Descriptor) bool { return o.Digest != d.Digest }) {
-		err = fmt.Errorf("the name %q is ambiguous: images for several platforms have it: give the digest of one", OwnName(d))
+		err = fmt.Errorf("the name %q is ambiguous: images for several platforms have it: give the digest of one",
+			OwnName(d))
 	}
 	return d, err
 }
@@ -275,7 +279,8 @@ const maxIndexes = 4
 // the indexes that it returns. get gives an index by its descriptor, verified. own
 // is the name that the first index to have one gives the image. What is an image at
 // once is returned as it is.
-func Narrow(get func(ocispec.Descriptor) ([]byte, error), d ocispec.Descriptor, wanted []ocispec.Platform, name string) (
+func Narrow(get func(ocispec.Descriptor) ([]byte, error), d ocispec.Descriptor, wanted []ocispec.Platform,
+	name string) (
 	_ ocispec.Descriptor, own string, indexes [][]byte, err error) {
 	left := int64(document.MaxBytes)
 	for document.IsIndex(d.MediaType) {
@@ -283,7 +288,8 @@ func Narrow(get func(ocispec.Descriptor) ([]byte, error), d ocispec.Descriptor, 
 			return d, "", nil, errors.New("image index: too many indexes within each other")
 		}
 		if left -= d.Size; left < 0 {
-			return d, "", nil, fmt.Errorf("image index: those within each other are larger than %d bytes", document.MaxBytes)
+			return d, "", nil, fmt.Errorf("image index: those within each other are larger than %d bytes",
+				document.MaxBytes)
 		}
 		b, err := get(d)
 		if err != nil {

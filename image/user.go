@@ -143,7 +143,8 @@ func UserNames(root string, uid uint32) (out []string, err error) {
 		}
 	})
 	if n > maxNames {
-		return nil, fmt.Errorf("the image's /etc/passwd has %d names for user %d: at most %d are allowed", n, uid, maxNames)
+		return nil, fmt.Errorf("the image's /etc/passwd has %d names for user %d: at most %d are allowed",
+			n, uid, maxNames)
 	}
 	return out, err
 }

@@ -20,7 +20,8 @@ var (
 	dottedName  = regexp.MustCompile(`^[A-Za-z_%][A-Za-z0-9_%-]*(\.[A-Za-z0-9_%-]+)*$`)
 	osVersion   = regexp.MustCompile(`^[0-9]{1,3}\.[0-9]{1,3}$`)
 	imageName   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/:+-]{0,254}$`)
-	signalName  = regexp.MustCompile(`^(SIG)?(ABRT|ALRM|CONT|HUP|INT|IO|KILL|PIPE|PROF|QUIT|TERM|TSTP|TTIN|TTOU|URG|USR1|USR2|VTALRM|WINCH|XCPU|XFSZ|INFO)$`)
+	signalName  = regexp.MustCompile(`^(SIG)?(ABRT|ALRM|CONT|HUP|INT|IO|KILL|PIPE|PROF|QUIT|TERM|` +
+		`TSTP|TTIN|TTOU|URG|USR1|USR2|VTALRM|WINCH|XCPU|XFSZ|INFO)$`)
 )
 
 // Validate names every mistake by its field.
@@ -31,7 +32,8 @@ func (m *Manifest) Validate() error {
 	v.text("summary", m.Summary)
 	v.text("usage", m.Usage)
 	v.check(m.Wait == "" || m.Wait == "main" || m.Wait == "all", "wait", "%q is neither main nor all", m.Wait)
-	v.check(m.Stop.Signal == "" || signalName.MatchString(m.Stop.Signal), "stop.signal", "%q is not a valid signal (for example SIGTERM)", m.Stop.Signal)
+	v.check(m.Stop.Signal == "" || signalName.MatchString(m.Stop.Signal), "stop.signal",
+		"%q is not a valid signal (for example SIGTERM)", m.Stop.Signal)
 	v.parameters(m.Parameters)
 	v.ports(m.Ports)
 	v.requires(m.Requires)
@@ -58,8 +60,9 @@ func (v *validator) check(ok bool, field, format string, args ...any) {
 const maxPaths = 128
 
 func (v *validator) path(field, p string) {
-	v.check(path.IsAbs(p) && path.Clean(p) == p && p != "/" && len(p) < 1024 && !strings.ContainsFunc(p, unicode.IsControl),
-		field, "%q is not an absolute, clean path below /", p)
+	clean := path.IsAbs(p) && path.Clean(p) == p && p != "/" && len(p) < 1024
+	v.check(clean && !strings.ContainsFunc(p, unicode.IsControl), field,
+		"%q is not an absolute, clean path below /", p)
 }
 
 // text is shown on operators' terminals, so it must not steer them.
@@ -74,7 +77,8 @@ func (v *validator) parameters(list []Parameter) {
 		f := fmt.Sprintf("parameters[%d]", i)
 		v.check(paramName.MatchString(p.Name), f+".name", "%q is not a valid environment variable name", p.Name)
 		v.check(!seen[p.Name], f+".name", "%q is given twice", p.Name)
-		v.check(!strings.HasPrefix(p.Name, "NOMAD_") && !strings.HasPrefix(p.Name, "FREEJAIL_") && p.Name != "PATH", f+".name", "%q is reserved", p.Name)
+		v.check(!strings.HasPrefix(p.Name, "NOMAD_") && !strings.HasPrefix(p.Name, "FREEJAIL_") && p.Name != "PATH",
+			f+".name", "%q is reserved", p.Name)
 		v.check(!p.Required || p.Default == nil, f+".default", "a required parameter cannot have a default")
 		v.text(f+".description", p.Description)
 		seen[p.Name] = true
@@ -92,11 +96,13 @@ func (v *validator) ports(list []Port) {
 	names, numbers := map[string]bool{}, map[string]bool{}
 	for i, p := range list {
 		f := fmt.Sprintf("ports[%d]", i)
-		v.check(portName.MatchString(p.Name), f+".name", "%q: want a lower-case letter, then letters, digits, _ or -", p.Name)
+		v.check(portName.MatchString(p.Name), f+".name", "%q: want a lower-case letter, then letters, digits, _ or -",
+			p.Name)
 		v.check(!names[p.Name], f+".name", "%q is given twice", p.Name)
 		names[p.Name] = true
 		v.check(p.Port >= 1 && p.Port <= 65535, f+".port", "%d is not a valid port (1 to 65535)", p.Port)
-		v.check(p.Protocol == "" || p.Protocol == "tcp" || p.Protocol == "udp", f+".protocol", "%q is neither tcp nor udp", p.Protocol)
+		v.check(p.Protocol == "" || p.Protocol == "tcp" || p.Protocol == "udp", f+".protocol",
+			"%q is neither tcp nor udp", p.Protocol)
 		number := fmt.Sprintf("%d/%s", p.Port, cmp.Or(p.Protocol, "tcp"))
 		v.check(!numbers[number], f+".port", "%s is given twice", number)
 		numbers[number] = true
@@ -109,17 +115,20 @@ func (v *validator) ports(list []Port) {
 
 func (v *validator) service(f string, p Port) {
 	s := p.Service
-	v.check(s.Name == "" || serviceName.MatchString(s.Name), f+".name", "%q: want up to 63 letters, digits and dashes, as in a DNS name", s.Name)
+	v.check(s.Name == "" || serviceName.MatchString(s.Name), f+".name",
+		"%q: want up to 63 letters, digits and dashes, as in a DNS name", s.Name)
 	for i, t := range s.Tags {
 		v.check(t != "" && len(t) <= 255, fmt.Sprintf("%s.tags[%d]", f, i), "it is empty or longer than 255 bytes")
-		v.check(printable.Line(t) == t, fmt.Sprintf("%s.tags[%d]", f, i), "%q: not a single line of printable characters", t)
+		v.check(printable.Line(t) == t, fmt.Sprintf("%s.tags[%d]",
+			f, i), "%q: not a single line of printable characters", t)
 	}
 	c := s.Check
 	if c == nil {
 		return
 	}
 	v.check(c.Type == "http" || c.Type == "tcp", f+".check.type", "%q is neither http nor tcp", c.Type)
-	v.check(c.Path == "" || c.Type == "http" && strings.HasPrefix(c.Path, "/"), f+".check.path", "%q: want a path beginning with /, for type http", c.Path)
+	v.check(c.Path == "" || c.Type == "http" && strings.HasPrefix(c.Path, "/"), f+".check.path",
+		"%q: want a path beginning with /, for type http", c.Path)
 	v.check(printable.Line(c.Path) == c.Path, f+".check.path", "%q: not a single line of printable characters", c.Path)
 	v.check(p.Protocol != "udp", f+".check", "a udp port cannot be checked")
 }
@@ -127,7 +136,8 @@ func (v *validator) service(f string, p Port) {
 func (v *validator) requires(r Requires) {
 	modes := []struct{ name, mode string }{{"shm", r.SysVIPC.Shm}, {"msg", r.SysVIPC.Msg}, {"sem", r.SysVIPC.Sem}}
 	for _, m := range modes {
-		v.check(m.mode == "" || m.mode == "new" || m.mode == "inherit", "requires.sysvipc."+m.name, "%q is neither new nor inherit", m.mode)
+		v.check(m.mode == "" || m.mode == "new" || m.mode == "inherit", "requires.sysvipc."+m.name,
+			"%q is neither new nor inherit", m.mode)
 	}
 	for i, d := range r.Devfs {
 		f := fmt.Sprintf("requires.devfs[%d]", i)
@@ -151,10 +161,12 @@ func (v *validator) requires(r Requires) {
 			v.check(false, f+".type", "%q: an image can ask for tmpfs, procfs, fdescfs, linprocfs and linsysfs", m.Type)
 		}
 		for j, o := range m.Options {
-			v.check(o != "" && !strings.ContainsFunc(o, unicode.IsControl), fmt.Sprintf("%s.options[%d]", f, j), "%q is not a valid mount option", o)
+			v.check(o != "" && !strings.ContainsFunc(o, unicode.IsControl), fmt.Sprintf("%s.options[%d]",
+				f, j), "%q is not a valid mount option", o)
 		}
 	}
-	v.check(r.OSVersion.Min == "" || osVersion.MatchString(r.OSVersion.Min), "requires.osVersion.min", "%q is not a valid version (for example 14.1)", r.OSVersion.Min)
+	v.check(r.OSVersion.Min == "" || osVersion.MatchString(r.OSVersion.Min), "requires.osVersion.min",
+		"%q is not a valid version (for example 14.1)", r.OSVersion.Min)
 }
 
 func (v *validator) settings(field string, m map[string]string) {
@@ -165,7 +177,8 @@ func (v *validator) settings(field string, m map[string]string) {
 	slices.Sort(names)
 	for _, name := range names {
 		v.check(dottedName.MatchString(name), field, "%q is not a valid name", name)
-		v.check(!strings.ContainsFunc(m[name], unicode.IsControl), field+"."+name, "the value contains control characters")
+		v.check(!strings.ContainsFunc(m[name], unicode.IsControl), field+"."+name,
+			"the value contains control characters")
 	}
 }
 
@@ -173,7 +186,8 @@ func (v *validator) volumes(list []Volume) {
 	names, paths := map[string]bool{}, map[string]bool{}
 	for i, vol := range list {
 		f := fmt.Sprintf("volumes[%d]", i)
-		v.check(portName.MatchString(vol.Name), f+".name", "%q: want a lower-case letter, then letters, digits, _ or -", vol.Name)
+		v.check(portName.MatchString(vol.Name), f+".name", "%q: want a lower-case letter, then letters, digits, _ or -",
+			vol.Name)
 		v.check(!names[vol.Name], f+".name", "%q is given twice", vol.Name)
 		names[vol.Name] = true
 		v.path(f+".path", vol.Path)

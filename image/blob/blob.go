@@ -54,7 +54,8 @@ type ContentError struct{ error }
 func Compare(d ocispec.Descriptor, n int64, h hash.Hash) error {
 	switch got := digest.NewDigest(digest.SHA256, h); {
 	case n > d.Size:
-		return &ContentError{fmt.Errorf("blob %s is longer than the %d bytes that its descriptor says", d.Digest, d.Size)}
+		return &ContentError{fmt.Errorf("blob %s is longer than the %d bytes that its descriptor says",
+			d.Digest, d.Size)}
 	case n < d.Size:
 		return &ContentError{fmt.Errorf("blob %s has %d bytes, its descriptor says %d", d.Digest, n, d.Size)}
 	case got != d.Digest:
@@ -131,7 +132,8 @@ func Copy(w io.Writer, r io.Reader) (int64, error) {
 // ExplainNoSpace says what to do about a full disk.
 func ExplainNoSpace(err error) error {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		return fmt.Errorf("no space left: free some, or remove images that are not needed and run `freejail gc`: %w", err)
+		return fmt.Errorf("no space left: free some, or remove images that are not needed and run `freejail gc`: %w",
+			err)
 	}
 	return err
 }

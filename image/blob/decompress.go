@@ -74,7 +74,8 @@ func zstdWindow(br *bufio.Reader) (int64, error) {
 		window = h.FrameContentSize
 	}
 	if window > maxWindow {
-		return 0, fmt.Errorf("zstd window of %d bytes is over the limit of %d: compress it with zstd -19 or less", window, maxWindow)
+		return 0, fmt.Errorf("zstd window of %d bytes is over the limit of %d: compress it with zstd -19 or less",
+			window, maxWindow)
 	}
 	return max(int64(window), usualWindow), nil
 }

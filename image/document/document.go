@@ -62,7 +62,8 @@ func ReadManifest(b []byte, mediaType string) (ocispec.Manifest, error) {
 	}
 	err := strictjson.Unmarshal(b, &m, rules)
 	if err == nil {
-		err = m.absent("an image manifest", alien{"manifests", m.Manifests}, alien{"rootfs", m.RootFS}, alien{"history", m.History})
+		err = m.absent("an image manifest", alien{"manifests", m.Manifests}, alien{"rootfs", m.RootFS},
+			alien{"history", m.History})
 	}
 	switch {
 	case err != nil:
@@ -99,7 +100,8 @@ func readIndex(b []byte, mediaType string, r strictjson.Rules) (ocispec.Index, e
 	}
 	err := strictjson.Unmarshal(b, &x, r)
 	if err == nil {
-		err = x.absent("an index", alien{"config", x.Config}, alien{"layers", x.Layers}, alien{"rootfs", x.RootFS}, alien{"history", x.History})
+		err = x.absent("an index", alien{"config", x.Config}, alien{"layers", x.Layers}, alien{"rootfs", x.RootFS},
+			alien{"history", x.History})
 	}
 	switch {
 	case err != nil:
@@ -138,7 +140,8 @@ func ReadConfig(b []byte, mediaType string) (ocispec.Image, error) {
 	}
 	err := strictjson.Unmarshal(b, &c, configRules)
 	if err == nil {
-		err = c.absent("an image's config", alien{"schemaVersion", c.SchemaVersion}, alien{"layers", c.Layers}, alien{"manifests", c.Manifests})
+		err = c.absent("an image's config", alien{"schemaVersion", c.SchemaVersion}, alien{"layers", c.Layers},
+			alien{"manifests", c.Manifests})
 	}
 	if err == nil {
 		err = agree(mediaType, c.MediaType, IsConfig, "an image's config")
@@ -161,7 +164,8 @@ type alien struct {
 func (f foreign) absent(kind string, list ...alien) error {
 	for _, a := range append(list, alien{"fsLayers", f.FSLayers}, alien{"blobs", f.Blobs}) {
 		if a.text != nil {
-			return fmt.Errorf("%s: %s has no such field: others would read the document as one of another kind", a.name, kind)
+			return fmt.Errorf("%s: %s has no such field: others would read the document as one of another kind",
+				a.name, kind)
 		}
 	}
 	return nil

@@ -38,7 +38,8 @@ func (s *Store) Add(ctx context.Context, mediaType string, r io.Reader) (ocispec
 // Put makes an image of a config and of layers that are in the store (by Add or
 // by Import), under a name; annotations are the manifest's and may be nil.
 // cfg.RootFS.DiffIDs must name the layers' uncompressed digests in order.
-func (s *Store) Put(ctx context.Context, name string, cfg ocispec.Image, layers []ocispec.Descriptor, annotations map[string]string) (*image.Image, error) {
+func (s *Store) Put(ctx context.Context, name string, cfg ocispec.Image, layers []ocispec.Descriptor,
+	annotations map[string]string) (*image.Image, error) {
 	if err := image.CheckName(name); err != nil {
 		return nil, err
 	}

@@ -134,7 +134,8 @@ func archiveFile(ctx context.Context, tw *tar.Writer, root *os.Root, name string
 }
 
 func tarFile(tw *tar.Writer, name string, size int64, r io.Reader) error {
-	h := &tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o644, Size: size, ModTime: time.Unix(0, 0), Format: tar.FormatPAX}
+	h := &tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o644, Size: size, ModTime: time.Unix(0, 0),
+		Format: tar.FormatPAX}
 	if size < 1<<33 {
 		h.Format = tar.FormatUSTAR
 	}

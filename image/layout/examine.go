@@ -28,7 +28,8 @@ type Examination struct {
 // whose platform want is true: at the index, the manifests, the configs, and whether
 // every blob is there and is what its descriptor says. The error is for what kept
 // it from looking, such as a path where nothing is.
-func Examine(ctx context.Context, path string, limits image.Limits, want func(ocispec.Platform) bool) (*Examination, error) {
+func Examine(ctx context.Context, path string, limits image.Limits,
+	want func(ocispec.Platform) bool) (*Examination, error) {
 	in, err := OpenInput(path, path)
 	if err != nil {
 		return nil, err
@@ -69,11 +70,13 @@ func (e *Examination) layoutFile() {
 	case err != nil:
 		e.Add(image.Warning, "layout-file", ocispec.ImageLayoutFile, "%v", err)
 	case version != ocispec.ImageLayoutVersion:
-		e.Add(image.Warning, "layout-version", ocispec.ImageLayoutFile, "the version %.100q is not %s", version, ocispec.ImageLayoutVersion)
+		e.Add(image.Warning, "layout-version", ocispec.ImageLayoutFile, "the version %.100q is not %s",
+			version, ocispec.ImageLayoutVersion)
 	}
 }
 
-func (e *Examination) index(ctx context.Context, where, mediaType string, b []byte, want func(ocispec.Platform) bool, depth int) error {
+func (e *Examination) index(ctx context.Context, where, mediaType string, b []byte, want func(ocispec.Platform) bool,
+	depth int) error {
 	idx, err := document.ReadIndex(b, mediaType)
 	if err != nil {
 		e.malformed("index-malformed", where, err)
@@ -100,7 +103,8 @@ func (e *Examination) index(ctx context.Context, where, mediaType string, b []by
 		case document.IsIndex(d.MediaType) && depth < 4:
 			err = e.index(ctx, at, d.MediaType, b, want, depth+1)
 		default:
-			e.Add(image.Warning, "media-type", at, "%q is neither an image manifest nor an index: not examined", d.MediaType)
+			e.Add(image.Warning, "media-type", at, "%q is neither an image manifest nor an index: not examined",
+				d.MediaType)
 		}
 		if err != nil {
 			return err
@@ -119,7 +123,8 @@ func (e *Examination) malformed(code, where string, err error) {
 
 // blob verifies one, and returns its content if it is a small one. Without
 // content there is a finding.
-func (e *Examination) blob(ctx context.Context, where string, d ocispec.Descriptor, small bool) (content []byte, err error) {
+func (e *Examination) blob(ctx context.Context, where string, d ocispec.Descriptor,
+	small bool) (content []byte, err error) {
 	if err := document.CheckDigest(d.Digest); err != nil {
 		e.Add(image.Error, "digest-malformed", where, "%v", err)
 		return nil, nil
@@ -138,7 +143,8 @@ func (e *Examination) blob(ctx context.Context, where string, d ocispec.Descript
 		e.Add(image.Error, "blob-size", where, "blob %s has %d bytes, its descriptor says %d", d.Digest, size, d.Size)
 	}
 	if small && size > document.MaxBytes {
-		e.Add(image.Error, "blob-size", where, "blob %s: %d bytes are over the limit of %d", d.Digest, size, document.MaxBytes)
+		e.Add(image.Error, "blob-size", where, "blob %s: %d bytes are over the limit of %d",
+			d.Digest, size, document.MaxBytes)
 		return nil, nil
 	}
 	digester := digest.SHA256.Digester()
@@ -159,7 +165,8 @@ func (e *Examination) blob(ctx context.Context, where string, d ocispec.Descript
 	return content, nil
 }
 
-func (e *Examination) manifest(ctx context.Context, where string, d ocispec.Descriptor, b []byte, want func(ocispec.Platform) bool) error {
+func (e *Examination) manifest(ctx context.Context, where string, d ocispec.Descriptor, b []byte,
+	want func(ocispec.Platform) bool) error {
 	if e.seen[d.Digest] {
 		return nil // under another name
 	}
@@ -171,7 +178,8 @@ func (e *Examination) manifest(ctx context.Context, where string, d ocispec.Desc
 		return nil
 	}
 	if !document.IsConfig(m.Config.MediaType) {
-		e.Add(image.Warning, "media-type", where, "the config's type %q is not that of an image: not examined", m.Config.MediaType)
+		e.Add(image.Warning, "media-type", where, "the config's type %q is not that of an image: not examined",
+			m.Config.MediaType)
 		return nil
 	}
 	text, err := e.blob(ctx, where+", config", m.Config, true)
@@ -214,7 +222,8 @@ func (e *Examination) layers(ctx context.Context, where string, m ocispec.Manife
 }
 
 // config is false where the image is not a wanted one.
-func (e *Examination) config(where string, d ocispec.Descriptor, m ocispec.Manifest, text []byte, want func(ocispec.Platform) bool) bool {
+func (e *Examination) config(where string, d ocispec.Descriptor, m ocispec.Manifest, text []byte,
+	want func(ocispec.Platform) bool) bool {
 	c, err := document.ReadConfig(text, m.Config.MediaType)
 	if err != nil {
 		e.malformed("config-malformed", where, err)
@@ -224,7 +233,8 @@ func (e *Examination) config(where string, d ocispec.Descriptor, m ocispec.Manif
 		return false
 	}
 	if p := d.Platform; p != nil && p.OS != "" && (p.OS != c.OS || p.Architecture != c.Architecture) {
-		e.Add(image.Error, "platform", where, "it is for %s, the index says %s", image.PlatformText(&c.Platform), image.PlatformText(p))
+		e.Add(image.Error, "platform", where, "it is for %s, the index says %s",
+			image.PlatformText(&c.Platform), image.PlatformText(p))
 	}
 	if c.RootFS.Type != "layers" {
 		e.Add(image.Warning, "config-malformed", where, "rootfs.type is %q, not layers", c.RootFS.Type)

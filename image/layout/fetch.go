@@ -68,7 +68,8 @@ const privateMark = "org.freejail.private"
 // waited for. What a broken download has got is kept for the next one, of this
 // process or of a later one, until GC. A *Layout must have all the blobs itself,
 // and after an error with it the store is as before.
-func (s *Store) Fetch(ctx context.Context, from Origin, d ocispec.Descriptor, name string, o FetchOptions) (img *image.Image, err error) {
+func (s *Store) Fetch(ctx context.Context, from Origin, d ocispec.Descriptor, name string,
+	o FetchOptions) (img *image.Image, err error) {
 	if err := image.CheckName(name); err != nil {
 		return nil, err
 	}
@@ -175,7 +176,8 @@ type blobKey struct {
 
 func key(d ocispec.Descriptor) blobKey { return blobKey{d.Digest, d.Size} }
 
-func (s *Store) fetchLayers(ctx context.Context, from Origin, layers []ocispec.Descriptor, tell func(image.Progress)) error {
+func (s *Store) fetchLayers(ctx context.Context, from Origin, layers []ocispec.Descriptor,
+	tell func(image.Progress)) error {
 	c := &counter{tell: tell}
 	seen := map[blobKey]bool{}
 	g, ctx := errgroup.WithContext(ctx)

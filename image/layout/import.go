@@ -32,7 +32,8 @@ func (s *Store) Import(ctx context.Context, path, name string, progress func(ima
 // ImportFor is Import for another platform, as a tool for image authors needs
 // it: only an image of that OS and architecture is taken. The zero platform
 // means any, the host's first.
-func (s *Store) ImportFor(ctx context.Context, path, name string, p ocispec.Platform, progress func(image.Progress)) (*image.Image, error) {
+func (s *Store) ImportFor(ctx context.Context, path, name string, p ocispec.Platform,
+	progress func(image.Progress)) (*image.Image, error) {
 	return s.importPath(ctx, path, name, FetchOptions{Wanted: image.Platforms(p), Progress: progress})
 }
 
@@ -46,7 +47,8 @@ func (s *Store) importPath(ctx context.Context, path, name string, o FetchOption
 }
 
 // ImportInput is Import from what is open already, and stays open.
-func (s *Store) ImportInput(ctx context.Context, from *Input, name string, o FetchOptions) (img *image.Image, err error) {
+func (s *Store) ImportInput(ctx context.Context, from *Input, name string,
+	o FetchOptions) (img *image.Image, err error) {
 	if name != "" {
 		if err := image.CheckName(name); err != nil {
 			return nil, err

@@ -136,7 +136,8 @@ func OpenArchive(ctx context.Context, file string, limits image.Limits) (*Layout
 // and to unpack that from there. Manifest and config are verified at once, the
 // layers of a directory when they are unpacked. The zero platform means any, the
 // host's first.
-func OpenImage(ctx context.Context, path string, p ocispec.Platform, limits image.Limits) (*Layout, *image.Image, error) {
+func OpenImage(ctx context.Context, path string, p ocispec.Platform,
+	limits image.Limits) (*Layout, *image.Image, error) {
 	l, err := openLayout(ctx, path, extraction{limits: limits.WithDefaults(), verify: true})
 	if err != nil {
 		return nil, nil, err

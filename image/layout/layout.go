@@ -161,7 +161,8 @@ func (l *Layout) Index() (ocispec.Index, error) {
 }
 
 func newIndex(list ...ocispec.Descriptor) ocispec.Index {
-	return ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: list}
+	return ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex,
+		Manifests: list}
 }
 
 // errUnchanged of an Update's change leaves the index, and is no error.
@@ -188,7 +189,8 @@ func (l *Layout) Update(change func(*ocispec.Index) error) error {
 		return err
 	}
 	if len(b) > document.MaxLayoutBytes {
-		return fmt.Errorf("%s: the list of images would be larger than %d bytes: remove some", l.name, document.MaxLayoutBytes)
+		return fmt.Errorf("%s: the list of images would be larger than %d bytes: remove some",
+			l.name, document.MaxLayoutBytes)
 	}
 	if err := l.Sync(); err != nil {
 		return err
@@ -221,7 +223,8 @@ func (l *Layout) Tag(d ocispec.Descriptor, name string) error {
 			own := m.Annotations[refName]
 			return name != "" && own == name || own == "" && m.Digest == d.Digest
 		})
-		if name == "" && slices.ContainsFunc(idx.Manifests, func(m ocispec.Descriptor) bool { return m.Digest == d.Digest }) {
+		known := func(m ocispec.Descriptor) bool { return m.Digest == d.Digest }
+		if name == "" && slices.ContainsFunc(idx.Manifests, known) {
 			return nil
 		}
 		d.Annotations = nil
@@ -246,7 +249,8 @@ func (l *Layout) Find(name string, wanted []ocispec.Platform) (ocispec.Descripto
 	other := image.IsArtifact
 	if name != "" {
 		other = func(d ocispec.Descriptor) bool {
-			return !imagename.Same(image.OwnName(d), name) && !imagename.Same(d.Annotations[refName], name) && d.Digest.String() != name
+			return !imagename.Same(image.OwnName(d), name) && !imagename.Same(d.Annotations[refName], name) &&
+				d.Digest.String() != name
 		}
 	}
 	list := slices.DeleteFunc(slices.Clone(idx.Manifests), other)
@@ -255,7 +259,8 @@ func (l *Layout) Find(name string, wanted []ocispec.Platform) (ocispec.Descripto
 		for _, d := range idx.Manifests {
 			have = append(have, cmp.Or(image.OwnName(d), d.Digest.String()))
 		}
-		return ocispec.Descriptor{}, fmt.Errorf("%w in %s: %q; there are: %s", image.ErrNotFound, l.name, name, strings.Join(have, ", "))
+		return ocispec.Descriptor{}, fmt.Errorf("%w in %s: %q; there are: %s",
+			image.ErrNotFound, l.name, name, strings.Join(have, ", "))
 	}
 	if slices.ContainsFunc(list, func(d ocispec.Descriptor) bool { return !image.IsArtifact(d) }) {
 		list = slices.DeleteFunc(list, image.IsArtifact)

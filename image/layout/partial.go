@@ -59,7 +59,8 @@ func (s *Store) fetchBlob(ctx context.Context, from Origin, d ocispec.Descriptor
 	}
 }
 
-func (s *Store) download(ctx context.Context, from Origin, d ocispec.Descriptor, tell func(int64)) (resumed bool, err error) {
+func (s *Store) download(ctx context.Context, from Origin, d ocispec.Descriptor,
+	tell func(int64)) (resumed bool, err error) {
 	temp := path.Join(partialDir, d.Digest.Encoded())
 	if err := s.root.MkdirAll(partialDir, 0o700); err != nil {
 		return false, blob.ExplainNoSpace(err)

@@ -73,7 +73,9 @@ func (s *Store) forget(ctx context.Context, idx *ocispec.Index, o PruneOptions) 
 		}
 		name := c.d.Annotations[refName]
 		gone = append(gone, name)
-		idx.Manifests = slices.DeleteFunc(idx.Manifests, func(d ocispec.Descriptor) bool { return d.Annotations[refName] == name })
+		idx.Manifests = slices.DeleteFunc(idx.Manifests, func(d ocispec.Descriptor) bool {
+			return d.Annotations[refName] == name
+		})
 	}
 	return gone, nil
 }

@@ -190,7 +190,8 @@ type UnreadableError struct {
 }
 
 func (e *UnreadableError) Error() string {
-	return fmt.Sprintf("image %q cannot be read: %v: remove it by `freejail images rm %s`, and pull or import it again", e.Name, e.Err, e.Name)
+	return fmt.Sprintf("image %q cannot be read: %v: remove it by `freejail images rm %s`, and pull or import it again",
+		e.Name, e.Err, e.Name)
 }
 
 func (e *UnreadableError) Unwrap() error { return e.Err }
@@ -251,7 +252,8 @@ func (s *Store) setName(d ocispec.Descriptor) error {
 
 // named is the entry of an image under a name.
 func named(d ocispec.Descriptor, name string) ocispec.Descriptor {
-	return ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size, Annotations: map[string]string{refName: name}}
+	return ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size,
+		Annotations: map[string]string{refName: name}}
 }
 
 // Description returns an image's OCI manifest and config as they are stored.

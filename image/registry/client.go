@@ -65,7 +65,8 @@ func NewClient(c Config) (*Client, error) {
 			return nil, fmt.Errorf("registry %q: %w", h.Name, err)
 		}
 		if h.PlainHTTP && strings.HasSuffix(h.Name, ":443") {
-			return nil, fmt.Errorf("registry %q: plain_http with the port of HTTPS: name another, or leave one out", h.Name)
+			return nil, fmt.Errorf("registry %q: plain_http with the port of HTTPS: name another, or leave one out",
+				h.Name)
 		}
 		h.Name = imagename.Host(h.Name)
 		if _, twice := out.hosts[h.Name]; twice {
@@ -182,7 +183,8 @@ func (w *wires) RoundTrip(req *http.Request) (*http.Response, error) {
 		host = bare
 	}
 	if req.URL.Scheme != "https" && !w.plain[host] {
-		return nil, fmt.Errorf("plain HTTP is not enabled for %s: set registry %q { plain_http = true }", req.URL.Host, req.URL.Host)
+		return nil, fmt.Errorf("plain HTTP is not enabled for %s: set registry %q { plain_http = true }",
+			req.URL.Host, req.URL.Host)
 	}
 	if t, ok := w.own[host]; ok {
 		return t.RoundTrip(req)
@@ -237,8 +239,9 @@ func (c *Client) place(ref Reference, cred *Credential) (*place, error) {
 	if c.agent != "" {
 		do.SetUserAgent(c.agent)
 	}
-	repo := &remote.Repository{Client: do, Reference: at, PlainHTTP: c.hosts[ref.Host].PlainHTTP, MaxMetadataBytes: maxManifest,
-		SkipReferrersGC: true}
+	repo := &remote.Repository{Client: do, Reference: at, PlainHTTP: c.hosts[ref.Host].PlainHTTP,
+		MaxMetadataBytes: maxManifest,
+		SkipReferrersGC:  true}
 	return &place{Repository: repo, ref: Reference{Host: ref.Host, Repository: ref.Repository}, do: do}, nil
 }
 

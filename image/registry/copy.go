@@ -166,7 +166,8 @@ func (j *job) copyGraph(ctx context.Context, root ocispec.Descriptor) error {
 		OnMounted:     func(_ context.Context, d ocispec.Descriptor) error { j.skipped(d); return nil },
 		PostCopy:      func(_ context.Context, d ocispec.Descriptor) error { j.arrived(d); return nil },
 	}
-	if j.from.Kind == Remote && j.to.Kind == Remote && j.from.Ref.Host == j.to.Ref.Host && j.from.Ref.Repository != j.to.Ref.Repository {
+	if j.from.Kind == Remote && j.to.Kind == Remote && j.from.Ref.Host == j.to.Ref.Host &&
+		j.from.Ref.Repository != j.to.Ref.Repository {
 		opts.MountFrom = func(context.Context, ocispec.Descriptor) ([]string, error) {
 			return []string{j.from.Ref.Repository}, nil
 		}
@@ -325,7 +326,8 @@ func (j *job) copyReferrers(ctx context.Context, to ocispec.Descriptor, depth in
 
 // copyToStore takes one image into a store of this host, and tells with how many
 // signatures.
-func copyToStore(ctx context.Context, src source, d ocispec.Descriptor, indexes [][]byte, name, dir string, o CopyOptions) (n int, err error) {
+func copyToStore(ctx context.Context, src source, d ocispec.Descriptor, indexes [][]byte, name, dir string,
+	o CopyOptions) (n int, err error) {
 	if document.IsIndex(d.MediaType) {
 		return 0, errors.New("a store keeps one image of an index: leave out --all, or give --platform")
 	}
@@ -346,7 +348,8 @@ func copyToStore(ctx context.Context, src source, d ocispec.Descriptor, indexes 
 	if name == "" {
 		name = d.Digest.Encoded()[:12]
 	}
-	if _, err = s.Fetch(ctx, src, d, name, layout.FetchOptions{Wanted: image.Platforms(o.Platform), Progress: o.Progress}); err != nil {
+	fetch := layout.FetchOptions{Wanted: image.Platforms(o.Platform), Progress: o.Progress}
+	if _, err = s.Fetch(ctx, src, d, name, fetch); err != nil {
 		return 0, err
 	}
 	return len(signed.Signatures), s.AddSignatures(d.Digest, signed)

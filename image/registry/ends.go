@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -145,7 +146,8 @@ func (t *remoteTarget) Push(ctx context.Context, d ocispec.Descriptor, r io.Read
 func (t *remoteTarget) Exists(ctx context.Context, d ocispec.Descriptor) (bool, error) {
 	ok, err := t.Repository.Exists(ctx, d)
 	var answer *errcode.ErrorResponse
-	if errors.As(err, &answer) && answer.StatusCode >= 400 && answer.StatusCode < 500 && answer.StatusCode != 401 && answer.StatusCode != 403 {
+	if errors.As(err, &answer) && answer.StatusCode >= 400 && answer.StatusCode < 500 &&
+		answer.StatusCode != http.StatusUnauthorized && answer.StatusCode != http.StatusForbidden {
 		return false, nil
 	}
 	return ok, err
@@ -364,6 +366,7 @@ func temporary(err error) bool {
 	var answer *errcode.ErrorResponse
 	var network net.Error
 	var elsewhere *elsewhereError
-	return errors.As(err, &elsewhere) || errors.As(err, &answer) || errors.As(err, &network) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) ||
+	return errors.As(err, &elsewhere) || errors.As(err, &answer) || errors.As(err, &network) ||
+		errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) ||
 		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }

@@ -54,7 +54,8 @@ func explain(err error) string {
 	switch {
 	case errors.Is(err, auth.ErrBasicCredentialNotFound):
 		return "authentication required, and no credentials are configured for this registry: see docs/registries.md"
-	case errors.As(err, &answer) && (answer.StatusCode == http.StatusUnauthorized || answer.StatusCode == http.StatusForbidden):
+	case errors.As(err, &answer) &&
+		(answer.StatusCode == http.StatusUnauthorized || answer.StatusCode == http.StatusForbidden):
 		return fmt.Sprintf("access denied (does it exist, and are the credentials right?): %v", err)
 	case errors.Is(err, errdef.ErrNotFound):
 		return "no such image: " + err.Error()
@@ -76,7 +77,8 @@ func bounded(s string) string {
 func final(err error) bool {
 	var answer *errcode.ErrorResponse
 	if errors.As(err, &answer) {
-		return answer.StatusCode < 500 && answer.StatusCode != http.StatusTooManyRequests && answer.StatusCode != http.StatusRequestTimeout
+		return answer.StatusCode < 500 && answer.StatusCode != http.StatusTooManyRequests &&
+			answer.StatusCode != http.StatusRequestTimeout
 	}
 	return errors.Is(err, errdef.ErrNotFound) || errors.Is(err, auth.ErrBasicCredentialNotFound)
 }

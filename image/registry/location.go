@@ -41,7 +41,8 @@ func ParseLocation(s string) (Location, error) {
 	}
 	ref, err := ParseReference(strings.TrimPrefix(s, "docker://"))
 	if err != nil {
-		return Location{}, fmt.Errorf("%w; or oci:DIR, oci-archive:FILE or store:DIR, each with :NAME behind it where there are several images", err)
+		return Location{}, fmt.Errorf("%w; or oci:DIR, oci-archive:FILE or store:DIR, "+
+			"each with :NAME behind it where there are several images", err)
 	}
 	return Location{Kind: Remote, Ref: ref}, nil
 }

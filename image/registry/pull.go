@@ -108,7 +108,8 @@ func (c *Client) describe(ctx context.Context, ref Reference, wanted []ocispec.P
 
 // find goes from a reference to one image's manifest, by way of the indexes that it
 // returns.
-func (o *origin) find(ctx context.Context, ref Reference, wanted []ocispec.Platform) (d ocispec.Descriptor, indexes [][]byte, err error) {
+func (o *origin) find(ctx context.Context, ref Reference,
+	wanted []ocispec.Platform) (d ocispec.Descriptor, indexes [][]byte, err error) {
 	root, b, err := o.manifest(ctx, ref.version())
 	if err != nil {
 		return d, nil, err
@@ -119,7 +120,8 @@ func (o *origin) find(ctx context.Context, ref Reference, wanted []ocispec.Platf
 		}
 		got, b, err := o.manifest(ctx, d.Digest.String())
 		if err == nil && got.MediaType != d.MediaType {
-			err = fmt.Errorf("the manifest %s: %w: the registry says %q, the index %.100q", d.Digest, document.ErrMediaType, got.MediaType, d.MediaType)
+			err = fmt.Errorf("the manifest %s: %w: the registry says %q, the index %.100q",
+				d.Digest, document.ErrMediaType, got.MediaType, d.MediaType)
 		}
 		return b, err
 	}

@@ -46,7 +46,8 @@ func (p *place) manifest(ctx context.Context, version string) (ocispec.Descripto
 	}
 	defer r.Close()
 	if !document.IsManifest(d.MediaType) {
-		return d, nil, fmt.Errorf("%s is of the type %q, which is neither an image manifest nor an index", version, d.MediaType)
+		return d, nil, fmt.Errorf("%s is of the type %q, which is neither an image manifest nor an index",
+			version, d.MediaType)
 	}
 	if d.Size < 0 || d.Size > maxManifest {
 		return d, nil, fmt.Errorf("the manifest %s has %d bytes: at most %d are allowed", version, d.Size, maxManifest)
@@ -65,9 +66,8 @@ func (p *place) manifest(ctx context.Context, version string) (ocispec.Descripto
 // Open reads a blob or a manifest, and goes on by itself after a connection
 // broke. Its content is not verified.
 func (p *place) Open(ctx context.Context, d ocispec.Descriptor, offset int64) (io.ReadCloser, int64, error) {
-	r := &reader{ctx: ctx, size: d.Size, at: offset, open: func(ctx context.Context, at int64) (io.ReadCloser, int64, error) {
-		return p.get(ctx, d, at)
-	}}
+	open := func(ctx context.Context, at int64) (io.ReadCloser, int64, error) { return p.get(ctx, d, at) }
+	r := &reader{ctx: ctx, size: d.Size, at: offset, open: open}
 	at, err := r.connect()
 	if err != nil {
 		return nil, 0, err
@@ -90,7 +90,8 @@ func (p *place) get(ctx context.Context, d ocispec.Descriptor, offset int64) (io
 	ref := p.Reference
 	ref.Reference = d.Digest.String()
 	ctx = auth.AppendRepositoryScope(ctx, ref, auth.ActionPull)
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("%s://%s/v2/%s/%s/%s", scheme, ref.Host(), ref.Repository, kind, d.Digest), nil)
+	url := fmt.Sprintf("%s://%s/v2/%s/%s/%s", scheme, ref.Host(), ref.Repository, kind, d.Digest)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -111,7 +112,8 @@ func (p *place) get(ctx context.Context, d ocispec.Descriptor, offset int64) (io
 		if at, ok := rangeStart(resp.Header.Get("Content-Range")); ok && at == offset {
 			return resp.Body, offset, nil
 		}
-		err = fmt.Errorf("blob %s: asked for what follows byte %d, got %q", d.Digest, offset, resp.Header.Get("Content-Range"))
+		err = fmt.Errorf("blob %s: asked for what follows byte %d, got %q",
+			d.Digest, offset, resp.Header.Get("Content-Range"))
 	case resp.StatusCode == http.StatusNotFound:
 		err = fmt.Errorf("blob %s: %w", d.Digest, errdef.ErrNotFound)
 	default:

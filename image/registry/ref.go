@@ -68,7 +68,8 @@ func ParseReference(s string) (Reference, error) {
 	}
 	r.Host = imagename.Host(r.Host)
 	if !repositoryName.MatchString(r.Repository) {
-		return bad("%q is not a valid repository name: want lower-case letters and digits, within a part joined by . _ __ or -", r.Repository)
+		return bad("%q is not a valid repository name: "+
+			"want lower-case letters and digits, within a part joined by . _ __ or -", r.Repository)
 	}
 	if pinned {
 		r.Digest = digest.Digest(pin)

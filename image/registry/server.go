@@ -128,7 +128,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	err := s.route(seen, r)
 	var f *failure
 	if err != nil && !errors.As(err, &f) {
-		f = &failure{status: http.StatusInternalServerError, code: "UNKNOWN", text: "internal server error: see the server's log"}
+		f = &failure{status: http.StatusInternalServerError, code: "UNKNOWN",
+			text: "internal server error: see the server's log"}
 		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 			f.status, f.text = http.StatusInsufficientStorage, "no space left on the server"
 		}
@@ -139,7 +140,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		w.Header().Set("Content-Type", "application/json")
 		seen.WriteHeader(f.status)
-		_ = json.NewEncoder(seen).Encode(map[string]any{"errors": []any{map[string]string{"code": f.code, "message": f.text}}}) // the client may be gone
+		said := map[string]string{"code": f.code, "message": f.text}
+		_ = json.NewEncoder(seen).Encode(map[string]any{"errors": []any{said}}) // the client may be gone
 	}
 	line := fmt.Sprintf("%s %s %q %d", r.RemoteAddr, r.Method, r.URL.Path, seen.status)
 	if err != nil {
@@ -288,7 +290,8 @@ func page(w http.ResponseWriter, r *http.Request, list []string) ([]string, erro
 	if text := q.Get("n"); text != "" {
 		asked, err := strconv.Atoi(text)
 		if err != nil || asked < 0 {
-			return nil, fail(http.StatusBadRequest, "PAGINATION_NUMBER_INVALID", "%q is not a valid number of results", shortened(text))
+			return nil, fail(http.StatusBadRequest, "PAGINATION_NUMBER_INVALID", "%q is not a valid number of results",
+				shortened(text))
 		}
 		n = min(n, asked)
 	}

@@ -17,7 +17,8 @@ import (
 func parseDigest(s string) (digest.Digest, error) {
 	d := digest.Digest(s)
 	if d.Validate() != nil || d.Algorithm() != digest.SHA256 {
-		return "", fail(http.StatusBadRequest, "DIGEST_INVALID", "%q is not sha256: and 64 hexadecimal digits", shortened(s))
+		return "", fail(http.StatusBadRequest, "DIGEST_INVALID", "%q is not sha256: and 64 hexadecimal digits",
+			shortened(s))
 	}
 	return d, nil
 }
@@ -74,7 +75,8 @@ func (r *repo) deleteBlob(d digest.Digest) error {
 		return err
 	}
 	if used[d] {
-		return fail(http.StatusMethodNotAllowed, "UNSUPPORTED", "a manifest of %s names the blob %s: delete that first", r.name, d)
+		return fail(http.StatusMethodNotAllowed, "UNSUPPORTED", "a manifest of %s names the blob %s: delete that first",
+			r.name, d)
 	}
 	err = r.layout.DeleteBlob(d)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -46,7 +46,8 @@ func readFacts(b []byte, mediaType string) (*facts, error) {
 	return newFacts(names, m.Subject, cmp.Or(m.ArtifactType, m.Config.MediaType), m.Annotations)
 }
 
-func newFacts(names []ocispec.Descriptor, subject *ocispec.Descriptor, artifactType string, annotations map[string]string) (*facts, error) {
+func newFacts(names []ocispec.Descriptor, subject *ocispec.Descriptor, artifactType string,
+	annotations map[string]string) (*facts, error) {
 	f := &facts{names: names, artifactType: artifactType, annotations: annotations}
 	if subject != nil {
 		f.subject = subject.Digest
@@ -102,7 +103,8 @@ func (s *Server) manifest(w http.ResponseWriter, r *http.Request, name, version 
 		w.WriteHeader(http.StatusAccepted)
 		return nil
 	}
-	return fail(http.StatusMethodNotAllowed, "UNSUPPORTED", "method not allowed: a manifest supports GET, HEAD, PUT and DELETE")
+	return fail(http.StatusMethodNotAllowed, "UNSUPPORTED",
+		"method not allowed: a manifest supports GET, HEAD, PUT and DELETE")
 }
 
 // nameOf is the tag of an entry of the index.
@@ -118,7 +120,8 @@ func (r *repo) find(version string) (ocispec.Descriptor, error) {
 			return d, nil
 		}
 	}
-	return ocispec.Descriptor{}, fail(http.StatusNotFound, "MANIFEST_UNKNOWN", "there is no manifest %s in %s", version, r.name)
+	return ocispec.Descriptor{}, fail(http.StatusNotFound, "MANIFEST_UNKNOWN", "there is no manifest %s in %s",
+		version, r.name)
 }
 
 func (r *repo) sendManifest(w http.ResponseWriter, version string) error {
@@ -146,14 +149,16 @@ func (r *repo) sendManifest(w http.ResponseWriter, version string) error {
 func (r *repo) putManifest(w http.ResponseWriter, req *http.Request, version string, want digest.Digest) error {
 	mediaType, _, err := mime.ParseMediaType(req.Header.Get("Content-Type"))
 	if err != nil || !document.IsManifest(mediaType) {
-		return fail(http.StatusBadRequest, "MANIFEST_INVALID", "the type %q is not that of an image manifest or an index", shortened(req.Header.Get("Content-Type")))
+		return fail(http.StatusBadRequest, "MANIFEST_INVALID",
+			"the type %q is not that of an image manifest or an index", shortened(req.Header.Get("Content-Type")))
 	}
 	b, err := io.ReadAll(io.LimitReader(&patient{r: req.Body, rc: http.NewResponseController(w)}, maxManifest+1))
 	if err != nil {
 		return fail(http.StatusBadRequest, "MANIFEST_INVALID", "the manifest could not be read")
 	}
 	if len(b) > maxManifest {
-		return fail(http.StatusRequestEntityTooLarge, "SIZE_INVALID", "the manifest is larger than %d bytes", maxManifest)
+		return fail(http.StatusRequestEntityTooLarge, "SIZE_INVALID", "the manifest is larger than %d bytes",
+			maxManifest)
 	}
 	f, err := readFacts(b, mediaType)
 	if err != nil {
@@ -196,13 +201,15 @@ func (r *repo) complete(f *facts) error {
 		}
 		size, err := r.layout.StatBlob(d.Digest)
 		if errors.Is(err, fs.ErrNotExist) {
-			return fail(http.StatusNotFound, "MANIFEST_BLOB_UNKNOWN", "the manifest names %s, which is not in %s: push it first", d.Digest, r.name)
+			return fail(http.StatusNotFound, "MANIFEST_BLOB_UNKNOWN",
+				"the manifest names %s, which is not in %s: push it first", d.Digest, r.name)
 		}
 		if err != nil {
 			return err
 		}
 		if size != d.Size {
-			return fail(http.StatusBadRequest, "MANIFEST_INVALID", "%s has %d bytes, the manifest says %d", d.Digest, size, d.Size)
+			return fail(http.StatusBadRequest, "MANIFEST_INVALID", "%s has %d bytes, the manifest says %d",
+				d.Digest, size, d.Size)
 		}
 	}
 	return nil
@@ -251,7 +258,9 @@ func (r *repo) deleteManifest(version string) error {
 	defer r.mu.Unlock()
 	if version == d.Digest.String() {
 		return r.layout.Update(func(idx *ocispec.Index) error {
-			idx.Manifests = slices.DeleteFunc(idx.Manifests, func(m ocispec.Descriptor) bool { return m.Digest == d.Digest })
+			idx.Manifests = slices.DeleteFunc(idx.Manifests, func(m ocispec.Descriptor) bool {
+				return m.Digest == d.Digest
+			})
 			return nil
 		})
 	}
@@ -294,7 +303,8 @@ func (s *Server) referrers(w http.ResponseWriter, r *http.Request, name, text st
 	if err != nil {
 		return err
 	}
-	out := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{}}
+	out := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex,
+		Manifests: []ocispec.Descriptor{}}
 	repo, err := s.repo(name, false)
 	var missing *failure
 	if errors.As(err, &missing) && missing.status == http.StatusNotFound {

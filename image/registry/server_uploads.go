@@ -70,7 +70,8 @@ func (s *Server) uploads(w http.ResponseWriter, r *http.Request, name, id string
 		w.WriteHeader(http.StatusNoContent)
 		return nil
 	}
-	return fail(http.StatusMethodNotAllowed, "UNSUPPORTED", "method not allowed: an upload supports GET, PATCH, PUT and DELETE")
+	return fail(http.StatusMethodNotAllowed, "UNSUPPORTED",
+		"method not allowed: an upload supports GET, PATCH, PUT and DELETE")
 }
 
 // begin starts an upload, or does without one: by a mount of another
@@ -93,7 +94,8 @@ func (s *Server) begin(w http.ResponseWriter, r *http.Request, name string) erro
 	s.mu.Lock()
 	if s.count >= s.opts.Uploads {
 		s.mu.Unlock()
-		return fail(http.StatusTooManyRequests, "TOOMANYREQUESTS", "%d uploads are unfinished: finish or cancel some", s.opts.Uploads)
+		return fail(http.StatusTooManyRequests, "TOOMANYREQUESTS", "%d uploads are unfinished: finish or cancel some",
+			s.opts.Uploads)
 	}
 	s.count++
 	s.mu.Unlock()
@@ -198,7 +200,8 @@ func (s *Server) append(w http.ResponseWriter, r *http.Request, u *upload, name,
 		first, _, _ := strings.Cut(strings.TrimPrefix(text, "bytes "), "-")
 		if n, err := strconv.ParseInt(first, 10, 64); err != nil || n != u.n {
 			h := http.Header{"Location": {uploadPath(name, id)}, "Range": {fmt.Sprintf("0-%d", max(0, u.n-1))}}
-			return &failure{http.StatusRequestedRangeNotSatisfiable, "BLOB_UPLOAD_INVALID", fmt.Sprintf("%d bytes are there: go on with the next", u.n), h}
+			return &failure{http.StatusRequestedRangeNotSatisfiable, "BLOB_UPLOAD_INVALID",
+				fmt.Sprintf("%d bytes are there: go on with the next", u.n), h}
 		}
 	}
 	if r.ContentLength > s.opts.MaxBlob-u.n {
@@ -219,7 +222,8 @@ func (s *Server) append(w http.ResponseWriter, r *http.Request, u *upload, name,
 }
 
 func (s *Server) tooLarge() error {
-	return fail(http.StatusRequestEntityTooLarge, "SIZE_INVALID", "the blob is larger than the %d bytes that this registry takes", s.opts.MaxBlob)
+	return fail(http.StatusRequestEntityTooLarge, "SIZE_INVALID",
+		"the blob is larger than the %d bytes that this registry takes", s.opts.MaxBlob)
 }
 
 // rewind empties an upload whose file and hash may differ, or that is of no use.
@@ -255,7 +259,8 @@ func (s *Server) finish(w http.ResponseWriter, r *http.Request, repo *repo, u *u
 		return err
 	}
 	if got := digest.NewDigest(digest.SHA256, u.hash); got != d {
-		return errors.Join(fail(http.StatusBadRequest, "DIGEST_INVALID", "the content's digest is %s, not %s", got, d), u.rewind())
+		return errors.Join(fail(http.StatusBadRequest, "DIGEST_INVALID", "the content's digest is %s, not %s",
+			got, d), u.rewind())
 	}
 	s.forget(repo, u, id)
 	if err := repo.layout.Keep(u.f, d, nil); err != nil {

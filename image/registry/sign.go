@@ -24,7 +24,8 @@ import (
 // verify the one that they have chosen. The signatures are put beside it, with
 // those that are there. identity is the repository that is stated; empty means
 // the image's own. It returns what was stated. The error is an *Error.
-func (c *Client) Sign(ctx context.Context, at Location, key *sign.PrivateKey, identity string, limits image.Limits) (done []sign.Statement, err error) {
+func (c *Client) Sign(ctx context.Context, at Location, key *sign.PrivateKey, identity string,
+	limits image.Limits) (done []sign.Statement, err error) {
 	defer func() {
 		if err != nil {
 			err = &Error{"sign", at.String(), err}
@@ -130,13 +131,15 @@ func manifestsOf(ctx context.Context, src content.Fetcher, d ocispec.Descriptor)
 	}
 	for _, m := range idx.Manifests {
 		if document.IsIndex(m.MediaType) {
-			return nil, fmt.Errorf("image index: %s in it is an index too, whose images would stay unsigned: sign that one by itself first, and these images by their digests", m.Digest)
+			return nil, fmt.Errorf("image index: %s in it is an index too, whose images would stay unsigned: "+
+				"sign that one by itself first, and these images by their digests", m.Digest)
 		}
 		if !document.IsManifest(m.MediaType) {
 			continue
 		}
 		if len(list) == maxSigned {
-			return nil, fmt.Errorf("image index: it names more than the %d manifests that are signed at once", maxSigned-1)
+			return nil, fmt.Errorf("image index: it names more than the %d manifests that are signed at once",
+				maxSigned-1)
 		}
 		if _, err := readManifest(ctx, src, m); err != nil && !errors.Is(err, errdef.ErrNotFound) {
 			return nil, err
@@ -223,7 +226,8 @@ func signaturesAt(ctx context.Context, src source, signed digest.Digest) ([]sign
 // Verify looks for a signature by one of the keys that states that an image is
 // of its repository, or of identity where that is not empty. The error is an
 // *Error, also where there is none.
-func (c *Client) Verify(ctx context.Context, at Location, key *sign.PublicKey, identity string, limits image.Limits) (st sign.Statement, err error) {
+func (c *Client) Verify(ctx context.Context, at Location, key *sign.PublicKey, identity string,
+	limits image.Limits) (st sign.Statement, err error) {
 	defer func() {
 		if err != nil {
 			err = &Error{"verify", at.String(), err}

@@ -48,7 +48,8 @@ func ReadUsers(file string) (*Users, error) {
 			return nil, fmt.Errorf("%s line %d: want user:hash", file, n)
 		}
 		if _, err := bcrypt.Cost([]byte(hash)); err != nil {
-			return nil, fmt.Errorf("%s line %d: the password of %q is not hashed by bcrypt: write the file with htpasswd -B", file, n, name)
+			return nil, fmt.Errorf("%s line %d: the password of %q is not a bcrypt hash: use htpasswd -B",
+				file, n, name)
 		}
 		u.hashes[name] = []byte(hash)
 	}

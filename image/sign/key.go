@@ -66,7 +66,8 @@ func Generate(password []byte) (private, public []byte, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: pemPublic, Bytes: pub}), nil
+	private = pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
+	return private, pem.EncodeToMemory(&pem.Block{Type: pemPublic, Bytes: pub}), nil
 }
 
 // ReadPrivate reads a private key in PEM: PKCS #8, SEC 1, or cosign's encrypted
@@ -90,7 +91,7 @@ func ReadPrivate(text []byte, password func() ([]byte, error)) (*PrivateKey, err
 			return nil, err
 		}
 		if der, err = encrypted.Decrypt(der, secret); err != nil {
-			return nil, errors.New("the private key cannot be decrypted: the password is another, or the file is damaged")
+			return nil, errors.New("the private key cannot be decrypted: wrong password, or damaged file")
 		}
 	case pemPrivate:
 	default:

@@ -113,7 +113,8 @@ func (k *PublicKey) Verify(s Signature) (Statement, error) {
 	if p.Critical.Image.Digest.Validate() != nil {
 		return Statement{}, errors.New("the signed statement names no digest")
 	}
-	return Statement{imagename.Canonical(imagename.Repository(p.Critical.Identity.Reference)), p.Critical.Image.Digest}, nil
+	return Statement{imagename.Canonical(imagename.Repository(p.Critical.Identity.Reference)),
+		p.Critical.Image.Digest}, nil
 }
 
 // Record is what is known of an image's signatures, to be verified whenever they

@@ -115,7 +115,8 @@ func (a *applier) entry(h *tar.Header, r io.Reader) error {
 
 func (a *applier) whiteout(dir, base string) error {
 	hidden := strings.TrimPrefix(base, whiteoutPrefix)
-	if base != opaqueMarker && (hidden == "" || hidden == "." || hidden == ".." || strings.HasPrefix(hidden, whiteoutPrefix)) {
+	if base != opaqueMarker &&
+		(hidden == "" || hidden == "." || hidden == ".." || strings.HasPrefix(hidden, whiteoutPrefix)) {
 		return errors.New("not a valid whiteout")
 	}
 	f, err := a.tree.open(dir, false)
@@ -212,7 +213,8 @@ func (a *applier) file(h *tar.Header, f *folder, base string, r io.Reader) error
 	if err != nil {
 		return err
 	}
-	w := &outFile{fd: fd, name: h.Name, mode: a.tree.mode(h), chown: a.tree.asRoot, uid: h.Uid, gid: h.Gid, times: times}
+	w := &outFile{fd: fd, name: h.Name, mode: a.tree.mode(h), chown: a.tree.asRoot, uid: h.Uid, gid: h.Gid,
+		times: times}
 	if err := a.out.write(w, r, h.Size); err != nil {
 		return err
 	}

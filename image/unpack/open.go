@@ -25,7 +25,8 @@ func OpenLayer(ctx context.Context, from Source, d ocispec.Descriptor) (io.ReadC
 	if err != nil {
 		return nil, errors.Join(blob.CutOff(err), f.Close())
 	}
-	return &openLayer{blob.Limit(blob.WithContext(ctx, z), new(int64), from.Limits().LayerBytes, "layer_size"), z, f}, nil
+	r := blob.Limit(blob.WithContext(ctx, z), new(int64), from.Limits().LayerBytes, "layer_size")
+	return &openLayer{r, z, f}, nil
 }
 
 type openLayer struct {

@@ -131,7 +131,8 @@ func (t *tree) remember(p string, s dirState) error {
 
 func (t *tree) checkNames() error {
 	if t.names > maxRemembered {
-		return fmt.Errorf("too many directories, or paths too long: they need more than %d bytes of memory", maxRemembered)
+		return fmt.Errorf("too many directories, or paths too long: they need more than %d bytes of memory",
+			maxRemembered)
 	}
 	return nil
 }

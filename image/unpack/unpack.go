@@ -55,7 +55,8 @@ func New(from Source, img *image.Image, progress func(image.Progress)) *Layers {
 func (u *Layers) Apply(ctx context.Context, dir string, first, end int) error {
 	img := u.img
 	if len(img.Config.RootFS.DiffIDs) != len(img.Layers) {
-		return fmt.Errorf("the image has %d layers, its config names %d", len(img.Layers), len(img.Config.RootFS.DiffIDs))
+		return fmt.Errorf("the image has %d layers, its config names %d",
+			len(img.Layers), len(img.Config.RootFS.DiffIDs))
 	}
 	p := image.Progress{Layers: end - first}
 	for _, d := range img.Layers[first:end] {
@@ -118,7 +119,8 @@ func (u *Layers) apply(ctx context.Context, i int, dir string, read func(n int))
 	}
 	got, size, err := pump.digest()
 	if err == nil && (got != d.Digest || size != d.Size) {
-		err = fmt.Errorf("the blob has %d bytes and the digest %s, its descriptor says %d and %s: import the image again", size, got, d.Size, d.Digest)
+		err = fmt.Errorf("the blob has %d bytes and digest %s, its descriptor says %d and %s: import the image again",
+			size, got, d.Size, d.Digest)
 	}
 	return err
 }
@@ -179,5 +181,6 @@ func Archive(ctx context.Context, r io.Reader, dir string, l image.Limits) error
 	defer z.Close()
 	l = l.WithDefaults()
 	b := &budget{maxBytes: min(l.LayerBytes, l.ImageBytes), maxEntries: l.Entries}
-	return blob.CutOff(blob.ExplainNoSpace(applyTar(blob.Limit(blob.WithContext(ctx, z), &b.stream, b.maxBytes, limitNames), dir, b, false)))
+	tar := blob.Limit(blob.WithContext(ctx, z), &b.stream, b.maxBytes, limitNames)
+	return blob.CutOff(blob.ExplainNoSpace(applyTar(tar, dir, b, false)))
 }
