@@ -23,7 +23,7 @@ func (j judge) Approve(ctx context.Context, in client.ApproveRequest, by string)
 		return nil, client.Invalid("an approval needs a reason: --reason \"...\"")
 	}
 	if !in.Expires.IsZero() && !in.Expires.After(time.Now()) {
-		return nil, client.Invalid("the approval would have expired at %s already", in.Expires.Format(time.RFC3339))
+		return nil, client.Invalid("the approval would expire in the past, at %s", in.Expires.Format(time.RFC3339))
 	}
 	img, err := d.approvable(ctx, in.Image)
 	if err != nil {
@@ -39,7 +39,7 @@ func (j judge) Approve(ctx context.Context, in client.ApproveRequest, by string)
 		}
 	}
 	if len(reqs) == 0 {
-		return nil, client.Invalid("image %s asks for nothing", img.Name)
+		return nil, client.Invalid("image %s requests nothing that could be approved", img.Name)
 	}
 	now := d.inForce()
 	s, err := d.subject(client.TaskSpec{Image: in.Image}, img, now)
@@ -51,7 +51,8 @@ func (j judge) Approve(ctx context.Context, in client.ApproveRequest, by string)
 			return nil, client.Invalid("%s is %s: a deny cannot be approved", res.Request, res.Reason)
 		}
 	}
-	a := policy.Approval{Digest: img.Digest.String(), Image: img.Name, Requests: reqs, By: by, Why: in.Why, At: time.Now(), Expires: in.Expires}
+	a := policy.Approval{Digest: img.Digest.String(), Image: img.Name, Requests: reqs,
+		By: by, Why: in.Why, At: time.Now(), Expires: in.Expires}
 	if a.ID, err = d.ledger.Approve(a); err != nil {
 		return nil, err
 	}
@@ -118,7 +119,8 @@ func (j judge) ApprovalLog() ([]client.ApprovalRecord, error) {
 	list, err := j.d.ledger.Records()
 	out := []client.ApprovalRecord{}
 	for _, r := range list {
-		out = append(out, client.ApprovalRecord{Action: r.Action, Approval: wireApproval(r.Approval), By: r.By, At: r.At, Why: r.Why})
+		out = append(out, client.ApprovalRecord{Action: r.Action, Approval: wireApproval(r.Approval),
+			By: r.By, At: r.At, Why: r.Why})
 	}
 	return out, err
 }

@@ -80,8 +80,8 @@ func New(cfg host.Config, version string, log hclog.Logger) (*Daemon, error) {
 	// the shell was that started us.
 	unix.Umask(0o022)
 	host.LoadModules(cfg, log)
-	opens := []func() error{d.openState, d.openLedger, d.openImages, d.openJails, d.openNFS, d.openRulesets, d.openPolicy, d.openCatalog}
-	for _, open := range opens {
+	for _, open := range []func() error{d.openState, d.openLedger, d.openImages, d.openJails, d.openNFS, d.openRulesets,
+		d.openPolicy, d.openCatalog} {
 		if err := open(); err != nil {
 			return nil, errors.Join(err, d.Close())
 		}
@@ -256,7 +256,8 @@ func (d *Daemon) openCatalog() error {
 	if err != nil {
 		return err
 	}
-	d.catalog, err = catalog.New(catalog.Config{Address: d.cfg.Consul.Address, Token: token, Node: name + ":" + d.cfg.StateDir},
+	cfg := catalog.Config{Address: d.cfg.Consul.Address, Token: token, Node: name + ":" + d.cfg.StateDir}
+	d.catalog, err = catalog.New(cfg,
 		d.log.Named("consul"), func(id, message string) { d.tasks.Event(id, "consul", message) })
 	return err
 }
@@ -275,7 +276,7 @@ func (d *Daemon) storage(kind string) (storage.Driver, error) {
 		return nil, err
 	}
 	for _, what := range s.Leftovers() {
-		d.log.Warn("what nothing needs any more cannot be removed; the next daemon tries again", "what", what)
+		d.log.Warn("unused storage cannot be removed; the next daemon tries again", "what", what)
 	}
 	d.stores[kind], d.stores[s.Name()] = s, s
 	return s, nil
@@ -324,7 +325,8 @@ func (d *Daemon) Run(ctx context.Context) error {
 }
 
 func (d *Daemon) backend() api.Backend {
-	return api.Backend{Log: d.log, Works: &d.works, Tasks: d.tasks, Events: d.events, Images: d.images, Policy: judge{d}, Host: d}
+	return api.Backend{Log: d.log, Works: &d.works,
+		Tasks: d.tasks, Events: d.events, Images: d.images, Policy: judge{d}, Host: d}
 }
 
 func (d *Daemon) serve() (err error) {
@@ -332,7 +334,8 @@ func (d *Daemon) serve() (err error) {
 	if d.server, err = api.Serve(d.cfg.Socket, d.backend()); err != nil {
 		return err
 	}
-	d.log.Info("freejail daemon", "version", d.version, "socket", d.cfg.Socket, "state", d.cfg.StateDir, "tasks", d.Info().Tasks)
+	d.log.Info("freejail daemon", "version", d.version, "socket", d.cfg.Socket, "state", d.cfg.StateDir,
+		"tasks", d.Info().Tasks)
 	return nil
 }
 
@@ -345,11 +348,9 @@ func (d *Daemon) untilEnd(ctx context.Context) error {
 		case err := <-d.server.Ended():
 			return err
 		case <-d.hup:
-			binary, err := d.CheckUpgrade("")
-			if err == nil {
-				err = d.Replace(binary)
+			if err := d.upgrade(); err != nil {
+				d.log.Error("no upgrade", "error", err)
 			}
-			d.log.Error("no upgrade", "error", err)
 		case <-ctx.Done():
 			return d.server.Close()
 		}

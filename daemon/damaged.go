@@ -25,8 +25,8 @@ func (d *Daemon) damaged(m *aside.Moved, means string) {
 // leftAlone tells of a path that cannot be used and stays where it is.
 func (d *Daemon) leftAlone(path string, err error) {
 	d.noteDamage(path, err.Error())
-	d.log.Error("it is damaged, and left alone", "path", path, "error", err)
-	d.event("damaged", path+" cannot be used, and is left alone: "+err.Error())
+	d.log.Error("damaged, and left in place", "path", path, "error", err)
+	d.event("damaged", path+" cannot be used, and is left in place: "+err.Error())
 }
 
 // noteDamage has doctor tell of a path for as long as it is there.
@@ -51,7 +51,7 @@ func (d *Daemon) damages() (map[string]string, error) {
 		errs = append(errs, err)
 		for _, path := range list {
 			if all[path] == "" {
-				all[path] = "it was set aside by an earlier daemon, whose log tells why"
+				all[path] = "set aside by an earlier daemon; see its log"
 			}
 		}
 	}

@@ -62,7 +62,8 @@ func (j judge) Denies(s policy.Subject, kind policy.Kind) bool {
 	return j.d.inForce().Policy.Denies(s, kind)
 }
 
-func (j judge) Decision(spec client.TaskSpec, img *image.Image, reqs []policy.Request) (s policy.Subject, dec policy.Decision, err error) {
+func (j judge) Decision(spec client.TaskSpec, img *image.Image, reqs []policy.Request) (
+	s policy.Subject, dec policy.Decision, err error) {
 	d := j.d
 	approvals, err := d.ledger.Approvals()
 	if err != nil {
@@ -93,15 +94,16 @@ func (d *Daemon) subject(spec client.TaskSpec, img *image.Image, now *host.InFor
 }
 
 func subject(spec client.TaskSpec, img *image.Image, signers []string) policy.Subject {
-	return policy.Subject{Image: img.Name, Repository: imagename.Repository(img.Name), Digest: img.Digest.String(), Signers: signers,
-		Namespace: spec.Labels["namespace"], Job: spec.Labels["job"]}
+	return policy.Subject{Image: img.Name, Repository: imagename.Repository(img.Name), Digest: img.Digest.String(),
+		Signers: signers, Namespace: spec.Labels["namespace"], Job: spec.Labels["job"]}
 }
 
 func wireDecision(s policy.Subject, dec policy.Decision) client.Decision {
-	out := client.Decision{Image: s.Image, Digest: s.Digest, Signers: s.Signers, Allowed: dec.Allowed, Results: []client.Result{}, Approve: dec.ApproveCommand(s)}
+	out := client.Decision{Image: s.Image, Digest: s.Digest, Signers: s.Signers, Allowed: dec.Allowed,
+		Results: []client.Result{}, Approve: dec.ApproveCommand(s)}
 	for _, r := range dec.Results {
-		out.Results = append(out.Results, client.Result{Request: r.Request.String(), Kind: string(r.Kind()), Key: r.Key(), Source: string(r.Request.Source),
-			Allowed: r.Allowed, Reason: r.Reason, Permit: r.Permit})
+		out.Results = append(out.Results, client.Result{Request: r.Request.String(), Kind: string(r.Kind()), Key: r.Key(),
+			Source: string(r.Request.Source), Allowed: r.Allowed, Reason: r.Reason, Permit: r.Permit})
 	}
 	return out
 }

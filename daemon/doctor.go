@@ -20,13 +20,14 @@ func (d *Daemon) Doctor(ctx context.Context) []client.Check {
 	case i.ShutDown:
 		c.Bad("shutdown", i.Reason, task.StartAgain)
 	default:
-		c.Bad("storage", i.Reason, "free space in the state directory, or choose storage { driver } in the host configuration")
+		c.Bad("storage", i.Reason,
+			"free space in the state directory, or choose storage { driver } in the host configuration")
 	}
 	switch {
 	case d.cfg.Path == "":
-		c.Warn("policy", "there is no host configuration: every request is refused", "start the daemon with --config FILE")
+		c.Warn("policy", "no host configuration: every request is refused", "start the daemon with --config FILE")
 	case i.PolicyError != "":
-		c.Bad("policy", i.PolicyError, "mend "+d.cfg.Path+", then: freejail policy reload")
+		c.Bad("policy", i.PolicyError, "fix "+d.cfg.Path+", then: freejail policy reload")
 	default:
 		c.OK("policy", d.cfg.Path)
 	}
@@ -45,7 +46,7 @@ func (d *Daemon) checkConsul(ctx context.Context, c *host.Checks) {
 	}
 	if err := d.catalog.Ping(ctx); err != nil {
 		c.Bad("consul", fmt.Sprintf("%s: %v", d.cfg.Consul.Address, err),
-			"start the Consul agent, or mend consul { address, token_file } in the host configuration")
+			"start the Consul agent, or fix consul { address, token_file } in the host configuration")
 		return
 	}
 	c.OK("consul", d.cfg.Consul.Address)

@@ -10,13 +10,16 @@ import (
 // WriteMetrics writes in Prometheus' text format, version 0.0.4.
 func (d *Daemon) WriteMetrics(w io.Writer) {
 	d.metrics.Write(w)
-	host.Counter(w, "freejail_policy_reload_errors_total", "Readings of the policy's file that failed.", d.follower.Failures())
+	host.Counter(w, "freejail_policy_reload_errors_total", "Readings of the policy's file that failed.",
+		d.follower.Failures())
 	var faulty uint64
 	if _, err := d.follower.Last(); err != nil {
 		faulty = 1
 	}
-	host.Gauge(w, "freejail_policy_faulty", "1 while the policy's file has a mistake and an older policy is in force.", faulty)
-	states := map[client.State]int{client.Starting: 0, client.Running: 0, client.Stopping: 0, client.Exited: 0, client.Left: 0}
+	host.Gauge(w, "freejail_policy_faulty", "1 while the policy's file has a mistake and an older policy is in force.",
+		faulty)
+	states := map[client.State]int{client.Starting: 0, client.Running: 0, client.Stopping: 0, client.Exited: 0,
+		client.Left: 0}
 	for _, t := range d.tasks.Tasks() {
 		states[t.State]++
 	}
@@ -24,7 +27,8 @@ func (d *Daemon) WriteMetrics(w io.Writer) {
 	for _, s := range d.openStores() {
 		stuck += len(s.Leftovers())
 	}
-	host.Gauge(w, "freejail_leftovers", "Ended tasks and unpacked images of which something could not be removed yet.", uint64(stuck))
+	host.Gauge(w, "freejail_leftovers", "Ended tasks and unpacked images of which something could not be removed yet.",
+		uint64(stuck))
 	host.Gauges(w, "freejail_tasks", "Tasks that the daemon knows.", "state", states)
 	host.Gauge(w, "freejail_devfs_rulesets", "devfs rulesets that the daemon has made.", uint64(len(d.rulesets.List())))
 	d.writeNFS(w)

@@ -28,7 +28,8 @@ func (d *Daemon) checkNFS(ctx context.Context, c *host.Checks) {
 	}
 	for _, m := range d.nfs.List() {
 		if !m.Health.OK() {
-			c.Bad("nfs mount", fmt.Sprintf("%s of %d tasks: %s", m.Digest, len(m.Holders), m.Health.Text), "bring the server back, or stop the tasks")
+			c.Bad("nfs mount", fmt.Sprintf("%s of %d tasks: %s", m.Digest, len(m.Holders), m.Health.Text),
+				"bring the server back, or stop the tasks")
 		}
 	}
 	if d.images.Exporter == nil {

@@ -293,7 +293,7 @@ func TestDigitsAreNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	hex := strings.TrimPrefix(digest, "sha256:")
-	for image, want := range map[string]string{hex: "a digest is written sha256:", hex[:12]: "a digest is written sha256:", "sha256:" + hex[:12]: "given whole", digest: ""} {
+	for image, want := range map[string]string{hex: "a digest is written sha256:", hex[:12]: "a digest is written sha256:", "sha256:" + hex[:12]: "given in full", digest: ""} {
 		_, err := c.Start(ctx, client.TaskSpec{ID: "digits", Owner: "nomad", Image: image, Parameters: map[string]string{"GREETING": "x"}})
 		if err == nil {
 			if derr := c.Destroy(ctx, "digits", true); derr != nil {

@@ -61,7 +61,7 @@ func readRulesets(path string) (sets []devfs.Set, err error) {
 	seen := map[uint16]bool{}
 	for _, set := range sets {
 		if set.ID == 0 || seen[set.ID] {
-			return nil, fmt.Errorf("ruleset %d is none, or is named twice", set.ID)
+			return nil, fmt.Errorf("invalid ruleset %d: zero, or listed twice", set.ID)
 		}
 		seen[set.ID] = true
 	}
@@ -71,13 +71,13 @@ func readRulesets(path string) (sets []devfs.Set, err error) {
 // Save replaces the file as a whole.
 func (s rulesetStore) Save(sets []devfs.Set) error {
 	b, err := json.Marshal(sets)
-	if err == nil {
-		err = os.WriteFile(s.path+".new", b, 0o600)
-	}
-	if err == nil {
-		err = os.Rename(s.path+".new", s.path)
-	}
 	if err != nil {
+		return fmt.Errorf("rulesets: %w", err)
+	}
+	if err := os.WriteFile(s.path+".new", b, 0o600); err != nil {
+		return fmt.Errorf("rulesets: %w", err)
+	}
+	if err := os.Rename(s.path+".new", s.path); err != nil {
 		return fmt.Errorf("rulesets: %w", err)
 	}
 	return nil

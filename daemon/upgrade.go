@@ -33,9 +33,11 @@ func (d *Daemon) CheckUpgrade(binary string) (string, error) {
 	defer cancel()
 	out, err := exec.CommandContext(ctx, binary, "version").CombinedOutput()
 	if err != nil || !strings.HasPrefix(string(out), "freejail ") {
-		return "", client.Invalid("no upgrade: %s is not a freejail binary that runs on this host%s", binary, saidBy(err, out, 200))
+		return "", client.Invalid("no upgrade: %s is not a freejail binary that runs on this host%s",
+			binary, saidBy(err, out, 200))
 	}
-	out, err = exec.CommandContext(ctx, binary, append(os.Args[1:len(os.Args):len(os.Args)], "--check")...).CombinedOutput()
+	args := append(os.Args[1:len(os.Args):len(os.Args)], "--check")
+	out, err = exec.CommandContext(ctx, binary, args...).CombinedOutput()
 	if err != nil {
 		return "", client.Invalid("no upgrade: %s would not start%s", binary, saidBy(err, out, 2000))
 	}
@@ -52,6 +54,14 @@ func saidBy(err error, out []byte, most int) string {
 		text += fmt.Sprintf(": %s", out[:min(most, len(out))])
 	}
 	return text
+}
+
+func (d *Daemon) upgrade() error {
+	binary, err := d.CheckUpgrade("")
+	if err != nil {
+		return err
+	}
+	return d.Replace(binary)
 }
 
 // Replace replaces the daemon by a binary that was found to run: the same process,

@@ -94,8 +94,8 @@ func TestDiskLimit(t *testing.T) {
 	h.gives(0, []string{"clifull", "exited (137)"}, "ps", "-a")
 	h.gives(0, []string{"killed: over its disk limit of 16MiB"}, "events")
 	h.gives(0, []string{`"disk_bytes": 16777216`, `"written": `}, "inspect", "clifull")
-	h.gives(app.Usage, []string{`--disk "much"`, "256MiB"}, "run", "--disk", "much", "prog")
-	h.gives(app.Usage, []string{`--disk "0"`, "256MiB"}, "run", "--disk", "0", "prog")
+	h.gives(app.Usage, []string{`"--disk"`, `"much"`, "256MiB"}, "run", "--disk", "much", "prog")
+	h.gives(app.Usage, []string{`"--disk"`, `"0"`, "256MiB"}, "run", "--disk", "0", "prog")
 }
 
 func TestTask(t *testing.T) {
@@ -201,7 +201,7 @@ func TestImages(t *testing.T) {
 	h.gives(0, []string{"0 ended tasks"}, "gc")
 	h.gives(0, []string{"0 ended tasks"}, "gc", "--older", "1h", "--max-size", "1KiB")
 	h.gives(0, []string{"prog"}, "images", "prog") // someone has named it
-	h.gives(app.Usage, []string{"20GiB"}, "gc", "--max-size", "much")
+	h.gives(app.Usage, []string{`invalid argument "much" for "--max-size" flag`}, "gc", "--max-size", "much")
 	h.gives(app.Failed, []string{"nothere"}, "images", "nothere")
 }
 

@@ -101,26 +101,10 @@ func describe(w io.Writer, i *client.ImageInfo) {
 }
 
 func (a *commands) gcCmd() *cobra.Command {
-	var older time.Duration
-	var maxSize string
-	c := &cobra.Command{Use: "gc", Short: "remove images and layers that nothing uses", Args: cobra.NoArgs}
-	c.RunE = func(cmd *cobra.Command, _ []string) error {
-		var req client.GCRequest
-		if cmd.Flags().Changed("older") {
-			req.Older = &older
-		}
-		if cmd.Flags().Changed("max-size") {
-			n, err := units.RAMInBytes(maxSize)
-			if err != nil {
-				return app.Usagef("--max-size %s: not a valid size (for example 20GiB)", maxSize)
-			}
-			req.MaxSize = &n
-		}
-		r, err := a.client().GC(cmd.Context(), req)
-		if err != nil {
-			return err
-		}
-		return a.Print(r, func(w io.Writer) {
+	var req client.GCRequest
+	c := answer(a, "gc", "remove images and layers that nothing uses", cobra.NoArgs,
+		func(ctx context.Context, _ []string) (*client.GCResult, error) { return a.client().GC(ctx, req) },
+		func(w io.Writer, r *client.GCResult) {
 			for _, name := range r.Images {
 				printable.Fprintln(w, "forgot", name)
 			}
@@ -130,15 +114,18 @@ func (a *commands) gcCmd() *cobra.Command {
 			printable.Fprintf(w, "removed %d ended tasks, %d unpacked images, %s of layers\n", r.Tasks, r.Chains,
 				units.BytesSize(float64(r.Bytes)))
 		})
-	}
 	c.Long = `Removes ended tasks of "freejail run", unused images that jobs gave by a path or
 pulled, and unpacked trees and layers that no image needs. Images of tasks, and
 those that an operator imported or pulled, stay. The gc block of the host's
 configuration has the defaults.`
-	c.Flags().DurationVar(&older, "older", 0,
-		"remove images of jobs not used for this time, such as 24h; 0: none by age")
-	c.Flags().StringVar(&maxSize, "max-size", "",
-		"remove the least recently used of them above this size, such as 20GiB; 0: no limit")
+	c.Flags().Func("older", "remove images of jobs not used for this `TIME`, such as 24h; 0: none by age",
+		duration(&req.Older))
+	c.Flags().Func("max-size", "remove the least recently used of them above this `SIZE`, such as 20GiB; 0: no limit",
+		func(text string) error {
+			n, err := units.RAMInBytes(text)
+			req.MaxSize = &n
+			return err
+		})
 	return c
 }
 

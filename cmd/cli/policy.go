@@ -3,14 +3,15 @@ package cli
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"github.com/freejail/freejail/cmd/internal/app"
 	"github.com/freejail/freejail/daemon"
@@ -33,51 +34,41 @@ func (a *commands) policyCmd() *cobra.Command {
 }
 
 func (a *commands) policyCheckCmd() *cobra.Command {
-	var file string
+	var file *string
 	var f runFlags
-	c := &cobra.Command{Use: "check [flags] IMAGE", Short: "show the decision about each request of an image or a task",
-		Args: cobra.ExactArgs(1)}
-	c.RunE = func(cmd *cobra.Command, args []string) error {
-		d, err := a.check(cmd, f, args[0], file)
-		if err != nil {
+	c := app.Command("check [flags] IMAGE", "show the decision about each request of an image or a task",
+		cobra.ExactArgs(1), func(ctx context.Context, args []string) error {
+			d, err := a.check(ctx, f, args[0], file)
+			if err == nil {
+				err = a.Print(d, func(w io.Writer) { printDecision(w, d) })
+			}
+			if err == nil && !d.Allowed {
+				return app.ExitCode(exitRefused)
+			}
 			return err
-		}
-		if err := a.Print(d, func(w io.Writer) { printDecision(w, d) }); err != nil {
-			return err
-		}
-		if !d.Allowed {
-			return app.ExitCode(exitRefused)
-		}
-		return nil
-	}
+		})
 	c.Long = `Shows which line permits or denies each request, and what would permit it. With
 flags of "freejail run" the decision is about the task that they would start. With
 --policy no daemon is needed: IMAGE is then an OCI archive or layout directory.`
-	f.task(c)
-	c.Flags().StringVar(&file, "policy", "", "decide about an image by this file, without a daemon")
+	f.task(c.Flags())
+	c.Flags().Func("policy", "decide about an image by this `FILE`, without a daemon", func(text string) error {
+		file = &text
+		return nil
+	})
 	return c
 }
 
-func (a *commands) check(cmd *cobra.Command, f runFlags, image, file string) (*client.Decision, error) {
-	if !cmd.Flags().Changed("policy") {
-		spec, err := f.spec([]string{imageRef(image)})
-		if err != nil {
+func (a *commands) check(ctx context.Context, f runFlags, image string, file *string) (*client.Decision, error) {
+	switch {
+	case file == nil:
+		if err := f.image([]string{imageRef(image)}); err != nil {
 			return nil, err
 		}
-		return a.client().CheckPolicy(cmd.Context(), spec)
+		return a.client().CheckPolicy(ctx, f.TaskSpec)
+	case !reflect.DeepEqual(f, runFlags{}):
+		return nil, app.Usagef("--policy and flags of a task exclude each other: only a daemon can decide about a task")
 	}
-	var ofTask cobra.Command
-	f.task(&ofTask)
-	given := ""
-	cmd.Flags().Visit(func(fl *pflag.Flag) {
-		if ofTask.Flags().Lookup(fl.Name) != nil {
-			given = fl.Name
-		}
-	})
-	if given != "" {
-		return nil, app.Usagef("--policy and --%s exclude each other: only a daemon can decide about a task", given)
-	}
-	return daemon.CheckImage(cmd.Context(), image, file)
+	return daemon.CheckImage(ctx, image, *file)
 }
 
 func (a *commands) policyTestCmd() *cobra.Command {
@@ -131,25 +122,23 @@ func (a *commands) policySetsCmd() *cobra.Command {
 }
 
 func (a *commands) policyApproveCmd() *cobra.Command {
-	var reason, expires string
-	var requests []string
+	var r client.ApproveRequest
 	c := answer(a, "approve IMAGE@DIGEST --reason REASON", "approve requests of one digest of an image",
 		cobra.ExactArgs(1), func(ctx context.Context, args []string) (*client.Approval, error) {
-			at, err := expiry(expires, time.Now())
-			if err != nil {
-				return nil, err
-			}
-			return a.client().Approve(ctx, client.ApproveRequest{Image: imageRef(args[0]), Requests: requests,
-				Why: reason, Expires: at})
+			r.Image = imageRef(args[0])
+			return a.client().Approve(ctx, r)
 		}, printApproval)
 	c.Long = `Approves the given requests, or all requests of the image, for this digest only.
 Who approved, when and why is recorded. A deny of the policy stays in force.`
-	c.Flags().StringVar(&reason, "reason", "", "the reason, which is recorded")
-	c.Flags().StringVar(&reason, "why", "", "the same as --reason")
-	c.Flags().StringArrayVar(&requests, "request", nil,
+	c.Flags().StringVar(&r.Why, "reason", "", "the reason, which is recorded")
+	c.Flags().StringVar(&r.Why, "why", "", "the same as --reason")
+	c.Flags().StringArrayVar(&r.Requests, "request", nil,
 		"a request, as `KIND:WHAT`; repeatable (default: all requests of the image)")
-	c.Flags().StringVar(&expires, "expires", "",
-		"when it expires: a time from now such as 12h or 30d, or a date such as 2030-01-31")
+	c.Flags().Func("expires", "when it expires: a `TIME` from now such as 12h or 30d, or a date such as 2030-01-31",
+		func(text string) (err error) {
+			r.Expires, err = expiry(text, time.Now())
+			return err
+		})
 	if err := c.Flags().MarkHidden("why"); err != nil {
 		panic(err) // the flag is defined above
 	}
@@ -174,7 +163,7 @@ func expiry(s string, now time.Time) (time.Time, error) {
 	if t, err := time.Parse(time.RFC3339, s); err == nil {
 		return t, nil
 	}
-	return time.Time{}, app.Usagef("--expires %q: not a valid time (for example 12h, 30d or 2030-01-31)", s)
+	return time.Time{}, errors.New("not a valid time (for example 12h, 30d or 2030-01-31)")
 }
 
 func until(a client.Approval) string {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
 	"github.com/freejail/freejail/cmd/internal/app"
@@ -24,133 +25,120 @@ import (
 	"github.com/freejail/freejail/internal/printable"
 )
 
+// runFlags are the task that flags tell of, and what becomes of it.
 type runFlags struct {
-	name, user, workdir, hostname, memory, disk, storage, entrypoint string
-	env, params, ports, volumes, tmpfs, devfs, allow                 []string
-	detach, remove, pull                                             bool
+	client.TaskSpec
+	detach, remove bool
 }
 
 func (a *commands) runCmd() *cobra.Command {
 	var f runFlags
 	c := app.Command("run [flags] IMAGE [COMMAND [ARG...]]", "start a task without Nomad and follow it to its end",
 		cobra.MinimumNArgs(1), func(ctx context.Context, args []string) error {
-			spec, err := f.spec(args)
-			if err != nil {
+			if err := f.image(args); err != nil {
 				return err
 			}
-			return a.run(ctx, spec, f)
+			return a.run(ctx, f)
 		})
 	fl := c.Flags()
 	fl.SetInterspersed(false)
 	fl.BoolVarP(&f.detach, "detach", "d", false, "print the id and leave the task running")
 	fl.BoolVar(&f.remove, "rm", false, "remove the task when it has ended")
-	f.task(c)
+	f.task(fl)
 	return c
 }
 
 // task are the flags of what a task is and asks for.
-func (f *runFlags) task(c *cobra.Command) {
-	fl := c.Flags()
-	fl.StringVar(&f.name, "name", "", "the id of the task (default: made from the image's name)")
-	fl.BoolVar(&f.pull, "pull", false, "ask the registry even if the image is on the host")
-	fl.StringVarP(&f.user, "user", "u", "", "user[:group], looked up in the image")
-	fl.StringVarP(&f.workdir, "workdir", "w", "", "working directory in the jail")
-	fl.StringVar(&f.hostname, "hostname", "", "the jail's host name")
-	fl.StringVar(&f.entrypoint, "entrypoint", "", "replaces the image's entrypoint")
-	fl.StringVarP(&f.memory, "memory", "m", "", "memory limit, such as 256MiB")
-	fl.StringVar(&f.disk, "disk", "", "limit of data written to the root, such as 1GiB (default: the host's)")
-	fl.StringVar(&f.storage, "storage", "",
+func (f *runFlags) task(fl *pflag.FlagSet) {
+	fl.StringVar(&f.ID, "name", "", "the id of the task (default: made from the image's name)")
+	fl.BoolVar(&f.ForcePull, "pull", false, "ask the registry even if the image is on the host")
+	fl.StringVarP(&f.User, "user", "u", "", "user[:group], looked up in the image")
+	fl.StringVarP(&f.WorkDir, "workdir", "w", "", "working directory in the jail")
+	fl.StringVar(&f.Hostname, "hostname", "", "the jail's host name")
+	fl.StringVar(&f.Storage, "storage", "",
 		"another storage driver of the host; nfs or nfs://server/path for a root over NFS")
-	fl.StringArrayVarP(&f.env, "env", "e", nil, "NAME=VALUE in the environment")
-	fl.StringArrayVar(&f.params, "param", nil, "NAME=VALUE for a parameter of the image")
-	fl.StringArrayVarP(&f.ports, "port", "p", nil, "NAME=[ADDRESS:]PORT: the host's port for a port of the image")
-	fl.StringArrayVarP(&f.volumes, "volume", "v", nil, "SOURCE:TARGET[:ro]")
-	fl.StringArrayVar(&f.tmpfs, "tmpfs", nil, "TARGET[:OPTIONS]: a tmpfs, with size=64MiB, mode=1777, noexec, ...")
-	fl.StringArrayVar(&f.devfs, "devfs", nil, "a devfs rule that the task asks for")
-	fl.StringArrayVar(&f.allow, "allow", nil, "a jail permission that the task asks for, such as raw_sockets")
+	fl.StringArrayVar(&f.Wants.Devfs, "devfs", nil, "a devfs rule that the task asks for")
+	fl.StringArrayVar(&f.Wants.Allow, "allow", nil, "a jail permission that the task asks for, such as raw_sockets")
+	fl.FuncP("memory", "m", "memory limit, a `SIZE` such as 256MiB", size(&f.Limits.MemoryBytes))
+	fl.Func("disk", "limit of data written to the root, a `SIZE` such as 1GiB (default: the host's)",
+		size(&f.Limits.DiskBytes))
+	fl.FuncP("env", "e", "`NAME=VALUE` in the environment", pair(&f.Env))
+	fl.Func("param", "`NAME=VALUE` for a parameter of the image", pair(&f.Parameters))
+	fl.FuncP("port", "p", "`NAME=[ADDRESS:]PORT`: the host's port for a port of the image", f.port)
+	fl.FuncP("volume", "v", "`SOURCE:TARGET[:ro]`", func(text string) error {
+		m, err := client.ParseVolume(text)
+		f.Volumes = append(f.Volumes, m)
+		return err
+	})
+	fl.Func("tmpfs", "`TARGET[:OPTIONS]`: a tmpfs, with size=64MiB, mode=1777, noexec, ...", func(text string) error {
+		f.Volumes = append(f.Volumes, client.ParseTmpfs(text))
+		return nil
+	})
+	fl.Func("entrypoint", "a `PROGRAM` that replaces the image's entrypoint", func(text string) error {
+		f.Entrypoint = []string{text}
+		return nil
+	})
 }
 
-func (f runFlags) spec(args []string) (client.TaskSpec, error) {
-	s := client.TaskSpec{ID: f.name, Owner: "cli", Image: args[0], User: f.user, WorkDir: f.workdir,
-		Hostname: f.hostname, Storage: f.storage, ForcePull: f.pull}
-	if strings.ContainsRune(s.Image, '/') {
-		if _, err := os.Stat(s.Image); err == nil {
-			if s.Image, err = filepath.Abs(s.Image); err != nil {
-				return s, err
-			}
+// image is that of the arguments, with the command behind it.
+func (f *runFlags) image(args []string) (err error) {
+	f.Owner, f.Image = "cli", args[0]
+	if strings.ContainsRune(f.Image, '/') {
+		if _, serr := os.Stat(f.Image); serr == nil {
+			f.Image, err = filepath.Abs(f.Image)
 		}
 	}
-	if s.ID == "" {
-		s.ID = client.TaskID(strings.TrimSuffix(filepath.Base(args[0]), ".tar"), strings.ToLower(rand.Text()[:8]))
+	if f.ID == "" {
+		f.ID = client.TaskID(strings.TrimSuffix(filepath.Base(args[0]), ".tar"), strings.ToLower(rand.Text()[:8]))
 	}
 	if len(args) > 1 {
-		s.Command, s.Args = args[1], args[2:]
+		f.Command, f.Args = args[1], args[2:]
 	}
-	if f.entrypoint != "" {
-		s.Entrypoint = []string{f.entrypoint}
-	}
-	s.Wants.Devfs, s.Wants.Allow = f.devfs, f.allow
-	var errs [6]error
-	s.Limits.MemoryBytes, errs[0] = size("--memory", f.memory)
-	s.Limits.DiskBytes, errs[1] = size("--disk", f.disk)
-	s.Env, errs[2] = pairs("--env", f.env)
-	s.Parameters, errs[3] = pairs("--param", f.params)
-	s.Ports, errs[4] = portBindings(f.ports)
-	s.Volumes, errs[5] = volumes(f.volumes, f.tmpfs)
-	return s, errors.Join(errs[:]...)
+	return err
 }
 
-func size(flag, text string) (int64, error) {
-	n, err := client.ParseSize(text)
-	if err != nil {
-		err = app.Usagef("%s %w", flag, err)
+func (f *runFlags) port(text string) error {
+	name, v, ok := strings.Cut(text, "=")
+	var b client.PortBinding
+	if i := strings.LastIndexByte(v, ':'); i >= 0 {
+		b.Address, v = strings.Trim(v[:i], "[]"), v[i+1:]
 	}
-	return n, err
+	var err error
+	if b.Port, err = strconv.Atoi(v); err != nil || !ok || name == "" {
+		return errors.New("expected NAME=PORT or NAME=ADDRESS:PORT")
+	}
+	if f.Ports == nil {
+		f.Ports = map[string]client.PortBinding{}
+	}
+	f.Ports[name] = b
+	return nil
 }
 
-func pairs(flag string, list []string) (map[string]string, error) {
-	out := map[string]string{}
-	for _, kv := range list {
-		k, v, ok := strings.Cut(kv, "=")
+// size reads a flag's size.
+func size(n *int64) func(string) error {
+	return func(text string) (err error) {
+		*n, err = client.ParseSize(text)
+		return err
+	}
+}
+
+// pair reads one of a flag's NAME=VALUE.
+func pair(m *map[string]string) func(string) error {
+	return func(text string) error {
+		k, v, ok := strings.Cut(text, "=")
 		if !ok || k == "" {
-			return nil, app.Usagef("%s %q: expected NAME=VALUE", flag, kv)
+			return errors.New("expected NAME=VALUE")
 		}
-		out[k] = v
+		if *m == nil {
+			*m = map[string]string{}
+		}
+		(*m)[k] = v
+		return nil
 	}
-	return out, nil
 }
 
-func portBindings(list []string) (map[string]client.PortBinding, error) {
-	out := map[string]client.PortBinding{}
-	kv, err := pairs("--port", list)
-	for name, v := range kv {
-		b := client.PortBinding{}
-		if i := strings.LastIndexByte(v, ':'); i >= 0 {
-			b.Address, v = strings.Trim(v[:i], "[]"), v[i+1:]
-		}
-		if b.Port, err = strconv.Atoi(v); err != nil {
-			return nil, app.Usagef("--port %s: %q is not a port number", name, v)
-		}
-		out[name] = b
-	}
-	return out, err
-}
-
-func volumes(list, tmpfs []string) (out []client.Mount, err error) {
-	for _, v := range list {
-		m, err := client.ParseVolume(v)
-		if err != nil {
-			return nil, app.Usagef("--volume %w", err)
-		}
-		out = append(out, m)
-	}
-	for _, t := range tmpfs {
-		out = append(out, client.ParseTmpfs(t))
-	}
-	return out, nil
-}
-
-func (a *commands) run(ctx context.Context, spec client.TaskSpec, f runFlags) error {
+func (a *commands) run(ctx context.Context, f runFlags) error {
+	spec := f.TaskSpec
 	c := a.client()
 	t, err := c.Start(ctx, spec)
 	if err != nil {
@@ -337,13 +325,8 @@ func psRow(t client.Task, u client.Usage) []string {
 
 func (a *commands) execCmd() *cobra.Command {
 	var spec client.ExecSpec
-	var env []string
 	c := app.Command("exec [flags] TASK COMMAND [ARG...]", "run a command in a task's jail", cobra.MinimumNArgs(2),
 		func(ctx context.Context, args []string) error {
-			var err error
-			if spec.Env, err = pairs("--env", env); err != nil {
-				return err
-			}
 			spec.Args = args[1:]
 			return a.exec(ctx, args[0], spec)
 		})
@@ -351,7 +334,7 @@ func (a *commands) execCmd() *cobra.Command {
 	c.Flags().BoolVarP(&spec.TTY, "tty", "t", false, "allocate a terminal")
 	c.Flags().StringVarP(&spec.User, "user", "u", "", "user[:group], looked up in the task's files; the policy decides")
 	c.Flags().StringVarP(&spec.WorkDir, "workdir", "w", "", "working directory in the jail")
-	c.Flags().StringArrayVarP(&env, "env", "e", nil, "NAME=VALUE in the environment")
+	c.Flags().FuncP("env", "e", "`NAME=VALUE` in the environment", pair(&spec.Env))
 	return c
 }
 
@@ -395,26 +378,36 @@ func resizes(fd int) <-chan client.WindowSize {
 
 func (a *commands) stopCmd() *cobra.Command {
 	var sig string
-	var timeout time.Duration
-	c := &cobra.Command{Use: "stop TASK...", Short: "stop tasks: a signal, and SIGKILL after the timeout",
-		Args: cobra.MinimumNArgs(1)}
-	c.RunE = func(cmd *cobra.Command, args []string) error {
-		var errs []error
-		for _, id := range args {
-			wait := timeout
-			if !cmd.Flags().Changed("timeout") {
-				wait = a.stopTimeout(cmd.Context(), id)
+	var timeout *time.Duration
+	c := app.Command("stop TASK...", "stop tasks: a signal, and SIGKILL after the timeout", cobra.MinimumNArgs(1),
+		func(ctx context.Context, args []string) error {
+			var errs []error
+			for _, id := range args {
+				r := client.StopRequest{Signal: sig}
+				if timeout == nil {
+					r.Timeout = client.Duration(a.stopTimeout(ctx, id))
+				} else {
+					r.Timeout = client.Duration(*timeout)
+				}
+				errs = append(errs, persist(ctx, calling, func() error {
+					_, err := a.client().Stop(ctx, id, r)
+					return err
+				}, sayWaiting))
 			}
-			errs = append(errs, persist(cmd.Context(), calling, func() error {
-				_, err := a.client().Stop(cmd.Context(), id, client.StopRequest{Signal: sig, Timeout: client.Duration(wait)})
-				return err
-			}, sayWaiting))
-		}
-		return errors.Join(errs...)
-	}
+			return errors.Join(errs...)
+		})
 	c.Flags().StringVarP(&sig, "signal", "s", "", "the signal (default: the image's, else SIGTERM)")
-	c.Flags().DurationVarP(&timeout, "timeout", "t", 0, "time until SIGKILL (default: the image's, else 10s)")
+	c.Flags().FuncP("timeout", "t", "the `TIME` until SIGKILL (default: the image's, else 10s)", duration(&timeout))
 	return c
+}
+
+// duration reads a flag's duration, where none is another thing than 0.
+func duration(to **time.Duration) func(string) error {
+	return func(text string) error {
+		d, err := time.ParseDuration(text)
+		*to = &d
+		return err
+	}
 }
 
 // stopTimeout is how long a task has to end; the image may have said.

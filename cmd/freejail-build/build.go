@@ -20,21 +20,19 @@ const outputHelp = "the image file, an OCI archive; with a final slash an OCI la
 
 // outputFlags are common to what makes images.
 type outputFlags struct {
-	output, platform string
-	quiet            bool
+	build.Options
+	quiet bool
 }
 
 func (f *outputFlags) add(c *cobra.Command) {
-	c.Flags().StringVarP(&f.output, "output", "o", "", outputHelp)
-	c.Flags().StringVar(&f.platform, "platform", "", "the platform of the image, as OS/ARCHITECTURE")
+	c.Flags().StringVarP(&f.Output, "output", "o", "", outputHelp)
+	platformFlag(c, &f.Platform, "the platform of the image, as `OS/ARCHITECTURE`")
 	c.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "print no progress")
 }
 
 func (f *outputFlags) options(a *commands) (o build.Options, err error) {
-	o.Output, o.Log = f.output, a.Messages
-	if o.Platform, err = platform(f.platform); err != nil {
-		return o, err
-	}
+	o = f.Options
+	o.Log = a.Messages
 	if o.Epoch, err = build.EpochFromEnv(); err != nil {
 		return o, app.UsageError{Err: err}
 	}
@@ -56,9 +54,8 @@ type buildFlags struct {
 	outputFlags
 	cacheFlags
 	remoteFlags
-	file, tag, store, network, target string
-	from, format, dataset, policy     string
-	args, secrets                     []string
+	store, format, policy string
+	args, secrets         []string
 }
 
 func (a *commands) buildCmd() *cobra.Command {
@@ -77,20 +74,20 @@ nodes of /dev, and the host's network or none (--network none).
 
 The digest of the image is printed to standard output.`
 	f.outputFlags.add(c)
-	c.Flags().StringVarP(&f.file, "file", "f", "", "the Jailfile, or - for standard input (default: "+
+	c.Flags().StringVarP(&f.File, "file", "f", "", "the Jailfile, or - for standard input (default: "+
 		build.DefaultFile+" in the directory, or "+build.BastilleFile+")")
 	c.Flags().StringVar(&f.format, "format", "", "jailfile or bastille (default: by the file's name)")
-	c.Flags().StringVar(&f.from, "from", "", "the base of a Bastillefile: an archive, a layout or the name of an image")
-	c.Flags().StringVarP(&f.tag, "tag", "t", "", "the name of the image (default: NAME of the Jailfile)")
+	c.Flags().StringVar(&f.From, "from", "", "the base of a Bastillefile: an archive, a layout or the name of an image")
+	c.Flags().StringVarP(&f.Tag, "tag", "t", "", "the name of the image (default: NAME of the Jailfile)")
 	c.Flags().StringArrayVar(&f.args, "build-arg", nil,
 		"NAME=VALUE for an ARG of the Jailfile; NAME alone takes the value from the environment")
 	c.Flags().StringVar(&f.store, "store", "",
 		"a directory of images, for FROM and for the image built (not the one of a running daemon)")
-	c.Flags().StringVar(&f.network, "network", build.NetworkHost, "the network of RUN: host or none")
-	c.Flags().StringVar(&f.target, "target", "", "the stage to build, by its name or number (default: the last)")
+	c.Flags().StringVar(&f.Network, "network", build.NetworkHost, "the network of RUN: host or none")
+	c.Flags().StringVar(&f.Target, "target", "", "the stage to build, by its name or number (default: the last)")
 	c.Flags().StringArrayVar(&f.secrets, "secret", nil,
 		"id=NAME,src=FILE or id=NAME,env=VARIABLE, for RUN --mount=type=secret,id=NAME")
-	c.Flags().StringVar(&f.dataset, "zfs-dataset", "",
+	c.Flags().StringVar(&f.ZFSDataset, "zfs-dataset", "",
 		"a mounted ZFS dataset for RUN: each step is a clone of the step before it")
 	c.Flags().StringVar(&f.policy, "policy", "",
 		"a file with permit and deny blocks for RUN --allow and --sysvipc (default: nothing permitted)")
@@ -104,21 +101,19 @@ func (a *commands) build(ctx context.Context, f *buildFlags, dir string) (err er
 	if err != nil {
 		return err
 	}
-	if f.output == "" && f.store == "" {
+	if f.Output == "" && f.store == "" {
 		return app.Usagef("no output: add -o IMAGE.tar")
 	}
-	if f.network != build.NetworkHost && f.network != build.NetworkNone {
-		return app.Usagef("--network %s: expected host or none", f.network)
+	if f.Network != build.NetworkHost && f.Network != build.NetworkNone {
+		return app.Usagef("--network %s: expected host or none", f.Network)
 	}
 	if f.format != "" && f.format != "jailfile" && f.format != "bastille" {
 		return app.Usagef("--format %s: expected jailfile or bastille", f.format)
 	}
-	o.ZFSDataset, o.Pull = f.dataset, f.pull
+	o.Context, o.Bastille, o.Pull = dir, f.format == "bastille", f.pull
 	if o.Permit, err = permits(f.policy); err != nil {
 		return err
 	}
-	o.From, o.Bastille = f.from, f.format == "bastille"
-	o.Context, o.File, o.Tag, o.Target, o.Network = dir, f.file, f.tag, f.target, f.network
 	if o.Args, err = buildArgs(f.args); err != nil {
 		return err
 	}

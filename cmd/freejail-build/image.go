@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 
 	"github.com/freejail/freejail/cmd/internal/app"
@@ -26,7 +27,7 @@ layout directory, or one of
 // imageFlags say where images are that a command looks at, and which ones.
 type imageFlags struct {
 	remoteFlags
-	target string
+	target ocispec.Platform
 	app    *commands
 }
 
@@ -40,7 +41,7 @@ func (a *commands) imageCommand(use, short, more string, n int,
 	})
 	c.Long = imageHelp + more
 	f.remoteFlags.add(c)
-	c.Flags().StringVar(&f.target, "platform", "", "which image of an index, as OS/ARCHITECTURE")
+	platformFlag(c, &f.target, "which image of an index, as `OS/ARCHITECTURE`")
 	return c
 }
 
@@ -66,16 +67,12 @@ func (f *imageFlags) copyTo(ctx context.Context, from *registry.Location, to reg
 // load gives the image of an argument and a layout that has it, until done.
 func (f *imageFlags) load(ctx context.Context, arg string) (l *layout.Layout, img *image.Image,
 	done func() error, err error) {
-	p, err := platform(f.target)
-	if err != nil {
-		return nil, nil, nil, err
-	}
 	at, err := locate(arg)
 	if err != nil {
 		return nil, nil, nil, err
 	}
 	if at == nil {
-		if l, img, err = layout.OpenImage(ctx, arg, p, image.Limits{}); err != nil {
+		if l, img, err = layout.OpenImage(ctx, arg, f.target, image.Limits{}); err != nil {
 			return nil, nil, nil, err
 		}
 		return l, img, l.Close, nil
@@ -85,7 +82,7 @@ func (f *imageFlags) load(ctx context.Context, arg string) (l *layout.Layout, im
 		return nil, nil, nil, err
 	}
 	to := registry.Location{Kind: registry.Store, Path: dir}
-	copied, err := f.copyTo(ctx, at, to, registry.CopyOptions{Platform: p})
+	copied, err := f.copyTo(ctx, at, to, registry.CopyOptions{Platform: f.target})
 	var s *layout.Store
 	if err == nil {
 		s, err = layout.OpenStore(dir, image.Limits{})
@@ -114,13 +111,9 @@ func (f *imageFlags) describe(ctx context.Context, arg string) (*image.Image, er
 		}
 		return img, done()
 	}
-	p, err := platform(f.target)
-	if err != nil {
-		return nil, err
-	}
 	c, err := f.client(*at)
 	if err != nil {
 		return nil, app.UsageError{Err: err}
 	}
-	return c.Describe(ctx, at.Ref, image.Platforms(p))
+	return c.Describe(ctx, at.Ref, image.Platforms(f.target))
 }

@@ -11,7 +11,7 @@ import (
 
 func (a *commands) importCmd() *cobra.Command {
 	var f outputFlags
-	var name, manifest string
+	var manifest string
 	var digests []string
 	c := app.Command("import [flags] -o IMAGE ARCHIVE...", "make an image from distribution sets or other tar archives",
 		cobra.MinimumNArgs(1), func(ctx context.Context, args []string) error {
@@ -19,14 +19,13 @@ func (a *commands) importCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if f.output == "" {
+			if f.Output == "" {
 				return app.Usagef("no output: add -o IMAGE.tar")
 			}
 			sets, err := sets(args, digests, manifest)
 			if err != nil {
 				return err
 			}
-			o.Tag = name
 			return a.made(build.Archive(ctx, sets, o))
 		})
 	c.Long = `Make an image with a layer for each archive: tar, plain or in gzip, zstd or
@@ -37,7 +36,7 @@ sets, where they tell it.
 With --manifest the sets must be those that FreeBSD's MANIFEST file names, with
 --digest each must have the digest that is given for it, in their order.`
 	f.add(c)
-	c.Flags().StringVar(&name, "name", "base", "the image's name")
+	c.Flags().StringVar(&f.Tag, "name", "base", "the image's name")
 	c.Flags().StringVar(&manifest, "manifest", "", "FreeBSD's MANIFEST file, which has the digests of the sets")
 	c.Flags().StringArrayVar(&digests, "digest", nil, "sha256:HEX that an archive must have")
 	return c

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os"
 	"strings"
@@ -37,14 +38,14 @@ func (a *commands) root() *cobra.Command {
 		a.verifyCmd())
 }
 
-// platform reads os/arch; empty is the zero value.
-func platform(text string) (p ocispec.Platform, err error) {
-	if text == "" {
-		return p, nil
-	}
-	list := strings.Split(text, "/")
-	if len(list) != 2 || list[0] == "" || list[1] == "" {
-		return p, app.Usagef("--platform %s: expected OS/ARCHITECTURE, such as freebsd/arm64", text)
-	}
-	return ocispec.Platform{OS: list[0], Architecture: list[1]}, nil
+// platformFlag adds --platform; without it p stays as it is.
+func platformFlag(c *cobra.Command, p *ocispec.Platform, usage string) {
+	c.Flags().Func("platform", usage, func(text string) error {
+		list := strings.Split(text, "/")
+		if len(list) != 2 || list[0] == "" || list[1] == "" {
+			return errors.New("expected OS/ARCHITECTURE, such as freebsd/arm64")
+		}
+		p.OS, p.Architecture = list[0], list[1]
+		return nil
+	})
 }

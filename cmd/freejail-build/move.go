@@ -93,18 +93,17 @@ func (f *remoteFlags) pull(ctx context.Context, into *layout.Store, ref string,
 
 type copyFlags struct {
 	remoteFlags
-	all, unsigned, referrers, quiet bool
-	platform                        string
+	registry.CopyOptions
+	quiet bool
 }
 
 func (f *copyFlags) add(c *cobra.Command) {
 	f.remoteFlags.add(c)
 	c.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "print no progress")
-	c.Flags().BoolVar(&f.all, "all", false, "copy an index with all its images, not one of them")
-	c.Flags().StringVar(&f.platform, "platform", "",
-		"which image of an index, as OS/ARCHITECTURE (default: this host's)")
-	c.Flags().BoolVar(&f.unsigned, "no-signatures", false, "do not copy signatures")
-	c.Flags().BoolVar(&f.referrers, "referrers", false, "also copy everything else that refers to the image")
+	c.Flags().BoolVar(&f.All, "all", false, "copy an index with all its images, not one of them")
+	platformFlag(c, &f.Platform, "which image of an index, as `OS/ARCHITECTURE` (default: this host's)")
+	c.Flags().BoolVar(&f.Unsigned, "no-signatures", false, "do not copy signatures")
+	c.Flags().BoolVar(&f.Referrers, "referrers", false, "also copy everything else that refers to the image")
 }
 
 func (a *commands) copyCmd() *cobra.Command {
@@ -211,16 +210,11 @@ func (a *commands) transfer(ctx context.Context, f *remoteFlags, title string, f
 }
 
 func (a *commands) copy(ctx context.Context, f *copyFlags, src, dst registry.Location) error {
-	p, err := platform(f.platform)
-	if err != nil {
-		return err
-	}
-	o := registry.CopyOptions{All: f.all, Unsigned: f.unsigned, Referrers: f.referrers, Platform: p}
 	title := "copying " + src.String()
 	if f.quiet {
 		title = ""
 	}
-	done, err := a.transfer(ctx, &f.remoteFlags, title, src, dst, o)
+	done, err := a.transfer(ctx, &f.remoteFlags, title, src, dst, f.CopyOptions)
 	if err != nil {
 		return err
 	}

@@ -16,8 +16,9 @@ import (
 )
 
 type serveFlags struct {
-	listen, cert, key, htpasswd, maxBlob string
-	readOnly, quiet                      bool
+	registry.ServerOptions
+	listen, cert, key, htpasswd string
+	quiet                       bool
 }
 
 func (a *commands) serveCmd() *cobra.Command {
@@ -35,8 +36,14 @@ a day.`
 	c.Flags().StringVar(&f.cert, "tls-cert", "", "certificate in PEM, with its chain")
 	c.Flags().StringVar(&f.key, "tls-key", "", "the private key of the certificate, in PEM")
 	c.Flags().StringVar(&f.htpasswd, "htpasswd", "", "users: a file as written by htpasswd -B")
-	c.Flags().BoolVar(&f.readOnly, "read-only", false, "no pushes and no deletions")
-	c.Flags().StringVar(&f.maxBlob, "max-blob", "16GiB", "the largest blob accepted")
+	c.Flags().BoolVar(&f.ReadOnly, "read-only", false, "no pushes and no deletions")
+	f.MaxBlob = 16 << 30
+	c.Flags().Func("max-blob", "the largest blob accepted, a `SIZE` (default 16GiB)", func(text string) (err error) {
+		if f.MaxBlob, err = units.RAMInBytes(text); err == nil && f.MaxBlob <= 0 {
+			err = errors.New("not a valid size (for example 16GiB)")
+		}
+		return err
+	})
 	c.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "do not log requests")
 	return c
 }
@@ -52,7 +59,7 @@ func (f *serveFlags) check() error {
 	switch {
 	case (f.cert == "") != (f.key == ""):
 		return app.Usagef("--tls-cert and --tls-key are needed together")
-	case !local && f.htpasswd == "" && !f.readOnly:
+	case !local && f.htpasswd == "" && !f.ReadOnly:
 		return app.Usagef("anyone who reaches %s could push: add --htpasswd FILE or --read-only", f.listen)
 	case !local && f.htpasswd != "" && f.cert == "":
 		return app.Usagef("passwords would be sent in clear text: " +
@@ -65,10 +72,7 @@ func (a *commands) serve(ctx context.Context, f *serveFlags, dir string) (err er
 	if err := f.check(); err != nil {
 		return err
 	}
-	o := registry.ServerOptions{ReadOnly: f.readOnly}
-	if o.MaxBlob, err = units.RAMInBytes(f.maxBlob); err != nil || o.MaxBlob <= 0 {
-		return app.Usagef("--max-blob %s: not a valid size (for example 16GiB)", f.maxBlob)
-	}
+	o := f.ServerOptions
 	if f.htpasswd != "" {
 		if o.Users, err = registry.ReadUsers(f.htpasswd); err != nil {
 			return err

@@ -57,10 +57,6 @@ func printFindings(w io.Writer, found *image.Findings) {
 // validate gives the findings, and as an error what kept it from looking. What
 // is no image is a finding.
 func (f *imageFlags) validate(ctx context.Context, arg string) (found *image.Findings, err error) {
-	p, err := platform(f.target)
-	if err != nil {
-		return nil, err
-	}
 	at, err := locate(arg)
 	if err != nil {
 		return nil, err
@@ -75,6 +71,7 @@ func (f *imageFlags) validate(ctx context.Context, arg string) (found *image.Fin
 			return nil, err
 		}
 	}
+	p := f.target
 	want := func(q ocispec.Platform) bool {
 		return p.OS == "" || q.OS == "" || p.OS == q.OS && p.Architecture == q.Architecture
 	}

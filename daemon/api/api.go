@@ -37,8 +37,8 @@ type Tasks interface {
 	Signal(id, name string) error
 	Stop(ctx context.Context, id string, r client.StopRequest) (*client.Exit, error)
 	Destroy(ctx context.Context, id string, force bool) error
-	Usage(id string) (any, error)
-	AllUsage() (any, error)
+	Usage(id string) (client.Usage, error)
+	AllUsage() (map[string]client.Usage, error)
 	Exec(ctx context.Context, id string, spec client.ExecSpec, connect func() (net.Conn, io.Reader, error)) error
 	Logs(id, stream string) (*task.Log, error)
 }

@@ -33,7 +33,7 @@ func withPeer(ctx context.Context, c net.Conn) context.Context {
 func peerAt(c net.Conn) peer {
 	u, ok := c.(*net.UnixConn)
 	if !ok {
-		return peer{uid: -1, err: errors.New("this is no unix socket")}
+		return peer{uid: -1, err: errors.New("not a Unix socket")}
 	}
 	raw, err := u.SyscallConn()
 	if err != nil {
@@ -51,7 +51,7 @@ func examine(fd int) peer {
 	p, err := socketPeer(fd)
 	switch {
 	case err != nil:
-		p.err = fmt.Errorf("who asks is not known: %w", err)
+		p.err = fmt.Errorf("the client is unknown: %w", err)
 	case p.uid != 0 && p.uid != os.Geteuid():
 		p.err = fmt.Errorf("only root may talk to the freejail daemon, not uid %d", p.uid)
 	default:
@@ -64,7 +64,7 @@ func examine(fd int) peer {
 func peerOf(r *http.Request) peer {
 	p, ok := r.Context().Value(peerKey{}).(peer)
 	if !ok {
-		return peer{uid: -1, err: errors.New("who asks is not known")}
+		return peer{uid: -1, err: errors.New("the client is unknown")}
 	}
 	return p
 }

@@ -37,7 +37,7 @@ func socketPeer(fd int) (peer, error) {
 // connection, not another that got its pid since.
 func atHome(fd, pid int) error {
 	if pid <= 0 {
-		return errors.New("the process that asks is not known")
+		return errors.New("the client's process is unknown")
 	}
 	its, err := bsd.FindProcess(pid)
 	if err != nil {
@@ -79,7 +79,7 @@ func sameRoot(fd, pid int) error {
 	}
 	switch {
 	case !held:
-		return fmt.Errorf("process %d, which asked, does not have the connection any more", pid)
+		return fmt.Errorf("process %d, the client, no longer has the connection", pid)
 	case !home:
 		return fmt.Errorf("process %d has another root directory: only root of the host may talk to the freejail daemon", pid)
 	}

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/user"
@@ -28,7 +29,7 @@ func socketPeer(fd int) (peer, error) {
 // with another root directory.
 func atHome(_, pid int) error {
 	if pid <= 0 {
-		return fmt.Errorf("the process that asks is of another PID namespace")
+		return errors.New("the client is in another PID namespace")
 	}
 	for _, ns := range []string{"pid", "user"} {
 		own, err1 := os.Readlink("/proc/self/ns/" + ns)

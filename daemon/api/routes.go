@@ -31,7 +31,7 @@ type route = func(pattern string, h http.HandlerFunc, query ...string)
 
 func (b Backend) hostRoutes(now, handle route) {
 	now("GET /v1/info", answer(func(*http.Request) (client.Info, error) { return b.Host.Info(), nil }))
-	now("GET /v1/events", b.events, "after", "follow")
+	now("GET /v1/events", try(b.events), "after", "follow")
 	now("GET /v1/metrics", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8") // Prometheus' text format
 		b.Host.WriteMetrics(w)
@@ -40,17 +40,21 @@ func (b Backend) hostRoutes(now, handle route) {
 	handle("GET /v1/devfs/explain", answer(func(r *http.Request) (*client.DevfsView, error) {
 		return b.Host.Explain(r.Context(), param(r, "ref"))
 	}), "ref")
-	handle("GET /v1/doctor", answer(func(r *http.Request) ([]client.Check, error) { return b.Host.Doctor(r.Context()), nil }))
-	handle("POST /v1/upgrade", b.upgrade)
+	handle("GET /v1/doctor", answer(func(r *http.Request) ([]client.Check, error) {
+		return b.Host.Doctor(r.Context()), nil
+	}))
+	handle("POST /v1/upgrade", try(b.upgrade))
 	handle("POST /v1/shutdown", body(b.Host.Shutdown))
 }
 
 func (b Backend) taskRoutes(now, handle route) {
 	t := b.Tasks
 	now("GET /v1/tasks", answer(b.tasks), "now")
-	handle("POST /v1/tasks", b.start)
+	handle("POST /v1/tasks", try(b.start))
 	handle("GET /v1/tasks/{id}", answer(func(r *http.Request) (client.Task, error) { return t.Task(r.PathValue("id")) }))
-	handle("GET /v1/tasks/{id}/wait", answer(func(r *http.Request) (*client.Exit, error) { return t.Wait(r.Context(), r.PathValue("id")) }))
+	handle("GET /v1/tasks/{id}/wait", answer(func(r *http.Request) (*client.Exit, error) {
+		return t.Wait(r.Context(), r.PathValue("id"))
+	}))
 	handle("POST /v1/tasks/{id}/signal", done(b.signal))
 	handle("POST /v1/tasks/{id}/stop", answer(b.stop))
 	handle("DELETE /v1/tasks/{id}", done(func(r *http.Request) error {
@@ -58,8 +62,8 @@ func (b Backend) taskRoutes(now, handle route) {
 	}), "force")
 	handle("GET /v1/tasks/{id}/stats", answer(func(r *http.Request) (any, error) { return t.Usage(r.PathValue("id")) }))
 	handle("GET /v1/stats", answer(func(*http.Request) (any, error) { return t.AllUsage() }))
-	handle("POST /v1/tasks/{id}/exec", b.exec)
-	handle("GET /v1/tasks/{id}/logs", b.logs, "stream", "tail", "follow")
+	handle("POST /v1/tasks/{id}/exec", try(b.exec))
+	handle("GET /v1/tasks/{id}/logs", try(b.logs), "stream", "tail", "follow")
 }
 
 func (b Backend) imageRoutes(handle route) {
@@ -67,11 +71,15 @@ func (b Backend) imageRoutes(handle route) {
 	handle("GET /v1/images", answer(func(r *http.Request) ([]client.ImageInfo, error) { return i.List(r.Context()) }))
 	handle("POST /v1/images", fetching(b, i.Importing))
 	handle("POST /v1/images/pull", fetching(b, i.Pulling))
-	handle("GET /v1/image", answer(func(r *http.Request) (client.ImageInfo, error) { return i.Info(r.Context(), param(r, "ref")) }), "ref")
+	handle("GET /v1/image", answer(func(r *http.Request) (client.ImageInfo, error) {
+		return i.Info(r.Context(), param(r, "ref"))
+	}), "ref")
 	handle("DELETE /v1/image", done(func(r *http.Request) error { return i.Remove(param(r, "ref")) }), "ref")
 	handle("GET /v1/exports", answer(func(*http.Request) ([]client.Export, error) { return i.Exports() }))
 	handle("POST /v1/exports", body(i.Export))
-	handle("DELETE /v1/exports", done(func(r *http.Request) error { return i.Unexport(r.Context(), param(r, "ref")) }), "ref")
+	handle("DELETE /v1/exports", done(func(r *http.Request) error {
+		return i.Unexport(r.Context(), param(r, "ref"))
+	}), "ref")
 	handle("POST /v1/gc", body(i.GC))
 }
 
@@ -96,13 +104,13 @@ func (b Backend) policyRoutes(handle route) {
 // whenRecovered is for what needs the state of the tasks. What else is asked is
 // answered at once.
 func (b Backend) whenRecovered(h http.HandlerFunc) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
+	return try(func(w http.ResponseWriter, r *http.Request) error {
 		if err := b.Tasks.AwaitRecovery(r.Context()); err != nil {
-			writeError(w, err)
-			return
+			return err
 		}
 		h(w, r)
-	}
+		return nil
+	})
 }
 
 // switches are the query parameters that are true or false.
@@ -110,13 +118,13 @@ var switches = []string{"force", "follow", "now"}
 
 // knownQuery refuses what a route would pass over in silence.
 func knownQuery(h http.HandlerFunc, known []string) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
+	return try(func(w http.ResponseWriter, r *http.Request) error {
 		if err := checkQuery(r.URL.RawQuery, known); err != nil {
-			writeError(w, err)
-			return
+			return err
 		}
 		h(w, r)
-	}
+		return nil
+	})
 }
 
 func checkQuery(text string, known []string) error {
@@ -141,17 +149,26 @@ func checkQuery(text string, known []string) error {
 // nothing is read.
 func param(r *http.Request, name string) string { return r.URL.Query().Get(name) }
 
+// try answers with the error of a request of which nothing was answered yet.
+func try(f func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if err := f(w, r); err != nil {
+			writeError(w, err)
+		}
+	}
+}
+
 // answer writes what f returns, as JSON.
 func answer[Out any](f func(*http.Request) (Out, error)) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
+	return try(func(w http.ResponseWriter, r *http.Request) error {
 		out, err := f(r)
 		if err != nil {
-			writeError(w, err)
-			return
+			return err
 		}
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(out) // the client went away: nobody to tell
-	}
+		return nil
+	})
 }
 
 // body is answer for what is asked in a request's body.
@@ -167,18 +184,19 @@ func body[In, Out any](f func(context.Context, In) (Out, error)) http.HandlerFun
 
 // done answers that something is done.
 func done(f func(*http.Request) error) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
+	return try(func(w http.ResponseWriter, r *http.Request) error {
 		if err := f(r); err != nil {
-			writeError(w, err)
-			return
+			return err
 		}
 		w.WriteHeader(http.StatusNoContent)
-	}
+		return nil
+	})
 }
 
 // StatusOf has the HTTP status of each code of errors.
 var StatusOf = map[string]int{client.CodeInvalid: 400, client.CodeRefused: 403, client.CodeNotFound: 404,
-	client.CodeConflict: 409, client.CodeUnavailable: 503, client.CodeUpgrading: 503, client.CodeRecovering: 503, client.CodeInternal: 500}
+	client.CodeConflict: 409, client.CodeUnavailable: 503, client.CodeUpgrading: 503, client.CodeRecovering: 503,
+	client.CodeInternal: 500}
 
 func writeError(w http.ResponseWriter, err error) {
 	w.Header().Set("Content-Type", "application/json")
@@ -194,15 +212,15 @@ var bodyRules = strictjson.Rules{Bytes: 8 << 20, Values: 200_000}
 // goes away.
 func decode(r *http.Request, v any) error {
 	b, err := io.ReadAll(io.LimitReader(r.Body, int64(bodyRules.Bytes)+1))
-	if err == nil {
-		err = strictjson.Check(b, reflect.TypeOf(v), bodyRules)
-	}
-	if err == nil {
-		dec := json.NewDecoder(bytes.NewReader(b))
-		dec.DisallowUnknownFields()
-		err = dec.Decode(v)
-	}
 	if err != nil {
+		return client.Invalid("invalid request: %v", err)
+	}
+	if err := strictjson.Check(b, reflect.TypeOf(v), bodyRules); err != nil {
+		return client.Invalid("invalid request: %v", err)
+	}
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(v); err != nil {
 		return client.Invalid("invalid request: %v", err)
 	}
 	return nil

@@ -44,7 +44,8 @@ func Serve(socket string, b Backend) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{listener: l, ended: make(chan error, 1)}
-	s.http = &http.Server{Handler: hostOnly(Handler(b)), ReadHeaderTimeout: headerTime, IdleTimeout: idleTime, ConnContext: withPeer}
+	s.http = &http.Server{Handler: hostOnly(Handler(b)), ConnContext: withPeer,
+		ReadHeaderTimeout: headerTime, IdleTimeout: idleTime}
 	go func() { s.ended <- s.http.Serve(&door{Listener: l, log: b.Log}) }()
 	return s, nil
 }

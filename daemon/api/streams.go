@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -15,13 +14,12 @@ import (
 	"github.com/freejail/freejail/daemon/works"
 )
 
-func (b Backend) start(w http.ResponseWriter, r *http.Request) {
+func (b Backend) start(w http.ResponseWriter, r *http.Request) error {
 	var spec client.TaskSpec
 	if err := decode(r, &spec); err != nil {
-		writeError(w, err)
-		return
+		return err
 	}
-	b.asWork(w, r, func(r *http.Request, job *works.Work) {
+	return b.asWork(w, r, func(r *http.Request, job *works.Work) {
 		answer(func(r *http.Request) (*client.Task, error) { return b.Tasks.Start(r.Context(), job, spec) })(w, r)
 	})
 }
@@ -30,11 +28,10 @@ func (b Backend) start(w http.ResponseWriter, r *http.Request) {
 const answerTime = 5 * time.Second
 
 // asWork answers a request, whose body was read, with what takes its time.
-func (b Backend) asWork(w http.ResponseWriter, r *http.Request, f func(*http.Request, *works.Work)) {
+func (b Backend) asWork(w http.ResponseWriter, r *http.Request, f func(*http.Request, *works.Work)) error {
 	ctx, job, err := b.Works.Begin(r.Context())
 	if err != nil {
-		writeError(w, err)
-		return
+		return err
 	}
 	defer job.End()
 	out := http.NewResponseController(w)
@@ -46,6 +43,7 @@ func (b Backend) asWork(w http.ResponseWriter, r *http.Request, f func(*http.Req
 	if !stop() {
 		_ = out.SetWriteDeadline(time.Time{})
 	}
+	return nil
 }
 
 // tasks waits for the recovery, or tells now what is not recovered yet.
@@ -76,43 +74,43 @@ func (b Backend) stop(r *http.Request) (*client.Exit, error) {
 	return b.Tasks.Stop(r.Context(), r.PathValue("id"), in)
 }
 
+// switching is the answer after which a connection is an exec stream.
+const switching = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n" +
+	"Upgrade: " + client.ExecProtocol + "\r\n\r\n"
+
 // exec switches the connection to the exec stream when the command has begun.
-func (b Backend) exec(w http.ResponseWriter, r *http.Request) {
+func (b Backend) exec(w http.ResponseWriter, r *http.Request) error {
 	var spec client.ExecSpec
-	err := decode(r, &spec)
-	if err == nil && r.Header.Get("Upgrade") != client.ExecProtocol {
-		err = client.Invalid("exec wants the header Upgrade: %s", client.ExecProtocol)
+	if err := decode(r, &spec); err != nil {
+		return err
 	}
-	if err == nil {
-		err = b.Tasks.Exec(r.Context(), r.PathValue("id"), spec, func() (net.Conn, io.Reader, error) {
-			conn, in, err := http.NewResponseController(w).Hijack()
-			if err == nil { // who is gone by now is found out by reading
-				_, _ = fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", client.ExecProtocol)
-			}
-			return conn, in, err
-		})
+	if r.Header.Get("Upgrade") != client.ExecProtocol {
+		return client.Invalid("exec needs the header Upgrade: %s", client.ExecProtocol)
 	}
-	if err != nil {
-		writeError(w, err)
-	}
+	return b.Tasks.Exec(r.Context(), r.PathValue("id"), spec, func() (net.Conn, io.Reader, error) {
+		conn, in, err := http.NewResponseController(w).Hijack()
+		if err == nil { // who is gone by now is found out by reading
+			_, _ = io.WriteString(conn, switching)
+		}
+		return conn, in, err
+	})
 }
 
-func (b Backend) logs(w http.ResponseWriter, r *http.Request) {
+func (b Backend) logs(w http.ResponseWriter, r *http.Request) error {
 	tail, err := strconv.Atoi(param(r, "tail"))
 	if err != nil {
-		writeError(w, client.Invalid("tail: %v", err))
-		return
+		return client.Invalid("tail: %v", err)
 	}
 	log, err := b.Tasks.Logs(r.PathValue("id"), param(r, "stream"))
 	if err != nil {
-		writeError(w, err)
-		return
+		return err
 	}
 	w.Header().Set("Content-Type", "application/octet-stream")
 	err = log.Copy(r.Context(), logWriter{w}, tail, param(r, "follow") == "true")
 	if err != nil && r.Context().Err() == nil {
 		b.Log.Warn("logs", "task", r.PathValue("id"), "error", err)
 	}
+	return nil
 }
 
 // logWriter is an answer that is a log.
@@ -124,11 +122,10 @@ func (w logWriter) Start(offset int64) {
 	w.Header().Set(client.LogStart, strconv.FormatInt(offset, 10))
 }
 
-func (b Backend) events(w http.ResponseWriter, r *http.Request) {
+func (b Backend) events(w http.ResponseWriter, r *http.Request) error {
 	after, err := strconv.ParseUint(param(r, "after"), 10, 64)
 	if err != nil {
-		writeError(w, client.Invalid("after: %v", err))
-		return
+		return client.Invalid("after: %v", err)
 	}
 	after = b.Events.From(after)
 	enc := json.NewEncoder(w)
@@ -136,35 +133,33 @@ func (b Backend) events(w http.ResponseWriter, r *http.Request) {
 		events, more := b.Events.Since(after)
 		for _, e := range events {
 			if enc.Encode(e) != nil {
-				return
+				return nil // who asked is gone
 			}
 			after = e.Seq
 		}
 		if param(r, "follow") != "true" {
-			return
+			return nil
 		}
 		w.(http.Flusher).Flush()
 		select {
 		case <-more:
 		case <-r.Context().Done():
-			return
+			return nil
 		}
 	}
 }
 
 // upgrade answers while there is still a daemon to say no.
-func (b Backend) upgrade(w http.ResponseWriter, r *http.Request) {
+func (b Backend) upgrade(w http.ResponseWriter, r *http.Request) error {
 	var in struct {
 		Binary string `json:"binary"`
 	}
-	err := decode(r, &in)
-	binary := ""
-	if err == nil {
-		binary, err = b.Host.CheckUpgrade(in.Binary)
+	if err := decode(r, &in); err != nil {
+		return err
 	}
+	binary, err := b.Host.CheckUpgrade(in.Binary)
 	if err != nil {
-		writeError(w, err)
-		return
+		return err
 	}
 	w.WriteHeader(http.StatusAccepted)
 	_ = json.NewEncoder(w).Encode(map[string]bool{"upgrading": true}) // the client may be gone
@@ -174,32 +169,31 @@ func (b Backend) upgrade(w http.ResponseWriter, r *http.Request) {
 			b.Log.Error("no upgrade", "error", err)
 		}
 	}()
+	return nil
 }
 
 // fetching answers with a line of JSON for every step of what gets an image, the
 // last of them with the image or the error.
 func fetching[In any](b Backend, find func(In) (Fetch, error)) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
+	return try(func(w http.ResponseWriter, r *http.Request) error {
 		var in In
-		var get Fetch
-		err := decode(r, &in)
-		if err == nil {
-			get, err = find(in)
+		if err := decode(r, &in); err != nil {
+			return err
 		}
+		get, err := find(in)
 		if err != nil {
-			writeError(w, err)
-			return
+			return err
 		}
-		b.asWork(w, r, func(r *http.Request, _ *works.Work) {
+		return b.asWork(w, r, func(r *http.Request, _ *works.Work) {
 			out := &progressLines{enc: json.NewEncoder(w), flush: w.(http.Flusher).Flush}
 			info, err := get(r.Context(), func(p client.ImageProgress) { out.send(p, false) })
+			last := client.ImageProgress{Image: &info}
 			if err != nil {
-				out.send(client.ImageProgress{Error: client.AsError(works.Ended(r.Context(), err))}, true)
-				return
+				last = client.ImageProgress{Error: client.AsError(works.Ended(r.Context(), err))}
 			}
-			out.send(client.ImageProgress{Image: &info}, true)
+			out.send(last, true)
 		})
-	}
+	})
 }
 
 // progressLines sends progress ten times a second, and what must be told at once.

@@ -34,7 +34,8 @@ func New(socket string) *Client {
 		return d.DialContext(ctx, "unix", socket)
 	}
 	// The daemon closes what is idle for longer.
-	return &Client{socket: socket, http: &http.Client{Transport: &http.Transport{DialContext: dial, MaxIdleConnsPerHost: 16, IdleConnTimeout: 30 * time.Second}}}
+	transport := &http.Transport{DialContext: dial, MaxIdleConnsPerHost: 16, IdleConnTimeout: 30 * time.Second}
+	return &Client{socket: socket, http: &http.Client{Transport: transport}}
 }
 
 // Socket is the path that the client connects to.

@@ -199,12 +199,14 @@ type ServiceInfo struct {
 // Exit is how a task ended. Known is false where the system could not tell:
 // Code is then meaningless.
 type Exit struct {
-	Code    int       `json:"code"`
-	Signal  int       `json:"signal,omitempty"`
-	Known   bool      `json:"known"`
-	OOM     bool      `json:"oom,omitempty"`
-	Disk    bool      `json:"disk,omitempty"` // killed over its disk limit; Message has it
-	Host    bool      `json:"host,omitempty"` // it ended with the host: told to at its shutdown, or gone after a restart; Message has it
+	Code   int  `json:"code"`
+	Signal int  `json:"signal,omitempty"`
+	Known  bool `json:"known"`
+	OOM    bool `json:"oom,omitempty"`
+	Disk   bool `json:"disk,omitempty"` // killed over its disk limit; Message has it
+	// Host is that it ended with the host: told to at its shutdown, or gone after a
+	// restart; Message has it.
+	Host    bool      `json:"host,omitempty"`
 	Message string    `json:"message,omitempty"`
 	At      time.Time `json:"at"`
 }

@@ -244,7 +244,8 @@ func (f *file) devfs(r *reader) Devfs {
 		b.Open = basicNodes
 	}
 	return Devfs{Open: r.rules("open", b.Open), Close: r.rules("close", b.Close),
-		Config: devfs.Config{First: uint16(first), Last: uint16(last), MaxSets: cmp.Or(b.MaxSets, 200), MaxRules: cmp.Or(b.MaxRules, 100)}}
+		Config: devfs.Config{First: uint16(first), Last: uint16(last),
+			MaxSets: cmp.Or(b.MaxSets, 200), MaxRules: cmp.Or(b.MaxRules, 100)}}
 }
 
 func (f *file) limits(r *reader) Limits {

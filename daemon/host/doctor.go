@@ -85,11 +85,13 @@ func (c *Checks) plugin() {
 	path := filepath.Join(filepath.Dir(filepath.Dir(self)), "libexec", "nomad", "plugins", "freejail")
 	target, err := filepath.EvalSymlinks(path)
 	if err != nil {
-		c.Warn("plugin", fmt.Sprintf("Nomad finds none: %v", err), fmt.Sprintf("mkdir -p %s && ln -s %s %s", filepath.Dir(path), self, path))
+		c.Warn("plugin", fmt.Sprintf("not installed for Nomad: %v", err),
+			fmt.Sprintf("mkdir -p %s && ln -s %s %s", filepath.Dir(path), self, path))
 		return
 	}
 	if real, err := filepath.EvalSymlinks(self); err != nil || target != real {
-		c.Warn("plugin", fmt.Sprintf("%s is %s, not this program, %s", path, target, self), fmt.Sprintf("ln -sf %s %s", self, path))
+		c.Warn("plugin", fmt.Sprintf("%s is %s, not this program, %s", path, target, self),
+			fmt.Sprintf("ln -sf %s %s", self, path))
 		return
 	}
 	c.OK("plugin", path)
@@ -101,7 +103,8 @@ func (c *Checks) nfsClient(cfg Config) {
 		return
 	}
 	if missing := nfsroot.ClientMissing(); missing != "" {
-		c.Bad("nfs", missing, "take a kernel with an NFS client (on FreeBSD: options NFSCL, as GENERIC has), or remove nfs { servers } from the host configuration")
+		c.Bad("nfs", missing, "use a kernel with an NFS client (on FreeBSD: options NFSCL, as GENERIC has), "+
+			"or remove nfs { servers } from the host configuration")
 		return
 	}
 	c.OK("nfs", fmt.Sprintf("version %d, client in the kernel", cfg.NFS.Options.Version))

@@ -21,12 +21,15 @@ func (c *Checks) stateFS(cfg Config, fstype string) {
 	}
 	if fstype == "ufs" || fstype == "tmpfs" {
 		// kern_truncate has unionfs_add_writecount take a reference of a file that is not copied yet.
-		c.Warn("union", "a task can panic the kernel, by truncate(2) of a file of its image: unionfs of FreeBSD 15.1 and before",
-			"for images that you do not trust set storage { zfs_dataset = \"POOL/freejail\" } or { driver = \"readonly\" }; see docs/storage.md")
+		c.Warn("union",
+			"a task can panic the kernel, by truncate(2) of a file of its image: unionfs of FreeBSD 15.1 and before",
+			"for images that you do not trust set storage { zfs_dataset = \"POOL/freejail\" } "+
+				"or { driver = \"readonly\" }; see docs/storage.md")
 		return
 	}
 	c.Bad("state", "union storage needs UFS, this is "+fstype,
-		"set storage { zfs_dataset = \"POOL/freejail\" } or { driver = \"readonly\" } in the host configuration, or choose a state_dir on UFS")
+		"set storage { zfs_dataset = \"POOL/freejail\" } or { driver = \"readonly\" } in the host configuration, "+
+			"or choose a state_dir on UFS")
 }
 
 func usesUnion(cfg Config) bool {
@@ -56,7 +59,8 @@ func (c *Checks) linux() {
 	if v, err := bsd.SysctlText("kern.features.linux64"); err != nil || v != "1" {
 		c.Warn("linux64", "not loaded: images of Linux cannot run, those of FreeBSD can", fix)
 	} else if v, err := bsd.SysctlText("kern.elf64.fallback_brand"); err != nil || v != "3" {
-		c.Warn("linux64", "static programs of Linux do not start: the kernel takes no unmarked program for one of Linux (kern.elf64.fallback_brand=3)", fix)
+		c.Warn("linux64", "static programs of Linux do not start: "+
+			"the kernel does not take unmarked programs for Linux's (kern.elf64.fallback_brand=3)", fix)
 	} else {
 		c.OK("linux64", "images of Linux can run")
 	}
@@ -71,7 +75,8 @@ func (c *Checks) release() {
 	case err != nil:
 		c.Bad("system", err.Error(), "")
 	case v < oldest:
-		c.Bad("system", fmt.Sprintf("FreeBSD %d is too old", v), "upgrade to FreeBSD 14 or newer: freebsd-update -r RELEASE upgrade")
+		c.Bad("system", fmt.Sprintf("FreeBSD %d is too old", v),
+			"upgrade to FreeBSD 14 or newer: freebsd-update -r RELEASE upgrade")
 	default:
 		c.OK("system", fmt.Sprintf("FreeBSD %d", v))
 	}
@@ -80,9 +85,11 @@ func (c *Checks) release() {
 // securelevel keeps files with flags of the system's, as FreeBSD's base has them.
 func (c *Checks) securelevel() {
 	if level := bsd.SecureLevel(); level > 0 {
-		c.Warn("securelevel", fmt.Sprintf("kern.securelevel is %d: what has the flags schg, sappnd or sunlnk, as FreeBSD's base has them, "+
-			"cannot be removed: unpacked images, and roots whose tasks set such flags, stay on the disk", level),
-			"use storage { driver = \"zfs\" }, which removes datasets all the same, or remove images before the level is raised: "+
+		c.Warn("securelevel", fmt.Sprintf("kern.securelevel is %d: files with the flags schg, sappnd or sunlnk, "+
+			"as FreeBSD's base has them, cannot be removed: unpacked images, and roots whose tasks set such flags, "+
+			"stay on the disk", level),
+			"use storage { driver = \"zfs\" }, which removes datasets all the same, "+
+				"or remove images before the level is raised: "+
 				"sysrc kern_securelevel_enable=NO && shutdown -r now, then freejail gc")
 	}
 }
@@ -108,10 +115,13 @@ func (c *Checks) isolationOf(release uint32, seesJails bool) {
 	case release >= tamperProof:
 		c.OK("isolation", "the kernel keeps the host's users from the tasks' processes")
 	case seesJails:
-		c.Warn("isolation", "a user of the host with the uid of a task's user sees its processes, and can trace and signal them",
-			"sysctl security.bsd.see_jail_proc=0 && sysrc -f /etc/sysctl.conf security.bsd.see_jail_proc=0, and give tasks uids that no user of the host has")
+		c.Warn("isolation",
+			"a user of the host with the uid of a task's user sees its processes, and can trace and signal them",
+			"sysctl security.bsd.see_jail_proc=0 && sysrc -f /etc/sysctl.conf security.bsd.see_jail_proc=0, "+
+				"and give tasks uids that no user of the host has")
 	default:
-		c.OK("isolation", "the host's users do not see the tasks' processes; before FreeBSD 15 one with a task's uid can still signal them by their numbers")
+		c.OK("isolation", "the host's users do not see the tasks' processes; "+
+			"before FreeBSD 15 one with a task's uid can still signal them by their numbers")
 	}
 }
 
@@ -137,12 +147,12 @@ func (c *Checks) fileSystem(name string) {
 			return
 		}
 	}
-	c.Bad(name, "the kernel has none, and no module that it may load", fix)
+	c.Bad(name, "not in the kernel, and no module that may be loaded", fix)
 }
 
 func (c *Checks) dataset(name string) {
 	if name == "" {
-		c.Bad("zfs dataset", "none is named", "set storage { zfs_dataset = \"POOL/freejail\" } in the host configuration")
+		c.Bad("zfs dataset", "not set", "set storage { zfs_dataset = \"POOL/freejail\" } in the host configuration")
 		return
 	}
 	if _, err := zfs.GetDataset(name); err != nil {

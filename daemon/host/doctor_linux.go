@@ -10,8 +10,8 @@ import (
 	"github.com/freejail/freejail/internal/mount"
 )
 
-var fsNames = map[int64]string{unix.EXT4_SUPER_MAGIC: "ext4", unix.XFS_SUPER_MAGIC: "xfs", unix.BTRFS_SUPER_MAGIC: "btrfs",
-	unix.TMPFS_MAGIC: "tmpfs", unix.OVERLAYFS_SUPER_MAGIC: "overlay"}
+var fsNames = map[int64]string{unix.EXT4_SUPER_MAGIC: "ext4", unix.XFS_SUPER_MAGIC: "xfs",
+	unix.BTRFS_SUPER_MAGIC: "btrfs", unix.TMPFS_MAGIC: "tmpfs", unix.OVERLAYFS_SUPER_MAGIC: "overlay"}
 
 func fsName(st *unix.Statfs_t) string {
 	if n := fsNames[int64(st.Type)]; n != "" {
@@ -22,12 +22,14 @@ func fsName(st *unix.Statfs_t) string {
 
 func (c *Checks) stateFS(_ Config, fstype string) {
 	if fstype == "overlay" {
-		c.Bad("state", "an overlay cannot have its upper directory on an overlay", "choose a state_dir on another file system, such as a tmpfs or a volume")
+		c.Bad("state", "an overlay cannot have its upper directory on an overlay",
+			"choose a state_dir on another file system, such as a tmpfs or a volume")
 	}
 }
 
 func (c *Checks) system(cfg Config) {
-	c.Warn("system", "Linux: runc imitates jails here, for development only", "in production run freejail on FreeBSD 14 or newer")
+	c.Warn("system", "Linux: runc imitates jails here, for development only",
+		"in production run freejail on FreeBSD 14 or newer")
 	runc := cfg.Runc
 	if runc == "" {
 		runc = os.Getenv("RUNC_BIN")
@@ -56,7 +58,7 @@ func (c *Checks) cgroups() {
 			return
 		}
 	}
-	detail := "none are mounted"
+	detail := "not mounted"
 	if err != nil {
 		detail = err.Error()
 	}

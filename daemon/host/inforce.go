@@ -83,10 +83,10 @@ func LoadPolicy(path string) (*policy.Policy, error) {
 		return parsePolicy("defaults", nil)
 	}
 	src, _, err := readConfig(path)
-	if err == nil {
-		_, err = parseConfig(path, src)
-	}
 	if err != nil {
+		return nil, err
+	}
+	if _, err := parseConfig(path, src); err != nil {
 		return nil, err
 	}
 	return parsePolicy(path, src)

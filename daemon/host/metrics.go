@@ -55,7 +55,8 @@ func (m *Metrics) Write(w io.Writer) {
 		for _, source := range []policy.Source{policy.FromImage, policy.FromJob, policy.FromHost} {
 			for _, denied := range []bool{false, true} {
 				if n := m.refusals[refusal{kind, source, denied}]; n > 0 {
-					fmt.Fprintf(w, "freejail_policy_refused_requests_total{kind=%q,source=%q,denied=\"%t\"} %d\n", kind, source, denied, n)
+					fmt.Fprintf(w, "freejail_policy_refused_requests_total{kind=%q,source=%q,denied=\"%t\"} %d\n",
+						kind, source, denied, n)
 				}
 			}
 		}

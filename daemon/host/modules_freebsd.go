@@ -26,7 +26,8 @@ func LoadModules(cfg Config, log hclog.Logger) {
 			continue
 		}
 		if err := mount.Load(name); err != nil {
-			log.Warn("a file system cannot be loaded: build it into the kernel, or load it before securelevel is raised (sysrc kld_list+="+name+")",
+			log.Warn("a file system cannot be loaded: build it into the kernel, "+
+				"or load it before securelevel is raised (sysrc kld_list+="+name+")",
 				"module", name, "error", err)
 		}
 	}

@@ -73,7 +73,8 @@ func (b *nfsBlock) nfs(r *reader, stateDir string) NFS {
 	}
 	if e := b.Export; e != nil {
 		n.Export = &nfsroot.ExportConfig{Dir: e.Dir, Dataset: e.ZFSDataset, Clients: e.Clients,
-			File: cmp.Or(e.ExportsFile, filepath.Join(stateDir, "exports")), V4Root: cmp.Or(e.V4Root, "/"), RemoveTree: remove.Tree}
+			File:   cmp.Or(e.ExportsFile, filepath.Join(stateDir, "exports")),
+			V4Root: cmp.Or(e.V4Root, "/"), RemoveTree: remove.Tree}
 		if err := n.Export.Validate(); err != nil {
 			r.fail("nfs: export: %w", err)
 		}
@@ -84,8 +85,8 @@ func (b *nfsBlock) nfs(r *reader, stateDir string) NFS {
 // options are how roots are mounted.
 func (b *nfsBlock) options(r *reader) nfsroot.Options {
 	before := len(r.errs)
-	o := nfsroot.Options{Version: cmp.Or(b.Version, 4), MinorVersion: -1, Soft: b.Soft, Retrans: b.Retrans, NConnect: b.NConnect,
-		AllowSetuid: b.Setuid, ReadSize: int(r.size("nfs: read_size", b.ReadSize, 0)),
+	o := nfsroot.Options{Version: cmp.Or(b.Version, 4), MinorVersion: -1, Soft: b.Soft, Retrans: b.Retrans,
+		NConnect: b.NConnect, AllowSetuid: b.Setuid, ReadSize: int(r.size("nfs: read_size", b.ReadSize, 0)),
 		Timeout: r.duration("nfs: timeout", cmp.Or(b.Timeout, "15s"), 0)}
 	if b.MinorVersion != nil {
 		o.MinorVersion = *b.MinorVersion

@@ -15,7 +15,7 @@ import (
 
 func (l *Library) mustExport() error {
 	if l.Exporter == nil {
-		return client.Invalid("this host exports nothing: it has no nfs { export } in its configuration")
+		return client.Invalid("this host exports nothing: nfs { export } is not set in the host configuration")
 	}
 	return nil
 }
@@ -34,7 +34,8 @@ func (l *Library) Export(ctx context.Context, r client.ExportRequest) (*client.E
 	if err != nil {
 		return nil, err
 	}
-	done, err := l.Exporter.Export(ctx, nfsroot.Image{Name: img.Name, Digest: img.Digest.String(), Manifest: manifest, Config: config,
+	done, err := l.Exporter.Export(ctx, nfsroot.Image{Name: img.Name, Digest: img.Digest.String(),
+		Manifest: manifest, Config: config,
 		Fill: func(dir string) error {
 			if err := unpack.Image(ctx, l.Store, img, dir, nil); err != nil {
 				return err
@@ -87,7 +88,7 @@ func (l *Library) Unexport(ctx context.Context, ref string) error {
 		return client.NotFound("image %q is not exported; see `freejail export --list`", ref)
 	}
 	if err == nil {
-		l.Tell("", "unexported", fmt.Sprintf("image %s is not exported any more", ref))
+		l.Tell("", "unexported", fmt.Sprintf("image %s is no longer exported", ref))
 	}
 	return err
 }

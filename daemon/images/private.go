@@ -88,7 +88,7 @@ func (l *Library) mayStart(ctx context.Context, spec client.TaskSpec, img *image
 	case spec.Owner == "cli" || img.Name != "" && !img.Private:
 		return nil
 	case img.Name == "":
-		return client.NotFound("image %q has lost its name on this host, so that nobody can tell whose it is: "+
+		return client.NotFound("image %q has lost its name on this host, so its owner is unknown: "+
 			"give its name, such as HOST/NAME@%s", spec.Image, img.Digest)
 	case l.allowances.has(img, c):
 		return nil
@@ -100,7 +100,8 @@ func (l *Library) mayStart(ctx context.Context, spec client.TaskSpec, img *image
 	within, cancel := context.WithTimeout(ctx, allowTimeout)
 	defer cancel()
 	if err := l.InForce().Registries.Allow(within, ref, img.Digest, c); err != nil {
-		return client.Unavailable("image %q was pulled with the credentials of a job, and is for those whom the registry gives it: %v", spec.Image, err)
+		return client.Unavailable("image %q was pulled with the credentials of a job, "+
+			"and the registry does not give it to this one: %v", spec.Image, err)
 	}
 	l.allowances.add(img, c)
 	return nil

@@ -39,7 +39,8 @@ func (l *Library) imageNamed(name string) (*image.Image, error) {
 	}
 	if !remote {
 		return nil, client.NotFound("image %q is not on this host, and names no registry%s: "+
-			"import it with `freejail images import ARCHIVE`, give the archive's absolute path, or write HOST/NAME:TAG", name, image.DigestHint(name))
+			"import it with `freejail images import ARCHIVE`, give the archive's absolute path, or write HOST/NAME:TAG",
+			name, image.DigestHint(name))
 	}
 	if img, err = l.Store.Get(ref.Name()); errors.Is(err, image.ErrNotFound) {
 		return nil, client.NotFound("image %q is not on this host%s: `freejail pull %s`", name, image.DigestHint(name), ref)
@@ -81,7 +82,8 @@ func (l *Library) Fetch(ctx context.Context, spec client.TaskSpec, auth *client.
 		cred = &registry.Credential{Username: auth.Username, Password: auth.Password}
 	}
 	if strings.HasPrefix(spec.Image, "sha256:") && digest.Digest(spec.Image).Validate() != nil {
-		return nil, client.Invalid("image %q: a task's digest is given whole, as another image may have the same first digits", spec.Image)
+		return nil, client.Invalid("image %q: a task's digest must be given in full: "+
+			"another image may have the same first digits", spec.Image)
 	}
 	if !spec.ForcePull {
 		img, err := l.imageNamed(spec.Image)
@@ -94,7 +96,8 @@ func (l *Library) Fetch(ctx context.Context, spec client.TaskSpec, auth *client.
 	}
 	ref, remote, err := l.InForce().Reference(spec.Image)
 	if err == nil && !remote && spec.ForcePull {
-		err = client.Invalid("force_pull: image %q names no registry, and the host's configuration no default_registry", spec.Image)
+		err = client.Invalid("force_pull: image %q names no registry, "+
+			"and default_registry is not set in the host configuration", spec.Image)
 	}
 	if err != nil || !remote {
 		return nil, err // the start will say that there is no such image
@@ -119,10 +122,12 @@ func (l *Library) Fetch(ctx context.Context, spec client.TaskSpec, auth *client.
 }
 
 func progressText(ref registry.Reference, p image.Progress) string {
-	return fmt.Sprintf("pulling %s: %d of %d layers, %s of %s", ref, p.LayersDone, p.Layers, units.BytesSize(float64(p.Done)), units.BytesSize(float64(p.Size)))
+	return fmt.Sprintf("pulling %s: %d of %d layers, %s of %s", ref, p.LayersDone, p.Layers,
+		units.BytesSize(float64(p.Done)), units.BytesSize(float64(p.Size)))
 }
 
-func (l *Library) pull(ctx context.Context, ref registry.Reference, timeout client.Duration, o registry.PullOptions) (*image.Image, error) {
+func (l *Library) pull(ctx context.Context, ref registry.Reference, timeout client.Duration,
+	o registry.PullOptions) (*image.Image, error) {
 	limit := cmp.Or(time.Duration(timeout), defaultPullTimeout)
 	within, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -143,7 +148,8 @@ func (l *Library) pull(ctx context.Context, ref registry.Reference, timeout clie
 func (l *Library) Pulling(in client.PullRequest) (Fetch, error) {
 	ref, remote, err := l.InForce().Reference(in.Ref)
 	if err == nil && !remote {
-		err = client.Invalid("%q names no registry: want HOST/NAME:TAG, or a default_registry in the host's configuration", in.Ref)
+		err = client.Invalid("%q names no registry: give HOST/NAME:TAG, or set default_registry in the host configuration",
+			in.Ref)
 	}
 	return l.fetch(func(ctx context.Context, tell func(image.Progress)) (*image.Image, error) {
 		return l.pull(ctx, ref, in.Timeout, registry.PullOptions{FetchOptions: layout.FetchOptions{Progress: tell},

@@ -38,7 +38,8 @@ func openDatabase(path string) (*bolt.DB, error) {
 		return nil, &damagedError{fmt.Errorf("not a database, but %s of %d bytes", fi.Mode(), fi.Size())}
 	}
 	db, err := examined(path)
-	for _, other := range []error{fs.ErrPermission, unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.EROFS, berrors.ErrTimeout} {
+	for _, other := range []error{fs.ErrPermission, unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.EROFS,
+		berrors.ErrTimeout} {
 		if errors.Is(err, other) {
 			return nil, err
 		}

@@ -28,7 +28,8 @@ type step struct {
 	undo func(m *Manager, ctx context.Context, t *task, arg string) error
 }
 
-// steps are those of a start, in their order.
+// steps are those of a start, in their order. What has a name here is in journals that
+// other versions have written or will read: a step that is no longer taken keeps its undo.
 var steps = []step{{
 	name: "ruleset",
 	do:   (*start).acquireRuleset,

@@ -36,24 +36,24 @@ func (m *Manager) sample() (map[string]jail.Usage, time.Time, error) {
 }
 
 // Usage is what a task uses.
-func (m *Manager) Usage(id string) (any, error) {
+func (m *Manager) Usage(id string) (out client.Usage, err error) {
 	t, err := m.find(id)
 	if err != nil {
-		return nil, err
+		return out, err
 	}
 	all, at, err := m.sample()
 	if err != nil {
-		return nil, err
+		return out, err
 	}
 	u, ok := all[t.snapshot().Jail]
 	if !ok {
-		return nil, client.NotFound("task %s has no running process", id)
+		return out, client.NotFound("task %s has no running process", id)
 	}
 	return wireUsage(u, at), nil
 }
 
 // AllUsage is what each task uses, by id.
-func (m *Manager) AllUsage() (any, error) {
+func (m *Manager) AllUsage() (map[string]client.Usage, error) {
 	all, at, err := m.sample()
 	out := map[string]client.Usage{}
 	for _, t := range m.list() {

@@ -1,0 +1,139 @@
+package images
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/daemon/task"
+	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/layout"
+)
+
+// Info describes one image; a path is imported first.
+func (l *Library) Info(ctx context.Context, ref string) (client.ImageInfo, error) {
+	img, err := l.Resolve(ctx, client.TaskSpec{Image: ref})
+	if err != nil {
+		return client.ImageInfo{}, err
+	}
+	return l.describe(ctx, img)
+}
+
+func (l *Library) describe(ctx context.Context, img *image.Image) (client.ImageInfo, error) {
+	shared, err := l.sharedLayers()
+	if err != nil {
+		l.Log.Warn("images that cannot be read", "error", err) // and do not count as sharing
+	}
+	info := imageInfo(img)
+	err = l.addUse(ctx, &info, img, shared)
+	return info, err
+}
+
+// Remove takes a name from an image.
+func (l *Library) Remove(ref string) error { return l.Store.Remove(ref) }
+
+// maxListed bounds what images say of themselves in one list, in bytes. Of those
+// beyond it the list has the names and the numbers.
+const maxListed = 16 << 20
+
+// List describes all images.
+func (l *Library) List(ctx context.Context) ([]client.ImageInfo, error) {
+	shared, _ := l.sharedLayers() // its errors come again
+	var errs error
+	out, said := []client.ImageInfo{}, 0
+	for img, err := range l.Store.All() {
+		var broken *layout.UnreadableError
+		if errors.As(err, &broken) {
+			out = append(out, client.ImageInfo{Name: broken.Name, Digest: broken.Digest.String(), Tasks: []string{},
+				Problem: broken.Error()})
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		info := imageInfo(img)
+		if said += saying(&info); said > maxListed {
+			info.Summary, info.Usage = "(left out of a list of this length)", ""
+			info.Parameters, info.Ports, info.Requests = nil, nil, nil
+		}
+		errs = errors.Join(errs, l.addUse(ctx, &info, img, shared))
+		out = append(out, info)
+	}
+	return out, errs
+}
+
+// saying is the length of what an image says of itself.
+func saying(i *client.ImageInfo) int {
+	n := len(i.Summary) + len(i.Usage)
+	for _, s := range slices.Concat(i.Parameters, i.Ports, i.Requests) {
+		n += len(s)
+	}
+	return n
+}
+
+// sharedLayers are those that several images have: names of one image count once.
+// Images that cannot be read are in the error.
+func (l *Library) sharedLayers() (shared map[digest.Digest]bool, errs error) {
+	shared, first := map[digest.Digest]bool{}, map[digest.Digest]digest.Digest{}
+	for img, err := range l.Store.All() {
+		if err != nil {
+			errs = errors.Join(errs, err)
+			continue
+		}
+		for _, l := range img.Layers {
+			if _, known := first[l.Digest]; !known {
+				first[l.Digest] = img.Digest
+			}
+			if first[l.Digest] != img.Digest {
+				shared[l.Digest] = true
+			}
+		}
+	}
+	return shared, errs
+}
+
+// addUse tells what an image takes on this host, who runs it, and who signed it.
+func (l *Library) addUse(ctx context.Context, i *client.ImageInfo, img *image.Image,
+	shared map[digest.Digest]bool) (err error) {
+	for _, l := range img.Layers {
+		if shared[l.Digest] {
+			i.Shared += l.Size
+		}
+	}
+	i.Signers, i.Tasks = l.Signers(img, l.InForce()), []string{}
+	for _, t := range l.Tasks.Alive() {
+		if t.Digest == i.Digest {
+			i.Tasks = append(i.Tasks, t.Spec.ID)
+		}
+	}
+	i.Unpacked, err = l.unpackedSize(ctx, img.ChainID.Encoded())
+	return err
+}
+
+func imageInfo(img *image.Image) client.ImageInfo {
+	m := img.Manifest
+	i := client.ImageInfo{Name: img.Name, Digest: img.Digest.String(), OS: img.Config.OS, Arch: img.Config.Architecture,
+		Size: img.Size, Created: img.Created, Summary: m.Summary, Usage: m.Usage}
+	for _, p := range m.Parameters {
+		text := p.Name
+		if p.Required {
+			text += " (required)"
+		} else if p.Default != nil {
+			text += fmt.Sprintf(" (default %q)", *p.Default)
+		}
+		i.Parameters = append(i.Parameters, text+": "+p.Description)
+	}
+	for _, p := range m.Ports {
+		i.Ports = append(i.Ports, fmt.Sprintf("%s %d/%s", p.Name, p.Port, p.Protocol))
+	}
+	if reqs, err := task.Requests(img); err == nil {
+		for _, r := range reqs {
+			i.Requests = append(i.Requests, r.String())
+		}
+	}
+	return i
+}
