@@ -81,15 +81,10 @@ func (l *Ledger) prepare() error {
 		if err != nil {
 			return err
 		}
-		old := tx.Bucket(approvalBucket)
-		if old == nil {
+		if tx.Bucket(approvalBucket) == nil {
 			return nil
 		}
-		if err := old.ForEach(func(k, v []byte) error {
-			var a policy.Approval
-			if err := json.Unmarshal(v, &a); err != nil {
-				return fmt.Errorf("database: approval of %s: %w", k, err)
-			}
+		if err := each(tx, approvalBucket, func(a policy.Approval) error {
 			_, err := appendRecord(log, Record{Action: "approve", Approval: a})
 			return err
 		}); err != nil {
@@ -160,11 +155,7 @@ func (l *Ledger) Expire(list []policy.Approval) (expired []policy.Approval, err 
 // in its order.
 func (l *Ledger) Records() (out []Record, err error) {
 	err = l.db.View(func(tx *bolt.Tx) error {
-		return tx.Bucket(approvalLogBucket).ForEach(func(k, v []byte) error {
-			var r Record
-			if err := json.Unmarshal(v, &r); err != nil {
-				return fmt.Errorf("database: the log of approvals, entry %x: %w", k, err)
-			}
+		return each(tx, approvalLogBucket, func(r Record) error {
 			out = append(out, r)
 			return nil
 		})

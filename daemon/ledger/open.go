@@ -88,7 +88,8 @@ func examined(path string) (db *bolt.DB, err error) {
 		if fi, err := os.Stat(path); err != nil || fi.Size() < tx.Size() {
 			return errors.Join(fmt.Errorf("truncated: it had %d bytes", tx.Size()), err)
 		}
-		if err := readAll(tx); err != nil {
+		if err := errors.Join(each(tx, approvalLogBucket, func(Record) error { return nil }),
+			each(tx, approvalBucket, func(policy.Approval) error { return nil })); err != nil {
 			return err
 		}
 		if torn, err := tornMeta(path, db.Info().PageSize); torn || err != nil {
@@ -118,25 +119,21 @@ func tornMeta(path string, pageSize int) (torn bool, err error) {
 	return torn, errors.Join(err, f.Close())
 }
 
-// readAll reads every record.
-func readAll(tx *bolt.Tx) error {
-	for name, into := range map[string]func() any{
-		string(approvalLogBucket): func() any { return new(Record) },
-		string(approvalBucket):    func() any { return new(policy.Approval) },
-	} {
-		b := tx.Bucket([]byte(name))
-		if b == nil {
-			continue
-		}
-		err := b.ForEach(func(k, v []byte) error {
-			if err := json.Unmarshal(v, into()); err != nil {
-				return fmt.Errorf("%s, entry %x: %w", name, k, err)
-			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
+// each reads every entry of a bucket, which need not be there.
+func each[T any](tx *bolt.Tx, bucket []byte, f func(T) error) error {
+	b := tx.Bucket(bucket)
+	if b == nil {
+		return nil
 	}
-	return nil
+	return b.ForEach(func(k, v []byte) error {
+		var entry T
+		err := json.Unmarshal(v, &entry)
+		if err == nil {
+			err = f(entry)
+		}
+		if err != nil {
+			return fmt.Errorf("%s, entry %x: %w", bucket, k, err)
+		}
+		return nil
+	})
 }
