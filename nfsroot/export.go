@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"github.com/freejail/freejail/internal/durable"
 )
 
 // Exporter serves images as roots.
@@ -123,7 +125,7 @@ func (e *Exporter) hasDir(dir string) (bool, error) {
 func (e *Exporter) sweepDirs() error {
 	entries, err := os.ReadDir(e.cfg.Dir)
 	for _, d := range entries {
-		if strings.HasPrefix(d.Name(), halfMade) {
+		if strings.HasPrefix(d.Name(), halfMade) || strings.HasPrefix(d.Name(), durable.Unfinished) {
 			err = errors.Join(err, e.cfg.RemoveTree(filepath.Join(e.cfg.Dir, d.Name())))
 		}
 	}
@@ -233,22 +235,5 @@ func (e *Exporter) writeIndex(x index) error {
 	if err != nil {
 		return err
 	}
-	return replace(filepath.Join(e.cfg.Dir, indexFile), b)
-}
-
-// replace writes a file in one step.
-func replace(path string, b []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), halfMade)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
+	return durable.WriteFile(filepath.Join(e.cfg.Dir, indexFile), b, 0o644)
 }

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"unicode"
+
+	"github.com/freejail/freejail/internal/durable"
 )
 
 // ExportConfig is how a host serves roots.
@@ -91,7 +93,7 @@ func (e *Exporter) writeExports(text string) (bool, error) {
 	if err := os.MkdirAll(filepath.Dir(e.cfg.File), 0o755); err != nil {
 		return false, err
 	}
-	return true, replace(e.cfg.File, []byte(text))
+	return true, durable.WriteFile(e.cfg.File, []byte(text), 0o644)
 }
 
 const exportsHead = "# Written by freejail, which replaces it: your own exports belong in a file of yours.\n"

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/freejail/freejail/internal/durable"
 	"github.com/freejail/freejail/internal/regular"
 	"github.com/freejail/freejail/internal/remove"
 )
@@ -107,18 +108,7 @@ func keepLinks(name string, top folder) error {
 	if err := os.Mkdir(filepath.Dir(name), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(name), "new-")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), name)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
+	return durable.WriteFile(name, b, 0o600)
 }
 
 // linkList goes through a chain.

@@ -36,7 +36,7 @@ var mayImport = map[string][]string{
 	"devfs":               nil,
 	"driver":              {"daemon/client", "internal/printable"},
 	"image":               {"image/document", "internal/imagename", "internal/printable", "internal/regular", "internal/strictjson"},
-	"image/build":         {"image", "image/blob", "image/layout", "image/unpack", "internal/dataset", "internal/regular", "internal/remove"},
+	"image/build":         {"image", "image/blob", "image/layout", "image/unpack", "internal/dataset", "internal/durable", "internal/regular", "internal/remove"},
 	"image/document":      {"internal/strictjson"},
 	"image/blob":          {"image/document"},
 	"image/layout":        {"image", "image/blob", "image/document", "image/sign", "internal/aside", "internal/durable", "internal/imagename", "internal/keylock", "internal/regular", "internal/remove"},
@@ -57,7 +57,7 @@ var mayImport = map[string][]string{
 	"internal/strictjson": nil,
 	"internal/testcrash":  nil,
 	"jail":                {"internal/bsd", "internal/regular"},
-	"nfsroot":             {"internal/dataset", "internal/mount", "internal/regular", "internal/strictjson"},
+	"nfsroot":             {"internal/dataset", "internal/durable", "internal/mount", "internal/regular", "internal/strictjson"},
 	"policy":              {"internal/imagename", "internal/printable"},
 	"storage":             {"internal/boot", "internal/bsd", "internal/dataset", "internal/durable", "internal/keylock", "internal/mount", "internal/regular", "internal/remove"},
 }

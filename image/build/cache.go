@@ -19,6 +19,7 @@ import (
 
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/layout"
+	"github.com/freejail/freejail/internal/durable"
 )
 
 // cache is a directory of what builds made:
@@ -170,23 +171,7 @@ func (c *cache) record(dir, key string, v any) bool {
 }
 
 func (c *cache) keepRecord(dir, key string, v any) error {
-	return replaceFile(filepath.Join(c.dir, dir, key), func(w io.Writer) error { return json.NewEncoder(w).Encode(v) })
-}
-
-// replaceFile makes a file whole or not at all.
-func replaceFile(name string, write func(io.Writer) error) error {
-	f, err := os.CreateTemp(filepath.Dir(name), ".new-")
-	if err != nil {
-		return err
-	}
-	err = write(f)
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), name)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
+	return durable.Replace(filepath.Join(c.dir, dir, key), 0o600, func(w io.Writer) error { return json.NewEncoder(w).Encode(v) })
 }
 
 // has tells whether a blob is there, as far as its size tells.

@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"github.com/freejail/freejail/internal/durable"
 )
 
 // hashes are the digests of the context's files. What did not change since an
@@ -61,7 +63,7 @@ func (h *hashes) keep() error {
 	if h.file == "" || !h.changed && len(h.used) == len(h.known) {
 		return nil
 	}
-	return replaceFile(h.file, func(w io.Writer) error { return gob.NewEncoder(w).Encode(h.used) })
+	return durable.Replace(h.file, 0o600, func(w io.Writer) error { return gob.NewEncoder(w).Encode(h.used) })
 }
 
 // sum reads a file once in a build: verify makes sure that what is copied later

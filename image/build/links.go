@@ -6,6 +6,8 @@ import (
 	"io"
 	"os"
 	"strings"
+
+	"github.com/freejail/freejail/internal/durable"
 )
 
 // linkIndex has the names of the files that have several, or had: ZFS tells
@@ -76,5 +78,5 @@ func readLinkIndex(file string) (l *linkIndex, err error) {
 }
 
 func (l *linkIndex) write(file string) error {
-	return replaceFile(file, func(w io.Writer) error { return gob.NewEncoder(w).Encode(l.Inodes) })
+	return durable.Replace(file, 0o600, func(w io.Writer) error { return gob.NewEncoder(w).Encode(l.Inodes) })
 }

@@ -14,6 +14,7 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/freejail/freejail/internal/durable"
 	"github.com/freejail/freejail/internal/remove"
 )
 
@@ -173,7 +174,7 @@ func (c *cache) sweep(dir string, unwanted func(name string, fi fs.FileInfo) boo
 		if err != nil {
 			return freed, err
 		}
-		if !strings.HasPrefix(e.Name(), ".new-") && !unwanted(e.Name(), fi) {
+		if !strings.HasPrefix(e.Name(), durable.Unfinished) && !unwanted(e.Name(), fi) {
 			continue
 		}
 		if err := os.Remove(filepath.Join(c.dir, dir, e.Name())); err != nil {

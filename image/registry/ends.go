@@ -26,6 +26,7 @@ import (
 	"github.com/freejail/freejail/image/document"
 	"github.com/freejail/freejail/image/layout"
 	"github.com/freejail/freejail/image/sign"
+	"github.com/freejail/freejail/internal/durable"
 )
 
 // source opens where an image is copied from, and tells its name there.
@@ -321,19 +322,8 @@ func (a *archive) finish(ctx context.Context, err error) error {
 	return errors.Join(err, a.Close(), os.RemoveAll(a.dir))
 }
 
-func (a *archive) write(ctx context.Context) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(a.at.Path), ".freejail-archive-")
-	if err != nil {
-		return err
-	}
-	err = errors.Join(a.WriteArchive(ctx, f), f.Chmod(0o644), f.Sync())
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), a.at.Path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
+func (a *archive) write(ctx context.Context) error {
+	return durable.Replace(a.at.Path, 0o644, func(w io.Writer) error { return a.WriteArchive(ctx, w) })
 }
 
 // counted tells of every byte of a blob.

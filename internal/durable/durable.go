@@ -4,6 +4,7 @@ package durable
 
 import (
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -72,4 +73,33 @@ func Commit(root *os.Root, f *os.File, temp, name string, err error) error {
 		return errors.Join(err, root.Remove(temp))
 	}
 	return nil
+}
+
+// Unfinished begins the names of files that Replace has not finished. Those that a
+// crash left can be removed.
+const Unfinished = ".new-"
+
+// Replace makes what write writes the content of a file, in one step. As with
+// Commit, the directory is still to be synced.
+func Replace(name string, mode fs.FileMode, write func(io.Writer) error) error {
+	f, err := os.CreateTemp(filepath.Dir(name), Unfinished)
+	if err != nil {
+		return err
+	}
+	err = write(f)
+	if err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err == nil {
+		err = os.Rename(f.Name(), name)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return nil
+}
+
+// WriteFile is Replace for what is in memory.
+func WriteFile(name string, b []byte, mode fs.FileMode) error {
+	return Replace(name, mode, func(w io.Writer) error {
+		_, err := w.Write(b)
+		return err
+	})
 }
