@@ -26,14 +26,20 @@ import (
 
 // hostEnds is what the plugin has to tell of them.
 type hostEnds struct {
-	mu       sync.Mutex
-	released map[string]chan struct{} // by daemon id: whose end is held back
-	ended    map[string]string        // by allocation and task: how the one before ended
-	streams  map[*sharedEvents]bool
+	mu      sync.Mutex
+	held    map[string]held   // by daemon id: whose end is held back
+	ended   map[string]string // by allocation and task: how the one before ended
+	streams map[*sharedEvents]bool
+}
+
+// held is an end that is told when released is closed, which release does.
+type held struct {
+	released chan struct{}
+	release  func()
 }
 
 func newHostEnds() *hostEnds {
-	return &hostEnds{released: map[string]chan struct{}{}, ended: map[string]string{}, streams: map[*sharedEvents]bool{}}
+	return &hostEnds{held: map[string]held{}, ended: map[string]string{}, streams: map[*sharedEvents]bool{}}
 }
 
 // sharedEvents is a stream of events that has two senders.
@@ -65,7 +71,7 @@ func (h *hostEnds) leave(s *sharedEvents) {
 // holdBack returns when an end may be told: when a daemon is there that starts
 // tasks, or when the agent wants the task ended. It is true.
 func (d *Driver) holdBack(ctx context.Context, id string) bool {
-	released := d.host.hold(id)
+	released := d.host.hold(id).released
 	for {
 		if info, err := d.daemon().Info(ctx); err == nil && !info.ShutDown {
 			return true
@@ -80,33 +86,23 @@ func (d *Driver) holdBack(ctx context.Context, id string) bool {
 	}
 }
 
-// hold returns the channel that release closes, be it before or after.
-func (h *hostEnds) hold(id string) chan struct{} {
+// hold is of an end that may be released before it comes.
+func (h *hostEnds) hold(id string) held {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.released[id] == nil {
-		h.released[id] = make(chan struct{})
+	if _, is := h.held[id]; !is {
+		c := make(chan struct{})
+		h.held[id] = held{c, sync.OnceFunc(func() { close(c) })}
 	}
-	return h.released[id]
-}
-
-func (h *hostEnds) release(id string) {
-	c := h.hold(id)
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	select {
-	case <-c:
-	default:
-		close(c)
-	}
+	return h.held[id]
 }
 
 // forget is for a task that the agent has destroyed.
 func (h *hostEnds) forget(id string) {
-	h.release(id)
+	h.hold(id).release()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	delete(h.released, id)
+	delete(h.held, id)
 }
 
 // endedWithHost is an error for a task that is to be started again.

@@ -182,7 +182,7 @@ func exitMessage(e *client.Exit) string {
 
 // StopTask sends the signal and kills after the timeout.
 func (d *Driver) StopTask(ctx context.Context, req *proto.StopTaskRequest) (*proto.StopTaskResponse, error) {
-	d.host.release(daemonID(req.TaskId))
+	d.host.hold(daemonID(req.TaskId)).release()
 	how := client.StopRequest{Signal: req.Signal, Timeout: client.Duration(req.Timeout.AsDuration())}
 	err := d.retry(ctx, func() error {
 		_, err := d.daemon().Stop(ctx, daemonID(req.TaskId), how)

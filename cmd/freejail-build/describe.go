@@ -62,7 +62,7 @@ func cells(row []string) (out []any) {
 
 func describe(w io.Writer, img *image.Image) {
 	p := newPage(w)
-	m, c := img.Manifest, img.Config.Config
+	m := img.Manifest
 	p.line("%s\t%s", cmp.Or(img.Name, "-"), m.Summary)
 	p.line("")
 	p.line("digest\t%s", img.Digest)
@@ -71,18 +71,11 @@ func describe(w io.Writer, img *image.Image) {
 		p.line("created\t%s", img.Created.UTC().Format(time.RFC3339))
 	}
 	p.line("size\t%s in %d layers", units.BytesSize(float64(img.Size)), len(img.Layers))
-	p.field("entrypoint", c.Entrypoint)
-	p.field("cmd", c.Cmd)
-	p.field("env", c.Env)
-	p.field("user", one(c.User))
-	p.field("workdir", one(c.WorkingDir))
-	p.field("stop signal", one(cmp.Or(m.Stop.Signal, c.StopSignal)))
-	if t := m.Stop.Timeout; t > 0 {
-		p.line("stop timeout\t%s", t.Std())
+	for _, f := range fields(img) {
+		if len(f.values) > 0 {
+			p.line("%s\t%s", f.name, quoted(f.values))
+		}
 	}
-	p.field("wait for", one(m.Wait))
-	p.field("exposed ports", slices.Sorted(maps.Keys(c.ExposedPorts)))
-	p.field("labels", labels(c.Labels))
 	if usage := printable.Block("  | ", m.Usage); usage != "" {
 		p.line("\nUSAGE\n%s", printable.Lines(strings.TrimSuffix(usage, "\n")))
 	}
@@ -102,10 +95,24 @@ func one(s string) []string {
 	return []string{s}
 }
 
-func (p page) field(name string, values []string) {
-	if len(values) > 0 {
-		p.line("%s\t%s", name, quoted(values))
+// field is what a config and its manifest say under one name.
+type field struct {
+	name   string
+	values []string
+	list   bool // each value stands for itself
+}
+
+func fields(img *image.Image) []field {
+	m, c := img.Manifest, img.Config.Config
+	timeout := ""
+	if m.Stop.Timeout > 0 {
+		timeout = m.Stop.Timeout.Std().String()
 	}
+	return []field{{"entrypoint", c.Entrypoint, false}, {"cmd", c.Cmd, false}, {"env", c.Env, true},
+		{"user", one(c.User), false}, {"workdir", one(c.WorkingDir), false},
+		{"stop signal", one(cmp.Or(m.Stop.Signal, c.StopSignal)), false}, {"stop timeout", one(timeout), false},
+		{"wait for", one(m.Wait), false}, {"exposed ports", slices.Sorted(maps.Keys(c.ExposedPorts)), true},
+		{"labels", labels(c.Labels), true}}
 }
 
 func quoted(values []string) string {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -104,30 +103,17 @@ func allRequests(m *image.Manifest) (out []string) {
 
 // settings are the config's and the rest of the manifest's, one a line.
 func settings(img *image.Image) (out []string) {
-	add := func(name string, values ...string) {
-		if len(values) > 0 && values[0] != "" {
-			out = append(out, name+" "+quoted(values))
+	m := img.Manifest
+	all := append(fields(img), field{"platform", []string{img.Config.OS + "/" + img.Config.Architecture}, false})
+	for _, f := range all {
+		switch {
+		case f.list:
+			for _, v := range f.values {
+				out = append(out, fmt.Sprintf("%s %q", strings.TrimSuffix(f.name, "s"), v))
+			}
+		case len(f.values) > 0:
+			out = append(out, f.name+" "+quoted(f.values))
 		}
-	}
-	c, m := img.Config.Config, img.Manifest
-	add("platform", img.Config.OS+"/"+img.Config.Architecture)
-	add("entrypoint", c.Entrypoint...)
-	add("cmd", c.Cmd...)
-	for _, e := range c.Env {
-		add("env", e)
-	}
-	add("user", c.User)
-	add("workdir", c.WorkingDir)
-	add("stop signal", m.Stop.Signal, c.StopSignal)
-	if t := m.Stop.Timeout; t > 0 {
-		add("stop timeout", t.Std().String())
-	}
-	add("wait", m.Wait)
-	for _, e := range slices.Sorted(maps.Keys(c.ExposedPorts)) {
-		add("exposed port", e)
-	}
-	for _, l := range labels(c.Labels) {
-		add("label", l)
 	}
 	for kind, list := range map[string][][]string{"parameter": parameters(m.Parameters), "port": ports(m.Ports),
 		"volume": volumes(m.Volumes), "writable": column(m.Writable)} {

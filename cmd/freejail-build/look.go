@@ -50,3 +50,11 @@ func (a *commands) unpackCmd() *cobra.Command {
 			})
 		})
 }
+
+func (a *commands) schemaCmd() *cobra.Command {
+	return app.Command("schema", "print the JSON Schema of an image's manifest", cobra.NoArgs,
+		func(_ context.Context, _ []string) error {
+			_, err := a.Out.Write(image.ManifestSchema)
+			return err
+		})
+}

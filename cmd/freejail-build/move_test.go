@@ -118,7 +118,7 @@ func TestPushPullServeSign(t *testing.T) {
 	}
 	do(1, "build", "-q", "-o", filepath.Join(tmp, "no.tar"), context1) // HTTP that nobody has named
 	t.Setenv(passwordEnv, "another")
-	if _, said := do(1, remote("sign", "--key", key+".key", at+"/team/web:1")...); !strings.Contains(said, "password is another") {
+	if _, said := do(1, remote("sign", "--key", key+".key", at+"/team/web:1")...); !strings.Contains(said, "wrong password") {
 		t.Errorf("sign says %s", said)
 	}
 	for _, args := range [][]string{{"push", image, "web"}, {"pull", at + "/x"}, {"pull", "-o", "a:b", at + "/x"}, {"copy", "x", "y"}, {"sign", image}, {"push", "a:b", at + "/x"},
