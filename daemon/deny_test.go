@@ -80,12 +80,12 @@ func TestTooMuchAtOnce(t *testing.T) {
 		return out
 	}
 	v.refuses(client.TaskSpec{Image: img, Volumes: tmpfs(100, "1g")}, "permits a task 1GiB of memory together, and it asks for 100GiB")
-	v.refuses(client.TaskSpec{Image: img, Volumes: tmpfs(200, "1")}, "200 mounts; 128 is the most")
+	v.refuses(client.TaskSpec{Image: img, Volumes: tmpfs(200, "1")}, "200 mounts; at most 128 are allowed")
 	v.refuses(client.TaskSpec{Image: img, Volumes: append(tmpfs(2, "1k"), client.Mount{Type: "tmpfs", Target: "/m1/", Options: "size=1k"})}, "two mounts on /m1")
 	var ports []string
 	for i := range 300 {
 		ports = append(ports, fmt.Sprintf(`{"name":"p%d","port":%d}`, i, i+2000))
 	}
 	v.refuses(client.TaskSpec{Image: v.image(testimage.Spec{Name: "ports", Cmd: []string{"inside"}, Manifest: `{"schemaVersion":1,"ports":[` + strings.Join(ports, ",") + `]}`})},
-		"300 ports; 256 is the most")
+		"300 ports; at most 256 are allowed")
 }

@@ -44,7 +44,7 @@ func (m *Manager) boundDisk(l *client.Limits) error {
 	case n == 0:
 		l.DiskBytes = cmp.Or(m.Config.Limits.Disk, most)
 	case n < storage.MinDisk:
-		return client.Invalid("disk: a limit of %d bytes is too little for a root: ask for 1MiB or more", n)
+		return client.Invalid("disk: a limit of %d bytes is too small: at least 1MiB", n)
 	case most > 0 && n > most:
 		return client.Invalid("disk: the task asks for %s, and this host gives a task at most %s "+
 			"(limits { disk_max } in its configuration)",

@@ -136,7 +136,7 @@ func (m *Manager) unrecorded(ctx context.Context, key string) error {
 	if !m.Restarted {
 		trace, err := m.traceOf(ctx, key)
 		if err == nil && trace != "" {
-			err = fmt.Errorf("its journal has no whole record, and yet there is %s", trace)
+			err = fmt.Errorf("its journal has no complete record, but there is %s", trace)
 		}
 		if err != nil {
 			return err

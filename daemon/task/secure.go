@@ -78,10 +78,10 @@ const (
 )
 
 func (p *plan) check(maxRules int) error {
-	for what, n := range map[string][2]int{"things": {len(p.requests), maxRequests},
+	for what, n := range map[string][2]int{"privileges": {len(p.requests), maxRequests},
 		"mounts": {len(p.mounts), maxMounts}, "ports": {len(p.ports), maxPorts}} {
 		if n[0] > n[1] {
-			return client.Invalid("image and job ask for %d %s; %d is the most", n[0], what, n[1])
+			return client.Invalid("image and job ask for %d %s; at most %d are allowed", n[0], what, n[1])
 		}
 	}
 	if len(p.rules) > maxRules {

@@ -125,7 +125,7 @@ func (a announcement) validate() error {
 	case strings.EqualFold(a.name, consulService):
 		return fmt.Errorf("%q is the name of Consul's servers", a.name)
 	case len(a.tags) > maxTags:
-		return fmt.Errorf("it has %d tags; %d is the most", len(a.tags), maxTags)
+		return fmt.Errorf("%d tags; at most %d are allowed", len(a.tags), maxTags)
 	}
 	for _, t := range a.tags {
 		switch {
