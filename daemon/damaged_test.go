@@ -35,6 +35,9 @@ func reported(t *testing.T, c *client.Client, words ...string) bool {
 // hasEvent wants an event with each of the words.
 func hasEvent(t *testing.T, c *client.Client, words ...string) bool {
 	t.Helper()
+	if _, err := c.Tasks(t.Context()); err != nil { // which waits for the recovery
+		t.Fatal(err)
+	}
 	found := false
 	err := c.Events(t.Context(), 0, false, func(e client.Event) error {
 		all := true

@@ -247,8 +247,8 @@ func TestDiskLimitOfTheHost(t *testing.T) {
 	}
 	for bytes, want := range map[int64]string{
 		1<<30 + 1: "this host gives a task at most 1GiB",
-		1<<20 - 1: "ask for 1MiB or more",
-		-1:        "ask for 1MiB or more",
+		1<<20 - 1: "at least 1MiB",
+		-1:        "at least 1MiB",
 	} {
 		spec.ID, spec.Limits.DiskBytes = diskTask+"b", bytes
 		if _, err := c.Start(t.Context(), spec); err == nil || !strings.Contains(err.Error(), want) {

@@ -57,6 +57,12 @@ func (h *fakeHost) do(step string) error {
 	return nil
 }
 
+func (h *fakeHost) note(call string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.calls = append(h.calls, call)
+}
+
 // undo notes that a step is taken back, which the journal must have for the newest.
 func (h *fakeHost) undo(step string) {
 	h.mu.Lock()
@@ -115,7 +121,7 @@ type fakeRulesets struct{ *fakeHost }
 
 func (r fakeRulesets) Acquire([]devfs.Rule, string) (uint16, error) { return 1000, r.do("ruleset") }
 func (r fakeRulesets) Release(string)                               { r.undo("ruleset") }
-func (r fakeRulesets) Reconcile(map[string]uint16) error            { return nil }
+func (r fakeRulesets) Reconcile(map[string]uint16) error            { r.note("=rulesets"); return nil }
 
 type fakeNFS struct {
 	NFS

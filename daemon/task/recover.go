@@ -51,7 +51,8 @@ func (m *Manager) Recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	known := m.known() // before any of them is gone
+	known := m.known() // before any of them is gone, or lets go of its ruleset
+	rerr := m.Rulesets.Reconcile(m.rulesetHolders())
 	todo := make(chan *task)
 	var wait sync.WaitGroup
 	for range recoverAtOnce {
@@ -74,8 +75,7 @@ func (m *Manager) Recover(ctx context.Context) error {
 		return nil
 	}
 	// Whether or not the disk is full or a mount hangs: what runs is to be looked after.
-	err = errors.Join(m.sweepStrays(ctx, alive, known), m.Rulesets.Reconcile(m.rulesetHolders()),
-		m.NFS.Reconcile(m.holders()))
+	err = errors.Join(rerr, m.sweepStrays(ctx, alive, known), m.NFS.Reconcile(m.holders()))
 	if err != nil {
 		m.Log.Error("recovery: cleanup is incomplete; the next daemon tries again", "error", err)
 		m.Event("", "cleanup", "cleanup after earlier tasks is incomplete; the next daemon tries again: "+err.Error())

@@ -143,5 +143,5 @@ func TestJournalOfACutOffStart(t *testing.T) {
 	if err = errors.Join(err, m.Read(t.Context()), m.Recover(context.WithoutCancel(t.Context()))); err != nil {
 		t.Fatal(err)
 	}
-	h.gone(m, "-service -jail -root -nfs -ruleset")
+	h.gone(m, "=rulesets -service -jail -root -nfs -ruleset")
 }
