@@ -1,13 +1,8 @@
 package layout
 
 import (
-	"bytes"
-	"context"
 	"errors"
 	"testing"
-
-	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/internal/testoci"
@@ -16,7 +11,7 @@ import (
 type item = testoci.Item
 
 var (
-	file, dir, symlink, hardlink, special  = testoci.File, testoci.Dir, testoci.Symlink, testoci.Hardlink, testoci.Special
+	file, symlink, hardlink, special       = testoci.File, testoci.Symlink, testoci.Hardlink, testoci.Special
 	layerOf, gz, zst                       = testoci.Tar, testoci.Gzip, testoci.Zstd
 	listing, sameListing, wantError, brief = testoci.Listing, testoci.SameListing, testoci.WantError, testoci.Brief
 	needRoot, hostConfig, writeTemp        = testoci.NeedRoot, testoci.HostConfig, testoci.WriteTemp
@@ -35,20 +30,7 @@ func newStore(t testing.TB, l image.Limits) *Store {
 // putLayers makes an image of plain layers in a store.
 func putLayers(t testing.TB, s *Store, name string, layers ...[]byte) *image.Image {
 	t.Helper()
-	var diffs []digest.Digest
-	var blobs []ocispec.Descriptor
-	for _, l := range layers {
-		d, err := s.Add(context.Background(), ocispec.MediaTypeImageLayer, bytes.NewReader(l))
-		if err != nil {
-			t.Fatal(err)
-		}
-		diffs, blobs = append(diffs, digest.FromBytes(l)), append(blobs, d)
-	}
-	img, err := s.Put(context.Background(), name, hostConfig(diffs...), blobs, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return img
+	return testoci.PutLayers(t, s, name, layers...)
 }
 
 // list are all images of a store.

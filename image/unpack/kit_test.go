@@ -1,12 +1,8 @@
 package unpack
 
 import (
-	"bytes"
 	"context"
 	"testing"
-
-	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/layout"
@@ -34,20 +30,7 @@ func newStore(t testing.TB, l image.Limits) *layout.Store {
 // putLayers makes an image of plain layers in a store.
 func putLayers(t testing.TB, s *layout.Store, name string, layers ...[]byte) *image.Image {
 	t.Helper()
-	var diffs []digest.Digest
-	var blobs []ocispec.Descriptor
-	for _, l := range layers {
-		d, err := s.Add(context.Background(), ocispec.MediaTypeImageLayer, bytes.NewReader(l))
-		if err != nil {
-			t.Fatal(err)
-		}
-		diffs, blobs = append(diffs, digest.FromBytes(l)), append(blobs, d)
-	}
-	img, err := s.Put(context.Background(), name, hostConfig(diffs...), blobs, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return img
+	return testoci.PutLayers(t, s, name, layers...)
 }
 
 // unpackLayers unpacks layers into a new directory.

@@ -4,8 +4,10 @@ package testoci
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -23,6 +25,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
+// LongAgo is the time of entries.
 var LongAgo = time.Date(2001, 2, 3, 4, 5, 6, 0, time.UTC)
 
 // Item is one entry of a layer under test.
@@ -37,29 +40,36 @@ func own(h tar.Header) tar.Header {
 	return h
 }
 
+// File is a regular file.
 func File(name, body string) Item {
 	return Item{Header: own(tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: int64(len(body))}),
 		Body: body}
 }
 
+// Dir is a directory.
 func Dir(name string) Item {
 	return Item{Header: own(tar.Header{Typeflag: tar.TypeDir, Name: name, Mode: 0o755})}
 }
 
+// Symlink is a symbolic link.
 func Symlink(name, to string) Item {
 	return Item{Header: own(tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: to, Mode: 0o777})}
 }
 
+// Hardlink is a hard link.
 func Hardlink(name, to string) Item {
 	return Item{Header: own(tar.Header{Typeflag: tar.TypeLink, Name: name, Linkname: to, Mode: 0o644})}
 }
 
+// Special is a device or a FIFO.
 func Special(kind byte, name string) Item {
 	return Item{Header: own(tar.Header{Typeflag: kind, Name: name, Mode: 0o666, Devmajor: 1, Devminor: 3})}
 }
 
+// WithMode gives it another mode.
 func (i Item) WithMode(m int64) Item { i.Mode = m; return i }
 
+// Tar writes a layer.
 func Tar(t testing.TB, items ...Item) []byte {
 	t.Helper()
 	var b bytes.Buffer
@@ -117,6 +127,7 @@ func paxRecord(t testing.TB, key, value string) []byte {
 	return h
 }
 
+// Gzip compresses.
 func Gzip(t testing.TB, b []byte) []byte {
 	t.Helper()
 	var out bytes.Buffer
@@ -130,6 +141,7 @@ func Gzip(t testing.TB, b []byte) []byte {
 	return out.Bytes()
 }
 
+// Zstd compresses.
 func Zstd(t testing.TB, b []byte) []byte {
 	t.Helper()
 	w, err := zstd.NewWriter(nil)
@@ -139,12 +151,39 @@ func Zstd(t testing.TB, b []byte) []byte {
 	return w.EncodeAll(b, nil)
 }
 
+// HostConfig is the config of an image for this host.
 func HostConfig(diffs ...digest.Digest) ocispec.Image {
 	return ocispec.Image{Platform: ocispec.Platform{OS: runtime.GOOS, Architecture: runtime.GOARCH},
 		RootFS: ocispec.RootFS{Type: "layers", DiffIDs: diffs}}
 }
 
-// layout is an OCI layout in memory whose parts a test can spoil.
+// Store is what PutLayers needs of a store, whose images are of type I.
+type Store[I any] interface {
+	Add(ctx context.Context, mediaType string, r io.Reader) (ocispec.Descriptor, error)
+	Put(ctx context.Context, name string, cfg ocispec.Image, layers []ocispec.Descriptor,
+		annotations map[string]string) (I, error)
+}
+
+// PutLayers makes an image of plain layers in a store.
+func PutLayers[I any](t testing.TB, s Store[I], name string, layers ...[]byte) I {
+	t.Helper()
+	var diffs []digest.Digest
+	var blobs []ocispec.Descriptor
+	for _, l := range layers {
+		d, err := s.Add(t.Context(), ocispec.MediaTypeImageLayer, bytes.NewReader(l))
+		if err != nil {
+			t.Fatal(err)
+		}
+		diffs, blobs = append(diffs, digest.FromBytes(l)), append(blobs, d)
+	}
+	img, err := s.Put(t.Context(), name, HostConfig(diffs...), blobs, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return img
+}
+
+// Layout is an OCI layout in memory whose parts a test can spoil.
 type Layout struct {
 	Files    map[string][]byte
 	Index    ocispec.Index
@@ -153,6 +192,7 @@ type Layout struct {
 	Layers   [][]byte
 }
 
+// NewLayout has plain layers, and is to be sealed.
 func NewLayout(layers ...[]byte) *Layout {
 	l := &Layout{Files: map[string][]byte{}, Layers: layers, Config: HostConfig()}
 	l.Manifest = ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2},
@@ -164,12 +204,14 @@ func NewLayout(layers ...[]byte) *Layout {
 	return l
 }
 
+// Blob adds one.
 func (l *Layout) Blob(mediaType string, b []byte) ocispec.Descriptor {
 	d := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(b), Size: int64(len(b))}
 	l.Files["blobs/sha256/"+d.Digest.Encoded()] = b
 	return d
 }
 
+// JSON adds a document.
 func (l *Layout) JSON(t testing.TB, mediaType string, v any) ocispec.Descriptor {
 	t.Helper()
 	b, err := json.Marshal(v)
@@ -179,7 +221,7 @@ func (l *Layout) JSON(t testing.TB, mediaType string, v any) ocispec.Descriptor 
 	return l.Blob(mediaType, b)
 }
 
-// seal writes config, manifest and index; the result can still be spoilt.
+// Seal writes config, manifest and index; the result can still be spoilt.
 func (l *Layout) Seal(t testing.TB) *Layout {
 	t.Helper()
 	if l.Manifest.Config.MediaType == "" {
@@ -191,6 +233,7 @@ func (l *Layout) Seal(t testing.TB) *Layout {
 	return l.Reindex(t)
 }
 
+// Reindex writes a changed index.
 func (l *Layout) Reindex(t testing.TB) *Layout {
 	t.Helper()
 	b, err := json.Marshal(l.Index)
@@ -201,6 +244,7 @@ func (l *Layout) Reindex(t testing.TB) *Layout {
 	return l
 }
 
+// Tar gives it as an archive.
 func (l *Layout) Tar(t testing.TB) []byte {
 	t.Helper()
 	var items []Item
@@ -210,6 +254,7 @@ func (l *Layout) Tar(t testing.TB) []byte {
 	return Tar(t, items...)
 }
 
+// Dir writes it as a directory.
 func (l *Layout) Dir(t testing.TB) string {
 	t.Helper()
 	d := t.TempDir()
@@ -225,6 +270,7 @@ func (l *Layout) Dir(t testing.TB) string {
 	return d
 }
 
+// WriteTemp writes an archive and gives its path.
 func WriteTemp(t testing.TB, b []byte) string {
 	t.Helper()
 	p := filepath.Join(t.TempDir(), "image.tar")
@@ -234,7 +280,7 @@ func WriteTemp(t testing.TB, b []byte) string {
 	return p
 }
 
-// listing is what a tree holds: names, types, modes, contents and link targets.
+// Listing is what a tree holds: names, types, modes, contents and link targets.
 func Listing(t testing.TB, root string) map[string]string {
 	t.Helper()
 	out := map[string]string{}
@@ -271,6 +317,7 @@ func Listing(t testing.TB, root string) map[string]string {
 	return out
 }
 
+// SameListing compares two trees.
 func SameListing(t testing.TB, what string, got, want map[string]string) {
 	t.Helper()
 	for name, g := range got {
@@ -287,6 +334,7 @@ func SameListing(t testing.TB, what string, got, want map[string]string) {
 	}
 }
 
+// WantError wants all the parts in an error.
 func WantError(t testing.TB, err error, parts ...string) {
 	t.Helper()
 	if err == nil {
@@ -299,6 +347,7 @@ func WantError(t testing.TB, err error, parts ...string) {
 	}
 }
 
+// NeedRoot skips a test that others cannot run.
 func NeedRoot(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
