@@ -380,7 +380,7 @@ func diskLimit(t *testing.T, c *cluster) {
 	wrong, task := job("wrong", "fill", "1")
 	task.Config["disk"] = "much"
 	c.run(t, batch(wrong))
-	wantMessage(t, c.one(t, wrong, "failed"), `disk "much" is not a size such as "1GiB"`)
+	wantMessage(t, c.one(t, wrong, "failed"), `disk "much" is not a valid size (for example 256MiB)`)
 }
 
 func (c *cluster) racct(t *testing.T) bool {
