@@ -65,7 +65,8 @@ func open(t *testing.T, a *testconsul.Agent) (*Catalog, *told) {
 }
 
 func service(port int) []Service {
-	return []Service{{PortName: "http", Name: "web", Tags: []string{"a"}, Address: "127.0.0.1", Port: port, Meta: map[string]string{"image": "x"},
+	return []Service{{PortName: "http", Name: "web", Tags: []string{"a"}, Address: "127.0.0.1", Port: port,
+		Meta:  map[string]string{"image": "x"},
 		Check: &Check{Type: "tcp", Interval: time.Second, Timeout: time.Second}}}
 }
 
@@ -84,7 +85,8 @@ func TestServicesAreKeptTrue(t *testing.T) {
 	must(t, c.Ping(t.Context()))
 	c.Set("one", service(l.Addr().(*net.TCPAddr).Port))
 	s := a.AwaitServices("theirs", "own", "freejail-one-http")["freejail-one-http"]
-	if s.Service != "web" || s.Address != "127.0.0.1" || s.Meta["image"] != "x" || s.Meta[metaTask] != "one" || len(s.Tags) != 1 {
+	if s.Service != "web" || s.Address != "127.0.0.1" || s.Meta["image"] != "x" || s.Meta[metaTask] != "one" ||
+		len(s.Tags) != 1 {
 		t.Errorf("registered: %+v", s)
 	}
 	testconsul.Await(t, "its check to pass", func() error {
@@ -149,16 +151,19 @@ func TestOthersAreLeftAlone(t *testing.T) {
 	}
 	a := testconsul.New(t)
 	a.Start()
-	taken := &api.AgentServiceRegistration{ID: "freejail-one-http", Name: "vault", Port: 8200, Meta: map[string]string{metaNode: "another host"}}
+	taken := &api.AgentServiceRegistration{ID: "freejail-one-http", Name: "vault", Port: 8200,
+		Meta: map[string]string{metaNode: "another host"}}
 	must(t, a.Client.Agent().ServiceRegister(taken))
 	c, e := open(t, a)
 	long := service(1)
-	long[0].Meta = map[string]string{metaNode: "another host", metaTask: "vault", "a key": "x", "image": strings.Repeat("x", 5000), strings.Repeat("k", 200): "x", "job": "j"}
+	long[0].Meta = map[string]string{metaNode: "another host", metaTask: "vault", "a key": "x",
+		"image": strings.Repeat("x", 5000), strings.Repeat("k", 200): "x", "job": "j"}
 	c.Set("one", service(1))
 	c.Set("two", long)
 	e.await(t, "one: Consul does not take it: service freejail-one-http: there is one of this id")
 	two := a.AwaitServices("freejail-one-http", "freejail-two-http")["freejail-two-http"]
-	if m := two.Meta; len(m) != 4 || m[metaNode] != "this host" || m[metaTask] != "two" || m["job"] != "j" || len(m["image"]) != 512 {
+	if m := two.Meta; len(m) != 4 || m[metaNode] != "this host" || m[metaTask] != "two" || m["job"] != "j" ||
+		len(m["image"]) != 512 {
 		t.Errorf("the metadata is %v", m)
 	}
 	c.Remove(t.Context(), "one")
@@ -195,7 +200,9 @@ func TestChecksStayAtTheTask(t *testing.T) {
 	c, _ := open(t, a)
 	for i, path := range []string{"/up", "@" + other + "/", "//" + other, "", "/?a=" + other, "\\\\" + other} {
 		// Announced at an address that is not the task's.
-		c.Set(fmt.Sprintf("t%d", i), []Service{{PortName: "http", Name: "web", Address: "192.0.2.1", Port: n, Check: &Check{Type: "http", Path: path, Address: "127.0.0.1", Interval: time.Second, Timeout: time.Second}}})
+		c.Set(fmt.Sprintf("t%d", i), []Service{{PortName: "http", Name: "web", Address: "192.0.2.1", Port: n,
+			Check: &Check{Type: "http", Path: path, Address: "127.0.0.1", Interval: time.Second,
+				Timeout: time.Second}}})
 	}
 	for seen := map[string]bool{}; len(seen) < 4; { // those that a check can be made for at all
 		seen[<-asked] = true

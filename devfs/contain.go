@@ -25,18 +25,6 @@ func idWithin(permitted, requested *uint32) bool {
 	return requested == nil || permitted != nil && *permitted == *requested
 }
 
-// Contains reports whether everything that the requested rule opens is opened
-// by the permitted one too. It is exact: paths are compared as the sets of the
-// names that they match. Patterns too intricate to compare are not contained.
-func Contains(permitted, requested Rule) bool {
-	i, err := NewIndex([]Rule{permitted})
-	if err != nil {
-		return false
-	}
-	by, err := i.Covering(requested, nil)
-	return err == nil && len(by) > 0
-}
-
 // Index finds, among many rules, those that bear on a requested one.
 type Index struct {
 	rules    []Rule

@@ -74,7 +74,8 @@ func rangematch(p string, c byte) (bool, string) {
 
 // deviceNames are all names of up to five of these letters, and real ones.
 func deviceNames() []string {
-	names := strings.Fields("null zero bpf bpf0 bpf10 mem kmem io tty ttyu0 ttyu0.init pts/0 pts/12 fd/3 da0 da0p1 da0s1a ada0 nvd0 input/event0 dri/card0 led/a]b a-b a\\b x*y")
+	names := strings.Fields("null zero bpf bpf0 bpf10 mem kmem io tty ttyu0 ttyu0.init pts/0 pts/12 fd/3 da0 da0p1 " +
+		"da0s1a ada0 nvd0 input/event0 dri/card0 led/a]b a-b a\\b x*y")
 	last := []string{""}
 	for range 5 {
 		var next []string
@@ -88,7 +89,8 @@ func deviceNames() []string {
 	return names
 }
 
-var pieces = []string{"a", "b", "0", "/", "*", "*", "?", "[ab]", "[!a]", "[^0]", "[a-b]", "[0-9]", "[]a]", "[!]b]", "[a\\-b]", "\\a", "\\*", "[-a]", "[a-]", "[\\]0]"}
+var pieces = []string{"a", "b", "0", "/", "*", "*", "?", "[ab]", "[!a]", "[^0]", "[a-b]", "[0-9]", "[]a]", "[!]b]",
+	"[a\\-b]", "\\a", "\\*", "[-a]", "[a-]", "[\\]0]"}
 
 func randomPattern(r *rand.Rand) string {
 	var b strings.Builder
@@ -164,7 +166,8 @@ func TestHardPatterns(t *testing.T) {
 		t.Errorf("all names are in a part of them: %v %v", in, err)
 	}
 	// Each place may be held or not: 2^60 sets.
-	if in, err := mustGlob(t, "*a"+strings.Repeat("[ab]", 60)).within([]glob{hard, mustGlob(t, "*b"+strings.Repeat("?", 90))}); err == nil && !in {
+	if in, err := mustGlob(t, "*a"+strings.Repeat("[ab]", 60)).within([]glob{hard,
+		mustGlob(t, "*b"+strings.Repeat("?", 90))}); err == nil && !in {
 		t.Error("contained by the first, but refused")
 	}
 	if in, _ := mustGlob(t, "*b*"+strings.Repeat("[ab]", 60)).within([]glob{hard}); in {
@@ -173,7 +176,8 @@ func TestHardPatterns(t *testing.T) {
 }
 
 func TestIndex(t *testing.T) {
-	rules := []Rule{parse(t, "path 'bpf[0-4]' unhide"), parse(t, "path 'bpf[5-9]' unhide"), parse(t, "path 'da*' unhide mode 640 group 5"), parse(t, "type tty unhide")}
+	rules := []Rule{parse(t, "path 'bpf[0-4]' unhide"), parse(t, "path 'bpf[5-9]' unhide"),
+		parse(t, "path 'da*' unhide mode 640 group 5"), parse(t, "type tty unhide")}
 	x, err := NewIndex(rules)
 	if err != nil {
 		t.Fatal(err)
@@ -204,7 +208,8 @@ func TestIndex(t *testing.T) {
 			t.Errorf("%s is covered by %v, %v; want %d rules", text, by, err, want)
 		}
 	}
-	for text, want := range map[string]int{"path 'b*' unhide": 0, "path 'b*' hide": -1, "unhide": 0, "path mem unhide": 3, "path mem type disk unhide": -1,
+	for text, want := range map[string]int{"path 'b*' unhide": 0, "path 'b*' hide": -1, "unhide": 0,
+		"path mem unhide": 3, "path mem type disk unhide": -1,
 		"path da1 type disk mode 7": 2, "path da1 type disk group 5": 2} {
 		if i, err := x.Touching(parse(t, text), nil); err != nil || i != want {
 			t.Errorf("%s touches %d %v, want %d", text, i, err, want)
@@ -233,10 +238,10 @@ func FuzzContains(f *testing.F) {
 		}
 		node := Node{Path: name}
 		hits := func(r Rule) bool { return Visible([]Rule{{Hide: true}, r}, node) }
-		if Contains(a, b) && hits(b) && !hits(a) {
+		if contains(a, b) && hits(b) && !hits(a) {
 			t.Fatalf("%q is said to contain %q, which alone opens %q", a, b, name)
 		}
-		if !Contains(b, b) {
+		if !contains(b, b) {
 			if g := mustGlob(t, b.Path); len(g) < 12 {
 				t.Fatalf("%q does not contain itself", b)
 			}

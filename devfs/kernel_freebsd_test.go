@@ -35,7 +35,8 @@ func TestKernel(t *testing.T) {
 	if rules, err := k.Rules(set); err != nil || len(rules) != 0 {
 		t.Errorf("a set that is not there: %v %v", rules, err)
 	}
-	want := []Rule{{Hide: true}, parse(t, "path null unhide"), parse(t, "path 'bpf*' type tty unhide user 5 group 7 mode 640")}
+	want := []Rule{{Hide: true}, parse(t, "path null unhide"),
+		parse(t, "path 'bpf*' type tty unhide user 5 group 7 mode 640")}
 	for i, r := range want {
 		if err := k.Add(set, uint16(i+1), r); err != nil {
 			t.Fatal(err)

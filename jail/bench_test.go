@@ -13,7 +13,8 @@ func BenchmarkStart(b *testing.B) {
 		if _, err := f.m.Create(context.Background(), Spec{Name: name, Root: f.root, Hostname: "bench"}); err != nil {
 			b.Fatal(err)
 		}
-		pid, err := f.m.Start(context.Background(), name, Process{Args: []string{"/bin/prog", "inside-nothing"}, Dir: "/"})
+		pid, err := f.m.Start(context.Background(), name,
+			Process{Args: []string{"/bin/prog", "inside-nothing"}, Dir: "/"})
 		if err != nil {
 			b.Fatal(err)
 		}

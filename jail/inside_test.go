@@ -246,7 +246,8 @@ func onHost(what string, args []string) {
 	case "upgrade":
 		self, err := os.Executable()
 		must(err)
-		must(syscall.Exec(self, []string{self, "host-upgraded", args[0], root, name, fmt.Sprint(pid), start}, os.Environ()))
+		must(syscall.Exec(self, []string{self, "host-upgraded", args[0], root, name, fmt.Sprint(pid), start},
+			os.Environ()))
 	}
 	fmt.Println("started", pid, start)
 	select {}
@@ -270,7 +271,8 @@ func heavy(cfg Config, root, name string) {
 	for range 2 {
 		wg.Go(func() {
 			for begun := time.Now(); time.Since(begun) < 5*time.Second; {
-				if x, err := m.Exec(ctx, name, Process{Args: []string{"/bin/prog", "inside-nothing"}, Dir: "/tmp"}); err == nil {
+				if x, err := m.Exec(ctx, name,
+					Process{Args: []string{"/bin/prog", "inside-nothing"}, Dir: "/tmp"}); err == nil {
 					<-m.Wait(x)
 				}
 			}
@@ -294,7 +296,8 @@ func heavy(cfg Config, root, name string) {
 // odder starts a process as one that came into an odd world. It runs as a user,
 // who cannot mend it.
 func odder(m *Manager, name string) {
-	p := Process{Args: []string{"/bin/prog", "inside-heritage"}, Dir: "/tmp", UID: 1001, GID: 1001, Stdout: os.Stdout, Stderr: os.Stderr}
+	p := Process{Args: []string{"/bin/prog", "inside-heritage"}, Dir: "/tmp", UID: 1001, GID: 1001, Stdout: os.Stdout,
+		Stderr: os.Stderr}
 	pid, err := m.Start(context.Background(), name, p)
 	must(err)
 	<-m.Wait(pid)

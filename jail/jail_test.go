@@ -122,7 +122,8 @@ func (f *fixture) process(args ...string) (Process, *os.File) {
 		f.Fatal(err)
 	}
 	f.Cleanup(func() { null.Close(); r.Close(); w.Close() })
-	return Process{Args: args, Env: []string{"PATH=/bin", "GREETING=hello"}, Dir: "/tmp", Stdin: null, Stdout: w, Stderr: w}, r
+	return Process{Args: args, Env: []string{"PATH=/bin", "GREETING=hello"}, Dir: "/tmp", Stdin: null, Stdout: w,
+		Stderr: w}, r
 }
 
 func (f *fixture) start(name string, args ...string) (int, *os.File) {

@@ -19,8 +19,10 @@ func TestKernelParams(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, want := range map[string]paramType{"path": {ctlString, "A"}, "persist": {ctlInt, "B"}, "allow.raw_sockets": {ctlInt, "B"},
-		"allow.mount": {ctlInt, "B"}, "ip4": {ctlInt, "E,jailsys"}, "ip4.addr": {ctlStruct, "S,in_addr,a"}, "securelevel": {ctlInt, "I"}} {
+	for name, want := range map[string]paramType{"path": {ctlString, "A"}, "persist": {ctlInt, "B"},
+		"allow.raw_sockets": {ctlInt, "B"},
+		"allow.mount":       {ctlInt, "B"}, "ip4": {ctlInt, "E,jailsys"}, "ip4.addr": {ctlStruct,
+			"S,in_addr,a"}, "securelevel": {ctlInt, "I"}} {
 		if types[name] != want {
 			t.Errorf("%s: %+v, want %+v", name, types[name], want)
 		}
@@ -34,7 +36,8 @@ func TestKernelParams(t *testing.T) {
 func (f *fixture) param(name, param string, size int) string {
 	f.Helper()
 	b := make([]byte, size)
-	if _, msg, err := bsd.Call(unix.SYS_JAIL_GET, []bsd.Param{bsd.Text("name", name), {Name: param, Value: b}}, 0); err != nil {
+	if _, msg, err := bsd.Call(unix.SYS_JAIL_GET, []bsd.Param{bsd.Text("name", name), {Name: param, Value: b}},
+		0); err != nil {
 		f.Fatalf("%s: %s %v", param, msg, err)
 	}
 	return string(b)
@@ -43,12 +46,16 @@ func (f *fixture) param(name, param string, size int) string {
 func TestParamsReachTheKernel(t *testing.T) {
 	f := setup(t)
 	name := f.createSpec(Spec{Meta: map[string]string{"alloc": "a1"}, Params: map[string]string{
-		"securelevel": "2", "enforce_statfs": "1", "children.max": "3", "allow.chflags": "true", "allow.set_hostname": "false",
-		"ip4.addr": "127.0.0.1", "ip6": "disable", "sysvshm": "new", "sysvmsg": "inherit", "osrelease": "14.9-TEST", "devfs_ruleset": "0"}})
+		"securelevel": "2", "enforce_statfs": "1", "children.max": "3", "allow.chflags": "true",
+		"allow.set_hostname": "false",
+		"ip4.addr":           "127.0.0.1", "ip6": "disable", "sysvshm": "new", "sysvmsg": "inherit", "osrelease": "14.9-TEST", "devfs_ruleset": "0"}})
 	for _, c := range []struct{ param, want string }{
-		{"securelevel", string(bsd.Word(2))}, {"enforce_statfs", string(bsd.Word(1))}, {"children.max", string(bsd.Word(3))},
-		{"allow.chflags", string(bsd.Word(1))}, {"allow.set_hostname", string(bsd.Word(0))}, {"ip4.addr", "\x7f\x00\x00\x01"},
-		{"ip6", string(bsd.Word(0))}, {"sysvshm", string(bsd.Word(1))}, {"sysvmsg", string(bsd.Word(2))}, {"sysvsem", string(bsd.Word(0))},
+		{"securelevel", string(bsd.Word(2))}, {"enforce_statfs", string(bsd.Word(1))},
+		{"children.max", string(bsd.Word(3))},
+		{"allow.chflags", string(bsd.Word(1))}, {"allow.set_hostname", string(bsd.Word(0))},
+		{"ip4.addr", "\x7f\x00\x00\x01"},
+		{"ip6", string(bsd.Word(0))}, {"sysvshm", string(bsd.Word(1))}, {"sysvmsg", string(bsd.Word(2))},
+		{"sysvsem", string(bsd.Word(0))},
 		{"persist", string(bsd.Word(1))},
 	} {
 		if got := f.param(name, c.param, 4); got != c.want {
@@ -85,7 +92,8 @@ func TestParamErrors(t *testing.T) {
 			}
 			continue
 		}
-		if err == nil || !strings.Contains(err.Error(), c.say) || !strings.Contains(err.Error(), name) || c.is != nil && !errors.Is(err, c.is) {
+		if err == nil || !strings.Contains(err.Error(), c.say) || !strings.Contains(err.Error(), name) || c.is != nil &&
+			!errors.Is(err, c.is) {
 			t.Errorf("%s: %v", param, err)
 		}
 		if _, err := jailGet(name, 0); !errors.Is(err, ErrNotFound) {
@@ -97,7 +105,8 @@ func TestParamErrors(t *testing.T) {
 	if !errors.As(err, &e) || !errors.Is(err, unix.ENOENT) || !strings.Contains(err.Error(), f.root+"/nothere") {
 		t.Errorf("%v", err)
 	}
-	_, err = f.m.Create(t.Context(), Spec{Name: f.name(), Root: f.root, Params: map[string]string{"vnet": "new", "ip4.addr": "127.0.0.1"}})
+	_, err = f.m.Create(t.Context(), Spec{Name: f.name(), Root: f.root,
+		Params: map[string]string{"vnet": "new", "ip4.addr": "127.0.0.1"}})
 	if !errors.As(err, &e) || e.Err != unix.EINVAL || e.Message == "" {
 		t.Errorf("%v", err)
 	}
@@ -122,7 +131,8 @@ func TestRemovedBehindOurBack(t *testing.T) {
 	if e := f.exit(pid); e.Signal != int(syscall.SIGKILL) || e.OOM {
 		t.Errorf("%+v", e)
 	}
-	if _, err := f.m.Exec(t.Context(), name, Process{Args: []string{"/bin/prog"}, Dir: "/"}); !errors.Is(err, ErrNotFound) {
+	if _, err := f.m.Exec(t.Context(), name, Process{Args: []string{"/bin/prog"}, Dir: "/"}); !errors.Is(err,
+		ErrNotFound) {
 		t.Errorf("exec in it: %v", err)
 	}
 }
@@ -153,7 +163,8 @@ func TestLimitsWithoutRacct(t *testing.T) {
 	}
 	files, exit, _ := strings.Cut(string(b), "\n")
 	var e Exit
-	if err := json.Unmarshal([]byte(exit), &e); err != nil || !e.OOM || !strings.Contains(e.Reason, "64 MiB") || files != "true" {
+	if err := json.Unmarshal([]byte(exit), &e); err != nil || !e.OOM || !strings.Contains(e.Reason, "64 MiB") ||
+		files != "true" {
 		t.Errorf("%s: %v", b, err)
 	}
 }
@@ -163,7 +174,8 @@ func TestRulesGoWithTheJail(t *testing.T) {
 	if !f.m.racct {
 		t.Skip("this host's kernel does not limit resources (kern.racct.enable=1 in /boot/loader.conf)")
 	}
-	name := f.createSpec(Spec{Limits: Limits{MemoryBytes: 1 << 30, CPUPercent: 50, MaxProcs: 100, OpenFiles: 1000, CPUSet: "0"}})
+	name := f.createSpec(Spec{Limits: Limits{MemoryBytes: 1 << 30, CPUPercent: 50, MaxProcs: 100, OpenFiles: 1000,
+		CPUSet: "0"}})
 	rules, err := rctl(unix.SYS_RCTL_GET_RULES, "jail:"+name)
 	if err != nil || strings.Count(rules, name) != 4 || strings.Contains(rules, "openfiles") {
 		t.Errorf("%q %v", rules, err)
@@ -225,7 +237,8 @@ func TestMissingDirectory(t *testing.T) {
 	f := setup(t)
 	p, _ := f.process("/bin/prog", "inside-env")
 	p.Dir = "/nowhere"
-	if _, err := f.m.Start(t.Context(), f.create(Limits{}), p); err == nil || errors.Is(err, ErrNoProgram) || !strings.Contains(err.Error(), "/nowhere") {
+	if _, err := f.m.Start(t.Context(), f.create(Limits{}), p); err == nil || errors.Is(err, ErrNoProgram) ||
+		!strings.Contains(err.Error(), "/nowhere") {
 		t.Errorf("%v", err)
 	}
 }

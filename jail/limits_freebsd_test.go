@@ -119,7 +119,8 @@ func TestRulesOfAnEarlierDaemon(t *testing.T) {
 		t.Fatal(err)
 	}
 	rules, err := rctl(unix.SYS_RCTL_GET_RULES, "jail:"+name)
-	if err != nil || strings.Contains(rules, "openfiles") || strings.Count(rules, "memoryuse") != 1 || !strings.Contains(rules, "maxproc") {
+	if err != nil || strings.Contains(rules, "openfiles") || strings.Count(rules, "memoryuse") != 1 ||
+		!strings.Contains(rules, "maxproc") {
 		t.Errorf("%q %v", rules, err)
 	}
 }

@@ -50,9 +50,12 @@ func TestEncodeParam(t *testing.T) {
 }
 
 func TestEncodeParamRefuses(t *testing.T) {
-	for _, c := range [][2]string{{"persist", "maybe"}, {"securelevel", ""}, {"securelevel", "5000000000"}, {"sysvshm", "true"},
-		{"ip4.addr", "::1"}, {"ip6.addr", "10.0.0.1"}, {"ip6.addr", "fe80::1%em0"}, {"ip4.addr", "10.0.0.1,"}, {"nothing", "1"},
-		{"nosecurelevel", "1"}, {"no", ""}, {"strange", "1"}, {"host.hostid", "-1"}, {"securelevel.x", "1"}, {"osrelease", "a\x00b"}} {
+	for _, c := range [][2]string{{"persist", "maybe"}, {"securelevel", ""}, {"securelevel", "5000000000"},
+		{"sysvshm", "true"},
+		{"ip4.addr", "::1"}, {"ip6.addr", "10.0.0.1"}, {"ip6.addr", "fe80::1%em0"}, {"ip4.addr", "10.0.0.1,"},
+		{"nothing", "1"},
+		{"nosecurelevel", "1"}, {"no", ""}, {"strange", "1"}, {"host.hostid", "-1"}, {"securelevel.x",
+			"1"}, {"osrelease", "a\x00b"}} {
 		if name, value, err := encodeParam(testTypes, c[0], c[1]); err == nil {
 			t.Errorf("%s=%q was taken: %s %q", c[0], c[1], name, value)
 		}
@@ -60,11 +63,13 @@ func TestEncodeParamRefuses(t *testing.T) {
 }
 
 func TestSpecCheck(t *testing.T) {
-	good := Spec{Name: "fj-a1_b-c", Root: "/r", Params: map[string]string{"allow.mlock": "true"}, Limits: Limits{CPUSet: "0-1"}}
+	good := Spec{Name: "fj-a1_b-c", Root: "/r", Params: map[string]string{"allow.mlock": "true"},
+		Limits: Limits{CPUSet: "0-1"}}
 	if err := good.check(); err != nil {
 		t.Error(err)
 	}
-	for _, name := range []string{"", "web", "fj-", "fj-7", "fj-a.b", "fj-a:b", "fj-a/b", "fj-..", "fj-a b", "fj-a\x00"} {
+	for _, name := range []string{"", "web", "fj-", "fj-7", "fj-a.b", "fj-a:b", "fj-a/b", "fj-..", "fj-a b",
+		"fj-a\x00"} {
 		s := good
 		s.Name = name
 		if s.check() == nil {
@@ -91,7 +96,8 @@ func TestSpecCheck(t *testing.T) {
 }
 
 func TestMetaText(t *testing.T) {
-	got := metaText(map[string]string{"b": "2", "a": "1", "bad\nkey": "x", "evil": "x\nfreejail=forged", "huge": strings.Repeat("x", 5000), "k=": "x"})
+	got := metaText(map[string]string{"b": "2", "a": "1", "bad\nkey": "x", "evil": "x\nfreejail=forged",
+		"huge": strings.Repeat("x", 5000), "k=": "x"})
 	if got != "a=1\nb=2" {
 		t.Errorf("%q", got)
 	}
@@ -99,7 +105,8 @@ func TestMetaText(t *testing.T) {
 
 func TestRctlRules(t *testing.T) {
 	got := rctlRules("fj-x", Limits{MemoryBytes: 1 << 20, CPUPercent: 150, MaxProcs: 10, OpenFiles: 20, CPUShares: 7})
-	want := []string{"jail:fj-x:memoryuse:sigkill=270532608", "jail:fj-x:shmsize:deny=1048576", "jail:fj-x:pcpu:deny=150", "jail:fj-x:maxproc:deny=10"}
+	want := []string{"jail:fj-x:memoryuse:sigkill=270532608", "jail:fj-x:shmsize:deny=1048576",
+		"jail:fj-x:pcpu:deny=150", "jail:fj-x:maxproc:deny=10"}
 	if !slices.Equal(got, want) {
 		t.Errorf("%q", got)
 	}

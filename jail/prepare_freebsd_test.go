@@ -76,7 +76,8 @@ func signals() string {
 	p, err := bsd.FindProcess(unix.Getpid())
 	must(err)
 	login := fmt.Sprint(" login ", p.Login(), " ", unix.ByteSliceToString(p.Record[kiClass:kiClass+18]))
-	return fmt.Sprint(" ignored ", in.ignored, " blocked ", mask, " rtprio ", in.rtprio, " processors ", runtime.NumCPU() > 1, login)
+	return fmt.Sprint(" ignored ", in.ignored, " blocked ", mask, " rtprio ", in.rtprio, " processors ",
+		runtime.NumCPU() > 1, login)
 }
 
 // becomeOdd is what a shell may have made of a daemon.

@@ -63,7 +63,8 @@ func TestCredentialsAndNothingInherited(t *testing.T) {
 	p.UID, p.GID, p.Groups, p.Env = 1001, 1002, []uint32{1003, 1004}, nil
 	out, e := f.output(name, p, r)
 	// FreeBSD lists the effective group among them or not, by version.
-	if e.Code != 0 || out != "1001 1001 1002 1002 [1003 1004] 0 []\n" && out != "1001 1001 1002 1002 [1002 1003 1004] 0 []\n" {
+	if e.Code != 0 || out != "1001 1001 1002 1002 [1003 1004] 0 []\n" &&
+		out != "1001 1001 1002 1002 [1002 1003 1004] 0 []\n" {
 		t.Errorf("%q %+v", out, e)
 	}
 	p, r = f.process("/bin/prog", "inside-whoami")
@@ -131,7 +132,8 @@ func TestTerminalIsTheUsers(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer master.Close()
-	if line, err := bufio.NewReader(master).ReadString('\n'); err != nil || strings.TrimSpace(line) != "owner 1001 <nil>" {
+	if line, err := bufio.NewReader(master).ReadString('\n'); err != nil ||
+		strings.TrimSpace(line) != "owner 1001 <nil>" {
 		t.Errorf("%q %v", line, err)
 	}
 	if e := f.exit(pid); !e.Known || e.Code != 0 {

@@ -20,7 +20,8 @@ func newExporter(t *testing.T) (*Exporter, ExportConfig) {
 	}
 	base, err := filepath.EvalSymlinks(t.TempDir())
 	check(t, err)
-	cfg := ExportConfig{Dir: filepath.Join(base, "roots"), Clients: []string{"10.0.0.0/8", "fd00::/8", "runner.example"}, File: filepath.Join(base, "etc", "exports"),
+	cfg := ExportConfig{Dir: filepath.Join(base, "roots"),
+		Clients: []string{"10.0.0.0/8", "fd00::/8", "runner.example"}, File: filepath.Join(base, "etc", "exports"),
 		V4Root: "/", RemoveTree: os.RemoveAll}
 	check(t, os.Mkdir(cfg.Dir, 0o755))
 	check(t, mount.Do(mount.Mount{Type: "tmpfs", Source: "tmpfs", Target: cfg.Dir, Options: []string{"mode=755"}}))
@@ -32,9 +33,10 @@ func newExporter(t *testing.T) (*Exporter, ExportConfig) {
 // imageOf is an image whose tree has one file.
 func imageOf(name, config string) Image {
 	manifest := []byte(`{"config":{"digest":"` + sha([]byte(config)) + `"}}`)
-	return Image{Name: name, Digest: sha(manifest), Manifest: manifest, Config: []byte(config), Fill: func(dir string) error {
-		return os.WriteFile(filepath.Join(dir, "file"), []byte(config), 0o644)
-	}}
+	return Image{Name: name, Digest: sha(manifest), Manifest: manifest, Config: []byte(config),
+		Fill: func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, "file"), []byte(config), 0o644)
+		}}
 }
 
 // fromDisk reads what is exported as a client does, but without a server.
@@ -50,7 +52,8 @@ func TestExport(t *testing.T) {
 	for _, img := range []Image{web, db} {
 		done, err := e.Export(ctx, img)
 		check(t, err)
-		if b, err := os.ReadFile(filepath.Join(done.Path, rootDir, "file")); err != nil || string(b) != string(img.Config) {
+		if b, err := os.ReadFile(filepath.Join(done.Path, rootDir, "file")); err != nil ||
+			string(b) != string(img.Config) {
 			t.Errorf("%s: %q %v", img.Name, b, err)
 		}
 		for _, ref := range [][2]string{{img.Name, ""}, {"", img.Digest}} {
@@ -124,7 +127,8 @@ func TestExportIsWhole(t *testing.T) {
 }
 
 func TestExportsFile(t *testing.T) {
-	cfg := ExportConfig{Dir: "/export/freejail", Clients: []string{"10.0.0.0/24", "fd00::/64", "runner.example"}, V4Root: "/export"}
+	cfg := ExportConfig{Dir: "/export/freejail", Clients: []string{"10.0.0.0/24", "fd00::/64", "runner.example"},
+		V4Root: "/export"}
 	want := exportsHead + `V4: /export
 /export/freejail -alldirs -ro -maproot=root -network 10.0.0.0/24
 /export/freejail -alldirs -ro -maproot=root -network fd00::/64
@@ -167,10 +171,12 @@ func TestOptions(t *testing.T) {
 		t.Errorf("%v forbids what is allowed", got)
 	}
 	o.Version = 3
-	if got := o.freebsdV3(2050); !slices.Contains(got, "port=2050") || !slices.Contains(got, "nfsv3") || !slices.Contains(got, "nolockd") || slices.Contains(got, "nconnect=4") {
+	if got := o.freebsdV3(2050); !slices.Contains(got, "port=2050") || !slices.Contains(got, "nfsv3") ||
+		!slices.Contains(got, "nolockd") || slices.Contains(got, "nconnect=4") {
 		t.Errorf("version 3: %v", got)
 	}
-	if got := o.linux("10.0.0.5", 2049); !slices.Contains(got, "addr=10.0.0.5") || !slices.Contains(got, "vers=3,nolock") {
+	if got := o.linux("10.0.0.5", 2049); !slices.Contains(got, "addr=10.0.0.5") ||
+		!slices.Contains(got, "vers=3,nolock") {
 		t.Errorf("Linux: %v", got)
 	}
 }

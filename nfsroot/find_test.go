@@ -38,7 +38,8 @@ func sha(b []byte) string {
 // and returns its digest.
 func writeExport(t *testing.T, dir, name, config string) string {
 	t.Helper()
-	manifest := fmt.Appendf(nil, `{"config":{"digest":%q},"layers":[],"annotations":{"of":%q}}`, sha([]byte(config)), name)
+	manifest := fmt.Appendf(nil, `{"config":{"digest":%q},"layers":[],"annotations":{"of":%q}}`, sha([]byte(config)),
+		name)
 	digest := sha(manifest)
 	img := filepath.Join(dir, strings.Replace(digest, ":", "-", 1))
 	check(t, os.MkdirAll(filepath.Join(img, rootDir), 0o755))
@@ -67,7 +68,8 @@ func testFind(t *testing.T, s Server, dir, web, big string, version int) {
 			t.Errorf("%q: %v", ref, err)
 			continue
 		}
-		if src.Digest != web || string(src.Config) != "the config" || !strings.HasPrefix(src.Name, "web") || sha(src.Manifest) != web {
+		if src.Digest != web || string(src.Config) != "the config" || !strings.HasPrefix(src.Name, "web") ||
+			sha(src.Manifest) != web {
 			t.Errorf("%q: %+v", ref, src)
 		}
 	}
@@ -106,7 +108,8 @@ func testForged(t *testing.T, ctx context.Context, s Server, o Options, dir, dig
 		was, err := os.ReadFile(path)
 		check(t, err)
 		check(t, os.WriteFile(path, append(was, ' '), 0o644))
-		if _, err := Find(ctx, []Server{s}, "", digest, o); err == nil || !strings.Contains(err.Error(), "another content") {
+		if _, err := Find(ctx, []Server{s}, "", digest, o); err == nil ||
+			!strings.Contains(err.Error(), "another content") {
 			t.Errorf("a forged %s: %v", name, err)
 		}
 		check(t, os.WriteFile(path, was, 0o644))
@@ -176,8 +179,10 @@ func TestParseServer(t *testing.T) {
 			t.Errorf("%s is written %s, which is %+v %v", text, got, again, err)
 		}
 	}
-	for _, text := range []string{"", "nfs", "nfs://", "nfs:///path", "nfs://host", "nfs://host/", "http://host/path", "nfs://host/a/../b", "nfs://host/a/",
-		"nfs://user@host/path", "nfs://host/path?x=y", "nfs://host:0/path", "nfs://host:99999/path", "nfs://ho st/path", "nfs://host/a%20b", "nfs://host/a%0ab",
+	for _, text := range []string{"", "nfs", "nfs://", "nfs:///path", "nfs://host", "nfs://host/", "http://host/path",
+		"nfs://host/a/../b", "nfs://host/a/",
+		"nfs://user@host/path", "nfs://host/path?x=y", "nfs://host:0/path", "nfs://host:99999/path", "nfs://ho st/path",
+		"nfs://host/a%20b", "nfs://host/a%0ab",
 		"nfs://host,soft/path", "nfs://-o%20x/path"} {
 		if s, err := ParseServer(text); err == nil {
 			t.Errorf("%q was taken for %+v", text, s)

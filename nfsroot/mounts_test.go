@@ -52,7 +52,8 @@ func (l *local) mount(_ context.Context, src *Source, dir, target string, _ Opti
 	if l.set(func() { err = l.refuses }); err != nil {
 		return err
 	}
-	return mount.Do(mount.Mount{Type: "nullfs", Source: filepath.Join(src.Server.Path, dir), Target: target, Options: []string{"ro"}})
+	return mount.Do(mount.Mount{Type: "nullfs", Source: filepath.Join(src.Server.Path, dir), Target: target,
+		Options: []string{"ro"}})
 }
 
 func (l *local) during(_ string, do func() error) error { return do() }
@@ -89,7 +90,8 @@ func newMounts(t *testing.T, keep time.Duration) (*Mounts, *local, *Source, chan
 	server := Server{Host: "server", Port: Port, Path: filepath.Join(dir, "roots")}
 	src := &Source{Server: server, Digest: writeExport(t, server.Path, "web", "config")}
 	l, events := &local{}, make(chan told, 10)
-	m, err := open(Config{Dir: filepath.Join(dir, "nfs"), Options: Options{Version: 4, Timeout: 2 * time.Second}, Keep: keep, Every: 10 * time.Millisecond,
+	m, err := open(Config{Dir: filepath.Join(dir, "nfs"), Options: Options{Version: 4, Timeout: 2 * time.Second},
+		Keep: keep, Every: 10 * time.Millisecond,
 		Told: func(holders []string, h Health) { slices.Sort(holders); events <- told{holders, h} }}, l)
 	check(t, err)
 	return m, l, src, events
@@ -255,7 +257,8 @@ func TestHealth(t *testing.T) {
 	for _, step := range []struct {
 		answer error
 		fault  string
-	}{{syscall.EACCES, faultRefused}, {nil, ""}, {syscall.EIO, faultError}, {nil, ""}, {syscall.ESTALE, faultStale}, {nil, ""}} {
+	}{{syscall.EACCES, faultRefused}, {nil, ""}, {syscall.EIO, faultError}, {nil, ""}, {syscall.ESTALE,
+		faultStale}, {nil, ""}} {
 		l.set(func() { l.answer = step.answer })
 		expect(step.fault)
 	}

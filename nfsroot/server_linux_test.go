@@ -29,7 +29,8 @@ func inPrivateNetwork(t *testing.T) bool {
 	}
 	c := exec.Command(os.Args[0], "-test.v", "-test.run=^"+t.Name()+"$")
 	c.Env = append(os.Environ(), mark+"=1")
-	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS,
+		Pdeathsig: syscall.SIGKILL}
 	out, err := c.CombinedOutput()
 	t.Logf("%s", out)
 	if err != nil {

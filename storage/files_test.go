@@ -226,7 +226,8 @@ var table = map[string]one{
 	"rename a directory": {do: func() error {
 		return errors.Join(os.Rename("dir", "moved"), has("moved/a", "image's dir/a"),
 			has("moved/sub/c", "image's dir/sub/c"))
-	}, like: map[string]string{"overlay": "EXDEV", "podman": "EXDEV", "nfs/linux": "EXDEV", "union": "ENOENT", "nfs": "ENOENT"}},
+	}, like: map[string]string{"overlay": "EXDEV", "podman": "EXDEV", "nfs/linux": "EXDEV", "union": "ENOENT",
+		"nfs": "ENOENT"}},
 	"rename a directory over an empty one": {do: func() error {
 		return errors.Join(os.Mkdir("mine", 0o755), os.WriteFile("mine/file", []byte("x"), 0o600),
 			unix.Rename("mine", "empty"), has("empty/file", "x"))
@@ -234,7 +235,8 @@ var table = map[string]one{
 	"rename a directory over a full one": {do: func() error {
 		err := errors.Join(os.Mkdir("mine", 0o755))
 		return errors.Join(err, fails(unix.Rename("mine", "dir"), unix.ENOTEMPTY))
-	}, like: map[string]string{"union": "ok instead of ENOTEMPTY", "nfs": "ok instead of ENOTEMPTY", "nfs/linux": "ok"}},
+	}, like: map[string]string{"union": "ok instead of ENOTEMPTY", "nfs": "ok instead of ENOTEMPTY",
+		"nfs/linux": "ok"}},
 	"rename one's own directory": {do: func() error {
 		return errors.Join(os.Mkdir("mine", 0o755), os.WriteFile("mine/file", []byte("x"), 0o600),
 			os.Rename("mine", "dir/mine"), has("dir/mine/file", "x"))
@@ -254,7 +256,8 @@ var table = map[string]one{
 	"hard links stay one file": {do: func() error {
 		err := os.WriteFile("hard", []byte("new"), 0o600)
 		return errors.Join(err, has("same", "new"))
-	}, like: map[string]string{"union": `it is "image's hard"`, "nfs": `it is "image's hard"`, "overlay": `it is "image's hard"`, "podman": `it is "image's hard"`}},
+	}, like: map[string]string{"union": `it is "image's hard"`, "nfs": `it is "image's hard"`,
+		"overlay": `it is "image's hard"`, "podman": `it is "image's hard"`}},
 	"symlink over": {do: func() error {
 		return errors.Join(fails(os.Symlink("x", "file"), fs.ErrExist), fails(os.Symlink("x", "link"), fs.ErrExist),
 			os.Remove("file"), os.Symlink("dir/a", "file"), has("file", "image's dir/a"))
@@ -470,7 +473,8 @@ var table = map[string]one{
 	}, like: map[string]string{"union": "another after a write", "nfs": "another after a write", "nfs/linux": "ok"}},
 	"links of a directory": {do: func() error {
 		return want(stat("dir").Nlink != 2, "as of one without directories")
-	}, like: map[string]string{"union": "as of one without directories", "nfs": "as of one without directories", "nfs/linux": "ok"}},
+	}, like: map[string]string{"union": "as of one without directories", "nfs": "as of one without directories",
+		"nfs/linux": "ok"}},
 	"extended attributes": {do: func() error {
 		if err := unix.Lsetxattr("file", "user.mine", []byte("x"), 0); err != nil {
 			return err

@@ -39,7 +39,8 @@ func fillAll(t *testing.T, dir string) {
 	do(os.Lchown(at("data/deep"), 1001, 1001))
 	do(unix.Chmod(at("data/deep"), 0o1777))
 	do(os.Mkdir(at("mnt"), 0o755))
-	for _, name := range []string{"data/plain", "data/own", "data/link", "data/frozen", "data/deep/er/file", "data/deep/er", "data/deep",
+	for _, name := range []string{"data/plain", "data/own", "data/link", "data/frozen", "data/deep/er/file",
+		"data/deep/er", "data/deep",
 		"etc/plain", "etc/own", "etc/link", "data", "etc"} {
 		do(unix.UtimesNanoAt(unix.AT_FDCWD, at(name), []unix.Timespec{longAgo, longAgo}, unix.AT_SYMLINK_NOFOLLOW))
 	}
@@ -49,7 +50,8 @@ func fillAll(t *testing.T, dir string) {
 // compare tells where a root is another tree than the image.
 func compare(t *testing.T, image, root string) {
 	t.Helper()
-	for _, name := range []string{"data", "data/plain", "data/own", "data/same", "data/link", "data/deep", "data/deep/er", "data/deep/er/file", "data/frozen",
+	for _, name := range []string{"data", "data/plain", "data/own", "data/same", "data/link", "data/deep",
+		"data/deep/er", "data/deep/er/file", "data/frozen",
 		"etc", "etc/plain", "etc/own", "etc/link"} {
 		var want, got unix.Stat_t
 		err := unix.Lstat(filepath.Join(image, name), &want)
@@ -57,13 +59,15 @@ func compare(t *testing.T, image, root string) {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		if want.Mode != got.Mode || want.Uid != got.Uid || want.Gid != got.Gid || want.Mtim != got.Mtim || flagsOf(&want) != flagsOf(&got) {
+		if want.Mode != got.Mode || want.Uid != got.Uid || want.Gid != got.Gid || want.Mtim != got.Mtim ||
+			flagsOf(&want) != flagsOf(&got) {
 			t.Errorf("%s: mode %o, owner %d:%d, mtime %v, flags %x; want %o, %d:%d, %v, %x", name,
 				got.Mode, got.Uid, got.Gid, got.Mtim, flagsOf(&got), want.Mode, want.Uid, want.Gid, want.Mtim, flagsOf(&want))
 		}
 	}
 	var a, b unix.Stat_t
-	if err := errors.Join(unix.Lstat(root+"/data/own", &a), unix.Lstat(root+"/data/same", &b)); err != nil || a.Ino != b.Ino || a.Nlink != 2 {
+	if err := errors.Join(unix.Lstat(root+"/data/own", &a), unix.Lstat(root+"/data/same", &b)); err != nil ||
+		a.Ino != b.Ino || a.Nlink != 2 {
 		t.Errorf("the hard link: %d %d %d %v", a.Ino, b.Ino, a.Nlink, err)
 	}
 }
@@ -82,7 +86,8 @@ func survive(t *testing.T, d Driver) {
 	if err := ensure(ctx, d, "c", func(dir string) error { fillAll(t, dir); return nil }); err != nil {
 		t.Fatal(err)
 	}
-	opts := Options{Writable: []string{"/data", "data/deep/", "/new"}, Dirs: []string{"/dev", "/alloc"}, Files: []string{"/mnt/mounted"}}
+	opts := Options{Writable: []string{"/data", "data/deep/", "/new"}, Dirs: []string{"/dev", "/alloc"},
+		Files: []string{"/mnt/mounted"}}
 	var roots []string
 	for _, task := range []string{"one", "two"} {
 		root, err := d.Create(ctx, "c", task, opts)
@@ -98,13 +103,15 @@ func survive(t *testing.T, d Driver) {
 			t.Error("one task sees what the other wrote")
 		}
 		err := os.WriteFile(root+"/data/written", []byte{byte(i)}, 0o600)
-		err = errors.Join(err, os.WriteFile(root+"/data/plain", []byte{byte(i)}, 0o600), os.Remove(root+"/data/deep/er/file"),
+		err = errors.Join(err, os.WriteFile(root+"/data/plain", []byte{byte(i)}, 0o600),
+			os.Remove(root+"/data/deep/er/file"),
 			os.Rename(root+"/data/own", root+"/data/moved"), os.Chmod(root+"/data/deep", 0o700))
 		if err != nil {
 			t.Error(err)
 		}
 		// unionfs makes its copy of a file without the file's flags.
-		if hasFlags && d.Name() != "union" && d.Name() != "nfs" && os.WriteFile(root+"/data/frozen", nil, 0o600) == nil {
+		if hasFlags && d.Name() != "union" && d.Name() != "nfs" &&
+			os.WriteFile(root+"/data/frozen", nil, 0o600) == nil {
 			t.Error("an immutable file was written to")
 		}
 	}
@@ -188,7 +195,8 @@ func ownPoints(t *testing.T, d Driver) {
 	if err := ensure(ctx, d, "c", func(dir string) error { fillAll(t, dir); return nil }); err != nil {
 		t.Fatal(err)
 	}
-	one, err := d.Create(ctx, "c", "one", Options{Writable: []string{"/data", "/made/here"}, Dirs: []string{"/alloc", "/etc/deep/er", "/data/in"}, Files: []string{"/etc/conf/file"}})
+	one, err := d.Create(ctx, "c", "one", Options{Writable: []string{"/data", "/made/here"},
+		Dirs: []string{"/alloc", "/etc/deep/er", "/data/in"}, Files: []string{"/etc/conf/file"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -234,7 +242,8 @@ func TestServersLinksAreNotFollowed(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	err = errors.Join(os.WriteFile(dir+"/host/secret", []byte("sesame"), 0o644), os.Symlink(dir+"/host", dir+"/root"), os.Symlink(dir+"/host", dir+"/served/var"))
+	err = errors.Join(os.WriteFile(dir+"/host/secret", []byte("sesame"), 0o644), os.Symlink(dir+"/host", dir+"/root"),
+		os.Symlink(dir+"/host", dir+"/served/var"))
 	if err != nil {
 		t.Fatal(err)
 	}

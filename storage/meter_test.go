@@ -27,7 +27,8 @@ func meteredAlone(t *testing.T) (*Meter, string) {
 		t.Skip("mounting needs root")
 	}
 	base := t.TempDir()
-	if err := mount.Do(mount.Mount{Type: "tmpfs", Source: "tmpfs", Target: base, Options: []string{"mode=700"}}); err != nil {
+	if err := mount.Do(mount.Mount{Type: "tmpfs", Source: "tmpfs", Target: base,
+		Options: []string{"mode=700"}}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { check(t, mount.UnmountUnder(base)) })
@@ -101,7 +102,8 @@ func TestMeterCountsWhatIsAllocated(t *testing.T) {
 			return err
 		}, 4 * mib, 5 * mib},
 		"links": {func(dir string) error {
-			return errors.Join(os.Symlink("/", dir+"/root"), os.Symlink("/usr", dir+"/usr"), os.Symlink(".", dir+"/loop"))
+			return errors.Join(os.Symlink("/", dir+"/root"), os.Symlink("/usr", dir+"/usr"),
+				os.Symlink(".", dir+"/loop"))
 		}, 0, 128 << 10},
 		"no file": {func(dir string) error { return unix.Mkfifo(dir+"/fifo", 0o600) }, 0, 64 << 10},
 	} {
@@ -129,7 +131,8 @@ func TestMeterPauses(t *testing.T) {
 	}
 	pauses, entries, most := 0, 0, 0
 	pause := func(n int) error { pauses, entries, most = pauses+1, entries+n, max(most, n); return nil }
-	if n, err := m.Measure(1<<60, pause); err != nil || n < 100_100*InodeBytes || entries < 100_100 || most > meterBatch {
+	if n, err := m.Measure(1<<60, pause); err != nil || n < 100_100*InodeBytes || entries < 100_100 ||
+		most > meterBatch {
 		t.Errorf("measured %d bytes with %d pauses for %d entries, %d between two: %v", n, pauses, entries, most, err)
 	}
 	pauses = 0

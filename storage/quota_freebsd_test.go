@@ -21,11 +21,17 @@ func TestQuota(t *testing.T) {
 		write func(root string) error
 		want  error
 	}{
-		"over":      {4 << 20, func(root string) error { return writeRandom(filepath.Join(root, "a"), 32<<20, false) }, unix.EDQUOT},
-		"no name":   {4 << 20, func(root string) error { return writeRandom(filepath.Join(root, "a"), 32<<20, true) }, unix.EDQUOT},
-		"no limit":  {0, func(root string) error { return writeRandom(filepath.Join(root, "a"), 32<<20, false) }, nil},
-		"within":    {4 << 20, func(root string) error { return writeRandom(filepath.Join(root, "a"), 2<<20, false) }, nil},
-		"the least": {MinDisk, func(root string) error { return writeRandom(filepath.Join(root, "a"), MinDisk/4, false) }, nil},
+		"over": {4 << 20, func(root string) error { return writeRandom(filepath.Join(root, "a"), 32<<20, false) },
+			unix.EDQUOT},
+		"no name": {4 << 20, func(root string) error { return writeRandom(filepath.Join(root, "a"), 32<<20, true) },
+			unix.EDQUOT},
+		"no limit": {0, func(root string) error { return writeRandom(filepath.Join(root, "a"), 32<<20, false) }, nil},
+		"within": {4 << 20, func(root string) error { return writeRandom(filepath.Join(root, "a"), 2<<20, false) },
+			nil},
+		"the least": {MinDisk, func(root string) error {
+			return writeRandom(filepath.Join(root, "a"), MinDisk/4,
+				false)
+		}, nil},
 	} {
 		root, err := d.Create(ctx, "c1", "t", Options{DiskBytes: c.limit})
 		if err != nil {

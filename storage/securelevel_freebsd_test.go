@@ -48,7 +48,8 @@ func TestSecurelevel(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("jail", "-c", "-q", fmt.Sprintf("name=secured%d", os.Getpid()), "path=/", "securelevel=1", "allow.chflags", "host=inherit",
+	cmd := exec.Command("jail", "-c", "-q", fmt.Sprintf("name=secured%d", os.Getpid()), "path=/", "securelevel=1",
+		"allow.chflags", "host=inherit",
 		"command="+self, "-test.run", "^TestSecurelevel$", "-test.v")
 	cmd.Env = append(os.Environ(), secured+"="+base)
 	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "--- PASS") {

@@ -82,7 +82,8 @@ func TestConformance(t *testing.T) { eachDriver(t, conform) }
 func conform(t *testing.T, d Driver) {
 	ctx := t.Context()
 	bad := errors.New("cannot unpack")
-	if err := ensure(ctx, d, "half", func(dir string) error { return errors.Join(fill(dir), bad) }); !errors.Is(err, bad) {
+	if err := ensure(ctx, d, "half", func(dir string) error { return errors.Join(fill(dir), bad) }); !errors.Is(err,
+		bad) {
 		t.Fatalf("a failed unpack: %v", err)
 	}
 	if _, err := d.Create(ctx, "half", "t0", Options{}); err == nil {
@@ -246,7 +247,8 @@ func waiting(t *testing.T, d Driver) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() {
-		release, err := d.EnsureChain(t.Context(), []string{"slow"}, func(dir string, _, _ int) error { close(begun); <-end; return fill(dir) })
+		release, err := d.EnsureChain(t.Context(), []string{"slow"},
+			func(dir string, _, _ int) error { close(begun); <-end; return fill(dir) })
 		if err != nil {
 			t.Error(err)
 			return

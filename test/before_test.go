@@ -39,7 +39,8 @@ func TestTasksOfTheVersionBefore(t *testing.T) {
 			t.Run("host", func(t *testing.T) {
 				c := startBefore(t)
 				tasks := c.leaveTasks(t)
-				_, err := c.daemon.Approve(t.Context(), client.ApproveRequest{Image: "probe", Requests: []string{"allow:mlock"}, Why: "of before"})
+				_, err := c.daemon.Approve(t.Context(),
+					client.ApproveRequest{Image: "probe", Requests: []string{"allow:mlock"}, Why: "of before"})
 				check(t, err)
 				next(t, c)
 				c.takenOver(t, tasks, name == "upgraded" || runtime.GOOS == "freebsd")
@@ -51,7 +52,8 @@ func TestTasksOfTheVersionBefore(t *testing.T) {
 
 // A start that the version before was killed in is taken back, whichever its step.
 func TestStartsOfTheVersionBefore(t *testing.T) {
-	for _, point := range []string{"ruleset:done", "root:journalled", "root:done", "mounts:done", "jail:done", "process:done", "service:done"} {
+	for _, point := range []string{"ruleset:done", "root:journalled", "root:done", "mounts:done", "jail:done",
+		"process:done", "service:done"} {
 		t.Run(point, func(t *testing.T) {
 			before := lookAtHost(t)
 			t.Run("host", func(t *testing.T) {
@@ -85,7 +87,8 @@ func startBefore(t *testing.T) *cluster {
 	c := newCluster(t)
 	check(t, os.Mkdir(c.path("volume"), 0o755))
 	check(t, os.WriteFile(c.path("volume/file"), []byte("of the host"), 0o644))
-	c.write(t, "freejail.hcl", fmt.Sprintf("%spermit {\n  mounts = [%q]\n}\n%s", c.host(), "nullfs:"+c.path("volume")+":ro", policy))
+	c.write(t, "freejail.hcl", fmt.Sprintf("%spermit {\n  mounts = [%q]\n}\n%s", c.host(),
+		"nullfs:"+c.path("volume")+":ro", policy))
 	check(t, c.consulAgent.Start(t.Context()))
 	c.startDaemon(t, old)
 	c.imports(t, "probe", testimage.Spec{Manifest: manifest})
@@ -116,7 +119,8 @@ func (c *cluster) spec(t *testing.T, id string, args ...string) client.TaskSpec 
 		Parameters: map[string]string{"GREETING": "hello"},
 		Ports:      map[string]client.PortBinding{"http": {Address: "127.0.0.1", Port: port[0].Port}},
 		Volumes:    []client.Mount{{Source: c.path("volume"), Target: "/tmp", ReadOnly: true}},
-		Limits:     client.Limits{MemoryBytes: 256 << 20, MaxProcs: 100}, StopTimeout: client.Duration(20 * time.Second)}
+		Limits: client.Limits{MemoryBytes: 256 << 20,
+			MaxProcs: 100}, StopTimeout: client.Duration(20 * time.Second)}
 }
 
 // leaveTasks starts what the next daemon finds: one that serves, one that writes its
@@ -147,7 +151,8 @@ func (c *cluster) answers(t *testing.T, task *client.Task) {
 	})
 	await(t, "Consul to find it healthy", func() error {
 		list, _, err := c.consul.Health().Service("probe", "test", true, nil)
-		if err == nil && !slices.ContainsFunc(list, func(e *consul.ServiceEntry) bool { return e.Service.Port == task.Spec.Ports["http"].Port }) {
+		if err == nil && !slices.ContainsFunc(list,
+			func(e *consul.ServiceEntry) bool { return e.Service.Port == task.Spec.Ports["http"].Port }) {
 			err = fmt.Errorf("it has %d", len(list))
 		}
 		return err
@@ -161,13 +166,15 @@ func (c *cluster) takenOver(t *testing.T, tasks map[string]*client.Task, exits b
 	for id, was := range tasks {
 		now, err := c.daemon.Task(t.Context(), id)
 		check(t, err)
-		if id != "over" && (now.PID != was.PID || now.State != client.Running || now.Jail != was.Jail || now.Root != was.Root) {
+		if id != "over" && (now.PID != was.PID || now.State != client.Running || now.Jail != was.Jail ||
+			now.Root != was.Root) {
 			t.Errorf("%s was %+v and is %+v", id, was, now)
 		}
 	}
 	c.answers(t, tasks["serving"])
 	var out, log bytes.Buffer
-	exit, err := c.daemon.Exec(t.Context(), "serving", client.ExecSpec{Args: []string{testimage.Program, "probe", "cat", "/tmp/file"}},
+	exit, err := c.daemon.Exec(t.Context(), "serving",
+		client.ExecSpec{Args: []string{testimage.Program, "probe", "cat", "/tmp/file"}},
 		client.ExecIO{Stdout: &out, Stderr: &out})
 	if err != nil || exit.Code != 0 || out.String() != "of the host" {
 		t.Errorf("exec: %+v %v: %s", exit, err, &out)
@@ -185,7 +192,8 @@ func (c *cluster) takenOver(t *testing.T, tasks map[string]*client.Task, exits b
 	}
 	c.ends(t, "over", 7)
 	for id, code := range map[string]int{"serving": 0, "ticking": 9} {
-		if _, err := c.daemon.Stop(t.Context(), id, client.StopRequest{Timeout: client.Duration(time.Minute)}); err != nil {
+		if _, err := c.daemon.Stop(t.Context(), id,
+			client.StopRequest{Timeout: client.Duration(time.Minute)}); err != nil {
 			t.Error(err)
 		}
 		if !exits {

@@ -67,8 +67,10 @@ func startCluster(t *testing.T) *cluster {
 	c.write(t, "freejail.hcl", c.host()+policy)
 	var err error
 	c.nomadAgent, err = testcluster.NewNomad(testcluster.Config{
-		Bin: program(t, "NOMAD_BIN"), Freejail: program(t, "FREEJAIL_BIN"), Dir: c.dir, Log: c.path("nomad.log"), Consul: c.consulAgent.Addr,
-		Plugin:  fmt.Sprintf("socket = %q\nconfig = %q\nlog_file = %q", c.path("sock"), c.path("freejail.hcl"), c.path("daemon.log")),
+		Bin: program(t, "NOMAD_BIN"), Freejail: program(t, "FREEJAIL_BIN"), Dir: c.dir, Log: c.path("nomad.log"),
+		Consul: c.consulAgent.Addr,
+		Plugin: fmt.Sprintf("socket = %q\nconfig = %q\nlog_file = %q", c.path("sock"), c.path("freejail.hcl"),
+			c.path("daemon.log")),
 		More:    nomadConfig,
 		Prepare: c.ownTemp,
 	})

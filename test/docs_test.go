@@ -139,7 +139,8 @@ func TestArchitectureIsAsWritten(t *testing.T) {
 }
 
 // plainWord are names in the tables that are none of the code's.
-var plainWord = map[string]bool{"do": true, "undo": true, "open": true, "close": true, "cli": true, "New": true, "Run": true}
+var plainWord = map[string]bool{"do": true, "undo": true, "open": true, "close": true, "cli": true, "New": true,
+	"Run": true}
 
 // declares tells whether a file declares a name, or a method as TYPE.METHOD.
 func declares(t *testing.T, file, name string) bool {

@@ -25,7 +25,8 @@ func (c *cluster) startedAgain(t *testing.T, j *nomad.Job, before *nomad.Allocat
 			return err
 		}
 		s := a.TaskStates["probe"]
-		if all := messages(s); !slices.ContainsFunc(all, func(m string) bool { return strings.Contains(m, why) }) || s.State != "running" {
+		if all := messages(s); !slices.ContainsFunc(all, func(m string) bool { return strings.Contains(m, why) }) ||
+			s.State != "running" {
 			return fmt.Errorf("it is %s: %q", s.State, all)
 		}
 		if s.Restarts != 0 || s.Failed {

@@ -18,7 +18,8 @@ func ptr[T any](v T) *T { return &v }
 // job is one task of the probe image that is neither restarted nor moved.
 func job(id, mode string, args ...string) (*nomad.Job, *nomad.Task) {
 	task := nomad.NewTask("probe", "freejail")
-	task.Config = map[string]any{"image": "probe", "args": append([]string{"probe", mode}, args...), "parameters": map[string]string{"GREETING": "hello"}}
+	task.Config = map[string]any{"image": "probe", "args": append([]string{"probe", mode}, args...),
+		"parameters": map[string]string{"GREETING": "hello"}}
 	task.Resources = &nomad.Resources{CPU: ptr(50), MemoryMB: ptr(128)}
 	task.KillTimeout = ptr(20 * time.Second)
 	group := nomad.NewTaskGroup("group", 1)
@@ -169,7 +170,8 @@ func (c *cluster) awaitLog(t *testing.T, a *nomad.Allocation, want string) strin
 func (c *cluster) exec(t *testing.T, a *nomad.Allocation, args ...string) (int, string, string) {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
-	code, err := c.nomad.Allocations().Exec(t.Context(), a, "probe", false, args, strings.NewReader(""), &stdout, &stderr, nil, nil)
+	code, err := c.nomad.Allocations().Exec(t.Context(), a, "probe", false, args, strings.NewReader(""), &stdout,
+		&stderr, nil, nil)
 	check(t, err)
 	return code, stdout.String(), stderr.String()
 }

@@ -28,7 +28,8 @@ func linuxImage(t *testing.T, c *cluster) {
 		t.Skip("FREEJAIL_IMAGES is not set")
 	}
 	for _, name := range []string{"linux-permitted", "linux-refused"} {
-		_, err := c.daemon.Import(t.Context(), client.ImportRequest{Name: name, Path: filepath.Join(dir, "linux", "web.tar")}, nil)
+		_, err := c.daemon.Import(t.Context(),
+			client.ImportRequest{Name: name, Path: filepath.Join(dir, "linux", "web.tar")}, nil)
 		check(t, err)
 	}
 	j, task := job("refused", "")
@@ -57,8 +58,12 @@ func linuxImage(t *testing.T, c *cluster) {
 	}
 	below, err := mount.Below(tasks[0].Root)
 	check(t, err)
-	for _, want := range []mount.Info{{Type: "linprocfs", Target: "/proc"}, {Type: "linsysfs", Target: "/sys"}, {Type: "tmpfs", Target: "/dev/shm"}} {
-		if !slices.ContainsFunc(below, func(m mount.Info) bool { return m.Type == want.Type && m.Target == tasks[0].Root+want.Target }) {
+	for _, want := range []mount.Info{{Type: "linprocfs", Target: "/proc"}, {Type: "linsysfs", Target: "/sys"},
+		{Type: "tmpfs", Target: "/dev/shm"}} {
+		if !slices.ContainsFunc(below, func(m mount.Info) bool {
+			return m.Type == want.Type &&
+				m.Target == tasks[0].Root+want.Target
+		}) {
 			t.Errorf("%s is not mounted on %s: %v", want.Type, want.Target, below)
 		}
 	}

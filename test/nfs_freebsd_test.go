@@ -26,7 +26,8 @@ func TestJobWithRootOverNFS(t *testing.T) {
 		t.Cleanup(func() { check(t, server.Close()) })
 		conf, err := os.ReadFile(c.path("freejail.hcl"))
 		check(t, err)
-		c.write(t, "freejail.hcl", fmt.Sprintf("%s\nnfs {\n  servers = [%q]\n  keep = \"0s\"\n  export {\n    dir = %q\n    clients = [%q]\n  }\n}\n",
+		c.write(t, "freejail.hcl", fmt.Sprintf("%s\nnfs {\n  servers = [%q]\n  keep = \"0s\"\n  export {\n    dir = "+
+			"%q\n    clients = [%q]\n  }\n}\n",
 			conf, testnfs.URL, server.Roots, testnfs.Network))
 		_, err = c.daemon.Upgrade(t.Context(), "")
 		check(t, err)
@@ -46,7 +47,8 @@ func TestJobWithRootOverNFS(t *testing.T) {
 		}
 		j := over("refused")
 		c.run(t, j)
-		wantMessage(t, c.one(t, j, "failed"), "Driver Failure", "root over NFS, asked for by the job", "no permit covers it", "--request nfs:root")
+		wantMessage(t, c.one(t, j, "failed"), "Driver Failure", "root over NFS, asked for by the job",
+			"no permit covers it", "--request nfs:root")
 		conf, err = os.ReadFile(c.path("freejail.hcl"))
 		check(t, err)
 		c.write(t, "freejail.hcl", string(conf)+"permit {\n  nfs = true\n}\n")

@@ -35,14 +35,16 @@ func kinds(host string) map[string]struct {
 	ostype := map[string]string{"linux": "kernel.ostype=Linux", "freebsd": "kern.ostype=FreeBSD"}[runtime.GOOS]
 	name, value, _ := strings.Cut(ostype, "=")
 	return map[string]one{
-		"devfs":   {config("devfs", []string{"path 'bpf[0-3]' unhide mode 0600"}), "devfs:path 'bpf[0-3]' unhide mode 600", "devfs rule"},
+		"devfs": {config("devfs", []string{"path 'bpf[0-3]' unhide mode 0600"}),
+			"devfs:path 'bpf[0-3]' unhide mode 600", "devfs rule"},
 		"allow":   {config("allow", []string{"raw_sockets"}), "allow:raw_sockets", "allow.raw_sockets"},
 		"jail":    {config("jail", map[string]string{"children.max": "2"}), "jail:children.max=2", "children.max=2"},
 		"sysvipc": {config("sysvipc", map[string]string{"shm": "new"}), "sysvipc:shm=new", "sysvipc shm=new"},
 		"sysctl":  {config("sysctl", map[string]string{name: value}), "sysctl:" + ostype, "sysctl " + ostype},
-		"volume":  {config("volumes", []string{host + ":/host:ro"}), "mount:nullfs:" + host + ":ro on /host", "nullfs:" + host},
-		"tmpfs":   {config("tmpfs", []string{"/scratch"}), "mount:tmpfs on /scratch", "mount tmpfs on /scratch"},
-		"port":    {config("ports", map[string]string{"http": "799"}), "port:799/tcp", "799/tcp"},
+		"volume": {config("volumes", []string{host + ":/host:ro"}), "mount:nullfs:" + host + ":ro on /host",
+			"nullfs:" + host},
+		"tmpfs": {config("tmpfs", []string{"/scratch"}), "mount:tmpfs on /scratch", "mount tmpfs on /scratch"},
+		"port":  {config("ports", map[string]string{"http": "799"}), "port:799/tcp", "799/tcp"},
 	}
 }
 
@@ -62,8 +64,10 @@ func decidesAndApproves(t *testing.T, c *cluster) {
 				c.run(t, batch(j))
 				return c.one(t, j, status)
 			}
-			wantMessage(t, try("refused", "failed"), "Driver Failure", kind.words, "no permit covers it", "asked for by the job", "freejail policy approve probe@"+image.Digest)
-			a, err := c.daemon.Approve(t.Context(), client.ApproveRequest{Image: "probe@" + image.Digest, Requests: []string{kind.key}, Why: "the test"})
+			wantMessage(t, try("refused", "failed"), "Driver Failure", kind.words, "no permit covers it",
+				"asked for by the job", "freejail policy approve probe@"+image.Digest)
+			a, err := c.daemon.Approve(t.Context(),
+				client.ApproveRequest{Image: "probe@" + image.Digest, Requests: []string{kind.key}, Why: "the test"})
 			check(t, err)
 			wantMessage(t, try("approved", "complete"), "Terminated", "Exit Code: 0")
 			check(t, c.daemon.Revoke(t.Context(), a.ID, "it is over"))
@@ -81,7 +85,8 @@ func usersAreDenied(t *testing.T, c *cluster) {
 		c.run(t, batch(j))
 		a := c.one(t, j, status)
 		if user == "root" {
-			wantMessage(t, a, "Driver Failure", "user root, asked for by the job", "denied at freejail.hcl:", "A deny cannot be approved")
+			wantMessage(t, a, "Driver Failure", "user root, asked for by the job", "denied at freejail.hcl:",
+				"A deny cannot be approved")
 		}
 	}
 }
@@ -99,7 +104,8 @@ func imagesAsk(t *testing.T, c *cluster) {
 		c.run(t, batch(j))
 		return c.one(t, j, status)
 	}
-	parts := []string{"Driver Failure", "bpf0", "allow.raw_sockets", "children.max=1", "sem=new", "linux, asked for by the image", "tmpfs,size=1048576 on /scratch", "81/tcp"}
+	parts := []string{"Driver Failure", "bpf0", "allow.raw_sockets", "children.max=1", "sem=new",
+		"linux, asked for by the image", "tmpfs,size=1048576 on /scratch", "81/tcp"}
 	wantMessage(t, try("refused", "failed"), parts...)
 	permit := `
 permit {
@@ -120,7 +126,8 @@ permit {
 	configure(fmt.Sprintf(permit, "default", "deny {\n  allow = [\"raw_*\"]\n}\n"))
 	a := try("denied", "failed")
 	wantMessage(t, a, "allow.raw_sockets", "denied at freejail.hcl:", "A deny cannot be approved")
-	if all := messages(a.TaskStates["probe"]); slices.ContainsFunc(all, func(m string) bool { return strings.Contains(m, "policy approve") }) {
+	if all := messages(a.TaskStates["probe"]); slices.ContainsFunc(all,
+		func(m string) bool { return strings.Contains(m, "policy approve") }) {
 		t.Errorf("what is denied is to be approved: %q", all)
 	}
 }
@@ -161,6 +168,7 @@ func modulesAreAskedFor(t *testing.T, c *cluster) {
 		c.run(t, batch(j))
 		return c.one(t, j, status)
 	}
-	wantMessage(t, try("refused", "", "failed"), "Driver Failure", "module linsysfs", "no permit covers it", "module:linsysfs")
+	wantMessage(t, try("refused", "", "failed"), "Driver Failure", "module linsysfs", "no permit covers it",
+		"module:linsysfs")
 	try("permitted", "  modules = [\"linsysfs\"]\n", "complete")
 }

@@ -45,8 +45,10 @@ func newService(t *testing.T) *service {
 	check(t, os.WriteFile(s.path("other"), bin, 0o755))
 	conf := fmt.Sprintf("state_dir = %q\nsocket = %q\n", s.path("state"), s.path("s"))
 	check(t, os.WriteFile(s.path("freejail.hcl"), []byte(conf), 0o600))
-	s.env = []string{"PATH=/sbin:/bin:/usr/sbin:/usr/bin", "freejail_enable=YES", "freejail_program=" + s.path("freejail"),
-		"freejail_config=" + s.path("freejail.hcl"), "freejail_socket=" + s.path("s"), "freejail_logfile=" + s.path("log")}
+	s.env = []string{"PATH=/sbin:/bin:/usr/sbin:/usr/bin", "freejail_enable=YES", "freejail_program=" +
+		s.path("freejail"),
+		"freejail_config=" + s.path("freejail.hcl"), "freejail_socket=" + s.path("s"), "freejail_logfile=" +
+			s.path("log")}
 	s.daemon = client.New(s.path("s"))
 	t.Cleanup(func() {
 		if out, err := s.run(nil, "stop"); err != nil && !strings.Contains(out, "not running") {
@@ -107,7 +109,8 @@ func TestService(t *testing.T) {
 	check(t, err)
 	runs := func(after string) {
 		t.Helper()
-		if now, err := s.daemon.Task(t.Context(), "one"); err != nil || now.State != client.Running || now.PID != before.PID {
+		if now, err := s.daemon.Task(t.Context(), "one"); err != nil || now.State != client.Running ||
+			now.PID != before.PID {
 			t.Fatalf("after %s: %+v %v", after, now, err)
 		}
 		if out := s.must(t, "status"); !strings.Contains(out, "is running") {
@@ -149,7 +152,8 @@ func TestServiceWaitsForTheWord(t *testing.T) {
 	check(t, err)
 	check(t, os.Remove(pidfile)) // as if another had started it
 	out, err := s.run(nil, "start")
-	if err == nil || !strings.Contains(out, "another freejail daemon (process "+strings.TrimSpace(string(pid))+")") || exists(pidfile) {
+	if err == nil || !strings.Contains(out, "another freejail daemon (process "+strings.TrimSpace(string(pid))+")") ||
+		exists(pidfile) {
 		t.Errorf("a start beside another daemon: %v %s", err, out)
 	}
 	check(t, os.WriteFile(pidfile, pid, 0o644))

@@ -35,7 +35,8 @@ func pushProbe(t *testing.T, h registry.Host, name string) (*registry.Client, re
 	check(t, err)
 	ref, err := registry.ParseReference(h.Name + "/" + name)
 	check(t, err)
-	done, err := cl.Copy(t.Context(), registry.Location{Kind: registry.Archive, Path: path}, registry.Location{Kind: registry.Remote, Ref: ref}, registry.CopyOptions{})
+	done, err := cl.Copy(t.Context(), registry.Location{Kind: registry.Archive, Path: path},
+		registry.Location{Kind: registry.Remote, Ref: ref}, registry.CopyOptions{})
 	check(t, err)
 	return cl, ref, done.Digest.String()
 }
@@ -52,7 +53,8 @@ func fromRegistry(t *testing.T, c *cluster) {
 	users, err := registry.ReadUsers(filepath.Join(tmp, "htpasswd"))
 	check(t, err)
 	host := startRegistry(t, registry.ServerOptions{Users: users})
-	_, ref, sum := pushProbe(t, registry.Host{Name: host, PlainHTTP: true, Username: "fleet", PasswordFile: filepath.Join(tmp, "password")}, "team/probe:1")
+	_, ref, sum := pushProbe(t, registry.Host{Name: host, PlainHTTP: true, Username: "fleet",
+		PasswordFile: filepath.Join(tmp, "password")}, "team/probe:1")
 
 	c.configurable(t)(fmt.Sprintf("registry %q {\n  plain_http = true\n}\n", host))
 	refused, task := job("pull-refused", "exit", "0")
@@ -112,7 +114,8 @@ permit {
 		c.run(t, batch(j))
 		a := c.one(t, j, status)
 		if name == "unsigned" {
-			wantMessage(t, a, "Driver Failure", "a signature of release", "required at freejail.hcl:", "signature:release", "allow.raw_sockets, asked for by the job", "no permit covers it")
+			wantMessage(t, a, "Driver Failure", "a signature of release", "required at freejail.hcl:",
+				"signature:release", "allow.raw_sockets, asked for by the job", "no permit covers it")
 		}
 		check(t, c.daemon.RemoveImage(t.Context(), ref.String()))
 	}

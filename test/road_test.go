@@ -162,7 +162,8 @@ func environment(t *testing.T, c *cluster) {
 	c.run(t, batch(j))
 	a := c.one(t, j, "complete")
 	text := "\n" + c.awaitLog(t, a, "PATH=")
-	for _, want := range []string{"COLOUR=blue probe", "GREETING=hello", "NOMAD_ALLOC_DIR=/alloc", "NOMAD_TASK_DIR=/local", "NOMAD_SECRETS_DIR=/secrets",
+	for _, want := range []string{"COLOUR=blue probe", "GREETING=hello", "NOMAD_ALLOC_DIR=/alloc",
+		"NOMAD_TASK_DIR=/local", "NOMAD_SECRETS_DIR=/secrets",
 		"NOMAD_ALLOC_ID=" + a.ID, "FREEJAIL_PORT_http=8099"} {
 		if !strings.Contains(text, "\n"+want+"\n") {
 			t.Errorf("the environment lacks %s: %s", want, text)
@@ -190,7 +191,8 @@ func templateAndSecrets(t *testing.T, c *cluster) {
 	j, task := job("template", "cat", "/local/conf", "/secrets/key")
 	task.User = "web"
 	task.Templates = []*nomad.Template{
-		{EmbeddedTmpl: ptr("task {{ env \"NOMAD_TASK_NAME\" }}\n"), DestPath: ptr("local/conf"), ChangeMode: ptr("noop")},
+		{EmbeddedTmpl: ptr("task {{ env \"NOMAD_TASK_NAME\" }}\n"), DestPath: ptr("local/conf"),
+			ChangeMode: ptr("noop")},
 		{EmbeddedTmpl: ptr("sesame\n"), DestPath: ptr("secrets/key"), ChangeMode: ptr("noop")},
 	}
 	c.run(t, batch(j))
@@ -202,7 +204,8 @@ func templateAndSecrets(t *testing.T, c *cluster) {
 	c.run(t, s)
 	a := c.one(t, s, "running")
 	code, stdout, stderr := c.exec(t, a, testimage.Program, "probe", "stat", "/secrets")
-	if fields := strings.Fields(stdout); code != 0 || len(fields) != 3 || !strings.HasSuffix(fields[0], "rwx------") || fields[1] != "1080" {
+	if fields := strings.Fields(stdout); code != 0 || len(fields) != 3 || !strings.HasSuffix(fields[0], "rwx------") ||
+		fields[1] != "1080" {
 		t.Errorf("the secrets directory is %q %q, want it for the task's user alone", stdout, stderr)
 	}
 	if code, _, stderr := c.exec(t, a, testimage.Program, "probe", "write", "/alloc/data/shared", "x"); code != 0 {
@@ -222,7 +225,8 @@ func execs(t *testing.T, c *cluster) {
 		t.Errorf("exec: %d %q %q", code, stdout, stderr)
 	}
 	code, stdout, _ = c.exec(t, a, testimage.Program, "probe", "env")
-	if code != 0 || !strings.Contains(stdout, "GREETING=hello\n") || !strings.Contains(stdout, "NOMAD_TASK_DIR=/local\n") {
+	if code != 0 || !strings.Contains(stdout, "GREETING=hello\n") ||
+		!strings.Contains(stdout, "NOMAD_TASK_DIR=/local\n") {
 		t.Errorf("exec has not the task's environment: %s", stdout)
 	}
 	code, stdout, _ = c.exec(t, a, testimage.Program, "probe", "terminal")
@@ -266,7 +270,8 @@ func execsInTerminal(t *testing.T, c *cluster) {
 	}
 	done := make(chan result, 1)
 	go func() {
-		code, err := c.nomad.Allocations().Exec(t.Context(), a, "probe", true, []string{testimage.Program, "probe", "terminal"}, stdin, &out, &out, sizes, nil)
+		code, err := c.nomad.Allocations().Exec(t.Context(), a, "probe", true,
+			[]string{testimage.Program, "probe", "terminal"}, stdin, &out, &out, sizes, nil)
 		done <- result{code, err}
 	}()
 	seen := func(want string) {
@@ -332,7 +337,8 @@ func stubborn(t *testing.T, c *cluster) {
 
 func restarts(t *testing.T, c *cluster) {
 	j, _ := job("restart", "exit", "5")
-	j.TaskGroups[0].RestartPolicy = &nomad.RestartPolicy{Attempts: ptr(2), Delay: ptr(100 * time.Millisecond), Interval: ptr(time.Minute), Mode: ptr("fail")}
+	j.TaskGroups[0].RestartPolicy = &nomad.RestartPolicy{Attempts: ptr(2), Delay: ptr(100 * time.Millisecond),
+		Interval: ptr(time.Minute), Mode: ptr("fail")}
 	c.run(t, batch(j))
 	a := c.one(t, j, "failed")
 	if n := a.TaskStates["probe"].Restarts; n != 2 {
@@ -356,7 +362,8 @@ func memoryLimit(t *testing.T, c *cluster) {
 	c.run(t, batch(j))
 	a := c.one(t, j, "failed")
 	wantMessage(t, a, "Terminated", "over its memory limit")
-	if e := a.TaskStates["probe"].Events; !slices.ContainsFunc(e, func(e *nomad.TaskEvent) bool { return e.Details["oom_killed"] == "true" }) {
+	if e := a.TaskStates["probe"].Events; !slices.ContainsFunc(e,
+		func(e *nomad.TaskEvent) bool { return e.Details["oom_killed"] == "true" }) {
 		t.Errorf("no event says oom_killed: %q", messages(a.TaskStates["probe"]))
 	}
 }
@@ -400,7 +407,8 @@ func stats(t *testing.T, c *cluster) {
 			return err
 		}
 		task := u.Tasks["probe"]
-		if task == nil || task.ResourceUsage.MemoryStats.RSS == 0 || task.ResourceUsage.CpuStats.Percent == 0 || len(task.Pids) == 0 {
+		if task == nil || task.ResourceUsage.MemoryStats.RSS == 0 || task.ResourceUsage.CpuStats.Percent == 0 ||
+			len(task.Pids) == 0 {
 			return fmt.Errorf("figures: %+v", u.ResourceUsage)
 		}
 		return nil
@@ -413,7 +421,8 @@ func twenty(t *testing.T, c *cluster) {
 	j.TaskGroups[0].Count = ptr(20)
 	j.TaskGroups[0].Tasks[0].Resources.MemoryMB = ptr(32)
 	// Twenty of Nomad's own log processes at once are too slow for it on a slow host.
-	j.TaskGroups[0].RestartPolicy = &nomad.RestartPolicy{Attempts: ptr(5), Delay: ptr(time.Second), Interval: ptr(10 * time.Minute), Mode: ptr("fail")}
+	j.TaskGroups[0].RestartPolicy = &nomad.RestartPolicy{Attempts: ptr(5), Delay: ptr(time.Second),
+		Interval: ptr(10 * time.Minute), Mode: ptr("fail")}
 	c.run(t, j)
 	for _, a := range c.allocs(t, "twenty", 20, "running") {
 		c.awaitLog(t, a, "ready")
@@ -430,14 +439,20 @@ func refusals(t *testing.T, c *cluster) {
 		set  func(*nomad.Job, *nomad.Task)
 		want []string
 	}{
-		"parameter": {func(_ *nomad.Job, k *nomad.Task) { delete(k.Config, "parameters") }, []string{"GREETING", "whom the page greets"}},
-		"unknown":   {func(_ *nomad.Job, k *nomad.Task) { k.Config["image"] = "nothere" }, []string{"nothere"}},
-		"privilege": {func(_ *nomad.Job, k *nomad.Task) { k.Config["allow"] = []string{"raw_sockets"} }, []string{"allow.raw_sockets", "freejail policy approve"}},
-		"program":   {func(_ *nomad.Job, k *nomad.Task) { k.Config["entrypoint"] = []string{"/bin/nothere"} }, []string{"/bin/nothere"}},
-		"volume":    {func(_ *nomad.Job, k *nomad.Task) { k.Config["volumes"] = []string{"/etc:/host"} }, []string{"/etc"}},
-		"misspelt":  {func(_ *nomad.Job, k *nomad.Task) { k.Config["imagee"] = "x" }, []string{"imagee"}},
-		"low port":  {func(_ *nomad.Job, k *nomad.Task) { k.Config["ports"] = map[string]string{"http": "80"} }, []string{"80/tcp"}},
-		"port name": {func(_ *nomad.Job, k *nomad.Task) { k.Config["ports"] = map[string]string{"web": "8099"} }, []string{`"web"`, "http"}},
+		"parameter": {func(_ *nomad.Job, k *nomad.Task) { delete(k.Config, "parameters") },
+			[]string{"GREETING", "whom the page greets"}},
+		"unknown": {func(_ *nomad.Job, k *nomad.Task) { k.Config["image"] = "nothere" }, []string{"nothere"}},
+		"privilege": {func(_ *nomad.Job, k *nomad.Task) { k.Config["allow"] = []string{"raw_sockets"} },
+			[]string{"allow.raw_sockets", "freejail policy approve"}},
+		"program": {func(_ *nomad.Job, k *nomad.Task) { k.Config["entrypoint"] = []string{"/bin/nothere"} },
+			[]string{"/bin/nothere"}},
+		"volume": {func(_ *nomad.Job, k *nomad.Task) { k.Config["volumes"] = []string{"/etc:/host"} },
+			[]string{"/etc"}},
+		"misspelt": {func(_ *nomad.Job, k *nomad.Task) { k.Config["imagee"] = "x" }, []string{"imagee"}},
+		"low port": {func(_ *nomad.Job, k *nomad.Task) { k.Config["ports"] = map[string]string{"http": "80"} },
+			[]string{"80/tcp"}},
+		"port name": {func(_ *nomad.Job, k *nomad.Task) { k.Config["ports"] = map[string]string{"web": "8099"} },
+			[]string{`"web"`, "http"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			j, task := job("refused-"+strings.ReplaceAll(name, " ", "-"), "signals")
@@ -607,7 +622,8 @@ func consulAway(t *testing.T, c *cluster) {
 		if err != nil {
 			return err
 		}
-		if all := messages(info.TaskStates["probe"]); !slices.ContainsFunc(all, func(m string) bool { return strings.Contains(m, "Consul") }) {
+		if all := messages(info.TaskStates["probe"]); !slices.ContainsFunc(all,
+			func(m string) bool { return strings.Contains(m, "Consul") }) {
 			return fmt.Errorf("events: %q", all)
 		}
 		return nil

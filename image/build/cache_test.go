@@ -114,8 +114,11 @@ func TestCacheMisses(t *testing.T) {
 		c.want(cacheFile, 2, 3, 4)
 	}
 	for name, change := range map[string]func(c *cachedBuild){
-		"epoch":    func(c *cachedBuild) { c.options.Epoch = time.Unix(1e9, 0) },
-		"platform": func(c *cachedBuild) { c.options.Platform = ocispec.Platform{OS: "freebsd", Architecture: "arm64"} },
+		"epoch": func(c *cachedBuild) { c.options.Epoch = time.Unix(1e9, 0) },
+		"platform": func(c *cachedBuild) {
+			c.options.Platform = ocispec.Platform{OS: "freebsd",
+				Architecture: "arm64"}
+		},
 		"new file": func(c *cachedBuild) { check(c, os.WriteFile(c.dir+"/a/h", nil, 0o644)) },
 		"name":     func(c *cachedBuild) { check(c, os.Rename(c.dir+"/a/f", c.dir+"/a/f2")) },
 		"ignored":  func(c *cachedBuild) { check(c, os.WriteFile(c.dir+"/.jailignore", []byte("a/f\n"), 0o644)) },
@@ -193,7 +196,8 @@ func TestBuildsAtOnceShareACache(t *testing.T) {
 		wait.Add(1)
 		go func() {
 			defer wait.Done()
-			img, err := Build(t.Context(), Options{Context: dir, Output: filepath.Join(t.TempDir(), "image.tar"), Cache: cache, Platform: freebsd})
+			img, err := Build(t.Context(), Options{Context: dir, Output: filepath.Join(t.TempDir(), "image.tar"),
+				Cache: cache, Platform: freebsd})
 			if err == nil && i%2 == 1 {
 				_, err = Prune(t.Context(), cache, time.Hour, 0, nil)
 			}
@@ -245,7 +249,8 @@ func TestPruneKeepsTheLastUsed(t *testing.T) {
 func TestMasker(t *testing.T) {
 	for _, chunk := range []int{1, 2, 3, 7, 100} {
 		var out bytes.Buffer
-		m := newMasker(&out, []SecretFile{{Value: Secret("hunter2\n")}, {Value: Secret("hunter2-longer")}, {Value: Secret("line one\nline two\n")}, {Value: Secret("abc")}})
+		m := newMasker(&out, []SecretFile{{Value: Secret("hunter2\n")}, {Value: Secret("hunter2-longer")},
+			{Value: Secret("line one\nline two\n")}, {Value: Secret("abc")}})
 		text := []byte("a hunter2 b hunter2-longer hunter hunterhunter2 xabc\nline two\nline ")
 		for part := range slices.Chunk(text, chunk) {
 			_, err := m.Write(part)
@@ -256,7 +261,8 @@ func TestMasker(t *testing.T) {
 			t.Errorf("%d: %q", chunk, out.String())
 		}
 	}
-	if text := fmt.Sprintf("%v %s %#v %+v", Secret("x1"), Secret("x1"), Secret("x1"), struct{ S Secret }{Secret("x1")}); strings.Contains(text, "x1") || strings.Contains(text, "120") {
+	if text := fmt.Sprintf("%v %s %#v %+v", Secret("x1"), Secret("x1"), Secret("x1"),
+		struct{ S Secret }{Secret("x1")}); strings.Contains(text, "x1") || strings.Contains(text, "120") {
 		t.Error(text)
 	}
 }

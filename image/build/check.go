@@ -109,7 +109,7 @@ func (c *checker) entries(where string, r io.Reader) bool {
 func (c *checker) notes(where string, h *tar.Header, seen map[uint64]byte) {
 	name := maphash.String(c.seed, path.Clean("/"+h.Name))
 	if old, twice := seen[name]; twice && (old != tar.TypeDir || h.Typeflag != tar.TypeDir) {
-		c.found.Add(image.Warning, "entry-twice", c.at(where), "entry %q is there twice: the last one counts", h.Name)
+		c.found.Add(image.Warning, "entry-twice", c.at(where), "duplicate entry %q: the last one counts", h.Name)
 	}
 	seen[name] = h.Typeflag
 	if h.Typeflag == tar.TypeReg && h.Mode&0o6000 != 0 {
@@ -184,9 +184,9 @@ func (c *checker) directory(what, p string, must bool) {
 	case err != nil:
 		c.fault("directory", what, "%v", err)
 	case len(missing) > 0 && must:
-		c.fault("directory", what, "there is no %s in the image", p)
+		c.fault("directory", what, "no such directory in the image: %s", p)
 	case len(missing) == 0 && n.kind != tar.TypeDir:
-		c.fault("directory", what, "%s is no directory in the image", p)
+		c.fault("directory", what, "not a directory in the image: %s", p)
 	}
 }
 

@@ -38,7 +38,7 @@ func (p *planner) request(in Instruction, name, value string) error {
 	switch {
 	case strings.HasPrefix(name, "allow."):
 		if !on {
-			return fmt.Errorf("%s=%s: what is not asked for is not given: remove the line", name, value)
+			return fmt.Errorf("%s=%s: an image has only what it asks for: remove the line", name, value)
 		}
 		if allow := strings.TrimPrefix(name, "allow."); !slices.Contains(r.Allow, allow) {
 			r.Allow = append(slices.Clip(r.Allow), allow)

@@ -56,7 +56,8 @@ func anotherUser(t *testing.T, context files) {
 		check(t, os.WriteFile(prog, b, 0o755))
 		cmd.Path = prog
 	}
-	cmd.Env = []string{"FREEJAIL_BUILD_IN=" + dir, "TMPDIR=" + dir, "HOME=/nonexistent", "TZ=Asia/Kathmandu", "LC_ALL=tr_TR.UTF-8", "PATH="}
+	cmd.Env = []string{"FREEJAIL_BUILD_IN=" + dir, "TMPDIR=" + dir, "HOME=/nonexistent", "TZ=Asia/Kathmandu",
+		"LC_ALL=tr_TR.UTF-8", "PATH="}
 	cmd.Dir = dir
 	out, err := cmd.CombinedOutput()
 	if err != nil || !strings.Contains(string(out), goldenImage) {
@@ -70,7 +71,8 @@ func TestBuildOfAnother(t *testing.T) {
 	if dir == "" {
 		t.Skip("it is for a process of its own")
 	}
-	img, err := Build(t.Context(), Options{Context: filepath.Join(dir, "context"), Output: filepath.Join(dir, "image.tar"), Platform: freebsd})
+	img, err := Build(t.Context(), Options{Context: filepath.Join(dir, "context"),
+		Output: filepath.Join(dir, "image.tar"), Platform: freebsd})
 	check(t, err)
 	fmt.Println(img.Digest)
 }
@@ -110,7 +112,8 @@ func messy(t *testing.T, context files, order int, umask int, when time.Time) st
 }
 
 func TestEqualInputGivesAnEqualImage(t *testing.T) {
-	context := files{"Jailfile": goldenFile, "x.tar": tarOf(t, someTar...), "src/b": "bee", "src/a": "#!a", "src/d/c": "sea", "src/link": "-> a", "src/empty/": ""}
+	context := files{"Jailfile": goldenFile, "x.tar": tarOf(t, someTar...), "src/b": "bee", "src/a": "#!a",
+		"src/d/c": "sea", "src/link": "-> a", "src/empty/": ""}
 	for i := range 40 { // a directory whose order the file system chooses
 		context[fmt.Sprintf("src/many/%c%d", 'a'+i*7%26, i)] = strings.Repeat("x", i*100)
 	}
@@ -122,7 +125,8 @@ func TestEqualInputGivesAnEqualImage(t *testing.T) {
 	for i, umask := range []int{0o022, 0o077, 0o002, 0o027} {
 		time.Local = time.FixedZone("there", i*3600)
 		m := &made{T: t, path: filepath.Join(t.TempDir(), "image.tar")}
-		o := Options{Context: messy(t, context, i, umask, time.Unix(int64(1e9+i*1e6), 0)), Output: m.path, Platform: freebsd}
+		o := Options{Context: messy(t, context, i, umask, time.Unix(int64(1e9+i*1e6), 0)), Output: m.path,
+			Platform: freebsd}
 		if i > 1 {
 			o.Cache = cache
 		}
@@ -159,7 +163,8 @@ func TestEqualInputGivesAnEqualImage(t *testing.T) {
 	anotherUser(t, context)
 	// And input that is not equal gives another.
 	context["src/b"] = "bea"
-	img, err := Build(t.Context(), Options{Context: messy(t, context, 0, 0o022, time.Unix(0, 0)), Output: filepath.Join(t.TempDir(), "x.tar"), Platform: freebsd})
+	img, err := Build(t.Context(), Options{Context: messy(t, context, 0, 0o022, time.Unix(0, 0)),
+		Output: filepath.Join(t.TempDir(), "x.tar"), Platform: freebsd})
 	if err != nil || img.Digest == first.img.Digest {
 		t.Errorf("another content has the same digest: %v", err)
 	}

@@ -30,14 +30,16 @@ func TestFromAStoreAndALayout(t *testing.T) {
 	if n != 2 {
 		t.Errorf("the store has %d images", n)
 	}
-	if _, err := try(t, files{}, "FROM nobody\n", inStore); err == nil || !strings.Contains(err.Error(), `no such image "nobody"`) {
+	if _, err := try(t, files{}, "FROM nobody\n", inStore); err == nil ||
+		!strings.Contains(err.Error(), `no such image "nobody"`) {
 		t.Error(err)
 	}
 	if _, err := try(t, files{}, "FROM scratch\n", inStore); err == nil || !strings.Contains(err.Error(), "no name") {
 		t.Error(err)
 	}
 	for _, wrong := range []string{"linux", "freebsd"} {
-		_, err := try(t, files{}, "FROM base\n", func(o *Options) { o.Store, o.Platform.OS, o.Platform.Architecture = s, wrong, "riscv64" })
+		_, err := try(t, files{}, "FROM base\n",
+			func(o *Options) { o.Store, o.Platform.OS, o.Platform.Architecture = s, wrong, "riscv64" })
 		if err == nil || !strings.Contains(err.Error(), "want "+wrong+"/riscv64") {
 			t.Error(err)
 		}

@@ -194,19 +194,25 @@ func TestWhoMayHavePutAFileThere(t *testing.T) {
 		context, dir, file owned
 		refused            string // by whom it may have been put there
 	}{
-		"root's checkout":                  {root, root, owned{0, 0, 0o600}, ""},
-		"root's, with another's file":      {root, root, owned{1001, 1001, 0o600}, ""},
-		"a user's":                         {owned{1001, 1001, 0o700}, owned{1001, 1001, 0o755}, owned{1001, 1001, 0o600}, ""},
-		"a user's, with root's program":    {owned{1001, 1001, 0o700}, owned{1001, 1001, 0o755}, owned{0, 0, 0o755}, ""},
-		"a user's, with root's secret":     {owned{1001, 1001, 0o755}, owned{1001, 1001, 0o755}, owned{0, 0, 0o600}, "user 1001"},
-		"a user's, with a group's secret":  {owned{1001, 1001, 0o755}, owned{1001, 1001, 0o755}, owned{0, 0, 0o604}, "user 1001"},
-		"below a user's":                   {owned{1001, 1001, 0o755}, root, owned{0, 0, 0o600}, "user 1001"},
-		"in root's private one below":      {owned{1001, 1001, 0o755}, owned{0, 0, 0o700}, owned{0, 0, 0o644}, "user 1001"},
+		"root's checkout":             {root, root, owned{0, 0, 0o600}, ""},
+		"root's, with another's file": {root, root, owned{1001, 1001, 0o600}, ""},
+		"a user's": {owned{1001, 1001, 0o700}, owned{1001, 1001, 0o755},
+			owned{1001, 1001, 0o600}, ""},
+		"a user's, with root's program": {owned{1001, 1001, 0o700}, owned{1001, 1001, 0o755}, owned{0, 0, 0o755},
+			""},
+		"a user's, with root's secret": {owned{1001, 1001, 0o755}, owned{1001, 1001, 0o755}, owned{0, 0, 0o600},
+			"user 1001"},
+		"a user's, with a group's secret": {owned{1001, 1001, 0o755}, owned{1001, 1001, 0o755}, owned{0, 0, 0o604},
+			"user 1001"},
+		"below a user's": {owned{1001, 1001, 0o755}, root, owned{0, 0, 0o600}, "user 1001"},
+		"in root's private one below": {owned{1001, 1001, 0o755}, owned{0, 0, 0o700}, owned{0, 0, 0o644},
+			"user 1001"},
 		"a user's in a user's":             {root, owned{1001, 1001, 0o755}, owned{1002, 1002, 0o600}, "user 1001"},
 		"a group's, with root's secret":    {root, owned{0, 1001, 0o2775}, owned{0, 1001, 0o600}, "group 1001"},
 		"a group's, with the group's file": {root, owned{0, 1001, 0o2775}, owned{0, 1001, 0o640}, ""},
 		"a group's, with anybody's file":   {root, owned{0, 1001, 0o2775}, owned{0, 0, 0o644}, ""},
-		"a private group's":                {owned{1, 1, 0o775}, owned{1, 1, 0o775}, owned{1, 1, 0o600}, ""}, // daemon on both systems
+		// daemon on both systems
+		"a private group's":                {owned{1, 1, 0o775}, owned{1, 1, 0o775}, owned{1, 1, 0o600}, ""},
 		"a private group's, root's secret": {owned{1, 1, 0o775}, owned{1, 1, 0o775}, owned{0, 0, 0o600}, "user 1"},
 		"anybody's":                        {root, owned{0, 0, 0o1777}, owned{0, 0, 0o600}, "everybody"},
 	} {
@@ -222,7 +228,8 @@ func TestWhoMayHavePutAFileThere(t *testing.T) {
 			err := buildHostile(t.Context(), t, "", dir)
 			if c.refused == "" {
 				check(t, err)
-			} else if err == nil || !strings.Contains(err.Error(), "d/f in the context") || !strings.Contains(err.Error(), "to which "+c.refused+" can write") {
+			} else if err == nil || !strings.Contains(err.Error(), "d/f in the context") ||
+				!strings.Contains(err.Error(), "to which "+c.refused+" can write") {
 				t.Errorf("want it refused for %s: %v", c.refused, err)
 			}
 		})
@@ -280,7 +287,8 @@ func TestHardLinksThatComeAndGo(t *testing.T) {
 func TestAContextThatIsNone(t *testing.T) {
 	dir := t.TempDir()
 	trap(t, dir+"/fifo", "", false)
-	if err := buildHostile(t.Context(), t, "", dir+"/fifo"); err == nil || !strings.Contains(err.Error(), "not a directory") {
+	if err := buildHostile(t.Context(), t, "", dir+"/fifo"); err == nil ||
+		!strings.Contains(err.Error(), "not a directory") {
 		t.Error(err)
 	}
 }
@@ -291,11 +299,13 @@ func TestAJailfileElsewhere(t *testing.T) {
 	files{"real": "FROM scratch\nCOPY f /\n", "link": "-> real"}.write(t, other)
 	files{"f": "x"}.write(t, dir)
 	for _, name := range []string{"real", "link"} {
-		_, err := Build(t.Context(), Options{Context: dir, File: filepath.Join(other, name), Output: filepath.Join(t.TempDir(), "x.tar"), Platform: freebsd})
+		_, err := Build(t.Context(), Options{Context: dir, File: filepath.Join(other, name),
+			Output: filepath.Join(t.TempDir(), "x.tar"), Platform: freebsd})
 		check(t, err)
 	}
 	trap(t, other+"/fifo", "FROM scratch\n", false)
-	_, err := Build(t.Context(), Options{Context: dir, File: other + "/fifo", Output: filepath.Join(t.TempDir(), "x.tar"), Platform: freebsd})
+	_, err := Build(t.Context(), Options{Context: dir, File: other + "/fifo",
+		Output: filepath.Join(t.TempDir(), "x.tar"), Platform: freebsd})
 	if err == nil || !strings.Contains(err.Error(), "it is a FIFO") {
 		t.Error(err)
 	}
@@ -304,9 +314,11 @@ func TestAJailfileElsewhere(t *testing.T) {
 // The index of a layout in FROM is read before it is imported.
 func TestALayoutWithAFIFO(t *testing.T) {
 	dir := t.TempDir()
-	files{"base/blobs/sha256/": "", "base/oci-layout": `{"imageLayoutVersion":"1.0.0"}`, "Jailfile": "FROM ./base\n"}.write(t, dir)
+	files{"base/blobs/sha256/": "", "base/oci-layout": `{"imageLayoutVersion":"1.0.0"}`,
+		"Jailfile": "FROM ./base\n"}.write(t, dir)
 	trap(t, dir+"/base/index.json", "{}", true)
-	_, err := Build(t.Context(), Options{Context: dir, Output: filepath.Join(t.TempDir(), "x.tar"), Cache: t.TempDir(), Platform: freebsd})
+	_, err := Build(t.Context(), Options{Context: dir, Output: filepath.Join(t.TempDir(), "x.tar"), Cache: t.TempDir(),
+		Platform: freebsd})
 	if err == nil || !strings.Contains(err.Error(), "index.json") {
 		t.Error(err)
 	}

@@ -25,17 +25,21 @@ func show(f *File) string {
 
 func TestParse(t *testing.T) {
 	for name, c := range map[string]struct{ text, want string }{
-		"simple":              {"FROM scratch\nENV A=b", "1 FROM [] \"scratch\"\n2 ENV [] \"A=b\"\n"},
-		"comments and blanks": {"# c\n\n  # d\nFROM scratch # not a comment\n\n", "4 FROM [] \"scratch # not a comment\"\n"},
-		"lower case":          {"from scratch", "1 FROM [] \"scratch\"\n"},
-		"tabs and CRLF":       {"FROM\tscratch\r\nUSER  x \r\n", "1 FROM [] \"scratch\"\n2 USER [] \"x\"\n"},
-		"continued":           {"FROM scratch\nRUN a \\\n  b \\\n# between\n  c\nUSER x", "1 FROM [] \"scratch\"\n2 RUN [] \"a   b   c\"\n6 USER [] \"x\"\n"},
-		"flags":               {"COPY --chown=a:b --chmod=0755 x --y /z", "1 COPY [{\"chown\" \"a:b\"} {\"chmod\" \"0755\"}] \"x --y /z\"\n"},
-		"heredoc":             {"USAGE <<EOF\n# not a comment\n\\\nEOF\nUSER x", "1 USAGE [] \"\" << \"# not a comment\\n\\\\\\n\"\n5 USER [] \"x\"\n"},
-		"heredoc with tabs":   {"USAGE <<-'END'\n\ta\n\tEND", "1 USAGE [] \"\" << \"a\\n\"\n"},
-		"heredoc of a shell":  {"RUN cat <<E > /x\na\nE", "1 RUN [] \"cat <<E > /x\\na\\nE\\n\"\n"},
-		"no options":          {"CMD --port 80", "1 CMD [] \"--port 80\"\n"},
-		"stands alone":        {"VNET", "1 VNET [] \"\"\n"},
+		"simple": {"FROM scratch\nENV A=b", "1 FROM [] \"scratch\"\n2 ENV [] \"A=b\"\n"},
+		"comments and blanks": {"# c\n\n  # d\nFROM scratch # not a comment\n\n",
+			"4 FROM [] \"scratch # not a comment\"\n"},
+		"lower case":    {"from scratch", "1 FROM [] \"scratch\"\n"},
+		"tabs and CRLF": {"FROM\tscratch\r\nUSER  x \r\n", "1 FROM [] \"scratch\"\n2 USER [] \"x\"\n"},
+		"continued": {"FROM scratch\nRUN a \\\n  b \\\n# between\n  c\nUSER x",
+			"1 FROM [] \"scratch\"\n2 RUN [] \"a   b   c\"\n6 USER [] \"x\"\n"},
+		"flags": {"COPY --chown=a:b --chmod=0755 x --y /z",
+			"1 COPY [{\"chown\" \"a:b\"} {\"chmod\" \"0755\"}] \"x --y /z\"\n"},
+		"heredoc": {"USAGE <<EOF\n# not a comment\n\\\nEOF\nUSER x",
+			"1 USAGE [] \"\" << \"# not a comment\\n\\\\\\n\"\n5 USER [] \"x\"\n"},
+		"heredoc with tabs":  {"USAGE <<-'END'\n\ta\n\tEND", "1 USAGE [] \"\" << \"a\\n\"\n"},
+		"heredoc of a shell": {"RUN cat <<E > /x\na\nE", "1 RUN [] \"cat <<E > /x\\na\\nE\\n\"\n"},
+		"no options":         {"CMD --port 80", "1 CMD [] \"--port 80\"\n"},
+		"stands alone":       {"VNET", "1 VNET [] \"\"\n"},
 	} {
 		f, err := Parse("J", strings.NewReader(c.text))
 		if err != nil {
@@ -51,18 +55,24 @@ func TestParseErrors(t *testing.T) {
 		text string
 		want []string // each begins an error's line
 	}{
-		"unknown":         {"FROM scratch\n\nCOPPY a b", []string{`J:3: unknown instruction "COPPY": did you mean COPY?`}},
-		"far from any":    {"XYZZYPLUGH a", []string{`J:1: unknown instruction "XYZZYPLUGH": there are ADD, ALLOW, ARG, ARG+, CMD, CONFIG, COPY,`}},
-		"several":         {"FROM scratch\nFOO\nUSER\nBAR x", []string{"J:2: unknown", "J:3: USER: missing argument", "J:4: unknown"}},
-		"unknown option":  {"COPY --form=x a b", []string{"J:1: COPY: unknown option --form: it takes --from, --chown, --chmod"}},
-		"option of RUN":   {"RUN --privileged x", []string{"J:1: RUN: unknown option --privileged: it takes --mount, --network, --allow, --sysvipc"}},
+		"unknown": {"FROM scratch\n\nCOPPY a b",
+			[]string{`J:3: unknown instruction "COPPY": did you mean COPY?`}},
+		"far from any": {"XYZZYPLUGH a", []string{`J:1: unknown instruction "XYZZYPLUGH": there are ADD, ALLOW, ARG, ARG+, CMD, CONFIG, COPY,`}},
+		"several": {"FROM scratch\nFOO\nUSER\nBAR x",
+			[]string{"J:2: unknown", "J:3: USER: missing argument", "J:4: unknown"}},
+		"unknown option": {"COPY --form=x a b",
+			[]string{"J:1: COPY: unknown option --form: it takes --from, --chown, --chmod"}},
+		"option of RUN": {"RUN --privileged x",
+			[]string{"J:1: RUN: unknown option --privileged: it takes --mount, --network, --allow, --sysvipc"}},
 		"no value":        {"COPY --chown= a b", []string{"J:1: COPY: --chown needs a value"}},
 		"after backslash": {"FROM scratch\nRUN a \\", []string{"J:2: the file ends after a backslash"}},
 		"empty line":      {"RUN a \\\n\nUSER b", []string{"J:2: an empty line follows a backslash"}},
 		"open heredoc":    {"FROM scratch\nUSAGE <<EOF\nx\n", []string{"J:2: USAGE: the text after <<EOF has no end"}},
-		"hidden heredoc":  {"USAG <<EOF\nFROM x\nEOF\nFOO", []string{`J:1: unknown instruction "USAG": did you mean USAGE?`, "J:4: unknown"}},
-		"nothing":         {"# only this\n", []string{"J: no instructions"}},
-		"long line":       {"FROM scratch\nRUN " + strings.Repeat("x", maxLine), []string{"J:2: the line has more than"}},
+		"hidden heredoc": {"USAG <<EOF\nFROM x\nEOF\nFOO",
+			[]string{`J:1: unknown instruction "USAG": did you mean USAGE?`, "J:4: unknown"}},
+		"nothing": {"# only this\n", []string{"J: no instructions"}},
+		"long line": {"FROM scratch\nRUN " + strings.Repeat("x", maxLine),
+			[]string{"J:2: the line has more than"}},
 	} {
 		_, err := Parse("J", strings.NewReader(c.text))
 		if err == nil {

@@ -66,7 +66,8 @@ func TestAnOutputThatIsALink(t *testing.T) {
 	victim := filepath.Join(t.TempDir(), "victim")
 	check(t, os.Mkdir(victim, 0o700))
 	files{"f": "s"}.write(t, victim)
-	for name, to := range map[string]string{"x.tar": victim + "/f", "y.tar": victim, "z/": victim, "gone.tar": victim + "/none", "file/": victim + "/f"} {
+	for name, to := range map[string]string{"x.tar": victim + "/f", "y.tar": victim, "z/": victim, "gone.tar": victim +
+		"/none", "file/": victim + "/f"} {
 		dir := t.TempDir()
 		files{"Jailfile": "FROM scratch\n"}.write(t, dir)
 		out := filepath.Join(t.TempDir(), strings.TrimSuffix(name, "/"))
@@ -95,11 +96,13 @@ func TestAnOutputThatIsALink(t *testing.T) {
 func TestALayoutReplacesOnlyAnEmptyDirectory(t *testing.T) {
 	dir := t.TempDir()
 	files{"Jailfile": "FROM scratch\n", "o/empty/": "", "o/full/f": "x", "o/file": "x"}.write(t, dir)
-	for name, want := range map[string]string{"new/": "", "empty/": "", "empty2": "", "full/": "is not empty", "full": "is not empty", "file/": "not a directory"} {
+	for name, want := range map[string]string{"new/": "", "empty/": "", "empty2": "", "full/": "is not empty",
+		"full": "is not empty", "file/": "not a directory"} {
 		if name == "empty2" {
 			check(t, os.Mkdir(dir+"/o/empty2", 0o755))
 		}
-		_, err := Build(t.Context(), Options{Context: dir, Output: filepath.Join(dir, "o") + "/" + name, Platform: freebsd})
+		_, err := Build(t.Context(), Options{Context: dir, Output: filepath.Join(dir, "o") + "/" + name,
+			Platform: freebsd})
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
 			t.Errorf("%s: %v, want %q", name, err, want)
 		}
@@ -119,7 +122,8 @@ func TestACacheOfOthers(t *testing.T) {
 	dir := t.TempDir()
 	files{"Jailfile": "FROM scratch\n"}.write(t, dir)
 	try := func(cache string) error {
-		_, err := Build(t.Context(), Options{Context: dir, Output: filepath.Join(t.TempDir(), "x.tar"), Cache: cache, Platform: freebsd})
+		_, err := Build(t.Context(), Options{Context: dir, Output: filepath.Join(t.TempDir(), "x.tar"), Cache: cache,
+			Platform: freebsd})
 		return err
 	}
 	shared := t.TempDir()

@@ -126,7 +126,8 @@ func plain(t *testing.T, v any) string {
 
 func TestEveryVerb(t *testing.T) {
 	for name := range verbs { // the text above is whole
-		if !slices.Contains([]string{"RUN", "PKG", "SYSRC", "SERVICE", "INCLUDE", "TEMPLATE", "LIMITS"}, name) && !strings.Contains("\n"+everyVerb, "\n"+name) {
+		if !slices.Contains([]string{"RUN", "PKG", "SYSRC", "SERVICE", "INCLUDE", "TEMPLATE", "LIMITS"}, name) &&
+			!strings.Contains("\n"+everyVerb, "\n"+name) {
 			t.Errorf("%s is not tried", name)
 		}
 	}
@@ -210,7 +211,7 @@ func TestFaultsOfThePlan(t *testing.T) {
 		"CONFIG set devfs_ruleset=4":       "numbers of rulesets",
 		"CONFIG set exec.start=/bin/sh":    "one program",
 		"CONFIG set path=/":                "set by freejail",
-		"CONFIG set allow.mount=0":         "not asked for",
+		"CONFIG set allow.mount=0":         "has only what it asks for",
 		"CP /etc/passwd /":                 "a file of the host",
 		"CP a":                             "write CP",
 		"RDR tcp 80":                       "write RDR",

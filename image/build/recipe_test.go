@@ -69,10 +69,12 @@ INCLUDE parts/more --arg NAME=${DOMAIN}
 
 func TestBastillefile(t *testing.T) {
 	needRoot(t)
-	m, r, warned, err := recipe(t, files{"Bastillefile": bastillefile, "usr/local/etc/nginx.conf": "server ${DOMAIN}:${PORT} ${OTHER} $DOMAIN;\n",
-		"site/index.html": "hello", "parts/more/Bastillefile": "ARG NAME=default\nCMD echo ${NAME}\nOVERLAY etc\n", "parts/more/etc/more": "x"}, nil)
+	m, r, warned, err := recipe(t, files{"Bastillefile": bastillefile,
+		"usr/local/etc/nginx.conf": "server ${DOMAIN}:${PORT} ${OTHER} $DOMAIN;\n",
+		"site/index.html":          "hello", "parts/more/Bastillefile": "ARG NAME=default\nCMD echo ${NAME}\nOVERLAY etc\n", "parts/more/etc/more": "x"}, nil)
 	check(t, err)
-	want := []string{"pkg|install|-y|nginx|curl in / as root", "pkg|clean|-a|-y|-q in / as root", "sysrc|nginx_enable=YES in / as root",
+	want := []string{"pkg|install|-y|nginx|curl in / as root", "pkg|clean|-a|-y|-q in / as root",
+		"sysrc|nginx_enable=YES in / as root",
 		"sysrc|nginx_flags=-g 'daemon on;'|other_flags= in / as root",
 		`/bin/sh|-c|echo "example.org $HOME" |     sed 's/a/b/' > /etc/motd; true in / as root`, "service|nginx|initdb in / as root", "/bin/sh|-c|echo example.org in / as root"}
 	if !slices.Equal(r.said, want) {
@@ -83,18 +85,22 @@ func TestBastillefile(t *testing.T) {
 	m.has("etc/site.conf", "domain=example.org\n")
 	m.has("etc/more", "x")
 	got := m.img.Manifest
-	if got.Requires.Allow[0] != "mlock" || got.Requires.SysVIPC.Shm != "new" || got.Requires.Jail["enforce_statfs"] != "1" || len(got.Requires.Jail) != 1 ||
-		len(got.Requires.Mounts) != 2 || got.Requires.Mounts[1].Target != "/tmp" || !slices.Equal(got.Requires.Mounts[1].Options, []string{"size=64m"}) {
+	if got.Requires.Allow[0] != "mlock" || got.Requires.SysVIPC.Shm != "new" ||
+		got.Requires.Jail["enforce_statfs"] != "1" || len(got.Requires.Jail) != 1 ||
+		len(got.Requires.Mounts) != 2 || got.Requires.Mounts[1].Target != "/tmp" ||
+		!slices.Equal(got.Requires.Mounts[1].Options, []string{"size=64m"}) {
 		t.Errorf("%+v", got.Requires)
 	}
 	if v := got.Volumes; len(v) != 1 || v[0].Path != "/usr/ports" || v[0].Name != "ports" || !v[0].ReadOnly {
 		t.Errorf("%+v", v)
 	}
 	c := m.img.Config.Config
-	if got.Ports[0].Port != 80 || got.Wait != "all" || !slices.Equal(c.Entrypoint, []string{"/bin/sh", "/etc/rc"}) || c.Labels["tags"] != "web,prod" {
+	if got.Ports[0].Port != 80 || got.Wait != "all" || !slices.Equal(c.Entrypoint, []string{"/bin/sh", "/etc/rc"}) ||
+		c.Labels["tags"] != "web,prod" {
 		t.Errorf("%+v %+v", got, c)
 	}
-	if len(warned) != 2 || !strings.Contains(warned[0], "Bastillefile:11: CONFIG: the network and the names") || !strings.Contains(warned[1], "Bastillefile:23: SERVICE: nothing runs while") {
+	if len(warned) != 2 || !strings.Contains(warned[0], "Bastillefile:11: CONFIG: the network and the names") ||
+		!strings.Contains(warned[1], "Bastillefile:23: SERVICE: nothing runs while") {
 		t.Errorf("warnings: %q", warned)
 	}
 }
@@ -128,7 +134,8 @@ func TestBastillefileFaults(t *testing.T) {
 		"CONFIG set allow.mlock=1 | true":  "none evaluates this line",
 		"MOUNT /a b nullfs rw; reboot 0 0": "none evaluates this line",
 	} {
-		_, r, _, err := recipe(t, files{"Bastillefile": "ARG A=b\n" + line + "\n", "loop/Bastillefile": "INCLUDE loop\n", "bad/Bastillefile": "CMD x\nFROB\n",
+		_, r, _, err := recipe(t, files{"Bastillefile": "ARG A=b\n" + line + "\n",
+			"loop/Bastillefile": "INCLUDE loop\n", "bad/Bastillefile": "CMD x\nFROB\n",
 			"other/Bastillefile": "LIMITS a b\n", "part.jail": "FROM x\n", "link": "-> /etc"}, nil)
 		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "Bastillefile:") {
 			t.Errorf("%q: %v, want %s", line, err, want)
@@ -155,7 +162,8 @@ func TestBastillefileFaults(t *testing.T) {
 // directory.
 func TestATreeOfTemplates(t *testing.T) {
 	needRoot(t)
-	tree := files{"www/app/Bastillefile": "INCLUDE www/nginx\nCP etc /\n", "www/app/etc/app": "app", "www/nginx/Bastillefile": "CP etc /\n", "www/nginx/etc/nginx": "nginx", "etc/wrong": "x"}
+	tree := files{"www/app/Bastillefile": "INCLUDE www/nginx\nCP etc /\n", "www/app/etc/app": "app",
+		"www/nginx/Bastillefile": "CP etc /\n", "www/nginx/etc/nginx": "nginx", "etc/wrong": "x"}
 	m, _, _, err := recipe(t, tree, func(o *Options) { o.File = filepath.Join(o.Context, "www/app/Bastillefile") })
 	check(t, err)
 	m.want(0, "5 etc/ 755 0:0", "0 etc/nginx 644 0:0")
@@ -165,18 +173,21 @@ func TestATreeOfTemplates(t *testing.T) {
 // Jailfiles have the same instructions, and CMD keeps its own meaning there.
 func TestHooksInAJailfile(t *testing.T) {
 	needRoot(t)
-	m, r, _, err := recipe(t, files{"Jailfile": "FROM scratch\nENV WHO=me\nWORKDIR /w\nUSER 80\nCP etc /\nRENDER /etc/conf\nINCLUDE more.jail\nSYSRC a_enable=YES\nCMD /bin/prog $WHO\n",
+	m, r, _, err := recipe(t, files{"Jailfile": "FROM scratch\nENV WHO=me\nWORKDIR /w\nUSER 80\nCP etc /\nRENDER " +
+		"/etc/conf\nINCLUDE more.jail\nSYSRC a_enable=YES\nCMD /bin/prog $WHO\n",
 		"etc/conf": "${WHO}", "more.jail": "ENV MORE=1\nCOPY etc/conf /copied\n"}, func(o *Options) { o.From = "" })
 	check(t, err)
 	m.has("etc/conf", "me")
 	m.has("copied", "${WHO}")
-	if !slices.Equal(r.said, []string{"sysrc|a_enable=YES in / as root"}) || !slices.Equal(m.img.Config.Config.Cmd, []string{"/bin/prog", "me"}) || m.img.Config.Config.Env[1] != "MORE=1" {
+	if !slices.Equal(r.said, []string{"sysrc|a_enable=YES in / as root"}) ||
+		!slices.Equal(m.img.Config.Config.Cmd, []string{"/bin/prog", "me"}) || m.img.Config.Config.Env[1] != "MORE=1" {
 		t.Errorf("%q %+v", r.said, m.img.Config.Config)
 	}
 }
 
 func TestLineInFile(t *testing.T) {
-	m := make1(t, files{"f": "one\ntwo", "g": "one\n"}, "FROM scratch\nCOPY --chmod=0600 --chown=3:4 f g /\nLINE_IN_FILE one /f\nLINE_IN_FILE tw /f\nLINE_IN_FILE one /new/dir/h\nLINE_IN_FILE one /new/dir/h\n")
+	m := make1(t, files{"f": "one\ntwo", "g": "one\n"}, "FROM scratch\nCOPY --chmod=0600 --chown=3:4 f g "+
+		"/\nLINE_IN_FILE one /f\nLINE_IN_FILE tw /f\nLINE_IN_FILE one /new/dir/h\nLINE_IN_FILE one /new/dir/h\n")
 	m.has("f", "one\ntwo\ntw\n")
 	m.has("new/dir/h", "one\n")
 	m.want(1, "0 f 600 3:4")
@@ -200,7 +211,10 @@ func FuzzBastillefile(f *testing.F) {
 			return
 		}
 		file.Instructions = append([]Instruction{{Verb: "FROM", Line: 1, Text: "scratch"}}, file.Instructions...)
-		p := &planner{file: file, base: func(string, ocispec.Platform) (*image.Image, error) { return nil, errors.New("none") }}
+		p := &planner{file: file, base: func(string, ocispec.Platform) (*image.Image, error) {
+			return nil,
+				errors.New("none")
+		}}
 		if err := p.plan(t.Context()); err != nil {
 			return
 		}

@@ -45,18 +45,22 @@ func TestStages(t *testing.T) {
 	if !slices.Equal(m.img.Config.Config.Env, []string{"KEPT=no"}) || len(m.img.Layers) != 2 {
 		t.Errorf("%+v", m.img.Config)
 	}
-	for target, want := range map[string]string{"none": `no such stage "none": there are make, unused, 2`, "9": `no such stage "9"`, "unused": "Jailfile:8: USER"} {
-		if _, err := try(t, context, twoStages, func(o *Options) { o.Target = target }); err == nil || !strings.Contains(err.Error(), want) {
+	for target, want := range map[string]string{"none": `no such stage "none": there are make, unused, 2`,
+		"9": `no such stage "9"`, "unused": "Jailfile:8: USER"} {
+		if _, err := try(t, context, twoStages, func(o *Options) { o.Target = target }); err == nil ||
+			!strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", target, err)
 		}
 	}
 }
 
 func TestAStageFromAnother(t *testing.T) {
-	m := make1(t, files{"a": "1", "b": "2"}, "FROM scratch AS base\nNAME x\nENV A=1\nPORT http 80\nCOPY a /\nFROM base AS next\nCOPY b /\nENV B=$A\nFROM next\nARG TARGETPLATFORM BUILDOS\nLABEL p=$TARGETPLATFORM b=$BUILDOS\n")
+	m := make1(t, files{"a": "1", "b": "2"}, "FROM scratch AS base\nNAME x\nENV A=1\nPORT http 80\nCOPY a /\nFROM "+
+		"base AS next\nCOPY b /\nENV B=$A\nFROM next\nARG TARGETPLATFORM BUILDOS\nLABEL p=$TARGETPLATFORM b=$BUILDOS\n")
 	m.has("a", "1")
 	m.has("b", "2")
-	if len(m.img.Manifest.Ports) != 1 || !slices.Equal(m.img.Config.Config.Env, []string{"A=1", "B=1"}) || m.img.Config.Config.Labels["p"] != "freebsd/amd64" {
+	if len(m.img.Manifest.Ports) != 1 || !slices.Equal(m.img.Config.Config.Env, []string{"A=1", "B=1"}) ||
+		m.img.Config.Config.Labels["p"] != "freebsd/amd64" {
 		t.Errorf("%+v", m.img.Config)
 	}
 	layers := 0
@@ -139,7 +143,8 @@ func TestPull(t *testing.T) {
 	if asked != "registry.example/x:tag" {
 		t.Error(asked)
 	}
-	if _, err := try(t, files{}, "FROM registry.example/refused:1\n", pull); err == nil || !strings.Contains(err.Error(), "Jailfile:1: FROM: refused") {
+	if _, err := try(t, files{}, "FROM registry.example/refused:1\n", pull); err == nil ||
+		!strings.Contains(err.Error(), "Jailfile:1: FROM: refused") {
 		t.Error(err)
 	}
 	if _, err := try(t, files{}, "FROM registry.example/x:tag\n", nil); err == nil {

@@ -86,8 +86,9 @@ func TestTheViewIsWhatIsUnpacked(t *testing.T) {
 		return tar.Header{Name: name, Typeflag: tar.TypeLink, Linkname: to}
 	}
 	for name, layers := range map[string][][]tar.Header{
-		"plain":                   {{d("a"), f("a/b"), f("made/parents/c"), l("l", "a"), h("hard", "a/b")}},
-		"through links":           {{d("usr/home"), l("home", "usr/home"), l("abs", "/usr/home"), l("up", "../../usr")}, {f("home/x"), f("abs/y"), f("up/z"), d("home/d")}},
+		"plain": {{d("a"), f("a/b"), f("made/parents/c"), l("l", "a"), h("hard", "a/b")}},
+		"through links": {{d("usr/home"), l("home", "usr/home"), l("abs", "/usr/home"), l("up", "../../usr")},
+			{f("home/x"), f("abs/y"), f("up/z"), d("home/d")}},
 		"links in links":          {{d("a/b"), l("c", "a"), l("d", "/c/b"), l("e", "d/../..")}, {f("d/f"), f("e/g")}},
 		"dangling parent":         {{l("l", "no/where")}, {f("l/x")}},
 		"directory over link":     {{d("a"), f("a/x"), l("l", "a")}, {d("l"), f("l/y")}},
@@ -98,11 +99,14 @@ func TestTheViewIsWhatIsUnpacked(t *testing.T) {
 		"whiteout":                {{d("a"), f("a/b"), f("a/c")}, {f("a/.wh.b"), f(".wh.none"), f("gone/.wh.x")}},
 		"whiteout of a directory": {{d("a/b"), f("a/b/c")}, {f(".wh.a")}},
 		"whiteout spares":         {{d("a"), f("a/b"), f("a/c")}, {f("a/new"), f("a/b"), f("a/.wh.b"), f(".wh.a")}},
-		"opaque":                  {{d("a"), f("a/b"), d("a/d"), f("a/d/e")}, {d("a/d"), f("a/d/f"), f("a/.wh..wh..opq")}},
-		"opaque twice":            {{d("a"), f("a/b"), d("a/d"), f("a/d/e")}, {f("a/.wh..wh..opq"), f("a/x"), d("a"), d("a/d"), f("a/d/y"), f("a/.wh..wh..opq")}, {f("a/n"), f("a/d/.wh..wh..opq"), f("a/.wh..wh..opq")}},
+		"opaque": {{d("a"), f("a/b"), d("a/d"), f("a/d/e")},
+			{d("a/d"), f("a/d/f"), f("a/.wh..wh..opq")}},
+		"opaque twice": {{d("a"), f("a/b"), d("a/d"), f("a/d/e")}, {f("a/.wh..wh..opq"), f("a/x"), d("a"),
+			d("a/d"), f("a/d/y"), f("a/.wh..wh..opq")}, {f("a/n"), f("a/d/.wh..wh..opq"), f("a/.wh..wh..opq")}},
 		"whiteout through a link": {{d("a"), f("a/b"), l("l", "a")}, {f("l/.wh.b")}},
 		"whiteout then again":     {{d("a"), f("a/b")}, {f(".wh.a"), d("a"), f("a/c")}},
-		"hard links":              {{f("a"), l("s", "a"), h("b", "a"), h("t", "s")}, {h("c", "b"), f("a"), h("b", "c2/../a")}},
+		"hard links": {{f("a"), l("s", "a"), h("b", "a"), h("t", "s")},
+			{h("c", "b"), f("a"), h("b", "c2/../a")}},
 	} {
 		var texts []string
 		for _, list := range layers {
@@ -141,16 +145,20 @@ func mapText(m map[string]string) string {
 }
 
 func TestCheck(t *testing.T) {
-	good := make1(t, files{"prog": "#!x"}, "FROM scratch\nCOPY prog /bin/\nWORKDIR /srv\nUSER 80\nENV PATH=/sbin:/bin\nENTRYPOINT [\"prog\"]\nVOLUME /data\n")
+	good := make1(t, files{"prog": "#!x"}, "FROM scratch\nCOPY prog /bin/\nWORKDIR /srv\nUSER 80\nENV "+
+		"PATH=/sbin:/bin\nENTRYPOINT [\"prog\"]\nVOLUME /data\n")
 	var found image.Findings
 	if err := Check(t.Context(), good.store.Layout, good.img, "", &found); err != nil || len(found.List) > 0 {
 		t.Errorf("%v %v", found.List, err)
 	}
-	bad := make1(t, files{"text": "x"}, "FROM scratch\nCOPY text /bin/prog\nCOPY text /data\nUSER nobody\nENTRYPOINT [\"/bin/prog\"]\nVOLUME /data\nWRITABLE /data\n")
-	for _, want := range []string{`the program "/bin/prog" is no executable file`, `no user "nobody"`, "volumes[0].path: /data is no directory", "writable[0]: /data is no directory"} {
+	bad := make1(t, files{"text": "x"}, "FROM scratch\nCOPY text /bin/prog\nCOPY text /data\nUSER nobody\nENTRYPOINT "+
+		"[\"/bin/prog\"]\nVOLUME /data\nWRITABLE /data\n")
+	for _, want := range []string{`the program "/bin/prog" is no executable file`, `no user "nobody"`,
+		"volumes[0].path: not a directory in the image: /data", "writable[0]: not a directory in the image: /data"} {
 		findings(t, bad.store, bad.img, want)
 	}
-	s, img := layersOf(t, tarOf(t, tar.Header{Name: "../x"}, tar.Header{Name: "dev", Typeflag: tar.TypeChar}, tar.Header{Name: "a/.wh.b/c"}))
+	s, img := layersOf(t, tarOf(t, tar.Header{Name: "../x"}, tar.Header{Name: "dev", Typeflag: tar.TypeChar},
+		tar.Header{Name: "a/.wh.b/c"}))
 	for _, want := range []string{`layer 1: entry "../x"`, `entry "dev": the entry type`, `entry "a/.wh.b/c"`} {
 		findings(t, s, img, want)
 	}
@@ -168,7 +176,8 @@ func findings(t *testing.T, s *layout.Store, img *image.Image, want string) {
 	t.Helper()
 	var found image.Findings
 	check(t, Check(t.Context(), s.Layout, img, "", &found))
-	if found.Errors() == 0 || !slices.ContainsFunc(found.List, func(f image.Finding) bool { return strings.Contains(f.String(), want) }) {
+	if found.Errors() == 0 || !slices.ContainsFunc(found.List,
+		func(f image.Finding) bool { return strings.Contains(f.String(), want) }) {
 		t.Errorf("%v\nwant %q", found.List, want)
 	}
 }
@@ -180,10 +189,14 @@ func TestUmociUnpacks(t *testing.T) {
 	}
 	needRoot(t)
 	dir, out := t.TempDir(), t.TempDir()
-	files{"Jailfile": everyVerb, "prog": "#!x", "t/a/b": "1", "Child": "FROM " + filepath.Join(out, "base") + "\nCOPY t /\nADD x.tar /opt/\nCOPY --chown=7:8 t/a/b /opt/bin/prog\n", "x.tar": tarOf(t, someTar...)}.write(t, dir)
-	_, err := Build(t.Context(), Options{Context: dir, Output: filepath.Join(out, "base") + "/", Platform: ocispec.Platform{OS: "linux", Architecture: "amd64"}})
+	files{"Jailfile": everyVerb, "prog": "#!x", "t/a/b": "1", "Child": "FROM " + filepath.Join(out, "base") +
+		"\nCOPY t /\nADD x.tar /opt/\nCOPY --chown=7:8 t/a/b /opt/bin/prog\n", "x.tar": tarOf(t,
+		someTar...)}.write(t, dir)
+	_, err := Build(t.Context(), Options{Context: dir, Output: filepath.Join(out, "base") + "/",
+		Platform: ocispec.Platform{OS: "linux", Architecture: "amd64"}})
 	check(t, err)
-	_, err = Build(t.Context(), Options{Context: dir, File: filepath.Join(dir, "Child"), Output: filepath.Join(out, "child") + "/"})
+	_, err = Build(t.Context(), Options{Context: dir, File: filepath.Join(dir, "Child"),
+		Output: filepath.Join(out, "child") + "/"})
 	check(t, err)
 	bundle := filepath.Join(out, "bundle")
 	text, err := command(t, umoci, "unpack", "--image", filepath.Join(out, "child")+":web", bundle)
@@ -208,18 +221,22 @@ func TestAViewIsBounded(t *testing.T) {
 	for i := range maxTexts/maxText + 1 {
 		users = append(users, tar.Header{Name: fmt.Sprintf("%d/passwd", i), Linkname: text})
 	}
-	maze := []tar.Header{{Name: "d", Typeflag: tar.TypeDir, Mode: 0o755}, {Name: "d/l0", Typeflag: tar.TypeSymlink, Linkname: "."}}
+	maze := []tar.Header{{Name: "d", Typeflag: tar.TypeDir, Mode: 0o755},
+		{Name: "d/l0", Typeflag: tar.TypeSymlink, Linkname: "."}}
 	for i := 1; i < maxLinks; i++ {
-		maze = append(maze, tar.Header{Name: fmt.Sprint("d/l", i), Typeflag: tar.TypeSymlink, Linkname: strings.Repeat("../d/", 400) + fmt.Sprint("l", i-1)})
+		maze = append(maze, tar.Header{Name: fmt.Sprint("d/l", i), Typeflag: tar.TypeSymlink,
+			Linkname: strings.Repeat("../d/", 400) + fmt.Sprint("l", i-1)})
 	}
 	maze = append(maze, tar.Header{Name: fmt.Sprint("d/l", maxLinks-1, "/f"), Linkname: "x"})
 	for want, layer := range map[string][]tar.Header{
 		"passwd and group have more than": users,
 		"has more than 255 bytes":         {{Name: strings.Repeat("n", 256), Linkname: "x"}},
-		"the link has more than":          {{Name: "l", Typeflag: tar.TypeSymlink, Linkname: strings.Repeat("l/", 3000)}},
-		"steps lead there":                maze,
+		"the link has more than": {{Name: "l", Typeflag: tar.TypeSymlink,
+			Linkname: strings.Repeat("l/", 3000)}},
+		"steps lead there": maze,
 	} {
-		if err := newView().apply(strings.NewReader(tarOf(t, layer...))); err == nil || !strings.Contains(err.Error(), want) {
+		if err := newView().apply(strings.NewReader(tarOf(t, layer...))); err == nil ||
+			!strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %s", err, want)
 		}
 	}

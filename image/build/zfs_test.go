@@ -62,8 +62,9 @@ func (r changing) Run(_ context.Context, c Command) error {
 func layersBy(t *testing.T, dir, lines string, runner Runner, change func(*Options)) []string {
 	t.Helper()
 	check(t, os.WriteFile(filepath.Join(dir, "Jailfile"), []byte(lines), 0o644))
-	o := Options{Context: dir, Output: filepath.Join(t.TempDir(), "image.tar"), Platform: ocispec.Platform{OS: runtime.GOOS, Architecture: runtime.GOARCH},
-		Runner: func(string) (Runner, error) { return runner, nil }}
+	o := Options{Context: dir, Output: filepath.Join(t.TempDir(), "image.tar"),
+		Platform: ocispec.Platform{OS: runtime.GOOS, Architecture: runtime.GOARCH},
+		Runner:   func(string) (Runner, error) { return runner, nil }}
 	var said []string
 	o.Progress = func(text string) { said = append(said, text) }
 	change(&o)
@@ -110,13 +111,15 @@ func TestZFSLayersAreTheWalks(t *testing.T) {
 			got := build(text, func(o *Options) { o.ZFSDataset, o.Cache = pool, kept })
 			if !slices.Equal(got, walk) {
 				i := slices.IndexFunc(got, func(l string) bool { return !slices.Contains(walk, l) })
-				t.Fatalf("%s\nwith ZFS layer %d is\n%s\nby a walk\n%s", text, i, got[max(i, 0)], walk[min(max(i, 0), len(walk)-1)])
+				t.Fatalf("%s\nwith ZFS layer %d is\n%s\nby a walk\n%s", text, i, got[max(i, 0)],
+					walk[min(max(i, 0), len(walk)-1)])
 			}
 		}
 		text += "RUN [\"x\", \"3\"]\n" // goes on from what is there
 		walk = build(text, func(*Options) {})
 		if got := build(text, func(o *Options) { o.ZFSDataset, o.Cache = pool, cache }); !slices.Equal(got, walk) {
-			t.Errorf("going on from the cache the layers are\n%s\nby a walk\n%s", strings.Join(got, "\n"), strings.Join(walk, "\n"))
+			t.Errorf("going on from the cache the layers are\n%s\nby a walk\n%s", strings.Join(got, "\n"),
+				strings.Join(walk, "\n"))
 		}
 	}
 	out, err := dataset.Run(t.Context(), "list", "-H", "-o", "name", "-r", pool)
@@ -126,7 +129,8 @@ func TestZFSLayersAreTheWalks(t *testing.T) {
 	}
 	_, err = Prune(t.Context(), cache, 0, 0, nil)
 	check(t, err)
-	if out, err = dataset.Run(t.Context(), "list", "-H", "-o", "name", "-r", pool); err != nil || strings.TrimSpace(out) != pool {
+	if out, err = dataset.Run(t.Context(), "list", "-H", "-o", "name", "-r", pool); err != nil ||
+		strings.TrimSpace(out) != pool {
 		t.Errorf("after pruning there are %s %v", out, err)
 	}
 }
@@ -175,7 +179,8 @@ func fileWithoutAPath(t *testing.T) (said []string) {
 func TestZFSDatasetIsChecked(t *testing.T) {
 	dir := t.TempDir()
 	files{"Jailfile": "FROM scratch\n"}.write(t, dir)
-	_, err := Build(t.Context(), Options{Context: dir, Output: filepath.Join(t.TempDir(), "x.tar"), ZFSDataset: "no-such-pool/x"})
+	_, err := Build(t.Context(), Options{Context: dir, Output: filepath.Join(t.TempDir(), "x.tar"),
+		ZFSDataset: "no-such-pool/x"})
 	if err == nil || !strings.Contains(err.Error(), "zfs create -o mountpoint") {
 		t.Error(err)
 	}

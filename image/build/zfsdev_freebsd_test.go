@@ -35,7 +35,8 @@ func TestZFSFileWithoutAPathByWalk(t *testing.T) {
 	t.Cleanup(func() { zfsDeviceFile = was })
 	zfsDeviceFile = filepath.Join(t.TempDir(), "none")
 	said := fileWithoutAPath(t)
-	if want := "the whole tree is read after each step"; !slices.ContainsFunc(said, func(s string) bool { return strings.HasPrefix(s, want) && strings.Contains(s, zfsDeviceFile) }) {
+	if want := "the whole tree is read after each step"; !slices.ContainsFunc(said,
+		func(s string) bool { return strings.HasPrefix(s, want) && strings.Contains(s, zfsDeviceFile) }) {
 		t.Errorf("nothing is said of it: %q", said)
 	}
 }

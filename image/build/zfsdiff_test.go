@@ -60,7 +60,8 @@ func madeLines(random *rand.Rand, before, after map[string]state, root1, root2 s
 			dir := s2.mode.IsDir()
 			switch {
 			case s1.mode.Type() != s2.mode.Type():
-				lines = append(lines, zfsLine{mark: '-', dir: s1.mode.IsDir(), path: a}, zfsLine{mark: '+', dir: dir, path: b})
+				lines = append(lines, zfsLine{mark: '-', dir: s1.mode.IsDir(), path: a},
+					zfsLine{mark: '+', dir: dir, path: b})
 			case s1.changed.Equal(s2.changed) && (dir || s1.links == s2.links):
 			case !dir && s1.links > s2.links:
 				lines = append(lines, zfsLine{mark: 'M', path: b})

@@ -12,7 +12,8 @@ import (
 )
 
 func TestSysctlText(t *testing.T) {
-	for name, want := range map[string]string{"kern.ostype": "FreeBSD", "hw.pagesize": "4096", "kern.osrelease": "", "kern.racct.enable": ""} {
+	for name, want := range map[string]string{"kern.ostype": "FreeBSD", "hw.pagesize": "4096", "kern.osrelease": "",
+		"kern.racct.enable": ""} {
 		got, err := SysctlText(name)
 		if err != nil || want != "" && got != want || got == "" {
 			t.Errorf("%s: %q %v, want %q", name, got, err, want)
@@ -47,7 +48,8 @@ func TestSysctlsBelow(t *testing.T) {
 func TestProcesses(t *testing.T) {
 	self, err := FindProcess(os.Getpid())
 	if err != nil || self.PID() != os.Getpid() || self.PPID() != os.Getppid() || self.Zombie() || self.RSS() == 0 {
-		t.Errorf("pid %d, parent %d, zombie %v, resident %d, %v", self.PID(), self.PPID(), self.Zombie(), self.RSS(), err)
+		t.Errorf("pid %d, parent %d, zombie %v, resident %d, %v", self.PID(), self.PPID(), self.Zombie(), self.RSS(),
+			err)
 	}
 	if age, err := self.Started(); err != nil || age <= 0 {
 		t.Errorf("started %v after the boot: %v", age, err)

@@ -80,7 +80,7 @@ type Format struct {
 func format(number []int32) (Format, error) {
 	b, err := ask(askFormat, number)
 	if err == nil && len(b) < 4 {
-		err = errors.New("the kernel does not tell its type")
+		err = errors.New("unknown type")
 	}
 	if err != nil {
 		return Format{}, err

@@ -21,7 +21,8 @@ func TestHas(t *testing.T) {
 	if err != nil || pool == "" {
 		t.Skip("no pool on this host")
 	}
-	for name, want := range map[string]bool{pool: true, pool + "/freejail-none": false, pool + "@freejail-none": false} {
+	for name, want := range map[string]bool{pool: true, pool + "/freejail-none": false, pool +
+		"@freejail-none": false} {
 		if has, err := Has(name); err != nil || has != want {
 			t.Errorf("%s: %v %v, want %v", name, has, err, want)
 		}

@@ -34,7 +34,8 @@ func TestNames(t *testing.T) {
 			t.Errorf("%s may be %v, want %v", name, got, want)
 		}
 	}
-	if !Same("registry.example:443/web", "Registry.example/web:latest") || Same("registry.example/web:1", "registry.example/web") || Same("Web", "web") {
+	if !Same("registry.example:443/web", "Registry.example/web:latest") ||
+		Same("registry.example/web:1", "registry.example/web") || Same("Web", "web") {
 		t.Error("names are taken for each other, or are not")
 	}
 }

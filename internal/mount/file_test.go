@@ -24,7 +24,8 @@ func TestFileOverFile(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	mountIn(t, dir, dir+"/root", "etc/conf", Mount{Type: "nullfs", From: place(t, dir+"/file"), Options: []string{"ro"}})
+	mountIn(t, dir, dir+"/root", "etc/conf", Mount{Type: "nullfs", From: place(t, dir+"/file"),
+		Options: []string{"ro"}})
 	if b, err := os.ReadFile(dir + "/root/etc/conf"); err != nil || string(b) != dir+"/file" {
 		t.Errorf("it reads %q, %v", b, err)
 	}

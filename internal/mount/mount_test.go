@@ -67,8 +67,10 @@ func TestDir(t *testing.T) {
 		}
 	}
 	for link, to := range map[string]string{
-		"dev": "/etc", "up": "../..", "deep": "var/../../../etc", "home": "usr/home", "loop": "loop", "self": ".", "long": strings.Repeat("self/", 200),
-		"l1": "l2/l2/l2/l2/l2/l2", "l2": "l3/l3/l3/l3/l3/l3", "l3": "var/real/../../var/real/../..", "back": "var/real/../..", "in": "usr/../var/real",
+		"dev": "/etc", "up": "../..", "deep": "var/../../../etc", "home": "usr/home", "loop": "loop", "self": ".",
+		"long": strings.Repeat("self/", 200),
+		"l1":   "l2/l2/l2/l2/l2/l2", "l2": "l3/l3/l3/l3/l3/l3", "l3": "var/real/../../var/real/../..",
+		"back": "var/real/../..", "in": "usr/../var/real",
 	} {
 		if err := os.Symlink(to, filepath.Join(root, link)); err != nil {
 			t.Fatal(err)
@@ -86,15 +88,19 @@ func TestDir(t *testing.T) {
 	}
 	defer r.Close()
 	for target, want := range map[string]string{
-		"/etc": "etc", "/var/real/": "var/real", "/home/x": "usr/home/x", "/new/dir": "new/dir", "../../etc": "etc", "/in": "var/real", "/in/y": "var/real/y",
-		"/dev": "", "/dev/x": "", "/up": "", "/up/x": "", "/deep": "", "/loop": "", "/self": "", "/": "", "/file": "", "/file/x": "", "/fifo": "", "/fifo/x": "",
-		"/long/etc": "", "/l1/etc": "", strings.Repeat("/d", 250) + "/e": "d" + strings.Repeat("/d", 249) + "/e", strings.Repeat("/d", 300): "", "/back": "", "/back/etc": "etc",
+		"/etc": "etc", "/var/real/": "var/real", "/home/x": "usr/home/x", "/new/dir": "new/dir", "../../etc": "etc",
+		"/in": "var/real", "/in/y": "var/real/y",
+		"/dev": "", "/dev/x": "", "/up": "", "/up/x": "", "/deep": "", "/loop": "", "/self": "", "/": "", "/file": "",
+		"/file/x": "", "/fifo": "", "/fifo/x": "",
+		"/long/etc": "", "/l1/etc": "", strings.Repeat("/d", 250) + "/e": "d" + strings.Repeat("/d", 249) + "/e",
+		strings.Repeat("/d", 300): "", "/back": "", "/back/etc": "etc",
 	} {
 		p, err := r.Dir(target)
 		if want == "" && err == nil {
 			t.Errorf("%s: got %s, want it refused", target, p.Path())
 		}
-		if want != "" && (err != nil || p.Path() != filepath.Join(root, want) || !sameFile(t, p, filepath.Join(root, want))) {
+		if want != "" && (err != nil || p.Path() != filepath.Join(root, want) ||
+			!sameFile(t, p, filepath.Join(root, want))) {
 			t.Errorf("%s: got %v, %v; want %s", target, p, err, want)
 		}
 		if err == nil {
@@ -185,7 +191,8 @@ func TestMounts(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dst, "b"), nil, 0o644); err == nil {
 		t.Error("a read-only mount was written to")
 	}
-	if err := Do(Mount{Type: "tmpfs", Source: "tmpfs", Target: src, Options: []string{"size=1048576", "mode=700"}}); err != nil {
+	if err := Do(Mount{Type: "tmpfs", Source: "tmpfs", Target: src,
+		Options: []string{"size=1048576", "mode=700"}}); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(src, "big"), make([]byte, 2<<20), 0o644); err == nil {
@@ -259,14 +266,16 @@ func TestDeepest(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(root, "a/b"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for link, to := range map[string]string{"to": "a/b", "dangling": "a/new/x", "up": "a/none/../..", "out": "/etc", "maze": strings.Repeat("a/../", 120)} {
+	for link, to := range map[string]string{"to": "a/b", "dangling": "a/new/x", "up": "a/none/../..", "out": "/etc",
+		"maze": strings.Repeat("a/../", 120)} {
 		if err := os.Symlink(to, filepath.Join(root, link)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	dir := place(t, root)
 	for name, want := range map[string][2]string{
-		"/a/b": {"a/b", ""}, "/a/c/d": {"a", "c/d"}, "/to/x/y": {"a/b", "x/y"}, "/dangling/y": {"a", "new/x/y"}, "/x": {"", "x"}, "/": {"", ""},
+		"/a/b": {"a/b", ""}, "/a/c/d": {"a", "c/d"}, "/to/x/y": {"a/b", "x/y"}, "/dangling/y": {"a", "new/x/y"},
+		"/x": {"", "x"}, "/": {"", ""},
 	} {
 		if have, lacks, err := Deepest(dir, name); err != nil || have != want[0] || lacks != want[1] {
 			t.Errorf("%s: %q and %q, %v; want %q", name, have, lacks, err, want)

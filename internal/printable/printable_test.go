@@ -41,14 +41,16 @@ func TestLine(t *testing.T) {
 // Whatever goes in: out come visible characters, of Writer newlines and tabs too,
 // and going through again changes nothing.
 func FuzzPrintable(f *testing.F) {
-	for _, s := range []string{"", "a", "a\nb", "\x1b]0;x\a", "  \u202e", "\xc3", "\xf0\x9f", "   ", "\ufeff\U000e0001"} {
+	for _, s := range []string{"", "a", "a\nb", "\x1b]0;x\a", "  \u202e", "\xc3", "\xf0\x9f", "   ",
+		"\ufeff\U000e0001"} {
 		f.Add(s, 1)
 	}
 	f.Fuzz(func(t *testing.T, s string, at int) {
 		seen := func(out, keep string) {
 			t.Helper()
 			for _, r := range out {
-				if !strings.ContainsRune(keep, r) && (unicode.IsControl(r) || unicode.Is(unicode.Cf, r) || !unicode.IsPrint(r)) {
+				if !strings.ContainsRune(keep, r) &&
+					(unicode.IsControl(r) || unicode.Is(unicode.Cf, r) || !unicode.IsPrint(r)) {
 					t.Errorf("%q gives %q", s, out)
 				}
 			}
@@ -88,7 +90,8 @@ func sameJSON(t *testing.T, s string) {
 		t.Fatal(err)
 	}
 	var old, now map[string]string
-	if err := errors.Join(json.Unmarshal(before, &old), json.Unmarshal(b.Bytes(), &now)); err != nil || fmt.Sprintf("%q", old) != fmt.Sprintf("%q", now) {
+	if err := errors.Join(json.Unmarshal(before, &old), json.Unmarshal(b.Bytes(), &now)); err != nil ||
+		fmt.Sprintf("%q", old) != fmt.Sprintf("%q", now) {
 		t.Errorf("JSON %q became %q: %v", before, b.String(), err)
 	}
 }
@@ -106,7 +109,8 @@ func TestError(t *testing.T) {
 	}{
 		{hostile, `no \u001b[2J\nallowed`},
 		{errors.Join(hostile, errors.New("b")), "no \\u001b[2J\\nallowed\nb"},
-		{fmt.Errorf("image \n: %w, at the end", errors.Join(errors.New("a"), hostile)), "image \\n: a\nno \\u001b[2J\\nallowed, at the end"},
+		{fmt.Errorf("image \n: %w, at the end", errors.Join(errors.New("a"), hostile)),
+			"image \\n: a\nno \\u001b[2J\\nallowed, at the end"},
 		{fmt.Errorf("%w and %w\n", hostile, errors.New("b")), `no \u001b[2J\nallowed and b\n`},
 		{fmt.Errorf("x: %w", ownLines{}), "x: first\n  second\\u001b"},
 		{fmt.Errorf("x: %v", ownLines{}), `x: first\n \u0020second\u001b`},
@@ -119,7 +123,8 @@ func TestError(t *testing.T) {
 
 func TestSprintf(t *testing.T) {
 	type state string
-	got := Sprintf("%s %v %q %-6s| %.2q %d %5.1f %s %v %s %t %s", "a\nb", state("\x1b"), "q\u202e\"", "ab", "äöü", 7, 1.5, time.Second,
+	got := Sprintf("%s %v %q %-6s| %.2q %d %5.1f %s %v %s %t %s", "a\nb", state("\x1b"), "q\u202e\"", "ab", "äöü", 7,
+		1.5, time.Second,
 		errors.New("e\n"), []string{"x\n", "y"}, true, Lines("l1\nl2\r"))
 	want := "a\\nb \\u001b \"q\\u202e\\\"\" ab    | \"äö\" 7   1.5 1s e\\n [x\\n y] true l1\nl2\\r"
 	if got != want {
@@ -128,10 +133,12 @@ func TestSprintf(t *testing.T) {
 }
 
 func TestBlockAndFlat(t *testing.T) {
-	if got, want := Block("  | ", "\n# Use\n\n\tfreejail run\r\nallowed\u2028.\n"), "  | # Use\n  | \n  |     freejail run\\r\n  | allowed\\u2028.\n"; got != want {
+	if got, want := Block("  | ", "\n# Use\n\n\tfreejail run\r\nallowed\u2028.\n"),
+		"  | # Use\n  | \n  |     freejail run\\r\n  | allowed\\u2028.\n"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
-	if got, want := Flat("refuses:\n  one\n  two\nApprove:\n  cmd\x1b"), `refuses: one; two; Approve: cmd\u001b`; got != want {
+	if got, want := Flat("refuses:\n  one\n  two\nApprove:\n  cmd\x1b"),
+		`refuses: one; two; Approve: cmd\u001b`; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
 }

@@ -24,7 +24,8 @@ func TestNothingIsWaitedFor(t *testing.T) {
 	}
 	defer root.Close()
 	at := func(name string) string { return filepath.Join(dir, name) }
-	if err := errors.Join(syscall.Mkfifo(at("fifo"), 0o600), os.Symlink("fifo", at("link")), os.WriteFile(at("file"), []byte("x"), 0o600),
+	if err := errors.Join(syscall.Mkfifo(at("fifo"), 0o600), os.Symlink("fifo", at("link")),
+		os.WriteFile(at("file"), []byte("x"), 0o600),
 		os.Mkdir(at("dir"), 0o700), os.Symlink("/etc/passwd", at("out"))); err != nil {
 		t.Fatal(err)
 	}
@@ -33,7 +34,8 @@ func TestNothingIsWaitedFor(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	for name, want := range map[string]string{"fifo": "it is a FIFO", "link": "it is a FIFO", "sock": "it is a socket", "file": "ok", "dir": "ok", "none": "no such file"} {
+	for name, want := range map[string]string{"fifo": "it is a FIFO", "link": "it is a FIFO", "sock": "it is a socket",
+		"file": "ok", "dir": "ok", "none": "no such file"} {
 		f, _, err1 := OpenAny(at(name))
 		g, _, err2 := OpenIn(root, name)
 		for i, err := range []error{err1, err2} {

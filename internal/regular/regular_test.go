@@ -32,12 +32,14 @@ func TestOpen(t *testing.T) {
 	root, err := os.OpenRoot(at("in"))
 	must(t, err)
 	defer root.Close()
-	for name, want := range map[string]string{"out": "escapes", "loop": "too many", "none": "no such file", "fifo": "it is a FIFO", "socket": "it is a socket", ".": "it is a directory"} {
+	for name, want := range map[string]string{"out": "escapes", "loop": "too many", "none": "no such file",
+		"fifo": "it is a FIFO", "socket": "it is a socket", ".": "it is a directory"} {
 		if _, _, err := OpenIn(root, name); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", name, err, want)
 		}
 	}
-	for name, want := range map[string]string{at("in/fifo"): "it is a FIFO", os.DevNull: "it is a device", dir: "it is a directory"} {
+	for name, want := range map[string]string{at("in/fifo"): "it is a FIFO", os.DevNull: "it is a device",
+		dir: "it is a directory"} {
 		if _, _, err := Open(name); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", name, err, want)
 		}

@@ -23,12 +23,14 @@ func TestOpenWay(t *testing.T) {
 	for name, text := range map[string]string{"in/a/b/f": "f", "in/top": "top", "out": "secret"} {
 		must(t, os.WriteFile(at(name), []byte(text), 0o600))
 	}
-	for name, to := range map[string]string{"l": "a/b/f", "d": "a/./b", "a/b/up": "../../top", "out": "../out", "abs": at("in/top"), "loop": "loop",
+	for name, to := range map[string]string{"l": "a/b/f", "d": "a/./b", "a/b/up": "../../top", "out": "../out",
+		"abs": at("in/top"), "loop": "loop",
 		"around": "a/../../in/top", "maze": "maze9", "maze0": "top"} {
 		must(t, os.Symlink(to, at("in/"+name)))
 	}
 	for i := 1; i < 10; i++ {
-		must(t, os.Symlink(strings.Repeat("a/../", 190)+fmt.Sprint("maze", i-1), at(fmt.Sprint("in/maze", i)))) // FreeBSD takes 1023 bytes
+		// FreeBSD takes 1023 bytes
+		must(t, os.Symlink(strings.Repeat("a/../", 190)+fmt.Sprint("maze", i-1), at(fmt.Sprint("in/maze", i))))
 	}
 	must(t, unix.Mkfifo(at("in/fifo"), 0o600))
 	must(t, os.Symlink("fifo", at("in/tofifo")))
@@ -39,8 +41,9 @@ func TestOpenWay(t *testing.T) {
 	root, err := Root(at("in"))
 	must(t, err)
 	defer root.Close()
-	for name, want := range map[string]struct{ text, way string }{"a/b/f": {"f", "755 711 701"}, "./a//b/../b/f": {"f", "755 711 701"},
-		"l": {"f", "755 711 701"}, "d/f": {"f", "755 711 701"}, "d/up": {"top", "755"}, "top": {"top", "755"}} {
+	for name, want := range map[string]struct{ text, way string }{"a/b/f": {"f", "755 711 701"},
+		"./a//b/../b/f": {"f", "755 711 701"},
+		"l":             {"f", "755 711 701"}, "d/f": {"f", "755 711 701"}, "d/up": {"top", "755"}, "top": {"top", "755"}} {
 		f, fi, way, err := OpenWay(root, name)
 		must(t, err)
 		text, err := io.ReadAll(f)
@@ -54,8 +57,10 @@ func TestOpenWay(t *testing.T) {
 			t.Errorf("%s: %q by %v, want %v", name, text, modes, want)
 		}
 	}
-	for name, want := range map[string]string{"out": "escapes", "abs": "escapes", "..": "escapes", "../out": "escapes", "around": "escapes",
-		"loop": "too many", "maze": "too many", "none": "no such file", "none/f": "no such file", "top/f": "not a directory", "fifo": "it is a FIFO",
+	for name, want := range map[string]string{"out": "escapes", "abs": "escapes", "..": "escapes", "../out": "escapes",
+		"around": "escapes",
+		"loop":   "too many", "maze": "too many", "none": "no such file", "none/f": "no such file",
+		"top/f": "not a directory", "fifo": "it is a FIFO",
 		"tofifo": "it is a FIFO", "socket": "it is a socket", ".": "it is a directory", "a/b": "it is a directory", "d": "it is a directory"} {
 		if f, _, _, err := OpenWay(root, name); err == nil || f != nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", name, err, want)

@@ -98,7 +98,8 @@ func TestErrorsAreShort(t *testing.T) {
 
 // What is taken is what a decoder makes of it that knows no fields.
 func FuzzOneWayOfReading(f *testing.F) {
-	for _, s := range []string{`{"version":1,"layers":[{"size":1}],"notes":{"a":"\ud83d\ude00"}}`, `[1,2,{"a":null}]`, `{"a":{"b":[true,"\\\""]}}`, `{"Name":1}`} {
+	for _, s := range []string{`{"version":1,"layers":[{"size":1}],"notes":{"a":"\ud83d\ude00"}}`, `[1,2,{"a":null}]`,
+		`{"a":{"b":[true,"\\\""]}}`, `{"Name":1}`} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {

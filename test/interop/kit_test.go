@@ -174,7 +174,8 @@ func ours(t *testing.T, mediaType string) (ociDir, archive, root string) {
 	dir := lowerDir(t)
 	s, err := layout.OpenStore(filepath.Join(dir, "store"), image.Limits{})
 	check(t, err)
-	cfg := ocispec.Image{Platform: ocispec.Platform{OS: runtime.GOOS, Architecture: runtime.GOARCH}, RootFS: ocispec.RootFS{Type: "layers"}}
+	cfg := ocispec.Image{Platform: ocispec.Platform{OS: runtime.GOOS, Architecture: runtime.GOARCH},
+		RootFS: ocispec.RootFS{Type: "layers"}}
 	cfg.Config.Cmd = []string{"/bin/su"}
 	cfg.Config.Labels = map[string]string{image.ManifestLabel: `{"schemaVersion":1,"summary":"all kinds of files"}`}
 	var blobs []ocispec.Descriptor
@@ -293,7 +294,8 @@ func storage(t *testing.T) []string {
 			t.Error(err)
 		}
 	})
-	return []string{"--root", filepath.Join(dir, "root"), "--runroot", filepath.Join(dir, "run"), "--storage-driver", "vfs"}
+	return []string{"--root", filepath.Join(dir, "root"), "--runroot", filepath.Join(dir, "run"), "--storage-driver",
+		"vfs"}
 }
 
 func join(program string, options []string, args ...string) []string {

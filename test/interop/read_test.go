@@ -64,7 +64,8 @@ func TestSkopeoCopiesOurs(t *testing.T) {
 			dir := t.TempDir()
 			copied, packed := filepath.Join(dir, "layout"), filepath.Join(dir, "copy.tar")
 			call(t, "skopeo", "copy", "--quiet", "--insecure-policy", from, "oci:"+copied+":copy")
-			call(t, "skopeo", "copy", "--quiet", "--insecure-policy", "oci:"+copied+":copy", "oci-archive:"+packed+":copy")
+			call(t, "skopeo", "copy", "--quiet", "--insecure-policy", "oci:"+copied+":copy",
+				"oci-archive:"+packed+":copy")
 			sameTree(t, "skopeo, a layout of "+from, unpacked(t, copied), root)
 			sameTree(t, "skopeo, an archive of "+from, unpacked(t, packed), root)
 		}
@@ -74,7 +75,8 @@ func TestSkopeoCopiesOurs(t *testing.T) {
 func TestSkopeoInspectsOurs(t *testing.T) {
 	need(t, "skopeo")
 	layout, _, _ := ours(t, ocispec.MediaTypeImageLayerGzip)
-	if got := call(t, "skopeo", "inspect", "--format", "{{.Os}} {{len .Layers}} {{index .Labels \"org.freejail.manifest\"}}", "oci:"+layout); got == "" {
+	if got := call(t, "skopeo", "inspect", "--format",
+		"{{.Os}} {{len .Layers}} {{index .Labels \"org.freejail.manifest\"}}", "oci:"+layout); got == "" {
 		t.Error("it says nothing")
 	}
 }
