@@ -49,11 +49,9 @@ func (t *task) id() string { return t.info.Spec.ID }
 // validKey is an id, or one and a number.
 var validKey = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]{0,59}(\.[1-9][0-9]{0,8})?$`)
 
-// key names what the task has on this host, and does not change.
+// key names what the task has on this host, and does not change; it is the id in
+// journals of older daemons.
 func (t *task) key() string { return cmp.Or(t.info.Key, t.id()) }
-
-// keyOf is the id in journals of older daemons.
-func keyOf(i client.Task) string { return cmp.Or(i.Key, i.Spec.ID) }
 
 // jailOf is the name of a key's jail: a dot would make it another jail's child.
 func jailOf(key string) string { return jailPrefix + strings.Replace(key, ".", "+", 1) }
