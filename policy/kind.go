@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -55,8 +56,7 @@ type (
 // kind is how the privileges of a kind are read, wherever they are written.
 type kind struct {
 	name Kind
-	// attribute is the kind's in permit, deny, set and test blocks; it is read by readList, readPairs or
-	// readTruth. start is of tests alone.
+	// attribute is the kind's in permit, deny, set and test blocks, read by readList, readPairs or readTruth.
 	attribute string
 	read      func(*hcl.Attribute) ([]item, error)
 	// rule reads an item of a permit or a deny; nil where there are none.
@@ -65,8 +65,8 @@ type kind struct {
 	asserted func(item) (Privilege, error)
 	// parse reads what form gives.
 	parse func(name, value string) (Privilege, error)
-	// parseKey reads a key from its colon on. nil is parse of that as the value, or with pair of name=value;
-	// with bare the key has no colon, and the value is true.
+	// parseKey reads a key from its colon on; nil is parse of that as the value, or with pair as name=value.
+	// With bare the key has no colon, and the value is true.
 	parseKey   func(what string) (Privilege, error)
 	pair, bare bool
 	// index prepares rules for many comparisons; nil compares one by one.
@@ -111,14 +111,7 @@ func (k *kind) parseWhat(what string) (Privilege, error) {
 }
 
 // Kinds are the names of all kinds, sorted.
-func Kinds() []Kind {
-	var out []Kind
-	for name := range kinds {
-		out = append(out, name)
-	}
-	slices.Sort(out)
-	return out
-}
+func Kinds() []Kind { return slices.Sorted(maps.Keys(kinds)) }
 
 func byAttribute(name string) *kind {
 	for _, k := range kinds {

@@ -32,9 +32,9 @@ func (d Decision) Err(s Subject) error {
 	denied := false
 	for _, r := range d.Results {
 		if !r.Allowed {
-			by := ", asked for by the " + string(r.Source)
-			if r.required {
-				by = ""
+			by := ""
+			if !r.required {
+				by = ", asked for by the " + string(r.Source)
 			}
 			printable.Fprintf(&b, "\n  %s%s: %s", r.Request, by, r.Reason)
 			denied = denied || r.Denied

@@ -67,20 +67,22 @@ func (s Service) Key() string            { return strings.TrimSuffix("service:"+
 func (s Service) form() (string, string) { return s.Name, s.value() }
 
 // value is what parseService reads.
-func (s Service) value() string {
-	tags := make([]string, len(s.tags))
-	for i, t := range s.tags {
-		tags[i] = tagEscapes.Replace(t)
-	}
-	return strings.Join(tags, ",")
-}
+func (s Service) value() string { return s.list(tagEscapes) }
 
 func (s Service) permit() string {
 	text := escapeGlob(s.Name)
-	for i, t := range s.tags {
-		text += map[bool]string{true: ":", false: ","}[i == 0] + strings.ReplaceAll(escapeGlob(t), ",", `\,`)
+	if len(s.tags) > 0 {
+		text += ":" + s.list(tagGlobEscapes)
 	}
 	return "services = [" + quoteHCL(text) + "]"
+}
+
+func (s Service) list(escapes *strings.Replacer) string {
+	tags := make([]string, len(s.tags))
+	for i, t := range s.tags {
+		tags[i] = escapes.Replace(t)
+	}
+	return strings.Join(tags, ",")
 }
 
 func (s Service) nearKey() string    { return strings.ToLower(s.Name) }
@@ -102,8 +104,9 @@ func splitList(s string) (out []string) {
 }
 
 var (
-	tagEscapes   = strings.NewReplacer(`\`, `\\`, ",", `\,`)
-	tagUnescapes = regexp.MustCompile(`(?s)\\(.)`)
+	tagEscapes     = strings.NewReplacer(`\`, `\\`, ",", `\,`)
+	tagGlobEscapes = strings.NewReplacer(`\`, `\\`, ",", `\,`, "*", `\*`, "?", `\?`, "[", `\[`)
+	tagUnescapes   = regexp.MustCompile(`(?s)\\(.)`)
 )
 
 // serviceRule is "web", a name in Consul without tags; "web:v1,canary-*", with
