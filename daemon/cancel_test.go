@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/daemon/judge"
 	"github.com/freejail/freejail/internal/testimage"
 )
 
@@ -336,7 +337,7 @@ func TestAFIFOIsNoImage(t *testing.T) {
 		_, err1 := c.Import(t.Context(), client.ImportRequest{Path: path}, nil)
 		_, err2 := c.Image(t.Context(), path)
 		_, err3 := c.CheckPolicy(t.Context(), client.TaskSpec{Image: path})
-		_, err4 := CheckImage(t.Context(), path, "")
+		_, err4 := judge.CheckImage(t.Context(), path, "")
 		for i, err := range []error{err1, err2, err3, err4} {
 			if err == nil {
 				t.Errorf("%s: way %d took it", path, i+1)

@@ -27,6 +27,7 @@ import (
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/daemon/host"
 	"github.com/freejail/freejail/daemon/images"
+	"github.com/freejail/freejail/daemon/judge"
 	"github.com/freejail/freejail/daemon/ledger"
 	"github.com/freejail/freejail/daemon/task"
 	"github.com/freejail/freejail/daemon/works"
@@ -60,6 +61,7 @@ type Daemon struct {
 	nfs         *nfsroot.Mounts
 	follower    *host.Follower
 	metrics     host.Metrics
+	judge       *judge.Judge
 	events      *ledger.Events
 	works       works.Works
 	tasks       *task.Manager
@@ -203,14 +205,16 @@ func (d *Daemon) nfsTold(holders []string, h nfsroot.Health) {
 }
 
 func (d *Daemon) openTasks() {
+	d.judge = &judge.Judge{Ledger: d.ledger, Images: d.images, Metrics: &d.metrics, Log: d.log, InForce: d.inForce,
+		Remote: len(d.cfg.NFS.Servers) > 0}
 	h := task.Host{Config: d.cfg, Log: d.log, Boot: d.boot, Restarted: d.restarted(), Mounter: d.descriptors,
-		Jails: d.jails, Rulesets: d.rulesets, NFS: d.nfs, Images: d.images, Judge: judge{d}, Works: &d.works,
+		Jails: d.jails, Rulesets: d.rulesets, NFS: d.nfs, Images: d.images, Judge: d.judge, Works: &d.works,
 		Stores: d.storage, Tell: d.addEvent, Damaged: d.noteDamage}
 	if d.catalog != nil {
 		h.Catalog = d.catalog
 	}
 	d.tasks = task.New(h)
-	d.images.Tasks = d.tasks
+	d.images.Tasks, d.judge.Tasks = d.tasks, d.tasks
 }
 
 // janitor has what could not be undone tried again, and follows jails that vanish
@@ -326,7 +330,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 
 func (d *Daemon) backend() api.Backend {
 	return api.Backend{Log: d.log, Works: &d.works,
-		Tasks: d.tasks, Events: d.events, Images: d.images, Policy: judge{d}, Host: d}
+		Tasks: d.tasks, Events: d.events, Images: d.images, Policy: d.judge, Host: d}
 }
 
 func (d *Daemon) serve() (err error) {

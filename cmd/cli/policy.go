@@ -14,9 +14,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/freejail/freejail/cmd/internal/app"
-	"github.com/freejail/freejail/daemon"
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/daemon/host"
+	"github.com/freejail/freejail/daemon/judge"
 	"github.com/freejail/freejail/internal/printable"
 	"github.com/freejail/freejail/policy"
 )
@@ -68,7 +68,7 @@ func (a *commands) check(ctx context.Context, f runFlags, image string, file *st
 	case !reflect.DeepEqual(f, runFlags{}):
 		return nil, app.Usagef("--policy and flags of a task exclude each other: only a daemon can decide about a task")
 	}
-	return daemon.CheckImage(ctx, image, *file)
+	return judge.CheckImage(ctx, image, *file)
 }
 
 func (a *commands) policyTestCmd() *cobra.Command {

@@ -74,7 +74,6 @@ type Policy interface {
 	Revoke(ref, why, by string) error
 	Approvals() ([]client.Approval, error)
 	ApprovalLog() ([]client.ApprovalRecord, error)
-	Reload() error
 }
 
 // Host is the daemon and its host as a whole.
@@ -84,6 +83,8 @@ type Host interface {
 	WriteMetrics(io.Writer)
 	RulesetInfos() []client.Ruleset
 	Explain(ctx context.Context, ref string) (*client.DevfsView, error)
+	// Reload reads the host's configuration and policy again.
+	Reload() error
 	Shutdown(context.Context, client.ShutdownRequest) (*client.ShutdownResult, error)
 	// CheckUpgrade returns the path of a binary that can take the daemon's place;
 	// an empty one is the daemon's own.

@@ -43,6 +43,7 @@ func (b Backend) hostRoutes(now, handle route) {
 	handle("GET /v1/doctor", answer(func(r *http.Request) ([]client.Check, error) {
 		return b.Host.Doctor(r.Context()), nil
 	}))
+	handle("POST /v1/reload", done(func(*http.Request) error { return b.Host.Reload() }))
 	handle("POST /v1/upgrade", try(b.upgrade))
 	handle("POST /v1/shutdown", body(b.Host.Shutdown))
 }
@@ -98,7 +99,6 @@ func (b Backend) policyRoutes(handle route) {
 	handle("DELETE /v1/policy/approvals", done(func(r *http.Request) error {
 		return p.Revoke(param(r, "ref"), param(r, "why"), peerOf(r).String())
 	}), "ref", "why")
-	handle("POST /v1/reload", done(func(*http.Request) error { return p.Reload() }))
 }
 
 // whenRecovered is for what needs the state of the tasks. What else is asked is

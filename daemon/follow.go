@@ -2,8 +2,21 @@ package daemon
 
 import (
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/daemon/host"
 	"github.com/freejail/freejail/internal/printable"
 )
+
+// inForce follows changes of the host's file without being told.
+func (d *Daemon) inForce() *host.InForce {
+	now, news := d.follower.Follow()
+	if news != nil {
+		d.event("policy", news.Error())
+	}
+	return now
+}
+
+// Reload reads the host's file again, changed or not.
+func (d *Daemon) Reload() error { return d.follower.Reload() }
 
 // event tells something of the host.
 func (d *Daemon) event(kind, message string) { d.addEvent("", kind, message, nil) }

@@ -1,4 +1,6 @@
-package daemon
+// Package judge decides about what tasks ask for, by the policy that is in force and
+// what an operator has approved.
+package judge
 
 import (
 	"context"
@@ -7,10 +9,13 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/hashicorp/go-hclog"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/daemon/host"
+	"github.com/freejail/freejail/daemon/images"
+	"github.com/freejail/freejail/daemon/ledger"
 	"github.com/freejail/freejail/daemon/task"
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/layout"
@@ -19,25 +24,34 @@ import (
 	"github.com/freejail/freejail/policy"
 )
 
-// inForce follows changes of the host's file without being told.
-func (d *Daemon) inForce() *host.InForce {
-	now, news := d.follower.Follow()
-	if news != nil {
-		d.event("policy", news.Error())
-	}
-	return now
+// Judge is the policy of a host with what an operator has approved.
+type Judge struct {
+	Ledger  *ledger.Ledger
+	Images  *images.Library
+	Tasks   Tasks // to be there before the first request
+	Metrics *host.Metrics
+	Log     hclog.Logger
+	// InForce is what the host's file says now.
+	InForce func() *host.InForce
+	// Remote is that images may have their roots on other hosts alone.
+	Remote bool
 }
 
-// judge is the policy as tasks have it.
-type judge struct{ d *Daemon }
+// Tasks are those that are decided about; see task.Manager.
+type Tasks interface {
+	Alive() []client.Task
+	Event(id, kind, message string)
+	Check(context.Context, client.TaskSpec) (policy.Subject, policy.Decision, error)
+	FindRemote(context.Context, client.TaskSpec) (*image.Image, error)
+}
 
 // Decide asks the policy about a task's requests.
-func (j judge) Decide(spec client.TaskSpec, img *image.Image, reqs []policy.Request) error {
+func (j *Judge) Decide(spec client.TaskSpec, img *image.Image, reqs []policy.Request) error {
 	s, dec, err := j.Decision(spec, img, reqs)
 	if err != nil {
 		return err
 	}
-	j.d.metrics.Decided(dec)
+	j.Metrics.Decided(dec)
 	if dec.Allowed {
 		return nil
 	}
@@ -46,8 +60,8 @@ func (j judge) Decide(spec client.TaskSpec, img *image.Image, reqs []policy.Requ
 }
 
 // Check decides about a whole task as its start would.
-func (j judge) Check(ctx context.Context, spec client.TaskSpec) (*client.Decision, error) {
-	s, dec, err := j.d.tasks.Check(ctx, spec)
+func (j *Judge) Check(ctx context.Context, spec client.TaskSpec) (*client.Decision, error) {
+	s, dec, err := j.Tasks.Check(ctx, spec)
 	if err != nil {
 		return nil, err
 	}
@@ -55,29 +69,27 @@ func (j judge) Check(ctx context.Context, spec client.TaskSpec) (*client.Decisio
 	return &wire, nil
 }
 
-// Reload reads the host's file again.
-func (j judge) Reload() error { return j.d.follower.Reload() }
-
-func (j judge) Denies(s policy.Subject, kind policy.Kind) bool {
-	return j.d.inForce().Policy.Denies(s, kind)
+// Denies tells whether the policy denies anything of a kind.
+func (j *Judge) Denies(s policy.Subject, kind policy.Kind) bool {
+	return j.InForce().Policy.Denies(s, kind)
 }
 
-func (j judge) Decision(spec client.TaskSpec, img *image.Image, reqs []policy.Request) (
+// Decision decides and counts nothing.
+func (j *Judge) Decision(spec client.TaskSpec, img *image.Image, reqs []policy.Request) (
 	s policy.Subject, dec policy.Decision, err error) {
-	d := j.d
-	approvals, err := d.ledger.Approvals()
+	approvals, err := j.Ledger.Approvals()
 	if err != nil {
 		return s, dec, err
 	}
-	expired, err := d.ledger.Expire(approvals)
+	expired, err := j.Ledger.Expire(approvals)
 	for _, a := range expired {
-		d.log.Info("approval expired", "id", a.ID, "image", a.Image, "digest", a.Digest, "at", a.Expires)
+		j.Log.Info("approval expired", "id", a.ID, "image", a.Image, "digest", a.Digest, "at", a.Expires)
 	}
 	if err != nil { // they are expired all the same, now
-		d.log.Warn("that an approval has expired is not recorded", "error", err)
+		j.Log.Warn("that an approval has expired is not recorded", "error", err)
 	}
-	now := d.inForce()
-	if s, err = d.subject(spec, img, now); err != nil {
+	now := j.InForce()
+	if s, err = j.subject(spec, img, now); err != nil {
 		return s, dec, err
 	}
 	return s, now.Policy.Decide(s, reqs, approvals), nil
@@ -85,10 +97,10 @@ func (j judge) Decision(spec client.TaskSpec, img *image.Image, reqs []policy.Re
 
 // subject is an image of this host. One that is not asked for by a name is denied
 // what it is by any of its names here, and needs the signatures of all.
-func (d *Daemon) subject(spec client.TaskSpec, img *image.Image, now *host.InForce) (s policy.Subject, err error) {
-	s = subject(spec, img, d.images.Signers(img, now))
+func (j *Judge) subject(spec client.TaskSpec, img *image.Image, now *host.InForce) (s policy.Subject, err error) {
+	s = subject(spec, img, j.Images.Signers(img, now))
 	if filepath.IsAbs(spec.Image) || strings.HasPrefix(spec.Image, "sha256:") {
-		s.Also, err = d.images.Store.Names(img.Digest)
+		s.Also, err = j.Images.Store.Names(img.Digest)
 	}
 	return s, err
 }

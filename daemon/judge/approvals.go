@@ -1,4 +1,4 @@
-package daemon
+package judge
 
 import (
 	"context"
@@ -17,15 +17,14 @@ import (
 // Approve records an operator's word on one digest: on the requests that are
 // named, or else on all that the image asks for. What a deny refuses cannot be
 // approved.
-func (j judge) Approve(ctx context.Context, in client.ApproveRequest, by string) (*client.Approval, error) {
-	d := j.d
+func (j *Judge) Approve(ctx context.Context, in client.ApproveRequest, by string) (*client.Approval, error) {
 	if strings.TrimSpace(in.Why) == "" {
 		return nil, client.Invalid("an approval needs a reason: --reason \"...\"")
 	}
 	if !in.Expires.IsZero() && !in.Expires.After(time.Now()) {
 		return nil, client.Invalid("the approval would expire in the past, at %s", in.Expires.Format(time.RFC3339))
 	}
-	img, err := d.approvable(ctx, in.Image)
+	img, err := j.approvable(ctx, in.Image)
 	if err != nil {
 		return nil, err
 	}
@@ -41,8 +40,8 @@ func (j judge) Approve(ctx context.Context, in client.ApproveRequest, by string)
 	if len(reqs) == 0 {
 		return nil, client.Invalid("image %s requests nothing that could be approved", img.Name)
 	}
-	now := d.inForce()
-	s, err := d.subject(client.TaskSpec{Image: in.Image}, img, now)
+	now := j.InForce()
+	s, err := j.subject(client.TaskSpec{Image: in.Image}, img, now)
 	if err != nil {
 		return nil, err
 	}
@@ -53,23 +52,23 @@ func (j judge) Approve(ctx context.Context, in client.ApproveRequest, by string)
 	}
 	a := policy.Approval{Digest: img.Digest.String(), Image: img.Name, Requests: reqs,
 		By: by, Why: in.Why, At: time.Now(), Expires: in.Expires}
-	if a.ID, err = d.ledger.Approve(a); err != nil {
+	if a.ID, err = j.Ledger.Approve(a); err != nil {
 		return nil, err
 	}
-	d.log.Info("approved", "id", a.ID, "image", img.Name, "digest", a.Digest, "by", a.By, "why", in.Why)
+	j.Log.Info("approved", "id", a.ID, "image", img.Name, "digest", a.Digest, "by", a.By, "why", in.Why)
 	wire := wireApproval(a)
 	return &wire, nil
 }
 
 // approvable finds an image by its name, digest, or NAME@DIGEST, of which the
 // digest alone counts: a name may be another image's by now.
-func (d *Daemon) approvable(ctx context.Context, ref string) (*image.Image, error) {
+func (j *Judge) approvable(ctx context.Context, ref string) (*image.Image, error) {
 	if i := strings.LastIndex(ref, "@sha256:"); i >= 0 {
 		ref = ref[i+1:]
 	}
-	img, err := d.images.Resolve(ctx, client.TaskSpec{Image: ref})
-	if client.IsNotFound(err) && len(d.cfg.NFS.Servers) > 0 { // it may have its root there alone
-		remote, rerr := d.tasks.FindRemote(ctx, client.TaskSpec{Image: ref})
+	img, err := j.Images.Resolve(ctx, client.TaskSpec{Image: ref})
+	if client.IsNotFound(err) && j.Remote { // it may have its root there alone
+		remote, rerr := j.Tasks.FindRemote(ctx, client.TaskSpec{Image: ref})
 		if !client.IsNotFound(rerr) {
 			return remote, rerr
 		}
@@ -105,8 +104,8 @@ func wireApproval(a policy.Approval) client.Approval {
 }
 
 // Approvals are those that were not revoked.
-func (j judge) Approvals() ([]client.Approval, error) {
-	list, err := j.d.ledger.Approvals()
+func (j *Judge) Approvals() ([]client.Approval, error) {
+	list, err := j.Ledger.Approvals()
 	out := []client.Approval{}
 	for _, a := range list {
 		out = append(out, wireApproval(a))
@@ -115,8 +114,8 @@ func (j judge) Approvals() ([]client.Approval, error) {
 }
 
 // ApprovalLog is everything that was ever approved and revoked, in its order.
-func (j judge) ApprovalLog() ([]client.ApprovalRecord, error) {
-	list, err := j.d.ledger.Records()
+func (j *Judge) ApprovalLog() ([]client.ApprovalRecord, error) {
+	list, err := j.Ledger.Records()
 	out := []client.ApprovalRecord{}
 	for _, r := range list {
 		out = append(out, client.ApprovalRecord{Action: r.Action, Approval: wireApproval(r.Approval),
@@ -127,17 +126,16 @@ func (j judge) ApprovalLog() ([]client.ApprovalRecord, error) {
 
 // Revoke withdraws an approval by its id, or all of a digest, given as such, as
 // NAME@DIGEST, or by an image's name.
-func (j judge) Revoke(ref, why, by string) error {
-	d := j.d
+func (j *Judge) Revoke(ref, why, by string) error {
 	digest := ref
 	if i := strings.LastIndex(ref, "@sha256:"); i >= 0 {
 		digest = ref[i+1:]
-	} else if img, err := d.images.Get(ref); err == nil {
+	} else if img, err := j.Images.Get(ref); err == nil {
 		digest = img.Digest.String()
 	} else if !errors.Is(err, image.ErrNotFound) {
 		return err
 	}
-	list, err := d.ledger.Approvals()
+	list, err := j.Ledger.Approvals()
 	if err != nil {
 		return err
 	}
@@ -147,11 +145,11 @@ func (j judge) Revoke(ref, why, by string) error {
 			continue
 		}
 		found = true
-		if err := d.ledger.Revoke(a, by, why); err != nil {
+		if err := j.Ledger.Revoke(a, by, why); err != nil {
 			return err
 		}
-		d.log.Info("approval revoked", "id", a.ID, "image", a.Image, "digest", a.Digest, "by", by, "why", why)
-		d.tellRevoked(a, by)
+		j.Log.Info("approval revoked", "id", a.ID, "image", a.Image, "digest", a.Digest, "by", by, "why", why)
+		j.tellRevoked(a, by)
 	}
 	if !found {
 		return client.NotFound("there is no approval for %q; see `freejail policy list`", ref)
@@ -160,10 +158,10 @@ func (j judge) Revoke(ref, why, by string) error {
 }
 
 // tellRevoked tells the owners of tasks that run by a revoked approval.
-func (d *Daemon) tellRevoked(a policy.Approval, by string) {
-	for _, t := range d.tasks.Alive() {
+func (j *Judge) tellRevoked(a policy.Approval, by string) {
+	for _, t := range j.Tasks.Alive() {
 		if t.Digest == a.Digest {
-			d.tasks.Event(t.Spec.ID, "policy", fmt.Sprintf("the approval %s of what image %s asks for was revoked by %s: "+
+			j.Tasks.Event(t.Spec.ID, "policy", fmt.Sprintf("the approval %s of what image %s asks for was revoked by %s: "+
 				"the task runs on, but a new start is refused unless the host's policy permits it", a.ID, a.Image, by))
 		}
 	}
