@@ -55,8 +55,7 @@ func (j *Judge) Decide(spec client.TaskSpec, img *image.Image, reqs []policy.Req
 	if dec.Allowed {
 		return nil
 	}
-	wire := wireDecision(s, dec)
-	return &client.Error{Code: client.CodeRefused, Message: printable.Error(dec.Err(s)), Decision: &wire}
+	return &client.Error{Code: client.CodeRefused, Message: printable.Error(dec.Err(s)), Decision: wireDecision(s, dec)}
 }
 
 // Check decides about a whole task as its start would.
@@ -65,8 +64,7 @@ func (j *Judge) Check(ctx context.Context, spec client.TaskSpec) (*client.Decisi
 	if err != nil {
 		return nil, err
 	}
-	wire := wireDecision(s, dec)
-	return &wire, nil
+	return wireDecision(s, dec), nil
 }
 
 // Denies tells whether the policy denies anything of a kind.
@@ -110,8 +108,8 @@ func subject(spec client.TaskSpec, img *image.Image, signers []string) policy.Su
 		Signers: signers, Namespace: spec.Labels["namespace"], Job: spec.Labels["job"]}
 }
 
-func wireDecision(s policy.Subject, dec policy.Decision) client.Decision {
-	out := client.Decision{Image: s.Image, Digest: s.Digest, Signers: s.Signers, Allowed: dec.Allowed,
+func wireDecision(s policy.Subject, dec policy.Decision) *client.Decision {
+	out := &client.Decision{Image: s.Image, Digest: s.Digest, Signers: s.Signers, Allowed: dec.Allowed,
 		Results: []client.Result{}, Approve: dec.ApproveCommand(s)}
 	for _, r := range dec.Results {
 		out.Results = append(out.Results, client.Result{Request: r.Request.String(), Kind: string(r.Kind()), Key: r.Key(),
@@ -155,6 +153,5 @@ func CheckImage(ctx context.Context, path, file string) (d *client.Decision, err
 		return nil, err
 	}
 	s := subject(client.TaskSpec{}, img, signers)
-	wire := wireDecision(s, p.Decide(s, reqs, nil))
-	return &wire, nil
+	return wireDecision(s, p.Decide(s, reqs, nil)), nil
 }
