@@ -405,7 +405,7 @@ func TestFailedStartsLeaveNothing(t *testing.T) {
 	for want, spec := range map[string]client.TaskSpec{
 		"whom to greet":            {Image: path},
 		"has no parameter":         {Image: path, Parameters: map[string]string{"GREETING": "x", "OTHER": "y"}},
-		"there is no such program": {Image: path, Parameters: ok, Entrypoint: []string{"/bin/nothere"}},
+		"no such program": {Image: path, Parameters: ok, Entrypoint: []string{"/bin/nothere"}},
 		"has no user":              {Image: path, Parameters: ok, User: "nobody-here"},
 		"not on this host":         {Image: "nothere", Parameters: ok},
 		"allow.raw_sockets":        {Image: path, Parameters: ok, Wants: client.Wants{Allow: []string{"raw_sockets"}}},
