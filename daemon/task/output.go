@@ -248,7 +248,7 @@ func (o *output) end() error {
 		err = errors.Join(err, o.file.Close())
 		o.file = nil
 	}
-	o.wake()
+	wake(&o.changed)
 	return err
 }
 
@@ -281,7 +281,7 @@ func (o *output) write(p []byte, stop <-chan struct{}) {
 			o.tell("log", fmt.Sprintf("its output is lost until there is space for it: %v", err))
 		}
 	}
-	o.wake()
+	wake(&o.changed)
 }
 
 func (o *output) lostText() []byte {
@@ -340,7 +340,7 @@ func (o *output) rotate(stop <-chan struct{}) error {
 
 // awaitReaders gives readers of the file that is to go the time to read it.
 func (o *output) awaitReaders(stop <-chan struct{}) {
-	o.wake() // whoever waits for more has the end of its file to read
+	wake(&o.changed) // whoever waits for more has the end of its file to read
 	for !isClosed(stop) {
 		before := map[*outputReader]int64{}
 		for r := range o.readers {
@@ -369,18 +369,11 @@ func (o *output) awaitReaders(stop <-chan struct{}) {
 	}
 }
 
-// wake tells those who wait for more. The caller holds the lock.
-func (o *output) wake() {
-	if o.changed != nil {
-		close(o.changed)
-		o.changed = nil
-	}
-}
-
-func (o *output) pass() {
-	if o.advanced != nil {
-		close(o.advanced)
-		o.advanced = nil
+// wake closes a channel on which somebody may wait. The caller holds the lock.
+func wake(c *chan struct{}) {
+	if *c != nil {
+		close(*c)
+		*c = nil
 	}
 }
 
@@ -442,7 +435,7 @@ func (o *output) leave(r *outputReader) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	delete(o.readers, r)
-	o.pass()
+	wake(&o.advanced)
 	_ = closeAll(r.file) // it was read
 }
 
@@ -478,7 +471,7 @@ func (o *output) next(r *outputReader) (skipped uint64, err error) {
 	}
 	f, oerr := openLog(path)
 	r.file = f
-	o.pass()
+	wake(&o.advanced)
 	return skipped, errors.Join(err, oerr)
 }
 

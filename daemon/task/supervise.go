@@ -1,6 +1,7 @@
 package task
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strconv"
@@ -93,7 +94,7 @@ func (m *Manager) Stop(ctx context.Context, id string, r client.StopRequest) (*c
 	if info.State == client.Exited {
 		return howItEnded(info), nil
 	}
-	sig, err := stopSignal(r.Signal, info)
+	sig, err := parseSignal(cmp.Or(r.Signal, info.Spec.StopSignal, "SIGTERM"))
 	if err != nil {
 		return nil, err
 	}
@@ -201,15 +202,6 @@ func (m *Manager) undying(t *task) client.Exit {
 		e.Message = "its jail stays until the kernel no longer waits for the server of its root"
 	}
 	return e
-}
-
-func stopSignal(name string, info client.Task) (syscall.Signal, error) {
-	for _, n := range []string{name, info.Spec.StopSignal} {
-		if n != "" {
-			return parseSignal(n)
-		}
-	}
-	return syscall.SIGTERM, nil
 }
 
 func parseSignal(name string) (syscall.Signal, error) {
