@@ -33,17 +33,18 @@ func (s *Store) fetchBlob(ctx context.Context, from Origin, d ocispec.Descriptor
 	if err := document.CheckDigest(d.Digest); err != nil {
 		return err
 	}
+	if l, ok := from.(*Layout); ok { // it is here: a slow download of the same is not waited for
+		err := l.give(ctx, s, d)
+		if err == nil {
+			tell(d.Size)
+		}
+		return err
+	}
 	release, err := s.fetching.Lock(ctx, d.Digest.String())
 	if err != nil {
 		return err
 	}
 	defer release()
-	if l, ok := from.(*Layout); ok {
-		if err = l.give(ctx, s, d); err == nil {
-			tell(d.Size)
-		}
-		return err
-	}
 	if s.has(d) {
 		tell(d.Size)
 		return nil
