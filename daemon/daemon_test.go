@@ -403,13 +403,13 @@ func TestFailedStartsLeaveNothing(t *testing.T) {
 	path := archive(t, greeting)
 	ok := map[string]string{"GREETING": "x"}
 	for want, spec := range map[string]client.TaskSpec{
-		"whom to greet":            {Image: path},
-		"has no parameter":         {Image: path, Parameters: map[string]string{"GREETING": "x", "OTHER": "y"}},
-		"no such program": {Image: path, Parameters: ok, Entrypoint: []string{"/bin/nothere"}},
-		"has no user":              {Image: path, Parameters: ok, User: "nobody-here"},
-		"not on this host":         {Image: "nothere", Parameters: ok},
-		"allow.raw_sockets":        {Image: path, Parameters: ok, Wants: client.Wants{Allow: []string{"raw_sockets"}}},
-		"mount nullfs:/etc:rw":     {Image: path, Parameters: ok, Volumes: []client.Mount{{Source: "/etc", Target: "/etc"}}},
+		"whom to greet":        {Image: path},
+		"has no parameter":     {Image: path, Parameters: map[string]string{"GREETING": "x", "OTHER": "y"}},
+		"no such program":      {Image: path, Parameters: ok, Entrypoint: []string{"/bin/nothere"}},
+		"has no user":          {Image: path, Parameters: ok, User: "nobody-here"},
+		"not on this host":     {Image: "nothere", Parameters: ok},
+		"allow.raw_sockets":    {Image: path, Parameters: ok, Wants: client.Wants{Allow: []string{"raw_sockets"}}},
+		"mount nullfs:/etc:rw": {Image: path, Parameters: ok, Volumes: []client.Mount{{Source: "/etc", Target: "/etc"}}},
 	} {
 		spec.ID, spec.Owner = "bad", "cli"
 		_, err := c.Start(t.Context(), spec)

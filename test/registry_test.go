@@ -60,7 +60,7 @@ func fromRegistry(t *testing.T, c *cluster) {
 	refused, task := job("pull-refused", "exit", "0")
 	task.Config["image"] = ref.String()
 	c.run(t, batch(refused))
-	wantMessage(t, c.one(t, refused, "failed"), "there are no credentials")
+	wantMessage(t, c.one(t, refused, "failed"), "no credentials are configured")
 	pulled, task := job("pull", "exit", "0")
 	task.Config["image"] = ref.String()
 	task.Config["image_pull_timeout"] = "1m"
