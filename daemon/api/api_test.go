@@ -97,7 +97,8 @@ func TestTheSocketIsKept(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Serve(socket, backend(&fake{})); err == nil || !strings.Contains(err.Error(), "another freejail daemon listens on") {
+	_, err = Serve(socket, backend(&fake{}))
+	if err == nil || !strings.Contains(err.Error(), "another freejail daemon listens on") {
 		t.Errorf("a second one: %v", err)
 	}
 	err = old.Keep(func(env []string) error {

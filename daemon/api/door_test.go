@@ -16,7 +16,8 @@ func TestWarningsOfACrowd(t *testing.T) {
 		l.warn(peer{uid: 7, err: errors.New("who is this")})
 	}
 	l.sum()
-	if got := log.String(); strings.Count(got, "\n") != 2 || !strings.Contains(got, "who is this") || !strings.Contains(got, "number=999") {
+	got := log.String()
+	if strings.Count(got, "\n") != 2 || !strings.Contains(got, "who is this") || !strings.Contains(got, "number=999") {
 		t.Errorf("of 1000 refused connections the log says:\n%s", got)
 	}
 }

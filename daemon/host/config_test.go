@@ -8,6 +8,11 @@ import (
 	"testing"
 )
 
+// export is a configuration with nfs { export } of these lines.
+func export(lines ...string) string {
+	return "nfs {\n  export {\n" + strings.Join(lines, "\n") + "\n  }\n}"
+}
+
 func TestNFSConfig(t *testing.T) {
 	for text, want := range map[string]string{
 		`nfs { servers = ["nfs://builder/roots", "nfs://[fd00::5]:2050/roots"] }`: "",
@@ -23,15 +28,15 @@ func TestNFSConfig(t *testing.T) {
 		`nfs { lost = "-1s" }`:                                                    `lost: "-1s"`,
 		`nfs { every = "1ms" }`:                                                   `every: "1ms"`,
 		`storage { driver = "nfs" }`:                                              "needs nfs { servers }",
-		"nfs {\n  export {\n    dir = \"/export/roots\"\n    clients = [\"10.0.0.0/8\", \"fd00::/8\", \"runner.example\"]\n  }\n}": "",
-		"nfs {\n  export {\n    dir = \"roots\"\n    clients = [\"10.0.0.0/8\"]\n  }\n}":                                           "not an absolute",
-		"nfs {\n  export {\n    dir = \"/a b\"\n    clients = [\"10.0.0.0/8\"]\n  }\n}":                                            "without blanks",
-		"nfs {\n  export {\n    dir = \"/roots\"\n    clients = []\n  }\n}":                                                        "clients is empty",
-		"nfs {\n  export {\n    dir = \"/roots\"\n    clients = [\"0.0.0.0/0\"]\n  }\n}":                                           "is everyone",
-		"nfs {\n  export {\n    dir = \"/roots\"\n    clients = [\"10.0.0.1/8\"]\n  }\n}":                                          "not a valid network",
-		"nfs {\n  export {\n    dir = \"/roots\"\n    clients = [\"-maproot=root\"]\n  }\n}":                                       "not a valid network or host",
-		"nfs {\n  export {\n    dir = \"/roots\"\n    clients = [\"a b\"]\n  }\n}":                                                 "not a valid network or host",
-		"nfs {\n  export {\n    dir = \"/roots\"\n    clients = [\"a\"]\n    v4_root = \"/srv\"\n  }\n}":                           "not below v4_root",
+		export(`dir = "/export/roots"`, `clients = ["10.0.0.0/8", "fd00::/8", "runner.example"]`): "",
+		export(`dir = "roots"`, `clients = ["10.0.0.0/8"]`):                                       "not an absolute",
+		export(`dir = "/a b"`, `clients = ["10.0.0.0/8"]`):                                        "without blanks",
+		export(`dir = "/roots"`, `clients = []`):                                                  "clients is empty",
+		export(`dir = "/roots"`, `clients = ["0.0.0.0/0"]`):                                       "is everyone",
+		export(`dir = "/roots"`, `clients = ["10.0.0.1/8"]`):                                      "not a valid network",
+		export(`dir = "/roots"`, `clients = ["-maproot=root"]`):                                   "not a valid network or host",
+		export(`dir = "/roots"`, `clients = ["a b"]`):                                             "not a valid network or host",
+		export(`dir = "/roots"`, `clients = ["a"]`, `v4_root = "/srv"`):                           "not below v4_root",
 	} {
 		path := filepath.Join(t.TempDir(), "freejail.hcl")
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {

@@ -23,7 +23,8 @@ func TestOneVersionIsInForce(t *testing.T) {
 		t.Fatal(err)
 	}
 	version := func(n int) string {
-		return fmt.Sprintf("default_registry = \"v%d.example\"\npermit {\n  images = [\"v%d\"]\n  allow = [\"raw_sockets\"]\n}\n", n, n)
+		return fmt.Sprintf("default_registry = \"v%d.example\"\n"+
+			"permit {\n  images = [\"v%d\"]\n  allow = [\"raw_sockets\"]\n}\n", n, n)
 	}
 	digests := map[string]string{}
 	for n := range 2 {
