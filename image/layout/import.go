@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 
@@ -12,6 +13,8 @@ import (
 
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/blob"
+	"github.com/freejail/freejail/image/document"
+	"github.com/freejail/freejail/internal/regular"
 )
 
 // maxImports bounds imports at once, each of which holds an image's documents.
@@ -98,4 +101,34 @@ func (l *Layout) give(ctx context.Context, to *Store, d ocispec.Descriptor) erro
 		return blob.ExplainNoSpace(err)
 	}
 	return os.Rename(filepath.Join(l.dir, blobName(d.Digest)), filepath.Join(to.dir, blobName(d.Digest)))
+}
+
+// choice is an image of a layout that somebody else has made.
+type choice struct {
+	ocispec.Descriptor
+	name    string   // that the layout gives it; empty is none
+	indexes [][]byte // within the layout's own, that led to it
+}
+
+// choose goes from the index to the one image that is wanted.
+func (l *Layout) choose(ctx context.Context, wanted []ocispec.Platform, name string) (choice, error) {
+	get := func(d ocispec.Descriptor) ([]byte, error) {
+		if d.Digest != "" {
+			return ReadBlob(ctx, l, d)
+		}
+		b, err := l.foreignIndex()
+		if err != nil {
+			return nil, fmt.Errorf("%s is not an OCI layout or oci-archive: %w", l.name, err)
+		}
+		return b, nil
+	}
+	d, own, indexes, err := image.Narrow(get, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageIndex}, wanted, name)
+	if err != nil {
+		return choice{}, err
+	}
+	return choice{d, own, indexes[1:]}, nil
+}
+
+func (l *Layout) foreignIndex() ([]byte, error) {
+	return regular.ReadIn(l.root, indexFile, document.MaxBytes)
 }

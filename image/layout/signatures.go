@@ -1,6 +1,7 @@
 package layout
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image/blob"
 	"github.com/freejail/freejail/image/document"
@@ -78,4 +80,38 @@ func (s *Store) sweepSignatures(used map[digest.Digest]bool) error {
 		}
 	}
 	return err
+}
+
+// signaturesBeside are those that lie beside an image, or beside an index that led
+// to it.
+func (l *Layout) signaturesBeside(ctx context.Context, found choice) (r sign.Record, err error) {
+	b, err := l.foreignIndex()
+	if err != nil {
+		return r, err
+	}
+	idx, err := document.ReadIndex(b, ocispec.MediaTypeImageIndex)
+	if err != nil {
+		return r, fmt.Errorf("image index: %w", err)
+	}
+	r.Indexes = found.indexes
+	tags := map[string]bool{sign.Tag(found.Digest): true}
+	for _, index := range found.indexes {
+		tags[sign.Tag(digest.FromBytes(index))] = true
+	}
+	read := func(d ocispec.Descriptor) ([]byte, error) { return ReadBlob(ctx, l, d) }
+	for _, m := range idx.Manifests {
+		if !tags[m.Annotations[refName]] {
+			continue
+		}
+		b, err := read(m)
+		if err != nil {
+			return r, err
+		}
+		list, err := sign.Parse(b, m.MediaType, read)
+		if err != nil {
+			return r, err
+		}
+		r.Signatures = append(r.Signatures, list...)
+	}
+	return r, nil
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/blob"
@@ -184,3 +185,29 @@ func Archive(ctx context.Context, r io.Reader, dir string, l image.Limits) error
 	tar := blob.Limit(blob.WithContext(ctx, z), &b.stream, b.maxBytes, limitNames)
 	return blob.CutOff(blob.ExplainNoSpace(applyTar(tar, dir, b, false)))
 }
+
+// OpenLayer gives a layer as an uncompressed tar. Reading ends with an error where it
+// goes over the limit for a layer.
+func OpenLayer(ctx context.Context, from Source, d ocispec.Descriptor) (io.ReadCloser, error) {
+	open, err := blob.Decompressor(d.MediaType)
+	if err != nil {
+		return nil, err
+	}
+	f, err := from.OpenBlob(d.Digest)
+	if err != nil {
+		return nil, err
+	}
+	z, err := open(blob.WithContext(ctx, f))
+	if err != nil {
+		return nil, errors.Join(blob.CutOff(err), f.Close())
+	}
+	r := blob.Limit(blob.WithContext(ctx, z), new(int64), from.Limits().LayerBytes, "layer_size")
+	return &openLayer{r, z, f}, nil
+}
+
+type openLayer struct {
+	io.Reader
+	z, f io.Closer
+}
+
+func (o *openLayer) Close() error { return errors.Join(o.z.Close(), o.f.Close()) }
