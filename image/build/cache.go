@@ -185,15 +185,7 @@ func (c *cache) keepBlob(ctx context.Context, s *layout.Store, d ocispec.Descrip
 	if c.has(d) {
 		return nil
 	}
-	dir, err := os.MkdirTemp(c.workDir(), "blob-")
-	if err != nil {
-		return err
-	}
-	temp := filepath.Join(dir, "blob")
-	if err = s.CopyBlob(ctx, d, temp); err == nil {
-		err = os.Rename(temp, c.blob(d.Digest))
-	}
-	return errors.Join(err, os.RemoveAll(dir))
+	return s.CopyBlob(ctx, d, c.blob(d.Digest))
 }
 
 // stepRecord is what a step made: a layer, or none.

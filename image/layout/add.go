@@ -18,6 +18,7 @@ import (
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/blob"
 	"github.com/freejail/freejail/image/document"
+	"github.com/freejail/freejail/internal/durable"
 )
 
 // Add stores a blob, such as a layer that is being built, and returns its
@@ -105,28 +106,21 @@ func (s *Store) AddFile(ctx context.Context, file string, d ocispec.Descriptor) 
 }
 
 // CopyBlob gives a blob of the store a second name outside of it, by a hard link
-// where both are on one file system. The name must be free.
-func (s *Store) CopyBlob(ctx context.Context, d ocispec.Descriptor, file string) (err error) {
-	if err := document.CheckDigest(d.Digest); err != nil {
-		return err
-	}
-	if err := os.Link(s.path(d.Digest), file); err == nil || errors.Is(err, os.ErrExist) {
-		return err
-	}
-	in, err := os.Open(s.path(d.Digest))
+// where both are on one file system and the name is free; else a verified copy
+// replaces what has it.
+func (s *Store) CopyBlob(ctx context.Context, d ocispec.Descriptor, file string) error {
+	in, err := s.OpenBlob(d.Digest)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, in.Close()) }()
-	out, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
+	if os.Link(s.path(d.Digest), file) == nil {
+		return in.Close()
+	}
+	err = durable.Replace(file, 0o600, func(w io.Writer) error {
+		_, err := blob.Copy(w, blob.Verify(blob.WithContext(ctx, in), d))
 		return err
-	}
-	_, err = blob.Copy(out, blob.Verify(blob.WithContext(ctx, in), d))
-	if err = errors.Join(err, out.Sync(), out.Close()); err != nil {
-		return errors.Join(blob.ExplainNoSpace(err), os.Remove(file))
-	}
-	return nil
+	})
+	return errors.Join(blob.ExplainNoSpace(err), in.Close())
 }
 
 // Adopt names an image all of whose blobs are in the store: d is its manifest's.
