@@ -27,7 +27,8 @@ func TestAMirrorAllowsNothing(t *testing.T) {
 	}))
 	t.Cleanup(web.Close)
 	mirror := strings.TrimPrefix(web.URL, "http://")
-	c, _ := daemonAt(t, dir, r.config(fmt.Sprintf("  mirrors = [%q]\n", mirror))+fmt.Sprintf("registry %q {\n  plain_http = true\n}\n", mirror))
+	c, _ := daemonAt(t, dir, r.config(fmt.Sprintf("  mirrors = [%q]\n", mirror))+
+		fmt.Sprintf("registry %q {\n  plain_http = true\n}\n", mirror))
 	start := starter(t, c)
 	spec := client.TaskSpec{Owner: "nomad", Image: r.host + "/private:1"}
 	if err := start(spec); err == nil {

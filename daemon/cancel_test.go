@@ -131,7 +131,8 @@ func TestAStartCanBeEnded(t *testing.T) {
 				}
 				endStart(t, c, how, gone)
 				err := <-started
-				if how != "gone" && (err == nil || !strings.Contains(err.Error(), "was stopped while it was starting")) {
+				if how != "gone" &&
+					(err == nil || !strings.Contains(err.Error(), "was stopped while it was starting")) {
 					t.Errorf("the start: %v", err)
 				}
 				if how == "gone" {
@@ -179,7 +180,8 @@ func nothingStarted(t *testing.T, c *client.Client, dir string) {
 // last.
 func TestAStartCanBeEndedAtEachStep(t *testing.T) {
 	path := archive(t, greeting)
-	for i, point := range []string{"ruleset:journalled", "root:done", "mounts:journalled", "mounts:done", "jail:journalled", "process:done"} {
+	for i, point := range []string{"ruleset:journalled", "root:done", "mounts:journalled", "mounts:done",
+		"jail:journalled", "process:done"} {
 		t.Run(point, func(t *testing.T) {
 			dir, id := shortDir(t), fmt.Sprintf("c%d-%d", os.Getpid(), i)
 			fifo := filepath.Join(dir, "pause")
@@ -191,7 +193,8 @@ func TestAStartCanBeEndedAtEachStep(t *testing.T) {
 			await := events(t, c, id)
 			started, ended := make(chan error, 1), make(chan error, 1)
 			go func() {
-				_, err := c.Start(t.Context(), client.TaskSpec{ID: id, Owner: "nomad", Image: path, Parameters: map[string]string{"GREETING": "x"}})
+				_, err := c.Start(t.Context(), client.TaskSpec{ID: id, Owner: "nomad", Image: path,
+					Parameters: map[string]string{"GREETING": "x"}})
 				started <- err
 			}()
 			w, err := os.OpenFile(fifo, os.O_WRONLY, 0) // when the daemon has come there
@@ -236,7 +239,8 @@ func TestUpgradeWhileAPullHangs(t *testing.T) {
 	}()
 	answers := make(chan *http.Response, 1)
 	go func() {
-		answers <- rawStart(t, c, `{"id":"raw","owner":"nomad","image":"`+host+`/prog:3","wants":{},"limits":{},"service":{}}`)
+		answers <- rawStart(t, c, `{"id":"raw","owner":"nomad","image":"`+host+
+			`/prog:3","wants":{},"limits":{},"service":{}}`)
 	}()
 	for {
 		if _, err := c.Task(t.Context(), "raw"); err == nil {
@@ -248,10 +252,12 @@ func TestUpgradeWhileAPullHangs(t *testing.T) {
 	}
 	resp := <-answers
 	var told client.Error
-	if err := json.NewDecoder(resp.Body).Decode(&told); err != nil || told.Code != client.CodeUpgrading || resp.StatusCode != http.StatusServiceUnavailable {
+	if err := json.NewDecoder(resp.Body).Decode(&told); err != nil || told.Code != client.CodeUpgrading ||
+		resp.StatusCode != http.StatusServiceUnavailable {
 		t.Errorf("who does not ask again was told: %d %+v %v", resp.StatusCode, told, err)
 	}
-	if _, err := c.Start(t.Context(), client.TaskSpec{ID: two, Owner: "nomad", Image: path, Parameters: map[string]string{"GREETING": "x"}}); err != nil {
+	if _, err := c.Start(t.Context(), client.TaskSpec{ID: two, Owner: "nomad", Image: path,
+		Parameters: map[string]string{"GREETING": "x"}}); err != nil {
 		t.Errorf("another start: %v", err)
 	}
 	for {
@@ -279,10 +285,11 @@ func TestUpgradeWhileAPullHangs(t *testing.T) {
 // rawStart asks once.
 func rawStart(t *testing.T, c *client.Client, spec string) *http.Response {
 	t.Helper()
-	h := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "unix", c.Socket())
-	}}}
+	h := &http.Client{Transport: &http.Transport{DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", c.Socket())
+		}}}
 	resp, err := h.Post("http://freejail/v1/tasks", "application/json", strings.NewReader(spec))
 	if err != nil {
 		t.Error(err)
@@ -301,7 +308,8 @@ func TestAFIFOIsNoImage(t *testing.T) {
 	local := filepath.Join(own, "local")
 	layout := func(name, fifo string) string {
 		at := filepath.Join(local, name)
-		if err := errors.Join(os.MkdirAll(filepath.Join(at, "blobs", "sha256"), 0o755), os.WriteFile(filepath.Join(at, "oci-layout"), []byte(`{"imageLayoutVersion":"1.0.0"}`), 0o644)); err != nil {
+		if err := errors.Join(os.MkdirAll(filepath.Join(at, "blobs", "sha256"), 0o755), os.WriteFile(filepath.Join(at,
+			"oci-layout"), []byte(`{"imageLayoutVersion":"1.0.0"}`), 0o644)); err != nil {
 			t.Fatal(err)
 		}
 		if fifo != "index.json" {
@@ -324,13 +332,15 @@ func TestAFIFOIsNoImage(t *testing.T) {
 	if err := errors.Join(syscall.Mkfifo(fifo, 0o644), os.Symlink("x.tar", link)); err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{fifo, link, layout("index", "index.json"), layout("blob", "blobs/sha256/"+strings.Repeat("a", 64)), layout("blobs", "blobs"), os.DevNull} {
+	for _, path := range []string{fifo, link, layout("index", "index.json"),
+		layout("blob", "blobs/sha256/"+strings.Repeat("a", 64)), layout("blobs", "blobs"), os.DevNull} {
 		for _, confined := range [][]string{nil, {own}} {
 			_, err := c.Start(t.Context(), client.TaskSpec{ID: "one", Owner: "nomad", Image: path, Confined: confined})
 			if err == nil {
 				t.Fatalf("%s: it started", path)
 			}
-			if want := "FIFO"; path != os.DevNull && !strings.HasSuffix(path, "blobs") && !strings.Contains(err.Error(), want) {
+			if want := "FIFO"; path != os.DevNull && !strings.HasSuffix(path, "blobs") &&
+				!strings.Contains(err.Error(), want) {
 				t.Errorf("%s: %v, want %q", path, err, want)
 			}
 		}
@@ -352,12 +362,14 @@ func TestAnImageDoesNotLeadOut(t *testing.T) {
 	dir := shortDir(t)
 	c, _ := daemonAt(t, dir, "")
 	_, own, outside := allocDir(t)
-	if err := errors.Join(os.Rename(archive(t, greeting), filepath.Join(outside, "x.tar")), os.Symlink(outside, filepath.Join(own, "local", "out")),
+	if err := errors.Join(os.Rename(archive(t, greeting), filepath.Join(outside, "x.tar")),
+		os.Symlink(outside, filepath.Join(own, "local", "out")),
 		os.Symlink("../../../outside/x.tar", filepath.Join(own, "local", "x.tar"))); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"local/out/x.tar", "local/x.tar"} {
-		_, err := c.Start(t.Context(), client.TaskSpec{ID: "one", Owner: "nomad", Image: filepath.Join(own, name), Confined: []string{own}, Parameters: map[string]string{"GREETING": "x"}})
+		_, err := c.Start(t.Context(), client.TaskSpec{ID: "one", Owner: "nomad", Image: filepath.Join(own, name),
+			Confined: []string{own}, Parameters: map[string]string{"GREETING": "x"}})
 		if err == nil || !strings.Contains(err.Error(), "outside of the task's directory") {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -42,7 +42,8 @@ func TestCheckIsTheStart(t *testing.T) {
 	agent := testconsul.New(t)
 	agent.Start()
 	v := newVictim(t, strings.ReplaceAll(checked, "CONSUL", agent.Addr))
-	img := v.image(testimage.Spec{Name: "web", Cmd: []string{"inside"}, Files: map[string]string{"/etc/passwd": "toor:*:0:0::/:/x\nhttp:*:81:81::/:/x\nother:*:82:82::/:/x\n"},
+	img := v.image(testimage.Spec{Name: "web", Cmd: []string{"inside"},
+		Files: map[string]string{"/etc/passwd": "toor:*:0:0::/:/x\nhttp:*:81:81::/:/x\nother:*:82:82::/:/x\n"},
 		Manifest: `{"schemaVersion":1,"parameters":[{"name":"A","default":"b"}],
 			"ports":[{"name":"http","port":8080,"service":{"name":"web","tags":["v1"]}},{"name":"dns","port":5353,"protocol":"tcp"}]}`})
 	srv := filepath.Join(v.dir, "srv")
@@ -62,39 +63,43 @@ func TestCheckIsTheStart(t *testing.T) {
 		spec client.TaskSpec
 		want string // a word of the answer; empty: it is allowed
 	}{
-		"the image alone":            {client.TaskSpec{}, ""},
-		"a permitted port":           {client.TaskSpec{Ports: map[string]client.PortBinding{"http": {Port: 8081}}}, ""},
-		"a port below":               {client.TaskSpec{Ports: map[string]client.PortBinding{"http": {Port: 81}}}, "port 81/tcp"},
-		"a port that is none":        {client.TaskSpec{Ports: map[string]client.PortBinding{"x": {Port: 8081}}}, "provides no port"},
-		"a permitted directory":      {volume(srv, "/srv", ""), ""},
-		"another directory":          {volume(filepath.Join(v.dir, "host"), "/srv", ""), "nullfs"},
-		"set-uid programs":           {volume(srv, "/srv", "suid"), "suid"},
-		"a small tmpfs":              {volume("", "/tmp/x", "size=1m"), ""},
-		"a large tmpfs":              {volume("", "/tmp/x", "size=1g"), "tmpfs"},
-		"tmpfs without a size":       {volume("", "/tmp/x", ""), "tmpfs"},
-		"root":                       {client.TaskSpec{User: "root"}, "denied"},
-		"another user":               {client.TaskSpec{User: "other"}, ""},
-		"root by another name":       {client.TaskSpec{User: "toor"}, "denied"},
-		"a number by its name":       {client.TaskSpec{User: "http"}, "denied"},
-		"a permission":               {client.TaskSpec{Wants: client.Wants{Allow: []string{"chflags"}}}, ""},
-		"another permission":         {client.TaskSpec{Wants: client.Wants{Allow: []string{"mount"}}}, "allow.mount"},
-		"a device":                   {client.TaskSpec{Wants: client.Wants{Devfs: []string{"path bpf0 unhide"}}}, ""},
-		"another device":             {client.TaskSpec{Wants: client.Wants{Devfs: []string{"path mem unhide"}}}, "mem"},
-		"a parameter that is none":   {client.TaskSpec{Parameters: map[string]string{"X": "y"}}, "no parameter"},
-		"an unknown user":            {client.TaskSpec{User: "nobody"}, `no user "nobody"`},
-		"a limit":                    {client.TaskSpec{Limits: client.Limits{MemoryBytes: 64 << 20}}, ""},
-		"a permitted tag":            {service(client.PortOverride{Tags: []string{"v2"}}), ""},
-		"another tag":                {service(client.PortOverride{Tags: []string{"v3"}}), "service web"},
-		"another name":               {service(client.PortOverride{Name: "bank"}), "service bank"},
-		"a denied name":              {service(client.PortOverride{Name: "Vault"}), "denied"},
-		"a denied tag":               {service(client.PortOverride{Tags: []string{"v1", "Admin"}}), "denied"},
-		"the job's own name":         {shop, ""},
-		"no service":                 {service(client.PortOverride{Disabled: true, Name: "vault"}), ""},
-		"no services":                {client.TaskSpec{Service: client.Overrides{Disabled: true}}, ""},
-		"of a port that is none":     {client.TaskSpec{Service: client.Overrides{Ports: map[string]client.PortOverride{"x": {}}}}, "provides no port"},
-		"at this host":               {service(client.PortOverride{Address: "127.0.0.1"}), ""},
-		"at another's address":       {service(client.PortOverride{Address: "192.0.2.1"}), "an address of this host"},
-		"at a name":                  {service(client.PortOverride{Address: "vault.example"}), "an address of this host"},
+		"the image alone":  {client.TaskSpec{}, ""},
+		"a permitted port": {client.TaskSpec{Ports: map[string]client.PortBinding{"http": {Port: 8081}}}, ""},
+		"a port below": {client.TaskSpec{Ports: map[string]client.PortBinding{"http": {Port: 81}}},
+			"port 81/tcp"},
+		"a port that is none": {client.TaskSpec{Ports: map[string]client.PortBinding{"x": {Port: 8081}}},
+			"provides no port"},
+		"a permitted directory":    {volume(srv, "/srv", ""), ""},
+		"another directory":        {volume(filepath.Join(v.dir, "host"), "/srv", ""), "nullfs"},
+		"set-uid programs":         {volume(srv, "/srv", "suid"), "suid"},
+		"a small tmpfs":            {volume("", "/tmp/x", "size=1m"), ""},
+		"a large tmpfs":            {volume("", "/tmp/x", "size=1g"), "tmpfs"},
+		"tmpfs without a size":     {volume("", "/tmp/x", ""), "tmpfs"},
+		"root":                     {client.TaskSpec{User: "root"}, "denied"},
+		"another user":             {client.TaskSpec{User: "other"}, ""},
+		"root by another name":     {client.TaskSpec{User: "toor"}, "denied"},
+		"a number by its name":     {client.TaskSpec{User: "http"}, "denied"},
+		"a permission":             {client.TaskSpec{Wants: client.Wants{Allow: []string{"chflags"}}}, ""},
+		"another permission":       {client.TaskSpec{Wants: client.Wants{Allow: []string{"mount"}}}, "allow.mount"},
+		"a device":                 {client.TaskSpec{Wants: client.Wants{Devfs: []string{"path bpf0 unhide"}}}, ""},
+		"another device":           {client.TaskSpec{Wants: client.Wants{Devfs: []string{"path mem unhide"}}}, "mem"},
+		"a parameter that is none": {client.TaskSpec{Parameters: map[string]string{"X": "y"}}, "no parameter"},
+		"an unknown user":          {client.TaskSpec{User: "nobody"}, `no user "nobody"`},
+		"a limit":                  {client.TaskSpec{Limits: client.Limits{MemoryBytes: 64 << 20}}, ""},
+		"a permitted tag":          {service(client.PortOverride{Tags: []string{"v2"}}), ""},
+		"another tag":              {service(client.PortOverride{Tags: []string{"v3"}}), "service web"},
+		"another name":             {service(client.PortOverride{Name: "bank"}), "service bank"},
+		"a denied name":            {service(client.PortOverride{Name: "Vault"}), "denied"},
+		"a denied tag":             {service(client.PortOverride{Tags: []string{"v1", "Admin"}}), "denied"},
+		"the job's own name":       {shop, ""},
+		"no service":               {service(client.PortOverride{Disabled: true, Name: "vault"}), ""},
+		"no services":              {client.TaskSpec{Service: client.Overrides{Disabled: true}}, ""},
+		"of a port that is none": {client.TaskSpec{
+			Service: client.Overrides{Ports: map[string]client.PortOverride{"x": {}}}}, "provides no port"},
+		"at this host":         {service(client.PortOverride{Address: "127.0.0.1"}), ""},
+		"at another's address": {service(client.PortOverride{Address: "192.0.2.1"}), "an address of this host"},
+		"at a name": {service(client.PortOverride{Address: "vault.example"}),
+			"an address of this host"},
 		"Consul's own":               {service(client.PortOverride{Name: "consul"}), "Consul's servers"},
 		"a tag of freejail's":        {service(client.PortOverride{Tags: []string{"freejail-host"}}), "is reserved"},
 		"a tag that is not shown":    {service(client.PortOverride{Tags: []string{"a\nb"}}), "printable characters"},
@@ -113,7 +118,8 @@ func TestCheckIsTheStart(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if (started == nil) != (c.want == "") || started != nil && !strings.Contains(strings.ToLower(started.Error()), strings.ToLower(c.want)) {
+			if (started == nil) != (c.want == "") || started != nil &&
+				!strings.Contains(strings.ToLower(started.Error()), strings.ToLower(c.want)) {
 				t.Errorf("the start: %v, want %q", started, c.want)
 			}
 			same(t, err, started)
@@ -150,7 +156,8 @@ func TestCheckOfAnotherRoot(t *testing.T) {
 		"root has no uid": {"root", "root:*:x:0::/:/x\n", "/etc/passwd"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			img := v.image(testimage.Spec{Name: "prog", Cmd: []string{"inside"}, User: c.user, Files: map[string]string{"/etc/passwd": c.passwd}})
+			img := v.image(testimage.Spec{Name: "prog", Cmd: []string{"inside"}, User: c.user,
+				Files: map[string]string{"/etc/passwd": c.passwd}})
 			spec := client.TaskSpec{ID: "task", Owner: "nomad", Image: img, Args: []string{"inside"}}
 			d, err := v.c.CheckPolicy(t.Context(), spec)
 			if err == nil && !d.Allowed {

@@ -14,8 +14,10 @@ import (
 func allocDir(t *testing.T) (shared, own, outside string) {
 	t.Helper()
 	base := t.TempDir()
-	shared, own, outside = filepath.Join(base, "a", "alloc"), filepath.Join(base, "a", "web"), filepath.Join(base, "outside")
-	for _, d := range []string{filepath.Join(shared, "logs"), filepath.Join(own, "local"), filepath.Join(own, "secrets"), outside} {
+	shared, own, outside = filepath.Join(base, "a", "alloc"), filepath.Join(base, "a", "web"),
+		filepath.Join(base, "outside")
+	for _, d := range []string{filepath.Join(shared, "logs"), filepath.Join(own, "local"),
+		filepath.Join(own, "secrets"), outside} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -31,9 +33,12 @@ func TestTaskDirectories(t *testing.T) {
 	ctx := t.Context()
 	path := archive(t, greeting)
 	shared, own, outside := allocDir(t)
-	spec := client.TaskSpec{ID: "one", Owner: "nomad", Image: path, Parameters: map[string]string{"GREETING": "x"}, Confined: []string{shared, own},
-		Dirs: []client.Mount{{Source: shared, Target: "/alloc"}, {Source: filepath.Join(shared, "logs"), Target: "/alloc/logs", ReadOnly: true},
-			{Source: filepath.Join(own, "local"), Target: "/local"}, {Source: filepath.Join(own, "secrets"), Target: "/secrets"}}}
+	spec := client.TaskSpec{ID: "one", Owner: "nomad", Image: path, Parameters: map[string]string{"GREETING": "x"},
+		Confined: []string{shared, own},
+		Dirs: []client.Mount{{Source: shared, Target: "/alloc"}, {Source: filepath.Join(shared, "logs"),
+			Target: "/alloc/logs", ReadOnly: true},
+			{Source: filepath.Join(own, "local"), Target: "/local"}, {Source: filepath.Join(own, "secrets"),
+				Target: "/secrets"}}}
 	spec.Volumes = []client.Mount{{Type: "tmpfs", Source: "tmpfs", Target: "/scratch"}}
 	if err := os.WriteFile(filepath.Join(own, "secrets", "key"), nil, 0o644); err != nil {
 		t.Fatal(err)
@@ -107,8 +112,9 @@ func TestUnenforcedLimits(t *testing.T) {
 	if info.Features["racct"] == "0" {
 		want = 2
 	}
-	_, err = c.Start(t.Context(), client.TaskSpec{ID: "one", Owner: "cli", Image: archive(t, greeting), Parameters: map[string]string{"GREETING": "x"},
-		Limits: client.Limits{MemoryBytes: 1 << 30, MaxProcs: 100}})
+	_, err = c.Start(t.Context(), client.TaskSpec{ID: "one", Owner: "cli", Image: archive(t, greeting),
+		Parameters: map[string]string{"GREETING": "x"},
+		Limits:     client.Limits{MemoryBytes: 1 << 30, MaxProcs: 100}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,7 +18,8 @@ func TestKilledRoundConsul(t *testing.T) {
 	agent := testconsul.New(t)
 	agent.Start()
 	path := archive(t, withService)
-	host := fmt.Sprintf("consul {\n  address = %q\n}\npermit {\n  ports = [\"1024-65535\"]\n  services = [\"web\"]\n}\n", agent.Addr)
+	host := fmt.Sprintf(
+		"consul {\n  address = %q\n}\npermit {\n  ports = [\"1024-65535\"]\n  services = [\"web\"]\n}\n", agent.Addr)
 	for i, c := range []struct {
 		point string
 		start bool // where it is killed: in a start, or else in a stop

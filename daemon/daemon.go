@@ -156,7 +156,8 @@ func (d *Daemon) takeLock() error {
 		d.lastBoot = boot
 	}
 	if err := unix.Flock(int(d.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return fmt.Errorf("another freejail daemon (process %d) uses the state directory %s: %w", pid, d.cfg.StateDir, err)
+		return fmt.Errorf("another freejail daemon (process %d) uses the state directory %s: %w", pid, d.cfg.StateDir,
+			err)
 	}
 	_, err = d.lock.WriteAt(fmt.Appendf(nil, "%d %s\n", os.Getpid(), d.boot), 0)
 	if err = errors.Join(err, d.lock.Sync()); err != nil {
@@ -170,7 +171,8 @@ func (d *Daemon) restarted() bool { return d.lastBoot != "" && d.lastBoot != d.b
 
 func (d *Daemon) openImages() (err error) {
 	d.images, err = images.Open(d.path("images"), images.Host{Config: d.cfg, Log: d.log, Descriptors: d.descriptors,
-		InForce: d.inForce, Stores: d.openStores, Tell: func(id, kind, message string) { d.tasks.Event(id, kind, message) }})
+		InForce: d.inForce, Stores: d.openStores,
+		Tell: func(id, kind, message string) { d.tasks.Event(id, kind, message) }})
 	if err != nil {
 		return err
 	}

@@ -136,7 +136,8 @@ func answerAndKeep() int {
 // archive builds an image of this test binary with a manifest.
 func archive(t testing.TB, manifest string) string {
 	t.Helper()
-	path, err := testimage.Write(t.Context(), t.TempDir(), testimage.Spec{Name: "prog", Manifest: manifest, Cmd: []string{"inside"}})
+	path, err := testimage.Write(t.Context(), t.TempDir(), testimage.Spec{Name: "prog", Manifest: manifest,
+		Cmd: []string{"inside"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -233,7 +234,8 @@ func shortDir(t testing.TB) string {
 func nothingLeft(t *testing.T, dir string) {
 	t.Helper()
 	left := whatIsLeft(t, dir)
-	for patience := time.Now().Add(time.Minute); len(left) > 0 && time.Now().Before(patience); left = whatIsLeft(t, dir) {
+	for patience := time.Now().Add(time.Minute); len(left) > 0 &&
+		time.Now().Before(patience); left = whatIsLeft(t, dir) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	for _, what := range left {
@@ -295,7 +297,8 @@ func TestLifeOfATask(t *testing.T) {
 		t.Error("one id twice")
 	}
 	var out bytes.Buffer
-	e, err := c.Exec(ctx, "one", client.ExecSpec{Args: []string{"/bin/prog", "echo"}}, client.ExecIO{Stdout: &out, Stderr: &out})
+	e, err := c.Exec(ctx, "one", client.ExecSpec{Args: []string{"/bin/prog", "echo"}},
+		client.ExecIO{Stdout: &out, Stderr: &out})
 	if err != nil || e.Code != 4 || out.String() != "from exec\n" {
 		t.Errorf("exec: %+v %v %q", e, err, out.String())
 	}
@@ -331,7 +334,8 @@ func TestKilledDaemon(t *testing.T) {
 	dir := shortDir(t)
 	c, stop := daemonAt(t, dir, "")
 	ctx := t.Context()
-	task, err := c.Start(ctx, client.TaskSpec{ID: "one", Owner: "cli", Image: archive(t, greeting), Parameters: map[string]string{"GREETING": "x"}})
+	task, err := c.Start(ctx, client.TaskSpec{ID: "one", Owner: "cli", Image: archive(t, greeting),
+		Parameters: map[string]string{"GREETING": "x"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -343,7 +347,8 @@ func TestKilledDaemon(t *testing.T) {
 	}
 	sets, err := c.Rulesets(ctx)
 	if err != nil || len(sets) != 1 || sets[0].ID != task.Ruleset || !slices.Equal(sets[0].Holders, []string{"one"}) {
-		t.Errorf("after the kill, of the rulesets the task's %d alone is there and the task's: %+v %v", task.Ruleset, sets, err)
+		t.Errorf("after the kill, of the rulesets the task's %d alone is there and the task's: %+v %v", task.Ruleset,
+			sets, err)
 	}
 	awaitGreeting(t, c, "hello x\n")
 	exit, err := c.Stop(ctx, "one", client.StopRequest{Timeout: client.Duration(time.Minute)})
@@ -381,11 +386,13 @@ func TestKilledAtEachStep(t *testing.T) {
 				dir := shortDir(t)
 				t.Setenv("FREEJAIL_FAULT_POINT", op+":"+moment)
 				c, stop := daemonAt(t, dir, "")
-				_, err := c.Start(t.Context(), client.TaskSpec{ID: "one", Owner: "cli", Image: path, Parameters: map[string]string{"GREETING": "x"}})
+				_, err := c.Start(t.Context(), client.TaskSpec{ID: "one", Owner: "cli", Image: path,
+					Parameters: map[string]string{"GREETING": "x"}})
 				wasKilled(t, err, stop)
 				c, _ = daemonAt(t, dir, "")
 				tasks, err := c.Tasks(t.Context())
-				if err != nil || len(tasks) > 1 || len(tasks) == 1 && (op != "process" || tasks[0].State != client.Running) {
+				if err != nil || len(tasks) > 1 || len(tasks) == 1 &&
+					(op != "process" || tasks[0].State != client.Running) {
 					t.Fatalf("tasks: %+v %v", tasks, err)
 				}
 				if err := c.Destroy(t.Context(), "one", true); err != nil {
@@ -403,13 +410,14 @@ func TestFailedStartsLeaveNothing(t *testing.T) {
 	path := archive(t, greeting)
 	ok := map[string]string{"GREETING": "x"}
 	for want, spec := range map[string]client.TaskSpec{
-		"whom to greet":        {Image: path},
-		"has no parameter":     {Image: path, Parameters: map[string]string{"GREETING": "x", "OTHER": "y"}},
-		"no such program":      {Image: path, Parameters: ok, Entrypoint: []string{"/bin/nothere"}},
-		"has no user":          {Image: path, Parameters: ok, User: "nobody-here"},
-		"not on this host":     {Image: "nothere", Parameters: ok},
-		"allow.raw_sockets":    {Image: path, Parameters: ok, Wants: client.Wants{Allow: []string{"raw_sockets"}}},
-		"mount nullfs:/etc:rw": {Image: path, Parameters: ok, Volumes: []client.Mount{{Source: "/etc", Target: "/etc"}}},
+		"whom to greet":     {Image: path},
+		"has no parameter":  {Image: path, Parameters: map[string]string{"GREETING": "x", "OTHER": "y"}},
+		"no such program":   {Image: path, Parameters: ok, Entrypoint: []string{"/bin/nothere"}},
+		"has no user":       {Image: path, Parameters: ok, User: "nobody-here"},
+		"not on this host":  {Image: "nothere", Parameters: ok},
+		"allow.raw_sockets": {Image: path, Parameters: ok, Wants: client.Wants{Allow: []string{"raw_sockets"}}},
+		"mount nullfs:/etc:rw": {Image: path, Parameters: ok,
+			Volumes: []client.Mount{{Source: "/etc", Target: "/etc"}}},
 	} {
 		spec.ID, spec.Owner = "bad", "cli"
 		_, err := c.Start(t.Context(), spec)

@@ -84,7 +84,10 @@ var damages = map[string]func(path string, was []byte) error{
 	},
 	"half":      func(path string, was []byte) error { return os.Truncate(path, int64(len(was)/2)) },
 	"directory": func(path string, _ []byte) error { return as(path, func() error { return os.Mkdir(path, 0o700) }) },
-	"fifo":      func(path string, _ []byte) error { return as(path, func() error { return unix.Mkfifo(path, 0o600) }) },
+	"fifo": func(path string, _ []byte) error {
+		return as(path,
+			func() error { return unix.Mkfifo(path, 0o600) })
+	},
 	"device": func(path string, _ []byte) error {
 		return as(path, func() error { return os.Symlink("/dev/zero", path) })
 	},

@@ -33,16 +33,19 @@ deny {
 		}
 	}
 	img := v.image(testimage.Spec{})
-	for _, source := range []string{"/srv/secret", "/srv/secret/", "//srv//secret/.", "/srv/secret/deep", "/srv/open/../secret", "/srv", "/", "/name", "/name/secret/deep",
-		"/again", "/again/deep/", "/srv/open/up", "/srv/open/up/secret", "/srv/secret/deep/..", "/srv/secret/deep/../.."} {
+	for _, source := range []string{"/srv/secret", "/srv/secret/", "//srv//secret/.", "/srv/secret/deep",
+		"/srv/open/../secret", "/srv", "/", "/name", "/name/secret/deep",
+		"/again", "/again/deep/", "/srv/open/up", "/srv/open/up/secret", "/srv/secret/deep/..",
+		"/srv/secret/deep/../.."} {
 		for _, ro := range []bool{true, false} {
 			m := client.Mount{Source: v.dir + source, Target: "/mnt", ReadOnly: ro}
 			v.refuses(client.TaskSpec{Image: img, Volumes: []client.Mount{m}}, "denied")
 			v.refuses(client.TaskSpec{Image: img, Dirs: []client.Mount{m}}, "denied")
 		}
 	}
-	if _, err := v.c.Start(t.Context(), client.TaskSpec{ID: "good", Image: img, Volumes: []client.Mount{{Source: v.dir + "/srv/open", Target: "/mnt"}},
-		Dirs: []client.Mount{{Source: v.dir + "/host", Target: "/host", ReadOnly: true}}}); err != nil {
+	if _, err := v.c.Start(t.Context(), client.TaskSpec{ID: "good", Image: img,
+		Volumes: []client.Mount{{Source: v.dir + "/srv/open", Target: "/mnt"}},
+		Dirs:    []client.Mount{{Source: v.dir + "/host", Target: "/host", ReadOnly: true}}}); err != nil {
 		t.Errorf("beside it: %v", err)
 	}
 	if err := v.c.Destroy(t.Context(), "good", true); err != nil {
@@ -56,7 +59,9 @@ func TestDeniedUser(t *testing.T) {
 	for _, deny := range []string{"www", "80"} {
 		v := newVictim(t, "deny {\n users = [\""+deny+"\"]\n}\n")
 		img := v.image(testimage.Spec{Name: "web", Cmd: []string{"inside"},
-			Files: map[string]string{"/etc/passwd": "root:*:0:0::/:/x\nwww:*:80:80::/:/x\nhttp:*:80:80::/:/x\nother:*:81:81::/:/x\n", "/etc/group": "www:*:80:\n"}})
+			Files: map[string]string{
+				"/etc/passwd": "root:*:0:0::/:/x\nwww:*:80:80::/:/x\nhttp:*:80:80::/:/x\nother:*:81:81::/:/x\n",
+				"/etc/group":  "www:*:80:\n"}})
 		for _, user := range []string{"www", "80", "http", "www:81", "http:www", "0080"} {
 			v.refuses(client.TaskSpec{Image: img, User: user}, "denied")
 		}
@@ -79,13 +84,16 @@ func TestTooMuchAtOnce(t *testing.T) {
 		}
 		return out
 	}
-	v.refuses(client.TaskSpec{Image: img, Volumes: tmpfs(100, "1g")}, "permits a task 1GiB of memory together, and it asks for 100GiB")
+	v.refuses(client.TaskSpec{Image: img, Volumes: tmpfs(100, "1g")},
+		"permits a task 1GiB of memory together, and it asks for 100GiB")
 	v.refuses(client.TaskSpec{Image: img, Volumes: tmpfs(200, "1")}, "200 mounts; at most 128 are allowed")
-	v.refuses(client.TaskSpec{Image: img, Volumes: append(tmpfs(2, "1k"), client.Mount{Type: "tmpfs", Target: "/m1/", Options: "size=1k"})}, "two mounts on /m1")
+	v.refuses(client.TaskSpec{Image: img, Volumes: append(tmpfs(2, "1k"), client.Mount{Type: "tmpfs", Target: "/m1/",
+		Options: "size=1k"})}, "two mounts on /m1")
 	var ports []string
 	for i := range 300 {
 		ports = append(ports, fmt.Sprintf(`{"name":"p%d","port":%d}`, i, i+2000))
 	}
-	v.refuses(client.TaskSpec{Image: v.image(testimage.Spec{Name: "ports", Cmd: []string{"inside"}, Manifest: `{"schemaVersion":1,"ports":[` + strings.Join(ports, ",") + `]}`})},
+	v.refuses(client.TaskSpec{Image: v.image(testimage.Spec{Name: "ports", Cmd: []string{"inside"},
+		Manifest: `{"schemaVersion":1,"ports":[` + strings.Join(ports, ",") + `]}`})},
 		"300 ports; at most 256 are allowed")
 }

@@ -30,7 +30,8 @@ func TestDiskQuota(t *testing.T) {
 	}
 	e, err := c.Wait(t.Context(), diskTask)
 	var log bytes.Buffer
-	if lerr := c.Logs(t.Context(), diskTask, "stdout", false, -1, &log); err != nil || lerr != nil || e.Disk || e.Code != 98 ||
+	if lerr := c.Logs(t.Context(), diskTask, "stdout", false, -1, &log); err != nil || lerr != nil || e.Disk ||
+		e.Code != 98 ||
 		!strings.Contains(strings.ToLower(log.String()), "quota exceeded") {
 		t.Errorf("it ended with %+v, its log is %q: %v %v", e, log.String(), err, lerr)
 	}

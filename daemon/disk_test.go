@@ -43,7 +43,8 @@ func fillDisk(how string) error {
 	case "what does not compress":
 		return writeRandom(dir+"a", 2*testDisk)
 	case "memory": // two file systems of it, none of which is full
-		return errors.Join(os.WriteFile("/mem/1/a", make([]byte, testMemory*3/4), 0o644), os.WriteFile("/mem/2/a", make([]byte, testMemory*3/4), 0o644))
+		return errors.Join(os.WriteFile("/mem/1/a", make([]byte, testMemory*3/4), 0o644),
+			os.WriteFile("/mem/2/a", make([]byte, testMemory*3/4), 0o644))
 	case "file":
 		return os.WriteFile(dir+"a", make([]byte, 2*testDisk), 0o644)
 	case "many files": // each of them empty
@@ -133,7 +134,8 @@ func TestOverDiskLimit(t *testing.T) {
 					t.Fatal(err)
 				}
 				e, err := c.Wait(t.Context(), diskTask)
-				if err != nil || !e.Disk || e.OOM || !e.Known || e.Code != 137 || e.Signal != int(syscall.SIGKILL) || e.Message != "over its disk limit of 16MiB" {
+				if err != nil || !e.Disk || e.OOM || !e.Known || e.Code != 137 || e.Signal != int(syscall.SIGKILL) ||
+					e.Message != "over its disk limit of 16MiB" {
 					t.Errorf("%s: it ended with %+v: %v", how, e, err)
 				}
 				wantEvent(t, c, "exited", "killed: over its disk limit of 16MiB")
@@ -259,7 +261,8 @@ func TestDiskLimitOfTheHost(t *testing.T) {
 	if task, err = c.Start(t.Context(), spec); err != nil || task.Spec.Limits.DiskBytes != 1<<30 {
 		t.Errorf("asking for as much as there is: %+v %v", task, err)
 	}
-	if err := errors.Join(c.Destroy(t.Context(), diskTask, true), c.Destroy(t.Context(), diskTask+"b", true)); err != nil {
+	if err := errors.Join(c.Destroy(t.Context(), diskTask, true), c.Destroy(t.Context(), diskTask+"b",
+		true)); err != nil {
 		t.Error(err)
 	}
 	nothingLeft(t, dir)

@@ -64,7 +64,8 @@ func TestRefusedConnectionsAreNotKept(t *testing.T) {
 	socket, prog := filepath.Join(dir, "s"), filepath.Join(dir, "prog")
 	self, err1 := os.Executable()
 	b, err2 := os.ReadFile(self)
-	if err := errors.Join(err1, err2, os.WriteFile(prog, b, 0o755), os.Chmod(dir, 0o755), os.Chmod(socket, 0o777)); err != nil {
+	if err := errors.Join(err1, err2, os.WriteFile(prog, b, 0o755), os.Chmod(dir, 0o755),
+		os.Chmod(socket, 0o777)); err != nil {
 		t.Fatal(err)
 	}
 	before := openFiles(t, info.PID)

@@ -93,7 +93,8 @@ func serveOne(t *testing.T, c *client.Client, spec client.TaskSpec) *client.Task
 func TestFlagsOnAnOutput(t *testing.T) {
 	dir := shortDir(t)
 	c, _ := daemonAt(t, dir, "")
-	_, err := c.Start(t.Context(), client.TaskSpec{ID: "one", Owner: "cli", Image: archive(t, greeting), Args: []string{"flagged"},
+	_, err := c.Start(t.Context(), client.TaskSpec{ID: "one", Owner: "cli", Image: archive(t, greeting),
+		Args:       []string{"flagged"},
 		Parameters: map[string]string{"GREETING": "x"}})
 	if err != nil {
 		t.Fatal(err)
@@ -132,7 +133,8 @@ func readsFromAfar(t *testing.T, dir string) (*client.Client, client.TaskSpec, *
 	}
 	remote := "/mnt" + strings.TrimPrefix(e.Path, h.Roots)
 	server, _, _ := strings.Cut(strings.TrimPrefix(testnfs.URL, "nfs://"), "/")
-	if out, err := exec.Command("mount", "-t", "nfs", "-o", "nfsv4,ro,noac", server+":"+remote, far).CombinedOutput(); err != nil {
+	if out, err := exec.Command("mount", "-t", "nfs", "-o", "nfsv4,ro,noac", server+":"+remote,
+		far).CombinedOutput(); err != nil {
 		t.Fatalf("mount %s: %v: %s", remote, err, out)
 	}
 	t.Cleanup(func() {
@@ -142,8 +144,10 @@ func readsFromAfar(t *testing.T, dir string) (*client.Client, client.TaskSpec, *
 	})
 	program := findProgram(t, far)
 	c, _ := daemonAt(t, dir, fmt.Sprintf("permit {\n  mounts = [\"nullfs:%s\"]\n}\n", far))
-	spec := client.TaskSpec{ID: "far", Owner: "cli", Image: archive(t, greeting), Parameters: map[string]string{"GREETING": "x"},
-		Args: []string{"read", "/far" + program}, Volumes: []client.Mount{{Source: far, Target: "/far", ReadOnly: true}}}
+	spec := client.TaskSpec{ID: "far", Owner: "cli", Image: archive(t, greeting),
+		Parameters: map[string]string{"GREETING": "x"},
+		Args:       []string{"read", "/far" + program},
+		Volumes:    []client.Mount{{Source: far, Target: "/far", ReadOnly: true}}}
 	if _, err := c.Start(inTime(t), spec); err != nil {
 		t.Fatal(err)
 	}

@@ -41,7 +41,8 @@ func held(t *testing.T, point string) (letGo func()) {
 
 func startOne(t *testing.T, c *client.Client, id, path string) *client.Task {
 	t.Helper()
-	task, err := c.Start(t.Context(), client.TaskSpec{ID: id, Owner: "cli", Image: path, Parameters: map[string]string{"GREETING": "x"}})
+	task, err := c.Start(t.Context(), client.TaskSpec{ID: id, Owner: "cli", Image: path,
+		Parameters: map[string]string{"GREETING": "x"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,10 +111,12 @@ func TestEndsAreEnds(t *testing.T) {
 	for len(leftovers(t, c)) > 0 {
 		time.Sleep(10 * time.Millisecond)
 	}
-	if i, err := c.Task(t.Context(), "one"); err != nil || i.State != client.Running || i.PID != second.PID || i.Root != second.Root {
+	if i, err := c.Task(t.Context(), "one"); err != nil || i.State != client.Running || i.PID != second.PID ||
+		i.Root != second.Root {
 		t.Errorf("the second is told as %+v: %v", i, err)
 	}
-	if e, err := os.ReadDir(filepath.Join(dir, "state", "tasks")); err != nil || len(e) != 1 || e[0].Name() != second.Key {
+	if e, err := os.ReadDir(filepath.Join(dir, "state", "tasks")); err != nil || len(e) != 1 ||
+		e[0].Name() != second.Key {
 		t.Errorf("records: %v, want %s: %v", e, second.Key, err)
 	}
 	if err := c.Destroy(t.Context(), "one", true); err != nil {

@@ -72,7 +72,8 @@ func TestNumbersOfEvents(t *testing.T) {
 		if seq := next(t, c, tomorrow, func() { failAStart(t, c) }); seq <= last {
 			t.Errorf("event %d comes after %d", seq, last)
 		}
-		if err := c.Events(t.Context(), last, false, func(e client.Event) error { last = e.Seq; return nil }); err != nil {
+		if err := c.Events(t.Context(), last, false,
+			func(e client.Event) error { last = e.Seq; return nil }); err != nil {
 			t.Error(err)
 		}
 		stop(end)

@@ -22,7 +22,8 @@ import (
 func execAs(t *testing.T, c *client.Client, id, user, command string) (string, error) {
 	t.Helper()
 	var out bytes.Buffer
-	_, err := c.Exec(t.Context(), id, client.ExecSpec{Args: []string{"/bin/prog", command}, User: user}, client.ExecIO{Stdout: &out, Stderr: &out})
+	_, err := c.Exec(t.Context(), id, client.ExecSpec{Args: []string{"/bin/prog", command}, User: user},
+		client.ExecIO{Stdout: &out, Stderr: &out})
 	return out.String(), err
 }
 
@@ -47,17 +48,20 @@ func TestExecIsOfThePermittedUser(t *testing.T) {
 	write("group", "wheel:*:0:www\n")
 	sees := func(c *client.Client) {
 		t.Helper()
-		if got, err := execAs(t, c, "one", "", "whoami"); err != nil || got != "80 81 [90] /home/www<nil>" && got != "80 81 [81 90] /home/www<nil>" {
+		if got, err := execAs(t, c, "one", "", "whoami"); err != nil || got != "80 81 [90] /home/www<nil>" &&
+			got != "80 81 [81 90] /home/www<nil>" {
 			t.Errorf("a command of the task's user sees %q: %v", got, err)
 		}
 		for _, user := range []string{"www", "root", "0", "0:80", "00", "second", "82", "83"} {
-			if got, err := execAs(t, c, "one", user, "whoami"); !client.IsRefused(err) || !strings.Contains(err.Error(), "denied") {
+			if got, err := execAs(t, c, "one", user, "whoami"); !client.IsRefused(err) ||
+				!strings.Contains(err.Error(), "denied") {
 				if user != "83" || err == nil || !strings.Contains(err.Error(), "has this number as the name") {
 					t.Errorf("a command as %s sees %q: %v", user, got, err)
 				}
 			}
 		}
-		if got, err := execAs(t, c, "one", "85", "whoami"); err == nil || !strings.Contains(err.Error(), "has this number as the name") {
+		if got, err := execAs(t, c, "one", "85", "whoami"); err == nil ||
+			!strings.Contains(err.Error(), "has this number as the name") {
 			t.Errorf("a command as a number that is a name sees %q: %v", got, err)
 		}
 		if got, err := execAs(t, c, "one", "other", "whoami"); err != nil || !strings.HasPrefix(got, "83 84") {
@@ -92,14 +96,16 @@ func (e *ceaseless) Read(p []byte) (int, error) {
 // A command that does not read its input ends with its client, and takes signals.
 func TestExecOfWhatDoesNotRead(t *testing.T) {
 	v := newVictim(t, "")
-	if _, err := v.c.Start(t.Context(), client.TaskSpec{ID: "one", Owner: "cli", Image: v.image(testimage.Spec{})}); err != nil {
+	if _, err := v.c.Start(t.Context(), client.TaskSpec{ID: "one", Owner: "cli",
+		Image: v.image(testimage.Spec{})}); err != nil {
 		t.Fatal(err)
 	}
 	spec := client.ExecSpec{Args: []string{"/bin/prog", "inside"}}
 	ctx, leave := context.WithCancel(t.Context())
 	full := make(chan struct{})
 	go func() { <-full; leave() }()
-	if e, err := v.c.Exec(ctx, "one", spec, client.ExecIO{Stdin: &ceaseless{full: full}, Stdout: io.Discard, Stderr: io.Discard}); err == nil {
+	if e, err := v.c.Exec(ctx, "one", spec, client.ExecIO{Stdin: &ceaseless{full: full}, Stdout: io.Discard,
+		Stderr: io.Discard}); err == nil {
 		t.Errorf("it ended by itself: %+v", e)
 	}
 	testconsul.Await(t, "the end of the command", func() error {
@@ -117,7 +123,8 @@ func TestExecOfWhatDoesNotRead(t *testing.T) {
 			signals <- "TERM"
 		}
 	}()
-	e, err := v.c.Exec(t.Context(), "one", spec, client.ExecIO{Stdin: io.LimitReader(&ceaseless{}, 256<<10), Stdout: in, Stderr: io.Discard, Signals: signals})
+	e, err := v.c.Exec(t.Context(), "one", spec, client.ExecIO{Stdin: io.LimitReader(&ceaseless{}, 256<<10), Stdout: in,
+		Stderr: io.Discard, Signals: signals})
 	if err != nil || e.Code != 3 {
 		t.Errorf("signalled: %+v %v", e, err)
 	}
@@ -139,7 +146,8 @@ func TestDaemonStartedWithAnotherUmask(t *testing.T) {
 			c, _ := daemonAt(t, dir, fmt.Sprintf("storage { driver = %q }\npermit { mounts = [\"tmpfs\"] }", driver))
 			ctx, id := t.Context(), fmt.Sprintf("umask-%s-%d", driver, os.Getpid())
 			var out bytes.Buffer
-			_, err := c.Start(ctx, client.TaskSpec{ID: id, Owner: "cli", Image: archive(t, greeting), User: "1234:1234", WorkDir: "/srv/made",
+			_, err := c.Start(ctx, client.TaskSpec{ID: id, Owner: "cli", Image: archive(t, greeting), User: "1234:1234",
+				WorkDir:    "/srv/made",
 				Parameters: map[string]string{"GREETING": "world"},
 				Volumes:    []client.Mount{{Type: "tmpfs", Target: "/srv/made/deep", Options: "size=1m"}}})
 			if err != nil {
@@ -148,7 +156,8 @@ func TestDaemonStartedWithAnotherUmask(t *testing.T) {
 			if err := awaitLog(c, id); err != nil {
 				t.Fatal(err)
 			}
-			if e, err := c.Exec(ctx, id, client.ExecSpec{Args: []string{"/bin/prog", "echo"}, WorkDir: "/srv/made/deep"},
+			if e, err := c.Exec(ctx, id, client.ExecSpec{Args: []string{"/bin/prog", "echo"},
+				WorkDir: "/srv/made/deep"},
 				client.ExecIO{Stdout: &out, Stderr: &out}); err != nil || e.Code != 4 {
 				t.Errorf("exec: %+v %v", e, err)
 			}

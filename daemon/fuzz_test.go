@@ -25,7 +25,8 @@ func inProcess(t testing.TB) *Daemon {
 	t.Helper()
 	dir := t.TempDir()
 	conf := filepath.Join(dir, "freejail.hcl")
-	if err := os.WriteFile(conf, []byte("state_dir = \""+filepath.Join(dir, "state")+"\"\nsocket = \""+filepath.Join(dir, "s")+"\"\n"), 0o600); err != nil {
+	if err := os.WriteFile(conf, []byte("state_dir = \""+filepath.Join(dir, "state")+"\"\nsocket = \""+
+		filepath.Join(dir, "s")+"\"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	cfg, err := host.LoadConfig(conf)
@@ -41,7 +42,8 @@ func inProcess(t testing.TB) *Daemon {
 			t.Error(err)
 		}
 	})
-	if err := errors.Join(d.tasks.Read(t.Context()), d.tasks.Recover(t.Context())); err != nil { // until then requests are held
+	// until then requests are held
+	if err := errors.Join(d.tasks.Read(t.Context()), d.tasks.Recover(t.Context())); err != nil {
 		t.Fatal(err)
 	}
 	return d
@@ -50,7 +52,8 @@ func inProcess(t testing.TB) *Daemon {
 // requests are the routes with the fields of their bodies and queries.
 var requests = []struct{ method, path, query, body string }{
 	{"GET", "/v1/info", "", ""},
-	{"POST", "/v1/tasks", "", `{"id":"one","owner":"nomad","image":"prog","env":{"A":"b"},"pull_timeout":1000,"ports":{"http":{"port":80}},"volumes":[{"source":"/a","target":"/b"}],"wants":{"allow":["raw_sockets"]},"limits":{"memory_bytes":1},"service":{}}`},
+	{"POST", "/v1/tasks", "",
+		`{"id":"one","owner":"nomad","image":"prog","env":{"A":"b"},"pull_timeout":1000,"ports":{"http":{"port":80}},"volumes":[{"source":"/a","target":"/b"}],"wants":{"allow":["raw_sockets"]},"limits":{"memory_bytes":1},"service":{}}`},
 	{"GET", "/v1/tasks", "", ""},
 	{"GET", "/v1/tasks/one", "", ""},
 	{"GET", "/v1/tasks/one/wait", "", ""},
@@ -89,8 +92,10 @@ var requests = []struct{ method, path, query, body string }{
 func ask(h http.Handler, method, path, query, body string) *httptest.ResponseRecorder {
 	ctx, gone := context.WithCancel(context.Background())
 	gone()
-	r := (&http.Request{Method: method, URL: &url.URL{Path: path, RawQuery: query}, Header: http.Header{"Upgrade": {client.ExecProtocol}}, Host: "freejail",
-		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Body: io.NopCloser(strings.NewReader(body)), ContentLength: int64(len(body))}).WithContext(ctx)
+	r := (&http.Request{Method: method, URL: &url.URL{Path: path, RawQuery: query},
+		Header: http.Header{"Upgrade": {client.ExecProtocol}}, Host: "freejail",
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Body: io.NopCloser(strings.NewReader(body)),
+		ContentLength: int64(len(body))}).WithContext(ctx)
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, r)
 	return w
@@ -100,7 +105,8 @@ func ask(h http.Handler, method, path, query, body string) *httptest.ResponseRec
 func refused(t *testing.T, w *httptest.ResponseRecorder, what, want string) {
 	t.Helper()
 	var e client.Error
-	if err := json.Unmarshal(w.Body.Bytes(), &e); err != nil || w.Code != http.StatusBadRequest || !strings.Contains(e.Message, want) {
+	if err := json.Unmarshal(w.Body.Bytes(), &e); err != nil || w.Code != http.StatusBadRequest ||
+		!strings.Contains(e.Message, want) {
 		t.Errorf("%s: %d %s, want an error with %q", what, w.Code, w.Body, want)
 	}
 }
@@ -117,7 +123,8 @@ func TestNothingOfARequestIsPassedOver(t *testing.T) {
 			refused(t, ask(h, a.method, a.path, a.query+"&"+name+"=x", a.body), what, "twice")
 		}
 		if strings.Contains(a.query, "=true") || strings.Contains(a.query, "=false") {
-			refused(t, ask(h, a.method, a.path, strings.NewReplacer("=true", "=yes", "=false", "=no").Replace(a.query), a.body), what, "neither true nor false")
+			refused(t, ask(h, a.method, a.path, strings.NewReplacer("=true", "=yes", "=false", "=no").Replace(a.query),
+				a.body), what, "neither true nor false")
 		}
 		if a.body == "" || strings.Contains(a.path, "/one/exec") || strings.Contains(a.path, "exports") {
 			continue // the task, and the exports, are looked for first
@@ -148,13 +155,15 @@ func FuzzRequest(f *testing.F) {
 		if strings.Contains(path, "upgrade") || !strings.HasPrefix(path, "/") {
 			path = a.path
 		}
-		if a.path == "/v1/upgrade" || strings.Contains(query, "ref=%2F") || strings.Contains(query, "ref=/") || strings.Contains(body, `:"/`) {
+		if a.path == "/v1/upgrade" || strings.Contains(query, "ref=%2F") || strings.Contains(query, "ref=/") ||
+			strings.Contains(body, `:"/`) {
 			return // files of this host are not what is tried
 		}
 		w := ask(h, a.method, path, query, body)
 		if w.Code >= 400 && w.Header().Get("Content-Type") == "application/json" {
 			var e client.Error
-			if err := json.Unmarshal(w.Body.Bytes(), &e); err != nil || e.Code == "" || e.Message == "" || api.StatusOf[e.Code] != w.Code {
+			if err := json.Unmarshal(w.Body.Bytes(), &e); err != nil || e.Code == "" || e.Message == "" ||
+				api.StatusOf[e.Code] != w.Code {
 				t.Fatalf("%s %s?%s: %d %q", a.method, path, query, w.Code, w.Body)
 			}
 		}

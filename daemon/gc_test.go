@@ -20,7 +20,8 @@ func TestGCForgetsImagesByPath(t *testing.T) {
 	dir := shortDir(t)
 	c, _ := daemonAt(t, dir, "gc {\n  older = \"0s\"\n}\n")
 	path, ctx := archive(t, greeting), t.Context()
-	if _, err := c.Start(ctx, client.TaskSpec{ID: "one", Owner: "nomad", Image: path, Parameters: map[string]string{"GREETING": "world"}}); err != nil {
+	if _, err := c.Start(ctx, client.TaskSpec{ID: "one", Owner: "nomad", Image: path,
+		Parameters: map[string]string{"GREETING": "world"}}); err != nil {
 		t.Fatal(err)
 	}
 	short, tiny := time.Nanosecond, int64(1)
@@ -85,12 +86,14 @@ func TestGCBesideStarts(t *testing.T) {
 		starting.Go(func() {
 			for n := range 8 {
 				id := fmt.Sprintf("w%d-%d", worker, n)
-				if _, err := c.Start(ctx, client.TaskSpec{ID: id, Owner: "nomad", Image: path, Parameters: map[string]string{"GREETING": "x"}}); err != nil {
+				if _, err := c.Start(ctx, client.TaskSpec{ID: id, Owner: "nomad", Image: path,
+					Parameters: map[string]string{"GREETING": "x"}}); err != nil {
 					t.Errorf("start: %v", err)
 					continue
 				}
 				list, err := c.Images(ctx)
-				if err != nil || len(list) != 1 || !slices.Contains(list[0].Tasks, id) || list[0].Unpacked == 0 || list[0].Size == 0 {
+				if err != nil || len(list) != 1 || !slices.Contains(list[0].Tasks, id) || list[0].Unpacked == 0 ||
+					list[0].Size == 0 {
 					t.Errorf("while %s runs the images are %+v, %v", id, list, err)
 				}
 				if err := c.Destroy(ctx, id, true); err != nil {
@@ -121,7 +124,8 @@ func TestGCKeepsWhatRunsWithoutAName(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Start(ctx, client.TaskSpec{ID: "one", Owner: "nomad", Image: "web", Parameters: map[string]string{"GREETING": "x"}}); err != nil {
+	if _, err := c.Start(ctx, client.TaskSpec{ID: "one", Owner: "nomad", Image: "web",
+		Parameters: map[string]string{"GREETING": "x"}}); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.RemoveImage(ctx, "web"); err != nil {
@@ -168,7 +172,8 @@ func TestAnUnreadableImageStopsNothing(t *testing.T) {
 		}
 	}
 	list, err := c.Images(ctx)
-	if err != nil || len(list) != 2 || list[0].Name != "good" || list[0].Problem != "" || list[1].Digest != digests["old"] {
+	if err != nil || len(list) != 2 || list[0].Name != "good" || list[0].Problem != "" ||
+		list[1].Digest != digests["old"] {
 		t.Fatalf("the list is %+v, %v", list, err)
 	}
 	told("the list", list[1].Problem)

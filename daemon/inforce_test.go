@@ -51,7 +51,8 @@ func TestHostFileThatCannotBeRead(t *testing.T) {
 	if err := d.follower.Reload(); err == nil {
 		t.Error("who asks for it is told again")
 	}
-	if err := errors.Join(os.Remove(d.cfg.Path), os.WriteFile(d.cfg.Path, append(was, "default_registry = \"new.example\"\n"...), 0o600)); err != nil {
+	if err := errors.Join(os.Remove(d.cfg.Path),
+		os.WriteFile(d.cfg.Path, append(was, "default_registry = \"new.example\"\n"...), 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	if ref, _, err := d.inForce().Reference("x"); err != nil || ref.Host != "new.example" {
@@ -69,7 +70,8 @@ func TestTasksVanishDuringGC(t *testing.T) {
 	path := archive(t, greeting)
 	for i := range 30 {
 		id := fmt.Sprintf("g%d-%d", os.Getpid(), i)
-		if _, err := c.Start(t.Context(), client.TaskSpec{ID: id, Owner: "cli", Image: path, Args: []string{"echo"}, Parameters: map[string]string{"GREETING": "x"}}); err != nil {
+		if _, err := c.Start(t.Context(), client.TaskSpec{ID: id, Owner: "cli", Image: path, Args: []string{"echo"},
+			Parameters: map[string]string{"GREETING": "x"}}); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := c.Wait(t.Context(), id); err != nil {
@@ -101,7 +103,8 @@ func TestShutDownDuringAStart(t *testing.T) {
 			t.Setenv("FREEJAIL_FAULT_POINT", point+"="+fifo)
 			c, stop := daemonAt(t, dir, "")
 			go func() {
-				_, _ = c.Start(t.Context(), client.TaskSpec{ID: id, Owner: "cli", Image: archive(t, greeting), Parameters: map[string]string{"GREETING": "x"}})
+				_, _ = c.Start(t.Context(), client.TaskSpec{ID: id, Owner: "cli", Image: archive(t, greeting),
+					Parameters: map[string]string{"GREETING": "x"}})
 			}()
 			w, err := os.OpenFile(fifo, os.O_WRONLY, 0)
 			if err != nil {

@@ -40,7 +40,8 @@ func leftOnHost(t *testing.T, dir, prefix string) string {
 }
 
 func rctlRules(t *testing.T) []string {
-	if out, err := exec.Command("sysctl", "-n", "kern.racct.enable").Output(); err != nil || !bytes.HasPrefix(out, []byte("1")) {
+	if out, err := exec.Command("sysctl", "-n", "kern.racct.enable").Output(); err != nil ||
+		!bytes.HasPrefix(out, []byte("1")) {
 		return nil
 	}
 	return lines(t, "rctl")

@@ -92,13 +92,15 @@ func (n *numbered) told(t *testing.T, what string, all, ofFile int) {
 	t.Helper()
 	if len(n.wrong) > 0 || n.missing != n.skipped*ofFile || n.blank != 0 || n.skipped > 0 && ofFile == 0 ||
 		len(n.part) > 0 || n.last != all-1 {
-		t.Errorf("%s: %d lines from %d to %d of %d, %d missing, %d bytes left, wrong: %.5q", what, n.lines, n.first, n.last, all, n.missing, len(n.part), n.wrong)
+		t.Errorf("%s: %d lines from %d to %d of %d, %d missing, %d bytes left, wrong: %.5q", what, n.lines, n.first,
+			n.last, all, n.missing, len(n.part), n.wrong)
 	}
 }
 
 func startLines(t *testing.T, c *client.Client, n int) {
 	t.Helper()
-	if _, err := c.Start(t.Context(), client.TaskSpec{ID: "one", Owner: "cli", Image: archive(t, `{"schemaVersion":1}`), Command: "lines", Args: []string{strconv.Itoa(n)}}); err != nil {
+	if _, err := c.Start(t.Context(), client.TaskSpec{ID: "one", Owner: "cli", Image: archive(t, `{"schemaVersion":1}`),
+		Command: "lines", Args: []string{strconv.Itoa(n)}}); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -19,7 +19,8 @@ const testMemory = 64 << 20 // bytes
 func TestFileSystemsInMemoryAreBounded(t *testing.T) {
 	dir := shortDir(t)
 	c, _ := daemonAt(t, dir, "permit { mounts = [\"tmpfs\"] }")
-	path, err := testimage.Write(t.Context(), t.TempDir(), testimage.Spec{Name: "fill", Cmd: []string{"fill", "memory"}, Manifest: `{"schemaVersion":1}`})
+	path, err := testimage.Write(t.Context(), t.TempDir(), testimage.Spec{Name: "fill", Cmd: []string{"fill", "memory"},
+		Manifest: `{"schemaVersion":1}`})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,8 +30,10 @@ func TestFileSystemsInMemoryAreBounded(t *testing.T) {
 	}
 	for _, limit := range []int64{testMemory, 0} {
 		id := fmt.Sprintf("mem%d-%d", limit, os.Getpid())
-		task, err := c.Start(t.Context(), client.TaskSpec{ID: id, Owner: "cli", Image: path, Limits: client.Limits{MemoryBytes: limit},
-			Volumes: []client.Mount{{Type: "tmpfs", Target: "/mem/1"}, {Type: "tmpfs", Target: "/mem/2"}, {Type: "tmpfs", Target: "/own", Options: "size=1m"}}})
+		task, err := c.Start(t.Context(), client.TaskSpec{ID: id, Owner: "cli", Image: path,
+			Limits: client.Limits{MemoryBytes: limit},
+			Volumes: []client.Mount{{Type: "tmpfs", Target: "/mem/1"}, {Type: "tmpfs", Target: "/mem/2"},
+				{Type: "tmpfs", Target: "/own", Options: "size=1m"}}})
 		if err != nil {
 			t.Fatal(err)
 		}

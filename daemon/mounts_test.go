@@ -12,11 +12,13 @@ import (
 
 // What an image makes of a target by a link is judged too.
 func TestALinkLeadsNoMountRoundTheDenies(t *testing.T) {
-	v := newVictim(t, "permit {\n  mounts = [\"tmpfs\"]\n  users = [\"root\"]\n}\ndeny {\n  mounts = [\"tmpfs:/etc\"]\n}\n")
+	v := newVictim(t, "permit {\n  mounts = [\"tmpfs\"]\n  users = [\"root\"]\n}\ndeny {\n  mounts = "+
+		"[\"tmpfs:/etc\"]\n}\n")
 	image := v.image(testimage.Spec{Name: "links", Cmd: []string{"inside"}, Manifest: `{"schemaVersion":1}`,
 		Links: map[string]string{"/x": "etc", "/y": "var"}})
 	at := func(target string) client.TaskSpec {
-		return client.TaskSpec{Image: image, Volumes: []client.Mount{{Type: "tmpfs", Target: target, Options: "size=65536"}}}
+		return client.TaskSpec{Image: image,
+			Volumes: []client.Mount{{Type: "tmpfs", Target: target, Options: "size=65536"}}}
 	}
 	v.refuses(at("/etc"), "denied")
 	v.refuses(at("/x"), "denied")
@@ -53,8 +55,10 @@ func TestMountsWithinMounts(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, storage := range []string{"", "readonly"} {
-		task, err := c.Start(t.Context(), client.TaskSpec{ID: "one", Owner: "cli", Image: archive(t, `{"schemaVersion":1}`), Storage: storage,
-			Volumes: []client.Mount{{Source: dir + "/srv/inner", Target: "/data/in"}, {Source: dir + "/srv/outer", Target: "/data"}}})
+		task, err := c.Start(t.Context(), client.TaskSpec{ID: "one", Owner: "cli",
+			Image: archive(t, `{"schemaVersion":1}`), Storage: storage,
+			Volumes: []client.Mount{{Source: dir + "/srv/inner", Target: "/data/in"},
+				{Source: dir + "/srv/outer", Target: "/data"}}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -12,7 +12,8 @@ import (
 // is denied to a name or required of it holds for its content by path and digest.
 func TestOneContentByAllItsNames(t *testing.T) {
 	dir := shortDir(t)
-	const permit = "permit {\n  images = [\"web\", \"prod/**\"]\n  ports = [\"8080\"]\n}\npermit {\n  images = [\"file/**\"]\n  ports = [\"8080\"]\n}\n"
+	const permit = "permit {\n  images = [\"web\", \"prod/**\"]\n  ports = [\"8080\"]\n}\npermit {\n  images = " +
+		"[\"file/**\"]\n  ports = [\"8080\"]\n}\n"
 	const manifest = `{"schemaVersion":1,"parameters":[{"name":"GREETING"}],"ports":[{"name":"http","port":8080}]}`
 	c, stop := daemonAt(t, dir, "permit {\n  images = [\"web\"]\n  ports = [\"8080\"]\n}\n")
 	path := archive(t, manifest)

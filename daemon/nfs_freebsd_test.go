@@ -20,7 +20,8 @@ import (
 	"github.com/freejail/freejail/internal/testnfs"
 )
 
-var nfsImage = testimage.Spec{Name: "prog", Manifest: `{"schemaVersion":1}`, Cmd: []string{"inside"}, Files: map[string]string{"/etc/passwd": "root::0:0::/root:/bin/sh\n"}}
+var nfsImage = testimage.Spec{Name: "prog", Manifest: `{"schemaVersion":1}`, Cmd: []string{"inside"},
+	Files: map[string]string{"/etc/passwd": "root::0:0::/root:/bin/sh\n"}}
 
 func nfsArchive(t *testing.T) string {
 	t.Helper()
@@ -51,7 +52,8 @@ func startNFS(t *testing.T, c *client.Client, id, image string) *client.Task {
 func writes(t *testing.T, c *client.Client, id, path string, want syscall.Errno) {
 	t.Helper()
 	var out bytes.Buffer
-	e, err := c.Exec(inTime(t), id, client.ExecSpec{Args: []string{"/bin/prog", "write", path}}, client.ExecIO{Stdout: &out, Stderr: &out})
+	e, err := c.Exec(inTime(t), id, client.ExecSpec{Args: []string{"/bin/prog", "write", path}},
+		client.ExecIO{Stdout: &out, Stderr: &out})
 	if err != nil || !e.Known || syscall.Errno(e.Code) != want {
 		t.Errorf("%s writes %s: %+v %v, want %d (%v)\n%s", id, path, e, err, want, want, out.String())
 	}
@@ -127,7 +129,8 @@ func TestNFSRoot(t *testing.T) {
 	h := startNFSHost(t)
 	digest := h.image(nfsArchive(t))
 	for _, v := range []struct{ name, more string }{
-		{"version 4", ""}, {"version 4.0", "minor_version = 0\n"}, {"version 4.2", "minor_version = 2\n  nconnect = 2\n  read_size = \"64KiB\"\n"},
+		{"version 4", ""}, {"version 4.0", "minor_version = 0\n"},
+		{"version 4.2", "minor_version = 2\n  nconnect = 2\n  read_size = \"64KiB\"\n"},
 		{"version 3", "version = 3\n"}, {"copies", "copy = true\n"}, {"local upper", "upper = \"local\"\n"},
 	} {
 		t.Run(v.name, func(t *testing.T) {
@@ -226,11 +229,13 @@ func TestNFSPolicy(t *testing.T) {
 	dir := shortDir(t)
 	c, _ := h.client(dir, "")
 	want := client.TaskSpec{ID: "one", Owner: "cli", Image: "greedy", Storage: "nfs"}
-	if _, err := c.Start(inTime(t), want); !client.IsRefused(err) || !strings.Contains(err.Error(), "allow.raw_sockets") {
+	if _, err := c.Start(inTime(t), want); !client.IsRefused(err) || !strings.Contains(err.Error(),
+		"allow.raw_sockets") {
 		t.Errorf("not refused: %v", err)
 	}
 	clean(t, c, dir)
-	if _, err := c.Approve(inTime(t), client.ApproveRequest{Image: "greedy@" + digest, Requests: []string{"allow:raw_sockets"}, Why: "a test"}); err != nil {
+	if _, err := c.Approve(inTime(t), client.ApproveRequest{Image: "greedy@" + digest,
+		Requests: []string{"allow:raw_sockets"}, Why: "a test"}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := c.Start(inTime(t), want); err != nil {
@@ -241,7 +246,8 @@ func TestNFSPolicy(t *testing.T) {
 	// Without a permit for roots over NFS a job cannot choose one.
 	other := shortDir(t)
 	strict, _ := daemonAt(t, other, "nfs {\n  servers = [\""+testnfs.URL+"\"]\n}\n")
-	if _, err := strict.Start(inTime(t), client.TaskSpec{ID: "one", Owner: "cli", Image: "greedy", Storage: "nfs"}); !client.IsRefused(err) || !strings.Contains(err.Error(), "over NFS") {
+	if _, err := strict.Start(inTime(t), client.TaskSpec{ID: "one", Owner: "cli", Image: "greedy",
+		Storage: "nfs"}); !client.IsRefused(err) || !strings.Contains(err.Error(), "over NFS") {
 		t.Errorf("not refused: %v", err)
 	}
 	clean(t, strict, other)
@@ -279,7 +285,8 @@ func TestNFSAwayAndBack(t *testing.T) {
 	digest := h.image(nfsArchive(t))
 	dir := shortDir(t)
 	c, _ := h.client(dir, "")
-	for name, away := range map[string][2]func() error{"packets vanish": {h.Unplug, h.Plug}, "nfsd is stopped": {h.StopNFSD, h.StartNFSD}} {
+	for name, away := range map[string][2]func() error{"packets vanish": {h.Unplug, h.Plug},
+		"nfsd is stopped": {h.StopNFSD, h.StartNFSD}} {
 		t.Run(name, func(t *testing.T) {
 			one := startNFS(t, c, "one", digest)
 			began := time.Now()
@@ -318,17 +325,20 @@ func nobodyWaits(t *testing.T, c *client.Client) {
 		t.Error(err)
 	}
 	var out bytes.Buffer
-	if err := c.Metrics(inTime(t), &out); err != nil || !strings.Contains(out.String(), `freejail_nfs_mounts{health="away"} 1`) {
+	if err := c.Metrics(inTime(t), &out); err != nil || !strings.Contains(out.String(),
+		`freejail_nfs_mounts{health="away"} 1`) {
 		t.Errorf("metrics: %v\n%s", err, out.String())
 	}
-	if _, err := c.Exec(inTime(t), "one", client.ExecSpec{Args: []string{"/bin/prog", "echo"}}, client.ExecIO{Stdout: &out, Stderr: &out}); err == nil {
+	if _, err := c.Exec(inTime(t), "one", client.ExecSpec{Args: []string{"/bin/prog", "echo"}},
+		client.ExecIO{Stdout: &out, Stderr: &out}); err == nil {
 		t.Error("a program was started from a server that is away")
 	}
 	local, err := c.Start(inTime(t), client.TaskSpec{ID: "local", Owner: "cli", Image: nfsArchive(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if e, err := c.Exec(inTime(t), "local", client.ExecSpec{Args: []string{"/bin/prog", "echo"}}, client.ExecIO{Stdout: &out, Stderr: &out}); err != nil || e.Code != 4 {
+	if e, err := c.Exec(inTime(t), "local", client.ExecSpec{Args: []string{"/bin/prog", "echo"}},
+		client.ExecIO{Stdout: &out, Stderr: &out}); err != nil || e.Code != 4 {
 		t.Errorf("another task: %+v %v", e, err)
 	}
 	if local.Storage == "nfs" {

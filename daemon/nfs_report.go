@@ -21,7 +21,8 @@ func (d *Daemon) checkNFS(ctx context.Context, c *host.Checks) {
 	wg.Wait()
 	for i, s := range servers {
 		if answers[i] != nil {
-			c.Bad("nfs server", fmt.Sprintf("%s: %v", s, answers[i]), "on the server: freejail doctor; freejail export --list")
+			c.Bad("nfs server", fmt.Sprintf("%s: %v", s, answers[i]),
+				"on the server: freejail doctor; freejail export --list")
 		} else {
 			c.OK("nfs server", s.String())
 		}

@@ -43,7 +43,8 @@ func startNFSHostOn(t *testing.T, dataset string) *nfsHost {
 	})
 	dir := shortDir(t)
 	h := &nfsHost{Server: s, t: t, file: filepath.Join(dir, "exports")}
-	h.exporter, _ = daemonAt(t, dir, fmt.Sprintf("nfs {\n  export {\n    dir = %q\n    zfs_dataset = %q\n    clients = [%q]\n    exports_file = %q\n  }\n}\n", s.Roots, dataset, testnfs.Network, h.file))
+	h.exporter, _ = daemonAt(t, dir, fmt.Sprintf("nfs {\n  export {\n    dir = %q\n    zfs_dataset = %q\n    clients "+
+		"= [%q]\n    exports_file = %q\n  }\n}\n", s.Roots, dataset, testnfs.Network, h.file))
 	return h
 }
 
@@ -69,7 +70,8 @@ func (h *nfsHost) image(path string) string {
 // client runs a daemon that trusts the server.
 func (h *nfsHost) client(dir, more string) (*client.Client, func(os.Signal)) {
 	h.t.Helper()
-	return daemonAt(h.t, dir, fmt.Sprintf("permit {\n  nfs = true\n}\nnfs {\n  servers = [%q]\n  timeout = \"5s\"\n  every = \"500ms\"\n  keep = \"0s\"\n%s}\n", testnfs.URL, more))
+	return daemonAt(h.t, dir, fmt.Sprintf("permit {\n  nfs = true\n}\nnfs {\n  servers = [%q]\n  timeout = \"5s\"\n  "+
+		"every = \"500ms\"\n  keep = \"0s\"\n%s}\n", testnfs.URL, more))
 }
 
 // noSetuid wants a mount whose set-uid programs have no effect.

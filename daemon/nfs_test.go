@@ -35,7 +35,8 @@ func deaf(t *testing.T) string {
 // What has no root is told, by the reason, and nothing is left.
 func TestNFSRefusals(t *testing.T) {
 	dir, server := shortDir(t), deaf(t)
-	c, _ := daemonAt(t, dir, fmt.Sprintf("permit {\n  nfs = true\n}\nnfs {\n  servers = [%q]\n  timeout = \"1s\"\n}\n", server))
+	c, _ := daemonAt(t, dir, fmt.Sprintf("permit {\n  nfs = true\n}\nnfs {\n  servers = [%q]\n  timeout = \"1s\"\n}\n",
+		server))
 	sum := "sha256:" + strings.Repeat("ab", 32)
 	for _, test := range []struct {
 		image, storage, code, want string
@@ -50,7 +51,8 @@ func TestNFSRefusals(t *testing.T) {
 		{"web@sha256:ab", "nfs", client.CodeInvalid, "invalid checksum digest length"},
 		{"", "nfs", client.CodeInvalid, "no image given"},
 	} {
-		_, err := c.Start(t.Context(), client.TaskSpec{ID: "bad", Owner: "cli", Image: test.image, Storage: test.storage})
+		_, err := c.Start(t.Context(), client.TaskSpec{ID: "bad", Owner: "cli", Image: test.image,
+			Storage: test.storage})
 		if e := client.AsError(err); err == nil || e.Code != test.code || !strings.Contains(e.Message, test.want) {
 			t.Errorf("%s of %s: %v, want %s with %q", test.image, test.storage, err, test.code, test.want)
 		}
@@ -67,7 +69,8 @@ func TestNFSRefusals(t *testing.T) {
 	for _, ch := range checks {
 		told[ch.Name] += ch.Status + " " + ch.Detail
 	}
-	if !strings.Contains(told["nfs server"], "error") || (nfsroot.ClientMissing() != "") != strings.Contains(told["nfs"], "error") {
+	if !strings.Contains(told["nfs server"], "error") ||
+		(nfsroot.ClientMissing() != "") != strings.Contains(told["nfs"], "error") {
 		t.Errorf("doctor: %q, %q", told["nfs server"], told["nfs"])
 	}
 }

@@ -11,7 +11,8 @@ import (
 func TestImageInTheFormOfFreeBSDs(t *testing.T) {
 	dir := shortDir(t)
 	c, _ := daemonAt(t, dir, "")
-	path, err := testimage.WriteOfficial(t.Context(), t.TempDir(), testimage.Spec{Name: "15.0-RELEASE-amd64-static", Cmd: []string{"inside"}})
+	path, err := testimage.WriteOfficial(t.Context(), t.TempDir(), testimage.Spec{Name: "15.0-RELEASE-amd64-static",
+		Cmd: []string{"inside"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -19,7 +20,8 @@ func TestImageInTheFormOfFreeBSDs(t *testing.T) {
 	if err != nil || len(img.Requests) > 0 {
 		t.Fatalf("%+v %v", img, err)
 	}
-	task, err := c.Start(t.Context(), client.TaskSpec{ID: "one", Owner: "cli", Image: path, Env: map[string]string{"GREETING": "FreeBSD"}})
+	task, err := c.Start(t.Context(), client.TaskSpec{ID: "one", Owner: "cli", Image: path,
+		Env: map[string]string{"GREETING": "FreeBSD"}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -54,7 +54,8 @@ func TestOtherUsersAreRefused(t *testing.T) {
 	if err := os.Chmod(socket, 0o777); err != nil { // as an operator may by mistake
 		t.Fatal(err)
 	}
-	if got := asked(t, socket, nobody); !strings.Contains(got, "only root may talk to the freejail daemon, not uid 65534") {
+	if got := asked(t, socket, nobody); !strings.Contains(got,
+		"only root may talk to the freejail daemon, not uid 65534") {
 		t.Errorf("another user hears %q", got)
 	}
 	if got := asked(t, socket, nil); got != "answer: <nil>\n" {
@@ -80,11 +81,13 @@ func TestChrootsAreRefused(t *testing.T) {
 func TestJailsAreRefused(t *testing.T) {
 	dir := shortDir(t)
 	c, _ := daemonAt(t, dir, "permit {\n  mounts = [\"nullfs:"+dir+"\"]\n}\n")
-	path, err := testimage.Write(t.Context(), t.TempDir(), testimage.Spec{Name: "prog", Cmd: []string{"ask", "/host/s"}})
+	path, err := testimage.Write(t.Context(), t.TempDir(),
+		testimage.Spec{Name: "prog", Cmd: []string{"ask", "/host/s"}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Start(t.Context(), client.TaskSpec{ID: "one", Owner: "cli", Image: path, Volumes: []client.Mount{{Source: dir, Target: "/host"}}}); err != nil {
+	if _, err := c.Start(t.Context(), client.TaskSpec{ID: "one", Owner: "cli", Image: path,
+		Volumes: []client.Mount{{Source: dir, Target: "/host"}}}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := c.Wait(t.Context(), "one"); err != nil {

@@ -16,7 +16,8 @@ func TestOnePortOfTwoAddresses(t *testing.T) {
 	c, stop := daemonAt(t, dir, permit)
 	path := archive(t, `{"schemaVersion":1,"ports":[{"name":"web","port":8080}]}`)
 	start := func(id, address string) error {
-		_, err := c.Start(t.Context(), client.TaskSpec{ID: id, Owner: "cli", Image: path, Ports: map[string]client.PortBinding{"web": {Address: address, Port: 8080}}})
+		_, err := c.Start(t.Context(), client.TaskSpec{ID: id, Owner: "cli", Image: path,
+			Ports: map[string]client.PortBinding{"web": {Address: address, Port: 8080}}})
 		return err
 	}
 	second := map[string]string{"linux": "127.0.0.2", "freebsd": "::1"}[runtime.GOOS] // that a host has by itself

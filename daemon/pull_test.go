@@ -88,7 +88,8 @@ func (r *remote) push(t *testing.T, password, name string, spec testimage.Spec) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	done, err := c.Copy(t.Context(), registry.Location{Kind: registry.Archive, Path: path}, registry.Location{Kind: registry.Remote, Ref: ref}, registry.CopyOptions{})
+	done, err := c.Copy(t.Context(), registry.Location{Kind: registry.Archive, Path: path},
+		registry.Location{Kind: registry.Remote, Ref: ref}, registry.CopyOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,7 +110,8 @@ func TestPullForATask(t *testing.T) {
 	c, stop := daemonAt(t, dir, r.config("")+fmt.Sprintf("default_registry = %q\n", r.host+"/team"))
 	ctx := t.Context()
 	start := func(id, image string, force bool) (*client.Task, error) {
-		return c.Start(ctx, client.TaskSpec{ID: id, Owner: "nomad", Image: image, ForcePull: force, Parameters: map[string]string{"GREETING": "x"}})
+		return c.Start(ctx, client.TaskSpec{ID: id, Owner: "nomad", Image: image, ForcePull: force,
+			Parameters: map[string]string{"GREETING": "x"}})
 	}
 	name := r.host + "/team/prog:1"
 	task, err := start("one", name, false)
@@ -123,7 +125,8 @@ func TestPullForATask(t *testing.T) {
 		image  string
 		force  bool
 		digest string
-	}{"local": {name, false, first}, "pinned": {r.host + "/team/prog@" + first, false, first}, "short": {"prog:1", false, first}} {
+	}{"local": {name, false, first}, "pinned": {r.host + "/team/prog@" + first, false, first},
+		"short": {"prog:1", false, first}} {
 		if task, err := start(id, want.image, want.force); err != nil || task.Digest != want.digest {
 			t.Errorf("%s: got %+v, %v", id, task, err)
 		}
@@ -166,7 +169,8 @@ func TestPullWithAJobsCredentials(t *testing.T) {
 	r.push(t, password, "private:1", greeter)
 	c, _ := daemonAt(t, dir, r.config(""))
 	ctx := t.Context()
-	spec := client.TaskSpec{ID: "one", Owner: "nomad", Image: r.host + "/private:1", Parameters: map[string]string{"GREETING": "x"}}
+	spec := client.TaskSpec{ID: "one", Owner: "nomad", Image: r.host + "/private:1",
+		Parameters: map[string]string{"GREETING": "x"}}
 	if _, err := c.Start(ctx, spec); err == nil || !strings.Contains(err.Error(), "credentials") {
 		t.Fatalf("without credentials: %v", err)
 	}
@@ -180,10 +184,12 @@ func TestPullWithAJobsCredentials(t *testing.T) {
 		t.Fatalf("got %+v, %v", task, err)
 	}
 	var events strings.Builder
-	if err := c.Events(ctx, 0, false, func(e client.Event) error { fmt.Fprintln(&events, e.Kind, e.Message); return nil }); err != nil {
+	if err := c.Events(ctx, 0, false,
+		func(e client.Event) error { fmt.Fprintln(&events, e.Kind, e.Message); return nil }); err != nil {
 		t.Fatal(err)
 	}
-	if text := events.String(); strings.Contains(text, password) || !strings.Contains(text, "pulling "+spec.Image) || !strings.Contains(text, task.Digest) {
+	if text := events.String(); strings.Contains(text, password) || !strings.Contains(text, "pulling "+spec.Image) ||
+		!strings.Contains(text, task.Digest) {
 		t.Errorf("the events are\n%s", text)
 	}
 	if text := fmt.Sprintf("%v %+v %#v", *spec.Auth, spec, spec.Auth); strings.Contains(text, password) {
@@ -193,7 +199,8 @@ func TestPullWithAJobsCredentials(t *testing.T) {
 		if err != nil || !d.Type().IsRegular() || strings.Contains(p, "/storage/") {
 			return nil
 		}
-		if b, err := os.ReadFile(p); err == nil && strings.Contains(string(b), password) && !strings.Contains(p, "blobs") {
+		if b, err := os.ReadFile(p); err == nil && strings.Contains(string(b), password) &&
+			!strings.Contains(p, "blobs") {
 			t.Errorf("%s has the password in it", p)
 		}
 		return nil
@@ -219,7 +226,8 @@ func TestAPrivateImageIsNotEverybodys(t *testing.T) {
 	good, bad := &client.Auth{Username: "fleet", Password: password}, &client.Auth{Username: "fleet", Password: "guess"}
 	start := func(image, owner string, auth *client.Auth) error {
 		t.Helper()
-		_, err := c.Start(ctx, client.TaskSpec{ID: "private", Owner: owner, Image: image, Auth: auth, Parameters: map[string]string{"GREETING": "x"}})
+		_, err := c.Start(ctx, client.TaskSpec{ID: "private", Owner: owner, Image: image, Auth: auth,
+			Parameters: map[string]string{"GREETING": "x"}})
 		if err == nil {
 			err = c.Destroy(ctx, "private", true)
 			if err != nil {
@@ -231,7 +239,8 @@ func TestAPrivateImageIsNotEverybodys(t *testing.T) {
 	others := func(when string) {
 		t.Helper()
 		for who, auth := range map[string]*client.Auth{"nobody": nil, "a guesser": bad} {
-			for _, image := range []string{name, "sha256:" + strings.TrimPrefix(digest, "sha256:"), r.host + "/private@" + digest} {
+			for _, image := range []string{name, "sha256:" + strings.TrimPrefix(digest, "sha256:"), r.host +
+				"/private@" + digest} {
 				if err := start(image, "nomad", auth); err == nil || strings.Contains(err.Error(), password) {
 					t.Errorf("%s: %s starts %s: %v", when, who, image, err)
 				}
@@ -293,8 +302,10 @@ func TestDigitsAreNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	hex := strings.TrimPrefix(digest, "sha256:")
-	for image, want := range map[string]string{hex: "a digest is written sha256:", hex[:12]: "a digest is written sha256:", "sha256:" + hex[:12]: "given in full", digest: ""} {
-		_, err := c.Start(ctx, client.TaskSpec{ID: "digits", Owner: "nomad", Image: image, Parameters: map[string]string{"GREETING": "x"}})
+	for image, want := range map[string]string{hex: "a digest is written sha256:",
+		hex[:12]: "a digest is written sha256:", "sha256:" + hex[:12]: "given in full", digest: ""} {
+		_, err := c.Start(ctx, client.TaskSpec{ID: "digits", Owner: "nomad", Image: image,
+			Parameters: map[string]string{"GREETING": "x"}})
 		if err == nil {
 			if derr := c.Destroy(ctx, "digits", true); derr != nil {
 				t.Error(derr)
@@ -325,19 +336,23 @@ func TestOperatorsPull(t *testing.T) {
 	if got, err := c.GC(ctx, client.GCRequest{Older: &tiny}); err != nil || len(got.Images) != 0 {
 		t.Errorf("what an operator has pulled was forgotten: %+v, %v", got, err)
 	}
-	for name, want := range map[string]string{"prog": "names no registry", r.host + "/nothing:1": "no such image", r.host + "/Prog": "not a valid repository name",
+	for name, want := range map[string]string{"prog": "names no registry", r.host + "/nothing:1": "no such image",
+		r.host + "/Prog":  "not a valid repository name",
 		"127.0.0.1:1/x:1": "plain"} {
-		if _, err := c.Pull(ctx, client.PullRequest{Ref: name}, nil); err == nil || !strings.Contains(err.Error(), want) && want != "plain" {
+		if _, err := c.Pull(ctx, client.PullRequest{Ref: name}, nil); err == nil ||
+			!strings.Contains(err.Error(), want) && want != "plain" {
 			t.Errorf("%s: got %v, want %q", name, err, want)
 		}
 	}
-	for image, want := range map[string]string{"prog": "names no registry", "prog@x": "names no registry", r.host + "/x y": "not a valid repository name"} {
+	for image, want := range map[string]string{"prog": "names no registry", "prog@x": "names no registry", r.host +
+		"/x y": "not a valid repository name"} {
 		_, err := c.Start(ctx, client.TaskSpec{ID: "bad", Owner: "nomad", Image: image})
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want %q", image, err, want)
 		}
 	}
-	if _, err := c.Start(ctx, client.TaskSpec{ID: "bad", Owner: "nomad", Image: "prog", ForcePull: true}); err == nil || !strings.Contains(err.Error(), "force_pull") {
+	if _, err := c.Start(ctx, client.TaskSpec{ID: "bad", Owner: "nomad", Image: "prog", ForcePull: true}); err == nil ||
+		!strings.Contains(err.Error(), "force_pull") {
 		t.Errorf("got %v", err)
 	}
 	nothingLeft(t, dir)
@@ -347,11 +362,13 @@ func TestOperatorsPull(t *testing.T) {
 func TestPullTimeout(t *testing.T) {
 	dir, r := shortDir(t), newRemote(t, "")
 	r.push(t, "", "prog:1", greeter)
-	slow := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) { <-req.Context().Done() }))
+	slow := httptest.NewServer(
+		http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) { <-req.Context().Done() }))
 	defer slow.Close()
 	host := strings.TrimPrefix(slow.URL, "http://")
 	c, _ := daemonAt(t, dir, fmt.Sprintf("registry %q {\n  plain_http = true\n}\n", host))
-	_, err := c.Start(t.Context(), client.TaskSpec{ID: "one", Owner: "nomad", Image: host + "/prog:1", PullTimeout: client.Duration(200 * time.Millisecond)})
+	_, err := c.Start(t.Context(), client.TaskSpec{ID: "one", Owner: "nomad", Image: host + "/prog:1",
+		PullTimeout: client.Duration(200 * time.Millisecond)})
 	if err == nil || !strings.Contains(err.Error(), "longer than 200ms") {
 		t.Errorf("got %v", err)
 	}

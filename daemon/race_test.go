@@ -53,13 +53,16 @@ func TestTasksCannotMoveMounts(t *testing.T) {
 	if err := os.WriteFile(dir+"/host/d/file", []byte("the host's"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c, _ := daemonAt(t, dir, strings.ReplaceAll("permit {\n  mounts = [\"nullfs:DIR/srv:rw\", \"tmpfs:/data:size<=64MiB\"]\n}\n", "DIR", dir))
+	c, _ := daemonAt(t, dir, strings.ReplaceAll("permit {\n  mounts = [\"nullfs:DIR/srv:rw\", "+
+		"\"tmpfs:/data:size<=64MiB\"]\n}\n", "DIR", dir))
 	shared := client.Mount{Type: "nullfs", Source: dir + "/srv/shared", Target: "/data"}
-	path, err := testimage.Write(t.Context(), t.TempDir(), testimage.Spec{Name: "flip", Cmd: []string{"flip", "/data", dir + "/host"}})
+	path, err := testimage.Write(t.Context(), t.TempDir(),
+		testimage.Spec{Name: "flip", Cmd: []string{"flip", "/data", dir + "/host"}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Start(t.Context(), client.TaskSpec{ID: "attacker", Owner: "cli", Image: path, Volumes: []client.Mount{shared}}); err != nil {
+	if _, err := c.Start(t.Context(), client.TaskSpec{ID: "attacker", Owner: "cli", Image: path,
+		Volumes: []client.Mount{shared}}); err != nil {
 		t.Fatal(err)
 	}
 	r := racer{t: t, dir: dir, c: c, image: archive(t, `{"schemaVersion":1}`), before: mounts(t, dir)}

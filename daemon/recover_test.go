@@ -44,7 +44,8 @@ func journalOf(t *testing.T, dir, lines string) {
 
 func exited(t *testing.T, id string) string {
 	t.Helper()
-	b, err := json.Marshal(map[string]any{"task": client.Task{Spec: client.TaskSpec{ID: id}, State: client.Exited, Exit: &client.Exit{}}})
+	b, err := json.Marshal(map[string]any{"task": client.Task{Spec: client.TaskSpec{ID: id}, State: client.Exited,
+		Exit: &client.Exit{}}})
 	if err != nil {
 		t.Fatal(err)
 	}

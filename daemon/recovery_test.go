@@ -22,7 +22,8 @@ func TestSlowRecovery(t *testing.T) {
 	path, ctx := archive(t, greeting), t.Context()
 	ids := []string{ofHost("one"), ofHost("two"), ofHost("three")}
 	for _, id := range ids {
-		if _, err := c.Start(ctx, client.TaskSpec{ID: id, Owner: "cli", Image: path, Parameters: map[string]string{"GREETING": "x"}}); err != nil {
+		if _, err := c.Start(ctx, client.TaskSpec{ID: id, Owner: "cli", Image: path,
+			Parameters: map[string]string{"GREETING": "x"}}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -48,7 +49,8 @@ func TestSlowRecovery(t *testing.T) {
 	go func() { _, err := w.Task(ctx, ids[0]); answers <- err }()
 	go func() { _, err := w.Tasks(ctx); answers <- err }()
 	go func() {
-		_, err := w.Exec(ctx, ids[1], client.ExecSpec{Args: []string{"/bin/prog", "echo"}}, client.ExecIO{Stdout: os.Stderr, Stderr: os.Stderr})
+		_, err := w.Exec(ctx, ids[1], client.ExecSpec{Args: []string{"/bin/prog", "echo"}},
+			client.ExecIO{Stdout: os.Stderr, Stderr: os.Stderr})
 		answers <- err
 	}()
 	go func() {

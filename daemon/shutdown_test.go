@@ -26,7 +26,8 @@ func TestShutdown(t *testing.T) {
 	path, ctx := archive(t, greeting), t.Context()
 	start := func(id string, change func(*client.TaskSpec)) {
 		t.Helper()
-		spec := client.TaskSpec{ID: ofHost(id), Owner: "cli", Image: path, Parameters: map[string]string{"GREETING": "x"},
+		spec := client.TaskSpec{ID: ofHost(id), Owner: "cli", Image: path,
+			Parameters:  map[string]string{"GREETING": "x"},
 			StopTimeout: client.Duration(time.Hour)}
 		change(&spec)
 		if _, err := c.Start(ctx, spec); err != nil {
@@ -47,15 +48,18 @@ func TestShutdown(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !slices.Equal(r.Ended, []string{ofHost("deaf"), ofHost("term"), ofHost("usr1")}) || !slices.Equal(r.Killed, []string{ofHost("deaf")}) || len(r.Left) > 0 {
+	if !slices.Equal(r.Ended, []string{ofHost("deaf"), ofHost("term"), ofHost("usr1")}) ||
+		!slices.Equal(r.Killed, []string{ofHost("deaf")}) || len(r.Left) > 0 {
 		t.Errorf("it is said: %+v", r)
 	}
 	ends := func() {
 		t.Helper()
-		for id, want := range map[string]client.Exit{"term": {Code: 3, Host: true}, "usr1": {Code: int(syscall.SIGUSR1), Host: true},
+		for id, want := range map[string]client.Exit{"term": {Code: 3, Host: true}, "usr1": {Code: int(syscall.SIGUSR1),
+			Host: true},
 			"deaf": {Code: 137, Host: true}, "over": {Code: int(syscall.SIGTERM)}} {
 			e, err := c.Wait(ctx, ofHost(id))
-			if err != nil || !e.Known || e.Code != want.Code || e.Host != want.Host || e.Host != strings.Contains(e.Message, "the host was shut down") {
+			if err != nil || !e.Known || e.Code != want.Code || e.Host != want.Host ||
+				e.Host != strings.Contains(e.Message, "the host was shut down") {
 				t.Errorf("%s ended as %+v %v, want %+v", id, e, err, want)
 			}
 		}
@@ -64,7 +68,8 @@ func TestShutdown(t *testing.T) {
 	if left := leftOnHost(t, dir, ofHost("")); left != "" {
 		t.Errorf("left: %s", left)
 	}
-	again := client.TaskSpec{ID: ofHost("again"), Owner: "cli", Image: path, Parameters: map[string]string{"GREETING": "x"}}
+	again := client.TaskSpec{ID: ofHost("again"), Owner: "cli", Image: path,
+		Parameters: map[string]string{"GREETING": "x"}}
 	if _, err := c.Start(ctx, again); err == nil || !strings.Contains(err.Error(), "the host is being shut down") {
 		t.Errorf("a task started on a host that goes down: %v", err)
 	}
@@ -88,7 +93,8 @@ func TestShutdown(t *testing.T) {
 // The limit of a shutdown is that of each task.
 func TestShutdownWithLimit(t *testing.T) {
 	c, _ := daemonAt(t, shortDir(t), "")
-	spec := client.TaskSpec{ID: ofHost("deaf"), Owner: "cli", Image: archive(t, greeting), Parameters: map[string]string{"GREETING": "x"},
+	spec := client.TaskSpec{ID: ofHost("deaf"), Owner: "cli", Image: archive(t, greeting),
+		Parameters: map[string]string{"GREETING": "x"},
 		StopSignal: "SIGURG", StopTimeout: client.Duration(time.Hour)}
 	if _, err := c.Start(t.Context(), spec); err != nil {
 		t.Fatal(err)
@@ -134,7 +140,8 @@ func TestRestartOfTheHost(t *testing.T) {
 	if runtime.GOOS == "linux" {
 		wait = "" // there it is refused
 	}
-	for _, spec := range []client.TaskSpec{{ID: ofHost("one")}, {ID: ofHost("all"), Wait: wait}, {ID: ofHost("lost")}, {ID: ofHost("over")}} {
+	for _, spec := range []client.TaskSpec{{ID: ofHost("one")}, {ID: ofHost("all"), Wait: wait}, {ID: ofHost("lost")},
+		{ID: ofHost("over")}} {
 		spec.Owner, spec.Image, spec.Parameters = "cli", path, map[string]string{"GREETING": "x"}
 		if _, err := c.Start(ctx, spec); err != nil {
 			t.Fatal(err)
@@ -153,7 +160,8 @@ func TestRestartOfTheHost(t *testing.T) {
 	otherBoot(t, dir)
 	c, _ = daemonAt(t, dir, "")
 	for _, id := range []string{"one", "all"} {
-		if e, err := c.Wait(ctx, ofHost(id)); err != nil || e.Known || !e.Host || !strings.Contains(e.Message, "the host was restarted") {
+		if e, err := c.Wait(ctx, ofHost(id)); err != nil || e.Known || !e.Host ||
+			!strings.Contains(e.Message, "the host was restarted") {
 			t.Errorf("%s ended as %+v %v", id, e, err)
 		}
 	}
@@ -162,7 +170,8 @@ func TestRestartOfTheHost(t *testing.T) {
 	}
 	told := map[string]bool{}
 	if err := c.Events(ctx, 0, false, func(e client.Event) error {
-		told[e.Task] = told[e.Task] || e.Kind == "exited" && strings.Contains(e.Message, "the host") && strings.Contains(e.Message, "restarted")
+		told[e.Task] = told[e.Task] || e.Kind == "exited" && strings.Contains(e.Message, "the host") &&
+			strings.Contains(e.Message, "restarted")
 		return nil
 	}); err != nil {
 		t.Fatal(err)

@@ -52,7 +52,8 @@ func (r *remote) sign(t *testing.T, name, identity string, key *sign.PrivateKey)
 // images that ask for nothing; both for the digest and the repository signed.
 func TestSigners(t *testing.T) {
 	dir, r := shortDir(t), newRemote(t, "")
-	asking := testimage.Spec{Name: "prog", Cmd: []string{"inside"}, Manifest: `{"schemaVersion":1,"requires":{"mounts":[{"type":"tmpfs","target":"/tmp"}]}}`}
+	asking := testimage.Spec{Name: "prog", Cmd: []string{"inside"},
+		Manifest: `{"schemaVersion":1,"requires":{"mounts":[{"type":"tmpfs","target":"/tmp"}]}}`}
 	release, releaseFile := keyPair(t)
 	stranger, _ := keyPair(t)
 	for _, name := range []string{"prod/signed", "prod/unsigned", "prod/strange", "prod/moved"} {
@@ -84,8 +85,10 @@ require {
 	if err := start("prod/signed:1"); err != nil {
 		t.Error(err)
 	}
-	for name, want := range map[string][]string{"prod/unsigned:1": {"no permit covers it", "a signature of release"}, "prod/strange:1": {"a signature of release"},
-		"prod/moved:1": {"a signature of release"}, "prod/plain:1": {"required at freejail.hcl", "--request signature:release"}} {
+	for name, want := range map[string][]string{"prod/unsigned:1": {"no permit covers it", "a signature of release"},
+		"prod/strange:1": {"a signature of release"},
+		"prod/moved:1":   {"a signature of release"}, "prod/plain:1": {"required at freejail.hcl",
+			"--request signature:release"}} {
 		err := start(name)
 		if !client.IsRefused(err) {
 			t.Errorf("%s: got %v", name, err)
@@ -116,7 +119,8 @@ require {
 		t.Errorf("got %+v, %v", d, err)
 	}
 	// An operator's word for one digest stands in for a signature.
-	if _, err := c.Approve(ctx, client.ApproveRequest{Image: r.host + "/prod/plain:1", Requests: []string{"signature:release"}, Why: "seen"}); err != nil {
+	if _, err := c.Approve(ctx, client.ApproveRequest{Image: r.host + "/prod/plain:1",
+		Requests: []string{"signature:release"}, Why: "seen"}); err != nil {
 		t.Error(err)
 	}
 	if err := start("prod/plain:1"); err != nil {

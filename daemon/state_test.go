@@ -32,7 +32,8 @@ func TestTheStateDirectoryIsNobodys(t *testing.T) {
 	c, _ := daemonAt(t, dir, r.config("")+"permit {\n  mounts = [\"nullfs:/:rw\"]\n}\n")
 	start := starter(t, c)
 	name := r.host + "/private:1"
-	if err := start(client.TaskSpec{Owner: "nomad", Image: name, Auth: &client.Auth{Username: "fleet", Password: password}}); err != nil {
+	if err := start(client.TaskSpec{Owner: "nomad", Image: name, Auth: &client.Auth{Username: "fleet",
+		Password: password}}); err != nil {
 		t.Fatal(err)
 	}
 	own := t.TempDir()
@@ -61,7 +62,8 @@ func TestTheStateDirectoryIsNobodys(t *testing.T) {
 	if err := os.Mkdir(beside, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := start(client.TaskSpec{Owner: "cli", Image: name, Volumes: []client.Mount{{Source: beside, Target: "/mnt"}}}); err != nil {
+	if err := start(client.TaskSpec{Owner: "cli", Image: name,
+		Volumes: []client.Mount{{Source: beside, Target: "/mnt"}}}); err != nil {
 		t.Error(err)
 	}
 }

@@ -31,7 +31,8 @@ func TestKilledAtEachStepOfAStop(t *testing.T) {
 			t.Setenv("FREEJAIL_FAULT_POINT", point)
 			c, stop := daemonAt(t, dir, "")
 			ctx := t.Context()
-			if _, err := c.Start(ctx, client.TaskSpec{ID: id, Owner: "cli", Image: path, Parameters: map[string]string{"GREETING": "x"}}); err != nil {
+			if _, err := c.Start(ctx, client.TaskSpec{ID: id, Owner: "cli", Image: path,
+				Parameters: map[string]string{"GREETING": "x"}}); err != nil {
 				t.Fatal(err)
 			}
 			if err := awaitLog(c, id); err != nil {
@@ -121,7 +122,8 @@ func TestManyTasks(t *testing.T) {
 	}
 	mem1, rss1, files1 := hundred(0)
 	mem2, rss2, files2 := hundred(100)
-	t.Logf("after 100: heap %d KiB, rss %d KiB, %d files; after 200: heap %d KiB, rss %d KiB, %d files", mem1>>10, rss1, files1, mem2>>10, rss2, files2)
+	t.Logf("after 100: heap %d KiB, rss %d KiB, %d files; after 200: heap %d KiB, rss %d KiB, %d files", mem1>>10, rss1,
+		files1, mem2>>10, rss2, files2)
 	if mem2 > mem1+mem1/2+8<<20 || rss2 > rss1+rss1/2+16<<10 {
 		t.Error("the daemon grows")
 	}

@@ -28,11 +28,13 @@ func TestStateDirectoryFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The image fits once, as it comes or unpacked, but not twice.
-	if err := mount.Do(mount.Mount{Type: "tmpfs", Source: "tmpfs", Target: state, Options: []string{"size=" + strconv.FormatInt(fi.Size()*3/2, 10)}}); err != nil {
+	if err := mount.Do(mount.Mount{Type: "tmpfs", Source: "tmpfs", Target: state,
+		Options: []string{"size=" + strconv.FormatInt(fi.Size()*3/2, 10)}}); err != nil {
 		t.Fatal(err)
 	}
 	c, _ := daemonAt(t, dir, "")
-	_, err = c.Start(t.Context(), client.TaskSpec{ID: "one", Owner: "cli", Image: path, Parameters: map[string]string{"GREETING": "x"}})
+	_, err = c.Start(t.Context(), client.TaskSpec{ID: "one", Owner: "cli", Image: path,
+		Parameters: map[string]string{"GREETING": "x"}})
 	if err == nil || !strings.Contains(err.Error(), "no space left on device") {
 		t.Fatalf("got %v, want an error that says that there is no space left", err)
 	}

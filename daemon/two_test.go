@@ -16,7 +16,8 @@ func TestTwoDaemonsOneName(t *testing.T) {
 	first, _ := daemonAt(t, shortDir(t), "")
 	otherDir := shortDir(t)
 	second, _ := daemonAt(t, otherDir, "")
-	spec := client.TaskSpec{ID: "twice", Owner: "cli", Image: archive(t, greeting), Parameters: map[string]string{"GREETING": "x"}}
+	spec := client.TaskSpec{ID: "twice", Owner: "cli", Image: archive(t, greeting),
+		Parameters: map[string]string{"GREETING": "x"}}
 	if _, err := first.Start(t.Context(), spec); err != nil {
 		t.Fatal(err)
 	}

@@ -59,7 +59,8 @@ func TestShutdownAfterTheMainProcess(t *testing.T) {
 	dir := shortDir(t)
 	c, stop := daemonAt(t, dir, "")
 	ctx, path := t.Context(), archive(t, greeting)
-	spec := client.TaskSpec{ID: ofHost("term"), Image: path, Args: []string{"leave"}, StopTimeout: client.Duration(time.Hour)}
+	spec := client.TaskSpec{ID: ofHost("term"), Image: path, Args: []string{"leave"},
+		StopTimeout: client.Duration(time.Hour)}
 	outliving(t, c, spec)
 	spec.ID, spec.StopSignal, spec.StopTimeout = ofHost("deaf"), "SIGURG", client.Duration(time.Second)
 	outliving(t, c, spec)

@@ -17,7 +17,8 @@ func TestWaitForAll(t *testing.T) {
 	c, stop := daemonAt(t, dir, "")
 	ctx := t.Context()
 	path := archive(t, `{"schemaVersion":1,"wait":"all"}`)
-	spec := client.TaskSpec{ID: "one", Owner: "cli", Image: path, Args: []string{"leave"}, Env: map[string]string{"GREETING": "x"}}
+	spec := client.TaskSpec{ID: "one", Owner: "cli", Image: path, Args: []string{"leave"},
+		Env: map[string]string{"GREETING": "x"}}
 	task, err := c.Start(ctx, spec)
 	if runtime.GOOS == "linux" {
 		if err == nil || !strings.Contains(err.Error(), "FreeBSD") {
@@ -77,7 +78,8 @@ func TestStopSignals(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := c.Start(ctx, client.TaskSpec{ID: "one", Owner: "cli", Image: path, StopSignal: "SIGNOTHING"}); err == nil {
+	if _, err := c.Start(ctx, client.TaskSpec{ID: "one", Owner: "cli", Image: path,
+		StopSignal: "SIGNOTHING"}); err == nil {
 		t.Error("a stop signal that does not exist was taken")
 	}
 	nothingLeft(t, dir)

@@ -19,7 +19,8 @@ func TestKeysAreDocumented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, block := range []reflect.Type{reflect.TypeFor[Config](), reflect.TypeFor[TaskConfig](), reflect.TypeFor[mountConfig](),
+	for _, block := range []reflect.Type{reflect.TypeFor[Config](), reflect.TypeFor[TaskConfig](),
+		reflect.TypeFor[mountConfig](),
 		reflect.TypeFor[serviceConfig](), reflect.TypeFor[authConfig]()} {
 		for _, f := range reflect.VisibleFields(block) {
 			if name := f.Tag.Get("codec"); name == "" || !strings.Contains(string(page), name) {
@@ -34,7 +35,8 @@ func TestSchema(t *testing.T) {
 	if a := task["image"].GetAttr(); a.GetType() != "string" || !a.GetRequired() {
 		t.Errorf("image: %v", a)
 	}
-	if d := task["image_pull_timeout"].GetDefault(); d.GetDefault().GetLiteral().GetValue() != `"5m"` || d.GetPrimary().GetAttr().GetRequired() {
+	if d := task["image_pull_timeout"].GetDefault(); d.GetDefault().GetLiteral().GetValue() != `"5m"` ||
+		d.GetPrimary().GetAttr().GetRequired() {
 		t.Errorf("image_pull_timeout: %v", d)
 	}
 	if b := task["mount"].GetBlockList(); b.GetNested().GetObject().GetAttributes()["source"].GetAttr().GetRequired() != true {

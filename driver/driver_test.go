@@ -52,7 +52,8 @@ func startPlugin(t *testing.T) (base.BasePlugin, *grpc.ClientConn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := plugin.NewClient(&plugin.ClientConfig{HandshakeConfig: base.Handshake, Cmd: exec.Command(self), Logger: hclog.NewNullLogger(),
+	c := plugin.NewClient(&plugin.ClientConfig{HandshakeConfig: base.Handshake, Cmd: exec.Command(self),
+		Logger:           hclog.NewNullLogger(),
 		Plugins:          plugin.PluginSet{base.PluginTypeBase: &base.PluginBase{}, base.PluginTypeDriver: agentSide{}},
 		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC}})
 	t.Cleanup(c.Kill)
@@ -76,10 +77,12 @@ func configure(t *testing.T, b base.BasePlugin, autostart bool) string {
 	t.Helper()
 	dir := t.TempDir()
 	var conf []byte
-	if err := base.MsgPackEncode(&conf, map[string]any{"socket": filepath.Join(dir, "s"), "log_file": filepath.Join(dir, "log"), "autostart": autostart}); err != nil {
+	if err := base.MsgPackEncode(&conf, map[string]any{"socket": filepath.Join(dir, "s"),
+		"log_file": filepath.Join(dir, "log"), "autostart": autostart}); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.SetConfig(&base.Config{PluginConfig: conf, AgentConfig: &base.AgentConfig{Driver: &base.ClientDriverConfig{}}}); err != nil {
+	if err := b.SetConfig(&base.Config{PluginConfig: conf,
+		AgentConfig: &base.AgentConfig{Driver: &base.ClientDriverConfig{}}}); err != nil {
 		t.Fatal(err)
 	}
 	return dir
@@ -96,7 +99,8 @@ func TestAsAnAgentSeesIt(t *testing.T) {
 	}
 	d := proto.NewDriverClient(conn)
 	caps, err := d.Capabilities(t.Context(), &proto.CapabilitiesRequest{})
-	if err != nil || caps.Capabilities.FsIsolation != proto.DriverCapabilities_IMAGE || !caps.Capabilities.Exec || !caps.Capabilities.SendSignals {
+	if err != nil || caps.Capabilities.FsIsolation != proto.DriverCapabilities_IMAGE || !caps.Capabilities.Exec ||
+		!caps.Capabilities.SendSignals {
 		t.Errorf("capabilities: %v %v", caps, err)
 	}
 	schema, err := d.TaskConfigSchema(t.Context(), &proto.TaskConfigSchemaRequest{})
@@ -110,9 +114,12 @@ func TestErrorsAreReadable(t *testing.T) {
 	b, conn := startPlugin(t)
 	dir := configure(t, b, false)
 	d := proto.NewDriverClient(conn)
-	for _, conf := range []map[string]any{{"image": "x", "work_dir": testtext.Hostile}, {"image": "x", "wait": testtext.Hostile}, {"image": "x", "ports": map[string]string{testtext.Hostile: testtext.Hostile}},
-		{"image": "x", "mount": []map[string]any{{"source": testtext.Hostile}}}, {"image": testtext.Hostile}, {testtext.Hostile: testtext.Hostile}} {
-		_, err := d.StartTask(t.Context(), &proto.StartTaskRequest{Task: &proto.TaskConfig{Id: "a/b/" + testtext.Harmless, AllocDir: dir, Name: "b", MsgpackDriverConfig: taskConfig(t, conf)}})
+	for _, conf := range []map[string]any{{"image": "x", "work_dir": testtext.Hostile}, {"image": "x",
+		"wait": testtext.Hostile}, {"image": "x", "ports": map[string]string{testtext.Hostile: testtext.Hostile}},
+		{"image": "x", "mount": []map[string]any{{"source": testtext.Hostile}}}, {"image": testtext.Hostile},
+		{testtext.Hostile: testtext.Hostile}} {
+		_, err := d.StartTask(t.Context(), &proto.StartTaskRequest{Task: &proto.TaskConfig{Id: "a/b/" +
+			testtext.Harmless, AllocDir: dir, Name: "b", MsgpackDriverConfig: taskConfig(t, conf)}})
 		if err == nil {
 			t.Errorf("%q was taken", conf)
 			continue
@@ -123,12 +130,14 @@ func TestErrorsAreReadable(t *testing.T) {
 			t.Errorf("%q in %q", r, text)
 		}
 	}
-	for _, err := range []error{errors.New(testtext.Hostile), status.Error(codes.NotFound, testtext.Hostile), failure(errors.New(testtext.Hostile))} {
+	for _, err := range []error{errors.New(testtext.Hostile), status.Error(codes.NotFound, testtext.Hostile),
+		failure(errors.New(testtext.Hostile))} {
 		if r, steers := testtext.Steers(readable(err).Error()); steers {
 			t.Errorf("%q in %q", r, readable(err))
 		}
 	}
-	if st := status.Convert(readable(failure(errors.New("x")))); st.Code() != codes.FailedPrecondition || len(st.Details()) != 1 {
+	if st := status.Convert(readable(failure(errors.New("x")))); st.Code() != codes.FailedPrecondition ||
+		len(st.Details()) != 1 {
 		t.Errorf("the code and details are %v", st)
 	}
 }
@@ -138,13 +147,15 @@ func TestNewerAgent(t *testing.T) {
 	b, conn := startPlugin(t)
 	configure(t, b, false)
 	for _, call := range []string{"Init", "Shutdown"} {
-		err := conn.Invoke(t.Context(), "/hashicorp.nomad.plugins.drivers.proto.Driver/"+call, &emptypb.Empty{}, &emptypb.Empty{})
+		err := conn.Invoke(t.Context(), "/hashicorp.nomad.plugins.drivers.proto.Driver/"+call, &emptypb.Empty{},
+			&emptypb.Empty{})
 		if status.Code(err) != codes.Unimplemented {
 			t.Errorf("%s: %v, want the code Unimplemented", call, err)
 		}
 	}
 	future := protowire.AppendString(protowire.AppendTag(nil, 4711, protowire.BytesType), "from the future")
-	req := &proto.StartTaskRequest{Task: &proto.TaskConfig{Id: "a/b/c", MsgpackDriverConfig: taskConfig(t, map[string]any{"work_dir": "here"}), XXX_unrecognized: future}}
+	req := &proto.StartTaskRequest{Task: &proto.TaskConfig{Id: "a/b/c",
+		MsgpackDriverConfig: taskConfig(t, map[string]any{"work_dir": "here"}), XXX_unrecognized: future}}
 	_, err := proto.NewDriverClient(conn).StartTask(t.Context(), req)
 	if err == nil || !strings.Contains(err.Error(), `work_dir "here" is not an absolute path`) {
 		t.Errorf("a request with an unknown field: %v, want the error of its task config", err)
@@ -168,7 +179,8 @@ func TestConfigurationHasNoEffects(t *testing.T) {
 		t.Errorf("SetConfig left %v %v", left, err)
 	}
 	for name, conf := range map[string]map[string]any{"socket": {"socket": "s"}, "config": {"config": "freejail.hcl"}} {
-		err := b.SetConfig(&base.Config{PluginConfig: taskConfig(t, conf), AgentConfig: &base.AgentConfig{Driver: &base.ClientDriverConfig{}}})
+		err := b.SetConfig(&base.Config{PluginConfig: taskConfig(t, conf),
+			AgentConfig: &base.AgentConfig{Driver: &base.ClientDriverConfig{}}})
 		if err == nil || !strings.Contains(err.Error(), name+" ") {
 			t.Errorf("a relative %s: %v", name, err)
 		}
@@ -189,7 +201,8 @@ func TestWithoutADaemon(t *testing.T) {
 	if err != nil || fp.Health != proto.FingerprintResponse_UNHEALTHY || !strings.Contains(fp.HealthDescription, dir) {
 		t.Errorf("fingerprint: %v %v, want it unhealthy, with the socket's path", fp, err)
 	}
-	_, err = d.StartTask(ctx, &proto.StartTaskRequest{Task: &proto.TaskConfig{Id: "a/b/c", AllocDir: "/a", Name: "b", MsgpackDriverConfig: taskConfig(t, map[string]any{"image": "x"})}})
+	_, err = d.StartTask(ctx, &proto.StartTaskRequest{Task: &proto.TaskConfig{Id: "a/b/c", AllocDir: "/a", Name: "b",
+		MsgpackDriverConfig: taskConfig(t, map[string]any{"image": "x"})}})
 	if st := status.Convert(err); st.Code() != codes.FailedPrecondition || len(st.Details()) != 1 {
 		t.Errorf("start: %v, want an error that allows another try", err)
 	}
@@ -212,7 +225,8 @@ func TestExecOutlastsItsInput(t *testing.T) {
 	configure(t, b, false)
 	stream, err := proto.NewDriverClient(conn).ExecTaskStreaming(t.Context())
 	if err == nil { // no command: it ends at once
-		err = stream.Send(&proto.ExecTaskStreamingRequest{Setup: &proto.ExecTaskStreamingRequest_Setup{TaskId: "a/b/c"}})
+		err = stream.Send(&proto.ExecTaskStreamingRequest{Setup: &proto.ExecTaskStreamingRequest_Setup{
+			TaskId: "a/b/c"}})
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -236,7 +250,8 @@ func TestExecOutlastsItsInput(t *testing.T) {
 		t.Fatalf("the stream ended before its input: %v", err)
 	case <-time.After(lingering / 4):
 	}
-	if err := stream.Send(&proto.ExecTaskStreamingRequest{Stdin: &proto.ExecTaskStreamingIOOperation{Close: true}}); err != nil {
+	if err := stream.Send(&proto.ExecTaskStreamingRequest{Stdin: &proto.ExecTaskStreamingIOOperation{
+		Close: true}}); err != nil {
 		t.Errorf("input after the exit: %v", err)
 	}
 	if err := <-ended; !errors.Is(err, io.EOF) {
@@ -249,7 +264,8 @@ func TestDaemonID(t *testing.T) {
 	if one == other || one != daemonID("alloc/web/1") || !strings.HasPrefix(one, "web-") {
 		t.Errorf("%s and %s", one, other)
 	}
-	for id, prefix := range map[string]string{"a/9lives/1": "t9lives-", "a/with space.dot/1": "with-space-dot-", "a//1": "t-", "noslash": "task-",
+	for id, prefix := range map[string]string{"a/9lives/1": "t9lives-", "a/with space.dot/1": "with-space-dot-",
+		"a//1": "t-", "noslash": "task-",
 		"a/" + strings.Repeat("x", 200) + "/1": strings.Repeat("x", 40) + "-"} {
 		if got := daemonID(id); !strings.HasPrefix(got, prefix) || len(got) > 60 {
 			t.Errorf("%q becomes %q, want %q and a hash", id, got, prefix)
@@ -261,8 +277,9 @@ func TestSpec(t *testing.T) {
 	cfg := &proto.TaskConfig{Id: "alloc/web/1", Name: "web", AllocDir: "/n/alloc", User: "www",
 		Mounts: []*proto.Mount{{TaskPath: "/data", HostPath: "/srv/data", Readonly: true}},
 		Resources: &proto.Resources{
-			AllocatedResources: &proto.AllocatedTaskResources{Cpu: &proto.AllocatedCpuResources{CpuShares: 500}, Memory: &proto.AllocatedMemoryResources{MemoryMb: 64, MemoryMaxMb: 128}},
-			Ports:              []*proto.PortMapping{{Label: "http", Value: 20001, HostIp: "10.0.0.1"}}}}
+			AllocatedResources: &proto.AllocatedTaskResources{Cpu: &proto.AllocatedCpuResources{CpuShares: 500},
+				Memory: &proto.AllocatedMemoryResources{MemoryMb: 64, MemoryMaxMb: 128}},
+			Ports: []*proto.PortMapping{{Label: "http", Value: 20001, HostIp: "10.0.0.1"}}}}
 	s, err := spec(cfg, TaskConfig{Image: "local/../../etc/web.tar", Volumes: []string{"local/../../../x:/x:ro"},
 		Tmpfs: []string{"/tmp", "/run:size=64m,mode=1777"}})
 	if err != nil {
@@ -271,7 +288,8 @@ func TestSpec(t *testing.T) {
 	if s.Image != "/n/alloc/web/etc/web.tar" {
 		t.Errorf("an image in the task's directory leads to %s", s.Image)
 	}
-	if v := s.Volumes; len(v) != 3 || v[0].Source != "/n/alloc/web/x" || !v[0].ReadOnly || v[1].Target != "/tmp" || v[1].Options != "" ||
+	if v := s.Volumes; len(v) != 3 || v[0].Source != "/n/alloc/web/x" || !v[0].ReadOnly || v[1].Target != "/tmp" ||
+		v[1].Options != "" ||
 		v[2].Target != "/run" || v[2].Options != "size=64m,mode=1777" || v[2].Type != "tmpfs" {
 		t.Errorf("a volume in the task's directory leads to %+v", v)
 	}
@@ -302,16 +320,19 @@ func TestSpec(t *testing.T) {
 // A root over NFS is asked for by either name, and by one server or another.
 func TestRootOverNFS(t *testing.T) {
 	cfg := &proto.TaskConfig{Id: "alloc/web/1", Name: "web", AllocDir: "/n/alloc", Resources: &proto.Resources{}}
-	for _, tc := range []TaskConfig{{Root: "nfs"}, {Storage: "nfs"}, {Root: "nfs", Storage: "nfs"}, {Root: "nfs://10.0.0.5/roots"}} {
+	for _, tc := range []TaskConfig{{Root: "nfs"}, {Storage: "nfs"}, {Root: "nfs", Storage: "nfs"},
+		{Root: "nfs://10.0.0.5/roots"}} {
 		tc.Image = "web"
 		if err := tc.validate(Config{}); err != nil {
 			t.Errorf("%+v: %v", tc, err)
 		}
-		if s, err := spec(cfg, tc); err != nil || !strings.HasPrefix(s.Storage, "nfs") || tc.Root != "" && s.Storage != tc.Root {
+		if s, err := spec(cfg, tc); err != nil || !strings.HasPrefix(s.Storage, "nfs") || tc.Root != "" &&
+			s.Storage != tc.Root {
 			t.Errorf("root %q, storage %q: %q %v", tc.Root, tc.Storage, s.Storage, err)
 		}
 	}
-	for _, tc := range []TaskConfig{{Root: "zfs"}, {Root: "/srv"}, {Root: "nfs", Storage: "zfs"}, {Root: "nfs://a/b", Storage: "nfs"}} {
+	for _, tc := range []TaskConfig{{Root: "zfs"}, {Root: "/srv"}, {Root: "nfs", Storage: "zfs"},
+		{Root: "nfs://a/b", Storage: "nfs"}} {
 		if err := tc.validate(Config{}); err == nil {
 			t.Errorf("root %q, storage %q was taken", tc.Root, tc.Storage)
 		}

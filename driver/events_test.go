@@ -38,7 +38,8 @@ func TestEventsAfterTheClockWasSetBack(t *testing.T) {
 	if err := base.MsgPackEncode(&conf, map[string]any{"socket": c.Socket(), "autostart": false}); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.SetConfig(&base.Config{PluginConfig: conf, AgentConfig: &base.AgentConfig{Driver: &base.ClientDriverConfig{}}}); err != nil {
+	if err := b.SetConfig(&base.Config{PluginConfig: conf,
+		AgentConfig: &base.AgentConfig{Driver: &base.ClientDriverConfig{}}}); err != nil {
 		t.Fatal(err)
 	}
 	stream, err := proto.NewDriverClient(conn).TaskEvents(t.Context(), &proto.TaskEventsRequest{})
@@ -61,7 +62,8 @@ func TestEventsAfterTheClockWasSetBack(t *testing.T) {
 		step(t, -ahead)
 	}
 	for tries := range 60 {
-		_, err := c.Start(t.Context(), client.TaskSpec{ID: "event", Image: "nothere", Labels: map[string]string{"nomad_task_id": "a/b/c"}})
+		_, err := c.Start(t.Context(), client.TaskSpec{ID: "event", Image: "nothere",
+			Labels: map[string]string{"nomad_task_id": "a/b/c"}})
 		if err == nil {
 			t.Fatal("an image that is not there was started")
 		}

@@ -139,6 +139,7 @@ func (h *hostEnds) tellRestart(cfg *proto.TaskConfig) {
 		}
 		// A stream that has ended has nobody to be told.
 		_ = s.Send(&proto.DriverTaskEvent{TaskId: cfg.GetId(), TaskName: cfg.GetName(), AllocId: cfg.GetAllocId(),
-			Timestamp: timestamppb.Now(), Message: "started again: " + why, Annotations: map[string]string{"kind": "host"}})
+			Timestamp: timestamppb.Now(), Message: "started again: " + why,
+			Annotations: map[string]string{"kind": "host"}})
 	}
 }

@@ -75,7 +75,8 @@ func TestKillOfAStartingTask(t *testing.T) {
 	if err := base.MsgPackEncode(&conf, map[string]any{"socket": c.Socket(), "autostart": false}); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.SetConfig(&base.Config{PluginConfig: conf, AgentConfig: &base.AgentConfig{Driver: &base.ClientDriverConfig{}}}); err != nil {
+	if err := b.SetConfig(&base.Config{PluginConfig: conf,
+		AgentConfig: &base.AgentConfig{Driver: &base.ClientDriverConfig{}}}); err != nil {
 		t.Fatal(err)
 	}
 	d := proto.NewDriverClient(conn)
@@ -96,8 +97,9 @@ func TestKillOfAStartingTask(t *testing.T) {
 			id := "alloc/" + how + "/1"
 			started := make(chan error, 1)
 			go func() {
-				_, err := d.StartTask(ctx, &proto.StartTaskRequest{Task: &proto.TaskConfig{Id: id, Name: how, AllocDir: "/a",
-					MsgpackDriverConfig: taskConfig(t, map[string]any{"image": l.Addr().String() + "/prog:1"})}})
+				_, err := d.StartTask(ctx,
+					&proto.StartTaskRequest{Task: &proto.TaskConfig{Id: id, Name: how, AllocDir: "/a",
+						MsgpackDriverConfig: taskConfig(t, map[string]any{"image": l.Addr().String() + "/prog:1"})}})
 				started <- err
 			}()
 			for {
@@ -108,7 +110,8 @@ func TestKillOfAStartingTask(t *testing.T) {
 			if err := end(id, gone); err != nil {
 				t.Error(err)
 			}
-			if err := <-started; err == nil || how != "gone" && !strings.Contains(err.Error(), "was stopped while it was starting") {
+			if err := <-started; err == nil || how != "gone" &&
+				!strings.Contains(err.Error(), "was stopped while it was starting") {
 				t.Errorf("StartTask: %v", err)
 			}
 			for { // who is gone does not wait for it

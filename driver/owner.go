@@ -28,7 +28,8 @@ func systemdUnit(dir string) unit {
 
 // hostUnits are looked for in the order of the systems themselves.
 var hostUnits = []unit{rcUnit("/etc/rc.d/freejail"), rcUnit("/usr/local/etc/rc.d/freejail"),
-	systemdUnit("/etc/systemd/system"), systemdUnit("/run/systemd/system"), systemdUnit("/usr/local/lib/systemd/system"),
+	systemdUnit("/etc/systemd/system"), systemdUnit("/run/systemd/system"),
+	systemdUnit("/usr/local/lib/systemd/system"),
 	systemdUnit("/usr/lib/systemd/system"), systemdUnit("/lib/systemd/system")}
 
 // rcSocket is what rc.conf(5) says; a host that does not say has the default.

@@ -20,7 +20,8 @@ func TestTheHostStartsTheDaemon(t *testing.T) {
 	script, socket := filepath.Join(dir, "freejail"), filepath.Join(dir, "s")
 	were := hostUnits
 	t.Cleanup(func() { hostUnits = were })
-	hostUnits = []unit{{script, "service freejail start", func() string { return socket }}, {script + ".service", "systemctl start freejail", func() string { return "" }}}
+	hostUnits = []unit{{script, "service freejail start", func() string { return socket }},
+		{script + ".service", "systemctl start freejail", func() string { return "" }}}
 	if who := hostStarts(socket); who != "" {
 		t.Errorf("nothing is installed, and %s starts it", who)
 	}
@@ -43,7 +44,8 @@ func TestTheHostStartsTheDaemon(t *testing.T) {
 	}
 	for range 2 {
 		fp := d.fingerprint(t.Context())
-		if fp.Health != proto.FingerprintResponse_UNHEALTHY || !strings.Contains(fp.HealthDescription, script+" (service freejail start)") {
+		if fp.Health != proto.FingerprintResponse_UNHEALTHY || !strings.Contains(fp.HealthDescription, script+
+			" (service freejail start)") {
 			t.Errorf("the health is %v: %s", fp.Health, fp.HealthDescription)
 		}
 	}

@@ -19,7 +19,8 @@ import (
 // spec is a task of Nomad's in the daemon's words.
 func spec(cfg *proto.TaskConfig, tc TaskConfig) (client.TaskSpec, error) {
 	s := client.TaskSpec{ID: daemonID(cfg.Id), Owner: "nomad", Image: tc.Image, ForcePull: tc.ForcePull,
-		Entrypoint: tc.Entrypoint, Command: tc.Command, Args: tc.Args, Env: cfg.Env, WorkDir: tc.WorkDir, User: cfg.User,
+		Entrypoint: tc.Entrypoint, Command: tc.Command, Args: tc.Args, Env: cfg.Env, WorkDir: tc.WorkDir,
+		User:     cfg.User,
 		Hostname: tc.Hostname, Parameters: tc.Parameters, Storage: cmp.Or(tc.Storage, tc.Root), Wait: tc.Wait,
 		Stdout: cfg.StdoutPath, Stderr: cfg.StderrPath,
 		Labels: map[string]string{"nomad_task_id": cfg.Id, "alloc_id": cfg.AllocId, "namespace": cfg.Namespace,
@@ -53,7 +54,8 @@ func spec(cfg *proto.TaskConfig, tc TaskConfig) (client.TaskSpec, error) {
 	s.Service.Disabled = tc.Services.Disabled
 	s.Service.Ports = map[string]client.PortOverride{}
 	for _, p := range tc.Services.Ports {
-		s.Service.Ports[p.Port] = client.PortOverride{Disabled: p.Disabled, Name: p.Service, Tags: p.Tags, Address: p.Address}
+		s.Service.Ports[p.Port] = client.PortOverride{Disabled: p.Disabled, Name: p.Service, Tags: p.Tags,
+			Address: p.Address}
 	}
 	var errs [3]error
 	s.Volumes, errs[0] = tc.volumes(own)
@@ -95,7 +97,8 @@ func portBindings(cfg *proto.TaskConfig, tc TaskConfig) (map[string]client.PortB
 		if !ok {
 			n, err := strconv.Atoi(label)
 			if err != nil {
-				return nil, fmt.Errorf("ports: %s = %q: neither a port of the group's network block nor a number", name, label)
+				return nil, fmt.Errorf("ports: %s = %q: neither a port of the group's network block nor a number", name,
+					label)
 			}
 			b = client.PortBinding{Port: n}
 		}

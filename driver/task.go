@@ -237,7 +237,8 @@ func (d *Driver) InspectTask(ctx context.Context, req *proto.InspectTaskRequest)
 			s.CompletedAt = timestamppb.New(t.Exit.At)
 		}
 	}
-	attrs := map[string]string{"pid": strconv.Itoa(t.PID), "jail": t.Jail, "jid": strconv.Itoa(t.JID), "image": t.Digest}
+	attrs := map[string]string{"pid": strconv.Itoa(t.PID), "jail": t.Jail, "jid": strconv.Itoa(t.JID),
+		"image": t.Digest}
 	return &proto.InspectTaskResponse{Task: s, Driver: &proto.TaskDriverStatus{Attributes: attrs},
 		NetworkOverride: network(t)}, nil
 }

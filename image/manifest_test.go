@@ -26,7 +26,8 @@ func TestManifestRoundTrip(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if m.Ports[0].Service.Check.Interval.Std().Seconds() != 10 || *m.Parameters[0].Default != "hello" || !m.Requires.VNET || m.Stop.Signal != "SIGINT" {
+	if m.Ports[0].Service.Check.Interval.Std().Seconds() != 10 || *m.Parameters[0].Default != "hello" ||
+		!m.Requires.VNET || m.Stop.Signal != "SIGINT" {
 		t.Errorf("fields are lost: %+v", m)
 	}
 	b, err := json.Marshal(m)
@@ -84,7 +85,8 @@ func TestManifestTellsAllMistakesAtOnce(t *testing.T) {
 // What Consul and those who read it see of an image is what the image says.
 func TestServicesAreSeenAsTheyAre(t *testing.T) {
 	for _, bad := range []string{"a\nb", "a\tb", "v\u202e1", "\u200b", "a  b", "\u3164"} {
-		for field, service := range map[string]*Service{"tags[0]": {Tags: []string{bad}}, "check.path": {Check: &Check{Type: "http", Path: "/" + bad}}} {
+		for field, service := range map[string]*Service{"tags[0]": {Tags: []string{bad}},
+			"check.path": {Check: &Check{Type: "http", Path: "/" + bad}}} {
 			m := Manifest{SchemaVersion: 1, Ports: []Port{{Name: "http", Port: 80, Service: service}}}
 			wantError(t, m.Validate(), "ports[0].service."+field)
 		}

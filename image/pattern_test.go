@@ -22,7 +22,8 @@ func TestPatternsAreBounded(t *testing.T) {
 		"repetitions": one("("+strings.Repeat("x", 200)+"){1000}", 1), "many": one("x{900}", 120),
 		"classes": one(`(\pL{100}){10}`, 1), "long": one(strings.Repeat("x", 60000), 1),
 	} {
-		if _, err := ParseManifest([]byte(text)); err == nil || !strings.Contains(err.Error(), "patterns are too large") {
+		if _, err := ParseManifest([]byte(text)); err == nil ||
+			!strings.Contains(err.Error(), "patterns are too large") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -56,7 +57,8 @@ func TestMatchingIsBounded(t *testing.T) {
 			t.Errorf("%s: %.200v", name, err)
 		}
 	}
-	if _, err := ParseManifest([]byte(`{"schemaVersion":1,"parameters":[` + strings.Join(parameters(10, within), ",") + `]}`)); err != nil {
+	if _, err := ParseManifest([]byte(`{"schemaVersion":1,"parameters":[` + strings.Join(parameters(10, within), ",") +
+		`]}`)); err != nil {
 		t.Error(err)
 	}
 	var p Patterns
@@ -77,7 +79,8 @@ func TestWritablePathsAreBounded(t *testing.T) {
 		}
 		return `{"schemaVersion":1,"writable":[` + strings.Join(paths, ",") + `]}`
 	}
-	if _, err := ParseManifest([]byte(list(129))); err == nil || !strings.Contains(err.Error(), "at most 128 are allowed") {
+	if _, err := ParseManifest([]byte(list(129))); err == nil || !strings.Contains(err.Error(),
+		"at most 128 are allowed") {
 		t.Error(err)
 	}
 	if _, err := ParseManifest([]byte(list(128))); err != nil {

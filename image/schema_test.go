@@ -37,7 +37,9 @@ func TestReferenceHasEveryField(t *testing.T) {
 		}
 		for i := range typ.NumField() {
 			name, _, _ := strings.Cut(typ.Field(i).Tag.Get("json"), ",")
-			if text := string(page); !strings.Contains(text, "`"+name+"`") && !strings.Contains(text, "."+name+"`") && !strings.Contains(text, "`"+name+".") && !strings.Contains(text, "`"+name+"[") && !strings.Contains(text, "## "+name) {
+			if text := string(page); !strings.Contains(text, "`"+name+"`") && !strings.Contains(text, "."+name+"`") &&
+				!strings.Contains(text, "`"+name+".") && !strings.Contains(text, "`"+name+"[") &&
+				!strings.Contains(text, "## "+name) {
 				t.Errorf("docs/manifest.md says nothing about %s", name)
 			}
 			look(typ.Field(i).Type)
@@ -65,7 +67,8 @@ func TestSchemaIsInStepWithTheManifest(t *testing.T) {
 			typ = typ.Elem()
 		}
 		switch {
-		case reflect.PointerTo(typ).Implements(reflect.TypeFor[encoding.TextUnmarshaler]()), typ.Kind() == reflect.String:
+		case reflect.PointerTo(typ).Implements(reflect.TypeFor[encoding.TextUnmarshaler]()),
+			typ.Kind() == reflect.String:
 			if s.Type != "string" && s.Type != "" {
 				t.Errorf("%s: the schema wants the type %s", at, s.Type)
 			}

@@ -31,7 +31,8 @@ func rootWith(t *testing.T, files map[string]string) string {
 	return root
 }
 
-const passwd = "# comment\nroot:*:0:0:Charlie &:/root:/bin/sh\nwww:*:80:80:Web:/nonexistent:/usr/sbin/nologin\n80x:*:5:5::/x:/x\n" +
+const passwd = "# comment\nroot:*:0:0:Charlie " +
+	"&:/root:/bin/sh\nwww:*:80:80:Web:/nonexistent:/usr/sbin/nologin\n80x:*:5:5::/x:/x\n" +
 	"1001:*:7:7::/seven:/x\nbroken\nminus:*:4294967295:1::/:/x\ngroupless:*:9:x::/:/x\n"
 const group = "wheel:*:0:root\nwww:*:80:\nstaff:*:20:root,www\nweb:*:8080:www\nminus:*:4294967295:www\nfew\n"
 
@@ -57,8 +58,10 @@ func TestResolveUser(t *testing.T) {
 			t.Errorf("%q gives %+v, %v; want %+v", spec, got, err, want)
 		}
 	}
-	for spec, want := range map[string]string{"nobody": `no user "nobody"`, "www:nogroup": `no group "nogroup"`, "-1": "no user", "4294967295": "not a valid user or group ID",
-		"4294967296": "no user", "minus": `user "minus"`, "groupless": `user "groupless"`, "www:4294967295": "no group", "www:minus": "no group", "broken": "no user", "www:": "no group", ":www": "no user"} {
+	for spec, want := range map[string]string{"nobody": `no user "nobody"`, "www:nogroup": `no group "nogroup"`,
+		"-1": "no user", "4294967295": "not a valid user or group ID",
+		"4294967296": "no user", "minus": `user "minus"`, "groupless": `user "groupless"`, "www:4294967295": "no group",
+		"www:minus": "no group", "broken": "no user", "www:": "no group", ":www": "no user"} {
 		got, err := ResolveUser(root, spec)
 		if err == nil {
 			t.Errorf("%q is taken as %+v", spec, got)
@@ -69,7 +72,8 @@ func TestResolveUser(t *testing.T) {
 }
 
 func TestUserNames(t *testing.T) {
-	root := rootWith(t, map[string]string{"etc/passwd": passwd + "http:*:80:80::/:/x\nw:*:080:1::/:/x\n" + strings.Repeat("many:*:6:6::/:/x\n", 65)})
+	root := rootWith(t, map[string]string{"etc/passwd": passwd + "http:*:80:80::/:/x\nw:*:080:1::/:/x\n" +
+		strings.Repeat("many:*:6:6::/:/x\n", 65)})
 	if got, err := UserNames(root, 80); err != nil || !reflect.DeepEqual(got, []string{"www", "http", "w"}) {
 		t.Errorf("80 is %q, %v", got, err)
 	}
@@ -152,7 +156,8 @@ func TestWaysToPasswd(t *testing.T) {
 	}
 	needRoot(t)
 	root = rootWith(t, map[string]string{"etc/group": ""})
-	if err := unix.Mknod(filepath.Join(root, "etc/passwd"), unix.S_IFCHR|0o600, 0x105); err != nil { // Linux's /dev/zero
+	// Linux's /dev/zero
+	if err := unix.Mknod(filepath.Join(root, "etc/passwd"), unix.S_IFCHR|0o600, 0x105); err != nil {
 		t.Skip("no devices can be made here: ", err)
 	}
 	_, err = ResolveUser(root, "www")

@@ -48,7 +48,8 @@ func TestParamsReachTheKernel(t *testing.T) {
 	name := f.createSpec(Spec{Meta: map[string]string{"alloc": "a1"}, Params: map[string]string{
 		"securelevel": "2", "enforce_statfs": "1", "children.max": "3", "allow.chflags": "true",
 		"allow.set_hostname": "false",
-		"ip4.addr":           "127.0.0.1", "ip6": "disable", "sysvshm": "new", "sysvmsg": "inherit", "osrelease": "14.9-TEST", "devfs_ruleset": "0"}})
+		"ip4.addr":           "127.0.0.1", "ip6": "disable", "sysvshm": "new", "sysvmsg": "inherit",
+		"osrelease": "14.9-TEST", "devfs_ruleset": "0"}})
 	for _, c := range []struct{ param, want string }{
 		{"securelevel", string(bsd.Word(2))}, {"enforce_statfs", string(bsd.Word(1))},
 		{"children.max", string(bsd.Word(3))},

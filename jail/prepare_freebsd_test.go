@@ -109,7 +109,9 @@ func becomeOdd() error {
 
 // insideNest makes a jail in the jail and runs in it.
 func insideNest() {
-	_, msg, err := bsd.Call(unix.SYS_JAIL_SET, []bsd.Param{bsd.Text("path", "/"), bsd.Text("name", "nest"), {Name: "persist"}}, jailCreate|4) // JAIL_ATTACH
+	// JAIL_ATTACH
+	_, msg, err := bsd.Call(unix.SYS_JAIL_SET, []bsd.Param{bsd.Text("path", "/"), bsd.Text("name", "nest"),
+		{Name: "persist"}}, jailCreate|4)
 	if err != nil {
 		must(fmt.Errorf("%s: %w", msg, err))
 	}

@@ -31,9 +31,11 @@ func thousand(kind string) (string, []Request) {
 		case "allow":
 			add(i, "allow", fmt.Sprintf("[\"a%d.*\"]", i), req("allow", fmt.Sprintf("allow.a%d.b", i), "true"))
 		case "sysctl":
-			add(i, "sysctl", fmt.Sprintf("{ \"kern.s%d.*\" = \"<=5\" }", i), req("sysctl", fmt.Sprintf("kern.s%d.x", i), "3"))
+			add(i, "sysctl", fmt.Sprintf("{ \"kern.s%d.*\" = \"<=5\" }", i), req("sysctl", fmt.Sprintf("kern.s%d.x", i),
+				"3"))
 		case "mount":
-			add(i, "mounts", fmt.Sprintf("[\"nullfs:/srv/d%d:ro\"]", i), req("mount", "/mnt", fmt.Sprintf("nullfs:/srv/d%d/x:ro", i)))
+			add(i, "mounts", fmt.Sprintf("[\"nullfs:/srv/d%d:ro\"]", i),
+				req("mount", "/mnt", fmt.Sprintf("nullfs:/srv/d%d/x:ro", i)))
 		case "port":
 			add(i, "ports", fmt.Sprintf("[\"%d/tcp\"]", i+1024), req("port", "p", fmt.Sprintf("%d/tcp", i+1024)))
 		}

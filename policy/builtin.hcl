@@ -19,7 +19,8 @@ permit {
 set "standard" {
   description = "what most servers need: unprivileged ports, and temporary files in memory"
   ports       = ["1024-65535"]
-  mounts      = ["tmpfs:/tmp:size<=1GiB", "tmpfs:/var/tmp:size<=1GiB", "tmpfs:/var/run:size<=64MiB", "tmpfs:/run:size<=64MiB", "fdescfs:/dev/fd"]
+  mounts = ["tmpfs:/tmp:size<=1GiB", "tmpfs:/var/tmp:size<=1GiB", "tmpfs:/var/run:size<=64MiB",
+  "tmpfs:/run:size<=64MiB", "fdescfs:/dev/fd"]
 }
 
 set "low-ports" {

@@ -68,7 +68,8 @@ func spellings() []string {
 }
 
 func nullfsDenials() denials {
-	d := denials{attr: `mounts = [%q]`, permit: `mounts = ["nullfs:/:suid"]`, denies: product("nullfs:%%", places, []string{"", ":ro", ":rw", ":suid", ":ro,suid", ":rw,suid"})}
+	d := denials{attr: `mounts = [%q]`, permit: `mounts = ["nullfs:/:suid"]`, denies: product("nullfs:%%", places,
+		[]string{"", ":ro", ":rw", ":suid", ":ro,suid", ":rw,suid"})}
 	for _, v := range product("nullfs:%:%", spellings(), []string{"ro", "rw", "ro,suid", "rw,suid"}) {
 		d.requests = append(d.requests, requests("mount", "/mnt", v)...)
 	}
@@ -79,9 +80,11 @@ func nullfsDenials() denials {
 
 func tmpfsDenials() denials {
 	d := denials{attr: `mounts = [%q]`, permit: `mounts = ["tmpfs:/:suid", "procfs"]`,
-		denies: append(product("tmpfs:%%", places, []string{"", ":ro", ":rw", ":suid"}), "tmpfs", "procfs", "procfs:/srv")}
+		denies: append(product("tmpfs:%%", places, []string{"", ":ro", ":rw", ":suid"}), "tmpfs", "procfs",
+			"procfs:/srv")}
 	for _, target := range spellings() {
-		d.requests = append(d.requests, requests("mount", target, "tmpfs", "tmpfs,size=1", "tmpfs,suid", "tmpfs,size=4096,suid", "procfs")...)
+		d.requests = append(d.requests, requests("mount", target, "tmpfs", "tmpfs,size=1", "tmpfs,suid",
+			"tmpfs,size=4096,suid", "procfs")...)
 	}
 	named := func(fstype string, files []string) (out []string) {
 		for _, f := range files {
@@ -109,7 +112,8 @@ func portDenials() denials {
 			ranges = append(ranges, lo+"-"+hi)
 		}
 	}
-	d := denials{attr: `ports = [%q]`, permit: `ports = ["1-65535"]`, denies: product("%%", ranges, []string{"", "/tcp", "/udp"}),
+	d := denials{attr: `ports = [%q]`, permit: `ports = ["1-65535"]`,
+		denies:   product("%%", ranges, []string{"", "/tcp", "/udp"}),
 		requests: requests("port", "p", product("%%", ranges, []string{"/tcp", "/udp"})...)}
 	all := func(text string) (out []string) {
 		ports, proto, _ := strings.Cut(text, "/")
@@ -133,12 +137,15 @@ func portDenials() denials {
 }
 
 func devfsDenials() denials {
-	globs := []string{"mem", "m*", "*", "?em", "[k-m]em", "[!k]em", "kmem", "'k[m]em'", "*/*", "dri/0", "dri/*", "'m\\em'", "/dev/mem", "da0", "da?"}
+	globs := []string{"mem", "m*", "*", "?em", "[k-m]em", "[!k]em", "kmem", "'k[m]em'", "*/*", "dri/0", "dri/*",
+		"'m\\em'", "/dev/mem", "da0", "da?"}
 	for i, g := range globs {
 		globs[i] = "path '" + strings.Trim(g, "'") + "'"
 	}
-	acts := []string{"unhide", "mode 600", "mode 006", "unhide mode 660", "user 5", "group 0", "unhide user 0 group 5", "hide mode 777", "type disk unhide", "type mem mode 4"}
-	d := denials{attr: `devfs = [%q]`, permit: `devfs = ["unhide user 5 mode 777", "unhide user 0 group 5 mode 777", "group 0", "mode 777"]`,
+	acts := []string{"unhide", "mode 600", "mode 006", "unhide mode 660", "user 5", "group 0", "unhide user 0 group 5",
+		"hide mode 777", "type disk unhide", "type mem mode 4"}
+	d := denials{attr: `devfs = [%q]`,
+		permit: `devfs = ["unhide user 5 mode 777", "unhide user 0 group 5 mode 777", "group 0", "mode 777"]`,
 		denies: append(product("% %", globs, acts), acts...)}
 	for _, text := range d.denies {
 		d.requests = append(d.requests, req("devfs", text, text))
@@ -164,7 +171,8 @@ func devfsDenials() denials {
 }
 
 // dotted are names of permissions and of parameters.
-var dotted = []string{"mount", "mount.tmpfs", "mount.zfs", "mounts", "raw_sockets", "set_hostname", "children.max", "children", "ip4", "ip4.addr"}
+var dotted = []string{"mount", "mount.tmpfs", "mount.zfs", "mounts", "raw_sockets", "set_hostname", "children.max",
+	"children", "ip4", "ip4.addr"}
 
 // related are the names that a glob takes, and those above and below them.
 func related(glob, under string) (out []string) {
@@ -184,10 +192,12 @@ func related(glob, under string) (out []string) {
 	return out
 }
 
-var nameGlobs = []string{"*", "mount", "mount.*", "mount.?mpfs", "m*", "*.zfs", "mount.tmpfs", "[^x]ount", "raw_sockets", "children.max", "ip4.*", "ip4", `mount\.zfs`, "*t"}
+var nameGlobs = []string{"*", "mount", "mount.*", "mount.?mpfs", "m*", "*.zfs", "mount.tmpfs", "[^x]ount",
+	"raw_sockets", "children.max", "ip4.*", "ip4", `mount\.zfs`, "*t"}
 
 func allowDenials() denials {
-	d := denials{attr: `allow = [%q]`, permit: `allow = ["*"]`, denies: append(slices.Clone(nameGlobs), "allow.mount", "allow.*.zfs")}
+	d := denials{attr: `allow = [%q]`, permit: `allow = ["*"]`, denies: append(slices.Clone(nameGlobs), "allow.mount",
+		"allow.*.zfs")}
 	for _, n := range dotted {
 		d.requests = append(d.requests, requests("allow", "allow."+n, "true")...)
 	}
@@ -199,7 +209,8 @@ func allowDenials() denials {
 // jailDenials have bounds too: a value is denied with all that give more.
 func jailDenials(kind Kind) denials {
 	values := []string{"*", "5", "inherit", "<=2", ">=3", "2..4", "1*"}
-	d := denials{attr: string(kind) + ` = { %s }`, permit: string(kind) + ` = { "*" = "*" }`, denies: product(`"%" = "%"`, nameGlobs, values)}
+	d := denials{attr: string(kind) + ` = { %s }`, permit: string(kind) + ` = { "*" = "*" }`,
+		denies: product(`"%" = "%"`, nameGlobs, values)}
 	for i := range d.denies {
 		d.denies[i] = strings.ReplaceAll(d.denies[i], `\`, `\\`)
 	}
@@ -209,14 +220,16 @@ func jailDenials(kind Kind) denials {
 		names = append(names, "mount.nozfs")
 	}
 	for _, n := range names {
-		d.requests = append(d.requests, requests(kind, n, "-1", "0", "2", "3", "5", "99", "99999999999999999999", "inherit", "1,5")...)
+		d.requests = append(d.requests, requests(kind, n, "-1", "0", "2", "3", "5", "99", "99999999999999999999",
+			"inherit", "1,5")...)
 	}
 	d.of = func(deny string) (out []string) {
 		parts := strings.Split(deny, `"`)
 		glob, value := strings.ReplaceAll(parts[1], `\\`, `\`), parts[3]
 		names := related(glob, "")
 		if glob == "*" || glob == "securelevel" || glob == "enforce_statfs" {
-			names = append(names, map[bool][]string{true: {"securelevel", "enforce_statfs"}, false: {glob}}[glob == "*"]...)
+			names = append(names, map[bool][]string{true: {"securelevel", "enforce_statfs"},
+				false: {glob}}[glob == "*"]...)
 		}
 		for _, n := range names {
 			exact, _ := path.Match(glob, n)
@@ -275,7 +288,8 @@ func words(kind Kind, attr, permit string, denies []string, reqs []Request, same
 }
 
 func ipcDenials() denials {
-	d := denials{attr: `sysvipc = [%q]`, permit: `sysvipc = ["shm", "msg", "sem"]`, denies: product("%%", []string{"shm", "msg", "sem"}, []string{"", "=new", "=inherit"})}
+	d := denials{attr: `sysvipc = [%q]`, permit: `sysvipc = ["shm", "msg", "sem"]`,
+		denies: product("%%", []string{"shm", "msg", "sem"}, []string{"", "=new", "=inherit"})}
 	for _, n := range []string{"shm", "msg", "sem"} {
 		d.requests = append(d.requests, requests("sysvipc", n, "new", "inherit")...)
 	}
@@ -285,7 +299,8 @@ func ipcDenials() denials {
 }
 
 func serviceDenials() denials {
-	names, tags := []string{"web", "Web", "webs", "we*", "vault", "*", "[vw]*", "*b"}, []string{"", ":v1", ":V1,v2", ":v*", ":*", `:a\,b`, ":*/*"}
+	names, tags := []string{"web", "Web", "webs", "we*", "vault", "*", "[vw]*", "*b"},
+		[]string{"", ":v1", ":V1,v2", ":v*", ":*", `:a\,b`, ":*/*"}
 	d := denials{attr: `services = [%q]`, permit: `services = ["*:*"]`, denies: product("%%", names, tags)}
 	all := [][]string{nil, {"v1"}, {"V2", "x"}, {"a,b"}, {"a", "b"}, {"x/y"}, {"v1", "x/v1", "a,b"}}
 	for _, n := range []string{"web", "WEB", "webs", "vault", "other"} {
@@ -297,7 +312,8 @@ func serviceDenials() denials {
 	d.of = func(deny string) (out []string) {
 		name, tag, tagged := strings.Cut(strings.ToLower(deny), ":")
 		if name == "*" && tagged {
-			byTag := map[string][]string{"v1": {"v1"}, "v1,v2": {"v1", "v2"}, "v*": {"v1", "v2"}, "*": {"v1", "v2", "x", "a,b", "a", "b", "x/y", "x/v1"}, `a\,b`: {"a,b"}, "*/*": {"x/y", "x/v1"}}
+			byTag := map[string][]string{"v1": {"v1"}, "v1,v2": {"v1", "v2"}, "v*": {"v1", "v2"},
+				"*": {"v1", "v2", "x", "a,b", "a", "b", "x/y", "x/v1"}, `a\,b`: {"a,b"}, "*/*": {"x/y", "x/v1"}}
 			return product("tag %", byTag[tag])
 		}
 		for _, n := range []string{"web", "webs", "vault", "other"} {
@@ -310,7 +326,8 @@ func serviceDenials() denials {
 	d.asked = func(r Request) []string {
 		for _, list := range all {
 			if valueOf(service(nameOf(r), list, "")) == valueOf(r) {
-				return append(product("tag %", strings.Split(strings.ToLower(strings.Join(list, "\n")), "\n")), "name "+strings.ToLower(nameOf(r)))
+				return append(product("tag %", strings.Split(strings.ToLower(strings.Join(list, "\n")), "\n")), "name "+
+					strings.ToLower(nameOf(r)))
 			}
 		}
 		return nil
@@ -324,18 +341,25 @@ var moreDenials = map[Kind]func() []denials{}
 // allDenials has every kind that a deny can be about.
 func allDenials() map[Kind][]denials {
 	yes := func(kind Kind, value string) []denials {
-		return []denials{words(kind, string(kind)+" = %s", string(kind)+" = true", []string{"true"}, requests(kind, "", value), [][]string{{"true", value}})}
+		return []denials{words(kind, string(kind)+" = %s", string(kind)+" = true", []string{"true"},
+			requests(kind, "", value), [][]string{{"true", value}})}
 	}
 	all := map[Kind][]denials{
-		"mount": {nullfsDenials(), tmpfsDenials()}, "port": {portDenials()}, "devfs": {devfsDenials()}, "allow": {allowDenials()},
-		"jail": {jailDenials("jail")}, "sysctl": {jailDenials("sysctl")}, "sysvipc": {ipcDenials()},
+		"mount": {nullfsDenials(), tmpfsDenials()}, "port": {portDenials()}, "devfs": {devfsDenials()},
+		"allow": {allowDenials()},
+		"jail":  {jailDenials("jail")}, "sysctl": {jailDenials("sysctl")}, "sysvipc": {ipcDenials()},
 		"user": {words("user", `users = [%q]`, "", []string{"root", "0", "www", "80", "r??t", "r*t", "[0]"},
-			requests("user", "", "root", "0", "00", "", "root:wheel", "0:0", ":5", "www", "www:www", "80", "080", "80:1"),
-			[][]string{{"root", "0", "00", "", "root:wheel", "0:0", ":5", "r??t", "r*t", "[0]"}, {"www", "www:www"}, {"80", "080", "80:1"}})},
-		"module": {words("module", `modules = [%q]`, `modules = ["*"]`, []string{"procfs", "procfs.ko", "proc*", "tmpfs"}, requests("module", "", "procfs", "procfs.ko", "linprocfs", "tmpfs", "tmpfs.ko"),
+			requests("user", "", "root", "0", "00", "", "root:wheel", "0:0", ":5", "www", "www:www", "80", "080",
+				"80:1"),
+			[][]string{{"root", "0", "00", "", "root:wheel", "0:0", ":5", "r??t", "r*t", "[0]"}, {"www", "www:www"},
+				{"80", "080", "80:1"}})},
+		"module": {words("module", `modules = [%q]`, `modules = ["*"]`, []string{"procfs", "procfs.ko", "proc*",
+			"tmpfs"}, requests("module", "", "procfs", "procfs.ko", "linprocfs", "tmpfs", "tmpfs.ko"),
 			[][]string{{"procfs", "procfs.ko", "proc*", "linprocfs"}, {"tmpfs", "tmpfs.ko"}}),
-			words("module", `modules = [%q]`, `modules = ["*"]`, []string{"pseudofs", "linux_*"}, requests("module", "", "linprocfs", "linsysfs", "tmpfs"), [][]string{{"pseudofs", "linprocfs", "linsysfs", "linux_*"}})},
-		"service": {serviceDenials()}, "nfs": yes("nfs", "root"), "vnet": yes("vnet", "true"), "linux": yes("linux", "true"),
+			words("module", `modules = [%q]`, `modules = ["*"]`, []string{"pseudofs", "linux_*"}, requests("module", "",
+				"linprocfs", "linsysfs", "tmpfs"), [][]string{{"pseudofs", "linprocfs", "linsysfs", "linux_*"}})},
+		"service": {serviceDenials()}, "nfs": yes("nfs", "root"), "vnet": yes("vnet", "true"),
+		"linux": yes("linux", "true"),
 	}
 	for kind, f := range moreDenials {
 		all[kind] = f()

@@ -21,24 +21,33 @@ var moreForms []form
 func TestForms(t *testing.T) {
 	forms := append([]form{
 		{req("devfs", "path 'bpf*' unhide mode 600", "path 'bpf*' unhide mode 600"),
-			"devfs rule path 'bpf*' unhide mode 600", "devfs:path 'bpf*' unhide mode 600", `devfs = ["path 'bpf*' unhide mode 600"]`, ""},
-		{req("allow", "allow.raw_sockets", "true"), "allow.raw_sockets", "allow:raw_sockets", `allow = ["raw_sockets"]`, "allow:allow.raw_sockets"},
-		{req("jail", "children.max", "3"), "jail parameter children.max=3", "jail:children.max=3", `jail = { "children.max" = "3" }`, ""},
+			"devfs rule path 'bpf*' unhide mode 600", "devfs:path 'bpf*' unhide mode 600",
+			`devfs = ["path 'bpf*' unhide mode 600"]`, ""},
+		{req("allow", "allow.raw_sockets", "true"), "allow.raw_sockets", "allow:raw_sockets", `allow = ["raw_sockets"]`,
+			"allow:allow.raw_sockets"},
+		{req("jail", "children.max", "3"), "jail parameter children.max=3", "jail:children.max=3",
+			`jail = { "children.max" = "3" }`, ""},
 		{req("jail", "a", "b=c*"), "jail parameter a=b=c*", "jail:a=b=c*", `jail = { "a" = "b=c\\*" }`, ""},
 		{req("sysvipc", "shm", "new"), "sysvipc shm=new", "sysvipc:shm=new", `sysvipc = ["shm=new"]`, ""},
-		{req("sysctl", "kern.x", "[1]"), "sysctl kern.x=[1]", "sysctl:kern.x=[1]", `sysctl = { "kern.x" = "\\[1]" }`, ""},
+		{req("sysctl", "kern.x", "[1]"), "sysctl kern.x=[1]", "sysctl:kern.x=[1]", `sysctl = { "kern.x" = "\\[1]" }`,
+			""},
 		{req("mount", "/tmp", "tmpfs"), "mount tmpfs on /tmp", "mount:tmpfs on /tmp", `mounts = ["tmpfs:/tmp"]`, ""},
-		{req("mount", "/tmp", "tmpfs,size=4096,suid"), "mount tmpfs,size=4096,suid on /tmp", "mount:tmpfs,size=4096,suid on /tmp",
+		{req("mount", "/tmp", "tmpfs,size=4096,suid"), "mount tmpfs,size=4096,suid on /tmp",
+			"mount:tmpfs,size=4096,suid on /tmp",
 			`mounts = ["tmpfs:/tmp:size<=4096,suid"]`, ""},
-		{req("mount", "/data", "nullfs:/srv/a b:ro"), "mount nullfs:/srv/a b:ro on /data", "mount:nullfs:/srv/a b:ro on /data",
+		{req("mount", "/data", "nullfs:/srv/a b:ro"), "mount nullfs:/srv/a b:ro on /data",
+			"mount:nullfs:/srv/a b:ro on /data",
 			`mounts = ["nullfs:/srv/a b:ro"]`, ""},
-		{req("mount", "/data", "nullfs:/srv:rw,suid"), "mount nullfs:/srv:rw,suid on /data", "mount:nullfs:/srv:rw,suid on /data",
+		{req("mount", "/data", "nullfs:/srv:rw,suid"), "mount nullfs:/srv:rw,suid on /data",
+			"mount:nullfs:/srv:rw,suid on /data",
 			`mounts = ["nullfs:/srv:rw,suid"]`, ""},
-		{req("mount", "/data", "nullfs:/srv/a,b:ro"), "mount nullfs:/srv/a,b:ro on /data", "mount:nullfs:/srv/a,b:ro on /data", "-", ""},
+		{req("mount", "/data", "nullfs:/srv/a,b:ro"), "mount nullfs:/srv/a,b:ro on /data",
+			"mount:nullfs:/srv/a,b:ro on /data", "-", ""},
 		{req("port", "http", "80/tcp"), "port 80/tcp (http)", "port:80/tcp", `ports = ["80/tcp"]`, ""},
 		{req("port", "", "80-90/udp"), "port 80-90/udp", "port:80-90/udp", `ports = ["80-90/udp"]`, ""},
 		{req("service", "web", "v1"), "service web (v1)", "service:web:v1", `services = ["web:v1"]`, ""},
-		{req("service", "web", `a\,b,c\\`), `service web (a\,b,c\\)`, `service:web:a\,b,c\\`, `services = ["web:a\\,b,c\\\\"]`, `service:web:c\\,a\,b`},
+		{req("service", "web", `a\,b,c\\`), `service web (a\,b,c\\)`, `service:web:a\,b,c\\`,
+			`services = ["web:a\\,b,c\\\\"]`, `service:web:c\\,a\,b`},
 		{req("service", "web", ""), "service web", "service:web", `services = ["web"]`, "service:web:"},
 		{req("user", "", "root"), "user root", "user:root", `users = ["root"]`, ""},
 		{req("user", "", "a?"), "user a?", "user:a?", `users = ["a\\?"]`, ""},
@@ -62,7 +71,8 @@ func TestForms(t *testing.T) {
 			t.Errorf("%s is permitted by %s, want %s", c.key, got, c.permit)
 		}
 		for _, key := range []string{c.key, c.asked} {
-			if back, err := ParseKey(key); key != "" && (err != nil || (Request{back, ""}).identity() != c.request.identity()) {
+			if back, err := ParseKey(key); key != "" &&
+				(err != nil || (Request{back, ""}).identity() != c.request.identity()) {
 				t.Errorf("%s is read as %+v: %v", key, back, err)
 			}
 		}
@@ -132,7 +142,8 @@ func TestKindsAreDocumented(t *testing.T) {
 		if !documented[name] {
 			t.Errorf("the page has no row of %s", name)
 		}
-		if !strings.Contains(string(page), "`"+k.attribute+"`") && !strings.Contains(string(page), "`"+k.attribute+" = ") {
+		if !strings.Contains(string(page), "`"+k.attribute+"`") && !strings.Contains(string(page), "`"+k.attribute+
+			" = ") {
 			t.Errorf("the page does not name the attribute %s", k.attribute)
 		}
 	}

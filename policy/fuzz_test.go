@@ -26,7 +26,8 @@ func (g gambler) request(all []denials) Request {
 }
 
 func (g gambler) narrowing() string {
-	return g.one([]string{"", "", "images = [\"acme/*\"]\n", "images = [\"other\"]\n", "from = [\"job\"]\n", "namespaces = [\"prod\"]\n", "signer = [\"rel*\"]\n"})
+	return g.one([]string{"", "", "images = [\"acme/*\"]\n", "images = [\"other\"]\n", "from = [\"job\"]\n",
+		"namespaces = [\"prod\"]\n", "signer = [\"rel*\"]\n"})
 }
 
 func flatten() (out []denials) {
@@ -58,13 +59,15 @@ func FuzzDecide(f *testing.F) {
 	}
 	f.Add(uint64(1), `permit { mounts = ["tmpfs:/tmp:size<=1GiB"] }`, `tmpfs,size=1073741824`)
 	f.Add(uint64(2), `deny { services = ["*:a\\,b", "[!a-z]*:*"] }`, `a\,b,,\`)
-	f.Add(uint64(3), "set \"x\" {\n jail = { \"a.*\" = \"1..3\" }\n}\ndeny {\n sets = [\"x\"]\n}", "99999999999999999999")
+	f.Add(uint64(3), "set \"x\" {\n jail = { \"a.*\" = \"1..3\" }\n}\ndeny {\n sets = [\"x\"]\n}",
+		"99999999999999999999")
 	f.Fuzz(func(t *testing.T, seed uint64, more, value string) {
 		if len(more) > 1<<12 || len(value) > 1<<10 {
 			return
 		}
 		g := gambler{rand.New(rand.NewPCG(seed, 1))}
-		s := Subject{Image: "acme/web:1", Repository: "acme/web", Digest: digestA, Signers: []string{"release"}, Namespace: "prod", Job: "shop"}
+		s := Subject{Image: "acme/web:1", Repository: "acme/web", Digest: digestA, Signers: []string{"release"},
+			Namespace: "prod", Job: "shop"}
 		var reqs []Request
 		for range 1 + g.IntN(6) {
 			reqs = append(reqs, g.request(all))

@@ -36,24 +36,33 @@ func init() {
 	register(kind{name: "publish", attribute: "publish", read: readList, parse: parsePublication,
 		rule: func(i item) (rule, error) { return parsePublicationRule(i.value) }})
 
-	cases["network"] = rulings{Request{aNetwork("back-end"), ""}, `networks = ["back-*"]`, `networks = ["back"]`, `networks = ["*-end"]`}
-	cases["address"] = rulings{req("address", "", "192.0.2.7"), `addresses = ["192.0.2.0/28"]`, `addresses = ["192.0.2.8/29", "192.0.2.6"]`,
+	cases["network"] = rulings{Request{aNetwork("back-end"), ""}, `networks = ["back-*"]`, `networks = ["back"]`,
+		`networks = ["*-end"]`}
+	cases["address"] = rulings{req("address", "", "192.0.2.7"), `addresses = ["192.0.2.0/28"]`,
+		`addresses = ["192.0.2.8/29", "192.0.2.6"]`,
 		`addresses = ["192.0.2.7"]`}
 	cases["publish"] = rulings{req("publish", "", "192.0.2.7:8080/tcp"), `publish = ["192.0.2.7:8000-9000/tcp"]`,
 		`publish = ["192.0.2.6:8080", "192.0.2.7:8080/udp"]`, `publish = ["*:8080"]`}
-	moreForms = append(moreForms, form{Request{aNetwork("a*"), ""}, "network a*", "network:a*", `networks = ["a\\*"]`, ""},
-		form{req("address", "", "2001:db8::1"), "address 2001:db8::1", "address:2001:db8::1", `addresses = ["2001:db8::1"]`, "address:2001:db8:0::1"},
-		form{req("publish", "", "[2001:db8::1]:80/tcp"), "port 80/tcp at 2001:db8::1", "publish:[2001:db8::1]:80/tcp", `publish = ["[2001:db8::1]:80/tcp"]`, ""})
+	moreForms = append(moreForms, form{Request{aNetwork("a*"), ""}, "network a*", "network:a*",
+		`networks = ["a\\*"]`, ""},
+		form{req("address", "", "2001:db8::1"), "address 2001:db8::1", "address:2001:db8::1",
+			`addresses = ["2001:db8::1"]`, "address:2001:db8:0::1"},
+		form{req("publish", "", "[2001:db8::1]:80/tcp"), "port 80/tcp at 2001:db8::1", "publish:[2001:db8::1]:80/tcp",
+			`publish = ["[2001:db8::1]:80/tcp"]`, ""})
 	moreDenials["network"] = func() []denials {
-		return []denials{words("network", `networks = [%q]`, `networks = ["*"]`, []string{"dmz", "d*"}, requests("network", "", "dmz", "lan"), [][]string{{"dmz", "d*"}})}
+		return []denials{words("network", `networks = [%q]`, `networks = ["*"]`, []string{"dmz", "d*"},
+			requests("network", "", "dmz", "lan"), [][]string{{"dmz", "d*"}})}
 	}
 	moreDenials["address"] = func() []denials {
-		return []denials{words("address", `addresses = [%q]`, `addresses = ["0.0.0.0/0", "::/0"]`, []string{"192.0.2.0/24", "192.0.2.1"},
+		return []denials{words("address", `addresses = [%q]`, `addresses = ["0.0.0.0/0", "::/0"]`,
+			[]string{"192.0.2.0/24", "192.0.2.1"},
 			requests("address", "", "192.0.2.1", "::1"), [][]string{{"192.0.2.0/24", "192.0.2.1"}})}
 	}
 	moreDenials["publish"] = func() []denials {
-		return []denials{words("publish", `publish = [%q]`, `publish = ["*:1-65535"]`, []string{"192.0.2.1:80", "*:80/tcp"},
-			requests("publish", "", "192.0.2.1:80/tcp", "0.0.0.0:1-99/tcp", "192.0.2.1:81/tcp"), [][]string{{"192.0.2.1:80", "*:80/tcp", "192.0.2.1:80/tcp", "0.0.0.0:1-99/tcp"}})}
+		return []denials{words("publish", `publish = [%q]`, `publish = ["*:1-65535"]`,
+			[]string{"192.0.2.1:80", "*:80/tcp"},
+			requests("publish", "", "192.0.2.1:80/tcp", "0.0.0.0:1-99/tcp", "192.0.2.1:81/tcp"),
+			[][]string{{"192.0.2.1:80", "*:80/tcp", "192.0.2.1:80/tcp", "0.0.0.0:1-99/tcp"}})}
 	}
 }
 
@@ -151,10 +160,12 @@ test "the back end" {
 	d := p.Decide(s, []Request{req("publish", "", "0.0.0.0:22/tcp", FromJob)}, nil)
 	want := "an operator of this host can approve it"
 	if err := d.Err(s); err == nil || !strings.Contains(strings.ToLower(err.Error()), want) ||
-		!strings.Contains(err.Error(), "--request publish:0.0.0.0:22/tcp") || !strings.Contains(d.Results[0].Permit, `publish = ["0.0.0.0:22/tcp"]`) {
+		!strings.Contains(err.Error(), "--request publish:0.0.0.0:22/tcp") || !strings.Contains(d.Results[0].Permit,
+		`publish = ["0.0.0.0:22/tcp"]`) {
 		t.Errorf("%v: %+v", err, d)
 	}
-	if _, err := Parse("p.hcl", []byte(`permit { published = ["x"] }`), devfsRules); err == nil || !strings.Contains(err.Error(), "networks, ") {
+	if _, err := Parse("p.hcl", []byte(`permit { published = ["x"] }`), devfsRules); err == nil ||
+		!strings.Contains(err.Error(), "networks, ") {
 		t.Errorf("the attributes that there are: %v", err)
 	}
 	if !slices.Contains(Kinds(), "network") {

@@ -118,7 +118,8 @@ func TestApproval(t *testing.T) {
 		t.Error("an approval holds for another digest")
 	}
 	err := d.Err(s)
-	for _, want := range []string{"allow.raw_sockets", "no permit", "freejail policy approve tool@" + s.Digest, "--request allow:raw_sockets"} {
+	for _, want := range []string{"allow.raw_sockets", "no permit", "freejail policy approve tool@" + s.Digest,
+		"--request allow:raw_sockets"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("the refusal lacks %q: %v", want, err)
 		}
@@ -138,7 +139,8 @@ func TestMistakes(t *testing.T) {
 		`permit { images = ["["] }`:             "images",
 		`permit {`:                              "host.hcl:1",
 	} {
-		if _, err := Parse("/etc/host.hcl", []byte(src), devfsRules); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := Parse("/etc/host.hcl", []byte(src), devfsRules); err == nil ||
+			!strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want an error with %q", src, err, want)
 		}
 	}

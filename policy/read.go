@@ -241,7 +241,8 @@ func (r *reader) narrowing(a *hcl.Attribute, dst *[]string) error {
 func (b *block) privileges(a *hcl.Attribute, sort string) error {
 	k := byAttribute(a.Name)
 	if k == nil || k.rule == nil {
-		return fmt.Errorf("not a setting of %s: it has description, images, digests, signer, namespaces, jobs, from, sets, %s",
+		return fmt.Errorf("not a setting of %s: it has description, images, digests, signer, namespaces, jobs, from, "+
+			"sets, %s",
 			sort, strings.Join(attributes(), ", "))
 	}
 	items, err := k.read(a)

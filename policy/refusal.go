@@ -70,7 +70,8 @@ func (d Decision) ApproveCommand(s Subject) string {
 	case n == 0:
 		return ""
 	case n > maxShown:
-		return fmt.Sprintf("%s   (it has %d refused requests: see `freejail policy check`)", strings.Join(words[:3], " "), n)
+		return fmt.Sprintf("%s   (it has %d refused requests: see `freejail policy check`)",
+			strings.Join(words[:3], " "), n)
 	}
 	return strings.Join(words, " ")
 }
@@ -85,7 +86,8 @@ func refOf(s Subject) string {
 // shellQuote makes one word for a shell, whatever an image has written.
 func shellQuote(s string) string {
 	plain := func(r rune) bool {
-		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("_./:@=+,-", r)
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' ||
+			strings.ContainsRune("_./:@=+,-", r)
 	}
 	switch {
 	case s != "" && !strings.ContainsFunc(s, func(r rune) bool { return !plain(r) }):

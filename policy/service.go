@@ -160,7 +160,8 @@ func (r serviceRule) deniable() error {
 func (r serviceRule) in(b *block) (rule, error) {
 	r.ofImages, r.ofJobs = len(b.images)+len(b.signers) > 0, len(b.jobs)+len(b.namespaces) > 0
 	if r.own && !r.ofImages && !r.ofJobs {
-		return r, fmt.Errorf("services: own is the name that an image or a job gives itself: narrow the block to some of them " +
+		return r, fmt.Errorf("services: own is the name that an image or a job gives itself: narrow the block to " +
+			"some of them " +
 			"by images or signer, or by namespaces or jobs")
 	}
 	return r, nil

@@ -62,7 +62,8 @@ func compare(t *testing.T, image, root string) {
 		if want.Mode != got.Mode || want.Uid != got.Uid || want.Gid != got.Gid || want.Mtim != got.Mtim ||
 			flagsOf(&want) != flagsOf(&got) {
 			t.Errorf("%s: mode %o, owner %d:%d, mtime %v, flags %x; want %o, %d:%d, %v, %x", name,
-				got.Mode, got.Uid, got.Gid, got.Mtim, flagsOf(&got), want.Mode, want.Uid, want.Gid, want.Mtim, flagsOf(&want))
+				got.Mode, got.Uid, got.Gid, got.Mtim, flagsOf(&got), want.Mode, want.Uid, want.Gid, want.Mtim,
+				flagsOf(&want))
 		}
 	}
 	var a, b unix.Stat_t

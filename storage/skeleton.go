@@ -190,7 +190,8 @@ func (s *skeleton) check(st *unix.Stat_t) error {
 	}
 	if s.names++; s.names > maxSkeletonNames || s.sum > maxSkeletonBytes {
 		return fmt.Errorf("/%s of the image is too large (over %d names or %d bytes of files) to add a mount point: "+
-			"make it in the image, or choose a storage driver whose roots can be written to", s.dir, maxSkeletonNames, maxSkeletonBytes)
+			"make it in the image, or choose a storage driver whose roots can be written to", s.dir, maxSkeletonNames,
+			maxSkeletonBytes)
 	}
 	return nil
 }

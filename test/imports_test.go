@@ -17,32 +17,49 @@ const module = "github.com/freejail/freejail/"
 // mayImport is the direction of imports: what each package may use of ours.
 // The parts that the daemon composes do not know each other.
 var mayImport = map[string][]string{
-	".":                  {"cmd/cli", "driver"},
-	"catalog":            nil,
-	"cmd/cli":            {"cmd/internal/app", "daemon", "daemon/client", "daemon/host", "daemon/judge", "internal/printable", "policy"},
-	"cmd/freejail-build": {"cmd/freejail-build/buildjail", "cmd/internal/app", "devfs", "image", "image/build", "image/layout", "image/registry", "image/sign", "image/unpack", "internal/printable", "internal/regular", "policy"},
+	".":       {"cmd/cli", "driver"},
+	"catalog": nil,
+	"cmd/cli": {"cmd/internal/app", "daemon", "daemon/client", "daemon/host", "daemon/judge",
+		"internal/printable", "policy"},
+	"cmd/freejail-build": {"cmd/freejail-build/buildjail", "cmd/internal/app", "devfs", "image", "image/build",
+		"image/layout", "image/registry", "image/sign", "image/unpack", "internal/printable", "internal/regular",
+		"policy"},
 	"cmd/freejail-build/buildjail": {
 		"devfs", "image", "image/build", "internal/mount", "jail",
 	},
-	"cmd/internal/app":    {"internal/printable"},
-	"daemon":              {"catalog", "daemon/api", "daemon/client", "daemon/host", "daemon/images", "daemon/judge", "daemon/ledger", "daemon/task", "daemon/works", "devfs", "image", "image/layout", "image/registry", "image/unpack", "internal/aside", "internal/boot", "internal/bsd", "internal/durable", "internal/imagename", "internal/keylock", "internal/mount", "internal/printable", "internal/regular", "internal/remove", "internal/strictjson", "jail", "nfsroot", "policy", "storage"},
-	"daemon/api":          {"daemon/client", "daemon/task", "daemon/works", "internal/bsd", "internal/strictjson"},
-	"daemon/client":       {"internal/printable"},
-	"daemon/host":         {"daemon/client", "devfs", "image", "image/layout", "image/registry", "image/sign", "internal/bsd", "internal/imagename", "internal/mount", "internal/regular", "internal/remove", "nfsroot", "policy", "storage"},
-	"daemon/images":       {"daemon/client", "daemon/host", "daemon/task", "image", "image/layout", "image/registry", "image/unpack", "internal/keylock", "internal/mount", "internal/regular", "nfsroot", "storage"},
-	"daemon/judge":        {"daemon/client", "daemon/host", "daemon/images", "daemon/ledger", "daemon/task", "devfs", "image", "image/layout", "internal/imagename", "internal/printable", "policy"},
-	"daemon/ledger":       {"daemon/client", "internal/aside", "internal/durable", "internal/printable", "policy"},
-	"daemon/task":         {"catalog", "daemon/client", "daemon/host", "daemon/works", "devfs", "image", "internal/bsd", "internal/durable", "internal/mount", "internal/printable", "internal/regular", "internal/remove", "internal/strictjson", "jail", "nfsroot", "policy", "storage"},
-	"daemon/works":        {"daemon/client"},
-	"devfs":               nil,
-	"driver":              {"daemon/client", "internal/printable"},
-	"image":               {"image/document", "internal/imagename", "internal/printable", "internal/regular", "internal/strictjson"},
-	"image/build":         {"image", "image/blob", "image/layout", "image/unpack", "internal/dataset", "internal/durable", "internal/regular", "internal/remove"},
-	"image/document":      {"internal/strictjson"},
-	"image/blob":          {"image/document"},
-	"image/layout":        {"image", "image/blob", "image/document", "image/sign", "internal/aside", "internal/durable", "internal/imagename", "internal/keylock", "internal/regular", "internal/remove"},
-	"image/unpack":        {"image", "image/blob", "internal/remove"},
-	"image/registry":      {"image", "image/blob", "image/document", "image/layout", "image/sign", "internal/durable", "internal/imagename", "internal/printable"},
+	"cmd/internal/app": {"internal/printable"},
+	"daemon": {"catalog", "daemon/api", "daemon/client", "daemon/host", "daemon/images", "daemon/judge",
+		"daemon/ledger", "daemon/task", "daemon/works", "devfs", "image", "image/layout", "image/registry",
+		"image/unpack", "internal/aside", "internal/boot", "internal/bsd", "internal/durable", "internal/imagename",
+		"internal/keylock", "internal/mount", "internal/printable", "internal/regular", "internal/remove",
+		"internal/strictjson", "jail", "nfsroot", "policy", "storage"},
+	"daemon/api":    {"daemon/client", "daemon/task", "daemon/works", "internal/bsd", "internal/strictjson"},
+	"daemon/client": {"internal/printable"},
+	"daemon/host": {"daemon/client", "devfs", "image", "image/layout", "image/registry", "image/sign",
+		"internal/bsd", "internal/imagename", "internal/mount", "internal/regular", "internal/remove", "nfsroot",
+		"policy", "storage"},
+	"daemon/images": {"daemon/client", "daemon/host", "daemon/task", "image", "image/layout", "image/registry",
+		"image/unpack", "internal/keylock", "internal/mount", "internal/regular", "nfsroot", "storage"},
+	"daemon/judge": {"daemon/client", "daemon/host", "daemon/images", "daemon/ledger", "daemon/task", "devfs",
+		"image", "image/layout", "internal/imagename", "internal/printable", "policy"},
+	"daemon/ledger": {"daemon/client", "internal/aside", "internal/durable", "internal/printable", "policy"},
+	"daemon/task": {"catalog", "daemon/client", "daemon/host", "daemon/works", "devfs", "image", "internal/bsd",
+		"internal/durable", "internal/mount", "internal/printable", "internal/regular", "internal/remove",
+		"internal/strictjson", "jail", "nfsroot", "policy", "storage"},
+	"daemon/works": {"daemon/client"},
+	"devfs":        nil,
+	"driver":       {"daemon/client", "internal/printable"},
+	"image": {"image/document", "internal/imagename", "internal/printable", "internal/regular",
+		"internal/strictjson"},
+	"image/build": {"image", "image/blob", "image/layout", "image/unpack", "internal/dataset",
+		"internal/durable", "internal/regular", "internal/remove"},
+	"image/document": {"internal/strictjson"},
+	"image/blob":     {"image/document"},
+	"image/layout": {"image", "image/blob", "image/document", "image/sign", "internal/aside", "internal/durable",
+		"internal/imagename", "internal/keylock", "internal/regular", "internal/remove"},
+	"image/unpack": {"image", "image/blob", "internal/remove"},
+	"image/registry": {"image", "image/blob", "image/document", "image/layout", "image/sign", "internal/durable",
+		"internal/imagename", "internal/printable"},
 	"image/sign":          {"image/document", "internal/imagename", "internal/strictjson"},
 	"internal/boot":       nil,
 	"internal/bsd":        nil,
@@ -58,9 +75,11 @@ var mayImport = map[string][]string{
 	"internal/strictjson": nil,
 	"internal/testcrash":  nil,
 	"jail":                {"internal/bsd", "internal/regular"},
-	"nfsroot":             {"internal/dataset", "internal/durable", "internal/mount", "internal/regular", "internal/strictjson"},
-	"policy":              {"internal/imagename", "internal/printable"},
-	"storage":             {"internal/boot", "internal/bsd", "internal/dataset", "internal/durable", "internal/keylock", "internal/mount", "internal/regular", "internal/remove"},
+	"nfsroot": {"internal/dataset", "internal/durable", "internal/mount", "internal/regular",
+		"internal/strictjson"},
+	"policy": {"internal/imagename", "internal/printable"},
+	"storage": {"internal/boot", "internal/bsd", "internal/dataset", "internal/durable", "internal/keylock",
+		"internal/mount", "internal/regular", "internal/remove"},
 }
 
 func TestImportDirections(t *testing.T) {
@@ -77,7 +96,8 @@ func TestImportDirections(t *testing.T) {
 			return fs.SkipDir
 		}
 		top, _, _ := strings.Cut(pkg, "/")
-		if !strings.HasSuffix(p, ".go") || strings.HasSuffix(p, "_test.go") || top == "example" || top == "test" || strings.HasPrefix(pkg, "internal/test") {
+		if !strings.HasSuffix(p, ".go") || strings.HasSuffix(p, "_test.go") || top == "example" || top == "test" ||
+			strings.HasPrefix(pkg, "internal/test") {
 			return nil
 		}
 		allowed, ok := mayImport[pkg]

@@ -159,7 +159,8 @@ func modulesAreAskedFor(t *testing.T, c *cluster) {
 			t.Errorf("kldunload: %v: %s", err, out)
 		}
 	})
-	c.imports(t, "modules", testimage.Spec{Manifest: `{"schemaVersion":1,"requires":{"mounts":[{"type":"linsysfs","target":"/sys"}]}}`})
+	c.imports(t, "modules",
+		testimage.Spec{Manifest: `{"schemaVersion":1,"requires":{"mounts":[{"type":"linsysfs","target":"/sys"}]}}`})
 	configure := c.configurable(t)
 	try := func(id, more, status string) *nomad.Allocation {
 		configure("permit {\n  mounts = [\"linsysfs\"]\n" + more + "}\n")

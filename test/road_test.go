@@ -37,7 +37,8 @@ func TestRoad(t *testing.T) {
 		c := startCluster(t)
 		dir = c.dir
 		c.imports(t, "probe", testimage.Spec{Manifest: manifest, Files: map[string]string{
-			"/etc/passwd": "root:*:0:0:root:/:/bin/sh\nweb:*:1080:1081:web:/var:/bin/sh\n", "/etc/group": "wheel:*:0:root\nweb:*:1081:\n"}})
+			"/etc/passwd": "root:*:0:0:root:/:/bin/sh\nweb:*:1080:1081:web:/var:/bin/sh\n",
+			"/etc/group":  "wheel:*:0:root\nweb:*:1081:\n"}})
 		for _, part := range parts {
 			t.Run(part.name, func(t *testing.T) { part.run(t, c) })
 			t.Run(part.name+" leaves nothing", c.idle)

@@ -94,7 +94,8 @@ func TestAttachedOverAnUpgrade(t *testing.T) {
 	run.ends(3, "bye\n")
 	logs.ends(0, "bye\n")
 	for _, a := range []*attached{run, logs} {
-		if text := a.out.String(); strings.Count(text, "greeting") != 1 || strings.Count(text, "waiting for the next") > 1 {
+		if text := a.out.String(); strings.Count(text, "greeting") != 1 ||
+			strings.Count(text, "waiting for the next") > 1 {
 			t.Errorf("%q: not everything once: %s", a.Args[1:], text)
 		}
 	}

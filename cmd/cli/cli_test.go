@@ -15,13 +15,15 @@ import (
 
 func TestNoDaemon(t *testing.T) {
 	h := away(t)
-	for _, args := range [][]string{{"ps"}, {"run", "x"}, {"exec", "x", "y"}, {"stop", "x"}, {"images"}, {"gc"}, {"policy", "list"}, {"policy", "log"}, {"metrics"}, {"devfs", "list"}, {"events"}, {"daemon", "--upgrade"}} {
+	for _, args := range [][]string{{"ps"}, {"run", "x"}, {"exec", "x", "y"}, {"stop", "x"}, {"images"}, {"gc"},
+		{"policy", "list"}, {"policy", "log"}, {"metrics"}, {"devfs", "list"}, {"events"}, {"daemon", "--upgrade"}} {
 		h.gives(exitNoDaemon, []string{"no freejail daemon answers", h.socket}, args...)
 	}
 	h.gives(exitNoDaemon, []string{"error    daemon", h.socket, "->"}, "doctor")
 	r := h.freejail("--json", "doctor")
 	var checks []client.Check
-	if err := json.Unmarshal([]byte(r.out), &checks); err != nil || r.code != exitNoDaemon || len(checks) < 4 || checks[0].Status != "error" || checks[0].Fix == "" {
+	if err := json.Unmarshal([]byte(r.out), &checks); err != nil || r.code != exitNoDaemon || len(checks) < 4 ||
+		checks[0].Status != "error" || checks[0].Fix == "" {
 		t.Errorf("doctor --json: %d %v %+v", r.code, err, checks)
 	}
 	h.gives(0, []string{"freejail 1.2.3\n"}, "version")
@@ -32,8 +34,10 @@ func TestNoDaemon(t *testing.T) {
 
 func TestUsageErrors(t *testing.T) {
 	h := away(t)
-	for _, args := range [][]string{{"no-such-command"}, {"ps", "extra"}, {"ps", "--no-such-flag"}, {"stop"}, {"run"}, {"exec", "x"}, {"policy", "nothing"},
-		{"policy", "check"}, {"logs", "-n", "many", "x"}, {"run", "--env", "novalue", "x"}, {"run", "--port", "http=high", "x"},
+	for _, args := range [][]string{{"no-such-command"}, {"ps", "extra"}, {"ps", "--no-such-flag"}, {"stop"}, {"run"},
+		{"exec", "x"}, {"policy", "nothing"},
+		{"policy", "check"}, {"logs", "-n", "many", "x"}, {"run", "--env", "novalue", "x"},
+		{"run", "--port", "http=high", "x"},
 		{"run", "--volume", "/only", "x"}, {"run", "--memory", "much", "x"}, {"exec", "--env", "novalue", "x", "y"}} {
 		r := h.freejail(args...)
 		if r.code != app.Usage || !strings.HasPrefix(r.errout, "freejail: ") {
@@ -78,7 +82,8 @@ func TestExitCodes(t *testing.T) {
 	for _, c := range []struct {
 		exit *client.Exit
 		want int
-	}{{&client.Exit{Known: true, Code: 7}, 7}, {&client.Exit{Known: true, Signal: 9}, 128 + 9}, {&client.Exit{Code: 1}, exitUnknown}, {nil, exitUnknown}} {
+	}{{&client.Exit{Known: true, Code: 7}, 7}, {&client.Exit{Known: true, Signal: 9}, 128 + 9},
+		{&client.Exit{Code: 1}, exitUnknown}, {nil, exitUnknown}} {
 		if got, ok := exitOf(c.exit).(app.ExitCode); !ok || int(got) != c.want {
 			t.Errorf("%+v: %d, want %d", c.exit, got, c.want)
 		}
@@ -90,7 +95,8 @@ func TestExitCodes(t *testing.T) {
 
 func TestDiskLimit(t *testing.T) {
 	h := newHost(t, "")
-	h.gives(128+int(syscall.SIGKILL), []string{"killed: over its disk limit of 16MiB"}, "run", "--name", "clifull", "--disk", "16MiB", "--param", "GREETING=x", "prog", "fill")
+	h.gives(128+int(syscall.SIGKILL), []string{"killed: over its disk limit of 16MiB"}, "run", "--name", "clifull",
+		"--disk", "16MiB", "--param", "GREETING=x", "prog", "fill")
 	h.gives(0, []string{"clifull", "exited (137)"}, "ps", "-a")
 	h.gives(0, []string{"killed: over its disk limit of 16MiB"}, "events")
 	h.gives(0, []string{`"disk_bytes": 16777216`, `"written": `}, "inspect", "clifull")
@@ -101,7 +107,8 @@ func TestDiskLimit(t *testing.T) {
 func TestTask(t *testing.T) {
 	h := newHost(t, "")
 	h.gives(0, []string{"clitask\n"}, "run", "-d", "--name", "clitask", "--param", "GREETING=world", "prog")
-	for deadline := time.Now().Add(time.Minute); h.freejail("logs", "clitask").out == "" && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(time.Minute); h.freejail("logs", "clitask").out == "" &&
+		time.Now().Before(deadline); {
 	}
 	h.gives(0, []string{"greeting world\n"}, "logs", "clitask")
 	h.gives(0, []string{"TASK", "clitask", "running"}, "ps")
@@ -134,8 +141,10 @@ func TestTask(t *testing.T) {
 	}
 
 	// It goes on as it is where its new binary would not start.
-	h.gives(app.Failed, []string{"no upgrade", "not a freejail binary that runs on this host\n"}, "daemon", "--upgrade", "--binary", "/usr/bin/true")
-	check(t, os.WriteFile(h.path("old"), []byte("#!/bin/sh\ntest $1 = version && echo freejail old && exit\necho no flag $4; exit 2\n"), 0o700))
+	h.gives(app.Failed, []string{"no upgrade", "not a freejail binary that runs on this host\n"}, "daemon", "--upgrade",
+		"--binary", "/usr/bin/true")
+	check(t, os.WriteFile(h.path("old"), []byte("#!/bin/sh\ntest $1 = version && echo freejail old && exit\necho no "+
+		"flag $4; exit 2\n"), 0o700))
 	h.gives(app.Failed, []string{"no upgrade", "no flag --log-file"}, "daemon", "--upgrade", "--binary", h.path("old"))
 	conf := h.read("freejail.hcl")
 	check(t, os.WriteFile(h.path("freejail.hcl"), []byte(conf+"\nlimits {\n  log_size = \"much\"\n}\n"), 0o600))
@@ -152,7 +161,8 @@ func TestTask(t *testing.T) {
 	if old := h.read("log.0"); before == "" || old != before {
 		t.Errorf("the moved log changed from\n%s\nto\n%s", before, old)
 	}
-	if again := decoded[client.Task](h, "inspect", "clitask"); again.PID != list[0].PID || again.State != client.Running {
+	if again := decoded[client.Task](h, "inspect", "clitask"); again.PID != list[0].PID ||
+		again.State != client.Running {
 		t.Errorf("after the upgrade: %+v", again)
 	}
 
@@ -175,7 +185,8 @@ func TestStopAsTheImageSays(t *testing.T) {
 	h := newHost(t, "")
 	h.gives(0, nil, "images", "import", h.image("stubborn", "STOPSIGNAL SIGUSR1 timeout=100ms\nCMD [\"stubborn\"]\n"))
 	h.gives(0, nil, "run", "-d", "--name", "clitask", "stubborn")
-	for deadline := time.Now().Add(time.Minute); h.freejail("logs", "clitask").out == "" && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(time.Minute); h.freejail("logs", "clitask").out == "" &&
+		time.Now().Before(deadline); {
 	}
 	h.gives(0, nil, "stop", "clitask")
 	h.gives(0, []string{"user defined signal 1\n"}, "logs", "clitask")
@@ -207,29 +218,39 @@ func TestImages(t *testing.T) {
 
 func TestPolicy(t *testing.T) {
 	h := newHost(t, "permit {\n  allow = [\"chflags\"]\n}\n")
-	h.gives(0, []string{"greedy sha256:"}, "images", "import", h.image("greedy", "ALLOW raw_sockets chflags\nSYSVIPC shm=new\n"))
-	refused := h.gives(exitRefused, []string{"refused", "allow.raw_sockets", "sysvipc shm=new", "no permit covers it", "allowed", "allow.chflags", "freejail.hcl:3",
-		`images = ["greedy"]`, `sysvipc = ["shm=new"]`, "--request allow:raw_sockets --request sysvipc:shm=new"}, "policy", "check", "greedy")
+	h.gives(0, []string{"greedy sha256:"}, "images", "import",
+		h.image("greedy", "ALLOW raw_sockets chflags\nSYSVIPC shm=new\n"))
+	refused := h.gives(exitRefused, []string{"refused", "allow.raw_sockets", "sysvipc shm=new", "no permit covers it",
+		"allowed", "allow.chflags", "freejail.hcl:3",
+		`images = ["greedy"]`, `sysvipc = ["shm=new"]`, "--request allow:raw_sockets --request sysvipc:shm=new"},
+		"policy", "check", "greedy")
 	if strings.Contains(refused, "usage") {
 		t.Errorf("check prints its usage:\n%s", refused)
 	}
-	h.gives(exitRefused, []string{"the host's policy refuses", "freejail policy approve greedy@sha256:"}, "run", "greedy", "exit", "0")
+	h.gives(exitRefused, []string{"the host's policy refuses", "freejail policy approve greedy@sha256:"}, "run",
+		"greedy", "exit", "0")
 	h.gives(app.Failed, []string{"reason"}, "policy", "approve", "greedy")
 	h.gives(app.Failed, []string{"kind:what"}, "policy", "approve", "--reason", "x", "--request", "nonsense", "greedy")
 	h.gives(app.Usage, []string{"--expires"}, "policy", "approve", "--reason", "x", "--expires", "soon", "greedy")
 	digest := decoded[client.ImageInfo](h, "images", "greedy").Digest
-	h.gives(app.Failed, []string{"not on this host"}, "policy", "approve", "--reason", "x", "greedy@"+digest[:len(digest)-4]+"0000")
-	h.gives(0, []string{"approved for sha256:", "allow:raw_sockets"}, "policy", "approve", "--reason", "a test", "--request", "allow:raw_sockets", "greedy@"+digest)
+	h.gives(app.Failed, []string{"not on this host"}, "policy", "approve", "--reason", "x", "greedy@"+
+		digest[:len(digest)-4]+"0000")
+	h.gives(0, []string{"approved for sha256:", "allow:raw_sockets"}, "policy", "approve", "--reason", "a test",
+		"--request", "allow:raw_sockets", "greedy@"+digest)
 	h.gives(exitRefused, []string{"sysvipc shm=new"}, "run", "greedy", "exit", "0")
-	h.gives(0, []string{"sysvipc:shm=new", "until"}, "policy", "approve", "--reason", "more of it", "--expires", "1d", "greedy")
+	h.gives(0, []string{"sysvipc:shm=new", "until"}, "policy", "approve", "--reason", "more of it", "--expires", "1d",
+		"greedy")
 	h.gives(0, []string{"REASON", "a test", "greedy", "uid "}, "policy", "list")
 	list := decoded[[]client.Approval](h, "policy", "list")
-	if len(list) != 2 || list[0].Why != "a test" || !slices.Equal(list[0].Requests, []string{"allow:raw_sockets"}) || !strings.Contains(list[0].By, "uid ") {
+	if len(list) != 2 || list[0].Why != "a test" || !slices.Equal(list[0].Requests, []string{"allow:raw_sockets"}) ||
+		!strings.Contains(list[0].By, "uid ") {
 		t.Errorf("approvals: %+v", list)
 	}
 	h.gives(0, nil, "run", "--rm", "greedy", "exit", "0")
-	h.gives(exitRefused, []string{"asked for by the job", "--request allow:mount"}, "run", "--allow", "mount", "greedy", "exit", "0")
-	h.gives(0, []string{`freejail_policy_decisions_total{result="refused"}`, `freejail_policy_refused_requests_total{kind="allow",source="job",denied="false"} 1`,
+	h.gives(exitRefused, []string{"asked for by the job", "--request allow:mount"}, "run", "--allow", "mount", "greedy",
+		"exit", "0")
+	h.gives(0, []string{`freejail_policy_decisions_total{result="refused"}`,
+		`freejail_policy_refused_requests_total{kind="allow",source="job",denied="false"} 1`,
 		"freejail_policy_approvals 2"}, "metrics")
 
 	// One that runs is told of a revocation, and runs on; it starts no more.
@@ -264,7 +285,8 @@ func TestDoctorAndDevfs(t *testing.T) {
 	h.gives(0, []string{"held by clitask", "path null unhide"}, "devfs", "list")
 	h.gives(0, []string{"held by clitask", "path null unhide"}, "devfs", "show", "clitask")
 	h.gives(app.Failed, []string{"nobody"}, "devfs", "show", "nobody")
-	if out := h.gives(0, []string{"visible  null", "open"}, "devfs", "explain", "prog"); strings.Contains(out, "hidden") {
+	if out := h.gives(0, []string{"visible  null", "open"}, "devfs", "explain", "prog"); strings.Contains(out,
+		"hidden") {
 		t.Errorf("hidden nodes are listed:\n%s", out)
 	}
 	if l := decoded[[]client.Ruleset](h, "devfs", "list"); len(l) != 1 || len(l[0].Rules) == 0 {
@@ -279,13 +301,16 @@ func TestPolicyOffline(t *testing.T) {
 	path := h.image("greedy", "ALLOW raw_sockets\nSYSVIPC shm=new\n")
 	conf := h.path("freejail.hcl")
 	write := func(text string) { check(t, os.WriteFile(conf, []byte(text), 0o600)) }
-	write("permit {\n  sets = [\"network-tools\"]\n}\ntest \"ping\" {\n  allowed {\n    allow = [\"raw_sockets\"]\n  }\n  refused {\n    ports = [\"80\"]\n  }\n}\n")
-	h.gives(exitRefused, []string{"allowed  allow.raw_sockets", "freejail.hcl:2 (set network-tools)", "refused  sysvipc shm=new"}, "policy", "check", path, "-policy", conf)
+	write("permit {\n  sets = [\"network-tools\"]\n}\ntest \"ping\" {\n  allowed {\n    allow = [\"raw_sockets\"]\n  " +
+		"}\n  refused {\n    ports = [\"80\"]\n  }\n}\n")
+	h.gives(exitRefused, []string{"allowed  allow.raw_sockets", "freejail.hcl:2 (set network-tools)",
+		"refused  sysvipc shm=new"}, "policy", "check", path, "-policy", conf)
 	h.gives(exitRefused, []string{"refused  allow.raw_sockets"}, "policy", "check", path, "--policy=")
 	h.gives(0, []string{"2 of 2 assertions hold"}, "policy", "test", conf)
 	r := h.freejail("--json", "policy", "check", path, "--policy", conf)
 	var d client.Decision
-	if err := json.Unmarshal([]byte(r.out), &d); err != nil || r.code != exitRefused || d.Allowed || len(d.Results) != 2 || d.Results[1].Permit == "" || d.Results[1].Key != "sysvipc:shm=new" {
+	if err := json.Unmarshal([]byte(r.out), &d); err != nil || r.code != exitRefused || d.Allowed ||
+		len(d.Results) != 2 || d.Results[1].Permit == "" || d.Results[1].Key != "sysvipc:shm=new" {
 		t.Errorf("check --json: %d %v %+v", r.code, err, d)
 	}
 	write("permit {\n  sysvipc = [\"shm\"]\n}\ntest \"no more\" {\n  refused {\n    sysvipc = [\"shm=new\"]\n  }\n}\n")

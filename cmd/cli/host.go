@@ -77,7 +77,8 @@ func bytesOrNone(n int64) string {
 func describe(w io.Writer, i *client.ImageInfo) {
 	printable.Fprintf(w, "%s  %s\n", i.Name, i.Digest)
 	printable.Fprintf(w, "%s/%s, %s (shared %s, unpacked %s), created %s\n", i.OS, i.Arch,
-		units.BytesSize(float64(i.Size)), bytesOrNone(i.Shared), bytesOrNone(i.Unpacked), i.Created.Format(time.DateOnly))
+		units.BytesSize(float64(i.Size)), bytesOrNone(i.Shared), bytesOrNone(i.Unpacked),
+		i.Created.Format(time.DateOnly))
 	if i.Summary != "" {
 		printable.Fprintln(w, i.Summary)
 	}

@@ -24,14 +24,21 @@ const hostile, harmless = testtext.Hostile, testtext.Harmless
 
 // answers are what the daemon gives for each route.
 var answers = map[string]any{
-	"GET /v1/info": client.Info{}, "POST /v1/tasks": client.Task{}, "GET /v1/tasks": []client.Task{}, "GET /v1/tasks/{id}": client.Task{},
+	"GET /v1/info": client.Info{}, "POST /v1/tasks": client.Task{}, "GET /v1/tasks": []client.Task{},
+	"GET /v1/tasks/{id}":      client.Task{},
 	"GET /v1/tasks/{id}/wait": client.Exit{}, "POST /v1/tasks/{id}/stop": client.Exit{}, "DELETE /v1/tasks/{id}": nil,
-	"GET /v1/stats": map[string]client.Usage{}, "GET /v1/events": client.Event{}, "GET /v1/images": []client.ImageInfo{},
-	"POST /v1/images": client.ImageProgress{}, "POST /v1/images/pull": client.ImageProgress{}, "GET /v1/image": client.ImageInfo{},
-	"DELETE /v1/image": nil, "GET /v1/exports": []client.Export{}, "POST /v1/exports": client.Export{}, "DELETE /v1/exports": nil,
-	"POST /v1/gc": client.GCResult{}, "POST /v1/policy/check": client.Decision{}, "POST /v1/policy/approvals": client.Approval{},
-	"GET /v1/policy/approvals": []client.Approval{}, "GET /v1/policy/log": []client.ApprovalRecord{}, "DELETE /v1/policy/approvals": nil, "POST /v1/shutdown": client.ShutdownResult{},
-	"GET /v1/devfs": []client.Ruleset{}, "GET /v1/devfs/explain": client.DevfsView{}, "GET /v1/doctor": []client.Check{}, "POST /v1/reload": nil,
+	"GET /v1/stats": map[string]client.Usage{}, "GET /v1/events": client.Event{},
+	"GET /v1/images":  []client.ImageInfo{},
+	"POST /v1/images": client.ImageProgress{}, "POST /v1/images/pull": client.ImageProgress{},
+	"GET /v1/image":    client.ImageInfo{},
+	"DELETE /v1/image": nil, "GET /v1/exports": []client.Export{}, "POST /v1/exports": client.Export{},
+	"DELETE /v1/exports": nil,
+	"POST /v1/gc":        client.GCResult{}, "POST /v1/policy/check": client.Decision{},
+	"POST /v1/policy/approvals": client.Approval{},
+	"GET /v1/policy/approvals":  []client.Approval{}, "GET /v1/policy/log": []client.ApprovalRecord{},
+	"DELETE /v1/policy/approvals": nil, "POST /v1/shutdown": client.ShutdownResult{},
+	"GET /v1/devfs": []client.Ruleset{}, "GET /v1/devfs/explain": client.DevfsView{},
+	"GET /v1/doctor": []client.Check{}, "POST /v1/reload": nil,
 }
 
 // lines are fields whose lines are the daemon's own, or an image's that are shown
@@ -92,7 +99,8 @@ func pretender(t *testing.T, text string, flag bool, fail func(http.ResponseWrit
 			}
 		})
 	}
-	for route, raw := range map[string]string{"GET /v1/metrics": strings.ReplaceAll(text, "\n", ""), "GET /v1/tasks/{id}/logs": text} {
+	for route, raw := range map[string]string{"GET /v1/metrics": strings.ReplaceAll(text, "\n", ""),
+		"GET /v1/tasks/{id}/logs": text} {
 		m.HandleFunc(route, func(w http.ResponseWriter, _ *http.Request) {
 			if fail != nil {
 				fail(w)
@@ -140,20 +148,22 @@ var outputs = map[string]struct {
 	"freejail metrics":        {args: [][]string{{}}},
 	"freejail policy":         {args: [][]string{{hostile}}},
 	"freejail policy approve": {args: [][]string{{"--reason", "y", "x"}, {"--expires", hostile, "x"}}},
-	"freejail policy check":   {args: [][]string{{"x"}, {"--policy", "CONFIG", "IMAGE"}, {"--policy", "CONFIG", hostile}}},
-	"freejail policy list":    {args: [][]string{{}}},
-	"freejail policy log":     {args: [][]string{{}}},
-	"freejail policy reload":  {args: [][]string{{}}},
-	"freejail policy revoke":  {args: [][]string{{"x"}}},
-	"freejail policy sets":    {args: [][]string{{}, {"development"}, {hostile}}},
-	"freejail policy test":    {args: [][]string{{"CONFIG"}, {hostile}}},
-	"freejail ps":             {args: [][]string{{}, {"--all"}}},
-	"freejail pull":           {args: [][]string{{"x"}}},
-	"freejail rm":             {args: [][]string{{"x", hostile}}},
-	"freejail shutdown":       {args: [][]string{{}, {"--timeout", hostile}}},
-	"freejail run":            {args: [][]string{{"--detach", "x"}, {"--name", hostile, "-d", hostile}, {"--port", hostile, "x"}, {"--memory", hostile, "x"}}},
-	"freejail stop":           {args: [][]string{{"x", hostile}, {"--signal", hostile, "x"}}},
-	"freejail version":        {args: [][]string{{}}},
+	"freejail policy check": {args: [][]string{{"x"}, {"--policy", "CONFIG", "IMAGE"},
+		{"--policy", "CONFIG", hostile}}},
+	"freejail policy list":   {args: [][]string{{}}},
+	"freejail policy log":    {args: [][]string{{}}},
+	"freejail policy reload": {args: [][]string{{}}},
+	"freejail policy revoke": {args: [][]string{{"x"}}},
+	"freejail policy sets":   {args: [][]string{{}, {"development"}, {hostile}}},
+	"freejail policy test":   {args: [][]string{{"CONFIG"}, {hostile}}},
+	"freejail ps":            {args: [][]string{{}, {"--all"}}},
+	"freejail pull":          {args: [][]string{{"x"}}},
+	"freejail rm":            {args: [][]string{{"x", hostile}}},
+	"freejail shutdown":      {args: [][]string{{}, {"--timeout", hostile}}},
+	"freejail run": {args: [][]string{{"--detach", "x"}, {"--name", hostile, "-d", hostile},
+		{"--port", hostile, "x"}, {"--memory", hostile, "x"}}},
+	"freejail stop":    {args: [][]string{{"x", hostile}, {"--signal", hostile, "x"}}},
+	"freejail version": {args: [][]string{{}}},
 }
 
 // TestNoOutputLies runs every command of the command line against answers, errors
@@ -190,8 +200,10 @@ func TestNoOutputLies(t *testing.T) {
 			for _, args := range o.args {
 				args = append(strings.Fields(name)[1:], args...)
 				for _, more := range [][]string{nil, {"--json"}} {
-					was, want := bad.freejail(argsFor(append(more, args...), files, 0)...), good.freejail(argsFor(append(more, args...), files, 1)...)
-					compare(t, kind+": "+strings.Join(append(more, args...), " "), was, want, o.raw && (kind == "permitted" || kind == "refused"))
+					was, want := bad.freejail(argsFor(append(more, args...), files, 0)...),
+						good.freejail(argsFor(append(more, args...), files, 1)...)
+					compare(t, kind+": "+strings.Join(append(more, args...), " "), was, want, o.raw &&
+						(kind == "permitted" || kind == "refused"))
 				}
 			}
 		}
@@ -220,10 +232,13 @@ func hostileFiles(t *testing.T, text string) map[string]string {
 		quoted += fmt.Sprintf(`\U%08x`, r)
 	}
 	quoted += `"`
-	conf := "permit {\n  users = [" + quoted + "]\n}\ntest " + quoted + " {\n  allowed {\n    ports = [\"80\"]\n  }\n}\n"
+	conf := "permit {\n  users = [" + quoted + "]\n}\ntest " + quoted +
+		" {\n  allowed {\n    ports = [\"80\"]\n  }\n}\n"
 	check(t, os.WriteFile(dir+"/freejail.hcl", []byte(conf), 0o600))
-	image, err := testimage.Write(t.Context(), dir, testimage.Spec{Name: "hostile", User: text, Labels: map[string]string{text: text},
-		Manifest: `{"schemaVersion":1,"requires":{"devfs":["path 'x' unhide"],"mounts":[{"type":"tmpfs","target":"/x` + "\u202e\u200b" + `"}]}}`})
+	image, err := testimage.Write(t.Context(), dir, testimage.Spec{Name: "hostile", User: text,
+		Labels: map[string]string{text: text},
+		Manifest: `{"schemaVersion":1,"requires":{"devfs":["path 'x' unhide"],"mounts":[{"type":"tmpfs","target":"/x` +
+			"\u202e\u200b" + `"}]}}`})
 	check(t, err)
 	return map[string]string{"CONFIG": dir + "/freejail.hcl", "IMAGE": image}
 }
@@ -246,7 +261,8 @@ func compare(t *testing.T, what string, was, want result, raw bool) {
 		}
 	}
 	if n, m := strings.Count(was.out+was.errout, "\n"), strings.Count(want.out+want.errout, "\n"); n != m && !raw {
-		t.Errorf("%q: %d lines, and %d for harmless text:\n%s%s\n%s%s", what, n, m, was.out, was.errout, want.out, want.errout)
+		t.Errorf("%q: %d lines, and %d for harmless text:\n%s%s\n%s%s", what, n, m, was.out, was.errout, want.out,
+			want.errout)
 	}
 }
 
@@ -287,18 +303,26 @@ func TestHostileImageOnAHost(t *testing.T) {
 	manifest := fmt.Sprintf(`{"schemaVersion":1,"summary":%s,"usage":%s,"parameters":[{"name":"WORD","description":%s,"required":true}],
 		"ports":[{"name":"http","port":80,"protocol":"tcp","description":%s}],"requires":{"jail":{"children.max":%s},
 		"mounts":[{"type":"tmpfs","target":"/x\u202e\u200b"}]},"volumes":[{"name":"data","path":"/d\u202e","description":%s,"required":true}]}`, sly, sly, sly, sly, line, sly)
-	_, err = testimage.Write(t.Context(), dir, testimage.Spec{Name: "hostile", User: hostile, Labels: map[string]string{hostile: hostile}, Cmd: []string{hostile}, Manifest: manifest})
+	_, err = testimage.Write(t.Context(), dir, testimage.Spec{Name: "hostile", User: hostile,
+		Labels: map[string]string{hostile: hostile}, Cmd: []string{hostile}, Manifest: manifest})
 	check(t, err)
 	image := dir + "/hostile.tar"
-	for _, args := range [][]string{{"images", "import", image + hostile}, {"images", "import", image}, {"images"}, {"images", "hostile"}, {"images", image}, {"policy", "check", "hostile"},
-		{"policy", "check", image}, {"run", "hostile"}, {"run", "--param", "WORD=" + hostile, "hostile"}, {"run", "--param", "WORD=x", "--volume", hostile + ":/d\u202e", "hostile"},
-		{"run", "--param", "WORD=x", "--volume", "/etc:/d\u202e", "--user", hostile, "hostile"}, {"run", image}, {"run", "--devfs", hostile, "prog"}, {"run", "--user", hostile, "prog"},
-		{"run", "--workdir", hostile, "prog"}, {"run", "--entrypoint", hostile, "prog"}, {"run", "--hostname", hostile, "--rm", "prog", "say", "x"}, {"run", "--storage", hostile, "prog"},
-		{"run", "--port", hostile + "=80", "prog"}, {"run", "--env", hostile + "=x", "prog", "exit", "3"}, {"policy", "approve", "--reason", hostile, "hostile"}, {"policy", "list"},
-		{"policy", "log"}, {"policy", "revoke", "--reason", hostile, "hostile"}, {"policy", "log"}, {"pull", hostile}, {"ps", "-a"}, {"events"}, {"gc"}, {"doctor"}, {"metrics"}, {"devfs", "explain", "hostile"}} {
+	for _, args := range [][]string{{"images", "import", image + hostile}, {"images", "import", image}, {"images"},
+		{"images", "hostile"}, {"images", image}, {"policy", "check", "hostile"},
+		{"policy", "check", image}, {"run", "hostile"}, {"run", "--param", "WORD=" + hostile, "hostile"},
+		{"run", "--param", "WORD=x", "--volume", hostile + ":/d\u202e", "hostile"},
+		{"run", "--param", "WORD=x", "--volume", "/etc:/d\u202e", "--user", hostile, "hostile"}, {"run", image},
+		{"run", "--devfs", hostile, "prog"}, {"run", "--user", hostile, "prog"},
+		{"run", "--workdir", hostile, "prog"}, {"run", "--entrypoint", hostile, "prog"},
+		{"run", "--hostname", hostile, "--rm", "prog", "say", "x"}, {"run", "--storage", hostile, "prog"},
+		{"run", "--port", hostile + "=80", "prog"}, {"run", "--env", hostile + "=x", "prog", "exit", "3"},
+		{"policy", "approve", "--reason", hostile, "hostile"}, {"policy", "list"},
+		{"policy", "log"}, {"policy", "revoke", "--reason", hostile, "hostile"}, {"policy", "log"}, {"pull", hostile},
+		{"ps", "-a"}, {"events"}, {"gc"}, {"doctor"}, {"metrics"}, {"devfs", "explain", "hostile"}} {
 		for _, more := range [][]string{nil, {"--json"}} {
 			r := h.freejail(append(more, args...)...)
-			if c, steers := testtext.Steers(r.out + r.errout); steers || testtext.Forged(r.out) || testtext.Forged(r.errout) {
+			if c, steers := testtext.Steers(r.out + r.errout); steers || testtext.Forged(r.out) ||
+				testtext.Forged(r.errout) {
 				t.Errorf("%q: %q or a forged line comes out:\n%s%s", args, c, r.out, r.errout)
 			}
 		}

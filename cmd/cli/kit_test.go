@@ -176,7 +176,8 @@ func newHost(t *testing.T, policy string) *testHost {
 		t.Skip(err)
 	}
 	h := away(t)
-	check(t, os.WriteFile(h.path("freejail.hcl"), fmt.Appendf(nil, "state_dir = %q\n%s", h.path("state"), policy), 0o600))
+	check(t, os.WriteFile(h.path("freejail.hcl"), fmt.Appendf(nil, "state_dir = %q\n%s", h.path("state"),
+		policy), 0o600))
 	h.begin()
 	t.Cleanup(func() { h.end() })
 	h.gives(0, []string{"prog sha256:"}, "images", "import", h.image("prog", ""))
@@ -233,7 +234,8 @@ func (h *testHost) image(name, more string) string {
 	_, err = io.Copy(out, in)
 	check(h.t, err)
 	check(h.t, out.Close())
-	text := "FROM scratch\nNAME " + name + "\nSUMMARY for tests\nCOPY prog /bin/prog\nPARAM GREETING default=hello description=\"a word\"\n" +
+	text := "FROM scratch\nNAME " + name +
+		"\nSUMMARY for tests\nCOPY prog /bin/prog\nPARAM GREETING default=hello description=\"a word\"\n" +
 		"ENTRYPOINT [\"/bin/prog\", \"inside\"]\nCMD [\"wait\"]\n" + more
 	check(h.t, os.WriteFile(filepath.Join(dir, "Jailfile"), []byte(text), 0o600))
 	path := filepath.Join(h.t.TempDir(), name+".tar")

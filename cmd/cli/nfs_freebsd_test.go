@@ -23,11 +23,13 @@ func TestRunOverNFS(t *testing.T) {
 	}
 	check(t, err)
 	t.Cleanup(func() { check(t, server.Close()) })
-	builder := newHost(t, "nfs {\n  export {\n    dir = \""+server.Roots+"\"\n    clients = [\""+testnfs.Network+"\"]\n  }\n}\n")
+	builder := newHost(t, "nfs {\n  export {\n    dir = \""+server.Roots+"\"\n    clients = [\""+testnfs.Network+
+		"\"]\n  }\n}\n")
 	builder.gives(0, []string{"prog sha256:"}, "export", "prog")
 	check(t, server.Export(builder.path("state/exports")))
 
-	runner := newHost(t, "permit {\n  nfs = true\n}\nnfs {\n  servers = [\""+testnfs.URL+"\"]\n  timeout = \"5s\"\n  every = \"500ms\"\n  keep = \"0s\"\n}\n")
+	runner := newHost(t, "permit {\n  nfs = true\n}\nnfs {\n  servers = [\""+testnfs.URL+
+		"\"]\n  timeout = \"5s\"\n  every = \"500ms\"\n  keep = \"0s\"\n}\n")
 	runner.gives(0, nil, "images", "rm", "prog")
 	runner.gives(0, nil, "gc")
 	runner.gives(app.Failed, []string{"not on this host"}, "run", "prog", "say", "x")

@@ -116,7 +116,8 @@ func (a *commands) policySetsCmd() *cobra.Command {
 			}
 			list := policy.Sets()
 			return a.Print(list, func(w io.Writer) {
-				table(w, "SET\tWHAT IT IS FOR", list, func(s policy.Set) []string { return []string{s.Name, s.Description} })
+				table(w, "SET\tWHAT IT IS FOR", list,
+					func(s policy.Set) []string { return []string{s.Name, s.Description} })
 			})
 		})
 }
@@ -187,7 +188,8 @@ func printApproval(w io.Writer, a *client.Approval) {
 
 func printApprovals(w io.Writer, list []client.Approval) {
 	table(w, "ID\tDIGEST\tIMAGE\tBY\tWHEN\tREASON\tREQUESTS", list, func(a client.Approval) []string {
-		return []string{a.ID, short(a.Digest), a.Image, a.By, minute(a.At) + until(a), a.Why, strings.Join(a.Requests, "; ")}
+		return []string{a.ID, short(a.Digest), a.Image, a.By, minute(a.At) + until(a), a.Why,
+			strings.Join(a.Requests, "; ")}
 	})
 }
 
@@ -210,7 +212,8 @@ func printApprovalLog(w io.Writer, list []client.ApprovalRecord) {
 		printable.Fprintf(w, "%s %s %s %s by %s: %s\n", at.Local().Format(time.DateTime), r.Action,
 			r.Approval.ID, short(r.Approval.Digest), by, why)
 		if r.Action == "approve" {
-			printable.Fprintf(w, "  %s%s: %s\n", r.Approval.Image, until(r.Approval), strings.Join(r.Approval.Requests, "; "))
+			printable.Fprintf(w, "  %s%s: %s\n", r.Approval.Image, until(r.Approval),
+				strings.Join(r.Approval.Requests, "; "))
 		}
 	}
 }
@@ -248,7 +251,8 @@ func printDecision(w io.Writer, d *client.Decision) {
 func (a *commands) devfsCmd() *cobra.Command {
 	c := &cobra.Command{Use: "devfs", Short: "freejail's devfs rulesets"}
 	c.AddCommand(listing(a, "list", "list the rulesets and their holders", (*client.Client).Rulesets, printRulesets),
-		answer(a, "show RULESET", "show one ruleset, by its number or a task", cobra.ExactArgs(1), a.ruleset, printRuleset),
+		answer(a, "show RULESET", "show one ruleset, by its number or a task", cobra.ExactArgs(1), a.ruleset,
+			printRuleset),
 		a.devfsExplainCmd())
 	return c
 }

@@ -518,7 +518,8 @@ func (a *commands) eventsCmd() *cobra.Command {
 				return c.Events(ctx, after, follow, func(e client.Event) error {
 					after = e.Seq
 					return a.Print(e, func(w io.Writer) {
-						printable.Fprintf(w, "%s  %-20s  %-10s  %s\n", e.At.Format(time.TimeOnly), e.Task, e.Kind, e.Message)
+						printable.Fprintf(w, "%s  %-20s  %-10s  %s\n", e.At.Format(time.TimeOnly), e.Task, e.Kind,
+							e.Message)
 					})
 				})
 			}, sayWaiting)

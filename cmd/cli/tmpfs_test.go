@@ -14,7 +14,8 @@ func TestTmpfsHasOptions(t *testing.T) {
 	fl := pflag.NewFlagSet("run", pflag.ContinueOnError)
 	f.task(fl)
 	check(t, fl.Parse([]string{"--tmpfs", "/tmp", "--tmpfs", "/run:size=64m,mode=1777"}))
-	want := []client.Mount{{Type: "tmpfs", Source: "tmpfs", Target: "/tmp"}, {Type: "tmpfs", Source: "tmpfs", Target: "/run", Options: "size=64m,mode=1777"}}
+	want := []client.Mount{{Type: "tmpfs", Source: "tmpfs", Target: "/tmp"},
+		{Type: "tmpfs", Source: "tmpfs", Target: "/run", Options: "size=64m,mode=1777"}}
 	if !slices.Equal(f.Volumes, want) {
 		t.Errorf("--tmpfs: %+v", f.Volumes)
 	}

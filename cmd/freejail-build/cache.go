@@ -71,7 +71,8 @@ func (a *commands) pruneCmd() *cobra.Command {
 			}
 			bytes, err := units.RAMInBytes(keep)
 			if err != nil || bytes < 0 || age < 0 {
-				return app.Usagef("--keep %s, --older-than %s: not a valid size and time (for example 10g and 168h)", keep, age)
+				return app.Usagef("--keep %s, --older-than %s: not a valid size and time (for example 10g and 168h)",
+					keep, age)
 			}
 			if all {
 				bytes = 0

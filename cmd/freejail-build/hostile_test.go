@@ -42,15 +42,18 @@ func hostileImage(t *testing.T, path, name, text, sly string) {
 	tag := []string{sly}
 	manifest, err := json.Marshal(image.Manifest{SchemaVersion: 1, Summary: sly, Usage: "# Use\n\n" + sly,
 		Parameters: []image.Parameter{{Name: "WORD", Description: sly, Default: &sly}},
-		Ports:      []image.Port{{Name: "http", Port: 80, Protocol: "tcp", Description: sly, Service: &image.Service{Tags: []string{"one"}, Check: &image.Check{Type: "http", Path: "/"}}}},
+		Ports: []image.Port{{Name: "http", Port: 80, Protocol: "tcp", Description: sly,
+			Service: &image.Service{Tags: []string{"one"}, Check: &image.Check{Type: "http", Path: "/"}}}},
 		Requires: image.Requires{Devfs: tag, Jail: map[string]string{"children.max": strings.ReplaceAll(sly, "\n", "")},
 			Mounts: []image.MountRequest{{Type: "tmpfs", Target: "/x" + strings.ReplaceAll(sly, "\n", "")}}},
 		Volumes: []image.Volume{{Name: "data", Path: "/d" + strings.ReplaceAll(sly, "\n", ""), Description: sly}}})
 	check(t, err)
-	cfg := ocispec.Image{Author: text, Platform: ocispec.Platform{OS: "freebsd", Architecture: "amd64"}, Config: ocispec.ImageConfig{
-		User: text, Env: []string{"A=" + text, text}, Entrypoint: []string{text}, Cmd: []string{name, text}, WorkingDir: "/" + text, StopSignal: "TERM",
-		ExposedPorts: map[string]struct{}{text: {}}, Volumes: map[string]struct{}{text: {}},
-		Labels: map[string]string{text: text, image.ManifestLabel: string(manifest)}}}
+	cfg := ocispec.Image{Author: text, Platform: ocispec.Platform{OS: "freebsd", Architecture: "amd64"},
+		Config: ocispec.ImageConfig{
+			User: text, Env: []string{"A=" + text, text}, Entrypoint: []string{text}, Cmd: []string{name, text},
+			WorkingDir: "/" + text, StopSignal: "TERM",
+			ExposedPorts: map[string]struct{}{text: {}}, Volumes: map[string]struct{}{text: {}},
+			Labels: map[string]string{text: text, image.ManifestLabel: string(manifest)}}}
 	cfg.History = []ocispec.History{{CreatedBy: text, Author: text, Comment: text}}
 	cfg.RootFS = ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{digest.FromBytes(layer.Bytes())}}
 	store, err := layout.OpenStore(t.TempDir(), image.Limits{})
@@ -67,9 +70,11 @@ func hostileImage(t *testing.T, path, name, text, sly string) {
 // hostileRegistry answers all with text, as a document, an error, or a realm.
 func hostileRegistry(t *testing.T, text string) string {
 	t.Helper()
-	oneLine := strings.NewReplacer("\r", "", "\n", "", "\x1b", "", "\a", "", "\b", "", "\x7f", "").Replace(text) // as headers can be
+	// as headers can be
+	oneLine := strings.NewReplacer("\r", "", "\n", "", "\x1b", "", "\a", "", "\b", "", "\x7f", "").Replace(text)
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		errs, err := json.Marshal(map[string]any{"errors": []map[string]string{{"code": text, "message": text, "detail": text}}})
+		errs, err := json.Marshal(
+			map[string]any{"errors": []map[string]string{{"code": text, "message": text, "detail": text}}})
 		check(t, err)
 		w.Header().Set("Content-Type", "text/"+oneLine)
 		w.Header().Set("Docker-Content-Digest", oneLine)
@@ -97,25 +102,35 @@ func hostileRegistry(t *testing.T, text string) string {
 // Names in capitals stand for what setUpHostile makes. A command that is not here
 // is an error.
 var outputs = map[string][][]string{
-	"freejail-build":             {{"--help"}, {"TEXT"}, {"--TEXT"}},
-	"freejail-build build":       {{"-o", "OUT", "CONTEXT"}, {"-o", "OUT", "-f", "CONTEXT/Bad", "CONTEXT"}, {"-o", "OUT", "-f", "TEXT", "CONTEXT"}, {"-o", "OUT", "-f", "CONTEXT/From", "--plain-http", "REGISTRY", "CONTEXT"}, {"--build-arg", "TEXT", "-o", "OUT", "CONTEXT"}},
+	"freejail-build": {{"--help"}, {"TEXT"}, {"--TEXT"}},
+	"freejail-build build": {{"-o", "OUT", "CONTEXT"}, {"-o", "OUT", "-f", "CONTEXT/Bad", "CONTEXT"},
+		{"-o", "OUT", "-f", "TEXT", "CONTEXT"}, {"-o", "OUT", "-f", "CONTEXT/From", "--plain-http", "REGISTRY",
+			"CONTEXT"}, {"--build-arg", "TEXT", "-o", "OUT", "CONTEXT"}},
 	"freejail-build cache":       {{"--help"}},
 	"freejail-build cache prune": {{}, {"--cache", "TEXT"}, {"--keep", "TEXT"}},
-	"freejail-build import":      {{"-o", "OUT", "TEXT"}, {"-o", "OUT", "--digest", "TEXT", "IMAGE"}, {"-o", "OUT", "CONTEXT/Jailfile"}},
-	"freejail-build inspect":     {{"IMAGE"}, {"--json", "IMAGE"}, {"TEXT"}, {"CONTEXT"}, {"--plain-http", "REGISTRY", "REGISTRY/manifest/x:1"}, {"--platform", "TEXT", "IMAGE"}},
-	"freejail-build history":     {{"IMAGE"}, {"--json", "IMAGE"}},
-	"freejail-build diff":        {{"IMAGE", "OTHER"}, {"--json", "IMAGE", "OTHER"}, {"IMAGE", "TEXT"}},
-	"freejail-build validate":    {{"IMAGE"}, {"--json", "IMAGE"}, {"BROKEN"}, {"--json", "BROKEN"}},
-	"freejail-build schema":      {{}, {"TEXT"}},
-	"freejail-build unpack":      {{"IMAGE", "TEXT/x/y"}, {"BROKEN", "OUT"}},
-	"freejail-build pull":        {{"-o", "OUT", "--plain-http", "REGISTRY", "REGISTRY/plain/x:1"}, {"-o", "OUT", "--plain-http", "REGISTRY", "REGISTRY/realm/x:1"}, {"-o", "OUT", "--plain-http", "REGISTRY", "REGISTRY/manifest/x:1"}, {"-o", "OUT", "TEXT"}},
-	"freejail-build push":        {{"--plain-http", "REGISTRY", "IMAGE", "REGISTRY/plain/x:1"}, {"TEXT", "REGISTRY/x:1"}, {"IMAGE", "TEXT"}},
-	"freejail-build copy":        {{"oci-archive:IMAGE", "oci:TEXT"}, {"TEXT", "TEXT"}, {"--plain-http", "REGISTRY", "REGISTRY/realm/x:1", "oci:OUT"}},
-	"freejail-build serve":       {{"--listen", "TEXT", "OUT"}, {"--max-blob", "TEXT", "OUT"}, {"--htpasswd", "TEXT", "OUT"}},
-	"freejail-build keygen":      {{"--plain", "-o", "TEXT/x"}},
-	"freejail-build sign":        {{"--key", "TEXT", "IMAGE"}, {"--key", "CONTEXT/Jailfile", "IMAGE"}},
-	"freejail-build verify":      {{"--key", "TEXT", "IMAGE"}, {"--key", "CONTEXT/Jailfile", "--plain-http", "REGISTRY", "REGISTRY/x:1"}},
-	"freejail-build version":     {{}, {"TEXT"}},
+	"freejail-build import": {{"-o", "OUT", "TEXT"}, {"-o", "OUT", "--digest", "TEXT", "IMAGE"},
+		{"-o", "OUT", "CONTEXT/Jailfile"}},
+	"freejail-build inspect": {{"IMAGE"}, {"--json", "IMAGE"}, {"TEXT"}, {"CONTEXT"},
+		{"--plain-http", "REGISTRY", "REGISTRY/manifest/x:1"}, {"--platform", "TEXT", "IMAGE"}},
+	"freejail-build history":  {{"IMAGE"}, {"--json", "IMAGE"}},
+	"freejail-build diff":     {{"IMAGE", "OTHER"}, {"--json", "IMAGE", "OTHER"}, {"IMAGE", "TEXT"}},
+	"freejail-build validate": {{"IMAGE"}, {"--json", "IMAGE"}, {"BROKEN"}, {"--json", "BROKEN"}},
+	"freejail-build schema":   {{}, {"TEXT"}},
+	"freejail-build unpack":   {{"IMAGE", "TEXT/x/y"}, {"BROKEN", "OUT"}},
+	"freejail-build pull": {{"-o", "OUT", "--plain-http", "REGISTRY", "REGISTRY/plain/x:1"}, {"-o", "OUT",
+		"--plain-http", "REGISTRY", "REGISTRY/realm/x:1"}, {"-o", "OUT", "--plain-http", "REGISTRY",
+		"REGISTRY/manifest/x:1"}, {"-o", "OUT", "TEXT"}},
+	"freejail-build push": {{"--plain-http", "REGISTRY", "IMAGE", "REGISTRY/plain/x:1"},
+		{"TEXT", "REGISTRY/x:1"}, {"IMAGE", "TEXT"}},
+	"freejail-build copy": {{"oci-archive:IMAGE", "oci:TEXT"}, {"TEXT", "TEXT"},
+		{"--plain-http", "REGISTRY", "REGISTRY/realm/x:1", "oci:OUT"}},
+	"freejail-build serve": {{"--listen", "TEXT", "OUT"}, {"--max-blob", "TEXT", "OUT"},
+		{"--htpasswd", "TEXT", "OUT"}},
+	"freejail-build keygen": {{"--plain", "-o", "TEXT/x"}},
+	"freejail-build sign":   {{"--key", "TEXT", "IMAGE"}, {"--key", "CONTEXT/Jailfile", "IMAGE"}},
+	"freejail-build verify": {{"--key", "TEXT", "IMAGE"}, {"--key", "CONTEXT/Jailfile", "--plain-http", "REGISTRY",
+		"REGISTRY/x:1"}},
+	"freejail-build version": {{}, {"TEXT"}},
 }
 
 // setUpHostile makes what the arguments name, with a text in it.
@@ -132,11 +147,14 @@ func setUpHostile(t *testing.T, text, sly string) *strings.Replacer {
 	check(t, os.Mkdir(at("context"), 0o700))
 	name := strings.ReplaceAll(text, "/", "")
 	quoted := strings.ReplaceAll(strings.ReplaceAll(text, "\n", ""), "\r", "")
-	for file, content := range map[string]string{name: "x", "Jailfile": "FROM scratch\nNAME web\nCOPY . /\nENV A=\"" + quoted + "\"\nLABEL b=\"" + quoted + "\"\nCMD [\"x\"]\n",
-		"Bad": "FROM scratch\nCOPY \"" + quoted + "/nothere\" /\n" + quoted + "\n", "From": "FROM " + registry + "/plain/x:1\n"} {
+	for file, content := range map[string]string{name: "x", "Jailfile": "FROM scratch\nNAME web\nCOPY . /\nENV A=\"" +
+		quoted + "\"\nLABEL b=\"" + quoted + "\"\nCMD [\"x\"]\n",
+		"Bad": "FROM scratch\nCOPY \"" + quoted + "/nothere\" /\n" + quoted + "\n", "From": "FROM " + registry +
+			"/plain/x:1\n"} {
 		check(t, os.WriteFile(at("context/"+file), []byte(content), 0o600))
 	}
-	return strings.NewReplacer("TEXT", text, "OUT", at("out.tar"), "CONTEXT", at("context"), "IMAGE", at("image.tar"), "OTHER", at("other.tar"),
+	return strings.NewReplacer("TEXT", text, "OUT", at("out.tar"), "CONTEXT", at("context"), "IMAGE", at("image.tar"),
+		"OTHER", at("other.tar"),
 		"BROKEN", at("broken.tar"), "REGISTRY", registry)
 }
 
@@ -162,7 +180,8 @@ func TestNoOutputLies(t *testing.T) {
 				t.Errorf("%q: %q or a forged line comes out:\n%s", args, r, texts[0])
 			}
 			if strings.Count(texts[0], "\n") != strings.Count(texts[1], "\n") || codes[0] != codes[1] {
-				t.Errorf("%q: exit code %d, harmless %d\n%s\nharmless:\n%s", args, codes[0], codes[1], texts[0], texts[1])
+				t.Errorf("%q: exit code %d, harmless %d\n%s\nharmless:\n%s", args, codes[0], codes[1], texts[0],
+					texts[1])
 			}
 			if slices.Contains(args, "--json") && !json.Valid([]byte(texts[0])) {
 				t.Errorf("%q: no JSON:\n%s", args, texts[0])

@@ -86,12 +86,14 @@ func TestBuildAndLook(t *testing.T) {
 		Layers       []ocispec.Descriptor
 	}
 	check(t, json.Unmarshal([]byte(ok(t, "inspect", "--json", out)), &got))
-	if got.Name != "web" || got.Digest+"\n" != printed || got.Config.Architecture != "arm64" || got.Config.Config.Env[0] != "WHAT=a=b" ||
+	if got.Name != "web" || got.Digest+"\n" != printed || got.Config.Architecture != "arm64" ||
+		got.Config.Config.Env[0] != "WHAT=a=b" ||
 		got.Manifest.Ports[0].Service.Name != "pages" || len(got.Layers) != 1 {
 		t.Errorf("%+v, build printed %q", got, printed)
 	}
 	page := ok(t, "inspect", out)
-	for _, want := range []string{"A small web server", "freebsd/arm64", "# Web", "GREETING", `default "hello"`, "what it says", "8080/tcp", "service pages [a], check http /healthz",
+	for _, want := range []string{"A small web server", "freebsd/arm64", "# Web", "GREETING", `default "hello"`,
+		"what it says", "8080/tcp", "service pages [a], check http /healthz",
 		"path 'bpf*' unhide", "/data", "required", "COPY prog /bin/prog", got.Digest} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page lacks %q:\n%s", want, page)
@@ -105,7 +107,8 @@ func TestBuildAndLook(t *testing.T) {
 	if b, err := os.ReadFile(filepath.Join(root, "bin/prog")); err != nil || string(b) != "#!x" {
 		t.Errorf("%q %v", b, err)
 	}
-	if code, _, messages := call(t, "unpack", out, root); code != app.Failed || !strings.Contains(messages, "not empty") {
+	if code, _, messages := call(t, "unpack", out, root); code != app.Failed ||
+		!strings.Contains(messages, "not empty") {
 		t.Errorf("%d %s", code, messages)
 	}
 }
@@ -118,7 +121,8 @@ func TestTimeOfTheEnvironment(t *testing.T) {
 		t.Error(page)
 	}
 	t.Setenv("SOURCE_DATE_EPOCH", "soon")
-	if code, _, messages := call(t, "build", "-o", out, dir); code != app.Usage || !strings.Contains(messages, "SOURCE_DATE_EPOCH") {
+	if code, _, messages := call(t, "build", "-o", out, dir); code != app.Usage ||
+		!strings.Contains(messages, "SOURCE_DATE_EPOCH") {
 		t.Errorf("%d %s", code, messages)
 	}
 }
@@ -148,7 +152,8 @@ func TestExitCodes(t *testing.T) {
 		{app.Usage, "-o IMAGE.tar", []string{"import", dir}},
 		{app.Usage, "OS/ARCHITECTURE", []string{"build", "-o", out, "--platform", "freebsd", dir}},
 		{app.Usage, "expected host or none", []string{"build", "-o", out, "--network", "x", dir}},
-		{app.Usage, "no such variable in the environment", []string{"build", "-o", out, "--build-arg", "NOT_SET_ANYWHERE", dir}},
+		{app.Usage, "no such variable in the environment", []string{"build", "-o", out, "--build-arg",
+			"NOT_SET_ANYWHERE", dir}},
 		{app.Usage, "usage: freejail-build validate IMAGE", []string{"validate"}},
 		{app.Usage, "usage: freejail-build unpack IMAGE DIRECTORY", []string{"unpack", out}},
 		{app.Failed, "no ARG declares it", []string{"build", "-o", out, "--build-arg", "A=b", dir}},
@@ -179,7 +184,8 @@ func TestImport(t *testing.T) {
 	check(t, os.WriteFile(filepath.Join(dir, "base.txz"), b.Bytes(), 0o644))
 	ok(t, "import", "--name", "freebsd:15.1", "--platform", "freebsd/arm64", "-o", out, filepath.Join(dir, "base.txz"))
 	page := ok(t, "inspect", out)
-	if !strings.Contains(page, "freebsd:15.1") || !strings.Contains(page, "freebsd/arm64") || !strings.Contains(page, "ADD base.txz /") {
+	if !strings.Contains(page, "freebsd:15.1") || !strings.Contains(page, "freebsd/arm64") ||
+		!strings.Contains(page, "ADD base.txz /") {
 		t.Error(page)
 	}
 	check(t, os.WriteFile(filepath.Join(dir, "Child"), []byte("FROM "+out+"\nCOPY prog /bin/\n"), 0o644))
@@ -210,14 +216,16 @@ func TestValidateNamesEveryFinding(t *testing.T) {
 	c := ocispec.Image{Platform: ocispec.Platform{OS: "freebsd", Architecture: "amd64"}}
 	c.RootFS = ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{digest.FromBytes(b.Bytes())}}
 	c.Config.User, c.Config.Entrypoint = "nobody", []string{"/bin/none"}
-	c.Config.Labels = map[string]string{image.ManifestLabel: `{"schemaVersion":1,"requires":{"devfs":["path 'x' frobnicate","include 4"]}}`}
+	c.Config.Labels = map[string]string{
+		image.ManifestLabel: `{"schemaVersion":1,"requires":{"devfs":["path 'x' frobnicate","include 4"]}}`}
 	_, err = s.Put(t.Context(), "bad", c, []ocispec.Descriptor{d}, nil)
 	check(t, err)
 	f, err := os.Create(out)
 	check(t, err)
 	check(t, errorsOf(s.Export(t.Context(), "bad", f), f.Close()))
 	code, printed, _ := call(t, "validate", out)
-	for _, want := range []string{`entry "dev/mem"`, `no user "nobody"`, `"/bin/none" is not in the image`, "requires.devfs[0]", "requires.devfs[1]"} {
+	for _, want := range []string{`entry "dev/mem"`, `no user "nobody"`, `"/bin/none" is not in the image`,
+		"requires.devfs[0]", "requires.devfs[1]"} {
 		if !strings.Contains(printed, want) {
 			t.Errorf("no finding %q in\n%s", want, printed)
 		}
@@ -235,7 +243,8 @@ func TestValidateNamesEveryFinding(t *testing.T) {
 	b2, err := os.ReadFile(out)
 	check(t, err)
 	check(t, os.WriteFile(out, bytes.Replace(b2, []byte("frobnicate"), []byte("frobnicatE"), 1), 0o644))
-	if code, printed, _ := call(t, "validate", out); code != app.Failed || !strings.Contains(printed, "blob-digest") || !strings.Contains(printed, "digest mismatch") {
+	if code, printed, _ := call(t, "validate", out); code != app.Failed || !strings.Contains(printed, "blob-digest") ||
+		!strings.Contains(printed, "digest mismatch") {
 		t.Errorf("%d %s", code, printed)
 	}
 	check(t, os.WriteFile(out, []byte("no archive"), 0o644))
@@ -251,15 +260,18 @@ func TestDiff(t *testing.T) {
 	if got := ok(t, "diff", out, out); got != "no difference\n" {
 		t.Error(got)
 	}
-	text := strings.Replace(jailfile, "DEVFS path 'bpf*' unhide", "DEVFS path 'bpf*' unhide mode 660\nALLOW raw_sockets", 1)
+	text := strings.Replace(jailfile, "DEVFS path 'bpf*' unhide",
+		"DEVFS path 'bpf*' unhide mode 660\nALLOW raw_sockets", 1)
 	text = strings.Replace(text, "COPY prog /bin/prog", "COPY prog /bin/other\nCOPY --chmod=4755 prog /bin/prog", 1)
 	text = strings.Replace(text, "8080/tcp", "8081/tcp", 1)
 	check(t, os.WriteFile(filepath.Join(dir, "Jailfile"), []byte(text), 0o644))
 	ok(t, "build", "-q", "-o", second, "--build-arg", "WHAT=x", dir)
 	got := ok(t, "diff", out, second)
 	last := -1
-	for _, want := range []string{"REQUESTS", "+ devfs path 'bpf*' unhide mode 660", "+ allow raw_sockets", "+ port 8081/tcp", "- devfs path 'bpf*' unhide\n", "- port 8080/tcp",
-		"CONFIG", `+ env "WHAT=x"`, `- env "WHAT=nothing"`, "FILES", "+ /bin/other  file, 3 bytes", "M /bin/prog  mode 0755 -> 4755"} {
+	for _, want := range []string{"REQUESTS", "+ devfs path 'bpf*' unhide mode 660", "+ allow raw_sockets",
+		"+ port 8081/tcp", "- devfs path 'bpf*' unhide\n", "- port 8080/tcp",
+		"CONFIG", `+ env "WHAT=x"`, `- env "WHAT=nothing"`, "FILES", "+ /bin/other  file, 3 bytes",
+		"M /bin/prog  mode 0755 -> 4755"} {
 		at := strings.Index(got, want)
 		if at < last {
 			t.Errorf("%q is not there, or not in its place, in\n%s", want, got)
@@ -268,7 +280,8 @@ func TestDiff(t *testing.T) {
 	}
 	var d difference
 	check(t, json.Unmarshal([]byte(ok(t, "diff", "--json", second, out)), &d))
-	if len(d.Requests.Removed) != 3 || len(d.Requests.Added) != 2 || len(d.Files) != 2 || d.Files[0].Kind != "removed" || d.Files[0].Path != "/bin/other" {
+	if len(d.Requests.Removed) != 3 || len(d.Requests.Added) != 2 || len(d.Files) != 2 ||
+		d.Files[0].Kind != "removed" || d.Files[0].Path != "/bin/other" {
 		t.Errorf("%+v", d)
 	}
 	if got := ok(t, "diff", "--no-files", out, second); strings.Contains(got, "FILES") {
@@ -314,7 +327,8 @@ func TestASecretThatIsNoFile(t *testing.T) {
 	dir, out := setup(t, "FROM scratch\n")
 	fifo := filepath.Join(t.TempDir(), "fifo")
 	check(t, syscall.Mkfifo(fifo, 0o600))
-	for src, want := range map[string]string{fifo: "it is a FIFO", "/dev/zero": "it is a device", dir: "it is a directory"} {
+	for src, want := range map[string]string{fifo: "it is a FIFO", "/dev/zero": "it is a device",
+		dir: "it is a directory"} {
 		code, _, messages := call(t, "build", "-o", out, "--secret", "id=a,src="+src, dir)
 		if code != app.Failed || !strings.Contains(messages, "--secret id=a: ") || !strings.Contains(messages, want) {
 			t.Errorf("%s: %d %s", src, code, messages)

@@ -16,7 +16,8 @@ import (
 func TestPushPullServeSign(t *testing.T) {
 	tmp := t.TempDir()
 	context1 := filepath.Join(tmp, "context")
-	for path, text := range map[string]string{"Jailfile": "FROM scratch\nNAME web\nCOPY --chmod=755 file /file\nCMD [\"/file\"]\n", "file": "hello"} {
+	for path, text := range map[string]string{"Jailfile": "FROM scratch\nNAME web\nCOPY --chmod=755 file /file\nCMD " +
+		"[\"/file\"]\n", "file": "hello"} {
 		if err := os.MkdirAll(context1, 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -72,7 +73,8 @@ func TestPushPullServeSign(t *testing.T) {
 	layout := filepath.Join(tmp, "layout")
 	do(0, "copy", "-q", "oci-archive:"+image, "oci:"+layout+":web")
 	do(0, "copy", "-q", "oci-archive:"+image, "store:"+filepath.Join(tmp, "store"))
-	for _, arg := range []string{at + "/team/web:1", at + "/team/web@" + digest, "oci:" + layout + ":web", "store:" + filepath.Join(tmp, "store") + ":web", layout} {
+	for _, arg := range []string{at + "/team/web:1", at + "/team/web@" + digest, "oci:" + layout + ":web", "store:" +
+		filepath.Join(tmp, "store") + ":web", layout} {
 		if out, _ := do(0, remote("inspect", "--json", arg)...); !strings.Contains(out, digest) {
 			t.Errorf("inspect %s: %s", arg, out)
 		}
@@ -91,17 +93,20 @@ func TestPushPullServeSign(t *testing.T) {
 	if _, said := do(1, remote("inspect", at+"/team/nothere:1")...); !strings.Contains(said, "/team/nothere:1") {
 		t.Errorf("inspect of nothing: %s", said)
 	}
-	if _, said := do(1, "inspect", filepath.Join(tmp, "nothere.tar")); !strings.Contains(said, "nothere.tar") || !strings.Contains(said, "no such file") {
+	if _, said := do(1, "inspect", filepath.Join(tmp, "nothere.tar")); !strings.Contains(said, "nothere.tar") ||
+		!strings.Contains(said, "no such file") {
 		t.Errorf("inspect of no file: %s", said)
 	}
 	do(0, "keygen", "-o", key)
 	do(1, "keygen", "-o", key) // no key is replaced
 	do(1, remote("verify", "--key", key+".pub", at+"/team/web:1")...)
 	do(0, remote("sign", "--key", key+".key", at+"/team/web:1")...)
-	if out, _ := do(0, remote("verify", "--key", key+".pub", at+"/team/web:1")...); !strings.Contains(out, at+"/team/web@"+digest) {
+	if out, _ := do(0, remote("verify", "--key", key+".pub", at+"/team/web:1")...); !strings.Contains(out, at+
+		"/team/web@"+digest) {
 		t.Errorf("verify says %q", out)
 	}
-	if got, said := do(0, remote("pull", "-o", back, at+"/team/web:1")...); got != digest || !strings.Contains(said, "with 1 signatures") {
+	if got, said := do(0, remote("pull", "-o", back, at+"/team/web:1")...); got != digest ||
+		!strings.Contains(said, "with 1 signatures") {
 		t.Errorf("pulled %s: %s", got, said)
 	}
 	do(0, "verify", "--key", key+".pub", back)
@@ -109,7 +114,8 @@ func TestPushPullServeSign(t *testing.T) {
 		t.Errorf("inspect says %s", out)
 	}
 	do(0, remote("copy", at+"/team/web:1", "oci:"+tmp+"/layout")...)
-	if err := os.WriteFile(filepath.Join(context1, "Jailfile"), []byte("FROM "+at+"/team/web:1\nENV A=b\n"), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(context1, "Jailfile"), []byte("FROM "+at+"/team/web:1\nENV A=b\n"),
+		0o644); err != nil {
 		t.Fatal(err)
 	}
 	do(0, remote("build", "-q", "-o", filepath.Join(tmp, "on.tar"), context1)...)
@@ -118,11 +124,14 @@ func TestPushPullServeSign(t *testing.T) {
 	}
 	do(1, "build", "-q", "-o", filepath.Join(tmp, "no.tar"), context1) // HTTP that nobody has named
 	t.Setenv(passwordEnv, "another")
-	if _, said := do(1, remote("sign", "--key", key+".key", at+"/team/web:1")...); !strings.Contains(said, "wrong password") {
+	if _, said := do(1, remote("sign", "--key", key+".key", at+"/team/web:1")...); !strings.Contains(said,
+		"wrong password") {
 		t.Errorf("sign says %s", said)
 	}
-	for _, args := range [][]string{{"push", image, "web"}, {"pull", at + "/x"}, {"pull", "-o", "a:b", at + "/x"}, {"copy", "x", "y"}, {"sign", image}, {"push", "a:b", at + "/x"},
-		{"serve", "--listen", "0.0.0.0:0", tmp}, {"serve", "--listen", "[::]:0", "--htpasswd", "x", tmp}, {"serve", "--tls-cert", "x", tmp}, {"serve", "--listen", "x", tmp}, {"serve", "--max-blob", "-1", tmp}} {
+	for _, args := range [][]string{{"push", image, "web"}, {"pull", at + "/x"}, {"pull", "-o", "a:b", at + "/x"},
+		{"copy", "x", "y"}, {"sign", image}, {"push", "a:b", at + "/x"},
+		{"serve", "--listen", "0.0.0.0:0", tmp}, {"serve", "--listen", "[::]:0", "--htpasswd", "x", tmp},
+		{"serve", "--tls-cert", "x", tmp}, {"serve", "--listen", "x", tmp}, {"serve", "--max-blob", "-1", tmp}} {
 		do(2, args...)
 	}
 	do(1, "pull", "-q", "-o", back, at+"/team/web:1") // HTTP that nobody has named

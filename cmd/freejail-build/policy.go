@@ -32,7 +32,8 @@ func permits(file string) (func(params map[string]string) error, error) {
 		var refused []error
 		for _, r := range p.Decide(policy.Subject{}, asked, nil).Results {
 			if !r.Allowed {
-				refused = append(refused, fmt.Errorf("%s: the build policy %s refuses it: %s", r.Request, file, r.Reason))
+				refused = append(refused, fmt.Errorf("%s: the build policy %s refuses it: %s", r.Request, file,
+					r.Reason))
 			}
 		}
 		return errors.Join(refused...)

@@ -9,16 +9,19 @@ import (
 
 func TestPermits(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "policy.hcl")
-	check(t, os.WriteFile(file, []byte("permit {\n  allow = [\"raw_sockets\", \"chflags\"]\n  sysvipc = [\"shm=new\"]\n  devfs = [\"path 'bpf*' unhide\"]\n}\ndeny {\n  allow = [\"chflags\"]\n}\n"), 0o600))
+	check(t, os.WriteFile(file, []byte("permit {\n  allow = [\"raw_sockets\", \"chflags\"]\n  sysvipc = "+
+		"[\"shm=new\"]\n  devfs = [\"path 'bpf*' unhide\"]\n}\ndeny {\n  allow = [\"chflags\"]\n}\n"), 0o600))
 	permit, err := permits(file)
 	check(t, err)
-	for name, want := range map[string]string{"allow.raw_sockets": "", "sysvshm": "", "allow.chflags": "denied at", "allow.mount": "no permit covers it", "sysvsem": "no permit covers it"} {
+	for name, want := range map[string]string{"allow.raw_sockets": "", "sysvshm": "", "allow.chflags": "denied at",
+		"allow.mount": "no permit covers it", "sysvsem": "no permit covers it"} {
 		value := "true"
 		if strings.HasPrefix(name, "sysv") {
 			value = "new"
 		}
 		err := permit(map[string]string{name: value})
-		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), file)) {
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want) ||
+			!strings.Contains(err.Error(), file)) {
 			t.Errorf("%s: %v, want %q", name, err, want)
 		}
 	}
@@ -42,7 +45,8 @@ func TestSecretFlags(t *testing.T) {
 	if err != nil || string(got["a"]) != "value" || string(got["b"]) != "other" {
 		t.Errorf("%v %v", len(got), err)
 	}
-	for _, text := range []string{"", "id=a", "src=x", "id=a,src=x,env=y", "id=a,value=x", "id=a,env=NOT_SET_HERE", "id=a,src=" + file + ".none"} {
+	for _, text := range []string{"", "id=a", "src=x", "id=a,src=x,env=y", "id=a,value=x", "id=a,env=NOT_SET_HERE",
+		"id=a,src=" + file + ".none"} {
 		if _, err := secrets([]string{text}); err == nil {
 			t.Errorf("%q is taken", text)
 		}

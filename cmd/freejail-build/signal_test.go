@@ -137,7 +137,8 @@ func bomb(t *testing.T, name string) {
 	head := packed(func(w io.Writer) error {
 		tw := tar.NewWriter(w)
 		err := tw.WriteHeader(&tar.Header{Name: "a", Typeflag: tar.TypeReg, Mode: 0o644})
-		return errors.Join(err, tw.WriteHeader(&tar.Header{Name: ".", Typeflag: tar.TypeReg, Size: 8 << 30, Mode: 0o644}))
+		return errors.Join(err, tw.WriteHeader(&tar.Header{Name: ".", Typeflag: tar.TypeReg, Size: 8 << 30,
+			Mode: 0o644}))
 	})
 	part := packed(func(w io.Writer) error {
 		_, err := io.CopyN(w, zeros{}, 256<<20)
@@ -250,7 +251,8 @@ func TestSignals(t *testing.T) {
 			l, err := net.Listen("tcp", "127.0.0.1:0")
 			check(t, err)
 			t.Cleanup(func() { l.Close() })
-			r := start(t, "build", "--plain-http", l.Addr().String(), "-o", out(t), context1(t, "FROM "+l.Addr().String()+"/x:y\n"))
+			r := start(t, "build", "--plain-http", l.Addr().String(), "-o", out(t),
+				context1(t, "FROM "+l.Addr().String()+"/x:y\n"))
 			_, err = l.Accept()
 			check(t, err)
 			return r

@@ -33,7 +33,8 @@ func (f *fake) Task(string) (client.Task, error) { return client.Task{Key: "one"
 func (f *fake) Destroy(context.Context, string, bool) error { return f.err }
 
 func backend(f *fake) Backend {
-	return Backend{Log: hclog.NewNullLogger(), Tasks: f, Images: struct{ Images }{}, Policy: struct{ Policy }{}, Host: f}
+	return Backend{Log: hclog.NewNullLogger(), Tasks: f, Images: struct{ Images }{}, Policy: struct{ Policy }{},
+		Host: f}
 }
 
 // An error has the status of its code, and one without a code is an internal one.

@@ -48,7 +48,8 @@ func atHome(fd, pid int) error {
 		return err
 	}
 	if its.JID() != own.JID() {
-		return fmt.Errorf("process %d is in jail %d: only root of the host may talk to the freejail daemon", pid, its.JID())
+		return fmt.Errorf("process %d is in jail %d: only root of the host may talk to the freejail daemon", pid,
+			its.JID())
 	}
 	return sameRoot(fd, pid)
 }
@@ -81,7 +82,8 @@ func sameRoot(fd, pid int) error {
 	case !held:
 		return fmt.Errorf("process %d, the client, no longer has the connection", pid)
 	case !home:
-		return fmt.Errorf("process %d has another root directory: only root of the host may talk to the freejail daemon", pid)
+		return fmt.Errorf("process %d has another root directory: only root of the host may talk to the freejail "+
+			"daemon", pid)
 	}
 	return nil
 }

@@ -35,13 +35,15 @@ func atHome(_, pid int) error {
 		own, err1 := os.Readlink("/proc/self/ns/" + ns)
 		its, err2 := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", pid, ns))
 		if err1 != nil || err2 != nil || own != its {
-			return fmt.Errorf("process %d is in a container: only root of the host may talk to the freejail daemon", pid)
+			return fmt.Errorf("process %d is in a container: only root of the host may talk to the freejail daemon",
+				pid)
 		}
 	}
 	own, err1 := os.Stat("/proc/self/root/")
 	its, err2 := os.Stat(fmt.Sprintf("/proc/%d/root/", pid))
 	if err1 != nil || err2 != nil || !os.SameFile(own, its) {
-		return fmt.Errorf("process %d has another root directory: only root of the host may talk to the freejail daemon", pid)
+		return fmt.Errorf("process %d has another root directory: only root of the host may talk to the freejail "+
+			"daemon", pid)
 	}
 	return nil
 }

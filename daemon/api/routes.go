@@ -52,7 +52,8 @@ func (b Backend) taskRoutes(now, handle route) {
 	t := b.Tasks
 	now("GET /v1/tasks", answer(b.tasks), "now")
 	handle("POST /v1/tasks", try(b.start))
-	handle("GET /v1/tasks/{id}", answer(func(r *http.Request) (client.Task, error) { return t.Task(r.PathValue("id")) }))
+	handle("GET /v1/tasks/{id}",
+		answer(func(r *http.Request) (client.Task, error) { return t.Task(r.PathValue("id")) }))
 	handle("GET /v1/tasks/{id}/wait", answer(func(r *http.Request) (*client.Exit, error) {
 		return t.Wait(r.Context(), r.PathValue("id"))
 	}))
@@ -95,7 +96,8 @@ func (b Backend) policyRoutes(handle route) {
 		return p.Approve(r.Context(), in, peerOf(r).String())
 	}))
 	handle("GET /v1/policy/approvals", answer(func(*http.Request) ([]client.Approval, error) { return p.Approvals() }))
-	handle("GET /v1/policy/log", answer(func(*http.Request) ([]client.ApprovalRecord, error) { return p.ApprovalLog() }))
+	handle("GET /v1/policy/log",
+		answer(func(*http.Request) ([]client.ApprovalRecord, error) { return p.ApprovalLog() }))
 	handle("DELETE /v1/policy/approvals", done(func(r *http.Request) error {
 		return p.Revoke(param(r, "ref"), param(r, "why"), peerOf(r).String())
 	}), "ref", "why")

@@ -19,13 +19,16 @@ func (a answering) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.Body != nil {
 		r.Body.Close()
 	}
-	return &http.Response{StatusCode: a.status, Status: http.StatusText(a.status), Body: io.NopCloser(bytes.NewReader(a.body)), Request: r, Header: http.Header{}}, nil
+	return &http.Response{StatusCode: a.status, Status: http.StatusText(a.status),
+		Body: io.NopCloser(bytes.NewReader(a.body)), Request: r, Header: http.Header{}}, nil
 }
 
 // FuzzAnswer has every call read any answer: what has no error has a value.
 func FuzzAnswer(f *testing.F) {
-	for _, s := range []string{`null`, `{}`, `{"id":"one"}`, `[]`, `{"code":"upgrading","message":"x"}`, `{"code":"not_found","message":"no"}`, `{"image":{"name":"x"}}`,
-		`{"error":{"code":"invalid","message":"x"}}`, "{\"seq\":1}\n{\"seq\":2}\n", `{"code":0,"known":true}`, ``, `{"exit":null}`} {
+	for _, s := range []string{`null`, `{}`, `{"id":"one"}`, `[]`, `{"code":"upgrading","message":"x"}`,
+		`{"code":"not_found","message":"no"}`, `{"image":{"name":"x"}}`,
+		`{"error":{"code":"invalid","message":"x"}}`, "{\"seq\":1}\n{\"seq\":2}\n", `{"code":0,"known":true}`, ``,
+		`{"exit":null}`} {
 		f.Add(uint16(200), []byte(s))
 		f.Add(uint16(400), []byte(s))
 		f.Add(uint16(204), []byte(s))

@@ -210,7 +210,8 @@ func (f *file) config(path string) (Config, error) {
 	c.Devfs = f.devfs(&r)
 	c.Limits = f.limits(&r)
 	gc := value(f.GC)
-	c.GC = GC{Older: r.duration("gc: older", cmp.Or(gc.Older, "168h"), 0), MaxSize: r.size("gc: max_size", gc.MaxSize, 0)}
+	c.GC = GC{Older: r.duration("gc: older", cmp.Or(gc.Older, "168h"), 0),
+		MaxSize: r.size("gc: max_size", gc.MaxSize, 0)}
 	nfs := value(f.NFS)
 	c.NFS = nfs.nfs(&r, c.StateDir)
 	if c.Storage.Driver == "nfs" && len(nfs.Servers) == 0 {

@@ -33,10 +33,13 @@ func TestNFSConfig(t *testing.T) {
 		export(`dir = "/a b"`, `clients = ["10.0.0.0/8"]`):                                        "without blanks",
 		export(`dir = "/roots"`, `clients = []`):                                                  "clients is empty",
 		export(`dir = "/roots"`, `clients = ["0.0.0.0/0"]`):                                       "is everyone",
-		export(`dir = "/roots"`, `clients = ["10.0.0.1/8"]`):                                      "not a valid network",
-		export(`dir = "/roots"`, `clients = ["-maproot=root"]`):                                   "not a valid network or host",
-		export(`dir = "/roots"`, `clients = ["a b"]`):                                             "not a valid network or host",
-		export(`dir = "/roots"`, `clients = ["a"]`, `v4_root = "/srv"`):                           "not below v4_root",
+		export(`dir = "/roots"`,
+			`clients = ["10.0.0.1/8"]`): "not a valid network",
+		export(`dir = "/roots"`,
+			`clients = ["-maproot=root"]`): "not a valid network or host",
+		export(`dir = "/roots"`,
+			`clients = ["a b"]`): "not a valid network or host",
+		export(`dir = "/roots"`, `clients = ["a"]`, `v4_root = "/srv"`): "not below v4_root",
 	} {
 		path := filepath.Join(t.TempDir(), "freejail.hcl")
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {

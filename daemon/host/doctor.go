@@ -46,7 +46,8 @@ func Examine(cfg Config) Checks {
 
 func (c *Checks) user() {
 	if os.Geteuid() != 0 {
-		c.Bad("user", fmt.Sprintf("uid %d: jails and the daemon's socket are root's", os.Geteuid()), "run freejail as root")
+		c.Bad("user", fmt.Sprintf("uid %d: jails and the daemon's socket are root's", os.Geteuid()),
+			"run freejail as root")
 	}
 }
 

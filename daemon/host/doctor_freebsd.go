@@ -127,7 +127,8 @@ func (c *Checks) isolationOf(release uint32, seesJails bool) {
 
 func (c *Checks) racct() {
 	if v, err := bsd.SysctlText("kern.racct.enable"); err != nil || v != "1" {
-		c.Warn("racct", "off: limits of CPU and processes have no effect, and no memory limit holds while no daemon runs",
+		c.Warn("racct",
+			"off: limits of CPU and processes have no effect, and no memory limit holds while no daemon runs",
 			"echo kern.racct.enable=1 >>/boot/loader.conf && shutdown -r now")
 		return
 	}

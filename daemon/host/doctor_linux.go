@@ -38,7 +38,8 @@ func (c *Checks) system(cfg Config) {
 		runc = "runc"
 	}
 	if path, err := exec.LookPath(runc); err != nil {
-		c.Bad("runc", err.Error(), "install runc, set RUNC_BIN, or name it in the host configuration (runc = \"/path\")")
+		c.Bad("runc", err.Error(),
+			"install runc, set RUNC_BIN, or name it in the host configuration (runc = \"/path\")")
 	} else {
 		c.OK("runc", path)
 	}

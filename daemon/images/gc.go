@@ -76,7 +76,8 @@ func (l *Library) GC(ctx context.Context, r client.GCRequest) (*client.GCResult,
 		return res, err
 	}
 	for _, path := range damaged {
-		res.Problems = append(res.Problems, "layers that no image needs stay until "+path+" is removed, as it may name them")
+		res.Problems = append(res.Problems, "layers that no image needs stay until "+path+
+			" is removed, as it may name them")
 	}
 	freed, err := l.Store.GC(ctx)
 	if err != nil {

@@ -43,7 +43,8 @@ func (l *Library) imageNamed(name string) (*image.Image, error) {
 			name, image.DigestHint(name))
 	}
 	if img, err = l.Store.Get(ref.Name()); errors.Is(err, image.ErrNotFound) {
-		return nil, client.NotFound("image %q is not on this host%s: `freejail pull %s`", name, image.DigestHint(name), ref)
+		return nil, client.NotFound("image %q is not on this host%s: `freejail pull %s`", name, image.DigestHint(name),
+			ref)
 	}
 	return img, err
 }
@@ -148,7 +149,8 @@ func (l *Library) pull(ctx context.Context, ref registry.Reference, timeout clie
 func (l *Library) Pulling(in client.PullRequest) (Fetch, error) {
 	ref, remote, err := l.InForce().Reference(in.Ref)
 	if err == nil && !remote {
-		err = client.Invalid("%q names no registry: give HOST/NAME:TAG, or set default_registry in the host configuration",
+		err = client.Invalid(
+			"%q names no registry: give HOST/NAME:TAG, or set default_registry in the host configuration",
 			in.Ref)
 	}
 	return l.fetch(func(ctx context.Context, tell func(image.Progress)) (*image.Image, error) {

@@ -95,7 +95,8 @@ func parseKeys(keys []string) ([]policy.Request, error) {
 }
 
 func wireApproval(a policy.Approval) client.Approval {
-	out := client.Approval{ID: a.ID, Digest: a.Digest, Image: a.Image, By: a.By, Why: a.Why, At: a.At, Expires: a.Expires,
+	out := client.Approval{ID: a.ID, Digest: a.Digest, Image: a.Image, By: a.By, Why: a.Why, At: a.At,
+		Expires: a.Expires,
 		Expired: a.Expired(time.Now()), Requests: []string{}}
 	for _, r := range a.Requests {
 		out.Requests = append(out.Requests, r.Key())
@@ -161,8 +162,10 @@ func (j *Judge) Revoke(ref, why, by string) error {
 func (j *Judge) tellRevoked(a policy.Approval, by string) {
 	for _, t := range j.Tasks.Alive() {
 		if t.Digest == a.Digest {
-			j.Tasks.Event(t.Spec.ID, "policy", fmt.Sprintf("the approval %s of what image %s asks for was revoked by %s: "+
-				"the task runs on, but a new start is refused unless the host's policy permits it", a.ID, a.Image, by))
+			j.Tasks.Event(t.Spec.ID, "policy",
+				fmt.Sprintf("the approval %s of what image %s asks for was revoked by %s: "+
+					"the task runs on, but a new start is refused unless the host's policy permits it", a.ID, a.Image,
+					by))
 		}
 	}
 }

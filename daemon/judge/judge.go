@@ -112,7 +112,8 @@ func wireDecision(s policy.Subject, dec policy.Decision) *client.Decision {
 	out := &client.Decision{Image: s.Image, Digest: s.Digest, Signers: s.Signers, Allowed: dec.Allowed,
 		Results: []client.Result{}, Approve: dec.ApproveCommand(s)}
 	for _, r := range dec.Results {
-		out.Results = append(out.Results, client.Result{Request: r.Request.String(), Kind: string(r.Kind()), Key: r.Key(),
+		out.Results = append(out.Results, client.Result{Request: r.Request.String(), Kind: string(r.Kind()),
+			Key:    r.Key(),
 			Source: string(r.Request.Source), Allowed: r.Allowed, Reason: r.Reason, Permit: r.Permit})
 	}
 	return out

@@ -183,7 +183,8 @@ func TestApprovalsOfOlderVersions(t *testing.T) {
 			t.Fatal(moved, err)
 		}
 		list, err := l.Approvals()
-		if err = errors.Join(err, l.Close()); err != nil || len(list) != 1 || list[0].ID != "a1" || list[0].Why != "seen" {
+		if err = errors.Join(err, l.Close()); err != nil || len(list) != 1 || list[0].ID != "a1" ||
+			list[0].Why != "seen" {
 			t.Errorf("in force: %+v %v", list, err)
 		}
 	}

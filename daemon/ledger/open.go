@@ -114,7 +114,8 @@ func tornMeta(path string, pageSize int) (torn bool, err error) {
 	for n := range 2 {
 		_, rerr := f.ReadAt(head[:], int64(n*pageSize))
 		err = errors.Join(err, rerr)
-		torn = torn || binary.NativeEndian.Uint64(head[:]) != uint64(n) || binary.NativeEndian.Uint16(head[8:]) != metaFlag
+		torn = torn || binary.NativeEndian.Uint64(head[:]) != uint64(n) ||
+			binary.NativeEndian.Uint16(head[8:]) != metaFlag
 	}
 	return torn, errors.Join(err, f.Close())
 }

@@ -26,7 +26,8 @@ func TestBounded(t *testing.T) {
 		"in time":         {takes: time.Second, most: time.Minute, want: errOwn, wait: time.Second},
 		"late, and ends":  {takes: time.Hour, most: time.Minute, follows: true, want: errLate, wait: time.Minute},
 		"late, and freed": {takes: time.Hour, most: time.Minute, freed: true, want: errLate, wait: time.Minute},
-		"late, and held":  {takes: time.Hour, most: time.Minute, want: errLate, held: true, wait: time.Minute + time.Second},
+		"late, and held": {takes: time.Hour, most: time.Minute, want: errLate, held: true, wait: time.Minute +
+			time.Second},
 		"stopped": {takes: time.Hour, most: time.Minute, follows: true, stops: time.Second,
 			want: context.Canceled, wait: time.Second},
 		"stopped, and held": {takes: time.Hour, most: time.Minute, stops: time.Second,

@@ -11,14 +11,17 @@ import (
 
 func TestConfined(t *testing.T) {
 	base := t.TempDir() // of an orchestrator, with a directory that is none of the task's business
-	shared, own, outside := filepath.Join(base, "a", "alloc"), filepath.Join(base, "a", "web"), filepath.Join(base, "outside")
-	for _, dir := range []string{filepath.Join(shared, "logs"), filepath.Join(own, "local"), filepath.Join(own, "secrets"), outside} {
+	shared, own, outside := filepath.Join(base, "a", "alloc"), filepath.Join(base, "a", "web"),
+		filepath.Join(base, "outside")
+	for _, dir := range []string{filepath.Join(shared, "logs"), filepath.Join(own, "local"),
+		filepath.Join(own, "secrets"), outside} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for link, to := range map[string]string{
-		"local/out": outside, "local/up": "../../..", "local/other": filepath.Join(shared, "logs"), "local/in": "../secrets", "local/loop": "loop",
+		"local/out": outside, "local/up": "../../..", "local/other": filepath.Join(shared, "logs"),
+		"local/in": "../secrets", "local/loop": "loop",
 	} {
 		if err := os.Symlink(to, filepath.Join(own, link)); err != nil {
 			t.Fatal(err)
@@ -35,7 +38,8 @@ func TestConfined(t *testing.T) {
 	}
 	for path, want := range map[string]string{
 		own + "/local": "a/web/local", own + "/local/in": "a/web/secrets", own: "a/web", host: "outside",
-		own + "/local/out": "", own + "/local/up/outside": "", own + "/local/other": "", own + "/local/loop": "", own + "/nothing": "",
+		own + "/local/out": "", own + "/local/up/outside": "", own + "/local/other": "", own + "/local/loop": "", own +
+			"/nothing": "",
 		own + "/local/../../../outside": "outside", "relative": "",
 	} {
 		f, got, err := Confined(spec, path)

@@ -26,8 +26,10 @@ func FuzzExecFrames(f *testing.F) {
 		}
 		return b.Bytes()
 	}
-	for _, b := range [][]byte{frame(client.Stdin, "ls\n"), frame(client.Stdin, ""), frame(client.Resize, `{"rows":24,"cols":80}`),
-		frame(client.Resize, `{"rows":-1,"cols":99999999}`), frame(client.SignalFrame, "SIGTERM"), frame(200, "?"), {1, 0xff, 0xff, 0xff, 0xff}} {
+	for _, b := range [][]byte{frame(client.Stdin, "ls\n"), frame(client.Stdin, ""),
+		frame(client.Resize, `{"rows":24,"cols":80}`),
+		frame(client.Resize, `{"rows":-1,"cols":99999999}`), frame(client.SignalFrame, "SIGTERM"), frame(200, "?"),
+		{1, 0xff, 0xff, 0xff, 0xff}} {
 		f.Add(append(b, frame(client.Stdin, "x")...))
 	}
 	m := New(Host{Log: hclog.NewNullLogger(), Jails: noJails{}})

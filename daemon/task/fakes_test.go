@@ -104,10 +104,14 @@ func (s fakeStore) Create(context.Context, string, string, storage.Options) (str
 	return root, errors.Join(os.MkdirAll(filepath.Join(root, "dev", "fd"), 0o755), s.do("root"))
 }
 
-func (s fakeStore) Remove(context.Context, string) error                         { s.undo("root"); return nil }
-func (s fakeStore) Tasks(context.Context) ([]string, error)                      { return nil, nil }
-func (s fakeStore) Leftovers() []string                                          { return nil }
-func (h *fakeHost) Use() (func() error, error)                                   { return func() error { return nil }, nil }
+func (s fakeStore) Remove(context.Context, string) error    { s.undo("root"); return nil }
+func (s fakeStore) Tasks(context.Context) ([]string, error) { return nil, nil }
+func (s fakeStore) Leftovers() []string                     { return nil }
+func (h *fakeHost) Use() (func() error, error) {
+	return func() error {
+		return nil
+	}, nil
+}
 func (h *fakeHost) On(*mount.Point, mount.Mount) error                           { return h.do("mounts") }
 func (h *fakeHost) Decide(client.TaskSpec, *image.Image, []policy.Request) error { return nil }
 
@@ -168,8 +172,9 @@ func (j fakeJails) Start(context.Context, string, jail.Process) (int, error) {
 // fakeImages have one image, of a program that has a port with a service.
 type fakeImages struct{ Images }
 
-var fakeImage = &image.Image{Name: "prog", Digest: digest.FromString("prog"), ChainID: digest.FromString("chain"), Manifest: &image.Manifest{
-	Ports: []image.Port{{Name: "web", Port: 8080, Protocol: "udp", Service: &image.Service{Name: "web"}}}}}
+var fakeImage = &image.Image{Name: "prog", Digest: digest.FromString("prog"), ChainID: digest.FromString("chain"),
+	Manifest: &image.Manifest{
+		Ports: []image.Port{{Name: "web", Port: 8080, Protocol: "udp", Service: &image.Service{Name: "web"}}}}}
 
 func init() { fakeImage.Config.Config.Cmd = []string{"/bin/prog"} }
 
@@ -195,8 +200,9 @@ func (h *fakeHost) manager() *Manager {
 	}
 	cfg := host.Config{StateDir: h.dir}
 	cfg.Devfs.MaxRules = 100
-	return New(Host{Config: cfg, Log: hclog.NewNullLogger(), Boot: "this", Mounter: h, Jails: fakeJails{fakeHost: h}, Rulesets: fakeRulesets{h},
-		Catalog: fakeCatalog{h}, NFS: fakeNFS{fakeHost: h}, Images: fakeImages{}, Judge: h, Works: &works.Works{},
+	return New(Host{Config: cfg, Log: hclog.NewNullLogger(), Boot: "this", Mounter: h, Jails: fakeJails{fakeHost: h},
+		Rulesets: fakeRulesets{h},
+		Catalog:  fakeCatalog{h}, NFS: fakeNFS{fakeHost: h}, Images: fakeImages{}, Judge: h, Works: &works.Works{},
 		Stores: func(kind string) (storage.Driver, error) {
 			if kind == "" {
 				kind = "fake"
@@ -206,5 +212,6 @@ func (h *fakeHost) manager() *Manager {
 			}
 			return fakeStore{fakeHost: h, name: kind}, nil
 		},
-		Tell: func(string, string, string, map[string]string) {}, Damaged: func(path, why string) { h.t.Error(path, why) }})
+		Tell:    func(string, string, string, map[string]string) {},
+		Damaged: func(path, why string) { h.t.Error(path, why) }})
 }

@@ -49,7 +49,8 @@ func TestTornJournal(t *testing.T) {
 	}
 	defer f.Close()
 	var tk *task
-	for _, tail := range []string{`{"undo":{"op":"mou`, strings.Repeat("\x00", 300) + "\n" + `{"undo":{"op":"mounts"}}` + "\n"} {
+	for _, tail := range []string{`{"undo":{"op":"mou`, strings.Repeat("\x00", 300) + "\n" +
+		`{"undo":{"op":"mounts"}}` + "\n"} {
 		if _, err := f.WriteString(tail); err != nil {
 			t.Fatal(err)
 		}
@@ -69,7 +70,8 @@ func TestJournalOnAFullDisk(t *testing.T) {
 		t.Skip("needs root, to mount a small disk")
 	}
 	dir := t.TempDir()
-	if err := mount.Do(mount.Mount{Type: "tmpfs", Source: "tmpfs", Target: dir, Options: []string{"size=65536"}}); err != nil {
+	if err := mount.Do(mount.Mount{Type: "tmpfs", Source: "tmpfs", Target: dir,
+		Options: []string{"size=65536"}}); err != nil {
 		t.Fatal(err)
 	}
 	defer func() {

@@ -46,7 +46,8 @@ func TestLogOnAFullDisk(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	if err := mount.Do(mount.Mount{Type: "tmpfs", Source: "tmpfs", Target: dir, Options: []string{"size=4194304"}}); err != nil {
+	if err := mount.Do(mount.Mount{Type: "tmpfs", Source: "tmpfs", Target: dir,
+		Options: []string{"size=4194304"}}); err != nil {
 		t.Fatal(err)
 	}
 	ballast := filepath.Join(dir, "ballast")
@@ -81,7 +82,8 @@ func TestLogOnAFullDisk(t *testing.T) {
 	}
 	m.endOutputs(tk)
 	b, err := os.ReadFile(tk.logFile("stdout"))
-	if err != nil || !bytes.Contains(b, []byte("bytes that the task wrote here are lost")) || !bytes.HasSuffix(b, line) {
+	if err != nil || !bytes.Contains(b, []byte("bytes that the task wrote here are lost")) ||
+		!bytes.HasSuffix(b, line) {
 		t.Errorf("%v, the log of %d bytes ends with %.300q", err, len(b), b[max(0, len(b)-300):])
 	}
 }
@@ -143,8 +145,10 @@ func TestTailOf(t *testing.T) {
 		return f
 	}
 	old, now, empty := open("old", "1\n2\n3a"), open("now", "3b\n4\n5"), open("empty", "")
-	for n, want := range map[int]string{-1: "1\n2\n3a3b\n4\n5", 0: "", 1: "5", 2: "4\n5", 3: "3a3b\n4\n5", 4: "2\n3a3b\n4\n5", 9: "1\n2\n3a3b\n4\n5"} {
-		for _, files := range [][]*os.File{{old, now}, {nil, old, now}, {old, nil, now}, {old, empty, now}, {old, now, nil}} {
+	for n, want := range map[int]string{-1: "1\n2\n3a3b\n4\n5", 0: "", 1: "5", 2: "4\n5", 3: "3a3b\n4\n5",
+		4: "2\n3a3b\n4\n5", 9: "1\n2\n3a3b\n4\n5"} {
+		for _, files := range [][]*os.File{{old, now}, {nil, old, now}, {old, nil, now}, {old, empty, now},
+			{old, now, nil}} {
 			i, at, err := tailOf(files, n)
 			if err != nil {
 				t.Fatal(err)
@@ -204,7 +208,8 @@ func TestHostileLogDirectory(t *testing.T) {
 	}
 	last := filepath.Join(logs, "web.stdout.11")
 	for name, put := range map[string]func() error{
-		"a FIFO": func() error { return unix.Mkfifo(last, 0o600) }, "a link": func() error { return os.Symlink(secret, last) },
+		"a FIFO":      func() error { return unix.Mkfifo(last, 0o600) },
+		"a link":      func() error { return os.Symlink(secret, last) },
 		"a directory": func() error { return os.Mkdir(last, 0o700) },
 	} {
 		if err := put(); err != nil {

@@ -177,7 +177,8 @@ func (m *Manager) find(id string) (*task, error) {
 		return t, nil
 	}
 	if t, ok := m.left[id]; ok {
-		return nil, client.Conflict("task %q is removed, but for what could not be removed yet: %s; the daemon tries again",
+		return nil, client.Conflict("task %q is removed, but for what could not be removed yet: %s; the daemon "+
+			"tries again",
 			id, t.remains())
 	}
 	return nil, client.NotFound("no such task on this host: %q; see `freejail ps -a`", id)

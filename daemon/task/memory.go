@@ -39,7 +39,8 @@ const leastMemory = 4 << 20
 func checkMemory(l client.Limits) error {
 	for what, n := range map[string]int64{"limit": l.MemoryBytes, "reserve": l.MemoryReserveBytes} {
 		if n < 0 || n > 0 && n < leastMemory {
-			return client.Invalid("memory %s of %d bytes is too small: at least 4MiB; write the unit (for example 64MiB)", what, n)
+			return client.Invalid(
+				"memory %s of %d bytes is too small: at least 4MiB; write the unit (for example 64MiB)", what, n)
 		}
 	}
 	return nil

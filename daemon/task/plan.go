@@ -87,7 +87,8 @@ func (p *plan) addCommand(spec client.TaskSpec) error {
 	}
 	p.args = append(p.args, cmd...)
 	if len(p.args) == 0 {
-		return client.Invalid("image %s has neither an entrypoint nor a command: give one in the job (command = \"...\")",
+		return client.Invalid(
+			"image %s has neither an entrypoint nor a command: give one in the job (command = \"...\")",
 			p.image.Name)
 	}
 	return nil

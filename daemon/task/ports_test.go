@@ -11,11 +11,15 @@ func TestBindingsThatMeet(t *testing.T) {
 		a, b string
 		meet bool
 	}{
-		{"127.0.0.1", "127.0.0.1", true}, {"127.0.0.1", "127.0.0.2", false}, {"127.0.0.1", "0.0.0.0", true}, {"127.0.0.1", "::", true}, {"127.0.0.1", "", true},
-		{"127.0.0.1", "::1", false}, {"0.0.0.0", "::1", false}, {"0.0.0.0", "::", true}, {"::", "::1", true}, {"::1", "::1", true}, {"::1", "::2", false},
-		{"::ffff:127.0.0.1", "127.0.0.1", true}, {"", "::1", true}, {"fe80::1%lo0", "fe80::1%lo1", false}, {"0:0:0:0:0:0:0:1", "::1", true}, {"localhost", "::1", true},
+		{"127.0.0.1", "127.0.0.1", true}, {"127.0.0.1", "127.0.0.2", false}, {"127.0.0.1", "0.0.0.0", true},
+		{"127.0.0.1", "::", true}, {"127.0.0.1", "", true},
+		{"127.0.0.1", "::1", false}, {"0.0.0.0", "::1", false}, {"0.0.0.0", "::", true}, {"::", "::1", true},
+		{"::1", "::1", true}, {"::1", "::2", false},
+		{"::ffff:127.0.0.1", "127.0.0.1", true}, {"", "::1", true}, {"fe80::1%lo0", "fe80::1%lo1", false},
+		{"0:0:0:0:0:0:0:1", "::1", true}, {"localhost", "::1", true},
 	} {
-		one, two := bindingOf(client.Port{Address: c.a, Port: 80, Protocol: "tcp"}), bindingOf(client.Port{Address: c.b, Port: 80, Protocol: "tcp"})
+		one, two := bindingOf(client.Port{Address: c.a, Port: 80, Protocol: "tcp"}),
+			bindingOf(client.Port{Address: c.b, Port: 80, Protocol: "tcp"})
 		if one.meets(two) != c.meet || two.meets(one) != c.meet {
 			t.Errorf("%q and %q: want %v", c.a, c.b, c.meet)
 		}

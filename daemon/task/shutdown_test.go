@@ -47,7 +47,8 @@ func TestEndOfAnEarlierBoot(t *testing.T) {
 	} {
 		task := &task{ended: c.ended, info: client.Task{Exit: c.exit, Spec: client.TaskSpec{Wait: c.wait}}}
 		e := task.atRestart()
-		if e.Host != c.host || e.Host != strings.Contains(e.Message, hostRestarted) || c.host && (e.Known || !e.At.IsZero()) {
+		if e.Host != c.host || e.Host != strings.Contains(e.Message, hostRestarted) || c.host &&
+			(e.Known || !e.At.IsZero()) {
 			t.Errorf("%+v: %+v", c, e)
 		}
 		if !c.host && e != *main || c.host && c.exit != nil && !strings.Contains(e.Message, "exit code 5") {
@@ -61,7 +62,8 @@ func TestEndWithTheHost(t *testing.T) {
 	main := client.Exit{Code: 5, Known: true, At: time.Now().Add(-time.Hour)}
 	task := &task{hostEnds: true, info: client.Task{Exit: &main, Spec: client.TaskSpec{Wait: "all"}}}
 	e := task.withHost(main)
-	if !e.Host || !e.Known || e.Code != 5 || !e.At.After(main.At) || e.Message != hostShutDown+": its main process had ended: exit code 5" {
+	if !e.Host || !e.Known || e.Code != 5 || !e.At.After(main.At) || e.Message != hostShutDown+
+		": its main process had ended: exit code 5" {
 		t.Errorf("%+v", e)
 	}
 	task.hostEnds = false // the daemon alone was restarted, and the jail emptied by itself

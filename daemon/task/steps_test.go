@@ -49,7 +49,8 @@ func TestEachStepFails(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer job.End()
-			if _, err := m.Start(t.Context(), job, client.TaskSpec{ID: "one", Image: "prog"}); !errors.Is(err, errFake) {
+			if _, err := m.Start(t.Context(), job, client.TaskSpec{ID: "one", Image: "prog"}); !errors.Is(err,
+				errFake) {
 				t.Errorf("the start: %v", err)
 			}
 			h.gone(m, unwound(all, fails))
@@ -136,7 +137,8 @@ func TestJournalOfACutOffStart(t *testing.T) {
 	m := h.manager()
 	dir := filepath.Join(h.dir, "tasks", "one")
 	lines := `{"task":{"spec":{"id":"one","image":"prog"},"state":"starting","jail":"fj-one"}}` + "\n"
-	for _, u := range []string{`"ruleset"`, `"nfs"`, `"root","arg":"nfs"`, `"mounts","arg":"` + h.dir + `/root"`, `"jail","arg":"fj-one"`, `"service"`} {
+	for _, u := range []string{`"ruleset"`, `"nfs"`, `"root","arg":"nfs"`, `"mounts","arg":"` + h.dir + `/root"`,
+		`"jail","arg":"fj-one"`, `"service"`} {
 		lines += `{"undo":{"op":` + u + "}}\n"
 	}
 	err := errors.Join(os.Mkdir(dir, 0o700), os.WriteFile(filepath.Join(dir, journalName), []byte(lines), 0o600))

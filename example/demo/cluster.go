@@ -56,9 +56,11 @@ func newCluster(dir string) (*cluster, error) {
 		return nil, err
 	}
 	c.nomadAgent, err = testcluster.NewNomad(testcluster.Config{
-		Bin: c.bin["NOMAD_BIN"], Freejail: c.bin["FREEJAIL_BIN"], Dir: c.dir, Log: c.path("logs", "nomad.log"), Consul: c.consulAgent.Addr,
-		Plugin: fmt.Sprintf("socket = %q\nconfig = %q\nlog_file = %q", c.path("sock"), c.path("freejail.hcl"), c.path("logs", "freejail.log")),
-		More:   "client {\n  options = { \"driver.allowlist\" = \"freejail\" }\n}\n",
+		Bin: c.bin["NOMAD_BIN"], Freejail: c.bin["FREEJAIL_BIN"], Dir: c.dir, Log: c.path("logs", "nomad.log"),
+		Consul: c.consulAgent.Addr,
+		Plugin: fmt.Sprintf("socket = %q\nconfig = %q\nlog_file = %q", c.path("sock"), c.path("freejail.hcl"),
+			c.path("logs", "freejail.log")),
+		More: "client {\n  options = { \"driver.allowlist\" = \"freejail\" }\n}\n",
 		Args: []string{"-dev", "-config=" + filepath.Join("example", "nomad", "server.hcl"),
 			"-config=" + filepath.Join("example", "nomad", "client.hcl")},
 		Prepare: ownGroup,
@@ -86,7 +88,8 @@ func (c *cluster) writeHost() error {
 	}
 	text := string(b)
 	for old, new := range map[string]string{
-		"/var/db/freejail": c.path("state"), "/var/run/freejail.sock": c.path("sock"), "127.0.0.1:8500": c.consulAgent.Addr,
+		"/var/db/freejail": c.path("state"), "/var/run/freejail.sock": c.path("sock"),
+		"127.0.0.1:8500": c.consulAgent.Addr,
 	} {
 		if !strings.Contains(text, `"`+old+`"`) {
 			return fmt.Errorf("example/host/freejail.hcl does not name %q", old)

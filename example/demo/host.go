@@ -33,7 +33,8 @@ func look(marks []string) (host, error) {
 }
 
 func (h host) add(kind, line string, marks []string) {
-	if slices.Contains(whole, kind) || slices.ContainsFunc(marks, func(m string) bool { return strings.Contains(line, m) }) {
+	if slices.Contains(whole, kind) ||
+		slices.ContainsFunc(marks, func(m string) bool { return strings.Contains(line, m) }) {
 		h[kind] = append(h[kind], line)
 	}
 }

@@ -73,7 +73,8 @@ func (c *cluster) newest(job string) (*nomad.AllocationListStub, error) {
 	if len(list) == 0 {
 		return nil, errors.New("no allocation yet")
 	}
-	return slices.MaxFunc(list, func(a, b *nomad.AllocationListStub) int { return int(a.CreateTime - b.CreateTime) }), nil
+	return slices.MaxFunc(list, func(a, b *nomad.AllocationListStub) int { return int(a.CreateTime - b.CreateTime) }),
+		nil
 }
 
 // events are what Nomad shows of a task to its owner.

@@ -14,7 +14,8 @@ func frame(windowLog int) []byte {
 
 // singleFrame has a window as large as the content that it says it has.
 func singleFrame(size uint32) []byte {
-	return append([]byte{0x28, 0xb5, 0x2f, 0xfd, 0xa0}, byte(size), byte(size>>8), byte(size>>16), byte(size>>24), 1, 0, 0)
+	return append([]byte{0x28, 0xb5, 0x2f, 0xfd, 0xa0}, byte(size), byte(size>>8), byte(size>>16), byte(size>>24),
+		1, 0, 0)
 }
 
 // What a decoder takes is known, and bounded, before it takes it.

@@ -39,14 +39,16 @@ func TestAddUnpacks(t *testing.T) {
 		m := make1(t, context, "FROM scratch\nADD "+name+" f /opt/\n")
 		m.want(0, "5 opt/ 755 0:0", "5 opt/bin/ 750 1:2", "0 opt/bin/prog 4755 3:4",
 			"1 opt/bin/hard 644 0:0 -> opt/bin/prog",
-			"5 opt/deep/ 755 0:0", "5 opt/deep/er/ 755 0:0", "0 opt/deep/er/f 644 0:0", "2 opt/sh 777 0:0 -> bin/prog", "0 opt/f 644 0:0")
+			"5 opt/deep/ 755 0:0", "5 opt/deep/er/ 755 0:0", "0 opt/deep/er/f 644 0:0", "2 opt/sh 777 0:0 -> bin/prog",
+			"0 opt/f 644 0:0")
 		m.has("opt/bin/hard", "program")
 		m.has("opt/sh", "program")
 		make1(t, context, "FROM scratch\nCOPY "+name+" /\n").want(0, "0 "+name+" 644 0:0")
 	}
 	make1(t, files{"x": plain}, "FROM scratch\nADD --chown=7:8 --chmod=640 x /\n").want(0, "5 bin/ 750 7:8",
 		"0 bin/prog 640 7:8",
-		"1 bin/hard 640 7:8 -> bin/prog", "5 deep/ 755 0:0", "5 deep/er/ 755 0:0", "0 deep/er/f 640 7:8", "2 sh 777 7:8 -> bin/prog")
+		"1 bin/hard 640 7:8 -> bin/prog", "5 deep/ 755 0:0", "5 deep/er/ 755 0:0", "0 deep/er/f 640 7:8",
+		"2 sh 777 7:8 -> bin/prog")
 }
 
 func TestAddOfWhatIsNoArchive(t *testing.T) {

@@ -171,7 +171,8 @@ func (c *cache) record(dir, key string, v any) bool {
 }
 
 func (c *cache) keepRecord(dir, key string, v any) error {
-	return durable.Replace(filepath.Join(c.dir, dir, key), 0o600, func(w io.Writer) error { return json.NewEncoder(w).Encode(v) })
+	return durable.Replace(filepath.Join(c.dir, dir, key), 0o600,
+		func(w io.Writer) error { return json.NewEncoder(w).Encode(v) })
 }
 
 // has tells whether a blob is there, as far as its size tells.

@@ -57,7 +57,8 @@ func TestParseErrors(t *testing.T) {
 	}{
 		"unknown": {"FROM scratch\n\nCOPPY a b",
 			[]string{`J:3: unknown instruction "COPPY": did you mean COPY?`}},
-		"far from any": {"XYZZYPLUGH a", []string{`J:1: unknown instruction "XYZZYPLUGH": there are ADD, ALLOW, ARG, ARG+, CMD, CONFIG, COPY,`}},
+		"far from any": {"XYZZYPLUGH a",
+			[]string{`J:1: unknown instruction "XYZZYPLUGH": there are ADD, ALLOW, ARG, ARG+, CMD, CONFIG, COPY,`}},
 		"several": {"FROM scratch\nFOO\nUSER\nBAR x",
 			[]string{"J:2: unknown", "J:3: USER: missing argument", "J:4: unknown"}},
 		"unknown option": {"COPY --form=x a b",

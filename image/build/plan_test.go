@@ -239,7 +239,8 @@ func TestFaultsOfThePlan(t *testing.T) {
 		if n := strings.Count(err.Error(), "Jailfile:"); n != 2 {
 			t.Errorf("%q: %d faults: %v", line, n, err)
 		}
-		if !strings.Contains(got[0], "Jailfile:3: ") || !strings.Contains(got[0], want) || !strings.Contains(got[len(got)-1], "Jailfile:4: PORT") {
+		if !strings.Contains(got[0], "Jailfile:3: ") || !strings.Contains(got[0], want) ||
+			!strings.Contains(got[len(got)-1], "Jailfile:4: PORT") {
 			t.Errorf("%q: %v, want %q at line 3", line, err, want)
 		}
 	}
@@ -260,7 +261,8 @@ func TestFaultsOfThePlan(t *testing.T) {
 
 func TestArgs(t *testing.T) {
 	text := "ARG BEFORE=1\nFROM scratch\nARG A=default B C=$BEFORE\nENV X=$A-${B:-none}-$C\n"
-	for given, want := range map[string]string{"": "X=default-none-1", "A=x": "X=x-none-1", "B=": "X=default-none-1", "BEFORE=2": "X=default-none-2"} {
+	for given, want := range map[string]string{"": "X=default-none-1", "A=x": "X=x-none-1", "B=": "X=default-none-1",
+		"BEFORE=2": "X=default-none-2"} {
 		m, err := try(t, files{}, text, func(o *Options) {
 			if k, v, ok := strings.Cut(given, "="); ok {
 				o.Args = map[string]string{k: v}
@@ -280,17 +282,21 @@ func TestArgs(t *testing.T) {
 // What a base asks for is not lost by building on it.
 func TestFromInherits(t *testing.T) {
 	from := base(t, files{"prog": "#!x"}, everyVerb)
-	m := make1(t, files{}, "FROM "+from+"\nNAME child\nPORT http 9090 service=child\nPARAM MORE\nENTRYPOINT [\"/bin/added\"]\nENV N=3\nDEVFS path 'bpf*' unhide mode 660\n")
+	m := make1(t, files{}, "FROM "+from+"\nNAME child\nPORT http 9090 service=child\nPARAM MORE\nENTRYPOINT "+
+		"[\"/bin/added\"]\nENV N=3\nDEVFS path 'bpf*' unhide mode 660\n")
 	got := m.img.Manifest
-	if got.Name != "child" || len(got.Ports) != 4 || got.Ports[0].Port != 9090 || got.Ports[0].Service.Name != "child" || len(got.Parameters) != 3 ||
-		len(got.Requires.Devfs) != 2 || !got.Requires.VNET || got.Requires.Jail["securelevel"] != "2" || len(got.Volumes) != 3 {
+	if got.Name != "child" || len(got.Ports) != 4 || got.Ports[0].Port != 9090 ||
+		got.Ports[0].Service.Name != "child" || len(got.Parameters) != 3 ||
+		len(got.Requires.Devfs) != 2 || !got.Requires.VNET || got.Requires.Jail["securelevel"] != "2" ||
+		len(got.Volumes) != 3 {
 		t.Errorf("%+v", got)
 	}
 	c := m.img.Config.Config
 	if _, stale := c.ExposedPorts["8080/tcp"]; stale || len(c.ExposedPorts) != 4 {
 		t.Errorf("exposed: %v", c.ExposedPorts)
 	}
-	if c.Cmd != nil || c.User != "80:81" || !slices.Equal(c.Env, []string{"GREETING=hello world", "N=3"}) || len(m.img.Layers) != 6 {
+	if c.Cmd != nil || c.User != "80:81" || !slices.Equal(c.Env, []string{"GREETING=hello world", "N=3"}) ||
+		len(m.img.Layers) != 6 {
 		t.Errorf("%+v", c)
 	}
 	layers := 0

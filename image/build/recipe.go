@@ -295,7 +295,8 @@ var bastilleVerbs = map[string]string{
 
 // onHost are words of a Bastillefile that act on the host.
 var onHost = []string{"HPKG", "HOSTCMD", "ZFS", "SETUP", "BOOTSTRAP", "CREATE", "DESTROY", "START", "STOP", "RENAME",
-	"CLONE", "EXPORT", "UMOUNT", "NETWORK", "RCP", "JCP", "UPDATE", "UPGRADE", "ETCUPDATE", "EDIT", "CONSOLE", "MIGRATE"}
+	"CLONE", "EXPORT", "UMOUNT", "NETWORK", "RCP", "JCP", "UPDATE", "UPGRADE", "ETCUPDATE", "EDIT", "CONSOLE",
+	"MIGRATE"}
 
 // ParseBastille reads a Bastillefile, as Bastille applies it to a jail. The name
 // is for messages. Every unknown word is in the error, not only the first.

@@ -71,12 +71,14 @@ func TestBastillefile(t *testing.T) {
 	needRoot(t)
 	m, r, warned, err := recipe(t, files{"Bastillefile": bastillefile,
 		"usr/local/etc/nginx.conf": "server ${DOMAIN}:${PORT} ${OTHER} $DOMAIN;\n",
-		"site/index.html":          "hello", "parts/more/Bastillefile": "ARG NAME=default\nCMD echo ${NAME}\nOVERLAY etc\n", "parts/more/etc/more": "x"}, nil)
+		"site/index.html":          "hello", "parts/more/Bastillefile": "ARG NAME=default\nCMD echo " +
+			"${NAME}\nOVERLAY etc\n", "parts/more/etc/more": "x"}, nil)
 	check(t, err)
 	want := []string{"pkg|install|-y|nginx|curl in / as root", "pkg|clean|-a|-y|-q in / as root",
 		"sysrc|nginx_enable=YES in / as root",
 		"sysrc|nginx_flags=-g 'daemon on;'|other_flags= in / as root",
-		`/bin/sh|-c|echo "example.org $HOME" |     sed 's/a/b/' > /etc/motd; true in / as root`, "service|nginx|initdb in / as root", "/bin/sh|-c|echo example.org in / as root"}
+		`/bin/sh|-c|echo "example.org $HOME" |     sed 's/a/b/' > /etc/motd; true in / as root`,
+		"service|nginx|initdb in / as root", "/bin/sh|-c|echo example.org in / as root"}
 	if !slices.Equal(r.said, want) {
 		t.Errorf("commands:\n%s\nwant\n%s", strings.Join(r.said, "\n"), strings.Join(want, "\n"))
 	}

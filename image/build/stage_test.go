@@ -79,7 +79,8 @@ func TestAStageFromAnother(t *testing.T) {
 func TestCopyFromLayers(t *testing.T) {
 	from := base(t, files{"d/f": "old", "d/h": "kept", "e/f": "new", "s/l": "-> /d"},
 		"FROM scratch\nCOPY d /d/\nCOPY e /d/\nCOPY s /\n")
-	m := make1(t, files{}, "FROM scratch\nCOPY --from="+from+" /l/f l/h /x/\nCOPY --from="+from+" /d/? /y/\nCOPY --from="+from+" / /all/\n")
+	m := make1(t, files{}, "FROM scratch\nCOPY --from="+from+" /l/f l/h /x/\nCOPY --from="+from+
+		" /d/? /y/\nCOPY --from="+from+" / /all/\n")
 	m.want(0, "5 x/ 755 0:0", "0 x/f 644 0:0", "0 x/h 644 0:0")
 	m.want(1, "5 y/ 755 0:0", "0 y/f 644 0:0", "0 y/h 644 0:0")
 	m.want(2, "5 all/ 755 0:0", "5 all/d/ 755 0:0", "0 all/d/f 644 0:0", "0 all/d/h 644 0:0", "2 all/l 777 0:0 -> /d")

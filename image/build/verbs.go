@@ -46,7 +46,8 @@ func init() {
 		"NAME":    {usage: "NAME web", plan: (*planner).name},
 		"SUMMARY": {usage: "SUMMARY one line about the image", plan: (*planner).summary},
 		"USAGE":   {usage: "USAGE <<EOF, lines of Markdown, and EOF", heredoc: true, plan: (*planner).usageText},
-		"PORT":    {usage: `PORT http 8080/tcp [service=web] [tags=a,b] [check=http:/healthz] [interval=2s] [timeout=1s] [description="..."]`, plan: (*planner).port},
+		"PORT": {usage: `PORT http 8080/tcp [service=web] [tags=a,b] [check=http:/healthz] [interval=2s] ` +
+			`[timeout=1s] [description="..."]`, plan: (*planner).port},
 		"PARAM": {usage: `PARAM NAME [default="..."] [required] [pattern="^.+$"] [description="..."]`,
 			plan: (*planner).param},
 		"DEVFS":     {usage: "DEVFS path 'bpf*' unhide", plan: (*planner).devfs},

@@ -34,7 +34,8 @@ func mayBeOurs(file fs.FileInfo, way []fs.FileInfo) error {
 			continue
 		}
 		return fmt.Errorf("it is a file of user %d that not everybody can read, in a directory to which %s can write, "+
-			"who may have put a link to it there: copy it to a directory of your own, or let only its owner write there",
+			"who may have put a link to it there: copy it to a directory of your own, or let only its owner "+
+			"write there",
 			f.Uid, who)
 	}
 	return nil

@@ -25,19 +25,24 @@ func typed(doc, mediaType string) string { return with(doc, `"mediaType":"`+medi
 
 func TestDocumentsOfTheWorldAreRead(t *testing.T) {
 	for name, c := range map[string]struct{ text, mediaType string }{
-		"manifest without a type":     {man, ocispec.MediaTypeImageManifest},
-		"manifest":                    {typed(man, ocispec.MediaTypeImageManifest), ocispec.MediaTypeImageManifest},
-		"Docker's manifest":           {typed(man, DockerManifest), DockerManifest},
-		"index without a type":        {idx, ocispec.MediaTypeImageIndex},
-		"index":                       {typed(idx, ocispec.MediaTypeImageIndex), ocispec.MediaTypeImageIndex},
-		"Docker's list":               {typed(idx, DockerList), DockerList},
-		"index of nothing":            {`{"schemaVersion":2,"manifests":null}`, ocispec.MediaTypeImageIndex},
-		"manifest without layers":     {`{"schemaVersion":2,"config":` + blob + `,"layers":null}`, ocispec.MediaTypeImageManifest},
-		"index with annotations":      {with(idx, `"annotations":{"a":"b","A":"c"},"subject":`+blob+`,"artifactType":"x/y"`), ocispec.MediaTypeImageIndex},
-		"what is not known":           {with(man, `"x-other":{"layers":[1]}`), ocispec.MediaTypeImageManifest},
-		"descriptor with more fields": {`{"schemaVersion":2,"manifests":[` + with(blob, `"newField":1,"platform":{"os":"linux","architecture":"arm64","features":["sse4"]}`) + `]}`, DockerList},
+		"manifest without a type": {man, ocispec.MediaTypeImageManifest},
+		"manifest":                {typed(man, ocispec.MediaTypeImageManifest), ocispec.MediaTypeImageManifest},
+		"Docker's manifest":       {typed(man, DockerManifest), DockerManifest},
+		"index without a type":    {idx, ocispec.MediaTypeImageIndex},
+		"index":                   {typed(idx, ocispec.MediaTypeImageIndex), ocispec.MediaTypeImageIndex},
+		"Docker's list":           {typed(idx, DockerList), DockerList},
+		"index of nothing":        {`{"schemaVersion":2,"manifests":null}`, ocispec.MediaTypeImageIndex},
+		"manifest without layers": {`{"schemaVersion":2,"config":` + blob + `,"layers":null}`,
+			ocispec.MediaTypeImageManifest},
+		"index with annotations": {with(idx, `"annotations":{"a":"b","A":"c"},"subject":`+blob+
+			`,"artifactType":"x/y"`), ocispec.MediaTypeImageIndex},
+		"what is not known": {with(man, `"x-other":{"layers":[1]}`), ocispec.MediaTypeImageManifest},
+		"descriptor with more fields": {`{"schemaVersion":2,"manifests":[` + with(blob,
+			`"newField":1,"platform":{"os":"linux","architecture":"arm64","features":["sse4"]}`) + `]}`, DockerList},
 		"artifact": {`{"schemaVersion":2,"artifactType":"application/vnd.example","config":{"mediaType":"application/vnd.oci.empty.v1+json","digest":"sha256:44","size":2,"data":"e30="},` +
-			layers + `,"subject":` + blob + `,"annotations":{"org.opencontainers.image.created":"2024-01-01T00:00:00Z"}}`, ocispec.MediaTypeImageManifest},
+			layers + `,"subject":` + blob +
+			`,"annotations":{"org.opencontainers.image.created":"2024-01-01T00:00:00Z"}}`,
+			ocispec.MediaTypeImageManifest},
 	} {
 		if err := Check([]byte(c.text), c.mediaType); err != nil {
 			t.Errorf("%s: %v", name, err)
@@ -56,32 +61,43 @@ func TestDocumentsOfTheWorldAreRead(t *testing.T) {
 
 func TestNoDocumentIsTwo(t *testing.T) {
 	for name, c := range map[string]struct{ text, mediaType, want string }{
-		"manifest with manifests":         {with(man, `"manifests":[]`), ocispec.MediaTypeImageManifest, "manifests"},
-		"manifest with null for some":     {with(man, `"manifests":null`), ocispec.MediaTypeImageManifest, "manifests"},
-		"manifest with Manifests":         {with(man, `"Manifests":[]`), ocispec.MediaTypeImageManifest, `for "manifests"`},
-		"index with layers":               {with(idx, layers), ocispec.MediaTypeImageIndex, "layers"},
-		"index with Layers":               {with(idx, `"Layers":[]`), ocispec.MediaTypeImageIndex, `for "layers"`},
-		"index with a config":             {with(idx, `"config":`+blob), DockerList, "config"},
-		"manifest of the first kind":      {with(man, `"fsLayers":[],"history":[]`), DockerManifest, "history"},
-		"manifest that is a config":       {with(man, `"rootfs":{}`), DockerManifest, "rootfs"},
-		"manifest that was an artifact":   {with(man, `"blobs":[]`), DockerManifest, "blobs"},
-		"layers and Layers":               {with(man, `"Layers":[]`), ocispec.MediaTypeImageManifest, `for "layers"`},
-		"layers twice":                    {with(man, layers), ocispec.MediaTypeImageManifest, "layers: duplicate key"},
-		"a digest twice":                  {`{"schemaVersion":2,"manifests":[` + with(blob, `"digest":"sha256:2"`) + `]}`, ocispec.MediaTypeImageIndex, "manifests[0].digest: duplicate key"},
-		"a Digest":                        {`{"schemaVersion":2,"manifests":[` + with(blob, `"Digest":"sha256:2"`) + `]}`, ocispec.MediaTypeImageIndex, `for "digest"`},
-		"an annotation twice":             {with(idx, `"annotations":{"a":"1","a":"2"}`), ocispec.MediaTypeImageIndex, "annotations.a: duplicate key"},
+		"manifest with manifests":     {with(man, `"manifests":[]`), ocispec.MediaTypeImageManifest, "manifests"},
+		"manifest with null for some": {with(man, `"manifests":null`), ocispec.MediaTypeImageManifest, "manifests"},
+		"manifest with Manifests": {with(man, `"Manifests":[]`), ocispec.MediaTypeImageManifest,
+			`for "manifests"`},
+		"index with layers":             {with(idx, layers), ocispec.MediaTypeImageIndex, "layers"},
+		"index with Layers":             {with(idx, `"Layers":[]`), ocispec.MediaTypeImageIndex, `for "layers"`},
+		"index with a config":           {with(idx, `"config":`+blob), DockerList, "config"},
+		"manifest of the first kind":    {with(man, `"fsLayers":[],"history":[]`), DockerManifest, "history"},
+		"manifest that is a config":     {with(man, `"rootfs":{}`), DockerManifest, "rootfs"},
+		"manifest that was an artifact": {with(man, `"blobs":[]`), DockerManifest, "blobs"},
+		"layers and Layers":             {with(man, `"Layers":[]`), ocispec.MediaTypeImageManifest, `for "layers"`},
+		"layers twice":                  {with(man, layers), ocispec.MediaTypeImageManifest, "layers: duplicate key"},
+		"a digest twice": {`{"schemaVersion":2,"manifests":[` + with(blob, `"digest":"sha256:2"`) +
+			`]}`, ocispec.MediaTypeImageIndex, "manifests[0].digest: duplicate key"},
+		"a Digest": {`{"schemaVersion":2,"manifests":[` + with(blob, `"Digest":"sha256:2"`) +
+			`]}`, ocispec.MediaTypeImageIndex, `for "digest"`},
+		"an annotation twice": {with(idx, `"annotations":{"a":"1","a":"2"}`), ocispec.MediaTypeImageIndex,
+			"annotations.a: duplicate key"},
 		"manifest by name, index by type": {man, ocispec.MediaTypeImageIndex, "config"},
 		"index by name, manifest by type": {idx, ocispec.MediaTypeImageManifest, "manifests"},
-		"says that it is an index":        {typed(man, ocispec.MediaTypeImageIndex), ocispec.MediaTypeImageManifest, "the document says"},
-		"says that it is Docker's":        {typed(man, DockerManifest), ocispec.MediaTypeImageManifest, "the document says"},
-		"says that it is OCI's":           {typed(idx, ocispec.MediaTypeImageIndex), DockerList, "the document says"},
-		"says that it is something":       {typed(idx, "text/html"), DockerList, "the document says"},
-		"is called something":             {man, "text/html", "not the type of"},
-		"another version":                 {strings.Replace(man, "2", "1", 1), ocispec.MediaTypeImageManifest, "schemaVersion"},
-		"no version":                      {strings.Replace(idx, `"schemaVersion":2,`, "", 1), ocispec.MediaTypeImageIndex, "schemaVersion"},
-		"no config":                       {`{"schemaVersion":2,` + layers + `}`, ocispec.MediaTypeImageManifest, "config"},
-		"elements of nothing":             {`{"schemaVersion":2,"manifests":[` + strings.Repeat("{},", 1<<17) + `{}]}`, ocispec.MediaTypeImageIndex, "values"},
-		"too long":                        {man + strings.Repeat(" ", MaxBytes), ocispec.MediaTypeImageManifest, "limit"},
+		"says that it is an index": {typed(man, ocispec.MediaTypeImageIndex), ocispec.MediaTypeImageManifest,
+			"the document says"},
+		"says that it is Docker's": {typed(man, DockerManifest), ocispec.MediaTypeImageManifest,
+			"the document says"},
+		"says that it is OCI's":     {typed(idx, ocispec.MediaTypeImageIndex), DockerList, "the document says"},
+		"says that it is something": {typed(idx, "text/html"), DockerList, "the document says"},
+		"is called something":       {man, "text/html", "not the type of"},
+		"another version": {strings.Replace(man, "2", "1", 1), ocispec.MediaTypeImageManifest,
+			"schemaVersion"},
+		"no version": {strings.Replace(idx, `"schemaVersion":2,`, "", 1),
+			ocispec.MediaTypeImageIndex, "schemaVersion"},
+		"no config": {`{"schemaVersion":2,` + layers + `}`, ocispec.MediaTypeImageManifest,
+			"config"},
+		"elements of nothing": {`{"schemaVersion":2,"manifests":[` + strings.Repeat("{},", 1<<17) + `{}]}`,
+			ocispec.MediaTypeImageIndex, "values"},
+		"too long": {man + strings.Repeat(" ", MaxBytes), ocispec.MediaTypeImageManifest,
+			"limit"},
 	} {
 		if err := Check([]byte(c.text), c.mediaType); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: the error is %v, want %q", name, err, c.want)
@@ -106,7 +122,8 @@ func TestNoDocumentIsTwo(t *testing.T) {
 // What is read as a document of one kind is none of the others, and is what a
 // decoder makes of it that knows no kinds.
 func FuzzDocumentsAreOfOneKind(f *testing.F) {
-	for _, s := range []string{man, idx, with(man, `"manifests":[`+blob+`]`), with(idx, layers), typed(man, DockerManifest), typed(idx, DockerList),
+	for _, s := range []string{man, idx, with(man, `"manifests":[`+blob+`]`), with(idx, layers),
+		typed(man, DockerManifest), typed(idx, DockerList),
 		`{"architecture":"amd64","os":"freebsd","config":{"cmd":["/bin/sh"],"Env":["a"]},"rootfs":{"type":"layers","diff_ids":["sha256:1"]},"history":[{}]}`,
 		with(man, `"Layers":[],"subject":{"digest":"x"}`)} {
 		f.Add([]byte(s))
@@ -147,7 +164,8 @@ func same[T any](t *testing.T, b []byte, got T) {
 		t.Fatalf("others cannot read it: %v", err)
 	}
 	known := map[string]any{}
-	for _, name := range []string{"schemaVersion", "mediaType", "artifactType", "config", "layers", "manifests", "subject", "annotations"} {
+	for _, name := range []string{"schemaVersion", "mediaType", "artifactType", "config", "layers", "manifests",
+		"subject", "annotations"} {
 		if v, ok := fields[name]; ok {
 			known[name] = v
 		}
@@ -167,7 +185,8 @@ func same[T any](t *testing.T, b []byte, got T) {
 
 // Beside reading a document in the one way, what encoding/json takes for it.
 func BenchmarkRead(b *testing.B) {
-	list := strings.Repeat(`{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":"sha256:`+strings.Repeat("0", 64)+`","size":12345678,"annotations":{"a":"b"}},`, 20)
+	list := strings.Repeat(`{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":"sha256:`+
+		strings.Repeat("0", 64)+`","size":12345678,"annotations":{"a":"b"}},`, 20)
 	text := []byte(`{"schemaVersion":2,"config":` + blob + `,"layers":[` + strings.TrimSuffix(list, ",") + `]}`)
 	b.Run("strict", func(b *testing.B) {
 		b.SetBytes(int64(len(text)))

@@ -8,7 +8,8 @@ import (
 
 func TestLayerCompression(t *testing.T) {
 	for mediaType, want := range map[string]Compression{
-		ocispec.MediaTypeImageLayer: None, DockerLayer: None, ocispec.MediaTypeImageLayerGzip: Gzip, DockerLayerGzip: Gzip,
+		ocispec.MediaTypeImageLayer: None, DockerLayer: None, ocispec.MediaTypeImageLayerGzip: Gzip,
+		DockerLayerGzip:                 Gzip,
 		ocispec.MediaTypeImageLayerZstd: Zstd, ocispec.MediaTypeImageManifest: "", "": "",
 	} {
 		if got, err := LayerCompression(mediaType); got != want || (err == nil) != (want != "") {

@@ -27,41 +27,78 @@ func TestExamine(t *testing.T) {
 		before, after func(*testoci.Layout) // the config and manifest are written
 		want          string                // severities and codes
 	}{
-		"nothing wrong":      {want: ""},
-		"no index":           {after: func(l *testoci.Layout) { delete(l.Files, "index.json") }, want: "error index-missing"},
-		"index is no JSON":   {after: func(l *testoci.Layout) { l.Files["index.json"] = []byte("{") }, want: "error index-malformed"},
-		"index of nothing":   {after: func(l *testoci.Layout) { l.Index.Manifests = nil; l.Reindex(t) }, want: "error index-empty"},
-		"no oci-layout":      {after: func(l *testoci.Layout) { delete(l.Files, "oci-layout") }, want: "warning layout-file"},
-		"another layout":     {after: func(l *testoci.Layout) { l.Files["oci-layout"] = []byte(`{"imageLayoutVersion":"9"}`) }, want: "warning layout-version"},
-		"something in index": {after: func(l *testoci.Layout) { l.Index.Manifests[0].MediaType = "text/html"; l.Reindex(t) }, want: "warning media-type"},
-		"malformed digest":   {after: func(l *testoci.Layout) { l.Index.Manifests[0].Digest = "sha256:../../x"; l.Reindex(t) }, want: "error digest-malformed"},
-		"manifest missing":   {after: func(l *testoci.Layout) { l.Index.Manifests[0].Digest = digest.FromString("x"); l.Reindex(t) }, want: "error blob-missing"},
-		"manifest's size":    {after: func(l *testoci.Layout) { l.Index.Manifests[0].Size++; l.Reindex(t) }, want: "error blob-size"},
+		"nothing wrong": {want: ""},
+		"no index": {after: func(l *testoci.Layout) { delete(l.Files, "index.json") },
+			want: "error index-missing"},
+		"index is no JSON": {after: func(l *testoci.Layout) { l.Files["index.json"] = []byte("{") },
+			want: "error index-malformed"},
+		"index of nothing": {after: func(l *testoci.Layout) { l.Index.Manifests = nil; l.Reindex(t) },
+			want: "error index-empty"},
+		"no oci-layout": {after: func(l *testoci.Layout) { delete(l.Files, "oci-layout") },
+			want: "warning layout-file"},
+		"another layout": {after: func(l *testoci.Layout) {
+			l.Files["oci-layout"] = []byte(
+				`{"imageLayoutVersion":"9"}`)
+		}, want: "warning layout-version"},
+		"something in index": {after: func(l *testoci.Layout) {
+			l.Index.Manifests[0].MediaType = "text/html"
+			l.Reindex(
+				t)
+		}, want: "warning media-type"},
+		"malformed digest": {after: func(
+			l *testoci.Layout) {
+			l.Index.Manifests[0].Digest = "sha256:../../x"
+			l.Reindex(t)
+		}, want: "error digest-malformed"},
+		"manifest missing": {after: func(l *testoci.Layout) {
+			l.Index.Manifests[0].Digest = digest.FromString(
+				"x")
+			l.Reindex(t)
+		}, want: "error blob-missing"},
+		"manifest's size": {after: func(l *testoci.Layout) { l.Index.Manifests[0].Size++; l.Reindex(t) },
+			want: "error blob-size"},
 		"platform of index": {after: func(l *testoci.Layout) {
 			l.Index.Manifests[0].Platform = &ocispec.Platform{OS: "plan9", Architecture: "mips"}
 			l.Reindex(t)
 		}, want: "error platform"},
-		"layer missing": {after: func(l *testoci.Layout) { delete(l.Files, blobName(l.Manifest.Layers[0].Digest)) }, want: "error blob-missing"},
-		"layer changed": {after: func(l *testoci.Layout) { spoil(l, append(bytes.Clone(layer[1:]), 1), l.Manifest.Layers[0]) }, want: "error blob-digest"},
-		"layer cut off": {after: func(l *testoci.Layout) { spoil(l, layer[1:], l.Manifest.Layers[0]) }, want: "error blob-size, error blob-digest"},
-		"layer's size":  {before: func(l *testoci.Layout) { l.Manifest.Layers[0].Size-- }, want: "error blob-size"},
-		"layer's type":  {before: func(l *testoci.Layout) { l.Manifest.Layers[0].MediaType = "application/x-rar" }, want: "error media-type"},
+		"layer missing": {after: func(l *testoci.Layout) { delete(l.Files, blobName(l.Manifest.Layers[0].Digest)) },
+			want: "error blob-missing"},
+		"layer changed": {after: func(l *testoci.Layout) {
+			spoil(l, append(bytes.Clone(layer[1:]), 1),
+				l.Manifest.Layers[0])
+		}, want: "error blob-digest"},
+		"layer cut off": {after: func(l *testoci.Layout) { spoil(l, layer[1:], l.Manifest.Layers[0]) },
+			want: "error blob-size, error blob-digest"},
+		"layer's size": {before: func(l *testoci.Layout) { l.Manifest.Layers[0].Size-- }, want: "error blob-size"},
+		"layer's type": {before: func(l *testoci.Layout) { l.Manifest.Layers[0].MediaType = "application/x-rar" },
+			want: "error media-type"},
 		"layer twice": {before: func(l *testoci.Layout) {
 			l.Manifest.Layers = append(l.Manifest.Layers, l.Manifest.Layers[0])
 			l.Config.RootFS.DiffIDs = append(l.Config.RootFS.DiffIDs, l.Config.RootFS.DiffIDs[0])
 		}, want: "note layer-twice"},
-		"fewer DiffIDs":       {before: func(l *testoci.Layout) { l.Config.RootFS.DiffIDs = nil }, want: "error diff-ids"},
-		"malformed DiffID":    {before: func(l *testoci.Layout) { l.Config.RootFS.DiffIDs[0] = "x" }, want: "error digest-malformed"},
-		"rootfs of no layers": {before: func(l *testoci.Layout) { l.Config.RootFS.Type = "tree" }, want: "warning config-malformed"},
-		"config is no JSON":   {before: func(l *testoci.Layout) { l.Manifest.Config = l.Blob(ocispec.MediaTypeImageConfig, []byte("{")) }, want: "error config-malformed"},
+		"fewer DiffIDs": {before: func(l *testoci.Layout) { l.Config.RootFS.DiffIDs = nil },
+			want: "error diff-ids"},
+		"malformed DiffID": {before: func(l *testoci.Layout) { l.Config.RootFS.DiffIDs[0] = "x" },
+			want: "error digest-malformed"},
+		"rootfs of no layers": {before: func(l *testoci.Layout) { l.Config.RootFS.Type = "tree" },
+			want: "warning config-malformed"},
+		"config is no JSON": {before: func(l *testoci.Layout) {
+			l.Manifest.Config = l.Blob(
+				ocispec.MediaTypeImageConfig, []byte("{"))
+		}, want: "error config-malformed"},
 		"config of a chart": {before: func(l *testoci.Layout) {
 			l.Manifest.Config = l.Blob("application/vnd.cncf.helm.config.v1+json", []byte("{}"))
 		}, want: "warning media-type"},
-		"manifest's version":   {before: func(l *testoci.Layout) { l.Manifest.SchemaVersion = 1 }, want: "error manifest-malformed"},
-		"manifest's type":      {before: func(l *testoci.Layout) { l.Manifest.MediaType = ocispec.MediaTypeImageIndex }, want: "error media-type"},
-		"more history":         {before: func(l *testoci.Layout) { l.Config.History = make([]ocispec.History, 2) }, want: "warning history"},
-		"history that fits":    {before: func(l *testoci.Layout) { l.Config.History = []ocispec.History{{EmptyLayer: true}, {}} }, want: ""},
-		"freejail manifest":    {before: label(`{"schemaVersion":1,"x":1,"wait":0}`), want: "error freejail-manifest, error freejail-manifest"},
+		"manifest's version": {before: func(l *testoci.Layout) { l.Manifest.SchemaVersion = 1 },
+			want: "error manifest-malformed"},
+		"manifest's type": {before: func(l *testoci.Layout) { l.Manifest.MediaType = ocispec.MediaTypeImageIndex },
+			want: "error media-type"},
+		"more history": {before: func(l *testoci.Layout) { l.Config.History = make([]ocispec.History, 2) },
+			want: "warning history"},
+		"history that fits": {
+			before: func(l *testoci.Layout) { l.Config.History = []ocispec.History{{EmptyLayer: true}, {}} }, want: ""},
+		"freejail manifest": {before: label(`{"schemaVersion":1,"x":1,"wait":0}`),
+			want: "error freejail-manifest, error freejail-manifest"},
 		"freejail manifest ok": {before: label(`{"schemaVersion":1}`), want: ""},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -14,12 +14,14 @@ func FuzzExamine(f *testing.F) {
 	l := newLayout(layerOf(f, file("f", "x"))).Seal(f)
 	f.Add(l.Tar(f))
 	delete(l.Files, "oci-layout")
-	l.Files["index.json"] = []byte(`{"manifests":[{"mediaType":"application/vnd.oci.image.index.v1+json","digest":"sha256:x"}]}`)
+	l.Files["index.json"] = []byte(
+		`{"manifests":[{"mediaType":"application/vnd.oci.image.index.v1+json","digest":"sha256:x"}]}`)
 	f.Add(l.Tar(f))
 	f.Fuzz(func(t *testing.T, archive []byte) {
 		t.Setenv("TMPDIR", t.TempDir())
 		limits := image.Limits{ImageBytes: 1 << 20, Entries: 1000}
-		e, err := Examine(context.Background(), writeTemp(t, archive), limits, func(ocispec.Platform) bool { return true })
+		e, err := Examine(context.Background(), writeTemp(t, archive), limits,
+			func(ocispec.Platform) bool { return true })
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -23,7 +23,8 @@ func TestPruneAfterTheClockWasAhead(t *testing.T) {
 	img := putLayers(t, s, "one", layerOf(t, file("a", "x")))
 	ahead := time.Now().Add(48 * time.Hour)
 	partial := filepath.Join(filepath.Join(s.dir, partialDir), "x")
-	if err := errors.Join(os.Chtimes(s.path(img.Digest), ahead, ahead), os.MkdirAll(filepath.Join(s.dir, partialDir), 0o700),
+	if err := errors.Join(os.Chtimes(s.path(img.Digest), ahead, ahead),
+		os.MkdirAll(filepath.Join(s.dir, partialDir), 0o700),
 		os.WriteFile(partial, nil, 0o600), os.Chtimes(partial, ahead, ahead)); err != nil {
 		t.Fatal(err)
 	}
@@ -50,21 +51,25 @@ func TestPrune(t *testing.T) {
 		o    PruneOptions
 		gone string
 	}{
-		"nothing asked":           {PruneOptions{Prunable: byPath}, ""},
-		"nothing may go":          {PruneOptions{Older: time.Second, MaxSize: 1}, ""},
-		"by age":                  {PruneOptions{Older: 36 * time.Hour, Prunable: byPath}, "file/old"},
-		"all by age, tags stay":   {PruneOptions{Older: time.Minute, Prunable: byPath}, "file/old file/new"},
-		"by size, oldest first":   {PruneOptions{MaxSize: 2*mib + mib/2, Prunable: byPath}, "file/old"},
-		"by size, tags stay":      {PruneOptions{MaxSize: 1, Prunable: byPath}, "file/old file/new"},
-		"small enough":            {PruneOptions{MaxSize: 4 * mib, Prunable: byPath}, ""},
-		"neither too old":         {PruneOptions{Older: 100 * time.Hour, Prunable: byPath}, ""},
-		"by age, then size too":   {PruneOptions{Older: 36 * time.Hour, MaxSize: mib + mib/2, Prunable: byPath}, "file/old file/new"},
-		"only what may by digest": {PruneOptions{Older: time.Minute, Prunable: func(string, digest.Digest) bool { return false }}, ""},
+		"nothing asked":         {PruneOptions{Prunable: byPath}, ""},
+		"nothing may go":        {PruneOptions{Older: time.Second, MaxSize: 1}, ""},
+		"by age":                {PruneOptions{Older: 36 * time.Hour, Prunable: byPath}, "file/old"},
+		"all by age, tags stay": {PruneOptions{Older: time.Minute, Prunable: byPath}, "file/old file/new"},
+		"by size, oldest first": {PruneOptions{MaxSize: 2*mib + mib/2, Prunable: byPath}, "file/old"},
+		"by size, tags stay":    {PruneOptions{MaxSize: 1, Prunable: byPath}, "file/old file/new"},
+		"small enough":          {PruneOptions{MaxSize: 4 * mib, Prunable: byPath}, ""},
+		"neither too old":       {PruneOptions{Older: 100 * time.Hour, Prunable: byPath}, ""},
+		"by age, then size too": {PruneOptions{Older: 36 * time.Hour, MaxSize: mib + mib/2, Prunable: byPath},
+			"file/old file/new"},
+		"only what may by digest": {PruneOptions{Older: time.Minute,
+			Prunable: func(string, digest.Digest) bool { return false }}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newStore(t, image.Limits{})
-			for n, age := range map[string]time.Duration{"file/old": 48 * time.Hour, "file/new": 24 * time.Hour, "tag:1": 72 * time.Hour} {
-				img := putLayers(t, s, n, layerOf(t, file(strings.ReplaceAll(n, "/", "-"), strings.Repeat(n[len(n)-1:], mib))))
+			for n, age := range map[string]time.Duration{"file/old": 48 * time.Hour, "file/new": 24 * time.Hour,
+				"tag:1": 72 * time.Hour} {
+				img := putLayers(t, s, n,
+					layerOf(t, file(strings.ReplaceAll(n, "/", "-"), strings.Repeat(n[len(n)-1:], mib))))
 				at := time.Now().Add(-age)
 				if err := os.Chtimes(s.path(img.Digest), at, at); err != nil {
 					t.Fatal(err)
@@ -105,7 +110,8 @@ func TestTouchKeepsAnImage(t *testing.T) {
 	if err := s.Touch(img); err != nil {
 		t.Fatal(err)
 	}
-	gone, err := s.Prune(ctx, PruneOptions{Older: 30 * time.Minute, Prunable: func(string, digest.Digest) bool { return true }})
+	gone, err := s.Prune(ctx, PruneOptions{Older: 30 * time.Minute,
+		Prunable: func(string, digest.Digest) bool { return true }})
 	if err != nil || len(gone) > 0 {
 		t.Errorf("forgot %v, %v", gone, err)
 	}
@@ -154,7 +160,8 @@ func TestGCBesideAnUnreadableImage(t *testing.T) {
 				t.Fatal(err)
 			}
 			text = bytes.Replace(text, []byte(`{`), []byte(`{"x":1,"x":1,`), 1)
-			broken := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromBytes(text), Size: int64(len(text)),
+			broken := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromBytes(text),
+				Size:        int64(len(text)),
 				Annotations: map[string]string{refName: "old"}}
 			if err := errors.Join(os.WriteFile(s.path(broken.Digest), text, 0o600), s.setName(broken)); err != nil {
 				t.Fatal(err)
@@ -169,7 +176,8 @@ func TestGCBesideAnUnreadableImage(t *testing.T) {
 			if err := s.Remove("gone"); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := s.Prune(ctx, PruneOptions{MaxSize: 1, Prunable: func(string, digest.Digest) bool { return false }}); err != nil {
+			if _, err := s.Prune(ctx,
+				PruneOptions{MaxSize: 1, Prunable: func(string, digest.Digest) bool { return false }}); err != nil {
 				t.Error(err)
 			}
 			if freed, err := s.GC(ctx); err != nil || freed == 0 {

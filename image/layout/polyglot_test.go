@@ -49,7 +49,8 @@ func TestPolyglotsAreRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, mediaType := range []string{ocispec.MediaTypeImageIndex, document.DockerList, ocispec.MediaTypeImageManifest, document.DockerManifest} {
+	for _, mediaType := range []string{ocispec.MediaTypeImageIndex, document.DockerList, ocispec.MediaTypeImageManifest,
+		document.DockerManifest} {
 		l := newLayout(layerOf(t, file("f", "evil"))).Seal(t)
 		d, signatures := polyglot(t, l, key)
 		d.MediaType, d.Annotations = mediaType, map[string]string{refName: "test:1.0"}
@@ -60,7 +61,8 @@ func TestPolyglotsAreRefused(t *testing.T) {
 			img, err := s.Import(ctx, path, "", nil)
 			if err == nil {
 				rec, rerr := s.Signatures(img.Digest)
-				t.Errorf("%s: the image is taken, and signed: %v (%v)", mediaType, rec.By(key.Public(), "test", img.Digest), rerr)
+				t.Errorf("%s: the image is taken, and signed: %v (%v)", mediaType,
+					rec.By(key.Public(), "test", img.Digest), rerr)
 				continue
 			}
 			wantError(t, err, "others would read the document as one of another kind")
@@ -95,7 +97,8 @@ func TestPolyglotsOfAStoreAreRefused(t *testing.T) {
 	if _, err := s.Get("test"); err != nil {
 		t.Error(err)
 	}
-	wrong := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageIndex, Digest: img.Digest, Size: int64(len(b)), Annotations: map[string]string{refName: "wrong"}}
+	wrong := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageIndex, Digest: img.Digest, Size: int64(len(b)),
+		Annotations: map[string]string{refName: "wrong"}}
 	if err := s.setName(wrong); err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +109,8 @@ func TestPolyglotsOfAStoreAreRefused(t *testing.T) {
 
 // The store's own list is read as strictly.
 func TestTheStoresIndexIsReadStrictly(t *testing.T) {
-	for _, text := range []string{`{"schemaVersion":2,"manifests":[],"manifests":[]}`, `{"schemaVersion":2,"manifests":[],"layers":[]}`, `{"schemaVersion":2,"manifests":[]} {}`} {
+	for _, text := range []string{`{"schemaVersion":2,"manifests":[],"manifests":[]}`,
+		`{"schemaVersion":2,"manifests":[],"layers":[]}`, `{"schemaVersion":2,"manifests":[]} {}`} {
 		s := newStore(t, image.Limits{})
 		if err := s.writeFile(indexFile, []byte(text)); err != nil {
 			t.Fatal(err)

@@ -27,14 +27,16 @@ func TestImportKindsOfArchives(t *testing.T) {
 	l := newLayout(layerOf(t, file("f", "x")), layerOf(t, file("g", "y")), layerOf(t), layerOf(t)).Seal(t)
 	plain := l.Tar(t)
 	for name, path := range map[string]string{
-		"directory": l.Dir(t), "tar": writeTemp(t, plain), "gzip": writeTemp(t, gz(t, plain)), "zstd": writeTemp(t, zst(t, plain))} {
+		"directory": l.Dir(t), "tar": writeTemp(t, plain), "gzip": writeTemp(t, gz(t, plain)),
+		"zstd": writeTemp(t, zst(t, plain))} {
 		t.Run(name, func(t *testing.T) {
 			s := newStore(t, image.Limits{})
 			img, err := s.Import(ctx, path, "", nil)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if img.Name != "test:1.0" || img.Digest != l.Index.Manifests[0].Digest || img.Manifest == nil || len(img.Layers) != 4 {
+			if img.Name != "test:1.0" || img.Digest != l.Index.Manifests[0].Digest || img.Manifest == nil ||
+				len(img.Layers) != 4 {
 				t.Errorf("it has become %+v", img)
 			}
 			root := t.TempDir()
@@ -85,41 +87,79 @@ func TestRefusedImages(t *testing.T) {
 		after  func(*testoci.Layout) // they are
 		want   string
 	}{
-		"unknown layer type":    {before: func(l *testoci.Layout) { l.Manifest.Layers[0].MediaType = "application/x-rar" }, want: `layer 1: unknown layer type "application/x-rar"`},
-		"wrong size of a layer": {before: func(l *testoci.Layout) { l.Manifest.Layers[0].Size++ }, want: "its descriptor says"},
-		"negative size":         {before: func(l *testoci.Layout) { l.Manifest.Layers[0].Size = -1 }, want: "layer 1"},
-		"too large":             {before: func(l *testoci.Layout) { l.Manifest.Layers[0].Size = 1 << 40 }, want: "limits { image_size }"},
+		"unknown layer type": {before: func(
+			l *testoci.Layout) {
+			l.Manifest.Layers[0].MediaType = "application/x-rar"
+		}, want: `layer 1: unknown layer type "application/x-rar"`},
+		"wrong size of a layer": {before: func(l *testoci.Layout) { l.Manifest.Layers[0].Size++ },
+			want: "its descriptor says"},
+		"negative size": {before: func(l *testoci.Layout) { l.Manifest.Layers[0].Size = -1 }, want: "layer 1"},
+		"too large": {before: func(l *testoci.Layout) { l.Manifest.Layers[0].Size = 1 << 40 },
+			want: "limits { image_size }"},
 		"layer with sha512": {before: func(l *testoci.Layout) {
 			l.Manifest.Layers[0].Digest = digest.NewDigestFromEncoded("sha512", strings.Repeat("a", 128))
 		}, want: "layer 1: digest"},
-		"digest upwards":     {before: func(l *testoci.Layout) { l.Manifest.Layers[0].Digest = "sha256:../../../../etc/passwd" }, want: "layer 1: digest"},
-		"no such layer":      {before: func(l *testoci.Layout) { l.Manifest.Layers[0].Digest = digest.FromString("none") }, want: "is missing"},
-		"fewer DiffIDs":      {before: func(l *testoci.Layout) { l.Config.RootFS.DiffIDs = nil }, want: "has 1 layers, its config names 0"},
-		"bad DiffID":         {before: func(l *testoci.Layout) { l.Config.RootFS.DiffIDs[0] = "x" }, want: "rootfs.diff_ids[0]"},
-		"other architecture": {before: func(l *testoci.Layout) { l.Config.Architecture = "vax" }, want: "/vax, wanted is"},
+		"digest upwards": {before: func(
+			l *testoci.Layout) {
+			l.Manifest.Layers[0].Digest = "sha256:../../../../etc/passwd"
+		}, want: "layer 1: digest"},
+		"no such layer": {before: func(l *testoci.Layout) {
+			l.Manifest.Layers[0].Digest = digest.FromString(
+				"none")
+		}, want: "is missing"},
+		"fewer DiffIDs": {before: func(l *testoci.Layout) { l.Config.RootFS.DiffIDs = nil },
+			want: "has 1 layers, its config names 0"},
+		"bad DiffID": {before: func(l *testoci.Layout) { l.Config.RootFS.DiffIDs[0] = "x" },
+			want: "rootfs.diff_ids[0]"},
+		"other architecture": {before: func(l *testoci.Layout) { l.Config.Architecture = "vax" },
+			want: "/vax, wanted is"},
 		"config of a chart": {before: func(l *testoci.Layout) {
 			l.Manifest.Config = l.Blob("application/vnd.cncf.helm.config.v1+json", []byte("{}"))
 		}, want: "not that of an image"},
-		"config is no JSON":     {before: func(l *testoci.Layout) { l.Manifest.Config = l.Blob(ocispec.MediaTypeImageConfig, []byte("{")) }, want: "image config: "},
-		"unknown field":         {before: manifest(`{"schemaVersion": 1, "privileged": true}`), want: "manifest: privileged: "},
-		"wrong type":            {before: manifest(`{"schemaVersion": 1, "ports": [{"name": "a", "port": "80"}]}`), want: "manifest: ports[0].port: "},
-		"manifest is no JSON":   {before: manifest(`yes`), want: "manifest: "},
-		"content of the layer":  {after: func(l *testoci.Layout) { spoil(l, append(bytes.Clone(layer[:len(layer)-1]), 1), l.Manifest.Layers[0]) }, want: "digest mismatch"},
-		"layer cut off":         {after: func(l *testoci.Layout) { spoil(l, layer[:100], l.Manifest.Layers[0]) }, want: "blob sha256:"},
-		"layer with more":       {after: func(l *testoci.Layout) { spoil(l, append(bytes.Clone(layer), 0), l.Manifest.Layers[0]) }, want: "blob sha256:"},
-		"content of the config": {after: func(l *testoci.Layout) { spoil(l, []byte("{}"), l.Manifest.Config) }, want: "blob sha256:"},
+		"config is no JSON": {before: func(l *testoci.Layout) {
+			l.Manifest.Config = l.Blob(
+				ocispec.MediaTypeImageConfig, []byte("{"))
+		}, want: "image config: "},
+		"unknown field": {before: manifest(`{"schemaVersion": 1, "privileged": true}`),
+			want: "manifest: privileged: "},
+		"wrong type": {before: manifest(`{"schemaVersion": 1, "ports": [{"name": "a", "port": "80"}]}`),
+			want: "manifest: ports[0].port: "},
+		"manifest is no JSON": {before: manifest(`yes`), want: "manifest: "},
+		"content of the layer": {after: func(l *testoci.Layout) {
+			spoil(l, append(bytes.Clone(layer[:len(layer)-1]),
+				1), l.Manifest.Layers[0])
+		}, want: "digest mismatch"},
+		"layer cut off": {after: func(l *testoci.Layout) { spoil(l, layer[:100], l.Manifest.Layers[0]) },
+			want: "blob sha256:"},
+		"layer with more": {after: func(l *testoci.Layout) {
+			spoil(l, append(bytes.Clone(layer), 0),
+				l.Manifest.Layers[0])
+		}, want: "blob sha256:"},
+		"content of the config": {after: func(l *testoci.Layout) { spoil(l, []byte("{}"), l.Manifest.Config) },
+			want: "blob sha256:"},
 		"content of the manifest": {after: func(l *testoci.Layout) {
 			d := l.Index.Manifests[0]
 			b := bytes.Clone(l.Files["blobs/sha256/"+d.Digest.Encoded()])
 			b[len(b)-2]++
 			spoil(l, b, d)
 		}, want: "digest mismatch"},
-		"no index":        {after: func(l *testoci.Layout) { delete(l.Files, "index.json") }, want: "not an OCI layout or oci-archive"},
-		"index no JSON":   {after: func(l *testoci.Layout) { l.Files["index.json"] = []byte("{") }, want: "image index: "},
-		"index of itself": {after: func(l *testoci.Layout) { l.Files["index.json"] = []byte(`{"schemaVersion": 2, "manifests": []}`) }, want: "names no image"},
-		"index digest":    {after: func(l *testoci.Layout) { l.Index.Manifests[0].Digest = "x"; l.Reindex(t) }, want: "image index: digest"},
-		"index type":      {after: func(l *testoci.Layout) { l.Index.Manifests[0].MediaType = "text/html"; l.Reindex(t) }, want: "neither an image manifest nor an index"},
-		"index size":      {after: func(l *testoci.Layout) { l.Index.Manifests[0].Size = 1 << 50; l.Reindex(t) }, want: "limit"},
+		"no index": {after: func(l *testoci.Layout) { delete(l.Files, "index.json") },
+			want: "not an OCI layout or oci-archive"},
+		"index no JSON": {after: func(l *testoci.Layout) { l.Files["index.json"] = []byte("{") },
+			want: "image index: "},
+		"index of itself": {after: func(l *testoci.Layout) {
+			l.Files["index.json"] = []byte(
+				`{"schemaVersion": 2, "manifests": []}`)
+		}, want: "names no image"},
+		"index digest": {after: func(l *testoci.Layout) { l.Index.Manifests[0].Digest = "x"; l.Reindex(t) },
+			want: "image index: digest"},
+		"index type": {after: func(l *testoci.Layout) {
+			l.Index.Manifests[0].MediaType = "text/html"
+			l.Reindex(
+				t)
+		}, want: "neither an image manifest nor an index"},
+		"index size": {after: func(l *testoci.Layout) { l.Index.Manifests[0].Size = 1 << 50; l.Reindex(t) },
+			want: "limit"},
 		"other platform": {after: func(l *testoci.Layout) {
 			l.Index.Manifests[0].Platform = &ocispec.Platform{OS: "plan9", Architecture: "mips"}
 			l.Reindex(t)
@@ -154,8 +194,9 @@ func TestArchivesThatAreNone(t *testing.T) {
 	l := newLayout(layerOf(t, file("f", strings.Repeat("x", 5000)))).Seal(t)
 	plain := l.Tar(t)
 	cases := map[string][]byte{"empty": nil, "text": []byte("no archive at all"), "gzip of text": gz(t, []byte("text")),
-		"gzip without end": gz(t, plain)[:200], "zstd without end": zst(t, plain)[:100], "xz of nothing": []byte("\xfd7zXZ\x00"),
-		"index twice": layerOf(t, file("index.json", "{}"), file("index.json", "{}"))}
+		"gzip without end": gz(t, plain)[:200], "zstd without end": zst(t, plain)[:100],
+		"xz of nothing": []byte("\xfd7zXZ\x00"),
+		"index twice":   layerOf(t, file("index.json", "{}"), file("index.json", "{}"))}
 	for cut := 100; cut < len(plain)-1024; cut += 700 {
 		cases[fmt.Sprint("cut at ", cut)] = plain[:cut]
 	}
@@ -214,7 +255,8 @@ func TestConcurrentImports(t *testing.T) {
 	bad.Seal(t)
 	s := newStore(t, image.Limits{})
 	var wg sync.WaitGroup
-	paths := []string{writeTemp(t, good.Tar(t)), good.Dir(t), writeTemp(t, other.Tar(t)), writeTemp(t, bad.Tar(t)), bad.Dir(t)}
+	paths := []string{writeTemp(t, good.Tar(t)), good.Dir(t), writeTemp(t, other.Tar(t)), writeTemp(t, bad.Tar(t)),
+		bad.Dir(t)}
 	for i := range 40 {
 		wg.Go(func() {
 			k := i % len(paths)
@@ -257,13 +299,15 @@ func TestNamesDigestsAndCollection(t *testing.T) {
 	s := newStore(t, image.Limits{})
 	a := putLayers(t, s, "web", layerOf(t, file("f", "a")))
 	b := putLayers(t, s, "db:1", layerOf(t, file("f", "b")))
-	for ref, want := range map[string]digest.Digest{"web": a.Digest, "web:latest": a.Digest, "db:1": b.Digest, a.Digest.String(): a.Digest,
+	for ref, want := range map[string]digest.Digest{"web": a.Digest, "web:latest": a.Digest, "db:1": b.Digest,
+		a.Digest.String():                   a.Digest,
 		"sha256:" + b.Digest.Encoded()[:12]: b.Digest, "sha256:" + b.Digest.Encoded()[:63]: b.Digest} {
 		if img, err := s.Get(ref); err != nil || img.Digest != want {
 			t.Errorf("%q gives %v, %v", ref, img, err)
 		}
 	}
-	for _, ref := range []string{"", "db", "web:1", a.Digest.Encoded(), a.Digest.Encoded()[:12], "sha256:" + a.Digest.Encoded()[:11], "sha256:", "sha256:web", "../web"} {
+	for _, ref := range []string{"", "db", "web:1", a.Digest.Encoded(), a.Digest.Encoded()[:12], "sha256:" +
+		a.Digest.Encoded()[:11], "sha256:", "sha256:web", "../web"} {
 		if _, err := s.Get(ref); !errors.Is(err, image.ErrNotFound) {
 			t.Errorf("%q gives %v", ref, err)
 		}
@@ -320,7 +364,8 @@ func TestExportComesBack(t *testing.T) {
 	img := putLayers(t, s, "web:1.0", layer, layer)
 	var a, b, c bytes.Buffer
 	dir := filepath.Join(t.TempDir(), "new", "layout")
-	if err := errors.Join(s.Export(ctx, "web:1.0", &a), s.Export(ctx, img.Digest.String(), &b), s.WriteLayout(ctx, "web:1.0", dir)); err != nil {
+	if err := errors.Join(s.Export(ctx, "web:1.0", &a), s.Export(ctx, img.Digest.String(), &b),
+		s.WriteLayout(ctx, "web:1.0", dir)); err != nil {
 		t.Fatal(err)
 	}
 	l, err := Open(dir)
@@ -333,7 +378,8 @@ func TestExportComesBack(t *testing.T) {
 	if !bytes.Equal(a.Bytes(), b.Bytes()) {
 		t.Error("the same image gives two archives")
 	}
-	for name, p := range map[string]string{"archive": writeTemp(t, a.Bytes()), "layout": dir, "archive of the layout": writeTemp(t, c.Bytes())} {
+	for name, p := range map[string]string{"archive": writeTemp(t, a.Bytes()), "layout": dir,
+		"archive of the layout": writeTemp(t, c.Bytes())} {
 		var last image.Progress
 		got, err := newStore(t, image.Limits{}).Import(ctx, p, "", func(p image.Progress) { last = p })
 		if err != nil {
@@ -353,7 +399,8 @@ func TestExportComesBack(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	// A spoilt blob must not go out as if it were good.
-	if err := os.WriteFile(s.path(img.Layers[0].Digest), bytes.Repeat([]byte("x"), int(img.Layers[0].Size)), 0o600); err != nil {
+	if err := os.WriteFile(s.path(img.Layers[0].Digest), bytes.Repeat([]byte("x"), int(img.Layers[0].Size)),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
 	wantError(t, s.Export(ctx, "web:1.0", &a), "digest mismatch")
@@ -417,5 +464,6 @@ func TestFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	big := newStore(t, image.Limits{})
-	wantError(t, unpack.Image(ctx, big, putLayers(t, big, "big", layerOf(t, file("b", second))), root, nil), "no space left", `entry "b"`)
+	wantError(t, unpack.Image(ctx, big, putLayers(t, big, "big", layerOf(t, file("b", second))), root, nil),
+		"no space left", `entry "b"`)
 }

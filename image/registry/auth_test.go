@@ -60,7 +60,8 @@ func secure(t *testing.T, h http.Handler) (host, caFile string) {
 	s := httptest.NewTLSServer(h)
 	t.Cleanup(s.Close)
 	caFile = filepath.Join(t.TempDir(), "ca.pem")
-	check(t, os.WriteFile(caFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}), 0o600))
+	check(t, os.WriteFile(caFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}),
+		0o600))
 	return strings.TrimPrefix(s.URL, "https://"), caFile
 }
 
@@ -96,7 +97,8 @@ func TestCredentials(t *testing.T) {
 	}
 	basic := base64.StdEncoding.EncodeToString([]byte("fleet:" + fleetPassword))
 	wrong := base64.StdEncoding.EncodeToString([]byte("fleet:wrong"))
-	write("docker-credential-test", "#!/bin/sh\n[ \"$(cat)\" = \""+host+"\" ] && echo '{\"Username\":\"fleet\",\"Secret\":\""+fleetPassword+"\"}'\n", 0o755)
+	write("docker-credential-test", "#!/bin/sh\n[ \"$(cat)\" = \""+host+
+		"\" ] && echo '{\"Username\":\"fleet\",\"Secret\":\""+fleetPassword+"\"}'\n", 0o755)
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
 	for name, c := range map[string]struct {
 		host  Host
@@ -104,16 +106,22 @@ func TestCredentials(t *testing.T) {
 		given *Credential
 		want  string
 	}{
-		"password file":      {Host{Username: "fleet", PasswordFile: passwordFile(t)}, nil, nil, ""},
-		"docker's file":      {Host{AuthFile: write("a", fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, host, basic), 0o600)}, nil, nil, ""},
-		"podman's part":      {Host{AuthFile: write("b", fmt.Sprintf(`{"auths":{"%s/team":{"auth":%q},%q:{"auth":%q}}}`, host, basic, host, wrong), 0o600)}, nil, nil, ""},
-		"helper":             {Host{AuthFile: write("c", fmt.Sprintf(`{"credHelpers":{%q:"test"}}`, host), 0o600)}, nil, nil, ""},
-		"the user's":         {Host{}, []string{dir + "/missing", write("d", `{"auths":{}}`, 0o600), write("e", fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, host, basic), 0o600)}, nil, ""},
-		"a job's":            {Host{AuthFile: write("f", fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, host, wrong), 0o600)}, nil, &Credential{"fleet", fleetPassword}, ""},
-		"none":               {Host{}, nil, nil, "no credentials are configured"},
-		"wrong":              {Host{}, nil, &Credential{"fleet", "wrong"}, "access denied"},
-		"missing auth file":  {Host{AuthFile: dir + "/missing"}, nil, nil, "auth_file"},
-		"another's auth":     {Host{AuthFile: write("g", fmt.Sprintf(`{"auths":{"other.example":{"auth":%q}}}`, basic), 0o600)}, nil, nil, "no credentials are configured"},
+		"password file": {Host{Username: "fleet", PasswordFile: passwordFile(t)}, nil, nil, ""},
+		"docker's file": {Host{AuthFile: write("a", fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, host, basic),
+			0o600)}, nil, nil, ""},
+		"podman's part": {Host{AuthFile: write("b", fmt.Sprintf(`{"auths":{"%s/team":{"auth":%q},%q:{"auth":%q}}}`,
+			host, basic, host, wrong), 0o600)}, nil, nil, ""},
+		"helper": {Host{AuthFile: write("c", fmt.Sprintf(`{"credHelpers":{%q:"test"}}`, host), 0o600)}, nil,
+			nil, ""},
+		"the user's": {Host{}, []string{dir + "/missing", write("d", `{"auths":{}}`, 0o600),
+			write("e", fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, host, basic), 0o600)}, nil, ""},
+		"a job's": {Host{AuthFile: write("f", fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, host, wrong),
+			0o600)}, nil, &Credential{"fleet", fleetPassword}, ""},
+		"none":              {Host{}, nil, nil, "no credentials are configured"},
+		"wrong":             {Host{}, nil, &Credential{"fleet", "wrong"}, "access denied"},
+		"missing auth file": {Host{AuthFile: dir + "/missing"}, nil, nil, "auth_file"},
+		"another's auth": {Host{AuthFile: write("g", fmt.Sprintf(`{"auths":{"other.example":{"auth":%q}}}`, basic),
+			0o600)}, nil, nil, "no credentials are configured"},
 		"a file of nonsense": {Host{AuthFile: write("h", "nonsense "+fleetPassword, 0o600)}, nil, nil, "/h"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -145,8 +153,10 @@ func TestTLS(t *testing.T) {
 	r, _ := pushed(t, ServerOptions{}, nil)
 	_, err = client(t).Pull(ctx, newStore(t), ref(t, r.host+"/team/web:1"), PullOptions{})
 	wantError(t, err, "plain_http")
-	for _, h := range []Host{{Name: "Bad"}, {Name: "a.b", Username: "x"}, {Name: "a.b", PlainHTTP: true, CAFile: ca}, {Name: "a.b", CAFile: "/nonexistent"},
-		{Name: "a.b", Mirrors: []string{"https://x"}}, {Name: "a.b", PasswordFile: "x"}, {Name: "a.b", Mirrors: []string{"m.example/../x"}}} {
+	for _, h := range []Host{{Name: "Bad"}, {Name: "a.b", Username: "x"}, {Name: "a.b", PlainHTTP: true, CAFile: ca},
+		{Name: "a.b", CAFile: "/nonexistent"},
+		{Name: "a.b", Mirrors: []string{"https://x"}}, {Name: "a.b", PasswordFile: "x"},
+		{Name: "a.b", Mirrors: []string{"m.example/../x"}}} {
 		if _, err := NewClient(Config{Hosts: []Host{h}}); err == nil {
 			t.Errorf("it is taken: %+v", h)
 		}
@@ -171,7 +181,8 @@ func TestTokens(t *testing.T) {
 			return
 		}
 		if r.Header.Get("Authorization") != "Bearer good-token" {
-			w.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm=%q,service="test",scope="repository:team/web:pull"`, realm))
+			w.Header().Set("WWW-Authenticate",
+				fmt.Sprintf(`Bearer realm=%q,service="test",scope="repository:team/web:pull"`, realm))
 			w.WriteHeader(http.StatusUnauthorized)
 			return
 		}
@@ -222,7 +233,8 @@ func TestRedirects(t *testing.T) {
 		}
 		srv.ServeHTTP(w, r)
 	}))
-	c := client(t, Host{Name: front, CAFile: frontCA, Username: "fleet", PasswordFile: passwordFile(t)}, Host{Name: storage, CAFile: storageCA},
+	c := client(t, Host{Name: front, CAFile: frontCA, Username: "fleet", PasswordFile: passwordFile(t)},
+		Host{Name: storage, CAFile: storageCA},
 		Host{Name: host, CAFile: ca})
 	_, err := c.Pull(ctx, newStore(t), ref(t, front+"/team/web:1"), PullOptions{})
 	check(t, err)
@@ -241,7 +253,8 @@ func TestRedirects(t *testing.T) {
 	down, downCA := secure(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, plain.URL+r.URL.Path, http.StatusTemporaryRedirect)
 	}))
-	_, err = client(t, Host{Name: down, CAFile: downCA}).Pull(ctx, newStore(t), ref(t, down+"/team/web:1"), PullOptions{})
+	_, err = client(t, Host{Name: down, CAFile: downCA}).Pull(ctx, newStore(t), ref(t, down+"/team/web:1"),
+		PullOptions{})
 	wantError(t, err, "plain HTTP is not enabled")
 }
 
@@ -255,8 +268,10 @@ func TestMirrorsGetNoCredentials(t *testing.T) {
 	})))
 	defer mirror.Close()
 	at := strings.TrimPrefix(mirror.URL, "http://")
-	c := client(t, Host{Name: at, PlainHTTP: true}, Host{Name: host, CAFile: ca, Username: "fleet", PasswordFile: passwordFile(t), Mirrors: []string{at}})
-	for _, o := range []PullOptions{{}, {Credential: &Credential{"fleet", fleetPassword}}, {FetchOptions: layout.FetchOptions{Pulled: true}}} {
+	c := client(t, Host{Name: at, PlainHTTP: true}, Host{Name: host, CAFile: ca, Username: "fleet",
+		PasswordFile: passwordFile(t), Mirrors: []string{at}})
+	for _, o := range []PullOptions{{}, {Credential: &Credential{"fleet", fleetPassword}},
+		{FetchOptions: layout.FetchOptions{Pulled: true}}} {
 		_, err := c.Pull(ctx, newStore(t), ref(t, host+"/team/web:1"), o)
 		check(t, err)
 	}

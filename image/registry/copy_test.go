@@ -19,7 +19,8 @@ func TestCopyEverywhere(t *testing.T) {
 	c := client(t, r)
 	dir, img := someImage(t)
 	tmp := t.TempDir()
-	road := []string{"oci:" + dir, r.host + "/a/b/c:1", "oci-archive:" + tmp + "/x.tar:web", r.host + "/other", "oci:" + tmp + "/l:web:2",
+	road := []string{"oci:" + dir, r.host + "/a/b/c:1", "oci-archive:" + tmp + "/x.tar:web", r.host + "/other", "oci:" +
+		tmp + "/l:web:2",
 		r.host + "/other:3", "store:" + tmp + "/store:r.example/web:1", "oci-archive:" + tmp + "/y.tar"}
 	for i := range len(road) - 1 {
 		done, err := c.Copy(ctx, loc(t, road[i]), loc(t, road[i+1]), CopyOptions{})
@@ -76,20 +77,25 @@ func TestIndexes(t *testing.T) {
 		return ocispec.Platform{OS: "freebsd", Architecture: "arm64", OSVersion: v}
 	}
 	var list []*image.Image
-	for i, p := range []ocispec.Platform{host, fb("14.1"), fb("15.0"), fb("14.3-RELEASE"), {OS: "freebsd", Architecture: "arm64", Variant: "v9", OSVersion: "14.0"}} {
-		list = append(list, putImage(t, s, fmt.Sprintf("i%d", i), p, layer(t, "common", 1000), layer(t, fmt.Sprint("own", i), 1000)))
+	for i, p := range []ocispec.Platform{host, fb("14.1"), fb("15.0"), fb("14.3-RELEASE"),
+		{OS: "freebsd", Architecture: "arm64", Variant: "v9", OSVersion: "14.0"}} {
+		list = append(list, putImage(t, s, fmt.Sprintf("i%d", i), p, layer(t, "common", 1000),
+			layer(t, fmt.Sprint("own", i), 1000)))
 	}
 	dir := indexOf(t, s, "multi", list...)
 	_, err := c.Copy(ctx, loc(t, "oci:"+dir), loc(t, r.host+"/multi:1"), CopyOptions{All: true})
 	check(t, err)
-	for want, p := range map[int][]ocispec.Platform{0: nil, 1: {fb("14.2")}, 2: {fb("15.1-RELEASE-p3")}, 3: {fb("14.10")},
+	for want, p := range map[int][]ocispec.Platform{0: nil, 1: {fb("14.2")}, 2: {fb("15.1-RELEASE-p3")},
+		3: {fb("14.10")},
 		4: {{OS: "freebsd", Architecture: "arm64", Variant: "v9", OSVersion: "14.0"}}} {
-		got, err := c.Pull(ctx, newStore(t), ref(t, r.host+"/multi:1"), PullOptions{FetchOptions: layout.FetchOptions{Wanted: p}})
+		got, err := c.Pull(ctx, newStore(t), ref(t, r.host+"/multi:1"),
+			PullOptions{FetchOptions: layout.FetchOptions{Wanted: p}})
 		if err != nil || got.Digest != list[want].Digest {
 			t.Errorf("for %v: got %+v, %v", p, got, err)
 		}
 	}
-	_, err = c.Pull(ctx, newStore(t), ref(t, r.host+"/multi:1"), PullOptions{FetchOptions: layout.FetchOptions{Wanted: []ocispec.Platform{fb("13.5")}}})
+	_, err = c.Pull(ctx, newStore(t), ref(t, r.host+"/multi:1"),
+		PullOptions{FetchOptions: layout.FetchOptions{Wanted: []ocispec.Platform{fb("13.5")}}})
 	wantError(t, err, "no image for freebsd/arm64 13.5", "freebsd/arm64 14.1", "freebsd/arm64/v9 14.0")
 
 	// All of it comes back as it was; a part of it is one image.
@@ -117,7 +123,8 @@ func TestLocations(t *testing.T) {
 		wantError(t, err, want)
 	}
 	l, err := ParseLocation("oci-archive:/a/b.tar:r.example:5000/x:1@" + someDigest)
-	if err != nil || l.Path != "/a/b.tar" || l.Name != "r.example:5000/x:1@"+someDigest || !strings.HasPrefix(l.String(), "oci-archive:/a/b.tar:r.") {
+	if err != nil || l.Path != "/a/b.tar" || l.Name != "r.example:5000/x:1@"+someDigest ||
+		!strings.HasPrefix(l.String(), "oci-archive:/a/b.tar:r.") {
 		t.Errorf("got %+v, %v", l, err)
 	}
 }

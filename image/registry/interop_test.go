@@ -56,7 +56,8 @@ func dockerRegistry(t *testing.T) (host string) {
 	check(t, l.Close())
 	dir := t.TempDir()
 	conf := filepath.Join(dir, "config.yml")
-	check(t, os.WriteFile(conf, fmt.Appendf(nil, "version: 0.1\nlog: {level: error}\nstorage:\n  filesystem: {rootdirectory: %s}\n  delete: {enabled: true}\nhttp: {addr: %q}\n", dir, host), 0o600))
+	check(t, os.WriteFile(conf, fmt.Appendf(nil, "version: 0.1\nlog: {level: error}\nstorage:\n  filesystem: "+
+		"{rootdirectory: %s}\n  delete: {enabled: true}\nhttp: {addr: %q}\n", dir, host), 0o600))
 	cmd := exec.Command("docker-registry", "serve", conf)
 	check(t, cmd.Start())
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
@@ -105,7 +106,8 @@ func TestInteropSkopeoAndRegistries(t *testing.T) {
 	forDocker := layoutOf(t, plainStore, "web") // whose types know no zstd
 	skopeo := func(args ...string) {
 		t.Helper()
-		tool(t, "skopeo", append([]string{"--insecure-policy", "copy", "--src-tls-verify=false", "--dest-tls-verify=false"}, args...)...)
+		tool(t, "skopeo", append([]string{"--insecure-policy", "copy", "--src-tls-verify=false",
+			"--dest-tls-verify=false"}, args...)...)
 	}
 	for _, at := range []string{ours.host, theirs} {
 		tmp := t.TempDir()
@@ -131,10 +133,12 @@ func TestInteropSkopeoAndRegistries(t *testing.T) {
 		}
 		done, err := c.Copy(ctx, loc(t, at+"/from/docker:1"), loc(t, "oci-archive:"+tmp+"/d.tar:d"), CopyOptions{})
 		check(t, err)
-		if copied, err := newStore(t).Import(ctx, tmp+"/d.tar", "d", nil); err != nil || copied.Digest != got.Digest || done.Digest != got.Digest {
+		if copied, err := newStore(t).Import(ctx, tmp+"/d.tar", "d", nil); err != nil || copied.Digest != got.Digest ||
+			done.Digest != got.Digest {
 			t.Errorf("%s: the copy is %+v, %v, want %s", at, copied, err, got.Digest)
 		}
-		if text := tool(t, "skopeo", "list-tags", "--tls-verify=false", "docker://"+at+"/from/ours"); !strings.Contains(text, `"1"`) {
+		if text := tool(t, "skopeo", "list-tags", "--tls-verify=false", "docker://"+at+"/from/ours"); !strings.Contains(
+			text, `"1"`) {
 			t.Errorf("%s: the tags are %s", at, text)
 		}
 		tool(t, "skopeo", "delete", "--tls-verify=false", "docker://"+at+"/from/ours:1")
@@ -164,15 +168,20 @@ func TestInteropIndex(t *testing.T) {
 	theirs := dockerRegistry(t)
 	c := client(t, ours, Host{Name: theirs, PlainHTTP: true})
 	s := newStore(t)
-	a := putImage(t, s, "a", ocispec.Platform{OS: "freebsd", Architecture: "amd64", OSVersion: "14.2"}, layer(t, "a", 1000))
-	b := putImage(t, s, "b", ocispec.Platform{OS: "freebsd", Architecture: "arm64", OSVersion: "14.2"}, layer(t, "b", 1000))
+	a := putImage(t, s, "a", ocispec.Platform{OS: "freebsd", Architecture: "amd64", OSVersion: "14.2"},
+		layer(t, "a", 1000))
+	b := putImage(t, s, "b", ocispec.Platform{OS: "freebsd", Architecture: "arm64", OSVersion: "14.2"},
+		layer(t, "b", 1000))
 	dir := indexOf(t, s, "multi", a, b)
 	_, err := c.Copy(ctx, loc(t, "oci:"+dir), loc(t, theirs+"/multi:1"), CopyOptions{All: true})
 	check(t, err)
-	tool(t, "skopeo", "--insecure-policy", "copy", "--all", "--preserve-digests", "--src-tls-verify=false", "--dest-tls-verify=false", "docker://"+theirs+"/multi:1", "docker://"+ours.host+"/multi:1")
-	tool(t, "skopeo", "--insecure-policy", "--override-os", "freebsd", "--override-arch", "arm64", "copy", "--src-tls-verify=false", "docker://"+ours.host+"/multi:1", "oci:"+t.TempDir()+"/x:x")
+	tool(t, "skopeo", "--insecure-policy", "copy", "--all", "--preserve-digests", "--src-tls-verify=false",
+		"--dest-tls-verify=false", "docker://"+theirs+"/multi:1", "docker://"+ours.host+"/multi:1")
+	tool(t, "skopeo", "--insecure-policy", "--override-os", "freebsd", "--override-arch", "arm64", "copy",
+		"--src-tls-verify=false", "docker://"+ours.host+"/multi:1", "oci:"+t.TempDir()+"/x:x")
 	arm := []ocispec.Platform{{OS: "freebsd", Architecture: "arm64"}}
-	got, err := c.Pull(ctx, newStore(t), ref(t, ours.host+"/multi:1"), PullOptions{FetchOptions: layout.FetchOptions{Wanted: arm}})
+	got, err := c.Pull(ctx, newStore(t), ref(t, ours.host+"/multi:1"),
+		PullOptions{FetchOptions: layout.FetchOptions{Wanted: arm}})
 	if err != nil || got.Digest != b.Digest {
 		t.Errorf("got %+v, %v", got, err)
 	}

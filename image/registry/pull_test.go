@@ -59,7 +59,8 @@ func TestResume(t *testing.T) {
 	r, img := pushed(t, ServerOptions{}, breaking(100_000, true))
 	s := newStore(t)
 	var last image.Progress
-	got, err := client(t, r).Pull(ctx, s, ref(t, r.host+"/team/web:1"), PullOptions{FetchOptions: layout.FetchOptions{Progress: func(p image.Progress) { last = p }}})
+	got, err := client(t, r).Pull(ctx, s, ref(t, r.host+"/team/web:1"),
+		PullOptions{FetchOptions: layout.FetchOptions{Progress: func(p image.Progress) { last = p }}})
 	if err != nil || got.Digest != img.Digest {
 		t.Fatalf("got %+v, %v", got, err)
 	}
@@ -150,7 +151,8 @@ func TestPartialsAreSwept(t *testing.T) {
 	s, err := layout.OpenStore(dir, image.Limits{})
 	check(t, err)
 	check(t, os.Mkdir(filepath.Join(dir, "partial"), 0o700))
-	for name, age := range map[string]time.Duration{strings.Repeat("a", 64): 2 * time.Hour, strings.Repeat("b", 64): time.Minute} {
+	for name, age := range map[string]time.Duration{strings.Repeat("a", 64): 2 * time.Hour,
+		strings.Repeat("b", 64): time.Minute} {
 		p := filepath.Join(dir, "partial", name)
 		check(t, os.WriteFile(p, []byte("half"), 0o600))
 		check(t, os.Chtimes(p, time.Time{}, time.Now().Add(-age)))
@@ -169,7 +171,8 @@ func TestConcurrentPulls(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
-			if got, err := c.Pull(ctx, s, ref(t, r.host+"/team/web:1"), PullOptions{}); err != nil || got.Digest != img.Digest {
+			if got, err := c.Pull(ctx, s, ref(t, r.host+"/team/web:1"), PullOptions{}); err != nil ||
+				got.Digest != img.Digest {
 				t.Errorf("got %+v, %v", got, err)
 			}
 		})
@@ -184,7 +187,8 @@ func TestConcurrentPulls(t *testing.T) {
 	s = newStore(t)
 	short, cancel := context.WithCancel(ctx)
 	wg.Go(func() {
-		_, _ = c.Pull(short, s, ref(t, r.host+"/team/web:1"), PullOptions{FetchOptions: layout.FetchOptions{Progress: func(image.Progress) { cancel() }}})
+		_, _ = c.Pull(short, s, ref(t, r.host+"/team/web:1"),
+			PullOptions{FetchOptions: layout.FetchOptions{Progress: func(image.Progress) { cancel() }}})
 	})
 	wg.Go(func() {
 		if _, err := c.Pull(ctx, s, ref(t, r.host+"/team/web:1"), PullOptions{}); err != nil {
@@ -222,33 +226,45 @@ func TestHostileRegistries(t *testing.T) {
 		}
 	}
 	indexType := "application/vnd.oci.image.index.v1+json"
-	manifest := fmt.Sprintf(`{"schemaVersion":2,"config":{"mediaType":%q,"digest":%q,"size":2},"layers":[]}`, ocispec.MediaTypeImageConfig, digest.FromString("{}"))
-	bomb := `{"schemaVersion":2,"manifests":[` + strings.Repeat(fmt.Sprintf(`{"mediaType":%q,"digest":%q,"size":100},`, indexType, someDigest), 200_000)
+	manifest := fmt.Sprintf(`{"schemaVersion":2,"config":{"mediaType":%q,"digest":%q,"size":2},"layers":[]}`,
+		ocispec.MediaTypeImageConfig, digest.FromString("{}"))
+	bomb := `{"schemaVersion":2,"manifests":[` + strings.Repeat(fmt.Sprintf(`{"mediaType":%q,"digest":%q,"size":100},`,
+		indexType, someDigest), 200_000)
 	for name, c := range map[string]struct {
 		when func(*http.Request) bool
 		do   http.HandlerFunc
 		want string
 	}{
-		"another content":   {blob, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "nonsense") }, ""},
-		"endless blob":      {blob, endless, "longer than"},
-		"endless manifest":  {byTag, func(w http.ResponseWriter, r *http.Request) { w.Header().Set("Content-Type", indexType); endless(w, r) }, ""},
+		"another content": {blob, func(w http.ResponseWriter, _ *http.Request) {
+			_,
+				_ = io.WriteString(w, "nonsense")
+		}, ""},
+		"endless blob": {blob, endless, "longer than"},
+		"endless manifest": {byTag, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type",
+				indexType)
+			endless(w, r)
+		}, ""},
 		"manifest's digest": {byTag, answer(indexType, someDigest, other), "the manifest 1"},
 		"a huge length": {byTag, func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", indexType)
 			w.Header().Set("Content-Length", "99999999999")
 			w.Header().Set("Docker-Content-Digest", someDigest)
 		}, "at most"},
-		"index bomb":                 {byTag, answer(indexType, "", bomb), ""},
-		"empty index":                {byTag, answer(indexType, "", other), "names no image"},
-		"no JSON":                    {byTag, answer(indexType, "", "<html>"), "image index"},
-		"manifest as an index":       {byTag, answer(indexType, "", manifest), "of another kind"},
-		"both kinds":                 {byTag, answer(document.DockerManifest, "", strings.TrimSuffix(manifest, "}")+`,"manifests":[]}`), "of another kind"},
+		"index bomb":           {byTag, answer(indexType, "", bomb), ""},
+		"empty index":          {byTag, answer(indexType, "", other), "names no image"},
+		"no JSON":              {byTag, answer(indexType, "", "<html>"), "image index"},
+		"manifest as an index": {byTag, answer(indexType, "", manifest), "of another kind"},
+		"both kinds": {byTag, answer(document.DockerManifest, "", strings.TrimSuffix(manifest, "}")+
+			`,"manifests":[]}`), "of another kind"},
 		"a type that is not its own": {byTag, answer(document.DockerList, "", other), "the document says"},
 		"a type that is not the list's": {func(r *http.Request) bool {
 			return r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/manifests/")
 		}, func(w http.ResponseWriter, r *http.Request) {
 			if strings.HasSuffix(r.URL.Path, "/1") {
-				answer(indexType, "", fmt.Sprintf(`{"schemaVersion":2,"manifests":[{"mediaType":%q,"digest":%q,"size":%d}]}`, ocispec.MediaTypeImageManifest, digest.FromString(manifest), len(manifest)))(w, r)
+				answer(indexType, "",
+					fmt.Sprintf(`{"schemaVersion":2,"manifests":[{"mediaType":%q,"digest":%q,"size":%d}]}`,
+						ocispec.MediaTypeImageManifest, digest.FromString(manifest), len(manifest)))(w, r)
 			} else {
 				answer(document.DockerManifest, "", manifest)(w, r)
 			}
@@ -257,10 +273,11 @@ func TestHostileRegistries(t *testing.T) {
 		"redirect loop": {blob, func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, r.URL.String(), http.StatusTemporaryRedirect)
 		}, "redirects"},
-		"another part": {func(r *http.Request) bool { return blob(r) && r.Header.Get("Range") != "" }, func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("Content-Range", "bytes 0-9/10")
-			w.WriteHeader(http.StatusPartialContent)
-		}, ""},
+		"another part": {func(r *http.Request) bool { return blob(r) && r.Header.Get("Range") != "" },
+			func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Content-Range", "bytes 0-9/10")
+				w.WriteHeader(http.StatusPartialContent)
+			}, ""},
 		"control characters": {byTag, func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(400)
 			_, _ = io.WriteString(w, `{"errors":[{"code":"X","message":"\u001b[2Jgone"}]}`)
@@ -359,7 +376,8 @@ func TestMirrorThatLies(t *testing.T) {
 	origin, img := pushed(t, ServerOptions{}, nil)
 	mirror, target := serve(t, ServerOptions{}, nil), serve(t, ServerOptions{}, nil)
 	name := ref(t, origin.host+"/team/web:1")
-	_, err := client(t, origin, mirror).Copy(ctx, Location{Kind: Remote, Ref: name}, loc(t, mirror.host+"/cache/team/web:1"), CopyOptions{})
+	_, err := client(t, origin, mirror).Copy(ctx, Location{Kind: Remote, Ref: name},
+		loc(t, mirror.host+"/cache/team/web:1"), CopyOptions{})
 	check(t, err)
 	blobs, err := filepath.Glob(filepath.Join(mirror.dir, "cache+team+web", "blobs", "sha256", "*"))
 	check(t, err)
@@ -376,7 +394,8 @@ func TestMirrorThatLies(t *testing.T) {
 	if err != nil || got.Digest != img.Digest {
 		t.Errorf("pull: got %+v, %v", got, err)
 	}
-	for _, to := range []string{"oci:" + t.TempDir() + "/layout:1", "oci-archive:" + t.TempDir() + "/a.tar:1", target.host + "/team/web:1"} {
+	for _, to := range []string{"oci:" + t.TempDir() + "/layout:1", "oci-archive:" + t.TempDir() + "/a.tar:1",
+		target.host + "/team/web:1"} {
 		if _, err := c.Copy(ctx, Location{Kind: Remote, Ref: name}, loc(t, to), CopyOptions{}); err != nil {
 			t.Errorf("copy to %s: %v", to, err)
 		}

@@ -78,8 +78,10 @@ func TestBadReferences(t *testing.T) {
 // Whatever is taken means the same when it is written and read again, and can
 // neither leave a URL's path nor a directory.
 func FuzzParseReference(f *testing.F) {
-	for _, s := range []string{"registry.example/web:1", "localhost:5000/a/b@" + someDigest, "web", "a.b/../c", "a.b/c:d@" + someDigest,
-		"A.b/c", "a.b:99999/c", "user@host/x", "[::1]/x", "a.b/c//d", "a.b/c\n", "a..b/c", "a.b/c:" + rep("x", 129), "oci:dir", "a:1/b:2/c:3"} {
+	for _, s := range []string{"registry.example/web:1", "localhost:5000/a/b@" + someDigest, "web", "a.b/../c",
+		"a.b/c:d@" + someDigest,
+		"A.b/c", "a.b:99999/c", "user@host/x", "[::1]/x", "a.b/c//d", "a.b/c\n", "a..b/c", "a.b/c:" + rep("x", 129),
+		"oci:dir", "a:1/b:2/c:3"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
@@ -96,7 +98,8 @@ func FuzzParseReference(f *testing.F) {
 				t.Errorf("%q is %+v, but %q is %+v, %v", s, r, text, again, err)
 			}
 		}
-		if whole := r.String(); strings.Contains(r.Identity(), "..") || strings.Contains(whole, "//") || strings.ContainsAny(whole, " \t\r\n\x00%?#\\") {
+		if whole := r.String(); strings.Contains(r.Identity(), "..") || strings.Contains(whole, "//") ||
+			strings.ContainsAny(whole, " \t\r\n\x00%?#\\") {
 			t.Errorf("%q is taken as %q", s, whole)
 		}
 	})
@@ -113,7 +116,8 @@ func TestHostsHaveOneName(t *testing.T) {
 		"registry-1.docker.io/library/web":       "docker.io/library/web:latest",
 		"registry.example:443/web@" + someDigest: "registry.example/web@" + someDigest,
 	} {
-		c, err := NewClient(Config{Hosts: []Host{{Name: "plain.example", PlainHTTP: true}, {Name: "registry.example:80", PlainHTTP: true}}})
+		c, err := NewClient(Config{Hosts: []Host{{Name: "plain.example", PlainHTTP: true},
+			{Name: "registry.example:80", PlainHTTP: true}}})
 		check(t, err)
 		if got := c.Canonical(ref(t, text)).Name(); got != want {
 			t.Errorf("%s is %s, want %s", text, got, want)

@@ -63,9 +63,11 @@ func (a *asker) blob(repo string, content []byte) ocispec.Descriptor {
 	return ocispec.Descriptor{MediaType: "application/octet-stream", Digest: d, Size: int64(len(content))}
 }
 
-func (a *asker) manifest(repo, version string, subject *ocispec.Descriptor, artifactType string, blobs ...ocispec.Descriptor) ocispec.Descriptor {
+func (a *asker) manifest(repo, version string, subject *ocispec.Descriptor, artifactType string,
+	blobs ...ocispec.Descriptor) ocispec.Descriptor {
 	a.t.Helper()
-	m := ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest, Config: blobs[0], Layers: blobs[1:], Subject: subject, ArtifactType: artifactType,
+	m := ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest, Config: blobs[0], Layers: blobs[1:],
+		Subject: subject, ArtifactType: artifactType,
 		Annotations: map[string]string{"v": version}}
 	m.SchemaVersion = 2
 	b, err := json.Marshal(m)
@@ -91,7 +93,8 @@ func TestServerUploads(t *testing.T) {
 	if w = a.do("GET", at, nil, nil, 204); w.Header().Get("Range") != "0-399" {
 		t.Errorf("the range is %q", w.Header().Get("Range"))
 	}
-	if w = a.do("PATCH", at, header{"Content-Range": "500-599"}, content[500:600], 416); w.Header().Get("Range") != "0-399" {
+	if w = a.do("PATCH", at, header{"Content-Range": "500-599"}, content[500:600],
+		416); w.Header().Get("Range") != "0-399" {
 		t.Errorf("after a gap the range is %q", w.Header().Get("Range"))
 	}
 	a.do("PATCH", at, nil, content[400:600], 202)
@@ -138,14 +141,17 @@ func TestServerManifests(t *testing.T) {
 	if digest.FromBytes(w.Body.Bytes()) != first.Digest || w.Header().Get("Content-Type") != first.MediaType {
 		t.Errorf("got %v %q", w.Header(), w.Body)
 	}
-	if w = a.do("HEAD", "/v2/web/manifests/1", nil, nil, 200); w.Header().Get("Docker-Content-Digest") != first.Digest.String() || w.Header().Get("Content-Length") == "" {
+	if w = a.do("HEAD", "/v2/web/manifests/1", nil, nil, 200); w.Header().Get(
+		"Docker-Content-Digest") != first.Digest.String() || w.Header().Get("Content-Length") == "" {
 		t.Errorf("got %v", w.Header())
 	}
 	second := a.manifest("web", "2", nil, "", config, l)
 	third := a.manifest("web", "", nil, "", config)
-	a.do("PUT", "/v2/web/manifests/1", header{"Content-Type": first.MediaType}, a.do("GET", "/v2/web/manifests/2", nil, nil, 200).Body.Bytes(), 201)
+	a.do("PUT", "/v2/web/manifests/1", header{"Content-Type": first.MediaType}, a.do("GET", "/v2/web/manifests/2", nil,
+		nil, 200).Body.Bytes(), 201)
 	a.do("GET", "/v2/web/manifests/"+first.Digest.String(), nil, nil, 200) // lost its tag, but is there
-	if w = a.do("GET", "/v2/web/tags/list", nil, nil, 200); strings.TrimSpace(w.Body.String()) != `{"name":"web","tags":["1","2"]}` {
+	if w = a.do("GET", "/v2/web/tags/list", nil, nil, 200); strings.TrimSpace(
+		w.Body.String()) != `{"name":"web","tags":["1","2"]}` {
 		t.Errorf("the tags are %s", w.Body)
 	}
 	for i := range 5 {
@@ -170,7 +176,8 @@ func TestServerManifests(t *testing.T) {
 	a.do("DELETE", "/v2/web/manifests/"+first.Digest.String(), nil, nil, 202)
 	a.do("DELETE", "/v2/web/blobs/"+l.Digest.String(), nil, nil, 202)
 	a.do("GET", "/v2/web/blobs/"+l.Digest.String(), nil, nil, 404)
-	if w = a.do("GET", "/v2/_catalog", nil, nil, 200); strings.TrimSpace(w.Body.String()) != `{"repositories":["web"]}` {
+	if w = a.do("GET", "/v2/_catalog", nil, nil, 200); strings.TrimSpace(
+		w.Body.String()) != `{"repositories":["web"]}` {
 		t.Errorf("the repositories are %s", w.Body)
 	}
 }
@@ -195,7 +202,8 @@ func TestServerReferrers(t *testing.T) {
 		t.Errorf("got %+v", all)
 	}
 	one, w := list(img.Digest, "?artifactType=example/sbom")
-	if len(one.Manifests) != 1 || one.Manifests[0].Digest != sbom.Digest || one.Manifests[0].ArtifactType != "example/sbom" || w.Header().Get("OCI-Filters-Applied") != "artifactType" {
+	if len(one.Manifests) != 1 || one.Manifests[0].Digest != sbom.Digest ||
+		one.Manifests[0].ArtifactType != "example/sbom" || w.Header().Get("OCI-Filters-Applied") != "artifactType" {
 		t.Errorf("got %+v, %v", one, w.Header())
 	}
 	if l, _ := list(later, ""); len(l.Manifests) != 1 || l.Manifests[0].ArtifactType != config.MediaType {
@@ -217,7 +225,8 @@ func TestServerRefusals(t *testing.T) {
 	check(t, os.WriteFile(secret, []byte("sesame"), 0o600))
 	a, s := newServer(t, filepath.Join(root, "reg"), ServerOptions{MaxBlob: 1000, Uploads: 3})
 	config := a.blob("web", []byte("{}"))
-	for _, name := range []string{"..", "../secret", "a/../../secret", "a/..", "A", "a//b", "a/./b", "a+b", "a%2fb", ".hidden", "lock/", "a\x00b", strings.Repeat("a", 300)} {
+	for _, name := range []string{"..", "../secret", "a/../../secret", "a/..", "A", "a//b", "a/./b", "a+b", "a%2fb",
+		".hidden", "lock/", "a\x00b", strings.Repeat("a", 300)} {
 		req := httptest.NewRequest("POST", "http://r/v2/", nil)
 		req.URL.Path = "/v2/" + name + "/blobs/uploads/"
 		w := httptest.NewRecorder()
@@ -242,13 +251,20 @@ func TestServerRefusals(t *testing.T) {
 		{"GET", "/v2/nothing/tags/list", nil, "", 404},
 		{"PUT", "/v2/web/manifests/1", header{"Content-Type": "text/html"}, "<html>", 400},
 		{"PUT", "/v2/web/manifests/1", header{"Content-Type": ocispec.MediaTypeImageManifest}, "{}", 400},
-		{"PUT", "/v2/web/manifests/1", header{"Content-Type": ocispec.MediaTypeImageManifest}, `{"schemaVersion":2}`, 400},
-		{"PUT", "/v2/web/manifests/1", header{"Content-Type": ocispec.MediaTypeImageManifest}, `{"schemaVersion":2,"mediaType":"x","config":{}}`, 400},
-		{"PUT", "/v2/web/manifests/1", header{"Content-Type": ocispec.MediaTypeImageManifest}, `{"schemaVersion":2,"config":{"digest":"../../x","size":1}}`, 400},
-		{"PUT", "/v2/web/manifests/1", header{"Content-Type": ocispec.MediaTypeImageManifest}, `{"schemaVersion":2,"config":{"digest":"` + someDigest + `","size":1}}`, 404},
-		{"PUT", "/v2/web/manifests/1", header{"Content-Type": ocispec.MediaTypeImageManifest}, `{"schemaVersion":2,"config":{"digest":"` + config.Digest.String() + `","size":99}}`, 400},
-		{"PUT", "/v2/web/manifests/" + someDigest, header{"Content-Type": ocispec.MediaTypeImageManifest}, `{"schemaVersion":2,"config":{"digest":"` + config.Digest.String() + `","size":2}}`, 400},
-		{"PUT", "/v2/web/manifests/1", header{"Content-Type": ocispec.MediaTypeImageManifest}, strings.Repeat(" ", maxManifest+1), 413},
+		{"PUT", "/v2/web/manifests/1", header{"Content-Type": ocispec.MediaTypeImageManifest}, `{"schemaVersion":2}`,
+			400},
+		{"PUT", "/v2/web/manifests/1", header{"Content-Type": ocispec.MediaTypeImageManifest},
+			`{"schemaVersion":2,"mediaType":"x","config":{}}`, 400},
+		{"PUT", "/v2/web/manifests/1", header{"Content-Type": ocispec.MediaTypeImageManifest},
+			`{"schemaVersion":2,"config":{"digest":"../../x","size":1}}`, 400},
+		{"PUT", "/v2/web/manifests/1", header{"Content-Type": ocispec.MediaTypeImageManifest},
+			`{"schemaVersion":2,"config":{"digest":"` + someDigest + `","size":1}}`, 404},
+		{"PUT", "/v2/web/manifests/1", header{"Content-Type": ocispec.MediaTypeImageManifest},
+			`{"schemaVersion":2,"config":{"digest":"` + config.Digest.String() + `","size":99}}`, 400},
+		{"PUT", "/v2/web/manifests/" + someDigest, header{"Content-Type": ocispec.MediaTypeImageManifest},
+			`{"schemaVersion":2,"config":{"digest":"` + config.Digest.String() + `","size":2}}`, 400},
+		{"PUT", "/v2/web/manifests/1", header{"Content-Type": ocispec.MediaTypeImageManifest},
+			strings.Repeat(" ", maxManifest+1), 413},
 		{"PUT", "/v2/web/manifests/1:2", header{"Content-Type": ocispec.MediaTypeImageManifest}, "{}", 404},
 		{"POST", "/v2/web/blobs/uploads/?digest=" + someDigest, nil, strings.Repeat("x", 1001), 413},
 		{"POST", "/v2/web/manifests/1", nil, "", 405},
@@ -314,7 +330,8 @@ func TestServerUsers(t *testing.T) {
 	if w := a.do("GET", "/v2/", nil, nil, 401); !strings.HasPrefix(w.Header().Get("WWW-Authenticate"), "Basic") {
 		t.Errorf("got %v", w.Header())
 	}
-	for pair, want := range map[string]int{"ann:right": 200, "ann:wrong": 401, "bob:right": 401, "ann:": 401, ":": 401} {
+	for pair, want := range map[string]int{"ann:right": 200, "ann:wrong": 401, "bob:right": 401, "ann:": 401,
+		":": 401} {
 		name, password, _ := strings.Cut(pair, ":")
 		for range 2 { // the second time is remembered
 			req := httptest.NewRequest("GET", "http://r/v2/", nil)
@@ -326,7 +343,8 @@ func TestServerUsers(t *testing.T) {
 			}
 		}
 	}
-	for text, want := range map[string]string{"": "no users", "ann": "line 1", "ann:{SHA}x": "htpasswd -B", "ann:plain": "bcrypt"} {
+	for text, want := range map[string]string{"": "no users", "ann": "line 1", "ann:{SHA}x": "htpasswd -B",
+		"ann:plain": "bcrypt"} {
 		check(t, os.WriteFile(file, []byte(text), 0o600))
 		_, err := ReadUsers(file)
 		wantError(t, err, want)
@@ -365,7 +383,8 @@ func TestServerBrokenUpload(t *testing.T) {
 		}
 	}
 	content := "half of it, and the rest"
-	req, err = http.NewRequest("PUT", at+"?digest="+digest.FromString(content).String(), strings.NewReader(content[10:]))
+	req, err = http.NewRequest("PUT", at+"?digest="+digest.FromString(content).String(),
+		strings.NewReader(content[10:]))
 	check(t, err)
 	resp, err = http.DefaultClient.Do(req)
 	check(t, err)

@@ -133,7 +133,8 @@ func TestSignArchive(t *testing.T) {
 func TestSignedIndex(t *testing.T) {
 	r := serve(t, ServerOptions{}, nil)
 	c, s := client(t, r), newStore(t)
-	dir := indexOf(t, s, "multi", putImage(t, s, "a", host, layer(t, "a", 100)), putImage(t, s, "b", ocispec.Platform{OS: "plan9", Architecture: "386"}, layer(t, "b", 100)))
+	dir := indexOf(t, s, "multi", putImage(t, s, "a", host, layer(t, "a", 100)),
+		putImage(t, s, "b", ocispec.Platform{OS: "plan9", Architecture: "386"}, layer(t, "b", 100)))
 	_, err := c.Copy(ctx, loc(t, "oci:"+dir), loc(t, r.host+"/multi:1"), CopyOptions{All: true})
 	check(t, err)
 	key, pub, _ := keys(t, nil)
@@ -161,7 +162,8 @@ func TestSignedIndex(t *testing.T) {
 		t.Errorf("copied from store to store, signatures are %+v, %v; want %+v", same, err, rec)
 	}
 	check(t, copied.Close())
-	if done, err := c.Copy(ctx, loc(t, stores[1]), loc(t, "oci:"+t.TempDir()+"/x"), CopyOptions{}); err != nil || done.Attached != 1 {
+	if done, err := c.Copy(ctx, loc(t, stores[1]), loc(t, "oci:"+t.TempDir()+"/x"), CopyOptions{}); err != nil ||
+		done.Attached != 1 {
 		t.Errorf("out of a store: %+v, %v; want the image's own signature", done, err)
 	}
 	var own []sign.Signature
@@ -189,8 +191,10 @@ func TestSignaturesInAStore(t *testing.T) {
 	_, err := c.Sign(ctx, loc(t, r.host+"/team/web:1"), key, "", image.Limits{})
 	check(t, err)
 	name := r.host + "/team/web:1"
-	for _, pair := range [][2]string{{name, "store:" + tmp + "/a"}, {"store:" + tmp + "/a:" + name, "store:" + tmp + "/b"},
-		{"store:" + tmp + "/b", "oci-archive:" + tmp + "/x.tar"}, {"oci-archive:" + tmp + "/x.tar", "store:" + tmp + "/c"},
+	for _, pair := range [][2]string{{name, "store:" + tmp + "/a"}, {"store:" + tmp + "/a:" + name, "store:" +
+		tmp + "/b"},
+		{"store:" + tmp + "/b", "oci-archive:" + tmp + "/x.tar"}, {"oci-archive:" + tmp + "/x.tar", "store:" + tmp +
+			"/c"},
 		{"store:" + tmp + "/c", r.host + "/team/web:2"}} {
 		done, err := c.Copy(ctx, loc(t, pair[0]), loc(t, pair[1]), CopyOptions{})
 		if err != nil || done.Digest != img.Digest || done.Attached != 1 {
@@ -215,13 +219,16 @@ func TestSignaturesInAStore(t *testing.T) {
 func skopeoPolicy(t *testing.T, host, key string) []string {
 	t.Helper()
 	dir := t.TempDir()
-	b, err := json.Marshal(map[string]any{"default": []any{map[string]string{"type": "reject"}}, "transports": map[string]any{
-		"docker": map[string]any{host: []any{map[string]any{"type": "sigstoreSigned", "keyPath": key, "signedIdentity": map[string]string{"type": "matchRepository"}}}},
-		"oci":    map[string]any{"": []any{map[string]string{"type": "insecureAcceptAnything"}}}}})
+	b, err := json.Marshal(map[string]any{"default": []any{map[string]string{"type": "reject"}},
+		"transports": map[string]any{
+			"docker": map[string]any{host: []any{map[string]any{"type": "sigstoreSigned", "keyPath": key,
+				"signedIdentity": map[string]string{"type": "matchRepository"}}}},
+			"oci": map[string]any{"": []any{map[string]string{"type": "insecureAcceptAnything"}}}}})
 	check(t, err)
 	check(t, os.WriteFile(dir+"/policy.json", b, 0o600))
 	check(t, os.Mkdir(dir+"/registries.d", 0o700))
-	check(t, os.WriteFile(dir+"/registries.d/all.yaml", []byte("docker:\n  "+host+":\n    use-sigstore-attachments: true\n"), 0o600))
+	check(t, os.WriteFile(dir+"/registries.d/all.yaml",
+		[]byte("docker:\n  "+host+":\n    use-sigstore-attachments: true\n"), 0o600))
 	return []string{"--policy", dir + "/policy.json", "--registries.d", dir + "/registries.d"}
 }
 
@@ -265,7 +272,8 @@ func TestInteropSignatures(t *testing.T) {
 				t.Errorf("%s: %s: %v", at, name, verr)
 			}
 		}
-		out, err := skopeo("--key", files+".key", "--passphrase", "secret", "oci:"+dir+":web", "docker://"+at+"/theirs:1")
+		out, err := skopeo("--key", files+".key", "--passphrase", "secret", "oci:"+dir+":web", "docker://"+at+
+			"/theirs:1")
 		if err != nil {
 			t.Fatalf("skopeo signs: %v\n%s", err, out)
 		}
@@ -290,7 +298,8 @@ func moveSignature(t *testing.T, c *Client, at string) {
 		check(t, err)
 		return d.Digest
 	}
-	_, err := c.Copy(ctx, loc(t, at+"/signed:"+sign.Tag(digestOf("signed"))), loc(t, at+"/tampered:"+sign.Tag(digestOf("tampered"))), CopyOptions{Unsigned: true})
+	_, err := c.Copy(ctx, loc(t, at+"/signed:"+sign.Tag(digestOf("signed"))),
+		loc(t, at+"/tampered:"+sign.Tag(digestOf("tampered"))), CopyOptions{Unsigned: true})
 	check(t, err)
 	if !strings.Contains(sign.Tag(digestOf("signed")), digestOf("signed").Encoded()) {
 		t.Fatal("the tag is another")
@@ -308,7 +317,8 @@ func TestPolyglotsAreNotSigned(t *testing.T) {
 		dir := filepath.Join(t.TempDir(), "layout")
 		l, err := layout.Make(dir)
 		check(t, err)
-		d := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString(text), Size: int64(len(text))}
+		d := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString(text),
+			Size: int64(len(text))}
 		check(t, l.PutBlob(ctx, d, strings.NewReader(text)))
 		check(t, l.Tag(d, "registry.example/web:1"))
 		check(t, l.Close())
@@ -331,7 +341,8 @@ func TestOneNameOfSeveralImages(t *testing.T) {
 	key, pub, _ := keys(t, nil)
 	c := client(t)
 	for name, p := range map[string][2]*ocispec.Platform{
-		"none named": {nil, nil}, "the second named": {nil, &host}, "the same": {&host, &host}, "told apart": {&other, &host},
+		"none named": {nil, nil}, "the second named": {nil, &host}, "the same": {&host, &host},
+		"told apart": {&other, &host},
 	} {
 		s := newStore(t)
 		putImage(t, s, "web", host, layer(t, "good", 10))

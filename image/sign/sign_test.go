@@ -43,17 +43,20 @@ func signed(t *testing.T, key *PrivateKey, d digest.Digest) Signature {
 func TestASignatureIsNotLent(t *testing.T) {
 	key, evil := newKey(t), digest.FromString("evil")
 	member := fmt.Sprintf(`{"mediaType":%q,"digest":%q,"size":4}`, ocispec.MediaTypeImageManifest, evil)
-	config := fmt.Sprintf(`{"mediaType":%q,"digest":%q,"size":2}`, ocispec.MediaTypeImageConfig, digest.FromString("{}"))
+	config := fmt.Sprintf(`{"mediaType":%q,"digest":%q,"size":2}`, ocispec.MediaTypeImageConfig,
+		digest.FromString("{}"))
 	for name, c := range map[string]struct {
 		text string
 		lent bool
 	}{
-		"an index":           {`{"schemaVersion":2,"manifests":[` + member + `]}`, true},
-		"a manifest":         {`{"schemaVersion":2,"config":` + config + `,"layers":[],"manifests":[` + member + `]}`, false},
-		"without layers":     {`{"schemaVersion":2,"config":` + config + `,"manifests":[` + member + `]}`, false},
-		"another case":       {`{"schemaVersion":2,"manifests":[],"Manifests":[` + member + `]}`, false},
-		"twice":              {`{"schemaVersion":2,"manifests":[],"manifests":[` + member + `]}`, false},
-		"a manifest by type": {`{"schemaVersion":2,"mediaType":"` + ocispec.MediaTypeImageManifest + `","manifests":[` + member + `]}`, false},
+		"an index": {`{"schemaVersion":2,"manifests":[` + member + `]}`, true},
+		"a manifest": {`{"schemaVersion":2,"config":` + config + `,"layers":[],"manifests":[` + member + `]}`,
+			false},
+		"without layers": {`{"schemaVersion":2,"config":` + config + `,"manifests":[` + member + `]}`, false},
+		"another case":   {`{"schemaVersion":2,"manifests":[],"Manifests":[` + member + `]}`, false},
+		"twice":          {`{"schemaVersion":2,"manifests":[],"manifests":[` + member + `]}`, false},
+		"a manifest by type": {`{"schemaVersion":2,"mediaType":"` + ocispec.MediaTypeImageManifest + `","manifests":[` +
+			member + `]}`, false},
 	} {
 		b := []byte(c.text)
 		r := Record{Signatures: []Signature{signed(t, key, digest.FromBytes(b))}, Indexes: [][]byte{b}}
@@ -70,11 +73,15 @@ func TestASignatureIsNotLent(t *testing.T) {
 func TestStatementsAreReadInOneWay(t *testing.T) {
 	key := newKey(t)
 	d, other := digest.FromString("a"), digest.FromString("b")
-	good := fmt.Sprintf(`{"critical":{"identity":{"docker-reference":%q},"image":{"docker-manifest-digest":%q},"type":%q},"optional":{"creator":"x","Creator":"y"}}`, identity, d, criticalType)
+	good := fmt.Sprintf(
+		`{"critical":{"identity":{"docker-reference":%q},"image":{"docker-manifest-digest":%q},"type":%q},"optional":{"creator":"x","Creator":"y"}}`, identity, d, criticalType)
 	for name, text := range map[string]string{
-		"twice":              strings.Replace(good, `{"docker-manifest`, fmt.Sprintf(`{"docker-manifest-digest":%q,"docker-manifest`, other), 1),
-		"another case":       strings.Replace(good, `{"docker-manifest`, fmt.Sprintf(`{"Docker-Manifest-Digest":%q,"docker-manifest`, other), 1),
-		"two images":         strings.Replace(good, `"image":`, fmt.Sprintf(`"Image":{"docker-manifest-digest":%q},"image":`, other), 1),
+		"twice": strings.Replace(good, `{"docker-manifest`,
+			fmt.Sprintf(`{"docker-manifest-digest":%q,"docker-manifest`, other), 1),
+		"another case": strings.Replace(good, `{"docker-manifest`,
+			fmt.Sprintf(`{"Docker-Manifest-Digest":%q,"docker-manifest`, other), 1),
+		"two images": strings.Replace(good, `"image":`,
+			fmt.Sprintf(`"Image":{"docker-manifest-digest":%q},"image":`, other), 1),
 		"more critical":      strings.Replace(good, `"type":`, `"until":"tomorrow","type":`, 1),
 		"something after it": good + "{}",
 		"not UTF-8":          strings.Replace(good, "creator", "\xff", 1),
@@ -99,14 +106,17 @@ func TestStatementsAreReadInOneWay(t *testing.T) {
 
 // rubbish is a signature that says what a good one does, and is none.
 func rubbish(d digest.Digest, n, size int) []Signature {
-	text := fmt.Sprintf(`{"critical":{"identity":{"docker-reference":%q},"image":{"docker-manifest-digest":%q},"type":%q},"optional":{"n":%d,"x":%q}}`,
+	text := fmt.Sprintf(
+		`{"critical":{"identity":{"docker-reference":%q},"image":{"docker-manifest-digest":%q},"type":%q},"optional":{"n":%d,"x":%q}}`,
 		identity, d, criticalType, n, strings.Repeat("x", size))
 	return []Signature{{[]byte(text), []byte("x")}}
 }
 
 // indexOf is an index of so many bytes that leads to an image.
 func indexOf(d digest.Digest, n, size int) []byte {
-	text := fmt.Sprintf(`{"schemaVersion":2,"manifests":[{"mediaType":%q,"digest":%q,"size":4}],"annotations":{"n":"%d","x":"`, ocispec.MediaTypeImageManifest, d, n)
+	text := fmt.Sprintf(
+		`{"schemaVersion":2,"manifests":[{"mediaType":%q,"digest":%q,"size":4}],"annotations":{"n":"%d","x":"`,
+		ocispec.MediaTypeImageManifest, d, n)
 	return []byte(text + strings.Repeat("x", max(0, size-len(text)-3)) + `"}}`)
 }
 
@@ -134,7 +144,8 @@ func TestSignaturesAreNotPushedOut(t *testing.T) {
 		}
 	}
 	var r Record
-	r.Merge(d, Record{Signatures: []Signature{{Payload: []byte("junk")}, signed(t, key, digest.FromString("b"))}, Indexes: [][]byte{[]byte("junk"), indexOf(digest.FromString("b"), 0, 0)}})
+	r.Merge(d, Record{Signatures: []Signature{{Payload: []byte("junk")}, signed(t, key, digest.FromString("b"))},
+		Indexes: [][]byte{[]byte("junk"), indexOf(digest.FromString("b"), 0, 0)}})
 	if len(r.Signatures)+len(r.Indexes) != 0 {
 		t.Errorf("of what is for nothing or another image it keeps %d and %d", len(r.Signatures), len(r.Indexes))
 	}
@@ -169,7 +180,8 @@ func TestRecordsAreBounded(t *testing.T) {
 	}
 	again = Record{Signatures: make([]Signature, maxSignatures)}
 	for i := range again.Signatures {
-		again.Signatures[i] = Signature{bytes.Repeat([]byte("x"), maxPayloads/maxSignatures), make([]byte, maxSignature)}
+		again.Signatures[i] = Signature{bytes.Repeat([]byte("x"), maxPayloads/maxSignatures),
+			make([]byte, maxSignature)}
 	}
 	again.Indexes = [][]byte{make([]byte, maxIndexBytes)}
 	if text, err := json.Marshal(again); err != nil || len(text) > MaxRecord {
@@ -180,7 +192,8 @@ func TestRecordsAreBounded(t *testing.T) {
 func TestLongSignaturesAreRefused(t *testing.T) {
 	m := fmt.Sprintf(`{"schemaVersion":2,"config":{"digest":"x"},"layers":[{"mediaType":%q,"annotations":{%q:%q}}]}`,
 		document.CosignPayload, annotation, base64.StdEncoding.EncodeToString(make([]byte, maxSignature+1)))
-	if _, err := Parse([]byte(m), ocispec.MediaTypeImageManifest, nil); err == nil || !strings.Contains(err.Error(), "1025 bytes") {
+	if _, err := Parse([]byte(m), ocispec.MediaTypeImageManifest, nil); err == nil ||
+		!strings.Contains(err.Error(), "1025 bytes") {
 		t.Errorf("the error is %v", err)
 	}
 }

@@ -56,17 +56,22 @@ func TestFileFlags(t *testing.T) {
 	} else if err := errors.Join(err, syscall.Chflags(probe, 0)); err != nil {
 		t.Fatal(err)
 	}
-	base := layerOf(t, flagged(dir("empty").WithMode(0o555), "schg"), flagged(file("bin/su", "1").WithMode(0o4555), "schg"), hardlink("bin/su2", "bin/su"),
-		flagged(dir("d"), "uchg"), flagged(file("d/f", "1"), "schg,nodump"), flagged(file("plain", ""), "noatime,uarch"),
-		flagged(dir("gone"), "schg"), flagged(file("gone/f", ""), "schg"), flagged(file("kept", ""), "sunlnk"), flagged(file("both", ""), "schg,uchg"))
-	upper := layerOf(t, file("bin/su", "2"), file("d/g", "2"), file("d/.wh.f", ""), file(".wh.gone", ""), hardlink("kept2", "kept"), file("empty/x", ""))
+	base := layerOf(t, flagged(dir("empty").WithMode(0o555), "schg"), flagged(file("bin/su", "1").WithMode(0o4555),
+		"schg"), hardlink("bin/su2", "bin/su"),
+		flagged(dir("d"), "uchg"), flagged(file("d/f", "1"), "schg,nodump"),
+		flagged(file("plain", ""), "noatime,uarch"),
+		flagged(dir("gone"), "schg"), flagged(file("gone/f", ""), "schg"), flagged(file("kept", ""), "sunlnk"),
+		flagged(file("both", ""), "schg,uchg"))
+	upper := layerOf(t, file("bin/su", "2"), file("d/g", "2"), file("d/.wh.f", ""), file(".wh.gone", ""),
+		hardlink("kept2", "kept"), file("empty/x", ""))
 	s := newStore(t, image.Limits{})
 	root := t.TempDir()
 	dropFlags(t, root)
 	if err := Image(ctx, s, putLayers(t, s, "flags", base, upper), root, nil); err != nil {
 		t.Fatal(err)
 	}
-	for name, want := range map[string]int{"empty": sfImmutable, "empty/x": 0, "bin/su": 0, "bin/su2": sfImmutable, "d": uchg, "both": sfImmutable | uchg,
+	for name, want := range map[string]int{"empty": sfImmutable, "empty/x": 0, "bin/su": 0, "bin/su2": sfImmutable,
+		"d": uchg, "both": sfImmutable | uchg,
 		"plain": 0, "kept": sfNounlink, "kept2": sfNounlink} {
 		var st unix.Stat_t
 		if err := unix.Lstat(filepath.Join(root, name), &st); err != nil {

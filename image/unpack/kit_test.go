@@ -12,7 +12,8 @@ import (
 type item = testoci.Item
 
 var (
-	file, dir, symlink, hardlink, special  = testoci.File, testoci.Dir, testoci.Symlink, testoci.Hardlink, testoci.Special
+	file, dir, symlink, hardlink, special = testoci.File, testoci.Dir, testoci.Symlink, testoci.Hardlink,
+		testoci.Special
 	layerOf, gz, zst                       = testoci.Tar, testoci.Gzip, testoci.Zstd
 	listing, sameListing, wantError, brief = testoci.Listing, testoci.SameListing, testoci.WantError, testoci.Brief
 	needRoot, hostConfig                   = testoci.NeedRoot, testoci.HostConfig

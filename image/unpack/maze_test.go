@@ -38,7 +38,8 @@ func TestMazes(t *testing.T) {
 	for i := range entries {
 		hidden = append(hidden, file(fmt.Sprintf("%s/.wh.f%d", end, i), ""))
 	}
-	for name, items := range map[string][]item{"files": through, "hard links": hard, "opaque again and again": spared, "whiteouts": hidden} {
+	for name, items := range map[string][]item{"files": through, "hard links": hard, "opaque again and again": spared,
+		"whiteouts": hidden} {
 		_, err := unpackLayers(t, layerOf(t, items...))
 		if err == nil {
 			t.Errorf("%s: it is unpacked", name)

@@ -24,38 +24,54 @@ import (
 
 // Layers in order, each with what it does to the tree of those below.
 func TestLayersAreAppliedInOrder(t *testing.T) {
-	base := []item{dir("a"), file("a/one", "1"), file("a/two", "2"), dir("a/sub"), file("a/sub/x", "x"), file("top", "t"), symlink("link", "a")}
+	base := []item{dir("a"), file("a/one", "1"), file("a/two", "2"), dir("a/sub"), file("a/sub/x", "x"),
+		file("top", "t"), symlink("link", "a")}
 	for name, c := range map[string]struct {
 		upper []item
 		want  string // names in the tree, with the contents of files
 	}{
-		"nothing":                      {nil, "a/one=1 a/sub/x=x a/two=2 link>a top=t"},
-		"a file changed":               {[]item{file("a/one", "new")}, "a/one=new a/sub/x=x a/two=2 link>a top=t"},
-		"whiteout of a file":           {[]item{file("a/.wh.one", "")}, "a/sub/x=x a/two=2 link>a top=t"},
-		"whiteout of a tree":           {[]item{file(".wh.a", "")}, "link>a top=t"},
-		"whiteout of what is not":      {[]item{file("no/where/.wh.x", ""), file(".wh.none", "")}, "a/one=1 a/sub/x=x a/two=2 link>a top=t"},
-		"whiteout before the new one":  {[]item{file(".wh.a", ""), dir("a"), file("a/new", "n")}, "a/new=n link>a top=t"},
-		"whiteout after the new one":   {[]item{dir("a"), file("a/new", "n"), file(".wh.a", "")}, "a/new=n link>a top=t"},
-		"whiteout spares its layer":    {[]item{file("top", "new"), file(".wh.top", "")}, "a/one=1 a/sub/x=x a/two=2 link>a top=new"},
-		"opaque first":                 {[]item{dir("a"), file("a/.wh..wh..opq", ""), file("a/new", "n")}, "a/new=n link>a top=t"},
-		"opaque last":                  {[]item{dir("a"), file("a/new", "n"), file("a/.wh..wh..opq", "")}, "a/new=n link>a top=t"},
-		"opaque last, deeper":          {[]item{dir("a"), dir("a/sub"), file("a/sub/new", "n"), file("a/.wh..wh..opq", "")}, "a/sub/new=n link>a top=t"},
-		"opaque of the root":           {[]item{file("new", "n"), file(".wh..wh..opq", "")}, "new=n"},
-		"directory by a file":          {[]item{file("a", "f")}, "a=f link>a top=t"},
-		"directory by a link":          {[]item{symlink("a", "top")}, "a>top link>a top=t"},
-		"file by a directory":          {[]item{dir("top"), file("top/in", "i")}, "a/one=1 a/sub/x=x a/two=2 link>a top/in=i"},
-		"link by a directory":          {[]item{dir("link"), file("link/in", "i")}, "a/one=1 a/sub/x=x a/two=2 link/in=i top=t"},
-		"file through a link":          {[]item{file("link/in", "i")}, "a/in=i a/one=1 a/sub/x=x a/two=2 link>a top=t"},
-		"same link twice":              {[]item{symlink("link", "top")}, "a/one=1 a/sub/x=x a/two=2 link>top top=t"},
-		"hard link over a file":        {[]item{hardlink("top", "a/one")}, "a/one=1 a/sub/x=x a/two=2 link>a top=1"},
-		"hard link to a lower layer":   {[]item{hardlink("h", "a/one")}, "a/one=1 a/sub/x=x a/two=2 h=1 link>a top=t"},
-		"hard link by absolute name":   {[]item{hardlink("h", "/a/one")}, "a/one=1 a/sub/x=x a/two=2 h=1 link>a top=t"},
-		"hard link through a link":     {[]item{hardlink("h", "link/one")}, "a/one=1 a/sub/x=x a/two=2 h=1 link>a top=t"},
-		"one side of a hard link":      {[]item{hardlink("h", "a/one"), file("h", "other")}, "a/one=1 a/sub/x=x a/two=2 h=other link>a top=t"},
-		"names with ./ and / in front": {[]item{file("./a/one", "new"), file("/a/two", "new")}, "a/one=new a/sub/x=x a/two=new link>a top=t"},
-		"missing parents":              {[]item{file("p/q/r", "r")}, "a/one=1 a/sub/x=x a/two=2 link>a p/q/r=r top=t"},
-		"the same name twice":          {[]item{file("n", "1"), file("n", "2")}, "a/one=1 a/sub/x=x a/two=2 link>a n=2 top=t"},
-		"a global comment":             {[]item{{Header: tar.Header{Typeflag: tar.TypeXGlobalHeader, Name: "pax_global_header", PAXRecords: map[string]string{"comment": "x"}}}}, "a/one=1 a/sub/x=x a/two=2 link>a top=t"},
+		"nothing":            {nil, "a/one=1 a/sub/x=x a/two=2 link>a top=t"},
+		"a file changed":     {[]item{file("a/one", "new")}, "a/one=new a/sub/x=x a/two=2 link>a top=t"},
+		"whiteout of a file": {[]item{file("a/.wh.one", "")}, "a/sub/x=x a/two=2 link>a top=t"},
+		"whiteout of a tree": {[]item{file(".wh.a", "")}, "link>a top=t"},
+		"whiteout of what is not": {[]item{file("no/where/.wh.x", ""), file(".wh.none", "")},
+			"a/one=1 a/sub/x=x a/two=2 link>a top=t"},
+		"whiteout before the new one": {[]item{file(".wh.a", ""), dir("a"), file("a/new", "n")},
+			"a/new=n link>a top=t"},
+		"whiteout after the new one": {[]item{dir("a"), file("a/new", "n"), file(".wh.a", "")},
+			"a/new=n link>a top=t"},
+		"whiteout spares its layer": {[]item{file("top", "new"), file(".wh.top", "")},
+			"a/one=1 a/sub/x=x a/two=2 link>a top=new"},
+		"opaque first": {[]item{dir("a"), file("a/.wh..wh..opq", ""), file("a/new", "n")},
+			"a/new=n link>a top=t"},
+		"opaque last": {[]item{dir("a"), file("a/new", "n"), file("a/.wh..wh..opq", "")},
+			"a/new=n link>a top=t"},
+		"opaque last, deeper": {[]item{dir("a"), dir("a/sub"), file("a/sub/new", "n"),
+			file("a/.wh..wh..opq", "")}, "a/sub/new=n link>a top=t"},
+		"opaque of the root":  {[]item{file("new", "n"), file(".wh..wh..opq", "")}, "new=n"},
+		"directory by a file": {[]item{file("a", "f")}, "a=f link>a top=t"},
+		"directory by a link": {[]item{symlink("a", "top")}, "a>top link>a top=t"},
+		"file by a directory": {[]item{dir("top"), file("top/in", "i")},
+			"a/one=1 a/sub/x=x a/two=2 link>a top/in=i"},
+		"link by a directory": {[]item{dir("link"), file("link/in", "i")},
+			"a/one=1 a/sub/x=x a/two=2 link/in=i top=t"},
+		"file through a link":        {[]item{file("link/in", "i")}, "a/in=i a/one=1 a/sub/x=x a/two=2 link>a top=t"},
+		"same link twice":            {[]item{symlink("link", "top")}, "a/one=1 a/sub/x=x a/two=2 link>top top=t"},
+		"hard link over a file":      {[]item{hardlink("top", "a/one")}, "a/one=1 a/sub/x=x a/two=2 link>a top=1"},
+		"hard link to a lower layer": {[]item{hardlink("h", "a/one")}, "a/one=1 a/sub/x=x a/two=2 h=1 link>a top=t"},
+		"hard link by absolute name": {[]item{hardlink("h", "/a/one")}, "a/one=1 a/sub/x=x a/two=2 h=1 link>a top=t"},
+		"hard link through a link": {[]item{hardlink("h", "link/one")},
+			"a/one=1 a/sub/x=x a/two=2 h=1 link>a top=t"},
+		"one side of a hard link": {[]item{hardlink("h", "a/one"), file("h", "other")},
+			"a/one=1 a/sub/x=x a/two=2 h=other link>a top=t"},
+		"names with ./ and / in front": {[]item{file("./a/one", "new"), file("/a/two", "new")},
+			"a/one=new a/sub/x=x a/two=new link>a top=t"},
+		"missing parents": {[]item{file("p/q/r", "r")}, "a/one=1 a/sub/x=x a/two=2 link>a p/q/r=r top=t"},
+		"the same name twice": {[]item{file("n", "1"), file("n", "2")},
+			"a/one=1 a/sub/x=x a/two=2 link>a n=2 top=t"},
+		"a global comment": {[]item{{Header: tar.Header{Typeflag: tar.TypeXGlobalHeader,
+			Name: "pax_global_header", PAXRecords: map[string]string{"comment": "x"}}}},
+			"a/one=1 a/sub/x=x a/two=2 link>a top=t"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			root, err := unpackLayers(t, layerOf(t, base...), layerOf(t, c.upper...))
@@ -74,8 +90,10 @@ func TestModesAndTimes(t *testing.T) {
 	defer syscall.Umask(old)
 	frac := file("frac", "")
 	frac.ModTime, frac.Format = time.Unix(1_000_000_000, 250_000_000), tar.FormatPAX
-	root, err := unpackLayers(t, layerOf(t, dir("./").WithMode(0o755), dir("ro").WithMode(0o555), file("ro/f", "x").WithMode(0o400), dir("tmp").WithMode(0o1777),
-		file("implicit/f", "x"), dir("twice").WithMode(0o700), file("twice/f", ""), dir("twice").WithMode(0o711), symlink("l", "nowhere"), frac),
+	root, err := unpackLayers(t, layerOf(t, dir("./").WithMode(0o755), dir("ro").WithMode(0o555),
+		file("ro/f", "x").WithMode(0o400), dir("tmp").WithMode(0o1777),
+		file("implicit/f", "x"), dir("twice").WithMode(0o700), file("twice/f", ""), dir("twice").WithMode(0o711),
+		symlink("l", "nowhere"), frac),
 		layerOf(t, file("ro/later", "y"), file("ro/.wh.f", "")))
 	if err != nil {
 		t.Fatal(err)
@@ -85,7 +103,8 @@ func TestModesAndTimes(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	for name, want := range map[string]fs.FileMode{".": fs.ModeDir | 0o755, "ro": fs.ModeDir | 0o555, "ro/later": 0o644, "tmp": fs.ModeDir | fs.ModeSticky | 0o777,
+	for name, want := range map[string]fs.FileMode{".": fs.ModeDir | 0o755, "ro": fs.ModeDir | 0o555, "ro/later": 0o644,
+		"tmp":      fs.ModeDir | fs.ModeSticky | 0o777,
 		"implicit": fs.ModeDir | 0o755, "twice": fs.ModeDir | 0o711} {
 		fi, err := os.Lstat(filepath.Join(root, name))
 		if err != nil {
@@ -105,14 +124,16 @@ func TestModesAndTimes(t *testing.T) {
 			t.Errorf("%s has the time %s, want %s", name, fi.ModTime().UTC(), testoci.LongAgo)
 		}
 	}
-	if fi, err := os.Stat(filepath.Join(root, "frac")); err != nil || fi.ModTime().UnixNano() != 1_000_000_000_250_000_000 {
+	if fi, err := os.Stat(filepath.Join(root, "frac")); err != nil ||
+		fi.ModTime().UnixNano() != 1_000_000_000_250_000_000 {
 		t.Errorf("a fraction of a second is lost: %v, %v", fi, err)
 	}
 }
 
 func TestOwnersAndSetuid(t *testing.T) {
 	needRoot(t)
-	suid, sgid, d, l := file("suid", "x").WithMode(0o4755), file("sgid", "x").WithMode(0o2755), dir("d").WithMode(0o2775), symlink("l", "suid")
+	suid, sgid, d, l := file("suid", "x").WithMode(0o4755), file("sgid", "x").WithMode(0o2755),
+		dir("d").WithMode(0o2775), symlink("l", "suid")
 	for _, i := range []*item{&suid, &sgid, &d, &l} {
 		i.Uid, i.Gid = 1234, 3_000_000_000
 		i.Format = tar.FormatPAX
@@ -121,7 +142,8 @@ func TestOwnersAndSetuid(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, want := range map[string]fs.FileMode{"suid": fs.ModeSetuid | 0o755, "sgid": fs.ModeSetgid | 0o755, "d": fs.ModeDir | fs.ModeSetgid | 0o775, "l": fs.ModeSymlink} {
+	for name, want := range map[string]fs.FileMode{"suid": fs.ModeSetuid | 0o755, "sgid": fs.ModeSetgid | 0o755,
+		"d": fs.ModeDir | fs.ModeSetgid | 0o775, "l": fs.ModeSymlink} {
 		fi, err := os.Lstat(filepath.Join(root, name))
 		if err != nil {
 			t.Fatal(err)
@@ -137,7 +159,8 @@ func TestOwnersAndSetuid(t *testing.T) {
 }
 
 func TestHardLinksShareAFile(t *testing.T) {
-	root, err := unpackLayers(t, layerOf(t, file("d/a", "x"), hardlink("e/b", "d/a"), symlink("s", "d/a"), hardlink("s2", "s")))
+	root, err := unpackLayers(t, layerOf(t, file("d/a", "x"), hardlink("e/b", "d/a"), symlink("s", "d/a"),
+		hardlink("s2", "s")))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -162,13 +185,19 @@ func TestUnpackLimits(t *testing.T) {
 		layers [][]byte
 		want   string
 	}{
-		"a large file":        {image.Limits{LayerBytes: 1 << 20}, [][]byte{layerOf(t, file("f", strings.Repeat("x", 1<<20+1)))}, "limit of 1048576 bytes"},
-		"many files":          {image.Limits{LayerBytes: 1 << 20}, [][]byte{layerOf(t, file("f", half), file("g", half))}, "limit of 1048576 bytes"},
-		"several layers":      {image.Limits{ImageBytes: 1 << 20}, [][]byte{layerOf(t, file("f", half)), layerOf(t, file("g", half))}, "layer 2"},
-		"entries":             {image.Limits{Entries: 100}, [][]byte{layerOf(t, many...)}, "limit of 100 entries"},
-		"entries of layers":   {image.Limits{Entries: 150}, [][]byte{layerOf(t, many...), layerOf(t, many...)}, "layer 2"},
-		"implied entries":     {image.Limits{Entries: 20}, [][]byte{layerOf(t, file("d/d/d/d/d/d/d/d/d/d/d/d/d/d/d/d/d/d/d/d/d/d/d/f", ""))}, "limit of 20 entries"},
-		"zeros after the end": {image.Limits{LayerBytes: 1 << 20}, [][]byte{append(layerOf(t, file("f", "")), make([]byte, 1<<20)...)}, "limit of 1048576 bytes"},
+		"a large file": {image.Limits{LayerBytes: 1 << 20},
+			[][]byte{layerOf(t, file("f", strings.Repeat("x", 1<<20+1)))}, "limit of 1048576 bytes"},
+		"many files": {image.Limits{LayerBytes: 1 << 20},
+			[][]byte{layerOf(t, file("f", half), file("g", half))}, "limit of 1048576 bytes"},
+		"several layers": {image.Limits{ImageBytes: 1 << 20}, [][]byte{layerOf(t, file("f", half)),
+			layerOf(t, file("g", half))}, "layer 2"},
+		"entries": {image.Limits{Entries: 100}, [][]byte{layerOf(t, many...)}, "limit of 100 entries"},
+		"entries of layers": {image.Limits{Entries: 150}, [][]byte{layerOf(t, many...), layerOf(t, many...)},
+			"layer 2"},
+		"implied entries": {image.Limits{Entries: 20},
+			[][]byte{layerOf(t, file("d/d/d/d/d/d/d/d/d/d/d/d/d/d/d/d/d/d/d/d/d/d/d/f", ""))}, "limit of 20 entries"},
+		"zeros after the end": {image.Limits{LayerBytes: 1 << 20},
+			[][]byte{append(layerOf(t, file("f", "")), make([]byte, 1<<20)...)}, "limit of 1048576 bytes"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newStore(t, c.limits)
@@ -205,7 +234,8 @@ func zerosLayer(t *testing.T, size int64) []byte {
 	t.Helper()
 	var head bytes.Buffer
 	w := tar.NewWriter(&head)
-	if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "zeros", Size: size, Mode: 0o644, Format: tar.FormatGNU}); err != nil {
+	if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "zeros", Size: size, Mode: 0o644,
+		Format: tar.FormatGNU}); err != nil {
 		t.Fatal(err)
 	}
 	return head.Bytes()
@@ -221,13 +251,15 @@ func TestTenGigabytesOfZerosAreRefused(t *testing.T) {
 			// 64 MiB of zeros stand for the rest: what counts is that no
 			// more than the limit is read or written.
 			layer := append(bytes.Clone(h), make([]byte, 64<<20)...)
-			for kind, blob := range map[string][]byte{ocispec.MediaTypeImageLayerGzip: gz(t, layer), ocispec.MediaTypeImageLayerZstd: zst(t, layer)} {
+			for kind, blob := range map[string][]byte{ocispec.MediaTypeImageLayerGzip: gz(t, layer),
+				ocispec.MediaTypeImageLayerZstd: zst(t, layer)} {
 				s := newStore(t, image.Limits{LayerBytes: limit})
 				d, err := s.Add(context.Background(), kind, bytes.NewReader(blob))
 				if err != nil {
 					t.Fatal(err)
 				}
-				img, err := s.Put(context.Background(), "bomb", hostConfig(digest.FromBytes(layer)), []ocispec.Descriptor{d}, nil)
+				img, err := s.Put(context.Background(), "bomb", hostConfig(digest.FromBytes(layer)),
+					[]ocispec.Descriptor{d}, nil)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -249,7 +281,8 @@ func TestSparseFilesCountInFull(t *testing.T) {
 	}
 	s := newStore(t, image.Limits{LayerBytes: 1 << 20})
 	root := t.TempDir()
-	wantError(t, Image(context.Background(), s, putLayers(t, s, "sparse", layer), root, nil), "limit of 1048576 bytes", `entry "sparse"`)
+	wantError(t, Image(context.Background(), s, putLayers(t, s, "sparse", layer), root, nil), "limit of 1048576 bytes",
+		`entry "sparse"`)
 	if used := diskUse(t, root); used > 0 {
 		t.Errorf("%d bytes were written", used)
 	}
@@ -266,7 +299,8 @@ func TestWrongDiffID(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wantError(t, Image(context.Background(), s, img, t.TempDir(), nil), "layer 1", digest.FromBytes(layer).String(), digest.FromString("other").String())
+	wantError(t, Image(context.Background(), s, img, t.TempDir(), nil), "layer 1", digest.FromBytes(layer).String(),
+		digest.FromString("other").String())
 }
 
 func TestDamagedLayers(t *testing.T) {
@@ -280,15 +314,16 @@ func TestDamagedLayers(t *testing.T) {
 		blob []byte
 		want string
 	}{
-		"tar cut off":    {ocispec.MediaTypeImageLayer, layer[:1<<20], "truncated"},
-		"gzip cut off":   {ocispec.MediaTypeImageLayerGzip, gz(t, layer)[:2<<20], "truncated"},
-		"zstd cut off":   {ocispec.MediaTypeImageLayerZstd, zst(t, layer)[:2<<20], "truncated"},
-		"gzip empty":     {ocispec.MediaTypeImageLayerGzip, nil, "EOF"},
-		"no gzip":        {ocispec.MediaTypeImageLayerGzip, layer, "gzip: invalid header"},
-		"no tar":         {ocispec.MediaTypeImageLayer, bytes.Repeat([]byte("no tar"), 1000), "invalid tar header"},
-		"another layer":  {ocispec.MediaTypeImageLayer, layerOf(t, file("g", "")), "its content has the digest"},
-		"after its end":  {ocispec.MediaTypeImageLayer, append(bytes.Clone(layer), 1), "its content has the digest"},
-		"gzip of others": {ocispec.MediaTypeImageLayerGzip, append(gz(t, layer), gz(t, []byte("x"))...), "its content has the digest"},
+		"tar cut off":   {ocispec.MediaTypeImageLayer, layer[:1<<20], "truncated"},
+		"gzip cut off":  {ocispec.MediaTypeImageLayerGzip, gz(t, layer)[:2<<20], "truncated"},
+		"zstd cut off":  {ocispec.MediaTypeImageLayerZstd, zst(t, layer)[:2<<20], "truncated"},
+		"gzip empty":    {ocispec.MediaTypeImageLayerGzip, nil, "EOF"},
+		"no gzip":       {ocispec.MediaTypeImageLayerGzip, layer, "gzip: invalid header"},
+		"no tar":        {ocispec.MediaTypeImageLayer, bytes.Repeat([]byte("no tar"), 1000), "invalid tar header"},
+		"another layer": {ocispec.MediaTypeImageLayer, layerOf(t, file("g", "")), "its content has the digest"},
+		"after its end": {ocispec.MediaTypeImageLayer, append(bytes.Clone(layer), 1), "its content has the digest"},
+		"gzip of others": {ocispec.MediaTypeImageLayerGzip, append(gz(t, layer), gz(t, []byte("x"))...),
+			"its content has the digest"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newStore(t, image.Limits{})
@@ -296,7 +331,8 @@ func TestDamagedLayers(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			img, err := s.Put(context.Background(), "x", hostConfig(digest.FromBytes(layer)), []ocispec.Descriptor{d}, nil)
+			img, err := s.Put(context.Background(), "x", hostConfig(digest.FromBytes(layer)), []ocispec.Descriptor{d},
+				nil)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -92,7 +92,8 @@ func (m Mount) tree() (int, error) {
 func attributes(flags uintptr) (attr uint64) {
 	for flag, a := range map[uintptr]uint64{unix.MS_RDONLY: unix.MOUNT_ATTR_RDONLY,
 		unix.MS_NOSUID: unix.MOUNT_ATTR_NOSUID,
-		unix.MS_NODEV:  unix.MOUNT_ATTR_NODEV, unix.MS_NOEXEC: unix.MOUNT_ATTR_NOEXEC, unix.MS_NOATIME: unix.MOUNT_ATTR_NOATIME} {
+		unix.MS_NODEV:  unix.MOUNT_ATTR_NODEV, unix.MS_NOEXEC: unix.MOUNT_ATTR_NOEXEC,
+		unix.MS_NOATIME: unix.MOUNT_ATTR_NOATIME} {
 		if flags&flag != 0 {
 			attr |= a
 		}

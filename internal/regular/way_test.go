@@ -43,7 +43,8 @@ func TestOpenWay(t *testing.T) {
 	defer root.Close()
 	for name, want := range map[string]struct{ text, way string }{"a/b/f": {"f", "755 711 701"},
 		"./a//b/../b/f": {"f", "755 711 701"},
-		"l":             {"f", "755 711 701"}, "d/f": {"f", "755 711 701"}, "d/up": {"top", "755"}, "top": {"top", "755"}} {
+		"l":             {"f", "755 711 701"}, "d/f": {"f", "755 711 701"}, "d/up": {"top", "755"},
+		"top": {"top", "755"}} {
 		f, fi, way, err := OpenWay(root, name)
 		must(t, err)
 		text, err := io.ReadAll(f)
@@ -61,7 +62,8 @@ func TestOpenWay(t *testing.T) {
 		"around": "escapes",
 		"loop":   "too many", "maze": "too many", "none": "no such file", "none/f": "no such file",
 		"top/f": "not a directory", "fifo": "it is a FIFO",
-		"tofifo": "it is a FIFO", "socket": "it is a socket", ".": "it is a directory", "a/b": "it is a directory", "d": "it is a directory"} {
+		"tofifo": "it is a FIFO", "socket": "it is a socket", ".": "it is a directory", "a/b": "it is a directory",
+		"d": "it is a directory"} {
 		if f, _, _, err := OpenWay(root, name); err == nil || f != nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", name, err, want)
 		}

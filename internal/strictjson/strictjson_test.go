@@ -33,7 +33,8 @@ var rules = Rules{Bytes: 1 << 20, Values: 1000}
 
 func TestOneWayOfReading(t *testing.T) {
 	for name, c := range map[string]struct{ text, want string }{
-		"all fields":               {`{"version":1,"name":"a","layers":[{"size":1},{}],"notes":{"A":"1","a":"2"},"at":"2024-01-01T00:00:00Z","data":"eA==","any":[{"x":1}],"Plain":{"k":{"size":2}}}`, ""},
+		"all fields": {
+			`{"version":1,"name":"a","layers":[{"size":1},{}],"notes":{"A":"1","a":"2"},"at":"2024-01-01T00:00:00Z","data":"eA==","any":[{"x":1}],"Plain":{"k":{"size":2}}}`, ""},
 		"what is not known":        {` {"other":{"b":[1,-2.5e3,true,false,null,"x"],"B":{}}, "layers" : null } `, ""},
 		"no object":                {`"\u00e9\ud83d\ude00\\u"`, ""},
 		"twice":                    {`{"name":"a","name":"a"}`, "name: duplicate key"},

@@ -31,7 +31,8 @@ func WriteOfficial(ctx context.Context, dir string, spec Spec) (string, error) {
 	a := newArchive()
 	l := a.blob(ocispec.MediaTypeImageLayerGzip, packed.Bytes())
 	config := fmt.Appendf(nil, `{"created":"2025-06-01T00:00:00Z","architecture":%q,"os":%q,"config":{"cmd":[%q,%q]},`+
-		`"rootfs":{"type":"layers","diff_ids":["%s"]}}`, runtime.GOARCH, runtime.GOOS, Program, spec.Cmd[0], digest.FromBytes(plain))
+		`"rootfs":{"type":"layers","diff_ids":["%s"]}}`, runtime.GOARCH, runtime.GOOS, Program, spec.Cmd[0],
+		digest.FromBytes(plain))
 	path := filepath.Join(dir, spec.Name+".tar")
 	if err := a.write(path, spec.Name, config, l); err != nil {
 		return "", err

@@ -33,7 +33,8 @@ func (b *bench) building(ctx context.Context) (err error) {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return err
 	}
-	if err := mount.Do(mount.Mount{Type: "tmpfs", Source: "tmpfs", Target: dir, Options: []string{"size=4294967296", "mode=755"}}); err != nil {
+	if err := mount.Do(mount.Mount{Type: "tmpfs", Source: "tmpfs", Target: dir, Options: []string{"size=4294967296",
+		"mode=755"}}); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, mount.UnmountUnder(dir)) }()
@@ -81,8 +82,10 @@ func (b *bench) warmCache(ctx context.Context, dir string) error {
 	}
 	contestants := []contestant{
 		{"freejail-build, the cache warm", warm},
-		{"the same, and the image written to an archive", command(bin, "build", "-q", "--cache", cache, "-o", filepath.Join(dir, "out.tar"), context)},
-		{"freejail-build --no-cache", command(bin, "build", "-q", "--no-cache", "--store", store, "-t", "bench", context)},
+		{"the same, and the image written to an archive", command(bin, "build", "-q", "--cache", cache, "-o",
+			filepath.Join(dir, "out.tar"), context)},
+		{"freejail-build --no-cache", command(bin, "build", "-q", "--no-cache", "--store", store, "-t", "bench",
+			context)},
 	}
 	if other := b.buildah(dir, context); other != nil {
 		again := command(other...)
@@ -93,7 +96,8 @@ func (b *bench) warmCache(ctx context.Context, dir string) error {
 	} else {
 		fmt.Printf("\nbuildah is left out: it is not here\n")
 	}
-	return contest(5, fmt.Sprintf("Building what did not change, on %d MB in %d files", baseFiles*baseSize/1_000_000, baseFiles), contestants...)
+	return contest(5, fmt.Sprintf("Building what did not change, on %d MB in %d files", baseFiles*baseSize/1_000_000,
+		baseFiles), contestants...)
 }
 
 // buildah is the command that builds the same; nil where there is none.
@@ -102,8 +106,10 @@ func (b *bench) buildah(dir, context string) []string {
 	if err != nil || runtime.GOOS != "linux" {
 		return nil
 	}
-	return []string{bin, "--root", filepath.Join(dir, "buildah"), "--runroot", filepath.Join(dir, "buildah-run"), "--storage-driver", "overlay",
-		"build", "-q", "--layers", "--isolation", "chroot", "--network", "host", "--from", "oci-archive:" + filepath.Join(context, "base.tar"), "-f", filepath.Join(context, "Jailfile"), context}
+	return []string{bin, "--root", filepath.Join(dir, "buildah"), "--runroot", filepath.Join(dir, "buildah-run"),
+		"--storage-driver", "overlay",
+		"build", "-q", "--layers", "--isolation", "chroot", "--network", "host", "--from", "oci-archive:" +
+			filepath.Join(context, "base.tar"), "-f", filepath.Join(context, "Jailfile"), context}
 }
 
 // writeContext writes the base, the Jailfile and what it copies, and waits until
@@ -117,11 +123,13 @@ func writeContext(ctx context.Context, dir, context string) error {
 		return err
 	}
 	host := ocispec.Platform{OS: runtime.GOOS, Architecture: runtime.GOARCH}
-	if _, err := build.Archive(ctx, []build.Set{{File: set}}, build.Options{Output: filepath.Join(context, "base.tar"), Platform: host, TempDir: dir}); err != nil {
+	if _, err := build.Archive(ctx, []build.Set{{File: set}}, build.Options{Output: filepath.Join(context, "base.tar"),
+		Platform: host, TempDir: dir}); err != nil {
 		return err
 	}
 	for i := range 1000 {
-		if err := os.WriteFile(filepath.Join(context, "site", fmt.Sprintf("page%d", i)), fmt.Appendf(nil, "page %d", i), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(context, "site", fmt.Sprintf("page%d", i)), fmt.Appendf(nil, "page %d", i),
+			0o644); err != nil {
 			return err
 		}
 	}
@@ -150,7 +158,8 @@ func baseTar(w io.Writer) error {
 	content := make([]byte, baseSize)
 	for i := range baseFiles {
 		random.Read(content[:baseSize/2]) // the rest stays zeros
-		if err := tw.WriteHeader(&tar.Header{Name: fmt.Sprintf("usr/share/d%d/f%d", i/50, i), Mode: 0o644, Size: baseSize}); err != nil {
+		if err := tw.WriteHeader(&tar.Header{Name: fmt.Sprintf("usr/share/d%d/f%d", i/50, i), Mode: 0o644,
+			Size: baseSize}); err != nil {
 			return err
 		}
 		if _, err := tw.Write(content); err != nil {
@@ -181,7 +190,8 @@ func (b *bench) oneChange(ctx context.Context, dir string) (err error) {
 				return err
 			}
 		}
-		if err := os.WriteFile(filepath.Join(sub, fmt.Sprintf("f%d", i)), fmt.Appendf(nil, "%d", i), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(sub, fmt.Sprintf("f%d", i)), fmt.Appendf(nil, "%d", i),
+			0o644); err != nil {
 			return err
 		}
 	}
@@ -196,7 +206,8 @@ func (b *bench) oneChange(ctx context.Context, dir string) (err error) {
 			return perr
 		}
 		defer func() { err = errors.Join(err, remove()) }()
-		contestants = append([]contestant{{"by a walk of the tree, on the same pool", step(b.path("pool"), "")}, {"by what ZFS tells", step(dir, pool)}}, contestants...)
+		contestants = append([]contestant{{"by a walk of the tree, on the same pool", step(b.path("pool"), "")},
+			{"by what ZFS tells", step(dir, pool)}}, contestants...)
 	} else {
 		fmt.Printf("\nZFS is left out: FREEJAIL_TEST_ZPOOL names no pool\n")
 	}
@@ -232,7 +243,8 @@ func command(ctx context.Context, args ...string) (string, error) {
 // stepTime builds an image with several such commands, and gives the least time
 // that one took: the first also has the whole tree recorded.
 func (b *bench) stepTime(ctx context.Context, dir, source, dataset string) (least time.Duration, err error) {
-	text := "FROM scratch\nCOPY tree /tree\nRUN [\"x\", \"0\"]\nRUN [\"x\", \"1\"]\nRUN [\"x\", \"2\"]\nRUN [\"x\", \"3\"]\nWORKDIR /\n"
+	text := "FROM scratch\nCOPY tree /tree\nRUN [\"x\", \"0\"]\nRUN [\"x\", \"1\"]\nRUN [\"x\", \"2\"]\nRUN [\"x\", " +
+		"\"3\"]\nWORKDIR /\n"
 	if err := os.WriteFile(filepath.Join(source, "Jailfile"), []byte(text), 0o644); err != nil {
 		return 0, err
 	}

@@ -81,15 +81,20 @@ func run(ctx context.Context, only []string) (err error) {
 	if err != nil {
 		return err
 	}
-	if b.archive, err = testimage.Write(ctx, dir, testimage.Spec{Name: "bench", Manifest: `{"schemaVersion":1}`, Programs: programs, Cmd: []string{"program", "sleep"}}); err != nil {
+	if b.archive, err = testimage.Write(ctx, dir, testimage.Spec{Name: "bench", Manifest: `{"schemaVersion":1}`,
+		Programs: programs, Cmd: []string{"program", "sleep"}}); err != nil {
 		return err
 	}
-	parts := map[string]func(context.Context) error{"starts": b.starts, "memory": b.memory, "output": b.output, "logs": b.logs,
+	parts := map[string]func(context.Context) error{"starts": b.starts, "memory": b.memory, "output": b.output,
+		"logs":      b.logs,
 		"unpacking": b.unpacking, "building": b.building, "roots": b.roots}
 	if len(only) == 0 {
 		only = []string{"starts", "memory", "output", "logs", "unpacking", "building", "roots"}
 	}
-	if slices.ContainsFunc(only, func(name string) bool { return name != "unpacking" && name != "building" && name != "roots" }) {
+	if slices.ContainsFunc(only, func(name string) bool {
+		return name != "unpacking" && name != "building" &&
+			name != "roots"
+	}) {
 		if err := b.startDaemon(ctx); err != nil {
 			return err
 		}

@@ -31,7 +31,8 @@ const answerAddr = "127.0.0.1:18473"
 
 // answer is the program of the large image: it answers every request.
 func answer() int {
-	err := http.ListenAndServe(answerAddr, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "here") }))
+	err := http.ListenAndServe(answerAddr,
+		http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "here") }))
 	fmt.Fprintln(os.Stderr, err)
 	return 1
 }
@@ -59,10 +60,13 @@ func (b *bench) roots(ctx context.Context) (err error) {
 	if err := b.serveRoots(ctx, server, archive); err != nil {
 		return err
 	}
-	fmt.Printf("\nThe server of roots is a jail with its own network on this host; the archive lies on this host's disk: no network is in its way\n")
-	return contest(nfsRounds, fmt.Sprintf("From the job to the first answer, an image of %d MB that the host has never had", int(treeBytes/1e6)),
+	fmt.Printf("\nThe server of roots is a jail with its own network on this host; the archive lies on this host's " +
+		"disk: no network is in its way\n")
+	return contest(nfsRounds, fmt.Sprintf("From the job to the first answer, an image of %d MB that the host has "+
+		"never had", int(treeBytes/1e6)),
 		contestant{"freejail, root over NFS", func() (time.Duration, error) {
-			return b.firstAnswer(ctx, fmt.Sprintf("nfs {\n  servers = [%q]\n}\n", testnfs.URL), client.TaskSpec{Image: "answering", Storage: "nfs"})
+			return b.firstAnswer(ctx, fmt.Sprintf("nfs {\n  servers = [%q]\n}\n", testnfs.URL),
+				client.TaskSpec{Image: "answering", Storage: "nfs"})
 		}},
 		contestant{"freejail, import of the archive and unpacking", func() (time.Duration, error) {
 			return b.firstAnswer(ctx, "", client.TaskSpec{Image: archive})
@@ -116,7 +120,8 @@ func (b *bench) answeringImage(ctx context.Context, archive string) error {
 // serveRoots has the second host export the image.
 func (b *bench) serveRoots(ctx context.Context, server *testnfs.Server, archive string) error {
 	dir := b.path("exporter")
-	h, err := startHost(ctx, dir, fmt.Sprintf("nfs {\n  export {\n    dir = %q\n    clients = [%q]\n  }\n}\n", server.Roots, testnfs.Network))
+	h, err := startHost(ctx, dir, fmt.Sprintf("nfs {\n  export {\n    dir = %q\n    clients = [%q]\n  }\n}\n",
+		server.Roots, testnfs.Network))
 	if err != nil {
 		return err
 	}
@@ -168,16 +173,19 @@ func startHost(ctx context.Context, dir, conf string) (*freshHost, error) {
 		return nil, err
 	}
 	file, socket := filepath.Join(dir, "freejail.hcl"), filepath.Join(dir, "sock")
-	text := fmt.Sprintf("state_dir = %q\nsocket = %q\nlog_level = \"warn\"\n%s", filepath.Join(dir, "state"), socket, conf)
+	text := fmt.Sprintf("state_dir = %q\nsocket = %q\nlog_level = \"warn\"\n%s", filepath.Join(dir, "state"),
+		socket, conf)
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		return nil, err
 	}
-	h := &freshHost{dir: dir, daemon: client.New(socket), cmd: exec.Command(os.Getenv("FREEJAIL_BIN"), "daemon", "--config", file)}
+	h := &freshHost{dir: dir, daemon: client.New(socket), cmd: exec.Command(os.Getenv("FREEJAIL_BIN"), "daemon",
+		"--config", file)}
 	h.cmd.Stderr = os.Stderr
 	if err := h.cmd.Start(); err != nil {
 		return nil, err
 	}
-	if err := until(ctx, "the daemon to answer", func() error { _, err := h.daemon.Info(ctx); return err }); err != nil {
+	if err := until(ctx, "the daemon to answer",
+		func() error { _, err := h.daemon.Info(ctx); return err }); err != nil {
 		return nil, errors.Join(err, h.end(ctx))
 	}
 	return h, nil
@@ -191,6 +199,7 @@ func (h *freshHost) end(ctx context.Context) error {
 	for _, t := range tasks {
 		errs = append(errs, h.daemon.Destroy(ctx, t.Spec.ID, true))
 	}
-	errs = append(errs, h.cmd.Process.Signal(syscall.SIGTERM), h.cmd.Wait(), mount.UnmountUnder(h.dir), remove.Tree(h.dir))
+	errs = append(errs, h.cmd.Process.Signal(syscall.SIGTERM), h.cmd.Wait(), mount.UnmountUnder(h.dir),
+		remove.Tree(h.dir))
 	return errors.Join(errs...)
 }

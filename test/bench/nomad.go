@@ -81,7 +81,8 @@ func (b *bench) startNomad(ctx context.Context) (*agent, error) {
 	}
 	n, err := testcluster.NewNomad(testcluster.Config{
 		Bin: bin, Freejail: os.Getenv("FREEJAIL_BIN"), Dir: b.dir, Log: b.path("nomad.log"),
-		Plugin: fmt.Sprintf("socket = %q\nautostart = false", b.path("sock")), More: nomadConfig, Drivers: []string{"raw_exec"},
+		Plugin: fmt.Sprintf("socket = %q\nautostart = false", b.path("sock")), More: nomadConfig,
+		Drivers: []string{"raw_exec"},
 	})
 	if err != nil {
 		return nil, err
@@ -180,7 +181,8 @@ func (a *agent) writeLines(ctx context.Context, driver string, config map[string
 	}
 	var took int64
 	err = until(ctx, "the task's word", func() error {
-		r, err := a.api.AllocFS().Cat(&nomad.Allocation{ID: list[0].ID, NodeID: list[0].NodeID}, "alloc/logs/bench.stderr.0", nil)
+		r, err := a.api.AllocFS().Cat(&nomad.Allocation{ID: list[0].ID, NodeID: list[0].NodeID},
+			"alloc/logs/bench.stderr.0", nil)
 		if err != nil {
 			return err
 		}
@@ -229,6 +231,7 @@ func (a *agent) rawExecMemory(ctx context.Context, n int) error {
 	if found == 0 {
 		return errors.New("no executor of raw_exec was found")
 	}
-	fmt.Printf("  raw_exec, %3d tasks: %d executor processes, resident %s together, %s a task\n", n, found, mib(sum), mib(sum/uint64(n)))
+	fmt.Printf("  raw_exec, %3d tasks: %d executor processes, resident %s together, %s a task\n", n, found, mib(sum),
+		mib(sum/uint64(n)))
 	return a.purge(ctx, *j.ID)
 }

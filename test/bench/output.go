@@ -36,7 +36,8 @@ func (b *bench) output(ctx context.Context) error {
 }
 
 func (b *bench) ownLog(ctx context.Context, id, mib string) (time.Duration, error) {
-	if _, err := b.daemon.Start(ctx, client.TaskSpec{ID: id, Owner: "cli", Image: "bench", Command: "program", Args: []string{"lines", mib}}); err != nil {
+	if _, err := b.daemon.Start(ctx, client.TaskSpec{ID: id, Owner: "cli", Image: "bench", Command: "program",
+		Args: []string{"lines", mib}}); err != nil {
 		return 0, err
 	}
 	var told bytes.Buffer

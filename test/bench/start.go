@@ -18,16 +18,19 @@ func (b *bench) starts(ctx context.Context) error {
 	}
 	n := 0
 	id := func() string { n++; return fmt.Sprintf("b%d-%d", os.Getpid(), n) }
-	toRunning := contestant{"freejail, from the request to the answer that it runs", func() (time.Duration, error) { return b.start(ctx, id(), sleepArgs) }}
+	toRunning := contestant{"freejail, from the request to the answer that it runs",
+		func() (time.Duration, error) { return b.start(ctx, id(), sleepArgs) }}
 	toEnd := contestant{"freejail", func() (time.Duration, error) { return b.startAndWait(ctx, id()) }}
 	others, err := b.alternatives(ctx)
 	if err != nil {
 		return err
 	}
-	if err := contest(rounds, "Start of a task until its process runs", append([]contestant{toRunning}, others.toRunning...)...); err != nil {
+	if err := contest(rounds, "Start of a task until its process runs",
+		append([]contestant{toRunning}, others.toRunning...)...); err != nil {
 		return err
 	}
-	return contest(rounds, "A whole task whose process does nothing, until nothing of it is left", append([]contestant{toEnd}, others.toEnd...)...)
+	return contest(rounds, "A whole task whose process does nothing, until nothing of it is left",
+		append([]contestant{toEnd}, others.toEnd...)...)
 }
 
 // alternatives are what a user would take instead, on this system.
@@ -46,7 +49,8 @@ func (b *bench) start(ctx context.Context, id string, args []string) (time.Durat
 
 func (b *bench) startAndWait(ctx context.Context, id string) (time.Duration, error) {
 	begin := time.Now()
-	if _, err := b.daemon.Start(ctx, client.TaskSpec{ID: id, Owner: "cli", Image: "bench", Entrypoint: exitArgs}); err != nil {
+	if _, err := b.daemon.Start(ctx, client.TaskSpec{ID: id, Owner: "cli", Image: "bench",
+		Entrypoint: exitArgs}); err != nil {
 		return 0, err
 	}
 	if _, err := b.daemon.Wait(ctx, id); err != nil {

@@ -77,25 +77,30 @@ func (b *bench) dirs(name string) (root, upper string, err error) {
 	return root, upper, errors.Join(os.MkdirAll(root, 0o755), os.MkdirAll(upper, 0o755))
 }
 
-func (b *bench) bareCalls(ctx context.Context, m *jail.Manager, tree, name string, wait bool) (took time.Duration, err error) {
+func (b *bench) bareCalls(ctx context.Context, m *jail.Manager, tree, name string,
+	wait bool) (took time.Duration, err error) {
 	root, upper, err := b.dirs(name)
 	if err != nil {
 		return 0, err
 	}
 	begin := time.Now()
 	defer func() {
-		err = errors.Join(err, m.Remove(context.Background(), name), mount.UnmountUnder(b.path(name)), os.RemoveAll(b.path(name)))
+		err = errors.Join(err, m.Remove(context.Background(), name), mount.UnmountUnder(b.path(name)),
+			os.RemoveAll(b.path(name)))
 		if wait {
 			took = time.Since(begin)
 		}
 	}()
-	for _, mt := range []mount.Mount{{Type: "nullfs", Source: tree, Target: root, Options: []string{"ro"}}, {Type: "unionfs", Source: upper, Target: root},
-		{Type: "devfs", Source: "devfs", Target: root + "/dev", Options: []string{"ruleset=4"}}, {Type: "fdescfs", Source: "fdescfs", Target: root + "/dev/fd"}} {
+	for _, mt := range []mount.Mount{{Type: "nullfs", Source: tree, Target: root, Options: []string{"ro"}},
+		{Type: "unionfs", Source: upper, Target: root},
+		{Type: "devfs", Source: "devfs", Target: root + "/dev", Options: []string{"ruleset=4"}},
+		{Type: "fdescfs", Source: "fdescfs", Target: root + "/dev/fd"}} {
 		if err := mount.Do(mt); err != nil {
 			return 0, err
 		}
 	}
-	jid, err := m.Create(ctx, jail.Spec{Name: name, Root: root, Hostname: name, Params: map[string]string{"ip4": "inherit", "ip6": "inherit"}})
+	jid, err := m.Create(ctx, jail.Spec{Name: name, Root: root, Hostname: name,
+		Params: map[string]string{"ip4": "inherit", "ip6": "inherit"}})
 	if err != nil {
 		return 0, err
 	}
@@ -131,10 +136,12 @@ func (b *bench) jail8(ctx context.Context, tree, name string, wait bool) (took t
 		return 0, err
 	}
 	fstab := filepath.Join(b.path(name), "fstab")
-	if err := os.WriteFile(fstab, fmt.Appendf(nil, "%s %s nullfs ro 0 0\n%s %s unionfs rw 0 0\n", tree, root, upper, root), 0o600); err != nil {
+	if err := os.WriteFile(fstab, fmt.Appendf(nil, "%s %s nullfs ro 0 0\n%s %s unionfs rw 0 0\n", tree, root, upper,
+		root), 0o600); err != nil {
 		return 0, err
 	}
-	cmd := exec.CommandContext(ctx, "/usr/sbin/jail", "-c", "-q", "name="+name, "path="+root, "host.hostname="+name, "ip4=inherit", "ip6=inherit",
+	cmd := exec.CommandContext(ctx, "/usr/sbin/jail", "-c", "-q", "name="+name, "path="+root, "host.hostname="+name,
+		"ip4=inherit", "ip6=inherit",
 		"mount.fstab="+fstab, "mount.devfs", "devfs_ruleset=4", "mount.fdescfs", "command=/bin/sh", "-c", "echo")
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()

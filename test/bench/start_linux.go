@@ -43,7 +43,8 @@ func (b *bench) alternatives(ctx context.Context) (alternatives, error) {
 		toEnd: []contestant{{"overlay mount and runc run", one(exitArgs, false)}}}, nil
 }
 
-func (b *bench) runc(ctx context.Context, runc, tree, name string, args []string, detach bool) (took time.Duration, err error) {
+func (b *bench) runc(ctx context.Context, runc, tree, name string, args []string,
+	detach bool) (took time.Duration, err error) {
 	bundle, state := b.path(name), b.path("runc")
 	root := filepath.Join(bundle, "rootfs")
 	for _, d := range []string{root, filepath.Join(bundle, "upper"), filepath.Join(bundle, "work")} {
@@ -61,7 +62,8 @@ func (b *bench) runc(ctx context.Context, runc, tree, name string, args []string
 	cmd := exec.CommandContext(ctx, runc, append(run, name)...)
 	cmd.Stderr = os.Stderr
 	begin := time.Now()
-	err = mount.Do(mount.Mount{Type: "overlay", Source: "overlay", Target: root, Options: []string{"lowerdir=" + tree, "upperdir=" + bundle + "/upper", "workdir=" + bundle + "/work"}})
+	err = mount.Do(mount.Mount{Type: "overlay", Source: "overlay", Target: root, Options: []string{"lowerdir=" + tree,
+		"upperdir=" + bundle + "/upper", "workdir=" + bundle + "/work"}})
 	if err == nil {
 		err = cmd.Run()
 	}

@@ -31,18 +31,21 @@ func baseTree(w io.Writer) error {
 	at := time.Unix(1_700_000_000, 0)
 	name := func(d int) string { return fmt.Sprintf("usr/d%d/d%d", d%20, d) }
 	for d := range 20 {
-		if err := tw.WriteHeader(&tar.Header{Name: fmt.Sprintf("usr/d%d/", d), Typeflag: tar.TypeDir, Mode: 0o755, ModTime: at}); err != nil {
+		if err := tw.WriteHeader(&tar.Header{Name: fmt.Sprintf("usr/d%d/", d), Typeflag: tar.TypeDir, Mode: 0o755,
+			ModTime: at}); err != nil {
 			return err
 		}
 	}
 	for i, size := range sizes {
 		d := i * treeFolders / treeFiles
 		if i*treeFolders%treeFiles < treeFolders {
-			if err := tw.WriteHeader(&tar.Header{Name: name(d) + "/", Typeflag: tar.TypeDir, Mode: 0o755, ModTime: at}); err != nil {
+			if err := tw.WriteHeader(&tar.Header{Name: name(d) + "/", Typeflag: tar.TypeDir, Mode: 0o755,
+				ModTime: at}); err != nil {
 				return err
 			}
 		}
-		h := &tar.Header{Name: fmt.Sprintf("%s/f%d", name(d), i), Mode: 0o644 | int64(i%3/2)*0o111, Size: int64(size), ModTime: at, Uid: i % 50 / 49 * 65534}
+		h := &tar.Header{Name: fmt.Sprintf("%s/f%d", name(d), i), Mode: 0o644 | int64(i%3/2)*0o111, Size: int64(size),
+			ModTime: at, Uid: i % 50 / 49 * 65534}
 		if err := tw.WriteHeader(h); err != nil {
 			return err
 		}
@@ -50,7 +53,8 @@ func baseTree(w io.Writer) error {
 			return err
 		}
 		if i%20 == 0 {
-			link := &tar.Header{Name: fmt.Sprintf("%s/l%d", name(d), i), Typeflag: tar.TypeSymlink, Linkname: fmt.Sprintf("f%d", i), Mode: 0o777, ModTime: at}
+			link := &tar.Header{Name: fmt.Sprintf("%s/l%d", name(d), i), Typeflag: tar.TypeSymlink,
+				Linkname: fmt.Sprintf("f%d", i), Mode: 0o777, ModTime: at}
 			if i%40 == 0 {
 				link.Typeflag, link.Linkname, link.Mode = tar.TypeLink, h.Name, h.Mode
 			}

@@ -46,8 +46,12 @@ func (b *bench) unpacking(ctx context.Context) (err error) {
 		return err
 	}
 	for _, k := range []kind{
-		{"gzip", ocispec.MediaTypeImageLayerGzip, func(w io.Writer) (io.WriteCloser, error) { return gzip.NewWriter(w), nil }},
-		{"zstd", ocispec.MediaTypeImageLayerZstd, func(w io.Writer) (io.WriteCloser, error) { return zstd.NewWriter(w) }},
+		{"gzip", ocispec.MediaTypeImageLayerGzip, func(w io.Writer) (io.WriteCloser, error) {
+			return gzip.NewWriter(w),
+				nil
+		}},
+		{"zstd", ocispec.MediaTypeImageLayerZstd,
+			func(w io.Writer) (io.WriteCloser, error) { return zstd.NewWriter(w) }},
 	} {
 		if err := u.compare(ctx, plain, k); err != nil {
 			return err
@@ -83,16 +87,22 @@ func (u *unpacking) compare(ctx context.Context, plain string, k kind) error {
 		}
 		list = append(list, contestant{name, func() (time.Duration, error) { return u.run(ctx, name, program, args) }})
 	}
-	add("bsdtar -x of the layer, nothing verified", "bsdtar", func(dir string) []string { return []string{"-xpf", layer, "-C", dir} })
-	add("freejail-build unpack of the layout, all verified", u.build, func(dir string) []string { return []string{"unpack", layoutDir, dir} })
-	add("freejail-build unpack of the archive, all verified", u.build, func(dir string) []string { return []string{"unpack", archive, dir} })
+	add("bsdtar -x of the layer, nothing verified", "bsdtar",
+		func(dir string) []string { return []string{"-xpf", layer, "-C", dir} })
+	add("freejail-build unpack of the layout, all verified", u.build,
+		func(dir string) []string { return []string{"unpack", layoutDir, dir} })
+	add("freejail-build unpack of the archive, all verified", u.build,
+		func(dir string) []string { return []string{"unpack", archive, dir} })
 	if k.name == "gzip" {
-		add("umoci unpack of the layout", os.Getenv("UMOCI_BIN"), func(dir string) []string { return []string{"unpack", "--image", layoutDir + ":base", dir} })
+		add("umoci unpack of the layout", os.Getenv("UMOCI_BIN"),
+			func(dir string) []string { return []string{"unpack", "--image", layoutDir + ":base", dir} })
 	}
 	add("podman pull of the layout, into its vfs storage", "podman", func(dir string) []string {
-		return []string{"--root", dir, "--runroot", dir + "-run", "--storage-driver", "vfs", "pull", "--quiet", "oci:" + layoutDir + ":base"}
+		return []string{"--root", dir, "--runroot", dir + "-run", "--storage-driver", "vfs", "pull", "--quiet", "oci:" +
+			layoutDir + ":base"}
 	})
-	what := fmt.Sprintf("Unpacking %d MB in %d files from a layer in %s, on a file system in memory", int(treeBytes/1e6), treeFiles, k.name)
+	what := fmt.Sprintf("Unpacking %d MB in %d files from a layer in %s, on a file system in memory",
+		int(treeBytes/1e6), treeFiles, k.name)
 	if err := contest(5, what, list...); err != nil {
 		return err
 	}
@@ -109,7 +119,8 @@ func (u *unpacking) compare(ctx context.Context, plain string, k kind) error {
 }
 
 // run lets a program fill a new directory.
-func (u *unpacking) run(ctx context.Context, name, program string, args func(dir string) []string) (time.Duration, error) {
+func (u *unpacking) run(ctx context.Context, name, program string, args func(dir string) []string) (
+	time.Duration, error) {
 	dir := u.path("unpacked")
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return 0, err

@@ -2,7 +2,8 @@
 //
 //	go run ./portnomad -mod nomad -o DIR
 //
-// DIR/src is the copy with our lines in it; DIR/go.mod is the pinned module's go.mod with nomad replaced by the copy, to
+// DIR/src is the copy with our lines in it; DIR/go.mod is the pinned module's go.mod with nomad replaced by the copy,
+// to
 // be given to go build by -modfile. The module cache cannot be overlaid, hence the copy.
 package main
 

@@ -16,7 +16,8 @@ import (
 func TestRunIsCached(t *testing.T) {
 	f := setup(t, build.NetworkHost)
 	f.options.Cache = t.TempDir()
-	lines := []string{`RUN ["/bin/prog", "mkdir", "/d", "write", "/d/f", "text", "say", "one"]`, `RUN ["/bin/prog", "exit", ""]`}
+	lines := []string{`RUN ["/bin/prog", "mkdir", "/d", "write", "/d/f", "text", "say", "one"]`,
+		`RUN ["/bin/prog", "exit", ""]`}
 	first, err := f.build(lines...)
 	if err != nil {
 		t.Fatal(err)
@@ -33,7 +34,8 @@ func TestRunIsCached(t *testing.T) {
 	}
 	f.want(2, "0 .wh.d 644 0:0")
 	f.log.Reset()
-	for _, change := range []func(){func() { f.options.Network = build.NetworkNone }, func() { lines = append([]string{"ENV A=b"}, lines...) },
+	for _, change := range []func(){func() { f.options.Network = build.NetworkNone },
+		func() { lines = append([]string{"ENV A=b"}, lines...) },
 		func() { lines = append([]string{"USER 0"}, lines...) }} {
 		change()
 		if _, err := f.build(lines...); err != nil || !strings.Contains(f.log.String(), "in /") {
@@ -52,7 +54,8 @@ func TestStagesThatRun(t *testing.T) {
 	if err == nil {
 		t.Error("FROM took a number")
 	}
-	img, err := f.build(`RUN ["/bin/prog", "mkdir", "/made", "write", "/made/f", "text", "link", "/made/f", "/made/g", "chown", "/made/g", "chmod", "/made/f"]`,
+	img, err := f.build(
+		`RUN ["/bin/prog", "mkdir", "/made", "write", "/made/f", "text", "link", "/made/f", "/made/g", "chown", "/made/g", "chmod", "/made/f"]`,
 		"FROM scratch AS two", "COPY --from=0 /bin /bin", `RUN ["/bin/prog", "mkdir", "/x"]`,
 		"FROM two", `RUN ["/bin/prog", "write", "/x/y", "z"]`, "COPY --from=0 /made /m")
 	if err != nil {
@@ -72,7 +75,8 @@ func TestSecrets(t *testing.T) {
 	old := syscall.Umask(0o077) // must not matter
 	defer syscall.Umask(old)
 	f.options.Cache = t.TempDir()
-	f.options.Secrets = map[string]build.Secret{"token": build.Secret("s3cr3t-value\n"), "other": build.Secret("another-one")}
+	f.options.Secrets = map[string]build.Secret{"token": build.Secret("s3cr3t-value\n"),
+		"other": build.Secret("another-one")}
 	img, err := f.build(
 		`RUN --mount=type=secret,id=token ["/bin/prog", "cat", "/run/secrets/token", "ls", "/run/secrets", "write", "/done", "x"]`,
 		`RUN --mount=type=secret,id=other,target=/etc/keys/k,mode=0440,uid=7 --mount=type=secret,id=absent ["/bin/prog", "cat", "/etc/keys/k", "write", "/etc/keys/own", "x"]`,
@@ -83,7 +87,8 @@ func TestSecrets(t *testing.T) {
 	f.want(1, "0 done 640 0:0")
 	f.want(2, "5 etc/ 755 0:0", "5 etc/keys/ 755 0:0", "0 etc/keys/own 640 0:0")
 	said := f.log.String()
-	if strings.Contains(said, "s3cr3t") || strings.Contains(said, "another") || strings.Count(said, "(secret)") != 2 || !strings.Contains(said, "\nown \n") {
+	if strings.Contains(said, "s3cr3t") || strings.Contains(said, "another") || strings.Count(said, "(secret)") != 2 ||
+		!strings.Contains(said, "\nown \n") {
 		t.Errorf("the commands said %q", said)
 	}
 	for _, h := range img.Config.History {
@@ -144,7 +149,8 @@ func TestFromAnImageInTheFormOfFreeBSDs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := img.Config.Config.Cmd; len(got) != 2 || got[0] != testimage.Program || len(img.Layers) != 2 || !strings.Contains(f.log.String(), "bin dev etc") {
+	if got := img.Config.Config.Cmd; len(got) != 2 || got[0] != testimage.Program || len(img.Layers) != 2 ||
+		!strings.Contains(f.log.String(), "bin dev etc") {
 		t.Errorf("%q, %d layers, %q", got, len(img.Layers), f.log.String())
 	}
 	f.want(1, "0 x 640 0:0")

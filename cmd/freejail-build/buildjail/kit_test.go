@@ -97,7 +97,8 @@ func inside(args []string) {
 		case "dial":
 			fmt.Println("dial:", dial(args[1]))
 		case "linger":
-			p, err := os.StartProcess("/bin/prog", []string{"/bin/prog", "forever", "x"}, &os.ProcAttr{Files: []*os.File{os.Stdin, os.Stdout, os.Stderr}})
+			p, err := os.StartProcess("/bin/prog", []string{"/bin/prog", "forever", "x"},
+				&os.ProcAttr{Files: []*os.File{os.Stdin, os.Stdout, os.Stderr}})
 			must(err)
 			fmt.Println("left", p.Pid)
 		case "forever":

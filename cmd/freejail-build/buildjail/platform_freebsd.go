@@ -51,7 +51,8 @@ func checkRulesets() error {
 		}
 	}
 	if err != nil {
-		return errors.Join(errors.New("RUN needs the standard devfs rulesets: load them by `service devfs restart`"), err)
+		return errors.Join(errors.New("RUN needs the standard devfs rulesets: load them by `service devfs restart`"),
+			err)
 	}
 	return nil
 }

@@ -47,7 +47,8 @@ func TestFileFlagsOfTheBase(t *testing.T) {
 	f := setup(t, build.NetworkHost)
 	var b bytes.Buffer
 	tw := tar.NewWriter(&b)
-	for _, h := range []tar.Header{{Name: "lib/", Typeflag: tar.TypeDir, Mode: 0o755}, {Name: "lib/libc.so", Mode: 0o444}} {
+	for _, h := range []tar.Header{{Name: "lib/", Typeflag: tar.TypeDir, Mode: 0o755},
+		{Name: "lib/libc.so", Mode: 0o444}} {
 		h.PAXRecords = map[string]string{"SCHILY.fflags": "schg"}
 		if err := tw.WriteHeader(&h); err != nil {
 			t.Fatal(err)
@@ -105,11 +106,13 @@ func TestLaterStepsSeeEarlierOnes(t *testing.T) {
 func TestNothingOfTheHostReachesTheCommand(t *testing.T) {
 	f := setup(t, build.NetworkHost)
 	t.Setenv("SECRET_OF_THE_HOST", "x")
-	if _, err := f.build(`RUN ["/bin/prog", "say", "x", "ls", "/", "ls", "/dev"]`, `RUN echo "$HOME" | cat > /x; rm -rf /`); err != nil {
+	if _, err := f.build(`RUN ["/bin/prog", "say", "x", "ls", "/", "ls", "/dev"]`,
+		`RUN echo "$HOME" | cat > /x; rm -rf /`); err != nil {
 		t.Fatal(err)
 	}
 	said := f.log.String()
-	if strings.Contains(said, "SECRET") || !strings.Contains(said, "null") || strings.Contains(said, "sda") || strings.Contains(said, "vtbd") || strings.Contains(said, " mem ") {
+	if strings.Contains(said, "SECRET") || !strings.Contains(said, "null") || strings.Contains(said, "sda") ||
+		strings.Contains(said, "vtbd") || strings.Contains(said, " mem ") {
 		t.Errorf("the program said %q", said)
 	}
 	if !strings.Contains(said, `shell ["-c" "echo \"$HOME\" | cat > /x; rm -rf /"]`) {
@@ -159,11 +162,13 @@ func TestCancel(t *testing.T) {
 	f := setup(t, build.NetworkHost)
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
-	if err := os.WriteFile(filepath.Join(f.dir, "Jailfile"), []byte("FROM scratch\nCOPY prog /bin/\nRUN [\"/bin/prog\", \"forever\", \"x\"]\n"), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(f.dir, "Jailfile"),
+		[]byte("FROM scratch\nCOPY prog /bin/\nRUN [\"/bin/prog\", \"forever\", \"x\"]\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	temp := t.TempDir()
-	_, err := build.Build(ctx, build.Options{Context: f.dir, Output: f.out, Runner: f.give, Log: cancelling{stop}, TempDir: temp})
+	_, err := build.Build(ctx, build.Options{Context: f.dir, Output: f.out, Runner: f.give, Log: cancelling{stop},
+		TempDir: temp})
 	if !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
@@ -178,7 +183,8 @@ func TestResolverIsLent(t *testing.T) {
 	if err != nil || len(host) == 0 {
 		t.Skip("this host has no resolv.conf:", err)
 	}
-	_, err = f.build(`RUN ["/bin/prog", "mkdir", "/etc"]`, `RUN ["/bin/prog", "cat", "/etc/resolv.conf", "write", "/x", "y"]`,
+	_, err = f.build(`RUN ["/bin/prog", "mkdir", "/etc"]`,
+		`RUN ["/bin/prog", "cat", "/etc/resolv.conf", "write", "/x", "y"]`,
 		`RUN ["/bin/prog", "rm", "/etc/resolv.conf", "write", "/etc/resolv.conf", "own"]`)
 	if err != nil {
 		t.Fatal(err)
@@ -197,7 +203,8 @@ func TestNoNetwork(t *testing.T) {
 		t.Errorf("%v %s", err, f.log.String())
 	}
 	f = setup(t, build.NetworkNone)
-	if _, err := f.build(line); err != nil || strings.Contains(f.log.String(), "dial: <nil>") || !strings.Contains(f.log.String(), "dial: ") {
+	if _, err := f.build(line); err != nil || strings.Contains(f.log.String(), "dial: <nil>") ||
+		!strings.Contains(f.log.String(), "dial: ") {
 		t.Errorf("%v %s", err, f.log.String())
 	}
 }

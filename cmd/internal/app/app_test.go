@@ -30,7 +30,8 @@ func program(out, messages io.Writer) (*App, *cobra.Command) {
 	group := &cobra.Command{Use: "group", Short: "a group"}
 	group.AddCommand(ends("inner", nil))
 	return a, a.Root("for tests", group, ends("done", nil), ends("fail", errors.New("it failed")),
-		ends("known", fmt.Errorf("wrapped: %w", errKnown)), ends("code", ExitCode(9)), ends("usage", Usagef("not valid")),
+		ends("known", fmt.Errorf("wrapped: %w", errKnown)), ends("code", ExitCode(9)),
+		ends("usage", Usagef("not valid")),
 		ends("cancelled", fmt.Errorf("call: %w", context.Canceled)),
 		ends("both", errors.Join(context.Canceled, errors.New("left behind"))))
 }
@@ -54,7 +55,8 @@ func TestExitCodes(t *testing.T) {
 	} {
 		var out, messages strings.Builder
 		a, root := program(&out, &messages)
-		if code := a.Run(t.Context(), root, strings.Fields(line)); code != want.code || !strings.Contains(messages.String(), want.text) ||
+		if code := a.Run(t.Context(), root, strings.Fields(line)); code != want.code ||
+			!strings.Contains(messages.String(), want.text) ||
 			want.text == "" && messages.Len() > 0 {
 			t.Errorf("prog %s: %d %q, want %d %q", line, code, messages.String(), want.code, want.text)
 		}
@@ -87,7 +89,8 @@ func TestOutputThatFails(t *testing.T) {
 	defer full.Close()
 	var messages strings.Builder
 	a, root := program(full, &messages)
-	if code := a.Run(t.Context(), root, []string{"version"}); code != Failed || !strings.Contains(messages.String(), "write standard output: ") {
+	if code := a.Run(t.Context(), root, []string{"version"}); code != Failed || !strings.Contains(messages.String(),
+		"write standard output: ") {
 		t.Errorf("%d %s", code, messages.String())
 	}
 }
