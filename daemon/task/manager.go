@@ -5,12 +5,11 @@ package task
 import (
 	"context"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
 	"syscall"
-
-	"os"
 
 	"github.com/hashicorp/go-hclog"
 
