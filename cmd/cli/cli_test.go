@@ -149,6 +149,8 @@ func TestTask(t *testing.T) {
 	conf := h.read("freejail.hcl")
 	check(t, os.WriteFile(h.path("freejail.hcl"), []byte(conf+"\nlimits {\n  log_size = \"much\"\n}\n"), 0o600))
 	h.gives(app.Failed, []string{"no upgrade", "log_size"}, "daemon", "--upgrade")
+	check(t, os.WriteFile(h.path("freejail.hcl"), []byte(conf+"\nstorage {\n  driver = \"btrfs\"\n}\n"), 0o600))
+	h.gives(app.Failed, []string{"no upgrade", `driver "btrfs" is not supported on this system`}, "daemon", "--upgrade")
 	check(t, os.WriteFile(h.path("freejail.hcl"), []byte(conf), 0o600))
 
 	// The daemon takes its new binary; the task does not notice.

@@ -361,7 +361,7 @@ func (c *Client) Reload(ctx context.Context) error {
 }
 
 // Upgrade makes the daemon exec its binary's file again, in place, and returns
-// when the new one answers.
+// when the new one answers, or an error when none does.
 func (c *Client) Upgrade(ctx context.Context, binary string) (*Info, error) {
 	type req struct {
 		Binary string `json:"binary,omitempty"`
@@ -373,11 +373,27 @@ func (c *Client) Upgrade(ctx context.Context, binary string) (*Info, error) {
 	if _, err := call[any](ctx, c, http.MethodPost, "/v1/upgrade", req{binary}); err != nil {
 		return nil, err
 	}
+	return c.awaitNext(ctx, before)
+}
+
+// goneTime is how long an upgraded daemon may refuse connections: the socket is handed
+// on to it, so only one that has ended refuses any, until whoever watches it starts another.
+var goneTime = 15 * time.Second
+
+// awaitNext returns when another daemon than the one before answers and has recovered.
+func (c *Client) awaitNext(ctx context.Context, before *Info) (*Info, error) {
+	seen := time.Now()
 	for {
 		c.http.CloseIdleConnections()
 		info, err := c.Info(ctx)
 		if err == nil && info.Generation != before.Generation && info.Recovering == "" {
 			return info, nil
+		}
+		if !errors.Is(err, ErrNoDaemon) {
+			seen = time.Now()
+		} else if time.Since(seen) > goneTime {
+			return nil, fmt.Errorf("the daemon ended in the upgrade, and the tasks run without one; "+
+				"its log has the reason: %w", err)
 		}
 		select {
 		case <-ctx.Done():

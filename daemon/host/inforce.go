@@ -15,6 +15,7 @@ import (
 	"github.com/freejail/freejail/image/registry"
 	"github.com/freejail/freejail/internal/regular"
 	"github.com/freejail/freejail/policy"
+	"github.com/freejail/freejail/storage"
 )
 
 // InForce is what one reading of the host's file says: the policy, and the
@@ -27,6 +28,9 @@ type InForce struct {
 }
 
 func newInForce(c Config, name string, src []byte) (*InForce, error) {
+	if err := c.checkStorage(); err != nil {
+		return nil, err
+	}
 	p, err := parsePolicy(name, src)
 	if err != nil {
 		return nil, err
@@ -42,6 +46,16 @@ func (n *InForce) readFiles(c Config) (err error) {
 	n.Registries, err = registry.NewClient(registry.Config{UserAgent: "freejail", Hosts: c.Registries})
 	n.Signers, err2 = readSigners(c.Signers)
 	return errors.Join(err, err2)
+}
+
+// checkStorage finds a driver that this system does not have; another host's may.
+func (c *Config) checkStorage() error {
+	kind, _, _ := strings.Cut(c.Storage.Driver, ":") // of nfs a server may follow
+	if kind != "auto" && !slices.Contains(storage.Kinds(), kind) {
+		return fmt.Errorf("host configuration %s: storage: driver %q is not supported on this system "+
+			"(supported: auto, %s)", c.Path, kind, strings.Join(storage.Kinds(), ", "))
+	}
+	return nil
 }
 
 // checkRegistries finds mistakes without reading other files, which another
