@@ -8,11 +8,11 @@ import (
 	"testing"
 )
 
-// The kinds of this file are of the tests alone. They show that a kind is one file: what is here is all
-// that there is of them.
+// The kinds of this file are of the tests alone, and so are their names. They show that a kind is one
+// file: what is here is all that there is of them.
 
 // aNetwork asks for a network of the host, by its name.
-func aNetwork(name string) Privilege { return named{"network", "network", name} }
+func aNetwork(name string) Privilege { return named{"test-network", "network", name} }
 
 // anAddress asks for a fixed address.
 type anAddress struct{ netip.Addr }
@@ -25,7 +25,7 @@ type publication struct {
 
 func init() {
 	registerNamed(aNetwork, func(name string) []string { return []string{name} })
-	register(kind{name: "address", attribute: "addresses", read: readList, parse: parseAddress,
+	register(kind{name: "test-address", attribute: "test-addresses", read: readList, parse: parseAddress,
 		rule: func(i item) (rule, error) {
 			p, err := netip.ParsePrefix(i.value)
 			if addr, aerr := netip.ParseAddr(i.value); aerr == nil {
@@ -33,35 +33,36 @@ func init() {
 			}
 			return addressRule{p.Masked()}, err
 		}})
-	register(kind{name: "publish", attribute: "publish", read: readList, parse: parsePublication,
+	register(kind{name: "test-publish", attribute: "test-publish", read: readList, parse: parsePublication,
 		rule: func(i item) (rule, error) { return parsePublicationRule(i.value) }})
 
-	cases["network"] = rulings{Request{aNetwork("back-end"), ""}, `networks = ["back-*"]`, `networks = ["back"]`,
-		`networks = ["*-end"]`}
-	cases["address"] = rulings{req("address", "", "192.0.2.7"), `addresses = ["192.0.2.0/28"]`,
-		`addresses = ["192.0.2.8/29", "192.0.2.6"]`,
-		`addresses = ["192.0.2.7"]`}
-	cases["publish"] = rulings{req("publish", "", "192.0.2.7:8080/tcp"), `publish = ["192.0.2.7:8000-9000/tcp"]`,
-		`publish = ["192.0.2.6:8080", "192.0.2.7:8080/udp"]`, `publish = ["*:8080"]`}
-	moreForms = append(moreForms, form{Request{aNetwork("a*"), ""}, "network a*", "network:a*",
-		`networks = ["a\\*"]`, ""},
-		form{req("address", "", "2001:db8::1"), "address 2001:db8::1", "address:2001:db8::1",
-			`addresses = ["2001:db8::1"]`, "address:2001:db8:0::1"},
-		form{req("publish", "", "[2001:db8::1]:80/tcp"), "port 80/tcp at 2001:db8::1", "publish:[2001:db8::1]:80/tcp",
-			`publish = ["[2001:db8::1]:80/tcp"]`, ""})
-	moreDenials["network"] = func() []denials {
-		return []denials{words("network", `networks = [%q]`, `networks = ["*"]`, []string{"dmz", "d*"},
-			requests("network", "", "dmz", "lan"), [][]string{{"dmz", "d*"}})}
+	cases["test-network"] = rulings{Request{aNetwork("back-end"), ""}, `test-networks = ["back-*"]`,
+		`test-networks = ["back"]`, `test-networks = ["*-end"]`}
+	cases["test-address"] = rulings{req("test-address", "", "192.0.2.7"), `test-addresses = ["192.0.2.0/28"]`,
+		`test-addresses = ["192.0.2.8/29", "192.0.2.6"]`,
+		`test-addresses = ["192.0.2.7"]`}
+	cases["test-publish"] = rulings{req("test-publish", "", "192.0.2.7:8080/tcp"),
+		`test-publish = ["192.0.2.7:8000-9000/tcp"]`, `test-publish = ["192.0.2.6:8080", "192.0.2.7:8080/udp"]`,
+		`test-publish = ["*:8080"]`}
+	moreForms = append(moreForms, form{Request{aNetwork("a*"), ""}, "network a*", "test-network:a*",
+		`test-networks = ["a\\*"]`, ""},
+		form{req("test-address", "", "2001:db8::1"), "address 2001:db8::1", "test-address:2001:db8::1",
+			`test-addresses = ["2001:db8::1"]`, "test-address:2001:db8:0::1"},
+		form{req("test-publish", "", "[2001:db8::1]:80/tcp"), "port 80/tcp at 2001:db8::1",
+			"test-publish:[2001:db8::1]:80/tcp", `test-publish = ["[2001:db8::1]:80/tcp"]`, ""})
+	moreDenials["test-network"] = func() []denials {
+		return []denials{words("test-network", `test-networks = [%q]`, `test-networks = ["*"]`, []string{"dmz", "d*"},
+			requests("test-network", "", "dmz", "lan"), [][]string{{"dmz", "d*"}})}
 	}
-	moreDenials["address"] = func() []denials {
-		return []denials{words("address", `addresses = [%q]`, `addresses = ["0.0.0.0/0", "::/0"]`,
+	moreDenials["test-address"] = func() []denials {
+		return []denials{words("test-address", `test-addresses = [%q]`, `test-addresses = ["0.0.0.0/0", "::/0"]`,
 			[]string{"192.0.2.0/24", "192.0.2.1"},
-			requests("address", "", "192.0.2.1", "::1"), [][]string{{"192.0.2.0/24", "192.0.2.1"}})}
+			requests("test-address", "", "192.0.2.1", "::1"), [][]string{{"192.0.2.0/24", "192.0.2.1"}})}
 	}
-	moreDenials["publish"] = func() []denials {
-		return []denials{words("publish", `publish = [%q]`, `publish = ["*:1-65535"]`,
+	moreDenials["test-publish"] = func() []denials {
+		return []denials{words("test-publish", `test-publish = [%q]`, `test-publish = ["*:1-65535"]`,
 			[]string{"192.0.2.1:80", "*:80/tcp"},
-			requests("publish", "", "192.0.2.1:80/tcp", "0.0.0.0:1-99/tcp", "192.0.2.1:81/tcp"),
+			requests("test-publish", "", "192.0.2.1:80/tcp", "0.0.0.0:1-99/tcp", "192.0.2.1:81/tcp"),
 			[][]string{{"192.0.2.1:80", "*:80/tcp", "192.0.2.1:80/tcp", "0.0.0.0:1-99/tcp"}})}
 	}
 }
@@ -71,11 +72,11 @@ func parseAddress(_, value string) (Privilege, error) {
 	return anAddress{a}, err
 }
 
-func (anAddress) Kind() Kind               { return "address" }
+func (anAddress) Kind() Kind               { return "test-address" }
 func (a anAddress) String() string         { return "address " + a.Addr.String() }
-func (a anAddress) Key() string            { return "address:" + a.Addr.String() }
+func (a anAddress) Key() string            { return "test-address:" + a.Addr.String() }
 func (a anAddress) form() (string, string) { return "", a.Addr.String() }
-func (a anAddress) permit() string         { return fmt.Sprintf("addresses = [%q]", a.Addr) }
+func (a anAddress) permit() string         { return fmt.Sprintf("test-addresses = [%q]", a.Addr) }
 
 type addressRule struct{ netip.Prefix }
 
@@ -92,11 +93,11 @@ func parsePublication(_, value string) (Privilege, error) {
 	return publication{at, ports}, err
 }
 
-func (publication) Kind() Kind               { return "publish" }
+func (publication) Kind() Kind               { return "test-publish" }
 func (p publication) String() string         { return fmt.Sprintf("port %s at %s", p.value(), p.at) }
-func (p publication) Key() string            { return "publish:" + p.where() }
+func (p publication) Key() string            { return "test-publish:" + p.where() }
 func (p publication) form() (string, string) { return "", p.where() }
-func (p publication) permit() string         { return fmt.Sprintf("publish = [%q]", p.where()) }
+func (p publication) permit() string         { return fmt.Sprintf("test-publish = [%q]", p.where()) }
 func (p publication) where() string {
 	return strings.TrimSuffix(netip.AddrPortFrom(p.at, 0).String(), "0") + p.value()
 }
@@ -133,42 +134,42 @@ func (r publicationRule) touches(p Privilege) bool {
 // TestAKindIsOneFile has the kinds of this file go the way that no other test goes with every kind.
 func TestAKindIsOneFile(t *testing.T) {
 	p := mustParse(t, `permit {
-  networks  = ["back-end"]
-  addresses = ["192.0.2.0/28"]
-  publish   = ["192.0.2.7:8080/tcp"]
+  test-networks  = ["back-end"]
+  test-addresses = ["192.0.2.0/28"]
+  test-publish   = ["192.0.2.7:8080/tcp"]
 }
 deny {
-  addresses = ["192.0.2.1"]
+  test-addresses = ["192.0.2.1"]
 }
 test "the back end" {
   image = "web"
   allowed {
-    networks  = ["back-end"]
-    addresses = ["192.0.2.7"]
-    publish   = ["192.0.2.7:8080/tcp"]
+    test-networks  = ["back-end"]
+    test-addresses = ["192.0.2.7"]
+    test-publish   = ["192.0.2.7:8080/tcp"]
   }
   refused {
-    networks  = ["dmz"]
-    addresses = ["192.0.2.1", "192.0.2.16"]
-    publish   = ["0.0.0.0:8080/tcp"]
+    test-networks  = ["dmz"]
+    test-addresses = ["192.0.2.1", "192.0.2.16"]
+    test-publish   = ["0.0.0.0:8080/tcp"]
   }
 }`)
 	if n, failures := p.Test(); n != 7 || len(failures) != 0 {
 		t.Errorf("%d assertions, %+v", n, failures)
 	}
 	s := Subject{Image: "web", Repository: "web", Digest: digestA}
-	d := p.Decide(s, []Request{req("publish", "", "0.0.0.0:22/tcp", FromJob)}, nil)
+	d := p.Decide(s, []Request{req("test-publish", "", "0.0.0.0:22/tcp", FromJob)}, nil)
 	want := "an operator of this host can approve it"
 	if err := d.Err(s); err == nil || !strings.Contains(strings.ToLower(err.Error()), want) ||
-		!strings.Contains(err.Error(), "--request publish:0.0.0.0:22/tcp") || !strings.Contains(d.Results[0].Permit,
-		`publish = ["0.0.0.0:22/tcp"]`) {
+		!strings.Contains(err.Error(), "--request test-publish:0.0.0.0:22/tcp") ||
+		!strings.Contains(d.Results[0].Permit, `test-publish = ["0.0.0.0:22/tcp"]`) {
 		t.Errorf("%v: %+v", err, d)
 	}
 	if _, err := Parse("p.hcl", []byte(`permit { published = ["x"] }`), devfsRules); err == nil ||
-		!strings.Contains(err.Error(), "networks, ") {
+		!strings.Contains(err.Error(), "test-networks, ") {
 		t.Errorf("the attributes that there are: %v", err)
 	}
-	if !slices.Contains(Kinds(), "network") {
+	if !slices.Contains(Kinds(), "test-network") {
 		t.Errorf("the kinds are %v", Kinds())
 	}
 }

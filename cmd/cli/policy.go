@@ -124,7 +124,7 @@ func (a *commands) policySetsCmd() *cobra.Command {
 
 func (a *commands) policyApproveCmd() *cobra.Command {
 	var r client.ApproveRequest
-	c := answer(a, "approve IMAGE@DIGEST --reason REASON", "approve requests of one digest of an image",
+	c := answer(a, "approve IMAGE[@DIGEST] --reason REASON", "approve requests of one digest of an image",
 		cobra.ExactArgs(1), func(ctx context.Context, args []string) (*client.Approval, error) {
 			r.Image = imageRef(args[0])
 			return a.client().Approve(ctx, r)
