@@ -86,6 +86,7 @@ func TestForms(t *testing.T) {
 
 // An approval that another version has written is read, and written as it was.
 func TestFormOnDisk(t *testing.T) {
+	read := map[Kind]bool{}
 	for _, text := range []string{
 		`{"kind":"devfs","name":"path bpf unhide","value":"path bpf unhide","source":"image"}`,
 		`{"kind":"allow","name":"allow.raw_sockets","value":"true","source":"job"}`,
@@ -116,6 +117,12 @@ func TestFormOnDisk(t *testing.T) {
 		}
 		if back, err := json.Marshal(r); err != nil || string(back) != text {
 			t.Errorf("%s is written as %s: %v", text, back, err)
+		}
+		read[r.Kind()] = true
+	}
+	for _, kind := range Kinds() {
+		if !read[kind] && moreDenials[kind] == nil { // else it is a kind of the tests
+			t.Errorf("no form of %s is read", kind)
 		}
 	}
 }

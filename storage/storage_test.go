@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -75,6 +76,22 @@ func ensure(ctx context.Context, d Driver, chain string, unpack func(string) err
 		release()
 	}
 	return err
+}
+
+// Each driver has a row in the first table of its page: what a root is, and where.
+func TestDriversAreDocumented(t *testing.T) {
+	page, err := os.ReadFile("../docs/storage.md")
+	if os.IsNotExist(err) {
+		t.Skip("the documentation is not here")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range Kinds() {
+		if !regexp.MustCompile("(?m)^\\| `" + kind + "` (\\| [^|]+ ){2}\\|$").Match(page) {
+			t.Errorf("docs/storage.md has no row of %s", kind)
+		}
+	}
 }
 
 func TestConformance(t *testing.T) { eachDriver(t, conform) }

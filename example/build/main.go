@@ -47,7 +47,7 @@ func all(ctx context.Context, p ocispec.Platform, dir string) error {
 	return nil
 }
 
-// one has a context of its own, with the program and nothing else in it.
+// one has a context of its own, with only the program in it.
 func one(ctx context.Context, p ocispec.Platform, dir, name string) error {
 	work, err := os.MkdirTemp("", "fjimage")
 	if err != nil {

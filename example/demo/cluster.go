@@ -34,7 +34,7 @@ type cluster struct {
 	before, during host
 }
 
-// newCluster writes the configurations: those of example/ with other places.
+// newCluster writes the configurations: those of example/ with other paths and ports.
 func newCluster(dir string) (*cluster, error) {
 	c := &cluster{dir: dir, bin: map[string]string{}}
 	for _, env := range []string{"FREEJAIL_BIN", "NOMAD_BIN", "CONSUL_BIN"} {
@@ -73,14 +73,14 @@ func newCluster(dir string) (*cluster, error) {
 	return c, nil
 }
 
-// ownGroup has an interrupt at the terminal be the demo's, which ends all in order.
+// ownGroup keeps an interrupt of the terminal from a program: the demo ends all in order.
 func ownGroup(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} }
 
 func (c *cluster) path(elem ...string) string {
 	return filepath.Join(append([]string{c.dir}, elem...)...)
 }
 
-// writeHost takes the sample of a host's configuration, policy and all.
+// writeHost writes the sample of a host's configuration, with its policy.
 func (c *cluster) writeHost() error {
 	b, err := os.ReadFile(filepath.Join("example", "host", "freejail.hcl"))
 	if err != nil {
@@ -99,7 +99,7 @@ func (c *cluster) writeHost() error {
 	return os.WriteFile(c.path("freejail.hcl"), []byte(text), 0o600)
 }
 
-// end stops the agents and the daemon, whose parent nobody here is.
+// end stops the agents and the daemon, which is not a child of this process.
 func (c *cluster) end() error {
 	err := c.nomadAgent.End(syscall.SIGINT)
 	err = errors.Join(err, c.endDaemon(), c.consulAgent.End(syscall.SIGINT))

@@ -10,13 +10,13 @@ import (
 	"github.com/freejail/freejail/internal/mount"
 )
 
-// host is what there is of the demo on the host, each thing as a readable line,
-// by kind; and what there is of all programs, of the kinds in whole.
+// host lists, by kind and as readable lines, what the demo has on the host; of the kinds in
+// whole, also what other programs have.
 type host map[string][]string
 
 // look finds mounts, processes and so on that have one of the marks in their
-// names: the demo's directory, or a jail's name. What other programs do on the
-// host meanwhile is theirs.
+// names: the demo's directory, or a jail's name. Changes by other programs do not
+// count.
 func look(marks []string) (host, error) {
 	h := host{}
 	mounts, err1 := mount.List()
@@ -39,7 +39,7 @@ func (h host) add(kind, line string, marks []string) {
 	}
 }
 
-// String counts.
+// String is the number of things of each kind.
 func (h host) String() string {
 	var out []string
 	for _, kind := range append(slices.Clone(own), whole...) {
@@ -48,7 +48,7 @@ func (h host) String() string {
 	return strings.Join(out, ", ")
 }
 
-// differences are what is left of the demo, and what else is not as before.
+// differences are what the demo has left behind, and what else has changed.
 func (h host) differences(before host) []string {
 	var out []string
 	for _, kind := range append(slices.Clone(own), whole...) {

@@ -1,4 +1,4 @@
-// Command demo shows the whole road on one host: images are built, a real
+// Command demo shows all of freejail on one host: images are built, a real
 // Consul and a real Nomad are started, jobs run in jails, the service is found
 // by Consul and asked, a greedy image is refused and then approved, and at the
 // end nothing is left. Run it as root from the repository's root: `make demo`.
@@ -169,8 +169,7 @@ func (c *cluster) greedyJob(ctx context.Context) error {
 	return c.freejail(ctx, "logs", task)
 }
 
-// marks are what the things that the demo makes on the host have in their
-// names.
+// marks are parts of the names of everything that the demo makes on the host.
 func (c *cluster) marks() []string { return append([]string{c.dir}, c.jails...) }
 
 func (c *cluster) stop(ctx context.Context) error {

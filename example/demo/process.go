@@ -8,8 +8,7 @@ import (
 	"syscall"
 )
 
-// processGone takes an ended process whose parent has not looked yet for gone:
-// in a container without an init it stays so.
+// processGone counts a zombie as gone too: in a container without an init it remains one.
 func processGone(pid int) (bool, error) {
 	err := syscall.Kill(pid, 0)
 	if errors.Is(err, syscall.ESRCH) {

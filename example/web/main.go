@@ -80,7 +80,7 @@ func routes() http.Handler {
 	return m
 }
 
-// logged prints a line a request, but none for Consul's checks that went well.
+// logged prints a line for each request, except for Consul's checks that succeed.
 func logged(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s := &status{w, http.StatusOK}
