@@ -102,14 +102,16 @@ func TestResolveUserInAHostileRoot(t *testing.T) {
 	host := rootWith(t, map[string]string{"passwd": "evil:*:666:666::/:/x\n"})
 	inside := map[string]string{"real/passwd": passwd, "real/group": group}
 	for name, c := range map[string]struct{ link, want string }{
-		"relative":        {"../real/passwd", ""},
-		"absolute":        {"/real/passwd", ""},
-		"many":            {"../real/../etc/../real/passwd", ""},
-		"host's":          {filepath.Join(host, "passwd"), "no user"}, // not there in this root
-		"upwards":         {"../../../../../../../../../.." + host + "/passwd", "no user"},
-		"to a directory":  {"../real", "not a regular file"},
-		"to itself":       {"passwd", "too many symbolic links"},
-		"to what is over": {"..", "etc/passwd"},
+		"relative":                             {"../real/passwd", ""},
+		"absolute":                             {"/real/passwd", ""},
+		"many":                                 {"../real/../etc/../real/passwd", ""},
+		"host's":                               {filepath.Join(host, "passwd"), "no user"}, // not there in this root
+		"upwards":                              {"../../../../../../../../../.." + host + "/passwd", "no user"},
+		"to a directory":                       {"../real", "not a regular file"},
+		"to itself":                            {"passwd", "too many symbolic links"},
+		"to a file that should be a directory": {"../real/passwd/", "not a directory"},
+		"to a file in itself":                  {"../real/passwd/.", "not a directory"},
+		"to what is over":                      {"..", "etc/passwd"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			files := map[string]string{"etc/passwd": "->" + c.link}

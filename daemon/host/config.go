@@ -287,6 +287,8 @@ func (r *reader) size(name, text string, least int64) int64 {
 	switch {
 	case err != nil:
 		r.fail("%s: %q is not a valid size (for example 8GiB)", name, text)
+	case n < 0: // units wraps around
+		r.fail("%s: %q is too large", name, text)
 	case n < least:
 		r.fail("%s: %q is too small: the minimum is %s", name, text, units.BytesSize(float64(least)))
 	}

@@ -74,6 +74,7 @@ func TestDiskLimitsInTheConfiguration(t *testing.T) {
 	for text, want := range map[string]string{
 		`disk = "much"`:                        `limits: disk: "much" is not a valid size (for example 8GiB)`,
 		`disk = "-1GiB"`:                       `limits: disk: "-1GiB" is not a valid size`,
+		`disk_max = "99999999999999g"`:         `limits: disk_max: "99999999999999g" is too large`,
 		`disk_max = "1KiB"`:                    "too small: the minimum is 1MiB",
 		"disk = \"2GiB\"\ndisk_max = \"1GiB\"": `limits: disk "2GiB" is more than disk_max "1GiB"`,
 		`disk_max = "1GiB"`:                    "",

@@ -140,14 +140,14 @@ func (s *Store) Adopt(name string, d ocispec.Descriptor) (*image.Image, error) {
 }
 
 // complete tells whether all layers of an image are there.
-func (s *Store) complete(layers []ocispec.Descriptor) error {
-	for i, l := range layers {
-		size, err := s.StatBlob(l.Digest)
+func (l *Layout) complete(layers []ocispec.Descriptor) error {
+	for i, d := range layers {
+		size, err := l.StatBlob(d.Digest)
 		if err != nil {
-			return fmt.Errorf("layer %d is not in the store: %w", i+1, err)
+			return fmt.Errorf("layer %d is missing: %w", i+1, err)
 		}
-		if size != l.Size {
-			return fmt.Errorf("layer %d (%s) has %d bytes, its descriptor says %d", i+1, l.Digest, size, l.Size)
+		if size != d.Size {
+			return fmt.Errorf("layer %d (%s) has %d bytes, its descriptor says %d", i+1, d.Digest, size, d.Size)
 		}
 	}
 	return nil

@@ -116,3 +116,25 @@ func TestFetchFromALayout(t *testing.T) {
 		t.Errorf("what was there: %v", err)
 	}
 }
+
+// An archive is looked at whole: one that was cut off is no image.
+func TestArchiveThatLacksALayer(t *testing.T) {
+	whole := func() *testoci.Layout { return newLayout(layerOf(t, file("f", "text")), layerOf(t, file("g", "text"))) }
+	cut := whole()
+	delete(cut.Files, path.Join(blobDir, cut.Manifest.Layers[1].Digest.Encoded()))
+	longer := whole()
+	longer.Manifest.Layers[1].Size++
+	for want, l := range map[string]*testoci.Layout{"": whole(), "layer 2 is missing": cut, "its descriptor says": longer} {
+		got, _, err := OpenImage(ctx, testoci.WriteTemp(t, l.Seal(t).Tar(t)), ocispec.Platform{}, image.Limits{})
+		if want == "" && err == nil {
+			err = got.Close()
+		} else if err != nil && strings.Contains(err.Error(), want) && want != "" {
+			err = nil
+		} else if err == nil {
+			err = errors.Join(errors.New("it was opened"), got.Close())
+		}
+		if err != nil {
+			t.Errorf("want %q: %v", want, err)
+		}
+	}
+}

@@ -133,8 +133,8 @@ func OpenArchive(ctx context.Context, file string, limits image.Limits) (*Layout
 }
 
 // OpenImage opens a layout directory or an archive to look at one of its images,
-// and to unpack that from there. Manifest and config are verified at once, the
-// layers of a directory when they are unpacked. The zero platform means any, the
+// and to unpack that from there. Manifest and config are verified at once, and so is
+// all of an archive; the layers of a directory when they are unpacked. The zero platform means any, the
 // host's first.
 func OpenImage(ctx context.Context, path string, p ocispec.Platform,
 	limits image.Limits) (*Layout, *image.Image, error) {
@@ -165,5 +165,8 @@ func (l *Layout) pick(ctx context.Context, wanted []ocispec.Platform) (*image.Im
 		return nil, err
 	}
 	img.Name = found.name
-	return img, img.Check(wanted, l.limits)
+	if l.own { // nobody would miss what an archive lacks before it is unpacked
+		err = l.complete(img.Layers)
+	}
+	return img, errors.Join(err, img.Check(wanted, l.limits))
 }

@@ -355,7 +355,7 @@ func TestAddedBlobsSurviveACollection(t *testing.T) {
 	}
 	d.Digest = digest.FromString("none")
 	_, err = s.Put(ctx, "x", hostConfig(d.Digest), []ocispec.Descriptor{d}, nil)
-	wantError(t, err, "layer 1 is not in the store")
+	wantError(t, err, "layer 1 is missing")
 }
 
 func TestExportComesBack(t *testing.T) {

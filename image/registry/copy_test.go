@@ -1,12 +1,15 @@
 package registry
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
+	"net/http"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image"
@@ -64,6 +67,35 @@ func TestPushSkipsAndMounts(t *testing.T) {
 		t.Errorf("%d uploads began though all was there", n-before)
 	}
 	got, err := c.Pull(ctx, newStore(t), ref(t, r.host+"/prod/web:2"), PullOptions{})
+	if err != nil || got.Digest != img.Digest {
+		t.Errorf("got %+v, %v", got, err)
+	}
+}
+
+// What an index says of an image's manifest is its digest; a wrong size is of no account.
+func TestIndexWithAWrongSize(t *testing.T) {
+	var list []ocispec.Descriptor
+	r := serve(t, ServerOptions{}, func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+			if q.URL.Path != "/v2/multi/manifests/2" {
+				h.ServeHTTP(w, q)
+				return
+			}
+			w.Header().Set("Content-Type", ocispec.MediaTypeImageIndex)
+			idx := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex,
+				Manifests: list}
+			if err := json.NewEncoder(w).Encode(idx); err != nil {
+				t.Error(err)
+			}
+		})
+	})
+	c, s := client(t, r), newStore(t)
+	img := putImage(t, s, "one", host, layer(t, "own", 1000))
+	dir := indexOf(t, s, "multi", img)
+	done, err := c.Copy(ctx, loc(t, "oci:"+dir), loc(t, r.host+"/multi:1"), CopyOptions{})
+	check(t, err)
+	list = []ocispec.Descriptor{{MediaType: done.MediaType, Digest: done.Digest, Size: 7, Platform: &host}}
+	got, err := c.Pull(ctx, newStore(t), ref(t, r.host+"/multi:2"), PullOptions{})
 	if err != nil || got.Digest != img.Digest {
 		t.Errorf("got %+v, %v", got, err)
 	}

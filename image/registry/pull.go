@@ -114,11 +114,13 @@ func (o *origin) find(ctx context.Context, ref Reference,
 	if err != nil {
 		return d, nil, err
 	}
+	size := root.Size // of the newest; what an index says of it is not relied on
 	get := func(d ocispec.Descriptor) ([]byte, error) {
 		if d.Digest == root.Digest {
 			return b, nil
 		}
 		got, b, err := o.manifest(ctx, d.Digest.String())
+		size = got.Size
 		if err == nil && got.MediaType != d.MediaType {
 			err = fmt.Errorf("the manifest %s: %w: the registry says %q, the index %.100q",
 				d.Digest, document.ErrMediaType, got.MediaType, d.MediaType)
@@ -127,6 +129,7 @@ func (o *origin) find(ctx context.Context, ref Reference,
 	}
 	if d, _, indexes, err = image.Narrow(get, root, wanted, ""); err == nil {
 		_, err = get(d)
+		d.Size = size
 	}
 	return d, indexes, err
 }

@@ -122,13 +122,21 @@ func (w *wayfarer) open(name string) (*os.File, error) {
 	return nil, notRegular(fs.ModeDir)
 }
 
+// names are those of a path, and "." behind a last one that has to be a directory.
 func names(p string) []string {
-	return slices.DeleteFunc(strings.Split(p, "/"), func(s string) bool { return s == "" || s == "." })
+	all := slices.DeleteFunc(strings.Split(p, "/"), func(s string) bool { return s == "" || s == "." })
+	if strings.HasSuffix(p, "/") || strings.HasSuffix(p, "/.") {
+		all = append(all, ".")
+	}
+	return all
 }
 
 // step goes into a directory, or gives a link's target or the last name's file.
 func (w *wayfarer) step(name string, last bool) (f *os.File, link string, err error) {
-	if name == ".." {
+	switch {
+	case name == ".":
+		return nil, "", nil
+	case name == "..":
 		if len(w.dirs) == 1 && !w.rooted {
 			return nil, "", errEscapes
 		}
