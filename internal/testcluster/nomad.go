@@ -39,6 +39,7 @@ type Config struct {
 	Prepare func(*exec.Cmd)
 }
 
+// Ended allocations stay on a disk that is rather full: their logs are read.
 const config = `
 name       = "freejail"
 data_dir   = %q
@@ -63,6 +64,8 @@ client {
   enabled           = true
   network_interface = %q
   cpu_total_compute = 8000
+  gc_disk_usage_threshold  = 99
+  gc_inode_usage_threshold = 99
 }
 consul {
   address          = %q
