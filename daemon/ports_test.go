@@ -46,3 +46,22 @@ func TestOnePortOfTwoAddresses(t *testing.T) {
 	}
 	nothingLeft(t, dir)
 }
+
+// What cannot be bound on any host, or not on this one, is told as such.
+func TestFaultyPortsAndLimits(t *testing.T) {
+	c, _ := daemonAt(t, shortDir(t), "permit {\n  ports = [\"1-65535\"]\n}\n")
+	path := archive(t, `{"schemaVersion":1,"ports":[{"name":"web","port":8080}]}`)
+	for want, spec := range map[string]client.TaskSpec{
+		"web = 99999 is not a valid port (1 to 65535)": {
+			Ports: map[string]client.PortBinding{"web": {Port: 99999}}},
+		"web = -1 is not a valid port (1 to 65535)": {Ports: map[string]client.PortBinding{"web": {Port: -1}}},
+		"192.0.2.1 is not an address of this host": {
+			Ports: map[string]client.PortBinding{"web": {Address: "192.0.2.1", Port: 8080}}},
+		"the number of processes -1 is negative": {Limits: client.Limits{MaxProcs: -1}},
+	} {
+		spec.ID, spec.Owner, spec.Image = "faulty", "cli", path
+		if _, err := c.Start(t.Context(), spec); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+}

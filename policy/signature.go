@@ -1,6 +1,8 @@
 package policy
 
 import (
+	"errors"
+	"fmt"
 	"slices"
 	"strings"
 )
@@ -43,6 +45,26 @@ func (q requirement) decide(j *judge) Result {
 		res.Reason = "required at " + q.block.where + ", and none was verified for this digest and repository"
 	}
 	return res
+}
+
+// CheckSigners finds names in the policy that no signer of the host has: a mistyped one
+// would permit nothing, or refuse everything. A pattern may be about signers to come.
+func (p *Policy) CheckSigners(known []string) error {
+	var errs []error
+	check := func(where string, names []string) {
+		for _, name := range names {
+			if !strings.ContainsAny(name, `*?[\`) && !slices.Contains(known, name) {
+				errs = append(errs, fmt.Errorf("%s: signer %q: the host's file has no such signer block", where, name))
+			}
+		}
+	}
+	for _, b := range slices.Concat(p.permits.blocks, p.denies.blocks) {
+		check(b.where, b.signers)
+	}
+	for _, q := range p.requires {
+		check(q.block.where, q.signers)
+	}
+	return errors.Join(errs...)
 }
 
 // start is what a test says of all that is required.

@@ -11,8 +11,10 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/docker/go-units"
+	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsimple"
 
@@ -206,6 +208,13 @@ func (f *file) config(path string) (Config, error) {
 	c.Storage.Driver = cmp.Or(c.Storage.Driver, "auto")
 	if l := c.Securelevel; l != nil && (*l < -1 || *l > 3) {
 		r.fail("jail: securelevel %d is not within -1 to 3", *l)
+	}
+	if hclog.LevelFromString(c.LogLevel) == hclog.NoLevel {
+		r.fail("log_level %q is not one of trace, debug, info, warn, error and off", c.LogLevel)
+	}
+	if f.Consul != nil && (f.Consul.Address == "" || strings.ContainsFunc(f.Consul.Address, unicode.IsSpace)) {
+		r.fail("consul: address %q is not an address (for example 127.0.0.1:8500); without Consul leave the block out",
+			f.Consul.Address)
 	}
 	c.Devfs = f.devfs(&r)
 	c.Limits = f.limits(&r)

@@ -35,6 +35,9 @@ func newInForce(c Config, name string, src []byte) (*InForce, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := p.CheckSigners(signerNames(c.Signers)); err != nil {
+		return nil, fmt.Errorf("%s: policy: %w", name, err)
+	}
 	p.OnHost(chain)
 	now := &InForce{Policy: p, fallback: c.DefaultRegistry}
 	return now, now.readFiles(c)
@@ -45,7 +48,24 @@ func (n *InForce) readFiles(c Config) (err error) {
 	var err2 error
 	n.Registries, err = registry.NewClient(registry.Config{UserAgent: "freejail", Hosts: c.Registries})
 	n.Signers, err2 = readSigners(c.Signers)
-	return errors.Join(err, err2)
+	return errors.Join(err, err2, checkCredentials(c.Registries))
+}
+
+// checkCredentials finds files with credentials that are not there. They are read
+// when they are needed: what is in them may change.
+func checkCredentials(list []registry.Host) error {
+	var errs []error
+	for _, h := range list {
+		for setting, file := range map[string]string{"auth_file": h.AuthFile, "password_file": h.PasswordFile} {
+			if file == "" {
+				continue
+			}
+			if _, err := os.Stat(file); err != nil {
+				errs = append(errs, fmt.Errorf("registry %q: %s: %w", h.Name, setting, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // checkStorage finds a driver that this system does not have; another host's may.

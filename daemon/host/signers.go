@@ -43,6 +43,13 @@ func checkSigners(list []Signer) error {
 	return errors.Join(errs...)
 }
 
+func signerNames(list []Signer) (names []string) {
+	for _, s := range list {
+		names = append(names, s.Name)
+	}
+	return names
+}
+
 func readSigners(list []Signer) (out Signers, err error) {
 	var errs []error
 	for _, s := range list {

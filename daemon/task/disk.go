@@ -39,6 +39,9 @@ type metered interface {
 // boundDisk gives a task the limit that it asks for, within the host's, or the
 // host's.
 func (m *Manager) boundDisk(l *client.Limits) error {
+	if l.MaxProcs < 0 {
+		return client.Invalid("limits: the number of processes %d is negative (pids_limit of a job)", l.MaxProcs)
+	}
 	most := m.Config.Limits.DiskMax
 	switch n := l.DiskBytes; {
 	case n == 0:

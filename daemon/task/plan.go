@@ -127,6 +127,9 @@ func (p *plan) addPorts(spec client.TaskSpec) error {
 			if b.Port != 0 {
 				out.Port = b.Port
 			}
+			if out.Port < 1 || out.Port > 65535 {
+				return client.Invalid("ports: %s = %d is not a valid port (1 to 65535)", mp.Name, out.Port)
+			}
 		}
 		p.ports = append(p.ports, out)
 		p.ask(policy.Port{Name: mp.Name, First: out.Port, Last: out.Port, Protocol: out.Protocol}, source)

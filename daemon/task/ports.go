@@ -1,11 +1,13 @@
 package task
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net"
 	"net/netip"
 	"strconv"
+	"syscall"
 
 	"github.com/freejail/freejail/daemon/client"
 )
@@ -56,7 +58,11 @@ func (m *Manager) claimPorts(t *task) error {
 		if other, taken := m.claim(b, t.key()); taken != (binding{}) {
 			return client.Conflict("port %s: %s is taken on this host by task %s, with %s", p.Name, b, other, taken)
 		}
-		if err := probePort(p); err != nil {
+		err := probePort(p)
+		if errors.Is(err, syscall.EADDRNOTAVAIL) {
+			return client.Conflict("port %s: %s is not an address of this host", p.Name, p.Address)
+		}
+		if err != nil {
 			return client.Conflict("port %s: %s is taken on this host by another program: %v", p.Name, b, err)
 		}
 	}
