@@ -165,7 +165,7 @@ func (c *Catalog) Remove(ctx context.Context, task string) {
 	defer cancel()
 	if err := c.removeAll(ctx, ids); err != nil {
 		c.poke()
-		c.event(task, fmt.Sprintf("Consul does not answer; its services go as soon as it does: %v", err))
+		c.event(task, fmt.Sprintf("Consul does not answer; its services are removed as soon as it does: %v", err))
 	}
 }
 
@@ -295,7 +295,7 @@ func (c *Catalog) tellFailure(err error) {
 	}
 	c.mu.Unlock()
 	if first {
-		c.log.Warn("Consul does not take our services; trying again", "error", err)
+		c.log.Warn("services cannot be registered in Consul; trying again", "error", err)
 	}
 	for _, t := range tasks {
 		c.event(t, "Consul does not answer, registration is tried again: "+err.Error())

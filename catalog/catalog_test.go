@@ -132,7 +132,7 @@ func TestConsulAway(t *testing.T) {
 
 	a.End() // and it forgets everything
 	c.Remove(t.Context(), "two")
-	e.await(t, "two: Consul does not answer; its services go as soon as it does")
+	e.await(t, "two: Consul does not answer; its services are removed as soon as it does")
 	a.Start()
 	a.AwaitServices("freejail-one-http")
 }

@@ -82,7 +82,7 @@ func TestStalledConsulHoldsUpNoEnd(t *testing.T) {
 	if n := s.calls(); n > 2 {
 		t.Errorf("a removal came after %d calls that were not answered", n)
 	}
-	e.await(t, "t1: Consul does not answer; its services go as soon as it does")
+	e.await(t, "t1: Consul does not answer; its services are removed as soon as it does")
 	close(s.let)
 	a.AwaitServices(ids[2:]...)
 }

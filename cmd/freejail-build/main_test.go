@@ -350,3 +350,13 @@ func TestAJailfileOfTheStandardInput(t *testing.T) {
 		t.Error(page)
 	}
 }
+
+// An image that no daemon of this version starts is not valid for it.
+func TestValidateTellsOfVNET(t *testing.T) {
+	dir, out := setup(t, jailfile+"VNET\n")
+	ok(t, "build", "-o", out, dir)
+	if code, got, _ := call(t, "validate", out); code != app.Failed ||
+		!strings.Contains(got, "vnet: manifest: requires.vnet: this version does not offer") {
+		t.Errorf("exit code %d: %s", code, got)
+	}
+}

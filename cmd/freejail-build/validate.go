@@ -96,14 +96,20 @@ func checkImage(ctx context.Context, e *layout.Examination, img *image.Image) er
 	if err := build.Check(ctx, e.Layout, img, where, &e.Findings); err != nil {
 		return err
 	}
+	in := func(field string) string {
+		if where != "" {
+			return where + ", manifest: " + field
+		}
+		return "manifest: " + field
+	}
 	for i, text := range img.Manifest.Requires.Devfs {
 		if _, err := devfs.ParseRule(text); err != nil {
-			at := fmt.Sprintf("manifest: requires.devfs[%d]", i)
-			if where != "" {
-				at = where + ", " + at
-			}
-			e.Add(image.Error, "devfs-rule", at, "%v", err)
+			e.Add(image.Error, "devfs-rule", in(fmt.Sprintf("requires.devfs[%d]", i)), "%v", err)
 		}
+	}
+	if img.Manifest.Requires.VNET {
+		e.Add(image.Error, "vnet", in("requires.vnet"),
+			"this version does not offer a network stack of the jail's own: no task of the image would start")
 	}
 	return nil
 }
