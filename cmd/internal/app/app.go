@@ -96,7 +96,9 @@ func (a *App) Root(short string, subs ...*cobra.Command) *cobra.Command {
 	c.AddCommand(append(subs, version)...)
 	c.SetOut(a.Out)
 	c.SetErr(a.Messages)
-	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return UsageError{err} })
+	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return Usagef("%w; see %s --help", err, c.CommandPath())
+	})
 	return c
 }
 

@@ -48,7 +48,7 @@ func TestExitCodes(t *testing.T) {
 		"code":        {9, ""},
 		"usage":       {Usage, "prog: not valid\n"},
 		"done extra":  {Usage, "usage: prog done [flags]\n"},
-		"done --frob": {Usage, "unknown flag: --frob"},
+		"done --frob": {Usage, "unknown flag: --frob; see prog done --help"},
 		"doen":        {Usage, `unknown command "doen" (did you mean done?); see prog --help`},
 		"group x":     {Usage, "see prog group --help"},
 		"completion":  {0, ""},
