@@ -32,6 +32,21 @@ func TestNoDaemon(t *testing.T) {
 	}
 }
 
+// Flags that cannot be read are told in the words of the field.
+func TestFaultyFlags(t *testing.T) {
+	var d *time.Duration
+	for _, text := range []string{"5x", "soon", ""} {
+		if err := duration(&d)(text); err == nil || err.Error() != "not a valid duration (for example 90s)" {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+	c := (&commands{}).gcCmd()
+	if err := c.ParseFlags([]string{"--max-size", "big"}); err == nil ||
+		!strings.Contains(err.Error(), "not a valid size (for example 20GiB)") {
+		t.Errorf("--max-size big: %v", err)
+	}
+}
+
 func TestUsageErrors(t *testing.T) {
 	h := away(t)
 	for _, args := range [][]string{{"no-such-command"}, {"ps", "extra"}, {"ps", "--no-such-flag"}, {"stop"}, {"run"},

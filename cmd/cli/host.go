@@ -124,8 +124,11 @@ configuration has the defaults.`
 	c.Flags().Func("max-size", "remove the least recently used of them above this `SIZE`, such as 20GiB; 0: no limit",
 		func(text string) error {
 			n, err := units.RAMInBytes(text)
+			if err != nil {
+				return errors.New("not a valid size (for example 20GiB)")
+			}
 			req.MaxSize = &n
-			return err
+			return nil
 		})
 	return c
 }

@@ -417,8 +417,11 @@ func (a *commands) stopCmd() *cobra.Command {
 func duration(to **time.Duration) func(string) error {
 	return func(text string) error {
 		d, err := time.ParseDuration(text)
+		if err != nil {
+			return errors.New("not a valid duration (for example 90s)")
+		}
 		*to = &d
-		return err
+		return nil
 	}
 }
 

@@ -204,8 +204,8 @@ func checkOptions(m client.Mount, asked *policy.Mount) (opts []string, err error
 		case o == "suid":
 			asked.SUID = true
 		case !slices.Contains(mountOptions[m.Type], name):
-			return nil, fmt.Errorf("option %q is not supported for %s; supported are ro, noexec, suid %s",
-				o, m.Type, strings.Join(mountOptions[m.Type], " "))
+			return nil, fmt.Errorf("option %q is not supported for %s; supported are %s", o, m.Type,
+				strings.Join(append([]string{"ro", "noexec", "suid"}, mountOptions[m.Type]...), ", "))
 		default:
 			o, err := checkOption(name, value, asked)
 			if err != nil {

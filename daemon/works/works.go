@@ -82,7 +82,7 @@ var (
 	ErrUpgrading error = &client.Error{Code: client.CodeUpgrading, Message: "the daemon is being upgraded: try again"}
 	ErrShutDown  error = &client.Error{Code: client.CodeUnavailable, Message: "the daemon is being shut down"}
 	ErrHostDown  error = &client.Error{Code: client.CodeUnavailable,
-		Message: "the host is being shut down: no task is started until it, or the daemon, was started again"}
+		Message: "the host is being shut down: no task starts until the daemon is started again"}
 )
 
 var errGone error = &client.Error{Code: client.CodeUnavailable, Message: "who asked for it has gone away meanwhile"}
