@@ -15,8 +15,8 @@ func TestImageArgument(t *testing.T) {
 	for arg, want := range map[string]string{"./web.tar": filepath.Join(dir, "web.tar"),
 		"sub/web.tar": filepath.Join(dir, "sub/web.tar"), "web": "web", "r.example/team/web:1": "r.example/team/web:1",
 		"/srv/web.tar": "/srv/web.tar"} {
-		if got, err := imageArg(arg); err != nil || got != want {
-			t.Errorf("%s: %q %v, want %q", arg, got, err, want)
+		if got := imageRef(arg); got != want {
+			t.Errorf("%s: %q, want %q", arg, got, want)
 		}
 	}
 }

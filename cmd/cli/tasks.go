@@ -81,32 +81,15 @@ func (f *runFlags) task(fl *pflag.FlagSet) {
 }
 
 // image is that of the arguments, with the command behind it.
-func (f *runFlags) image(args []string) (err error) {
-	f.Owner = "cli"
-	if f.Image, err = imageArg(args[0]); err != nil {
-		return err
-	}
+func (f *runFlags) image(args []string) error {
+	f.Owner, f.Image = "cli", imageRef(args[0])
 	if f.ID == "" {
 		f.ID = client.TaskID(strings.TrimSuffix(filepath.Base(args[0]), ".tar"), strings.ToLower(rand.Text()[:8]))
 	}
 	if len(args) > 1 {
 		f.Command, f.Args = args[1], args[2:]
 	}
-	return err
-}
-
-// imageArg makes a relative path that cannot be an image's name, or that leads to a
-// file, absolute: the daemon is in another directory.
-func imageArg(name string) (string, error) {
-	if strings.HasPrefix(name, "./") || strings.HasPrefix(name, "../") {
-		return filepath.Abs(name)
-	}
-	if strings.ContainsRune(name, '/') {
-		if _, err := os.Stat(name); err == nil {
-			return filepath.Abs(name)
-		}
-	}
-	return name, nil
+	return nil
 }
 
 func (f *runFlags) port(text string) error {
