@@ -52,8 +52,9 @@ permit {
   services = ["probe:test"]
 }
 permit {
-  images = ["linux-permitted"]
-  linux  = true
+  images   = ["linux-permitted"]
+  linux    = true
+  services = ["web:example"]
 }
 `
 
