@@ -65,7 +65,7 @@ func endless(t *testing.T) string {
 func large(t *testing.T) string {
 	t.Helper()
 	path, err := testimage.Write(t.Context(), t.TempDir(), testimage.Spec{Name: "large", Cmd: []string{"inside"},
-		Files: map[string]string{"/zeros": strings.Repeat("\x00", 512<<20)}})
+		Zeros: map[string]int64{"/zeros": 512 << 20}})
 	if err != nil {
 		t.Fatal(err)
 	}

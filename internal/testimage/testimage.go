@@ -8,10 +8,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -27,6 +29,7 @@ type Spec struct {
 	Cmd      []string          // arguments of Program
 	Programs map[string]string // absolute path -> program of the host
 	Files    map[string]string // absolute path -> content
+	Zeros    map[string]int64  // absolute path -> bytes of a file that is empty but for its size
 	Links    map[string]string // absolute path of a symbolic link -> what it says
 	Labels   map[string]string // of the configuration, beside the manifest's
 	User     string
@@ -37,10 +40,11 @@ const manifestLabel = "org.freejail.manifest"
 
 // Write makes the image as an oci-archive in dir and returns its path.
 func Write(_ context.Context, dir string, spec Spec) (path string, err error) {
-	layer, err := layer(spec)
+	l, err := newLayer(dir, spec, false)
 	if err != nil {
 		return "", err
 	}
+	defer func() { err = errors.Join(err, l.close()) }()
 	cfg := ocispec.Image{Platform: ocispec.Platform{OS: runtime.GOOS, Architecture: runtime.GOARCH}}
 	cfg.Config.Entrypoint, cfg.Config.Cmd, cfg.Config.User = []string{Program}, spec.Cmd, spec.User
 	cfg.Config.Labels = maps.Clone(spec.Labels)
@@ -50,10 +54,9 @@ func Write(_ context.Context, dir string, spec Spec) (path string, err error) {
 		}
 		cfg.Config.Labels[manifestLabel] = spec.Manifest
 	}
-	cfg.RootFS = ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{digest.FromBytes(layer)}}
+	cfg.RootFS = ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{l.plain}}
 	path = filepath.Join(dir, spec.Name+".tar")
-	a := newArchive()
-	return path, a.write(path, spec.Name, a.json(cfg), a.blob(ocispec.MediaTypeImageLayer, layer))
+	return path, newArchive(path).write(spec.Name, cfg, l)
 }
 
 // RootFS tells the digest of the uncompressed layer in a file.
@@ -67,40 +70,42 @@ func RootFS(layer string) (ocispec.RootFS, error) {
 	return ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{d}}, err
 }
 
-func layer(spec Spec) ([]byte, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
-	var buf bytes.Buffer
-	tw := tar.NewWriter(&buf)
+func writeLayer(w io.Writer, spec Spec) error {
+	tw := tar.NewWriter(w)
 	var errs []error
+	put := func(h tar.Header, content io.Reader) {
+		err := tw.WriteHeader(&h)
+		if err == nil {
+			_, err = io.Copy(tw, content)
+		}
+		errs = append(errs, err)
+	}
 	for _, d := range []string{"bin/", "dev/", "etc/", "proc/", "var/"} {
 		errs = append(errs, tw.WriteHeader(&tar.Header{Name: d, Typeflag: tar.TypeDir, Mode: 0o755}))
 	}
 	errs = append(errs, tw.WriteHeader(&tar.Header{Name: "tmp/", Typeflag: tar.TypeDir, Mode: 0o1777}))
-	put := func(name string, mode int64, content []byte) {
-		errs = append(errs, tw.WriteHeader(&tar.Header{Name: name[1:], Mode: mode, Size: int64(len(content))}))
-		_, err := tw.Write(content)
-		errs = append(errs, err)
-	}
-	programs := maps.Clone(spec.Programs)
-	if programs == nil {
-		programs = map[string]string{}
-	}
-	programs[Program] = self
+	self, err := os.Executable()
+	errs = append(errs, err)
+	programs := map[string]string{Program: self}
+	maps.Copy(programs, spec.Programs)
 	for name, from := range programs {
 		prog, err := os.ReadFile(from)
 		errs = append(errs, err)
-		put(name, 0o755, prog)
+		put(tar.Header{Name: name[1:], Mode: 0o755, Size: int64(len(prog))}, bytes.NewReader(prog))
 	}
 	for name, text := range spec.Files {
-		put(name, 0o644, []byte(text))
+		put(tar.Header{Name: name[1:], Mode: 0o644, Size: int64(len(text))}, strings.NewReader(text))
+	}
+	for name, size := range spec.Zeros {
+		put(tar.Header{Name: name[1:], Mode: 0o644, Size: size}, io.LimitReader(zeros{}, size))
 	}
 	for name, to := range spec.Links {
 		errs = append(errs, tw.WriteHeader(&tar.Header{Name: name[1:], Typeflag: tar.TypeSymlink, Linkname: to,
 			Mode: 0o777}))
 	}
-	errs = append(errs, tw.Close())
-	return buf.Bytes(), errors.Join(errs...)
+	return errors.Join(append(errs, tw.Close())...)
 }
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
