@@ -28,6 +28,8 @@ func (d *Daemon) Doctor(ctx context.Context) []client.Check {
 		c.Warn("policy", "no host configuration: every request is refused", "start the daemon with --config FILE")
 	case i.PolicyError != "":
 		c.Bad("policy", i.PolicyError, "fix "+d.cfg.Path+", then: freejail policy reload")
+	case d.inForce().Doubt != nil:
+		c.Warn("policy", d.inForce().Doubt.Error(), "fix "+d.cfg.Path+", then: freejail policy reload")
 	default:
 		c.OK("policy", d.cfg.Path)
 	}

@@ -13,9 +13,6 @@ import (
 
 const nullfs = "nullfs"
 
-// mountTypes are what images and jobs can ask for.
-var mountTypes = []string{nullfs, "tmpfs", "procfs", "fdescfs", "linprocfs", "linsysfs"}
-
 // Mount asks for a file system of a type at a target in the jail; of nullfs for a
 // directory of the host, its source. Size is in bytes, 0 where none is given.
 type Mount struct {
@@ -155,9 +152,6 @@ func parseMountRule(s string) (*mountRule, error) {
 	m := &mountRule{fstype: parts[0]}
 	if m.fstype == "" || len(parts) > 3 {
 		return m, fmt.Errorf("%q: want fstype, fstype:/path or nullfs:/source:ro", s)
-	}
-	if !slices.Contains(mountTypes, m.fstype) {
-		return m, fmt.Errorf("%q: a task can mount %s, not %q", s, strings.Join(mountTypes, ", "), m.fstype)
 	}
 	if len(parts) > 1 {
 		m.path = parts[1]

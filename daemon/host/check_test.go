@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/hashicorp/go-hclog"
 )
 
 // What the daemon would not start with is refused by the check, too.
@@ -15,14 +17,8 @@ func TestCheck(t *testing.T) {
 		`storage { driver = "btrfs" }`:         `driver "btrfs" is not supported on this system (supported: auto, `,
 		`log_level = "loud"`:                   `log_level "loud" is not one of trace`,
 		`log_level = "off"`:                    "",
-		`consul {}`:                            `consul: address "" is not an address`,
+		`consul {}`:                            "",
 		"consul {\n  address = \"foo bar\"\n}": `address "foo bar" is not an address`,
-		"registry \"r.example\" {\n  auth_file = \"/nope\"\n}":                         `registry "r.example": auth_file: stat /nope: no such file`,
-		"registry \"r.example\" {\n  username = \"x\"\n  password_file = \"/nope\"\n}": "password_file: stat /nope",
-		"permit {\n  signer = [\"nope\"]\n  vnet = true\n}":                            `freejail.hcl:1: signer "nope": the host's file has no such`,
-		"\nrequire {\n  signer = [\"team-*\", \"nope\"]\n}":                            `freejail.hcl:2: signer "nope": the host's file has no such`,
-		`require { signer = ["team-*"] }`:                                              "",
-		`permit { mounts = ["ext4:/x"] }`:                                              `freejail.hcl:1: permit: mounts: "ext4:/x": a task can mount nullfs, tmpfs`,
 	} {
 		file := filepath.Join(t.TempDir(), "freejail.hcl")
 		if err := os.WriteFile(file, []byte(text+"\n"), 0o600); err != nil {
@@ -31,6 +27,35 @@ func TestCheck(t *testing.T) {
 		err := Check(file)
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
 			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+	}
+}
+
+// What is probably a mistake is told and hinders nobody.
+func TestDoubts(t *testing.T) {
+	for text, want := range map[string]string{
+		"registry \"r.example\" {\n  auth_file = \"/nope\"\n}":                         `registry "r.example": auth_file: stat /nope: no such file`,
+		"registry \"r.example\" {\n  username = \"x\"\n  password_file = \"/nope\"\n}": "password_file: stat /nope",
+		"permit {\n  signer = [\"nope\"]\n  vnet = true\n}":                            `freejail.hcl:1: signer "nope": the host's file has no such`,
+		"\nrequire {\n  signer = [\"team-*\", \"nope\"]\n}":                            `freejail.hcl:2: signer "nope": the host's file has no such`,
+		`require { signer = ["team-*"] }`:                                              "",
+	} {
+		file := filepath.Join(t.TempDir(), "freejail.hcl")
+		if err := os.WriteFile(file, []byte(text+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c, err := LoadConfig(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := NewFollower(c, hclog.NewNullLogger())
+		if err != nil {
+			t.Fatal(text, err)
+		}
+		now, err := f.Last()
+		if err != nil || want == "" && now.Doubt != nil ||
+			want != "" && (now.Doubt == nil || !strings.Contains(now.Doubt.Error(), want)) {
+			t.Errorf("%s: %v %v, want %q", text, now.Doubt, err, want)
 		}
 	}
 }

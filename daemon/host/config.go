@@ -212,9 +212,8 @@ func (f *file) config(path string) (Config, error) {
 	if hclog.LevelFromString(c.LogLevel) == hclog.NoLevel {
 		r.fail("log_level %q is not one of trace, debug, info, warn, error and off", c.LogLevel)
 	}
-	if f.Consul != nil && (f.Consul.Address == "" || strings.ContainsFunc(f.Consul.Address, unicode.IsSpace)) {
-		r.fail("consul: address %q is not an address (for example 127.0.0.1:8500); without Consul leave the block out",
-			f.Consul.Address)
+	if f.Consul != nil && strings.ContainsFunc(f.Consul.Address, unicode.IsSpace) {
+		r.fail("consul: address %q is not an address (for example 127.0.0.1:8500)", f.Consul.Address)
 	}
 	c.Devfs = f.devfs(&r)
 	c.Limits = f.limits(&r)

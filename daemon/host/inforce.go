@@ -25,6 +25,9 @@ type InForce struct {
 	Registries *registry.Client
 	Signers    Signers
 	fallback   string // the registry of names without one
+	// Doubt is what of the file is probably a mistake, nil for nothing: it is told, and
+	// kept from nobody, as the signer or the file may come later.
+	Doubt error
 }
 
 func newInForce(c Config, name string, src []byte) (*InForce, error) {
@@ -35,11 +38,9 @@ func newInForce(c Config, name string, src []byte) (*InForce, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := p.CheckSigners(signerNames(c.Signers)); err != nil {
-		return nil, fmt.Errorf("%s: policy: %w", name, err)
-	}
 	p.OnHost(chain)
-	now := &InForce{Policy: p, fallback: c.DefaultRegistry}
+	now := &InForce{Policy: p, fallback: c.DefaultRegistry,
+		Doubt: errors.Join(p.CheckSigners(signerNames(c.Signers)), checkCredentials(c.Registries))}
 	return now, now.readFiles(c)
 }
 
@@ -48,7 +49,7 @@ func (n *InForce) readFiles(c Config) (err error) {
 	var err2 error
 	n.Registries, err = registry.NewClient(registry.Config{UserAgent: "freejail", Hosts: c.Registries})
 	n.Signers, err2 = readSigners(c.Signers)
-	return errors.Join(err, err2, checkCredentials(c.Registries))
+	return errors.Join(err, err2)
 }
 
 // checkCredentials finds files with credentials that are not there. They are read
@@ -71,7 +72,7 @@ func checkCredentials(list []registry.Host) error {
 // checkStorage finds a driver that this system does not have; another host's may.
 func (c *Config) checkStorage() error {
 	kind, _, _ := strings.Cut(c.Storage.Driver, ":") // of nfs a server may follow
-	if kind != "auto" && !slices.Contains(storage.Kinds(), kind) {
+	if kind != "" && kind != "auto" && !slices.Contains(storage.Kinds(), kind) {
 		return fmt.Errorf("host configuration %s: storage: driver %q is not supported on this system "+
 			"(supported: auto, %s)", c.Path, kind, strings.Join(storage.Kinds(), ", "))
 	}
