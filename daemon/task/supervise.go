@@ -250,11 +250,20 @@ func (m *Manager) Destroy(ctx context.Context, id string, force bool) error {
 		return err
 	}
 	if err := t.journal.write(record{Destroyed: true}); err != nil {
+		if t.isForgotten() { // by the sweep of its end, which has found that it is destroyed
+			return nil
+		}
 		return err
 	}
 	await(ctx, m.sweepUp(t).done, awayTime) // mostly nothing is left, and this soon over
 	m.letGo(t)
 	return nil
+}
+
+func (t *task) isForgotten() bool {
+	t.forgetting.Lock()
+	defer t.forgetting.Unlock()
+	return t.forgotten
 }
 
 // forget removes the record of a task that has nothing left on the host. Its id
