@@ -23,13 +23,14 @@ func (d *Daemon) Doctor(ctx context.Context) []client.Check {
 		c.Bad("storage", i.Reason,
 			"free space in the state directory, or choose storage { driver } in the host configuration")
 	}
+	doubt := d.inForce().Doubt
 	switch {
 	case d.cfg.Path == "":
 		c.Warn("policy", "no host configuration: every request is refused", "start the daemon with --config FILE")
 	case i.PolicyError != "":
 		c.Bad("policy", i.PolicyError, "fix "+d.cfg.Path+", then: freejail policy reload")
-	case d.inForce().Doubt != nil:
-		c.Warn("policy", d.inForce().Doubt.Error(), "fix "+d.cfg.Path+", then: freejail policy reload")
+	case doubt != nil:
+		c.Warn("policy", doubt.Error(), "fix "+d.cfg.Path+", then: freejail policy reload")
 	default:
 		c.OK("policy", d.cfg.Path)
 	}

@@ -113,8 +113,7 @@ func wireDecision(s policy.Subject, dec policy.Decision) *client.Decision {
 		Results: []client.Result{}, Approve: dec.ApproveCommand(s)}
 	for _, r := range dec.Results {
 		out.Results = append(out.Results, client.Result{Request: r.Request.String(), Kind: string(r.Kind()),
-			Key:    r.Key(),
-			Source: string(r.Request.Source), Allowed: r.Allowed, Reason: r.Reason, Permit: r.Permit})
+			Key: r.Key(), Source: string(r.Request.Source), Allowed: r.Allowed, Reason: r.Reason, Permit: r.Permit})
 	}
 	return out
 }

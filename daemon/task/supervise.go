@@ -241,18 +241,11 @@ func (m *Manager) Destroy(ctx context.Context, id string, force bool) error {
 			return err
 		}
 	}
-	t.mu.Lock()
-	already := t.destroyed
-	t.destroyed = true
-	t.mu.Unlock()
+	already, err := t.destroy()
 	if already { // by whom it is being undone
-		_, err := t.over(ctx)
-		return err
+		_, err = t.over(ctx)
 	}
-	if err := t.journal.write(record{Destroyed: true}); err != nil {
-		if t.isForgotten() { // by the sweep of its end, which has found that it is destroyed
-			return nil
-		}
+	if already || err != nil {
 		return err
 	}
 	await(ctx, m.sweepUp(t).done, awayTime) // mostly nothing is left, and this soon over
@@ -260,10 +253,18 @@ func (m *Manager) Destroy(ctx context.Context, id string, force bool) error {
 	return nil
 }
 
-func (t *task) isForgotten() bool {
+// destroy has the task be gone when it is swept up, and journals that. Whoever sweeps it
+// up meanwhile does not forget it before that is written.
+func (t *task) destroy() (already bool, err error) {
 	t.forgetting.Lock()
 	defer t.forgetting.Unlock()
-	return t.forgotten
+	t.mu.Lock()
+	already, t.destroyed = t.destroyed, true
+	t.mu.Unlock()
+	if already {
+		return true, nil
+	}
+	return false, t.journal.write(record{Destroyed: true})
 }
 
 // forget removes the record of a task that has nothing left on the host. Its id
