@@ -40,7 +40,8 @@ var programs = testprog.Programs{
 	},
 	"told": func([]string) int { // tells by its code which signal it got
 		c := make(chan os.Signal, 1)
-		signal.Notify(c, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2)
+		signal.Notify(c, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2, syscall.Signal(37),
+			syscall.Signal(38), syscall.Signal(39))
 		fmt.Println("told")
 		return int((<-c).(syscall.Signal))
 	},

@@ -11,6 +11,7 @@ import (
 	"unicode"
 
 	"github.com/freejail/freejail/internal/printable"
+	"github.com/freejail/freejail/internal/signals"
 )
 
 var (
@@ -20,8 +21,6 @@ var (
 	dottedName  = regexp.MustCompile(`^[A-Za-z_%][A-Za-z0-9_%-]*(\.[A-Za-z0-9_%-]+)*$`)
 	osVersion   = regexp.MustCompile(`^[0-9]{1,3}\.[0-9]{1,3}$`)
 	imageName   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/:+-]{0,254}$`)
-	signalName  = regexp.MustCompile(`^(SIG)?(ABRT|ALRM|CONT|HUP|INT|IO|KILL|PIPE|PROF|QUIT|TERM|` +
-		`TSTP|TTIN|TTOU|URG|USR1|USR2|VTALRM|WINCH|XCPU|XFSZ|INFO)$`)
 )
 
 // Validate names every mistake by its field.
@@ -32,8 +31,8 @@ func (m *Manifest) Validate() error {
 	v.text("summary", m.Summary)
 	v.text("usage", m.Usage)
 	v.check(m.Wait == "" || m.Wait == "main" || m.Wait == "all", "wait", "%q is neither main nor all", m.Wait)
-	v.check(m.Stop.Signal == "" || signalName.MatchString(m.Stop.Signal), "stop.signal",
-		"%q is not a valid signal (for example SIGTERM)", m.Stop.Signal)
+	v.check(m.Stop.Signal == "" || signals.Known(m.Stop.Signal), "stop.signal",
+		"%q is not a valid signal (for example SIGTERM or SIGRTMIN+3)", m.Stop.Signal)
 	v.parameters(m.Parameters)
 	v.ports(m.Ports)
 	v.requires(m.Requires)

@@ -106,11 +106,11 @@ func (m *Manager) Wait(ctx context.Context, id string) (*client.Exit, error) {
 
 // Signal sends a signal, by its name or number, to a task's main process.
 func (m *Manager) Signal(id, name string) error {
-	sig, err := parseSignal(name)
+	t, err := m.find(id)
 	if err != nil {
 		return err
 	}
-	t, err := m.find(id)
+	sig, err := t.signal(name)
 	if err != nil {
 		return err
 	}

@@ -83,6 +83,7 @@ func (x *execSession) serve(ctx context.Context, conn net.Conn, in io.Reader) er
 type execSession struct {
 	m      *Manager
 	jail   string
+	system string // for which the image is
 	pid    int
 	exits  <-chan jail.Exit
 	exit   client.Exit
@@ -149,7 +150,7 @@ func (m *Manager) startExec(ctx context.Context, t *task, spec client.ExecSpec) 
 		return nil, err
 	}
 	p.NoCore = !t.root.takesCore()
-	x := &execSession{m: m, jail: info.Jail}
+	x := &execSession{m: m, jail: info.Jail, system: img.Config.OS}
 	if spec.TTY {
 		x.pid, x.master, err = m.Jails.ExecTTY(ctx, info.Jail, p)
 		if err == nil && spec.Rows > 0 && spec.Cols > 0 {
@@ -270,7 +271,7 @@ func (x *execSession) readFrames(conn net.Conn, r io.Reader) {
 		case client.Resize:
 			err = x.resize(p)
 		case client.SignalFrame:
-			sig, serr := parseSignal(string(p))
+			sig, serr := parseSignal(string(p), x.system)
 			if err = serr; err == nil {
 				err = x.m.Jails.Signal(x.jail, x.pid, sig)
 			}

@@ -102,7 +102,7 @@ func (p *plan) addEnd(spec client.TaskSpec) error {
 		return client.Invalid("wait %q is neither main nor all", p.wait)
 	}
 	if p.stopSignal = cmp.Or(spec.StopSignal, m.Stop.Signal, c.StopSignal); p.stopSignal != "" {
-		if _, err := parseSignal(p.stopSignal); err != nil {
+		if _, err := parseSignal(p.stopSignal, p.image.Config.OS); err != nil {
 			return err
 		}
 	}

@@ -4,14 +4,11 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/internal/signals"
 	"github.com/freejail/freejail/jail"
 )
 
@@ -73,7 +70,7 @@ func exitText(e client.Exit) string {
 	case e.OOM:
 		text = "killed: over its memory limit"
 	case e.Signal != 0:
-		text = "ended by " + unix.SignalName(syscall.Signal(e.Signal))
+		text = "ended by " + signals.Name(syscall.Signal(e.Signal))
 	}
 	if e.Message != "" {
 		text += ": " + e.Message
@@ -94,7 +91,7 @@ func (m *Manager) Stop(ctx context.Context, id string, r client.StopRequest) (*c
 	if info.State == client.Exited {
 		return howItEnded(info), nil
 	}
-	sig, err := parseSignal(cmp.Or(r.Signal, info.Spec.StopSignal, "SIGTERM"))
+	sig, err := t.signal(cmp.Or(r.Signal, info.Spec.StopSignal, "SIGTERM"))
 	if err != nil {
 		return nil, err
 	}
@@ -114,7 +111,7 @@ func (m *Manager) Stop(ctx context.Context, id string, r client.StopRequest) (*c
 			return nil, ctx.Err()
 		case <-time.After(time.Duration(r.Timeout)):
 			m.Event(id, "killing", fmt.Sprintf("still there %s after %s: killed", time.Duration(r.Timeout),
-				unix.SignalName(sig)))
+				signals.Name(sig)))
 		}
 	}
 	return m.kill(ctx, t)
@@ -204,18 +201,21 @@ func (m *Manager) undying(t *task) client.Exit {
 	return e
 }
 
-func parseSignal(name string) (syscall.Signal, error) {
-	if n, err := strconv.Atoi(name); err == nil && unix.SignalName(syscall.Signal(n)) != "" {
-		return syscall.Signal(n), nil
+// signal reads a signal as the task's image means it.
+func (t *task) signal(text string) (syscall.Signal, error) {
+	system := ""
+	if img, err := t.root.image(t.snapshot()); err == nil { // else as this host means it
+		system = img.Config.OS
 	}
-	n := strings.ToUpper(name)
-	if !strings.HasPrefix(n, "SIG") {
-		n = "SIG" + n
+	return parseSignal(text, system)
+}
+
+func parseSignal(text, system string) (syscall.Signal, error) {
+	sig, err := signals.ForHost(text, system)
+	if err != nil {
+		return 0, client.Invalid("%v", err)
 	}
-	if s := unix.SignalNum(n); s != 0 {
-		return s, nil
-	}
-	return 0, client.Invalid("signal %q is not known on this system", name)
+	return sig, nil
 }
 
 // Destroy forgets a task, with force a running or unknown one too.

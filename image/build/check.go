@@ -18,6 +18,7 @@ import (
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/layout"
 	"github.com/freejail/freejail/image/unpack"
+	"github.com/freejail/freejail/internal/signals"
 )
 
 // checker looks for what would go wrong on a host.
@@ -159,6 +160,12 @@ func (c *checker) config() {
 	}
 	if cfg.Architecture == "" {
 		c.fault("platform", "config", "no architecture is named")
+	}
+	if _, err := signals.Parse(cfg.Config.StopSignal, cfg.OS); cfg.Config.StopSignal != "" && err != nil {
+		c.fault("stop-signal", "config: StopSignal", "%v", err)
+	}
+	if _, err := signals.Parse(m.Stop.Signal, cfg.OS); m.Stop.Signal != "" && err != nil {
+		c.fault("stop-signal", "manifest: stop.signal", "%v", err)
 	}
 	if argv := append(append([]string{}, cfg.Config.Entrypoint...), cfg.Config.Cmd...); len(argv) > 0 {
 		c.program(argv[0])

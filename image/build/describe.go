@@ -12,6 +12,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/internal/signals"
 )
 
 func (p *planner) user(in Instruction) (err error) {
@@ -107,6 +108,9 @@ func (p *planner) stopSignal(in Instruction) error {
 		return err
 	}
 	if p.manifest.Stop.Timeout, err = duration(opts, "timeout"); err != nil {
+		return err
+	}
+	if _, err := signals.Parse(w[0], p.config.OS); err != nil {
 		return err
 	}
 	p.config.Config.StopSignal, p.manifest.Stop.Signal = w[0], w[0]

@@ -166,7 +166,7 @@ func TestFaultsOfThePlan(t *testing.T) {
 		"ENTRYPOINT a | b":                 `'|' needs a shell`,
 		"CMD [1]":                          "JSON array of strings",
 		"LABEL org.freejail.manifest=x":    "written by freejail",
-		"STOPSIGNAL SIGFOO":                "stop.signal",
+		"STOPSIGNAL SIGFOO":                "no such signal",
 		"STOPSIGNAL SIGTERM timeout=x":     "not a valid duration",
 		"STOPSIGNAL SIGTERM grace=5s":      `unknown option "grace=5s"`,
 		"VOLUME data":                      "absolute",
