@@ -83,7 +83,7 @@ func newImage(c ocispec.Image, layers []ocispec.Descriptor) (*Image, error) {
 		return nil, fmt.Errorf("the image has %d layers, its config names %d", len(layers), len(diffs))
 	}
 	for i, l := range layers {
-		_, err := document.LayerCompression(l.MediaType)
+		err := document.CheckLayer(l.MediaType)
 		if err == nil {
 			err = document.CheckDigest(l.Digest)
 		}

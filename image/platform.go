@@ -20,6 +20,9 @@ import (
 // anyPlatform fits every image.
 var anyPlatform = ocispec.Platform{}
 
+// AnyPlatform is for Check of an image that is not to run here.
+var AnyPlatform = []ocispec.Platform{anyPlatform}
+
 // HostPlatforms are what this host takes, the best first: a FreeBSD host can
 // run Linux images too, and a Linux host can at least look at FreeBSD's.
 func HostPlatforms() []ocispec.Platform {
@@ -215,6 +218,12 @@ func named(list []ocispec.Descriptor, name string) ([]ocispec.Descriptor, error)
 	return list, nil
 }
 
+// CheckNames is an error where a name of an index is ambiguous to who chooses an image.
+func CheckNames(list []ocispec.Descriptor) error {
+	_, err := named(slices.DeleteFunc(slices.Clone(list), IsArtifact), "")
+	return err
+}
+
 // distinct is an error where entries of one name are several images that their
 // platforms do not tell apart.
 func distinct(list []ocispec.Descriptor) error {
@@ -272,8 +281,8 @@ func only(list []ocispec.Descriptor, name string) (found ocispec.Descriptor, ok 
 	return found, ok, err
 }
 
-// maxIndexes bounds indexes within each other.
-const maxIndexes = 4
+// MaxIndexes bounds indexes within each other.
+const MaxIndexes = 4
 
 // Narrow goes from an index to the one of its images that Choose takes, by way of
 // the indexes that it returns. get gives an index by its descriptor, verified. own
@@ -284,7 +293,7 @@ func Narrow(get func(ocispec.Descriptor) ([]byte, error), d ocispec.Descriptor, 
 	_ ocispec.Descriptor, own string, indexes [][]byte, err error) {
 	left := int64(document.MaxBytes)
 	for document.IsIndex(d.MediaType) {
-		if len(indexes) == maxIndexes {
+		if len(indexes) == MaxIndexes {
 			return d, "", nil, errors.New("image index: too many indexes within each other")
 		}
 		if left -= d.Size; left < 0 {
@@ -305,8 +314,8 @@ func Narrow(get func(ocispec.Descriptor) ([]byte, error), d ocispec.Descriptor, 
 		if err := document.CheckDigest(d.Digest); err != nil {
 			return d, "", nil, fmt.Errorf("image index: %w", err)
 		}
-		if !document.IsManifest(d.MediaType) {
-			return d, "", nil, fmt.Errorf("image index: %q is neither an image manifest nor an index", d.MediaType)
+		if err := document.CheckType(d.MediaType); err != nil {
+			return d, "", nil, fmt.Errorf("image index: %w", err)
 		}
 		own, indexes = cmp.Or(own, OwnName(d)), append(indexes, b)
 	}

@@ -84,7 +84,7 @@ func TestNarrow(t *testing.T) {
 	}
 	img := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString("image"), Size: 5}
 	root := img
-	for n := range maxIndexes + 1 {
+	for n := range MaxIndexes + 1 {
 		got, _, indexes, err := Narrow(get, root, HostPlatforms(), "")
 		if err != nil || got.Digest != img.Digest || len(indexes) != n {
 			t.Errorf("by way of %d indexes: %v by %d, %v", n, got.Digest, len(indexes), err)

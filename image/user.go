@@ -28,14 +28,12 @@ type Creds struct {
 const maxPasswd = 4 << 20
 
 // ResolveUser finds "user", "user:group", or numbers, in the image's own
-// passwd and group; links that lead out of root are not followed. Empty is
-// root. A number that passwd does not have is in group 0, as with other
+// passwd and group; links that lead out of root are not followed. An empty user is
+// root, an empty group none. A number that passwd does not have is in group 0, as with other
 // container runtimes.
 func ResolveUser(root, spec string) (Creds, error) {
-	if spec == "" {
-		spec = "0"
-	}
-	user, group, hasGroup := strings.Cut(spec, ":")
+	user, group, _ := strings.Cut(spec, ":")
+	user = cmp.Or(user, "0")
 	r, err := regular.Root(root)
 	if err != nil {
 		return Creds{}, err
@@ -45,7 +43,7 @@ func ResolveUser(root, spec string) (Creds, error) {
 	if err != nil {
 		return Creds{}, err
 	}
-	if hasGroup {
+	if group != "" {
 		c.GID, err = lookGroup(r, group)
 	} else if c.Name != "" {
 		c.Groups, err = groupsOf(r, c.Name)

@@ -48,6 +48,10 @@ func TestResolveUser(t *testing.T) {
 		"www:12345": {Name: "www", Home: "/nonexistent", UID: 80, GID: 12345},
 		"1001":      {Name: "1001", Home: "/seven", UID: 7, GID: 7}, // a name goes first
 		"4242":      {UID: 4242},
+		"4242:":     {UID: 4242},
+		"www:":      {Name: "www", Home: "/nonexistent", UID: 80, GID: 80, Groups: []uint32{20, 8080}},
+		":www":      {Name: "root", Home: "/root", GID: 80},
+		":":         {Name: "root", Home: "/root", Groups: []uint32{0, 20}},
 		"4242:web":  {UID: 4242, GID: 8080},
 	} {
 		got, err := ResolveUser(root, spec)
@@ -61,7 +65,7 @@ func TestResolveUser(t *testing.T) {
 	for spec, want := range map[string]string{"nobody": `no user "nobody"`, "www:nogroup": `no group "nogroup"`,
 		"-1": "no user", "4294967295": "not a valid user or group ID",
 		"4294967296": "no user", "minus": `user "minus"`, "groupless": `user "groupless"`, "www:4294967295": "no group",
-		"www:minus": "no group", "broken": "no user", "www:": "no group", ":www": "no user"} {
+		"www:minus": "no group", "broken": "no user"} {
 		got, err := ResolveUser(root, spec)
 		if err == nil {
 			t.Errorf("%q is taken as %+v", spec, got)

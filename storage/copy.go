@@ -116,6 +116,8 @@ func (c *copier) entry(dir *os.File, name, to string) error {
 			return err
 		}
 		return os.Symlink(says, to)
+	case unix.S_IFIFO:
+		return unix.Mkfifo(to, 0o600)
 	}
 	return fmt.Errorf("%s: not a regular file or directory", to)
 }

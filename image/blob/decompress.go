@@ -2,6 +2,7 @@ package blob
 
 import (
 	"bufio"
+	"compress/bzip2"
 	"errors"
 	"fmt"
 	"io"
@@ -10,24 +11,24 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"github.com/therootcompany/xz"
-
-	"github.com/freejail/freejail/image/document"
 )
 
-// Decompress finds out by its first bytes whether a stream is gzip, zstd or xz,
-// and gives what it holds; anything else is given as it is.
+// Decompress finds out by its first bytes whether a stream is gzip, bzip2, zstd or
+// xz, and gives what it holds; anything else is given as it is.
 func Decompress(r io.Reader) (io.ReadCloser, error) {
 	br := Buffered(r)
-	head, err := br.Peek(6)
+	head, err := br.Peek(10)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
-	switch {
-	case strings.HasPrefix(string(head), "\x1f\x8b"):
+	switch begins := func(magic string) bool { return strings.HasPrefix(string(head), magic) }; {
+	case begins(gzipMagic):
 		return gzip.NewReader(br)
-	case strings.HasPrefix(string(head), "\x28\xb5\x2f\xfd"):
+	case begins("BZh") && strings.HasSuffix(string(head), "1AY&SY"):
+		return io.NopCloser(bzip2.NewReader(br)), nil
+	case begins(zstdMagic), len(head) > 3 && head[0]>>4 == 5 && string(head[1:4]) == skippable:
 		return newZstd(br)
-	case string(head) == "\xfd7zXZ\x00":
+	case begins(xzMagic):
 		x, err := xz.NewReader(br, xzDictionary)
 		if err != nil {
 			return nil, err
@@ -36,6 +37,14 @@ func Decompress(r io.Reader) (io.ReadCloser, error) {
 	}
 	return io.NopCloser(br), nil
 }
+
+// What streams begin with: RFC 1952, RFC 8878, and the .xz file format.
+const (
+	gzipMagic = "\x1f\x8b"
+	zstdMagic = "\x28\xb5\x2f\xfd"
+	skippable = "\x2a\x4d\x18" // of zstd, behind a byte from 0x50 to 0x5f
+	xzMagic   = "\xfd7zXZ\x00"
+)
 
 // newZstd takes windows as its first frame has one, or usual ones.
 func newZstd(r io.Reader) (io.ReadCloser, error) {
@@ -78,20 +87,6 @@ func zstdWindow(br *bufio.Reader) (int64, error) {
 			window, maxWindow)
 	}
 	return max(int64(window), usualWindow), nil
-}
-
-// Decompressor knows how to read a layer of a type.
-func Decompressor(mediaType string) (func(io.Reader) (io.ReadCloser, error), error) {
-	how, err := document.LayerCompression(mediaType)
-	switch how {
-	case document.None:
-		return func(r io.Reader) (io.ReadCloser, error) { return io.NopCloser(r), nil }, nil
-	case document.Gzip:
-		return func(r io.Reader) (io.ReadCloser, error) { return gzip.NewReader(Buffered(r)) }, nil
-	case document.Zstd:
-		return newZstd, nil
-	}
-	return nil, err
 }
 
 // CutOff names what an unexpected end is.

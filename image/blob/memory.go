@@ -42,10 +42,10 @@ func decoderMemory(br *bufio.Reader) (int64, error) {
 	switch {
 	case err != nil && !errors.Is(err, io.EOF):
 		return 0, err
-	case bytes.HasPrefix(head, []byte("\x28\xb5\x2f\xfd")):
+	case bytes.HasPrefix(head, []byte(zstdMagic)):
 		window, err := zstdWindow(br)
 		return 2 * window, err // the decoder keeps as much again, to move it seldom
-	case string(head) == "\xfd7zXZ\x00":
+	case string(head) == xzMagic:
 		return xzDictionary, nil
 	}
 	return 0, nil

@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"path"
 	"strings"
 
 	"github.com/freejail/freejail/image/blob"
+	"github.com/freejail/freejail/image/unpack"
 )
 
 // archive unpacks a tar, also in gzip, zstd or xz, into the destination. It is
@@ -82,27 +82,18 @@ func (c *copier) unpack(tr *tar.Reader, h *tar.Header) (err error) {
 }
 
 func (c *copier) unpackEntry(h *tar.Header, r io.Reader, dest string) error {
-	if h.Typeflag == tar.TypeXGlobalHeader {
-		return nil
+	e, err := unpack.ReadEntry(h, false)
+	if err != nil || e.Kind != unpack.Makes {
+		return err // the destination keeps its own mode and owner
 	}
-	name, err := inside(h.Name)
-	if err != nil {
-		return err
-	}
-	if h.Uid < 0 || h.Uid >= math.MaxUint32 || h.Gid < 0 || h.Gid >= math.MaxUint32 {
-		return fmt.Errorf("invalid owner %d:%d", h.Uid, h.Gid)
-	}
-	if name == "" {
-		return nil // the destination keeps its own mode and owner
-	}
-	at, err := c.dir(path.Join(dest, path.Dir(name)))
+	at, err := c.dir(path.Join(dest, e.Dir))
 	if err != nil {
 		return err
 	}
 	if err := c.flush(); err != nil {
 		return err
 	}
-	at = path.Join(at, path.Base(name))
+	at = path.Join(at, e.Base)
 	if err := checkName(at); err != nil {
 		return err
 	}

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"hash/maphash"
 	"io"
-	"math"
 	"os"
 	"path"
 	"strings"
@@ -88,17 +87,14 @@ func (c *checker) entries(where string, r io.Reader) bool {
 	for {
 		h, err := tr.Next()
 		if errors.Is(err, io.EOF) {
+			c.view.end()
 			return true
 		}
 		if err != nil {
 			c.fault("layer-malformed", where, "%v", err)
 			return false
 		}
-		err = checkEntry(h)
-		if err == nil {
-			err = c.view.applyEntry(h, tr)
-		}
-		if err != nil {
+		if err := c.view.applyEntry(h, tr); err != nil {
 			c.fault("layer-entry", where, "entry %q: %v", h.Name, err)
 			continue
 		}
@@ -117,6 +113,10 @@ func (c *checker) notes(where string, h *tar.Header, seen map[uint64]byte) {
 		c.found.Add(image.Note, "set-id", c.at(where), "entry %q runs as %s: mode %04o, owner %d:%d", h.Name,
 			setID(h.Mode), h.Mode&0o7777, h.Uid, h.Gid)
 	}
+	if h.Typeflag == tar.TypeChar || h.Typeflag == tar.TypeBlock {
+		c.found.Add(image.Note, "device", c.at(where),
+			"entry %q is a device node, which is not unpacked: devices come from devfs", h.Name)
+	}
 	for key := range h.PAXRecords {
 		if name, ok := strings.CutPrefix(key, "SCHILY.xattr."); ok {
 			c.found.Add(image.Note, "xattr", c.at(where),
@@ -133,24 +133,6 @@ func setID(mode int64) string {
 		return "its group"
 	}
 	return "its owner and its group"
-}
-
-// checkEntry refuses what unpacking refuses and the view does not look at.
-func checkEntry(h *tar.Header) error {
-	if _, err := inside(h.Name); err != nil {
-		return err
-	}
-	if h.Uid < 0 || h.Uid >= math.MaxUint32 || h.Gid < 0 || h.Gid >= math.MaxUint32 {
-		return fmt.Errorf("invalid owner %d:%d", h.Uid, h.Gid)
-	}
-	name := strings.TrimPrefix(path.Clean("/"+h.Name), "/")
-	if strings.Contains("/"+path.Dir(name), "/"+whiteoutPrefix) {
-		return errors.New("a whiteout cannot be a directory")
-	}
-	if name == "" && h.Typeflag != tar.TypeDir && h.Typeflag != tar.TypeXGlobalHeader {
-		return errors.New("the root itself can only be a directory")
-	}
-	return nil
 }
 
 func (c *checker) config() {
@@ -221,7 +203,7 @@ func (c *checker) program(name string) {
 		switch {
 		case err != nil || len(missing) > 0:
 		case n.kind != tar.TypeReg || n.mode&0o111 == 0:
-			reason = "is no executable file in the image"
+			reason = "is not an executable file in the image"
 		default:
 			return
 		}

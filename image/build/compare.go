@@ -113,6 +113,8 @@ func kindText(n *node) string {
 		return "directory"
 	case tar.TypeSymlink:
 		return "link"
+	case tar.TypeFifo:
+		return "FIFO"
 	}
 	return "file"
 }
@@ -123,6 +125,8 @@ func describeNode(n *node) string {
 		return fmt.Sprintf("link to %q", n.link)
 	case tar.TypeDir:
 		return fmt.Sprintf("directory, mode %04o, owner %d:%d", n.mode, n.uid, n.gid)
+	case tar.TypeFifo:
+		return fmt.Sprintf("FIFO, mode %04o, owner %d:%d", n.mode, n.uid, n.gid)
 	}
 	return fmt.Sprintf("file, %d bytes, mode %04o, owner %d:%d", n.size, n.mode, n.uid, n.gid)
 }

@@ -156,6 +156,8 @@ func (w *writer) changed(ctx context.Context, root *os.Root, name string, s stat
 		return nil // nobody listens any more
 	case fs.ModeDir:
 		h.Typeflag = tar.TypeDir
+	case fs.ModeNamedPipe:
+		h.Typeflag = tar.TypeFifo
 	case fs.ModeSymlink:
 		h.Typeflag, h.Linkname, h.Mode = tar.TypeSymlink, s.link, 0o777 // some systems keep the umask's
 	case 0:
@@ -171,7 +173,7 @@ func (w *writer) changed(ctx context.Context, root *os.Root, name string, s stat
 		defer f.Close()
 		h.Typeflag, h.Size, r = tar.TypeReg, s.size, readerOf(ctx, f)
 	default:
-		return fmt.Errorf("RUN left /%s, a device or FIFO: an image cannot have it", name)
+		return fmt.Errorf("RUN left /%s, a device node: an image cannot have it", name)
 	}
 	return w.entry(h, r)
 }

@@ -120,6 +120,9 @@ func (w *writer) newDir(at string, n *node) error {
 		nil)
 }
 
+// whiteoutPrefix begins a name that tells of a deleted file.
+const whiteoutPrefix = ".wh."
+
 // checkName refuses what has a meaning of its own in a layer. Only diffs write
 // whiteouts.
 func checkName(name string) error {

@@ -9,6 +9,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/freejail/freejail/image/unpack"
 )
 
 // view is what is known of an image's files without unpacking them: enough to
@@ -36,7 +38,7 @@ func (v *view) following() place { return place{v.layer, v.entry + 1} }
 
 // node is one entry of the image.
 type node struct {
-	kind     byte // tar.TypeDir, tar.TypeReg or tar.TypeSymlink
+	kind     byte // tar.TypeDir, tar.TypeReg, tar.TypeSymlink or tar.TypeFifo
 	mode     int64
 	uid, gid int
 	link     string           // of a symbolic link
@@ -209,11 +211,6 @@ func (v *view) get(at string) *node {
 	return n
 }
 
-const (
-	whiteoutPrefix = ".wh."
-	opaqueMarker   = ".wh..wh..opq"
-)
-
 // apply adds a layer as unpacking it would.
 func (v *view) apply(r io.Reader) error {
 	v.next()
@@ -221,6 +218,7 @@ func (v *view) apply(r io.Reader) error {
 	for {
 		h, err := tr.Next()
 		if errors.Is(err, io.EOF) {
+			v.end()
 			return nil
 		}
 		if err != nil {
@@ -234,25 +232,55 @@ func (v *view) apply(r io.Reader) error {
 
 func (v *view) applyEntry(h *tar.Header, r io.Reader) error {
 	v.entry++
-	name := strings.TrimPrefix(path.Clean("/"+h.Name), "/")
-	if name == "" || h.Typeflag == tar.TypeXGlobalHeader {
-		return nil
-	}
-	dir, base := path.Split(name)
-	if strings.HasPrefix(base, whiteoutPrefix) {
-		return v.whiteout(dir, base)
-	}
-	at, err := v.dir(dir, nil)
+	e, err := unpack.ReadEntry(h, true)
 	if err != nil {
 		return err
 	}
-	at = path.Join(at, base)
-	n, err := v.nodeOf(h, at, r)
+	switch e.Kind {
+	case unpack.Whiteout, unpack.Opaque:
+		return v.whiteout(e)
+	case unpack.Makes:
+	default:
+		return nil
+	}
+	at, err := v.dir(e.Dir, nil)
+	if err != nil {
+		return err
+	}
+	at = path.Join(at, e.Base)
+	var n *node
+	if h.Typeflag == tar.TypeLink {
+		n, err = v.hardLink(at, e.Link)
+	} else {
+		n, err = v.nodeOf(h, at, r)
+	}
 	if err != nil {
 		return err
 	}
 	return v.put(at, n)
 }
+
+// hardLink gives the node of a link's target.
+func (v *view) hardLink(at, to string) (*node, error) {
+	real, target, missing, err := v.walk(to, false)
+	switch {
+	case err != nil:
+	case len(missing) > 0 || strings.HasPrefix(real, at+"/"): // of what the link replaces
+		err = errors.New("no such file in the image")
+	case target.kind == tar.TypeDir:
+		err = errors.New("not a file")
+	case real == at:
+		err = errors.New("it points to itself")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("hard link to %q: %w", to, err)
+	}
+	linked := *target
+	return &linked, nil
+}
+
+// end ends a layer.
+func (v *view) end() { delete(v.root.names, unpack.AufsLinks) }
 
 func (v *view) nodeOf(h *tar.Header, at string, r io.Reader) (*node, error) {
 	n := &node{kind: h.Typeflag, mode: h.Mode & 0o7777, uid: h.Uid, gid: h.Gid, link: h.Linkname,
@@ -263,14 +291,9 @@ func (v *view) nodeOf(h *tar.Header, at string, r io.Reader) (*node, error) {
 		if old := v.get(at); old != nil && old.kind == tar.TypeDir {
 			n.names, n.opaque = old.names, old.opaque
 		}
-	case tar.TypeSymlink:
+	case tar.TypeSymlink, tar.TypeFifo:
 	case tar.TypeLink:
-		_, target, missing, err := v.walk(h.Linkname, false)
-		if err != nil || len(missing) > 0 || target.kind == tar.TypeDir {
-			return nil, errors.Join(fmt.Errorf("the hard link's target %q is not a file of the image", h.Linkname), err)
-		}
-		linked := *target
-		return &linked, nil
+		return v.hardLink(at, h.Linkname)
 	case tar.TypeReg, tar.TypeGNUSparse, tar.TypeCont:
 		n.kind, n.size = tar.TypeReg, h.Size
 		if v.sums {
@@ -278,7 +301,7 @@ func (v *view) nodeOf(h *tar.Header, at string, r io.Reader) (*node, error) {
 		}
 		return n, v.keepText(n, path.Base(at), h.Size, r)
 	default:
-		return nil, fmt.Errorf("the entry type %q is not for images: devices come from devfs", h.Typeflag)
+		return nil, fmt.Errorf("unknown entry type %q", h.Typeflag)
 	}
 	return n, nil
 }
@@ -304,18 +327,18 @@ func (v *view) keepText(n *node, base string, size int64, r io.Reader) (err erro
 	return err
 }
 
-func (v *view) whiteout(dir, base string) error {
+func (v *view) whiteout(e unpack.Entry) error {
 	if err := v.charge(); err != nil {
 		return err
 	}
-	_, n, missing, err := v.walk(dir, true)
+	_, n, missing, err := v.walk(e.Dir, true)
 	if err != nil || len(missing) > 0 || n.kind != tar.TypeDir {
 		return err // there is nothing to hide
 	}
-	if base == opaqueMarker {
+	if e.Kind == unpack.Opaque {
 		return v.hideContents(n)
 	}
-	return v.hide(n, strings.TrimPrefix(base, whiteoutPrefix))
+	return v.hide(n, e.Base)
 }
 
 // hide spares what this layer made.

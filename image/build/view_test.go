@@ -61,6 +61,8 @@ func listDir(t *testing.T, dir string) map[string]string {
 		switch s.mode.Type() {
 		case fs.ModeSymlink:
 			out[name] = fmt.Sprintf("%c %s", tar.TypeSymlink, s.link)
+		case fs.ModeNamedPipe:
+			out[name] = fmt.Sprintf("%c %o %d:%d", tar.TypeFifo, tarMode(s.mode), s.uid, s.gid)
 		case fs.ModeDir:
 			out[name] = fmt.Sprintf("%c %o %d:%d", tar.TypeDir, tarMode(s.mode), s.uid, s.gid)
 		default:
@@ -85,7 +87,15 @@ func TestTheViewIsWhatIsUnpacked(t *testing.T) {
 	h := func(name, to string) tar.Header {
 		return tar.Header{Name: name, Typeflag: tar.TypeLink, Linkname: to}
 	}
+	p := func(name string) tar.Header {
+		return tar.Header{Name: name, Typeflag: tar.TypeFifo, Mode: 0o622, Uid: 1, Gid: 2}
+	}
+	c := func(name string) tar.Header { return tar.Header{Name: name, Typeflag: tar.TypeChar, Devmajor: 1} }
 	for name, layers := range map[string][][]tar.Header{
+		"FIFOs":   {{p("a"), d("d"), p("d/b"), f("f")}, {f("a"), p("d"), p("f"), h("h", "f")}},
+		"devices": {{d("dev"), c("dev/null"), f("dev/f")}, {c("dev/f")}},
+		"aufs": {{f(".wh..wh.aufs"), d(".wh..wh.orph"), d(".wh..wh.plnk"), f(".wh..wh.plnk/1"),
+			h("a", ".wh..wh.plnk/1")}, {f("b"), c(".wh..wh.plnk/2"), f("c")}},
 		"plain": {{d("a"), f("a/b"), f("made/parents/c"), l("l", "a"), h("hard", "a/b")}},
 		"through links": {{d("usr/home"), l("home", "usr/home"), l("abs", "/usr/home"), l("up", "../../usr")},
 			{f("home/x"), f("abs/y"), f("up/z"), d("home/d")}},
@@ -153,13 +163,13 @@ func TestCheck(t *testing.T) {
 	}
 	bad := make1(t, files{"text": "x"}, "FROM scratch\nCOPY text /bin/prog\nCOPY text /data\nUSER nobody\nENTRYPOINT "+
 		"[\"/bin/prog\"]\nVOLUME /data\nWRITABLE /data\n")
-	for _, want := range []string{`the program "/bin/prog" is no executable file`, `no user "nobody"`,
+	for _, want := range []string{`the program "/bin/prog" is not an executable file`, `no user "nobody"`,
 		"volumes[0].path: not a directory in the image: /data", "writable[0]: not a directory in the image: /data"} {
 		findings(t, bad.store, bad.img, want)
 	}
 	s, img := layersOf(t, tarOf(t, tar.Header{Name: "../x"}, tar.Header{Name: "dev", Typeflag: tar.TypeChar},
 		tar.Header{Name: "a/.wh.b/c"}))
-	for _, want := range []string{`layer 1: entry "../x"`, `entry "dev": the entry type`, `entry "a/.wh.b/c"`} {
+	for _, want := range []string{`layer 1: entry "../x"`, `entry "dev": device nodes`, `entry "a/.wh.b/c"`} {
 		findings(t, s, img, want)
 	}
 	if err := unpack.Image(t.Context(), s, img, t.TempDir(), nil); err == nil {
@@ -230,8 +240,8 @@ func TestAViewIsBounded(t *testing.T) {
 	maze = append(maze, tar.Header{Name: fmt.Sprint("d/l", maxLinks-1, "/f"), Linkname: "x"})
 	for want, layer := range map[string][]tar.Header{
 		"passwd and group have more than": users,
-		"has more than 255 bytes":         {{Name: strings.Repeat("n", 256), Linkname: "x"}},
-		"the link has more than": {{Name: "l", Typeflag: tar.TypeSymlink,
+		"longer than 255 bytes":           {{Name: strings.Repeat("n", 256), Linkname: "x"}},
+		"the target of the symbolic link is longer": {{Name: "l", Typeflag: tar.TypeSymlink,
 			Linkname: strings.Repeat("l/", 3000)}},
 		"steps lead there": maze,
 	} {
@@ -252,7 +262,7 @@ func TestWhiteoutsAreCounted(t *testing.T) {
 		list = append(list, tar.Header{Name: fmt.Sprint("d/f", i), Linkname: "x"})
 	}
 	for range entries {
-		list = append(list, tar.Header{Name: "d/" + opaqueMarker}, d, tar.Header{Name: ".wh.d"})
+		list = append(list, tar.Header{Name: "d/" + ".wh..wh..opq"}, d, tar.Header{Name: ".wh.d"})
 	}
 	v := newView()
 	check(t, v.apply(strings.NewReader(tarOf(t, list...))))
@@ -274,7 +284,7 @@ func TestWhiteoutsAreCounted(t *testing.T) {
 	v = newView()
 	check(t, v.apply(strings.NewReader(tarOf(t, list[:entries+1]...))))
 	v.steps = baseSteps + entrySteps*(maxEntries-v.left) - entries/2
-	err = v.apply(strings.NewReader(tarOf(t, tar.Header{Name: "d/" + opaqueMarker})))
+	err = v.apply(strings.NewReader(tarOf(t, tar.Header{Name: "d/" + ".wh..wh..opq"})))
 	if err == nil || !strings.Contains(err.Error(), "steps") {
 		t.Error(err)
 	}

@@ -61,6 +61,9 @@ func ReadManifest(b []byte, mediaType string) (ocispec.Manifest, error) {
 		foreign
 	}
 	err := strictjson.Unmarshal(b, &m, rules)
+	if err == nil && m.SchemaVersion == 1 && m.FSLayers != nil {
+		err = errSchema1
+	}
 	if err == nil {
 		err = m.absent("an image manifest", alien{"manifests", m.Manifests}, alien{"rootfs", m.RootFS},
 			alien{"history", m.History})

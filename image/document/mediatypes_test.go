@@ -1,19 +1,35 @@
 package document
 
-import (
-	"testing"
+import "testing"
 
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-)
-
-func TestLayerCompression(t *testing.T) {
-	for mediaType, want := range map[string]Compression{
-		ocispec.MediaTypeImageLayer: None, DockerLayer: None, ocispec.MediaTypeImageLayerGzip: Gzip,
-		DockerLayerGzip:                 Gzip,
-		ocispec.MediaTypeImageLayerZstd: Zstd, ocispec.MediaTypeImageManifest: "", "": "",
+func TestLayerTypes(t *testing.T) {
+	for mediaType, want := range map[string]struct{ layer, foreign bool }{
+		"application/vnd.oci.image.layer.v1.tar":                       {true, false},
+		"application/vnd.oci.image.layer.v1.tar+gzip":                  {true, false},
+		"application/vnd.oci.image.layer.v1.tar+zstd":                  {true, false},
+		"application/vnd.docker.image.rootfs.diff.tar":                 {true, false},
+		"application/vnd.docker.image.rootfs.diff.tar.gzip":            {true, false},
+		"application/vnd.docker.image.rootfs.diff.tar.zstd":            {true, false},
+		"application/vnd.oci.image.layer.nondistributable.v1.tar":      {true, true},
+		"application/vnd.oci.image.layer.nondistributable.v1.tar+gzip": {true, true},
+		"application/vnd.oci.image.layer.nondistributable.v1.tar+zstd": {true, true},
+		"application/vnd.docker.image.rootfs.foreign.diff.tar.gzip":    {true, true},
+		"application/vnd.docker.image.rootfs.foreign.diff.tar.zstd":    {true, true},
+		"application/vnd.oci.image.layer.v1.tar+encrypted":             {},
+		"application/vnd.oci.image.layer.v1.tar+gzip+encrypted":        {},
+		"application/vnd.oci.image.layer.v1.tar.gzip":                  {},
+		"application/vnd.docker.image.rootfs.diff.tar+gzip":            {},
+		"application/vnd.docker.image.rootfs.diff.tar.gzip+zstd":       {},
+		"application/vnd.oci.image.manifest.v1+json":                   {},
+		"application/vnd.in-toto+json":                                 {},
+		"application/vnd.dev.cosign.simplesigning.v1+json":             {},
+		"": {},
 	} {
-		if got, err := LayerCompression(mediaType); got != want || (err == nil) != (want != "") {
-			t.Errorf("%q is compressed by %q, %v; want %q", mediaType, got, err, want)
+		if err := CheckLayer(mediaType); (err == nil) != want.layer {
+			t.Errorf("%q: %v, is a layer: %v", mediaType, err, want.layer)
+		}
+		if got := IsForeign(mediaType); got != want.foreign {
+			t.Errorf("%q: foreign is %v", mediaType, got)
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -143,6 +144,9 @@ func (s *Store) Adopt(name string, d ocispec.Descriptor) (*image.Image, error) {
 func (l *Layout) complete(layers []ocispec.Descriptor) error {
 	for i, d := range layers {
 		size, err := l.StatBlob(d.Digest)
+		if errors.Is(err, fs.ErrNotExist) && document.IsForeign(d.MediaType) {
+			err = missingForeign(d)
+		}
 		if err != nil {
 			return fmt.Errorf("layer %d is missing: %w", i+1, err)
 		}

@@ -107,6 +107,18 @@ func (l *Layout) has(d ocispec.Descriptor) bool {
 	return err == nil && size == d.Size
 }
 
+// lacks tells that a blob is not there, and nothing else in its place.
+func (l *Layout) lacks(d ocispec.Descriptor) bool {
+	_, err := l.StatBlob(d.Digest)
+	return errors.Is(err, fs.ErrNotExist)
+}
+
+// missingForeign is the error of a layer that its makers do not give to others.
+func missingForeign(d ocispec.Descriptor) error {
+	return fmt.Errorf("blob %s is missing: a layer of the type %q is often not copied with its image",
+		d.Digest, d.MediaType)
+}
+
 // ReadBlob gives a whole manifest or config. Its digest is verified; the
 // descriptor's size is not compared.
 func (l *Layout) ReadBlob(d ocispec.Descriptor) ([]byte, error) {

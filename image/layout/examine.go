@@ -49,7 +49,11 @@ func Examine(ctx context.Context, path string, limits image.Limits,
 		e.Add(image.Error, "index-missing", indexFile, "this is not an OCI layout or oci-archive: %v", err)
 		return e, nil
 	}
-	return e, e.index(ctx, "index", ocispec.MediaTypeImageIndex, b, want, 0)
+	err = e.index(ctx, "index", ocispec.MediaTypeImageIndex, b, want, 1)
+	if err == nil && len(e.Images) == 0 && e.Errors() == 0 {
+		e.Add(image.Error, "no-image", "index", "it names no image that can be used")
+	}
+	return e, err
 }
 
 // Close lets go of the layout.
@@ -85,30 +89,52 @@ func (e *Examination) index(ctx context.Context, where, mediaType string, b []by
 	if len(idx.Manifests) == 0 {
 		e.Add(image.Error, "index-empty", where, "it names no image")
 	}
+	if err := image.CheckNames(idx.Manifests); err != nil {
+		e.Add(image.Error, "name-ambiguous", where, "%v", err)
+	}
+	before := len(e.Images)
+	var absent []string // what others save of an index has images of some platforms alone
 	for i, d := range idx.Manifests {
 		at := fmt.Sprintf("%s, manifest %d", where, i+1)
-		if d.Platform != nil && !want(*d.Platform) {
-			continue
-		}
-		b, err := e.blob(ctx, at, d, true)
-		if err != nil {
-			return err
-		}
-		if b == nil {
-			continue
-		}
 		switch {
-		case document.IsImage(d.MediaType):
-			err = e.manifest(ctx, at, d, b, want)
-		case document.IsIndex(d.MediaType) && depth < 4:
-			err = e.index(ctx, at, d.MediaType, b, want, depth+1)
-		default:
-			e.Add(image.Warning, "media-type", at, "%q is neither an image manifest nor an index: not examined",
-				d.MediaType)
+		case d.Platform != nil && !image.IsArtifact(d) && !want(*d.Platform):
+			continue
+		case image.IsArtifact(d):
+			e.Add(image.Note, "artifact", at, "not an image, such as a signature or an attestation: not examined")
+			continue
+		case e.Layout.lacks(d):
+			absent = append(absent, fmt.Sprintf("%s (%s): blob %s is missing", at, image.PlatformText(d.Platform), d.Digest))
+			continue
 		}
-		if err != nil {
+		if err := e.entry(ctx, at, d, want, depth); err != nil {
 			return err
 		}
+	}
+	severity := image.Warning
+	if len(e.Images) == before {
+		severity = image.Error
+	}
+	for _, text := range absent {
+		e.Add(severity, "blob-missing", where, "%s", text)
+	}
+	return nil
+}
+
+// entry looks at what one of an index names.
+func (e *Examination) entry(ctx context.Context, at string, d ocispec.Descriptor, want func(ocispec.Platform) bool,
+	depth int) error {
+	b, err := e.blob(ctx, at, d, true)
+	switch {
+	case err != nil || b == nil:
+		return err
+	case document.IsImage(d.MediaType):
+		return e.manifest(ctx, at, d, b, want)
+	case document.IsIndex(d.MediaType) && depth < image.MaxIndexes:
+		return e.index(ctx, at, d.MediaType, b, want, depth+1)
+	case document.IsIndex(d.MediaType):
+		e.Add(image.Error, "index-depth", at, "more than %d indexes are within each other", image.MaxIndexes)
+	default:
+		e.Add(image.Warning, "media-type", at, "%v: not examined", document.CheckType(d.MediaType))
 	}
 	return nil
 }
@@ -193,6 +219,9 @@ func (e *Examination) manifest(ctx context.Context, where string, d ocispec.Desc
 		return err
 	}
 	img, err := e.Layout.load(d)
+	if err == nil {
+		err = img.Check(image.AnyPlatform, e.Layout.limits)
+	}
 	if err != nil {
 		e.Add(image.Error, "image", where, "%v", err)
 		return nil
@@ -206,7 +235,7 @@ func (e *Examination) layers(ctx context.Context, where string, m ocispec.Manife
 	first := map[digest.Digest]int{}
 	for i, l := range m.Layers {
 		at := fmt.Sprintf("%s, layer %d", where, i+1)
-		if _, err := blob.Decompressor(l.MediaType); err != nil {
+		if err := document.CheckLayer(l.MediaType); err != nil {
 			e.Add(image.Error, "media-type", at, "%v", err)
 		}
 		if n, twice := first[l.Digest]; twice {
@@ -214,6 +243,10 @@ func (e *Examination) layers(ctx context.Context, where string, m ocispec.Manife
 			continue
 		}
 		first[l.Digest] = i + 1
+		if document.IsForeign(l.MediaType) && e.Layout.lacks(l) {
+			e.Add(image.Error, "blob-missing", at, "%v", missingForeign(l))
+			continue
+		}
 		if _, err := e.blob(ctx, at, l, false); err != nil {
 			return err
 		}

@@ -9,6 +9,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/document"
 	"github.com/freejail/freejail/internal/testoci"
 )
 
@@ -44,7 +45,7 @@ func TestExamine(t *testing.T) {
 			l.Index.Manifests[0].MediaType = "text/html"
 			l.Reindex(
 				t)
-		}, want: "warning media-type"},
+		}, want: "warning media-type, error no-image"},
 		"malformed digest": {after: func(
 			l *testoci.Layout) {
 			l.Index.Manifests[0].Digest = "sha256:../../x"
@@ -88,11 +89,52 @@ func TestExamine(t *testing.T) {
 		}, want: "error config-malformed"},
 		"config of a chart": {before: func(l *testoci.Layout) {
 			l.Manifest.Config = l.Blob("application/vnd.cncf.helm.config.v1+json", []byte("{}"))
-		}, want: "warning media-type"},
+		}, want: "warning media-type, error no-image"},
 		"manifest's version": {before: func(l *testoci.Layout) { l.Manifest.SchemaVersion = 1 },
 			want: "error manifest-malformed"},
 		"manifest's type": {before: func(l *testoci.Layout) { l.Manifest.MediaType = ocispec.MediaTypeImageIndex },
 			want: "error media-type"},
+		"attestations": {after: func(l *testoci.Layout) {
+			unknown := &ocispec.Platform{OS: "unknown", Architecture: "unknown"}
+			l.Index.Manifests = append(l.Index.Manifests, ocispec.Descriptor{Platform: unknown,
+				MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString("x")})
+			l.Reindex(t)
+		}, want: "note artifact"},
+		"attestations alone": {after: func(l *testoci.Layout) {
+			l.Index.Manifests[0].ArtifactType = "application/spdx+json"
+			l.Reindex(t)
+		}, want: "note artifact, error no-image"},
+		"one platform of two": {after: func(l *testoci.Layout) {
+			l.Index.Manifests[0].Platform = &l.Config.Platform
+			l.Index.Manifests = append(l.Index.Manifests, ocispec.Descriptor{
+				Platform:  &ocispec.Platform{OS: "linux", Architecture: "s390x"},
+				MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString("x")})
+			l.Reindex(t)
+		}, want: "warning blob-missing"},
+		"one name of two": {after: func(l *testoci.Layout) {
+			l.Manifest.Annotations = map[string]string{"x": "y"}
+			other := l.JSON(t, ocispec.MediaTypeImageManifest, l.Manifest)
+			other.Annotations = l.Index.Manifests[0].Annotations
+			l.Index.Manifests = append(l.Index.Manifests, other)
+			l.Reindex(t)
+		}, want: "error name-ambiguous"},
+		"indexes in indexes": {after: func(l *testoci.Layout) {
+			for range image.MaxIndexes {
+				l.Index.Manifests = []ocispec.Descriptor{l.JSON(t, ocispec.MediaTypeImageIndex, l.Index)}
+			}
+			l.Reindex(t)
+		}, want: "error index-depth"},
+		"Docker's schema 1": {after: func(l *testoci.Layout) {
+			l.Index.Manifests[0].MediaType = "application/vnd.docker.distribution.manifest.v1+prettyjws"
+			l.Reindex(t)
+		}, want: "warning media-type, error no-image"},
+		"foreign layer": {before: func(l *testoci.Layout) {
+			l.Manifest.Layers[0].MediaType = document.DockerForeign + ".gzip"
+		}, want: ""},
+		"foreign layer missing": {before: func(l *testoci.Layout) {
+			l.Manifest.Layers[0].MediaType = document.DockerForeign + ".gzip"
+			delete(l.Files, blobName(l.Manifest.Layers[0].Digest))
+		}, want: "error blob-missing"},
 		"more history": {before: func(l *testoci.Layout) { l.Config.History = make([]ocispec.History, 2) },
 			want: "warning history"},
 		"history that fits": {

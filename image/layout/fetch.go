@@ -189,7 +189,11 @@ func (s *Store) fetchLayers(ctx context.Context, from Origin, layers []ocispec.D
 		}
 		seen[key(l)] = true
 		g.Go(func() error {
-			if err := s.fetchBlob(ctx, from, l, c.add); err != nil {
+			err := s.fetchBlob(ctx, from, l, c.add)
+			if err != nil && document.IsForeign(l.MediaType) {
+				err = fmt.Errorf("%w (a layer of the type %q is often not copied with its image)", err, l.MediaType)
+			}
+			if err != nil {
 				return fmt.Errorf("layer %d: %w", i+1, err)
 			}
 			c.finish()

@@ -6,22 +6,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"math"
 	"os"
-	"path"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
-
-// Whiteouts of the OCI image specification.
-const (
-	whiteoutPrefix = ".wh."
-	opaqueMarker   = ".wh..wh..opq"
-)
-
-// maxName is the longest path that a system call would take.
-const maxName = 4096
 
 // applyTar applies one uncompressed archive to a directory; as a layer it may
 // have whiteouts.
@@ -38,7 +27,7 @@ func applyTar(r io.Reader, dir string, b *budget, layer bool) (err error) {
 	a := &applier{tree: t, layer: layer, out: newWriters()}
 	err = a.entries(tar.NewReader(r))
 	if err = errors.Join(err, a.out.wait()); err == nil {
-		err = t.finish()
+		err = errors.Join(a.end(), t.finish())
 	}
 	return errors.Join(err, t.close())
 }
@@ -47,6 +36,7 @@ func applyTar(r io.Reader, dir string, b *budget, layer bool) (err error) {
 type applier struct {
 	tree  *tree
 	layer bool
+	aufs  bool // the layer has a directory AufsLinks
 	out   *writers
 }
 
@@ -68,84 +58,67 @@ func (a *applier) entries(tr *tar.Reader) error {
 	}
 }
 
-// cleanName is an entry's path from the root, without the slash; empty is the
-// root itself.
-func cleanName(name string) (string, error) {
-	if len(name) > maxName {
-		return "", fmt.Errorf("the name is longer than %d bytes", maxName)
-	}
-	if strings.Contains(name, "\x00") || strings.Contains("/"+name+"/", "/../") {
-		return "", errors.New("the name leads out of the root")
-	}
-	return strings.TrimPrefix(path.Clean("/"+name), "/"), nil
-}
-
 func (a *applier) entry(h *tar.Header, r io.Reader) error {
-	if h.Typeflag == tar.TypeXGlobalHeader {
-		return nil // comments of git and the like
-	}
-	name, err := cleanName(h.Name)
+	e, err := ReadEntry(h, a.layer)
 	if err != nil {
 		return err
 	}
-	if h.Uid < 0 || h.Uid >= math.MaxUint32 || h.Gid < 0 || h.Gid >= math.MaxUint32 {
-		return fmt.Errorf("invalid owner %d:%d", h.Uid, h.Gid)
-	}
-	if name == "" {
-		if h.Typeflag != tar.TypeDir {
-			return errors.New("the root itself can only be a directory")
-		}
+	switch e.Kind {
+	case Root:
 		return a.rootDirectory(h)
+	case Whiteout, Opaque:
+		return a.whiteout(e)
+	case Makes:
+		a.aufs = a.aufs || a.layer && strings.HasPrefix(e.Name, AufsLinks)
+		f, err := a.tree.open(e.Dir, true)
+		if err != nil {
+			return err
+		}
+		a.tree.mark(f.join(e.Base))
+		return a.make(h, e, f, r)
 	}
-	dir, base := path.Split(name)
-	dir = strings.TrimSuffix(dir, "/")
-	if a.layer && strings.Contains("/"+dir, "/"+whiteoutPrefix) {
-		return errors.New("a whiteout cannot be a directory")
-	}
-	if a.layer && strings.HasPrefix(base, whiteoutPrefix) {
-		return a.whiteout(dir, base)
-	}
-	f, err := a.tree.open(dir, true)
-	if err != nil {
-		return err
-	}
-	a.tree.mark(f.join(base))
-	return a.make(h, f, base, r)
+	return nil
 }
 
-func (a *applier) whiteout(dir, base string) error {
-	hidden := strings.TrimPrefix(base, whiteoutPrefix)
-	if base != opaqueMarker &&
-		(hidden == "" || hidden == "." || hidden == ".." || strings.HasPrefix(hidden, whiteoutPrefix)) {
-		return errors.New("not a valid whiteout")
-	}
-	f, err := a.tree.open(dir, false)
+func (a *applier) whiteout(e Entry) error {
+	f, err := a.tree.open(e.Dir, false)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // there is nothing to hide
 	}
 	if err != nil {
 		return err
 	}
-	if base == opaqueMarker {
+	if e.Kind == Opaque {
 		return a.tree.hideContents(f)
 	}
-	return a.tree.hide(f, hidden)
+	return a.tree.hide(f, e.Base)
 }
 
-func (a *applier) make(h *tar.Header, f *folder, base string, r io.Reader) error {
+func (a *applier) make(h *tar.Header, e Entry, f *folder, r io.Reader) error {
+	base := e.Base
 	switch h.Typeflag {
 	case tar.TypeDir:
 		return a.directory(h, f, base)
-	case tar.TypeReg, tar.TypeGNUSparse, tar.TypeCont:
-		return a.file(h, f, base, r)
 	case tar.TypeSymlink:
 		return a.symlink(h, f, base)
 	case tar.TypeLink:
-		return a.hardLink(h, f, base)
-	case tar.TypeChar, tar.TypeBlock, tar.TypeFifo:
-		return errors.New("device nodes and FIFOs are not allowed in a layer: devices come from devfs")
+		return a.hardLink(e.Link, f, base)
+	case tar.TypeFifo:
+		return a.fifo(h, f, base)
 	}
-	return fmt.Errorf("unknown entry type %q", h.Typeflag)
+	return a.file(h, f, base, r)
+}
+
+// end removes what a layer of aufs has linked its files to.
+func (a *applier) end() error {
+	if !a.aufs {
+		return nil
+	}
+	f, err := a.tree.open("", false)
+	if err != nil {
+		return err
+	}
+	return a.tree.clear(f, AufsLinks)
 }
 
 func (a *applier) rootDirectory(h *tar.Header) error {
@@ -221,6 +194,28 @@ func (a *applier) file(h *tar.Header, f *folder, base string, r io.Reader) error
 	return a.tree.setFlags(f.join(base), h)
 }
 
+func (a *applier) fifo(h *tar.Header, f *folder, base string) error {
+	times, err := timesOf(h)
+	if err != nil {
+		return err
+	}
+	err = unix.Mknodat(f.fd, base, unix.S_IFIFO|0o600, 0)
+	if errors.Is(err, fs.ErrExist) {
+		if err = a.tree.clear(f, base); err == nil {
+			err = unix.Mknodat(f.fd, base, unix.S_IFIFO|0o600, 0)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	fd, err := openAt(f.fd, base, unix.O_RDONLY|unix.O_NONBLOCK) // which waits for no writer
+	if err != nil {
+		return err
+	}
+	w := &outFile{fd: fd, mode: a.tree.mode(h), chown: a.tree.asRoot, uid: h.Uid, gid: h.Gid, times: times}
+	return errors.Join(w.finish(), unix.Close(fd))
+}
+
 func (a *applier) symlink(h *tar.Header, f *folder, base string) error {
 	times, err := timesOf(h)
 	if err != nil {
@@ -243,17 +238,13 @@ func (a *applier) symlink(h *tar.Header, f *folder, base string) error {
 
 // hardLink links to a file of the tree; a symbolic link in the target's own
 // last place is linked itself, never followed.
-func (a *applier) hardLink(h *tar.Header, f *folder, base string) error {
-	to, err := cleanName(h.Linkname)
-	if err != nil {
-		return fmt.Errorf("hard link to %q: %w", h.Linkname, err)
-	}
+func (a *applier) hardLink(to string, f *folder, base string) error {
 	from, target, st, err := a.tree.links.lookup(to)
 	if err != nil {
-		return fmt.Errorf("hard link to %q: %w", h.Linkname, err)
+		return fmt.Errorf("hard link to %q: %w", to, err)
 	}
-	if !isType(&st, unix.S_IFREG) && !isType(&st, unix.S_IFLNK) {
-		return fmt.Errorf("hard link to %q: not a file", h.Linkname)
+	if !isType(&st, unix.S_IFREG) && !isType(&st, unix.S_IFLNK) && !isType(&st, unix.S_IFIFO) {
+		return fmt.Errorf("hard link to %q: not a file", to)
 	}
 	if from.path == f.path && target == base {
 		return errors.New("the hard link points to itself")

@@ -12,6 +12,7 @@ import (
 
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/blob"
+	"github.com/freejail/freejail/image/document"
 )
 
 // memory is what one unpacking takes at most, in bytes: buffers, and what is
@@ -26,8 +27,8 @@ type Source interface {
 
 // Image applies an image's layers in order to an existing, empty directory.
 // Nothing outside of it is touched, whatever the layers say; every layer's
-// digest and DiffID are verified; device nodes and FIFOs are refused. Owners are set where
-// the process runs as root; without that, setuid and setgid bits are dropped.
+// digest and DiffID are verified; no device node is made (see ReadEntry). Owners are set
+// where the process runs as root; without that, setuid and setgid bits are dropped.
 // Extended attributes are not unpacked. On error the directory may hold a part.
 // Progress, which may be nil, is told from another goroutine how much of the
 // layers was read.
@@ -93,8 +94,7 @@ func checkEmpty(dir string) error {
 
 func (u *Layers) apply(ctx context.Context, i int, dir string, read func(n int)) (err error) {
 	d := u.img.Layers[i]
-	open, err := blob.Decompressor(d.MediaType)
-	if err != nil {
+	if err := document.CheckLayer(d.MediaType); err != nil {
 		return err
 	}
 	f, err := u.from.OpenBlob(d.Digest)
@@ -110,7 +110,7 @@ func (u *Layers) apply(ctx context.Context, i int, dir string, read func(n int))
 		return blob.CutOff(err)
 	}
 	defer release()
-	z, err := open(br)
+	z, err := blob.Decompress(br)
 	if err != nil {
 		return blob.CutOff(err)
 	}
@@ -189,15 +189,14 @@ func Archive(ctx context.Context, r io.Reader, dir string, l image.Limits) error
 // OpenLayer gives a layer as an uncompressed tar. Reading ends with an error where it
 // goes over the limit for a layer.
 func OpenLayer(ctx context.Context, from Source, d ocispec.Descriptor) (io.ReadCloser, error) {
-	open, err := blob.Decompressor(d.MediaType)
-	if err != nil {
+	if err := document.CheckLayer(d.MediaType); err != nil {
 		return nil, err
 	}
 	f, err := from.OpenBlob(d.Digest)
 	if err != nil {
 		return nil, err
 	}
-	z, err := open(blob.WithContext(ctx, f))
+	z, err := blob.Decompress(blob.WithContext(ctx, f))
 	if err != nil {
 		return nil, errors.Join(blob.CutOff(err), f.Close())
 	}

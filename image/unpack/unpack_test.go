@@ -19,6 +19,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/document"
 	"github.com/freejail/freejail/internal/testoci"
 )
 
@@ -69,6 +70,15 @@ func TestLayersAreAppliedInOrder(t *testing.T) {
 		"missing parents": {[]item{file("p/q/r", "r")}, "a/one=1 a/sub/x=x a/two=2 link>a p/q/r=r top=t"},
 		"the same name twice": {[]item{file("n", "1"), file("n", "2")},
 			"a/one=1 a/sub/x=x a/two=2 link>a n=2 top=t"},
+		"a FIFO": {[]item{special(tar.TypeFifo, "a/one"), hardlink("again", "a/one")},
+			"a/one| a/sub/x=x a/two=2 again| link>a top=t"},
+		"a FIFO as a directory": {[]item{special(tar.TypeFifo, "a")}, "a| link>a top=t"},
+		"devices of /dev": {[]item{dir("dev"), special(tar.TypeChar, "./dev/null"), special(tar.TypeBlock, "dev/x/sda"),
+			file("dev/f", "f")}, "a/one=1 a/sub/x=x a/two=2 dev/f=f link>a top=t"},
+		"files of aufs": {[]item{file("./.wh..wh.aufs", ""), dir(".wh..wh.orph"), file(".wh..wh.orph/x", "x"),
+			dir(".wh..wh.plnk"), file(".wh..wh.plnk/12.3", "y"), hardlink("a/new", ".wh..wh.plnk/12.3"),
+			special(tar.TypeChar, ".wh..wh.plnk/c"), file("n", "n")},
+			"a/new=y a/one=1 a/sub/x=x a/two=2 link>a n=n top=t"},
 		"a global comment": {[]item{{Header: tar.Header{Typeflag: tar.TypeXGlobalHeader,
 			Name: "pax_global_header", PAXRecords: map[string]string{"comment": "x"}}}},
 			"a/one=1 a/sub/x=x a/two=2 link>a top=t"},
@@ -317,8 +327,7 @@ func TestDamagedLayers(t *testing.T) {
 		"tar cut off":   {ocispec.MediaTypeImageLayer, layer[:1<<20], "truncated"},
 		"gzip cut off":  {ocispec.MediaTypeImageLayerGzip, gz(t, layer)[:2<<20], "truncated"},
 		"zstd cut off":  {ocispec.MediaTypeImageLayerZstd, zst(t, layer)[:2<<20], "truncated"},
-		"gzip empty":    {ocispec.MediaTypeImageLayerGzip, nil, "EOF"},
-		"no gzip":       {ocispec.MediaTypeImageLayerGzip, layer, "gzip: invalid header"},
+		"gzip empty":    {ocispec.MediaTypeImageLayerGzip, nil, "its content has the digest"},
 		"no tar":        {ocispec.MediaTypeImageLayer, bytes.Repeat([]byte("no tar"), 1000), "invalid tar header"},
 		"another layer": {ocispec.MediaTypeImageLayer, layerOf(t, file("g", "")), "its content has the digest"},
 		"after its end": {ocispec.MediaTypeImageLayer, append(bytes.Clone(layer), 1), "its content has the digest"},
@@ -376,4 +385,50 @@ func TestArchive(t *testing.T) {
 	}
 	err := Archive(context.Background(), bytes.NewReader(layerOf(t, file("../x", ""))), root, image.Limits{})
 	wantError(t, err, "leads out")
+}
+
+// How a layer is compressed is told by its bytes, whatever its type says.
+func TestMislabelledLayers(t *testing.T) {
+	layer := layerOf(t, file("f", "x"))
+	skippable := append([]byte{0x5a, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3}, zst(t, layer)...)
+	packed := map[string][]byte{"tar": layer, "gzip": gz(t, layer), "zstd": zst(t, layer), "skippable": skippable}
+	for _, mediaType := range []string{ocispec.MediaTypeImageLayer, ocispec.MediaTypeImageLayerGzip,
+		ocispec.MediaTypeImageLayerZstd, document.DockerLayer + ".gzip", document.DockerLayer + ".zstd",
+		document.DockerForeign + ".gzip", "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd"} {
+		for how, b := range packed {
+			s := newStore(t, image.Limits{})
+			d, err := s.Add(ctx, mediaType, bytes.NewReader(b))
+			if err != nil {
+				t.Fatal(err)
+			}
+			img, err := s.Put(ctx, "x", hostConfig(digest.FromBytes(layer)), []ocispec.Descriptor{d}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			root := t.TempDir()
+			if err := Image(ctx, s, img, root, nil); err != nil || brief(t, root) != "f=x" {
+				t.Errorf("%s as %s: %v", how, mediaType, err)
+			}
+		}
+	}
+}
+
+func TestFIFOs(t *testing.T) {
+	needRoot(t)
+	old := syscall.Umask(0o077) // must not matter
+	defer syscall.Umask(old)
+	ok := special(tar.TypeFifo, "supervise/ok").WithMode(0o622)
+	ok.Uid, ok.Gid = 7, 8
+	root, err := unpackLayers(t, layerOf(t, ok))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fi, err := os.Lstat(filepath.Join(root, "supervise/ok"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := fi.Sys().(*syscall.Stat_t)
+	if fi.Mode() != fs.ModeNamedPipe|0o622 || st.Uid != 7 || st.Gid != 8 || !fi.ModTime().Equal(testoci.LongAgo) {
+		t.Errorf("%s %d:%d %s", fi.Mode(), st.Uid, st.Gid, fi.ModTime())
+	}
 }

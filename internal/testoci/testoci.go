@@ -372,6 +372,10 @@ func Brief(t testing.TB, root string) string {
 			out = append(out, rel+">"+to)
 			return err
 		}
+		if e.Type() == fs.ModeNamedPipe {
+			out = append(out, rel+"|")
+			return nil
+		}
 		b, err := os.ReadFile(p)
 		out = append(out, rel+"="+string(b))
 		return err
