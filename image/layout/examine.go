@@ -103,7 +103,8 @@ func (e *Examination) index(ctx context.Context, where, mediaType string, b []by
 			e.Add(image.Note, "artifact", at, "not an image, such as a signature or an attestation: not examined")
 			continue
 		case e.Layout.lacks(d):
-			absent = append(absent, fmt.Sprintf("%s (%s): blob %s is missing", at, image.PlatformText(d.Platform), d.Digest))
+			absent = append(absent, fmt.Sprintf("%s (%s): blob %s is missing", at, image.PlatformText(d.Platform),
+				d.Digest))
 			continue
 		}
 		if err := e.entry(ctx, at, d, want, depth); err != nil {
