@@ -38,7 +38,7 @@ type TaskConfig struct {
 	WorkDir    string            `codec:"work_dir"`
 	Hostname   string            `codec:"hostname"`
 	Parameters map[string]string `codec:"parameters"`
-	Ports      map[string]string `codec:"ports"` // manifest's name -> Nomad's label
+	Ports      any               `codec:"ports"` // labels, or names -> labels: see readPorts
 	Volumes    []string          `codec:"volumes"`
 	Mounts     []mountConfig     `codec:"mount"`
 	Tmpfs      []string          `codec:"tmpfs"`
@@ -115,6 +115,8 @@ func fieldSpec(name string, t reflect.Type, required bool) *hclspec.Spec {
 			return hclspec.NewBlockList(name, blockSpec(t.Elem()))
 		}
 		return hclspec.NewAttr(name, "list(string)", required)
+	case reflect.Interface: // its reader tells what it can be
+		return hclspec.NewAttr(name, "any", required)
 	case reflect.Bool:
 		return hclspec.NewAttr(name, "bool", required)
 	case reflect.Int64:

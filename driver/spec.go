@@ -4,10 +4,8 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"net"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
 	"time"
 
@@ -59,7 +57,7 @@ func spec(cfg *proto.TaskConfig, tc TaskConfig) (client.TaskSpec, error) {
 	}
 	var errs [3]error
 	s.Volumes, errs[0] = tc.volumes(own)
-	s.Ports, errs[1] = portBindings(cfg, tc)
+	s.Ports, errs[1] = portBindings(cfg, tc.Ports)
 	if s.Limits.DiskBytes, errs[2] = client.ParseSize(tc.Disk); errs[2] != nil {
 		errs[2] = fmt.Errorf("disk %w", errs[2])
 	}
@@ -81,36 +79,4 @@ func limits(cfg *proto.TaskConfig, tc TaskConfig) client.Limits {
 		l.CPUPercent = max(1, int(share*float64(runtime.NumCPU())*100))
 	}
 	return l
-}
-
-// portBindings ties the manifest's ports to Nomad's by the job's map. A port
-// of Nomad's that has the same label as one of the manifest's is found in the
-// environment that the group's network gives.
-func portBindings(cfg *proto.TaskConfig, tc TaskConfig) (map[string]client.PortBinding, error) {
-	out := map[string]client.PortBinding{}
-	labels := map[string]client.PortBinding{}
-	for _, p := range cfg.GetResources().GetPorts() {
-		labels[p.Label] = client.PortBinding{Address: p.HostIp, Port: int(p.Value)}
-	}
-	for name, label := range tc.Ports {
-		b, ok := labels[label]
-		if !ok {
-			n, err := strconv.Atoi(label)
-			if err != nil {
-				return nil, fmt.Errorf("ports: %s = %q: neither a port of the group's network block nor a number", name,
-					label)
-			}
-			b = client.PortBinding{Port: n}
-		}
-		out[name] = b
-	}
-	if len(tc.Ports) > 0 {
-		return out, nil
-	}
-	for label, b := range labels {
-		if net.ParseIP(b.Address) != nil && b.Port > 0 {
-			out[label] = b
-		}
-	}
-	return out, nil
 }

@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -66,14 +67,14 @@ func (d *Driver) StartTask(ctx context.Context, req *proto.StartTaskRequest) (*p
 	return &proto.StartTaskResponse{Handle: handle, NetworkOverride: network(t)}, nil
 }
 
-// network tells Nomad where the manifest's ports are.
+// network tells Nomad where the task's ports are.
 func network(t *client.Task) *proto.NetworkOverride {
 	if len(t.Ports) == 0 {
 		return nil
 	}
 	n := &proto.NetworkOverride{PortMap: map[string]int32{}}
 	for _, p := range t.Ports {
-		n.PortMap[p.Name], n.Addr = int32(p.Port), p.Address
+		n.PortMap[p.Name], n.Addr = int32(p.Port), cmp.Or(n.Addr, p.Address)
 	}
 	return n
 }

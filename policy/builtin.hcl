@@ -14,6 +14,12 @@ permit {
   devfs       = ["path shm unhide"]
 }
 
+permit {
+  description = "the ports that Nomad's scheduler chooses for jobs, unless its client says otherwise"
+  from        = ["job"]
+  ports       = ["20000-32000"]
+}
+
 # The named sets: what a permit or a deny gets by sets = ["..."].
 
 set "standard" {

@@ -64,7 +64,8 @@ func (f *runFlags) task(fl *pflag.FlagSet) {
 		size(&f.Limits.DiskBytes))
 	fl.FuncP("env", "e", "`NAME=VALUE` in the environment", pair(&f.Env))
 	fl.Func("param", "`NAME=VALUE` for a parameter of the image", pair(&f.Parameters))
-	fl.FuncP("port", "p", "`NAME=[ADDRESS:]PORT`: the host's port for a port of the image", f.port)
+	fl.FuncP("port", "p", "the host's `PORT` for a port of the image, or for one of the task's own: "+
+		"NAME=[ADDRESS:]PORT[/udp] or [[ADDRESS:]PORT:]IMAGE-PORT[/udp]", f.port)
 	fl.FuncP("volume", "v", "`SOURCE:TARGET[:ro]`", func(text string) error {
 		m, err := client.ParseVolume(text)
 		f.Volumes = append(f.Volumes, m)
@@ -89,23 +90,6 @@ func (f *runFlags) image(args []string) error {
 	if len(args) > 1 {
 		f.Command, f.Args = args[1], args[2:]
 	}
-	return nil
-}
-
-func (f *runFlags) port(text string) error {
-	name, v, ok := strings.Cut(text, "=")
-	var b client.PortBinding
-	if i := strings.LastIndexByte(v, ':'); i >= 0 {
-		b.Address, v = strings.Trim(v[:i], "[]"), v[i+1:]
-	}
-	var err error
-	if b.Port, err = strconv.Atoi(v); err != nil || !ok || name == "" {
-		return errors.New("expected NAME=PORT or NAME=ADDRESS:PORT")
-	}
-	if f.Ports == nil {
-		f.Ports = map[string]client.PortBinding{}
-	}
-	f.Ports[name] = b
 	return nil
 }
 

@@ -40,7 +40,8 @@ type TaskSpec struct {
 	Hostname   string            `json:"hostname,omitempty"`
 	// Parameters are values for the parameters of the image's manifest.
 	Parameters map[string]string `json:"parameters,omitempty"`
-	// Ports maps the manifest's port names to the host's addresses and ports.
+	// Ports are places on the host by the names of ports. A name that the image does
+	// not declare is a port of the job's own.
 	Ports map[string]PortBinding `json:"ports,omitempty"`
 
 	// Dirs are the task's own directories on the host, made by the client.
@@ -77,10 +78,16 @@ func (Auth) String() string { return "(credentials)" }
 // GoString hides the secret.
 func (Auth) GoString() string { return "(credentials)" }
 
-// PortBinding is where on the host a port of the manifest is to be found.
+// PortBinding is where on the host a port is to be found.
 type PortBinding struct {
-	Address string `json:"address,omitempty"`
-	Port    int    `json:"port"`
+	Address string `json:"address,omitempty"` // empty is all addresses
+	Port    int    `json:"port"`              // 1 to 65535; 0 is the image's own number
+	// Protocol is tcp or udp; empty is the image's, and of a job's own port tcp.
+	Protocol string `json:"protocol,omitempty"`
+	// Label is the orchestrator's name of the port, and To the port inside of the task
+	// to which its job would have it mapped; 0 is none.
+	Label string `json:"label,omitempty"`
+	To    int    `json:"to,omitempty"`
 }
 
 // Mount is a host path that appears in the jail. Name ties it to a volume of
@@ -180,12 +187,17 @@ type Task struct {
 	Left string `json:"left,omitempty"`
 }
 
-// Port is a port of the manifest with its place on the host.
+// Port is a port of a task with its place on the host.
 type Port struct {
 	Name     string `json:"name"`
 	Protocol string `json:"protocol"`
 	Address  string `json:"address,omitempty"`
 	Port     int    `json:"port"`
+	// Job is that the job alone names it: the image declares no such port.
+	Job bool `json:"job,omitempty"`
+	// Exposed is that it is only said to be served, by EXPOSE of an image without a
+	// manifest: it is not kept for the task.
+	Exposed bool `json:"exposed,omitempty"`
 }
 
 // ServiceInfo is one Consul entry of a task.

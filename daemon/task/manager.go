@@ -148,9 +148,9 @@ type Manager struct {
 	usage    usageCache
 
 	mu    sync.Mutex
-	tasks map[string]*task   // by id
-	left  map[string]*task   // by key: forgotten, but not wholly swept up
-	ports map[binding]string // -> task key
+	tasks map[string]*task // by id
+	left  map[string]*task // by key: forgotten, but not wholly swept up
+	ports []claim
 
 	upgrade sync.Mutex // one at a time, and none while the tasks end with the host
 	down    bool       // guarded by mu: the tasks were told to end with the host
@@ -159,7 +159,7 @@ type Manager struct {
 // New has no tasks before Read.
 func New(h Host) *Manager {
 	return &Manager{Host: h, recovery: newRecovery(), syncer: newSyncer(h.Log), lane: make(lane, sweepers),
-		tasks: map[string]*task{}, left: map[string]*task{}, ports: map[binding]string{}}
+		tasks: map[string]*task{}, left: map[string]*task{}}
 }
 
 func (m *Manager) path(elem ...string) string {

@@ -8,13 +8,11 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/devfs"
 	"github.com/freejail/freejail/image"
-	"github.com/freejail/freejail/internal/printable"
 	"github.com/freejail/freejail/policy"
 )
 
@@ -39,6 +37,7 @@ type plan struct {
 	inMemory         [][]byte       // file systems in memory, mounted by now
 	user             policy.Request // among them
 	advertise        string         // the host's address for services that name none
+	notes            []string       // for the task's owner, about its ports
 }
 
 const defaultPath = "PATH=/sbin:/bin:/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin"
@@ -110,52 +109,6 @@ func (p *plan) addEnd(spec client.TaskSpec) error {
 	return checkWait(p.wait)
 }
 
-func (p *plan) addPorts(spec client.TaskSpec) error {
-	if err := checkServices(spec.Service); err != nil {
-		return err
-	}
-	known := map[string]bool{}
-	for _, mp := range p.image.Manifest.Ports {
-		known[mp.Name] = true
-		out := client.Port{Name: mp.Name, Protocol: mp.Protocol, Port: mp.Port}
-		source := policy.FromImage
-		if out.Protocol == "" {
-			out.Protocol = "tcp"
-		}
-		if b, ok := spec.Ports[mp.Name]; ok {
-			source, out.Address = policy.FromJob, b.Address
-			if b.Port != 0 {
-				out.Port = b.Port
-			}
-			if out.Port < 1 || out.Port > 65535 {
-				return client.Invalid("ports: %s = %d is not a valid port (1 to 65535)", mp.Name, out.Port)
-			}
-		}
-		p.ports = append(p.ports, out)
-		p.ask(policy.Port{Name: mp.Name, First: out.Port, Last: out.Port, Protocol: out.Protocol}, source)
-	}
-	for _, name := range slices.Sorted(maps.Keys(spec.Ports)) {
-		if !known[name] {
-			return client.Invalid("ports: image %s provides no port %q; it provides: %s", p.image.Name, name,
-				strings.Join(slices.Sorted(maps.Keys(known)), ", "))
-		}
-	}
-	return nil
-}
-
-// checkServices refuses what would be read as something else in Consul.
-func checkServices(o client.Overrides) error {
-	for _, port := range slices.Sorted(maps.Keys(o.Ports)) {
-		p := o.Ports[port]
-		for _, text := range append([]string{p.Name, p.Address}, p.Tags...) {
-			if printable.Line(text) != text {
-				return client.Invalid("services: port %q: %q is not one line of printable characters", port, text)
-			}
-		}
-	}
-	return nil
-}
-
 // addEnv layers, from weak to strong: the image's environment, what freejail
 // tells, the parameters, the job's environment.
 func (p *plan) addEnv(spec client.TaskSpec) error {
@@ -168,10 +121,7 @@ func (p *plan) addEnv(spec client.TaskSpec) error {
 	for _, kv := range p.image.Config.Config.Env {
 		put(kv)
 	}
-	for _, port := range p.ports {
-		env["FREEJAIL_PORT_"+port.Name] = strconv.Itoa(port.Port)
-		env["FREEJAIL_ADDR_"+port.Name] = port.Address
-	}
+	maps.Copy(env, portVars(p.ports))
 	known, patterns := map[string]bool{}, image.Patterns{}
 	for _, mp := range p.image.Manifest.Parameters {
 		known[mp.Name] = true

@@ -3,9 +3,9 @@ package task
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"syscall"
 
@@ -51,35 +51,60 @@ func (b binding) String() string {
 	return fmt.Sprintf("%s/%s", netip.AddrPortFrom(b.addr, uint16(b.port)), b.protocol)
 }
 
+// claim is a port that a task has. Tasks of one allocation may have the same: which of them serves
+// it is theirs to know.
+type claim struct {
+	binding
+	key, alloc string
+}
+
+func (c claim) shares(o claim) bool { return c.key == o.key || c.alloc != "" && c.alloc == o.alloc }
+
+func (t *task) claim(p client.Port) claim {
+	return claim{bindingOf(p), t.key(), t.info.Spec.Labels["alloc_id"]}
+}
+
 // claimPorts fails early, and by name, where the process would fail later.
 func (m *Manager) claimPorts(t *task) error {
 	for _, p := range t.info.Ports {
-		b := bindingOf(p)
-		if other, taken := m.claim(b, t.key()); taken != (binding{}) {
-			return client.Conflict("port %s: %s is taken on this host by task %s, with %s", p.Name, b, other, taken)
+		if p.Exposed {
+			continue
+		}
+		c := t.claim(p)
+		other, taken := m.claim(c)
+		if taken && !other.shares(c) {
+			return client.Conflict("port %s: %s is taken on this host by task %s, with %s", p.Name, c, other.key,
+				other.binding)
+		}
+		if taken || p.Job && c.alloc != "" { // another task may be the one that serves it, and serve it by now
+			continue
 		}
 		err := probePort(p)
 		if errors.Is(err, syscall.EADDRNOTAVAIL) {
 			return client.Conflict("port %s: %s is not an address of this host", p.Name, p.Address)
 		}
 		if err != nil {
-			return client.Conflict("port %s: %s is taken on this host by another program: %v", p.Name, b, err)
+			return client.Conflict("port %s: %s is taken on this host by another program: %v", p.Name, c, err)
 		}
 	}
 	return nil
 }
 
-// claim returns who has what meets a binding, if it is not free.
-func (m *Manager) claim(b binding, key string) (other string, taken binding) {
+// claim records a claim unless one that it cannot share is in its way. It returns that, or else one
+// with which it is shared.
+func (m *Manager) claim(c claim) (other claim, taken bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for o, who := range m.ports {
-		if b.meets(o) {
-			return who, o
+	for _, o := range m.ports {
+		if !c.meets(o.binding) {
+			continue
+		}
+		if other, taken = o, true; !c.shares(o) {
+			return o, true
 		}
 	}
-	m.ports[b] = key
-	return "", binding{}
+	m.ports = append(m.ports, c)
+	return other, taken
 }
 
 func probePort(p client.Port) error {
@@ -101,5 +126,5 @@ func probePort(p client.Port) error {
 func (m *Manager) releasePorts(t *task) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	maps.DeleteFunc(m.ports, func(_ binding, key string) bool { return key == t.key() })
+	m.ports = slices.DeleteFunc(m.ports, func(c claim) bool { return c.key == t.key() })
 }

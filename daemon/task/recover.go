@@ -283,7 +283,9 @@ func (m *Manager) adopt(t *task, alive []jail.Info) {
 	}
 	m.mu.Lock()
 	for _, p := range t.info.Ports {
-		m.ports[bindingOf(p)] = t.key()
+		if !p.Exposed {
+			m.ports = append(m.ports, t.claim(p))
+		}
 	}
 	m.mu.Unlock()
 	if t.info.State == client.Running {

@@ -73,9 +73,10 @@ func announcements(m image.Manifest, over client.Overrides) (out []announcement)
 // addServices asks for the names in Consul.
 func (p *plan) addServices(spec client.TaskSpec) error {
 	for name, o := range spec.Service.Ports {
-		port := slices.IndexFunc(p.ports, func(port client.Port) bool { return port.Name == name })
+		port := slices.IndexFunc(p.ports, func(port client.Port) bool { return port.Name == name && !port.Job })
 		if port < 0 {
-			return client.Invalid("services: image %s provides no port %q", p.image.Name, name)
+			return client.Invalid("services: image %s declares no port %q; a service block of the job can register it",
+				p.image.Name, name)
 		}
 		if err := checkAddress(o.Address, p.ports[port].Address, p.advertise); err != nil {
 			return client.Invalid("services: port %s: %v", name, err)

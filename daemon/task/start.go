@@ -202,5 +202,8 @@ func (m *Manager) permitted(t *task, img *image.Image) (*plan, error) {
 		i.Digest, i.Ports = img.Digest.String(), p.ports
 		i.Spec.Wait, i.Spec.StopSignal, i.Spec.StopTimeout = p.wait, p.stopSignal, p.stopTimeout
 	})
+	for _, text := range p.notes {
+		m.Event(t.id(), "ports", text)
+	}
 	return p, m.claimPorts(t)
 }
