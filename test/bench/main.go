@@ -171,19 +171,19 @@ func until(ctx context.Context, what string, ask func() error) error {
 }
 
 // contest runs each contestant n times in turn and prints the medians, with
-// how many times the first one's each is.
+// how many times the first one's each is. Of one that fails nothing is printed.
 func contest(n int, what string, contestants ...contestant) error {
-	fmt.Printf("\n%s, medians of %d\n", what, n)
 	took := make([][]time.Duration, len(contestants))
 	for range n {
 		for i, c := range contestants {
 			d, err := c.run()
 			if err != nil {
-				return fmt.Errorf("%s: %w", c.name, err)
+				return fmt.Errorf("%s: %s: %w", what, c.name, err)
 			}
 			took[i] = append(took[i], d)
 		}
 	}
+	fmt.Printf("\n%s, medians of %d\n", what, n)
 	first := median(took[0])
 	for i, c := range contestants {
 		m := median(took[i])

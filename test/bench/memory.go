@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
@@ -25,7 +26,7 @@ func (b *bench) memory(ctx context.Context) error {
 			}
 		}
 		now, err := b.sample(ctx)
-		if err != nil {
+		if err = errors.Join(err, b.allRun(ctx, n)); err != nil {
 			return err
 		}
 		fmt.Printf("  freejail, %3d tasks: the daemon's heap %10s, %8.1f KiB a task; resident %10s; no other process\n",
@@ -37,6 +38,21 @@ func (b *bench) memory(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// allRun makes sure that there is what the memory is divided by.
+func (b *bench) allRun(ctx context.Context, want int) error {
+	tasks, err := b.daemon.Tasks(ctx)
+	n := 0
+	for _, t := range tasks {
+		if t.State == client.Running {
+			n++
+		}
+	}
+	if err == nil && n != want {
+		err = fmt.Errorf("%d tasks run, want %d", n, want)
+	}
+	return err
 }
 
 type footprint struct{ heap, rss uint64 }

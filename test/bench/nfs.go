@@ -154,8 +154,11 @@ func (b *bench) firstAnswer(ctx context.Context, conf string, spec client.TaskSp
 			took = time.Since(begin)
 			return took, r.Body.Close()
 		}
-		if err := ctx.Err(); err != nil || time.Since(begin) > 5*time.Minute {
-			return 0, errors.Join(errors.New("the program does not answer"), err)
+		if t, err := h.daemon.Task(ctx, spec.ID); err != nil || t.State != client.Running {
+			return 0, errors.Join(errors.New("the task does not run"), err)
+		}
+		if time.Since(begin) > 5*time.Minute {
+			return 0, errors.New("the program does not answer")
 		}
 		time.Sleep(2 * time.Millisecond)
 	}

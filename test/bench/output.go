@@ -41,7 +41,7 @@ func (b *bench) ownLog(ctx context.Context, id, mib string) (time.Duration, erro
 		return 0, err
 	}
 	var told bytes.Buffer
-	_, err := b.daemon.Wait(ctx, id)
+	err := b.succeeds(ctx, id)
 	err = errors.Join(err, b.daemon.Logs(ctx, id, "stderr", false, -1, &told), b.daemon.Destroy(ctx, id, true))
 	return took(told.String(), err)
 }

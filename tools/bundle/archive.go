@@ -21,7 +21,8 @@ func copyIfThere(from, to string) error {
 	return nil
 }
 
-// writeTar packs the files under dir, named relative to it and owned by root, whoever built them.
+// writeTar packs dir, with its own name as the only one at the top, owned by root and readable by all, whoever built it
+// with whatever umask.
 func writeTar(dir, tarball string) (err error) {
 	file, err := os.Create(tarball)
 	if err != nil {
@@ -33,8 +34,8 @@ func writeTar(dir, tarball string) (err error) {
 		if err != nil {
 			return err
 		}
-		rel, err := filepath.Rel(dir, path)
-		if err != nil || rel == "." {
+		rel, err := filepath.Rel(filepath.Dir(dir), path)
+		if err != nil {
 			return err
 		}
 		return addEntry(archive, path, rel, entry)
@@ -63,6 +64,10 @@ func addEntry(archive *tar.Writer, path, name string, entry fs.DirEntry) error {
 	header.Name = filepath.ToSlash(name)
 	if info.IsDir() {
 		header.Name += "/"
+	}
+	header.Mode = 0o644
+	if info.IsDir() || info.Mode()&0o100 != 0 {
+		header.Mode = 0o755
 	}
 	header.Uid, header.Gid, header.Uname, header.Gname = 0, 0, "", ""
 	if err := archive.WriteHeader(header); err != nil {
