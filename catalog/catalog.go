@@ -27,8 +27,16 @@ type Service struct {
 	Tags     []string
 	Address  string // empty: Consul's own for the node
 	Port     int
+	Protocol string // tcp or udp
 	Meta     map[string]string
 	Check    *Check
+
+	// Alloc is the allocation of Nomad's that the task is of, if it is of one. Bound is the
+	// address that has the port; empty is all of the host. Since is when the task was made.
+	Alloc, Bound string
+	Since        time.Time
+
+	from time.Time // when it should be in Consul
 }
 
 // Check is how Consul looks after a service: at the task's own address and the
@@ -50,6 +58,8 @@ type Entry struct {
 	Task, ID, Name string
 	Registered     bool
 	Error          string
+	By             string // whose entry stands for it, in words; empty is our own
+	Health, Output string // of its checks; without any both are empty
 }
 
 // Meta keys of our entries.
@@ -76,7 +86,7 @@ type Catalog struct {
 	converging chan struct{} // has room for the one who changes what Consul has
 	mu         sync.Mutex
 	wanted     map[string]map[string]Service // task -> id
-	state      map[string]string             // id -> error; "" is registered
+	state      map[string]*condition         // by id, once it was tried
 	failing    bool
 	told       map[string]bool // tasks whose owners know that Consul is away
 }
@@ -91,7 +101,7 @@ func New(cfg Config, log hclog.Logger, event func(task, message string)) (*Catal
 	}
 	return &Catalog{client: client, node: cfg.Node, log: log, event: event, wake: make(chan struct{}, 1),
 		converging: make(chan struct{}, 1),
-		wanted:     map[string]map[string]Service{}, state: map[string]string{}, told: map[string]bool{}}, nil
+		wanted:     map[string]map[string]Service{}, state: map[string]*condition{}, told: map[string]bool{}}, nil
 }
 
 // serviceID is another one for every port of every task: neither has a dot in its
@@ -112,6 +122,7 @@ func (c *Catalog) Set(task string, services []Service) {
 	for _, s := range services {
 		s.Meta = acceptable(s.Meta)
 		s.Meta[metaNode], s.Meta[metaTask] = c.node, task
+		s.from = time.Now().Add(nomadTime)
 		ids[serviceID(task, s.PortName)] = s
 	}
 	c.mu.Lock()
@@ -239,16 +250,21 @@ func (c *Catalog) Status() []Entry {
 	var out []Entry
 	for task, ids := range c.wanted {
 		for id, s := range ids {
-			msg, tried := c.state[id]
-			out = append(out, Entry{Task: task, ID: id, Name: s.Name, Registered: tried && msg == "", Error: msg})
+			e := Entry{Task: task, ID: id, Name: s.Name}
+			if is := c.state[id]; is != nil {
+				e.Registered, e.Error, e.By = is.err == "" && is.by == "", is.err, is.by
+				e.Health, e.Output = is.health, is.output
+			}
+			out = append(out, e)
 		}
 	}
 	return out
 }
 
-// Times between two looks at Consul: while all is well, and after a failure,
-// doubling up to the longest.
+// Times between two looks at Consul: while all is well, and after a failure, doubling up to the
+// longest. After a start they are short at first: Nomad registers a task's own services then.
 const (
+	lookFirst    = 250 * time.Millisecond
 	lookEvery    = 5 * time.Second
 	retryFirst   = 250 * time.Millisecond
 	retryLongest = 15 * time.Second
@@ -256,9 +272,10 @@ const (
 
 // Run keeps Consul true until ctx ends.
 func (c *Catalog) Run(ctx context.Context) {
-	retry := retryFirst
+	look, retry := lookFirst, retryFirst
 	for {
-		wait := lookEvery
+		wait := look
+		look = min(2*look, lookEvery)
 		if err := c.converge(ctx); err != nil {
 			c.tellFailure(err)
 			wait = retry
@@ -271,6 +288,7 @@ func (c *Catalog) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-c.wake:
+			look = lookFirst
 		case <-time.After(wait):
 		}
 	}
@@ -284,8 +302,12 @@ func (c *Catalog) tellFailure(err error) {
 	var tasks []string
 	for task, ids := range c.wanted {
 		for id := range ids {
-			if c.state[id] != "" || !c.known(id) {
-				c.state[id] = err.Error()
+			is := c.condition(id)
+			if is.err != "" || !is.tried {
+				is.err = err.Error()
+			}
+			if is.health != "" {
+				is.health, is.output = Unknown, ""
 			}
 		}
 		if !c.told[task] {
@@ -302,8 +324,6 @@ func (c *Catalog) tellFailure(err error) {
 	}
 }
 
-func (c *Catalog) known(id string) bool { _, ok := c.state[id]; return ok }
-
 func (c *Catalog) tellRecovery() {
 	c.mu.Lock()
 	tasks := slices.Sorted(maps.Keys(c.told))
@@ -312,41 +332,6 @@ func (c *Catalog) tellRecovery() {
 	for _, t := range tasks {
 		c.event(t, "Consul answers again, the services are registered")
 	}
-}
-
-// converge compares what Consul has of ours with what it should have, and ends
-// at the first call that the agent does not answer.
-func (c *Catalog) converge(ctx context.Context) error {
-	if err := c.lock(ctx); err != nil {
-		return err
-	}
-	defer c.unlock()
-	cctx, cancel := context.WithTimeout(ctx, callTime)
-	defer cancel()
-	have, err := c.client.Agent().ServicesWithFilterOpts("", (&api.QueryOptions{}).WithContext(cctx))
-	if err != nil {
-		return err
-	}
-	want := map[string]Service{}
-	c.mu.Lock()
-	for _, ids := range c.wanted {
-		maps.Copy(want, ids)
-	}
-	c.mu.Unlock()
-	if err := c.registerAll(ctx, want, have); err != nil {
-		return err
-	}
-	var errs []error
-	for id, s := range have {
-		if _, ok := want[id]; ok || !c.ours(s) {
-			continue
-		}
-		err := c.deregister(ctx, id)
-		if errs = append(errs, err); err != nil && !refused(err) {
-			break
-		}
-	}
-	return errors.Join(errs...)
 }
 
 // registerAll registers what Consul does not have as it should be.
@@ -384,8 +369,9 @@ func (c *Catalog) note(id string, s Service, err error) {
 		text = err.Error()
 	}
 	c.mu.Lock()
-	changed := c.state[id] != text
-	c.state[id] = text
+	is := c.condition(id)
+	changed := is.err != text
+	is.err, is.tried = text, true
 	c.mu.Unlock()
 	if changed && refused(err) {
 		c.event(s.Meta[metaTask], "Consul does not take it: "+text)

@@ -249,7 +249,7 @@ func (a *commands) psCmd() *cobra.Command {
 			return !all && (t.State == client.Exited || t.State == client.Left)
 		})
 		return a.Print(kept, func(w io.Writer) {
-			table(w, "TASK\tIMAGE\tSTATE\tPID\tJID\tPORTS\tRSS\tCPU\tCREATED", kept,
+			table(w, "TASK\tIMAGE\tSTATE\tHEALTH\tPID\tJID\tPORTS\tRSS\tCPU\tCREATED", kept,
 				func(t client.Task) []string { return psRow(t, usage[t.Spec.ID]) })
 			for _, t := range kept {
 				if t.Left != "" {
@@ -297,7 +297,7 @@ func psRow(t client.Task, u client.Usage) []string {
 		}
 		return s
 	}
-	return []string{rowID(t), short(t.Digest), state, dash(strconv.Itoa(t.PID), t.PID == 0),
+	return []string{rowID(t), short(t.Digest), state, health(t), dash(strconv.Itoa(t.PID), t.PID == 0),
 		dash(strconv.Itoa(t.JID), t.JID == 0), dash(strings.Join(ports, ","), len(ports) == 0),
 		units.BytesSize(float64(u.RSS)), (u.UserTime + u.SysTime).Round(time.Millisecond).String(), ago(t.CreatedAt)}
 }

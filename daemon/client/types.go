@@ -206,6 +206,13 @@ type ServiceInfo struct {
 	ID         string `json:"id"`
 	Registered bool   `json:"registered"`
 	Error      string `json:"error,omitempty"`
+	// By is whose entry has the port instead, in words: the job's own service, or that of
+	// another task of the allocation. Health is then of its checks.
+	By string `json:"by,omitempty"`
+	// Health is what its checks say in Consul: starting, healthy, warning, unhealthy or
+	// unknown; empty where it has none. Output is what the worst of them says.
+	Health string `json:"health,omitempty"`
+	Output string `json:"output,omitempty"`
 }
 
 // Exit is how a task ended. Known is false where the system could not tell:

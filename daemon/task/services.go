@@ -148,7 +148,8 @@ func (m *Manager) services(t *task) []catalog.Service {
 	}
 	var out []catalog.Service
 	for _, a := range announcements(*img.Manifest, i.Spec.Service) {
-		s := catalog.Service{PortName: a.port, Name: a.name, Tags: a.tags, Meta: map[string]string{}}
+		s := catalog.Service{PortName: a.port, Name: a.name, Tags: a.tags, Meta: map[string]string{},
+			Alloc: i.Spec.Labels["alloc_id"], Since: i.CreatedAt}
 		for k, v := range i.Spec.Labels {
 			s.Meta[k] = printable.Line(v)
 		}
@@ -158,6 +159,7 @@ func (m *Manager) services(t *task) []catalog.Service {
 		for _, p := range i.Ports {
 			if p.Name == a.port {
 				s.Address, s.Port = cmp.Or(p.Address, m.Config.Consul.Advertise), p.Port
+				s.Bound, s.Protocol = p.Address, p.Protocol
 			}
 		}
 		if c := a.check; c != nil { // of the task itself, wherever it is announced
@@ -177,7 +179,7 @@ func (m *Manager) withServices(i client.Task) client.Task {
 	for _, e := range m.Catalog.Status() {
 		if e.Task == catalogKey(i) {
 			i.Services = append(i.Services, client.ServiceInfo{Name: e.Name, ID: e.ID, Registered: e.Registered,
-				Error: e.Error})
+				Error: e.Error, By: e.By, Health: e.Health, Output: e.Output})
 		}
 	}
 	return i

@@ -1,0 +1,95 @@
+package catalog
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/freejail/freejail/internal/printable"
+)
+
+// What the checks of a service say, by the worst of them.
+const (
+	Healthy   = "healthy"
+	Warning   = "warning"
+	Unhealthy = "unhealthy"
+	Starting  = "starting" // no check has been made yet
+	Unknown   = "unknown"  // Consul does not answer
+)
+
+var severity = map[string]int{Healthy: 1, Starting: 2, Warning: 3, Unhealthy: 4}
+
+// maxOutput is how much of a check's output is kept, in bytes.
+const maxOutput = 200
+
+// tellEvery is how often the owner of a task is told at most that a check has changed: of a task
+// Nomad keeps ten events.
+const tellEvery = 30 * time.Second
+
+// lookAtChecks keeps what the checks of services say, and tells their owners.
+func (c *Catalog) lookAtChecks(ctx context.Context, want map[string]Service, instead map[string]standIn) error {
+	ctx, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
+	all, err := c.client.Agent().ChecksWithFilterOpts("", (&api.QueryOptions{}).WithContext(ctx))
+	if err != nil {
+		return fmt.Errorf("checks: %w", err)
+	}
+	byService := map[string][]*api.AgentCheck{}
+	for _, check := range all {
+		byService[check.ServiceID] = append(byService[check.ServiceID], check)
+	}
+	for id, s := range want {
+		where := id
+		if other := instead[id].id; other != "" {
+			where = other
+		}
+		health, output := worst(byService[where])
+		c.noteHealth(id, s, health, output)
+	}
+	return nil
+}
+
+// worst is what the checks of one service say together; empty where there are none.
+func worst(checks []*api.AgentCheck) (health, output string) {
+	for _, check := range checks {
+		is := healthOf(check)
+		if severity[is] > severity[health] {
+			health, output = is, check.Output[:min(len(check.Output), maxOutput)]
+		}
+	}
+	return health, printable.Line(strings.TrimSpace(strings.ToValidUTF8(output, "")))
+}
+
+func healthOf(check *api.AgentCheck) string {
+	switch {
+	case check.Status == api.HealthPassing:
+		return Healthy
+	case check.Status == api.HealthWarning:
+		return Warning
+	case check.Output == "":
+		return Starting
+	}
+	return Unhealthy
+}
+
+func (c *Catalog) noteHealth(id string, s Service, health, output string) {
+	c.mu.Lock()
+	is := c.condition(id)
+	is.health, is.output = health, output
+	failing := health == Unhealthy || health == Warning
+	tell := failing != is.toldFailing && health != Starting && time.Since(is.toldAt) >= tellEvery
+	if tell {
+		is.toldFailing, is.toldAt = failing, time.Now()
+	}
+	c.mu.Unlock()
+	switch {
+	case !tell:
+	case failing:
+		c.event(s.Meta[metaTask], fmt.Sprintf("the check of port %s fails: %s", s.PortName, output))
+	default:
+		c.event(s.Meta[metaTask], fmt.Sprintf("the check of port %s passes again", s.PortName))
+	}
+}
