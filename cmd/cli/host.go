@@ -40,7 +40,7 @@ func (a *commands) imagesCmd() *cobra.Command {
 			})
 		})
 	var name string
-	imp := answer(a, "import ARCHIVE", "import an OCI archive or layout directory", cobra.ExactArgs(1),
+	imp := answer(a, "import ARCHIVE", "import an archive or a directory that holds an image", cobra.ExactArgs(1),
 		func(ctx context.Context, args []string) (*client.ImageInfo, error) {
 			path, err := filepath.Abs(args[0])
 			if err != nil {

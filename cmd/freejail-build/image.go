@@ -16,12 +16,15 @@ import (
 	"github.com/freejail/freejail/image/registry"
 )
 
-const imageHelp = `IMAGE is the path of an OCI archive (tar, also in gzip, zstd or xz) or of an OCI
-layout directory, or one of
+const imageHelp = `IMAGE is the path of an archive (tar, also in gzip, bzip2, zstd or xz) or of a
+directory: an OCI layout, what docker save or podman save writes, or skopeo's dir:;
+or one of
 
   HOST/NAME:TAG             in a registry; also HOST/NAME@sha256:...
   oci:DIR[:NAME]            an OCI layout directory
   oci-archive:FILE[:NAME]   an OCI archive
+  docker-archive:FILE[:NAME], dir:DIR
+                            as docker, podman and skopeo write them; to read from
   store:DIR[:NAME]          a store as --store of build has it (not a running daemon's)`
 
 // imageFlags say where images are that a command looks at, and which ones.

@@ -23,6 +23,8 @@ const locationHelp = `SRC and DST are each one of
   HOST/NAME:TAG             in a registry; also HOST/NAME@sha256:...
   oci:DIR[:NAME]            an OCI layout directory
   oci-archive:FILE[:NAME]   an OCI archive
+  docker-archive:FILE[:NAME], dir:DIR
+                            as docker, podman and skopeo write them; to read from
   store:DIR[:NAME]          a store as --store of build has it (not a running daemon's)
 
 Credentials are those of podman login and docker login: $REGISTRY_AUTH_FILE,

@@ -13,22 +13,42 @@ import (
 	"github.com/therootcompany/xz"
 )
 
-// Decompress finds out by its first bytes whether a stream is gzip, bzip2, zstd or
-// xz, and gives what it holds; anything else is given as it is.
-func Decompress(r io.Reader) (io.ReadCloser, error) {
-	br := Buffered(r)
-	head, err := br.Peek(10)
+// Compression finds out by its first bytes whether a stream is gzip, bzip2, zstd or xz;
+// empty is none of them.
+func Compression(r io.Reader) (string, error) {
+	head, err := Buffered(r).Peek(10)
 	if err != nil && !errors.Is(err, io.EOF) {
-		return nil, err
+		return "", err
 	}
 	switch begins := func(magic string) bool { return strings.HasPrefix(string(head), magic) }; {
 	case begins(gzipMagic):
-		return gzip.NewReader(br)
+		return "gzip", nil
 	case begins("BZh") && strings.HasSuffix(string(head), "1AY&SY"):
-		return io.NopCloser(bzip2.NewReader(br)), nil
+		return "bzip2", nil
 	case begins(zstdMagic), len(head) > 3 && head[0]>>4 == 5 && string(head[1:4]) == skippable:
-		return newZstd(br)
+		return "zstd", nil
 	case begins(xzMagic):
+		return "xz", nil
+	}
+	return "", nil
+}
+
+// Decompress gives what a stream holds that is compressed in one of the ways which
+// Compression knows; anything else is given as it is.
+func Decompress(r io.Reader) (io.ReadCloser, error) {
+	br := Buffered(r)
+	how, err := Compression(br)
+	if err != nil {
+		return nil, err
+	}
+	switch how {
+	case "gzip":
+		return gzip.NewReader(br)
+	case "bzip2":
+		return io.NopCloser(bzip2.NewReader(br)), nil
+	case "zstd":
+		return newZstd(br)
+	case "xz":
 		x, err := xz.NewReader(br, xzDictionary)
 		if err != nil {
 			return nil, err

@@ -4,6 +4,7 @@
 package document
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -185,6 +186,48 @@ func agree(wanted, own string, known func(string) bool, kind string) error {
 		return fmt.Errorf("%w: the document says %.100q, its descriptor or registry %.100q", ErrMediaType, own, wanted)
 	}
 	return nil
+}
+
+// TypeOf is the type of a manifest or an index that comes without one: what it says of
+// itself, or else what it looks like.
+func TypeOf(b []byte) (string, error) {
+	m, err := ReadManifest(b, "")
+	if err == nil {
+		return cmp.Or(m.MediaType, ocispec.MediaTypeImageManifest), nil
+	}
+	if idx, ierr := ReadIndex(b, ""); ierr == nil {
+		return cmp.Or(idx.MediaType, ocispec.MediaTypeImageIndex), nil
+	}
+	return "", err
+}
+
+// Saved is an image in the manifest.json of a docker-archive: names of files there.
+type Saved struct {
+	Config   string
+	RepoTags []string
+	Layers   []string
+}
+
+// maxSaved bounds the images of a docker-archive.
+const maxSaved = 1000
+
+// ReadSaved reads the manifest.json of a docker-archive.
+func ReadSaved(b []byte) (list []Saved, err error) {
+	if err := strictjson.Unmarshal(b, &list, rules); err != nil {
+		return nil, err
+	}
+	if len(list) == 0 || len(list) > maxSaved {
+		return nil, fmt.Errorf("it names %d images: want 1 to %d", len(list), maxSaved)
+	}
+	for i, s := range list {
+		if s.Config == "" {
+			return nil, fmt.Errorf("[%d]: Config is missing", i)
+		}
+		if len(s.Layers) > MaxLayers {
+			return nil, fmt.Errorf("[%d]: %d layers: at most %d are allowed", i, len(s.Layers), MaxLayers)
+		}
+	}
+	return list, nil
 }
 
 // LayoutVersion reads the version that a layout's oci-layout file tells.

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -22,83 +21,6 @@ import (
 	"github.com/freejail/freejail/image/blob"
 	"github.com/freejail/freejail/internal/regular"
 )
-
-// extract makes a layout in a directory of what belongs to one in an archive, and
-// of nothing else; names are checked against a layout's own.
-func (x extraction) extract(ctx context.Context, in *Input, dir string) error {
-	read := image.Progress{Size: in.info.Size()}
-	br := blob.Buffered(blob.Count(blob.WithContext(ctx, in.file), func(n int) {
-		if read.Done += int64(n); x.tell != nil {
-			x.tell(read)
-		}
-	}))
-	release, err := blob.Reserve(ctx, br, 0)
-	if err != nil {
-		return fmt.Errorf("archive %s: %w", in.path, err)
-	}
-	defer release()
-	z, err := blob.Decompress(br)
-	if err != nil {
-		return fmt.Errorf("archive %s: %w", in.path, err)
-	}
-	defer z.Close()
-	if err := os.MkdirAll(filepath.Join(dir, blobDir), 0o700); err != nil {
-		return err
-	}
-	r := blob.Limit(blob.WithContext(ctx, z), new(int64), x.limits.ImageBytes, "image_size")
-	if err := x.entries(tar.NewReader(r), dir); err != nil {
-		return fmt.Errorf("archive %s: %w", in.path, err)
-	}
-	return nil
-}
-
-func (x extraction) entries(tr *tar.Reader, dir string) error {
-	left := x.limits.ImageBytes
-	for n := int64(0); ; n++ {
-		h, err := tr.Next()
-		switch {
-		case errors.Is(err, io.EOF) && n > 0:
-			return nil
-		case errors.Is(err, io.EOF):
-			return errors.New("not an archive of an image: it is empty")
-		case err != nil:
-			return err
-		case n >= x.limits.Entries:
-			return fmt.Errorf("over the limit of %d entries (limits { entries })", x.limits.Entries)
-		}
-		name := strings.TrimPrefix(path.Clean("/"+h.Name), "/")
-		if h.Typeflag != tar.TypeReg || !layoutFile(name) {
-			continue
-		}
-		// A sparse file unpacks to more than the archive has of it.
-		if left -= h.Size; left < 0 {
-			return fmt.Errorf("%s: over the limit of %d bytes (limits { image_size })", name, x.limits.ImageBytes)
-		}
-		if err := writeEntry(filepath.Join(dir, name), name, h.Size, tr, x.verify); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-	}
-}
-
-// layoutFile knows the names that an OCI layout can have; none leaves it.
-func layoutFile(name string) bool {
-	return name == ocispec.ImageIndexFile || name == ocispec.ImageLayoutFile || blobDigest(name) != ""
-}
-
-func writeEntry(p, name string, size int64, r io.Reader, verify bool) error {
-	f, err := os.OpenFile(p, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if errors.Is(err, os.ErrExist) {
-		return errors.New("duplicate entry")
-	}
-	if err != nil {
-		return err
-	}
-	if d := blobDigest(name); d != "" && verify {
-		r = blob.Verify(r, ocispec.Descriptor{Digest: d, Size: size})
-	}
-	_, err = blob.Copy(f, r)
-	return errors.Join(err, f.Close())
-}
 
 // WriteArchive writes a layout's files as an oci-archive, every blob with its digest
 // verified. Files that are no part of a layout are left out.

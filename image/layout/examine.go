@@ -37,7 +37,7 @@ func Examine(ctx context.Context, path string, limits image.Limits,
 	defer in.Close()
 	e := &Examination{seen: map[digest.Digest]bool{}}
 	if e.Layout, err = in.layout(ctx, extraction{limits: limits.WithDefaults()}); err != nil {
-		if ctx.Err() != nil || in.root != nil {
+		if ctx.Err() != nil || in.members(extraction{}) == nil {
 			return nil, err
 		}
 		e.Add(image.Error, "archive", path, "%v", err)
@@ -46,7 +46,8 @@ func Examine(ctx context.Context, path string, limits image.Limits,
 	e.layoutFile()
 	b, err := e.Layout.foreignIndex()
 	if err != nil {
-		e.Add(image.Error, "index-missing", indexFile, "this is not an OCI layout or oci-archive: %v", err)
+		e.Add(image.Error, "index-missing", indexFile,
+			"not an OCI layout or oci-archive, a docker-archive or a dir: %v", err)
 		return e, nil
 	}
 	err = e.index(ctx, "index", ocispec.MediaTypeImageIndex, b, want, 1)

@@ -17,6 +17,12 @@ func FuzzExamine(f *testing.F) {
 	l.Files["index.json"] = []byte(
 		`{"manifests":[{"mediaType":"application/vnd.oci.image.index.v1+json","digest":"sha256:x"}]}`)
 	f.Add(l.Tar(f))
+	s := newSaved(f)
+	f.Add(layerOf(f, s.all()...))
+	s.items[4] = symlink("a/layer.tar", "../b/layer.tar")
+	f.Add(layerOf(f, s.all()...))
+	l = newLayout(layerOf(f, file("f", "x"))).Seal(f)
+	f.Add(layerOf(f, dirItems(f, l.Manifest, l.Files)...))
 	f.Fuzz(func(t *testing.T, archive []byte) {
 		t.Setenv("TMPDIR", t.TempDir())
 		limits := image.Limits{ImageBytes: 1 << 20, Entries: 1000}

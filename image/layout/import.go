@@ -22,8 +22,9 @@ const maxImports = 8
 
 var imports = semaphore.NewWeighted(maxImports)
 
-// Import takes an image from an OCI layout directory or an oci-archive (tar,
-// also in gzip, zstd or xz) into the store, under a name or the archive's own.
+// Import takes an image from an OCI layout, an oci-archive, a docker-archive or a dir
+// (each a directory or a tar, also in gzip, bzip2, zstd or xz) into the store, under a
+// name or the archive's own.
 // Of several images it takes the one for this host's platform. Every blob's
 // digest and size is verified; on error the store is as before. Concurrent
 // imports, of the same archive too, do not disturb each other. Progress, which
@@ -118,7 +119,7 @@ func (l *Layout) choose(ctx context.Context, wanted []ocispec.Platform, name str
 		}
 		b, err := l.foreignIndex()
 		if err != nil {
-			return nil, fmt.Errorf("%s is not an OCI layout or oci-archive: %w", l.name, err)
+			return nil, fmt.Errorf("%s is not an OCI layout or oci-archive, a docker-archive or a dir: %w", l.name, err)
 		}
 		return b, nil
 	}

@@ -83,18 +83,23 @@ func (in *Input) Close() error {
 	return in.file.Close()
 }
 
-// extraction is how an archive becomes a layout.
-type extraction struct {
-	parent string // directory for the layout; empty is the system's for temporary files
-	limits image.Limits
-	verify bool // blobs, whose names are digests
-	tell   func(image.Progress)
+// members gives what has to be extracted before it is a layout; nil is a layout.
+func (in *Input) members(x extraction) members {
+	if in.root == nil {
+		return archived{in, x.limits, x.tell}
+	}
+	_, err := in.root.Lstat(indexFile)
+	if _, merr := in.root.Lstat(manifestFile); errors.Is(err, fs.ErrNotExist) && merr == nil {
+		return directory{in.root, x.limits}
+	}
+	return nil
 }
 
-// layout gives what was opened as a layout. An archive is extracted into one that
-// goes with its Close.
+// layout gives what was opened as a layout. What is none, such as an archive, is
+// extracted into one that goes with its Close.
 func (in *Input) layout(ctx context.Context, x extraction) (*Layout, error) {
-	if in.root != nil {
+	from := in.members(x)
+	if from == nil {
 		root, err := in.root.OpenRoot(".")
 		return &Layout{root: root, name: in.path, limits: x.limits}, err
 	}
@@ -103,13 +108,17 @@ func (in *Input) layout(ctx context.Context, x extraction) (*Layout, error) {
 		return nil, blob.ExplainNoSpace(err)
 	}
 	var root *os.Root
-	if err = x.extract(ctx, in, dir); err == nil {
+	converted, err := x.extract(ctx, from, dir)
+	if err == nil {
 		root, err = os.OpenRoot(dir)
+	} else {
+		err = fmt.Errorf("archive %s: %w", in.path, err)
 	}
 	if err != nil {
 		return nil, errors.Join(blob.ExplainNoSpace(err), os.RemoveAll(dir))
 	}
-	return &Layout{root: root, name: in.path, dir: dir, limits: x.limits, mode: 0o644, own: true}, nil
+	return &Layout{root: root, name: in.path, dir: dir, limits: x.limits, mode: 0o644, own: true,
+		made: converted}, nil
 }
 
 // openLayout is layout for what is at a path.
@@ -122,8 +131,9 @@ func openLayout(ctx context.Context, path string, x extraction) (*Layout, error)
 	return l, errors.Join(err, in.Close())
 }
 
-// OpenArchive extracts an oci-archive (tar, also in gzip, zstd or xz) into a
-// temporary layout, which Close removes. Every blob is verified.
+// OpenArchive extracts an archive (an oci-archive, a docker-archive or one of a dir, in a
+// tar, also in gzip, bzip2, zstd or xz) into a temporary layout, which Close removes.
+// Every blob is verified.
 func OpenArchive(ctx context.Context, file string, limits image.Limits) (*Layout, error) {
 	l, err := openLayout(ctx, file, extraction{limits: limits.WithDefaults(), verify: true})
 	if err == nil && !l.own {
@@ -132,7 +142,22 @@ func OpenArchive(ctx context.Context, file string, limits image.Limits) (*Layout
 	return l, err
 }
 
-// OpenImage opens a layout directory or an archive to look at one of its images,
+// OpenDirectory opens a layout, or a directory of another form as OpenArchive does.
+func OpenDirectory(ctx context.Context, path string, limits image.Limits) (*Layout, error) {
+	in, err := OpenInput(path, path)
+	if err != nil {
+		return nil, err
+	}
+	x := extraction{limits: limits.WithDefaults(), verify: true}
+	if in.root == nil || in.members(x) == nil {
+		l, err := Open(path)
+		return l, errors.Join(err, in.Close())
+	}
+	l, err := in.layout(ctx, x)
+	return l, errors.Join(err, in.Close())
+}
+
+// OpenImage opens a directory or an archive to look at one of its images,
 // and to unpack that from there. Manifest and config are verified at once, and so is
 // all of an archive; the layers of a directory when they are unpacked. The zero platform means any, the
 // host's first.

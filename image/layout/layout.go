@@ -50,6 +50,7 @@ type Layout struct {
 	limits image.Limits
 	mode   fs.FileMode // of files that are made
 	own    bool        // made of an archive, and removed with Close
+	made   bool        // of what is neither a layout nor an oci-archive
 	temp   bool        // the directory for what is being written is ours too
 	mu     sync.Mutex  // guards the index
 }
@@ -137,6 +138,9 @@ func (l *Layout) Close() error {
 	}
 	return err
 }
+
+// Converted tells that it was made of a docker-archive or a dir.
+func (l *Layout) Converted() bool { return l.made }
 
 // Dir is where the layout lies.
 func (l *Layout) Dir() string { return l.dir }

@@ -35,8 +35,11 @@ func (c *Client) source(ctx context.Context, l Location, limits image.Limits) (s
 	case Remote:
 		places, err := c.places(l.Ref, nil)
 		return &remoteSource{newOrigin(places), l.Ref}, l.Ref.version(), err
-	case Archive:
+	case Archive, DockerArchive:
 		from, err := layout.OpenArchive(ctx, l.Path, limits)
+		return &local{Layout: from, at: l}, l.Name, err
+	case Layout, Dir:
+		from, err := layout.OpenDirectory(ctx, l.Path, limits)
 		return &local{Layout: from, at: l}, l.Name, err
 	}
 	from, err := layout.Open(l.Path)
@@ -48,6 +51,8 @@ func (c *Client) target(l Location) (target, error) {
 	case Remote:
 		p, err := c.place(l.Ref, nil)
 		return &remoteTarget{p}, err
+	case DockerArchive, Dir:
+		return nil, fmt.Errorf("%s is not supported as a destination: use oci-archive:FILE or oci:DIR", l)
 	case Archive:
 		dir, err := os.MkdirTemp(filepath.Dir(l.Path), ".freejail-archive-")
 		if err != nil {

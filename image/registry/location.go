@@ -14,6 +14,9 @@ const (
 	Layout  Kind = "oci"
 	Archive Kind = "oci-archive"
 	Store   Kind = "store"
+
+	DockerArchive Kind = "docker-archive" // to read from
+	Dir           Kind = "dir"            // likewise
 )
 
 // Location is an image in a registry, a layout, an archive or a store.
@@ -24,10 +27,10 @@ type Location struct {
 	Name string    // in a layout, an archive or a store; may be empty
 }
 
-// ParseLocation reads oci:DIR[:NAME], oci-archive:FILE[:NAME],
-// store:DIR[:NAME] or a reference. A path with a colon in it cannot be named.
+// ParseLocation reads oci:DIR[:NAME], oci-archive:FILE[:NAME], store:DIR[:NAME],
+// docker-archive:FILE[:NAME], dir:DIR or a reference. A path with a colon in it cannot be named.
 func ParseLocation(s string) (Location, error) {
-	for _, kind := range []Kind{Layout, Archive, Store} {
+	for _, kind := range []Kind{Layout, Archive, Store, DockerArchive, Dir} {
 		rest, ok := strings.CutPrefix(s, string(kind)+":")
 		if !ok {
 			continue
@@ -41,8 +44,8 @@ func ParseLocation(s string) (Location, error) {
 	}
 	ref, err := ParseReference(strings.TrimPrefix(s, "docker://"))
 	if err != nil {
-		return Location{}, fmt.Errorf("%w; or oci:DIR, oci-archive:FILE or store:DIR, "+
-			"each with :NAME behind it where there are several images", err)
+		return Location{}, fmt.Errorf("%w; or oci:DIR, oci-archive:FILE, docker-archive:FILE, dir:DIR or "+
+			"store:DIR, each with :NAME behind it where there are several images", err)
 	}
 	return Location{Kind: Remote, Ref: ref}, nil
 }

@@ -94,12 +94,16 @@ func (l *local) nameOf(d ocispec.Descriptor) string {
 
 // beside is where what belongs to an image is put.
 func (c *Client) beside(src source, at Location) (target, error) {
-	switch at.Kind {
-	case Store:
+	l, here := src.(*local)
+	switch {
+	case at.Kind == Store:
 		return nil, errors.New("sign the image before it goes into a store")
-	case Archive: // the unpacked one becomes the new archive
-		l, err := layout.Make(src.(*local).Dir())
-		return &repacked{local{Layout: l, at: at}}, err
+	case at.Kind == DockerArchive || at.Kind == Dir || here && l.Converted():
+		return nil, fmt.Errorf("%s has no place for signatures: copy the image to oci-archive:FILE or oci:DIR first",
+			at)
+	case at.Kind == Archive: // the unpacked one becomes the new archive
+		to, err := layout.Make(l.Dir())
+		return &repacked{local{Layout: to, at: at}}, err
 	}
 	return c.target(at)
 }
