@@ -68,7 +68,7 @@ func Read(get func(ocispec.Descriptor) ([]byte, error), d ocispec.Descriptor) (*
 	if err != nil {
 		return nil, m, err
 	}
-	img.Digest = d.Digest
+	img.Digest, img.Docker = d.Digest, readDocker(config)
 	return img, m, nil
 }
 

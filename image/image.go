@@ -39,7 +39,8 @@ type Image struct {
 	Name     string
 	Digest   digest.Digest // of the OCI image manifest
 	Config   ocispec.Image
-	Manifest *Manifest // never nil; empty where the image has none
+	Docker   DockerConfig // of the config too
+	Manifest *Manifest    // never nil; empty where the image has none
 	Layers   []ocispec.Descriptor
 	ChainID  digest.Digest
 	Chains   []digest.Digest // of the first layer, the first two layers and so on; the last is ChainID

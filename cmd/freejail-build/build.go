@@ -60,10 +60,12 @@ type buildFlags struct {
 
 func (a *commands) buildCmd() *cobra.Command {
 	f := &buildFlags{}
-	c := app.Command("build [flags] -o IMAGE DIRECTORY", "build an image from a Jailfile and the files in a directory",
+	c := app.Command("build [flags] -o IMAGE DIRECTORY",
+		"build an image from a Jailfile or Containerfile",
 		cobra.ExactArgs(1), func(ctx context.Context, args []string) error { return a.build(ctx, f, args[0]) })
-	c.Long = `Build an image from a Jailfile. COPY and ADD take files from the directory only;
-` + build.IgnoreFile + ` in it lists what they ignore.
+	c.Long = `Build an image from a Jailfile, Containerfile, Dockerfile or Bastillefile. COPY
+and ADD take files from the directory only; ` + build.IgnoreFile + ` in it, or .containerignore or
+.dockerignore for a Containerfile, lists what they ignore.
 
 Builds are reproducible: the same input gives the same image. SOURCE_DATE_EPOCH in
 the environment is the time of the image, and nothing in it is newer; unset, that
@@ -75,8 +77,10 @@ nodes of /dev, and the host's network or none (--network none).
 The digest of the image is printed to standard output.`
 	f.outputFlags.add(c)
 	c.Flags().StringVarP(&f.File, "file", "f", "", "the Jailfile, or - for standard input (default: "+
-		build.DefaultFile+" in the directory, or "+build.BastilleFile+")")
-	c.Flags().StringVar(&f.format, "format", "", "jailfile or bastille (default: by the file's name)")
+		strings.Join([]string{build.DefaultFile, build.ContainerFile, build.DockerFile}, ", ")+" or "+
+		build.BastilleFile+" in the directory)")
+	c.Flags().StringVar(&f.format, "format", "",
+		"jailfile, containerfile, dockerfile or bastille (default: by the file's name)")
 	c.Flags().StringVar(&f.From, "from", "", "the base of a Bastillefile: an archive, a layout or the name of an image")
 	c.Flags().StringVarP(&f.Tag, "tag", "t", "", "the name of the image (default: NAME of the Jailfile)")
 	c.Flags().StringArrayVar(&f.args, "build-arg", nil,
@@ -107,10 +111,10 @@ func (a *commands) build(ctx context.Context, f *buildFlags, dir string) (err er
 	if f.Network != build.NetworkHost && f.Network != build.NetworkNone {
 		return app.Usagef("--network %s: expected host or none", f.Network)
 	}
-	if f.format != "" && f.format != "jailfile" && f.format != "bastille" {
-		return app.Usagef("--format %s: expected jailfile or bastille", f.format)
+	if o.Format, err = format(f.format); err != nil {
+		return err
 	}
-	o.Context, o.Bastille, o.Pull = dir, f.format == "bastille", f.pull
+	o.Context, o.Pull = dir, f.pull
 	if o.Permit, err = permits(f.policy); err != nil {
 		return err
 	}
@@ -132,6 +136,16 @@ func (a *commands) build(ctx context.Context, f *buildFlags, dir string) (err er
 	o.Runner = func(state string) (build.Runner, error) { return buildjail.New(state) }
 	o.CleanUp = buildjail.CleanUp
 	return a.made(build.Build(ctx, o))
+}
+
+func format(name string) (string, error) {
+	switch name {
+	case "", build.FormatJailfile, build.FormatContainerfile, build.FormatBastille:
+		return name, nil
+	case "dockerfile":
+		return build.FormatContainerfile, nil
+	}
+	return "", app.Usagef("--format %s: expected jailfile, containerfile, dockerfile or bastille", name)
 }
 
 func buildArgs(list []string) (map[string]string, error) {

@@ -29,6 +29,13 @@ const (
 	BastilleFile = "Bastillefile"
 )
 
+// Formats of recipes.
+const (
+	FormatJailfile      = "jailfile"
+	FormatContainerfile = "containerfile" // Dockerfiles too
+	FormatBastille      = "bastille"
+)
+
 // Stdin in the place of a Jailfile's path is the standard input.
 const Stdin = "-"
 
@@ -36,10 +43,13 @@ const Stdin = "-"
 type Options struct {
 	Context string // the directory that COPY and ADD take from
 	// File is the Jailfile, which may lie outside of the context; Stdin is the
-	// standard input. Default: Jailfile in the context, or Bastillefile.
+	// standard input. Default: Jailfile in the context, or Containerfile,
+	// Dockerfile, Bastillefile.
 	File string
-	// Bastille takes the file for a Bastillefile whatever its name is.
-	Bastille bool
+	// Format is what the file is, whatever its name is: one of Format*; empty: by
+	// its name, and what says neither is a Jailfile where it has an instruction
+	// that only these have.
+	Format string
 	// From is what a Bastillefile, which has no FROM, builds on.
 	From string
 	// Output is where the image goes: an oci-archive, or, where it ends in a
@@ -108,6 +118,7 @@ type builder struct {
 	epoch   time.Time
 	context *os.Root
 	recipe  string // the path of the file that is built
+	names   bool   // what does not look like a path is an image's name, as in a Containerfile
 	ignore  *ignorer
 	store   *layout.Store
 	cache   *cache   // nil without
@@ -140,6 +151,10 @@ func Build(ctx context.Context, o Options) (_ *image.Image, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if b.ignore, err = b.readIgnore(ctx, file.container, b.outputInContext()...); err != nil {
+		return nil, fmt.Errorf("context: %w", err)
+	}
+	b.names = file.container
 	p := &planner{file: file, platform: o.Platform, given: o.Args, goal: o.Target, secrets: o.Secrets, permit: o.Permit}
 	p.base = func(ref string, wanted ocispec.Platform) (*image.Image, error) { return b.from(ctx, ref, wanted) }
 	if err := p.plan(ctx); err != nil {
@@ -194,11 +209,6 @@ func (b *builder) open(ctx context.Context) (err error) {
 	// With the dot it is a directory, or an error: a FIFO would make us wait.
 	if b.context, err = os.OpenRoot(b.opts.Context + "/."); err != nil {
 		return fmt.Errorf("context: %w", err)
-	}
-	if !b.anywhere {
-		if b.ignore, err = b.readIgnore(ctx, b.outputInContext()...); err != nil {
-			return fmt.Errorf("context: %w", err)
-		}
 	}
 	b.hashes = newHashes(b.context, b.cache, b.opts.Context)
 	if b.store = b.opts.Store; b.store == nil {

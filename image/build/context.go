@@ -24,7 +24,8 @@ import (
 )
 
 // IgnoreFile names what COPY and ADD pass over in a context: patterns as
-// .dockerignore has them, one a line, # for comments, ! for exceptions.
+// .dockerignore has them, one a line, # for comments, ! for exceptions. A
+// Containerfile has that of other builders.
 const IgnoreFile = ".jailignore"
 
 const (
@@ -39,6 +40,7 @@ type ignorer struct {
 	ctx      context.Context
 	patterns []ignored
 	exact    []string // the build's own output
+	file     string   // that the patterns are of
 }
 
 // ignored is one pattern; !pattern takes back what one before it has said.
@@ -47,18 +49,38 @@ type ignored struct {
 	back bool
 }
 
-func (b *builder) readIgnore(ctx context.Context, exact ...string) (*ignorer, error) {
-	ig := &ignorer{ctx: ctx, exact: exact}
-	f, _, err := b.openFile(IgnoreFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		return ig, nil
+// ignoreFiles are looked for in this order. For a Containerfile its own goes first.
+func (b *builder) ignoreFiles(container bool) []string {
+	if !container {
+		return []string{IgnoreFile}
 	}
-	if err != nil {
-		return nil, err
+	names := []string{".containerignore", ".dockerignore", IgnoreFile}
+	if at, ok := b.inContext(b.recipe); ok && b.recipe != Stdin {
+		names = append([]string{at + ".containerignore", at + ".dockerignore"}, names...)
 	}
-	text, err := regular.Read(f, IgnoreFile, maxIgnore)
+	return names
+}
+
+func (b *builder) readIgnore(ctx context.Context, container bool, exact ...string) (*ignorer, error) {
+	ig := &ignorer{ctx: ctx, exact: exact, file: IgnoreFile}
+	for _, name := range b.ignoreFiles(container) {
+		f, _, err := b.openFile(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		ig.file = name
+		return ig, ig.read(f)
+	}
+	return ig, nil
+}
+
+func (ig *ignorer) read(f *os.File) error {
+	text, err := regular.Read(f, ig.file, maxIgnore)
 	if err = errors.Join(err, f.Close()); err != nil {
-		return nil, err
+		return err
 	}
 	n := 0
 	for line := range strings.Lines(string(text)) {
@@ -67,10 +89,10 @@ func (b *builder) readIgnore(ctx context.Context, exact ...string) (*ignorer, er
 			continue
 		}
 		if err := ig.add(line); err != nil {
-			return nil, fmt.Errorf("%s:%d: %w", IgnoreFile, n, err)
+			return fmt.Errorf("%s:%d: %w", ig.file, n, err)
 		}
 	}
-	return ig, nil
+	return nil
 }
 
 func (ig *ignorer) add(line string) error {
@@ -134,8 +156,8 @@ func (c contextSource) expand(sources []string) ([]string, error) {
 				"file into it", s)
 		case !strings.ContainsAny(name, "*?["):
 			if skip, err := c.ignore.match(name); skip || err != nil {
-				return nil, errors.Join(fmt.Errorf("%s is excluded by %s, or is the build's own output", s, IgnoreFile),
-					err)
+				return nil, errors.Join(fmt.Errorf("%s is excluded by %s, or is the build's own output", s,
+					c.ignore.file), err)
 			}
 			out = append(out, name)
 			continue

@@ -6,10 +6,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/moby/patternmatcher"
 )
 
 // copyStep is COPY and ADD. Files come from the context, and are root's with
@@ -29,7 +32,16 @@ type copyStep struct {
 	whole   bool // a directory is copied itself, not only what is in it
 	unpack  bool // ADD: an archive is unpacked
 	strict  bool // what is no archive is an error
+	parents bool // the directories of a source's path are copied with it
+	texts   []text
+	exclude []string // patterns of what is left out, relative to a source
 }
+
+// text is a file that the recipe itself holds.
+type text struct{ Name, Text string }
+
+// maxExcluded bounds the patterns of one instruction.
+const maxExcluded = 64
 
 func (s *copyStep) key(ctx context.Context, b *work) (any, error) {
 	k := struct {
@@ -37,7 +49,10 @@ func (s *copyStep) key(ctx context.Context, b *work) (any, error) {
 		Mode                  *int64
 		Whole, Unpack, Strict bool
 		Sources               []string
-	}{s.dest, s.chown, "", s.mode, s.whole, s.unpack, s.strict, s.sources}
+		Parents               bool     `json:",omitempty"`
+		Texts                 []text   `json:",omitempty"`
+		Exclude               []string `json:",omitempty"`
+	}{s.dest, s.chown, "", s.mode, s.whole, s.unpack, s.strict, s.sources, s.parents, s.texts, s.exclude}
 	var err error
 	if s.from != nil {
 		k.From = s.from.state(b.builder)
@@ -63,6 +78,11 @@ func (s *copyStep) run(ctx context.Context, b *work) error {
 	err = b.layer(ctx, v, func(w *writer) error {
 		c := &copier{ctx: ctx, step: s, b: b, from: from, w: w, uid: uid, gid: gid, items: map[string]item{},
 			done: map[place]string{}}
+		if len(s.exclude) > 0 {
+			if c.exclude, err = patternmatcher.New(s.exclude); err != nil {
+				return err
+			}
+		}
 		return c.run()
 	})
 	return errors.Join(err, from.close())
@@ -84,22 +104,104 @@ type copier struct {
 	uid, gid int
 	items    map[string]item
 	done     map[place]string // files of another image that are written, for hard links
+	exclude  *patternmatcher.PatternMatcher
+	below    string // the source that is copied, for exclude
 }
 
 func (c *copier) run() error {
-	sources, err := c.from.expand(c.step.sources)
+	targets, err := c.targets()
 	if err != nil {
 		return err
 	}
-	if len(sources) > 1 && !strings.HasSuffix(c.step.dest, "/") {
-		return manySources(len(sources), c.step.dest)
+	if n := len(targets) + len(c.step.texts); n > 1 && !strings.HasSuffix(c.step.dest, "/") {
+		return manySources(n, c.step.dest)
 	}
-	for _, src := range sources {
-		if err := c.source(src); err != nil {
+	for _, t := range targets {
+		if err := c.source(t.src, t.dest); err != nil {
+			return err
+		}
+	}
+	for _, t := range c.step.texts {
+		if err := c.text(t); err != nil {
 			return err
 		}
 	}
 	return c.flush()
+}
+
+// target is where one source goes.
+type target struct{ src, dest string }
+
+func (c *copier) targets() (out []target, err error) {
+	for _, pattern := range c.step.sources {
+		names, err := c.from.expand([]string{pattern})
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range names {
+			dest := c.step.dest
+			if c.step.parents {
+				dest = c.withParents(pattern, name)
+			}
+			out = append(out, target{name, dest})
+		}
+	}
+	return out, nil
+}
+
+// withParents is the destination with what of a source's path lies behind /./, or
+// all of it.
+func (c *copier) withParents(pattern, name string) string {
+	if i := strings.LastIndex(pattern, "/./"); i >= 0 {
+		above := len(components(path.Clean("/" + pattern[:i])))
+		parts := components(name)
+		name = path.Join(parts[min(above, len(parts)):]...)
+	}
+	n, err := c.from.stat(name, true)
+	if err == nil && n.kind == tar.TypeDir {
+		return path.Join(c.step.dest, name)
+	}
+	return path.Join(c.step.dest, path.Dir(name)) + "/"
+}
+
+// text writes a file that the recipe itself holds.
+func (c *copier) text(t text) error {
+	at, err := c.place(c.step.dest, t.Name)
+	if err != nil {
+		return err
+	}
+	if err := checkName(at); err != nil {
+		return err
+	}
+	if old := c.w.view.get(at); old != nil && old.kind == tar.TypeDir {
+		return fmt.Errorf("/%s is a directory in the image: write /%s/ to put the text into it", at, at)
+	}
+	return c.put(at, item{node: c.dressed(&node{kind: tar.TypeReg, mode: 0o644}), name: "<<" + t.Name, text: &t.Text})
+}
+
+// place is where a file of this name goes, as root's path.
+func (c *copier) place(dest, name string) (string, error) {
+	if !strings.HasSuffix(dest, "/") && c.isDir(dest) {
+		dest += "/"
+	}
+	dir, base := path.Split(dest)
+	if base == "" {
+		base = path.Base(name)
+	}
+	at, err := c.dir(dir)
+	return path.Join(at, base), err
+}
+
+// left out tells whether --exclude names what is copied from a path.
+func (c *copier) leftOut(name string) (bool, error) {
+	if c.exclude == nil {
+		return false, nil
+	}
+	rel := strings.TrimPrefix(strings.TrimPrefix(name, c.below), "/")
+	if c.below == "." {
+		rel = name
+	}
+	return c.exclude.MatchesOrParentMatches(rel)
 }
 
 // flush writes what was collected, parents before what is in them.
@@ -121,13 +223,18 @@ func (c *copier) flush() error {
 	return nil
 }
 
-func (c *copier) source(src string) error {
+func (c *copier) source(src, dest string) error {
 	n, err := c.from.stat(src, true)
 	if err != nil {
 		return err
 	}
 	if n.kind == tar.TypeDir {
-		return c.directory(src)
+		c.below = src
+		return c.directory(src, dest)
+	}
+	c.below = path.Dir(src)
+	if out, err := c.leftOut(src); out || err != nil {
+		return err
 	}
 	if c.step.unpack {
 		done, err := c.archive(src)
@@ -138,23 +245,14 @@ func (c *copier) source(src string) error {
 			return fmt.Errorf("%s is not an archive: want a tar, plain or in gzip, zstd or xz", src)
 		}
 	}
-	dest := c.step.dest
-	if !strings.HasSuffix(dest, "/") && c.isDir(dest) {
-		dest += "/"
-	}
-	dir, base := path.Split(dest)
-	if base == "" {
-		base = path.Base(src)
-	}
-	at, err := c.dir(dir)
+	at, err := c.place(dest, src)
 	if err != nil {
 		return err
 	}
-	return c.file(src, path.Join(at, base), n)
+	return c.file(src, at, n)
 }
 
-func (c *copier) directory(src string) error {
-	dest := c.step.dest
+func (c *copier) directory(src, dest string) error {
 	if c.step.whole && (strings.HasSuffix(dest, "/") || c.isDir(dest)) {
 		dest = path.Join(dest, path.Base(src))
 	}
@@ -191,6 +289,9 @@ func (c *copier) contents(src, dest string) error {
 		}
 		name, at := path.Join(src, base), path.Join(dest, base)
 		skip, look, err := c.from.skips(name)
+		if out, xerr := c.leftOut(name); out || xerr != nil {
+			skip, look, err = true, false, errors.Join(err, xerr)
+		}
 		switch {
 		case err != nil:
 		case !skip:
@@ -232,7 +333,7 @@ func (c *copier) child(src, dest string) error {
 		}
 		made := c.dressed(n)
 		made.names = map[string]*node{}
-		if err := c.put(dest, item{made, src, n.from}); err != nil {
+		if err := c.put(dest, item{node: made, name: src, from: n.from}); err != nil {
 			return err
 		}
 		at = dest
@@ -258,7 +359,7 @@ func (c *copier) file(src, at string, n *node) error {
 	if n.kind == 0 {
 		return fmt.Errorf("%s is not a regular file, directory or link: images hold nothing else", src)
 	}
-	return c.put(at, item{c.dressed(n), src, n.from})
+	return c.put(at, item{node: c.dressed(n), name: src, from: n.from})
 }
 
 // dressed is a node with the owner and the mode that the instruction gives it.
@@ -293,7 +394,7 @@ func (c *copier) write(at string, i item) (err error) {
 		return c.w.entry(h, nil)
 	}
 	n.from = c.w.view.following()
-	r, err := c.from.open(c.ctx, i)
+	r, err := c.open(i)
 	if err != nil {
 		return err
 	}
@@ -318,6 +419,13 @@ func (c *copier) write(at string, i item) (err error) {
 		return errors.Join(c.w.entry(h, bytes.NewReader(n.text)), r.verified())
 	}
 	return errors.Join(c.w.entry(h, r), r.verified())
+}
+
+func (c *copier) open(i item) (*content, error) {
+	if i.text != nil {
+		return &content{ReadCloser: io.NopCloser(strings.NewReader(*i.text)), size: int64(len(*i.text))}, nil
+	}
+	return c.from.open(c.ctx, i)
 }
 
 // flagsRecord holds file flags, as bsdtar writes them.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,24 +19,6 @@ import (
 func (p *planner) user(in Instruction) (err error) {
 	p.config.Config.User, err = p.one(in)
 	return err
-}
-
-// command reads ENTRYPOINT and CMD. No shell stands between the image and its
-// program, so what only a shell understands is refused.
-func (p *planner) command(in Instruction) ([]string, error) {
-	if isJSON(in.Text) {
-		return p.json(in.Text)
-	}
-	list, operator, err := split(in.Text, p.lookup)
-	if err == nil {
-		err = p.chargeWords(list)
-	}
-	if err == nil && operator != 0 {
-		example, jerr := json.Marshal([]string{"/bin/sh", "-c", in.Text})
-		err = errors.Join(fmt.Errorf("%q needs a shell and none is used: write %s %s, or quote it", operator, in.Verb,
-			example), jerr)
-	}
-	return list, err
 }
 
 func (p *planner) entrypoint(in Instruction) error {
@@ -103,6 +86,14 @@ func duration(opts map[string]string, key string) (image.Duration, error) {
 }
 
 func (p *planner) stopSignal(in Instruction) error {
+	if in.container && len(strings.Fields(in.Text)) == 1 {
+		signal, err := p.one(in)
+		if err == nil {
+			err = (&image.Manifest{SchemaVersion: 1, Stop: image.Stop{Signal: signal}}).Validate()
+		}
+		p.config.Config.StopSignal = signal
+		return err
+	}
 	w, opts, err := p.head(in, 1, []string{"timeout"}, nil)
 	if err != nil {
 		return err
@@ -247,6 +238,10 @@ func (p *planner) volume(in Instruction) error {
 	if n == 0 {
 		return fmt.Errorf("not an absolute path: write %s", verbs[in.Verb].usage)
 	}
+	if in.container && n == len(list) {
+		p.ociVolumes(list)
+		return nil
+	}
 	opts, err := options(list[n:], []string{"name", "description"}, []string{"required", "readonly"})
 	if err != nil {
 		return err
@@ -268,10 +263,18 @@ func (p *planner) volume(in Instruction) error {
 
 func (p *planner) addVolume(v image.Volume) {
 	p.manifest.Volumes = replace(p.manifest.Volumes, v, func(o image.Volume) bool { return o.Path == v.Path })
+	p.ociVolumes([]string{v.Path})
+}
+
+// ociVolumes are in the config alone: what a host makes of them is as with every
+// other builder's image.
+func (p *planner) ociVolumes(list []string) {
 	if p.config.Config.Volumes == nil {
 		p.config.Config.Volumes = map[string]struct{}{}
 	}
-	p.config.Config.Volumes[v.Path] = struct{}{}
+	for _, dir := range list {
+		p.config.Config.Volumes[path.Clean(dir)] = struct{}{}
+	}
 }
 
 func (p *planner) writable(in Instruction) error {
@@ -288,6 +291,12 @@ func (p *planner) writable(in Instruction) error {
 func (p *planner) imageConfig() (ocispec.Image, error) {
 	c := p.config
 	c.Config.Env = p.vars
+	if p.file.container && !p.describesItself() {
+		delete(c.Config.Labels, image.ManifestLabel)
+		return c, nil
+	}
+	p.describeExposed()
+	c.Config.ExposedPorts = p.config.Config.ExposedPorts
 	text, err := json.Marshal(p.manifest)
 	if err != nil {
 		return c, err
@@ -300,4 +309,10 @@ func (p *planner) imageConfig() (ocispec.Image, error) {
 	}
 	c.Config.Labels[image.ManifestLabel] = string(text)
 	return c, nil
+}
+
+// describesItself is false for what a Containerfile says alone: its image is as
+// other builders make it, and a host reads its config.
+func (p *planner) describesItself() bool {
+	return !reflect.DeepEqual(p.manifest, image.Manifest{SchemaVersion: 1})
 }

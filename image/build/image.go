@@ -35,16 +35,22 @@ func parseEpoch(text string) (time.Time, error) {
 // the Jailfile's directory, a name in the store, or a reference to pull. What
 // looks like a path is one.
 func (b *builder) from(ctx context.Context, ref string, wanted ocispec.Platform) (_ *image.Image, err error) {
-	file := ref
+	ref, file, err := placeOf(ref)
+	if err != nil {
+		return nil, err
+	}
 	if !filepath.IsAbs(file) {
 		file = filepath.Join(b.recipeHome(), file)
 	}
-	in, err := b.openBase(file)
+	isPath := ref == "" || strings.HasPrefix(ref, "/") || strings.HasPrefix(ref, "./") ||
+		strings.HasPrefix(ref, "../") || filepath.Ext(ref) == ".tar"
+	in, err := (*layout.Input)(nil), fs.ErrNotExist
+	if isPath || !b.names { // a directory of this name is none of FROM's there
+		in, err = b.openBase(file)
+	}
 	if err == nil {
 		defer func() { err = errors.Join(err, in.Close()) }()
 	}
-	isPath := strings.HasPrefix(ref, "/") || strings.HasPrefix(ref, "./") || strings.HasPrefix(ref, "../") ||
-		filepath.Ext(ref) == ".tar"
 	if isPath && err != nil {
 		return nil, err
 	}
@@ -68,6 +74,22 @@ func (b *builder) from(ctx context.Context, ref string, wanted ocispec.Platform)
 		return nil, fmt.Errorf("no such file %s; names of images need a store", file)
 	}
 	return nil, fmt.Errorf("%w %q, and no file %s", image.ErrNotFound, ref, file)
+}
+
+// placeOf splits what a name of an image says of where it is, as other builders
+// write it: a path has no ref then, and docker:// is a registry's.
+func placeOf(name string) (ref, file string, err error) {
+	for _, kind := range []string{"oci-archive:", "docker-archive:", "oci:", "dir:"} {
+		if path, ok := strings.CutPrefix(name, kind); ok {
+			return "", path, nil
+		}
+	}
+	if strings.HasPrefix(name, "containers-storage:") || strings.HasPrefix(name, "docker-daemon:") {
+		return "", "", fmt.Errorf("%s: the images of other programs are not read: save it to an archive, and name that",
+			name)
+	}
+	name = strings.TrimPrefix(name, "docker://")
+	return name, name, nil
 }
 
 // openBase opens an archive or a layout, within the context where it lies there.
@@ -112,7 +134,7 @@ func fits(img *image.Image, want ocispec.Platform) error {
 
 // finish names the image and writes it out.
 func (b *builder) finish(
-	ctx context.Context, c ocispec.Image, layers []ocispec.Descriptor, name string,
+	ctx context.Context, c any, layers []ocispec.Descriptor, name string,
 ) (*image.Image, error) {
 	switch {
 	case b.opts.Tag != "":
@@ -122,7 +144,7 @@ func (b *builder) finish(
 	case name == "":
 		name = "latest"
 	}
-	img, err := b.store.Put(ctx, name, c, layers, nil)
+	img, err := b.store.PutConfig(ctx, name, c, layers, nil)
 	if err != nil || b.opts.Output == "" {
 		return img, err
 	}

@@ -16,7 +16,16 @@ type File struct {
 	Name         string
 	Instructions []Instruction
 	bastille     bool
-	size         int // bytes
+	size         int  // bytes
+	container    bool // it is a Containerfile
+	notes        []note
+}
+
+// note is what a parser warns of.
+type note struct {
+	line int
+	text string
+	args []any
 }
 
 // Instruction is one instruction of a Jailfile.
@@ -27,6 +36,11 @@ type Instruction struct {
 	Text  string // the arguments as written, continued lines joined
 	// Heredoc is the body of a <<WORD that Text consists of; nil without one.
 	Heredoc *string
+
+	container bool      // it is of a Containerfile
+	escape    byte      // that of its file; 0: a backslash
+	old       bool      // ENV and LABEL: a name and its value without =
+	heredocs  []heredoc // of COPY and ADD, whose Text names them
 
 	file    string            // where it stands, if not in the File of that name
 	dir     string            // of the context: what its sources are relative to
@@ -186,6 +200,9 @@ func (p *parser) instruction(text string, line int) {
 	if spec.heredoc {
 		p.heredoc(&in)
 	}
+	if in.Verb == "COPY" || in.Verb == "ADD" {
+		p.texts(&in)
+	}
 	if in.Text == "" && in.Heredoc == nil && !spec.empty {
 		p.fail(line, in.Verb, "missing argument: write %s", spec.usage)
 		return
@@ -202,6 +219,8 @@ func (p *parser) flags(in Instruction, rest string, allowed []string) ([]Flag, s
 		switch {
 		case !slices.Contains(allowed, name):
 			p.fail(in.Line, in.Verb, "unknown option --%s%s", name, choices("it takes", prefixed("--", allowed)))
+		case !has && isSwitch(name):
+			flags = append(flags, Flag{name, "true"})
 		case !has || value == "":
 			p.fail(in.Line, in.Verb, "--%s needs a value: write --%s=VALUE", name, name)
 		default:
@@ -240,6 +259,21 @@ func (p *parser) heredoc(in *Instruction) {
 		return
 	}
 	in.Text += "\n" + body + m[3] + "\n"
+}
+
+// texts reads the bodies of the <<WORD that COPY and ADD name as sources.
+func (p *parser) texts(in *Instruction) {
+	for _, word := range strings.Fields(in.Text) {
+		m := heredocWord.FindStringSubmatch(word)
+		if m == nil || m[2] != m[4] {
+			continue
+		}
+		body, ok := p.body(m[3], m[1] == "-")
+		if !ok && !p.over {
+			p.fail(in.Line, in.Verb, "the text after <<%s has no end: add a line that says %s alone", m[3], m[3])
+		}
+		in.heredocs = append(in.heredocs, heredoc{name: m[3], text: body, expand: m[2] == ""})
+	}
 }
 
 func (p *parser) body(word string, stripTabs bool) (string, bool) {
@@ -283,6 +317,14 @@ func choices(lead string, names []string) string {
 
 // suggest names what was probably meant, or everything there is.
 func suggest(word string, known []string) string {
+	if best := nearest(word, known); best != "" {
+		return fmt.Sprintf(": did you mean %s?", best)
+	}
+	return ": there are " + strings.Join(known, ", ")
+}
+
+// nearest is empty where nothing is near.
+func nearest(word string, known []string) string {
 	best, distance := "", 3
 	for _, k := range known {
 		if len(word) > len(k)+distance {
@@ -292,10 +334,7 @@ func suggest(word string, known []string) string {
 			best, distance = k, d
 		}
 	}
-	if best != "" {
-		return fmt.Sprintf(": did you mean %s?", best)
-	}
-	return ": there are " + strings.Join(known, ", ")
+	return best
 }
 
 func editDistance(a, b string) int {

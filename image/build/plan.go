@@ -2,13 +2,14 @@ package build
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"path"
 	"regexp"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -29,9 +30,11 @@ type planner struct {
 	permit  func(params map[string]string) error // decides what RUN may have; nil: nothing
 
 	warnings []error
+	told     map[string]bool // variables that are not set
 	ctx      context.Context
 	cost     int // bytes of what was evaluated
 
+	in     Instruction        // that is being evaluated
 	global map[string]*string // ARG before the first FROM
 	stages []*stage
 	needed []*stage // those that the image needs, in order; the image is the last
@@ -93,7 +96,7 @@ func (p *planner) find(name string) (string, error) {
 
 // list reads arguments in either form.
 func (p *planner) list(text string) ([]string, error) {
-	if !isJSON(text) {
+	if !p.isJSON(text) {
 		return p.words(text)
 	}
 	list, err := p.json(text)
@@ -101,16 +104,50 @@ func (p *planner) list(text string) ([]string, error) {
 		return nil, err
 	}
 	for i, w := range list {
-		if list[i], err = substitute(w, p.lookup); err != nil {
+		if list[i], err = p.substitute(w); err != nil {
 			return nil, err
 		}
 	}
 	return list, nil
 }
 
+// isJSON reports whether arguments are in the JSON form. In a Containerfile what
+// is no valid JSON is for the shell.
+func (p *planner) isJSON(text string) bool {
+	return isJSON(text) && (!p.in.container || json.Valid([]byte(text)))
+}
+
+// lexer reads words of the instruction that is being evaluated.
+func (p *planner) lexer() *lexer { return p.lexerOf(p.in, p.lookup) }
+
+func (p *planner) lexerOf(in Instruction, vars lookup) *lexer {
+	l := plainLexer(vars)
+	if in.container {
+		l.container, l.charge = true, p.charge
+		l.unset = func(name string) { p.warnUnset(in, name) }
+	}
+	if in.escape != 0 {
+		l.escape = in.escape
+	}
+	return l
+}
+
+// warnUnset tells of a variable once.
+func (p *planner) warnUnset(in Instruction, name string) {
+	if !p.told[name] && len(p.told) < maxFaults {
+		if p.told == nil {
+			p.told = map[string]bool{}
+		}
+		p.told[name] = true
+		p.warn(in, "the variable %s is not set here, so it is empty: declare it with ARG or ENV before", name)
+	}
+}
+
+func (p *planner) substitute(text string) (string, error) { return p.lexer().substitute(text) }
+
 // words are those of a text, with variables replaced.
 func (p *planner) words(text string) ([]string, error) {
-	list, err := words(text, p.lookup)
+	list, err := p.lexer().words(text)
 	if err != nil {
 		return nil, err
 	}
@@ -140,8 +177,13 @@ func (p *planner) chargeAll(list []string) error {
 	return p.charge(n)
 }
 
-// one reads an argument that must be one word.
+// one reads an argument that must be one word. In a Containerfile a blank does
+// not end it.
 func (p *planner) one(in Instruction) (string, error) {
+	if in.container {
+		text, err := p.lexer().word(in.Text)
+		return text, errors.Join(err, fitsWord(len(text)))
+	}
 	w, err := p.words(in.Text)
 	if err == nil && len(w) != 1 {
 		err = errUsage
@@ -154,6 +196,11 @@ func (p *planner) one(in Instruction) (string, error) {
 
 // pairs reads name=value words; both sides of = are kept as they are.
 func (p *planner) pairs(in Instruction) ([][2]string, error) {
+	if in.old {
+		name, value := cutBlank(in.Text)
+		value, err := p.lexer().word(value)
+		return [][2]string{{name, value}}, err
+	}
 	list, err := p.words(in.Text)
 	if err != nil {
 		return nil, err
@@ -190,7 +237,7 @@ func (p *planner) arg(in Instruction) error {
 			return fmt.Errorf("%q is not a valid variable name", name)
 		}
 		if given, ok := in.through[name]; ok {
-			if value, err = substitute(given, p.lookup); err != nil {
+			if value, err = p.substitute(given); err != nil {
 				return err
 			}
 			has = true
@@ -209,6 +256,8 @@ func (p *planner) arg(in Instruction) error {
 			p.args[name] = &value
 		case predefined:
 			p.args[name] = &known
+		case in.container && p.global[name] != nil:
+			p.args[name] = p.global[name]
 		case p.args[name] == nil: // else it is one of before FROM
 			p.args[name] = nil
 		}
@@ -221,7 +270,7 @@ func (p *planner) predefined(name string) (string, bool) {
 	target, host := p.target(), ocispec.Platform{OS: hostOS(), Architecture: runtime.GOARCH}
 	values := map[string]string{
 		"TARGETPLATFORM": target.OS + "/" + target.Architecture, "TARGETOS": target.OS,
-		"TARGETARCH":    target.Architecture,
+		"TARGETARCH": target.Architecture, "TARGETVARIANT": target.Variant, "BUILDVARIANT": "",
 		"BUILDPLATFORM": host.OS + "/" + host.Architecture, "BUILDOS": host.OS, "BUILDARCH": host.Architecture,
 	}
 	v, ok := values[name]
@@ -261,44 +310,6 @@ func (p *planner) env(in Instruction) error {
 	return nil
 }
 
-func (p *planner) copy(in Instruction) error {
-	list, err := p.list(in.Text)
-	if err != nil {
-		return err
-	}
-	if len(list) < 2 {
-		return errUsage
-	}
-	if n := len(list) - 1; n > 1 && !strings.HasSuffix(p.inWorkdir(list[n]), "/") {
-		return manySources(n, list[n])
-	}
-	s := &copyStep{sources: list[:len(list)-1], dest: p.inWorkdir(list[len(list)-1]), unpack: in.Verb == "ADD"}
-	for _, f := range in.Flags {
-		if f.Name == "from" {
-			if s.from, err = p.origin(f.Value); err != nil {
-				return fmt.Errorf("--from=%s: %w", f.Value, err)
-			}
-			continue
-		}
-		value, err := substitute(f.Value, p.lookup)
-		if err != nil {
-			return fmt.Errorf("--%s: %w", f.Name, err)
-		}
-		if f.Name == "chown" {
-			s.chown = value
-			continue
-		}
-		mode, err := strconv.ParseUint(value, 8, 12)
-		if err != nil {
-			return fmt.Errorf("--chmod=%s: want an octal mode such as 0755", value)
-		}
-		s.mode = new(int64)
-		*s.mode = int64(mode)
-	}
-	p.add(in, s)
-	return nil
-}
-
 func manySources(n int, dest string) error {
 	return fmt.Errorf("there are %d sources: the destination must be a directory: write %s/", n, dest)
 }
@@ -322,6 +333,9 @@ func (p *planner) run(in Instruction) error {
 		return err
 	}
 	s := &runStep{dir: p.config.Config.WorkingDir, user: p.config.Config.User, env: env}
+	if in.container {
+		s.proxies = p.givenProxies()
+	}
 	if err := p.runFlags(in, s); err != nil {
 		return err
 	}
@@ -333,8 +347,8 @@ func (p *planner) run(in Instruction) error {
 		}
 		s.argv, s.dir, s.user = []string{"/bin/sh", "-c", text}, "/", "root"
 	case in.Heredoc != nil:
-		s.argv = []string{"/bin/sh", "-e", "-c", *in.Heredoc}
-	case isJSON(in.Text):
+		s.argv = p.script(*in.Heredoc)
+	case p.isJSON(in.Text):
 		list, err := p.json(in.Text)
 		if err != nil && !strings.HasPrefix(in.Text, "[ ") { // `[ -x a ] && b` is a command of the shell
 			return err
@@ -342,7 +356,7 @@ func (p *planner) run(in Instruction) error {
 		s.argv = list
 	}
 	if len(s.argv) == 0 {
-		s.argv = []string{"/bin/sh", "-c", in.Text}
+		s.argv = p.shellForm(in.Text)
 	}
 	p.add(in, s)
 	return nil
@@ -361,6 +375,20 @@ func (p *planner) runEnv() ([]string, error) {
 		out = append(out, k+"="+env[k])
 	}
 	return out, p.chargeAll(out)
+}
+
+// proxies are arguments that no ARG has to declare. They are in the environment
+// of commands, and in nothing that is kept.
+var proxies = []string{"HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "FTP_PROXY", "ftp_proxy", "NO_PROXY",
+	"no_proxy", "ALL_PROXY", "all_proxy"}
+
+func (p *planner) givenProxies() (out []string) {
+	for _, name := range proxies {
+		if v, given := p.given[name]; given && p.args[name] == nil {
+			out = append(out, name+"="+v)
+		}
+	}
+	return out
 }
 
 // known are the ARGs and the image's ENV.

@@ -22,13 +22,17 @@ func (b *builder) jailfile() {
 	if b.recipe != "" {
 		return
 	}
-	name := DefaultFile
-	if _, err := b.context.Lstat(DefaultFile); errors.Is(err, fs.ErrNotExist) {
-		if _, err := b.context.Lstat(BastilleFile); err == nil {
-			name = BastilleFile
+	names := []string{DefaultFile, ContainerFile, DockerFile, BastilleFile}
+	if b.opts.From != "" || b.opts.Format == FormatBastille {
+		names = []string{DefaultFile, BastilleFile} // the others have a FROM
+	}
+	b.recipe = filepath.Join(b.opts.Context, names[0])
+	for _, name := range names {
+		if _, err := b.context.Lstat(name); !errors.Is(err, fs.ErrNotExist) {
+			b.recipe = filepath.Join(b.opts.Context, name)
+			return
 		}
 	}
-	b.recipe = filepath.Join(b.opts.Context, name)
 }
 
 // recipeHome is what paths in the recipe are relative to.
@@ -44,13 +48,13 @@ func (b *builder) recipeHome() string {
 func (b *builder) readRecipe(ctx context.Context) (*File, error) {
 	b.jailfile()
 	name := b.recipe
-	bastille := b.opts.Bastille || filepath.Base(name) == BastilleFile
+	bastille := b.opts.Format == FormatBastille || b.opts.Format == "" && filepath.Base(name) == BastilleFile
 	if !bastille && b.opts.From != "" {
 		return nil, fmt.Errorf("%s: --from is for a Bastillefile: a Jailfile has FROM", name)
 	}
 	file, err := b.parseFile(ctx, name, bastille)
 	if err != nil {
-		return nil, err
+		return nil, b.noRecipe(err)
 	}
 	for i := range file.Instructions {
 		file.Instructions[i].dir = b.recipeDir(name, bastille)
@@ -83,7 +87,23 @@ func (b *builder) parseFile(ctx context.Context, name string, bastille bool) (_ 
 	if bastille {
 		return ParseBastille(name, f)
 	}
-	return Parse(name, f)
+	text, err := io.ReadAll(io.LimitReader(f, maxRecipe+1))
+	if err != nil {
+		return nil, err
+	}
+	if b.opts.Format == FormatContainerfile || b.opts.Format == "" && isContainerText(name, text) {
+		return ParseContainerfile(name, bytes.NewReader(text))
+	}
+	return Parse(name, bytes.NewReader(text))
+}
+
+// noRecipe names what was looked for.
+func (b *builder) noRecipe(err error) error {
+	if b.opts.File == "" && errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s has no %s, %s or %s: give one with -f: %w", b.opts.Context, DefaultFile, ContainerFile,
+			DockerFile, err)
+	}
+	return err
 }
 
 // openRecipe opens the file that is built: within the context where it lies

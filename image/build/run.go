@@ -55,6 +55,7 @@ type Command struct {
 // runStep is RUN: what the command changes in the image's files is the layer.
 type runStep struct {
 	argv, env []string
+	proxies   []string // more of env that changes nothing
 	then      []string // another command after it, for the same layer
 	dir, user string
 	network   string // empty: the build's
@@ -102,8 +103,8 @@ func (s *runStep) run(ctx context.Context, b *work) error {
 }
 
 func (s *runStep) command(ctx context.Context, b *work, dir string, argv []string) error {
-	c := Command{Root: dir, Args: argv, Env: s.env, Dir: cmp.Or(s.dir, "/"), User: s.user, Network: s.on(b),
-		Params: s.params, Linux: b.config.OS == "linux", Output: b.opts.Log}
+	c := Command{Root: dir, Args: argv, Env: append(slices.Clip(s.env), s.proxies...), Dir: cmp.Or(s.dir, "/"),
+		User: s.user, Network: s.on(b), Params: s.params, Linux: b.config.OS == "linux", Output: b.opts.Log}
 	if c.Output == nil {
 		c.Output = io.Discard
 	}

@@ -10,16 +10,21 @@ import (
 // runFlags reads the options of RUN.
 func (p *planner) runFlags(in Instruction, s *runStep) error {
 	for _, f := range in.Flags {
-		value, err := substitute(f.Value, p.lookup)
+		value, err := p.substitute(f.Value)
 		if err != nil {
 			return fmt.Errorf("--%s: %w", f.Name, err)
 		}
 		switch f.Name {
 		case "network":
-			if value != NetworkHost && value != NetworkNone {
-				return fmt.Errorf("--network=%s: there are %s and %s", value, NetworkHost, NetworkNone)
+			if s.network, err = runNetwork(value); err != nil {
+				return err
 			}
-			s.network = value
+		case "security":
+			if value != "sandbox" {
+				err = errors.New("not supported: a command has the privileges that a build policy permits: see --allow")
+			}
+		case "device":
+			err = errors.New("not supported: a command sees the basic nodes of /dev")
 		case "mount":
 			err = p.secretFlag(s, value)
 		case "allow":
@@ -38,6 +43,17 @@ func (p *planner) runFlags(in Instruction, s *runStep) error {
 		return errors.New("a command has no privileges unless a build policy permits them: give --policy FILE")
 	}
 	return p.permit(s.params)
+}
+
+// runNetwork is empty for that of the build.
+func runNetwork(value string) (string, error) {
+	switch value {
+	case "default":
+		return "", nil
+	case NetworkHost, NetworkNone:
+		return value, nil
+	}
+	return "", fmt.Errorf("--network=%s: there are default, %s and %s", value, NetworkHost, NetworkNone)
 }
 
 func (p *planner) secretFlag(s *runStep, value string) error {

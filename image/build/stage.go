@@ -33,6 +33,8 @@ type stage struct {
 	vars     []string // ENV, in order, NAME=value
 	config   ocispec.Image
 	manifest image.Manifest
+	docker   image.DockerConfig
+	exposed  []image.Port // by EXPOSE
 	cmdSet   bool
 	planned  []planned
 	ready    bool // its FROM is evaluated
@@ -55,6 +57,9 @@ var (
 // every one that is wrong.
 func (p *planner) plan(ctx context.Context) error {
 	p.ctx = ctx
+	for _, n := range p.file.notes {
+		p.warn(Instruction{Line: n.line}, n.text, n.args...)
+	}
 	err := p.divide()
 	if err == nil {
 		err = p.choose()
@@ -116,7 +121,7 @@ func (p *planner) undeclared() error {
 		if in.Verb != "ARG" && in.Verb != "ARG+" {
 			continue
 		}
-		list, err := words(in.Text, func(string) (string, error) { return "", nil })
+		list, err := p.lexerOf(in, func(string) (string, error) { return "", nil }).words(in.Text)
 		if err != nil {
 			return nil // told already, or of a stage that is not needed
 		}
@@ -127,7 +132,13 @@ func (p *planner) undeclared() error {
 	}
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(p.given)) {
-		if _, ok := declared[name]; !ok {
+		_, ok := declared[name]
+		switch {
+		case ok || p.file.container && slices.Contains(proxies, name):
+		case p.file.container: // as other builders do
+			p.warnings = append(p.warnings, fmt.Errorf("%s: --build-arg %s is not used: no ARG declares it",
+				p.file.Name, name))
+		default:
 			errs = append(errs, fmt.Errorf("%s: --build-arg %s: no ARG declares it: add `ARG %s`", p.file.Name, name,
 				name))
 		}
@@ -169,7 +180,10 @@ func (p *planner) divide() error {
 
 func (p *planner) newStage(in Instruction) (*stage, error) {
 	s := &stage{index: len(p.stages), from: in, platform: p.platform, manifest: image.Manifest{SchemaVersion: 1}}
-	list, err := words(in.Text, p.globalLookup)
+	list, err := p.lexerOf(in, p.globalLookup).words(in.Text)
+	if err == nil && len(list) == 0 {
+		err = fmt.Errorf("the name of the base, %s, is empty: give the ARG a default, or --build-arg", in.Text)
+	}
 	if err == nil && len(list) != 1 && (len(list) != 3 || !strings.EqualFold(list[1], "AS")) {
 		err = fmt.Errorf("invalid argument %q: write %s", in.Text, verbs["FROM"].usage)
 	}
@@ -190,17 +204,28 @@ func (p *planner) newStage(in Instruction) (*stage, error) {
 		}
 	}
 	for _, f := range in.Flags {
-		text, err := substitute(f.Value, p.globalLookup)
+		text, err := p.lexerOf(in, p.globalLookup).substitute(f.Value)
 		if err != nil {
 			return s, fmt.Errorf("--platform: %w", err)
 		}
-		var ok bool
-		if s.platform.OS, s.platform.Architecture, ok = strings.Cut(text, "/"); !ok || s.platform.OS == "" ||
-			s.platform.Architecture == "" {
-			return s, fmt.Errorf("--platform=%s: want OS/ARCHITECTURE, such as freebsd/arm64", text)
+		if text == "" && in.container {
+			continue // of a variable
+		}
+		if s.platform, err = readPlatform(text); err != nil {
+			return s, fmt.Errorf("--platform=%s: %w", text, err)
 		}
 	}
 	return s, nil
+}
+
+func readPlatform(text string) (out ocispec.Platform, err error) {
+	var ok bool
+	out.OS, out.Architecture, ok = strings.Cut(text, "/")
+	out.Architecture, out.Variant, _ = strings.Cut(out.Architecture, "/")
+	if !ok || out.OS == "" || out.Architecture == "" {
+		err = errors.New("want OS/ARCHITECTURE, such as freebsd/arm64")
+	}
+	return out, err
 }
 
 // globalLookup is for FROM, which knows the ARGs before the first of them.
@@ -285,7 +310,8 @@ func (p *planner) from(Instruction) error {
 	switch {
 	case s.parent != nil:
 		p.inherit(s.parent.config, s.parent.manifest)
-		s.vars = slices.Clone(s.parent.vars)
+		s.vars, s.docker, s.exposed = slices.Clone(s.parent.vars), s.parent.docker, slices.Clip(s.parent.exposed)
+		s.cmdSet = s.from.container && s.parent.cmdSet
 	case s.ref == "scratch":
 		s.config.Platform = s.platform
 		if s.config.OS == "" {
@@ -299,9 +325,29 @@ func (p *planner) from(Instruction) error {
 			return err
 		}
 	}
+	if s.from.container {
+		p.asContainer()
+	}
 	s.config.RootFS.Type = "layers"
 	s.ready = true
+	triggers := s.docker.OnBuild
+	s.docker.OnBuild = nil
+	if err := p.triggers(triggers); err != nil {
+		return err
+	}
 	return p.charge((len(s.args) + len(s.vars) + len(s.config.Config.Labels)) * wordCost)
+}
+
+// containerPath is the PATH that other builders give an image without one.
+const containerPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// asContainer begins a stage as other builders do: an ARG before the first FROM is
+// not known unless the stage declares it too, and there is a PATH.
+func (p *planner) asContainer() {
+	p.args = map[string]*string{}
+	if !slices.ContainsFunc(p.vars, func(kv string) bool { return strings.HasPrefix(kv, "PATH=") }) {
+		p.vars = append([]string{containerPath}, p.vars...)
+	}
 }
 
 // fromImage inherits everything of the base, its requests included: what the
@@ -311,7 +357,7 @@ func (p *planner) fromImage(ref string) error {
 	if err != nil {
 		return err
 	}
-	p.stage.base = img
+	p.stage.base, p.stage.docker = img, img.Docker
 	p.inherit(img.Config, *img.Manifest)
 	p.vars = slices.Clone(img.Config.Config.Env)
 	if len(p.config.History) == 0 {

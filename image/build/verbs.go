@@ -28,17 +28,25 @@ func init() {
 			plan: (*planner).from},
 		"ARG": {usage: "ARG NAME=default", plan: (*planner).arg},
 		"COPY": {usage: "COPY [--from=stage] [--chown=user:group] [--chmod=0755] SOURCE... DESTINATION",
-			flags: []string{"from", "chown", "chmod"}, plan: (*planner).copy},
+			flags: []string{"from", "chown", "chmod", "link", "parents", "exclude"}, plan: (*planner).copy},
 		"ADD": {usage: "ADD [--chown=user:group] [--chmod=0755] SOURCE... DESTINATION",
-			flags: []string{"chown", "chmod"}, plan: (*planner).copy},
+			flags: []string{"chown", "chmod", "link", "exclude", "checksum", "keep-git-dir", "unpack"},
+			plan:  (*planner).copy},
 		"RUN": {usage: `RUN command, or RUN ["/bin/prog", "-x"]`,
-			flags: []string{"mount", "network", "allow", "sysvipc"}, heredoc: true, plan: (*planner).run},
+			flags: []string{"mount", "network", "allow", "sysvipc", "security", "device"}, heredoc: true,
+			plan: (*planner).run},
 		"ENV":        {usage: "ENV NAME=value", plan: (*planner).env},
 		"WORKDIR":    {usage: "WORKDIR /directory", plan: (*planner).workdir},
 		"USER":       {usage: "USER user[:group]", plan: (*planner).user},
 		"ENTRYPOINT": {usage: `ENTRYPOINT ["/bin/prog", "-x"]`, plan: (*planner).entrypoint},
 		"CMD":        {usage: `CMD ["/bin/prog", "-x"]`, plan: (*planner).cmd},
 		"LABEL":      {usage: "LABEL name=value", plan: (*planner).label},
+		"EXPOSE":     {usage: "EXPOSE 80, or EXPOSE 53/udp 8000-8010", plan: (*planner).expose},
+		"SHELL":      {usage: `SHELL ["/bin/sh", "-c"]`, plan: (*planner).shell},
+		"MAINTAINER": {usage: "MAINTAINER name", plan: (*planner).maintainer},
+		"ONBUILD":    {usage: "ONBUILD RUN command", plan: (*planner).onbuild},
+		"HEALTHCHECK": {usage: "HEALTHCHECK [--interval=30s] [--timeout=30s] [--start-period=0s] [--retries=3] CMD " +
+			"command, or HEALTHCHECK NONE", flags: healthFlags, plan: (*planner).healthcheck},
 		"STOPSIGNAL": {usage: "STOPSIGNAL SIGTERM [timeout=10s]", plan: (*planner).stopSignal},
 		"VOLUME": {usage: `VOLUME /path [name=data] [required] [readonly] [description="..."]`,
 			plan: (*planner).volume},
@@ -90,6 +98,7 @@ func verbNames() []string { return slices.Sorted(maps.Keys(verbs)) }
 // mistake is told with its line.
 func (p *planner) evaluate(in Instruction) error {
 	v := verbs[in.Verb]
+	p.in = in
 	before := p.manifest // its lists and maps are replaced, never changed
 	err := p.charge(wordCost)
 	if err == nil {

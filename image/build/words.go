@@ -23,17 +23,42 @@ func jsonWords(text string) ([]string, error) {
 	return words, nil
 }
 
+// lexer reads words, of a Jailfile or as a Containerfile's are read.
+type lexer struct {
+	vars      lookup
+	escape    byte // keeps the next character
+	container bool // a variable that is not set is empty, and ${} has all forms
+	// unset is told of a variable that is not set; it may be nil.
+	unset func(name string)
+	// charge is told what patterns cost; it may be nil.
+	charge func(bytes int) error
+	raw    bool // quotes are as other characters
+	depth  int  // of variables in each other
+}
+
+func plainLexer(vars lookup) *lexer { return &lexer{vars: vars, escape: '\\'} }
+
 // words splits text as a shell would, with variables replaced: single quotes
 // keep everything, double quotes keep spaces, a backslash keeps the next
 // character. What a variable holds is not split again.
-func words(text string, vars lookup) ([]string, error) {
-	out, _, err := split(text, vars)
-	return out, err
-}
+func words(text string, vars lookup) ([]string, error) { return plainLexer(vars).words(text) }
 
 // split is words; it also tells the first unquoted character that a shell
 // would take for an operator, 0 without one.
 func split(text string, vars lookup) (out []string, operator byte, err error) {
+	return plainLexer(vars).split(text)
+}
+
+// substitute replaces the variables of text and leaves everything else, quotes
+// included, as it is.
+func substitute(text string, vars lookup) (string, error) { return plainLexer(vars).substitute(text) }
+
+func (l *lexer) words(text string) ([]string, error) {
+	out, _, err := l.split(text)
+	return out, err
+}
+
+func (l *lexer) split(text string) (out []string, operator byte, err error) {
 	var w strings.Builder
 	open, quote := false, byte(0)
 	flush := func() {
@@ -52,18 +77,16 @@ func split(text string, vars lookup) (out []string, operator byte, err error) {
 			quote = 0
 		case quote == 0 && (c == '\'' || c == '"'):
 			quote, open = c, true
-		case c == '\\':
-			if i+1 == len(text) {
-				return nil, 0, errors.New("a lone backslash at the end")
+		case c == l.escape:
+			kept, err := l.escaped(text[i:], quote)
+			if err != nil {
+				return nil, 0, err
 			}
-			i++
-			if quote == '"' && !strings.ContainsRune("\"\\$`", rune(text[i])) {
-				w.WriteByte('\\')
-			}
-			w.WriteByte(text[i])
+			w.WriteString(kept)
 			open = true
+			i++
 		case c == '$':
-			value, n, err := expandWithin(w.Len(), text[i:], vars)
+			value, n, err := l.expandWithin(w.Len(), text[i:])
 			if err != nil {
 				return nil, 0, err
 			}
@@ -87,6 +110,25 @@ func split(text string, vars lookup) (out []string, operator byte, err error) {
 	return out, operator, nil
 }
 
+// escaped is what the escape that text begins with and the character after it
+// stand for.
+func (l *lexer) escaped(text string, quote byte) (string, error) {
+	if len(text) == 1 {
+		if l.container {
+			return "", nil
+		}
+		return "", errors.New("a lone backslash at the end")
+	}
+	special := "\"$" + string(l.escape)
+	if !l.container {
+		special += "`"
+	}
+	if quote == '"' && strings.IndexByte(special, text[1]) < 0 {
+		return text[:2], nil
+	}
+	return text[1:2], nil
+}
+
 // fitsWord bounds what variables can make of a word.
 func fitsWord(n int) error {
 	if n > maxLine {
@@ -99,7 +141,10 @@ var variable = regexp.MustCompile(`^\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A
 
 // expand replaces the variable that s begins with and tells how many bytes of
 // s it was. A $ that begins no variable stands for itself.
-func expand(s string, vars lookup) (string, int, error) {
+func (l *lexer) expand(s string) (string, int, error) {
+	if l.container {
+		return l.expandContainer(s)
+	}
 	m := variable.FindStringSubmatch(s)
 	if m == nil {
 		if strings.HasPrefix(s, "${") {
@@ -109,7 +154,7 @@ func expand(s string, vars lookup) (string, int, error) {
 		return "$", 1, nil
 	}
 	name, mode, word := m[1]+m[2], m[3], m[4]
-	value, err := vars(name)
+	value, err := l.vars(name)
 	switch {
 	case mode == ":-" && (err != nil || value == ""):
 		return word, len(m[0]), nil
@@ -122,25 +167,23 @@ func expand(s string, vars lookup) (string, int, error) {
 }
 
 // expandWithin is expand in a word that has so many bytes already.
-func expandWithin(have int, s string, vars lookup) (string, int, error) {
-	value, n, err := expand(s, vars)
+func (l *lexer) expandWithin(have int, s string) (string, int, error) {
+	value, n, err := l.expand(s)
 	if err == nil {
 		err = fitsWord(have + len(value))
 	}
 	return value, n, err
 }
 
-// substitute replaces the variables of text and leaves everything else, quotes
-// included, as it is.
-func substitute(text string, vars lookup) (string, error) {
+func (l *lexer) substitute(text string) (string, error) {
 	var b strings.Builder
 	for i := 0; i < len(text); {
 		switch {
-		case text[i] == '\\' && i+1 < len(text) && text[i+1] == '$':
+		case text[i] == l.escape && i+1 < len(text) && text[i+1] == '$':
 			b.WriteByte('$')
 			i += 2
 		case text[i] == '$':
-			value, n, err := expandWithin(b.Len(), text[i:], vars)
+			value, n, err := l.expandWithin(b.Len(), text[i:])
 			if err != nil {
 				return "", err
 			}

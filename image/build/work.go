@@ -65,7 +65,11 @@ func (b *builder) build(ctx context.Context, p *planner) (*image.Image, error) {
 	if err := b.hashes.keep(); err != nil {
 		return nil, err
 	}
-	return b.finish(ctx, c, last.layers, p.manifest.Name)
+	var config any = c
+	if d := last.stage.docker; d.Healthcheck != nil || len(d.OnBuild) > 0 || len(d.Shell) > 0 {
+		config = d.In(c)
+	}
+	return b.finish(ctx, config, last.layers, p.manifest.Name)
 }
 
 // begin makes the work of a stage, on top of its parent's or its base's.

@@ -42,6 +42,13 @@ func (s *Store) Add(ctx context.Context, mediaType string, r io.Reader) (ocispec
 // cfg.RootFS.DiffIDs must name the layers' uncompressed digests in order.
 func (s *Store) Put(ctx context.Context, name string, cfg ocispec.Image, layers []ocispec.Descriptor,
 	annotations map[string]string) (*image.Image, error) {
+	return s.PutConfig(ctx, name, cfg, layers, annotations)
+}
+
+// PutConfig is Put with a config that has more fields than OCI's: see
+// image.DockerConfig.
+func (s *Store) PutConfig(ctx context.Context, name string, cfg any, layers []ocispec.Descriptor,
+	annotations map[string]string) (*image.Image, error) {
 	if err := image.CheckName(name); err != nil {
 		return nil, err
 	}
