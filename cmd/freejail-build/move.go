@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 
@@ -29,16 +30,19 @@ const locationHelp = `SRC and DST are each one of
 
 Credentials are those of podman login and docker login: $REGISTRY_AUTH_FILE,
 containers/auth.json, ~/.docker/config.json with its credential helpers; or
---auth-file. HTTPS is used except with hosts that --plain-http names.`
+--auth-file. HTTPS is used except with hosts that --plain-http names, and with
+registries of this host (localhost, 127.0.0.1) that do not speak it.`
 
 // remoteFlags say how registries are reached.
 type remoteFlags struct {
 	plain    []string
 	caFile   string
 	authFile string
+	messages func() io.Writer
 }
 
 func (f *remoteFlags) add(c *cobra.Command) {
+	f.messages = c.ErrOrStderr
 	c.Flags().StringArrayVar(&f.plain, "plain-http", nil, "use HTTP with this registry, HOST or HOST:PORT; repeatable")
 	c.Flags().StringVar(&f.caFile, "ca-file", "", "certificates in PEM to trust in addition to the system's")
 	c.Flags().StringVar(&f.authFile, "auth-file", "", "credentials in docker's or podman's format")
@@ -68,7 +72,11 @@ func (f *remoteFlags) client(named ...registry.Location) (*registry.Client, erro
 		}
 		cfg.Hosts = append(cfg.Hosts, h)
 	}
-	return registry.NewClient(cfg)
+	client, err := registry.NewClient(cfg)
+	if err == nil {
+		client.OnWarning(func(text string) { printable.Fprintln(f.messages(), "warning:", text) })
+	}
+	return client, err
 }
 
 // pull has a build's bases come from registries.

@@ -214,6 +214,7 @@ func (f *Follower) read(anyway bool) (now *InForce, news bool, err error) {
 	}
 	now, err = f.parse()
 	if err == nil {
+		now.Registries.OnWarning(func(text string) { f.log.Warn("registry", "warning", text) })
 		f.now, f.err = now, nil
 		return now, false, nil
 	}

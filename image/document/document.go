@@ -132,6 +132,33 @@ func Check(b []byte, mediaType string) (err error) {
 	return nil
 }
 
+// Type tells the type of a manifest or an index by its own words: what it says of
+// itself, or else which fields it has. Of the two types for one kind of document,
+// OCI's and Docker's, a hint counts where it says nothing. Check is still to be asked.
+func Type(b []byte, hint string) (string, error) {
+	var own struct {
+		MediaType string          `json:"mediaType"`
+		Manifests json.RawMessage `json:"manifests"`
+		Config    json.RawMessage `json:"config"`
+	}
+	if err := strictjson.Unmarshal(b, &own, rules); err != nil {
+		return "", err
+	}
+	switch {
+	case IsManifest(own.MediaType):
+		return own.MediaType, nil
+	case own.MediaType != "":
+		return "", fmt.Errorf("%w: the document says %.100q", ErrMediaType, own.MediaType)
+	case own.Manifests != nil && IsIndex(hint), own.Config != nil && IsImage(hint):
+		return hint, nil
+	case own.Manifests != nil:
+		return ocispec.MediaTypeImageIndex, nil
+	case own.Config != nil:
+		return ocispec.MediaTypeImageManifest, nil
+	}
+	return "", fmt.Errorf("%w: it has neither manifests nor a config", ErrMediaType)
+}
+
 // ReadConfig reads an image's config, with a mediaType as ReadManifest's.
 func ReadConfig(b []byte, mediaType string) (ocispec.Image, error) {
 	var c struct {

@@ -2,15 +2,12 @@ package registry
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"oras.land/oras-go/v2/registry/remote/auth"
-	"oras.land/oras-go/v2/registry/remote/credentials"
 )
 
 // credential tells a registry's credentials to that registry alone; hostport is
@@ -42,38 +39,12 @@ func (c *Client) configured(ctx context.Context, ref Reference) (auth.Credential
 		files = []string{h.AuthFile}
 	}
 	for _, file := range files {
-		cred, err := lookup(ctx, file, ref)
+		cred, err := lookup(ctx, file, ref, c.warn)
 		if err != nil || cred != auth.EmptyCredential {
 			return cred, err
 		}
 	}
 	return auth.EmptyCredential, nil
-}
-
-// lookup finds credentials in a file of docker's or podman's format. Podman's
-// can be for a part of a registry: the longest that fits counts.
-func lookup(ctx context.Context, file string, ref Reference) (auth.Credential, error) {
-	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
-		return auth.EmptyCredential, nil
-	}
-	store, err := credentials.NewStore(file, credentials.StoreOptions{})
-	if err != nil {
-		return auth.EmptyCredential, fmt.Errorf("%s: %w", file, err)
-	}
-	for key := ref.Identity(); ; {
-		server := key
-		if key == ref.Host {
-			server = credentials.ServerAddressFromRegistry(ref.Host)
-		}
-		cred, err := store.Get(ctx, server)
-		if err != nil && key == ref.Host { // a helper need not understand a part
-			return auth.EmptyCredential, fmt.Errorf("%s: credentials for %s: %w", file, key, err)
-		}
-		if err == nil && cred != auth.EmptyCredential || key == ref.Host {
-			return cred, nil
-		}
-		key = key[:strings.LastIndexByte(key, '/')]
-	}
 }
 
 // secret reads a file that holds nothing but a secret.

@@ -150,9 +150,6 @@ func TestTLS(t *testing.T) {
 	if err == nil {
 		t.Error("HTTP is spoken with a server of HTTPS")
 	}
-	r, _ := pushed(t, ServerOptions{}, nil)
-	_, err = client(t).Pull(ctx, newStore(t), ref(t, r.host+"/team/web:1"), PullOptions{})
-	wantError(t, err, "plain_http")
 	for _, h := range []Host{{Name: "Bad"}, {Name: "a.b", Username: "x"}, {Name: "a.b", PlainHTTP: true, CAFile: ca},
 		{Name: "a.b", CAFile: "/nonexistent"},
 		{Name: "a.b", Mirrors: []string{"https://x"}}, {Name: "a.b", PasswordFile: "x"},

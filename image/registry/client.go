@@ -50,15 +50,17 @@ type Client struct {
 	authFiles []string
 	agent     string
 	http      *http.Client
+	warn      func(string)
 
 	mu    sync.Mutex
-	cache map[string]auth.Cache // of tokens, by host and credential
+	cache map[string]*tokens // by host and credential
 }
 
 // NewClient checks a configuration and makes a client of it. Files with
 // credentials are read when they are needed.
 func NewClient(c Config) (*Client, error) {
-	out := &Client{hosts: map[string]Host{}, authFiles: c.AuthFiles, agent: c.UserAgent, cache: map[string]auth.Cache{}}
+	out := &Client{hosts: map[string]Host{}, authFiles: c.AuthFiles, agent: c.UserAgent, warn: func(string) {},
+		cache: map[string]*tokens{}}
 	wires := &wires{plain: map[string]bool{}, own: map[string]http.RoundTripper{}, any: transport(nil)}
 	for _, h := range c.Hosts {
 		if err := checkHost(h.Name); err != nil {
@@ -90,8 +92,20 @@ func NewClient(c Config) (*Client, error) {
 			return nil, fmt.Errorf("registry %q: same as %q, which uses plain HTTP", name, bare)
 		}
 	}
-	out.http = &http.Client{Transport: retry.NewTransport(wires)}
+	patient := &retry.Transport{Base: wires, Policy: func() retry.Policy { return patience{} }}
+	out.http = &http.Client{Transport: &challenged{patient}}
 	return out, nil
+}
+
+// OnWarning has f hear, once each, of what is not as configured and no error. It is
+// called before the client is used.
+func (c *Client) OnWarning(f func(string)) {
+	var told sync.Map
+	c.warn = func(text string) {
+		if _, before := told.LoadOrStore(text, true); !before {
+			f(text)
+		}
+	}
 }
 
 // Canonical is a reference as its image is called here: of a registry that speaks
@@ -164,6 +178,7 @@ func transport(pool *x509.CertPool) http.RoundTripper {
 		IdleConnTimeout:        60 * time.Second,
 		MaxIdleConnsPerHost:    2 * connections,
 		ForceAttemptHTTP2:      true,
+		DisableCompression:     true, // a digest is of the bytes that are sent
 	}
 }
 
@@ -182,7 +197,7 @@ func (w *wires) RoundTrip(req *http.Request) (*http.Response, error) {
 	} else if bare, ok := strings.CutSuffix(host, ":80"); ok && !w.plain[host] {
 		host = bare
 	}
-	if req.URL.Scheme != "https" && !w.plain[host] {
+	if req.URL.Scheme != "https" && !w.plain[host] && !(fromOwnHost(req) && isLoopback(host)) {
 		return nil, fmt.Errorf("plain HTTP is not enabled for %s: set registry %q { plain_http = true }",
 			req.URL.Host, req.URL.Host)
 	}
@@ -195,8 +210,9 @@ func (w *wires) RoundTrip(req *http.Request) (*http.Response, error) {
 // place is one repository of one registry.
 type place struct {
 	*remote.Repository
-	ref Reference // without a version
-	do  remote.Client
+	ref    Reference // without a version
+	do     remote.Client
+	tokens *tokens
 }
 
 // places are where an image can be had, the mirrors first.
@@ -229,28 +245,51 @@ func (c *Client) place(ref Reference, cred *Credential) (*place, error) {
 	c.mu.Lock()
 	cache, ok := c.cache[key]
 	if !ok {
-		cache = auth.NewCache()
+		cache = newTokens()
 		if cred == nil { // those of jobs are not kept
 			c.cache[key] = cache
 		}
 	}
 	c.mu.Unlock()
-	do := &doer{&auth.Client{Client: c.http, Cache: cache, Credential: c.credential(ref, at.Host(), cred)}}
+	do := &doer{Client: &auth.Client{Client: c.http, Cache: cache, Credential: c.credential(ref, at.Host(), cred)}}
+	if isLoopback(ref.Host) {
+		do.BlockedRealmPrefixes = withoutLoopback()
+		if h := c.hosts[ref.Host]; !h.PlainHTTP && h.CAFile == "" {
+			do.loopback = &loopback{host: ref.Host}
+		}
+	}
 	if c.agent != "" {
 		do.SetUserAgent(c.agent)
 	}
 	repo := &remote.Repository{Client: do, Reference: at, PlainHTTP: c.hosts[ref.Host].PlainHTTP,
 		MaxMetadataBytes: maxManifest,
 		SkipReferrersGC:  true}
-	return &place{Repository: repo, ref: Reference{Host: ref.Host, Repository: ref.Repository}, do: do}, nil
+	return &place{Repository: repo, ref: Reference{Host: ref.Host, Repository: ref.Repository}, do: do,
+		tokens: cache}, nil
 }
 
 // doer keeps what a redirect's URL may hold, such as a signature that opens a
 // storage, out of errors.
-type doer struct{ *auth.Client }
+type doer struct {
+	*auth.Client
+	loopback *loopback
+}
 
 func (d *doer) Do(req *http.Request) (*http.Response, error) {
+	if d.loopback != nil && d.loopback.plain(req.Context()) {
+		req = req.Clone(req.Context())
+		req.URL.Scheme = "http"
+	}
+	req = ownHost(req)
+	note := &asked{}
+	req = req.WithContext(context.WithValue(req.Context(), askedKey{}, note))
 	resp, err := d.Client.Do(req)
+	if note.again(resp, err) && rewind(req) == nil {
+		if resp != nil {
+			resp.Body.Close()
+		}
+		resp, err = d.Client.Do(req)
+	}
 	if err != nil {
 		return nil, plainError(err)
 	}
@@ -260,4 +299,14 @@ func (d *doer) Do(req *http.Request) (*http.Response, error) {
 		resp.Request = shown
 	}
 	return resp, nil
+}
+
+func rewind(req *http.Request) (err error) {
+	if req.Body != nil && req.GetBody == nil {
+		return errors.New("the request's body was sent")
+	}
+	if req.GetBody != nil {
+		req.Body, err = req.GetBody()
+	}
+	return err
 }

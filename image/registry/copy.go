@@ -101,6 +101,9 @@ func (c *Client) Copy(ctx context.Context, from, to Location, o CopyOptions) (do
 		return done, err
 	}
 	j := &job{src: src, dst: dst, opts: o, from: from, to: to}
+	if t, ok := dst.(*remoteTarget); ok {
+		t.src, t.moved, t.root = &counted{src, j.moved}, j.moved, root.Digest
+	}
 	if err = j.copyGraph(ctx, root); err == nil {
 		err = j.copyAttached(ctx, root)
 	}

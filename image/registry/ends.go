@@ -8,7 +8,6 @@ import (
 	"io"
 	"io/fs"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -50,7 +49,7 @@ func (c *Client) target(l Location) (target, error) {
 	switch l.Kind {
 	case Remote:
 		p, err := c.place(l.Ref, nil)
-		return &remoteTarget{p}, err
+		return &remoteTarget{place: p}, err
 	case DockerArchive, Dir:
 		return nil, fmt.Errorf("%s is not supported as a destination: use oci-archive:FILE or oci:DIR", l)
 	case Archive:
@@ -119,7 +118,7 @@ func (s *remoteSource) Exists(ctx context.Context, d ocispec.Descriptor) (bool, 
 }
 
 func (s *remoteSource) resolve(ctx context.Context, name string, _ []ocispec.Platform) (ocispec.Descriptor, error) {
-	d, _, err := s.manifest(ctx, name)
+	d, _, err := s.manifest(ctx, name, "")
 	return d, err
 }
 
@@ -138,45 +137,6 @@ func (s *remoteSource) referrers(ctx context.Context, d ocispec.Descriptor) (out
 }
 
 func (s *remoteSource) close() error { return nil }
-
-// remoteTarget is a repository of a registry.
-type remoteTarget struct{ *place }
-
-func (t *remoteTarget) Push(ctx context.Context, d ocispec.Descriptor, r io.Reader) error {
-	if document.IsManifest(d.MediaType) {
-		return t.Repository.Push(ctx, d, r)
-	}
-	return t.Blobs().Push(ctx, d, r)
-}
-
-func (t *remoteTarget) Exists(ctx context.Context, d ocispec.Descriptor) (bool, error) {
-	ok, err := t.Repository.Exists(ctx, d)
-	var answer *errcode.ErrorResponse
-	if errors.As(err, &answer) && answer.StatusCode >= 400 && answer.StatusCode < 500 &&
-		answer.StatusCode != http.StatusUnauthorized && answer.StatusCode != http.StatusForbidden {
-		return false, nil
-	}
-	return ok, err
-}
-
-func (t *remoteTarget) tag(ctx context.Context, d ocispec.Descriptor, name string) error {
-	if !tagName.MatchString(name) {
-		if name != d.Digest.String() {
-			return fmt.Errorf("the image's digest is %s, not %s", d.Digest, name)
-		}
-		return nil
-	}
-	return t.Tag(ctx, d, name)
-}
-
-func (t *remoteTarget) attach(ctx context.Context, d ocispec.Descriptor, tag string) error {
-	if tag == "" {
-		return nil
-	}
-	return t.Tag(ctx, d, tag)
-}
-
-func (t *remoteTarget) finish(_ context.Context, err error) error { return err }
 
 // local is a layout.
 type local struct {

@@ -58,9 +58,9 @@ func newStore(t testing.TB) *layout.Store {
 
 // impatient makes retries quick.
 func impatient(t *testing.T) {
-	a, b, s := attempts, backoff, stall
-	t.Cleanup(func() { attempts, backoff, stall = a, b, s })
-	backoff = time.Millisecond
+	a, b, s, c := attempts, backoff, stall, chunkSize
+	t.Cleanup(func() { attempts, backoff, stall, chunkSize = a, b, s, c })
+	backoff, chunkSize = time.Millisecond, 100_000
 }
 
 // layer is a tar of one file with a size of random-looking content.

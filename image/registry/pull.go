@@ -70,7 +70,7 @@ func (c *Client) pull(ctx context.Context, s *layout.Store, ref Reference, o Pul
 func (c *Client) Allow(ctx context.Context, ref Reference, d digest.Digest, cred *Credential) error {
 	p, err := c.place(ref, cred)
 	if err == nil {
-		_, _, err = p.manifest(ctx, d.String())
+		_, _, err = p.manifest(ctx, d.String(), "")
 	}
 	if err != nil {
 		return &Error{"pull", ref.Identity() + "@" + d.String(), err}
@@ -110,7 +110,7 @@ func (c *Client) describe(ctx context.Context, ref Reference, wanted []ocispec.P
 // returns.
 func (o *origin) find(ctx context.Context, ref Reference,
 	wanted []ocispec.Platform) (d ocispec.Descriptor, indexes [][]byte, err error) {
-	root, b, err := o.manifest(ctx, ref.version())
+	root, b, err := o.manifest(ctx, ref.version(), "")
 	if err != nil {
 		return d, nil, err
 	}
@@ -119,10 +119,10 @@ func (o *origin) find(ctx context.Context, ref Reference,
 		if d.Digest == root.Digest {
 			return b, nil
 		}
-		got, b, err := o.manifest(ctx, d.Digest.String())
+		got, b, err := o.manifest(ctx, d.Digest.String(), d.MediaType)
 		size = got.Size
 		if err == nil && got.MediaType != d.MediaType {
-			err = fmt.Errorf("the manifest %s: %w: the registry says %q, the index %.100q",
+			err = fmt.Errorf("the manifest %s: %w: the document says %q, the index %.100q",
 				d.Digest, document.ErrMediaType, got.MediaType, d.MediaType)
 		}
 		return b, err

@@ -228,6 +228,7 @@ func TestHostileRegistries(t *testing.T) {
 	indexType := "application/vnd.oci.image.index.v1+json"
 	manifest := fmt.Sprintf(`{"schemaVersion":2,"config":{"mediaType":%q,"digest":%q,"size":2},"layers":[]}`,
 		ocispec.MediaTypeImageConfig, digest.FromString("{}"))
+	docker := strings.Replace(manifest, "{", `{"mediaType":"`+document.DockerManifest+`",`, 1)
 	bomb := `{"schemaVersion":2,"manifests":[` + strings.Repeat(fmt.Sprintf(`{"mediaType":%q,"digest":%q,"size":100},`,
 		indexType, someDigest), 200_000)
 	for name, c := range map[string]struct {
@@ -253,20 +254,21 @@ func TestHostileRegistries(t *testing.T) {
 		}, "at most"},
 		"index bomb":           {byTag, answer(indexType, "", bomb), ""},
 		"empty index":          {byTag, answer(indexType, "", other), "names no image"},
-		"no JSON":              {byTag, answer(indexType, "", "<html>"), "image index"},
-		"manifest as an index": {byTag, answer(indexType, "", manifest), "of another kind"},
+		"no JSON":              {byTag, answer(indexType, "", "<html>"), "neither an image manifest"},
+		"manifest as an index": {byTag, answer(indexType, "", manifest), "image config"},
 		"both kinds": {byTag, answer(document.DockerManifest, "", strings.TrimSuffix(manifest, "}")+
 			`,"manifests":[]}`), "of another kind"},
-		"a type that is not its own": {byTag, answer(document.DockerList, "", other), "the document says"},
+		"a type that is not its own": {byTag, answer(document.DockerManifest, "",
+			strings.Replace(other, "oci.image.index", "docker.distribution.manifest.v1", 1)), "the document says"},
 		"a type that is not the list's": {func(r *http.Request) bool {
 			return r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/manifests/")
 		}, func(w http.ResponseWriter, r *http.Request) {
 			if strings.HasSuffix(r.URL.Path, "/1") {
 				answer(indexType, "",
 					fmt.Sprintf(`{"schemaVersion":2,"manifests":[{"mediaType":%q,"digest":%q,"size":%d}]}`,
-						ocispec.MediaTypeImageManifest, digest.FromString(manifest), len(manifest)))(w, r)
+						ocispec.MediaTypeImageManifest, digest.FromString(docker), len(docker)))(w, r)
 			} else {
-				answer(document.DockerManifest, "", manifest)(w, r)
+				answer(document.DockerManifest, "", docker)(w, r)
 			}
 		}, "the index"},
 		"not an image": {byTag, answer("text/html", "", "<html>"), "neither an image manifest nor an index"},

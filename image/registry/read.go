@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net/http"
 	"slices"
 	"strconv"
@@ -15,10 +14,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
-	"oras.land/oras-go/v2/registry/remote/auth"
-	"oras.land/oras-go/v2/registry/remote/errcode"
 
 	"github.com/freejail/freejail/image/document"
 	"github.com/freejail/freejail/image/layout"
@@ -37,32 +33,6 @@ var (
 	stall    = 60 * time.Second       // without a byte
 )
 
-// manifest reads a manifest or an index by tag or digest. What it returns is
-// what its descriptor says, and what was asked for if that was a digest.
-func (p *place) manifest(ctx context.Context, version string) (ocispec.Descriptor, []byte, error) {
-	d, r, err := p.Manifests().FetchReference(ctx, version)
-	if err != nil {
-		return d, nil, err
-	}
-	defer r.Close()
-	if !document.IsManifest(d.MediaType) {
-		return d, nil, fmt.Errorf("%s is of the type %q, which is neither an image manifest nor an index",
-			version, d.MediaType)
-	}
-	if d.Size < 0 || d.Size > maxManifest {
-		return d, nil, fmt.Errorf("the manifest %s has %d bytes: at most %d are allowed", version, d.Size, maxManifest)
-	}
-	b, err := content.ReadAll(r, d)
-	if err == nil {
-		// The type is the registry's word, and nothing that a digest names.
-		err = document.Check(b, d.MediaType)
-	}
-	if err != nil {
-		return d, nil, fmt.Errorf("the manifest %s: %w", version, err)
-	}
-	return d, b, nil
-}
-
 // Open reads a blob or a manifest, and goes on by itself after a connection
 // broke. Its content is not verified.
 func (p *place) Open(ctx context.Context, d ocispec.Descriptor, offset int64) (io.ReadCloser, int64, error) {
@@ -80,28 +50,15 @@ func (p *place) Open(ctx context.Context, d ocispec.Descriptor, offset int64) (i
 
 // get is one request.
 func (p *place) get(ctx context.Context, d ocispec.Descriptor, offset int64) (io.ReadCloser, int64, error) {
-	scheme, kind := "https", "blobs"
-	if p.PlainHTTP {
-		scheme = "http"
-	}
+	kind, header := "blobs", http.Header{}
 	if document.IsManifest(d.MediaType) {
 		kind = "manifests"
-	}
-	ref := p.Reference
-	ref.Reference = d.Digest.String()
-	ctx = auth.AppendRepositoryScope(ctx, ref, auth.ActionPull)
-	url := fmt.Sprintf("%s://%s/v2/%s/%s/%s", scheme, ref.Host(), ref.Repository, kind, d.Digest)
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return nil, 0, err
-	}
-	if kind == "manifests" {
-		req.Header.Set("Accept", d.MediaType)
+		header.Set("Accept", d.MediaType)
 	}
 	if offset > 0 {
-		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", offset))
+		header.Set("Range", fmt.Sprintf("bytes=%d-", offset))
 	}
-	resp, err := p.do.Do(req)
+	resp, err := p.ask(ctx, http.MethodGet, kind+"/"+d.Digest.String(), header)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -128,10 +85,6 @@ func rangeStart(s string) (int64, bool) {
 	first, _, dash := strings.Cut(s, "-")
 	n, err := strconv.ParseInt(first, 10, 64)
 	return n, ok && dash && err == nil
-}
-
-func answer(resp *http.Response) error {
-	return &errcode.ErrorResponse{Method: resp.Request.Method, URL: resp.Request.URL, StatusCode: resp.StatusCode}
 }
 
 // reader goes on where a broken download stopped.
@@ -171,13 +124,10 @@ func (r *reader) again(err error) error {
 	if r.failed++; final(err) || r.failed >= attempts {
 		return err
 	}
-	wait := backoff << (r.failed - 1)
-	select {
-	case <-time.After(wait/2 + rand.N(wait)):
-		return nil
-	case <-r.ctx.Done():
-		return errors.Join(r.ctx.Err(), err)
+	if ended := sleep(r.ctx, jitter(backoff<<(r.failed-1))); ended != nil {
+		return errors.Join(ended, err)
 	}
+	return nil
 }
 
 func (r *reader) Read(p []byte) (int, error) {
@@ -295,10 +245,10 @@ func (o *origin) Open(ctx context.Context, d ocispec.Descriptor, offset int64) (
 
 // manifest reads a manifest from the first place that has it, and moves that
 // place to the front: its blobs will be there too.
-func (o *origin) manifest(ctx context.Context, version string) (ocispec.Descriptor, []byte, error) {
+func (o *origin) manifest(ctx context.Context, version, hint string) (ocispec.Descriptor, []byte, error) {
 	var errs []error
 	for i, p := range o.places {
-		d, b, err := p.manifest(ctx, version)
+		d, b, err := p.manifest(ctx, version, hint)
 		if err == nil {
 			o.places[0], o.places[i] = o.places[i], o.places[0]
 			o.known[d.Digest.String()] = b

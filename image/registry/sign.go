@@ -172,6 +172,9 @@ func attachSignature(ctx context.Context, src source, dst target, key *sign.Priv
 	if err != nil {
 		return err
 	}
+	if t, ok := dst.(*remoteTarget); ok {
+		t.src = memory(blobs)
+	}
 	for _, b := range blobs {
 		if there, err := dst.Exists(ctx, b.Descriptor); err != nil {
 			return err
@@ -183,6 +186,18 @@ func attachSignature(ctx context.Context, src source, dst target, key *sign.Priv
 		}
 	}
 	return dst.attach(ctx, blobs[len(blobs)-1].Descriptor, sign.Tag(st.Digest))
+}
+
+// memory are blobs that were just made.
+type memory []sign.Blob
+
+func (m memory) Fetch(_ context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
+	for _, b := range m {
+		if b.Descriptor.Digest == d.Digest {
+			return io.NopCloser(bytes.NewReader(b.Content)), nil
+		}
+	}
+	return nil, fmt.Errorf("blob %s: %w", d.Digest, errdef.ErrNotFound)
 }
 
 // signaturesOf are those of an image and of the indexes that led to it. Those

@@ -1,0 +1,203 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"oras.land/oras-go/v2/registry/remote/auth"
+	"oras.land/oras-go/v2/registry/remote/errcode"
+)
+
+// challenge is one way to authenticate that an answer offers.
+type challenge struct {
+	scheme string // in lower case
+	params map[string]string
+}
+
+// parseChallenges reads WWW-Authenticate headers, each with one challenge or more:
+// RFC 9110, section 11.6.1. What is malformed is left out.
+func parseChallenges(headers []string) (out []challenge) {
+	for _, rest := range headers {
+		for rest = skipBlank(rest); rest != ""; rest = skipBlank(rest) {
+			var word, value string
+			if word, rest = cutToken(rest); word == "" {
+				break
+			}
+			after := strings.TrimLeft(rest, " \t")
+			if !strings.HasPrefix(after, "=") {
+				out = append(out, challenge{strings.ToLower(word), map[string]string{}})
+				continue
+			}
+			value, rest = cutValue(strings.TrimLeft(after[1:], " \t"))
+			if len(out) > 0 {
+				out[len(out)-1].params[strings.ToLower(word)] = value
+			}
+		}
+	}
+	return out
+}
+
+// skipBlank also skips commas, and the = that end what is no parameter.
+func skipBlank(s string) string { return strings.TrimLeft(s, " \t,=") }
+
+func cutToken(s string) (token, rest string) {
+	end := strings.IndexAny(s, " \t,=\"")
+	if end < 0 {
+		end = len(s)
+	}
+	return s[:end], s[end:]
+}
+
+// cutValue reads a token or a quoted string.
+func cutValue(s string) (value, rest string) {
+	if !strings.HasPrefix(s, `"`) {
+		end := strings.IndexAny(s, " \t,")
+		if end < 0 {
+			end = len(s)
+		}
+		return s[:end], s[end:]
+	}
+	var b strings.Builder
+	for i := 1; i < len(s); i++ {
+		switch {
+		case s[i] == '"':
+			return b.String(), s[i+1:]
+		case s[i] == '\\' && i+1 < len(s):
+			i++
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String(), ""
+}
+
+// choose prefers Bearer to Basic, as it can do without credentials.
+func choose(list []challenge) (challenge, bool) {
+	for _, want := range []string{"bearer", "basic"} {
+		i := slices.IndexFunc(list, func(c challenge) bool {
+			return c.scheme == want && (want == "basic" || c.params["realm"] != "")
+		})
+		if i >= 0 {
+			return list[i], true
+		}
+	}
+	return challenge{}, false
+}
+
+// challenged has the client see one challenge in the usual form, however a registry
+// puts it: several in one header or in several, realms relative to the registry, a
+// scope with blanks, and a scope that is missing told by 403.
+type challenged struct{ next http.RoundTripper }
+
+func (c *challenged) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := c.next.RoundTrip(req)
+	if err != nil || resp.StatusCode != http.StatusUnauthorized && resp.StatusCode != http.StatusForbidden {
+		return resp, err
+	}
+	one, ok := choose(parseChallenges(resp.Header.Values("Www-Authenticate")))
+	if !ok || resp.StatusCode == http.StatusForbidden && one.params["error"] != "insufficient_scope" {
+		return resp, nil
+	}
+	resp.StatusCode = http.StatusUnauthorized
+	if one.scheme == "basic" {
+		resp.Header.Set("Www-Authenticate", "Basic")
+		return resp, nil
+	}
+	realm := one.params["realm"]
+	if u, err := req.URL.Parse(realm); err == nil {
+		realm = u.String()
+	}
+	header := "Bearer realm=" + strconv.Quote(realm) + ",service=" + strconv.Quote(one.params["service"])
+	if scope := scopesOf(req, one.params["scope"]); scope != "" {
+		header += ",scope=" + strconv.Quote(scope)
+	}
+	resp.Header.Set("Www-Authenticate", header)
+	return resp, nil
+}
+
+// asked notes what a challenge has asked for. A scope that the client would not have
+// asked for by itself may be nonsense, which some token servers refuse.
+type asked struct {
+	mu      sync.Mutex
+	token   bool
+	foreign bool // a scope that is not the request's own
+	own     bool // ask for nothing else
+}
+
+type askedKey struct{}
+
+// scopesOf are those of a challenge that are asked for beside the request's own.
+func scopesOf(req *http.Request, text string) string {
+	scopes := strings.Fields(text)
+	note, ok := req.Context().Value(askedKey{}).(*asked)
+	if !ok {
+		return strings.Join(scopes, " ")
+	}
+	note.mu.Lock()
+	defer note.mu.Unlock()
+	note.token = true
+	if note.own {
+		return ""
+	}
+	own := auth.GetAllScopesForHost(req.Context(), req.URL.Host)
+	note.foreign = slices.ContainsFunc(scopes, func(s string) bool { return !slices.Contains(own, s) })
+	return strings.Join(scopes, " ")
+}
+
+// again tells whether another token may do better: instead of one that was refused by
+// its own registry, or of one that a token server did not give for a foreign scope.
+func (a *asked) again(resp *http.Response, err error) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.own = a.foreign
+	var answer *errcode.ErrorResponse
+	if errors.As(err, &answer) { // what a registry answers is no error
+		return a.foreign && answer.StatusCode < 500
+	}
+	return err == nil && a.token && resp.StatusCode == http.StatusUnauthorized
+}
+
+// tokens finds a token again by the scopes that a request asks for by itself, whatever
+// else a registry has had it ask for.
+type tokens struct {
+	mu    sync.Mutex
+	cache auth.Cache
+}
+
+func newTokens() *tokens { return &tokens{cache: auth.NewCache()} }
+
+func (t *tokens) now() auth.Cache {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.cache
+}
+
+// forget has new tokens be fetched.
+func (t *tokens) forget() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.cache = auth.NewCache()
+}
+
+func (t *tokens) GetScheme(ctx context.Context, host string) (auth.Scheme, error) {
+	return t.now().GetScheme(ctx, host)
+}
+
+func (t *tokens) GetToken(ctx context.Context, host string, scheme auth.Scheme, key string) (string, error) {
+	return t.now().GetToken(ctx, host, scheme, key)
+}
+
+func (t *tokens) Set(ctx context.Context, host string, scheme auth.Scheme, key string,
+	fetch func(context.Context) (string, error)) (string, error) {
+	cache := t.now()
+	token, err := cache.Set(ctx, host, scheme, key, fetch)
+	own := strings.Join(auth.GetAllScopesForHost(ctx, host), " ")
+	if err != nil || scheme != auth.SchemeBearer || own == key {
+		return token, err
+	}
+	return cache.Set(ctx, host, scheme, own, func(context.Context) (string, error) { return token, nil })
+}
