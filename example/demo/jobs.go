@@ -134,7 +134,7 @@ func (c *cluster) again(ctx context.Context, job string) (*nomad.AllocationListS
 
 // find asks Consul for a healthy service.
 func (c *cluster) find(ctx context.Context, name string) (addr string, err error) {
-	err = testagent.Await(ctx, "service "+name+" to be well in Consul", func() error {
+	err = testagent.Await(ctx, "service "+name+" to be healthy in Consul", func() error {
 		list, _, err := c.consul.Health().Service(name, "", true, nil)
 		if err != nil {
 			return err
