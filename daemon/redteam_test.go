@@ -272,7 +272,10 @@ func TestHostileJobs(t *testing.T) {
 		"a root over NFS": {client.TaskSpec{Image: plain, Storage: "nfs"}, "NFS"},
 		"labels of another tool": {
 			client.TaskSpec{Image: v.image(testimage.Spec{Name: "labels", Cmd: []string{"inside"},
-				Labels: map[string]string{"org.freebsd.jail.allow.raw_sockets": "true"}})}, "another tool"},
+				Labels: map[string]string{"org.freebsd.jail.allow.raw_sockets": "true"}})}, "allow.raw_sockets"},
+		"unknown labels of another tool": {
+			client.TaskSpec{Image: v.image(testimage.Spec{Name: "labels", Cmd: []string{"inside"},
+				Labels: map[string]string{"org.freebsd.jail.path": "/"}})}, "org.freebsd.jail.path"},
 		"a link where a volume goes": {
 			client.TaskSpec{Image: v.image(testimage.Spec{Name: "link", Cmd: []string{"inside"},
 				Links: map[string]string{"/data": filepath.Join(v.dir, "host")}}),

@@ -104,6 +104,8 @@ func newImage(c ocispec.Image, layers []ocispec.Descriptor) (*Image, error) {
 		if img.Manifest, err = ParseManifest([]byte(text)); err != nil {
 			return nil, err
 		}
+	} else {
+		img.Manifest.Ports, _ = Exposed(c.Config.ExposedPorts) // freejail-build validate names the others
 	}
 	for i := range img.Manifest.Ports {
 		if img.Manifest.Ports[i].Protocol == "" {

@@ -40,7 +40,7 @@ type Image struct {
 	Digest   digest.Digest // of the OCI image manifest
 	Config   ocispec.Image
 	Docker   DockerConfig // of the config too
-	Manifest *Manifest    // never nil; empty where the image has none
+	Manifest *Manifest    // never nil; where the image has none it has the ports that the config exposes
 	Layers   []ocispec.Descriptor
 	ChainID  digest.Digest
 	Chains   []digest.Digest // of the first layer, the first two layers and so on; the last is ChainID

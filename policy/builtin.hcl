@@ -9,6 +9,7 @@ permit {
 permit {
   description = "what the host gives"
   from        = ["host"]
+  ports       = ["1-65535"]
   modules     = ["*"]
   mounts      = ["nullfs:/", "linprocfs", "linsysfs", "tmpfs"]
   devfs       = ["path shm unhide"]

@@ -82,7 +82,7 @@ func describe(w io.Writer, img *image.Image) {
 	p.section("PARAMETERS", parameters(m.Parameters))
 	p.section("PORTS", ports(m.Ports))
 	p.section("VOLUMES", volumes(m.Volumes))
-	p.section("REQUESTS (a host's policy decides)", requests(m.Requires))
+	p.section("REQUESTS (a host's policy decides)", requests(img))
 	p.section("WRITABLE ON A READ-ONLY ROOT", column(m.Writable))
 	p.section("LAYERS", layers(img))
 	p.end()
@@ -189,8 +189,12 @@ func volumes(list []image.Volume) (out [][]string) {
 	return out
 }
 
-func requests(r image.Requires) (out [][]string) {
+func requests(img *image.Image) (out [][]string) {
+	r, err := img.Privileges()
 	add := func(kind, format string, a ...any) { out = append(out, []string{kind, fmt.Sprintf(format, a...)}) }
+	if err != nil {
+		add("error", "%s", strings.ReplaceAll(err.Error(), "\n", "; "))
+	}
 	for _, d := range r.Devfs {
 		add("devfs", "%s", d)
 	}

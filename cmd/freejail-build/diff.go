@@ -65,7 +65,7 @@ func (f *imageFlags) compare(ctx context.Context, first, second string, files bo
 		}
 	}
 	a, b := sides[0].Image, sides[1].Image
-	d = &difference{Requests: changes(allRequests(a.Manifest), allRequests(b.Manifest)),
+	d = &difference{Requests: changes(allRequests(a), allRequests(b)),
 		Config: changes(settings(a), settings(b)), Files: []build.Change{}}
 	if files {
 		list, err := build.Compare(ctx, sides[0], sides[1])
@@ -90,12 +90,12 @@ func changes(a, b []string) lists {
 	return lists{Added: without(b, a), Removed: without(a, b)}
 }
 
-// allRequests are the manifest's, with the ports, which hosts decide about too.
-func allRequests(m *image.Manifest) (out []string) {
-	for _, r := range requests(m.Requires) {
+// allRequests are the image's, with the ports, which hosts decide about too.
+func allRequests(img *image.Image) (out []string) {
+	for _, r := range requests(img) {
 		out = append(out, r[0]+" "+strings.TrimSpace(r[1]))
 	}
-	for _, p := range m.Ports {
+	for _, p := range img.Manifest.Ports {
 		out = append(out, fmt.Sprintf("port %d/%s", p.Port, p.Protocol))
 	}
 	return out

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
@@ -96,18 +97,28 @@ func checkImage(ctx context.Context, e *layout.Examination, img *image.Image) er
 	if err := build.Check(ctx, e.Layout, img, where, &e.Findings); err != nil {
 		return err
 	}
-	in := func(field string) string {
+	at := func(place string) string {
 		if where != "" {
-			return where + ", manifest: " + field
+			return where + ", " + place
 		}
-		return "manifest: " + field
+		return place
 	}
+	in := func(field string) string { return at("manifest: " + field) }
 	for i, text := range img.Manifest.Requires.Devfs {
 		if _, err := devfs.ParseRule(text); err != nil {
 			e.Add(image.Error, "devfs-rule", in(fmt.Sprintf("requires.devfs[%d]", i)), "%v", err)
 		}
 	}
-	if img.Manifest.Requires.VNET {
+	requires, err := img.Privileges()
+	if err != nil {
+		for text := range strings.SplitSeq(err.Error(), "\n") {
+			e.Add(image.Error, "label", at("config"), "%s", text)
+		}
+	}
+	if _, odd := image.Exposed(img.Config.Config.ExposedPorts); len(odd) > 0 {
+		e.Add(image.Warning, "exposed-ports", at("config"), "not understood, or too many, and left out: %q", odd)
+	}
+	if requires.VNET {
 		e.Add(image.Error, "vnet", in("requires.vnet"),
 			"this version does not offer a network stack of the jail's own: no task of the image would start")
 	}

@@ -45,7 +45,7 @@ const defaultPath = "PATH=/sbin:/bin:/usr/sbin:/usr/bin:/usr/local/sbin:/usr/loc
 // makePlan merges a job's settings with its image's manifest.
 func (m *Manager) makePlan(spec client.TaskSpec, img *image.Image) (*plan, error) {
 	p := &plan{image: img, stateDir: m.Config.StateDir, params: map[string]string{}, sysctl: map[string]string{}}
-	steps := []func(client.TaskSpec) error{p.refuseForeign, p.addCommand, p.addPorts, p.addEnv, p.addPrivileges,
+	steps := []func(client.TaskSpec) error{p.addCommand, p.addPorts, p.addEnv, p.addPrivileges,
 		p.addMounts, p.addDirs, p.askDirs, p.addEnd}
 	for _, f := range steps {
 		if err := f(spec); err != nil {
@@ -167,7 +167,10 @@ func (p *plan) ask(what policy.Privilege, source policy.Source) {
 }
 
 func (p *plan) addPrivileges(spec client.TaskSpec) error {
-	r := p.image.Manifest.Requires
+	r, err := p.image.Privileges()
+	if err != nil {
+		return client.Invalid("image %s: %v", p.image.Name, err)
+	}
 	fromImage := client.Wants{Devfs: r.Devfs, Allow: r.Allow, Jail: r.Jail, Sysctl: r.Sysctl, VNET: r.VNET,
 		SysVIPC: map[string]string{"shm": r.SysVIPC.Shm, "msg": r.SysVIPC.Msg, "sem": r.SysVIPC.Sem}}
 	if err := p.addWants(fromImage, policy.FromImage); err != nil {

@@ -81,8 +81,11 @@ func (p *plan) addImagePort(mp image.Port, b client.PortBinding, given bool) err
 			b.Protocol)
 	}
 	source := policy.FromImage
-	if given {
+	switch {
+	case given:
 		source = policy.FromJob
+	case out.Exposed: // nothing is given for it, so it needs no permit; a deny of it holds
+		source = policy.FromHost
 	}
 	return p.addPort(out, source)
 }

@@ -63,7 +63,7 @@ func TestPortsOfATask(t *testing.T) {
 			want:  "http=10.0.0.1:20001/tcp web=10.0.0.1:20001/tcp*", asked: "job:20001/tcp"},
 		"for a port that is only exposed": {img: portImage(false, image.Port{Name: "80", Port: 80}),
 			ports: map[string]client.PortBinding{"http": to(bound("http", 20001), 80)},
-			want:  "80=:80/tcp? http=10.0.0.1:20001/tcp*", asked: "image:80/tcp job:20001/tcp",
+			want:  "80=:80/tcp? http=10.0.0.1:20001/tcp*", asked: "host:80/tcp job:20001/tcp",
 			noted: "port http: to = 80 is not mapped, as tasks use the host's network: the program has to listen on 20001 " +
 				"(FREEJAIL_PORT_http), or the job to say static = 80"},
 		"an exposed port that is bound": {img: portImage(false, image.Port{Name: "80", Port: 80}),
@@ -71,7 +71,7 @@ func TestPortsOfATask(t *testing.T) {
 			want:  "80=10.0.0.1:80/tcp http=10.0.0.1:80/tcp*", asked: "job:80/tcp"},
 		"one exposed port and one label": {img: portImage(false, image.Port{Name: "80", Port: 80}),
 			ports: map[string]client.PortBinding{"http": bound("http", 20001)},
-			want:  "80=:80/tcp? http=10.0.0.1:20001/tcp*", asked: "image:80/tcp job:20001/tcp"},
+			want:  "80=:80/tcp? http=10.0.0.1:20001/tcp*", asked: "host:80/tcp job:20001/tcp"},
 		"an address each": {img: portImage(true, web), ports: map[string]client.PortBinding{
 			"a": {Address: "10.0.0.1", Port: 8080, Label: "a"}, "b": {Address: "10.0.0.2", Port: 8080, Label: "b"}},
 			want: "http=:8080/tcp a=10.0.0.1:8080/tcp* b=10.0.0.2:8080/tcp*", asked: "image:8080/tcp job:8080/tcp"},

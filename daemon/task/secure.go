@@ -248,26 +248,11 @@ func checkOption(name, value string, asked *policy.Mount) (string, error) {
 	return name, nil
 }
 
-// foreign are labels by which other tools' images ask for privileges of a jail.
-var foreign = regexp.MustCompile(`^org\.freebsd\.(jail\..*|parentJail)$`)
-
-// refuseForeign fails where an image asks in words that are no request here:
-// it would run without what it needs, or its author hopes that nobody looks.
-func (p *plan) refuseForeign(client.TaskSpec) error {
-	for name := range p.image.Config.Config.Labels {
-		if foreign.MatchString(name) {
-			return client.Invalid("image %s asks for privileges by the label %s of another tool: write its requests "+
-				"into the manifest", p.image.Name, name)
-		}
-	}
-	return nil
-}
-
 // imagePlan is what an image asks for by itself, on any system.
 func imagePlan(img *image.Image, more ...func(*plan, client.TaskSpec) error) (*plan, error) {
 	p := &plan{image: img, params: map[string]string{}, sysctl: map[string]string{}}
 	spec := client.TaskSpec{}
-	steps := []func(*plan, client.TaskSpec) error{(*plan).refuseForeign, (*plan).addPorts, (*plan).addPrivileges,
+	steps := []func(*plan, client.TaskSpec) error{(*plan).addPorts, (*plan).addPrivileges,
 		func(*plan, client.TaskSpec) error { return p.addImageMounts() }}
 	for _, f := range append(steps, more...) {
 		if err := f(p, spec); err != nil {

@@ -358,7 +358,11 @@ func (p *planner) fromImage(ref string) error {
 		return err
 	}
 	p.stage.base, p.stage.docker = img, img.Docker
-	p.inherit(img.Config, *img.Manifest)
+	m := *img.Manifest
+	if _, described := img.Config.Config.Labels[image.ManifestLabel]; !described {
+		m.Ports = nil // what is only exposed stays so
+	}
+	p.inherit(img.Config, m)
 	p.vars = slices.Clone(img.Config.Config.Env)
 	if len(p.config.History) == 0 {
 		for range img.Layers {
