@@ -20,6 +20,7 @@ import (
 type Creds struct {
 	Name     string
 	Home     string
+	Shell    string
 	UID, GID uint32
 	Groups   []uint32
 }
@@ -111,6 +112,9 @@ func lookUser(r *os.Root, user string) (Creds, error) {
 		c := Creds{Name: u[0], UID: uid, GID: gid}
 		if len(u) > 5 {
 			c.Home = u[5]
+		}
+		if len(u) > 6 {
+			c.Shell = u[6]
 		}
 		return c, nil
 	}

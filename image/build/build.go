@@ -6,6 +6,7 @@
 package build
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -50,7 +51,8 @@ type Options struct {
 	// its name, and what says neither is a Jailfile where it has an instruction
 	// that only these have.
 	Format string
-	// From is what a Bastillefile, which has no FROM, builds on.
+	// From is what a Bastillefile, which has no FROM, builds on: a path, relative to
+	// the current directory, or a name as in FROM.
 	From string
 	// Output is where the image goes: an oci-archive, or, where it ends in a
 	// slash or is a directory, an OCI layout, for which it must be empty.
@@ -129,6 +131,8 @@ type builder struct {
 	built   map[*stage]*work
 	hashes  *hashes // of the context's files
 	seen    *looks  // at the context
+	// includes reads what the recipe includes.
+	includes *includer
 	// anywhere: the files were named by whoever builds, and are no context's.
 	anywhere bool
 	// complete may add to the image's config when all layers are there.
@@ -156,6 +160,7 @@ func Build(ctx context.Context, o Options) (_ *image.Image, err error) {
 	}
 	b.names = file.container
 	p := &planner{file: file, platform: o.Platform, given: o.Args, goal: o.Target, secrets: o.Secrets, permit: o.Permit}
+	p.follow = b.includes.follow
 	p.base = func(ref string, wanted ocispec.Platform) (*image.Image, error) { return b.from(ctx, ref, wanted) }
 	if err := p.plan(ctx); err != nil {
 		return nil, err
@@ -280,6 +285,7 @@ func (b *builder) close(ctx context.Context) (err error) {
 
 // title is for progress: one line.
 func (in Instruction) title() string {
+	in.Verb = cmp.Or(in.word, in.Verb)
 	line, _, more := strings.Cut(in.String(), "\n")
 	if len(line) > 100 {
 		line, more = line[:100], true

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -18,8 +17,9 @@ const maxEdited = maxText
 // renderStep is RENDER: ${NAME} in files of the image becomes the argument's
 // value.
 type renderStep struct {
-	files  []string
-	values map[string]string
+	files   []string
+	values  [][2]string // name and value, in the order in which they are replaced
+	lenient bool        // a file that is missing is told, and no error
 }
 
 func (p *planner) render(in Instruction) error {
@@ -27,7 +27,15 @@ func (p *planner) render(in Instruction) error {
 	if err != nil {
 		return err
 	}
-	s := &renderStep{values: p.known()}
+	s := &renderStep{lenient: in.recipe}
+	if in.recipe {
+		s.values = p.arguments(in)
+	} else {
+		known := p.known()
+		for _, k := range slices.Sorted(maps.Keys(known)) {
+			s.values = append(s.values, [2]string{k, known[k]})
+		}
+	}
 	for _, name := range list {
 		s.files = append(s.files, path.Join("/", name))
 	}
@@ -38,25 +46,22 @@ func (p *planner) render(in Instruction) error {
 func (s *renderStep) key(context.Context, *work) (any, error) {
 	return struct {
 		Files  []string
-		Values map[string]string
+		Values [][2]string
 	}{s.files, s.values}, nil
 }
 
-// ofJails are what Bastille knows of a jail and no image can.
-var ofJails = regexp.MustCompile(`\$\{JAIL_(NAME|IP6?)\}`)
-
 func (s *renderStep) replace(name string, text []byte) ([]byte, error) {
-	if found := ofJails.Find(text); found != nil {
-		return nil, fmt.Errorf("/%s has %s in it, which is not known before a jail starts", name, found)
-	}
 	out := string(text)
-	for _, k := range slices.Sorted(maps.Keys(s.values)) {
-		old, v := "${"+k+"}", s.values[k]
+	for _, kv := range s.values {
+		k, old, v := kv[0], "${"+kv[0]+"}", kv[1]
 		// A value may have names of others in it, and so on.
 		if more := len(v) - len(old); more > 0 && len(out)+strings.Count(out, old)*more > maxEdited {
 			return nil, fmt.Errorf("/%s becomes larger than %d bytes by the value of %s", name, maxEdited, k)
 		}
 		out = strings.ReplaceAll(out, old, v)
+	}
+	if found := ofJails.FindString(out); found != "" {
+		return nil, fmt.Errorf("/%s: %w", name, errOfJails(found))
 	}
 	return []byte(out), nil
 }
@@ -72,6 +77,8 @@ func (s *renderStep) run(ctx context.Context, b *work) error {
 		switch {
 		case err != nil:
 			return err
+		case len(missing) > 0 && s.lenient:
+			b.warn("RENDER: %s is not in the image, so nothing is replaced", f)
 		case len(missing) > 0:
 			return fmt.Errorf("%s is not in the image", f)
 		case n.kind == tar.TypeReg:
@@ -83,14 +90,16 @@ func (s *renderStep) run(ctx context.Context, b *work) error {
 	return b.edit(ctx, names, func(name string, text []byte) ([]byte, error) { return s.replace(name, text) })
 }
 
-// filesBelow lists the regular files in a directory.
+// filesBelow lists the regular files in a directory, without a repository's own.
 func filesBelow(at string, n *node) (out []string) {
 	for name, child := range n.names {
 		switch p := path.Join(at, name); child.kind {
 		case tar.TypeReg:
 			out = append(out, p)
 		case tar.TypeDir:
-			out = append(out, filesBelow(p, child)...)
+			if name != ".git" {
+				out = append(out, filesBelow(p, child)...)
+			}
 		}
 	}
 	return out

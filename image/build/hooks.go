@@ -1,32 +1,25 @@
 package build
 
 import (
-	"errors"
 	"fmt"
 	"path"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
-
-	"github.com/freejail/freejail/image"
 )
 
 // shellWords reads the arguments of the instructions that Bastille has too.
 // Bastille lets the host's shell read them. Here no shell does: what only one
 // understands is an error.
 func (p *planner) shellWords(in Instruction) ([]string, error) {
-	text := in.Text
-	if found := ofJails.FindString(text); in.recipe && found != "" {
-		return nil, fmt.Errorf("%s is not known before a jail starts", found)
-	}
+	text, vars, err := in.Text, lookup(p.lookup), error(nil)
 	if in.recipe {
-		if i := comment.FindStringIndex(text); i != nil {
-			text = text[:i[0]]
+		vars = p.recipeLookup(in)
+		if text, err = p.replace(in); err != nil {
+			return nil, err
 		}
-		text = strings.TrimRight(text, "; \t")
+		text = strings.TrimRight(cutComment(text), "; \t")
 	}
-	list, operator, err := split(text, p.lookup)
+	list, operator, err := split(text, vars)
 	if err == nil {
 		err = p.chargeWords(list)
 	}
@@ -43,40 +36,24 @@ func (p *planner) shellWords(in Instruction) ([]string, error) {
 	return list, nil
 }
 
-// comment is what a shell would pass over at the end of a line.
-var comment = regexp.MustCompile(`(^|[ \t;])#[^'"]*$`)
-
-// argWords are the words of ARG: in a Bastillefile the line has one.
-func (p *planner) argWords(in Instruction) ([]string, error) {
-	if !in.recipe {
-		return p.words(in.Text)
-	}
-	list, err := p.shellWords(in)
-	if err != nil {
-		return nil, err
-	}
-	return []string{strings.Join(list, " ")}, nil
-}
-
-// braced is how a Bastillefile writes an argument.
-var braced = regexp.MustCompile(`\$\{[A-Za-z_][A-Za-z0-9_]*\}`)
-
-// recipeCommand is CMD of a Bastillefile: ${NAME} of an ARG is replaced, and the
-// rest is for the shell in the jail.
-func (p *planner) recipeCommand(text string) (string, error) {
-	if found := ofJails.FindString(text); found != "" {
-		return "", fmt.Errorf("%s is not known before a jail starts", found)
-	}
-	var err error
-	out := braced.ReplaceAllStringFunc(text, func(s string) string {
-		v := p.args[s[2:len(s)-1]]
-		if v == nil || err != nil {
-			return s
+// cutComment takes away what a shell would pass over at the end of a line.
+func cutComment(text string) string {
+	quote := byte(0)
+	for i := 0; i < len(text); i++ {
+		switch c := text[i]; {
+		case c == '\\' && quote != '\'':
+			i++
+		case quote != 0:
+			if c == quote {
+				quote = 0
+			}
+		case c == '\'' || c == '"':
+			quote = c
+		case c == '#' && (i == 0 || strings.IndexByte(" \t;", text[i-1]) >= 0):
+			return text[:i]
 		}
-		err = p.charge(len(*v))
-		return *v
-	})
-	return out, errors.Join(err, fitsWord(len(out)))
+	}
+	return text
 }
 
 // runsServices makes a Bastillefile's image do what Bastille's jails do: it runs
@@ -93,12 +70,25 @@ func (p *planner) warn(in Instruction, format string, a ...any) {
 
 // inJail plans a command of root in the image, outside of any WORKDIR.
 func (p *planner) inJail(in Instruction, env []string, argv, then []string) error {
-	all, err := p.runEnv()
+	s, err := p.jailStep(in, env, argv)
 	if err == nil {
-		p.add(in, &runStep{argv: argv, then: then, env: append(all, env...), dir: "/", user: "root"})
+		s.then = then
+		p.add(in, s)
 	}
 	return err
 }
+
+func (p *planner) jailStep(in Instruction, env []string, argv []string) (*runStep, error) {
+	if in.recipe {
+		return &runStep{argv: argv, env: append(p.loginEnv(), env...), login: true}, nil
+	}
+	all, err := p.runEnv()
+	return &runStep{argv: argv, env: append(all, env...), dir: "/"}, err
+}
+
+// loginEnv is what an image adds to the environment of a Bastillefile's commands:
+// the arguments are no part of it.
+func (p *planner) loginEnv() []string { return slices.Clone(p.vars) }
 
 // pkg installs packages by the image's own pkg(8), and leaves no downloads.
 func (p *planner) pkg(in Instruction) error {
@@ -118,31 +108,15 @@ func (p *planner) sysrc(in Instruction) error {
 	return p.inJail(in, nil, append([]string{"sysrc"}, list...), nil)
 }
 
-// ofProcesses are the commands of service(8) that need a jail that runs.
-var ofProcesses = regexp.MustCompile(`^(one|force|fast|quiet)?(start|stop|restart|reload|status|poll)$`)
-
-func (p *planner) service(in Instruction) error {
-	list, err := p.shellWords(in)
-	if err != nil {
-		return err
-	}
-	if len(list) < 2 {
-		return errUsage
-	}
-	if ofProcesses.MatchString(list[1]) {
-		p.warn(in, "nothing runs while an image is built, so this is left out: a service that is enabled starts with "+
-			"the jail")
-		return nil
-	}
-	return p.inJail(in, nil, append([]string{"service"}, list...), nil)
-}
-
 // cp copies as cp(1) does: a directory itself, and with a final slash what is in
 // it. Owners and modes are those of COPY.
 func (p *planner) cp(in Instruction) error {
 	list, err := p.shellWords(in)
 	if err != nil {
 		return err
+	}
+	if list[0] == "-q" || list[0] == "--quiet" {
+		list = list[1:]
 	}
 	if len(list) < 2 {
 		return errUsage
@@ -165,6 +139,10 @@ func (p *planner) overlay(in Instruction) error {
 
 func (p *planner) copyWhole(in Instruction, list []string, dest string) error {
 	for _, src := range list {
+		if src == "/etc/resolv.conf" {
+			p.warn(in, "each task gets the host's resolv.conf, so %s is left out", src)
+			continue
+		}
 		if path.IsAbs(src) {
 			return fmt.Errorf("%s is a file of the host: sources are relative to the recipe: write %s", src,
 				strings.TrimLeft(src, "/"))
@@ -174,82 +152,4 @@ func (p *planner) copyWhole(in Instruction, list []string, dest string) error {
 		p.add(in, s)
 	}
 	return nil
-}
-
-func (p *planner) limits(in Instruction) error {
-	return errors.New("limits are not an image's: set them in the job, as resources { cpu = 500, memory = 1024 }, " +
-		"and remove this line")
-}
-
-// fstab is MOUNT as in fstab(5). What Bastille mounts of the host is a volume
-// here, for jobs to fill.
-func (p *planner) fstab(list []string) error {
-	if len(list) < 3 {
-		return fmt.Errorf("want `/host/path jail/path nullfs ro 0 0`, or `%s`", verbs["MOUNT"].usage)
-	}
-	target, kind, how := path.Join("/", list[1]), list[2], ""
-	if len(list) > 3 {
-		how = list[3]
-	}
-	flags := strings.Split(how, ",")
-	if kind != "nullfs" {
-		m := image.MountRequest{Type: kind, Target: target}
-		for _, f := range flags {
-			if f != "" && f != "rw" {
-				m.Options = append(m.Options, f)
-			}
-		}
-		p.manifest.Requires.Mounts = replace(p.manifest.Requires.Mounts, m,
-			func(o image.MountRequest) bool { return o.Target == m.Target })
-		return nil
-	}
-	for _, f := range flags {
-		if f != "" && f != "ro" && f != "rw" {
-			return fmt.Errorf("the option %q is not for a volume: there are ro and rw", f)
-		}
-	}
-	v := image.Volume{Name: volumeName(path.Base(target)), Path: target, ReadOnly: slices.Contains(flags, "ro"),
-		Description: list[0] + " of the host, in its recipe"}
-	taken := func(o image.Volume) bool { return o.Name == v.Name && o.Path != v.Path }
-	if slices.ContainsFunc(p.manifest.Volumes, taken) {
-		v.Name = volumeName(target)
-	}
-	p.addVolume(v)
-	return nil
-}
-
-var noName = regexp.MustCompile(`[^a-z0-9_-]+`)
-
-func volumeName(p string) string {
-	name := strings.Trim(noName.ReplaceAllString(strings.ToLower(p), "-"), "-")
-	if name == "" || name[0] < 'a' || name[0] > 'z' {
-		name = "v" + name
-	}
-	return name[:min(len(name), 63)]
-}
-
-// rdr declares the port of the jail: which one of the host leads to it is the
-// job's.
-func (p *planner) rdr(in Instruction) error {
-	list, err := p.shellWords(in)
-	if err != nil {
-		return err
-	}
-	if len(list) != 3 || list[0] != "tcp" && list[0] != "udp" {
-		return fmt.Errorf("invalid argument %q: write %s", in.Text, verbs["RDR"].usage)
-	}
-	number, err := strconv.Atoi(list[2])
-	if err != nil {
-		return fmt.Errorf("%q is not a valid port", list[2])
-	}
-	p.addPort(image.Port{Name: list[0] + "-" + list[2], Port: number, Protocol: list[0]})
-	return nil
-}
-
-func (p *planner) tags(in Instruction) error {
-	list, err := p.shellWords(in)
-	if err == nil {
-		p.setLabel("tags", strings.Join(list, ","))
-	}
-	return err
 }

@@ -31,15 +31,15 @@ func parseEpoch(text string) (time.Time, error) {
 	return time.Unix(n, 0).UTC(), err
 }
 
-// from finds the image that FROM or --from names: a path, which is relative to
-// the Jailfile's directory, a name in the store, or a reference to pull. What
-// looks like a path is one.
+// from finds the image that FROM or --from names: a path, which in a Jailfile is
+// relative to its directory, and on the command line to the current one, a name in
+// the store, or a reference to pull. What looks like a path is one.
 func (b *builder) from(ctx context.Context, ref string, wanted ocispec.Platform) (_ *image.Image, err error) {
 	ref, file, err := placeOf(ref)
 	if err != nil {
 		return nil, err
 	}
-	if !filepath.IsAbs(file) {
+	if !filepath.IsAbs(file) && b.opts.From == "" {
 		file = filepath.Join(b.recipeHome(), file)
 	}
 	isPath := ref == "" || strings.HasPrefix(ref, "/") || strings.HasPrefix(ref, "./") ||

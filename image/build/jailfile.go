@@ -45,6 +45,9 @@ type Instruction struct {
 	file    string            // where it stands, if not in the File of that name
 	dir     string            // of the context: what its sources are relative to
 	recipe  bool              // it is of a Bastillefile
+	word    string            // what stands there for Verb
+	scope   *scope            // of that Bastillefile's arguments; nil: of the file that is built
+	depth   int               // of the files that include each other
 	through map[string]string // arguments of the INCLUDE that it came by
 	fault   error             // why an INCLUDE could not be followed
 }
@@ -74,7 +77,7 @@ func (f *File) fault(in Instruction, err error) error {
 	if errors.As(err, &have) {
 		return err
 	}
-	return &Error{File: cmp.Or(in.file, f.Name), Line: in.Line, Verb: in.Verb, Err: err}
+	return &Error{File: cmp.Or(in.file, f.Name), Line: in.Line, Verb: cmp.Or(in.word, in.Verb), Err: err}
 }
 
 // Parse reads a Jailfile. The name is for messages. Every unknown verb and

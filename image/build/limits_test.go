@@ -100,10 +100,10 @@ func TestRecipesWithoutEnd(t *testing.T) {
 		"INCLUDE of much": {files{"a": strings.Repeat("# "+strings.Repeat("x", 1000)+"\n", 900) + "ENV a=b\n"},
 			"FROM scratch\n" + strings.Repeat("INCLUDE a\n", 10),
 			":6: INCLUDE: with the files that are included there are more than 4194304 bytes"},
-		"templates": {files{"t/Bastillefile": "INCLUDE t --arg A=${A}${A}\nINCLUDE t\n"},
-			"FROM scratch\nINCLUDE t --arg A=x\n", "INCLUDE: more than 256 files are included"},
+		"templates": {files{"t/Bastillefile": "ARG A\nINCLUDE t --arg A=${A}${A}\nINCLUDE t\n"},
+			"FROM scratch\nINCLUDE t --arg A=x\n", "INCLUDE: files include each other more than 16 deep"},
 		"arguments that double": {chain(14), "FROM scratch\nARG A=" + strings.Repeat("x", 1000) +
-			"\nINCLUDE t0 --arg A=${A}${A}\n", "Bastillefile:1: ARG: with its variables"},
+			"\nINCLUDE t0 --arg A=${A}${A}\n", "Bastillefile:2: INCLUDE: with its variables"},
 		"RENDER doubles": {files{"f": "${v00}\n"}, "FROM scratch\nCOPY f /\n" + literal(40) + "RENDER /f\n",
 			"/f becomes larger than"},
 		"RENDER multiplies": {files{"f": strings.Repeat("${v0}", 1000)}, "FROM scratch\nCOPY f /\nENV v0=" + long +
@@ -117,7 +117,7 @@ func TestRecipesWithoutEnd(t *testing.T) {
 		"much ignored": {files{".jailignore": strings.Repeat("#\n", 1<<20)}, "FROM scratch\n",
 			".jailignore has more than 262144 bytes"},
 		"a command": {files{"Bastillefile": "ARG A=" + long + "\nCMD ${A}${A}\n"}, "",
-			"Bastillefile:2: RUN: with its variables"},
+			"Bastillefile:2: CMD: with its variables"},
 		"packages": {files{"Bastillefile": "ARG A=" + long + "\n" + strings.Repeat("PKG ${A}\n", 1000)},
 			"", "PKG: with its variables replaced the recipe"},
 		"rendered": {files{"Bastillefile": numbered(1000, "ARG A%d=x") +

@@ -29,10 +29,16 @@ type planner struct {
 	secrets map[string]Secret                    // --secret
 	permit  func(params map[string]string) error // decides what RUN may have; nil: nothing
 
+	// follow reads what an INCLUDE names; nil: there is no context.
+	follow func(in Instruction, name string) (*File, error)
+
 	warnings []error
 	told     map[string]bool // variables that are not set
 	ctx      context.Context
 	cost     int // bytes of what was evaluated
+	faults   *faults
+	own      *scope          // of the Bastillefile that is built
+	declared map[string]bool // by ARGs of Bastillefiles
 
 	in     Instruction        // that is being evaluated
 	global map[string]*string // ARG before the first FROM
@@ -227,7 +233,10 @@ func hostOS() string {
 var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
 func (p *planner) arg(in Instruction) error {
-	list, err := p.argWords(in)
+	if in.recipe {
+		return p.recipeArg(in)
+	}
+	list, err := p.words(in.Text)
 	if err != nil {
 		return err
 	}
@@ -245,7 +254,7 @@ func (p *planner) arg(in Instruction) error {
 			value, has = given, true
 		}
 		if in.Verb == "ARG+" && value == "" {
-			return fmt.Errorf("%s must have a value: give --build-arg %s=VALUE", name, name)
+			return mustHaveValue(name)
 		}
 		if _, there := p.args[name]; !there && len(p.args) >= maxVariables {
 			return fmt.Errorf("there are more than %d arguments", maxVariables)
@@ -332,7 +341,7 @@ func (p *planner) run(in Instruction) error {
 	if err != nil {
 		return err
 	}
-	s := &runStep{dir: p.config.Config.WorkingDir, user: p.config.Config.User, env: env}
+	s := &runStep{dir: p.config.Config.WorkingDir, user: p.config.Config.User, env: env, mayNeed: true}
 	if in.container {
 		s.proxies = p.givenProxies()
 	}
@@ -341,11 +350,11 @@ func (p *planner) run(in Instruction) error {
 	}
 	switch {
 	case in.recipe:
-		text, err := p.recipeCommand(in.Text)
+		text, err := p.replace(in)
 		if err != nil {
 			return err
 		}
-		s.argv, s.dir, s.user = []string{"/bin/sh", "-c", text}, "/", "root"
+		s = &runStep{argv: []string{"/bin/sh", "-c", text}, env: p.loginEnv(), login: true, mayNeed: true}
 	case in.Heredoc != nil:
 		s.argv = p.script(*in.Heredoc)
 	case p.isJSON(in.Text):

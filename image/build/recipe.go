@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -68,8 +69,11 @@ func (b *builder) readRecipe(ctx context.Context) (*File, error) {
 		file.Instructions = append([]Instruction{from}, file.Instructions...)
 	}
 	file.bastille = bastille
-	i := &includer{builder: b, ctx: ctx, left: maxRecipes - int64(file.size)}
-	file.Instructions, err = i.expand(file, file.Instructions, 0)
+	b.includes = &includer{builder: b, ctx: ctx, left: maxRecipes - int64(file.size)}
+	if err := b.includes.count(file); err != nil {
+		return nil, err
+	}
+	file.Instructions, err = b.includes.expand(file, file.Instructions)
 	return file, err
 }
 
@@ -158,28 +162,30 @@ type includer struct {
 	instructions int
 }
 
-// expand keeps an INCLUDE that cannot be followed, with the reason, for the
-// planner to tell. The error is for what is over a limit of all files together.
-func (i *includer) expand(file *File, list []Instruction, depth int) (out []Instruction, err error) {
+// expand puts the instructions of other Jailfiles in the place of INCLUDE; those of
+// a Bastillefile, which has arguments of its own, are for the planner, and so is
+// the reason why one cannot be followed. The error is for what is over a limit of
+// all files together.
+func (i *includer) expand(file *File, list []Instruction) (out []Instruction, err error) {
 	for _, in := range list {
-		if i.instructions++; i.instructions > maxInstructions {
-			err := fmt.Errorf("with the files that are included there are more than %d instructions", maxInstructions)
-			return nil, file.fault(in, err)
-		}
-		if in.Verb != "INCLUDE" && in.Verb != "TEMPLATE" {
+		if in.recipe || in.Verb != "INCLUDE" && in.Verb != "TEMPLATE" {
 			out = append(out, in)
 			continue
 		}
-		other, err := i.follow(in, depth)
-		if err := i.over(); err != nil {
+		other, through, err := i.jailfilePart(in)
+		var limit limitError
+		if errors.As(err, &limit) {
 			return nil, file.fault(in, err)
 		}
-		if err != nil {
+		if err != nil || other == nil {
 			in.fault = err
 			out = append(out, in)
 			continue
 		}
-		more, err := i.expand(other, other.Instructions, depth+1)
+		for n := range other.Instructions {
+			other.Instructions[n].through = through
+		}
+		more, err := i.expand(other, other.Instructions)
 		if err != nil {
 			return nil, err
 		}
@@ -188,24 +194,61 @@ func (i *includer) expand(file *File, list []Instruction, depth int) (out []Inst
 	return out, nil
 }
 
-// over tells which limit of all files together is passed.
-func (i *includer) over() error {
-	switch {
-	case i.files > maxIncluded:
-		return fmt.Errorf("more than %d files are included", maxIncluded)
-	case i.left < 0:
-		return fmt.Errorf("with the files that are included there are more than %d bytes", maxRecipes)
+// jailfilePart is nil for a Bastillefile.
+func (i *includer) jailfilePart(in Instruction) (*File, map[string]string, error) {
+	list, err := words(in.Text, func(name string) (string, error) { return "${" + name + "}", nil }) // for later
+	if err != nil {
+		return nil, nil, err
 	}
-	return i.ctx.Err()
+	name, through, err := readInclude(in, list)
+	if err != nil {
+		return nil, nil, err
+	}
+	if strings.Contains(name, "$") {
+		return nil, nil, errors.New("variables are not supported in its path")
+	}
+	at, err := i.findInclude(in, name)
+	if err != nil || path.Base(at) == BastilleFile {
+		return nil, nil, err
+	}
+	other, err := i.follow(in, name)
+	return other, through, err
 }
 
-func (i *includer) follow(in Instruction, depth int) (*File, error) {
-	if depth == maxIncludes {
-		return nil, fmt.Errorf("files include each other more than %d deep", maxIncludes)
+// over tells which limit of all files together is passed.
+func (i *includer) over() error {
+	var err error
+	switch {
+	case i.files > maxIncluded:
+		err = fmt.Errorf("more than %d files are included", maxIncluded)
+	case i.left < 0:
+		err = fmt.Errorf("with the files that are included there are more than %d bytes", maxRecipes)
+	case i.instructions > maxInstructions:
+		err = fmt.Errorf("with the files that are included there are more than %d instructions", maxInstructions)
+	default:
+		err = i.ctx.Err()
 	}
-	name, through, err := readInclude(in)
 	if err != nil {
-		return nil, err
+		return limitError{err}
+	}
+	return nil
+}
+
+// count names the instruction with which there are too many.
+func (i *includer) count(file *File) error {
+	n := len(file.Instructions)
+	if more := i.instructions + n - maxInstructions; more > 0 {
+		i.instructions += n
+		return file.fault(file.Instructions[n-more], i.over())
+	}
+	i.instructions += n
+	return nil
+}
+
+// follow reads the file that an INCLUDE names.
+func (i *includer) follow(in Instruction, name string) (*File, error) {
+	if in.depth == maxIncludes {
+		return nil, fmt.Errorf("files include each other more than %d deep", maxIncludes)
 	}
 	at, err := i.findInclude(in, name)
 	if err != nil {
@@ -216,8 +259,9 @@ func (i *includer) follow(in Instruction, depth int) (*File, error) {
 		return nil, err
 	}
 	defer f.Close()
-	if i.files, i.left = i.files+1, i.left-fi.Size(); i.over() != nil {
-		return nil, nil // which is told
+	i.files, i.left = i.files+1, i.left-fi.Size()
+	if err := i.over(); err != nil {
+		return nil, err
 	}
 	parse, bastille := Parse, path.Base(at) == BastilleFile
 	if bastille {
@@ -232,27 +276,25 @@ func (i *includer) follow(in Instruction, depth int) (*File, error) {
 		if o.Verb == "FROM" {
 			return nil, fmt.Errorf("%s has a FROM: only what follows one can be included", at)
 		}
-		o.file, o.through, o.dir = other.Name, through, path.Dir(at)
+		o.file, o.dir, o.depth = other.Name, path.Dir(at), in.depth+1
 		if !bastille {
 			o.dir = ""
 		}
 	}
-	return other, nil
+	return other, i.count(other)
 }
 
+// hosted is the address of a template, as Bastille fetches it: it lies in a
+// directory of its owner and its name then.
+var hosted = regexp.MustCompile(`^https?://[^/]+/([^/]+)/([^/]+?)(?:\.git)?/?$`)
+
 // readInclude reads a path and the --arg NAME=value after it.
-func readInclude(in Instruction) (name string, through map[string]string, err error) {
-	list, err := words(in.Text, func(name string) (string, error) { return "${" + name + "}", nil }) // for later
-	if err != nil {
-		return "", nil, err
+func readInclude(in Instruction, list []string) (name string, through map[string]string, err error) {
+	if len(list) == 0 {
+		return "", nil, errUsage
 	}
 	name = list[0]
-	switch {
-	case strings.Contains(name, "://"):
-		return "", nil, errors.New("nothing is fetched over the network: put the template into the context")
-	case strings.Contains(name, "$"):
-		return "", nil, errors.New("variables are not supported in its path")
-	case strings.HasPrefix(path.Clean(name), "../") || path.IsAbs(name):
+	if !strings.Contains(name, "://") && (strings.HasPrefix(path.Clean(name), "../") || path.IsAbs(name)) {
 		return "", nil, fmt.Errorf("%s leads out of the context", name)
 	}
 	through = map[string]string{}
@@ -275,6 +317,9 @@ func readInclude(in Instruction) (name string, through map[string]string, err er
 
 // findInclude looks beside the including file, then in the context.
 func (b *builder) findInclude(in Instruction, name string) (string, error) {
+	if strings.Contains(name, "://") {
+		return b.findHosted(name)
+	}
 	for _, at := range []string{path.Join(in.dir, name), path.Clean(name)} {
 		fi, err := b.context.Stat(at)
 		if nowhere(err) {
@@ -294,12 +339,22 @@ func (b *builder) findInclude(in Instruction, name string) (string, error) {
 		"templates as the context, and -f for the one to build", name, BastilleFile)
 }
 
-// included is INCLUDE where it could not be read.
-func included(_ *planner, in Instruction) error {
-	if in.fault == nil {
-		return errors.New("no context to include from")
+// findHosted looks for a copy of a template that has an address.
+func (b *builder) findHosted(name string) (string, error) {
+	m := hosted.FindStringSubmatch(name)
+	if m == nil || m[1] == ".." || m[2] == ".." {
+		return "", fmt.Errorf("nothing is fetched over the network: put the template into the context, and name its " +
+			"directory")
 	}
-	return in.fault
+	at := path.Join(m[1], m[2], BastilleFile)
+	if _, err := b.context.Stat(at); err != nil {
+		if nowhere(err) {
+			err = fmt.Errorf("nothing is fetched over the network: give the directory of all templates as the "+
+				"context, with a copy of this one in %s: `git clone %s %s`", path.Dir(at), name, path.Dir(at))
+		}
+		return "", err
+	}
+	return at, nil
 }
 
 // bastilleVerbs are the words of a Bastillefile and what they are here. CMD is a
@@ -310,11 +365,11 @@ var bastilleVerbs = map[string]string{
 	"SERVICE": "SERVICE",
 	"RENDER":  "RENDER", "LIF": "LINE_IN_FILE", "LINEINFILE": "LINE_IN_FILE", "LINE_IN_FILE": "LINE_IN_FILE",
 	"LIMITS": "LIMITS",
-	"RDR":    "RDR", "RESTART": "RESTART", "TAG": "TAGS", "TAGS": "TAGS",
+	"RDR":    "RDR", "RESTART": "RESTART", "TAG": "TAGS", "TAGS": "TAGS", "HPKG": "PKG",
 }
 
 // onHost are words of a Bastillefile that act on the host.
-var onHost = []string{"HPKG", "HOSTCMD", "ZFS", "SETUP", "BOOTSTRAP", "CREATE", "DESTROY", "START", "STOP", "RENAME",
+var onHost = []string{"HOSTCMD", "ZFS", "SETUP", "BOOTSTRAP", "CREATE", "DESTROY", "START", "STOP", "RENAME",
 	"CLONE", "EXPORT", "UMOUNT", "NETWORK", "RCP", "JCP", "UPDATE", "UPGRADE", "ETCUPDATE", "EDIT", "CONSOLE",
 	"MIGRATE"}
 
@@ -324,7 +379,7 @@ func ParseBastille(name string, r io.Reader) (*File, error) {
 	p := newParser(name, r)
 	p.file.bastille = true
 	for {
-		text, line, ok := p.logicalLine()
+		text, line, ok := p.recipeLine()
 		if !ok {
 			break
 		}
@@ -346,8 +401,34 @@ func ParseBastille(name string, r io.Reader) (*File, error) {
 			p.fail(line, verb, "missing argument")
 		default:
 			p.file.Instructions = append(p.file.Instructions,
-				Instruction{Verb: known, Line: line, Text: rest, recipe: true})
+				Instruction{Verb: known, Line: line, Text: rest, recipe: true, word: verb})
 		}
 	}
 	return p.file, p.end()
+}
+
+// recipeLine joins lines as Bastille does: a backslash takes the next line, also one
+// that is empty or a comment, and only then comments are passed over.
+func (p *parser) recipeLine() (text string, line int, ok bool) {
+	for {
+		var b strings.Builder
+		continued := true
+		for line = p.line + 1; continued; {
+			s, more := p.physicalLine()
+			if !more {
+				if b.Len() == 0 {
+					return "", line, false
+				}
+				break
+			}
+			s, continued = strings.CutSuffix(strings.TrimRight(s, " \t"), `\`)
+			if b.WriteString(s); b.Len() > maxLine {
+				p.stop("the instruction has more than %d bytes", maxLine)
+			}
+		}
+		text = strings.TrimSpace(b.String())
+		if text != "" && text[0] != '#' {
+			return text, line, true
+		}
+	}
 }

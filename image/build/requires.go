@@ -165,7 +165,7 @@ func (p *planner) mount(in Instruction) error {
 		return err
 	}
 	if in.recipe || strings.HasPrefix(list[0], "/") {
-		return p.fstab(list)
+		return p.fstab(in, list)
 	}
 	m := image.MountRequest{Type: list[0], Target: list[1], Options: list[2:]}
 	p.manifest.Requires.Mounts = replace(p.manifest.Requires.Mounts, m,

@@ -41,8 +41,12 @@ type Command struct {
 	Args, Env []string
 	Dir       string // in the root
 	User      string // as USER has it; empty is root
-	Network   string // NetworkHost or NetworkNone
-	Linux     bool   // the image is Linux's
+	// Login gives the command what a login gives its user, as `jexec -l` does: the
+	// home directory in the place of Dir, HOME, USER, SHELL, TERM, and what else
+	// Env has not.
+	Login   bool
+	Network string // NetworkHost or NetworkNone
+	Linux   bool   // the image is Linux's
 	// Params are jail parameters beside the runner's own, which a build policy
 	// has permitted: "allow.raw_sockets": "true", "sysvshm": "new".
 	Params map[string]string
@@ -58,6 +62,8 @@ type runStep struct {
 	proxies   []string // more of env that changes nothing
 	then      []string // another command after it, for the same layer
 	dir, user string
+	login     bool
+	mayNeed   bool   // a command of the author's, which may need the services that were started
 	network   string // empty: the build's
 	secrets   []secretMount
 	params    map[string]string // privileges that a policy has permitted
@@ -69,12 +75,25 @@ func (s *runStep) key(_ context.Context, b *work) (any, error) {
 		Dir, User, Network string
 		Params             map[string]string
 		Secrets            []secretMount // names and places; a secret's value changes nothing
-	}{s.argv, s.then, s.env, s.dir, s.user, s.on(b), s.params, s.secrets}, nil
+		Login              bool          `json:",omitempty"`
+	}{s.argv, s.then, s.env, s.dir, s.user, s.on(b), s.params, s.secrets, s.login}, nil
 }
 
 func (s *runStep) on(b *work) string { return cmp.Or(s.network, b.network) }
 
 func (s *runStep) run(ctx context.Context, b *work) error {
+	return b.inTree(ctx, func(dir string) error {
+		for _, argv := range s.all() {
+			if err := s.command(ctx, b, dir, argv); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// inTree makes a layer of what change does to the image's files.
+func (b *work) inTree(ctx context.Context, change func(dir string) error) error {
 	if b.tree == nil {
 		b.tree = b.newTree()
 	}
@@ -82,13 +101,8 @@ func (s *runStep) run(ctx context.Context, b *work) error {
 	if err != nil {
 		return err
 	}
-	for _, argv := range [][]string{s.argv, s.then} {
-		if len(argv) == 0 {
-			continue
-		}
-		if err := s.command(ctx, b, dir, argv); err != nil {
-			return err
-		}
+	if err := change(dir); err != nil {
+		return err
 	}
 	d, after, err := b.tree.changes(ctx, b)
 	if err != nil {
@@ -103,11 +117,8 @@ func (s *runStep) run(ctx context.Context, b *work) error {
 }
 
 func (s *runStep) command(ctx context.Context, b *work, dir string, argv []string) error {
-	c := Command{Root: dir, Args: argv, Env: append(slices.Clip(s.env), s.proxies...), Dir: cmp.Or(s.dir, "/"),
-		User: s.user, Network: s.on(b), Params: s.params, Linux: b.config.OS == "linux", Output: b.opts.Log}
-	if c.Output == nil {
-		c.Output = io.Discard
-	}
+	c := s.asCommand(b, dir)
+	c.Args = argv
 	for _, m := range s.secrets {
 		c.Secrets = append(c.Secrets, SecretFile{Target: m.Target, Value: b.opts.Secrets[m.ID], Mode: m.Mode,
 			UID: m.UID, GID: m.GID})
@@ -133,7 +144,7 @@ func (b *work) layerOf(ctx context.Context, dir string, d []change, after map[st
 // openRunner tells before anything is done whether RUN can work at all.
 func (b *builder) openRunner(p *planner) error {
 	for _, s := range p.needed {
-		i := slices.IndexFunc(s.planned, func(s planned) bool { _, run := s.step.(*runStep); return run })
+		i := slices.IndexFunc(s.planned, func(s planned) bool { return inJail(s.step) })
 		if i < 0 {
 			continue
 		}
@@ -146,6 +157,14 @@ func (b *builder) openRunner(p *planner) error {
 		}
 	}
 	return nil
+}
+
+func inJail(s step) bool {
+	switch s.(type) {
+	case *runStep, *servedStep:
+		return true
+	}
+	return false
 }
 
 func (b *builder) mayRun(s *stage) error {

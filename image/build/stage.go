@@ -67,32 +67,40 @@ func (p *planner) plan(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	faults := &faults{}
+	p.faults = &faults{}
 	for _, s := range p.needed {
 		if s.parent != nil && !s.parent.ready {
 			continue // its fault is told
 		}
 		p.stage = s
-		faults.add(p.evaluate(s.from))
+		p.faults.add(p.evaluate(s.from))
 		if !s.ready {
 			continue // all that follows would only repeat it
 		}
 		for _, in := range s.body {
-			n := len(p.planned)
-			faults.add(p.evaluate(in))
-			if len(p.planned) == n && in.Verb != "ARG" && in.Verb != "ARG+" {
-				p.planned = append(p.planned, planned{in: in})
-			}
-			if faults.enough {
-				return errors.Join(faults.list...)
+			if p.instruct(in); p.faults.enough {
+				return errors.Join(p.faults.list...)
 			}
 		}
+		s.planned = p.serve(s.planned)
 	}
 	if p.file.bastille {
 		p.runsServices()
 	}
-	faults.add(p.undeclared())
-	return errors.Join(faults.list...)
+	p.faults.add(p.undeclared())
+	return errors.Join(p.faults.list...)
+}
+
+// hidden are the instructions that an image's history does not tell.
+var hidden = []string{"ARG", "ARG+", "INCLUDE", "TEMPLATE"}
+
+// instruct evaluates an instruction, and those that it includes.
+func (p *planner) instruct(in Instruction) {
+	n := len(p.planned)
+	p.faults.add(p.evaluate(in))
+	if len(p.planned) == n && !slices.Contains(hidden, in.Verb) {
+		p.planned = append(p.planned, planned{in: in})
+	}
 }
 
 // faults are told together, as far as somebody may read them.
@@ -118,7 +126,7 @@ func (f *faults) add(err error) {
 func (p *planner) undeclared() error {
 	declared := maps.Clone(p.global)
 	for _, in := range p.file.Instructions {
-		if in.Verb != "ARG" && in.Verb != "ARG+" {
+		if in.Verb != "ARG" && in.Verb != "ARG+" || in.recipe {
 			continue
 		}
 		list, err := p.lexerOf(in, func(string) (string, error) { return "", nil }).words(in.Text)
@@ -133,6 +141,7 @@ func (p *planner) undeclared() error {
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(p.given)) {
 		_, ok := declared[name]
+		ok = ok || p.declared[name] || p.file.bastille && isOfJails(name)
 		switch {
 		case ok || p.file.container && slices.Contains(proxies, name):
 		case p.file.container: // as other builders do

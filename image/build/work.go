@@ -116,7 +116,9 @@ func (b *work) step(ctx context.Context, s planned) error {
 		b.progress("line %d: %s (cached)", s.in.Line, s.in.title())
 		return nil
 	}
-	b.progress("line %d: %s", s.in.Line, s.in.title())
+	if _, many := s.step.(*servedStep); !many { // which tells each of its commands
+		b.progress("line %d: %s", s.in.Line, s.in.title())
+	}
 	before := len(b.layers)
 	if err := s.step.run(ctx, b); err != nil {
 		return err
@@ -153,6 +155,12 @@ func (b *work) drop() error {
 	err := b.tree.close()
 	b.tree = nil
 	return err
+}
+
+func (b *builder) warn(format string, a ...any) {
+	if b.opts.Warn != nil {
+		b.opts.Warn(fmt.Sprintf(format, a...))
+	}
 }
 
 func (b *builder) progress(format string, a ...any) {

@@ -5,6 +5,7 @@
 package buildjail
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -12,9 +13,12 @@ import (
 	"io"
 	"maps"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/build"
@@ -44,60 +48,178 @@ func New(stateDir string) (*Runner, error) {
 
 // Run executes a command in a new jail. A program that does not end with 0 is
 // an error. Cancelling the context kills it.
-func (r *Runner) Run(ctx context.Context, c build.Command) (err error) {
-	who, err := image.ResolveUser(c.Root, c.User)
-	if err != nil {
-		return err
+func (r *Runner) Run(ctx context.Context, c build.Command) error {
+	k, err := r.open(ctx, c)
+	if err == nil {
+		err = k.first(ctx, c)
 	}
-	undo, err := r.prepare(c)
-	defer func() { err = errors.Join(err, undo()) }()
+	return errors.Join(err, k.Close(context.WithoutCancel(ctx)))
+}
+
+// Open makes a jail for several commands, of which each finds what those before it
+// left running.
+func (r *Runner) Open(ctx context.Context, c build.Command) (build.Jail, error) {
+	k, err := r.open(ctx, c)
+	if err == nil {
+		err = k.keep(ctx)
+	}
 	if err != nil {
-		return err
+		return nil, errors.Join(err, k.Close(context.WithoutCancel(ctx)))
+	}
+	return k, nil
+}
+
+// kept is a jail from its making to its end.
+type kept struct {
+	*Runner
+	name   string // empty: there is none
+	undo   func() error
+	copies []chan error // of output, which end with the last process that has it
+	keeper io.Closer    // nil without
+
+	writing sync.Mutex
+}
+
+// shared is a writer for several processes.
+type shared struct {
+	*sync.Mutex
+	io.Writer
+}
+
+func (s *shared) Write(b []byte) (int, error) {
+	s.Lock()
+	defer s.Unlock()
+	return s.Writer.Write(b)
+}
+
+// open returns what is to be closed in any case.
+func (r *Runner) open(ctx context.Context, c build.Command) (*kept, error) {
+	k := &kept{Runner: r}
+	var err error
+	if k.undo, err = r.prepare(c); err != nil {
+		return k, err
 	}
 	params, err := networkParams(c.Network)
 	if err != nil {
-		return err
+		return k, err
 	}
 	maps.Copy(params, c.Params)
 	spec := jail.Spec{Name: "fj-build-" + strings.ToLower(rand.Text()), Root: c.Root, Hostname: "build",
 		Params: params, Linux: c.Linux && needsLinuxulator}
-	defer func() { // after an error too: it may be half made
-		err = errors.Join(err, r.jails.Remove(context.WithoutCancel(ctx), spec.Name))
-	}()
-	if _, err := r.jails.Create(ctx, spec); err != nil {
-		return err
-	}
-	return r.command(ctx, spec.Name, c, who)
+	k.name = spec.Name // after an error too: it may be half made
+	_, err = r.jails.Create(ctx, spec)
+	return k, err
 }
 
-func (r *Runner) command(ctx context.Context, name string, c build.Command, who image.Creds) (err error) {
+// Close kills what runs in the jail and takes away what was lent.
+func (k *kept) Close(ctx context.Context) error {
+	var errs []error
+	if k.name != "" {
+		errs = append(errs, k.jails.Remove(ctx, k.name))
+	}
+	for _, done := range k.copies {
+		errs = append(errs, <-done)
+	}
+	if k.keeper != nil {
+		errs = append(errs, k.keeper.Close())
+	}
+	return errors.Join(append(errs, k.undo())...)
+}
+
+// Exec executes one command.
+func (k *kept) Exec(ctx context.Context, c build.Command) error {
+	return k.command(ctx, c, k.jails.Exec)
+}
+
+// first executes the command with which the jail ends.
+func (k *kept) first(ctx context.Context, c build.Command) error {
+	return k.command(ctx, c, k.jails.Start)
+}
+
+// outputDelay is how long the rest of a command's output is waited for, where
+// something that it left running holds its end of the pipe.
+const outputDelay = 200 * time.Millisecond
+
+func (k *kept) command(ctx context.Context, c build.Command,
+	start func(context.Context, string, jail.Process) (int, error)) error {
+	who, err := image.ResolveUser(c.Root, c.User)
+	if err != nil {
+		return err
+	}
 	out, w, err := os.Pipe()
 	if err != nil {
 		return err
 	}
 	copied := make(chan error, 1)
 	go func() {
-		_, err := io.Copy(c.Output, out)
+		_, err := io.Copy(&shared{&k.writing, c.Output}, out)
 		copied <- errors.Join(err, out.Close())
 	}()
+	k.copies = append(k.copies, copied)
 	null, err := os.Open(os.DevNull)
 	if err != nil {
-		return errors.Join(err, w.Close(), <-copied)
+		return errors.Join(err, w.Close())
 	}
-	env := c.Env
-	if who.Home != "" && !slices.ContainsFunc(env, func(kv string) bool { return strings.HasPrefix(kv, "HOME=") }) {
-		env = append(slices.Clip(env), "HOME="+who.Home)
+	p := jail.Process{Args: c.Args, Env: c.Env, Dir: c.Dir, UID: who.UID, GID: who.GID, Groups: who.Groups,
+		Stdin: null, Stdout: w, Stderr: w}
+	if err := setHome(&p, c, who); err != nil {
+		return errors.Join(err, w.Close(), null.Close())
 	}
-	pid, err := r.jails.Start(ctx, name, jail.Process{Args: c.Args, Env: env, Dir: c.Dir,
-		UID: who.UID, GID: who.GID, Groups: who.Groups, Stdin: null, Stdout: w, Stderr: w})
+	pid, err := start(ctx, k.name, p)
 	err = errors.Join(err, w.Close(), null.Close())
-	if err == nil {
-		err = r.wait(ctx, pid)
+	if err != nil {
+		return err
 	}
-	// What it left running holds the pipe.
-	err = errors.Join(err, r.jails.Remove(context.WithoutCancel(ctx), name))
-	return errors.Join(err, <-copied)
+	if err = k.wait(ctx, pid); err == nil {
+		k.drain(copied)
+	}
+	return err
 }
+
+// drain waits for what a command has written.
+func (k *kept) drain(copied chan error) {
+	select {
+	case err := <-copied:
+		copied <- err // for Close
+	case <-time.After(outputDelay):
+	}
+}
+
+// setHome gives a command HOME, and with c.Login the rest of what a login gives:
+// its user's home directory, if there is one, and a terminal without abilities.
+func setHome(p *jail.Process, c build.Command, who image.Creds) error {
+	set := func(name, value string) {
+		if value != "" && !slices.ContainsFunc(p.Env, func(kv string) bool { return strings.HasPrefix(kv, name+"=") }) {
+			p.Env = append(slices.Clip(p.Env), name+"="+value)
+		}
+	}
+	set("HOME", who.Home)
+	if !c.Login {
+		return nil
+	}
+	home := cmp.Or(who.Home, "/")
+	set("USER", cmp.Or(who.Name, "root"))
+	set("SHELL", cmp.Or(who.Shell, "/bin/sh"))
+	set("TERM", "dumb")
+	set("PATH", "/sbin:/bin:/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin:"+path.Join(home, "bin"))
+	if !c.Linux {
+		for _, kv := range loginClass {
+			name, value, _ := strings.Cut(kv, "=")
+			set(name, value)
+		}
+	}
+	root, err := os.OpenRoot(c.Root)
+	if err != nil {
+		return err
+	}
+	if fi, err := root.Stat(strings.TrimPrefix(path.Clean("/"+home)+"/.", "/")); err == nil && fi.IsDir() {
+		p.Dir = path.Clean("/" + home)
+	}
+	return root.Close()
+}
+
+// loginClass is what the class "default" of FreeBSD's own login.conf(5) sets.
+var loginClass = []string{"BLOCKSIZE=K", "MAIL=/var/mail/root", "LANG=C.UTF-8", "MM_CHARSET=UTF-8"}
 
 func (r *Runner) wait(ctx context.Context, pid int) error {
 	select {
@@ -126,7 +248,7 @@ type mounter struct {
 	names string // the directory of by
 }
 
-func (r *Runner) open(root string) (*mounter, error) {
+func (r *Runner) mounter(root string) (*mounter, error) {
 	m := &mounter{path: root, names: filepath.Join(r.state, "fd-"+strings.ToLower(rand.Text()))}
 	var err error
 	if m.root, err = mount.OpenRoot(root); err != nil {
@@ -168,7 +290,7 @@ func (r *Runner) prepare(c build.Command) (undo func() error, err error) {
 	if err != nil {
 		return undo, err
 	}
-	m, err := r.open(root)
+	m, err := r.mounter(root)
 	if err != nil {
 		return undo, err
 	}

@@ -33,6 +33,10 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 2 && (os.Args[0] == "/bin/sh" || os.Args[0] == "/bin/prog") {
 		inside(os.Args[1:])
 	}
+	if len(os.Args) > 2 && os.Args[0] == "service" {
+		must(service(os.Args[1], os.Args[2]))
+		os.Exit(0)
+	}
 	code := m.Run()
 	if stateDir != "" {
 		if err := os.RemoveAll(stateDir); err != nil {
@@ -56,8 +60,24 @@ func inside(args []string) {
 		n := 2
 		switch args[0] {
 		case "-c", "-e":
+			if rest, ok := strings.CutPrefix(args[1], "/bin/prog "); ok {
+				inside(strings.Fields(rest))
+			}
+			if strings.HasPrefix(args[1], "while ") { // what keeps a jail
+				reap()
+			}
 			fmt.Printf("shell %q\n", args)
 			os.Exit(0)
+		case "alive":
+			must(ping(args[1]))
+			fmt.Println("alive", args[1])
+		case "dead":
+			if ping(args[1]) == nil {
+				must(errors.New("it runs"))
+			}
+			fmt.Println("dead", args[1])
+		case "serve":
+			serve(args[1])
 		case "write":
 			n = 3
 			must(os.WriteFile(args[1], []byte(args[2]), 0o640))

@@ -1,6 +1,7 @@
 package buildjail
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strconv"
@@ -11,6 +12,9 @@ import (
 )
 
 const needsLinuxulator = true
+
+// keep has nothing to do: a jail outlasts its processes.
+func (k *kept) keep(context.Context) error { return nil }
 
 func networkParams(network string) (map[string]string, error) {
 	if network == build.NetworkNone {

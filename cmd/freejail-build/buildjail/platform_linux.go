@@ -1,14 +1,35 @@
 package buildjail
 
 import (
+	"context"
 	"errors"
+	"os"
 
 	"github.com/freejail/freejail/devfs"
 	"github.com/freejail/freejail/image/build"
 	"github.com/freejail/freejail/internal/mount"
+	"github.com/freejail/freejail/jail"
 )
 
 const needsLinuxulator = false
+
+// keep starts a first process, with which the container would end. It reaps what
+// the others leave.
+func (k *kept) keep(ctx context.Context) error {
+	in, out, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	k.keeper = out
+	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	if err != nil {
+		return errors.Join(err, in.Close())
+	}
+	_, err = k.jails.Start(ctx, k.name, jail.Process{Args: []string{"/bin/sh", "-c",
+		"while sleep 0.2; do :; done; read line"}, Env: []string{"PATH=/bin:/usr/bin:/sbin:/usr/sbin"}, Dir: "/",
+		Stdin: in, Stdout: null, Stderr: null})
+	return errors.Join(err, in.Close(), null.Close())
+}
 
 // networkParams are those of a jail without addresses, which the development
 // backend takes for a network namespace with nothing in it.
