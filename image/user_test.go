@@ -39,19 +39,19 @@ const group = "wheel:*:0:root\nwww:*:80:\nstaff:*:20:root,www\nweb:*:8080:www\nm
 func TestResolveUser(t *testing.T) {
 	root := rootWith(t, map[string]string{"etc/passwd": passwd, "etc/group": group})
 	for spec, want := range map[string]Creds{
-		"":          {Name: "root", Home: "/root", Groups: []uint32{20, 0}},
-		"root":      {Name: "root", Home: "/root", Groups: []uint32{0, 20}},
-		"www":       {Name: "www", Home: "/nonexistent", UID: 80, GID: 80, Groups: []uint32{20, 8080}},
-		"80":        {Name: "www", Home: "/nonexistent", UID: 80, GID: 80, Groups: []uint32{20, 8080}},
-		"www:staff": {Name: "www", Home: "/nonexistent", UID: 80, GID: 20},
-		"www:20":    {Name: "www", Home: "/nonexistent", UID: 80, GID: 20},
-		"www:12345": {Name: "www", Home: "/nonexistent", UID: 80, GID: 12345},
-		"1001":      {Name: "1001", Home: "/seven", UID: 7, GID: 7}, // a name goes first
+		"":          {Name: "root", Home: "/root", Shell: "/bin/sh", Groups: []uint32{20, 0}},
+		"root":      {Name: "root", Home: "/root", Shell: "/bin/sh", Groups: []uint32{0, 20}},
+		"www":       {Name: "www", Home: "/nonexistent", Shell: "/usr/sbin/nologin", UID: 80, GID: 80, Groups: []uint32{20, 8080}},
+		"80":        {Name: "www", Home: "/nonexistent", Shell: "/usr/sbin/nologin", UID: 80, GID: 80, Groups: []uint32{20, 8080}},
+		"www:staff": {Name: "www", Home: "/nonexistent", Shell: "/usr/sbin/nologin", UID: 80, GID: 20},
+		"www:20":    {Name: "www", Home: "/nonexistent", Shell: "/usr/sbin/nologin", UID: 80, GID: 20},
+		"www:12345": {Name: "www", Home: "/nonexistent", Shell: "/usr/sbin/nologin", UID: 80, GID: 12345},
+		"1001":      {Name: "1001", Home: "/seven", Shell: "/x", UID: 7, GID: 7}, // a name goes first
 		"4242":      {UID: 4242},
 		"4242:":     {UID: 4242},
-		"www:":      {Name: "www", Home: "/nonexistent", UID: 80, GID: 80, Groups: []uint32{20, 8080}},
-		":www":      {Name: "root", Home: "/root", GID: 80},
-		":":         {Name: "root", Home: "/root", Groups: []uint32{0, 20}},
+		"www:":      {Name: "www", Home: "/nonexistent", Shell: "/usr/sbin/nologin", UID: 80, GID: 80, Groups: []uint32{20, 8080}},
+		":www":      {Name: "root", Home: "/root", Shell: "/bin/sh", GID: 80},
+		":":         {Name: "root", Home: "/root", Shell: "/bin/sh", Groups: []uint32{0, 20}},
 		"4242:web":  {UID: 4242, GID: 8080},
 	} {
 		got, err := ResolveUser(root, spec)

@@ -144,8 +144,8 @@ func (p *planner) recipeLookup(in Instruction) lookup {
 		if s.declared[name] {
 			return "", nil
 		}
-		return "", fmt.Errorf("%s is not an argument of this file: declare it by ARG %s=VALUE before, or write \\$ for "+
-			"a dollar sign", name, name)
+		return "", fmt.Errorf("%s is not an argument of this file: declare it by ARG %s=VALUE before, or write \\$ "+
+			"for a dollar sign", name, name)
 	}
 }
 

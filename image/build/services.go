@@ -1,6 +1,7 @@
 package build
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -305,11 +306,9 @@ func removeLeftovers(dir string, before map[string]bool) error {
 
 // asCommand is what a Runner is asked for.
 func (s *runStep) asCommand(b *work, dir string) Command {
-	c := Command{Root: dir, Args: s.argv, Env: append(slices.Clip(s.env), s.proxies...), Dir: s.dir, User: s.user, Login: s.login, Network: s.on(b),
-		Params: s.params, Linux: b.config.OS == "linux", Output: b.opts.Log}
-	if c.Dir == "" {
-		c.Dir = "/"
-	}
+	c := Command{Root: dir, Args: s.argv, Env: append(slices.Clip(s.env), s.proxies...), Dir: cmp.Or(s.dir, "/"),
+		User: s.user, Login: s.login, Network: s.on(b), Params: s.params, Linux: b.config.OS == "linux",
+		Output: b.opts.Log}
 	if c.Output == nil {
 		c.Output = io.Discard
 	}

@@ -242,6 +242,35 @@ func TestCancelWhileAServiceRuns(t *testing.T) {
 	}
 }
 
+// What an image makes of root's home and of /var/run leads to no file of the host.
+func TestServicesLeadNowhere(t *testing.T) {
+	victim := t.TempDir()
+	for _, place := range []string{"/var/run", "/var", "/run", "/root"} {
+		f := setup(t, build.NetworkHost)
+		if err := os.MkdirAll(victim+"/run", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		err := f.bastille("SERVICE db start", "CMD /bin/prog alive db rm "+place+" symlink "+victim+" "+place,
+			"CMD /bin/prog say x mkdir "+victim+"/run write "+victim+"/a.pid 1 write "+victim+"/run/a.pid 1")
+		t.Log(place, err)
+		for _, name := range []string{"/a.pid", "/run/a.pid"} {
+			if err := os.WriteFile(victim+name, []byte("host"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		err = f.bastille("CMD /bin/prog rm "+place+" symlink "+victim+" "+place, "SERVICE db start", "CMD /bin/prog say x")
+		t.Log(place, err)
+		for _, name := range []string{"/a.pid", "/run/a.pid"} {
+			if b, err := os.ReadFile(victim + name); err != nil || string(b) != "host" {
+				t.Errorf("%s: the host's file: %q %v", place, b, err)
+			}
+		}
+		if err := os.RemoveAll(victim + "/a.pid"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // processesOf finds processes by their arguments, where there is a /proc.
 func processesOf(args string) (out []string) {
 	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
