@@ -10,6 +10,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/freejail/freejail/internal/testmanual"
 )
 
 var (
@@ -19,18 +21,7 @@ var (
 	slugged = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
 )
 
-func pages(t *testing.T) (list []string) {
-	t.Helper()
-	for _, pattern := range []string{"../*.md", "../docs/*.md", "../example/*.md"} {
-		found, err := filepath.Glob(pattern)
-		check(t, err)
-		list = append(list, found...)
-	}
-	if len(list) == 0 {
-		t.Skip("the documentation is not here")
-	}
-	return list
-}
+func pages(t *testing.T) []string { return testmanual.Pages(t, "..") }
 
 // anchors are what a link can name in a page: its headings as GitHub has them, and
 // names of its own.

@@ -8,6 +8,8 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/freejail/freejail/internal/testmanual"
 )
 
 // How the commands of README.md and example/README.md are run that cannot be run as any other: each of these has to be
@@ -60,7 +62,7 @@ func TestReadme(t *testing.T) {
 	var script strings.Builder
 	script.WriteString(walkPrelude)
 	for _, page := range []string{"../README.md", "../example/README.md"} {
-		writeWalk(t, &script, dir, readBlocks(t, page))
+		writeWalk(t, &script, dir, testmanual.Blocks(t, page))
 	}
 	script.WriteString(walkEnd)
 	allAreThere(t, script.String())
@@ -106,15 +108,15 @@ func copySource(t *testing.T, to string) {
 }
 
 // writeWalk writes each command of a page as a step. Other code is for steps at the page's end.
-func writeWalk(t *testing.T, script *strings.Builder, dir string, blocks []block) {
+func writeWalk(t *testing.T, script *strings.Builder, dir string, blocks []testmanual.Block) {
 	t.Helper()
-	var others []block
+	var others []testmanual.Block
 	for _, b := range blocks {
-		if b.kind() != shellCode {
+		if b.Kind() != testmanual.Shell {
 			others = append(others, b)
 			continue
 		}
-		for _, c := range b.commands() {
+		for _, c := range b.Commands() {
 			switch ready := ownTerminal[c]; {
 			case onFreeBSD[c]:
 			case ready != "":
@@ -125,15 +127,15 @@ func writeWalk(t *testing.T, script *strings.Builder, dir string, blocks []block
 		}
 	}
 	for i, b := range others {
-		file := filepath.Join(dir, fmt.Sprintf("%s-%d", filepath.Base(filepath.Dir(b.page)), i))
-		check(t, os.WriteFile(file, []byte(b.text), 0o644))
+		file := filepath.Join(dir, fmt.Sprintf("%s-%d", filepath.Base(filepath.Dir(b.Page)), i))
+		check(t, os.WriteFile(file, []byte(b.Text), 0o644))
 		switch {
-		case b.kind() == jailfile:
+		case b.Kind() == testmanual.Jailfile:
 			fmt.Fprintf(script, "step 'freejail-build build -f %s -o short.tar web-context'\n", file)
-		case strings.HasPrefix(b.text, "job "):
+		case strings.HasPrefix(b.Text, "job "):
 			fmt.Fprintf(script, "step 'nomad job run %s'\n", file)
 		default:
-			t.Errorf("%s:%d: a block that no test runs", b.page, b.line)
+			t.Errorf("%s:%d: a block that no test runs", b.Page, b.Line)
 		}
 	}
 }
