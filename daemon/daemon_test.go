@@ -45,6 +45,16 @@ var programs = testprog.Programs{
 		fmt.Println("told")
 		return int((<-c).(syscall.Signal))
 	},
+	"names": func(args []string) int { // shows the first two files, writes the others
+		for _, name := range args[:2] {
+			b, err := os.ReadFile(name)
+			fmt.Printf("%s%v\n", b, err)
+		}
+		for _, name := range args[2:] {
+			fmt.Println(name, os.WriteFile(name, []byte("x"), 0o644) == nil)
+		}
+		return 0
+	},
 	"leave": func([]string) int { // a child that outlives its parent
 		c := exec.Command("/bin/prog", "inside")
 		c.Stdin, c.Stdout, c.Stderr, c.SysProcAttr = os.Stdin, os.Stdout, os.Stderr, &syscall.SysProcAttr{Setsid: true}

@@ -37,6 +37,8 @@ type TaskConfig struct {
 	Args       []string          `codec:"args"`
 	WorkDir    string            `codec:"work_dir"`
 	Hostname   string            `codec:"hostname"`
+	DNS        dnsConfig         `codec:"dns"`
+	ExtraHosts []string          `codec:"extra_hosts"` // NAME:ADDRESS
 	Parameters map[string]string `codec:"parameters"`
 	Ports      any               `codec:"ports"` // labels, or names -> labels: see readPorts
 	Volumes    []string          `codec:"volumes"`
@@ -60,6 +62,12 @@ type TaskConfig struct {
 type authConfig struct {
 	Username string `codec:"username"`
 	Password string `codec:"password"`
+}
+
+type dnsConfig struct {
+	Servers  []string `codec:"servers"`
+	Searches []string `codec:"searches"`
+	Options  []string `codec:"options"`
 }
 
 type mountConfig struct {
@@ -154,6 +162,12 @@ func (c *TaskConfig) validate(plugin Config) error {
 		if m.Target == "" && m.Name == "" {
 			bad("mount of %s: expected a target, or the name of one of the image's volumes", m.Source)
 		}
+	}
+	if err := client.DNS(c.DNS).Check(); err != nil {
+		bad("%w", err)
+	}
+	if _, err := client.ParseHosts(c.ExtraHosts); err != nil {
+		bad("extra_hosts: %w", err)
 	}
 	for k, v := range c.SysVIPC {
 		if k != "shm" && k != "msg" && k != "sem" || v != "new" && v != "inherit" {

@@ -19,7 +19,8 @@ func spec(cfg *proto.TaskConfig, tc TaskConfig) (client.TaskSpec, error) {
 	s := client.TaskSpec{ID: daemonID(cfg.Id), Owner: "nomad", Image: tc.Image, ForcePull: tc.ForcePull,
 		Entrypoint: tc.Entrypoint, Command: tc.Command, Args: tc.Args, Env: cfg.Env, WorkDir: tc.WorkDir,
 		User:     cfg.User,
-		Hostname: tc.Hostname, Parameters: tc.Parameters, Storage: cmp.Or(tc.Storage, tc.Root), Wait: tc.Wait,
+		Hostname: tc.Hostname, ExtraHosts: tc.ExtraHosts, Parameters: tc.Parameters,
+		Storage: cmp.Or(tc.Storage, tc.Root), Wait: tc.Wait,
 		Stdout: cfg.StdoutPath, Stderr: cfg.StderrPath,
 		Labels: map[string]string{"nomad_task_id": cfg.Id, "alloc_id": cfg.AllocId, "namespace": cfg.Namespace,
 			"job": cfg.JobName, "group": cfg.TaskGroupName, "task": cfg.Name},
@@ -55,13 +56,28 @@ func spec(cfg *proto.TaskConfig, tc TaskConfig) (client.TaskSpec, error) {
 		s.Service.Ports[p.Port] = client.PortOverride{Disabled: p.Disabled, Name: p.Service, Tags: p.Tags,
 			Address: p.Address}
 	}
-	var errs [3]error
+	var errs [4]error
 	s.Volumes, errs[0] = tc.volumes(own)
 	s.Ports, errs[1] = portBindings(cfg, tc.Ports)
 	if s.Limits.DiskBytes, errs[2] = client.ParseSize(tc.Disk); errs[2] != nil {
 		errs[2] = fmt.Errorf("disk %w", errs[2])
 	}
+	s.DNS, errs[3] = dns(cfg.GetDns(), client.DNS(tc.DNS))
 	return s, errors.Join(errs[:]...)
+}
+
+// dns is what the group's network or the task's config says of servers for names.
+func dns(group *proto.DNSConfig, own client.DNS) (*client.DNS, error) {
+	of := client.DNS{Servers: group.GetServers(), Searches: group.GetSearches(), Options: group.GetOptions()}
+	switch said, also := !of.IsEmpty(), !own.IsEmpty(); {
+	case said && also:
+		return nil, errors.New("dns is given by both the group's network block and the config block: remove one")
+	case said:
+		return &of, of.Check()
+	case also:
+		return &own, nil
+	}
+	return nil, nil
 }
 
 func limits(cfg *proto.TaskConfig, tc TaskConfig) client.Limits {

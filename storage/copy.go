@@ -24,8 +24,9 @@ type copier struct {
 	ctx     context.Context
 	links   map[uint64]string // of files with several names: the first copy
 	later   []copied
-	shallow bool     // directories are only made, and listed
-	dirs    []string // when shallow
+	shallow bool            // directories are only made, and listed
+	dirs    []string        // when shallow
+	without map[string]bool // names of the top, when shallow
 	check   func(*unix.Stat_t) error
 }
 
@@ -79,6 +80,9 @@ func (c *copier) dir(from *os.File, to string) error {
 		return err
 	}
 	for _, name := range names {
+		if c.without[name] {
+			continue
+		}
 		if err := errors.Join(c.ctx.Err(), c.entry(d, name, filepath.Join(to, name))); err != nil {
 			return err
 		}

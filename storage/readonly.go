@@ -58,6 +58,9 @@ func openNFS(dir string, cfg Config) (Driver, error) {
 
 func (r readonly) Name() string { return r.kind }
 
+// MountsOwn: where the image has a file its directory cannot be written to.
+func (readonly) MountsOwn() bool { return true }
+
 // defaultWritable is for images that name no path.
 var defaultWritable = []string{"/var", "/tmp"}
 
@@ -137,6 +140,9 @@ func (r readonly) makeWritable(ctx context.Context, by *mount.Descriptors, root,
 		}
 		err = errors.Join(err, w.Close())
 	}
+	if err == nil {
+		err = o.furnishWritable(in)
+	}
 	return err
 }
 
@@ -206,13 +212,13 @@ func (o Options) writable() []string {
 // another only that.
 func writablePaths(ctx context.Context, root *mount.Root, o Options) ([]*mount.Point, error) {
 	var all, outer []*mount.Point
-	for _, w := range o.writable() {
+	for _, w := range o.writablePoints() {
 		if err := ctx.Err(); err != nil {
 			return all, err
 		}
-		p, err := root.Dir(w)
+		p, err := w.open(root)
 		if errors.Is(err, unix.EROFS) {
-			err = fmt.Errorf("the root has no directory %s: %w", w, err)
+			err = fmt.Errorf("the root has no directory %s: %w", w.path, err)
 		}
 		if err != nil {
 			return all, fmt.Errorf("writable path: %w", err)
@@ -241,15 +247,16 @@ func MakePoints(base string, o Options) error {
 	}
 	defer root.Close()
 	for _, p := range o.points() {
-		open := root.Dir
-		if p.file {
-			open = root.File
-		}
-		at, err := open(p.path)
+		at, err := p.open(root)
 		if err == nil {
 			err = at.Close()
 		}
 		if err != nil {
+			return err
+		}
+	}
+	for _, f := range o.Own {
+		if err := f.write(root); err != nil {
 			return err
 		}
 	}

@@ -26,26 +26,54 @@ import (
 // What a skeleton may copy. An image's / has some twenty directories and a few
 // small files.
 const (
-	maxSkeletonNames = 256
+	maxSkeletonNames = 1024
 	maxSkeletonBytes = 16 << 20
 )
 
 // point is something to be mounted over, by its path in the root.
 type point struct {
-	path string
-	file bool
+	path   string
+	file   bool
+	inside bool // links lead as in the root; see mount.Root.Inside
+	// replaces is a name in the directory of the skeleton that is not the image's there.
+	replaces string
 }
 
-func (o Options) points() []point {
+func (p point) open(root *mount.Root) (*mount.Point, error) {
+	switch {
+	case p.file:
+		return root.File(p.path)
+	case p.inside:
+		return root.Inside(p.path)
+	}
+	return root.Dir(p.path)
+}
+
+func (p point) deepest(tree *os.File) (have, lacks string, err error) {
+	if p.inside {
+		return mount.DeepestInside(tree, p.path)
+	}
+	return mount.Deepest(tree, p.path)
+}
+
+func (o Options) writablePoints() []point {
 	var out []point
 	for _, w := range o.writable() {
 		out = append(out, point{path: w})
 	}
+	for _, v := range o.Volumes {
+		out = append(out, point{path: v, inside: true})
+	}
+	return out
+}
+
+func (o Options) points() []point {
+	out := o.writablePoints()
 	for _, d := range o.Dirs {
 		out = append(out, point{path: d})
 	}
 	for _, f := range o.Files {
-		out = append(out, point{f, true})
+		out = append(out, point{path: f, file: true})
 	}
 	return out
 }
@@ -54,23 +82,36 @@ func (o Options) points() []point {
 // paths from there. What is below something writable is made there.
 func skeletons(ctx context.Context, lower *os.File, o Options) (map[string][]point, error) {
 	var writable []string
-	for _, w := range o.writable() {
-		have, lacks, err := mount.Deepest(lower, w)
+	for _, w := range o.writablePoints() {
+		have, lacks, err := w.deepest(lower)
 		if err = errors.Join(err, ctx.Err()); err != nil {
-			return nil, fmt.Errorf("writable path %s: %w", w, err)
+			return nil, fmt.Errorf("writable path %s: %w", w.path, err)
 		}
 		writable = append(writable, path.Join(have, lacks))
 	}
 	out := map[string][]point{}
+	add := func(have string, p point) {
+		whole := path.Join(have, p.path)
+		if !slices.ContainsFunc(writable, func(w string) bool { return strings.HasPrefix(whole, w+"/") }) {
+			out[have] = append(out[have], p)
+		}
+	}
 	for _, p := range o.points() {
-		have, lacks, err := mount.Deepest(lower, p.path)
+		have, lacks, err := p.deepest(lower)
 		if err = errors.Join(err, ctx.Err()); err != nil {
 			return nil, fmt.Errorf("mount point %s: %w", p.path, err)
 		}
-		whole := path.Join(have, lacks)
-		below := slices.ContainsFunc(writable, func(w string) bool { return strings.HasPrefix(whole, w+"/") })
-		if lacks != "" && !below {
-			out[have] = append(out[have], point{lacks, p.file})
+		if lacks != "" {
+			add(have, point{path: lacks, file: p.file})
+		}
+	}
+	for _, f := range o.Own {
+		have, p, lacks, err := f.lack(lower)
+		if err = errors.Join(err, ctx.Err()); err != nil {
+			return nil, fmt.Errorf("file %s: %w", f.Path, err)
+		}
+		if lacks {
+			add(have, p)
 		}
 	}
 	return out, nil
@@ -83,11 +124,13 @@ func (r readonly) show(ctx context.Context, by *mount.Descriptors, lower, root, 
 		return err
 	}
 	defer tree.Close()
-	var lacking map[string][]point
-	if o.Lower == "" {
-		if lacking, err = skeletons(ctx, tree, o); err != nil {
-			return err
-		}
+	need := o
+	if o.Lower != "" {
+		need.Dirs, need.Files = nil, nil
+	}
+	lacking, err := skeletons(ctx, tree, need)
+	if err != nil {
+		return err
 	}
 	if _, ok := lacking[""]; !ok {
 		on, err := mount.OpenRoot(root)
@@ -100,7 +143,8 @@ func (r readonly) show(ctx context.Context, by *mount.Descriptors, lower, root, 
 		}
 	}
 	for i, dir := range slices.Sorted(maps.Keys(lacking)) { // outer ones first
-		s := skeleton{by: by, tree: tree, root: root, dir: dir, own: r.path("roots", task, "skeleton-"+strconv.Itoa(i))}
+		s := skeleton{by: by, tree: tree, root: root, dir: dir, options: append(setuid(o), "ro"),
+			own: r.path("roots", task, "skeleton-"+strconv.Itoa(i))}
 		if err := s.mount(ctx, lacking[dir]); err != nil {
 			return fmt.Errorf("mount points in /%s: %w", dir, err)
 		}
@@ -115,13 +159,14 @@ type skeleton struct {
 	root       string
 	dir        string // in the tree, without links; "" is all of it
 	own        string
+	options    []string
 	names, sum int64 // of what is copied
 	dirs       []string
 	top        copied
 }
 
 func (s *skeleton) mount(ctx context.Context, lacks []point) error {
-	if err := s.copy(ctx); err != nil {
+	if err := s.copy(ctx, lacks); err != nil {
 		return err
 	}
 	for _, p := range lacks {
@@ -153,7 +198,7 @@ func (s *skeleton) mount(ctx context.Context, lacks []point) error {
 
 // on mounts an opened directory in the root, read-only.
 func (s *skeleton) on(dir string, from *os.File) error {
-	what := mount.Mount{Type: "nullfs", From: from, Options: []string{"ro"}}
+	what := mount.Mount{Type: "nullfs", From: from, Options: s.options}
 	r, err := mount.OpenRoot(s.root)
 	if err != nil {
 		return err
@@ -169,13 +214,17 @@ func (s *skeleton) on(dir string, from *os.File) error {
 	return s.by.On(at, what)
 }
 
-// copy makes the skeleton: copies of files and links, empty directories.
-func (s *skeleton) copy(ctx context.Context) error {
+// copy makes the skeleton: copies of files and links, empty directories. What is replaced
+// is left out.
+func (s *skeleton) copy(ctx context.Context, lacks []point) error {
 	from, _, err := mount.OpenIn(s.tree, s.dir)
 	if err != nil {
 		return err
 	}
-	c := &copier{ctx: ctx, shallow: true, check: s.check}
+	c := &copier{ctx: ctx, shallow: true, check: s.check, without: map[string]bool{}}
+	for _, p := range lacks {
+		c.without[p.replaces] = true
+	}
 	err = errors.Join(c.tree(from, s.own), from.Close())
 	s.dirs = c.dirs
 	if err == nil {

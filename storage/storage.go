@@ -25,8 +25,11 @@ type Driver interface {
 	// wait, as long as their contexts last. It stays at least until release is
 	// called.
 	EnsureChain(ctx context.Context, chains []string, apply Apply) (release func(), err error)
-	// Create makes and mounts a task's root. On error nothing is left.
+	// Create makes and mounts a task's root. On error nothing is left. Its own files are
+	// there, or where MountsOwn, regular files for them to be mounted over.
 	Create(ctx context.Context, chain, task string, o Options) (root string, err error)
+	// MountsOwn tells that Options.Own are the caller's to mount.
+	MountsOwn() bool
 	// Remove unmounts and deletes a task's root, wholly or half there. No root
 	// is no error.
 	Remove(ctx context.Context, task string) error
@@ -56,6 +59,10 @@ type Options struct {
 	// Writable are the paths that the image wants to write to; drivers whose
 	// whole root is writable need not look at them.
 	Writable []string
+	// Volumes are writable too, and are made where the image lacks them.
+	Volumes []string
+	// Own are the files that the task has instead of the image's.
+	Own []File
 	// Dirs and Files are what will be mounted over: a driver whose root cannot
 	// be written to makes them.
 	Dirs, Files []string

@@ -65,6 +65,8 @@ func unite(by *mount.Descriptors, dir *mount.Point, own string, opts []string) e
 
 func (union) Name() string { return "union" }
 
+func (union) MountsOwn() bool { return false }
+
 func (u union) Create(ctx context.Context, chain, task string, o Options) (string, error) {
 	if err := u.useChain(chain, task); err != nil {
 		return "", err
@@ -78,8 +80,11 @@ func (u union) Create(ctx context.Context, chain, task string, o Options) (strin
 			Options: []string{"ro"}}); err != nil {
 			return err
 		}
-		return mount.Do(mount.Mount{Type: "unionfs", Source: u.path("roots", task, "upper"), Target: root,
-			Options: []string{lessWhiteouts}})
+		if err := mount.Do(mount.Mount{Type: "unionfs", Source: u.path("roots", task, "upper"), Target: root,
+			Options: []string{lessWhiteouts}}); err != nil {
+			return err
+		}
+		return o.furnish(root)
 	}()
 	if err != nil {
 		return "", errors.Join(fmt.Errorf("storage: union: %w", err), u.Remove(ctx, task))

@@ -28,7 +28,9 @@ func openOverlay(dir string, _ Config) (Driver, error) {
 
 func (overlay) Name() string { return "overlay" }
 
-func (o overlay) Create(ctx context.Context, chain, task string, _ Options) (string, error) {
+func (overlay) MountsOwn() bool { return false }
+
+func (o overlay) Create(ctx context.Context, chain, task string, opts Options) (string, error) {
 	if err := o.useChain(chain, task); err != nil {
 		return "", err
 	}
@@ -42,9 +44,12 @@ func (o overlay) Create(ctx context.Context, chain, task string, _ Options) (str
 				return err
 			}
 		}
-		return mount.Do(mount.Mount{Type: "overlay", Source: "freejail", Target: root, Options: []string{
+		if err := mount.Do(mount.Mount{Type: "overlay", Source: "freejail", Target: root, Options: []string{
 			"lowerdir=" + o.path("chains", chain), "upperdir=" + o.path("roots", task, "upper"),
-			"workdir=" + o.path("roots", task, "work")}})
+			"workdir=" + o.path("roots", task, "work")}}); err != nil {
+			return err
+		}
+		return opts.furnish(root)
 	}()
 	if err != nil {
 		return "", errors.Join(fmt.Errorf("storage: overlay: %w", err), o.Remove(ctx, task))

@@ -45,6 +45,8 @@ func openZFS(dir string, cfg Config) (Driver, error) {
 
 func (*zfsDriver) Name() string { return "zfs" }
 
+func (*zfsDriver) MountsOwn() bool { return false }
+
 func (z *zfsDriver) chain(name string) string { return z.parent + "/chains/" + name }
 func (z *zfsDriver) root(name string) string  { return z.parent + "/roots/" + name }
 
@@ -163,7 +165,7 @@ func (z *zfsDriver) begin(chain, parent string) (*zfs.Dataset, error) {
 	return s.Clone(z.chain(chain), on)
 }
 
-func (z *zfsDriver) Create(_ context.Context, chain, task string, o Options) (string, error) {
+func (z *zfsDriver) Create(ctx context.Context, chain, task string, o Options) (string, error) {
 	if err := errors.Join(checkName("chain", chain), checkName("task", task)); err != nil {
 		return "", err
 	}
@@ -177,6 +179,9 @@ func (z *zfsDriver) Create(_ context.Context, chain, task string, o Options) (st
 	d, err := s.Clone(z.root(task), rootProperties(o))
 	if err != nil {
 		return "", fmt.Errorf("storage: zfs: %w", err)
+	}
+	if err := o.furnish(d.Mountpoint); err != nil {
+		return "", errors.Join(fmt.Errorf("storage: zfs: %w", err), z.Remove(ctx, task))
 	}
 	return d.Mountpoint, nil
 }

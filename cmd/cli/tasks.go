@@ -55,6 +55,19 @@ func (f *runFlags) task(fl *pflag.FlagSet) {
 	fl.StringVarP(&f.User, "user", "u", "", "user[:group], looked up in the image")
 	fl.StringVarP(&f.WorkDir, "workdir", "w", "", "working directory in the jail")
 	fl.StringVar(&f.Hostname, "hostname", "", "the jail's host name")
+	fl.Func("dns", "the `ADDRESS` of a name server, instead of the host's", f.dns(func(d *client.DNS) *[]string {
+		return &d.Servers
+	}))
+	fl.Func("dns-search", "a search `DOMAIN`, instead of the host's; . for none", f.dns(func(d *client.DNS) *[]string {
+		return &d.Searches
+	}))
+	fl.Func("dns-option", "an `OPTION` of the resolver, such as ndots:2, instead of the host's",
+		f.dns(func(d *client.DNS) *[]string { return &d.Options }))
+	fl.Func("add-host", "`NAME:ADDRESS`: a line of the task's /etc/hosts", func(text string) error {
+		_, err := client.ParseHost(text)
+		f.ExtraHosts = append(f.ExtraHosts, text)
+		return err
+	})
 	fl.StringVar(&f.Storage, "storage", "",
 		"another storage driver of the host; nfs or nfs://server/path for a root over NFS")
 	fl.StringArrayVar(&f.Wants.Devfs, "devfs", nil, "a devfs rule that the task asks for")
@@ -91,6 +104,18 @@ func (f *runFlags) image(args []string) error {
 		f.Command, f.Args = args[1], args[2:]
 	}
 	return nil
+}
+
+// dns reads one of a list of the task's DNS.
+func (f *runFlags) dns(list func(*client.DNS) *[]string) func(string) error {
+	return func(text string) error {
+		if f.DNS == nil {
+			f.DNS = &client.DNS{}
+		}
+		to := list(f.DNS)
+		*to = append(*to, text)
+		return f.DNS.Check()
+	}
 }
 
 // size reads a flag's size.

@@ -38,6 +38,9 @@ type TaskSpec struct {
 	WorkDir    string            `json:"work_dir,omitempty"`
 	User       string            `json:"user,omitempty"`
 	Hostname   string            `json:"hostname,omitempty"`
+	// DNS and ExtraHosts (NAME:ADDRESS) are for the task's resolv.conf and hosts.
+	DNS        *DNS     `json:"dns,omitempty"`
+	ExtraHosts []string `json:"extra_hosts,omitempty"`
 	// Parameters are values for the parameters of the image's manifest.
 	Parameters map[string]string `json:"parameters,omitempty"`
 	// Ports are places on the host by the names of ports. A name that the image does

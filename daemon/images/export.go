@@ -40,7 +40,11 @@ func (l *Library) Export(ctx context.Context, r client.ExportRequest) (*client.E
 			if err := unpack.Image(ctx, l.Store, img, dir, nil); err != nil {
 				return err
 			}
-			return storage.MakePoints(dir, task.Points(img))
+			points, err := task.Points(img)
+			if err != nil {
+				return err
+			}
+			return storage.MakePoints(dir, points)
 		}})
 	if err != nil {
 		return nil, err

@@ -112,8 +112,13 @@ func (p *plan) addDirs(spec client.TaskSpec) error {
 // rootOptions tells the storage driver what a root has to have.
 func (p *plan) rootOptions() storage.Options {
 	// Linux's programs would see each copied link twice in its directory.
-	o := storage.Options{Writable: p.image.Manifest.Writable, Dirs: platformDirs(), Links: !p.linuxulator()}
+	o := storage.Options{Writable: p.image.Manifest.Writable, Dirs: platformDirs(), Links: !p.linuxulator(), Own: p.own}
 	all := slices.Concat(p.mounts, p.dirs)
+	for _, v := range p.volumes { // what the job mounts there, or above, takes precedence
+		if !slices.ContainsFunc(all, func(m client.Mount) bool { return Within(filepath.Clean(m.Target), v) }) {
+			o.Volumes = append(o.Volumes, v)
+		}
+	}
 	for _, m := range all {
 		// What is mounted within something else is not the root's.
 		if slices.ContainsFunc(all, func(outer client.Mount) bool {
@@ -224,13 +229,19 @@ func (s *start) mountAll(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, m.root.Close()) }()
-	if slices.ContainsFunc(slices.Concat(p.mounts, p.dirs), p.isFile) {
+	own := s.toMount()
+	if len(own) > 0 || slices.ContainsFunc(slices.Concat(p.mounts, p.dirs), p.isFile) {
 		var files *mount.Descriptors
 		if files, err = mount.OpenDescriptors(t.filesDir()); err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, files.Close()) }()
 		m.files = files
+	}
+	for _, f := range own { // before anything that hides them, or what they are mounted on
+		if err := s.mountOwn(m, f); err != nil {
+			return fmt.Errorf("mount %s: %w", f.Path, err)
+		}
 	}
 	if err := m.mountDev(t.info.Ruleset, s.rules, p.linuxulator()); err != nil {
 		return err

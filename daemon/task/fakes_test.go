@@ -93,7 +93,8 @@ type fakeStore struct {
 	name string
 }
 
-func (s fakeStore) Name() string { return s.name }
+func (s fakeStore) Name() string    { return s.name }
+func (s fakeStore) MountsOwn() bool { return false }
 
 func (s fakeStore) EnsureChain(context.Context, []string, storage.Apply) (func(), error) {
 	return func() {}, nil

@@ -14,6 +14,7 @@ import (
 	"github.com/freejail/freejail/devfs"
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/policy"
+	"github.com/freejail/freejail/storage"
 )
 
 // plan is a task merged from its job and its image: all that is asked for,
@@ -29,6 +30,8 @@ type plan struct {
 	sysctl   map[string]string
 	mounts   []client.Mount      // the image's file systems and the job's volumes
 	dirs     []client.Mount      // the task's own directories
+	own      []storage.File      // its own files
+	volumes  []string            // of the image's configuration
 	sources  map[string]*os.File // what is mounted from the host, by its real path
 
 	wait, stopSignal string // the job's, or else the image's
@@ -45,8 +48,8 @@ const defaultPath = "PATH=/sbin:/bin:/usr/sbin:/usr/bin:/usr/local/sbin:/usr/loc
 // makePlan merges a job's settings with its image's manifest.
 func (m *Manager) makePlan(spec client.TaskSpec, img *image.Image) (*plan, error) {
 	p := &plan{image: img, stateDir: m.Config.StateDir, params: map[string]string{}, sysctl: map[string]string{}}
-	steps := []func(client.TaskSpec) error{p.addCommand, p.addPorts, p.addEnv, p.addPrivileges,
-		p.addMounts, p.addDirs, p.askDirs, p.addEnd}
+	steps := []func(client.TaskSpec) error{p.addCommand, p.addPorts, p.addNames, p.addEnv,
+		p.addPrivileges, p.addMounts, p.addDirs, p.askDirs, p.addEnd}
 	for _, f := range steps {
 		if err := f(spec); err != nil {
 			return nil, errors.Join(err, p.close())
@@ -267,6 +270,9 @@ func (p *plan) addMounts(spec client.TaskSpec) error {
 	if err := p.addImageMounts(); err != nil {
 		return err
 	}
+	if err := p.addImageVolumes(); err != nil {
+		return err
+	}
 	for _, v := range spec.Volumes {
 		if v.Type == "" {
 			v.Type = "nullfs"
@@ -318,6 +324,22 @@ func (p *plan) addImageMounts() error {
 		}
 	}
 	return nil
+}
+
+// addImageVolumes are for what the program writes, unless the manifest has them read-only.
+func (p *plan) addImageVolumes() error {
+	all, err := image.Volumes(p.image.Config.Config)
+	if err != nil {
+		return client.Invalid("image %s: %v", p.image.Name, err)
+	}
+	p.volumes = writableVolumes(all, p.image.Manifest)
+	return nil
+}
+
+func writableVolumes(all []string, m *image.Manifest) []string {
+	return slices.DeleteFunc(all, func(path string) bool {
+		return slices.ContainsFunc(m.Volumes, func(v image.Volume) bool { return v.ReadOnly && v.Path == path })
+	})
 }
 
 func (p *plan) requiredVolumes(spec client.TaskSpec) error {

@@ -11,8 +11,9 @@ var nomadDirs = []string{"/alloc", "/local", "/secrets"}
 
 // Points are what tasks will have mounts on: what the image itself names,
 // and what every task has.
-func Points(img *image.Image) storage.Options {
-	o := storage.Options{Writable: img.Manifest.Writable, Dirs: append(platformDirs(), nomadDirs...)}
+func Points(img *image.Image) (storage.Options, error) {
+	o := storage.Options{Writable: img.Manifest.Writable, Dirs: append(platformDirs(), nomadDirs...),
+		Own: []storage.File{{Path: resolverFile}, {Path: hostsFile}}}
 	if needsLinuxulator(img.Config.OS) {
 		for _, m := range linuxMounts {
 			if !Within("/dev", m.Target) {
@@ -26,5 +27,7 @@ func Points(img *image.Image) storage.Options {
 	for _, v := range img.Manifest.Volumes {
 		o.Dirs = append(o.Dirs, v.Path)
 	}
-	return o
+	all, err := image.Volumes(img.Config.Config)
+	o.Volumes = writableVolumes(all, img.Manifest)
+	return o, err
 }

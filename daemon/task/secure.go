@@ -1,6 +1,7 @@
 package task
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"path"
@@ -253,7 +254,7 @@ func imagePlan(img *image.Image, more ...func(*plan, client.TaskSpec) error) (*p
 	p := &plan{image: img, params: map[string]string{}, sysctl: map[string]string{}}
 	spec := client.TaskSpec{}
 	steps := []func(*plan, client.TaskSpec) error{(*plan).addPorts, (*plan).addPrivileges,
-		func(*plan, client.TaskSpec) error { return p.addImageMounts() }}
+		func(*plan, client.TaskSpec) error { return errors.Join(p.addImageMounts(), p.addImageVolumes()) }}
 	for _, f := range append(steps, more...) {
 		if err := f(p, spec); err != nil {
 			return nil, err

@@ -153,6 +153,13 @@ func (c *checker) config() {
 		c.program(argv[0])
 	}
 	c.directory("config: WorkingDir", cfg.Config.WorkingDir, true)
+	volumes, err := image.Volumes(cfg.Config)
+	if err != nil {
+		c.fault("volumes", "config", "%v", err)
+	}
+	for _, v := range volumes {
+		c.directory("config: Volumes", v, false)
+	}
 	for i, v := range m.Volumes {
 		c.directory(fmt.Sprintf("manifest: volumes[%d].path", i), v.Path, false)
 	}

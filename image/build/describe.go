@@ -258,7 +258,8 @@ func (p *planner) volume(in Instruction) error {
 		_, v.ReadOnly = opts["readonly"]
 		p.addVolume(v)
 	}
-	return nil
+	_, err = image.Volumes(p.config.Config)
+	return err
 }
 
 func (p *planner) addVolume(v image.Volume) {

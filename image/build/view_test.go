@@ -182,6 +182,28 @@ func TestCheck(t *testing.T) {
 	findings(t, s, img, "layer 1: unexpected EOF")
 }
 
+// What the start refuses of a configuration is told before.
+func TestCheckOfTheConfiguration(t *testing.T) {
+	m := make1(t, files{"prog": "#!x"}, "FROM --platform=freebsd/amd64 scratch\nCOPY prog /bin/\n"+
+		"ENTRYPOINT [\"/bin/prog\"]\n")
+	c := &m.img.Config.Config
+	for v, want := range map[string]string{"/..": "Volumes: \"/..\"", "/dev/x": "the system's own", "data": "not an absolute",
+		"/bin/prog": "not a directory in the image: /bin/prog"} {
+		c.Volumes = map[string]struct{}{v: {}}
+		findings(t, m.store, m.img, want)
+	}
+	c.Volumes = map[string]struct{}{"/data": {}, "/bin": {}}
+	c.StopSignal = "37"
+	findings(t, m.store, m.img, "stop-signal: config: StopSignal: signal 37: FreeBSD has no signal of this number")
+	c.StopSignal, m.img.Manifest.Stop.Signal = "SIGRTMIN+3", "SIGSTKFLT"
+	findings(t, m.store, m.img, "stop-signal: manifest: stop.signal")
+	m.img.Manifest.Stop.Signal = "sigquit"
+	var found image.Findings
+	if err := Check(t.Context(), m.store.Layout, m.img, "", &found); err != nil || found.Errors() > 0 {
+		t.Errorf("%v %v", found.List, err)
+	}
+}
+
 func findings(t *testing.T, s *layout.Store, img *image.Image, want string) {
 	t.Helper()
 	var found image.Findings

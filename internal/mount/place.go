@@ -64,6 +64,17 @@ func (r *Root) File(target string) (*Point, error) {
 	return r.point(target, walker{make: true, file: true})
 }
 
+// Inside is Dir for a directory as a process in the root would find it: what an
+// absolute link names is within the root, and nothing is above it.
+func (r *Root) Inside(target string) (*Point, error) {
+	return r.point(target, walker{make: true, inside: true})
+}
+
+// FileInside is Inside for a regular file that is there.
+func (r *Root) FileInside(target string) (*Point, error) {
+	return r.point(target, walker{file: true, inside: true})
+}
+
 func (r *Root) point(target string, w walker) (*Point, error) {
 	rel := strings.TrimPrefix(path.Clean("/"+target), "/")
 	if rel == "" {
@@ -88,10 +99,24 @@ func OpenIn(dir *os.File, rel string) (*os.File, string, error) {
 	return w.walk(dir, strings.TrimPrefix(path.Clean("/"+rel), "/"))
 }
 
+// OpenInside is OpenIn as a process with that root would find it; see Root.Inside.
+func OpenInside(root *os.File, rel string) (*os.File, string, error) {
+	w := walker{any: true, inside: true}
+	return w.walk(root, strings.TrimPrefix(path.Clean("/"+rel), "/"))
+}
+
 // Deepest splits a path within a directory into what is there, really and without
 // links, and what is not. A link to nothing counts for what it names.
 func Deepest(dir *os.File, name string) (have, lacks string, err error) {
-	w := walker{any: true}
+	return deepest(dir, name, walker{any: true})
+}
+
+// DeepestInside is Deepest as a process with that root would find it; see Root.Inside.
+func DeepestInside(root *os.File, name string) (have, lacks string, err error) {
+	return deepest(root, name, walker{any: true, inside: true})
+}
+
+func deepest(dir *os.File, name string, w walker) (have, lacks string, err error) {
 	f, have, err := w.walk(dir, strings.TrimPrefix(path.Clean("/"+name), "/"))
 	if err == nil {
 		return have, "", f.Close()
@@ -138,6 +163,7 @@ type walker struct {
 	file    bool // the last is a regular file, not a directory
 	any     bool // the last is of any kind but a link
 	noLinks bool
+	inside  bool // the start is the root of what walks
 
 	stack        []*os.File // from below the start to where it is
 	names        []string
@@ -186,6 +212,9 @@ func (w *walker) step(start *os.File, name string) error {
 		return errors.New("too long with its symbolic links resolved")
 	}
 	if name == ".." {
+		if len(w.stack) == 0 && w.inside {
+			return nil
+		}
 		if len(w.stack) == 0 {
 			return fmt.Errorf("a symbolic link leads %w", ErrOut)
 		}
@@ -269,14 +298,27 @@ func (w *walker) follow(name, to string) error {
 	switch {
 	case w.noLinks:
 		return fmt.Errorf("%s is a symbolic link", w.at(name))
-	case path.IsAbs(to):
+	case path.IsAbs(to) && !w.inside:
 		return fmt.Errorf("%s is a symbolic link to %q, which leads %w", w.at(name), to, ErrOut)
 	}
 	if w.links++; w.links > maxLinks {
 		return errors.New("too many symbolic links")
 	}
 	w.push(to)
+	if path.IsAbs(to) {
+		return w.restart()
+	}
 	return nil
+}
+
+// restart goes back to the start.
+func (w *walker) restart() error {
+	var errs []error
+	for _, f := range w.stack {
+		errs = append(errs, f.Close())
+	}
+	w.stack, w.names = nil, nil
+	return errors.Join(errs...)
 }
 
 func (w *walker) at(name string) string { return "/" + path.Join(path.Join(w.names...), name) }

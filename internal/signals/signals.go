@@ -50,8 +50,8 @@ func Parse(text, system string) (syscall.Signal, error) {
 	case n > 0 && n <= len(s.names) || n >= s.first && n <= s.max:
 		return syscall.Signal(n), nil
 	case err == nil:
-		return 0, fmt.Errorf("signal %s: %s has no signal of this number; it has 1 to %d, and from SIGRTMIN to SIGRTMAX "+
-			"%d to %d", text, s.title, len(s.names), s.min, s.max)
+		return 0, fmt.Errorf("signal %s: %s has no signal of this number; it has 1 to %d, and from SIGRTMIN to "+
+			"SIGRTMAX %d to %d", text, s.title, len(s.names), s.min, s.max)
 	}
 	return 0, fmt.Errorf("signal %q: %s has no such signal (for example SIGTERM or SIGRTMIN+3)", text, s.title)
 }

@@ -33,6 +33,7 @@ type Spec struct {
 	Links    map[string]string // absolute path of a symbolic link -> what it says
 	Labels   map[string]string // of the configuration, beside the manifest's
 	User     string
+	Volumes  []string // of the configuration
 }
 
 // manifestLabel is image.ManifestLabel.
@@ -53,6 +54,12 @@ func Write(_ context.Context, dir string, spec Spec) (path string, err error) {
 			cfg.Config.Labels = map[string]string{}
 		}
 		cfg.Config.Labels[manifestLabel] = spec.Manifest
+	}
+	for _, v := range spec.Volumes {
+		if cfg.Config.Volumes == nil {
+			cfg.Config.Volumes = map[string]struct{}{}
+		}
+		cfg.Config.Volumes[v] = struct{}{}
 	}
 	cfg.RootFS = ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{l.plain}}
 	path = filepath.Join(dir, spec.Name+".tar")
