@@ -48,6 +48,9 @@ type Process struct {
 	UID, GID              uint32
 	Groups                []uint32
 	Stdin, Stdout, Stderr *os.File
+	// Rows and Cols are the size, in characters, of a terminal that is made for the
+	// process; 0 leaves it to the system.
+	Rows, Cols uint16
 	// NoCore has the kernel write no core dump: nothing can end a process while
 	// it writes one. Linux's kernel writes them elsewhere.
 	NoCore bool
@@ -100,6 +103,8 @@ const namePrefix = "fj-"
 var (
 	// ErrNoProgram means that a jail has no such program.
 	ErrNoProgram = errors.New("no such program in the image")
+	// ErrNotExecutable means that a file is there, and cannot be executed.
+	ErrNotExecutable = errors.New("cannot be executed")
 	// ErrNotFound means that there is no such jail.
 	ErrNotFound = errors.New("no such jail")
 )

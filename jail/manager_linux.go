@@ -82,6 +82,10 @@ func (m *Manager) Create(_ context.Context, s Spec) (int, error) {
 
 // Start runs a jail's first process and returns its pid.
 func (m *Manager) Start(ctx context.Context, name string, p Process) (int, error) {
+	return m.start(ctx, name, p, false)
+}
+
+func (m *Manager) start(ctx context.Context, name string, p Process, tty bool, option ...string) (int, error) {
 	m.mu.Lock()
 	s, ok := m.specs[name]
 	delete(m.specs, name)
@@ -89,7 +93,7 @@ func (m *Manager) Start(ctx context.Context, name string, p Process) (int, error
 	if !ok {
 		return 0, &Error{Op: "start", Jail: name, Err: ErrNotFound}
 	}
-	b, err := json.Marshal(containerSpec(s, p))
+	b, err := json.Marshal(containerSpec(s, p, tty))
 	if err == nil {
 		err = os.WriteFile(m.path(name, "config.json"), b, 0o600)
 	}
@@ -98,8 +102,8 @@ func (m *Manager) Start(ctx context.Context, name string, p Process) (int, error
 	}
 	pidFile := m.path(name, "pid")
 	// A runc that is killed leaves its cgroups and its child: it ends by itself.
-	if err := m.run(context.WithoutCancel(ctx), "create", name, &p, "--bundle", m.path(name),
-		"--pid-file", pidFile, name); err != nil {
+	args := append([]string{"--bundle", m.path(name), "--pid-file", pidFile}, option...)
+	if err := m.run(context.WithoutCancel(ctx), "create", name, &p, append(args, name)...); err != nil {
 		return 0, err
 	}
 	pid, err := readPID(pidFile)
@@ -144,10 +148,20 @@ func (m *Manager) run(ctx context.Context, op, name string, p *Process, args ...
 	switch {
 	case err == nil:
 		return nil
-	case p != nil && (strings.Contains(msg, "executable file not found") || strings.Contains(msg, "exec: ")):
-		return &Error{Op: op, Jail: name, Message: fmt.Sprintf("%q", p.Args[0]), Err: ErrNoProgram}
+	case p != nil && strings.Contains(msg, "exec: "):
+		return &Error{Op: op, Jail: name, Message: fmt.Sprintf("%q", p.Args[0]), Err: whyNotExecuted(msg)}
 	}
 	return &Error{Op: op, Jail: name, Message: msg, Err: err}
+}
+
+// whyNotExecuted reads runc's words: it looks for the program as exec.LookPath does.
+func whyNotExecuted(msg string) error {
+	for _, there := range []string{"permission denied", "is a directory", "exec format error"} {
+		if strings.Contains(msg, there) {
+			return fmt.Errorf("%w: %s", ErrNotExecutable, there)
+		}
+	}
+	return ErrNoProgram
 }
 
 func lastLogMessage(file string) string {

@@ -19,6 +19,9 @@ func processSpec(p Process, caps []string, limits []specs.POSIXRlimit, tty bool)
 		User:        specs.User{UID: p.UID, GID: p.GID, AdditionalGids: p.Groups, Umask: new(uint32)},
 		OOMScoreAdj: usualOOMScore()}
 	*out.User.Umask = usualUmask
+	if tty && p.Rows > 0 && p.Cols > 0 {
+		out.ConsoleSize = &specs.Box{Height: uint(p.Rows), Width: uint(p.Cols)}
+	}
 	out.Capabilities = &specs.LinuxCapabilities{Bounding: caps}
 	if p.UID == 0 {
 		out.Capabilities.Effective, out.Capabilities.Permitted = caps, caps
@@ -26,7 +29,7 @@ func processSpec(p Process, caps []string, limits []specs.POSIXRlimit, tty bool)
 	return out
 }
 
-func containerSpec(s Spec, p Process) *specs.Spec {
+func containerSpec(s Spec, p Process, tty bool) *specs.Spec {
 	caps := baseCaps
 	if s.Params["allow.raw_sockets"] == "true" {
 		caps = append(slices.Clone(caps), "CAP_NET_RAW")
@@ -41,7 +44,7 @@ func containerSpec(s Spec, p Process) *specs.Spec {
 		spaces = append(spaces, specs.LinuxNamespace{Type: specs.NetworkNamespace})
 	}
 	c := &specs.Spec{Version: "1.0.2", Hostname: s.Hostname, Root: &specs.Root{Path: s.Root},
-		Process: processSpec(p, caps, limits, false)}
+		Process: processSpec(p, caps, limits, tty)}
 	c.Mounts = []specs.Mount{
 		// A bound /dev is left as the caller filled it.
 		{Destination: "/dev", Type: "bind", Source: filepath.Join(s.Root, "dev"),

@@ -26,15 +26,29 @@ func (m *Manager) Exec(ctx context.Context, name string, p Process) (int, error)
 	return m.spawn(ctx, "exec", name, p, nil)
 }
 
+// StartTTY is Start with a new terminal, whose master it returns.
+func (m *Manager) StartTTY(ctx context.Context, name string, p Process) (int, *os.File, error) {
+	return m.spawnTTY(ctx, "start", name, p)
+}
+
 // ExecTTY is Exec with a new terminal, whose master it returns.
 func (m *Manager) ExecTTY(ctx context.Context, name string, p Process) (int, *os.File, error) {
+	return m.spawnTTY(ctx, "exec", name, p)
+}
+
+func (m *Manager) spawnTTY(ctx context.Context, op, name string, p Process) (int, *os.File, error) {
 	master, slave, err := openTerminal()
 	if err != nil {
-		return 0, nil, &Error{Op: "exec", Jail: name, Err: fmt.Errorf("terminal: %w", err)}
+		return 0, nil, &Error{Op: op, Jail: name, Err: fmt.Errorf("terminal: %w", err)}
 	}
 	defer slave.Close() // if it was not reached
+	if p.Rows > 0 && p.Cols > 0 {
+		if err := pty.Setsize(slave, &pty.Winsize{Rows: p.Rows, Cols: p.Cols}); err != nil {
+			return 0, nil, &Error{Op: op, Jail: name, Err: errors.Join(fmt.Errorf("terminal: %w", err), master.Close())}
+		}
+	}
 	p.Stdin, p.Stdout, p.Stderr = slave, slave, slave
-	pid, err := m.spawn(ctx, "exec", name, p, slave)
+	pid, err := m.spawn(ctx, op, name, p, slave)
 	if err != nil {
 		master.Close()
 		return 0, nil, err
@@ -173,7 +187,9 @@ func explainStart(prog, dir string, err error) (string, error) {
 		return message + ": the interpreter that its #! line names, or its dynamic loader, is missing", ErrNoProgram
 	case errors.Is(err, unix.ENOEXEC):
 		return message + ": not an executable format of this kernel " +
-			"(a static Linux program needs kern.elf64.fallback_brand=3)", err
+			"(a static Linux program needs kern.elf64.fallback_brand=3)", fmt.Errorf("%w: %w", ErrNotExecutable, err)
+	case errors.Is(err, unix.EACCES) || errors.Is(err, unix.EISDIR):
+		return message, fmt.Errorf("%w: %w", ErrNotExecutable, err)
 	}
 	return message, err
 }
@@ -219,7 +235,7 @@ func lookProgram(root string, p Process) (string, error) {
 		switch {
 		case err != nil:
 		case !i.Mode().IsRegular() || i.Mode().Perm()&0o111 == 0:
-			reason = fmt.Errorf("%q is not an executable file: %w", c, fs.ErrPermission)
+			reason = fmt.Errorf("%q: %w: %w", c, ErrNotExecutable, fs.ErrPermission)
 		default:
 			return c, nil
 		}

@@ -10,8 +10,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// StartTTY is Start with a new terminal, whose master it returns.
+func (m *Manager) StartTTY(ctx context.Context, name string, p Process) (int, *os.File, error) {
+	return withConsole(p, func(p Process, option ...string) (int, error) {
+		return m.start(ctx, name, p, true, option...)
+	})
+}
+
 // ExecTTY is Exec with a new terminal, whose master it returns.
 func (m *Manager) ExecTTY(ctx context.Context, name string, p Process) (int, *os.File, error) {
+	return withConsole(p, func(p Process, option ...string) (int, error) {
+		return m.exec(ctx, name, p, true, option...)
+	})
+}
+
+// withConsole gives begin the option by which runc sends the master of a terminal.
+func withConsole(p Process, begin func(p Process, option ...string) (int, error)) (int, *os.File, error) {
 	dir, err := os.MkdirTemp("", "fj") // a socket's path has room for 107 characters
 	if err != nil {
 		return 0, nil, err
@@ -33,8 +47,12 @@ func (m *Manager) ExecTTY(ctx context.Context, name string, p Process) (int, *os
 		got <- result{f, err}
 	}()
 	p.Stdin, p.Stdout, p.Stderr = nil, nil, nil
-	pid, err := m.exec(ctx, name, p, true, "--console-socket", sock)
+	pid, err := begin(p, "--console-socket", sock)
 	if err != nil {
+		l.Close() // what waits for the master ends
+		if r := <-got; r.f != nil {
+			r.f.Close()
+		}
 		return 0, nil, err
 	}
 	r := <-got

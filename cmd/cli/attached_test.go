@@ -88,7 +88,7 @@ func TestAttachedOverAnUpgrade(t *testing.T) {
 	session = h.attach("exec", id, "/bin/prog", "inside", "stubborn")
 	session.says("here")
 	h.gives(0, []string{"the daemon is version"}, "daemon", "--upgrade")
-	session.ends(app.Failed, "the command was ended: the daemon is being upgraded")
+	session.ends(exitUnknown, "the command was ended: the daemon is being upgraded")
 	events.says("waiting for the next")
 	h.gives(0, nil, "stop", id)
 	run.ends(3, "bye\n")

@@ -56,6 +56,14 @@ func exitCodeOf(err error) int {
 	case client.IsRefused(err):
 		return exitRefused
 	}
+	var answer *client.Error
+	var own runError
+	switch {
+	case errors.As(err, &answer) && answer.Exit != 0:
+		return answer.Exit
+	case errors.As(err, &own):
+		return exitUnknown
+	}
 	return 0
 }
 
@@ -82,9 +90,9 @@ func longFlags(args []string) []string {
 
 func (a *commands) root() *cobra.Command {
 	c := a.Root("production containers on FreeBSD",
-		a.daemonCmd(), a.runCmd(), a.psCmd(), a.execCmd(), a.stopCmd(), a.rmCmd(), a.logsCmd(), a.inspectCmd(),
-		a.eventsCmd(), a.imagesCmd(), a.pullCmd(), a.exportCmd(), a.gcCmd(), a.shutdownCmd(), a.policyCmd(),
-		a.devfsCmd(), a.metricsCmd(), a.doctorCmd())
+		a.daemonCmd(), a.runCmd(), a.psCmd(), a.execCmd(), a.attachCmd(), a.stopCmd(), a.rmCmd(), a.logsCmd(),
+		a.inspectCmd(), a.eventsCmd(), a.imagesCmd(), a.pullCmd(), a.exportCmd(), a.gcCmd(), a.shutdownCmd(),
+		a.policyCmd(), a.devfsCmd(), a.metricsCmd(), a.doctorCmd())
 	socket := cmp.Or(os.Getenv("FREEJAIL_SOCKET"), client.DefaultSocket)
 	c.PersistentFlags().StringVar(&a.socket, "socket", socket, "the daemon's socket ($FREEJAIL_SOCKET)")
 	a.JSONFlag(c.PersistentFlags())

@@ -61,6 +61,12 @@ func inside(args []string) int {
 			return 9
 		}
 		time.Sleep(time.Hour)
+	case "terminal":
+		return insideTerminal()
+	case "many":
+		for i := range manyLines {
+			fmt.Printf("line %07d\n", i)
+		}
 	case "cat":
 		io.Copy(os.Stdout, os.Stdin)
 	case "wait":
@@ -182,6 +188,13 @@ func newHost(t *testing.T, policy string) *testHost {
 	t.Cleanup(func() { h.end() })
 	h.gives(0, []string{"prog sha256:"}, "images", "import", h.image("prog", ""))
 	return h
+}
+
+// of is the host for a test of a test.
+func (h *testHost) of(t *testing.T) *testHost {
+	other := *h
+	other.t = t
+	return &other
 }
 
 // begin starts the host's daemon, which end ends.

@@ -32,7 +32,7 @@ func TestRunOverNFS(t *testing.T) {
 		"\"]\n  timeout = \"5s\"\n  every = \"500ms\"\n  keep = \"0s\"\n}\n")
 	runner.gives(0, nil, "images", "rm", "prog")
 	runner.gives(0, nil, "gc")
-	runner.gives(app.Failed, []string{"not on this host"}, "run", "prog", "say", "x")
+	runner.gives(exitUnknown, []string{"not on this host"}, "run", "prog", "say", "x")
 	if r := runner.freejail("doctor"); !strings.Contains(r.out, "ok       nfs server   "+testnfs.URL) {
 		t.Errorf("doctor:\n%s", r.out)
 	}
@@ -49,7 +49,7 @@ func TestRunOverNFS(t *testing.T) {
 			t.Fatalf("ps does not tell:\n%s", r.out)
 		}
 	}
-	runner.gives(app.Failed, []string{"one", "has not answered"}, "exec", "one", "/bin/prog", "inside", "say", "x")
+	runner.gives(exitUnknown, []string{"one", "has not answered"}, "exec", "one", "/bin/prog", "inside", "say", "x")
 	runner.gives(0, []string{"unhealthy", testnfs.URL}, "events")
 	runner.gives(app.Failed, []string{"nfs mount"}, "doctor")
 	runner.gives(0, nil, "stop", "one")

@@ -7,12 +7,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/docker/go-units"
@@ -28,7 +26,8 @@ import (
 // runFlags are the task that flags tell of, and what becomes of it.
 type runFlags struct {
 	client.TaskSpec
-	detach, remove bool
+	detach bool
+	keys   []byte // that leave a task with a terminal
 }
 
 func (a *commands) runCmd() *cobra.Command {
@@ -43,7 +42,11 @@ func (a *commands) runCmd() *cobra.Command {
 	fl := c.Flags()
 	fl.SetInterspersed(false)
 	fl.BoolVarP(&f.detach, "detach", "d", false, "print the id and leave the task running")
-	fl.BoolVar(&f.remove, "rm", false, "remove the task when it has ended")
+	fl.BoolVar(&f.Remove, "rm", false, "remove the task when it has ended")
+	fl.BoolVarP(&f.Interactive, "interactive", "i", false,
+		"pass standard input on to the task (default: its input is empty)")
+	fl.BoolVarP(&f.TTY, "tty", "t", false, "give the task a terminal; with -i its keys, Ctrl-C too, are the task's")
+	detachKeys(c, &f.keys)
 	f.task(fl)
 	return c
 }
@@ -142,62 +145,60 @@ func pair(m *map[string]string) func(string) error {
 }
 
 func (a *commands) run(ctx context.Context, f runFlags) error {
-	spec := f.TaskSpec
-	c := a.client()
-	t, err := c.Start(ctx, spec)
-	if err != nil {
+	if err := f.console(); err != nil {
 		return err
+	}
+	t, err := a.client().Start(ctx, f.TaskSpec)
+	if err != nil {
+		return ownError(ctx, err)
 	}
 	if f.detach {
 		return a.Print(t, func(w io.Writer) { printable.Fprintln(w, t.Spec.ID) })
 	}
-	followed := make(chan error, 2)
-	for stream, w := range map[string]io.Writer{"stdout": a.stream, "stderr": os.Stderr} {
-		log := client.LogReading{Task: spec.ID, Stream: stream, Tail: -1, To: w}
-		go func() {
-			followed <- persist(ctx, attending, func() error { return c.FollowLog(ctx, &log) }, func() {})
-		}()
-	}
-	exit, err := waitFor(ctx, c, spec.ID)
-	if ctx.Err() != nil { // interrupted: the task ends with us
-		timeout := client.Duration(a.stopTimeout(context.Background(), spec.ID))
-		exit, err = c.Stop(context.Background(), spec.ID, client.StopRequest{Timeout: timeout})
-	}
-	if err != nil {
-		return fmt.Errorf("task %s may run on: %w", spec.ID, err)
-	}
-	whole := logsRead(ctx, spec.ID, followed)
-	if f.remove && !whole {
-		printable.Fprintf(os.Stderr, "freejail: so the task is not removed: freejail rm %s\n", spec.ID)
-	}
-	if f.remove && whole {
-		if err := c.Destroy(context.Background(), spec.ID, false); err != nil {
-			return err
-		}
-	}
-	return exitOf(exit)
+	s := a.newSession(t, f.Interactive, f.keys)
+	s.rm = f.Remove
+	end, err := s.run(ctx)
+	return a.ended(ctx, t.Spec.ID, end, err)
 }
 
-// logsRead waits for the ends of both streams, and tells whether all was shown.
-func logsRead(ctx context.Context, id string, followed <-chan error) bool {
-	err := errors.Join(<-followed, <-followed)
-	switch {
-	case err == nil || ctx.Err() != nil:
-		return true
-	case errors.Is(err, client.ErrPlaceLost):
-		printable.Fprintf(os.Stderr, "freejail: %v: freejail logs %s\n", client.ErrPlaceLost, id)
-	default:
-		printable.Fprintln(os.Stderr, "freejail: log:", err)
+// console is what the task has of the client's terminal.
+func (f *runFlags) console() error {
+	f.Attach = !f.detach
+	if !f.TTY {
+		return nil
 	}
-	return false
+	if f.Interactive && !f.detach && !term.IsTerminal(int(os.Stdin.Fd())) {
+		printable.Fprintln(os.Stderr, "freejail: standard input is not a terminal: the task's terminal echoes what "+
+			"comes from it")
+	}
+	if size, is := windowSize(); is {
+		f.Rows, f.Cols = size.Rows, size.Cols
+	}
+	if own := os.Getenv("TERM"); own != "" && f.Env["TERM"] == "" && !f.detach {
+		return pair(&f.Env)("TERM=" + own)
+	}
+	return nil
+}
+
+// runError is an error of run or exec, of which the exit code is not a program's.
+type runError struct{ error }
+
+func (e runError) Unwrap() error { return e.error }
+
+// ownError tells our own errors from the program's end.
+func ownError(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	return runError{err}
 }
 
 // waitFor waits for the end of a task, whatever happens to the daemon meanwhile.
-func waitFor(ctx context.Context, c *client.Client, id string) (exit *client.Exit, err error) {
+func waitFor(ctx context.Context, c *client.Client, id string, say func()) (exit *client.Exit, err error) {
 	err = persist(ctx, attending, func() error {
 		exit, err = c.Wait(ctx, id)
 		return err
-	}, sayWaiting)
+	}, say)
 	return exit, err
 }
 
@@ -207,9 +208,9 @@ const (
 	attending = true
 )
 
-func sayWaiting() {
-	printable.Fprintln(os.Stderr, "freejail: the daemon ended or is being upgraded: waiting for the next")
-}
+const waitingText = "the daemon ended or is being upgraded: waiting for the next"
+
+func sayWaiting() { printable.Fprintln(os.Stderr, "freejail:", waitingText) }
 
 // persist repeats a call that the daemon's end breaks off, with the daemon that
 // comes. One that was not there at first is not waited for.
@@ -329,12 +330,14 @@ func psRow(t client.Task, u client.Usage) []string {
 
 func (a *commands) execCmd() *cobra.Command {
 	var spec client.ExecSpec
+	var input bool
 	c := app.Command("exec [flags] TASK COMMAND [ARG...]", "run a command in a task's jail", cobra.MinimumNArgs(2),
 		func(ctx context.Context, args []string) error {
 			spec.Args = args[1:]
-			return a.exec(ctx, args[0], spec)
+			return a.exec(ctx, args[0], spec, input)
 		})
 	c.Flags().SetInterspersed(false)
+	c.Flags().BoolVarP(&input, "interactive", "i", true, "pass standard input on to the command")
 	c.Flags().BoolVarP(&spec.TTY, "tty", "t", false, "allocate a terminal")
 	c.Flags().StringVarP(&spec.User, "user", "u", "", "user[:group], looked up in the task's files; the policy decides")
 	c.Flags().StringVarP(&spec.WorkDir, "workdir", "w", "", "working directory in the jail")
@@ -342,42 +345,37 @@ func (a *commands) execCmd() *cobra.Command {
 	return c
 }
 
-func (a *commands) exec(ctx context.Context, id string, spec client.ExecSpec) error {
-	xio := client.ExecIO{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
-	fd := int(os.Stdin.Fd())
-	if spec.TTY && term.IsTerminal(fd) {
-		old, err := term.MakeRaw(fd)
-		if err != nil {
-			return err
-		}
-		defer func() {
-			if err := term.Restore(fd, old); err != nil {
-				printable.Fprintln(os.Stderr, "freejail: terminal:", err)
-			}
-		}()
-		if w, h, err := term.GetSize(fd); err == nil {
-			spec.Rows, spec.Cols = h, w
-		}
-		xio.Resize = resizes(fd)
+func (a *commands) exec(ctx context.Context, id string, spec client.ExecSpec, input bool) error {
+	xio := client.ExecIO{Stdout: os.Stdout, Stderr: os.Stderr}
+	if input {
+		xio.Stdin = os.Stdin
 	}
-	exit, err := a.client().Exec(ctx, id, spec, xio)
+	if spec.TTY {
+		if size, is := windowSize(); is {
+			spec.Rows, spec.Cols = size.Rows, size.Cols
+		}
+		var stop func()
+		xio.Resize, stop = resizes()
+		defer stop()
+	}
+	exit, err := a.rawExec(ctx, id, spec, xio)
 	if err != nil {
-		return err
+		return ownError(ctx, err)
 	}
 	return exitOf(exit)
 }
 
-func resizes(fd int) <-chan client.WindowSize {
-	sig, out := make(chan os.Signal, 1), make(chan client.WindowSize)
-	signal.Notify(sig, syscall.SIGWINCH)
-	go func() {
-		for range sig {
-			if w, h, err := term.GetSize(fd); err == nil {
-				out <- client.WindowSize{Rows: h, Cols: w}
-			}
+// rawExec has the terminal raw as long as the command has it.
+func (a *commands) rawExec(ctx context.Context, id string, spec client.ExecSpec,
+	xio client.ExecIO) (*client.Exit, error) {
+	if fd := int(os.Stdin.Fd()); xio.Stdin != nil && spec.TTY && term.IsTerminal(fd) {
+		raw, err := makeRaw(fd)
+		if err != nil {
+			return nil, err
 		}
-	}()
-	return out
+		defer raw.Close()
+	}
+	return a.client().Exec(ctx, id, spec, xio)
 }
 
 func (a *commands) stopCmd() *cobra.Command {

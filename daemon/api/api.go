@@ -40,6 +40,7 @@ type Tasks interface {
 	Usage(id string) (client.Usage, error)
 	AllUsage() (map[string]client.Usage, error)
 	Exec(ctx context.Context, id string, spec client.ExecSpec, connect func() (net.Conn, io.Reader, error)) error
+	Attach(id string, connect func() (net.Conn, io.Reader, error)) error
 	Logs(id, stream string) (*task.Log, error)
 }
 

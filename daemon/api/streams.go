@@ -84,16 +84,38 @@ func (b Backend) exec(w http.ResponseWriter, r *http.Request) error {
 	if err := decode(r, &spec); err != nil {
 		return err
 	}
-	if r.Header.Get("Upgrade") != client.ExecProtocol {
-		return client.Invalid("exec needs the header Upgrade: %s", client.ExecProtocol)
+	connect, err := switched(w, r)
+	if err != nil {
+		return err
 	}
-	return b.Tasks.Exec(r.Context(), r.PathValue("id"), spec, func() (net.Conn, io.Reader, error) {
+	return b.Tasks.Exec(r.Context(), r.PathValue("id"), spec, connect)
+}
+
+// attach switches the connection to the stream of a task's input.
+func (b Backend) attach(w http.ResponseWriter, r *http.Request) error {
+	var none struct{}
+	if err := decode(r, &none); err != nil {
+		return err
+	}
+	connect, err := switched(w, r)
+	if err != nil {
+		return err
+	}
+	return b.Tasks.Attach(r.PathValue("id"), connect)
+}
+
+// switched returns what makes a request's connection a stream of frames.
+func switched(w http.ResponseWriter, r *http.Request) (func() (net.Conn, io.Reader, error), error) {
+	if r.Header.Get("Upgrade") != client.ExecProtocol {
+		return nil, client.Invalid("%s needs the header Upgrade: %s", r.URL.Path, client.ExecProtocol)
+	}
+	return func() (net.Conn, io.Reader, error) {
 		conn, in, err := http.NewResponseController(w).Hijack()
 		if err == nil { // who is gone by now is found out by reading
 			_, _ = io.WriteString(conn, switching)
 		}
 		return conn, in, err
-	})
+	}, nil
 }
 
 func (b Backend) logs(w http.ResponseWriter, r *http.Request) error {

@@ -154,6 +154,7 @@ type LogReading struct {
 	Task, Stream string
 	Tail         int // as for Logs
 	To           io.Writer
+	Begun        func() // called when nothing that the task writes is missed any more; may be nil
 
 	begun, known bool
 	at           int64 // offset of what comes next, where it is known
@@ -177,6 +178,9 @@ func (c *Client) FollowLog(ctx context.Context, r *LogReading) error {
 	switch {
 	case !r.begun:
 		r.begun, r.known, r.at = true, err == nil, start
+		if r.Begun != nil {
+			r.Begun()
+		}
 	case !r.known || err != nil || start > r.at:
 		return ErrPlaceLost
 	default:

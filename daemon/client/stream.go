@@ -24,8 +24,9 @@ const ExecProtocol = "freejail-exec-1"
 type FrameType byte
 
 // Frames to the daemon: Stdin (empty: end of input), Resize (JSON WindowSize),
-// SignalFrame (a signal's name). Frames from it: Stdout, Stderr, ExitFrame
-// (JSON Exit, the last), FailFrame (JSON Error, the last).
+// SignalFrame (a signal's name), LeaveFrame (the client goes, and a task that would be
+// removed for that is kept). Frames from it: Stdout, Stderr, ExitFrame (JSON Exit, the last),
+// FailFrame (JSON Error, the last), Stdin (empty: the end of input was passed on).
 const (
 	Stdin FrameType = iota + 1
 	Stdout
@@ -34,6 +35,7 @@ const (
 	SignalFrame
 	ExitFrame
 	FailFrame
+	LeaveFrame
 )
 
 // maxFrame bounds what a peer can make the other side allocate.
@@ -186,6 +188,75 @@ func sendControl(w *FrameWriter, xio ExecIO, done <-chan struct{}) {
 	}
 }
 
+// Attachment is a client's connection to the input of a task, whose output is its log.
+type Attachment struct {
+	conn net.Conn
+	w    *FrameWriter
+	gone chan struct{} // closed when the connection has ended
+
+	passed chan struct{} // closed when the daemon has passed on the end of input
+}
+
+// Attach connects to the input of a task. The daemon keeps a task with Remove as long
+// as a client is attached.
+func (c *Client) Attach(ctx context.Context, id string) (*Attachment, error) {
+	conn, br, err := c.upgrade(ctx, taskPath(id)+"/attach", struct{}{})
+	if err != nil {
+		return nil, err
+	}
+	a := &Attachment{conn: conn, w: NewFrameWriter(conn), gone: make(chan struct{}), passed: make(chan struct{})}
+	go func() {
+		defer close(a.gone)
+		for passed := false; ; {
+			t, _, err := ReadFrame(br)
+			if err != nil {
+				return
+			}
+			if t == Stdin && !passed {
+				passed = true
+				close(a.passed)
+			}
+		}
+	}()
+	return a, nil
+}
+
+// Gone is closed when the daemon has gone.
+func (a *Attachment) Gone() <-chan struct{} { return a.gone }
+
+// Passed is closed when all input, and its end, has been passed on to the task.
+func (a *Attachment) Passed() <-chan struct{} { return a.passed }
+
+// Input sends input; none is its end.
+func (a *Attachment) Input(p []byte) error { return a.w.Write(Stdin, p) }
+
+// Resize sends the size of the client's terminal.
+func (a *Attachment) Resize(size WindowSize) error {
+	b, err := json.Marshal(size)
+	if err != nil {
+		return err
+	}
+	return a.w.Write(Resize, b)
+}
+
+// Interrupt ends what is being sent.
+func (a *Attachment) Interrupt() {
+	_ = a.conn.SetWriteDeadline(time.Unix(1, 0)) // of a closed connection there is none
+}
+
+// leaveTime is how long a daemon has to take the last frame.
+const leaveTime = time.Second
+
+// Close ends the attachment, not the task. With keep a task with Remove is not removed
+// for that the client has gone.
+func (a *Attachment) Close(keep bool) error {
+	var err error
+	if keep {
+		err = errors.Join(a.conn.SetWriteDeadline(time.Now().Add(leaveTime)), a.w.Write(LeaveFrame, nil))
+	}
+	return errors.Join(err, a.conn.Close())
+}
+
 func (c *Client) upgrade(ctx context.Context, path string, in any) (net.Conn, *bufio.Reader, error) {
 	for {
 		conn, br, err := c.upgradeOnce(ctx, path, in)
@@ -208,6 +279,7 @@ func (c *Client) upgradeOnce(ctx context.Context, path string, in any) (net.Conn
 	if err != nil {
 		return nil, nil, c.noDaemon(err)
 	}
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://freejail"+path, bytes.NewReader(body))
 	if err != nil {
 		conn.Close()
@@ -223,7 +295,7 @@ func (c *Client) upgradeOnce(ctx context.Context, path string, in any) (net.Conn
 	resp, err := http.ReadResponse(br, req)
 	if err != nil {
 		conn.Close()
-		return nil, nil, err
+		return nil, nil, brokenOff(err)
 	}
 	if resp.StatusCode != http.StatusSwitchingProtocols {
 		defer conn.Close()

@@ -67,6 +67,19 @@ type TaskSpec struct {
 	Stderr      string   `json:"stderr,omitempty"`
 	StopSignal  string   `json:"stop_signal,omitempty"`
 	StopTimeout Duration `json:"stop_timeout,omitempty"`
+
+	// Interactive gives the process an input that clients write to; without it the
+	// input is empty. With TTY input and outputs are a terminal of so many characters
+	// in Rows and Cols, and all output is of the stream stdout.
+	Interactive bool `json:"interactive,omitempty"`
+	TTY         bool `json:"tty,omitempty"`
+	Rows        int  `json:"rows,omitempty"`
+	Cols        int  `json:"cols,omitempty"`
+	// Attach tells that the client attaches to the task at once. The input of a task
+	// without a terminal ends with that client.
+	Attach bool `json:"attach,omitempty"`
+	// Remove has the daemon remove the task when it has ended and no client is attached.
+	Remove bool `json:"remove,omitempty"`
 }
 
 // Auth is a user of a registry. It shows as nothing where it is printed.
@@ -160,6 +173,7 @@ const (
 
 // Task is what the daemon knows of a task.
 type Task struct {
+	ID   string   `json:"id"` // that of the Spec
 	Spec TaskSpec `json:"spec"`
 	// Key names what the task has on this host: it is the ID, or where something of
 	// an earlier task with that ID was left, the ID, a dot and a number.
@@ -522,6 +536,9 @@ type Error struct {
 	Code     string    `json:"code"`
 	Message  string    `json:"message"`
 	Decision *Decision `json:"decision,omitempty"`
+	// Exit is the exit code by which shells tell of a program that was not executed: 127
+	// where there is none, 126 where it cannot be; else 0.
+	Exit int `json:"exit,omitempty"`
 }
 
 // Errorf is an error whose message is a format of ours with values of others,

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/creack/pty"
+	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
 
 	"github.com/freejail/freejail/daemon/client"
@@ -149,26 +150,41 @@ func (m *Manager) startExec(ctx context.Context, t *task, spec client.ExecSpec) 
 	if err != nil {
 		return nil, err
 	}
-	p.NoCore = !t.root.takesCore()
+	p.NoCore, p.Rows, p.Cols = !t.root.takesCore(), size.Rows, size.Cols
 	x := &execSession{m: m, jail: info.Jail, system: img.Config.OS}
 	if spec.TTY {
 		x.pid, x.master, err = m.Jails.ExecTTY(ctx, info.Jail, p)
-		if err == nil && spec.Rows > 0 && spec.Cols > 0 {
-			if err = pty.Setsize(x.master, size); err != nil {
-				x.kill()
-			}
-		}
 	} else {
 		err = x.startPiped(ctx, p)
 	}
 	if err != nil {
-		if errors.Is(err, jail.ErrNoProgram) {
-			err = client.Invalid("%v", err)
-		}
-		return nil, err
+		return nil, notExecuted(err)
 	}
 	x.exits = m.Jails.Wait(x.pid)
 	return x, nil
+}
+
+// Exit codes by which shells tell that a program was not executed.
+const (
+	cannotExecute = 126
+	noProgram     = 127
+)
+
+// notExecuted tells of a program that is not there, or cannot be executed, by the exit
+// code of that.
+func notExecuted(err error) error {
+	code := 0
+	switch {
+	case errors.Is(err, jail.ErrNoProgram):
+		code = noProgram
+	case errors.Is(err, jail.ErrNotExecutable):
+		code = cannotExecute
+	default:
+		return err
+	}
+	out := client.Errorf(client.CodeInvalid, "%v", err)
+	out.Exit = code
+	return out
 }
 
 // execUser is whom the task was started as, whatever its files say by now. A
@@ -202,7 +218,7 @@ func (m *Manager) execUser(t *task, img *image.Image, name string) (image.Creds,
 func execEnv(info client.Task, img *image.Image, spec client.ExecSpec) ([]string, error) {
 	env := map[string]string{}
 	if spec.TTY {
-		env["TERM"] = "xterm"
+		env["TERM"] = defaultTerm
 	}
 	maps.Copy(env, info.Spec.Env)
 	maps.Copy(env, spec.Env)
@@ -254,10 +270,29 @@ const maxInput = 32
 // readFrames takes what the client sends; when the client goes, so does the
 // command, whether it reads its input or not.
 func (x *execSession) readFrames(conn net.Conn, r io.Reader) {
+	defer x.kill()
+	takeFrames(conn, r, x, x.m.Log.With("jail", x.jail))
+}
+
+// frameTaker is for what a client sends on a stream.
+type frameTaker interface {
+	input(p []byte) error // nothing is the end of it; it may take its time
+	resize(p []byte) error
+	signal(name string) error
+	leave()
+}
+
+// takeFrames returns when the client has gone, whether its input was taken or not.
+func takeFrames(conn net.Conn, r io.Reader, to frameTaker, log hclog.Logger) {
 	input := make(chan []byte, maxInput)
 	defer close(input)
-	defer x.kill()
-	go x.feed(input)
+	go func() {
+		for p := range input {
+			if err := to.input(p); err != nil {
+				log.Debug("input", "error", err)
+			}
+		}
+	}()
 	for {
 		t, p, err := client.ReadFrame(r)
 		if err != nil {
@@ -269,30 +304,31 @@ func (x *execSession) readFrames(conn net.Conn, r io.Reader) {
 				return
 			}
 		case client.Resize:
-			err = x.resize(p)
+			err = to.resize(p)
 		case client.SignalFrame:
-			sig, serr := parseSignal(string(p), x.system)
-			if err = serr; err == nil {
-				err = x.m.Jails.Signal(x.jail, x.pid, sig)
-			}
+			err = to.signal(string(p))
+		case client.LeaveFrame:
+			to.leave()
 		default: // who sends it expects something that is not done here
-			x.m.Log.Warn("exec: a frame of an unknown type ends the session", "jail", x.jail, "type", t)
+			log.Warn("a frame of an unknown type ends the session", "type", t)
 			return
 		}
 		if err != nil {
-			x.m.Log.Debug("exec: a frame", "jail", x.jail, "error", err)
+			log.Debug("a frame", "error", err)
 		}
 	}
 }
 
-// feed writes input to the command until there is no more.
-func (x *execSession) feed(input <-chan []byte) {
-	for p := range input {
-		if err := x.input(p); err != nil {
-			x.m.Log.Debug("exec: input", "jail", x.jail, "error", err)
-		}
+func (x *execSession) signal(name string) error {
+	sig, err := parseSignal(name, x.system)
+	if err != nil {
+		return err
 	}
+	return x.m.Jails.Signal(x.jail, x.pid, sig)
 }
+
+// leave ends no command that goes on.
+func (x *execSession) leave() {}
 
 // lookEvery is the time between two looks for a client from which nothing is read.
 const lookEvery = 200 * time.Millisecond
@@ -334,16 +370,19 @@ func hungUp(conn net.Conn) bool {
 }
 
 // resize has no effect without a terminal.
-func (x *execSession) resize(p []byte) error {
+func (x *execSession) resize(p []byte) error { return setSize(x.master, p) }
+
+// setSize gives a terminal the size that a frame tells of.
+func setSize(master *os.File, p []byte) error {
 	var ws client.WindowSize
 	if err := strictjson.Unmarshal(p, &ws, strictjson.Rules{Bytes: 1000, Values: 10}); err != nil {
 		return err
 	}
 	size, err := winsize(ws.Rows, ws.Cols)
-	if err != nil || x.master == nil {
+	if err != nil || master == nil {
 		return err
 	}
-	return pty.Setsize(x.master, size)
+	return pty.Setsize(master, size)
 }
 
 func winsize(rows, cols int) (*pty.Winsize, error) {
@@ -354,17 +393,25 @@ func winsize(rows, cols int) (*pty.Winsize, error) {
 }
 
 func (x *execSession) input(p []byte) error {
-	w, eof := x.in, []byte(nil)
-	if x.master != nil {
-		w, eof = x.master, []byte{4} // the terminal's end-of-file character
+	switch {
+	case x.master != nil:
+		return typeIn(x.master, p)
+	case len(p) == 0:
+		return x.in.Close()
 	}
-	if len(p) == 0 && eof == nil {
-		return w.Close()
-	}
+	_, err := x.in.Write(p)
+	return err
+}
+
+// endOfFile is the character that ends a terminal's input.
+const endOfFile = 4
+
+// typeIn writes to a terminal; nothing is the end of input.
+func typeIn(master *os.File, p []byte) error {
 	if len(p) == 0 {
-		p = eof
+		p = []byte{endOfFile}
 	}
-	_, err := w.Write(p)
+	_, err := master.Write(p)
 	return err
 }
 

@@ -47,6 +47,9 @@ func (m *Manager) Logs(id, stream string) (*Log, error) {
 // until the task has ended.
 func (l *Log) Copy(ctx context.Context, w LogWriter, tail int, follow bool) error {
 	t, stream := l.t, l.stream
+	if follow {
+		defer t.attend(true)()
+	}
 	o := t.output(stream)
 	if o == nil && t.ownLog(stream) && t.state() == client.Exited {
 		o = endedOutput(t.logFile(stream))

@@ -69,6 +69,7 @@ type Jails interface {
 // Processes are those of the jails.
 type Processes interface {
 	Start(ctx context.Context, jail string, p jail.Process) (pid int, err error)
+	StartTTY(ctx context.Context, jail string, p jail.Process) (pid int, master *os.File, err error)
 	Exec(ctx context.Context, jail string, p jail.Process) (pid int, err error)
 	ExecTTY(ctx context.Context, jail string, p jail.Process) (pid int, master *os.File, err error)
 	Adopt(jail string, pid int, start string) error
@@ -147,10 +148,11 @@ type Manager struct {
 	turns    turns // of those who measure roots
 	usage    usageCache
 
-	mu    sync.Mutex
-	tasks map[string]*task // by id
-	left  map[string]*task // by key: forgotten, but not wholly swept up
-	ports []claim
+	mu     sync.Mutex
+	tasks  map[string]*task    // by id
+	inputs map[string]*os.File // by key: inherited, of tasks that were not recovered yet
+	left   map[string]*task    // by key: forgotten, but not wholly swept up
+	ports  []claim
 
 	upgrade sync.Mutex // one at a time, and none while the tasks end with the host
 	down    bool       // guarded by mu: the tasks were told to end with the host

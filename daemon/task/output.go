@@ -28,7 +28,8 @@ type output struct {
 	path string // of STREAM.log
 	half int64
 	tell func(kind, message string)
-	fifo *os.File
+	fifo *os.File // or the master of a terminal
+	tty  bool
 
 	stop, stopped chan struct{} // of the copying that runs
 	eof           bool
@@ -95,10 +96,15 @@ func (m *Manager) openOutput(t *task, stream string) error {
 	if err != nil {
 		return &fs.PathError{Op: "open", Path: fifoOf(path), Err: err}
 	}
-	o := &output{path: path, half: max(m.Config.Limits.LogSize/2, 512), number: 1,
-		fifo:    os.NewFile(uintptr(fd), fifoOf(path)),
-		readers: map[*outputReader]bool{},
-		tell:    func(kind, message string) { m.Event(t.id(), kind, stream+": "+message) }}
+	m.keepOutput(t, stream, os.NewFile(uintptr(fd), fifoOf(path)), false)
+	return nil
+}
+
+// keepOutput begins to copy what comes from a FIFO or a terminal.
+func (m *Manager) keepOutput(t *task, stream string, from *os.File, tty bool) {
+	o := &output{path: t.logFile(stream), half: max(m.Config.Limits.LogSize/2, 512), number: 1,
+		fifo: from, tty: tty, readers: map[*outputReader]bool{},
+		tell: func(kind, message string) { m.Event(t.id(), kind, stream+": "+message) }}
 	o.start()
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -106,7 +112,6 @@ func (m *Manager) openOutput(t *task, stream string) error {
 		t.outputs = map[string]*output{}
 	}
 	t.outputs[stream] = o
-	return nil
 }
 
 // reopenOutputs goes on with the outputs of a task of an earlier daemon.
@@ -207,6 +212,8 @@ func (o *output) take(fd uintptr, stop <-chan struct{}, most int64) bool {
 		case n > 0:
 			o.write((*b)[:n], stop)
 			most -= int64(n)
+		case o.tty && (err == nil || errors.Is(err, unix.EIO)):
+			return o.unopened(stop)
 		case err == nil:
 			o.eof = true
 			return true
@@ -220,6 +227,23 @@ func (o *output) take(fd uintptr, stop <-chan struct{}, most int64) bool {
 	}
 	return true
 }
+
+// unopened is for a terminal that no process has open, which one may open again until
+// what is left is taken.
+func (o *output) unopened(stop <-chan struct{}) bool {
+	if stop == nil {
+		o.eof = true
+		return true
+	}
+	select {
+	case <-stop:
+	case <-time.After(reopenTime):
+	}
+	return true
+}
+
+// reopenTime is the time between two looks for a process that opens a terminal again.
+const reopenTime = 100 * time.Millisecond
 
 // end takes what is left when the task's processes are gone, and removes the FIFO.
 // Who got hold of it nevertheless can keep neither open nor busy.

@@ -38,25 +38,9 @@ func (s *start) startProcess(ctx context.Context) error {
 			}
 		}
 	}
-	if proc.Stdin, err = os.Open(os.DevNull); err != nil {
-		return err
-	}
-	defer proc.Stdin.Close()
-	if proc.Stdout, err = m.openStream(t, "stdout"); err != nil {
-		return fmt.Errorf("stdout: %w", err)
-	}
-	// The daemon must not hold the task's end: a reader waits for the last writer.
-	defer proc.Stdout.Close()
-	if proc.Stderr, err = m.openStream(t, "stderr"); err != nil {
-		return fmt.Errorf("stderr: %w", err)
-	}
-	defer proc.Stderr.Close()
-	pid, err := m.Jails.Start(ctx, t.info.Jail, proc)
+	pid, err := s.spawn(ctx, proc)
 	if err != nil {
-		if errors.Is(err, jail.ErrNoProgram) {
-			return client.Invalid("%v", err)
-		}
-		return err
+		return notExecuted(err)
 	}
 	start, err := jail.StartTime(pid)
 	if err != nil {
@@ -66,6 +50,28 @@ func (s *start) startProcess(ctx context.Context) error {
 	t.pidStart, t.user = start, &user
 	t.mu.Unlock()
 	return t.update(func(i *client.Task) { i.PID, i.State, i.StartedAt = pid, client.Running, time.Now() })
+}
+
+// spawn runs the process with the streams, or the terminal, that the task is to have.
+func (s *start) spawn(ctx context.Context, proc jail.Process) (pid int, err error) {
+	m, t := s.m, s.t
+	if t.info.Spec.TTY {
+		return m.startInTerminal(ctx, t, proc)
+	}
+	if proc.Stdin, err = m.openInput(t); err != nil {
+		return 0, fmt.Errorf("stdin: %w", err)
+	}
+	defer proc.Stdin.Close()
+	if proc.Stdout, err = m.openStream(t, "stdout"); err != nil {
+		return 0, fmt.Errorf("stdout: %w", err)
+	}
+	// The daemon must not hold the task's end: a reader waits for the last writer.
+	defer proc.Stdout.Close()
+	if proc.Stderr, err = m.openStream(t, "stderr"); err != nil {
+		return 0, fmt.Errorf("stderr: %w", err)
+	}
+	defer proc.Stderr.Close()
+	return m.Jails.Start(ctx, t.info.Jail, proc)
 }
 
 // lookUp finds a user, or else the image's, in the files of a root.

@@ -19,6 +19,11 @@ import (
 
 // Read reads what the journals of an earlier daemon tell.
 func (m *Manager) Read(ctx context.Context) error {
+	inputs, err := inheritInputs()
+	if err != nil {
+		m.Log.Error("recovery: tasks lose their input", "error", err)
+	}
+	m.inputs = inputs
 	entries, err := os.ReadDir(m.path("tasks"))
 	if err != nil {
 		return err
@@ -75,7 +80,7 @@ func (m *Manager) Recover(ctx context.Context) error {
 		return nil
 	}
 	// Whether or not the disk is full or a mount hangs: what runs is to be looked after.
-	err = errors.Join(rerr, m.sweepStrays(ctx, alive, known), m.NFS.Reconcile(m.holders()))
+	err = errors.Join(rerr, m.dropInputs(), m.sweepStrays(ctx, alive, known), m.NFS.Reconcile(m.holders()))
 	if err != nil {
 		m.Log.Error("recovery: cleanup is incomplete; the next daemon tries again", "error", err)
 		m.Event("", "cleanup", "cleanup after earlier tasks is incomplete; the next daemon tries again: "+err.Error())
@@ -122,6 +127,7 @@ func readTask(dir string, e fs.DirEntry) (*task, error) {
 	if t == nil {
 		return nil, j.file.Close()
 	}
+	t.info.ID = t.id() // older journals have it in the spec alone
 	if t.key() != e.Name() {
 		return nil, errors.Join(fmt.Errorf("its journal is of task %q", t.key()), j.file.Close())
 	}
@@ -220,6 +226,7 @@ func (m *Manager) recoverTask(ctx context.Context, t *task, alive []jail.Info) {
 	fault("recovery", "begun")
 	if s := t.info.State; !t.destroyed && !m.otherBoot(t) && (s == client.Running || s == client.Stopping) {
 		m.reopenOutputs(t)
+		m.takeInput(t)
 	}
 	switch i := t.info; {
 	case t.gone():
@@ -239,6 +246,7 @@ func (m *Manager) recoverTask(ctx context.Context, t *task, alive []jail.Info) {
 		if len(t.undos) > 0 {
 			m.sweepUp(t)
 		}
+		m.removeIfAsked(t)
 	case m.otherBoot(t):
 		m.finish(t, t.atRestart())
 	case i.Exit != nil && (t.ended || i.Spec.Wait != "all" || !hasJail(alive, i.Jail)):
@@ -267,6 +275,7 @@ func (t *task) atRestart() client.Exit {
 }
 
 func (m *Manager) adopt(t *task, alive []jail.Info) {
+	m.removeIfAsked(t)
 	exit, err := t.info.Exit, fmt.Errorf("its jail is gone")
 	if hasJail(alive, t.info.Jail) {
 		err = nil

@@ -20,7 +20,7 @@ func (m *Manager) Start(ctx context.Context, job *works.Work, spec client.TaskSp
 	if err := m.Images.Check(spec); err != nil {
 		return nil, err
 	}
-	if err := checkMemory(spec.Limits); err != nil {
+	if err := errors.Join(checkMemory(spec.Limits), checkConsole(spec)); err != nil {
 		return nil, err
 	}
 	if err := m.boundDisk(&spec.Limits); err != nil {
@@ -44,6 +44,9 @@ func (m *Manager) Start(ctx context.Context, job *works.Work, spec client.TaskSp
 	info := t.snapshot()
 	m.syncer.add(t.journal)
 	go m.supervise(t, m.Jails.Wait(info.PID))
+	if spec.Remove {
+		go m.removeAtEnd(t)
+	}
 	m.Event(info.Spec.ID, "started", fmt.Sprintf("process %d runs in jail %s", info.PID, info.Jail))
 	return &info, nil
 }
@@ -98,7 +101,8 @@ func (m *Manager) newTask(spec client.TaskSpec, cancel context.CancelCauseFunc) 
 		return nil, fmt.Errorf("state directory: %w", err)
 	}
 	dir := m.path("tasks", key)
-	t.info = client.Task{Spec: spec, Key: key, State: client.Starting, Jail: jailOf(key), CreatedAt: time.Now()}
+	t.info = client.Task{ID: spec.ID, Spec: spec, Key: key, State: client.Starting, Jail: jailOf(key),
+		CreatedAt: time.Now()}
 	t.root = m.rootFor(spec, key)
 	if t.journal, err = openJournal(dir); err != nil {
 		return nil, errors.Join(err, os.Remove(dir))

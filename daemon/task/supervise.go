@@ -54,6 +54,7 @@ func (m *Manager) finish(t *task, e client.Exit) {
 	fault("exit", "journalled")
 	await(context.Background(), m.sweepUp(t).emptied, awayTime) // what does not die keeps its end from nobody
 	m.endOutputs(t)
+	t.closeInput()
 	m.releasePorts(t)
 	m.note(t, "end", func(i *client.Task) { i.State, i.PID, i.JID = client.Exited, 0, 0 })
 	m.Event(t.id(), "exited", exitText(e))
@@ -227,6 +228,10 @@ func (m *Manager) Destroy(ctx context.Context, id string, force bool) error {
 	if err != nil {
 		return err
 	}
+	return m.destroy(ctx, t, force)
+}
+
+func (m *Manager) destroy(ctx context.Context, t *task, force bool) error {
 	if force && m.stopStart(t) {
 		_, err := t.over(ctx)
 		return err
@@ -234,7 +239,7 @@ func (m *Manager) Destroy(ctx context.Context, id string, force bool) error {
 	if t.state() != client.Exited {
 		if !force {
 			return client.Conflict("task %s still runs: stop it first (freejail stop %s), or remove it all the same "+
-				"(freejail rm -f %s)", id, id, id)
+				"(freejail rm -f %s)", t.id(), t.id(), t.id())
 		}
 		m.deregister(ctx, t)
 		if _, err := m.kill(ctx, t); err != nil {
@@ -278,6 +283,7 @@ func (m *Manager) forget(t *task) error {
 	}
 	m.releasePorts(t)
 	m.endOutputs(t)
+	t.closeInput()
 	if err := t.journal.remove(); err != nil {
 		return err
 	}

@@ -145,7 +145,7 @@ func (m *Manager) letGo(t *task) {
 // stray is what no journal tells of: it is swept up like what is left of a task.
 func (m *Manager) stray(key string, undos ...undo) *walk {
 	t := &task{done: make(chan struct{}), destroyed: true, finished: true, undos: undos, root: localRoot{m}}
-	t.info = client.Task{Spec: client.TaskSpec{ID: key}, Key: key, Jail: jailOf(key), State: client.Exited,
+	t.info = client.Task{ID: key, Spec: client.TaskSpec{ID: key}, Key: key, Jail: jailOf(key), State: client.Exited,
 		CreatedAt: time.Now(), Exit: &client.Exit{Message: "no journal tells of it"}}
 	t.isOver()
 	m.mu.Lock()

@@ -3,6 +3,7 @@ package task
 import (
 	"cmp"
 	"context"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -36,6 +37,8 @@ type task struct {
 	once       sync.Once     // for done
 	sweeping   sweeping
 	outputs    map[string]*output
+	input      *os.File // the master of its terminal, or a pipe; nil where it has none
+	clients    clients
 }
 
 var validID = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]{0,59}$`)

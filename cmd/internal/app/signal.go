@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -36,9 +37,44 @@ func UntilSignal(more ...os.Signal) context.Context {
 		cancel(why)
 		<-got
 		<-got
+		runLast()
 		os.Exit(why.code())
 	}()
 	return ctx
+}
+
+// last is what is done where the process ends at once, as its terminal must not stay as
+// the command has set it.
+var last struct {
+	sync.Mutex
+	f func()
+}
+
+// AtExit has f called where a signal ends the process at once, until it is called with nil.
+func AtExit(f func()) {
+	last.Lock()
+	defer last.Unlock()
+	last.f = f
+}
+
+func runLast() {
+	last.Lock()
+	defer last.Unlock()
+	if last.f != nil {
+		last.f()
+	}
+}
+
+// SignalOf finds the signal that interrupted a command.
+func SignalOf(ctx context.Context) (syscall.Signal, bool) {
+	why, ok := stopOf(ctx)
+	return why.Signal, ok
+}
+
+// Die ends the process by a signal that it has caught.
+func Die(s syscall.Signal) {
+	runLast()
+	os.Exit(stopped{s}.code())
 }
 
 // stopOf finds the signal that ended a context.
