@@ -19,7 +19,8 @@ type condition struct {
 	by             string // whose entry stands for it, in words
 	health, output string
 
-	toldFailing bool // the owner was told, then
+	failing     time.Time // since then; zero while it is well
+	toldFailing bool      // the owner was told, then
 	toldAt      time.Time
 }
 
@@ -126,7 +127,8 @@ func standIns(want map[string]Service, have map[string]*api.AgentService) map[st
 		}
 		at := place{s.Alloc, s.Bound, s.Protocol, s.Port}
 		if other, taken := first[at]; taken && want[other].Meta[metaTask] != s.Meta[metaTask] {
-			out[id] = standIn{other, fmt.Sprintf("the service %s of task %s", want[other].Name, want[other].Meta[metaTask])}
+			o := want[other]
+			out[id] = standIn{other, fmt.Sprintf("the service %s of task %s", o.Name, o.Meta[metaTask])}
 		} else if !taken {
 			first[at] = id
 		}

@@ -144,28 +144,31 @@ func TestNomadIsWaitedFor(t *testing.T) {
 	}
 }
 
-// Owners are told of a check that fails and passes again, and not too often.
+// Owners are told of a check that goes on failing, and when it passes again, and not too often.
 func TestChecksAreTold(t *testing.T) {
+	is, now := &condition{}, time.Now()
+	for i, step := range []struct {
+		after  time.Duration
+		health string
+		want   string
+	}{{0, Starting, ""}, {0, Unhealthy, ""}, {time.Second, Healthy, ""}, {0, Unhealthy, ""}, {tellAfter, Unhealthy, failing},
+		{tellAfter, Unhealthy, ""}, {0, Unknown, ""}, {0, Healthy, passing}, {0, Healthy, ""}, {0, Warning, ""},
+		{tellAfter, Warning, ""}, {tellEvery, Warning, failing}, {0, "", passing}} {
+		now = now.Add(step.after)
+		is.health = step.health
+		if got := is.news(now); got != step.want {
+			t.Errorf("step %d, %s: told %q, want %q", i, step.health, got, step.want)
+		}
+	}
 	e := &told{}
-	c := &Catalog{state: map[string]*condition{}, event: e.add}
+	c := &Catalog{state: map[string]*condition{"id": {failing: time.Now().Add(-tellAfter)}}, event: e.add}
 	s := service(1)[0]
 	s.Meta[metaTask] = "one"
-	later := func() { c.state["id"].toldAt = time.Now().Add(-tellEvery) }
-	for _, step := range []struct {
-		health string
-		later  bool
-		want   string
-	}{{Starting, false, ""}, {Healthy, false, ""}, {Unhealthy, false, "one: the check of port http fails: no"},
-		{Healthy, false, ""}, {Unhealthy, false, ""}, {Healthy, true, "one: the check of port http passes again"},
-		{Starting, true, ""}, {Warning, true, "one: the check of port http fails: no"}} {
-		if step.later {
-			later()
-		}
-		e.list = nil
-		c.noteHealth("id", s, step.health, "no")
-		if got := strings.Join(e.list, "; "); got != step.want {
-			t.Errorf("%s: told %q, want %q", step.health, got, step.want)
-		}
+	c.noteHealth("id", s, Unhealthy, "no")
+	c.noteHealth("id", s, Healthy, "")
+	want := "one: the check of port http fails: no; one: the check of port http passes again"
+	if got := strings.Join(e.list, "; "); got != want {
+		t.Errorf("told %q", got)
 	}
 	checks := []*api.AgentCheck{{Status: "passing", Output: "well"}, {Status: "critical", Output: "HTTP 500\n\x1b[2Jx\n"}}
 	if is, output := worst(checks); is != Unhealthy || strings.ContainsAny(output, "\n\x1b") || !strings.HasPrefix(output, "HTTP 500") {

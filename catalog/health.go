@@ -25,9 +25,12 @@ var severity = map[string]int{Healthy: 1, Starting: 2, Warning: 3, Unhealthy: 4}
 // maxOutput is how much of a check's output is kept, in bytes.
 const maxOutput = 200
 
-// tellEvery is how often the owner of a task is told at most that a check has changed: of a task
-// Nomad keeps ten events.
-const tellEvery = 30 * time.Second
+// The owner of a task is told of a check that has failed for some time, as it may while a program
+// starts, and not often: of a task Nomad keeps ten events.
+const (
+	tellAfter = 5 * time.Second
+	tellEvery = 30 * time.Second
+)
 
 // lookAtChecks keeps what the checks of services say, and tells their owners.
 func (c *Catalog) lookAtChecks(ctx context.Context, want map[string]Service, instead map[string]standIn) error {
@@ -79,17 +82,41 @@ func (c *Catalog) noteHealth(id string, s Service, health, output string) {
 	c.mu.Lock()
 	is := c.condition(id)
 	is.health, is.output = health, output
-	failing := health == Unhealthy || health == Warning
-	tell := failing != is.toldFailing && health != Starting && time.Since(is.toldAt) >= tellEvery
-	if tell {
-		is.toldFailing, is.toldAt = failing, time.Now()
-	}
+	news := is.news(time.Now())
 	c.mu.Unlock()
-	switch {
-	case !tell:
+	switch news {
 	case failing:
 		c.event(s.Meta[metaTask], fmt.Sprintf("the check of port %s fails: %s", s.PortName, output))
-	default:
+	case passing:
 		c.event(s.Meta[metaTask], fmt.Sprintf("the check of port %s passes again", s.PortName))
 	}
+}
+
+// News of a check for a task's owner.
+const (
+	failing = "failing"
+	passing = "passing"
+)
+
+// news is what its owner is to be told now, if anything.
+func (is *condition) news(now time.Time) string {
+	switch is.health {
+	case Starting, Unknown:
+		return ""
+	case Unhealthy, Warning:
+		if is.failing.IsZero() {
+			is.failing = now
+		}
+		if is.toldFailing || now.Sub(is.failing) < tellAfter || now.Sub(is.toldAt) < tellEvery {
+			return ""
+		}
+		is.toldFailing, is.toldAt = true, now
+		return failing
+	}
+	is.failing = time.Time{}
+	if !is.toldFailing {
+		return ""
+	}
+	is.toldFailing, is.toldAt = false, now
+	return passing
 }

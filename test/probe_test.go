@@ -94,7 +94,12 @@ func serve() int {
 		fmt.Println("request", r.URL.Path)
 		fmt.Fprintln(w, os.Getenv("GREETING"), "from process", os.Getpid())
 	})
-	http.HandleFunc("/health", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "fine") })
+	http.HandleFunc("/health", func(w http.ResponseWriter, _ *http.Request) {
+		if os.Getenv("HEALTH") != "" {
+			w.WriteHeader(http.StatusInternalServerError)
+		}
+		fmt.Fprintln(w, "fine")
+	})
 	go func() {
 		if err := http.ListenAndServe(addr, nil); err != nil {
 			fmt.Fprintln(os.Stderr, err)

@@ -31,14 +31,9 @@ func newService(t *testing.T) *service {
 		t.Skip("a daemon of this host's own has the pidfile")
 	}
 	s := &service{dir: tempDir(t)}
-	for _, up := range []string{"..", "../.."} { // the bundle has it elsewhere
-		if p, err := filepath.Abs(filepath.Join(up, "example", "rc.d", "freejail")); err == nil && exists(p) {
-			s.script = p
-		}
-	}
-	if s.script == "" {
-		t.Skip("the script is not here")
-	}
+	var err error
+	s.script, err = filepath.Abs(example(t, "rc.d/freejail"))
+	check(t, err)
 	bin, err := os.ReadFile(program(t, "FREEJAIL_BIN"))
 	check(t, err)
 	check(t, os.WriteFile(s.path("freejail"), bin, 0o755))
@@ -59,11 +54,6 @@ func newService(t *testing.T) *service {
 		}
 	})
 	return s
-}
-
-func exists(p string) bool {
-	_, err := os.Stat(p)
-	return err == nil
 }
 
 func (s *service) path(name string) string { return filepath.Join(s.dir, name) }

@@ -58,6 +58,9 @@ var parts = []struct {
 	run  func(*testing.T, *cluster)
 }{
 	{"serves and is found in Consul", servesAndIsFound},
+	{"first job", firstJobs},
+	{"ports of a job", portsAreSaid},
+	{"deployments", deployments},
 	{"exit codes", exitCodes},
 	{"environment", environment},
 	{"user", user},
