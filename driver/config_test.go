@@ -21,7 +21,7 @@ func TestKeysAreDocumented(t *testing.T) {
 	}
 	for _, block := range []reflect.Type{reflect.TypeFor[Config](), reflect.TypeFor[TaskConfig](),
 		reflect.TypeFor[mountConfig](),
-		reflect.TypeFor[serviceConfig](), reflect.TypeFor[authConfig]()} {
+		reflect.TypeFor[dnsConfig](), reflect.TypeFor[serviceConfig](), reflect.TypeFor[authConfig]()} {
 		for _, f := range reflect.VisibleFields(block) {
 			if name := f.Tag.Get("codec"); name == "" || !strings.Contains(string(page), name) {
 				t.Errorf("docs/nomad.md has no key %q", name)

@@ -63,6 +63,7 @@ var parts = []struct {
 	{"deployments", deployments},
 	{"exit codes", exitCodes},
 	{"environment", environment},
+	{"names of hosts", names},
 	{"user", user},
 	{"template and secrets", templateAndSecrets},
 	{"exec", execs},
@@ -176,6 +177,26 @@ func environment(t *testing.T, c *cluster) {
 	if strings.Contains(text, c.dir) || strings.Contains(text, "FREEJAIL_BIN") {
 		t.Errorf("the host's environment is in the jail: %s", text)
 	}
+}
+
+func names(t *testing.T, c *cluster) {
+	j, task := job("names", "cat", "/etc/resolv.conf", "/etc/hosts")
+	j.TaskGroups[0].Networks = []*nomad.NetworkResource{{DNS: &nomad.DNSConfig{Servers: []string{"192.0.2.53"},
+		Searches: []string{"a.example"}, Options: []string{"ndots:2"}}}}
+	task.Config["hostname"], task.Config["extra_hosts"] = "web.example.com", []string{"db:192.0.2.7"}
+	c.run(t, batch(j))
+	text := c.awaitLog(t, c.one(t, j, "complete"), "web.example.com")
+	for _, want := range []string{"search a.example", "nameserver 192.0.2.53", "options ndots:2", "192.0.2.7\tdb",
+		"127.0.0.1\tweb.example.com web"} {
+		if !strings.Contains(text, "\n"+want+"\n") {
+			t.Errorf("%q is not in %s", want, text)
+		}
+	}
+	both, task := job("both-dns", "cat")
+	both.TaskGroups[0].Networks = j.TaskGroups[0].Networks
+	task.Config["dns"] = []map[string]any{{"servers": []string{"192.0.2.54"}}}
+	c.run(t, batch(both))
+	wantMessage(t, c.one(t, both, "failed"), "Driver Failure", "remove one")
 }
 
 func user(t *testing.T, c *cluster) {
