@@ -29,6 +29,7 @@ type checker struct {
 	found  *image.Findings
 	where  string
 	seed   maphash.Seed // of the names of a layer, of which only hashes are kept
+	left   int64        // bytes that the image may still unpack to
 }
 
 // Check names what is wrong with an image beyond what layout.Examine does:
@@ -36,7 +37,8 @@ type checker struct {
 // user, a program or directories that are not in it; and it notes what a host
 // would treat with care. The error is for what could not be read at all.
 func Check(ctx context.Context, l *layout.Layout, img *image.Image, where string, found *image.Findings) error {
-	c := &checker{ctx: ctx, layout: l, img: img, view: newView(), found: found, where: where, seed: maphash.MakeSeed()}
+	c := &checker{ctx: ctx, layout: l, img: img, view: newView(), found: found, where: where, seed: maphash.MakeSeed(),
+		left: l.Limits().ImageBytes}
 	for i := range img.Layers {
 		if err := c.layer(i); err != nil {
 			return fmt.Errorf("layer %d: %w", i+1, err)
@@ -58,12 +60,13 @@ func (c *checker) at(where string) string {
 }
 
 func (c *checker) layer(i int) (err error) {
+	where := fmt.Sprintf("layer %d", i+1)
 	r, err := unpack.OpenLayer(c.ctx, c.layout, c.img.Layers[i])
 	if err != nil {
-		return err
+		c.fault("layer-malformed", where, "%v", err)
+		return c.ctx.Err()
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
-	where := fmt.Sprintf("layer %d", i+1)
 	sum := sha256.New()
 	all := io.TeeReader(r, sum)
 	c.view.next()
@@ -84,6 +87,9 @@ func (c *checker) layer(i int) (err error) {
 func (c *checker) entries(where string, r io.Reader) bool {
 	tr := tar.NewReader(r)
 	seen := map[uint64]byte{}
+	left := min(c.left, c.layout.Limits().LayerBytes)
+	c.left -= left
+	defer func() { c.left += left }()
 	for {
 		h, err := tr.Next()
 		if errors.Is(err, io.EOF) {
@@ -97,6 +103,11 @@ func (c *checker) entries(where string, r io.Reader) bool {
 		if err := c.view.applyEntry(h, tr); err != nil {
 			c.fault("layer-entry", where, "entry %q: %v", h.Name, err)
 			continue
+		}
+		if left -= max(h.Size, 0); left < 0 { // sparse files are larger than what the layer has of them
+			c.fault("layer-malformed", where,
+				"the files unpack to more than the limit (limits { layer_size, image_size })")
+			return false
 		}
 		c.notes(where, h, seen)
 	}

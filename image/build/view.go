@@ -53,7 +53,7 @@ type node struct {
 
 const (
 	maxEntries = 1_000_000
-	maxDepth   = 250 // the unpacker takes 256
+	maxDepth   = 256 // as the unpacker has it
 	maxLinks   = 40
 	maxText    = 4 << 20
 	maxTexts   = 64 << 20
@@ -115,7 +115,7 @@ func (v *view) walk(p string, last bool) (at string, n *node, missing []string, 
 			todo = append(components(child.link), todo...)
 			continue
 		}
-		if len(nodes) > maxDepth {
+		if child.kind == tar.TypeDir && len(nodes) > maxDepth {
 			return "", nil, nil, fmt.Errorf("/%s: directories are more than %d deep", path.Join(names...), maxDepth)
 		}
 		names, nodes = append(names, name), append(nodes, child)
@@ -176,7 +176,11 @@ func (v *view) put(at string, n *node) error {
 		return err
 	}
 	names := components(at)
-	if len(names) > maxDepth {
+	dirs := len(names)
+	if n.kind != tar.TypeDir {
+		dirs--
+	}
+	if dirs > maxDepth {
 		return fmt.Errorf("/%s: directories are more than %d deep", at, maxDepth)
 	}
 	if i := slices.IndexFunc(names, func(s string) bool { return len(s) > maxName }); i >= 0 {

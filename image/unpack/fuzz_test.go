@@ -15,6 +15,7 @@ import (
 	"github.com/freejail/freejail/image/blob"
 	"github.com/freejail/freejail/image/layout"
 	"github.com/freejail/freejail/internal/remove"
+	"github.com/freejail/freejail/internal/testoci"
 )
 
 // Whatever an archive says, what is beside the root stays as it was, and the
@@ -30,8 +31,8 @@ func FuzzApplyTar(f *testing.F) {
 		f.Add(layerOf(f, items...), true)
 		f.Add(layerOf(f, items...), false)
 	}
-	for _, a := range attacks() {
-		for _, items := range a.layers {
+	for _, a := range testoci.Attacks() {
+		for _, items := range a.Layers {
 			f.Add(layerOf(f, items...), true)
 		}
 	}

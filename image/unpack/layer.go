@@ -82,7 +82,7 @@ func (a *applier) entry(h *tar.Header, r io.Reader) error {
 
 func (a *applier) whiteout(e Entry) error {
 	f, err := a.tree.open(e.Dir, false)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errNotDir) {
 		return nil // there is nothing to hide
 	}
 	if err != nil {

@@ -209,4 +209,7 @@ type openLayer struct {
 	z, f io.Closer
 }
 
-func (o *openLayer) Close() error { return errors.Join(o.z.Close(), o.f.Close()) }
+func (o *openLayer) Close() error {
+	_ = o.z.Close() // Read has told what is wrong with the stream
+	return o.f.Close()
+}
