@@ -9,6 +9,7 @@ replace (
 )
 
 require (
+	github.com/agext/levenshtein v1.2.3
 	github.com/creack/pty v1.1.18
 	github.com/cyphar/filepath-securejoin v0.2.4
 	github.com/docker/go-units v0.5.0
@@ -48,7 +49,6 @@ require (
 )
 
 require (
-	github.com/agext/levenshtein v1.2.3 // indirect
 	github.com/apparentlymart/go-textseg/v13 v13.0.0 // indirect
 	github.com/armon/go-metrics v0.4.1 // indirect
 	github.com/fatih/color v1.15.0 // indirect

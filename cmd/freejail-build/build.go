@@ -95,6 +95,7 @@ The digest of the image is printed to standard output.`
 		"a mounted ZFS dataset for RUN: each step is a clone of the step before it")
 	c.Flags().StringVar(&f.policy, "policy", "",
 		"a file with permit and deny blocks for RUN --allow and --sysvipc (default: nothing permitted)")
+	unknownFlag(c, &f.UnknownParameters)
 	f.cacheFlags.add(c)
 	f.remoteFlags.add(c)
 	return c
@@ -118,6 +119,7 @@ func (a *commands) build(ctx context.Context, f *buildFlags, dir string) (err er
 	if o.Permit, err = permits(f.policy); err != nil {
 		return err
 	}
+	o.Inputs = f.inputs()
 	if o.Args, err = buildArgs(f.args); err != nil {
 		return err
 	}
@@ -146,6 +148,23 @@ func format(name string) (string, error) {
 		return build.FormatContainerfile, nil
 	}
 	return "", app.Usagef("--format %s: expected jailfile, containerfile, dockerfile or bastille", name)
+}
+
+// inputs are the files that the flags name.
+func (f *buildFlags) inputs() (out []string) {
+	for _, text := range f.secrets {
+		for word := range strings.SplitSeq(text, ",") {
+			if key, file, _ := strings.Cut(word, "="); key == "src" || key == "source" {
+				out = append(out, file)
+			}
+		}
+	}
+	for _, file := range []string{f.policy, f.authFile, f.caFile} {
+		if file != "" {
+			out = append(out, file)
+		}
+	}
+	return out
 }
 
 func buildArgs(list []string) (map[string]string, error) {

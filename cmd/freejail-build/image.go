@@ -30,8 +30,9 @@ or one of
 // imageFlags say where images are that a command looks at, and which ones.
 type imageFlags struct {
 	remoteFlags
-	target ocispec.Platform
-	app    *commands
+	target  ocispec.Platform
+	unknown []string // parameters of jails that need not be known
+	app     *commands
 }
 
 // imageCommand returns a command that looks at n images. More is help beside what

@@ -4,16 +4,15 @@ package main
 
 import (
 	"context"
-	"errors"
 	"io"
 	"os"
-	"strings"
 	"syscall"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 
 	"github.com/freejail/freejail/cmd/internal/app"
+	"github.com/freejail/freejail/image"
 )
 
 // version is set by the linker.
@@ -40,12 +39,14 @@ func (a *commands) root() *cobra.Command {
 
 // platformFlag adds --platform; without it p stays as it is.
 func platformFlag(c *cobra.Command, p *ocispec.Platform, usage string) {
-	c.Flags().Func("platform", usage, func(text string) error {
-		list := strings.Split(text, "/")
-		if len(list) != 2 || list[0] == "" || list[1] == "" {
-			return errors.New("expected OS/ARCHITECTURE, such as freebsd/arm64")
-		}
-		p.OS, p.Architecture = list[0], list[1]
-		return nil
+	c.Flags().Func("platform", usage, func(text string) (err error) {
+		*p, err = image.ParsePlatform(text)
+		return err
 	})
+}
+
+// unknownFlag adds the way around a check of names, which only a build has.
+func unknownFlag(c *cobra.Command, list *[]string) {
+	c.Flags().StringArrayVar(list, "unknown-parameter", nil,
+		"accept this `NAME` of a jail permission or parameter, which newer kernels or modules have; repeatable")
 }

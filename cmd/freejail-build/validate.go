@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -28,8 +29,10 @@ warning or note, a code, where it is, and what it is. With an error the exit cod
 is 1.`
 
 func (a *commands) validateCmd() *cobra.Command {
+	var unknown []string
 	c := a.imageCommand("validate IMAGE", "report every error in an image", validateHelp, 1,
 		func(ctx context.Context, f *imageFlags, args []string) error {
+			f.unknown = unknown
 			found, err := f.validate(ctx, args[0])
 			if err != nil {
 				return err
@@ -40,6 +43,7 @@ func (a *commands) validateCmd() *cobra.Command {
 			}
 			return err
 		})
+	unknownFlag(c, &unknown)
 	a.JSONFlag(c.Flags())
 	return c
 }
@@ -82,14 +86,14 @@ func (f *imageFlags) validate(ctx context.Context, arg string) (found *image.Fin
 	}
 	defer func() { err = errors.Join(err, e.Close()) }()
 	for _, img := range e.Images {
-		if err := checkImage(ctx, e, img); err != nil {
+		if err := f.checkImage(ctx, e, img); err != nil {
 			return nil, err
 		}
 	}
 	return &e.Findings, nil
 }
 
-func checkImage(ctx context.Context, e *layout.Examination, img *image.Image) error {
+func (f *imageFlags) checkImage(ctx context.Context, e *layout.Examination, img *image.Image) error {
 	where := "" // of a single image that needs not be told
 	if len(e.Images) > 1 {
 		where = fmt.Sprintf("image %.19s (%s/%s)", img.Digest, img.Config.OS, img.Config.Architecture)
@@ -97,13 +101,17 @@ func checkImage(ctx context.Context, e *layout.Examination, img *image.Image) er
 	if err := build.Check(ctx, e.Layout, img, where, &e.Findings); err != nil {
 		return err
 	}
-	at := func(place string) string {
+	at := func(what string) string {
 		if where != "" {
-			return where + ", " + place
+			return where + ", " + what
 		}
-		return place
+		return what
 	}
 	in := func(field string) string { return at("manifest: " + field) }
+	if err := image.CheckPlatform(img.Config.Platform); err != nil && img.Config.Architecture != "" {
+		e.Add(image.Error, "platform", at("config"), "%v", err)
+	}
+	f.checkNames(img.Manifest.Requires, e, in)
 	for i, text := range img.Manifest.Requires.Devfs {
 		if _, err := devfs.ParseRule(text); err != nil {
 			e.Add(image.Error, "devfs-rule", in(fmt.Sprintf("requires.devfs[%d]", i)), "%v", err)
@@ -123,4 +131,18 @@ func checkImage(ctx context.Context, e *layout.Examination, img *image.Image) er
 			"this version does not offer a network stack of the jail's own: no task of the image would start")
 	}
 	return nil
+}
+
+// checkNames finds permissions and parameters that are probably misspelt.
+func (f *imageFlags) checkNames(r image.Requires, e *layout.Examination, in func(field string) string) {
+	for i, name := range r.Allow {
+		if err := image.CheckPermission(name); err != nil && !slices.Contains(f.unknown, name) {
+			e.Add(image.Error, "unknown-parameter", in(fmt.Sprintf("requires.allow[%d]", i)), "%v", err)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.Jail)) {
+		if err := image.CheckJailParameter(name); err != nil && !slices.Contains(f.unknown, name) {
+			e.Add(image.Error, "unknown-parameter", in("requires.jail"), "%v", err)
+		}
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path"
 	"path/filepath"
 	"regexp"
@@ -76,6 +77,11 @@ func (b *builder) addSet(ctx context.Context, p *planner, s Set) error {
 	}
 	if err != nil {
 		return err
+	}
+	if fi, err := os.Stat(abs); err == nil {
+		if err := b.spare(s.File, fi); err != nil {
+			return err
+		}
 	}
 	rel := strings.TrimPrefix(filepath.ToSlash(abs), "/")
 	if s.Digest != "" {

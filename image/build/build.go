@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -57,6 +58,8 @@ type Options struct {
 	// Output is where the image goes: an oci-archive, or, where it ends in a
 	// slash or is a directory, an OCI layout, for which it must be empty.
 	Output string
+	// Inputs are files that other options were read from, which Output must not replace.
+	Inputs []string
 	// Store keeps the image under its name and is where FROM looks for names.
 	// Without one, FROM takes archives and layout directories.
 	Store *layout.Store
@@ -72,6 +75,9 @@ type Options struct {
 	// Permit decides whether a RUN may have the jail parameters that its options
 	// ask for; the error says why not. nil: it may have none.
 	Permit func(params map[string]string) error
+	// UnknownParameters are accepted although this program does not know them: those of
+	// newer kernels, and of modules. Permissions are without "allow.".
+	UnknownParameters []string
 	// Pull gets an image that FROM or --from names and that is neither a path
 	// nor in the store; nil: there is no other place to look. The image must be
 	// in the store when it returns: Store, or the one it is given.
@@ -119,18 +125,20 @@ type builder struct {
 	dir     string // for what is worked on; private, removed at the end
 	epoch   time.Time
 	context *os.Root
-	recipe  string // the path of the file that is built
-	names   bool   // what does not look like a path is an image's name, as in a Containerfile
-	ignore  *ignorer
-	store   *layout.Store
-	cache   *cache   // nil without
-	pool    *pool    // nil without ZFS
-	temp    []string // names in the store that are the build's own
-	runner  Runner
-	network string
-	built   map[*stage]*work
-	hashes  *hashes // of the context's files
-	seen    *looks  // at the context
+	// standing is what the output would replace; nil is nothing.
+	standing fs.FileInfo
+	recipe   string // the path of the file that is built
+	names    bool   // what does not look like a path is an image's name, as in a Containerfile
+	ignore   *ignorer
+	store    *layout.Store
+	cache    *cache   // nil without
+	pool     *pool    // nil without ZFS
+	temp     []string // names in the store that are the build's own
+	runner   Runner
+	network  string
+	built    map[*stage]*work
+	hashes   *hashes // of the context's files
+	seen     *looks  // at the context
 	// includes reads what the recipe includes.
 	includes *includer
 	// anywhere: the files were named by whoever builds, and are no context's.
@@ -155,11 +163,15 @@ func Build(ctx context.Context, o Options) (_ *image.Image, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := b.spareContext(); err != nil {
+		return nil, err
+	}
 	if b.ignore, err = b.readIgnore(ctx, file.container, b.outputInContext()...); err != nil {
 		return nil, fmt.Errorf("context: %w", err)
 	}
 	b.names = file.container
-	p := &planner{file: file, platform: o.Platform, given: o.Args, goal: o.Target, secrets: o.Secrets, permit: o.Permit}
+	p := &planner{file: file, platform: o.Platform, given: o.Args, goal: o.Target, secrets: o.Secrets, permit: o.Permit,
+		accepted: o.UnknownParameters}
 	p.follow = b.includes.follow
 	p.base = func(ref string, wanted ocispec.Platform) (*image.Image, error) { return b.from(ctx, ref, wanted) }
 	if err := p.plan(ctx); err != nil {
@@ -214,6 +226,9 @@ func (b *builder) open(ctx context.Context) (err error) {
 	// With the dot it is a directory, or an error: a FIFO would make us wait.
 	if b.context, err = os.OpenRoot(b.opts.Context + "/."); err != nil {
 		return fmt.Errorf("context: %w", err)
+	}
+	if err = b.lookAtOutput(); err != nil {
+		return err
 	}
 	b.hashes = newHashes(b.context, b.cache, b.opts.Context)
 	if b.store = b.opts.Store; b.store == nil {

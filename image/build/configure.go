@@ -117,6 +117,9 @@ func ipcOf(r *image.Requires, name string) *string {
 func (p *planner) allowed(in Instruction, name string, on bool) error {
 	r, name := &p.manifest.Requires, strings.TrimPrefix(name, "allow.")
 	has := slices.Contains(r.Allow, name)
+	if err := p.mayAskFor("allow." + name); err != nil {
+		return err
+	}
 	switch {
 	case on && !has:
 		r.Allow = append(slices.Clip(r.Allow), name)
@@ -157,6 +160,9 @@ func (p *planner) parameter(name, value string, on bool) error {
 	}
 	if value == "" && on {
 		value = "true"
+	}
+	if err := p.mayAskFor(name); err != nil {
+		return err
 	}
 	m := cloned(p.manifest.Requires.Jail)
 	m[name] = value

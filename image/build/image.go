@@ -51,6 +51,11 @@ func (b *builder) from(ctx context.Context, ref string, wanted ocispec.Platform)
 	if err == nil {
 		defer func() { err = errors.Join(err, in.Close()) }()
 	}
+	if err == nil {
+		if err := b.spare(file, in.Info()); err != nil {
+			return nil, err
+		}
+	}
 	if isPath && err != nil {
 		return nil, err
 	}

@@ -28,6 +28,8 @@ type planner struct {
 	given   map[string]string                    // --build-arg
 	secrets map[string]Secret                    // --secret
 	permit  func(params map[string]string) error // decides what RUN may have; nil: nothing
+	// accepted are parameters of jails that this program need not know
+	accepted []string
 
 	// follow reads what an INCLUDE names; nil: there is no context.
 	follow func(in Instruction, name string) (*File, error)

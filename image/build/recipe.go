@@ -117,11 +117,9 @@ func (b *builder) openRecipe(ctx context.Context, name string) (io.ReadCloser, e
 		return stdin(ctx)
 	}
 	if at, ok := b.inContext(name); ok {
-		f, _, err := b.openFile(at)
-		return f, err
+		return b.spared(name)(b.openFile(at))
 	}
-	f, _, err := regular.Open(name)
-	return f, err
+	return b.spared(name)(regular.Open(name))
 }
 
 // stdin reads all of the standard input; what never ends does not keep a build

@@ -99,11 +99,23 @@ func (p *planner) allow(in Instruction) error {
 	list, err := words(in.Text, p.lookup)
 	for _, name := range list {
 		name = strings.TrimPrefix(name, "allow.")
+		err = errors.Join(err, p.mayAskFor("allow."+name))
 		if !slices.Contains(p.manifest.Requires.Allow, name) {
 			p.manifest.Requires.Allow = append(slices.Clip(p.manifest.Requires.Allow), name)
 		}
 	}
 	return err
+}
+
+// mayAskFor refuses a jail parameter that no kernel is known to have, most often as it is
+// misspelt.
+func (p *planner) mayAskFor(name string) error {
+	err := image.CheckJailParameter(name)
+	name = strings.TrimPrefix(name, "allow.")
+	if err == nil || !parameterName.MatchString(name) || slices.Contains(p.accepted, name) {
+		return nil
+	}
+	return fmt.Errorf("%w; if a newer kernel or a module has it: --unknown-parameter %s", err, name)
 }
 
 // ownVerb is the instruction that is for a jail parameter; empty: there is
@@ -129,6 +141,9 @@ func (p *planner) jail(in Instruction) error {
 			return fmt.Errorf("%s: use %s", kv[0], own)
 		case taken:
 			return fmt.Errorf("%s is set by freejail itself", kv[0])
+		}
+		if err := p.mayAskFor(kv[0]); err != nil {
+			return err
 		}
 		m[kv[0]] = kv[1]
 	}

@@ -28,7 +28,7 @@ func (p *planner) runFlags(in Instruction, s *runStep) error {
 		case "mount":
 			err = p.secretFlag(s, value)
 		case "allow":
-			err = s.allow(value)
+			err = p.allowRun(s, value)
 		case "sysvipc":
 			err = s.sysvipc(value)
 		}
@@ -72,12 +72,15 @@ func (p *planner) secretFlag(s *runStep, value string) error {
 	return nil
 }
 
-// allow asks for jail(8)'s allow parameters.
-func (s *runStep) allow(list string) error {
+// allowRun asks for jail(8)'s allow parameters.
+func (p *planner) allowRun(s *runStep, list string) error {
 	for name := range strings.SplitSeq(list, ",") {
 		name = strings.TrimPrefix(name, "allow.")
 		if !parameterName.MatchString(name) {
 			return fmt.Errorf("%q is not a valid parameter name", name)
+		}
+		if err := p.mayAskFor("allow." + name); err != nil {
+			return err
 		}
 		s.param("allow."+name, "true")
 	}

@@ -220,21 +220,11 @@ func (p *planner) newStage(in Instruction) (*stage, error) {
 		if text == "" && in.container {
 			continue // of a variable
 		}
-		if s.platform, err = readPlatform(text); err != nil {
-			return s, fmt.Errorf("--platform=%s: %w", text, err)
+		if s.platform, err = image.ParsePlatform(text); err != nil {
+			return s, fmt.Errorf("--platform: %w", err)
 		}
 	}
 	return s, nil
-}
-
-func readPlatform(text string) (out ocispec.Platform, err error) {
-	var ok bool
-	out.OS, out.Architecture, ok = strings.Cut(text, "/")
-	out.Architecture, out.Variant, _ = strings.Cut(out.Architecture, "/")
-	if !ok || out.OS == "" || out.Architecture == "" {
-		err = errors.New("want OS/ARCHITECTURE, such as freebsd/arm64")
-	}
-	return out, err
 }
 
 // globalLookup is for FROM, which knows the ARGs before the first of them.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"time"
 
@@ -70,6 +71,9 @@ func (c *Client) Copy(ctx context.Context, from, to Location, o CopyOptions) (do
 			err = &Error{"copy", from.String() + " to " + to.String(), err}
 		}
 	}()
+	if err := sameArchive(from, to); err != nil {
+		return done, err
+	}
 	src, name, err := c.source(ctx, from, o.Limits)
 	if err != nil {
 		return done, err
@@ -112,6 +116,19 @@ func (c *Client) Copy(ctx context.Context, from, to Location, o CopyOptions) (do
 	}
 	done.Attached = j.count
 	return done, dst.finish(ctx, err)
+}
+
+// sameArchive refuses to replace an archive by a part of itself.
+func sameArchive(from, to Location) error {
+	if from.Kind == Remote || to.Kind != Archive {
+		return nil
+	}
+	a, err1 := os.Stat(from.Path)
+	b, err2 := os.Stat(to.Path)
+	if err1 == nil && err2 == nil && os.SameFile(a, b) {
+		return fmt.Errorf("%s is the source itself, and would be replaced: give another file", to.Path)
+	}
+	return nil
 }
 
 // targetName is the name at the destination, if that says none. name is what the source calls it.
