@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -168,7 +167,7 @@ func (c *cluster) taskLog(t *testing.T, a *nomad.Allocation, task string) string
 // deployments are judged by the service block of the job, as example/jobs/deployment.nomad.hcl has
 // it: beside it freejail registers nothing for the port.
 func deployments(t *testing.T, c *cluster) {
-	text, err := os.ReadFile(example(t, "jobs/deployment.nomad.hcl"))
+	text, err := os.ReadFile(shipped(t, "example/jobs/deployment.nomad.hcl"))
 	check(t, err)
 	c.imports(t, "web", testimage.Spec{Cmd: []string{"probe", "serve"},
 		Manifest: strings.ReplaceAll(manifest, `"name":"probe"`, `"name":"web"`)})
@@ -203,23 +202,6 @@ func deployments(t *testing.T, c *cluster) {
 			t.Errorf("no event has %q: %q", want, all)
 		}
 	}
-}
-
-// example is a file of example; the bundle has it elsewhere.
-func example(t *testing.T, name string) string {
-	t.Helper()
-	for _, up := range []string{"..", "../.."} {
-		if p := filepath.Join(up, "example", filepath.FromSlash(name)); exists(p) {
-			return p
-		}
-	}
-	t.Skip("the examples are not here")
-	return ""
-}
-
-func exists(p string) bool {
-	_, err := os.Stat(p)
-	return err == nil
 }
 
 func (c *cluster) awaitDeployment(t *testing.T, job, want string) {

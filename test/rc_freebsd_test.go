@@ -30,10 +30,7 @@ func newService(t *testing.T) *service {
 	if _, err := os.Stat(pidfile); err == nil {
 		t.Skip("a daemon of this host's own has the pidfile")
 	}
-	s := &service{dir: tempDir(t)}
-	var err error
-	s.script, err = filepath.Abs(example(t, "rc.d/freejail"))
-	check(t, err)
+	s := &service{dir: tempDir(t), script: shipped(t, "example/rc.d/freejail")}
 	bin, err := os.ReadFile(program(t, "FREEJAIL_BIN"))
 	check(t, err)
 	check(t, os.WriteFile(s.path("freejail"), bin, 0o755))
