@@ -102,7 +102,7 @@ type reader struct {
 func (r *reader) file(name string, src []byte) error {
 	f, diags := hclsyntax.ParseConfig(src, name, hcl.InitialPos)
 	if diags.HasErrors() {
-		return diags
+		return Explain(name, src, diags)
 	}
 	content, _, diags := f.Body.PartialContent(&hcl.BodySchema{Blocks: Blocks})
 	if diags.HasErrors() {

@@ -12,13 +12,16 @@ import (
 // What the daemon would not start with is refused by the check, too.
 func TestCheck(t *testing.T) {
 	for text, want := range map[string]string{
-		``:                                     "",
-		`storage { driver = "auto" }`:          "",
-		`storage { driver = "btrfs" }`:         `driver "btrfs" is not supported on this system (supported: auto, `,
-		`log_level = "loud"`:                   `log_level "loud" is not one of trace`,
-		`log_level = "off"`:                    "",
-		`consul {}`:                            "",
-		"consul {\n  address = \"foo bar\"\n}": `address "foo bar" is not an address`,
+		``:                             "",
+		`storage { driver = "auto" }`:  "",
+		`storage { driver = "btrfs" }`: `driver "btrfs" is not supported on this system (supported: auto, `,
+		`log_level = "loud"`:           `log_level "loud" is not one of trace`,
+		`log_level = "off"`:            "",
+		`consul {}`:                    "",
+		"storage {\n  driver = \"auto\"\n\npermit {\n  ports = [\"80\"]\n}\n": `freejail.hcl:1: the block that begins here`,
+		"limits {\n  disk = \"1GiB\"\n}\npermit {\n  ports = [\"80\"]":        `freejail.hcl:4: the block that begins here`,
+		"consul {\n  address = \"foo bar\"\n}":                                `address "foo bar" is not an address`,
+		"permit {\n  ports = \"80\n}\n":                                       `freejail.hcl:2,14-3,1: Invalid multi-line string`,
 	} {
 		file := filepath.Join(t.TempDir(), "freejail.hcl")
 		if err := os.WriteFile(file, []byte(text+"\n"), 0o600); err != nil {

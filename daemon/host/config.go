@@ -183,7 +183,7 @@ func parseConfig(path string, src []byte) (Config, error) {
 	var f file
 	name := strings.TrimSuffix(filepath.Base(path), ".hcl") + ".hcl" // by which the decoder knows the syntax
 	if err := hclsimple.Decode(name, src, nil, &f); err != nil {
-		return Config{}, fmt.Errorf("host configuration %s: %w", path, err)
+		return Config{}, fmt.Errorf("host configuration %s: %w", path, policy.Explain(name, src, err))
 	}
 	// What neither these fields nor the policy's blocks name is a mistake.
 	if _, diags := f.Policy.Content(&hcl.BodySchema{Blocks: policy.Blocks}); diags.HasErrors() {

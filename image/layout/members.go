@@ -65,6 +65,10 @@ func (a archived) each(ctx context.Context, visit func(member) error) error {
 			return nil
 		case errors.Is(err, io.EOF):
 			return errors.New("not an archive of an image: it is empty")
+		case errors.Is(err, tar.ErrHeader) && n == 0, errors.Is(err, io.ErrUnexpectedEOF) && n == 0:
+			return errors.New("not an archive of an image: it is not a tar file (plain, or in gzip, bzip2, zstd or xz)")
+		case errors.Is(err, io.ErrUnexpectedEOF):
+			return fmt.Errorf("the archive is incomplete: %w", err)
 		case err != nil:
 			return err
 		case n >= a.limits.Entries:
