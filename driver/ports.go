@@ -31,8 +31,8 @@ func portBindings(cfg *proto.TaskConfig, config any) (map[string]client.PortBind
 		if err != nil {
 			return nil, fmt.Errorf("ports: %w", err)
 		}
-		if name == what { // of a list, where the protocol is no part of the name
-			name = b.Label
+		if name == what && b.Label != name { // of a list, where the protocol is no part of the name
+			name, _, _ = strings.Cut(what, "/")
 		}
 		out[name] = b
 	}
@@ -66,7 +66,7 @@ func findPort(labels map[string]client.PortBinding, what string) (client.PortBin
 			return b, fmt.Errorf("%q is neither a port of the group's network block nor a number; it has: %s", label,
 				cmp.Or(strings.Join(slices.Sorted(maps.Keys(labels)), ", "), "none"))
 		}
-		b = client.PortBinding{Port: n, Label: label}
+		b = client.PortBinding{Port: n}
 	}
 	b.Protocol = protocol
 	return b, nil

@@ -43,9 +43,10 @@ func TestPortsOfAGroup(t *testing.T) {
 		"a protocol":      {[]string{"http", "dns/udp"}, map[string]client.PortBinding{"http": http, "dns": udp}},
 		"a map":           {map[string]string{"web": "http"}, map[string]client.PortBinding{"web": http}},
 		"the same names":  {map[string]string{"dns": "dns/udp"}, map[string]client.PortBinding{"dns": udp}},
+		"a number alone":  {[]string{"8080/udp"}, map[string]client.PortBinding{"8080": {Port: 8080, Protocol: "udp"}}},
 		"an attribute":    {[]map[string]string{{"web": "http"}}, map[string]client.PortBinding{"web": http}},
-		"a number":        {map[string]any{"web": 8080}, map[string]client.PortBinding{"web": {Port: 8080, Label: "8080"}}},
-		"a number's text": {map[string]any{"web": "8080"}, map[string]client.PortBinding{"web": {Port: 8080, Label: "8080"}}},
+		"a number":        {map[string]any{"web": 8080}, map[string]client.PortBinding{"web": {Port: 8080}}},
+		"a number's text": {map[string]any{"web": "8080"}, map[string]client.PortBinding{"web": {Port: 8080}}},
 	} {
 		if got, err := portBindings(twoPorts(), decoded(t, c.ports)); err != nil || !maps.Equal(got, c.want) {
 			t.Errorf("%s: %+v %v, want %+v", name, got, err, c.want)

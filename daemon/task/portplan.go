@@ -38,7 +38,7 @@ func (p *plan) addPorts(spec client.TaskSpec) error {
 		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(own)) {
-		if err := p.addOwnPort(name, own[name]); err != nil {
+		if err := p.addOwnPort(name, own[name], spec.Owner == "nomad"); err != nil {
 			return err
 		}
 	}
@@ -90,13 +90,19 @@ func (p *plan) addImagePort(mp image.Port, b client.PortBinding, given bool) err
 	return p.addPort(out, source)
 }
 
-// addOwnPort is a port that the image does not declare.
-func (p *plan) addOwnPort(name string, b client.PortBinding) error {
+// addOwnPort is a port that the image does not declare. Those of a group have labels; that another
+// name of the job is misspelt is likelier than that it has a number.
+func (p *plan) addOwnPort(name string, b client.PortBinding, ofGroup bool) error {
 	out := client.Port{Name: name, Protocol: cmp.Or(b.Protocol, "tcp"), Address: b.Address, Port: b.Port, Job: true}
 	if out.Protocol != "tcp" && out.Protocol != "udp" {
 		return client.Invalid("ports: %s: the protocol %q is neither tcp nor udp", name, b.Protocol)
 	}
-	if declared := p.image.Manifest.Ports; b.Label != name && len(declared) > 0 {
+	declared := p.image.Manifest.Ports
+	if ofGroup && b.Label == "" && len(declared) > 0 {
+		return client.Invalid("ports: image %s declares no port %q; it declares: %s", p.image.Name, name,
+			portNames(declared))
+	}
+	if b.Label != name && len(declared) > 0 {
 		p.note("port %s is the job's own: image %s declares no port of this name; it declares: %s", name, p.image.Name,
 			portNames(declared))
 	}
