@@ -112,6 +112,8 @@ var layers = [][]*tar.Header{
 		entry(tar.TypeSymlink, "dangling", 0o777, to("../../nowhere")),
 		entry(tar.TypeReg, "labelled", 0o644, xattr("user.freejail", "value")),
 		entry(tar.TypeReg, "empty", 0),
+		entry(tar.TypeDir, "service/", 0o755),
+		entry(tar.TypeFifo, "service/ok", 0o622, owner(5, 6)),
 	},
 	{
 		entry(tar.TypeDir, "data/", 0o711, owner(1001, 0), at(1_650_000_000, 0)),
@@ -288,7 +290,7 @@ func sameTree(t *testing.T, what, got, want string) {
 // storage are the arguments that give podman and buildah storage of their own.
 func storage(t *testing.T) []string {
 	t.Helper()
-	dir := t.TempDir()
+	dir := lowerDir(t) // podman takes no long one
 	t.Cleanup(func() {
 		if err := mount.UnmountUnder(dir); err != nil {
 			t.Error(err)
