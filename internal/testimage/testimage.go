@@ -34,6 +34,7 @@ type Spec struct {
 	Labels   map[string]string // of the configuration, beside the manifest's
 	User     string
 	Volumes  []string // of the configuration
+	Exposed  []string // ports of the configuration, such as 80/tcp
 }
 
 // manifestLabel is image.ManifestLabel.
@@ -60,6 +61,12 @@ func Write(_ context.Context, dir string, spec Spec) (path string, err error) {
 			cfg.Config.Volumes = map[string]struct{}{}
 		}
 		cfg.Config.Volumes[v] = struct{}{}
+	}
+	for _, p := range spec.Exposed {
+		if cfg.Config.ExposedPorts == nil {
+			cfg.Config.ExposedPorts = map[string]struct{}{}
+		}
+		cfg.Config.ExposedPorts[p] = struct{}{}
 	}
 	cfg.RootFS = ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{l.plain}}
 	path = filepath.Join(dir, spec.Name+".tar")
