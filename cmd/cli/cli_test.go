@@ -204,8 +204,14 @@ func TestStopAsTheImageSays(t *testing.T) {
 	for deadline := time.Now().Add(time.Minute); h.freejail("logs", "clitask").out == "" &&
 		time.Now().Before(deadline); {
 	}
+	h.gives(0, nil, "kill", "-s", "term", "clitask")
+	for deadline := time.Now().Add(time.Minute); !strings.Contains(h.freejail("logs", "clitask").out, "terminated") &&
+		time.Now().Before(deadline); {
+	}
+	h.gives(app.Failed, []string{"no such signal"}, "kill", "-s", "SIGFOO", "clitask")
+	h.gives(app.Failed, []string{"no such signal"}, "stop", "-s", "RTMIN-1", "clitask")
 	h.gives(0, nil, "stop", "clitask")
-	h.gives(0, []string{"user defined signal 1\n"}, "logs", "clitask")
+	h.gives(0, []string{"terminated\nuser defined signal 1\n"}, "logs", "clitask")
 	h.gives(0, []string{"100ms after SIGUSR1: killed"}, "events")
 	h.gives(0, nil, "rm", "clitask")
 }

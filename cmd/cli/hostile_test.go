@@ -163,6 +163,7 @@ var outputs = map[string]struct {
 	"freejail shutdown":      {args: [][]string{{}, {"--timeout", hostile}}},
 	"freejail run": {args: [][]string{{"--detach", "x"}, {"--name", hostile, "-d", hostile},
 		{"--port", hostile, "x"}, {"--memory", hostile, "x"}}},
+	"freejail kill":    {args: [][]string{{"x", hostile}, {"--signal", hostile, "x"}}},
 	"freejail stop":    {args: [][]string{{"x", hostile}, {"--signal", hostile, "x"}}},
 	"freejail version": {args: [][]string{{}}},
 }

@@ -403,6 +403,20 @@ func (a *commands) stopCmd() *cobra.Command {
 	return c
 }
 
+func (a *commands) killCmd() *cobra.Command {
+	sig := "SIGKILL"
+	c := app.Command("kill TASK...", "send a signal to the main processes of tasks", cobra.MinimumNArgs(1),
+		func(ctx context.Context, args []string) error {
+			var errs []error
+			for _, id := range args {
+				errs = append(errs, a.client().Signal(ctx, id, sig))
+			}
+			return errors.Join(errs...)
+		})
+	c.Flags().StringVarP(&sig, "signal", "s", sig, "the signal: a name such as HUP or RTMIN+3, or a number")
+	return c
+}
+
 // duration reads a flag's duration, where none is another thing than 0.
 func duration(to **time.Duration) func(string) error {
 	return func(text string) error {
