@@ -337,7 +337,7 @@ func (d *Daemon) backend() api.Backend {
 
 func (d *Daemon) serve() (err error) {
 	signal.Notify(d.hup, syscall.SIGHUP)
-	if d.server, err = api.Serve(d.cfg.Socket, d.backend()); err != nil {
+	if d.server, err = api.Serve(d.cfg.Socket, d.cfg.SocketGroup, d.backend()); err != nil {
 		return err
 	}
 	d.log.Info("freejail daemon", "version", d.version, "socket", d.cfg.Socket, "state", d.cfg.StateDir,

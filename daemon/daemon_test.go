@@ -84,7 +84,8 @@ var programs = testprog.Programs{
 		fmt.Println("answer:", err)
 		return 0
 	},
-	"crowd": func(args []string) int { return crowd(args[0], number(args[1])) },
+	"operate": func(args []string) int { return operate(client.New(args[0])) },
+	"crowd":   func(args []string) int { return crowd(args[0], number(args[1])) },
 	"write": func(args []string) int { // its code is the errno
 		var errno syscall.Errno
 		errors.As(os.WriteFile(args[0], []byte("written"), 0o644), &errno)

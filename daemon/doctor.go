@@ -7,13 +7,15 @@ import (
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/daemon/host"
 	"github.com/freejail/freejail/daemon/task"
+	"github.com/freejail/freejail/internal/printable"
 )
 
 // Doctor examines the daemon and its host.
 func (d *Daemon) Doctor(ctx context.Context) []client.Check {
 	var c host.Checks
 	i := d.Info()
-	c.OK("daemon", fmt.Sprintf("version %s, process %d, %d tasks, socket %s", i.Version, i.PID, i.Tasks, d.cfg.Socket))
+	c.OK("daemon", fmt.Sprintf("version %s, process %d, %s, socket %s", i.Version, i.PID,
+		printable.Count(i.Tasks, "task"), d.cfg.Socket))
 	switch {
 	case i.Healthy:
 		c.OK("storage", "driver "+i.Storage)

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/freejail/freejail/daemon/host"
+	"github.com/freejail/freejail/internal/printable"
 )
 
 // checkNFS asks each server that is trusted for roots, and looks at this host's
@@ -29,7 +30,8 @@ func (d *Daemon) checkNFS(ctx context.Context, c *host.Checks) {
 	}
 	for _, m := range d.nfs.List() {
 		if !m.Health.OK() {
-			c.Bad("nfs mount", fmt.Sprintf("%s of %d tasks: %s", m.Digest, len(m.Holders), m.Health.Text),
+			c.Bad("nfs mount", fmt.Sprintf("%s of %s: %s", m.Digest,
+				printable.Count(len(m.Holders), "task"), m.Health.Text),
 				"bring the server back, or stop the tasks")
 		}
 	}

@@ -53,7 +53,7 @@ func exitCodeOf(err error) int {
 	switch {
 	case errors.Is(err, client.ErrNoDaemon):
 		return exitNoDaemon
-	case client.IsRefused(err):
+	case client.IsRefused(err) || errors.Is(err, client.ErrDenied):
 		return exitRefused
 	}
 	var answer *client.Error

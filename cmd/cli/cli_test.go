@@ -2,6 +2,7 @@ package cli
 
 import (
 	"encoding/json"
+	"net"
 	"os"
 	"slices"
 	"strings"
@@ -29,6 +30,32 @@ func TestNoDaemon(t *testing.T) {
 	h.gives(0, []string{"freejail 1.2.3\n"}, "version")
 	if v := decoded[map[string]string](h, "version"); v["version"] != "1.2.3" {
 		t.Errorf("version: %v", v)
+	}
+}
+
+// Why a daemon cannot be asked is told apart, with what to do.
+func TestSocketsThatDoNotAnswer(t *testing.T) {
+	h := away(t)
+	h.gives(exitNoDaemon, []string{"no freejail daemon answers", "there is no such socket", "freejail daemon"}, "ps")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: h.socket, Net: "unix"})
+	check(t, err)
+	l.SetUnlinkOnClose(false)
+	check(t, l.Close())
+	h.gives(exitNoDaemon, []string{"no freejail daemon answers", "its daemon has ended"}, "ps")
+	if os.Geteuid() != 0 {
+		t.Skip("root alone can be another user")
+	}
+	check(t, os.Chmod(h.dir, 0o755))
+	cmd := h.command("ps")
+	prog := h.path("freejail")
+	b, err := os.ReadFile(self(t))
+	check(t, err)
+	check(t, os.WriteFile(prog, b, 0o755))
+	cmd.Path, cmd.SysProcAttr = prog, &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 12345, Gid: 12345}}
+	out, err := cmd.CombinedOutput()
+	if cmd.ProcessState.ExitCode() != exitRefused || !strings.Contains(string(out), "permission denied") ||
+		!strings.Contains(string(out), "socket_group") || strings.Contains(string(out), "no freejail daemon") {
+		t.Errorf("another user: %v: %s", err, out)
 	}
 }
 
@@ -69,6 +96,7 @@ func TestDaemonCheck(t *testing.T) {
 		"no_such_setting = 1\n":               "no_such_setting",
 		"devfs {\n  open = [\"path x\"]\n}\n": "open[0]",
 		"storage {\n":                         "/freejail.hcl: freejail.hcl:",
+		"socket_group = \"no-such-group\"\n":  `socket_group: no such group on this host: "no-such-group"`,
 	} {
 		check(t, os.WriteFile(h.path("freejail.hcl"), []byte(text), 0o600))
 		h.gives(app.Failed, []string{want}, "daemon", "--check", "--config", h.path("freejail.hcl"))

@@ -112,8 +112,8 @@ func (a *commands) gcCmd() *cobra.Command {
 			for _, p := range r.Problems {
 				printable.Fprintln(w, "left:", p)
 			}
-			printable.Fprintf(w, "removed %d ended tasks, %d unpacked images, %s of layers\n", r.Tasks, r.Chains,
-				units.BytesSize(float64(r.Bytes)))
+			printable.Fprintf(w, "removed %s, %s, %s of layers\n", printable.Count(r.Tasks, "ended task"),
+				printable.Count(r.Chains, "unpacked image"), units.BytesSize(float64(r.Bytes)))
 		})
 	c.Long = `Removes ended tasks of "freejail run", unused images that jobs gave by a path or
 pulled, and unpacked trees and layers that no image needs. Images of tasks, and

@@ -466,7 +466,11 @@ maintenance.`
 }
 
 func printShutdown(w io.Writer, r *client.ShutdownResult) {
-	printable.Fprintf(w, "%d tasks have ended", len(r.Ended))
+	have := "have"
+	if len(r.Ended) == 1 {
+		have = "has"
+	}
+	printable.Fprintf(w, "%s %s ended", printable.Count(len(r.Ended), "task"), have)
 	if len(r.Killed) > 0 {
 		printable.Fprintf(w, "; killed after their timeout: %s", strings.Join(r.Killed, " "))
 	}

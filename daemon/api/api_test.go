@@ -79,7 +79,7 @@ func TestWhatIsAnsweredDuringARecovery(t *testing.T) {
 // A request that comes from no socket has no peer, and is refused.
 func TestOnlyTheHostsRootIsAnswered(t *testing.T) {
 	w := httptest.NewRecorder()
-	hostOnly(Handler(backend(&fake{}))).ServeHTTP(w, httptest.NewRequest("GET", "/v1/info", nil))
+	hostOnly(Handler(backend(&fake{})), hclog.NewNullLogger()).ServeHTTP(w, httptest.NewRequest("GET", "/v1/info", nil))
 	if w.Code != 403 || w.Header().Get("Connection") != "close" {
 		t.Errorf("got %d %s", w.Code, w.Body)
 	}
@@ -94,18 +94,18 @@ func TestTheSocketIsKept(t *testing.T) {
 	}
 	defer os.RemoveAll(dir)
 	socket := filepath.Join(dir, "s")
-	old, err := Serve(socket, backend(&fake{}))
+	old, err := Serve(socket, nil, backend(&fake{}))
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = Serve(socket, backend(&fake{}))
+	_, err = Serve(socket, nil, backend(&fake{}))
 	if err == nil || !strings.Contains(err.Error(), "another freejail daemon listens on") {
 		t.Errorf("a second one: %v", err)
 	}
 	err = old.Keep(func(env []string) error {
 		name, fd, _ := strings.Cut(env[len(env)-1], "=")
 		t.Setenv(name, fd)
-		next, err := Serve(socket, backend(&fake{}))
+		next, err := Serve(socket, nil, backend(&fake{}))
 		if err != nil {
 			return err
 		}

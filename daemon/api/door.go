@@ -20,7 +20,8 @@ const warnEvery = 10 * time.Second
 // refused it lets in a few, to tell them why, and closes on the others.
 type door struct {
 	net.Listener
-	log hclog.Logger
+	log   hclog.Logger
+	group *int // whose members are admitted beside root; nil for none
 
 	mu        sync.Mutex
 	strangers int
@@ -56,7 +57,7 @@ func (l *door) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		p := peerAt(c)
+		p := peerAt(c, l.group)
 		if p.err == nil {
 			return &knownConn{c, p, func() {}}, nil
 		}

@@ -8,7 +8,10 @@ import (
 	"net/http"
 	"os"
 	"os/user"
+	"slices"
 	"strconv"
+
+	"github.com/hashicorp/go-hclog"
 
 	"github.com/freejail/freejail/daemon/client"
 )
@@ -16,7 +19,9 @@ import (
 // peer is the process at the other end of a connection, as the kernel tells.
 type peer struct {
 	uid, pid int
+	groups   []int
 	login    string // as whom its session was begun, if that is known
+	operator bool   // it is not root, but of the group that may use the socket
 	err      error  // why it may not talk to the daemon
 }
 
@@ -30,7 +35,7 @@ func withPeer(ctx context.Context, c net.Conn) context.Context {
 	return ctx
 }
 
-func peerAt(c net.Conn) peer {
+func peerAt(c net.Conn, group *int) peer {
 	u, ok := c.(*net.UnixConn)
 	if !ok {
 		return peer{uid: -1, err: errors.New("not a Unix socket")}
@@ -40,19 +45,25 @@ func peerAt(c net.Conn) peer {
 		return peer{uid: -1, err: err}
 	}
 	p := peer{uid: -1}
-	if err := raw.Control(func(fd uintptr) { p = examine(int(fd)) }); err != nil {
+	if err := raw.Control(func(fd uintptr) { p = examine(int(fd), group) }); err != nil {
 		p.err = err
 	}
 	return p
 }
 
-// examine admits root of the host alone: root of a jail or container is not.
-func examine(fd int) peer {
+// examine admits root of the host, and members of a group there: those of a jail or
+// container are not.
+func examine(fd int, group *int) peer {
 	p, err := socketPeer(fd)
+	root := p.uid == 0 || p.uid == os.Geteuid()
+	p.operator = !root && group != nil && slices.Contains(p.groups, *group)
 	switch {
 	case err != nil:
 		p.err = fmt.Errorf("the client is unknown: %w", err)
-	case p.uid != 0 && p.uid != os.Geteuid():
+	case !root && !p.operator && group != nil:
+		p.err = fmt.Errorf("only root and members of group %d may talk to the freejail daemon, not uid %d", *group,
+			p.uid)
+	case !root && !p.operator:
 		p.err = fmt.Errorf("only root may talk to the freejail daemon, not uid %d", p.uid)
 	default:
 		p.err = atHome(fd, p.pid)
@@ -83,14 +94,39 @@ func (p peer) String() string {
 	return out
 }
 
+// rootOnly is for what members of the socket's group may not do.
+func rootOnly(what string, h http.HandlerFunc) http.HandlerFunc {
+	return try(func(w http.ResponseWriter, r *http.Request) error {
+		if p := peerOf(r); p.operator {
+			return client.Refused("only root may %s, not %s", what, p)
+		}
+		h(w, r)
+		return nil
+	})
+}
+
+// ofOperator refuses what in a task's specification is Nomad's, and goes by the trust in
+// it: files and directories of the host about which no policy decides.
+func ofOperator(p peer, s client.TaskSpec) error {
+	if !p.operator || s.Owner == "cli" && len(s.Dirs)+len(s.Confined) == 0 && s.Stdout+s.Stderr == "" {
+		return nil
+	}
+	return client.Refused("only root may start tasks of another owner than cli, or with dirs, confined, stdout or "+
+		"stderr, not %s", p)
+}
+
 // hostOnly admits root of this host, and the daemon's own user, whatever the
-// socket's mode and wherever it may have been mounted.
-func hostOnly(h http.Handler) http.Handler {
+// socket's mode and wherever it may have been mounted. What members of its group change is
+// logged.
+func hostOnly(h http.Handler, log hclog.Logger) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if p := peerOf(r); p.err != nil {
 			w.Header().Set("Connection", "close") // nothing else can be had on it
 			writeError(w, client.Refused("%v", p.err))
 			return
+		}
+		if p := peerOf(r); p.operator && r.Method != http.MethodGet {
+			log.Info("a request of an operator", "by", p.String(), "method", r.Method, "path", r.URL.Path)
 		}
 		h.ServeHTTP(w, r)
 	})

@@ -26,6 +26,9 @@ func socketPeer(fd int) (peer, error) {
 	}
 	b := unsafe.Slice((*byte)(unsafe.Pointer(x)), unix.SizeofXucred)
 	p := peer{uid: int(x.Uid), pid: int(int32(binary.NativeEndian.Uint32(b[xucredPid:])))}
+	for _, g := range x.Groups[:min(max(0, int(x.Ngroups)), len(x.Groups))] { // the kernel tells the first 16
+		p.groups = append(p.groups, int(g))
+	}
 	if k, err := bsd.FindProcess(p.pid); err == nil {
 		p.login = k.Login()
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/user"
 	"strings"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,6 +17,10 @@ func socketPeer(fd int) (peer, error) {
 		return peer{uid: -1}, err
 	}
 	p := peer{uid: int(u.Uid), pid: int(u.Pid)}
+	if p.groups, err = peerGroups(fd); err != nil {
+		return p, err
+	}
+	p.groups = append(p.groups, int(u.Gid))
 	// 4294967295 stands for none.
 	if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/loginuid", p.pid)); err == nil {
 		if l, err := user.LookupId(strings.TrimSpace(string(b))); err == nil {
@@ -23,6 +28,30 @@ func socketPeer(fd int) (peer, error) {
 		}
 	}
 	return p, nil
+}
+
+// maxGroups is NGROUPS_MAX of limits.h.
+const maxGroups = 65536
+
+// peerGroups are the supplementary groups that the client had when it connected.
+func peerGroups(fd int) ([]int, error) {
+	for n := uint32(64); ; n = maxGroups {
+		groups := make([]uint32, n)
+		size := n * 4
+		_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_PEERGROUPS,
+			uintptr(unsafe.Pointer(&groups[0])), uintptr(unsafe.Pointer(&size)), 0)
+		switch {
+		case errno == unix.ERANGE && n < maxGroups:
+			continue
+		case errno != 0:
+			return nil, fmt.Errorf("groups of the client: %w", errno)
+		}
+		var out []int
+		for _, g := range groups[:size/4] {
+			out = append(out, int(g))
+		}
+		return out, nil
+	}
 }
 
 // atHome refuses processes of containers: of another PID or user namespace, or

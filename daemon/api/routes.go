@@ -44,8 +44,8 @@ func (b Backend) hostRoutes(now, handle route) {
 		return b.Host.Doctor(r.Context()), nil
 	}))
 	handle("POST /v1/reload", done(func(*http.Request) error { return b.Host.Reload() }))
-	handle("POST /v1/upgrade", try(b.upgrade))
-	handle("POST /v1/shutdown", body(b.Host.Shutdown))
+	handle("POST /v1/upgrade", rootOnly("upgrade the daemon", try(b.upgrade)))
+	handle("POST /v1/shutdown", rootOnly("shut the host's tasks down", body(b.Host.Shutdown)))
 }
 
 func (b Backend) taskRoutes(now, handle route) {
@@ -79,29 +79,38 @@ func (b Backend) imageRoutes(handle route) {
 	}), "ref")
 	handle("DELETE /v1/image", done(func(r *http.Request) error { return i.Remove(param(r, "ref")) }), "ref")
 	handle("GET /v1/exports", answer(func(*http.Request) ([]client.Export, error) { return i.Exports() }))
-	handle("POST /v1/exports", body(i.Export))
-	handle("DELETE /v1/exports", done(func(r *http.Request) error {
+	handle("POST /v1/exports", rootOnly("export images", body(i.Export)))
+	handle("DELETE /v1/exports", rootOnly("change exports", done(func(r *http.Request) error {
 		return i.Unexport(r.Context(), param(r, "ref"))
-	}), "ref")
+	})), "ref")
 	handle("POST /v1/gc", body(i.GC))
 }
 
 func (b Backend) policyRoutes(handle route) {
 	p := b.Policy
-	handle("POST /v1/policy/check", body(p.Check))
-	handle("POST /v1/policy/approvals", answer(func(r *http.Request) (*client.Approval, error) {
+	handle("POST /v1/policy/check", answer(func(r *http.Request) (*client.Decision, error) {
+		var in client.TaskSpec
+		if err := decode(r, &in); err != nil {
+			return nil, err
+		}
+		if err := ofOperator(peerOf(r), in); err != nil {
+			return nil, err
+		}
+		return p.Check(r.Context(), in)
+	}))
+	handle("POST /v1/policy/approvals", rootOnly("approve", answer(func(r *http.Request) (*client.Approval, error) {
 		var in client.ApproveRequest
 		if err := decode(r, &in); err != nil {
 			return nil, err
 		}
 		return p.Approve(r.Context(), in, peerOf(r).String())
-	}))
+	})))
 	handle("GET /v1/policy/approvals", answer(func(*http.Request) ([]client.Approval, error) { return p.Approvals() }))
 	handle("GET /v1/policy/log",
 		answer(func(*http.Request) ([]client.ApprovalRecord, error) { return p.ApprovalLog() }))
-	handle("DELETE /v1/policy/approvals", done(func(r *http.Request) error {
+	handle("DELETE /v1/policy/approvals", rootOnly("revoke approvals", done(func(r *http.Request) error {
 		return p.Revoke(param(r, "ref"), param(r, "why"), peerOf(r).String())
-	}), "ref", "why")
+	})), "ref", "why")
 }
 
 // whenRecovered is for what needs the state of the tasks. What else is asked is

@@ -34,8 +34,8 @@ type Server struct {
 }
 
 // Serve begins to answer on the socket at a path, or on the one that the daemon
-// before has left to this one.
-func Serve(socket string, b Backend) (*Server, error) {
+// before has left to this one. It is root's, and that of a group unless that is nil.
+func Serve(socket string, group *int, b Backend) (*Server, error) {
 	l, err := inherited()
 	if l == nil && err == nil {
 		l, err = listen(socket)
@@ -43,10 +43,13 @@ func Serve(socket string, b Backend) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := giveTo(l.Addr().String(), group); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
 	s := &Server{listener: l, ended: make(chan error, 1)}
-	s.http = &http.Server{Handler: hostOnly(Handler(b)), ConnContext: withPeer,
+	s.http = &http.Server{Handler: hostOnly(Handler(b), b.Log), ConnContext: withPeer,
 		ReadHeaderTimeout: headerTime, IdleTimeout: idleTime}
-	go func() { s.ended <- s.http.Serve(&door{Listener: l, log: b.Log}) }()
+	go func() { s.ended <- s.http.Serve(&door{Listener: l, log: b.Log, group: group}) }()
 	return s, nil
 }
 
@@ -97,6 +100,18 @@ func inherited() (*net.UnixListener, error) {
 	}
 	u.SetUnlinkOnClose(true) // as one that was not inherited
 	return u, nil
+}
+
+// giveTo has a socket be used by root, and by a group. At no moment is it open to others:
+// it has no group's mode while its group changes.
+func giveTo(socket string, group *int) error {
+	if err := os.Chmod(socket, 0o600); err != nil || group == nil {
+		return err
+	}
+	if err := os.Lchown(socket, -1, *group); err != nil {
+		return err
+	}
+	return os.Chmod(socket, 0o660)
 }
 
 func listen(socket string) (*net.UnixListener, error) {

@@ -19,6 +19,13 @@ func (b Backend) start(w http.ResponseWriter, r *http.Request) error {
 	if err := decode(r, &spec); err != nil {
 		return err
 	}
+	p := peerOf(r)
+	if err := ofOperator(p, spec); err != nil {
+		return err
+	}
+	if spec.By = ""; spec.Owner == "cli" {
+		spec.By = p.String()
+	}
 	return b.asWork(w, r, func(r *http.Request, job *works.Work) {
 		answer(func(r *http.Request) (*client.Task, error) { return b.Tasks.Start(r.Context(), job, spec) })(w, r)
 	})

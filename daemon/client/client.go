@@ -44,6 +44,9 @@ func (c *Client) Socket() string { return c.socket }
 // ErrNoDaemon means that nothing answers on the socket.
 var ErrNoDaemon = errors.New("no freejail daemon answers")
 
+// ErrDenied means that the socket is there, and not for this user.
+var ErrDenied = errors.New("permission denied")
+
 // ErrBrokenOff means that the daemon went away before it had answered wholly.
 var ErrBrokenOff = errors.New("the daemon ended or was upgraded meanwhile")
 
@@ -499,10 +502,20 @@ func (c *Client) once(ctx context.Context, method, path string, in any) (*http.R
 
 func (c *Client) noDaemon(err error) error {
 	var op *net.OpError
-	if errors.As(err, &op) && op.Op == "dial" {
-		return fmt.Errorf("%w on %s: start it with `freejail daemon` (%v)", ErrNoDaemon, c.socket, op.Err)
+	if !errors.As(err, &op) || op.Op != "dial" {
+		return brokenOff(err)
 	}
-	return brokenOff(err)
+	why := fmt.Sprint(op.Err)
+	switch {
+	case errors.Is(err, syscall.EACCES) || errors.Is(err, syscall.EPERM):
+		return fmt.Errorf("%w: the socket %s is root's, and of the group that socket_group in the host configuration "+
+			"names: run this as root, or join that group", ErrDenied, c.socket)
+	case errors.Is(err, syscall.ENOENT):
+		why = "there is no such socket"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		why = "the socket is there, but its daemon has ended"
+	}
+	return fmt.Errorf("%w on %s: %s; start it with `freejail daemon`", ErrNoDaemon, c.socket, why)
 }
 
 func readError(resp *http.Response) error {

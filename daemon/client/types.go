@@ -19,6 +19,9 @@ type TaskSpec struct {
 	ID string `json:"id"`
 	// Owner is who started the task: "nomad" or "cli".
 	Owner string `json:"owner"`
+	// By is the user who asked for a task of the owner "cli", as the kernel tells the
+	// daemon: what a client says here is not used.
+	By string `json:"by,omitempty"`
 	// Labels are told to Consul and the jail's meta: namespace, job, group,
 	// task, alloc_id.
 	Labels map[string]string `json:"labels,omitempty"`

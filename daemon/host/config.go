@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -33,10 +35,12 @@ type Config struct {
 	Path     string // of the file, absolute; empty for the defaults
 	StateDir string
 	Socket   string
-	LogLevel string
-	Runc     string // development hosts only
-	Storage  Storage
-	Devfs    Devfs
+	// SocketGroup is the number of the group that may use the socket beside root; nil is none.
+	SocketGroup *int
+	LogLevel    string
+	Runc        string // development hosts only
+	Storage     Storage
+	Devfs       Devfs
 	// Securelevel of a jail whose image and job ask for none: -1 to 3, or nil.
 	Securelevel *int
 	Consul      Consul
@@ -91,6 +95,7 @@ type GC struct {
 type file struct {
 	StateDir string   `hcl:"state_dir,optional"`
 	Socket   string   `hcl:"socket,optional"`
+	Group    string   `hcl:"socket_group,optional"`
 	LogLevel string   `hcl:"log_level,optional"`
 	Runc     string   `hcl:"runc,optional"`
 	Storage  *Storage `hcl:"storage,block"`
@@ -200,9 +205,10 @@ func parseConfig(path string, src []byte) (Config, error) {
 func (f *file) config(path string) (Config, error) {
 	var r reader
 	c := Config{Path: path,
-		StateDir: r.absolute("state_dir", cmp.Or(f.StateDir, DefaultStateDir)),
-		Socket:   r.absolute("socket", cmp.Or(f.Socket, client.DefaultSocket)),
-		LogLevel: cmp.Or(f.LogLevel, "info"), Runc: f.Runc,
+		StateDir:    r.absolute("state_dir", cmp.Or(f.StateDir, DefaultStateDir)),
+		Socket:      r.absolute("socket", cmp.Or(f.Socket, client.DefaultSocket)),
+		SocketGroup: r.group("socket_group", f.Group),
+		LogLevel:    cmp.Or(f.LogLevel, "info"), Runc: f.Runc,
 		Storage: value(f.Storage), Consul: value(f.Consul), Securelevel: value(f.Jail).Securelevel,
 		DefaultRegistry: f.DefaultRegistry, Signers: f.Signers}
 	c.Storage.Driver = cmp.Or(c.Storage.Driver, "auto")
@@ -284,6 +290,27 @@ func (r *reader) absolute(name, path string) string {
 		r.fail("%s %q is not an absolute path", name, path)
 	}
 	return path
+}
+
+// group is the number of a group of this host, which is named or given by its number; nil
+// of an empty name.
+func (r *reader) group(name, text string) *int {
+	if text == "" {
+		return nil
+	}
+	g, err := user.LookupGroup(text)
+	if err != nil {
+		g, err = user.LookupGroupId(text)
+	}
+	if err != nil {
+		r.fail("%s: no such group on this host: %q", name, text)
+		return nil
+	}
+	n, err := strconv.Atoi(g.Gid)
+	if err != nil {
+		r.fail("%s: group %q: %w", name, text, err)
+	}
+	return &n
 }
 
 // size reads "8GiB" as bytes; empty is 0, which means the default of whoever is asked.

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
 
 	"github.com/docker/go-units"
 	"golang.org/x/sys/unix"
@@ -37,6 +39,7 @@ func (c *Checks) Bad(name, detail, fix string) {
 func Examine(cfg Config) Checks {
 	var c Checks
 	c.user()
+	c.group(cfg)
 	c.state(cfg)
 	c.plugin()
 	c.system(cfg)
@@ -49,6 +52,20 @@ func (c *Checks) user() {
 		c.Bad("user", fmt.Sprintf("uid %d: jails and the daemon's socket are root's", os.Geteuid()),
 			"run freejail as root")
 	}
+}
+
+// group looks for the group that may use the socket, which may have been removed since.
+func (c *Checks) group(cfg Config) {
+	if cfg.SocketGroup == nil {
+		return
+	}
+	g, err := user.LookupGroupId(strconv.Itoa(*cfg.SocketGroup))
+	if err != nil {
+		c.Bad("socket", fmt.Sprintf("its group %d: %v", *cfg.SocketGroup, err),
+			"choose another socket_group in the host configuration")
+		return
+	}
+	c.OK("socket", fmt.Sprintf("%s, for root and members of the group %s", cfg.Socket, g.Name))
 }
 
 // littleSpace is too little for an image of a usual size.

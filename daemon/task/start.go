@@ -47,7 +47,11 @@ func (m *Manager) Start(ctx context.Context, job *works.Work, spec client.TaskSp
 	if spec.Remove {
 		go m.removeAtEnd(t)
 	}
-	m.Event(info.Spec.ID, "started", fmt.Sprintf("process %d runs in jail %s", info.PID, info.Jail))
+	text := fmt.Sprintf("process %d runs in jail %s", info.PID, info.Jail)
+	if spec.By != "" {
+		text += ", started by " + spec.By
+	}
+	m.Event(info.Spec.ID, "started", text)
 	return &info, nil
 }
 

@@ -7,7 +7,8 @@
 # `freejail daemon --upgrade` or `service freejail reload`. Tasks keep running.
 
 state_dir = "/var/db/freejail"        # images, roots, journals; on FreeBSD's union storage: UFS
-socket    = "/var/run/freejail.sock"  # for root only
+socket    = "/var/run/freejail.sock"  # for root only, and for members of a group:
+# socket_group = "operators"          # they run tasks under the policy, and see all of them
 log_level = "info"                    # trace, debug, info, warn, error
 
 storage {

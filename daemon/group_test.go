@@ -1,0 +1,117 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/freejail/freejail/daemon/client"
+)
+
+// operate tries what a member of the socket's group may do, and what it may not.
+func operate(c *client.Client) int {
+	ctx := context.Background()
+	task := client.TaskSpec{ID: "operators", Owner: "cli", Image: "prog", By: "somebody else",
+		Parameters: map[string]string{"GREETING": "x"}}
+	t, err := c.Start(ctx, task)
+	fmt.Println("start:", err)
+	if t != nil {
+		fmt.Println("by:", t.Spec.By)
+	}
+	_, err = c.Tasks(ctx)
+	fmt.Println("list:", err)
+	fmt.Println("remove:", c.Destroy(ctx, "operators", true))
+	_, err = c.Approve(ctx, client.ApproveRequest{Image: "prog", Why: "I may"})
+	fmt.Println("no approve:", err)
+	fmt.Println("no revoke:", c.Revoke(ctx, "prog", ""))
+	_, err = c.Upgrade(ctx, "/bin/sh")
+	fmt.Println("no upgrade:", err)
+	_, err = c.Shutdown(ctx, client.ShutdownRequest{})
+	fmt.Println("no shutdown:", err)
+	_, err = c.Export(ctx, client.ExportRequest{Image: "prog"})
+	fmt.Println("no export:", err)
+	fmt.Println("no unexport:", c.RemoveExport(ctx, "prog"))
+	for what, spec := range map[string]client.TaskSpec{"nomad": {Owner: "nomad"}, "stdout": {Stdout: "/etc/passwd"},
+		"stderr": {Stderr: "/etc/passwd"}, "dirs": {Dirs: []client.Mount{{Source: "/", Target: "/host"}}},
+		"confined": {Confined: []string{"/"}}} {
+		spec.ID, spec.Image = "operators", "prog"
+		if spec.Owner == "" {
+			spec.Owner = "cli"
+		}
+		_, err := c.Start(ctx, spec)
+		fmt.Println("no start with", what+":", err)
+		_, err = c.CheckPolicy(ctx, spec)
+		fmt.Println("no check with", what+":", err)
+	}
+	return 0
+}
+
+// operating runs operate as a user.
+func operating(t *testing.T, socket string, who syscall.Credential) string {
+	t.Helper()
+	prog := filepath.Join(filepath.Dir(socket), "prog")
+	b, err := os.ReadFile(os.Args[0])
+	if err == nil {
+		err = os.WriteFile(prog, b, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(prog, "operate", socket)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &who}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return string(out)
+}
+
+// Members of the group of socket_group may run tasks under the policy, and do nothing with
+// which they would be root; others may do nothing.
+func TestSocketGroup(t *testing.T) {
+	dir := shortDir(t)
+	c, _ := daemonAt(t, dir, "socket_group = \"65534\"\n")
+	socket := filepath.Join(dir, "s")
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if fi, err := os.Stat(socket); err != nil || fi.Mode().Perm() != 0o660 || fi.Sys().(*syscall.Stat_t).Gid != 65534 {
+		t.Errorf("the socket: %+v %v", fi, err)
+	}
+	if _, err := c.Import(t.Context(), client.ImportRequest{Path: archive(t, greeting), Name: "prog"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, who := range []syscall.Credential{{Uid: 12345, Gid: 65534}, {Uid: 12345, Gid: 12345,
+		Groups: []uint32{65534, 23456}}} {
+		for line := range strings.Lines(operating(t, socket, who)) {
+			what, said, _ := strings.Cut(strings.TrimSpace(line), ": ")
+			switch {
+			case what == "by" && said != "uid 12345":
+				t.Errorf("the task is started by %q", said)
+			case strings.HasPrefix(what, "no ") && !strings.Contains(said, "only root may"):
+				t.Errorf("%s: %s", what, said)
+			case what != "by" && !strings.HasPrefix(what, "no ") && said != "<nil>":
+				t.Errorf("%s: %s", what, said)
+			}
+		}
+	}
+	if err := os.Chmod(socket, 0o777); err != nil { // as an operator may by mistake
+		t.Fatal(err)
+	}
+	other := operating(t, socket, syscall.Credential{Uid: 12345, Gid: 12345})
+	if !strings.Contains(other, "start: only root and members of group 65534 may talk") {
+		t.Errorf("one of another group hears %s", other)
+	}
+	if _, err := c.Upgrade(t.Context(), ""); err != nil {
+		t.Fatal(err)
+	}
+	if fi, err := os.Stat(socket); err != nil || fi.Mode().Perm() != fs.FileMode(0o660) {
+		t.Errorf("the socket after an upgrade: %+v %v", fi, err)
+	}
+}
