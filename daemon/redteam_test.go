@@ -243,7 +243,7 @@ func TestHostileJobs(t *testing.T) {
 		"a look-alike of a type": {client.TaskSpec{Image: plain,
 			Volumes: []client.Mount{{Type: "tmpfѕ", Target: "/tmp"}}}, "tmpf"},
 		"tmpfs for nullfs": {client.TaskSpec{Image: plain, Volumes: []client.Mount{{Type: "tmpfs",
-			Source: "/", Target: "/tmp", Options: "size=1m,fstype=nullfs"}}}, "fstype"},
+			Source: "/", Target: "/tmp", Options: "size=1m,fstype=nullfs"}}}, "tmpfs /tmp: "},
 		"a rule over two lines": {wants(client.Wants{Devfs: []string{"path bpf0 unhide\npath mem unhide"}}),
 			"devfs"},
 		"a denied device":           {wants(client.Wants{Devfs: []string{"path 'm?m' unhide"}}), "denied"},

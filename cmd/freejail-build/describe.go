@@ -70,7 +70,7 @@ func describe(w io.Writer, img *image.Image) {
 	if !img.Created.IsZero() {
 		p.line("created\t%s", img.Created.UTC().Format(time.RFC3339))
 	}
-	p.line("size\t%s in %d layers", units.BytesSize(float64(img.Size)), len(img.Layers))
+	p.line("size\t%s, layers: %d", units.BytesSize(float64(img.Size)), len(img.Layers))
 	for _, f := range fields(img) {
 		if len(f.values) > 0 {
 			p.line("%s\t%s", f.name, quoted(f.values))

@@ -274,8 +274,12 @@ func (p *plan) addMounts(spec client.TaskSpec) error {
 		return err
 	}
 	for _, v := range spec.Volumes {
-		if v.Type == "" {
+		kind := "volume"
+		switch v.Type {
+		case "":
 			v.Type = "nullfs"
+		case "tmpfs":
+			kind = "tmpfs"
 		}
 		for _, mv := range p.image.Manifest.Volumes {
 			if v.Name != "" && mv.Name == v.Name {
@@ -283,10 +287,10 @@ func (p *plan) addMounts(spec client.TaskSpec) error {
 			}
 		}
 		if !filepath.IsAbs(v.Target) || filepath.Clean(v.Target) == "/" {
-			return client.Invalid("volume %q: the target %q is not an absolute path below /", v.Name, v.Target)
+			return client.Invalid("%s %q: the target %q is not an absolute path below /", kind, v.Name, v.Target)
 		}
 		if err := p.addVolume(spec, v); err != nil {
-			return client.Invalid("volume %s: %v", v.Target, err)
+			return client.Invalid("%s %s: %v", kind, v.Target, err)
 		}
 	}
 	return p.requiredVolumes(spec)
