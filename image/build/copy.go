@@ -30,6 +30,7 @@ type copyStep struct {
 	chown   string
 	mode    *int64
 	whole   bool // a directory is copied itself, not only what is in it
+	into    bool // into the destination, also where that is not there yet
 	unpack  bool // ADD: an archive is unpacked
 	strict  bool // what is no archive is an error
 	parents bool // the directories of a source's path are copied with it
@@ -52,7 +53,8 @@ func (s *copyStep) key(ctx context.Context, b *work) (any, error) {
 		Parents               bool     `json:",omitempty"`
 		Texts                 []text   `json:",omitempty"`
 		Exclude               []string `json:",omitempty"`
-	}{s.dest, s.chown, "", s.mode, s.whole, s.unpack, s.strict, s.sources, s.parents, s.texts, s.exclude}
+		Into                  bool     `json:",omitempty"`
+	}{s.dest, s.chown, "", s.mode, s.whole, s.unpack, s.strict, s.sources, s.parents, s.texts, s.exclude, s.into}
 	var err error
 	if s.from != nil {
 		k.From = s.from.state(b.builder)
@@ -253,7 +255,7 @@ func (c *copier) source(src, dest string) error {
 }
 
 func (c *copier) directory(src, dest string) error {
-	if c.step.whole && (strings.HasSuffix(dest, "/") || c.isDir(dest)) {
+	if c.step.whole && (c.step.into || c.isDir(dest)) {
 		dest = path.Join(dest, path.Base(src))
 	}
 	at, err := c.dir(dest)

@@ -11,49 +11,78 @@ import (
 // Bastille lets the host's shell read them. Here no shell does: what only one
 // understands is an error.
 func (p *planner) shellWords(in Instruction) ([]string, error) {
-	text, vars, err := in.Text, lookup(p.lookup), error(nil)
+	l, text, unset, err := plainLexer(p.lookup), in.Text, "", error(nil)
 	if in.recipe {
-		vars = p.recipeLookup(in)
-		if text, err = p.replace(in); err != nil {
+		if text, err = p.recipeText(in); err != nil {
 			return nil, err
 		}
-		text = strings.TrimRight(cutComment(text), "; \t")
+		l = &lexer{vars: p.recipeLookup(in), escape: '\\', container: true, charge: p.charge,
+			unset: func(name string) { unset = name }}
 	}
-	list, operator, err := split(text, vars)
+	list, operator, err := l.split(text)
 	if err == nil {
 		err = p.chargeWords(list)
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	if operator != 0 {
-		return nil, fmt.Errorf("%q is for a shell of the host, and none evaluates this line: quote it, or do it in "+
-			"the jail", operator)
-	}
-	if len(list) == 0 {
+	case unset != "":
+		return nil, undeclared(unset)
+	case operator != 0:
+		return nil, forHost(string(operator))
+	case len(list) == 0:
 		return nil, errUsage
 	}
 	return list, nil
 }
 
-// cutComment takes away what a shell would pass over at the end of a line.
-func cutComment(text string) string {
+func forHost(what string) error {
+	return fmt.Errorf("%q is for a shell of the host, and none evaluates this line: quote it, or do it in the jail", what)
+}
+
+// recipeText is a line of a Bastillefile with its arguments replaced, without what
+// a shell passes over at its end.
+func (p *planner) recipeText(in Instruction) (string, error) {
+	text, err := p.replace(in)
+	if err != nil {
+		return "", err
+	}
+	inShell(text, func(i int, quote byte) bool {
+		begins := i == 0 || strings.IndexByte(" \t;", text[i-1]) >= 0
+		switch {
+		case text[i] == '#' && quote == 0 && begins:
+			text = text[:i]
+			return false
+		case strings.HasPrefix(text[i:], "$("):
+			err = forHost("$(")
+		case text[i] == '`':
+			err = forHost("`")
+		}
+		return err == nil
+	})
+	return strings.TrimRight(text, "; \t"), err
+}
+
+// inShell looks at each character that a shell would look at, with the quotes that
+// it stands in.
+func inShell(text string, look func(i int, quote byte) bool) {
 	quote := byte(0)
 	for i := 0; i < len(text); i++ {
-		switch c := text[i]; {
-		case c == '\\' && quote != '\'':
+		c := text[i]
+		if c == '\\' && quote != '\'' {
 			i++
-		case quote != 0:
-			if c == quote {
-				quote = 0
-			}
-		case c == '\'' || c == '"':
+			continue
+		}
+		if quote != '\'' && !look(i, quote) {
+			return
+		}
+		switch {
+		case quote != 0 && c == quote:
+			quote = 0
+		case quote == 0 && (c == '\'' || c == '"'):
 			quote = c
-		case c == '#' && (i == 0 || strings.IndexByte(" \t;", text[i-1]) >= 0):
-			return text[:i]
 		}
 	}
-	return text
 }
 
 // runsServices makes a Bastillefile's image do what Bastille's jails do: it runs
@@ -148,7 +177,7 @@ func (p *planner) copyWhole(in Instruction, list []string, dest string) error {
 				strings.TrimLeft(src, "/"))
 		}
 		s := &copyStep{sources: []string{path.Join(escapeGlob(in.dir), src)}, dest: dest,
-			whole: !strings.HasSuffix(src, "/")}
+			whole: !strings.HasSuffix(src, "/"), into: len(list) > 1}
 		p.add(in, s)
 	}
 	return nil

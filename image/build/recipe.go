@@ -25,7 +25,7 @@ func (b *builder) jailfile() {
 	}
 	names := []string{DefaultFile, ContainerFile, DockerFile, BastilleFile}
 	if b.opts.From != "" || b.opts.Format == FormatBastille {
-		names = []string{DefaultFile, BastilleFile} // the others have a FROM
+		names = []string{BastilleFile, DefaultFile} // the others have a FROM
 	}
 	b.recipe = filepath.Join(b.opts.Context, names[0])
 	for _, name := range names {
@@ -54,6 +54,11 @@ func (b *builder) readRecipe(ctx context.Context) (*File, error) {
 		return nil, fmt.Errorf("%s: --from is for a Bastillefile: a Jailfile has FROM", name)
 	}
 	file, err := b.parseFile(ctx, name, bastille)
+	if bastille && b.opts.File == "" && errors.Is(err, fs.ErrNotExist) {
+		if hooks, herr := b.readHooks(); hooks != nil || herr != nil {
+			file, err = hooks, herr
+		}
+	}
 	if err != nil {
 		return nil, b.noRecipe(err)
 	}

@@ -187,6 +187,36 @@ func TestATreeOfTemplates(t *testing.T) {
 	m.want(1, "0 etc/app 644 0:0")
 }
 
+// A template may be of a file for each word.
+func TestHookFiles(t *testing.T) {
+	needRoot(t)
+	m, r, _, err := recipe(t, files{"PKG": "nginx\n# no\n\nvim\n", "OVERLAY": "usr\n", "usr/f": "${A}", "ARG": "A=1\n",
+		"CMD": "echo ${A} > /x", "PRE": "true\n", "SYSRC": "a=b\n", "PF": "tcp 80 80\n", "RENDER": "/usr/f\n",
+		"FSTAB": "/a b nullfs ro 0 0\n", "CONFIG": "etc", "etc/g": "g", "INCLUDE/": ""}, nil)
+	check(t, err)
+	want := []string{"/bin/sh|-c|true", "pkg|install|-y|nginx ASSUME_ALWAYS_YES=yes",
+		"pkg|clean|-a|-y|-q ASSUME_ALWAYS_YES=yes", "pkg|install|-y|vim ASSUME_ALWAYS_YES=yes",
+		"pkg|clean|-a|-y|-q ASSUME_ALWAYS_YES=yes", "sysrc|a=b", "/bin/sh|-c|echo 1 > /x"}
+	if !slices.Equal(r.said, want) {
+		t.Errorf("%q", r.said)
+	}
+	m.has("usr/f", "1")
+	m.has("etc/g", "g")
+	if p := m.img.Manifest; len(p.Ports) != 1 || len(p.Volumes) != 1 {
+		t.Errorf("%+v", p)
+	}
+	for name, text := range map[string]string{"SYSRC": "\na=$b\n", "LIMITS": "# x\nmemoryuse 1G\n"} {
+		_, _, _, err := recipe(t, files{name: text}, nil)
+		if err == nil || !strings.Contains(err.Error(), "/"+name+":2: "+name) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	_, _, _, err = recipe(t, files{"x": ""}, nil)
+	if err == nil || !strings.Contains(err.Error(), "no such file") {
+		t.Error(err)
+	}
+}
+
 // Jailfiles have the same instructions, and CMD keeps its own meaning there.
 func TestHooksInAJailfile(t *testing.T) {
 	needRoot(t)
@@ -219,6 +249,11 @@ func FuzzBastillefile(f *testing.F) {
 	f.Add(bastillefile)
 	f.Add("ARG A=b\nCMD ${A} 'x\nSYSRC a=\"b c\" d\\\n e\nCONFIG set a b;\n")
 	f.Add("MOUNT /a b nullfs ro,rw 0 0\nRDR udp 1 2\nCP a b c\nARG+ X\nLIF a b\n# c\nINCLUDE x --arg Y=z\n")
+	f.Add("SERVICE a start\nCMD x\nCP f /\nSERVICE b restart\nCMD y\nSERVICE a stop\nSERVICE b reload\nSYSRC c=d\n")
+	f.Add("RDR -i a tcp 80-90 80:*\nCONFIG remove allow.a\nCONFIG set allow.nob\nTAGS a,b c\nARG a-b='$(x)'\nPKG ${a-b} ${c:-`\n")
+	for _, form := range forms {
+		f.Add(form.form)
+	}
 	f.Fuzz(func(t *testing.T, text string) {
 		file, err := ParseBastille("B", strings.NewReader(text))
 		if err != nil {
@@ -239,6 +274,9 @@ func FuzzBastillefile(f *testing.F) {
 			t.Errorf("a plan without faults makes no config: %v", err)
 		}
 		for _, s := range p.planned {
+			if _, ok := s.step.(*serviceStep); ok || len(s.instructions()) == 0 {
+				t.Errorf("line %d is executed by nothing", s.in.Line)
+			}
 			c, ok := s.step.(*copyStep)
 			if ok && slices.ContainsFunc(c.sources, filepath.IsAbs) {
 				t.Errorf("it copies %q of the host", c.sources)
@@ -258,4 +296,17 @@ func tryFile(t *testing.T, context files, change func(*Options)) (*made, error) 
 		check(t, os.Remove(filepath.Join(o.Context, "Jailfile")))
 		change(o)
 	})
+}
+
+// A destination that is not there becomes the directory that is copied, with a
+// final slash too, as cp(1) has it.
+func TestCopiesAsCp(t *testing.T) {
+	needRoot(t)
+	m, _, _, err := recipe(t, files{"Bastillefile": "CP d /new\nCP d /slash/\nCP d /new\nCP d/ /new\nCP d e /many\nCP f /dir/\n",
+		"d/f": "1", "e/g": "2", "f": "3"}, nil)
+	check(t, err)
+	for name, text := range map[string]string{"new/f": "1", "slash/f": "1", "new/d/f": "1", "many/d/f": "1", "many/e/g": "2",
+		"dir/f": "3"} {
+		m.has(name, text)
+	}
 }

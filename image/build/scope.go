@@ -42,8 +42,14 @@ func errOfJails(found string) error {
 // replace puts the values of a Bastillefile's arguments into a line, before its
 // quotes are read, one after the other: a value may name the arguments after it.
 func (p *planner) replace(in Instruction) (string, error) {
-	text := in.Text
-	for _, v := range p.arguments(in) {
+	text, all := in.Text, p.arguments(in)
+	if !strings.Contains(text, "${") {
+		return text, nil
+	}
+	if err := p.charge(len(text) * len(all) / wordCost); err != nil { // each of them is looked for
+		return "", err
+	}
+	for _, v := range all {
 		old := "${" + v[0] + "}"
 		n := strings.Count(text, old)
 		if n == 0 {
@@ -144,9 +150,13 @@ func (p *planner) recipeLookup(in Instruction) lookup {
 		if s.declared[name] {
 			return "", nil
 		}
-		return "", fmt.Errorf("%s is not an argument of this file: declare it by ARG %s=VALUE before, or write \\$ "+
-			"for a dollar sign", name, name)
+		return "", undeclared(name)
 	}
+}
+
+func undeclared(name string) error {
+	return fmt.Errorf("%s is not an argument of this file: declare it by ARG %s=VALUE before, or write \\$ for a "+
+		"dollar sign", name, name)
 }
 
 // include plans another template in the place of INCLUDE, with arguments of its

@@ -69,6 +69,20 @@ func (c served) title() string {
 	return c.in.title()
 }
 
+// instructions are those that a step executes.
+func (s planned) instructions() (out []Instruction) {
+	many, ok := s.step.(*servedStep)
+	if !ok {
+		return []Instruction{s.in}
+	}
+	for _, c := range many.commands {
+		if !c.again {
+			out = append(out, c.in)
+		}
+	}
+	return out
+}
+
 // server divides a stage's steps into those that run alone and those that run
 // beside services.
 type server struct {

@@ -113,7 +113,9 @@ func (b *work) step(ctx context.Context, s planned) error {
 		return err
 	}
 	if hit {
-		b.progress("line %d: %s (cached)", s.in.Line, s.in.title())
+		for _, in := range s.instructions() {
+			b.progress("line %d: %s (cached)", in.Line, in.title())
+		}
 		return nil
 	}
 	if _, many := s.step.(*servedStep); !many { // which tells each of its commands
