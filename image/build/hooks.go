@@ -37,7 +37,8 @@ func (p *planner) shellWords(in Instruction) ([]string, error) {
 }
 
 func forHost(what string) error {
-	return fmt.Errorf("%q is for a shell of the host, and none evaluates this line: quote it, or do it in the jail", what)
+	return fmt.Errorf("%q is for a shell of the host, and none evaluates this line: quote it, or do it in the jail",
+		what)
 }
 
 // recipeText is a line of a Bastillefile with its arguments replaced, without what
