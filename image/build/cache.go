@@ -30,6 +30,7 @@ import (
 //	contexts/KEY   digests of a context's files
 //	pools/KEY      name of a ZFS dataset that has files of steps
 //	work/          of builds that run
+//	mounts/KEY     what RUN --mount=type=cache keeps, in data/
 //	lock           held shared by builds, exclusively by Prune
 //
 // A file appears whole, by rename(2), and is never changed, so that several
@@ -43,7 +44,7 @@ type cache struct {
 // cacheVersion is part of every key: it changes with what a step makes.
 const cacheVersion = 1
 
-var cacheDirs = []string{"blobs", "steps", "images", "contexts", "pools", "work"}
+var cacheDirs = []string{"blobs", "steps", "images", "contexts", "pools", "work", "mounts"}
 
 func openCache(ctx context.Context, dir string) (*cache, error) {
 	c, err := lockCache(ctx, dir, syscall.LOCK_SH)

@@ -218,7 +218,11 @@ func (p *planner) triggers(onbuild []string) error {
 			return fmt.Errorf("ONBUILD %.100s of the base: %w", text, err)
 		}
 		for _, f := range in.Flags {
-			if s := p.stageBefore(p.stage, f.Value); f.Name == "from" && s != nil && !slices.Contains(p.needed, s) {
+			s := p.stageOfMount(p.stage, f.Value)
+			if f.Name == "from" {
+				s = p.stageBefore(p.stage, f.Value)
+			}
+			if s != nil && !slices.Contains(p.needed, s) {
 				return fmt.Errorf("ONBUILD %.100s of the base copies from the stage %s, which nothing else needs: "+
 					"not supported", text, s.title())
 			}

@@ -359,6 +359,9 @@ func (p *planner) run(in Instruction) error {
 		s = &runStep{argv: []string{"/bin/sh", "-c", text}, env: p.loginEnv(), login: true, mayNeed: true}
 	case in.Heredoc != nil:
 		s.argv = p.script(*in.Heredoc)
+		if in.container && strings.HasPrefix(*in.Heredoc, "#!") {
+			s.argv, s.script = []string{scriptPath}, *in.Heredoc
+		}
 	case p.isJSON(in.Text):
 		list, err := p.json(in.Text)
 		if err != nil && !strings.HasPrefix(in.Text, "[ ") { // `[ -x a ] && b` is a command of the shell

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -87,9 +88,63 @@ func (c *cache) prune(ctx context.Context, age time.Duration, bytes int64) (free
 	}
 	if err == nil {
 		freed += more
+		more, err = c.pruneMounts(ctx, oldest, bytes)
+	}
+	if err == nil {
+		freed += more
 		more, err = c.prunePools(ctx, age, bytes)
 	}
 	return freed + more, err
+}
+
+// pruneMounts removes what commands keep for themselves, by the time of its last
+// use, and what is more than so many bytes of it.
+func (c *cache) pruneMounts(ctx context.Context, oldest time.Time, bytes int64) (freed int64, err error) {
+	entries, err := os.ReadDir(filepath.Join(c.dir, "mounts"))
+	if err != nil {
+		return 0, err
+	}
+	used := map[string]time.Time{}
+	for _, e := range entries {
+		fi, err := e.Info()
+		if err != nil {
+			return 0, err
+		}
+		used[e.Name()] = fi.ModTime()
+	}
+	names := slices.SortedFunc(maps.Keys(used), func(a, b string) int { return used[b].Compare(used[a]) })
+	var total int64
+	for _, name := range names {
+		dir := filepath.Join(c.dir, "mounts", name)
+		size, err := sizeOf(ctx, dir)
+		if err != nil {
+			return freed, err
+		}
+		if total += size; total <= bytes && bytes > 0 && !used[name].Before(oldest) {
+			continue
+		}
+		total -= size
+		if err := remove.Tree(dir); err != nil {
+			return freed, err
+		}
+		freed += size
+	}
+	return freed, nil
+}
+
+// sizeOf is what the files below a directory have, in bytes. No link is followed.
+func sizeOf(ctx context.Context, dir string) (n int64, err error) {
+	err = filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
+		if err != nil || !e.Type().IsRegular() {
+			return errors.Join(err, ctx.Err())
+		}
+		fi, err := e.Info()
+		if err == nil {
+			n += fi.Size()
+		}
+		return errors.Join(err, ctx.Err())
+	})
+	return n, err
 }
 
 // prunePools prunes the datasets; those that are gone are forgotten.

@@ -53,6 +53,7 @@ type Command struct {
 	// Secrets are files that the command finds and that are gone, from the
 	// root too, when Run returns.
 	Secrets []SecretFile
+	Mounts  []Mount // that are gone as well; those in others behind them
 	Output  io.Writer
 }
 
@@ -66,29 +67,36 @@ type runStep struct {
 	mayNeed   bool   // a command of the author's, which may need the services that were started
 	network   string // empty: the build's
 	secrets   []secretMount
+	mounts    []runMount
+	script    string            // what stands at scriptPath while it runs
 	params    map[string]string // privileges that a policy has permitted
 }
 
-func (s *runStep) key(_ context.Context, b *work) (any, error) {
+func (s *runStep) key(ctx context.Context, b *work) (any, error) {
+	mounts, err := s.mountKeys(ctx, b)
 	return struct {
 		Args, Then, Env    []string
 		Dir, User, Network string
 		Params             map[string]string
 		Secrets            []secretMount // names and places; a secret's value changes nothing
 		Login              bool          `json:",omitempty"`
-	}{s.argv, s.then, s.env, s.dir, s.user, s.on(b), s.params, s.secrets, s.login}, nil
+		Mounts             []mountKey    `json:",omitempty"`
+		Script             string        `json:",omitempty"`
+	}{s.argv, s.then, s.env, s.dir, s.user, s.on(b), s.params, s.secrets, s.login, mounts, s.script}, err
 }
 
 func (s *runStep) on(b *work) string { return cmp.Or(s.network, b.network) }
 
 func (s *runStep) run(ctx context.Context, b *work) error {
-	return b.inTree(ctx, func(dir string) error {
+	return b.inTree(ctx, func(dir string) (err error) {
+		mounts, undo, err := s.lend(ctx, b)
+		defer func() { err = errors.Join(err, undo()) }()
 		for _, argv := range s.all() {
-			if err := s.command(ctx, b, dir, argv); err != nil {
-				return err
+			if err == nil {
+				err = s.command(ctx, b, dir, argv, mounts)
 			}
 		}
-		return nil
+		return err
 	})
 }
 
@@ -116,9 +124,9 @@ func (b *work) inTree(ctx context.Context, change func(dir string) error) error 
 	return b.tree.keep(ctx, b)
 }
 
-func (s *runStep) command(ctx context.Context, b *work, dir string, argv []string) error {
+func (s *runStep) command(ctx context.Context, b *work, dir string, argv []string, mounts []Mount) error {
 	c := s.asCommand(b, dir)
-	c.Args = argv
+	c.Args, c.Mounts = argv, mounts
 	for _, m := range s.secrets {
 		c.Secrets = append(c.Secrets, SecretFile{Target: m.Target, Value: b.opts.Secrets[m.ID], Mode: m.Mode,
 			UID: m.UID, GID: m.GID})

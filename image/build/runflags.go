@@ -26,7 +26,7 @@ func (p *planner) runFlags(in Instruction, s *runStep) error {
 		case "device":
 			err = errors.New("not supported: a command sees the basic nodes of /dev")
 		case "mount":
-			err = p.secretFlag(s, value)
+			err = p.mountFlag(s, value)
 		case "allow":
 			err = p.allowRun(s, value)
 		case "sysvipc":

@@ -48,7 +48,6 @@ var secretID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$`)
 
 func (p *planner) readMount(text string) (m secretMount, needed bool, err error) {
 	m.Mode = 0o400
-	kind := ""
 	for word := range strings.SplitSeq(text, ",") {
 		key, value, has := strings.Cut(word, "=")
 		if !has && key != "required" || has && value == "" {
@@ -56,7 +55,6 @@ func (p *planner) readMount(text string) (m secretMount, needed bool, err error)
 		}
 		switch key {
 		case "type":
-			kind = value
 		case "id":
 			m.ID = value
 		case "target", "dst", "destination":
@@ -80,9 +78,6 @@ func (p *planner) readMount(text string) (m secretMount, needed bool, err error)
 		if err != nil {
 			return m, false, fmt.Errorf("%s: invalid value %q", key, value)
 		}
-	}
-	if kind != "secret" {
-		return m, false, errors.New("only type=secret can be mounted: what a build needs otherwise comes by COPY")
 	}
 	if m.ID == "" && m.Target != "" {
 		m.ID = path.Base(m.Target)

@@ -162,7 +162,7 @@ func (s *server) command(l planned, step *runStep) {
 	switch {
 	case len(s.up) == 0 || s.open == nil && !step.mayNeed:
 		s.out = append(s.out, l)
-	case len(step.secrets) > 0 || len(step.params) > 0 || step.network != "":
+	case len(step.secrets)+len(step.mounts)+len(step.params) > 0 || step.script != "" || step.network != "":
 		s.close()
 		s.p.warn(l.in, "its options give it a jail of its own, in which the services do not run that were started")
 		s.out = append(s.out, l)

@@ -290,6 +290,9 @@ func (p *planner) choose() error {
 				if f.Name == "from" {
 					need(p.stageBefore(s, f.Value))
 				}
+				if f.Name == "mount" {
+					need(p.stageOfMount(s, f.Value))
+				}
 			}
 		}
 	}
@@ -300,6 +303,15 @@ func (p *planner) choose() error {
 		}
 	}
 	return nil
+}
+
+// stageOfMount is nil where a --mount names no stage.
+func (p *planner) stageOfMount(s *stage, value string) *stage {
+	opts, err := readMountOptions(value)
+	if err != nil || opts["from"] == "" {
+		return nil // which is told when it is evaluated
+	}
+	return p.stageBefore(s, opts["from"])
 }
 
 // from begins a stage.

@@ -279,7 +279,7 @@ func (m *mounter) on(open func(string) (*mount.Point, error), target string, wha
 	return errors.Join(m.by.On(at, what), at.Close())
 }
 
-// prepare mounts /dev, lends the host's resolv.conf and the secrets. The undo is
+// prepare mounts /dev, lends the host's resolv.conf, the secrets and the mounts. The undo is
 // never nil.
 func (r *Runner) prepare(c build.Command) (undo func() error, err error) {
 	undo = func() error { return nil }
@@ -299,6 +299,9 @@ func (r *Runner) prepare(c build.Command) (undo func() error, err error) {
 	}
 	secrets, err := lendSecrets(r.state, m, c.Secrets)
 	undo = func() error { return errors.Join(secrets.takeBack(), m.close()) }
+	if err == nil {
+		err = secrets.lendMounts(c.Mounts)
+	}
 	if err != nil || c.Network != build.NetworkHost {
 		return undo, err
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -64,6 +65,42 @@ func (l *lent) lend(file string, s build.SecretFile) error {
 	return l.m.file(s.Target, mount.Mount{Type: "nullfs", Source: file})
 }
 
+// lendMounts mounts directories, files and tmpfs, those that are in others last.
+func (l *lent) lendMounts(list []build.Mount) error {
+	list = slices.Clone(list)
+	slices.SortStableFunc(list, func(a, b build.Mount) int {
+		return strings.Count(a.Target, "/") - strings.Count(b.Target, "/")
+	})
+	for _, m := range list {
+		if err := l.lendMount(m); err != nil {
+			return fmt.Errorf("mount at %s: %w", m.Target, err)
+		}
+	}
+	return nil
+}
+
+func (l *lent) lendMount(m build.Mount) error {
+	what := mount.Mount{Type: "nullfs", Source: m.Source}
+	if m.ReadOnly {
+		what.Options = []string{"ro"}
+	}
+	on := l.m.dir
+	if m.Source == "" {
+		what = mount.Mount{Type: "tmpfs", Source: "tmpfs",
+			Options: []string{"mode=1777", "size=" + strconv.FormatInt(m.Size, 10)}}
+	} else if fi, err := os.Lstat(m.Source); err != nil {
+		return err
+	} else if !fi.IsDir() {
+		on = l.m.file
+	}
+	missing, err := missingNames(l.m.path, m.Target)
+	if err != nil {
+		return err
+	}
+	l.made = append(l.made, missing...)
+	return on(m.Target, what)
+}
+
 // missingNames are the parts of a path that a root does not have.
 func missingNames(dir, name string) (missing []string, err error) {
 	root, err := os.OpenRoot(dir)
@@ -87,7 +124,7 @@ func missingNames(dir, name string) (missing []string, err error) {
 // takeBack leaves nothing of the secrets. What the command made beside them
 // stays.
 func (l *lent) takeBack() error {
-	if l.store == "" {
+	if l.store == "" && len(l.made) == 0 {
 		return nil
 	}
 	errs := []error{l.m.unmount()}
@@ -103,6 +140,9 @@ func (l *lent) takeBack() error {
 			}
 		}
 		err = root.Close()
+	}
+	if l.store == "" {
+		return errors.Join(append(errs, err)...)
 	}
 	return errors.Join(append(errs, err, mount.UnmountUnder(l.store), os.Remove(l.store))...)
 }
