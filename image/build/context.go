@@ -46,6 +46,7 @@ type ignorer struct {
 // ignored is one pattern; !pattern takes back what one before it has said.
 type ignored struct {
 	m    *patternmatcher.PatternMatcher
+	text string
 	back bool
 }
 
@@ -103,8 +104,9 @@ func (ig *ignorer) add(line string) error {
 	if len(ig.patterns) == maxIgnored {
 		return fmt.Errorf("there are more than %d patterns", maxIgnored)
 	}
-	m, err := patternmatcher.New([]string{strings.TrimPrefix(path.Clean("/"+strings.TrimSpace(text)), "/")})
-	ig.patterns = append(ig.patterns, ignored{m, back})
+	text = strings.TrimPrefix(path.Clean("/"+strings.TrimSpace(text)), "/")
+	m, err := patternmatcher.New([]string{text})
+	ig.patterns = append(ig.patterns, ignored{m, text, back})
 	return err
 }
 
@@ -134,6 +136,13 @@ func (ig *ignorer) match(name string) (skip bool, err error) {
 	return skip, nil
 }
 
+// mayKeep tells whether an exception is perhaps of something in a directory.
+func (ig *ignorer) mayKeep(dir string) bool {
+	return slices.ContainsFunc(ig.patterns, func(p ignored) bool {
+		return p.back && (strings.HasPrefix(p.text, dir+"/") || strings.HasPrefix(p.text, "*"))
+	})
+}
+
 func (ig *ignorer) exceptions() bool {
 	return slices.ContainsFunc(ig.patterns, func(p ignored) bool { return p.back })
 }
@@ -155,7 +164,7 @@ func (c contextSource) expand(sources []string) ([]string, error) {
 			return nil, fmt.Errorf("%s leads out of the context: give a directory above as the context, or copy the "+
 				"file into it", s)
 		case !strings.ContainsAny(name, "*?["):
-			if skip, err := c.ignore.match(name); skip || err != nil {
+			if skip, look, err := c.skips(name); skip && !(look && c.ignore.mayKeep(name)) || err != nil {
 				return nil, errors.Join(fmt.Errorf("%s is excluded by %s, or is the build's own output", s,
 					c.ignore.file), err)
 			}
@@ -192,6 +201,9 @@ func (c contextSource) glob(pattern string) (out []string, err error) {
 }
 
 func (c contextSource) skips(name string) (skip, look bool, err error) {
+	if name == "." {
+		return false, false, nil // patterns are of what is in it
+	}
 	if skip, err = c.ignore.match(name); !skip || err != nil || !c.ignore.exceptions() {
 		return skip, false, err
 	}

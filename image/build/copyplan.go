@@ -23,7 +23,10 @@ func (p *planner) copy(in Instruction) error {
 	n := len(list) - 1
 	s := &copyStep{dest: p.inWorkdir(list[n]), unpack: in.Verb == "ADD"}
 	if n > 1 && !strings.HasSuffix(s.dest, "/") {
-		return manySources(n, list[n])
+		if !in.container {
+			return manySources(n, list[n])
+		}
+		s.dest += "/"
 	}
 	for _, src := range list[:n] {
 		if err := p.copySource(s, in, src); err != nil {
@@ -83,6 +86,11 @@ func (p *planner) copyText(s *copyStep, in Instruction, name string) error {
 	return fmt.Errorf("<<%s has no text", name)
 }
 
+func isNumber(text string) bool {
+	_, err := strconv.ParseUint(text, 10, 32)
+	return err == nil
+}
+
 func (p *planner) copyFlag(s *copyStep, in Instruction, f Flag) (err error) {
 	if f.Name == "from" {
 		if s.from, err = p.origin(f.Value); err != nil {
@@ -102,7 +110,9 @@ func (p *planner) copyFlag(s *copyStep, in Instruction, f Flag) (err error) {
 	}
 	switch f.Name {
 	case "chown":
-		s.chown = value
+		if s.chown = value; in.container && isNumber(value) {
+			s.chown += ":" + value // it is its own group, whatever passwd says
+		}
 	case "chmod":
 		mode, err := strconv.ParseUint(value, 8, 12)
 		if err != nil {

@@ -272,8 +272,8 @@ func (b *work) lay(ctx context.Context, m runMount) (_ string, err error) {
 	}
 	defer func() { err = errors.Join(err, from.close()) }()
 	name := cmp.Or(m.Source, ".")
-	if skip, _, err := from.skips(name); skip || err != nil {
-		return "", errors.Join(fmt.Errorf("%s is excluded by %s", name, b.ignore.file), err)
+	if _, err := from.expand([]string{escapeGlob(name)}); err != nil { // one that is ignored
+		return "", err
 	}
 	dir, err := os.MkdirTemp(b.dir, "bind-")
 	if err != nil {

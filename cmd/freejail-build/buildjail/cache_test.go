@@ -121,15 +121,20 @@ func TestSecrets(t *testing.T) {
 	}
 	for line, want := range map[string]string{
 		`RUN --mount=type=secret,id=absent,required x`: "the secret absent is required: give --secret id=absent,src=FILE",
-		`RUN --mount=type=bind,source=. x`:             "unknown option \"source\"",
-		`RUN --mount=type=cache,target=/x x`:           "only type=secret",
+		`RUN --mount=type=bind,source=. x`:             "it needs target=PATH",
+		`RUN --mount=type=ssh,target=/x x`:             "type=ssh is not supported",
+		`RUN --mount=type=tmpfs,target=/x,id=a x`:      "id is not supported for type=tmpfs",
+		`RUN --mount=type=tmpfs,target=/x,size=x x`:    "invalid size",
+		`RUN --mount=type=cache,target=/ x`:            "below /",
+		`RUN --mount=target=/x,from=none x`:            "no earlier stage has this name",
+		`RUN --mount=target=/x,source=../none x`:       "none",
 		`RUN --mount=type=secret x`:                    "it needs id=NAME",
 		`RUN --mount=type=secret,id=token,mode=x x`:    "mode: invalid value \"x\"",
 		`RUN --mount=type=secret,id=token,target=/ x`:  "the target is not a file path",
 		`RUN --allow=raw_sockets x`:                    "give --policy FILE",
 		`RUN --allow=a/b x`:                            "not a valid parameter name",
 		`RUN --sysvipc=all x`:                          "want shm, msg or sem",
-		`RUN --network=bridge x`:                       "there are host and none",
+		`RUN --network=bridge x`:                       "there are default, host and none",
 		"RUN --mount=type=secret,id=token,target=/a --mount=type=secret,id=other,target=/a x": "/a has a secret already",
 	} {
 		if _, err := f.build(line); err == nil || !strings.Contains(err.Error(), want) {
