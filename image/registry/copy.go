@@ -206,8 +206,8 @@ func (j *job) copyGraph(ctx context.Context, root ocispec.Descriptor) error {
 	}
 }
 
-// survey finds out what there is to copy. Layers that are to be had elsewhere
-// alone stay there.
+// survey finds out what there is to copy. Layers that need not be with their image, and
+// are not, stay where they are.
 func (j *job) survey(ctx context.Context, d ocispec.Descriptor, depth int) error {
 	if j.seen[d.Digest] {
 		return nil
@@ -230,8 +230,13 @@ func (j *job) survey(ctx context.Context, d ocispec.Descriptor, depth int) error
 		return fmt.Errorf("the manifest %s: %w", d.Digest, err)
 	}
 	for _, below := range f.names {
-		if len(below.URLs) > 0 {
-			continue
+		if len(below.URLs) > 0 || document.IsForeign(below.MediaType) {
+			if there, err := j.src.Exists(ctx, below); err != nil {
+				return err
+			} else if !there {
+				continue
+			}
+			below.MediaType, below.URLs = ocispec.MediaTypeImageLayer, nil // or it would be passed over later
 		}
 		j.below[d.Digest] = append(j.below[d.Digest], below)
 		if err := j.survey(ctx, below, depth+1); err != nil {

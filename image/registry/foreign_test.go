@@ -10,6 +10,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/document"
 	"github.com/freejail/freejail/image/layout"
 	"github.com/freejail/freejail/internal/testoci"
 )
@@ -74,4 +75,36 @@ func mustOpen(t *testing.T, file string) *layout.Layout {
 	}
 	t.Cleanup(func() { _ = l.Close() })
 	return l
+}
+
+// A layer that need not be with its image is copied where it is.
+func TestCopyOfForeignLayers(t *testing.T) {
+	for _, there := range []bool{true, false} {
+		l := testoci.NewLayout(testoci.Tar(t, testoci.File("f", "x")), testoci.Tar(t, testoci.File("g", "y")))
+		l.Manifest.Layers[0].MediaType = document.DockerForeign + ".gzip"
+		l.Manifest.Layers[0].URLs = []string{"https://registry.invalid/x"}
+		layer := l.Manifest.Layers[0].Digest
+		if !there {
+			delete(l.Files, "blobs/sha256/"+layer.Encoded())
+		}
+		dir := filepath.Join(t.TempDir(), "to")
+		_, err := (&Client{}).Copy(t.Context(), Location{Kind: Layout, Path: l.Seal(t).Dir(t)},
+			Location{Kind: Layout, Path: dir}, CopyOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		to, err := layout.Open(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := to.StatBlob(layer); (err == nil) != there {
+			t.Errorf("the layer was there: %v; at the destination: %v", there, err)
+		}
+		if idx, err := to.Index(); err != nil || idx.Manifests[0].Digest != l.Index.Manifests[0].Digest {
+			t.Errorf("%v %+v", err, idx)
+		}
+		if err := to.Close(); err != nil {
+			t.Error(err)
+		}
+	}
 }
