@@ -131,22 +131,34 @@ func (p *plan) addPort(out client.Port, source policy.Source) error {
 	return nil
 }
 
-// checkMapped tells of ports that would have to be mapped, which the host's network does not do. An
-// image with a manifest is told where its port is instead.
+// listens is the port where the program listens whatever it is told, as far as that is known: as the
+// job says by to, or an image without a manifest. 0 is unknown.
+func (p *plan) listens(name string, b client.PortBinding) int {
+	for _, mp := range p.image.Manifest.Ports {
+		switch {
+		case p.described() && p.isFor(b, mp):
+			return 0
+		case !p.described() && mp.Name == name:
+			return mp.Port
+		}
+	}
+	return max(b.To, 0)
+}
+
+// checkMapped tells of ports that would have to be mapped, which the host's network does not do.
 func (p *plan) checkMapped(spec client.TaskSpec) error {
 	for _, name := range slices.Sorted(maps.Keys(spec.Ports)) {
 		b := spec.Ports[name]
-		told := p.described() && slices.ContainsFunc(p.image.Manifest.Ports,
-			func(mp image.Port) bool { return p.isFor(b, mp) })
-		switch {
-		case b.To <= 0 || b.To == b.Port || told:
+		switch inside := p.listens(name, b); {
+		case inside == 0 || inside == b.Port:
 		case b.Label != "":
-			p.note("port %s: to = %d is not mapped, as tasks use the host's network: the program has to listen on "+
-				"%d (FREEJAIL_PORT_%s), or the job to say static = %d", b.Label, b.To, b.Port, envName(name), b.To)
+			p.note("port %s: %d is not mapped to %d, as tasks use the host's network: the program has to listen on "+
+				"%d (FREEJAIL_PORT_%s), or the job to say static = %d", b.Label, b.Port, inside, b.Port, envName(name),
+				inside)
 		default:
 			return client.Invalid("ports: %d cannot be mapped to port %d of image %s: tasks use the host's network, "+
 				"and the image has no manifest with this port, by which its program would be told: give %d itself",
-				b.Port, b.To, p.image.Name, b.To)
+				b.Port, inside, p.image.Name, inside)
 		}
 	}
 	return nil

@@ -64,8 +64,13 @@ func TestPortsOfATask(t *testing.T) {
 		"for a port that is only exposed": {img: portImage(false, image.Port{Name: "80", Port: 80}),
 			ports: map[string]client.PortBinding{"http": to(bound("http", 20001), 80)},
 			want:  "80=:80/tcp? http=10.0.0.1:20001/tcp*", asked: "host:80/tcp job:20001/tcp",
-			noted: "port http: to = 80 is not mapped, as tasks use the host's network: the program has to listen on 20001 " +
+			noted: "port http: 20001 is not mapped to 80, as tasks use the host's network: the program has to listen on 20001 " +
 				"(FREEJAIL_PORT_http), or the job to say static = 80"},
+		"an exposed port by its name": {img: portImage(false, image.Port{Name: "80", Port: 80}),
+			ports: map[string]client.PortBinding{"80": bound("http", 20001)},
+			want:  "80=10.0.0.1:20001/tcp", asked: "job:20001/tcp",
+			noted: "port http: 20001 is not mapped to 80, as tasks use the host's network: the program has to listen on 20001 " +
+				"(FREEJAIL_PORT_80), or the job to say static = 80"},
 		"an exposed port that is bound": {img: portImage(false, image.Port{Name: "80", Port: 80}),
 			ports: map[string]client.PortBinding{"http": bound("http", 80)},
 			want:  "80=10.0.0.1:80/tcp http=10.0.0.1:80/tcp*", asked: "job:80/tcp"},
@@ -118,6 +123,7 @@ func TestPortsThatCannotBe(t *testing.T) {
 		"a large number":     {portImage(false), map[string]client.PortBinding{"x": {Port: 65536}}, "x = 65536 is not a valid port"},
 		"a protocol":         {portImage(false), map[string]client.PortBinding{"x": {Port: 1, Protocol: "sctp"}}, `"sctp" is neither tcp nor udp`},
 		"another protocol":   {portImage(true, web), map[string]client.PortBinding{"http": {Port: 1, Protocol: "udp"}}, "is a tcp port, not udp"},
+		"by a name":          {portImage(false, image.Port{Name: "80", Port: 80}), map[string]client.PortBinding{"80": {Port: 8080}}, "8080 cannot be mapped to port 80"},
 		"mapped by nobody":   {portImage(false), map[string]client.PortBinding{"80": {Port: 8080, To: 80}}, "8080 cannot be mapped to port 80"},
 		"mapped and exposed": {portImage(false, image.Port{Name: "80", Port: 80}), map[string]client.PortBinding{"80": {Port: 8080, To: 80}}, "8080 cannot be mapped to port 80"},
 	} {
