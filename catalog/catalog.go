@@ -411,21 +411,35 @@ type checkOnce struct {
 	DisableRedirects bool
 }
 
+// Times of a check that gives none.
+const (
+	defaultInterval = 10 * time.Second
+	defaultTimeout  = 2 * time.Second
+)
+
 func check(s Service) *checkOnce {
-	addr := net.JoinHostPort(cmp.Or(s.Check.Address, "127.0.0.1"), strconv.Itoa(s.Port))
-	out := &checkOnce{AgentServiceCheck: &api.AgentServiceCheck{Interval: orDefault(s.Check.Interval, 10*time.Second),
-		Timeout: orDefault(s.Check.Timeout, 2*time.Second)}, DisableRedirects: true}
+	out := &checkOnce{AgentServiceCheck: &api.AgentServiceCheck{
+		Interval: timeOr(s.Check.Interval, defaultInterval).String(),
+		Timeout:  timeOr(s.Check.Timeout, defaultTimeout).String()}, DisableRedirects: true}
 	if s.Check.Type == "http" {
-		out.HTTP = "http://" + addr + "/" + strings.TrimPrefix(s.Check.Path, "/")
+		out.HTTP = checkURL(s)
 	} else {
-		out.TCP = addr
+		out.TCP = checkAddress(s)
 	}
 	return out
 }
 
-func orDefault(d, def time.Duration) string {
+func checkAddress(s Service) string {
+	return net.JoinHostPort(cmp.Or(s.Check.Address, "127.0.0.1"), strconv.Itoa(s.Port))
+}
+
+func checkURL(s Service) string {
+	return "http://" + checkAddress(s) + "/" + strings.TrimPrefix(s.Check.Path, "/")
+}
+
+func timeOr(d, def time.Duration) time.Duration {
 	if d <= 0 {
-		d = def
+		return def
 	}
-	return d.String()
+	return d
 }

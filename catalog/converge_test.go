@@ -150,8 +150,8 @@ func TestChecksAreTold(t *testing.T) {
 	for i, step := range []struct {
 		after  time.Duration
 		health string
-		want   string
-	}{{0, Starting, ""}, {0, Unhealthy, ""}, {time.Second, Healthy, ""}, {0, Unhealthy, ""}, {tellAfter, Unhealthy, failing},
+		want   news
+	}{{0, Starting, nothing}, {0, Unhealthy, ""}, {time.Second, Healthy, ""}, {0, Unhealthy, ""}, {tellAfter, Unhealthy, failing},
 		{tellAfter, Unhealthy, ""}, {0, Unknown, ""}, {0, Healthy, passing}, {0, Healthy, ""}, {0, Warning, ""},
 		{tellAfter, Warning, ""}, {tellEvery, Warning, failing}, {0, "", passing}} {
 		now = now.Add(step.after)

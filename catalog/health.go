@@ -60,10 +60,16 @@ func worst(checks []*api.AgentCheck) (health, output string) {
 	for _, check := range checks {
 		is := healthOf(check)
 		if severity[is] > severity[health] {
-			health, output = is, check.Output[:min(len(check.Output), maxOutput)]
+			health, output = is, check.Output
 		}
 	}
-	return health, printable.Line(strings.TrimSpace(strings.ToValidUTF8(output, "")))
+	return health, short(output)
+}
+
+// short is an output as it is kept: it has what a program of an image says.
+func short(output string) string {
+	output = output[:min(len(output), maxOutput)]
+	return printable.Line(strings.TrimSpace(strings.ToValidUTF8(output, "")))
 }
 
 func healthOf(check *api.AgentCheck) string {
@@ -84,38 +90,49 @@ func (c *Catalog) noteHealth(id string, s Service, health, output string) {
 	is.health, is.output = health, output
 	news := is.news(time.Now())
 	c.mu.Unlock()
-	switch news {
-	case failing:
-		c.event(s.Meta[metaTask], fmt.Sprintf("the check of port %s fails: %s", s.PortName, output))
-	case passing:
-		c.event(s.Meta[metaTask], fmt.Sprintf("the check of port %s passes again", s.PortName))
+	if text := news.of(s, output); text != "" {
+		c.event(s.Meta[metaTask], text)
 	}
 }
 
-// News of a check for a task's owner.
+// news of a check, for a task's owner.
+type news string
+
 const (
-	failing = "failing"
-	passing = "passing"
+	nothing news = ""
+	failing news = "failing"
+	passing news = "passing"
 )
 
+// of is the news of a service, in words.
+func (n news) of(s Service, output string) string {
+	switch n {
+	case failing:
+		return fmt.Sprintf("the check of port %s fails: %s", s.PortName, output)
+	case passing:
+		return fmt.Sprintf("the check of port %s passes again", s.PortName)
+	}
+	return ""
+}
+
 // news is what its owner is to be told now, if anything.
-func (is *condition) news(now time.Time) string {
+func (is *condition) news(now time.Time) news {
 	switch is.health {
 	case Starting, Unknown:
-		return ""
+		return nothing
 	case Unhealthy, Warning:
 		if is.failing.IsZero() {
 			is.failing = now
 		}
 		if is.toldFailing || now.Sub(is.failing) < tellAfter || now.Sub(is.toldAt) < tellEvery {
-			return ""
+			return nothing
 		}
 		is.toldFailing, is.toldAt = true, now
 		return failing
 	}
 	is.failing = time.Time{}
 	if !is.toldFailing {
-		return ""
+		return nothing
 	}
 	is.toldFailing, is.toldAt = false, now
 	return passing

@@ -229,7 +229,7 @@ type ServiceInfo struct {
 	// By is whose entry has the port instead, in words: the job's own service, or that of
 	// another task of the allocation. Health is then of its checks.
 	By string `json:"by,omitempty"`
-	// Health is what its checks say in Consul: starting, healthy, warning, unhealthy or
+	// Health is what its checks say: starting, healthy, warning, unhealthy or
 	// unknown; empty where it has none. Output is what the worst of them says.
 	Health string `json:"health,omitempty"`
 	Output string `json:"output,omitempty"`

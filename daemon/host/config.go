@@ -67,7 +67,8 @@ type Devfs struct {
 	Open, Close []devfs.Rule
 }
 
-// Consul says where services are registered; without an address none are.
+// Consul says where services are registered; without an address none are, and the daemon makes
+// their checks.
 type Consul struct {
 	Address   string `hcl:"address,optional"`
 	TokenFile string `hcl:"token_file,optional"`

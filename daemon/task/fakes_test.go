@@ -199,7 +199,7 @@ func (h *fakeHost) manager() *Manager {
 	if err := os.MkdirAll(filepath.Join(h.dir, "tasks"), 0o700); err != nil {
 		h.t.Fatal(err)
 	}
-	cfg := host.Config{StateDir: h.dir}
+	cfg := host.Config{StateDir: h.dir, Consul: host.Consul{Address: "127.0.0.1:8500"}}
 	cfg.Devfs.MaxRules = 100
 	return New(Host{Config: cfg, Log: hclog.NewNullLogger(), Boot: "this", Mounter: h, Jails: fakeJails{fakeHost: h},
 		Rulesets: fakeRulesets{h},

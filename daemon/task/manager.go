@@ -36,7 +36,7 @@ type Host struct {
 	Mounter  Mounter
 	Jails    Jails
 	Rulesets Rulesets
-	Catalog  Catalog // nil where no services are registered
+	Catalog  Catalog // nil where neither services are registered nor checks made
 	NFS      NFS
 	Images   Images
 	Judge    Judge

@@ -21,12 +21,20 @@ import (
 // announce tells the catalog what should be in Consul; it gets there when
 // Consul answers.
 func (m *Manager) announce(t *task) {
-	if m.Catalog == nil {
+	if !m.announces(t) {
 		return
 	}
 	if s := m.services(t); len(s) > 0 {
 		m.Catalog.Set(catalogKey(t.info), s)
 	}
+}
+
+// announces tells whether there is a Consul, or else a check that the daemon itself makes.
+func (m *Manager) announces(t *task) bool {
+	if m.Catalog == nil || m.Config.Consul.Address != "" {
+		return m.Catalog != nil
+	}
+	return slices.ContainsFunc(m.services(t), func(s catalog.Service) bool { return s.Check != nil })
 }
 
 // catalogKey has no dot, as ids of services are made with one.
