@@ -51,10 +51,7 @@ func TestExampleAgents(t *testing.T) {
 			} else { // without the plugin, which would start a daemon on the host's own socket
 				args = append(args, "-plugin-dir="+t.TempDir())
 			}
-			if name != "for development" { // which keeps nothing
-				args = append(args, "-data-dir="+tempDir(t))
-			}
-			runsUntil(t, want, args)
+			runsUntil(t, want, append(args, "-data-dir="+tempDir(t)))
 		})
 	}
 }

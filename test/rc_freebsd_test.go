@@ -120,7 +120,7 @@ func TestService(t *testing.T) {
 	s.must(t, "start")
 	runs("a stop by hand")
 	out := s.must(t, "faststop", "rc_shutdown=reboot")
-	if !strings.Contains(out, "1 tasks have ended") || exists(pidfile) {
+	if !strings.Contains(out, "1 task has ended") || exists(pidfile) {
 		t.Errorf("the host's shutdown: %s", out)
 	}
 	s.must(t, "start")
