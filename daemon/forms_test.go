@@ -23,7 +23,7 @@ import (
 // dir have: each with a manifest.json, and names of its own for the blobs.
 func reformed(t *testing.T, archive string) (docker, dir string) {
 	t.Helper()
-	l, err := layout.OpenArchive(t.Context(), archive, image.Limits{})
+	l, err := layout.OpenArchive(t.Context(), archive, image.Limits{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

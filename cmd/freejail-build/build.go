@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 
 	"github.com/freejail/freejail/cmd/freejail-build/buildjail"
@@ -21,24 +22,26 @@ const outputHelp = "the image file, an OCI archive; with a final slash an OCI la
 // outputFlags are common to what makes images.
 type outputFlags struct {
 	build.Options
-	quiet bool
+	progress app.Progress
+	bars     *app.Bars
 }
 
 func (f *outputFlags) add(c *cobra.Command) {
 	c.Flags().StringVarP(&f.Output, "output", "o", "", outputHelp)
 	platformFlag(c, &f.Platform, "the platform of the image, as `OS/ARCHITECTURE`")
-	c.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "print no progress")
+	f.progress.Flags(c.Flags())
 }
 
 func (f *outputFlags) options(a *commands) (o build.Options, err error) {
 	o = f.Options
-	o.Log = a.Messages
+	f.bars = f.progress.Bars(a.App)
+	o.Log, o.Bytes = f.bars, f.bars.Set
 	if o.Epoch, err = build.EpochFromEnv(); err != nil {
 		return o, app.UsageError{Err: err}
 	}
-	o.Warn = func(text string) { printable.Fprintln(a.Messages, "warning:", text) }
-	if !f.quiet {
-		o.Progress = func(text string) { printable.Fprintln(a.Messages, text) }
+	o.Warn = func(text string) { f.bars.Say("warning: " + text) }
+	if !f.progress.Quiet {
+		o.Progress = f.bars.Say
 	}
 	return o, nil
 }
@@ -115,7 +118,7 @@ func (a *commands) build(ctx context.Context, f *buildFlags, dir string) (err er
 	if o.Format, err = format(f.format); err != nil {
 		return err
 	}
-	o.Context, o.Pull = dir, f.pull
+	o.Context, o.Pull = dir, f.base
 	if o.Permit, err = permits(f.policy); err != nil {
 		return err
 	}
@@ -137,7 +140,15 @@ func (a *commands) build(ctx context.Context, f *buildFlags, dir string) (err er
 	}
 	o.Runner = func(state string) (build.Runner, error) { return buildjail.New(state) }
 	o.CleanUp = buildjail.CleanUp
-	return a.made(build.Build(ctx, o))
+	img, err := build.Build(ctx, o)
+	f.bars.End()
+	return a.made(img, err)
+}
+
+// base pulls an image that a build stands on.
+func (f *buildFlags) base(ctx context.Context, into *layout.Store, ref string,
+	p ocispec.Platform) (*image.Image, error) {
+	return f.pull(ctx, into, ref, p, func(p image.Progress) { f.bars.Set("pulling "+ref, p.Done, p.Size) })
 }
 
 func format(name string) (string, error) {

@@ -32,6 +32,7 @@ type imageFlags struct {
 	remoteFlags
 	target  ocispec.Platform
 	unknown []string // parameters of jails that need not be known
+	show    app.Progress
 	app     *commands
 }
 
@@ -65,7 +66,7 @@ func locate(arg string) (*registry.Location, error) {
 // copyTo copies what an argument names to a place on this host.
 func (f *imageFlags) copyTo(ctx context.Context, from *registry.Location, to registry.Location,
 	o registry.CopyOptions) (registry.Copied, error) {
-	return f.app.transfer(ctx, &f.remoteFlags, "reading "+from.String(), *from, to, o)
+	return f.app.transfer(ctx, &f.remoteFlags, &f.show, "reading "+from.String(), *from, to, o)
 }
 
 // load gives the image of an argument and a layout that has it, until done.
@@ -76,7 +77,10 @@ func (f *imageFlags) load(ctx context.Context, arg string) (l *layout.Layout, im
 		return nil, nil, nil, err
 	}
 	if at == nil {
-		if l, img, err = layout.OpenImage(ctx, arg, f.target, image.Limits{}); err != nil {
+		bar := f.show.Bar(f.app.App, "reading "+arg)
+		l, img, err = layout.OpenImage(ctx, arg, f.target, image.Limits{},
+			func(p image.Progress) { bar.Set(p.Done, p.Size, "") })
+		if bar.End(); err != nil {
 			return nil, nil, nil, err
 		}
 		return l, img, l.Close, nil

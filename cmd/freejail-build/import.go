@@ -26,7 +26,9 @@ func (a *commands) importCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.made(build.Archive(ctx, sets, o))
+			img, err := build.Archive(ctx, sets, o)
+			f.bars.End()
+			return a.made(img, err)
 		})
 	c.Long = `Make an image with a layer for each archive: tar, plain or in gzip, zstd or
 xz, such as base.txz and lib32.txz of FreeBSD. The image is for FreeBSD on this

@@ -33,8 +33,10 @@ The directory is created if it does not exist. Without root all files belong to
 the caller, and set-uid and set-gid bits are dropped.`
 
 func (a *commands) unpackCmd() *cobra.Command {
-	return a.imageCommand("unpack IMAGE DIRECTORY", "unpack an image's files into an empty directory", unpackHelp, 2,
+	var show app.Progress
+	c := a.imageCommand("unpack IMAGE DIRECTORY", "unpack an image's files into an empty directory", unpackHelp, 2,
 		func(ctx context.Context, f *imageFlags, args []string) (err error) {
+			f.show = show
 			l, img, done, err := f.load(ctx, args[0])
 			if err != nil {
 				return err
@@ -43,12 +45,14 @@ func (a *commands) unpackCmd() *cobra.Command {
 			if err := os.Mkdir(args[1], 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 				return err
 			}
-			bar := app.NewBar(a.Terminal, "unpacking "+args[0])
+			bar := f.show.Bar(a.App, "unpacking "+args[0])
 			defer bar.End()
 			return unpack.Image(ctx, l, img, args[1], func(p image.Progress) {
 				bar.Set(p.Done, p.Size, fmt.Sprintf("%d of %d layers", p.LayersDone, p.Layers))
 			})
 		})
+	show.Flags(c.Flags())
+	return c
 }
 
 func (a *commands) schemaCmd() *cobra.Command {

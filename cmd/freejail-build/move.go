@@ -80,8 +80,8 @@ func (f *remoteFlags) client(named ...registry.Location) (*registry.Client, erro
 }
 
 // pull has a build's bases come from registries.
-func (f *remoteFlags) pull(ctx context.Context, into *layout.Store, ref string,
-	p ocispec.Platform) (*image.Image, error) {
+func (f *remoteFlags) pull(ctx context.Context, into *layout.Store, ref string, p ocispec.Platform,
+	tell func(image.Progress)) (*image.Image, error) {
 	if !registry.IsReference(ref) {
 		return nil, fmt.Errorf("%w %q: no such file, not in the store, and not a registry reference (HOST/NAME:TAG)",
 			image.ErrNotFound, ref)
@@ -94,7 +94,7 @@ func (f *remoteFlags) pull(ctx context.Context, into *layout.Store, ref string,
 	if err != nil {
 		return nil, err
 	}
-	o := registry.PullOptions{}
+	o := registry.PullOptions{FetchOptions: layout.FetchOptions{Progress: tell}}
 	if p.OS != "" {
 		o.Wanted = []ocispec.Platform{p}
 	}
@@ -104,12 +104,12 @@ func (f *remoteFlags) pull(ctx context.Context, into *layout.Store, ref string,
 type copyFlags struct {
 	remoteFlags
 	registry.CopyOptions
-	quiet bool
+	progress app.Progress
 }
 
 func (f *copyFlags) add(c *cobra.Command) {
 	f.remoteFlags.add(c)
-	c.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "print no progress")
+	f.progress.Flags(c.Flags())
 	c.Flags().BoolVar(&f.All, "all", false, "copy an index with all its images, not one of them")
 	platformFlag(c, &f.Platform, "which image of an index, as `OS/ARCHITECTURE` (default: this host's)")
 	c.Flags().BoolVar(&f.Unsigned, "no-signatures", false, "do not copy signatures")
@@ -202,33 +202,28 @@ func (a *commands) pullCmd() *cobra.Command {
 	return c
 }
 
-// transfer copies an image and shows how far it is, unless it has no title.
-func (a *commands) transfer(ctx context.Context, f *remoteFlags, title string, from, to registry.Location,
-	o registry.CopyOptions) (registry.Copied, error) {
+// transfer copies an image and shows how far it is.
+func (a *commands) transfer(ctx context.Context, f *remoteFlags, show *app.Progress, title string,
+	from, to registry.Location, o registry.CopyOptions) (registry.Copied, error) {
 	c, err := f.client(from, to)
 	if err != nil {
 		return registry.Copied{}, app.UsageError{Err: err}
 	}
-	if title != "" {
-		bar := app.NewBar(a.Terminal, title)
-		defer bar.End()
-		o.Progress = func(p image.Progress) {
-			bar.Set(p.Done, p.Size, fmt.Sprintf("%d of %d blobs", p.LayersDone, p.Layers))
-		}
+	bars := show.Bars(a.App)
+	defer bars.End()
+	o.Bytes = bars.Set
+	o.Progress = func(p image.Progress) {
+		bars.Set(fmt.Sprintf("%s, %d of %d blobs", title, p.LayersDone, p.Layers), p.Done, p.Size)
 	}
 	return c.Copy(ctx, from, to, o)
 }
 
 func (a *commands) copy(ctx context.Context, f *copyFlags, src, dst registry.Location) error {
-	title := "copying " + src.String()
-	if f.quiet {
-		title = ""
-	}
-	done, err := a.transfer(ctx, &f.remoteFlags, title, src, dst, f.CopyOptions)
+	done, err := a.transfer(ctx, &f.remoteFlags, &f.progress, "copying "+src.String(), src, dst, f.CopyOptions)
 	if err != nil {
 		return err
 	}
-	if !f.quiet {
+	if !f.progress.Quiet {
 		printable.Fprintf(a.Messages, "%s is at %s\n", cmp.Or(done.Name, "the image"), dst)
 		if done.Attached > 0 {
 			printable.Fprintf(a.Messages, "with %d signatures and referrers\n", done.Attached)

@@ -101,6 +101,9 @@ type Options struct {
 	Log     io.Writer // what the commands of RUN say; nil: nobody hears it
 	// Progress is told each step; it may be nil.
 	Progress func(text string)
+	// Bytes is told how far a part of a step is, of a total that is 0 where it is not
+	// known. It may be nil, and is called often, from several goroutines.
+	Bytes func(what string, done, total int64)
 	// Warn is told what of a recipe means nothing in an image; it may be nil.
 	Warn func(text string)
 	// TempDir is for what is worked on; default: the cache, or os.TempDir().

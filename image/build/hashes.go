@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/freejail/freejail/image/blob"
 	"github.com/freejail/freejail/internal/durable"
 )
 
@@ -26,6 +27,7 @@ type hashes struct {
 	known   map[string]hashed
 	used    map[string]hashed
 	sums    map[string]string // what this build goes by
+	count   func(int)         // bytes read; nil at first
 	changed bool
 }
 
@@ -107,7 +109,10 @@ func (h *hashes) read(ctx context.Context, b *builder, name string) (string, err
 	if have != id {
 		now := time.Now()
 		sum := sha256.New()
-		if _, err := io.Copy(sum, readerOf(ctx, f)); err != nil {
+		if h.count == nil {
+			h.count = b.meter("reading the context", 0)
+		}
+		if _, err := io.Copy(sum, blob.Count(readerOf(ctx, f), h.count)); err != nil {
 			return "", contextError(name, err)
 		}
 		sum.Sum(id.Sum[:0])

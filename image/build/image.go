@@ -117,7 +117,8 @@ func (b *builder) importFile(ctx context.Context, in *layout.Input, wanted ocisp
 	key, index := b.cache.importKey(in, wanted)
 	img, err := b.cache.image(ctx, b.store, key, name)
 	if err == nil && img == nil {
-		img, err = b.store.ImportInput(ctx, in, name, layout.FetchOptions{Wanted: image.Platforms(wanted)})
+		img, err = b.store.ImportInput(ctx, in, name, layout.FetchOptions{Wanted: image.Platforms(wanted),
+			Progress: b.told("reading the base image")})
 		// The index may be another now, which must not be kept for this one.
 		if err == nil && (index == nil || bytes.Contains(index, []byte(img.Digest))) {
 			err = b.cache.keepImage(ctx, b.store, key, name)
@@ -154,13 +155,14 @@ func (b *builder) finish(
 		return img, err
 	}
 	b.progress("writing %s", b.opts.Output)
-	return img, b.write(ctx, name)
+	return img, b.write(ctx, name, img.Size)
 }
 
 // write puts the image into its place from a name beside it. Others may write to
 // the directory too: what is made there is made by its descriptor, and no link
 // that stands there is followed.
-func (b *builder) write(ctx context.Context, name string) (err error) {
+func (b *builder) write(ctx context.Context, name string, size int64) (err error) {
+	count := b.meter("writing "+b.opts.Output, size)
 	out := filepath.Clean(b.opts.Output)
 	o := &output{name: filepath.Base(out), temp: "." + filepath.Base(out) + "-" + rand.Text()}
 	if o.parent, err = regular.Root(filepath.Dir(out)); err != nil {
@@ -174,7 +176,7 @@ func (b *builder) write(ctx context.Context, name string) (err error) {
 	if strings.HasSuffix(b.opts.Output, "/") || err == nil && fi.IsDir() {
 		return o.layout(func(make layout.Maker) error { return b.store.WriteLayoutTo(ctx, name, make) })
 	}
-	return o.archive(func(w io.Writer) error { return b.store.Export(ctx, name, w) })
+	return o.archive(func(w io.Writer) error { return b.store.Export(ctx, name, metered{w, count}) })
 }
 
 // output is a file or directory that is made under another name, in the same
@@ -254,4 +256,16 @@ func (o *output) archive(fill func(io.Writer) error) error {
 		return errors.Join(err, o.parent.Remove(o.temp))
 	}
 	return nil
+}
+
+// metered is a writer whose bytes are counted.
+type metered struct {
+	io.Writer
+	count func(int)
+}
+
+func (m metered) Write(p []byte) (int, error) {
+	n, err := m.Writer.Write(p)
+	m.count(n)
+	return n, err
 }

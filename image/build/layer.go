@@ -58,7 +58,7 @@ func (b *work) pack(w io.Writer, sum hash.Hash, v *view, fill func(*writer) erro
 	if err != nil {
 		return err
 	}
-	tw := tar.NewWriter(io.MultiWriter(z, sum))
+	tw := tar.NewWriter(metered{io.MultiWriter(z, sum), b.meter("writing a layer", 0)})
 	if v != nil {
 		v.next()
 	}

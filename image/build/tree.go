@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 
 	"github.com/freejail/freejail/image"
-	"github.com/freejail/freejail/image/unpack"
 	"github.com/freejail/freejail/internal/remove"
 )
 
@@ -51,7 +50,7 @@ func (t *dirTree) open(ctx context.Context, b *work) (string, error) {
 	}
 	if t.layers < len(b.layers) {
 		img := &image.Image{Config: b.config, Layers: b.layers}
-		if err := unpack.New(b.store, img, nil).Apply(ctx, t.dir, t.layers, len(img.Layers)); err != nil {
+		if err := b.unpacking(img).Apply(ctx, t.dir, t.layers, len(img.Layers)); err != nil {
 			return "", err
 		}
 		t.layers, t.before = len(b.layers), nil

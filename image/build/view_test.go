@@ -128,7 +128,7 @@ func TestTheViewIsWhatIsUnpacked(t *testing.T) {
 		b := &work{builder: &builder{store: s}, view: newView()}
 		var seen error
 		for _, l := range img.Layers {
-			if seen = b.lookAt(t.Context(), l); seen != nil {
+			if seen = b.lookAt(t.Context(), l, func(int) {}); seen != nil {
 				break
 			}
 		}

@@ -9,6 +9,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/blob"
 	"github.com/freejail/freejail/image/unpack"
 )
 
@@ -133,20 +134,21 @@ func (b *work) files(ctx context.Context) (*view, error) {
 	for b.view.layer < len(b.layers) {
 		n := b.view.layer
 		b.progress("reading layer %d of %d", n+1, len(b.layers))
-		if err := b.lookAt(ctx, b.layers[n]); err != nil {
+		count := b.meter(fmt.Sprintf("reading layer %d of %d", n+1, len(b.layers)), 0)
+		if err := b.lookAt(ctx, b.layers[n], count); err != nil {
 			return nil, fmt.Errorf("layer %d: %w", n+1, err)
 		}
 	}
 	return b.view, nil
 }
 
-func (b *work) lookAt(ctx context.Context, l ocispec.Descriptor) (err error) {
+func (b *work) lookAt(ctx context.Context, l ocispec.Descriptor, count func(int)) (err error) {
 	r, err := unpack.OpenLayer(ctx, b.store, l)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
-	return b.view.apply(r)
+	return b.view.apply(blob.Count(r, count))
 }
 
 // drop forgets the tree, which is only for the stage's own RUN.
@@ -163,6 +165,30 @@ func (b *builder) warn(format string, a ...any) {
 	if b.opts.Warn != nil {
 		b.opts.Warn(fmt.Sprintf(format, a...))
 	}
+}
+
+// meter counts bytes of one thing.
+func (b *builder) meter(what string, total int64) func(n int) {
+	done := int64(0)
+	return func(n int) {
+		if done += int64(n); b.opts.Bytes != nil {
+			b.opts.Bytes(what, done, total)
+		}
+	}
+}
+
+// told is how far an import or an unpacking is.
+func (b *builder) told(what string) func(image.Progress) {
+	return func(p image.Progress) {
+		if b.opts.Bytes != nil {
+			b.opts.Bytes(what, p.Done, p.Size)
+		}
+	}
+}
+
+// unpacking is for the layers of an image that is being built.
+func (b *builder) unpacking(img *image.Image) *unpack.Layers {
+	return unpack.New(b.store, img, b.told("unpacking the image so far"))
 }
 
 func (b *builder) progress(format string, a ...any) {

@@ -11,7 +11,6 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/freejail/freejail/image"
-	"github.com/freejail/freejail/image/unpack"
 )
 
 // zfsTree works on clones: each RUN has one of the files before it, ZFS tells
@@ -95,7 +94,7 @@ func (t *zfsTree) fill(ctx context.Context, b *work, from, child string, n int) 
 		return err
 	}
 	img := &image.Image{Config: b.config, Layers: b.layers}
-	if err := unpack.New(b.store, img, nil).Apply(ctx, root, n, len(img.Layers)); err != nil {
+	if err := b.unpacking(img).Apply(ctx, root, n, len(img.Layers)); err != nil {
 		return err
 	}
 	if _, err := makeMountPoints(root); err != nil {

@@ -125,7 +125,7 @@ func TestArchiveThatLacksALayer(t *testing.T) {
 	longer := whole()
 	longer.Manifest.Layers[1].Size++
 	for want, l := range map[string]*testoci.Layout{"": whole(), "layer 2 is missing": cut, "its descriptor says": longer} {
-		got, _, err := OpenImage(ctx, testoci.WriteTemp(t, l.Seal(t).Tar(t)), ocispec.Platform{}, image.Limits{})
+		got, _, err := OpenImage(ctx, testoci.WriteTemp(t, l.Seal(t).Tar(t)), ocispec.Platform{}, image.Limits{}, nil)
 		if want == "" && err == nil {
 			err = got.Close()
 		} else if err != nil && strings.Contains(err.Error(), want) && want != "" {

@@ -134,8 +134,9 @@ func openLayout(ctx context.Context, path string, x extraction) (*Layout, error)
 // OpenArchive extracts an archive (an oci-archive, a docker-archive or one of a dir, in a
 // tar, also in gzip, bzip2, zstd or xz) into a temporary layout, which Close removes.
 // Every blob is verified.
-func OpenArchive(ctx context.Context, file string, limits image.Limits) (*Layout, error) {
-	l, err := openLayout(ctx, file, extraction{limits: limits.WithDefaults(), verify: true})
+func OpenArchive(ctx context.Context, file string, limits image.Limits,
+	progress func(image.Progress)) (*Layout, error) {
+	l, err := openLayout(ctx, file, extraction{limits: limits.WithDefaults(), verify: true, tell: progress})
 	if err == nil && !l.own {
 		return nil, errors.Join(fmt.Errorf("%s is a directory, not an archive", file), l.Close())
 	}
@@ -161,9 +162,9 @@ func OpenDirectory(ctx context.Context, path string, limits image.Limits) (*Layo
 // and to unpack that from there. Manifest and config are verified at once, and so is
 // all of an archive; the layers of a directory when they are unpacked. The zero platform means any, the
 // host's first.
-func OpenImage(ctx context.Context, path string, p ocispec.Platform,
-	limits image.Limits) (*Layout, *image.Image, error) {
-	l, err := openLayout(ctx, path, extraction{limits: limits.WithDefaults(), verify: true})
+func OpenImage(ctx context.Context, path string, p ocispec.Platform, limits image.Limits,
+	progress func(image.Progress)) (*Layout, *image.Image, error) {
+	l, err := openLayout(ctx, path, extraction{limits: limits.WithDefaults(), verify: true, tell: progress})
 	if err != nil {
 		return nil, nil, err
 	}

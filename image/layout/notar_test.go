@@ -17,7 +17,7 @@ func TestNotAnArchive(t *testing.T) {
 		if err := os.WriteFile(file, text, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		_, err := OpenArchive(t.Context(), file, image.Limits{})
+		_, err := OpenArchive(t.Context(), file, image.Limits{}, nil)
 		if err == nil || !strings.Contains(err.Error(), "not an archive of an image: it is not a tar file") {
 			t.Errorf("%s: %v", name, err)
 		}

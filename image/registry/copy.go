@@ -27,7 +27,9 @@ type CopyOptions struct {
 	Referrers bool             // everything that refers to the image: attestations, lists of parts, ...
 	Limits    image.Limits     // of archives and stores
 	Progress  func(image.Progress)
-	Tell      func(string) // of what is not an error; may be nil
+	// Bytes is told how far the reading or writing of an archive is; it may be nil.
+	Bytes func(what string, done, total int64)
+	Tell  func(string) // of what is not an error; may be nil
 }
 
 // Copied tells what was copied.
@@ -74,7 +76,7 @@ func (c *Client) Copy(ctx context.Context, from, to Location, o CopyOptions) (do
 	if err := sameArchive(from, to); err != nil {
 		return done, err
 	}
-	src, name, err := c.source(ctx, from, o.Limits)
+	src, name, err := c.source(ctx, from, o)
 	if err != nil {
 		return done, err
 	}
@@ -100,7 +102,7 @@ func (c *Client) Copy(ctx context.Context, from, to Location, o CopyOptions) (do
 		done.Attached, err = copyToStore(ctx, src, root, indexes, done.Name, to.Path, o)
 		return done, err
 	}
-	dst, err := c.target(to)
+	dst, err := c.target(to, o.Bytes)
 	if err != nil {
 		return done, err
 	}

@@ -29,23 +29,31 @@ import (
 )
 
 // source opens where an image is copied from, and tells its name there.
-func (c *Client) source(ctx context.Context, l Location, limits image.Limits) (source, string, error) {
+func (c *Client) source(ctx context.Context, l Location, o CopyOptions) (source, string, error) {
 	switch l.Kind {
 	case Remote:
 		places, err := c.places(l.Ref, nil)
 		return &remoteSource{newOrigin(places), l.Ref}, l.Ref.version(), err
 	case Archive, DockerArchive:
-		from, err := layout.OpenArchive(ctx, l.Path, limits)
+		from, err := layout.OpenArchive(ctx, l.Path, o.Limits, o.reading(l))
 		return &local{Layout: from, at: l}, l.Name, err
 	case Layout, Dir:
-		from, err := layout.OpenDirectory(ctx, l.Path, limits)
+		from, err := layout.OpenDirectory(ctx, l.Path, o.Limits)
 		return &local{Layout: from, at: l}, l.Name, err
 	}
 	from, err := layout.Open(l.Path)
 	return &local{Layout: from, at: l}, l.Name, err
 }
 
-func (c *Client) target(l Location) (target, error) {
+// reading tells how far the reading of an archive is.
+func (o CopyOptions) reading(l Location) func(image.Progress) {
+	if o.Bytes == nil {
+		return nil
+	}
+	return func(p image.Progress) { o.Bytes("reading "+l.Path, p.Done, p.Size) }
+}
+
+func (c *Client) target(l Location, tell func(string, int64, int64)) (target, error) {
 	switch l.Kind {
 	case Remote:
 		p, err := c.place(l.Ref, nil)
@@ -58,7 +66,7 @@ func (c *Client) target(l Location) (target, error) {
 			return nil, err
 		}
 		to, err := layout.Make(dir)
-		return &archive{local{Layout: to, at: l}, dir}, err
+		return &archive{local{Layout: to, at: l}, dir, tell}, err
 	}
 	to, err := layout.Make(l.Path)
 	return &local{Layout: to, at: l}, err
@@ -277,7 +285,8 @@ func (l *local) finish(_ context.Context, err error) error { return errors.Join(
 // archive is a layout that becomes a file.
 type archive struct {
 	local
-	dir string
+	dir  string
+	tell func(what string, done, total int64)
 }
 
 func (a *archive) finish(ctx context.Context, err error) error {
@@ -288,7 +297,39 @@ func (a *archive) finish(ctx context.Context, err error) error {
 }
 
 func (a *archive) write(ctx context.Context) error {
-	return durable.Replace(a.at.Path, 0o644, func(w io.Writer) error { return a.WriteArchive(ctx, w) })
+	total, err := a.size()
+	if err != nil {
+		return err
+	}
+	return durable.Replace(a.at.Path, 0o644, func(w io.Writer) error {
+		return a.WriteArchive(ctx, &countedWriter{w, 0, func(n int64) {
+			if a.tell != nil {
+				a.tell("writing "+a.at.Path, min(n, total), total)
+			}
+		}})
+	})
+}
+
+// size is that of all blobs.
+func (a *archive) size() (n int64, err error) {
+	blobs, err := a.Blobs()
+	for _, fi := range blobs {
+		n += fi.Size()
+	}
+	return n, err
+}
+
+type countedWriter struct {
+	io.Writer
+	n    int64
+	tell func(int64)
+}
+
+func (c *countedWriter) Write(p []byte) (int, error) {
+	n, err := c.Writer.Write(p)
+	c.n += int64(n)
+	c.tell(c.n)
+	return n, err
 }
 
 // counted tells of every byte of a blob.

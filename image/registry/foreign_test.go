@@ -69,7 +69,7 @@ func TestCopyFromDockerArchives(t *testing.T) {
 
 func mustOpen(t *testing.T, file string) *layout.Layout {
 	t.Helper()
-	l, err := layout.OpenArchive(t.Context(), file, image.Limits{})
+	l, err := layout.OpenArchive(t.Context(), file, image.Limits{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

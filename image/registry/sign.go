@@ -31,7 +31,7 @@ func (c *Client) Sign(ctx context.Context, at Location, key *sign.PrivateKey, id
 			err = &Error{"sign", at.String(), err}
 		}
 	}()
-	src, name, err := c.source(ctx, at, limits)
+	src, name, err := c.source(ctx, at, CopyOptions{Limits: limits})
 	if err != nil {
 		return nil, err
 	}
@@ -105,7 +105,7 @@ func (c *Client) beside(src source, at Location) (target, error) {
 		to, err := layout.Make(l.Dir())
 		return &repacked{local{Layout: to, at: at}}, err
 	}
-	return c.target(at)
+	return c.target(at, nil)
 }
 
 // repacked is an archive's layout, written back as the archive.
@@ -113,7 +113,7 @@ type repacked struct{ local }
 
 func (r *repacked) finish(ctx context.Context, err error) error {
 	if err == nil {
-		err = (&archive{r.local, r.Dir()}).write(ctx)
+		err = (&archive{r.local, r.Dir(), nil}).write(ctx)
 	}
 	return errors.Join(err, r.Close())
 }
@@ -252,7 +252,7 @@ func (c *Client) Verify(ctx context.Context, at Location, key *sign.PublicKey, i
 			err = &Error{"verify", at.String(), err}
 		}
 	}()
-	src, name, err := c.source(ctx, at, limits)
+	src, name, err := c.source(ctx, at, CopyOptions{Limits: limits})
 	if err != nil {
 		return st, err
 	}

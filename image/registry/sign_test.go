@@ -292,7 +292,7 @@ func someOther(t *testing.T) (dir string, img *image.Image) {
 func moveSignature(t *testing.T, c *Client, at string) {
 	t.Helper()
 	digestOf := func(name string) digest.Digest {
-		src, v, err := c.source(ctx, loc(t, at+"/"+name+":1"), image.Limits{})
+		src, v, err := c.source(ctx, loc(t, at+"/"+name+":1"), CopyOptions{})
 		check(t, err)
 		d, err := src.resolve(ctx, v, nil)
 		check(t, err)
