@@ -1,6 +1,7 @@
 package task
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -106,6 +107,27 @@ func TestPortsOfATask(t *testing.T) {
 		if s := strings.Join(p.notes, "; "); s != c.noted {
 			t.Errorf("%s: noted %q, want %q", name, s, c.noted)
 		}
+	}
+}
+
+// A job that changes a service which is not there is told.
+func TestServicesOfNoPort(t *testing.T) {
+	p := &plan{image: portImage(true, image.Port{Name: "http", Port: 1}, image.Port{Name: "dns", Port: 2})}
+	spec := client.TaskSpec{Service: client.Overrides{Ports: map[string]client.PortOverride{"http": {Name: "web"},
+		"dns": {Disabled: true}}}}
+	if err := errors.Join(p.addPorts(spec), p.addServices(spec)); err != nil {
+		t.Fatal(err)
+	}
+	want := "services: port http of image img has no service to change: a service block of the job can register it"
+	if s := strings.Join(p.notes, "; "); s != want {
+		t.Errorf("noted %q, want %q", s, want)
+	}
+	spec.Ports = map[string]client.PortBinding{"own": bound("own", 3)}
+	spec.Service.Ports = map[string]client.PortOverride{"own": {Name: "web"}}
+	p = &plan{image: portImage(true)}
+	if err := errors.Join(p.addPorts(spec), p.addServices(spec)); err == nil || !strings.Contains(err.Error(),
+		`declares no port "own"`) {
+		t.Errorf("a service of a port of the job's own: %v", err)
 	}
 }
 

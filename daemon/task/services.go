@@ -80,7 +80,8 @@ func announcements(m image.Manifest, over client.Overrides) (out []announcement)
 
 // addServices asks for the names in Consul.
 func (p *plan) addServices(spec client.TaskSpec) error {
-	for name, o := range spec.Service.Ports {
+	for _, name := range slices.Sorted(maps.Keys(spec.Service.Ports)) {
+		o := spec.Service.Ports[name]
 		port := slices.IndexFunc(p.ports, func(port client.Port) bool { return port.Name == name && !port.Job })
 		if port < 0 {
 			return client.Invalid("services: image %s declares no port %q; a service block of the job can register it",
@@ -88,6 +89,11 @@ func (p *plan) addServices(spec client.TaskSpec) error {
 		}
 		if err := checkAddress(o.Address, p.ports[port].Address, p.advertise); err != nil {
 			return client.Invalid("services: port %s: %v", name, err)
+		}
+		if slices.ContainsFunc(p.image.Manifest.Ports,
+			func(mp image.Port) bool { return mp.Name == name && mp.Service == nil }) && !o.Disabled {
+			p.note("services: port %s of image %s has no service to change: a service block of the job can register it",
+				name, p.image.Name)
 		}
 	}
 	for _, a := range announcements(*p.image.Manifest, spec.Service) {
