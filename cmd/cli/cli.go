@@ -45,7 +45,7 @@ func Main(version string) int {
 
 func newCommands(version string) *commands {
 	a := &commands{App: app.New("freejail", version, os.Stdout, os.Stderr), stream: os.Stdout}
-	a.CodeOf = exitCodeOf
+	a.CodeOf, a.Instead = exitCodeOf, instead
 	return a
 }
 
@@ -65,6 +65,36 @@ func exitCodeOf(err error) int {
 		return exitUnknown
 	}
 	return 0
+}
+
+// instead has the words of other container tools that freejail has not.
+var instead = map[string]string{
+	"build":     "images are built by freejail-build build",
+	"commit":    "images are built by freejail-build build",
+	"compose":   "groups of tasks are Nomad's jobs",
+	"container": "leave the word out: freejail ps, freejail rm, ...",
+	"cp":        "use a volume, or tar through freejail exec",
+	"create":    "use freejail run -d",
+	"history":   "use freejail-build history",
+	"image":     "use freejail images",
+	"info":      "use freejail doctor",
+	"load":      "use freejail images import",
+	"login":     "use podman login or docker login, or username and password_file of a registry block",
+	"network":   "tasks have the host's network, or with vnet one of their own",
+	"pause":     "tasks cannot be paused",
+	"port":      "use freejail ps",
+	"prune":     "use freejail gc",
+	"push":      "use freejail-build push",
+	"rename":    "name a task when it is started: freejail run --name",
+	"restart":   "use freejail rm and freejail run again; Nomad restarts its tasks by its own policies",
+	"rmi":       "use freejail images rm",
+	"save":      "use freejail-build copy",
+	"start":     "use freejail rm and freejail run again",
+	"system":    "use freejail doctor and freejail gc",
+	"tag":       "use freejail images import --name",
+	"unpause":   "tasks cannot be paused",
+	"up":        "groups of tasks are Nomad's jobs",
+	"volume":    "volumes are directories of the host: freejail run -v SOURCE:TARGET",
 }
 
 // client says when it waits for a daemon that has just begun.
@@ -90,9 +120,9 @@ func longFlags(args []string) []string {
 
 func (a *commands) root() *cobra.Command {
 	c := a.Root("production containers on FreeBSD",
-		a.daemonCmd(), a.runCmd(), a.psCmd(), a.execCmd(), a.attachCmd(), a.stopCmd(), a.killCmd(), a.rmCmd(),
-		a.logsCmd(), a.inspectCmd(), a.eventsCmd(), a.imagesCmd(), a.pullCmd(), a.exportCmd(), a.gcCmd(),
-		a.shutdownCmd(), a.policyCmd(), a.devfsCmd(), a.metricsCmd(), a.doctorCmd())
+		a.daemonCmd(), a.runCmd(), a.psCmd(), a.execCmd(), a.attachCmd(), a.stopCmd(), a.killCmd(), a.waitCmd(),
+		a.rmCmd(), a.logsCmd(), a.statsCmd(), a.topCmd(), a.inspectCmd(), a.eventsCmd(), a.imagesCmd(), a.pullCmd(),
+		a.exportCmd(), a.gcCmd(), a.shutdownCmd(), a.policyCmd(), a.devfsCmd(), a.metricsCmd(), a.doctorCmd())
 	socket := cmp.Or(os.Getenv("FREEJAIL_SOCKET"), client.DefaultSocket)
 	c.PersistentFlags().StringVar(&a.socket, "socket", socket, "the daemon's socket ($FREEJAIL_SOCKET)")
 	a.JSONFlag(c.PersistentFlags())
@@ -141,8 +171,9 @@ func (a *commands) checkHost(config string) error {
 	if err := host.Check(config); err != nil {
 		return err
 	}
-	printable.Fprintln(a.Out, "the configuration is valid")
-	return nil
+	return a.Print(map[string]bool{"valid": true}, func(w io.Writer) {
+		printable.Fprintln(w, "the configuration is valid")
+	})
 }
 
 func (a *commands) daemon(cmd *cobra.Command, start *starter, config, stateDir, logFile string) error {

@@ -224,6 +224,52 @@ func TestTask(t *testing.T) {
 	h.gives(app.Failed, []string{"clitask"}, "inspect", "clitask")
 }
 
+// What a user of other container tools types next.
+func TestFamiliarWords(t *testing.T) {
+	h := newHost(t, "")
+	digest := decoded[client.ImageInfo](h, "images", "prog").Digest
+	hex := strings.TrimPrefix(digest, "sha256:")
+	h.gives(0, []string{digest + "\n"}, "images", "-q")
+	for _, short := range []string{hex[:12], hex[:6], hex} {
+		if one := decoded[client.ImageInfo](h, "images", short); one.Digest != digest {
+			t.Errorf("%s is %+v", short, one)
+		}
+		h.gives(5, nil, "run", "--rm", short, "exit", "5")
+	}
+	h.gives(app.Failed, []string{"ffffffffffff"}, "images", "ffffffffffff")
+	h.gives(app.Failed, []string{"did you mean freejail images import?"}, "images", "improt")
+	h.gives(app.Usage, []string{"freejail rm and freejail run"}, "restart", "x")
+	h.gives(app.Usage, []string{`unknown command "nonsense"`}, "help", "nonsense")
+	h.gives(app.Usage, []string{"did you mean images?"}, "help", "imges")
+	h.gives(0, nil, "run", "-d", "--name", "one", "prog", "wait")
+	h.gives(0, nil, "run", "-d", "--name", "two", "prog", "wait")
+	if out := h.gives(0, nil, "ps", "-q"); out != "one\ntwo\n" {
+		t.Errorf("ps -q: %q", out)
+	}
+	h.gives(0, []string{"PID", "COMMAND"}, "top", "one")
+	h.gives(0, []string{"CPU %", "one"}, "stats", "--no-stream", "one")
+	h.gives(app.Failed, []string{"task three is not running"}, "stats", "--no-stream", "three")
+	if s := decoded[statsLine](h, "stats", "--no-stream", "two"); s.Task != "two" || s.RSS == 0 {
+		t.Errorf("stats: %+v", s)
+	}
+	h.gives(0, nil, "stop", "-t", "30", "one")
+	if out := h.gives(0, nil, "wait", "one"); out != "3\n" {
+		t.Errorf("wait: %q", out)
+	}
+	h.gives(0, nil, "kill", "two")
+	if e := decoded[client.Exit](h, "wait", "two"); e.Signal != 9 {
+		t.Errorf("wait: %+v", e)
+	}
+	ids := strings.Fields(h.gives(0, nil, "ps", "-aq"))
+	h.gives(0, nil, append([]string{"rm", "-f"}, ids...)...)
+	for line := range strings.Lines(h.freejail("events", "--json").out) {
+		var e client.Event
+		if err := json.Unmarshal([]byte(line), &e); err != nil || e.Kind == "" {
+			t.Errorf("an event is not a line: %q %v", line, err)
+		}
+	}
+}
+
 // The image says how it is to be stopped, and how long that may take.
 func TestStopAsTheImageSays(t *testing.T) {
 	h := newHost(t, "")

@@ -25,7 +25,11 @@ func (a *commands) exportCmd() *cobra.Command {
 			case len(args) != 1 || list || remove != "":
 				return app.Usagef("expected an image to export, --list, or --remove IMAGE")
 			}
-			e, err := a.client().Export(ctx, client.ExportRequest{Image: imageRef(args[0])})
+			image, err := a.imageRef(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			e, err := a.client().Export(ctx, client.ExportRequest{Image: image})
 			if err != nil {
 				return err
 			}

@@ -8,7 +8,9 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,20 +24,22 @@ import (
 )
 
 func (a *commands) imagesCmd() *cobra.Command {
-	c := app.Command("images [IMAGE]", "list the images of this host, or describe one", cobra.MaximumNArgs(1),
+	var quiet bool
+	var c *cobra.Command
+	c = app.Command("images [IMAGE]", "list the images of this host, or describe one", cobra.MaximumNArgs(1),
 		func(ctx context.Context, args []string) error {
 			if len(args) == 1 {
-				i, err := a.client().Image(ctx, imageRef(args[0]))
-				if err != nil {
-					return err
-				}
-				return a.Print(i, func(w io.Writer) { describe(w, i) })
+				return a.image(ctx, c, args[0])
 			}
 			list, err := a.client().Images(ctx)
 			if err != nil {
 				return err
 			}
 			return a.Print(list, func(w io.Writer) {
+				if quiet {
+					printDigests(w, list)
+					return
+				}
 				table(w, "NAME\tDIGEST\tPLATFORM\tSIZE\tSHARED\tUNPACKED\tTASKS\tSUMMARY", list, imageRow)
 			})
 		})
@@ -52,9 +56,82 @@ func (a *commands) imagesCmd() *cobra.Command {
 		}, printName)
 	imp.Flags().StringVarP(&name, "name", "t", "", "name[:tag] (default: the file's name)")
 	rm := app.Command("rm IMAGE", "remove an image's name; `freejail gc` frees its space", cobra.ExactArgs(1),
-		func(ctx context.Context, args []string) error { return a.client().RemoveImage(ctx, args[0]) })
+		func(ctx context.Context, args []string) error {
+			image, err := a.shortDigest(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			return a.client().RemoveImage(ctx, image)
+		})
+	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "print digests alone")
 	c.AddCommand(imp, rm)
 	return c
+}
+
+// image describes an image, or says which subcommand may have been meant.
+func (a *commands) image(ctx context.Context, c *cobra.Command, arg string) error {
+	ref, err := a.imageRef(ctx, arg)
+	if err != nil {
+		return err
+	}
+	i, err := a.client().Image(ctx, ref)
+	if client.IsNotFound(err) {
+		c.SuggestionsMinimumDistance = 2
+		if near := c.SuggestionsFor(arg); len(near) > 0 {
+			return fmt.Errorf("%w (did you mean freejail images %s?)", err, strings.Join(near, " or "))
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return a.Print(i, func(w io.Writer) { describe(w, i) })
+}
+
+// printDigests prints each once.
+func printDigests(w io.Writer, list []client.ImageInfo) {
+	seen := map[string]bool{}
+	for _, i := range list {
+		if !seen[i.Digest] {
+			printable.Fprintln(w, i.Digest)
+		}
+		seen[i.Digest] = true
+	}
+}
+
+var hexDigits = regexp.MustCompile(`^[0-9a-f]{4,64}$`)
+
+// shortDigest is the digest of the one image whose digest begins with the digits that are
+// given, as `freejail images` shows them. A name of digits is a name.
+func (a *commands) shortDigest(ctx context.Context, arg string) (string, error) {
+	if !hexDigits.MatchString(arg) {
+		return arg, nil
+	}
+	list, err := a.client().Images(ctx)
+	if err != nil {
+		return "", err
+	}
+	var found []string
+	for _, i := range list {
+		if i.Name == arg || strings.HasPrefix(i.Name, arg+":") {
+			return arg, nil
+		}
+		if strings.HasPrefix(i.Digest, "sha256:"+arg) && !slices.Contains(found, i.Digest) {
+			found = append(found, i.Digest)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return arg, nil
+	case 1:
+		return found[0], nil
+	}
+	return "", fmt.Errorf("%q is the beginning of the digests of %d images, give more of it: %s", arg, len(found),
+		strings.Join(found, ", "))
+}
+
+// imageRef is an image of the arguments in the daemon's words.
+func (a *commands) imageRef(ctx context.Context, arg string) (string, error) {
+	return a.shortDigest(ctx, imageRef(arg))
 }
 
 func imageRow(i client.ImageInfo) []string {

@@ -61,7 +61,11 @@ flags of "freejail run" the decision is about the task that they would start. Wi
 func (a *commands) check(ctx context.Context, f runFlags, image string, file *string) (*client.Decision, error) {
 	switch {
 	case file == nil:
-		if err := f.image([]string{imageRef(image)}); err != nil {
+		if err := f.image([]string{image}); err != nil {
+			return nil, err
+		}
+		var err error
+		if f.Image, err = a.imageRef(ctx, image); err != nil {
 			return nil, err
 		}
 		return a.client().CheckPolicy(ctx, f.TaskSpec)
@@ -125,8 +129,10 @@ func (a *commands) policySetsCmd() *cobra.Command {
 func (a *commands) policyApproveCmd() *cobra.Command {
 	var r client.ApproveRequest
 	c := answer(a, "approve IMAGE[@DIGEST] --reason REASON", "approve requests of one digest of an image",
-		cobra.ExactArgs(1), func(ctx context.Context, args []string) (*client.Approval, error) {
-			r.Image = imageRef(args[0])
+		cobra.ExactArgs(1), func(ctx context.Context, args []string) (_ *client.Approval, err error) {
+			if r.Image, err = a.imageRef(ctx, args[0]); err != nil {
+				return nil, err
+			}
 			return a.client().Approve(ctx, r)
 		}, printApproval)
 	c.Long = `Approves the given requests, or all requests of the image, for this digest only.
@@ -287,7 +293,11 @@ func (a *commands) devfsExplainCmd() *cobra.Command {
 	var all bool
 	c := answer(a, "explain IMAGE", "show which devices a jail of an image would see, and by which rule",
 		cobra.ExactArgs(1), func(ctx context.Context, args []string) (*client.DevfsView, error) {
-			return a.client().Explain(ctx, imageRef(args[0]))
+			image, err := a.imageRef(ctx, args[0])
+			if err != nil {
+				return nil, err
+			}
+			return a.client().Explain(ctx, image)
 		}, func(w io.Writer, v *client.DevfsView) {
 			table(w, "\tNODE\tMODE\tBY\tRULE", v.Nodes, func(n client.Node) []string {
 				if n.Visible || all || len(n.Types) > 0 {

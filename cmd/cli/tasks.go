@@ -37,6 +37,10 @@ func (a *commands) runCmd() *cobra.Command {
 			if err := f.image(args); err != nil {
 				return err
 			}
+			var err error
+			if f.Image, err = a.imageRef(ctx, args[0]); err != nil {
+				return ownError(ctx, err)
+			}
 			return a.run(ctx, f)
 		})
 	fl := c.Flags()
@@ -73,8 +77,9 @@ func (f *runFlags) task(fl *pflag.FlagSet) {
 	})
 	fl.StringVar(&f.Storage, "storage", "",
 		"another storage driver of the host; nfs or nfs://server/path for a root over NFS")
-	fl.StringArrayVar(&f.Wants.Devfs, "devfs", nil, "a devfs rule that the task asks for")
-	fl.StringArrayVar(&f.Wants.Allow, "allow", nil, "a jail permission that the task asks for, such as raw_sockets")
+	fl.StringArrayVar(&f.Wants.Devfs, "devfs", nil, "a devfs `RULE` that the task asks for")
+	fl.StringArrayVar(&f.Wants.Allow, "allow", nil,
+		"a jail `PERMISSION` that the task asks for, such as raw_sockets")
 	fl.FuncP("memory", "m", "memory limit, a `SIZE` such as 256MiB", size(&f.Limits.MemoryBytes))
 	fl.Func("disk", "limit of data written to the root, a `SIZE` such as 1GiB (default: the host's)",
 		size(&f.Limits.DiskBytes))
@@ -258,7 +263,7 @@ func exitOf(e *client.Exit) error {
 }
 
 func (a *commands) psCmd() *cobra.Command {
-	var all bool
+	var all, quiet bool
 	c := app.Command("ps", "list the tasks of this host", cobra.NoArgs, func(ctx context.Context, _ []string) error {
 		c := a.client()
 		tasks, err := c.TasksNow(ctx)
@@ -266,7 +271,7 @@ func (a *commands) psCmd() *cobra.Command {
 			return err
 		}
 		var usage map[string]client.Usage
-		if !slices.ContainsFunc(tasks, func(t client.Task) bool { return t.Recovering }) {
+		if !quiet && !slices.ContainsFunc(tasks, func(t client.Task) bool { return t.Recovering }) {
 			if usage, err = c.AllStats(ctx); err != nil {
 				return err
 			}
@@ -275,6 +280,12 @@ func (a *commands) psCmd() *cobra.Command {
 			return !all && (t.State == client.Exited || t.State == client.Left)
 		})
 		return a.Print(kept, func(w io.Writer) {
+			if quiet {
+				for _, t := range kept {
+					printable.Fprintln(w, rowID(t))
+				}
+				return
+			}
 			table(w, "TASK\tIMAGE\tSTATE\tHEALTH\tPID\tJID\tPORTS\tRSS\tCPU\tCREATED", kept,
 				func(t client.Task) []string { return psRow(t, usage[t.Spec.ID]) })
 			for _, t := range kept {
@@ -285,6 +296,7 @@ func (a *commands) psCmd() *cobra.Command {
 		})
 	})
 	c.Flags().BoolVarP(&all, "all", "a", false, "also list ended tasks")
+	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "print ids alone")
 	return c
 }
 
@@ -399,7 +411,8 @@ func (a *commands) stopCmd() *cobra.Command {
 			return errors.Join(errs...)
 		})
 	c.Flags().StringVarP(&sig, "signal", "s", "", "the signal (default: the image's, else SIGTERM)")
-	c.Flags().FuncP("timeout", "t", "the `TIME` until SIGKILL (default: the image's, else 10s)", duration(&timeout))
+	c.Flags().FuncP("timeout", "t",
+		"the `TIME` until SIGKILL, such as 90s, or in seconds (default: the image's, else 10s)", seconds(&timeout))
 	return c
 }
 
@@ -429,6 +442,18 @@ func duration(to **time.Duration) func(string) error {
 	}
 }
 
+// seconds reads a flag's duration, a number of seconds too.
+func seconds(to **time.Duration) func(string) error {
+	return func(text string) error {
+		if n, err := strconv.ParseUint(text, 10, 31); err == nil {
+			d := time.Duration(n) * time.Second
+			*to = &d
+			return nil
+		}
+		return duration(to)(text)
+	}
+}
+
 // stopTimeout is how long a task has to end; the image may have said.
 func (a *commands) stopTimeout(ctx context.Context, id string) time.Duration {
 	if t, err := a.client().Task(ctx, id); err == nil && t.Spec.StopTimeout > 0 {
@@ -438,13 +463,13 @@ func (a *commands) stopTimeout(ctx context.Context, id string) time.Duration {
 }
 
 func (a *commands) shutdownCmd() *cobra.Command {
-	var limit time.Duration
+	limit := new(time.Duration)
 	c := app.Command("shutdown", "stop all tasks as a shutdown of the host does", cobra.NoArgs,
 		func(ctx context.Context, _ []string) error {
-			if limit < 0 {
-				return app.Usagef("--timeout %s: negative", limit)
+			if *limit < 0 {
+				return app.Usagef("--timeout %s: negative", *limit)
 			}
-			r, err := a.client().Shutdown(ctx, client.ShutdownRequest{Limit: client.Duration(limit)})
+			r, err := a.client().Shutdown(ctx, client.ShutdownRequest{Limit: client.Duration(*limit)})
 			if err != nil {
 				return err
 			}
@@ -460,8 +485,9 @@ then reported as "the host was shut down", also to Nomad's agent.
 
 The rc.d script runs this when the host shuts down; run it by hand before
 maintenance.`
-	c.Flags().DurationVarP(&limit, "timeout", "t", 0,
-		"the limit for all of it, including 10s to kill and clean up (default: each task's own)")
+	c.Flags().FuncP("timeout", "t",
+		"the `TIME`, such as 5m or in seconds, for all of it, with 10s to kill and clean up (default: each task's own)",
+		seconds(&limit))
 	return c
 }
 
@@ -540,7 +566,7 @@ func (a *commands) eventsCmd() *cobra.Command {
 			return persist(ctx, calling, func() error {
 				return c.Events(ctx, after, follow, func(e client.Event) error {
 					after = e.Seq
-					return a.Print(e, func(w io.Writer) {
+					return a.PrintLine(e, func(w io.Writer) {
 						printable.Fprintf(w, "%s  %-20s  %-10s  %s\n", e.At.Format(time.TimeOnly), e.Task, e.Kind,
 							e.Message)
 					})

@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
 	"strings"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 
@@ -47,10 +49,19 @@ func (f *outputFlags) options(a *commands) (o build.Options, err error) {
 }
 
 func (a *commands) made(img *image.Image, err error) error {
-	if err == nil {
-		printable.Fprintln(a.Out, img.Digest)
+	if err != nil {
+		return err
 	}
-	return err
+	return a.printImage(img.Name, img.Digest)
+}
+
+// printImage prints the digest of an image that was made or copied.
+func (a *commands) printImage(name string, d digest.Digest) error {
+	v := struct {
+		Name   string        `json:"name,omitempty"`
+		Digest digest.Digest `json:"digest"`
+	}{name, d}
+	return a.Print(v, func(w io.Writer) { printable.Fprintln(w, d) })
 }
 
 type buildFlags struct {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -81,10 +82,12 @@ func (a *commands) pruneCmd() *cobra.Command {
 			if os.IsNotExist(err) {
 				err = nil // nothing was ever built
 			}
-			if err == nil {
-				printable.Fprintf(a.Out, "%s freed\n", strings.ReplaceAll(units.BytesSize(float64(freed)), "iB", " iB"))
+			if err != nil {
+				return err
 			}
-			return err
+			return a.Print(map[string]int64{"freed": freed}, func(w io.Writer) {
+				printable.Fprintf(w, "%s freed\n", strings.ReplaceAll(units.BytesSize(float64(freed)), "iB", " iB"))
+			})
 		})
 	c.Long = `Remove from the cache what no build has used for --older-than, and of the rest
 the least recently used until it is within --keep. Every build does this with

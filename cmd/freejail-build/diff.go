@@ -44,7 +44,6 @@ func (a *commands) diffCmd() *cobra.Command {
 			}
 			return a.Print(d, d.print)
 		})
-	a.JSONFlag(c.Flags())
 	c.Flags().BoolVar(&noFiles, "no-files", false, "do not read the layers")
 	return c
 }

@@ -32,7 +32,6 @@ func (a *commands) historyCmd() *cobra.Command {
 			steps := history(img)
 			return a.Print(steps, func(w io.Writer) { printHistory(w, steps) })
 		})
-	a.JSONFlag(c.Flags())
 	return c
 }
 

@@ -23,7 +23,6 @@ func (a *commands) inspectCmd() *cobra.Command {
 			}
 			return a.Print(document(img), func(w io.Writer) { describe(w, img) })
 		})
-	a.JSONFlag(c.Flags())
 	return c
 }
 

@@ -31,10 +31,12 @@ func run(ctx context.Context, args []string, out, messages io.Writer) int {
 }
 
 func (a *commands) root() *cobra.Command {
-	return a.Root("make images for freejail, look into them, move, sign and serve them",
+	c := a.Root("make images for freejail, look into them, move, sign and serve them",
 		a.buildCmd(), a.cacheCmd(), a.importCmd(), a.inspectCmd(), a.historyCmd(), a.diffCmd(), a.validateCmd(),
 		a.schemaCmd(), a.unpackCmd(), a.pullCmd(), a.pushCmd(), a.copyCmd(), a.serveCmd(), a.keygenCmd(), a.signCmd(),
 		a.verifyCmd())
+	a.JSONFlag(c.PersistentFlags())
+	return c
 }
 
 // platformFlag adds --platform; without it p stays as it is.

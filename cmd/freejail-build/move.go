@@ -229,6 +229,5 @@ func (a *commands) copy(ctx context.Context, f *copyFlags, src, dst registry.Loc
 			printable.Fprintf(a.Messages, "with %d signatures and referrers\n", done.Attached)
 		}
 	}
-	printable.Fprintln(a.Out, done.Digest)
-	return nil
+	return a.printImage(done.Name, done.Digest)
 }

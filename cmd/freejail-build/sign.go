@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
@@ -103,6 +105,20 @@ func (a *commands) where(f *signFlags, arg string) (c *registry.Client, at regis
 	return c, at, key, err
 }
 
+// statement is what a signature says, in JSON.
+type statement struct {
+	Identity string        `json:"identity"`
+	Digest   digest.Digest `json:"digest"`
+}
+
+func statements(list ...sign.Statement) []statement {
+	out := []statement{}
+	for _, st := range list {
+		out = append(out, statement{st.Identity, st.Digest})
+	}
+	return out
+}
+
 func (a *commands) signCmd() *cobra.Command {
 	f := &signFlags{}
 	c := app.Command("sign --key FILE IMAGE", "sign an image in a registry, an archive or a layout", cobra.ExactArgs(1),
@@ -119,10 +135,11 @@ func (a *commands) signCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			for _, st := range done {
-				printable.Fprintf(a.Out, "%s@%s\n", st.Identity, st.Digest)
-			}
-			return nil
+			return a.Print(statements(done...), func(w io.Writer) {
+				for _, st := range done {
+					printable.Fprintf(w, "%s@%s\n", st.Identity, st.Digest)
+				}
+			})
 		})
 	c.Long = `Sign IMAGE, which is HOST/NAME:TAG, or an OCI archive or layout by its path, and
 store the signature beside it in the format of cosign, which skopeo and podman
@@ -145,10 +162,12 @@ func (a *commands) verifyCmd() *cobra.Command {
 				return fmt.Errorf("%s: %w", f.key, err)
 			}
 			st, err := c.Verify(ctx, at, key, f.identity, image.Limits{})
-			if err == nil {
-				printable.Fprintf(a.Out, "%s@%s is signed by %s\n", st.Identity, st.Digest, f.key)
+			if err != nil {
+				return err
 			}
-			return err
+			return a.Print(statements(st), func(w io.Writer) {
+				printable.Fprintf(w, "%s@%s is signed by %s\n", st.Identity, st.Digest, f.key)
+			})
 		})
 	c.Long = `Verify that IMAGE has a signature by the key for its digest and its repository.
 Without one the exit code is 1.`

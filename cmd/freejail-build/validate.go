@@ -44,7 +44,6 @@ func (a *commands) validateCmd() *cobra.Command {
 			return err
 		})
 	unknownFlag(c, &unknown)
-	a.JSONFlag(c.Flags())
 	return c
 }
 

@@ -8,6 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -45,6 +48,7 @@ type App struct {
 	Messages      io.Writer           // for people: errors and how it goes on
 	Terminal      io.Writer           // messages as they are, for a Bar
 	CodeOf        func(err error) int // the exit code of an error that this program alone knows, or 0; may be nil
+	Instead       map[string]string   // what to use for commands of other programs that this one has not
 }
 
 // New returns a program that writes to out and messages. Nothing that steers a
@@ -78,6 +82,15 @@ func (a *App) Print(v any, f func(io.Writer)) error {
 	return nil
 }
 
+// PrintLine is Print for one of a stream of values: JSON in a line each.
+func (a *App) PrintLine(v any, f func(io.Writer)) error {
+	if a.JSON {
+		return errors.Join(json.NewEncoder(a.Out).Encode(v), a.Out.err)
+	}
+	f(a.Out)
+	return a.Out.err
+}
+
 // JSONFlag adds the flag --json, which Print obeys.
 func (a *App) JSONFlag(flags *pflag.FlagSet) {
 	flags.BoolVar(&a.JSON, "json", false, "print JSON for programs")
@@ -104,9 +117,10 @@ func (a *App) Root(short string, subs ...*cobra.Command) *cobra.Command {
 
 // Run executes a command line and returns the exit code.
 func (a *App) Run(ctx context.Context, root *cobra.Command, args []string) int {
+	root.SetHelpCommand(a.helpCmd(root))
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd(args...)
-	typed(root)
+	a.typed(root)
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	if err == nil && a.Out.err != nil {
@@ -146,33 +160,70 @@ func (a *App) code(err error) int {
 
 // typed has whatever is wrong with a command line be a UsageError, and makes groups
 // of the commands that do nothing themselves.
-func typed(c *cobra.Command) {
+func (a *App) typed(c *cobra.Command) {
 	if !c.Runnable() {
-		c.Args, c.RunE = cobra.ArbitraryArgs, group
+		c.Args, c.RunE = cobra.ArbitraryArgs, a.group
 	}
 	if accept := c.Args; accept != nil {
 		c.Args = func(c *cobra.Command, args []string) error {
 			if err := accept(c, args); err != nil {
-				return Usagef("%w; usage: %s", err, c.UseLine())
+				return Usagef("%s; usage: %s", argsInWords(err), c.UseLine())
 			}
 			return nil
 		}
 	}
 	for _, sub := range c.Commands() {
-		typed(sub)
+		a.typed(sub)
 	}
 }
 
-func group(c *cobra.Command, args []string) error {
+var numberOfArgs = regexp.MustCompile(`(\d+) arg\(s\)`)
+
+// argsInWords is what cobra says of a number of arguments.
+func argsInWords(err error) string {
+	return numberOfArgs.ReplaceAllStringFunc(err.Error(), func(text string) string {
+		number, _, _ := strings.Cut(text, " ")
+		n, _ := strconv.Atoi(number) // it is digits
+		return printable.Count(n, "argument")
+	})
+}
+
+func (a *App) group(c *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return c.Help()
 	}
+	return a.unknown(c, args[0])
+}
+
+// unknown is the error of a command that is not there.
+func (a *App) unknown(c *cobra.Command, name string) error {
 	c.SuggestionsMinimumDistance = 2
-	text := fmt.Sprintf("unknown command %q", args[0])
-	if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+	text := fmt.Sprintf("unknown command %q", name)
+	if instead := a.Instead[name]; instead != "" && !c.HasParent() {
+		return Usagef("%s: %s", text, instead)
+	}
+	if near := c.SuggestionsFor(name); len(near) > 0 {
 		text += " (did you mean " + strings.Join(near, " or ") + "?)"
 	}
 	return Usagef("%s; see %s --help", text, c.CommandPath())
+}
+
+func (a *App) helpCmd(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{Use: "help [COMMAND]", Short: "show the help of a command", Hidden: true,
+		RunE: func(_ *cobra.Command, args []string) error {
+			c := root
+			for _, name := range args {
+				i := slices.IndexFunc(c.Commands(), func(sub *cobra.Command) bool {
+					return sub.Name() == name || sub.HasAlias(name)
+				})
+				if i < 0 {
+					return a.unknown(c, name)
+				}
+				c = c.Commands()[i]
+			}
+			c.InitDefaultHelpFlag()
+			return c.Help()
+		}}
 }
 
 // Command returns a command, whose use line names its arguments.

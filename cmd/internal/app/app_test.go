@@ -18,6 +18,7 @@ var errKnown = errors.New("known to the program")
 // program has a command for each way to end.
 func program(out, messages io.Writer) (*App, *cobra.Command) {
 	a := New("prog", "1.2", out, messages)
+	a.Instead = map[string]string{"restart": "use done"}
 	a.CodeOf = func(err error) int {
 		if errors.Is(err, errKnown) {
 			return 77
@@ -29,7 +30,8 @@ func program(out, messages io.Writer) (*App, *cobra.Command) {
 	}
 	group := &cobra.Command{Use: "group", Short: "a group"}
 	group.AddCommand(ends("inner", nil))
-	return a, a.Root("for tests", group, ends("done", nil), ends("fail", errors.New("it failed")),
+	two := Command("two", "two", cobra.MinimumNArgs(2), func(context.Context, []string) error { return nil })
+	return a, a.Root("for tests", group, two, ends("done", nil), ends("fail", errors.New("it failed")),
 		ends("known", fmt.Errorf("wrapped: %w", errKnown)), ends("code", ExitCode(9)),
 		ends("usage", Usagef("not valid")),
 		ends("cancelled", fmt.Errorf("call: %w", context.Canceled)),
@@ -41,17 +43,24 @@ func TestExitCodes(t *testing.T) {
 		code int
 		text string
 	}{
-		"done":        {0, ""},
-		"version":     {0, ""},
-		"fail":        {Failed, "prog: it failed\n"},
-		"known":       {77, "prog: wrapped: known to the program\n"},
-		"code":        {9, ""},
-		"usage":       {Usage, "prog: not valid\n"},
-		"done extra":  {Usage, "usage: prog done [flags]\n"},
-		"done --frob": {Usage, "unknown flag: --frob; see prog done --help"},
-		"doen":        {Usage, `unknown command "doen" (did you mean done?); see prog --help`},
-		"group x":     {Usage, "see prog group --help"},
-		"completion":  {0, ""},
+		"done":             {0, ""},
+		"version":          {0, ""},
+		"fail":             {Failed, "prog: it failed\n"},
+		"known":            {77, "prog: wrapped: known to the program\n"},
+		"code":             {9, ""},
+		"usage":            {Usage, "prog: not valid\n"},
+		"done extra":       {Usage, "usage: prog done [flags]\n"},
+		"done --frob":      {Usage, "unknown flag: --frob; see prog done --help"},
+		"doen":             {Usage, `unknown command "doen" (did you mean done?); see prog --help`},
+		"group x":          {Usage, "see prog group --help"},
+		"help":             {0, ""},
+		"help done":        {0, ""},
+		"help group inner": {0, ""},
+		"help doen":        {Usage, `unknown command "doen" (did you mean done?)`},
+		"help group x":     {Usage, `unknown command "x"; see prog group --help`},
+		"two x":            {Usage, "requires at least 2 arguments, only received 1; usage: prog two"},
+		"restart":          {Usage, `unknown command "restart": use done`},
+		"completion":       {0, ""},
 	} {
 		var out, messages strings.Builder
 		a, root := program(&out, &messages)

@@ -1,0 +1,140 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/freejail/freejail/cmd/internal/app"
+	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/internal/printable"
+)
+
+func (a *commands) waitCmd() *cobra.Command {
+	return app.Command("wait TASK...", "wait for the end of tasks, and print their exit codes", cobra.MinimumNArgs(1),
+		func(ctx context.Context, args []string) error {
+			for _, id := range args {
+				exit, err := waitFor(ctx, a.client(), id, sayWaiting)
+				if err != nil {
+					return err
+				}
+				code := fmt.Sprint(exit.Code)
+				if !exit.Known {
+					code = "unknown"
+				}
+				if err := a.PrintLine(exit, func(w io.Writer) { printable.Fprintln(w, code) }); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+}
+
+func (a *commands) topCmd() *cobra.Command {
+	return answer(a, "top TASK", "show the processes of a task", cobra.ExactArgs(1),
+		func(ctx context.Context, args []string) (*client.Usage, error) { return a.client().Stats(ctx, args[0]) },
+		func(w io.Writer, u *client.Usage) {
+			table(w, "PID\tRSS\tCPU\tCOMMAND", u.Procs, func(p client.ProcUsage) []string {
+				return []string{fmt.Sprint(p.PID), units.BytesSize(float64(p.RSS)),
+					(p.UserTime + p.SysTime).Round(time.Millisecond).String(), p.Command}
+			})
+		})
+}
+
+// statsLine is one sample of a task.
+type statsLine struct {
+	Task string  `json:"task"`
+	CPU  float64 `json:"cpu_percent"` // of one processor, since the sample before
+	client.Usage
+}
+
+// statsEvery is the time between two samples.
+const statsEvery = time.Second
+
+func (a *commands) statsCmd() *cobra.Command {
+	var once bool
+	c := app.Command("stats [TASK...]", "show what tasks use, every second", cobra.ArbitraryArgs,
+		func(ctx context.Context, args []string) error {
+			before, err := a.client().AllStats(ctx)
+			if err == nil {
+				err = missing(before, args)
+			}
+			for err == nil {
+				if !client.Pause(ctx, statsEvery) {
+					return ctx.Err()
+				}
+				var now map[string]client.Usage
+				if now, err = a.client().AllStats(ctx); err == nil {
+					err = a.printStats(statsOf(before, now, args))
+				}
+				if once {
+					return err
+				}
+				before = now
+			}
+			return err
+		})
+	c.Flags().BoolVar(&once, "no-stream", false, "show one sample")
+	return c
+}
+
+// statsOf are the samples of tasks, all where none are named, in the order of their ids.
+func statsOf(before, now map[string]client.Usage, ids []string) (out []statsLine) {
+	for _, id := range slices.Sorted(maps.Keys(now)) {
+		if len(ids) > 0 && !slices.Contains(ids, id) {
+			continue
+		}
+		line := statsLine{Task: id, Usage: now[id]}
+		if wall := now[id].At.Sub(before[id].At); wall > 0 && !before[id].At.IsZero() {
+			line.CPU = 100 * float64(cpuTime(now[id])-cpuTime(before[id])) / float64(wall)
+		}
+		out = append(out, line)
+	}
+	return out
+}
+
+func cpuTime(u client.Usage) time.Duration { return u.UserTime + u.SysTime }
+
+// missing is the error of a task that does not run.
+func missing(now map[string]client.Usage, ids []string) error {
+	for _, id := range ids {
+		if _, there := now[id]; !there {
+			return fmt.Errorf("task %s is not running", id)
+		}
+	}
+	return nil
+}
+
+// clearScreen moves the cursor home and clears all.
+const clearScreen = "\x1b[H\x1b[2J"
+
+// printStats draws anew on a terminal.
+func (a *commands) printStats(lines []statsLine) error {
+	if a.JSON {
+		for _, l := range lines {
+			if err := a.PrintLine(l, nil); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if term.IsTerminal(int(os.Stdout.Fd())) {
+		if _, err := io.WriteString(a.stream, clearScreen); err != nil {
+			return err
+		}
+	}
+	return a.PrintLine(nil, func(w io.Writer) {
+		table(w, "TASK\tCPU %\tRSS\tSWAP\tPROCESSES", lines, func(l statsLine) []string {
+			return []string{l.Task, fmt.Sprintf("%.1f", l.CPU), units.BytesSize(float64(l.RSS)),
+				units.BytesSize(float64(l.Swap)), fmt.Sprint(len(l.Procs))}
+		})
+	})
+}
