@@ -140,8 +140,9 @@ type builder struct {
 	runner   Runner
 	network  string
 	built    map[*stage]*work
-	hashes   *hashes // of the context's files
-	seen     *looks  // at the context
+	fetches  map[string]*fetched // by URL
+	hashes   *hashes             // of the context's files
+	seen     *looks              // at the context
 	// includes reads what the recipe includes.
 	includes *includer
 	// anywhere: the files were named by whoever builds, and are no context's.

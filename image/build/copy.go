@@ -35,6 +35,7 @@ type copyStep struct {
 	strict  bool // what is no archive is an error
 	parents bool // the directories of a source's path are copied with it
 	texts   []text
+	remotes []remote
 	exclude []string // patterns of what is left out, relative to a source
 }
 
@@ -54,8 +55,12 @@ func (s *copyStep) key(ctx context.Context, b *work) (any, error) {
 		Texts                 []text   `json:",omitempty"`
 		Exclude               []string `json:",omitempty"`
 		Into                  bool     `json:",omitempty"`
-	}{s.dest, s.chown, "", s.mode, s.whole, s.unpack, s.strict, s.sources, s.parents, s.texts, s.exclude, s.into}
+		Remotes               []remote `json:",omitempty"`
+	}{s.dest, s.chown, "", s.mode, s.whole, s.unpack, s.strict, s.sources, s.parents, s.texts, s.exclude, s.into, nil}
 	var err error
+	if k.Remotes, err = s.remoteKeys(ctx, b); err != nil {
+		return nil, err
+	}
 	if s.from != nil {
 		k.From = s.from.state(b.builder)
 	} else {
@@ -115,7 +120,7 @@ func (c *copier) run() error {
 	if err != nil {
 		return err
 	}
-	if n := len(targets) + len(c.step.texts); n > 1 && !strings.HasSuffix(c.step.dest, "/") {
+	if n := len(targets) + len(c.step.texts) + len(c.step.remotes); n > 1 && !strings.HasSuffix(c.step.dest, "/") {
 		return manySources(n, c.step.dest)
 	}
 	for _, t := range targets {
@@ -125,6 +130,11 @@ func (c *copier) run() error {
 	}
 	for _, t := range c.step.texts {
 		if err := c.text(t); err != nil {
+			return err
+		}
+	}
+	for _, r := range c.step.remotes {
+		if err := c.remote(r); err != nil {
 			return err
 		}
 	}
@@ -168,7 +178,14 @@ func (c *copier) withParents(pattern, name string) string {
 
 // text writes a file that the recipe itself holds.
 func (c *copier) text(t text) error {
-	at, err := c.place(c.step.dest, t.Name)
+	return c.own(t.Name, 0o644, func() (*content, error) {
+		return &content{ReadCloser: io.NopCloser(strings.NewReader(t.Text)), size: int64(len(t.Text))}, nil
+	})
+}
+
+// own writes a file that is in no source.
+func (c *copier) own(name string, mode int64, open func() (*content, error)) error {
+	at, err := c.place(c.step.dest, name)
 	if err != nil {
 		return err
 	}
@@ -176,9 +193,9 @@ func (c *copier) text(t text) error {
 		return err
 	}
 	if old := c.w.view.get(at); old != nil && old.kind == tar.TypeDir {
-		return fmt.Errorf("/%s is a directory in the image: write /%s/ to put the text into it", at, at)
+		return fmt.Errorf("/%s is a directory in the image", at)
 	}
-	return c.put(at, item{node: c.dressed(&node{kind: tar.TypeReg, mode: 0o644}), name: "<<" + t.Name, text: &t.Text})
+	return c.put(at, item{node: c.dressed(&node{kind: tar.TypeReg, mode: mode}), name: name, open: open})
 }
 
 // place is where a file of this name goes, as root's path.
@@ -424,8 +441,8 @@ func (c *copier) write(at string, i item) (err error) {
 }
 
 func (c *copier) open(i item) (*content, error) {
-	if i.text != nil {
-		return &content{ReadCloser: io.NopCloser(strings.NewReader(*i.text)), size: int64(len(*i.text))}, nil
+	if i.open != nil {
+		return i.open()
 	}
 	return c.from.open(c.ctx, i)
 }

@@ -52,6 +52,8 @@ func (p *planner) copySource(s *copyStep, in Instruction, src string) error {
 	switch {
 	case in.Verb == "ADD" && ofGit.MatchString(src):
 		return fmt.Errorf("%s: git is not supported: clone it into the context, or in a RUN", src)
+	case in.Verb == "ADD" && isRemote(src):
+		return p.copyRemote(s, in, src)
 	case strings.Contains(src, "://"):
 		return fmt.Errorf("%s: nothing is fetched over the network: put the file into the context, or fetch it in a "+
 			"RUN", src)
@@ -129,8 +131,12 @@ func (p *planner) copyFlag(s *copyStep, in Instruction, f Flag) (err error) {
 		s.parents = on
 	case "unpack":
 		s.unpack = on
-	case "checksum", "keep-git-dir":
-		err = errors.New("it is for what is fetched over the network, and nothing is: remove it")
+	case "checksum":
+		if len(s.remotes) != 1 {
+			err = errors.New("it is for one file that is fetched")
+		}
+	case "keep-git-dir":
+		err = errors.New("git is not supported")
 	case "link": // a layer depends on nothing but its files here, too
 	}
 	if err != nil {

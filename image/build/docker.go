@@ -104,7 +104,12 @@ func (p *planner) exposeRange(text string) error {
 // describeExposed makes ports of what EXPOSE says where the image describes
 // itself: a host that reads a description asks nothing else.
 func (p *planner) describeExposed() {
-	for _, e := range p.stage.exposed {
+	list := p.stage.exposed
+	if p.file.container { // the base's too, which may describe nothing
+		list, _ = image.Exposed(p.config.Config.ExposedPorts)
+	}
+	for _, e := range list {
+		e.Name = fmt.Sprintf("%s-%d", e.Protocol, e.Port) // there a name begins with a letter
 		same := func(o image.Port) bool { return o.Port == e.Port && o.Protocol == e.Protocol }
 		if e.Protocol != "sctp" && !slices.ContainsFunc(p.manifest.Ports, same) {
 			p.addPort(e)

@@ -47,10 +47,10 @@ func (c *content) verified() error {
 
 // item is one entry to be written, at a path of the image without links.
 type item struct {
-	node *node   // as it will be
-	name string  // in the source; empty: the entry is not from there
-	from place   // in the source
-	text *string // what a recipe itself holds; nil: it is in the source
+	node *node                    // as it will be
+	name string                   // in the source; empty: the entry is not from there
+	from place                    // in the source
+	open func() (*content, error) // what is in no source; nil: it is in one
 }
 
 // glob gives the names that match a pattern, sorted. What of it has no *, ? or [
