@@ -19,6 +19,41 @@ type File struct {
 	Text []byte
 }
 
+// Every task has its own of these; see Options.Own.
+const (
+	ResolverFile = "/etc/resolv.conf"
+	HostsFile    = "/etc/hosts"
+)
+
+// makeOwnPoints makes empty files in a tree that has an /etc without them: a root that is
+// read-only would need a skeleton of it at each start.
+func makeOwnPoints(tree string) (err error) {
+	top, err := openDir(tree)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, top.Close()) }()
+	if !isDir(top, "etc") {
+		return nil
+	}
+	etc, err := openAt(top, "etc", unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, etc.Close()) }()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(etc.Fd()), &st); err != nil {
+		return err
+	}
+	for _, f := range []string{ResolverFile, HostsFile} {
+		err := File{Path: f}.create(etc)
+		if err != nil && !errors.Is(err, fs.ErrExist) && !errors.Is(err, fs.ErrPermission) { // by a flag of etc
+			return err
+		}
+	}
+	return unix.UtimesNanoAt(int(top.Fd()), "etc", []unix.Timespec{st.Atim, st.Mtim}, unix.AT_SYMLINK_NOFOLLOW)
+}
+
 // furnish makes the task's files, and the volumes that the image lacks, in a root that
 // can be written to. Nothing is mounted in it yet, and no process runs there.
 func (o Options) furnish(root string) error {
@@ -60,12 +95,16 @@ func (f File) write(root *mount.Root) error {
 		return err
 	}
 	defer dir.Close()
-	name := path.Base(f.Path)
-	if err := remove.At(dir, name); err != nil {
+	if err := remove.At(dir, path.Base(f.Path)); err != nil {
 		return err
 	}
+	return f.create(dir)
+}
+
+// create makes the file in its opened directory, where nothing has its name.
+func (f File) create(dir *os.File) error {
 	const flags = unix.O_CREAT | unix.O_EXCL | unix.O_WRONLY | unix.O_NOFOLLOW | unix.O_CLOEXEC
-	fd, err := unix.Openat(int(dir.Fd()), name, flags, 0o644)
+	fd, err := unix.Openat(int(dir.Fd()), path.Base(f.Path), flags, 0o644)
 	if err != nil {
 		return &fs.PathError{Op: "create", Path: f.Path, Err: err}
 	}

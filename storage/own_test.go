@@ -129,6 +129,38 @@ func giveOwn(t *testing.T, d Driver, chain string, o Options) {
 	}
 }
 
+// A tree that has an /etc gets files for them to be mounted over, which no start has to make.
+func TestOwnPointsInATree(t *testing.T) {
+	outside := t.TempDir()
+	for name, want := range map[string]bool{"etc alone": true, "files": true, "links": true, "empty": false,
+		"etc outside": false, "etc a FIFO": false, "etc elsewhere": false} {
+		dir := t.TempDir()
+		if err := images[name](dir, outside); err != nil {
+			t.Fatal(err)
+		}
+		if want {
+			if err := unix.UtimesNanoAt(unix.AT_FDCWD, dir+"/etc", []unix.Timespec{longAgo, longAgo}, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := makeOwnPoints(dir); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		for _, file := range []string{ResolverFile, HostsFile} {
+			if _, err := os.Lstat(dir + file); (err == nil) != want && name != "etc elsewhere" {
+				t.Errorf("%s: %s: %v", name, file, err)
+			}
+		}
+		var st unix.Stat_t
+		if err := unix.Stat(dir+"/etc", &st); want && (err != nil || st.Mtim != longAgo) {
+			t.Errorf("%s: the directory's time is %v, %v", name, st.Mtim, err)
+		}
+	}
+	if left, err := os.ReadDir(outside); err != nil || len(left) > 0 {
+		t.Errorf("made on the host: %v %v", left, err)
+	}
+}
+
 // Volumes are made, writable and filled with what the image has there.
 func TestVolumes(t *testing.T) { eachDriver(t, volumes) }
 

@@ -64,6 +64,16 @@ func (readonly) MountsOwn() bool { return true }
 // defaultWritable is for images that name no path.
 var defaultWritable = []string{"/var", "/tmp"}
 
+// EnsureChain makes what roots of the chain would otherwise each need a skeleton for.
+func (r readonly) EnsureChain(ctx context.Context, chains []string, apply Apply) (release func(), err error) {
+	return r.dirs.EnsureChain(ctx, chains, func(dir string, first, end int) error {
+		if err := apply(dir, first, end); err != nil {
+			return err
+		}
+		return makeOwnPoints(dir)
+	})
+}
+
 func (r readonly) Create(ctx context.Context, chain, task string, o Options) (string, error) {
 	lower, err := r.begin(chain, task, o)
 	if err != nil {

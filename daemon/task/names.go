@@ -19,11 +19,8 @@ import (
 	"github.com/freejail/freejail/storage"
 )
 
-// The files by which a task's programs find names.
-const (
-	resolverFile = "/etc/resolv.conf"
-	hostsFile    = "/etc/hosts"
-)
+// hostResolverFile is the host's own file.
+const hostResolverFile = "/etc/resolv.conf"
 
 // maxResolver bounds the host's resolver configuration, in bytes.
 const maxResolver = 64 << 10
@@ -44,13 +41,13 @@ func (p *plan) addNames(spec client.TaskSpec) error {
 	if err := dns.Check(); err != nil {
 		return client.Invalid("%v", err)
 	}
-	host, err := hostResolver(resolverFile)
+	host, err := hostResolver(hostResolverFile)
 	if err != nil {
 		return fmt.Errorf("the host's resolver configuration: %w", err)
 	}
 	name := cmp.Or(spec.Hostname, spec.ID)
-	p.own = []storage.File{{Path: resolverFile, Text: resolver(dns, host)},
-		{Path: hostsFile, Text: hosts(p.image.Config.OS, name, p.address(), extra)}}
+	p.own = []storage.File{{Path: storage.ResolverFile, Text: resolver(dns, host)},
+		{Path: storage.HostsFile, Text: hosts(p.image.Config.OS, name, p.address(), extra)}}
 	return nil
 }
 

@@ -13,7 +13,7 @@ var nomadDirs = []string{"/alloc", "/local", "/secrets"}
 // and what every task has.
 func Points(img *image.Image) (storage.Options, error) {
 	o := storage.Options{Writable: img.Manifest.Writable, Dirs: append(platformDirs(), nomadDirs...),
-		Own: []storage.File{{Path: resolverFile}, {Path: hostsFile}}}
+		Own: []storage.File{{Path: storage.ResolverFile}, {Path: storage.HostsFile}}}
 	if needsLinuxulator(img.Config.OS) {
 		for _, m := range linuxMounts {
 			if !Within("/dev", m.Target) {
