@@ -30,6 +30,16 @@ type Jail interface {
 	Close(ctx context.Context) error
 }
 
+// EachAlone executes each command in a jail of its own, with which what it starts
+// ends: for a Runner, or an image, that can do no more.
+func EachAlone(r Runner) Jail { return eachAlone{r} }
+
+type eachAlone struct{ Runner }
+
+func (a eachAlone) Exec(ctx context.Context, c Command) error { return a.Run(ctx, c) }
+
+func (eachAlone) Close(context.Context) error { return nil }
+
 // ofProcesses are the commands of service(8) that are about processes.
 var ofProcesses = regexp.MustCompile(`^(one|force|fast|quiet)?(start|stop|restart|reload|status|poll)$`)
 
@@ -232,13 +242,11 @@ func (s *servedStep) run(ctx context.Context, b *work) error {
 }
 
 func (s *servedStep) inJail(ctx context.Context, b *work, dir string) (err error) {
-	k, ok := b.runner.(Keeper)
-	if !ok {
-		return errors.New("this Runner keeps no jail in which a service could run")
-	}
-	jail, err := k.Open(ctx, s.commands[0].asCommand(b, dir))
-	if err != nil {
-		return err
+	jail := EachAlone(b.runner)
+	if k, ok := b.runner.(Keeper); ok {
+		if jail, err = k.Open(ctx, s.commands[0].asCommand(b, dir)); err != nil {
+			return err
+		}
 	}
 	defer func() { err = errors.Join(err, jail.Close(context.WithoutCancel(ctx))) }()
 	for _, c := range s.commands {

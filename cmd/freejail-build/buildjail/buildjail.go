@@ -60,13 +60,18 @@ func (r *Runner) Run(ctx context.Context, c build.Command) error {
 // left running.
 func (r *Runner) Open(ctx context.Context, c build.Command) (build.Jail, error) {
 	k, err := r.open(ctx, c)
+	keeps := false
 	if err == nil {
-		err = k.keep(ctx)
+		keeps, err = k.keep(ctx)
 	}
-	if err != nil {
-		return nil, errors.Join(err, k.Close(context.WithoutCancel(ctx)))
+	if err == nil && keeps {
+		return k, nil
 	}
-	return k, nil
+	if err = errors.Join(err, k.Close(context.WithoutCancel(ctx))); err != nil {
+		return nil, err
+	}
+	_, err = io.WriteString(c.Output, "no /bin/sh of the image keeps a container: services end with their commands\n")
+	return build.EachAlone(r), err
 }
 
 // kept is a jail from its making to its end.

@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -123,7 +124,7 @@ func inside(args []string) {
 			fmt.Println("left", p.Pid)
 		case "forever":
 			fmt.Println("waiting")
-			select {}
+			time.Sleep(time.Hour)
 		case "exit":
 			os.Exit(len(args[1]))
 		default:

@@ -14,7 +14,7 @@ import (
 const needsLinuxulator = true
 
 // keep has nothing to do: a jail outlasts its processes.
-func (k *kept) keep(context.Context) error { return nil }
+func (k *kept) keep(context.Context) (bool, error) { return true, nil }
 
 func networkParams(network string) (map[string]string, error) {
 	if network == build.NetworkNone {

@@ -188,6 +188,23 @@ func TestServiceFaults(t *testing.T) {
 	}
 }
 
+// An image whose shell does nothing has no services, on systems where one keeps
+// the jail; its commands are executed all the same.
+func TestAnImageWithoutAShell(t *testing.T) {
+	f := setup(t, build.NetworkHost)
+	f.copyProgram("service")
+	if err := os.Remove(filepath.Join(f.dir, "sh")); err != nil {
+		t.Fatal(err)
+	}
+	f.file("sh", "")
+	if _, err := f.build("COPY service /usr/sbin/", "SERVICE db start", `RUN ["/bin/prog", "say", "x"]`); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(f.log.String(), "in /\n") {
+		t.Errorf("%q", f.log.String())
+	}
+}
+
 // A step that depends on a service is executed with it, or taken from the cache
 // without it.
 func TestServicesAndTheCache(t *testing.T) {
