@@ -148,10 +148,12 @@ func setID(mode int64) string {
 
 func (c *checker) config() {
 	cfg, m := c.img.Config, c.img.Manifest
-	if cfg.OS != "freebsd" && cfg.OS != "linux" {
+	switch {
+	case cfg.OS == "":
+		c.found.Add(image.Warning, "platform", c.at("config"), "no os is named: it is taken for the host's")
+	case cfg.OS != "freebsd" && cfg.OS != "linux":
 		c.fault("platform", "config", "os %q is neither freebsd nor linux", cfg.OS)
-	}
-	if cfg.Architecture == "" {
+	case cfg.Architecture == "":
 		c.fault("platform", "config", "no architecture is named")
 	}
 	if _, err := signals.Parse(cfg.Config.StopSignal, cfg.OS); cfg.Config.StopSignal != "" && err != nil {

@@ -26,7 +26,7 @@ func TestChangesBecomeTheLayer(t *testing.T) {
 		}
 	}
 	_, err := f.build("COPY data /data/",
-		`RUN ["/bin/prog", "mkdir", "/new/dir", "write", "/new/dir/b", "text", "link", "/new/dir/b", "/new/a", "symlink", "/etc/x", "/new/s", "rm", "/data/old", "rm", "/data/kept/file", "rm", "/data/swapped", "write", "/data/swapped", "now a file", "chown", "/data/kept"]`)
+		`RUN ["/bin/prog", "mkdir", "/new/dir", "write", "/new/dir/b", "text", "link", "/new/dir/b", "/new/a", "symlink", "/etc/x", "/new/s", "rm", "/data/old", "rm", "/data/kept/file", "rm", "/data/swapped", "write", "/data/swapped", "now a file", "chown", "/data/kept", "mkfifo", "/new/fifo"]`)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,6 +39,7 @@ func TestChangesBecomeTheLayer(t *testing.T) {
 		"0 new/a 640 0:0",
 		"5 new/dir/ 750 0:0",
 		"1 new/dir/b 640 0:0 -> new/a",
+		"6 new/fifo 600 0:0",
 		"2 new/s 777 0:0 -> /etc/x")
 }
 
