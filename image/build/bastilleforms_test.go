@@ -160,7 +160,7 @@ var forms = []struct{ form, bastille, ours string }{
 	{"RDR tcp 80 80 log '(' all ')'", "logged by pf", "port tcp-80; warning"},
 	{"RDR clear", "removes the rules", "warning"},
 	{"RDR tcp 80 0", "pf refuses it", "error: not a valid port"},
-	{"RDR tcp 80-90 80-81", "pf refuses it", "error: not as many ports"},
+	{"RDR tcp 80-90 80-81", "pf refuses it", "error: different numbers of ports"},
 	{"CONFIG set allow.mlock=1;  # x", "config J set allow.mlock=1", "allow mlock"},
 	{"CONFIG set allow.raw_sockets;", "allow.raw_sockets", "allow raw_sockets"},
 	{"CONFIG add allow.mlock 1\nCONFIG set allow.nomlock", "both lines are in jail.conf, the last counts", ""},

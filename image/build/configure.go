@@ -29,7 +29,7 @@ func (p *planner) configure(in Instruction) error {
 	case "remove":
 		return p.withdraw(in, name)
 	case "get":
-		p.warn(in, "nobody reads what it says, so it is left out")
+		p.warn(in, "it only prints a value, so it is left out")
 		return nil
 	}
 	return errUsage
@@ -91,7 +91,7 @@ func (p *planner) request(in Instruction, name, value string) error {
 	case ofTheJob(name):
 		p.warn(in, "the network and the names of a jail are the job's, so %s is left out", name)
 	case slices.Contains(ofBastille, name):
-		p.warn(in, "%s is nothing that an image asks for, so it is left out", name)
+		p.warn(in, "an image cannot set %s, so it is left out", name)
 	case strings.HasPrefix(name, "exec.") || name == "command":
 		return fmt.Errorf("%s: an image has one program, which is ENTRYPOINT of a Jailfile", name)
 	default:

@@ -178,7 +178,7 @@ func portRange(host, jail string) (first, last int, err error) {
 		first, last, err = ports(jail)
 	}
 	if err == nil && (last > 65535 || first != last && last-first != hostLast-hostFirst) {
-		err = fmt.Errorf("%s and %s have not as many ports", host, jail)
+		err = fmt.Errorf("%s and %s have different numbers of ports", host, jail)
 	}
 	return first, last, err
 }

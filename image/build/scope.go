@@ -35,8 +35,8 @@ func isOfJails(name string) bool { return ofJails.MatchString("${" + name + "}")
 
 func errOfJails(found string) error {
 	name := strings.Trim(found, "${}")
-	return fmt.Errorf("%s is not known before a jail starts: give --build-arg %s=VALUE if all jails of the image "+
-		"shall have it, or let a script of the image find it out at its start", found, name)
+	return fmt.Errorf("%s is not known before a jail starts: give --build-arg %s=VALUE for one value in all jails, or "+
+		"set it by a script of the image when the jail starts", found, name)
 }
 
 // replace puts the values of a Bastillefile's arguments into a line, before its

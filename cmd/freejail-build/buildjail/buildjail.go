@@ -70,7 +70,8 @@ func (r *Runner) Open(ctx context.Context, c build.Command) (build.Jail, error) 
 	if err = errors.Join(err, k.Close(context.WithoutCancel(ctx))); err != nil {
 		return nil, err
 	}
-	_, err = io.WriteString(c.Output, "no /bin/sh of the image keeps a container: services end with their commands\n")
+	_, err = io.WriteString(c.Output, "the image has no /bin/sh that keeps a container running: services end with the "+
+		"command that starts them\n")
 	return build.EachAlone(r), err
 }
 
