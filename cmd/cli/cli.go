@@ -104,12 +104,16 @@ func (a *commands) client() *client.Client {
 	return c
 }
 
-// longFlags takes -policy for --policy, as others' tools write their flags.
+// longFlags takes -policy for --policy and --pull always for --pull=always, as others'
+// tools write their flags.
 func longFlags(args []string) []string {
 	out := slices.Clone(args)
 	for i, arg := range out {
 		if arg == "--" {
 			break
+		}
+		if arg == "--pull" && i+1 < len(out) && slices.Contains([]string{pullAlways, pullMissing, pullNever}, out[i+1]) {
+			return append(append(out[:i:i], arg+"="+out[i+1]), longFlags(out[i+2:])...)
 		}
 		if arg == "-policy" || strings.HasPrefix(arg, "-policy=") {
 			out[i] = "-" + arg

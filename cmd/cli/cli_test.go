@@ -237,6 +237,11 @@ func TestFamiliarWords(t *testing.T) {
 		h.gives(5, nil, "run", "--rm", short, "exit", "5")
 	}
 	h.gives(app.Failed, []string{"ffffffffffff"}, "images", "ffffffffffff")
+	h.gives(exitUnknown, []string{"not on this host"}, "run", "--pull", "never", "--rm", "127.0.0.1:1/no/image")
+	for _, pull := range []string{"--pull=missing", "--pull=never"} {
+		h.gives(5, nil, "run", pull, "--rm", "prog", "exit", "5")
+	}
+	h.gives(app.Usage, []string{"always, missing or never"}, "run", "--pull=often", "prog")
 	h.gives(app.Failed, []string{"did you mean freejail images import?"}, "images", "improt")
 	h.gives(app.Usage, []string{"freejail rm and freejail run"}, "restart", "x")
 	h.gives(app.Usage, []string{`unknown command "nonsense"`}, "help", "nonsense")
@@ -247,6 +252,11 @@ func TestFamiliarWords(t *testing.T) {
 		t.Errorf("ps -q: %q", out)
 	}
 	h.gives(0, []string{"PID", "COMMAND"}, "top", "one")
+	if out := h.gives(0, nil, "inspect", "-f", "{{.id}} {{.state}} {{.spec.image}}", "one"); out != "one running prog\n" {
+		t.Errorf("inspect -f: %q", out)
+	}
+	h.gives(app.Failed, []string{"--format", "nothing"}, "inspect", "-f", "{{.nothing}}", "one")
+	h.gives(app.Usage, []string{"--format"}, "inspect", "-f", "{{", "one")
 	h.gives(0, []string{"CPU %", "one"}, "stats", "--no-stream", "one")
 	h.gives(app.Failed, []string{"task three is not running"}, "stats", "--no-stream", "three")
 	if s := decoded[statsLine](h, "stats", "--no-stream", "two"); s.Task != "two" || s.RSS == 0 {

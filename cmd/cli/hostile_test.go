@@ -144,7 +144,7 @@ var outputs = map[string]struct {
 	"freejail images":         {args: [][]string{{}, {"x"}}},
 	"freejail images import":  {args: [][]string{{"x"}, {hostile}}},
 	"freejail images rm":      {args: [][]string{{hostile}}},
-	"freejail inspect":        {args: [][]string{{"x"}}},
+	"freejail inspect":        {args: [][]string{{"x"}, {"-f", "{{.spec.image}}", "x"}}},
 	"freejail logs":           {args: [][]string{{"x"}}, raw: true},
 	"freejail metrics":        {args: [][]string{{}}},
 	"freejail policy":         {args: [][]string{{hostile}}},

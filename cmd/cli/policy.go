@@ -64,8 +64,7 @@ func (a *commands) check(ctx context.Context, f runFlags, image string, file *st
 		if err := f.image([]string{image}); err != nil {
 			return nil, err
 		}
-		var err error
-		if f.Image, err = a.imageRef(ctx, image); err != nil {
+		if err := a.resolve(ctx, &f); err != nil {
 			return nil, err
 		}
 		return a.client().CheckPolicy(ctx, f.TaskSpec)

@@ -1,8 +1,10 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"text/template"
 	"time"
 
 	"github.com/docker/go-units"
@@ -27,6 +30,7 @@ import (
 type runFlags struct {
 	client.TaskSpec
 	detach bool
+	pull   string // when a registry is asked; empty is pullMissing
 	keys   []byte // that leave a task with a terminal
 }
 
@@ -37,8 +41,7 @@ func (a *commands) runCmd() *cobra.Command {
 			if err := f.image(args); err != nil {
 				return err
 			}
-			var err error
-			if f.Image, err = a.imageRef(ctx, args[0]); err != nil {
+			if err := a.resolve(ctx, &f); err != nil {
 				return ownError(ctx, err)
 			}
 			return a.run(ctx, f)
@@ -55,10 +58,41 @@ func (a *commands) runCmd() *cobra.Command {
 	return c
 }
 
+// When a registry is asked for an image.
+const (
+	pullAlways  = "always"
+	pullMissing = "missing"
+	pullNever   = "never"
+)
+
+type pullFlag string
+
+func (p *pullFlag) String() string { return "" } // the default is in the usage
+func (p *pullFlag) Type() string   { return "string" }
+
+func (p *pullFlag) Set(text string) error {
+	if text != pullAlways && text != pullMissing && text != pullNever {
+		return errors.New("expected always, missing or never")
+	}
+	*p = pullFlag(text)
+	return nil
+}
+
+// resolve is the image of the arguments in the daemon's words.
+func (a *commands) resolve(ctx context.Context, f *runFlags) (err error) {
+	f.ForcePull = f.pull == pullAlways
+	if f.Image, err = a.imageRef(ctx, f.Image); err == nil && f.pull == pullNever {
+		_, err = a.client().Image(ctx, f.Image)
+	}
+	return err
+}
+
 // task are the flags of what a task is and asks for.
 func (f *runFlags) task(fl *pflag.FlagSet) {
 	fl.StringVar(&f.ID, "name", "", "the id of the task (default: made from the image's name)")
-	fl.BoolVar(&f.ForcePull, "pull", false, "ask the registry even if the image is on the host")
+	pull := (*pullFlag)(&f.pull)
+	fl.Var(pull, "pull", "ask the registry: `WHEN` is always (also of --pull alone), missing or never")
+	fl.Lookup("pull").NoOptDefVal = pullAlways
 	fl.StringVarP(&f.User, "user", "u", "", "user[:group], looked up in the image")
 	fl.StringVarP(&f.WorkDir, "workdir", "w", "", "working directory in the jail")
 	fl.StringVar(&f.Hostname, "hostname", "", "the jail's host name")
@@ -547,15 +581,64 @@ func (a *commands) logsCmd() *cobra.Command {
 }
 
 func (a *commands) inspectCmd() *cobra.Command {
-	return app.Command("inspect TASK", "show all details of a task, as JSON", cobra.ExactArgs(1),
+	var format string
+	c := app.Command("inspect TASK", "show all details of a task, as JSON", cobra.ExactArgs(1),
 		func(ctx context.Context, args []string) error {
 			t, err := a.client().Task(ctx, args[0])
 			if err != nil {
 				return err
 			}
+			if format != "" {
+				return a.printAs(format, t)
+			}
 			a.JSON = true
 			return a.Print(t, nil)
 		})
+	c.Flags().StringVarP(&format, "format", "f", "",
+		"print by this `TEMPLATE` of Go, with the keys of the JSON, such as '{{.state}}'")
+	return c
+}
+
+// printAs prints a value by a template of the keys of its JSON.
+func (a *commands) printAs(format string, v any) error {
+	t, err := template.New("format").Option("missingkey=error").Parse(format)
+	if err != nil {
+		return app.Usagef("--format: %w", err)
+	}
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.UseNumber() // as they are written
+	var keys map[string]any
+	if err := dec.Decode(&keys); err != nil {
+		return err
+	}
+	if err := t.Execute(a.Out, inLine(keys)); err != nil {
+		return fmt.Errorf("--format: %w", err)
+	}
+	printable.Fprintln(a.Out)
+	return nil
+}
+
+// inLine has the texts of a value, which are of others, begin no line and steer no terminal.
+func inLine(v any) any {
+	switch v := v.(type) {
+	case string:
+		return printable.Line(v)
+	case []any:
+		for i := range v {
+			v[i] = inLine(v[i])
+		}
+	case map[string]any:
+		out := make(map[string]any, len(v))
+		for key := range v {
+			out[printable.Line(key)] = inLine(v[key])
+		}
+		return out
+	}
+	return v
 }
 
 func (a *commands) eventsCmd() *cobra.Command {
