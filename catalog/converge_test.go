@@ -19,6 +19,7 @@ func status(t *testing.T, c *Catalog, want func(Entry) bool) Entry {
 	t.Helper()
 	var e Entry
 	testconsul.Await(t, "the state of a service", func() error {
+		c.poke()
 		list := c.Status()
 		if len(list) != 1 || !want(list[0]) {
 			return fmt.Errorf("it is %+v", list)
@@ -47,6 +48,7 @@ func TestJobsServiceComesFirst(t *testing.T) {
 	theirs := "_nomad-task-" + alloc + "-web-shop-http"
 	must(t, a.Client.Agent().ServiceRegister(&api.AgentServiceRegistration{ID: theirs, Name: "shop", Port: port,
 		Address: "127.0.0.1", Check: &api.AgentServiceCheck{TCP: "127.0.0.1:1", Interval: "100ms"}}))
+	c.poke()
 	a.AwaitServices(theirs)
 	e.await(t, "one: port http is registered in Consul by the job's service shop alone")
 	s := status(t, c, func(e Entry) bool { return e.Health == Unhealthy })
@@ -56,6 +58,7 @@ func TestJobsServiceComesFirst(t *testing.T) {
 	e.await(t, "one: the check of port http fails: ")
 
 	must(t, a.Client.Agent().ServiceDeregister(theirs))
+	c.poke()
 	a.AwaitServices("freejail-one-http")
 	e.await(t, "one: port http is registered in Consul as web again")
 	must(t, l.Close())
