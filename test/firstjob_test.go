@@ -6,6 +6,8 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,8 +16,38 @@ import (
 
 	nomad "github.com/hashicorp/nomad/api"
 
+	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/internal/testimage"
 )
+
+// containerfile is one as others write them.
+const containerfile = `FROM scratch
+LABEL maintainer="someone"
+COPY --chmod=0755 prog %[1]s
+EXPOSE 8080/tcp 9000/udp
+ENTRYPOINT [%[1]q, "probe"]
+CMD [%[2]q]
+`
+
+// builds makes an image of a Containerfile, without a manifest, whose program has a mode.
+func (c *cluster) builds(t *testing.T, name, mode string) {
+	t.Helper()
+	dir := t.TempDir()
+	self, err := os.Executable()
+	check(t, err)
+	prog, err := os.ReadFile(self)
+	check(t, err)
+	check(t, os.WriteFile(filepath.Join(dir, "prog"), prog, 0o755))
+	check(t, os.WriteFile(filepath.Join(dir, "Containerfile"), fmt.Appendf(nil, containerfile, testimage.Program, mode),
+		0o644))
+	out := filepath.Join(t.TempDir(), "image.tar")
+	build := exec.Command(program(t, "FREEJAIL_BUILD_BIN"), "build", "--no-cache", "-o", out, dir)
+	if said, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build: %v: %s", err, said)
+	}
+	_, err = c.daemon.Import(t.Context(), client.ImportRequest{Name: name, Path: out}, nil)
+	check(t, err)
+}
 
 // A group with two ports, a sidecar, and images without a manifest: there is no key but image.
 const firstJob = `
@@ -86,7 +118,7 @@ func portOf(t *testing.T, a *nomad.Allocation, label string) (host, port string)
 
 func firstJobs(t *testing.T, c *cluster) {
 	for name, mode := range map[string]string{"plain": "serve", "plain-side": "signals", "plain-env": "env"} {
-		c.imports(t, name, testimage.Spec{Cmd: []string{"probe", mode}})
+		c.builds(t, name, mode)
 	}
 	j := c.parsed(t, firstJob)
 	c.run(t, j)
