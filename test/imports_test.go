@@ -52,7 +52,7 @@ var mayImport = map[string][]string{
 	"image": {"image/document", "internal/imagename", "internal/near", "internal/printable", "internal/regular",
 		"internal/signals", "internal/strictjson"},
 	"image/build": {"image", "image/blob", "image/layout", "image/unpack", "internal/dataset",
-		"internal/durable", "internal/regular", "internal/remove", "internal/signals"},
+		"internal/durable", "internal/imagename", "internal/regular", "internal/remove", "internal/signals"},
 	"image/document": {"internal/strictjson"},
 	"image/blob":     {"image/document"},
 	"image/layout": {"image", "image/blob", "image/document", "image/sign", "internal/aside", "internal/durable",

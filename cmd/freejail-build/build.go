@@ -134,7 +134,7 @@ func (a *commands) build(ctx context.Context, f *buildFlags, dir string) (err er
 		return err
 	}
 	o.Inputs = f.inputs()
-	if o.Args, err = buildArgs(f.args); err != nil {
+	if o.Args, err = buildArgs(f.args, o.Warn); err != nil {
 		return err
 	}
 	if o.Secrets, err = secrets(f.secrets); err != nil {
@@ -189,17 +189,20 @@ func (f *buildFlags) inputs() (out []string) {
 	return out
 }
 
-func buildArgs(list []string) (map[string]string, error) {
+// buildArgs leaves out what is named alone and is not in the environment, as other
+// builders do.
+func buildArgs(list []string, warn func(string)) (map[string]string, error) {
 	out := map[string]string{}
 	for _, text := range list {
 		name, value, has := strings.Cut(text, "=")
-		if !has {
-			if value, has = os.LookupEnv(name); !has {
-				return nil, app.Usagef("--build-arg %s: no value, and no such variable in the environment", name)
-			}
-		}
 		if name == "" {
 			return nil, app.Usagef("--build-arg %s: expected NAME=VALUE", text)
+		}
+		if !has {
+			if value, has = os.LookupEnv(name); !has {
+				warn("--build-arg " + text + ": no such variable in the environment, so it is not set")
+				continue
+			}
 		}
 		out[name] = value
 	}

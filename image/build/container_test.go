@@ -1,7 +1,9 @@
 package build
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,6 +16,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/layout"
 )
 
 func TestParseContainerfile(t *testing.T) {
@@ -285,6 +288,23 @@ func TestDockersConfig(t *testing.T) {
 	if env := next.img.Config.Config.Env; !slices.Contains(env, "X=") || next.img.Docker.OnBuild != nil ||
 		next.img.Docker.Healthcheck == nil {
 		t.Errorf("%q %+v", env, next.img.Docker)
+	}
+}
+
+// A short name is in the registry that docker means by it, unless the store has it.
+func TestShortNames(t *testing.T) {
+	for name, want := range map[string]string{"debian": "docker.io/library/debian:latest", "a/b:1": "docker.io/a/b:1",
+		"registry.example/x": "registry.example/x", "localhost/x:1": "localhost/x:1", "docker://r.example/x": "r.example/x"} {
+		got := ""
+		_, warned, err := container(t, files{"debian/f": "x"}, "FROM "+name+"\n", func(o *Options) {
+			o.Pull = func(_ context.Context, _ *layout.Store, ref string, _ ocispec.Platform) (*image.Image, error) {
+				got = ref
+				return nil, errors.New("not today")
+			}
+		})
+		if err == nil || got != want || (len(warned) == 1) != strings.HasPrefix(want, "docker.io") {
+			t.Errorf("%s: %s %v, want %s; %q", name, got, err, want, warned)
+		}
 	}
 }
 

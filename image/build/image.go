@@ -20,6 +20,7 @@ import (
 
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/layout"
+	"github.com/freejail/freejail/internal/imagename"
 	"github.com/freejail/freejail/internal/regular"
 )
 
@@ -60,7 +61,7 @@ func (b *builder) from(ctx context.Context, ref string, wanted ocispec.Platform)
 		return nil, err
 	}
 	if !isPath && b.opts.Store != nil {
-		img, serr := b.store.Get(ref)
+		img, serr := b.stored(ref)
 		if serr == nil {
 			return img, fits(img, wanted)
 		}
@@ -74,11 +75,44 @@ func (b *builder) from(ctx context.Context, ref string, wanted ocispec.Platform)
 	case !errors.Is(err, fs.ErrNotExist):
 		return nil, err
 	case b.opts.Pull != nil:
-		return b.opts.Pull(ctx, b.store, ref, wanted)
+		return b.opts.Pull(ctx, b.store, b.inRegistry(ref), wanted)
 	case b.opts.Store == nil:
 		return nil, fmt.Errorf("no such file %s; names of images need a store", file)
 	}
 	return nil, fmt.Errorf("%w %q, and no file %s", image.ErrNotFound, ref, file)
+}
+
+// inRegistry gives a short name of a Containerfile, such as debian:12, the registry
+// that other builders mean by it.
+func (b *builder) inRegistry(ref string) string {
+	full := b.fullName(ref)
+	if full != ref {
+		b.warn("%s is taken for %s: write the whole name for another registry", ref, full)
+	}
+	return full
+}
+
+func (b *builder) fullName(ref string) string {
+	if !b.names || imagename.IsReference(ref) {
+		return ref
+	}
+	full := "docker.io/" + ref
+	if !strings.Contains(ref, "/") {
+		full = "docker.io/library/" + ref
+	}
+	if imagename.Repository(full) == full {
+		full += ":latest"
+	}
+	return full
+}
+
+// stored finds a name as it is written, or in full.
+func (b *builder) stored(ref string) (*image.Image, error) {
+	img, err := b.store.Get(ref)
+	if full := b.fullName(ref); full != ref && errors.Is(err, image.ErrNotFound) {
+		return b.store.Get(full)
+	}
+	return img, err
 }
 
 // placeOf splits what a name of an image says of where it is, as other builders
