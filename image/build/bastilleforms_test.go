@@ -67,6 +67,9 @@ var forms = []struct{ form, bastille, ours string }{
 	{"ARG A_B=1\nARG A=2\nCMD ${A_B} ${A}", "sh -c '1 2'", "sh: 1 2"},
 	{"ARG GIVEN=1\nCMD ${GIVEN}", "--arg GIVEN=2 goes before: sh -c 2", "sh: 2"},
 
+	{"ARG GIVEN=1\nCMD ${JAIL_NAME}${GIVEN}", "the jail's own name goes before", "sh: n2"},
+	{"ARG JAIL_IP=10.0.0.1\nCMD ${JAIL_IP}", "the jail's own address goes before", "sh: 10.0.0.1"},
+
 	// CMD
 	{"CMD echo a | tr a b && echo \"c d\" > /x; ls", "all of it is the jail's shell's",
 		"sh: echo a | tr a b && echo \"c d\" > /x; ls"},
@@ -204,7 +207,7 @@ func planned1(t *testing.T, text string) string {
 		return "error: " + err.Error()
 	}
 	file.Instructions = append([]Instruction{{Verb: "FROM", Line: 1, Text: "scratch"}}, file.Instructions...)
-	p := &planner{file: file, given: map[string]string{"GIVEN": "2"},
+	p := &planner{file: file, given: map[string]string{"GIVEN": "2", "JAIL_NAME": "n"},
 		base: func(string, ocispec.Platform) (*image.Image, error) { return nil, errors.New("none") },
 		follow: func(in Instruction, name string) (*File, error) {
 			text, ok := templates[name]

@@ -187,6 +187,42 @@ func TestATreeOfTemplates(t *testing.T) {
 	m.want(1, "0 etc/app 644 0:0")
 }
 
+// What a template names by its address lies in the context by its last two names.
+func TestTemplatesWithAnAddress(t *testing.T) {
+	needRoot(t)
+	for _, name := range []string{"https://example.org/other/nginx-php", "http://example.org:80/other/nginx-php.git",
+		"https://example.org/other/nginx-php/", "other/nginx-php"} {
+		m, _, _, err := recipe(t, files{"Bastillefile": "ARG U=" + name + "\nINCLUDE ${U} --arg A=b\n",
+			"other/nginx-php/Bastillefile": "ARG A\nCP etc /\nRENDER /etc\n", "other/nginx-php/etc/f": "${A}"}, nil)
+		check(t, err)
+		m.has("etc/f", "b")
+	}
+	for _, name := range []string{"https://example.org/a", "https://example.org/../..", "ftp://example.org/a/b",
+		"https://example.org/none/there"} {
+		_, _, _, err := recipe(t, files{"Bastillefile": "INCLUDE " + name + "\n"}, nil)
+		if err == nil || !strings.Contains(err.Error(), "Bastillefile:1: INCLUDE: nothing is fetched") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// The base is named on the command line, whose paths are relative to the current
+// directory and not to the recipe's.
+func TestTheBaseIsRelativeToTheCurrentDirectory(t *testing.T) {
+	needRoot(t)
+	from := base(t, files{"f": "base"}, "FROM scratch\nCOPY f /\n")
+	t.Chdir(filepath.Dir(from))
+	for _, name := range []string{filepath.Base(from), "./" + filepath.Base(from)} {
+		m, _, _, err := recipe(t, files{"www/app/Bastillefile": "TAGS x\n", "www/app/image.tar": "not one"},
+			func(o *Options) {
+				o.From, o.Platform = name, ocispec.Platform{}
+				o.File = filepath.Join(o.Context, "www/app/Bastillefile")
+			})
+		check(t, err)
+		m.has("f", "base")
+	}
+}
+
 // A template may be of a file for each word.
 func TestHookFiles(t *testing.T) {
 	needRoot(t)
