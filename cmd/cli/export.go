@@ -29,8 +29,9 @@ func (a *commands) exportCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			end := a.showing(ctx, "")
 			e, err := a.client().Export(ctx, client.ExportRequest{Image: image})
-			if err != nil {
+			if end(); err != nil {
 				return err
 			}
 			return a.Print(e, func(w io.Writer) {

@@ -187,7 +187,7 @@ func (a *commands) run(ctx context.Context, f runFlags) error {
 	if err := f.console(); err != nil {
 		return err
 	}
-	t, err := a.client().Start(ctx, f.TaskSpec)
+	t, err := a.start(ctx, f.TaskSpec)
 	if err != nil {
 		return ownError(ctx, err)
 	}
@@ -198,6 +198,43 @@ func (a *commands) run(ctx context.Context, f runFlags) error {
 	s.rm = f.Remove
 	end, err := s.run(ctx)
 	return a.ended(ctx, t.Spec.ID, end, err)
+}
+
+// slowStart is how long a start takes before it is told what it waits for.
+const slowStart = time.Second
+
+// start starts a task; where that takes long, the pull and the unpacking of its image are
+// shown.
+func (a *commands) start(ctx context.Context, spec client.TaskSpec) (*client.Task, error) {
+	defer a.showing(ctx, spec.ID)()
+	return a.client().Start(ctx, spec)
+}
+
+// showing shows, until it is told the end, what a task's image waits for, or that of the
+// host's own work where the id is empty.
+func (a *commands) showing(ctx context.Context, id string) (end func()) {
+	ctx, stop := context.WithCancel(ctx)
+	over, since := make(chan struct{}), time.Now()
+	go func() {
+		defer close(over)
+		if client.Pause(ctx, slowStart) {
+			a.showStart(ctx, id, since)
+		}
+	}()
+	return func() {
+		stop()
+		<-over
+	}
+}
+
+func (a *commands) showStart(ctx context.Context, id string, since time.Time) {
+	// It ends with the start, whose own error counts.
+	_ = a.client().Events(ctx, 0, true, func(e client.Event) error {
+		if e.Task == id && !e.At.Before(since) && (e.Kind == "pulling" || e.Kind == "unpacking") {
+			printable.Fprintln(a.Messages, e.Message)
+		}
+		return nil
+	})
 }
 
 // console is what the task has of the client's terminal.

@@ -91,17 +91,19 @@ func TestUnknownNames(t *testing.T) {
 	put(t, dir+"/c/b/Bastillefile", "CONFIG set allow.raw_sokets\n")
 	base := filepath.Join(dir, "base.tar")
 	for text, want := range map[string]string{
-		"ALLOW raw_sokets":                 "did you mean raw_sockets?",
-		"ALLOW allow.mlok chflags":         "did you mean mlock?",
-		"ALLOW mount.tmpf":                 "did you mean mount.tmpfs?",
-		"ALLOW frobnicate":                 `"frobnicate" is not a known jail permission; if a newer kernel`,
-		"JAIL enforce_statf=1":             "did you mean enforce_statfs?",
-		"JAIL children.max=3 meta.x=y":     "",
-		"JAIL zfs.mount_snapshot=1":        "",
-		"ALLOW raw_sockets mount.zfs vmm":  "",
-		"RUN --allow=raw_sokets true":      "did you mean raw_sockets?",
-		"FROM --platform=freebsd/amd65 x":  "did you mean amd64?",
-		"FROM --platform=linux/amd64/v9 x": `"v9" is not a known variant of amd64`,
+		"ALLOW raw_sokets":                              "did you mean raw_sockets?",
+		"ALLOW allow.mlok chflags":                      "did you mean mlock?",
+		"ALLOW mount.tmpf":                              "did you mean mount.tmpfs?",
+		"ALLOW frobnicate":                              `"frobnicate" is not a known jail permission; if a newer kernel`,
+		"JAIL enforce_statf=1":                          "did you mean enforce_statfs?",
+		"JAIL children.max=3 meta.x=y":                  "",
+		"JAIL zfs.mount_snapshot=1":                     "",
+		"ALLOW raw_sockets mount.zfs vmm":               "",
+		"LABEL org.freebsd.jail.allow.raw_sokets=true":  "did you mean raw_sockets?",
+		"LABEL org.freebsd.jail.allow.raw_sockets=true": "",
+		"RUN --allow=raw_sokets true":                   "did you mean raw_sockets?",
+		"FROM --platform=freebsd/amd65 x":               "did you mean amd64?",
+		"FROM --platform=linux/amd64/v9 x":              `"v9" is not a known variant of amd64`,
 	} {
 		put(t, dir+"/c/Jailfile", "FROM scratch\n"+text+"\n")
 		code, said := say(t, "build", "-q", "-o", image, dir+"/c")

@@ -110,7 +110,6 @@ func (f *imageFlags) checkImage(ctx context.Context, e *layout.Examination, img 
 	if err := image.CheckPlatform(img.Config.Platform); err != nil && img.Config.Architecture != "" {
 		e.Add(image.Error, "platform", at("config"), "%v", err)
 	}
-	f.checkNames(img.Manifest.Requires, e, in)
 	for i, text := range img.Manifest.Requires.Devfs {
 		if _, err := devfs.ParseRule(text); err != nil {
 			e.Add(image.Error, "devfs-rule", in(fmt.Sprintf("requires.devfs[%d]", i)), "%v", err)
@@ -122,6 +121,7 @@ func (f *imageFlags) checkImage(ctx context.Context, e *layout.Examination, img 
 			e.Add(image.Error, "label", at("config"), "%s", text)
 		}
 	}
+	f.checkNames(requires, len(img.Manifest.Requires.Allow), e, at)
 	if _, odd := image.Exposed(img.Config.Config.ExposedPorts); len(odd) > 0 {
 		e.Add(image.Warning, "exposed-ports", at("config"), "not understood, or too many, and left out: %q", odd)
 	}
@@ -133,15 +133,20 @@ func (f *imageFlags) checkImage(ctx context.Context, e *layout.Examination, img 
 }
 
 // checkNames finds permissions and parameters that are probably misspelt.
-func (f *imageFlags) checkNames(r image.Requires, e *layout.Examination, in func(field string) string) {
+// Of the permissions the first so many are the manifest's, the others of labels.
+func (f *imageFlags) checkNames(r image.Requires, own int, e *layout.Examination, at func(what string) string) {
 	for i, name := range r.Allow {
+		where := "config: label org.freebsd.jail.allow." + name
+		if i < own {
+			where = fmt.Sprintf("manifest: requires.allow[%d]", i)
+		}
 		if err := image.CheckPermission(name); err != nil && !slices.Contains(f.unknown, name) {
-			e.Add(image.Error, "unknown-parameter", in(fmt.Sprintf("requires.allow[%d]", i)), "%v", err)
+			e.Add(image.Error, "unknown-parameter", at(where), "%v", err)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(r.Jail)) {
 		if err := image.CheckJailParameter(name); err != nil && !slices.Contains(f.unknown, name) {
-			e.Add(image.Error, "unknown-parameter", in("requires.jail"), "%v", err)
+			e.Add(image.Error, "unknown-parameter", at("manifest: requires.jail"), "%v", err)
 		}
 	}
 }

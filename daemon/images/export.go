@@ -34,10 +34,11 @@ func (l *Library) Export(ctx context.Context, r client.ExportRequest) (*client.E
 	if err != nil {
 		return nil, err
 	}
+	tell := task.ToldNowAndThen(img.Name, func(text string) { l.Tell("", "unpacking", text) })
 	done, err := l.Exporter.Export(ctx, nfsroot.Image{Name: img.Name, Digest: img.Digest.String(),
 		Manifest: manifest, Config: config,
 		Fill: func(dir string) error {
-			if err := unpack.Image(ctx, l.Store, img, dir, nil); err != nil {
+			if err := unpack.Image(ctx, l.Store, img, dir, tell); err != nil {
 				return err
 			}
 			points, err := task.Points(img)

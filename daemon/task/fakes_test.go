@@ -191,7 +191,9 @@ func (fakeImages) Hold(context.Context, client.TaskSpec, *image.Image) (*image.I
 
 func (fakeImages) Get(string) (*image.Image, error) { return fakeImage, nil }
 
-func (fakeImages) Unpack(*image.Image) func(context.Context, string, int, int) error { return nil }
+func (fakeImages) Unpack(*image.Image, func(image.Progress)) func(context.Context, string, int, int) error {
+	return nil
+}
 
 // manager has the tasks of a fake host.
 func (h *fakeHost) manager() *Manager {

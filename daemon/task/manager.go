@@ -126,7 +126,7 @@ type Images interface {
 	Hold(ctx context.Context, spec client.TaskSpec, found *image.Image) (img *image.Image, release func(), err error)
 	Get(name string) (*image.Image, error)
 	// Unpack returns what applies the layers of an image from first to before end.
-	Unpack(img *image.Image) func(ctx context.Context, dir string, first, end int) error
+	Unpack(img *image.Image, tell func(image.Progress)) func(ctx context.Context, dir string, first, end int) error
 }
 
 // Judge decides about what tasks ask for.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/docker/go-units"
+
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/internal/mount"
@@ -80,7 +82,9 @@ func (r localRoot) find(ctx context.Context, spec client.TaskSpec, found *image.
 // prepare unpacks an image unless it is unpacked.
 func (r localRoot) prepare(ctx context.Context, taskID string, p *plan, store storage.Driver) (
 	release func(), err error) {
-	apply := r.m.Images.Unpack(p.image)
+	apply := r.m.Images.Unpack(p.image, ToldNowAndThen(p.image.Name, func(text string) {
+		r.m.Event(taskID, "unpacking", text)
+	}))
 	var chains []string
 	for _, c := range p.image.Chains {
 		chains = append(chains, c.Encoded())
@@ -97,6 +101,31 @@ func (r localRoot) prepare(ctx context.Context, taskID string, p *plan, store st
 		return nil, fmt.Errorf("unpack %s: %w%s", p.image.Name, err, lockedBy(err))
 	}
 	return release, nil
+}
+
+// How soon and how often an event has how far an unpacking is. They are variables for
+// tests.
+var (
+	firstTold = 3 * time.Second
+	toldEvery = 10 * time.Second
+)
+
+// ToldNowAndThen makes a few texts for events of what an unpacking tells often; the name
+// is the image's.
+func ToldNowAndThen(name string, tell func(string)) func(image.Progress) {
+	var next time.Time
+	return func(p image.Progress) {
+		now := time.Now()
+		if next.IsZero() {
+			next = now.Add(firstTold)
+		}
+		if now.Before(next) {
+			return
+		}
+		next = now.Add(toldEvery)
+		tell(fmt.Sprintf("unpacking %s: %d of %d layers, %s of %s", name, p.LayersDone, p.Layers,
+			units.BytesSize(float64(p.Done)), units.BytesSize(float64(p.Size))))
+	}
 }
 
 // look leaves what a crash leaves of the root to the next daemon, which sweeps it up.

@@ -48,6 +48,11 @@ func (p *planner) label(in Instruction) error {
 		if kv[0] == image.ManifestLabel {
 			return fmt.Errorf("%s is written by freejail: use PORT, PARAM, DEVFS, ALLOW and the like", kv[0])
 		}
+		if allow, is := strings.CutPrefix(kv[0], "org.freebsd.jail.allow."); is {
+			if err := p.mayAskFor("allow." + allow); err != nil {
+				return fmt.Errorf("%s: %w", kv[0], err)
+			}
+		}
 		p.setLabel(kv[0], kv[1])
 	}
 	return nil
