@@ -51,9 +51,17 @@ func fits(p *ocispec.Platform, wanted ocispec.Platform) bool {
 	if wanted.OS == "" && wanted.Architecture == "" {
 		return true
 	}
-	return p.OS == wanted.OS && p.Architecture == wanted.Architecture &&
+	return p.OS == wanted.OS && architecture(p.Architecture) == wanted.Architecture &&
 		compareVersions(variant(*p), variant(wanted)) <= 0 &&
 		(p.OS != "freebsd" || wanted.OSVersion == "" || compareVersions(p.OSVersion, wanted.OSVersion) <= 0)
+}
+
+// architecture is Go's name of one, which OCI's images have: some have that of a kernel.
+func architecture(name string) string {
+	if own := map[string]string{"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64"}[name]; own != "" {
+		return own
+	}
+	return name
 }
 
 // better orders platforms that fit one: the newest version first, then the
@@ -71,7 +79,7 @@ func variant(p ocispec.Platform) string {
 	if v := strings.TrimPrefix(p.Variant, "v"); v != "" {
 		return v
 	}
-	return map[string]string{"amd64": "1", "arm64": "8"}[p.Architecture]
+	return map[string]string{"amd64": "1", "arm64": "8"}[architecture(p.Architecture)]
 }
 
 // compareVersions compares "14.2" or "14.2-RELEASE-p1" by their numbers. What

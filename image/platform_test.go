@@ -101,3 +101,16 @@ func TestNarrow(t *testing.T) {
 	_, _, _, err = Narrow(get, index(img), HostPlatforms(), "")
 	wantError(t, err, "neither an image manifest nor an index")
 }
+
+// Some tools write what a kernel calls a processor.
+func TestArchitecturesByOtherNames(t *testing.T) {
+	for name, own := range map[string]string{"x86_64": "amd64", "aarch64": "arm64", "amd64": "amd64"} {
+		img := &Image{Config: ocispec.Image{Platform: ocispec.Platform{OS: "linux", Architecture: name}}}
+		wanted := []ocispec.Platform{{OS: "linux", Architecture: own}}
+		if err := img.Check(wanted, Limits{}); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		wanted[0].Architecture = "riscv64"
+		wantError(t, img.Check(wanted, Limits{}), "linux/"+name)
+	}
+}

@@ -160,7 +160,7 @@ func TestValidateAgreesWithUnpackOnDocuments(t *testing.T) {
 		}), nil, false},
 		"history of none":    {config(func(c map[string]any) { c["history"] = []any{} }), nil, false},
 		"a variant":          {config(func(c map[string]any) { c["variant"], c["os.version"] = "v8", "15.0" }), nil, false},
-		"no platform": {config(func(c map[string]any) { delete(c, "os"); delete(c, "architecture") }), nil, false},
+		"no platform":        {config(func(c map[string]any) { delete(c, "os"); delete(c, "architecture") }), nil, false},
 		"no rootfs.type":     {config(func(c map[string]any) { c["rootfs"].(map[string]any)["type"] = "" }), nil, false},
 		"a DiffID of others": {config(func(c map[string]any) { c["rootfs"].(map[string]any)["diff_ids"] = []string{"x"} }), nil, true},
 		"fewer DiffIDs":      {config(func(c map[string]any) { c["rootfs"].(map[string]any)["diff_ids"] = nil }), nil, true},

@@ -119,9 +119,12 @@ func (l *Layout) choose(ctx context.Context, wanted []ocispec.Platform, name str
 		}
 		b, err := l.foreignIndex()
 		if err != nil {
-			return nil, fmt.Errorf("%s is not an OCI layout or oci-archive, a docker-archive or a dir: %w", l.name, err)
+			err = fmt.Errorf("%s is not an OCI layout or oci-archive, a docker-archive or a dir: %w", l.name, err)
 		}
-		return b, nil
+		if err != nil && l.own {
+			err = fmt.Errorf("%w (`freejail-build import` makes an image of an archive of files)", err)
+		}
+		return b, err
 	}
 	d, own, indexes, err := image.Narrow(get, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageIndex}, wanted, name)
 	if err != nil {
