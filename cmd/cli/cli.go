@@ -112,7 +112,7 @@ func longFlags(args []string) []string {
 		if arg == "--" {
 			break
 		}
-		if arg == "--pull" && i+1 < len(out) && slices.Contains([]string{pullAlways, pullMissing, pullNever}, out[i+1]) {
+		if arg == "--pull" && i+1 < len(out) && slices.Contains(pullWhen, out[i+1]) {
 			return append(append(out[:i:i], arg+"="+out[i+1]), longFlags(out[i+2:])...)
 		}
 		if arg == "-policy" || strings.HasPrefix(arg, "-policy=") {

@@ -65,13 +65,15 @@ const (
 	pullNever   = "never"
 )
 
+var pullWhen = []string{pullAlways, pullMissing, pullNever}
+
 type pullFlag string
 
 func (p *pullFlag) String() string { return "" } // the default is in the usage
 func (p *pullFlag) Type() string   { return "string" }
 
 func (p *pullFlag) Set(text string) error {
-	if text != pullAlways && text != pullMissing && text != pullNever {
+	if !slices.Contains(pullWhen, text) {
 		return errors.New("expected always, missing or never")
 	}
 	*p = pullFlag(text)
