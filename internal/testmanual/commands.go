@@ -59,7 +59,7 @@ func CheckCommands(t *testing.T, root string, newRoot func() *cobra.Command) {
 }
 
 var (
-	separator  = regexp.MustCompile(` (?:&&|\|\||\||;|&|>>?) `)
+	separator  = regexp.MustCompile(` (?:&&|\|\||\||;|&|>>?|<) `)
 	assignment = regexp.MustCompile(`^[A-Za-z_]+=`)
 	span       = regexp.MustCompile("`([^`]+)`")
 	inComment  = regexp.MustCompile(`(?m)^#   ((?:freejail|freejail-build) .*)$`)
