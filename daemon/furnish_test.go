@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -14,13 +15,19 @@ import (
 )
 
 // kindsHere are the storage drivers of this host, and the settings that they need.
-func kindsHere() map[string]string {
+func kindsHere(t *testing.T) map[string]string {
 	if runtime.GOOS == "linux" {
 		return map[string]string{"overlay": "", "readonly": ""}
 	}
 	kinds := map[string]string{"union": "", "readonly": ""}
 	if pool := os.Getenv("FREEJAIL_TEST_ZPOOL"); pool != "" {
-		kinds["zfs"] = fmt.Sprintf("  zfs_dataset = %q\n", pool+"/freejail-names-test")
+		dataset := fmt.Sprintf("%s/freejail-names-%d", pool, os.Getpid())
+		t.Cleanup(func() {
+			if said, err := exec.Command("zfs", "destroy", "-rf", dataset).CombinedOutput(); err != nil {
+				t.Errorf("zfs destroy: %v: %s", err, said)
+			}
+		})
+		kinds["zfs"] = fmt.Sprintf("  zfs_dataset = %q\n", dataset)
 	}
 	return kinds
 }
@@ -28,7 +35,7 @@ func kindsHere() map[string]string {
 // A task finds names by files of its own, whatever its image has in their place, and may
 // write to the volumes of the image's configuration; with every storage driver.
 func TestNamesAndVolumes(t *testing.T) {
-	for kind, more := range kindsHere() {
+	for kind, more := range kindsHere(t) {
 		t.Run(kind, func(t *testing.T) {
 			dir := shortDir(t)
 			c, _ := daemonAt(t, dir, fmt.Sprintf("storage {\n  driver = %q\n%s}\npermit { mounts = [\"nullfs:/\"] }", kind,
