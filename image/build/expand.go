@@ -12,7 +12,7 @@ const (
 	maxGlob   = 256 // bytes of a pattern in ${}
 )
 
-var badVariable = errors.New("it is not a valid variable: write ${NAME}, ${NAME:-default}, ${NAME:+alternative}, " +
+var errVariable = errors.New("it is not a valid variable: write ${NAME}, ${NAME:-default}, ${NAME:+alternative}, " +
 	"${NAME:?message}, ${NAME#prefix}, ${NAME%suffix} or ${NAME/pattern/replacement}, or escape the dollar sign")
 
 // expandContainer is expand with the forms that a Containerfile may have.
@@ -32,7 +32,7 @@ func (l *lexer) expandContainer(s string) (string, int, error) {
 	name := variableName(s[2:])
 	i := 2 + len(name)
 	if name == "" || i == len(s) {
-		return "", 0, fmt.Errorf("%.40q: %w", s, badVariable)
+		return "", 0, fmt.Errorf("%.40q: %w", s, errVariable)
 	}
 	value, n, err := l.modified(name, s[i:])
 	if err != nil && l.depth == 1 {
@@ -79,7 +79,7 @@ func (l *lexer) modified(name, s string) (string, int, error) {
 		i = 1
 	}
 	if i == len(s) || strings.IndexByte("-+?", s[i]) < 0 {
-		return "", 0, badVariable
+		return "", 0, errVariable
 	}
 	word, n, err := l.until(s[i+1:], '}', false)
 	if err != nil {

@@ -43,12 +43,6 @@ func plainLexer(vars lookup) *lexer { return &lexer{vars: vars, escape: '\\'} }
 // character. What a variable holds is not split again.
 func words(text string, vars lookup) ([]string, error) { return plainLexer(vars).words(text) }
 
-// split is words; it also tells the first unquoted character that a shell
-// would take for an operator, 0 without one.
-func split(text string, vars lookup) (out []string, operator byte, err error) {
-	return plainLexer(vars).split(text)
-}
-
 // substitute replaces the variables of text and leaves everything else, quotes
 // included, as it is.
 func substitute(text string, vars lookup) (string, error) { return plainLexer(vars).substitute(text) }
