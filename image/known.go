@@ -70,10 +70,7 @@ func ParsePlatform(text string) (p ocispec.Platform, err error) {
 	if len(list) < 2 || len(list) > 3 || slices.Contains(list, "") {
 		return p, fmt.Errorf("%q is not a valid platform: want OS/ARCHITECTURE, such as freebsd/arm64", text)
 	}
-	p = ocispec.Platform{OS: list[0], Architecture: list[1]}
-	if own, ok := aliases[p.Architecture]; ok {
-		p.Architecture = own
-	}
+	p = ocispec.Platform{OS: list[0], Architecture: architecture(list[1])}
 	if len(list) == 3 {
 		p.Variant = list[2]
 	}
@@ -86,7 +83,7 @@ func CheckPlatform(p ocispec.Platform) error {
 		return fmt.Errorf("%q is not a known operating system%s: there are freebsd and linux", p.OS,
 			near.Hint(p.OS, systems))
 	}
-	variants, ok := architectures[p.Architecture]
+	variants, ok := architectures[architecture(p.Architecture)]
 	if !ok {
 		names := make([]string, 0, len(architectures))
 		for name := range architectures {

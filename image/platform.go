@@ -58,7 +58,7 @@ func fits(p *ocispec.Platform, wanted ocispec.Platform) bool {
 
 // architecture is Go's name of one, which OCI's images have: some have that of a kernel.
 func architecture(name string) string {
-	if own := map[string]string{"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64"}[name]; own != "" {
+	if own := aliases[name]; own != "" {
 		return own
 	}
 	return name

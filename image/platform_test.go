@@ -114,3 +114,22 @@ func TestArchitecturesByOtherNames(t *testing.T) {
 		wantError(t, img.Check(wanted, Limits{}), "linux/"+name)
 	}
 }
+
+// What is said of a platform is checked, in the words of Go and of kernels.
+func TestParsePlatform(t *testing.T) {
+	for text, want := range map[string]string{"freebsd/amd64": "freebsd/amd64", "FreeBSD/aarch64": "freebsd/arm64",
+		"linux/x86_64": "linux/amd64", "linux/amd64/v3": "linux/amd64/v3", "linux/arm/v7": "linux/arm/v7"} {
+		if p, err := ParsePlatform(text); err != nil || PlatformText(&p) != want {
+			t.Errorf("%s: %+v %v", text, p, err)
+		}
+	}
+	for _, text := range []string{"", "amd64", "freebsd/", "/amd64", "freebsd/amd65", "linux/amd64/v9", "linux/amd64/v1/x",
+		"plan9/amd64"} {
+		if p, err := ParsePlatform(text); err == nil {
+			t.Errorf("%q is taken: %+v", text, p)
+		}
+	}
+	if err := CheckPlatform(ocispec.Platform{OS: "linux", Architecture: "x86_64"}); err != nil {
+		t.Error(err)
+	}
+}

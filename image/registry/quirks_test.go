@@ -431,7 +431,7 @@ var quirks = map[string]quirk{
 	"reset of every fifth": {wrap: first(any1, 5, drop), differs: "either",
 		why: onlyBusy},
 	"reset of an upload": {wrap: first(uploads, 1<<62, drop)},
-	"reset of downloads": {wrap: breaking(100_000, true), differs: "pull",
+	"reset of downloads": {wrap: breaking(100_000, true), differs: "either",
 		why: "skopeo goes on but a few times"},
 	// Uploads.
 	"location relative": {wrap: located(func(_ *http.Request, p string) string { return p })},
