@@ -37,6 +37,10 @@ func (c *Catalog) lookAtChecks(ctx context.Context, want map[string]Service, ins
 	ctx, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
 	all, err := c.client.Agent().ChecksWithFilterOpts("", (&api.QueryOptions{}).WithContext(ctx))
+	if refused(err) { // by a token that may register, but not read them
+		c.log.Debug("checks cannot be read", "error", err)
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("checks: %w", err)
 	}
