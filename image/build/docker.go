@@ -61,6 +61,9 @@ func (p *planner) expose(in Instruction) error {
 	if len(list) == 0 {
 		return errUsage
 	}
+	if !in.container {
+		p.warn(in, "PORT gives a port a name, a service and a check: write PORT http 80/tcp")
+	}
 	for _, word := range list {
 		for one := range strings.FieldsSeq(word) { // of a variable
 			if err := p.exposeRange(one); err != nil {
