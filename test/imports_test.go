@@ -18,7 +18,7 @@ const module = "github.com/freejail/freejail/"
 // The parts that the daemon composes do not know each other.
 var mayImport = map[string][]string{
 	".":       {"cmd/cli", "driver"},
-	"catalog": nil,
+	"catalog": {"internal/printable"},
 	"cmd/cli": {"cmd/internal/app", "daemon", "daemon/client", "daemon/host", "daemon/judge",
 		"internal/printable", "policy"},
 	"cmd/freejail-build": {"cmd/freejail-build/buildjail", "cmd/internal/app", "devfs", "image", "image/build",
@@ -57,7 +57,7 @@ var mayImport = map[string][]string{
 	"image/blob":     {"image/document"},
 	"image/layout": {"image", "image/blob", "image/document", "image/sign", "internal/aside", "internal/durable",
 		"internal/imagename", "internal/keylock", "internal/regular", "internal/remove"},
-	"image/unpack": {"image", "image/blob", "internal/remove"},
+	"image/unpack": {"image", "image/blob", "image/document", "internal/remove"},
 	"image/registry": {"image", "image/blob", "image/document", "image/layout", "image/sign", "internal/durable",
 		"internal/imagename", "internal/printable"},
 	"image/sign":          {"image/document", "internal/imagename", "internal/strictjson"},
