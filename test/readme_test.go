@@ -164,7 +164,7 @@ exec 2>&1 </dev/null
 ip link set lo up
 mkdir -m 755 "$WALK/machine"
 mount -t tmpfs -o mode=755 walk "$WALK/machine"
-for d in usr/local var etc root; do
+for d in usr/local var etc; do
     mkdir -p "$WALK/machine/$d/upper" "$WALK/machine/$d/work"
     chmod 755 "$WALK/machine/$d/upper"
     mount -t overlay -o "lowerdir=/$d,upperdir=$WALK/machine/$d/upper,workdir=$WALK/machine/$d/work" walk "/$d"
