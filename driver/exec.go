@@ -2,6 +2,7 @@ package driver
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -16,7 +17,7 @@ import (
 	"github.com/freejail/freejail/internal/printable"
 )
 
-// notFound is a shell's exit code for a command that is not there.
+// notFound is a shell's exit code for a command that is not there, where the daemon has none.
 const notFound = 127
 
 // ExecTask runs a command and returns what it wrote. A timeout of 0 is none.
@@ -58,7 +59,7 @@ func (d *Driver) ExecTaskStreaming(stream proto.Driver_ExecTaskStreamingServer) 
 		if _, err := printable.Fprintln(stderr, ce); err != nil {
 			return err
 		}
-		e, err = &client.Exit{Known: true, Code: notFound}, nil
+		e, err = &client.Exit{Known: true, Code: cmp.Or(ce.Exit, notFound)}, nil
 	}
 	if err != nil {
 		return failure(err)

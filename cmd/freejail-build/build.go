@@ -98,13 +98,13 @@ The digest of the image is printed to standard output.`
 	c.Flags().StringVar(&f.From, "from", "", "the base of a Bastillefile: an archive, a layout or the name of an image")
 	c.Flags().StringVarP(&f.Tag, "tag", "t", "", "the name of the image (default: NAME of the Jailfile)")
 	c.Flags().StringArrayVar(&f.args, "build-arg", nil,
-		"NAME=VALUE for an ARG of the Jailfile; NAME alone takes the value from the environment")
+		"`NAME=VALUE` for an ARG of the Jailfile; NAME alone takes the value from the environment")
 	c.Flags().StringVar(&f.store, "store", "",
 		"a directory of images, for FROM and for the image built (not the one of a running daemon)")
 	c.Flags().StringVar(&f.Network, "network", build.NetworkHost, "the network of RUN: host or none")
 	c.Flags().StringVar(&f.Target, "target", "", "the stage to build, by its name or number (default: the last)")
 	c.Flags().StringArrayVar(&f.secrets, "secret", nil,
-		"id=NAME,src=FILE or id=NAME,env=VARIABLE, for RUN --mount=type=secret,id=NAME")
+		"`id=NAME,src=FILE` or id=NAME,env=VARIABLE, for RUN --mount=type=secret,id=NAME")
 	c.Flags().StringVar(&f.ZFSDataset, "zfs-dataset", "",
 		"a mounted ZFS dataset for RUN: each step is a clone of the step before it")
 	c.Flags().StringVar(&f.policy, "policy", "",

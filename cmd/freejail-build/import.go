@@ -40,7 +40,7 @@ With --manifest the sets must be those that FreeBSD's MANIFEST file names, with
 	f.add(c)
 	c.Flags().StringVar(&f.Tag, "name", "base", "the image's name")
 	c.Flags().StringVar(&manifest, "manifest", "", "FreeBSD's MANIFEST file, which has the digests of the sets")
-	c.Flags().StringArrayVar(&digests, "digest", nil, "sha256:HEX that an archive must have")
+	c.Flags().StringArrayVar(&digests, "digest", nil, "`sha256:HEX` that an archive must have")
 	return c
 }
 
