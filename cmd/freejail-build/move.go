@@ -43,7 +43,8 @@ type remoteFlags struct {
 
 func (f *remoteFlags) add(c *cobra.Command) {
 	f.messages = c.ErrOrStderr
-	c.Flags().StringArrayVar(&f.plain, "plain-http", nil, "use HTTP with this registry, `HOST` or HOST:PORT; repeatable")
+	c.Flags().StringArrayVar(&f.plain, "plain-http", nil,
+		"use HTTP with this registry, `HOST` or HOST:PORT; repeatable")
 	c.Flags().StringVar(&f.caFile, "ca-file", "", "certificates in PEM to trust in addition to the system's")
 	c.Flags().StringVar(&f.authFile, "auth-file", "", "credentials in docker's or podman's format")
 }
