@@ -264,11 +264,11 @@ func container(t *testing.T, context files, lines string, change func(*Options))
 // What docker has beside OCI's config is kept, and ONBUILD is done by the next
 // build.
 func TestDockersConfig(t *testing.T) {
-	m, warned, err := container(t, nil, "FROM scratch\nSHELL [\"/bin/ksh\", \"-c\"]\nHEALTHCHECK --interval=5s CMD "+
-		"curl -f http://localhost:8080/up || exit 1\nONBUILD COPY f /g\nONBUILD ENV X=$Y\nENTRYPOINT a | b\n"+
+	m, warned, err := container(t, nil, "FROM scratch\nENV P=8080\nSHELL [\"/bin/ksh\", \"-c\"]\nHEALTHCHECK --interval=5s CMD "+
+		"curl -f http://localhost:$P/up || exit 1\nONBUILD COPY f /g\nONBUILD ENV X=$Y\nENTRYPOINT a | b\n"+
 		"MAINTAINER Some One\nEXPOSE 80 53/udp 8000-8001\nVOLUME /data\nSTOPSIGNAL SIGINT\n", nil)
 	check(t, err)
-	want := `{"Healthcheck":{"Test":["CMD-SHELL","curl -f http://localhost:8080/up || exit 1"],"Interval":5000000000},` +
+	want := `{"Healthcheck":{"Test":["CMD-SHELL","curl -f http://localhost:$P/up || exit 1"],"Interval":5000000000},` +
 		`"OnBuild":["COPY f /g","ENV X=$Y"],"Shell":["/bin/ksh","-c"]}`
 	if b, err := json.Marshal(m.img.Docker); err != nil || string(b) != want {
 		t.Errorf("%s %v", b, err)

@@ -147,7 +147,7 @@ func (p *planner) healthcheck(in Instruction) (err error) {
 		h.Test = []string{"CMD-SHELL", text}
 	}
 	p.stage.docker.Healthcheck = h
-	p.warn(in, "it is kept in the image, and no host of freejail runs it: %s", checkInstead(text))
+	p.warn(in, "it is kept in the image, and no host of freejail runs it: %s", p.checkInstead(text))
 	return nil
 }
 
@@ -173,7 +173,12 @@ func (p *planner) healthFlag(h *image.Healthcheck, f Flag) error {
 var asksHTTP = regexp.MustCompile(`https?://(?:localhost|127\.0\.0\.1|\[::1\])(?::([0-9]+))?(/[^\s"'|;&,\]]*)?`)
 
 // checkInstead says what Consul or Nomad can do in the place of a HEALTHCHECK.
-func checkInstead(text string) string {
+func (p *planner) checkInstead(text string) string {
+	l := p.lexer()
+	l.unset = nil // a shell knows more of them
+	if known, err := l.substitute(text); err == nil {
+		text = known
+	}
 	m := asksHTTP.FindStringSubmatch(text)
 	if m == nil {
 		return "write a check in the service block of the job, or PORT NAME NUMBER check=tcp"
