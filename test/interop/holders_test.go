@@ -4,38 +4,41 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 )
 
-// holder makes one form of an image at a path, from our layout.
+// holder makes one form of an image at a path.
 type holder struct {
 	name    string
 	program string
-	make    func(t *testing.T, layout, to string)
+	make    func(t *testing.T, to string)
 }
 
-// holders are all the forms that other programs have for an image.
-func holders() []holder {
-	skopeo := func(to string, more ...string) func(*testing.T, string, string) {
-		return func(t *testing.T, layout, path string) {
+// holders are all the forms that other programs have for an image of ours.
+func holders(t *testing.T, layout string) []holder {
+	skopeo := func(to string, more ...string) func(*testing.T, string) {
+		return func(t *testing.T, path string) {
 			args := append([]string{"skopeo", "copy", "--quiet", "--insecure-policy"}, more...)
 			call(t, append(args, "oci:"+layout, fmt.Sprintf(to, path))...)
 		}
 	}
-	podman := func(format string, more ...string) func(*testing.T, string, string) {
-		return func(t *testing.T, layout, path string) {
-			options := storage(t)
-			id := call(t, join("podman", options, "pull", "--quiet", "oci:"+layout)...)
-			call(t, join("podman", options, "tag", id, "localhost/it:1.0")...)
+	pulled := sync.OnceValue(func() []string { // for podman and buildah, which share storage
+		options := storage(t)
+		id := call(t, join("podman", options, "pull", "--quiet", "oci:"+layout)...)
+		call(t, join("podman", options, "tag", id, "localhost/it:1.0")...)
+		return options
+	})
+	podman := func(format string, more ...string) func(*testing.T, string) {
+		return func(t *testing.T, path string) {
 			args := append([]string{"save", "--quiet", "--format", format, "-o", path}, more...)
-			call(t, join("podman", options, append(args, "localhost/it:1.0")...)...)
+			call(t, join("podman", pulled(), append(args, "localhost/it:1.0")...)...)
 		}
 	}
-	buildah := func(to string) func(*testing.T, string, string) {
-		return func(t *testing.T, layout, path string) {
-			options := storage(t)
-			id := call(t, join("buildah", options, "pull", "--quiet", "oci:"+layout)...)
-			call(t, join("buildah", options, "push", "--quiet", id, fmt.Sprintf(to, path))...)
+	buildah := func(to string) func(*testing.T, string) {
+		return func(t *testing.T, path string) {
+			need(t, "podman")
+			call(t, join("buildah", pulled(), "push", "--quiet", "localhost/it:1.0", fmt.Sprintf(to, path))...)
 		}
 	}
 	return []holder{
@@ -62,12 +65,12 @@ func holders() []holder {
 // that.
 func TestEveryHolderHasOneTree(t *testing.T) {
 	layout, _, root := ours(t, all[1])
-	for _, h := range holders() {
+	for _, h := range holders(t, layout) {
 		t.Run(h.name, func(t *testing.T) {
 			need(t, h.program)
 			dir := lowerDir(t)
 			path := filepath.Join(dir, "image")
-			h.make(t, layout, path)
+			h.make(t, path)
 			sameTree(t, "itself", unpacked(t, path), root)
 			fi, err := os.Stat(path)
 			check(t, err)
