@@ -329,3 +329,30 @@ func TestSlowReader(t *testing.T) {
 }
 
 const manyLines = 100_000
+
+// Input that may be lost with a daemon is not lost in silence.
+func TestInputOverAnUpgrade(t *testing.T) {
+	h, id := newHost(t, ""), fmt.Sprintf("i%d", os.Getpid())
+	a := h.attach("run", "-i", "--rm", "--name", id, "prog", "cat")
+	check(t, writeTo(a.stdin, "before\n"))
+	a.says("before")
+	b := h.attach("run", "-i", "--rm", "--name", id+"b", "prog", "wait")
+	b.says("greeting")
+	check(t, b.stdin.Close())
+	d := h.attach("run", "-i", "-d", "--name", id+"d", "prog", "cat")
+	d.ends(0)
+	time.Sleep(time.Second) // until the daemon has passed on the end
+	h.gives(0, nil, "daemon", "--upgrade")
+	a.ends(exitUnknown, "some of which may be lost: the task is stopped")
+	h.gives(0, nil, "stop", id+"b")
+	b.ends(3, "bye\n")
+	if task := decoded[client.Task](h, "inspect", id+"d"); task.State != client.Running {
+		t.Errorf("its input has ended with the daemon: %+v", task.Exit)
+	}
+	h.gives(0, nil, "rm", "-f", id+"d")
+}
+
+func writeTo(w any, text string) error {
+	_, err := io.WriteString(w.(io.Writer), text)
+	return err
+}

@@ -61,10 +61,14 @@ func (t *task) inputFile() *os.File {
 	return t.input
 }
 
-// closeInput is for a task that reads no more.
+// closeInput ends the input of a task, or is for one that reads no more.
 func (t *task) closeInput() {
-	if f := t.inputFile(); f != nil {
-		_ = f.Close() // a terminal's is closed with its output
+	t.mu.Lock()
+	f := t.input
+	t.input = nil
+	t.mu.Unlock()
+	if f != nil {
+		_ = f.Close() // a terminal's is closed with its output; of a pipe all was written
 	}
 }
 
@@ -182,7 +186,8 @@ func (a *attached) input(p []byte) error {
 	case !a.once: // other clients may have more
 		return nil
 	}
-	return errors.Join(f.Close(), a.out.Write(client.Stdin, nil))
+	a.t.closeInput()
+	return a.out.Write(client.Stdin, nil)
 }
 
 func (a *attached) resize(p []byte) error {
@@ -224,11 +229,9 @@ func (m *Manager) KeepInputs(env []string, replace func(env []string) error) err
 			continue
 		}
 		fd, err := dup(f)
-		if errors.Is(err, os.ErrClosed) {
+		if err != nil { // a terminal that is closed just now, as its task has ended
+			m.Log.Warn("the input of a task is not kept", "task", t.id(), "error", err)
 			continue
-		}
-		if err != nil {
-			return fmt.Errorf("input of task %s: %w", t.id(), err)
 		}
 		defer unix.Close(fd)
 		kept = append(kept, t.key()+"="+strconv.Itoa(fd))
