@@ -144,6 +144,10 @@ func (p *plan) address() string {
 	return "127.0.0.1"
 }
 
+// unionStorage is the driver whose roots show no mount on a file: unionfs has a new vnode
+// for one at each lookup (unionfs_nodeget in sys/fs/unionfs/union_subr.c).
+const unionStorage = "union"
+
 // toMount are the task's own files that are to be mounted: with a driver whose roots are
 // read-only, those over which the job mounts nothing itself.
 func (s *start) toMount() (out []storage.File) {

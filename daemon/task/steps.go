@@ -144,6 +144,10 @@ func (s *start) makeRoot(ctx context.Context) error {
 	o := s.plan.rootOptions()
 	o.DiskBytes = s.t.info.Spec.Limits.DiskBytes
 	o.Lower, o.NoSetuid = s.rootOptions.Lower, s.rootOptions.NoSetuid
+	if s.store.Name() == unionStorage && len(o.Files) > 0 {
+		return client.Invalid("volume %s: unionfs does not show a mount on a file: mount its directory, or choose "+
+			"another storage driver (storage)", o.Files[0])
+	}
 	root, err := s.store.Create(ctx, s.plan.image.ChainID.Encoded(), s.t.key(), o)
 	s.t.set(func(i *client.Task) { i.Root, i.Storage = root, s.store.Name() })
 	return err
