@@ -226,13 +226,18 @@ func deployments(t *testing.T, c *cluster) {
 	a := c.latest(t, *bad.ID)
 	c.awaitOneService(t, a, "unhealthy")
 	c.awaitDeployment(t, *bad.ID, "failed")
-	a, _, err = c.nomad.Allocations().Info(a.ID, nil)
-	check(t, err)
 	for _, want := range []string{"the check of port http fails: ", "by the job's service web alone"} {
-		if all := messages(a.TaskStates["web"]); !slices.ContainsFunc(all,
-			func(m string) bool { return strings.Contains(m, want) }) {
-			t.Errorf("no event has %q: %q", want, all)
-		}
+		await(t, "an event with "+want, func() error {
+			now, _, err := c.nomad.Allocations().Info(a.ID, nil)
+			if err != nil {
+				return err
+			}
+			all := messages(now.TaskStates["web"])
+			if !slices.ContainsFunc(all, func(m string) bool { return strings.Contains(m, want) }) {
+				return fmt.Errorf("events: %q", all)
+			}
+			return nil
+		})
 	}
 }
 
