@@ -123,12 +123,12 @@ func (s *session) follow(ctx context.Context) <-chan error {
 	streams := s.streams()
 	followed, each := make(chan error, 1), make(chan error, len(streams))
 	for stream, w := range streams {
-		log := client.LogReading{Task: s.id, Stream: stream, Tail: s.tail, To: w}
+		reading := client.LogReading{Task: s.id, Stream: stream, Tail: s.tail, To: w}
 		if stream == "stdout" {
-			log.Begun = func() { close(s.follows) }
+			reading.Begun = func() { close(s.follows) }
 		}
 		go func() {
-			each <- persist(ctx, attending, func() error { return s.c.FollowLog(ctx, &log) }, func() {})
+			each <- persist(ctx, attending, func() error { return s.c.FollowLog(ctx, &reading) }, func() {})
 		}()
 	}
 	go func() {

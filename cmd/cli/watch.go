@@ -127,7 +127,7 @@ func (a *commands) printStats(lines []statsLine) error {
 		return nil
 	}
 	if term.IsTerminal(int(os.Stdout.Fd())) {
-		if _, err := io.WriteString(a.stream, clearScreen); err != nil {
+		if _, err := a.stream.Write([]byte(clearScreen)); err != nil {
 			return err
 		}
 	}
