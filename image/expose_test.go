@@ -16,7 +16,8 @@ func TestExposed(t *testing.T) {
 		"8000-8002":     "8000=8000/tcp 8001=8001/tcp 8002=8002/tcp",
 		"8001-8002/udp": "8001-udp=8001/udp 8002-udp=8002/udp",
 		"x 80/x 0 65536 70000/udp 2-1 -1 1- 9/sctp 7": "7=7/tcp; 0 1- -1 2-1 65536 70000/udp 80/x 9/sctp x",
-		"1-65535": "", "1-65535/udp 1-65535": "",
+		"8000-8001 7999-8000 8000-8000":               "7999=7999/tcp 8000=8000/tcp 8001=8001/tcp",
+		"1-65535":                                     "", "1-65535/udp 1-65535": "",
 	} {
 		ports := map[string]struct{}{}
 		for _, p := range strings.Fields(text) {
@@ -40,6 +41,25 @@ func TestExposed(t *testing.T) {
 		if strings.Join(got, " ") != wantPorts || !slices.Equal(odd, wanted) {
 			t.Errorf("%q: %v, %v; want %s", text, got, odd, want)
 		}
+	}
+}
+
+// Wide ranges, and many of them, are not counted out; that is so on each reading.
+func TestExposedIsBounded(t *testing.T) {
+	ports := map[string]struct{}{}
+	for n := range 30_000 {
+		ports[fmt.Sprintf("%d-65535", n+1)] = struct{}{}
+		ports[fmt.Sprintf("%d-65535/udp", n+1)] = struct{}{}
+	}
+	result := testing.Benchmark(func(b *testing.B) {
+		for range b.N {
+			if list, odd := Exposed(ports); len(list) != maxExposed || len(odd) != 1 || list[1].Name != "1-udp" {
+				b.Fatal(list, odd)
+			}
+		}
+	})
+	if n := result.AllocedBytesPerOp(); n > 16<<20 {
+		t.Errorf("a reading takes %d bytes", n)
 	}
 }
 

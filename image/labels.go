@@ -17,17 +17,23 @@ const (
 
 var foreignLabel = regexp.MustCompile(`^org\.freebsd\.(jail\..*|parentJail)$`)
 
+// maxForeign are the labels of one image that ask for privileges.
+const maxForeign = 1000
+
 // Privileges are what the image asks for: by its manifest, and by the labels of other tools.
 // What these cannot ask for here, or say otherwise than the manifest, is an error.
 func (img *Image) Privileges() (Requires, error) {
 	r := img.Manifest.Requires
 	r.Allow = slices.Clone(r.Allow)
 	labels := img.Config.Config.Labels
+	names := slices.DeleteFunc(slices.Sorted(maps.Keys(labels)), func(name string) bool {
+		return !foreignLabel.MatchString(name)
+	})
+	if len(names) > maxForeign {
+		return r, fmt.Errorf("%d labels ask for privileges: at most %d are allowed", len(names), maxForeign)
+	}
 	var errs []error
-	for _, name := range slices.Sorted(maps.Keys(labels)) {
-		if !foreignLabel.MatchString(name) {
-			continue
-		}
+	for _, name := range names {
 		if err := r.addLabel(name, labels[name]); err != nil {
 			errs = append(errs, fmt.Errorf("label %.100q: %w", name, err))
 		}

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
@@ -59,4 +60,14 @@ func TestLabelsOfOtherTools(t *testing.T) {
 	img.Config.Config.Labels = map[string]string{"org.freebsd.parentJail": "host"}
 	_, err := img.Privileges()
 	wantError(t, err, "org.freebsd.parentJail")
+}
+
+func TestLabelsAreBounded(t *testing.T) {
+	img := &Image{Manifest: &Manifest{}}
+	img.Config.Config.Labels = map[string]string{}
+	for i := range maxForeign + 1 {
+		img.Config.Config.Labels[fmt.Sprintf("org.freebsd.jail.allow.a%d", i)] = "1"
+	}
+	_, err := img.Privileges()
+	wantError(t, err, "1001 labels ask for privileges: at most 1000 are allowed")
 }

@@ -14,7 +14,7 @@ import (
 )
 
 // Small archives whose documents are millions of the smallest elements are
-// refused, all at once, with the memory of few.
+// refused, all at once, with the memory of few. Ranges of ports are not: few are read.
 func TestDocumentsOfManyElements(t *testing.T) {
 	elements := func(n int) string { return "[" + strings.Repeat("{},", n) + "{}]" }
 	numbers := func(n int) string { return "[" + strings.Repeat("0,", n) + "0]" }
@@ -62,6 +62,14 @@ func TestDocumentsOfManyElements(t *testing.T) {
 		"mistakes": func(l *testoci.Layout) {
 			label(l, `{"schemaVersion":1,"ports":[`+strings.Repeat(`{"a":1,"b":1},`, 1000)+`{}]}`)
 		},
+		"ranges": func(l *testoci.Layout) {
+			l.Manifest.Config = ocispec.Descriptor{}
+			l.Config.Config.ExposedPorts = map[string]struct{}{}
+			for i := range 50_000 {
+				l.Config.Config.ExposedPorts[fmt.Sprintf("%d-65535", i+1)] = struct{}{}
+			}
+			l.Seal(t)
+		},
 		"long": func(l *testoci.Layout) {
 			config(l, `{"os":"linux","author":"`+strings.Repeat("x", document.MaxDescription)+`"}`)
 		},
@@ -76,9 +84,9 @@ func TestDocumentsOfManyElements(t *testing.T) {
 	} {
 		path := writeTemp(t, seal(change))
 		s := newStore(t, image.Limits{})
-		if _, err := s.Import(ctx, path, "", nil); err == nil {
-			t.Errorf("%s: it is taken", name)
-		} else if len(err.Error()) > 100_000 {
+		if _, err := s.Import(ctx, path, "", nil); (err == nil) != (name == "ranges") {
+			t.Errorf("%s: the error is %v", name, err)
+		} else if err != nil && len(err.Error()) > 100_000 {
 			t.Errorf("%s: the error has %d bytes", name, len(err.Error()))
 		}
 		bombs = append(bombs, path)
@@ -96,9 +104,7 @@ func TestDocumentsOfManyElements(t *testing.T) {
 	}
 	peak := uint64(0)
 	for range 64 {
-		if err := <-done; err == nil {
-			t.Error("one is taken")
-		}
+		<-done
 		runtime.ReadMemStats(&after)
 		peak = max(peak, after.HeapInuse-min(before.HeapInuse, after.HeapInuse))
 	}
