@@ -297,7 +297,7 @@ func (b *builder) close(ctx context.Context) (err error) {
 		err = errors.Join(err, b.pool.close())
 	}
 	if b.cache != nil {
-		err = errors.Join(err, b.cache.close(ctx))
+		err = errors.Join(err, b.cache.close(ctx, b.warn))
 	}
 	return err
 }

@@ -126,16 +126,17 @@ func lockFile(ctx context.Context, name string, how int) (*os.File, error) {
 }
 
 // close gives the lock back, and keeps the cache within its bounds if nobody
-// else uses it and the build was not cancelled.
-func (c *cache) close(ctx context.Context) error {
+// else uses it and the build was not cancelled. That this fails is told to warn: a
+// build is as good as without it.
+func (c *cache) close(ctx context.Context, warn func(format string, a ...any)) error {
 	err := syscall.Flock(int(c.lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 	if err == nil {
 		_, err = c.prune(ctx, DefaultCacheAge, DefaultCacheBytes)
 	}
-	if errors.Is(err, syscall.EWOULDBLOCK) || ctx.Err() != nil {
-		err = nil // a later build does it
+	if err != nil && !errors.Is(err, syscall.EWOULDBLOCK) && ctx.Err() == nil { // else a later build does it
+		warn("the cache is not pruned: %v", err)
 	}
-	return errors.Join(err, c.lock.Close())
+	return c.lock.Close()
 }
 
 func (c *cache) workDir() string { return filepath.Join(c.dir, "work") }

@@ -262,7 +262,7 @@ type laid struct {
 }
 
 // lay copies what a bind mount shows: the command may change it, and nothing
-// else does.
+// else does. A path that is returned with an error is for takeAway too.
 func (b *work) lay(ctx context.Context, m runMount) (_ string, err error) {
 	var from source = contextSource{b.builder}
 	if m.from != nil {
@@ -279,27 +279,28 @@ func (b *work) lay(ctx context.Context, m runMount) (_ string, err error) {
 	if err != nil {
 		return "", err
 	}
+	root := filepath.Join(dir, "root")
 	var list []laid
 	if err := gather(ctx, from, name, "root", true, &list); err != nil {
-		return dir, err
+		return root, err
 	}
 	items := make([]item, 0, len(list))
 	for _, l := range list {
 		items = append(items, l.item)
 	}
 	if err := from.collect(ctx, items); err != nil {
-		return dir, err
+		return root, err
 	}
-	root, err := os.OpenRoot(dir)
+	top, err := os.OpenRoot(dir)
 	if err != nil {
-		return dir, err
+		return root, err
 	}
 	for _, l := range list {
 		if err == nil {
-			err = l.write(ctx, root, from)
+			err = l.write(ctx, top, from)
 		}
 	}
-	return filepath.Join(dir, "root"), errors.Join(err, root.Close())
+	return root, errors.Join(err, top.Close())
 }
 
 // takeAway removes what lay has made.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -117,13 +119,14 @@ func (c *cache) pruneMounts(ctx context.Context, oldest time.Time, bytes int64) 
 	for _, name := range names {
 		dir := filepath.Join(c.dir, "mounts", name)
 		size, err := sizeOf(ctx, dir)
-		if err != nil {
-			return freed, err
+		if ctx.Err() != nil {
+			return freed, ctx.Err()
 		}
-		if total += size; total <= bytes && bytes > 0 && !used[name].Before(oldest) {
+		// What cannot be counted is not kept: a command made it so.
+		if err == nil && bytes > 0 && total+size <= bytes && !used[name].Before(oldest) {
+			total += size
 			continue
 		}
-		total -= size
 		if err := remove.Tree(dir); err != nil {
 			return freed, err
 		}
@@ -132,19 +135,64 @@ func (c *cache) pruneMounts(ctx context.Context, oldest time.Time, bytes int64) 
 	return freed, nil
 }
 
-// sizeOf is what the files below a directory have, in bytes. No link is followed.
-func sizeOf(ctx context.Context, dir string) (n int64, err error) {
-	err = filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
-		if err != nil || !e.Type().IsRegular() {
-			return errors.Join(err, ctx.Err())
+// maxCacheDepth is how deep directories of a cache mount may lie, each of which is
+// open while those in it are counted.
+const maxCacheDepth = 128
+
+// sizeOf is what the files below a directory have, in bytes. A command made them:
+// no link is followed, and no path can be too long.
+func sizeOf(ctx context.Context, dir string) (int64, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return 0, err
+	}
+	n, err := sizeIn(ctx, root, maxCacheDepth)
+	return n, errors.Join(err, root.Close())
+}
+
+func sizeIn(ctx context.Context, root *os.Root, depth int) (n int64, err error) {
+	if depth == 0 {
+		return 0, fmt.Errorf("directories lie more than %d deep", maxCacheDepth)
+	}
+	dir, err := root.Open(".")
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, dir.Close()) }()
+	for {
+		list, err := dir.ReadDir(1024)
+		if errors.Is(err, io.EOF) {
+			return n, nil
 		}
-		fi, err := e.Info()
-		if err == nil {
-			n += fi.Size()
+		if err = errors.Join(err, ctx.Err()); err != nil {
+			return n, err
 		}
-		return errors.Join(err, ctx.Err())
-	})
-	return n, err
+		for _, e := range list {
+			more, err := sizeAt(ctx, root, e, depth)
+			if n += more; err != nil {
+				return n, err
+			}
+		}
+	}
+}
+
+func sizeAt(ctx context.Context, root *os.Root, e fs.DirEntry, depth int) (n int64, err error) {
+	switch {
+	case e.Type().IsRegular():
+		fi, err := root.Lstat(e.Name())
+		if err != nil {
+			return 0, err
+		}
+		return fi.Size(), nil
+	case !e.IsDir():
+		return 0, nil
+	}
+	below, err := root.OpenRoot(e.Name())
+	if err != nil {
+		return 0, err
+	}
+	n, err = sizeIn(ctx, below, depth-1)
+	return n, errors.Join(err, below.Close())
 }
 
 // prunePools prunes the datasets; those that are gone are forgotten.
