@@ -10,8 +10,10 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/internal/testimage"
 )
 
 // operate tries what a member of the socket's group may do, and what it may not.
@@ -39,7 +41,10 @@ func operate(c *client.Client) int {
 	fmt.Println("no unexport:", c.RemoveExport(ctx, "prog"))
 	for what, spec := range map[string]client.TaskSpec{"nomad": {Owner: "nomad"}, "stdout": {Stdout: "/etc/passwd"},
 		"stderr": {Stderr: "/etc/passwd"}, "dirs": {Dirs: []client.Mount{{Source: "/", Target: "/host"}}},
-		"confined": {Confined: []string{"/"}}} {
+		"confined":  {Confined: []string{"/"}},
+		"namespace": {Labels: map[string]string{"namespace": "infra", "job": "backup"}},
+		"alloc_id":  {Labels: map[string]string{"alloc_id": "11111111-2222-3333-4444-555555555555"}},
+		"meta":      {Labels: map[string]string{"freejail": "/elsewhere"}}} {
 		spec.ID, spec.Image = "operators", "prog"
 		if spec.Owner == "" {
 			spec.Owner = "cli"
@@ -113,5 +118,32 @@ func TestSocketGroup(t *testing.T) {
 	}
 	if fi, err := os.Stat(socket); err != nil || fi.Mode().Perm() != fs.FileMode(0o660) {
 		t.Errorf("the socket after an upgrade: %+v %v", fi, err)
+	}
+}
+
+// Who is not Nomad has no namespace or job, nor an allocation, whatever its labels say.
+func TestOnlyNomadsTasksAreOfAJob(t *testing.T) {
+	v := newVictim(t, "permit {\n  namespaces = [\"infra\"]\n  jobs = [\"backup\"]\n  allow = [\"raw_sockets\"]\n}\n")
+	spec := client.TaskSpec{ID: "one", Image: v.image(testimage.Spec{Manifest: asks(`{"allow":["raw_sockets"]}`)}),
+		Labels: map[string]string{"namespace": "infra", "job": "backup", "nomad_task_id": "victim/web/x"}}
+	for owner, want := range map[string]bool{"nomad": true, "cli": false} {
+		spec.Owner = owner
+		if d, err := v.c.CheckPolicy(t.Context(), spec); err != nil || d.Allowed != want {
+			t.Errorf("a task of %s: %+v %v", owner, d, err)
+		}
+	}
+	spec.Owner = "cli"
+	if _, err := v.c.Start(t.Context(), spec); err == nil {
+		t.Fatal("it started")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := v.c.Events(ctx, 0, false, func(e client.Event) error {
+		if e.Labels["nomad_task_id"] != "" {
+			t.Errorf("Nomad would hear %+v", e)
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
 	}
 }

@@ -62,7 +62,7 @@ func TestEventsAfterTheClockWasSetBack(t *testing.T) {
 		step(t, -ahead)
 	}
 	for tries := range 60 {
-		_, err := c.Start(t.Context(), client.TaskSpec{ID: "event", Image: "nothere",
+		_, err := c.Start(t.Context(), client.TaskSpec{ID: "event", Owner: "nomad", Image: "nothere",
 			Labels: map[string]string{"nomad_task_id": "a/b/c"}})
 		if err == nil {
 			t.Fatal("an image that is not there was started")

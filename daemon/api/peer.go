@@ -106,13 +106,14 @@ func rootOnly(what string, h http.HandlerFunc) http.HandlerFunc {
 }
 
 // ofOperator refuses what in a task's specification is Nomad's, and goes by the trust in
-// it: files and directories of the host about which no policy decides.
+// it: files and directories of the host about which no policy decides, and labels, by which
+// it does.
 func ofOperator(p peer, s client.TaskSpec) error {
-	if !p.operator || s.Owner == "cli" && len(s.Dirs)+len(s.Confined) == 0 && s.Stdout+s.Stderr == "" {
+	if !p.operator || s.Owner == "cli" && len(s.Dirs)+len(s.Confined)+len(s.Labels) == 0 && s.Stdout+s.Stderr == "" {
 		return nil
 	}
-	return client.Refused("only root may start tasks of another owner than cli, or with dirs, confined, stdout or "+
-		"stderr, not %s", p)
+	return client.Refused("only root may start tasks of another owner than cli, or with labels, dirs, confined, "+
+		"stdout or stderr, not %s", p)
 }
 
 // hostOnly admits root of this host, and the daemon's own user, whatever the

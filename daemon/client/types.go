@@ -23,7 +23,7 @@ type TaskSpec struct {
 	// daemon: what a client says here is not used.
 	By string `json:"by,omitempty"`
 	// Labels are told to Consul and the jail's meta: namespace, job, group,
-	// task, alloc_id.
+	// task, alloc_id, nomad_task_id. Only those of tasks of the owner "nomad" are Nomad's word.
 	Labels map[string]string `json:"labels,omitempty"`
 
 	// Image is a name, a digest, the absolute path of an archive or layout, or a
@@ -83,6 +83,14 @@ type TaskSpec struct {
 	Attach bool `json:"attach,omitempty"`
 	// Remove has the daemon remove the task when it has ended and no client is attached.
 	Remove bool `json:"remove,omitempty"`
+}
+
+// NomadLabels are what Nomad says of its task, such as its namespace; nil for other tasks.
+func (s TaskSpec) NomadLabels() map[string]string {
+	if s.Owner != "nomad" {
+		return nil
+	}
+	return s.Labels
 }
 
 // Auth is a user of a registry. It shows as nothing where it is printed.

@@ -105,7 +105,7 @@ func (j *Judge) subject(spec client.TaskSpec, img *image.Image, now *host.InForc
 
 func subject(spec client.TaskSpec, img *image.Image, signers []string) policy.Subject {
 	return policy.Subject{Image: img.Name, Repository: imagename.Repository(img.Name), Digest: img.Digest.String(),
-		Signers: signers, Namespace: spec.Labels["namespace"], Job: spec.Labels["job"]}
+		Signers: signers, Namespace: spec.NomadLabels()["namespace"], Job: spec.NomadLabels()["job"]}
 }
 
 func wireDecision(s policy.Subject, dec policy.Decision) *client.Decision {

@@ -228,7 +228,7 @@ func (m *Manager) Event(id, kind, message string) {
 	var labels map[string]string
 	m.mu.Lock()
 	if t, ok := m.tasks[id]; ok {
-		labels = t.info.Spec.Labels
+		labels = t.info.Spec.NomadLabels()
 	}
 	m.mu.Unlock()
 	m.Host.Tell(id, kind, message, labels)
@@ -236,5 +236,5 @@ func (m *Manager) Event(id, kind, message string) {
 
 // tell is Event for a task whose id may be another one's by now.
 func (m *Manager) tell(t *task, kind, message string) {
-	m.Host.Tell(t.id(), kind, message, t.info.Spec.Labels)
+	m.Host.Tell(t.id(), kind, message, t.info.Spec.NomadLabels())
 }

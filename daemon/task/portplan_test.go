@@ -177,8 +177,8 @@ func TestPortsInTheEnvironment(t *testing.T) {
 func TestSharedPorts(t *testing.T) {
 	m := &Manager{}
 	of := func(key, alloc string, p client.Port) *task {
-		return &task{info: client.Task{Key: key, Spec: client.TaskSpec{ID: key, Labels: map[string]string{"alloc_id": alloc}},
-			Ports: []client.Port{p}}}
+		spec := client.TaskSpec{ID: key, Owner: "nomad", Labels: map[string]string{"alloc_id": alloc}}
+		return &task{info: client.Task{Key: key, Spec: spec, Ports: []client.Port{p}}}
 	}
 	free, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -193,7 +193,9 @@ func TestSharedPorts(t *testing.T) {
 			t.Errorf("%s: %v", tk.key(), err)
 		}
 	}
-	for _, tk := range []*task{of("other", "b", own), of("cli", "", web)} {
+	forged := of("forged", "a", web)
+	forged.info.Spec.Owner = "cli"
+	for _, tk := range []*task{of("other", "b", own), of("cli", "", web), forged} {
 		if err := m.claimPorts(tk); err == nil || !strings.Contains(err.Error(), "is taken on this host by task") {
 			t.Errorf("%s: %v", tk.key(), err)
 		}

@@ -61,7 +61,7 @@ type claim struct {
 func (c claim) shares(o claim) bool { return c.key == o.key || c.alloc != "" && c.alloc == o.alloc }
 
 func (t *task) claim(p client.Port) claim {
-	return claim{bindingOf(p), t.key(), t.info.Spec.Labels["alloc_id"]}
+	return claim{bindingOf(p), t.key(), t.info.Spec.NomadLabels()["alloc_id"]}
 }
 
 // claimPorts fails early, and by name, where the process would fail later.

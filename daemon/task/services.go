@@ -163,7 +163,7 @@ func (m *Manager) services(t *task) []catalog.Service {
 	var out []catalog.Service
 	for _, a := range announcements(*img.Manifest, i.Spec.Service) {
 		s := catalog.Service{PortName: a.port, Name: a.name, Tags: a.tags, Meta: map[string]string{},
-			Alloc: i.Spec.Labels["alloc_id"], Since: i.CreatedAt}
+			Alloc: i.Spec.NomadLabels()["alloc_id"], Since: i.CreatedAt}
 		for k, v := range i.Spec.Labels {
 			s.Meta[k] = printable.Line(v)
 		}

@@ -168,8 +168,9 @@ func (s *start) createJail(ctx context.Context) error {
 	if s.t.info.Ruleset != 0 {
 		params["devfs_ruleset"] = strconv.Itoa(s.t.info.Ruleset)
 	}
-	meta := map[string]string{"freejail": s.m.Config.StateDir}
+	meta := map[string]string{}
 	maps.Copy(meta, spec.Labels)
+	meta["freejail"] = s.m.Config.StateDir // last: no label can be taken for it
 	limits := jailLimits(spec.Limits)
 	jid, err := s.m.Jails.Create(ctx, jail.Spec{Name: s.t.info.Jail, Root: s.t.info.Root,
 		Hostname: cmp.Or(spec.Hostname, spec.ID), Params: params, Meta: meta, Limits: limits,
