@@ -59,7 +59,7 @@ var mayImport = map[string][]string{
 		"internal/imagename", "internal/keylock", "internal/regular", "internal/remove"},
 	"image/unpack": {"image", "image/blob", "image/document", "internal/remove"},
 	"image/registry": {"image", "image/blob", "image/document", "image/layout", "image/sign", "internal/durable",
-		"internal/imagename", "internal/printable"},
+		"internal/imagename", "internal/printable", "internal/regular"},
 	"image/sign":          {"image/document", "internal/imagename", "internal/strictjson"},
 	"internal/boot":       nil,
 	"internal/bsd":        nil,

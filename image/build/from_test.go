@@ -60,6 +60,14 @@ func TestFromAStoreAndALayout(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "is not empty") {
 		t.Error(err)
 	}
+	check(t, os.Symlink("base/blobs", filepath.Join(dir, "elsewhere")))
+	files{"c/Jailfile": "FROM ../base\n"}.write(t, dir)
+	for _, o := range []string{"base/index.json", "base/new/x.tar", "elsewhere/x.tar", "base/blobs/sub/"} {
+		_, err := Build(t.Context(), Options{Context: filepath.Join(dir, "c"), Output: dir + "/" + o})
+		if err == nil || !strings.Contains(err.Error(), "base, which is an input of this build") {
+			t.Errorf("%s: %v", o, err)
+		}
+	}
 	if left, err := filepath.Glob(filepath.Join(dir, ".out-*")); err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v %v", left, err)
 	}

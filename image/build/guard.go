@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+
+	"github.com/freejail/freejail/internal/regular"
 )
 
 // lookAtOutput notes what stands at the output: it is replaced, and so must be no
@@ -15,6 +17,9 @@ import (
 func (b *builder) lookAtOutput() (err error) {
 	if b.opts.Output == "" {
 		return nil
+	}
+	if err := regular.CheckOutput(b.opts.Output, true); err != nil {
+		return err
 	}
 	b.standing, err = os.Stat(b.opts.Output)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -29,8 +34,15 @@ func (b *builder) lookAtOutput() (err error) {
 	return err
 }
 
-// spare refuses an input that the output would replace.
+// spare refuses an input that the output would replace, or, where it is a directory, lie in.
 func (b *builder) spare(name string, fi fs.FileInfo) error {
+	if b.opts.Output != "" && fi != nil && fi.IsDir() {
+		if within, err := regular.Within(b.opts.Output, fi); err != nil || !within {
+			return err
+		}
+		return fmt.Errorf("the output %s lies in %s, which is an input of this build: give another -o",
+			b.opts.Output, name)
+	}
 	if b.standing == nil || fi == nil || !os.SameFile(b.standing, fi) {
 		return nil
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/freejail/freejail/image/document"
 	"github.com/freejail/freejail/image/layout"
 	"github.com/freejail/freejail/image/sign"
+	"github.com/freejail/freejail/internal/regular"
 )
 
 // CopyOptions say what of an image is copied.
@@ -120,7 +121,7 @@ func (c *Client) Copy(ctx context.Context, from, to Location, o CopyOptions) (do
 	return done, dst.finish(ctx, err)
 }
 
-// sameArchive refuses to replace an archive by a part of itself.
+// sameArchive refuses to replace an archive, or a file of a layout, by a part of itself.
 func sameArchive(from, to Location) error {
 	if from.Kind == Remote || to.Kind != Archive {
 		return nil
@@ -130,7 +131,14 @@ func sameArchive(from, to Location) error {
 	if err1 == nil && err2 == nil && os.SameFile(a, b) {
 		return fmt.Errorf("%s is the source itself, and would be replaced: give another file", to.Path)
 	}
-	return nil
+	if err1 != nil || !a.IsDir() {
+		return nil
+	}
+	within, err := regular.Within(to.Path, a)
+	if within {
+		err = fmt.Errorf("%s lies in the source %s: give a file elsewhere", to.Path, from.Path)
+	}
+	return err
 }
 
 // targetName is the name at the destination, if that says none. name is what the source calls it.

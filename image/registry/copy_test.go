@@ -2,11 +2,14 @@ package registry
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/opencontainers/image-spec/specs-go"
@@ -165,12 +168,22 @@ func TestCopyRefusals(t *testing.T) {
 	r, _ := pushed(t, ServerOptions{}, nil)
 	c := client(t, r)
 	dir, _ := someImage(t)
+	at := t.TempDir()
+	if err := errors.Join(os.Symlink(dir+"/index.json", at+"/link"), syscall.Mkfifo(at+"/fifo", 0o600),
+		os.Symlink(dir+"/blobs", at+"/in")); err != nil {
+		t.Fatal(err)
+	}
 	for name, pair := range map[string][3]string{
 		"no layout":            {"oci:" + t.TempDir(), r.host + "/x", "is not an OCI layout"},
 		"another name":         {"oci:" + dir + ":nothing", r.host + "/x", `"nothing"; there are: web`},
 		"no tag":               {r.host + "/team/web:2", "oci:" + t.TempDir() + "/x", "no such image"},
 		"no repository":        {r.host + "/nothing:2", "oci:" + t.TempDir() + "/x", "no such image"},
 		"digest of another":    {"oci:" + dir, r.host + "/x@" + someDigest, "not " + someDigest},
+		"a link":               {r.host + "/team/web:1", "oci-archive:" + at + "/link", "is a link to " + dir},
+		"a FIFO":               {r.host + "/team/web:1", "oci-archive:" + at + "/fifo", "is a FIFO, not a regular file"},
+		"a directory":          {r.host + "/team/web:1", "oci-archive:" + at, "is a directory, not a regular file"},
+		"a file of the source": {"oci:" + dir, "oci-archive:" + dir + "/index.json", "lies in the source"},
+		"by a link":            {"oci:" + dir, "oci-archive:" + at + "/in/x", "lies in the source"},
 		"a directory's things": {"oci:" + dir, "oci:/etc", "choose another directory"},
 	} {
 		_, err := c.Copy(ctx, loc(t, pair[0]), loc(t, pair[1]), CopyOptions{})

@@ -26,6 +26,7 @@ import (
 	"github.com/freejail/freejail/image/layout"
 	"github.com/freejail/freejail/image/sign"
 	"github.com/freejail/freejail/internal/durable"
+	"github.com/freejail/freejail/internal/regular"
 )
 
 // source opens where an image is copied from, and tells its name there.
@@ -61,6 +62,9 @@ func (c *Client) target(l Location, tell func(string, int64, int64)) (target, er
 	case DockerArchive, Dir:
 		return nil, fmt.Errorf("%s is not supported as a destination: use oci-archive:FILE or oci:DIR", l)
 	case Archive:
+		if err := regular.CheckOutput(l.Path, false); err != nil {
+			return nil, err
+		}
 		dir, err := os.MkdirTemp(filepath.Dir(l.Path), ".freejail-archive-")
 		if err != nil {
 			return nil, err

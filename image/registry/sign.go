@@ -18,6 +18,7 @@ import (
 	"github.com/freejail/freejail/image/layout"
 	"github.com/freejail/freejail/image/sign"
 	"github.com/freejail/freejail/internal/imagename"
+	"github.com/freejail/freejail/internal/regular"
 )
 
 // Sign signs an image where it lies, and each image of an index too, as others
@@ -102,6 +103,9 @@ func (c *Client) beside(src source, at Location) (target, error) {
 		return nil, fmt.Errorf("%s has no place for signatures: copy the image to oci-archive:FILE or oci:DIR first",
 			at)
 	case at.Kind == Archive: // the unpacked one becomes the new archive
+		if err := regular.CheckOutput(at.Path, false); err != nil {
+			return nil, err
+		}
 		to, err := layout.Make(l.Dir())
 		return &repacked{local{Layout: to, at: at}}, err
 	}

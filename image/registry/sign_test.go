@@ -127,6 +127,9 @@ func TestSignArchive(t *testing.T) {
 	if left, _ := os.ReadDir(tmp); len(left) != 1 {
 		t.Errorf("there is more than the archive: %v", left)
 	}
+	check(t, os.Symlink("x.tar", tmp+"/link"))
+	_, err = c.Sign(ctx, loc(t, "oci-archive:"+tmp+"/link"), key, "", image.Limits{})
+	wantError(t, err, "is a link to x.tar")
 }
 
 // A signature of an index is one of each image in it.

@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"syscall"
 )
 
@@ -77,6 +78,49 @@ func open(name string, orDir bool, stat func(string) (fs.FileInfo, error),
 		return nil, nil, errors.Join(err, f.Close())
 	}
 	return f, fi, nil
+}
+
+// CheckOutput refuses what a file that is written to a path would replace without need: a
+// link, a device, a FIFO or a socket, and, unless orDir, a directory.
+func CheckOutput(name string, orDir bool) error {
+	name = filepath.Clean(name)
+	fi, err := os.Lstat(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil || fi.Mode().IsRegular() || orDir && fi.IsDir():
+		return err
+	case fi.Mode()&fs.ModeSymlink == 0:
+		return fmt.Errorf("the output %s is %s, not a regular file: give another name", name, kind(fi.Mode()))
+	}
+	to, err := os.Readlink(name)
+	return errors.Join(err, fmt.Errorf("the output %s is a link to %s, and would be replaced: "+
+		"give the name of the file itself, or another one", name, to))
+}
+
+// Within tells whether a file at a path lies below a directory, whatever links lead there.
+// Directories of the path may be missing.
+func Within(name string, dir fs.FileInfo) (bool, error) {
+	at, err := filepath.Abs(name)
+	if err != nil {
+		return false, err
+	}
+	at = filepath.Dir(at)
+	real, err := filepath.EvalSymlinks(at)
+	for errors.Is(err, fs.ErrNotExist) && at != "/" {
+		at = filepath.Dir(at)
+		real, err = filepath.EvalSymlinks(at)
+	}
+	for ; err == nil; real = filepath.Dir(real) {
+		var fi fs.FileInfo
+		if fi, err = os.Stat(real); err == nil && os.SameFile(fi, dir) {
+			return true, nil
+		}
+		if real == "/" {
+			break
+		}
+	}
+	return false, err
 }
 
 func check(name string, fi fs.FileInfo, orDir bool) error {
