@@ -31,7 +31,8 @@ const locationHelp = `SRC and DST are each one of
 Credentials are those of podman login and docker login: $REGISTRY_AUTH_FILE,
 containers/auth.json, ~/.docker/config.json with its credential helpers; or
 --auth-file. HTTPS is used except with hosts that --plain-http names, and with
-registries of this host (localhost, 127.0.0.1) that do not speak it.`
+registries of this host (localhost, 127.0.0.1) that do not speak it; to these
+credentials are sent with --plain-http only.`
 
 // remoteFlags say how registries are reached.
 type remoteFlags struct {

@@ -53,7 +53,7 @@ type Client struct {
 	warn      func(string)
 
 	mu    sync.Mutex
-	cache map[string]*tokens // by host and credential
+	cache map[string]*tokens // by scheme and host
 }
 
 // NewClient checks a configuration and makes a client of it. Files with
@@ -197,9 +197,8 @@ func (w *wires) RoundTrip(req *http.Request) (*http.Response, error) {
 	} else if bare, ok := strings.CutSuffix(host, ":80"); ok && !w.plain[host] {
 		host = bare
 	}
-	if req.URL.Scheme != "https" && !w.plain[host] && !(fromOwnHost(req) && isLoopback(host)) {
-		return nil, fmt.Errorf("plain HTTP is not enabled for %s: set registry %q { plain_http = true }",
-			req.URL.Host, req.URL.Host)
+	if req.URL.Scheme != "https" && !w.plain[host] && !atOwnLoopback(req) {
+		return nil, fmt.Errorf("plain HTTP is not enabled for %s: %s", req.URL.Host, allowPlain(req.URL.Host))
 	}
 	if t, ok := w.own[host]; ok {
 		return t.RoundTrip(req)
@@ -210,9 +209,8 @@ func (w *wires) RoundTrip(req *http.Request) (*http.Response, error) {
 // place is one repository of one registry.
 type place struct {
 	*remote.Repository
-	ref    Reference // without a version
-	do     remote.Client
-	tokens *tokens
+	ref Reference // without a version
+	do  *doer
 }
 
 // places are where an image can be had, the mirrors first.
@@ -238,34 +236,38 @@ func (c *Client) place(ref Reference, cred *Credential) (*place, error) {
 	if err := at.Validate(); err != nil {
 		return nil, err
 	}
-	key := ref.Host
-	if cred != nil {
-		key += "\x00" + cred.Username + "\x00" + cred.Password
-	}
-	c.mu.Lock()
-	cache, ok := c.cache[key]
-	if !ok {
-		cache = newTokens()
-		if cred == nil { // those of jobs are not kept
-			c.cache[key] = cache
-		}
-	}
-	c.mu.Unlock()
-	do := &doer{Client: &auth.Client{Client: c.http, Cache: cache, Credential: c.credential(ref, at.Host(), cred)}}
-	if isLoopback(ref.Host) {
-		do.BlockedRealmPrefixes = withoutLoopback()
-		if h := c.hosts[ref.Host]; !h.PlainHTTP && h.CAFile == "" {
-			do.loopback = &loopback{host: ref.Host}
-		}
-	}
-	if c.agent != "" {
-		do.SetUserAgent(c.agent)
+	ask := c.credential(ref, at.Host(), cred)
+	do := &doer{Client: c.authClient(ref.Host, "", cred, ask)}
+	if h := c.hosts[ref.Host]; isLoopback(ref.Host) && !h.PlainHTTP && h.CAFile == "" {
+		do.loopback = &loopback{host: at.Host(),
+			client: c.authClient(ref.Host, "http", cred, withheld(ref.Host, ask))}
 	}
 	repo := &remote.Repository{Client: do, Reference: at, PlainHTTP: c.hosts[ref.Host].PlainHTTP,
 		MaxMetadataBytes: maxManifest,
 		SkipReferrersGC:  true}
-	return &place{Repository: repo, ref: Reference{Host: ref.Host, Repository: ref.Repository}, do: do,
-		tokens: cache}, nil
+	return &place{Repository: repo, ref: Reference{Host: ref.Host, Repository: ref.Repository}, do: do}, nil
+}
+
+// authClient has the tokens of those before it for the same host and scheme.
+func (c *Client) authClient(host, scheme string, cred *Credential, ask auth.CredentialFunc) *auth.Client {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	key := scheme + "\x00" + host
+	cache, ok := c.cache[key]
+	if cred != nil || !ok {
+		cache = newTokens()
+	}
+	if cred == nil { // those of jobs are not kept
+		c.cache[key] = cache
+	}
+	out := &auth.Client{Client: c.http, Cache: cache, Credential: ask}
+	if isLoopback(host) {
+		out.BlockedRealmPrefixes = withoutLoopback()
+	}
+	if c.agent != "" {
+		out.SetUserAgent(c.agent)
+	}
+	return out
 }
 
 // doer keeps what a redirect's URL may hold, such as a signature that opens a
@@ -276,19 +278,18 @@ type doer struct {
 }
 
 func (d *doer) Do(req *http.Request) (*http.Response, error) {
+	client := d.Client
 	if d.loopback != nil && d.loopback.plain(req.Context()) {
-		req = req.Clone(req.Context())
-		req.URL.Scheme = "http"
+		client, req = d.loopback.client, d.loopback.request(req)
 	}
-	req = ownHost(req)
 	note := &asked{}
 	req = req.WithContext(context.WithValue(req.Context(), askedKey{}, note))
-	resp, err := d.Client.Do(req)
+	resp, err := client.Do(req)
 	if note.again(resp, err) && rewind(req) == nil {
 		if resp != nil {
 			resp.Body.Close()
 		}
-		resp, err = d.Client.Do(req)
+		resp, err = client.Do(req)
 	}
 	if err != nil {
 		return nil, plainError(err)
@@ -299,6 +300,14 @@ func (d *doer) Do(req *http.Request) (*http.Response, error) {
 		resp.Request = shown
 	}
 	return resp, nil
+}
+
+// forget has new tokens be fetched.
+func (d *doer) forget() {
+	d.Cache.(*tokens).forget()
+	if d.loopback != nil {
+		d.loopback.client.Cache.(*tokens).forget()
+	}
 }
 
 func rewind(req *http.Request) (err error) {

@@ -80,5 +80,6 @@ func final(err error) bool {
 		return answer.StatusCode < 500 && answer.StatusCode != http.StatusTooManyRequests &&
 			answer.StatusCode != http.StatusRequestTimeout
 	}
-	return errors.Is(err, errdef.ErrNotFound) || errors.Is(err, auth.ErrBasicCredentialNotFound)
+	return errors.Is(err, errdef.ErrNotFound) || errors.Is(err, auth.ErrBasicCredentialNotFound) ||
+		errors.Is(err, errWithheld)
 }

@@ -4,12 +4,15 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"oras.land/oras-go/v2/registry/remote/auth"
@@ -25,32 +28,33 @@ func isLoopback(host string) bool {
 	return host == "localhost" || err == nil && addr.IsLoopback()
 }
 
-// loopback finds out, once, whether a registry of this host speaks HTTPS. It is nil
+// loopback finds out, once, whether a registry of this host speaks plain HTTP. It is nil
 // for other registries, and for those that the configuration says it of.
 type loopback struct {
-	host string
-	mu   sync.Mutex
-	done bool
-	http bool
+	host   string
+	client *auth.Client // for plain HTTP: it sends no credentials, nor a token that these have given
+	mu     sync.Mutex
+	done   bool
+	http   bool
 }
 
 func (l *loopback) plain(ctx context.Context) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.done {
-		l.http = !speaksTLS(ctx, l.host)
+		l.http = !mayHaveTLS(ctx, l.host)
 		l.done = ctx.Err() == nil
 	}
 	return l.http
 }
 
-// speaksTLS makes a handshake and nothing else; whose certificate it is, is checked
-// when something is sent.
-func speaksTLS(ctx context.Context, host string) bool {
+// mayHaveTLS makes a handshake and nothing else; whose certificate it is, is checked
+// when something is sent. What does not answer is not taken for one without TLS.
+func mayHaveTLS(ctx context.Context, host string) bool {
 	if _, _, err := net.SplitHostPort(host); err != nil {
 		host += ":443"
 	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, handshake)
 	defer cancel()
 	d := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}
 	conn, err := d.DialContext(ctx, "tcp", host)
@@ -58,22 +62,64 @@ func speaksTLS(ctx context.Context, host string) bool {
 		_ = conn.Close() // nothing was sent
 		return true
 	}
-	var alert *net.OpError
-	return errors.As(err, &alert) && alert.Op == "remote error"
+	var other tls.RecordHeaderError
+	return !errors.As(err, &other) && !errors.Is(err, io.EOF) && !closedByPeer(err)
+}
+
+// handshake is how long one may take. It is a variable for tests.
+var handshake = 5 * time.Second
+
+// closedByPeer is not that nobody listens.
+func closedByPeer(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op != "dial" && errors.Is(err, syscall.ECONNRESET)
+}
+
+// withheld has an error tell that credentials are not sent. Where there are none a
+// registry may give a token without.
+func withheld(host string, f auth.CredentialFunc) auth.CredentialFunc {
+	return func(ctx context.Context, asked string) (auth.Credential, error) {
+		cred, err := f(ctx, asked)
+		if err != nil || cred == auth.EmptyCredential {
+			return cred, err
+		}
+		return auth.EmptyCredential, fmt.Errorf("%w to %s: %s", errWithheld, host, allowPlain(host))
+	}
+}
+
+var errWithheld = errors.New("credentials are not sent over plain HTTP")
+
+func allowPlain(host string) string {
+	return fmt.Sprintf("set registry %q { plain_http = true }, or --plain-http %s", host, host)
 }
 
 type loopbackKey struct{}
 
-// ownHost marks the requests to a registry of this host that speaks plain HTTP: what
-// it names of this host, such as its token server, may do so too.
-func ownHost(req *http.Request) *http.Request {
-	if req.URL.Scheme != "http" || !isLoopback(req.URL.Host) {
-		return req
+// request is one to the registry. What this names, such as its token server, may be
+// asked over plain HTTP at its own address and port alone.
+func (l *loopback) request(req *http.Request) *http.Request {
+	req = req.Clone(context.WithValue(req.Context(), loopbackKey{}, endpoint(l.host)))
+	if req.URL.Host == l.host {
+		req.URL.Scheme = "http"
 	}
-	return req.WithContext(context.WithValue(req.Context(), loopbackKey{}, true))
+	return req
 }
 
-func fromOwnHost(req *http.Request) bool { return req.Context().Value(loopbackKey{}) != nil }
+func atOwnLoopback(req *http.Request) bool {
+	return req.Context().Value(loopbackKey{}) == endpoint(req.URL.Host)
+}
+
+// endpoint is where plain HTTP to a host goes.
+func endpoint(host string) string {
+	name, port, err := net.SplitHostPort(host)
+	if err != nil {
+		name, port = strings.Trim(host, "[]"), "80"
+	}
+	if name == "localhost" {
+		name = "127.0.0.1"
+	}
+	return net.JoinHostPort(name, port)
+}
 
 // withoutLoopback lets a registry of this host name a token server of this host.
 func withoutLoopback() []netip.Prefix {

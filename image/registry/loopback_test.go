@@ -2,10 +2,14 @@ package registry
 
 import (
 	"context"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
+
+	"oras.land/oras-go/v2/registry/remote/auth"
 )
 
 // Plain HTTP needs no configuration on this host, and goes to no other.
@@ -38,16 +42,106 @@ func TestPlainHTTPOnLoopback(t *testing.T) {
 		t.Error("a certificate of an unknown issuer was taken")
 	}
 	// A registry elsewhere cannot have this host asked without TLS, nor can one of this
-	// host have others asked so.
-	c := client(t)
+	// host have other ports asked so.
+	c, other := client(t), "http://127.0.0.1:1"
 	for _, own := range []bool{false, true} {
-		to := map[bool]string{false: r.URL, true: "http://10.0.0.1:5000"}[own]
+		to := map[bool]string{false: r.URL, true: other}[own]
 		req := httptest.NewRequest(http.MethodGet, to+"/v2/", nil)
 		req.RequestURI = ""
 		if own {
-			req = req.WithContext(context.WithValue(req.Context(), loopbackKey{}, true))
+			req = req.WithContext(context.WithValue(req.Context(), loopbackKey{}, endpoint(r.host)))
 		}
 		_, err := c.http.Do(req)
 		wantError(t, err, "plain HTTP is not enabled for")
+	}
+}
+
+// What does not answer is not taken for a registry without TLS.
+func TestWhatMayHaveTLS(t *testing.T) {
+	old := handshake
+	t.Cleanup(func() { handshake = old })
+	plain := httptest.NewServer(http.NotFoundHandler())
+	defer plain.Close()
+	for name, c := range map[string]struct {
+		accept func(net.Conn) // nil closes the port
+		want   bool
+	}{
+		"down":    {nil, true},
+		"silent":  {func(net.Conn) {}, true},
+		"closing": {func(c net.Conn) { _ = c.Close() }, false},
+		"HTTP":    {func(c net.Conn) { _, _ = c.Write([]byte("HTTP/1.0 400 Bad Request\r\n\r\n")) }, false},
+	} {
+		if handshake = old; name == "silent" {
+			handshake = 50 * time.Millisecond
+		}
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		check(t, err)
+		defer l.Close()
+		if c.accept == nil {
+			check(t, l.Close())
+		}
+		go func() {
+			if conn, err := l.Accept(); err == nil {
+				c.accept(conn)
+			}
+		}()
+		if got := mayHaveTLS(ctx, l.Addr().String()); got != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+	host, _ := secure(t, http.NotFoundHandler())
+	if !mayHaveTLS(ctx, host) || mayHaveTLS(ctx, strings.TrimPrefix(plain.URL, "http://")) {
+		t.Error("a server's own protocol is not found")
+	}
+}
+
+// tokenFor gives tokens, and lets nobody in who has none.
+func tokenFor(challenge string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.URL.Path == "/token":
+			_, _ = w.Write([]byte(`{"token":"t"}`))
+		case r.Header.Get("Authorization") == "":
+			w.Header().Set("WWW-Authenticate", challenge)
+			w.WriteHeader(http.StatusUnauthorized)
+		default:
+			w.WriteHeader(http.StatusNotFound)
+		}
+	})
+}
+
+// Credentials for a registry of this host are not for whoever has its port while it is
+// down, in plain HTTP, unless that is configured; nor is a token that they have given.
+func TestPlainHTTPWithCredentials(t *testing.T) {
+	impatient(t)
+	for name, challenge := range map[string]string{"basic": `Basic realm="x"`,
+		"bearer": `Bearer realm="/token",service="s"`, "bearer elsewhere": `Bearer realm="OTHER/token",service="s"`} {
+		t.Run(name, func(t *testing.T) {
+			var ears listener
+			other := httptest.NewServer(ears.wrap(tokenFor("")))
+			defer other.Close()
+			thief := ears.wrap(tokenFor(strings.ReplaceAll(challenge, "OTHER", other.URL)))
+			s := httptest.NewServer(thief)
+			defer s.Close()
+			host := strings.TrimPrefix(s.URL, "http://")
+			own := Host{Name: host, Username: "fleet", PasswordFile: passwordFile(t)}
+			for _, o := range []PullOptions{{}, {Credential: &Credential{"fleet", fleetPassword}}} {
+				c := client(t, own)
+				// As after a pull over TLS.
+				_, err := c.authClient(host, "", nil, nil).Cache.Set(ctx, host, auth.SchemeBasic, "",
+					func(context.Context) (string, error) { return "Zm9vOmJhcg==", nil })
+				check(t, err)
+				_, err = c.Pull(ctx, newStore(t), ref(t, host+"/team/web:1"), o)
+				wantError(t, err, "credentials are not sent over plain HTTP", "plain_http = true", "--plain-http "+host)
+				if ears.heard() != 0 {
+					t.Fatalf("%q was sent", ears.auth)
+				}
+			}
+			own.PlainHTTP = true
+			_, err := client(t, own).Pull(ctx, newStore(t), ref(t, host+"/team/web:1"), PullOptions{})
+			if sent := ears.heard() > 0; err == nil || sent == strings.Contains(challenge, "OTHER") {
+				t.Errorf("with plain_http: %v, sent %v", err, sent)
+			}
+		})
 	}
 }

@@ -31,6 +31,7 @@ type quirk struct {
 	// does now this and now that.
 	differs, why string
 	secret       bool // the registry wants fleet's password
+	plain        bool // it has plain_http
 }
 
 // wrap puts a handler before another one.
@@ -249,32 +250,33 @@ func behind(f func(http.Handler) http.Handler) func(http.Handler) http.Handler {
 	return func(h http.Handler) http.Handler { return f(scoped("repository:REPO:ACTIONS")(h)) }
 }
 
-// elsewhere sends who asks for a blob to another host, which knows no tokens and
-// refuses what has any.
-func elsewhere(relative bool) func(http.Handler) http.Handler {
+// elsewhere sends who asks for a blob to where no tokens are known, and who has any is
+// refused: the registry by another name, a path of it, or another port.
+func elsewhere(at func(r *http.Request, port string) string) func(http.Handler) http.Handler {
 	return func(h http.Handler) http.Handler {
-		cdn := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if r.Header.Get("Authorization") != "" {
+		open := http.StripPrefix("/cdn", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("Authorization") != "" && !strings.HasPrefix(r.Host, "127.") {
 				w.WriteHeader(http.StatusBadRequest)
 				return
 			}
 			h.ServeHTTP(w, r)
 		}))
-		at := strings.Replace(cdn.URL, "127.0.0.1", "localhost", 1)
+		_, port, _ := strings.Cut(httptest.NewServer(open).Listener.Addr().String(), ":")
 		return behind(wrap(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 			switch {
 			case strings.HasPrefix(r.URL.Path, "/cdn/"):
-				r.URL.Path = strings.TrimPrefix(r.URL.Path, "/cdn")
-				h.ServeHTTP(w, r)
-			case r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/sha256:") && relative:
-				http.Redirect(w, r, "/cdn"+r.URL.Path+"?sig=1", http.StatusTemporaryRedirect)
+				open.ServeHTTP(w, r)
 			case r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/sha256:"):
-				http.Redirect(w, r, at+r.URL.Path+"?sig=1", http.StatusTemporaryRedirect)
+				http.Redirect(w, r, at(r, port)+"/cdn"+r.URL.Path+"?sig=1", http.StatusTemporaryRedirect)
 			default:
 				next.ServeHTTP(w, r)
 			}
 		}))(h)
 	}
+}
+
+func otherName(r *http.Request, _ string) string {
+	return "http://" + strings.Replace(r.Host, "127.0.0.1", "localhost", 1)
 }
 
 // located changes where uploads go on; with a state without which they do not.
@@ -401,8 +403,11 @@ var quirks = map[string]quirk{
 		answer: `{"token":"%s"}`}).wrap},
 	"token for a moment": {wrap: (&gate{headers: bearer(`Bearer realm="REALM",` + asAsked),
 		answer: `{"token":"%s","expires_in":1,"issued_at":"2001-01-01T00:00:00Z"}`}).wrap},
-	"token for credentials": {secret: true, wrap: (&gate{headers: bearer(`Bearer realm="REALM",` + asAsked),
-		secret: true}).wrap},
+	"token for credentials": {secret: true, plain: true, wrap: (&gate{secret: true,
+		headers: bearer(`Bearer realm="REALM",` + asAsked)}).wrap},
+	"token for credentials without plain_http": {secret: true, wrap: (&gate{secret: true,
+		headers: bearer(`Bearer realm="REALM",` + asAsked)}).wrap, push: "--plain-http", pull: "--plain-http",
+		differs: "push pull", why: "skopeo has tls-verify=false"},
 	"token good for three requests": {wrap: (&gate{headers: bearer(`Bearer realm="REALM",` + asAsked), uses: 3}).wrap,
 		differs: "either",
 		why:     onlyBusy},
@@ -501,21 +506,28 @@ var quirks = map[string]quirk{
 		why: pings},
 	"ping denied":            {wrap: always(ping, http.StatusUnauthorized)},
 	"no referrers":           {wrap: always(method(http.MethodGet, "/referrers/"), http.StatusNotFound)},
-	"redirect to a host":     {wrap: elsewhere(false)},
-	"redirect within a host": {wrap: elsewhere(true)},
+	"redirect to a host":     {wrap: elsewhere(otherName)},
+	"redirect within a host": {wrap: elsewhere(func(*http.Request, string) string { return "" })},
+	"redirect to a port": {wrap: elsewhere(func(_ *http.Request, port string) string {
+		return "http://127.0.0.1:" + port
+	}), pull: "plain HTTP is not enabled for", differs: "pull", why: anyPort},
+	"realm on a port": {wrap: (&gate{headers: func(_, _, _ string) []string {
+		return []string{`Bearer realm="http://127.0.0.1:1/token"`}
+	}}).wrap, push: "plain HTTP is not enabled for", pull: "plain HTTP is not enabled for"},
 }
 
 const (
 	onlyBusy    = "skopeo repeats but a part of its requests"
 	firstOnly   = "skopeo takes the first challenge alone"
 	byHeader    = "skopeo goes by the header alone"
+	anyPort     = "skopeo goes to any port of this host"
 	pings       = "skopeo asks first whether it is a registry"
 	ociManifest = "application/vnd.oci.image.manifest.v1+json"
 )
 
 // Every quirk, with a push and a pull by this package and by skopeo, which does the
-// same but where a row says why not. None of them needs plain_http: they are on this
-// host.
+// same but where a row says why not. Only credentials need plain_http: they are all on
+// this host.
 func TestQuirks(t *testing.T) {
 	impatient(t)
 	dir, img := someImage(t)
@@ -540,6 +552,9 @@ func (q quirk) run(t *testing.T, dir, want string) {
 	}
 	check(t, os.WriteFile(auth, []byte(text), 0o600))
 	cfg.AuthFiles = []string{auth}
+	if q.plain {
+		cfg.Hosts = []Host{{Name: r.host, PlainHTTP: true}}
+	}
 	c, err := NewClient(cfg)
 	check(t, err)
 	_, err = c.Copy(ctx, loc(t, "oci:"+dir), loc(t, r.host+"/team/app:1"), CopyOptions{})

@@ -112,7 +112,7 @@ func (t *remoteTarget) upload(ctx context.Context, d ocispec.Descriptor, r io.Re
 		failed.whole = failed.whole || last.whole
 		last = *failed
 		if failed.denied {
-			t.tokens.forget()
+			t.do.forget()
 			ctx = auth.AppendScopesForHost(ctx, t.Reference.Host(), failed.scopes...)
 		}
 		if err := sleep(ctx, failed.wait(try)); err != nil {
