@@ -86,4 +86,8 @@ func TestWritablePathsAreBounded(t *testing.T) {
 	if _, err := ParseManifest([]byte(list(128))); err != nil {
 		t.Error(err)
 	}
+	long := strings.ReplaceAll(list(10), `"/w`, `"`+strings.Repeat("/a", 200)+"/w")
+	if _, err := ParseManifest([]byte(long)); err == nil || !strings.Contains(err.Error(), "of 2010 directories") {
+		t.Error(err)
+	}
 }

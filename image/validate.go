@@ -37,6 +37,8 @@ func (m *Manifest) Validate() error {
 	v.ports(m.Ports)
 	v.requires(m.Requires)
 	v.check(len(m.Writable) <= maxPaths, "writable", "%d paths: at most %d are allowed", len(m.Writable), maxPaths)
+	n := directories(m.Writable)
+	v.check(n <= maxDirectories, "writable", "paths of %d directories: at most %d are allowed", n, maxDirectories)
 	for i, w := range m.Writable {
 		f := fmt.Sprintf("writable[%d]", i)
 		v.path(f, w)
@@ -54,9 +56,20 @@ func (v *validator) check(ok bool, field, format string, args ...any) {
 	}
 }
 
-// maxPaths is how many writable paths an image can name: each is looked for in
-// its root at a start.
-const maxPaths = 128
+// How many writable paths, and how many volumes, an image can name, and of how many directories
+// all of them may be: each start looks for them in the root, and makes what is missing.
+const (
+	maxPaths       = 128
+	maxDirectories = 2000
+)
+
+// directories counts those that the paths would need, were nothing there.
+func directories(paths []string) (n int) {
+	for _, p := range paths {
+		n += strings.Count(p, "/")
+	}
+	return n
+}
 
 func (v *validator) path(field, p string) {
 	clean := path.IsAbs(p) && path.Clean(p) == p && p != "/" && len(p) < 1024

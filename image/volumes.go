@@ -11,15 +11,12 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// maxVolumes are those of one image: each is looked for in its root at a start.
-const maxVolumes = 1000
-
 // Volumes are the directories that a configuration names for what the program writes, as
 // clean paths in their order. Its map is another tool's word for them (VOLUME of a
 // Dockerfile), and not the manifest's.
 func Volumes(c ocispec.ImageConfig) ([]string, error) {
-	if len(c.Volumes) > maxVolumes {
-		return nil, fmt.Errorf("Volumes: %d paths: at most %d are allowed", len(c.Volumes), maxVolumes)
+	if len(c.Volumes) > maxPaths {
+		return nil, fmt.Errorf("Volumes: %d paths: at most %d are allowed", len(c.Volumes), maxPaths)
 	}
 	var out []string
 	for _, v := range slices.Sorted(maps.Keys(c.Volumes)) {
@@ -30,6 +27,9 @@ func Volumes(c ocispec.ImageConfig) ([]string, error) {
 		if !slices.Contains(out, p) {
 			out = append(out, p)
 		}
+	}
+	if n := directories(out); n > maxDirectories {
+		return nil, fmt.Errorf("Volumes: paths of %d directories: at most %d are allowed", n, maxDirectories)
 	}
 	return out, nil
 }

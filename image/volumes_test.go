@@ -29,13 +29,23 @@ func TestVolumes(t *testing.T) {
 		}
 	}
 	var many []string
-	for i := range 10_000 {
+	for i := range 129 {
 		many = append(many, fmt.Sprintf("/data/%d", i))
 	}
-	if _, err := Volumes(of(many[:maxVolumes]...)); err != nil {
+	if _, err := Volumes(of(many[:128]...)); err != nil {
 		t.Error(err)
 	}
-	if _, err := Volumes(of(many...)); err == nil {
-		t.Error("10,000 volumes")
+	if _, err := Volumes(of(many[:129]...)); err == nil || !strings.Contains(err.Error(), "at most 128 are allowed") {
+		t.Error(err)
+	}
+	deep := []string{}
+	for i := range 10 {
+		deep = append(deep, fmt.Sprintf("/%d", i)+strings.Repeat("/a", 201))
+	}
+	if _, err := Volumes(of(deep...)); err == nil || !strings.Contains(err.Error(), "of 2020 directories") {
+		t.Error(err)
+	}
+	if _, err := Volumes(of(deep[:9]...)); err != nil {
+		t.Error(err)
 	}
 }

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -56,20 +57,14 @@ func makeOwnPoints(tree string) (err error) {
 
 // furnish makes the task's files, and the volumes that the image lacks, in a root that
 // can be written to. Nothing is mounted in it yet, and no process runs there.
-func (o Options) furnish(root string) error {
+func (o Options) furnish(ctx context.Context, root string) error {
 	r, err := mount.OpenRoot(root)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	for _, v := range o.Volumes {
-		at, err := r.Inside(v)
-		if err == nil {
-			err = at.Close()
-		}
-		if err != nil {
-			return err
-		}
+	if err := makeAll(ctx, r, o.volumePoints()); err != nil {
+		return err
 	}
 	for _, f := range o.Own {
 		if err := f.write(r); err != nil {

@@ -141,7 +141,7 @@ func (r readonly) makeWritable(ctx context.Context, by *mount.Descriptors, root,
 		return err
 	}
 	defer in.Close()
-	writable, err := writablePaths(ctx, in, o)
+	writable, inner, err := writablePaths(ctx, in, o)
 	for i, w := range writable {
 		if err == nil {
 			if err = r.writableDir(ctx, by, w, filepath.Join(own, strconv.Itoa(i)), setuid(o)); err != nil {
@@ -149,6 +149,9 @@ func (r readonly) makeWritable(ctx context.Context, by *mount.Descriptors, root,
 			}
 		}
 		err = errors.Join(err, w.Close())
+	}
+	if err == nil {
+		err = makeAll(ctx, in, inner)
 	}
 	if err == nil {
 		err = o.furnishWritable(in)
@@ -219,22 +222,30 @@ func (o Options) writable() []string {
 }
 
 // writablePaths opens the writable directories of a root, of those within
-// another only that.
-func writablePaths(ctx context.Context, root *mount.Root, o Options) ([]*mount.Point, error) {
-	var all, outer []*mount.Point
+// another only that. What is missing has no skeleton, as it is within another: inner are to be
+// made when that can be written to.
+func writablePaths(ctx context.Context, root *mount.Root, o Options) (outer []*mount.Point, inner []point, err error) {
+	var all []*mount.Point
 	for _, w := range o.writablePoints() {
 		if err := ctx.Err(); err != nil {
-			return all, err
+			return all, nil, err
 		}
 		p, err := w.open(root)
 		if errors.Is(err, unix.EROFS) {
-			err = fmt.Errorf("the root has no directory %s: %w", w.path, err)
+			inner = append(inner, w)
+			continue
 		}
 		if err != nil {
-			return all, fmt.Errorf("writable path: %w", err)
+			return all, nil, fmt.Errorf("writable path: %w", err)
 		}
 		all = append(all, p)
 	}
+	outer, err = outermost(all)
+	return outer, inner, err
+}
+
+// outermost closes the points that are within others.
+func outermost(all []*mount.Point) (outer []*mount.Point, err error) {
 	slices.SortFunc(all, func(a, b *mount.Point) int { return strings.Compare(a.Path(), b.Path()) })
 	var errs []error
 	for _, p := range all {
@@ -256,14 +267,8 @@ func MakePoints(base string, o Options) error {
 		return err
 	}
 	defer root.Close()
-	for _, p := range o.points() {
-		at, err := p.open(root)
-		if err == nil {
-			err = at.Close()
-		}
-		if err != nil {
-			return err
-		}
+	if err := makeAll(context.Background(), root, o.points()); err != nil {
+		return err
 	}
 	for _, f := range o.Own {
 		if err := f.write(root); err != nil {

@@ -30,6 +30,9 @@ const (
 	maxSkeletonBytes = 16 << 20
 )
 
+// maxSkeletonMounts are those of all skeletons of a root: one for each directory in them.
+const maxSkeletonMounts = 1024
+
 // point is something to be mounted over, by its path in the root.
 type point struct {
 	path   string
@@ -49,6 +52,23 @@ func (p point) open(root *mount.Root) (*mount.Point, error) {
 	return root.Dir(p.path)
 }
 
+// makeAll makes the points that are missing in a root.
+func makeAll(ctx context.Context, root *mount.Root, points []point) error {
+	for _, p := range points {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		at, err := p.open(root)
+		if err == nil {
+			err = at.Close()
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (p point) deepest(tree *os.File) (have, lacks string, err error) {
 	if p.inside {
 		return mount.DeepestInside(tree, p.path)
@@ -61,6 +81,11 @@ func (o Options) writablePoints() []point {
 	for _, w := range o.writable() {
 		out = append(out, point{path: w})
 	}
+	return append(out, o.volumePoints()...)
+}
+
+func (o Options) volumePoints() []point {
+	var out []point
 	for _, v := range o.Volumes {
 		out = append(out, point{path: v, inside: true})
 	}
@@ -142,8 +167,9 @@ func (r readonly) show(ctx context.Context, by *mount.Descriptors, lower, root, 
 			return err
 		}
 	}
+	mounts := 0
 	for i, dir := range slices.Sorted(maps.Keys(lacking)) { // outer ones first
-		s := skeleton{by: by, tree: tree, root: root, dir: dir, options: append(setuid(o), "ro"),
+		s := skeleton{by: by, tree: tree, root: root, dir: dir, options: append(setuid(o), "ro"), mounts: &mounts,
 			own: r.path("roots", task, "skeleton-"+strconv.Itoa(i))}
 		if err := s.mount(ctx, lacking[dir]); err != nil {
 			return fmt.Errorf("mount points in /%s: %w", dir, err)
@@ -162,12 +188,17 @@ type skeleton struct {
 	options    []string
 	names, sum int64 // of what is copied
 	dirs       []string
+	mounts     *int // of all skeletons of the root
 	top        copied
 }
 
 func (s *skeleton) mount(ctx context.Context, lacks []point) error {
 	if err := s.copy(ctx, lacks); err != nil {
 		return err
+	}
+	if *s.mounts += len(s.dirs); *s.mounts > maxSkeletonMounts {
+		return fmt.Errorf("its mount points need over %d mounts in directories of the image: make them in the image, or "+
+			"choose a storage driver whose roots can be written to", maxSkeletonMounts)
 	}
 	for _, p := range lacks {
 		if err := makePoint(filepath.Join(s.own, p.path), p.file); err != nil {
@@ -185,6 +216,9 @@ func (s *skeleton) mount(ctx context.Context, lacks []point) error {
 		return err
 	}
 	for _, d := range s.dirs {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		from, _, err := mount.OpenIn(s.tree, path.Join(s.dir, d))
 		if err != nil {
 			return err

@@ -84,7 +84,7 @@ func (u union) Create(ctx context.Context, chain, task string, o Options) (strin
 			Options: []string{lessWhiteouts}}); err != nil {
 			return err
 		}
-		return o.furnish(root)
+		return o.furnish(ctx, root)
 	}()
 	if err != nil {
 		return "", errors.Join(fmt.Errorf("storage: union: %w", err), u.Remove(ctx, task))

@@ -49,7 +49,7 @@ func (o overlay) Create(ctx context.Context, chain, task string, opts Options) (
 			"workdir=" + o.path("roots", task, "work")}}); err != nil {
 			return err
 		}
-		return opts.furnish(root)
+		return opts.furnish(ctx, root)
 	}()
 	if err != nil {
 		return "", errors.Join(fmt.Errorf("storage: overlay: %w", err), o.Remove(ctx, task))

@@ -180,7 +180,7 @@ func (z *zfsDriver) Create(ctx context.Context, chain, task string, o Options) (
 	if err != nil {
 		return "", fmt.Errorf("storage: zfs: %w", err)
 	}
-	if err := o.furnish(d.Mountpoint); err != nil {
+	if err := o.furnish(ctx, d.Mountpoint); err != nil {
 		return "", errors.Join(fmt.Errorf("storage: zfs: %w", err), z.Remove(ctx, task))
 	}
 	return d.Mountpoint, nil

@@ -80,7 +80,8 @@ const (
 
 func (p *plan) check(maxRules int) error {
 	for what, n := range map[string][2]int{"privileges": {len(p.requests), maxRequests},
-		"mounts": {len(p.mounts), maxMounts}, "ports": {len(p.ports), maxPorts}} {
+		"mounts": {len(p.mounts), maxMounts}, "ports": {len(p.ports), maxPorts},
+		"writable paths and volumes": {len(p.image.Manifest.Writable) + len(p.volumes), maxMounts}} {
 		if n[0] > n[1] {
 			return client.Invalid("image and job ask for %d %s; at most %d are allowed", n[0], what, n[1])
 		}
