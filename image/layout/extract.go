@@ -48,7 +48,7 @@ func (x extraction) extract(ctx context.Context, from members, dir string) (conv
 		return false, err
 	}
 	if _, err := os.Lstat(filepath.Join(dir, indexFile)); err == nil {
-		return false, nil
+		return false, e.agrees(ctx)
 	}
 	switch text := bytes.TrimSpace(e.manifest); {
 	case bytes.HasPrefix(text, []byte("[")):

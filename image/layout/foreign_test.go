@@ -126,6 +126,54 @@ func TestDockerArchives(t *testing.T) {
 	}
 }
 
+// What newer dockers save is a layout too. The two must tell of the same images.
+func TestDockerArchivesThatAreLayouts(t *testing.T) {
+	l := newLayout(layerOf(t, file("f", "x"))).Seal(t)
+	config := l.Manifest.Config.Digest.Encoded()
+	l.Index.Manifests = []ocispec.Descriptor{ // of two platforms, one of which is here, and in an index
+		l.JSON(t, ocispec.MediaTypeImageIndex, ocispec.Index{Versioned: l.Index.Versioned,
+			MediaType: ocispec.MediaTypeImageIndex,
+			Manifests: append(l.Index.Manifests, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest,
+				Digest: digest.FromString("absent"), Size: 6, Platform: &ocispec.Platform{OS: "linux",
+					Architecture: "riscv64"}})})}
+	l.Reindex(t)
+	other := testoci.HostConfig(digest.FromString("x"))
+	text, err := json.Marshal(other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{
+		"blobs/sha256/" + config: "", "link": "", "copy.json": "", "other.json": "is of no image in index.json",
+		"link2": "is of no image in index.json", "gone": "missing in the archive",
+		"../x": "leads out of the archive",
+	} {
+		items := []item{file("copy.json", string(l.Files["blobs/sha256/"+config])), file("other.json", string(text)),
+			symlink("link", "blobs/sha256/"+config), symlink("link2", "other.json"),
+			file("manifest.json", `[{"Config":"`+name+`","RepoTags":["web:1.0"],"Layers":["a"],"LayerSources":{}}]`)}
+		for name, b := range l.Files {
+			items = append(items, file(name, string(b)))
+		}
+		for _, folder := range []string{"", "x/"} {
+			var in []item
+			for _, i := range items {
+				i.Name = folder + i.Name
+				in = append(in, i)
+			}
+			p := writeTemp(t, layerOf(t, in...))
+			_, err := newStore(t, image.Limits{}).Import(ctx, p, "", nil)
+			e, eerr := Examine(ctx, p, image.Limits{}, everything)
+			if eerr != nil || (e.Errors() > 0) != (want != "") {
+				t.Errorf("%s%s: %v %+v", folder, name, eerr, e)
+			}
+			if want != "" {
+				wantError(t, err, want)
+			} else if err != nil {
+				t.Errorf("%s%s: %v", folder, name, err)
+			}
+		}
+	}
+}
+
 func TestDockerArchiveOfSeveral(t *testing.T) {
 	s := newSaved(t)
 	other := newSaved(t)
