@@ -193,14 +193,27 @@ func (p *planner) onbuild(in Instruction) error {
 	if err != nil {
 		return err
 	}
-	switch trigger.Verb {
-	case "ONBUILD", "FROM", "MAINTAINER":
-		return fmt.Errorf("%s is not supported in ONBUILD", trigger.Verb)
+	if err := mayTrigger(trigger); err != nil {
+		return err
 	}
 	if len(p.stage.docker.OnBuild) >= maxTriggers {
 		return fmt.Errorf("more than %d of them", maxTriggers)
 	}
 	p.stage.docker.OnBuild = append(slices.Clip(p.stage.docker.OnBuild), in.Text)
+	return nil
+}
+
+// mayTrigger refuses what ONBUILD cannot have. Whoever made the base wrote it, and
+// whoever builds on it does not see it in the recipe: it describes no image to a host,
+// takes nothing of the building host but the context, and has no secret or privilege
+// (see origin and runFlags).
+func mayTrigger(in Instruction) error {
+	switch {
+	case in.Verb == "ONBUILD" || in.Verb == "FROM" || in.Verb == "MAINTAINER":
+		return fmt.Errorf("%s is not supported in ONBUILD", in.Verb)
+	case !ofDocker(in.Verb):
+		return fmt.Errorf("%s is not supported in ONBUILD: write it in the recipe that builds on the image", in.Verb)
+	}
 	return nil
 }
 
@@ -227,23 +240,33 @@ func (p *planner) triggers(onbuild []string) error {
 	var list []Instruction
 	for _, text := range onbuild {
 		in, err := parseTrigger(text, 0)
+		if err == nil {
+			err = errors.Join(mayTrigger(in), p.sparesStages(in))
+		}
 		if err != nil {
 			return fmt.Errorf("ONBUILD %.100s of the base: %w", text, err)
 		}
-		for _, f := range in.Flags {
-			s := p.stageOfMount(p.stage, f.Value)
-			if f.Name == "from" {
-				s = p.stageBefore(p.stage, f.Value)
-			}
-			if s != nil && !slices.Contains(p.needed, s) {
-				return fmt.Errorf("ONBUILD %.100s of the base copies from the stage %s, which nothing else needs: "+
-					"not supported", text, s.title())
-			}
+		in.Line, in.file, in.ofBase = p.stage.from.Line, p.stage.from.file, p.stage.parent == nil
+		if in.ofBase {
+			p.warn(p.stage.from, "ONBUILD of the base: %.1000s", in)
 		}
-		in.Line, in.file = p.stage.from.Line, p.stage.from.file
 		list = append(list, in)
 	}
 	p.stage.body = append(list, p.stage.body...)
+	return nil
+}
+
+// sparesStages refuses a trigger that needs a stage which would not be built.
+func (p *planner) sparesStages(in Instruction) error {
+	for _, f := range in.Flags {
+		s := p.stageOfMount(p.stage, f.Value)
+		if f.Name == "from" {
+			s = p.stageBefore(p.stage, f.Value)
+		}
+		if s != nil && !slices.Contains(p.needed, s) {
+			return fmt.Errorf("it copies from the stage %s, which nothing else needs: not supported", s.title())
+		}
+	}
 	return nil
 }
 

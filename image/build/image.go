@@ -2,6 +2,7 @@ package build
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -40,13 +41,13 @@ func (b *builder) from(ctx context.Context, ref string, wanted ocispec.Platform)
 	if err != nil {
 		return nil, err
 	}
-	if !filepath.IsAbs(file) && b.opts.From == "" {
+	isName := file == "" && ref != ""
+	if !isName && !filepath.IsAbs(file) && b.opts.From == "" {
 		file = filepath.Join(b.recipeHome(), file)
 	}
-	isPath := ref == "" || strings.HasPrefix(ref, "/") || strings.HasPrefix(ref, "./") ||
-		strings.HasPrefix(ref, "../") || filepath.Ext(ref) == ".tar"
+	isPath := !isName && isPath(ref)
 	in, err := (*layout.Input)(nil), fs.ErrNotExist
-	if isPath || !b.names { // a directory of this name is none of FROM's there
+	if isPath || !b.names && !isName { // a directory of this name is none of FROM's there
 		in, err = b.openBase(file)
 	}
 	if err == nil {
@@ -77,9 +78,9 @@ func (b *builder) from(ctx context.Context, ref string, wanted ocispec.Platform)
 	case b.opts.Pull != nil:
 		return b.opts.Pull(ctx, b.store, b.inRegistry(ref), wanted)
 	case b.opts.Store == nil:
-		return nil, fmt.Errorf("no such file %s; names of images need a store", file)
+		return nil, fmt.Errorf("no such file %s; names of images need a store", cmp.Or(file, ref))
 	}
-	return nil, fmt.Errorf("%w %q, and no file %s", image.ErrNotFound, ref, file)
+	return nil, fmt.Errorf("%w %q, and no file %s", image.ErrNotFound, ref, cmp.Or(file, ref))
 }
 
 // inRegistry gives a short name of a Containerfile, such as debian:12, the registry
@@ -115,8 +116,11 @@ func (b *builder) stored(ref string) (*image.Image, error) {
 	return img, err
 }
 
+// registryPrefix begins what is a name of a registry's image and no path.
+const registryPrefix = "docker://"
+
 // placeOf splits what a name of an image says of where it is, as other builders
-// write it: a path has no ref then, and docker:// is a registry's.
+// write it: a path has no ref then, and what is a registry's has no file.
 func placeOf(name string) (ref, file string, err error) {
 	for _, kind := range []string{"oci-archive:", "docker-archive:", "oci:", "dir:"} {
 		if path, ok := strings.CutPrefix(name, kind); ok {
@@ -127,8 +131,16 @@ func placeOf(name string) (ref, file string, err error) {
 		return "", "", fmt.Errorf("%s: the images of other programs are not read: save it to an archive, and name that",
 			name)
 	}
-	name = strings.TrimPrefix(name, "docker://")
+	if ref, ok := strings.CutPrefix(name, registryPrefix); ok {
+		return ref, "", nil
+	}
 	return name, name, nil
+}
+
+// isPath tells whether the ref of placeOf can only be a path.
+func isPath(ref string) bool {
+	return ref == "" || strings.HasPrefix(ref, "/") || strings.HasPrefix(ref, "./") ||
+		strings.HasPrefix(ref, "../") || filepath.Ext(ref) == ".tar"
 }
 
 // openBase opens an archive or a layout, within the context where it lies there.

@@ -50,6 +50,7 @@ type Instruction struct {
 	depth   int               // of the files that include each other
 	through map[string]string // arguments of the INCLUDE that it came by
 	fault   error             // why an INCLUDE could not be followed
+	ofBase  bool              // it is an ONBUILD of an image: see mayTrigger
 }
 
 // Flag is one --name=value of COPY, ADD or RUN.

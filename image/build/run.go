@@ -85,7 +85,13 @@ func (s *runStep) key(ctx context.Context, b *work) (any, error) {
 	}{s.argv, s.then, s.env, s.dir, s.user, s.on(b), s.params, s.secrets, s.login, mounts, s.script}, err
 }
 
-func (s *runStep) on(b *work) string { return cmp.Or(s.network, b.network) }
+// on is the command's network: none of the build is none of all its commands.
+func (s *runStep) on(b *work) string {
+	if b.network == NetworkNone {
+		return NetworkNone
+	}
+	return cmp.Or(s.network, b.network)
+}
 
 func (s *runStep) run(ctx context.Context, b *work) error {
 	return b.inTree(ctx, func(dir string) (err error) {

@@ -14,6 +14,10 @@ func (p *planner) runFlags(in Instruction, s *runStep) error {
 		if err != nil {
 			return fmt.Errorf("--%s: %w", f.Name, err)
 		}
+		if in.ofBase && (f.Name == "allow" || f.Name == "sysvipc") {
+			return fmt.Errorf("--%s=%s: an ONBUILD of the base has no privileges: write the RUN in the recipe", f.Name,
+				value)
+		}
 		switch f.Name {
 		case "network":
 			if s.network, err = runNetwork(value); err != nil {
@@ -58,6 +62,9 @@ func runNetwork(value string) (string, error) {
 
 func (p *planner) secretFlag(s *runStep, value string) error {
 	m, needed, err := p.readMount(value)
+	if err == nil && p.in.ofBase {
+		err = errors.New("an ONBUILD of the base has no secrets: write the RUN in the recipe")
+	}
 	if err != nil {
 		return err
 	}

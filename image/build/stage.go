@@ -401,6 +401,13 @@ func (p *planner) origin(ref string) (*origin, error) {
 	if ref == p.stage.name || ref == strconv.Itoa(p.stage.index) {
 		return nil, errors.New("a stage cannot copy from itself")
 	}
+	if p.in.ofBase {
+		if name, _, err := placeOf(ref); err != nil || isPath(name) {
+			return nil, errors.Join(errors.New("an ONBUILD of the base reads no path of the host: write it in the recipe, "+
+				"or remove the base"), err)
+		}
+		ref = registryPrefix + strings.TrimPrefix(ref, registryPrefix)
+	}
 	img, err := p.base(ref, p.platform)
 	if err != nil {
 		return nil, fmt.Errorf("no earlier stage has this name, and as an image: %w", err)
