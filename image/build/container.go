@@ -101,11 +101,17 @@ func (p *containerParser) fits(text []byte) bool {
 		p.stop("the file has more than %d bytes: no recipe needs so many", maxRecipe)
 		return false
 	}
-	run := 0 // bytes of lines that continue each other
+	run := 0   // bytes of lines that continue each other
+	texts := 0 // lines from the first << on, which it joins one by one
 	for line := range bytes.Lines(text) {
 		p.line++
 		line = bytes.TrimSpace(line)
+		if texts > 0 || bytes.Contains(line, []byte("<<")) {
+			texts++
+		}
 		switch {
+		case texts > maxTextLines:
+			p.stop("more than %d lines from the first << on: put long texts into files and COPY them", maxTextLines)
 		case len(line) >= bufio.MaxScanTokenSize-2:
 			p.stop("the line has more than %d bytes", bufio.MaxScanTokenSize-2)
 		case len(line) == 0 || line[0] == '#': // it ends no instruction
@@ -145,6 +151,9 @@ func (p *containerParser) nodes(text []byte) []*dockerfile.Node {
 			return nil // or all were malformed
 		}
 		p.fail(first, "", "%s", plainFault(err))
+		if isUnterminated(err) {
+			return nil // all that follows is its text
+		}
 		left := blanked(text, first, last)
 		if bytes.Equal(left, text) {
 			return nil
@@ -157,11 +166,13 @@ func (p *containerParser) nodes(text []byte) []*dockerfile.Node {
 // plainFault is what BuildKit's parser says, with a hint where it has none.
 func plainFault(err error) string {
 	text := err.Error()
-	if strings.HasPrefix(text, "unterminated heredoc") {
+	if isUnterminated(err) {
 		text += ": add a line that has only the word behind <<"
 	}
 	return text
 }
+
+func isUnterminated(err error) bool { return strings.HasPrefix(err.Error(), "unterminated heredoc") }
 
 // blanked is a text with empty lines in the place of some.
 func blanked(text []byte, first, last int) []byte {

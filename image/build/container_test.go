@@ -230,9 +230,11 @@ func TestContainerfilesWithoutEnd(t *testing.T) {
 		"replaced":         "FROM scratch\nENV v=" + long + "\nENV w=${v//x/$v}\n",
 		"patterns": "FROM scratch\nENV v=" + long + "\n" + strings.Repeat("ENV w=${v%"+strings.Repeat("*x", 100)+
 			"y}\n", 1000),
-		"a text":   "FROM scratch\nENV v=" + long + "\nCOPY <<A /a\n" + strings.Repeat("$v", 10000) + "\nA\n",
-		"ports":    "FROM scratch\nEXPOSE 1-65535\n",
-		"triggers": "FROM scratch\n" + strings.Repeat("ONBUILD RUN x\n", 1000),
+		"a text":    "FROM scratch\nENV v=" + long + "\nCOPY <<A /a\n" + strings.Repeat("$v", 10000) + "\nA\n",
+		"a long <<": "FROM x\nRUN <<A\n" + strings.Repeat("x\n", 500000) + "A\n",
+		"no ends":   "FROM x\n" + strings.Repeat("RUN <<A\n", 100000),
+		"ports":     "FROM scratch\nEXPOSE 1-65535\n",
+		"triggers":  "FROM scratch\n" + strings.Repeat("ONBUILD RUN x\n", 1000),
 	} {
 		begin := time.Now()
 		_, _, err := container(t, nil, text, nil)

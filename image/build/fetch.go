@@ -23,8 +23,8 @@ type remote struct {
 	Digest digest.Digest `json:",omitempty"` // of --checksum; empty: whatever is there
 }
 
-// fetchTimeout is how long one answer may take to begin.
-const fetchTimeout = time.Minute
+// fetchTimeout is how long an answer may take to begin, and to go on.
+var fetchTimeout = time.Minute
 
 // isRemote tells what is fetched: nothing else has a scheme.
 func isRemote(src string) bool {
@@ -35,7 +35,13 @@ func isRemote(src string) bool {
 // input is to give an equal image.
 func (p *planner) copyRemote(s *copyStep, in Instruction, src string) error {
 	u, err := url.Parse(src)
-	if err != nil || u.Host == "" {
+	switch {
+	case err == nil && u.User != nil:
+		return fmt.Errorf("%s: the image's history would tell the login: fetch it by a RUN that has a secret",
+			u.Redacted())
+	case err != nil && strings.Contains(src, "@"):
+		return errors.New("not a valid URL") // which may have a login in it
+	case err != nil || u.Host == "":
 		return fmt.Errorf("%s: not a valid URL", src)
 	}
 	r := remote{URL: src}
@@ -83,7 +89,7 @@ func (b *builder) fetch(ctx context.Context, r remote) (f *fetched, err error) {
 		return nil, err
 	}
 	f = &fetched{file: out.Name()}
-	err = f.read(ctx, r.URL, out)
+	err = f.read(ctx, r, out)
 	if err = errors.Join(err, out.Close()); err == nil {
 		err = f.is(r)
 	}
@@ -97,15 +103,18 @@ func (b *builder) fetch(ctx context.Context, r remote) (f *fetched, err error) {
 	return f, nil
 }
 
-func (f *fetched) read(ctx context.Context, from string, to io.Writer) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
+func (f *fetched) read(ctx context.Context, from remote, to io.Writer) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, from.URL, nil)
 	if err != nil {
 		return err
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.ResponseHeaderTimeout = fetchTimeout
+	transport.DisableCompression = true // the file is what the server has
 	defer transport.CloseIdleConnections()
-	answer, err := (&http.Client{Transport: transport}).Do(request)
+	answer, err := (&http.Client{Transport: transport, CheckRedirect: from.mayFollow}).Do(request)
 	if err != nil {
 		return errors.Unwrap(err) // which names the URL again
 	}
@@ -113,13 +122,44 @@ func (f *fetched) read(ctx context.Context, from string, to io.Writer) error {
 	if answer.StatusCode != http.StatusOK {
 		return fmt.Errorf("the server answers %s", answer.Status)
 	}
+	stalled := time.AfterFunc(fetchTimeout, func() { cancel(fmt.Errorf("nothing came for %v", fetchTimeout)) })
+	defer stalled.Stop()
 	sum := sha256.New()
-	f.size, err = io.Copy(io.MultiWriter(to, sum), io.LimitReader(answer.Body, maxLayer+1))
+	body := &watched{io.LimitReader(answer.Body, maxLayer+1), func() { stalled.Reset(fetchTimeout) }}
+	f.size, err = io.Copy(io.MultiWriter(to, sum), body)
 	if err == nil && f.size > maxLayer {
 		err = fmt.Errorf("it has more than %d bytes", int64(maxLayer))
 	}
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
 	f.sum = digest.Digest("sha256:" + hex.EncodeToString(sum.Sum(nil)))
 	return err
+}
+
+// watched tells when bytes come.
+type watched struct {
+	io.Reader
+	came func()
+}
+
+func (w *watched) Read(p []byte) (int, error) {
+	n, err := w.Reader.Read(p)
+	if n > 0 {
+		w.came()
+	}
+	return n, err
+}
+
+// mayFollow refuses a redirect by which anybody on the way could choose the file.
+func (r remote) mayFollow(request *http.Request, via []*http.Request) error {
+	switch {
+	case len(via) >= 10:
+		return errors.New("more than 10 redirects")
+	case r.Digest == "" && request.URL.Scheme != "https" && via[len(via)-1].URL.Scheme == "https":
+		return fmt.Errorf("it is redirected to %s without TLS: write --checksum=sha256:...", request.URL.Redacted())
+	}
+	return nil
 }
 
 func (f *fetched) is(r remote) error {

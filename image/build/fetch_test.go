@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 )
 
 // ADD fetches a file, once; its content is what the layer depends on.
@@ -53,12 +54,14 @@ func TestAddFetches(t *testing.T) {
 		"ADD --checksum=" + sum + " x /y":                               "one file that is fetched",
 		"ADD $U/gone /y":                                                "the server answers 404",
 		"ADD $U /y/":                                                    "has no file name",
+		"ADD http://me:s3cr3t@127.0.0.1/x /y":                           "http://me:xxxxx@127.0.0.1/x: the image's history",
+		"ADD http://me:s3cr3t%zz@127.0.0.1/x /y":                        "not a valid URL",
 		"ADD http:///x /y":                                              "not a valid URL",
 		"ADD ftp://127.0.0.1/x /y":                                      "nothing is fetched",
 		"COPY $U/x /y":                                                  "nothing is fetched",
 		"ADD --keep-git-dir=true $U/x /y":                               "git is not supported",
 	} {
-		if _, _, err := add(line); err == nil || !strings.Contains(err.Error(), want) {
+		if _, _, err := add(line); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "s3cr3t") {
 			t.Errorf("%s: %v, want %s", line, err, want)
 		}
 	}
@@ -67,4 +70,37 @@ func TestAddFetches(t *testing.T) {
 		t.Error(err)
 	}
 	fails(t, nil, "FROM scratch\nADD "+server.URL+"/x /x\n", 2, "without --checksum")
+}
+
+// What a server does in the middle of a file does not hold a build up, change the
+// file or lead it past TLS.
+func TestHostileServersOfAdd(t *testing.T) {
+	was := fetchTimeout
+	fetchTimeout = 200 * time.Millisecond
+	defer func() { fetchTimeout = was }()
+	packed := "\x1f\x8b not gzip"
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/stalls" {
+			w.Header().Set("Content-Length", "100")
+			fmt.Fprint(w, "x")
+			w.(http.Flusher).Flush()
+			<-r.Context().Done()
+			return
+		}
+		w.Header().Set("Content-Encoding", "gzip")
+		fmt.Fprint(w, packed)
+	}))
+	defer server.Close()
+	_, _, err := container(t, nil, "FROM scratch\nADD "+server.URL+"/stalls /x\n", nil)
+	if err == nil || !strings.HasSuffix(err.Error(), "/stalls: nothing came for 200ms") {
+		t.Error(err)
+	}
+	m, _, err := container(t, nil, "FROM scratch\nADD "+server.URL+"/f /x\n", nil)
+	check(t, err)
+	m.has("x", packed)
+	to, via := httptest.NewRequest("GET", "http://a/x", nil), []*http.Request{httptest.NewRequest("GET", "https://a/x", nil)}
+	if err := (remote{}).mayFollow(to, via); err == nil || !strings.Contains(err.Error(), "without TLS") {
+		t.Error(err)
+	}
+	check(t, remote{Digest: "sha256:0"}.mayFollow(to, via))
 }

@@ -16,6 +16,7 @@ const (
 	maxVariables    = 1024     // ARG, or ENV, of a stage
 	maxEvaluated    = 64 << 20 // bytes of all that variables were replaced by, of environments and words
 	maxRequests     = 512      // ports, parameters, volumes, and what is asked for of the host
+	maxTextLines    = 10000    // of a Containerfile, from its first << on
 	maxTriggers     = 256      // ONBUILD of an image
 	maxPattern      = 1024     // bytes of a parameter's pattern
 	maxRendered     = 64 << 20 // bytes of all files that one RENDER changes

@@ -192,6 +192,11 @@ func (s *runStep) lend(ctx context.Context, b *work) (list []Mount, undo func() 
 		}
 		return errors.Join(errs...)
 	}
+	give, err := s.lockCaches(ctx, b)
+	undos = append(undos, give)
+	if err != nil {
+		return nil, undo, err
+	}
 	for _, m := range s.mounts {
 		out := Mount{Target: m.Target, ReadOnly: m.ReadOnly, Size: m.Size}
 		switch m.Kind {
@@ -199,9 +204,7 @@ func (s *runStep) lend(ctx context.Context, b *work) (list []Mount, undo func() 
 			out.Source, err = b.lay(ctx, m)
 			undos = append(undos, func() error { return b.takeAway(out.Source) })
 		case "cache":
-			var give func() error
-			out.Source, give, err = b.cacheMount(ctx, m)
-			undos = append(undos, give)
+			out.Source, err = b.cacheMount(m)
 		}
 		if err != nil {
 			return nil, undo, fmt.Errorf("mount at %s: %w", m.Target, err)
@@ -222,37 +225,64 @@ func (s *runStep) lend(ctx context.Context, b *work) (list []Mount, undo func() 
 // scriptPath is where a RUN <<EOF that begins with #! stands while it runs.
 const scriptPath = "/.freejail-run"
 
-// cacheMount is a directory that later builds find again; without a cache it
-// lasts as long as the build.
-func (b *work) cacheMount(ctx context.Context, m runMount) (dir string, give func() error, err error) {
-	give = func() error { return nil }
-	above := filepath.Join(b.dir, "mounts")
-	if b.cache != nil {
-		above = filepath.Join(b.cache.dir, "mounts")
-	}
-	at := filepath.Join(above, keyOf("mount", m.ID))
-	if err := os.MkdirAll(at, 0o700); err != nil {
-		return "", give, err
-	}
-	if m.alone {
-		lock, err := lockFile(ctx, filepath.Join(at, "lock"), syscall.LOCK_EX)
-		if err != nil {
-			return "", give, err
+// lockCaches takes each cache that nobody else may use meanwhile once, and all in
+// one order, so that no two commands wait for each other. The unlock is never nil.
+func (s *runStep) lockCaches(ctx context.Context, b *work) (unlock func() error, err error) {
+	dirs := map[string]bool{}
+	for _, m := range s.mounts {
+		if m.Kind == "cache" && m.alone {
+			dirs[b.cacheDir(m)] = true
 		}
-		give = lock.Close
+	}
+	var locks []*os.File
+	unlock = func() error {
+		var errs []error
+		for _, l := range locks {
+			errs = append(errs, l.Close())
+		}
+		return errors.Join(errs...)
+	}
+	for _, dir := range slices.Sorted(maps.Keys(dirs)) {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return unlock, err
+		}
+		lock, err := lockFile(ctx, filepath.Join(dir, "lock"), syscall.LOCK_EX)
+		if err != nil {
+			return unlock, err
+		}
+		locks = append(locks, lock)
+	}
+	return unlock, nil
+}
+
+// cacheDir is where a cache mount's data and lock are: without a cache they last as
+// long as the build.
+func (b *work) cacheDir(m runMount) string {
+	above := b.dir
+	if b.cache != nil {
+		above = b.cache.dir
+	}
+	return filepath.Join(above, "mounts", keyOf("mount", m.ID))
+}
+
+// cacheMount is a directory that later builds find again.
+func (b *work) cacheMount(m runMount) (dir string, err error) {
+	at := b.cacheDir(m)
+	if err := os.MkdirAll(at, 0o700); err != nil {
+		return "", err
 	}
 	now := time.Now()
 	if err := os.Chtimes(at, now, now); err != nil {
-		return "", give, err
+		return "", err
 	}
 	dir = filepath.Join(at, "data")
 	switch err := os.Mkdir(dir, 0o700); {
 	case errors.Is(err, os.ErrExist):
-		return dir, give, nil
+		return dir, nil
 	case err != nil:
-		return "", give, err
+		return "", err
 	}
-	return dir, give, errors.Join(os.Chown(dir, m.UID, m.GID), os.Chmod(dir, os.FileMode(m.Mode)))
+	return dir, errors.Join(os.Chown(dir, m.UID, m.GID), os.Chmod(dir, os.FileMode(m.Mode)))
 }
 
 // laid is one entry of what is copied for a bind mount.

@@ -1,10 +1,15 @@
 package build
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -66,4 +71,33 @@ func TestFailedBindMounts(t *testing.T) {
 	if left, err := filepath.Glob(b.dir + "/*"); err != nil || len(left) != 1 || left[0] != others {
 		t.Error(left, err)
 	}
+}
+
+// Two places of one cache are locked once; those of two commands in one order.
+func TestLockedCaches(t *testing.T) {
+	b := &work{builder: newBuilder(Options{})}
+	b.dir = t.TempDir()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	locked := func(ids ...string) *runStep {
+		s := &runStep{}
+		for i, id := range ids {
+			s.mounts = append(s.mounts, runMount{Kind: "cache", ID: id, Target: fmt.Sprint("/", i), Mode: 0o755,
+				UID: os.Getuid(), GID: os.Getgid(), alone: true})
+		}
+		return s
+	}
+	var all sync.WaitGroup
+	for _, s := range []*runStep{locked("a", "b", "a"), locked("b", "a", "b")} {
+		all.Go(func() {
+			for range 20 {
+				list, undo, err := s.lend(ctx, b)
+				if err = errors.Join(err, undo()); err != nil || len(list) != 3 || list[0].Source != list[2].Source {
+					t.Error(list, err)
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
 }

@@ -403,8 +403,8 @@ func (p *planner) origin(ref string) (*origin, error) {
 	}
 	if p.in.ofBase {
 		if name, _, err := placeOf(ref); err != nil || isPath(name) {
-			return nil, errors.Join(errors.New("an ONBUILD of the base reads no path of the host: write it in the recipe, "+
-				"or remove the base"), err)
+			return nil, errors.Join(errors.New("an ONBUILD of the base reads no path of the host: write it in the "+
+				"recipe"), err)
 		}
 		ref = registryPrefix + strings.TrimPrefix(ref, registryPrefix)
 	}
