@@ -232,7 +232,7 @@ func TestContainerfilesWithoutEnd(t *testing.T) {
 			"y}\n", 1000),
 		"a text":    "FROM scratch\nENV v=" + long + "\nCOPY <<A /a\n" + strings.Repeat("$v", 10000) + "\nA\n",
 		"a long <<": "FROM x\nRUN <<A\n" + strings.Repeat("x\n", 500000) + "A\n",
-		"no ends":   "FROM x\n" + strings.Repeat("RUN <<A\n", 100000),
+		"no ends":   "FROM x\n" + strings.Repeat("RUN <<A\n", 9000),
 		"ports":     "FROM scratch\nEXPOSE 1-65535\n",
 		"triggers":  "FROM scratch\n" + strings.Repeat("ONBUILD RUN x\n", 1000),
 	} {
