@@ -3,6 +3,7 @@ package task
 import (
 	"cmp"
 	"maps"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -121,6 +122,9 @@ func portNames(list []image.Port) string {
 func (p *plan) addPort(out client.Port, source policy.Source) error {
 	if out.Port < 1 || out.Port > 65535 {
 		return client.Invalid("ports: %s = %d is not a valid port (1 to 65535)", out.Name, out.Port)
+	}
+	if _, err := netip.ParseAddr(out.Address); out.Address != "" && err != nil {
+		return client.Invalid("ports: %s: %q is not a valid IP address (for example 192.0.2.7)", out.Name, out.Address)
 	}
 	p.ports = append(p.ports, out)
 	what := policy.Port{Name: out.Name, First: out.Port, Last: out.Port, Protocol: out.Protocol}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/policy"
 )
 
 // portImage is an image with a manifest that declares ports, or without one that exposes them.
@@ -213,5 +214,16 @@ func TestSharedPorts(t *testing.T) {
 	}
 	if m.releasePorts(of("same image", "a", web)); len(m.ports) != 0 {
 		t.Errorf("claims of nobody: %+v", m.ports)
+	}
+}
+
+// A name is whoever's it is when it is looked up.
+func TestPortsAreAtAddresses(t *testing.T) {
+	for address, good := range map[string]bool{"": true, "192.0.2.7": true, "::1": true, "fe80::1%lo0": true,
+		"localhost": false, "db.example.com": false, "127.1": false} {
+		err := new(plan).addPort(client.Port{Name: "web", Port: 8080, Protocol: "tcp", Address: address}, policy.FromJob)
+		if (err == nil) != good {
+			t.Errorf("%q: %v", address, err)
+		}
 	}
 }
