@@ -197,8 +197,8 @@ func (s *skeleton) mount(ctx context.Context, lacks []point) error {
 		return err
 	}
 	if *s.mounts += len(s.dirs); *s.mounts > maxSkeletonMounts {
-		return fmt.Errorf("its mount points need over %d mounts in directories of the image: make them in the image, or "+
-			"choose a storage driver whose roots can be written to", maxSkeletonMounts)
+		return fmt.Errorf("its mount points need over %d mounts in directories of the image: make them in the image, "+
+			"or choose a storage driver whose roots can be written to", maxSkeletonMounts)
 	}
 	for _, p := range lacks {
 		if err := makePoint(filepath.Join(s.own, p.path), p.file); err != nil {
