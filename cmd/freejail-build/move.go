@@ -52,7 +52,7 @@ func (f *remoteFlags) add(c *cobra.Command) {
 
 // client has settings for the registries that are named.
 func (f *remoteFlags) client(named ...registry.Location) (*registry.Client, error) {
-	cfg := registry.Config{UserAgent: "freejail-build", AuthFiles: registry.UserAuthFiles()}
+	cfg := registry.Config{UserAgent: "freejail-build", AuthFiles: registry.UserAuthFiles(), LoopbackLogins: true}
 	if f.authFile != "" {
 		cfg.AuthFiles = []string{f.authFile}
 	}

@@ -42,6 +42,9 @@ type Config struct {
 	Hosts     []Host
 	AuthFiles []string // for hosts without credentials of their own; the first that knows a host counts
 	UserAgent string
+	// LoopbackLogins are those of who runs the program, and names the registry: they go
+	// to a registry of this host without TLS, too. For others it takes PlainHTTP.
+	LoopbackLogins bool
 }
 
 // Client reads and writes registries. It may be used from several goroutines.
@@ -51,6 +54,7 @@ type Client struct {
 	agent     string
 	http      *http.Client
 	warn      func(string)
+	logins    bool // Config.LoopbackLogins
 
 	mu    sync.Mutex
 	cache map[string]*tokens // by scheme and host
@@ -60,7 +64,7 @@ type Client struct {
 // credentials are read when they are needed.
 func NewClient(c Config) (*Client, error) {
 	out := &Client{hosts: map[string]Host{}, authFiles: c.AuthFiles, agent: c.UserAgent, warn: func(string) {},
-		cache: map[string]*tokens{}}
+		logins: c.LoopbackLogins, cache: map[string]*tokens{}}
 	wires := &wires{plain: map[string]bool{}, own: map[string]http.RoundTripper{}, any: transport(nil)}
 	for _, h := range c.Hosts {
 		if err := checkHost(h.Name); err != nil {
@@ -239,8 +243,10 @@ func (c *Client) place(ref Reference, cred *Credential) (*place, error) {
 	ask := c.credential(ref, at.Host(), cred)
 	do := &doer{Client: c.authClient(ref.Host, "", cred, ask)}
 	if h := c.hosts[ref.Host]; isLoopback(ref.Host) && !h.PlainHTTP && h.CAFile == "" {
-		do.loopback = &loopback{host: at.Host(),
-			client: c.authClient(ref.Host, "http", cred, withheld(ref.Host, ask))}
+		if !c.logins {
+			ask = withheld(ref.Host, ask)
+		}
+		do.loopback = &loopback{host: at.Host(), client: c.authClient(ref.Host, "http", cred, ask)}
 	}
 	repo := &remote.Repository{Client: do, Reference: at, PlainHTTP: c.hosts[ref.Host].PlainHTTP,
 		MaxMetadataBytes: maxManifest,

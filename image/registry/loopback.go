@@ -32,7 +32,7 @@ func isLoopback(host string) bool {
 // for other registries, and for those that the configuration says it of.
 type loopback struct {
 	host   string
-	client *auth.Client // for plain HTTP: it sends no credentials, nor a token that these have given
+	client *auth.Client // for plain HTTP, with tokens of its own; see Config.LoopbackLogins
 	mu     sync.Mutex
 	done   bool
 	http   bool
@@ -90,7 +90,7 @@ func withheld(host string, f auth.CredentialFunc) auth.CredentialFunc {
 var errWithheld = errors.New("credentials are not sent over plain HTTP")
 
 func allowPlain(host string) string {
-	return fmt.Sprintf("set registry %q { plain_http = true }, or --plain-http %s", host, host)
+	return fmt.Sprintf("set registry %q { plain_http = true }, or --plain-http %[1]s", host)
 }
 
 type loopbackKey struct{}

@@ -145,3 +145,27 @@ func TestPlainHTTPWithCredentials(t *testing.T) {
 		})
 	}
 }
+
+// Who runs a program has its logins sent where they are for, and nowhere else.
+func TestLoopbackLogins(t *testing.T) {
+	impatient(t)
+	var ears listener
+	other := httptest.NewServer(ears.wrap(tokenFor("")))
+	defer other.Close()
+	for challenge, sent := range map[string]bool{`Basic realm="x"`: true, `Bearer realm="/token",service="s"`: true,
+		`Bearer realm="` + other.URL + `/token",service="s"`: false} {
+		s := httptest.NewServer(ears.wrap(tokenFor(challenge)))
+		host := strings.TrimPrefix(s.URL, "http://")
+		c, err := NewClient(Config{LoopbackLogins: true,
+			Hosts: []Host{{Name: host, Username: "fleet", PasswordFile: passwordFile(t)}}})
+		check(t, err)
+		before := ears.heard()
+		if _, err := c.Pull(ctx, newStore(t), ref(t, host+"/team/web:1"), PullOptions{}); err == nil {
+			t.Error("pulled from a registry without images")
+		}
+		if got := ears.heard() > before; got != sent {
+			t.Errorf("%s: sent %v, want %v", challenge, got, sent)
+		}
+		s.Close()
+	}
+}
