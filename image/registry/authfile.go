@@ -82,6 +82,9 @@ func (f authFile) find(ctx context.Context, key string, whole bool, warn func(st
 	if helper == "" {
 		return own, err
 	}
+	if strings.ContainsAny(helper, `/\`) {
+		return own, fmt.Errorf("the credential helper %.100q is not the name of a program", helper)
+	}
 	program := "docker-credential-" + helper
 	if _, missing := exec.LookPath(program); errors.Is(missing, exec.ErrNotFound) {
 		if named && own == auth.EmptyCredential {

@@ -54,6 +54,8 @@ func TestAuthFiles(t *testing.T) {
 		`{"auths":{"HOST":{}},"credsStore":"gone"}`:                      {warn: true},
 		`{"auths":{"HOST":{"auth":"ME"}},"credHelpers":{"HOST":"gone"}}`: {cred: user, warn: true},
 		`{"credHelpers":{"HOST":"gone"}}`:                                {err: "docker-credential-gone is not installed"},
+		`{"credsStore":"x/../../good"}`:                                  {err: "is not the name of a program"},
+		`{"credHelpers":{"HOST":"a\\b"}}`:                                {err: "is not the name of a program"},
 		`{"credHelpers":{"other.example":"gone"}}`:                       {},
 		`{"credsStore":"good"}`: {cred: auth.Credential{Username: "helper",
 			Password: "of reg.example:5000"}},

@@ -249,8 +249,8 @@ func (c *Client) place(ref Reference, cred *Credential) (*place, error) {
 		do.loopback = &loopback{host: at.Host(), client: c.authClient(ref.Host, "http", cred, ask)}
 	}
 	repo := &remote.Repository{Client: do, Reference: at, PlainHTTP: c.hosts[ref.Host].PlainHTTP,
-		MaxMetadataBytes: maxManifest,
-		SkipReferrersGC:  true}
+		MaxMetadataBytes: maxManifest, ReferrerListMaxPages: maxPages,
+		SkipReferrersGC: true}
 	return &place{Repository: repo, ref: Reference{Host: ref.Host, Repository: ref.Repository}, do: do}, nil
 }
 

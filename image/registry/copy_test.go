@@ -192,3 +192,26 @@ func TestCopyRefusals(t *testing.T) {
 		}
 	}
 }
+
+// A list of referrers has an end, also where its pages are empty.
+func TestReferrersAreBounded(t *testing.T) {
+	pages := 0
+	r, _ := pushed(t, ServerOptions{}, func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if !strings.Contains(r.URL.Path, "/referrers/") {
+				next.ServeHTTP(w, r)
+				return
+			}
+			if pages++; pages > 1000 {
+				http.Error(w, "", http.StatusTeapot)
+				return
+			}
+			w.Header().Set("Content-Type", ocispec.MediaTypeImageIndex)
+			w.Header().Set("Link", fmt.Sprintf(`<%s?page=%d>; rel="next"`, r.URL.Path, pages))
+			fmt.Fprint(w, `{"schemaVersion":2,"manifests":[]}`)
+		})
+	})
+	_, err := client(t, r).Copy(ctx, loc(t, r.host+"/team/web:1"), loc(t, "oci:"+t.TempDir()+"/x"),
+		CopyOptions{Referrers: true})
+	wantError(t, err, "referrer listing exceeded 100 pages")
+}

@@ -21,7 +21,8 @@ import (
 )
 
 const (
-	connections = 4 // downloads or uploads of one image at once
+	connections = 4   // downloads or uploads of one image at once
+	maxPages    = 100 // of a list of referrers
 	maxManifest = document.MaxBytes
 	maxIndexes  = 4 // within each other
 )
