@@ -27,7 +27,9 @@ func document(img *image.Image) any {
 		Layers   []ocispec.Descriptor `json:"layers"`
 		Config   ocispec.Image        `json:"config"`
 		Manifest *image.Manifest      `json:"manifest"`
-	}{img.Name, img.Digest.String(), img.Size, img.ChainID.String(), img.Layers, img.Config, img.Manifest}
+		Health   *image.Healthcheck   `json:"healthcheck,omitempty"` // docker's, beside OCI's config
+	}{img.Name, img.Digest.String(), img.Size, img.ChainID.String(), img.Layers, img.Config, img.Manifest,
+		img.Docker.Healthcheck}
 }
 
 // page is a description for people, in columns.
@@ -112,7 +114,16 @@ func fields(img *image.Image) []field {
 		{"user", one(c.User), false}, {"workdir", one(c.WorkingDir), false},
 		{"stop signal", one(cmp.Or(m.Stop.Signal, c.StopSignal)), false}, {"stop timeout", one(timeout), false},
 		{"wait for", one(m.Wait), false}, {"exposed ports", slices.Sorted(maps.Keys(c.ExposedPorts)), true},
+		{"volumes", slices.Sorted(maps.Keys(c.Volumes)), true}, {"healthcheck", healthcheck(img), false},
 		{"labels", labels(c.Labels), true}}
+}
+
+// healthcheck is the test of docker's HEALTHCHECK.
+func healthcheck(img *image.Image) []string {
+	if h := img.Docker.Healthcheck; h != nil {
+		return h.Test
+	}
+	return nil
 }
 
 func quoted(values []string) string {

@@ -335,6 +335,18 @@ func TestASecretThatIsNoFile(t *testing.T) {
 	}
 }
 
+func TestInspectListsVolumesAndHealthcheck(t *testing.T) {
+	dir, out := setup(t, "")
+	check(t, errors.Join(os.Remove(filepath.Join(dir, "Jailfile")), os.WriteFile(filepath.Join(dir, "Containerfile"),
+		[]byte("FROM scratch\nVOLUME /data\nHEALTHCHECK CMD [\"/check\"]\n"), 0o644)))
+	ok(t, "build", "-o", out, dir)
+	page, text := ok(t, "inspect", out), ok(t, "inspect", "--json", out)
+	if !strings.Contains(page, `"/data"`) || !strings.Contains(page, `"/check"`) ||
+		!strings.Contains(text, `"healthcheck"`) || !strings.Contains(text, `"/data"`) {
+		t.Error(page, text)
+	}
+}
+
 // A Jailfile can come by the standard input; its paths are the context's.
 func TestAJailfileOfTheStandardInput(t *testing.T) {
 	dir, out := setup(t, "FROM none\n")
