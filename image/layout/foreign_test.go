@@ -360,12 +360,13 @@ func TestHostileDirectories(t *testing.T) {
 // An OCI layout goes before what else an archive may be taken for.
 func TestALayoutGoesFirst(t *testing.T) {
 	l := newLayout(layerOf(t, file("f", "x"))).Seal(t)
-	s := newSaved(t)
-	var items []item
+	config, layer := blobName(l.Manifest.Config.Digest), blobName(l.Manifest.Layers[0].Digest)
+	items := []item{file("repositories", "{}"),
+		file("manifest.json", `[{"Config":"`+config+`","RepoTags":["other:1.0"],"Layers":["`+layer+`"]}]`)}
 	for name, b := range l.Files {
 		items = append(items, file(name, string(b)))
 	}
-	for how, p := range write(t, append(s.all(), items...)) {
+	for how, p := range write(t, items) {
 		img, err := newStore(t, image.Limits{}).Import(ctx, p, "", nil)
 		if err != nil || img.Digest != l.Index.Manifests[0].Digest {
 			t.Errorf("%s: %v %+v", how, err, img)
