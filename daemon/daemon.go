@@ -359,6 +359,7 @@ func (d *Daemon) untilEnd(ctx context.Context) error {
 				d.log.Error("no upgrade", "error", err)
 			}
 		case <-ctx.Done():
+			d.log.Info("the daemon ends", "why", context.Cause(ctx))
 			return d.server.Close()
 		}
 	}

@@ -25,12 +25,14 @@ func (d *Daemon) Doctor(ctx context.Context) []client.Check {
 		c.Bad("storage", i.Reason,
 			"free space in the state directory, or choose storage { driver } in the host configuration")
 	}
-	doubt := d.inForce().Doubt
+	doubt, broken := d.inForce().Doubt, host.Check(d.cfg.Path)
 	switch {
 	case d.cfg.Path == "":
 		c.Warn("policy", "no host configuration: every request is refused", "start the daemon with --config FILE")
 	case i.PolicyError != "":
 		c.Bad("policy", i.PolicyError, "fix "+d.cfg.Path+", then: freejail policy reload")
+	case broken != nil: // by what it names, and so not read anew
+		c.Bad("policy", fmt.Sprintf("the daemon would not start with its configuration: %v", broken), "fix "+d.cfg.Path)
 	case doubt != nil:
 		c.Warn("policy", doubt.Error(), "fix "+d.cfg.Path+", then: freejail policy reload")
 	default:

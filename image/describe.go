@@ -129,11 +129,19 @@ func chainIDs(diffs []digest.Digest) ([]digest.Digest, error) {
 	return identity.ChainIDs(slices.Clone(diffs)), nil
 }
 
+// Fits is an error where an image is for none of the wanted platforms.
+func (img *Image) Fits(wanted []ocispec.Platform) error {
+	if p := img.Config.Platform; p.OS != "" && !fitsAny(&p, wanted) {
+		return fmt.Errorf("the image is for %s, wanted is %s", PlatformText(&p), platformsText(wanted))
+	}
+	return nil
+}
+
 // Check tells whether an image is for one of the wanted platforms, and whether its
 // layers, as they are stored, are within a limit.
 func (img *Image) Check(wanted []ocispec.Platform, l Limits) error {
-	if p := img.Config.Platform; p.OS != "" && !fitsAny(&p, wanted) {
-		return fmt.Errorf("the image is for %s, wanted is %s", PlatformText(&p), platformsText(wanted))
+	if err := img.Fits(wanted); err != nil {
+		return err
 	}
 	var total int64
 	for i, layer := range img.Layers {

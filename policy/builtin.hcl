@@ -1,13 +1,13 @@
 # What comes with freejail. Nothing of this needs a permit, but all of it can be denied.
 
 permit {
-  description = "what every task may do"
+  description = "the built-in permit for every task"
   users       = ["*"]
   devfs       = ["hide"]
 }
 
 permit {
-  description = "what the host gives"
+  description = "the built-in permit of what the host gives"
   from        = ["host"]
   ports       = ["1-65535"]
   modules     = ["*"]

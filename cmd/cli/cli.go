@@ -45,7 +45,7 @@ func Main(version string) int {
 
 func newCommands(version string) *commands {
 	a := &commands{App: app.New("freejail", version, os.Stdout, os.Stderr), stream: os.Stdout}
-	a.CodeOf, a.Instead = exitCodeOf, instead
+	a.CodeOf, a.Instead, a.FlagInstead = exitCodeOf, instead, flagInstead
 	return a
 }
 
@@ -95,6 +95,27 @@ var instead = map[string]string{
 	"unpause":   "tasks cannot be paused",
 	"up":        "groups of tasks are Nomad's jobs",
 	"volume":    "volumes are directories of the host: freejail run -v SOURCE:TARGET",
+}
+
+// flagInstead has the flags of other container tools that freejail has not.
+var flagInstead = map[string]string{
+	"run P":            "ports are published one by one: -p [ADDRESS:]PORT:IMAGE-PORT",
+	"run cap-add":      "use --allow PERMISSION, which the host's policy must permit",
+	"run cap-drop":     "tasks have no more than the host's policy permits",
+	"run cpus":         "limits of CPU are those of Nomad's jobs",
+	"run device":       "use --devfs RULE, which the host's policy must permit",
+	"run env-file":     "give each variable: -e NAME=VALUE",
+	"run mount":        "use -v SOURCE:TARGET[:ro] or --tmpfs TARGET",
+	"run net":          "tasks have the host's network, or with vnet one of their own",
+	"run network":      "tasks have the host's network, or with vnet one of their own",
+	"run platform":     "the image for this host is taken",
+	"run privileged":   "ask for what the task needs: --allow PERMISSION, --devfs RULE",
+	"run publish":      "use -p or --port",
+	"run publish-all":  "ports are published one by one: -p [ADDRESS:]PORT:IMAGE-PORT",
+	"run read-only":    "give volumes as -v SOURCE:TARGET:ro; --disk limits what is written to the root",
+	"run restart":      "Nomad restarts its tasks by its own policies",
+	"run security-opt": "what a task may do is in the host's policy",
+	"logs tail":        "use -n N",
 }
 
 // client says when it waits for a daemon that has just begun.

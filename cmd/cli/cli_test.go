@@ -243,6 +243,13 @@ func TestFamiliarWords(t *testing.T) {
 	}
 	h.gives(app.Usage, []string{"always, missing or never"}, "run", "--pull=often", "prog")
 	h.gives(app.Failed, []string{"did you mean freejail images import?"}, "images", "improt")
+	h.gives(app.Failed, []string{"not on this host", "(freejail images lists them)"}, "images", "ls")
+	h.gives(app.Usage, []string{"-p [ADDRESS:]PORT"}, "run", "-P", "prog")
+	h.gives(app.Usage, []string{"tasks have the host's network"}, "run", "--network", "host", "prog")
+	h.gives(app.Usage, []string{"did you mean --detach?"}, "run", "--detatch", "prog")
+	h.gives(app.Usage, []string{"use freejail images import"}, "load", "-i", "x")
+	h.gives(app.Usage, []string{"flag: not a number;"}, "logs", "-n", "x", "prog")
+	h.gives(exitUnknown, []string{`(there is "prog")`}, "run", "--pull=never", "prog:2")
 	h.gives(app.Usage, []string{"freejail rm and freejail run"}, "restart", "x")
 	h.gives(app.Usage, []string{`unknown command "nonsense"`}, "help", "nonsense")
 	h.gives(app.Usage, []string{"did you mean images?"}, "help", "imges")
@@ -313,6 +320,14 @@ func TestImages(t *testing.T) {
 	}
 	h.gives(0, []string{"mine sha256:"}, "images", "import", "--name", "mine", h.image("prog", ""))
 	h.gives(app.Failed, []string{"nothere.tar"}, "images", "import", h.path("nothere.tar"))
+	other := h.image("shop", "")
+	if err := os.Rename(other, other+"2.tar"); err != nil {
+		t.Fatal(err)
+	}
+	said := h.freejail("images", "import", "docker-archive:"+other+"2.tar")
+	if said.code != 0 || !strings.Contains(said.errout, "the archive names it shop: --name shop gives it that name") {
+		t.Errorf("%+v", said)
+	}
 	h.gives(0, nil, "images", "rm", "mine")
 	h.gives(app.Failed, []string{"mine"}, "images", "rm", "mine")
 	h.gives(0, []string{"0 ended tasks"}, "gc")

@@ -46,13 +46,17 @@ func (a *commands) imagesCmd() *cobra.Command {
 	var name string
 	imp := answer(a, "import ARCHIVE", "import an archive or a directory that holds an image", cobra.ExactArgs(1),
 		func(ctx context.Context, args []string) (*client.ImageInfo, error) {
-			path, err := filepath.Abs(args[0])
+			path, err := filepath.Abs(withoutKind(args[0]))
 			if err != nil {
 				return nil, err
 			}
 			tell, end := showProgress("importing " + args[0])
-			defer end()
-			return a.client().Import(ctx, client.ImportRequest{Path: path, Name: name}, tell)
+			i, err := a.client().Import(ctx, client.ImportRequest{Path: path, Name: name}, tell)
+			if end(); err == nil && i.ArchiveName != "" {
+				printable.Fprintf(a.Messages, "imported as %s; the archive names it %s: --name %s gives it that name\n",
+					i.Name, i.ArchiveName, i.ArchiveName)
+			}
+			return i, err
 		}, printName)
 	imp.Flags().StringVarP(&name, "name", "t", "", "name[:tag] (default: the file's name)")
 	rm := app.Command("rm IMAGE", "remove an image's name; `freejail gc` frees its space", cobra.ExactArgs(1),
@@ -68,6 +72,20 @@ func (a *commands) imagesCmd() *cobra.Command {
 	return c
 }
 
+// withoutKind is the path of an archive before which others' tools want its kind, which
+// its content tells.
+func withoutKind(path string) string {
+	if _, err := os.Lstat(path); err == nil {
+		return path
+	}
+	for _, kind := range []string{"docker-archive:", "oci-archive:", "oci:", "dir:"} {
+		if rest, ok := strings.CutPrefix(path, kind); ok {
+			return rest
+		}
+	}
+	return path
+}
+
 // image describes an image, or says which subcommand may have been meant.
 func (a *commands) image(ctx context.Context, c *cobra.Command, arg string) error {
 	ref, err := a.imageRef(ctx, arg)
@@ -76,8 +94,12 @@ func (a *commands) image(ctx context.Context, c *cobra.Command, arg string) erro
 	}
 	i, err := a.client().Image(ctx, ref)
 	if client.IsNotFound(err) {
+		if arg == "ls" || arg == "list" {
+			return fmt.Errorf("%w (freejail images lists them)", err)
+		}
 		c.SuggestionsMinimumDistance = 2
-		if near := c.SuggestionsFor(arg); len(near) > 0 {
+		near := slices.DeleteFunc(c.SuggestionsFor(arg), func(name string) bool { return name == "rm" })
+		if len(near) > 0 {
 			return fmt.Errorf("%w (did you mean freejail images %s?)", err, strings.Join(near, " or "))
 		}
 	}

@@ -481,7 +481,7 @@ func (a *commands) stopCmd() *cobra.Command {
 					return err
 				}, sayWaiting))
 			}
-			return errors.Join(errs...)
+			return app.Each(errs)
 		})
 	c.Flags().StringVarP(&sig, "signal", "s", "", "the signal (default: the image's, else SIGTERM)")
 	c.Flags().FuncP("timeout", "t",
@@ -497,7 +497,7 @@ func (a *commands) killCmd() *cobra.Command {
 			for _, id := range args {
 				errs = append(errs, a.client().Signal(ctx, id, sig))
 			}
-			return errors.Join(errs...)
+			return app.Each(errs)
 		})
 	c.Flags().StringVarP(&sig, "signal", "s", sig, "the signal: a name such as HUP or RTMIN+3, or a number")
 	return c
@@ -587,7 +587,7 @@ func (a *commands) rmCmd() *cobra.Command {
 			for _, id := range args {
 				errs = append(errs, a.client().Destroy(ctx, id, force))
 			}
-			return errors.Join(errs...)
+			return app.Each(errs)
 		})
 	c.Flags().BoolVarP(&force, "force", "f", false, "kill running tasks")
 	return c

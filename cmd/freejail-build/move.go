@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -124,7 +123,10 @@ func (a *commands) copyCmd() *cobra.Command {
 		cobra.ExactArgs(2), func(ctx context.Context, args []string) error {
 			src, bad := registry.ParseLocation(args[0])
 			dst, worse := registry.ParseLocation(args[1])
-			if err := errors.Join(bad, worse); err != nil {
+			if _, err := os.Stat(args[0]); bad != nil && err == nil {
+				src, bad = place(args[0])
+			}
+			if err := cmp.Or(bad, worse); err != nil {
 				return app.UsageError{Err: err}
 			}
 			return a.copy(ctx, f, src, dst)

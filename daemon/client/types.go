@@ -326,6 +326,8 @@ type ImageInfo struct {
 	Ports      []string  `json:"ports,omitempty"`
 	Requests   []string  `json:"requests,omitempty"`
 	Signers    []string  `json:"signers,omitempty"` // whose signatures were verified
+	// ArchiveName is, after an import without a name, another one that the archive gives the image.
+	ArchiveName string `json:"archive_name,omitempty"`
 	// Problem is, in a list, why the image cannot be read, and what to do. Then
 	// only its name and digest are known.
 	Problem string `json:"problem,omitempty"`

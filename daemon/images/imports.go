@@ -15,6 +15,7 @@ import (
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/layout"
+	"github.com/freejail/freejail/internal/imagename"
 	"github.com/freejail/freejail/internal/keylock"
 	"github.com/freejail/freejail/internal/regular"
 )
@@ -62,6 +63,7 @@ type archive struct {
 	name     string // of the image
 	tell     func(string)
 	progress func(image.Progress)
+	named    func(string) // of the name that the archive gives it; may be nil
 }
 
 // importFile imports an archive unless it is imported already.
@@ -84,7 +86,7 @@ func (l *Library) importFile(ctx context.Context, a archive) (img *image.Image, 
 		}
 	}
 	a.tell("importing " + a.path)
-	img, err = l.Store.ImportInput(ctx, in, a.name, layout.FetchOptions{Progress: a.progress})
+	img, err = l.Store.ImportInput(ctx, in, a.name, layout.FetchOptions{Progress: a.progress, Named: a.named})
 	if err != nil {
 		return nil, client.Invalid("image %s: %v", a.path, err)
 	}
@@ -105,10 +107,19 @@ func (l *Library) Importing(in client.ImportRequest) (Fetch, error) {
 	}
 	a := archive{path: in.Path, name: cmp.Or(in.Name, strings.TrimSuffix(filepath.Base(in.Path), ".tar")),
 		open: func() (*layout.Input, error) { return layout.OpenInput(in.Path, in.Path) }, tell: func(string) {}}
-	return l.fetch(func(ctx context.Context, tell func(image.Progress)) (*image.Image, error) {
+	own := ""
+	a.named = func(name string) { own = name }
+	get := l.fetch(func(ctx context.Context, tell func(image.Progress)) (*image.Image, error) {
 		a.progress = tell
 		return l.importFile(ctx, a)
-	}), nil
+	})
+	return func(ctx context.Context, tell func(client.ImageProgress)) (client.ImageInfo, error) {
+		info, err := get(ctx, tell)
+		if in.Name == "" && own != "latest" && !imagename.Same(own, info.Name) {
+			info.ArchiveName = own
+		}
+		return info, err
+	}, nil
 }
 
 // fetch describes the image that get has got.

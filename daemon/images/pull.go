@@ -16,6 +16,7 @@ import (
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/layout"
 	"github.com/freejail/freejail/image/registry"
+	"github.com/freejail/freejail/internal/imagename"
 )
 
 // defaultPullTimeout is for a task that says none.
@@ -38,15 +39,29 @@ func (l *Library) imageNamed(name string) (*image.Image, error) {
 		return nil, rerr
 	}
 	if !remote {
-		return nil, client.NotFound("image %q is not on this host, and names no registry%s: "+
+		return nil, client.NotFound("image %q is not on this host, and names no registry%s%s: "+
 			"import it with `freejail images import ARCHIVE`, give the archive's absolute path, or write HOST/NAME:TAG",
-			name, image.DigestHint(name))
+			name, image.DigestHint(name), l.likeNamed(name))
 	}
 	if img, err = l.Store.Get(ref.Name()); errors.Is(err, image.ErrNotFound) {
 		return nil, client.NotFound("image %q is not on this host%s: `freejail pull %s`", name, image.DigestHint(name),
 			ref)
 	}
 	return img, err
+}
+
+// likeNamed says which image with another tag everybody has here, of the same repository.
+func (l *Library) likeNamed(name string) string {
+	repository := imagename.Canonical(imagename.Repository(name))
+	for img, err := range l.Store.All() {
+		if err != nil || img.Private || namedByPath(img.Name) {
+			continue // one that cannot be read is no help
+		}
+		if imagename.Canonical(imagename.Repository(img.Name)) == repository {
+			return fmt.Sprintf(" (there is %q)", img.Name)
+		}
+	}
+	return ""
 }
 
 // wellNamed is an image that was found by its digest, by a name that somebody has

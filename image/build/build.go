@@ -229,6 +229,9 @@ func (b *builder) open(ctx context.Context) (err error) {
 	}
 	// With the dot it is a directory, or an error: a FIFO would make us wait.
 	if b.context, err = os.OpenRoot(b.opts.Context + "/."); err != nil {
+		if at := (*fs.PathError)(nil); errors.As(err, &at) {
+			at.Path = b.opts.Context // without it
+		}
 		return fmt.Errorf("context: %w", err)
 	}
 	if err = b.lookAtOutput(); err != nil {

@@ -285,9 +285,12 @@ func (p *planner) command(in Instruction) ([]string, error) {
 		err = p.chargeWords(list)
 	}
 	if err == nil && operator != 0 {
-		example, jerr := json.Marshal([]string{"/bin/sh", "-c", in.Text})
+		var example strings.Builder
+		enc := json.NewEncoder(&example)
+		enc.SetEscapeHTML(false)
+		jerr := enc.Encode([]string{"/bin/sh", "-c", in.Text})
 		err = errors.Join(fmt.Errorf("%q needs a shell and none is used: write %s %s, or quote it", operator, in.Verb,
-			example), jerr)
+			strings.TrimSpace(example.String())), jerr)
 	}
 	return list, err
 }

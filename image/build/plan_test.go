@@ -165,6 +165,7 @@ func TestFaultsOfThePlan(t *testing.T) {
 		"ARG 1":                            "not a valid variable name",
 		"USER a b":                         "write USER",
 		"ENTRYPOINT a | b":                 `'|' needs a shell`,
+		"CMD a > b":                        `write CMD ["/bin/sh","-c","a > b"], or`,
 		"CMD [1]":                          "JSON array of strings",
 		"LABEL org.freejail.manifest=x":    "written by freejail",
 		"STOPSIGNAL SIGFOO":                "no such signal",

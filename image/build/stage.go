@@ -272,9 +272,13 @@ func (p *planner) choose() error {
 		default:
 			var have []string
 			for _, s := range p.stages {
-				have = append(have, s.title())
+				title := strconv.Itoa(s.index)
+				if s.name != "" {
+					title += " (" + s.name + ")"
+				}
+				have = append(have, title)
 			}
-			return fmt.Errorf("%s: no such stage %q: there are %s", p.file.Name, p.goal, strings.Join(have, ", "))
+			return fmt.Errorf("%s: no such stage %q; the stages are %s", p.file.Name, p.goal, strings.Join(have, ", "))
 		}
 	}
 	needed := map[*stage]bool{}

@@ -45,7 +45,7 @@ func TestStages(t *testing.T) {
 	if !slices.Equal(m.img.Config.Config.Env, []string{"KEPT=no"}) || len(m.img.Layers) != 2 {
 		t.Errorf("%+v", m.img.Config)
 	}
-	for target, want := range map[string]string{"none": `no such stage "none": there are make, unused, 2`,
+	for target, want := range map[string]string{"none": `no such stage "none"; the stages are 0 (make), 1 (unused), 2`,
 		"9": `no such stage "9"`, "unused": "Jailfile:8: USER"} {
 		if _, err := try(t, context, twoStages, func(o *Options) { o.Target = target }); err == nil ||
 			!strings.Contains(err.Error(), want) {

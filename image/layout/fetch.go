@@ -51,6 +51,9 @@ type FetchOptions struct {
 	// host's, so that it is not everybody's here. What has its name already
 	// without the mark stays without.
 	Private bool
+	// Named is told the name by which an imported archive or layout calls the image,
+	// if it has one; may be nil.
+	Named func(name string)
 }
 
 // parallel is how many blobs of an image are fetched at once.

@@ -81,6 +81,9 @@ func (s *Store) ImportInput(ctx context.Context, from *Input, name string,
 	if err != nil {
 		return nil, err
 	}
+	if o.Named != nil && found.name != "" {
+		o.Named(found.name)
+	}
 	name = cmp.Or(name, found.name, found.Digest.Encoded()[:12])
 	if img, err = s.Fetch(ctx, l, found.Descriptor, name, o); err != nil {
 		return nil, err

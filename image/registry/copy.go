@@ -92,6 +92,9 @@ func (c *Client) Copy(ctx context.Context, from, to Location, o CopyOptions) (do
 		get := func(d ocispec.Descriptor) ([]byte, error) { return readManifest(ctx, src, d) }
 		root, _, indexes, err = image.Narrow(get, root, wanted, "")
 	}
+	if err == nil && !o.All && o.Platform.OS != "" { // one that no index tells of may be for another
+		err = checkPlatform(ctx, src, root, wanted)
+	}
 	if err != nil {
 		return done, err
 	}
@@ -119,6 +122,14 @@ func (c *Client) Copy(ctx context.Context, from, to Location, o CopyOptions) (do
 	}
 	done.Attached = j.count
 	return done, dst.finish(ctx, err)
+}
+
+func checkPlatform(ctx context.Context, src source, d ocispec.Descriptor, wanted []ocispec.Platform) error {
+	img, _, err := image.Read(func(d ocispec.Descriptor) ([]byte, error) { return layout.ReadBlob(ctx, src, d) }, d)
+	if err != nil {
+		return err
+	}
+	return img.Fits(wanted)
 }
 
 // sameArchive refuses to replace an archive, or a file of a layout, by a part of itself.

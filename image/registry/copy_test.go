@@ -145,6 +145,14 @@ func TestIndexes(t *testing.T) {
 	}
 	_, err = c.Copy(ctx, loc(t, "oci:"+out+":multi"), loc(t, "store:"+t.TempDir()), CopyOptions{All: true})
 	wantError(t, err, "one image of an index")
+	// One that stands alone is no other's either.
+	file := filepath.Join(t.TempDir(), "x.tar")
+	_, err = c.Copy(ctx, loc(t, r.host+"/one:latest"), loc(t, "oci-archive:"+file),
+		CopyOptions{Platform: ocispec.Platform{OS: "linux", Architecture: "arm64"}})
+	wantError(t, err, "wanted is linux/arm64")
+	if _, err := os.Lstat(file); err == nil {
+		t.Error("it was written")
+	}
 }
 
 func TestLocations(t *testing.T) {

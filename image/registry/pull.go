@@ -103,7 +103,7 @@ func (c *Client) describe(ctx context.Context, ref Reference, wanted []ocispec.P
 		return nil, err
 	}
 	img.Name = ref.Name()
-	return img, nil
+	return img, img.Fits(wanted)
 }
 
 // find goes from a reference to one image's manifest, by way of the indexes that it

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/freejail/freejail/internal/near"
 	"github.com/freejail/freejail/internal/printable"
 )
 
@@ -49,6 +50,7 @@ type App struct {
 	Terminal      io.Writer           // messages as they are, for a Bar
 	CodeOf        func(err error) int // the exit code of an error that this program alone knows, or 0; may be nil
 	Instead       map[string]string   // what to use for commands of other programs that this one has not
+	FlagInstead   map[string]string   // likewise for flags, by "COMMAND FLAG"
 }
 
 // New returns a program that writes to out and messages. Nothing that steers a
@@ -74,7 +76,7 @@ func (o *Output) Write(p []byte) (int, error) {
 // Print writes a value as JSON, or as f does for people.
 func (a *App) Print(v any, f func(io.Writer)) error {
 	if a.JSON {
-		enc := json.NewEncoder(a.Out)
+		enc := a.encoder()
 		enc.SetIndent("", "  ")
 		return enc.Encode(v)
 	}
@@ -82,10 +84,17 @@ func (a *App) Print(v any, f func(io.Writer)) error {
 	return nil
 }
 
+// encoder writes JSON that no browser reads: <, > and & stay as they are.
+func (a *App) encoder() *json.Encoder {
+	enc := json.NewEncoder(a.Out)
+	enc.SetEscapeHTML(false)
+	return enc
+}
+
 // PrintLine is Print for one of a stream of values: JSON in a line each.
 func (a *App) PrintLine(v any, f func(io.Writer)) error {
 	if a.JSON {
-		return errors.Join(json.NewEncoder(a.Out).Encode(v), a.Out.err)
+		return errors.Join(a.encoder().Encode(v), a.Out.err)
 	}
 	f(a.Out)
 	return a.Out.err
@@ -110,9 +119,40 @@ func (a *App) Root(short string, subs ...*cobra.Command) *cobra.Command {
 	c.SetOut(a.Out)
 	c.SetErr(a.Messages)
 	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return Usagef("%w; see %s --help", err, c.CommandPath())
+		return a.flagError(c, err)
 	})
 	return c
+}
+
+// notNumber is how Go says what a text is not.
+var notNumber = regexp.MustCompile(
+	`strconv\.Parse(Int|Uint|Float|Bool): parsing ".*": (invalid syntax|value out of range)`)
+
+var plainly = map[string]string{"invalid syntax": "not a number", "value out of range": "the number is out of range"}
+
+// flagError is the error of a flag, with what to do instead.
+func (a *App) flagError(c *cobra.Command, err error) error {
+	var unknown *pflag.NotExistError
+	if !errors.As(err, &unknown) {
+		text := notNumber.ReplaceAllStringFunc(err.Error(), func(text string) string {
+			m := notNumber.FindStringSubmatch(text)
+			if m[1] == "Bool" {
+				return "expected true or false"
+			}
+			return plainly[m[2]]
+		})
+		return Usagef("%s; see %s --help", text, c.CommandPath())
+	}
+	if !c.HasParent() && c.Flags().NArg() > 0 { // the flag is of a command that is not there
+		return a.unknown(c, c.Flags().Arg(0))
+	}
+	name := unknown.GetSpecifiedName()
+	if instead := a.FlagInstead[c.Name()+" "+name]; instead != "" {
+		return Usagef("%w: %s", err, instead)
+	}
+	var known []string
+	c.Flags().VisitAll(func(f *pflag.Flag) { known = append(known, "--"+f.Name) })
+	return Usagef("%w%s; see %s --help", err, near.Hint("--"+name, known), c.CommandPath())
 }
 
 // Run executes a command line and returns the exit code.
@@ -140,8 +180,30 @@ func (a *App) Run(ctx context.Context, root *cobra.Command, args []string) int {
 			err = fmt.Errorf("%w: %w", why, err)
 		}
 	}
-	printable.Fprintf(a.Messages, "%s: %v\n", a.Name, err)
+	for _, one := range apart(err) {
+		printable.Fprintf(a.Messages, "%s: %v\n", a.Name, one)
+	}
 	return a.code(err)
+}
+
+// each are the errors of several things, one after the other.
+type each struct{ error }
+
+func (e each) Unwrap() error { return e.error }
+
+// Each joins the errors of several things, such as tasks; each is told in its own line.
+func Each(errs []error) error {
+	if err := errors.Join(errs...); err != nil {
+		return each{err}
+	}
+	return nil
+}
+
+func apart(err error) []error {
+	if e, ok := err.(each); ok {
+		return e.error.(interface{ Unwrap() []error }).Unwrap() // it is of errors.Join
+	}
+	return []error{err}
 }
 
 func (a *App) code(err error) int {

@@ -34,6 +34,8 @@ func program(out, messages io.Writer) (*App, *cobra.Command) {
 	return a, a.Root("for tests", group, two, ends("done", nil), ends("fail", errors.New("it failed")),
 		ends("known", fmt.Errorf("wrapped: %w", errKnown)), ends("code", ExitCode(9)),
 		ends("usage", Usagef("not valid")),
+		ends("stopped", fmt.Errorf("call: %w", stopped{syscall.SIGTERM})),
+		ends("each", Each([]error{errors.New("one"), nil, errors.New("two")})),
 		ends("cancelled", fmt.Errorf("call: %w", context.Canceled)),
 		ends("both", errors.Join(context.Canceled, errors.New("left behind"))))
 }
@@ -48,6 +50,9 @@ func TestExitCodes(t *testing.T) {
 		"fail":             {Failed, "prog: it failed\n"},
 		"known":            {77, "prog: wrapped: known to the program\n"},
 		"code":             {9, ""},
+		"each":             {Failed, "prog: one\nprog: two\n"},
+		"away -i x":        {Usage, `unknown command "away"; see prog --help`},
+		"done --hlep":      {Usage, "unknown flag: --hlep (did you mean --help?); see prog done --help"},
 		"usage":            {Usage, "prog: not valid\n"},
 		"done extra":       {Usage, "usage: prog done [flags]\n"},
 		"done --frob":      {Usage, "unknown flag: --frob; see prog done --help"},
@@ -78,6 +83,7 @@ func TestSignal(t *testing.T) {
 		"cancelled": "prog: interrupted by SIGTERM\n",
 		"both":      "prog: interrupted by SIGTERM: context canceled\nleft behind\n",
 		"fail":      "prog: interrupted by SIGTERM: it failed\n",
+		"stopped":   "prog: interrupted by SIGTERM\n", // what ended the context is not told twice
 	} {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		cancel(stopped{syscall.SIGTERM})

@@ -86,6 +86,8 @@ func stopOf(ctx context.Context) (why stopped, ok bool) {
 // cancelled tells whether an error says nothing but that the context has ended.
 func cancelled(err error) bool {
 	switch e := err.(type) {
+	case stopped:
+		return true
 	case interface{ Unwrap() error }:
 		return cancelled(e.Unwrap())
 	case interface{ Unwrap() []error }:
