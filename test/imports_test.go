@@ -27,7 +27,7 @@ var mayImport = map[string][]string{
 	"cmd/freejail-build/buildjail": {
 		"devfs", "image", "image/build", "internal/mount", "jail",
 	},
-	"cmd/internal/app": {"internal/printable"},
+	"cmd/internal/app": {"internal/near", "internal/printable"},
 	"daemon": {"catalog", "daemon/api", "daemon/client", "daemon/host", "daemon/images", "daemon/judge",
 		"daemon/ledger", "daemon/task", "daemon/works", "devfs", "image", "image/layout", "image/registry",
 		"image/unpack", "internal/aside", "internal/boot", "internal/bsd", "internal/durable", "internal/imagename",
@@ -39,7 +39,8 @@ var mayImport = map[string][]string{
 		"internal/bsd", "internal/imagename", "internal/mount", "internal/regular", "internal/remove", "nfsroot",
 		"policy", "storage"},
 	"daemon/images": {"daemon/client", "daemon/host", "daemon/task", "image", "image/layout", "image/registry",
-		"image/unpack", "internal/keylock", "internal/mount", "internal/regular", "nfsroot", "storage"},
+		"image/unpack", "internal/imagename", "internal/keylock", "internal/mount", "internal/regular", "nfsroot",
+		"storage"},
 	"daemon/judge": {"daemon/client", "daemon/host", "daemon/images", "daemon/ledger", "daemon/task", "devfs",
 		"image", "image/layout", "internal/imagename", "internal/printable", "policy"},
 	"daemon/ledger": {"daemon/client", "internal/aside", "internal/durable", "internal/printable", "policy"},
