@@ -157,7 +157,7 @@ func (r remote) mayFollow(request *http.Request, via []*http.Request) error {
 	case len(via) >= 10:
 		return errors.New("more than 10 redirects")
 	case r.Digest == "" && request.URL.Scheme != "https" && via[len(via)-1].URL.Scheme == "https":
-		return fmt.Errorf("it is redirected to %s without TLS: write --checksum=sha256:...", request.URL.Redacted())
+		return fmt.Errorf("it is redirected to %s without TLS: give its --checksum=sha256:HEX", request.URL.Redacted())
 	}
 	return nil
 }
