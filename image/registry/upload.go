@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -99,11 +100,12 @@ func (t *remoteTarget) upload(ctx context.Context, d ocispec.Descriptor, r io.Re
 	for try := 1; ; try++ {
 		body := &counting{Reader: r}
 		err := t.send(ctx, d, body, at, last.whole)
-		if err == nil || body.err != nil {
-			return errors.Join(err, body.err)
+		n, broken := body.read()
+		if err == nil || broken != nil {
+			return errors.Join(err, broken)
 		}
 		if t.moved != nil {
-			t.moved(-body.n)
+			t.moved(-n)
 		}
 		var failed *uploadError
 		if !errors.As(err, &failed) || ctx.Err() != nil || try >= attempts {
@@ -145,15 +147,25 @@ func (e *uploadError) wait(try int) time.Duration {
 	return jitter(backoff << (try - 1))
 }
 
-// counting notes the error of a source, which is not the registry's.
+// counting notes the error of a source, which is not the registry's. A registry that
+// answers early is heard while the transport still reads.
 type counting struct {
 	io.Reader
+	mu  sync.Mutex
 	n   int64
 	err error
 }
 
+func (c *counting) read() (int64, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.n, c.err
+}
+
 func (c *counting) Read(p []byte) (int, error) {
 	n, err := c.Reader.Read(p)
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.n += int64(n)
 	if err != nil && !errors.Is(err, io.EOF) {
 		c.err = err
