@@ -103,9 +103,15 @@ func (s *session) finish(ctx context.Context, followed <-chan error, leave func(
 	return nil
 }
 
-func (s *session) stop(sig syscall.Signal) (*client.Exit, error) {
-	timeout := client.Duration(s.a.stopTimeout(context.Background(), s.id))
-	return s.c.Stop(context.Background(), s.id, client.StopRequest{Signal: unix.SignalName(sig), Timeout: timeout})
+// stop ends the task with us. A daemon that comes meanwhile keeps the time of its end.
+func (s *session) stop(sig syscall.Signal) (exit *client.Exit, err error) {
+	ctx := context.Background()
+	r := client.StopRequest{Signal: unix.SignalName(sig), Timeout: client.Duration(s.a.stopTimeout(ctx, s.id))}
+	err = persist(ctx, calling, func() (err error) {
+		exit, err = s.c.Stop(ctx, s.id, r)
+		return err
+	}, s.sayWaiting)
+	return exit, err
 }
 
 func (s *session) sayWaiting() { s.raw.say("%s", waitingText) }

@@ -113,6 +113,34 @@ func TestAttachedOverAnUpgrade(t *testing.T) {
 	}
 }
 
+// A stop that has begun goes on without its client, and without the daemon that began it.
+func TestStopOutlivesItsClient(t *testing.T) {
+	h, id := newHost(t, ""), fmt.Sprintf("o%d", os.Getpid())
+	run := h.attach("run", "--name", id, "prog", "stubborn")
+	run.says("here")
+	stop := h.attach("stop", "-t", "2", id)
+	run.says("terminated")
+	check(t, stop.Process.Kill())
+	_ = stop.Wait() // it was killed
+	run.ends(128 + int(syscall.SIGKILL))
+	h.gives(0, nil, "images", "import", h.image("deaf", "STOPSIGNAL SIGTERM timeout=3s\nCMD [\"stubborn\"]\n"))
+	again := h.attach("run", "--rm", "--name", id+"u", "deaf")
+	again.says("here")
+	left := h.attach("run", "-d", "--name", id+"l", "prog", "stubborn")
+	left.ends(0)
+	follow := h.attach("logs", "-f", id+"l")
+	follow.says("here")
+	stop = h.attach("stop", "-t", "3", id+"l")
+	check(t, again.Process.Signal(syscall.SIGTERM))
+	again.says("terminated")
+	follow.says("terminated")
+	check(t, stop.Process.Kill())
+	_ = stop.Wait() // it was killed
+	h.gives(0, []string{"the daemon is version"}, "daemon", "--upgrade")
+	again.ends(128 + int(syscall.SIGKILL))
+	h.gives(0, []string{"137"}, "wait", id+"l")
+}
+
 // Who waits for a task waits for the daemon that comes, too, and shows all that the
 // task writes; without one it can be interrupted.
 func TestAttachedOverARestart(t *testing.T) {

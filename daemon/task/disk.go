@@ -121,9 +121,7 @@ func (m *Manager) watchDisk(t *task) {
 // endOver kills a task over its limit, as a stop without a timeout does.
 func (m *Manager) endOver(t *task) {
 	m.deregister(context.Background(), t)
-	if _, err := m.kill(context.Background(), t); err != nil {
-		m.Log.Error("disk limit", "task", t.id(), "error", err)
-	}
+	m.kill(t)
 }
 
 // overDisk has an exit tell why the daemon killed the task.

@@ -102,6 +102,7 @@ type record struct {
 	Undone    bool         `json:"undone,omitempty"`
 	Ended     bool         `json:"ended,omitempty"` // Exit is the task's, not that of its main process alone
 	Destroyed bool         `json:"destroyed,omitempty"`
+	Kill      *due         `json:"kill,omitempty"` // of a stop; not in journals of older daemons
 }
 
 // undo takes one step of a start back. It holds all that is needed, so that a
@@ -172,6 +173,9 @@ func (j *journal) replay() (*task, error) {
 		}
 		if r.User != nil {
 			t.user = r.User
+		}
+		if r.Kill != nil {
+			t.kill = r.Kill
 		}
 		if r.Undo != nil {
 			t.undos = append(t.undos, *r.Undo)

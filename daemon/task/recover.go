@@ -303,9 +303,10 @@ func (m *Manager) adopt(t *task, alive []jail.Info) {
 	if exit != nil {
 		go m.watchDisk(t)
 		go m.ended(t, *exit)
-		return
+	} else {
+		go m.supervise(t, m.Jails.Wait(t.info.PID))
 	}
-	go m.supervise(t, m.Jails.Wait(t.info.PID))
+	m.keepKill(t)
 }
 
 func hasJail(alive []jail.Info, name string) bool {

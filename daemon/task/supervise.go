@@ -79,7 +79,8 @@ func exitText(e client.Exit) string {
 	return text
 }
 
-// Stop ends a task: out of Consul, its signal, SIGKILL after the timeout.
+// Stop ends a task: out of Consul, its signal, SIGKILL after the timeout. When ctx ends
+// that goes on: only the waiting for it is over.
 func (m *Manager) Stop(ctx context.Context, id string, r client.StopRequest) (*client.Exit, error) {
 	t, err := m.find(id)
 	if err != nil {
@@ -96,26 +97,19 @@ func (m *Manager) Stop(ctx context.Context, id string, r client.StopRequest) (*c
 	if err != nil {
 		return nil, err
 	}
-	m.note(t, "stop", func(i *client.Task) {
-		if i.State == client.Running {
-			i.State = client.Stopping
-		}
-	})
+	own, why := max(0, time.Duration(r.Timeout)), ""
+	if own > 0 {
+		why = fmt.Sprintf("still there %s after %s", own, signals.Name(sig))
+	}
+	m.killAt(t, time.Now().Add(deregisterTime+own), why) // should this daemon end before it has signalled
 	m.deregister(ctx, t)
-	if r.Timeout > 0 {
+	if own > 0 {
 		if err := m.Jails.Signal(info.Jail, target(info), sig); err != nil {
 			m.Log.Debug("stop signal", "task", id, "error", err)
 		}
-		select {
-		case <-t.done:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(time.Duration(r.Timeout)):
-			m.Event(id, "killing", fmt.Sprintf("still there %s after %s: killed", time.Duration(r.Timeout),
-				signals.Name(sig)))
-		}
 	}
-	return m.kill(ctx, t)
+	m.killAt(t, time.Now().Add(own), why)
+	return t.over(ctx)
 }
 
 // stopStart ends a start that is under way, and tells whether there was one.
@@ -139,52 +133,6 @@ func target(i client.Task) int {
 		return 0
 	}
 	return i.PID
-}
-
-// killTime is how long processes may take to die of SIGKILL before their jail is
-// taken from them, in which they may fork faster than they are found.
-const killTime = time.Second
-
-func (m *Manager) kill(ctx context.Context, t *task) (*client.Exit, error) {
-	if t.state() != client.Exited {
-		m.sendKill(t)
-	}
-	var late <-chan time.Time
-	outrun, soon := time.After(killTime), time.After(awayTime)
-	for {
-		select {
-		case <-t.done:
-			return howItEnded(t.snapshot()), nil
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-outrun:
-			if err := m.Jails.Kill(t.snapshot().Jail); err != nil {
-				m.Log.Warn("kill", "task", t.id(), "error", err)
-			}
-		case <-soon:
-			more, err := t.root.abandon()
-			if err != nil {
-				m.Log.Warn("nfs", "task", t.id(), "error", err)
-			}
-			late = time.After(more)
-		case <-late: // it is swept up when the kernel lets go of it
-			m.finish(t, m.undying(t))
-		}
-	}
-}
-
-func (m *Manager) sendKill(t *task) {
-	t.mu.Lock()
-	name := t.info.Jail
-	t.outlived = t.info.Exit != nil
-	t.mu.Unlock()
-	if err := m.Jails.Signal(name, 0, syscall.SIGKILL); err != nil {
-		m.Log.Debug("kill", "task", t.id(), "error", err)
-	}
-	// A process that waits for a server which is away dies of this.
-	if err := t.root.leave(); err != nil {
-		m.Log.Warn("nfs", "task", t.id(), "error", err)
-	}
 }
 
 // undying is the end of a task whose processes do not die of SIGKILL. What the
@@ -242,7 +190,9 @@ func (m *Manager) destroy(ctx context.Context, t *task, force bool) error {
 				"(freejail rm -f %s)", t.id(), t.id(), t.id())
 		}
 		m.deregister(ctx, t)
-		if _, err := m.kill(ctx, t); err != nil {
+		m.killAt(t, time.Now(), "")
+		if _, err := t.over(ctx); err != nil {
+			go m.destroyAtEnd(t)
 			return err
 		}
 	}
@@ -256,6 +206,14 @@ func (m *Manager) destroy(ctx context.Context, t *task, force bool) error {
 	await(ctx, m.sweepUp(t).done, awayTime) // mostly nothing is left, and this soon over
 	m.letGo(t)
 	return nil
+}
+
+// destroyAtEnd goes on with what nobody waits for any more.
+func (m *Manager) destroyAtEnd(t *task) {
+	<-t.done
+	if err := m.destroy(context.Background(), t, false); err != nil {
+		m.Log.Warn("remove", "task", t.id(), "error", err)
+	}
 }
 
 // destroy has the task be gone when it is swept up, and journals that. Whoever sweeps it

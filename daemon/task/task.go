@@ -39,6 +39,8 @@ type task struct {
 	outputs    map[string]*output
 	input      *os.File // the master of its terminal, or a pipe; nil where it has none
 	clients    clients
+	kill       *due          // when it is killed; nil without a stop
+	hasten     chan struct{} // tells who waits for that of an earlier one; nil while nobody does
 }
 
 var validID = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]{0,59}$`)
@@ -95,7 +97,7 @@ func (t *task) update(f func(*client.Task)) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	f(&t.info)
-	return t.journal.write(record{Task: &t.info, PIDStart: t.pidStart, User: t.user, Ended: t.ended})
+	return t.journal.write(record{Task: &t.info, PIDStart: t.pidStart, User: t.user, Ended: t.ended, Kill: t.kill})
 }
 
 // started ends the time in which the start can be ended, unless it was.
