@@ -25,6 +25,9 @@ type Spec struct {
 	// InMemory are file handles of file systems whose content counts as memory of
 	// the jail, where the kernel does not count it by itself.
 	InMemory [][]byte
+	// Stack is the network stack that the jail shares, by its name: the jail that owns it on
+	// FreeBSD, the path of a network namespace on Linux. Empty is the host's.
+	Stack string
 }
 
 // Limits of a jail; 0 means none. The reserve and the shares matter where

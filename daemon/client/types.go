@@ -4,6 +4,7 @@ package client
 
 import (
 	"errors"
+	"net/netip"
 	"time"
 
 	"github.com/freejail/freejail/internal/printable"
@@ -49,6 +50,13 @@ type TaskSpec struct {
 	// Ports are places on the host by the names of ports. A name that the image does
 	// not declare is a port of the job's own.
 	Ports map[string]PortBinding `json:"ports,omitempty"`
+
+	// Network is one of the host's by its name, host or none; empty is the host's default.
+	Network string `json:"network,omitempty"`
+	// Addresses are fixed ones of the network's pools, at most one of each family.
+	Addresses []string `json:"addresses,omitempty"`
+	// Share is "group" where all tasks of the allocation have one network stack.
+	Share string `json:"share,omitempty"`
 
 	// Dirs are the task's own directories on the host, made by the client.
 	Dirs []Mount `json:"dirs,omitempty"`
@@ -198,6 +206,7 @@ type Task struct {
 	Ruleset   int           `json:"ruleset,omitempty"`
 	Storage   string        `json:"storage,omitempty"`
 	Ports     []Port        `json:"ports,omitempty"`
+	Network   *NetworkInfo  `json:"network,omitempty"` // nil is the host's
 	CreatedAt time.Time     `json:"created_at"`
 	StartedAt time.Time     `json:"started_at"`
 	Exit      *Exit         `json:"exit,omitempty"`
@@ -215,12 +224,28 @@ type Task struct {
 	Left string `json:"left,omitempty"`
 }
 
+// NetworkInfo is what a task has of a network; see network.Endpoint. It does not change as long
+// as the task lives.
+type NetworkInfo struct {
+	Name  string     `json:"name"`
+	Mode  string     `json:"mode"`
+	Stack string     `json:"stack,omitempty"`
+	Link  string     `json:"link,omitempty"`
+	MAC   string     `json:"mac,omitempty"`
+	Addr4 netip.Addr `json:"ipv4,omitzero"`
+	Addr6 netip.Addr `json:"ipv6,omitzero"`
+}
+
 // Port is a port of a task with its place on the host.
 type Port struct {
 	Name     string `json:"name"`
 	Protocol string `json:"protocol"`
 	Address  string `json:"address,omitempty"`
 	Port     int    `json:"port"`
+	// To is the port inside of the task's own network stack, or at its own address; 0 is Port.
+	To int `json:"to,omitempty"`
+	// Count is how many ports follow one another from Port and To on; 0 is one.
+	Count int `json:"count,omitempty"`
 	// Job is that the job alone names it: the image declares no such port.
 	Job bool `json:"job,omitempty"`
 	// Exposed is that it is only said to be served, by EXPOSE of an image without a

@@ -25,6 +25,7 @@ import (
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/registry"
 	"github.com/freejail/freejail/internal/regular"
+	"github.com/freejail/freejail/network"
 	"github.com/freejail/freejail/policy"
 	"github.com/freejail/freejail/storage"
 )
@@ -43,10 +44,13 @@ type Config struct {
 	Devfs       Devfs
 	// Securelevel of a jail whose image and job ask for none: -1 to 3, or nil.
 	Securelevel *int
-	Consul      Consul
-	Limits      Limits
-	GC          GC
-	NFS         NFS
+	// Networks are those that the file has; DefaultNetwork is that of tasks which name none.
+	Networks       []network.Network
+	DefaultNetwork string
+	Consul         Consul
+	Limits         Limits
+	GC             GC
+	NFS            NFS
 	// DefaultRegistry is where images without a registry in their name are
 	// looked for, if none of the store has the name: HOST or HOST/PREFIX.
 	DefaultRegistry string
