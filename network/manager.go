@@ -30,6 +30,7 @@ type Manager struct {
 	cfg    Config
 	stacks stacks
 	filter filter
+	ports  ports
 }
 
 var errUnfinished = errors.New("networks are not finished in this version")
@@ -41,7 +42,11 @@ func Open(cfg Config) (*Manager, error) {
 		return nil, err
 	}
 	f, err := newFilter(cfg)
-	return &Manager{cfg: cfg, stacks: s, filter: f}, err
+	if err != nil {
+		return nil, err
+	}
+	p, err := newPorts(cfg)
+	return &Manager{cfg: cfg, stacks: s, filter: f, ports: p}, err
 }
 
 // Run watches the rules, and has them loaded again when they are lost, until ctx has ended.

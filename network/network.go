@@ -4,7 +4,9 @@
 package network
 
 import (
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"net/netip"
 )
 
@@ -43,7 +45,23 @@ type Network struct {
 	// HostAccess are the ports of the host's own services that tasks reach at the gateway.
 	HostAccess []Port
 	MTU        int // 0 is the host's choice
+	// Where is the place of its block, FILE:LINE, for errors.
+	Where string `json:"-"`
 }
+
+// OwnBridge is the name of freejail's bridge of a network, which fits in the 15 characters of a
+// name of an interface: a longer one is hashed, as a part of it may be that of another network.
+func (n Network) OwnBridge() string {
+	if name := "fj-" + n.Name; len(name) <= maxInterface {
+		return name
+	}
+	sum := sha256.Sum256([]byte(n.Name))
+	return fmt.Sprintf("fj-%x", sum[:(maxInterface-3)/2])
+}
+
+// maxInterface is how long the name of an interface can be: IFNAMSIZ is 16 with the byte 0 at its end,
+// in FreeBSD's net/if.h as in Linux's linux/if.h.
+const maxInterface = 15
 
 // Range is the addresses from First to Last, both included; the zero Range has none.
 type Range struct{ First, Last netip.Addr }
@@ -73,6 +91,9 @@ type Endpoint struct {
 	Link         string
 	MAC          string // of the task's end
 	Addr4, Addr6 netip.Addr
+	// As is the network as it was when the stack was made: by it the stack works on, and is taken
+	// away, whatever has become of the network in the host's configuration.
+	As Network
 }
 
 // Publication leads ports of the host to those of a task. At is the host's address; one that is
@@ -102,6 +123,8 @@ var (
 	ErrLinkTaken = errors.New("an interface of this name exists")
 	// ErrPoolFull means that a network has no address left.
 	ErrPoolFull = errors.New("no free address")
+	// errNoFilter means that the host has no packet filter, and so no rules to undo.
+	errNoFilter = errors.New("no packet filter")
 )
 
 // stacks is how the system makes stacks and addresses. Everything may be done twice: what is there is
@@ -118,8 +141,18 @@ type stacks interface {
 	endpoints() ([]Endpoint, error)
 	// counters are those of links by their names.
 	counters() (map[string]Counters, error)
-	// addresses are the host's own, with the prefixes of their networks.
-	addresses() ([]netip.Prefix, error)
+	// addresses are the host's own.
+	addresses() ([]hostAddress, error)
+	// prune removes freejail's bridges which are not those of the networks, and to which nothing is
+	// connected.
+	prune([]Network) error
+}
+
+// hostAddress is an address of the host, with the prefix of its network.
+type hostAddress struct {
+	netip.Prefix
+	Interface string
+	Ours      bool // on a bridge that this state directory's daemon has made
 }
 
 // filter is how the system translates addresses and keeps packets out.
@@ -127,8 +160,22 @@ type filter interface {
 	// check tells what of the host keeps rules from being in force.
 	check() error
 	// load has the host's rules be those of all networks and tasks, at once, and has it forget the
-	// states of tasks that went.
+	// states of tasks that went. The networks are those that tasks have, and those of the
+	// configuration besides. errNoFilter is the error where there cannot be any rules.
 	load([]Network, []Task) error
 	// loaded tells whether the host's rules are still those of the last load.
 	loaded() (bool, error)
+}
+
+// ports keeps the host's ports of publications, so that no other program takes them, and leads
+// connections of the host itself to their tasks.
+type ports interface {
+	// hold takes all ports of a task that are published, or none. One that another program has is an
+	// error that names it. What the task has already stays with it.
+	hold(Task) error
+	// free lets go of them. To do it twice is no error.
+	free(key string)
+	// resolve answers at a nat network's gateway for a resolver of the host's that listens on loopback
+	// alone, where HostAccess has port 53. It is called when the bridge is there, and may be called again.
+	resolve(Network) error
 }
