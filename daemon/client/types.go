@@ -53,6 +53,8 @@ type TaskSpec struct {
 
 	// Network is one of the host's by its name, host or none; empty is the host's default.
 	Network string `json:"network,omitempty"`
+	// Publish leads ports of the host to the task's, besides those of Ports.
+	Publish []Publication `json:"publish,omitempty"`
 	// Addresses are fixed ones of the network's pools, at most one of each family.
 	Addresses []string `json:"addresses,omitempty"`
 	// Share is "group" where all tasks of the allocation have one network stack.
@@ -123,6 +125,18 @@ type PortBinding struct {
 	// to which its job would have it mapped; 0 is none.
 	Label string `json:"label,omitempty"`
 	To    int    `json:"to,omitempty"`
+	// Offered tells that the orchestrator has the port for all tasks of the allocation, and the
+	// job does not say for which of them it is.
+	Offered bool `json:"offered,omitempty"`
+}
+
+// Publication leads ports of the host to those of a task.
+type Publication struct {
+	Address  string `json:"address,omitempty"` // of the host; empty is all of its addresses
+	Port     int    `json:"port"`              // of the host, the first
+	To       int    `json:"to"`                // of the task, the first
+	Count    int    `json:"count,omitempty"`   // how many follow one another from these on; 0 is one
+	Protocol string `json:"protocol"`          // tcp or udp
 }
 
 // Mount is a host path that appears in the jail. Name ties it to a volume of
@@ -241,7 +255,8 @@ type Port struct {
 	Name     string `json:"name"`
 	Protocol string `json:"protocol"`
 	Address  string `json:"address,omitempty"`
-	Port     int    `json:"port"`
+	// Port is the host's; 0 where no port of the host leads to a task with addresses of its own.
+	Port int `json:"port"`
 	// To is the port inside of the task's own network stack, or at its own address; 0 is Port.
 	To int `json:"to,omitempty"`
 	// Count is how many ports follow one another from Port and To on; 0 is one.
