@@ -4,12 +4,14 @@ permit {
   description = "the built-in permit for every task"
   users       = ["*"]
   devfs       = ["hide"]
+  networks    = ["none"]
 }
 
 permit {
   description = "the built-in permit of what the host gives"
   from        = ["host"]
   ports       = ["1-65535"]
+  networks    = ["*"]
   modules     = ["*"]
   mounts      = ["nullfs:/", "linprocfs", "linsysfs", "tmpfs"]
   devfs       = ["path shm unhide"]
@@ -19,20 +21,23 @@ permit {
   description = "the ports that Nomad's scheduler chooses for jobs, unless its client says otherwise"
   from        = ["job"]
   ports       = ["20000-32000"]
+  publish     = ["*:20000-32000"]
 }
 
 # The named sets: what a permit or a deny gets by sets = ["..."].
 
 set "standard" {
-  description = "what most servers need: unprivileged ports, and temporary files in memory"
+  description = "what most servers need: unprivileged ports, published too, and temporary files in memory"
   ports       = ["1024-65535"]
+  publish     = ["*:1024-65535"]
   mounts = ["tmpfs:/tmp:size<=1GiB", "tmpfs:/var/tmp:size<=1GiB", "tmpfs:/var/run:size<=64MiB",
   "tmpfs:/run:size<=64MiB", "fdescfs:/dev/fd"]
 }
 
 set "low-ports" {
-  description = "the ports below 1024"
+  description = "the ports below 1024, published too"
   ports       = ["1-1023"]
+  publish     = ["*:1-1023"]
 }
 
 set "network-tools" {

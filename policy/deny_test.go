@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"net/netip"
 	"path"
 	"slices"
 	"strconv"
@@ -121,7 +122,7 @@ func portDenials() denials {
 		if !ranged {
 			hi = lo
 		}
-		for _, n := range []int{1, 2, 79, 80, 81, 82, 1024, 1025, 65535} { // between these nothing begins or ends
+		for _, n := range []int{1, 2, 79, 80, 81, 82, 99, 100, 1024, 1025, 65535} { // between these nothing begins or ends
 			first, err1 := strconv.Atoi(lo)
 			last, err2 := strconv.Atoi(hi)
 			for _, p := range []string{"tcp", "udp"} {
@@ -335,8 +336,53 @@ func serviceDenials() denials {
 	return d
 }
 
-// moreDenials are of kinds that are of the tests alone.
-var moreDenials = map[Kind]func() []denials{}
+// atAddresses are those of a deny or of a request, as single ones.
+func atAddresses(text string) (out []string) {
+	for _, one := range []string{"192.0.2.0", "192.0.2.1", "192.0.2.2", "192.0.3.0", "2001:db8::", "2001:db8::1", "::1"} {
+		a := netip.MustParseAddr(one)
+		p, err := netip.ParsePrefix(text)
+		first, last, ranged := strings.Cut(text, "-")
+		switch {
+		case text == one, err == nil && p.Contains(a), text == "0.0.0.0" && a.Is4(), text == "*", text == "[::]",
+			text == "["+one+"]":
+			out = append(out, one)
+		case ranged && netip.MustParseAddr(first).Is4() == a.Is4() && // of IPv6 the range has one group
+			first <= one && one <= last:
+			out = append(out, one)
+		}
+	}
+	return out
+}
+
+func addressDenials() denials {
+	return denials{attr: `addresses = [%q]`, permit: `addresses = ["0.0.0.0/0", "::/0"]`,
+		denies: []string{"192.0.2.0/24", "192.0.2.0/31", "192.0.2.1", "192.0.2.1-192.0.2.2", "192.0.2.1-192.0.3.0",
+			"2001:db8::/32", "2001:db8::1-2001:db8::2", "::1", "::/0", "0.0.0.0/0", "192.0.2.2/32"},
+		requests: requests("address", "", "192.0.2.0", "192.0.2.1", "192.0.2.2", "192.0.3.0", "2001:db8::",
+			"2001:db8::1", "::1"),
+		of:    atAddresses,
+		asked: func(r Request) []string { return atAddresses(valueOf(r)) }}
+}
+
+func publishDenials() denials {
+	at := []string{"*:%", "0.0.0.0:%", "[::]:%", "192.0.2.1:%", "192.0.2.2:%", "[2001:db8::1]:%", "[::1]:%"}
+	var denies, asked []string
+	for _, a := range at {
+		denies = append(denies, product(a, []string{"80", "80/tcp", "1-99/udp", "81-65535"})...)
+		asked = append(asked, product(a, []string{"80/tcp", "80/udp", "79-81/tcp", "99-100/udp"})...)
+	}
+	ports := portDenials()
+	places := func(text string) (out []string) {
+		i := strings.LastIndex(text, ":")
+		for _, port := range ports.of(text[i+1:]) {
+			out = append(out, product("% %", atAddresses(text[:i]), []string{port})...)
+		}
+		return out
+	}
+	return denials{attr: `publish = [%q]`, permit: `publish = ["*:1-65535"]`, denies: denies,
+		requests: requests("publish", "", asked...), of: places,
+		asked: func(r Request) []string { return places(valueOf(r)) }}
+}
 
 // allDenials has every kind that a deny can be about.
 func allDenials() map[Kind][]denials {
@@ -359,10 +405,9 @@ func allDenials() map[Kind][]denials {
 			words("module", `modules = [%q]`, `modules = ["*"]`, []string{"pseudofs", "linux_*"}, requests("module", "",
 				"linprocfs", "linsysfs", "tmpfs"), [][]string{{"pseudofs", "linprocfs", "linsysfs", "linux_*"}})},
 		"service": {serviceDenials()}, "nfs": yes("nfs", "root"), "vnet": yes("vnet", "true"),
-		"linux": yes("linux", "true"),
-	}
-	for kind, f := range moreDenials {
-		all[kind] = f()
+		"linux": yes("linux", "true"), "address": {addressDenials()}, "publish": {publishDenials()},
+		"network": {words("network", `networks = [%q]`, `networks = ["*"]`, []string{"dmz", "d*", "host"},
+			requests("network", "", "dmz", "lan", "host"), [][]string{{"dmz", "d*"}, {"host"}})},
 	}
 	return all
 }

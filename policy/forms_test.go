@@ -15,11 +15,8 @@ type form struct {
 	text, key, permit, asked string // asked is another key of the request; empty for none
 }
 
-// moreForms are of kinds that are of the tests alone.
-var moreForms []form
-
 func TestForms(t *testing.T) {
-	forms := append([]form{
+	forms := []form{
 		{req("devfs", "path 'bpf*' unhide mode 600", "path 'bpf*' unhide mode 600"),
 			"devfs rule path 'bpf*' unhide mode 600", "devfs:path 'bpf*' unhide mode 600",
 			`devfs = ["path 'bpf*' unhide mode 600"]`, ""},
@@ -56,7 +53,17 @@ func TestForms(t *testing.T) {
 		{req("vnet", "", "true"), "vnet", "vnet", "vnet = true", ""},
 		{req("linux", "", "true"), "linux", "linux", "linux = true", ""},
 		{req("signature", "", "rel*,ops"), "a signature of rel* or ops", "signature:rel*,ops", "-", ""},
-	}, moreForms...)
+		{req("network", "", "dmz"), "network dmz", "network:dmz", `networks = ["dmz"]`, ""},
+		{req("network", "", "a*"), "network a*", "network:a*", `networks = ["a\\*"]`, ""},
+		{req("address", "", "192.0.2.7"), "address 192.0.2.7", "address:192.0.2.7", `addresses = ["192.0.2.7"]`, ""},
+		{req("address", "", "2001:db8::1"), "address 2001:db8::1", "address:2001:db8::1",
+			`addresses = ["2001:db8::1"]`, "address:2001:db8:0::1"},
+		{req("publish", "", "*:53/udp"), "publish *:53/udp", "publish:*:53/udp", `publish = ["*:53/udp"]`, ""},
+		{req("publish", "", "192.0.2.7:8000-8010/tcp"), "publish 192.0.2.7:8000-8010/tcp",
+			"publish:192.0.2.7:8000-8010/tcp", `publish = ["192.0.2.7:8000-8010/tcp"]`, ""},
+		{req("publish", "", "[2001:db8::1]:80/tcp"), "publish [2001:db8::1]:80/tcp",
+			"publish:[2001:db8::1]:80/tcp", `publish = ["[2001:db8::1]:80/tcp"]`, "publish:[2001:db8:0::1]:80/tcp"},
+	}
 	pinned := map[Kind]bool{}
 	for _, c := range forms {
 		kind, _, _ := strings.Cut(c.key, ":")
@@ -108,6 +115,12 @@ func TestFormOnDisk(t *testing.T) {
 		`{"kind":"vnet","value":"true","source":"image"}`,
 		`{"kind":"linux","value":"true","source":"image"}`,
 		`{"kind":"signature","value":"rel*,ops","source":""}`,
+		`{"kind":"network","value":"dmz","source":"job"}`,
+		`{"kind":"address","value":"2001:db8::7","source":"job"}`,
+		`{"kind":"address","value":"::ffff:192.0.2.7","source":"job"}`,
+		`{"kind":"publish","value":"*:8000-8010/udp","source":"job"}`,
+		`{"kind":"publish","value":"[2001:db8::7]:80/tcp","source":"job"}`,
+		`{"kind":"publish","value":"192.0.2.7:80","source":"job"}`,
 		`{"kind":"of-tomorrow","name":"a","value":"b","source":"job"}`,
 	} {
 		var r Request
@@ -121,7 +134,7 @@ func TestFormOnDisk(t *testing.T) {
 		read[r.Kind()] = true
 	}
 	for _, kind := range Kinds() {
-		if !read[kind] && moreDenials[kind] == nil { // else it is a kind of the tests
+		if !read[kind] {
 			t.Errorf("no form of %s is read", kind)
 		}
 	}
@@ -143,9 +156,6 @@ func TestKindsAreDocumented(t *testing.T) {
 		documented[Kind(m[1])] = true
 	}
 	for name, k := range kinds {
-		if moreDenials[name] != nil { // a kind of the tests
-			continue
-		}
 		if !documented[name] {
 			t.Errorf("the page has no row of %s", name)
 		}

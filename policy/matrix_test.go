@@ -43,6 +43,12 @@ func init() { // when the kinds are there
 		"nfs":    {req("nfs", "", "root"), `nfs = true`, `nfs = false`, `nfs = true`},
 		"vnet":   {req("vnet", "", "true"), `vnet = true`, `vnet = false`, `vnet = true`},
 		"linux":  {req("linux", "", "true"), `linux = true`, `linux = false`, `linux = true`},
+		"network": {req("network", "", "back-end"), `networks = ["back-*"]`, `networks = ["back", "none"]`,
+			`networks = ["*-end"]`},
+		"address": {req("address", "", "192.0.2.7"), `addresses = ["192.0.2.0/28"]`,
+			`addresses = ["192.0.2.8/29", "192.0.2.1-192.0.2.6", "::/0"]`, `addresses = ["192.0.2.7-192.0.2.9"]`},
+		"publish": {req("publish", "", "192.0.2.7:8080/tcp"), `publish = ["192.0.2.7:8000-9000/tcp"]`,
+			`publish = ["192.0.2.6:8080", "192.0.2.7:8080/udp", "[::]:8080"]`, `publish = ["*:8080"]`},
 	})
 }
 

@@ -1,175 +1,141 @@
 package policy
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
 )
 
-// The kinds of this file are of the tests alone, and so are their names. They show that a kind is one
-// file: what is here is all that there is of them.
-
-// aNetwork asks for a network of the host, by its name.
-func aNetwork(name string) Privilege { return named{"test-network", "network", name} }
-
-// anAddress asks for a fixed address.
-type anAddress struct{ netip.Addr }
-
-// publication asks for ports of the host at one of its addresses; the unspecified one is all of them.
-type publication struct {
-	at netip.Addr
-	Port
-}
-
-func init() {
-	registerNamed(aNetwork, func(name string) []string { return []string{name} })
-	register(kind{name: "test-address", attribute: "test-addresses", read: readList, parse: parseAddress,
-		rule: func(i item) (rule, error) {
-			p, err := netip.ParsePrefix(i.value)
-			if addr, aerr := netip.ParseAddr(i.value); aerr == nil {
-				p, err = netip.PrefixFrom(addr, addr.BitLen()), nil
-			}
-			return addressRule{p.Masked()}, err
-		}})
-	register(kind{name: "test-publish", attribute: "test-publish", read: readList, parse: parsePublication,
-		rule: func(i item) (rule, error) { return parsePublicationRule(i.value) }})
-
-	cases["test-network"] = rulings{Request{aNetwork("back-end"), ""}, `test-networks = ["back-*"]`,
-		`test-networks = ["back"]`, `test-networks = ["*-end"]`}
-	cases["test-address"] = rulings{req("test-address", "", "192.0.2.7"), `test-addresses = ["192.0.2.0/28"]`,
-		`test-addresses = ["192.0.2.8/29", "192.0.2.6"]`,
-		`test-addresses = ["192.0.2.7"]`}
-	cases["test-publish"] = rulings{req("test-publish", "", "192.0.2.7:8080/tcp"),
-		`test-publish = ["192.0.2.7:8000-9000/tcp"]`, `test-publish = ["192.0.2.6:8080", "192.0.2.7:8080/udp"]`,
-		`test-publish = ["*:8080"]`}
-	moreForms = append(moreForms, form{Request{aNetwork("a*"), ""}, "network a*", "test-network:a*",
-		`test-networks = ["a\\*"]`, ""},
-		form{req("test-address", "", "2001:db8::1"), "address 2001:db8::1", "test-address:2001:db8::1",
-			`test-addresses = ["2001:db8::1"]`, "test-address:2001:db8:0::1"},
-		form{req("test-publish", "", "[2001:db8::1]:80/tcp"), "port 80/tcp at 2001:db8::1",
-			"test-publish:[2001:db8::1]:80/tcp", `test-publish = ["[2001:db8::1]:80/tcp"]`, ""})
-	moreDenials["test-network"] = func() []denials {
-		return []denials{words("test-network", `test-networks = [%q]`, `test-networks = ["*"]`, []string{"dmz", "d*"},
-			requests("test-network", "", "dmz", "lan"), [][]string{{"dmz", "d*"}})}
-	}
-	moreDenials["test-address"] = func() []denials {
-		return []denials{words("test-address", `test-addresses = [%q]`, `test-addresses = ["0.0.0.0/0", "::/0"]`,
-			[]string{"192.0.2.0/24", "192.0.2.1"},
-			requests("test-address", "", "192.0.2.1", "::1"), [][]string{{"192.0.2.0/24", "192.0.2.1"}})}
-	}
-	moreDenials["test-publish"] = func() []denials {
-		return []denials{words("test-publish", `test-publish = [%q]`, `test-publish = ["*:1-65535"]`,
-			[]string{"192.0.2.1:80", "*:80/tcp"},
-			requests("test-publish", "", "192.0.2.1:80/tcp", "0.0.0.0:1-99/tcp", "192.0.2.1:81/tcp"),
-			[][]string{{"192.0.2.1:80", "*:80/tcp", "192.0.2.1:80/tcp", "0.0.0.0:1-99/tcp"}})}
-	}
-}
-
-func parseAddress(_, value string) (Privilege, error) {
-	a, err := netip.ParseAddr(value)
-	return anAddress{a}, err
-}
-
-func (anAddress) Kind() Kind               { return "test-address" }
-func (a anAddress) String() string         { return "address " + a.Addr.String() }
-func (a anAddress) Key() string            { return "test-address:" + a.Addr.String() }
-func (a anAddress) form() (string, string) { return "", a.Addr.String() }
-func (a anAddress) permit() string         { return fmt.Sprintf("test-addresses = [%q]", a.Addr) }
-
-type addressRule struct{ netip.Prefix }
-
-func (r addressRule) covers(p Privilege, _ *Subject) bool { return r.Contains(p.(anAddress).Addr) }
-func (r addressRule) touches(p Privilege) bool            { return r.covers(p, nil) }
-
-func parsePublication(_, value string) (Privilege, error) {
-	i := max(0, strings.LastIndex(value, ":"))
-	ports, err := parsePorts(strings.TrimPrefix(value[i:], ":"))
-	if err != nil {
-		return nil, err
-	}
-	at, err := netip.ParseAddr(strings.Trim(value[:i], "[]"))
-	return publication{at, ports}, err
-}
-
-func (publication) Kind() Kind               { return "test-publish" }
-func (p publication) String() string         { return fmt.Sprintf("port %s at %s", p.value(), p.at) }
-func (p publication) Key() string            { return "test-publish:" + p.where() }
-func (p publication) form() (string, string) { return "", p.where() }
-func (p publication) permit() string         { return fmt.Sprintf("test-publish = [%q]", p.where()) }
-func (p publication) where() string {
-	return strings.TrimSuffix(netip.AddrPortFrom(p.at, 0).String(), "0") + p.value()
-}
-
-// publicationRule is "*:80" or "192.0.2.1:1024-65535/tcp".
-type publicationRule struct {
-	at    netip.Addr // not valid: any
-	ports portRule
-}
-
-func parsePublicationRule(s string) (rule, error) {
-	ports, all := strings.CutPrefix(s, "*:")
-	if all {
-		p, err := parsePorts(ports)
-		return publicationRule{ports: portRule(p)}, err
-	}
-	p, err := parsePublication("", s)
-	if err != nil {
-		return nil, err
-	}
-	return publicationRule{p.(publication).at, portRule(p.(publication).Port)}, nil
-}
-
-func (r publicationRule) covers(p Privilege, s *Subject) bool {
-	a := p.(publication)
-	return (!r.at.IsValid() || r.at == a.at) && r.ports.covers(a.Port, s)
-}
-
-func (r publicationRule) touches(p Privilege) bool {
-	a := p.(publication)
-	return (!r.at.IsValid() || r.at == a.at || a.at.IsUnspecified() || r.at.IsUnspecified()) && r.ports.touches(a.Port)
-}
-
-// TestAKindIsOneFile has the kinds of this file go the way that no other test goes with every kind.
-func TestAKindIsOneFile(t *testing.T) {
+// TestNetworks has the requests of a job in a network judged by a policy's own tests, and refused in
+// words that an operator can use.
+func TestNetworks(t *testing.T) {
 	p := mustParse(t, `permit {
-  test-networks  = ["back-end"]
-  test-addresses = ["192.0.2.0/28"]
-  test-publish   = ["192.0.2.7:8080/tcp"]
+  networks  = ["back-end"]
+  addresses = ["192.0.2.0/28", "2001:db8::10-2001:db8::1f"]
+  publish   = ["192.0.2.7:8080/tcp", "0.0.0.0:53"]
 }
 deny {
-  test-addresses = ["192.0.2.1"]
+  addresses = ["192.0.2.1"]
 }
 test "the back end" {
   image = "web"
+  from  = "job"
   allowed {
-    test-networks  = ["back-end"]
-    test-addresses = ["192.0.2.7"]
-    test-publish   = ["192.0.2.7:8080/tcp"]
+    networks  = ["back-end", "none"]
+    addresses = ["192.0.2.7", "192.0.2.0", "192.0.2.15", "2001:db8::10", "2001:db8::1f"]
+    publish   = ["192.0.2.7:8080", "0.0.0.0:53/udp", "198.51.100.1:53", "*:20000-32000/udp", "[::1]:20000"]
   }
   refused {
-    test-networks  = ["dmz"]
-    test-addresses = ["192.0.2.1", "192.0.2.16"]
-    test-publish   = ["0.0.0.0:8080/tcp"]
+    networks  = ["dmz", "host", "back-end2"]
+    addresses = ["192.0.2.1", "192.0.2.16", "2001:db8::f", "2001:db8::20"]
+    publish   = ["0.0.0.0:8080/tcp", "*:8080", "192.0.2.7:8080/udp", "*:53", "[::]:53", "[2001:db8::1]:53",
+      "*:19999-20000"]
+  }
+}
+test "an image asks for no port of the host that nobody gave" {
+  image = "web"
+  refused {
+    publish = ["*:20000/tcp"]
   }
 }`)
-	if n, failures := p.Test(); n != 7 || len(failures) != 0 {
+	if n, failures := p.Test(); n != 27 || len(failures) != 0 {
 		t.Errorf("%d assertions, %+v", n, failures)
 	}
 	s := Subject{Image: "web", Repository: "web", Digest: digestA}
-	d := p.Decide(s, []Request{req("test-publish", "", "0.0.0.0:22/tcp", FromJob)}, nil)
+	d := p.Decide(s, []Request{req("publish", "", "*:22/tcp", FromJob)}, nil)
 	want := "an operator of this host can approve it"
 	if err := d.Err(s); err == nil || !strings.Contains(strings.ToLower(err.Error()), want) ||
-		!strings.Contains(err.Error(), "--request test-publish:0.0.0.0:22/tcp") ||
-		!strings.Contains(d.Results[0].Permit, `test-publish = ["0.0.0.0:22/tcp"]`) {
+		!strings.Contains(err.Error(), "--request 'publish:*:22/tcp'") ||
+		!strings.Contains(d.Results[0].Permit, `publish = ["*:22/tcp"]`) {
 		t.Errorf("%v: %+v", err, d)
 	}
-	if _, err := Parse("p.hcl", []byte(`permit { published = ["x"] }`), devfsRules); err == nil ||
-		!strings.Contains(err.Error(), "test-networks, ") {
-		t.Errorf("the attributes that there are: %v", err)
-	}
-	if !slices.Contains(Kinds(), "test-network") {
+	if !slices.Contains(Kinds(), "network") {
 		t.Errorf("the kinds are %v", Kinds())
+	}
+}
+
+// What the host gives needs no permit, and can be denied.
+func TestNetworkOfTheHost(t *testing.T) {
+	asked := []Request{{Network("lan"), FromHost}, {Network("none"), FromJob}}
+	if d := mustParse(t, "").Decide(Subject{}, asked, nil); !d.Allowed {
+		t.Errorf("without a permit: %+v", d.Results)
+	}
+	for _, denied := range []string{"lan", "none", "*"} {
+		d := mustParse(t, `deny { networks = ["`+denied+`"] }`).Decide(Subject{}, asked, nil)
+		for i, name := range []string{"lan", "none"} {
+			if want := denied == name || denied == "*"; d.Results[i].Denied != want {
+				t.Errorf("deny %s: %+v", denied, d.Results[i])
+			}
+		}
+	}
+}
+
+// An address has one form, by which it is permitted and denied.
+func TestFormsOfAddresses(t *testing.T) {
+	mapped, zoned := netip.MustParseAddr("::ffff:192.0.2.1"), netip.MustParseAddr("fe80::1%em0")
+	tcp := Port{Name: "http", First: 80, Last: 80, Protocol: "tcp"}
+	for key, p := range map[string]Privilege{"address:192.0.2.1": Address(mapped), "address:fe80::1": Address(zoned),
+		"publish:192.0.2.1:80/tcp": Publish(mapped, tcp), "publish:[fe80::1]:80/tcp": Publish(zoned, tcp),
+		"publish:*:80/tcp": Publish(netip.Addr{}, tcp)} {
+		back, err := ParseKey(key)
+		if p.Key() != key || err != nil || back != p {
+			t.Errorf("%s: %s, read as %v: %v", key, p.Key(), back, err)
+		}
+	}
+	for _, key := range []string{"address:::ffff:192.0.2.1", "address:fe80::1%em0", "address:192.0.2.01", "address:",
+		"address:192.0.2.0/24", "address:*", "publish:80/tcp", "publish::80/tcp", "publish:*:80",
+		"publish:2001:db8::1:80/tcp", "publish:[192.0.2.1]:80/tcp", "publish:[2001:db8::1:80/tcp",
+		"publish:[::ffff:192.0.2.1]:80/tcp", "publish:[*]:80/tcp", "publish:localhost:80/tcp", "publish:*:0/tcp",
+		"publish:*:90-80/tcp", "publish:*:080/tcp", "publish:*:80/sctp", "publish:192.0.2.1/24:80/tcp"} {
+		if p, err := ParseKey(key); err == nil {
+			t.Errorf("%q is read as %v", key, p)
+		}
+	}
+	odd := []Request{{Address(netip.Addr{}), FromJob}, {Publish(netip.Addr{}, Port{First: 80, Last: 80}), FromJob},
+		{Publish(netip.Addr{}, Port{First: 90, Last: 80, Protocol: "tcp"}), FromJob}}
+	p := mustParse(t, `permit {
+  addresses = ["0.0.0.0/0", "::/0"]
+  publish   = ["*:1-65535"]
+}`)
+	for _, r := range p.Decide(Subject{}, odd, nil).Results {
+		if r.Allowed {
+			t.Errorf("what is none is permitted: %s", r.Request)
+		}
+	}
+	p = mustParse(t, `deny {
+  addresses = ["192.0.2.1"]
+  publish   = ["192.0.2.1:22"]
+}`)
+	for _, r := range p.Decide(Subject{}, append(odd[:1], odd[2]), nil).Results {
+		if !r.Denied {
+			t.Errorf("what is none is not denied: %s", r.Request)
+		}
+	}
+}
+
+func TestMistakesOfNetworks(t *testing.T) {
+	for src, want := range map[string]string{
+		`permit { network = ["x"] }`:                     "addresses, ",
+		`permit { networks = ["["] }`:                    "syntax error in pattern",
+		`permit { addresses = ["192.0.2.7/24"] }`:        "write 192.0.2.0/24",
+		`permit { addresses = ["192.0.2.9-192.0.2.7"] }`: "the range is empty",
+		`permit { addresses = ["192.0.2.9-::1"] }`:       "the range is empty",
+		`permit { addresses = ["::ffff:192.0.2.1"] }`:    "write 192.0.2.1",
+		`permit { addresses = ["::ffff:0:0/96"] }`:       "IPv4",
+		`permit { addresses = ["db"] }`:                  "not a valid IP address",
+		`permit { addresses = ["192.0.2.0/33"] }`:        "not a valid prefix",
+		`permit { publish = ["80"] }`:                    "write *:80",
+		`permit { publish = ["::1:80"] }`:                "want [ ] around",
+		`permit { publish = ["web:80"] }`:                "ADDRESS:PORT",
+		`permit { publish = ["*:80/sctp"] }`:             "must be tcp or udp",
+		`test "x" {
+  allowed { publish = ["80"] }
+}`: "write *:80",
+	} {
+		if _, err := Parse("/etc/host.hcl", []byte(src), devfsRules); err == nil ||
+			!strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "host.hcl:") {
+			t.Errorf("%s: got %v, want an error with %q", src, err, want)
+		}
 	}
 }
