@@ -133,7 +133,8 @@ type stacks interface {
 	// check tells what a network needs of the host and has not, such as its interface or bridge.
 	check(Network) error
 	// attach makes the stack of an endpoint and connects it: when it returns, programs can bind and
-	// connect. An error leaves what detach takes away.
+	// connect. An error leaves what detach takes away. freejail's own bridge gets the gateways of the
+	// network as they are now, and keeps no others.
 	attach(Network, Endpoint) error
 	// detach takes a stack, its link and its addresses away; its processes have ended.
 	detach(Endpoint) error

@@ -1,0 +1,255 @@
+package network
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"regexp"
+	"sync"
+	"time"
+)
+
+var nameForm = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
+
+// interfaceForm is what names of interfaces are made of on both systems.
+var interfaceForm = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]{0,14}$`)
+
+// place is where a network is configured, before an error.
+func place(n Network) string {
+	if n.Where == "" {
+		return ""
+	}
+	return n.Where + ": "
+}
+
+// fault is an error of a network.
+func (n Network) fault(format string, args ...any) error {
+	return fmt.Errorf("%snetwork %q: %w", place(n), n.Name, fmt.Errorf(format, args...))
+}
+
+// Validate finds mistakes in networks and between them, without a look at the host.
+func Validate(networks []Network) error {
+	var errs []error
+	for i, n := range networks {
+		errs = append(errs, n.validate()...)
+		for _, o := range networks[:i] {
+			errs = append(errs, n.besides(o))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// validate finds what is wrong with one network.
+func (n Network) validate() (errs []error) {
+	fail := func(format string, args ...any) { errs = append(errs, n.fault(format, args...)) }
+	if !nameForm.MatchString(n.Name) || n.Name == string(Host) || n.Name == string(None) {
+		fail("a name is 1 to 32 of a-z, 0-9 and -, a letter first, and not host or none")
+	}
+	if n.MTU != 0 && (n.MTU < 576 || n.MTU > 65535) {
+		fail("mtu %d is not within 576 to 65535", n.MTU)
+	}
+	if n.MTU != 0 && n.MTU < 1280 && n.Subnet6.IsValid() {
+		fail("mtu %d is less than the 1280 that IPv6 needs", n.MTU)
+	}
+	errs = append(errs, n.places()...)
+	if !n.Subnet4.IsValid() && !n.Subnet6.IsValid() {
+		fail("subnet4 or subnet6 is missing")
+	}
+	for _, f := range n.families() {
+		if err := f.validate(n.Mode); err != nil {
+			fail("%w", err)
+		} else if f.subnet.IsValid() && n.size(f.pool) == 0 {
+			fail("%s: no address is left for a task in %s: the prefix or the pool is too small", f.name, f.pool)
+		}
+	}
+	return errs
+}
+
+// places finds what a mode needs, or what has no meaning in it.
+func (n Network) places() (errs []error) {
+	fail := func(format string, args ...any) { errs = append(errs, n.fault(format, args...)) }
+	for name, text := range map[string]string{"bridge": n.Bridge, "interface": n.Interface} {
+		if text != "" && !interfaceForm.MatchString(text) {
+			fail("%s %q is not a name of an interface", name, text)
+		}
+	}
+	switch n.Mode {
+	case NAT:
+		if n.Bridge != "" {
+			fail("bridge is for mode bridged: freejail makes the bridge of nat itself")
+		}
+	case Bridged:
+		if n.Bridge == "" {
+			fail("mode bridged needs bridge, one that there is")
+		}
+		if n.Interface != "" {
+			fail("interface is for the modes nat and alias: bridged has bridge")
+		}
+	case Alias:
+		if n.Interface == "" {
+			fail("mode alias needs interface, one that there is")
+		}
+		if n.Bridge != "" || n.Gateway4.IsValid() || n.Gateway6.IsValid() || n.MTU != 0 || n.Isolate {
+			fail("bridge, gateway, mtu and isolate are for networks with a stack of their own, not for mode alias")
+		}
+	default:
+		fail("mode %q is not one of nat, bridged and alias", n.Mode)
+	}
+	if n.Mode != NAT && len(n.HostAccess) > 0 {
+		fail("host_access is for mode nat: elsewhere tasks reach the host as others of its network do")
+	}
+	return errs
+}
+
+// family is what a network has of IPv4 or IPv6.
+type family struct {
+	name    string // of its subnet's key
+	subnet  netip.Prefix
+	pool    Range
+	gateway netip.Addr
+	bits    int // of an address
+}
+
+func (n Network) families() []family {
+	return []family{{"subnet4", n.Subnet4, n.Pool4, n.Gateway4, 32}, {"subnet6", n.Subnet6, n.Pool6, n.Gateway6, 128}}
+}
+
+func (f family) validate(mode Mode) error {
+	p := f.subnet
+	if !p.IsValid() {
+		if f.pool.First.IsValid() || f.gateway.IsValid() {
+			return fmt.Errorf("%s is missing: there is a pool or gateway of this family", f.name)
+		}
+		return nil
+	}
+	a := p.Addr()
+	special := a.IsLoopback() || a.IsMulticast() || a.IsLinkLocalUnicast() || a.IsUnspecified()
+	switch {
+	case a.BitLen() != f.bits || a.Is4In6() || a.Zone() != "":
+		return fmt.Errorf("%s %s is not of this family", f.name, p)
+	case p != p.Masked():
+		return fmt.Errorf("%s %s has bits beyond its prefix (%s has none)", f.name, p, p.Masked())
+	case special:
+		return fmt.Errorf("%s %s is not of unicast addresses that tasks can have", f.name, p)
+	case mode == NAT && p.Bits() > f.bits-2:
+		return fmt.Errorf("%s %s is too small: a gateway and a task need at least a /%d", f.name, p, f.bits-2)
+	}
+	all := rangeOf(p)
+	if r := f.pool; !all.Contains(r.First) || !all.Contains(r.Last) || r.First.Compare(r.Last) > 0 {
+		return fmt.Errorf("pool %s is not within %s %s", r, f.name, p)
+	}
+	return f.validGateway(mode, all)
+}
+
+// validGateway wants a gateway that tasks reach: in the subnet, but that a router of the operator's may
+// have a link-local address.
+func (f family) validGateway(mode Mode, all Range) error {
+	g := f.gateway
+	ends := f.subnet.Bits() < f.bits-1 && (g == all.First || g == all.Last && f.bits == 32)
+	switch {
+	case !g.IsValid() && mode == NAT:
+		return fmt.Errorf("%s %s has no gateway", f.name, f.subnet)
+	case !g.IsValid(), mode == Bridged && f.bits == 128 && g.IsLinkLocalUnicast() && g.Zone() == "":
+		return nil
+	case !all.Contains(g) || ends:
+		return fmt.Errorf("gateway %s is not an address in %s %s", g, f.name, f.subnet)
+	}
+	return nil
+}
+
+// besides finds what two networks have in common and may not. Two of the operator's networks may be in
+// one subnet, such as two pools of one interface.
+func (n Network) besides(o Network) error {
+	if n.Name == o.Name {
+		return n.fault("there are two networks of this name, the other at %s", o.Where)
+	}
+	others := o.families()
+	for i, f := range n.families() {
+		other := others[i]
+		if f.pool.overlaps(other.pool) {
+			return n.fault("its pool %s overlaps %s of network %q", f.pool, other.pool, o.Name)
+		}
+		if (n.Mode == NAT || o.Mode == NAT) && f.subnet.IsValid() && other.subnet.IsValid() &&
+			f.subnet.Overlaps(other.subnet) {
+			return n.fault("%s %s overlaps %s of network %q", f.name, f.subnet, other.subnet, o.Name)
+		}
+	}
+	return nil
+}
+
+// usable tells whether the host has what networks need, and remembers it for a while: all addresses of
+// the host are listed for it, which starts do not wait for each.
+type usable struct {
+	stacks stacks
+	filter filter
+	stale  func() time.Time
+
+	mu    sync.Mutex
+	seen  map[string]time.Time // networks that were usable
+	hosts map[netip.Addr]bool  // addresses of the host
+}
+
+// usableFor is how long a network is not looked at again.
+const usableFor = 5 * time.Second
+
+// check returns the host's own addresses, or why a network cannot be used.
+func (u *usable) check(n Network) (map[netip.Addr]bool, error) {
+	if n.Mode == Host || n.Mode == None {
+		return nil, nil
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if at, ok := u.seen[n.Name]; ok && u.stale().Sub(at) < usableFor {
+		return u.hosts, nil
+	}
+	hosts, err := u.host(n)
+	if err == nil && n.Mode == NAT {
+		if err = u.filter.check(); err != nil {
+			err = n.fault("%w", err)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	u.seen[n.Name], u.hosts = u.stale(), hosts
+	return hosts, nil
+}
+
+// host returns the host's own addresses, or what of the host, but for its packet filter, is against a
+// network.
+func (u *usable) host(n Network) (map[netip.Addr]bool, error) {
+	if err := u.stacks.check(n); err != nil {
+		return nil, n.fault("%w", err)
+	}
+	list, err := u.stacks.addresses()
+	if err != nil {
+		return nil, n.fault("addresses of the host: %w", err)
+	}
+	hosts := map[netip.Addr]bool{}
+	for _, h := range list {
+		if h.Addr().IsLoopback() || h.Addr().IsLinkLocalUnicast() {
+			continue
+		}
+		hosts[h.Addr()] = true
+		if err := n.against(h); err != nil {
+			return nil, err
+		}
+	}
+	return hosts, nil
+}
+
+// against tells whether an address of the host's has no place beside a network. One of alias with a
+// prefix of its own only may be a task's; if it is not, it is not given either.
+func (n Network) against(h hostAddress) error {
+	for _, f := range n.families() {
+		switch {
+		case !f.subnet.IsValid() || h.Ours:
+		case n.Mode == NAT && f.subnet.Overlaps(h.Masked()):
+			return n.fault("%s %s overlaps the host's address %s of %s", f.name, f.subnet, h.Prefix, h.Interface)
+		case n.Mode == Alias && h.Bits() == f.bits:
+		case f.pool.Contains(h.Addr()):
+			return n.fault("its pool %s contains the host's address %s of %s", f.pool, h.Addr(), h.Interface)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,268 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+)
+
+// loadEvery is the time from one load of rules to the next: a load holds the lock of all rules, and
+// changes are gathered meanwhile.
+const loadEvery = 100 * time.Millisecond
+
+// watchEvery is how often the host is asked whether the rules are there.
+const watchEvery = 2 * time.Second
+
+// rules loads the host's rules, at most one at a time and not too often.
+type rules struct {
+	filter filter
+	every  time.Duration
+	now    func() ([]Network, []Task) // what the rules are of
+
+	loading sync.Mutex // the filter's, while it loads or compares
+
+	mu      sync.Mutex
+	running bool
+	waiting []chan error
+	changes uint64 // counted by change
+	loaded  uint64 // changes that the host has
+}
+
+// change notes that other rules are needed.
+func (r *rules) change() {
+	r.mu.Lock()
+	r.changes++
+	r.mu.Unlock()
+}
+
+// load returns when the host has the rules of all changes until now, or cannot.
+func (r *rules) load(ctx context.Context) error {
+	done := make(chan error, 1)
+	r.mu.Lock()
+	if r.loaded == r.changes {
+		r.mu.Unlock()
+		return nil
+	}
+	r.waiting = append(r.waiting, done)
+	if !r.running {
+		r.running = true
+		go r.run()
+	}
+	r.mu.Unlock()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// run loads as long as somebody waits.
+func (r *rules) run() {
+	for {
+		r.mu.Lock()
+		waiting, changes := r.waiting, r.changes
+		r.waiting = nil
+		if r.running = len(waiting) > 0; !r.running {
+			r.mu.Unlock()
+			return
+		}
+		r.mu.Unlock()
+		r.loading.Lock()
+		err := r.filter.load(r.now())
+		r.loading.Unlock()
+		r.mu.Lock()
+		if err == nil {
+			r.loaded = changes
+		}
+		r.mu.Unlock()
+		for _, w := range waiting {
+			w <- err
+		}
+		time.Sleep(r.every)
+	}
+}
+
+// lost tells whether the host has other rules than were loaded last.
+func (r *rules) lost() (bool, error) {
+	r.loading.Lock()
+	defer r.loading.Unlock()
+	ok, err := r.filter.loaded()
+	return !ok && err == nil, err
+}
+
+// state is what the rules are of.
+func (m *Manager) state() ([]Network, []Task) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	networks := m.networks()
+	tasks := make([]Task, 0, len(m.tasks))
+	for _, key := range slices.Sorted(maps.Keys(m.tasks)) {
+		tasks = append(tasks, m.tasks[key])
+		networks = withNetwork(networks, m.tasks[key].As)
+	}
+	return networks, tasks
+}
+
+// needsRules tells whether the packet filter knows of the tasks of a mode.
+func (m Mode) needsRules() bool { return m == NAT || m == Bridged }
+
+// loadFor loads the rules for a task. Without a packet filter, bridged is what its operator's bridge is.
+func (m *Manager) loadFor(ctx context.Context, mode Mode) error {
+	err := m.rules.load(ctx)
+	if errors.Is(err, errNoFilter) && mode != NAT {
+		return nil
+	}
+	return err
+}
+
+// Publish holds the ports of a task on the host and leads them to it: when it returns, they are
+// reached. A port that another program has is an error that names it. What an error leaves Withdraw
+// takes away.
+func (m *Manager) Publish(ctx context.Context, t Task) error {
+	if err := m.ports.hold(t); err != nil {
+		return err
+	}
+	if !t.Mode.needsRules() {
+		return nil
+	}
+	m.mu.Lock()
+	m.tasks[t.Key] = t
+	m.rules.change()
+	m.mu.Unlock()
+	if err := m.loadFor(ctx, t.Mode); err != nil {
+		return fmt.Errorf("network %q: %w", t.Network, err)
+	}
+	return nil
+}
+
+// Withdraw undoes Publish, and forgets the connections. To do it twice is no error.
+func (m *Manager) Withdraw(ctx context.Context, key string) error {
+	m.ports.free(key)
+	m.mu.Lock()
+	if _, ok := m.tasks[key]; ok {
+		delete(m.tasks, key)
+		m.rules.change()
+	}
+	m.mu.Unlock()
+	if err := m.loadFor(ctx, Host); err != nil {
+		return fmt.Errorf("rules of %s: %w", key, err)
+	}
+	return nil
+}
+
+// Sweep takes away all that is freejail's on this host and belongs to none of the tasks, and has the
+// rules be theirs. What was adopted or reserved stays.
+func (m *Manager) Sweep(ctx context.Context, tasks []Task) error {
+	found, err := m.stacks.endpoints()
+	errs := []error{err}
+	m.mu.Lock()
+	for _, t := range tasks {
+		if t.Mode.needsRules() {
+			m.tasks[t.Key] = t
+		}
+	}
+	m.rules.change() // also of what the last daemon loaded
+	m.mu.Unlock()
+	errs = append(errs, m.hold(tasks), m.loadFor(ctx, Host))
+	for _, e := range found {
+		if !m.known(e, tasks) {
+			errs = append(errs, m.Detach(ctx, e))
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return errors.Join(append(errs, m.stacks.prune(m.networks()))...)
+}
+
+// hold has the ports of tasks of an earlier daemon held.
+func (m *Manager) hold(tasks []Task) error {
+	var errs []error
+	for _, t := range tasks {
+		if err := m.ports.hold(t); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", t.Key, err))
+		}
+		if t.Mode == NAT {
+			errs = append(errs, m.ports.resolve(m.of(t.Endpoint)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// known tells whether a stack or link of the kernel's is that of one of the tasks, or of a holder.
+func (m *Manager) known(found Endpoint, tasks []Task) bool {
+	is := func(e Endpoint) bool {
+		return found.Stack != "" && e.Stack == found.Stack || found.Link != "" && e.Link == found.Link
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, e := range m.endpoints {
+		if is(e) {
+			return true
+		}
+	}
+	return slices.ContainsFunc(tasks, func(t Task) bool { return is(t.Endpoint) })
+}
+
+// Run watches the rules, and has them loaded again when they are lost, until ctx has ended.
+func (m *Manager) Run(ctx context.Context) {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	told := ""
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			told = m.watch(ctx, told)
+		}
+	}
+}
+
+// published counts the tasks that have rules, and those of them that are not reached without.
+func (m *Manager) published() (all, translated int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, t := range m.tasks {
+		if t.Mode == NAT {
+			translated++
+		}
+	}
+	return len(m.tasks), translated
+}
+
+// watch looks once. It returns the failure that is told by now.
+func (m *Manager) watch(ctx context.Context, told string) string {
+	all, translated := m.published()
+	if all == 0 {
+		return ""
+	}
+	lost, err := m.rules.lost()
+	if translated == 0 && errors.Is(err, errNoFilter) {
+		return ""
+	}
+	if !lost && err == nil && told == "" {
+		return ""
+	}
+	if lost || err == nil {
+		m.rules.change()
+		err = m.rules.load(ctx)
+	}
+	switch {
+	case ctx.Err() != nil:
+	case err != nil:
+		if told != err.Error() {
+			m.cfg.Tell("network", "published ports are not reached: "+err.Error())
+		}
+		return err.Error()
+	case told != "":
+		m.cfg.Tell("network", "the rules of networks are in force again")
+	case lost:
+		m.cfg.Tell("network", "the rules of networks were gone or changed in the packet filter: they are loaded again")
+	}
+	return ""
+}
