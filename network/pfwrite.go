@@ -1,0 +1,270 @@
+package network
+
+import (
+	"net/netip"
+	"slices"
+)
+
+// translations are in the order of pf.conf; the first that fits a packet is the one.
+func (w *pfWriter) translations() {
+	for _, n := range w.nets {
+		for _, s := range n.stacks {
+			if w.host.Links && s.link.text != "" { // once, and that on the bridge
+				w.rule("no rdr on %s", s.link)
+			}
+		}
+	}
+	for _, n := range w.mode(NAT) {
+		w.hairpins(n)
+		w.masquerade(n)
+	}
+	for _, n := range w.mode(NAT) {
+		for _, s := range n.stacks {
+			for _, p := range s.published {
+				w.publish(s, p)
+			}
+		}
+	}
+}
+
+// hairpins are for a task that connects to its own published port: a stack takes no packet that comes
+// from its own address.
+func (w *pfWriter) hairpins(n pfNet) {
+	for _, f := range n.families() {
+		for _, s := range n.stacks {
+			if a := s.of(f.gateway); len(s.published) > 0 && a.IsValid() && f.gateway.IsValid() {
+				w.rule("nat on %s %s from %s to %[3]s -> %s", n.bridge, pfFamily(a), pfAddress(a), pfAddress(f.gateway))
+			}
+		}
+	}
+}
+
+// masquerade has what leaves the host come from the first address of the interface by which it does.
+func (w *pfWriter) masquerade(n pfNet) {
+	for _, f := range n.families() {
+		for _, out := range w.exits(n, f.prefix) {
+			w.rule("nat on %s %s from %s to any -> (%[1]s:0)", out, pfFamily(f.prefix.Addr()), pfPrefix(f.prefix))
+		}
+	}
+}
+
+// exits are the interfaces by which packets of a network leave the host: the one that it names, or all
+// with an address of the prefix's family.
+func (w *pfWriter) exits(n pfNet, prefix netip.Prefix) (all []pfText) {
+	if n.egress.text != "" {
+		return []pfText{n.egress}
+	}
+	own := map[string]bool{}
+	for _, n := range w.mode(NAT) {
+		own[n.bridge.text] = true
+	}
+	for _, h := range w.host.Addresses {
+		a := h.Addr()
+		if a.Is4() != prefix.Addr().Is4() || a.IsLoopback() || a.IsLinkLocalUnicast() || h.Ours || own[h.Interface] {
+			continue
+		}
+		own[h.Interface] = true
+		if name, err := pfInterface(h.Interface); err == nil { // another name is one that pf.conf cannot have
+			all = append(all, name)
+		}
+	}
+	slices.SortFunc(all, func(a, b pfText) int {
+		if a.text < b.text {
+			return -1
+		}
+		return 1
+	})
+	return all
+}
+
+// publish leads a port to a task, from everywhere but the host itself: a redirection on lo0 leads one
+// way only, unless net.pf.filter_local was set when pf began, and never from ::1. There the daemon's
+// socket answers.
+func (w *pfWriter) publish(s pfStack, p Publication) {
+	proto, from := w.ports(p.Port)
+	_, to := w.ports(Port{Protocol: p.Protocol, First: p.To, Count: p.Count})
+	if p.Count > 1 {
+		_, to = w.ports(Port{Protocol: p.Protocol, First: p.To})
+		to.text += ":*"
+	}
+	for _, a := range s.addrs() {
+		at := pfText{"<" + pfAnchor + "_host>"}
+		if p.At.IsValid() {
+			at = pfAddress(p.At)
+		}
+		if p.At.IsLoopback() || p.At.IsValid() && p.At.Unmap().Is4() != a.Is4() {
+			continue
+		}
+		w.rule("rdr on ! lo0 %s proto %s from any to %s port %s tag freejail_in -> %s port %s",
+			pfFamily(a), proto, at, from, pfAddress(a), to)
+	}
+}
+
+// filters are in the order of pf.conf; the last that fits a packet is the one, unless one before it is
+// quick.
+func (w *pfWriter) filters() {
+	if w.host.Links {
+		w.links()
+	}
+	for _, n := range w.mode(NAT) {
+		w.fromTasks(n)
+		w.toTasks(n)
+	}
+	for _, n := range w.mode(NAT) {
+		w.borders(n)
+	}
+	for _, n := range w.mode(Bridged) {
+		w.bridged(n)
+	}
+	w.outside()
+}
+
+// neighbours let an interface's hosts find each other's link addresses by IPv6.
+func (w *pfWriter) neighbours(on pfText) {
+	for _, d := range []string{"in", "out"} {
+		w.rule("pass %s quick on %s inet6 proto icmp6 icmp6-type { neighbrsol neighbradv } no state", pfText{d}, on)
+	}
+}
+
+// fromTasks judges what tasks of a nat network send.
+func (w *pfWriter) fromTasks(n pfNet) {
+	if n.Subnet6.IsValid() {
+		w.neighbours(n.bridge)
+	}
+	for _, f := range n.families() {
+		if f.gateway.IsValid() {
+			w.services(n, pfText{" on " + n.bridge.text}, pfFamily(f.gateway), pfAddress(f.gateway))
+		}
+	}
+	w.aliases(n)
+	w.rule("pass in quick on %s from <%s> to any tagged freejail_in", n.bridge, n.table)
+	if !n.Isolate {
+		w.rule("pass in quick on %s from <%s> to <%[2]s> tag freejail_in", n.bridge, n.table)
+	}
+	// (self) follows the host's addresses at once.
+	w.rule("block return in quick on %s from <%s> to (self)", n.bridge, n.table)
+	w.rule("block return in quick on %s from <%s> to <freejail_nets>", n.bridge, n.table)
+	w.rule("pass in quick on %s from <%s> to any tag freejail_out", n.bridge, n.table)
+	w.rule("block drop in quick on %s", n.bridge)
+}
+
+// services are the host's own that tasks of a network reach, and its answer to ping.
+func (w *pfWriter) services(n pfNet, on, family, at pfText) {
+	icmp, kind := pfText{"icmp"}, pfText{"icmp-type"}
+	if family.text == "inet6" {
+		icmp, kind = pfText{"icmp6"}, pfText{"icmp6-type"}
+	}
+	w.rule("pass in quick%s %s proto %s from <%s> to %s %s echoreq", on, family, icmp, n.table, at, kind)
+	for _, p := range n.HostAccess {
+		proto, ports := w.ports(p)
+		w.rule("pass in quick%s %s proto %s from <%s> to %s port %s", on, family, proto, n.table, at, ports)
+	}
+}
+
+// aliases are tasks with an address of the host's, whose declared ports are for all.
+func (w *pfWriter) aliases(from pfNet) {
+	for _, n := range w.mode(Alias) {
+		for _, s := range n.stacks {
+			w.declared(s, pfText{"pass in quick on " + from.bridge.text}, pfText{"<" + from.table.text + ">"})
+		}
+	}
+}
+
+// declared passes what a task has declared.
+func (w *pfWriter) declared(s pfStack, what, from pfText) {
+	for _, a := range s.addrs() {
+		for _, p := range s.declared {
+			proto, ports := w.ports(p)
+			w.rule(`%s %s proto %s from %s to %s port %s label "%s"`,
+				what, pfFamily(a), proto, from, pfAddress(a), ports, s.label)
+		}
+	}
+}
+
+// toTasks judges what tasks of a nat network get: from the host itself, and what the way in has passed.
+func (w *pfWriter) toTasks(n pfNet) {
+	w.rule("block drop out quick on %s from ! <freejail_host> to any ! tagged freejail_in", n.bridge)
+	for _, s := range n.stacks {
+		for _, a := range s.addrs() {
+			w.rule(`pass out quick on %s %s from any to %s label "%s"`, n.bridge, pfFamily(a), pfAddress(a), s.label)
+		}
+	}
+	w.rule("block drop out quick on %s", n.bridge)
+}
+
+// borders keep a nat network's addresses from being used elsewhere, and its packets from leaving by
+// another interface than the one it names. With net.pf.filter_local what reaches the host goes out on
+// lo0 too: that was judged on the bridge.
+func (w *pfWriter) borders(n pfNet) {
+	w.rule("pass out quick on lo0 from <%s>", n.table)
+	for _, f := range n.families() {
+		w.rule("block drop in quick on ! lo0 from %s", pfPrefix(f.prefix))
+		if n.egress.text != "" {
+			w.rule("block return out quick on ! %s from %s", n.egress, pfPrefix(f.prefix))
+		}
+	}
+}
+
+// bridged keeps tasks on a bridge of the operator's from the host's services. What they have with each
+// other and with the rest of the bridge, pf sees on links alone.
+func (w *pfWriter) bridged(n pfNet) {
+	for _, f := range n.families() {
+		w.services(n, pfText{}, pfFamily(f.prefix.Addr()), pfText{"(self)"})
+	}
+	w.rule("pass in quick from <%s> to any tagged freejail_in", n.table)
+	w.rule("block return in quick from <%s> to (self)", n.table)
+	for _, s := range n.stacks {
+		for _, a := range s.addrs() {
+			w.rule(`pass out %s from <freejail_host> to %s label "%s"`, pfFamily(a), pfAddress(a), s.label)
+		}
+	}
+}
+
+// outside passes what the outside has with tasks, as far as the operator's rules after these let it.
+func (w *pfWriter) outside() {
+	if len(w.mode(NAT)) > 0 {
+		w.rule("pass in proto { tcp udp } tagged freejail_in")
+		w.rule("pass out tagged freejail_out")
+	}
+	for _, n := range w.mode(Alias) {
+		for _, s := range n.stacks {
+			w.declared(s, pfText{"pass in"}, pfText{"any"})
+		}
+	}
+}
+
+// links hold each task's link to its addresses. On a bridge of the operator's they hold it to its
+// declared ports too.
+func (w *pfWriter) links() {
+	for _, n := range w.nets {
+		for _, s := range n.stacks {
+			if s.link.text == "" {
+				continue
+			}
+			w.neighbours(s.link)
+			if n.Mode == Bridged {
+				w.bridgedLink(n, s)
+			}
+			for _, a := range s.addrs() {
+				w.rule("pass in quick on %s %s from %s to any", s.link, pfFamily(a), pfAddress(a))
+			}
+			w.rule("block drop in quick on %s", s.link)
+		}
+	}
+}
+
+func (w *pfWriter) bridgedLink(n pfNet, s pfStack) {
+	if n.Isolate {
+		w.rule("block drop in quick on %s to <%s>", s.link, n.table)
+	}
+	w.declared(s, pfText{"pass out quick on " + s.link.text}, pfText{"any"})
+	for _, a := range s.addrs() {
+		w.rule(`pass out quick on %s %s from <freejail_host> to %s label "%s"`,
+			s.link, pfFamily(a), pfAddress(a), s.label)
+		if !n.Isolate {
+			w.rule(`pass out quick on %s %s from <%s> to %s label "%s"`,
+				s.link, pfFamily(a), n.table, pfAddress(a), s.label)
+		}
+	}
+	w.rule("block drop out quick on %s", s.link)
+}
