@@ -180,6 +180,10 @@ func (f fakePorts) free(key string) {
 
 func (f fakePorts) resolve(n Network) error { return f.call("resolve", n.Name) }
 
+func (f fakePorts) settle() {}
+
+func (f fakePorts) pass(env []string, replace func([]string) error) error { return replace(env) }
+
 func newFake(t *testing.T) *fake {
 	return &fake{t: t, made: map[string]Endpoint{}, bridges: map[string]Network{}, missing: map[string]error{},
 		links: map[string]bool{}, failures: map[string]error{}, held: map[string]Task{}, others: map[Publication]string{}}

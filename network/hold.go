@@ -1,10 +1,396 @@
 package network
 
-// newPorts keeps no ports: they are declared alone.
-func newPorts(Config) (ports, error) { return noPorts{}, nil }
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
 
-type noPorts struct{}
+	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sys/unix"
+)
 
-func (noPorts) hold(Task) error       { return nil }
-func (noPorts) free(string)           {}
-func (noPorts) resolve(Network) error { return nil }
+// holder is the ports of a host: each has a socket of the daemon's that listens, so that no other program
+// takes it. Packets from elsewhere are translated before they reach it. Those of the host itself may not
+// be, and are led on by the daemon.
+type holder struct {
+	log    hclog.Logger
+	own    func(netip.Addr) bool // tells whether an address is the host's
+	limits limits
+	conns  *quota
+	flows  *flows
+	resolv string // the host's resolv.conf
+
+	mu        sync.Mutex
+	kept      map[portOf][]*kept
+	sockets   int                  // how many are kept
+	inherited map[place]*os.File   // of the daemon before, and of no task yet
+	resolvers map[string]*resolver // by the names of networks
+}
+
+// portOf is a port of any address.
+type portOf struct {
+	protocol string
+	port     uint16
+}
+
+// place is where a socket listens. 0.0.0.0 and :: are all addresses of their families.
+type place struct {
+	protocol string
+	at       netip.AddrPort
+}
+
+func (p place) port() portOf { return portOf{p.protocol, p.at.Port()} }
+
+func (p place) String() string { return p.at.String() + "/" + p.protocol }
+
+// meets tells whether two places of one port are not to be had at once.
+func (p place) meets(o place) bool {
+	a, b := p.at.Addr(), o.at.Addr()
+	return a.Is4() == b.Is4() && (a == b || a.IsUnspecified() || b.IsUnspecified())
+}
+
+// kept is a port that is held.
+type kept struct {
+	place
+	keys   []string // of those who have it: tasks of one stack may publish the same
+	relay  *relay
+	socket syscall.Conn
+	stop   func()
+}
+
+// wanted is a place that is to lead to a target.
+type wanted struct {
+	place
+	target
+	// family is that its address is one of all: a host without it has it no less held.
+	family bool
+}
+
+func newPorts(cfg Config) (ports, error) {
+	h := newHolder(cfg.Log, limitsOf(openFiles()))
+	inherited, err := inheritPorts()
+	h.inherited = inherited
+	return h, err
+}
+
+func newHolder(log hclog.Logger, l limits) *holder {
+	if log == nil {
+		log = hclog.NewNullLogger()
+	}
+	return &holder{log: log, own: (&hostAddresses{}).has, limits: l, conns: newQuota(l.conns), flows: newFlows(l.flows),
+		resolv: "/etc/resolv.conf", kept: map[portOf][]*kept{}, resolvers: map[string]*resolver{}}
+}
+
+// limits bound the descriptors that ports take of those that the daemon may have.
+type limits struct{ files, sockets, conns, flows int }
+
+// limitsOf leaves more than a half of the descriptors to the rest of the daemon: an upgrade has two of
+// each socket for a moment, and a connection up to six, with the pipes by which Linux copies.
+func limitsOf(files int) limits {
+	return limits{files: files, sockets: min(8192, files/8), conns: min(2048, files/64), flows: min(4096, files/32)}
+}
+
+func (h *holder) hold(t Task) error {
+	need := 0
+	for _, p := range t.Published {
+		need += max(1, int(p.Count)) * len(addressesOf(p.At))
+	}
+	if need > h.limits.sockets {
+		return h.over(need)
+	}
+	list, err := publishedBy(t, h.own)
+	if err != nil {
+		return err
+	}
+	return h.have(t.Key, list)
+}
+
+// have has the places be those of a key: all of them, or as before.
+func (h *holder) have(key string, list []wanted) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	before := h.of(key)
+	if n := len(list) - len(before); n > 0 && h.sockets+n > h.limits.sockets {
+		return h.over(n)
+	}
+	var now []*kept
+	for i, w := range list {
+		k, err := h.keep(key, w)
+		if err != nil && w.family && notOfHost(err) && (i+1 < len(list) || len(now) > 0) {
+			continue
+		}
+		if err != nil {
+			h.leave(key, now, before)
+			return err
+		}
+		now = append(now, k)
+	}
+	h.leave(key, before, now)
+	return nil
+}
+
+func (h *holder) over(n int) error {
+	return fmt.Errorf("no room for %d more sockets of published ports: this host has %d of them, and the limit is %d "+
+		"(8192, or an eighth of the %d files that the daemon can have open); a port of all addresses takes two",
+		n, h.sockets, h.limits.sockets, h.limits.files)
+}
+
+// notOfHost tells that a host has not a family of addresses.
+func notOfHost(err error) bool {
+	return errors.Is(err, syscall.EAFNOSUPPORT) || errors.Is(err, syscall.EADDRNOTAVAIL) ||
+		errors.Is(err, syscall.EPROTONOSUPPORT)
+}
+
+// of are those that a key has.
+func (h *holder) of(key string) (out []*kept) {
+	for _, list := range h.kept {
+		for _, k := range list {
+			if slices.Contains(k.keys, key) {
+				out = append(out, k)
+			}
+		}
+	}
+	return out
+}
+
+// keep has one place be a key's.
+func (h *holder) keep(key string, w wanted) (*kept, error) {
+	for _, k := range h.kept[w.port()] {
+		if !k.meets(w.place) {
+			continue
+		}
+		alone := len(k.keys) == 1 && k.keys[0] == key
+		switch {
+		case k.place == w.place && alone:
+			k.relay.lead(w.target)
+			return k, nil
+		case k.place == w.place && k.relay.target().to == w.to && w.to.IsValid():
+			if !slices.Contains(k.keys, key) {
+				k.keys = append(k.keys, key)
+			}
+			return k, nil
+		}
+		return nil, fmt.Errorf("port %s is taken on this host by %s, with %s: %w", w.place, k.keys[0], k.place,
+			syscall.EADDRINUSE)
+	}
+	k, err := h.open(w)
+	if err != nil {
+		return nil, describe(w.place, err)
+	}
+	k.keys = []string{key}
+	h.kept[w.port()] = append(h.kept[w.port()], k)
+	h.sockets++
+	return k, nil
+}
+
+// describe tells in words why a place cannot be had.
+func describe(p place, err error) error {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Errorf("port %s is taken on this host by another program (%s tells which): %w", p,
+			fmt.Sprintf(listCommand, p.at.Port()), syscall.EADDRINUSE)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return fmt.Errorf("port %s: %s is not an address of this host: %w", p, p.at.Addr(), syscall.EADDRNOTAVAIL)
+	}
+	return fmt.Errorf("port %s: %w", p, err)
+}
+
+// open listens at a place, by the socket of the daemon before where there is one, and serves it.
+func (h *holder) open(w wanted) (*kept, error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	r := &relay{ctx: ctx, conns: h.conns, flows: h.flows, log: h.log, name: w.place.String()}
+	r.lead(w.target)
+	k := &kept{place: w.place, relay: r}
+	old := h.inherited[w.place]
+	delete(h.inherited, w.place)
+	if w.protocol == "udp" {
+		c, err := listenUDP(w.at, old)
+		if err != nil {
+			cancel()
+			return nil, err
+		}
+		k.socket, k.stop = c, func() { cancel(); c.Close(); h.flows.end(c) }
+		go r.serveUDP(c)
+		return k, nil
+	}
+	l, err := listenTCP(w.at, old)
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	k.socket, k.stop = l, func() { cancel(); l.Close() }
+	go r.serveTCP(l)
+	return k, nil
+}
+
+// leave takes a key off all that are not also among others. Who has no key any more is closed.
+func (h *holder) leave(key string, list, but []*kept) {
+	stay := make(map[*kept]bool, len(but))
+	for _, k := range but {
+		stay[k] = true
+	}
+	for _, k := range list {
+		if stay[k] {
+			continue
+		}
+		k.keys = slices.DeleteFunc(k.keys, func(s string) bool { return s == key })
+		if len(k.keys) > 0 {
+			continue
+		}
+		k.stop()
+		h.sockets--
+		rest := slices.DeleteFunc(h.kept[k.port()], func(o *kept) bool { return o == k })
+		if h.kept[k.port()] = rest; len(rest) == 0 {
+			delete(h.kept, k.port())
+		}
+	}
+}
+
+func (h *holder) free(key string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.leave(key, h.of(key), nil)
+}
+
+// publishedBy are the places of a task's publications, each with where it leads to.
+func publishedBy(t Task, own func(netip.Addr) bool) (out []wanted, err error) {
+	seen := map[place]netip.AddrPort{}
+	for _, p := range t.Published {
+		if !p.valid() {
+			return nil, fmt.Errorf("port %d/%s to %d, %d of them: not a range of ports", p.First, p.Protocol, p.To, p.Count)
+		}
+		for _, at := range addressesOf(p.At) {
+			for i := range uint16(max(1, int(p.Count))) {
+				w := wanted{place: place{p.Protocol, netip.AddrPortFrom(at, p.First+i)}, family: !p.At.IsValid(),
+					target: target{from: own, owner: ownerOf(t.Key), idle: udpIdle}}
+				if w.to, err = t.at(at.Is4(), p.To+i); err != nil {
+					return nil, fmt.Errorf("port %s: %w", w.place, err)
+				}
+				to, twice := seen[w.place]
+				if twice && to != w.to {
+					return nil, fmt.Errorf("port %s is published twice, to %s and %s", w.place, to, w.to)
+				}
+				if seen[w.place] = w.to; !twice {
+					out = append(out, w)
+				}
+			}
+		}
+	}
+	return out, nil
+}
+
+func (p Publication) valid() bool {
+	last := max(1, int(p.Count)) - 1
+	return p.First > 0 && p.To > 0 && int(p.First)+last <= 65535 && int(p.To)+last <= 65535 &&
+		(p.Protocol == "tcp" || p.Protocol == "udp")
+}
+
+func ownerOf(key string) func(netip.Addr) string { return func(netip.Addr) string { return key } }
+
+// addressesOf are those at which a publication listens.
+func addressesOf(at netip.Addr) []netip.Addr {
+	if !at.IsValid() {
+		return []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
+	}
+	return []netip.Addr{at.Unmap()}
+}
+
+// at is a port of the task, by its address of the family that is asked for if it has one.
+func (t Task) at(ip4 bool, port uint16) (netip.AddrPort, error) {
+	a, other := t.Addr4, t.Addr6
+	if !ip4 {
+		a, other = other, a
+	}
+	if !a.IsValid() {
+		a = other
+	}
+	if !a.IsValid() {
+		return netip.AddrPort{}, errors.New("the task has no address of its own")
+	}
+	return netip.AddrPortFrom(a, port), nil
+}
+
+// portFDs names the environment variable that carries the sockets of ports over an upgrade: their
+// descriptors, with commas between them. Each tells itself where it listens.
+const portFDs = "FREEJAIL_PORT_FDS"
+
+// pass runs what executes another program in this process's place, with the environment that leaves the
+// sockets to it. Connections that the daemon leads on end with that; those in a socket's queue wait.
+func (h *holder) pass(env []string, replace func(env []string) error) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var from []syscall.Conn
+	for _, some := range h.kept {
+		for _, k := range some {
+			from = append(from, k.socket)
+		}
+	}
+	for _, f := range h.inherited {
+		from = append(from, f)
+	}
+	var fds []string
+	for _, c := range from {
+		fd, err := inheritable(c)
+		if err != nil {
+			return fmt.Errorf("ports that are published: %w", err)
+		}
+		defer unix.Close(fd)
+		fds = append(fds, strconv.Itoa(fd))
+	}
+	if len(fds) > 0 {
+		env = append(env, portFDs+"="+strings.Join(fds, ","))
+	}
+	return replace(env)
+}
+
+// inheritable is a copy of a descriptor that another program inherits.
+func inheritable(c syscall.Conn) (fd int, err error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	cerr := raw.Control(func(from uintptr) { fd, err = unix.FcntlInt(from, unix.F_DUPFD, 3) })
+	return fd, errors.Join(cerr, err)
+}
+
+// inheritPorts are the sockets that an upgraded daemon has left.
+func inheritPorts() (map[place]*os.File, error) {
+	text := os.Getenv(portFDs)
+	if text == "" {
+		return nil, nil
+	}
+	out := map[place]*os.File{}
+	for number := range strings.SplitSeq(text, ",") {
+		fd, err := strconv.Atoi(number)
+		if err == nil {
+			_, err = unix.FcntlInt(uintptr(fd), unix.F_SETFD, unix.FD_CLOEXEC)
+		}
+		if err != nil {
+			return out, fmt.Errorf("%s: %s: %w", portFDs, number, err)
+		}
+		p, err := placeOf(fd)
+		if err != nil {
+			return out, fmt.Errorf("%s: %s: %w", portFDs, number, err)
+		}
+		out[p] = os.NewFile(uintptr(fd), p.String())
+	}
+	return out, os.Unsetenv(portFDs)
+}
+
+// settle closes what an upgraded daemon has left and no task has taken.
+func (h *holder) settle() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for p, f := range h.inherited {
+		h.log.Info("a port of no task is not kept over the upgrade", "port", p)
+		f.Close()
+	}
+	h.inherited = nil
+}

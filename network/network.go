@@ -179,4 +179,10 @@ type ports interface {
 	// resolve answers at a nat network's gateway for a resolver of the host's that listens on loopback
 	// alone, where HostAccess has port 53. It is called when the bridge is there, and may be called again.
 	resolve(Network) error
+	// settle closes what an upgraded daemon has left and nobody has taken until now: it is called when all
+	// tasks and networks have what is theirs.
+	settle()
+	// pass runs what executes another program in this process's place, with an environment that leaves the
+	// sockets to it.
+	pass(env []string, replace func(env []string) error) error
 }

@@ -190,6 +190,7 @@ func (m *Manager) hold(tasks []Task) error {
 			errs = append(errs, m.ports.resolve(m.of(t.Endpoint)))
 		}
 	}
+	m.ports.settle()
 	return errors.Join(errs...)
 }
 

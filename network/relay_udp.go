@@ -1,0 +1,228 @@
+package network
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// flow is what one client sends to one address of the host, and the answers.
+type flow struct {
+	key    flowKey
+	owner  string
+	up     *net.UDPConn // to the target
+	last   atomic.Int64 // when there was something, by Unix time in nanoseconds
+	unmet  atomic.Int64 // questions without an answer
+	target *target
+}
+
+type flowKey struct {
+	socket *net.UDPConn
+	client netip.AddrPort
+	to     string // control message with the address that the client sent to
+}
+
+// flows bounds the flows of all sockets. The share of an owner is a sixteenth of all.
+type flows struct {
+	mu    sync.Mutex
+	most  int
+	total int
+	by    map[string]map[flowKey]*flow
+}
+
+// young is a flow that does not make way for another one: whoever begins more than their share in this
+// time has datagrams dropped.
+const young = time.Second
+
+func newFlows(most int) *flows { return &flows{most: most, by: map[string]map[flowKey]*flow{}} }
+
+func (s *flows) find(owner string, k flowKey) *flow {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.by[owner][k]
+}
+
+// add has no room where all flows are taken, or an owner has begun all of its own just now.
+func (s *flows) add(f *flow) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	of := s.by[f.owner]
+	if len(of) >= max(1, s.most/16) || s.total >= s.most && len(of) > 0 {
+		old := oldest(of)
+		if time.Since(time.Unix(0, old.last.Load())) < young {
+			return false
+		}
+		s.remove(old)
+	}
+	if s.total >= s.most {
+		return false
+	}
+	if s.by[f.owner] == nil {
+		s.by[f.owner] = map[flowKey]*flow{}
+	}
+	s.by[f.owner][f.key] = f
+	s.total++
+	return true
+}
+
+func oldest(of map[flowKey]*flow) (old *flow) {
+	for _, f := range of {
+		if old == nil || f.last.Load() < old.last.Load() {
+			old = f
+		}
+	}
+	return old
+}
+
+// remove is called with the lock. The flow's reader ends by it.
+func (s *flows) remove(f *flow) {
+	if s.by[f.owner][f.key] != f {
+		return
+	}
+	f.up.Close()
+	delete(s.by[f.owner], f.key)
+	if s.total--; len(s.by[f.owner]) == 0 {
+		delete(s.by, f.owner)
+	}
+}
+
+func (s *flows) drop(f *flow) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.remove(f)
+}
+
+// end drops those of a socket.
+func (s *flows) end(socket *net.UDPConn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, of := range s.by {
+		for k, f := range of {
+			if k.socket == socket {
+				s.remove(f)
+			}
+		}
+	}
+}
+
+// datagrams are the buffers of those that are just being led on: as large as one can be.
+var datagrams = sync.Pool{New: func() any { return new([1 << 16]byte) }}
+
+func (r *relay) serveUDP(c *net.UDPConn) {
+	for {
+		err := receive(c, func(p []byte, to string, from netip.AddrPort) { r.send(c, p, to, from) })
+		switch {
+		case errors.Is(err, net.ErrClosed):
+			return
+		case err != nil:
+			time.Sleep(afterFail)
+		}
+	}
+}
+
+// receive waits for a datagram, and has no buffer meanwhile.
+func receive(c *net.UDPConn, take func(p []byte, to string, from netip.AddrPort)) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var perr error
+	err = raw.Read(func(fd uintptr) bool {
+		var one [1]byte
+		_, _, perr = unix.Recvfrom(int(fd), one[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		return !errors.Is(perr, syscall.EAGAIN)
+	})
+	if err = errors.Join(err, perr); err != nil {
+		return err
+	}
+	buf := datagrams.Get().(*[1 << 16]byte)
+	defer datagrams.Put(buf)
+	var control [controlSize]byte
+	n, size, _, from, err := c.ReadMsgUDPAddrPort(buf[:], control[:])
+	if err != nil {
+		return err
+	}
+	take(buf[:n], string(control[:size]), from)
+	return nil
+}
+
+// send leads one datagram on. What cannot be is lost, as datagrams are.
+func (r *relay) send(c *net.UDPConn, p []byte, to string, from netip.AddrPort) {
+	t, source := r.target(), from.Addr().Unmap()
+	if !t.from(source) || from.Port() == 0 {
+		return
+	}
+	owner, key := t.owner(source), flowKey{c, from, to}
+	f := r.flows.find(owner, key)
+	if f == nil {
+		if f = r.begin(owner, key, t); f == nil {
+			return
+		}
+	}
+	f.last.Store(time.Now().UnixNano())
+	f.unmet.Add(1)
+	if _, err := f.up.Write(p); errors.Is(err, syscall.ECONNREFUSED) {
+		r.refused(f)
+	}
+}
+
+func (r *relay) begin(owner string, key flowKey, t *target) *flow {
+	to, err := t.place()
+	if err != nil {
+		return nil
+	}
+	up, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to))
+	if err != nil {
+		return nil
+	}
+	f := &flow{key: key, owner: owner, up: up, target: t}
+	f.last.Store(time.Now().UnixNano())
+	if !r.flows.add(f) {
+		r.full("flows of datagrams", owner)
+		up.Close()
+		return nil
+	}
+	go r.answer(f)
+	return f
+}
+
+// answer leads the answers of a flow back until it is over.
+func (r *relay) answer(f *flow) {
+	defer r.flows.drop(f)
+	back := func(p []byte, _ string, _ netip.AddrPort) {
+		f.last.Store(time.Now().UnixNano())
+		f.unmet.Add(-1)
+		// What cannot be sent is lost, as datagrams are.
+		_, _, _ = f.key.socket.WriteMsgUDPAddrPort(p, []byte(f.key.to), f.key.client)
+	}
+	for {
+		until := time.Unix(0, f.last.Load()).Add(f.target.idle)
+		if f.up.SetReadDeadline(until) != nil || !time.Now().Before(until) {
+			return
+		}
+		err := receive(f.up, back)
+		switch {
+		case errors.Is(err, syscall.ECONNREFUSED):
+			r.refused(f)
+			return
+		case errors.Is(err, net.ErrClosed):
+			return
+		case f.target.once && f.unmet.Load() <= 0:
+			return
+		}
+	}
+}
+
+// refused tells that nobody listens at a flow's target. The next datagram begins another flow.
+func (r *relay) refused(f *flow) {
+	if t := f.target; t.failed != nil {
+		t.failed(f.up.RemoteAddr().(*net.UDPAddr).AddrPort())
+	}
+	r.flows.drop(f)
+}
