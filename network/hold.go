@@ -30,7 +30,7 @@ type holder struct {
 	mu        sync.Mutex
 	kept      map[portOf][]*kept
 	sockets   int                  // how many are kept
-	inherited map[place]*os.File   // of the daemon before, and of no task yet
+	inherited map[bound]*os.File   // of the daemon before, and of no task yet
 	resolvers map[string]*resolver // by the names of networks
 }
 
@@ -40,25 +40,25 @@ type portOf struct {
 	port     uint16
 }
 
-// place is where a socket listens. 0.0.0.0 and :: are all addresses of their families.
-type place struct {
+// bound is where a socket listens. 0.0.0.0 and :: are all addresses of their families.
+type bound struct {
 	protocol string
 	at       netip.AddrPort
 }
 
-func (p place) port() portOf { return portOf{p.protocol, p.at.Port()} }
+func (p bound) port() portOf { return portOf{p.protocol, p.at.Port()} }
 
-func (p place) String() string { return p.at.String() + "/" + p.protocol }
+func (p bound) String() string { return p.at.String() + "/" + p.protocol }
 
 // meets tells whether two places of one port are not to be had at once.
-func (p place) meets(o place) bool {
+func (p bound) meets(o bound) bool {
 	a, b := p.at.Addr(), o.at.Addr()
 	return a.Is4() == b.Is4() && (a == b || a.IsUnspecified() || b.IsUnspecified())
 }
 
 // kept is a port that is held.
 type kept struct {
-	place
+	bound
 	keys   []string // of those who have it: tasks of one stack may publish the same
 	relay  *relay
 	socket syscall.Conn
@@ -67,7 +67,7 @@ type kept struct {
 
 // wanted is a place that is to lead to a target.
 type wanted struct {
-	place
+	bound
 	target
 	// family is that its address is one of all: a host without it has it no less held.
 	family bool
@@ -163,26 +163,26 @@ func (h *holder) of(key string) (out []*kept) {
 // keep has one place be a key's.
 func (h *holder) keep(key string, w wanted) (*kept, error) {
 	for _, k := range h.kept[w.port()] {
-		if !k.meets(w.place) {
+		if !k.meets(w.bound) {
 			continue
 		}
 		alone := len(k.keys) == 1 && k.keys[0] == key
 		switch {
-		case k.place == w.place && alone:
+		case k.bound == w.bound && alone:
 			k.relay.lead(w.target)
 			return k, nil
-		case k.place == w.place && k.relay.target().to == w.to && w.to.IsValid():
+		case k.bound == w.bound && k.relay.target().to == w.to && w.to.IsValid():
 			if !slices.Contains(k.keys, key) {
 				k.keys = append(k.keys, key)
 			}
 			return k, nil
 		}
-		return nil, fmt.Errorf("port %s is taken on this host by %s, with %s: %w", w.place, k.keys[0], k.place,
+		return nil, fmt.Errorf("port %s is taken on this host by %s, with %s: %w", w.bound, k.keys[0], k.bound,
 			syscall.EADDRINUSE)
 	}
 	k, err := h.open(w)
 	if err != nil {
-		return nil, describe(w.place, err)
+		return nil, describe(w.bound, err)
 	}
 	k.keys = []string{key}
 	h.kept[w.port()] = append(h.kept[w.port()], k)
@@ -191,7 +191,7 @@ func (h *holder) keep(key string, w wanted) (*kept, error) {
 }
 
 // describe tells in words why a place cannot be had.
-func describe(p place, err error) error {
+func describe(p bound, err error) error {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		return fmt.Errorf("port %s is taken on this host by another program (%s tells which): %w", p,
@@ -205,11 +205,11 @@ func describe(p place, err error) error {
 // open listens at a place, by the socket of the daemon before where there is one, and serves it.
 func (h *holder) open(w wanted) (*kept, error) {
 	ctx, cancel := context.WithCancel(context.Background())
-	r := &relay{ctx: ctx, conns: h.conns, flows: h.flows, log: h.log, name: w.place.String()}
+	r := &relay{ctx: ctx, conns: h.conns, flows: h.flows, log: h.log, name: w.bound.String()}
 	r.lead(w.target)
-	k := &kept{place: w.place, relay: r}
-	old := h.inherited[w.place]
-	delete(h.inherited, w.place)
+	k := &kept{bound: w.bound, relay: r}
+	old := h.inherited[w.bound]
+	delete(h.inherited, w.bound)
 	if w.protocol == "udp" {
 		c, err := listenUDP(w.at, old)
 		if err != nil {
@@ -261,23 +261,24 @@ func (h *holder) free(key string) {
 
 // publishedBy are the places of a task's publications, each with where it leads to.
 func publishedBy(t Task, own func(netip.Addr) bool) (out []wanted, err error) {
-	seen := map[place]netip.AddrPort{}
+	seen := map[bound]netip.AddrPort{}
 	for _, p := range t.Published {
 		if !p.valid() {
-			return nil, fmt.Errorf("port %d/%s to %d, %d of them: not a range of ports", p.First, p.Protocol, p.To, p.Count)
+			return nil, fmt.Errorf("port %d/%s to %d, %d of them: not a range of ports",
+				p.First, p.Protocol, p.To, p.Count)
 		}
 		for _, at := range addressesOf(p.At) {
 			for i := range uint16(max(1, int(p.Count))) {
-				w := wanted{place: place{p.Protocol, netip.AddrPortFrom(at, p.First+i)}, family: !p.At.IsValid(),
+				w := wanted{bound: bound{p.Protocol, netip.AddrPortFrom(at, p.First+i)}, family: !p.At.IsValid(),
 					target: target{from: own, owner: ownerOf(t.Key), idle: udpIdle}}
 				if w.to, err = t.at(at.Is4(), p.To+i); err != nil {
-					return nil, fmt.Errorf("port %s: %w", w.place, err)
+					return nil, fmt.Errorf("port %s: %w", w.bound, err)
 				}
-				to, twice := seen[w.place]
+				to, twice := seen[w.bound]
 				if twice && to != w.to {
-					return nil, fmt.Errorf("port %s is published twice, to %s and %s", w.place, to, w.to)
+					return nil, fmt.Errorf("port %s is published twice, to %s and %s", w.bound, to, w.to)
 				}
-				if seen[w.place] = w.to; !twice {
+				if seen[w.bound] = w.to; !twice {
 					out = append(out, w)
 				}
 			}
@@ -361,12 +362,12 @@ func inheritable(c syscall.Conn) (fd int, err error) {
 }
 
 // inheritPorts are the sockets that an upgraded daemon has left.
-func inheritPorts() (map[place]*os.File, error) {
+func inheritPorts() (map[bound]*os.File, error) {
 	text := os.Getenv(portFDs)
 	if text == "" {
 		return nil, nil
 	}
-	out := map[place]*os.File{}
+	out := map[bound]*os.File{}
 	for number := range strings.SplitSeq(text, ",") {
 		fd, err := strconv.Atoi(number)
 		if err == nil {

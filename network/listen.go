@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// family is "4" or "6": a socket of :: is one of IPv6 alone, by what package net sets.
-func family(a netip.Addr) string {
+// familyOf is "4" or "6": a socket of :: is one of IPv6 alone, by what package net sets.
+func familyOf(a netip.Addr) string {
 	if a.Is4() {
 		return "4"
 	}
@@ -40,7 +40,7 @@ func listenTCP(at netip.AddrPort, inherited *os.File) (*net.TCPListener, error) 
 func bindTCP(at netip.AddrPort, control func(_, _ string, c syscall.RawConn) error) (*net.TCPListener, error) {
 	cfg := net.ListenConfig{Control: control}
 	cfg.SetMultipathTCP(false)
-	l, err := cfg.Listen(context.Background(), "tcp"+family(at.Addr()), at.String())
+	l, err := cfg.Listen(context.Background(), "tcp"+familyOf(at.Addr()), at.String())
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +56,7 @@ func listenUDP(at netip.AddrPort, inherited *os.File) (*net.UDPConn, error) {
 		}
 		return c.(*net.UDPConn), nil
 	}
-	c, err := net.ListenUDP("udp"+family(at.Addr()), net.UDPAddrFromAddrPort(at))
+	c, err := net.ListenUDP("udp"+familyOf(at.Addr()), net.UDPAddrFromAddrPort(at))
 	if err != nil || !at.Addr().IsUnspecified() {
 		return c, err
 	}
@@ -78,7 +78,7 @@ func listenUDP(at netip.AddrPort, inherited *os.File) (*net.UDPConn, error) {
 const controlSize = 64
 
 // placeOf is where a socket is bound.
-func placeOf(fd int) (p place, err error) {
+func placeOf(fd int) (p bound, err error) {
 	kind, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
 	if err != nil {
 		return p, err

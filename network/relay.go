@@ -28,7 +28,7 @@ type target struct {
 	once  bool          // a flow ends when it has as many answers as questions
 }
 
-func (t *target) place() (netip.AddrPort, error) {
+func (t *target) choose() (netip.AddrPort, error) {
 	if t.to.IsValid() {
 		return t.to, nil
 	}
@@ -108,7 +108,7 @@ func reset(conns ...*net.TCPConn) {
 func (r *relay) connect(c *net.TCPConn, t *target) {
 	ctx, cancel := context.WithTimeout(r.ctx, dialTime)
 	defer cancel()
-	to, err := t.place()
+	to, err := t.choose()
 	var other net.Conn
 	if err == nil {
 		d := net.Dialer{}

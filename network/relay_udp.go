@@ -173,7 +173,7 @@ func (r *relay) send(c *net.UDPConn, p []byte, to string, from netip.AddrPort) {
 }
 
 func (r *relay) begin(owner string, key flowKey, t *target) *flow {
-	to, err := t.place()
+	to, err := t.choose()
 	if err != nil {
 		return nil
 	}
