@@ -134,7 +134,7 @@ func (f family) validate(mode Mode) error {
 	case mode == NAT && p.Bits() > f.bits-2:
 		return fmt.Errorf("%s %s is too small: a gateway and a task need at least a /%d", f.name, p, f.bits-2)
 	}
-	all := rangeOf(p)
+	all := RangeOf(p)
 	if r := f.pool; !all.Contains(r.First) || !all.Contains(r.Last) || r.First.Compare(r.Last) > 0 {
 		return fmt.Errorf("pool %s is not within %s %s", r, f.name, p)
 	}

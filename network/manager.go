@@ -462,6 +462,22 @@ func (m *Manager) List() []Status {
 	return list
 }
 
+// Describe is what a network is, in words.
+func (s Status) Describe() string {
+	of := []string{string(s.Mode)}
+	for _, f := range s.families() {
+		if f.subnet.IsValid() {
+			of = append(of, f.subnet.String())
+		}
+	}
+	for _, name := range []string{s.Bridge, s.Interface} {
+		if name != "" {
+			of = append(of, "on "+name)
+		}
+	}
+	return fmt.Sprintf("%s, %d addresses for tasks", strings.Join(of, " "), s.Size)
+}
+
 // Size is how many tasks can have addresses of a network.
 func (n Network) Size() int {
 	size := n.size(n.Pool4)

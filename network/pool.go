@@ -107,14 +107,30 @@ func (r Range) overlaps(o Range) bool {
 		r.First.Compare(o.Last) <= 0 && o.First.Compare(r.Last) <= 0
 }
 
-// rangeOf is all of a prefix.
-func rangeOf(p netip.Prefix) Range {
+// RangeOf is all of a prefix.
+func RangeOf(p netip.Prefix) Range {
 	last := p.Masked().Addr().AsSlice()
 	for i := p.Bits(); i < len(last)*8; i++ {
 		last[i/8] |= 0x80 >> (i % 8)
 	}
 	a, _ := netip.AddrFromSlice(last) // of the length of an address
 	return Range{p.Masked().Addr(), a}
+}
+
+// PoolOf is all that tasks can have of a subnet of a network whose gateways are known.
+func (n Network) PoolOf(subnet netip.Prefix) Range {
+	if !subnet.IsValid() {
+		return Range{}
+	}
+	all, reserved := RangeOf(subnet), n.reserved()
+	r := all
+	for reserved[r.First] && r.First != all.Last {
+		r.First = r.First.Next()
+	}
+	for reserved[r.Last] && r.Last != r.First {
+		r.Last = r.Last.Prev()
+	}
+	return r
 }
 
 // number is an address as a number.
@@ -126,7 +142,7 @@ func number(a netip.Addr) *big.Int { return new(big.Int).SetBytes(a.AsSlice()) }
 func (n Network) reserved() map[netip.Addr]bool {
 	list := map[netip.Addr]bool{n.Gateway4: true, n.Gateway6: true}
 	if n.Subnet4.IsValid() && n.Subnet4.Bits() < 31 {
-		all := rangeOf(n.Subnet4)
+		all := RangeOf(n.Subnet4)
 		list[all.First], list[all.Last] = true, true
 	}
 	if n.Subnet6.IsValid() && n.Subnet6.Bits() < 127 {

@@ -169,7 +169,7 @@ func (a *commands) daemonCmd() *cobra.Command {
 			})
 		}
 		if check {
-			return a.checkHost(config)
+			return a.checkHost(config, stateDir)
 		}
 		start, err := theStarter()
 		if err == nil {
@@ -191,9 +191,18 @@ func (a *commands) daemonCmd() *cobra.Command {
 	return c
 }
 
-// checkHost reads the host's configuration and the files that it names.
-func (a *commands) checkHost(config string) error {
+// checkHost reads the host's configuration and the files that it names, and looks whether the host has
+// what its networks need.
+func (a *commands) checkHost(config, stateDir string) error {
 	if err := host.Check(config); err != nil {
+		return err
+	}
+	cfg, err := host.LoadConfig(config)
+	if err != nil {
+		return err
+	}
+	cfg.StateDir = cmp.Or(stateDir, cfg.StateDir)
+	if err := host.CheckNetworks(cfg); err != nil {
 		return err
 	}
 	return a.Print(map[string]bool{"valid": true}, func(w io.Writer) {
@@ -211,9 +220,7 @@ func (a *commands) daemon(cmd *cobra.Command, start *starter, config, stateDir, 
 	if err != nil {
 		return err
 	}
-	if stateDir != "" {
-		cfg.StateDir = stateDir
-	}
+	cfg.StateDir = cmp.Or(stateDir, cfg.StateDir)
 	if cmd.Flags().Changed("socket") || os.Getenv("FREEJAIL_SOCKET") != "" {
 		cfg.Socket = a.socket
 	}

@@ -129,6 +129,8 @@ type file struct {
 		MaxSize string `hcl:"max_size,optional"`
 	} `hcl:"gc,block"`
 	NFS             *nfsBlock       `hcl:"nfs,block"`
+	Networks        []*networkBlock `hcl:"network,block"`
+	DefaultNetwork  string          `hcl:"default_network,optional"`
 	DefaultRegistry string          `hcl:"default_registry,optional"`
 	Registries      []registryBlock `hcl:"registry,block"`
 	Signers         []Signer        `hcl:"signer,block"`
@@ -233,6 +235,7 @@ func (f *file) config(path string) (Config, error) {
 		MaxSize: r.size("gc: max_size", gc.MaxSize, 0)}
 	nfs := value(f.NFS)
 	c.NFS = nfs.nfs(&r, c.StateDir)
+	c.Networks, c.DefaultNetwork = f.networks(&r), f.defaultNetwork(&r)
 	if c.Storage.Driver == "nfs" && len(nfs.Servers) == 0 {
 		r.fail("storage: driver nfs needs nfs { servers }")
 	}

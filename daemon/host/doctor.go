@@ -44,6 +44,7 @@ func Examine(cfg Config) Checks {
 	c.plugin()
 	c.system(cfg)
 	c.nfsClient(cfg)
+	c.networks(cfg)
 	return c
 }
 

@@ -11,7 +11,9 @@ import (
 	"github.com/freejail/freejail/internal/testmanual"
 )
 
-var ofNomad = regexp.MustCompile(`^(plugin|plugin_dir|client|job|group|task|config|network|service|update|resources|template) `)
+// A network of a job has no name.
+var ofNomad = regexp.MustCompile(
+	`^(plugin|plugin_dir|client|job|group|task|config|network \{|service|update|resources|template) ?`)
 
 // Each block of a host's configuration in the documentation, and each example of one, is accepted.
 func TestConfigurationsInThePages(t *testing.T) {

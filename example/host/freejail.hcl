@@ -66,6 +66,36 @@ gc {
 #   key_file = "/usr/local/etc/freejail.release.pub"
 # }
 
+# Networks for tasks, see docs/networks.md; without these there are host, the host's own
+# stack, and none, loopback alone. `freejail doctor` tells what the host needs for them.
+# default_network = "web"  # of tasks whose job names none; default host
+# network "web" {
+#   mode        = "nat"  # a stack of its own; ports of the host are published to it
+#   subnet4     = "10.88.0.0/24"  # of either family, or both
+#   subnet6     = "fd00:88::/64"
+#   # pool4     = "10.88.0.100-10.88.0.199"  # or a prefix; default: all but the gateway
+#   # pool6     = "fd00:88::1000/116"
+#   # gateway   = ["10.88.0.1", "fd00:88::1"]  # the host in the subnet; default the first
+#   # interface = "em0"  # where packets leave; default: that of the default route
+#   # dns       = ["192.0.2.53"]               # default: the host's
+#   isolate     = false  # true: tasks reach each other at published ports alone
+#   host_access = ["53/udp", "53/tcp"]  # ports of the host that tasks reach at the gateway
+#   # mtu       = 1500
+# }
+# network "lan" {
+#   mode    = "bridged"  # a stack of its own on a bridge that is there
+#   bridge  = "bridge0"
+#   subnet4 = "192.0.2.0/24"
+#   pool4   = "192.0.2.200-192.0.2.239"  # addresses that nobody else gives
+#   gateway = "192.0.2.1"                # of the network; default: no default route
+# }
+# network "public" {
+#   mode      = "alias"  # the host's stack, confined to an address of an interface
+#   interface = "em0"
+#   subnet4   = "198.51.100.0/24"
+#   pool4     = "198.51.100.10-198.51.100.19"
+# }
+
 # Roots over NFS, see docs/nfs.md: the servers that are trusted for them, and
 # what this host itself exports.
 # nfs {
