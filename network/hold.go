@@ -25,13 +25,12 @@ type holder struct {
 	limits limits
 	conns  *quota
 	flows  *flows
-	resolv string // the host's resolv.conf
+	names  *resolver
 
 	mu        sync.Mutex
 	kept      map[portOf][]*kept
-	sockets   int                  // how many are kept
-	inherited map[bound]*os.File   // of the daemon before, and of no task yet
-	resolvers map[string]*resolver // by the names of networks
+	sockets   int                // how many are kept
+	inherited map[bound]*os.File // of the daemon before, and of no task yet
 }
 
 // portOf is a port of any address.
@@ -73,19 +72,14 @@ type wanted struct {
 	family bool
 }
 
-func newPorts(cfg Config) (ports, error) {
-	h := newHolder(cfg.Log, limitsOf(openFiles()))
-	inherited, err := inheritPorts()
-	h.inherited = inherited
-	return h, err
-}
+func newPorts(cfg Config) (ports, error) { return newHolder(cfg.Log, limitsOf(openFiles())), nil }
 
 func newHolder(log hclog.Logger, l limits) *holder {
 	if log == nil {
 		log = hclog.NewNullLogger()
 	}
 	return &holder{log: log, own: (&hostAddresses{}).has, limits: l, conns: newQuota(l.conns), flows: newFlows(l.flows),
-		resolv: "/etc/resolv.conf", kept: map[portOf][]*kept{}, resolvers: map[string]*resolver{}}
+		names: &resolver{file: "/etc/resolv.conf", port: 53}, kept: map[portOf][]*kept{}, inherited: map[bound]*os.File{}}
 }
 
 // limits bound the descriptors that ports take of those that the daemon may have.
@@ -116,6 +110,9 @@ func (h *holder) hold(t Task) error {
 func (h *holder) have(key string, list []wanted) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if err := h.inherit(); err != nil {
+		return err
+	}
 	before := h.of(key)
 	if n := len(list) - len(before); n > 0 && h.sockets+n > h.limits.sockets {
 		return h.over(n)
@@ -171,7 +168,8 @@ func (h *holder) keep(key string, w wanted) (*kept, error) {
 		case k.bound == w.bound && alone:
 			k.relay.lead(w.target)
 			return k, nil
-		case k.bound == w.bound && k.relay.target().to == w.to && w.to.IsValid():
+		case k.bound == w.bound && k.relay.target().to == w.to:
+			k.relay.lead(w.target)
 			if !slices.Contains(k.keys, key) {
 				k.keys = append(k.keys, key)
 			}
@@ -327,6 +325,9 @@ const portFDs = "FREEJAIL_PORT_FDS"
 func (h *holder) pass(env []string, replace func(env []string) error) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if err := h.inherit(); err != nil {
+		return err
+	}
 	var from []syscall.Conn
 	for _, some := range h.kept {
 		for _, k := range some {
@@ -361,37 +362,45 @@ func inheritable(c syscall.Conn) (fd int, err error) {
 	return fd, errors.Join(cerr, err)
 }
 
-// inheritPorts are the sockets that an upgraded daemon has left.
-func inheritPorts() (map[bound]*os.File, error) {
+// inherit takes the sockets that an upgraded daemon has left: the first of this process's that needs them,
+// not one that only looks at the host.
+func (h *holder) inherit() error {
 	text := os.Getenv(portFDs)
 	if text == "" {
-		return nil, nil
+		return nil
 	}
-	out := map[bound]*os.File{}
+	if err := os.Unsetenv(portFDs); err != nil {
+		return err
+	}
+	var errs []error
 	for number := range strings.SplitSeq(text, ",") {
 		fd, err := strconv.Atoi(number)
 		if err == nil {
 			_, err = unix.FcntlInt(uintptr(fd), unix.F_SETFD, unix.FD_CLOEXEC)
 		}
-		if err != nil {
-			return out, fmt.Errorf("%s: %s: %w", portFDs, number, err)
+		var p bound
+		if err == nil {
+			p, err = placeOf(fd)
 		}
-		p, err := placeOf(fd)
 		if err != nil {
-			return out, fmt.Errorf("%s: %s: %w", portFDs, number, err)
+			errs = append(errs, fmt.Errorf("%s: %s: %w", portFDs, number, err))
+			continue
 		}
-		out[p] = os.NewFile(uintptr(fd), p.String())
+		h.inherited[p] = os.NewFile(uintptr(fd), p.String())
 	}
-	return out, os.Unsetenv(portFDs)
+	return errors.Join(errs...)
 }
 
 // settle closes what an upgraded daemon has left and no task has taken.
 func (h *holder) settle() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if err := h.inherit(); err != nil {
+		h.log.Error("ports of the daemon before", "error", err)
+	}
 	for p, f := range h.inherited {
 		h.log.Info("a port of no task is not kept over the upgrade", "port", p)
 		f.Close()
 	}
-	h.inherited = nil
+	clear(h.inherited)
 }

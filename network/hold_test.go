@@ -473,7 +473,7 @@ func TestFlowsAreBounded(t *testing.T) {
 		t.Error("one more than the share of an owner")
 	}
 	first.last.Store(time.Now().Add(-2 * young).UnixNano())
-	if _, ok := add("a", 3); !ok || s.find("a", first.key) != nil {
+	if _, ok := add("a", 3); !ok || s.ask("a", first.key) != nil {
 		t.Error("the oldest does not make way")
 	}
 	for i := range 15 {

@@ -42,10 +42,27 @@ const young = time.Second
 
 func newFlows(most int) *flows { return &flows{most: most, by: map[string]map[flowKey]*flow{}} }
 
-func (s *flows) find(owner string, k flowKey) *flow {
+// ask is the flow of a question, which does not end before it is answered; nil where there is none.
+func (s *flows) ask(owner string, k flowKey) *flow {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.by[owner][k]
+	f := s.by[owner][k]
+	if f != nil {
+		f.last.Store(time.Now().UnixNano())
+		f.unmet.Add(1)
+	}
+	return f
+}
+
+// done ends a flow unless there is a question without an answer.
+func (s *flows) done(f *flow) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f.unmet.Load() > 0 {
+		return false
+	}
+	s.remove(f)
+	return true
 }
 
 // add has no room where all flows are taken, or an owner has begun all of its own just now.
@@ -159,14 +176,12 @@ func (r *relay) send(c *net.UDPConn, p []byte, to string, from netip.AddrPort) {
 		return
 	}
 	owner, key := t.owner(source), flowKey{c, from, to}
-	f := r.flows.find(owner, key)
+	f := r.flows.ask(owner, key)
 	if f == nil {
 		if f = r.begin(owner, key, t); f == nil {
 			return
 		}
 	}
-	f.last.Store(time.Now().UnixNano())
-	f.unmet.Add(1)
 	if _, err := f.up.Write(p); errors.Is(err, syscall.ECONNREFUSED) {
 		r.refused(f)
 	}
@@ -183,6 +198,7 @@ func (r *relay) begin(owner string, key flowKey, t *target) *flow {
 	}
 	f := &flow{key: key, owner: owner, up: up, target: t}
 	f.last.Store(time.Now().UnixNano())
+	f.unmet.Store(1)
 	if !r.flows.add(f) {
 		r.full("flows of datagrams", owner)
 		up.Close()
@@ -213,7 +229,7 @@ func (r *relay) answer(f *flow) {
 			return
 		case errors.Is(err, net.ErrClosed):
 			return
-		case f.target.once && f.unmet.Load() <= 0:
+		case f.target.once && r.flows.done(f):
 			return
 		}
 	}

@@ -1,6 +1,123 @@
 package network
 
-// resolver answers at the gateway of a network for one of the host.
-type resolver struct{}
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
 
-func (h *holder) resolve(Network) error { return nil }
+	"github.com/freejail/freejail/internal/regular"
+)
+
+// resolver is that of the host, as its resolv.conf says.
+type resolver struct {
+	file string
+	port uint16
+	skip atomic.Uint32 // how many servers have refused: the next is asked then
+}
+
+// dnsIdle is how long a question may wait for its answer: twice the default of res_config(5).
+const dnsIdle = 10 * time.Second
+
+// resolve answers at the gateway of a network where the host's resolver listens on loopback alone, which is
+// another one in a stack of its own.
+func (h *holder) resolve(n Network) error {
+	servers, err := h.names.servers()
+	if err != nil {
+		return err
+	}
+	if len(n.DNS) > 0 || !slices.ContainsFunc(servers, netip.Addr.IsLoopback) {
+		return nil
+	}
+	var list []wanted
+	for _, gateway := range []netip.Addr{n.Gateway4, n.Gateway6} {
+		for _, protocol := range []string{"udp", "tcp"} {
+			if gateway.IsValid() && n.allows(protocol, 53) {
+				list = append(list, wanted{bound: bound{protocol, netip.AddrPortFrom(gateway, h.names.port)},
+					target: h.names.of(n)})
+			}
+		}
+	}
+	err = h.have("the name server of network "+n.Name, list)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		h.log.Debug("another program answers at the gateway for name servers", "network", n.Name, "error", err)
+		return nil
+	}
+	return err
+}
+
+// allows tells whether tasks of the network reach a port of the host's at its gateway.
+func (n Network) allows(protocol string, port uint16) bool {
+	return slices.ContainsFunc(n.HostAccess, func(p Port) bool {
+		return p.Protocol == protocol && p.First <= port && int(port) < int(p.First)+max(1, int(p.Count))
+	})
+}
+
+// of is the resolver as a target: of all addresses of a network, each with its own share.
+func (r *resolver) of(n Network) target {
+	return target{idle: dnsIdle, once: true, next: func() (netip.AddrPort, error) { return r.choose(n) },
+		from:   func(a netip.Addr) bool { return n.Subnet4.Contains(a) || n.Subnet6.Contains(a) },
+		owner:  func(a netip.Addr) string { return "name server: " + a.String() },
+		failed: func(netip.AddrPort) { r.skip.Add(1) }}
+}
+
+// choose is the server that is asked for a network: one on loopback, where there is one still.
+func (r *resolver) choose(n Network) (netip.AddrPort, error) {
+	servers, err := r.servers()
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	if slices.ContainsFunc(servers, netip.Addr.IsLoopback) {
+		servers = slices.DeleteFunc(servers, func(a netip.Addr) bool { return !a.IsLoopback() })
+	}
+	servers = slices.DeleteFunc(servers, func(a netip.Addr) bool { return a == n.Gateway4 || a == n.Gateway6 })
+	if len(servers) == 0 {
+		return netip.AddrPort{}, fmt.Errorf("%s has no name server but the gateway of network %s", r.file, n.Name)
+	}
+	return netip.AddrPortFrom(servers[int(r.skip.Load()%uint32(len(servers)))], r.port), nil
+}
+
+// maxResolver bounds resolv.conf, in bytes.
+const maxResolver = 64 << 10
+
+// servers are those of resolv.conf, and 127.0.0.1 where it has none, as resolver(5) has it.
+func (r *resolver) servers() (list []netip.Addr, err error) {
+	local := []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}
+	f, _, err := regular.Open(r.file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return local, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	text, err := regular.Read(f, r.file, maxResolver)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return nil, err
+	}
+	for line := range bytes.Lines(text) {
+		fields := strings.Fields(string(line))
+		if len(fields) < 2 || fields[0] != "nameserver" {
+			continue
+		}
+		a, err := netip.ParseAddr(fields[1])
+		switch {
+		case err != nil: // the system's resolver passes it over too
+		case a.IsUnspecified() && a.Is4(): // this host
+			list = append(list, local[0])
+		case a.IsUnspecified():
+			list = append(list, netip.IPv6Loopback())
+		default:
+			list = append(list, a)
+		}
+	}
+	if len(list) == 0 {
+		return local, nil
+	}
+	return list, nil
+}

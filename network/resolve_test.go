@@ -1,0 +1,181 @@
+package network
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// testResolver has a host whose resolv.conf has these lines, and where name servers have a port of the test's.
+func testResolver(t *testing.T, port uint16, lines ...string) *holder {
+	h := testHolder(t)
+	h.names = &resolver{file: filepath.Join(t.TempDir(), "resolv.conf"), port: port}
+	if err := os.WriteFile(h.names.file, []byte(strings.Join(lines, "\n")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// gateway is a network whose gateway is ::1.
+func gateway(subnet string) Network {
+	return Network{Name: "web", Mode: NAT, Gateway6: netip.MustParseAddr("::1"), Subnet6: netip.MustParsePrefix(subnet),
+		HostAccess: []Port{{Protocol: "udp", First: 50, Count: 4}, {Protocol: "tcp", First: 53}}}
+}
+
+// echoAt answers at 127.0.0.1 with what it is asked, by both protocols.
+func echoAt(t *testing.T, port uint16) {
+	l, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", port))
+	if err != nil {
+		t.Skip(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go echo(c)
+		}
+	}()
+	c, err := net.ListenPacket("udp4", l.Addr().String())
+	if err != nil {
+		t.Skip(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	go func() {
+		buf := make([]byte, 2048)
+		for {
+			n, from, err := c.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			_, _ = c.WriteTo(buf[:n], from)
+		}
+	}()
+}
+
+func TestGatewayAnswersForTheResolverOfLoopback(t *testing.T) {
+	port := freePort(t, "tcp")
+	h := testResolver(t, port, "# comment", "search example.org", "nameserver 127.0.0.2", "nameserver 127.0.0.1",
+		"nameserver 192.0.2.1")
+	h.names.skip.Store(1)
+	echoAt(t, port)
+	for range 2 {
+		if err := h.resolve(gateway("::1/128")); err != nil {
+			t.Skip(err)
+		}
+	}
+	at := fmt.Sprintf("[::1]:%d", port)
+	for range 3 {
+		if got := askedUDP(t, at, "name?"); got != "name?" {
+			t.Errorf("%q", got)
+		}
+		if got, err := asked(t, at, "name?"); err != nil || got != "name?" {
+			t.Errorf("%q %v", got, err)
+		}
+	}
+	if h.sockets != 2 {
+		t.Errorf("%d sockets", h.sockets)
+	}
+	// Who is not of the network gets no answer.
+	if err := h.resolve(gateway("2001:db8::/64")); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := asked(t, at, "name?"); err == nil {
+		t.Errorf("another address was answered: %q", got)
+	}
+}
+
+func TestGatewayDoesNotAnswerOtherwise(t *testing.T) {
+	port := freePort(t, "tcp")
+	no := gateway("::1/128")
+	no.HostAccess = []Port{{Protocol: "tcp", First: 54}}
+	own := gateway("::1/128")
+	own.DNS = []netip.Addr{netip.MustParseAddr("192.0.2.1")}
+	for name, c := range map[string]struct {
+		n     Network
+		lines string
+	}{
+		"servers elsewhere": {gateway("::1/128"), "nameserver 192.0.2.1\nnameserver 2001:db8::1"},
+		"no access":         {no, "nameserver 127.0.0.1"}, "servers of its own": {own, "nameserver 127.0.0.1"},
+	} {
+		h := testResolver(t, port, c.lines)
+		if err := h.resolve(c.n); err != nil || h.sockets != 0 {
+			t.Errorf("%s: %d sockets, %v", name, h.sockets, err)
+		}
+	}
+	h := testResolver(t, port, "nameserver ::1")
+	l, err := net.Listen("tcp6", fmt.Sprintf("[::]:%d", port))
+	if err != nil {
+		t.Skip(err)
+	}
+	defer l.Close()
+	if err := h.resolve(gateway("::1/128")); err != nil || h.sockets != 0 {
+		t.Errorf("where another program answers: %d sockets, %v", h.sockets, err)
+	}
+}
+
+func TestServersOfTheHost(t *testing.T) {
+	for text, want := range map[string]string{
+		"": "[127.0.0.1]", "nameserver\n": "[127.0.0.1]", "nameserver 0.0.0.0": "[127.0.0.1]",
+		"nameserver ::": "[::1]",
+		"nameserver\t127.0.0.53\noptions edns0\n":                             "[127.0.0.53]",
+		"  nameserver 192.0.2.1 # first\nnameserver fe80::1%lo\nnameserver x": "[192.0.2.1 fe80::1%lo]",
+	} {
+		h := testResolver(t, 53, text)
+		if got, err := h.names.servers(); err != nil || fmt.Sprint(got) != want {
+			t.Errorf("%q: %v %v", text, got, err)
+		}
+	}
+	r := resolver{file: "/nonexistent", port: 53}
+	if got, err := r.servers(); err != nil || fmt.Sprint(got) != "[127.0.0.1]" {
+		t.Error(got, err)
+	}
+	h := testResolver(t, 53, "nameserver ::1", "nameserver 127.0.0.1", "nameserver 192.0.2.1")
+	var chosen []string
+	for range 3 {
+		a, err := h.names.choose(Network{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		chosen = append(chosen, a.String())
+		h.names.of(Network{}).failed(a)
+	}
+	if want := []string{"[::1]:53", "127.0.0.1:53", "[::1]:53"}; !slices.Equal(chosen, want) {
+		t.Errorf("%q", chosen)
+	}
+	if _, err := testResolver(t, 53, "nameserver ::1").names.choose(gateway("::1/128")); err == nil {
+		t.Error("the gateway asks itself")
+	}
+}
+
+// TestQuestionsEnd has a flow end with its answer.
+func TestQuestionsEnd(t *testing.T) {
+	port := freePort(t, "tcp")
+	h := testResolver(t, port)
+	echoAt(t, port)
+	if err := h.resolve(gateway("::1/128")); err != nil {
+		t.Skip(err)
+	}
+	c, err := net.Dial("udp", fmt.Sprintf("[::1]:%d", port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for range 1000 { // far more than a share, one by one
+		if _, err := io.WriteString(c, "?"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Read(make([]byte, 9)); err != nil && !errors.Is(err, io.EOF) {
+			t.Fatal(err)
+		}
+	}
+}
