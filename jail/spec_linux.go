@@ -40,8 +40,8 @@ func containerSpec(s Spec, p Process, tty bool) *specs.Spec {
 	if s.Params["sysvshm"] != "inherit" && s.Params["sysvmsg"] != "inherit" && s.Params["sysvsem"] != "inherit" {
 		spaces = append(spaces, specs.LinuxNamespace{Type: specs.IPCNamespace})
 	}
-	if s.Params["ip4"] == "disable" && s.Params["ip6"] == "disable" {
-		spaces = append(spaces, specs.LinuxNamespace{Type: specs.NetworkNamespace})
+	if s.Stack != "" || s.Params["ip4"] == "disable" && s.Params["ip6"] == "disable" {
+		spaces = append(spaces, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: s.Stack})
 	}
 	c := &specs.Spec{Version: "1.0.2", Hostname: s.Hostname, Root: &specs.Root{Path: s.Root},
 		Process: processSpec(p, caps, limits, tty)}
