@@ -36,6 +36,7 @@ import (
 	"github.com/freejail/freejail/internal/durable"
 	"github.com/freejail/freejail/internal/mount"
 	"github.com/freejail/freejail/jail"
+	"github.com/freejail/freejail/network"
 	"github.com/freejail/freejail/nfsroot"
 	"github.com/freejail/freejail/storage"
 )
@@ -59,6 +60,7 @@ type Daemon struct {
 	rulesets    *devfs.Registry
 	catalog     *catalog.Catalog // nil without Consul
 	nfs         *nfsroot.Mounts
+	networks    *network.Manager
 	follower    *host.Follower
 	metrics     host.Metrics
 	judge       *judge.Judge
@@ -83,7 +85,7 @@ func New(cfg host.Config, version string, log hclog.Logger) (*Daemon, error) {
 	unix.Umask(0o022)
 	host.LoadModules(cfg, log)
 	for _, open := range []func() error{d.openState, d.openLedger, d.openImages, d.openJails, d.openNFS, d.openRulesets,
-		d.openPolicy, d.openCatalog} {
+		d.openPolicy, d.openCatalog, d.openNetworks} {
 		if err := open(); err != nil {
 			return nil, errors.Join(err, d.Close())
 		}
@@ -198,6 +200,21 @@ func (d *Daemon) openNFS() (err error) {
 	d.nfs, err = nfsroot.Open(nfsroot.Config{Dir: d.path("nfs"), Options: n.Options, Keep: n.Keep, Every: n.Every,
 		Told: d.nfsTold, Damaged: d.leftAlone})
 	return err
+}
+
+// openNetworks tells of networks that this host cannot have, and goes on: tasks of others are not to be
+// without a daemon because of them, and theirs are refused.
+func (d *Daemon) openNetworks() (err error) {
+	d.networks, err = network.Open(network.Config{StateDir: d.cfg.StateDir, Networks: d.cfg.Networks,
+		Log: d.log.Named("network"), Tell: d.event})
+	if err != nil {
+		return err
+	}
+	if err := d.networks.Check(); err != nil {
+		d.log.Error("networks", "error", err)
+		d.event("network", "not usable: "+err.Error())
+	}
+	return nil
 }
 
 // nfsTold reaches the tasks, also before there are any.
@@ -328,6 +345,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	}
 	go d.janitor(ctx)
 	go d.tasks.Run(ctx)
+	go d.networks.Run(ctx)
 	return errors.Join(d.untilEnd(ctx), d.tasks.Close(), d.nfs.Close())
 }
 

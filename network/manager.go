@@ -57,8 +57,6 @@ type Manager struct {
 	tasks     map[string]Task     // that are published, by key
 }
 
-var errUnfinished = errors.New("networks are not finished in this version")
-
 // maxEnding is how many stacks end at a time: the kernel has one lock for ends and starts, and starts
 // are waited for.
 const maxEnding = 2
@@ -66,10 +64,16 @@ const maxEnding = 2
 // Open finds what the host has, and changes nothing.
 func Open(cfg Config) (*Manager, error) {
 	s, err := newStacks(cfg)
+	if errors.Is(err, errUnfinished) {
+		s, err = unfinished{}, nil
+	}
 	if err != nil {
 		return nil, err
 	}
 	f, err := newFilter(cfg)
+	if errors.Is(err, errUnfinished) {
+		f, err = unfinishedFilter{}, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -154,12 +158,13 @@ func (m *Manager) Reserve(holder string, r Request) (Endpoint, error) {
 // fits tells whether an endpoint is what another task of its holder asks for.
 func (e Endpoint) fits(holder string, r Request) error {
 	if e.Network != r.Network {
-		return fmt.Errorf("%s has the network %q: all tasks that share a network stack name the same, not %q", holder,
-			e.Network, r.Network)
+		return fmt.Errorf("%s has the network %q: all tasks that share a network stack name the same, not %q",
+			holder, e.Network, r.Network)
 	}
 	for _, a := range r.Addresses {
 		if a != e.Addr4 && a != e.Addr6 {
-			return fmt.Errorf("%s has not the address %s: all tasks that share a network stack have the same", holder, a)
+			return fmt.Errorf("%s has not the address %s: all tasks that share a network stack have the same",
+				holder, a)
 		}
 	}
 	return nil
@@ -183,7 +188,8 @@ func (n Network) sameShape(o Network) bool {
 }
 
 // addresses finds one of each family of a network: those that are wanted, or free ones.
-func (m *Manager) addresses(n Network, wanted []netip.Addr, hosts map[netip.Addr]bool) (a4, a6 netip.Addr, err error) {
+func (m *Manager) addresses(n Network, wanted []netip.Addr, hosts map[netip.Addr]bool) (
+	a4, a6 netip.Addr, err error) {
 	reserved := n.reserved()
 	taken := func(a netip.Addr) bool {
 		_, rests := m.pool.resting[a] // a task had it, when the host's were listed
@@ -209,13 +215,16 @@ func (m *Manager) addresses(n Network, wanted []netip.Addr, hosts map[netip.Addr
 		}
 		*family = a
 	}
-	for family, pool := range map[*netip.Addr]Range{&a4: n.Pool4, &a6: n.Pool6} {
-		if family.IsValid() || !pool.First.IsValid() {
+	for _, f := range []struct {
+		addr *netip.Addr
+		pool Range
+	}{{&a4, n.Pool4}, {&a6, n.Pool6}} {
+		if f.addr.IsValid() || !f.pool.First.IsValid() {
 			continue
 		}
 		ok := false
-		if *family, ok = m.pool.choose(pool, taken); !ok {
-			return a4, a6, fmt.Errorf("%w: all of %s are in use", ErrPoolFull, pool)
+		if *f.addr, ok = m.pool.choose(f.pool, taken); !ok {
+			return a4, a6, fmt.Errorf("%w: all of %s are in use", ErrPoolFull, f.pool)
 		}
 	}
 	return a4, a6, nil

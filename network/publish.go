@@ -109,9 +109,9 @@ func (m *Manager) state() ([]Network, []Task) {
 }
 
 // needsRules tells whether the packet filter knows of the tasks of a mode.
-func (m Mode) needsRules() bool { return m == NAT || m == Bridged }
+func (m Mode) needsRules() bool { return m == NAT || m == Bridged || m == Alias }
 
-// loadFor loads the rules for a task. Without a packet filter, bridged is what its operator's bridge is.
+// loadFor loads the rules for a task. Only nat is nothing without a packet filter.
 func (m *Manager) loadFor(ctx context.Context, mode Mode) error {
 	err := m.rules.load(ctx)
 	if errors.Is(err, errNoFilter) && mode != NAT {
@@ -243,7 +243,7 @@ func (m *Manager) watch(ctx context.Context, told string) string {
 		return ""
 	}
 	lost, err := m.rules.lost()
-	if translated == 0 && errors.Is(err, errNoFilter) {
+	if err != nil && translated == 0 {
 		return ""
 	}
 	if !lost && err == nil && told == "" {

@@ -231,7 +231,8 @@ func (c *Checks) networks(cfg Config) {
 	for _, s := range m.List() {
 		name := "network " + s.Name
 		if s.Problem != "" {
-			c.Bad(name, s.Problem, "fix the host, or the network's block in "+cfg.Path+", then: freejail daemon --upgrade")
+			c.Bad(name, s.Problem,
+				"fix the host, or the network's block in "+cfg.Path+", then: freejail daemon --upgrade")
 			continue
 		}
 		c.OK(name, s.Describe())
