@@ -78,8 +78,10 @@ func newHolder(log hclog.Logger, l limits) *holder {
 	if log == nil {
 		log = hclog.NewNullLogger()
 	}
-	return &holder{log: log, own: (&hostAddresses{}).has, limits: l, conns: newQuota(l.conns), flows: newFlows(l.flows),
-		names: &resolver{file: "/etc/resolv.conf", port: 53}, kept: map[portOf][]*kept{}, inherited: map[bound]*os.File{}}
+	return &holder{log: log, own: (&hostAddresses{}).has,
+		limits: l, conns: newQuota(l.conns), flows: newFlows(l.flows),
+		names: &resolver{file: "/etc/resolv.conf", port: 53},
+		kept:  map[portOf][]*kept{}, inherited: map[bound]*os.File{}}
 }
 
 // limits bound the descriptors that ports take of those that the daemon may have.

@@ -106,14 +106,13 @@ func asked(t *testing.T, at, text string) (string, error) {
 		return "", err
 	}
 	defer c.Close()
-	if _, err := io.WriteString(c, text); err != nil {
-		return "", err
-	}
-	if err := c.(*net.TCPConn).CloseWrite(); err != nil {
-		return "", err
-	}
+	sent := make(chan error, 1)
+	go func() {
+		_, err := io.WriteString(c, text)
+		sent <- errors.Join(err, c.(*net.TCPConn).CloseWrite())
+	}()
 	b, err := io.ReadAll(c)
-	return string(b), err
+	return string(b), errors.Join(err, <-sent)
 }
 
 func askedUDP(t *testing.T, at, text string) string {
@@ -532,7 +531,9 @@ func TestPortsAreKeptOverAnUpgrade(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _, _ = cmd.Process.Kill(), cmd.Wait() }()
+	defer func() {
+		_, _ = cmd.Process.Kill(), cmd.Wait() // killed by us
+	}()
 	lines := bufio.NewScanner(out)
 	told := func(want string) {
 		t.Helper()
