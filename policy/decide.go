@@ -183,6 +183,12 @@ func (j *judge) covering(r Request) (where string, err error) {
 // touching is where a deny is that is about some of a request, or of what cannot
 // be read any deny of its kind.
 func (j *judge) touching(r Request) (string, error) {
+	if more, is := r.Privilege.(including); is {
+		where, err := j.touching(Request{more.includes(), r.Source})
+		if where != "" || err != nil {
+			return where, err
+		}
+	}
 	rules := j.denies.of[r.Kind()]
 	if rules == nil {
 		return "", nil

@@ -36,6 +36,9 @@ type rule interface {
 	touches(p Privilege) bool
 }
 
+// including is a privilege that is one of another kind too: denies of that are about it, permits not.
+type including interface{ includes() Privilege }
+
 // A rule may have these too.
 type (
 	// permitOnly refuses what would deny less than it seems to, or nothing.

@@ -71,6 +71,25 @@ func TestNetworkOfTheHost(t *testing.T) {
 	}
 }
 
+// Who denies a port of the host denies it to those too that it would lead to, and permits it to none.
+func TestDenyOfAPortIsOfPublishing(t *testing.T) {
+	const permit = "permit {\n publish = [\"*:1-65535\"]\n}\n"
+	for src, want := range map[string]string{
+		`deny { ports = ["80/tcp"] }`:             "denied at host.hcl:1",
+		permit + `deny { ports = ["8085"] }`:      "denied at host.hcl:4",
+		permit + `deny { ports = ["8085/udp"] }`:  "permitted at host.hcl:2",
+		permit + `deny { ports = ["8086-9000"] }`: "permitted at host.hcl:2",
+		`permit { ports = ["1-65535"] }`:          "no permit covers it",
+	} {
+		for _, asked := range []string{"*:80-8085/tcp", "192.0.2.1:80-8085/tcp", "[::]:80-8085/tcp"} {
+			r := mustParse(t, src).Decide(Subject{}, []Request{req("publish", "", asked, FromJob)}, nil).Results[0]
+			if r.Reason != want {
+				t.Errorf("%s\n%s: %s", src, asked, r.Reason)
+			}
+		}
+	}
+}
+
 // An address has one form, by which it is permitted and denied.
 func TestFormsOfAddresses(t *testing.T) {
 	mapped, zoned := netip.MustParseAddr("::ffff:192.0.2.1"), netip.MustParseAddr("fe80::1%em0")

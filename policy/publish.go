@@ -70,6 +70,7 @@ func (publication) Kind() Kind               { return "publish" }
 func (p publication) String() string         { return "publish " + p.place() }
 func (p publication) Key() string            { return "publish:" + p.place() }
 func (p publication) form() (string, string) { return "", p.place() }
+func (p publication) includes() Privilege    { return p.ports }
 func (p publication) permit() string         { return "publish = [" + quoteHCL(p.place()) + "]" }
 
 // place is what parsePlace reads.
