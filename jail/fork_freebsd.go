@@ -12,19 +12,9 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/freejail/freejail/internal/bsd"
 )
-
-// The runtime's own hooks round a fork; their names and types are kept for
-// packages that fork by themselves, see go.dev/issue/67401.
-
-//go:linkname beforeFork syscall.runtime_BeforeFork
-func beforeFork()
-
-//go:linkname afterFork syscall.runtime_AfterFork
-func afterFork()
-
-//go:linkname afterForkInChild syscall.runtime_AfterForkInChild
-func afterForkInChild()
 
 // birth is all that a child needs between its fork and its exec, made ready
 // before: the child may not allocate. Package syscall's own ForkExec would not
@@ -164,38 +154,19 @@ func closeAll(fds []int) {
 func (u *unborn) fork(b *birth) (int, syscall.Errno) {
 	u.forking.RLock()
 	defer u.forking.RUnlock()
-	pid, errno := b.fork()
+	pid, errno := bsd.Fork(syscall.SYS_FORK, 0, 0, b)
 	runtime.KeepAlive(b)
 	if errno == 0 {
-		u.add(pid)
+		u.add(int(pid))
 	}
-	return pid, errno
+	return int(pid), errno
 }
 
-// fork forks. The child attaches and runs the program. It calls system calls
-// alone: another thread may have held any lock, so it must not allocate, grow
-// its stack or be scheduled.
-//
-//go:norace
-//go:noinline
-func (b *birth) fork() (pid int, errno syscall.Errno) {
-	beforeFork()
-	r, _, errno := syscall.RawSyscall(syscall.SYS_FORK, 0, 0, 0)
-	if errno != 0 || r != 0 {
-		afterFork()
-		return int(r), errno
-	}
-	b.run()
-	for {
-		syscall.RawSyscall(syscall.SYS_EXIT, 253, 0, 0)
-	}
-}
-
-// run returns when a step has failed and was reported.
+// Run is the child: it attaches and runs the program. It returns when a step has failed and was reported.
 //
 //go:norace
 //go:nosplit
-func (b *birth) run() {
+func (b *birth) Run() {
 	errno := b.becomeFiles()
 	step := stepFiles
 	if errno == 0 {
@@ -206,7 +177,7 @@ func (b *birth) run() {
 		step = stepAttach
 		_, _, errno = syscall.RawSyscall(syscall.SYS_JAIL_ATTACH, uintptr(b.jid), 0, 0)
 	}
-	afterForkInChild() // signals may end us from here on
+	bsd.Forked()
 	if errno == 0 {
 		step = stepOrdinary
 		errno = b.becomeHeard()

@@ -137,16 +137,5 @@ func Known(fstype string) bool {
 	return false
 }
 
-// Load loads the kernel module of a file system by its name, from where the
-// kernel looks for modules. securelevel can forbid it.
-func Load(fstype string) error {
-	name, err := unix.BytePtrFromString(fstype)
-	if err != nil {
-		return fmt.Errorf("kldload %q: %w", fstype, err)
-	}
-	if _, _, errno := unix.Syscall(unix.SYS_KLDLOAD, uintptr(unsafe.Pointer(name)), 0, 0); errno != 0 &&
-		errno != unix.EEXIST {
-		return fmt.Errorf("kldload %s: %w", fstype, errno)
-	}
-	return nil
-}
+// Load loads the kernel module of a file system by its name.
+func Load(fstype string) error { return bsd.LoadModule(fstype) }

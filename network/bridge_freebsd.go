@@ -1,0 +1,208 @@
+package network
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+)
+
+// Commands and flags of net/if_bridgevar.h.
+const (
+	bridgeAdd, bridgeGetFlags, bridgeSetFlags, bridgeMembers, bridgeStatic, bridgeParams = 0, 2, 3, 6, 8, 25
+
+	memberLearns, memberDiscovers, memberPrivate = 0x1, 0x2, 0x800
+)
+
+// bridgeOf is the bridge of a network: the operator's, or freejail's own, which is made at the first need.
+func (s *kernelStacks) bridgeOf(n Network) (string, error) {
+	if n.Mode == Bridged {
+		return n.Bridge, s.checkBridge(n.Bridge)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	name := n.OwnBridge()
+	if _, done := s.bridges[name]; done && s.host.has(name) {
+		return name, nil
+	}
+	err := s.makeBridge(n, name)
+	if err == nil {
+		s.bridges[name] = n
+	}
+	return name, err
+}
+
+// checkBridge tells whether there is a bridge of this name.
+func (s *kernelStacks) checkBridge(name string) error {
+	if !s.host.has(name) {
+		return fmt.Errorf("there is no interface %s", name)
+	}
+	if s.host.bridge(unix.SIOCGDRVSPEC, name, bridgeParams, make([]byte, sizeBridgeParam)) != nil {
+		return fmt.Errorf("interface %s is not a bridge", name)
+	}
+	return nil
+}
+
+// ownBridge tells how freejail's bridge of a network is described.
+func (s *kernelStacks) ownBridge(n Network) string { return s.about("network:" + n.Name) }
+
+// makeBridge makes freejail's bridge with the gateway's addresses, or has it be as it is to be.
+func (s *kernelStacks) makeBridge(n Network, name string) error {
+	if !s.host.has(name) {
+		made, err := s.newBridge(n)
+		if err != nil {
+			return err
+		}
+		if err := s.host.rename(made, name); err != nil {
+			return err
+		}
+	}
+	if s.host.description(name) != s.ownBridge(n) {
+		return fmt.Errorf("interface %s is not the bridge of network %s that this daemon makes: "+
+			"another name of the network, or of the interface, is needed", name, n.Name)
+	}
+	if err := s.shapeBridge(n, name); err != nil {
+		return err
+	}
+	want := gateways(n)
+	if err := s.onlyAddresses(name, want); err != nil {
+		return err
+	}
+	for _, p := range want {
+		if err := s.host.addAddr(name, p, false); err != nil {
+			return err
+		}
+	}
+	return s.host.addGroup(name, group)
+}
+
+// shapeBridge gives a bridge its MAC and MTU and brings it up.
+func (s *kernelStacks) shapeBridge(n Network, name string) error {
+	sum := sha256.Sum256([]byte(s.ownBridge(n)))
+	mac := append(net.HardwareAddr{0x02}, sum[:5]...)
+	mtu := n.MTU
+	if mtu == 0 {
+		mtu = 1500
+	}
+	set, clear := uint32(ndDisabled|ndNoDAD), uint32(ndAutoLinkLocal|ndAcceptRA)
+	if n.Subnet6.IsValid() {
+		set, clear = ndNoDAD, ndDisabled|ndAutoLinkLocal|ndAcceptRA
+	}
+	if err := s.host.setND(name, set, clear); err != nil {
+		return err
+	}
+	if err := s.host.setMAC(name, mac); err != nil {
+		return err
+	}
+	if err := s.host.setMTU(name, mtu); err != nil {
+		return err
+	}
+	return s.host.up(name)
+}
+
+// newBridge makes a bridge under a number that nobody else uses, as with links.
+func (s *kernelStacks) newBridge(n Network) (string, error) {
+	sum := sha256.Sum256([]byte(s.ownBridge(n)))
+	first := binary.BigEndian.Uint64(sum[:])
+	for try := range uint64(64) {
+		name := fmt.Sprintf("bridge%d", ownNumbers+(first+try)%ownNumbers)
+		err := s.links.create("bridge", name, s.ownBridge(n))
+		if errors.Is(err, unix.EEXIST) && s.host.description(name) != s.ownBridge(n) {
+			continue // somebody else's
+		}
+		if errors.Is(err, unix.EEXIST) {
+			err = nil // made by a daemon that has ended since
+		}
+		return name, err
+	}
+	return "", fmt.Errorf("make a bridge for network %s: no number is free", n.Name)
+}
+
+// ownNumbers is where the numbers of freejail's interfaces begin, and how many there are: 32767 is the greatest
+// that the kernel gives to a bridge or an epair (IF_MAXUNIT of net/if.h).
+const ownNumbers = 16384
+
+// gateways are the addresses of freejail's bridge of a network.
+func gateways(n Network) (list []netip.Prefix) {
+	if n.Gateway4.IsValid() {
+		list = append(list, netip.PrefixFrom(n.Gateway4, n.Subnet4.Bits()))
+	}
+	if n.Gateway6.IsValid() {
+		list = append(list, netip.PrefixFrom(n.Gateway6, n.Subnet6.Bits()))
+	}
+	if n.Subnet6.IsValid() {
+		list = append(list, linkLocal)
+	}
+	return list
+}
+
+// onlyAddresses takes addresses away that the bridge had by an earlier configuration.
+func (s *kernelStacks) onlyAddresses(name string, want []netip.Prefix) error {
+	all, err := hostAddresses()
+	for _, a := range all {
+		if err != nil || a.Interface != name {
+			continue
+		}
+		keep := false
+		for _, p := range want {
+			keep = keep || p == a.Prefix
+		}
+		if !keep {
+			err = s.host.delAddr(name, a.Addr())
+		}
+	}
+	return err
+}
+
+// join makes the host's end of a link a member of a bridge. On freejail's own it speaks with the gateway alone,
+// and has the one MAC that it was given.
+func (s *kernelStacks) join(n Network, e Endpoint, bridge string, mac net.HardwareAddr, mtu int) error {
+	member := memberReq(e.Link)
+	if s.host.bridge(unix.SIOCGDRVSPEC, bridge, bridgeGetFlags, member) != nil {
+		if err := s.host.setMTU(e.Link, mtu); err != nil {
+			return err
+		}
+		if err := s.host.setMAC(e.Link, hostMAC(mac)); err != nil {
+			return err
+		}
+		if err := s.host.bridge(unix.SIOCSDRVSPEC, bridge, bridgeAdd, member); err != nil {
+			return fmt.Errorf("add %s to bridge %s: %w", e.Link, bridge, err)
+		}
+	}
+	if n.Mode == Bridged && !n.Isolate {
+		return nil
+	}
+	return s.confine(n, e.Link, bridge, mac)
+}
+
+// confine sets the flags of a member, all of which a request replaces.
+func (s *kernelStacks) confine(n Network, end, bridge string, mac net.HardwareAddr) error {
+	member := memberReq(end)
+	if err := s.host.bridge(unix.SIOCGDRVSPEC, bridge, bridgeGetFlags, member); err != nil {
+		return fmt.Errorf("member %s of bridge %s: %w", end, bridge, err)
+	}
+	flags := binary.NativeEndian.Uint32(member[bridgeFlagsAt:]) | memberPrivate
+	if n.Mode == NAT {
+		flags &^= memberLearns | memberDiscovers
+	}
+	binary.NativeEndian.PutUint32(member[bridgeFlagsAt:], flags)
+	err := s.host.bridge(unix.SIOCSDRVSPEC, bridge, bridgeSetFlags, member)
+	if err == nil && n.Mode == NAT {
+		err = s.host.bridge(unix.SIOCSDRVSPEC, bridge, bridgeStatic, staticReq(end, mac))
+	}
+	if err != nil {
+		return fmt.Errorf("member %s of bridge %s: %w", end, bridge, err)
+	}
+	return nil
+}
+
+// hostMAC is that of the host's end of a link, which is seen by nobody.
+func hostMAC(task net.HardwareAddr) net.HardwareAddr {
+	mac := append(net.HardwareAddr{}, task...)
+	mac[0] = 0x06
+	return mac
+}
