@@ -17,7 +17,7 @@ func (s *kernelStacks) attachAlias(n Network, e Endpoint) error {
 	if !s.host.has(n.Interface) {
 		return fmt.Errorf("there is no interface %s", n.Interface)
 	}
-	for _, a := range e.addresses() {
+	for _, a := range e.addrs() {
 		if has, marked := s.host.alias(n.Interface, a); has && !marked {
 			return fmt.Errorf("address %s is one of the host's own, on interface %s", a, n.Interface)
 		} else if has {
@@ -28,15 +28,6 @@ func (s *kernelStacks) attachAlias(n Network, e Endpoint) error {
 		}
 	}
 	return s.host.awaitAddress(n.Interface, e.Addr6)
-}
-
-func (e Endpoint) addresses() (list []netip.Addr) {
-	for _, a := range []netip.Addr{e.Addr4, e.Addr6} {
-		if a.IsValid() {
-			list = append(list, a)
-		}
-	}
-	return list
 }
 
 // alias tells whether an interface has an address, and whether that is freejail's.
@@ -84,7 +75,7 @@ func (s sockets) awaitAddress(name string, a netip.Addr) error {
 
 func (s *kernelStacks) detachAlias(e Endpoint) error {
 	var errs []error
-	for _, a := range e.addresses() {
+	for _, a := range e.addrs() {
 		name, err := s.interfaceOf(e.Network, a)
 		if err == nil && name != "" {
 			err = s.host.delAddr(name, a)
@@ -104,7 +95,7 @@ func (s *kernelStacks) interfaceOf(network string, a netip.Addr) (string, error)
 			return n.Interface, nil
 		}
 	}
-	list, err := hostAddresses()
+	list, err := kernelAddresses()
 	for _, on := range list {
 		if on.Addr() == a && s.isAlias(on) {
 			return on.Interface, nil
@@ -123,7 +114,7 @@ func (s *kernelStacks) isAlias(a hostAddress) bool {
 
 // aliases are the addresses of the networks of alias that are there.
 func (s *kernelStacks) aliases() (found []Endpoint, err error) {
-	list, err := hostAddresses()
+	list, err := kernelAddresses()
 	for _, a := range list {
 		for _, n := range s.networks {
 			if n.Mode != Alias || n.Interface != a.Interface || !s.isAlias(a) {

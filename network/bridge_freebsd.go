@@ -142,7 +142,7 @@ func gateways(n Network) (list []netip.Prefix) {
 
 // onlyAddresses takes addresses away that the bridge had by an earlier configuration.
 func (s *kernelStacks) onlyAddresses(name string, want []netip.Prefix) error {
-	all, err := hostAddresses()
+	all, err := kernelAddresses()
 	for _, a := range all {
 		if err != nil || a.Interface != name {
 			continue

@@ -84,8 +84,8 @@ func (s *kernelStacks) counters() (map[string]Counters, error) {
 	return out, err
 }
 
-// hostAddresses are those of all interfaces of the host.
-func hostAddresses() (out []hostAddress, err error) {
+// kernelAddresses are those of all interfaces of the host.
+func kernelAddresses() (out []hostAddress, err error) {
 	list, addrs, err := interfaces()
 	names := map[int]string{}
 	for _, m := range list {
@@ -124,7 +124,7 @@ func ones(mask netip.Addr) (n int) {
 }
 
 func (s *kernelStacks) addresses() ([]hostAddress, error) {
-	list, err := hostAddresses()
+	list, err := kernelAddresses()
 	if err != nil {
 		return nil, err
 	}

@@ -20,7 +20,7 @@ import (
 type envoy struct {
 	jid     int
 	out     int
-	open    []family // sockets to hand out
+	open    []socketKind // sockets to hand out
 	message unix.Msghdr
 	drop    *dropping
 
@@ -29,7 +29,7 @@ type envoy struct {
 	rights [64]byte
 }
 
-type family struct{ domain, kind uintptr }
+type socketKind struct{ domain, kind uintptr }
 
 // The child's steps.
 const (
@@ -46,9 +46,9 @@ const msgCmsgCloexec = 0x40000
 
 // inside opens sockets in the stack of a jail. Whoever holds one keeps the jail's stack.
 func inside(jid int, withIPv6 bool) (sockets, error) {
-	e := &envoy{jid: jid, open: []family{{unix.AF_INET, unix.SOCK_DGRAM}, {unix.AF_ROUTE, unix.SOCK_RAW}}}
+	e := &envoy{jid: jid, open: []socketKind{{unix.AF_INET, unix.SOCK_DGRAM}, {unix.AF_ROUTE, unix.SOCK_RAW}}}
 	if withIPv6 {
-		e.open = append(e.open, family{unix.AF_INET6, unix.SOCK_DGRAM})
+		e.open = append(e.open, socketKind{unix.AF_INET6, unix.SOCK_DGRAM})
 	}
 	fds, err := e.send()
 	if err != nil {
@@ -77,7 +77,7 @@ func (e *envoy) send() (fds []int, err error) {
 	}
 	defer reap(child)
 	status, rights := make([]byte, unsafe.Sizeof(e.status)), make([]byte, len(e.rights))
-	n, got, err := receive(pair[0], status, rights)
+	n, got, err := receiveRights(pair[0], status, rights)
 	if err != nil || n < len(status) {
 		return nil, fmt.Errorf("the child in jail %d has ended without a word: %w", e.jid, cmpError(err))
 	}
@@ -124,7 +124,7 @@ func reap(child int) {
 	_ = unix.Close(child) // a descriptor of a process has nothing to lose
 }
 
-func receive(fd int, status, rights []byte) (n, got int, err error) {
+func receiveRights(fd int, status, rights []byte) (n, got int, err error) {
 	for {
 		n, got, _, _, err = unix.Recvmsg(fd, status, rights, msgCmsgCloexec|unix.MSG_WAITALL)
 		if !errors.Is(err, unix.EINTR) {
