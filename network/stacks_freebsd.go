@@ -18,8 +18,8 @@ import (
 const (
 	// group is that of all interfaces of freejail's which are complete.
 	group = "freejail"
-	// taskLink is a task's end of its link, loopback the other interface of its stack.
-	taskLink, loopback = "eth0", "lo0"
+	// taskLink is a task's end of its link, loopbackLink the other interface of its stack.
+	taskLink, loopbackLink = "eth0", "lo0"
 )
 
 var (
@@ -171,10 +171,10 @@ func (s *kernelStacks) within(jid int, f func(in sockets) error) error {
 }
 
 func (s sockets) loopbackUp() error {
-	if err := s.addAddr(loopback, loopback4, false); err != nil {
+	if err := s.addAddr(loopbackLink, loopback4, false); err != nil {
 		return err
 	}
-	return s.up(loopback) // which brings ::1
+	return s.up(loopbackLink) // which brings ::1
 }
 
 // configure makes a stack from within: when it returns, programs can bind and connect.
