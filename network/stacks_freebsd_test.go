@@ -47,7 +47,7 @@ func inTask(what string, args []string) {
 			go func() { _, _ = io.Copy(c, c); c.Close() }()
 		}
 	case "dial":
-		fmt.Println(echo(args[0]))
+		fmt.Println(echoes(args[0]))
 	case "hold": // a connection that is open when the program is killed
 		c, err := net.Dial("tcp", args[0])
 		if err == nil {
@@ -60,7 +60,7 @@ func inTask(what string, args []string) {
 	}
 }
 
-func echo(addr string) string {
+func echoes(addr string) string {
 	c, err := net.DialTimeout("tcp", addr, 10*time.Second)
 	if err != nil {
 		return err.Error()
@@ -237,7 +237,7 @@ func TestTwoTasksOnOnePort(t *testing.T) {
 	}
 	for _, e := range []Endpoint{a, b} {
 		for _, addr := range []netip.Addr{e.Addr4, e.Addr6} {
-			if got := echo(netip.AddrPortFrom(addr, 8080).String()); got != "hello <nil>" {
+			if got := echoes(netip.AddrPortFrom(addr, 8080).String()); got != "hello <nil>" {
 				t.Errorf("the host to %s: %s", addr, got)
 			}
 		}
