@@ -48,6 +48,8 @@ type Manager struct {
 	ending   chan struct{} // has a place for each end of a stack at a time
 	usable   usable
 
+	watchEvery time.Duration
+
 	mu        sync.Mutex
 	pool      *pool
 	endpoints map[string]Endpoint // by holder
@@ -95,7 +97,8 @@ func newManager(cfg Config, s stacks, f filter, p ports) (*Manager, error) {
 		cfg.Tell = func(string, string) {}
 	}
 	m := &Manager{cfg: cfg, stacks: s, filter: f, ports: p, ending: make(chan struct{}, maxEnding), pool: newPool(),
-		endpoints: map[string]Endpoint{}, links: map[string]string{}, macs: map[string]string{},
+		watchEvery: watchEvery,
+		endpoints:  map[string]Endpoint{}, links: map[string]string{}, macs: map[string]string{},
 		tries: map[string]uint64{}, tasks: map[string]Task{}}
 	m.rules = &rules{filter: f, every: loadEvery, now: m.state}
 	m.usable = usable{stacks: s, filter: f, stale: time.Now, seen: map[string]time.Time{}}

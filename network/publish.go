@@ -8,6 +8,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/freejail/freejail/internal/printable"
 )
 
 // loadEvery is the time from one load of rules to the next: a load holds the lock of all rules, and
@@ -174,9 +176,26 @@ func (m *Manager) Sweep(ctx context.Context, tasks []Task) error {
 			errs = append(errs, m.Detach(ctx, e))
 		}
 	}
+	m.tellOutlived()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return errors.Join(append(errs, m.stacks.prune(m.networks()))...)
+}
+
+// tellOutlived tells of networks that are no longer configured as tasks have them.
+func (m *Manager) tellOutlived() {
+	m.mu.Lock()
+	users := map[string]int{}
+	for _, e := range m.endpoints {
+		if n, err := m.network(e.Network); err != nil || !n.sameShape(e.As) && e.As.Name != "" {
+			users[e.Network]++
+		}
+	}
+	m.mu.Unlock()
+	for _, name := range slices.Sorted(maps.Keys(users)) {
+		m.cfg.Tell("network", fmt.Sprintf("network %q was removed or changed in the host configuration: %s in use "+
+			"keep it as it was until their tasks end", name, printable.Count(users[name], "endpoint")))
+	}
 }
 
 // hold has the ports of tasks of an earlier daemon held.
@@ -211,7 +230,7 @@ func (m *Manager) known(found Endpoint, tasks []Task) bool {
 
 // Run watches the rules, and has them loaded again when they are lost, until ctx has ended.
 func (m *Manager) Run(ctx context.Context) {
-	tick := time.NewTicker(watchEvery)
+	tick := time.NewTicker(m.watchEvery)
 	defer tick.Stop()
 	told := ""
 	for {

@@ -1,0 +1,355 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+func taskOf(key string, e Endpoint, published ...Publication) Task {
+	return Task{Key: key, Endpoint: e, Published: published}
+}
+
+// A task's end is in one order, and nothing of it is left.
+func TestOrder(t *testing.T) {
+	f := newFake(t)
+	m, _ := f.manager(nat())
+	e := reserve(t, m, "a", "web")
+	if err := lifeOf(t, m, taskOf("a", e)); err != nil {
+		t.Fatal(err)
+	}
+	stack := stackKey(e)
+	want := []string{"attach " + stack, "resolve web", "load 1", "load 0", "detach " + stack}
+	if !slices.Equal(f.log, want) {
+		t.Errorf("%q, want %q", f.log, want)
+	}
+	if m.pool.held[e.Addr4] != "a" {
+		t.Error("the address is released before its holder says so")
+	}
+	m.Release("a")
+	m.Release("a")
+	if m.pool.held[e.Addr4] != "" || len(m.endpoints) > 0 {
+		t.Error("not released")
+	}
+	// Each step back can be done again.
+	if err := errors.Join(m.Withdraw(t.Context(), "a"), m.Detach(t.Context(), e)); err != nil {
+		t.Error(err)
+	}
+}
+
+// Many changes at a time are few loads, each with all that was asked for before it.
+func TestLoadsAreGathered(t *testing.T) {
+	f := newFake(t)
+	n := nat()
+	n.Pool4.Last, n.Pool6.Last = addr("10.88.0.250"), addr("fd00:88::250")
+	m, _ := f.manager(n)
+	m.rules.every = 50 * time.Millisecond
+	var wg sync.WaitGroup
+	for i := range 100 {
+		wg.Go(func() {
+			key := fmt.Sprint(i)
+			e, err := m.Reserve(key, Request{Network: "web"})
+			if err == nil {
+				err = m.Publish(t.Context(), taskOf(key, e))
+			}
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			if err != nil || !slices.ContainsFunc(f.rules, func(t Task) bool { return t.Key == key }) {
+				t.Errorf("%s is published, and not in the rules: %v", key, err)
+			}
+		})
+	}
+	wg.Wait()
+	if f.loads > 20 {
+		t.Errorf("%d loads of 100 changes", f.loads)
+	}
+	for i := 1; i < len(f.loads0); i++ {
+		if gap := f.loads0[i].Sub(f.loads0[i-1]); gap < m.rules.every {
+			t.Errorf("a load %s after the one before", gap)
+		}
+	}
+	if len(f.rules) != 100 || len(f.nets) != 1 {
+		t.Errorf("rules of %d tasks, %d networks", len(f.rules), len(f.nets))
+	}
+}
+
+// Rules that somebody flushed are loaded again, and an event tells; what cannot be loaded is told once.
+func TestLostRules(t *testing.T) {
+	f := newFake(t)
+	m, told := f.manager(nat())
+	watch := func(before string) string { return m.watch(t.Context(), before) }
+	f.flush = true
+	if watch("") != "" || len(*told) > 0 || f.loads > 0 {
+		t.Errorf("without a task: %q", *told)
+	}
+	e := reserve(t, m, "a", "web")
+	if err := m.Publish(t.Context(), taskOf("a", e)); err != nil {
+		t.Fatal(err)
+	}
+	watch("")
+	if f.loads != 1 || len(*told) != 0 {
+		t.Errorf("%d loads, told %q", f.loads, *told)
+	}
+	f.flush = true
+	watch("")
+	if f.flush || f.loads != 2 || len(*told) != 1 || !strings.Contains((*told)[0], "loaded again") {
+		t.Errorf("%d loads, told %q", f.loads, *told)
+	}
+	f.flush, f.failures["load"] = true, errFake
+	last := watch(watch(""))
+	if len(*told) != 2 || last == "" || !strings.Contains((*told)[1], errFake.Error()) {
+		t.Errorf("of a failure: %q, told %q", last, *told)
+	}
+	delete(f.failures, "load")
+	if watch(last) != "" || f.flush || len(*told) != 3 || !strings.Contains((*told)[2], "in force again") {
+		t.Errorf("told %q", *told)
+	}
+	f.failures["loaded"] = errNoFilter
+	if last = watch(""); last == "" || len(*told) != 4 {
+		t.Errorf("of no filter: %q", *told)
+	}
+	delete(f.failures, "loaded")
+	if watch(last) != "" || len(*told) != 5 {
+		t.Errorf("told %q", *told)
+	}
+}
+
+// Run watches by itself.
+func TestRun(t *testing.T) {
+	f := newFake(t)
+	m, told := f.manager(nat())
+	if err := m.Publish(t.Context(), taskOf("a", reserve(t, m, "a", "web"))); err != nil {
+		t.Fatal(err)
+	}
+	f.flush = true
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	m.cfg.Tell = func(_, message string) { *told = append(*told, message); cancel() }
+	m.watchEvery = time.Millisecond
+	go func() { m.Run(ctx); close(done) }()
+	<-done
+	if f.flush || len(*told) != 1 {
+		t.Errorf("told %q", *told)
+	}
+}
+
+// A host without a packet filter has networks of operators, and none that translates.
+func TestNoFilter(t *testing.T) {
+	f := newFake(t)
+	m, told := f.manager(nat(), bridged(), alias())
+	for holder, network := range map[string]string{"b": "lan", "c": "pub"} {
+		f.failures["load"], f.failures["loaded"] = errNoFilter, errNoFilter
+		e := reserve(t, m, holder, network)
+		if err := m.Publish(t.Context(), taskOf(holder, e)); err != nil {
+			t.Error(err)
+		}
+		m.watch(t.Context(), "")
+		if err := m.Withdraw(t.Context(), holder); err != nil || len(*told) > 0 {
+			t.Error(err, *told)
+		}
+	}
+	e := reserve(t, m, "a", "web")
+	if err := m.Publish(t.Context(), taskOf("a", e)); !errors.Is(err, errNoFilter) {
+		t.Error(err)
+	}
+	if err := m.Withdraw(t.Context(), "a"); err != nil || len(m.tasks) > 0 {
+		t.Error(err)
+	}
+	f.failures["filter"] = errors.New("pf is not enabled: run this")
+	m.usable.seen = map[string]time.Time{}
+	_, err := m.Reserve("x", Request{Network: "web"})
+	wantError(t, err, "freejail.hcl:3", `network "web": pf is not enabled: run this`)
+	reserve(t, m, "y", "lan")
+	if err := m.Check(); err != nil {
+		t.Errorf("the filter may come later: %v", err)
+	}
+	if s := m.List(); !strings.Contains(s[0].Problem, "run this") || s[1].Problem != "" {
+		t.Errorf("%+v", s)
+	}
+}
+
+// What fails is told, stays known, and goes the next time.
+func TestFailures(t *testing.T) {
+	f := newFake(t)
+	m, _ := f.manager(nat())
+	e := reserve(t, m, "a", "web")
+	task := taskOf("a", e, Publication{Port: Port{"tcp", 80, 1}, To: 8080})
+	f.others[task.Published[0]] = "nginx"
+	wantError(t, m.Publish(t.Context(), task), "80 is taken by nginx")
+	if len(m.tasks)+f.loads > 0 {
+		t.Error("rules of ports that are not held")
+	}
+	clear(f.others)
+	steps := map[string]func() error{
+		"attach": func() error { return m.Attach(t.Context(), e) },
+		"load":   func() error { return m.Publish(t.Context(), task) },
+		"detach": func() error { return m.Detach(t.Context(), e) },
+	}
+	for _, call := range []string{"attach", "load", "detach"} {
+		f.failures[call] = errFake
+		if err := steps[call](); !errors.Is(err, errFake) {
+			t.Errorf("%s: %v", call, err)
+		}
+		delete(f.failures, call)
+		if err := steps[call](); err != nil {
+			t.Errorf("%s again: %v", call, err)
+		}
+	}
+	f.failures["load"] = errFake
+	for range 2 { // the rules may still lead to the address
+		if err := m.Withdraw(t.Context(), "a"); !errors.Is(err, errFake) {
+			t.Error(err)
+		}
+	}
+	delete(f.failures, "load")
+	if err := m.Withdraw(t.Context(), "a"); err != nil || len(f.rules)+len(f.held) > 0 {
+		t.Error(err, f.rules, f.held)
+	}
+}
+
+// Who waits for a load that hangs waits no longer than its context lasts.
+func TestLoadHangs(t *testing.T) {
+	f := newFake(t)
+	m, _ := f.manager(nat())
+	hangs, loading := make(chan struct{}), make(chan struct{}, 1)
+	f.during = func(call string) {
+		if call == "load" {
+			loading <- struct{}{}
+			<-hangs
+		}
+	}
+	e := reserve(t, m, "a", "web")
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { <-loading; cancel() }()
+	if err := m.Publish(ctx, taskOf("a", e)); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	close(hangs)
+	f.mu.Lock()
+	f.during = nil
+	f.mu.Unlock()
+}
+
+// A daemon takes away what no record has, keeps what one has, and leads its ports to it again.
+func TestSweep(t *testing.T) {
+	f := newFake(t)
+	before, _ := f.manager(nat(), alias())
+	var tasks []Task
+	for _, holder := range []string{"alive", "lost", "adopted"} {
+		e := reserve(t, before, holder, "web")
+		task := taskOf(holder, e, Publication{Port: Port{"tcp", 80, 1}, To: 8080})
+		if err := errors.Join(before.Attach(t.Context(), e), before.Publish(t.Context(), task)); err != nil {
+			t.Fatal(err)
+		}
+		tasks = append(tasks, task)
+	}
+	f.bridges["fj-old"] = Network{Name: "old", Mode: NAT}
+	clear(f.held)
+	f.log, f.rules = nil, nil
+	m, _ := f.manager(nat(), alias())
+	for _, holder := range []int{0, 2} {
+		if err := m.Adopt(tasks[holder].Key, tasks[holder].Endpoint); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := m.Sweep(t.Context(), tasks[:1]); err != nil {
+		t.Fatal(err)
+	}
+	if len(f.rules) != 1 || f.rules[0].Key != "alive" || len(f.held) != 1 || len(f.bridges) != 1 {
+		t.Errorf("rules %v, ports %v, bridges %v", f.rules, f.held, f.bridges)
+	}
+	if want := []string{"resolve web", "load 1", "detach " + stackKey(tasks[1].Endpoint)}; !slices.Equal(f.log, want) {
+		t.Errorf("%q, want %q", f.log, want)
+	}
+	if err := m.Sweep(t.Context(), nil); err != nil || len(f.made) != 2 {
+		t.Errorf("%v, %v are left", err, f.made)
+	}
+}
+
+// A sweep goes on where something fails.
+func TestSweepGoesOn(t *testing.T) {
+	f := newFake(t)
+	before, _ := f.manager(nat())
+	a, b := reserve(t, before, "a", "web"), reserve(t, before, "b", "web")
+	if err := errors.Join(before.Attach(t.Context(), a), before.Attach(t.Context(), b)); err != nil {
+		t.Fatal(err)
+	}
+	m, _ := f.manager(nat())
+	task := taskOf("b", b, Publication{Port: Port{"tcp", 80, 1}, To: 8080})
+	f.failures["load"], f.others[task.Published[0]] = errFake, "nginx"
+	err := errors.Join(m.Adopt("b", b), m.Sweep(t.Context(), []Task{task}))
+	wantError(t, err, errFake.Error(), "b: port 80 is taken by nginx")
+	if len(f.made) != 1 || f.made[stackKey(b)].Stack == "" {
+		t.Errorf("left: %v", f.made)
+	}
+}
+
+// A network that went from the configuration, or changed there, is what its tasks have until they end.
+func TestRemovedNetwork(t *testing.T) {
+	f := newFake(t)
+	before, _ := f.manager(nat())
+	e := reserve(t, before, "a", "web")
+	if err := before.Attach(t.Context(), e); err != nil {
+		t.Fatal(err)
+	}
+	changed := nat()
+	changed.Subnet4, changed.Gateway4, changed.Pool4 =
+		prefix("10.99.0.0/24"), addr("10.99.0.1"), span("10.99.0.2", "10.99.0.9")
+	for name, now := range map[string][]Network{"removed": nil, "changed": {changed}} {
+		m, told := f.manager(now...)
+		task := taskOf("a", e, Publication{Port: Port{"tcp", 80, 1}, To: 8080})
+		if err := errors.Join(m.Adopt("a", e), m.Sweep(t.Context(), []Task{task})); err != nil {
+			t.Fatal(name, err)
+		}
+		if len(f.nets) != 1 || f.nets[0].Subnet4 != nat().Subnet4 || len(f.rules) != 1 || len(f.bridges) != 1 {
+			t.Errorf("%s: rules of %v", name, f.nets)
+		}
+		if len(*told) != 1 || !strings.Contains((*told)[0], `"web"`) {
+			t.Errorf("%s: told %q", name, *told)
+		}
+		if again := reserve2(m, "a"); again != nil && name == "changed" {
+			t.Errorf("%s: its own endpoint: %v", name, again)
+		}
+		wantError(t, reserve2(m, "b"), `network "web"`)
+		if s := m.List(); len(s) != 1 || s[0].Problem == "" || s[0].Used != 1 {
+			t.Errorf("%s: %+v", name, s)
+		}
+		if err := errors.Join(m.Attach(t.Context(), e), m.Withdraw(t.Context(), "a")); err != nil {
+			t.Error(name, err)
+		}
+	}
+	m, _ := f.manager()
+	if err := errors.Join(m.Adopt("a", e), m.Detach(t.Context(), e)); err != nil {
+		t.Fatal(err)
+	}
+	m.Release("a")
+	if len(f.bridges)+len(f.made) > 0 {
+		t.Errorf("left: %v %v", f.bridges, f.made)
+	}
+	m, _ = f.manager(changed)
+	if e := reserve(t, m, "b", "web"); e.Addr4 != addr("10.99.0.2") {
+		t.Errorf("%+v", e)
+	}
+}
+
+func reserve2(m *Manager, holder string) error {
+	_, err := m.Reserve(holder, Request{"web", []netip.Addr(nil)})
+	return err
+}
+
+// Two daemons of one host try other links for tasks of one name.
+func TestTwoDaemons(t *testing.T) {
+	f := newFake(t)
+	m, _ := f.manager(nat())
+	other, _ := f.manager(nat())
+	other.cfg.StateDir = "/elsewhere"
+	if a, b := reserve(t, m, "a", "web"), reserve(t, other, "a", "web"); a.Link == b.Link {
+		t.Errorf("both have %s", a.Link)
+	}
+}
