@@ -66,16 +66,10 @@ const maxEnding = 2
 // Open finds what the host has, and changes nothing.
 func Open(cfg Config) (*Manager, error) {
 	s, err := newStacks(cfg)
-	if errors.Is(err, errUnfinished) {
-		s, err = unfinished{}, nil
-	}
 	if err != nil {
 		return nil, err
 	}
 	f, err := newFilter(cfg)
-	if errors.Is(err, errUnfinished) {
-		f, err = unfinishedFilter{}, nil
-	}
 	if err != nil {
 		return nil, err
 	}
