@@ -60,13 +60,17 @@ func (m *Manager) encode(name, value string) (bsd.Param, error) {
 
 // params are a spec's parameters in the kernel's form.
 func (m *Manager) params(s Spec) ([]bsd.Param, error) {
-	out := []bsd.Param{bsd.Text("name", s.Name), bsd.Text("path", s.Root), {Name: "persist"}}
+	out := []bsd.Param{bsd.Text("name", kernelName(s.Stack, s.Name)), bsd.Text("path", s.Root), {Name: "persist"}}
 	if s.Hostname != "" {
 		out = append(out, bsd.Text("host.hostname", s.Hostname))
 	}
+	if s.Stack != "" { // without this it has none of its addresses
+		out = append(out, bsd.Param{Name: "ip4", Value: bsd.Word(jailInherit)},
+			bsd.Param{Name: "ip6", Value: bsd.Word(jailInherit)})
+	}
 	for _, name := range slices.Sorted(maps.Keys(s.Params)) {
 		// A network stack of its own leaves no addresses to inherit.
-		if (name == "ip4" || name == "ip6") && s.Params["vnet"] == "new" {
+		if (name == "ip4" || name == "ip6") && (s.Stack != "" || s.Params["vnet"] == "new") {
 			continue
 		}
 		p, err := m.encode(name, s.Params[name])
@@ -90,7 +94,7 @@ func (m *Manager) Create(ctx context.Context, s Spec) (int, error) {
 		return 0, &Error{Op: "create", Jail: s.Name,
 			Err: errors.New("the image is Linux's and this kernel does not run Linux programs: kldload linux64")}
 	}
-	params, err := m.params(s)
+	params, err := m.prepare(s)
 	if err != nil {
 		return 0, &Error{Op: "create", Jail: s.Name, Err: err}
 	}
@@ -101,8 +105,8 @@ func (m *Manager) Create(ctx context.Context, s Spec) (int, error) {
 		}
 		return 0, &Error{Op: "create", Jail: s.Name, Message: msg, Err: err}
 	}
-	st := &state{jid: jid, root: s.Root, notes: notes{Memory: s.Limits.MemoryBytes, OpenFiles: s.Limits.OpenFiles,
-		InMemory: s.InMemory}}
+	st := &state{kernel: kernelName(s.Stack, s.Name), jid: jid, root: s.Root, notes: notes{Stack: s.Stack,
+		Memory: s.Limits.MemoryBytes, OpenFiles: s.Limits.OpenFiles, InMemory: s.InMemory}}
 	m.mu.Lock()
 	m.jails[s.Name] = st
 	m.mu.Unlock()
@@ -115,6 +119,18 @@ func (m *Manager) Create(ctx context.Context, s Spec) (int, error) {
 	return jid, nil
 }
 
+// prepare returns a spec's parameters when they can be put into force.
+func (m *Manager) prepare(s Spec) ([]bsd.Param, error) {
+	if err := m.checkStack(s); err != nil {
+		return nil, err
+	}
+	params, err := m.params(s)
+	if err == nil && s.Stack != "" {
+		err = m.widen(s)
+	}
+	return params, err
+}
+
 // limit puts a spec's limits into force.
 func (m *Manager) limit(s Spec, st *state) error {
 	mask, err := cpuMask(s.Limits.CPUSet)
@@ -124,18 +140,18 @@ func (m *Manager) limit(s Spec, st *state) error {
 	if err != nil {
 		return fmt.Errorf("cpuset %s: %w", s.Limits.CPUSet, err)
 	}
-	if m.racct {
-		if err := addRules(s.Name, s.Limits); err != nil {
+	if st.Memory != 0 || st.OpenFiles != 0 || st.Stack != "" {
+		if err := st.notes.write(m.noteFile(s.Name)); err != nil {
 			return err
 		}
 	}
-	if st.Memory == 0 && st.OpenFiles == 0 {
+	if !m.racct {
 		return nil
 	}
-	return st.notes.write(m.noteFile(s.Name))
+	return addRules(st.kernel, s.Limits)
 }
 
-// renewRules has a jail that an earlier daemon made limited as one of ours.
+// renewRules has a jail that an earlier daemon made limited as one of ours; its name is the kernel's.
 func (m *Manager) renewRules(name string, n notes) error {
 	if !m.racct {
 		return nil

@@ -93,7 +93,9 @@ func (m *Manager) signalAll(jid int, sig unix.Signal, mark func(int)) error {
 func (m *Manager) Remove(ctx context.Context, name string) error {
 	s, err := m.find("remove", name)
 	if errors.Is(err, ErrNotFound) {
-		return m.forget(name)
+		var n notes
+		_ = n.read(m.noteFile(name)) // without any it had no stack, or its rules went with the host
+		return m.forget(name, kernelName(n.Stack, name))
 	}
 	if err != nil {
 		return err
@@ -107,7 +109,7 @@ func (m *Manager) Remove(ctx context.Context, name string) error {
 	m.mu.Lock()
 	delete(m.jails, name)
 	m.mu.Unlock()
-	return m.forget(name)
+	return m.forget(name, s.kernel)
 }
 
 // Kill kills all processes of a jail, however fast they fork: what SIGKILL alone may
@@ -140,9 +142,9 @@ func (m *Manager) takeAway(name string, s state) error {
 
 // forget removes the rctl rules, which the kernel keeps by name and longer
 // than the jail, and the notes.
-func (m *Manager) forget(name string) error {
+func (m *Manager) forget(name, kernel string) error {
 	if m.racct {
-		if _, err := rctl(unix.SYS_RCTL_REMOVE_RULE, "jail:"+name); err != nil && !errors.Is(err, unix.ESRCH) {
+		if _, err := rctl(unix.SYS_RCTL_REMOVE_RULE, "jail:"+kernel); err != nil && !errors.Is(err, unix.ESRCH) {
 			return &Error{Op: "remove rctl rules", Jail: name, Err: err}
 		}
 	}

@@ -23,8 +23,8 @@ func (m *Manager) families() families {
 	return out
 }
 
-// top is the jail of this prison that a jail is or lies in; 0 is the prison
-// itself, as is a jail that has gone since.
+// top is the jail of this prison that a jail is or lies in, or the child of an owner of a
+// network stack; 0 is the prison itself, as is a jail that has gone since.
 func (f families) top(jid int) (int, error) {
 	if jid == 0 {
 		return 0, nil
@@ -32,7 +32,7 @@ func (f families) top(jid int) (int, error) {
 	if top, known := f[jid]; known {
 		return top, nil
 	}
-	parent, err := jailParent(jid)
+	parent, kernel, err := jailParent(jid)
 	if errors.Is(err, unix.ENOENT) {
 		return 0, nil
 	}
@@ -40,7 +40,7 @@ func (f families) top(jid int) (int, error) {
 		return 0, err
 	}
 	top := jid
-	if parent != 0 {
+	if _, ours := ourName(kernel); !ours && parent != 0 {
 		if top, err = f.top(parent); err != nil {
 			return 0, err
 		}
@@ -49,12 +49,12 @@ func (f families) top(jid int) (int, error) {
 	return top, nil
 }
 
-// jailParent is the jail that a jail was made in, 0 for this prison.
-func jailParent(jid int) (int, error) {
-	parent := make([]byte, 4)
+// jailParent is the jail that a jail was made in, 0 for this prison, and its name in the kernel.
+func jailParent(jid int) (int, string, error) {
+	parent, name := make([]byte, 4), make([]byte, maxName+1)
 	_, _, err := bsd.Call(unix.SYS_JAIL_GET, []bsd.Param{{Name: "jid", Value: bsd.Word(jid)},
-		{Name: "parent", Value: parent}}, jailDying)
-	return int(binary.NativeEndian.Uint32(parent)), err
+		{Name: "parent", Value: parent}, {Name: "name", Value: name}}, jailDying)
+	return int(binary.NativeEndian.Uint32(parent)), unix.ByteSliceToString(name), err
 }
 
 // eachOfJails calls f for all processes in jails, with the jail of this prison

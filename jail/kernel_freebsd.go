@@ -13,13 +13,16 @@ import (
 // Flags of jail_set(2) and jail_get(2), sys/jail.h.
 const (
 	jailCreate = 0x01
+	jailUpdate = 0x02
 	jailDying  = 0x08
+
+	jailInherit = 2 // JAIL_SYS_INHERIT
 )
 
-// jailGet finds a jail that is not dying by its name or, with none, the first
+// jailGet finds a jail that is not dying by its name in the kernel or, with none, the first
 // one after a jid.
 func jailGet(name string, after int) (Info, error) {
-	nameBuf, path := make([]byte, 256), make([]byte, 1024)
+	nameBuf, path := make([]byte, maxName+1), make([]byte, 1024)
 	params := []bsd.Param{{Name: "lastjid", Value: bsd.Word(after)}, {Name: "name", Value: nameBuf}}
 	if name != "" {
 		params = []bsd.Param{bsd.Text("name", name)}

@@ -47,6 +47,7 @@ type Manager struct {
 // state is what is known of a jail. Its limits are kept in a file, for a
 // daemon that comes after a crash.
 type state struct {
+	kernel string // its name in the kernel
 	jid    int
 	root   string
 	gone   bool   // removed behind our back
@@ -61,6 +62,8 @@ type notes struct {
 	OpenFiles int64 `json:"openFiles,omitempty"`
 	// InMemory are those of Spec.
 	InMemory [][]byte `json:"inMemory,omitempty"`
+	// Stack is that of Spec, of which the kernel's limits must be known by their names.
+	Stack string `json:"stack,omitempty"`
 }
 
 // Open prepares the backend. One process has one Manager.
@@ -184,11 +187,11 @@ func (m *Manager) findLocked(op, name string) (state, error) {
 	if !validName.MatchString(name) {
 		return state{}, &Error{Op: op, Jail: name, Err: ErrNotFound}
 	}
-	i, err := jailGet(name, 0)
+	i, err := findJail(name)
 	if err != nil {
 		return state{}, &Error{Op: op, Jail: name, Err: err}
 	}
-	s := &state{jid: i.JID, root: i.Root}
+	s := &state{kernel: i.Name, jid: i.JID, root: i.Root}
 	if err := s.notes.read(m.noteFile(name)); !errors.Is(err, fs.ErrNotExist) {
 		s.damaged = err
 	}
@@ -213,7 +216,7 @@ func (m *Manager) Adopt(name string, pid int, start string) error {
 	if top != s.jid || !startedAt(p, start) {
 		return fmt.Errorf("process %d is not the one that was started: its number was used again", pid)
 	}
-	if err := m.renewRules(name, s.notes); err != nil {
+	if err := m.renewRules(s.kernel, s.notes); err != nil {
 		return &Error{Op: "limit", Jail: name, Err: err}
 	}
 	m.procs.add(pid, proc{jail: name})
@@ -273,24 +276,13 @@ func (m *Manager) watchOne(name string, jid int) (ended <-chan struct{}, has boo
 func (m *Manager) Removed() <-chan string { return m.removed }
 
 // List returns the jails of this prison whose names begin as ours do.
-func (m *Manager) List() ([]Info, error) {
-	var out []Info
-	for after := 0; ; {
-		i, err := jailGet("", after)
-		if errors.Is(err, ErrNotFound) {
-			return out, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		after = i.JID
-		if isOurs(i.Name) {
+func (m *Manager) List() (out []Info, err error) {
+	err = eachJail(func(i Info) bool {
+		if name, ours := ourName(i.Name); ours {
+			i.Name = name
 			out = append(out, i)
 		}
-	}
-}
-
-// isOurs is false for jails in jails.
-func isOurs(name string) bool {
-	return strings.HasPrefix(name, namePrefix) && !strings.Contains(name, ".")
+		return true
+	})
+	return out, err
 }

@@ -34,10 +34,10 @@ func startedAt(p bsd.Process, start string) bool {
 // Stats samples all jails in one pass over the host's processes.
 func (m *Manager) Stats() (map[string]Usage, error) {
 	byJID := map[int]*Usage{}
-	names := map[string]int{}
+	names, kernel := map[string]int{}, map[string]string{}
 	m.mu.Lock()
 	for name, s := range m.jails {
-		names[name], byJID[s.jid] = s.jid, &Usage{}
+		names[name], kernel[name], byJID[s.jid] = s.jid, s.kernel, &Usage{}
 	}
 	m.mu.Unlock()
 	err := m.eachBorn(func(jid int, p bsd.Process) {
@@ -55,7 +55,7 @@ func (m *Manager) Stats() (map[string]Usage, error) {
 			continue
 		}
 		if m.racct {
-			u.Swap = racctNumber(name, "swapuse")
+			u.Swap = racctNumber(kernel[name], "swapuse")
 		}
 		out[name] = *u
 	}

@@ -153,7 +153,8 @@ func (m *Manager) isToAdopt(jid int) bool {
 		return false
 	}
 	i, err := jailGet("", jid-1)
-	return err == nil && i.JID == jid && isOurs(i.Name)
+	_, ours := ourName(i.Name)
+	return err == nil && i.JID == jid && ours
 }
 
 // ended tells the end of a process; maxRSS in bytes is 0 where it is not known.
