@@ -44,6 +44,10 @@ func equal(reg uint32, b []byte) expr.Any {
 	return &expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: b}
 }
 
+func unequal(reg uint32, b []byte) expr.Any {
+	return &expr.Cmp{Op: expr.CmpOpNeq, Register: reg, Data: b}
+}
+
 func load(reg uint32, b []byte) expr.Any { return &expr.Immediate{Register: reg, Data: b} }
 
 // in is a key in a set; it begins at register 8.
@@ -109,14 +113,20 @@ func (f ipFamily) ping() part {
 	if f.size == 16 {
 		proto, kind = unix.IPPROTO_ICMPV6, 128
 	}
-	return part{meta(expr.MetaKeyL4PROTO, 8), equal(8, []byte{proto}), transport(8, 0, 1), equal(8, []byte{kind})}
+	return join(f.is(), meta(expr.MetaKeyL4PROTO, 8), equal(8, []byte{proto}), transport(8, 0, 1),
+		equal(8, []byte{kind}))
 }
 
 // discovery is that of neighbours and routers, ICMPv6 133 to 137 (RFC 4861).
 var discovery = part{meta(expr.MetaKeyL4PROTO, 8), equal(8, []byte{unix.IPPROTO_ICMPV6}), transport(8, 0, 1),
 	&expr.Range{Op: expr.CmpOpEq, Register: 8, FromData: []byte{133}, ToData: []byte{137}}}
 
-func transport(reg, offset, size uint32) expr.Any {
+func icmp6(kind byte) part {
+	return part{meta(expr.MetaKeyL4PROTO, 8), equal(8, []byte{unix.IPPROTO_ICMPV6}), transport(8, 0, 1),
+		equal(8, []byte{kind})}
+}
+
+func transport(reg, offset, size uint32) *expr.Payload {
 	return &expr.Payload{DestRegister: reg, Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: size}
 }
 
@@ -129,12 +139,8 @@ func onPort(p Port) part {
 		&expr.Range{Op: expr.CmpOpEq, Register: 8, FromData: portBytes(p.First)[:2], ToData: portBytes(p.last())[:2]}}
 }
 
-const (
-	stateEstablished = expr.CtStateBitESTABLISHED
-	stateRelated     = expr.CtStateBitRELATED
-)
-
-func ctState(bits uint32) part { return ctBits(expr.CtKeySTATE, bits) }
+// known is a packet of a connection that was let through, or an error that belongs to one.
+var known = ctBits(expr.CtKeySTATE, expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED)
 
 // dnatted is a packet of a connection whose destination was translated: IPS_DST_NAT of
 // linux/netfilter/nf_conntrack_common.h.

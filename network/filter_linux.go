@@ -204,6 +204,11 @@ func (f ipFamily) subnet(n Network) netip.Prefix {
 	return n.Subnet6
 }
 
+// of are the networks that have the family.
+func (f ipFamily) of(networks []Network) []Network {
+	return slices.DeleteFunc(slices.Clone(networks), func(n Network) bool { return !f.subnet(n).IsValid() })
+}
+
 func (f ipFamily) gateway(n Network) netip.Addr {
 	if f.size == 4 {
 		return n.Gateway4
@@ -223,67 +228,83 @@ func (f ipFamily) has(a netip.Addr) bool { return !a.IsValid() || a.BitLen() == 
 
 func (r *table) render(name string, networks []Network, tasks []Task) {
 	r.newTable(name, nftables.TableFamilyINet)
-	nat := slices.DeleteFunc(slices.Clone(networks), func(n Network) bool { return n.Mode != NAT })
-	natTasks := slices.DeleteFunc(slices.Clone(tasks), func(t Task) bool { return t.Mode != NAT })
-	published := r.chain("published")
-	toTask := r.chain("to-task")
+	nat, natTasks := ofMode(NAT, networks, tasks)
+	bridged, bridgedTasks := ofMode(Bridged, networks, tasks)
+	_, aliases := ofMode(Alias, networks, tasks)
 	c := r.hooks()
-	r.add(c.source, r.fromOthers(), accept)
-	r.add(c.pre, r.toHost(), jump(published))
-	for _, ch := range []*nftables.Chain{c.forward, c.input} {
-		r.add(ch, ctState(stateEstablished|stateRelated), accept)
-	}
-	r.add(c.forward, r.to(), jump(toTask))
-	r.add(c.input, r.fromOthers(), accept)
-	r.add(toTask, dnatted, accept)
+	r.add(c.pre, r.toHost(), jump(c.published))
+	r.add(c.forward, known, accept)
+	r.add(c.forward, r.to(), jump(c.toTask))
+	r.add(c.toTask, dnatted, accept)
+	r.add(c.input, known, accept)
+	r.add(c.input, r.from(), jump(c.toHost))
 	for _, f := range ipFamilies {
-		r.source(c.source, f, natTasks)
-		r.add(c.output, f.is(), f.loopback(), ret)
-		r.published(published, f, natTasks)
-		for _, n := range nat {
-			if f.subnet(n).IsValid() {
-				r.network(c, toTask, f, n)
-			}
+		for _, n := range f.of(nat) {
+			r.network(c, f, n)
 		}
-		r.hairpin(c.post, f, nat, natTasks)
-		r.declared(toTask, f, natTasks)
+		r.add(c.output, f.loopback(), ret)
+		r.published(c.published, f, natTasks)
+		r.hairpin(c.post, f, f.of(nat), natTasks)
+		r.bridgedToHost(c, f, bridgedTasks)
+		r.declared(c.toHost, f, aliases)
+		for _, n := range f.of(bridged) {
+			r.services(c.toHost, f, n, f.within(f.src, f.subnet(n)))
+		}
 	}
-	r.add(c.output, r.toHost(), jump(published))
-	r.add(c.source, drop)
-	r.refuse(c.input)
-	r.refuse(toTask)
+	r.add(c.toHost, discovery, accept) // of bridges, where it was looked at
+	r.sources(c.source, natTasks)
+	r.add(c.output, r.toHost(), jump(c.published))
+	r.refuse(c.toHost)
+	r.refuse(c.toTask)
+	if len(bridgedTasks) > 0 {
+		r.bridges(name, bridgedTasks)
+	}
 }
 
-// chains are those that the kernel calls.
-type chains struct{ source, pre, output, forward, input, post *nftables.Chain }
+// ofMode are the networks and tasks of one mode.
+func ofMode(m Mode, networks []Network, tasks []Task) ([]Network, []Task) {
+	return slices.DeleteFunc(slices.Clone(networks), func(n Network) bool { return n.Mode != m }),
+		slices.DeleteFunc(slices.Clone(tasks), func(t Task) bool { return t.Mode != m })
+}
+
+// chains are those that the kernel calls, and those that they jump to.
+type chains struct {
+	source, pre, output, forward, input, post *nftables.Chain
+	published, toTask, toHost                 *nftables.Chain
+}
 
 // hooks makes them. They translate after the operator's chains (at -100 and 100) have had their turn.
 func (r *table) hooks() chains {
 	return chains{
-		source:  r.hook("source", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, -300),
-		pre:     r.hook("prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, -90),
-		output:  r.hook("output", nftables.ChainTypeNAT, nftables.ChainHookOutput, -90),
-		forward: r.hook("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, 0),
-		input:   r.hook("input", nftables.ChainTypeFilter, nftables.ChainHookInput, 0),
-		post:    r.hook("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, 110),
+		source:    r.hook("source", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, -300),
+		pre:       r.hook("prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, -90),
+		output:    r.hook("output", nftables.ChainTypeNAT, nftables.ChainHookOutput, -90),
+		forward:   r.hook("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, 0),
+		input:     r.hook("input", nftables.ChainTypeFilter, nftables.ChainHookInput, 0),
+		post:      r.hook("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, 110),
+		published: r.chain("published"),
+		toTask:    r.chain("to-task"),
+		toHost:    r.chain("to-host"),
 	}
 }
 
-// source lets in what has the address of the task whose link it came by. Neighbour discovery is of no
+// sources lets in what has the address of the task whose link it came by. Neighbour discovery is of no
 // use there, as both ends know the other's MAC, and would fill the host's tables.
-func (r *table) source(c *nftables.Chain, f ipFamily, tasks []Task) {
-	if f.size == 16 {
-		r.add(c, f.is(), discovery, drop)
-	}
-	own := r.set("source"+f.suffix, nftables.TypeIFName, f.kind)
-	var elements []nftables.SetElement
-	for _, t := range tasks {
-		if a := f.task(t); a.IsValid() && t.Link != "" {
-			elements = append(elements, nftables.SetElement{Key: slices.Concat(interfaceName(t.Link), a.AsSlice())})
+func (r *table) sources(c *nftables.Chain, tasks []Task) {
+	r.add(c, r.fromOthers(), accept)
+	r.add(c, discovery, drop)
+	for _, f := range ipFamilies {
+		own := r.set("source"+f.suffix, nftables.TypeIFName, f.kind)
+		elements := map[string][]byte{}
+		for _, t := range tasks {
+			if a := f.task(t); a.IsValid() && t.Link != "" {
+				elements[string(slices.Concat(interfaceName(t.Link), a.AsSlice()))] = nil
+			}
 		}
+		r.fill(own, pairs(elements))
+		r.add(c, f.is(), f.load(f.src, 12), meta(expr.MetaKeyIIFNAME, 8), in(own), accept)
 	}
-	r.fill(own, elements)
-	r.add(c, f.is(), f.load(f.src, 12), meta(expr.MetaKeyIIFNAME, 8), in(own), accept)
+	r.add(c, drop)
 }
 
 // published translates what is for a published port, at one address of the host or at all.
@@ -328,49 +349,64 @@ func pairs(m map[string][]byte) []nftables.SetElement {
 	return out
 }
 
-// network has the rules of one network: who reaches whom, what reaches the host, and its translation.
-func (r *table) network(c chains, toTask *nftables.Chain, f ipFamily, n Network) {
+// network has the rules of a nat network: whose its addresses are, who reaches whom, and where its
+// packets leave the host, with which address.
+func (r *table) network(c chains, f ipFamily, n Network) {
 	s, g := f.subnet(n), f.gateway(n)
-	both := join(r.from(), f.within(f.src, s), f.within(f.dst, s))
-	if n.Isolate {
-		r.refuse(toTask, both)
-	} else {
-		r.add(toTask, both, accept)
+	own := f.within(f.src, s)
+	r.add(c.source, r.fromOthers(), meta(expr.MetaKeyIIFNAME, 8), unequal(8, interfaceName("lo")), own, drop)
+	if !n.Isolate {
+		r.add(c.toTask, r.from(), own, f.within(f.dst, s), accept)
 	}
-	toGateway := join(f.within(f.src, s), f.within(f.dst, netip.PrefixFrom(g, g.BitLen())))
-	for _, p := range n.HostAccess {
-		r.add(c.input, toGateway, onPort(p), accept)
-	}
-	r.add(c.input, toGateway, f.ping(), accept)
-	out := join(f.within(f.src, s), r.toOthers())
+	r.services(c.toHost, f, n, join(own, f.within(f.dst, netip.PrefixFrom(g, g.BitLen()))))
+	out := join(own, r.toOthers())
 	if n.Interface != "" {
-		out = join(out, meta(expr.MetaKeyOIFNAME, 8), equal(8, interfaceName(n.Interface)))
+		by := interfaceName(n.Interface)
+		r.refuse(c.forward, out, meta(expr.MetaKeyOIFNAME, 8), unequal(8, by))
+		out = join(out, meta(expr.MetaKeyOIFNAME, 8), equal(8, by))
 	}
 	r.add(c.post, out, &expr.Masq{})
+}
+
+// services are those of the host that tasks reach, and its answer to ping.
+func (r *table) services(c *nftables.Chain, f ipFamily, n Network, from part) {
+	for _, p := range n.HostAccess {
+		r.add(c, from, onPort(p), accept)
+	}
+	r.add(c, from, f.ping(), accept)
+}
+
+// bridgedToHost has what tasks on bridges of the operator's send to the host judged as that of others.
+func (r *table) bridgedToHost(c chains, f ipFamily, tasks []Task) {
+	own := r.set("bridged"+f.suffix, f.kind)
+	elements := map[string][]byte{}
+	for _, t := range tasks {
+		if a := f.task(t); a.IsValid() {
+			elements[string(a.AsSlice())] = nil
+		}
+	}
+	r.fill(own, pairs(elements))
+	r.add(c.input, f.is(), f.load(f.src, 8), in(own), jump(c.toHost))
 }
 
 // hairpin gives a task that connects to its own published port the gateway's address: it would take
 // what comes from its own address for forged.
 func (r *table) hairpin(c *nftables.Chain, f ipFamily, networks []Network, tasks []Task) {
 	own := r.set("self"+f.suffix, f.kind, f.kind)
-	seen := map[netip.Addr]bool{}
-	var elements []nftables.SetElement
+	elements := map[string][]byte{}
 	for _, t := range tasks {
-		if a := f.task(t); a.IsValid() && !seen[a] {
-			seen[a] = true
-			elements = append(elements, nftables.SetElement{Key: slices.Concat(a.AsSlice(), a.AsSlice())})
+		if a := f.task(t); a.IsValid() {
+			elements[string(slices.Concat(a.AsSlice(), a.AsSlice()))] = nil
 		}
 	}
-	r.fill(own, elements)
+	r.fill(own, pairs(elements))
 	for _, n := range networks {
-		if s := f.subnet(n); s.IsValid() {
-			r.add(c, r.to(), f.within(f.src, s), f.load(f.src, 8), f.load(f.dst, 8+f.size/4), in(own),
-				load(1, f.gateway(n).AsSlice()), f.nat(false))
-		}
+		r.add(c, r.to(), f.within(f.src, f.subnet(n)), f.load(f.src, 8), f.load(f.dst, 8+f.size/4), in(own),
+			load(1, f.gateway(n).AsSlice()), f.nat(false))
 	}
 }
 
-// declared lets all others reach what a task has declared.
+// declared are the ports of tasks of alias networks, which have addresses of the host.
 func (r *table) declared(c *nftables.Chain, f ipFamily, tasks []Task) {
 	s := r.ranges("declared"+f.suffix, f.kind, nftables.TypeInetProto, nftables.TypeInetService)
 	type owner struct {

@@ -124,8 +124,16 @@ func quietIPv6(name string, on bool) error {
 	if on {
 		values["disable_ipv6"] = "0"
 	}
+	named := map[string]string{}
 	for file, value := range values {
-		if err := setSysctl(dir+file, value); err != nil {
+		named[dir+file] = value
+	}
+	return setSysctls(named)
+}
+
+func setSysctls(values map[string]string) error {
+	for file, value := range values {
+		if err := setSysctl(file, value); err != nil {
 			return err
 		}
 	}

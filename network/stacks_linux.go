@@ -49,6 +49,8 @@ func (s *linuxStacks) attach(n Network, e Endpoint) error {
 		return s.inside(e, true, func() error { return nil })
 	case NAT:
 		return s.attachNAT(n, e)
+	case Bridged:
+		return s.attachBridged(n, e)
 	}
 	return fmt.Errorf("mode %s is not available on Linux", e.Mode)
 }
@@ -57,7 +59,7 @@ func (s *linuxStacks) attachNAT(n Network, e Endpoint) error {
 	if err := s.makeBridge(n); err != nil {
 		return err
 	}
-	host, err := s.connect(n, e)
+	host, err := s.connect(n, e, nil)
 	if err != nil {
 		return err
 	}
@@ -66,6 +68,48 @@ func (s *linuxStacks) attachNAT(n Network, e Endpoint) error {
 		return err
 	}
 	return configureHostEnd(n, e, host)
+}
+
+// attachBridged makes a link a port of the operator's bridge, which is not changed by that: its MTU is
+// the port's, and so is its MAC, as a bridge takes the lowest of its ports'.
+func (s *linuxStacks) attachBridged(n Network, e Endpoint) error {
+	b, err := operatorsBridge(n)
+	if err != nil {
+		return err
+	}
+	host, err := s.connect(n, e, b.Attrs())
+	if err != nil {
+		return err
+	}
+	if err := s.inside(e, false, func() error { return configureBridged(n, e) }); err != nil {
+		return err
+	}
+	if err := quietIPv6(e.Link, false); err != nil {
+		return err
+	}
+	if err := netlink.LinkSetMaster(host, b); err != nil {
+		return fmt.Errorf("add %s to bridge %s: %w", e.Link, n.Bridge, err)
+	}
+	err = errors.Join(netlink.LinkSetGuard(host, true), netlink.LinkSetIsolated(host, n.Isolate))
+	if err != nil {
+		return fmt.Errorf("port %s of bridge %s: %w", e.Link, n.Bridge, err)
+	}
+	return netlink.LinkSetUp(host)
+}
+
+func operatorsBridge(n Network) (netlink.Link, error) {
+	b, err := netlink.LinkByName(n.Bridge)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("bridge %s: %w", n.Bridge, err)
+	case b.Type() != "bridge":
+		return nil, fmt.Errorf("interface %s is no bridge but of the type %s", n.Bridge, b.Type())
+	case b.Attrs().Flags&net.FlagUp == 0:
+		return nil, fmt.Errorf("bridge %s is down: ip link set %[1]s up", n.Bridge)
+	case n.MTU > b.Attrs().MTU:
+		return nil, fmt.Errorf("mtu %d is more than the %d of bridge %s", n.MTU, b.Attrs().MTU, n.Bridge)
+	}
+	return b, nil
 }
 
 // makeBridge makes the bridge of a nat network, with the addresses of its gateway.
@@ -124,8 +168,9 @@ func gateways(l netlink.Link, n Network) error {
 	return err
 }
 
-// connect makes the stack and the link of an endpoint, and returns the host's end.
-func (s *linuxStacks) connect(n Network, e Endpoint) (netlink.Link, error) {
+// connect makes the stack and the link of an endpoint, and returns the host's end. One that is to be a
+// bridge's port gets its MAC and MTU.
+func (s *linuxStacks) connect(n Network, e Endpoint, bridge *netlink.LinkAttrs) (netlink.Link, error) {
 	if err := s.inside(e, true, func() error { return nil }); err != nil {
 		return nil, err
 	}
@@ -140,7 +185,10 @@ func (s *linuxStacks) connect(n Network, e Endpoint) (netlink.Link, error) {
 	defer ns.Close()
 	a := netlink.NewLinkAttrs()
 	a.Name, a.Group, a.MTU = e.Link, s.group, n.MTU
-	err = netlink.LinkAdd(&netlink.Veth{LinkAttrs: a, PeerName: taskEnd, PeerHardwareAddr: mac,
+	if bridge != nil {
+		a.MTU, a.HardwareAddr = bridge.MTU, bridge.HardwareAddr
+	}
+	err = netlink.LinkAdd(&netlink.Veth{LinkAttrs: a, PeerName: taskEnd, PeerHardwareAddr: mac, PeerMTU: uint32(n.MTU),
 		PeerNamespace: netlink.NsFd(int(ns.Fd()))})
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, fmt.Errorf("make interface %s: %w", e.Link, err)
@@ -171,14 +219,13 @@ func (s *linuxStacks) leadsTo(l netlink.Link, e Endpoint) bool {
 // that a task sends can change it.
 func configureHostEnd(n Network, e Endpoint, l netlink.Link) error {
 	name := l.Attrs().Name
-	for file, value := range map[string]string{
+	err := setSysctls(map[string]string{
 		"ipv4/conf/" + name + "/rp_filter":        "1", // also where the rules were lost
 		"ipv4/conf/" + name + "/accept_redirects": "0",
 		"ipv4/conf/" + name + "/send_redirects":   "0",
-	} {
-		if err := setSysctl(file, value); err != nil {
-			return err
-		}
+	})
+	if err != nil {
+		return err
 	}
 	if err := quietIPv6(name, e.Addr6.IsValid()); err != nil {
 		return err
@@ -237,6 +284,53 @@ func configureTask(n Network, e Endpoint, gatewayMAC net.HardwareAddr) error {
 		}
 	}
 	return nil
+}
+
+// configureBridged gives the task's end its addresses in the operator's network, which learns of them.
+func configureBridged(n Network, e Endpoint) error {
+	l, err := netlink.LinkByName(taskEnd)
+	if err != nil {
+		return err
+	}
+	if err := bridgedSysctls(e.Addr6.IsValid()); err != nil {
+		return err
+	}
+	for _, p := range []netip.Prefix{netip.PrefixFrom(e.Addr4, n.Subnet4.Bits()),
+		netip.PrefixFrom(e.Addr6, n.Subnet6.Bits())} {
+		if !p.IsValid() {
+			continue
+		}
+		if err := netlink.AddrReplace(l, address(p)); err != nil {
+			return fmt.Errorf("address %s: %w", p, err)
+		}
+	}
+	if err := netlink.LinkSetUp(l); err != nil {
+		return err
+	}
+	for _, a := range e.ends(n) {
+		if !a.gateway.IsValid() {
+			continue
+		}
+		def := &netlink.Route{LinkIndex: l.Attrs().Index, Gw: a.gateway.AsSlice(), Dst: everything(a.gateway)}
+		if err := netlink.RouteReplace(def); err != nil {
+			return fmt.Errorf("default route through %s: %w", a.gateway, err)
+		}
+	}
+	return nil
+}
+
+// bridgedSysctls have neighbours told of an address at once, as another task may have had it, and the
+// link-local address of the MAC be there.
+func bridgedSysctls(six bool) error {
+	if err := quietIPv6(taskEnd, six); err != nil {
+		return err
+	}
+	values := map[string]string{"ipv4/conf/" + taskEnd + "/arp_notify": "1"}
+	if six {
+		dir := "ipv6/conf/" + taskEnd + "/"
+		values[dir+"addr_gen_mode"], values[dir+"ndisc_notify"] = "0", "1"
+	}
+	return setSysctls(values)
 }
 
 // ends are a task's address and the gateway of its family.
@@ -362,7 +456,10 @@ func (s *linuxStacks) check(n Network) error {
 	switch n.Mode {
 	case NAT:
 		return checkNAT(n)
-	case Bridged, Alias:
+	case Bridged:
+		_, err := operatorsBridge(n)
+		return err
+	case Alias:
 		return fmt.Errorf("mode %s is not available on Linux", n.Mode)
 	}
 	return nil
