@@ -177,76 +177,68 @@ func (n Network) besides(o Network) error {
 	return nil
 }
 
-// usable tells whether the host has what networks need, and remembers it for a while: all addresses of
-// the host are listed for it, which starts do not wait for each.
+// usable tells whether the host has what networks need, and remembers for a while that it has: all
+// addresses of the host are listed for it, which not every start is to wait for.
 type usable struct {
 	stacks stacks
 	filter filter
-	stale  func() time.Time
+	now    func() time.Time
 
-	mu    sync.Mutex
-	seen  map[string]time.Time // networks that were usable
-	hosts map[netip.Addr]bool  // addresses of the host
+	mu   sync.Mutex
+	seen map[string]time.Time // networks that were usable
 }
 
 // usableFor is how long a network is not looked at again.
 const usableFor = 5 * time.Second
 
-// check returns the host's own addresses, or why a network cannot be used.
-func (u *usable) check(n Network) (map[netip.Addr]bool, error) {
+// check tells why a network cannot be used.
+func (u *usable) check(n Network) error {
 	if n.Mode == Host || n.Mode == None {
-		return nil, nil
+		return nil
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if at, ok := u.seen[n.Name]; ok && u.stale().Sub(at) < usableFor {
-		return u.hosts, nil
+	if at, ok := u.seen[n.Name]; ok && u.now().Sub(at) < usableFor {
+		return nil
 	}
-	hosts, err := u.host(n)
+	err := u.host(n)
 	if err == nil && n.Mode == NAT {
 		if err = u.filter.check(); err != nil {
 			err = n.fault("%w", err)
 		}
 	}
-	if err != nil {
-		return nil, err
+	if err == nil {
+		u.seen[n.Name] = u.now()
 	}
-	u.seen[n.Name], u.hosts = u.stale(), hosts
-	return hosts, nil
+	return err
 }
 
-// host returns the host's own addresses, or what of the host, but for its packet filter, is against a
-// network.
-func (u *usable) host(n Network) (map[netip.Addr]bool, error) {
-	if err := u.stacks.check(n); err != nil {
-		return nil, n.fault("%w", err)
-	}
+// host tells what of the host, but for its packet filter, is against a network.
+func (u *usable) host(n Network) error {
 	list, err := u.stacks.addresses()
 	if err != nil {
-		return nil, n.fault("addresses of the host: %w", err)
+		return n.fault("addresses of the host: %w", err)
 	}
-	hosts := map[netip.Addr]bool{}
+	var errs []error
 	for _, h := range list {
-		if h.Addr().IsLoopback() || h.Addr().IsLinkLocalUnicast() {
-			continue
-		}
-		hosts[h.Addr()] = true
-		if err := n.against(h); err != nil {
-			return nil, err
-		}
+		errs = append(errs, n.against(h))
 	}
-	return hosts, nil
+	if err := u.stacks.check(n); err != nil {
+		errs = append(errs, n.fault("%w", err))
+	}
+	return errors.Join(errs...)
 }
 
-// against tells whether an address of the host's has no place beside a network. One of alias with a
-// prefix of its own only may be a task's; if it is not, it is not given either.
+// against tells whether an address of the host's has no place beside a network.
 func (n Network) against(h hostAddress) error {
+	if h.Ours || h.Addr().IsLoopback() || h.Addr().IsLinkLocalUnicast() {
+		return nil
+	}
 	for _, f := range n.families() {
 		switch {
-		case !f.subnet.IsValid() || h.Ours:
+		case !f.subnet.IsValid():
 		case n.Mode == NAT && f.subnet.Overlaps(h.Masked()):
 			return n.fault("%s %s overlaps the host's address %s of %s", f.name, f.subnet, h.Prefix, h.Interface)
-		case n.Mode == Alias && h.Bits() == f.bits:
 		case f.pool.Contains(h.Addr()):
 			return n.fault("its pool %s contains the host's address %s of %s", f.pool, h.Addr(), h.Interface)
 		}

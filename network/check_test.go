@@ -26,7 +26,8 @@ func TestCheckHost(t *testing.T) {
 		{nat(), "127.0.0.1/8", false, ""},
 		{alias(), "192.0.2.1/24", false, ""},
 		{alias(), "192.0.2.10/24", false, "its pool 192.0.2.10 to 192.0.2.11 contains the host's address 192.0.2.10 of em0"},
-		{alias(), "192.0.2.10/32", false, ""}, // a task's, as far as one can see
+		{alias(), "192.0.2.10/32", false, "contains the host's address 192.0.2.10 of em0"},
+		{alias(), "192.0.2.10/32", true, ""}, // a task's
 		{bridged(), "2001:db8::1/64", false, ""},
 		{bridged(), "2001:db8::11/64", false, "its pool 2001:db8::10 to 2001:db8::12 contains"},
 		{bridged(), "2001:db8::11/128", false, "contains the host's address 2001:db8::11"},

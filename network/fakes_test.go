@@ -48,7 +48,12 @@ func (f *fake) call(name, what string) error {
 	return f.failures[name]
 }
 
-func stackKey(e Endpoint) string { return fmt.Sprint(e.Stack, e.addrs()) }
+func stackKey(e Endpoint) string {
+	if e.Stack == "" {
+		return fmt.Sprint(e.addrs())
+	}
+	return e.Stack
+}
 
 func (f *fake) check(n Network) error {
 	f.mu.Lock()
@@ -97,7 +102,15 @@ func (f *fake) detach(e Endpoint) error {
 func (f *fake) endpoints() ([]Endpoint, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return slices.Collect(maps.Values(f.made)), f.failures["endpoints"]
+	var list []Endpoint
+	for _, e := range f.made { // what a kernel tells of them
+		if found := (Endpoint{Stack: e.Stack, Link: e.Link}); e.Mode == Alias {
+			list = append(list, Endpoint{Network: e.Network, Mode: Alias, Addr4: e.Addr4})
+		} else {
+			list = append(list, found)
+		}
+	}
+	return list, f.failures["endpoints"]
 }
 
 func (f *fake) counters() (map[string]Counters, error) { return nil, nil }
@@ -113,7 +126,7 @@ func (f *fake) addresses() ([]hostAddress, error) {
 	}
 	for _, e := range f.made {
 		if e.Mode == Alias && e.Addr4.IsValid() {
-			list = append(list, hostAddress{netip.PrefixFrom(e.Addr4, 32), e.As.Interface, false})
+			list = append(list, hostAddress{netip.PrefixFrom(e.Addr4, 32), e.As.Interface, true})
 		}
 	}
 	return list, nil

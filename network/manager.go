@@ -95,7 +95,7 @@ func newManager(cfg Config, s stacks, f filter, p ports) (*Manager, error) {
 		endpoints:  map[string]Endpoint{}, links: map[string]string{}, macs: map[string]string{},
 		tries: map[string]uint64{}, tasks: map[string]Task{}}
 	m.rules = &rules{filter: f, every: loadEvery, now: m.state}
-	m.usable = usable{stacks: s, filter: f, stale: time.Now, seen: map[string]time.Time{}}
+	m.usable = usable{stacks: s, filter: f, now: time.Now, seen: map[string]time.Time{}}
 	return m, nil
 }
 
@@ -123,8 +123,7 @@ func (m *Manager) Reserve(holder string, r Request) (Endpoint, error) {
 	if err != nil {
 		return Endpoint{}, err
 	}
-	hosts, err := m.usable.check(n)
-	if err != nil {
+	if err := m.usable.check(n); err != nil {
 		return Endpoint{}, err
 	}
 	m.mu.Lock()
@@ -136,7 +135,7 @@ func (m *Manager) Reserve(holder string, r Request) (Endpoint, error) {
 		return Endpoint{}, err
 	}
 	e := Endpoint{Network: n.Name, Mode: n.Mode, As: n}
-	if e.Addr4, e.Addr6, err = m.addresses(n, r.Addresses, hosts); err != nil {
+	if e.Addr4, e.Addr6, err = m.addresses(n, r.Addresses); err != nil {
 		return Endpoint{}, fmt.Errorf("network %q: %w", n.Name, err)
 	}
 	if n.Mode.OwnStack() {
@@ -185,13 +184,8 @@ func (n Network) sameShape(o Network) bool {
 }
 
 // addresses finds one of each family of a network: those that are wanted, or free ones.
-func (m *Manager) addresses(n Network, wanted []netip.Addr, hosts map[netip.Addr]bool) (
-	a4, a6 netip.Addr, err error) {
+func (m *Manager) addresses(n Network, wanted []netip.Addr) (a4, a6 netip.Addr, err error) {
 	reserved := n.reserved()
-	taken := func(a netip.Addr) bool {
-		_, rests := m.pool.resting[a] // a task had it, when the host's were listed
-		return reserved[a] || hosts[a] && !rests
-	}
 	for _, a := range wanted {
 		family, pool := &a4, n.Pool4
 		if a.Is6() {
@@ -204,8 +198,8 @@ func (m *Manager) addresses(n Network, wanted []netip.Addr, hosts map[netip.Addr
 			err = fmt.Errorf("address %s is not in its pools (%s)", a, n.pools())
 		case holder != "":
 			err = fmt.Errorf("address %s is taken by %s", a, holder)
-		case taken(a):
-			err = fmt.Errorf("address %s is the gateway's, another of the host's, or the network's own", a)
+		case reserved[a]:
+			err = fmt.Errorf("address %s is the gateway's, or the network's own", a)
 		}
 		if err != nil {
 			return a4, a6, err
@@ -220,7 +214,7 @@ func (m *Manager) addresses(n Network, wanted []netip.Addr, hosts map[netip.Addr
 			continue
 		}
 		ok := false
-		if *f.addr, ok = m.pool.choose(f.pool, taken); !ok {
+		if *f.addr, ok = m.pool.choose(f.pool, reserved); !ok {
 			return a4, a6, fmt.Errorf("%w: all of %s are in use", ErrPoolFull, f.pool)
 		}
 	}
@@ -376,7 +370,10 @@ func (m *Manager) of(e Endpoint) Network {
 
 // lock waits for the changes of others to the same stack.
 func (m *Manager) lock(ctx context.Context, e Endpoint) (func(), error) {
-	return m.changing.Lock(ctx, fmt.Sprint(e.Stack, e.addrs()))
+	if e.Stack != "" {
+		return m.changing.Lock(ctx, e.Stack)
+	}
+	return m.changing.Lock(ctx, fmt.Sprint(e.addrs()))
 }
 
 // Attach makes what an endpoint says; that of another task of its allocation may have done it.
@@ -459,7 +456,7 @@ func (m *Manager) List() []Status {
 		case !now.sameShape(n):
 			s.Problem = "changed in the host configuration: its tasks keep it as it was until they end"
 		default:
-			if _, err := m.usable.check(n); err != nil {
+			if err := m.usable.check(n); err != nil {
 				s.Problem = err.Error()
 			}
 		}
@@ -501,8 +498,7 @@ func (m *Manager) Counters() (map[string]Counters, error) { return m.stacks.coun
 func (m *Manager) Check() error {
 	var errs []error
 	for _, n := range m.cfg.Networks {
-		_, err := m.usable.host(n)
-		errs = append(errs, err)
+		errs = append(errs, m.usable.host(n))
 	}
 	return errors.Join(errs...)
 }

@@ -107,9 +107,9 @@ func TestResting(t *testing.T) {
 }
 
 func TestFixedAddresses(t *testing.T) {
-	f := newFake(t)
-	f.hosts = []hostAddress{{prefix("192.0.2.11/32"), "em0", false}}
-	m, _ := f.manager(nat(), alias())
+	pub := alias()
+	pub.Pool4.Last = addr("192.0.2.255")
+	m, _ := newFake(t).manager(nat(), pub)
 	four, six := addr("10.88.0.4"), addr("fd00:88::5")
 	e := reserve(t, m, "a", "web", four, six)
 	if e.Addr4 != four || e.Addr6 != six {
@@ -123,7 +123,7 @@ func TestFixedAddresses(t *testing.T) {
 		{"web", []netip.Addr{four}, "10.88.0.4 is taken by a"},
 		{"web", []netip.Addr{addr("10.88.0.200")}, "not in its pools (10.88.0.2 to 10.88.0.5, fd00:88::2 to fd00:88::5)"},
 		{"web", []netip.Addr{addr("10.88.0.2"), addr("10.88.0.3")}, "one of each family"},
-		{"pub", []netip.Addr{addr("192.0.2.11")}, "the host's"},
+		{"pub", []netip.Addr{addr("192.0.2.255")}, "the network's own"},
 		{"pub", []netip.Addr{addr("2001:db8::1")}, "not in its pools"},
 		{"none", []netip.Addr{addr("127.0.0.1")}, "not in its pools (none)"},
 	} {

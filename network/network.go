@@ -153,7 +153,7 @@ type stacks interface {
 type hostAddress struct {
 	netip.Prefix
 	Interface string
-	Ours      bool // on a bridge that this state directory's daemon has made
+	Ours      bool // of a bridge that this state directory's daemon has made, or of a task of alias
 }
 
 // filter is how the system translates addresses and keeps packets out.

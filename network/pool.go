@@ -62,7 +62,7 @@ func (p *pool) rested() {
 
 // choose finds a free address of a range: one that was not given for a while, else the one that has
 // rested longest. taken tells of others that cannot be given.
-func (p *pool) choose(r Range, taken func(netip.Addr) bool) (netip.Addr, bool) {
+func (p *pool) choose(r Range, reserved map[netip.Addr]bool) (netip.Addr, bool) {
 	p.rested()
 	a, ok := p.next[r.First]
 	if !ok || !r.Contains(a) {
@@ -70,21 +70,21 @@ func (p *pool) choose(r Range, taken func(netip.Addr) bool) (netip.Addr, bool) {
 	}
 	for start := a; ; {
 		_, rests := p.resting[a]
-		if p.held[a] == "" && !rests && !taken(a) {
+		if p.held[a] == "" && !rests && !reserved[a] {
 			p.next[r.First] = r.after(a)
 			return a, true
 		}
 		if a = r.after(a); a == start {
-			return p.longest(r, taken)
+			return p.longest(r, reserved)
 		}
 	}
 }
 
 // longest is the address of a range that has rested longest.
-func (p *pool) longest(r Range, taken func(netip.Addr) bool) (netip.Addr, bool) {
+func (p *pool) longest(r Range, reserved map[netip.Addr]bool) (netip.Addr, bool) {
 	for _, q := range p.queue {
 		since, still := p.resting[q.addr]
-		if still && since.Equal(q.since) && r.Contains(q.addr) && !taken(q.addr) {
+		if still && since.Equal(q.since) && r.Contains(q.addr) && !reserved[q.addr] {
 			return q.addr, true
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -213,10 +214,11 @@ func (m *Manager) hold(tasks []Task) error {
 	return errors.Join(errs...)
 }
 
-// known tells whether a stack or link of the kernel's is that of one of the tasks, or of a holder.
+// known tells whether what the kernel has is that of one of the tasks, or of a holder.
 func (m *Manager) known(found Endpoint, tasks []Task) bool {
 	is := func(e Endpoint) bool {
-		return found.Stack != "" && e.Stack == found.Stack || found.Link != "" && e.Link == found.Link
+		return found.Stack != "" && e.Stack == found.Stack || found.Link != "" && e.Link == found.Link ||
+			slices.ContainsFunc(found.addrs(), func(a netip.Addr) bool { return slices.Contains(e.addrs(), a) })
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()

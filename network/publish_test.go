@@ -249,6 +249,13 @@ func TestSweep(t *testing.T) {
 		}
 		tasks = append(tasks, task)
 	}
+	public := map[string]Endpoint{}
+	for _, holder := range []string{"its", "stray"} {
+		public[holder] = reserve(t, before, holder, "pub")
+		if err := before.Attach(t.Context(), public[holder]); err != nil {
+			t.Fatal(err)
+		}
+	}
 	f.bridges["fj-old"] = Network{Name: "old", Mode: NAT}
 	clear(f.held)
 	f.log, f.rules = nil, nil
@@ -258,16 +265,21 @@ func TestSweep(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := m.Sweep(t.Context(), tasks[:1]); err != nil {
+	if err := errors.Join(m.Adopt("its", public["its"]), m.Sweep(t.Context(), tasks[:1])); err != nil {
 		t.Fatal(err)
+	}
+	if len(f.made) != 3 || f.made[stackKey(public["its"])].Mode != Alias {
+		t.Errorf("left: %v", f.made)
 	}
 	if len(f.rules) != 1 || f.rules[0].Key != "alive" || len(f.held) != 1 || len(f.bridges) != 1 {
 		t.Errorf("rules %v, ports %v, bridges %v", f.rules, f.held, f.bridges)
 	}
-	if want := []string{"resolve web", "load 1", "detach " + stackKey(tasks[1].Endpoint)}; !slices.Equal(f.log, want) {
+	slices.Sort(f.log[2:])
+	want := []string{"resolve web", "load 1", "detach " + stackKey(public["stray"]), "detach fjnet-lost"}
+	if !slices.Equal(f.log, want) {
 		t.Errorf("%q, want %q", f.log, want)
 	}
-	if err := m.Sweep(t.Context(), nil); err != nil || len(f.made) != 2 {
+	if err := m.Sweep(t.Context(), nil); err != nil || len(f.made) != 3 {
 		t.Errorf("%v, %v are left", err, f.made)
 	}
 }

@@ -3,6 +3,7 @@ package network
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -47,6 +48,9 @@ func newStacks(cfg Config) (stacks, error) {
 		return nil, errors.New("network stacks need root")
 	}
 	dir, err := filepath.EvalSymlinks(cfg.StateDir)
+	if errors.Is(err, fs.ErrNotExist) { // before the first daemon there is none
+		dir, err = cfg.StateDir, nil
+	}
 	if err == nil {
 		dir, err = filepath.Abs(dir)
 	}
