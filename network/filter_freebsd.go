@@ -55,6 +55,7 @@ func pfWords(told string) string {
 type pf struct {
 	pfctl pfctl
 	host  func() (pfHost, error)
+	lock  *anchorLock // nil where nobody else can have the anchor
 
 	// What follows is the Manager's to guard: it loads and compares one at a time.
 	text     string       // of the last load
@@ -65,7 +66,9 @@ type pf struct {
 	tasks    []Task
 }
 
-func newFilter(Config) (filter, error) { return &pf{pfctl: runPfctl, host: findPFHost}, nil }
+func newFilter(Config) (filter, error) {
+	return &pf{pfctl: runPfctl, host: findPFHost, lock: &anchorLock{}}, nil
+}
 
 // check tells what pf.conf or rc.conf lacks.
 func (p *pf) check() error {
@@ -100,6 +103,20 @@ func (p *pf) load(networks []Network, tasks []Task) error {
 	if _, err := os.Stat(pfDevice); errors.Is(err, fs.ErrNotExist) {
 		return errNoFilter
 	}
+	if p.lock == nil {
+		return p.render(networks, tasks)
+	}
+	if err := p.lock.take(); err != nil {
+		return err
+	}
+	err := p.render(networks, tasks)
+	if err == nil && len(networks)+len(tasks) == 0 {
+		err = p.lock.leave()
+	}
+	return err
+}
+
+func (p *pf) render(networks []Network, tasks []Task) error {
 	host, err := p.host()
 	if err != nil {
 		return err
