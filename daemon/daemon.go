@@ -415,6 +415,7 @@ func (d *Daemon) Close() error {
 func (d *Daemon) Info() client.Info {
 	i := client.Info{Version: d.version, API: 1, PID: os.Getpid(), Generation: d.generation, StateDir: d.cfg.StateDir,
 		Features: d.jails.Features(), Healthy: true, MemoryBytes: memoryInUse()}
+	i.Networks, i.DefaultNetwork = d.networks()
 	i.Tasks, i.ShutDown = d.tasks.Count()
 	now, perr := d.follower.Last()
 	if now != nil {
@@ -438,6 +439,16 @@ func (d *Daemon) Info() client.Info {
 		i.Healthy, i.Reason = false, works.ErrHostDown.Error()
 	}
 	return i
+}
+
+// networks are the modes of those that tasks can have, by their names, and the one of tasks that
+// name none.
+func (d *Daemon) networks() (modes map[string]string, byDefault string) {
+	modes = map[string]string{string(network.Host): string(network.Host)}
+	for _, n := range d.cfg.Networks {
+		modes[n.Name] = string(n.Mode)
+	}
+	return modes, cmp.Or(d.cfg.DefaultNetwork, string(network.Host))
 }
 
 // writable tells whether a task could be journalled now.

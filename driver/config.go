@@ -40,7 +40,11 @@ type TaskConfig struct {
 	DNS        dnsConfig         `codec:"dns"`
 	ExtraHosts []string          `codec:"extra_hosts"` // NAME:ADDRESS
 	Parameters map[string]string `codec:"parameters"`
-	Ports      any               `codec:"ports"` // labels, or names -> labels: see readPorts
+	Network    string            `codec:"network"` // of the host's, by its name
+	Address    []string          `codec:"address"` // of its pools
+	Publish    []string          `codec:"publish"` // see client.ParsePublication
+	Share      string            `codec:"share"`   // group
+	Ports      any               `codec:"ports"`   // labels, or names -> labels: see readPorts
 	Volumes    []string          `codec:"volumes"`
 	Mounts     []mountConfig     `codec:"mount"`
 	Tmpfs      []string          `codec:"tmpfs"`
@@ -168,6 +172,9 @@ func (c *TaskConfig) validate(plugin Config) error {
 	}
 	if _, err := client.ParseHosts(c.ExtraHosts); err != nil {
 		bad("extra_hosts: %w", err)
+	}
+	if c.Share != "" && c.Share != shareGroup {
+		bad("share %q: expected group", c.Share)
 	}
 	for k, v := range c.SysVIPC {
 		if k != "shm" && k != "msg" && k != "sem" || v != "new" && v != "inherit" {

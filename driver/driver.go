@@ -205,6 +205,9 @@ func (d *Driver) fingerprint(ctx context.Context) *proto.FingerprintResponse {
 	for k, v := range info.Features {
 		attrs["driver.freejail."+k] = text(v)
 	}
+	for name, mode := range info.Networks {
+		attrs["driver.freejail.network."+name] = text(mode)
+	}
 	fp := &proto.FingerprintResponse{Attributes: structs.ConvertStructAttributeMap(attrs),
 		Health: proto.FingerprintResponse_HEALTHY, HealthDescription: "Healthy"}
 	if !info.Healthy {

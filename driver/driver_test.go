@@ -296,7 +296,8 @@ func TestSpec(t *testing.T) {
 	if l := s.Limits; l.MemoryBytes != 128<<20 || l.MemoryReserveBytes != 64<<20 || l.CPUShares != 500 {
 		t.Errorf("limits: %+v", l)
 	}
-	if p := s.Ports["http"]; p != (client.PortBinding{Address: "10.0.0.1", Port: 20001, Label: "http"}) {
+	if p := s.Ports["http"]; p != (client.PortBinding{Address: "10.0.0.1", Port: 20001, Label: "http",
+		Offered: true}) {
 		t.Errorf("ports: %+v", s.Ports)
 	}
 	private := 0

@@ -21,6 +21,10 @@ func portBindings(cfg *proto.TaskConfig, config any) (map[string]client.PortBind
 	if config == nil {
 		return labels, nil
 	}
+	for label, b := range labels {
+		b.Offered = false
+		labels[label] = b
+	}
 	wanted, err := readPorts(config)
 	if err != nil {
 		return nil, fmt.Errorf("ports: %w", err)
@@ -39,11 +43,13 @@ func portBindings(cfg *proto.TaskConfig, config any) (map[string]client.PortBind
 	return out, nil
 }
 
-// groupPorts are the ports that Nomad has for a task, by their labels.
+// groupPorts are the ports that Nomad has for a task, by their labels; those of the group are
+// offered to each of its tasks.
 func groupPorts(cfg *proto.TaskConfig) map[string]client.PortBinding {
 	out := map[string]client.PortBinding{}
 	for _, p := range cfg.GetResources().GetPorts() {
-		out[p.Label] = client.PortBinding{Address: p.HostIp, Port: int(p.Value), Label: p.Label, To: int(p.To)}
+		out[p.Label] = client.PortBinding{Address: p.HostIp, Port: int(p.Value), Label: p.Label, To: int(p.To),
+			Offered: true}
 	}
 	for _, n := range cfg.GetResources().GetAllocatedResources().GetNetworks() { // of the task alone
 		for _, p := range slices.Concat(n.ReservedPorts, n.DynamicPorts) {

@@ -28,6 +28,11 @@ func decoded(t *testing.T, ports any) any {
 	return tc.Ports
 }
 
+func offered(b client.PortBinding) client.PortBinding {
+	b.Offered = true
+	return b
+}
+
 func TestPortsOfAGroup(t *testing.T) {
 	http := client.PortBinding{Address: "10.0.0.1", Port: 20001, Label: "http"}
 	dns := client.PortBinding{Address: "10.0.0.1", Port: 20002, Label: "dns", To: 53}
@@ -37,7 +42,7 @@ func TestPortsOfAGroup(t *testing.T) {
 		ports any
 		want  map[string]client.PortBinding
 	}{
-		"nothing said":    {nil, map[string]client.PortBinding{"http": http, "dns": dns}},
+		"nothing said":    {nil, map[string]client.PortBinding{"http": offered(http), "dns": offered(dns)}},
 		"none":            {[]string{}, map[string]client.PortBinding{}},
 		"a list":          {[]string{"dns"}, map[string]client.PortBinding{"dns": dns}},
 		"a protocol":      {[]string{"http", "dns/udp"}, map[string]client.PortBinding{"http": http, "dns": udp}},

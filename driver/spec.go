@@ -56,13 +56,16 @@ func spec(cfg *proto.TaskConfig, tc TaskConfig) (client.TaskSpec, error) {
 		s.Service.Ports[p.Port] = client.PortOverride{Disabled: p.Disabled, Name: p.Service, Tags: p.Tags,
 			Address: p.Address}
 	}
-	var errs [4]error
+	s.Network, s.Addresses, s.Share = tc.Network, tc.Address, tc.Share
+	var errs [6]error
 	s.Volumes, errs[0] = tc.volumes(own)
 	s.Ports, errs[1] = portBindings(cfg, tc.Ports)
 	if s.Limits.DiskBytes, errs[2] = client.ParseSize(tc.Disk); errs[2] != nil {
 		errs[2] = fmt.Errorf("disk %w", errs[2])
 	}
 	s.DNS, errs[3] = dns(cfg.GetDns(), client.DNS(tc.DNS))
+	s.Publish, errs[4] = publications(tc.Publish)
+	errs[5] = checkIsolation(cfg.GetNetworkIsolationSpec())
 	return s, errors.Join(errs[:]...)
 }
 

@@ -1,7 +1,6 @@
 package driver
 
 import (
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -55,8 +54,12 @@ func (d *Driver) StartTask(ctx context.Context, req *proto.StartTaskRequest) (*p
 	if err := base.MsgPackEncode(&state, handleState{DaemonID: s.ID}); err != nil {
 		return nil, err
 	}
-	if _, err := d.ensureDaemon(ctx); err != nil {
+	info, err := d.ensureDaemon(ctx)
+	if err != nil {
 		return nil, failure(err)
+	}
+	if err := checkTo(info, s); err != nil {
+		return nil, err
 	}
 	d.host.tellRestart(cfg)
 	t, err := d.daemon().Start(ctx, s)
@@ -65,18 +68,6 @@ func (d *Driver) StartTask(ctx context.Context, req *proto.StartTaskRequest) (*p
 	}
 	handle := &proto.TaskHandle{Version: handleVersion, Config: cfg, State: proto.TaskState_RUNNING, DriverState: state}
 	return &proto.StartTaskResponse{Handle: handle, NetworkOverride: network(t)}, nil
-}
-
-// network tells Nomad where the task's ports are.
-func network(t *client.Task) *proto.NetworkOverride {
-	if len(t.Ports) == 0 {
-		return nil
-	}
-	n := &proto.NetworkOverride{PortMap: map[string]int32{}}
-	for _, p := range t.Ports {
-		n.PortMap[p.Name], n.Addr = int32(p.Port), cmp.Or(n.Addr, p.Address)
-	}
-	return n
 }
 
 // daemonTime is how long a daemon may take to answer; retryEvery is how soon one that

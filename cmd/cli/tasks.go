@@ -121,8 +121,7 @@ func (f *runFlags) task(fl *pflag.FlagSet) {
 		size(&f.Limits.DiskBytes))
 	fl.FuncP("env", "e", "`NAME=VALUE` in the environment", pair(&f.Env))
 	fl.Func("param", "`NAME=VALUE` for a parameter of the image", pair(&f.Parameters))
-	fl.FuncP("port", "p", "the host's `PORT` for a port of the image, or for one of the task's own: "+
-		"NAME=[ADDRESS:]PORT[/udp] or [[ADDRESS:]PORT:]IMAGE-PORT[/udp]", f.port)
+	f.network(fl)
 	fl.FuncP("volume", "v", "`SOURCE:TARGET[:ro]`", func(text string) error {
 		m, err := client.ParseVolume(text)
 		f.Volumes = append(f.Volumes, m)

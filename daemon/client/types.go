@@ -329,11 +329,15 @@ type Info struct {
 	PolicyDigest string            `json:"policy_digest"`
 	PolicyError  string            `json:"policy_error,omitempty"`
 	Features     map[string]string `json:"features"`
-	Healthy      bool              `json:"healthy"`
-	Reason       string            `json:"reason,omitempty"`
-	Tasks        int               `json:"tasks"`
-	Recovering   string            `json:"recovering,omitempty"` // how far the recovery is; empty when it is over
-	ShutDown     bool              `json:"shut_down,omitempty"`  // the tasks ended with the host; none is started
+	// Networks are the modes of those that tasks can have now, by their names; DefaultNetwork is that
+	// of tasks which name none.
+	Networks       map[string]string `json:"networks,omitempty"`
+	DefaultNetwork string            `json:"default_network,omitempty"`
+	Healthy        bool              `json:"healthy"`
+	Reason         string            `json:"reason,omitempty"`
+	Tasks          int               `json:"tasks"`
+	Recovering     string            `json:"recovering,omitempty"` // how far the recovery is; empty when it is over
+	ShutDown       bool              `json:"shut_down,omitempty"`  // the tasks ended with the host; none is started
 	// Generation changes with every start and every upgrade of the daemon.
 	Generation  string `json:"generation"`
 	MemoryBytes uint64 `json:"memory_bytes"` // heap in use

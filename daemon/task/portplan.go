@@ -19,6 +19,9 @@ func (p *plan) addPorts(spec client.TaskSpec) error {
 	if err := checkServices(spec.Service); err != nil {
 		return err
 	}
+	if err := onHost(&spec); err != nil {
+		return err
+	}
 	if err := p.checkMapped(spec); err != nil {
 		return err
 	}
@@ -43,6 +46,33 @@ func (p *plan) addPorts(spec client.TaskSpec) error {
 			return err
 		}
 	}
+	return nil
+}
+
+// onHost has ports that are published be the task's own ones where it has the host's network. A name
+// is the port inside.
+func onHost(spec *client.TaskSpec) error {
+	all := maps.Clone(spec.Ports)
+	if all == nil {
+		all = map[string]client.PortBinding{}
+	}
+	for _, pub := range spec.Publish {
+		name := strconv.Itoa(pub.To)
+		if pub.Protocol == "udp" { // as a port that is exposed is called
+			name += "-udp"
+		}
+		_, twice := all[name]
+		switch {
+		case pub.Count > 1:
+			return client.Invalid("publish: %s: a task with the host's network has no ranges of ports; a network with "+
+				"a stack of its own has them", pub)
+		case twice:
+			return client.Invalid("publish: %s: port %s is given twice, and a task with the host's network listens "+
+				"once", pub, name)
+		}
+		all[name] = client.PortBinding{Address: pub.Address, Port: pub.Port, To: pub.To, Protocol: pub.Protocol}
+	}
+	spec.Ports = all
 	return nil
 }
 
