@@ -415,7 +415,7 @@ func (d *Daemon) Close() error {
 func (d *Daemon) Info() client.Info {
 	i := client.Info{Version: d.version, API: 1, PID: os.Getpid(), Generation: d.generation, StateDir: d.cfg.StateDir,
 		Features: d.jails.Features(), Healthy: true, MemoryBytes: memoryInUse()}
-	i.Networks, i.DefaultNetwork = d.networks()
+	i.Networks, i.DefaultNetwork = d.networkModes(), cmp.Or(d.cfg.DefaultNetwork, string(network.Host))
 	i.Tasks, i.ShutDown = d.tasks.Count()
 	now, perr := d.follower.Last()
 	if now != nil {
@@ -441,14 +441,18 @@ func (d *Daemon) Info() client.Info {
 	return i
 }
 
-// networks are the modes of those that tasks can have, by their names, and the one of tasks that
-// name none.
-func (d *Daemon) networks() (modes map[string]string, byDefault string) {
-	modes = map[string]string{string(network.Host): string(network.Host)}
-	for _, n := range d.cfg.Networks {
-		modes[n.Name] = string(n.Mode)
+// networkModes are the modes of the networks that tasks can have, by their names.
+func (d *Daemon) networkModes() map[string]string {
+	modes := map[string]string{}
+	for _, mode := range []network.Mode{network.Host, network.None} {
+		modes[string(mode)] = string(mode)
 	}
-	return modes, cmp.Or(d.cfg.DefaultNetwork, string(network.Host))
+	for _, n := range d.networks.List() {
+		if n.Problem == "" {
+			modes[n.Name] = string(n.Mode)
+		}
+	}
+	return modes
 }
 
 // writable tells whether a task could be journalled now.

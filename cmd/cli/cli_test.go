@@ -245,7 +245,7 @@ func TestFamiliarWords(t *testing.T) {
 	h.gives(app.Failed, []string{"did you mean freejail images import?"}, "images", "improt")
 	h.gives(app.Failed, []string{"not on this host", "(freejail images lists them)"}, "images", "ls")
 	h.gives(app.Usage, []string{"-p [ADDRESS:]PORT"}, "run", "-P", "prog")
-	h.gives(app.Usage, []string{"tasks have the host's network"}, "run", "--network", "host", "prog")
+	h.gives(app.Usage, []string{`share = "group"`}, "run", "--network", "container:web", "prog")
 	h.gives(app.Usage, []string{"did you mean --detach?"}, "run", "--detatch", "prog")
 	h.gives(app.Usage, []string{"use freejail images import"}, "load", "-i", "x")
 	h.gives(app.Usage, []string{"flag: not a number;"}, "logs", "-n", "x", "prog")
