@@ -2,8 +2,13 @@ package network
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
+	"strings"
 	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
 )
 
 func at(a netip.Addr, port uint16) netip.AddrPort { return netip.AddrPortFrom(a, port) }
@@ -73,4 +78,179 @@ func TestAddressesAreTranslated(t *testing.T) {
 			}
 		}
 	}
+}
+
+func TestRangesAndAddresses(t *testing.T) {
+	n := natNetwork("web", 1)
+	h := newHost(t, n)
+	task := h.task(n, 10)
+	for _, p := range []string{"tcp", "udp"} {
+		task.Published = append(task.Published, Publication{Port: Port{p, 8000, 11}, To: 9000},
+			Publication{At: hostAddr4, Port: Port{p, 53, 1}, To: 9000}, Publication{At: hostAddr6, Port: Port{p, 54, 1}, To: 9001})
+	}
+	h.load()
+	for _, p := range []string{"tcp", "udp"} {
+		for i := range uint16(11) {
+			h.serve(h.ns(h.tasks[0]), p, at(netip.IPv6Unspecified(), 9000+i), fmt.Sprint(i))
+			h.reach("the outside", h.out, p, at(hostAddr4, 8000+i), fmt.Sprint(i))
+			h.reach("the host", "", p, at(hostAddr6, 8000+i), fmt.Sprint(i))
+		}
+		for _, port := range []uint16{7999, 8011} {
+			h.refused("the outside", h.out, p, at(hostAddr4, port))
+		}
+		h.reach("the outside", h.out, p, at(hostAddr4, 53), "0")
+		h.reach("the outside", h.out, p, at(hostAddr6, 54), "1")
+		h.refused("the outside", h.out, p, at(hostAddr6, 53))
+		h.refused("the outside", h.out, p, at(hostAddr4, 54))
+		h.refused("itself", h.ns(h.tasks[0]), p, at(n.Gateway4, 53))
+	}
+}
+
+// send has one socket ask again, as a client with a port of its own does.
+func send(c net.Conn) string {
+	b := make([]byte, 100)
+	if _, err := c.Write([]byte("?")); err != nil {
+		return err.Error()
+	}
+	if err := c.SetReadDeadline(time.Now().Add(300 * time.Millisecond)); err != nil {
+		return err.Error()
+	}
+	k, err := c.Read(b)
+	if err != nil {
+		return err.Error()
+	}
+	text, _, _ := strings.Cut(string(b[:k]), " ")
+	return text
+}
+
+func TestConnectionsAreForgotten(t *testing.T) {
+	n := natNetwork("web", 1)
+	h := newHost(t, n)
+	for _, a := range []netip.Addr{hostAddr4, hostAddr6} {
+		var c net.Conn
+		h.in(h.out, func() (err error) {
+			c, err = net.Dial("udp", at(a, 5353).String())
+			return err
+		})
+		defer c.Close()
+		h.load()
+		send(c) // before anybody is there
+		for i := range 3 {
+			task := h.task(n, 10+i)
+			h.serve(h.ns(*task), "udp", at(netip.IPv6Unspecified(), 53), task.Key)
+			task.Published = []Publication{{Port: Port{"udp", 5353, 1}, To: 53}}
+			h.load()
+			if got := send(c); got != task.Key {
+				t.Errorf("%s: %q answers, not %s", a, got, task.Key)
+			}
+			h.must(h.stacks.detach(task.Endpoint))
+			gone := task.Addr4
+			h.tasks = nil
+			h.load()
+			for _, f := range []netlink.InetFamily{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+				flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, f)
+				h.must(err)
+				for _, flow := range flows {
+					if flow.Reverse.SrcIP.Equal(gone.AsSlice()) {
+						t.Errorf("the connection is left: %s", flow)
+					}
+				}
+			}
+		}
+	}
+}
+
+func TestLivingConnectionsStay(t *testing.T) {
+	n := natNetwork("web", 1)
+	h := newHost(t, n)
+	h.task(n, 10)
+	h.task(n, 11)
+	h.load()
+	h.serve(h.out, "udp", at(netip.IPv6Unspecified(), 9000), "outside")
+	var c net.Conn
+	h.in(h.ns(h.tasks[0]), func() (err error) {
+		c, err = net.Dial("udp", at(outside4, 9000).String())
+		return err
+	})
+	defer c.Close()
+	if got := send(c); got != "outside" {
+		t.Fatalf("%q", got)
+	}
+	flows := func() string {
+		list, err := netlink.ConntrackTableList(netlink.ConntrackTable, netlink.FAMILY_V4)
+		h.must(err)
+		for _, f := range list {
+			if f.Forward.SrcIP.Equal(h.tasks[0].Addr4.AsSlice()) {
+				return fmt.Sprint(f.Forward.SrcPort, f.Reverse.DstPort, f.Reverse.DstIP)
+			}
+		}
+		return ""
+	}
+	before := flows()
+	h.must(h.stacks.detach(h.tasks[1].Endpoint))
+	h.tasks = h.tasks[:1]
+	h.load()
+	if after := flows(); before == "" || after != before {
+		t.Errorf("%q became %q", before, after)
+	}
+}
+
+func TestHostHasWhatNetworksNeed(t *testing.T) {
+	n := natNetwork("web", 1)
+	h := newHost(t, n)
+	h.must(h.stacks.check(n))
+	h.must(h.filter.check())
+	for file, name := range map[string]string{"ipv4/ip_forward": "net.ipv4.ip_forward",
+		"ipv6/conf/all/forwarding": "net.ipv6.conf.all.forwarding"} {
+		h.must(setSysctl(file, "0"))
+		if err := h.stacks.check(n); err == nil || !strings.Contains(err.Error(), "sysctl -w "+name+"=1") {
+			t.Errorf("%s: %v", name, err)
+		}
+		h.must(setSysctl(file, "1"))
+	}
+	n.Interface = "no0"
+	if err := h.stacks.check(n); err == nil || !strings.Contains(err.Error(), "interface no0") {
+		t.Errorf("%v", err)
+	}
+	b := bridgedNetwork()
+	for bridge, want := range map[string]string{"br9": "bridge br9", "up0": "no bridge"} {
+		b.Bridge = bridge
+		if err := h.stacks.check(b); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: want %s", err, want)
+		}
+	}
+}
+
+func TestNetworkLeavesByItsInterface(t *testing.T) {
+	n := natNetwork("web", 1)
+	n.Interface = "up0"
+	h := newHost(t, n)
+	other := h.outside("up1", "203.0.113.1/24", "2001:db8:2::1/64", "203.0.113.2/24", "2001:db8:2::2/64")
+	task := *h.task(n, 10)
+	h.load()
+	h.serve(h.out, "tcp", at(netip.IPv6Unspecified(), 9000), "outside")
+	h.serve(other, "tcp", at(netip.IPv6Unspecified(), 9000), "other")
+	h.reach("a task", h.ns(task), "tcp", at(outside4, 9000), "outside")
+	h.reach("a task", h.ns(task), "tcp", at(outside6, 9000), "outside")
+	h.refused("a task", h.ns(task), "tcp", at(netip.MustParseAddr("203.0.113.2"), 9000))
+	h.refused("a task", h.ns(task), "tcp", at(netip.MustParseAddr("2001:db8:2::2"), 9000))
+}
+
+func TestIPv4Alone(t *testing.T) {
+	n := natNetwork("web", 1)
+	n.Subnet6, n.Gateway6 = netip.Prefix{}, netip.Addr{}
+	h := newHost(t, n)
+	task := *h.task(n, 10)
+	h.load()
+	h.in(h.ns(task), func() error {
+		addrs, err := netlink.AddrList(nil, netlink.FAMILY_V6)
+		for _, a := range addrs {
+			if !a.IP.IsLoopback() {
+				t.Errorf("the task has %s unasked", a.IP)
+			}
+		}
+		return err
+	})
+	h.serve(h.ns(task), "tcp", at(netip.IPv6Unspecified(), 8080), "t10")
+	h.reach("the host", "", "tcp", at(task.Addr4, 8080), "t10")
 }
