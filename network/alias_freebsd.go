@@ -1,6 +1,7 @@
 package network
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -12,6 +13,21 @@ import (
 
 // An address of alias is on an interface of the operator's, before the jail that is confined to it. A
 // mark that the kernel keeps with it tells it from the operator's own.
+
+// aliasMark has an address of alias be known as this state directory's: a broadcast address of its own that
+// means nothing for a network of one address, and a lifetime of 136 years that is not for ever.
+type aliasMark uint16
+
+func aliasMarkOf(stateDir string) aliasMark {
+	sum := sha256.Sum256([]byte(stateDir))
+	return aliasMark(binary.BigEndian.Uint16(sum[:]) % 0xffff)
+}
+
+func (m aliasMark) broadcast() netip.Addr {
+	return netip.AddrFrom4([4]byte{255, 255, byte(m >> 8), byte(m)})
+}
+
+func (m aliasMark) lifetime() uint32 { return 0xffff0000 | uint32(m) }
 
 func (s *kernelStacks) attachAlias(n Network, e Endpoint) error {
 	if !s.host.has(n.Interface) {
@@ -39,13 +55,13 @@ func (s sockets) alias(name string, a netip.Addr) (has, marked bool) {
 			return false, false
 		}
 		got, _ := netip.AddrFromSlice(b[aliasBroadcastAt+4 : aliasBroadcastAt+8])
-		return true, got == aliasMark
+		return true, got == s.mark.broadcast()
 	}
 	b := addrReq(name, a)
 	if s.inet6 < 0 || ioctl(s.inet6, siocLifetime6, b) != nil {
 		return false, false
 	}
-	return true, binary.NativeEndian.Uint32(b[nameSize+validLifetimeAt:]) == aliasMark6
+	return true, binary.NativeEndian.Uint32(b[nameSize+validLifetimeAt:]) == s.mark.lifetime()
 }
 
 // addressPatience is far more than the kernel takes to find out whether another host has an address: a second

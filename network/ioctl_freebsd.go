@@ -33,7 +33,10 @@ const (
 )
 
 // sockets act in the stack that they were opened in, whoever holds them. inet6 is -1 where the kernel has no IPv6.
-type sockets struct{ inet, inet6, route int }
+type sockets struct {
+	inet, inet6, route int
+	mark               aliasMark
+}
 
 // openSockets opens those of the host.
 func openSockets() (s sockets, err error) {
@@ -202,11 +205,11 @@ func (s sockets) addAddr(name string, p netip.Prefix, marked bool) error {
 	fd, request, b := s.inet, uint(siocAddAddr), []byte(nil)
 	switch {
 	case p.Addr().Is4() && marked:
-		b = aliasReq(name, p, aliasMark)
+		b = aliasReq(name, p, s.mark.broadcast())
 	case p.Addr().Is4():
 		b = aliasReq(name, p, netip.Addr{})
 	case marked:
-		fd, request, b = s.inet6, siocAddAddr6, aliasReq6(name, p, aliasMark6)
+		fd, request, b = s.inet6, siocAddAddr6, aliasReq6(name, p, s.mark.lifetime())
 	default:
 		fd, request, b = s.inet6, siocAddAddr6, aliasReq6(name, p, forever)
 	}

@@ -82,13 +82,6 @@ func maskOf(p netip.Prefix) netip.Addr {
 	return m
 }
 
-// aliasMark has an address of alias be known as freejail's: a broadcast address of its own that means nothing
-// for a network of one address, and a lifetime of 136 years that is not for ever.
-var (
-	aliasMark         = netip.MustParseAddr("255.255.255.255")
-	aliasMark6 uint32 = 0xfffffffe
-)
-
 // forever is ND6_INFINITE_LIFETIME of netinet6/nd6.h.
 const forever uint32 = 0xffffffff
 

@@ -59,6 +59,7 @@ func newStacks(cfg Config) (stacks, error) {
 	}
 	s := &kernelStacks{dir: dir, networks: cfg.Networks, bridges: map[string]Network{}, ending: make(chan struct{}, 2)}
 	s.host, err = openSockets()
+	s.host.mark = aliasMarkOf(dir)
 	return s, err
 }
 
