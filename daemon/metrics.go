@@ -32,6 +32,7 @@ func (d *Daemon) WriteMetrics(w io.Writer) {
 	host.Gauges(w, "freejail_tasks", "Tasks that the daemon knows.", "state", states)
 	host.Gauge(w, "freejail_devfs_rulesets", "devfs rulesets that the daemon has made.", uint64(len(d.rulesets.List())))
 	d.writeNFS(w)
+	d.writeNetworks(w)
 	if list, err := d.ledger.Approvals(); err == nil {
 		host.Gauge(w, "freejail_policy_approvals", "Approvals that were not revoked.", uint64(len(list)))
 	}

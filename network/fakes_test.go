@@ -195,6 +195,8 @@ func (f fakePorts) resolve(n Network) error { return f.call("resolve", n.Name) }
 
 func (f fakePorts) settle() {}
 
+func (f fakePorts) count() Held { return Held{} }
+
 func (f fakePorts) pass(env []string, replace func([]string) error) error { return replace(env) }
 
 func newFake(t *testing.T) *fake {

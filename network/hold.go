@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/hashicorp/go-hclog"
@@ -26,6 +27,7 @@ type holder struct {
 	conns  *quota
 	flows  *flows
 	names  *resolver
+	drops  atomic.Uint64
 
 	mu        sync.Mutex
 	kept      map[portOf][]*kept
@@ -205,7 +207,7 @@ func describe(p bound, err error) error {
 // open listens at a place, by the socket of the daemon before where there is one, and serves it.
 func (h *holder) open(w wanted) (*kept, error) {
 	ctx, cancel := context.WithCancel(context.Background())
-	r := &relay{ctx: ctx, conns: h.conns, flows: h.flows, log: h.log, name: w.bound.String()}
+	r := &relay{ctx: ctx, conns: h.conns, flows: h.flows, drops: &h.drops, log: h.log, name: w.bound.String()}
 	r.lead(w.target)
 	k := &kept{bound: w.bound, relay: r}
 	old := h.inherited[w.bound]
@@ -251,6 +253,17 @@ func (h *holder) leave(key string, list, but []*kept) {
 			delete(h.kept, k.port())
 		}
 	}
+}
+
+func (h *holder) count() Held {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	c, f := h.conns, h.flows
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return Held{Sockets: h.sockets, Most: h.limits.sockets, Connections: c.total, Flows: f.total, Drops: h.drops.Load()}
 }
 
 func (h *holder) free(key string) {

@@ -503,6 +503,9 @@ func (m *Manager) Check() error {
 	return errors.Join(errs...)
 }
 
+// Ports are those that are held.
+func (m *Manager) Ports() Held { return m.ports.count() }
+
 // KeepPorts runs what executes another program in this process's place, with an environment that leaves
 // the ports that are published to it: nobody else can take one in between.
 func (m *Manager) KeepPorts(env []string, replace func(env []string) error) error {

@@ -149,6 +149,13 @@ type stacks interface {
 	prune([]Network) error
 }
 
+// Held counts the sockets of published ports and what the daemon forwards itself. Most is how many sockets
+// there can be, Drops how much was dropped since the daemon's start as there was too much.
+type Held struct {
+	Sockets, Most, Connections, Flows int
+	Drops                             uint64
+}
+
 // hostAddress is an address of the host, with the prefix of its network.
 type hostAddress struct {
 	netip.Prefix
@@ -179,6 +186,8 @@ type ports interface {
 	// resolve answers at a nat network's gateway for a resolver of the host's that listens on loopback
 	// alone, where HostAccess has port 53. It is called when the bridge is there, and may be called again.
 	resolve(Network) error
+	// count is what there is of that just now.
+	count() Held
 	// settle closes what an upgraded daemon has left and nobody has taken until now: it is called when all
 	// tasks and networks have what is theirs.
 	settle()

@@ -48,6 +48,7 @@ type relay struct {
 	aim    atomic.Pointer[target]
 	conns  *quota
 	flows  *flows
+	drops  *atomic.Uint64
 	log    hclog.Logger
 	name   string
 	warned atomic.Int64
@@ -58,6 +59,7 @@ func (r *relay) target() *target { return r.aim.Load() }
 
 // full tells, at most once a minute, that something was dropped.
 func (r *relay) full(what, owner string) {
+	r.drops.Add(1)
 	now, last := time.Now().Unix(), r.warned.Load()
 	if now-last >= 60 && r.warned.CompareAndSwap(last, now) {
 		r.log.Warn("too many "+what+" at once, new ones are dropped", "port", r.name, "of", owner)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"reflect"
 	"slices"
@@ -38,7 +39,8 @@ var answers = map[string]any{
 	"GET /v1/policy/approvals":  []client.Approval{}, "GET /v1/policy/log": []client.ApprovalRecord{},
 	"DELETE /v1/policy/approvals": nil, "POST /v1/shutdown": client.ShutdownResult{},
 	"GET /v1/devfs": []client.Ruleset{}, "GET /v1/devfs/explain": client.DevfsView{},
-	"GET /v1/doctor": []client.Check{}, "POST /v1/reload": nil,
+	"GET /v1/networks": []client.NetworkStatus{},
+	"GET /v1/doctor":   []client.Check{}, "POST /v1/reload": nil,
 }
 
 // lines are fields whose lines are the daemon's own, or an image's that are shown
@@ -51,6 +53,9 @@ func filled(t reflect.Type, name, text string, flag bool) reflect.Value {
 	switch {
 	case t == reflect.TypeFor[time.Time]():
 		v.Set(reflect.ValueOf(time.Unix(1e9, 0)))
+		return v
+	case t == reflect.TypeFor[netip.Addr](): // with a zone, which can be anything
+		v.Set(reflect.ValueOf(netip.MustParseAddr("fe80::1%" + text)))
 		return v
 	case t == reflect.TypeFor[*client.Error]():
 		return v
@@ -137,6 +142,7 @@ var outputs = map[string]struct {
 	"freejail devfs list":     {args: [][]string{{}}},
 	"freejail devfs show":     {args: [][]string{{"7"}, {"8" + hostile}}},
 	"freejail doctor":         {args: [][]string{{}}},
+	"freejail networks":       {args: [][]string{{}, {hostile}}},
 	"freejail events":         {args: [][]string{{}}},
 	"freejail exec":           {args: [][]string{{"x", hostile}, {"--env", hostile, "x", "y"}}},
 	"freejail export":         {args: [][]string{{"x"}, {"--list"}, {"--remove", "x"}}},

@@ -358,7 +358,7 @@ func (a *commands) psCmd() *cobra.Command {
 				}
 				return
 			}
-			table(w, "TASK\tIMAGE\tSTATE\tHEALTH\tPID\tJID\tPORTS\tRSS\tCPU\tCREATED", kept,
+			table(w, "TASK\tIMAGE\tSTATE\tHEALTH\tPID\tJID\tNETWORK\tPORTS\tRSS\tCPU\tCREATED", kept,
 				func(t client.Task) []string { return psRow(t, usage[t.Spec.ID]) })
 			for _, t := range kept {
 				if t.Left != "" {
@@ -383,7 +383,7 @@ func rowID(t client.Task) string {
 func psRow(t client.Task, u client.Usage) []string {
 	var ports []string
 	for _, p := range t.Ports {
-		ports = append(ports, fmt.Sprintf("%s=%s:%d/%s", p.Name, p.Address, p.Port, p.Protocol))
+		ports = append(ports, psPort(p))
 	}
 	state := string(t.State)
 	if t.Recovering {
@@ -408,7 +408,7 @@ func psRow(t client.Task, u client.Usage) []string {
 		return s
 	}
 	return []string{rowID(t), short(t.Digest), state, health(t), dash(strconv.Itoa(t.PID), t.PID == 0),
-		dash(strconv.Itoa(t.JID), t.JID == 0), dash(strings.Join(ports, ","), len(ports) == 0),
+		dash(strconv.Itoa(t.JID), t.JID == 0), psNetwork(t), dash(strings.Join(ports, ","), len(ports) == 0),
 		units.BytesSize(float64(u.RSS)), (u.UserTime + u.SysTime).Round(time.Millisecond).String(), ago(t.CreatedAt)}
 }
 

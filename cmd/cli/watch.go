@@ -132,9 +132,9 @@ func (a *commands) printStats(lines []statsLine) error {
 		}
 	}
 	return a.PrintLine(nil, func(w io.Writer) {
-		table(w, "TASK\tCPU %\tRSS\tSWAP\tPROCESSES", lines, func(l statsLine) []string {
+		table(w, "TASK\tCPU %\tRSS\tSWAP\tPROCESSES\tNET IN / OUT", lines, func(l statsLine) []string {
 			return []string{l.Task, fmt.Sprintf("%.1f", l.CPU), units.BytesSize(float64(l.RSS)),
-				units.BytesSize(float64(l.Swap)), fmt.Sprint(len(l.Procs))}
+				units.BytesSize(float64(l.Swap)), fmt.Sprint(len(l.Procs)), traffic(l.Traffic)}
 		})
 	})
 }

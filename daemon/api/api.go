@@ -83,6 +83,7 @@ type Host interface {
 	Doctor(context.Context) []client.Check
 	WriteMetrics(io.Writer)
 	RulesetInfos() []client.Ruleset
+	Networks() []client.NetworkStatus
 	Explain(ctx context.Context, ref string) (*client.DevfsView, error)
 	// Reload reads the host's configuration and policy again.
 	Reload() error

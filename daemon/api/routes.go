@@ -37,6 +37,9 @@ func (b Backend) hostRoutes(now, handle route) {
 		b.Host.WriteMetrics(w)
 	})
 	handle("GET /v1/devfs", answer(func(*http.Request) ([]client.Ruleset, error) { return b.Host.RulesetInfos(), nil }))
+	handle("GET /v1/networks", answer(func(*http.Request) ([]client.NetworkStatus, error) {
+		return b.Host.Networks(), nil
+	}))
 	handle("GET /v1/devfs/explain", answer(func(r *http.Request) (*client.DevfsView, error) {
 		return b.Host.Explain(r.Context(), param(r, "ref"))
 	}), "ref")

@@ -356,6 +356,11 @@ func (c *Client) Rulesets(ctx context.Context) ([]Ruleset, error) {
 	return get[[]Ruleset](ctx, c, "/v1/devfs")
 }
 
+// Networks lists the networks that tasks of the host can have.
+func (c *Client) Networks(ctx context.Context) ([]NetworkStatus, error) {
+	return get[[]NetworkStatus](ctx, c, "/v1/networks")
+}
+
 // Doctor examines the host.
 func (c *Client) Doctor(ctx context.Context) ([]Check, error) {
 	return get[[]Check](ctx, c, "/v1/doctor")

@@ -90,10 +90,11 @@ func (p Publication) String() string {
 			place = "[" + p.Address + "]:"
 		}
 	}
-	return place + ports(p.Port, p.Count) + ":" + ports(p.To, p.Count) + "/" + p.Protocol
+	return place + Ports(p.Port, p.Count) + ":" + Ports(p.To, p.Count) + "/" + p.Protocol
 }
 
-func ports(first, count int) string {
+// Ports writes a port, or a range of them: 8000-8010.
+func Ports(first, count int) string {
 	if count > 1 {
 		return fmt.Sprintf("%d-%d", first, first+count-1)
 	}

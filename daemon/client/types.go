@@ -250,6 +250,26 @@ type NetworkInfo struct {
 	Addr6 netip.Addr `json:"ipv6,omitzero"`
 }
 
+// NetworkStatus is a network of the host as it is now.
+type NetworkStatus struct {
+	Name       string   `json:"name"`
+	Mode       string   `json:"mode"`
+	Default    bool     `json:"default,omitempty"` // of tasks that name none
+	Subnets    []string `json:"subnets,omitempty"`
+	Pools      []string `json:"pools,omitempty"` // FIRST-LAST, of which tasks get addresses
+	Gateways   []string `json:"gateways,omitempty"`
+	Bridge     string   `json:"bridge,omitempty"`
+	Interface  string   `json:"interface,omitempty"`
+	DNS        []string `json:"dns,omitempty"` // empty is the host's
+	Isolate    bool     `json:"isolate,omitempty"`
+	HostAccess []string `json:"host_access,omitempty"` // ports of the host's own services, as 53/udp
+	MTU        int      `json:"mtu,omitempty"`
+	Used       int      `json:"used"`              // addresses of its smaller pool that are in use or rest
+	Size       int      `json:"size"`              // all of them; 0 where its tasks get none
+	Tasks      []string `json:"tasks,omitempty"`   // ids of those that have not ended
+	Problem    string   `json:"problem,omitempty"` // what keeps tasks from having it, in words
+}
+
 // Port is a port of a task with its place on the host.
 type Port struct {
 	Name     string `json:"name"`
@@ -308,6 +328,17 @@ type Usage struct {
 	RSS      uint64        `json:"rss"`
 	Swap     uint64        `json:"swap"`
 	Procs    []ProcUsage   `json:"procs,omitempty"`
+	// Traffic is that of a task with a network stack of its own; nil of another one.
+	Traffic *Traffic `json:"traffic,omitempty"`
+}
+
+// Traffic is what went through the link of a task's network stack: In is what was received. Tasks that share
+// a stack have the same.
+type Traffic struct {
+	BytesIn    uint64 `json:"bytes_in"`
+	BytesOut   uint64 `json:"bytes_out"`
+	PacketsIn  uint64 `json:"packets_in"`
+	PacketsOut uint64 `json:"packets_out"`
 }
 
 // ProcUsage is the use of one process of a task.

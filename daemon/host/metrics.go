@@ -81,7 +81,16 @@ func Counter(w io.Writer, name, help string, v uint64) {
 
 // Gauges writes one value for each value of a label.
 func Gauges[L ~string](w io.Writer, name, help, label string, values map[L]int) {
-	head(w, name, help, "gauge")
+	each(w, name, help, "gauge", label, values)
+}
+
+// Counters writes one value that only grows for each value of a label.
+func Counters[L ~string](w io.Writer, name, help, label string, values map[L]uint64) {
+	each(w, name, help, "counter", label, values)
+}
+
+func each[L ~string, N int | uint64](w io.Writer, name, help, kind, label string, values map[L]N) {
+	head(w, name, help, kind)
 	for _, l := range slices.Sorted(maps.Keys(values)) {
 		fmt.Fprintf(w, "%s{%s=%q} %d\n", name, label, l, values[l])
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/internal/mount"
 	"github.com/freejail/freejail/jail"
+	"github.com/freejail/freejail/network"
 	"github.com/freejail/freejail/nfsroot"
 	"github.com/freejail/freejail/policy"
 	"github.com/freejail/freejail/storage"
@@ -36,11 +37,13 @@ type Host struct {
 	Mounter  Mounter
 	Jails    Jails
 	Rulesets Rulesets
-	Catalog  Catalog // nil where neither services are registered nor checks made
-	NFS      NFS
-	Images   Images
-	Judge    Judge
-	Works    *works.Works
+	// Traffic is that of the links of tasks, by their names; nil where there is none.
+	Traffic func() (map[string]network.Counters, error)
+	Catalog Catalog // nil where neither services are registered nor checks made
+	NFS     NFS
+	Images  Images
+	Judge   Judge
+	Works   *works.Works
 	// Stores has the storage driver of a kind; an empty one is the host's choice.
 	Stores func(kind string) (storage.Driver, error)
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/jail"
+	"github.com/freejail/freejail/network"
 )
 
 // usageAge is how old a sample may be: many tasks are asked for one by one,
@@ -15,24 +16,67 @@ import (
 const usageAge = 500 * time.Millisecond
 
 type usageCache struct {
-	mu   sync.Mutex
-	at   time.Time
-	last map[string]jail.Usage
+	mu sync.Mutex
+	sample
+	failure string // with which traffic was not counted last
 }
 
-func (m *Manager) sample() (map[string]jail.Usage, time.Time, error) {
+// sample is what jails used at a time, and what links carried, by their names.
+type sample struct {
+	at      time.Time
+	jails   map[string]jail.Usage
+	traffic map[string]network.Counters
+}
+
+func (m *Manager) sample() (sample, error) {
 	c := &m.usage
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if time.Since(c.at) < usageAge {
-		return c.last, c.at, nil
+		return c.sample, nil
 	}
 	u, err := m.Jails.Stats()
 	if err != nil {
-		return nil, c.at, err
+		return sample{}, err
 	}
-	c.last, c.at = u, time.Now()
-	return c.last, c.at, nil
+	c.sample = sample{time.Now(), u, m.traffic()}
+	return c.sample, nil
+}
+
+// traffic is none where it cannot be counted: what else tasks use is told all the same. It is called with the
+// cache's lock.
+func (m *Manager) traffic() map[string]network.Counters {
+	if m.Traffic == nil {
+		return nil
+	}
+	all, err := m.Traffic()
+	if err == nil {
+		m.usage.failure = ""
+	} else if m.usage.failure != err.Error() {
+		m.usage.failure = err.Error()
+		m.Log.Warn("traffic of tasks is not counted", "error", err)
+	}
+	return all
+}
+
+// of is the use of a task, if it runs.
+func (s sample) of(t client.Task) (out client.Usage, ok bool) {
+	u, ok := s.jails[t.Jail]
+	if !ok {
+		return out, false
+	}
+	out = client.Usage{At: s.at, Clock: monotonic(s.at), UserTime: u.UserTime, SysTime: u.SysTime, RSS: u.RSS,
+		Swap: u.Swap}
+	for _, p := range u.Procs {
+		out.Procs = append(out.Procs, client.ProcUsage(p))
+	}
+	if t.Network != nil && t.Network.Link != "" {
+		if c, ok := s.traffic[t.Network.Link]; ok {
+			out.Traffic = &client.Traffic{BytesIn: c.BytesIn, BytesOut: c.BytesOut, PacketsIn: c.PacketsIn,
+				PacketsOut: c.PacketsOut}
+		}
+	}
+	return out, true
 }
 
 // Usage is what a task uses.
@@ -41,36 +85,27 @@ func (m *Manager) Usage(id string) (out client.Usage, err error) {
 	if err != nil {
 		return out, err
 	}
-	all, at, err := m.sample()
+	all, err := m.sample()
 	if err != nil {
 		return out, err
 	}
-	u, ok := all[t.snapshot().Jail]
+	out, ok := all.of(t.snapshot())
 	if !ok {
 		return out, client.NotFound("task %s has no running process", id)
 	}
-	return wireUsage(u, at), nil
+	return out, nil
 }
 
 // AllUsage is what each task uses, by id.
 func (m *Manager) AllUsage() (map[string]client.Usage, error) {
-	all, at, err := m.sample()
+	all, err := m.sample()
 	out := map[string]client.Usage{}
 	for _, t := range m.list() {
-		if u, ok := all[t.snapshot().Jail]; ok {
-			out[t.id()] = wireUsage(u, at)
+		if u, ok := all.of(t.snapshot()); ok {
+			out[t.id()] = u
 		}
 	}
 	return out, err
-}
-
-func wireUsage(u jail.Usage, at time.Time) client.Usage {
-	out := client.Usage{At: at, Clock: monotonic(at), UserTime: u.UserTime, SysTime: u.SysTime, RSS: u.RSS,
-		Swap: u.Swap}
-	for _, p := range u.Procs {
-		out.Procs = append(out.Procs, client.ProcUsage(p))
-	}
-	return out
 }
 
 // monotonic is when at was by the host's clock that nobody sets; 0 where it has none.
