@@ -152,9 +152,9 @@ func TestSpoofedSourceIsDropped(t *testing.T) {
 	}
 }
 
-// arpReply says that an address has a MAC (RFC 826).
-func arpReply(mac net.HardwareAddr, a netip.Addr, to net.HardwareAddr, toAddr netip.Addr) []byte {
-	return slices.Concat(be(1), be(0x0800), []byte{6, 4}, be(2), mac, a.AsSlice(), to, toAddr.AsSlice())
+// arp says that an address has a MAC, in a request (1) or a reply (2) (RFC 826).
+func arp(op uint16, mac net.HardwareAddr, a netip.Addr, to net.HardwareAddr, toAddr netip.Addr) []byte {
+	return slices.Concat(be(1), be(0x0800), []byte{6, 4}, be(op), mac, a.AsSlice(), to, toAddr.AsSlice())
 }
 
 // advertisement says so by IPv6 (RFC 4861); it overrides.
@@ -177,8 +177,8 @@ func (h *host) claims(bad Task, four, six []netip.Addr, hears net.HardwareAddr) 
 	mac := parseMAC(h.T, bad.MAC)
 	for _, a := range four {
 		for _, to := range []net.HardwareAddr{all, hears} {
-			h.frame(bad, 0x0806, mac, to, arpReply(mac, a, to, a))
-			h.frame(bad, 0x0806, mac, to, arpReply(mac, a, hears, bad.Addr4))
+			h.frame(bad, 0x0806, mac, to, arp(2, mac, a, to, a))
+			h.frame(bad, 0x0806, mac, to, arp(1, mac, a, hears, hostAddr4))
 		}
 	}
 	nodes := netip.MustParseAddr("ff02::1")
@@ -207,7 +207,10 @@ func TestClaimsOfNeighboursAddressesAreNotHeard(t *testing.T) {
 			netlink.AddrAdd(l, address(netip.PrefixFrom(neighbour.Addr6, 128))),
 			netlink.AddrAdd(l, address(netip.PrefixFrom(hostAddr4, 32))))
 	})
-	h.claims(bad, []netip.Addr{neighbour.Addr4, n.Gateway4}, []netip.Addr{neighbour.Addr6, n.Gateway6}, h.hostEnd(bad))
+	h.must(setSysctl("ipv4/conf/all/rp_filter", "2")) // which is stronger than that of an interface
+	h.claims(bad, []netip.Addr{neighbour.Addr4, n.Gateway4, outside4}, []netip.Addr{neighbour.Addr6, n.Gateway6},
+		h.hostEnd(bad))
+	h.must(setSysctl("ipv4/conf/all/rp_filter", "0"))
 	for _, from := range []string{"", h.ns(third)} {
 		h.reach("the host or a task", from, "tcp", at(neighbour.Addr4, 8080), neighbour.Key)
 		h.reach("the host or a task", from, "tcp", at(neighbour.Addr6, 8080), neighbour.Key)
@@ -252,30 +255,21 @@ func TestOutsideCannotTakeATasksAddress(t *testing.T) {
 	n := natNetwork("web", 1)
 	h := newHost(t, n)
 	task := *h.task(n, 10)
-	h.task(n, 11)
 	h.load()
-	c := h.inbox(h.ns(task), 7000)
+	c := h.inbox("", 7000)
+	send := func(from netip.Addr, text string) error {
+		u, err := net.DialUDP("udp", &net.UDPAddr{IP: from.AsSlice()}, &net.UDPAddr{IP: hostAddr4.AsSlice(), Port: 7000})
+		if err == nil {
+			_, err = u.Write([]byte(text))
+		}
+		return err
+	}
 	h.in(h.out, func() error {
 		l, err := netlink.LinkByName(taskEnd)
-		return errors.Join(err, netlink.AddrAdd(l, address(netip.PrefixFrom(h.tasks[1].Addr4, 32))),
-			netlink.RouteAdd(&netlink.Route{Dst: ipNet(n.Subnet4), Gw: hostAddr4.AsSlice()}))
+		return errors.Join(err, netlink.AddrAdd(l, address(netip.PrefixFrom(task.Addr4, 32))))
 	})
 	got := h.hears(c, func() {
-		h.in(h.out, func() error {
-			u, err := net.DialUDP("udp", &net.UDPAddr{IP: h.tasks[1].Addr4.AsSlice()},
-				&net.UDPAddr{IP: task.Addr4.AsSlice(), Port: 7000})
-			if err == nil {
-				_, err = u.Write([]byte("forged"))
-			}
-			return err
-		})
-		h.in(h.ns(h.tasks[1]), func() error {
-			u, err := net.Dial("udp", at(task.Addr4, 7000).String())
-			if err == nil {
-				_, err = u.Write([]byte("last"))
-			}
-			return err
-		})
+		h.in(h.out, func() error { return errors.Join(send(task.Addr4, "forged"), send(outside4, "last")) })
 	})
 	if len(got) > 0 {
 		t.Errorf("heard %q", got)

@@ -35,15 +35,13 @@ func (r *table) bridges(name string, tasks []Task) {
 	r.fill(four, pairs(in4))
 	r.fill(six, pairs(in6))
 	const arp, ip4, ip6 = 0x0806, 0x0800, 0x86dd
-	// ARP has the sender's MAC at 8 and its address at 14 (RFC 826).
-	r.add(c, etherType(arp), claim(network(8, 6), network(14, 4)), not(four), drop)
-	r.add(c, etherType(arp), claim(source, network(14, 4)), in(four), accept)
-	r.add(c, etherType(ip4), claim(source, network(12, 4)), in(four), accept)
+	r.add(c, etherType(arp), sender(network(14, 4)), in(four), accept) // RFC 826: ar$spa
+	r.add(c, etherType(ip4), sender(network(12, 4)), in(four), accept)
 	// An advertisement has its target at 8 (RFC 4861); 134 and 137 are of routers.
-	r.add(c, etherType(ip6), icmp6(136), claim(source, transport(14, 8, 16)), not(six), drop)
+	r.add(c, etherType(ip6), icmp6(136), sender(transport(14, 8, 16)), not(six), drop)
 	r.add(c, etherType(ip6), icmp6(134), drop)
 	r.add(c, etherType(ip6), icmp6(137), drop)
-	r.add(c, etherType(ip6), claim(source, network(8, 16)), in(six), accept)
+	r.add(c, etherType(ip6), sender(network(8, 16)), in(six), accept)
 	r.add(c, drop)
 }
 
@@ -51,18 +49,14 @@ func frameKey(address nftables.SetDatatype) []nftables.SetDatatype {
 	return []nftables.SetDatatype{nftables.TypeIFName, nftables.TypeEtherAddr, address}
 }
 
-// claim loads the key of a frame's sender: its link, a MAC and an address.
-func claim(mac, address *expr.Payload) part {
-	m, a := *mac, *address
-	m.DestRegister, a.DestRegister = 12, 14
-	return part{meta(expr.MetaKeyIIFNAME, 8), &m, &a}
+// sender loads the key of a frame's sender: its link, its MAC and the address that is said to be its.
+func sender(address *expr.Payload) part {
+	mac := &expr.Payload{DestRegister: 12, Base: expr.PayloadBaseLLHeader, Offset: 6, Len: 6}
+	return part{meta(expr.MetaKeyIIFNAME, 8), mac, address}
 }
 
-// source is the sender's MAC in the frame's header.
-var source = &expr.Payload{Base: expr.PayloadBaseLLHeader, Offset: 6, Len: 6}
-
 func network(offset, size uint32) *expr.Payload {
-	return &expr.Payload{Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: size}
+	return &expr.Payload{DestRegister: 14, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: size}
 }
 
 // etherType is read from the frame: that of one with a VLAN is another.

@@ -288,11 +288,9 @@ func (r *table) hooks() chains {
 	}
 }
 
-// sources lets in what has the address of the task whose link it came by. Neighbour discovery is of no
-// use there, as both ends know the other's MAC, and would fill the host's tables.
+// sources lets in what has the address of the task whose link it came by.
 func (r *table) sources(c *nftables.Chain, tasks []Task) {
 	r.add(c, r.fromOthers(), accept)
-	r.add(c, discovery, drop)
 	for _, f := range ipFamilies {
 		own := r.set("source"+f.suffix, nftables.TypeIFName, f.kind)
 		elements := map[string][]byte{}
