@@ -51,6 +51,8 @@ func (s *linuxStacks) attach(n Network, e Endpoint) error {
 		return s.attachNAT(n, e)
 	case Bridged:
 		return s.attachBridged(n, e)
+	case Alias:
+		return attachAlias(n, e, s.group)
 	}
 	return fmt.Errorf("mode %s is not available on Linux", e.Mode)
 }
@@ -347,6 +349,9 @@ func (e Endpoint) ends(n Network) []ends {
 }
 
 func (s *linuxStacks) detach(e Endpoint) error {
+	if e.Mode == Alias {
+		return detachAlias(e, s.group)
+	}
 	if e.Link != "" {
 		if err := s.disconnect(e.Link); err != nil {
 			return err
@@ -397,7 +402,8 @@ func (s *linuxStacks) endpoints() ([]Endpoint, error) {
 			out = append(out, Endpoint{Stack: n})
 		}
 	}
-	return out, err
+	more, err2 := aliases(s.group)
+	return append(out, more...), errors.Join(err, err2)
 }
 
 func (s *linuxStacks) counters() (map[string]Counters, error) {
@@ -423,12 +429,12 @@ func (s *linuxStacks) addresses() ([]hostAddress, error) {
 	for _, l := range links {
 		names[l.Attrs().Index] = l
 	}
-	all, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	all, err := kernelAddresses()
 	var out []hostAddress
-	for _, a := range all {
-		p, ok := prefixOf(a.IPNet)
-		if l := names[a.LinkIndex]; ok && l != nil {
-			out = append(out, hostAddress{Prefix: p, Interface: l.Attrs().Name, Ours: l.Attrs().Group == s.group})
+	for a, on := range all {
+		if l := names[on.index]; l != nil {
+			ours := l.Attrs().Group == s.group || on.mark == s.group
+			out = append(out, hostAddress{Prefix: netip.PrefixFrom(a, on.bits), Interface: l.Attrs().Name, Ours: ours})
 		}
 	}
 	return out, err
@@ -460,15 +466,26 @@ func (s *linuxStacks) check(n Network) error {
 		_, err := operatorsBridge(n)
 		return err
 	case Alias:
-		return fmt.Errorf("mode %s is not available on Linux", n.Mode)
+		return checkInterface(n.Interface)
+	}
+	return nil
+}
+
+func checkInterface(name string) error {
+	l, err := netlink.LinkByName(name)
+	if err == nil && l.Attrs().Flags&net.FlagUp == 0 {
+		err = fmt.Errorf("it is down: ip link set %s up", name)
+	}
+	if err != nil {
+		return fmt.Errorf("interface %s: %w", name, err)
 	}
 	return nil
 }
 
 func checkNAT(n Network) error {
 	if n.Interface != "" {
-		if _, err := netlink.LinkByName(n.Interface); err != nil {
-			return fmt.Errorf("interface %s: %w", n.Interface, err)
+		if err := checkInterface(n.Interface); err != nil {
+			return err
 		}
 	}
 	var err error
