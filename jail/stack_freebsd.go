@@ -78,20 +78,19 @@ func findJail(name string) (Info, error) {
 
 // checkStack refuses what would be another jail's, or another stack's.
 func (m *Manager) checkStack(s Spec) error {
-	if s.Stack == "" {
-		return nil
-	}
-	if !validOwner.MatchString(s.Stack) || len(kernelName(s.Stack, s.Name)) > maxName {
+	kernel := kernelName(s.Stack, s.Name)
+	if s.Stack != "" && !validOwner.MatchString(s.Stack) || len(kernel) > maxName {
 		return fmt.Errorf("network stack %q: not the name of a jail that owns one", s.Stack)
 	}
 	for _, name := range []string{"vnet", "ip4.addr", "ip6.addr"} {
-		if _, given := s.Params[name]; given {
+		if _, given := s.Params[name]; given && s.Stack != "" {
 			return fmt.Errorf("parameter %s: a jail that shares a network stack cannot have it", name)
 		}
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if st := m.jails[s.Name]; st != nil && !st.gone && !st.killed { // under another owner the kernel permits it
+	// Under another owner the kernel permits a jail of the same name.
+	if st := m.jails[s.Name]; st != nil && !st.gone && !st.killed && st.kernel != kernel {
 		return unix.EEXIST
 	}
 	return nil

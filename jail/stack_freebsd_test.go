@@ -181,10 +181,12 @@ func TestStackThatIsNone(t *testing.T) {
 			t.Errorf("%+v: %v", c, err)
 		}
 	}
-	name := f.createSpec(Spec{})
-	_, err := f.m.Create(t.Context(), Spec{Name: name, Root: f.root, Stack: owner})
-	if !errors.Is(err, fs.ErrExist) {
-		t.Errorf("a second jail of that name, with a stack: %v", err)
+	for _, stacks := range [][2]string{{"", owner}, {owner, ""}, {owner, f.owner()}, {owner, owner}} {
+		name := f.createSpec(Spec{Stack: stacks[0]})
+		_, err := f.m.Create(t.Context(), Spec{Name: name, Root: f.root, Stack: stacks[1]})
+		if !errors.Is(err, fs.ErrExist) {
+			t.Errorf("a second jail of that name, %q: %v", stacks, err)
+		}
 	}
 }
 

@@ -14,20 +14,18 @@ import (
 // An address of alias is on an interface of the operator's, before the jail that is confined to it. A
 // mark that the kernel keeps with it tells it from the operator's own.
 
-// aliasMark has an address of alias be known as this state directory's: a broadcast address of its own that
-// means nothing for a network of one address, and a lifetime of 136 years that is not for ever.
-type aliasMark uint16
+// aliasMark has an address of alias be known as this state directory's, by what the kernel keeps with it: the
+// unused bytes of its mask (in_aifaddr_ioctl in netinet/in.c), and a lifetime of 136 years that is not for ever.
+type aliasMark [8]byte
 
 func aliasMarkOf(stateDir string) aliasMark {
 	sum := sha256.Sum256([]byte(stateDir))
-	return aliasMark(binary.BigEndian.Uint16(sum[:]) % 0xffff)
+	return aliasMark(sum[:])
 }
 
-func (m aliasMark) broadcast() netip.Addr {
-	return netip.AddrFrom4([4]byte{255, 255, byte(m >> 8), byte(m)})
-}
+func (m aliasMark) text() string { return string(m[:]) }
 
-func (m aliasMark) lifetime() uint32 { return 0xffff0000 | uint32(m) }
+func (m aliasMark) lifetime() uint32 { return 0xffff0000 | uint32(binary.BigEndian.Uint16(m[:])%0xffff) }
 
 func (s *kernelStacks) attachAlias(n Network, e Endpoint) error {
 	if !s.host.has(n.Interface) {
@@ -54,8 +52,7 @@ func (s sockets) alias(name string, a netip.Addr) (has, marked bool) {
 		if ioctl(s.inet, unix.SIOCGIFALIAS, b) != nil {
 			return false, false
 		}
-		got, _ := netip.AddrFromSlice(b[aliasBroadcastAt+4 : aliasBroadcastAt+8])
-		return true, got == s.mark.broadcast()
+		return true, string(b[aliasMarkAt:aliasMaskAt+sizeSockaddr4]) == s.mark.text()
 	}
 	b := addrReq(name, a)
 	if s.inet6 < 0 || ioctl(s.inet6, siocLifetime6, b) != nil {

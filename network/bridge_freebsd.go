@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -68,14 +69,8 @@ func (s *kernelStacks) makeBridge(n Network, name string) error {
 	if err := s.shapeBridge(n, name); err != nil {
 		return err
 	}
-	want := gateways(n)
-	if err := s.onlyAddresses(name, want); err != nil {
+	if err := s.giveAddresses(name, gateways(n)); err != nil {
 		return err
-	}
-	for _, p := range want {
-		if err := s.host.addAddr(name, p, false); err != nil {
-			return err
-		}
 	}
 	return s.host.addGroup(name, group)
 }
@@ -140,19 +135,22 @@ func gateways(n Network) (list []netip.Prefix) {
 	return list
 }
 
-// onlyAddresses takes addresses away that the bridge had by an earlier configuration.
-func (s *kernelStacks) onlyAddresses(name string, want []netip.Prefix) error {
+// giveAddresses gives a bridge the addresses that it is to have. What it had by an earlier configuration is taken
+// away, and what it has stays untouched: tasks may use it.
+func (s *kernelStacks) giveAddresses(name string, want []netip.Prefix) error {
 	all, err := kernelAddresses()
+	has := map[netip.Prefix]bool{}
 	for _, a := range all {
 		if err != nil || a.Interface != name {
 			continue
 		}
-		keep := false
-		for _, p := range want {
-			keep = keep || p == a.Prefix
-		}
-		if !keep {
+		if has[a.Prefix] = true; !slices.Contains(want, a.Prefix) {
 			err = s.host.delAddr(name, a.Addr())
+		}
+	}
+	for _, p := range want {
+		if err == nil && !has[p] {
+			err = s.host.addAddr(name, p, false)
 		}
 	}
 	return err

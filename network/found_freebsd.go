@@ -114,15 +114,6 @@ func addrOf(a route.Addr) netip.Addr {
 	return netip.Addr{}
 }
 
-func ones(mask netip.Addr) (n int) {
-	for _, b := range mask.AsSlice() {
-		for ; b != 0; b <<= 1 {
-			n++
-		}
-	}
-	return n
-}
-
 func (s *kernelStacks) addresses() ([]hostAddress, error) {
 	list, err := kernelAddresses()
 	if err != nil {

@@ -200,14 +200,15 @@ func (s sockets) addGroup(name, group string) error {
 	return nil
 }
 
-// addAddr adds an address as it is to stay, or one of alias, which is marked. It may be there.
+// addAddr adds an address as it is to stay, or one of alias, which is marked. An IPv4 address that is there is taken
+// away and added again.
 func (s sockets) addAddr(name string, p netip.Prefix, marked bool) error {
 	fd, request, b := s.inet, uint(siocAddAddr), []byte(nil)
 	switch {
 	case p.Addr().Is4() && marked:
-		b = aliasReq(name, p, s.mark.broadcast())
+		b = aliasReq(name, p, s.mark.text())
 	case p.Addr().Is4():
-		b = aliasReq(name, p, netip.Addr{})
+		b = aliasReq(name, p, "")
 	case marked:
 		fd, request, b = s.inet6, siocAddAddr6, aliasReq6(name, p, s.mark.lifetime())
 	default:

@@ -27,10 +27,10 @@ const (
 	ndFlagsAt     = nameSize + 20 // nd_ifinfo.flags
 	bridgeFlagsAt = nameSize      // ifbr_ifsflags
 
-	aliasBroadcastAt = nameSize + sizeSockaddr4
-	aliasMaskAt      = nameSize + 2*sizeSockaddr4
-	aliasLifetimeAt  = 104 // ifra_lifetime
-	validLifetimeAt  = 16  // ia6t_vltime in struct in6_addrlifetime
+	aliasMaskAt     = nameSize + 2*sizeSockaddr4
+	aliasMarkAt     = aliasMaskAt + 8 // sin_zero of ifra_mask
+	aliasLifetimeAt = 104             // ifra_lifetime
+	validLifetimeAt = 16              // ia6t_vltime in struct in6_addrlifetime
 
 	ifDataPackets = 24 // ifi_ipackets
 	ifDataOut     = 40 // ifi_opackets
@@ -82,17 +82,25 @@ func maskOf(p netip.Prefix) netip.Addr {
 	return m
 }
 
+// ones is the length of a prefix by its mask.
+func ones(mask netip.Addr) (n int) {
+	for _, b := range mask.AsSlice() {
+		for ; b != 0; b <<= 1 {
+			n++
+		}
+	}
+	return n
+}
+
 // forever is ND6_INFINITE_LIFETIME of netinet6/nd6.h.
 const forever uint32 = 0xffffffff
 
-// aliasReq is a struct ifaliasreq; a broadcast address that is not valid is the kernel's choice.
-func aliasReq(name string, p netip.Prefix, broadcast netip.Addr) []byte {
+// aliasReq is a struct ifaliasreq with a mark of at most 8 bytes.
+func aliasReq(name string, p netip.Prefix, mark string) []byte {
 	b := named(sizeAliasReq, name)
 	putAddr(b[nameSize:], p.Addr())
-	if broadcast.IsValid() {
-		putAddr(b[aliasBroadcastAt:], broadcast)
-	}
 	putAddr(b[aliasMaskAt:], maskOf(p))
+	copy(b[aliasMarkAt:aliasMaskAt+sizeSockaddr4], mark)
 	return b
 }
 

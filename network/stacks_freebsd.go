@@ -129,6 +129,10 @@ func (s *kernelStacks) connect(n Network, e Endpoint, jid int) error {
 	if err := s.move(e, jid, mac, mtu); err != nil {
 		return err
 	}
+	// A member of a bridge has no address, not even one that the kernel gives it.
+	if err := s.host.setND(e.Link, ndDisabled, ndAutoLinkLocal|ndAcceptRA); err != nil {
+		return err
+	}
 	if err := s.host.up(e.Link); err != nil {
 		return err
 	}

@@ -26,7 +26,29 @@ func TestMain(m *testing.M) {
 		inTask(os.Args[2], os.Args[3:])
 		return
 	}
+	if len(os.Args) == 4 && os.Args[1] == "daemon" {
+		asDaemon(os.Args[2], os.Args[3])
+		return
+	}
 	os.Exit(m.Run())
+}
+
+// asDaemon attaches and detaches until it is killed.
+func asDaemon(dir, numbers string) {
+	var network, owner int
+	_, err := fmt.Sscan(numbers, &network, &owner)
+	s, oerr := newStacks(Config{StateDir: dir})
+	if err = errors.Join(err, oerr); err != nil {
+		fmt.Println(err)
+		return
+	}
+	n := natOfTest(network)
+	e := endpointOf(n, owner, 10)
+	fmt.Println("ready")
+	for err == nil {
+		err = errors.Join(s.attach(n, e), s.detach(e), s.prune(nil))
+	}
+	fmt.Println(err)
 }
 
 // inTask is the test's program in the jail of a task.
@@ -105,7 +127,14 @@ func changes() (done []string) {
 type stackFixture struct {
 	testing.TB
 	*kernelStacks
-	nat Network
+	nat    Network
+	number int
+}
+
+func natOfTest(number int) Network {
+	return Network{Name: fmt.Sprintf("test-of-stacks-%d", number), Mode: NAT,
+		Subnet4: netip.MustParsePrefix("10.99.0.0/16"), Gateway4: netip.MustParseAddr("10.99.0.1"),
+		Subnet6: netip.MustParsePrefix("fd99::/64"), Gateway6: netip.MustParseAddr("fd99::1")}
 }
 
 var taskNumber atomic.Int32
@@ -114,14 +143,13 @@ func setupStacks(t testing.TB) stackFixture {
 	if os.Geteuid() != 0 || !bsd.SysctlOn("kern.features.vimage") {
 		t.Skip("network stacks need root, and a kernel with VIMAGE")
 	}
-	n := Network{Name: fmt.Sprintf("test-of-stacks-%d", taskNumber.Add(1)), Mode: NAT,
-		Subnet4: netip.MustParsePrefix("10.99.0.0/16"), Gateway4: netip.MustParseAddr("10.99.0.1"),
-		Subnet6: netip.MustParsePrefix("fd99::/64"), Gateway6: netip.MustParseAddr("fd99::1")}
+	number := int(taskNumber.Add(1))
+	n := natOfTest(number)
 	s, err := newStacks(Config{StateDir: t.TempDir(), Networks: []Network{n}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := stackFixture{t, s.(*kernelStacks), n}
+	f := stackFixture{t, s.(*kernelStacks), n, number}
 	before := hostState(t)
 	t.Cleanup(func() {
 		f.check(s.prune(nil))
@@ -142,7 +170,7 @@ func (f stackFixture) check(err error) {
 func hostState(t testing.TB) string {
 	var out strings.Builder
 	for _, c := range []string{"ifconfig -l", "jls -d -n jid name | grep -v fj-other", "netstat -rn",
-		"ifconfig -a | grep -v nd6 | grep -v txcsum"} {
+		"ifconfig -a | grep -v txcsum"} {
 		b, err := exec.Command("sh", "-c", c).CombinedOutput()
 		if err != nil && len(b) > 0 {
 			t.Fatalf("%s: %v: %s", c, err, b)
@@ -165,8 +193,10 @@ func (f stackFixture) settled(before string) {
 	f.Errorf("the host was\n%s\nand is\n%s", before, now)
 }
 
-func (f stackFixture) endpoint(n int) Endpoint {
-	return Endpoint{Network: f.nat.Name, Mode: NAT, Stack: fmt.Sprintf("fjnet-t%d-%d", os.Getpid(), n),
+func (f stackFixture) endpoint(n int) Endpoint { return endpointOf(f.nat, os.Getpid(), n) }
+
+func endpointOf(network Network, owner, n int) Endpoint {
+	return Endpoint{Network: network.Name, Mode: NAT, Stack: fmt.Sprintf("fjnet-t%d-%d", owner, n),
 		Link: fmt.Sprintf("epair%da", 20000+n), MAC: fmt.Sprintf("02:00:00:00:%02x:%02x", n>>8, n&255),
 		Addr4: netip.AddrFrom4([4]byte{10, 99, byte(n >> 8), byte(n)}),
 		Addr6: netip.MustParseAddr(fmt.Sprintf("fd99::%x", n))}
@@ -322,4 +352,218 @@ func TestManyStacksAtOnce(t *testing.T) {
 	}
 	close(work)
 	wg.Wait()
+}
+
+// A daemon that is killed at any moment leaves nothing that is not taken away by what is journalled, or
+// found by what the kernel has.
+func TestKilledDaemonLeavesNothing(t *testing.T) {
+	f := setupStacks(t)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	halves := map[bool]int{}
+	for i := range 60 {
+		c := exec.Command(self, "daemon", f.dir, fmt.Sprint(f.number, " ", os.Getpid()))
+		out, err := c.StdoutPipe()
+		if err == nil {
+			err = c.Start()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := bufio.NewReader(out)
+		if line, err := r.ReadString('\n'); line != "ready\n" {
+			t.Fatal(line, err)
+		}
+		time.Sleep(time.Duration(i) * 7 * time.Millisecond)
+		f.check(c.Process.Kill())
+		rest, err := io.ReadAll(r)
+		if err != nil || len(rest) > 0 {
+			t.Errorf("%s %v", rest, err)
+		}
+		_ = c.Wait() // killed
+		found, err := f.endpoints()
+		f.check(err)
+		half := len(found) > 0 && (found[0].Stack == "" || found[0].Link == "")
+		halves[half]++
+		if i%2 == 0 {
+			found = []Endpoint{f.endpoint(10)}
+		}
+		for _, e := range found {
+			f.check(f.detach(e))
+		}
+		if left, err := f.endpoints(); err != nil || len(left) > 0 {
+			t.Errorf("killed after %d ms: %+v %v", i*7, left, err)
+		}
+	}
+	t.Logf("killed with a half of what makes a stack there: %d of 60", halves[true])
+}
+
+// What the operator has made is left as it is, whatever it is called.
+func TestInterfacesOfTheOperator(t *testing.T) {
+	f := setupStacks(t)
+	e := f.endpoint(10)
+	ifconfig := func(args ...string) {
+		t.Helper()
+		if out, err := exec.Command("ifconfig", args...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	ifconfig(e.Link[:len(e.Link)-1], "create")
+	defer ifconfig(e.Link, "destroy")
+	if err := f.attach(f.nat, e); !errors.Is(err, ErrLinkTaken) {
+		t.Errorf("a link of the operator's: %v", err)
+	}
+	found, err := f.endpoints()
+	if err != nil || len(found) != 0 {
+		t.Errorf("%+v %v", found, err)
+	}
+	f.check(f.detach(e))
+	if !f.host.has(e.Link) {
+		t.Fatal("an interface of the operator's was destroyed")
+	}
+	ifconfig("bridge7", "create", "name", f.nat.OwnBridge())
+	defer ifconfig(f.nat.OwnBridge(), "destroy")
+	if err := f.attach(f.nat, f.endpoint(11)); err == nil || !strings.Contains(err.Error(), "is not the bridge") {
+		t.Errorf("a bridge of the operator's: %v", err)
+	}
+	f.check(errors.Join(f.detach(f.endpoint(11)), f.prune(nil)))
+	if !f.host.has(f.nat.OwnBridge()) {
+		t.Error("a bridge of the operator's was destroyed")
+	}
+}
+
+func TestStackOfLoopbackAlone(t *testing.T) {
+	f := setupStacks(t)
+	e := Endpoint{Network: "none", Mode: None, Stack: fmt.Sprintf("fjnet-t%d-none", os.Getpid())}
+	n := Network{Name: "none", Mode: None}
+	f.check(errors.Join(f.kernelStacks.check(n), f.attach(n, e), f.attach(n, e)))
+	jid := f.child(e)
+	if got := f.task(jid, "serve", ":8080"); got != "ready" {
+		t.Fatal(got)
+	}
+	for _, to := range []string{"127.0.0.1:8080", "[::1]:8080"} {
+		if got := f.task(jid, "dial", to); got != "hello <nil>" {
+			t.Errorf("%s: %s", to, got)
+		}
+	}
+	got := f.task(jid, "dial", "10.0.2.15:8022")
+	if !strings.Contains(got, "no route") && !strings.Contains(got, "unreach") {
+		t.Errorf("to the host: %s", got)
+	}
+	found, err := f.endpoints()
+	if err != nil || len(found) != 1 || found[0].Stack != e.Stack {
+		t.Errorf("%+v %v", found, err)
+	}
+	f.check(errors.Join(f.detach(e), f.detach(e)))
+}
+
+func TestBridged(t *testing.T) {
+	f := setupStacks(t)
+	bridge, err := exec.Command("ifconfig", "bridge", "create", "inet", "10.98.0.1/24").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, bridge)
+	}
+	n := Network{Name: "bridged", Mode: Bridged, Bridge: strings.TrimSpace(string(bridge)),
+		Subnet4: netip.MustParsePrefix("10.98.0.0/24"), Gateway4: netip.MustParseAddr("10.98.0.1")}
+	defer exec.Command("ifconfig", n.Bridge, "destroy").Run()
+	f.check(f.kernelStacks.check(n))
+	var ends []Endpoint
+	for i := range 2 {
+		e := f.endpoint(30 + i)
+		e.Network, e.Mode = n.Name, Bridged
+		e.Addr4, e.Addr6 = netip.AddrFrom4([4]byte{10, 98, 0, byte(30 + i)}), netip.Addr{}
+		ends = append(ends, e)
+		t.Cleanup(func() { f.check(f.detach(e)) })
+		f.check(f.attach(n, e))
+	}
+	a, b := f.child(ends[0]), f.child(ends[1])
+	if got := f.task(a, "serve", ":8080"); got != "ready" {
+		t.Fatal(got)
+	}
+	to := ends[0].Addr4.String() + ":8080"
+	if got := f.task(b, "dial", to); got != "hello <nil>" {
+		t.Errorf("a task to another: %s", got)
+	}
+	if got := echoes(to); got != "hello <nil>" {
+		t.Errorf("the host to a task: %s", got)
+	}
+	n.Isolate = true
+	for i := range ends {
+		f.check(f.detach(ends[i]))
+		f.check(f.attach(n, ends[i]))
+	}
+	a, b = f.child(ends[0]), f.child(ends[1])
+	if got := f.task(a, "serve", ":8080"); got != "ready" {
+		t.Fatal(got)
+	}
+	if got := f.task(b, "dial", to); !strings.Contains(got, "timeout") {
+		t.Errorf("an isolated task to another: %s", got)
+	}
+	if got := echoes(to); got != "hello <nil>" {
+		t.Errorf("the host to an isolated task: %s", got)
+	}
+}
+
+func TestAlias(t *testing.T) {
+	f := setupStacks(t)
+	n := Network{Name: "alias", Mode: Alias, Interface: "lo0", Subnet4: netip.MustParsePrefix("10.97.0.0/24"),
+		Subnet6: netip.MustParsePrefix("fd97::/64"),
+		Pool4:   Range{netip.MustParseAddr("10.97.0.2"), netip.MustParseAddr("10.97.0.9")},
+		Pool6:   Range{netip.MustParseAddr("fd97::2"), netip.MustParseAddr("fd97::9")}}
+	f.networks = append(f.networks, n)
+	e := Endpoint{Network: n.Name, Mode: Alias, Addr4: n.Pool4.First, Addr6: n.Pool6.First}
+	f.check(errors.Join(f.kernelStacks.check(n), f.attach(n, e), f.attach(n, e)))
+	for _, addr := range e.addrs() {
+		l, err := net.Listen("tcp", netip.AddrPortFrom(addr, 0).String())
+		if err != nil {
+			t.Errorf("bind %s: %v", addr, err)
+			continue
+		}
+		f.check(l.Close())
+	}
+	found, err := f.endpoints()
+	if err != nil || len(found) != 2 {
+		t.Errorf("%+v %v", found, err)
+	}
+	all, err := f.addresses()
+	ours := 0
+	for _, a := range all {
+		if a.Ours {
+			ours++
+		}
+	}
+	if err != nil || ours != 2 {
+		t.Errorf("%+v %v", all, err)
+	}
+	for _, e := range found {
+		f.check(f.detach(e))
+	}
+	if has, _ := f.host.alias("lo0", e.Addr4); has {
+		t.Error("the address is left")
+	}
+	// One of the operator's own is neither taken nor taken away, and an interface may have gone.
+	for _, cmd := range []string{"inet 10.97.0.2/32 alias", "inet6 fd97::2/128 alias"} {
+		out, err := exec.Command("ifconfig", strings.Fields("lo0 "+cmd)...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	defer func() {
+		f.check(errors.Join(f.host.delAddr("lo0", e.Addr4), f.host.delAddr("lo0", e.Addr6)))
+	}()
+	if err := f.attach(n, e); err == nil || !strings.Contains(err.Error(), "the host's own") {
+		t.Errorf("%v", err)
+	}
+	f.check(f.detach(e))
+	for _, a := range e.addrs() {
+		if has, _ := f.host.alias("lo0", a); !has {
+			t.Errorf("%s of the operator's was taken away", a)
+		}
+	}
+	n.Interface = "nosuch0"
+	if err := errors.Join(f.kernelStacks.check(n), f.attach(n, e)); err == nil {
+		t.Error("an interface that is not there")
+	}
 }
