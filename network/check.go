@@ -95,8 +95,8 @@ func (n Network) places() (errs []error) {
 	default:
 		fail("mode %q is not one of nat, bridged and alias", n.Mode)
 	}
-	if n.Mode != NAT && len(n.HostAccess) > 0 {
-		fail("host_access is for mode nat: elsewhere tasks reach the host as others of its network do")
+	if n.Mode == Alias && len(n.HostAccess) > 0 {
+		fail("host_access is for networks with a stack of their own: tasks of mode alias are on the host's")
 	}
 	return errs
 }

@@ -42,7 +42,8 @@ type Network struct {
 	DNS               []netip.Addr // servers of its tasks; empty is the host's
 	// Isolate keeps its tasks from each other, but for published ports.
 	Isolate bool
-	// HostAccess are the ports of the host's own services that tasks reach at the gateway.
+	// HostAccess are the ports of the host's own services that tasks reach: of nat at the gateway, of
+	// bridged at the host's addresses, where it has a packet filter.
 	HostAccess []Port
 	MTU        int // 0 is the host's choice
 	// Where is the place of its block, FILE:LINE, for errors.

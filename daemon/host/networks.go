@@ -31,7 +31,7 @@ type networkBlock struct {
 	Body       hcl.Body       `hcl:",body"`
 }
 
-// defaultAccess is what tasks of a nat network reach at the gateway.
+// defaultAccess is what tasks with a stack of their own reach of the host.
 var defaultAccess = []string{"53/udp", "53/tcp"}
 
 // networks are those of the file, without a look at the host. What is wrong between them is told when
@@ -177,7 +177,7 @@ func (r blockReader) servers() (list []netip.Addr) {
 // access are the ports of the host that tasks reach.
 func (r blockReader) access(mode network.Mode) (list []network.Port) {
 	texts := r.block.HostAccess
-	if texts == nil && mode == network.NAT {
+	if texts == nil && mode != network.Alias {
 		texts = defaultAccess
 	}
 	for _, text := range texts {

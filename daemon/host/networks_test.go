@@ -70,7 +70,7 @@ network "no-host" {
 		{Name: "lan", Mode: network.Bridged, Bridge: "bridge0", Subnet4: p("192.0.2.0/24"), Subnet6: p("2001:db8::/64"),
 			Pool4: span("192.0.2.100", "192.0.2.199"), Pool6: span("2001:db8::100", "2001:db8::1ff"),
 			Gateway4: a("192.0.2.1"), Gateway6: a("fe80::1"), DNS: []netip.Addr{a("192.0.2.53")}, Isolate: true, MTU: 9000,
-			Where: "freejail.hcl:8"},
+			HostAccess: dns, Where: "freejail.hcl:8"},
 		{Name: "pub", Mode: network.Alias, Interface: "em0", Subnet4: p("198.51.100.7/32"),
 			Pool4: span("198.51.100.7", "198.51.100.7"), Where: "freejail.hcl:20"},
 		{Name: "bare", Mode: network.NAT, Subnet4: p("10.89.0.0/30"), Pool4: span("10.89.0.1", "10.89.0.1"),
@@ -135,12 +135,13 @@ func TestWrongNetworks(t *testing.T) {
 		"\nnetwork \"none\" { mode = \"nat\" }":                   `network "none": a name is`,
 		"\nnetwork \"web\" {\n mode = \"alias\"\n" + four + "}":   `mode alias needs interface`,
 		"\nnetwork \"web\" {\n mode = \"bridged\"\n" + four + "}": `mode bridged needs bridge`,
-		"\nnetwork \"web\" {\n mode = \"alias\"\n mtu = 1500\n interface = \"e\"\n" + four + "}": `not for mode alias`,
-		second("mode = \"nat\"\nsubnet4 = \"10.88.0.0/16\""):                                     `:8: network "two": its pool 10.88.0.2 to 10.88.255.254 overlaps`,
-		second("mode = \"nat\"\nsubnet6 = \"fd00:88:0:0:1::/80\""):                               `:8: network "two": its pool`,
-		second("mode = \"nat\"\nsubnet4 = \"10.88.0.0/16\"\npool4 = \"10.88.9.0/24\""):           `:8: network "two": subnet4 10.88.0.0/16 overlaps 10.88.0.0/24 of network "web"`,
-		nat(four) + nat("subnet4 = \"10.89.0.0/24\""):                                            `:8: network "web": there are two networks of this name, the other at freejail.hcl:2`,
-		`default_network = "web"`:                                                                `default_network "web" is not a network of this file (there are: host, none)`,
+		"\nnetwork \"web\" {\n mode = \"alias\"\n mtu = 1500\n interface = \"e\"\n" + four + "}":                 `not for mode alias`,
+		second("mode = \"nat\"\nsubnet4 = \"10.88.0.0/16\""):                                                     `:8: network "two": its pool 10.88.0.2 to 10.88.255.254 overlaps`,
+		second("mode = \"nat\"\nsubnet6 = \"fd00:88:0:0:1::/80\""):                                               `:8: network "two": its pool`,
+		second("mode = \"nat\"\nsubnet4 = \"10.88.0.0/16\"\npool4 = \"10.88.9.0/24\""):                           `:8: network "two": subnet4 10.88.0.0/16 overlaps 10.88.0.0/24 of network "web"`,
+		nat(four) + nat("subnet4 = \"10.89.0.0/24\""):                                                            `:8: network "web": there are two networks of this name, the other at freejail.hcl:2`,
+		"\nnetwork \"web\" {\n mode = \"alias\"\n host_access = [\"53/udp\"]\n interface = \"e\"\n" + four + "}": `host_access is for networks with a stack`,
+		`default_network = "web"`: `default_network "web" is not a network of this file (there are: host, none)`,
 	} {
 		_, err := loadText(t, text)
 		if err == nil || !strings.Contains(err.Error(), want) {
