@@ -246,10 +246,6 @@ func (p *pf) tables() (bool, error) {
 // findPFHost looks at the host's addresses and at how bridges are filtered.
 func findPFHost() (pfHost, error) {
 	addrs, err := interfaceAddresses()
-	member, err1 := unix.SysctlUint32("net.link.bridge.pfil_member")
-	phys, err2 := unix.SysctlUint32("net.link.bridge.pfil_local_phys")
-	if errors.Join(err1, err2) != nil { // if_bridge is not loaded: there is no bridge
-		member, phys = 0, 0
-	}
-	return pfHost{Addresses: addrs, Links: member != 0 || phys != 0}, err
+	member, noBridge := unix.SysctlUint32("net.link.bridge.pfil_member")
+	return pfHost{Addresses: addrs, Links: noBridge == nil && member != 0}, err
 }

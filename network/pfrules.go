@@ -17,8 +17,8 @@ const pfAnchor = "freejail"
 // pfHost is what rules need to know of the host.
 type pfHost struct {
 	Addresses []hostAddress
-	// Links tells whether pf sees packets on the members of bridges too: net.link.bridge.pfil_member or
-	// pfil_local_phys. Then a link is held to the addresses of its task.
+	// Links tells whether pf sees packets on the members of bridges too: net.link.bridge.pfil_member, and
+	// with pfil_local_phys those to the host. Then a link is held to the addresses of its task.
 	Links bool
 }
 

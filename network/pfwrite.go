@@ -126,7 +126,8 @@ func (w *pfWriter) neighbours(on pfText) {
 	}
 }
 
-// fromTasks judges what tasks of a nat network send.
+// fromTasks judges what tasks of a nat network send. States are bound to the bridge: those of its members,
+// where pf sees these too, are others.
 func (w *pfWriter) fromTasks(n pfNet) {
 	if n.Subnet6.IsValid() {
 		w.neighbours(n.bridge)
@@ -137,27 +138,26 @@ func (w *pfWriter) fromTasks(n pfNet) {
 		}
 	}
 	w.aliases(n)
-	w.rule("pass in quick on %s from <%s> to any tagged freejail_in", n.bridge, n.table)
+	w.rule("pass in quick on %s from <%s> to any tagged freejail_in keep state (if-bound)", n.bridge, n.table)
 	if !n.Isolate {
-		w.rule("pass in quick on %s from <%s> to <%[2]s> tag freejail_in", n.bridge, n.table)
+		w.rule("pass in quick on %s from <%s> to <%[2]s> tag freejail_in keep state (if-bound)", n.bridge, n.table)
 	}
 	// (self) follows the host's addresses at once.
-	w.rule("block return in quick on %s from <%s> to (self)", n.bridge, n.table)
-	w.rule("block return in quick on %s from <%s> to <freejail_nets>", n.bridge, n.table)
-	w.rule("pass in quick on %s from <%s> to any tag freejail_out", n.bridge, n.table)
+	w.rule("block return-icmp(port-unr,port-unr) in quick on %s from <%s> to (self)", n.bridge, n.table)
+	w.rule("block return-icmp(port-unr,port-unr) in quick on %s from <%s> to <freejail_nets>", n.bridge, n.table)
+	w.rule("pass in quick on %s from <%s> to any tag freejail_out keep state (if-bound)", n.bridge, n.table)
 	w.rule("block drop in quick on %s", n.bridge)
 }
 
 // services are the host's own that tasks of a network reach, and its answer to ping.
 func (w *pfWriter) services(n pfNet, on, family, at pfText) {
-	icmp, kind := pfText{"icmp"}, pfText{"icmp-type"}
-	if family.text == "inet6" {
-		icmp, kind = pfText{"icmp6"}, pfText{"icmp6-type"}
-	}
-	w.rule("pass in quick%s %s proto %s from <%s> to %s %s echoreq", on, family, icmp, n.table, at, kind)
+	icmp, kind := pfEcho(family)
+	w.rule("pass in quick%s %s proto %s from <%s> to %s %s echoreq keep state (if-bound)",
+		on, family, icmp, n.table, at, kind)
 	for _, p := range n.HostAccess {
 		proto, ports := w.ports(p)
-		w.rule("pass in quick%s %s proto %s from <%s> to %s port %s", on, family, proto, n.table, at, ports)
+		w.rule("pass in quick%s %s proto %s from <%s> to %s port %s keep state (if-bound)",
+			on, family, proto, n.table, at, ports)
 	}
 }
 
@@ -165,18 +165,19 @@ func (w *pfWriter) services(n pfNet, on, family, at pfText) {
 func (w *pfWriter) aliases(from pfNet) {
 	for _, n := range w.mode(Alias) {
 		for _, s := range n.stacks {
-			w.declared(s, pfText{"pass in quick on " + from.bridge.text}, pfText{"<" + from.table.text + ">"})
+			w.declared(s, pfText{"pass in quick on " + from.bridge.text}, pfText{"<" + from.table.text + ">"},
+				pfText{"keep state (if-bound)"})
 		}
 	}
 }
 
 // declared passes what a task has declared.
-func (w *pfWriter) declared(s pfStack, what, from pfText) {
+func (w *pfWriter) declared(s pfStack, what, from, state pfText) {
 	for _, a := range s.addrs() {
 		for _, p := range s.declared {
 			proto, ports := w.ports(p)
-			w.rule(`%s %s proto %s from %s to %s port %s label "%s"`,
-				what, pfFamily(a), proto, from, pfAddress(a), ports, s.label)
+			w.rule(`%s %s proto %s from %s to %s port %s %s label "%s"`,
+				what, pfFamily(a), proto, from, pfAddress(a), ports, state, s.label)
 		}
 	}
 }
@@ -186,7 +187,8 @@ func (w *pfWriter) toTasks(n pfNet) {
 	w.rule("block drop out quick on %s from ! <freejail_host> to any ! tagged freejail_in", n.bridge)
 	for _, s := range n.stacks {
 		for _, a := range s.addrs() {
-			w.rule(`pass out quick on %s %s from any to %s label "%s"`, n.bridge, pfFamily(a), pfAddress(a), s.label)
+			w.rule(`pass out quick on %s %s from any to %s keep state (if-bound) label "%s"`,
+				n.bridge, pfFamily(a), pfAddress(a), s.label)
 		}
 	}
 	w.rule("block drop out quick on %s", n.bridge)
@@ -200,7 +202,7 @@ func (w *pfWriter) borders(n pfNet) {
 	for _, f := range n.families() {
 		w.rule("block drop in quick on ! lo0 from %s", pfPrefix(f.prefix))
 		if n.egress.text != "" {
-			w.rule("block return out quick on ! %s from %s", n.egress, pfPrefix(f.prefix))
+			w.rule("block return-icmp(port-unr,port-unr) out quick on ! %s from %s", n.egress, pfPrefix(f.prefix))
 		}
 	}
 }
@@ -212,7 +214,7 @@ func (w *pfWriter) bridged(n pfNet) {
 		w.services(n, pfText{}, pfFamily(f.prefix.Addr()), pfText{"(self)"})
 	}
 	w.rule("pass in quick from <%s> to any tagged freejail_in", n.table)
-	w.rule("block return in quick from <%s> to (self)", n.table)
+	w.rule("block return-icmp(port-unr,port-unr) in quick from <%s> to (self)", n.table)
 	for _, s := range n.stacks {
 		for _, a := range s.addrs() {
 			w.rule(`pass out %s from <freejail_host> to %s label "%s"`, pfFamily(a), pfAddress(a), s.label)
@@ -228,13 +230,13 @@ func (w *pfWriter) outside() {
 	}
 	for _, n := range w.mode(Alias) {
 		for _, s := range n.stacks {
-			w.declared(s, pfText{"pass in"}, pfText{"any"})
+			w.declared(s, pfText{"pass in"}, pfText{"any"}, pfText{"keep state"})
 		}
 	}
 }
 
-// links hold each task's link to its addresses. On a bridge of the operator's they hold it to its
-// declared ports too.
+// links hold each task's link to its addresses. A state of a link is bound to it: on the bridge the packet
+// is judged again.
 func (w *pfWriter) links() {
 	for _, n := range w.nets {
 		for _, s := range n.stacks {
@@ -242,29 +244,46 @@ func (w *pfWriter) links() {
 				continue
 			}
 			w.neighbours(s.link)
+			state := pfText{"no state"}
 			if n.Mode == Bridged {
-				w.bridgedLink(n, s)
+				state.text = "keep state (if-bound)"
+				w.toLink(n, s)
 			}
 			for _, a := range s.addrs() {
-				w.rule("pass in quick on %s %s from %s to any", s.link, pfFamily(a), pfAddress(a))
+				w.rule("pass in quick on %s %s from %s to any %s", s.link, pfFamily(a), pfAddress(a), state)
 			}
 			w.rule("block drop in quick on %s", s.link)
 		}
 	}
 }
 
-func (w *pfWriter) bridgedLink(n pfNet, s pfStack) {
+// toLink holds a link on a bridge of the operator's to what its task has declared, to what it has
+// asked for, and to the host and its neighbours.
+func (w *pfWriter) toLink(n pfNet, s pfStack) {
 	if n.Isolate {
 		w.rule("block drop in quick on %s to <%s>", s.link, n.table)
 	}
-	w.declared(s, pfText{"pass out quick on " + s.link.text}, pfText{"any"})
+	on := pfText{"pass out quick on " + s.link.text}
+	w.declared(s, on, pfText{"any"}, pfText{"keep state (if-bound)"})
 	for _, a := range s.addrs() {
-		w.rule(`pass out quick on %s %s from <freejail_host> to %s label "%s"`,
-			s.link, pfFamily(a), pfAddress(a), s.label)
-		if !n.Isolate {
-			w.rule(`pass out quick on %s %s from <%s> to %s label "%s"`,
-				s.link, pfFamily(a), n.table, pfAddress(a), s.label)
+		from := []pfText{{"<" + pfAnchor + "_host>"}, {"<" + n.table.text + ">"}}
+		if n.Isolate {
+			from = from[:1]
 		}
+		for _, f := range from {
+			w.rule(`%s %s from %s to %s keep state (if-bound) label "%s"`, on, pfFamily(a), f, pfAddress(a), s.label)
+		}
+		icmp, kind := pfEcho(pfFamily(a))
+		w.rule(`%s %s proto %s to %s %s echoreq keep state (if-bound) label "%s"`,
+			on, pfFamily(a), icmp, pfAddress(a), kind, s.label)
 	}
 	w.rule("block drop out quick on %s", s.link)
+}
+
+// pfEcho is what a rule for pings of a family has.
+func pfEcho(family pfText) (proto, kind pfText) {
+	if family.text == "inet6" {
+		return pfText{"icmp6"}, pfText{"icmp6-type"}
+	}
+	return pfText{"icmp"}, pfText{"icmp-type"}
 }

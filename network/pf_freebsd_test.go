@@ -1,0 +1,643 @@
+package network
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+)
+
+// The tests of this file have a host of their own: a jail with a network stack and a pf of its own, in
+// which they run themselves again. Tasks and the outside are jails in it. Nothing of the real host's
+// network is touched.
+
+const (
+	inHost  = "FREEJAIL_TEST_HOST" // set in the host's jail
+	program = "FREEJAIL_TEST_PEER" // what a peer's program is to do
+)
+
+func init() {
+	what := os.Getenv(program)
+	if what == "" {
+		return
+	}
+	if err := peer(strings.Fields(what)); err != nil {
+		fmt.Println("error:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// peer is a program of a test in a jail: `serve NAME tcp/PORT udp/PORT ...`, `dial NETWORK ADDRESS [FROM]`,
+// or `keep NETWORK ADDRESS`.
+func peer(args []string) error {
+	switch args[0] {
+	case "serve":
+		for _, at := range args[2:] {
+			proto, port, _ := strings.Cut(at, "/")
+			if err := serve(args[1], proto, port); err != nil {
+				return err
+			}
+		}
+		fmt.Println("ready")
+		_, err := io.Copy(io.Discard, os.Stdin)
+		return err
+	case "dial":
+		return dial(args[1], args[2], args[3:])
+	case "keep":
+		c, err := net.Dial(args[1], args[2])
+		if err == nil {
+			_, err = bufio.NewReader(c).ReadString('\n')
+			fmt.Println("ready")
+		}
+		if err == nil {
+			_, err = io.Copy(io.Discard, os.Stdin)
+		}
+		return err
+	}
+	return errors.New("no such program")
+}
+
+// serve answers with its name and where the client is.
+func serve(name, proto, port string) error {
+	if proto == "udp" {
+		// A socket of each family and address: an answer of a wildcard's may come from another address.
+		p, err := net.ListenPacket("udp", ":"+port)
+		if err != nil {
+			return err
+		}
+		go func() {
+			b := make([]byte, 100)
+			for {
+				if _, from, err := p.ReadFrom(b); err == nil {
+					host, _, _ := net.SplitHostPort(from.String())
+					fmt.Fprintf(writerTo{p, from}, "%s %s\n", name, unzoned(host))
+				}
+			}
+		}()
+		return nil
+	}
+	l, err := net.Listen("tcp", ":"+port)
+	if err != nil {
+		return err
+	}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			host, _, _ := net.SplitHostPort(c.RemoteAddr().String())
+			fmt.Fprintf(c, "%s %s\n", name, unzoned(host))
+			go func() { io.Copy(io.Discard, c); c.Close() }()
+		}
+	}()
+	return nil
+}
+
+func unzoned(host string) string { return netip.MustParseAddr(host).Unmap().WithZone("").String() }
+
+type writerTo struct {
+	net.PacketConn
+	to net.Addr
+}
+
+func (w writerTo) Write(b []byte) (int, error) { return w.WriteTo(b, w.to) }
+
+// dial prints what is answered.
+func dial(network, address string, from []string) error {
+	d := net.Dialer{Timeout: 2 * time.Second}
+	if len(from) > 0 {
+		ip := net.ParseIP(from[0])
+		if d.LocalAddr = net.Addr(&net.TCPAddr{IP: ip}); network == "udp" {
+			d.LocalAddr = &net.UDPAddr{IP: ip}
+		}
+	}
+	c, err := d.Dial(network, address)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	var line string
+	for range 3 {
+		if _, err = fmt.Fprintln(c, "hello"); err != nil {
+			return err
+		}
+		c.SetReadDeadline(time.Now().Add(time.Second))
+		if line, err = bufio.NewReader(c).ReadString('\n'); err == nil {
+			fmt.Print(line)
+			return nil
+		}
+		if network == "tcp" {
+			break
+		}
+	}
+	return err
+}
+
+// onHost has a test run in a host of its own.
+func onHost(t *testing.T, script func(*pfWorld)) {
+	t.Helper()
+	if os.Getenv(inHost) != "" {
+		w := &pfWorld{T: t, pf: &pf{pfctl: runPfctl, host: findPFHost}}
+		script(w)
+		return
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	if _, err := os.Stat(pfDevice); err != nil {
+		t.Skip("pf is not loaded, and is not loaded for a test: kldload pf")
+	}
+	if out, err := exec.Command("/sbin/kldload", "-n", "if_bridge", "if_epair").CombinedOutput(); err != nil {
+		t.Skipf("no bridges: %s", out)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	jail := fmt.Sprintf("fjpf%d", os.Getpid())
+	t.Cleanup(func() { exec.Command("/usr/sbin/jail", "-r", jail).Run() })
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	defer cancel()
+	c := exec.CommandContext(ctx, "/usr/sbin/jail", "-c", "name="+jail, "path=/", "vnet", "children.max=20",
+		"allow.raw_sockets", "exec.clean=0", "command="+self, "-test.run=^"+t.Name()+"$", "-test.v")
+	c.Env = append(os.Environ(), inHost+"="+jail)
+	out, err := c.CombinedOutput()
+	t.Logf("%s", out)
+	if err != nil {
+		t.Errorf("in the host's jail: %v", err)
+	}
+}
+
+// pfWorld is the inside of the host's jail.
+type pfWorld struct {
+	*testing.T
+	pf *pf
+}
+
+// run is a command of the host.
+func (w *pfWorld) run(args ...string) string {
+	w.Helper()
+	out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
+	if err != nil {
+		w.Fatalf("%s: %v: %s", strings.Join(args, " "), err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// sh runs lines of commands.
+func (w *pfWorld) sh(lines string) {
+	w.Helper()
+	for line := range strings.Lines(lines) {
+		if args := strings.Fields(line); len(args) > 0 {
+			w.run(args...)
+		}
+	}
+}
+
+// stack makes a stack, whose interface eth0 is connected to a link of the host's.
+func (w *pfWorld) stack(name, link string) {
+	w.Helper()
+	w.run("/usr/sbin/jail", "-c", "name="+name, "path=/", "vnet", "persist", "allow.raw_sockets")
+	w.Cleanup(func() { exec.Command("/usr/sbin/jail", "-r", name).Run() })
+	a := w.run("ifconfig", "epair", "create")
+	b := strings.TrimSuffix(a, "a") + "b"
+	w.run("ifconfig", a, "name", link)
+	w.run("ifconfig", b, "vnet", name)
+	w.in(name, "ifconfig", b, "name", "eth0")
+	w.in(name, "ifconfig", "lo0", "127.0.0.1/8", "up")
+	w.run("ifconfig", link, "up")
+}
+
+func (w *pfWorld) in(jail string, args ...string) string {
+	w.Helper()
+	return w.run(append([]string{"jexec", jail}, args...)...)
+}
+
+// bridge makes freejail's bridge of a network.
+func (w *pfWorld) bridge(n Network) {
+	w.Helper()
+	made := w.run("ifconfig", "bridge", "create")
+	w.sh(fmt.Sprintf(`ifconfig %s name %s
+		ifconfig %[2]s inet %s/%d
+		ifconfig %[2]s inet6 fe80::1/64 no_dad
+		ifconfig %[2]s up`, made, n.OwnBridge(), n.Gateway4, n.Subnet4.Bits()))
+	if n.Gateway6.IsValid() {
+		w.run("ifconfig", n.OwnBridge(), "inet6", fmt.Sprintf("%s/%d", n.Gateway6, n.Subnet6.Bits()), "no_dad")
+	}
+}
+
+// attach makes the stack of a task.
+func (w *pfWorld) attach(n Network, t Task) {
+	w.Helper()
+	w.stack(t.Key, t.Link)
+	w.run("ifconfig", n.OwnBridge(), "addm", t.Link, "private", t.Link)
+	w.in(t.Key, "ifconfig", "eth0", "inet", t.Addr4.String()+"/32", "up")
+	w.in(t.Key, "route", "-n", "add", "-host", n.Gateway4.String(), "-iface", "eth0")
+	w.in(t.Key, "route", "-n", "add", "default", n.Gateway4.String())
+	if t.Addr6.IsValid() {
+		w.in(t.Key, "ifconfig", "eth0", "inet6", "-ifdisabled", "auto_linklocal", "no_dad")
+		w.in(t.Key, "ifconfig", "eth0", "inet6", t.Addr6.String()+"/128", "no_dad")
+		w.in(t.Key, "route", "-n", "add", "-6", "default", "fe80::1%eth0")
+	}
+}
+
+// program is a command that has this test's binary do something in a jail of the host's, or in it.
+func (w *pfWorld) program(jail string, what ...string) *exec.Cmd {
+	self, err := os.Executable()
+	if err != nil {
+		w.Fatal(err)
+	}
+	c := exec.Command(self)
+	if jail != "" {
+		c = exec.Command("jexec", jail, self)
+	}
+	c.Env = append(os.Environ(), program+"="+strings.Join(what, " "))
+	return c
+}
+
+// start is a program which runs until the end of the test, or until the function is called.
+func (w *pfWorld) start(jail string, what ...string) func() {
+	w.Helper()
+	c := w.program(jail, what...)
+	in, err1 := c.StdinPipe()
+	out, err2 := c.StdoutPipe()
+	if err := errors.Join(err1, err2, c.Start()); err != nil {
+		w.Fatal(err)
+	}
+	stop := func() { in.Close(); c.Process.Kill(); c.Wait() }
+	w.Cleanup(stop)
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
+		w.Fatalf("%s: %v: %q %v", jail, what, line, err)
+	}
+	return stop
+}
+
+// probe is a connection, and what has to come of it: the answer, or none where it is empty.
+type probe struct{ jail, network, address, want, from string }
+
+func (w *pfWorld) probe(all ...probe) {
+	w.Helper()
+	for _, p := range all {
+		out, err := w.program(p.jail, "dial", p.network, p.address, p.from).CombinedOutput()
+		got := strings.TrimSpace(string(out))
+		if err != nil {
+			w.Logf("%s to %s/%s: %s", p.jail, p.address, p.network, got)
+			got = ""
+		}
+		if got != p.want {
+			w.Errorf("%s to %s/%s (from %q): %q, want %q", p.jail, p.address, p.network, p.from, got, p.want)
+		}
+	}
+}
+
+func (w *pfWorld) load(networks []Network, tasks []Task) {
+	w.Helper()
+	if err := w.pf.load(networks, tasks); err != nil {
+		w.Fatal(err)
+	}
+	if ok, err := w.pf.loaded(); !ok || err != nil {
+		w.Fatalf("loaded just now: %v %v", ok, err)
+	}
+}
+
+const anchors = "nat-anchor \"freejail\"\nrdr-anchor \"freejail\"\n"
+
+func (w *pfWorld) conf(text string) {
+	w.Helper()
+	if _, err := runPfctl(text, "-q", "-f", "-"); err != nil {
+		w.Fatal(err)
+	}
+}
+
+// twoNetworks is a host with an outside, two tasks of one network and two of another.
+func (w *pfWorld) twoNetworks() ([]Network, []Task) {
+	w.Helper()
+	w.sh(`ifconfig lo0 127.0.0.1/8 up
+		sysctl net.inet.ip.forwarding=1 net.inet6.ip6.forwarding=1`)
+	web := pfNetwork("web", NAT, "10.88.0.0/24", "fd00:88::/64")
+	db := pfNetwork("db", NAT, "10.89.0.0/24", "fd00:89::/64")
+	db.Isolate = true
+	one, two := pfTask("one", web, "10.88.0.7", "fd00:88::7"), pfTask("two", web, "10.88.0.8", "fd00:88::8")
+	three, four := pfTask("three", db, "10.89.0.7", "fd00:89::7"), pfTask("four", db, "10.89.0.8", "fd00:89::8")
+	tasks := []Task{one, two, three, four}
+	for i := range tasks {
+		tasks[i].Link = fmt.Sprintf("fjt%da", i)
+	}
+	tasks[0].Published = []Publication{pfPublished("192.0.2.10", Port{"tcp", 8081, 1}, 8080),
+		pfPublished("2001:db8::10", Port{"tcp", 8081, 0}, 8080), pfPublished("", Port{"udp", 5353, 0}, 5300),
+		pfPublished("", Port{"tcp", 8000, 11}, 9000)}
+	tasks[2].Published = []Publication{pfPublished("192.0.2.10", Port{"tcp", 8082, 1}, 8080)}
+	for _, n := range []Network{web, db} {
+		w.bridge(n)
+	}
+	for i, n := range []Network{web, web, db, db} {
+		w.attach(n, tasks[i])
+	}
+	w.stack("out", "em0")
+	w.sh(`ifconfig em0 inet 192.0.2.10/24
+		ifconfig em0 inet6 2001:db8::10/64 no_dad
+		jexec out ifconfig eth0 inet 192.0.2.99/24 up
+		jexec out ifconfig eth0 inet6 2001:db8::99/64 no_dad
+		jexec out route -n add 10.88.0.0/24 192.0.2.10
+		jexec out route -n add 10.89.0.0/24 192.0.2.10
+		jexec out route -n add -6 fd00:88::/64 2001:db8::10`)
+	return []Network{web, db}, tasks
+}
+
+func TestPublishedAndEnforced(t *testing.T) {
+	onHost(t, func(w *pfWorld) {
+		networks, tasks := w.twoNetworks()
+		if err := w.pf.check(); err == nil || !strings.Contains(err.Error(), "not enabled") {
+			t.Errorf("pf is not enabled: %v", err)
+		}
+		w.conf("")
+		w.run("pfctl", "-qe")
+		if err := w.pf.check(); err == nil || !strings.Contains(err.Error(), `rdr-anchor "freejail"`) {
+			t.Errorf("the anchors are not named: %v", err)
+		}
+		// The operator's own rules pass nothing from outside.
+		w.conf(anchors + "block in on em0\npass in on em0 inet6 proto icmp6\npass out\nanchor \"freejail\"\n")
+		if err := w.pf.check(); err != nil {
+			t.Error(err)
+		}
+		w.load(networks, tasks)
+		w.start("one", "serve", "one", "tcp/8080", "udp/5300", "tcp/9003", "tcp/22")
+		w.start("three", "serve", "three", "tcp/8080")
+		w.start("out", "serve", "out", "tcp/7000", "udp/7000")
+		w.start("", "serve", "host", "tcp/9000", "udp/53", "tcp/53", "tcp/8081")
+		w.published()
+		w.enforced()
+		w.hostItself()
+		w.spoofed()
+	})
+}
+
+// published is who reaches a published port, and as whom.
+func (w *pfWorld) published() {
+	w.Helper()
+	w.probe(
+		probe{"out", "tcp", "192.0.2.10:8081", "one 192.0.2.99", ""},
+		probe{"out", "tcp", "[2001:db8::10]:8081", "one 2001:db8::99", ""},
+		probe{"out", "udp", "192.0.2.10:5353", "one 192.0.2.99", ""},
+		probe{"out", "udp", "[2001:db8::10]:5353", "one 2001:db8::99", ""},
+		probe{"out", "tcp", "192.0.2.10:8003", "one 192.0.2.99", ""},
+		probe{"out", "tcp", "192.0.2.10:8082", "three 192.0.2.99", ""},
+		probe{"two", "tcp", "192.0.2.10:8081", "one 10.88.0.8", ""},
+		probe{"two", "tcp", "[2001:db8::10]:8081", "one fd00:88::8", ""},
+		probe{"two", "udp", "10.88.0.1:5353", "one 10.88.0.8", ""},
+		probe{"one", "tcp", "192.0.2.10:8081", "one 10.88.0.1", ""},
+		probe{"one", "tcp", "[2001:db8::10]:8081", "one fd00:88::1", ""},
+		probe{"three", "tcp", "192.0.2.10:8081", "one 10.89.0.7", ""},
+		probe{"four", "tcp", "192.0.2.10:8082", "three 10.89.0.8", ""},
+		probe{"three", "udp", "[2001:db8::10]:5353", "one fd00:89::7", ""},
+		// Unpublished: neighbours of a network that does not isolate, what the host has allowed, the outside.
+		probe{"two", "tcp", "10.88.0.7:22", "one 10.88.0.8", ""},
+		probe{"two", "tcp", "[fd00:88::7]:22", "one fd00:88::8", ""},
+		probe{"one", "udp", "10.88.0.1:53", "host 10.88.0.7", ""},
+		probe{"one", "tcp", "[fd00:88::1]:53", "host fd00:88::7", ""},
+		probe{"one", "tcp", "192.0.2.99:7000", "out 192.0.2.10", ""},
+		probe{"one", "udp", "192.0.2.99:7000", "out 192.0.2.10", ""},
+		probe{"one", "tcp", "[2001:db8::99]:7000", "out 2001:db8::10", ""},
+		probe{"three", "tcp", "192.0.2.99:7000", "out 192.0.2.10", ""})
+}
+
+// enforced is what nobody reaches.
+func (w *pfWorld) enforced() {
+	w.Helper()
+	w.probe(
+		// The outside, by a route of its own.
+		probe{"out", "tcp", "10.88.0.7:8080", "", ""},
+		probe{"out", "tcp", "10.88.0.7:22", "", ""},
+		probe{"out", "tcp", "[fd00:88::7]:8080", "", ""},
+		probe{"out", "udp", "10.88.0.7:5300", "", ""},
+		probe{"out", "tcp", "10.88.0.1:53", "", ""},
+		// Another network, and an isolated neighbour.
+		probe{"three", "tcp", "10.88.0.7:8080", "", ""},
+		probe{"three", "tcp", "[fd00:88::7]:8080", "", ""},
+		probe{"four", "tcp", "10.89.0.7:8080", "", ""},
+		probe{"four", "tcp", "[fd00:89::7]:8080", "", ""},
+		// The host's own services.
+		probe{"one", "tcp", "10.88.0.1:9000", "", ""},
+		probe{"one", "tcp", "192.0.2.10:9000", "", ""},
+		probe{"one", "tcp", "[fd00:88::1]:9000", "", ""},
+		probe{"one", "tcp", "[2001:db8::10]:9000", "", ""},
+		probe{"one", "tcp", "[fe80::1%eth0]:9000", "", ""},
+		probe{"one", "tcp", "10.89.0.1:53", "", ""},
+		probe{"one", "udp", "192.0.2.10:53", "", ""},
+		probe{"one", "udp", "255.255.255.255:53", "", ""})
+}
+
+// hostItself is answered by a socket of the host's, as the daemon has it, which reaches the task.
+func (w *pfWorld) hostItself() {
+	w.Helper()
+	all := []probe{{"", "tcp", "192.0.2.10:8081", "host 192.0.2.10", ""},
+		{"", "tcp", "127.0.0.1:8081", "host 127.0.0.1", ""},
+		{"", "tcp", "[::1]:8081", "host ::1", ""}, {"", "tcp", "[2001:db8::10]:8081", "host 2001:db8::10", ""},
+		{"", "tcp", "10.88.0.7:8080", "one 10.88.0.1", ""}, {"", "tcp", "[fd00:88::7]:22", "one fd00:88::1", ""},
+		{"", "udp", "10.88.0.7:5300", "one 10.88.0.1", ""},
+		// With filter_local these pass lo0 too.
+		{"one", "udp", "10.88.0.1:53", "host 10.88.0.7", ""}, {"out", "tcp", "192.0.2.10:8081", "one 192.0.2.99", ""},
+		{"two", "tcp", "192.0.2.10:8081", "one 10.88.0.8", ""}}
+	w.probe(all...)
+	for _, local := range []string{"1", "0"} {
+		w.run("sysctl", "net.pf.filter_local="+local) // which pf reads when it is enabled
+		w.sh(`pfctl -qd
+			pfctl -qF states
+			pfctl -qe`)
+		w.probe(all...)
+	}
+}
+
+// spoofed is what comes from an address that is not its sender's.
+func (w *pfWorld) spoofed() {
+	w.Helper()
+	w.sh(`jexec one ifconfig eth0 inet 10.88.0.99/32 alias
+		jexec one ifconfig eth0 inet 10.88.0.8/32 alias
+		jexec one ifconfig eth0 inet 192.0.2.98/32 alias
+		jexec out ifconfig eth0 inet 10.88.0.1/32 alias`)
+	w.probe(
+		probe{"one", "udp", "192.0.2.99:7000", "", "10.88.0.99"},
+		probe{"one", "udp", "192.0.2.99:7000", "", "192.0.2.98"},
+		probe{"out", "tcp", "10.88.0.7:8080", "", "10.88.0.1"})
+	sent := func() bool { // as a neighbour: its answer goes to the neighbour, but the state is seen
+		w.run("pfctl", "-qF", "states")
+		w.program("one", "dial", "udp", "192.0.2.99:7000", "10.88.0.8").Run()
+		return strings.Contains(w.run("pfctl", "-ss"), "10.88.0.8")
+	}
+	if !sent() {
+		w.Error("a neighbour's address was refused without pfil_member: doctor says it is not")
+	}
+	w.sh(`sysctl net.link.bridge.pfil_member=1
+		sysctl net.link.bridge.pfil_local_phys=1`)
+	if ok, err := w.pf.loaded(); !ok || err != nil {
+		w.Errorf("with pfil_member: %v %v", ok, err)
+	}
+	if sent() {
+		w.Error("a neighbour's address passed in spite of pfil_member and pfil_local_phys")
+	}
+	w.sh(`jexec one ifconfig eth0 inet 10.88.0.8/32 -alias
+		arp -nad`)
+	w.published()
+	w.sh(`sysctl net.link.bridge.pfil_member=0
+		sysctl net.link.bridge.pfil_local_phys=0`)
+}
+
+// Whatever takes rules away is noticed, and what does not is not.
+func TestLostRules(t *testing.T) {
+	onHost(t, func(w *pfWorld) {
+		networks, tasks := w.twoNetworks()
+		conf := anchors + "pass\nanchor \"freejail\"\n"
+		w.conf(conf)
+		w.run("pfctl", "-qe")
+		if ok, err := w.pf.loaded(); ok || err != nil {
+			t.Errorf("before the first load: %v %v", ok, err)
+		}
+		whole := func() string { return w.run("pfctl", "-qa", "freejail", "-sr") + w.run("pfctl", "-qa", "freejail", "-sn") }
+		w.load(networks, tasks)
+		was := whole()
+		for _, harm := range []string{"-a freejail -F rules", "-a freejail -F nat", "-a freejail -F Tables", "-a freejail -F all"} {
+			w.run(append([]string{"pfctl", "-q"}, strings.Fields(harm)...)...)
+			if ok, err := w.pf.loaded(); ok || err != nil {
+				t.Errorf("after pfctl %s: %v %v", harm, ok, err)
+			}
+			w.load(networks, tasks)
+			if got := whole(); got != was {
+				t.Errorf("after pfctl %s and another load:\n%s\nwas\n%s", harm, got, was)
+			}
+		}
+		if _, err := runPfctl("pass\n", "-q", "-a", "freejail", "-f", "-"); err != nil {
+			t.Fatal(err)
+		}
+		if ok, err := w.pf.loaded(); ok || err != nil {
+			t.Errorf("with other rules in the anchor: %v %v", ok, err)
+		}
+		w.load(networks, tasks)
+		w.conf(conf) // as service pf reload does it
+		if ok, err := w.pf.loaded(); err != nil || !ok && whole() == was {
+			t.Errorf("after a reload of the main rules: %v %v", ok, err)
+		}
+		w.load(networks, tasks)
+		w.conf("pass\n")
+		if _, err := w.pf.loaded(); err == nil || !strings.Contains(err.Error(), "nat-anchor") {
+			t.Errorf("without the anchors: %v", err)
+		}
+		w.conf(conf)
+		w.run("pfctl", "-qd")
+		if _, err := w.pf.loaded(); err == nil || !strings.Contains(err.Error(), "not enabled") {
+			t.Errorf("disabled: %v", err)
+		}
+		w.run("pfctl", "-qe")
+		w.load(networks, tasks)
+		w.refused(networks, tasks, whole)
+		w.moved(whole)
+	})
+}
+
+// refused text leaves the rules as they are.
+func (w *pfWorld) refused(networks []Network, tasks []Task, whole func() string) {
+	w.Helper()
+	was, real := whole(), w.pf.pfctl
+	w.pf.pfctl = func(input string, args ...string) (string, error) { return real(input+"no such rule\n", args...) }
+	if err := w.pf.load(networks, tasks[:1]); err == nil || !strings.Contains(err.Error(), "syntax error") {
+		w.Errorf("text that pfctl refuses: %v", err)
+	}
+	w.pf.pfctl = real
+	if got := whole(); got != was {
+		w.Errorf("after text that pfctl refuses:\n%s\nwas\n%s", got, was)
+	}
+	if ok, err := w.pf.loaded(); !ok || err != nil {
+		w.Errorf("after text that pfctl refuses: %v %v", ok, err)
+	}
+}
+
+// moved is a host whose address changes: its rules follow.
+func (w *pfWorld) moved(whole func() string) {
+	w.Helper()
+	w.sh(`ifconfig em0 inet 192.0.2.11/32 alias
+		ifconfig lo0 inet 198.51.100.7/32 alias`)
+	ok, err := w.pf.loaded()
+	table := w.run("pfctl", "-qa", "freejail", "-t", "freejail_host", "-T", "show")
+	if !ok || err != nil || !strings.Contains(table, "192.0.2.11") || !strings.Contains(whole(), "nat on lo0") {
+		w.Errorf("after new addresses: %v %v: %s", ok, err, table)
+	}
+}
+
+// When a task goes, so do its connections, in and out, by this daemon or by the next one.
+func TestStatesEnd(t *testing.T) {
+	onHost(t, func(w *pfWorld) {
+		networks, tasks := w.twoNetworks()
+		w.conf(anchors + "pass\nanchor \"freejail\"\n")
+		w.run("pfctl", "-qe")
+		w.load(networks, tasks)
+		w.start("one", "serve", "one", "tcp/8080", "udp/5300")
+		w.start("out", "serve", "out", "tcp/7000", "udp/7000")
+		w.start("three", "serve", "three", "tcp/8080")
+		connect := func() {
+			for _, p := range []probe{{"out", "tcp", "192.0.2.10:8081", "", ""}, {"two", "tcp", "192.0.2.10:8081", "", ""},
+				{"one", "tcp", "192.0.2.10:8081", "", ""}, {"one", "tcp", "192.0.2.99:7000", "", ""},
+				{"two", "tcp", "10.88.0.7:8080", "", ""}, {"", "tcp", "10.88.0.7:8080", "", ""},
+				{"out", "tcp", "[2001:db8::10]:8081", "", ""}, {"one", "tcp", "[2001:db8::99]:7000", "", ""},
+				{"three", "tcp", "192.0.2.10:8081", "", ""}, {"out", "tcp", "192.0.2.10:8082", "", ""}} {
+				w.start(p.jail, "keep", p.network, p.address)
+			}
+			w.probe(probe{"out", "udp", "192.0.2.10:5353", "one 192.0.2.99", ""},
+				probe{"one", "udp", "192.0.2.99:7000", "out 192.0.2.10", ""})
+		}
+		check := func(how string) {
+			states := w.run("pfctl", "-ss")
+			for line := range strings.Lines(states) {
+				if strings.Contains(line, "10.88.0.7") || strings.Contains(line, "fd00:88::7") {
+					t.Errorf("%s: left: %s", how, line)
+				}
+			}
+			if strings.Count(states, "10.89.0.7:8080") != 2 {
+				t.Errorf("%s: the connection of a task that stays:\n%s", how, states)
+			}
+		}
+		connect()
+		w.load(networks, tasks[1:])
+		check("withdrawn")
+		w.load(networks, tasks)
+		connect()
+		w.pf = &pf{pfctl: runPfctl, host: findPFHost}
+		w.load(networks, tasks[1:])
+		check("withdrawn by the next daemon")
+		w.load(nil, nil)
+		if left := w.run("sh", "-c", "pfctl -qa freejail -sr; pfctl -qa freejail -sn; pfctl -qa freejail -sT"); left != "" {
+			t.Errorf("left of nothing: %s", left)
+		}
+	})
+}
+
+// What the operator's rules say after the anchor, or quick before it, is what counts; what they pass is
+// not more than the anchor does.
+func TestOperatorsRulesHold(t *testing.T) {
+	onHost(t, func(w *pfWorld) {
+		networks, tasks := w.twoNetworks()
+		w.run("pfctl", "-qe")
+		w.start("one", "serve", "one", "tcp/8080", "tcp/22")
+		w.start("out", "serve", "out", "tcp/7000")
+		w.conf(anchors + "anchor \"freejail\"\nblock in on em0 proto tcp from 192.0.2.99\n")
+		w.load(networks, tasks)
+		w.probe(probe{"out", "tcp", "192.0.2.10:8081", "", ""}, probe{"out", "tcp", "[2001:db8::10]:8081", "one 2001:db8::99", ""})
+		w.conf(anchors + "block in quick on em0 proto tcp from 192.0.2.99\nanchor \"freejail\"\n")
+		w.probe(probe{"out", "tcp", "192.0.2.10:8081", "", ""})
+		w.conf(anchors + "block in quick on fj-web proto tcp to port 7000\nanchor \"freejail\"\n")
+		w.probe(probe{"one", "tcp", "192.0.2.99:7000", "", ""})
+		w.conf(anchors + "block\nanchor \"freejail\"\n")
+		w.probe(probe{"out", "tcp", "192.0.2.10:8081", "one 192.0.2.99", ""},
+			probe{"one", "tcp", "192.0.2.99:7000", "out 192.0.2.10", ""})
+		w.conf(anchors + "anchor \"freejail\"\npass\n")
+		w.probe(probe{"out", "tcp", "10.88.0.7:22", "", ""}, probe{"three", "tcp", "10.88.0.7:22", "", ""})
+	})
+}
