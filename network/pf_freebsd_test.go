@@ -502,11 +502,11 @@ func TestLostRules(t *testing.T) {
 		if ok, err := w.pf.loaded(); ok || err != nil {
 			t.Errorf("before the first load: %v %v", ok, err)
 		}
-		whole := func() string { return w.run("pfctl", "-qa", "freejail", "-sr") + w.run("pfctl", "-qa", "freejail", "-sn") }
+		whole := func() string { return w.run("sh", "-c", "pfctl -qa freejail -sr; pfctl -qa freejail -sn") }
 		w.load(networks, tasks)
 		was := whole()
-		for _, harm := range []string{"-a freejail -F rules", "-a freejail -F nat", "-a freejail -F Tables", "-a freejail -F all"} {
-			w.run(append([]string{"pfctl", "-q"}, strings.Fields(harm)...)...)
+		for _, harm := range []string{"-F rules", "-F nat", "-F Tables", "-F all"} {
+			w.run(append([]string{"pfctl", "-q", "-a", "freejail"}, strings.Fields(harm)...)...)
 			if ok, err := w.pf.loaded(); ok || err != nil {
 				t.Errorf("after pfctl %s: %v %v", harm, ok, err)
 			}
@@ -600,7 +600,7 @@ func TestStatesEnd(t *testing.T) {
 					t.Errorf("%s: left: %s", how, line)
 				}
 			}
-			if strings.Count(states, "10.89.0.7:8080") != 2 {
+			if !strings.Contains(states, "10.89.0.7:8080 (192.0.2.10:8082) <- 192.0.2.99") {
 				t.Errorf("%s: the connection of a task that stays:\n%s", how, states)
 			}
 		}
@@ -613,7 +613,12 @@ func TestStatesEnd(t *testing.T) {
 		w.load(networks, tasks[1:])
 		check("withdrawn by the next daemon")
 		w.load(nil, nil)
-		if left := w.run("sh", "-c", "pfctl -qa freejail -sr; pfctl -qa freejail -sn; pfctl -qa freejail -sT"); left != "" {
+		left := "?" // tables are there until the kernel has freed the last rule
+		for i := 0; i < 60 && left != ""; i++ {
+			time.Sleep(time.Second / 2)
+			left = w.run("sh", "-c", "pfctl -qa freejail -sr; pfctl -qa freejail -sn; pfctl -qa freejail -sT")
+		}
+		if left != "" {
 			t.Errorf("left of nothing: %s", left)
 		}
 	})
@@ -629,7 +634,8 @@ func TestOperatorsRulesHold(t *testing.T) {
 		w.start("out", "serve", "out", "tcp/7000")
 		w.conf(anchors + "anchor \"freejail\"\nblock in on em0 proto tcp from 192.0.2.99\n")
 		w.load(networks, tasks)
-		w.probe(probe{"out", "tcp", "192.0.2.10:8081", "", ""}, probe{"out", "tcp", "[2001:db8::10]:8081", "one 2001:db8::99", ""})
+		w.probe(probe{"out", "tcp", "192.0.2.10:8081", "", ""},
+			probe{"out", "tcp", "[2001:db8::10]:8081", "one 2001:db8::99", ""})
 		w.conf(anchors + "block in quick on em0 proto tcp from 192.0.2.99\nanchor \"freejail\"\n")
 		w.probe(probe{"out", "tcp", "192.0.2.10:8081", "", ""})
 		w.conf(anchors + "block in quick on fj-web proto tcp to port 7000\nanchor \"freejail\"\n")

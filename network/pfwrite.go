@@ -137,8 +137,9 @@ func (w *pfWriter) fromTasks(n pfNet) {
 			w.services(n, pfText{" on " + n.bridge.text}, pfFamily(f.gateway), pfAddress(f.gateway))
 		}
 	}
+	w.rule("block drop in quick on %s from ! <%s>", n.bridge, n.table)
 	w.aliases(n)
-	w.rule("pass in quick on %s from <%s> to any tagged freejail_in keep state (if-bound)", n.bridge, n.table)
+	w.tagged(pfText{"pass in quick on " + n.bridge.text}, pfText{"keep state (if-bound)"})
 	if !n.Isolate {
 		w.rule("pass in quick on %s from <%s> to <%[2]s> tag freejail_in keep state (if-bound)", n.bridge, n.table)
 	}
@@ -147,6 +148,20 @@ func (w *pfWriter) fromTasks(n pfNet) {
 	w.rule("block return-icmp(port-unr,port-unr) in quick on %s from <%s> to <freejail_nets>", n.bridge, n.table)
 	w.rule("pass in quick on %s from <%s> to any tag freejail_out keep state (if-bound)", n.bridge, n.table)
 	w.rule("block drop in quick on %s", n.bridge)
+}
+
+// tagged passes what a publication has led to a task. The state has its task's label on the way in: from
+// that on the way out pf does not find one whose address was translated.
+func (w *pfWriter) tagged(pass, state pfText) {
+	for _, n := range w.mode(NAT) {
+		for _, s := range n.stacks {
+			for _, a := range s.addrs() {
+				if len(s.published) > 0 {
+					w.rule(`%s %s from any to %s tagged freejail_in %s label "%s"`, pass, pfFamily(a), pfAddress(a), state, s.label)
+				}
+			}
+		}
+	}
 }
 
 // services are the host's own that tasks of a network reach, and its answer to ping.
@@ -213,7 +228,6 @@ func (w *pfWriter) bridged(n pfNet) {
 	for _, f := range n.families() {
 		w.services(n, pfText{}, pfFamily(f.prefix.Addr()), pfText{"(self)"})
 	}
-	w.rule("pass in quick from <%s> to any tagged freejail_in", n.table)
 	w.rule("block return-icmp(port-unr,port-unr) in quick from <%s> to (self)", n.table)
 	for _, s := range n.stacks {
 		for _, a := range s.addrs() {
@@ -224,8 +238,8 @@ func (w *pfWriter) bridged(n pfNet) {
 
 // outside passes what the outside has with tasks, as far as the operator's rules after these let it.
 func (w *pfWriter) outside() {
+	w.tagged(pfText{"pass in"}, pfText{"keep state"})
 	if len(w.mode(NAT)) > 0 {
-		w.rule("pass in proto { tcp udp } tagged freejail_in")
 		w.rule("pass out tagged freejail_out")
 	}
 	for _, n := range w.mode(Alias) {
