@@ -493,7 +493,7 @@ func (w *pfWorld) spoofed() {
 }
 
 // Whatever takes rules away is noticed, and what does not is not.
-func TestLostRules(t *testing.T) {
+func TestLostPFRules(t *testing.T) {
 	onHost(t, func(w *pfWorld) {
 		networks, tasks := w.twoNetworks()
 		conf := anchors + "pass\nanchor \"freejail\"\n"
