@@ -24,8 +24,8 @@ type holder struct {
 	log    hclog.Logger
 	own    func(netip.Addr) bool // tells whether an address is the host's
 	limits limits
-	conns  *quota
-	flows  *flows
+	tasks  *share // what is led on to tasks
+	asked  *share // questions to the resolver
 	names  *resolver
 	drops  atomic.Uint64
 
@@ -81,7 +81,8 @@ func newHolder(log hclog.Logger, l limits) *holder {
 		log = hclog.NewNullLogger()
 	}
 	return &holder{log: log, own: (&hostAddresses{}).has,
-		limits: l, conns: newQuota(l.conns), flows: newFlows(l.flows),
+		limits: l, tasks: &share{newQuota(l.conns, l.conns/4), newFlows(l.flows)},
+		asked: &share{newQuota(l.conns/4, l.conns/64), newFlows(l.flows / 4)},
 		names: &resolver{file: "/etc/resolv.conf", port: 53},
 		kept:  map[portOf][]*kept{}, inherited: map[bound]*os.File{}}
 }
@@ -103,7 +104,7 @@ func (h *holder) hold(t Task) error {
 	if need > h.limits.sockets {
 		return h.over(need)
 	}
-	list, err := publishedBy(t, h.own)
+	list, err := publishedBy(t, h.own, h.tasks)
 	if err != nil {
 		return err
 	}
@@ -207,7 +208,7 @@ func describe(p bound, err error) error {
 // open listens at a place, by the socket of the daemon before where there is one, and serves it.
 func (h *holder) open(w wanted) (*kept, error) {
 	ctx, cancel := context.WithCancel(context.Background())
-	r := &relay{ctx: ctx, conns: h.conns, flows: h.flows, drops: &h.drops, log: h.log, name: w.bound.String()}
+	r := &relay{ctx: ctx, drops: &h.drops, log: h.log, name: w.bound.String()}
 	r.lead(w.target)
 	k := &kept{bound: w.bound, relay: r}
 	old := h.inherited[w.bound]
@@ -218,7 +219,7 @@ func (h *holder) open(w wanted) (*kept, error) {
 			cancel()
 			return nil, err
 		}
-		k.socket, k.stop = c, func() { cancel(); c.Close(); h.flows.end(c) }
+		k.socket, k.stop = c, func() { cancel(); c.Close(); w.share.flows.end(c) }
 		go r.serveUDP(c)
 		return k, nil
 	}
@@ -258,12 +259,12 @@ func (h *holder) leave(key string, list, but []*kept) {
 func (h *holder) count() Held {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	c, f := h.conns, h.flows
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return Held{Sockets: h.sockets, Most: h.limits.sockets, Connections: c.total, Flows: f.total, Drops: h.drops.Load()}
+	out := Held{Sockets: h.sockets, Most: h.limits.sockets, Drops: h.drops.Load()}
+	for _, s := range []*share{h.tasks, h.asked} {
+		out.Connections += s.conns.count()
+		out.Flows += s.flows.count()
+	}
+	return out
 }
 
 func (h *holder) free(key string) {
@@ -273,7 +274,7 @@ func (h *holder) free(key string) {
 }
 
 // publishedBy are the places of a task's publications, each with where it leads to.
-func publishedBy(t Task, own func(netip.Addr) bool) (out []wanted, err error) {
+func publishedBy(t Task, own func(netip.Addr) bool, all *share) (out []wanted, err error) {
 	seen := map[bound]netip.AddrPort{}
 	for _, p := range t.Published {
 		if !p.valid() {
@@ -283,7 +284,7 @@ func publishedBy(t Task, own func(netip.Addr) bool) (out []wanted, err error) {
 		for _, at := range addressesOf(p.At) {
 			for i := range uint16(max(1, int(p.Count))) {
 				w := wanted{bound: bound{p.Protocol, netip.AddrPortFrom(at, p.First+i)}, family: !p.At.IsValid(),
-					target: target{from: own, owner: ownerOf(t.Key), idle: udpIdle}}
+					target: target{share: all, from: own, owner: ownerOf(t.Key), idle: udpIdle}}
 				if w.to, err = t.at(at.Is4(), p.To+i); err != nil {
 					return nil, fmt.Errorf("port %s: %w", w.bound, err)
 				}

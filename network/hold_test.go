@@ -156,8 +156,8 @@ func TestHeldPortReachesTheTask(t *testing.T) {
 	if _, err := asked(t, fmt.Sprintf("127.0.0.1:%d", port), "x"); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Error("a port that is free answers:", err)
 	}
-	if h.sockets != 0 || len(h.kept) != 0 || h.flows.total != 0 {
-		t.Errorf("%d sockets and %d flows are left: %v", h.sockets, h.flows.total, h.kept)
+	if h.sockets != 0 || len(h.kept) != 0 || h.tasks.flows.count() != 0 {
+		t.Errorf("%d sockets and %d flows are left: %v", h.sockets, h.tasks.flows.count(), h.kept)
 	}
 }
 
@@ -364,8 +364,8 @@ func TestForeignSourceIsReset(t *testing.T) {
 	if got := askedUDP(t, fmt.Sprintf("127.0.0.1:%d", udp), "y"); got != "y" {
 		t.Errorf("%q", got)
 	}
-	if len(reached) > 0 || h.flows.total != 1 {
-		t.Errorf("the task was reached from elsewhere: %d connections, %d flows", len(reached), h.flows.total)
+	if len(reached) > 0 || h.tasks.flows.count() != 1 {
+		t.Errorf("the task was reached from elsewhere: %d connections, %d flows", len(reached), h.tasks.flows.count())
 	}
 }
 
@@ -407,7 +407,7 @@ func TestBrokenIsNotAnEnd(t *testing.T) {
 // TestSlowPeersAreBounded has clients that read nothing, as many as there can be.
 func TestSlowPeersAreBounded(t *testing.T) {
 	h := testHolder(t)
-	h.conns = newQuota(8)
+	h.tasks.conns = newQuota(8, 2)
 	endless := served(t, func(c net.Conn) {
 		defer c.Close()
 		for b := make([]byte, 1<<16); ; {
@@ -491,7 +491,7 @@ func TestFlowsAreBounded(t *testing.T) {
 func TestIdleFlowsEnd(t *testing.T) {
 	h := testHolder(t)
 	udp := freePort(t, "udp")
-	list, err := publishedBy(published("a", loopback, "udp", udp, echoUDP(t), 1), h.own)
+	list, err := publishedBy(published("a", loopback, "udp", udp, echoUDP(t), 1), h.own, h.tasks)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -500,13 +500,7 @@ func TestIdleFlowsEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	askedUDP(t, fmt.Sprintf("127.0.0.1:%d", udp), "x")
-	for {
-		h.flows.mu.Lock()
-		n := h.flows.total
-		h.flows.mu.Unlock()
-		if n == 0 {
-			return
-		}
+	for h.tasks.flows.count() > 0 {
 		time.Sleep(time.Millisecond)
 	}
 }

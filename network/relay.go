@@ -24,7 +24,9 @@ type target struct {
 	from func(netip.Addr) bool
 	// owner is whose share of connections and flows one from a source takes.
 	owner func(netip.Addr) string
+	share *share        // what it may take
 	idle  time.Duration // after which a flow of datagrams is forgotten
+	life  time.Duration // of a connection; 0 is any
 	once  bool          // a flow ends when it has as many answers as questions
 }
 
@@ -46,8 +48,6 @@ const (
 type relay struct {
 	ctx    context.Context // ends with the socket
 	aim    atomic.Pointer[target]
-	conns  *quota
-	flows  *flows
 	drops  *atomic.Uint64
 	log    hclog.Logger
 	name   string
@@ -88,13 +88,13 @@ func (r *relay) admit(c *net.TCPConn) {
 		return
 	}
 	owner := t.owner(source)
-	if !r.conns.take(owner) {
+	if !t.share.conns.take(owner) {
 		r.full("connections", owner)
 		reset(c)
 		return
 	}
 	go func() {
-		defer r.conns.give(owner)
+		defer t.share.conns.give(owner)
 		r.connect(c, t)
 	}()
 }
@@ -124,6 +124,14 @@ func (r *relay) connect(c *net.TCPConn, t *target) {
 		reset(c)
 		return
 	}
+	if t.life > 0 {
+		end := time.Now().Add(t.life)
+		err = errors.Join(c.SetDeadline(end), other.SetDeadline(end))
+	}
+	if err != nil {
+		reset(c, other.(*net.TCPConn))
+		return
+	}
 	r.join(c, other.(*net.TCPConn))
 }
 
@@ -149,25 +157,39 @@ func copyTo(to, from *net.TCPConn) {
 	}
 }
 
-// quota bounds how many there are of something: in all, and of each owner a quarter of that.
-type quota struct {
-	mu    sync.Mutex
-	most  int
-	total int
-	by    map[string]int
+// share is what relays of one kind may have at a time.
+type share struct {
+	conns *quota
+	flows *flows
 }
 
-func newQuota(most int) *quota { return &quota{most: most, by: map[string]int{}} }
+// quota bounds how many there are of something: in all, and of each owner.
+type quota struct {
+	mu         sync.Mutex
+	most, each int
+	total      int
+	by         map[string]int
+}
+
+func newQuota(most, each int) *quota {
+	return &quota{most: most, each: max(1, each), by: map[string]int{}}
+}
 
 func (q *quota) take(owner string) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.total >= q.most || q.by[owner] >= max(1, q.most/4) {
+	if q.total >= q.most || q.by[owner] >= q.each {
 		return false
 	}
 	q.total++
 	q.by[owner]++
 	return true
+}
+
+func (q *quota) count() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.total
 }
 
 func (q *quota) give(owner string) {

@@ -115,6 +115,12 @@ func (s *flows) drop(f *flow) {
 	s.remove(f)
 }
 
+func (s *flows) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.total
+}
+
 // end drops those of a socket.
 func (s *flows) end(socket *net.UDPConn) {
 	s.mu.Lock()
@@ -176,7 +182,7 @@ func (r *relay) send(c *net.UDPConn, p []byte, to string, from netip.AddrPort) {
 		return
 	}
 	owner, key := t.owner(source), flowKey{c, from, to}
-	f := r.flows.ask(owner, key)
+	f := t.share.flows.ask(owner, key)
 	if f == nil {
 		if f = r.begin(owner, key, t); f == nil {
 			return
@@ -199,7 +205,7 @@ func (r *relay) begin(owner string, key flowKey, t *target) *flow {
 	f := &flow{key: key, owner: owner, up: up, target: t}
 	f.last.Store(time.Now().UnixNano())
 	f.unmet.Store(1)
-	if !r.flows.add(f) {
+	if !t.share.flows.add(f) {
 		r.full("flows of datagrams", owner)
 		up.Close()
 		return nil
@@ -210,7 +216,7 @@ func (r *relay) begin(owner string, key flowKey, t *target) *flow {
 
 // answer leads the answers of a flow back until it is over.
 func (r *relay) answer(f *flow) {
-	defer r.flows.drop(f)
+	defer f.target.share.flows.drop(f)
 	back := func(p []byte, _ string, _ netip.AddrPort) {
 		f.last.Store(time.Now().UnixNano())
 		f.unmet.Add(-1)
@@ -229,7 +235,7 @@ func (r *relay) answer(f *flow) {
 			return
 		case errors.Is(err, net.ErrClosed):
 			return
-		case f.target.once && r.flows.done(f):
+		case f.target.once && f.target.share.flows.done(f):
 			return
 		}
 	}
@@ -240,5 +246,5 @@ func (r *relay) refused(f *flow) {
 	if t := f.target; t.failed != nil {
 		t.failed(f.up.RemoteAddr().(*net.UDPAddr).AddrPort())
 	}
-	r.flows.drop(f)
+	f.target.share.flows.drop(f)
 }

@@ -25,6 +25,9 @@ type resolver struct {
 // dnsIdle is how long a question may wait for its answer: twice the default of res_config(5).
 const dnsIdle = 10 * time.Second
 
+// dnsLife is how long a connection may be used for questions: a task cannot keep one for nothing.
+const dnsLife = 30 * time.Second
+
 // resolve answers at the gateway of a network where the host's resolver listens on loopback alone, which is
 // another one in a stack of its own.
 func (h *holder) resolve(n Network) error {
@@ -40,7 +43,7 @@ func (h *holder) resolve(n Network) error {
 		for _, protocol := range []string{"udp", "tcp"} {
 			if gateway.IsValid() && n.allows(protocol, 53) {
 				list = append(list, wanted{bound: bound{protocol, netip.AddrPortFrom(gateway, h.names.port)},
-					target: h.names.of(n)})
+					target: h.names.of(n, h.asked)})
 			}
 		}
 	}
@@ -60,8 +63,8 @@ func (n Network) allows(protocol string, port uint16) bool {
 }
 
 // of is the resolver as a target: of all addresses of a network, each with its own share.
-func (r *resolver) of(n Network) target {
-	return target{idle: dnsIdle, once: true, next: func() (netip.AddrPort, error) { return r.choose(n) },
+func (r *resolver) of(n Network, s *share) target {
+	return target{share: s, idle: dnsIdle, life: dnsLife, once: true, next: func() (netip.AddrPort, error) { return r.choose(n) },
 		from:   func(a netip.Addr) bool { return n.Subnet4.Contains(a) || n.Subnet6.Contains(a) },
 		owner:  func(a netip.Addr) string { return "name server: " + a.String() },
 		failed: func(netip.AddrPort) { r.skip.Add(1) }}

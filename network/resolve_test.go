@@ -147,7 +147,7 @@ func TestServersOfTheHost(t *testing.T) {
 			t.Fatal(err)
 		}
 		chosen = append(chosen, a.String())
-		h.names.of(Network{}).failed(a)
+		h.names.of(Network{}, h.asked).failed(a)
 	}
 	if want := []string{"[::1]:53", "127.0.0.1:53", "[::1]:53"}; !slices.Equal(chosen, want) {
 		t.Errorf("%q", chosen)
