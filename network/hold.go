@@ -275,27 +275,40 @@ func (h *holder) free(key string) {
 
 // publishedBy are the places of a task's publications, each with where it leads to.
 func publishedBy(t Task, own func(netip.Addr) bool, all *share) (out []wanted, err error) {
+	aim := target{share: all, from: own, owner: func(netip.Addr) string { return t.Key }, idle: udpIdle}
 	seen := map[bound]netip.AddrPort{}
 	for _, p := range t.Published {
-		if !p.valid() {
-			return nil, fmt.Errorf("port %d/%s to %d, %d of them: not a range of ports",
-				p.First, p.Protocol, p.To, p.Count)
+		list, err := t.placesOf(p)
+		if err != nil {
+			return nil, err
 		}
-		for _, at := range addressesOf(p.At) {
-			for i := range uint16(max(1, int(p.Count))) {
-				w := wanted{bound: bound{p.Protocol, netip.AddrPortFrom(at, p.First+i)}, family: !p.At.IsValid(),
-					target: target{share: all, from: own, owner: ownerOf(t.Key), idle: udpIdle}}
-				if w.to, err = t.at(at.Is4(), p.To+i); err != nil {
-					return nil, fmt.Errorf("port %s: %w", w.bound, err)
-				}
-				to, twice := seen[w.bound]
-				if twice && to != w.to {
-					return nil, fmt.Errorf("port %s is published twice, to %s and %s", w.bound, to, w.to)
-				}
-				if seen[w.bound] = w.to; !twice {
-					out = append(out, w)
-				}
+		for _, w := range list {
+			to, twice := seen[w.bound]
+			if twice && to != w.to {
+				return nil, fmt.Errorf("port %s is published twice, to %s and %s", w.bound, to, w.to)
 			}
+			if seen[w.bound] = w.to; !twice {
+				aim.to = w.to
+				w.target = aim
+				out = append(out, w)
+			}
+		}
+	}
+	return out, nil
+}
+
+// placesOf are those of one publication, each with the task's port.
+func (t Task) placesOf(p Publication) (out []wanted, err error) {
+	if !p.valid() {
+		return nil, fmt.Errorf("port %d/%s to %d, %d of them: not a range of ports", p.First, p.Protocol, p.To, p.Count)
+	}
+	for _, at := range addressesOf(p.At) {
+		for i := range uint16(max(1, int(p.Count))) {
+			w := wanted{bound: bound{p.Protocol, netip.AddrPortFrom(at, p.First+i)}, family: !p.At.IsValid()}
+			if w.to, err = t.at(at.Is4(), p.To+i); err != nil {
+				return nil, fmt.Errorf("port %s: %w", w.bound, err)
+			}
+			out = append(out, w)
 		}
 	}
 	return out, nil
@@ -306,8 +319,6 @@ func (p Publication) valid() bool {
 	return p.First > 0 && p.To > 0 && int(p.First)+last <= 65535 && int(p.To)+last <= 65535 &&
 		(p.Protocol == "tcp" || p.Protocol == "udp")
 }
-
-func ownerOf(key string) func(netip.Addr) string { return func(netip.Addr) string { return key } }
 
 // addressesOf are those at which a publication listens.
 func addressesOf(at netip.Addr) []netip.Addr {

@@ -57,6 +57,7 @@ type Manager struct {
 	macs      map[string]string   // holders
 	tries     map[string]uint64   // of links, by holder
 	tasks     map[string]Task     // that are published, by key
+	unheld    map[string]Task     // whose ports could not be taken over, by key
 }
 
 // maxEnding is how many stacks end at a time: the kernel has one lock for ends and starts, and starts
@@ -93,7 +94,7 @@ func newManager(cfg Config, s stacks, f filter, p ports) (*Manager, error) {
 	m := &Manager{cfg: cfg, stacks: s, filter: f, ports: p, ending: make(chan struct{}, maxEnding), pool: newPool(),
 		watchEvery: watchEvery,
 		endpoints:  map[string]Endpoint{}, links: map[string]string{}, macs: map[string]string{},
-		tries: map[string]uint64{}, tasks: map[string]Task{}}
+		tries: map[string]uint64{}, tasks: map[string]Task{}, unheld: map[string]Task{}}
 	m.rules = &rules{filter: f, every: loadEvery, now: m.state}
 	m.usable = usable{stacks: s, filter: f, now: time.Now, seen: map[string]time.Time{}}
 	return m, nil

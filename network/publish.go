@@ -145,8 +145,9 @@ func (m *Manager) Publish(ctx context.Context, t Task) error {
 
 // Withdraw undoes Publish, and forgets the connections. To do it twice is no error.
 func (m *Manager) Withdraw(ctx context.Context, key string) error {
-	m.ports.free(key)
 	m.mu.Lock()
+	delete(m.unheld, key)
+	m.ports.free(key)
 	if _, ok := m.tasks[key]; ok {
 		delete(m.tasks, key)
 		m.rules.change()
@@ -199,12 +200,15 @@ func (m *Manager) tellOutlived() {
 	}
 }
 
-// hold has the ports of tasks of an earlier daemon held.
+// hold has the ports of tasks of an earlier daemon held. Those that are not are tried again.
 func (m *Manager) hold(tasks []Task) error {
 	var errs []error
 	for _, t := range tasks {
 		if err := m.ports.hold(t); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", t.Key, err))
+			m.mu.Lock()
+			m.unheld[t.Key] = t
+			m.mu.Unlock()
 		}
 		if t.Mode == NAT {
 			errs = append(errs, m.ports.resolve(m.of(t.Endpoint)))
@@ -212,6 +216,22 @@ func (m *Manager) hold(tasks []Task) error {
 	}
 	m.ports.settle()
 	return errors.Join(errs...)
+}
+
+// holdAgain tries to have ports that another program took while there was no daemon.
+func (m *Manager) holdAgain() {
+	var again []string
+	m.mu.Lock()
+	for key, t := range m.unheld {
+		if m.ports.hold(t) == nil {
+			delete(m.unheld, key)
+			again = append(again, key)
+		}
+	}
+	m.mu.Unlock()
+	for _, key := range again {
+		m.cfg.Tell("network", "published ports of "+key+" are held again")
+	}
 }
 
 // known tells whether what the kernel has is that of one of the tasks, or of a holder.
@@ -240,6 +260,7 @@ func (m *Manager) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+			m.holdAgain()
 			told = m.watch(ctx, told)
 		}
 	}

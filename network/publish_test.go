@@ -292,13 +292,22 @@ func TestSweepGoesOn(t *testing.T) {
 	if err := errors.Join(before.Attach(t.Context(), a), before.Attach(t.Context(), b)); err != nil {
 		t.Fatal(err)
 	}
-	m, _ := f.manager(nat())
+	m, told := f.manager(nat())
 	task := taskOf("b", b, Publication{Port: Port{"tcp", 80, 1}, To: 8080})
 	f.failures["load"], f.others[task.Published[0]] = errFake, "nginx"
 	err := errors.Join(m.Adopt("b", b), m.Sweep(t.Context(), []Task{task}))
 	wantError(t, err, errFake.Error(), "b: port 80 is taken by nginx")
 	if len(f.made) != 1 || f.made[stackKey(b)].Stack == "" {
 		t.Errorf("left: %v", f.made)
+	}
+	m.holdAgain()
+	if len(f.held) != 0 {
+		t.Error("a port that another program has is held")
+	}
+	delete(f.others, task.Published[0])
+	m.holdAgain()
+	if _, ok := f.held["b"]; !ok || !slices.Contains(*told, "network: published ports of b are held again") {
+		t.Errorf("held: %v, told: %q", f.held, *told)
 	}
 }
 

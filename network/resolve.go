@@ -64,7 +64,8 @@ func (n Network) allows(protocol string, port uint16) bool {
 
 // of is the resolver as a target: of all addresses of a network, each with its own share.
 func (r *resolver) of(n Network, s *share) target {
-	return target{share: s, idle: dnsIdle, life: dnsLife, once: true, next: func() (netip.AddrPort, error) { return r.choose(n) },
+	return target{share: s, idle: dnsIdle, life: dnsLife, once: true,
+		next:   func() (netip.AddrPort, error) { return r.choose(n) },
 		from:   func(a netip.Addr) bool { return n.Subnet4.Contains(a) || n.Subnet6.Contains(a) },
 		owner:  func(a netip.Addr) string { return "name server: " + a.String() },
 		failed: func(netip.AddrPort) { r.skip.Add(1) }}

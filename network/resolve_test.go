@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // testResolver has a host whose resolv.conf has these lines, and where name servers have a port of the test's.
@@ -154,6 +155,43 @@ func TestServersOfTheHost(t *testing.T) {
 	}
 	if _, err := testResolver(t, 53, "nameserver ::1").names.choose(gateway("::1/128")); err == nil {
 		t.Error("the gateway asks itself")
+	}
+}
+
+// TestQuestionsDoNotStay has a task that keeps connections to the name server, and asks nothing.
+func TestQuestionsDoNotStay(t *testing.T) {
+	port := freePort(t, "tcp")
+	h := testResolver(t, port)
+	echoAt(t, port)
+	n := gateway("::1/128")
+	aim := h.names.of(n, h.asked)
+	aim.life = 50 * time.Millisecond
+	place := bound{"tcp", netip.AddrPortFrom(n.Gateway6, port)}
+	if err := h.have("name server", []wanted{{bound: place, target: aim}}); err != nil {
+		t.Skip(err)
+	}
+	var some []net.Conn
+	for range h.asked.conns.each + 1 {
+		c, err := net.Dial("tcp", place.at.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		some = append(some, c)
+	}
+	for _, c := range some {
+		if _, err := c.Read(make([]byte, 1)); err == nil {
+			t.Error("an answer to nothing")
+		}
+	}
+	for h.asked.conns.count() > 0 {
+		time.Sleep(time.Millisecond)
+	}
+	if got, err := asked(t, place.at.String(), "name?"); err != nil || got != "name?" {
+		t.Errorf("later: %q %v", got, err)
+	}
+	if h.tasks.conns.count() != 0 {
+		t.Error("what is for published ports was taken")
 	}
 }
 
