@@ -39,11 +39,11 @@ type Service struct {
 	from time.Time // when it should be in Consul
 }
 
-// Check is how Consul looks after a service: at the task's own address and the
-// service's port, and nowhere else.
+// Check is how Consul looks after a service: at the task's own address and port, and nowhere else.
 type Check struct {
 	Type, Path        string // http or tcp
 	Address           string // empty: of the agent's own host
+	Port              int    // 0 is the service's
 	Interval, Timeout time.Duration
 }
 
@@ -430,7 +430,7 @@ func check(s Service) *checkOnce {
 }
 
 func checkAddress(s Service) string {
-	return net.JoinHostPort(cmp.Or(s.Check.Address, "127.0.0.1"), strconv.Itoa(s.Port))
+	return net.JoinHostPort(cmp.Or(s.Check.Address, "127.0.0.1"), strconv.Itoa(cmp.Or(s.Check.Port, s.Port)))
 }
 
 func checkURL(s Service) string {

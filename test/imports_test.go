@@ -45,7 +45,7 @@ var mayImport = map[string][]string{
 		"image", "image/layout", "internal/imagename", "internal/printable", "policy"},
 	"daemon/ledger": {"daemon/client", "internal/aside", "internal/durable", "internal/printable", "policy"},
 	"daemon/task": {"catalog", "daemon/client", "daemon/host", "daemon/works", "devfs", "image", "internal/bsd",
-		"internal/durable", "internal/mount", "internal/printable", "internal/regular", "internal/remove",
+		"internal/durable", "internal/keylock", "internal/mount", "internal/printable", "internal/regular", "internal/remove",
 		"internal/signals", "internal/strictjson", "jail", "network", "nfsroot", "policy",
 		"storage"},
 	"daemon/works": {"daemon/client"},

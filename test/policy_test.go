@@ -139,7 +139,7 @@ func aStackOfItsOwn(t *testing.T, c *cluster) {
 	j, task := job("netstack", "exit", "0")
 	task.Config = map[string]any{"image": "netstack"}
 	c.run(t, batch(j))
-	wantMessage(t, c.one(t, j, "failed"), "Driver Failure", "the image asks for vnet", "does not offer")
+	wantMessage(t, c.one(t, j, "failed"), "Driver Failure", "the image asks for a network stack of its own", "and the network host is the host's own stack")
 }
 
 // modulesAreAskedFor has an image mount a file system that the kernel has to

@@ -3,6 +3,7 @@
 package client
 
 import (
+	"cmp"
 	"errors"
 	"net/netip"
 	"time"
@@ -270,6 +271,17 @@ type NetworkStatus struct {
 	Problem    string   `json:"problem,omitempty"` // what keeps tasks from having it, in words
 }
 
+// Address is the task's own; not valid where it has none.
+func (n *NetworkInfo) Address() netip.Addr {
+	switch {
+	case n == nil:
+		return netip.Addr{}
+	case n.Addr4.IsValid():
+		return n.Addr4
+	}
+	return n.Addr6
+}
+
 // Port is a port of a task with its place on the host.
 type Port struct {
 	Name     string `json:"name"`
@@ -287,6 +299,9 @@ type Port struct {
 	// manifest: it is not kept for the task.
 	Exposed bool `json:"exposed,omitempty"`
 }
+
+// Inside is the port where the program listens.
+func (p Port) Inside() int { return cmp.Or(p.To, p.Port) }
 
 // ServiceInfo is one Consul entry of a task.
 type ServiceInfo struct {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,6 +23,7 @@ import (
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/internal/mount"
 	"github.com/freejail/freejail/jail"
+	"github.com/freejail/freejail/network"
 	"github.com/freejail/freejail/nfsroot"
 	"github.com/freejail/freejail/policy"
 	"github.com/freejail/freejail/storage"
@@ -44,6 +46,10 @@ type fakeHost struct {
 	mu    sync.Mutex
 	calls []string
 	exits chan jail.Exit
+
+	networks  *fakeNetworks
+	endpoints map[string]network.Endpoint // by holder
+	published []network.Task
 }
 
 // do notes that a step is done, or fails at it.
@@ -128,6 +134,98 @@ func (r fakeRulesets) Acquire([]devfs.Rule, string) (uint16, error) { return 100
 func (r fakeRulesets) Release(string)                               { r.undo("ruleset") }
 func (r fakeRulesets) Reconcile(map[string]uint16) error            { r.note("=rulesets"); return nil }
 
+// fakeNetworks have one address for all, and links that may be taken.
+type fakeNetworks struct {
+	*fakeHost
+	taken int // of the links
+}
+
+var fakeEndpoint = network.Endpoint{Network: "lan", Mode: network.NAT, Stack: "fjnet-one", Link: "link0", MAC: "02:00:00:00:00:01",
+	Addr4: netip.MustParseAddr("10.88.0.2")}
+
+func (n *fakeNetworks) Reserve(holder string, _ network.Request) (network.Endpoint, error) {
+	h := n.fakeHost
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if e, has := h.endpoints[holder]; has {
+		return e, nil
+	}
+	h.calls = append(h.calls, "+address")
+	if h.fails == "address" {
+		return network.Endpoint{}, errFake
+	}
+	e := fakeEndpoint
+	e.Stack = "fjnet-" + holder
+	h.endpoints[holder] = e
+	return e, nil
+}
+
+func (n *fakeNetworks) Another(holder string) (network.Endpoint, error) {
+	h := n.fakeHost
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	e := h.endpoints[holder]
+	e.Link += "x"
+	h.endpoints[holder] = e
+	return e, nil
+}
+
+func (n *fakeNetworks) Adopt(holder string, e network.Endpoint) error {
+	n.note("=" + holder)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.endpoints[holder] = e
+	return nil
+}
+
+func (n *fakeNetworks) Release(holder string) {
+	n.mu.Lock()
+	delete(n.endpoints, holder)
+	n.mu.Unlock()
+	n.undo("address")
+}
+
+func (n *fakeNetworks) Attach(_ context.Context, e network.Endpoint) error {
+	n.recorded(e)
+	if n.taken > 0 {
+		n.taken--
+		return network.ErrLinkTaken
+	}
+	return n.do("network")
+}
+
+// recorded wants the journal to have what is made.
+func (n *fakeNetworks) recorded(e network.Endpoint) {
+	j, err := openJournal(filepath.Join(n.dir, "tasks", "one"))
+	if err != nil {
+		n.t.Error(err)
+		return
+	}
+	defer j.file.Close()
+	if tk, err := j.replay(); err != nil || tk.endpoint == nil || tk.endpoint.Link != e.Link {
+		n.t.Errorf("%+v is made, and the journal has %+v %v", e, tk, err)
+	}
+}
+
+func (n *fakeNetworks) Detach(context.Context, network.Endpoint) error { n.undo("network"); return nil }
+
+func (n *fakeNetworks) Publish(_ context.Context, t network.Task) error {
+	n.mu.Lock()
+	n.published = append(n.published, t)
+	n.mu.Unlock()
+	return n.do("publish")
+}
+
+func (n *fakeNetworks) Withdraw(context.Context, string) error { n.undo("publish"); return nil }
+func (n *fakeNetworks) JailStack(e network.Endpoint) string    { return e.Stack }
+
+func (n *fakeNetworks) Sweep(_ context.Context, live []network.Task) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.published = live
+	return nil
+}
+
 type fakeNFS struct {
 	NFS
 	*fakeHost
@@ -198,14 +296,18 @@ func (fakeImages) Unpack(*image.Image, func(image.Progress)) func(context.Contex
 // manager has the tasks of a fake host.
 func (h *fakeHost) manager() *Manager {
 	h.exits = make(chan jail.Exit, 10)
+	if h.networks == nil {
+		h.networks, h.endpoints = &fakeNetworks{fakeHost: h}, map[string]network.Endpoint{}
+	}
 	if err := os.MkdirAll(filepath.Join(h.dir, "tasks"), 0o700); err != nil {
 		h.t.Fatal(err)
 	}
 	cfg := host.Config{StateDir: h.dir, Consul: host.Consul{Address: "127.0.0.1:8500"}}
 	cfg.Devfs.MaxRules = 100
+	cfg.Networks = fakeConfig
 	return New(Host{Config: cfg, Log: hclog.NewNullLogger(), Boot: "this", Mounter: h, Jails: fakeJails{fakeHost: h},
 		Rulesets: fakeRulesets{h},
-		Catalog:  fakeCatalog{h}, NFS: fakeNFS{fakeHost: h}, Images: fakeImages{}, Judge: h, Works: &works.Works{},
+		Catalog:  fakeCatalog{h}, Networks: h.networks, NFS: fakeNFS{fakeHost: h}, Images: fakeImages{}, Judge: h, Works: &works.Works{},
 		Stores: func(kind string) (storage.Driver, error) {
 			if kind == "" {
 				kind = "fake"

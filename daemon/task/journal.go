@@ -17,6 +17,7 @@ import (
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/internal/remove"
+	"github.com/freejail/freejail/network"
 )
 
 // A task's journal is a file of JSON lines, each written by one write(2), so
@@ -94,15 +95,16 @@ func removeTask(dir string) error {
 // record is one line. The newest Task and Exit count; Undo lines add up and
 // an Undone line takes the newest of them back.
 type record struct {
-	Task      *client.Task `json:"task,omitempty"`
-	Boot      string       `json:"boot,omitempty"` // of the host, in which the task was started
-	PIDStart  string       `json:"pid_start,omitempty"`
-	User      *image.Creds `json:"user,omitempty"`
-	Undo      *undo        `json:"undo,omitempty"`
-	Undone    bool         `json:"undone,omitempty"`
-	Ended     bool         `json:"ended,omitempty"` // Exit is the task's, not that of its main process alone
-	Destroyed bool         `json:"destroyed,omitempty"`
-	Kill      *due         `json:"kill,omitempty"` // of a stop; not in journals of older daemons
+	Task      *client.Task      `json:"task,omitempty"`
+	Boot      string            `json:"boot,omitempty"` // of the host, in which the task was started
+	PIDStart  string            `json:"pid_start,omitempty"`
+	User      *image.Creds      `json:"user,omitempty"`
+	Endpoint  *network.Endpoint `json:"endpoint,omitempty"` // before it is made
+	Undo      *undo             `json:"undo,omitempty"`
+	Undone    bool              `json:"undone,omitempty"`
+	Ended     bool              `json:"ended,omitempty"` // Exit is the task's, not that of its main process alone
+	Destroyed bool              `json:"destroyed,omitempty"`
+	Kill      *due              `json:"kill,omitempty"` // of a stop; not in journals of older daemons
 }
 
 // undo takes one step of a start back. It holds all that is needed, so that a
@@ -173,6 +175,9 @@ func (j *journal) replay() (*task, error) {
 		}
 		if r.User != nil {
 			t.user = r.User
+		}
+		if r.Endpoint != nil {
+			t.endpoint = r.Endpoint
 		}
 		if r.Kill != nil {
 			t.kill = r.Kill

@@ -38,12 +38,13 @@ type Host struct {
 	Jails    Jails
 	Rulesets Rulesets
 	// Traffic is that of the links of tasks, by their names; nil where there is none.
-	Traffic func() (map[string]network.Counters, error)
-	Catalog Catalog // nil where neither services are registered nor checks made
-	NFS     NFS
-	Images  Images
-	Judge   Judge
-	Works   *works.Works
+	Traffic  func() (map[string]network.Counters, error)
+	Catalog  Catalog // nil where neither services are registered nor checks made
+	NFS      NFS
+	Networks Networks
+	Images   Images
+	Judge    Judge
+	Works    *works.Works
 	// Stores has the storage driver of a kind; an empty one is the host's choice.
 	Stores func(kind string) (storage.Driver, error)
 
@@ -103,6 +104,21 @@ type Catalog interface {
 	Status() []catalog.Entry
 }
 
+// Networks are those of the host, each stack and its addresses held by the key of a task or of an
+// allocation; see network.Manager.
+type Networks interface {
+	Reserve(holder string, r network.Request) (network.Endpoint, error)
+	Another(holder string) (network.Endpoint, error)
+	Adopt(holder string, e network.Endpoint) error
+	Release(holder string)
+	Attach(context.Context, network.Endpoint) error
+	Detach(context.Context, network.Endpoint) error
+	Publish(context.Context, network.Task) error
+	Withdraw(ctx context.Context, key string) error
+	JailStack(network.Endpoint) string
+	Sweep(context.Context, []network.Task) error
+}
+
 // NFS are the mounts of roots over NFS, each held by the keys of tasks; see
 // nfsroot.Mounts.
 type NFS interface {
@@ -150,6 +166,7 @@ type Manager struct {
 	lane     lane  // of those who sweep up
 	turns    turns // of those who measure roots
 	usage    usageCache
+	shared   sharing
 
 	mu     sync.Mutex
 	tasks  map[string]*task    // by id

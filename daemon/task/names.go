@@ -16,6 +16,7 @@ import (
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/internal/mount"
 	"github.com/freejail/freejail/internal/regular"
+	"github.com/freejail/freejail/network"
 	"github.com/freejail/freejail/storage"
 )
 
@@ -45,10 +46,77 @@ func (p *plan) addNames(spec client.TaskSpec) error {
 	if err != nil {
 		return fmt.Errorf("the host's resolver configuration: %w", err)
 	}
+	text := resolver(dns, host)
+	if !p.onHost() {
+		if text, err = p.ownResolver(dns, host); err != nil {
+			return err
+		}
+	}
 	name := cmp.Or(spec.Hostname, spec.ID)
-	p.own = []storage.File{{Path: storage.ResolverFile, Text: resolver(dns, host)},
-		{Path: storage.HostsFile, Text: hosts(p.image.Config.OS, name, p.address(), extra)}}
+	p.own = []storage.File{{Path: storage.ResolverFile, Text: text},
+		{Path: storage.HostsFile, Text: hosts(p.image.Config.OS, name, p.foundAt(), extra)}}
 	return nil
+}
+
+// ownResolver is a resolv.conf with the servers that a task with addresses of its own reaches.
+func (p *plan) ownResolver(dns client.DNS, host []byte) ([]byte, error) {
+	if len(dns.Servers) > 0 {
+		return resolver(dns, host), nil
+	}
+	of := readResolver(host)
+	servers := p.servers(of.Servers)
+	switch {
+	case p.network.Mode == network.None:
+		return []byte("# by freejail: the network none reaches no server\n"), nil
+	case slices.Equal(servers, of.Servers):
+		return resolver(dns, host), nil
+	case len(servers) == 0:
+		return nil, client.Invalid("the servers for names of this host's %s (%s) are not reached from the network %s: "+
+			"name others in its block (dns = [...]), or in the job (dns { servers = [...] })", hostResolverFile,
+			strings.Join(of.Servers, ", "), p.network.Name)
+	}
+	dns.Servers = servers
+	return resolver(dns, host), nil
+}
+
+// servers are the network's, or else the host's. Of these the loopback addresses, and those that need
+// one of the host's interfaces, are other places for the task: in nat the gateway answers for them.
+func (p *plan) servers(ofHost []string) (out []string) {
+	add := func(a netip.Addr) {
+		if s := a.String(); a.IsValid() && !slices.Contains(out, s) {
+			out = append(out, s)
+		}
+	}
+	for _, a := range p.network.DNS {
+		add(a)
+	}
+	if len(out) > 0 {
+		return out
+	}
+	for _, text := range ofHost {
+		a, err := netip.ParseAddr(text)
+		switch {
+		case err != nil || a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsUnspecified():
+			add(p.answering())
+		default:
+			add(a)
+		}
+	}
+	return out
+}
+
+// answering is the gateway where it answers for names: in nat, unless the host keeps it from that.
+func (p *plan) answering() netip.Addr {
+	open := slices.ContainsFunc(p.network.HostAccess, func(o network.Port) bool {
+		return o.Protocol == "udp" && o.First <= 53 && 53 < int(o.First)+max(1, int(o.Count))
+	})
+	switch {
+	case !p.translated() || !open:
+		return netip.Addr{}
+	case p.network.Gateway4.IsValid():
+		return p.network.Gateway4
+	}
+	return p.network.Gateway6
 }
 
 // hostResolver reads the host's file. None is what an empty one is.
@@ -64,14 +132,14 @@ func hostResolver(name string) ([]byte, error) {
 	return b, errors.Join(err, f.Close())
 }
 
-// resolver is a resolv.conf: the host's, but for what the job says.
+// resolver is a resolv.conf: the host's, but for what the job, or its network, says.
 func resolver(dns client.DNS, host []byte) []byte {
 	if dns.IsEmpty() {
 		return host
 	}
 	of := readResolver(host)
 	var b bytes.Buffer
-	b.WriteString("# by freejail, as the job says\n")
+	b.WriteString("# by freejail, as the job or its network says\n")
 	if list := either(dns.Searches, of.Searches); len(list) > 0 && !slices.Equal(list, []string{"."}) {
 		fmt.Fprintln(&b, "search", strings.Join(list, " "))
 	}
@@ -117,7 +185,7 @@ var localhost = map[string]string{
 }
 
 // hosts is a hosts file. What the job says of a name comes first.
-func hosts(system, name, address string, extra []client.HostEntry) []byte {
+func hosts(system, name string, addresses []string, extra []client.HostEntry) []byte {
 	var b bytes.Buffer
 	b.WriteString(cmp.Or(localhost[system], localhost["freebsd"]))
 	for _, e := range extra {
@@ -130,18 +198,28 @@ func hosts(system, name, address string, extra []client.HostEntry) []byte {
 	if short, _, dotted := strings.Cut(strings.TrimSuffix(name, "."), "."); dotted {
 		names += " " + short
 	}
-	fmt.Fprintf(&b, "%s\t%s\n", address, names)
+	for _, address := range addresses {
+		fmt.Fprintf(&b, "%s\t%s\n", address, names)
+	}
 	return b.Bytes()
 }
 
-// address is where the task is found: it has the host's network.
-func (p *plan) address() string {
-	for _, port := range p.ports {
-		if a, err := netip.ParseAddr(port.Address); err == nil && !a.IsUnspecified() {
-			return a.WithZone("").String()
+// foundAt is where the task is found: at its own addresses, or at one that a port of it has on the host.
+func (p *plan) foundAt() (own []string) {
+	for _, a := range []netip.Addr{p.endpoint.Addr4, p.endpoint.Addr6} {
+		if a.IsValid() {
+			own = append(own, a.String())
 		}
 	}
-	return "127.0.0.1"
+	for _, port := range p.ports {
+		if a, err := netip.ParseAddr(port.Address); p.onHost() && err == nil && !a.IsUnspecified() {
+			return []string{a.WithZone("").String()}
+		}
+	}
+	if own == nil {
+		return []string{"127.0.0.1"}
+	}
+	return own
 }
 
 // unionStorage is the driver whose roots show no mount on a file: unionfs has a new vnode

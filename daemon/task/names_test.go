@@ -62,16 +62,16 @@ func TestHostResolver(t *testing.T) {
 
 func TestHosts(t *testing.T) {
 	extra := []client.HostEntry{{Name: "db", Address: "192.0.2.7"}}
-	if got := string(hosts("freebsd", "web.example.com", "192.0.2.1", extra)); got !=
+	if got := string(hosts("freebsd", "web.example.com", []string{"192.0.2.1"}, extra)); got !=
 		"::1\t\t\tlocalhost\n127.0.0.1\t\tlocalhost\n192.0.2.7\tdb\n192.0.2.1\tweb.example.com web\n" {
 		t.Errorf("%q", got)
 	}
-	got := string(hosts("linux", "web", "127.0.0.1", nil))
+	got := string(hosts("linux", "web", []string{"127.0.0.1"}, nil))
 	if !strings.HasPrefix(got, "127.0.0.1\tlocalhost\n::1\tlocalhost ") || !strings.HasSuffix(got, "\n127.0.0.1\tweb\n") {
 		t.Errorf("%q", got)
 	}
 	for _, name := range []string{"localhost", "ends-with-", ""} {
-		if got := string(hosts("freebsd", name, "127.0.0.1", nil)); strings.Count(got, "\n") != 2 {
+		if got := string(hosts("freebsd", name, []string{"127.0.0.1"}, nil)); strings.Count(got, "\n") != 2 {
 			t.Errorf("%q: %q", name, got)
 		}
 	}
@@ -80,7 +80,7 @@ func TestHosts(t *testing.T) {
 func TestAddress(t *testing.T) {
 	for want, ports := range map[string][]client.Port{"127.0.0.1": {{}, {Address: "0.0.0.0"}, {Address: "::"}},
 		"192.0.2.9": {{}, {Address: "192.0.2.9"}, {Address: "192.0.2.10"}}, "fe80::1": {{Address: "fe80::1%em0"}}} {
-		if got := (&plan{ports: ports}).address(); got != want {
+		if got := (&plan{ports: ports}).foundAt(); len(got) != 1 || got[0] != want {
 			t.Errorf("%v: %s", ports, got)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/devfs"
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/network"
 	"github.com/freejail/freejail/policy"
 	"github.com/freejail/freejail/storage"
 )
@@ -20,6 +21,7 @@ import (
 // plan is a task merged from its job and its image: all that is asked for,
 // resolved, before anything is decided or done. It is to be closed.
 type plan struct {
+	connection
 	image    *image.Image
 	stateDir string // the daemon's
 	args     []string
@@ -48,7 +50,8 @@ const defaultPath = "PATH=/sbin:/bin:/usr/sbin:/usr/bin:/usr/local/sbin:/usr/loc
 // makePlan merges a job's settings with its image's manifest.
 func (m *Manager) makePlan(spec client.TaskSpec, img *image.Image) (*plan, error) {
 	p := &plan{image: img, stateDir: m.Config.StateDir, params: map[string]string{}, sysctl: map[string]string{}}
-	steps := []func(client.TaskSpec) error{p.addCommand, p.addPorts, p.addNames, p.addEnv,
+	network := func(spec client.TaskSpec) error { return m.addNetwork(p, spec) }
+	steps := []func(client.TaskSpec) error{network, p.addCommand, p.addPorts, p.addNames, p.addEnv,
 		p.addPrivileges, p.addMounts, p.addDirs, p.askDirs, p.addEnd}
 	for _, f := range steps {
 		if err := f(spec); err != nil {
@@ -115,6 +118,7 @@ func (p *plan) addEnd(spec client.TaskSpec) error {
 // addEnv layers, from weak to strong: the image's environment, what freejail
 // tells, the parameters, the job's environment.
 func (p *plan) addEnv(spec client.TaskSpec) error {
+	p.env = nil
 	env := map[string]string{}
 	put := func(kv string) {
 		k, v, _ := strings.Cut(kv, "=")
@@ -124,7 +128,7 @@ func (p *plan) addEnv(spec client.TaskSpec) error {
 	for _, kv := range p.image.Config.Config.Env {
 		put(kv)
 	}
-	maps.Copy(env, portVars(p.ports))
+	maps.Copy(env, p.portVars())
 	known, patterns := map[string]bool{}, image.Patterns{}
 	for _, mp := range p.image.Manifest.Parameters {
 		known[mp.Name] = true
@@ -163,6 +167,12 @@ func (p *plan) addEnv(spec client.TaskSpec) error {
 		p.env = append(p.env, k+"="+env[k])
 	}
 	return nil
+}
+
+// connected makes what tells the task of its own address.
+func (p *plan) connected(spec client.TaskSpec, e network.Endpoint) error {
+	p.endpoint = e
+	return errors.Join(p.addNames(spec), p.addEnv(spec))
 }
 
 func (p *plan) ask(what policy.Privilege, source policy.Source) {
@@ -238,11 +248,7 @@ func (p *plan) addWants(w client.Wants, source policy.Source) error {
 		p.sysctl[k] = w.Sysctl[k]
 		p.ask(policy.Sysctl(k, w.Sysctl[k]), source)
 	}
-	if w.VNET {
-		return client.Invalid("the %s asks for vnet, a network stack of its own, which this version does not offer",
-			source)
-	}
-	return nil
+	return p.checkStack(w, source)
 }
 
 // askDirs asks for directories that are not the task's own: volumes of the

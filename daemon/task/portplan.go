@@ -2,6 +2,7 @@ package task
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -11,30 +12,52 @@ import (
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/internal/printable"
+	"github.com/freejail/freejail/network"
 	"github.com/freejail/freejail/policy"
 )
+
+// given is a place on the host that the job gives a port.
+type given struct {
+	client.PortBinding
+	count     int  // of ports that follow one another; 0 is one
+	published bool // by the job's publish, or -p: no name of a port says which it is for
+}
+
+// inside is where a port of the job's own is in a stack or at an address of the task's own.
+func (g given) inside() int {
+	if g.To > 0 {
+		return g.To
+	}
+	return g.Port
+}
 
 // addPorts are the ports of the image, where the job has them, and those of the job's own.
 func (p *plan) addPorts(spec client.TaskSpec) error {
 	if err := checkServices(spec.Service); err != nil {
 		return err
 	}
-	if err := onHost(&spec); err != nil {
+	all, err := p.places(spec)
+	if err != nil {
 		return err
 	}
-	if err := p.checkMapped(spec); err != nil {
+	if p.onHost() {
+		err = p.checkMapped(all)
+	} else {
+		err = p.checkLed(all)
+	}
+	if err != nil {
 		return err
 	}
-	own := maps.Clone(spec.Ports)
+	own := maps.Clone(all)
 	for _, mp := range p.image.Manifest.Ports {
 		delete(own, mp.Name)
 	}
 	for _, mp := range p.image.Manifest.Ports {
-		b, given := spec.Ports[mp.Name]
-		if !given {
-			b, given = p.byNumber(own, mp)
+		b, is := all[mp.Name]
+		if !is {
+			b, is = p.byNumber(own, mp)
 		}
-		if err := p.addImagePort(mp, b, given); err != nil {
+		if err := p.addImagePort(mp, b, is); err != nil {
 			return err
 		}
 	}
@@ -46,34 +69,74 @@ func (p *plan) addPorts(spec client.TaskSpec) error {
 			return err
 		}
 	}
+	return p.placesMeet()
+}
+
+// places are what the job gives the ports by their names. What it publishes is named by the number.
+func (p *plan) places(spec client.TaskSpec) (map[string]given, error) {
+	all := map[string]given{}
+	for name, b := range spec.Ports {
+		all[name] = given{PortBinding: b}
+	}
+	for _, o := range spec.Publish {
+		if o.Protocol != "tcp" && o.Protocol != "udp" {
+			return nil, client.Invalid("publish %s: the protocol is neither tcp nor udp", o)
+		}
+		if o.Count < 0 || o.Count > maxPublished {
+			return nil, client.Invalid("publish %s: a task can have %d ports of the host", o, maxPublished)
+		}
+		name := portRange(o.To, o.Count)
+		if o.Protocol == "udp" {
+			name += "-udp"
+		}
+		for n, base := 2, name; ; n++ {
+			if _, taken := all[name]; !taken {
+				break
+			}
+			name = fmt.Sprintf("%s.%d", base, n)
+		}
+		all[name] = given{count: o.Count, published: true, PortBinding: client.PortBinding{Address: o.Address,
+			Port: o.Port, To: o.To, Protocol: o.Protocol}}
+	}
+	return all, nil
+}
+
+func portRange(first, count int) string {
+	if count > 1 {
+		return fmt.Sprintf("%d-%d", first, first+count-1)
+	}
+	return strconv.Itoa(first)
+}
+
+// checkLed refuses ports of the host that cannot lead to the task, and tells of those that do not have
+// to. Those of a scheduler are chosen by it whatever the network.
+func (p *plan) checkLed(all map[string]given) error {
+	if p.translated() {
+		return nil
+	}
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		g := all[name]
+		where := "its tasks are reached at addresses of their own"
+		if p.network.Mode == network.None {
+			where = "its tasks have loopback alone"
+		}
+		switch {
+		case g.Label == "":
+			return client.Invalid("port %s: no port of the host leads to tasks of the network %s (%s): %s%s",
+				cmp.Or(portRange(g.Port, g.count), name), p.network.Name, p.network.Mode, where, p.mapping())
+		case p.network.Mode == network.None && !g.Offered:
+			p.note("port %s: %d of the host does not lead to the task: the network none has loopback alone", name, g.Port)
+		}
+	}
 	return nil
 }
 
-// onHost has ports that are published be the task's own ones where it has the host's network. A name
-// is the port inside.
-func onHost(spec *client.TaskSpec) error {
-	all := maps.Clone(spec.Ports)
-	if all == nil {
-		all = map[string]client.PortBinding{}
+// mapping names the networks that lead ports of the host to their tasks, as an advice.
+func (p *plan) mapping() string {
+	if names := p.named(network.NAT); len(names) > 0 {
+		return "; of this host's networks " + strings.Join(names, ", ") + " would (network = \"NAME\")"
 	}
-	for _, pub := range spec.Publish {
-		name := strconv.Itoa(pub.To)
-		if pub.Protocol == "udp" { // as a port that is exposed is called
-			name += "-udp"
-		}
-		_, twice := all[name]
-		switch {
-		case pub.Count > 1:
-			return client.Invalid("publish: %s: a task with the host's network has no ranges of ports; a network with "+
-				"a stack of its own has them", pub)
-		case twice:
-			return client.Invalid("publish: %s: port %s is given twice, and a task with the host's network listens "+
-				"once", pub, name)
-		}
-		all[name] = client.PortBinding{Address: pub.Address, Port: pub.Port, To: pub.To, Protocol: pub.Protocol}
-	}
-	spec.Ports = all
-	return nil
+	return ""
 }
 
 // described tells whether the image has a manifest. Its program then listens where it is told;
@@ -85,59 +148,103 @@ func (p *plan) described() bool {
 
 // isFor tells whether a job's port by another name is an image's: it has its number, or says by to
 // that it is for it.
-func (p *plan) isFor(b client.PortBinding, mp image.Port) bool {
-	return cmp.Or(b.Protocol, "tcp") == cmp.Or(mp.Protocol, "tcp") &&
-		(b.Port == mp.Port || p.described() && b.To == mp.Port)
+func (p *plan) isFor(g given, mp image.Port) bool {
+	switch {
+	case cmp.Or(g.Protocol, "tcp") != cmp.Or(mp.Protocol, "tcp"):
+		return false
+	case p.onHost():
+		return g.covers(g.Port, mp.Port) || p.described() && g.covers(g.To, mp.Port)
+	}
+	return g.covers(g.inside(), mp.Port)
 }
 
+// covers tells whether a port is one of those from first on.
+func (g given) covers(first, port int) bool { return first <= port && port < first+max(1, g.count) }
+
 // byNumber is the one port of the job's own that is an image's port, if it is one.
-func (p *plan) byNumber(own map[string]client.PortBinding, mp image.Port) (found client.PortBinding, one bool) {
-	for _, b := range own {
-		if !p.isFor(b, mp) {
+func (p *plan) byNumber(own map[string]given, mp image.Port) (found given, one bool) {
+	for _, g := range own {
+		if !p.isFor(g, mp) {
 			continue
 		}
 		if one {
-			return client.PortBinding{}, false
+			return given{}, false
 		}
-		found, one = b, true
+		found, one = g, true
+	}
+	if found.count > 1 { // one of them
+		found.Port, found.To, found.count = found.Port+mp.Port-found.inside(), mp.Port, 0
 	}
 	return found, one
 }
 
-func (p *plan) addImagePort(mp image.Port, b client.PortBinding, given bool) error {
-	out := client.Port{Name: mp.Name, Protocol: cmp.Or(mp.Protocol, "tcp"), Address: b.Address,
-		Port: cmp.Or(b.Port, mp.Port), Exposed: !given && !p.described()}
-	if b.Protocol != "" && b.Protocol != out.Protocol {
+func (p *plan) addImagePort(mp image.Port, g given, is bool) error {
+	out := client.Port{Name: mp.Name, Protocol: cmp.Or(mp.Protocol, "tcp"), Address: g.Address,
+		Port: cmp.Or(g.Port, mp.Port), Exposed: !is && !p.described()}
+	if g.Protocol != "" && g.Protocol != out.Protocol {
 		return client.Invalid("ports: %s of image %s is a %s port, not %s", mp.Name, p.image.Name, out.Protocol,
-			b.Protocol)
+			g.Protocol)
 	}
-	source := policy.FromImage
+	inside, source := mp.Port, policy.FromImage
 	switch {
-	case given:
+	case is:
 		source = policy.FromJob
+		if g.To > 0 {
+			inside = g.To
+		}
 	case out.Exposed: // nothing is given for it, so it needs no permit; a deny of it holds
 		source = policy.FromHost
 	}
-	return p.addPort(out, source)
+	p.locate(&out, inside, is)
+	if p.reached() && inside == mp.Port && !out.Exposed { // where the image says, whatever the job does
+		source = policy.FromImage
+	}
+	return p.addPort(out, source, g.published)
+}
+
+// locate says where a port is in a stack, or at an address, of the task's own, and whether one of the
+// host leads there.
+func (p *plan) locate(out *client.Port, inside int, bound bool) {
+	if p.onHost() {
+		return
+	}
+	out.To = inside
+	if !bound || !p.translated() {
+		out.Address, out.Port = "", 0
+	}
 }
 
 // addOwnPort is a port that the image does not declare. Those of a group have labels; that another
 // name of the job is misspelt is likelier than that it has a number.
-func (p *plan) addOwnPort(name string, b client.PortBinding, ofGroup bool) error {
-	out := client.Port{Name: name, Protocol: cmp.Or(b.Protocol, "tcp"), Address: b.Address, Port: b.Port, Job: true}
+func (p *plan) addOwnPort(name string, g given, ofGroup bool) error {
+	out := client.Port{Name: name, Protocol: cmp.Or(g.Protocol, "tcp"), Address: g.Address, Port: g.Port,
+		Count: g.count, Job: true}
 	if out.Protocol != "tcp" && out.Protocol != "udp" {
-		return client.Invalid("ports: %s: the protocol %q is neither tcp nor udp", name, b.Protocol)
+		return client.Invalid("ports: %s: the protocol %q is neither tcp nor udp", name, g.Protocol)
 	}
 	declared := p.image.Manifest.Ports
-	if ofGroup && b.Label == "" && len(declared) > 0 {
+	switch {
+	case g.published || len(declared) == 0:
+	case ofGroup && g.Label == "":
 		return client.Invalid("ports: image %s declares no port %q; it declares: %s", p.image.Name, name,
 			portNames(declared))
-	}
-	if b.Label != name && len(declared) > 0 {
+	case !p.onHost() && g.Offered && p.described():
+		if !p.isDeclared(g) { // it is another task's
+			p.note("port %s of the group is not led to this task: image %s declares no such port; it declares: %s; if it "+
+				"is this task's all the same, name it in config { ports = [...] }", name, p.image.Name, portNames(declared))
+		}
+		return nil
+	case g.Label != name:
 		p.note("port %s is the job's own: image %s declares no port of this name; it declares: %s", name, p.image.Name,
 			portNames(declared))
 	}
-	return p.addPort(out, policy.FromJob)
+	p.locate(&out, g.inside(), true)
+	return p.addPort(out, policy.FromJob, g.published)
+}
+
+// isDeclared tells whether a port is one of the image's by its number.
+func (p *plan) isDeclared(g given) bool {
+	return slices.ContainsFunc(p.image.Manifest.Ports, func(mp image.Port) bool { return p.isFor(g, mp) })
 }
 
 func portNames(list []image.Port) string {
@@ -149,25 +256,65 @@ func portNames(list []image.Port) string {
 }
 
 // addPort asks once for a port that has two names.
-func (p *plan) addPort(out client.Port, source policy.Source) error {
-	if out.Port < 1 || out.Port > 65535 {
-		return client.Invalid("ports: %s = %d is not a valid port (1 to 65535)", out.Name, out.Port)
+func (p *plan) addPort(out client.Port, source policy.Source, published bool) error {
+	for _, first := range []int{out.Port, out.To} {
+		optional := first == 0 && !p.onHost()
+		if last := first + max(1, out.Count) - 1; !optional && (first < 1 || last > 65535) && (first == out.Port || first != 0) {
+			return client.Invalid("ports: %s = %s is not a valid port (1 to 65535)", out.Name, portRange(first, out.Count))
+		}
 	}
-	if _, err := netip.ParseAddr(out.Address); out.Address != "" && err != nil {
+	at, err := netip.ParseAddr(out.Address)
+	if out.Address != "" && err != nil {
 		return client.Invalid("ports: %s: %q is not a valid IP address (for example 192.0.2.7)", out.Name, out.Address)
 	}
+	if err := p.checkFamily(out, at.Unmap()); err != nil {
+		return err
+	}
 	p.ports = append(p.ports, out)
-	what := policy.Port{Name: out.Name, First: out.Port, Last: out.Port, Protocol: out.Protocol}
+	what := p.privilegeOf(out, at, published)
 	same := func(r policy.Request) bool { return r.Key() == what.Key() && r.Source == source }
-	if !slices.ContainsFunc(p.requests, same) {
+	if what != nil && !slices.ContainsFunc(p.requests, same) {
 		p.ask(what, source)
 	}
 	return nil
 }
 
+// privilegeOf is what the policy is asked of a port: the host's, which is another kind of request where
+// only the job says that it leads to the task, or one at which the task itself is reached. What only
+// freejail's tasks reach is none of it.
+func (p *plan) privilegeOf(out client.Port, at netip.Addr, published bool) policy.Privilege {
+	first := out.Port
+	if p.reached() {
+		first = out.To
+	}
+	ports := policy.Port{Name: out.Name, First: first, Last: first + max(1, out.Count) - 1, Protocol: out.Protocol}
+	switch {
+	case first == 0:
+		return nil
+	case published && p.translated():
+		return policy.Publish(at, ports)
+	}
+	return ports
+}
+
+// checkFamily refuses an address of the host that cannot lead to the task. What comes from the host
+// itself is led by the daemon.
+func (p *plan) checkFamily(out client.Port, at netip.Addr) error {
+	has := p.network.Subnet4.IsValid()
+	family := "IPv4"
+	if at.Is6() {
+		has, family = p.network.Subnet6.IsValid(), "IPv6"
+	}
+	if !p.translated() || !at.IsValid() || at.IsLoopback() || has {
+		return nil
+	}
+	return client.Invalid("ports: %s: %s is an address of %s, and the network %s has none of that", out.Name, at, family,
+		p.network.Name)
+}
+
 // listens is the port where the program listens whatever it is told, as far as that is known: as the
 // job says by to, or an image without a manifest. 0 is unknown.
-func (p *plan) listens(name string, b client.PortBinding) int {
+func (p *plan) listens(name string, b given) int {
 	for _, mp := range p.image.Manifest.Ports {
 		switch {
 		case p.described() && p.isFor(b, mp):
@@ -180,19 +327,19 @@ func (p *plan) listens(name string, b client.PortBinding) int {
 }
 
 // checkMapped tells of ports that would have to be mapped, which the host's network does not do.
-func (p *plan) checkMapped(spec client.TaskSpec) error {
-	for _, name := range slices.Sorted(maps.Keys(spec.Ports)) {
-		b := spec.Ports[name]
+func (p *plan) checkMapped(all map[string]given) error {
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		b := all[name]
 		switch inside := p.listens(name, b); {
 		case inside == 0 || inside == b.Port:
 		case b.Label != "":
 			p.note("port %s: %d is not mapped to %d, as tasks use the host's network: the program has to listen on "+
-				"%d (FREEJAIL_PORT_%s), or the job to say static = %d", b.Label, b.Port, inside, b.Port, envName(name),
-				inside)
+				"%d (FREEJAIL_PORT_%s), or the job to say static = %d%s", b.Label, b.Port, inside, b.Port, envName(name),
+				inside, p.mapping())
 		default:
 			return client.Invalid("ports: %d cannot be mapped to port %d of image %s: tasks use the host's network, "+
-				"and the image has no manifest with this port, by which its program would be told: give %d itself",
-				b.Port, inside, p.image.Name, inside)
+				"and the image has no manifest with this port, by which its program would be told: give %d itself%s",
+				b.Port, inside, p.image.Name, inside, p.mapping())
 		}
 	}
 	return nil
@@ -206,29 +353,58 @@ func (p *plan) note(format string, args ...any) {
 func (p *plan) portsMeet() error {
 	for i, a := range p.ports {
 		for _, b := range p.ports[:i] {
-			if bindingOf(a).meets(bindingOf(b)) {
+			if placed(a, b) && bindingOf(a).meets(bindingOf(b)) {
 				return client.Invalid("ports: %s and %s of image %s are both %s", b.Name, a.Name, p.image.Name,
 					bindingOf(a))
+			}
+			if !p.onHost() && insideOf(a).meets(insideOf(b)) {
+				return client.Invalid("ports: %s and %s of image %s are both %s of the task", b.Name, a.Name, p.image.Name,
+					insideOf(a))
 			}
 		}
 	}
 	return nil
 }
 
-// portVars tell a program its ports. A name that shells cannot read is told with _ for what they
-// do not take, too, unless another port has that name.
-func portVars(ports []client.Port) map[string]string {
+// placesMeet refuses one port of the host that would lead to two of the task, or that is held twice.
+func (p *plan) placesMeet() error {
+	if !p.translated() {
+		return nil
+	}
+	for i, a := range p.ports {
+		for _, b := range p.ports[:i] {
+			x, y := bindingOf(a), bindingOf(b)
+			if placed(a, b) && x.meets(y) && (x.addr != y.addr || a.To-a.Port != b.To-b.Port) {
+				return client.Invalid("ports: %s and %s are both %s of the host", b.Name, a.Name, x)
+			}
+		}
+	}
+	return nil
+}
+
+// placed tells whether both have a port of the host.
+func placed(a, b client.Port) bool { return a.Port != 0 && b.Port != 0 }
+
+// portVars tell a program its ports, and where on the host they are. A name that shells cannot read is
+// told with _ for what they do not take, too, unless another port has that name.
+func (p *plan) portVars() map[string]string {
 	env := map[string]string{}
-	put := func(name string, p client.Port) {
-		env["FREEJAIL_PORT_"+name] = strconv.Itoa(p.Port)
-		env["FREEJAIL_ADDR_"+name] = p.Address
+	put := func(name string, port client.Port) {
+		env["FREEJAIL_PORT_"+name] = strconv.Itoa(port.Inside())
+		env["FREEJAIL_ADDR_"+name] = port.Address
+		if !p.onHost() {
+			env["FREEJAIL_ADDR_"+name] = p.address().String()
+		}
+		if port.Port != 0 {
+			env["FREEJAIL_HOST_PORT_"+name], env["FREEJAIL_HOST_ADDR_"+name] = strconv.Itoa(port.Port), port.Address
+		}
 	}
-	for _, p := range ports {
-		put(envName(p.Name), p)
+	for _, port := range p.ports {
+		put(envName(port.Name), port)
 	}
-	for _, p := range ports {
-		if !strings.ContainsAny(p.Name, "=\x00") {
-			put(p.Name, p)
+	for _, port := range p.ports {
+		if !strings.ContainsAny(port.Name, "=\x00") {
+			put(port.Name, port)
 		}
 	}
 	return env

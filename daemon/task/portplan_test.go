@@ -159,8 +159,9 @@ func TestPortsThatCannotBe(t *testing.T) {
 
 // A shell reads no variable with a dash.
 func TestPortsInTheEnvironment(t *testing.T) {
-	env := portVars([]client.Port{{Name: "my-port", Address: "::1", Port: 1}, {Name: "a-b", Port: 2}, {Name: "a_b", Port: 3},
-		{Name: "x=y\x00", Port: 4}})
+	p := &plan{ports: []client.Port{{Name: "my-port", Address: "::1", Port: 1}, {Name: "a-b", Port: 2},
+		{Name: "a_b", Port: 3}, {Name: "x=y\x00", Port: 4}}}
+	env := p.portVars()
 	for name, want := range map[string]string{"PORT_my-port": "1", "ADDR_my-port": "::1", "PORT_my_port": "1",
 		"PORT_a-b": "2", "PORT_a_b": "3", "PORT_x_y_": "4"} {
 		if got := env["FREEJAIL_"+name]; got != want {
@@ -221,7 +222,7 @@ func TestSharedPorts(t *testing.T) {
 func TestPortsAreAtAddresses(t *testing.T) {
 	for address, good := range map[string]bool{"": true, "192.0.2.7": true, "::1": true, "fe80::1%lo0": true,
 		"localhost": false, "db.example.com": false, "127.1": false} {
-		err := new(plan).addPort(client.Port{Name: "web", Port: 8080, Protocol: "tcp", Address: address}, policy.FromJob)
+		err := new(plan).addPort(client.Port{Name: "web", Port: 8080, Protocol: "tcp", Address: address}, policy.FromJob, false)
 		if (err == nil) != good {
 			t.Errorf("%q: %v", address, err)
 		}

@@ -12,11 +12,12 @@ import (
 	"github.com/freejail/freejail/daemon/client"
 )
 
-// binding is a port of one address of the host, or of all: the zero address is
-// one that is not known, and so may be any.
+// binding is count ports, one where that is 0, of one address of the host, or of all: the zero address
+// is one that is not known, and so may be any.
 type binding struct {
 	addr     netip.Addr
 	port     int
+	count    int
 	protocol string
 }
 
@@ -25,13 +26,20 @@ func bindingOf(p client.Port) binding {
 	if err != nil {
 		addr = netip.Addr{}
 	}
-	return binding{addr.Unmap(), p.Port, p.Protocol}
+	return binding{addr.Unmap(), p.Port, p.Count, p.Protocol}
 }
+
+// insideOf is a port in the task's own stack, or at its own address.
+func insideOf(p client.Port) binding {
+	return binding{port: p.Inside(), count: p.Count, protocol: p.Protocol}
+}
+
+func (b binding) last() int { return b.port + max(1, b.count) - 1 }
 
 // meets tells whether two cannot be bound at once. A socket of :: may take IPv4
 // too, as its program likes.
 func (b binding) meets(o binding) bool {
-	if b.port != o.port || b.protocol != o.protocol {
+	if b.port > o.last() || o.port > b.last() || b.protocol != o.protocol {
 		return false
 	}
 	all := func(a netip.Addr) bool { return !a.IsValid() || a == netip.IPv6Unspecified() }
@@ -45,49 +53,97 @@ func (b binding) meets(o binding) bool {
 }
 
 func (b binding) String() string {
-	if !b.addr.IsValid() {
-		return fmt.Sprintf("%d/%s", b.port, b.protocol)
+	ports := portRange(b.port, b.count) + "/" + b.protocol
+	switch {
+	case !b.addr.IsValid():
+		return ports
+	case b.addr.Is6():
+		return "[" + b.addr.String() + "]:" + ports
 	}
-	return fmt.Sprintf("%s/%s", netip.AddrPortFrom(b.addr, uint16(b.port)), b.protocol)
+	return b.addr.String() + ":" + ports
 }
 
-// claim is a port that a task has. Tasks of one allocation may have the same: which of them serves
-// it is theirs to know.
+// claim is a port that a task has: of the host, or of a stack that tasks of an allocation share. Tasks
+// of one allocation may have the same of the host: which of them serves it is theirs to know.
 type claim struct {
 	binding
+	stack      string // by its holder; empty is the host's
 	key, alloc string
+	leads      string // where a port of the host leads; empty is to whoever listens there
 }
 
-func (c claim) shares(o claim) bool { return c.key == o.key || c.alloc != "" && c.alloc == o.alloc }
+func (c claim) shares(o claim) bool {
+	return c.key == o.key || c.stack == "" && c.alloc != "" && c.alloc == o.alloc && c.leads == o.leads
+}
 
-func (t *task) claim(p client.Port) claim {
-	return claim{bindingOf(p), t.key(), t.info.Spec.NomadLabels()["alloc_id"]}
+func (c claim) conflicts(o claim) bool { return c.stack == o.stack && c.meets(o.binding) }
+
+// claims are those of a port.
+func (t *task) claims(p client.Port) (out []claim) {
+	alloc := t.info.Spec.NomadLabels()["alloc_id"]
+	holder := holderOf(t.info, t.key())
+	if p.Port != 0 && !p.Exposed {
+		c := claim{binding: bindingOf(p), key: t.key(), alloc: alloc}
+		if p.To != 0 {
+			c.leads = fmt.Sprint(holder, " ", p.To)
+		}
+		out = append(out, c)
+	}
+	if holder != t.key() && p.To != 0 && !p.Exposed && !p.Job {
+		out = append(out, claim{binding: insideOf(p), stack: holder, key: t.key(), alloc: alloc})
+	}
+	return out
 }
 
 // claimPorts fails early, and by name, where the process would fail later.
 func (m *Manager) claimPorts(t *task) error {
-	for _, p := range t.info.Ports {
-		if p.Exposed {
-			continue
-		}
-		c := t.claim(p)
-		other, taken := m.claim(c)
-		if taken && !other.shares(c) {
-			return client.Conflict("port %s: %s is taken on this host by task %s, with %s", p.Name, c, other.key,
-				other.binding)
-		}
-		if taken || p.Job && c.alloc != "" { // another task may be the one that serves it, and serve it by now
-			continue
-		}
-		err := probePort(p)
-		if errors.Is(err, syscall.EADDRNOTAVAIL) {
-			return client.Conflict("port %s: %s is not an address of this host", p.Name, p.Address)
-		}
-		if err != nil {
-			return client.Conflict("port %s: %s is taken on this host by another program: %v", p.Name, c, err)
+	for i := range t.info.Ports {
+		p := &t.info.Ports[i]
+		for _, c := range t.claims(*p) {
+			if err := m.claimPort(t, p, c); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+func (m *Manager) claimPort(t *task, p *client.Port, c claim) error {
+	other, taken := m.claim(c)
+	switch {
+	case taken && !other.shares(c):
+		return m.elsewhere(t, p, c, other)
+	case c.stack != "" || taken || p.Job && c.alloc != "" && c.leads == "": // another task may be the one that serves it, and
+		return nil // serve it by now
+	}
+	err := probePort(*p)
+	if errors.Is(err, syscall.EADDRNOTAVAIL) {
+		return client.Conflict("port %s: %s is not an address of this host", p.Name, p.Address)
+	}
+	if err != nil {
+		return client.Conflict("port %s: %s is taken on this host by another program: %v", p.Name, c, err)
+	}
+	return nil
+}
+
+// elsewhere is what becomes of a port that another task has. One that the allocation has for all of its
+// tasks leads to the first that does not say what it is for.
+func (m *Manager) elsewhere(t *task, p *client.Port, c, other claim) error {
+	const advice = "name the ports of each task in config { ports = [...] }"
+	ofGroup := c.alloc != "" && c.alloc == other.alloc
+	switch {
+	case c.stack != "":
+		return client.Conflict("port %s: %s is taken in the network stack of this allocation by task %s", p.Name, c,
+			other.key)
+	case ofGroup && p.Job && t.info.Spec.Ports[p.Name].Offered:
+		m.Event(t.id(), "ports", fmt.Sprintf("port %s: %s leads to task %s of the allocation: %s", p.Name, c, other.key,
+			advice))
+		p.Port, p.Address = 0, ""
+		return nil
+	case ofGroup:
+		return client.Conflict("port %s: %s leads to task %s of the allocation already: %s", p.Name, c, other.key, advice)
+	}
+	return client.Conflict("port %s: %s is taken on this host by task %s, with %s", p.Name, c, other.key, other.binding)
 }
 
 // claim records a claim unless one that it cannot share is in its way. It returns that, or else one
@@ -96,7 +152,7 @@ func (m *Manager) claim(c claim) (other claim, taken bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, o := range m.ports {
-		if !c.meets(o.binding) {
+		if !c.conflicts(o) {
 			continue
 		}
 		if other, taken = o, true; !c.shares(o) {
@@ -107,9 +163,18 @@ func (m *Manager) claim(c claim) (other claim, taken bool) {
 	return other, taken
 }
 
+// probePort binds what is to be bound, for a moment.
 func probePort(p client.Port) error {
-	addr := net.JoinHostPort(p.Address, strconv.Itoa(p.Port))
-	if p.Protocol == "udp" {
+	for n := range max(1, p.Count) {
+		if err := probe(p.Protocol, net.JoinHostPort(p.Address, strconv.Itoa(p.Port+n))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func probe(protocol, addr string) error {
+	if protocol == "udp" {
 		c, err := net.ListenPacket("udp", addr)
 		if err != nil {
 			return err
@@ -127,4 +192,13 @@ func (m *Manager) releasePorts(t *task) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.ports = slices.DeleteFunc(m.ports, func(c claim) bool { return c.key == t.key() })
+}
+
+// adoptPorts has what a task of an earlier daemon has be its own.
+func (m *Manager) adoptPorts(t *task) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, p := range t.info.Ports {
+		m.ports = append(m.ports, t.claims(p)...)
+	}
 }

@@ -56,6 +56,8 @@ func (m *Manager) Recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	m.adoptNetworks()
+	nerr := m.sweepNetworks(ctx)
 	known := m.known() // before any of them is gone, or lets go of its ruleset
 	rerr := m.Rulesets.Reconcile(m.rulesetHolders())
 	todo := make(chan *task)
@@ -80,7 +82,7 @@ func (m *Manager) Recover(ctx context.Context) error {
 		return nil
 	}
 	// Whether or not the disk is full or a mount hangs: what runs is to be looked after.
-	err = errors.Join(rerr, m.dropInputs(), m.sweepStrays(ctx, alive, known), m.NFS.Reconcile(m.holders()))
+	err = errors.Join(rerr, nerr, m.dropInputs(), m.sweepStrays(ctx, alive, known), m.NFS.Reconcile(m.holders()))
 	if err != nil {
 		m.Log.Error("recovery: cleanup is incomplete; the next daemon tries again", "error", err)
 		m.Event("", "cleanup", "cleanup after earlier tasks is incomplete; the next daemon tries again: "+err.Error())
@@ -290,13 +292,9 @@ func (m *Manager) adopt(t *task, alive []jail.Info) {
 			return
 		}
 	}
-	m.mu.Lock()
-	for _, p := range t.info.Ports {
-		if !p.Exposed {
-			m.ports = append(m.ports, t.claim(p))
-		}
+	if !t.isPublished() { // of which it is known already
+		m.adoptPorts(t)
 	}
-	m.mu.Unlock()
 	if t.info.State == client.Running {
 		m.announce(t)
 	}

@@ -76,11 +76,14 @@ const (
 	maxRequests = 2000
 	maxMounts   = 128
 	maxPorts    = 256
+	// maxPublished are ports of the host: each has a socket of the daemon's.
+	maxPublished = 1024
 )
 
 func (p *plan) check(maxRules int) error {
 	for what, n := range map[string][2]int{"privileges": {len(p.requests), maxRequests},
 		"mounts": {len(p.mounts), maxMounts}, "ports": {len(p.ports), maxPorts},
+		"ports of the host":          {p.hostPorts(), maxPublished},
 		"writable paths and volumes": {len(p.image.Manifest.Writable) + len(p.volumes), maxMounts}} {
 		if n[0] > n[1] {
 			return client.Invalid("image and job ask for %d %s; at most %d are allowed", n[0], what, n[1])
@@ -99,6 +102,16 @@ func (p *plan) check(maxRules int) error {
 		on[target] = true
 	}
 	return nil
+}
+
+// hostPorts is how many ports of the host the task has.
+func (p *plan) hostPorts() (n int) {
+	for _, port := range p.ports {
+		if port.Port != 0 {
+			n += max(1, port.Count)
+		}
+	}
+	return n
 }
 
 // askUser asks for what the process will run as, as far as its name tells; see

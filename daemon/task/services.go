@@ -15,6 +15,7 @@ import (
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/internal/printable"
+	"github.com/freejail/freejail/network"
 	"github.com/freejail/freejail/policy"
 )
 
@@ -96,7 +97,12 @@ func (p *plan) addServices(spec client.TaskSpec) error {
 				name, p.image.Name)
 		}
 	}
-	for _, a := range announcements(*p.image.Manifest, spec.Service) {
+	all := announcements(*p.image.Manifest, spec.Service)
+	if len(all) > 0 && p.network.Mode == network.None {
+		p.note("services: none is registered, as the network none has loopback alone")
+		return nil
+	}
+	for _, a := range all {
 		if err := a.validate(); err != nil {
 			return client.Invalid("the service of port %s: %v", a.port, err)
 		}
@@ -155,6 +161,9 @@ func (a announcement) validate() error {
 
 func (m *Manager) services(t *task) []catalog.Service {
 	i := t.snapshot()
+	if i.Network != nil && !i.Network.Address().IsValid() { // nobody would reach them
+		return nil
+	}
 	img, err := t.root.image(i)
 	if err != nil {
 		m.Log.Error("services", "task", i.Spec.ID, "error", err)
@@ -170,20 +179,38 @@ func (m *Manager) services(t *task) []catalog.Service {
 		// Last: no label can be taken for them.
 		maps.Copy(s.Meta, map[string]string{"jail": i.Jail, "jid": strconv.Itoa(i.JID), "image": img.Name,
 			"image-digest": i.Digest, "task": i.Spec.ID})
+		if c := a.check; c != nil {
+			s.Check = &catalog.Check{Type: c.Type, Path: c.Path, Interval: c.Interval.Std(), Timeout: c.Timeout.Std()}
+		}
 		for _, p := range i.Ports {
 			if p.Name == a.port {
-				s.Address, s.Port = cmp.Or(p.Address, m.Config.Consul.Advertise), p.Port
-				s.Bound, s.Protocol = p.Address, p.Protocol
+				m.locate(&s, i.Network, p)
 			}
-		}
-		if c := a.check; c != nil { // of the task itself, wherever it is announced
-			s.Check = &catalog.Check{Type: c.Type, Path: c.Path, Interval: c.Interval.Std(), Timeout: c.Timeout.Std(),
-				Address: s.Address}
 		}
 		s.Address = cmp.Or(i.Spec.Service.Ports[a.port].Address, s.Address)
 		out = append(out, s)
 	}
 	return out
+}
+
+// locate says where a service is reached, and where its check reaches the task itself: where the host
+// leads to it, or else at its own address.
+func (m *Manager) locate(s *catalog.Service, n *client.NetworkInfo, p client.Port) {
+	s.Protocol, s.Bound = p.Protocol, p.Address
+	s.Address, s.Port = cmp.Or(p.Address, m.Config.Consul.Advertise), p.Port
+	own := n.Address()
+	if !own.IsValid() {
+		if s.Check != nil {
+			s.Check.Address = s.Address
+		}
+		return
+	}
+	if p.Port == 0 {
+		s.Address, s.Port, s.Bound = own.String(), p.To, own.String()
+	}
+	if s.Check != nil {
+		s.Check.Address, s.Check.Port = own.String(), p.To
+	}
 }
 
 func (m *Manager) withServices(i client.Task) client.Task {

@@ -213,5 +213,7 @@ func (m *Manager) permitted(t *task, img *image.Image) (*plan, error) {
 	for _, text := range p.notes {
 		m.Event(t.id(), "ports", text)
 	}
-	return p, m.claimPorts(t)
+	err = m.claimPorts(t)
+	p.ports = t.info.Ports // of which one may lead to another task of the allocation
+	return p, err
 }

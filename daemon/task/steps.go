@@ -31,6 +31,11 @@ type step struct {
 // steps are those of a start, in their order. What has a name here is in journals that
 // other versions have written or will read: a step that is no longer taken keeps its undo.
 var steps = []step{{
+	name:   "address", // first, so that it is given back when all else is gone
+	wanted: (*start).connected,
+	do:     (*start).reserve,
+	undo:   (*Manager).release,
+}, {
 	name: "ruleset",
 	do:   (*start).acquireRuleset,
 	undo: func(m *Manager, _ context.Context, t *task, _ string) error { m.Rulesets.Release(t.key()); return nil },
@@ -53,6 +58,16 @@ var steps = []step{{
 	undo: func(_ *Manager, _ context.Context, t *task, root string) error {
 		return t.root.unmount(root, t.filesDir())
 	},
+}, {
+	name:   "network",
+	wanted: (*start).connected,
+	do:     (*start).attach,
+	undo:   (*Manager).detach,
+}, {
+	name:   "publish", // before the jail: its processes end while they are connected
+	wanted: (*start).filtered,
+	do:     (*start).publish,
+	undo:   (*Manager).withdraw,
 }, {
 	name: "jail",
 	arg:  func(s *start) string { return s.t.info.Jail },
@@ -164,6 +179,11 @@ func (m *Manager) removeRoot(ctx context.Context, t *task, kind string) error {
 func (s *start) createJail(ctx context.Context) error {
 	spec := s.t.info.Spec
 	params := s.m.secureParams()
+	stack := ""
+	if e := s.t.endpointOf(); e != nil {
+		stack = s.m.Networks.JailStack(*e)
+		maps.Copy(params, networkParams(*e))
+	}
 	maps.Copy(params, s.plan.params)
 	if s.t.info.Ruleset != 0 {
 		params["devfs_ruleset"] = strconv.Itoa(s.t.info.Ruleset)
@@ -174,7 +194,7 @@ func (s *start) createJail(ctx context.Context) error {
 	limits := jailLimits(spec.Limits)
 	jid, err := s.m.Jails.Create(ctx, jail.Spec{Name: s.t.info.Jail, Root: s.t.info.Root,
 		Hostname: cmp.Or(spec.Hostname, spec.ID), Params: params, Meta: meta, Limits: limits,
-		Linux: s.plan.linuxulator(), InMemory: s.plan.inMemory})
+		Linux: s.plan.linuxulator(), InMemory: s.plan.inMemory, Stack: stack})
 	s.t.set(func(i *client.Task) { i.JID = jid })
 	for _, text := range s.m.Jails.Unenforced(limits) {
 		s.m.Event(s.t.id(), "limits", "not enforced on this host: "+text)

@@ -55,7 +55,9 @@ func (m *Manager) finish(t *task, e client.Exit) {
 	await(context.Background(), m.sweepUp(t).emptied, awayTime) // what does not die keeps its end from nobody
 	m.endOutputs(t)
 	t.closeInput()
-	m.releasePorts(t)
+	if !t.isPublished() { // what the daemon itself holds is released with that
+		m.releasePorts(t)
+	}
 	m.note(t, "end", func(i *client.Task) { i.State, i.PID, i.JID = client.Exited, 0, 0 })
 	m.Event(t.id(), "exited", exitText(e))
 	t.isOver()

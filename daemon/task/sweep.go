@@ -109,7 +109,7 @@ func (m *Manager) undoAll(t *task, w *walk) error {
 	defer func() { leave() }()
 	for busy := false; ; {
 		t.mu.Lock()
-		n, alive := len(t.undos), t.began("jail")
+		n, alive := len(t.undos), t.began("jail") || t.began("publish")
 		var u undo
 		if n > 0 {
 			u = t.undos[n-1]

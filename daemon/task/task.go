@@ -12,6 +12,7 @@ import (
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/network"
 )
 
 // task is one task of this host, from its start until it is destroyed.
@@ -24,6 +25,7 @@ type task struct {
 	hostEnds   bool                    // it was told to end with the host
 	pidStart   string                  // when the process started, against reuse of its pid
 	user       *image.Creds            // as whom the process was started; nil in journals of older daemons
+	endpoint   *network.Endpoint       // of a network; nil on the host's
 	undos      []undo
 	journal    *journal
 	root       root
