@@ -227,8 +227,9 @@ func (d *Daemon) openTasks() {
 	d.judge = &judge.Judge{Ledger: d.ledger, Images: d.images, Metrics: &d.metrics, Log: d.log, InForce: d.inForce,
 		Remote: len(d.cfg.NFS.Servers) > 0}
 	h := task.Host{Config: d.cfg, Log: d.log, Boot: d.boot, Restarted: d.restarted(), Mounter: d.descriptors,
-		Jails: d.jails, Rulesets: d.rulesets, NFS: d.nfs, Images: d.images, Judge: d.judge, Works: &d.works,
-		Traffic: d.networks.Counters, Stores: d.storage, Tell: d.addEvent, Damaged: d.noteDamage}
+		Jails: d.jails, Rulesets: d.rulesets, Networks: d.networks, Traffic: d.networks.Counters, NFS: d.nfs,
+		Images: d.images, Judge: d.judge, Works: &d.works, Stores: d.storage, Tell: d.addEvent,
+		Damaged: d.noteDamage}
 	h.Catalog = catalog.NewLocal(func(id, message string) { d.tasks.Event(id, "check", message) })
 	if d.catalog != nil {
 		h.Catalog = d.catalog

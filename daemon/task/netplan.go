@@ -74,9 +74,7 @@ func (m *Manager) addNetwork(p *plan, spec client.TaskSpec) error {
 		}
 		return client.Invalid("network %q: this host has no such network; it has: %s", name, strings.Join(names, ", "))
 	}
-	if p.network = p.all[i]; m.Networks == nil && !p.onHost() {
-		return client.Invalid("network %s: networks are not finished in this version", name)
-	}
+	p.network = p.all[i]
 	p.ask(policy.Network(name), source)
 	if err := p.checkShare(spec); err != nil {
 		return err

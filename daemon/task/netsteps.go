@@ -241,9 +241,6 @@ func (m *Manager) adoptNetworks() {
 
 // sweepNetworks has the host's networks be as those tasks need them that may run on.
 func (m *Manager) sweepNetworks(ctx context.Context) error {
-	if m.Networks == nil {
-		return nil
-	}
 	var live []network.Task
 	for _, t := range m.all() {
 		t.mu.Lock()
