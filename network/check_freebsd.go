@@ -17,6 +17,9 @@ func (s *kernelStacks) check(n Network) error {
 	if (n.Subnet6.IsValid() || n.Pool6.First.IsValid()) && s.host.inet6 < 0 {
 		return errors.New("this kernel has no IPv6")
 	}
+	if err := forwards(n); err != nil {
+		return err
+	}
 	switch n.Mode {
 	case Bridged:
 		return s.checkBridge(n.Bridge)
