@@ -25,7 +25,9 @@ func aliasMarkOf(stateDir string) aliasMark {
 
 func (m aliasMark) text() string { return string(m[:]) }
 
-func (m aliasMark) lifetime() uint32 { return 0xffff0000 | uint32(binary.BigEndian.Uint16(m[:])%0xffff) }
+func (m aliasMark) lifetime() uint32 {
+	return 0xffff0000 | uint32(binary.BigEndian.Uint16(m[:])%0xffff)
+}
 
 func (s *kernelStacks) attachAlias(n Network, e Endpoint) error {
 	if !s.host.has(n.Interface) {

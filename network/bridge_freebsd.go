@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"runtime"
 	"slices"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,7 +24,10 @@ const (
 // bridgeOf is the bridge of a network: the operator's, or freejail's own, which is made at the first need.
 func (s *kernelStacks) bridgeOf(n Network) (string, error) {
 	if n.Mode == Bridged {
-		return n.Bridge, s.checkBridge(n.Bridge)
+		if err := s.checkBridge(n.Bridge); err != nil {
+			return "", err
+		}
+		return n.Bridge, s.sparesMembers(n.Bridge)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -47,6 +52,66 @@ func (s *kernelStacks) checkBridge(name string) error {
 	}
 	return nil
 }
+
+// sparesMembers refuses to add a member to a bridge where the kernel would take the IPv6 addresses of others away: of
+// those that have a link-local one, where the bridge has one too (bridge_ioctl_add in net/if_bridge.c).
+func (s *kernelStacks) sparesMembers(bridge string) error {
+	overlap, err := unix.SysctlUint32("net.link.bridge.allow_llz_overlap")
+	if err != nil || overlap != 0 || !s.hasLinkLocal(bridge) {
+		return err
+	}
+	members, err := s.members(bridge)
+	for _, m := range members {
+		if err == nil && !ownLink(m) && s.hasLinkLocal(m) {
+			err = fmt.Errorf("bridge %s and its member %s both have link-local IPv6 addresses: with another member the "+
+				"kernel would take all IPv6 addresses of %s away (ifconfig %s inet6 ifdisabled -auto_linklocal, or "+
+				"sysctl net.link.bridge.allow_llz_overlap=1)", bridge, m, m, m)
+		}
+	}
+	return err
+}
+
+func (s *kernelStacks) hasLinkLocal(name string) bool {
+	index, err := s.host.index(name)
+	if err != nil {
+		return false
+	}
+	all, err := addressesAt(index)
+	return err != nil || slices.ContainsFunc(all, func(a hostAddress) bool {
+		return a.Addr().Is6() && a.Addr().IsLinkLocalUnicast()
+	})
+}
+
+// ownLink tells whether a name is one of freejail's links.
+func ownLink(name string) bool {
+	var n uint64
+	_, err := fmt.Sscanf(name, "epair%da", &n)
+	return err == nil && n >= ownNumbers && linkName(n) == name
+}
+
+// members are those of a bridge.
+func (s *kernelStacks) members(bridge string) (names []string, err error) {
+	b := make([]byte, sizeMembers) // without room the kernel tells what they would take
+	if err := s.host.bridge(unix.SIOCGDRVSPEC, bridge, bridgeMembers, b); err != nil {
+		return nil, fmt.Errorf("members of bridge %s: %w", bridge, err)
+	}
+	list := make([]byte, max(sizeBridgeReq, binary.NativeEndian.Uint32(b)+sizeBridgeReq))
+	binary.NativeEndian.PutUint32(b, uint32(len(list)))
+	binary.NativeEndian.PutUint64(b[8:], uint64(uintptr(unsafe.Pointer(&list[0]))))
+	err = s.host.bridge(unix.SIOCGDRVSPEC, bridge, bridgeMembers, b)
+	runtime.KeepAlive(list)
+	if err != nil {
+		return nil, fmt.Errorf("members of bridge %s: %w", bridge, err)
+	}
+	for n := binary.NativeEndian.Uint32(b); n >= sizeBridgeReq; n -= sizeBridgeReq {
+		names = append(names, unix.ByteSliceToString(list[:nameSize]))
+		list = list[sizeBridgeReq:]
+	}
+	return names, nil
+}
+
+// sizeBridgeParam is struct ifbropreq, sizeMembers struct ifbifconf of net/if_bridgevar.h.
+const sizeBridgeParam, sizeMembers = 56, 16
 
 // ownBridge tells how freejail's bridge of a network is described.
 func (s *kernelStacks) ownBridge(n Network) string { return s.about("network:" + n.Name) }
@@ -138,11 +203,15 @@ func gateways(n Network) (list []netip.Prefix) {
 // giveAddresses gives a bridge the addresses that it is to have. What it had by an earlier configuration is taken
 // away, and what it has stays untouched: tasks may use it.
 func (s *kernelStacks) giveAddresses(name string, want []netip.Prefix) error {
-	all, err := kernelAddresses()
+	index, err := s.host.index(name)
+	if err != nil {
+		return err
+	}
+	all, err := addressesAt(index)
 	has := map[netip.Prefix]bool{}
 	for _, a := range all {
-		if err != nil || a.Interface != name {
-			continue
+		if err != nil {
+			break
 		}
 		if has[a.Prefix] = true; !slices.Contains(want, a.Prefix) {
 			err = s.host.delAddr(name, a.Addr())

@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// interfaces are the host's, by an answer that lists all of them.
-func interfaces() (list []*route.InterfaceMessage, addrs []*route.InterfaceAddrMessage, err error) {
-	b, err := route.FetchRIB(unix.AF_UNSPEC, syscall.NET_RT_IFLIST, 0)
+// interfaces are the host's, with their addresses: the one of an index, or all where that is 0.
+func interfaces(index int) (list []*route.InterfaceMessage, addrs []*route.InterfaceAddrMessage, err error) {
+	b, err := route.FetchRIB(unix.AF_UNSPEC, syscall.NET_RT_IFLIST, index)
 	if err != nil {
 		return nil, nil, fmt.Errorf("list interfaces: %w", err)
 	}
@@ -32,7 +32,7 @@ func interfaces() (list []*route.InterfaceMessage, addrs []*route.InterfaceAddrM
 
 // described are the interfaces that are of this state directory, by name with what they are for.
 func (s *kernelStacks) described() (map[string]string, error) {
-	list, _, err := interfaces()
+	list, _, err := interfaces(0)
 	found := map[string]string{}
 	for _, m := range list {
 		text, is := strings.CutPrefix(s.host.description(m.Name), "freejail ")
@@ -84,9 +84,12 @@ func (s *kernelStacks) counters() (map[string]Counters, error) {
 	return out, err
 }
 
-// kernelAddresses are those of all interfaces of the host.
-func kernelAddresses() (out []hostAddress, err error) {
-	list, addrs, err := interfaces()
+// kernelAddresses are those of the host's interfaces.
+func kernelAddresses() ([]hostAddress, error) { return addressesAt(0) }
+
+// addressesAt are those of an interface by its index.
+func addressesAt(index int) (out []hostAddress, err error) {
+	list, addrs, err := interfaces(index)
 	names := map[int]string{}
 	for _, m := range list {
 		names[m.Index] = m.Name
@@ -139,10 +142,15 @@ func (s *kernelStacks) prune(networks []Network) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for name, what := range own {
-		if strings.HasPrefix(what, "network:") && !keep[what] && !s.hasMembers(name) {
-			delete(s.bridges, name)
-			errs = append(errs, s.host.do("removal", unix.SIOCIFDESTROY, named(sizeIfreq, name)))
+		if !strings.HasPrefix(what, "network:") || keep[what] {
+			continue
 		}
+		members, err := s.members(name)
+		if err == nil && len(members) == 0 {
+			delete(s.bridges, name)
+			err = s.host.do("removal", unix.SIOCIFDESTROY, named(sizeIfreq, name))
+		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }

@@ -26,8 +26,8 @@ type links struct {
 func (l *links) create(kind, name, description string) error {
 	err := l.try(kind, name, description)
 	if errors.Is(err, unix.EINVAL) { // no such kind
-		if loaded := bsd.LoadModule("if_" + kind); loaded != nil {
-			return loaded
+		if lerr := bsd.LoadModule("if_" + kind); lerr != nil {
+			return fmt.Errorf("%w (load it before securelevel is raised: sysrc kld_list+=if_%s)", lerr, kind)
 		}
 		err = l.try(kind, name, description)
 	}

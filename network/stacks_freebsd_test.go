@@ -489,6 +489,7 @@ func TestBridged(t *testing.T) {
 	if got := echoes(to); got != "hello <nil>" {
 		t.Errorf("the host to a task: %s", got)
 	}
+	f.keepsAddressesOfMembers(n, ends[0])
 	n.Isolate = true
 	for i := range ends {
 		f.check(f.detach(ends[i]))
@@ -504,6 +505,24 @@ func TestBridged(t *testing.T) {
 	if got := echoes(to); got != "hello <nil>" {
 		t.Errorf("the host to an isolated task: %s", got)
 	}
+}
+
+// keepsAddressesOfMembers has a neighbour on the bridge that would lose what the operator gave it.
+func (f stackFixture) keepsAddressesOfMembers(n Network, e Endpoint) {
+	f.Helper()
+	run := func(cmd string) {
+		if out, err := exec.Command("sh", "-c", cmd).CombinedOutput(); err != nil {
+			f.Errorf("%s: %v: %s", cmd, err, out)
+		}
+	}
+	run("ifconfig epair77 create up && ifconfig " + n.Bridge + " addm epair77a && " +
+		"ifconfig epair77a inet6 fe80::77 -ifdisabled && ifconfig " + n.Bridge + " inet6 fe80::78 -ifdisabled")
+	defer run("ifconfig epair77a destroy && ifconfig " + n.Bridge + " inet6 fe80::78 delete")
+	f.check(f.detach(e))
+	if err := f.attach(n, e); err == nil || !strings.Contains(err.Error(), "epair77a both have link-local") {
+		f.Errorf("a member would lose its addresses: %v", err)
+	}
+	run("ifconfig epair77a | grep -q fe80::77")
 }
 
 func TestAlias(t *testing.T) {

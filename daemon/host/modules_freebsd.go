@@ -3,7 +3,9 @@ package host
 import (
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/freejail/freejail/internal/bsd"
 	"github.com/freejail/freejail/internal/mount"
+	"github.com/freejail/freejail/network"
 )
 
 // Modules are the file systems that the daemon itself mounts for its tasks.
@@ -18,6 +20,16 @@ func Modules(cfg Config) []string {
 	return own
 }
 
+// networkModules are those of the interfaces that the daemon makes for its tasks.
+func networkModules(cfg Config) []string {
+	for _, n := range cfg.Networks {
+		if n.Mode == network.NAT || n.Mode == network.Bridged {
+			return []string{"if_epair", "if_bridge"}
+		}
+	}
+	return nil
+}
+
 // LoadModules loads what the daemon itself needs: of a module that is not loaded
 // a task's mount is asked for. A kernel without one says so when it is mounted.
 func LoadModules(cfg Config, log hclog.Logger) {
@@ -27,6 +39,13 @@ func LoadModules(cfg Config, log hclog.Logger) {
 		}
 		if err := mount.Load(name); err != nil {
 			log.Warn("a file system cannot be loaded: build it into the kernel, "+
+				"or load it before securelevel is raised (sysrc kld_list+="+name+")",
+				"module", name, "error", err)
+		}
+	}
+	for _, name := range networkModules(cfg) {
+		if err := bsd.LoadModule(name); err != nil {
+			log.Warn("a module for networks cannot be loaded: build it into the kernel, "+
 				"or load it before securelevel is raised (sysrc kld_list+="+name+")",
 				"module", name, "error", err)
 		}
