@@ -1,10 +1,13 @@
 package daemon
 
 import (
+	"bytes"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/daemon/host"
 )
 
@@ -40,5 +43,58 @@ func TestUnusableNetwork(t *testing.T) {
 	cfg.Networks = nil
 	if err := host.CheckNetworks(cfg); err != nil {
 		t.Error(err)
+	}
+}
+
+const testNetworks = `
+default_network = "web"
+network "web" {
+  mode    = "nat"
+  subnet4 = "10.211.3.0/24"
+  subnet6 = "fd00:211:3::/64"
+}
+network "pub" {
+  mode      = "alias"
+  interface = "fjnone0"
+  subnet4   = "10.211.4.0/24"
+  pool4     = "10.211.4.10-10.211.4.13"
+}
+`
+
+func TestNetworksAreListed(t *testing.T) {
+	c, _ := daemonAt(t, shortDir(t), testNetworks)
+	list, err := c.Networks(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	by := map[string]client.NetworkStatus{}
+	for _, n := range list {
+		names, by[n.Name] = append(names, n.Name), n
+	}
+	if want := []string{"host", "none", "web", "pub"}; !slices.Equal(names, want) {
+		t.Fatalf("%q", names)
+	}
+	web, pub := by["web"], by["pub"]
+	if web.Mode != "nat" || web.Bridge != "fj-web" || !web.Default || web.Used != 0 || web.Size != 253 ||
+		!slices.Equal(web.Subnets, []string{"10.211.3.0/24", "fd00:211:3::/64"}) ||
+		!slices.Equal(web.Gateways, []string{"10.211.3.1", "fd00:211:3::1"}) ||
+		!slices.Equal(web.HostAccess, []string{"53/udp", "53/tcp"}) {
+		t.Errorf("%+v", web)
+	}
+	if pub.Size != 4 || !slices.Equal(pub.Pools, []string{"10.211.4.10-10.211.4.13"}) ||
+		!strings.Contains(pub.Problem, "fjnone0") || by["host"].Default {
+		t.Errorf("%+v", pub)
+	}
+	var out bytes.Buffer
+	if err := c.Metrics(t.Context(), &out); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`freejail_network_addresses{network="web"} 253`,
+		`freejail_network_addresses_used{network="pub"} 0`, `freejail_network_faulty{network="pub"} 1`,
+		"freejail_published_sockets 0", "freejail_published_sockets_max ", "freejail_forward_drops_total 0"} {
+		if !strings.Contains(out.String(), "\n"+want) {
+			t.Errorf("no %s in\n%s", want, out.String())
+		}
 	}
 }

@@ -74,7 +74,9 @@ type wanted struct {
 	family bool
 }
 
-func newPorts(cfg Config) (ports, error) { return newHolder(cfg.Log, limitsOf(openFiles())), nil }
+func newPorts(cfg Config) (ports, error) {
+	return newHolder(cfg.Log, limitsOf(openFiles())), eachInherited(closeOnExec)
+}
 
 func newHolder(log hclog.Logger, l limits) *holder {
 	if log == nil {
@@ -392,30 +394,39 @@ func inheritable(c syscall.Conn) (fd int, err error) {
 // inherit takes the sockets that an upgraded daemon has left: the first of this process's that needs them,
 // not one that only looks at the host.
 func (h *holder) inherit() error {
+	err := eachInherited(func(fd int) error {
+		p, err := placeOf(fd)
+		if err == nil {
+			h.inherited[p] = os.NewFile(uintptr(fd), p.String())
+		}
+		return err
+	})
+	return errors.Join(err, os.Unsetenv(portFDs))
+}
+
+// eachInherited calls a function for each socket that an upgraded daemon has left.
+func eachInherited(do func(fd int) error) error {
 	text := os.Getenv(portFDs)
 	if text == "" {
 		return nil
-	}
-	if err := os.Unsetenv(portFDs); err != nil {
-		return err
 	}
 	var errs []error
 	for number := range strings.SplitSeq(text, ",") {
 		fd, err := strconv.Atoi(number)
 		if err == nil {
-			_, err = unix.FcntlInt(uintptr(fd), unix.F_SETFD, unix.FD_CLOEXEC)
-		}
-		var p bound
-		if err == nil {
-			p, err = placeOf(fd)
+			err = do(fd)
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %s: %w", portFDs, number, err))
-			continue
 		}
-		h.inherited[p] = os.NewFile(uintptr(fd), p.String())
 	}
 	return errors.Join(errs...)
+}
+
+// closeOnExec keeps a socket from programs that this daemon executes.
+func closeOnExec(fd int) error {
+	_, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, unix.FD_CLOEXEC)
+	return err
 }
 
 // settle closes what an upgraded daemon has left and no task has taken.
