@@ -25,8 +25,8 @@ func (l *anchorLock) take() error {
 	}
 	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		err = fmt.Errorf("%w for this daemon: another one on this host has the anchor %s of pf (%s): one of them alone "+
-			"can have networks of mode nat", errNoFilter, pfAnchor, pfLock)
+		err = fmt.Errorf("%w for this daemon: another one on this host has the anchor %s of pf (%s): "+
+			"one of them alone can have networks of mode nat", errNoFilter, pfAnchor, pfLock)
 	}
 	if err != nil {
 		return errors.Join(err, f.Close())

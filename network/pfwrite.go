@@ -155,10 +155,12 @@ func (w *pfWriter) fromTasks(n pfNet) {
 func (w *pfWriter) tagged(pass, state pfText) {
 	for _, n := range w.mode(NAT) {
 		for _, s := range n.stacks {
+			if len(s.published) == 0 {
+				continue
+			}
 			for _, a := range s.addrs() {
-				if len(s.published) > 0 {
-					w.rule(`%s %s from any to %s tagged freejail_in %s label "%s"`, pass, pfFamily(a), pfAddress(a), state, s.label)
-				}
+				w.rule(`%s %s from any to %s tagged freejail_in %s label "%s"`,
+					pass, pfFamily(a), pfAddress(a), state, s.label)
 			}
 		}
 	}

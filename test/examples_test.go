@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"syscall"
@@ -101,6 +102,29 @@ func TestExamplesAreRead(t *testing.T) {
 		// systemd also looks for the program, which is not installed.
 		if err != nil && !bytes.Contains(out, []byte("is not executable: No such file or directory")) {
 			t.Errorf("%q: %v: %s", args, err, out)
+		}
+	}
+}
+
+// devd leaves the links of tasks alone, and no other interface.
+func TestDevdRuleIsForLinksOfTasks(t *testing.T) {
+	text, err := os.ReadFile(shipped(t, "example/devd/freejail.conf"))
+	check(t, err)
+	m := regexp.MustCompile(`"subsystem"\s+"([^"]+)"`).FindSubmatch(text)
+	if m == nil {
+		t.Fatalf("no subsystem in\n%s", text)
+	}
+	fits := regexp.MustCompile("^(?i:" + string(m[1]) + ")$") // as devd.cc has it
+	for n := range 40000 {
+		for _, end := range []string{"a", "b"} {
+			if name := fmt.Sprintf("epair%d%s", n, end); fits.MatchString(name) != (n >= 16384 && n <= 32767) {
+				t.Fatalf("%s: %v", name, fits.MatchString(name))
+			}
+		}
+	}
+	for _, name := range []string{"em0", "epair20000", "epair20000c", "xepair20000a", "bridge0", "lo0"} {
+		if fits.MatchString(name) {
+			t.Errorf("%s is not a task's", name)
 		}
 	}
 }

@@ -15,6 +15,7 @@ var installed = map[string]string{
 	"/usr/local/bin/freejail":                       "",
 	"/usr/local/etc/rc.d/freejail":                  "example/rc.d/freejail",
 	"/usr/local/etc/newsyslog.conf.d/freejail.conf": "example/newsyslog.conf.d/freejail.conf",
+	"/usr/local/etc/devd/freejail.conf":             "example/devd/freejail.conf",
 	"/usr/local/etc/freejail.hcl.sample":            "example/host/freejail.hcl",
 }
 

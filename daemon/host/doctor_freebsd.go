@@ -52,6 +52,7 @@ func (c *Checks) system(cfg Config) {
 		c.dataset(cfg.Storage.ZFSDataset)
 	}
 	c.linux()
+	c.stacks(cfg, thisStackHost())
 }
 
 func (c *Checks) linux() {
