@@ -34,13 +34,18 @@ func run(args []string) error {
 }
 
 // address is where freejail wants the manifest's port "http" to be: the port
-// that Nomad chose, or the image's own.
+// that Nomad chose, or the image's own. Where the task has addresses of its own, and not the
+// host's, it is all of them: of IPv4, IPv6, and loopback.
 func address() string {
 	port := os.Getenv("FREEJAIL_PORT_http")
 	if port == "" {
 		port = "8080"
 	}
-	return net.JoinHostPort(os.Getenv("FREEJAIL_ADDR_http"), port)
+	addr := os.Getenv("FREEJAIL_ADDR_http")
+	if addr != os.Getenv("FREEJAIL_HOST_ADDR_http") {
+		addr = ""
+	}
+	return net.JoinHostPort(addr, port)
 }
 
 func serve() error {
