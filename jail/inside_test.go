@@ -82,6 +82,8 @@ func inside(what string) {
 	case "raw":
 		_, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_ICMP)
 		fmt.Println(err)
+	case "addresses":
+		tryAddresses()
 	case "files":
 		n := 0
 		for ; n < 10000; n++ {

@@ -71,6 +71,9 @@ func (m *Manager) Create(_ context.Context, s Spec) (int, error) {
 	if err := s.check(); err != nil {
 		return 0, err
 	}
+	if _, err := confinementOf(s); err != nil {
+		return 0, &Error{Op: "create", Jail: s.Name, Err: err}
+	}
 	if err := os.Mkdir(m.path(s.Name), 0o700); err != nil {
 		return 0, &Error{Op: "create", Jail: s.Name, Err: err}
 	}
@@ -112,6 +115,9 @@ func (m *Manager) start(ctx context.Context, name string, p Process, tty bool, o
 	}
 	// Watched before it runs: no exit is missed.
 	if err := m.watch.add(pid, name); err != nil {
+		return 0, &Error{Op: "start", Jail: name, Err: err}
+	}
+	if err := confine(name, pid, s); err != nil {
 		return 0, &Error{Op: "start", Jail: name, Err: err}
 	}
 	if err := ctx.Err(); err != nil {
