@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -60,7 +61,8 @@ var programs = testprog.Programs{
 		c.Stdin, c.Stdout, c.Stderr, c.SysProcAttr = os.Stdin, os.Stdout, os.Stderr, &syscall.SysProcAttr{Setsid: true}
 		return failed(c.Start(), 99, 5)
 	},
-	"serve": func([]string) int { return answerAndKeep() },
+	"serve":  func([]string) int { return answerAndKeep() },
+	"return": func(args []string) int { return returnAll(args[0]) },
 	"read": func(args []string) int { // again and again
 		fmt.Println("reading")
 		for {
@@ -143,6 +145,26 @@ func answerAndKeep() int {
 	}()
 	<-c
 	return 3
+}
+
+// returnAll sends back what it gets, at an address.
+func returnAll(address string) int {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		fmt.Println(err)
+		return 99
+	}
+	fmt.Println(l.Addr())
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return 98
+		}
+		go func() {
+			defer c.Close()
+			_, _ = io.Copy(c, c)
+		}()
+	}
 }
 
 // archive builds an image of this test binary with a manifest.
