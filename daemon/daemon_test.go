@@ -61,8 +61,10 @@ var programs = testprog.Programs{
 		c.Stdin, c.Stdout, c.Stderr, c.SysProcAttr = os.Stdin, os.Stdout, os.Stderr, &syscall.SysProcAttr{Setsid: true}
 		return failed(c.Start(), 99, 5)
 	},
-	"serve":  func([]string) int { return answerAndKeep() },
 	"return": func(args []string) int { return returnAll(args[0]) },
+	"answer": func([]string) int { return answerWithAddress() },
+	"fetch":  func(args []string) int { return failed(fetch(args[0]), 9, 0) },
+	"serve":  func([]string) int { return answerAndKeep() },
 	"read": func(args []string) int { // again and again
 		fmt.Println("reading")
 		for {
@@ -165,6 +167,41 @@ func returnAll(address string) int {
 			_, _ = io.Copy(c, c)
 		}()
 	}
+}
+
+// answerWithAddress tells whoever connects to the port web where the program is.
+func answerWithAddress() int {
+	l, err := net.Listen("tcp", ":"+os.Getenv("FREEJAIL_PORT_web"))
+	if err != nil {
+		return failed(err, 99, 0)
+	}
+	fmt.Println("listening")
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return failed(err, 98, 0)
+		}
+		_, err = fmt.Fprint(conn, os.Getenv("FREEJAIL_ADDR_web"))
+		if err = errors.Join(err, conn.Close()); err != nil {
+			fmt.Println(err)
+		}
+	}
+}
+
+// fetch shows what a server says, once it is there.
+func fetch(address string) error {
+	text, err := say(address)
+	fmt.Println("got", text)
+	return err
+}
+
+func say(address string) (string, error) {
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		return "", err
+	}
+	b, err := io.ReadAll(conn)
+	return string(b), errors.Join(err, conn.Close())
 }
 
 // archive builds an image of this test binary with a manifest.

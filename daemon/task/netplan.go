@@ -91,10 +91,10 @@ func (p *plan) checkShare(spec client.TaskSpec) error {
 		return client.Invalid("share %q: only \"group\" is supported: all tasks of the allocation in one network stack",
 			spec.Share)
 	case spec.NomadLabels()["alloc_id"] == "":
-		return client.Invalid("share = \"group\" is for the tasks of an allocation of Nomad's, which this task is not of")
+		return client.Invalid("share = \"group\" is for the tasks of an allocation, and this is none")
 	case !p.network.Mode.OwnStack():
-		return client.Invalid("share = \"group\" needs a network with a stack of its own, and %s is %s: name one of %s "+
-			"(network = \"NAME\")", p.network.Name, modeText(p.network.Mode), p.ownStacks())
+		return client.Invalid("share = \"group\" needs a network with a stack of its own, and %s is %s: name one of "+
+			"%s (network = \"NAME\")", p.network.Name, modeText(p.network.Mode), p.ownStacks())
 	}
 	return nil
 }
@@ -142,9 +142,9 @@ func (p *plan) checkStack(w client.Wants, source policy.Source) error {
 	if w.VNET {
 		p.ask(policy.VNET, source)
 		if p.network.Mode != "" && !p.network.Mode.OwnStack() {
-			return client.Invalid("the %s asks for a network stack of its own (requires.vnet), and the network %s is %s: "+
-				"name one of %s (network = \"NAME\"), or make one the host's default_network", source, p.network.Name,
-				modeText(p.network.Mode), p.ownStacks())
+			return client.Invalid("the %s asks for a network stack of its own (requires.vnet), and the network %s is "+
+				"%s: name one of %s (network = \"NAME\"), or make one the host's default_network", source,
+				p.network.Name, modeText(p.network.Mode), p.ownStacks())
 		}
 	}
 	if p.onHost() {
@@ -153,8 +153,8 @@ func (p *plan) checkStack(w client.Wants, source policy.Source) error {
 	for name := range w.Jail {
 		switch top, _, _ := strings.Cut(name, "."); top {
 		case "ip4", "ip6", "noip4", "noip6", "interface":
-			return client.Invalid("jail parameter %s of the %s: the network %s gives the task its addresses; the parameter "+
-				"is for the network host alone", name, source, p.network.Name)
+			return client.Invalid("jail parameter %s of the %s: the network %s gives the task its addresses; the "+
+				"parameter is for the network host alone", name, source, p.network.Name)
 		}
 	}
 	return nil
@@ -165,7 +165,7 @@ func (c *connection) networkRequest() network.Request {
 	return network.Request{Network: c.network.Name, Addresses: c.addresses}
 }
 
-// netPorts are ports as rules have them.
+// netPort is count ports, at least one, as rules have them.
 func netPort(protocol string, first, count int) network.Port {
 	return network.Port{Protocol: protocol, First: uint16(first), Count: uint16(max(1, count))}
 }

@@ -125,7 +125,8 @@ func (p *plan) checkLed(all map[string]given) error {
 			return client.Invalid("port %s: no port of the host leads to tasks of the network %s (%s): %s%s",
 				cmp.Or(portRange(g.Port, g.count), name), p.network.Name, p.network.Mode, where, p.mapping())
 		case p.network.Mode == network.None && !g.Offered:
-			p.note("port %s: %d of the host does not lead to the task: the network none has loopback alone", name, g.Port)
+			p.note("port %s: %d of the host does not lead to the task: the network none has loopback alone", name,
+				g.Port)
 		}
 	}
 	return nil
@@ -230,8 +231,9 @@ func (p *plan) addOwnPort(name string, g given, ofGroup bool) error {
 			portNames(declared))
 	case !p.onHost() && g.Offered && p.described():
 		if !p.isDeclared(g) { // it is another task's
-			p.note("port %s of the group is not led to this task: image %s declares no such port; it declares: %s; if it "+
-				"is this task's all the same, name it in config { ports = [...] }", name, p.image.Name, portNames(declared))
+			p.note("port %s of the group is not led to this task: image %s declares no such port; it declares: %s; "+
+				"if it is this task's all the same, name it in config { ports = [...] }", name, p.image.Name,
+				portNames(declared))
 		}
 		return nil
 	case g.Label != name:
@@ -257,11 +259,8 @@ func portNames(list []image.Port) string {
 
 // addPort asks once for a port that has two names.
 func (p *plan) addPort(out client.Port, source policy.Source, published bool) error {
-	for _, first := range []int{out.Port, out.To} {
-		optional := first == 0 && !p.onHost()
-		if last := first + max(1, out.Count) - 1; !optional && (first < 1 || last > 65535) && (first == out.Port || first != 0) {
-			return client.Invalid("ports: %s = %s is not a valid port (1 to 65535)", out.Name, portRange(first, out.Count))
-		}
+	if first := p.invalid(out); first != nil {
+		return client.Invalid("ports: %s = %s is not a valid port (1 to 65535)", out.Name, portRange(*first, out.Count))
 	}
 	at, err := netip.ParseAddr(out.Address)
 	if out.Address != "" && err != nil {
@@ -275,6 +274,19 @@ func (p *plan) addPort(out client.Port, source policy.Source, published bool) er
 	same := func(r policy.Request) bool { return r.Key() == what.Key() && r.Source == source }
 	if what != nil && !slices.ContainsFunc(p.requests, same) {
 		p.ask(what, source)
+	}
+	return nil
+}
+
+// invalid is a number of a port that there cannot be, or nil.
+func (p *plan) invalid(out client.Port) *int {
+	valid := func(first int) bool { return 1 <= first && first+max(1, out.Count)-1 <= 65535 }
+	switch {
+	case !valid(out.Inside()):
+		first := out.Inside()
+		return &first
+	case !valid(out.Port) && (p.onHost() || out.Port != 0):
+		return &out.Port
 	}
 	return nil
 }
@@ -308,8 +320,8 @@ func (p *plan) checkFamily(out client.Port, at netip.Addr) error {
 	if !p.translated() || !at.IsValid() || at.IsLoopback() || has {
 		return nil
 	}
-	return client.Invalid("ports: %s: %s is an address of %s, and the network %s has none of that", out.Name, at, family,
-		p.network.Name)
+	return client.Invalid("ports: %s: %s is an address of %s, and the network %s has none of that", out.Name, at,
+		family, p.network.Name)
 }
 
 // listens is the port where the program listens whatever it is told, as far as that is known: as the
@@ -334,8 +346,8 @@ func (p *plan) checkMapped(all map[string]given) error {
 		case inside == 0 || inside == b.Port:
 		case b.Label != "":
 			p.note("port %s: %d is not mapped to %d, as tasks use the host's network: the program has to listen on "+
-				"%d (FREEJAIL_PORT_%s), or the job to say static = %d%s", b.Label, b.Port, inside, b.Port, envName(name),
-				inside, p.mapping())
+				"%d (FREEJAIL_PORT_%s), or the job to say static = %d%s", b.Label, b.Port, inside, b.Port,
+				envName(name), inside, p.mapping())
 		default:
 			return client.Invalid("ports: %d cannot be mapped to port %d of image %s: tasks use the host's network, "+
 				"and the image has no manifest with this port, by which its program would be told: give %d itself%s",
@@ -358,8 +370,8 @@ func (p *plan) portsMeet() error {
 					bindingOf(a))
 			}
 			if !p.onHost() && insideOf(a).meets(insideOf(b)) {
-				return client.Invalid("ports: %s and %s of image %s are both %s of the task", b.Name, a.Name, p.image.Name,
-					insideOf(a))
+				return client.Invalid("ports: %s and %s of image %s are both %s of the task", b.Name, a.Name,
+					p.image.Name, insideOf(a))
 			}
 		}
 	}

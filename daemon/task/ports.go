@@ -113,8 +113,10 @@ func (m *Manager) claimPort(t *task, p *client.Port, c claim) error {
 	switch {
 	case taken && !other.shares(c):
 		return m.elsewhere(t, p, c, other)
-	case c.stack != "" || taken || p.Job && c.alloc != "" && c.leads == "": // another task may be the one that serves it, and
-		return nil // serve it by now
+	case c.stack != "" || taken:
+		return nil
+	case p.Job && c.alloc != "" && c.leads == "": // another task may be the one that serves it, and serve it by now
+		return nil
 	}
 	err := probePort(*p)
 	if errors.Is(err, syscall.EADDRNOTAVAIL) {
@@ -141,7 +143,8 @@ func (m *Manager) elsewhere(t *task, p *client.Port, c, other claim) error {
 		p.Port, p.Address = 0, ""
 		return nil
 	case ofGroup:
-		return client.Conflict("port %s: %s leads to task %s of the allocation already: %s", p.Name, c, other.key, advice)
+		return client.Conflict("port %s: %s leads to task %s of the allocation already: %s", p.Name, c, other.key,
+			advice)
 	}
 	return client.Conflict("port %s: %s is taken on this host by task %s, with %s", p.Name, c, other.key, other.binding)
 }
