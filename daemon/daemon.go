@@ -347,7 +347,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	go d.janitor(ctx)
 	go d.tasks.Run(ctx)
 	go d.networks.Run(ctx)
-	return errors.Join(d.untilEnd(ctx), d.tasks.Close(), d.nfs.Close())
+	return errors.Join(d.untilEnd(ctx), d.tasks.Close(), d.networks.Close(), d.nfs.Close())
 }
 
 func (d *Daemon) backend() api.Backend {

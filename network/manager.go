@@ -335,6 +335,25 @@ func (m *Manager) Release(holder string) {
 	}
 }
 
+// Close takes the bridges and the rules away that no stack needs, when a daemon ends in good order. What
+// tasks have, they keep.
+func (m *Manager) Close() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var used []Network
+	for _, e := range m.endpoints {
+		used = withNetwork(used, e.As)
+	}
+	if len(used) > 0 || len(m.cfg.Networks) == 0 {
+		return m.stacks.prune(used)
+	}
+	err := m.filter.load(nil, nil)
+	if errors.Is(err, errNoFilter) { // then there are no rules
+		err = nil
+	}
+	return errors.Join(err, m.stacks.prune(nil))
+}
+
 // networks are those of the configuration, or what they were where a stack has that of before, and those
 // that stacks have besides. The caller locks.
 func (m *Manager) networks() []Network {

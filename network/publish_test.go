@@ -374,3 +374,29 @@ func TestTwoDaemons(t *testing.T) {
 		t.Errorf("both have %s", a.Link)
 	}
 }
+
+// A daemon that ends takes its bridges and rules along, unless a task needs them.
+func TestClose(t *testing.T) {
+	f := newFake(t)
+	m, _ := f.manager(nat())
+	e := reserve(t, m, "a", "web")
+	task := Task{Key: "a", Endpoint: e, Declared: []Port{{"tcp", 80, 1}}}
+	if err := errors.Join(m.Attach(t.Context(), e), m.Publish(t.Context(), task), m.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if len(f.bridges) != 1 || len(f.rules) != 1 {
+		t.Errorf("a task runs on without: %v, %v", f.bridges, f.rules)
+	}
+	if err := errors.Join(m.Withdraw(t.Context(), "a"), m.Detach(t.Context(), e)); err != nil {
+		t.Fatal(err)
+	}
+	m.Release("a")
+	f.failures["load"] = fmt.Errorf("it is not there: %w", errNoFilter)
+	if err := m.Close(); err != nil || len(f.bridges) != 0 {
+		t.Errorf("bridges %v: %v", f.bridges, err)
+	}
+	delete(f.failures, "load")
+	if err := m.Close(); err != nil || len(f.nets) != 0 {
+		t.Errorf("rules of %v: %v", f.nets, err)
+	}
+}
