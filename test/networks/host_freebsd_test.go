@@ -1,0 +1,175 @@
+package networks
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// apart is not needed: the host is this one, and the other machine a jail with a stack of its own.
+func apart() (code int, done bool) { return 0, false }
+
+const other = "fjt-other"
+
+// makeHost makes the host's interfaces, and the other machine. The host's pf is used as it is where it
+// knows freejail's anchors, and for the time of the test where it does not run.
+func makeHost(t *testing.T) {
+	t.Helper()
+	havePF(t)
+	forward(t, "net.inet.ip.forwarding")
+	forward(t, "net.inet6.ip6.forwarding")
+	end := call(t, "ifconfig", "epair", "create")
+	t.Cleanup(func() { call(t, "ifconfig", uplink, "destroy") })
+	call(t, "ifconfig", end, "name", uplink)
+	call(t, "ifconfig", uplink, "inet", hostAddr4+"/24", "up")
+	call(t, "ifconfig", uplink, "inet6", hostAddr6+"/64", "no_dad", "-ifdisabled", "up")
+	bridge := call(t, "ifconfig", "bridge", "create")
+	t.Cleanup(func() { call(t, "ifconfig", officeBridge, "destroy") })
+	call(t, "ifconfig", bridge, "name", officeBridge)
+	call(t, "ifconfig", officeBridge, "inet", officeHost+"/24", "up")
+	call(t, "jail", "-c", "name="+other, "vnet", "persist", "path=/", "allow.raw_sockets")
+	t.Cleanup(func() { call(t, "jail", "-r", other) })
+	outer := strings.TrimSuffix(end, "a") + "b"
+	call(t, "ifconfig", outer, "vnet", other)
+	for _, c := range []string{"ifconfig lo0 inet 127.0.0.1/8 up", "ifconfig " + outer + " name eth0",
+		"ifconfig eth0 inet " + outAddr4 + "/24 up",
+		"ifconfig eth0 inet6 " + outAddr6 + "/64 no_dad -ifdisabled up",
+		"route -q add -net 10.188.0.0/15 " + hostAddr4, "route -q add -net 10.190.0.0/24 " + hostAddr4,
+		"route -q add -net 203.0.113.0/24 " + hostAddr4, "route -q -6 add -net fd00:188::/31 " + hostAddr6} {
+		_, err := told(onOther(strings.Fields(c)...))
+		check(t, err)
+	}
+}
+
+// havePF has pf run, by rules that only lead to freejail's anchors where nobody else's are in force.
+func havePF(t *testing.T) {
+	t.Helper()
+	if out, err := told(exec.Command("pfctl", "-s", "Running")); err == nil && strings.Contains(out, "Enabled") {
+		if !strings.Contains(call(t, "pfctl", "-s", "nat")+call(t, "pfctl", "-s", "rules"), `anchor "freejail"`) {
+			t.Skip("the rules of this host's pf do not name freejail's anchors")
+		}
+		return
+	}
+	loaded := exec.Command("kldstat", "-q", "-m", "pf").Run() == nil
+	if !loaded {
+		call(t, "kldload", "pf")
+	}
+	if strings.TrimSpace(call(t, "pfctl", "-q", "-s", "nat")+call(t, "pfctl", "-q", "-s", "rules")) != "" {
+		t.Skip("this host has rules for pf, which does not run")
+	}
+	rules := filepath.Join(t.TempDir(), "pf.conf")
+	check(t, os.WriteFile(rules, []byte("nat-anchor \"freejail\"\nrdr-anchor \"freejail\"\nanchor \"freejail\"\n"), 0o600))
+	call(t, "pfctl", "-q", "-f", rules)
+	call(t, "pfctl", "-q", "-e")
+	t.Cleanup(func() {
+		call(t, "pfctl", "-q", "-d")
+		call(t, "pfctl", "-q", "-a", "freejail", "-F", "all")
+		call(t, "pfctl", "-q", "-F", "all")
+		if !loaded {
+			call(t, "kldunload", "pf")
+		}
+	})
+}
+
+func forward(t *testing.T, name string) {
+	t.Helper()
+	before := call(t, "sysctl", "-n", name)
+	call(t, "sysctl", name+"=1")
+	t.Cleanup(func() { call(t, "sysctl", name+"="+before) })
+}
+
+func onOther(args ...string) *exec.Cmd {
+	return exec.Command("jexec", append([]string{other}, args...)...)
+}
+
+// tools are programs of the system that images need.
+func tools() map[string]string { return map[string]string{"/sbin/ifconfig": "/rescue/ifconfig"} }
+
+// take gives an interface an address, as root of the task would.
+func take(link, address string) error {
+	family := "inet"
+	if strings.Contains(address, ":") {
+		family = "inet6"
+	}
+	_, err := told(exec.Command("/sbin/ifconfig", link, family, address, "alias"))
+	return err
+}
+
+// forge sends a packet of UDP, with a source that is not the task's.
+func forge(from, to, text string) error {
+	source, target := netip.MustParseAddrPort(from), netip.MustParseAddrPort(to)
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_RAW)
+	if err != nil {
+		return err
+	}
+	err = errors.Join(unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_HDRINCL, 1),
+		unix.Sendto(fd, packet(source, target, text), 0, &unix.SockaddrInet4{Addr: target.Addr().As4()}))
+	return errors.Join(err, unix.Close(fd))
+}
+
+// claim would say on the link that an address is this task's. Frames are sent by bpf(4) alone.
+func claim(string) error {
+	fd, err := unix.Open("/dev/bpf", unix.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(unix.Close(fd), errors.New("/dev/bpf is there"))
+}
+
+// packet is one of IPv4 and UDP; the kernel fills in the sum of its header.
+func packet(from, to netip.AddrPort, text string) []byte {
+	b := make([]byte, 28, 28+len(text))
+	b[0], b[8], b[9] = 0x45, 64, unix.IPPROTO_UDP
+	binary.BigEndian.PutUint16(b[2:], uint16(28+len(text)))
+	a, z := from.Addr().As4(), to.Addr().As4()
+	copy(b[12:], a[:])
+	copy(b[16:], z[:])
+	binary.BigEndian.PutUint16(b[20:], from.Port())
+	binary.BigEndian.PutUint16(b[22:], to.Port())
+	binary.BigEndian.PutUint16(b[24:], uint16(8+len(text)))
+	return append(b, text...)
+}
+
+// left is all of the host that tasks' networks have, a line each.
+func left(t *testing.T, dir string) (out []string) {
+	t.Helper()
+	out = append(out, strings.Fields(call(t, "ifconfig", "-l"))...)
+	for _, line := range lines(call(t, "ifconfig", "-a")) {
+		if strings.Contains(line, "inet") && !strings.Contains(line, "fe80:") {
+			out = append(out, strings.TrimSpace(line))
+		}
+	}
+	for _, c := range []string{"jls -d -q name", "pfctl -q -a freejail -s rules", "pfctl -q -a freejail -s nat",
+		"pfctl -q -a freejail -s Tables"} {
+		out = append(out, lines(call(t, strings.Fields(c)...))...)
+	}
+	for _, line := range lines(call(t, "netstat", "-rnW")) {
+		if f := strings.Fields(line); len(f) > 3 {
+			out = append(out, fmt.Sprint("route ", f[0], " ", f[3]))
+		}
+	}
+	for _, line := range lines(call(t, "pfctl", "-q", "-s", "states")) {
+		if strings.Contains(line, "10.188.") || strings.Contains(line, "fd00:188:") {
+			out = append(out, "state "+line)
+		}
+	}
+	for _, line := range lines(call(t, "sockstat", "-l", "-q", "-P", "tcp,udp")) {
+		if f := strings.Fields(line); len(f) > 5 {
+			out = append(out, "listens "+f[1]+" "+f[5])
+		}
+	}
+	found, err := filepath.Glob(filepath.Join(dir, "state/tasks/*"))
+	check(t, err)
+	out = append(out, found...)
+	slices.Sort(out)
+	return out
+}
