@@ -169,8 +169,8 @@ func (e Endpoint) fits(holder string, r Request) error {
 
 // unchanged refuses a network of which a task still has what the configuration said before.
 func (m *Manager) unchanged(n Network) error {
-	for _, holder := range slices.Sorted(maps.Keys(m.endpoints)) {
-		if e := m.endpoints[holder]; e.Network == n.Name && !e.As.sameShape(n) {
+	for holder, e := range m.endpoints {
+		if e.Network == n.Name && !e.As.sameShape(n) {
 			return fmt.Errorf("%snetwork %q has changed in the host configuration while %s uses it as it was: "+
 				"stop the tasks there, or give the network another name", place(n), n.Name, holder)
 		}

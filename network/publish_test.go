@@ -69,13 +69,35 @@ func TestLoadsAreGathered(t *testing.T) {
 	if f.loads > 20 {
 		t.Errorf("%d loads of 100 changes", f.loads)
 	}
-	for i := 1; i < len(f.loads0); i++ {
-		if gap := f.loads0[i].Sub(f.loads0[i-1]); gap < m.rules.every {
-			t.Errorf("a load %s after the one before", gap)
+	for i := burst; i < len(f.loads0); i++ {
+		if gap := f.loads0[i].Sub(f.loads0[i-burst]); gap < burst*m.rules.every {
+			t.Errorf("%d loads in %s", burst+1, gap)
 		}
 	}
 	if len(f.rules) != 100 || len(f.nets) != 1 {
 		t.Errorf("rules of %d tasks, %d networks", len(f.rules), len(f.nets))
+	}
+}
+
+// Loads one after another wait for each other the more, and never are more than ten a second.
+func TestPause(t *testing.T) {
+	r := &rules{every: loadEvery}
+	now := time.Now()
+	var at []time.Time
+	for range 50 {
+		at = append(at, now)
+		now = now.Add(r.pause(now))
+	}
+	if first := at[1].Sub(at[0]); first > loadEvery/4 {
+		t.Errorf("the second waits for %s", first)
+	}
+	for i := burst; i < len(at); i++ {
+		if gap := at[i].Sub(at[i-burst]); gap < burst*loadEvery {
+			t.Errorf("%d loads in %s", burst+1, gap)
+		}
+	}
+	if r.pause(now.Add(time.Hour)); len(r.last) != 1 {
+		t.Errorf("remembered: %v", r.last)
 	}
 }
 
@@ -206,6 +228,9 @@ func TestFailures(t *testing.T) {
 		if err := m.Withdraw(t.Context(), "a"); !errors.Is(err, errFake) {
 			t.Error(err)
 		}
+	}
+	if len(f.held) != 1 {
+		t.Error("a port is let go that rules may lead to the task still")
 	}
 	delete(f.failures, "load")
 	if err := m.Withdraw(t.Context(), "a"); err != nil || len(f.rules)+len(f.held) > 0 {
