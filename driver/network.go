@@ -21,32 +21,21 @@ const (
 	modeAlias   = "alias"
 )
 
-// network tells Nomad where a task and its ports are. Its services show the task's own address
-// where others than this host reach that; else they show the ports of the host.
+// network tells Nomad where a task with an address of its own is, and its ports. Services show that
+// address where others than this host reach it; else they show the ports of the host. Without one
+// there is nothing to tell: address_mode = "driver" is an error of Nomad's then.
 func network(t *client.Task) *proto.NetworkOverride {
-	n := &proto.NetworkOverride{PortMap: map[string]int32{}}
 	own := netip.Addr{}
 	if t.Network != nil {
-		own = t.Network.Addr4
-		if !own.IsValid() {
-			own = t.Network.Addr6
-		}
-		n.AutoAdvertise = own.IsValid() && (t.Network.Mode == modeBridged || t.Network.Mode == modeAlias)
+		own = cmp.Or(t.Network.Addr4, t.Network.Addr6)
 	}
-	if own.IsValid() {
-		n.Addr = own.String()
-	}
-	for _, p := range t.Ports {
-		n.PortMap[p.Name] = int32(p.Port)
-		if own.IsValid() && p.To != 0 {
-			n.PortMap[p.Name] = int32(p.To)
-		}
-		if n.Addr == "" {
-			n.Addr = p.Address
-		}
-	}
-	if n.Addr == "" && len(n.PortMap) == 0 {
+	if !own.IsValid() {
 		return nil
+	}
+	n := &proto.NetworkOverride{Addr: own.String(), PortMap: map[string]int32{},
+		AutoAdvertise: t.Network.Mode == modeBridged || t.Network.Mode == modeAlias}
+	for _, p := range t.Ports {
+		n.PortMap[p.Name] = int32(cmp.Or(p.To, p.Port))
 	}
 	return n
 }

@@ -28,7 +28,7 @@ func TestNetworkOverride(t *testing.T) {
 		advertise bool
 		http      int32
 	}{
-		"host":       {nil, same, "192.0.2.1", false, 20001},
+		"host":       {nil, same, "", false, 0},
 		"nat":        {info("nat"), mapped, "10.88.0.7", false, 8080},
 		"bridged":    {info("bridged"), mapped, "10.88.0.7", true, 8080},
 		"alias":      {info("alias"), mapped, "10.88.0.7", true, 8080},
