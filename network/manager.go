@@ -338,12 +338,14 @@ func (m *Manager) Release(holder string) {
 // Close takes the bridges and the rules away that no stack needs, when a daemon ends in good order. What
 // tasks have, they keep.
 func (m *Manager) Close() error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	var used []Network
+	m.mu.Lock()
 	for _, e := range m.endpoints {
 		used = withNetwork(used, e.As)
 	}
+	m.mu.Unlock()
+	m.rules.loading.Lock()
+	defer m.rules.loading.Unlock()
 	if len(used) > 0 || len(m.cfg.Networks) == 0 {
 		return m.stacks.prune(used)
 	}
