@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/daemon/host"
@@ -44,7 +45,10 @@ func networkOf(t client.Task) string {
 
 func networkStatus(s network.Status) client.NetworkStatus {
 	out := client.NetworkStatus{Name: s.Name, Mode: string(s.Mode), Interface: s.Interface, Bridge: s.Bridge,
-		Isolate: s.Isolate, MTU: s.MTU, Used: s.Used, Size: s.Size, Problem: s.Problem}
+		Isolate: s.Isolate, MTU: s.MTU, Used: s.Used, Size: s.Size}
+	if s.Problem != "" {
+		out.Problems = strings.Split(s.Problem, "\n")
+	}
 	if s.Mode == network.NAT {
 		out.Bridge = s.OwnBridge()
 	}

@@ -83,7 +83,7 @@ func TestNetworksAreListed(t *testing.T) {
 		t.Errorf("%+v", web)
 	}
 	if pub.Size != 4 || !slices.Equal(pub.Pools, []string{"10.211.4.10-10.211.4.13"}) ||
-		!strings.Contains(pub.Problem, "fjnone0") || by["host"].Default {
+		len(pub.Problems) != 1 || !strings.Contains(pub.Problems[0], "fjnone0") || by["host"].Default {
 		t.Errorf("%+v", pub)
 	}
 	var out bytes.Buffer

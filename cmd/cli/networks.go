@@ -27,7 +27,10 @@ func (a *commands) networksCmd() *cobra.Command {
 				return a.network(ctx, list, args[0])
 			}
 			return a.Print(list, func(w io.Writer) {
-				table(w, "NETWORK\tMODE\tSUBNETS\tADDRESSES\tTASKS\tPROBLEM", list, networkRow)
+				table(w, "NETWORK\tMODE\tSUBNETS\tADDRESSES\tTASKS", list, networkRow)
+				for _, n := range list {
+					printUnusable(w, n)
+				}
 			})
 		})
 	c.ValidArgsFunction = func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
@@ -60,7 +63,7 @@ func networkRow(n client.NetworkStatus) []string {
 	if n.Size > 0 {
 		addresses = fmt.Sprintf("%d of %d", n.Used, n.Size)
 	}
-	return []string{name, n.Mode, list(n.Subnets), addresses, fmt.Sprint(len(n.Tasks)), cmp.Or(n.Problem, "-")}
+	return []string{name, n.Mode, list(n.Subnets), addresses, fmt.Sprint(len(n.Tasks))}
 }
 
 // list is texts with commas between them, or a dash.
@@ -96,8 +99,8 @@ func describeNetwork(w io.Writer, n client.NetworkStatus) {
 	if n.MTU > 0 {
 		mtu = fmt.Sprint(n.MTU)
 	}
-	for _, line := range [][2]string{{"Network", row[0]}, {"Mode", n.Mode}, {"Problem", n.Problem},
-		{"Bridge", n.Bridge}, {"Interface", n.Interface}, {"Subnets", strings.Join(n.Subnets, " ")},
+	for _, line := range [][2]string{{"Network", row[0]}, {"Mode", n.Mode}, {"Bridge", n.Bridge},
+		{"Interface", n.Interface}, {"Subnets", strings.Join(n.Subnets, " ")},
 		{"Pools", strings.Join(n.Pools, " ")}, {"Addresses", row[3]}, {"Gateways", strings.Join(n.Gateways, " ")},
 		{"Name servers", strings.Join(n.DNS, " ")}, {"Isolate", isolate},
 		{"Host access", strings.Join(n.HostAccess, " ")}, {"MTU", mtu}} {
@@ -105,7 +108,15 @@ func describeNetwork(w io.Writer, n client.NetworkStatus) {
 			printable.Fprintf(w, "%-14s%s\n", line[0]+":", line[1])
 		}
 	}
+	printUnusable(w, n)
 	printable.Fprintf(w, "%-14s%d\n", "Tasks:", len(n.Tasks))
+}
+
+// printUnusable has a line for each thing that keeps tasks from a network.
+func printUnusable(w io.Writer, n client.NetworkStatus) {
+	for _, line := range n.Problems {
+		printable.Fprintf(w, "%s cannot be used: %s\n", n.Name, line)
+	}
 }
 
 // addressesOf are a task's own.

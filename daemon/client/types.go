@@ -265,10 +265,10 @@ type NetworkStatus struct {
 	Isolate    bool     `json:"isolate,omitempty"`
 	HostAccess []string `json:"host_access,omitempty"` // ports of the host's own services, as 53/udp
 	MTU        int      `json:"mtu,omitempty"`
-	Used       int      `json:"used"`              // addresses of its smaller pool that are in use or rest
-	Size       int      `json:"size"`              // all of them; 0 where its tasks get none
-	Tasks      []string `json:"tasks,omitempty"`   // ids of those that have not ended
-	Problem    string   `json:"problem,omitempty"` // what keeps tasks from having it, in words
+	Used       int      `json:"used"`               // addresses of its smaller pool that are in use or rest
+	Size       int      `json:"size"`               // all of them; 0 where its tasks get none
+	Tasks      []string `json:"tasks,omitempty"`    // ids of those that have not ended
+	Problems   []string `json:"problems,omitempty"` // what keeps tasks from having it, in words
 }
 
 // Address is the task's own; not valid where it has none.
