@@ -62,7 +62,7 @@ func (m *Manager) path(elem ...string) string {
 
 // Features tells what this backend can do.
 func (m *Manager) Features() map[string]string {
-	return map[string]string{"backend": "runc", "racct": "1", "vnet": "0", "linux": "1"}
+	return map[string]string{"backend": "runc", "racct": "1", "vnet": "1", "linux": "1"}
 }
 
 // Create keeps the spec: runc makes the container with its first process. There

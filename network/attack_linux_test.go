@@ -457,3 +457,21 @@ func TestBridgedClaimsAreDropped(t *testing.T) {
 		t.Errorf("heard %q", got)
 	}
 }
+
+// TestBridgeWithoutPorts: the kernel takes the MAC from a bridge with its last port.
+func TestBridgeWithoutPorts(t *testing.T) {
+	n := bridgedNetwork()
+	h := newHost(t, n)
+	h.operatorsBridge()
+	up, err := netlink.LinkByName("up0")
+	h.must(err)
+	h.must(netlink.LinkSetNoMaster(up))
+	for range 2 {
+		task := h.task(n, 10)
+		h.load()
+		h.serve(h.ns(*task), "tcp", at(netip.IPv6Unspecified(), 8080), "t10")
+		h.reach("the host", "", "tcp", at(task.Addr4, 8080), "t10")
+		h.must(h.stacks.detach(task.Endpoint))
+		h.tasks = nil
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/vishvananda/netlink"
@@ -188,7 +189,10 @@ func (s *linuxStacks) connect(n Network, e Endpoint, bridge *netlink.LinkAttrs) 
 	a := netlink.NewLinkAttrs()
 	a.Name, a.Group, a.MTU = e.Link, s.group, n.MTU
 	if bridge != nil {
-		a.MTU, a.HardwareAddr = bridge.MTU, bridge.HardwareAddr
+		a.MTU = bridge.MTU
+		if slices.Max(bridge.HardwareAddr) > 0 { // one without ports may have none
+			a.HardwareAddr = bridge.HardwareAddr
+		}
 	}
 	err = netlink.LinkAdd(&netlink.Veth{LinkAttrs: a, PeerName: taskEnd, PeerHardwareAddr: mac, PeerMTU: uint32(n.MTU),
 		PeerNamespace: netlink.NsFd(int(ns.Fd()))})

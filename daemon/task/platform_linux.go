@@ -41,8 +41,17 @@ func leftOut(fstype string) bool {
 	return false
 }
 
-// networkParams are jails' alone: with alias a task has all of the host's addresses here.
-func networkParams(network.Endpoint) map[string]string { return nil }
+// networkParams confine a jail on the host's stack to its own addresses.
+func networkParams(e network.Endpoint) map[string]string {
+	params := map[string]string{}
+	if e.Mode == network.Alias && e.Addr4.IsValid() {
+		params["ip4.addr"] = e.Addr4.String()
+	}
+	if e.Mode == network.Alias && e.Addr6.IsValid() {
+		params["ip6.addr"] = e.Addr6.String()
+	}
+	return params
+}
 
 func hostNetwork() map[string]string { return map[string]string{} }
 
