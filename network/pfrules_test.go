@@ -166,3 +166,12 @@ func TestHostileNamesAreNoRules(t *testing.T) {
 		t.Errorf("an address with a zone is %q", got)
 	}
 }
+
+// What reaches the host passes lo0 with net.pf.filter_local: rules for what leaves would change the answers of tasks.
+func TestNothingLeavesByLoopback(t *testing.T) {
+	host := pfHost{Addresses: append(pfAddrs("lo0 10.250.0.1/32"), pfTestHost.Addresses...)}
+	text, err := pfRules([]Network{pfNetwork("web", NAT, "10.88.0.0/24", "")}, nil, host)
+	if err != nil || strings.Contains(text, "nat on lo0") || !strings.Contains(text, "nat on em0") {
+		t.Errorf("%v\n%s", err, text)
+	}
+}

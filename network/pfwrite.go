@@ -54,7 +54,9 @@ func (w *pfWriter) exits(n pfNet, prefix netip.Prefix) (all []pfText) {
 	if n.egress.text != "" {
 		return []pfText{n.egress}
 	}
-	own := map[string]bool{}
+	// Nothing leaves by lo0, but what reaches the host passes it with net.pf.filter_local (ip_input in
+	// netinet/ip_input.c).
+	own := map[string]bool{"lo0": true}
 	for _, n := range w.mode(NAT) {
 		own[n.bridge.text] = true
 	}
