@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 
 	"github.com/vishvananda/netlink"
@@ -189,10 +188,7 @@ func (s *linuxStacks) connect(n Network, e Endpoint, bridge *netlink.LinkAttrs) 
 	a := netlink.NewLinkAttrs()
 	a.Name, a.Group, a.MTU = e.Link, s.group, n.MTU
 	if bridge != nil {
-		a.MTU = bridge.MTU
-		if slices.Max(bridge.HardwareAddr) > 0 { // one without ports may have none
-			a.HardwareAddr = bridge.HardwareAddr
-		}
+		a.MTU, a.HardwareAddr = bridge.MTU, bridge.HardwareAddr // none, of one that has no ports
 	}
 	err = netlink.LinkAdd(&netlink.Veth{LinkAttrs: a, PeerName: taskEnd, PeerHardwareAddr: mac, PeerMTU: uint32(n.MTU),
 		PeerNamespace: netlink.NsFd(int(ns.Fd()))})
