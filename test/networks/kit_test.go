@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -75,22 +74,18 @@ network "office" {
   pool4   = "203.0.113.64/27"
   gateway = "` + officeHost + `"
 }
+network "front" {
+  mode      = "alias"
+  interface = "` + uplink + `"
+  subnet4   = "192.0.2.0/24"
+  pool4     = "192.0.2.100-192.0.2.109"
+}
 permit {
   networks  = ["*"]
   addresses = ["0.0.0.0/0", "::/0"]
   publish   = ["*:1-65535"]
   ports     = ["1-65535"]
   allow     = ["raw_sockets"]
-}
-`
-
-// front is the one whose tasks have the host's stack.
-const front = `
-network "front" {
-  mode      = "alias"
-  interface = "` + uplink + `"
-  subnet4   = "192.0.2.0/24"
-  pool4     = "192.0.2.100-192.0.2.109"
 }
 `
 
@@ -117,11 +112,7 @@ func newHost(t *testing.T) *host {
 	makeHost(t)
 	h := &host{dir: dir, config: filepath.Join(dir, "freejail.hcl"), Client: client.New(filepath.Join(dir, "sock"))}
 	text := fmt.Sprintf("state_dir = %q\nsocket = %q\nlog_level = \"warn\"\n", filepath.Join(dir, "state"), h.Socket())
-	text += configuration
-	if runtime.GOOS == "freebsd" { // Linux cannot confine a program to an address
-		text += front
-	}
-	check(t, os.WriteFile(h.config, []byte(text), 0o600))
+	check(t, os.WriteFile(h.config, []byte(text+configuration), 0o600))
 	h.start(t)
 	t.Cleanup(func() { h.close(t) })
 	h.load(t, testimage.Spec{Name: "prog", Cmd: []string{"idle"}, Manifest: `{"schemaVersion":1,"ports":[` +
