@@ -2,6 +2,7 @@ package network
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,9 +11,12 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hashicorp/go-hclog"
 )
 
 // The tests of this file have a host of their own: a jail with a network stack and a pf of its own, in
@@ -36,7 +40,7 @@ func init() {
 	os.Exit(0)
 }
 
-// peer is a program of a test in a jail: `serve NAME tcp/PORT udp/PORT ...`, `dial NETWORK ADDRESS [FROM]`,
+// peer is a program of a test in a jail: `serve NAME tcp/PORT udp/PORT ...`, `dial SECONDS NETWORK ADDRESS [FROM]`,
 // or `keep NETWORK ADDRESS`.
 func peer(args []string) error {
 	switch args[0] {
@@ -51,7 +55,11 @@ func peer(args []string) error {
 		_, err := io.Copy(io.Discard, os.Stdin)
 		return err
 	case "dial":
-		return dial(args[1], args[2], args[3:])
+		patience, err := strconv.Atoi(args[1])
+		if err != nil {
+			return err
+		}
+		return dial(time.Duration(patience)*time.Second, args[2], args[3], args[4:])
 	case "keep":
 		c, err := net.Dial(args[1], args[2])
 		if err == nil {
@@ -113,8 +121,8 @@ type writerTo struct {
 func (w writerTo) Write(b []byte) (int, error) { return w.WriteTo(b, w.to) }
 
 // dial prints what is answered.
-func dial(network, address string, from []string) error {
-	d := net.Dialer{Timeout: 2 * time.Second}
+func dial(patience time.Duration, network, address string, from []string) error {
+	d := net.Dialer{Timeout: patience}
 	if len(from) > 0 {
 		ip := net.ParseIP(from[0])
 		if d.LocalAddr = net.Addr(&net.TCPAddr{IP: ip}); network == "udp" {
@@ -127,7 +135,7 @@ func dial(network, address string, from []string) error {
 	}
 	defer c.Close()
 	var line string
-	for range 3 {
+	for end := time.Now().Add(patience); time.Now().Before(end); {
 		if _, err = fmt.Fprintln(c, "hello"); err != nil {
 			return err
 		}
@@ -137,7 +145,7 @@ func dial(network, address string, from []string) error {
 			return nil
 		}
 		if network == "tcp" {
-			break
+			return err
 		}
 	}
 	return err
@@ -168,8 +176,8 @@ func onHost(t *testing.T, script func(*pfWorld)) {
 	t.Cleanup(func() { exec.Command("/usr/sbin/jail", "-r", jail).Run() })
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
-	c := exec.CommandContext(ctx, "/usr/sbin/jail", "-c", "name="+jail, "path=/", "vnet", "children.max=20",
-		"allow.raw_sockets", "exec.clean=0", "command="+self, "-test.run=^"+t.Name()+"$", "-test.v")
+	c := exec.CommandContext(ctx, "/usr/sbin/jail", "-c", "name="+jail, "path=/", "vnet", "children.max=40",
+		"enforce_statfs=0", "allow.raw_sockets", "exec.clean=0", "command="+self, "-test.run=^"+t.Name()+"$", "-test.v")
 	c.Env = append(os.Environ(), inHost+"="+jail)
 	out, err := c.CombinedOutput()
 	t.Logf("%s", out)
@@ -181,7 +189,8 @@ func onHost(t *testing.T, script func(*pfWorld)) {
 // pfWorld is the inside of the host's jail.
 type pfWorld struct {
 	*testing.T
-	pf *pf
+	pf    *pf
+	names map[string]string // of jails, where they are not those of a test
 }
 
 // run is a command of the host.
@@ -247,6 +256,7 @@ func (w *pfWorld) attach(n Network, t Task) {
 	if t.Addr6.IsValid() {
 		w.in(t.Key, "ifconfig", "eth0", "inet6", "-ifdisabled", "auto_linklocal", "no_dad")
 		w.in(t.Key, "ifconfig", "eth0", "inet6", t.Addr6.String()+"/128", "no_dad")
+		w.in(t.Key, "route", "-n", "add", "-6", "-host", n.Gateway6.String(), "-iface", "eth0") // or it is no neighbor
 		w.in(t.Key, "route", "-n", "add", "-6", "default", "fe80::1%eth0")
 	}
 }
@@ -259,7 +269,7 @@ func (w *pfWorld) program(jail string, what ...string) *exec.Cmd {
 	}
 	c := exec.Command(self)
 	if jail != "" {
-		c = exec.Command("jexec", jail, self)
+		c = exec.Command("jexec", cmp.Or(w.names[jail], jail), self)
 	}
 	c.Env = append(os.Environ(), program+"="+strings.Join(what, " "))
 	return c
@@ -288,7 +298,11 @@ type probe struct{ jail, network, address, want, from string }
 func (w *pfWorld) probe(all ...probe) {
 	w.Helper()
 	for _, p := range all {
-		out, err := w.program(p.jail, "dial", p.network, p.address, p.from).CombinedOutput()
+		patience := "30"
+		if p.want == "" { // what is kept out can only be waited for
+			patience = "2"
+		}
+		out, err := w.program(p.jail, "dial", patience, p.network, p.address, p.from).CombinedOutput()
 		got := strings.TrimSpace(string(out))
 		if err != nil {
 			w.Logf("%s to %s/%s: %s", p.jail, p.address, p.network, got)
@@ -319,17 +333,13 @@ func (w *pfWorld) conf(text string) {
 	}
 }
 
-// twoNetworks is a host with an outside, two tasks of one network and two of another.
-func (w *pfWorld) twoNetworks() ([]Network, []Task) {
-	w.Helper()
-	w.sh(`ifconfig lo0 127.0.0.1/8 up
-		sysctl net.inet.ip.forwarding=1 net.inet6.ip6.forwarding=1`)
+// tasksOf are two tasks of one network, and two of one that isolates them.
+func tasksOf() ([]Network, []Task) {
 	web := pfNetwork("web", NAT, "10.88.0.0/24", "fd00:88::/64")
 	db := pfNetwork("db", NAT, "10.89.0.0/24", "fd00:89::/64")
 	db.Isolate = true
-	one, two := pfTask("one", web, "10.88.0.7", "fd00:88::7"), pfTask("two", web, "10.88.0.8", "fd00:88::8")
-	three, four := pfTask("three", db, "10.89.0.7", "fd00:89::7"), pfTask("four", db, "10.89.0.8", "fd00:89::8")
-	tasks := []Task{one, two, three, four}
+	tasks := []Task{pfTask("one", web, "10.88.0.7", "fd00:88::7"), pfTask("two", web, "10.88.0.8", "fd00:88::8"),
+		pfTask("three", db, "10.89.0.7", "fd00:89::7"), pfTask("four", db, "10.89.0.8", "fd00:89::8")}
 	for i := range tasks {
 		tasks[i].Link = fmt.Sprintf("fjt%da", i)
 	}
@@ -337,12 +347,28 @@ func (w *pfWorld) twoNetworks() ([]Network, []Task) {
 		pfPublished("2001:db8::10", Port{"tcp", 8081, 0}, 8080), pfPublished("", Port{"udp", 5353, 0}, 5300),
 		pfPublished("", Port{"tcp", 8000, 11}, 9000)}
 	tasks[2].Published = []Publication{pfPublished("192.0.2.10", Port{"tcp", 8082, 1}, 8080)}
-	for _, n := range []Network{web, db} {
+	return []Network{web, db}, tasks
+}
+
+// twoNetworks is a host with an outside, two tasks of one network and two of another.
+func (w *pfWorld) twoNetworks() ([]Network, []Task) {
+	w.Helper()
+	w.sh(`ifconfig lo0 127.0.0.1/8 up
+		sysctl net.inet.ip.forwarding=1 net.inet6.ip6.forwarding=1`)
+	networks, tasks := tasksOf()
+	for _, n := range networks {
 		w.bridge(n)
 	}
-	for i, n := range []Network{web, web, db, db} {
-		w.attach(n, tasks[i])
+	for _, t := range tasks {
+		w.attach(t.As, t)
 	}
+	w.outside()
+	return networks, tasks
+}
+
+// outside is another host, which knows the way to the tasks' addresses.
+func (w *pfWorld) outside() {
+	w.Helper()
 	w.stack("out", "em0")
 	w.sh(`ifconfig em0 inet 192.0.2.10/24
 		ifconfig em0 inet6 2001:db8::10/64 no_dad
@@ -351,7 +377,6 @@ func (w *pfWorld) twoNetworks() ([]Network, []Task) {
 		jexec out route -n add 10.88.0.0/24 192.0.2.10
 		jexec out route -n add 10.89.0.0/24 192.0.2.10
 		jexec out route -n add -6 fd00:88::/64 2001:db8::10`)
-	return []Network{web, db}, tasks
 }
 
 func TestPublishedAndEnforced(t *testing.T) {
@@ -471,7 +496,7 @@ func (w *pfWorld) spoofed() {
 		probe{"out", "tcp", "10.88.0.7:8080", "", "10.88.0.1"})
 	sent := func() bool { // as a neighbour: its answer goes to the neighbour, but the state is seen
 		w.run("pfctl", "-qF", "states")
-		w.program("one", "dial", "udp", "192.0.2.99:7000", "10.88.0.8").Run()
+		w.program("one", "dial", "1", "udp", "192.0.2.99:7000", "10.88.0.8").Run()
 		return strings.Contains(w.run("pfctl", "-ss"), "10.88.0.8")
 	}
 	if !sent() {
@@ -645,5 +670,85 @@ func TestOperatorsRulesHold(t *testing.T) {
 			probe{"one", "tcp", "192.0.2.99:7000", "out 192.0.2.10", ""})
 		w.conf(anchors + "anchor \"freejail\"\npass\n")
 		w.probe(probe{"out", "tcp", "10.88.0.7:22", "", ""}, probe{"three", "tcp", "10.88.0.7:22", "", ""})
+	})
+}
+
+// managed is the same host with stacks, rules and sockets as a daemon makes them.
+func (w *pfWorld) managed(networks []Network, tasks []Task) *Manager {
+	w.Helper()
+	m, err := Open(Config{StateDir: w.TempDir(), Networks: networks, Log: hclog.NewNullLogger()})
+	if err != nil {
+		w.Fatal(err)
+	}
+	m.filter.(*pf).lock = nil // that of the real host's daemon
+	w.names = map[string]string{}
+	for i, t := range tasks {
+		e, err := m.Reserve(t.Key, Request{Network: t.Network, Addresses: pfValid(t.Addr4, t.Addr6)})
+		if err != nil {
+			w.Fatal(err)
+		}
+		w.Cleanup(func() {
+			if err := m.Detach(context.Background(), e); err != nil {
+				w.Error(err)
+			}
+		})
+		if err := m.Attach(w.Context(), e); err != nil {
+			w.Fatal(err)
+		}
+		name := e.Stack + ".t"
+		w.run("/usr/sbin/jail", "-c", "name="+name, "path=/", "ip4=inherit", "ip6=inherit", "persist")
+		w.names[t.Key], tasks[i].Endpoint = name, e
+	}
+	return m
+}
+
+func (w *pfWorld) publish(m *Manager, tasks []Task) {
+	w.Helper()
+	for _, t := range tasks {
+		if err := m.Publish(w.Context(), t); err != nil {
+			w.Error(err)
+		}
+	}
+}
+
+// TestManagedNetworks is the whole road with stacks of the kernel's, pf and the daemon's sockets.
+func TestManagedNetworks(t *testing.T) {
+	onHost(t, func(w *pfWorld) {
+		w.sh(`ifconfig lo0 127.0.0.1/8 up
+			sysctl net.inet.ip.forwarding=1 net.inet6.ip6.forwarding=1`)
+		w.outside()
+		w.conf(anchors + "pass\nanchor \"freejail\"\n")
+		w.run("pfctl", "-qe")
+		networks, tasks := tasksOf()
+		for i := range networks {
+			networks[i].Pool4, networks[i].Pool6 = RangeOf(networks[i].Subnet4), RangeOf(networks[i].Subnet6)
+		}
+		m := w.managed(networks, tasks)
+		w.publish(m, tasks)
+		w.start("one", "serve", "one", "tcp/8080", "udp/5300", "tcp/9003", "tcp/22")
+		w.start("three", "serve", "three", "tcp/8080")
+		w.start("out", "serve", "out", "tcp/7000", "udp/7000")
+		w.start("", "serve", "host", "tcp/9000", "udp/53", "tcp/53")
+		w.published()
+		w.enforced()
+		w.probe(probe{"", "tcp", "192.0.2.10:8081", "one 10.88.0.1", ""},
+			probe{"", "tcp", "[2001:db8::10]:8081", "one fd00:88::1", ""},
+			probe{"", "tcp", "127.0.0.1:8003", "one 10.88.0.1", ""}, probe{"", "tcp", "[::1]:8003", "one fd00:88::1", ""},
+			probe{"", "udp", "127.0.0.1:5353", "one 10.88.0.1", ""}, probe{"", "udp", "[::1]:5353", "one fd00:88::1", ""},
+			probe{"", "tcp", "10.88.0.7:22", "one 10.88.0.1", ""})
+		w.run("pfctl", "-qa", "freejail", "-F", "all")
+		if told := m.watch(w.Context(), ""); told != "" {
+			t.Errorf("flushed: %s", told)
+		}
+		w.probe(probe{"out", "tcp", "192.0.2.10:8081", "one 192.0.2.99", ""})
+		if err := m.Withdraw(w.Context(), "one"); err != nil {
+			t.Error(err)
+		}
+		if left := w.run("sh", "-c", "pfctl -ss; pfctl -qa freejail -sr"); strings.Contains(left, "10.88.0.7") ||
+			strings.Contains(left, "fd00:88::7") {
+			t.Errorf("left of a task that is withdrawn:\n%s", left)
+		}
+		w.probe(probe{"out", "tcp", "192.0.2.10:8081", "", ""},
+			probe{"three", "tcp", "192.0.2.10:8082", "three 10.89.0.1", ""})
 	})
 }

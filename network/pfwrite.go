@@ -213,13 +213,14 @@ func (w *pfWriter) toTasks(n pfNet) {
 	w.rule("block drop out quick on %s", n.bridge)
 }
 
-// borders keep a nat network's addresses from being used elsewhere, and its packets from leaving by
-// another interface than the one it names. With net.pf.filter_local what reaches the host goes out on
-// lo0 too: that was judged on the bridge.
+// borders keep a nat network's addresses, that of its gateway too, from being used elsewhere and from being
+// reached but by publications, and its packets from leaving by another interface than the one it names.
+// With net.pf.filter_local what reaches the host goes out on lo0 too: that was judged on the bridge.
 func (w *pfWriter) borders(n pfNet) {
 	w.rule("pass out quick on lo0 from <%s>", n.table)
 	for _, f := range n.families() {
 		w.rule("block drop in quick on ! lo0 from %s", pfPrefix(f.prefix))
+		w.rule("block drop in quick on ! lo0 from any to %s ! tagged freejail_in", pfPrefix(f.prefix))
 		if n.egress.text != "" {
 			w.rule("block return-icmp(port-unr,port-unr) out quick on ! %s from %s", n.egress, pfPrefix(f.prefix))
 		}
@@ -235,7 +236,8 @@ func (w *pfWriter) bridged(n pfNet) {
 	w.rule("block return-icmp(port-unr,port-unr) in quick from <%s> to (self)", n.table)
 	for _, s := range n.stacks {
 		for _, a := range s.addrs() {
-			w.rule(`pass out %s from <freejail_host> to %s label "%s"`, pfFamily(a), pfAddress(a), s.label)
+			w.rule(`pass out %s from <freejail_host> to %s label "%s"`,
+				pfFamily(a), pfAddress(a), s.label)
 		}
 	}
 }
