@@ -104,7 +104,7 @@ func (h *holder) hold(t Task) error {
 		need += max(1, int(p.Count)) * len(addressesOf(p.At))
 	}
 	if need > h.limits.sockets {
-		return h.over(need)
+		return h.over(need, h.count().Sockets)
 	}
 	list, err := publishedBy(t, h.own, h.tasks)
 	if err != nil {
@@ -122,7 +122,7 @@ func (h *holder) have(key string, list []wanted) error {
 	}
 	before := h.of(key)
 	if n := len(list) - len(before); n > 0 && h.sockets+n > h.limits.sockets {
-		return h.over(n)
+		return h.over(n, h.sockets)
 	}
 	var now []*kept
 	for i, w := range list {
@@ -140,10 +140,10 @@ func (h *holder) have(key string, list []wanted) error {
 	return nil
 }
 
-func (h *holder) over(n int) error {
+func (h *holder) over(n, used int) error {
 	return fmt.Errorf("no room for %d more sockets of published ports: this host has %d of them, and the limit is %d "+
 		"(8192, or an eighth of the %d files that the daemon can have open); a port of all addresses takes two",
-		n, h.sockets, h.limits.sockets, h.limits.files)
+		n, used, h.limits.sockets, h.limits.files)
 }
 
 // notOfHost tells that a host has not a family of addresses.
