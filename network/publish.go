@@ -115,7 +115,7 @@ func (r *rules) lost() (bool, error) {
 func (m *Manager) state() ([]Network, []Task) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	networks := m.networks()
+	networks := slices.Clone(m.cfg.Networks)
 	tasks := make([]Task, 0, len(m.tasks))
 	for _, key := range slices.Sorted(maps.Keys(m.tasks)) {
 		tasks = append(tasks, m.tasks[key])
@@ -208,8 +208,8 @@ func (m *Manager) tellOutlived() {
 	}
 	m.mu.Unlock()
 	for _, name := range slices.Sorted(maps.Keys(users)) {
-		m.cfg.Tell("network", fmt.Sprintf("network %q was removed or changed in the host configuration: %s in use "+
-			"keep it as it was until their tasks end", name, printable.Count(users[name], "endpoint")))
+		m.cfg.Tell("network", fmt.Sprintf("network %q was removed or changed in the host configuration: tasks that have "+
+			"it keep it as it was until they end (%s)", name, printable.Count(users[name], "endpoint")))
 	}
 }
 

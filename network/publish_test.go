@@ -371,6 +371,9 @@ func TestRemovedNetwork(t *testing.T) {
 		if err := errors.Join(m.Attach(t.Context(), e), m.Withdraw(t.Context(), "a")); err != nil {
 			t.Error(name, err)
 		}
+		if len(f.nets) != len(now) || len(now) > 0 && f.nets[0].Subnet4 != changed.Subnet4 {
+			t.Errorf("%s: rules without a task are of %v", name, f.nets)
+		}
 	}
 	m, _ := f.manager()
 	if err := errors.Join(m.Adopt("a", e), m.Detach(t.Context(), e)); err != nil {

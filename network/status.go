@@ -1,0 +1,80 @@
+package network
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Status is one network as it is.
+type Status struct {
+	Network
+	Used, Size int    // addresses, of the smaller of its pools
+	Problem    string // what keeps it from being used
+}
+
+// List has the status of all networks, in their order, and then of those that are no longer in the
+// configuration and that tasks have.
+func (m *Manager) List() []Status {
+	m.mu.Lock()
+	networks, used := m.networks(), map[string]int{}
+	for _, e := range m.endpoints {
+		used[e.Network]++
+	}
+	m.mu.Unlock()
+	var list []Status
+	for _, n := range networks {
+		s := Status{Network: n, Used: used[n.Name], Size: n.Size()}
+		now, err := m.network(n.Name)
+		switch {
+		case err != nil:
+			s.Problem = "not in the host configuration any more: its tasks keep it until they end"
+		case !now.sameShape(n):
+			s.Problem = "changed in the host configuration: its tasks keep it as it was until they end"
+		default:
+			if err := m.usable.check(n); err != nil {
+				s.Problem = err.Error()
+			}
+		}
+		list = append(list, s)
+	}
+	return list
+}
+
+// Describe is what a network is, in words.
+func (s Status) Describe() string {
+	of := []string{string(s.Mode)}
+	for _, f := range s.families() {
+		if f.subnet.IsValid() {
+			of = append(of, f.subnet.String())
+		}
+	}
+	for _, name := range []string{s.Bridge, s.Interface} {
+		if name != "" {
+			of = append(of, "on "+name)
+		}
+	}
+	return fmt.Sprintf("%s, %d addresses for tasks", strings.Join(of, " "), s.Size)
+}
+
+// Size is how many tasks can have addresses of a network.
+func (n Network) Size() int {
+	size := n.size(n.Pool4)
+	if six := n.size(n.Pool6); n.Pool6.First.IsValid() && (six < size || !n.Pool4.First.IsValid()) {
+		size = six
+	}
+	return size
+}
+
+// Check tells for each network what of the host keeps it from being used, but for a packet filter that
+// does not run: that may come later, and hinders only tasks of nat networks.
+func (m *Manager) Check() error {
+	var errs []error
+	for _, n := range m.cfg.Networks {
+		errs = append(errs, m.usable.host(n))
+	}
+	return errors.Join(errs...)
+}
+
+// Ports are those that are held.
+func (m *Manager) Ports() Held { return m.ports.count() }
