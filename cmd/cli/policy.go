@@ -228,6 +228,9 @@ func printDecision(w io.Writer, d *client.Decision) {
 	if len(d.Signers) > 0 {
 		printable.Fprintf(w, "signed by %s\n", strings.Join(d.Signers, ", "))
 	}
+	for _, text := range d.Notes {
+		printable.Fprintf(w, "note: %s\n", text)
+	}
 	if len(d.Results) == 0 {
 		printable.Fprintln(w, "asks for nothing")
 		return

@@ -493,6 +493,8 @@ type Decision struct {
 	Allowed bool     `json:"allowed"`
 	Results []Result `json:"results"`
 	Approve string   `json:"approve,omitempty"`
+	// Notes are what no policy decides, such as that ports are not enforced.
+	Notes []string `json:"notes,omitempty"`
 }
 
 // Result is the policy's word on one request. Key names the request in an

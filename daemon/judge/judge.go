@@ -41,7 +41,7 @@ type Judge struct {
 type Tasks interface {
 	Alive() []client.Task
 	Event(id, kind, message string)
-	Check(context.Context, client.TaskSpec) (policy.Subject, policy.Decision, error)
+	Check(context.Context, client.TaskSpec) (_ policy.Subject, _ policy.Decision, notes []string, err error)
 	FindRemote(context.Context, client.TaskSpec) (*image.Image, error)
 }
 
@@ -60,11 +60,13 @@ func (j *Judge) Decide(spec client.TaskSpec, img *image.Image, reqs []policy.Req
 
 // Check decides about a whole task as its start would.
 func (j *Judge) Check(ctx context.Context, spec client.TaskSpec) (*client.Decision, error) {
-	s, dec, err := j.Tasks.Check(ctx, spec)
+	s, dec, notes, err := j.Tasks.Check(ctx, spec)
 	if err != nil {
 		return nil, err
 	}
-	return wireDecision(s, dec), nil
+	d := wireDecision(s, dec)
+	d.Notes = notes
+	return d, nil
 }
 
 // Denies tells whether the policy denies anything of a kind.
@@ -153,5 +155,7 @@ func CheckImage(ctx context.Context, path, file string) (d *client.Decision, err
 		return nil, err
 	}
 	s := subject(client.TaskSpec{}, img, signers)
-	return wireDecision(s, p.Decide(s, reqs, nil)), nil
+	d = wireDecision(s, p.Decide(s, reqs, nil))
+	d.Notes = task.Notes(img)
+	return d, nil
 }

@@ -7,28 +7,54 @@ import (
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/network"
 	"github.com/freejail/freejail/policy"
 )
 
 // Check decides about a whole task as its start would, without starting it; or where
-// the spec says nothing else, about an image.
-func (m *Manager) Check(ctx context.Context, spec client.TaskSpec) (s policy.Subject, dec policy.Decision, err error) {
+// the spec says nothing else, about an image. The notes are what no policy decides.
+func (m *Manager) Check(ctx context.Context, spec client.TaskSpec) (
+	s policy.Subject, dec policy.Decision, notes []string, err error) {
 	if err := checkMemory(spec.Limits); err != nil {
-		return s, dec, err
+		return s, dec, nil, err
 	}
 	from := m.rootFor(spec, "")
 	img, release, err := from.find(ctx, spec, nil)
 	if err != nil {
-		return s, dec, err
+		return s, dec, nil, err
 	}
 	defer release()
 	p, err := m.checkPlan(spec, img)
 	if err != nil {
-		return s, dec, err
+		return s, dec, nil, err
 	}
 	s, dec, err = m.wouldDecide(ctx, spec, p, from)
-	return s, dec, errors.Join(err, p.close())
+	return s, dec, append(p.notes, p.unenforced()...), errors.Join(err, p.close())
 }
+
+// unenforced tells where nothing holds a program to its ports.
+func (p *plan) unenforced() []string {
+	if len(p.ports) == 0 {
+		return nil
+	}
+	where := ""
+	switch name := p.network.Name; p.network.Mode {
+	case "":
+		return Notes(p.image)
+	case network.Host:
+		where = "on the network host a program can listen on any port, at any address of the host"
+	case network.Alias:
+		where = "on the network " + name + " a program can listen on any port of its address"
+	case network.Bridged:
+		where = "on the network " + name + " they are enforced where the host filters its bridges (on FreeBSD by " +
+			"net.link.bridge.pfil_member=1)"
+	default:
+		return nil
+	}
+	return []string{portsDeclared + where}
+}
+
+const portsDeclared = "ports are only declared: "
 
 // onlyImage tells that a spec says nothing but what the image is, and whose the
 // task would be.

@@ -91,7 +91,7 @@ func (p *plan) checkShare(spec client.TaskSpec) error {
 		return client.Invalid("share %q: only \"group\" is supported: all tasks of the allocation in one network stack",
 			spec.Share)
 	case spec.NomadLabels()["alloc_id"] == "":
-		return client.Invalid("share = \"group\" is for the tasks of an allocation, and this is none")
+		return client.Invalid("share = \"group\" is for tasks of an allocation of Nomad's, and this is none")
 	case !p.network.Mode.OwnStack():
 		return client.Invalid("share = \"group\" needs a network with a stack of its own, and %s is %s: name one of "+
 			"%s (network = \"NAME\")", p.network.Name, modeText(p.network.Mode), p.ownStacks())
@@ -197,4 +197,19 @@ func networkTask(i client.Task, key string, e network.Endpoint) network.Task {
 func networkInfo(e network.Endpoint) *client.NetworkInfo {
 	return &client.NetworkInfo{Name: e.Network, Mode: string(e.Mode), Stack: e.Stack, Link: e.Link, MAC: e.MAC,
 		Addr4: e.Addr4, Addr6: e.Addr6}
+}
+
+// networkParams confine a jail on the host's stack to its own addresses. One in a stack of its own has
+// all of that.
+func networkParams(e network.Endpoint) map[string]string {
+	if e.Mode != network.Alias {
+		return nil
+	}
+	out := map[string]string{"ip4": "disable", "ip6": "disable"}
+	for family, a := range map[string]netip.Addr{"ip4": e.Addr4, "ip6": e.Addr6} {
+		if a.IsValid() {
+			out[family], out[family+".addr"] = "new", a.String()
+		}
+	}
+	return out
 }

@@ -3,7 +3,6 @@ package task
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"strconv"
 	"strings"
 
@@ -13,7 +12,6 @@ import (
 	"github.com/freejail/freejail/devfs"
 	"github.com/freejail/freejail/internal/bsd"
 	"github.com/freejail/freejail/internal/mount"
-	"github.com/freejail/freejail/network"
 )
 
 // mountDev mounts devfs with a ruleset that the registry has read back whole:
@@ -46,21 +44,6 @@ func platformDirs() []string { return []string{"/dev"} }
 
 // leftOut is none of the file systems here.
 func leftOut(string) bool { return false }
-
-// networkParams confine a jail on the host's stack to its own addresses. One in a stack of its own has
-// all of that.
-func networkParams(e network.Endpoint) map[string]string {
-	if e.Mode != network.Alias {
-		return nil
-	}
-	out := map[string]string{"ip4": "disable", "ip6": "disable"}
-	for family, a := range map[string]netip.Addr{"ip4": e.Addr4, "ip6": e.Addr6} {
-		if a.IsValid() {
-			out[family], out[family+".addr"] = "new", a.String()
-		}
-	}
-	return out
-}
 
 // hostNetwork gives a jail the host's addresses.
 func hostNetwork() map[string]string { return map[string]string{"ip4": "inherit", "ip6": "inherit"} }

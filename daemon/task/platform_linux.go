@@ -9,7 +9,6 @@ import (
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/devfs"
 	"github.com/freejail/freejail/internal/mount"
-	"github.com/freejail/freejail/network"
 )
 
 // mountDev makes a /dev of the nodes that the rules leave visible.
@@ -39,18 +38,6 @@ func leftOut(fstype string) bool {
 		return true
 	}
 	return false
-}
-
-// networkParams confine a jail on the host's stack to its own addresses.
-func networkParams(e network.Endpoint) map[string]string {
-	params := map[string]string{}
-	if e.Mode == network.Alias && e.Addr4.IsValid() {
-		params["ip4.addr"] = e.Addr4.String()
-	}
-	if e.Mode == network.Alias && e.Addr6.IsValid() {
-		params["ip6.addr"] = e.Addr6.String()
-	}
-	return params
 }
 
 func hostNetwork() map[string]string { return map[string]string{} }

@@ -288,3 +288,11 @@ func Requests(img *image.Image) ([]policy.Request, error) {
 	}
 	return p.requests, nil
 }
+
+// Notes are what no policy decides about an image that has such requests.
+func Notes(img *image.Image) []string {
+	if len(img.Manifest.Ports) == 0 {
+		return nil
+	}
+	return []string{portsDeclared + "they are enforced where the task's network has a stack of its own"}
+}
