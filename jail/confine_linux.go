@@ -89,19 +89,21 @@ func cgroup2() (string, error) {
 }
 
 // programs are those of a confinement.
-func (c confinement) programs() []bpfProgram {
-	out := []bpfProgram{}
+func (c confinement) programs() (out []bpfProgram) {
+	add := func(kind, place uint32, code []bpfInsn) { out = append(out, bpfProgram{kind, place, code}) }
 	if c.four.IsValid() {
-		out = append(out, bpfProgram{bpfSockAddr, bpfBind4, c.bind4()}, bpfProgram{bpfSockAddr, bpfConnect4, c.connect4()},
-			bpfProgram{bpfSockAddr, bpfSend4, c.send4()})
+		add(bpfSockAddr, bpfBind4, c.bind4())
+		add(bpfSockAddr, bpfConnect4, c.connect4())
+		add(bpfSockAddr, bpfSend4, c.send4())
 	} else {
-		out = append(out, bpfProgram{bpfSock, bpfCreate, withoutFamily(unix.AF_INET)})
+		add(bpfSock, bpfCreate, withoutFamily(unix.AF_INET))
 	}
 	if c.six.IsValid() {
-		out = append(out, bpfProgram{bpfSockAddr, bpfBind6, c.bind6()}, bpfProgram{bpfSockAddr, bpfConnect6, c.connect6()},
-			bpfProgram{bpfSockAddr, bpfSend6, c.send6()})
+		add(bpfSockAddr, bpfBind6, c.bind6())
+		add(bpfSockAddr, bpfConnect6, c.connect6())
+		add(bpfSockAddr, bpfSend6, c.send6())
 	} else {
-		out = append(out, bpfProgram{bpfSock, bpfCreate, withoutFamily(unix.AF_INET6)})
+		add(bpfSock, bpfCreate, withoutFamily(unix.AF_INET6))
 	}
 	return out
 }
