@@ -28,20 +28,5 @@ func (s *kernelStacks) check(n Network) error {
 			return fmt.Errorf("there is no interface %s", n.Interface)
 		}
 	}
-	if n.Mode == NAT {
-		return checkForwarding(n)
-	}
-	return nil
-}
-
-func checkForwarding(n Network) error {
-	if n.Subnet4.IsValid() && !bsd.SysctlOn("net.inet.ip.forwarding") {
-		return errors.New("this host does not forward IPv4: " +
-			"sysrc gateway_enable=YES && sysctl net.inet.ip.forwarding=1")
-	}
-	if n.Subnet6.IsValid() && !bsd.SysctlOn("net.inet6.ip6.forwarding") {
-		return errors.New("this host does not forward IPv6: " +
-			"sysrc ipv6_gateway_enable=YES && sysctl net.inet6.ip6.forwarding=1")
-	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -57,6 +58,9 @@ type pf struct {
 	host  func() (pfHost, error)
 	lock  *anchorLock // nil where nobody else can have the anchor
 
+	checking sync.Mutex
+	main     []pfRuleset // the host's, which name the anchors
+
 	// What follows is the Manager's to guard: it loads and compares one at a time.
 	text     string       // of the last load
 	rules    []pfRuleset  // as the kernel had them after it
@@ -70,15 +74,24 @@ func newFilter(Config) (filter, error) {
 	return &pf{pfctl: runPfctl, host: findPFHost, lock: &anchorLock{}}, nil
 }
 
-// check tells what pf.conf or rc.conf lacks.
+// check tells what pf.conf or rc.conf lacks. The main rules are read again when they have changed.
 func (p *pf) check() error {
+	p.checking.Lock()
+	defer p.checking.Unlock()
 	if _, err := os.Stat(pfDevice); errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%w: pf is not loaded: kldload pf, and sysrc pf_enable=YES && service pf start", errNoFilter)
 	}
 	if _, err := p.pfctl("", "-s", "Running"); err != nil {
 		return errors.New("pf is not enabled: sysrc pf_enable=YES && service pf start")
 	}
+	main, err := pfRulesets("")
+	if err != nil || slices.Equal(main, p.main) {
+		return err
+	}
 	missing, err := p.missingAnchors()
+	if err == nil && len(missing) == 0 {
+		p.main = main
+	}
 	if err == nil && len(missing) > 0 {
 		err = fmt.Errorf("the host's pf rules do not name freejail's: add to /etc/pf.conf, translations before rules, "+
 			"and then service pf reload: %s", strings.Join(missing, ", "))

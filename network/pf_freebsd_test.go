@@ -752,3 +752,56 @@ func TestManagedNetworks(t *testing.T) {
 			probe{"three", "tcp", "192.0.2.10:8082", "three 10.89.0.1", ""})
 	})
 }
+
+// Tasks on a bridge of the operator's are held to what pf sees of them: the host's services always, what they
+// have declared where pf filters the members of bridges.
+func TestBridgedTasks(t *testing.T) {
+	onHost(t, func(w *pfWorld) {
+		lan := pfNetwork("lan", Bridged, "198.51.100.0/24", "2001:db8:1::/64")
+		lan.Bridge = w.run("ifconfig", "bridge", "create")
+		w.sh(`ifconfig lo0 127.0.0.1/8 up
+			ifconfig ` + lan.Bridge + ` inet 198.51.100.1/24 up
+			ifconfig ` + lan.Bridge + ` inet6 2001:db8:1::1/64 no_dad`)
+		tasks := []Task{pfTask("one", lan, "198.51.100.7", "2001:db8:1::7"), pfTask("two", lan, "198.51.100.8")}
+		tasks[0].Declared = []Port{{"tcp", 8080, 1}}
+		for i, jail := range []string{"one", "two", "peer"} {
+			link := fmt.Sprintf("fjt%da", i)
+			w.stack(jail, link)
+			w.run("ifconfig", lan.Bridge, "addm", link)
+			w.in(jail, "ifconfig", "eth0", "inet", fmt.Sprintf("198.51.100.%d/24", i+7), "up")
+			w.in(jail, "ifconfig", "eth0", "inet6", fmt.Sprintf("2001:db8:1::%d/64", i+7), "no_dad")
+			if i < len(tasks) {
+				tasks[i].Link = link
+			}
+		}
+		w.conf(anchors + "pass\nanchor \"freejail\"\n")
+		w.run("pfctl", "-qe")
+		w.load([]Network{lan}, tasks)
+		w.start("one", "serve", "one", "tcp/8080", "tcp/22")
+		w.start("peer", "serve", "peer", "tcp/7000")
+		w.start("", "serve", "host", "tcp/9000", "tcp/53")
+		always := func() {
+			w.probe(probe{"peer", "tcp", "198.51.100.7:8080", "one 198.51.100.9", ""},
+				probe{"peer", "tcp", "[2001:db8:1::7]:8080", "one 2001:db8:1::9", ""},
+				probe{"two", "tcp", "198.51.100.7:22", "one 198.51.100.8", ""},
+				probe{"one", "tcp", "198.51.100.9:7000", "peer 198.51.100.7", ""},
+				probe{"one", "tcp", "[2001:db8:1::9]:7000", "peer 2001:db8:1::7", ""},
+				probe{"", "tcp", "198.51.100.7:22", "one 198.51.100.1", ""},
+				probe{"", "tcp", "[2001:db8:1::7]:22", "one 2001:db8:1::1", ""},
+				probe{"one", "tcp", "198.51.100.1:53", "host 198.51.100.7", ""},
+				probe{"one", "tcp", "198.51.100.1:9000", "", ""}, probe{"one", "tcp", "[2001:db8:1::1]:9000", "", ""},
+				probe{"peer", "tcp", "198.51.100.1:9000", "host 198.51.100.9", ""})
+		}
+		always()
+		w.sh(`sysctl net.link.bridge.pfil_member=1
+			sysctl net.link.bridge.pfil_local_phys=1`)
+		if ok, err := w.pf.loaded(); !ok || err != nil {
+			t.Errorf("with pfil_member: %v %v", ok, err)
+		}
+		w.run("pfctl", "-qF", "states")
+		always()
+		w.run("jexec", "one", "ifconfig", "eth0", "inet", "198.51.100.77/32", "alias")
+		w.probe(probe{"peer", "tcp", "198.51.100.7:22", "", ""}, probe{"peer", "tcp", "[2001:db8:1::7]:22", "", ""},
+			probe{"one", "tcp", "198.51.100.9:7000", "", "198.51.100.77"})
+	})
+}
