@@ -258,7 +258,7 @@ func (p *pf) tables() (bool, error) {
 
 // findPFHost looks at the host's addresses and at how bridges are filtered.
 func findPFHost() (pfHost, error) {
-	addrs, err := interfaceAddresses()
+	addrs, err := kernelAddresses()
 	member, noBridge := unix.SysctlUint32("net.link.bridge.pfil_member")
 	return pfHost{Addresses: addrs, Links: noBridge == nil && member != 0}, err
 }

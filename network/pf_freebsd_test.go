@@ -589,10 +589,10 @@ func (w *pfWorld) refused(networks []Network, tasks []Task, whole func() string)
 func (w *pfWorld) moved(whole func() string) {
 	w.Helper()
 	w.sh(`ifconfig em0 inet 192.0.2.11/32 alias
-		ifconfig lo0 inet 198.51.100.7/32 alias`)
+		ifconfig lo1 create inet 198.51.100.7/32`)
 	ok, err := w.pf.loaded()
 	table := w.run("pfctl", "-qa", "freejail", "-t", "freejail_host", "-T", "show")
-	if !ok || err != nil || !strings.Contains(table, "192.0.2.11") || !strings.Contains(whole(), "nat on lo0") {
+	if !ok || err != nil || !strings.Contains(table, "192.0.2.11") || !strings.Contains(whole(), "nat on lo1") {
 		w.Errorf("after new addresses: %v %v: %s", ok, err, table)
 	}
 }

@@ -3,12 +3,9 @@ package network
 import (
 	"errors"
 	"fmt"
-	"net"
-	"net/netip"
 	"os"
 	"unsafe"
 
-	"golang.org/x/net/route"
 	"golang.org/x/sys/unix"
 )
 
@@ -56,51 +53,4 @@ func pfRulesets(anchor string) ([]pfRuleset, error) {
 		all = append(all, pfRuleset{r.Ticket, r.NR})
 	}
 	return all, nil
-}
-
-// interfaceAddresses are the addresses of the host's interfaces, read at once however many there are.
-func interfaceAddresses() ([]hostAddress, error) {
-	rib, err := route.FetchRIB(unix.AF_UNSPEC, route.RIBTypeInterface, 0)
-	if err != nil {
-		return nil, fmt.Errorf("the host's interfaces: %w", err)
-	}
-	messages, err := route.ParseRIB(route.RIBTypeInterface, rib)
-	if err != nil {
-		return nil, fmt.Errorf("the host's interfaces: %w", err)
-	}
-	var all []hostAddress
-	names := map[int]string{}
-	for _, m := range messages {
-		switch m := m.(type) {
-		case *route.InterfaceMessage:
-			names[m.Index] = m.Name
-		case *route.InterfaceAddrMessage:
-			if p, ok := ribPrefix(m.Addrs); ok {
-				all = append(all, hostAddress{Prefix: p, Interface: names[m.Index]})
-			}
-		}
-	}
-	return all, nil
-}
-
-// ribPrefix is the address of an interface's message with the length of its mask.
-func ribPrefix(addrs []route.Addr) (netip.Prefix, bool) {
-	if len(addrs) <= unix.RTAX_IFA {
-		return netip.Prefix{}, false
-	}
-	switch a := addrs[unix.RTAX_IFA].(type) {
-	case *route.Inet4Addr:
-		bits := 32
-		if m, ok := addrs[unix.RTAX_NETMASK].(*route.Inet4Addr); ok {
-			bits, _ = net.IPMask(m.IP[:]).Size()
-		}
-		return netip.PrefixFrom(netip.AddrFrom4(a.IP), bits), true
-	case *route.Inet6Addr:
-		bits := 128
-		if m, ok := addrs[unix.RTAX_NETMASK].(*route.Inet6Addr); ok {
-			bits, _ = net.IPMask(m.IP[:]).Size()
-		}
-		return netip.PrefixFrom(netip.AddrFrom16(a.IP), bits), true
-	}
-	return netip.Prefix{}, false
 }
