@@ -130,16 +130,17 @@ func TestTwoTasksOnOnePort(t *testing.T) {
 	}
 	reached := func(when string) {
 		t.Helper()
-		for at, i := range map[string]*client.Task{"127.0.0.1:8081": one, "127.0.0.1:8082": two,
-			one.Network.Addr4.String() + ":8080": one} {
-			if got, err := say(at); err != nil || got != i.Network.Addr4.String() {
-				t.Errorf("%s: %s answers %q, want %s: %v", when, at, got, i.Network.Addr4, err)
-			}
-		}
+		// Who asks for a task waits for the recovery, by which the ports are held again.
 		for _, i := range []*client.Task{one, two} {
 			now, err := c.Task(t.Context(), i.ID)
 			if err != nil || now.State != client.Running || *now.Network != *i.Network {
 				t.Errorf("%s: %s is %s with %+v, was %+v: %v", when, i.ID, now.State, now.Network, i.Network, err)
+			}
+		}
+		for at, i := range map[string]*client.Task{"127.0.0.1:8081": one, "127.0.0.1:8082": two,
+			one.Network.Addr4.String() + ":8080": one} {
+			if got, err := say(at); err != nil || got != i.Network.Addr4.String() {
+				t.Errorf("%s: %s answers %q, want %s: %v", when, at, got, i.Network.Addr4, err)
 			}
 		}
 		third := onLAN("n3", path, "8081:8080")

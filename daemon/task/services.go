@@ -103,12 +103,22 @@ func (p *plan) addServices(spec client.TaskSpec) error {
 		return nil
 	}
 	for _, a := range all {
+		p.noteReach(a)
 		if err := a.validate(); err != nil {
 			return client.Invalid("the service of port %s: %v", a.port, err)
 		}
 		p.ask(policy.NewService(a.name, a.tags), a.from)
 	}
 	return nil
+}
+
+// noteReach tells of a service that other hosts find in Consul and do not reach.
+func (p *plan) noteReach(a announcement) {
+	i := slices.IndexFunc(p.ports, func(port client.Port) bool { return port.Name == a.port && !port.Job })
+	if i >= 0 && p.translated() && p.ports[i].Port == 0 {
+		p.note("services: %s is registered at the task's own address, which this host alone reaches: no port of the host "+
+			"leads to its port %s", a.name, a.port)
+	}
 }
 
 // checkAddress lets a service be announced where the task is, and nowhere else.
