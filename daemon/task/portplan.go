@@ -55,7 +55,10 @@ func (p *plan) addPorts(spec client.TaskSpec) error {
 	for _, mp := range p.image.Manifest.Ports {
 		b, is := all[mp.Name]
 		if !is {
-			b, is = p.byNumber(own, mp)
+			var name string
+			if name, b, is = p.byNumber(own, mp); is && own[name].published && own[name].count <= 1 {
+				delete(own, name) // a number is no other name for it
+			}
 		}
 		if err := p.addImagePort(mp, b, is); err != nil {
 			return err
@@ -163,20 +166,20 @@ func (p *plan) isFor(g given, mp image.Port) bool {
 func (g given) covers(first, port int) bool { return first <= port && port < first+max(1, g.count) }
 
 // byNumber is the one port of the job's own that is an image's port, if it is one.
-func (p *plan) byNumber(own map[string]given, mp image.Port) (found given, one bool) {
-	for _, g := range own {
+func (p *plan) byNumber(own map[string]given, mp image.Port) (name string, found given, one bool) {
+	for of, g := range own {
 		if !p.isFor(g, mp) {
 			continue
 		}
 		if one {
-			return given{}, false
+			return "", given{}, false
 		}
-		found, one = g, true
+		name, found, one = of, g, true
 	}
 	if found.count > 1 { // one of them
 		found.Port, found.To, found.count = found.Port+mp.Port-found.inside(), mp.Port, 0
 	}
-	return found, one
+	return name, found, one
 }
 
 func (p *plan) addImagePort(mp image.Port, g given, is bool) error {
