@@ -266,3 +266,30 @@ func TestOtherDaemonsTablesStay(t *testing.T) {
 		t.Errorf("%v %v", ok, err)
 	}
 }
+
+func TestRulesOfManyTasks(t *testing.T) {
+	n := natNetwork("web", 1)
+	n.Subnet4, n.Subnet6 = netip.MustParsePrefix("10.88.0.0/16"), netip.MustParsePrefix("fd00:88::/64")
+	n.Gateway4, n.Gateway6 = nth(n.Subnet4, 1), nth(n.Subnet6, 1)
+	h := newHost(t, n)
+	var tasks []Task
+	for i := range 1000 {
+		e := h.endpoint(n, 10+i)
+		tasks = append(tasks, Task{Key: e.Stack, Endpoint: e, Published: []Publication{
+			{Port: Port{"tcp", uint16(20000 + 20*i), 20}, To: 80},
+			{At: hostAddr4, Port: Port{"udp", uint16(20000 + i), 1}, To: 53}}})
+	}
+	h.must(h.filter.load(h.nets, tasks))
+	if ok, err := h.filter.loaded(); !ok || err != nil {
+		t.Errorf("%v %v", ok, err)
+	}
+	c, err := h.filter.open()
+	h.must(err)
+	set, err := c.GetSetByName(&nftables.Table{Name: h.filter.name, Family: nftables.TableFamilyINet}, "everywhere6")
+	h.must(err)
+	elements, err := c.GetSetElements(set)
+	h.must(err)
+	if len(elements) != 20000 {
+		t.Errorf("%d ports", len(elements))
+	}
+}
