@@ -66,7 +66,8 @@ func TestAliasTakesNoAddressOfTheHosts(t *testing.T) {
 	n := aliasNetwork()
 	h := newHost(t, n)
 	e := aliasEndpoint(1) // the host's
-	if err := h.stacks.attach(n, e); err == nil || !strings.Contains(err.Error(), "198.51.100.1 is one of the host's own") {
+	const want = "198.51.100.1 is one of the host's own"
+	if err := h.stacks.attach(n, e); err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("%v", err)
 	}
 	h.must(h.stacks.detach(e))
@@ -86,7 +87,8 @@ func TestTasksReachDeclaredPortsOfAlias(t *testing.T) {
 	e := aliasEndpoint(10)
 	h.must(h.stacks.attach(lan, e))
 	task := *h.task(web, 10)
-	h.tasks = append(h.tasks, Task{Key: "alias", Endpoint: e, Declared: []Port{{"tcp", 8080, 2}, {"tcp", 8081, 3}, {"udp", 53, 1}}})
+	h.tasks = append(h.tasks, Task{Key: "alias", Endpoint: e,
+		Declared: []Port{{"tcp", 8080, 2}, {"tcp", 8081, 3}, {"udp", 53, 1}}})
 	h.load()
 	for _, a := range e.addrs() {
 		for _, p := range []uint16{8080, 8083, 8084} {

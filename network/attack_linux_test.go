@@ -438,6 +438,13 @@ func TestBridgedClaimsAreDropped(t *testing.T) {
 	for _, a := range []netip.Addr{neighbour.Addr4, neighbour.Addr6} {
 		h.reach("the outside", h.out, "tcp", at(a, 8080), "t11")
 	}
+	h.bridgedForgeries(bad, neighbour, outMAC)
+}
+
+// bridgedForgeries sends what has another's MAC, address or VLAN.
+func (h *host) bridgedForgeries(bad, neighbour Task, outMAC net.HardwareAddr) {
+	h.Helper()
+	mac, other := parseMAC(h.T, bad.MAC), parseMAC(h.T, neighbour.MAC)
 	c := h.inbox(h.out, 7000)
 	got := h.hears(c, func() {
 		for _, from := range []netip.Addr{neighbour.Addr4, hostAddr4, bad.Addr4} {
@@ -446,7 +453,6 @@ func TestBridgedClaimsAreDropped(t *testing.T) {
 				text = "last"
 			}
 			e, b := datagram(from, outside4, 7000, text)
-			other := parseMAC(t, neighbour.MAC)
 			h.frame(bad, e, other, outMAC, b)
 			// in a VLAN of its choice
 			h.frame(bad, 0x8100, mac, outMAC, slices.Concat(be(0), be(e), b))
@@ -454,7 +460,7 @@ func TestBridgedClaimsAreDropped(t *testing.T) {
 		}
 	})
 	if len(got) > 0 {
-		t.Errorf("heard %q", got)
+		h.Errorf("heard %q", got)
 	}
 }
 

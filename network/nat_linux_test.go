@@ -86,7 +86,8 @@ func TestRangesAndAddresses(t *testing.T) {
 	task := h.task(n, 10)
 	for _, p := range []string{"tcp", "udp"} {
 		task.Published = append(task.Published, Publication{Port: Port{p, 8000, 11}, To: 9000},
-			Publication{At: hostAddr4, Port: Port{p, 53, 1}, To: 9000}, Publication{At: hostAddr6, Port: Port{p, 54, 1}, To: 9001})
+			Publication{At: hostAddr4, Port: Port{p, 53, 1}, To: 9000},
+			Publication{At: hostAddr6, Port: Port{p, 54, 1}, To: 9001})
 	}
 	h.load()
 	for _, p := range []string{"tcp", "udp"} {
