@@ -63,8 +63,8 @@ func (s *kernelStacks) sparesMembers(bridge string) error {
 	members, err := s.members(bridge)
 	for _, m := range members {
 		if err == nil && !ownLink(m) && s.hasLinkLocal(m) {
-			err = fmt.Errorf("bridge %s and its member %s both have link-local IPv6 addresses: with another member the "+
-				"kernel would take all IPv6 addresses of %s away (ifconfig %s inet6 ifdisabled -auto_linklocal, or "+
+			err = fmt.Errorf("bridge %s and its member %s both have link-local IPv6 addresses: with another member "+
+				"the kernel would take all IPv6 addresses of %s away (ifconfig %s inet6 ifdisabled -auto_linklocal, or "+
 				"sysctl net.link.bridge.allow_llz_overlap=1)", bridge, m, m, m)
 		}
 	}
@@ -245,6 +245,8 @@ func (s *kernelStacks) join(n Network, e Endpoint, bridge string, mac net.Hardwa
 	}
 	return s.confine(n, e.Link, bridge, mac)
 }
+
+const bridgeFlagsAt = nameSize // ifbr_ifsflags
 
 // confine sets the flags of a member, all of which a request replaces.
 func (s *kernelStacks) confine(n Network, end, bridge string, mac net.HardwareAddr) error {

@@ -112,7 +112,6 @@ func (s sockets) setMAC(name string, mac net.HardwareAddr) error {
 
 // up leaves the other flags as they are.
 func (s sockets) up(name string) error {
-	const highAt = nameSize + 2 // ifr_flagshigh
 	b := named(sizeIfreq, name)
 	if err := s.do("flags", unix.SIOCGIFFLAGS, b); err != nil || b[nameSize]&unix.IFF_UP != 0 {
 		return err
@@ -232,6 +231,8 @@ func (s sockets) delAddr(name string, a netip.Addr) error {
 	}
 	return told("removal of address "+a.String(), name, err)
 }
+
+const ndFlagsAt = nameSize + 20 // nd_ifinfo.flags
 
 // setND sets flags of an interface's neighbor discovery, and clears others.
 func (s sockets) setND(name string, set, clear uint32) error {

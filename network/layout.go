@@ -24,9 +24,6 @@ const (
 
 	nameSize = maxInterface + 1
 
-	ndFlagsAt     = nameSize + 20 // nd_ifinfo.flags
-	bridgeFlagsAt = nameSize      // ifbr_ifsflags
-
 	aliasMaskAt     = nameSize + 2*sizeSockaddr4
 	aliasMarkAt     = aliasMaskAt + 8 // sin_zero of ifra_mask
 	aliasLifetimeAt = 104             // ifra_lifetime

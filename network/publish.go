@@ -208,8 +208,8 @@ func (m *Manager) tellOutlived() {
 	}
 	m.mu.Unlock()
 	for _, name := range slices.Sorted(maps.Keys(users)) {
-		m.cfg.Tell("network", fmt.Sprintf("network %q was removed or changed in the host configuration: tasks that have "+
-			"it keep it as it was until they end (%s)", name, printable.Count(users[name], "endpoint")))
+		m.cfg.Tell("network", fmt.Sprintf("network %q was removed or changed in the host configuration: tasks that "+
+			"have it keep it as it was until they end (%s)", name, printable.Count(users[name], "endpoint")))
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -173,6 +174,9 @@ func TestQuestionsDoNotStay(t *testing.T) {
 	var some []net.Conn
 	for range h.asked.conns.each + 1 {
 		c, err := net.Dial("tcp", place.at.String())
+		if errors.Is(err, syscall.ECONNRESET) { // one too many may end before it is told to have begun
+			continue
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
