@@ -219,7 +219,7 @@ func (m *Manager) hold(tasks []Task) error {
 	for _, t := range tasks {
 		if err := m.ports.hold(t); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", t.Key, err))
-			m.cfg.Tell("network", fmt.Sprintf("published ports of %s are not held: %v", t.Key, err))
+			m.cfg.Tell("network", "published ports of "+t.Key+" are not held: "+err.Error())
 			m.mu.Lock()
 			m.unheld[t.Key] = t
 			m.mu.Unlock()
