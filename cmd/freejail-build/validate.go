@@ -126,8 +126,8 @@ func (f *imageFlags) checkImage(ctx context.Context, e *layout.Examination, img 
 		e.Add(image.Warning, "exposed-ports", at("config"), "not understood, or too many, and left out: %q", odd)
 	}
 	if requires.VNET {
-		e.Add(image.Error, "vnet", in("requires.vnet"),
-			"this version does not offer a network stack of the jail's own: no task of the image would start")
+		e.Add(image.Note, "vnet", in("requires.vnet"),
+			"a task of the image starts on a network with a stack of its own alone, which not every host has")
 	}
 	return nil
 }

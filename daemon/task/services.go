@@ -116,8 +116,8 @@ func (p *plan) addServices(spec client.TaskSpec) error {
 func (p *plan) noteReach(a announcement) {
 	i := slices.IndexFunc(p.ports, func(port client.Port) bool { return port.Name == a.port && !port.Job })
 	if i >= 0 && p.translated() && p.ports[i].Port == 0 {
-		p.note("services: %s is registered at the task's own address, which this host alone reaches: no port of the host "+
-			"leads to its port %s", a.name, a.port)
+		p.note("services: %s is registered at the task's own address, which this host alone reaches: no port of the "+
+			"host leads to its port %s", a.name, a.port)
 	}
 }
 
