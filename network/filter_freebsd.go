@@ -17,9 +17,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// PFConf are the lines that the host's pf.conf needs, each among those of its kind: translations come
+// pfConf are the lines that the host's pf.conf needs, each among those of its kind: translations come
 // before rules. Rules after the last of them have the last word on what is published.
-const PFConf = `nat-anchor "freejail"
+const pfConf = `nat-anchor "freejail"
 rdr-anchor "freejail"
 anchor "freejail"`
 
@@ -99,14 +99,14 @@ func (p *pf) check() error {
 	return err
 }
 
-// pfAnchorLine is how pfctl shows one of the lines of PFConf, with or without options.
+// pfAnchorLine is how pfctl shows one of the lines of pfConf, with or without options.
 var pfAnchorLine = regexp.MustCompile(`(?m)^((?:nat-|rdr-)?anchor "freejail")`)
 
 func (p *pf) missingAnchors() ([]string, error) {
 	nat, err1 := p.pfctl("", "-s", "nat")
 	rules, err2 := p.pfctl("", "-s", "rules")
 	there := pfAnchorLine.FindAllString(nat+"\n"+rules, -1)
-	missing := slices.DeleteFunc(strings.Split(PFConf, "\n"), func(l string) bool { return slices.Contains(there, l) })
+	missing := slices.DeleteFunc(strings.Split(pfConf, "\n"), func(l string) bool { return slices.Contains(there, l) })
 	return missing, errors.Join(err1, err2)
 }
 
