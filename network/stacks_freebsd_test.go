@@ -169,7 +169,7 @@ func (f stackFixture) check(err error) {
 // hostState is all that a stack could leave behind.
 func hostState(t testing.TB) string {
 	var out strings.Builder
-	for _, c := range []string{"ifconfig -l", "jls -d -n jid name | grep -v fj-other", "netstat -rn",
+	for _, c := range []string{"ifconfig -l", "jls -d -n name | grep fjnet-", "netstat -rn",
 		"ifconfig -a | grep -v txcsum"} {
 		b, err := exec.Command("sh", "-c", c).CombinedOutput()
 		if err != nil && len(b) > 0 {
