@@ -228,3 +228,32 @@ func TestPortsAreAtAddresses(t *testing.T) {
 		}
 	}
 }
+
+// A service is registered where it is reached.
+func TestServicesOfNetworks(t *testing.T) {
+	web := image.Port{Name: "http", Port: 8080, Service: &image.Service{Name: "web"}}
+	hostAddress := client.Overrides{Ports: map[string]client.PortOverride{"http": {Address: "127.0.0.1"}}}
+	for name, c := range map[string]struct {
+		network int // of fakeConfig
+		ports   map[string]client.PortBinding
+		over    client.Overrides
+		want    string // in a note or the error
+	}{
+		"a port of the host":       {network: 0, ports: map[string]client.PortBinding{"http": bound("http", 20001)}},
+		"none":                     {network: 0, want: "which this host alone reaches"},
+		"its own address":          {network: 1},
+		"an address of the host's": {network: 1, over: hostAddress, want: "reached at addresses of their own"},
+		"the same with alias":      {network: 2, over: hostAddress, want: "reached at addresses of their own"},
+		"the host's, which leads there": {network: 0, over: hostAddress,
+			ports: map[string]client.PortBinding{"http": bound("http", 20001)}},
+	} {
+		p := &plan{image: portImage(true, web)}
+		p.network = fakeConfig[c.network]
+		spec := client.TaskSpec{Ports: c.ports, Service: c.over}
+		err := errors.Join(p.addPorts(spec), p.addServices(spec))
+		said := strings.Join(append(p.notes, fmt.Sprint(err)), "; ")
+		if !strings.Contains(said, c.want) || c.want == "" && said != "<nil>" {
+			t.Errorf("%s: %s, want %q", name, said, c.want)
+		}
+	}
+}

@@ -88,6 +88,10 @@ func (p *plan) addServices(spec client.TaskSpec) error {
 			return client.Invalid("services: image %s declares no port %q; a service block of the job can register it",
 				p.image.Name, name)
 		}
+		if o.Address != "" && p.reached() {
+			return client.Invalid("services: port %s: address %q: tasks of the network %s are reached at addresses of "+
+				"their own, which their services show", name, o.Address, p.network.Name)
+		}
 		if err := checkAddress(o.Address, p.ports[port].Address, p.advertise); err != nil {
 			return client.Invalid("services: port %s: %v", name, err)
 		}
