@@ -35,7 +35,7 @@ func attachAlias(n Network, e Endpoint, mark uint32) error {
 			return fmt.Errorf("add %s to interface %s: %w", a, n.Interface, err)
 		}
 	}
-	return nil
+	return awaitLocal(e.addrs()...)
 }
 
 func detachAlias(e Endpoint, mark uint32) error {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -172,6 +173,23 @@ func address(p netip.Prefix) *netlink.Addr {
 		a.Flags = unix.IFA_F_NODAD
 	}
 	return a
+}
+
+// awaitLocal waits until addresses are this stack's own: of IPv6 the kernel routes one a moment after it
+// was added, and a connection of that moment would be to a neighbour.
+func awaitLocal(addrs ...netip.Addr) error {
+	for _, a := range addrs {
+		for end := time.Now().Add(5 * time.Second); a.Is6(); time.Sleep(time.Millisecond) {
+			routes, err := netlink.RouteGet(a.AsSlice())
+			if err == nil && len(routes) > 0 && routes[0].Type == unix.RTN_LOCAL {
+				break
+			}
+			if time.Now().After(end) {
+				return errors.Join(fmt.Errorf("address %s is not in use after 5 seconds", a), err)
+			}
+		}
+	}
+	return nil
 }
 
 func ipNet(p netip.Prefix) *net.IPNet {

@@ -142,7 +142,10 @@ func (s *linuxStacks) makeBridge(n Network) error {
 	if err := gateways(l, n); err != nil {
 		return err
 	}
-	return netlink.LinkSetUp(l)
+	if err := netlink.LinkSetUp(l); err != nil {
+		return err
+	}
+	return awaitLocal(n.Gateway6)
 }
 
 // gateways has a bridge's addresses be those of the gateway.
@@ -285,7 +288,7 @@ func configureTask(n Network, e Endpoint, gatewayMAC net.HardwareAddr) error {
 			return fmt.Errorf("default route through %s: %w", a.gateway, err)
 		}
 	}
-	return nil
+	return awaitLocal(e.addrs()...)
 }
 
 // configureBridged gives the task's end its addresses in the operator's network, which learns of them.
@@ -318,7 +321,7 @@ func configureBridged(n Network, e Endpoint) error {
 			return fmt.Errorf("default route through %s: %w", a.gateway, err)
 		}
 	}
-	return nil
+	return awaitLocal(e.addrs()...)
 }
 
 // bridgedSysctls have neighbours told of an address at once, as another task may have had it, and the
