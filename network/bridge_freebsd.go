@@ -63,9 +63,9 @@ func (s *kernelStacks) sparesMembers(bridge string) error {
 	members, err := s.members(bridge)
 	for _, m := range members {
 		if err == nil && !ownLink(m) && s.hasLinkLocal(m) {
-			err = fmt.Errorf("bridge %s and its member %s both have link-local IPv6 addresses: with another member "+
-				"the kernel would take all IPv6 addresses of %s away (ifconfig %s inet6 ifdisabled -auto_linklocal, or "+
-				"sysctl net.link.bridge.allow_llz_overlap=1)", bridge, m, m, m)
+			err = fmt.Errorf("bridge %s and its member %s both have link-local IPv6 addresses: with another "+
+				"member the kernel would take all IPv6 addresses of %s away (ifconfig %s inet6 ifdisabled "+
+				"-auto_linklocal, or sysctl net.link.bridge.allow_llz_overlap=1)", bridge, m, m, m)
 		}
 	}
 	return err
