@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -200,7 +201,7 @@ func (s *session) attach(ctx context.Context, lost chan<- error) (leave func(kee
 	go func() {
 		var at *client.Attachment
 		err := persist(ctx, attending, func() (err error) {
-			if at, err = s.c.Attach(ctx, s.id); err == nil {
+			if at, err = s.connect(ctx); err == nil {
 				err = s.send(ctx, at)
 			}
 			return err
@@ -217,10 +218,29 @@ func (s *session) attach(ctx context.Context, lost chan<- error) (leave func(kee
 		}
 		left = true
 		cancel()
-		if at := <-last; at != nil {
+		at := <-last
+		if keep && (at == nil || at.HasGone()) { // the next daemon is to know, too
+			at, _ = s.connect(ctx) // without it the task is not removed before it has waited for us
+		}
+		if at != nil {
 			_ = at.Close(keep) // a daemon that has gone asks who attaches to it
 		}
 	}
+}
+
+// connectTime is how long a daemon has to take a client that is about to leave.
+const connectTime = 5 * time.Second
+
+// connect attaches, for a moment longer than ctx lasts: a daemon that has taken a client which then goes
+// without a word may remove the task.
+func (s *session) connect(ctx context.Context) (*client.Attachment, error) {
+	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer context.AfterFunc(ctx, func() {
+		client.Pause(longer, connectTime)
+		cancel()
+	})()
+	return s.c.Attach(longer, s.id)
 }
 
 var errInputLost = errors.New("the daemon ended or was upgraded while the task had input to come, some of which may " +

@@ -224,6 +224,16 @@ func (c *Client) Attach(ctx context.Context, id string) (*Attachment, error) {
 // Gone is closed when the daemon has gone.
 func (a *Attachment) Gone() <-chan struct{} { return a.gone }
 
+// HasGone tells whether the daemon has gone.
+func (a *Attachment) HasGone() bool {
+	select {
+	case <-a.gone:
+		return true
+	default:
+		return false
+	}
+}
+
 // Passed is closed when all input, and its end, has been passed on to the task.
 func (a *Attachment) Passed() <-chan struct{} { return a.passed }
 
