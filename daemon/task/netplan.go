@@ -90,7 +90,7 @@ func (p *plan) checkShare(spec client.TaskSpec) error {
 	case spec.Share != "group":
 		return client.Invalid("share %q: only \"group\" is supported: all tasks of the allocation in one network stack",
 			spec.Share)
-	case spec.NomadLabels()["alloc_id"] == "":
+	case !validAlloc.MatchString(spec.NomadLabels()["alloc_id"]):
 		return client.Invalid("share = \"group\" is for tasks of an allocation of Nomad's, and this is none")
 	case !p.network.Mode.OwnStack():
 		return client.Invalid("share = \"group\" needs a network with a stack of its own, and %s is %s: name one of "+

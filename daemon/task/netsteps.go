@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"sync"
 
 	"github.com/freejail/freejail/daemon/client"
@@ -47,13 +48,17 @@ func (s *sharing) remove(u *users, holder, key string) (last bool) {
 	return last
 }
 
-// holderOf is whose the network stack of a task is: the task's, or that of its allocation.
+// holderOf is whose the network stack of a task is: the task's, or that of its allocation. No key has a plus
+// sign, and no stack of one task has two, so that no task is named like another's allocation.
 func holderOf(i client.Task, key string) string {
 	if i.Spec.Share == "group" {
-		return "alloc-" + i.Spec.NomadLabels()["alloc_id"]
+		return "alloc++" + i.Spec.NomadLabels()["alloc_id"]
 	}
 	return key
 }
+
+// validAlloc is a UUID, or what another scheduler has for it.
+var validAlloc = regexp.MustCompile(`^[A-Za-z0-9-]{1,64}$`)
 
 func (t *task) holder() string { return holderOf(t.snapshot(), t.key()) }
 

@@ -113,7 +113,7 @@ func TestOneStackOfAGroup(t *testing.T) {
 	take(one, "address")
 	take(two, "address", "network")
 	take(one, "network")
-	if one.t.endpoint.Stack != "fjnet-alloc-a1" || two.t.endpoint.Stack != one.t.endpoint.Stack {
+	if one.t.endpoint.Stack != "fjnet-alloc++a1" || two.t.endpoint.Stack != one.t.endpoint.Stack {
 		t.Errorf("%+v and %+v", one.t.endpoint, two.t.endpoint)
 	}
 	back(two)
@@ -178,5 +178,29 @@ func TestEndpointInTheJournal(t *testing.T) {
 	if err = errors.Join(err, json.Unmarshal(b, &r)); err != nil || r.Endpoint == nil || r.Endpoint.Addr4 != fakeEndpoint.Addr4 ||
 		r.Endpoint.Addr6.IsValid() || r.Endpoint.Mode != network.NAT {
 		t.Errorf("%s: %+v %v", b, r.Endpoint, err)
+	}
+}
+
+// No id of a task is the holder, or makes the stack, of an allocation.
+func TestNoTaskIsNamedLikeAnAllocation(t *testing.T) {
+	const alloc = "1"
+	group := client.Task{Spec: client.TaskSpec{Owner: "nomad", Share: "group",
+		Labels: map[string]string{"alloc_id": alloc}}}
+	holder := holderOf(group, "one")
+	for _, key := range []string{"alloc-" + alloc, "alloc." + alloc, "alloc" + alloc} {
+		if !validKey.MatchString(key) {
+			t.Fatalf("%q is not a key", key)
+		}
+		if other := holderOf(client.Task{}, key); other == holder || jailOf(other) == jailOf(holder) {
+			t.Errorf("a task with the key %s has the stack of the allocation %s", key, alloc)
+		}
+	}
+	if validKey.MatchString(holder) {
+		t.Errorf("%s is the key of a task", holder)
+	}
+	for _, id := range []string{"", "a.b", "a/b", "a+b", strings.Repeat("a", 65)} {
+		if validAlloc.MatchString(id) {
+			t.Errorf("%q is taken for an allocation", id)
+		}
 	}
 }
