@@ -1,7 +1,7 @@
 // Command bench measures freejail beside what a user would take instead, in
 // one run on one host, and prints medians. It needs root; `make bench` sets
 // its environment. Its arguments are the parts to run: starts, memory, output, logs,
-// unpacking; without any, all of them.
+// unpacking, building, roots, networks; without any, all of them.
 package main
 
 import (
@@ -46,6 +46,10 @@ func program(args []string) int {
 		signal.Notify(c, syscall.SIGTERM)
 		<-c
 		return 0
+	case "pour":
+		return ended(pourTo(args[1]))
+	case "drain":
+		return ended(drainAt(args[1]))
 	case "answer":
 		return answer()
 	case "lines":
@@ -60,8 +64,21 @@ func program(args []string) int {
 	return 2
 }
 
+// ended is the exit code of a program.
+func ended(err error) int {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+// apartVariable is set where the part networks runs apart.
+const apartVariable = "FREEJAIL_BENCH_APART"
+
 type bench struct {
 	dir     string
+	config  string // of the daemon, besides where its state is
 	archive string
 	daemon  *client.Client
 	cmd     *exec.Cmd
@@ -70,6 +87,16 @@ type bench struct {
 func run(ctx context.Context, only []string) (err error) {
 	if os.Geteuid() != 0 {
 		return errors.New("jails need root")
+	}
+	if i := slices.Index(only, "networks"); os.Getenv(apartVariable) == "" && (i >= 0 || len(only) == 0) {
+		defer func() {
+			if err == nil {
+				err = apart(ctx, "networks")
+			}
+		}()
+		if only = slices.DeleteFunc(slices.Clone(only), isNetworks); len(only) == 0 && i >= 0 {
+			return nil
+		}
 	}
 	dir, err := os.MkdirTemp("", "fj")
 	if err != nil {
@@ -87,13 +114,12 @@ func run(ctx context.Context, only []string) (err error) {
 	}
 	parts := map[string]func(context.Context) error{"starts": b.starts, "memory": b.memory, "output": b.output,
 		"logs":      b.logs,
-		"unpacking": b.unpacking, "building": b.building, "roots": b.roots}
+		"unpacking": b.unpacking, "building": b.building, "roots": b.roots, "networks": b.networks}
 	if len(only) == 0 {
 		only = []string{"starts", "memory", "output", "logs", "unpacking", "building", "roots"}
 	}
 	if slices.ContainsFunc(only, func(name string) bool {
-		return name != "unpacking" && name != "building" &&
-			name != "roots"
+		return name != "unpacking" && name != "building" && name != "roots" && name != "networks"
 	}) {
 		if err := b.startDaemon(ctx); err != nil {
 			return err
@@ -115,6 +141,8 @@ func run(ctx context.Context, only []string) (err error) {
 	return nil
 }
 
+func isNetworks(part string) bool { return part == "networks" }
+
 func (b *bench) path(name string) string { return filepath.Join(b.dir, name) }
 
 func (b *bench) startDaemon(ctx context.Context) error {
@@ -123,7 +151,7 @@ func (b *bench) startDaemon(ctx context.Context) error {
 		return errors.New("FREEJAIL_BIN is not set; `make bench` sets it")
 	}
 	conf := fmt.Sprintf("state_dir = %q\nsocket = %q\nlog_level = \"warn\"\n", b.path("state"), b.path("sock"))
-	if err := os.WriteFile(b.path("freejail.hcl"), []byte(conf), 0o600); err != nil {
+	if err := os.WriteFile(b.path("freejail.hcl"), []byte(conf+b.config), 0o600); err != nil {
 		return err
 	}
 	b.cmd = exec.Command(bin, "daemon", "--config", b.path("freejail.hcl"))
@@ -140,6 +168,10 @@ func (b *bench) startDaemon(ctx context.Context) error {
 
 // close ends every task and leaves nothing.
 func (b *bench) close() error {
+	return errors.Join(b.stopDaemon(), mount.UnmountUnder(b.dir), os.RemoveAll(b.dir))
+}
+
+func (b *bench) stopDaemon() error {
 	var errs []error
 	if b.cmd != nil && b.cmd.Process != nil {
 		ctx := context.Background()
@@ -149,8 +181,9 @@ func (b *bench) close() error {
 			errs = append(errs, b.daemon.Destroy(ctx, t.Spec.ID, true))
 		}
 		errs = append(errs, b.cmd.Process.Signal(syscall.SIGTERM), b.cmd.Wait())
+		b.cmd = nil
 	}
-	return errors.Join(append(errs, mount.UnmountUnder(b.dir), os.RemoveAll(b.dir))...)
+	return errors.Join(errs...)
 }
 
 // until repeats a question until its answer is no error, for two minutes.

@@ -45,8 +45,14 @@ type alternatives struct{ toRunning, toEnd []contestant }
 
 // start tells the time until the process runs, and destroys the task after: an error where it had ended by itself.
 func (b *bench) start(ctx context.Context, id string, args []string) (time.Duration, error) {
+	return b.startSpec(ctx, client.TaskSpec{ID: id, Entrypoint: args})
+}
+
+func (b *bench) startSpec(ctx context.Context, spec client.TaskSpec) (time.Duration, error) {
+	id := spec.ID
+	spec.Owner, spec.Image = "cli", "bench"
 	begin := time.Now()
-	_, err := b.daemon.Start(ctx, client.TaskSpec{ID: id, Owner: "cli", Image: "bench", Entrypoint: args})
+	_, err := b.daemon.Start(ctx, spec)
 	took := time.Since(begin)
 	if err != nil {
 		return 0, err

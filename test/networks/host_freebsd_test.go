@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -91,17 +92,42 @@ func onOther(args ...string) *exec.Cmd {
 	return exec.Command("jexec", append([]string{other}, args...)...)
 }
 
-// tools are programs of the system that images need.
-func tools() map[string]string { return map[string]string{"/sbin/ifconfig": "/rescue/ifconfig"} }
-
-// take gives an interface an address, as root of the task would.
+// take gives an interface an address, as root of the task would: struct ifaliasreq of net/if.h and struct in6_aliasreq
+// of netinet6/in6_var.h.
 func take(link, address string) error {
-	family := "inet"
-	if strings.Contains(address, ":") {
-		family = "inet6"
+	p, err := netip.ParsePrefix(address)
+	if err != nil {
+		return err
 	}
-	_, err := told(exec.Command("/sbin/ifconfig", link, family, address, "alias"))
-	return err
+	family, request, size, at, mask := unix.AF_INET, uintptr(0x8044692b), 68, 16+4, 48
+	if p.Addr().Is6() {
+		family, request, size, at, mask = unix.AF_INET6, 0x8088691b, 136, 16+8, 72
+	}
+	fd, err := unix.Socket(family, unix.SOCK_DGRAM, 0)
+	if err != nil {
+		return err
+	}
+	b := make([]byte, size)
+	copy(b[:16], link)
+	b[16], b[17] = byte(at-16+p.Addr().BitLen()/8), byte(family)
+	copy(b[at:], p.Addr().AsSlice())
+	b[mask] = b[16]
+	for bit := range p.Bits() {
+		b[mask+at-16+bit/8] |= 0x80 >> (bit % 8)
+	}
+	if p.Addr().Is6() {
+		b[16], b[mask] = 28, 28
+		for i := 120; i < 128; i++ { // ia6t_vltime and ia6t_pltime
+			b[i] = 0xff
+		}
+	} else {
+		b[16], b[mask] = 16, 16
+	}
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), request, uintptr(unsafe.Pointer(&b[0])))
+	if err := unix.Close(fd); errno == 0 {
+		return err
+	}
+	return errno
 }
 
 // forge sends a packet of UDP, with a source that is not the task's.

@@ -85,9 +85,6 @@ func onOther(args ...string) *exec.Cmd {
 	return exec.Command("nsenter", append([]string{"-t", strconv.Itoa(other), "-n"}, args...)...)
 }
 
-// tools are programs of the system that images need.
-func tools() map[string]string { return nil }
-
 // take gives an interface an address, as root of the task would.
 func take(link, address string) error {
 	l, err := netlink.LinkByName(link)

@@ -116,7 +116,7 @@ func newHost(t *testing.T) *host {
 	h.start(t)
 	t.Cleanup(func() { h.close(t) })
 	h.load(t, testimage.Spec{Name: "prog", Cmd: []string{"idle"}, Manifest: `{"schemaVersion":1,"ports":[` +
-		`{"name":"http","port":8080},{"name":"echo","port":8080,"protocol":"udp"}]}`, Programs: tools()})
+		`{"name":"http","port":8080},{"name":"echo","port":8080,"protocol":"udp"}]}`})
 	return h
 }
 
