@@ -181,7 +181,8 @@ func (b *bench) byIfconfig(ctx context.Context, tree, name string) (took time.Du
 		"vnet", "vnet.interface="+link+"b", "mount.fstab="+fstab, "mount.devfs", "devfs_ruleset=4", "mount.fdescfs",
 		"exec.prestart=/sbin/ifconfig "+link+" create up && /sbin/ifconfig "+benchBridge+" addm "+link+"a && "+
 			"/sbin/ifconfig "+link+"a up",
-		"exec.created=/usr/sbin/jexec "+name+" true 2>/dev/null; /sbin/ifconfig -j "+name+" lo0 inet 127.0.0.1/8 up && "+
+		"exec.created=/usr/sbin/jexec "+name+" true 2>/dev/null; "+
+			"/sbin/ifconfig -j "+name+" lo0 inet 127.0.0.1/8 up && "+
 			"/sbin/ifconfig -j "+name+" "+link+"b inet 10.185.0.2/24 up && "+
 			"/sbin/route -j "+name+" -q add default 10.185.0.1",
 		"command=/bin/sh", "-c", "echo")

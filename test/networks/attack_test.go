@@ -70,7 +70,9 @@ func TestAddressesAreGiven(t *testing.T) {
 	fixed := func(network string, addresses ...string) client.TaskSpec {
 		return client.TaskSpec{Network: network, Addresses: addresses}
 	}
-	has := h.task(t, "has", "lan", func(s *client.TaskSpec) { s.Addresses = []string{"10.188.0.77", "fd00:188::77"} }, "8080")
+	has := h.task(t, "has", "lan", func(s *client.TaskSpec) {
+		s.Addresses = []string{"10.188.0.77", "fd00:188::77"}
+	}, "8080")
 	if has.Network.Addr4.String() != "10.188.0.77" || has.Network.Addr6.String() != "fd00:188::77" {
 		t.Errorf("it has %+v", has.Network)
 	}
@@ -110,17 +112,22 @@ func TestForgedSources(t *testing.T) {
 		t.Fatalf("raw sockets are permitted: %s %v", out, err)
 	}
 	await(t, "the honest packet", func() error { return contains(h.log(t, victim.Spec.ID), "got honest") })
-	for _, source := range []string{at(friend.Network.Addr4, "4000"), "10.188.0.1:4000", "127.0.0.1:4000", hostAddr4 + ":4000",
-		outAddr4 + ":4000", "10.189.0.9:4000"} {
+	for source, text := range map[string]string{at(friend.Network.Addr4, "4000"): "neighbour",
+		"10.188.0.1:4000": "forged", "127.0.0.1:4000": "forged", hostAddr4 + ":4000": "forged",
+		outAddr4 + ":4000": "forged", "10.189.0.9:4000": "forged"} {
 		// That the kernel refuses it in the task is as well.
-		_, _ = h.in(t, attacker, "forge", source, to, "forged")
-		_, _ = h.in(t, attacker, "forge", source, hostAddr4+":18081", "forged")
+		_, _ = h.in(t, attacker, "forge", source, to, text)
+		_, _ = h.in(t, attacker, "forge", source, hostAddr4+":18081", text)
 	}
 	_, err := h.in(t, attacker, "forge", at(attacker.Network.Addr4, "4000"), to, "last")
 	check(t, err)
 	await(t, "the last packet", func() error { return contains(h.log(t, victim.Spec.ID), "got last") })
-	if text := h.log(t, victim.Spec.ID); strings.Contains(text, "forged") {
+	text := h.log(t, victim.Spec.ID)
+	if strings.Contains(text, "forged") {
 		t.Errorf("packets from others' addresses arrive: %s", text)
+	}
+	if strings.Contains(text, "got neighbour") && !neighboursCanBeForged {
+		t.Errorf("packets from a neighbour's address arrive: %s", text)
 	}
 }
 
@@ -131,7 +138,8 @@ func TestNeighboursKeepTheirAddresses(t *testing.T) {
 	attacker := h.task(t, "attacker", "lan", raw, "8080")
 	friend := h.task(t, "friend", "lan", nil, "8080")
 	for _, address := range []string{"10.188.0.1", victim.Network.Addr4.String()} {
-		for _, args := range [][]string{{"take", "eth0", address + "/32"}, {"take", "eth0", address + "/22"}, {"claim", address}} {
+		for _, args := range [][]string{{"take", "eth0", address + "/32"}, {"take", "eth0", address + "/22"},
+			{"claim", address}} {
 			out, err := h.in(t, attacker, args...)
 			t.Logf("%s: %s%v", args, out, err)
 			if args[0] == "take" && err == nil {
@@ -162,7 +170,7 @@ func TestLinksAreTasksOwn(t *testing.T) {
 	var macs, links []string
 	for _, name := range []string{"one", "two", "three"} {
 		n := h.task(t, name, "lan", nil, "8080").Network
-		if n.MAC == "" || slices.Contains(macs, n.MAC) || slices.Contains(links, n.Link) || !strings.HasPrefix(n.MAC, "02:") {
+		if !strings.HasPrefix(n.MAC, "02:") || slices.Contains(macs, n.MAC) || slices.Contains(links, n.Link) {
 			t.Errorf("%s has the MAC %s, the link %s; others %v, %v", name, n.MAC, n.Link, macs, links)
 		}
 		macs, links = append(macs, n.MAC), append(links, n.Link)

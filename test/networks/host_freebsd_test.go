@@ -68,7 +68,8 @@ func havePF(t *testing.T) {
 		t.Skip("this host has rules for pf, which does not run")
 	}
 	rules := filepath.Join(t.TempDir(), "pf.conf")
-	check(t, os.WriteFile(rules, []byte("nat-anchor \"freejail\"\nrdr-anchor \"freejail\"\nanchor \"freejail\"\n"), 0o600))
+	const anchors = "nat-anchor \"freejail\"\nrdr-anchor \"freejail\"\nanchor \"freejail\"\n"
+	check(t, os.WriteFile(rules, []byte(anchors), 0o600))
 	call(t, "pfctl", "-q", "-f", rules)
 	call(t, "pfctl", "-q", "-e")
 	t.Cleanup(func() {
@@ -164,6 +165,10 @@ func packet(from, to netip.AddrPort, text string) []byte {
 	binary.BigEndian.PutUint16(b[24:], uint16(8+len(text)))
 	return append(b, text...)
 }
+
+// neighboursCanBeForged tells that pf sees from which network a packet comes, and not from which member of its bridge:
+// for that it has to filter those too (net.link.bridge.pfil_member=1). Raw sockets need a permit.
+const neighboursCanBeForged = true
 
 // left is all of the host that tasks' networks have, a line each.
 func left(t *testing.T, dir string) (out []string) {

@@ -146,6 +146,9 @@ func packet(from, to netip.AddrPort, text string) []byte {
 	return append(b, text...)
 }
 
+// neighboursCanBeForged is no: the host's rules hold each link to its task's addresses.
+const neighboursCanBeForged = false
+
 // left is all of the host that tasks' networks have, a line each.
 func left(t *testing.T, dir string) []string {
 	t.Helper()

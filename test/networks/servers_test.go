@@ -31,8 +31,8 @@ func TestRealPrograms(t *testing.T) {
 	}
 	h := newHost(t)
 	run := func(name, program string, address []string, ports []string, args ...string) *client.Task {
-		h.load(t, testimage.Spec{Name: name, Cmd: []string{"idle"}, Programs: map[string]string{"/bin/" + name: server(program)},
-			Files: map[string]string{"/etc/Corefile": corefile}, Exposed: ports})
+		h.load(t, testimage.Spec{Name: name, Cmd: []string{"idle"},
+			Programs: map[string]string{"/bin/" + name: server(program)}, Files: map[string]string{"/etc/Corefile": corefile}, Exposed: ports})
 		spec := client.TaskSpec{ID: id(name), Owner: "cli", Image: name, Network: "lan", Addresses: address,
 			Entrypoint: append([]string{"/bin/" + name}, args...), Env: map[string]string{"HOME": "/tmp"}}
 		if name == "caddy" {
@@ -43,12 +43,16 @@ func TestRealPrograms(t *testing.T) {
 		return i
 	}
 	servers := []*client.Task{
-		run("caddy", "caddy", []string{"10.188.0.10", "fd00:188::10"}, []string{"8080/tcp"}, "respond", "--listen", ":8080",
-			"hello from caddy"),
+		run("caddy", "caddy", []string{"10.188.0.10", "fd00:188::10"}, []string{"8080/tcp"}, "respond",
+			"--listen", ":8080", "hello from caddy"),
 		run("nats", "nats-server", []string{"10.188.0.11"}, []string{"4222/tcp"}, "-p", "4222"),
 		run("coredns", "coredns", []string{"10.188.0.12"}, []string{"53/udp", "53/tcp"}, "-conf", "/etc/Corefile")}
-	asks := h.task(t, "asks", "lan", func(s *client.TaskSpec) { s.DNS = &client.DNS{Servers: []string{"10.188.0.12"}} }, "8080")
-	extra := h.task(t, "extra", "other", func(s *client.TaskSpec) { s.ExtraHosts = []string{"web.test:" + hostAddr4} }, "8080")
+	asks := h.task(t, "asks", "lan", func(s *client.TaskSpec) {
+		s.DNS = &client.DNS{Servers: []string{"10.188.0.12"}}
+	}, "8080")
+	extra := h.task(t, "extra", "other", func(s *client.TaskSpec) {
+		s.ExtraHosts = []string{"web.test:" + hostAddr4}
+	}, "8080")
 	for what, c := range map[string]struct {
 		from *client.Task
 		args []string
