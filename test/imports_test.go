@@ -79,7 +79,7 @@ var mayImport = map[string][]string{
 	"internal/strictjson": nil,
 	"internal/testcrash":  nil,
 	"jail":                {"internal/bsd", "internal/regular"},
-	"network":             {"internal/bsd", "internal/keylock", "internal/printable"},
+	"network":             {"internal/bsd", "internal/keylock", "internal/printable", "internal/regular"},
 	"nfsroot": {"internal/dataset", "internal/durable", "internal/mount", "internal/regular",
 		"internal/strictjson"},
 	"policy": {"internal/imagename", "internal/printable"},
