@@ -86,6 +86,9 @@ func (b *bench) networkStarts(ctx context.Context) error {
 
 // operators is a network on benchBridge, and a manager of it without a daemon.
 func (b *bench) operators() (*network.Manager, error) {
+	if err := os.MkdirAll(b.path("alone"), 0o700); err != nil {
+		return nil, err
+	}
 	subnet := netip.MustParsePrefix("10.185.0.0/24")
 	return network.Open(network.Config{StateDir: b.path("alone"), Networks: []network.Network{{Name: "alone",
 		Mode: network.Bridged, Bridge: benchBridge, Subnet4: subnet, Gateway4: netip.MustParseAddr("10.185.0.1"),

@@ -126,7 +126,7 @@ func (b *bench) stacksAlone(ctx context.Context) ([]contestant, error) {
 			return withStack(ctx, m, one, func(stack string) (time.Duration, error) {
 				return b.bareIn(ctx, jails, tree, one, stack)
 			})
-		}}, {"jail -c with vnet, the same mounts, ifconfig in prestart",
+		}}, {"jail -c with vnet, the same mounts, ifconfig in exec",
 		func() (time.Duration, error) { return b.byIfconfig(ctx, tree, name()) }}}, nil
 }
 
@@ -178,10 +178,10 @@ func (b *bench) byIfconfig(ctx context.Context, tree, name string) (took time.Du
 	}
 	const link = "epair16000"
 	cmd := exec.CommandContext(ctx, "/usr/sbin/jail", "-c", "-q", "name="+name, "path="+root, "host.hostname="+name,
-		"vnet", "vnet.interface="+link+"b", "mount.fstab="+fstab, "mount.devfs", "devfs_ruleset=4", "mount.fdescfs",
+		"vnet", "mount.fstab="+fstab, "mount.devfs", "devfs_ruleset=4", "mount.fdescfs",
 		"exec.prestart=/sbin/ifconfig "+link+" create up && /sbin/ifconfig "+benchBridge+" addm "+link+"a && "+
 			"/sbin/ifconfig "+link+"a up",
-		"exec.created=/usr/sbin/jexec "+name+" true 2>/dev/null; "+
+		"exec.created=/sbin/ifconfig "+link+"b vnet "+name+" && "+
 			"/sbin/ifconfig -j "+name+" lo0 inet 127.0.0.1/8 up && "+
 			"/sbin/ifconfig -j "+name+" "+link+"b inet 10.185.0.2/24 up && "+
 			"/sbin/route -j "+name+" -q add default 10.185.0.1",
