@@ -74,9 +74,11 @@ type kernelAddress struct {
 }
 
 func kernelAddresses() (map[netip.Addr]kernelAddress, error) {
-	req := nl.NewNetlinkRequest(unix.RTM_GETADDR, unix.NLM_F_DUMP)
-	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
-	messages, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWADDR)
+	messages, err := whole(func() ([][]byte, error) {
+		req := nl.NewNetlinkRequest(unix.RTM_GETADDR, unix.NLM_F_DUMP)
+		req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+		return req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWADDR)
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -164,7 +164,7 @@ func gateways(l netlink.Link, n Network) error {
 			return fmt.Errorf("address %s of %s: %w", p, l.Attrs().Name, err)
 		}
 	}
-	have, err := netlink.AddrList(l, netlink.FAMILY_ALL)
+	have, err := whole(func() ([]netlink.Addr, error) { return netlink.AddrList(l, netlink.FAMILY_ALL) })
 	for _, a := range have {
 		if p, ok := prefixOf(a.IPNet); ok && !want[p] {
 			err = errors.Join(err, netlink.AddrDel(l, &a))
@@ -381,13 +381,25 @@ func (s *linuxStacks) disconnect(name string) error {
 	return nil
 }
 
+// whole is a list of the kernel's of one moment: that of one in which something changed lacks, or has
+// twice, what it has no part in.
+func whole[T any](list func() ([]T, error)) (all []T, err error) {
+	const tries = 100
+	for range tries {
+		if all, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return all, err
+		}
+	}
+	return nil, err
+}
+
 func isNoLink(err error) bool {
 	var none netlink.LinkNotFoundError
 	return errors.As(err, &none)
 }
 
 func (s *linuxStacks) endpoints() ([]Endpoint, error) {
-	links, err := netlink.LinkList()
+	links, err := whole(netlink.LinkList)
 	if err != nil {
 		return nil, err
 	}
@@ -410,7 +422,7 @@ func (s *linuxStacks) endpoints() ([]Endpoint, error) {
 }
 
 func (s *linuxStacks) counters() (map[string]Counters, error) {
-	links, err := netlink.LinkList()
+	links, err := whole(netlink.LinkList)
 	out := map[string]Counters{}
 	for _, l := range links {
 		a := l.Attrs()
@@ -424,7 +436,7 @@ func (s *linuxStacks) counters() (map[string]Counters, error) {
 }
 
 func (s *linuxStacks) addresses() ([]hostAddress, error) {
-	links, err := netlink.LinkList()
+	links, err := whole(netlink.LinkList)
 	if err != nil {
 		return nil, err
 	}
@@ -452,7 +464,7 @@ func (s *linuxStacks) prune(networks []Network) error {
 			keep[n.OwnBridge()] = true
 		}
 	}
-	links, err := netlink.LinkList()
+	links, err := whole(netlink.LinkList)
 	for _, l := range links {
 		if a := l.Attrs(); a.Group == s.group && l.Type() == "bridge" && !keep[a.Name] {
 			err = errors.Join(err, netlink.LinkDel(l))
