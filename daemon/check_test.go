@@ -140,6 +140,11 @@ func same(t *testing.T, checked, started error) {
 		t.Errorf("the check: %v\nthe start: %v", checked, started)
 		return
 	}
+	if a != nil && a.Decision != nil && b.Decision != nil {
+		decision := *a.Decision
+		decision.Notes = nil // of what nobody decides: the check alone tells it
+		a.Decision = &decision
+	}
 	switch {
 	case a == nil:
 	case a.Code != b.Code || (a.Decision == nil) != (b.Decision == nil) || a.Decision == nil && a.Message != b.Message:
