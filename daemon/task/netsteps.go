@@ -125,9 +125,6 @@ func (m *Manager) release(ctx context.Context, t *task, _ string) error {
 	return nil
 }
 
-// maxLinks is how many names are tried for a link.
-const maxLinks = 100
-
 // attach makes the task's stack, or has it in that of its allocation.
 func (s *start) attach(ctx context.Context) error {
 	m, t := s.m, s.t
@@ -139,11 +136,11 @@ func (s *start) attach(ctx context.Context) error {
 	defer unlock()
 	m.shared.add(&m.shared.attached, holder, t.key())
 	e, err := m.Networks.Reserve(holder, s.plan.networkRequest()) // another task may have had to take another link
-	for range maxLinks {
-		if err == nil {
-			err = t.connect(e)
-		}
-		if err != nil {
+	if err != nil {
+		return err
+	}
+	for err == nil {
+		if err := t.connect(e); err != nil {
 			return err
 		}
 		fault("network", "recorded")
@@ -151,10 +148,9 @@ func (s *start) attach(ctx context.Context) error {
 			m.Event(t.id(), "network", connectedText(e))
 			return nil
 		}
-		if !errors.Is(err, network.ErrLinkTaken) {
-			break
+		if errors.Is(err, network.ErrLinkTaken) {
+			e, err = m.Networks.Another(holder) // which bounds how many are tried
 		}
-		e, err = m.Networks.Another(holder)
 	}
 	return refusedByNetwork(err)
 }
