@@ -243,6 +243,7 @@ func (r *table) render(name string, networks []Network, tasks []Task) {
 			r.network(c, f, n)
 		}
 		r.add(c.output, f.loopback(), ret)
+		r.ofGateways(c.published, f, nat)
 		r.published(c.published, f, natTasks)
 		r.hairpin(c.post, f, f.of(nat), natTasks)
 		r.bridgedToHost(c, f, bridgedTasks)
@@ -372,6 +373,16 @@ func (r *table) services(c *nftables.Chain, f ipFamily, n Network, from part) {
 		r.add(c, from, onPort(p), accept)
 	}
 	r.add(c, from, f.ping(), accept)
+}
+
+// ofGateways keeps the host's services at gateways from publications, those of all addresses too.
+func (r *table) ofGateways(c *nftables.Chain, f ipFamily, networks []Network) {
+	for _, n := range f.of(networks) {
+		g := f.gateway(n)
+		for _, p := range n.HostAccess {
+			r.add(c, f.within(f.dst, netip.PrefixFrom(g, g.BitLen())), onPort(p), ret)
+		}
+	}
 }
 
 // bridgedToHost has what tasks on bridges of the operator's send to the host judged as that of others.

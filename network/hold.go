@@ -146,6 +146,9 @@ func (h *holder) over(n, used int) error {
 		n, used, h.limits.sockets, h.limits.files)
 }
 
+// errOfTask means that freejail itself has a port.
+var errOfTask = fmt.Errorf("held by freejail: %w", syscall.EADDRINUSE)
+
 // notOfHost tells that a host has not a family of addresses.
 func notOfHost(err error) bool {
 	return errors.Is(err, syscall.EAFNOSUPPORT) || errors.Is(err, syscall.EADDRNOTAVAIL) ||
@@ -183,7 +186,7 @@ func (h *holder) keep(key string, w wanted) (*kept, error) {
 			return k, nil
 		}
 		return nil, fmt.Errorf("port %s is taken on this host by %s, with %s: %w", w.bound, k.keys[0], k.bound,
-			syscall.EADDRINUSE)
+			errOfTask)
 	}
 	k, err := h.open(w)
 	if err != nil {

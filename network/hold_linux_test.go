@@ -62,3 +62,34 @@ func TestTasksAskTheHostsResolver(t *testing.T) {
 		h.refused("a task by another address of the host", h.ns(task), p, at(hostAddr4, 53))
 	}
 }
+
+// TestNobodyAnswersForTheGateway has a task of another network publish the ports at which a gateway answers, by
+// all addresses and by that one.
+func TestNobodyAnswersForTheGateway(t *testing.T) {
+	n, other := natNetwork("web", 1), natNetwork("other", 2)
+	n.HostAccess = []Port{{"udp", 53, 1}, {"tcp", 53, 1}}
+	h := newHost(t, n, other)
+	task := *h.task(n, 10)
+	bad := h.task(other, 20)
+	for _, p := range []string{"tcp", "udp"} {
+		h.serve(h.ns(*bad), p, at(netip.IPv6Unspecified(), 8080), "bad")
+		for _, a := range []netip.Addr{n.Gateway4, n.Gateway6, {}} {
+			bad.Published = append(bad.Published, Publication{At: a, Port: Port{p, 50, 8}, To: 8080 - 3})
+		}
+	}
+	h.load()
+	for _, p := range []string{"tcp", "udp"} {
+		for _, a := range []netip.Addr{n.Gateway4, n.Gateway6} {
+			h.refused("a task", h.ns(task), p, at(a, 53))
+			h.serve("", p, at(a, 53), "host")
+			h.reach("a task", h.ns(task), p, at(a, 53), "host")
+			h.reach("the host", "", p, at(a, 53), "host")
+		}
+		for _, a := range []netip.Addr{hostAddr4, hostAddr6, n.Gateway4} {
+			if a != n.Gateway4 {
+				h.reach("a task", h.ns(task), p, at(a, 53), "bad")
+			}
+			h.refused("a task", h.ns(task), p, at(a, 52)) // nobody listens there
+		}
+	}
+}

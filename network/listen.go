@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -71,6 +72,26 @@ func listenUDP(at netip.AddrPort, inherited *os.File) (*net.UDPConn, error) {
 		return nil, errors.Join(err, c.Close())
 	}
 	return c, nil
+}
+
+// tryBind takes a place for a moment, with an option set.
+func tryBind(protocol string, at netip.AddrPort, level, option int) error {
+	cfg := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) (err error) {
+		cerr := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), level, option, 1) })
+		return errors.Join(cerr, err)
+	}}
+	cfg.SetMultipathTCP(false)
+	var taken io.Closer
+	var err error
+	if protocol == "udp" {
+		taken, err = cfg.ListenPacket(context.Background(), "udp"+familyOf(at.Addr()), at.String())
+	} else {
+		taken, err = cfg.Listen(context.Background(), "tcp"+familyOf(at.Addr()), at.String())
+	}
+	if err != nil {
+		return err
+	}
+	return taken.Close()
 }
 
 // controlSize is room for a message with an address and an interface: a struct cmsghdr of 16 bytes with a

@@ -72,6 +72,16 @@ func addressesIn(list []net.Addr, ip4 bool) (out []netip.Addr) {
 	return out
 }
 
+// takenEverywhere tells whether a program has a port at all addresses: see listened.
+func takenEverywhere(p bound) bool {
+	all := netip.IPv4Unspecified()
+	if p.at.Addr().Is6() {
+		all = netip.IPv6Unspecified()
+	}
+	return errors.Is(tryBind(p.protocol, netip.AddrPortFrom(all, p.at.Port()), unix.SOL_SOCKET, unix.SO_REUSEADDR),
+		syscall.EADDRINUSE)
+}
+
 // askedAddress is the option by which a datagram comes with the address that it was sent to. The same
 // message, sent with the answer, has that as its source: IP_SENDSRCADDR is IP_RECVDSTADDR.
 func askedAddress(ip4 bool) (level, option int) {

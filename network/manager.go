@@ -55,9 +55,12 @@ type Manager struct {
 	endpoints map[string]Endpoint // by holder
 	links     map[string]string   // holders
 	macs      map[string]string   // holders
+	living    map[string][]living // of endpoints, by the name of the network
 	tries     map[string]uint64   // of links, by holder
 	tasks     map[string]Task     // that are published, by key
 	unheld    map[string]Task     // whose ports could not be taken over, by key
+	// unresolved are the errors of name servers at gateways, by network.
+	unresolved map[string]string
 }
 
 // maxEnding is how many stacks end at a time: the kernel has one lock for ends and starts, and starts
@@ -94,7 +97,8 @@ func newManager(cfg Config, s stacks, f filter, p ports) (*Manager, error) {
 	m := &Manager{cfg: cfg, stacks: s, filter: f, ports: p, ending: make(chan struct{}, maxEnding), pool: newPool(),
 		watchEvery: watchEvery,
 		endpoints:  map[string]Endpoint{}, links: map[string]string{}, macs: map[string]string{},
-		tries: map[string]uint64{}, tasks: map[string]Task{}, unheld: map[string]Task{}}
+		living: map[string][]living{}, tries: map[string]uint64{}, tasks: map[string]Task{},
+		unheld: map[string]Task{}, unresolved: map[string]string{}}
 	m.rules = &rules{filter: f, every: loadEvery, now: m.state}
 	m.usable = usable{stacks: s, filter: f, now: time.Now, seen: map[string]time.Time{}}
 	return m, nil
@@ -129,6 +133,7 @@ func (m *Manager) Release(holder string) {
 	delete(m.tries, holder)
 	delete(m.links, e.Link)
 	delete(m.macs, e.MAC)
+	m.live(e.As, -1)
 	for _, a := range e.addrs() {
 		m.pool.release(a)
 	}
@@ -147,8 +152,10 @@ func (m *Manager) Release(holder string) {
 func (m *Manager) Close() error {
 	var used []Network
 	m.mu.Lock()
-	for _, e := range m.endpoints {
-		used = withNetwork(used, e.As)
+	for _, list := range m.living {
+		for _, l := range list {
+			used = withNetwork(used, l.Network)
+		}
 	}
 	m.mu.Unlock()
 	m.rules.loading.Lock()
@@ -167,10 +174,34 @@ func (m *Manager) Close() error {
 // that stacks have besides. The caller locks.
 func (m *Manager) networks() []Network {
 	list := slices.Clone(m.cfg.Networks)
-	for _, holder := range slices.Sorted(maps.Keys(m.endpoints)) {
-		list = withNetwork(list, m.endpoints[holder].As)
+	for _, name := range slices.Sorted(maps.Keys(m.living)) {
+		for _, l := range m.living[name] {
+			list = withNetwork(list, l.Network)
+		}
 	}
 	return list
+}
+
+// living is a network as endpoints have it, and how many do.
+type living struct {
+	Network
+	shape
+	endpoints int
+}
+
+// live notes that there is one endpoint more, or less, of a network. The caller locks.
+func (m *Manager) live(n Network, more int) {
+	list, s := m.living[n.Name], n.shape()
+	i := slices.IndexFunc(list, func(l living) bool { return l.shape == s })
+	if i < 0 {
+		i, list = len(list), append(list, living{Network: n, shape: s})
+	}
+	if list[i].endpoints += more; list[i].endpoints <= 0 {
+		list = slices.Delete(list, i, i+1)
+	}
+	if m.living[n.Name] = list; len(list) == 0 {
+		delete(m.living, n.Name)
+	}
 }
 
 func withNetwork(list []Network, n Network) []Network {
@@ -223,10 +254,26 @@ func (m *Manager) Attach(ctx context.Context, e Endpoint) error {
 	if e.Mode != NAT {
 		return nil
 	}
-	if err := m.ports.resolve(n); err != nil {
-		return fmt.Errorf("network %q: name server: %w", e.Network, err)
+	return m.resolve(n)
+}
+
+// resolve has look-ups answered at the gateway of a nat network. Why they are not is told once.
+func (m *Manager) resolve(n Network) error {
+	if n.Mode != NAT {
+		return nil
 	}
-	return nil
+	err := m.ports.resolve(n)
+	if err != nil {
+		err = fmt.Errorf("network %q: name server: %w", n.Name, err)
+	}
+	m.mu.Lock()
+	before := m.unresolved[n.Name]
+	m.unresolved[n.Name] = fmt.Sprint(err)
+	m.mu.Unlock()
+	if err != nil && !notOfHost(err) && before != err.Error() {
+		m.cfg.Tell("network", err.Error())
+	}
+	return err
 }
 
 // Detach takes it away, when the last task that has it has ended. To do it twice is no error.

@@ -140,6 +140,9 @@ func (m *Manager) loadFor(ctx context.Context, mode Mode) error {
 // reached. A port that another program has is an error that names it. What an error leaves Withdraw
 // takes away.
 func (m *Manager) Publish(ctx context.Context, t Task) error {
+	if err := m.refused(t); err != nil {
+		return err
+	}
 	if err := m.ports.hold(t); err != nil {
 		return err
 	}
@@ -152,6 +155,22 @@ func (m *Manager) Publish(ctx context.Context, t Task) error {
 	m.mu.Unlock()
 	if err := m.loadFor(ctx, t.Mode); err != nil {
 		return fmt.Errorf("network %q: %w", t.Network, err)
+	}
+	return nil
+}
+
+// refused tells why a task's ports cannot be published.
+func (m *Manager) refused(t Task) error {
+	if len(t.Published) == 0 {
+		return nil
+	}
+	m.mu.Lock()
+	networks := append(m.networks(), m.cfg.Networks...)
+	m.mu.Unlock()
+	for _, p := range t.Published {
+		if err := Refused(p, networks); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -213,19 +232,29 @@ func (m *Manager) tellOutlived() {
 	}
 }
 
-// hold has the ports of tasks of an earlier daemon held. Those that are not are tried again.
+// hold has the ports of tasks of an earlier daemon held, after those of gateways. Those that are not are tried
+// again.
 func (m *Manager) hold(tasks []Task) error {
+	m.mu.Lock()
+	networks := m.networks()
+	m.mu.Unlock()
 	var errs []error
+	for _, n := range networks {
+		if err := m.resolve(n); !notOfHost(err) { // else its bridge comes with the first task
+			errs = append(errs, err)
+		}
+	}
 	for _, t := range tasks {
-		if err := m.ports.hold(t); err != nil {
+		err := m.refused(t)
+		if err == nil {
+			err = m.ports.hold(t)
+		}
+		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", t.Key, err))
 			m.cfg.Tell("network", "published ports of "+t.Key+" are not held: "+err.Error())
 			m.mu.Lock()
 			m.unheld[t.Key] = t
 			m.mu.Unlock()
-		}
-		if t.Mode == NAT {
-			errs = append(errs, m.ports.resolve(m.of(t.Endpoint)))
 		}
 	}
 	m.ports.settle()

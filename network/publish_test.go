@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -428,5 +429,54 @@ func TestClose(t *testing.T) {
 	delete(f.failures, "load")
 	if err := m.Close(); err != nil || len(f.nets) != 0 {
 		t.Errorf("rules of %v: %v", f.nets, err)
+	}
+}
+
+func TestServicesOfGatewaysAreNotPublished(t *testing.T) {
+	f := newFake(t)
+	n := nat()
+	n.HostAccess = []Port{{Protocol: "udp", First: 53}, {Protocol: "tcp", First: 5432, Count: 2}}
+	m, _ := f.manager(n)
+	publish := func(at netip.Addr, protocol string, first, count uint16) error {
+		return m.Publish(t.Context(), Task{Key: "a", Endpoint: Endpoint{Network: "web", Mode: NAT, As: n},
+			Published: []Publication{{At: at, Port: Port{Protocol: protocol, First: first, Count: count}, To: 80}}})
+	}
+	for _, at := range []netip.Addr{n.Gateway4, n.Gateway6} {
+		if err := publish(at, "tcp", 53, 1); err != nil {
+			t.Error("not in host_access:", err)
+		}
+		for _, bad := range []error{publish(at, "udp", 53, 1), publish(at, "udp", 50, 9), publish(at, "tcp", 5433, 0)} {
+			if bad == nil || !strings.Contains(bad.Error(), "gateway of network web") {
+				t.Error(at, bad)
+			}
+		}
+	}
+	for _, at := range []netip.Addr{{}, netip.IPv4Unspecified(), addr("192.0.2.1")} {
+		if err := publish(at, "udp", 53, 1); err != nil {
+			t.Error(at, err)
+		}
+	}
+}
+
+// TestGatewaysAnswerFromTheStart has a bridge that an earlier daemon has left, and no task.
+func TestGatewaysAnswerFromTheStart(t *testing.T) {
+	f := newFake(t)
+	m, told := f.manager(nat())
+	bad := Task{Key: "bad", Endpoint: Endpoint{Network: "web", Mode: NAT, As: nat()}}
+	if err := m.Sweep(t.Context(), []Task{bad}); err != nil || !slices.Contains(f.log, "resolve web") {
+		t.Error(err, f.log)
+	}
+	f.failures["resolve"] = fmt.Errorf("10.88.0.1:53/udp: %w", syscall.EADDRINUSE)
+	for range 2 {
+		if err := m.Attach(t.Context(), Endpoint{Network: "web", Mode: NAT, As: nat(), Stack: "fjnet-a"}); err == nil {
+			t.Error("a start although another program answers")
+		}
+	}
+	if len(*told) != 1 || !strings.Contains((*told)[0], "10.88.0.1:53/udp") {
+		t.Errorf("%q", *told)
+	}
+	f.failures["resolve"] = fmt.Errorf("10.88.0.1:53/udp: %w", syscall.EADDRNOTAVAIL)
+	if err := m.Sweep(t.Context(), nil); err != nil {
+		t.Error("the bridge is not there yet:", err)
 	}
 }

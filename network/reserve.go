@@ -3,6 +3,7 @@ package network
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -58,6 +59,9 @@ func (e Endpoint) fits(holder string, r Request) error {
 
 // unchanged refuses a network of which a task still has what the configuration said before.
 func (m *Manager) unchanged(n Network) error {
+	if !slices.ContainsFunc(m.living[n.Name], func(l living) bool { return l.shape != n.shape() }) {
+		return nil
+	}
 	for holder, e := range m.endpoints {
 		if e.Network == n.Name && !e.As.sameShape(n) {
 			return fmt.Errorf("%snetwork %q has changed in the host configuration while %s uses it as it was: "+
@@ -67,11 +71,20 @@ func (m *Manager) unchanged(n Network) error {
 	return nil
 }
 
-// sameShape tells whether stacks of one network work as well in the other.
-func (n Network) sameShape(o Network) bool {
-	return n.Mode == o.Mode && n.Subnet4 == o.Subnet4 && n.Subnet6 == o.Subnet6 && n.Gateway4 == o.Gateway4 &&
-		n.Gateway6 == o.Gateway6 && n.Bridge == o.Bridge && n.Interface == o.Interface
+// shape is what of a network its stacks are made by.
+type shape struct {
+	mode               Mode
+	subnet4, subnet6   netip.Prefix
+	gateway4, gateway6 netip.Addr
+	bridge, link       string
 }
+
+func (n Network) shape() shape {
+	return shape{n.Mode, n.Subnet4, n.Subnet6, n.Gateway4, n.Gateway6, n.Bridge, n.Interface}
+}
+
+// sameShape tells whether stacks of one network work as well in the other.
+func (n Network) sameShape(o Network) bool { return n.shape() == o.shape() }
 
 // addresses finds one of each family of a network: those that are wanted, or free ones.
 func (m *Manager) addresses(n Network, wanted []netip.Addr) (a4, a6 netip.Addr, err error) {
@@ -139,6 +152,9 @@ func (m *Manager) link(holder string, e *Endpoint) {
 
 // note has a holder have an endpoint.
 func (m *Manager) note(holder string, e Endpoint) {
+	if _, had := m.endpoints[holder]; !had {
+		m.live(e.As, 1)
+	}
 	m.endpoints[holder] = e
 	for _, a := range e.addrs() {
 		m.pool.hold(a, holder)

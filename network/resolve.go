@@ -29,7 +29,8 @@ const dnsIdle = 10 * time.Second
 const dnsLife = 30 * time.Second
 
 // resolve answers at the gateway of a network where the host's resolver listens on loopback alone, which is
-// another one in a stack of its own.
+// another one in a stack of its own. A program of the host that has the port at all addresses has it at
+// loopback too: it is that resolver, and answers itself.
 func (h *holder) resolve(n Network) error {
 	servers, err := h.names.servers()
 	if err != nil {
@@ -47,12 +48,39 @@ func (h *holder) resolve(n Network) error {
 			}
 		}
 	}
-	err = h.have("the name server of network "+n.Name, list)
-	if errors.Is(err, syscall.EADDRINUSE) {
-		h.log.Debug("another program answers at the gateway for name servers", "network", n.Name, "error", err)
-		return nil
+	err = h.have(nameServer(n), list)
+	if !errors.Is(err, syscall.EADDRINUSE) || errors.Is(err, errOfTask) {
+		return err
+	}
+	list = slices.DeleteFunc(list, func(w wanted) bool { return takenEverywhere(w.bound) })
+	if err = h.have(nameServer(n), list); errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("%w; if it is to answer this network's tasks, name the gateway in its dns", err)
 	}
 	return err
+}
+
+// nameServer is the key of what answers at the gateway of a network. No task has it.
+func nameServer(n Network) string { return "the name server of network " + n.Name }
+
+// serves tells whether tasks of a nat network reach a service of the host's at a place: it is never a task's.
+func (n Network) serves(p bound) bool {
+	at := p.at.Addr().WithZone("")
+	return n.Mode == NAT && at.IsValid() && (at == n.Gateway4 || at == n.Gateway6) && n.allows(p.protocol, p.at.Port())
+}
+
+// Refused tells why a publication cannot be: at a gateway the ports of host_access are the host's own services,
+// whatever network a task has. What is published at all addresses of the host is not published there.
+func Refused(p Publication, networks []Network) error {
+	for _, n := range networks {
+		for i := range max(1, int(p.Count)) {
+			place := bound{p.Protocol, netip.AddrPortFrom(p.At, p.First+uint16(i))}
+			if n.serves(place) {
+				return fmt.Errorf("port %s is at the gateway of network %s, where its tasks reach the host's own "+
+					"services (host_access): publish it at another address of the host", place, n.Name)
+			}
+		}
+	}
+	return nil
 }
 
 // allows tells whether tasks of the network reach a port of the host's at its gateway.

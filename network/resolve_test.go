@@ -120,8 +120,32 @@ func TestGatewayDoesNotAnswerOtherwise(t *testing.T) {
 		t.Skip(err)
 	}
 	defer l.Close()
-	if err := h.resolve(gateway("::1/128")); err != nil || h.sockets != 0 {
-		t.Errorf("where another program answers: %d sockets, %v", h.sockets, err)
+	if err := h.resolve(gateway("::1/128")); err != nil || h.sockets != 1 {
+		t.Errorf("where another program answers by TCP: %d sockets, %v", h.sockets, err)
+	}
+}
+
+// TestGatewayIsTaken has a program at the gateway alone, which is not the host's resolver.
+func TestGatewayIsTaken(t *testing.T) {
+	port := freePort(t, "tcp")
+	h := testResolver(t, port, "nameserver 127.0.0.1")
+	l, err := net.Listen("tcp6", fmt.Sprintf("[::1]:%d", port))
+	if err != nil {
+		t.Skip(err)
+	}
+	defer l.Close()
+	err = h.resolve(gateway("::1/128"))
+	if !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), fmt.Sprintf("[::1]:%d/tcp", port)) ||
+		h.sockets != 0 {
+		t.Errorf("%d sockets, %v", h.sockets, err)
+	}
+	l.Close()
+	all := published("a", netip.IPv6Unspecified(), "udp", port, 80, 1)
+	if err := h.hold(all); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.resolve(gateway("::1/128")); err == nil || !strings.Contains(err.Error(), "by a,") {
+		t.Errorf("a task has it: %v", err)
 	}
 }
 

@@ -272,6 +272,12 @@ func (p *plan) addPort(out client.Port, source policy.Source, published bool) er
 	if err := p.checkFamily(out, at.Unmap()); err != nil {
 		return err
 	}
+	if at.IsValid() && out.Port != 0 {
+		place := network.Publication{At: at.Unmap(), Port: netPort(out.Protocol, out.Port, out.Count)}
+		if err := network.Refused(place, p.all); err != nil {
+			return client.Invalid("ports: %s: %v", out.Name, err)
+		}
+	}
 	p.ports = append(p.ports, out)
 	what := p.privilegeOf(out, at, published)
 	same := func(r policy.Request) bool { return r.Key() == what.Key() && r.Source == source }
