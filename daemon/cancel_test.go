@@ -247,7 +247,7 @@ func TestUpgradeWhileAPullHangs(t *testing.T) {
 			break
 		}
 	}
-	if _, err := c.Upgrade(t.Context(), ""); err != nil {
+	if _, err := c.Upgrade(t.Context(), client.UpgradeRequest{}); err != nil {
 		t.Fatal(err)
 	}
 	resp := <-answers

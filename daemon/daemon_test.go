@@ -379,7 +379,7 @@ func TestLifeOfATask(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	after, err := c.Upgrade(ctx, "")
+	after, err := c.Upgrade(ctx, client.UpgradeRequest{})
 	if err != nil || after.PID != before.PID {
 		t.Fatalf("upgrade: %+v %v", after, err)
 	}

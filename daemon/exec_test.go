@@ -69,7 +69,7 @@ func TestExecIsOfThePermittedUser(t *testing.T) {
 		}
 	}
 	sees(v.c)
-	if _, err := v.c.Upgrade(t.Context(), ""); err != nil { // the next daemon knows it by the journal
+	if _, err := v.c.Upgrade(t.Context(), client.UpgradeRequest{}); err != nil { // the next daemon knows it by the journal
 		t.Fatal(err)
 	}
 	sees(v.c)

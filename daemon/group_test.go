@@ -32,7 +32,7 @@ func operate(c *client.Client) int {
 	_, err = c.Approve(ctx, client.ApproveRequest{Image: "prog", Why: "I may"})
 	fmt.Println("no approve:", err)
 	fmt.Println("no revoke:", c.Revoke(ctx, "prog", ""))
-	_, err = c.Upgrade(ctx, "/bin/sh")
+	_, err = c.Upgrade(ctx, client.UpgradeRequest{Binary: "/bin/sh"})
 	fmt.Println("no upgrade:", err)
 	_, err = c.Shutdown(ctx, client.ShutdownRequest{})
 	fmt.Println("no shutdown:", err)
@@ -113,7 +113,7 @@ func TestSocketGroup(t *testing.T) {
 	if !strings.Contains(other, "start: only root and members of group 65534 may talk") {
 		t.Errorf("one of another group hears %s", other)
 	}
-	if _, err := c.Upgrade(t.Context(), ""); err != nil {
+	if _, err := c.Upgrade(t.Context(), client.UpgradeRequest{}); err != nil {
 		t.Fatal(err)
 	}
 	if fi, err := os.Stat(socket); err != nil || fi.Mode().Perm() != fs.FileMode(0o660) {

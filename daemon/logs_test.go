@@ -224,7 +224,7 @@ func TestLogOverADaemonsLife(t *testing.T) {
 				}
 				switch how {
 				case "upgrade":
-					if _, err := c.Upgrade(t.Context(), ""); err != nil {
+					if _, err := c.Upgrade(t.Context(), client.UpgradeRequest{}); err != nil {
 						t.Fatal(err)
 					}
 				case "end":

@@ -113,7 +113,7 @@ func TestNFSKilledDaemon(t *testing.T) {
 			h.must(h.Unplug)
 			told(t, c, "one", began, "unhealthy")
 		}
-		if _, err := c.Upgrade(inTime(t), ""); err != nil {
+		if _, err := c.Upgrade(inTime(t), client.UpgradeRequest{}); err != nil {
 			t.Errorf("away %t: upgrade: %v", away, err)
 		}
 		stop(syscall.SIGKILL)

@@ -139,7 +139,7 @@ func TestPublishedPort(t *testing.T) {
 	for range 3 {
 		ended := make(chan error, 1)
 		go func() {
-			_, err := c.Upgrade(t.Context(), "")
+			_, err := c.Upgrade(t.Context(), client.UpgradeRequest{})
 			ended <- err
 		}()
 		if err := takeUntil(ended, ":25081"); err != nil {

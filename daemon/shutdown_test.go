@@ -73,7 +73,7 @@ func TestShutdown(t *testing.T) {
 	if _, err := c.Start(ctx, again); err == nil || !strings.Contains(err.Error(), "the host is being shut down") {
 		t.Errorf("a task started on a host that goes down: %v", err)
 	}
-	if _, err := c.Upgrade(ctx, ""); err == nil || !strings.Contains(err.Error(), "the host is being shut down") {
+	if _, err := c.Upgrade(ctx, client.UpgradeRequest{}); err == nil || !strings.Contains(err.Error(), "the host is being shut down") {
 		t.Errorf("an upgrade lets tasks start: %v", err)
 	}
 	if info, err := c.Info(ctx); err != nil || info.Healthy || !info.ShutDown {

@@ -152,7 +152,7 @@ func TestTwoTasksOnOnePort(t *testing.T) {
 	stop(os.Kill)
 	c, _ = daemonAt(t, dir, lanConfig)
 	reached("after a kill")
-	if _, err := c.Upgrade(t.Context(), ""); err != nil {
+	if _, err := c.Upgrade(t.Context(), client.UpgradeRequest{}); err != nil {
 		t.Fatal(err)
 	}
 	reached("after an upgrade")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -14,13 +15,21 @@ import (
 	"github.com/freejail/freejail/daemon/task"
 )
 
+// ExitFault is the exit code of `daemon --check` on a host that lacks what a network needs, as EX_OSFILE of
+// sysexits(3) is: a daemon starts there all the same.
+const ExitFault = 72
+
 // CheckUpgrade finds out, while there is still a daemon to say no, whether a
 // binary is freejail's, runs here, and would start with our command line and the
 // host's configuration. It returns the binary's path.
-func (d *Daemon) CheckUpgrade(binary string) (string, error) {
+func (d *Daemon) CheckUpgrade(r client.UpgradeRequest) (string, error) {
 	if _, down := d.tasks.Count(); down {
 		return "", task.ErrNoUpgrade
 	}
+	if err := d.keeps(r); err != nil {
+		return "", err
+	}
+	binary := r.Binary
 	if binary == "" {
 		self, err := os.Executable()
 		if err != nil {
@@ -37,11 +46,53 @@ func (d *Daemon) CheckUpgrade(binary string) (string, error) {
 			binary, saidBy(err, out, 200))
 	}
 	args := append(os.Args[1:len(os.Args):len(os.Args)], "--check")
-	out, err = exec.CommandContext(ctx, binary, args...).CombinedOutput()
+	check := exec.CommandContext(ctx, binary, args...)
+	check.Env = append(os.Environ(), stateNow+"="+d.cfg.StateDir)
+	out, err = check.CombinedOutput()
+	if err != nil && check.ProcessState != nil && check.ProcessState.ExitCode() == ExitFault {
+		d.log.Warn("upgrade", "faults of the host", saidBy(nil, out, 2000)) // the next daemon tells the event
+		return binary, nil
+	}
 	if err != nil {
 		return "", client.Invalid("no upgrade: %s would not start%s", binary, saidBy(err, out, 2000))
 	}
 	return binary, nil
+}
+
+// keeps refuses what an upgrade cannot change: the process goes on with its command line.
+func (d *Daemon) keeps(r client.UpgradeRequest) error {
+	const advice = "an upgrade keeps what the daemon was started with: leave the flag out, or stop the daemon and " +
+		"start it with the new one"
+	switch {
+	case r.Config != "" && d.cfg.Path == "":
+		return client.Invalid("no upgrade: --config %s: the running daemon has no configuration file; %s", r.Config,
+			advice)
+	case r.Config != "" && !samePath(r.Config, d.cfg.Path):
+		return client.Invalid("no upgrade: --config %s: the running daemon has %s; %s", r.Config, d.cfg.Path, advice)
+	case r.StateDir != "" && !samePath(r.StateDir, d.cfg.StateDir):
+		return client.Invalid("no upgrade: --state-dir %s: the running daemon has %s; %s", r.StateDir, d.cfg.StateDir,
+			advice)
+	}
+	return nil
+}
+
+// samePath tells whether two paths are one file, or would be if there were one.
+func samePath(a, b string) bool {
+	x, err1 := filepath.EvalSymlinks(a)
+	y, err2 := filepath.EvalSymlinks(b)
+	return filepath.Clean(a) == filepath.Clean(b) || err1 == nil && err2 == nil && x == y
+}
+
+// stateNow names the environment variable by which a check knows the state directory of the running daemon.
+const stateNow = "FREEJAIL_STATE_DIR_NOW"
+
+// CheckState refuses an upgrade to another state directory, whose daemon would know none of the tasks.
+func CheckState(dir string) error {
+	if now := os.Getenv(stateNow); now != "" && !samePath(dir, now) {
+		return fmt.Errorf("state_dir is %s now, and the running daemon has its tasks in %s: "+
+			"to change it, end them, stop the daemon and start it", dir, now)
+	}
+	return nil
 }
 
 // saidBy is how a program ended, and the first of what it printed.
@@ -57,7 +108,7 @@ func saidBy(err error, out []byte, most int) string {
 }
 
 func (d *Daemon) upgrade() error {
-	binary, err := d.CheckUpgrade("")
+	binary, err := d.CheckUpgrade(client.UpgradeRequest{})
 	if err != nil {
 		return err
 	}

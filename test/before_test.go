@@ -30,7 +30,7 @@ func TestTasksOfTheVersionBefore(t *testing.T) {
 			c.startDaemon(t, program(t, "FREEJAIL_BIN"))
 		},
 		"upgraded": func(t *testing.T, c *cluster) {
-			_, err := c.daemon.Upgrade(t.Context(), program(t, "FREEJAIL_BIN"))
+			_, err := c.daemon.Upgrade(t.Context(), client.UpgradeRequest{Binary: program(t, "FREEJAIL_BIN")})
 			check(t, err)
 		},
 	} {

@@ -29,7 +29,7 @@ func TestJobWithRootOverNFS(t *testing.T) {
 		c.write(t, "freejail.hcl", fmt.Sprintf("%s\nnfs {\n  servers = [%q]\n  keep = \"0s\"\n  export {\n    dir = "+
 			"%q\n    clients = [%q]\n  }\n}\n",
 			conf, testnfs.URL, server.Roots, testnfs.Network))
-		_, err = c.daemon.Upgrade(t.Context(), "")
+		_, err = c.daemon.Upgrade(t.Context(), client.UpgradeRequest{})
 		check(t, err)
 		c.imports(t, "probe", testimage.Spec{Manifest: manifest})
 		_, err = c.daemon.Export(t.Context(), client.ExportRequest{Image: "probe"})

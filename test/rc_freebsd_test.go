@@ -106,7 +106,7 @@ func TestService(t *testing.T) {
 	}
 	runs("start")
 	for _, binary := range []string{s.path("other"), "", s.path("freejail")} {
-		_, err = s.daemon.Upgrade(t.Context(), binary)
+		_, err = s.daemon.Upgrade(t.Context(), client.UpgradeRequest{Binary: binary})
 		check(t, err)
 		runs("an upgrade to " + binary)
 	}

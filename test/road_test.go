@@ -570,7 +570,7 @@ func daemonUpgraded(t *testing.T, c *cluster) {
 	j, a, pid := ticking(t, c, "upgrade")
 	before, err := c.daemon.Info(t.Context())
 	check(t, err)
-	after, err := c.daemon.Upgrade(t.Context(), "")
+	after, err := c.daemon.Upgrade(t.Context(), client.UpgradeRequest{})
 	check(t, err)
 	if after.PID != before.PID || after.Generation == before.Generation {
 		t.Errorf("upgraded from %+v to %+v", before, after)

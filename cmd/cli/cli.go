@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -51,6 +52,8 @@ func newCommands(version string) *commands {
 
 func exitCodeOf(err error) int {
 	switch {
+	case errors.As(err, new(*host.FaultError)):
+		return daemon.ExitFault
 	case errors.Is(err, client.ErrNoDaemon):
 		return exitNoDaemon
 	case client.IsRefused(err) || errors.Is(err, client.ErrDenied):
@@ -160,14 +163,16 @@ func (a *commands) daemonCmd() *cobra.Command {
 	var upgrade, check bool
 	c := &cobra.Command{Use: "daemon", Short: "run the daemon, or upgrade the one that runs", Args: cobra.NoArgs}
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
+		switch {
+		case binary != "" && !upgrade:
+			return app.Usagef("--binary is for --upgrade")
+		case upgrade && check:
+			return app.Usagef("--check is not for --upgrade, which begins with a check")
+		case upgrade && logFile != "":
+			return app.Usagef("--log-file is not for --upgrade: the daemon keeps the log that it has")
+		}
 		if upgrade {
-			info, err := a.client().Upgrade(cmd.Context(), binary)
-			if err != nil {
-				return err
-			}
-			return a.Print(info, func(w io.Writer) {
-				printable.Fprintf(w, "the daemon is version %s now, process %d\n", info.Version, info.PID)
-			})
+			return a.upgrade(cmd.Context(), client.UpgradeRequest{Binary: binary, Config: config, StateDir: stateDir})
 		}
 		if check {
 			return a.checkHost(config, stateDir)
@@ -192,6 +197,34 @@ func (a *commands) daemonCmd() *cobra.Command {
 	return c
 }
 
+// upgrade has the daemon replaced, and tells what of the host the new one finds missing.
+func (a *commands) upgrade(ctx context.Context, r client.UpgradeRequest) error {
+	for _, path := range []*string{&r.Binary, &r.Config, &r.StateDir} {
+		if *path == "" {
+			continue
+		}
+		abs, err := filepath.Abs(*path)
+		if err != nil {
+			return err
+		}
+		*path = abs
+	}
+	info, err := a.client().Upgrade(ctx, r)
+	if err != nil {
+		return err
+	}
+	list, err := a.client().Networks(ctx)
+	if err != nil {
+		return err
+	}
+	for _, n := range list {
+		printUnusable(a.Messages, n)
+	}
+	return a.Print(info, func(w io.Writer) {
+		printable.Fprintf(w, "the daemon is version %s now, process %d\n", info.Version, info.PID)
+	})
+}
+
 // checkHost reads the host's configuration and the files that it names, and looks whether the host has
 // what its networks need.
 func (a *commands) checkHost(config, stateDir string) error {
@@ -203,6 +236,9 @@ func (a *commands) checkHost(config, stateDir string) error {
 		return err
 	}
 	cfg.StateDir = cmp.Or(stateDir, cfg.StateDir)
+	if err := daemon.CheckState(cfg.StateDir); err != nil {
+		return err
+	}
 	if err := host.CheckNetworks(cfg); err != nil {
 		return err
 	}

@@ -195,6 +195,20 @@ func TestTask(t *testing.T) {
 	h.gives(app.Failed, []string{"no upgrade", `driver "btrfs" is not supported on this system`}, "daemon", "--upgrade")
 	check(t, os.WriteFile(h.path("freejail.hcl"), []byte(conf), 0o600))
 
+	check(t, os.WriteFile(h.path("freejail.hcl"), []byte(strings.Replace(conf, "/state\"", "/other\"", 1)), 0o600))
+	h.gives(app.Failed, []string{"no upgrade", "state_dir is " + h.path("other") + " now"}, "daemon", "--upgrade")
+	check(t, os.WriteFile(h.path("freejail.hcl"), []byte(conf), 0o600))
+
+	// Nothing that is said to it is passed over in silence.
+	h.gives(app.Failed, []string{"no upgrade: --config /nothere.hcl: the running daemon has " + h.path("freejail.hcl")},
+		"daemon", "--upgrade", "--config", "/nothere.hcl")
+	h.gives(app.Failed, []string{"no upgrade: --state-dir /nothere: the running daemon has " + h.path("state")},
+		"daemon", "--upgrade", "--config", h.path("freejail.hcl"), "--state-dir", "/nothere")
+	h.gives(app.Usage, []string{"begins with a check"}, "daemon", "--upgrade", "--check")
+	h.gives(app.Usage, []string{"keeps the log"}, "daemon", "--upgrade", "--log-file", h.path("log"))
+	h.gives(app.Usage, []string{"--binary is for --upgrade"}, "daemon", "--check", "--binary", "/usr/bin/true")
+	h.gives(0, nil, "daemon", "--upgrade", "--config", h.path("freejail.hcl"), "--state-dir", h.path("state"))
+
 	// The daemon takes its new binary; the task does not notice.
 	h.gives(0, []string{"version 1.2.3"}, "daemon", "--upgrade")
 	for _, line := range []string{"upgrading in place", "freejail daemon: version=1.2.3"} {

@@ -2,8 +2,14 @@ package cli
 
 import (
 	"net/netip"
+	"os"
+	"strings"
+	"syscall"
 	"testing"
+	"time"
 
+	"github.com/freejail/freejail/cmd/internal/app"
+	"github.com/freejail/freejail/daemon"
 	"github.com/freejail/freejail/daemon/client"
 )
 
@@ -41,4 +47,34 @@ func TestNetworkInLists(t *testing.T) {
 			t.Errorf("%q, want %q", row[i], want)
 		}
 	}
+}
+
+const missingBridge = "network \"office\" {\n  mode    = \"bridged\"\n  bridge  = \"fjnothere\"\n" +
+	"  subnet4 = \"192.0.2.0/24\"\n}\n"
+
+// A fault of the host fails the check, and keeps a daemon neither from starting nor from its upgrade. A mistake
+// in the file does.
+func TestUpgradeWithAFaultOfTheHost(t *testing.T) {
+	h := newHost(t, missingBridge)
+	const fault = `freejail.hcl:2: network "office": `
+	config := h.path("freejail.hcl")
+	h.gives(daemon.ExitFault, []string{fault, "fjnothere", "starts all the same"}, "daemon", "--check", "--config", config)
+	before := decoded[client.Info](h, "daemon", "--upgrade")
+	r := h.freejail("daemon", "--upgrade")
+	if r.code != 0 || !strings.Contains(r.errout, "office cannot be used: "+fault) {
+		t.Errorf("upgrade: %+v", r)
+	}
+	check(t, syscall.Kill(before.PID, syscall.SIGHUP))
+	for log := ""; strings.Count(log, "upgrading in place") < 3; log = h.read("log") {
+		if strings.Contains(log, "no upgrade") {
+			t.Fatal(log)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	h.gives(0, []string{"not usable: " + fault}, "events")
+	text := h.read("freejail.hcl")
+	check(t, os.WriteFile(config, []byte(strings.Replace(text, "192.0.2.0/24", "192.0.2.1/24", 1)), 0o600))
+	h.gives(app.Failed, []string{"has bits beyond its prefix"}, "daemon", "--check", "--config", config)
+	h.gives(app.Failed, []string{"no upgrade", "has bits beyond its prefix"}, "daemon", "--upgrade")
+	check(t, os.WriteFile(config, []byte(text), 0o600))
 }

@@ -88,9 +88,8 @@ type Host interface {
 	// Reload reads the host's configuration and policy again.
 	Reload() error
 	Shutdown(context.Context, client.ShutdownRequest) (*client.ShutdownResult, error)
-	// CheckUpgrade returns the path of a binary that can take the daemon's place;
-	// an empty one is the daemon's own.
-	CheckUpgrade(binary string) (string, error)
+	// CheckUpgrade returns the path of a binary that can take the daemon's place.
+	CheckUpgrade(client.UpgradeRequest) (string, error)
 	// Replace executes such a binary. It returns only when that failed.
 	Replace(binary string) error
 }

@@ -180,13 +180,11 @@ func (b Backend) events(w http.ResponseWriter, r *http.Request) error {
 
 // upgrade answers while there is still a daemon to say no.
 func (b Backend) upgrade(w http.ResponseWriter, r *http.Request) error {
-	var in struct {
-		Binary string `json:"binary"`
-	}
+	var in client.UpgradeRequest
 	if err := decode(r, &in); err != nil {
 		return err
 	}
-	binary, err := b.Host.CheckUpgrade(in.Binary)
+	binary, err := b.Host.CheckUpgrade(in)
 	if err != nil {
 		return err
 	}

@@ -374,15 +374,12 @@ func (c *Client) Reload(ctx context.Context) error {
 
 // Upgrade makes the daemon exec its binary's file again, in place, and returns
 // when the new one answers, or an error when none does.
-func (c *Client) Upgrade(ctx context.Context, binary string) (*Info, error) {
-	type req struct {
-		Binary string `json:"binary,omitempty"`
-	}
+func (c *Client) Upgrade(ctx context.Context, r UpgradeRequest) (*Info, error) {
 	before, err := c.Info(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := call[any](ctx, c, http.MethodPost, "/v1/upgrade", req{binary}); err != nil {
+	if _, err := call[any](ctx, c, http.MethodPost, "/v1/upgrade", r); err != nil {
 		return nil, err
 	}
 	return c.awaitNext(ctx, before)

@@ -389,6 +389,14 @@ type Info struct {
 	MemoryBytes uint64 `json:"memory_bytes"` // heap in use
 }
 
+// UpgradeRequest asks for an upgrade. A daemon has the configuration and the state directory of its start for good:
+// where others are named, the request is refused.
+type UpgradeRequest struct {
+	Binary   string `json:"binary,omitempty"`    // empty is the file of the running one
+	Config   string `json:"config,omitempty"`    // an absolute path
+	StateDir string `json:"state_dir,omitempty"` // an absolute path
+}
+
 // Event is something that happened to a task, in words for its owner.
 type Event struct {
 	Seq     uint64            `json:"seq"`

@@ -31,7 +31,7 @@ func TestUpgradeOfADaemonThatEnds(t *testing.T) {
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: time.Minute}
 	t.Cleanup(func() { server.Close() })
 	go func() { _ = server.Serve(l) }() // ends as the listener is closed
-	_, err = New(socket).Upgrade(t.Context(), "")
+	_, err = New(socket).Upgrade(t.Context(), UpgradeRequest{})
 	if !errors.Is(err, ErrNoDaemon) || !strings.Contains(err.Error(), "ended in the upgrade") {
 		t.Errorf("the daemon is gone: %v", err)
 	}

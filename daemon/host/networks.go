@@ -203,7 +203,17 @@ func (r blockReader) mtu() int {
 	return *r.block.MTU
 }
 
-// CheckNetworks finds what of this host keeps its networks from being used, and changes nothing.
+// FaultError is what of this host keeps a network from being used. The daemon starts all the same.
+type FaultError struct{ Err error }
+
+func (e *FaultError) Error() string {
+	return e.Err.Error() + "\n(the daemon starts all the same, and refuses starts in such a network until the host " +
+		"is fixed)"
+}
+
+func (e *FaultError) Unwrap() error { return e.Err }
+
+// CheckNetworks finds what of this host keeps its networks from being used, and changes nothing: a FaultError.
 func CheckNetworks(c Config) error {
 	if len(c.Networks) == 0 {
 		return nil
@@ -213,7 +223,7 @@ func CheckNetworks(c Config) error {
 		return err
 	}
 	if err := m.Check(); err != nil {
-		return fmt.Errorf("host configuration %s: %w", c.Path, err)
+		return &FaultError{fmt.Errorf("host configuration %s: %w", c.Path, err)}
 	}
 	return nil
 }

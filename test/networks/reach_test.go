@@ -116,7 +116,7 @@ func TestAddressesStay(t *testing.T) {
 			return nil
 		})
 	}
-	_, err = h.Upgrade(t.Context(), "")
+	_, err = h.Upgrade(t.Context(), client.UpgradeRequest{})
 	check(t, err)
 	reached(t, "the host, after an upgrade", "stays")(here("ask", "tcp", "127.0.0.1:18081"))
 	if again, err = h.Task(t.Context(), task.Spec.ID); err != nil || *again.Network != *task.Network {
