@@ -55,6 +55,7 @@ type Manager struct {
 	endpoints map[string]Endpoint // by holder
 	links     map[string]string   // holders
 	macs      map[string]string   // holders
+	named     map[string]string   // holders of stacks
 	living    map[string][]living // of endpoints, by the name of the network
 	tries     map[string]uint64   // of links, by holder
 	tasks     map[string]Task     // that are published, by key
@@ -97,6 +98,7 @@ func newManager(cfg Config, s stacks, f filter, p ports) (*Manager, error) {
 	m := &Manager{cfg: cfg, stacks: s, filter: f, ports: p, ending: make(chan struct{}, maxEnding), pool: newPool(),
 		watchEvery: watchEvery,
 		endpoints:  map[string]Endpoint{}, links: map[string]string{}, macs: map[string]string{},
+		named:  map[string]string{},
 		living: map[string][]living{}, tries: map[string]uint64{}, tasks: map[string]Task{},
 		unheld: map[string]Task{}, unresolved: map[string]string{}}
 	m.rules = &rules{filter: f, every: loadEvery, now: m.state}
@@ -133,6 +135,7 @@ func (m *Manager) Release(holder string) {
 	delete(m.tries, holder)
 	delete(m.links, e.Link)
 	delete(m.macs, e.MAC)
+	delete(m.named, e.Stack)
 	m.live(e.As, -1)
 	for _, a := range e.addrs() {
 		m.pool.release(a)
@@ -242,6 +245,9 @@ func (m *Manager) Attach(ctx context.Context, e Endpoint) error {
 	if e.Mode == Host {
 		return nil
 	}
+	if err := m.others(e); err != nil {
+		return fmt.Errorf("network %q: %w", e.Network, err)
+	}
 	unlock, err := m.lock(ctx, e)
 	if err != nil {
 		return err
@@ -276,9 +282,14 @@ func (m *Manager) resolve(n Network) error {
 	return err
 }
 
-// Detach takes it away, when the last task that has it has ended. To do it twice is no error.
+// Detach takes it away, when the last task that has it has ended. To do it twice is no error. What is not
+// freejail's, or another's, as it was not adopted, is left.
 func (m *Manager) Detach(ctx context.Context, e Endpoint) error {
 	if e.Mode == Host {
+		return nil
+	}
+	if err := m.others(e); err != nil {
+		m.cfg.Log.Error("a network stack is left, as it is not the task's", "network", e.Network, "error", err)
 		return nil
 	}
 	unlock, err := m.lock(ctx, e)

@@ -219,9 +219,11 @@ func TestAdopt(t *testing.T) {
 	if _, err := m.Reserve("3", Request{Network: "web"}); !errors.Is(err, ErrPoolFull) {
 		t.Error(err)
 	}
-	wantError(t, m.Adopt("c", a), "10.88.0.2 of c is also that of a")
+	of := a
+	of.Stack = "fjnet-c"
+	wantError(t, m.Adopt("c", of), "10.88.0.2 of c is also that of a")
 	other := b
-	other.Addr4 = addr("192.0.2.99")
+	other.Addr4 = addr("192.0.2.11")
 	wantError(t, m.Adopt("b", other), "two network stacks")
 }
 

@@ -192,19 +192,19 @@ func (m *Manager) Withdraw(ctx context.Context, key string) error {
 }
 
 // Sweep takes away all that is freejail's on this host and belongs to none of the tasks, and has the
-// rules be theirs. What was adopted or reserved stays.
+// rules be theirs, as far as their endpoints were adopted. What was adopted or reserved stays.
 func (m *Manager) Sweep(ctx context.Context, tasks []Task) error {
 	found, err := m.stacks.endpoints()
-	errs := []error{err}
+	errs, adopted := []error{err}, m.adopted(tasks)
 	m.mu.Lock()
-	for _, t := range tasks {
+	for _, t := range adopted {
 		if t.Mode.needsRules() {
 			m.tasks[t.Key] = t
 		}
 	}
 	m.rules.change() // also of what the last daemon loaded
 	m.mu.Unlock()
-	errs = append(errs, m.hold(tasks), m.loadFor(ctx, Host))
+	errs = append(errs, m.hold(adopted), m.loadFor(ctx, Host))
 	for _, e := range found {
 		if !m.known(e, tasks) {
 			errs = append(errs, m.Detach(ctx, e))
@@ -290,7 +290,9 @@ func (m *Manager) known(found Endpoint, tasks []Task) bool {
 			return true
 		}
 	}
-	return slices.ContainsFunc(tasks, func(t Task) bool { return is(t.Endpoint) })
+	return slices.ContainsFunc(tasks, func(t Task) bool {
+		return is(t.Endpoint) || found.Stack == stackName(t.Key) // also where its record is wrong
+	})
 }
 
 // Run watches the rules, and has them loaded again when they are lost, until ctx has ended.

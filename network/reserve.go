@@ -165,6 +165,9 @@ func (m *Manager) note(holder string, e Endpoint) {
 	if e.MAC != "" {
 		m.macs[e.MAC] = holder
 	}
+	if e.Stack != "" {
+		m.named[e.Stack] = holder
+	}
 }
 
 // Another chooses another link for a holder, whose first was taken by another interface.
@@ -186,31 +189,3 @@ func (m *Manager) Another(holder string) (Endpoint, error) {
 
 // maxLinks is how many names are tried for a link.
 const maxLinks = 100
-
-// Adopt takes over what an earlier daemon has given to a holder.
-func (m *Manager) Adopt(holder string, e Endpoint) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if had, ok := m.endpoints[holder]; ok {
-		if !had.same(e) {
-			return fmt.Errorf("%s has two network stacks in its records", holder)
-		}
-		return nil
-	}
-	for _, a := range e.addrs() {
-		if other := m.pool.held[a]; other != "" {
-			return fmt.Errorf("address %s of %s is also that of %s", a, holder, other)
-		}
-	}
-	if other := m.links[e.Link]; other != "" {
-		return fmt.Errorf("link %s of %s is also that of %s", e.Link, holder, other)
-	}
-	m.note(holder, e)
-	return nil
-}
-
-// same tells whether endpoints are one stack.
-func (e Endpoint) same(o Endpoint) bool {
-	return e.Network == o.Network && e.Stack == o.Stack && e.Link == o.Link && e.MAC == o.MAC && e.Addr4 == o.Addr4 &&
-		e.Addr6 == o.Addr6
-}

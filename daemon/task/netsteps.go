@@ -235,7 +235,7 @@ func (m *Manager) adoptNetworks() {
 		}
 		if err := m.Networks.Adopt(holder, *e); err != nil {
 			m.Log.Error("recovery: network", "task", t.id(), "error", err)
-			m.Event(t.id(), "network", "its addresses may be another task's: "+err.Error())
+			m.Event(t.id(), "network", "its record of its network is not valid, and it is cut off from it: "+err.Error())
 		}
 	}
 }
