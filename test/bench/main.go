@@ -80,8 +80,11 @@ type bench struct {
 	dir     string
 	config  string // of the daemon, besides where its state is
 	archive string
-	daemon  *client.Client
-	cmd     *exec.Cmd
+	// unpacked is the archive's tree, once there is one.
+	unpacked string
+
+	daemon *client.Client
+	cmd    *exec.Cmd
 }
 
 func run(ctx context.Context, only []string) (err error) {

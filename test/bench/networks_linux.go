@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/freejail/freejail/internal/mount"
+	"github.com/freejail/freejail/network"
 )
 
 // apart runs a part in a network namespace of its own, as nothing of it is for the host's.
@@ -57,8 +58,8 @@ func (b *bench) stacksAlone(ctx context.Context) ([]contestant, error) {
 	return []contestant{{"the system calls for a stack, the same mount, runc --detach",
 		func() (time.Duration, error) {
 			one := name()
-			return withStack(ctx, m, one, func(stack string) (time.Duration, error) {
-				return b.runcIn(ctx, runc, tree, one, stack)
+			return withStack(ctx, m, one, func(e network.Endpoint) (time.Duration, error) {
+				return b.runcIn(ctx, runc, tree, one, m.JailStack(e))
 			})
 		}}, {"ip(8) for a stack, the same mount, runc --detach",
 		func() (time.Duration, error) { return b.byIP(ctx, runc, tree, name()) }}}, nil
@@ -136,6 +137,11 @@ func (b *bench) byIP(ctx context.Context, runc, tree, name string) (took time.Du
 		err = errors.Join(err, exec.CommandContext(ctx, args[0], args[1:]...).Run())
 	}
 	return made + took, err
+}
+
+// pourByHand is measured where freejail's rules are pf's.
+func (b *bench) pourByHand(context.Context) (*contestant, func() error, error) {
+	return nil, func() error { return nil }, nil
 }
 
 // freeMemory are bytes that programs of the host can still have.

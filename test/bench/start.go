@@ -88,6 +88,9 @@ func failure(e *client.Exit) error {
 }
 
 // tree unpacks the image for the contestants that have no store.
-func (b *bench) tree(ctx context.Context) (string, error) {
-	return unpackedTree(ctx, b.archive, b.path("tree"))
+func (b *bench) tree(ctx context.Context) (_ string, err error) {
+	if b.unpacked == "" {
+		b.unpacked, err = unpackedTree(ctx, b.archive, b.path("tree"))
+	}
+	return b.unpacked, err
 }
