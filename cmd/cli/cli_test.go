@@ -276,6 +276,29 @@ func TestFamiliarWords(t *testing.T) {
 	if out := h.gives(0, nil, "inspect", "-f", "{{.id}} {{.state}} {{.spec.image}}", "one"); out != "one running prog\n" {
 		t.Errorf("inspect -f: %q", out)
 	}
+	if out := h.gives(0, nil, "inspect", "-f", `{{json .spec.command}} {{json .network}} {{with .exit}}{{.code}}{{end}}`,
+		"one"); out != "\"wait\" null \n" {
+		t.Errorf("inspect -f json: %q", out)
+	}
+	h.gives(app.Usage, []string{`function "nonsense" not defined`, "are json and"}, "inspect", "-f", "{{nonsense .state}}", "one")
+	h.gives(app.Failed, []string{"--format", `"Network"`, "keys are those of the JSON"}, "inspect", "-f", "{{json .Network}}",
+		"one")
+	for _, c := range []struct {
+		want string
+		args []string
+	}{{"one\n", []string{"--filter", "name=on"}}, {"one\ntwo\n", []string{"--filter", "network=host"}},
+		{"", []string{"--filter", "network=none"}}, {"", []string{"--filter", "status=exited"}},
+		{"one\ntwo\n", []string{"--filter", "status=running", "--filter", "image=prog"}},
+		{"", []string{"--filter", "label=job"}}} {
+		if out := h.gives(0, nil, append([]string{"ps", "-q"}, c.args...)...); out != c.want {
+			t.Errorf("ps %q: %q", c.args, out)
+		}
+	}
+	if out := h.gives(0, nil, "ps", "--format", "{{.id}} {{.state}}"); out != "one running\ntwo running\n" {
+		t.Errorf("ps --format: %q", out)
+	}
+	h.gives(app.Usage, []string{"expected name=, status="}, "ps", "--filter", "ancestor=prog")
+	h.gives(app.Usage, []string{`no status "dead"`, "running"}, "ps", "--filter", "status=dead")
 	h.gives(app.Failed, []string{"--format", "nothing"}, "inspect", "-f", "{{.nothing}}", "one")
 	h.gives(app.Usage, []string{"--format"}, "inspect", "-f", "{{", "one")
 	h.gives(0, []string{"CPU %", "one"}, "stats", "--no-stream", "one")

@@ -141,9 +141,13 @@ func psNetwork(t client.Task) string {
 	return strings.Join(append([]string{t.Network.Name}, addressesOf(t)...), " ")
 }
 
-// psPort is a port with its place on the host, if it has one, and where that leads to, if it is another one.
-func psPort(p client.Port) string {
-	inside := client.Ports(cmp.Or(p.To, p.Port), p.Count)
+// psPort is a port with its place on the host, or else at the task's own address where others reach
+// that, and where it leads to, if it is another one.
+func psPort(t *client.Task, p client.Port) string {
+	if own := reachedAt(t); p.Port == 0 && len(own) > 0 {
+		p.Address, p.Port = own[0], p.To
+	}
+	inside := client.Ports(p.Inside(), p.Count)
 	text, address := inside, p.Address
 	if strings.Contains(address, ":") {
 		address = "[" + address + "]"

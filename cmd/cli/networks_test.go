@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"net/netip"
 	"os"
 	"strings"
@@ -24,8 +25,36 @@ func TestPortInLists(t *testing.T) {
 		"10.0.0.5:8000-8010->9000-9010/tcp": {Name: "9000-9010", Address: "10.0.0.5", Port: 8000, To: 9000, Count: 11, Protocol: "tcp"},
 		"dns=10.0.0.5:53/udp":               {Name: "dns", Address: "10.0.0.5", Port: 53, To: 53, Protocol: "udp"},
 	} {
-		if got := psPort(p); got != want {
+		if got := psPort(&client.Task{}, p); got != want {
 			t.Errorf("%+v: %s, want %s", p, got, want)
+		}
+	}
+}
+
+// A task that is reached at its own address shows its ports there.
+func TestPortsAtOwnAddresses(t *testing.T) {
+	web := client.Port{Name: "web", To: 8080, Protocol: "tcp"}
+	n := &client.NetworkInfo{Name: "lan", Addr4: netip.MustParseAddr("10.88.0.2"), Addr6: netip.MustParseAddr("fd00::2")}
+	for mode, want := range map[string]string{"nat": "web=8080/tcp", "bridged": "web=10.88.0.2:8080/tcp",
+		"alias": "web=10.88.0.2:8080/tcp", "none": "web=8080/tcp"} {
+		n.Mode = mode
+		task := &client.Task{Network: n, Ports: []client.Port{web}}
+		task.Spec.ID = "t"
+		if got := psPort(task, web); got != want {
+			t.Errorf("%s: %s, want %s", mode, got, want)
+		}
+		var b bytes.Buffer
+		printPorts(&b, task, places(task), false)
+		if got := b.String(); (got == "8080/tcp -> 10.88.0.2:8080\n8080/tcp -> [fd00::2]:8080\n") != strings.Contains(want, "10.") {
+			t.Errorf("%s: %q", mode, got)
+		}
+	}
+	task := &client.Task{Network: n, Ports: []client.Port{web}}
+	n.Mode = "nat"
+	for text, want := range map[string]string{"8080": "tasks of the network lan reach it at 10.88.0.2:8080",
+		"8080/udp": "has no port 8080/udp; it has: 8080/tcp"} {
+		if err := noPlace(task, text); !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", text, err, want)
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -37,12 +38,16 @@ func (f *runFlags) network(fl *pflag.FlagSet) {
 }
 
 // otherNames are those of flags that users know from before, and from other tools.
-var otherNames = map[string]string{"port": "publish", "net": "network"}
+var otherNames = map[string]string{"port": "publish", "net": "network", "dns-opt": "dns-option"}
 
 // networkName refuses what other tools have by this flag.
 func (f *runFlags) networkName(text string) error {
-	kind, _, more := strings.Cut(text, ":")
+	kind, options, more := strings.Cut(text, ":")
 	switch {
+	case f.Network != "":
+		return fmt.Errorf("a task has one network, and %s is given already", f.Network)
+	case strings.Contains(options, "="):
+		return fmt.Errorf("a network has no options here: its name alone, %s, and --ip or --ip6 for an address", kind)
 	case more && kind == "container":
 		return errors.New("a task cannot join the network stack of another: the tasks of one allocation have one by " +
 			"share = \"group\" in their job")
@@ -61,10 +66,16 @@ func (f *runFlags) address(family string, of func(netip.Addr) bool) func(string)
 		if err != nil || a.Zone() != "" || !of(a) {
 			return fmt.Errorf("not a valid address of %s", family)
 		}
+		if slices.ContainsFunc(f.Addresses, func(o string) bool { return of(netip.MustParseAddr(o)) }) {
+			return fmt.Errorf("a task has one address of %s", family)
+		}
 		f.Addresses = append(f.Addresses, a.String())
 		return nil
 	}
 }
+
+// portName is what a port of an image may be called, and no number or range is.
+var portName = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)
 
 // port is a flag -p.
 func (f *runFlags) port(text string) error {
@@ -72,6 +83,9 @@ func (f *runFlags) port(text string) error {
 		return f.namedPort(text)
 	}
 	p, err := client.ParsePublication(text)
+	if name := text[strings.LastIndexByte(text, ':')+1:]; err != nil && portName.MatchString(name) {
+		err = fmt.Errorf("%w; for a port of the image by its name: %s=8081", err, name)
+	}
 	if err == nil && slices.Contains(f.Publish, p) {
 		err = fmt.Errorf("%s is given twice", p)
 	}
@@ -123,36 +137,89 @@ func hostPort(text string) (b client.PortBinding, err error) {
 }
 
 func (a *commands) portCmd() *cobra.Command {
-	return app.Command("port TASK [PORT[/udp]]", "show where on the host the ports of a task are",
+	return app.Command("port TASK [PORT[/udp]]", "show where the ports of a task are reached",
 		cobra.RangeArgs(1, 2), func(ctx context.Context, args []string) error {
 			t, err := a.client().Task(ctx, args[0])
 			if err != nil {
 				return err
 			}
-			list := slices.DeleteFunc(t.Ports, func(p client.Port) bool { return p.Port == 0 })
+			list := places(t)
 			if len(args) == 2 {
-				list = slices.DeleteFunc(list, func(p client.Port) bool { return !isPort(p, args[1]) })
-			}
-			if len(args) == 2 && len(list) == 0 {
-				return fmt.Errorf("no port of the host leads to port %s of task %s", args[1], args[0])
+				if list = onePort(list, args[1]); len(list) == 0 {
+					return noPlace(t, args[1])
+				}
 			}
 			return a.Print(list, func(w io.Writer) { printPorts(w, t, list, len(args) == 2) })
 		})
 }
 
-// isPort tells whether a port is PORT[/PROTOCOL], tcp where there is none, or has this name.
-func isPort(p client.Port, text string) bool {
-	port, protocol, _ := strings.Cut(text, "/")
-	if text == p.Name {
-		return true
+// places are the ports of a task where others reach them: on the host, and at addresses of its own.
+func places(t *client.Task) (out []client.Port) {
+	for _, p := range t.Ports {
+		if p.Port != 0 {
+			out = append(out, p)
+		}
+		for _, address := range reachedAt(t) {
+			own := p
+			own.Address, own.Port, own.To = address, p.Inside(), p.Inside()
+			out = append(out, own)
+		}
 	}
-	n, err := strconv.Atoi(port)
-	first := innerPort(p)
-	return err == nil && n >= first && n < first+max(1, p.Count) && p.Protocol == cmp.Or(protocol, "tcp")
+	return out
 }
 
-// innerPort is the first number of a port where its program listens.
-func innerPort(p client.Port) int { return cmp.Or(p.To, p.Port) }
+// reachedAt are a task's own addresses, where others than freejail's tasks reach it there.
+func reachedAt(t *client.Task) []string {
+	if t.Network == nil || t.Network.Mode != "bridged" && t.Network.Mode != "alias" {
+		return nil
+	}
+	return addressesOf(*t)
+}
+
+// noPlace tells where a port is reached that is not on the host.
+func noPlace(t *client.Task, text string) error {
+	own := onePort(t.Ports, text)
+	if len(own) == 0 {
+		return fmt.Errorf("task %s has no port %s; it has: %s", t.Spec.ID, text, portList(t.Ports))
+	}
+	where := ""
+	if addresses := addressesOf(*t); len(addresses) > 0 {
+		where = fmt.Sprintf("; tasks of the network %s reach it at %s", t.Network.Name,
+			net.JoinHostPort(addresses[0], strconv.Itoa(own[0].Inside())))
+	}
+	return fmt.Errorf("no port of the host leads to port %s of task %s%s", text, t.Spec.ID, where)
+}
+
+// portList names ports by their numbers in the task.
+func portList(ports []client.Port) string {
+	var all []string
+	for _, p := range ports {
+		all = append(all, client.Ports(p.Inside(), p.Count)+"/"+p.Protocol)
+	}
+	return cmp.Or(strings.Join(all, ", "), "none")
+}
+
+// onePort are those that are PORT[/PROTOCOL] of the task, tcp where there is none, or have this name.
+// One of a range is that one.
+func onePort(list []client.Port, text string) (out []client.Port) {
+	port, protocol, _ := strings.Cut(text, "/")
+	number, err := strconv.Atoi(port)
+	for _, p := range list {
+		n := number - p.Inside()
+		switch {
+		case p.Name == text:
+		case err != nil || n < 0 || n >= max(1, p.Count) || p.Protocol != cmp.Or(protocol, "tcp"):
+			continue
+		case p.Count > 1:
+			p.To, p.Count = number, 0
+			if p.Port != 0 {
+				p.Port += n
+			}
+		}
+		out = append(out, p)
+	}
+	return out
+}
 
 // printPorts has a line for each port and place, as other tools have it.
 func printPorts(w io.Writer, t *client.Task, list []client.Port, placesOnly bool) {
@@ -162,16 +229,9 @@ func printPorts(w io.Writer, t *client.Task, list []client.Port, placesOnly bool
 				printable.Fprintln(w, place)
 				continue
 			}
-			printable.Fprintf(w, "%s/%s -> %s\n", numbers(innerPort(p), p.Count), p.Protocol, place)
+			printable.Fprintf(w, "%s/%s -> %s\n", client.Ports(p.Inside(), p.Count), p.Protocol, place)
 		}
 	}
-}
-
-func numbers(first, count int) string {
-	if count > 1 {
-		return fmt.Sprintf("%d-%d", first, first+count-1)
-	}
-	return strconv.Itoa(first)
 }
 
 // placesOf are the addresses of the host with the port there. One that is at all addresses is shown
@@ -187,7 +247,7 @@ func placesOf(t *client.Task, p client.Port) (out []string) {
 		all = []string{p.Address}
 	}
 	for _, address := range all {
-		out = append(out, net.JoinHostPort(address, numbers(p.Port, p.Count)))
+		out = append(out, net.JoinHostPort(address, client.Ports(p.Port, p.Count)))
 	}
 	return out
 }

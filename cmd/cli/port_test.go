@@ -70,6 +70,11 @@ func TestNetworkFlags(t *testing.T) {
 	}
 	for want, args := range map[string][]string{
 		`share = "group"`:             {"--network", "container:web"},
+		"has one network, and lan is": {"--network", "lan", "--network", "web"},
+		"--ip or --ip6":               {"--network", "lan:ip=10.88.0.7"},
+		"one address of IPv4":         {"--ip", "10.88.0.7", "--ip6", "fd00::7", "--ip", "10.88.0.8"},
+		"by its name: http=8081":      {"-p", "8081:http"},
+		"chooses no port":             {"-p", "127.0.0.1::8080"},
 		"freejail networks":           {"--network", "ns:/run/netns/x"},
 		"not a valid address of IPv4": {"--ip", "fd00::7"},
 		"not a valid address of IPv6": {"--ip6", "10.0.0.1"},
@@ -103,8 +108,13 @@ func TestPortsAreShown(t *testing.T) {
 	}
 	for text, want := range map[string]bool{"8080": true, "8080/tcp": true, "web": true, "8081": false, "8080/udp": false,
 		"9001/udp": true, "9003/udp": false, "": false} {
-		if got := isPort(web, text) || isPort(many, text); got != want {
+		if got := onePort([]client.Port{web, many}, text); (len(got) == 1) != want {
 			t.Errorf("%q: %v", text, got)
 		}
+	}
+	var b bytes.Buffer
+	one := onePort([]client.Port{web, many}, "9001/udp")
+	if printPorts(&b, &client.Task{}, one, true); b.String() != "[::1]:8001\n" {
+		t.Errorf("one of a range is at %q", &b)
 	}
 }

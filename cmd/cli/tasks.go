@@ -1,10 +1,8 @@
 package cli
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"text/template"
 	"time"
 
 	"github.com/docker/go-units"
@@ -336,40 +333,53 @@ func exitOf(e *client.Exit) error {
 
 func (a *commands) psCmd() *cobra.Command {
 	var all, quiet bool
+	var format string
+	var filters []filter
 	c := app.Command("ps", "list the tasks of this host", cobra.NoArgs, func(ctx context.Context, _ []string) error {
 		c := a.client()
 		tasks, err := c.TasksNow(ctx)
 		if err != nil {
 			return err
 		}
+		kept := filtered(tasks, filters, all)
+		switch {
+		case quiet:
+			return a.Print(kept, func(w io.Writer) {
+				for _, t := range kept {
+					printable.Fprintln(w, rowID(t))
+				}
+			})
+		case format != "":
+			return printEach(a, format, kept)
+		}
 		var usage map[string]client.Usage
-		if !quiet && !slices.ContainsFunc(tasks, func(t client.Task) bool { return t.Recovering }) {
+		if !slices.ContainsFunc(tasks, func(t client.Task) bool { return t.Recovering }) {
 			if usage, err = c.AllStats(ctx); err != nil {
 				return err
 			}
 		}
-		kept := slices.DeleteFunc(tasks, func(t client.Task) bool {
-			return !all && (t.State == client.Exited || t.State == client.Left)
-		})
-		return a.Print(kept, func(w io.Writer) {
-			if quiet {
-				for _, t := range kept {
-					printable.Fprintln(w, rowID(t))
-				}
-				return
-			}
-			table(w, "TASK\tIMAGE\tSTATE\tHEALTH\tPID\tJID\tNETWORK\tPORTS\tRSS\tCPU\tCREATED", kept,
-				func(t client.Task) []string { return psRow(t, usage[t.Spec.ID]) })
-			for _, t := range kept {
-				if t.Left != "" {
-					printable.Fprintf(w, "still on the host of %s: %s\n", rowID(t), t.Left)
-				}
-			}
-		})
+		return a.Print(kept, func(w io.Writer) { printTasks(w, kept, usage) })
 	})
 	c.Flags().BoolVarP(&all, "all", "a", false, "also list ended tasks")
 	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "print ids alone")
+	c.Flags().FuncP("filter", "f", "list tasks alone for which `KEY=VALUE` holds: name (a part of it), status, "+
+		"network, image, or label (NAME or NAME=VALUE, of a job); repeatable", func(text string) error {
+		f, err := parseFilter(text)
+		filters = append(filters, f)
+		return err
+	})
+	c.Flags().StringVar(&format, "format", "", formatUsage)
 	return c
+}
+
+func printTasks(w io.Writer, list []client.Task, usage map[string]client.Usage) {
+	table(w, "TASK\tIMAGE\tSTATE\tHEALTH\tPID\tJID\tNETWORK\tPORTS\tRSS\tCPU\tCREATED", list,
+		func(t client.Task) []string { return psRow(t, usage[t.Spec.ID]) })
+	for _, t := range list {
+		if t.Left != "" {
+			printable.Fprintf(w, "still on the host of %s: %s\n", rowID(t), t.Left)
+		}
+	}
 }
 
 // rowID tells what is left of a task from another one with its id.
@@ -383,7 +393,7 @@ func rowID(t client.Task) string {
 func psRow(t client.Task, u client.Usage) []string {
 	var ports []string
 	for _, p := range t.Ports {
-		ports = append(ports, psPort(p))
+		ports = append(ports, psPort(&t, p))
 	}
 	state := string(t.State)
 	if t.Recovering {
@@ -627,56 +637,13 @@ func (a *commands) inspectCmd() *cobra.Command {
 				return err
 			}
 			if format != "" {
-				return a.printAs(format, t)
+				return printAs(a, format, t)
 			}
 			a.JSON = true
 			return a.Print(t, nil)
 		})
-	c.Flags().StringVarP(&format, "format", "f", "",
-		"print by this `TEMPLATE` of Go, with the keys of the JSON, such as '{{.state}}'")
+	c.Flags().StringVarP(&format, "format", "f", "", formatUsage)
 	return c
-}
-
-// printAs prints a value by a template of the keys of its JSON.
-func (a *commands) printAs(format string, v any) error {
-	t, err := template.New("format").Option("missingkey=error").Parse(format)
-	if err != nil {
-		return app.Usagef("--format: %w", err)
-	}
-	b, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	dec := json.NewDecoder(bytes.NewReader(b))
-	dec.UseNumber() // as they are written
-	var keys map[string]any
-	if err := dec.Decode(&keys); err != nil {
-		return err
-	}
-	if err := t.Execute(a.Out, inLine(keys)); err != nil {
-		return fmt.Errorf("--format: %w", err)
-	}
-	printable.Fprintln(a.Out)
-	return nil
-}
-
-// inLine has the texts of a value, which are of others, begin no line and steer no terminal.
-func inLine(v any) any {
-	switch v := v.(type) {
-	case string:
-		return printable.Line(v)
-	case []any:
-		for i := range v {
-			v[i] = inLine(v[i])
-		}
-	case map[string]any:
-		out := make(map[string]any, len(v))
-		for key := range v {
-			out[printable.Line(key)] = inLine(v[key])
-		}
-		return out
-	}
-	return v
 }
 
 func (a *commands) eventsCmd() *cobra.Command {

@@ -60,11 +60,11 @@ func (d DNS) Check() error {
 // ValidHost tells whether a text is a host name or a domain.
 func ValidHost(s string) bool { return len(s) <= 253 && domain.MatchString(s) }
 
-// HostEntry is a line of a hosts file.
+// HostEntry is a line of a hosts file. The address may be HostGateway.
 type HostEntry struct{ Name, Address string }
 
-// hostGateway is docker's word for the host; tasks use its network.
-const hostGateway = "host-gateway"
+// HostGateway is docker's word for the host, wherever a task reaches that.
+const HostGateway = "host-gateway"
 
 // ParseHost reads NAME:ADDRESS or NAME=ADDRESS, of IPv6 in brackets or without.
 func ParseHost(text string) (HostEntry, error) {
@@ -76,13 +76,10 @@ func ParseHost(text string) (HostEntry, error) {
 	if inner, ok := strings.CutPrefix(e.Address, "["); ok {
 		e.Address = strings.TrimSuffix(inner, "]")
 	}
-	if e.Address == hostGateway {
-		e.Address = "127.0.0.1"
-	}
 	if !ValidHost(e.Name) {
 		return e, fmt.Errorf("%q is not a valid host name", e.Name)
 	}
-	if a, err := netip.ParseAddr(e.Address); err != nil || a.Zone() != "" {
+	if a, err := netip.ParseAddr(e.Address); e.Address != HostGateway && (err != nil || a.Zone() != "") {
 		return e, fmt.Errorf("%q is not a valid IP address (for example 192.0.2.7)", e.Address)
 	}
 	return e, nil

@@ -30,7 +30,7 @@ func TestDNS(t *testing.T) {
 func TestParseHost(t *testing.T) {
 	for text, want := range map[string]HostEntry{"db:192.0.2.7": {"db", "192.0.2.7"}, "db=192.0.2.7": {"db", "192.0.2.7"},
 		"db.example.com:2001:db8::7": {"db.example.com", "2001:db8::7"}, "db:[::1]": {"db", "::1"},
-		"host.docker.internal:host-gateway": {"host.docker.internal", "127.0.0.1"}} {
+		"host.docker.internal:host-gateway": {"host.docker.internal", HostGateway}} {
 		if got, err := ParseHost(text); err != nil || got != want {
 			t.Errorf("%s: %+v, %v", text, got, err)
 		}

@@ -11,6 +11,9 @@ import (
 var errPublish = errors.New("expected [[ADDRESS:]PORT:]PORT[/tcp|udp], the host's port before the task's; a port may " +
 	"be a range (8000-8010), and an address of IPv6 has brackets")
 
+var errNoPort = errors.New("freejail chooses no port of the host: give one before the task's, as in 8081:8080 or " +
+	"127.0.0.1:8081:8080")
+
 // ParsePublication reads [[ADDRESS:]PORT:]PORT[/PROTOCOL], the last port being the task's. Either
 // port may be a range, FIRST-LAST, of as many as the other.
 func ParsePublication(text string) (p Publication, err error) {
@@ -36,6 +39,8 @@ func ParsePublication(text string) (p Publication, err error) {
 		p.To, to, err = parseRange(inside)
 	}
 	switch {
+	case place != ports && (place == "" || place == "0"):
+		return p, fmt.Errorf("%q: %w", text, errNoPort)
 	case err != nil:
 		return p, fmt.Errorf("%q: %w", text, err)
 	case p.Count != to:
@@ -48,7 +53,10 @@ func ParsePublication(text string) (p Publication, err error) {
 func parseHostAddress(text string) (string, error) {
 	bare := strings.TrimSuffix(strings.TrimPrefix(text, "["), "]")
 	a, err := netip.ParseAddr(bare)
-	if err != nil || a.Is6() != (text == "["+bare+"]") || a.Is4() && text != bare {
+	switch {
+	case err != nil && !strings.ContainsAny(text, ":[]"):
+		return "", fmt.Errorf("%q is not an IP address of this host (for example 192.0.2.7): %w", text, errPublish)
+	case err != nil || a.Is6() != (text == "["+bare+"]") || a.Is4() && text != bare:
 		return "", errPublish
 	}
 	return a.String(), nil

@@ -28,9 +28,11 @@ func TestParsePublication(t *testing.T) {
 	}
 	for text, want := range map[string]string{
 		"": "expected", "web": "expected", "1:2:3": "expected", "::1:80:80": "expected", "[127.0.0.1]:80:80": "expected",
-		"localhost:80:80": "expected", "80:": "expected", ":80": "expected", "80/": "neither tcp nor udp",
-		"80/sctp": "neither tcp nor udp", "0:80": "0 is not a valid port", "80:65536": "65536 is not a valid port",
-		"2-1": "not a range", "8000-8010:8000": "11 ports of the host are led to 1", "-1": "expected", "+1": "expected",
+		"localhost:80:80": "not an IP address", "80:": "expected", ":80": "chooses no port", "80/": "neither tcp nor udp",
+		"80/sctp": "neither tcp nor udp", "0:80": "chooses no port", "0": "0 is not a valid port",
+		"127.0.0.1::80": "chooses no port", "[::1]:0:80": "chooses no port", "em0:80:80": "\"em0\" is not an IP address",
+		"80:65536": "65536 is not a valid port",
+		"2-1":      "not a range", "8000-8010:8000": "11 ports of the host are led to 1", "-1": "expected", "+1": "expected",
 		"[::1%lo0:80:80": "expected", "1-2-3": "expected",
 	} {
 		if got, err := ParsePublication(text); err == nil || !strings.Contains(err.Error(), want) {

@@ -28,7 +28,7 @@ const maxResolver = 64 << 10
 
 // addNames makes the task's resolv.conf and hosts.
 func (p *plan) addNames(spec client.TaskSpec) error {
-	extra, err := client.ParseHosts(spec.ExtraHosts)
+	extra, err := p.extraHosts(spec.ExtraHosts)
 	if err != nil {
 		return client.Invalid("extra_hosts: %v", err)
 	}
@@ -56,6 +56,26 @@ func (p *plan) addNames(spec client.TaskSpec) error {
 	p.own = []storage.File{{Path: storage.ResolverFile, Text: text},
 		{Path: storage.HostsFile, Text: hosts(p.image.Config.OS, name, p.foundAt(), extra)}}
 	return nil
+}
+
+// extraHosts are the job's lines of hosts. The host itself is at another address in each network.
+func (p *plan) extraHosts(list []string) ([]client.HostEntry, error) {
+	out, err := client.ParseHosts(list)
+	for i := range out {
+		if out[i].Address != client.HostGateway {
+			continue
+		}
+		at := cmp.Or(p.network.Gateway4, p.network.Gateway6)
+		switch {
+		case p.onHost():
+			at = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+		case !p.translated():
+			return nil, fmt.Errorf("%q: in the network %s the host has no address that freejail gave it: name one of "+
+				"the host's that the task reaches", list[i], p.network.Name)
+		}
+		out[i].Address = at.String()
+	}
+	return out, err
 }
 
 // ownResolver is a resolv.conf with the servers that a task with addresses of its own reaches.

@@ -77,6 +77,23 @@ func TestHosts(t *testing.T) {
 	}
 }
 
+// The host is at another place for a task in a stack of its own.
+func TestHostGateway(t *testing.T) {
+	for name, want := range map[string]string{"host": "127.0.0.1", "lan": "10.88.0.1", "office": "name one of the host's",
+		"wire": "name one of the host's", "none": "name one of the host's"} {
+		p, err := onNetwork(name, portImage(true), client.TaskSpec{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := p.extraHosts([]string{"db:192.0.2.7", "host.docker.internal:host-gateway"})
+		switch {
+		case err != nil && strings.Contains(err.Error(), want):
+		case err != nil || len(got) != 2 || got[1].Address != want:
+			t.Errorf("%s: %+v %v, want %s", name, got, err, want)
+		}
+	}
+}
+
 func TestAddress(t *testing.T) {
 	for want, ports := range map[string][]client.Port{"127.0.0.1": {{}, {Address: "0.0.0.0"}, {Address: "::"}},
 		"192.0.2.9": {{}, {Address: "192.0.2.9"}, {Address: "192.0.2.10"}}, "fe80::1": {{Address: "fe80::1%em0"}}} {

@@ -85,8 +85,12 @@ func TestPortsOnNetworks(t *testing.T) {
 			want:  "80=127.0.0.1:81>80/tcp* 80.2=127.0.0.2:81>80/tcp*",
 			asked: "job publish:127.0.0.1:81/tcp job publish:127.0.0.2:81/tcp"},
 		"a range": {network: "lan", img: portImage(true, web), publish: published("9000-9009:8075-8084"),
-			want:  "http=:9005>8080/tcp 8075-8084=:9000>8075/tcp*x10",
-			asked: "job publish:*:9005/tcp job publish:*:9000-9009/tcp"},
+			want:  "http=:9005>8080/tcp 8075-8079=:9000>8075/tcp*x5 8081-8084=:9006>8081/tcp*x4",
+			asked: "job publish:*:9005/tcp job publish:*:9000-9004/tcp job publish:*:9006-9009/tcp"},
+		"a range with all that the image has": {network: "lan", img: portImage(true, web, admin),
+			publish: published("9000-9002:8080-8082"),
+			want:    "http=:9000>8080/tcp admin=:9001>8081/tcp 8082=:9002>8082/tcp*",
+			asked:   "job publish:*:9000/tcp job publish:*:9001/tcp job publish:*:9002/tcp"},
 		"bridged": {network: "office", img: portImage(true, web),
 			ports: map[string]client.PortBinding{"http": bound("http", 20001)},
 			want:  "http=:0>8080/tcp", asked: "image port:8080/tcp"},
@@ -99,6 +103,9 @@ func TestPortsOnNetworks(t *testing.T) {
 		"host": {network: "host", img: portImage(true, web), publish: published("8080", "9000-9009"),
 			want:  "http=:8080>8080/tcp 9000-9009=:9000>9000/tcp*x10",
 			asked: "job port:8080/tcp job port:9000-9009/tcp"},
+		"a range of the host's": {network: "host", img: portImage(true, web), publish: published("8079-8081"),
+			want:  "http=:8080>8080/tcp 8079=:8079>8079/tcp* 8081=:8081>8081/tcp*",
+			asked: "job port:8080/tcp job port:8079/tcp job port:8081/tcp"},
 	} {
 		p, err := onNetwork(c.network, c.img, client.TaskSpec{Owner: "nomad", Ports: c.ports, Publish: c.publish})
 		if err != nil {

@@ -55,10 +55,7 @@ func (p *plan) addPorts(spec client.TaskSpec) error {
 	for _, mp := range p.image.Manifest.Ports {
 		b, is := all[mp.Name]
 		if !is {
-			var name string
-			if name, b, is = p.byNumber(own, mp); is && own[name].published && own[name].count <= 1 {
-				delete(own, name) // a number is no other name for it
-			}
+			b, is = p.takeByNumber(own, mp)
 		}
 		if err := p.addImagePort(mp, b, is); err != nil {
 			return err
@@ -68,7 +65,7 @@ func (p *plan) addPorts(spec client.TaskSpec) error {
 		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(own)) {
-		if err := p.addOwnPort(name, own[name], spec.Owner == "nomad"); err != nil {
+		if err := p.addOwnPort(name, own[name]); err != nil {
 			return err
 		}
 	}
@@ -88,20 +85,22 @@ func (p *plan) places(spec client.TaskSpec) (map[string]given, error) {
 		if o.Count < 0 || o.Count > maxPublished {
 			return nil, client.Invalid("publish %s: a task can have %d ports of the host", o, maxPublished)
 		}
-		name := portRange(o.To, o.Count)
-		if o.Protocol == "udp" {
-			name += "-udp"
-		}
-		for n, base := 2, name; ; n++ {
-			if _, taken := all[name]; !taken {
-				break
-			}
-			name = fmt.Sprintf("%s.%d", base, n)
-		}
-		all[name] = given{count: o.Count, published: true, PortBinding: client.PortBinding{Address: o.Address,
-			Port: o.Port, To: o.To, Protocol: o.Protocol}}
+		add(all, given{count: o.Count, published: true, PortBinding: client.PortBinding{Address: o.Address,
+			Port: o.Port, To: o.To, Protocol: o.Protocol}})
 	}
 	return all, nil
+}
+
+// add has what is published be among the ports, by the first name that is free.
+func add(all map[string]given, g given) {
+	name := g.name()
+	for n := 2; ; n++ {
+		if _, taken := all[name]; !taken {
+			break
+		}
+		name = fmt.Sprintf("%s.%d", g.name(), n)
+	}
+	all[name] = g
 }
 
 func portRange(first, count int) string {
@@ -176,10 +175,48 @@ func (p *plan) byNumber(own map[string]given, mp image.Port) (name string, found
 		}
 		name, found, one = of, g, true
 	}
-	if found.count > 1 { // one of them
-		found.Port, found.To, found.count = found.Port+mp.Port-found.inside(), mp.Port, 0
-	}
 	return name, found, one
+}
+
+// takeByNumber is the one port of the job's own that is an image's. Of what is published by its number
+// that is no other name: the port is no more among them.
+func (p *plan) takeByNumber(own map[string]given, mp image.Port) (given, bool) {
+	name, g, is := p.byNumber(own, mp)
+	if !is || !g.published {
+		return g, is
+	}
+	delete(own, name)
+	n := mp.Port - g.inside()
+	if p.onHost() && g.covers(g.Port, mp.Port) { // where the host's number is the image's
+		n = mp.Port - g.Port
+	}
+	if n > 0 {
+		add(own, g.part(0, n))
+	}
+	if after := g.count - n - 1; after > 0 {
+		add(own, g.part(n+1, after))
+	}
+	return g.part(n, 1), true
+}
+
+// part are count ports of a range, from its nth on.
+func (g given) part(n, count int) given {
+	g.Port += n
+	if g.To > 0 {
+		g.To += n
+	}
+	if g.count = count; count == 1 {
+		g.count = 0
+	}
+	return g
+}
+
+// name is that of what is published: its numbers in the task.
+func (g given) name() string {
+	if g.Protocol == "udp" {
+		return portRange(g.To, g.count) + "-udp"
+	}
+	return portRange(g.To, g.count)
 }
 
 func (p *plan) addImagePort(mp image.Port, g given, is bool) error {
@@ -220,7 +257,7 @@ func (p *plan) locate(out *client.Port, inside int, bound bool) {
 
 // addOwnPort is a port that the image does not declare. Those of a group have labels; that another
 // name of the job is misspelt is likelier than that it has a number.
-func (p *plan) addOwnPort(name string, g given, ofGroup bool) error {
+func (p *plan) addOwnPort(name string, g given) error {
 	out := client.Port{Name: name, Protocol: cmp.Or(g.Protocol, "tcp"), Address: g.Address, Port: g.Port,
 		Count: g.count, Job: true}
 	if out.Protocol != "tcp" && out.Protocol != "udp" {
@@ -229,7 +266,7 @@ func (p *plan) addOwnPort(name string, g given, ofGroup bool) error {
 	declared := p.image.Manifest.Ports
 	switch {
 	case g.published || len(declared) == 0:
-	case ofGroup && g.Label == "":
+	case g.Label == "" && g.To == 0:
 		return client.Invalid("ports: image %s declares no port %q; it declares: %s", p.image.Name, name,
 			portNames(declared))
 	case !p.onHost() && g.Offered && p.described():

@@ -146,6 +146,7 @@ func TestPortsThatCannotBe(t *testing.T) {
 		"a large number":     {portImage(false), map[string]client.PortBinding{"x": {Port: 65536}}, "x = 65536 is not a valid port"},
 		"a protocol":         {portImage(false), map[string]client.PortBinding{"x": {Port: 1, Protocol: "sctp"}}, `"sctp" is neither tcp nor udp`},
 		"another protocol":   {portImage(true, web), map[string]client.PortBinding{"http": {Port: 1, Protocol: "udp"}}, "is a tcp port, not udp"},
+		"a misspelt name":    {portImage(true, web, admin), map[string]client.PortBinding{"htpp": {Port: 8083}}, `declares no port "htpp"; it declares: http, admin`},
 		"by a name":          {portImage(false, image.Port{Name: "80", Port: 80}), map[string]client.PortBinding{"80": {Port: 8080}}, "8080 cannot be mapped to port 80"},
 		"mapped by nobody":   {portImage(false), map[string]client.PortBinding{"80": {Port: 8080, To: 80}}, "8080 cannot be mapped to port 80"},
 		"mapped and exposed": {portImage(false, image.Port{Name: "80", Port: 80}), map[string]client.PortBinding{"80": {Port: 8080, To: 80}}, "8080 cannot be mapped to port 80"},

@@ -1,0 +1,46 @@
+package cli
+
+import (
+	"testing"
+
+	"github.com/freejail/freejail/daemon/client"
+)
+
+// Values of one key are alternatives, but labels, of which all have to be there.
+func TestFilters(t *testing.T) {
+	tasks := []client.Task{{State: client.Running, Network: &client.NetworkInfo{Name: "lan"}}, {State: client.Exited}}
+	tasks[0].Spec.ID, tasks[0].Spec.Labels = "web-1", map[string]string{"job": "web", "group": "g"}
+	tasks[1].Spec.ID = "db-1"
+	for _, c := range []struct {
+		texts []string
+		all   bool
+		want  string
+	}{
+		{nil, false, "web-1"}, {nil, true, "web-1db-1"}, {[]string{"name=-1"}, true, "web-1db-1"},
+		{[]string{"name=web", "name=db"}, true, "web-1db-1"}, {[]string{"name=web", "network=host"}, true, ""},
+		{[]string{"network=host"}, true, "db-1"}, {[]string{"network=lan"}, false, "web-1"},
+		{[]string{"status=exited"}, false, "db-1"}, {[]string{"label=job"}, true, "web-1"},
+		{[]string{"label=job=web", "label=group=h"}, true, ""}, {[]string{"label=job=web", "label=group=g"}, true, "web-1"},
+	} {
+		var filters []filter
+		for _, text := range c.texts {
+			f, err := parseFilter(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			filters = append(filters, f)
+		}
+		got := ""
+		for _, task := range filtered(tasks, filters, c.all) {
+			got += task.Spec.ID
+		}
+		if got != c.want {
+			t.Errorf("%q: %s, want %s", c.texts, got, c.want)
+		}
+	}
+	for _, text := range []string{"", "name", "name=", "volume=x", "status=up"} {
+		if _, err := parseFilter(text); err == nil {
+			t.Errorf("%q is taken", text)
+		}
+	}
+}
