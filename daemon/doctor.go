@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/daemon/host"
@@ -43,7 +44,29 @@ func (d *Daemon) Doctor(ctx context.Context) []client.Check {
 	d.checkLeft(&c)
 	d.checkConsul(ctx, &c)
 	d.checkNFS(ctx, &c)
-	return append(c, host.Examine(d.cfg)...)
+	d.checkNetworks(&c)
+	return append(c, host.Examine(d.cfg, d.networkStates())...)
+}
+
+// networkStates are the networks that have a block, or had one that tasks still have.
+func (d *Daemon) networkStates() (list []host.NetworkState) {
+	by := d.tasksByNetwork()
+	for _, s := range d.networks.List() {
+		list = append(list, host.NetworkState{Status: s, Tasks: by[s.Name]})
+	}
+	return list
+}
+
+// checkNetworks tells of networks that the file has in another way by now.
+func (d *Daemon) checkNetworks(c *host.Checks) {
+	now, err := host.LoadConfig(d.cfg.Path)
+	if err != nil || d.cfg.Path == "" {
+		return // told by the check of the policy
+	}
+	if names := host.OtherNetworks(d.cfg, now); len(names) > 0 {
+		c.Warn("networks", d.cfg.Path+" was changed, and the daemon does not know of it yet: "+strings.Join(names, ", "),
+			"freejail daemon --upgrade")
+	}
 }
 
 func (d *Daemon) checkConsul(ctx context.Context, c *host.Checks) {

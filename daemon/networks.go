@@ -22,17 +22,23 @@ func (d *Daemon) Networks() []client.NetworkStatus {
 			list = append(list, networkStatus(s))
 		}
 	}
+	by := d.tasksByNetwork()
+	for i := range list {
+		list[i].Default = list[i].Name == cmp.Or(d.cfg.DefaultNetwork, string(network.Host))
+		list[i].Tasks = by[list[i].Name]
+	}
+	return list
+}
+
+// tasksByNetwork are the tasks that use a network now, by its name.
+func (d *Daemon) tasksByNetwork() map[string][]string {
 	by := map[string][]string{}
 	for _, t := range d.tasks.Tasks() {
 		if t.State != client.Exited && t.State != client.Left {
 			by[networkOf(t)] = append(by[networkOf(t)], t.ID)
 		}
 	}
-	for i := range list {
-		list[i].Default = list[i].Name == cmp.Or(d.cfg.DefaultNetwork, string(network.Host))
-		list[i].Tasks = by[list[i].Name]
-	}
-	return list
+	return by
 }
 
 // networkOf is the name of a task's network.

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bytes"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -96,5 +97,37 @@ func TestNetworksAreListed(t *testing.T) {
 		if !strings.Contains(out.String(), "\n"+want) {
 			t.Errorf("no %s in\n%s", want, out.String())
 		}
+	}
+}
+
+// doctor tells of networks that the file has in another way than the daemon.
+func TestDoctorKnowsTheFile(t *testing.T) {
+	dir := shortDir(t)
+	c, _ := daemonAt(t, dir, testNetworks)
+	told := func(words ...string) bool {
+		t.Helper()
+		report, err := c.Doctor(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.ContainsFunc(report, func(check client.Check) bool {
+			return check.Name == "networks" && check.Fix == "freejail daemon --upgrade" &&
+				!slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(check.Detail, w) })
+		})
+	}
+	if told() {
+		t.Error("nothing has changed")
+	}
+	file := filepath.Join(dir, "freejail.hcl")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := strings.Replace(strings.Replace(string(text), "10.211.3.0", "10.211.5.0", 1), `"pub"`, `"other"`, 1)
+	if err := os.WriteFile(file, []byte(changed), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if !told("does not know of it yet: pub, web, other") {
+		t.Error("doctor is silent")
 	}
 }

@@ -31,7 +31,7 @@ func (m aliasMark) lifetime() uint32 {
 
 func (s *kernelStacks) attachAlias(n Network, e Endpoint) error {
 	if !s.host.has(n.Interface) {
-		return fmt.Errorf("there is no interface %s", n.Interface)
+		return noInterface(n)
 	}
 	for _, a := range e.addrs() {
 		if has, marked := s.host.alias(n.Interface, a); has && !marked {

@@ -45,12 +45,21 @@ func (s *kernelStacks) bridgeOf(n Network) (string, error) {
 // checkBridge tells whether there is a bridge of this name.
 func (s *kernelStacks) checkBridge(name string) error {
 	if !s.host.has(name) {
-		return fmt.Errorf("there is no interface %s", name)
+		return lack{fmt.Errorf("there is no bridge %s", name), makeBridgeBy(name)}
 	}
 	if s.host.bridge(unix.SIOCGDRVSPEC, name, bridgeParams, make([]byte, sizeBridgeParam)) != nil {
 		return fmt.Errorf("interface %s is not a bridge", name)
 	}
 	return nil
+}
+
+// makeBridgeBy is the command by which the operator makes a bridge, now and when the host starts.
+func makeBridgeBy(name string) string {
+	var n uint64
+	if _, err := fmt.Sscanf(name, "bridge%d", &n); err == nil && fmt.Sprintf("bridge%d", n) == name {
+		return fmt.Sprintf("ifconfig %s create up && sysrc cloned_interfaces+=%[1]s", name)
+	}
+	return fmt.Sprintf("ifconfig bridge create name %s up", name)
 }
 
 // sparesMembers refuses to add a member to a bridge where the kernel would take the IPv6 addresses of others away: of

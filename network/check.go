@@ -213,6 +213,13 @@ func (u *usable) check(n Network) error {
 	return err
 }
 
+// forget has a network be looked at again.
+func (u *usable) forget(name string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	delete(u.seen, name)
+}
+
 // host tells what of the host, but for its packet filter, is against a network.
 func (u *usable) host(n Network) error {
 	list, err := u.stacks.addresses()

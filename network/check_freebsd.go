@@ -7,6 +7,11 @@ import (
 	"github.com/freejail/freejail/internal/bsd"
 )
 
+func noInterface(n Network) error {
+	return lack{fmt.Errorf("there is no interface %s", n.Interface),
+		"`ifconfig -l` shows which there are: name one of them as interface of the network, or make " + n.Interface}
+}
+
 func (s *kernelStacks) check(n Network) error {
 	if n.Mode.OwnStack() && !bsd.SysctlOn("kern.features.vimage") {
 		return errors.New("this kernel has no network stacks of their own: it needs options VIMAGE")
@@ -25,7 +30,7 @@ func (s *kernelStacks) check(n Network) error {
 		return s.sparesMembers(n.Bridge)
 	case Alias, NAT:
 		if n.Interface != "" && !s.host.has(n.Interface) {
-			return fmt.Errorf("there is no interface %s", n.Interface)
+			return noInterface(n)
 		}
 	}
 	return nil

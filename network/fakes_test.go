@@ -24,6 +24,8 @@ type fake struct {
 	bridges  map[string]Network
 	missing  map[string]error // of networks, by name
 	links    map[string]bool  // of others
+	apart    map[string]bool  // stacks that are not connected any more
+	stubborn bool             // they are not connected by rejoin
 	failures map[string]error // of calls, by their name
 	ending   int              // detach now
 	mostEnds int
@@ -80,6 +82,29 @@ func (f *fake) attach(n Network, e Endpoint) error {
 	f.made[stackKey(e)] = e
 	if n.Mode == NAT {
 		f.bridges[n.OwnBridge()] = n
+	}
+	return nil
+}
+
+func (f *fake) cut(n Network, list []Endpoint) (cut []Endpoint, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, e := range list {
+		if f.missing[n.Name] != nil || f.apart[stackKey(e)] {
+			cut = append(cut, e)
+		}
+	}
+	return cut, f.missing[n.Name]
+}
+
+func (f *fake) rejoin(n Network, e Endpoint) error {
+	if err := f.call("rejoin", stackKey(e)); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.stubborn {
+		delete(f.apart, stackKey(e))
 	}
 	return nil
 }
@@ -201,7 +226,7 @@ func (f fakePorts) pass(env []string, replace func([]string) error) error { retu
 
 func newFake(t *testing.T) *fake {
 	return &fake{t: t, made: map[string]Endpoint{}, bridges: map[string]Network{}, missing: map[string]error{},
-		links: map[string]bool{}, failures: map[string]error{}, held: map[string]Task{}, others: map[Publication]string{}}
+		links: map[string]bool{}, apart: map[string]bool{}, failures: map[string]error{}, held: map[string]Task{}, others: map[Publication]string{}}
 }
 
 // manager is that of a daemon on the host. What it tells is in told.

@@ -21,8 +21,8 @@ func forwards(n Network) error {
 		{n.Subnet6.IsValid(), "IPv6", "net.inet6.ip6.forwarding", "ipv6_gateway_enable"},
 	} {
 		if f.needed && !bsd.SysctlOn(f.sysctl) {
-			errs = append(errs, fmt.Errorf("this host does not forward %s: sysrc %s=YES && sysctl %s=1",
-				f.family, f.conf, f.sysctl))
+			fix := fmt.Sprintf("sysrc %s=YES && sysctl %s=1", f.conf, f.sysctl)
+			errs = append(errs, lack{fmt.Errorf("this host does not forward %s: %s", f.family, fix), fix})
 		}
 	}
 	return errors.Join(errs...)

@@ -60,6 +60,7 @@ type Manager struct {
 	tries     map[string]uint64   // of links, by holder
 	tasks     map[string]Task     // that are published, by key
 	unheld    map[string]Task     // whose ports could not be taken over, by key
+	severed   map[string]string   // why running tasks are cut off, by network
 	// unresolved are the errors of name servers at gateways, by network.
 	unresolved map[string]string
 }
@@ -100,7 +101,7 @@ func newManager(cfg Config, s stacks, f filter, p ports) (*Manager, error) {
 		endpoints:  map[string]Endpoint{}, links: map[string]string{}, macs: map[string]string{},
 		named:  map[string]string{},
 		living: map[string][]living{}, tries: map[string]uint64{}, tasks: map[string]Task{},
-		unheld: map[string]Task{}, unresolved: map[string]string{}}
+		unheld: map[string]Task{}, unresolved: map[string]string{}, severed: map[string]string{}}
 	m.rules = &rules{filter: f, every: loadEvery, now: m.state}
 	m.usable = usable{stacks: s, filter: f, now: time.Now, seen: map[string]time.Time{}}
 	return m, nil

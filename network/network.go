@@ -137,6 +137,11 @@ type stacks interface {
 	// connect. An error leaves what detach takes away. freejail's own bridge gets the gateways of the
 	// network as they are now, and keeps no others.
 	attach(Network, Endpoint) error
+	// cut are those of a network's endpoints that are not connected as attach has left them: their link is on no
+	// bridge, an address or a route is gone. The error is what the network lacks on the host; then they are all.
+	cut(Network, []Endpoint) ([]Endpoint, error)
+	// rejoin connects one of those again.
+	rejoin(Network, Endpoint) error
 	// detach takes a stack, its link and its addresses away; its processes have ended.
 	detach(Endpoint) error
 	// endpoints are the stacks and links that exist and are freejail's, as far as the kernel tells.

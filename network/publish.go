@@ -295,8 +295,9 @@ func (m *Manager) known(found Endpoint, tasks []Task) bool {
 	})
 }
 
-// Run watches the rules, and has them loaded again when they are lost, until ctx has ended.
+// Run watches the rules and the links, and has them be again when they are lost, until ctx has ended.
 func (m *Manager) Run(ctx context.Context) {
+	go m.watchLinks(ctx)
 	tick := time.NewTicker(m.watchEvery)
 	defer tick.Stop()
 	told := ""

@@ -89,6 +89,9 @@ func (s *linuxStacks) attachBridged(n Network, e Endpoint) error {
 	if err := quietIPv6(e.Link, false); err != nil {
 		return err
 	}
+	if err := likeBridge(host, b.Attrs()); err != nil {
+		return err
+	}
 	if err := netlink.LinkSetMaster(host, b); err != nil {
 		return fmt.Errorf("add %s to bridge %s: %w", e.Link, n.Bridge, err)
 	}
@@ -99,15 +102,34 @@ func (s *linuxStacks) attachBridged(n Network, e Endpoint) error {
 	return netlink.LinkSetUp(host)
 }
 
+// likeBridge gives a link that was made for another bridge the MAC and the MTU of this one.
+func likeBridge(l netlink.Link, b *netlink.LinkAttrs) error {
+	if l.Attrs().MasterIndex == b.Index {
+		return nil
+	}
+	err := netlink.LinkSetMTU(l, b.MTU)
+	if err == nil && len(b.HardwareAddr) > 0 && l.Attrs().HardwareAddr.String() != b.HardwareAddr.String() {
+		err = netlink.LinkSetHardwareAddr(l, b.HardwareAddr)
+	}
+	if err != nil {
+		return fmt.Errorf("interface %s: MTU and MAC of bridge %s: %w", l.Attrs().Name, b.Name, err)
+	}
+	return nil
+}
+
 func operatorsBridge(n Network) (netlink.Link, error) {
 	b, err := netlink.LinkByName(n.Bridge)
 	switch {
+	case isNoLink(err):
+		return nil, lack{fmt.Errorf("there is no bridge %s", n.Bridge),
+			fmt.Sprintf("ip link add %s type bridge && ip link set %[1]s up", n.Bridge)}
 	case err != nil:
 		return nil, fmt.Errorf("bridge %s: %w", n.Bridge, err)
 	case b.Type() != "bridge":
 		return nil, fmt.Errorf("interface %s is no bridge but of the type %s", n.Bridge, b.Type())
 	case b.Attrs().Flags&net.FlagUp == 0:
-		return nil, fmt.Errorf("bridge %s is down: ip link set %[1]s up", n.Bridge)
+		return nil, lack{fmt.Errorf("bridge %s is down: ip link set %[1]s up", n.Bridge),
+			fmt.Sprintf("ip link set %s up", n.Bridge)}
 	case n.MTU > b.Attrs().MTU:
 		return nil, fmt.Errorf("mtu %d is more than the %d of bridge %s", n.MTU, b.Attrs().MTU, n.Bridge)
 	}
@@ -488,11 +510,15 @@ func (s *linuxStacks) check(n Network) error {
 
 func checkInterface(name string) error {
 	l, err := netlink.LinkByName(name)
-	if err == nil && l.Attrs().Flags&net.FlagUp == 0 {
-		err = fmt.Errorf("it is down: ip link set %s up", name)
-	}
-	if err != nil {
+	switch {
+	case isNoLink(err):
+		return lack{fmt.Errorf("there is no interface %s", name),
+			"`ip -br link` shows which there are: name one of them as interface of the network, or make " + name}
+	case err != nil:
 		return fmt.Errorf("interface %s: %w", name, err)
+	case l.Attrs().Flags&net.FlagUp == 0:
+		fix := fmt.Sprintf("ip link set %s up", name)
+		return lack{fmt.Errorf("interface %s is down: %s", name, fix), fix}
 	}
 	return nil
 }
@@ -519,5 +545,6 @@ func needSysctl(file, name, family string) error {
 	if value, err := getSysctl(file); err != nil || value != "0" {
 		return err
 	}
-	return fmt.Errorf("this host does not forward %s: sysctl -w %s=1", family, name)
+	fix := fmt.Sprintf("sysctl -w %s=1", name)
+	return lack{fmt.Errorf("this host does not forward %s: %s", family, fix), fix}
 }

@@ -11,15 +11,19 @@ type Status struct {
 	Network
 	Used, Size int    // addresses, of the smaller of its pools
 	Problem    string // what keeps it from being used
+	// Kept is that it was removed from the configuration, or changed there, and that tasks have it as it was.
+	Kept bool
+	err  error // of the problem, where it is the host's
 }
 
 // List has the status of all networks, in their order, and then of those that are no longer in the
 // configuration and that tasks have.
 func (m *Manager) List() []Status {
 	m.mu.Lock()
-	networks, used := m.networks(), map[string]int{}
+	networks, used, gone := m.networks(), map[string]int{}, map[string]string{}
 	for _, e := range m.endpoints {
 		used[e.Network]++
+		gone[e.Network] = m.gone(e.Network)
 	}
 	m.mu.Unlock()
 	var list []Status
@@ -28,14 +32,15 @@ func (m *Manager) List() []Status {
 		now, err := m.network(n.Name)
 		switch {
 		case err != nil:
-			s.Problem = "not in the host configuration any more: its tasks keep it until they end"
+			s.Kept, s.Problem = true, "not in the host configuration any more: its tasks keep it until they end"
 		case !now.sameShape(n):
-			s.Problem = "changed in the host configuration: its tasks keep it as it was until they end"
+			s.Kept, s.Problem = true, "changed in the host configuration: its tasks keep it as it was until they end"
 		default:
-			if err := m.usable.check(n); err != nil {
-				s.Problem = err.Error()
+			if s.err = m.usable.check(n); s.err != nil {
+				s.Problem = s.err.Error()
 			}
 		}
+		s.Problem = strings.Trim(s.Problem+"\n"+gone[n.Name], "\n")
 		list = append(list, s)
 	}
 	return list

@@ -330,7 +330,7 @@ func (a *commands) withoutDaemon(config string) ([]client.Check, error) {
 		bad := client.Check{Name: "policy", Status: "error", Detail: err.Error(), Fix: "correct " + config}
 		return append(checks, bad), nil
 	}
-	return append(checks, host.Examine(cfg)...), nil
+	return append(checks, host.Examine(cfg, nil)...), nil
 }
 
 // printChecks puts a remedy on a line of its own, to be copied.

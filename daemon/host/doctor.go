@@ -35,8 +35,8 @@ func (c *Checks) Bad(name, detail, fix string) {
 }
 
 // Examine examines what freejail needs of a host, whether or not a daemon
-// runs there.
-func Examine(cfg Config) Checks {
+// runs there: of a running one the networks are as it has them, else nil.
+func Examine(cfg Config, networks []NetworkState) Checks {
 	var c Checks
 	c.user()
 	c.group(cfg)
@@ -44,7 +44,7 @@ func Examine(cfg Config) Checks {
 	c.plugin()
 	c.system(cfg)
 	c.nfsClient(cfg)
-	c.networks(cfg)
+	c.networks(cfg, networks)
 	return c
 }
 

@@ -2,7 +2,9 @@ package host
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -228,23 +230,65 @@ func CheckNetworks(c Config) error {
 	return nil
 }
 
-// networks tells of each network whether tasks can use it.
-func (c *Checks) networks(cfg Config) {
-	if len(cfg.Networks) == 0 {
-		return
-	}
-	m, err := network.Open(network.Config{StateDir: cfg.StateDir, Networks: cfg.Networks})
-	if err != nil {
-		c.Bad("networks", err.Error(), "")
-		return
-	}
-	for _, s := range m.List() {
-		name := "network " + s.Name
-		if s.Problem != "" {
-			c.Bad(name, s.Problem,
-				"fix the host, or the network's block in "+cfg.Path+", then: freejail daemon --upgrade")
-			continue
+// NetworkState is a network, and the tasks that have it.
+type NetworkState struct {
+	network.Status
+	Tasks []string
+}
+
+// networks tells of each network whether tasks can use it: as a daemon has them, or else as it would.
+func (c *Checks) networks(cfg Config, list []NetworkState) {
+	if list == nil && len(cfg.Networks) > 0 {
+		m, err := network.Open(network.Config{StateDir: cfg.StateDir, Networks: cfg.Networks})
+		if err != nil {
+			c.Bad("networks", err.Error(), "")
+			return
 		}
-		c.OK(name, s.Describe())
+		for _, s := range m.List() {
+			list = append(list, NetworkState{Status: s})
+		}
 	}
+	for _, s := range list {
+		c.network(cfg, s)
+	}
+}
+
+func (c *Checks) network(cfg Config, s NetworkState) {
+	name := "network " + s.Name
+	switch {
+	case s.Problem == "":
+		c.OK(name, s.Describe())
+	case s.Kept:
+		c.Warn(name, s.Problem+": "+strings.Join(s.Tasks, " "), "have them started again: freejail stop "+
+			strings.Join(s.Tasks, " "))
+	default:
+		c.Bad(name, s.Problem, s.Fix(cfg.Path))
+	}
+}
+
+// OtherNetworks names the networks that the file has in another way than a daemon that runs with a configuration.
+func OtherNetworks(running, file Config) (names []string) {
+	have := func(list []network.Network) map[string]string {
+		by := map[string]string{}
+		for _, n := range list {
+			n.Where = "" // which lines above it change
+			by[n.Name] = fmt.Sprintf("%+v", n)
+		}
+		return by
+	}
+	before, after := have(running.Networks), have(file.Networks)
+	for _, name := range slices.Sorted(maps.Keys(before)) {
+		if before[name] != after[name] {
+			names = append(names, name)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(after)) {
+		if before[name] == "" {
+			names = append(names, name)
+		}
+	}
+	if running.DefaultNetwork != file.DefaultNetwork {
+		names = append(names, "default_network")
+	}
+	return names
 }

@@ -156,3 +156,25 @@ func TestWrongNetworks(t *testing.T) {
 		}
 	}
 }
+
+// doctor names the tasks that keep what a network was, and the command for what a host lacks.
+func TestNetworksOfDoctor(t *testing.T) {
+	var c Checks
+	n := network.Network{Name: "web", Mode: network.NAT}
+	c.networks(Config{Path: "/f.hcl"}, []NetworkState{
+		{Status: network.Status{Network: n}},
+		{Status: network.Status{Network: n, Problem: "changed", Kept: true}, Tasks: []string{"a", "b"}},
+		{Status: network.Status{Network: n, Problem: "overlaps"}},
+	})
+	for i, want := range []string{"ok ", "warning changed: a b freejail stop a b", "error overlaps block of network web in /f.hcl"} {
+		status, rest, _ := strings.Cut(want, " ")
+		if c[i].Status != status {
+			t.Errorf("%+v, want %s", c[i], want)
+		}
+		for _, w := range strings.Fields(rest) {
+			if !strings.Contains(c[i].Detail+" "+c[i].Fix, w) {
+				t.Errorf("%+v, want %s", c[i], want)
+			}
+		}
+	}
+}

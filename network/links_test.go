@@ -1,0 +1,86 @@
+package network
+
+import (
+	"slices"
+	"strings"
+	"testing"
+)
+
+// What cuts running tasks off is told once, and once when it is over; what can be put back is.
+func TestLinksAreWatched(t *testing.T) {
+	f := newFake(t)
+	m, told := f.manager(bridged(), alias())
+	tells := func(want ...string) {
+		t.Helper()
+		m.lookAtLinks(t.Context())
+		m.lookAtLinks(t.Context()) // is silent
+		if len(*told) != len(want) {
+			t.Fatalf("told %q, want %q", *told, want)
+		}
+		for i, w := range want {
+			if !strings.Contains((*told)[i], w) {
+				t.Errorf("told %q, want %q", (*told)[i], w)
+			}
+		}
+		*told = nil
+	}
+	problem := func() string { return m.List()[0].Problem }
+	f.missing["lan"] = errFake
+	tells() // nobody uses it
+	delete(f.missing, "lan")
+	for _, key := range []string{"a", "b"} {
+		if err := m.Publish(t.Context(), taskOf(key, reserve(t, m, key, "lan"))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tells()
+	f.missing["lan"] = errFake
+	tells(`network "lan" is gone from its tasks (2 tasks): ` + errFake.Error())
+	if p := problem(); !strings.Contains(p, "gone from its tasks (2 tasks)") {
+		t.Errorf("listed: %q", p)
+	}
+	delete(f.missing, "lan")
+	cut := stackKey(m.endpoints["a"])
+	f.apart[cut] = true
+	tells(`network "lan" is back (2 tasks)`)
+	if !slices.Contains(f.log, "rejoin "+cut) || problem() != "" {
+		t.Errorf("%q, listed: %q", f.log, problem())
+	}
+	f.apart[cut] = true // between two looks
+	tells("was taken away on the host (2 tasks): it is back")
+	f.apart[cut], f.failures["rejoin"] = true, errFake
+	tells("is gone from its tasks (2 tasks): " + errFake.Error())
+	if err := m.Withdraw(t.Context(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	tells(`network "lan" is back (1 task)`)
+	f.missing["lan"] = errFake
+	tells("gone from its tasks (1 task)")
+	if err := m.Withdraw(t.Context(), "b"); err != nil {
+		t.Fatal(err)
+	}
+	tells()
+	if len(m.severed) > 0 {
+		t.Errorf("still %v", m.severed)
+	}
+}
+
+// What ended meanwhile is not connected again, and what is cut off at once again is told once.
+func TestEndedIsNotRejoined(t *testing.T) {
+	f := newFake(t)
+	m, told := f.manager(bridged())
+	e := reserve(t, m, "a", "lan")
+	if err := m.rejoinOne(t.Context(), bridged(), e); err != nil || len(f.log) > 0 {
+		t.Error(err, f.log)
+	}
+	if err := m.Publish(t.Context(), taskOf("a", e)); err != nil {
+		t.Fatal(err)
+	}
+	f.apart[stackKey(e)], f.stubborn = true, true
+	for range 3 {
+		m.lookAtLinks(t.Context())
+	}
+	if len(*told) != 1 || !strings.Contains((*told)[0], "taken away again at once ("+e.Link+")") {
+		t.Errorf("told %q", *told)
+	}
+}
