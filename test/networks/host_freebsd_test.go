@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -14,6 +13,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/freejail/freejail/internal/testpf"
 )
 
 // apart is not needed: the host is this one, and the other machine a jail with a stack of its own.
@@ -21,13 +22,10 @@ func apart() (code int, done bool) { return 0, false }
 
 const other = "fjt-other"
 
-// makeHost makes the host's interfaces, and the other machine. The host's pf is used as it is where it
-// knows freejail's anchors, and for the time of the test where it does not run.
+// makeHost makes the host's interfaces, and the other machine.
 func makeHost(t *testing.T) {
 	t.Helper()
-	havePF(t)
-	forward(t, "net.inet.ip.forwarding")
-	forward(t, "net.inet6.ip6.forwarding")
+	testpf.Use(t)
 	end := call(t, "ifconfig", "epair", "create")
 	t.Cleanup(func() { call(t, "ifconfig", uplink, "destroy") })
 	call(t, "ifconfig", end, "name", uplink)
@@ -49,44 +47,6 @@ func makeHost(t *testing.T) {
 		_, err := told(onOther(strings.Fields(c)...))
 		check(t, err)
 	}
-}
-
-// havePF has pf run, by rules that only lead to freejail's anchors where nobody else's are in force.
-func havePF(t *testing.T) {
-	t.Helper()
-	if out, err := told(exec.Command("pfctl", "-s", "Running")); err == nil && strings.Contains(out, "Enabled") {
-		if !strings.Contains(call(t, "pfctl", "-s", "nat")+call(t, "pfctl", "-s", "rules"), `anchor "freejail"`) {
-			t.Skip("the rules of this host's pf do not name freejail's anchors")
-		}
-		return
-	}
-	loaded := exec.Command("kldstat", "-q", "-m", "pf").Run() == nil
-	if !loaded {
-		call(t, "kldload", "pf")
-	}
-	if strings.TrimSpace(call(t, "pfctl", "-q", "-s", "nat")+call(t, "pfctl", "-q", "-s", "rules")) != "" {
-		t.Skip("this host has rules for pf, which does not run")
-	}
-	rules := filepath.Join(t.TempDir(), "pf.conf")
-	const anchors = "nat-anchor \"freejail\"\nrdr-anchor \"freejail\"\nanchor \"freejail\"\n"
-	check(t, os.WriteFile(rules, []byte(anchors), 0o600))
-	call(t, "pfctl", "-q", "-f", rules)
-	call(t, "pfctl", "-q", "-e")
-	t.Cleanup(func() {
-		call(t, "pfctl", "-q", "-d")
-		call(t, "pfctl", "-q", "-a", "freejail", "-F", "all")
-		call(t, "pfctl", "-q", "-F", "all")
-		if !loaded {
-			call(t, "kldunload", "pf")
-		}
-	})
-}
-
-func forward(t *testing.T, name string) {
-	t.Helper()
-	before := call(t, "sysctl", "-n", name)
-	call(t, "sysctl", name+"=1")
-	t.Cleanup(func() { call(t, "sysctl", name+"="+before) })
 }
 
 func onOther(args ...string) *exec.Cmd {

@@ -1,20 +1,12 @@
 package daemon
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
-	"net"
 	"os"
-	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
-
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"github.com/freejail/freejail/daemon/client"
 )
@@ -23,7 +15,7 @@ import (
 const lanConfig = `network "lan" {
   mode      = "nat"
   subnet4   = "10.123.7.0/24"
-  interface = "lo"
+  interface = "` + loopback + `"
   dns       = ["192.0.2.53"]
 }
 permit {
@@ -36,41 +28,6 @@ permit {
 
 const answering = `{"schemaVersion":1,"ports":[{"name":"web","port":8080}]}`
 
-// ownHost has this test and its daemons on a host with interfaces of its own, and no others.
-func ownHost(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("jails need root")
-	}
-	runtime.LockOSThread() // for good: the thread ends with the test
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		t.Skip(err)
-	}
-	lo, err := netlink.LinkByName("lo")
-	if err == nil {
-		err = netlink.LinkSetUp(lo)
-	}
-	err = errors.Join(err, os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0))
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// links are the host's interfaces but loopback and freejail's bridge.
-func links(t *testing.T) (out []string) {
-	t.Helper()
-	all, err := net.Interfaces()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, l := range all {
-		if l.Name != "lo" && l.Name != "fj-lan" {
-			out = append(out, l.Name)
-		}
-	}
-	return out
-}
-
 // noStack wants nothing of a network to be left.
 func noStack(t *testing.T, dir string) {
 	t.Helper()
@@ -78,9 +35,8 @@ func noStack(t *testing.T, dir string) {
 	if l := links(t); len(l) > 0 {
 		t.Errorf("interfaces: %v", l)
 	}
-	stacks, err := os.ReadDir(filepath.Join(dir, "state", "netns"))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) || len(stacks) > 0 {
-		t.Errorf("stacks: %v %v", stacks, err)
+	if s := stacks(t, dir); len(s) > 0 {
+		t.Errorf("stacks: %v", s)
 	}
 }
 
