@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/net/route"
 	"golang.org/x/sys/unix"
@@ -98,4 +100,48 @@ func BenchmarkStackByTools(b *testing.B) {
 			b.Fatalf("%v: %s", err, out)
 		}
 	}
+}
+
+// BenchmarkPublish publishes a port of one task more in the packet filter, and withdraws it, among other tasks'. It
+// runs in a jail with a pf of its own.
+func BenchmarkPublish(b *testing.B) {
+	if os.Getenv(inHost) == "" {
+		inHostsJail(b, "-test.run=^$", "-test.bench=^"+b.Name()+"$", "-test.benchtime=20x")
+		return
+	}
+	if _, err := runPfctl(anchors+"anchor \"freejail\"\n", "-q", "-f", "-"); err != nil {
+		b.Fatal(err)
+	}
+	for _, n := range []int{0, 100, 300} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) { benchmarkPublish(b, n) })
+	}
+}
+
+func benchmarkPublish(b *testing.B, n int) {
+	web, tasks := manyTasks(n + 1)
+	web.Pool4, web.Pool6 = RangeOf(web.Subnet4), RangeOf(web.Subnet6)
+	f := &fake{held: map[string]Task{}}
+	m, err := newManager(Config{StateDir: "/state", Networks: []Network{web}}, f, newPF(nil), fakePorts{f})
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, t := range tasks[:n] {
+		m.tasks[t.Key] = t
+	}
+	m.rules.change()
+	if err := m.rules.load(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	var publish, withdraw time.Duration
+	for b.Loop() {
+		began := time.Now()
+		err := m.Publish(b.Context(), tasks[n])
+		published := time.Now()
+		if err := errors.Join(err, m.Withdraw(b.Context(), tasks[n].Key)); err != nil {
+			b.Fatal(err)
+		}
+		publish, withdraw = publish+published.Sub(began), withdraw+time.Since(published)
+	}
+	b.ReportMetric(float64(publish.Microseconds())/float64(b.N), "µs/publish")
+	b.ReportMetric(float64(withdraw.Microseconds())/float64(b.N), "µs/withdraw")
 }

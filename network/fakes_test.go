@@ -8,7 +8,6 @@ import (
 	"slices"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/hashicorp/go-hclog"
 )
@@ -31,7 +30,6 @@ type fake struct {
 	mostEnds int
 
 	loads  int
-	loads0 []time.Time
 	rules  []Task
 	nets   []Network
 	flush  bool
@@ -182,7 +180,6 @@ func (f fakeFilter) load(networks []Network, tasks []Task) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.loads++
-	f.loads0 = append(f.loads0, time.Now())
 	if err == nil {
 		f.nets, f.rules, f.flush = networks, tasks, false
 	}
@@ -238,7 +235,6 @@ func (f *fake) manager(networks ...Network) (m *Manager, told *[]string) {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	m.rules.every = time.Millisecond
 	return m, told
 }
 

@@ -59,19 +59,20 @@ type pf struct {
 	lock  *anchorLock // nil where nobody else can have the anchor
 
 	checking sync.Mutex
-	main     []pfRuleset // the host's, which name the anchors
+	main     *pfSets // the host's, which name the anchors; nil until they were found to
 
 	// What follows is the Manager's to guard: it loads and compares one at a time.
-	text     string       // of the last load
-	rules    []pfRuleset  // as the kernel had them after it
-	labels   []pfText     // of its tasks
-	addrs    []netip.Addr // of its tasks
+	loader   pfLoader
 	networks []Network
 	tasks    []Task
 }
 
-func newFilter(Config) (filter, error) {
-	return &pf{pfctl: runPfctl, host: findPFHost, lock: &anchorLock{}}, nil
+func newFilter(Config) (filter, error) { return newPF(&anchorLock{}), nil }
+
+func newPF(lock *anchorLock) *pf {
+	p := &pf{pfctl: runPfctl, host: findPFHost, lock: lock}
+	p.loader.kernel = p
+	return p
 }
 
 // check tells what pf.conf or rc.conf lacks. The main rules are read again when they have changed.
@@ -84,13 +85,13 @@ func (p *pf) check() error {
 	if _, err := p.pfctl("", "-s", "Running"); err != nil {
 		return errors.New("pf is not enabled: sysrc pf_enable=YES && service pf start")
 	}
-	main, err := pfRulesets("")
-	if err != nil || slices.Equal(main, p.main) {
+	main, err := pfMain()
+	if err != nil || p.main != nil && main == *p.main {
 		return err
 	}
 	missing, err := p.missingAnchors()
 	if err == nil && len(missing) == 0 {
-		p.main = main
+		p.main = &main
 	}
 	if err == nil && len(missing) > 0 {
 		err = fmt.Errorf("the host's pf rules do not name freejail's: add to /etc/pf.conf, translations before rules, "+
@@ -110,10 +111,10 @@ func (p *pf) missingAnchors() ([]string, error) {
 	return missing, errors.Join(err1, err2)
 }
 
-// load replaces the anchor in one transaction of pf's: its tables, translations and rules are the old
-// ones until all of the new ones are there, and stay where pfctl refuses one.
+// load has pf be as networks and tasks need it: where it is so by now nothing is changed.
 func (p *pf) load(networks []Network, tasks []Task) error {
 	if _, err := os.Stat(pfDevice); errors.Is(err, fs.ErrNotExist) {
+		p.loader.begun = false
 		return errNoFilter
 	}
 	if p.lock == nil {
@@ -124,136 +125,85 @@ func (p *pf) load(networks []Network, tasks []Task) error {
 	}
 	err := p.render(networks, tasks)
 	if err == nil && len(networks)+len(tasks) == 0 {
+		p.loader.begun = false // what another daemon makes of it is not known
 		err = p.lock.leave()
 	}
 	return err
 }
 
 func (p *pf) render(networks []Network, tasks []Task) error {
+	p.networks, p.tasks = networks, tasks
 	host, err := p.host()
 	if err != nil {
 		return err
 	}
-	text, err := pfRules(networks, tasks, host)
+	want, err := pfRules(networks, tasks, host)
 	if err != nil {
 		return err
 	}
-	return p.replace(text, networks, tasks)
+	return p.loader.apply(want, pfAddresses(tasks))
 }
 
-func (p *pf) replace(text string, networks []Network, tasks []Task) error {
-	if p.rules == nil { // the first load of this daemon
-		p.labels, p.addrs = p.left()
+// pfAddresses are those of tasks that pf has rules for.
+func pfAddresses(tasks []Task) (addrs []netip.Addr) {
+	for _, t := range tasks {
+		if t.Mode.needsRules() {
+			addrs = append(addrs, pfValid(t.Addr4, t.Addr6)...)
+		}
 	}
-	if _, err := p.pfctl(text, "-q", "-o", "none", "-a", pfAnchor, "-f", "-"); err != nil {
-		return err
+	return addrs
+}
+
+// loaded compares what pf has with what it had after the last load. Where the host's addresses are others than
+// they were, the rules follow.
+func (p *pf) loaded() (bool, error) {
+	if err := p.check(); err != nil {
+		return false, err
 	}
-	rules, err := pfRulesets(pfAnchor)
-	if err != nil {
-		return err
+	if same, err := p.loader.intact(); err != nil || !same {
+		return false, err
 	}
-	labels, addrs := pfOf(tasks)
-	err = p.forget(labels, addrs)
-	p.text, p.rules, p.networks, p.tasks = text, rules, networks, tasks
-	if err == nil {
-		p.labels, p.addrs = labels, addrs
-	} else { // what is not forgotten is tried again at the next load
-		p.labels, p.addrs = append(p.labels, labels...), append(p.addrs, addrs...)
+	if err := p.render(p.networks, p.tasks); err != nil {
+		return false, err
 	}
+	return true, nil
+}
+
+func (p *pf) loadAnchor(text string) error {
+	_, err := p.pfctl(text, "-q", "-o", "none", "-a", pfAnchor, "-f", "-")
 	return err
 }
 
-// pfOf are the labels and addresses of tasks.
-func pfOf(tasks []Task) (labels []pfText, addrs []netip.Addr) {
-	for _, t := range tasks {
-		if t.Mode == NAT || t.Mode == Bridged || t.Mode == Alias {
-			labels, addrs = append(labels, pfLabel(t)), append(addrs, pfValid(t.Addr4, t.Addr6)...)
-		}
-	}
-	return labels, addrs
-}
-
-// forget ends the states of the tasks of the last load which are not in this one: by label those that
-// lead to a task, by address those that come from it.
-func (p *pf) forget(labels []pfText, addrs []netip.Addr) error {
-	var errs []error
-	for _, l := range p.labels {
-		if !slices.Contains(labels, l) {
-			_, err := p.pfctl("", "-q", "-M", "-k", "label", "-k", l.text)
-			errs = append(errs, err)
-		}
-	}
-	for _, a := range p.addrs {
-		if !slices.Contains(addrs, a) {
-			_, err := p.pfctl("", "-q", "-M", "-k", pfAddress(a).text)
-			errs = append(errs, err)
-		}
-	}
-	return errors.Join(errs...)
-}
-
 var (
-	pfShownLabel   = regexp.MustCompile(`label "(freejail:[A-Za-z0-9_.+:-]+)"`)
-	pfShownAddress = regexp.MustCompile(`pass out (?:quick )?(?:on \S+ )?inet6? from \S+ to (\S+) .*label "freejail:`)
+	pfShownTable = regexp.MustCompile(`(?m)^(freejail_\S+)$`)
+	pfShownAlias = regexp.MustCompile(`(?m)^pass in inet6? proto \S+ from any to (\S+) port`)
 )
 
-// left are the labels and addresses that an earlier daemon has loaded; none where there are no rules.
-func (p *pf) left() (labels []pfText, addrs []netip.Addr) {
-	shown, err := p.pfctl("", "-a", pfAnchor, "-s", "rules")
+// left finds the addresses of nat and bridged networks in tables, those of alias networks in rules.
+func (p *pf) left() (addrs []netip.Addr, err error) {
+	tables, err := p.pfctl("", "-a", pfAnchor, "-s", "Tables")
 	if err != nil { // there is no anchor
 		return nil, nil
 	}
-	for _, m := range pfShownLabel.FindAllStringSubmatch(shown, -1) {
-		labels = append(labels, pfText{m[1]})
+	for _, m := range pfShownTable.FindAllStringSubmatch(tables, -1) {
+		if m[1] == pfAnchor+"_host" || m[1] == pfAnchor+"_nets" {
+			continue
+		}
+		list, _, err := p.addresses(m[1])
+		if err != nil {
+			return nil, err
+		}
+		for _, a := range list {
+			addrs = append(addrs, a.Addr())
+		}
 	}
-	for _, m := range pfShownAddress.FindAllStringSubmatch(shown, -1) {
+	rules, err := p.pfctl("", "-a", pfAnchor, "-s", "rules")
+	for _, m := range pfShownAlias.FindAllStringSubmatch(rules, -1) {
 		if a, err := netip.ParseAddr(m[1]); err == nil {
 			addrs = append(addrs, a)
 		}
 	}
-	slices.SortFunc(labels, func(a, b pfText) int { return strings.Compare(a.text, b.text) })
-	slices.SortFunc(addrs, netip.Addr.Compare)
-	return slices.Compact(labels), slices.Compact(addrs)
-}
-
-// loaded compares what the kernel has with what it had after the last load, by the numbers that it
-// gives to each change of a rule set. Where the host's addresses are others than they were, the rules
-// are loaded anew.
-func (p *pf) loaded() (bool, error) {
-	if err := p.check(); err != nil || p.rules == nil {
-		return false, err
-	}
-	now, err := pfRulesets(pfAnchor)
-	if err != nil || !slices.Equal(now, p.rules) {
-		return false, err
-	}
-	if same, err := p.tables(); err != nil || !same {
-		return same, err
-	}
-	host, err := p.host()
-	if err != nil {
-		return false, err
-	}
-	text, err := pfRules(p.networks, p.tasks, host)
-	if err == nil && text != p.text {
-		err = p.replace(text, p.networks, p.tasks)
-	}
-	return err == nil, err
-}
-
-// pfTable is one that a rule uses; the kernel has no others.
-var pfTable = regexp.MustCompile(`(?:from|to) (?:! )?<(\w+)>`)
-
-// tables tells whether all tables are there: they are const, so that their addresses are the loaded ones.
-func (p *pf) tables() (bool, error) {
-	shown, err := p.pfctl("", "-a", pfAnchor, "-s", "Tables")
-	there := strings.Fields(shown)
-	for _, m := range pfTable.FindAllStringSubmatch(p.text, -1) {
-		if !slices.Contains(there, m[1]) {
-			return false, err
-		}
-	}
-	return true, err
+	return addrs, err
 }
 
 // findPFHost looks at the host's addresses and at how bridges are filtered.

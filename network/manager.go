@@ -102,7 +102,7 @@ func newManager(cfg Config, s stacks, f filter, p ports) (*Manager, error) {
 		named:  map[string]string{},
 		living: map[string][]living{}, tries: map[string]uint64{}, tasks: map[string]Task{},
 		unheld: map[string]Task{}, unresolved: map[string]string{}, severed: map[string]string{}}
-	m.rules = &rules{filter: f, every: loadEvery, now: m.state}
+	m.rules = &rules{filter: f, now: m.state}
 	m.usable = usable{stacks: s, filter: f, now: time.Now, seen: map[string]time.Time{}}
 	return m, nil
 }

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -155,10 +156,16 @@ func dial(patience time.Duration, network, address string, from []string) error 
 func onHost(t *testing.T, script func(*pfWorld)) {
 	t.Helper()
 	if os.Getenv(inHost) != "" {
-		w := &pfWorld{T: t, pf: &pf{pfctl: runPfctl, host: findPFHost}}
+		w := &pfWorld{T: t, pf: newPF(nil)}
 		script(w)
 		return
 	}
+	inHostsJail(t, "-test.run=^"+t.Name()+"$", "-test.v")
+}
+
+// inHostsJail runs this binary in a jail with a stack of its own.
+func inHostsJail(t testing.TB, args ...string) {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
@@ -176,8 +183,8 @@ func onHost(t *testing.T, script func(*pfWorld)) {
 	t.Cleanup(func() { exec.Command("/usr/sbin/jail", "-r", jail).Run() })
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
-	c := exec.CommandContext(ctx, "/usr/sbin/jail", "-c", "name="+jail, "path=/", "vnet", "children.max=40",
-		"enforce_statfs=0", "allow.raw_sockets", "exec.clean=0", "command="+self, "-test.run=^"+t.Name()+"$", "-test.v")
+	c := exec.CommandContext(ctx, "/usr/sbin/jail", append([]string{"-c", "name=" + jail, "path=/", "vnet", "children.max=40",
+		"enforce_statfs=0", "allow.raw_sockets", "exec.clean=0", "command=" + self}, args...)...)
 	c.Env = append(os.Environ(), inHost+"="+jail)
 	out, err := c.CombinedOutput()
 	t.Logf("%s", out)
@@ -527,11 +534,16 @@ func TestLostPFRules(t *testing.T) {
 		if ok, err := w.pf.loaded(); ok || err != nil {
 			t.Errorf("before the first load: %v %v", ok, err)
 		}
-		whole := func() string { return w.run("sh", "-c", "pfctl -qa freejail -sr; pfctl -qa freejail -sn") }
+		whole := func() string {
+			return w.run("sh", "-c", `for a in freejail freejail/07; do pfctl -qa $a -sr; pfctl -qa $a -sn; done
+				for t in $(pfctl -qa freejail -sT); do echo $t; pfctl -qa freejail -t $t -T show; done`)
+		}
 		w.load(networks, tasks)
 		was := whole()
-		for _, harm := range []string{"-F rules", "-F nat", "-F Tables", "-F all"} {
-			w.run(append([]string{"pfctl", "-q", "-a", "freejail"}, strings.Fields(harm)...)...)
+		for _, harm := range []string{"freejail -F rules", "freejail -F nat", "freejail -F Tables", "freejail -F all",
+			"freejail/07 -F nat", "freejail/* -F nat", "freejail/* -F Tables", "freejail -t freejail_web -T flush",
+			"freejail -t freejail_web -T delete 10.88.0.8", "freejail -t freejail_web -T replace 10.88.0.7 10.88.0.9"} {
+			w.run(append([]string{"pfctl", "-q", "-a"}, strings.Fields(harm)...)...)
 			if ok, err := w.pf.loaded(); ok || err != nil {
 				t.Errorf("after pfctl %s: %v %v", harm, ok, err)
 			}
@@ -540,11 +552,24 @@ func TestLostPFRules(t *testing.T) {
 				t.Errorf("after pfctl %s and another load:\n%s\nwas\n%s", harm, got, was)
 			}
 		}
-		if _, err := runPfctl("pass\n", "-q", "-a", "freejail", "-f", "-"); err != nil {
-			t.Fatal(err)
+		for _, anchor := range []string{"freejail", "freejail/07", "freejail/63"} {
+			if _, err := runPfctl("rdr proto tcp to port 9 -> 127.0.0.1\n", "-q", "-a", anchor, "-f", "-"); err != nil {
+				t.Fatal(err)
+			}
+			if ok, err := w.pf.loaded(); ok || err != nil {
+				t.Errorf("with other rules in the anchor %s: %v %v", anchor, ok, err)
+			}
+			w.load(networks, tasks)
+			if left := w.run("pfctl", "-qa", anchor, "-sn"); strings.Contains(left, "port = discard") {
+				t.Errorf("other rules in the anchor %s are left: %s", anchor, left)
+			}
+		}
+		w.run("pfctl", "-qa", "freejail/07", "-F", "nat")
+		if err := w.pf.load(networks, tasks); err != nil || whole() != was {
+			t.Errorf("a load after a change that nobody has noticed: %v\n%s", err, whole())
 		}
 		if ok, err := w.pf.loaded(); ok || err != nil {
-			t.Errorf("with other rules in the anchor: %v %v", ok, err)
+			t.Errorf("a change that a load has undone is told by nobody: %v %v", ok, err)
 		}
 		w.load(networks, tasks)
 		w.conf(conf) // as service pf reload does it
@@ -573,16 +598,14 @@ func (w *pfWorld) refused(networks []Network, tasks []Task, whole func() string)
 	w.Helper()
 	was, real := whole(), w.pf.pfctl
 	w.pf.pfctl = func(input string, args ...string) (string, error) { return real(input+"no such rule\n", args...) }
-	if err := w.pf.load(networks, tasks[:1]); err == nil || !strings.Contains(err.Error(), "syntax error") {
+	if err := w.pf.load(networks[:1], tasks[:1]); err == nil || !strings.Contains(err.Error(), "syntax error") {
 		w.Errorf("text that pfctl refuses: %v", err)
 	}
 	w.pf.pfctl = real
 	if got := whole(); got != was {
 		w.Errorf("after text that pfctl refuses:\n%s\nwas\n%s", got, was)
 	}
-	if ok, err := w.pf.loaded(); !ok || err != nil {
-		w.Errorf("after text that pfctl refuses: %v %v", ok, err)
-	}
+	w.load(networks, tasks)
 }
 
 // moved is a host whose address changes: its rules follow.
@@ -634,7 +657,7 @@ func TestStatesEnd(t *testing.T) {
 		check("withdrawn")
 		w.load(networks, tasks)
 		connect()
-		w.pf = &pf{pfctl: runPfctl, host: findPFHost}
+		w.pf = newPF(nil)
 		w.load(networks, tasks[1:])
 		check("withdrawn by the next daemon")
 		w.load(nil, nil)
@@ -803,5 +826,42 @@ func TestBridgedTasks(t *testing.T) {
 		w.run("jexec", "one", "ifconfig", "eth0", "inet", "198.51.100.77/32", "alias")
 		w.probe(probe{"peer", "tcp", "198.51.100.7:22", "", ""}, probe{"peer", "tcp", "[2001:db8:1::7]:22", "", ""},
 			probe{"one", "tcp", "198.51.100.9:7000", "", "198.51.100.77"})
+	})
+}
+
+// loader is who has loaded a rule.
+var loader = regexp.MustCompile(`pid \d+`)
+
+// What the daemon loads by system calls is what pfctl makes of the text.
+func TestBucketsAsText(t *testing.T) {
+	onHost(t, func(w *pfWorld) {
+		for name, c := range pfCases() {
+			networks, tasks, host := c()
+			want, err := pfRules(networks, tasks, host)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i, b := range want.buckets {
+				shown := func() string {
+					return loader.ReplaceAllString(w.run("pfctl", "-qa", bucketAnchor(i), "-vvsn"), "")
+				}
+				if b.empty() {
+					continue
+				}
+				if _, err := runPfctl(b.text(), "-q", "-a", bucketAnchor(i), "-f", "-"); err != nil {
+					t.Fatal(err)
+				}
+				byText := shown()
+				if err := w.pf.commit(bucketAnchor(i), b.raw()); err != nil {
+					t.Fatal(err)
+				}
+				if got := shown(); got != byText || strings.Count(got, "\n") < strings.Count(b.text(), "\n")-1 {
+					t.Errorf("%s: bucket %d is\n%s\nand by pfctl\n%s", name, i, got, byText)
+				}
+			}
+		}
+		if err := w.pf.commit("freejail/09", []*pfRaw{{set: pfSetRDR}}); err == nil {
+			t.Error("a rule of no family and kind was loaded")
+		}
 	})
 }

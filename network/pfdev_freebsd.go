@@ -1,8 +1,12 @@
 package network
 
 import (
+	"bytes"
+	"cmp"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"unsafe"
 
@@ -11,46 +15,324 @@ import (
 
 const pfDevice = "/dev/pf"
 
+// pfDev is pf's device, open.
+type pfDev struct{ *os.File }
+
+func openPF(mode int) (pfDev, error) {
+	f, err := os.OpenFile(pfDevice, mode, 0)
+	return pfDev{f}, err
+}
+
+// pfCall is _IOWR('D', number, argument) of net/pfvar.h. An argument that has pointers keeps what they lead to
+// itself.
+func pfCall[T any](d pfDev, number uintptr, arg *T) error {
+	request := 0xc0000000 | unsafe.Sizeof(*arg)<<16 | 'D'<<8 | number
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, d.Fd(), request, uintptr(unsafe.Pointer(arg)))
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// Numbers of net/pfvar.h: DIOCGETRULES, DIOCKILLSTATESNV, DIOCRADDADDRS, DIOCRDELADDRS and DIOCRGETADDRS.
+const (
+	pfGetRules   = 6
+	pfKillStates = 41
+	pfAddAddrs   = 67
+	pfDelAddrs   = 68
+	pfGetAddrs   = 70
+)
+
+// pfPath is an anchor.
+type pfPath [1024]byte
+
+func pfPathOf(anchor string) (p pfPath) {
+	copy(p[:len(p)-1], anchor)
+	return p
+}
+
 // pfiocRule is struct pfioc_rule of net/pfvar.h, the same in FreeBSD 14 and 15.
 type pfiocRule struct {
 	Action, Ticket, PoolTicket, NR uint32
-	Anchor, AnchorCall             [1024]byte
-	Rule                           [976]byte
+	Anchor, AnchorCall             pfPath
+	Rule                           pfRawRule
 }
 
 // pfRuleAction is where struct pf_rule has its action, by which the kernel knows the kind of a rule set.
 const pfRuleAction = 904
 
-// diocGetRules is DIOCGETRULES of net/pfvar.h: _IOWR('D', 6, struct pfioc_rule).
-const diocGetRules = 0xc0000000 | unsafe.Sizeof(pfiocRule{})<<16 | 'D'<<8 | 6
+// PF_PASS, PF_NAT and PF_RDR of netpfil/pf/pf.h.
+const (
+	pfPass = 0
+	pfNAT  = 4
+	pfRDR  = 8
+)
 
-// pfActions are PF_PASS, PF_NAT and PF_RDR of netpfil/pf/pf.h.
-var pfActions = [...]byte{0, 4, 8}
+// sets are those of an anchor, of some kinds.
+func (d pfDev) sets(anchor string, kinds ...byte) (out pfSets, err error) {
+	some := false
+	for i, kind := range kinds {
+		r := pfiocRule{Anchor: pfPathOf(anchor)}
+		r.Rule[pfRuleAction] = kind
+		err := pfCall(d, pfGetRules, &r)
+		if errors.Is(err, unix.EINVAL) { // there is no such anchor
+			return pfSets{}, nil
+		}
+		if err != nil {
+			return pfSets{}, fmt.Errorf("%s: rules of the anchor %s: %w", pfDevice, anchor, err)
+		}
+		out[i] = pfRuleset{r.Ticket, r.NR}
+		some = some || r.NR > 0
+	}
+	if !some {
+		return pfSets{}, nil
+	}
+	return out, nil
+}
 
-// pfRuleset is one of an anchor's rule sets: how many rules it has, and a number that each change makes
-// another.
-type pfRuleset struct{ ticket, rules uint32 }
-
-// pfRulesets are those of an anchor, rules, nat and rdr; none where it has none.
-func pfRulesets(anchor string) ([]pfRuleset, error) {
-	dev, err := os.Open(pfDevice)
+// pfMain are the host's own.
+func pfMain() (pfSets, error) {
+	d, err := openPF(os.O_RDONLY)
 	if err != nil {
-		return nil, err
+		return pfSets{}, err
 	}
-	defer dev.Close()
-	var all []pfRuleset
-	for _, action := range pfActions {
-		r := pfiocRule{}
-		copy(r.Anchor[:len(r.Anchor)-1], anchor)
-		r.Rule[pfRuleAction] = action
-		_, _, errno := unix.Syscall(unix.SYS_IOCTL, dev.Fd(), uintptr(diocGetRules), uintptr(unsafe.Pointer(&r)))
-		if errors.Is(errno, unix.EINVAL) { // there is no such anchor
-			return nil, nil
-		}
-		if errno != 0 {
-			return nil, fmt.Errorf("%s: rules of the anchor %s: %w", pfDevice, anchor, errno)
-		}
-		all = append(all, pfRuleset{r.Ticket, r.NR})
+	defer d.Close()
+	return d.sets("", pfPass, pfNAT, pfRDR)
+}
+
+func (p *pf) sets() (anchor pfSets, buckets [pfBuckets]pfSets, err error) {
+	d, err := openPF(os.O_RDONLY)
+	if err != nil {
+		return anchor, buckets, err
 	}
-	return all, nil
+	defer d.Close()
+	if anchor, err = d.sets(pfAnchor, pfPass, pfNAT, pfRDR); err != nil {
+		return anchor, buckets, err
+	}
+	for i := range buckets {
+		if buckets[i], err = d.sets(bucketAnchor(i), pfNAT, pfRDR); err != nil {
+			break
+		}
+	}
+	return anchor, buckets, err
+}
+
+// pfiocTable is struct pfioc_table of net/pfvar.h.
+type pfiocTable struct {
+	Anchor                     pfPath
+	Name                       [32]byte
+	TableFlags                 uint32
+	_                          [4]byte
+	Buffer                     *pfrAddr
+	Esize, Size, Size2         int32
+	NAdd, NDel, NChange, Flags int32
+	Ticket                     uint32
+}
+
+// pfrAddr is struct pfr_addr.
+type pfrAddr struct {
+	Addr              [16]byte
+	Family, Bits, Not uint8
+	Feedback          uint8
+}
+
+func pfrAddrsOf(prefixes []netip.Prefix) (list []pfrAddr) {
+	for _, p := range prefixes {
+		a := pfrAddr{Family: inet6, Bits: uint8(p.Bits())}
+		if p.Addr().Is4() {
+			a.Family = inet
+		}
+		copy(a.Addr[:], p.Addr().AsSlice())
+		list = append(list, a)
+	}
+	return list
+}
+
+func (a pfrAddr) prefix() netip.Prefix {
+	if a.Family == inet {
+		return netip.PrefixFrom(netip.AddrFrom4([4]byte(a.Addr[:4])), int(a.Bits))
+	}
+	return netip.PrefixFrom(netip.AddrFrom16(a.Addr), int(a.Bits))
+}
+
+// table calls pf for one of the anchor's.
+func (d pfDev) table(number uintptr, name string, list []pfrAddr) (size int, err error) {
+	t := pfiocTable{Anchor: pfPathOf(pfAnchor), Esize: int32(unsafe.Sizeof(pfrAddr{})), Size: int32(len(list)),
+		Buffer: unsafe.SliceData(list)}
+	copy(t.Name[:len(t.Name)-1], name)
+	err = pfCall(d, number, &t)
+	return int(t.Size), err
+}
+
+func (p *pf) addresses(table string) (out []netip.Prefix, ok bool, err error) {
+	d, err := openPF(os.O_RDONLY)
+	if err != nil {
+		return nil, false, err
+	}
+	defer d.Close()
+	for room := 1024; ; {
+		list := make([]pfrAddr, room)
+		n, err := d.table(pfGetAddrs, table, list)
+		switch {
+		case errors.Is(err, unix.ESRCH):
+			return nil, false, nil
+		case err != nil:
+			return nil, false, fmt.Errorf("%s: table %s: %w", pfDevice, table, err)
+		case n > room: // and none was given
+			room = n
+			continue
+		}
+		for _, a := range list[:n] {
+			out = append(out, a.prefix())
+		}
+		return out, true, nil
+	}
+}
+
+func (p *pf) change(table string, add, remove []netip.Prefix) error {
+	d, err := openPF(os.O_RDWR)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	_, err1 := d.table(pfAddAddrs, table, pfrAddrsOf(add))
+	_, err2 := d.table(pfDelAddrs, table, pfrAddrsOf(remove))
+	if err := cmp.Or(err1, err2); err != nil {
+		return fmt.Errorf("%s: addresses of table %s: %w", pfDevice, table, err)
+	}
+	return nil
+}
+
+// pfiocNV is struct pfioc_nv: a list as nv(9) packs it.
+type pfiocNV struct {
+	Data      *byte
+	Len, Size uintptr
+}
+
+// forget ends the states that have an address at one end as the task's stack sees it: pfctl(8) finds but those
+// that come from it.
+func (p *pf) forget(a netip.Addr) error {
+	d, err := openPF(os.O_RDWR)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	a = a.Unmap().WithZone("")
+	for _, packed := range [][]byte{killStates(a, netip.Addr{}), killStates(netip.Addr{}, a)} {
+		nv := pfiocNV{Data: unsafe.SliceData(packed), Len: uintptr(len(packed))}
+		if err := pfCall(d, pfKillStates, &nv); err != nil {
+			return fmt.Errorf("%s: states of %s: %w", pfDevice, a, err)
+		}
+	}
+	return nil
+}
+
+// killStates is what pf_nvstate_kill_to_kstate_kill of netpfil/pf/pf_nv.c reads. With nat it is the key of
+// the stack that is looked at: which has the task's address where rdr or nat has put another one on the wire.
+func killStates(from, to netip.Addr) []byte {
+	var w nvWriter
+	family := uint64(inet6)
+	if from.Is4() || to.Is4() {
+		family = inet
+	}
+	w.header()
+	w.list("cmp", func() {
+		w.number("id", 0)
+		w.number("creatorid", 0)
+		w.number("direction", 0)
+	})
+	w.number("af", family)
+	w.number("proto", 0)
+	w.list("src", func() { w.ruleAddr(from) })
+	w.list("dst", func() { w.ruleAddr(to) })
+	w.text("ifname", "")
+	w.text("label", "")
+	w.flag("nat", 1)
+	w.flag("kill_match", 0)
+	return w.packed()
+}
+
+// nvWriter packs a list as contrib/libnv/nvlist.c does it.
+type nvWriter struct {
+	bytes.Buffer
+	headers []int
+}
+
+// Types of sys/nv.h and contrib/libnv/nv_impl.h.
+const (
+	nvBool    = 2
+	nvNumber  = 3
+	nvString  = 4
+	nvList    = 5
+	nvBinary  = 7
+	nvNumbers = 9
+	nvListUp  = 255
+
+	nvHeaderSize = 19
+)
+
+// header is struct nvlist_header; its size is that of all that follows, of lists within a list too.
+func (w *nvWriter) header() {
+	w.headers = append(w.headers, w.Len())
+	w.Write(append([]byte{'l'}, make([]byte, nvHeaderSize-1)...))
+}
+
+func (w *nvWriter) pair(kind byte, name string, items, size int) {
+	w.WriteByte(kind)
+	w.Write(binary.LittleEndian.AppendUint16(nil, uint16(len(name)+1)))
+	w.Write(binary.LittleEndian.AppendUint64(nil, uint64(size)))
+	w.Write(binary.LittleEndian.AppendUint64(nil, uint64(items)))
+	w.WriteString(name + "\x00")
+}
+
+func (w *nvWriter) list(name string, of func()) {
+	w.pair(nvList, name, 0, nvHeaderSize)
+	w.header()
+	of()
+	w.pair(nvListUp, "", 0, 0)
+}
+
+func (w *nvWriter) number(name string, n uint64) {
+	w.pair(nvNumber, name, 0, 8)
+	w.Write(binary.LittleEndian.AppendUint64(nil, n))
+}
+
+func (w *nvWriter) text(name, text string) {
+	w.pair(nvString, name, 0, len(text)+1)
+	w.WriteString(text + "\x00")
+}
+
+func (w *nvWriter) binary(name string, b []byte) {
+	w.pair(nvBinary, name, 0, len(b))
+	w.Write(b)
+}
+
+func (w *nvWriter) flag(name string, on byte) {
+	w.pair(nvBool, name, 0, 1)
+	w.WriteByte(on)
+}
+
+// ruleAddr is one address with any port, or all where it is not valid.
+func (w *nvWriter) ruleAddr(a netip.Addr) {
+	var addr, mask [16]byte
+	n := copy(addr[:], a.AsSlice())
+	copy(mask[:n], bytes.Repeat([]byte{0xff}, n))
+	w.list("addr", func() {
+		w.number("type", 0) // PF_ADDR_ADDRMASK
+		w.number("iflags", 0)
+		w.list("addr", func() { w.binary("addr", addr[:]) })
+		w.list("mask", func() { w.binary("addr", mask[:]) })
+	})
+	w.pair(nvNumbers, "port", 2, 16)
+	w.Write(make([]byte, 16))
+	w.number("neg", 0)
+	w.number("port_op", 0)
+}
+
+func (w *nvWriter) packed() []byte {
+	b := w.Bytes()
+	for _, at := range w.headers {
+		binary.LittleEndian.PutUint64(b[at+11:], uint64(len(b)-at-nvHeaderSize))
+	}
+	return b
 }

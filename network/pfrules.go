@@ -2,8 +2,8 @@ package network
 
 import (
 	"cmp"
-	"crypto/sha256"
 	"fmt"
+	"maps"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -38,21 +38,17 @@ func pfInterface(name string) (pfText, error) {
 	return pfText{name}, nil
 }
 
-// pfPlain is of labels that are readable; pf expands a dollar sign in one, and has 64 bytes for it.
-var pfPlain = regexp.MustCompile(`^[A-Za-z0-9_.+:-]{1,52}$`)
-
-// pfLabel is by what the states of a task, or of all that share its stack, are found again.
-func pfLabel(t Task) pfText {
-	name := cmp.Or(t.Stack, t.Key)
-	if !pfPlain.MatchString(name) {
-		name = fmt.Sprintf("%x", sha256.Sum256([]byte(name)))[:40]
-	}
-	return pfText{pfAnchor + ":" + name}
-}
-
 func pfAddress(a netip.Addr) pfText { return pfText{a.Unmap().WithZone("").String()} }
 
 func pfPrefix(p netip.Prefix) pfText { return pfText{p.Masked().String()} }
+
+// pfHostPrefix has no length where the prefix is one address.
+func pfHostPrefix(p netip.Prefix) pfText {
+	if p.IsSingleIP() {
+		return pfAddress(p.Addr())
+	}
+	return pfPrefix(p)
+}
 
 func pfFamily(a netip.Addr) pfText {
 	if a.Unmap().Is4() {
@@ -63,22 +59,30 @@ func pfFamily(a netip.Addr) pfText {
 
 // pfPorts are a protocol and ports as rules have them.
 func pfPorts(p Port) (proto, ports pfText, err error) {
-	last := int(p.First) + max(int(p.Count), 1) - 1
-	switch {
-	case p.Protocol != "tcp" && p.Protocol != "udp" || p.First == 0 || last > 65535:
-		return proto, ports, fmt.Errorf("%d to %d of %q are no ports", p.First, last, p.Protocol)
-	case last == int(p.First):
-		return pfText{p.Protocol}, pfText{fmt.Sprint(p.First)}, nil
+	if err := pfCheckPorts(p); err != nil {
+		return proto, ports, err
 	}
-	return pfText{p.Protocol}, pfText{fmt.Sprintf("%d:%d", p.First, last)}, nil
+	if last := p.First + max(p.Count, 1) - 1; last != p.First {
+		return pfText{p.Protocol}, pfText{fmt.Sprintf("%d:%d", p.First, last)}, nil
+	}
+	return pfText{p.Protocol}, pfText{fmt.Sprint(p.First)}, nil
+}
+
+func pfCheckPorts(p Port) error {
+	last := int(p.First) + max(int(p.Count), 1) - 1
+	if p.Protocol != "tcp" && p.Protocol != "udp" || p.First == 0 || last > 65535 {
+		return fmt.Errorf("%d to %d of %q are no ports", p.First, last, p.Protocol)
+	}
+	return nil
 }
 
 // pfStack is an address or two of tasks: those of a group have them together.
 type pfStack struct {
-	Task
-	label, link pfText
-	published   []Publication
-	declared    []Port
+	Addr4, Addr6 netip.Addr
+
+	link      pfText
+	published []Publication
+	declared  []Port
 }
 
 // addrs are the addresses that a stack has.
@@ -102,6 +106,7 @@ type pfNet struct {
 	bridge, egress pfText // its bridge; where its packets leave, empty for all interfaces
 	table          pfText // of its tasks' addresses
 	stacks         []pfStack
+	of             map[[2]netip.Addr]int // stacks, by their addresses
 }
 
 // pfFamilies are the prefixes of a network, each with its gateway.
@@ -110,17 +115,18 @@ type pfFamilies struct {
 	gateway netip.Addr
 }
 
-func (n pfNet) families() []pfFamilies {
+func (n *pfNet) families() []pfFamilies {
 	all := []pfFamilies{{n.Subnet4, n.Gateway4}, {n.Subnet6, n.Gateway6}}
 	return slices.DeleteFunc(all, func(f pfFamilies) bool { return !f.prefix.IsValid() })
 }
 
-func newPFNet(n Network, tasks []Task) (pfNet, error) {
+func newPFNet(n Network, tasks []*Task) (*pfNet, error) {
 	bridge := n.Bridge
 	if n.Mode == NAT {
 		bridge = n.OwnBridge()
 	}
-	out := pfNet{Network: n, table: pfText{pfAnchor + "_" + strings.TrimPrefix(n.OwnBridge(), "fj-")}}
+	out := &pfNet{Network: n, of: map[[2]netip.Addr]int{}}
+	out.table.text = pfAnchor + "_" + strings.TrimPrefix(n.OwnBridge(), "fj-")
 	var err error
 	if n.Mode != Alias {
 		if out.bridge, err = pfInterface(bridge); err != nil {
@@ -143,10 +149,11 @@ func newPFNet(n Network, tasks []Task) (pfNet, error) {
 }
 
 // add takes a task into its network, to those that have its addresses already.
-func (n *pfNet) add(t Task) error {
-	i := slices.IndexFunc(n.stacks, func(s pfStack) bool { return s.Addr4 == t.Addr4 && s.Addr6 == t.Addr6 })
-	if i < 0 {
-		s := pfStack{Task: t, label: pfLabel(t)}
+func (n *pfNet) add(t *Task) error {
+	addrs := [2]netip.Addr{t.Addr4, t.Addr6}
+	i, ok := n.of[addrs]
+	if !ok {
+		s := pfStack{Addr4: t.Addr4, Addr6: t.Addr6}
 		if t.Link != "" {
 			var err error
 			if s.link, err = pfInterface(t.Link); err != nil {
@@ -154,18 +161,42 @@ func (n *pfNet) add(t Task) error {
 			}
 		}
 		n.stacks, i = append(n.stacks, s), len(n.stacks)
+		n.of[addrs] = i
 	}
 	n.stacks[i].published = append(n.stacks[i].published, t.Published...)
 	n.stacks[i].declared = append(n.stacks[i].declared, t.Declared...)
 	return nil
 }
 
-// pfWriter writes an anchor: tables, translations, rules.
+// pfLayout is all that pf has of freejail. Only the tables and buckets are other ones for another task of a
+// nat network: neither a start nor an end costs more where there are many.
+type pfLayout struct {
+	rules   string                    // of the anchor
+	tables  map[string][]netip.Prefix // which the rules use; sorted
+	buckets [pfBuckets]pfBucket       // what leads to tasks
+}
+
+// text is the anchor for `pfctl -a freejail -f -`, with its tables. What buckets have is not in it.
+func (l pfLayout) text() string {
+	var b strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(l.tables)) {
+		fmt.Fprintf(&b, "table <%s> { ", name)
+		for _, p := range l.tables[name] {
+			b.WriteString(pfHostPrefix(p).text + " ")
+		}
+		b.WriteString("}\n")
+	}
+	return b.String() + l.rules
+}
+
+// pfWriter writes the layout: translations and rules of the anchor, then what is in tables and buckets.
 type pfWriter struct {
 	strings.Builder
-	host pfHost
-	nets []pfNet
-	err  error
+	host    pfHost
+	nets    []*pfNet
+	hosts   []netip.Prefix // the host's own addresses
+	buckets [pfBuckets]pfBucket
+	err     error
 }
 
 // rule writes one; its format is a constant of this package.
@@ -177,105 +208,113 @@ func (w *pfWriter) rule(format string, args ...pfText) {
 	fmt.Fprintf(&w.Builder, format+"\n", all...)
 }
 
-// ports are those of pfPorts; the first error is that of the whole anchor.
+// ports are those of pfPorts; the first error is that of the whole layout.
 func (w *pfWriter) ports(p Port) (proto, ports pfText) {
 	proto, ports, err := pfPorts(p)
 	w.err = cmp.Or(w.err, err)
 	return proto, ports
 }
 
-func (w *pfWriter) mode(m Mode) []pfNet {
-	return slices.DeleteFunc(slices.Clone(w.nets), func(n pfNet) bool { return n.Mode != m })
+func (w *pfWriter) mode(m Mode) []*pfNet {
+	return slices.DeleteFunc(slices.Clone(w.nets), func(n *pfNet) bool { return n.Mode != m })
 }
 
-// pfRules is the text of the anchor for a host's networks and tasks, for `pfctl -a freejail -f -`. It is
-// the same for the same networks and tasks in any order.
+// pfRules is the layout for a host's networks and tasks. It is the same for the same ones in any order.
 //
 // On freejail's own bridges every rule is quick: what is not passed there is not reached, whatever
 // follows. On all other interfaces a pass is not quick, so that rules of the operator's after the anchor
 // have the last word. A packet on its way to a task carries the tag freejail_in, one from a task to the
 // outside freejail_out: what the way in has not judged does not leave by a bridge.
-func pfRules(networks []Network, tasks []Task, host pfHost) (string, error) {
-	networks, tasks = slices.Clone(networks), slices.Clone(tasks)
+func pfRules(networks []Network, tasks []Task, host pfHost) (pfLayout, error) {
+	networks = slices.Clone(networks)
 	slices.SortFunc(networks, func(a, b Network) int { return strings.Compare(a.Name, b.Name) })
-	slices.SortFunc(tasks, func(a, b Task) int { return strings.Compare(a.Key, b.Key) })
+	all := make([]*Task, len(tasks))
+	for i := range tasks {
+		all[i] = &tasks[i]
+	}
+	slices.SortFunc(all, func(a, b *Task) int { return strings.Compare(a.Key, b.Key) })
 	w := pfWriter{host: host}
 	for _, n := range networks {
 		if n.Mode != NAT && n.Mode != Bridged && n.Mode != Alias {
 			continue
 		}
-		one, err := newPFNet(n, tasks)
+		one, err := newPFNet(n, all)
 		if err != nil {
-			return "", err
+			return pfLayout{}, err
 		}
 		w.nets = append(w.nets, one)
 	}
 	if len(w.nets) > 0 {
-		w.tables()
+		w.hosts = w.hostAddresses()
 		w.translations()
 		w.filters()
 	}
-	return w.String(), w.err
+	return pfLayout{rules: w.String(), tables: w.tables(), buckets: w.buckets}, w.err
 }
 
-func (w *pfWriter) tables() {
-	w.table(pfText{pfAnchor + "_host"}, w.hostAddresses())
-	var subnets []pfText
+// tables are those that a rule uses: the kernel keeps no others.
+func (w *pfWriter) tables() map[string][]netip.Prefix {
+	all := map[string][]netip.Prefix{pfAnchor + "_host": w.hosts}
+	// What is sent to many is for nobody outside a bridge.
+	nets := []netip.Prefix{netip.MustParsePrefix("224.0.0.0/4"), netip.MustParsePrefix("255.255.255.255/32"),
+		netip.MustParsePrefix("ff00::/8")}
 	for _, n := range w.mode(NAT) {
 		for _, f := range n.families() {
-			subnets = append(subnets, pfPrefix(f.prefix))
+			nets = append(nets, f.prefix.Masked())
 		}
 	}
-	// What is sent to many is for nobody outside a bridge.
-	subnets = append(subnets, pfText{"224.0.0.0/4"}, pfText{"255.255.255.255"}, pfText{"ff00::/8"})
-	w.table(pfText{pfAnchor + "_nets"}, subnets)
+	all[pfAnchor+"_nets"] = nets
 	for _, n := range w.nets {
-		if n.Mode != Alias {
-			w.table(n.table, n.taskAddresses())
-		}
+		all[n.table.text] = n.taskAddresses()
 	}
+	rules := w.String()
+	maps.DeleteFunc(all, func(name string, _ []netip.Prefix) bool { return !strings.Contains(rules, "<"+name+">") })
+	for name, list := range all {
+		slices.SortFunc(list, comparePrefixes)
+		all[name] = slices.Compact(list)
+	}
+	return all
 }
 
-func (n pfNet) taskAddresses() (all []pfText) {
+func comparePrefixes(a, b netip.Prefix) int {
+	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+}
+
+func (n *pfNet) taskAddresses() (all []netip.Prefix) {
 	for _, s := range n.stacks {
 		for _, a := range s.addrs() {
-			all = append(all, pfAddress(a))
+			all = append(all, pfSingle(a))
 		}
 	}
 	return all
 }
 
-// table writes one that nothing but another load changes.
-func (w *pfWriter) table(name pfText, of []pfText) {
-	all := make([]string, len(of))
-	for i, a := range of {
-		all[i] = a.text
-	}
-	w.rule("table <%s> const { %s }", name, pfText{strings.Join(all, " ")})
+// pfSingle is the prefix of one address.
+func pfSingle(a netip.Addr) netip.Prefix {
+	a = a.Unmap().WithZone("")
+	return netip.PrefixFrom(a, a.BitLen())
 }
 
 // hostAddresses are the host's own, which publications without an address lead from: neither loopback,
 // nor those of tasks in alias networks.
-func (w *pfWriter) hostAddresses() []pfText {
+func (w *pfWriter) hostAddresses() []netip.Prefix {
 	taken := map[netip.Addr]bool{}
 	for _, n := range w.mode(Alias) {
 		for _, s := range n.stacks {
 			taken[s.Addr4], taken[s.Addr6] = true, true
 		}
 	}
-	var all []netip.Addr
+	var all []netip.Prefix
 	for _, h := range w.host.Addresses {
 		if a := h.Addr(); !a.IsLoopback() && !a.IsLinkLocalUnicast() && !taken[a] {
-			all = append(all, a)
+			all = append(all, pfSingle(a))
 		}
 	}
 	for _, n := range w.mode(NAT) { // its bridge may not be there yet
-		all = append(all, pfValid(n.Gateway4, n.Gateway6)...)
+		for _, a := range pfValid(n.Gateway4, n.Gateway6) {
+			all = append(all, pfSingle(a))
+		}
 	}
-	slices.SortFunc(all, netip.Addr.Compare)
-	var out []pfText
-	for _, a := range slices.Compact(all) {
-		out = append(out, pfAddress(a))
-	}
-	return out
+	slices.SortFunc(all, comparePrefixes)
+	return slices.Compact(all)
 }

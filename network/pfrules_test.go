@@ -105,17 +105,33 @@ func pfCases() map[string]func() ([]Network, []Task, pfHost) {
 	}
 }
 
+// whole is all that pf has, with the anchors of buckets.
+func (l pfLayout) whole() string {
+	text := l.text()
+	for i, b := range l.buckets {
+		if !b.empty() {
+			text += "# " + bucketAnchor(i) + "\n" + b.text()
+		}
+	}
+	return text
+}
+
+func pfWhole(networks []Network, tasks []Task, host pfHost) (string, error) {
+	l, err := pfRules(networks, tasks, host)
+	return l.whole(), err
+}
+
 func TestPFRules(t *testing.T) {
 	for name, c := range pfCases() {
 		networks, tasks, host := c()
-		got, err := pfRules(networks, tasks, host)
+		got, err := pfWhole(networks, tasks, host)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
 		slices.Reverse(networks)
 		slices.Reverse(tasks)
-		if again, err := pfRules(networks, tasks, host); again != got || err != nil {
+		if again, err := pfWhole(networks, tasks, host); again != got || err != nil {
 			t.Errorf("%s: in another order it is other text (%v):\n%s", name, err, again)
 		}
 		file := filepath.Join("testdata", "pf", name+".conf")
@@ -138,17 +154,17 @@ func TestHostileNamesAreNoRules(t *testing.T) {
 	for _, name := range evil {
 		n := web
 		n.Interface = name
-		if text, err := pfRules([]Network{n}, nil, pfHost{}); err == nil && name != "" {
+		if text, err := pfWhole([]Network{n}, nil, pfHost{}); err == nil && name != "" {
 			t.Errorf("an interface %q:\n%s", name, text)
 		}
 		task := pfTask("one", web, "10.88.0.7")
 		task.Link = name
-		if text, err := pfRules([]Network{web}, []Task{task}, pfHost{Links: true}); err == nil && name != "" {
+		if text, err := pfWhole([]Network{web}, []Task{task}, pfHost{Links: true}); err == nil && name != "" {
 			t.Errorf("a link %q:\n%s", name, text)
 		}
 		task = pfTask(name, web, "10.88.0.7")
 		task.Stack = ""
-		text, err := pfRules([]Network{web}, []Task{task}, pfHost{Addresses: []hostAddress{{Interface: name,
+		text, err := pfWhole([]Network{web}, []Task{task}, pfHost{Addresses: []hostAddress{{Interface: name,
 			Prefix: netip.MustParsePrefix("192.0.2.1/24")}}})
 		if err != nil || name != "-v" && name != "" && strings.Contains(text, name) || strings.Contains(text, "pass all") {
 			t.Errorf("a key and an interface of the host %q: %v\n%s", name, err, text)
@@ -157,7 +173,7 @@ func TestHostileNamesAreNoRules(t *testing.T) {
 	for _, p := range []Port{{"tcp udp", 1, 1}, {"", 1, 1}, {"tcp", 0, 1}, {"tcp", 65535, 2}, {"icmp", 1, 0}} {
 		task := pfTask("one", web, "10.88.0.7")
 		task.Published = []Publication{{Port: p, To: 80}}
-		if text, err := pfRules([]Network{web}, []Task{task}, pfHost{}); err == nil {
+		if text, err := pfWhole([]Network{web}, []Task{task}, pfHost{}); err == nil {
 			t.Errorf("ports %+v:\n%s", p, text)
 		}
 	}
@@ -170,7 +186,7 @@ func TestHostileNamesAreNoRules(t *testing.T) {
 // What reaches the host passes lo0 with net.pf.filter_local: rules for what leaves would change the answers of tasks.
 func TestNothingLeavesByLoopback(t *testing.T) {
 	host := pfHost{Addresses: append(pfAddrs("lo0 10.250.0.1/32"), pfTestHost.Addresses...)}
-	text, err := pfRules([]Network{pfNetwork("web", NAT, "10.88.0.0/24", "")}, nil, host)
+	text, err := pfWhole([]Network{pfNetwork("web", NAT, "10.88.0.0/24", "")}, nil, host)
 	if err != nil || strings.Contains(text, "nat on lo0") || !strings.Contains(text, "nat on em0") {
 		t.Errorf("%v\n%s", err, text)
 	}

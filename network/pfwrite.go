@@ -1,46 +1,61 @@
 package network
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 )
 
-// translations are in the order of pf.conf; the first that fits a packet is the one.
+// translations are in the order of pf.conf; the first that fits a packet is the one. What leads to tasks is
+// in buckets, and looked through for packets alone that the lines here let by: buckets see no table of the
+// anchor's.
 func (w *pfWriter) translations() {
-	for _, n := range w.nets {
-		for _, s := range n.stacks {
-			if w.host.Links && s.link.text != "" { // once, and that on the bridge
-				w.rule("no rdr on %s", s.link)
-			}
-		}
+	for _, link := range w.linksOnce() { // once, and that on the bridge
+		w.rule("no rdr on %s", link)
 	}
 	for _, n := range w.mode(NAT) {
-		w.hairpins(n)
+		w.rule(`nat-anchor "*" on %s from <%s> to <%[2]s>`, n.bridge, n.table)
 		w.masquerade(n)
 	}
 	for _, n := range w.mode(NAT) {
+		families := n.families()
 		for _, s := range n.stacks {
+			w.hairpins(n, families, s)
 			for _, p := range s.published {
 				w.publish(s, p)
 			}
 		}
 	}
+	if len(w.mode(NAT)) > 0 {
+		w.rule(`rdr-anchor "*" on ! lo0 from any to <%s_host>`, pfText{pfAnchor})
+	}
+}
+
+// linksOnce are those that rules are for, each once: a link has the stack of one task, but two networks may
+// say so for a moment.
+func (w *pfWriter) linksOnce() (all []pfText) {
+	for _, n := range w.nets {
+		for _, s := range n.stacks {
+			if w.host.Links && s.link.text != "" && !slices.Contains(all, s.link) {
+				all = append(all, s.link)
+			}
+		}
+	}
+	return all
 }
 
 // hairpins are for a task that connects to its own published port: a stack takes no packet that comes
 // from its own address.
-func (w *pfWriter) hairpins(n pfNet) {
-	for _, f := range n.families() {
-		for _, s := range n.stacks {
-			if a := s.of(f.gateway); len(s.published) > 0 && a.IsValid() && f.gateway.IsValid() {
-				w.rule("nat on %s %s from %s to %[3]s -> %s", n.bridge, pfFamily(a), pfAddress(a), pfAddress(f.gateway))
-			}
+func (w *pfWriter) hairpins(n *pfNet, families []pfFamilies, s pfStack) {
+	for _, f := range families {
+		if a := s.of(f.gateway); len(s.published) > 0 && a.IsValid() && f.gateway.IsValid() {
+			w.buckets[bucketOf(s)].add(pfHairpin{n.bridge, a, f.gateway})
 		}
 	}
 }
 
 // masquerade has what leaves the host come from the first address of the interface by which it does.
-func (w *pfWriter) masquerade(n pfNet) {
+func (w *pfWriter) masquerade(n *pfNet) {
 	for _, f := range n.families() {
 		for _, out := range w.exits(n, f.prefix) {
 			w.rule("nat on %s %s from %s to any -> (%[1]s:0)", out, pfFamily(f.prefix.Addr()), pfPrefix(f.prefix))
@@ -50,7 +65,7 @@ func (w *pfWriter) masquerade(n pfNet) {
 
 // exits are the interfaces by which packets of a network leave the host: the one that it names, or all
 // with an address of the prefix's family.
-func (w *pfWriter) exits(n pfNet, prefix netip.Prefix) (all []pfText) {
+func (w *pfWriter) exits(n *pfNet, prefix netip.Prefix) (all []pfText) {
 	if n.egress.text != "" {
 		return []pfText{n.egress}
 	}
@@ -83,22 +98,19 @@ func (w *pfWriter) exits(n pfNet, prefix netip.Prefix) (all []pfText) {
 // way only, unless net.pf.filter_local was set when pf began, and never from ::1. There the daemon's
 // socket answers.
 func (w *pfWriter) publish(s pfStack, p Publication) {
-	proto, from := w.ports(p.Port)
-	_, to := w.ports(Port{Protocol: p.Protocol, First: p.To, Count: p.Count})
-	if p.Count > 1 {
-		_, to = w.ports(Port{Protocol: p.Protocol, First: p.To})
-		to.text += ":*"
+	w.err = cmp.Or(w.err, pfCheckPorts(p.Port), pfCheckPorts(Port{Protocol: p.Protocol, First: p.To, Count: p.Count}))
+	if p.At.IsLoopback() {
+		return
 	}
 	for _, a := range s.addrs() {
-		at := pfText{"<" + pfAnchor + "_host>"}
-		if p.At.IsValid() {
-			at = pfAddress(p.At)
+		r := pfRedirect{at: p.At, port: p.Port, to: a, toPort: p.To}
+		switch {
+		case p.At.IsValid() && p.At.Unmap().Is4() != a.Is4():
+		case p.At.IsValid() && !slices.Contains(w.hosts, pfSingle(p.At)): // the condition of the buckets does not let it by
+			w.rule("%s", r.text())
+		default:
+			w.buckets[bucketOf(s)].add(r)
 		}
-		if p.At.IsLoopback() || p.At.IsValid() && p.At.Unmap().Is4() != a.Is4() {
-			continue
-		}
-		w.rule("rdr on ! lo0 %s proto %s from any to %s port %s tag freejail_in -> %s port %s",
-			pfFamily(a), proto, at, from, pfAddress(a), to)
 	}
 }
 
@@ -130,7 +142,7 @@ func (w *pfWriter) neighbours(on pfText) {
 
 // fromTasks judges what tasks of a nat network send. States are bound to the bridge: those of its members,
 // where pf sees these too, are others.
-func (w *pfWriter) fromTasks(n pfNet) {
+func (w *pfWriter) fromTasks(n *pfNet) {
 	if n.Subnet6.IsValid() {
 		w.neighbours(n.bridge)
 	}
@@ -152,24 +164,15 @@ func (w *pfWriter) fromTasks(n pfNet) {
 	w.rule("block drop in quick on %s", n.bridge)
 }
 
-// tagged passes what a publication has led to a task. The state has its task's label on the way in: from
-// that on the way out pf does not find one whose address was translated.
+// tagged passes what a publication has led to a task.
 func (w *pfWriter) tagged(pass, state pfText) {
 	for _, n := range w.mode(NAT) {
-		for _, s := range n.stacks {
-			if len(s.published) == 0 {
-				continue
-			}
-			for _, a := range s.addrs() {
-				w.rule(`%s %s from any to %s tagged freejail_in %s label "%s"`,
-					pass, pfFamily(a), pfAddress(a), state, s.label)
-			}
-		}
+		w.rule("%s from any to <%s> tagged freejail_in %s", pass, n.table, state)
 	}
 }
 
 // services are the host's own that tasks of a network reach, and its answer to ping.
-func (w *pfWriter) services(n pfNet, on, family, at pfText) {
+func (w *pfWriter) services(n *pfNet, on, family, at pfText) {
 	icmp, kind := pfEcho(family)
 	w.rule("pass in quick%s %s proto %s from <%s> to %s %s echoreq keep state (if-bound)",
 		on, family, icmp, n.table, at, kind)
@@ -181,7 +184,7 @@ func (w *pfWriter) services(n pfNet, on, family, at pfText) {
 }
 
 // aliases are tasks with an address of the host's, whose declared ports are for all.
-func (w *pfWriter) aliases(from pfNet) {
+func (w *pfWriter) aliases(from *pfNet) {
 	for _, n := range w.mode(Alias) {
 		for _, s := range n.stacks {
 			w.declared(s, pfText{"pass in quick on " + from.bridge.text}, pfText{"<" + from.table.text + ">"},
@@ -195,28 +198,22 @@ func (w *pfWriter) declared(s pfStack, what, from, state pfText) {
 	for _, a := range s.addrs() {
 		for _, p := range s.declared {
 			proto, ports := w.ports(p)
-			w.rule(`%s %s proto %s from %s to %s port %s %s label "%s"`,
-				what, pfFamily(a), proto, from, pfAddress(a), ports, state, s.label)
+			w.rule(`%s %s proto %s from %s to %s port %s %s`, what, pfFamily(a), proto, from, pfAddress(a), ports, state)
 		}
 	}
 }
 
 // toTasks judges what tasks of a nat network get: from the host itself, and what the way in has passed.
-func (w *pfWriter) toTasks(n pfNet) {
+func (w *pfWriter) toTasks(n *pfNet) {
 	w.rule("block drop out quick on %s from ! <freejail_host> to any ! tagged freejail_in", n.bridge)
-	for _, s := range n.stacks {
-		for _, a := range s.addrs() {
-			w.rule(`pass out quick on %s %s from any to %s keep state (if-bound) label "%s"`,
-				n.bridge, pfFamily(a), pfAddress(a), s.label)
-		}
-	}
+	w.rule("pass out quick on %s from any to <%s> keep state (if-bound)", n.bridge, n.table)
 	w.rule("block drop out quick on %s", n.bridge)
 }
 
 // borders keep a nat network's addresses, that of its gateway too, from being used elsewhere and from being
 // reached but by publications, and its packets from leaving by another interface than the one it names.
 // With net.pf.filter_local what reaches the host goes out on lo0 too: that was judged on the bridge.
-func (w *pfWriter) borders(n pfNet) {
+func (w *pfWriter) borders(n *pfNet) {
 	w.rule("pass out quick on lo0 from <%s>", n.table)
 	for _, f := range n.families() {
 		w.rule("block drop in quick on ! lo0 from %s", pfPrefix(f.prefix))
@@ -229,17 +226,12 @@ func (w *pfWriter) borders(n pfNet) {
 
 // bridged keeps tasks on a bridge of the operator's from the host's services. What they have with each
 // other and with the rest of the bridge, pf sees on links alone.
-func (w *pfWriter) bridged(n pfNet) {
+func (w *pfWriter) bridged(n *pfNet) {
 	for _, f := range n.families() {
 		w.services(n, pfText{}, pfFamily(f.prefix.Addr()), pfText{"(self)"})
 	}
 	w.rule("block return-icmp(port-unr,port-unr) in quick from <%s> to (self)", n.table)
-	for _, s := range n.stacks {
-		for _, a := range s.addrs() {
-			w.rule(`pass out %s from <freejail_host> to %s label "%s"`,
-				pfFamily(a), pfAddress(a), s.label)
-		}
-	}
+	w.rule("pass out from <freejail_host> to <%s>", n.table)
 }
 
 // outside passes what the outside has with tasks, as far as the operator's rules after these let it.
@@ -279,7 +271,7 @@ func (w *pfWriter) links() {
 
 // toLink holds a link on a bridge of the operator's to what its task has declared, to what it has
 // asked for, and to the host and its neighbours.
-func (w *pfWriter) toLink(n pfNet, s pfStack) {
+func (w *pfWriter) toLink(n *pfNet, s pfStack) {
 	if n.Isolate {
 		w.rule("block drop in quick on %s to <%s>", s.link, n.table)
 	}
@@ -291,11 +283,10 @@ func (w *pfWriter) toLink(n pfNet, s pfStack) {
 			from = from[:1]
 		}
 		for _, f := range from {
-			w.rule(`%s %s from %s to %s keep state (if-bound) label "%s"`, on, pfFamily(a), f, pfAddress(a), s.label)
+			w.rule(`%s %s from %s to %s keep state (if-bound)`, on, pfFamily(a), f, pfAddress(a))
 		}
 		icmp, kind := pfEcho(pfFamily(a))
-		w.rule(`%s %s proto %s to %s %s echoreq keep state (if-bound) label "%s"`,
-			on, pfFamily(a), icmp, pfAddress(a), kind, s.label)
+		w.rule(`%s %s proto %s to %s %s echoreq keep state (if-bound)`, on, pfFamily(a), icmp, pfAddress(a), kind)
 	}
 	w.rule("block drop out quick on %s", s.link)
 }

@@ -13,24 +13,15 @@ import (
 	"github.com/freejail/freejail/internal/printable"
 )
 
-// loadEvery is the time from one load of rules to the next where many are asked for: a load holds the lock
-// of all rules, and changes are gathered meanwhile. One that comes alone waits for less.
-const loadEvery = 100 * time.Millisecond
-
-// burst is how many loads there are at most in as many times loadEvery: ten a second.
-const burst = 10
-
 // watchEvery is how often the host is asked whether the rules are there.
 const watchEvery = 2 * time.Second
 
-// rules loads the host's rules, at most one at a time and not too often.
+// rules loads the host's rules, at most one at a time: what is asked for meanwhile, the next load does together.
 type rules struct {
 	filter filter
-	every  time.Duration
 	now    func() ([]Network, []Task) // what the rules are of
 
-	loading sync.Mutex  // the filter's, while it loads or compares
-	last    []time.Time // loads, the newest last; run's
+	loading sync.Mutex // the filter's, while it loads or compares
 
 	mu      sync.Mutex
 	running bool
@@ -90,17 +81,7 @@ func (r *rules) run() {
 		for _, w := range waiting {
 			w <- err
 		}
-		time.Sleep(r.pause(time.Now()))
 	}
-}
-
-// pause notes a load, and is how long the next one waits: the longer, the more there were of late.
-func (r *rules) pause(now time.Time) time.Duration {
-	r.last = slices.DeleteFunc(append(r.last, now), func(t time.Time) bool { return now.Sub(t) >= burst*r.every })
-	if len(r.last) >= burst {
-		return max(r.every, r.last[len(r.last)-burst].Add(burst*r.every).Sub(now))
-	}
-	return min(r.every, time.Duration(len(r.last))*r.every/4)
 }
 
 // lost tells whether the host has other rules than were loaded last.

@@ -44,61 +44,48 @@ func TestOrder(t *testing.T) {
 	}
 }
 
-// Many changes at a time are few loads, each with all that was asked for before it.
+// What is asked for while a load runs is one load more, with all of it.
 func TestLoadsAreGathered(t *testing.T) {
 	f := newFake(t)
 	n := nat()
 	n.Pool4.Last, n.Pool6.Last = addr("10.88.0.250"), addr("fd00:88::250")
 	m, _ := f.manager(n)
-	m.rules.every = 50 * time.Millisecond
-	var wg sync.WaitGroup
+	var others, all sync.WaitGroup
+	publish := func(key string) {
+		e, err := m.Reserve(key, Request{Network: "web"})
+		if err == nil {
+			err = m.Publish(t.Context(), taskOf(key, e))
+		}
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if err != nil || !slices.ContainsFunc(f.rules, func(t Task) bool { return t.Key == key }) {
+			t.Errorf("%s is published, and not in the rules: %v", key, err)
+		}
+	}
+	begun := make(chan struct{})
+	f.during = func(call string) {
+		if call == "load" {
+			f.during = nil
+			close(begun)
+			others.Wait()
+		}
+	}
+	others.Add(1)
+	all.Go(func() { publish("first") })
+	<-begun
 	for i := range 100 {
-		wg.Go(func() {
-			key := fmt.Sprint(i)
-			e, err := m.Reserve(key, Request{Network: "web"})
-			if err == nil {
-				err = m.Publish(t.Context(), taskOf(key, e))
-			}
-			f.mu.Lock()
-			defer f.mu.Unlock()
-			if err != nil || !slices.ContainsFunc(f.rules, func(t Task) bool { return t.Key == key }) {
-				t.Errorf("%s is published, and not in the rules: %v", key, err)
-			}
-		})
+		all.Go(func() { publish(fmt.Sprint(i)) })
 	}
-	wg.Wait()
-	if f.loads > 20 {
-		t.Errorf("%d loads of 100 changes", f.loads)
+	for waiting := 0; waiting < 100; {
+		m.rules.mu.Lock()
+		waiting = len(m.rules.waiting)
+		m.rules.mu.Unlock()
+		time.Sleep(time.Millisecond)
 	}
-	for i := burst; i < len(f.loads0); i++ {
-		if gap := f.loads0[i].Sub(f.loads0[i-burst]); gap < burst*m.rules.every {
-			t.Errorf("%d loads in %s", burst+1, gap)
-		}
-	}
-	if len(f.rules) != 100 || len(f.nets) != 1 {
-		t.Errorf("rules of %d tasks, %d networks", len(f.rules), len(f.nets))
-	}
-}
-
-// Loads one after another wait for each other the more, and never are more than ten a second.
-func TestPause(t *testing.T) {
-	r := &rules{every: loadEvery}
-	now := time.Now()
-	var at []time.Time
-	for range 50 {
-		at = append(at, now)
-		now = now.Add(r.pause(now))
-	}
-	if first := at[1].Sub(at[0]); first > loadEvery/4 {
-		t.Errorf("the second waits for %s", first)
-	}
-	for i := burst; i < len(at); i++ {
-		if gap := at[i].Sub(at[i-burst]); gap < burst*loadEvery {
-			t.Errorf("%d loads in %s", burst+1, gap)
-		}
-	}
-	if r.pause(now.Add(time.Hour)); len(r.last) != 1 {
-		t.Errorf("remembered: %v", r.last)
+	others.Done()
+	all.Wait()
+	if f.loads != 2 || len(f.rules) != 101 || len(f.nets) != 1 {
+		t.Errorf("%d loads of 101 changes: rules of %d tasks, %d networks", f.loads, len(f.rules), len(f.nets))
 	}
 }
 
