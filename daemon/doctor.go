@@ -64,8 +64,8 @@ func (d *Daemon) checkNetworks(c *host.Checks) {
 		return // told by the check of the policy
 	}
 	if names := host.OtherNetworks(d.cfg, now); len(names) > 0 {
-		c.Warn("networks", d.cfg.Path+" was changed, and the daemon does not know of it yet: "+strings.Join(names, ", "),
-			"freejail daemon --upgrade")
+		c.Warn("networks", d.cfg.Path+" was changed, and the daemon does not know of it yet: "+
+			strings.Join(names, ", "), "freejail daemon --upgrade")
 	}
 }
 

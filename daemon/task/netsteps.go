@@ -105,6 +105,9 @@ func (s *start) reserve(ctx context.Context) error {
 	if err := t.connect(e); err != nil {
 		return err
 	}
+	if err := m.claimAddresses(t); err != nil {
+		return err
+	}
 	return s.plan.connected(t.snapshot().Spec, e)
 }
 
@@ -120,6 +123,7 @@ func (m *Manager) release(ctx context.Context, t *task, _ string) error {
 	}
 	defer unlock()
 	if m.shared.remove(&m.shared.reserved, holder, t.key()) {
+		m.releaseAddresses(t)
 		m.Networks.Release(holder)
 	}
 	return nil

@@ -14,6 +14,11 @@ import (
 	"github.com/freejail/freejail/internal/mount"
 )
 
+// jailsListenApart tells that a socket of all addresses is not in the way of one of a task with addresses of its own:
+// the kernel compares those of jails with the same addresses alone (prison_equal_ip4 in in_pcblookup_local of
+// netinet/in_pcb.c).
+const jailsListenApart = true
+
 // mountDev mounts devfs with a ruleset that the registry has read back whole:
 // the kernel takes an unknown number for an empty set, which hides nothing.
 func (m *mounter) mountDev(ruleset int, _ []devfs.Rule, linux bool) error {

@@ -11,6 +11,10 @@ import (
 	"github.com/freejail/freejail/internal/mount"
 )
 
+// jailsListenApart tells that a socket of all addresses is not in the way of one of a task with addresses of its own:
+// here it is.
+const jailsListenApart = false
+
 // mountDev makes a /dev of the nodes that the rules leave visible.
 func (m *mounter) mountDev(_ int, rules []devfs.Rule, _ bool) error {
 	dev, err := m.root.Dir("/dev")

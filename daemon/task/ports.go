@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/network"
 )
 
 // binding is count ports, one where that is 0, of one address of the host, or of all: the zero address
@@ -70,13 +71,66 @@ type claim struct {
 	stack      string // by its holder; empty is the host's
 	key, alloc string
 	leads      string // where a port of the host leads; empty is to whoever listens there
+	// whole is all of an address that a task has of the host's; confined is a port there. Who listens at all of the
+	// host's addresses does not listen at a whole one, and may be in the way of the other.
+	whole, confined bool
 }
 
 func (c claim) shares(o claim) bool {
 	return c.key == o.key || c.stack == "" && c.alloc != "" && c.alloc == o.alloc && c.leads == o.leads
 }
 
-func (c claim) conflicts(o claim) bool { return c.stack == o.stack && c.meets(o.binding) }
+func (c claim) conflicts(o claim) bool {
+	switch {
+	case c.stack != o.stack:
+		return false
+	case c.whole || o.whole:
+		return c.addr == o.addr
+	case jailsListenApart && c.confined != o.confined: // which of them is at the very address is seen by its whole
+		return false
+	}
+	return c.meets(o.binding)
+}
+
+// String is what one has of the host, for another whose way it is in.
+func (c claim) String() string {
+	if c.whole {
+		return "the address " + c.addr.String()
+	}
+	return c.binding.String()
+}
+
+// addressClaims are those of a task with addresses of the host's, which it has to itself, and its ports there.
+func (t *task) addressClaims() (out []claim) {
+	i := t.snapshot()
+	if i.Network == nil || i.Network.Mode != string(network.Alias) {
+		return nil
+	}
+	for _, a := range []netip.Addr{i.Network.Addr4, i.Network.Addr6} {
+		if !a.IsValid() {
+			continue
+		}
+		out = append(out, claim{binding: binding{addr: a}, key: t.key(), whole: true})
+		for _, p := range i.Ports {
+			if b := insideOf(p); !p.Exposed {
+				b.addr = a
+				out = append(out, claim{binding: b, key: t.key(), confined: true})
+			}
+		}
+	}
+	return out
+}
+
+// claimAddresses fails, by name, where a port of another task is in the way at an address of the task's, or the
+// other way round.
+func (m *Manager) claimAddresses(t *task) error {
+	for _, c := range t.addressClaims() {
+		if other, taken := m.claim(c); taken && !other.shares(c) {
+			return client.Conflict("%s is taken on this host by task %s, with %s", c, other.key, other)
+		}
+	}
+	return nil
+}
 
 // claims are those of a port.
 func (t *task) claims(p client.Port) (out []claim) {
@@ -146,7 +200,7 @@ func (m *Manager) elsewhere(t *task, p *client.Port, c, other claim) error {
 		return client.Conflict("port %s: %s leads to task %s of the allocation already: %s", p.Name, c, other.key,
 			advice)
 	}
-	return client.Conflict("port %s: %s is taken on this host by task %s, with %s", p.Name, c, other.key, other.binding)
+	return client.Conflict("port %s: %s is taken on this host by task %s, with %s", p.Name, c, other.key, other)
 }
 
 // claim records a claim unless one that it cannot share is in its way. It returns that, or else one
@@ -191,17 +245,26 @@ func probe(protocol, addr string) error {
 	return l.Close()
 }
 
+// releasePorts leaves a task its addresses, which are there until releaseAddresses.
 func (m *Manager) releasePorts(t *task) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.ports = slices.DeleteFunc(m.ports, func(c claim) bool { return c.key == t.key() })
+	m.ports = slices.DeleteFunc(m.ports, func(c claim) bool { return c.key == t.key() && !c.whole })
+}
+
+func (m *Manager) releaseAddresses(t *task) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.ports = slices.DeleteFunc(m.ports, func(c claim) bool { return c.key == t.key() && c.whole })
 }
 
 // adoptPorts has what a task of an earlier daemon has be its own.
 func (m *Manager) adoptPorts(t *task) {
+	more := t.addressClaims()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, p := range t.info.Ports {
 		m.ports = append(m.ports, t.claims(p)...)
 	}
+	m.ports = append(m.ports, more...)
 }

@@ -242,6 +242,7 @@ func (m *Manager) forget(t *task) error {
 		return nil
 	}
 	m.releasePorts(t)
+	m.releaseAddresses(t)
 	m.endOutputs(t)
 	t.closeInput()
 	if err := t.journal.remove(); err != nil {
