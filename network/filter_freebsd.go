@@ -59,12 +59,13 @@ type pf struct {
 	lock  *anchorLock // nil where nobody else can have the anchor
 
 	checking sync.Mutex
-	main     *pfSets // the host's, which name the anchors; nil until they were found to
+	main     []pfSets // the host's, which name the anchors; nil until they were found to
 
 	// What follows is the Manager's to guard: it loads and compares one at a time.
 	loader   pfLoader
 	networks []Network
 	tasks    []Task
+	seen     pfHost
 }
 
 func newFilter(Config) (filter, error) { return newPF(&anchorLock{}), nil }
@@ -82,16 +83,20 @@ func (p *pf) check() error {
 	if _, err := os.Stat(pfDevice); errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%w: pf is not loaded: kldload pf, and sysrc pf_enable=YES && service pf start", errNoFilter)
 	}
-	if _, err := p.pfctl("", "-s", "Running"); err != nil {
-		return errors.New("pf is not enabled: sysrc pf_enable=YES && service pf start")
+	on, err := p.enabled()
+	if err == nil && !on {
+		err = errors.New("pf is not enabled: sysrc pf_enable=YES && service pf start")
 	}
-	main, err := pfMain()
-	if err != nil || p.main != nil && main == *p.main {
+	if err != nil {
+		return err
+	}
+	main, err := p.sets("")
+	if err != nil || slices.Equal(main, p.main) {
 		return err
 	}
 	missing, err := p.missingAnchors()
 	if err == nil && len(missing) == 0 {
-		p.main = &main
+		p.main = main
 	}
 	if err == nil && len(missing) > 0 {
 		err = fmt.Errorf("the host's pf rules do not name freejail's: add to /etc/pf.conf, translations before rules, "+
@@ -141,7 +146,11 @@ func (p *pf) render(networks []Network, tasks []Task) error {
 	if err != nil {
 		return err
 	}
-	return p.loader.apply(want, pfAddresses(tasks))
+	err = p.loader.apply(want, pfAddresses(tasks))
+	if err == nil {
+		p.seen = host
+	}
+	return err
 }
 
 // pfAddresses are those of tasks that pf has rules for.
@@ -163,10 +172,12 @@ func (p *pf) loaded() (bool, error) {
 	if same, err := p.loader.intact(); err != nil || !same {
 		return false, err
 	}
-	if err := p.render(p.networks, p.tasks); err != nil {
-		return false, err
+	host, err := p.host()
+	if err != nil || host.Links == p.seen.Links && slices.Equal(host.Addresses, p.seen.Addresses) {
+		return err == nil, err
 	}
-	return true, nil
+	err = p.render(p.networks, p.tasks)
+	return err == nil, err
 }
 
 func (p *pf) loadAnchor(text string) error {

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -670,6 +671,62 @@ func TestStatesEnd(t *testing.T) {
 			t.Errorf("left of nothing: %s", left)
 		}
 	})
+}
+
+// beforeBuckets is what an earlier freejail has loaded: one anchor with all rules, labels and tables that nothing else
+// can change.
+const beforeBuckets = `table <freejail_host> const { 192.0.2.10 10.88.0.1 }
+table <freejail_nets> const { 10.88.0.0/24 }
+table <freejail_web> const { 10.88.0.7 10.88.0.8 }
+rdr on ! lo0 inet proto tcp from any to 192.0.2.10 port 8081 tag freejail_in -> 10.88.0.7 port 8080
+rdr on ! lo0 inet proto tcp from any to 192.0.2.10 port 8083 tag freejail_in -> 10.88.0.8 port 8080
+block drop in quick on fj-web from ! <freejail_web>
+pass in quick on fj-web from <freejail_web> to any tag freejail_out keep state (if-bound)
+block drop out quick on fj-web from ! <freejail_host> to any ! tagged freejail_in
+pass out quick on fj-web inet from any to 10.88.0.7 keep state (if-bound) label "freejail:fjnet-one"
+pass out quick on fj-web inet from any to 10.88.0.8 keep state (if-bound) label "freejail:fjnet-two"
+block drop in quick on ! lo0 from any to <freejail_nets> ! tagged freejail_in
+pass in inet from any to 10.88.0.7 tagged freejail_in keep state label "freejail:fjnet-one"
+pass in inet from any to 10.88.0.8 tagged freejail_in keep state label "freejail:fjnet-two"
+pass in inet proto tcp from any to 198.51.100.50 port 5432 keep state label "freejail:alias"
+`
+
+// A daemon takes over what an earlier one has left: tasks that run on keep their connections, those of the others end.
+func TestTakesOverWhatWasBefore(t *testing.T) {
+	onHost(t, func(w *pfWorld) {
+		networks, tasks := w.twoNetworks()
+		w.conf(anchors + "pass\nanchor \"freejail\"\n")
+		w.run("pfctl", "-qe")
+		if _, err := runPfctl(beforeBuckets, "-q", "-o", "none", "-a", "freejail", "-f", "-"); err != nil {
+			t.Fatal(err)
+		}
+		left, err := w.pf.left()
+		if want := pfAddrsOf("10.88.0.7", "10.88.0.8", "198.51.100.50"); err != nil || !slices.Equal(left, want) {
+			t.Errorf("left by the daemon before: %v %v, want %v", left, err, want)
+		}
+		for _, name := range []string{"one", "two"} {
+			w.start(name, "serve", name, "tcp/8080")
+		}
+		for _, port := range []string{"8081", "8083"} {
+			w.start("out", "keep", "tcp", "192.0.2.10:"+port)
+		}
+		w.load(networks, tasks[:1])
+		states := w.run("pfctl", "-ss")
+		if !strings.Contains(states, "10.88.0.7:8080 (192.0.2.10:8081) <- 192.0.2.99") || strings.Contains(states, "10.88.0.8") {
+			t.Errorf("states of a task that is there, and none of one that is not:\n%s", states)
+		}
+		if rules := w.run("pfctl", "-qa", "freejail", "-sr"); strings.Contains(rules, "label") {
+			t.Errorf("rules of before:\n%s", rules)
+		}
+		w.probe(probe{"out", "tcp", "192.0.2.10:8081", "one 192.0.2.99", ""}, probe{"out", "tcp", "192.0.2.10:8083", "", ""})
+	})
+}
+
+func pfAddrsOf(list ...string) (all []netip.Addr) {
+	for _, a := range list {
+		all = append(all, netip.MustParseAddr(a))
+	}
+	return all
 }
 
 // What the operator's rules say after the anchor, or quick before it, is what counts; what they pass is

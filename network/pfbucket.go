@@ -21,8 +21,8 @@ type pfBucket struct {
 func bucketAnchor(i int) string { return fmt.Sprintf("%s/%02d", pfAnchor, i) }
 
 // bucketOf spreads the addresses of a pool evenly, as they are given one after the other.
-func bucketOf(s pfStack) int {
-	a := s.addrs()[0].Unmap().AsSlice()
+func bucketOf(s *pfStack) int {
+	a := s.addrs[0].Unmap().AsSlice()
 	return int(a[len(a)-1]) % pfBuckets
 }
 

@@ -34,9 +34,10 @@ func pfCall[T any](d pfDev, number uintptr, arg *T) error {
 	return nil
 }
 
-// Numbers of net/pfvar.h: DIOCGETRULES, DIOCKILLSTATESNV, DIOCRADDADDRS, DIOCRDELADDRS and DIOCRGETADDRS.
+// Numbers of net/pfvar.h: DIOCGETRULES, DIOCGETSTATUSNV, DIOCKILLSTATESNV, DIOCRADDADDRS, DIOCRDELADDRS and DIOCRGETADDRS.
 const (
 	pfGetRules   = 6
+	pfGetStatus  = 21
 	pfKillStates = 41
 	pfAddAddrs   = 67
 	pfDelAddrs   = 68
@@ -68,10 +69,10 @@ const (
 	pfRDR  = 8
 )
 
-// sets are those of an anchor, of some kinds.
-func (d pfDev) sets(anchor string, kinds ...byte) (out pfSets, err error) {
+// sets are those of an anchor.
+func (d pfDev) sets(anchor string) (out pfSets, err error) {
 	some := false
-	for i, kind := range kinds {
+	for i, kind := range [...]byte{pfPass, pfNAT, pfRDR} {
 		r := pfiocRule{Anchor: pfPathOf(anchor)}
 		r.Rule[pfRuleAction] = kind
 		err := pfCall(d, pfGetRules, &r)
@@ -90,31 +91,37 @@ func (d pfDev) sets(anchor string, kinds ...byte) (out pfSets, err error) {
 	return out, nil
 }
 
-// pfMain are the host's own.
-func pfMain() (pfSets, error) {
+func (p *pf) sets(anchors ...string) ([]pfSets, error) {
 	d, err := openPF(os.O_RDONLY)
 	if err != nil {
-		return pfSets{}, err
+		return nil, err
 	}
 	defer d.Close()
-	return d.sets("", pfPass, pfNAT, pfRDR)
-}
-
-func (p *pf) sets() (anchor pfSets, buckets [pfBuckets]pfSets, err error) {
-	d, err := openPF(os.O_RDONLY)
-	if err != nil {
-		return anchor, buckets, err
-	}
-	defer d.Close()
-	if anchor, err = d.sets(pfAnchor, pfPass, pfNAT, pfRDR); err != nil {
-		return anchor, buckets, err
-	}
-	for i := range buckets {
-		if buckets[i], err = d.sets(bucketAnchor(i), pfNAT, pfRDR); err != nil {
-			break
+	all := make([]pfSets, len(anchors))
+	for i, anchor := range anchors {
+		if all[i], err = d.sets(anchor); err != nil {
+			return nil, err
 		}
 	}
-	return anchor, buckets, err
+	return all, nil
+}
+
+// enabled tells whether pf looks at packets. The answer is packed as nv(9) packs it: of the pair `running` only
+// the value is not known.
+func (p *pf) enabled() (bool, error) {
+	d, err := openPF(os.O_RDONLY)
+	if err != nil {
+		return false, err
+	}
+	defer d.Close()
+	answer := make([]byte, 64<<10) // many times what there are counters for
+	nv := pfiocNV{Data: unsafe.SliceData(answer), Size: uintptr(len(answer))}
+	if err := pfCall(d, pfGetStatus, &nv); err != nil {
+		return false, fmt.Errorf("%s: status: %w", pfDevice, err)
+	}
+	var w nvWriter
+	w.flag("running", 1)
+	return bytes.Contains(answer[:min(nv.Len, nv.Size)], w.Bytes()), nil
 }
 
 // pfiocTable is struct pfioc_table of net/pfvar.h.

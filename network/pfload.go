@@ -1,7 +1,6 @@
 package network
 
 import (
-	"cmp"
 	"errors"
 	"maps"
 	"net/netip"
@@ -12,8 +11,8 @@ import (
 type pfKernel interface {
 	// left are the addresses of tasks whose rules an earlier daemon has loaded.
 	left() ([]netip.Addr, error)
-	// sets are the numbers of the anchor's rule sets and of each bucket's; none where there are no rules.
-	sets() (anchor pfSets, buckets [pfBuckets]pfSets, err error)
+	// sets are the rule sets of anchors.
+	sets(anchors ...string) ([]pfSets, error)
 	// loadAnchor replaces rules and tables, but not what buckets have.
 	loadAnchor(text string) error
 	loadBucket(i int, b pfBucket) error
@@ -35,15 +34,21 @@ type pfRuleset struct{ ticket, rules uint32 }
 type pfLoader struct {
 	kernel pfKernel
 
-	begun   bool
-	anchor  bool            // have.rules and have.tables are what pf has
-	bucket  [pfBuckets]bool // so is that of have.buckets
-	have    pfLayout
-	sets    pfSets // as they were after the last change of freejail's
-	buckets [pfBuckets]pfSets
-	addrs   []netip.Addr // that may have states
-	lost    bool         // somebody else changed something, and nobody was told yet
+	begun bool
+	known [1 + pfBuckets]bool // whether have is what pf has: in the anchor, and in each bucket
+	have  pfLayout
+	sets  [1 + pfBuckets]pfSets // as they were after the last change of freejail's
+	addrs []netip.Addr          // that may have states
+	lost  bool                  // somebody else changed something, and nobody was told yet
 }
+
+// pfAnchors are those of known and sets.
+var pfAnchors = func() (all []string) {
+	for i := range pfBuckets {
+		all = append(all, bucketAnchor(i))
+	}
+	return slices.Insert(all, 0, pfAnchor)
+}()
 
 // apply has pf be as a layout for tasks with some addresses: what leads to a task has its address known before,
 // and where it ends nothing leads to it before its states are ended. What fails leaves the rules of before in
@@ -84,29 +89,36 @@ func (l *pfLoader) begin() error {
 	if err != nil {
 		return err
 	}
-	*l = pfLoader{kernel: l.kernel, begun: true, addrs: addrs}
-	_, l.buckets, err = l.kernel.sets()
-	for i := range l.bucket {
-		l.bucket[i] = l.buckets[i] == pfSets{} // those that are not there are as is known
-	}
-	return err
-}
-
-func (l *pfLoader) applyAnchor(want pfLayout) error {
-	if l.anchor && want.rules == l.have.rules {
-		return l.changeTables(want, true)
-	}
-	l.anchor = false
-	if err := l.kernel.loadAnchor(want.text()); err != nil {
-		return err
-	}
-	sets, _, err := l.kernel.sets()
+	sets, err := l.kernel.sets(pfAnchors...)
 	if err != nil {
 		return err
 	}
-	l.anchor, l.sets = true, sets
-	l.have.rules, l.have.tables = want.rules, maps.Clone(want.tables)
+	*l = pfLoader{kernel: l.kernel, begun: true, addrs: addrs}
+	for i := range l.known {
+		l.known[i] = i > 0 && sets[i] == pfSets{} // a bucket that is not there is as is known
+	}
 	return nil
+}
+
+func (l *pfLoader) applyAnchor(want pfLayout) error {
+	if l.known[0] && want.rules == l.have.rules {
+		return l.changeTables(want, true)
+	}
+	l.known[0] = false
+	if err := l.kernel.loadAnchor(want.text()); err != nil {
+		return err
+	}
+	l.have.rules, l.have.tables = want.rules, maps.Clone(want.tables)
+	return l.learn(0)
+}
+
+// learn takes what an anchor has now to be freejail's.
+func (l *pfLoader) learn(i int) error {
+	sets, err := l.kernel.sets(pfAnchors[i])
+	if err == nil {
+		l.known[i], l.sets[i] = true, sets[0]
+	}
+	return err
 }
 
 // changeTables adds addresses, or removes those that are there no more.
@@ -144,29 +156,20 @@ func sorted(list []netip.Prefix) []netip.Prefix {
 }
 
 func (l *pfLoader) applyBuckets(want pfLayout) error {
-	var changed []int
-	var failed error
 	for i, b := range want.buckets {
-		if l.bucket[i] && b.equal(l.have.buckets[i]) {
+		if l.known[1+i] && b.equal(l.have.buckets[i]) {
 			continue
 		}
-		l.bucket[i] = false
-		if failed = l.kernel.loadBucket(i, b); failed != nil {
-			break
+		l.known[1+i] = false
+		if err := l.kernel.loadBucket(i, b); err != nil {
+			return err
 		}
-		changed = append(changed, i)
+		l.have.buckets[i] = b
+		if err := l.learn(1 + i); err != nil {
+			return err
+		}
 	}
-	if len(changed) == 0 {
-		return failed
-	}
-	_, sets, err := l.kernel.sets()
-	if err != nil {
-		return cmp.Or(failed, err)
-	}
-	for _, i := range changed {
-		l.bucket[i], l.buckets[i], l.have.buckets[i] = true, sets[i], want.buckets[i]
-	}
-	return failed
+	return nil
 }
 
 // forget ends the states of addresses that no task has any more. All are tried.
@@ -187,19 +190,18 @@ func (l *pfLoader) forget(before, now []netip.Addr) error {
 
 // verify compares what is known with what pf has. What is not as it was is not known any more.
 func (l *pfLoader) verify() (same bool, err error) {
-	anchor, buckets, err := l.kernel.sets()
+	sets, err := l.kernel.sets(pfAnchors...)
 	if err != nil {
 		return false, err
 	}
-	same = !l.anchor || anchor == l.sets
-	l.anchor = l.anchor && same
-	for i := range buckets {
-		if l.bucket[i] && buckets[i] != l.buckets[i] {
-			same, l.bucket[i] = false, false
+	same = true
+	for i := range sets {
+		if l.known[i] && sets[i] != l.sets[i] {
+			same, l.known[i] = false, false
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(l.have.tables)) {
-		if !l.anchor {
+		if !l.known[0] {
 			break
 		}
 		list, ok, err := l.kernel.addresses(name)
@@ -207,7 +209,7 @@ func (l *pfLoader) verify() (same bool, err error) {
 			return false, err
 		}
 		if sorted(list); !ok || !slices.Equal(list, l.have.tables[name]) {
-			same, l.anchor, l.have.tables[name] = false, ok, list
+			same, l.known[0], l.have.tables[name] = false, ok, list
 		}
 	}
 	return same, nil
@@ -222,7 +224,7 @@ func (l *pfLoader) intact() (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	same = same && !l.lost && l.anchor && !slices.Contains(l.bucket[:], false)
+	same = same && !l.lost && !slices.Contains(l.known[:], false)
 	l.lost = false
 	return same, nil
 }

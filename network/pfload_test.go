@@ -19,8 +19,7 @@ type fakePF struct {
 	tables map[string][]netip.Prefix
 	bucket [pfBuckets]string
 	number uint32
-	sets0  pfSets
-	sets1  [pfBuckets]pfSets
+	loaded [1 + pfBuckets]pfSets
 	before []netip.Addr
 }
 
@@ -34,7 +33,12 @@ func (f *fakePF) did(what string) error {
 
 func (f *fakePF) left() ([]netip.Addr, error) { return f.before, nil }
 
-func (f *fakePF) sets() (pfSets, [pfBuckets]pfSets, error) { return f.sets0, f.sets1, nil }
+func (f *fakePF) sets(anchors ...string) (all []pfSets, err error) {
+	for _, a := range anchors {
+		all = append(all, f.loaded[slices.Index(pfAnchors, a)])
+	}
+	return all, nil
+}
 
 // loads is the number of a rule set with some text.
 func (f *fakePF) loads(text string) (s pfSets) {
@@ -50,7 +54,7 @@ func (f *fakePF) loadAnchor(text string) error {
 	if err := f.did("anchor"); err != nil {
 		return err
 	}
-	f.sets0, f.tables = f.loads(text), map[string][]netip.Prefix{}
+	f.loaded[0], f.tables = f.loads(text), map[string][]netip.Prefix{}
 	for line := range strings.Lines(text) {
 		fields := strings.Fields(line)
 		if fields[0] != "table" {
@@ -72,7 +76,7 @@ func (f *fakePF) loadBucket(i int, b pfBucket) error {
 	if err := f.did(bucketAnchor(i)); err != nil {
 		return err
 	}
-	f.bucket[i], f.sets1[i] = b.text(), f.loads(b.text())
+	f.bucket[i], f.loaded[1+i] = b.text(), f.loads(b.text())
 	return nil
 }
 
@@ -175,10 +179,10 @@ func TestChangesOfOthers(t *testing.T) {
 	n, tasks := manyTasks(3)
 	f.apply(n, tasks)
 	for name, harm := range map[string]func(){
-		"anchor":      func() { f.sets0 = f.loads("pass\n") },
-		"flushed":     func() { f.sets0 = pfSets{} },
-		"freejail/03": func() { f.sets1[3] = pfSets{} },
-		"freejail/60": func() { f.sets1[60] = f.loads("pass\n") },
+		"anchor":      func() { f.loaded[0] = f.loads("pass\n") },
+		"flushed":     func() { f.loaded[0] = pfSets{} },
+		"freejail/03": func() { f.loaded[4] = pfSets{} },
+		"freejail/60": func() { f.loaded[61] = f.loads("pass\n") },
 		"table":       func() { f.tables["freejail_web"] = f.tables["freejail_web"][1:] },
 		"no table":    func() { delete(f.tables, "freejail_web") },
 	} {

@@ -78,26 +78,24 @@ func pfCheckPorts(p Port) error {
 
 // pfStack is an address or two of tasks: those of a group have them together.
 type pfStack struct {
-	Addr4, Addr6 netip.Addr
-
+	addrs     []netip.Addr // one of each family at most
 	link      pfText
 	published []Publication
 	declared  []Port
 }
-
-// addrs are the addresses that a stack has.
-func (s pfStack) addrs() []netip.Addr { return pfValid(s.Addr4, s.Addr6) }
 
 func pfValid(all ...netip.Addr) []netip.Addr {
 	return slices.DeleteFunc(all, func(a netip.Addr) bool { return !a.IsValid() })
 }
 
 // of is the address of a stack of another's family; not valid if it has none.
-func (s pfStack) of(a netip.Addr) netip.Addr {
-	if a.Unmap().Is4() {
-		return s.Addr4
+func (s *pfStack) of(a netip.Addr) netip.Addr {
+	for _, own := range s.addrs {
+		if own.Is4() == a.Unmap().Is4() {
+			return own
+		}
 	}
-	return s.Addr6
+	return netip.Addr{}
 }
 
 // pfNet is a network with what rules have of it.
@@ -105,7 +103,7 @@ type pfNet struct {
 	Network
 	bridge, egress pfText // its bridge; where its packets leave, empty for all interfaces
 	table          pfText // of its tasks' addresses
-	stacks         []pfStack
+	stacks         []*pfStack
 	of             map[[2]netip.Addr]int // stacks, by their addresses
 }
 
@@ -153,7 +151,7 @@ func (n *pfNet) add(t *Task) error {
 	addrs := [2]netip.Addr{t.Addr4, t.Addr6}
 	i, ok := n.of[addrs]
 	if !ok {
-		s := pfStack{Addr4: t.Addr4, Addr6: t.Addr6}
+		s := &pfStack{addrs: pfValid(t.Addr4, t.Addr6)}
 		if t.Link != "" {
 			var err error
 			if s.link, err = pfInterface(t.Link); err != nil {
@@ -282,7 +280,7 @@ func comparePrefixes(a, b netip.Prefix) int {
 
 func (n *pfNet) taskAddresses() (all []netip.Prefix) {
 	for _, s := range n.stacks {
-		for _, a := range s.addrs() {
+		for _, a := range s.addrs {
 			all = append(all, pfSingle(a))
 		}
 	}
@@ -301,7 +299,9 @@ func (w *pfWriter) hostAddresses() []netip.Prefix {
 	taken := map[netip.Addr]bool{}
 	for _, n := range w.mode(Alias) {
 		for _, s := range n.stacks {
-			taken[s.Addr4], taken[s.Addr6] = true, true
+			for _, a := range s.addrs {
+				taken[a] = true
+			}
 		}
 	}
 	var all []netip.Prefix

@@ -46,7 +46,7 @@ func (w *pfWriter) linksOnce() (all []pfText) {
 
 // hairpins are for a task that connects to its own published port: a stack takes no packet that comes
 // from its own address.
-func (w *pfWriter) hairpins(n *pfNet, families []pfFamilies, s pfStack) {
+func (w *pfWriter) hairpins(n *pfNet, families []pfFamilies, s *pfStack) {
 	for _, f := range families {
 		if a := s.of(f.gateway); len(s.published) > 0 && a.IsValid() && f.gateway.IsValid() {
 			w.buckets[bucketOf(s)].add(pfHairpin{n.bridge, a, f.gateway})
@@ -97,12 +97,12 @@ func (w *pfWriter) exits(n *pfNet, prefix netip.Prefix) (all []pfText) {
 // publish leads a port to a task, from everywhere but the host itself: a redirection on lo0 leads one
 // way only, unless net.pf.filter_local was set when pf began, and never from ::1. There the daemon's
 // socket answers.
-func (w *pfWriter) publish(s pfStack, p Publication) {
+func (w *pfWriter) publish(s *pfStack, p Publication) {
 	w.err = cmp.Or(w.err, pfCheckPorts(p.Port), pfCheckPorts(Port{Protocol: p.Protocol, First: p.To, Count: p.Count}))
 	if p.At.IsLoopback() {
 		return
 	}
-	for _, a := range s.addrs() {
+	for _, a := range s.addrs {
 		r := pfRedirect{at: p.At, port: p.Port, to: a, toPort: p.To}
 		switch {
 		case p.At.IsValid() && p.At.Unmap().Is4() != a.Is4():
@@ -194,8 +194,8 @@ func (w *pfWriter) aliases(from *pfNet) {
 }
 
 // declared passes what a task has declared.
-func (w *pfWriter) declared(s pfStack, what, from, state pfText) {
-	for _, a := range s.addrs() {
+func (w *pfWriter) declared(s *pfStack, what, from, state pfText) {
+	for _, a := range s.addrs {
 		for _, p := range s.declared {
 			proto, ports := w.ports(p)
 			w.rule(`%s %s proto %s from %s to %s port %s %s`, what, pfFamily(a), proto, from, pfAddress(a), ports, state)
@@ -261,7 +261,7 @@ func (w *pfWriter) links() {
 				state.text = "keep state (if-bound)"
 				w.toLink(n, s)
 			}
-			for _, a := range s.addrs() {
+			for _, a := range s.addrs {
 				w.rule("pass in quick on %s %s from %s to any %s", s.link, pfFamily(a), pfAddress(a), state)
 			}
 			w.rule("block drop in quick on %s", s.link)
@@ -271,13 +271,13 @@ func (w *pfWriter) links() {
 
 // toLink holds a link on a bridge of the operator's to what its task has declared, to what it has
 // asked for, and to the host and its neighbours.
-func (w *pfWriter) toLink(n *pfNet, s pfStack) {
+func (w *pfWriter) toLink(n *pfNet, s *pfStack) {
 	if n.Isolate {
 		w.rule("block drop in quick on %s to <%s>", s.link, n.table)
 	}
 	on := pfText{"pass out quick on " + s.link.text}
 	w.declared(s, on, pfText{"any"}, pfText{"keep state (if-bound)"})
-	for _, a := range s.addrs() {
+	for _, a := range s.addrs {
 		from := []pfText{{"<" + pfAnchor + "_host>"}, {"<" + n.table.text + ">"}}
 		if n.Isolate {
 			from = from[:1]
