@@ -1,12 +1,15 @@
 package network
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"regexp"
 	"sync"
 	"time"
+
+	"github.com/freejail/freejail/internal/keylock"
 )
 
 var nameForm = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
@@ -184,6 +187,8 @@ type usable struct {
 	filter filter
 	now    func() time.Time
 
+	looking keylock.Map // networks, by name
+
 	mu   sync.Mutex
 	seen map[string]time.Time // networks that were usable
 }
@@ -196,19 +201,27 @@ func (u *usable) check(n Network) error {
 	if n.Mode == Host || n.Mode == None {
 		return nil
 	}
+	unlock, err := u.looking.Lock(context.Background(), n.Name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	u.mu.Lock()
-	defer u.mu.Unlock()
-	if at, ok := u.seen[n.Name]; ok && u.now().Sub(at) < usableFor {
+	at, ok := u.seen[n.Name]
+	u.mu.Unlock()
+	if ok && u.now().Sub(at) < usableFor {
 		return nil
 	}
-	err := u.host(n)
+	err = u.host(n)
 	if err == nil && n.Mode == NAT {
 		if err = u.filter.check(); err != nil {
 			err = n.fault("%w", err)
 		}
 	}
 	if err == nil {
+		u.mu.Lock()
 		u.seen[n.Name] = u.now()
+		u.mu.Unlock()
 	}
 	return err
 }

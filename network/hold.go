@@ -15,6 +15,8 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
+
+	"github.com/freejail/freejail/internal/keylock"
 )
 
 // holder is the ports of a host: each has a socket of the daemon's that listens, so that no other program
@@ -29,8 +31,13 @@ type holder struct {
 	names  *resolver
 	drops  atomic.Uint64
 
+	turns     keylock.Map  // of keys
+	upgrading sync.RWMutex // is read by what opens or closes sockets
+
+	// Nothing waits for the kernel with the lock.
 	mu        sync.Mutex
 	kept      map[portOf][]*kept
+	has       map[string][]*kept // by key
 	sockets   int                // how many are kept
 	inherited map[bound]*os.File // of the daemon before, and of no task yet
 }
@@ -57,13 +64,18 @@ func (p bound) meets(o bound) bool {
 	return a.Is4() == b.Is4() && (a == b || a.IsUnspecified() || b.IsUnspecified())
 }
 
-// kept is a port that is held.
+// kept is a port that is held, or is about to be.
 type kept struct {
 	bound
-	keys   []string // of those who have it: tasks of one stack may publish the same
-	relay  *relay
+	keys  []string // of those who have it: tasks of one stack may publish the same; nobody while it is being closed
+	relay *relay
+	old   *os.File // the socket of the daemon before
+
+	opened chan struct{} // is closed when the rest is there
+	err    error         // why it could not be
 	socket syscall.Conn
 	stop   func()
+	gone   chan struct{} // is closed when it is nobody's any more
 }
 
 // wanted is a place that is to lead to a target.
@@ -83,19 +95,19 @@ func newHolder(log hclog.Logger, l limits) *holder {
 		log = hclog.NewNullLogger()
 	}
 	return &holder{log: log, own: (&hostAddresses{}).has,
-		limits: l, tasks: &share{newQuota(l.conns, l.conns/4), newFlows(l.flows)},
-		asked: &share{newQuota(l.conns/4, l.conns/64), newFlows(l.flows / 4)},
+		limits: l, tasks: &share{newConns(l.conns, l.conns/4), newFlows(l.flows)},
+		asked: &share{newConns(l.conns/4, l.conns/64), newFlows(l.flows / 4)},
 		names: &resolver{file: "/etc/resolv.conf", port: 53},
-		kept:  map[portOf][]*kept{}, inherited: map[bound]*os.File{}}
+		kept:  map[portOf][]*kept{}, has: map[string][]*kept{}, inherited: map[bound]*os.File{}}
 }
 
 // limits bound the descriptors that ports take of those that the daemon may have.
 type limits struct{ files, sockets, conns, flows int }
 
 // limitsOf leaves more than a half of the descriptors to the rest of the daemon: an upgrade has two of
-// each socket for a moment, and a connection up to six, with the pipes by which Linux copies.
+// each socket for a moment, and a connection two.
 func limitsOf(files int) limits {
-	return limits{files: files, sockets: min(8192, files/8), conns: min(2048, files/64), flows: min(4096, files/32)}
+	return limits{files: files, sockets: min(8192, files/8), conns: min(2048, files/32), flows: min(4096, files/32)}
 }
 
 func (h *holder) hold(t Task) error {
@@ -115,29 +127,94 @@ func (h *holder) hold(t Task) error {
 
 // have has the places be those of a key: all of them, or as before.
 func (h *holder) have(key string, list []wanted) error {
+	unlock, err := h.turns.Lock(context.Background(), key)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	h.upgrading.RLock()
+	defer h.upgrading.RUnlock()
+	c, err := h.claim(key, list)
+	if err != nil {
+		return err
+	}
+	for i, k := range c.all {
+		if c.fresh[k] {
+			h.open(k, list[i])
+		}
+	}
+	var now []*kept
+	for i, k := range c.all {
+		<-k.opened
+		passed := list[i].family && notOfHost(k.err) && (i+1 < len(list) || len(now) > 0)
+		switch {
+		case k.err == nil:
+			now = append(now, k)
+		case !passed && err == nil:
+			err = k.err
+		}
+	}
+	if err != nil {
+		h.leave(key, c.all, c.before)
+		return err
+	}
+	h.leave(key, slices.Concat(c.all, c.before), now)
+	return nil
+}
+
+// claim is the places that a key is to have. Those that are fresh are to be opened.
+type claim struct {
+	all, before []*kept
+	fresh       map[*kept]bool
+}
+
+// claim notes the places as those of a key, or none of them. What is just being closed is waited for.
+func (h *holder) claim(key string, list []wanted) (claim, error) {
+	for {
+		c, closing, err := h.tryClaim(key, list)
+		if closing == nil {
+			return c, err
+		}
+		<-closing.gone
+	}
+}
+
+func (h *holder) tryClaim(key string, list []wanted) (c claim, closing *kept, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := h.inherit(); err != nil {
-		return err
+		return c, nil, err
 	}
-	before := h.of(key)
-	if n := len(list) - len(before); n > 0 && h.sockets+n > h.limits.sockets {
-		return h.over(n, h.sockets)
+	c = claim{before: h.has[key], fresh: map[*kept]bool{}}
+	if n := len(list) - len(c.before); n > 0 && h.sockets+n > h.limits.sockets {
+		return c, nil, h.over(n, h.sockets)
 	}
-	var now []*kept
-	for i, w := range list {
+	for _, w := range list {
 		k, err := h.keep(key, w)
-		if err != nil && w.family && notOfHost(err) && (i+1 < len(list) || len(now) > 0) {
-			continue
+		if err != nil || k != nil && len(k.keys) == 0 {
+			for k := range c.fresh {
+				h.cut(k)
+			}
+			return c, k, err
 		}
-		if err != nil {
-			h.leave(key, now, before)
-			return err
+		if k == nil {
+			k = h.add(key, w)
+			c.fresh[k] = true
 		}
-		now = append(now, k)
+		c.all = append(c.all, k)
 	}
-	h.leave(key, before, now)
-	return nil
+	for i, k := range c.all { // nothing of it can fail any more
+		k.relay.lead(list[i].target)
+		if !slices.Contains(k.keys, key) {
+			k.keys = append(k.keys, key)
+		}
+		if c.fresh[k] {
+			k.old = h.inherited[k.bound]
+			delete(h.inherited, k.bound)
+		}
+	}
+	h.has[key] = c.all
+	return c, nil, nil
 }
 
 func (h *holder) over(n, used int) error {
@@ -155,47 +232,39 @@ func notOfHost(err error) bool {
 		errors.Is(err, syscall.EPROTONOSUPPORT)
 }
 
-// of are those that a key has.
-func (h *holder) of(key string) (out []*kept) {
-	for _, list := range h.kept {
-		for _, k := range list {
-			if slices.Contains(k.keys, key) {
-				out = append(out, k)
-			}
-		}
-	}
-	return out
-}
-
-// keep has one place be a key's.
+// keep finds a place that is kept and can be a key's too, or is being closed; nil is one that nobody has.
 func (h *holder) keep(key string, w wanted) (*kept, error) {
 	for _, k := range h.kept[w.port()] {
 		if !k.meets(w.bound) {
 			continue
 		}
 		alone := len(k.keys) == 1 && k.keys[0] == key
-		switch {
-		case k.bound == w.bound && alone:
-			k.relay.lead(w.target)
-			return k, nil
-		case k.bound == w.bound && k.relay.target().to == w.to:
-			k.relay.lead(w.target)
-			if !slices.Contains(k.keys, key) {
-				k.keys = append(k.keys, key)
-			}
+		if len(k.keys) == 0 || k.bound == w.bound && (alone || k.relay.target().to == w.to) {
 			return k, nil
 		}
 		return nil, fmt.Errorf("port %s is taken on this host by %s, with %s: %w", w.bound, k.keys[0], k.bound,
 			errOfTask)
 	}
-	k, err := h.open(w)
-	if err != nil {
-		return nil, describe(w.bound, err)
-	}
-	k.keys = []string{key}
+	return nil, nil
+}
+
+// add keeps a place.
+func (h *holder) add(key string, w wanted) *kept {
+	k := &kept{bound: w.bound, keys: []string{key}, relay: &relay{drops: &h.drops, log: h.log, name: w.bound.String()},
+		opened: make(chan struct{}), gone: make(chan struct{})}
 	h.kept[w.port()] = append(h.kept[w.port()], k)
 	h.sockets++
-	return k, nil
+	return k
+}
+
+// cut is the end of what add does.
+func (h *holder) cut(k *kept) {
+	rest := slices.DeleteFunc(h.kept[k.port()], func(o *kept) bool { return o == k })
+	if h.kept[k.port()] = rest; len(rest) == 0 {
+		delete(h.kept, k.port())
+	}
+	h.sockets--
+	close(k.gone)
 }
 
 // describe tells in words why a place cannot be had.
@@ -211,31 +280,33 @@ func describe(p bound, err error) error {
 }
 
 // open listens at a place, by the socket of the daemon before where there is one, and serves it.
-func (h *holder) open(w wanted) (*kept, error) {
+func (h *holder) open(k *kept, w wanted) {
+	defer close(k.opened)
 	ctx, cancel := context.WithCancel(context.Background())
-	r := &relay{ctx: ctx, drops: &h.drops, log: h.log, name: w.bound.String()}
-	r.lead(w.target)
-	k := &kept{bound: w.bound, relay: r}
-	old := h.inherited[w.bound]
-	delete(h.inherited, w.bound)
+	k.relay.ctx = ctx
+	if err := h.listen(k, w, cancel); err != nil {
+		cancel()
+		k.err = describe(w.bound, err)
+	}
+}
+
+func (h *holder) listen(k *kept, w wanted, cancel func()) error {
 	if w.protocol == "udp" {
-		c, err := listenUDP(w.at, old)
+		c, err := listenUDP(w.at, k.old)
 		if err != nil {
-			cancel()
-			return nil, err
+			return err
 		}
 		k.socket, k.stop = c, func() { cancel(); c.Close(); w.share.flows.end(c) }
-		go r.serveUDP(c)
-		return k, nil
+		go k.relay.serveUDP(c)
+		return nil
 	}
-	l, err := listenTCP(w.at, old)
+	l, err := listenTCP(w.at, k.old)
 	if err != nil {
-		cancel()
-		return nil, err
+		return err
 	}
 	k.socket, k.stop = l, func() { cancel(); l.Close() }
-	go r.serveTCP(l)
-	return k, nil
+	go k.relay.serveTCP(l)
+	return nil
 }
 
 // leave takes a key off all that are not also among others. Who has no key any more is closed.
@@ -244,20 +315,29 @@ func (h *holder) leave(key string, list, but []*kept) {
 	for _, k := range but {
 		stay[k] = true
 	}
+	h.mu.Lock()
+	var over []*kept
 	for _, k := range list {
-		if stay[k] {
+		if stay[k] || !slices.Contains(k.keys, key) {
 			continue
 		}
-		k.keys = slices.DeleteFunc(k.keys, func(s string) bool { return s == key })
-		if len(k.keys) > 0 {
-			continue
+		if k.keys = slices.DeleteFunc(k.keys, func(s string) bool { return s == key }); len(k.keys) == 0 {
+			over = append(over, k)
 		}
-		k.stop()
-		h.sockets--
-		rest := slices.DeleteFunc(h.kept[k.port()], func(o *kept) bool { return o == k })
-		if h.kept[k.port()] = rest; len(rest) == 0 {
-			delete(h.kept, k.port())
+	}
+	if h.has[key] = but; len(but) == 0 {
+		delete(h.has, key)
+	}
+	h.mu.Unlock()
+	for _, k := range over {
+		if k.err == nil {
+			k.stop()
 		}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, k := range over {
+		h.cut(k)
 	}
 }
 
@@ -273,14 +353,23 @@ func (h *holder) count() Held {
 }
 
 func (h *holder) free(key string) {
+	unlock, err := h.turns.Lock(context.Background(), key)
+	if err != nil { // not by a context that does not end
+		return
+	}
+	defer unlock()
+	h.upgrading.RLock()
+	defer h.upgrading.RUnlock()
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.leave(key, h.of(key), nil)
+	before := h.has[key]
+	h.mu.Unlock()
+	h.leave(key, before, nil)
 }
 
 // publishedBy are the places of a task's publications, each with where it leads to.
 func publishedBy(t Task, own func(netip.Addr) bool, all *share) (out []wanted, err error) {
-	aim := target{share: all, from: own, owner: func(netip.Addr) string { return t.Key }, idle: udpIdle}
+	aim := target{share: all, from: own, owner: func(netip.Addr) string { return t.Key }, source: sourceOf,
+		idle: udpIdle, half: halfIdle}
 	seen := map[bound]netip.AddrPort{}
 	for _, p := range t.Published {
 		list, err := t.placesOf(p)
@@ -355,6 +444,8 @@ const portFDs = "FREEJAIL_PORT_FDS"
 // pass runs what executes another program in this process's place, with the environment that leaves the
 // sockets to it. Connections that the daemon leads on end with that; those in a socket's queue wait.
 func (h *holder) pass(env []string, replace func(env []string) error) error {
+	h.upgrading.Lock()
+	defer h.upgrading.Unlock()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := h.inherit(); err != nil {
@@ -435,13 +526,15 @@ func closeOnExec(fd int) error {
 // settle closes what an upgraded daemon has left and no task has taken.
 func (h *holder) settle() {
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	if err := h.inherit(); err != nil {
+	err := h.inherit()
+	left := h.inherited
+	h.inherited = map[bound]*os.File{}
+	h.mu.Unlock()
+	if err != nil {
 		h.log.Error("ports of the daemon before", "error", err)
 	}
-	for p, f := range h.inherited {
+	for p, f := range left {
 		h.log.Info("a port of no task is not kept over the upgrade", "port", p)
 		f.Close()
 	}
-	clear(h.inherited)
 }

@@ -45,6 +45,7 @@ type Manager struct {
 	rules  *rules
 
 	changing keylock.Map   // a stack, by its name or its address
+	holding  keylock.Map   // ports of a task, by its key
 	ending   chan struct{} // has a place for each end of a stack at a time
 	usable   usable
 
@@ -126,11 +127,27 @@ func (m *Manager) network(name string) (Network, error) {
 
 // Release gives back what a holder was given.
 func (m *Manager) Release(holder string) {
+	e, ok := m.release(holder)
+	if !ok || e.Mode != NAT ||
+		slices.ContainsFunc(m.cfg.Networks, func(n Network) bool { return n.Name == e.Network }) {
+		return
+	}
+	// Of a network that is no longer configured the bridge goes with the last stack: nobody can have another.
+	used := m.used()
+	if !slices.ContainsFunc(used, func(n Network) bool { return n.Name == e.Network }) {
+		m.ports.free(nameServer(e.As))
+	}
+	if err := m.stacks.prune(used); err != nil {
+		m.cfg.Log.Warn("a bridge that nobody uses cannot be removed; the next daemon tries again", "network", e.Network,
+			"error", err)
+	}
+}
+
+func (m *Manager) release(holder string) (e Endpoint, ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	e, ok := m.endpoints[holder]
-	if !ok {
-		return
+	if e, ok = m.endpoints[holder]; !ok {
+		return e, false
 	}
 	delete(m.endpoints, holder)
 	delete(m.tries, holder)
@@ -141,14 +158,7 @@ func (m *Manager) Release(holder string) {
 	for _, a := range e.addrs() {
 		m.pool.release(a)
 	}
-	if e.Mode != NAT || slices.ContainsFunc(m.cfg.Networks, func(n Network) bool { return n.Name == e.Network }) {
-		return
-	}
-	// Of a network that is no longer configured the bridge goes with the last stack.
-	if err := m.stacks.prune(m.networks()); err != nil {
-		m.cfg.Log.Warn("a bridge that nobody uses cannot be removed; the next daemon tries again", "network", e.Network,
-			"error", err)
-	}
+	return e, true
 }
 
 // Close takes the bridges and the rules away that no stack needs, when a daemon ends in good order. What
@@ -172,6 +182,13 @@ func (m *Manager) Close() error {
 		err = nil
 	}
 	return errors.Join(err, m.stacks.prune(nil))
+}
+
+// used are those of the configuration, and those that stacks have.
+func (m *Manager) used() []Network {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.networks()
 }
 
 // networks are those of the configuration, or what they were where a stack has that of before, and those

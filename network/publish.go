@@ -168,6 +168,11 @@ func (m *Manager) Withdraw(ctx context.Context, key string) error {
 	if err := m.loadFor(ctx, Host); err != nil {
 		return fmt.Errorf("rules of %s: %w", key, err)
 	}
+	unlock, err := m.holding.Lock(ctx, key)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	m.ports.free(key) // no rule leads a packet of the next who has the port to the task
 	return nil
 }
@@ -192,9 +197,7 @@ func (m *Manager) Sweep(ctx context.Context, tasks []Task) error {
 		}
 	}
 	m.tellOutlived()
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return errors.Join(append(errs, m.stacks.prune(m.networks()))...)
+	return errors.Join(append(errs, m.stacks.prune(m.used()))...)
 }
 
 // tellOutlived tells of networks that are no longer configured as tasks have them.
@@ -243,19 +246,33 @@ func (m *Manager) hold(tasks []Task) error {
 }
 
 // holdAgain tries to have ports that another program took while there was no daemon.
-func (m *Manager) holdAgain() {
-	var again []string
+func (m *Manager) holdAgain(ctx context.Context) {
 	m.mu.Lock()
-	for key, t := range m.unheld {
-		if m.ports.hold(t) == nil {
-			delete(m.unheld, key)
-			again = append(again, key)
+	keys := slices.Sorted(maps.Keys(m.unheld))
+	m.mu.Unlock()
+	for _, key := range keys {
+		if m.heldAgain(ctx, key) {
+			m.cfg.Tell("network", "published ports of "+key+" are held again")
 		}
 	}
-	m.mu.Unlock()
-	for _, key := range again {
-		m.cfg.Tell("network", "published ports of "+key+" are held again")
+}
+
+func (m *Manager) heldAgain(ctx context.Context, key string) bool {
+	unlock, err := m.holding.Lock(ctx, key)
+	if err != nil {
+		return false
 	}
+	defer unlock()
+	m.mu.Lock()
+	t, still := m.unheld[key]
+	m.mu.Unlock()
+	if !still || m.refused(t) != nil || m.ports.hold(t) != nil {
+		return false
+	}
+	m.mu.Lock()
+	delete(m.unheld, key)
+	m.mu.Unlock()
+	return true
 }
 
 // known tells whether what the kernel has is that of one of the tasks, or of a holder.
@@ -287,7 +304,7 @@ func (m *Manager) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			m.holdAgain()
+			m.holdAgain(ctx)
 			told = m.watch(ctx, told)
 		}
 	}

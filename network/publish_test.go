@@ -313,14 +313,14 @@ func TestSweepGoesOn(t *testing.T) {
 	if len(f.made) != 1 || f.made[stackKey(b)].Stack == "" {
 		t.Errorf("left: %v", f.made)
 	}
-	m.holdAgain()
+	m.holdAgain(t.Context())
 	if len(f.held) != 0 || !slices.ContainsFunc(*told, func(s string) bool {
 		return strings.Contains(s, "published ports of b are not held: ")
 	}) {
 		t.Errorf("a port that another program has is held, or nobody is told: %q", *told)
 	}
 	delete(f.others, task.Published[0])
-	m.holdAgain()
+	m.holdAgain(t.Context())
 	if _, ok := f.held["b"]; !ok || !slices.Contains(*told, "network: published ports of b are held again") {
 		t.Errorf("held: %v, told: %q", f.held, *told)
 	}

@@ -3,15 +3,16 @@ package network
 import (
 	"context"
 	"errors"
-	"io"
 	"net"
 	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sys/unix"
 )
 
 // target is where a port leads to, and for whom.
@@ -24,10 +25,13 @@ type target struct {
 	from func(netip.Addr) bool
 	// owner is whose share of connections and flows one from a source takes.
 	owner func(netip.Addr) string
-	share *share        // what it may take
-	idle  time.Duration // after which a flow of datagrams is forgotten
-	life  time.Duration // of a connection; 0 is any
-	once  bool          // a flow ends when it has as many answers as questions
+	// source is who it is from, of all that have to share; nil is the owner.
+	source func(protocol string, client, server netip.AddrPort) string
+	share  *share        // what it may take
+	idle   time.Duration // after which a flow of datagrams is forgotten
+	life   time.Duration // of a connection; 0 is any
+	half   time.Duration // that nothing happens in a connection of which one direction has ended
+	once   bool          // a flow ends when it has as many answers as questions
 }
 
 func (t *target) choose() (netip.AddrPort, error) {
@@ -37,9 +41,11 @@ func (t *target) choose() (netip.AddrPort, error) {
 	return t.next()
 }
 
-// Times of what is led on. Flows of UDP live as long as states of pf(4) do (udp.multiple).
+// Times of what is led on. Flows of UDP live as long as states of pf(4) do (udp.multiple), and connections of
+// which one direction has ended (tcp.closing).
 const (
 	udpIdle   = 60 * time.Second
+	halfIdle  = 15 * time.Minute
 	dialTime  = 10 * time.Second
 	afterFail = 10 * time.Millisecond // before a socket that has failed is asked again
 )
@@ -58,12 +64,22 @@ func (r *relay) lead(t target)   { r.aim.Store(&t) }
 func (r *relay) target() *target { return r.aim.Load() }
 
 // full tells, at most once a minute, that something was dropped.
-func (r *relay) full(what, owner string) {
+func (r *relay) full(what string, u *use) {
 	r.drops.Add(1)
 	now, last := time.Now().Unix(), r.warned.Load()
 	if now-last >= 60 && r.warned.CompareAndSwap(last, now) {
-		r.log.Warn("too many "+what+" at once, new ones are dropped", "port", r.name, "of", owner)
+		r.log.Warn("too many "+what+" at once, some are dropped", "port", r.name, "of", u.owner, "from", u.source)
 	}
+}
+
+// begin is the use of one that comes, whose share it takes.
+func (t *target) begin(protocol string, client, server netip.AddrPort, end func()) *use {
+	u := &use{owner: t.owner(client.Addr()), end: end}
+	if u.source = u.owner; t.source != nil {
+		u.source = t.source(protocol, client, server)
+	}
+	u.touch()
+	return u
 }
 
 func (r *relay) serveTCP(l *net.TCPListener) {
@@ -82,21 +98,33 @@ func (r *relay) serveTCP(l *net.TCPListener) {
 
 // admit waits for nobody: the next connection is another one's.
 func (r *relay) admit(c *net.TCPConn) {
-	t, source := r.target(), c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
-	if !t.from(source) {
+	t, client, server := r.target(), addrPort(c.RemoteAddr()), addrPort(c.LocalAddr())
+	if !t.from(client.Addr()) {
 		reset(c)
 		return
 	}
-	owner := t.owner(source)
-	if !t.share.conns.take(owner) {
-		r.full("connections", owner)
+	ctx, cancel := context.WithCancel(r.ctx)
+	l := &led{use: t.begin("tcp", client, server, cancel), ctx: ctx, target: t, client: c}
+	made, ok := t.share.conns.take(l.use)
+	if made != nil {
+		r.full("connections", made)
+	}
+	if !ok {
+		cancel()
+		r.full("connections", l.use)
 		reset(c)
 		return
 	}
 	go func() {
-		defer t.share.conns.give(owner)
-		r.connect(c, t)
+		defer cancel()
+		defer t.share.conns.give(l.use)
+		l.connect()
 	}()
+}
+
+func addrPort(a net.Addr) netip.AddrPort {
+	p := a.(*net.TCPAddr).AddrPort()
+	return netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
 }
 
 // reset ends a connection so that its peer does not take it for the regular end.
@@ -107,10 +135,19 @@ func reset(conns ...*net.TCPConn) {
 	}
 }
 
-func (r *relay) connect(c *net.TCPConn, t *target) {
-	ctx, cancel := context.WithTimeout(r.ctx, dialTime)
+// led is a connection that is led on.
+type led struct {
+	*use
+	ctx            context.Context // ends with it, its socket, or as it makes way
+	target         *target
+	client, server *net.TCPConn
+	ended          atomic.Bool // is one direction
+}
+
+func (l *led) connect() {
+	ctx, cancel := context.WithTimeout(l.ctx, dialTime)
 	defer cancel()
-	to, err := t.choose()
+	to, err := l.target.choose()
 	var other net.Conn
 	if err == nil {
 		d := net.Dialer{}
@@ -118,87 +155,119 @@ func (r *relay) connect(c *net.TCPConn, t *target) {
 		other, err = d.DialContext(ctx, "tcp", to.String())
 	}
 	if err != nil {
-		if t.failed != nil && to.IsValid() {
-			t.failed(to)
+		if l.target.failed != nil && to.IsValid() && l.ctx.Err() == nil {
+			l.target.failed(to)
 		}
-		reset(c)
+		reset(l.client)
 		return
 	}
-	if t.life > 0 {
-		end := time.Now().Add(t.life)
-		err = errors.Join(c.SetDeadline(end), other.SetDeadline(end))
-	}
-	if err != nil {
-		reset(c, other.(*net.TCPConn))
+	l.server = other.(*net.TCPConn)
+	if l.target.life > 0 && l.until(l.target.life) != nil {
+		reset(l.client, l.server)
 		return
 	}
-	r.join(c, other.(*net.TCPConn))
+	l.join()
+}
+
+// until bounds the time of both ends.
+func (l *led) until(d time.Duration) error {
+	end := time.Now().Add(d)
+	return errors.Join(l.client.SetDeadline(end), l.server.SetDeadline(end))
 }
 
 // join copies between two connections until both directions have ended.
-func (r *relay) join(a, b *net.TCPConn) {
-	stop := context.AfterFunc(r.ctx, func() { reset(a, b) })
+func (l *led) join() {
+	stop := context.AfterFunc(l.ctx, func() { reset(l.client, l.server) })
 	defer stop()
 	var both sync.WaitGroup
-	both.Go(func() { copyTo(a, b) })
-	copyTo(b, a)
+	both.Go(func() { l.copyTo(l.client, l.server) })
+	l.copyTo(l.server, l.client)
 	both.Wait()
-	_, _ = a.Close(), b.Close() // after errors they are closed
+	_, _ = l.client.Close(), l.server.Close() // after errors they are closed
 }
 
 // copyTo passes on an end as an end, and what broke as broken.
-func copyTo(to, from *net.TCPConn) {
-	_, err := io.Copy(to, from)
-	if err == nil {
-		err = to.CloseWrite()
+func (l *led) copyTo(to, from *net.TCPConn) {
+	raw, err := from.SyscallConn()
+	for end := false; err == nil && !end; {
+		if end, err = l.pass(to, raw); err == nil && end {
+			l.ended.Store(true)
+			err = to.CloseWrite()
+		}
+		if l.touch(); err == nil && l.ended.Load() && l.target.life == 0 {
+			err = l.until(l.target.half)
+		}
 	}
 	if err != nil {
 		reset(to, from)
 	}
 }
 
+// chunks are the buffers of what is just being led on. A connection in which nothing happens has none.
+var chunks = sync.Pool{New: func() any { return new([32 << 10]byte) }}
+
+// pass waits for something and passes it on.
+func (l *led) pass(to *net.TCPConn, from syscall.RawConn) (end bool, err error) {
+	var buf *[32 << 10]byte
+	n := 0
+	rerr := from.Read(func(fd uintptr) bool {
+		buf = chunks.Get().(*[32 << 10]byte)
+		for n, err = unix.Read(int(fd), buf[:]); errors.Is(err, syscall.EINTR); {
+			n, err = unix.Read(int(fd), buf[:])
+		}
+		if errors.Is(err, syscall.EAGAIN) {
+			chunks.Put(buf)
+			return false
+		}
+		return true
+	})
+	if rerr != nil { // then there is no buffer
+		return false, rerr
+	}
+	defer chunks.Put(buf)
+	if err != nil || n == 0 {
+		return err == nil, err
+	}
+	l.touch()
+	_, err = to.Write(buf[:n])
+	return false, err
+}
+
 // share is what relays of one kind may have at a time.
 type share struct {
-	conns *quota
+	conns *conns
 	flows *flows
 }
 
-// quota bounds how many there are of something: in all, and of each owner.
-type quota struct {
-	mu         sync.Mutex
-	most, each int
-	total      int
-	by         map[string]int
+// conns bounds the connections of all sockets.
+type conns struct {
+	mu sync.Mutex
+	quota
 }
 
-func newQuota(most, each int) *quota {
-	return &quota{most: most, each: max(1, each), by: map[string]int{}}
-}
+func newConns(most, each int) *conns { return &conns{quota: newQuota(most, each)} }
 
-func (q *quota) take(owner string) bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.total >= q.most || q.by[owner] >= q.each {
-		return false
+// take ends what makes way.
+func (c *conns) take(u *use) (made *use, ok bool) {
+	c.mu.Lock()
+	made, ok = c.add(u)
+	c.mu.Unlock()
+	if made != nil {
+		made.end()
 	}
-	q.total++
-	q.by[owner]++
-	return true
+	return made, ok
 }
 
-func (q *quota) count() int {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.total
+func (c *conns) count() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.total
 }
 
-func (q *quota) give(owner string) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.total--
-	if q.by[owner]--; q.by[owner] == 0 {
-		delete(q.by, owner)
-	}
+func (c *conns) give(u *use) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.remove(u)
 }
 
 // hostAddresses are those of the host, read again when they may have changed.

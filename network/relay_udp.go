@@ -14,10 +14,9 @@ import (
 
 // flow is what one client sends to one address of the host, and the answers.
 type flow struct {
+	*use
 	key    flowKey
-	owner  string
 	up     *net.UDPConn // to the target
-	last   atomic.Int64 // when there was something, by Unix time in nanoseconds
 	unmet  atomic.Int64 // questions without an answer
 	target *target
 }
@@ -30,25 +29,22 @@ type flowKey struct {
 
 // flows bounds the flows of all sockets. The share of an owner is a sixteenth of all.
 type flows struct {
-	mu    sync.Mutex
-	most  int
-	total int
-	by    map[string]map[flowKey]*flow
+	mu sync.Mutex
+	quota
+	by map[flowKey]*flow
 }
 
-// young is a flow that does not make way for another one: whoever begins more than their share in this
-// time has datagrams dropped.
-const young = time.Second
-
-func newFlows(most int) *flows { return &flows{most: most, by: map[string]map[flowKey]*flow{}} }
+func newFlows(most int) *flows {
+	return &flows{quota: newQuota(most, most/16), by: map[flowKey]*flow{}}
+}
 
 // ask is the flow of a question, which does not end before it is answered; nil where there is none.
-func (s *flows) ask(owner string, k flowKey) *flow {
+func (s *flows) ask(k flowKey) *flow {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	f := s.by[owner][k]
+	f := s.by[k]
 	if f != nil {
-		f.last.Store(time.Now().UnixNano())
+		f.touch()
 		f.unmet.Add(1)
 	}
 	return f
@@ -61,58 +57,36 @@ func (s *flows) done(f *flow) bool {
 	if f.unmet.Load() > 0 {
 		return false
 	}
-	s.remove(f)
+	s.forget(f)
 	return true
 }
 
-// add has no room where all flows are taken, or an owner has begun all of its own just now.
-func (s *flows) add(f *flow) bool {
+// take ends what makes way.
+func (s *flows) take(f *flow) (made *use, ok bool) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	of := s.by[f.owner]
-	if len(of) >= max(1, s.most/16) || s.total >= s.most && len(of) > 0 {
-		old := oldest(of)
-		if time.Since(time.Unix(0, old.last.Load())) < young {
-			return false
-		}
-		s.remove(old)
+	if made, ok = s.add(f.use); ok {
+		s.by[f.key] = f
 	}
-	if s.total >= s.most {
-		return false
+	s.mu.Unlock()
+	if made != nil {
+		made.end()
 	}
-	if s.by[f.owner] == nil {
-		s.by[f.owner] = map[flowKey]*flow{}
-	}
-	s.by[f.owner][f.key] = f
-	s.total++
-	return true
+	return made, ok
 }
 
-func oldest(of map[flowKey]*flow) (old *flow) {
-	for _, f := range of {
-		if old == nil || f.last.Load() < old.last.Load() {
-			old = f
-		}
-	}
-	return old
-}
-
-// remove is called with the lock. The flow's reader ends by it.
-func (s *flows) remove(f *flow) {
-	if s.by[f.owner][f.key] != f {
-		return
-	}
+// forget is called with the lock. The flow's reader ends by it.
+func (s *flows) forget(f *flow) {
 	f.up.Close()
-	delete(s.by[f.owner], f.key)
-	if s.total--; len(s.by[f.owner]) == 0 {
-		delete(s.by, f.owner)
+	s.remove(f.use)
+	if s.by[f.key] == f {
+		delete(s.by, f.key)
 	}
 }
 
 func (s *flows) drop(f *flow) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.remove(f)
+	s.forget(f)
 }
 
 func (s *flows) count() int {
@@ -125,11 +99,9 @@ func (s *flows) count() int {
 func (s *flows) end(socket *net.UDPConn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, of := range s.by {
-		for k, f := range of {
-			if k.socket == socket {
-				s.remove(f)
-			}
+	for k, f := range s.by {
+		if k.socket == socket {
+			s.forget(f)
 		}
 	}
 }
@@ -177,14 +149,13 @@ func receive(c *net.UDPConn, take func(p []byte, to string, from netip.AddrPort)
 
 // send leads one datagram on. What cannot be is lost, as datagrams are.
 func (r *relay) send(c *net.UDPConn, p []byte, to string, from netip.AddrPort) {
-	t, source := r.target(), from.Addr().Unmap()
-	if !t.from(source) || from.Port() == 0 {
+	t, key := r.target(), flowKey{c, netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), to}
+	if !t.from(key.client.Addr()) || from.Port() == 0 {
 		return
 	}
-	owner, key := t.owner(source), flowKey{c, from, to}
-	f := t.share.flows.ask(owner, key)
+	f := t.share.flows.ask(key)
 	if f == nil {
-		if f = r.begin(owner, key, t); f == nil {
+		if f = r.begin(key, t); f == nil {
 			return
 		}
 	}
@@ -193,7 +164,7 @@ func (r *relay) send(c *net.UDPConn, p []byte, to string, from netip.AddrPort) {
 	}
 }
 
-func (r *relay) begin(owner string, key flowKey, t *target) *flow {
+func (r *relay) begin(key flowKey, t *target) *flow {
 	to, err := t.choose()
 	if err != nil {
 		return nil
@@ -202,11 +173,16 @@ func (r *relay) begin(owner string, key flowKey, t *target) *flow {
 	if err != nil {
 		return nil
 	}
-	f := &flow{key: key, owner: owner, up: up, target: t}
-	f.last.Store(time.Now().UnixNano())
+	f := &flow{key: key, up: up, target: t}
+	server := key.socket.LocalAddr().(*net.UDPAddr).AddrPort()
+	f.use = t.begin("udp", key.client, server, func() { t.share.flows.drop(f) })
 	f.unmet.Store(1)
-	if !t.share.flows.add(f) {
-		r.full("flows of datagrams", owner)
+	made, ok := t.share.flows.take(f)
+	if made != nil {
+		r.full("flows of datagrams", made)
+	}
+	if !ok {
+		r.full("flows of datagrams", f.use)
 		up.Close()
 		return nil
 	}
@@ -218,7 +194,7 @@ func (r *relay) begin(owner string, key flowKey, t *target) *flow {
 func (r *relay) answer(f *flow) {
 	defer f.target.share.flows.drop(f)
 	back := func(p []byte, _ string, _ netip.AddrPort) {
-		f.last.Store(time.Now().UnixNano())
+		f.touch()
 		f.unmet.Add(-1)
 		// What cannot be sent is lost, as datagrams are.
 		_, _, _ = f.key.socket.WriteMsgUDPAddrPort(p, []byte(f.key.to), f.key.client)
