@@ -271,6 +271,9 @@ func (h *holder) cut(k *kept) {
 func describe(p bound, err error) error {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
+		if who := ProgramAt(p.protocol, p.at); who != "" {
+			return fmt.Errorf("port %s is taken on this host by %s: %w", p, who, syscall.EADDRINUSE)
+		}
 		return fmt.Errorf("port %s is taken on this host by another program (%s tells which): %w", p,
 			fmt.Sprintf(listCommand, p.at.Port()), syscall.EADDRINUSE)
 	case errors.Is(err, syscall.EADDRNOTAVAIL):

@@ -172,14 +172,28 @@ func (m *Manager) claimPort(t *task, p *client.Port, c claim) error {
 	case p.Job && c.alloc != "" && c.leads == "": // another task may be the one that serves it, and serve it by now
 		return nil
 	}
-	err := probePort(*p)
+	at, err := probePort(*p)
 	if errors.Is(err, syscall.EADDRNOTAVAIL) {
 		return client.Conflict("port %s: %s is not an address of this host", p.Name, p.Address)
 	}
 	if err != nil {
-		return client.Conflict("port %s: %s is taken on this host by another program: %v", p.Name, c, err)
+		return client.Conflict("port %s: %s is taken on this host by %s: %v", p.Name, c, programAt(c, at), err)
 	}
 	return nil
+}
+
+// programAt is who has a port of a claim.
+func programAt(c claim, port int) string {
+	at := []netip.Addr{c.addr}
+	if !c.addr.IsValid() {
+		at = []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
+	}
+	for _, a := range at {
+		if who := network.ProgramAt(c.protocol, netip.AddrPortFrom(a, uint16(port))); who != "" {
+			return who
+		}
+	}
+	return "another program"
 }
 
 // elsewhere is what becomes of a port that another task has. One that the allocation has for all of its
@@ -220,14 +234,14 @@ func (m *Manager) claim(c claim) (other claim, taken bool) {
 	return other, taken
 }
 
-// probePort binds what is to be bound, for a moment.
-func probePort(p client.Port) error {
+// probePort binds what is to be bound, for a moment. It returns the first port that cannot be, and why.
+func probePort(p client.Port) (int, error) {
 	for n := range max(1, p.Count) {
 		if err := probe(p.Protocol, net.JoinHostPort(p.Address, strconv.Itoa(p.Port+n))); err != nil {
-			return err
+			return p.Port + n, err
 		}
 	}
-	return nil
+	return 0, nil
 }
 
 func probe(protocol, addr string) error {

@@ -1,0 +1,39 @@
+package network
+
+import (
+	"fmt"
+	"net/netip"
+	"os/user"
+	"strconv"
+
+	"github.com/freejail/freejail/internal/printable"
+)
+
+// listener is a program that listens at a port.
+type listener struct {
+	name     string // as it calls itself
+	pid, uid int
+}
+
+// ProgramAt tells in words which program has a port, of tcp or udp, at an address or at all of its family's; empty is
+// that it cannot be told.
+func ProgramAt(protocol string, at netip.AddrPort) string {
+	p, ok := programAt(bound{protocol, at})
+	if !ok {
+		return ""
+	}
+	who := "uid " + strconv.Itoa(p.uid)
+	if u, err := user.LookupId(strconv.Itoa(p.uid)); err == nil {
+		who = u.Username
+	}
+	return fmt.Sprintf("%s (process %d of user %s)", printable.Line(p.name), p.pid, who)
+}
+
+// inTheWay tells whether a socket of some address keeps another from being had: one of :: may take IPv4 too.
+func (p bound) inTheWay(socket netip.AddrPort) bool {
+	if p.at.Port() != socket.Port() {
+		return false
+	}
+	a, b := p.at.Addr(), socket.Addr().Unmap()
+	return a == b || b == netip.IPv6Unspecified() || a.Is4() == b.Is4() && (a.IsUnspecified() || b.IsUnspecified())
+}
