@@ -239,7 +239,7 @@ func (m *Manager) adoptNetworks() {
 		}
 		if err := m.Networks.Adopt(holder, *e); err != nil {
 			m.Log.Error("recovery: network", "task", t.id(), "error", err)
-			m.Event(t.id(), "network", "its record of its network is not valid, and it is cut off from it: "+err.Error())
+			m.Event(t.id(), "network", "it is cut off from its network, whose record is not valid: "+err.Error())
 		}
 	}
 }
