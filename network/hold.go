@@ -399,6 +399,9 @@ func (t Task) placesOf(p Publication) (out []wanted, err error) {
 	if !p.valid() {
 		return nil, fmt.Errorf("port %d/%s to %d, %d of them: not a range of ports", p.First, p.Protocol, p.To, p.Count)
 	}
+	if err := p.CheckAddress(); err != nil {
+		return nil, err
+	}
 	for _, at := range addressesOf(p.At) {
 		for i := range uint16(max(1, int(p.Count))) {
 			w := wanted{bound: bound{p.Protocol, netip.AddrPortFrom(at, p.First+i)}, family: !p.At.IsValid()}
@@ -410,6 +413,17 @@ func (t Task) placesOf(p Publication) (out []wanted, err error) {
 	}
 	return out, nil
 }
+
+// CheckAddress refuses addresses at which rules of the host's cannot lead a port to a task: one of IPv6 that is
+// another on each interface, and those of many hosts.
+func (p Publication) CheckAddress() error {
+	if a := p.At; a.Is6() && a.IsLinkLocalUnicast() || a.IsMulticast() || a == broadcast {
+		return fmt.Errorf("a port cannot be published at %s, which is not an address of one host in all networks", a)
+	}
+	return nil
+}
+
+var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 
 func (p Publication) valid() bool {
 	last := max(1, int(p.Count)) - 1

@@ -210,6 +210,12 @@ func TestTakenPortIsRefusedByName(t *testing.T) {
 
 func TestForeignAddressIsRefusedByName(t *testing.T) {
 	h := testHolder(t)
+	for _, at := range []string{"fe80::1%lo", "fe80::1", "ff02::1", "224.0.0.1", "255.255.255.255"} {
+		err := h.hold(published("a", netip.MustParseAddr(at), "udp", 8080, 80, 1))
+		if err == nil || !strings.Contains(err.Error(), "cannot be published at "+at) {
+			t.Errorf("%s: %v", at, err)
+		}
+	}
 	for _, at := range []string{"203.0.113.9", "2001:db8::9"} {
 		err := h.hold(published("a", netip.MustParseAddr(at), "tcp", 8080, 80, 1))
 		if err == nil || !strings.Contains(err.Error(), at) || !strings.Contains(err.Error(), "8080/tcp") {

@@ -191,3 +191,20 @@ func TestNothingLeavesByLoopback(t *testing.T) {
 		t.Errorf("%v\n%s", err, text)
 	}
 }
+
+// TestPFGatewaysServicesAreTheHosts: the first translation that fits a packet is the one, and none is for them.
+func TestPFGatewaysServicesAreTheHosts(t *testing.T) {
+	web, other := pfNetwork("web", NAT, "10.88.0.0/24", "fd00:88::/64"), pfNetwork("other", NAT, "10.89.0.0/24", "")
+	bad := pfTask("bad", other, "10.89.0.7")
+	bad.Published = []Publication{{Port: Port{"udp", 53, 1}, To: 53}}
+	text, err := pfWhole([]Network{web, other}, []Task{bad}, pfHost{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, of := range []string{"inet proto udp from any to 10.88.0.1", "inet6 proto tcp from any to fd00:88::1"} {
+		not := strings.Index(text, "no rdr "+of+" port 53\n")
+		if leads := strings.Index(text, "rdr-anchor"); not < 0 || leads < not {
+			t.Errorf("%s port 53 is led to a task:\n%s", of, text)
+		}
+	}
+}

@@ -26,8 +26,24 @@ func (w *pfWriter) translations() {
 			}
 		}
 	}
+	w.ofGateways()
 	if len(w.mode(NAT)) > 0 {
 		w.rule(`rdr-anchor "*" on ! lo0 from any to <%s_host>`, pfText{pfAnchor})
+	}
+}
+
+// ofGateways keeps the host's services at gateways from publications, those of all addresses too.
+func (w *pfWriter) ofGateways() {
+	for _, n := range w.mode(NAT) {
+		for _, p := range n.HostAccess {
+			proto, ports := w.ports(p)
+			for _, f := range n.families() {
+				if f.gateway.IsValid() {
+					w.rule("no rdr %s proto %s from any to %s port %s", pfFamily(f.gateway), proto,
+						pfAddress(f.gateway), ports)
+				}
+			}
+		}
 	}
 }
 

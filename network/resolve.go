@@ -28,15 +28,15 @@ const dnsIdle = 10 * time.Second
 // dnsLife is how long a connection may be used for questions: a task cannot keep one for nothing.
 const dnsLife = 30 * time.Second
 
-// resolve answers at the gateway of a network where the host's resolver listens on loopback alone, which is
-// another one in a stack of its own. A program of the host that has the port at all addresses has it at
+// resolve answers at the gateway of a network where the host's resolver listens on loopback, which is another one in
+// a stack of its own, or at an address of one of the host's links. A program of the host that has the port at all addresses has it at
 // loopback too: it is that resolver, and answers itself.
 func (h *holder) resolve(n Network) error {
 	servers, err := h.names.servers()
 	if err != nil {
 		return err
 	}
-	if len(n.DNS) > 0 || !slices.ContainsFunc(servers, netip.Addr.IsLoopback) {
+	if len(n.DNS) > 0 || !slices.ContainsFunc(servers, hostAlone) {
 		return nil
 	}
 	var list []wanted
@@ -99,14 +99,17 @@ func (r *resolver) of(n Network, s *share) target {
 		failed: func(netip.AddrPort) { r.skip.Add(1) }}
 }
 
-// choose is the server that is asked for a network: one on loopback, where there is one still.
+// hostAlone tells whether nobody but the host reaches a server at its address.
+func hostAlone(a netip.Addr) bool { return a.IsLoopback() || a.IsLinkLocalUnicast() }
+
+// choose is the server that is asked for a network: one that the host alone reaches, where there is one still.
 func (r *resolver) choose(n Network) (netip.AddrPort, error) {
 	servers, err := r.servers()
 	if err != nil {
 		return netip.AddrPort{}, err
 	}
-	if slices.ContainsFunc(servers, netip.Addr.IsLoopback) {
-		servers = slices.DeleteFunc(servers, func(a netip.Addr) bool { return !a.IsLoopback() })
+	if slices.ContainsFunc(servers, hostAlone) {
+		servers = slices.DeleteFunc(servers, func(a netip.Addr) bool { return !hostAlone(a) })
 	}
 	servers = slices.DeleteFunc(servers, func(a netip.Addr) bool { return a == n.Gateway4 || a == n.Gateway6 })
 	if len(servers) == 0 {

@@ -165,6 +165,13 @@ func TestServersOfTheHost(t *testing.T) {
 	if got, err := r.servers(); err != nil || fmt.Sprint(got) != "[127.0.0.1]" {
 		t.Error(got, err)
 	}
+	of := testResolver(t, freePort(t, "tcp"), "nameserver fe80::1%lo", "nameserver 192.0.2.1")
+	if err := of.resolve(gateway("::1/128")); err != nil || of.sockets != 2 {
+		t.Errorf("of a link's server: %d sockets, %v", of.sockets, err)
+	}
+	if a, err := of.names.choose(Network{}); err != nil || a.Addr().String() != "fe80::1%lo" {
+		t.Error(a, err)
+	}
 	h := testResolver(t, 53, "nameserver ::1", "nameserver 127.0.0.1", "nameserver 192.0.2.1")
 	var chosen []string
 	for range 3 {

@@ -149,6 +149,7 @@ func TestPortsThatNetworksRefuse(t *testing.T) {
 		"too many":         {"lan", published("1-2000:1-2000"), "a task can have 1024 ports of the host"},
 		"beyond":           {"lan", []client.Publication{{Port: 65530, To: 80, Count: 10, Protocol: "tcp"}}, "65530-65539 is not a valid port"},
 		"a gateway's":      {"lan", published("10.88.0.1:50-60:50-60/udp"), "port 10.88.0.1:53/udp is at the gateway of network lan"},
+		"of many":          {"lan", published("224.0.0.1:80:80/udp"), "cannot be published at 224.0.0.1"},
 		"mapped on host":   {"host", published("80:81"), "80 cannot be mapped to port 81"},
 	} {
 		p, err := onNetwork(c.network, web, client.TaskSpec{Publish: c.publish})

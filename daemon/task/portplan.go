@@ -311,7 +311,11 @@ func (p *plan) addPort(out client.Port, source policy.Source, published bool) er
 	}
 	if at.IsValid() && out.Port != 0 {
 		place := network.Publication{At: at.Unmap(), Port: netPort(out.Protocol, out.Port, out.Count)}
-		if err := network.Refused(place, p.all); err != nil {
+		err := network.Refused(place, p.all)
+		if err == nil && p.translated() {
+			err = place.CheckAddress()
+		}
+		if err != nil {
 			return client.Invalid("ports: %s: %v", out.Name, err)
 		}
 	}
