@@ -10,6 +10,7 @@ state_dir = "/var/db/freejail"        # images, roots, journals; on FreeBSD's un
 socket    = "/var/run/freejail.sock"  # for root only, and for members of a group:
 # socket_group = "operators"          # they run tasks under the policy, and see all of them
 log_level = "info"                    # trace, debug, info, warn, error
+# runc = "/usr/sbin/runc"             # on Linux: which runc imitates jails; default: that of PATH
 
 storage {
   driver = "auto"  # zfs if zfs_dataset is set, else union; overlay on Linux
@@ -41,6 +42,7 @@ devfs {
 limits {
   image_size = "16GiB"  # of an unpacked image
   layer_size = "8GiB"
+  entries    = 1000000  # files, directories and links of an unpacked image
   log_size   = "16MiB"  # of each stream of a task of `freejail run`, in all
   disk       = "10GiB"  # written to the root, for tasks that set no limit; default disk_max
   disk_max   = "100GiB" # the largest that a task may ask for; without both there is no limit

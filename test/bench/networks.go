@@ -240,7 +240,8 @@ func (b *bench) manyStacks(ctx context.Context) (err error) {
 	for i := range n {
 		begin := time.Now()
 		if _, err := b.daemon.Start(ctx, client.TaskSpec{ID: fmt.Sprintf("s%d-%d", os.Getpid(), i), Owner: "cli",
-			Image: "bench", Network: "bench", Entrypoint: sleepArgs}); err != nil {
+			Image: "bench", Network: "bench", Entrypoint: sleepArgs,
+			Publish: []client.Publication{{Port: 30000 + i, To: 7200, Protocol: "tcp"}}}); err != nil {
 			return fmt.Errorf("task %d of %d: %w", i+1, n, err)
 		}
 		took = append(took, time.Since(begin))
@@ -253,7 +254,7 @@ func (b *bench) manyStacks(ctx context.Context) (err error) {
 		return err
 	}
 	first, last := median(took[:min(few, n)]), median(took[max(0, n-few):])
-	fmt.Printf("\n%d tasks with stacks of their own\n  the first %d starts %10s, the last %10s, %5.2f times; "+
+	fmt.Printf("\n%d tasks with stacks of their own, a port of each published\n  the first %d starts %10s, the last %10s, %5.2f times; "+
 		"%s of the host's memory each\n", n, few, round(first), round(last), float64(last)/float64(first),
 		mib(uint64(max(0, int64(began)-int64(left)))/uint64(n)))
 	for i := range slices.Backward(took) {
