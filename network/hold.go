@@ -71,9 +71,9 @@ type kept struct {
 	relay *relay
 	old   *os.File // the socket of the daemon before
 
-	opened chan struct{} // is closed when the rest is there
-	err    error         // why it could not be
-	socket syscall.Conn
+	opened chan struct{}       // is closed when the rest is there
+	err    error               // why it could not be
+	dup    func() (int, error) // a copy of the socket that another program inherits
 	stop   func()
 	gone   chan struct{} // is closed when it is nobody's any more
 }
@@ -299,7 +299,8 @@ func (h *holder) listen(k *kept, w wanted, cancel func()) error {
 		if err != nil {
 			return err
 		}
-		k.socket, k.stop = c, func() { cancel(); c.Close(); w.share.flows.end(c) }
+		k.dup = func() (int, error) { return inheritable(c) }
+		k.stop = func() { cancel(); c.Close(); w.share.flows.end(c) }
 		go k.relay.serveUDP(c)
 		return nil
 	}
@@ -307,8 +308,9 @@ func (h *holder) listen(k *kept, w wanted, cancel func()) error {
 	if err != nil {
 		return err
 	}
-	k.socket, k.stop = l, func() { cancel(); l.Close() }
-	go k.relay.serveTCP(l)
+	s := &listening{at: w.at, l: l}
+	k.dup, k.stop = s.dup, func() { cancel(); s.close() }
+	go s.serve(k.relay)
 	return nil
 }
 
@@ -468,20 +470,23 @@ func (h *holder) pass(env []string, replace func(env []string) error) error {
 	if err := h.inherit(); err != nil {
 		return err
 	}
-	var from []syscall.Conn
+	var from []func() (int, error)
 	for _, some := range h.kept {
 		for _, k := range some {
-			from = append(from, k.socket)
+			from = append(from, k.dup)
 		}
 	}
 	for _, f := range h.inherited {
-		from = append(from, f)
+		from = append(from, func() (int, error) { return inheritable(f) })
 	}
 	var fds []string
-	for _, c := range from {
-		fd, err := inheritable(c)
+	for _, dup := range from {
+		fd, err := dup()
 		if err != nil {
 			return fmt.Errorf("ports that are published: %w", err)
+		}
+		if fd < 0 {
+			continue
 		}
 		defer unix.Close(fd)
 		fds = append(fds, strconv.Itoa(fd))

@@ -25,11 +25,7 @@ func familyOf(a netip.Addr) string {
 // inherited socket is closed, but for the copy that listens on.
 func listenTCP(at netip.AddrPort, inherited *os.File) (*net.TCPListener, error) {
 	if inherited != nil {
-		l, err := net.FileListener(inherited)
-		if err = errors.Join(err, inherited.Close()); err != nil {
-			return nil, err
-		}
-		return l.(*net.TCPListener), nil
+		return listenOn(inherited) // which did not where its task refused connections
 	}
 	if err := listened(at); err != nil {
 		return nil, err

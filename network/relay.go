@@ -82,7 +82,7 @@ func (t *target) begin(protocol string, client, server netip.AddrPort, end func(
 	return u
 }
 
-func (r *relay) serveTCP(l *net.TCPListener) {
+func (r *relay) serveTCP(l *net.TCPListener, refused func()) {
 	for {
 		c, err := l.AcceptTCP()
 		switch {
@@ -91,20 +91,21 @@ func (r *relay) serveTCP(l *net.TCPListener) {
 		case err != nil: // such as that too many files are open: it goes on when there are fewer
 			time.Sleep(afterFail)
 		default:
-			r.admit(c)
+			r.admit(c, refused)
 		}
 	}
 }
 
 // admit waits for nobody: the next connection is another one's.
-func (r *relay) admit(c *net.TCPConn) {
+func (r *relay) admit(c *net.TCPConn, refused func()) {
 	t, client, server := r.target(), addrPort(c.RemoteAddr()), addrPort(c.LocalAddr())
 	if !t.from(client.Addr()) {
 		reset(c)
 		return
 	}
 	ctx, cancel := context.WithCancel(r.ctx)
-	l := &led{use: t.begin("tcp", client, server, cancel), ctx: ctx, target: t, client: c}
+	l := &led{use: t.begin("tcp", client, server, cancel), ctx: ctx, target: t, client: c,
+		refused: refused}
 	made, ok := t.share.conns.take(l.use)
 	if made != nil {
 		r.full("connections", made)
@@ -141,6 +142,7 @@ type led struct {
 	ctx            context.Context // ends with it, its socket, or as it makes way
 	target         *target
 	client, server *net.TCPConn
+	refused        func()      // is called if the task refuses it
 	ended          atomic.Bool // is one direction
 }
 
@@ -155,10 +157,14 @@ func (l *led) connect() {
 		other, err = d.DialContext(ctx, "tcp", to.String())
 	}
 	if err != nil {
-		if l.target.failed != nil && to.IsValid() && l.ctx.Err() == nil {
-			l.target.failed(to)
-		}
 		reset(l.client)
+		switch {
+		case !to.IsValid() || l.ctx.Err() != nil:
+		case l.target.failed != nil:
+			l.target.failed(to)
+		case errors.Is(err, syscall.ECONNREFUSED):
+			l.refused()
+		}
 		return
 	}
 	l.server = other.(*net.TCPConn)
