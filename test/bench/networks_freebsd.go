@@ -322,7 +322,8 @@ func (b *bench) byIfconfig(ctx context.Context, tree, name string) (took time.Du
 	took = time.Since(begin)
 	err = errors.Join(err, cmd.Wait())
 	_, gone := system("ifconfig", link+"a", "destroy")
-	return took, errors.Join(err, gone, forgetByHand(name), mount.UnmountUnder(b.path(name)), os.RemoveAll(b.path(name)))
+	return took, errors.Join(err, gone, forgetByHand(name), mount.UnmountUnder(b.path(name)),
+		os.RemoveAll(b.path(name)))
 }
 
 // freeMemory are bytes that programs of the host can still have.
