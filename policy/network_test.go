@@ -158,3 +158,16 @@ func TestMistakesOfNetworks(t *testing.T) {
 		}
 	}
 }
+
+// All ports are written as a range, which is said to who writes a star.
+func TestStarIsNoPort(t *testing.T) {
+	for text, want := range map[string]string{`publish = ["*"]`: "write *:1-65535", `publish = ["*:*"]`: "write *:1-65535",
+		`publish = ["192.0.2.1:*"]`: "write 192.0.2.1:1-65535", `ports = ["*"]`: "write 1-65535"} {
+		_, err := Parse("host.hcl", []byte("permit {\n  "+text+"\n}\n"), devfsRules)
+		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "host.hcl:2") {
+			t.Errorf("%s: %v", text, err)
+		}
+		_, what, _ := strings.Cut(want, " ")
+		mustParse(t, "permit {\n  "+strings.Split(text, "=")[0]+"= [\""+what+"\"]\n}\n")
+	}
+}

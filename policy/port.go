@@ -63,6 +63,9 @@ func (p Port) value() string {
 
 // parsePorts reads "80", "1024-65535", "53/udp".
 func parsePorts(s string) (Port, error) {
+	if s == "*" {
+		return Port{}, fmt.Errorf("%q: write 1-65535 for all ports", s)
+	}
 	ports, proto, given := strings.Cut(s, "/")
 	if given && proto != "tcp" && proto != "udp" {
 		return Port{}, fmt.Errorf("%q: the protocol must be tcp or udp", s)

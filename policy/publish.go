@@ -45,6 +45,9 @@ func parsePublication(s string) (Privilege, error) {
 // not valid.
 func parsePlace(s string) (at netip.Addr, ports Port, err error) {
 	i := strings.LastIndexByte(s, ':')
+	if s == "*" || i >= 0 && s[i:] == ":*" {
+		return at, ports, fmt.Errorf("%q: write %s:1-65535 for all ports", s, strings.TrimSuffix(s, ":*"))
+	}
 	if i < 0 {
 		return at, ports, fmt.Errorf("%q has no address: write *:%s for every address of the host", s, s)
 	}

@@ -228,8 +228,12 @@ func (a *commands) upgrade(ctx context.Context, r client.UpgradeRequest) error {
 // checkHost reads the host's configuration and the files that it names, and looks whether the host has
 // what its networks need.
 func (a *commands) checkHost(config, stateDir string) error {
-	if err := host.Check(config); err != nil {
+	doubt, err := host.Check(config)
+	if err != nil {
 		return err
+	}
+	if doubt != nil {
+		printable.Fprintf(a.Messages, "freejail: warning: host configuration %s: %v\n", config, doubt)
 	}
 	cfg, err := host.LoadConfig(config)
 	if err != nil {

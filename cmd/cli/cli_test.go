@@ -103,6 +103,11 @@ func TestDaemonCheck(t *testing.T) {
 	}
 	check(t, os.WriteFile(h.path("freejail.hcl"), []byte("permit {\n  ports = [\"80\"]\n}\n"), 0o600))
 	h.gives(0, nil, "daemon", "--check", "--config", h.path("freejail.hcl"))
+	check(t, os.WriteFile(h.path("freejail.hcl"), []byte("\npermit {\n  networks = [\"nope\"]\n}\n"), 0o600))
+	r := h.freejail("daemon", "--check", "--config", h.path("freejail.hcl"))
+	if want := "freejail.hcl:3: network \"nope\": no network of this name"; r.code != 0 || !strings.Contains(r.errout, want) {
+		t.Errorf("%+v, want %q", r, want)
+	}
 	h.gives(app.Failed, []string{"nothere.hcl"}, "daemon", "--config", h.path("nothere.hcl"))
 }
 

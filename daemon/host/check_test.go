@@ -27,7 +27,7 @@ func TestCheck(t *testing.T) {
 		if err := os.WriteFile(file, []byte(text+"\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		err := Check(file)
+		_, err := Check(file)
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
 			t.Errorf("%s: %v, want %q", text, err, want)
 		}
@@ -41,7 +41,11 @@ func TestDoubts(t *testing.T) {
 		"registry \"r.example\" {\n  username = \"x\"\n  password_file = \"/nope\"\n}": "password_file: stat /nope",
 		"permit {\n  signer = [\"nope\"]\n  vnet = true\n}":                            `freejail.hcl:1: signer "nope": the host's file has no such`,
 		"\nrequire {\n  signer = [\"team-*\", \"nope\"]\n}":                            `freejail.hcl:2: signer "nope": the host's file has no such`,
-		`require { signer = ["team-*"] }`:                                              "",
+		"network \"lan\" {\n  mode = \"nat\"\n  subnet4 = \"10.0.9.0/24\"\n}\n" + "permit {\n  networks = [\"lann\", \"lan\", " +
+			"\"host\", \"l*\"]\n}": `freejail.hcl:6: network "lann": no network of this name in the host configuration ` +
+			`(did you mean lan?) (there are: host, none, lan)`,
+		"set \"s\" {\n  networks = [\"dmz\"]\n}\npermit {\n  sets = [\"s\"]\n}\ndeny {\n  networks = [\"wan\"]\n}": `network "wan"`,
+		`require { signer = ["team-*"] }`: "",
 	} {
 		file := filepath.Join(t.TempDir(), "freejail.hcl")
 		if err := os.WriteFile(file, []byte(text+"\n"), 0o600); err != nil {

@@ -130,7 +130,7 @@ type file struct {
 	} `hcl:"gc,block"`
 	NFS             *nfsBlock       `hcl:"nfs,block"`
 	Networks        []*networkBlock `hcl:"network,block"`
-	DefaultNetwork  string          `hcl:"default_network,optional"`
+	DefaultNetwork  hcl.Expression  `hcl:"default_network,optional"`
 	DefaultRegistry string          `hcl:"default_registry,optional"`
 	Registries      []registryBlock `hcl:"registry,block"`
 	Signers         []Signer        `hcl:"signer,block"`

@@ -40,7 +40,8 @@ func newInForce(c Config, name string, src []byte) (*InForce, error) {
 	}
 	p.OnHost(chain)
 	now := &InForce{Policy: p, fallback: c.DefaultRegistry,
-		Doubt: errors.Join(p.CheckSigners(signerNames(c.Signers)), checkCredentials(c.Registries))}
+		Doubt: errors.Join(p.CheckSigners(signerNames(c.Signers)), p.CheckNetworks(c.networkNames()),
+			checkCredentials(c.Registries))}
 	return now, now.readFiles(c)
 }
 
@@ -127,6 +128,15 @@ func LoadPolicy(path string) (*policy.Policy, error) {
 	return parsePolicy(path, src)
 }
 
+// PolicyDoubt is what of a policy is probably a mistake by the networks of its file, if that has any.
+func PolicyDoubt(path string, p *policy.Policy) error {
+	c, err := LoadConfig(path)
+	if err != nil || len(c.Networks) == 0 {
+		return err
+	}
+	return p.CheckNetworks(c.networkNames())
+}
+
 func parsePolicy(name string, src []byte) (*policy.Policy, error) {
 	p, err := policy.Parse(name, src, policy.DevicesBy(devfs.ParseRule, devfs.NewIndex))
 	if err != nil {
@@ -136,13 +146,16 @@ func parsePolicy(name string, src []byte) (*policy.Policy, error) {
 }
 
 // Check reads a host's file as the daemon does when it starts: the
-// configuration, the policy, and the files that it names.
-func Check(path string) error {
+// configuration, the policy, and the files that it names. It returns what is probably a mistake beside.
+func Check(path string) (doubt, err error) {
 	if path == "" {
-		return nil
+		return nil, nil
 	}
-	_, err := (&Follower{path: path}).parse()
-	return err
+	now, err := (&Follower{path: path}).parse()
+	if err != nil {
+		return nil, err
+	}
+	return now.Doubt, nil
 }
 
 // Follower keeps what is in force while the host's file changes. A faulty file

@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/hcl/v2/gohcl"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/internal/near"
 	"github.com/freejail/freejail/network"
 )
 
@@ -54,20 +55,35 @@ func (f *file) networks(r *reader) (list []network.Network) {
 
 // defaultNetwork is the network of tasks that name none.
 func (f *file) defaultNetwork(r *reader) string {
+	if f.DefaultNetwork == nil { // there is no file
+		return string(network.Host)
+	}
+	var want *string
+	if diags := gohcl.DecodeExpression(f.DefaultNetwork, nil, &want); diags.HasErrors() {
+		r.fail("default_network: %w", diags)
+	}
+	if want == nil {
+		return string(network.Host)
+	}
 	names := []string{string(network.Host), string(network.None)}
 	for _, b := range f.Networks {
 		names = append(names, b.Name)
 	}
-	for _, name := range names {
-		if f.DefaultNetwork == name {
-			return name
-		}
+	if !slices.Contains(names, *want) {
+		at := f.DefaultNetwork.Range()
+		r.fail("%s:%d: default_network %q is not a network of this file%s (there are: %s)", at.Filename, at.Start.Line,
+			*want, near.Hint(*want, names), strings.Join(names, ", "))
 	}
-	if f.DefaultNetwork != "" {
-		r.fail("default_network %q is not a network of this file (there are: %s)", f.DefaultNetwork,
-			strings.Join(names, ", "))
+	return *want
+}
+
+// networkNames are those that jobs can name.
+func (c Config) networkNames() []string {
+	names := []string{string(network.Host), string(network.None)}
+	for _, n := range c.Networks {
+		names = append(names, n.Name)
 	}
-	return string(network.Host)
+	return names
 }
 
 // network turns what is written into values.

@@ -141,7 +141,7 @@ func TestWrongNetworks(t *testing.T) {
 		second("mode = \"nat\"\nsubnet4 = \"10.88.0.0/16\"\npool4 = \"10.88.9.0/24\""):                           `:8: network "two": subnet4 10.88.0.0/16 overlaps 10.88.0.0/24 of network "web"`,
 		nat(four) + nat("subnet4 = \"10.89.0.0/24\""):                                                            `:8: network "web": there are two networks of this name, the other at freejail.hcl:2`,
 		"\nnetwork \"web\" {\n mode = \"alias\"\n host_access = [\"53/udp\"]\n interface = \"e\"\n" + four + "}": `host_access is for networks with a stack`,
-		`default_network = "web"`: `default_network "web" is not a network of this file (there are: host, none)`,
+		`default_network = "web"`: `freejail.hcl:1: default_network "web" is not a network of this file (there are: host, none)`,
 	} {
 		_, err := loadText(t, text)
 		if err == nil || !strings.Contains(err.Error(), want) {

@@ -65,8 +65,16 @@ func (j *Judge) Check(ctx context.Context, spec client.TaskSpec) (*client.Decisi
 		return nil, err
 	}
 	d := wireDecision(s, dec)
-	d.Notes = notes
+	d.Notes = append(notes, doubts(j.InForce().Doubt)...)
 	return d, nil
+}
+
+// doubts are what is probably a mistake in the host's file, one by one.
+func doubts(err error) []string {
+	if err == nil {
+		return nil
+	}
+	return strings.Split(err.Error(), "\n")
 }
 
 // Denies tells whether the policy denies anything of a kind.
@@ -156,6 +164,6 @@ func CheckImage(ctx context.Context, path, file string) (d *client.Decision, err
 	}
 	s := subject(client.TaskSpec{}, img, signers)
 	d = wireDecision(s, p.Decide(s, reqs, nil))
-	d.Notes = task.Notes(img)
+	d.Notes = append(task.Notes(img), doubts(host.PolicyDoubt(file, p))...)
 	return d, nil
 }
