@@ -155,6 +155,7 @@ func (a *commands) root() *cobra.Command {
 	socket := cmp.Or(os.Getenv("FREEJAIL_SOCKET"), client.DefaultSocket)
 	c.PersistentFlags().StringVar(&a.socket, "socket", socket, "the daemon's socket ($FREEJAIL_SOCKET)")
 	a.JSONFlag(c.PersistentFlags())
+	a.complete(c)
 	return c
 }
 

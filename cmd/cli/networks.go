@@ -17,7 +17,7 @@ import (
 )
 
 func (a *commands) networksCmd() *cobra.Command {
-	c := app.Command("networks [NETWORK]", "list the networks of this host, or describe one", cobra.MaximumNArgs(1),
+	return app.Command("networks [NETWORK]", "list the networks of this host, or describe one", cobra.MaximumNArgs(1),
 		func(ctx context.Context, args []string) error {
 			list, err := a.client().Networks(ctx)
 			if err != nil {
@@ -33,25 +33,6 @@ func (a *commands) networksCmd() *cobra.Command {
 				}
 			})
 		})
-	c.ValidArgsFunction = func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-		if len(args) > 0 {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		return a.networkNames(cmd.Context())
-	}
-	return c
-}
-
-// networkNames completes the name of a network; without a daemon there is none.
-func (a *commands) networkNames(ctx context.Context) (names []string, _ cobra.ShellCompDirective) {
-	list, err := client.New(a.socket).Networks(ctx)
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	for _, n := range list {
-		names = append(names, n.Name)
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
 func networkRow(n client.NetworkStatus) []string {
