@@ -110,6 +110,12 @@ func (s sockets) setMAC(name string, mac net.HardwareAddr) error {
 	return s.do("MAC", unix.SIOCSIFLLADDR, linkReq(name, mac))
 }
 
+// isUp tells whether an interface is there and up.
+func (s sockets) isUp(name string) bool {
+	b := named(sizeIfreq, name)
+	return ioctl(s.inet, unix.SIOCGIFFLAGS, b) == nil && b[nameSize]&unix.IFF_UP != 0
+}
+
 // up leaves the other flags as they are.
 func (s sockets) up(name string) error {
 	b := named(sizeIfreq, name)

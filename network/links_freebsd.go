@@ -26,14 +26,14 @@ func (s *kernelStacks) cut(n Network, list []Endpoint) ([]Endpoint, error) {
 	return nil, nil
 }
 
-// apart are those whose link is not a member of a bridge.
+// apart are those whose link is not a member of a bridge, or down: `service netif stop` takes all interfaces down.
 func (s *kernelStacks) apart(list []Endpoint, bridge string) (cut []Endpoint, err error) {
 	members, err := s.members(bridge)
 	if err != nil {
 		return list, err
 	}
 	for _, e := range list {
-		if !slices.Contains(members, e.Link) {
+		if !slices.Contains(members, e.Link) || !s.host.isUp(e.Link) {
 			cut = append(cut, e)
 		}
 	}
@@ -56,10 +56,10 @@ func (s *kernelStacks) withoutAddress(n Network, list []Endpoint) (cut []Endpoin
 	return cut, nil
 }
 
-// hasGateways tells whether freejail's bridge is there, with the gateway's addresses.
+// hasGateways tells whether freejail's bridge is there and up, with the gateway's addresses.
 func (s *kernelStacks) hasGateways(n Network) bool {
 	name := n.OwnBridge()
-	if s.host.description(name) != s.ownBridge(n) {
+	if s.host.description(name) != s.ownBridge(n) || !s.host.isUp(name) {
 		return false
 	}
 	index, err := s.host.index(name)

@@ -63,15 +63,13 @@ func TestBridgeMadeAnew(t *testing.T) {
 	if got := echoes("10.98.0.40:8080"); got != "hello <nil>" {
 		t.Error(got)
 	}
-	f.sh("ifconfig " + bridge + " deletem " + e.Link)
-	f.rejoins(n, e)
-	if got := echoes("10.98.0.40:8080"); got != "hello <nil>" {
-		t.Error(got)
-	}
-	f.sh("ifconfig " + e.Link + " destroy")
-	f.rejoins(n, e)
-	if got := echoes("10.98.0.40:8080"); got != "hello <nil>" {
-		t.Error(got)
+	for _, cmd := range []string{"ifconfig " + bridge + " deletem " + e.Link, "ifconfig " + e.Link + " down",
+		"ifconfig " + e.Link + " destroy"} {
+		f.sh(cmd)
+		f.rejoins(n, e)
+		if got := echoes("10.98.0.40:8080"); got != "hello <nil>" {
+			t.Errorf("after %s: %s", cmd, got)
+		}
 	}
 }
 
@@ -90,7 +88,9 @@ func TestGatewayIsPutBack(t *testing.T) {
 		t.Fatal(got)
 	}
 	name := f.nat.OwnBridge()
-	for _, cmd := range []string{"ifconfig " + name + " destroy", "ifconfig " + name + " inet 10.99.0.1 delete",
+	links := "ifconfig " + a.Link + " down && ifconfig " + b.Link + " down"
+	for _, cmd := range []string{"ifconfig " + name + " destroy", links, "ifconfig " + name + " down && " + links,
+		"ifconfig " + name + " inet 10.99.0.1 delete",
 		"ifconfig " + name + " inet6 fd99::1 delete", "ifconfig " + name + " inet6 fe80::1%" + name + " delete"} {
 		f.sh(cmd)
 		f.rejoins(f.nat, a, b)
