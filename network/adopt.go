@@ -80,6 +80,9 @@ func (m *Manager) Adopt(holder string, e Endpoint) error {
 		return fmt.Errorf("%s of %s is also that of %s", what, holder, other)
 	}
 	m.note(holder, e)
+	if e.Mode == Alias {
+		m.aliases[holder] = e
+	}
 	return nil
 }
 

@@ -23,8 +23,7 @@ func (m *Manager) users() (list []users) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	by := map[string]*users{}
-	for _, key := range slices.Sorted(maps.Keys(m.tasks)) {
-		e := m.tasks[key].Endpoint
+	for _, e := range m.connected() {
 		u := by[e.Network]
 		if u == nil {
 			u = &users{network: m.of(e)}
@@ -41,16 +40,24 @@ func (m *Manager) users() (list []users) {
 	return list
 }
 
+// connected are the endpoints of running tasks, one for each task. The caller locks.
+func (m *Manager) connected() (list []Endpoint) {
+	for _, key := range slices.Sorted(maps.Keys(m.tasks)) {
+		if m.tasks[key].Mode != Alias {
+			list = append(list, m.tasks[key].Endpoint)
+		}
+	}
+	for _, holder := range slices.Sorted(maps.Keys(m.aliases)) {
+		list = append(list, m.aliases[holder])
+	}
+	return list
+}
+
 // runs tells whether a task has an endpoint. Who asks has its lock: Withdraw comes before Detach.
 func (m *Manager) runs(e Endpoint) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, t := range m.tasks {
-		if t.Endpoint.same(e) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(m.connected(), e.same)
 }
 
 // watchLinks looks every now and then, until ctx has ended, whether running tasks are connected as they were made.

@@ -65,6 +65,34 @@ func TestLinksAreWatched(t *testing.T) {
 	}
 }
 
+// Tasks of alias are watched from Attach or Adopt to Detach, though nothing of them is published.
+func TestAliasesAreWatched(t *testing.T) {
+	f := newFake(t)
+	m, told := f.manager(alias())
+	e := reserve(t, m, "a", alias().Name)
+	f.apart[stackKey(e)] = true
+	rejoined := func() bool {
+		m.lookAtLinks(t.Context())
+		return slices.Contains(f.log, "rejoin "+stackKey(e))
+	}
+	if rejoined() {
+		t.Error("it is not attached yet")
+	}
+	if err := m.Attach(t.Context(), e); err != nil {
+		t.Fatal(err)
+	}
+	if !rejoined() || len(*told) != 1 || !strings.Contains((*told)[0], "(1 task): it is back") {
+		t.Errorf("%q, told %q", f.log, *told)
+	}
+	next, _ := f.manager(alias())
+	if err := next.Adopt("a", e); err != nil || len(next.users()) != 1 {
+		t.Errorf("the next daemon: %+v %v", next.users(), err)
+	}
+	if err := m.Detach(t.Context(), e); err != nil || m.runs(e) {
+		t.Error("it is detached", err)
+	}
+}
+
 // What ended meanwhile is not connected again, and what is cut off at once again is told once.
 func TestEndedIsNotRejoined(t *testing.T) {
 	f := newFake(t)

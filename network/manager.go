@@ -59,6 +59,7 @@ type Manager struct {
 	named     map[string]string   // holders of stacks
 	living    map[string][]living // of endpoints, by the name of the network
 	tries     map[string]uint64   // of links, by holder
+	aliases   map[string]Endpoint // that are attached, by holder: these tasks are not published
 	tasks     map[string]Task     // that are published, by key
 	unheld    map[string]Task     // whose ports could not be taken over, by key
 	severed   map[string]string   // why running tasks are cut off, by network
@@ -102,7 +103,8 @@ func newManager(cfg Config, s stacks, f filter, p ports) (*Manager, error) {
 		endpoints:  map[string]Endpoint{}, links: map[string]string{}, macs: map[string]string{},
 		named:  map[string]string{},
 		living: map[string][]living{}, tries: map[string]uint64{}, tasks: map[string]Task{},
-		unheld: map[string]Task{}, unresolved: map[string]string{}, severed: map[string]string{}}
+		aliases: map[string]Endpoint{},
+		unheld:  map[string]Task{}, unresolved: map[string]string{}, severed: map[string]string{}}
 	m.rules = &rules{filter: f, now: m.state}
 	m.usable = usable{stacks: s, filter: f, now: time.Now, seen: map[string]time.Time{}}
 	return m, nil
@@ -150,6 +152,7 @@ func (m *Manager) release(holder string) (e Endpoint, ok bool) {
 		return e, false
 	}
 	delete(m.endpoints, holder)
+	delete(m.aliases, holder)
 	delete(m.tries, holder)
 	delete(m.links, e.Link)
 	delete(m.macs, e.MAC)
@@ -275,9 +278,11 @@ func (m *Manager) Attach(ctx context.Context, e Endpoint) error {
 	if err := m.stacks.attach(n, e); err != nil {
 		return fmt.Errorf("network %q: %w", e.Network, err)
 	}
-	if e.Mode != NAT {
-		return nil
+	m.mu.Lock()
+	if holder, _ := m.holderOf(e); e.Mode == Alias && holder != "" {
+		m.aliases[holder] = e
 	}
+	m.mu.Unlock()
 	return m.resolve(n)
 }
 
@@ -315,6 +320,9 @@ func (m *Manager) Detach(ctx context.Context, e Endpoint) error {
 		return err
 	}
 	defer unlock()
+	m.mu.Lock()
+	maps.DeleteFunc(m.aliases, func(_ string, o Endpoint) bool { return o.same(e) })
+	m.mu.Unlock()
 	select {
 	case m.ending <- struct{}{}:
 		defer func() { <-m.ending }()
