@@ -1,10 +1,13 @@
 package network
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -254,4 +257,119 @@ func TestIPv4Alone(t *testing.T) {
 	})
 	h.serve(h.ns(task), "tcp", at(netip.IPv6Unspecified(), 8080), "t10")
 	h.reach("the host", "", "tcp", at(task.Addr4, 8080), "t10")
+}
+
+// TestNextHolderGetsNothing has a client with connections to a task whose address another gets at once.
+func TestNextHolderGetsNothing(t *testing.T) {
+	n := natNetwork("web", 1)
+	h := newHost(t, n)
+	holder := testHolder(t)
+	publish := func() *Task {
+		task := h.task(n, 10)
+		for _, p := range []string{"tcp", "udp"} {
+			task.Published = append(task.Published, Publication{Port: Port{p, 8080, 1}, To: 8080})
+		}
+		h.must(holder.hold(*task))
+		h.load()
+		return task
+	}
+	task := publish()
+	heard := make(chan string, 99)
+	listen := func() (end func()) {
+		var l net.Listener
+		var u net.PacketConn
+		h.in(h.ns(*task), func() (err error) {
+			if l, err = net.Listen("tcp", ":8080"); err == nil {
+				u, err = net.ListenPacket("udp", ":8080")
+			}
+			return err
+		})
+		var open []net.Conn
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				open = append(open, c)
+				go hear(c, heard)
+			}
+		}()
+		go func() {
+			b := make([]byte, 99)
+			for {
+				n, _, err := u.ReadFrom(b)
+				if err != nil {
+					return
+				}
+				heard <- string(b[:n])
+			}
+		}()
+		return func() {
+			l.Close()
+			u.Close()
+			for _, c := range open {
+				reset(c.(*net.TCPConn))
+			}
+		}
+	}
+	end := listen()
+	var clients []net.Conn
+	for from, to := range map[string]netip.Addr{h.out: hostAddr4, "": netip.MustParseAddr("127.0.0.1")} {
+		h.in(from, func() error {
+			c, err := net.Dial("tcp", at(to, 8080).String())
+			clients = append(clients, c)
+			return err
+		})
+	}
+	for _, c := range clients {
+		defer c.Close()
+		if _, err := io.WriteString(c, "first"); err != nil || <-heard != "first" {
+			t.Fatal(err)
+		}
+	}
+	h.in(h.ns(*task), func() error { // so that the client is not told
+		l, err := netlink.LinkByName(taskEnd)
+		return errors.Join(err, netlink.LinkSetDown(l))
+	})
+	end()
+	gone := *task
+	h.tasks = nil
+	h.load()
+	holder.free(gone.Key)
+	h.must(h.stacks.detach(gone.Endpoint))
+	task = publish()
+	defer listen()()
+	told := map[net.Conn]bool{} // that it is over, by the one of write and read that comes first
+	for _, c := range clients {
+		_, err := io.WriteString(c, "late")
+		told[c] = errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+	}
+	h.in(h.out, func() error {
+		c, err := net.Dial("udp", at(hostAddr4, 8080).String())
+		if err == nil {
+			_, err = io.WriteString(c, "new")
+		}
+		return err
+	})
+	if got := <-heard; got != "new" {
+		t.Errorf("the next holder of the address hears %q", got)
+	}
+	for _, c := range clients {
+		h.must(c.SetReadDeadline(time.Now().Add(5 * time.Second)))
+		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) && !told[c] {
+			t.Errorf("a client of the last holder at %s is not told: %v", c.RemoteAddr(), err)
+		}
+	}
+}
+
+func hear(c net.Conn, heard chan<- string) {
+	b := make([]byte, 99)
+	for {
+		n, err := c.Read(b)
+		if err != nil {
+			return
+		}
+		heard <- string(b[:n])
+	}
 }

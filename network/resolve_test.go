@@ -222,6 +222,10 @@ func TestQuestionsDoNotStay(t *testing.T) {
 	for h.asked.conns.count() > 0 {
 		time.Sleep(time.Millisecond)
 	}
+	aim.life = dnsLife
+	if err := h.have("name server", []wanted{{bound: place, target: aim}}); err != nil {
+		t.Fatal(err)
+	}
 	if got, err := asked(t, place.at.String(), "name?"); err != nil || got != "name?" {
 		t.Errorf("later: %q %v", got, err)
 	}
