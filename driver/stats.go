@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"slices"
 	"strconv"
 	"time"
 
@@ -40,7 +41,7 @@ func (d *Driver) TaskStats(req *proto.TaskStatsRequest, stream proto.Driver_Task
 var (
 	measuredCPU = []proto.CPUUsage_Fields{proto.CPUUsage_SYSTEM_MODE, proto.CPUUsage_USER_MODE,
 		proto.CPUUsage_PERCENT, proto.CPUUsage_TOTAL_TICKS}
-	measuredMem = []proto.MemoryUsage_Fields{proto.MemoryUsage_RSS, proto.MemoryUsage_SWAP}
+	measuredMem = []proto.MemoryUsage_Fields{proto.MemoryUsage_RSS}
 )
 
 // cpuMeter turns CPU time that adds up into shares of an interval. It keeps
@@ -57,7 +58,7 @@ func (m *cpuMeter) sample(taskID string, u *client.Usage) *proto.TaskStats {
 		wall = u.Clock - m.clock
 	}
 	m.at, m.clock, m.procs = u.At, u.Clock, map[int]client.ProcUsage{}
-	usage := func(p client.ProcUsage, swap uint64) *proto.TaskResourceUsage {
+	usage := func(p client.ProcUsage, swap *uint64) *proto.TaskResourceUsage {
 		m.procs[p.PID] = p
 		var user, sys float64
 		if prev, ok := last[p.PID]; ok && wall > 0 {
@@ -67,13 +68,22 @@ func (m *cpuMeter) sample(taskID string, u *client.Usage) *proto.TaskStats {
 		return &proto.TaskResourceUsage{
 			Cpu: &proto.CPUUsage{UserMode: user, SystemMode: sys, Percent: user + sys,
 				TotalTicks: (user + sys) / 100 * hostMHz(), MeasuredFields: measuredCPU},
-			Memory: &proto.MemoryUsage{Rss: p.RSS, Swap: swap, MeasuredFields: measuredMem}}
+			Memory: memoryUsage(p.RSS, swap)}
 	}
 	out := &proto.TaskStats{Id: taskID, Timestamp: timestamppb.New(u.At),
 		ResourceUsageByPid: map[string]*proto.TaskResourceUsage{},
 		AggResourceUsage:   usage(client.ProcUsage{UserTime: u.UserTime, SysTime: u.SysTime, RSS: u.RSS}, u.Swap)}
 	for _, p := range u.Procs {
-		out.ResourceUsageByPid[strconv.Itoa(p.PID)] = usage(p, 0)
+		out.ResourceUsageByPid[strconv.Itoa(p.PID)] = usage(p, nil)
+	}
+	return out
+}
+
+// memoryUsage is without what the host's kernel does not tell.
+func memoryUsage(rss uint64, swap *uint64) *proto.MemoryUsage {
+	out := &proto.MemoryUsage{Rss: rss, MeasuredFields: measuredMem}
+	if swap != nil {
+		out.Swap, out.MeasuredFields = *swap, append(slices.Clip(measuredMem), proto.MemoryUsage_SWAP)
 	}
 	return out
 }

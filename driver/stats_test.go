@@ -1,8 +1,11 @@
 package driver
 
 import (
+	"slices"
 	"testing"
 	"time"
+
+	"github.com/hashicorp/nomad/plugins/drivers/proto"
 
 	"github.com/freejail/freejail/daemon/client"
 )
@@ -26,6 +29,22 @@ func TestUsageWhileTheClockIsSet(t *testing.T) {
 		got := m.sample("a/b/c", &client.Usage{At: start.Add(at), UserTime: at / 2}).AggResourceUsage.Cpu.Percent
 		if want := i * 50; got != float64(want) {
 			t.Errorf("of an older daemon: %v %%, want %d", got, want)
+		}
+	}
+}
+
+// Swap that no kernel tells of is not measured as none.
+func TestSwapThatIsNotTold(t *testing.T) {
+	var m cpuMeter
+	used := uint64(4096)
+	for want, swap := range map[uint64]*uint64{0: nil, used: &used} {
+		out := m.sample("a/b/c", &client.Usage{RSS: 1, Swap: swap, Procs: []client.ProcUsage{{PID: 7, RSS: 1}}})
+		all := out.AggResourceUsage.Memory
+		if all.Swap != want || slices.Contains(all.MeasuredFields, proto.MemoryUsage_SWAP) != (swap != nil) {
+			t.Errorf("of all: %+v", all)
+		}
+		if one := out.ResourceUsageByPid["7"].Memory; slices.Contains(one.MeasuredFields, proto.MemoryUsage_SWAP) {
+			t.Errorf("of a process: %+v", one)
 		}
 	}
 }

@@ -79,8 +79,10 @@ type Info struct {
 // Usage of a jail.
 type Usage struct {
 	UserTime, SysTime time.Duration
-	RSS, Swap         uint64 // bytes
-	Procs             []ProcUsage
+	RSS               uint64 // bytes
+	// Swap is what it has there, in bytes. It is nil on FreeBSD, whose racct(4) counts what memory may take there.
+	Swap  *uint64
+	Procs []ProcUsage
 }
 
 // ProcUsage of one process in a jail.

@@ -2,10 +2,7 @@ package jail
 
 import (
 	"strconv"
-	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/freejail/freejail/internal/bsd"
 )
@@ -34,10 +31,10 @@ func startedAt(p bsd.Process, start string) bool {
 // Stats samples all jails in one pass over the host's processes.
 func (m *Manager) Stats() (map[string]Usage, error) {
 	byJID := map[int]*Usage{}
-	names, kernel := map[string]int{}, map[string]string{}
+	names := map[string]int{}
 	m.mu.Lock()
 	for name, s := range m.jails {
-		names[name], kernel[name], byJID[s.jid] = s.jid, s.kernel, &Usage{}
+		names[name], byJID[s.jid] = s.jid, &Usage{}
 	}
 	m.mu.Unlock()
 	err := m.eachBorn(func(jid int, p bsd.Process) {
@@ -54,9 +51,6 @@ func (m *Manager) Stats() (map[string]Usage, error) {
 		if len(u.Procs) == 0 {
 			continue
 		}
-		if m.racct {
-			u.Swap = racctNumber(kernel[name], "swapuse")
-		}
 		out[name] = *u
 	}
 	return out, nil
@@ -68,23 +62,4 @@ func (u *Usage) add(p bsd.Process) {
 	u.RSS += one.RSS
 	u.UserTime += one.UserTime + p.ChildrenUserTime()
 	u.SysTime += one.SysTime + p.ChildrenSysTime()
-}
-
-// racctNumber is one of the sums that the kernel keeps for a jail, 0 where it
-// does not tell.
-func racctNumber(name, resource string) uint64 {
-	all, err := rctl(unix.SYS_RCTL_GET_RACCT, "jail:"+name+":")
-	if err != nil {
-		return 0
-	}
-	for item := range strings.SplitSeq(all, ",") {
-		if v, ok := strings.CutPrefix(item, resource+"="); ok {
-			n, err := strconv.ParseUint(v, 10, 64)
-			if err != nil {
-				return 0
-			}
-			return n
-		}
-	}
-	return 0
 }

@@ -74,12 +74,14 @@ func sampleJail(name string) Usage {
 	mem, v2 := cgroup("memory", name)
 	stat := keyed(filepath.Join(mem, "memory.stat"))
 	if v2 {
-		u.RSS, u.Swap = stat["anon"], number(filepath.Join(mem, "memory.swap.current"))
+		swap := number(filepath.Join(mem, "memory.swap.current"))
+		u.RSS, u.Swap = stat["anon"], &swap
 		cpu := keyed(filepath.Join(mem, "cpu.stat"))
 		u.UserTime = time.Duration(cpu["user_usec"]) * time.Microsecond
 		u.SysTime = time.Duration(cpu["system_usec"]) * time.Microsecond
 	} else {
-		u.RSS, u.Swap = stat["total_rss"], stat["total_swap"]
+		swap := stat["total_swap"]
+		u.RSS, u.Swap = stat["total_rss"], &swap
 		cpu, _ := cgroup("cpuacct", name)
 		u.UserTime = time.Duration(number(filepath.Join(cpu, "cpuacct.usage_user")))
 		u.SysTime = time.Duration(number(filepath.Join(cpu, "cpuacct.usage_sys")))

@@ -134,7 +134,15 @@ func (a *commands) printStats(lines []statsLine) error {
 	return a.PrintLine(nil, func(w io.Writer) {
 		table(w, "TASK\tCPU %\tRSS\tSWAP\tPROCESSES\tNET IN / OUT", lines, func(l statsLine) []string {
 			return []string{l.Task, fmt.Sprintf("%.1f", l.CPU), units.BytesSize(float64(l.RSS)),
-				units.BytesSize(float64(l.Swap)), fmt.Sprint(len(l.Procs)), traffic(l.Traffic)}
+				swap(l.Swap), fmt.Sprint(len(l.Procs)), traffic(l.Traffic)}
 		})
 	})
+}
+
+// swap is what a task has there, where the kernel tells.
+func swap(bytes *uint64) string {
+	if bytes == nil {
+		return "-"
+	}
+	return units.BytesSize(float64(*bytes))
 }

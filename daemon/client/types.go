@@ -341,7 +341,7 @@ type Usage struct {
 	UserTime time.Duration `json:"user_ns"`
 	SysTime  time.Duration `json:"sys_ns"`
 	RSS      uint64        `json:"rss"`
-	Swap     uint64        `json:"swap"`
+	Swap     *uint64       `json:"swap,omitempty"` // nil where the kernel does not tell, as FreeBSD's
 	Procs    []ProcUsage   `json:"procs,omitempty"`
 	// Traffic is that of a task with a network stack of its own; nil of another one.
 	Traffic *Traffic `json:"traffic,omitempty"`
