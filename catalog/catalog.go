@@ -35,8 +35,16 @@ type Service struct {
 	// address that has the port; empty is all of the host. Since is when the task was made.
 	Alloc, Bound string
 	Since        time.Time
+	// Also is another place where the port is reached, if there is one.
+	Also Place
 
 	from time.Time // when it should be in Consul
+}
+
+// Place is a port at an address.
+type Place struct {
+	Address string
+	Port    int
 }
 
 // Check is how Consul looks after a service: at the task's own address and port, and nowhere else.

@@ -148,10 +148,11 @@ type place struct {
 func nomads(have map[string]*api.AgentService, s Service) *api.AgentService {
 	var found *api.AgentService
 	for id, other := range have {
-		if !strings.HasPrefix(id, "_nomad-task-"+s.Alloc+"-") || other.Port != s.Port {
+		if !strings.HasPrefix(id, "_nomad-task-"+s.Alloc+"-") {
 			continue
 		}
 		here := other.Address == "" || s.Bound == "" || other.Address == s.Bound || other.Address == s.Address
+		here = here && other.Port == s.Port || other.Port != 0 && Place{other.Address, other.Port} == s.Also
 		if here && (found == nil || id < found.ID) {
 			found = other
 		}

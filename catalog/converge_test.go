@@ -99,6 +99,8 @@ func TestStandIns(t *testing.T) {
 			map[string]string{"a": "_nomad-task-" + alloc + "-group-g-shop-http"}},
 		"Nomad's, at no address": {map[string]Service{"a": at("a", 1, nil)},
 			[]*api.AgentService{nomad("_nomad-task-"+alloc+"-x", "", 8080)}, map[string]string{"a": "_nomad-task-" + alloc + "-x"}},
+		"Nomad's, at another place of it": {map[string]Service{"a": at("a", 1, func(s *Service) { s.Also = Place{"192.0.2.1", 20001} })},
+			[]*api.AgentService{nomad("_nomad-task-"+alloc+"-x", "192.0.2.1", 20001)}, map[string]string{"a": "_nomad-task-" + alloc + "-x"}},
 		"others": {map[string]Service{"a": at("a", 1, nil)}, []*api.AgentService{
 			nomad("_nomad-task-"+alloc+"-x", "127.0.0.1", 8081), nomad("_nomad-task-"+alloc+"-y", "127.0.0.2", 8080),
 			nomad("_nomad-task-"+strings.Replace(alloc, "b4", "b5", 1)+"-x", "127.0.0.1", 8080),

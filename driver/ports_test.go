@@ -57,6 +57,14 @@ func TestPortsOfAGroup(t *testing.T) {
 			t.Errorf("%s: %+v %v, want %+v", name, got, err, c.want)
 		}
 	}
+	for _, none := range []any{[]string{}, map[string]string{}, []map[string]string{{}}} {
+		if s, err := spec(twoPorts(), TaskConfig{Image: "x", Ports: decoded(t, none)}); err != nil || !s.NoPorts {
+			t.Errorf("%v: %v", none, err)
+		}
+	}
+	if s, err := spec(twoPorts(), TaskConfig{Image: "x"}); err != nil || s.NoPorts {
+		t.Errorf("nothing said: %v", err)
+	}
 	for name, c := range map[string]struct {
 		ports any
 		want  string

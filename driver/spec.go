@@ -60,6 +60,7 @@ func spec(cfg *proto.TaskConfig, tc TaskConfig) (client.TaskSpec, error) {
 	var errs [6]error
 	s.Volumes, errs[0] = tc.volumes(own)
 	s.Ports, errs[1] = portBindings(cfg, tc.Ports)
+	s.NoPorts = tc.Ports != nil && len(s.Ports) == 0
 	if s.Limits.DiskBytes, errs[2] = client.ParseSize(tc.Disk); errs[2] != nil {
 		errs[2] = fmt.Errorf("disk %w", errs[2])
 	}

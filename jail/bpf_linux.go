@@ -182,9 +182,14 @@ func familyWord(family uint16) uint32 {
 	return binary.NativeEndian.Uint32(append(binary.NativeEndian.AppendUint16(nil, family), 0, 0))
 }
 
-// attachTo loads a program and attaches it to a cgroup, where it stays as long as that is.
-func (p bpfProgram) attachTo(cgroup int) error {
-	const progLoad, progAttach = 5, 8 // enum bpf_cmd
+const progLoad, progAttach = 5, 8 // enum bpf_cmd
+
+// loads is how often a program is loaded until no signal comes in between: the kernel's verifier ends with
+// EAGAIN when one does (do_check in kernel/bpf/verifier.c), and Go's scheduler sends them.
+const loads = 100
+
+// load has the kernel take a program.
+func (p bpfProgram) load() (fd int, err error) {
 	license := append([]byte("BSD"), 0)
 	load := struct { // of union bpf_attr
 		kind, count      uint32
@@ -196,13 +201,27 @@ func (p bpfProgram) attachTo(cgroup int) error {
 		ifindex, place   uint32
 	}{kind: p.kind, count: uint32(len(p.code)), insns: unsafe.Pointer(&p.code[0]), license: unsafe.Pointer(&license[0]),
 		place: p.place}
-	fd, _, errno := unix.Syscall(unix.SYS_BPF, progLoad, uintptr(unsafe.Pointer(&load)), unsafe.Sizeof(load))
-	if errno != 0 {
-		return fmt.Errorf("load a program of BPF: %w", errno)
+	for range loads {
+		n, _, errno := unix.Syscall(unix.SYS_BPF, progLoad, uintptr(unsafe.Pointer(&load)), unsafe.Sizeof(load))
+		if errno == 0 {
+			return int(n), nil
+		}
+		if err = errno; errno != unix.EAGAIN {
+			break
+		}
+	}
+	return -1, fmt.Errorf("load a program of BPF: %w", err)
+}
+
+// attachTo loads a program and attaches it to a cgroup, where it stays as long as that is.
+func (p bpfProgram) attachTo(cgroup int) error {
+	fd, err := p.load()
+	if err != nil {
+		return err
 	}
 	to := struct{ cgroup, program, place, flags uint32 }{uint32(cgroup), uint32(fd), p.place, bpfMulti}
-	_, _, errno = unix.Syscall(unix.SYS_BPF, progAttach, uintptr(unsafe.Pointer(&to)), unsafe.Sizeof(to))
-	err := unix.Close(int(fd))
+	_, _, errno := unix.Syscall(unix.SYS_BPF, progAttach, uintptr(unsafe.Pointer(&to)), unsafe.Sizeof(to))
+	err = unix.Close(fd)
 	if errno != 0 {
 		return fmt.Errorf("attach a program of BPF to a cgroup: %w", errno)
 	}

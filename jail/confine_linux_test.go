@@ -178,3 +178,35 @@ func TestConfinementOfOneAddressOfAFamily(t *testing.T) {
 		}
 	}
 }
+
+// Signals, which Go's scheduler sends too, end the kernel's verifier.
+func TestProgramsAreLoadedAmongSignals(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("programs of BPF need root")
+	}
+	c, err := confinementOf(Spec{Params: map[string]string{"ip4": "new", "ip4.addr": "192.0.2.10", "ip6": "disable"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	defer close(done)
+	go func() {
+		for {
+			select {
+			case <-done:
+				return
+			default:
+				_ = unix.Kill(os.Getpid(), unix.SIGURG) // ourselves
+			}
+		}
+	}()
+	for range 200 {
+		for _, p := range c.programs() {
+			fd, err := p.load()
+			if err != nil {
+				t.Fatal(err)
+			}
+			unix.Close(fd)
+		}
+	}
+}

@@ -247,7 +247,7 @@ func (r *table) render(name string, networks []Network, tasks []Task) {
 		r.published(c.published, f, natTasks)
 		r.hairpin(c.post, f, f.of(nat), natTasks)
 		r.bridgedToHost(c, f, bridgedTasks)
-		r.declared(c.toHost, f, aliases)
+		r.declared(c.toHost, f, slices.Concat(aliases, bridgedTasks))
 		for _, n := range f.of(bridged) {
 			r.services(c.toHost, f, n, f.within(f.src, f.subnet(n)))
 		}
@@ -415,7 +415,8 @@ func (r *table) hairpin(c *nftables.Chain, f ipFamily, networks []Network, tasks
 	}
 }
 
-// declared are the ports of tasks of alias networks, which have addresses of the host.
+// declared are the ports of tasks of alias networks, which have addresses of the host, and those of the
+// host that the daemon itself leads to tasks.
 func (r *table) declared(c *nftables.Chain, f ipFamily, tasks []Task) {
 	s := r.ranges("declared"+f.suffix, f.kind, nftables.TypeInetProto, nftables.TypeInetService)
 	type owner struct {
@@ -423,11 +424,19 @@ func (r *table) declared(c *nftables.Chain, f ipFamily, tasks []Task) {
 		protocol string
 	}
 	of := map[owner][]Port{}
+	add := func(a netip.Addr, p Port) {
+		if a.IsValid() && f.has(a) {
+			of[owner{a, p.Protocol}] = append(of[owner{a, p.Protocol}], p)
+		}
+	}
 	for _, t := range tasks {
 		for _, p := range t.Declared {
-			if a := f.task(t); a.IsValid() {
-				of[owner{a, p.Protocol}] = append(of[owner{a, p.Protocol}], p)
+			if t.Mode == Alias {
+				add(f.task(t), p)
 			}
+		}
+		for _, p := range t.Published {
+			add(p.At, p.Port)
 		}
 	}
 	var elements []nftables.SetElement

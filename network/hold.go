@@ -27,6 +27,7 @@ type holder struct {
 	own    func(netip.Addr) bool // tells whether an address is the host's
 	limits limits
 	tasks  *share // what is led on to tasks
+	apart  *share // the same, of what comes from elsewhere
 	asked  *share // questions to the resolver
 	names  *resolver
 	drops  atomic.Uint64
@@ -96,6 +97,7 @@ func newHolder(log hclog.Logger, l limits) *holder {
 	}
 	return &holder{log: log, own: (&hostAddresses{}).has,
 		limits: l, tasks: &share{newConns(l.conns, l.conns/4), newFlows(l.flows)},
+		apart: &share{newConns(l.conns/2, l.conns/8), newFlows(l.flows / 2)},
 		asked: &share{newConns(l.conns/4, l.conns/64), newFlows(l.flows / 4)},
 		names: &resolver{file: "/etc/resolv.conf", port: 53},
 		kept:  map[portOf][]*kept{}, has: map[string][]*kept{}, inherited: map[bound]*os.File{}}
@@ -118,7 +120,7 @@ func (h *holder) hold(t Task) error {
 	if need > h.limits.sockets {
 		return h.over(need, h.count().Sockets)
 	}
-	list, err := publishedBy(t, h.own, h.tasks)
+	list, err := publishedBy(t, h.aim(t))
 	if err != nil {
 		return err
 	}
@@ -350,7 +352,7 @@ func (h *holder) count() Held {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	out := Held{Sockets: h.sockets, Most: h.limits.sockets, Drops: h.drops.Load()}
-	for _, s := range []*share{h.tasks, h.asked} {
+	for _, s := range []*share{h.tasks, h.apart, h.asked} {
 		out.Connections += s.conns.count()
 		out.Flows += s.flows.count()
 	}
@@ -371,10 +373,32 @@ func (h *holder) free(key string) {
 	h.leave(key, before, nil)
 }
 
-// publishedBy are the places of a task's publications, each with where it leads to.
-func publishedBy(t Task, own func(netip.Addr) bool, all *share) (out []wanted, err error) {
-	aim := target{share: all, from: own, owner: func(netip.Addr) string { return t.Key }, source: sourceOf,
+// aim is what all of a task's publications have of a target. Where no rule translates, the daemon leads on
+// what comes from elsewhere, too.
+func (h *holder) aim(t Task) target {
+	aim := target{share: h.tasks, from: h.own, owner: func(netip.Addr) string { return t.Key }, source: sourceOf,
 		idle: udpIdle, half: halfIdle}
+	if t.Mode == Bridged || t.Mode == Alias {
+		aim.share, aim.from, aim.source = h.apart, func(netip.Addr) bool { return true }, h.sourceAnywhere
+	}
+	return aim
+}
+
+// sourceAnywhere is also that of who is elsewhere: an address, or of IPv6 the network, of which one host
+// has all addresses.
+func (h *holder) sourceAnywhere(protocol string, client, server netip.AddrPort) string {
+	a := client.Addr()
+	switch {
+	case h.own(a):
+		return sourceOf(protocol, client, server)
+	case a.Is6():
+		return netip.PrefixFrom(a.WithZone(""), 64).Masked().String()
+	}
+	return a.String()
+}
+
+// publishedBy are the places of a task's publications, each with where it leads to.
+func publishedBy(t Task, aim target) (out []wanted, err error) {
 	seen := map[bound]netip.AddrPort{}
 	for _, p := range t.Published {
 		list, err := t.placesOf(p)

@@ -372,6 +372,39 @@ func TestForeignSourceIsReset(t *testing.T) {
 	}
 }
 
+// No rule leads what comes from elsewhere to a task that is reached at an address of its own: the daemon does,
+// and no host elsewhere has more of that than its part.
+func TestForeignSourceIsLedOn(t *testing.T) {
+	for _, mode := range []Mode{Bridged, Alias} {
+		h := testHolder(t)
+		h.own = func(netip.Addr) bool { return false }
+		to := served(t, func(c net.Conn) { _, _ = io.WriteString(c, string(mode)); c.Close() })
+		port, udp := freePort(t, "tcp"), freePort(t, "udp")
+		task := published("a", loopback, "tcp", port, to, 1)
+		task.Mode = mode
+		task.Published = append(task.Published, published("a", loopback, "udp", udp, echoUDP(t), 1).Published...)
+		if err := h.hold(task); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := asked(t, fmt.Sprintf("127.0.0.1:%d", port), ""); got != string(mode) {
+			t.Errorf("%s: %q %v", mode, got, err)
+		}
+		if got := askedUDP(t, fmt.Sprintf("127.0.0.1:%d", udp), "y"); got != "y" {
+			t.Errorf("%s: %q", mode, got)
+		}
+		if h.tasks.flows.count() != 0 || h.apart.flows.count() != 1 {
+			t.Errorf("%s: it takes of what the host itself has", mode)
+		}
+	}
+	h := testHolder(t)
+	h.own = func(netip.Addr) bool { return false }
+	for from, want := range map[string]string{"192.0.2.7": "192.0.2.7", "2001:db8::1:2:3:4": "2001:db8::/64"} {
+		if got := h.sourceAnywhere("tcp", netip.AddrPortFrom(netip.MustParseAddr(from), 1), netip.AddrPort{}); got != want {
+			t.Errorf("%s is of %s, want %s", from, got, want)
+		}
+	}
+}
+
 func TestHostAddresses(t *testing.T) {
 	var h hostAddresses
 	for _, a := range append(localAddresses(t), "127.0.0.1", "127.9.9.9", "::1") {
@@ -462,7 +495,8 @@ func TestSlowPeersAreBounded(t *testing.T) {
 func TestIdleFlowsEnd(t *testing.T) {
 	h := testHolder(t)
 	udp := freePort(t, "udp")
-	list, err := publishedBy(published("a", loopback, "udp", udp, echoUDP(t), 1), h.own, h.tasks)
+	task := published("a", loopback, "udp", udp, echoUDP(t), 1)
+	list, err := publishedBy(task, h.aim(task))
 	if err != nil {
 		t.Fatal(err)
 	}

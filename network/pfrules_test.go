@@ -83,6 +83,7 @@ func pfCases() map[string]func() ([]Network, []Task, pfHost) {
 	three := pfTask("three", db, "10.89.0.2")
 	bridged := pfTask("bridged", lan, "192.0.2.77", "2001:db8::77")
 	bridged.Link, bridged.Declared = "epair16385a", []Port{{"tcp", 80, 0}}
+	bridged.Published = []Publication{{At: netip.MustParseAddr("192.0.2.1"), Port: Port{"tcp", 20001, 0}, To: 80}}
 	alias := pfTask("alias", al, "198.51.100.50")
 	alias.Declared = []Port{{"tcp", 5432, 0}}
 	sidecar := pfTask("sidecar", web, "10.88.0.7", "fd00:88::7")

@@ -169,6 +169,7 @@ func (w *pfWriter) fromTasks(n *pfNet) {
 	}
 	w.rule("block drop in quick on %s from ! <%s>", n.bridge, n.table)
 	w.aliases(n)
+	w.forwarded(pfText{" on " + n.bridge.text}, n)
 	w.tagged(pfText{"pass in quick on " + n.bridge.text}, pfText{"keep state (if-bound)"})
 	if !n.Isolate {
 		w.rule("pass in quick on %s from <%s> to <%[2]s> tag freejail_in keep state (if-bound)", n.bridge, n.table)
@@ -205,6 +206,19 @@ func (w *pfWriter) aliases(from *pfNet) {
 		for _, s := range n.stacks {
 			w.declared(s, pfText{"pass in quick on " + from.bridge.text}, pfText{"<" + from.table.text + ">"},
 				pfText{"keep state (if-bound)"})
+		}
+	}
+}
+
+// forwarded are ports of the host that the daemon itself leads to tasks, as tasks of a network reach them.
+func (w *pfWriter) forwarded(on pfText, from *pfNet) {
+	for _, n := range slices.Concat(w.mode(Bridged), w.mode(Alias)) {
+		for _, s := range n.stacks {
+			for _, p := range s.published {
+				proto, ports := w.ports(p.Port)
+				w.rule("pass in quick%s %s proto %s from <%s> to %s port %s keep state (if-bound)",
+					on, pfFamily(p.At), proto, from.table, pfAddress(p.At), ports)
+			}
 		}
 	}
 }
@@ -246,6 +260,7 @@ func (w *pfWriter) bridged(n *pfNet) {
 	for _, f := range n.families() {
 		w.services(n, pfText{}, pfFamily(f.prefix.Addr()), pfText{"(self)"})
 	}
+	w.forwarded(pfText{}, n)
 	w.rule("block return-icmp(port-unr,port-unr) in quick from <%s> to (self)", n.table)
 	w.rule("pass out from <freejail_host> to <%s>", n.table)
 }

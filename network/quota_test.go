@@ -235,11 +235,12 @@ func TestHalfClosedEnds(t *testing.T) {
 	port := freePort(t, "tcp")
 	stop := make(chan bool)
 	defer close(stop)
-	list, err := publishedBy(published("a", loopback, "tcp", port, served(t, func(c net.Conn) {
+	task := published("a", loopback, "tcp", port, served(t, func(c net.Conn) {
 		_, _ = io.WriteString(c, "hello")
 		<-stop
 		c.Close()
-	}), 1), h.own, h.tasks)
+	}), 1)
+	list, err := publishedBy(task, h.aim(task))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -51,6 +51,8 @@ type TaskSpec struct {
 	// Ports are places on the host by the names of ports. A name that the image does
 	// not declare is a port of the job's own.
 	Ports map[string]PortBinding `json:"ports,omitempty"`
+	// NoPorts is that the task serves none of the ports that its image declares or exposes.
+	NoPorts bool `json:"no_ports,omitempty"`
 
 	// Network is one of the host's by its name, host or none; empty is the host's default.
 	Network string `json:"network,omitempty"`

@@ -31,6 +31,10 @@ func (c *connection) reached() bool {
 // translated tells whether ports of the host can lead to the task.
 func (c *connection) translated() bool { return c.network.Mode == network.NAT }
 
+// led tells whether a port of the host that a scheduler chose leads to the task: by translation, or by the
+// daemon alone where the task is reached at addresses of its own, too.
+func (c *connection) led() bool { return c.translated() || c.reached() }
+
 // address is the task's own; 127.0.0.1 where it has none.
 func (c *connection) address() netip.Addr {
 	for _, a := range []netip.Addr{c.endpoint.Addr4, c.endpoint.Addr6} {
@@ -178,7 +182,7 @@ func networkTask(i client.Task, key string, e network.Endpoint) network.Task {
 		if !slices.Contains(out.Declared, in) {
 			out.Declared = append(out.Declared, in)
 		}
-		if p.Port == 0 || e.Mode != network.NAT {
+		if p.Port == 0 {
 			continue
 		}
 		at, err := netip.ParseAddr(p.Address)

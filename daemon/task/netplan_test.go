@@ -58,6 +58,7 @@ func TestPortsOnNetworks(t *testing.T) {
 		img                *image.Image
 		ports              map[string]client.PortBinding
 		publish            []client.Publication
+		noPorts            bool
 		want, asked, noted string
 	}{
 		"declared alone": {network: "lan", img: portImage(true, web, admin), want: "http=:0>8080/tcp admin=:0>8081/tcp"},
@@ -93,10 +94,14 @@ func TestPortsOnNetworks(t *testing.T) {
 			asked:   "job publish:*:9000/tcp job publish:*:9001/tcp job publish:*:9002/tcp"},
 		"bridged": {network: "office", img: portImage(true, web),
 			ports: map[string]client.PortBinding{"http": bound("http", 20001)},
-			want:  "http=:0>8080/tcp", asked: "image port:8080/tcp"},
+			want:  "http=10.0.0.1:20001>8080/tcp", asked: "job port:20001/tcp image port:8080/tcp"},
+		"none of its image's": {network: "lan", img: portImage(true, web, admin), noPorts: true},
+		"none, and one that is published": {network: "lan", img: portImage(true, web), noPorts: true,
+			publish: published("81:8080"), want: "8080=:81>8080/tcp*", asked: "job publish:*:81/tcp"},
+		"bridged alone": {network: "office", img: portImage(true, web), want: "http=:0>8080/tcp", asked: "image port:8080/tcp"},
 		"alias with to": {network: "wire", img: portImage(true, web),
 			ports: map[string]client.PortBinding{"http": to(bound("http", 20001), 9090)},
-			want:  "http=:0>9090/tcp", asked: "job port:9090/tcp"},
+			want:  "http=10.0.0.1:20001>9090/tcp", asked: "job port:20001/tcp job port:9090/tcp"},
 		"none": {network: "none", img: portImage(true, web),
 			ports: map[string]client.PortBinding{"http": bound("http", 20001)}, want: "http=:0>8080/tcp",
 			noted: "port http: 20001 of the host does not lead to the task: the network none has loopback alone"},
@@ -107,7 +112,8 @@ func TestPortsOnNetworks(t *testing.T) {
 			want:  "http=:8080>8080/tcp 8079=:8079>8079/tcp* 8081=:8081>8081/tcp*",
 			asked: "job port:8080/tcp job port:8079/tcp job port:8081/tcp"},
 	} {
-		p, err := onNetwork(c.network, c.img, client.TaskSpec{Owner: "nomad", Ports: c.ports, Publish: c.publish})
+		p, err := onNetwork(c.network, c.img, client.TaskSpec{Owner: "nomad", Ports: c.ports, Publish: c.publish,
+			NoPorts: c.noPorts})
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue

@@ -213,10 +213,8 @@ func (m *Manager) withdraw(ctx context.Context, t *task, _ string) error {
 // connected tells whether the task is connected by freejail, and not with the host's own addresses.
 func (s *start) connected() bool { return !s.plan.onHost() }
 
-// filtered tells whether the rules of the host know of the task.
-func (s *start) filtered() bool {
-	return s.plan.network.Mode == network.NAT || s.plan.network.Mode == network.Bridged
-}
+// filtered tells whether the rules of the host know of the task, and ports of the host lead to it.
+func (s *start) filtered() bool { return s.plan.led() }
 
 // adoptNetworks has what tasks of an earlier daemon have on networks be theirs, before another gets it.
 func (m *Manager) adoptNetworks() {

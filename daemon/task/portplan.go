@@ -49,10 +49,14 @@ func (p *plan) addPorts(spec client.TaskSpec) error {
 		return err
 	}
 	own := maps.Clone(all)
-	for _, mp := range p.image.Manifest.Ports {
+	declared := p.image.Manifest.Ports
+	if spec.NoPorts {
+		declared = nil
+	}
+	for _, mp := range declared {
 		delete(own, mp.Name)
 	}
-	for _, mp := range p.image.Manifest.Ports {
+	for _, mp := range declared {
 		b, is := all[mp.Name]
 		if !is {
 			b, is = p.takeByNumber(own, mp)
@@ -237,10 +241,11 @@ func (p *plan) addImagePort(mp image.Port, g given, is bool) error {
 		source = policy.FromHost
 	}
 	p.locate(&out, inside, is)
-	if p.reached() && inside == mp.Port && !out.Exposed { // where the image says, whatever the job does
-		source = policy.FromImage
+	own := source
+	if inside == mp.Port && !out.Exposed { // where the image says, whatever the job does
+		own = policy.FromImage
 	}
-	return p.addPort(out, source, g.published)
+	return p.addPort(out, asked{source, own, g.published})
 }
 
 // locate says where a port is in a stack, or at an address, of the task's own, and whether one of the
@@ -250,7 +255,7 @@ func (p *plan) locate(out *client.Port, inside int, bound bool) {
 		return
 	}
 	out.To = inside
-	if !bound || !p.translated() {
+	if !bound || !p.led() {
 		out.Address, out.Port = "", 0
 	}
 }
@@ -281,7 +286,7 @@ func (p *plan) addOwnPort(name string, g given) error {
 			portNames(declared))
 	}
 	p.locate(&out, g.inside(), true)
-	return p.addPort(out, policy.FromJob, g.published)
+	return p.addPort(out, asked{policy.FromJob, policy.FromJob, g.published})
 }
 
 // isDeclared tells whether a port is one of the image's by its number.
@@ -297,8 +302,14 @@ func portNames(list []image.Port) string {
 	return strings.Join(names, ", ")
 }
 
+// asked is who asks for a port: for the host's, and for the one at an address of the task's own.
+type asked struct {
+	host, own policy.Source
+	published bool // see given
+}
+
 // addPort asks once for a port that has two names.
-func (p *plan) addPort(out client.Port, source policy.Source, published bool) error {
+func (p *plan) addPort(out client.Port, by asked) error {
 	if first := p.invalid(out); first != nil {
 		return client.Invalid("ports: %s = %s is not a valid port (1 to 65535)", out.Name, portRange(*first, out.Count))
 	}
@@ -320,12 +331,34 @@ func (p *plan) addPort(out client.Port, source policy.Source, published bool) er
 		}
 	}
 	p.ports = append(p.ports, out)
-	what := p.privilegeOf(out, at, published)
+	p.askPort(out, at, by)
+	return nil
+}
+
+// askPort asks the policy for a port of the host, which is another kind of request where only the job says
+// that it leads to the task, and for one at which the task itself is reached. What only freejail's tasks
+// reach is none of it.
+func (p *plan) askPort(out client.Port, at netip.Addr, by asked) {
+	ports := func(first int) policy.Port {
+		return policy.Port{Name: out.Name, First: first, Last: first + max(1, out.Count) - 1, Protocol: out.Protocol}
+	}
+	switch {
+	case out.Port == 0:
+	case by.published && p.translated():
+		p.askOnce(policy.Publish(at, ports(out.Port)), by.host)
+	default:
+		p.askOnce(ports(out.Port), by.host)
+	}
+	if p.reached() {
+		p.askOnce(ports(out.To), by.own)
+	}
+}
+
+func (p *plan) askOnce(what policy.Privilege, source policy.Source) {
 	same := func(r policy.Request) bool { return r.Key() == what.Key() && r.Source == source }
-	if what != nil && !slices.ContainsFunc(p.requests, same) {
+	if !slices.ContainsFunc(p.requests, same) {
 		p.ask(what, source)
 	}
-	return nil
 }
 
 // invalid is a number of a port that there cannot be, or nil.
@@ -339,24 +372,6 @@ func (p *plan) invalid(out client.Port) *int {
 		return &out.Port
 	}
 	return nil
-}
-
-// privilegeOf is what the policy is asked of a port: the host's, which is another kind of request where
-// only the job says that it leads to the task, or one at which the task itself is reached. What only
-// freejail's tasks reach is none of it.
-func (p *plan) privilegeOf(out client.Port, at netip.Addr, published bool) policy.Privilege {
-	first := out.Port
-	if p.reached() {
-		first = out.To
-	}
-	ports := policy.Port{Name: out.Name, First: first, Last: first + max(1, out.Count) - 1, Protocol: out.Protocol}
-	switch {
-	case first == 0:
-		return nil
-	case published && p.translated():
-		return policy.Publish(at, ports)
-	}
-	return ports
 }
 
 // checkFamily refuses an address of the host that cannot lead to the task. What comes from the host
@@ -430,7 +445,7 @@ func (p *plan) portsMeet() error {
 
 // placesMeet refuses one port of the host that would lead to two of the task, or that is held twice.
 func (p *plan) placesMeet() error {
-	if !p.translated() {
+	if !p.led() {
 		return nil
 	}
 	for i, a := range p.ports {

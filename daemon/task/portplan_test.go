@@ -13,7 +13,6 @@ import (
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/image"
-	"github.com/freejail/freejail/policy"
 )
 
 // portImage is an image with a manifest that declares ports, or without one that exposes them.
@@ -223,7 +222,7 @@ func TestSharedPorts(t *testing.T) {
 func TestPortsAreAtAddresses(t *testing.T) {
 	for address, good := range map[string]bool{"": true, "192.0.2.7": true, "::1": true, "fe80::1%lo0": true,
 		"localhost": false, "db.example.com": false, "127.1": false} {
-		err := new(plan).addPort(client.Port{Name: "web", Port: 8080, Protocol: "tcp", Address: address}, policy.FromJob, false)
+		err := new(plan).addPort(client.Port{Name: "web", Port: 8080, Protocol: "tcp", Address: address}, asked{})
 		if (err == nil) != good {
 			t.Errorf("%q: %v", address, err)
 		}

@@ -57,8 +57,9 @@ type announcement struct {
 
 // announcements are the services of an image's ports, with the job's changes:
 // those that the policy decides about, and that are registered.
-func announcements(m image.Manifest, over client.Overrides) (out []announcement) {
-	if over.Disabled {
+func announcements(m image.Manifest, spec client.TaskSpec) (out []announcement) {
+	over := spec.Service
+	if over.Disabled || spec.NoPorts {
 		return nil
 	}
 	for _, mp := range m.Ports {
@@ -84,6 +85,9 @@ func (p *plan) addServices(spec client.TaskSpec) error {
 	for _, name := range slices.Sorted(maps.Keys(spec.Service.Ports)) {
 		o := spec.Service.Ports[name]
 		port := slices.IndexFunc(p.ports, func(port client.Port) bool { return port.Name == name && !port.Job })
+		if port < 0 && spec.NoPorts {
+			return client.Invalid("services: port %s: the job has the task serve no port (ports = [])", name)
+		}
 		if port < 0 {
 			return client.Invalid("services: image %s declares no port %q; a service block of the job can register it",
 				p.image.Name, name)
@@ -101,7 +105,7 @@ func (p *plan) addServices(spec client.TaskSpec) error {
 				name, p.image.Name)
 		}
 	}
-	all := announcements(*p.image.Manifest, spec.Service)
+	all := announcements(*p.image.Manifest, spec)
 	if len(all) > 0 && p.network.Mode == network.None {
 		p.note("services: none is registered, as the network none has loopback alone")
 		return nil
@@ -184,7 +188,7 @@ func (m *Manager) services(t *task) []catalog.Service {
 		return nil
 	}
 	var out []catalog.Service
-	for _, a := range announcements(*img.Manifest, i.Spec.Service) {
+	for _, a := range announcements(*img.Manifest, i.Spec) {
 		s := catalog.Service{PortName: a.port, Name: a.name, Tags: a.tags, Meta: map[string]string{},
 			Alloc: i.Spec.NomadLabels()["alloc_id"], Since: i.CreatedAt}
 		for k, v := range i.Spec.Labels {
@@ -219,8 +223,9 @@ func (m *Manager) locate(s *catalog.Service, n *client.NetworkInfo, p client.Por
 		}
 		return
 	}
-	if p.Port == 0 {
-		s.Address, s.Port, s.Bound = own.String(), p.To, own.String()
+	at, led := catalog.Place{Address: own.String(), Port: p.To}, catalog.Place{Address: s.Address, Port: s.Port}
+	if s.Also = at; p.Port == 0 || n.Mode != string(network.NAT) {
+		s.Address, s.Port, s.Bound, s.Also = at.Address, at.Port, at.Address, led
 	}
 	if s.Check != nil {
 		s.Check.Address, s.Check.Port = own.String(), p.To

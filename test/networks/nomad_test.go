@@ -21,7 +21,10 @@ import (
 	"github.com/freejail/freejail/internal/testimage"
 )
 
-func init() { programs["web"] = web }
+func init() {
+	programs["web"] = web
+	programs["true"] = func([]string) int { return 0 } // of a check by script
+}
 
 // web serves its job's name where freejail tells it to, or at all addresses.
 func web(args []string) int {
@@ -300,45 +303,42 @@ func TestNomad(t *testing.T) {
 	t.Run("keeps", c.keeps)
 	t.Run("group", c.sharesAStack)
 	t.Run("places", c.publishes)
+	t.Run("neighbours", c.leadsNeighbours)
 	t.Run("none", c.loopbackAlone)
 	t.Run("refusals", c.refuses)
 }
 
 func named(network string) string { return fmt.Sprintf("network = %q", network) }
 
-// servicesInConsul are those of a task in each address_mode, and of its group.
+// servicesInConsul are those of a task in each address_mode, and of its group, with a check of each kind.
 func (c *cluster) servicesInConsul(t *testing.T, mode, network string, own bool) {
 	name := "consul-" + mode
-	checkAt := ""
-	if own {
-		checkAt = "address_mode = \"driver\""
-	}
+	kinds := []string{"type = \"http\"\n path = \"/health\"", "type = \"tcp\"",
+		"type = \"script\"\n command = \"" + testimage.Program + "\"\n args = [\"true\"]\n task = \"web\""}
 	service := func(name, mode string) string {
-		return fmt.Sprintf("service {\n name = %q\n port = \"http\"\n address_mode = %q\n check {\n type = \"http\"\n"+
-			" path = \"/health\"\n interval = \"1s\"\n timeout = \"2s\"\n %s\n }\n}\n", name, mode, checkAt)
+		checks := ""
+		for i, kind := range kinds {
+			checks += fmt.Sprintf("check {\n name = \"%s %d\"\n ", name, i) + kind + "\n interval = \"1s\"\n timeout = \"2s\"\n }\n"
+		}
+		return fmt.Sprintf("service {\n name = %q\n port = \"http\"\n address_mode = %q\n %s}\n", name, mode, checks)
 	}
-	task := service(name+"-auto", "auto")
+	task := service(name+"-auto", "auto") + service(name+"-host", "host")
 	if network != "host" {
 		task += service(name+"-driver", "driver")
 	}
-	group := ""
-	if !own {
-		task += service(name+"-host", "host")
-		group = service(name+"-group", "auto")
-	}
-	a := c.run(t, job(name, "to = 8080", group, "web", named(network), task), "running")
+	a := c.run(t, job(name, "to = 8080", service(name+"-group", "auto"), "web", named(network), task), "running")
 	onHost, auto, driver := hostPort(t, a, "http"), "", ""
 	if auto = onHost; network != "host" {
 		driver = at(c.taskOf(t, a, "web").Network.Address(), "8080")
 	}
 	if own {
 		auto = driver
-	} else {
-		c.inConsul(t, name+"-host", onHost)
-		c.inConsul(t, name+"-group", onHost)
 	}
+	c.inConsul(t, name+"-host", onHost)
+	c.inConsul(t, name+"-group", onHost)
 	c.inConsul(t, name+"-auto", auto)
 	serves(t, name, auto)
+	serves(t, name, onHost)
 	if driver != "" {
 		c.inConsul(t, name+"-driver", driver)
 	}
@@ -351,16 +351,17 @@ func (c *cluster) servicesInNomad(t *testing.T, mode, network string, own bool) 
 		return fmt.Sprintf("service {\n provider = \"nomad\"\n name = %q\n port = \"http\"\n address_mode = %q\n%s}\n", name,
 			mode, more)
 	}
-	checked := "check {\n type = \"http\"\n path = \"/health\"\n interval = \"1s\"\n timeout = \"2s\"\n}\n"
-	if own {
-		checked = ""
+	checked := ""
+	for i, kind := range []string{"type = \"http\"\n path = \"/health\"", "type = \"tcp\""} {
+		checked += fmt.Sprintf("check {\n name = \"kind %d\"\n ", i) + kind + "\n interval = \"1s\"\n timeout = \"2s\"\n}\n"
 	}
-	task := service(name+"-auto", "auto", checked)
+	task := service(name+"-auto", "auto", checked) + service(name+"-host", "host", "")
 	if network != "host" {
 		task += service(name+"-driver", "driver", "")
 	}
-	a := c.run(t, job(name, "to = 8080", "", "web", named(network), task), "running")
-	auto := hostPort(t, a, "http")
+	a := c.run(t, job(name, "to = 8080", service(name+"-group", "auto", checked), "web", named(network), task), "running")
+	onHost := hostPort(t, a, "http")
+	auto := onHost
 	if network != "host" {
 		driver := at(c.taskOf(t, a, "web").Network.Address(), "8080")
 		c.inNomad(t, name+"-driver", driver)
@@ -369,19 +370,19 @@ func (c *cluster) servicesInNomad(t *testing.T, mode, network string, own bool) 
 		}
 	}
 	c.inNomad(t, name+"-auto", auto)
+	c.inNomad(t, name+"-host", onHost)
+	c.inNomad(t, name+"-group", onHost)
 	serves(t, name, auto)
-	if own {
-		return
-	}
-	await(t, "Nomad's check to pass", func() error {
+	serves(t, name, onHost)
+	await(t, "Nomad's checks to pass", func() error {
 		all, err := c.nomad.Client.Allocations().Checks(a.ID, nil)
 		for _, k := range all {
 			if k.Status != "success" {
 				err = errors.Join(err, fmt.Errorf("%+v", k))
 			}
 		}
-		if len(all) == 0 {
-			err = errors.Join(err, errors.New("there is none"))
+		if len(all) != 4 {
+			err = errors.Join(err, fmt.Errorf("there are %d", len(all)))
 		}
 		return err
 	})
@@ -495,7 +496,9 @@ func (c *cluster) sharesAStack(t *testing.T) {
 		return fmt.Sprintf("task %q {\n driver = \"freejail\"\n config {\n image = \"plain\"\n network = \"lan\"\n"+
 			" ports = []\n %s\n }\n resources {\n cpu = 50\n memory = 32\n }\n}\n", name, more)
 	}
-	a := c.run(t, job("shared", "to = 8080", side("side", `share = "group"`)+side("apart", ""), "web",
+	same := strings.Replace(side("same", `share = "group"`), `"plain"`, `"web"`, 1)
+	same = strings.Replace(same, "ports = []", "ports = []\n args = [\"idle\"]", 1)
+	a := c.run(t, job("shared", "to = 8080", side("side", `share = "group"`)+side("apart", "")+same, "web",
 		named("lan")+everywhere+"\n share = \"group\"", ""), "running")
 	serves(t, "shared", hostPort(t, a, "http"))
 	web := c.taskOf(t, a, "web").Network
@@ -532,6 +535,22 @@ func (c *cluster) publishes(t *testing.T) {
 		serves(t, "places", place)
 	}
 	unreached(t, "a published port at another address")(outside("fetch", "http://"+hostAddr4+":21082/"))
+}
+
+// leadsNeighbours has tasks of each network reach the ports of the host that Nomad chose for those of others.
+func (c *cluster) leadsNeighbours(t *testing.T) {
+	allocs := map[string]*api.Allocation{}
+	for _, network := range []string{"lan", "office", "front"} {
+		allocs[network] = c.run(t, job("led-"+network, "to = 8080", "", "web", named(network), ""), "running")
+	}
+	for of, a := range allocs {
+		for from, asking := range allocs {
+			out, err := c.exec(t, asking, "web", "fetch", "http://"+hostPort(t, a, "http")+"/")
+			if err != nil || !strings.Contains(out, "job led-"+of) {
+				t.Errorf("a task of %s at the host's port of one of %s: %q %v", from, of, out, err)
+			}
+		}
+	}
 }
 
 func (c *cluster) loopbackAlone(t *testing.T) {
