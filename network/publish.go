@@ -149,11 +149,24 @@ func (m *Manager) refused(t Task) error {
 	networks := append(m.networks(), m.cfg.Networks...)
 	m.mu.Unlock()
 	for _, p := range t.Published {
-		if err := Refused(p, networks); err != nil {
-			return err
+		places := []netip.Addr{p.At}
+		if t.Mode != NAT && (!p.At.IsValid() || p.At.IsUnspecified()) {
+			places = gatewaysOf(networks) // there the daemon's socket answers, and no rule keeps it from that
+		}
+		for _, p.At = range places {
+			if err := Refused(p, networks); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+func gatewaysOf(networks []Network) (out []netip.Addr) {
+	for _, n := range networks {
+		out = append(out, n.Gateway4, n.Gateway6)
+	}
+	return out
 }
 
 // Withdraw undoes Publish, and forgets the connections. To do it twice is no error.

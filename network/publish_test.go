@@ -443,6 +443,11 @@ func TestServicesOfGatewaysAreNotPublished(t *testing.T) {
 			t.Error(at, err)
 		}
 	}
+	led := Task{Key: "b", Endpoint: Endpoint{Network: "lan", Mode: Bridged}, // by the daemon, not by rules
+		Published: []Publication{{Port: Port{Protocol: "udp", First: 53}, To: 80}}}
+	if err := m.Publish(t.Context(), led); err == nil || !strings.Contains(err.Error(), "gateway of network web") {
+		t.Error("all addresses, and no rule:", err)
+	}
 }
 
 // TestGatewaysAnswerFromTheStart has a bridge that an earlier daemon has left, and no task.

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -10,10 +11,11 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"sync"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/freejail/freejail/internal/keylock"
 )
 
 // linuxStacks are network namespaces, each at a file below STATE_DIR/netns, and pairs of veth.
@@ -23,10 +25,9 @@ import (
 // neighbour discovery is heard by nobody, and every packet passes the host's rules. The bridge of the
 // network has no member: it has the addresses of the gateway.
 type linuxStacks struct {
-	state string
-	group uint32 // of the interfaces
-	// making keeps two attaches from making the same bridge.
-	making sync.Mutex
+	state  string
+	group  uint32      // of the interfaces
+	making keylock.Map // bridges, by name: two attaches do not make the same one
 }
 
 func newStacks(cfg Config) (stacks, error) {
@@ -138,12 +139,15 @@ func operatorsBridge(n Network) (netlink.Link, error) {
 
 // makeBridge makes the bridge of a nat network, with the addresses of its gateway.
 func (s *linuxStacks) makeBridge(n Network) error {
-	s.making.Lock()
-	defer s.making.Unlock()
 	name := n.OwnBridge()
+	unlock, err := s.making.Lock(context.Background(), name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	a := netlink.NewLinkAttrs()
 	a.Name, a.Group = name, s.group
-	err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: a})
+	err = netlink.LinkAdd(&netlink.Bridge{LinkAttrs: a})
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("make bridge %s: %w", name, err)
 	}
@@ -478,8 +482,6 @@ func (s *linuxStacks) addresses() ([]hostAddress, error) {
 }
 
 func (s *linuxStacks) prune(networks []Network) error {
-	s.making.Lock()
-	defer s.making.Unlock()
 	keep := map[string]bool{}
 	for _, n := range networks {
 		if n.Mode == NAT {
@@ -489,10 +491,19 @@ func (s *linuxStacks) prune(networks []Network) error {
 	links, err := whole(netlink.LinkList)
 	for _, l := range links {
 		if a := l.Attrs(); a.Group == s.group && l.Type() == "bridge" && !keep[a.Name] {
-			err = errors.Join(err, netlink.LinkDel(l))
+			err = errors.Join(err, s.unmake(l))
 		}
 	}
 	return err
+}
+
+func (s *linuxStacks) unmake(bridge netlink.Link) error {
+	unlock, err := s.making.Lock(context.Background(), bridge.Attrs().Name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return netlink.LinkDel(bridge)
 }
 
 func (s *linuxStacks) check(n Network) error {
