@@ -58,6 +58,8 @@ type pf struct {
 	host  func() (pfHost, error)
 	lock  *anchorLock // nil where nobody else can have the anchor
 
+	killsByStack bool // a kernel that finds states by what a stack sees of them
+
 	checking sync.Mutex
 	main     []pfSets // the host's, which name the anchors; nil until they were found to
 
@@ -71,7 +73,7 @@ type pf struct {
 func newFilter(Config) (filter, error) { return newPF(&anchorLock{}), nil }
 
 func newPF(lock *anchorLock) *pf {
-	p := &pf{pfctl: runPfctl, host: findPFHost, lock: lock}
+	p := &pf{pfctl: runPfctl, host: findPFHost, lock: lock, killsByStack: findsByStack()}
 	p.loader.kernel = p
 	return p
 }

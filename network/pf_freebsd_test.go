@@ -403,12 +403,15 @@ func TestPublishedAndEnforced(t *testing.T) {
 		if err := w.pf.check(); err != nil {
 			t.Error(err)
 		}
+		// What a gateway has stays the host's.
+		tasks[2].Published = append(tasks[2].Published, pfPublished("", Port{"udp", 53, 1}, 8080))
 		w.load(networks, tasks)
 		w.start("one", "serve", "one", "tcp/8080", "udp/5300", "tcp/9003", "tcp/22")
-		w.start("three", "serve", "three", "tcp/8080")
+		w.start("three", "serve", "three", "tcp/8080", "udp/8080")
 		w.start("out", "serve", "out", "tcp/7000", "udp/7000")
 		w.start("", "serve", "host", "tcp/9000", "udp/53", "tcp/53", "tcp/8081")
 		w.published()
+		w.probe(probe{"out", "udp", "192.0.2.10:53", "three 192.0.2.99", ""})
 		w.enforced()
 		w.hostItself()
 		w.spoofed()
@@ -466,7 +469,7 @@ func (w *pfWorld) enforced() {
 		probe{"one", "tcp", "[2001:db8::10]:9000", "", ""},
 		probe{"one", "tcp", "[fe80::1%eth0]:9000", "", ""},
 		probe{"one", "tcp", "10.89.0.1:53", "", ""},
-		probe{"one", "udp", "192.0.2.10:53", "", ""},
+		probe{"one", "tcp", "192.0.2.10:53", "", ""},
 		probe{"one", "udp", "255.255.255.255:53", "", ""})
 }
 
@@ -653,9 +656,13 @@ func TestStatesEnd(t *testing.T) {
 				t.Errorf("%s: the connection of a task that stays:\n%s", how, states)
 			}
 		}
-		connect()
-		w.load(networks, tasks[1:])
-		check("withdrawn")
+		for _, way := range []bool{w.pf.killsByStack, false} { // false is FreeBSD 14's
+			w.pf.killsByStack = way
+			w.load(networks, tasks)
+			connect()
+			w.load(networks, tasks[1:])
+			check(fmt.Sprintf("withdrawn, %v", way))
+		}
 		w.load(networks, tasks)
 		connect()
 		w.pf = newPF(nil)

@@ -68,8 +68,8 @@ type pfHairpin struct {
 }
 
 func (h pfHairpin) text() pfText {
-	a := pfAddress(h.task)
-	return pfText{fmt.Sprintf("nat on %s %s from %s to %[3]s -> %s", h.bridge, pfFamily(h.task), a, pfAddress(h.gateway))}
+	return pfText{fmt.Sprintf("nat on %s %s from %s to %[3]s -> %s", h.bridge, pfFamily(h.task), pfAddress(h.task),
+		pfAddress(h.gateway))}
 }
 
 // pfRedirect leads a published port to a task: at one address of the host's, or where at is not valid at those

@@ -198,5 +198,6 @@ func (d pfDev) add(anchor string, ticket uint32, r *pfRaw) error {
 	if err := pfCall(d, pfAddAddr, &pool); err != nil {
 		return err
 	}
-	return pfCall(d, pfAddRule, &pfiocRule{Ticket: ticket, PoolTicket: pool.Ticket, Anchor: pfPathOf(anchor), Rule: r.rule})
+	rule := pfiocRule{Ticket: ticket, PoolTicket: pool.Ticket, Anchor: pfPathOf(anchor), Rule: r.rule}
+	return pfCall(d, pfAddRule, &rule)
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -34,10 +35,12 @@ func pfCall[T any](d pfDev, number uintptr, arg *T) error {
 	return nil
 }
 
-// Numbers of net/pfvar.h: DIOCGETRULES, DIOCGETSTATUSNV, DIOCKILLSTATESNV, DIOCRADDADDRS, DIOCRDELADDRS and DIOCRGETADDRS.
+// Numbers of net/pfvar.h: DIOCGETRULES, DIOCGETSTATUSNV, DIOCGETSTATES, DIOCKILLSTATESNV, DIOCRADDADDRS,
+// DIOCRDELADDRS and DIOCRGETADDRS.
 const (
 	pfGetRules   = 6
 	pfGetStatus  = 21
+	pfGetStates  = 25
 	pfKillStates = 41
 	pfAddAddrs   = 67
 	pfDelAddrs   = 68
@@ -225,7 +228,18 @@ func (p *pf) forget(a netip.Addr) error {
 	}
 	defer d.Close()
 	a = a.Unmap().WithZone("")
-	for _, packed := range [][]byte{killStates(a, netip.Addr{}), killStates(netip.Addr{}, a)} {
+	all := []pfKill{{from: a, stack: p.killsByStack}, {to: a, stack: p.killsByStack}}
+	if !p.killsByStack {
+		ids, err := d.statesOf(a)
+		if err != nil {
+			return fmt.Errorf("%s: states: %w", pfDevice, err)
+		}
+		for _, id := range ids {
+			all = append(all, pfKill{id: id})
+		}
+	}
+	for _, k := range all {
+		packed := k.packed()
 		nv := pfiocNV{Data: unsafe.SliceData(packed), Len: uintptr(len(packed))}
 		if err := pfCall(d, pfKillStates, &nv); err != nil {
 			return fmt.Errorf("%s: states of %s: %w", pfDevice, a, err)
@@ -234,27 +248,82 @@ func (p *pf) forget(a netip.Addr) error {
 	return nil
 }
 
-// killStates is what pf_nvstate_kill_to_kstate_kill of netpfil/pf/pf_nv.c reads. With nat it is the key of
-// the stack that is looked at: which has the task's address where rdr or nat has put another one on the wire.
-func killStates(from, to netip.Addr) []byte {
+// findsByStack tells whether states are ended by what a stack sees of them: FreeBSD 14 passes that over and looks at
+// the wire, where rdr and nat have put another address.
+func findsByStack() bool {
+	release, err := unix.SysctlUint32("kern.osreldate")
+	return err == nil && release >= 1500000
+}
+
+// pfiocStates is struct pfioc_states of net/pfvar.h.
+type pfiocStates struct {
+	Len  int32
+	_    int32
+	Data *byte
+}
+
+// Sizes and offsets in struct pfsync_state_1301 of net/pfvar.h: the key of the stack has two addresses.
+const (
+	pfStateSize   = 242
+	pfStateAddrs  = 60
+	pfStateFamily = 232
+)
+
+// statesOf are the numbers of the states that a stack with some address sees.
+func (d pfDev) statesOf(a netip.Addr) (ids []uint64, err error) {
+	var s pfiocStates
+	if err := pfCall(d, pfGetStates, &s); err != nil { // asks how much there is
+		return nil, err
+	}
+	list := make([]byte, s.Len+s.Len/4+1000*pfStateSize) // and those that come meanwhile
+	s = pfiocStates{Len: int32(len(list)), Data: unsafe.SliceData(list)}
+	if err := pfCall(d, pfGetStates, &s); err != nil {
+		return nil, err
+	}
+	family := byte(inet6)
+	if a.Is4() {
+		family = inet
+	}
+	for one := range slices.Chunk(list[:s.Len], pfStateSize) {
+		for _, at := range []int{pfStateAddrs, pfStateAddrs + 16} {
+			if one[pfStateFamily] == family && bytes.HasPrefix(one[at:], a.AsSlice()) {
+				ids = append(ids, binary.NativeEndian.Uint64(one))
+				break
+			}
+		}
+	}
+	return ids, nil
+}
+
+// pfKill is which states end: one, or those from or to an address.
+type pfKill struct {
+	id       uint64
+	from, to netip.Addr
+	stack    bool // as the task's stack sees them, where rdr and nat have put another address on the wire
+}
+
+// packed is what pf_nvstate_kill_to_kstate_kill of netpfil/pf/pf_nv.c reads.
+func (k pfKill) packed() []byte {
 	var w nvWriter
 	family := uint64(inet6)
-	if from.Is4() || to.Is4() {
+	if k.from.Is4() || k.to.Is4() {
 		family = inet
 	}
 	w.header()
 	w.list("cmp", func() {
-		w.number("id", 0)
+		w.number("id", k.id)
 		w.number("creatorid", 0)
 		w.number("direction", 0)
 	})
 	w.number("af", family)
 	w.number("proto", 0)
-	w.list("src", func() { w.ruleAddr(from) })
-	w.list("dst", func() { w.ruleAddr(to) })
+	w.list("src", func() { w.ruleAddr(k.from) })
+	w.list("dst", func() { w.ruleAddr(k.to) })
 	w.text("ifname", "")
 	w.text("label", "")
-	w.flag("nat", 1)
+	if k.stack {
+		w.flag("nat", 1)
+	}
 	w.flag("kill_match", 0)
 	return w.packed()
 }

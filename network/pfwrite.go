@@ -122,7 +122,7 @@ func (w *pfWriter) publish(s *pfStack, p Publication) {
 		r := pfRedirect{at: p.At, port: p.Port, to: a, toPort: p.To}
 		switch {
 		case p.At.IsValid() && p.At.Unmap().Is4() != a.Is4():
-		case p.At.IsValid() && !slices.Contains(w.hosts, pfSingle(p.At)): // the condition of the buckets does not let it by
+		case p.At.IsValid() && !slices.Contains(w.hosts, pfSingle(p.At)): // the line of the buckets does not let it by
 			w.rule("%s", r.text())
 		default:
 			w.buckets[bucketOf(s)].add(r)
@@ -228,7 +228,8 @@ func (w *pfWriter) declared(s *pfStack, what, from, state pfText) {
 	for _, a := range s.addrs {
 		for _, p := range s.declared {
 			proto, ports := w.ports(p)
-			w.rule(`%s %s proto %s from %s to %s port %s %s`, what, pfFamily(a), proto, from, pfAddress(a), ports, state)
+			w.rule("%s %s proto %s from %s to %s port %s %s",
+				what, pfFamily(a), proto, from, pfAddress(a), ports, state)
 		}
 	}
 }
