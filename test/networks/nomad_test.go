@@ -63,6 +63,9 @@ client {
   host_network "inner" {
     cidr = "` + officeHost + `/32"
   }
+  host_network "six" {
+    cidr = "` + hostAddr6 + `/64"
+  }
 }
 `
 
