@@ -32,6 +32,12 @@ func TestSysctlText(t *testing.T) {
 	}
 }
 
+func TestHasModule(t *testing.T) {
+	if !HasModule("ufs") || HasModule("no such module") || HasModule("\x00") {
+		t.Errorf("ufs: %v, others: %v, %v", HasModule("ufs"), HasModule("no such module"), HasModule("\x00"))
+	}
+}
+
 func TestSysctlsBelow(t *testing.T) {
 	all, err := SysctlsBelow("security.jail.param")
 	if f := all["sysvshm."]; err != nil || f != (Format{ctlInt, "E,jailsys"}) {

@@ -20,3 +20,13 @@ func LoadModule(module string) error {
 	}
 	return nil
 }
+
+// HasModule tells whether a kernel module of this name is loaded or built in.
+func HasModule(module string) bool {
+	name, err := unix.BytePtrFromString(module)
+	if err != nil {
+		return false
+	}
+	_, _, errno := unix.Syscall(unix.SYS_MODFIND, uintptr(unsafe.Pointer(name)), 0, 0)
+	return errno == 0
+}
