@@ -210,9 +210,11 @@ func (d *Daemon) openNetworks() (err error) {
 	if err != nil {
 		return err
 	}
-	if err := d.networks.Check(); err != nil {
-		d.log.Error("networks", "error", err)
-		d.event("network", "not usable: "+err.Error())
+	for _, s := range d.networks.List() {
+		if s.Problem != "" {
+			d.log.Error("network "+s.Name, "error", s.Problem)
+			d.event("network", "not usable: "+s.Problem)
+		}
 	}
 	return nil
 }

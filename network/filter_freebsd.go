@@ -70,7 +70,9 @@ type pf struct {
 	seen     pfHost
 }
 
-func newFilter(Config) (filter, error) { return newPF(&anchorLock{}), nil }
+func newFilter(cfg Config) (filter, error) {
+	return newPF(&anchorLock{path: pfLock, stateDir: cfg.StateDir}), nil
+}
 
 func newPF(lock *anchorLock) *pf {
 	p := &pf{pfctl: runPfctl, host: findPFHost, lock: lock, killsByStack: findsByStack()}
@@ -88,6 +90,9 @@ func (p *pf) check() error {
 	on, err := p.enabled()
 	if err == nil && !on {
 		err = errors.New("pf is not enabled: sysrc pf_enable=YES && service pf start")
+	}
+	if err == nil && p.lock != nil {
+		err = p.lock.free()
 	}
 	if err != nil {
 		return err
