@@ -54,12 +54,12 @@ func secured(n Network, level int, loaded func(module string) bool) error {
 	if modules = slices.DeleteFunc(modules, loaded); level > 0 && len(modules) > 0 {
 		names := strings.Join(modules, " ")
 		fix := fmt.Sprintf("sysrc kld_list+=%q && shutdown -r now", names)
-		return lack{fmt.Errorf("kern.securelevel is %d and %s cannot be loaded: have it loaded when the host starts: %s",
-			level, names, fix), fix}
+		return lack{fmt.Errorf("kern.securelevel is %d and %s cannot be loaded: have it loaded when the host "+
+			"starts: %s", level, names, fix), fix}
 	}
 	if n.Mode == NAT && level > 2 {
-		return fmt.Errorf("kern.securelevel is %d, with which nobody changes pf's rules: a network of mode nat needs 2 or less",
-			level)
+		return fmt.Errorf("kern.securelevel is %d, with which nobody changes pf's rules: a network of mode nat "+
+			"needs 2 or less", level)
 	}
 	return nil
 }
