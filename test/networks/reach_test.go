@@ -70,6 +70,47 @@ func TestModes(t *testing.T) {
 	}
 }
 
+// TestLedPorts has ports of the host that a scheduler chose lead to tasks which are reached at addresses of their own,
+// too: from outside, from the host and from tasks of each network; and nobody else has them until the task ends.
+func TestLedPorts(t *testing.T) {
+	h := newHost(t)
+	lead := func(port int) func(*client.TaskSpec) {
+		return func(s *client.TaskSpec) {
+			s.Ports = map[string]client.PortBinding{
+				"http": {Address: hostAddr4, Port: port, Label: "http", To: 8080},
+				"echo": {Address: hostAddr4, Port: port, Label: "echo", To: 8080, Protocol: "udp"}}
+		}
+	}
+	tasks := map[string]*client.Task{"lan": h.task(t, "lan", "lan", lead(20301), "8080"),
+		"office": h.task(t, "office", "office", lead(20302), "8080"),
+		"front":  h.task(t, "front", "front", lead(20303), "8080")}
+	all := func() {
+		t.Helper()
+		for i, name := range []string{"lan", "office", "front"} {
+			address := fmt.Sprintf("%s:%d", hostAddr4, 20301+i)
+			for _, protocol := range []string{"tcp", "udp"} {
+				reached(t, "outside, "+protocol+" "+address, name)(outside("ask", protocol, address))
+				reached(t, "the host, "+protocol+" "+address, name)(here("ask", protocol, address))
+				for _, from := range tasks {
+					reached(t, from.Spec.ID+", "+protocol+" "+address, name)(h.in(t, from, "ask", protocol, address))
+				}
+			}
+		}
+	}
+	all()
+	h.kill(t)
+	h.start(t)
+	all()
+	spec := client.TaskSpec{Network: "lan"}
+	lead(20302)(&spec)
+	if said := h.refusal(t, spec); !strings.Contains(said, "taken on this host by task "+tasks["office"].Spec.ID) {
+		t.Error(said)
+	}
+	check(t, h.Destroy(t.Context(), tasks["office"].Spec.ID, true))
+	unreached(t, "a port of nobody")(here("ask", "tcp", hostAddr4+":20302"))
+	h.task(t, "next", "lan", lead(20302), "8080")
+}
+
 // TestToOutside has what a task of a nat network sends come from the host, and never from an address of the network.
 func TestToOutside(t *testing.T) {
 	h := newHost(t)
