@@ -672,7 +672,8 @@ func TestStatesEnd(t *testing.T) {
 		left := "?" // tables are there until the kernel has freed the last rule
 		for i := 0; i < 60 && left != ""; i++ {
 			time.Sleep(time.Second / 2)
-			left = w.run("sh", "-c", "pfctl -qa freejail -sr; pfctl -qa freejail -sn; pfctl -qa freejail -sT")
+			left = w.run("sh", "-c", "pfctl -qa freejail -sr; pfctl -qa freejail -sn; pfctl -qa freejail -sT; "+
+				"pfctl -qa freejail -sA")
 		}
 		if left != "" {
 			t.Errorf("left of nothing: %s", left)
