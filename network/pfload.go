@@ -63,7 +63,9 @@ func (l *pfLoader) apply(want pfLayout, addrs []netip.Addr) error {
 	}
 	l.lost = l.lost || !same
 	before := l.addrs
-	l.addrs = append(slices.Clone(before), addrs...)
+	l.addrs = slices.Concat(before, addrs)
+	slices.SortFunc(l.addrs, netip.Addr.Compare)
+	l.addrs = slices.Compact(l.addrs) // a load that fails is tried every two seconds
 	if err := l.applyAnchor(want); err != nil {
 		return err
 	}
