@@ -112,3 +112,33 @@ func TestEndedIsNotRejoined(t *testing.T) {
 		t.Errorf("told %q", *told)
 	}
 }
+
+// A network by another name is not used beside the tasks that have it by the old one, and what tasks keep of a network
+// that was changed is told.
+func TestChangesBesideRunningTasks(t *testing.T) {
+	f := newFake(t)
+	before, _ := f.manager(nat(), bridged(), alias())
+	web, lan, pub := reserve(t, before, "a", "web"), reserve(t, before, "b", "lan"), reserve(t, before, "c", "pub")
+	renamed, changed, moved := nat(), bridged(), alias()
+	renamed.Name, moved.Name = "www", "public"
+	changed.MTU, changed.Isolate, changed.HostAccess = 1400, true, []Port{{"tcp", 22, 1}}
+	m, told := f.manager(renamed, changed, moved)
+	for holder, e := range map[string]Endpoint{"a": web, "b": lan, "c": pub} {
+		if err := m.Adopt(holder, e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := m.Reserve("new", Request{Network: "www"})
+	wantError(t, err, `overlaps`, `network "web", which tasks still have as it was`, "freejail networks web")
+	if p := m.List()[0].Problem; !strings.Contains(p, "still have") {
+		t.Errorf("listed: %q", p)
+	}
+	reserve(t, m, "beside", "public") // an address of its own
+	m.tellOutlived()
+	want := `network: network "lan": mtu, isolate changed in the host configuration`
+	if len(*told) != 3 || !strings.Contains((*told)[0], want) {
+		t.Errorf("told %q", *told)
+	}
+	m.Release("a")
+	reserve(t, m, "new", "www")
+}

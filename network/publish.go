@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -216,13 +217,21 @@ func (m *Manager) Sweep(ctx context.Context, tasks []Task) error {
 // tellOutlived tells of networks that are no longer configured as tasks have them.
 func (m *Manager) tellOutlived() {
 	m.mu.Lock()
-	users := map[string]int{}
+	users, kept := map[string]int{}, map[string]int{}
 	for _, e := range m.endpoints {
-		if n, err := m.network(e.Network); err != nil || !n.sameShape(e.As) && e.As.Name != "" {
+		n, err := m.network(e.Network)
+		switch {
+		case err != nil || !n.sameShape(e.As) && e.As.Name != "":
 			users[e.Network]++
+		case e.As.Name != "" && len(n.keptBesides(e.As)) > 0:
+			kept[fmt.Sprintf("network %q: %s", e.Network, strings.Join(n.keptBesides(e.As), ", "))]++
 		}
 	}
 	m.mu.Unlock()
+	for _, what := range slices.Sorted(maps.Keys(kept)) {
+		m.cfg.Tell("network", fmt.Sprintf("%s changed in the host configuration: new tasks have it, and those that run "+
+			"keep what they have until they end (%s)", what, printable.Count(kept[what], "endpoint")))
+	}
 	for _, name := range slices.Sorted(maps.Keys(users)) {
 		m.cfg.Tell("network", fmt.Sprintf("network %q was removed or changed in the host configuration: tasks that "+
 			"have it keep it as it was until they end (%s)", name, printable.Count(users[name], "endpoint")))

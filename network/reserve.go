@@ -2,6 +2,7 @@ package network
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -59,6 +60,9 @@ func (e Endpoint) fits(holder string, r Request) error {
 
 // unchanged refuses a network of which a task still has what the configuration said before.
 func (m *Manager) unchanged(n Network) error {
+	if err := m.clashes(n); err != nil {
+		return err
+	}
 	if !slices.ContainsFunc(m.living[n.Name], func(l living) bool { return l.shape != n.shape() }) {
 		return nil
 	}
@@ -69,6 +73,37 @@ func (m *Manager) unchanged(n Network) error {
 		}
 	}
 	return nil
+}
+
+// clashes refuses a network beside one that was removed from the configuration and that tasks still have, such as the
+// same by another name: two bridges would have one gateway. The caller locks.
+func (m *Manager) clashes(n Network) error {
+	for _, name := range slices.Sorted(maps.Keys(m.living)) {
+		for _, l := range m.living[name] {
+			if name == n.Name || n.Mode != NAT && l.Mode != NAT {
+				continue
+			}
+			if err := n.besides(l.Network); err != nil {
+				return fmt.Errorf("%w, which tasks still have as it was: stop them (freejail networks %s)", err, name)
+			}
+		}
+	}
+	return nil
+}
+
+// keptBesides names what a running task keeps of a network beside its shape, where the configuration has something else
+// now. Rules change at once.
+func (n Network) keptBesides(as Network) (keys []string) {
+	for _, k := range []struct {
+		key  string
+		same bool
+	}{{"mtu", n.MTU == as.MTU}, {"dns", slices.Equal(n.DNS, as.DNS)},
+		{"isolate", n.Mode != Bridged || n.Isolate == as.Isolate}} {
+		if !k.same {
+			keys = append(keys, k.key)
+		}
+	}
+	return keys
 }
 
 // shape is what of a network its stacks are made by.

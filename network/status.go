@@ -36,7 +36,13 @@ func (m *Manager) List() []Status {
 		case !now.sameShape(n):
 			s.Kept, s.Problem = true, "changed in the host configuration: its tasks keep it as it was until they end"
 		default:
-			if s.err = m.usable.check(n); s.err != nil {
+			m.mu.Lock()
+			s.err = m.clashes(n)
+			m.mu.Unlock()
+			if s.err == nil {
+				s.err = m.usable.check(n)
+			}
+			if s.err != nil {
 				s.Problem = s.err.Error()
 			}
 		}
