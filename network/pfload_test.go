@@ -15,7 +15,6 @@ type fakePF struct {
 	log    []string
 	lines  int // that were loaded
 	fails  string
-	rules  string
 	tables map[string][]netip.Prefix
 	bucket [pfBuckets]string
 	number uint32
