@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -30,10 +31,13 @@ func part(name, image, config, more string) string {
 
 // group is a job of tasks, with what its network says.
 func group(name, network string, parts ...string) string {
-	return fmt.Sprintf("job %q {\n datacenters = [\"*\"]\n group \"group\" {\n network {\n %s\n }\n restart {\n attempts = 0\n"+
-		" mode = \"fail\"\n }\n reschedule {\n attempts = 0\n unlimited = false\n }\n %s\n }\n}\n", name, network,
+	return fmt.Sprintf("job %q {\n datacenters = [\"*\"]\n group \"group\" {\n network {\n %s\n }\n restart {\n "+
+		"attempts = 0\n mode = \"fail\"\n }\n reschedule {\n attempts = 0\n unlimited = false\n }\n %s\n }\n}\n", name, network,
 		strings.Join(parts, ""))
 }
+
+// with has more after a line of a job.
+func with(job, line, more string) string { return strings.Replace(job, line, line+"\n "+more+"\n", 1) }
 
 func hook(when string, sidecar bool) string {
 	return fmt.Sprintf("lifecycle {\n hook = %q\n sidecar = %v\n }", when, sidecar)
@@ -44,8 +48,9 @@ const sharesLAN = "network = \"lan\"\n share = \"group\"\n "
 // TestNomadLives has a job's tasks begin, begin again, change and end in every way that Nomad has.
 func TestNomadLives(t *testing.T) {
 	c := newCluster(t)
-	for name, run := range map[string]func(*testing.T){"hooks": c.hooks, "restarts": c.restarts, "change": c.changesNetwork,
-		"static": c.staticPort, "system": c.systemJob, "batch": c.batchAlone, "ports": c.portsOfAGroup, "names": c.namesOfAGroup} {
+	for name, run := range map[string]func(*testing.T){"hooks": c.hooks, "restarts": c.restarts,
+		"change": c.changesNetwork, "static": c.staticPort, "system": c.systemJob, "batch": c.batchAlone,
+		"ports": c.portsOfAGroup, "names": c.namesOfAGroup, "example": c.exampleJob} {
 		t.Run(name, run)
 	}
 }
@@ -57,7 +62,8 @@ func (c *cluster) hooks(t *testing.T) {
 		part("side", "plain", sharesLAN+"ports = []", hook("prestart", true)),
 		part("web", "web", sharesLAN+everywhere[1:], ""),
 		part("started", "plain", sharesLAN+"ports = []\n args = [\"true\"]", hook("poststart", false)),
-		part("after", "plain", sharesLAN+"ports = []\n args = [\"fetch\", \"http://localhost:8080/\"]", hook("poststop", false)))
+		part("after", "plain", sharesLAN+"ports = []\n args = [\"fetch\", \"http://localhost:8080/\"]",
+			hook("poststop", false)))
 	a := c.run(t, text, "running")
 	serves(t, "hooks", hostPort(t, a, "http"))
 	c.nearby(t, a)
@@ -186,8 +192,7 @@ func (c *cluster) staticPort(t *testing.T) {
 		}
 		c.run(t, text, "running")
 		serves(t, "static", hostAddr4+":21090")
-		c.run(t, strings.Replace(text, "driver = \"freejail\"", "driver = \"freejail\"\n env {\n VERSION = \"two\"\n}", 1),
-			"running")
+		c.run(t, with(text, "driver = \"freejail\"", "env {\n VERSION = \"two\"\n}"), "running")
 		await(t, "version two", func() error {
 			out, err := here("fetch", "http://"+hostAddr4+":21090/")
 			if err == nil {
@@ -207,17 +212,44 @@ func (c *cluster) staticPort(t *testing.T) {
 }
 
 func (c *cluster) systemJob(t *testing.T) {
-	text := strings.Replace(job("system", "to = 8080", "", "web", named("lan"), ""), "datacenters", "type = \"system\"\n datacenters", 1)
+	text := with(job("system", "to = 8080", "", "web", named("lan"), ""), "datacenters = [\"*\"]", "type = \"system\"")
 	i := strings.Index(text, "reschedule")
 	text = text[:i] + text[i+strings.Index(text[i:], "}")+1:]
 	a := c.run(t, text, "running")
 	serves(t, "system", hostPort(t, a, "http"))
 }
 
+// exampleJob is the one of the source, twice on this host.
+func (c *cluster) exampleJob(t *testing.T) {
+	text, err := os.ReadFile("../../example/jobs/network.nomad.hcl")
+	if errors.Is(err, fs.ErrNotExist) {
+		t.Skip("the example is not here")
+	}
+	check(t, err)
+	c.run(t, string(text), "running")
+	var places []string
+	await(t, "both allocations", func() error {
+		places = nil
+		list, _, err := c.nomad.Client.Jobs().Allocations("web-lan", false, nil)
+		for _, stub := range list {
+			if a, _, err := c.nomad.Client.Allocations().Info(stub.ID, nil); err == nil && a.ClientStatus == "running" {
+				places = append(places, hostPort(t, a, "http"))
+			}
+		}
+		if len(places) != 2 {
+			err = errors.Join(err, fmt.Errorf("running: %q", places))
+		}
+		return err
+	})
+	for _, place := range places {
+		serves(t, "web-lan", place)
+	}
+}
+
 // batchAlone is a periodic batch job, whose program ends.
 func (c *cluster) batchAlone(t *testing.T) {
 	text := group("batch", "", part("work", "plain", named("none")+"\n args = [\"true\"]", ""))
-	text = strings.Replace(text, "datacenters", "type = \"batch\"\n periodic {\n cron = \"0 0 1 1 *\"\n }\n datacenters", 1)
+	text = with(text, "datacenters = [\"*\"]", "type = \"batch\"\n periodic {\n cron = \"0 0 1 1 *\"\n }")
 	j, err := c.nomad.Client.Jobs().ParseHCL(text, true)
 	check(t, err)
 	_, _, err = c.nomad.Client.Jobs().Register(j, nil)

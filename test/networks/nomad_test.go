@@ -321,7 +321,8 @@ func (c *cluster) servicesInConsul(t *testing.T, mode, network string, own bool)
 	service := func(name, mode string) string {
 		checks := ""
 		for i, kind := range kinds {
-			checks += fmt.Sprintf("check {\n name = \"%s %d\"\n ", name, i) + kind + "\n interval = \"1s\"\n timeout = \"2s\"\n }\n"
+			checks += fmt.Sprintf("check {\n name = \"%s %d\"\n %s\n interval = \"1s\"\n timeout = \"2s\"\n }\n", name, i,
+				kind)
 		}
 		return fmt.Sprintf("service {\n name = %q\n port = \"http\"\n address_mode = %q\n %s}\n", name, mode, checks)
 	}
@@ -351,18 +352,19 @@ func (c *cluster) servicesInConsul(t *testing.T, mode, network string, own bool)
 func (c *cluster) servicesInNomad(t *testing.T, mode, network string, own bool) {
 	name := "nomad-" + mode
 	service := func(name, mode, more string) string {
-		return fmt.Sprintf("service {\n provider = \"nomad\"\n name = %q\n port = \"http\"\n address_mode = %q\n%s}\n", name,
-			mode, more)
+		return fmt.Sprintf("service {\n provider = \"nomad\"\n name = %q\n port = \"http\"\n address_mode = %q\n%s}\n",
+			name, mode, more)
 	}
 	checked := ""
 	for i, kind := range []string{"type = \"http\"\n path = \"/health\"", "type = \"tcp\""} {
-		checked += fmt.Sprintf("check {\n name = \"kind %d\"\n ", i) + kind + "\n interval = \"1s\"\n timeout = \"2s\"\n}\n"
+		checked += fmt.Sprintf("check {\n name = \"kind %d\"\n %s\n interval = \"1s\"\n timeout = \"2s\"\n}\n", i, kind)
 	}
 	task := service(name+"-auto", "auto", checked) + service(name+"-host", "host", "")
 	if network != "host" {
 		task += service(name+"-driver", "driver", "")
 	}
-	a := c.run(t, job(name, "to = 8080", service(name+"-group", "auto", checked), "web", named(network), task), "running")
+	group := service(name+"-group", "auto", checked)
+	a := c.run(t, job(name, "to = 8080", group, "web", named(network), task), "running")
 	onHost := hostPort(t, a, "http")
 	auto := onHost
 	if network != "host" {
