@@ -54,8 +54,8 @@ func (l *anchorLock) taken(f *os.File) (own bool, err error) {
 	}
 	pid, dir, _ := strings.Cut(strings.TrimSpace(string(who)), " ")
 	return dir == l.stateDir, fmt.Errorf("%w for this daemon: another one on this host, process %s with the state "+
-		"directory %s, has the anchor %s of pf, and one of them alone can have networks of mode nat: stop it, or leave "+
-		"these networks out of one of the two configurations", errNoFilter, pid, dir, pfAnchor)
+		"directory %s, has the anchor %s of pf, and one of them alone can have networks of mode nat: stop it, or "+
+		"leave these networks out of one of the two configurations", errNoFilter, pid, dir, pfAnchor)
 }
 
 // free tells whether take would do, and takes nothing: not even for a moment, in which another could fail.

@@ -29,8 +29,8 @@ const dnsIdle = 10 * time.Second
 const dnsLife = 30 * time.Second
 
 // resolve answers at the gateway of a network where the host's resolver listens on loopback, which is another one in
-// a stack of its own, or at an address of one of the host's links. A program of the host that has the port at all addresses has it at
-// loopback too: it is that resolver, and answers itself.
+// a stack of its own, or at an address of one of the host's links. A program of the host that has the port at all
+// addresses has it at loopback too: it is that resolver, and answers itself.
 func (h *holder) resolve(n Network) error {
 	servers, err := h.names.servers()
 	if err != nil {

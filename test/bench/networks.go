@@ -254,9 +254,10 @@ func (b *bench) manyStacks(ctx context.Context) (err error) {
 		return err
 	}
 	first, last := median(took[:min(few, n)]), median(took[max(0, n-few):])
+	times := float64(last) / float64(first)
 	fmt.Printf("\n%d tasks with stacks of their own, a port of each published\n"+
-		"  the first %d starts %10s, the last %10s, %5.2f times; %s of the host's memory each\n", n, few, round(first), round(last), float64(last)/float64(first),
-		mib(uint64(max(0, int64(began)-int64(left)))/uint64(n)))
+		"  the first %d starts %10s, the last %10s, %5.2f times; %s of the host's memory each\n", n, few,
+		round(first), round(last), times, mib(uint64(max(0, int64(began)-int64(left)))/uint64(n)))
 	for i := range slices.Backward(took) {
 		if err := b.daemon.Destroy(ctx, fmt.Sprintf("s%d-%d", os.Getpid(), i), true); err != nil {
 			return err
