@@ -35,7 +35,7 @@ func manPages(t *testing.T) map[string]string {
 	for _, f := range files {
 		text, err := os.ReadFile(f)
 		check(t, err)
-		pages[filepath.Base(f)] = strings.NewReplacer(`\-`, "-", `\fB`, "", `\fP`, "", `\ `, " ").Replace(string(text))
+		pages[filepath.Base(f)] = strings.NewReplacer(`\-`, "-", `\fB`, "", `\fP`, "", `\~`, " ").Replace(string(text))
 		lint(t, f)
 	}
 	return pages

@@ -11,7 +11,8 @@ import (
 // TestForms has each form of a document in a page, and lines that would be requests of roff.
 func TestForms(t *testing.T) {
 	dir := t.TempDir()
-	const document = "# Title\n\n.Start of text, of FreeBSD's (FreeBSD). Second `sentence -x`.\n\n## Part\n\n" +
+	const document = "# Title\n\n.Start of text, of FreeBSD's (FreeBSD). Second `sentence -x`. " +
+		"Long `code that does not fit into the rest of a line of seventy-eight columns` here.\n\n## Part\n\n" +
 		"A [link](policy.md#blocks) and\n*more*.\n\n    .code\n    a\\b\n\n- one\n- two\n\n" +
 		"| flag | |\n| --- | --- |\n| `-f`, `--file` | a FILE |\n| `--all` | all |\n\n" +
 		"| mode | what | when |\n| --- | --- | --- |\n| `nat` | \"own\" | later |\n\n## Other\n\nnot here\n"
@@ -25,7 +26,7 @@ func TestForms(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{".Dd January 2, 2026\n.Dt A 8\n", "\n\\&.Start of text, of\n.Fx Ns \\(aqs\n.Pf ( Fx ) .\nSecond",
-		"\\fBsentence\\ \\-x\\fP.\n", ".Sh PART\nA link (freejail-policy(5)) and \\fImore\\fP.\n", "\n\\&.code\na\\eb\n.Ed\n",
+		"\\fBsentence\\~\\-x\\fP.\n", ".Sh PART\nA link (freejail-policy(5)) and \\fImore\\fP.\n", "\n\\&.code\na\\eb\n.Ed\n",
 		".Bl -bullet\n.It\none\n.It\ntwo\n.El\n", ".It Fl f , Fl -file\na FILE\n.It Fl -all\nall\n",
 		".It \"\\fBnat\\fP\"\nwhat: \"own\"\n.br\nwhen: later\n", ".Sh SEE ALSO\n.Xr b 5 ,\n.Xr c 8\n"} {
 		if !strings.Contains(text, want) {
@@ -34,6 +35,9 @@ func TestForms(t *testing.T) {
 	}
 	if strings.Contains(text, "not here") {
 		t.Error("a section of no page is in it")
+	}
+	if strings.Contains(text, "\\\n") {
+		t.Errorf("a line ends within code:\n%s", text)
 	}
 	p.parts = []part{{file: "a.md", title: "Nothing"}}
 	if _, err := p.mdoc(dir, dateOf(t)); err == nil {

@@ -208,7 +208,7 @@ func (w *writer) inline(n ast.Node) string {
 				b.WriteByte(' ')
 			}
 		case *ast.CodeSpan:
-			b.WriteString(`\fB` + strings.ReplaceAll(escape(w.plain(c)), " ", `\ `) + `\fP`)
+			b.WriteString(`\fB` + strings.ReplaceAll(escape(w.plain(c)), " ", `\~`) + `\fP`)
 		case *ast.Emphasis:
 			b.WriteString(`\fI` + w.inline(c) + `\fP`)
 		case *ast.Link:
@@ -237,7 +237,7 @@ func (w *writer) place(destination string) string {
 // escape has text mean itself in mdoc.
 func escape(s string) string {
 	return strings.NewReplacer(`\`, `\e`, "-", `\-`, "`", `\(ga`, "'", `\(aq`, "^", `\(ha`, "~", `\(ti`,
-		"\u2192", `\(->`, "\u2026", "...", "\u00a0", `\ `).Replace(s)
+		"\u2192", `\(->`, "\u2026", "...", "\u00a0", `\~`).Replace(s)
 }
 
 // guarded is a line that is no request.
