@@ -289,7 +289,7 @@ func (h *holder) open(k *kept, w wanted) {
 	defer close(k.opened)
 	ctx, cancel := context.WithCancel(context.Background())
 	k.relay.ctx = ctx
-	if err := h.listen(k, w, cancel); err != nil {
+	if err := settled(w.bound, func() error { return h.listen(k, w, cancel) }); err != nil {
 		cancel()
 		k.err = describe(w.bound, err)
 	}

@@ -1,10 +1,14 @@
 package network
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"os/user"
 	"strconv"
+	"syscall"
+	"time"
 
 	"github.com/freejail/freejail/internal/printable"
 )
@@ -27,6 +31,27 @@ func ProgramAt(protocol string, at netip.AddrPort) string {
 		who = u.Username
 	}
 	return fmt.Sprintf("%s (process %d of user %s)", printable.Line(p.name), p.pid, who)
+}
+
+// settleTries and settleEvery bound how long a port is waited for that only this program has.
+const (
+	settleTries = 50
+	settleEvery = 20 * time.Millisecond
+)
+
+// settled opens a port. A child that is forked meanwhile has sockets of this program's, also those that
+// looked whether the port is free, until it executes another: they are waited for.
+func settled(p bound, open func() error) error {
+	for try := 0; ; try++ {
+		err := open()
+		if !errors.Is(err, syscall.EADDRINUSE) || try == settleTries {
+			return err
+		}
+		if who, ok := programAt(p); ok && who.name != commandOf(os.Getpid()) {
+			return err
+		}
+		time.Sleep(settleEvery)
+	}
 }
 
 // inTheWay tells whether a socket of some address keeps another from being had: one of :: may take IPv4 too.

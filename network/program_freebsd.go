@@ -89,9 +89,18 @@ func processOf(socket uint64) (listener, bool) {
 			continue
 		}
 		pid, uid := binary.NativeEndian.Uint32(f[filePIDAt:]), binary.NativeEndian.Uint32(f[fileUIDAt:])
-		if proc, err := bsd.FindProcess(int(pid)); err == nil {
-			return listener{proc.Command(), int(pid), int(uid)}, true
+		if name := commandOf(int(pid)); name != "" {
+			return listener{name, int(pid), int(uid)}, true
 		}
 	}
 	return listener{}, false
+}
+
+// commandOf is the name of a process; empty where it has ended.
+func commandOf(pid int) string {
+	p, err := bsd.FindProcess(pid)
+	if err != nil {
+		return ""
+	}
+	return p.Command()
 }

@@ -20,11 +20,20 @@ func programAt(p bound) (listener, bool) {
 			continue
 		}
 		if pid := processWith("socket:[" + inode + "]"); pid > 0 {
-			name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-			return listener{strings.TrimSpace(string(name)), pid, uid}, err == nil
+			name := commandOf(pid)
+			return listener{name, pid, uid}, name != ""
 		}
 	}
 	return listener{}, false
+}
+
+// commandOf is the name of a process; empty where it has ended.
+func commandOf(pid int) string {
+	name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(name))
 }
 
 // socketAt is a line of a table whose socket is in the way of a place and has no other end.

@@ -46,3 +46,29 @@ func TestProgramAtAPort(t *testing.T) {
 		}
 	}
 }
+
+// A socket of this program's own, as a child has one until it executes another program, is waited for.
+func TestOwnSocketsAreWaitedFor(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("the sockets of others are root's to see")
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := l.Addr().(*net.TCPAddr).AddrPort()
+	tries := 0
+	err = settled(bound{"tcp", at}, func() error {
+		if tries++; tries == 3 {
+			l.Close()
+		}
+		again, err := listenTCP(at, nil)
+		if err == nil {
+			err = again.Close()
+		}
+		return err
+	})
+	if err != nil || tries != 3 {
+		t.Errorf("after %d tries: %v", tries, err)
+	}
+}
