@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"strings"
 	"sync"
 	"time"
 
@@ -83,17 +84,17 @@ func (n Network) places() (errs []error) {
 		}
 	case Bridged:
 		if n.Bridge == "" {
-			fail("mode bridged needs bridge, one that there is")
+			fail("bridge is missing: mode bridged needs the name of a bridge of this host")
 		}
 		if n.Interface != "" {
 			fail("interface is for the modes nat and alias: bridged has bridge")
 		}
 	case Alias:
 		if n.Interface == "" {
-			fail("mode alias needs interface, one that there is")
+			fail("interface is missing: mode alias needs the name of an interface of this host")
 		}
-		if n.Bridge != "" || n.Gateway4.IsValid() || n.Gateway6.IsValid() || n.MTU != 0 || n.Isolate {
-			fail("bridge, gateway, mtu and isolate are for networks with a stack of their own, not for mode alias")
+		if keys := n.ownKeys(); len(keys) > 0 {
+			fail("%s: only for networks with a stack of their own, not for mode alias", strings.Join(keys, ", "))
 		}
 	default:
 		fail("mode %q is not one of nat, bridged and alias", n.Mode)
@@ -102,6 +103,20 @@ func (n Network) places() (errs []error) {
 		fail("host_access is for networks with a stack of their own: tasks of mode alias are on the host's")
 	}
 	return errs
+}
+
+// ownKeys are the keys that a network has and that only those with a stack of their own can have.
+func (n Network) ownKeys() (keys []string) {
+	for _, k := range []struct {
+		key string
+		is  bool
+	}{{"bridge", n.Bridge != ""}, {"gateway", n.Gateway4.IsValid() || n.Gateway6.IsValid()}, {"mtu", n.MTU != 0},
+		{"isolate", n.Isolate}} {
+		if k.is {
+			keys = append(keys, k.key)
+		}
+	}
+	return keys
 }
 
 // family is what a network has of IPv4 or IPv6.
@@ -138,7 +153,10 @@ func (f family) validate(mode Mode) error {
 		return fmt.Errorf("%s %s is too small: a gateway and a task need at least a /%d", f.name, p, f.bits-2)
 	}
 	all := RangeOf(p)
-	if r := f.pool; !all.Contains(r.First) || !all.Contains(r.Last) || r.First.Compare(r.Last) > 0 {
+	if r := f.pool; r.First.BitLen() == r.Last.BitLen() && r.First.Compare(r.Last) > 0 {
+		return fmt.Errorf("pool %s: the first address is after the last", r)
+	}
+	if r := f.pool; !all.Contains(r.First) || !all.Contains(r.Last) {
 		return fmt.Errorf("pool %s is not within %s %s", r, f.name, p)
 	}
 	return f.validGateway(mode, all)

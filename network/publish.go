@@ -230,11 +230,11 @@ func (m *Manager) tellOutlived() {
 	m.mu.Unlock()
 	for _, what := range slices.Sorted(maps.Keys(kept)) {
 		m.cfg.Tell("network", fmt.Sprintf("%s changed in the host configuration: new tasks have it, and those that "+
-			"run keep what they have until they end (%s)", what, printable.Count(kept[what], "endpoint")))
+			"run keep what they have until they end (%s)", what, printable.Count(kept[what], "task")))
 	}
 	for _, name := range slices.Sorted(maps.Keys(users)) {
 		m.cfg.Tell("network", fmt.Sprintf("network %q was removed or changed in the host configuration: tasks that "+
-			"have it keep it as it was until they end (%s)", name, printable.Count(users[name], "endpoint")))
+			"have it keep it as it was until they end (%s)", name, printable.Count(users[name], "task")))
 	}
 }
 

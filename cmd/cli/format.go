@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -148,9 +149,38 @@ func parseFilter(text string) (f filter, err error) {
 	case filterKeys[key] == nil || value == "":
 		err = errFilter
 	case key == "status" && !slices.Contains(states, client.State(value)):
-		err = fmt.Errorf("there is no status %q; expected one of %q", value, states)
+		err = fmt.Errorf("there is no status %q; expected starting, running, stopping, exited or left", value)
 	}
 	return filter{key, value}, err
+}
+
+// checkNetworks refuses filters by a network that neither the host nor one of its tasks has.
+func checkNetworks(ctx context.Context, c *client.Client, tasks []client.Task, filters []filter) error {
+	if !slices.ContainsFunc(filters, func(f filter) bool { return f.key == "network" }) {
+		return nil
+	}
+	list, err := c.Networks(ctx)
+	if err != nil {
+		return err
+	}
+	names := []string{"host", "none"}
+	for _, n := range list {
+		names = append(names, n.Name)
+	}
+	for _, t := range tasks {
+		names = append(names, networkOf(t))
+	}
+	return unknownNetwork(filters, names)
+}
+
+func unknownNetwork(filters []filter, names []string) error {
+	for _, f := range filters {
+		if f.key == "network" && !slices.Contains(names, f.value) {
+			return fmt.Errorf("--filter network=%s: neither this host nor one of its tasks has this network; "+
+				"`freejail networks` lists them", f.value)
+		}
+	}
+	return nil
 }
 
 // filtered are the tasks for which of each key one of the filters holds, and all labels. Ended ones are

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/freejail/freejail/daemon/client"
@@ -39,8 +40,13 @@ func TestFilters(t *testing.T) {
 		}
 	}
 	for _, text := range []string{"", "name", "name=", "volume=x", "status=up"} {
-		if _, err := parseFilter(text); err == nil {
-			t.Errorf("%q is taken", text)
+		if _, err := parseFilter(text); err == nil || strings.Contains(err.Error(), "[") {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+	for name, known := range map[string]bool{"lan": true, "LAN": false} {
+		if err := unknownNetwork([]filter{{"network", name}}, []string{"host", "lan"}); (err == nil) != known {
+			t.Errorf("network %s: %v", name, err)
 		}
 	}
 }

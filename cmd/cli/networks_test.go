@@ -49,11 +49,19 @@ func TestPortsAtOwnAddresses(t *testing.T) {
 			t.Errorf("%s: %q", mode, got)
 		}
 	}
-	task := &client.Task{Network: n, Ports: []client.Port{web}}
+	again := web
+	again.Name, again.Port = "8080.2", 81
+	task := &client.Task{Network: n, Ports: []client.Port{web, again}}
 	n.Mode = "nat"
+	if got := onePort(places(task), "8080"); len(got) != 1 {
+		t.Errorf("by its number: %+v", got)
+	}
+	if got := onePort(task.Ports, "web"); len(got) != 2 {
+		t.Errorf("by its name: %+v", got)
+	}
 	for text, want := range map[string]string{"8080": "tasks of the network lan reach it at 10.88.0.2:8080",
 		"8080/udp": "has no port 8080/udp; it has: 8080/tcp"} {
-		if err := noPlace(task, text); !strings.Contains(err.Error(), want) {
+		if err := noPlace(task, text); !strings.HasSuffix(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", text, err, want)
 		}
 	}

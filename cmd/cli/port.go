@@ -59,11 +59,17 @@ func (f *runFlags) networkName(text string) error {
 	return nil
 }
 
+// otherFamily is the flag for addresses that are not of a family.
+var otherFamily = map[string]string{"IPv4": "--ip6", "IPv6": "--ip"}
+
 // address is a flag of a fixed address of a family.
 func (f *runFlags) address(family string, of func(netip.Addr) bool) func(string) error {
 	return func(text string) error {
 		a, err := netip.ParseAddr(text)
-		if err != nil || a.Zone() != "" || !of(a) {
+		if err == nil && a.Zone() == "" && !of(a) {
+			return fmt.Errorf("%s is not an address of %s: give it by %s", a, family, otherFamily[family])
+		}
+		if err != nil || a.Zone() != "" {
 			return fmt.Errorf("not a valid address of %s", family)
 		}
 		if slices.ContainsFunc(f.Addresses, func(o string) bool { return of(netip.MustParseAddr(o)) }) {
@@ -98,6 +104,7 @@ var errPort = errors.New("expected NAME=PORT or NAME=ADDRESS:PORT")
 // namedPort reads NAME=[ADDRESS:]PORT[/PROTOCOL].
 func (f *runFlags) namedPort(text string) error {
 	text, protocol, given := strings.Cut(text, "/")
+	protocol = strings.ToLower(protocol)
 	name, place, _ := strings.Cut(text, "=")
 	b, err := hostPort(place)
 	_, twice := f.Ports[name]
@@ -194,16 +201,21 @@ func noPlace(t *client.Task, text string) error {
 func portList(ports []client.Port) string {
 	var all []string
 	for _, p := range ports {
-		all = append(all, client.Ports(p.Inside(), p.Count)+"/"+p.Protocol)
+		if text := client.Ports(p.Inside(), p.Count) + "/" + p.Protocol; !slices.Contains(all, text) {
+			all = append(all, text)
+		}
 	}
 	return cmp.Or(strings.Join(all, ", "), "none")
 }
 
-// onePort are those that are PORT[/PROTOCOL] of the task, tcp where there is none, or have this name.
-// One of a range is that one.
+// onePort are those that are PORT[/PROTOCOL] of the task, tcp where there is none, or have this name, or lead
+// to the one that has it. One of a range is that one.
 func onePort(list []client.Port, text string) (out []client.Port) {
 	port, protocol, _ := strings.Cut(text, "/")
 	number, err := strconv.Atoi(port)
+	if i := slices.IndexFunc(list, func(p client.Port) bool { return p.Name == text }); i >= 0 && err != nil {
+		number, protocol, err = list[i].Inside(), list[i].Protocol, nil
+	}
 	for _, p := range list {
 		n := number - p.Inside()
 		switch {

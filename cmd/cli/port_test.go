@@ -76,8 +76,8 @@ func TestNetworkFlags(t *testing.T) {
 		"by its name: http=8081":      {"-p", "8081:http"},
 		"chooses no port":             {"-p", "127.0.0.1::8080"},
 		"freejail networks":           {"--network", "ns:/run/netns/x"},
-		"not a valid address of IPv4": {"--ip", "fd00::7"},
-		"not a valid address of IPv6": {"--ip6", "10.0.0.1"},
+		"give it by --ip6":            {"--ip", "fd00::7"},
+		"give it by --ip":             {"--ip6", "10.0.0.1"},
 	} {
 		fl := pflag.NewFlagSet("", pflag.ContinueOnError)
 		(&runFlags{}).network(fl)

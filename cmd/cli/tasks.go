@@ -341,6 +341,9 @@ func (a *commands) psCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		if err := checkNetworks(ctx, c, tasks, filters); err != nil {
+			return err
+		}
 		kept := filtered(tasks, filters, all)
 		switch {
 		case quiet:

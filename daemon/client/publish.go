@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-var errPublish = errors.New("expected [[ADDRESS:]PORT:]PORT[/tcp|udp], the host's port before the task's; a port may " +
-	"be a range (8000-8010), and an address of IPv6 has brackets")
+var errPublish = errors.New("expected [[ADDRESS:]PORT:]PORT, with /udp for UDP, the host's port before the task's; a " +
+	"port may be a range (8000-8010), and an address of IPv6 has brackets")
 
 var errNoPort = errors.New("freejail chooses no port of the host: give one before the task's, as in 8081:8080 or " +
 	"127.0.0.1:8081:8080")
@@ -19,7 +19,7 @@ var errNoPort = errors.New("freejail chooses no port of the host: give one befor
 func ParsePublication(text string) (p Publication, err error) {
 	ports, protocol, given := strings.Cut(text, "/")
 	if p.Protocol = "tcp"; given {
-		p.Protocol = protocol
+		p.Protocol = strings.ToLower(protocol)
 	}
 	if p.Protocol != "tcp" && p.Protocol != "udp" {
 		return p, fmt.Errorf("%q: the protocol %q is neither tcp nor udp", text, protocol)

@@ -200,6 +200,7 @@ func (r blockReader) access(mode network.Mode) (list []network.Port) {
 	}
 	for _, text := range texts {
 		number, protocol, _ := strings.Cut(text, "/")
+		protocol = strings.ToLower(protocol)
 		n, err := strconv.ParseUint(number, 10, 16)
 		if err != nil || n == 0 || protocol != "tcp" && protocol != "udp" {
 			r.bad("host_access", text, "PORT/tcp or PORT/udp")

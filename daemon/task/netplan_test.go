@@ -85,6 +85,14 @@ func TestPortsOnNetworks(t *testing.T) {
 		"twice": {network: "lan", img: portImage(false), publish: published("127.0.0.1:81:80", "127.0.0.2:81:80"),
 			want:  "80=127.0.0.1:81>80/tcp* 80.2=127.0.0.2:81>80/tcp*",
 			asked: "job publish:127.0.0.1:81/tcp job publish:127.0.0.2:81/tcp"},
+		"twice, one that is declared": {network: "lan", img: portImage(true, web),
+			publish: published("127.0.0.1:82:8080", "81:8080", "127.0.0.2:83:8080"),
+			want:    "http=127.0.0.1:82>8080/tcp 8080.2=:81>8080/tcp* 8080.3=127.0.0.2:83>8080/tcp*",
+			asked:   "job publish:127.0.0.1:82/tcp job publish:*:81/tcp job publish:127.0.0.2:83/tcp"},
+		"a label and one that is published": {network: "lan", img: portImage(true, web), publish: published("81:8080"),
+			ports: map[string]client.PortBinding{"www": to(bound("www", 20001), 8080)},
+			want:  "http=10.0.0.1:20001>8080/tcp 8080=:81>8080/tcp* www=10.0.0.1:20001>8080/tcp*",
+			asked: "job port:20001/tcp job publish:*:81/tcp"},
 		"a range": {network: "lan", img: portImage(true, web), publish: published("9000-9009:8075-8084"),
 			want:  "http=:9005>8080/tcp 8075-8079=:9000>8075/tcp*x5 8081-8084=:9006>8081/tcp*x4",
 			asked: "job publish:*:9005/tcp job publish:*:9000-9004/tcp job publish:*:9006-9009/tcp"},
@@ -148,7 +156,9 @@ func TestPortsThatNetworksRefuse(t *testing.T) {
 	}{
 		"bridged":          {"office", published("80:8080"), "no port of the host leads to tasks of the network office (bridged): its tasks are reached at addresses of their own; of this host's networks lan would"},
 		"none":             {"none", published("80:8080"), "its tasks have loopback alone"},
-		"one place of two": {"lan", published("80:8080", "80:81"), "are both 80/tcp of the host"},
+		"one place of two": {"lan", published("80:8080", "80:81"), "ports: http and 80:81/tcp are both 80/tcp of the host"},
+		"a place of two that are led to one": {"lan", published("80:8080", "127.0.0.1:80:8080"),
+			"ports: http and 127.0.0.1:80:8080/tcp are both"},
 		"a place in all":   {"lan", published("80:8080", "127.0.0.1:80:8080"), "of the host"},
 		"ranges that meet": {"lan", published("80-90:80-90", "85:8080"), "of the host"},
 		"a family":         {"lan", published("[2001:db8::1]:80:8080"), "2001:db8::1 is an address of IPv6, and the network lan has none of that"},
@@ -211,7 +221,11 @@ func TestEnvironmentInAStack(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.endpoint = fakeEndpoint
+	p.ports = append(p.ports, client.Port{Name: "90.2", Port: 90, To: 90})
 	env := p.portVars()
+	if got := env["FREEJAIL_ADDR_90.2"] + env["FREEJAIL_PORT_90_2"]; got != "" {
+		t.Errorf("a second place has variables: %q", got)
+	}
 	for name, want := range map[string]string{"PORT_my_web": "8080", "ADDR_my_web": "10.88.0.2", "HOST_PORT_my_web": "80",
 		"HOST_ADDR_my_web": "192.0.2.7", "PORT_my-web": "8080"} {
 		if got := env["FREEJAIL_"+name]; got != want {

@@ -21,6 +21,7 @@ type given struct {
 	client.PortBinding
 	count     int  // of ports that follow one another; 0 is one
 	published bool // by the job's publish, or -p: no name of a port says which it is for
+	turn      int  // of what is published, in the job's order
 }
 
 // inside is where a port of the job's own is in a stack or at an address of the task's own.
@@ -82,15 +83,15 @@ func (p *plan) places(spec client.TaskSpec) (map[string]given, error) {
 	for name, b := range spec.Ports {
 		all[name] = given{PortBinding: b}
 	}
-	for _, o := range spec.Publish {
+	for i, o := range spec.Publish {
 		if o.Protocol != "tcp" && o.Protocol != "udp" {
 			return nil, client.Invalid("publish %s: the protocol is neither tcp nor udp", o)
 		}
 		if o.Count < 0 || o.Count > maxPublished {
 			return nil, client.Invalid("publish %s: a task can have %d ports of the host", o, maxPublished)
 		}
-		add(all, given{count: o.Count, published: true, PortBinding: client.PortBinding{Address: o.Address,
-			Port: o.Port, To: o.To, Protocol: o.Protocol}})
+		add(all, given{count: o.Count, published: true, turn: i, PortBinding: client.PortBinding{
+			Address: o.Address, Port: o.Port, To: o.To, Protocol: o.Protocol}})
 	}
 	return all, nil
 }
@@ -168,18 +169,27 @@ func (p *plan) isFor(g given, mp image.Port) bool {
 // covers tells whether a port is one of those from first on.
 func (g given) covers(first, port int) bool { return first <= port && port < first+max(1, g.count) }
 
-// byNumber is the one port of the job's own that is an image's port, if it is one.
+// byNumber is the one port of the job's own that is an image's port, if it is one. Of several that lead to it
+// it is the scheduler's, or else the first that is published.
 func (p *plan) byNumber(own map[string]given, mp image.Port) (name string, found given, one bool) {
 	for of, g := range own {
-		if !p.isFor(g, mp) {
-			continue
-		}
-		if one {
+		switch {
+		case !p.isFor(g, mp):
+		case !one || !p.onHost() && g.before(found):
+			name, found, one = of, g, true
+		case p.onHost() || !found.before(g):
 			return "", given{}, false
 		}
-		name, found, one = of, g, true
 	}
 	return name, found, one
+}
+
+// before tells which of two places of one port of the image is rather its place on the host.
+func (g given) before(o given) bool {
+	if g.published != o.published {
+		return o.published
+	}
+	return g.published && g.turn < o.turn
 }
 
 // takeByNumber is the one port of the job's own that is an image's. Of what is published by its number
@@ -452,11 +462,20 @@ func (p *plan) placesMeet() error {
 		for _, b := range p.ports[:i] {
 			x, y := bindingOf(a), bindingOf(b)
 			if placed(a, b) && x.meets(y) && (x.addr != y.addr || a.To-a.Port != b.To-b.Port) {
-				return client.Invalid("ports: %s and %s are both %s of the host", b.Name, a.Name, x)
+				return client.Invalid("ports: %s and %s are both %s of the host", portText(b), portText(a), x)
 			}
 		}
 	}
 	return nil
+}
+
+// portText names a port in words: by its name, or by what was published, which has none.
+func portText(p client.Port) string {
+	if p.Name == "" || p.Name[0] < '0' || p.Name[0] > '9' {
+		return p.Name
+	}
+	return client.Publication{Address: p.Address, Port: p.Port, Count: p.Count, To: p.Inside(),
+		Protocol: p.Protocol}.String()
 }
 
 // placed tells whether both have a port of the host.
@@ -476,10 +495,13 @@ func (p *plan) portVars() map[string]string {
 			env["FREEJAIL_HOST_PORT_"+name], env["FREEJAIL_HOST_ADDR_"+name] = strconv.Itoa(port.Port), port.Address
 		}
 	}
-	for _, port := range p.ports {
+	named := slices.DeleteFunc(slices.Clone(p.ports), func(port client.Port) bool {
+		return strings.Contains(port.Name, ".") // another place of one that has its variables
+	})
+	for _, port := range named {
 		put(envName(port.Name), port)
 	}
-	for _, port := range p.ports {
+	for _, port := range named {
 		if !strings.ContainsAny(port.Name, "=\x00") {
 			put(port.Name, port)
 		}

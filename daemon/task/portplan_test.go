@@ -207,6 +207,16 @@ func TestSharedPorts(t *testing.T) {
 	if err := m.claimPorts(of("image", "", exposed)); err != nil {
 		t.Errorf("a port that is only exposed: %v", err)
 	}
+	second := of("second", "a", client.Port{Name: "http", Protocol: "tcp", To: 8080})
+	first := of("first", "a", second.info.Ports[0])
+	first.info.Spec.Share, second.info.Spec.Share = "group", "group"
+	if err := m.claimPorts(first); err != nil {
+		t.Error(err)
+	}
+	if err := m.claimPorts(second); err == nil || !strings.Contains(err.Error(), "say ports = []") {
+		t.Errorf("two programs at one port of a stack: %v", err)
+	}
+	m.releasePorts(first)
 	for _, key := range []string{"web", "sidecar"} {
 		m.releasePorts(of(key, "a", web))
 	}

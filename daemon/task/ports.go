@@ -203,8 +203,9 @@ func (m *Manager) elsewhere(t *task, p *client.Port, c, other claim) error {
 	ofGroup := c.alloc != "" && c.alloc == other.alloc
 	switch {
 	case c.stack != "":
-		return client.Conflict("port %s: %s is taken in the network stack of this allocation by task %s", p.Name, c,
-			other.key)
+		return client.Conflict("port %s: %s is taken in the network stack of this allocation by task %s, which this "+
+			"one shares (share = \"group\"): a port of an image cannot move there; have the program of one of the two "+
+			"listen on another port, and say ports = [] in its config", p.Name, c, other.key)
 	case ofGroup && p.Job && t.info.Spec.Ports[p.Name].Offered:
 		m.Event(t.id(), "ports", fmt.Sprintf("port %s: %s leads to task %s of the allocation: %s", p.Name, c, other.key,
 			advice))

@@ -78,7 +78,7 @@ gc {
 #   # pool4     = "10.88.0.100-10.88.0.199"  # or a prefix; default: all but the gateway
 #   # pool6     = "fd00:88::1000/116"
 #   # gateway   = ["10.88.0.1", "fd00:88::1"]  # the host in the subnet; default the first
-#   # interface = "em0"  # where packets leave; default: that of the default route
+#   # interface = "em0"  # where packets leave; default: by their route
 #   # dns       = ["192.0.2.53"]               # default: the host's
 #   isolate     = false  # true: tasks reach each other at published ports alone
 #   host_access = ["53/udp", "53/tcp"]  # ports of the host that tasks reach at the gateway
