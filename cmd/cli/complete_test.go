@@ -10,7 +10,7 @@ const anyNetwork = "network \"web\" {\n  mode = \"nat\"\n  subnet4 = \"10.203.0.
 // TestCompletion asks as a shell does: names of what there is, and what else the word can be.
 func TestCompletion(t *testing.T) {
 	h := newHost(t, anyNetwork)
-	h.gives(0, nil, "run", "-d", "--name", "one", "prog", "sleep", "60")
+	h.gives(0, nil, "run", "-d", "--name", "one", "prog", "wait")
 	defer h.gives(0, nil, "rm", "-f", "one")
 	for line, want := range map[string]string{
 		"stop ":              "one\trunning prog\n:4",
