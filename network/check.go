@@ -96,6 +96,8 @@ func (n Network) places() (errs []error) {
 		if keys := n.ownKeys(); len(keys) > 0 {
 			fail("%s: only for networks with a stack of their own, not for mode alias", strings.Join(keys, ", "))
 		}
+	case "":
+		fail("mode is missing: nat, bridged or alias")
 	default:
 		fail("mode %q is not one of nat, bridged and alias", n.Mode)
 	}

@@ -19,7 +19,7 @@ import (
 // networkBlock is a network.Network as it is written.
 type networkBlock struct {
 	Name       string         `hcl:"name,label"`
-	Mode       string         `hcl:"mode"`
+	Mode       string         `hcl:"mode,optional"`
 	Subnet4    string         `hcl:"subnet4,optional"`
 	Subnet6    string         `hcl:"subnet6,optional"`
 	Pool4      string         `hcl:"pool4,optional"` // FIRST-LAST, or a prefix
