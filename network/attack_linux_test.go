@@ -376,6 +376,8 @@ func TestBridged(t *testing.T) {
 		h.refused("a task", h.ns(task), "tcp", at(a, 22))
 		h.reach("the outside", h.out, "tcp", at(a, 22), "host")
 	}
+	onLink := linkLocal(before.HardwareAddr).WithZone("eth0")
+	h.refused("a task", h.ns(task), "tcp", at(onLink, 22))
 	b, err := netlink.LinkByName("br0")
 	h.must(err)
 	if b.Attrs().MTU != before.MTU || b.Attrs().HardwareAddr.String() != before.HardwareAddr.String() {

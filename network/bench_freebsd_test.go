@@ -65,7 +65,7 @@ func (f stackFixture) bare(e Endpoint) {
 	index, err := in.index(taskLink)
 	must(err)
 	for _, a := range []struct{ addr, gateway, by netip.Addr }{
-		{e.Addr4, f.nat.Gateway4, f.nat.Gateway4}, {e.Addr6, f.nat.Gateway6, linkLocal.Addr()},
+		{e.Addr4, f.nat.Gateway4, f.nat.Gateway4}, {e.Addr6, f.nat.Gateway6, gatewayLink.Addr()},
 	} {
 		bits := a.addr.BitLen()
 		must(in.addAddr(taskLink, netip.PrefixFrom(a.addr, bits), false))

@@ -204,7 +204,7 @@ func gateways(n Network) (list []netip.Prefix) {
 		list = append(list, netip.PrefixFrom(n.Gateway6, n.Subnet6.Bits()))
 	}
 	if n.Subnet6.IsValid() {
-		list = append(list, linkLocal)
+		list = append(list, gatewayLink)
 	}
 	return list
 }

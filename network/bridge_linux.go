@@ -2,7 +2,6 @@ package network
 
 import (
 	"net"
-	"net/netip"
 	"slices"
 
 	"github.com/google/nftables"
@@ -67,9 +66,4 @@ func etherType(t uint16) part {
 
 func not(s *nftables.Set) expr.Any {
 	return &expr.Lookup{SourceRegister: 8, SetName: s.Name, SetID: s.ID, Invert: true}
-}
-
-// linkLocal is the address that the kernel makes of a MAC (RFC 4291, appendix A).
-func linkLocal(m net.HardwareAddr) netip.Addr {
-	return netip.AddrFrom16([16]byte{0xfe, 0x80, 8: m[0] ^ 2, m[1], m[2], 0xff, 0xfe, m[3], m[4], m[5]})
 }

@@ -166,6 +166,9 @@ func pfAddresses(tasks []Task) (addrs []netip.Addr) {
 		if t.Mode.needsRules() {
 			addrs = append(addrs, pfValid(t.Addr4, t.Addr6)...)
 		}
+		if t.Mode == Bridged {
+			addrs = append(addrs, pfValid(t.linkLocal())...)
+		}
 	}
 	return addrs
 }
@@ -180,7 +183,8 @@ func (p *pf) loaded() (bool, error) {
 		return false, err
 	}
 	host, err := p.host()
-	if err != nil || host.Links == p.seen.Links && slices.Equal(host.Addresses, p.seen.Addresses) {
+	same := host.Links == p.seen.Links && host.States == p.seen.States
+	if err != nil || same && slices.Equal(host.Addresses, p.seen.Addresses) {
 		return err == nil, err
 	}
 	err = p.render(p.networks, p.tasks)
@@ -224,9 +228,13 @@ func (p *pf) left() (addrs []netip.Addr, err error) {
 	return addrs, err
 }
 
-// findPFHost looks at the host's addresses and at how bridges are filtered.
+// findPFHost looks at the host's addresses, at how bridges are filtered, and at what pf has room for.
 func findPFHost() (pfHost, error) {
 	addrs, err := kernelAddresses()
+	if err != nil {
+		return pfHost{}, err
+	}
 	member, noBridge := unix.SysctlUint32("net.link.bridge.pfil_member")
-	return pfHost{Addresses: addrs, Links: noBridge == nil && member != 0}, err
+	states, err := stateLimit()
+	return pfHost{Addresses: addrs, Links: noBridge == nil && member != 0, States: states}, err
 }

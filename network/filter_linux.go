@@ -390,8 +390,10 @@ func (r *table) bridgedToHost(c chains, f ipFamily, tasks []Task) {
 	own := r.set("bridged"+f.suffix, f.kind)
 	elements := map[string][]byte{}
 	for _, t := range tasks {
-		if a := f.task(t); a.IsValid() {
-			elements[string(a.AsSlice())] = nil
+		for _, a := range pfValid(f.task(t), t.linkLocal()) {
+			if f.has(a) {
+				elements[string(a.AsSlice())] = nil
+			}
 		}
 	}
 	r.fill(own, pairs(elements))

@@ -27,7 +27,7 @@ const (
 
 // Flags of netinet6/nd6.h and netinet6/in6_var.h.
 const (
-	ndAcceptRA, ndDisabled, ndAutoLinkLocal, ndNoDAD = 0x2, 0x8, 0x20, 0x100
+	ndAcceptRA, ndDisabled, ndAutoLinkLocal, ndNoDAD, ndStableAddr = 0x2, 0x8, 0x20, 0x100, 0x800
 
 	addrDuplicated, addrTentative = 0x4, 0x2
 )

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"net"
 	"net/netip"
 	"strings"
 )
@@ -36,4 +37,18 @@ func (e Endpoint) addrs() (list []netip.Addr) {
 		}
 	}
 	return list
+}
+
+// linkLocal is the address that the kernel makes of a MAC (RFC 4291, appendix A).
+func linkLocal(m net.HardwareAddr) netip.Addr {
+	return netip.AddrFrom16([16]byte{0xfe, 0x80, 8: m[0] ^ 2, m[1], m[2], 0xff, 0xfe, m[3], m[4], m[5]})
+}
+
+// linkLocal is what the kernel gives a stack with IPv6 on its link; not valid where there is none.
+func (e Endpoint) linkLocal() netip.Addr {
+	mac, err := net.ParseMAC(e.MAC)
+	if err != nil || !e.Addr6.IsValid() {
+		return netip.Addr{}
+	}
+	return linkLocal(mac)
 }

@@ -43,7 +43,7 @@ func init() {
 }
 
 // peer is a program of a test in a jail: `serve NAME tcp/PORT udp/PORT ...`, `dial SECONDS NETWORK ADDRESS [FROM]`,
-// or `keep NETWORK ADDRESS`.
+// `keep NETWORK ADDRESS`, or `spray COUNT ADDRESS`.
 func peer(args []string) error {
 	switch args[0] {
 	case "serve":
@@ -70,6 +70,16 @@ func peer(args []string) error {
 		}
 		if err == nil {
 			_, err = io.Copy(io.Discard, os.Stdin)
+		}
+		return err
+	}
+	if args[0] == "spray" {
+		n, err := strconv.Atoi(args[1])
+		for range n {
+			if c, errDial := net.Dial("udp", args[2]); errDial == nil {
+				_, errDial = c.Write([]byte("x"))
+				err = errors.Join(err, errDial, c.Close())
+			}
 		}
 		return err
 	}
@@ -122,16 +132,22 @@ type writerTo struct {
 
 func (w writerTo) Write(b []byte) (int, error) { return w.WriteTo(b, w.to) }
 
-// dial prints what is answered.
+// dial prints what is answered, to what is sent to many by anyone. FROM is an address, with a port or without.
 func dial(patience time.Duration, network, address string, from []string) error {
 	d := net.Dialer{Timeout: patience}
 	if len(from) > 0 {
-		ip := net.ParseIP(from[0])
-		if d.LocalAddr = net.Addr(&net.TCPAddr{IP: ip}); network == "udp" {
-			d.LocalAddr = &net.UDPAddr{IP: ip}
+		own, err := netip.ParseAddrPort(from[0])
+		if err != nil {
+			own = netip.AddrPortFrom(netip.MustParseAddr(from[0]), 0)
+		}
+		if d.LocalAddr = net.Addr(net.TCPAddrFromAddrPort(own)); network == "udp" {
+			d.LocalAddr = net.UDPAddrFromAddrPort(own)
 		}
 	}
 	c, err := d.Dial(network, address)
+	if to, ok := manyOf(address); ok && network == "udp" {
+		c, err = shout(to)
+	}
 	if err != nil {
 		return err
 	}
@@ -152,6 +168,25 @@ func dial(patience time.Duration, network, address string, from []string) error 
 	}
 	return err
 }
+
+// manyOf tells whether an address is that of many.
+func manyOf(address string) (*net.UDPAddr, bool) {
+	to, err := net.ResolveUDPAddr("udp", address)
+	return to, err == nil && (to.IP.IsMulticast() || to.IP.To4() != nil && to.IP.To4()[3] == 255)
+}
+
+// shout sends to many. A socket that is connected would hear nobody.
+func shout(to *net.UDPAddr) (net.Conn, error) {
+	c, err := net.ListenUDP("udp", nil)
+	return shouter{c, to}, err
+}
+
+type shouter struct {
+	*net.UDPConn
+	to *net.UDPAddr
+}
+
+func (s shouter) Write(b []byte) (int, error) { return s.WriteTo(b, s.to) }
 
 // onHost has a test run in a host of its own.
 func onHost(t *testing.T, script func(*pfWorld)) {
@@ -505,6 +540,7 @@ func (w *pfWorld) spoofed() {
 		probe{"one", "udp", "192.0.2.99:7000", "", "10.88.0.99"},
 		probe{"one", "udp", "192.0.2.99:7000", "", "192.0.2.98"},
 		probe{"out", "tcp", "10.88.0.7:8080", "", "10.88.0.1"})
+	w.injected()
 	sent := func() bool { // as a neighbour: its answer goes to the neighbour, but the state is seen
 		w.run("pfctl", "-qF", "states")
 		w.program("one", "dial", "1", "udp", "192.0.2.99:7000", "10.88.0.8").Run()
@@ -526,6 +562,60 @@ func (w *pfWorld) spoofed() {
 	w.published()
 	w.sh(`sysctl net.link.bridge.pfil_member=0
 		sysctl net.link.bridge.pfil_local_phys=0`)
+}
+
+// injected is what a task of another network sends as the outside, into what a task has with it.
+func (w *pfWorld) injected() {
+	w.Helper()
+	w.run("jexec", "three", "ifconfig", "eth0", "inet", "192.0.2.99/32", "alias")
+	defer w.run("jexec", "three", "ifconfig", "eth0", "inet", "192.0.2.99/32", "-alias")
+	w.run("pfctl", "-qF", "states")
+	w.probe(probe{"one", "udp", "192.0.2.99:7000", "out 192.0.2.10", ""},
+		probe{"out", "udp", "192.0.2.10:5353", "one 192.0.2.99", ""})
+	for _, of := range []string{`udp (192.0.2.10:\d+) \(10.88.0.7:\d+\) -> (192.0.2.99:7000) .*\n.* (\d+:\d+) pkts`,
+		`udp 10.88.0.7:5300 \((192.0.2.10:5353)\) <- (192.0.2.99:\d+) .*\n.* (\d+:\d+) pkts`} {
+		state := regexp.MustCompile(of)
+		was := state.FindStringSubmatch(w.run("pfctl", "-vss"))
+		if was == nil {
+			w.Errorf("no state is %s: %s", of, w.run("pfctl", "-vss"))
+			continue
+		}
+		out, _ := w.program("three", "dial", "1", "udp", was[1], was[2]).CombinedOutput() // nobody answers
+		if is := state.FindStringSubmatch(w.run("pfctl", "-vss")); is == nil || is[3] != was[3] {
+			w.Errorf("what another task has sent as %s is in the state %q, was %q (%s)", was[2], is, was, out)
+		}
+	}
+}
+
+// No task has all states of pf's.
+func TestStatesAreShared(t *testing.T) {
+	onHost(t, func(w *pfWorld) {
+		networks, tasks := w.twoNetworks()
+		w.conf("set limit states 120\n" + anchors + "pass\nanchor \"freejail\"\n")
+		w.run("pfctl", "-qe")
+		w.load(networks, tasks)
+		w.start("out", "serve", "out", "tcp/7000", "udp/7000")
+		w.start("two", "serve", "two", "udp/7000")
+		for _, to := range []string{"192.0.2.99:7000", "10.88.0.8:7000", "10.88.0.1:53"} {
+			if out, err := w.program("one", "spray", "200", to).CombinedOutput(); err != nil {
+				t.Logf("%s: %v: %.200s", to, err, out)
+			}
+		}
+		states := w.run("pfctl", "-ss")
+		if n := len(regexp.MustCompile(`(?m)^fj-web .* 10\.88\.0\.7:`).FindAllString(states, -1)); n < 20 || n > 40 {
+			t.Errorf("%d states of a task with the 20 that are its own, and 20 to its neighbour:\n%s", n, states)
+		}
+		w.probe(probe{"two", "tcp", "192.0.2.99:7000", "out 192.0.2.10", ""})
+		w.conf("set limit states 240\n" + anchors + "pass\nanchor \"freejail\"\n")
+		ok, err := w.pf.loaded()
+		for i := 0; i < 3 && (!ok || err != nil); i++ { // the main rules are new, which is told
+			w.load(networks, tasks)
+			ok, err = w.pf.loaded()
+		}
+		if rules := w.run("pfctl", "-qa", "freejail", "-sr"); !ok || err != nil || !strings.Contains(rules, "max-src-states 40") {
+			t.Errorf("with another limit: %v %v:\n%s", ok, err, rules)
+		}
+	})
 }
 
 // Whatever takes rules away is noticed, and what does not is not.
@@ -849,7 +939,8 @@ func TestBridgedTasks(t *testing.T) {
 		lan.Bridge = w.run("ifconfig", "bridge", "create")
 		w.sh(`ifconfig lo0 127.0.0.1/8 up
 			ifconfig ` + lan.Bridge + ` inet 198.51.100.1/24 up
-			ifconfig ` + lan.Bridge + ` inet6 2001:db8:1::1/64 no_dad`)
+			ifconfig ` + lan.Bridge + ` inet6 2001:db8:1::1/64 no_dad
+			ifconfig ` + lan.Bridge + ` inet6 fe80::1/64 no_dad`)
 		tasks := []Task{pfTask("one", lan, "198.51.100.7", "2001:db8:1::7"), pfTask("two", lan, "198.51.100.8")}
 		tasks[0].Declared = []Port{{"tcp", 8080, 1}}
 		for i, jail := range []string{"one", "two", "peer"} {
@@ -857,17 +948,18 @@ func TestBridgedTasks(t *testing.T) {
 			w.stack(jail, link)
 			w.run("ifconfig", lan.Bridge, "addm", link)
 			w.in(jail, "ifconfig", "eth0", "inet", fmt.Sprintf("198.51.100.%d/24", i+7), "up")
-			w.in(jail, "ifconfig", "eth0", "inet6", fmt.Sprintf("2001:db8:1::%d/64", i+7), "no_dad")
+			w.in(jail, "ifconfig", "eth0", "inet6", fmt.Sprintf("2001:db8:1::%d/64", i+7), "no_dad", "auto_linklocal")
+			w.in(jail, "route", "-n", "add", "default", "198.51.100.1")
 			if i < len(tasks) {
-				tasks[i].Link = link
+				tasks[i].Link, tasks[i].MAC = link, w.mac(jail)
 			}
 		}
 		w.conf(anchors + "pass\nanchor \"freejail\"\n")
 		w.run("pfctl", "-qe")
 		w.load([]Network{lan}, tasks)
 		w.start("one", "serve", "one", "tcp/8080", "tcp/22")
-		w.start("peer", "serve", "peer", "tcp/7000")
-		w.start("", "serve", "host", "tcp/9000", "tcp/53")
+		w.start("peer", "serve", "peer", "tcp/7000", "udp/7000")
+		w.start("", "serve", "host", "tcp/9000", "tcp/53", "udp/9000")
 		always := func() {
 			w.probe(probe{"peer", "tcp", "198.51.100.7:8080", "one 198.51.100.9", ""},
 				probe{"peer", "tcp", "[2001:db8:1::7]:8080", "one 2001:db8:1::9", ""},
@@ -881,6 +973,7 @@ func TestBridgedTasks(t *testing.T) {
 				probe{"peer", "tcp", "198.51.100.1:9000", "host 198.51.100.9", ""})
 		}
 		always()
+		w.toMany(tasks[0])
 		w.sh(`sysctl net.link.bridge.pfil_member=1
 			sysctl net.link.bridge.pfil_local_phys=1`)
 		if ok, err := w.pf.loaded(); !ok || err != nil {
@@ -888,10 +981,45 @@ func TestBridgedTasks(t *testing.T) {
 		}
 		w.run("pfctl", "-qF", "states")
 		always()
+		w.keptFromHost()
 		w.run("jexec", "one", "ifconfig", "eth0", "inet", "198.51.100.77/32", "alias")
 		w.probe(probe{"peer", "tcp", "198.51.100.7:22", "", ""}, probe{"peer", "tcp", "[2001:db8:1::7]:22", "", ""},
 			probe{"one", "tcp", "198.51.100.9:7000", "", "198.51.100.77"})
 	})
+}
+
+// mac is that of a stack's link.
+func (w *pfWorld) mac(jail string) string {
+	w.Helper()
+	return regexp.MustCompile(`ether (\S+)`).FindStringSubmatch(w.in(jail, "ifconfig", "eth0"))[1]
+}
+
+// toMany is what a task on a bridge has with its neighbours by addresses that the host has too.
+func (w *pfWorld) toMany(one Task) {
+	w.Helper()
+	peer := Endpoint{MAC: w.mac("peer"), Addr6: one.Addr6}.linkLocal().String()
+	for _, to := range []string{"198.51.100.255", "255.255.255.255"} {
+		w.probe(probe{"peer", "udp", to + ":9000", "host 198.51.100.9", ""},
+			probe{"one", "udp", to + ":7000", "peer 198.51.100.7", ""})
+	}
+	w.probe(probe{"peer", "udp", "[ff02::1%eth0]:9000", "host " + peer, ""},
+		probe{"peer", "tcp", "[fe80::1%eth0]:9000", "host " + peer, ""},
+		probe{"one", "udp", "[ff02::1%eth0]:7000", "peer " + one.linkLocal().String(), ""},
+		probe{"one", "tcp", "[" + peer + "%eth0]:7000", "peer " + one.linkLocal().String(), ""},
+		probe{"one", "tcp", "[fe80::1%eth0]:53", "host " + one.linkLocal().String(), ""})
+	w.keptFromHost()
+	w.run("ndp", "-c")
+	w.run("jexec", "one", "ndp", "-c")
+	w.probe(probe{"", "tcp", "[2001:db8:1::7]:22", "one 2001:db8:1::1", ""})
+}
+
+// keptFromHost are the addresses by which a task on a bridge does not reach the host's services.
+func (w *pfWorld) keptFromHost() {
+	w.Helper()
+	for _, to := range []string{"198.51.100.255", "255.255.255.255", "224.0.0.1", "[ff02::1%eth0]", "[fe80::1%eth0]"} {
+		w.probe(probe{"one", "udp", to + ":9000", "", ""})
+	}
+	w.probe(probe{"one", "tcp", "[fe80::1%eth0]:9000", "", ""})
 }
 
 // loader is who has loaded a rule.

@@ -35,12 +35,13 @@ func pfCall[T any](d pfDev, number uintptr, arg *T) error {
 	return nil
 }
 
-// Numbers of net/pfvar.h: DIOCGETRULES, DIOCGETSTATUSNV, DIOCGETSTATES, DIOCKILLSTATESNV, DIOCRADDADDRS,
-// DIOCRDELADDRS and DIOCRGETADDRS.
+// Numbers of net/pfvar.h: DIOCGETRULES, DIOCGETSTATUSNV, DIOCGETSTATES, DIOCGETLIMIT, DIOCKILLSTATESNV,
+// DIOCRADDADDRS, DIOCRDELADDRS and DIOCRGETADDRS.
 const (
 	pfGetRules   = 6
 	pfGetStatus  = 21
 	pfGetStates  = 25
+	pfGetLimit   = 39
 	pfKillStates = 41
 	pfAddAddrs   = 67
 	pfDelAddrs   = 68
@@ -125,6 +126,20 @@ func (p *pf) enabled() (bool, error) {
 	var w nvWriter
 	w.flag("running", 1)
 	return bytes.Contains(answer[:min(nv.Len, nv.Size)], w.Bytes()), nil
+}
+
+// stateLimit is how many states pf has room for.
+func stateLimit() (uint32, error) {
+	d, err := openPF(os.O_RDONLY)
+	if err != nil {
+		return 0, err
+	}
+	defer d.Close()
+	limit := struct{ index, limit uint32 }{} // struct pfioc_limit; PF_LIMIT_STATES is 0
+	if err := pfCall(d, pfGetLimit, &limit); err != nil {
+		return 0, fmt.Errorf("%s: limit of states: %w", pfDevice, err)
+	}
+	return limit.limit, nil
 }
 
 // pfiocTable is struct pfioc_table of net/pfvar.h.

@@ -20,6 +20,8 @@ type pfHost struct {
 	// Links tells whether pf sees packets on the members of bridges too: net.link.bridge.pfil_member, and
 	// with pfil_local_phys those to the host. Then a link is held to the addresses of its task.
 	Links bool
+	// States is pf's limit of states, `set limit states`.
+	States uint32
 }
 
 // pfText is a piece of a rule. Nothing that comes from elsewhere becomes one but by the functions
@@ -79,6 +81,7 @@ func pfCheckPorts(p Port) error {
 // pfStack is an address or two of tasks: those of a group have them together.
 type pfStack struct {
 	addrs     []netip.Addr // one of each family at most
+	linkLocal netip.Addr   // of a bridged task with IPv6
 	link      pfText
 	published []Publication
 	declared  []Port
@@ -152,6 +155,9 @@ func (n *pfNet) add(t *Task) error {
 	i, ok := n.of[addrs]
 	if !ok {
 		s := &pfStack{addrs: pfValid(t.Addr4, t.Addr6)}
+		if t.Mode == Bridged {
+			s.linkLocal = t.linkLocal()
+		}
 		if t.Link != "" {
 			var err error
 			if s.link, err = pfInterface(t.Link); err != nil {
@@ -194,6 +200,7 @@ type pfWriter struct {
 	nets    []*pfNet
 	hosts   []netip.Prefix // the host's own addresses
 	buckets [pfBuckets]pfBucket
+	states  pfText // of what tasks send
 	err     error
 }
 
@@ -231,7 +238,7 @@ func pfRules(networks []Network, tasks []Task, host pfHost) (pfLayout, error) {
 		all[i] = &tasks[i]
 	}
 	slices.SortFunc(all, func(a, b *Task) int { return strings.Compare(a.Key, b.Key) })
-	w := pfWriter{host: host}
+	w := pfWriter{host: host, states: pfTaskStates(host.States)}
 	for _, n := range networks {
 		if n.Mode != NAT && n.Mode != Bridged && n.Mode != Alias {
 			continue
@@ -280,7 +287,7 @@ func comparePrefixes(a, b netip.Prefix) int {
 
 func (n *pfNet) taskAddresses() (all []netip.Prefix) {
 	for _, s := range n.stacks {
-		for _, a := range s.addrs {
+		for _, a := range pfValid(append(slices.Clone(s.addrs), s.linkLocal)...) {
 			all = append(all, pfSingle(a))
 		}
 	}

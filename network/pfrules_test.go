@@ -21,7 +21,7 @@ func pfAddrs(list ...string) []hostAddress {
 	return all
 }
 
-var pfTestHost = pfHost{Addresses: pfAddrs("lo0 127.0.0.1/8", "lo0 ::1/128", "em0 192.0.2.10/24", "em0 2001:db8::10/64",
+var pfTestHost = pfHost{States: 100000, Addresses: pfAddrs("lo0 127.0.0.1/8", "lo0 ::1/128", "em0 192.0.2.10/24", "em0 2001:db8::10/64",
 	"em0 fe80::2/64", "em1 198.51.100.1/24", "em1 198.51.100.50/32", "fj-web 10.88.0.1/24")}
 
 func pfNetwork(name string, mode Mode, subnet4, subnet6 string) Network {
@@ -82,7 +82,7 @@ func pfCases() map[string]func() ([]Network, []Task, pfHost) {
 	two.Published = []Publication{pfPublished("2001:db8::10", Port{"tcp", 8082, 0}, 80)} // it has no IPv6
 	three := pfTask("three", db, "10.89.0.2")
 	bridged := pfTask("bridged", lan, "192.0.2.77", "2001:db8::77")
-	bridged.Link, bridged.Declared = "epair16385a", []Port{{"tcp", 80, 0}}
+	bridged.Link, bridged.MAC, bridged.Declared = "epair16385a", "02:11:22:33:44:55", []Port{{"tcp", 80, 0}}
 	bridged.Published = []Publication{{At: netip.MustParseAddr("192.0.2.1"), Port: Port{"tcp", 20001, 0}, To: 80}}
 	alias := pfTask("alias", al, "198.51.100.50")
 	alias.Declared = []Port{{"tcp", 5432, 0}}

@@ -2,6 +2,7 @@ package network
 
 import (
 	"cmp"
+	"fmt"
 	"net/netip"
 	"slices"
 )
@@ -156,6 +157,12 @@ func (w *pfWriter) neighbours(on pfText) {
 	}
 }
 
+// pfTaskStates are the states of what tasks send. Each address has at most a sixth of the limit, by all rules together:
+// with another state where a packet leaves the host, of both families, one task does not have all of them.
+func pfTaskStates(limit uint32) pfText {
+	return pfText{fmt.Sprintf("keep state (if-bound, source-track global, max-src-states %d)", max(limit/6, 1))}
+}
+
 // fromTasks judges what tasks of a nat network send. States are bound to the bridge: those of its members,
 // where pf sees these too, are others.
 func (w *pfWriter) fromTasks(n *pfNet) {
@@ -170,14 +177,14 @@ func (w *pfWriter) fromTasks(n *pfNet) {
 	w.rule("block drop in quick on %s from ! <%s>", n.bridge, n.table)
 	w.aliases(n)
 	w.forwarded(pfText{" on " + n.bridge.text}, n)
-	w.tagged(pfText{"pass in quick on " + n.bridge.text}, pfText{"keep state (if-bound)"})
+	w.tagged(pfText{"pass in quick on " + n.bridge.text}, w.states)
 	if !n.Isolate {
-		w.rule("pass in quick on %s from <%s> to <%[2]s> tag freejail_in keep state (if-bound)", n.bridge, n.table)
+		w.rule("pass in quick on %s from <%s> to <%[2]s> tag freejail_in %[3]s", n.bridge, n.table, w.states)
 	}
 	// (self) follows the host's addresses at once.
 	w.rule("block return-icmp(port-unr,port-unr) in quick on %s from <%s> to (self)", n.bridge, n.table)
 	w.rule("block return-icmp(port-unr,port-unr) in quick on %s from <%s> to <freejail_nets>", n.bridge, n.table)
-	w.rule("pass in quick on %s from <%s> to any tag freejail_out keep state (if-bound)", n.bridge, n.table)
+	w.rule("pass in quick on %s from <%s> to any tag freejail_out %s", n.bridge, n.table, w.states)
 	w.rule("block drop in quick on %s", n.bridge)
 }
 
@@ -191,12 +198,12 @@ func (w *pfWriter) tagged(pass, state pfText) {
 // services are the host's own that tasks of a network reach, and its answer to ping.
 func (w *pfWriter) services(n *pfNet, on, family, at pfText) {
 	icmp, kind := pfEcho(family)
-	w.rule("pass in quick%s %s proto %s from <%s> to %s %s echoreq keep state (if-bound)",
-		on, family, icmp, n.table, at, kind)
+	w.rule("pass in quick%s %s proto %s from <%s> to %s %s echoreq %s",
+		on, family, icmp, n.table, at, kind, w.states)
 	for _, p := range n.HostAccess {
 		proto, ports := w.ports(p)
-		w.rule("pass in quick%s %s proto %s from <%s> to %s port %s keep state (if-bound)",
-			on, family, proto, n.table, at, ports)
+		w.rule("pass in quick%s %s proto %s from <%s> to %s port %s %s",
+			on, family, proto, n.table, at, ports, w.states)
 	}
 }
 
@@ -205,7 +212,7 @@ func (w *pfWriter) aliases(from *pfNet) {
 	for _, n := range w.mode(Alias) {
 		for _, s := range n.stacks {
 			w.declared(s, pfText{"pass in quick on " + from.bridge.text}, pfText{"<" + from.table.text + ">"},
-				pfText{"keep state (if-bound)"})
+				w.states)
 		}
 	}
 }
@@ -216,8 +223,8 @@ func (w *pfWriter) forwarded(on pfText, from *pfNet) {
 		for _, s := range n.stacks {
 			for _, p := range s.published {
 				proto, ports := w.ports(p.Port)
-				w.rule("pass in quick%s %s proto %s from <%s> to %s port %s keep state (if-bound)",
-					on, pfFamily(p.At), proto, from.table, pfAddress(p.At), ports)
+				w.rule("pass in quick%s %s proto %s from <%s> to %s port %s %s",
+					on, pfFamily(p.At), proto, from.table, pfAddress(p.At), ports, w.states)
 			}
 		}
 	}
@@ -255,22 +262,30 @@ func (w *pfWriter) borders(n *pfNet) {
 	}
 }
 
-// bridged keeps tasks on a bridge of the operator's from the host's services. What they have with each
-// other and with the rest of the bridge, pf sees on links alone.
+// bridged keeps tasks on a bridge of the operator's from the host's services, those too that listen to what is sent
+// to many. What tasks have with each other and with the rest of the bridge, pf sees on links alone.
 func (w *pfWriter) bridged(n *pfNet) {
 	for _, f := range n.families() {
 		w.services(n, pfText{}, pfFamily(f.prefix.Addr()), pfText{"(self)"})
 	}
 	w.forwarded(pfText{}, n)
+	if n.Subnet6.IsValid() {
+		w.rule("pass in quick inet6 proto icmp6 from <%s> icmp6-type { neighbrsol neighbradv } no state", n.table)
+	}
 	w.rule("block return-icmp(port-unr,port-unr) in quick from <%s> to (self)", n.table)
+	w.rule("block drop in quick from <%s> to { 224.0.0.0/4 255.255.255.255 ff00::/8 }", n.table)
+	if n.Subnet4.IsValid() {
+		w.rule("block drop in quick inet from <%s> to (self:broadcast)", n.table)
+	}
 	w.rule("pass out from <freejail_host> to <%s>", n.table)
 }
 
-// outside passes what the outside has with tasks, as far as the operator's rules after these let it.
+// outside passes what the outside has with tasks, as far as the operator's rules after these let it. A state that is
+// not bound to its interface lets in what a task sends with the address of the outside's, before any rule is looked at.
 func (w *pfWriter) outside() {
-	w.tagged(pfText{"pass in"}, pfText{"keep state"})
+	w.tagged(pfText{"pass in"}, pfText{"keep state (if-bound)"})
 	if len(w.mode(NAT)) > 0 {
-		w.rule("pass out tagged freejail_out")
+		w.rule("pass out tagged freejail_out keep state (if-bound)")
 	}
 	for _, n := range w.mode(Alias) {
 		for _, s := range n.stacks {
@@ -290,8 +305,10 @@ func (w *pfWriter) links() {
 			w.neighbours(s.link)
 			state := pfText{"no state"}
 			if n.Mode == Bridged {
-				state.text = "keep state (if-bound)"
+				state = w.states
 				w.toLink(n, s)
+				// It is for the host too, and there in the state of the link.
+				w.rule("block drop in quick on %s from any to 255.255.255.255", s.link)
 			}
 			for _, a := range s.addrs {
 				w.rule("pass in quick on %s %s from %s to any %s", s.link, pfFamily(a), pfAddress(a), state)

@@ -344,6 +344,10 @@ func (m *Manager) published() (all, translated int) {
 	return len(m.tasks), translated
 }
 
+// notInForce is what it means where there may be no rules at all.
+const notInForce = "the rules of networks cannot be put in force: published ports may not be reached, and nothing " +
+	"may keep tasks of nat networks from the host's services, from other networks and from one another: "
+
 // watch looks once. It returns the failure that is told by now.
 func (m *Manager) watch(ctx context.Context, told string) string {
 	all, translated := m.published()
@@ -365,7 +369,7 @@ func (m *Manager) watch(ctx context.Context, told string) string {
 	case ctx.Err() != nil:
 	case err != nil:
 		if told != err.Error() {
-			m.cfg.Tell("network", "published ports are not reached: "+err.Error())
+			m.cfg.Tell("network", notInForce+err.Error())
 		}
 		return err.Error()
 	case told != "":

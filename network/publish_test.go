@@ -113,7 +113,8 @@ func TestLostRules(t *testing.T) {
 	}
 	f.flush, f.failures["load"] = true, errFake
 	last := watch(watch(""))
-	if len(*told) != 2 || last == "" || !strings.Contains((*told)[1], errFake.Error()) {
+	if len(*told) != 2 || last == "" || !strings.Contains((*told)[1], errFake.Error()) ||
+		!strings.Contains((*told)[1], "nothing may keep tasks of nat networks from the host's services") {
 		t.Errorf("of a failure: %q, told %q", last, *told)
 	}
 	delete(f.failures, "load")

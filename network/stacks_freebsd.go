@@ -24,9 +24,9 @@ const (
 )
 
 var (
-	loopback4  = netip.MustParsePrefix("127.0.0.1/8")
-	linkLocal  = netip.MustParsePrefix("fe80::1/64") // the gateway of IPv6, on freejail's bridges
-	everywhere = map[bool]netip.Prefix{true: netip.MustParsePrefix("0.0.0.0/0"), false: netip.MustParsePrefix("::/0")}
+	loopback4   = netip.MustParsePrefix("127.0.0.1/8")
+	gatewayLink = netip.MustParsePrefix("fe80::1/64") // the gateway of IPv6, on freejail's bridges
+	everywhere  = map[bool]netip.Prefix{true: netip.MustParsePrefix("0.0.0.0/0"), false: netip.MustParsePrefix("::/0")}
 )
 
 // kernelStacks are owner jails with a stack each, pairs of epair(4) and bridges of if_bridge(4).
@@ -200,7 +200,7 @@ func (s sockets) configure(n Network, e Endpoint) error {
 	// us, once each: nobody has to be asked for them.
 	set, clear := uint32(ndDisabled|ndNoDAD), uint32(ndAutoLinkLocal|ndAcceptRA)
 	if e.Addr6.IsValid() {
-		set, clear = ndAutoLinkLocal|ndNoDAD, ndDisabled|ndAcceptRA
+		set, clear = ndAutoLinkLocal|ndNoDAD, ndDisabled|ndAcceptRA|ndStableAddr // rules know it by the MAC
 	}
 	if err := s.setND(taskLink, set, clear); err != nil {
 		return err
@@ -244,7 +244,7 @@ func (s sockets) addressAndRoutes(m Mode, addr, gateway netip.Addr, subnet netip
 			return err
 		}
 		if addr.Is6() {
-			gateway = linkLocal.Addr()
+			gateway = gatewayLink.Addr()
 		}
 	}
 	return s.addRoute(everywhere[addr.Is4()], routeAddr(gateway, zone(gateway, index)), unix.RTF_GATEWAY)

@@ -266,6 +266,11 @@ func TestTwoTasksOnOnePort(t *testing.T) {
 		}
 	}
 	for _, e := range []Endpoint{a, b} {
+		// Rules know a task on a bridge by this one too.
+		out, err := exec.Command("/sbin/ifconfig", "-j", e.Stack, "eth0", "inet6").CombinedOutput()
+		if err != nil || !strings.Contains(string(out), e.linkLocal().String()+"%eth0") || strings.Count(string(out), "fe80") > 1 {
+			t.Errorf("the link's address is not %s: %v\n%s", e.linkLocal(), err, out)
+		}
 		for _, addr := range []netip.Addr{e.Addr4, e.Addr6} {
 			if got := echoes(netip.AddrPortFrom(addr, 8080).String()); got != "hello <nil>" {
 				t.Errorf("the host to %s: %s", addr, got)
