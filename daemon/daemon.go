@@ -214,6 +214,7 @@ func (d *Daemon) openNetworks() (err error) {
 		if s.Problem != "" {
 			d.log.Error("network "+s.Name, "error", s.Problem)
 			d.event("network", "not usable: "+s.Problem)
+			d.networks.Await(s.Name)
 		}
 	}
 	return nil

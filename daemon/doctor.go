@@ -68,6 +68,10 @@ func (d *Daemon) checkNetworks(c *host.Checks) {
 		c.Warn("networks", d.cfg.Path+" was changed, and the daemon does not know of it yet: "+
 			strings.Join(names, ", "), "freejail daemon --upgrade")
 	}
+	if err := d.networks.Beside(now.Networks); err != nil {
+		c.Warn("networks", "new tasks would be refused after an upgrade until those that run have ended: "+err.Error(),
+			"stop those tasks first, or leave the network as it is in "+d.cfg.Path)
+	}
 }
 
 func (d *Daemon) checkConsul(ctx context.Context, c *host.Checks) {

@@ -214,7 +214,7 @@ type usable struct {
 }
 
 // usableFor is how long a network is not looked at again.
-const usableFor = 5 * time.Second
+const usableFor = time.Second
 
 // check tells why a network cannot be used.
 func (u *usable) check(n Network) error {

@@ -273,11 +273,11 @@ func (h *holder) cut(k *kept) {
 func describe(p bound, err error) error {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		if who := ProgramAt(p.protocol, p.at); who != "" {
-			return fmt.Errorf("port %s is taken on this host by %s: %w", p, who, syscall.EADDRINUSE)
+		who := ProgramAt(p.protocol, p.at)
+		if who == "" {
+			who = fmt.Sprintf("another program (%s tells which)", fmt.Sprintf(listCommand, p.at.Port()))
 		}
-		return fmt.Errorf("port %s is taken on this host by another program (%s tells which): %w", p,
-			fmt.Sprintf(listCommand, p.at.Port()), syscall.EADDRINUSE)
+		return fmt.Errorf("port %s is taken on this host by %s: %w", p, who, syscall.EADDRINUSE)
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
 		return fmt.Errorf("port %s: %s is not an address of this host: %w", p, p.at.Addr(), syscall.EADDRNOTAVAIL)
 	}

@@ -70,6 +70,33 @@ func (m *Manager) watchLinks(ctx context.Context) {
 			return
 		case <-tick.C:
 			m.lookAtLinks(ctx)
+			m.tellUsable()
+		}
+	}
+}
+
+// Await has it told when a network can be used.
+func (m *Manager) Await(name string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.awaited[name] = true
+}
+
+// tellUsable tells of awaited networks that can be used now.
+func (m *Manager) tellUsable() {
+	m.mu.Lock()
+	awaited := slices.Sorted(maps.Keys(m.awaited))
+	m.mu.Unlock()
+	for _, name := range awaited {
+		n, err := m.network(name)
+		if err == nil && m.usable.check(n) != nil {
+			continue
+		}
+		m.mu.Lock()
+		delete(m.awaited, name)
+		m.mu.Unlock()
+		if err == nil {
+			m.cfg.Tell("network", fmt.Sprintf("network %q can be used now", name))
 		}
 	}
 }

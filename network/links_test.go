@@ -1,6 +1,7 @@
 package network
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -141,4 +142,47 @@ func TestChangesBesideRunningTasks(t *testing.T) {
 	}
 	m.Release("a")
 	reserve(t, m, "new", "www")
+}
+
+// Other networks are judged beside those that running tasks have, before an upgrade.
+func TestBesideRunningTasks(t *testing.T) {
+	m, _ := newFake(t).manager(nat(), bridged())
+	reserve(t, m, "a", "web")
+	smaller, renamed := nat(), nat()
+	smaller.Subnet6 = netip.MustParsePrefix("fd00:99::/64")
+	renamed.Name = "www"
+	if err := m.Beside([]Network{nat(), bridged()}); err != nil {
+		t.Error(err)
+	}
+	wantError(t, m.Beside([]Network{smaller}), `network "web" has changed`, "a uses it as it was", "freejail networks web")
+	wantError(t, m.Beside([]Network{renamed}), "which tasks still have as it was")
+}
+
+// What could not be used at the start is told of when it can be.
+func TestUsableAgain(t *testing.T) {
+	f := newFake(t)
+	m, told := f.manager(bridged())
+	f.missing["lan"] = errFake
+	m.Await("lan")
+	if m.tellUsable(); len(*told) > 0 {
+		t.Errorf("told %q", *told)
+	}
+	delete(f.missing, "lan")
+	m.tellUsable()
+	if m.tellUsable(); len(*told) != 1 || !strings.Contains((*told)[0], `network "lan" can be used now`) {
+		t.Errorf("told %q", *told)
+	}
+}
+
+// Who asks for the state of a network is told what is, also just after it was usable, and starts are refused then.
+func TestListedAsItIs(t *testing.T) {
+	f := newFake(t)
+	m, _ := f.manager(bridged())
+	reserve(t, m, "a", "lan")
+	f.missing["lan"] = errFake
+	if p := m.List()[0].Problem; !strings.Contains(p, errFake.Error()) {
+		t.Errorf("listed: %q", p)
+	}
+	_, err := m.Reserve("b", Request{Network: "lan"})
+	wantError(t, err, errFake.Error())
 }

@@ -65,6 +65,7 @@ type Manager struct {
 	severed   map[string]string   // why running tasks are cut off, by network
 	// unresolved are the errors of name servers at gateways, by network.
 	unresolved map[string]string
+	awaited    map[string]bool // networks of which is told when they can be used
 }
 
 // maxEnding is how many stacks end at a time: the kernel has one lock for ends and starts, and starts
@@ -104,7 +105,8 @@ func newManager(cfg Config, s stacks, f filter, p ports) (*Manager, error) {
 		named:  map[string]string{},
 		living: map[string][]living{}, tries: map[string]uint64{}, tasks: map[string]Task{},
 		aliases: map[string]Endpoint{},
-		unheld:  map[string]Task{}, unresolved: map[string]string{}, severed: map[string]string{}}
+		unheld:  map[string]Task{}, unresolved: map[string]string{}, severed: map[string]string{},
+		awaited: map[string]bool{}}
 	m.rules = &rules{filter: f, now: m.state}
 	m.usable = usable{stacks: s, filter: f, now: time.Now, seen: map[string]time.Time{}}
 	return m, nil

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -69,10 +70,21 @@ func (m *Manager) unchanged(n Network) error {
 	for holder, e := range m.endpoints {
 		if e.Network == n.Name && !e.As.sameShape(n) {
 			return fmt.Errorf("%snetwork %q has changed in the host configuration while %s uses it as it was: "+
-				"stop the tasks there, or give the network another name", place(n), n.Name, holder)
+				"stop its tasks (freejail networks %[2]s)", place(n), n.Name, holder)
 		}
 	}
 	return nil
+}
+
+// Beside tells which networks of another configuration would refuse new tasks for those that run now.
+func (m *Manager) Beside(networks []Network) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var errs []error
+	for _, n := range networks {
+		errs = append(errs, m.unchanged(n))
+	}
+	return errors.Join(errs...)
 }
 
 // clashes refuses a network beside one that was removed from the configuration and that tasks still have, such as the

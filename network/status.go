@@ -3,6 +3,7 @@ package network
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 )
 
@@ -40,6 +41,7 @@ func (m *Manager) List() []Status {
 			s.err = m.clashes(n)
 			m.mu.Unlock()
 			if s.err == nil {
+				m.usable.forget(n.Name) // who asks is told what is
 				s.err = m.usable.check(n)
 			}
 			if s.err != nil {
@@ -66,6 +68,16 @@ func (s Status) Describe() string {
 		}
 	}
 	return fmt.Sprintf("%s, %d addresses for tasks", strings.Join(of, " "), s.Size)
+}
+
+// Unbounded names the subnets of the operator's of which tasks get all, also what others have there.
+func (n Network) Unbounded() (list []netip.Prefix) {
+	for _, f := range n.families() {
+		if n.Mode != NAT && f.subnet.IsValid() && f.pool == n.PoolOf(f.subnet) && n.size(f.pool) > 1 {
+			list = append(list, f.subnet)
+		}
+	}
+	return list
 }
 
 // Size is how many tasks can have addresses of a network.

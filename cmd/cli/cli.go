@@ -244,6 +244,11 @@ func (a *commands) checkHost(config, stateDir string) error {
 	if err := daemon.CheckState(cfg.StateDir); err != nil {
 		return err
 	}
+	for _, n := range cfg.Networks {
+		if wide := host.Unbounded(n); wide != "" {
+			printable.Fprintf(a.Messages, "freejail: warning: %s: network %q: %s\n", n.Where, n.Name, wide)
+		}
+	}
 	if err := host.CheckNetworks(cfg); err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/internal/printable"
 	"github.com/freejail/freejail/nfsroot"
 )
 
@@ -21,17 +22,22 @@ type Checks []client.Check
 
 // OK notes what is as it should be.
 func (c *Checks) OK(name, detail string) {
-	*c = append(*c, client.Check{Name: name, Status: "ok", Detail: detail})
+	c.note("ok", name, detail, "")
 }
 
 // Warn notes what limits freejail; fix is a command or a sentence that helps.
 func (c *Checks) Warn(name, detail, fix string) {
-	*c = append(*c, client.Check{Name: name, Status: "warning", Detail: detail, Fix: fix})
+	c.note("warning", name, detail, fix)
 }
 
 // Bad notes what keeps freejail from working.
 func (c *Checks) Bad(name, detail, fix string) {
-	*c = append(*c, client.Check{Name: name, Status: "error", Detail: detail, Fix: fix})
+	c.note("error", name, detail, fix)
+}
+
+// note adds a check whose detail, such as several errors, is one line.
+func (c *Checks) note(status, name, detail, fix string) {
+	*c = append(*c, client.Check{Name: name, Status: status, Detail: printable.Flat(detail), Fix: fix})
 }
 
 // Examine examines what freejail needs of a host, whether or not a daemon

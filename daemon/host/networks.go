@@ -13,6 +13,7 @@ import (
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/internal/near"
+	"github.com/freejail/freejail/internal/printable"
 	"github.com/freejail/freejail/network"
 )
 
@@ -226,9 +227,13 @@ func (r blockReader) mtu() int {
 type FaultError struct{ Err error }
 
 func (e *FaultError) Error() string {
-	return e.Err.Error() + "\n(the daemon starts all the same, and refuses starts in such a network until the host " +
-		"is fixed)"
+	return e.Err.Error() + "\n" + allTheSame
 }
+
+// Printable has the lines of Error.
+func (e *FaultError) Printable() string { return printable.Error(e.Err) + "\n" + allTheSame }
+
+const allTheSame = "(the daemon starts all the same, and refuses starts in such a network until the host is fixed)"
 
 func (e *FaultError) Unwrap() error { return e.Err }
 
@@ -245,6 +250,19 @@ func CheckNetworks(c Config) error {
 		return &FaultError{fmt.Errorf("host configuration %s: %w", c.Path, err)}
 	}
 	return nil
+}
+
+// Unbounded warns of a network of the operator's whose tasks may get the addresses of others; empty is none.
+func Unbounded(n network.Network) string {
+	list := n.Unbounded()
+	if len(list) == 0 {
+		return ""
+	}
+	key := "pool4"
+	if list[0].Addr().Is6() {
+		key = "pool6"
+	}
+	return fmt.Sprintf("no %s: tasks get any address of %s, also one that another host has", key, list[0])
 }
 
 // NetworkState is a network, and the tasks that have it.
@@ -275,6 +293,9 @@ func (c *Checks) network(cfg Config, s NetworkState) {
 	switch {
 	case s.Problem == "":
 		c.OK(name, s.Describe())
+		if wide := Unbounded(s.Network); wide != "" {
+			c.Warn(name, wide, "give it a pool in "+cfg.Path+", then: freejail daemon --upgrade")
+		}
 	case s.Kept:
 		c.Warn(name, s.Problem+": "+strings.Join(s.Tasks, " "), "have them started again: freejail stop "+
 			strings.Join(s.Tasks, " "))

@@ -1,6 +1,8 @@
 package host
 
 import (
+	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -8,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/freejail/freejail/internal/printable"
 	"github.com/freejail/freejail/network"
 )
 
@@ -177,5 +180,29 @@ func TestNetworksOfDoctor(t *testing.T) {
 				t.Errorf("%+v, want %s", c[i], want)
 			}
 		}
+	}
+}
+
+// A network of the operator's without a pool is warned of, and several faults are lines, without escapes.
+func TestWordsOfNetworks(t *testing.T) {
+	subnet := netip.MustParsePrefix("192.0.2.0/24")
+	n := network.Network{Name: "pub", Mode: network.Alias, Interface: "em0", Subnet4: subnet}
+	n.Pool4 = n.PoolOf(subnet)
+	var c Checks
+	c.network(Config{}, NetworkState{Status: network.Status{Network: n}})
+	if len(c) != 2 || c[1].Status != "warning" || !strings.Contains(c[1].Detail, "no pool4: tasks get any address of 192.0.2.0/24") {
+		t.Errorf("%+v", c)
+	}
+	n.Pool4 = network.RangeOf(netip.MustParsePrefix("192.0.2.64/27"))
+	if wide := Unbounded(n); wide != "" {
+		t.Error(wide)
+	}
+	c.Bad("network pub", "one\ntwo", "")
+	if c[2].Detail != "one; two" {
+		t.Errorf("%+v", c[2])
+	}
+	err := &FaultError{fmt.Errorf("file: %w", errors.Join(errors.New("one"), errors.New("two")))}
+	if text := printable.Error(err); strings.Contains(text, `\n`) || text != err.Error() {
+		t.Error(text)
 	}
 }

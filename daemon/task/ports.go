@@ -177,9 +177,18 @@ func (m *Manager) claimPort(t *task, p *client.Port, c claim) error {
 		return client.Conflict("port %s: %s is not an address of this host", p.Name, p.Address)
 	}
 	if err != nil {
-		return client.Conflict("port %s: %s is taken on this host by %s: %v", p.Name, c, programAt(c, at), err)
+		return client.Conflict("port %s: %s is taken on this host by %s: %v%s", p.Name, c, programAt(c, at), err,
+			elseAt(*p, c))
 	}
 	return nil
+}
+
+// elseAt is what to do where a program has a published port at one of the host's addresses.
+func elseAt(p client.Port, c claim) string {
+	if c.addr.IsValid() && !c.addr.IsUnspecified() {
+		return ""
+	}
+	return fmt.Sprintf("; at an address of this host that has it free: ADDRESS:%d:%d", p.Port, p.Inside())
 }
 
 // programAt is who has a port of a claim.
