@@ -36,7 +36,7 @@ var mayImport = map[string][]string{
 	"daemon/api":    {"daemon/client", "daemon/task", "daemon/works", "internal/bsd", "internal/strictjson"},
 	"daemon/client": {"internal/printable"},
 	"daemon/host": {"daemon/client", "devfs", "image", "image/layout", "image/registry", "image/sign",
-		"internal/bsd", "internal/imagename", "internal/mount", "internal/near", "internal/regular", "internal/remove",
+		"internal/bsd", "internal/imagename", "internal/mount", "internal/near", "internal/printable", "internal/regular", "internal/remove",
 		"network", "nfsroot", "policy", "storage"},
 	"daemon/images": {"daemon/client", "daemon/host", "daemon/task", "image", "image/layout", "image/registry",
 		"image/unpack", "internal/imagename", "internal/keylock", "internal/mount", "internal/regular", "nfsroot",
