@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -91,8 +92,10 @@ func newCluster(t *testing.T) *cluster {
 	c.load(t, testimage.Spec{Name: "plain", Cmd: []string{"idle"}})
 	c.nomad, err = testcluster.NewNomad(testcluster.Config{Bin: bins["NOMAD_BIN"], Freejail: bins["FREEJAIL_BIN"],
 		Dir: c.dir, Log: path("nomad.log"), Consul: c.consul.Addr, More: nomadConfig,
-		Plugin: fmt.Sprintf("socket = %q\nautostart = false", c.Socket())})
-	check(t, err)
+		Plugin: fmt.Sprintf("socket = %q\nautostart = false", c.Socket()),
+		// Where killed plugins leave their sockets.
+		Prepare: func(cmd *exec.Cmd) { cmd.Env = append(os.Environ(), "TMPDIR="+path("t")) }})
+	check(t, errors.Join(err, os.Mkdir(path("t"), 0o700)))
 	t.Cleanup(func() {
 		if err := errors.Join(c.nomad.End(syscall.SIGINT), c.consul.End(syscall.SIGINT)); err != nil {
 			t.Error(err)
