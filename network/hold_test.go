@@ -46,12 +46,8 @@ func freePort(t *testing.T, network string) uint16 {
 	return l.Addr().(*net.TCPAddr).AddrPort().Port()
 }
 
-// served is a task at 127.0.0.1 that serves a function, whose port it returns.
-func served(t *testing.T, serve func(net.Conn)) uint16 {
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+// accepting has a function serve each connection until the test ends.
+func accepting(t *testing.T, l net.Listener, serve func(net.Conn)) {
 	t.Cleanup(func() { l.Close() })
 	go func() {
 		for {
@@ -62,6 +58,15 @@ func served(t *testing.T, serve func(net.Conn)) uint16 {
 			go serve(c)
 		}
 	}()
+}
+
+// served is a task at 127.0.0.1 that serves a function, whose port it returns.
+func served(t *testing.T, serve func(net.Conn)) uint16 {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	accepting(t, l, serve)
 	return l.Addr().(*net.TCPAddr).AddrPort().Port()
 }
 

@@ -39,16 +39,7 @@ func taskListens(t *testing.T, task Task) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go echo(c)
-		}
-	}()
+	accepting(t, l, echo)
 }
 
 func awaitAnswer(t *testing.T, at string) {

@@ -37,16 +37,7 @@ func echoAt(t *testing.T, port uint16) {
 	if err != nil {
 		t.Skip(err)
 	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go echo(c)
-		}
-	}()
+	accepting(t, l, echo)
 	c, err := net.ListenPacket("udp4", l.Addr().String())
 	if err != nil {
 		t.Skip(err)
