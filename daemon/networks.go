@@ -55,6 +55,7 @@ func networkStatus(s network.Status) client.NetworkStatus {
 	if s.Problem != "" {
 		out.Problems = strings.Split(s.Problem, "\n")
 	}
+	out.Problems = append(out.Problems, s.Unheld...)
 	if s.Mode == network.NAT {
 		out.Bridge = s.OwnBridge()
 	}

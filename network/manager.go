@@ -61,7 +61,7 @@ type Manager struct {
 	tries     map[string]uint64   // of links, by holder
 	aliases   map[string]Endpoint // that are attached, by holder: these tasks are not published
 	tasks     map[string]Task     // that are published, by key
-	unheld    map[string]Task     // whose ports could not be taken over, by key
+	unheld    map[string]unheld   // whose ports could not be taken over, by key
 	severed   map[string]string   // why running tasks are cut off, by network
 	// unresolved are the errors of name servers at gateways, by network.
 	unresolved map[string]string
@@ -105,7 +105,7 @@ func newManager(cfg Config, s stacks, f filter, p ports) (*Manager, error) {
 		named:  map[string]string{},
 		living: map[string][]living{}, tries: map[string]uint64{}, tasks: map[string]Task{},
 		aliases: map[string]Endpoint{},
-		unheld:  map[string]Task{}, unresolved: map[string]string{}, severed: map[string]string{},
+		unheld:  map[string]unheld{}, unresolved: map[string]string{}, severed: map[string]string{},
 		awaited: map[string]bool{}}
 	m.rules = &rules{filter: f, now: m.state}
 	m.usable = usable{stacks: s, filter: f, now: time.Now, seen: map[string]time.Time{}}

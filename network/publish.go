@@ -238,8 +238,14 @@ func (m *Manager) tellOutlived() {
 	}
 }
 
-// hold has the ports of tasks of an earlier daemon held, after those of gateways. Those that are not are tried
-// again.
+// unheld is a task of an earlier daemon whose published ports are not held, and why.
+type unheld struct {
+	task Task
+	err  error
+}
+
+// hold has the ports of tasks of an earlier daemon held, after those of gateways. Those that are not are told,
+// and tried again: they are no error.
 func (m *Manager) hold(tasks []Task) error {
 	m.mu.Lock()
 	networks := m.networks()
@@ -256,10 +262,9 @@ func (m *Manager) hold(tasks []Task) error {
 			err = m.ports.hold(t)
 		}
 		if err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", t.Key, err))
 			m.cfg.Tell("network", "published ports of "+t.Key+" are not held: "+err.Error())
 			m.mu.Lock()
-			m.unheld[t.Key] = t
+			m.unheld[t.Key] = unheld{t, err}
 			m.mu.Unlock()
 		}
 	}
@@ -286,15 +291,22 @@ func (m *Manager) heldAgain(ctx context.Context, key string) bool {
 	}
 	defer unlock()
 	m.mu.Lock()
-	t, still := m.unheld[key]
+	u, still := m.unheld[key]
 	m.mu.Unlock()
-	if !still || m.refused(t) != nil || m.ports.hold(t) != nil {
+	if !still {
 		return false
 	}
+	if err = m.refused(u.task); err == nil {
+		err = m.ports.hold(u.task)
+	}
 	m.mu.Lock()
-	delete(m.unheld, key)
-	m.mu.Unlock()
-	return true
+	defer m.mu.Unlock()
+	if err == nil {
+		delete(m.unheld, key)
+	} else if _, still = m.unheld[key]; still { // else withdrawn meanwhile
+		m.unheld[key] = unheld{u.task, err}
+	}
+	return err == nil
 }
 
 // known tells whether what the kernel has is that of one of the tasks, or of a holder.

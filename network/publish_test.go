@@ -310,7 +310,7 @@ func TestSweepGoesOn(t *testing.T) {
 	task := taskOf("b", b, Publication{Port: Port{"tcp", 80, 1}, To: 8080})
 	f.failures["load"], f.others[task.Published[0]] = errFake, "nginx"
 	err := errors.Join(m.Adopt("b", b), m.Sweep(t.Context(), []Task{task}))
-	wantError(t, err, errFake.Error(), "b: port 80 is taken by nginx")
+	wantError(t, err, errFake.Error())
 	if len(f.made) != 1 || f.made[stackKey(b)].Stack == "" {
 		t.Errorf("left: %v", f.made)
 	}
@@ -320,8 +320,15 @@ func TestSweepGoesOn(t *testing.T) {
 	}) {
 		t.Errorf("a port that another program has is held, or nobody is told: %q", *told)
 	}
+	want := []string{"published ports of b are not held: port 80 is taken by nginx"}
+	if list := m.List(); !slices.Equal(list[0].Unheld, want) || strings.Contains(err.Error(), "nginx") {
+		t.Errorf("unheld: %q; the sweep: %v", list[0].Unheld, err)
+	}
 	delete(f.others, task.Published[0])
 	m.holdAgain(t.Context())
+	if list := m.List(); len(list[0].Unheld) > 0 {
+		t.Errorf("unheld after all: %q", list[0].Unheld)
+	}
 	if _, ok := f.held["b"]; !ok || !slices.Contains(*told, "network: published ports of b are held again") {
 		t.Errorf("held: %v, told: %q", f.held, *told)
 	}

@@ -3,7 +3,9 @@ package network
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -14,14 +16,16 @@ type Status struct {
 	Problem    string // what keeps it from being used
 	// Kept is that it was removed from the configuration, or changed there, and that tasks have it as it was.
 	Kept bool
-	err  error // of the problem, where it is the host's
+	// Unheld are tasks whose published ports are not held since the last daemon was killed, each with the reason.
+	Unheld []string
+	err    error // of the problem, where it is the host's
 }
 
 // List has the status of all networks, in their order, and then of those that are no longer in the
 // configuration and that tasks have.
 func (m *Manager) List() []Status {
 	m.mu.Lock()
-	networks, used, gone := m.networks(), map[string]int{}, map[string]string{}
+	networks, used, gone, unheld := m.networks(), map[string]int{}, map[string]string{}, m.unheldBy()
 	for _, e := range m.endpoints {
 		used[e.Network]++
 		gone[e.Network] = m.gone(e.Network)
@@ -29,7 +33,7 @@ func (m *Manager) List() []Status {
 	m.mu.Unlock()
 	var list []Status
 	for _, n := range networks {
-		s := Status{Network: n, Used: used[n.Name], Size: n.Size()}
+		s := Status{Network: n, Used: used[n.Name], Size: n.Size(), Unheld: unheld[n.Name]}
 		now, err := m.network(n.Name)
 		switch {
 		case err != nil:
@@ -52,6 +56,17 @@ func (m *Manager) List() []Status {
 		list = append(list, s)
 	}
 	return list
+}
+
+// unheldBy are the tasks whose ports are not held, by network. The caller locks.
+func (m *Manager) unheldBy() map[string][]string {
+	by := map[string][]string{}
+	for _, key := range slices.Sorted(maps.Keys(m.unheld)) {
+		u := m.unheld[key]
+		by[u.task.Network] = append(by[u.task.Network],
+			fmt.Sprintf("published ports of %s are not held: %v", key, u.err))
+	}
+	return by
 }
 
 // Describe is what a network is, in words.

@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/freejail/freejail/internal/mount"
+	"github.com/freejail/freejail/network"
 )
 
 var fsNames = map[int64]string{unix.EXT4_SUPER_MAGIC: "ext4", unix.XFS_SUPER_MAGIC: "xfs",
@@ -49,6 +51,21 @@ func (c *Checks) system(cfg Config) {
 		c.Warn("overlay", "not loaded; the kernel loads it at the first mount if it has the module", "modprobe overlay")
 	}
 	c.cgroups()
+	if slices.ContainsFunc(cfg.Networks, func(n network.Network) bool { return n.Mode == network.NAT }) {
+		c.forwarding(network.DroppedForwards())
+	}
+}
+
+// forwarding warns of other programs' rules, such as Docker's.
+func (c *Checks) forwarding(chains []string, err error) {
+	if err != nil {
+		c.Warn("forwarding", err.Error(), "")
+	}
+	for _, name := range chains {
+		c.Warn("forwarding", "chain "+name+" drops what no rule there accepts (policy drop): tasks of nat networks "+
+			"reach nothing outside, and published ports nothing inside, but for what it accepts",
+			fmt.Sprintf("nft insert rule %s iifname 'fj*' accept && nft insert rule %[1]s oifname 'fj*' accept", name))
+	}
 }
 
 func (c *Checks) cgroups() {

@@ -302,6 +302,9 @@ func (c *Checks) network(cfg Config, s NetworkState) {
 	default:
 		c.Bad(name, s.Problem, s.Fix(cfg.Path))
 	}
+	for _, why := range s.Unheld {
+		c.Bad(name, why, "end what has the port: the daemon takes it as soon as it is free")
+	}
 }
 
 // OtherNetworks names the networks that the file has in another way than a daemon that runs with a configuration.

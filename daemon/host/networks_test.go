@@ -169,8 +169,10 @@ func TestNetworksOfDoctor(t *testing.T) {
 		{Status: network.Status{Network: n}},
 		{Status: network.Status{Network: n, Problem: "changed", Kept: true}, Tasks: []string{"a", "b"}},
 		{Status: network.Status{Network: n, Problem: "overlaps"}},
+		{Status: network.Status{Network: n, Unheld: []string{"ports of a: nginx"}}},
 	})
-	for i, want := range []string{"ok ", "warning changed: a b freejail stop a b", "error overlaps block of network web in /f.hcl"} {
+	for i, want := range []string{"ok ", "warning changed: a b freejail stop a b",
+		"error overlaps block of network web in /f.hcl", "ok ", "error ports of a: nginx as soon as it is free"} {
 		status, rest, _ := strings.Cut(want, " ")
 		if c[i].Status != status {
 			t.Errorf("%+v, want %s", c[i], want)
