@@ -170,12 +170,13 @@ var outputs = map[string]struct {
 	"freejail shutdown":      {args: [][]string{{}, {"--timeout", hostile}}},
 	"freejail run": {args: [][]string{{"--detach", "x"}, {"--name", hostile, "-d", hostile},
 		{"--port", hostile, "x"}, {"--memory", hostile, "x"}}},
-	"freejail wait":    {args: [][]string{{"x"}, {hostile}}},
-	"freejail top":     {args: [][]string{{"x"}, {hostile}}},
-	"freejail stats":   {args: [][]string{{"--no-stream"}, {"--no-stream", "no" + hostile}}},
-	"freejail kill":    {args: [][]string{{"x", hostile}, {"--signal", hostile, "x"}}},
-	"freejail stop":    {args: [][]string{{"x", hostile}, {"--signal", hostile, "x"}}},
-	"freejail version": {args: [][]string{{}}},
+	"freejail wait":      {args: [][]string{{"x"}, {hostile}}},
+	"freejail top":       {args: [][]string{{"x"}, {hostile}, {"-b", "-d", "1"}, {"--order", hostile}}},
+	"freejail processes": {args: [][]string{{"x"}, {hostile}}},
+	"freejail stats":     {args: [][]string{{"--no-stream"}, {"--no-stream", "no" + hostile}}},
+	"freejail kill":      {args: [][]string{{"x", hostile}, {"--signal", hostile, "x"}}},
+	"freejail stop":      {args: [][]string{{"x", hostile}, {"--signal", hostile, "x"}}},
+	"freejail version":   {args: [][]string{{}}},
 }
 
 // TestNoOutputLies runs every command of the command line against answers, errors

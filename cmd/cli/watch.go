@@ -38,17 +38,6 @@ func (a *commands) waitCmd() *cobra.Command {
 		})
 }
 
-func (a *commands) topCmd() *cobra.Command {
-	return answer(a, "top TASK", "show the processes of a task", cobra.ExactArgs(1),
-		func(ctx context.Context, args []string) (*client.Usage, error) { return a.client().Stats(ctx, args[0]) },
-		func(w io.Writer, u *client.Usage) {
-			table(w, "PID\tRSS\tCPU\tCOMMAND", u.Procs, func(p client.ProcUsage) []string {
-				return []string{fmt.Sprint(p.PID), units.BytesSize(float64(p.RSS)),
-					(p.UserTime + p.SysTime).Round(time.Millisecond).String(), p.Command}
-			})
-		})
-}
-
 // statsLine is one sample of a task.
 type statsLine struct {
 	Task string  `json:"task"`
@@ -116,15 +105,20 @@ func missing(now map[string]client.Usage, ids []string) error {
 // clearScreen moves the cursor home and clears all.
 const clearScreen = "\x1b[H\x1b[2J"
 
+// statsJSON prints a line for each sample.
+func (a *commands) statsJSON(lines []statsLine) error {
+	for _, l := range lines {
+		if err := a.PrintLine(l, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // printStats draws anew on a terminal.
 func (a *commands) printStats(lines []statsLine) error {
 	if a.JSON {
-		for _, l := range lines {
-			if err := a.PrintLine(l, nil); err != nil {
-				return err
-			}
-		}
-		return nil
+		return a.statsJSON(lines)
 	}
 	if term.IsTerminal(int(os.Stdout.Fd())) {
 		if _, err := a.stream.Write([]byte(clearScreen)); err != nil {
