@@ -155,7 +155,7 @@ func (a *commands) top(ctx context.Context, v *topView) error {
 	}
 	defer raw.Close()
 	err = a.topScreen(ctx, v)
-	_, werr := io.WriteString(a.stream, "\r\n") // the prompt comes below
+	_, werr := a.stream.Write([]byte("\r\n")) // the prompt comes below
 	return errors.Join(err, werr)
 }
 
@@ -227,7 +227,8 @@ func (v *topView) summary() string {
 		cpu, rss, procs = cpu+l.CPU, rss+l.RSS, procs+len(l.Procs)
 	}
 	return fmt.Sprintf("%s  %s, %s; CPU %.1f %%, RSS %s; by %s", time.Now().Format(time.TimeOnly),
-		printable.Count(len(v.lines), "task"), plural(procs, "process", "es"), cpu, units.BytesSize(float64(rss)), v.order)
+		printable.Count(len(v.lines), "task"), plural(procs, "process", "es"), cpu, units.BytesSize(float64(rss)),
+		v.order)
 }
 
 func plural(n int, thing, ending string) string {
@@ -330,7 +331,7 @@ func (a *commands) draw(v *topView) error {
 		r := []rune(row)
 		out += string(r[:min(len(r), size.Cols-1)]) + clearLine
 	}
-	_, err := io.WriteString(a.stream, out+clearBelow)
+	_, err := a.stream.Write([]byte(out + clearBelow)) // each cell is printable
 	return err
 }
 
