@@ -61,6 +61,12 @@ permit {
 // startCluster is ready when Nomad finds the driver healthy and Consul answers.
 func startCluster(t *testing.T) *cluster {
 	t.Helper()
+	return startClusterOf(t, program(t, "NOMAD_BIN"))
+}
+
+// startClusterOf has the agent of a program.
+func startClusterOf(t *testing.T, bin string) *cluster {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("jails need root")
 	}
@@ -68,7 +74,7 @@ func startCluster(t *testing.T) *cluster {
 	c.write(t, "freejail.hcl", c.host()+policy)
 	var err error
 	c.nomadAgent, err = testcluster.NewNomad(testcluster.Config{
-		Bin: program(t, "NOMAD_BIN"), Freejail: program(t, "FREEJAIL_BIN"), Dir: c.dir, Log: c.path("nomad.log"),
+		Bin: bin, Freejail: program(t, "FREEJAIL_BIN"), Dir: c.dir, Log: c.path("nomad.log"),
 		Consul: c.consulAgent.Addr,
 		Plugin: fmt.Sprintf("socket = %q\nconfig = %q\nlog_file = %q", c.path("sock"), c.path("freejail.hcl"),
 			c.path("daemon.log")),

@@ -2,6 +2,7 @@ package test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -42,23 +43,13 @@ func (c *cluster) run(t *testing.T, j *nomad.Job) {
 	t.Helper()
 	_, _, err := c.nomad.Jobs().Register(j, nil)
 	check(t, err)
-	t.Cleanup(func() { c.stop(t, *j.ID) })
+	t.Cleanup(func() { check(t, c.nomadAgent.PurgeJob(context.Background(), *j.ID)) })
 }
 
-// stop purges a job and waits until its allocations are over.
+// stop waits until a job's allocations are over, which are there to be seen until the test's end.
 func (c *cluster) stop(t *testing.T, id string) {
 	t.Helper()
-	_, _, err := c.nomad.Jobs().Deregister(id, true, nil)
-	check(t, err)
-	await(t, "the job "+id+" to end", func() error {
-		list, _, err := c.nomad.Jobs().Allocations(id, true, nil)
-		for _, a := range list {
-			if a.ClientStatus == "running" || a.ClientStatus == "pending" {
-				err = errors.Join(err, fmt.Errorf("an allocation is %s", a.ClientStatus))
-			}
-		}
-		return err
-	})
+	check(t, c.nomadAgent.EndJob(t.Context(), id))
 }
 
 // allocs waits until n allocations of a job have a status.

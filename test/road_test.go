@@ -28,6 +28,10 @@ const manifest = `{"schemaVersion":1,"name":"probe",
  "parameters":[{"name":"GREETING","required":true,"description":"whom the page greets"}],
  "ports":[{"name":"http","port":8099,"service":{"name":"probe","tags":["test"],"check":{"type":"http","path":"/health","interval":"1s","timeout":"5s"}}}]}`
 
+var probeImage = testimage.Spec{Manifest: manifest, Files: map[string]string{
+	"/etc/passwd": "root:*:0:0:root:/:/bin/sh\nweb:*:1080:1081:web:/var:/bin/sh\n",
+	"/etc/group":  "wheel:*:0:root\nweb:*:1081:\n"}}
+
 // TestRoad has one cluster for all of its parts, and compares the host after
 // each of them and at the end.
 func TestRoad(t *testing.T) {
@@ -36,9 +40,7 @@ func TestRoad(t *testing.T) {
 	t.Run("cluster", func(t *testing.T) {
 		c := startCluster(t)
 		dir = c.dir
-		c.imports(t, "probe", testimage.Spec{Manifest: manifest, Files: map[string]string{
-			"/etc/passwd": "root:*:0:0:root:/:/bin/sh\nweb:*:1080:1081:web:/var:/bin/sh\n",
-			"/etc/group":  "wheel:*:0:root\nweb:*:1081:\n"}})
+		c.imports(t, "probe", probeImage)
 		for _, part := range parts {
 			t.Run(part.name, func(t *testing.T) { part.run(t, c) })
 			t.Run(part.name+" leaves nothing", c.idle)
@@ -101,6 +103,22 @@ func servesAndIsFound(t *testing.T, c *cluster) {
 	withPort(j, task)
 	c.run(t, j)
 	a := c.one(t, j, "running")
+	c.passes(t, a)
+	c.awaitLog(t, a, "request /page\n")
+	c.stop(t, "web")
+	if found, _, err := c.consul.Health().Service("probe", "", false, nil); err != nil || len(found) != 0 {
+		t.Errorf("after the stop Consul has %d services: %v", len(found), err)
+	}
+	done := c.one(t, j, "complete")
+	if text := c.awaitLog(t, done, "bye"); !strings.HasSuffix(text, "bye\n") {
+		t.Errorf("the log ends with %q", text)
+	}
+	wantMessage(t, done, "Terminated", "Exit Code: 0")
+}
+
+// passes waits for an allocation's service to be healthy in Consul, and asks it.
+func (c *cluster) passes(t *testing.T, a *nomad.Allocation) {
+	t.Helper()
 	var addr string
 	await(t, "a healthy service in Consul", func() error {
 		found, _, err := c.consul.Health().Service("probe", "test", true, nil)
@@ -113,7 +131,7 @@ func servesAndIsFound(t *testing.T, c *cluster) {
 		}
 		s := found[0].Service
 		addr = net.JoinHostPort(s.Address, strconv.Itoa(s.Port)) // ::1 where the loopback has it
-		for k, want := range map[string]string{"alloc_id": a.ID, "job": "web", "task": ""} {
+		for k, want := range map[string]string{"alloc_id": a.ID, "job": a.JobID, "task": ""} {
 			if got := s.Meta[k]; got == "" || want != "" && got != want {
 				t.Errorf("meta %s is %q, want %q", k, got, want)
 			}
@@ -127,16 +145,6 @@ func servesAndIsFound(t *testing.T, c *cluster) {
 	if err != nil || !strings.HasPrefix(body, "hello from process") {
 		t.Errorf("the page is %q: %v", body, err)
 	}
-	c.awaitLog(t, a, "request /page\n")
-	c.stop(t, "web")
-	if found, _, err := c.consul.Health().Service("probe", "", false, nil); err != nil || len(found) != 0 {
-		t.Errorf("after the stop Consul has %d services: %v", len(found), err)
-	}
-	done := c.one(t, j, "complete")
-	if text := c.awaitLog(t, done, "bye"); !strings.HasSuffix(text, "bye\n") {
-		t.Errorf("the log ends with %q", text)
-	}
-	wantMessage(t, done, "Terminated", "Exit Code: 0")
 }
 
 func batch(j *nomad.Job) *nomad.Job {
@@ -503,15 +511,17 @@ func ticking(t *testing.T, c *cluster, id string) (*nomad.Job, *nomad.Allocation
 	c.run(t, j)
 	a := c.one(t, j, "running")
 	c.awaitLog(t, a, "tick 3\n")
-	return j, a, c.pid(t)
+	return j, a, c.pid(t, id)
 }
 
-// pid is the process of the only task that runs.
-func (c *cluster) pid(t *testing.T) int {
+// pid is the process of a job's task.
+func (c *cluster) pid(t *testing.T, job string) int {
 	t.Helper()
 	list, err := c.daemon.Tasks(t.Context())
 	check(t, err)
-	i := slices.IndexFunc(list, func(k client.Task) bool { return k.State == client.Running })
+	i := slices.IndexFunc(list, func(k client.Task) bool {
+		return k.State == client.Running && k.Spec.Labels["job"] == job
+	})
 	if i < 0 {
 		t.Fatalf("no task runs: %+v", list)
 	}
@@ -534,7 +544,7 @@ func (c *cluster) runsOn(t *testing.T, a *nomad.Allocation, pid int) {
 			t.Fatalf("line %d of the log is %q: lines are lost", i+1, m[0])
 		}
 	}
-	if now := c.pid(t); now != pid {
+	if now := c.pid(t, a.JobID); now != pid {
 		t.Errorf("the task is process %d now, it was %d", now, pid)
 	}
 	info, _, err := c.nomad.Allocations().Info(a.ID, nil)

@@ -174,19 +174,8 @@ func (c *cluster) awaitLog(ctx context.Context, task, want string) error {
 
 // purge stops a job, waits for its end and has Nomad forget it.
 func (c *cluster) purge(ctx context.Context, job string) error {
-	if _, _, err := c.nomad.Jobs().Deregister(job, true, nil); err != nil {
-		return err
-	}
 	say("   $ nomad job stop -purge %s", job)
-	return testagent.Await(ctx, "job "+job+" to end", func() error {
-		list, _, err := c.nomad.Jobs().Allocations(job, true, nil)
-		for _, a := range list {
-			if a.ClientStatus == "running" || a.ClientStatus == "pending" {
-				err = errors.Join(err, fmt.Errorf("an allocation is %s", a.ClientStatus))
-			}
-		}
-		return err
-	})
+	return c.nomadAgent.PurgeJob(ctx, job)
 }
 
 // idle waits until freejail has nothing left of any task.

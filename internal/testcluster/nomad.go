@@ -104,6 +104,9 @@ func NewNomad(cfg Config) (*Nomad, error) {
 
 func (n *Nomad) path(name string) string { return filepath.Join(n.cfg.Dir, name) }
 
+// Use has the next start run another program.
+func (n *Nomad) Use(bin string) { n.cfg.Bin = bin }
+
 // Start returns when the drivers are healthy on the agent's node.
 func (n *Nomad) Start(ctx context.Context) (err error) {
 	cmd := exec.Command(n.cfg.Bin, append(append([]string{"agent"}, n.cfg.Args...), "-config="+n.path("nomad.hcl"),

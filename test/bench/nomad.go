@@ -108,7 +108,7 @@ plugin "raw_exec" {
 func (a *agent) close() error {
 	jobs, _, err := a.api.Jobs().List(nil)
 	for _, j := range jobs {
-		err = errors.Join(err, a.purge(context.Background(), j.ID))
+		err = errors.Join(err, a.PurgeJob(context.Background(), j.ID))
 	}
 	return errors.Join(err, a.End(syscall.SIGINT), mount.UnmountUnder(a.b.path("nomad")))
 }
@@ -157,21 +157,6 @@ func (a *agent) run(ctx context.Context, j *nomad.Job, count int, status string)
 	return list, err
 }
 
-func (a *agent) purge(ctx context.Context, job string) error {
-	if _, _, err := a.api.Jobs().Deregister(job, true, nil); err != nil {
-		return err
-	}
-	return until(ctx, job+" to end", func() error {
-		list, _, err := a.api.Jobs().Allocations(job, true, nil)
-		for _, alloc := range list {
-			if alloc.ClientStatus == "running" {
-				err = errors.New("it runs")
-			}
-		}
-		return err
-	})
-}
-
 // writeLines tells how long the task says that its writing took.
 func (a *agent) writeLines(ctx context.Context, driver string, config map[string]any) (time.Duration, error) {
 	j := a.job(fmt.Sprintf("lines-%s-%d", driver, time.Now().UnixNano()), driver, 1, config)
@@ -190,7 +175,7 @@ func (a *agent) writeLines(ctx context.Context, driver string, config map[string
 		_, err = fmt.Fscanf(r, "took %d", &took)
 		return err
 	})
-	return time.Duration(took), errors.Join(err, a.purge(ctx, *j.ID))
+	return time.Duration(took), errors.Join(err, a.PurgeJob(ctx, *j.ID))
 }
 
 // rawExecMemory adds up the executors' resident memory.
@@ -233,5 +218,5 @@ func (a *agent) rawExecMemory(ctx context.Context, n int) error {
 	}
 	fmt.Printf("  raw_exec, %3d tasks: %d executor processes, resident %s together, %s a task\n", n, found, mib(sum),
 		mib(sum/uint64(n)))
-	return a.purge(ctx, *j.ID)
+	return a.PurgeJob(ctx, *j.ID)
 }

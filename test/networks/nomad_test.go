@@ -1,6 +1,7 @@
 package networks
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -8,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -160,19 +160,7 @@ func (c *cluster) run(t *testing.T, text, status string) *api.Allocation {
 	check(t, err)
 	reg, _, err := c.nomad.Client.Jobs().Register(j, nil)
 	check(t, err)
-	t.Cleanup(func() {
-		_, _, err := c.nomad.Client.Jobs().Deregister(*j.ID, true, nil)
-		check(t, err)
-		await(t, *j.ID+" to end", func() error {
-			list, _, err := c.nomad.Client.Jobs().Allocations(*j.ID, true, nil)
-			if i := slices.IndexFunc(list, func(a *api.AllocationListStub) bool {
-				return a.ClientStatus == "running" || a.ClientStatus == "pending"
-			}); i >= 0 {
-				err = errors.Join(err, fmt.Errorf("an allocation is %s", list[i].ClientStatus))
-			}
-			return err
-		})
-	})
+	t.Cleanup(func() { check(t, c.nomad.PurgeJob(context.Background(), *j.ID)) })
 	var found *api.Allocation
 	await(t, *j.ID+" to be "+status, func() error {
 		list, _, err := c.nomad.Client.Jobs().Allocations(*j.ID, true, nil)
