@@ -1,7 +1,7 @@
 package driver
 
 import (
-	"slices"
+	"cmp"
 	"strconv"
 	"time"
 
@@ -41,7 +41,7 @@ func (d *Driver) TaskStats(req *proto.TaskStatsRequest, stream proto.Driver_Task
 var (
 	measuredCPU = []proto.CPUUsage_Fields{proto.CPUUsage_SYSTEM_MODE, proto.CPUUsage_USER_MODE,
 		proto.CPUUsage_PERCENT, proto.CPUUsage_TOTAL_TICKS}
-	measuredMem = []proto.MemoryUsage_Fields{proto.MemoryUsage_RSS}
+	measuredRSS = []proto.MemoryUsage_Fields{proto.MemoryUsage_RSS}
 )
 
 // cpuMeter turns CPU time that adds up into shares of an interval. It keeps
@@ -58,7 +58,7 @@ func (m *cpuMeter) sample(taskID string, u *client.Usage) *proto.TaskStats {
 		wall = u.Clock - m.clock
 	}
 	m.at, m.clock, m.procs = u.At, u.Clock, map[int]client.ProcUsage{}
-	usage := func(p client.ProcUsage, swap *uint64) *proto.TaskResourceUsage {
+	usage := func(p client.ProcUsage, memory *proto.MemoryUsage) *proto.TaskResourceUsage {
 		m.procs[p.PID] = p
 		var user, sys float64
 		if prev, ok := last[p.PID]; ok && wall > 0 {
@@ -68,22 +68,29 @@ func (m *cpuMeter) sample(taskID string, u *client.Usage) *proto.TaskStats {
 		return &proto.TaskResourceUsage{
 			Cpu: &proto.CPUUsage{UserMode: user, SystemMode: sys, Percent: user + sys,
 				TotalTicks: (user + sys) / 100 * hostMHz(), MeasuredFields: measuredCPU},
-			Memory: memoryUsage(p.RSS, swap)}
+			Memory: memory}
 	}
+	whole := client.ProcUsage{UserTime: u.UserTime, SysTime: u.SysTime}
 	out := &proto.TaskStats{Id: taskID, Timestamp: timestamppb.New(u.At),
 		ResourceUsageByPid: map[string]*proto.TaskResourceUsage{},
-		AggResourceUsage:   usage(client.ProcUsage{UserTime: u.UserTime, SysTime: u.SysTime, RSS: u.RSS}, u.Swap)}
+		AggResourceUsage:   usage(whole, memoryUsage(u))}
 	for _, p := range u.Procs {
-		out.ResourceUsageByPid[strconv.Itoa(p.PID)] = usage(p, nil)
+		one := &proto.MemoryUsage{Rss: p.RSS, MeasuredFields: measuredRSS}
+		out.ResourceUsageByPid[strconv.Itoa(p.PID)] = usage(p, one)
 	}
 	return out
 }
 
-// memoryUsage is without what the host's kernel does not tell.
-func memoryUsage(rss uint64, swap *uint64) *proto.MemoryUsage {
-	out := &proto.MemoryUsage{Rss: rss, MeasuredFields: measuredMem}
-	if swap != nil {
-		out.Swap, out.MeasuredFields = *swap, append(slices.Clip(measuredMem), proto.MemoryUsage_SWAP)
+// memoryUsage is without what the host's kernel does not tell. Usage is what counts for the task's
+// limit, as with Nomad's own drivers: its autoscaler reads it. Of an older daemon it is what is resident.
+func memoryUsage(u *client.Usage) *proto.MemoryUsage {
+	out := &proto.MemoryUsage{Rss: u.RSS, Usage: cmp.Or(u.Memory, u.RSS),
+		MeasuredFields: []proto.MemoryUsage_Fields{proto.MemoryUsage_RSS, proto.MemoryUsage_USAGE}}
+	if u.Cache != nil {
+		out.Cache, out.MeasuredFields = *u.Cache, append(out.MeasuredFields, proto.MemoryUsage_CACHE)
+	}
+	if u.Swap != nil {
+		out.Swap, out.MeasuredFields = *u.Swap, append(out.MeasuredFields, proto.MemoryUsage_SWAP)
 	}
 	return out
 }

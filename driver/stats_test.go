@@ -33,6 +33,26 @@ func TestUsageWhileTheClockIsSet(t *testing.T) {
 	}
 }
 
+// What the autoscaler reads of memory is there, and of a daemon that does not tell it what is resident.
+func TestMemoryInUse(t *testing.T) {
+	cache := uint64(3 << 20)
+	for _, c := range []struct {
+		u    client.Usage
+		want uint64
+	}{
+		{client.Usage{RSS: 5 << 20, Memory: 9 << 20, Cache: &cache}, 9 << 20},
+		{client.Usage{RSS: 5 << 20}, 5 << 20},
+	} {
+		got := new(cpuMeter).sample("a/b/c", &c.u).AggResourceUsage.Memory
+		if got.Usage != c.want || !slices.Contains(got.MeasuredFields, proto.MemoryUsage_USAGE) {
+			t.Errorf("%+v: %v", c.u, got)
+		}
+		if slices.Contains(got.MeasuredFields, proto.MemoryUsage_CACHE) != (c.u.Cache != nil) {
+			t.Errorf("%+v: cache: %v", c.u, got)
+		}
+	}
+}
+
 // Swap that no kernel tells of is not measured as none.
 func TestSwapThatIsNotTold(t *testing.T) {
 	var m cpuMeter

@@ -80,6 +80,11 @@ type Info struct {
 type Usage struct {
 	UserTime, SysTime time.Duration
 	RSS               uint64 // bytes
+	// Memory is what counts for the jail's limit, in bytes: on FreeBSD what memory_freebsd.go says, on Linux what its
+	// cgroup has, with the pages of files.
+	Memory uint64
+	// Cache are pages of files among Memory, in bytes; nil on FreeBSD, where they do not count.
+	Cache *uint64
 	// Swap is what it has there, in bytes. It is nil on FreeBSD, whose racct(4) counts what memory may take there.
 	Swap  *uint64
 	Procs []ProcUsage

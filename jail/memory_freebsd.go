@@ -52,6 +52,7 @@ type look struct {
 	begun, end time.Time
 	took       time.Duration
 	seen       use
+	counted    int64 // by the last look, in bytes; 0 where it had no answer
 }
 
 // due tells whether to look at a jail: so that it takes a small part of a processor,
@@ -165,6 +166,24 @@ func (m *Manager) lookAt(due []state, used map[int]use) {
 	}
 }
 
+// counted is what the last look found that a jail has, in bytes; 0 where none did.
+func (k *looks) counted(jid int) uint64 {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if l := k.m[jid]; l != nil {
+		return uint64(l.counted)
+	}
+	return 0
+}
+
+func (k *looks) count(jid int, bytes int64) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if l := k.m[jid]; l != nil {
+		l.counted = bytes
+	}
+}
+
 func (k *looks) done(jid int, u use) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -177,16 +196,21 @@ func (k *looks) done(jid int, u use) {
 // resident where the kernel does not tell of them.
 func (m *Manager) look(s state, u use, all objects, err error) {
 	var h holdings
+	var has int64
 	if err == nil {
 		h, err = m.holdingsOf(s, u, all)
 	}
+	if err == nil {
+		has = h.sum(s, u, all)
+	}
+	m.looks.count(s.jid, has)
 	switch {
 	case errors.Is(err, errTooLong):
 		m.killFor(s, fmt.Sprintf("more than %d mappings in a process, or %d in all: its memory cannot be counted",
 			maxMappings, maxJailMappings))
 	case err != nil && u.alarm(s):
 		m.killOver(s, u.rss+u.files, "")
-	case err == nil && h.over(s, u, all):
+	case has > s.Memory:
 		m.lookAgain(s, u, h)
 	}
 }
@@ -202,9 +226,9 @@ func (m *Manager) lookAgain(s state, u use, before holdings) {
 		return // the next look tells
 	}
 	maps.DeleteFunc(h.anonymous, func(handle int64, _ bool) bool { return !before.anonymous[handle] })
-	if h.over(s, u, all) {
+	if has := h.sum(s, u, all); has > s.Memory {
 		shared := h.shared(all) + all.named(s.root)
-		m.killOver(s, h.sum(s, u, all), fmt.Sprintf(", %d MiB of it shared memory", shared>>20))
+		m.killOver(s, has, fmt.Sprintf(", %d MiB of it shared memory", shared>>20))
 	}
 }
 
@@ -213,8 +237,6 @@ func (h *holdings) sum(s state, u use, all objects) int64 {
 	return u.files + h.silent + all.anonymousOf(h.anonymous, all.copiesOf(h.private)) + h.shared(all) +
 		all.named(s.root)
 }
-
-func (h *holdings) over(s state, u use, all objects) bool { return h.sum(s, u, all) > s.Memory }
 
 // holdingsOf asks for the jail's processes. What they have open is asked for where
 // all shared memory of the host would be too much.
@@ -272,12 +294,17 @@ func (m *Manager) memoryUsed() (map[int]use, error) {
 	}
 	for _, s := range m.limited() {
 		u := used[s.jid]
-		for _, handle := range s.InMemory {
-			u.files += usedIn(handle)
-		}
+		u.files = s.filesInMemory()
 		used[s.jid] = u
 	}
 	return used, nil
+}
+
+func (s state) filesInMemory() (bytes int64) {
+	for _, handle := range s.InMemory {
+		bytes += usedIn(handle)
+	}
+	return bytes
 }
 
 // usedIn is what lies in a file system, in bytes; nothing in one that is no

@@ -252,6 +252,9 @@ func (f *fixture) survives(how string, s Spec, meanwhile func()) {
 	f.ready(r)
 	meanwhile()
 	time.Sleep(4 * lookTick) // the looks that could take it for too much
+	if all, err := f.m.Stats(); err != nil || all[name].Memory == 0 || all[name].Memory > 64<<20 {
+		f.Errorf("%s: %d bytes of memory, of 64 MiB: %v", how, all[name].Memory, err)
+	}
 	if err := f.m.Signal(name, pid, unix.SIGKILL); err != nil {
 		f.Errorf("%s: it was ended: %v", how, err)
 	}

@@ -31,10 +31,10 @@ func startedAt(p bsd.Process, start string) bool {
 // Stats samples all jails in one pass over the host's processes.
 func (m *Manager) Stats() (map[string]Usage, error) {
 	byJID := map[int]*Usage{}
-	names := map[string]int{}
 	m.mu.Lock()
+	jails := make(map[string]state, len(m.jails))
 	for name, s := range m.jails {
-		names[name], byJID[s.jid] = s.jid, &Usage{}
+		jails[name], byJID[s.jid] = *s, &Usage{}
 	}
 	m.mu.Unlock()
 	err := m.eachBorn(func(jid int, p bsd.Process) {
@@ -45,11 +45,14 @@ func (m *Manager) Stats() (map[string]Usage, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := make(map[string]Usage, len(names))
-	for name, jid := range names {
-		u := byJID[jid]
+	out := make(map[string]Usage, len(jails))
+	for name, s := range jails {
+		u := byJID[s.jid]
 		if len(u.Procs) == 0 {
 			continue
+		}
+		if u.Memory = m.looks.counted(s.jid); u.Memory == 0 {
+			u.Memory = u.RSS + uint64(s.filesInMemory())
 		}
 		out[name] = *u
 	}

@@ -75,13 +75,17 @@ func sampleJail(name string) Usage {
 	stat := keyed(filepath.Join(mem, "memory.stat"))
 	if v2 {
 		swap := number(filepath.Join(mem, "memory.swap.current"))
-		u.RSS, u.Swap = stat["anon"], &swap
+		cache := stat["file"]
+		u.RSS, u.Swap, u.Cache = stat["anon"], &swap, &cache
+		u.Memory = number(filepath.Join(mem, "memory.current"))
 		cpu := keyed(filepath.Join(mem, "cpu.stat"))
 		u.UserTime = time.Duration(cpu["user_usec"]) * time.Microsecond
 		u.SysTime = time.Duration(cpu["system_usec"]) * time.Microsecond
 	} else {
 		swap := stat["total_swap"]
-		u.RSS, u.Swap = stat["total_rss"], &swap
+		cache := stat["total_cache"]
+		u.RSS, u.Swap, u.Cache = stat["total_rss"], &swap, &cache
+		u.Memory = number(filepath.Join(mem, "memory.usage_in_bytes"))
 		cpu, _ := cgroup("cpuacct", name)
 		u.UserTime = time.Duration(number(filepath.Join(cpu, "cpuacct.usage_user")))
 		u.SysTime = time.Duration(number(filepath.Join(cpu, "cpuacct.usage_sys")))

@@ -319,6 +319,9 @@ func TestStats(t *testing.T) {
 	if err != nil || u.UserTime+u.SysTime < 100*time.Millisecond || u.RSS == 0 || len(u.Procs) != 1 {
 		t.Fatalf("%+v %v", u, err)
 	}
+	if u.Memory < u.RSS/2 || u.Memory > 10*u.RSS {
+		t.Errorf("%d bytes of memory, %d are resident", u.Memory, u.RSS)
+	}
 	if p := u.Procs[0]; p.PID != pid || p.Command != "prog" || p.RSS == 0 || p.UserTime+p.SysTime == 0 {
 		t.Errorf("%+v", p)
 	}

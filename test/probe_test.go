@@ -50,6 +50,8 @@ func probe(mode string, args []string) int {
 		return tick()
 	case "fill":
 		return fill(args[0])
+	case "load":
+		return load(args[0])
 	case "eat":
 		return eat(args[0])
 	case "cat":
@@ -112,6 +114,19 @@ func serve() int {
 	<-c
 	fmt.Println("bye")
 	return 0
+}
+
+// load holds some bytes of memory and keeps a processor busy.
+func load(bytes string) int {
+	n, err := strconv.Atoi(bytes)
+	if err != nil {
+		return fail(err, 0)
+	}
+	held := slices.Repeat([]byte{1}, n)
+	fmt.Println("loaded")
+	for i := 0; ; i = (i + 4096) % n {
+		held[i]++
+	}
 }
 
 func signals() int {

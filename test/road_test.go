@@ -446,6 +446,31 @@ func stats(t *testing.T, c *cluster) {
 		}
 		return nil
 	})
+	c.stop(t, "stats")
+	figuresOfLoad(t, c)
+}
+
+// figuresOfLoad are those that Nomad's autoscaler reads: of a task that holds memory, and keeps one processor busy.
+func figuresOfLoad(t *testing.T, c *cluster) {
+	const held = 40 << 20
+	j, _ := job("load", "load", strconv.Itoa(held))
+	c.run(t, j)
+	a := c.one(t, j, "running")
+	c.awaitLog(t, a, "loaded")
+	await(t, "figures of the load", func() error {
+		u, err := c.nomad.Allocations().Stats(a, nil)
+		if err != nil {
+			return err
+		}
+		mem, cpu := u.ResourceUsage.MemoryStats, u.ResourceUsage.CpuStats
+		if mem.Usage < held || mem.Usage > 128<<20 || !slices.Contains(mem.Measured, "Usage") {
+			return fmt.Errorf("memory: %+v", mem)
+		}
+		if cpu.Percent < 5 || cpu.Percent > 150 || cpu.TotalTicks <= 0 {
+			return fmt.Errorf("processor: %+v", cpu)
+		}
+		return nil
+	})
 }
 
 func twenty(t *testing.T, c *cluster) {

@@ -343,8 +343,12 @@ type Usage struct {
 	UserTime time.Duration `json:"user_ns"`
 	SysTime  time.Duration `json:"sys_ns"`
 	RSS      uint64        `json:"rss"`
-	Swap     *uint64       `json:"swap,omitempty"` // nil where the kernel does not tell, as FreeBSD's
-	Procs    []ProcUsage   `json:"procs,omitempty"`
+	// Memory is what counts for the task's limit, in bytes; 0 from older daemons.
+	Memory uint64 `json:"memory,omitempty"`
+	// Cache are the pages of files among Memory, in bytes; nil on FreeBSD, where they do not count.
+	Cache *uint64     `json:"cache,omitempty"`
+	Swap  *uint64     `json:"swap,omitempty"` // nil where the kernel does not tell, as FreeBSD's
+	Procs []ProcUsage `json:"procs,omitempty"`
 	// Traffic is that of a task with a network stack of its own; nil of another one.
 	Traffic *Traffic `json:"traffic,omitempty"`
 }

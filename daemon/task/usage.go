@@ -66,7 +66,7 @@ func (s sample) of(t client.Task) (out client.Usage, ok bool) {
 		return out, false
 	}
 	out = client.Usage{At: s.at, Clock: monotonic(s.at), UserTime: u.UserTime, SysTime: u.SysTime, RSS: u.RSS,
-		Swap: u.Swap}
+		Memory: u.Memory, Cache: u.Cache, Swap: u.Swap}
 	for _, p := range u.Procs {
 		out.Procs = append(out.Procs, client.ProcUsage(p))
 	}
