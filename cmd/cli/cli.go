@@ -88,12 +88,10 @@ var instead = map[string]string{
 	"prune":     "use freejail gc",
 	"push":      "use freejail-build push",
 	"rename":    "name a task when it is started: freejail run --name",
-	"restart":   "use freejail rm and freejail run again; Nomad restarts its tasks by its own policies",
 	"rmi":       "use freejail images rm",
 	"save":      "use freejail-build copy",
-	"start":     "use freejail rm and freejail run again",
+	"start":     "use freejail restart, which starts tasks that have ended too",
 	"system":    "use freejail doctor and freejail gc",
-	"tag":       "use freejail images import --name",
 	"unpause":   "tasks cannot be paused",
 	"up":        "groups of tasks are Nomad's jobs",
 	"volume":    "volumes are directories of the host: freejail run -v SOURCE:TARGET",
@@ -149,7 +147,8 @@ func longFlags(args []string) []string {
 func (a *commands) root() *cobra.Command {
 	c := a.Root("production containers on FreeBSD",
 		a.daemonCmd(), a.runCmd(), a.psCmd(), a.execCmd(), a.attachCmd(), a.stopCmd(), a.killCmd(), a.waitCmd(),
-		a.portCmd(), a.rmCmd(), a.logsCmd(), a.statsCmd(), a.topCmd(), a.processesCmd(), a.inspectCmd(), a.eventsCmd(),
+		a.portCmd(), a.restartCmd(), a.rmCmd(), a.logsCmd(), a.statsCmd(), a.topCmd(), a.processesCmd(), a.inspectCmd(),
+		a.eventsCmd(), a.tagCmd(),
 		a.imagesCmd(), a.networksCmd(), a.pullCmd(), a.exportCmd(), a.gcCmd(), a.shutdownCmd(), a.policyCmd(),
 		a.devfsCmd(), a.metricsCmd(), a.doctorCmd())
 	socket := cmp.Or(os.Getenv("FREEJAIL_SOCKET"), client.DefaultSocket)

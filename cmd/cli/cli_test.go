@@ -269,7 +269,7 @@ func TestFamiliarWords(t *testing.T) {
 	h.gives(app.Usage, []string{"use freejail images import"}, "load", "-i", "x")
 	h.gives(app.Usage, []string{"flag: not a number;"}, "logs", "-n", "x", "prog")
 	h.gives(exitUnknown, []string{`(there is "prog")`}, "run", "--pull=never", "prog:2")
-	h.gives(app.Usage, []string{"freejail rm and freejail run"}, "restart", "x")
+	h.gives(app.Usage, []string{"freejail restart"}, "start", "x")
 	h.gives(app.Usage, []string{`unknown command "nonsense"`}, "help", "nonsense")
 	h.gives(app.Usage, []string{"did you mean images?"}, "help", "imges")
 	h.gives(0, nil, "run", "-d", "--name", "one", "prog", "wait")
@@ -302,7 +302,7 @@ func TestFamiliarWords(t *testing.T) {
 	if out := h.gives(0, nil, "ps", "--format", "{{.id}} {{.state}}"); out != "one running\ntwo running\n" {
 		t.Errorf("ps --format: %q", out)
 	}
-	h.gives(app.Usage, []string{"expected name=, status="}, "ps", "--filter", "ancestor=prog")
+	h.gives(app.Usage, []string{"expected image=, label=, name=, network= or status="}, "ps", "--filter", "ancestor=prog")
 	h.gives(app.Usage, []string{`no status "dead"`, "running"}, "ps", "--filter", "status=dead")
 	h.gives(app.Failed, []string{"--format", "nothing"}, "inspect", "-f", "{{.nothing}}", "one")
 	h.gives(app.Usage, []string{"--format"}, "inspect", "-f", "{{", "one")

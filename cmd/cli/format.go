@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
 	"text/template"
+
+	"github.com/spf13/pflag"
 
 	"github.com/freejail/freejail/cmd/internal/app"
 	"github.com/freejail/freejail/daemon/client"
@@ -25,25 +28,39 @@ func printAs[T any](a *commands, format string, v T) error { return printEach(a,
 
 // printEach prints each of a list in a line, or as JSON.
 func printEach[T any](a *commands, format string, list []T) error {
+	t, err := parseFormat(format)
+	for _, v := range list {
+		if err == nil {
+			err = a.printBy(t, v)
+		}
+	}
+	return err
+}
+
+// parseFormat reads the template of --format.
+func parseFormat(format string) (*template.Template, error) {
 	if format == "json" {
 		format = "{{json .}}"
 	}
 	if strings.HasPrefix(format, "table ") {
-		return app.Usagef("--format: %q: a table is printed without --format alone", format)
+		return nil, app.Usagef("--format: %q: a table is printed without --format alone", format)
 	}
 	t, err := template.New("format").Option("missingkey=error").Funcs(template.FuncMap{"json": asJSON}).Parse(format)
 	if err != nil {
-		return app.Usagef("--format: %w; the functions are json and those of Go's text/template", err)
+		return nil, app.Usagef("--format: %w; the functions are json and those of Go's text/template", err)
 	}
-	for _, v := range list {
-		if err := a.printBy(t, v); err != nil {
-			return fmt.Errorf("--format: %w; the keys are those of the JSON (--format json)", err)
-		}
+	return t, nil
+}
+
+// printBy prints one value in a line.
+func (a *commands) printBy(t *template.Template, v any) error {
+	if err := a.execute(t, v); err != nil {
+		return fmt.Errorf("--format: %w; the keys are those of the JSON (--format json)", err)
 	}
 	return nil
 }
 
-func (a *commands) printBy(t *template.Template, v any) error {
+func (a *commands) execute(t *template.Template, v any) error {
 	b, err := json.Marshal(v)
 	if err != nil {
 		return err
@@ -112,22 +129,96 @@ func inLine(v any) any {
 	return v
 }
 
-// filter is a condition of a list of tasks.
-type filter struct{ key, value string }
+// conditions are those that a list can be filtered by.
+type conditions[T any] map[string]func(v T, value string) bool
 
-// filterKeys are the conditions that there are.
-var filterKeys = map[string]func(t client.Task, value string) bool{
+// filters are the values that are asked for, by the conditions.
+type filters map[string][]string
+
+// parse reads KEY=VALUE.
+func (c conditions[T]) parse(text string, to filters) error {
+	key, value, _ := strings.Cut(text, "=")
+	if c[key] == nil || value == "" {
+		keys := slices.Sorted(maps.Keys(c))
+		last := len(keys) - 1
+		return fmt.Errorf("expected %s= or %s= with a value", strings.Join(keys[:last], "=, "), keys[last])
+	}
+	to[key] = append(to[key], value)
+	return nil
+}
+
+// holds tells whether of each key one of the values is met, and all of a label.
+func (c conditions[T]) holds(v T, f filters) bool {
+	for key, values := range f {
+		met := 0
+		for _, value := range values {
+			if c[key](v, value) {
+				met++
+			}
+		}
+		if met == 0 || key == "label" && met < len(values) {
+			return false
+		}
+	}
+	return true
+}
+
+// of are those of a list for which the filters hold; never nil.
+func (c conditions[T]) of(list []T, f filters) []T {
+	out := []T{}
+	for _, v := range list {
+		if c.holds(v, f) {
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
+// view is how a list is asked for: by --filter and --format.
+type view[T any] struct {
+	by      conditions[T]
+	filters filters
+	format  string
+}
+
+// newView adds the flags of a view, with what a filter is in words. The letter for --filter may be empty.
+func newView[T any](fl *pflag.FlagSet, by conditions[T], letter, words string) *view[T] {
+	v := &view[T]{by: by, filters: filters{}}
+	fl.FuncP("filter", letter, words, func(text string) error { return by.parse(text, v.filters) })
+	fl.StringVar(&v.format, "format", "", formatUsage)
+	return v
+}
+
+// print prints what is asked for of a list, for people by f.
+func (v *view[T]) print(a *commands, list []T, f func(io.Writer, []T)) error {
+	list = v.by.of(list, v.filters)
+	if v.format != "" {
+		return printEach(a, v.format, list)
+	}
+	return a.Print(list, func(w io.Writer) { f(w, list) })
+}
+
+// beginsDigest tells whether a digest begins with digits, given with or without sha256:.
+func beginsDigest(digest, digits string) bool {
+	return strings.HasPrefix(strings.TrimPrefix(digest, "sha256:"), strings.TrimPrefix(digits, "sha256:"))
+}
+
+// label is the condition of NAME or NAME=VALUE.
+func label(labels map[string]string, value string) bool {
+	name, want, valued := strings.Cut(value, "=")
+	has, is := labels[name]
+	return is && (!valued || has == want)
+}
+
+// taskConditions are those of tasks.
+var taskConditions = conditions[client.Task]{
 	"name":    func(t client.Task, value string) bool { return strings.Contains(rowID(t), value) },
 	"status":  func(t client.Task, value string) bool { return string(t.State) == value },
 	"network": func(t client.Task, value string) bool { return networkOf(t) == value },
 	"image": func(t client.Task, value string) bool {
-		return t.Spec.Image == value || strings.HasPrefix(strings.TrimPrefix(t.Digest, "sha256:"), value)
+		return t.Spec.Image == value || beginsDigest(t.Digest, value)
 	},
-	"label": func(t client.Task, value string) bool {
-		name, want, valued := strings.Cut(value, "=")
-		has, is := t.Spec.Labels[name]
-		return is && (!valued || has == want)
-	},
+	"label": func(t client.Task, value string) bool { return label(t.Spec.Labels, value) },
 }
 
 // networkOf is the name of a task's network.
@@ -138,25 +229,22 @@ func networkOf(t client.Task) string {
 	return t.Network.Name
 }
 
-var errFilter = errors.New("expected name=, status=, network=, image= or label= with a value")
-
 // states are those of filters.
 var states = []client.State{client.Starting, client.Running, client.Stopping, client.Exited, client.Left}
 
-func parseFilter(text string) (f filter, err error) {
-	key, value, _ := strings.Cut(text, "=")
-	switch {
-	case filterKeys[key] == nil || value == "":
-		err = errFilter
-	case key == "status" && !slices.Contains(states, client.State(value)):
-		err = fmt.Errorf("there is no status %q; expected starting, running, stopping, exited or left", value)
-	}
-	return filter{key, value}, err
-}
+const taskFilter = "tasks alone for which `KEY=VALUE` holds: name (a part of it), status, network, image, or label " +
+	"(NAME or NAME=VALUE, of a job); repeatable"
 
-// checkNetworks refuses filters by a network that neither the host nor one of its tasks has.
-func checkNetworks(ctx context.Context, c *client.Client, tasks []client.Task, filters []filter) error {
-	if !slices.ContainsFunc(filters, func(f filter) bool { return f.key == "network" }) {
+// checkFilters refuses filters of tasks by what there is not: a status, or a network that neither the host
+// nor one of its tasks has.
+func checkFilters(ctx context.Context, c *client.Client, tasks []client.Task, f filters) error {
+	for _, status := range f["status"] {
+		if !slices.Contains(states, client.State(status)) {
+			return app.Usagef("--filter: there is no status %q; expected starting, running, stopping, exited or left",
+				status)
+		}
+	}
+	if len(f["network"]) == 0 {
 		return nil
 	}
 	list, err := c.Networks(ctx)
@@ -170,47 +258,24 @@ func checkNetworks(ctx context.Context, c *client.Client, tasks []client.Task, f
 	for _, t := range tasks {
 		names = append(names, networkOf(t))
 	}
-	return unknownNetwork(filters, names)
+	return unknownNetwork(f, names)
 }
 
-func unknownNetwork(filters []filter, names []string) error {
-	for _, f := range filters {
-		if f.key == "network" && !slices.Contains(names, f.value) {
+func unknownNetwork(f filters, names []string) error {
+	for _, name := range f["network"] {
+		if !slices.Contains(names, name) {
 			return fmt.Errorf("--filter network=%s: neither this host nor one of its tasks has this network; "+
-				"`freejail networks` lists them", f.value)
+				"`freejail networks` lists them", name)
 		}
 	}
 	return nil
 }
 
-// filtered are the tasks for which of each key one of the filters holds, and all labels. Ended ones are
-// shown if all are, or a filter asks for a status.
-func filtered(tasks []client.Task, filters []filter, all bool) (out []client.Task) {
-	keys := map[string][]string{}
-	for _, f := range filters {
-		keys[f.key] = append(keys[f.key], f.value)
-	}
-	all = all || keys["status"] != nil
-	for _, t := range tasks {
-		ended := t.State == client.Exited || t.State == client.Left
-		if (all || !ended) && holds(t, keys) {
-			out = append(out, t)
-		}
-	}
-	return out
+// filtered are the tasks for which the filters hold. Ended ones are among them if all are wanted, or a
+// filter asks for a status.
+func filtered(tasks []client.Task, f filters, all bool) []client.Task {
+	all = all || f["status"] != nil
+	return slices.DeleteFunc(taskConditions.of(tasks, f), func(t client.Task) bool { return !all && ended(t) })
 }
 
-func holds(t client.Task, keys map[string][]string) bool {
-	for key, values := range keys {
-		met := 0
-		for _, value := range values {
-			if filterKeys[key](t, value) {
-				met++
-			}
-		}
-		if met == 0 || key == "label" && met < len(values) {
-			return false
-		}
-	}
-	return true
-}
+func ended(t client.Task) bool { return t.State == client.Exited || t.State == client.Left }

@@ -23,29 +23,27 @@ func TestFilters(t *testing.T) {
 		{[]string{"status=exited"}, false, "db-1"}, {[]string{"label=job"}, true, "web-1"},
 		{[]string{"label=job=web", "label=group=h"}, true, ""}, {[]string{"label=job=web", "label=group=g"}, true, "web-1"},
 	} {
-		var filters []filter
+		f := filters{}
 		for _, text := range c.texts {
-			f, err := parseFilter(text)
-			if err != nil {
+			if err := taskConditions.parse(text, f); err != nil {
 				t.Fatal(err)
 			}
-			filters = append(filters, f)
 		}
 		got := ""
-		for _, task := range filtered(tasks, filters, c.all) {
+		for _, task := range filtered(tasks, f, c.all) {
 			got += task.Spec.ID
 		}
 		if got != c.want {
 			t.Errorf("%q: %s, want %s", c.texts, got, c.want)
 		}
 	}
-	for _, text := range []string{"", "name", "name=", "volume=x", "status=up"} {
-		if _, err := parseFilter(text); err == nil || strings.Contains(err.Error(), "[") {
+	for _, text := range []string{"", "name", "name=", "volume=x"} {
+		if err := taskConditions.parse(text, filters{}); err == nil || strings.Contains(err.Error(), "[") {
 			t.Errorf("%q: %v", text, err)
 		}
 	}
 	for name, known := range map[string]bool{"lan": true, "LAN": false} {
-		if err := unknownNetwork([]filter{{"network", name}}, []string{"host", "lan"}); (err == nil) != known {
+		if err := unknownNetwork(filters{"network": {name}}, []string{"host", "lan"}); (err == nil) != known {
 			t.Errorf("network %s: %v", name, err)
 		}
 	}

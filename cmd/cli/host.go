@@ -25,17 +25,18 @@ import (
 
 func (a *commands) imagesCmd() *cobra.Command {
 	var quiet bool
+	var v *view[client.ImageInfo]
 	var c *cobra.Command
 	c = app.Command("images [IMAGE]", "list the images of this host, or describe one", cobra.MaximumNArgs(1),
 		func(ctx context.Context, args []string) error {
 			if len(args) == 1 {
-				return a.image(ctx, c, args[0])
+				return a.image(ctx, c, args[0], v)
 			}
 			list, err := a.client().Images(ctx)
 			if err != nil {
 				return err
 			}
-			return a.Print(list, func(w io.Writer) {
+			return v.print(a, list, func(w io.Writer, list []client.ImageInfo) {
 				if quiet {
 					printDigests(w, list)
 					return
@@ -59,16 +60,23 @@ func (a *commands) imagesCmd() *cobra.Command {
 			return i, err
 		}, printName)
 	imp.Flags().StringVarP(&name, "name", "t", "", "name[:tag] (default: the file's name)")
-	rm := app.Command("rm IMAGE", "remove an image's name; `freejail gc` frees its space", cobra.ExactArgs(1),
-		func(ctx context.Context, args []string) error {
+	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "print digests alone")
+	c.AddCommand(imp, a.imagesRmCmd())
+	v = newView(c.Flags(), imageConditions, "f", "list "+imageFilter)
+	return c
+}
+
+func (a *commands) tagCmd() *cobra.Command {
+	c := answer(a, "tag IMAGE NAME", "give an image another name", cobra.ExactArgs(2),
+		func(ctx context.Context, args []string) (*client.ImageInfo, error) {
 			image, err := a.shortDigest(ctx, args[0])
 			if err != nil {
-				return err
+				return nil, err
 			}
-			return a.client().RemoveImage(ctx, image)
-		})
-	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "print digests alone")
-	c.AddCommand(imp, rm)
+			return a.client().Tag(ctx, client.TagRequest{Image: image, Name: args[1]})
+		}, printName)
+	c.Long = `NAME is name[:tag]; an image that had it loses it. The policy decides by names: what
+it permits to images of a name is permitted to what has it.`
 	return c
 }
 
@@ -87,7 +95,10 @@ func withoutKind(path string) string {
 }
 
 // image describes an image, or says which subcommand may have been meant.
-func (a *commands) image(ctx context.Context, c *cobra.Command, arg string) error {
+func (a *commands) image(ctx context.Context, c *cobra.Command, arg string, v *view[client.ImageInfo]) error {
+	if len(v.filters) > 0 {
+		return app.Usagef("--filter is for the list of images")
+	}
 	ref, err := a.imageRef(ctx, arg)
 	if err != nil {
 		return err
@@ -105,6 +116,9 @@ func (a *commands) image(ctx context.Context, c *cobra.Command, arg string) erro
 	}
 	if err != nil {
 		return err
+	}
+	if v.format != "" {
+		return printAs(a, v.format, i)
 	}
 	return a.Print(i, func(w io.Writer) { describe(w, i) })
 }

@@ -17,22 +17,31 @@ import (
 )
 
 func (a *commands) networksCmd() *cobra.Command {
-	return app.Command("networks [NETWORK]", "list the networks of this host, or describe one", cobra.MaximumNArgs(1),
+	var v *view[client.NetworkStatus]
+	c := app.Command("networks [NETWORK]", "list the networks of this host, or describe one", cobra.MaximumNArgs(1),
 		func(ctx context.Context, args []string) error {
 			list, err := a.client().Networks(ctx)
 			if err != nil {
 				return err
 			}
 			if len(args) == 1 {
-				return a.network(ctx, list, args[0])
+				return a.network(ctx, list, args[0], v)
 			}
-			return a.Print(list, func(w io.Writer) {
+			return v.print(a, list, func(w io.Writer, list []client.NetworkStatus) {
 				table(w, "NETWORK\tMODE\tSUBNETS\tADDRESSES\tTASKS", list, networkRow)
 				for _, n := range list {
 					printUnusable(w, n)
 				}
 			})
 		})
+	v = newView(c.Flags(), networkConditions, "f", "list networks alone for which `KEY=VALUE` holds: "+
+		"name (a part of it), or mode; repeatable")
+	return c
+}
+
+var networkConditions = conditions[client.NetworkStatus]{
+	"name": func(n client.NetworkStatus, value string) bool { return strings.Contains(n.Name, value) },
+	"mode": func(n client.NetworkStatus, value string) bool { return n.Mode == value },
 }
 
 func networkRow(n client.NetworkStatus) []string {
@@ -51,10 +60,17 @@ func networkRow(n client.NetworkStatus) []string {
 func list(texts []string) string { return cmp.Or(strings.Join(texts, ","), "-") }
 
 // network describes one, with what its tasks have of it.
-func (a *commands) network(ctx context.Context, all []client.NetworkStatus, name string) error {
+func (a *commands) network(ctx context.Context, all []client.NetworkStatus, name string,
+	v *view[client.NetworkStatus]) error {
+	if len(v.filters) > 0 {
+		return app.Usagef("--filter is for the list of networks")
+	}
 	i := slices.IndexFunc(all, func(n client.NetworkStatus) bool { return n.Name == name })
 	if i < 0 {
 		return fmt.Errorf("no such network on this host: %q; see `freejail networks`", name)
+	}
+	if v.format != "" {
+		return printAs(a, v.format, all[i])
 	}
 	tasks, err := a.client().Tasks(ctx)
 	if err != nil {

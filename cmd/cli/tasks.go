@@ -333,50 +333,41 @@ func exitOf(e *client.Exit) error {
 
 func (a *commands) psCmd() *cobra.Command {
 	var all, quiet bool
-	var format string
-	var filters []filter
+	var v *view[client.Task]
 	c := app.Command("ps", "list the tasks of this host", cobra.NoArgs, func(ctx context.Context, _ []string) error {
 		c := a.client()
 		tasks, err := c.TasksNow(ctx)
 		if err != nil {
 			return err
 		}
-		if err := checkNetworks(ctx, c, tasks, filters); err != nil {
+		if err := checkFilters(ctx, c, tasks, v.filters); err != nil {
 			return err
 		}
-		kept := filtered(tasks, filters, all)
-		switch {
-		case quiet:
+		kept := filtered(tasks, v.filters, all)
+		if quiet {
 			return a.Print(kept, func(w io.Writer) {
 				for _, t := range kept {
 					printable.Fprintln(w, rowID(t))
 				}
 			})
-		case format != "":
-			return printEach(a, format, kept)
 		}
 		var usage map[string]client.Usage
-		if !slices.ContainsFunc(tasks, func(t client.Task) bool { return t.Recovering }) {
+		recovering := slices.ContainsFunc(tasks, func(t client.Task) bool { return t.Recovering })
+		if v.format == "" && !recovering {
 			if usage, err = c.AllStats(ctx); err != nil {
 				return err
 			}
 		}
-		return a.Print(kept, func(w io.Writer) { printTasks(w, kept, usage) })
+		return v.print(a, kept, func(w io.Writer, list []client.Task) { printTasks(w, list, usage) })
 	})
 	c.Flags().BoolVarP(&all, "all", "a", false, "also list ended tasks")
 	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "print ids alone")
-	c.Flags().FuncP("filter", "f", "list tasks alone for which `KEY=VALUE` holds: name (a part of it), status, "+
-		"network, image, or label (NAME or NAME=VALUE, of a job); repeatable", func(text string) error {
-		f, err := parseFilter(text)
-		filters = append(filters, f)
-		return err
-	})
-	c.Flags().StringVar(&format, "format", "", formatUsage)
+	v = newView(c.Flags(), taskConditions, "f", "list "+taskFilter)
 	return c
 }
 
 func printTasks(w io.Writer, list []client.Task, usage map[string]client.Usage) {
-	table(w, "TASK\tIMAGE\tSTATE\tHEALTH\tPID\tJID\tNETWORK\tPORTS\tRSS\tCPU\tCREATED", list,
+	table(w, "TASK\tIMAGE\tJOB\tSTATE\tHEALTH\tPID\tJID\tNETWORK\tPORTS\tRSS\tCPU\tCREATED", list,
 		func(t client.Task) []string { return psRow(t, usage[t.Spec.ID]) })
 	for _, t := range list {
 		if t.Left != "" {
@@ -420,9 +411,20 @@ func psRow(t client.Task, u client.Usage) []string {
 		}
 		return s
 	}
-	return []string{rowID(t), short(t.Digest), state, health(t), dash(strconv.Itoa(t.PID), t.PID == 0),
+	job := t.Spec.NomadLabels()["job"]
+	return []string{rowID(t), psImage(t), dash(job, job == ""), state, health(t), dash(strconv.Itoa(t.PID), t.PID == 0),
 		dash(strconv.Itoa(t.JID), t.JID == 0), psNetwork(t), dash(strings.Join(ports, ","), len(ports) == 0),
 		units.BytesSize(float64(u.RSS)), (u.UserTime + u.SysTime).Round(time.Millisecond).String(), ago(t.CreatedAt)}
+}
+
+// psImage is what a task calls its image, or the beginning of its digest.
+func psImage(t client.Task) string {
+	name := t.Spec.Image
+	if name == "" || strings.HasPrefix(name, "sha256:") {
+		return short(t.Digest)
+	}
+	plain, _, _ := strings.Cut(name, "@")
+	return plain
 }
 
 func (a *commands) execCmd() *cobra.Command {
@@ -480,20 +482,18 @@ func (a *commands) stopCmd() *cobra.Command {
 	var timeout *time.Duration
 	c := app.Command("stop TASK...", "stop tasks: a signal, and SIGKILL after the timeout", cobra.MinimumNArgs(1),
 		func(ctx context.Context, args []string) error {
-			var errs []error
-			for _, id := range args {
+			return a.each(ctx, args, func(id string) error {
 				r := client.StopRequest{Signal: sig}
 				if timeout == nil {
 					r.Timeout = client.Duration(a.stopTimeout(ctx, id))
 				} else {
 					r.Timeout = client.Duration(*timeout)
 				}
-				errs = append(errs, persist(ctx, calling, func() error {
+				return persist(ctx, calling, func() error {
 					_, err := a.client().Stop(ctx, id, r)
 					return err
-				}, sayWaiting))
-			}
-			return app.Each(errs)
+				}, sayWaiting)
+			})
 		})
 	c.Flags().StringVarP(&sig, "signal", "s", "", "the signal (default: the image's, else SIGTERM)")
 	c.Flags().FuncP("timeout", "t",
@@ -505,11 +505,7 @@ func (a *commands) killCmd() *cobra.Command {
 	sig := "SIGKILL"
 	c := app.Command("kill TASK...", "send a signal to the main processes of tasks", cobra.MinimumNArgs(1),
 		func(ctx context.Context, args []string) error {
-			var errs []error
-			for _, id := range args {
-				errs = append(errs, a.client().Signal(ctx, id, sig))
-			}
-			return app.Each(errs)
+			return a.each(ctx, args, func(id string) error { return a.client().Signal(ctx, id, sig) })
 		})
 	c.Flags().StringVarP(&sig, "signal", "s", sig, "the signal: a name such as HUP or RTMIN+3, or a number")
 	return c
@@ -530,13 +526,21 @@ func duration(to **time.Duration) func(string) error {
 // seconds reads a flag's duration, a number of seconds too.
 func seconds(to **time.Duration) func(string) error {
 	return func(text string) error {
-		if n, err := strconv.ParseUint(text, 10, 31); err == nil {
-			d := time.Duration(n) * time.Second
-			*to = &d
-			return nil
-		}
-		return duration(to)(text)
+		d, err := parseSeconds(text)
+		*to = &d
+		return err
 	}
+}
+
+func parseSeconds(text string) (time.Duration, error) {
+	if n, err := strconv.ParseUint(text, 10, 31); err == nil {
+		return time.Duration(n) * time.Second, nil
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		return 0, errors.New("not a valid duration (for example 90s)")
+	}
+	return d, nil
 }
 
 // stopTimeout is how long a task has to end; the image may have said.
@@ -591,20 +595,6 @@ func printShutdown(w io.Writer, r *client.ShutdownResult) {
 	printable.Fprintln(w)
 }
 
-func (a *commands) rmCmd() *cobra.Command {
-	var force bool
-	c := app.Command("rm TASK...", "remove ended tasks", cobra.MinimumNArgs(1),
-		func(ctx context.Context, args []string) error {
-			var errs []error
-			for _, id := range args {
-				errs = append(errs, a.client().Destroy(ctx, id, force))
-			}
-			return app.Each(errs)
-		})
-	c.Flags().BoolVarP(&force, "force", "f", false, "kill running tasks")
-	return c
-}
-
 func (a *commands) logsCmd() *cobra.Command {
 	var follow, stderr bool
 	var tail int
@@ -651,12 +641,23 @@ func (a *commands) inspectCmd() *cobra.Command {
 
 func (a *commands) eventsCmd() *cobra.Command {
 	var follow bool
+	var v *view[client.Event]
 	c := app.Command("events", "show recent events of tasks", cobra.NoArgs,
 		func(ctx context.Context, _ []string) error {
+			t, err := parseFormat(v.format)
+			if err != nil {
+				return err
+			}
 			c, after := a.client(), uint64(0)
 			return persist(ctx, calling, func() error {
 				return c.Events(ctx, after, follow, func(e client.Event) error {
 					after = e.Seq
+					switch {
+					case !v.by.holds(e, v.filters):
+						return nil
+					case v.format != "":
+						return a.printBy(t, e)
+					}
 					return a.PrintLine(e, func(w io.Writer) {
 						printable.Fprintf(w, "%s  %-20s  %-10s  %s\n", e.At.Format(time.TimeOnly), e.Task, e.Kind,
 							e.Message)
@@ -665,5 +666,13 @@ func (a *commands) eventsCmd() *cobra.Command {
 			}, sayWaiting)
 		})
 	c.Flags().BoolVarP(&follow, "follow", "f", false, "follow new events")
+	v = newView(c.Flags(), eventConditions, "", "show events alone for which `KEY=VALUE` holds: task, kind, "+
+		"or label (NAME or NAME=VALUE, of a job); repeatable")
 	return c
+}
+
+var eventConditions = conditions[client.Event]{
+	"task":  func(e client.Event, value string) bool { return e.Task == value },
+	"kind":  func(e client.Event, value string) bool { return e.Kind == value },
+	"label": func(e client.Event, value string) bool { return label(e.Labels, value) },
 }

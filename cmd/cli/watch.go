@@ -21,21 +21,25 @@ import (
 func (a *commands) waitCmd() *cobra.Command {
 	return app.Command("wait TASK...", "wait for the end of tasks, and print their exit codes", cobra.MinimumNArgs(1),
 		func(ctx context.Context, args []string) error {
-			for _, id := range args {
+			var errs []error
+			for _, id := range args { // in their order; one that is not there keeps none from being waited for
 				exit, err := waitFor(ctx, a.client(), id, sayWaiting)
-				if err != nil {
-					return err
+				if err == nil {
+					err = a.PrintLine(exit, func(w io.Writer) { printable.Fprintln(w, exitText(exit)) })
 				}
-				code := fmt.Sprint(exit.Code)
-				if !exit.Known {
-					code = "unknown"
-				}
-				if err := a.PrintLine(exit, func(w io.Writer) { printable.Fprintln(w, code) }); err != nil {
-					return err
+				if errs = append(errs, err); ctx.Err() != nil {
+					break
 				}
 			}
-			return nil
+			return app.Each(errs)
 		})
+}
+
+func exitText(e *client.Exit) string {
+	if !e.Known {
+		return "unknown"
+	}
+	return fmt.Sprint(e.Code)
 }
 
 // statsLine is one sample of a task.

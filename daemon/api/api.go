@@ -59,6 +59,7 @@ type Images interface {
 	Importing(client.ImportRequest) (Fetch, error)
 	Pulling(client.PullRequest) (Fetch, error)
 	Remove(ref string) error
+	Tag(context.Context, client.TagRequest) (client.ImageInfo, error)
 	GC(context.Context, client.GCRequest) (*client.GCResult, error)
 	Exports() ([]client.Export, error)
 	Export(context.Context, client.ExportRequest) (*client.Export, error)

@@ -81,6 +81,7 @@ func (b Backend) imageRoutes(handle route) {
 		return i.Info(r.Context(), param(r, "ref"))
 	}), "ref")
 	handle("DELETE /v1/image", done(func(r *http.Request) error { return i.Remove(param(r, "ref")) }), "ref")
+	handle("POST /v1/images/tag", body(i.Tag))
 	handle("GET /v1/exports", answer(func(*http.Request) ([]client.Export, error) { return i.Exports() }))
 	handle("POST /v1/exports", rootOnly("export images", body(i.Export)))
 	handle("DELETE /v1/exports", rootOnly("change exports", done(func(r *http.Request) error {

@@ -302,6 +302,11 @@ func (c *Client) RemoveImage(ctx context.Context, ref string) error {
 	return err
 }
 
+// Tag gives an image of the store another name, and takes that from the image which had it.
+func (c *Client) Tag(ctx context.Context, r TagRequest) (*ImageInfo, error) {
+	return call[*ImageInfo](ctx, c, http.MethodPost, "/v1/images/tag", r)
+}
+
 // GC removes what no task and no image needs any more.
 func (c *Client) GC(ctx context.Context, r GCRequest) (*GCResult, error) {
 	return call[*GCResult](ctx, c, http.MethodPost, "/v1/gc", r)

@@ -465,6 +465,12 @@ type PullRequest struct {
 	Timeout Duration `json:"timeout,omitempty"` // default 5m
 }
 
+// TagRequest names an image of the store, and the name that it is to have too.
+type TagRequest struct {
+	Image string `json:"image"`
+	Name  string `json:"name"`
+}
+
 // ImageProgress is how far a pull or an import has come; the last has the image
 // or the error.
 type ImageProgress struct {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 
 	"github.com/opencontainers/go-digest"
@@ -35,6 +36,38 @@ func (l *Library) describe(ctx context.Context, img *image.Image) (client.ImageI
 
 // Remove takes a name from an image.
 func (l *Library) Remove(ref string) error { return l.Store.Remove(ref) }
+
+// Tag gives an image another name.
+func (l *Library) Tag(ctx context.Context, r client.TagRequest) (client.ImageInfo, error) {
+	if filepath.IsAbs(r.Image) {
+		return client.ImageInfo{}, client.Invalid("image %q is a path: `freejail images import --name` names it",
+			r.Image)
+	}
+	if namedByPath(r.Name) {
+		return client.ImageInfo{}, client.Invalid("image name %q: file/ and path-sha256/ begin the names that images "+
+			"have by the paths of their archives", r.Name)
+	}
+	if err := image.CheckName(r.Name); err != nil {
+		return client.ImageInfo{}, client.Invalid("%v", err)
+	}
+	img, err := l.imageNamed(r.Image)
+	if err != nil {
+		return client.ImageInfo{}, err
+	}
+	if img.Private {
+		return client.ImageInfo{}, client.Refused("image %q was pulled with the credentials of a job, and another "+
+			"name would give it to all: `freejail pull` it as the host", r.Image)
+	}
+	release, err := l.Store.Hold(img) // no collection takes what has a name no more
+	if err != nil {
+		return client.ImageInfo{}, err
+	}
+	defer release()
+	if img, err = l.Store.Tag(img, r.Name); err != nil {
+		return client.ImageInfo{}, err
+	}
+	return l.describe(ctx, img)
+}
 
 // maxListed bounds what images say of themselves in one list, in bytes. Of those
 // beyond it the list has the names and the numbers.

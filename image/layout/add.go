@@ -147,6 +147,15 @@ func (s *Store) Adopt(name string, d ocispec.Descriptor) (*image.Image, error) {
 	return img, s.setName(entry)
 }
 
+// Tag gives an image of the store another name, which no other image has any more.
+func (s *Store) Tag(img *image.Image, name string) (*image.Image, error) {
+	d, err := s.find(img.Digest.String())
+	if err != nil {
+		return nil, err
+	}
+	return s.Adopt(name, d)
+}
+
 // complete tells whether all layers of an image are there.
 func (l *Layout) complete(layers []ocispec.Descriptor) error {
 	for i, d := range layers {

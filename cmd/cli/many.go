@@ -1,0 +1,214 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/freejail/freejail/cmd/internal/app"
+	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/internal/printable"
+)
+
+// doneTo is a thing to which something was done.
+type doneTo struct {
+	Name string `json:"name"`
+}
+
+// each does something to several things, whatever becomes of one of them, and prints those with which it went well.
+func (a *commands) each(ctx context.Context, names []string, do func(name string) error) error {
+	var errs []error
+	for _, name := range names {
+		err := ctx.Err()
+		if err == nil {
+			err = do(name)
+		}
+		if err == nil {
+			err = a.PrintLine(doneTo{name}, func(w io.Writer) { printable.Fprintln(w, name) })
+		}
+		if errs = append(errs, err); ctx.Err() != nil {
+			break
+		}
+	}
+	return app.Each(errs)
+}
+
+// namesOrMany refuses names beside flags that stand for many, and neither.
+func namesOrMany(args []string, many bool) error {
+	switch {
+	case len(args) == 0 && !many:
+		return app.Usagef("give names, or --all or --filter")
+	case len(args) > 0 && many:
+		return app.Usagef("--all and --filter are in place of names")
+	}
+	return nil
+}
+
+func (a *commands) rmCmd() *cobra.Command {
+	var force, all bool
+	f := filters{}
+	c := app.Command("rm TASK...", "remove ended tasks", cobra.ArbitraryArgs,
+		func(ctx context.Context, args []string) error {
+			err := namesOrMany(args, all || len(f) > 0)
+			if err == nil && len(args) == 0 {
+				args, err = a.removable(ctx, f, force)
+			}
+			if err != nil {
+				return err
+			}
+			return a.each(ctx, args, func(id string) error { return a.client().Destroy(ctx, id, force) })
+		})
+	c.Flags().BoolVarP(&force, "force", "f", false, "kill running tasks")
+	c.Flags().BoolVarP(&all, "all", "a", false,
+		"remove all ended tasks of `freejail run`; with --force the running ones too")
+	c.Flags().Func("filter", "with or without --all: remove "+taskFilter, func(text string) error {
+		return taskConditions.parse(text, f)
+	})
+	return c
+}
+
+// removable are the tasks of --all: Nomad removes its own.
+func (a *commands) removable(ctx context.Context, f filters, force bool) (ids []string, err error) {
+	c := a.client()
+	tasks, err := c.Tasks(ctx)
+	if err == nil {
+		err = checkFilters(ctx, c, tasks, f)
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range taskConditions.of(tasks, f) {
+		if t.Spec.Owner == "cli" && t.State != client.Left && (force || t.State == client.Exited) {
+			ids = append(ids, t.Spec.ID)
+		}
+	}
+	return ids, nil
+}
+
+func (a *commands) imagesRmCmd() *cobra.Command {
+	var all bool
+	f := filters{}
+	c := app.Command("rm IMAGE...", "remove names of images; `freejail gc` frees their space", cobra.ArbitraryArgs,
+		func(ctx context.Context, args []string) error {
+			err := namesOrMany(args, all || len(f) > 0)
+			if err == nil && len(args) == 0 {
+				args, err = a.removableImages(ctx, f)
+			}
+			if err != nil {
+				return err
+			}
+			return a.each(ctx, args, func(name string) error {
+				image, err := a.shortDigest(ctx, name)
+				if err != nil {
+					return err
+				}
+				return a.client().RemoveImage(ctx, image)
+			})
+		})
+	c.Long = `A task that runs an image keeps its files, but not its name. IMAGE is a name, or a
+digest, which removes all names of the image.`
+	c.Flags().BoolVarP(&all, "all", "a", false, "remove the names of all images that no task runs")
+	c.Flags().Func("filter", "with or without --all: remove "+imageFilter, func(text string) error {
+		return imageConditions.parse(text, f)
+	})
+	return c
+}
+
+// removableImages are the names of --all.
+func (a *commands) removableImages(ctx context.Context, f filters) (names []string, err error) {
+	list, err := a.client().Images(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, i := range imageConditions.of(list, f) {
+		if len(i.Tasks) == 0 {
+			names = append(names, i.Name)
+		}
+	}
+	return names, nil
+}
+
+const imageFilter = "images alone for which `KEY=VALUE` holds: name (a part of it), digest (its beginning), " +
+	"platform (OS/ARCHITECTURE), or used (true or false: whether a task runs it); repeatable"
+
+var imageConditions = conditions[client.ImageInfo]{
+	"name":     func(i client.ImageInfo, value string) bool { return strings.Contains(i.Name, value) },
+	"digest":   func(i client.ImageInfo, value string) bool { return beginsDigest(i.Digest, value) },
+	"platform": func(i client.ImageInfo, value string) bool { return i.OS+"/"+i.Arch == value },
+	"used":     func(i client.ImageInfo, value string) bool { return fmt.Sprint(len(i.Tasks) > 0) == value },
+}
+
+func (a *commands) restartCmd() *cobra.Command {
+	var timeout client.Duration
+	var given bool
+	c := app.Command("restart TASK...", "stop tasks of `freejail run`, and start them again", cobra.MinimumNArgs(1),
+		func(ctx context.Context, args []string) error {
+			return a.each(ctx, args, func(id string) error {
+				wait := timeout
+				if !given {
+					wait = client.Duration(a.stopTimeout(ctx, id))
+				}
+				return a.restart(ctx, id, wait)
+			})
+		})
+	c.Long = `A task starts with what it was started with, in a new root: what it wrote outside
+of volumes is gone, and so is its log. If its image has another digest by now, that
+is told. One that has ended is started again.`
+	c.Flags().FuncP("timeout", "t",
+		"the `TIME` until SIGKILL, such as 90s, or in seconds (default: the image's, else 10s)",
+		func(text string) error {
+			d, err := parseSeconds(text)
+			timeout, given = client.Duration(d), true
+			return err
+		})
+	return c
+}
+
+// restart ends a task that could be started again by what is known now.
+func (a *commands) restart(ctx context.Context, id string, timeout client.Duration) error {
+	c := a.client()
+	t, err := c.Task(ctx, id)
+	if err != nil {
+		return err
+	}
+	if t.Spec.Owner != "cli" {
+		return byNomad(t)
+	}
+	spec := t.Spec
+	spec.Attach = false
+	if d, err := c.CheckPolicy(ctx, spec); err != nil {
+		return fmt.Errorf("task %s is left as it is, as it could not be started again: %w", id, err)
+	} else if !d.Allowed {
+		return client.Refused("task %s is left as it is: the policy does not permit it any more; "+
+			"`freejail policy check %s` tells more", id, spec.Image)
+	}
+	if _, err := c.Stop(ctx, id, client.StopRequest{Timeout: timeout}); err != nil && t.State != client.Exited {
+		return err
+	}
+	if err := c.Destroy(ctx, id, true); err != nil {
+		return err
+	}
+	now, err := a.start(ctx, spec)
+	if err != nil {
+		return fmt.Errorf("task %s was stopped, and does not start again: %w", id, err)
+	}
+	if now.Digest != t.Digest {
+		printable.Fprintf(a.Messages, "%s: the image %s is %s now; it was %s\n", id, spec.Image, now.Digest, t.Digest)
+	}
+	return nil
+}
+
+// byNomad refuses to restart a task of Nomad's, which would be lost to it.
+func byNomad(t *client.Task) error {
+	labels := t.Spec.NomadLabels()
+	if labels["alloc_id"] == "" {
+		return fmt.Errorf("task %s is not of `freejail run`: who started it restarts it", t.ID)
+	}
+	text := fmt.Sprintf("task %s is Nomad's: use `nomad alloc restart -task %s %s`", t.ID, labels["task"],
+		labels["alloc_id"])
+	return errors.New(text)
+}

@@ -1,0 +1,96 @@
+package cli
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/freejail/freejail/cmd/internal/app"
+	"github.com/freejail/freejail/daemon/client"
+)
+
+func TestMany(t *testing.T) {
+	h := newHost(t, "")
+	for _, name := range []string{"one", "two", "three"} {
+		h.gives(0, nil, "run", "-d", "--name", name, "prog", "wait")
+	}
+	h.gives(0, []string{"IMAGE", "JOB", "one", "prog"}, "ps")
+	for _, c := range []struct {
+		code int
+		want string
+		args []string
+	}{
+		{app.Usage, "", []string{"rm"}}, {app.Usage, "", []string{"rm", "--all", "one"}},
+		{0, "", []string{"rm", "--all"}}, // they run
+		{app.Usage, "", []string{"rm", "--filter", "status=dead"}},
+		{0, "one\n", []string{"rm", "--force", "--filter", "name=on"}},
+		{0, "two\n", []string{"kill", "two"}}, {0, "137\n", []string{"wait", "two"}},
+		{app.Failed, "two\n", []string{"rm", "none", "two"}},
+		{0, "three\n", []string{"rm", "-a", "-f"}},
+	} {
+		if r := h.freejail(c.args...); r.code != c.code || r.out != c.want {
+			t.Errorf("%q: %+v, want %q", c.args, r, c.want)
+		}
+	}
+	r := h.freejail("wait", "none", "gone")
+	if r.code != app.Failed || !strings.Contains(r.errout, "none") || !strings.Contains(r.errout, "gone") {
+		t.Errorf("wait: %+v", r)
+	}
+}
+
+func TestRestart(t *testing.T) {
+	h := newHost(t, "")
+	h.gives(0, nil, "run", "-d", "--name", "one", "--env", "GREETING=hi", "prog", "wait")
+	before := decoded[client.Task](h, "inspect", "one")
+	h.gives(0, []string{"one"}, "restart", "-t", "30", "one")
+	after := h.awaitState("one", client.Running)
+	if after.PID == before.PID || after.Spec.Env["GREETING"] != "hi" || after.Digest != before.Digest {
+		t.Errorf("restarted: %+v", after)
+	}
+	h.gives(0, nil, "stop", "-t", "30", "one")
+	h.gives(0, []string{"one"}, "restart", "one") // it has ended
+	h.awaitState("one", client.Running)
+	h.gives(0, []string{"prog sha256:"}, "images", "import", "--name", "prog", h.image("prog", "ENV other=1\n"))
+	if r := h.freejail("restart", "one"); r.code != 0 || !strings.Contains(r.errout, "it was "+before.Digest) {
+		t.Errorf("with another image: %+v", r)
+	}
+	h.gives(0, nil, "images", "rm", "prog")
+	h.gives(app.Failed, []string{"left as it is", "not on this host"}, "restart", "one")
+	if now := decoded[client.Task](h, "inspect", "one"); now.State != client.Running {
+		t.Errorf("left: %+v", now)
+	}
+	h.gives(0, nil, "rm", "-f", "one")
+}
+
+// A task of Nomad's would be lost to it.
+func TestRestartOfNomads(t *testing.T) {
+	labels := map[string]string{"alloc_id": "1-2", "task": "web", "nomad_task_id": "x"}
+	task := &client.Task{ID: "x", Spec: client.TaskSpec{Owner: "nomad", Labels: labels}}
+	if err := byNomad(task); err == nil || !strings.Contains(err.Error(), "nomad alloc restart -task web 1-2") {
+		t.Error(err)
+	}
+}
+
+func TestTag(t *testing.T) {
+	h := newHost(t, "")
+	first := decoded[[]client.ImageInfo](h, "images")[0]
+	h.gives(0, []string{"example.org/team/prog:2 " + first.Digest}, "tag", "prog", "example.org/team/prog:2")
+	h.gives(0, nil, "tag", first.Digest[7:19], "other")
+	if out := h.gives(0, nil, "images", "--filter", "name=pro", "--format", "{{.name}}"); out !=
+		"example.org/team/prog:2\nprog\n" {
+		t.Errorf("images --filter: %q", out)
+	}
+	h.gives(0, nil, "images", "--filter", "used=false", "--filter", "digest="+first.Digest[7:15], "-q")
+	for name, why := range map[string]string{"file/x": "by the paths", "sha256:x": "not a name", "-x": "want"} {
+		h.gives(app.Failed, []string{why}, "tag", "--", "prog", name)
+	}
+	h.gives(app.Failed, []string{"not on this host"}, "tag", "none", "x")
+	h.gives(0, []string{"other"}, "images", "rm", "other")
+	h.gives(0, nil, "run", "-d", "--name", "one", "prog", "wait")
+	h.gives(0, nil, "images", "rm", "--all") // a task runs it
+	h.gives(0, []string{"prog"}, "images")
+	h.gives(0, nil, "rm", "-f", "one")
+	h.gives(app.Failed, []string{"none"}, "images", "rm", "prog", "none")
+	if out := h.gives(0, nil, "images", "rm", "--all"); out != "example.org/team/prog:2\n" {
+		t.Errorf("images rm --all: %q", out)
+	}
+}
