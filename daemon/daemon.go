@@ -30,6 +30,7 @@ import (
 	"github.com/freejail/freejail/daemon/judge"
 	"github.com/freejail/freejail/daemon/ledger"
 	"github.com/freejail/freejail/daemon/task"
+	"github.com/freejail/freejail/daemon/telemetry"
 	"github.com/freejail/freejail/daemon/works"
 	"github.com/freejail/freejail/devfs"
 	"github.com/freejail/freejail/internal/boot"
@@ -62,7 +63,8 @@ type Daemon struct {
 	nfs         *nfsroot.Mounts
 	networks    *network.Manager
 	follower    *host.Follower
-	metrics     host.Metrics
+	record      *telemetry.Recorder
+	scrapes     *telemetry.Listener
 	judge       *judge.Judge
 	events      *ledger.Events
 	works       works.Works
@@ -77,7 +79,7 @@ type Daemon struct {
 // New opens the state of a host and takes its lock: a second daemon on the
 // same state directory is an error.
 func New(cfg host.Config, version string, log hclog.Logger) (*Daemon, error) {
-	d := &Daemon{cfg: cfg, version: version, log: log, events: ledger.NewEvents(),
+	d := &Daemon{cfg: cfg, version: version, log: log, events: ledger.NewEvents(), record: telemetry.New(version),
 		generation: rand.Text(), hup: make(chan os.Signal, 1), opened: make(chan struct{}),
 		aside: map[string]string{}, stores: map[string]storage.Driver{}}
 	// What is made for a task has the mode that is named, whatever the umask of
@@ -91,6 +93,7 @@ func New(cfg host.Config, version string, log hclog.Logger) (*Daemon, error) {
 		}
 	}
 	d.openTasks()
+	d.openMetrics()
 	close(d.opened)
 	return d, nil
 }
@@ -173,7 +176,7 @@ func (d *Daemon) restarted() bool { return d.lastBoot != "" && d.lastBoot != d.b
 
 func (d *Daemon) openImages() (err error) {
 	d.images, err = images.Open(d.path("images"), images.Host{Config: d.cfg, Log: d.log, Descriptors: d.descriptors,
-		InForce: d.inForce, Stores: d.openStores,
+		InForce: d.inForce, Record: d.record, Stores: d.openStores,
 		Tell: func(id, kind, message string) { d.tasks.Event(id, kind, message) }})
 	if err != nil {
 		return err
@@ -227,11 +230,11 @@ func (d *Daemon) nfsTold(holders []string, h nfsroot.Health) {
 }
 
 func (d *Daemon) openTasks() {
-	d.judge = &judge.Judge{Ledger: d.ledger, Images: d.images, Metrics: &d.metrics, Log: d.log, InForce: d.inForce,
+	d.judge = &judge.Judge{Ledger: d.ledger, Images: d.images, Record: d.record, Log: d.log, InForce: d.inForce,
 		Remote: len(d.cfg.NFS.Servers) > 0}
 	h := task.Host{Config: d.cfg, Log: d.log, Boot: d.boot, Restarted: d.restarted(), Mounter: d.descriptors,
 		Jails: d.jails, Rulesets: d.rulesets, Networks: d.networks, Traffic: d.networks.Counters, NFS: d.nfs,
-		Images: d.images, Judge: d.judge, Works: &d.works, Stores: d.storage, Tell: d.addEvent,
+		Images: d.images, Judge: d.judge, Works: &d.works, Record: d.record, Stores: d.storage, Tell: d.addEvent,
 		Damaged: d.noteDamage}
 	h.Catalog = catalog.NewLocal(func(id, message string) { d.tasks.Event(id, "check", message) })
 	if d.catalog != nil {
@@ -341,6 +344,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	if err := d.serve(); err != nil {
 		return err
 	}
+	go d.scrapes.Run(ctx)
 	if err := d.tasks.Recover(ctx); err != nil {
 		return errors.Join(err, d.server.Close())
 	}

@@ -46,6 +46,7 @@ func (d *Daemon) Doctor(ctx context.Context) []client.Check {
 	d.checkConsul(ctx, &c)
 	d.checkNFS(ctx, &c)
 	d.checkNetworks(&c)
+	d.checkMetrics(&c)
 	return append(c, host.Examine(d.cfg, d.networkStates())...)
 }
 

@@ -25,6 +25,7 @@ func (d *Daemon) event(kind, message string) { d.addEvent("", kind, message, nil
 // log. It is one line, whatever others have written in it.
 func (d *Daemon) addEvent(taskID, kind, message string, labels map[string]string) {
 	message = printable.Flat(message)
+	d.record.Told(kind)
 	d.log.Info(message, "task", taskID, "kind", kind)
 	if err := d.events.Add(client.Event{Task: taskID, Kind: kind, Message: message, Labels: labels}); err != nil {
 		d.log.Warn("events after a restart of the daemon may have numbers that there were", "error", err)

@@ -2,14 +2,10 @@ package daemon
 
 import (
 	"cmp"
-	"fmt"
-	"io"
 	"net/netip"
-	"slices"
 	"strings"
 
 	"github.com/freejail/freejail/daemon/client"
-	"github.com/freejail/freejail/daemon/host"
 	"github.com/freejail/freejail/network"
 )
 
@@ -85,63 +81,4 @@ func texts(list []netip.Addr) (out []string) {
 		}
 	}
 	return out
-}
-
-// writeNetworks writes the metrics of networks.
-func (d *Daemon) writeNetworks(w io.Writer) {
-	used, size, faulty := map[string]int{}, map[string]int{}, map[string]int{}
-	for _, s := range d.networks.List() {
-		used[s.Name], size[s.Name], faulty[s.Name] = used[s.Name]+s.Used, s.Size, 0
-		if s.Problem != "" {
-			faulty[s.Name] = 1
-		}
-	}
-	host.Gauges(w, "freejail_network_addresses", "Addresses that tasks of a network can have, of its smaller pool.",
-		"network", size)
-	host.Gauges(w, "freejail_network_addresses_used", "Addresses that are in use.", "network", used)
-	host.Gauges(w, "freejail_network_faulty", "1 while tasks cannot have a network.", "network", faulty)
-	p := d.networks.Ports()
-	host.Gauge(w, "freejail_published_sockets", "Sockets that hold published ports.", uint64(p.Sockets))
-	host.Gauge(w, "freejail_published_sockets_max", "How many there can be.", uint64(p.Most))
-	host.Gauge(w, "freejail_forwarded_connections", "TCP connections that the daemon forwards itself.",
-		uint64(p.Connections))
-	host.Gauge(w, "freejail_forwarded_flows", "UDP flows that the daemon forwards itself.", uint64(p.Flows))
-	host.Counter(w, "freejail_forward_drops_total", "Connections and datagrams dropped as there were too many.",
-		p.Drops)
-	d.writeTraffic(w)
-}
-
-// writeTraffic counts each stack once, by the first of the tasks that share it.
-func (d *Daemon) writeTraffic(w io.Writer) {
-	counters, err := d.networks.Counters()
-	if err != nil {
-		d.log.Warn("traffic of tasks is not counted", "error", err)
-		return
-	}
-	var links []string
-	of := map[string]network.Counters{}
-	for _, t := range d.tasks.Tasks() {
-		if t.Network == nil || t.Network.Link == "" || slices.Contains(links, t.Network.Link) {
-			continue
-		}
-		if c, ok := counters[t.Network.Link]; ok {
-			links, of[t.ID] = append(links, t.Network.Link), c
-		}
-	}
-	for _, m := range []struct {
-		name, help string
-		value      func(network.Counters) uint64
-	}{
-		{"receive_bytes", "Bytes that a task received", func(c network.Counters) uint64 { return c.BytesIn }},
-		{"transmit_bytes", "Bytes that a task sent", func(c network.Counters) uint64 { return c.BytesOut }},
-		{"receive_packets", "Packets that a task received", func(c network.Counters) uint64 { return c.PacketsIn }},
-		{"transmit_packets", "Packets that a task sent", func(c network.Counters) uint64 { return c.PacketsOut }},
-	} {
-		values := map[string]uint64{}
-		for id, c := range of {
-			values[id] = m.value(c)
-		}
-		host.Counters(w, fmt.Sprintf("freejail_task_network_%s_total", m.name), m.help+
-			" by its own network stack; of tasks that share one, the first has it.", "task", values)
-	}
 }

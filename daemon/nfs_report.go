@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 	"fmt"
-	"io"
 	"sync"
 
 	"github.com/freejail/freejail/daemon/host"
@@ -43,17 +42,4 @@ func (d *Daemon) checkNFS(ctx context.Context, c *host.Checks) {
 	} else {
 		c.OK("nfs export", d.cfg.NFS.Export.Dir)
 	}
-}
-
-// writeNFS are the metrics of mounts by their health.
-func (d *Daemon) writeNFS(w io.Writer) {
-	states := map[string]int{"healthy": 0, "away": 0, "stale": 0, "refused": 0, "error": 0}
-	for _, m := range d.nfs.List() {
-		if m.Health.OK() {
-			states["healthy"]++
-		} else {
-			states[m.Health.Fault]++
-		}
-	}
-	host.Gauges(w, "freejail_nfs_mounts", "Mounts of images' roots over NFS.", "health", states)
 }

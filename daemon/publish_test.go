@@ -95,7 +95,7 @@ func wantCounted(t *testing.T, c *client.Client, task client.Task) {
 	if err := c.Metrics(t.Context(), &out); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"freejail_task_network_receive_bytes_total{task=\"" + task.ID + "\"} ",
+	for _, want := range []string{"freejail_task_network_receive_bytes_total{group=\"\",job=\"\",name=\"\",namespace=\"\",task=\"" + task.ID + "\"} ",
 		"freejail_published_sockets 2", `freejail_network_addresses_used{network="web"} 1`} {
 		if !strings.Contains(out.String(), "\n"+want) {
 			t.Errorf("no %s in\n%s", want, out.String())

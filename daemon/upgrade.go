@@ -122,9 +122,11 @@ func (d *Daemon) Replace(binary string) error {
 		return d.server.Keep(func(env []string) error {
 			return d.tasks.KeepInputs(env, func(env []string) error {
 				return d.networks.KeepPorts(env, func(env []string) error {
-					d.log.Info("upgrading in place", "binary", binary)
-					// rc(8) knows the daemon by its argument 0, whichever binary it is.
-					return syscall.Exec(binary, os.Args, env)
+					return d.scrapes.Keep(env, func(env []string) error {
+						d.log.Info("upgrading in place", "binary", binary)
+						// rc(8) knows the daemon by its argument 0, whichever binary it is.
+						return syscall.Exec(binary, os.Args, env)
+					})
 				})
 			})
 		})

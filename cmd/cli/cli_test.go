@@ -413,7 +413,7 @@ func TestPolicy(t *testing.T) {
 	h.gives(exitRefused, []string{"asked for by the job", "--request allow:mount"}, "run", "--allow", "mount", "greedy",
 		"exit", "0")
 	h.gives(0, []string{`freejail_policy_decisions_total{result="refused"}`,
-		`freejail_policy_refused_requests_total{kind="allow",source="job",denied="false"} 1`,
+		`freejail_policy_refused_requests_total{denied="false",kind="allow",source="job"} 1`,
 		"freejail_policy_approvals 2"}, "metrics")
 
 	// One that runs is told of a revocation, and runs on; it starts no more.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"net/http"
 
 	"github.com/hashicorp/go-hclog"
 
@@ -82,7 +83,8 @@ type Policy interface {
 type Host interface {
 	Info() client.Info
 	Doctor(context.Context) []client.Check
-	WriteMetrics(io.Writer)
+	// Metrics answers in Prometheus' formats.
+	Metrics() http.Handler
 	RulesetInfos() []client.Ruleset
 	Networks() []client.NetworkStatus
 	Explain(ctx context.Context, ref string) (*client.DevfsView, error)

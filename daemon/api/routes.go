@@ -32,10 +32,7 @@ type route = func(pattern string, h http.HandlerFunc, query ...string)
 func (b Backend) hostRoutes(now, handle route) {
 	now("GET /v1/info", answer(func(*http.Request) (client.Info, error) { return b.Host.Info(), nil }))
 	now("GET /v1/events", try(b.events), "after", "follow")
-	now("GET /v1/metrics", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8") // Prometheus' text format
-		b.Host.WriteMetrics(w)
-	})
+	now("GET /v1/metrics", func(w http.ResponseWriter, r *http.Request) { b.Host.Metrics().ServeHTTP(w, r) })
 	handle("GET /v1/devfs", answer(func(*http.Request) ([]client.Ruleset, error) { return b.Host.RulesetInfos(), nil }))
 	handle("GET /v1/networks", answer(func(*http.Request) ([]client.NetworkStatus, error) {
 		return b.Host.Networks(), nil

@@ -8,11 +8,10 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strconv"
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/freejail/freejail/internal/inherit"
 )
 
 // listenFD names the environment variable that carries the listening socket
@@ -62,41 +61,18 @@ func (s *Server) Close() error { return s.http.Close() }
 // Keep runs what executes another program in this process's place, with the
 // environment that leaves the socket to it.
 func (s *Server) Keep(replace func(env []string) error) error {
-	f, err := s.listener.File()
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD, 3) // without close-on-exec
-	if err != nil {
-		return fmt.Errorf("listening socket: %w", err)
-	}
-	defer unix.Close(fd)
-	return replace(append(os.Environ(), listenFD+"="+strconv.Itoa(fd)))
+	return inherit.Pass(os.Environ(), listenFD, s.listener, replace)
 }
 
 // inherited is the socket of the daemon before; nil where there is none.
 func inherited() (*net.UnixListener, error) {
-	text := os.Getenv(listenFD)
-	if text == "" {
-		return nil, nil
-	}
-	if err := os.Unsetenv(listenFD); err != nil {
-		return nil, err
-	}
-	fd, err := strconv.Atoi(text)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", listenFD, err)
-	}
-	f := os.NewFile(uintptr(fd), "listener")
-	defer f.Close()
-	l, err := net.FileListener(f)
-	if err != nil {
+	l, err := inherit.Listener(listenFD)
+	if l == nil || err != nil {
 		return nil, err
 	}
 	u, ok := l.(*net.UnixListener)
 	if !ok {
-		return nil, errors.Join(fmt.Errorf("%s=%d: not a Unix socket", listenFD, fd), l.Close())
+		return nil, errors.Join(fmt.Errorf("%s: not a Unix socket", listenFD), l.Close())
 	}
 	u.SetUnlinkOnClose(true) // as one that was not inherited
 	return u, nil

@@ -408,10 +408,15 @@ type Event struct {
 	Seq     uint64            `json:"seq"`
 	At      time.Time         `json:"at"`
 	Task    string            `json:"task,omitempty"`
-	Kind    string            `json:"kind"` // pulling, unpacking, refused, started, exited, consul, ...
+	Kind    string            `json:"kind"` // one of EventKinds
 	Message string            `json:"message"`
 	Labels  map[string]string `json:"labels,omitempty"`
 }
+
+// EventKinds are the kinds of events.
+var EventKinds = []string{"check", "cleanup", "consul", "damaged", "exited", "exported", "failed", "healthy",
+	"killing", "limits", "log", "lost", "metrics", "network", "policy", "ports", "pulled", "pulling", "refused",
+	"removed", "started", "stopping", "unexported", "unhealthy", "unpacking"}
 
 // ImageInfo is one image in the host's store.
 type ImageInfo struct {

@@ -56,6 +56,7 @@ type Config struct {
 	DefaultRegistry string
 	Registries      []registry.Host
 	Signers         []Signer
+	Metrics         Metrics
 }
 
 // Storage chooses how roots are made.
@@ -128,6 +129,7 @@ type file struct {
 		Older   string `hcl:"older,optional"`
 		MaxSize string `hcl:"max_size,optional"`
 	} `hcl:"gc,block"`
+	Metrics         *metricsBlock   `hcl:"metrics,block"`
 	NFS             *nfsBlock       `hcl:"nfs,block"`
 	Networks        []*networkBlock `hcl:"network,block"`
 	DefaultNetwork  hcl.Expression  `hcl:"default_network,optional"`
@@ -230,6 +232,7 @@ func (f *file) config(path string) (Config, error) {
 	}
 	c.Devfs = f.devfs(&r)
 	c.Limits = f.limits(&r)
+	c.Metrics = f.metrics(&r)
 	gc := value(f.GC)
 	c.GC = GC{Older: r.duration("gc: older", cmp.Or(gc.Older, "168h"), 0),
 		MaxSize: r.size("gc: max_size", gc.MaxSize, 0)}

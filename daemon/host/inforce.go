@@ -155,7 +155,11 @@ func Check(path string) (doubt, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return now.Doubt, nil
+	c, err := LoadConfig(path)
+	if err != nil {
+		return nil, err
+	}
+	return now.Doubt, c.Metrics.CheckFiles()
 }
 
 // Follower keeps what is in force while the host's file changes. A faulty file

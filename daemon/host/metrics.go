@@ -1,97 +1,152 @@
 package host
 
 import (
+	"crypto/tls"
+	"errors"
 	"fmt"
-	"io"
-	"maps"
-	"slices"
-	"sync"
+	"net/netip"
+	"strings"
 
-	"github.com/freejail/freejail/policy"
+	"github.com/hashicorp/hcl/v2"
+
+	"github.com/freejail/freejail/internal/regular"
 )
 
-// Metrics count what the policy decided since the daemon's start or upgrade.
+// Metrics say where the daemon answers scrapes.
 type Metrics struct {
-	mu       sync.Mutex
-	allowed  uint64
-	refused  uint64
-	refusals map[refusal]uint64
+	Listen netip.AddrPort // not valid where it is to answer nowhere
+	// CertFile and KeyFile are of its certificate, in PEM; empty is plain HTTP.
+	CertFile, KeyFile string
+	// TokenFile has what a scraper has to show; empty is nothing.
+	TokenFile string
+	Where     string // FILE:LINE
 }
 
-type refusal struct {
-	kind   policy.Kind
-	source policy.Source
-	denied bool
+// metricsBlock is Metrics as it is written.
+type metricsBlock struct {
+	Listen    string   `hcl:"listen"`
+	TLSCert   string   `hcl:"tls_cert,optional"`
+	TLSKey    string   `hcl:"tls_key,optional"`
+	TokenFile string   `hcl:"token_file,optional"`
+	Body      hcl.Body `hcl:",body"`
 }
 
-// Decided counts one decision about the start of a task.
-func (m *Metrics) Decided(d policy.Decision) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if d.Allowed {
-		m.allowed++
-		return
+func (f *file) metrics(r *reader) (m Metrics) {
+	b := f.Metrics
+	if b == nil {
+		return m
 	}
-	m.refused++
-	if m.refusals == nil {
-		m.refusals = map[refusal]uint64{}
-	}
-	for _, r := range d.Results {
-		if !r.Allowed {
-			m.refusals[refusal{r.Kind(), r.Request.Source, r.Denied}]++
+	at := b.Body.MissingItemRange()
+	m = Metrics{Where: fmt.Sprintf("%s:%d", at.Filename, at.Start.Line)}
+	fail := func(format string, args ...any) { r.fail("%s: metrics: "+format, append([]any{m.Where}, args...)...) }
+	path := func(key, path string) string {
+		if path == "" {
+			return ""
 		}
+		return r.absolute(m.Where+": metrics: "+key, path)
 	}
-}
-
-// Write writes in Prometheus' text format, version 0.0.4.
-func (m *Metrics) Write(w io.Writer) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	head(w, "freejail_policy_decisions_total", "Starts of tasks that the policy decided about.", "counter")
-	fmt.Fprintf(w, "freejail_policy_decisions_total{result=\"allowed\"} %d\n", m.allowed)
-	fmt.Fprintf(w, "freejail_policy_decisions_total{result=\"refused\"} %d\n", m.refused)
-	head(w, "freejail_policy_refused_requests_total", "Requests that starts were refused for.", "counter")
-	for _, kind := range policy.Kinds() {
-		for _, source := range []policy.Source{policy.FromImage, policy.FromJob, policy.FromHost} {
-			for _, denied := range []bool{false, true} {
-				if n := m.refusals[refusal{kind, source, denied}]; n > 0 {
-					fmt.Fprintf(w, "freejail_policy_refused_requests_total{kind=%q,source=%q,denied=\"%t\"} %d\n",
-						kind, source, denied, n)
-				}
-			}
-		}
+	m.CertFile, m.KeyFile = path("tls_cert", b.TLSCert), path("tls_key", b.TLSKey)
+	m.TokenFile = path("token_file", b.TokenFile)
+	var err error
+	m.Listen, err = listenAddress(b.Listen)
+	if err != nil {
+		fail("listen %q %w", b.Listen, err)
+		return m
 	}
-}
-
-func head(w io.Writer, name, help, kind string) {
-	fmt.Fprintf(w, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, kind)
-}
-
-// Gauge writes one value that goes up and down.
-func Gauge(w io.Writer, name, help string, v uint64) {
-	head(w, name, help, "gauge")
-	fmt.Fprintf(w, "%s %d\n", name, v)
-}
-
-// Counter writes one value that only grows.
-func Counter(w io.Writer, name, help string, v uint64) {
-	head(w, name, help, "counter")
-	fmt.Fprintf(w, "%s %d\n", name, v)
-}
-
-// Gauges writes one value for each value of a label.
-func Gauges[L ~string](w io.Writer, name, help, label string, values map[L]int) {
-	each(w, name, help, "gauge", label, values)
-}
-
-// Counters writes one value that only grows for each value of a label.
-func Counters[L ~string](w io.Writer, name, help, label string, values map[L]uint64) {
-	each(w, name, help, "counter", label, values)
-}
-
-func each[L ~string, N int | uint64](w io.Writer, name, help, kind, label string, values map[L]N) {
-	head(w, name, help, kind)
-	for _, l := range slices.Sorted(maps.Keys(values)) {
-		fmt.Fprintf(w, "%s{%s=%q} %d\n", name, label, l, values[l])
+	if (m.CertFile == "") != (m.KeyFile == "") {
+		fail("tls_cert and tls_key are needed together")
 	}
+	if !m.Listen.Addr().IsLoopback() && (m.CertFile == "" || m.KeyFile == "" || m.TokenFile == "") {
+		fail("listen %q is not a loopback address: tls_cert, tls_key and token_file are needed beside it, or listen = "+
+			"\"127.0.0.1:%d\"", b.Listen, m.Listen.Port())
+	}
+	return m
+}
+
+// listenAddress is an address of this host with a port; one with a port alone is all addresses.
+func listenAddress(text string) (netip.AddrPort, error) {
+	if strings.HasPrefix(text, ":") {
+		text = "[::]" + text
+	}
+	a, err := netip.ParseAddrPort(text)
+	switch {
+	case err != nil:
+		return a, errors.New("is not ADDRESS:PORT (for example 127.0.0.1:9477 or [::1]:9477)")
+	case a.Port() == 0:
+		return netip.AddrPort{}, errors.New("has no port")
+	case a.Addr().Zone() != "":
+		return netip.AddrPort{}, errors.New("has a zone: give an address without one")
+	}
+	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()), nil
+}
+
+const (
+	maxSecret = 64 << 10
+	minToken  = 16 // characters
+)
+
+// Token is what the token file has, without the space around it; empty where there is no file.
+func (m Metrics) Token() (string, error) {
+	if m.TokenFile == "" {
+		return "", nil
+	}
+	b, err := readSecret(m.TokenFile)
+	token := strings.TrimSpace(string(b))
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("%s: metrics: token_file: %w", m.Where, err)
+	case len(token) < minToken:
+		return "", fmt.Errorf("%s: metrics: token_file %s: the token has %d characters, and the minimum is %d "+
+			"(openssl rand -hex 16)", m.Where, m.TokenFile, len(token), minToken)
+	case strings.ContainsFunc(token, func(c rune) bool { return c <= ' ' || c > '~' }):
+		return "", fmt.Errorf("%s: metrics: token_file %s: a token is one word of ASCII", m.Where, m.TokenFile)
+	}
+	return token, nil
+}
+
+// Certificate is that of the files; nil where there are none.
+func (m Metrics) Certificate() (*tls.Certificate, error) {
+	if m.CertFile == "" {
+		return nil, nil
+	}
+	fail := func(key string, err error) (*tls.Certificate, error) {
+		return nil, fmt.Errorf("%s: metrics: %s: %w", m.Where, key, err)
+	}
+	f, _, err := regular.Open(m.CertFile)
+	if err != nil {
+		return fail("tls_cert", err)
+	}
+	cert, err := regular.Read(f, m.CertFile, maxSecret)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fail("tls_cert", err)
+	}
+	key, err := readSecret(m.KeyFile)
+	if err != nil {
+		return fail("tls_key", err)
+	}
+	pair, err := tls.X509KeyPair(cert, key)
+	if err != nil {
+		return fail("tls_cert and tls_key", err)
+	}
+	return &pair, nil
+}
+
+// CheckFiles reads the files that the block names.
+func (m Metrics) CheckFiles() error {
+	_, err1 := m.Token()
+	_, err2 := m.Certificate()
+	return errors.Join(err1, err2)
+}
+
+// readSecret reads a file that must not be everybody's.
+func readSecret(path string) ([]byte, error) {
+	f, fi, err := regular.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	b, err := regular.Read(f, path, maxSecret)
+	if fi.Mode().Perm()&0o007 != 0 {
+		err = fmt.Errorf("%s is open to all users of this host (mode %04o): chmod 600 %s", path, fi.Mode().Perm(), path)
+	}
+	return b, errors.Join(err, f.Close())
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/daemon/host"
 	"github.com/freejail/freejail/daemon/task"
+	"github.com/freejail/freejail/daemon/telemetry"
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/layout"
 	"github.com/freejail/freejail/image/unpack"
@@ -30,6 +31,7 @@ type Host struct {
 	// InForce is the policy with its registries and signers, as the host's file has
 	// them now.
 	InForce func() *host.InForce
+	Record  *telemetry.Recorder // nil where nothing is counted
 	// Stores are the storage drivers in use.
 	Stores func() []storage.Driver
 	// Tell tells something of a task by its id; of the host where that is empty.

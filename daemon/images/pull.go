@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/daemon/telemetry"
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/layout"
 	"github.com/freejail/freejail/image/registry"
@@ -147,7 +148,9 @@ func (l *Library) pull(ctx context.Context, ref registry.Reference, timeout clie
 	limit := cmp.Or(time.Duration(timeout), defaultPullTimeout)
 	within, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	within, took := l.Record.Begin(within, telemetry.Pull)
 	img, err := l.InForce().Registries.Pull(within, l.Store, ref, o)
+	took(err)
 	switch {
 	case err == nil:
 		return img, l.Store.Touch(img)

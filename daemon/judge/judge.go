@@ -17,6 +17,7 @@ import (
 	"github.com/freejail/freejail/daemon/images"
 	"github.com/freejail/freejail/daemon/ledger"
 	"github.com/freejail/freejail/daemon/task"
+	"github.com/freejail/freejail/daemon/telemetry"
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/layout"
 	"github.com/freejail/freejail/internal/imagename"
@@ -26,11 +27,11 @@ import (
 
 // Judge is the policy of a host with what an operator has approved.
 type Judge struct {
-	Ledger  *ledger.Ledger
-	Images  *images.Library
-	Tasks   Tasks // to be there before the first request
-	Metrics *host.Metrics
-	Log     hclog.Logger
+	Ledger *ledger.Ledger
+	Images *images.Library
+	Tasks  Tasks               // to be there before the first request
+	Record *telemetry.Recorder // nil where nothing is counted
+	Log    hclog.Logger
 	// InForce is what the host's file says now.
 	InForce func() *host.InForce
 	// Remote is that images may have their roots on other hosts alone.
@@ -51,7 +52,7 @@ func (j *Judge) Decide(spec client.TaskSpec, img *image.Image, reqs []policy.Req
 	if err != nil {
 		return err
 	}
-	j.Metrics.Decided(dec)
+	j.Record.Decided(dec)
 	if dec.Allowed {
 		return nil
 	}

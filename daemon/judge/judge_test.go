@@ -73,7 +73,7 @@ func newJudge(t *testing.T) (*Judge, *running, client.ImageInfo) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &Judge{Ledger: l, Images: lib, Tasks: tasks, Metrics: &host.Metrics{}, Log: hclog.NewNullLogger(),
+	return &Judge{Ledger: l, Images: lib, Tasks: tasks, Log: hclog.NewNullLogger(),
 		InForce: inForce}, tasks, info
 }
 

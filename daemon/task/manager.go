@@ -16,6 +16,7 @@ import (
 	"github.com/freejail/freejail/catalog"
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/daemon/host"
+	"github.com/freejail/freejail/daemon/telemetry"
 	"github.com/freejail/freejail/daemon/works"
 	"github.com/freejail/freejail/devfs"
 	"github.com/freejail/freejail/image"
@@ -45,6 +46,7 @@ type Host struct {
 	Images   Images
 	Judge    Judge
 	Works    *works.Works
+	Record   *telemetry.Recorder // nil where nothing is counted
 	// Stores has the storage driver of a kind; an empty one is the host's choice.
 	Stores func(kind string) (storage.Driver, error)
 

@@ -33,11 +33,16 @@ func (m *Manager) Read(ctx context.Context) error {
 		if t == nil && err == nil {
 			err = m.unrecorded(ctx, e.Name())
 		}
-		if err != nil {
+		switch {
+		case err != nil:
 			m.setAside(e.Name(), err)
-		} else if t != nil {
+			m.Record.Replayed("damaged")
+		case t != nil:
 			t.root = m.rootOf(t)
 			m.add(t)
+			m.Record.Replayed("read")
+		default:
+			m.Record.Replayed("incomplete")
 		}
 	}
 	m.recovery.total.Store(int64(len(m.all())))

@@ -9,6 +9,7 @@ import (
 	"github.com/docker/go-units"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/daemon/telemetry"
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/internal/mount"
 	"github.com/freejail/freejail/storage"
@@ -89,15 +90,17 @@ func (r localRoot) prepare(ctx context.Context, taskID string, p *plan, store st
 	for _, c := range p.image.Chains {
 		chains = append(chains, c.Encoded())
 	}
+	took := func(error) {} // nothing, where the image is unpacked already
 	told := false
 	release, err = store.EnsureChain(ctx, chains, func(dir string, first, end int) error {
 		if !told {
 			told = true
+			ctx, took = r.m.Record.Begin(ctx, telemetry.Unpack)
 			r.m.Event(taskID, "unpacking", fmt.Sprintf("unpacking %s", p.image.Name))
 		}
 		return apply(ctx, dir, first, min(end, len(p.image.Layers)))
 	})
-	if err != nil {
+	if took(err); err != nil {
 		return nil, fmt.Errorf("unpack %s: %w%s", p.image.Name, err, lockedBy(err))
 	}
 	return release, nil

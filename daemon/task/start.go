@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/daemon/telemetry"
 	"github.com/freejail/freejail/daemon/works"
 	"github.com/freejail/freejail/image"
 )
@@ -32,13 +33,16 @@ func (m *Manager) Start(ctx context.Context, job *works.Work, spec client.TaskSp
 	if err != nil {
 		return nil, err
 	}
+	ctx, took := m.Record.Begin(ctx, telemetry.Start)
 	err = bounded(ctx, t.root.bounds(), func(ctx context.Context) error { return m.run(ctx, job, t, auth) })
 	if err == nil {
 		err = t.started(ctx)
 	}
+	took(err)
 	if err != nil {
 		return nil, m.failed(ctx, t, err)
 	}
+	m.Record.Started(spec)
 	// Not before: a start that fails after its process runs is abandoned, and
 	// must not be told to end by two.
 	info := t.snapshot()
@@ -161,7 +165,7 @@ func (m *Manager) run(ctx context.Context, job *works.Work, t *task, auth *clien
 	if err := changed(t.info.Spec, found, img); err != nil {
 		return err
 	}
-	p, err := m.permitted(t, img)
+	p, err := m.permitted(ctx, t, img)
 	if err != nil {
 		return err
 	}
@@ -191,13 +195,15 @@ func changed(spec client.TaskSpec, asked, img *image.Image) error {
 }
 
 // permitted plans a task as the host's policy, sysctls and ports let it be.
-func (m *Manager) permitted(t *task, img *image.Image) (*plan, error) {
+func (m *Manager) permitted(ctx context.Context, t *task, img *image.Image) (*plan, error) {
 	spec := t.info.Spec
 	p, err := m.makePlan(spec, img)
 	if err != nil {
 		return nil, err
 	}
-	if err := m.Judge.Decide(spec, img, p.requests); err != nil {
+	_, took := m.Record.Begin(ctx, telemetry.Decision)
+	err = m.Judge.Decide(spec, img, p.requests)
+	if took(err); err != nil {
 		return nil, err
 	}
 	if err := checkSysctls(p.sysctl); err != nil {

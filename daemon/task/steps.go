@@ -9,6 +9,7 @@ import (
 	"strconv"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/daemon/telemetry"
 	"github.com/freejail/freejail/devfs"
 	"github.com/freejail/freejail/jail"
 	"github.com/freejail/freejail/storage"
@@ -121,7 +122,9 @@ func (s *start) take(ctx context.Context, st step) error {
 		}
 		fault(st.name, "journalled")
 	}
-	if err := st.do(s, ctx); err != nil {
+	ctx, took := s.m.Record.Begin(ctx, telemetry.Step(st.name))
+	err := st.do(s, ctx)
+	if took(err); err != nil {
 		return err
 	}
 	fault(st.name, "done")

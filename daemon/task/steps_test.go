@@ -91,7 +91,7 @@ func TestEachStepOverNFSFails(t *testing.T) {
 				t.Fatal(err)
 			}
 			tk.root.(*remoteRoot).src = &nfsroot.Source{} // as find has it
-			p, err := m.permitted(tk, fakeImage)
+			p, err := m.permitted(t.Context(), tk, fakeImage)
 			if err != nil {
 				t.Fatal(err)
 			}

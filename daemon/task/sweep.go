@@ -80,8 +80,16 @@ func (m *Manager) swept(t *task, err error) {
 		now = err.Error()
 		s.tries++
 	}
+	found := ""
+	switch {
+	case t.stray:
+		found = "stray"
+	case before != "":
+		found = "retry"
+	}
 	s.walk, s.trouble, s.again = nil, now, time.Now().Add(min(sweepAgain<<min(s.tries, 10), sweepSeldom))
 	t.mu.Unlock()
+	m.Record.Swept(found, err)
 	switch {
 	case now == before:
 	case now == "":
@@ -144,7 +152,8 @@ func (m *Manager) letGo(t *task) {
 
 // stray is what no journal tells of: it is swept up like what is left of a task.
 func (m *Manager) stray(key string, undos ...undo) *walk {
-	t := &task{done: make(chan struct{}), destroyed: true, finished: true, undos: undos, root: localRoot{m}}
+	t := &task{done: make(chan struct{}), destroyed: true, finished: true, stray: true, undos: undos,
+		root: localRoot{m}}
 	t.info = client.Task{ID: key, Spec: client.TaskSpec{ID: key}, Key: key, Jail: jailOf(key), State: client.Exited,
 		CreatedAt: time.Now(), Exit: &client.Exit{Message: "no journal tells of it"}}
 	t.isOver()

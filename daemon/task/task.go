@@ -33,6 +33,7 @@ type task struct {
 	forgotten  bool // by forgetting
 	destroyed  bool
 	finished   bool          // its end is being recorded, or is
+	stray      bool          // no journal tells of it
 	ended      bool          // its end is recorded: what exited is not its main process alone
 	outlived   bool          // processes that its main process had left were killed
 	done       chan struct{} // closed when its end is told

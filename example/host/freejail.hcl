@@ -55,6 +55,14 @@ gc {
   # max_size = "20GiB"  # of all images, stored and unpacked; the least recently used go first
 }
 
+# Where scrapers of metrics are answered, at /metrics: docs/metrics.md.
+# metrics {
+#   listen     = "127.0.0.1:9477"  # another address needs all of these:
+#   tls_cert   = "/usr/local/etc/freejail.cert.pem"
+#   tls_key    = "/usr/local/etc/freejail.key.pem"
+#   token_file = "/usr/local/etc/freejail.metrics-token"
+# }
+
 # Registries need a block for mirrors, credentials, certificates or HTTP only:
 # docs/registries.md.
 # registry "registry.example" {
