@@ -15,11 +15,13 @@ import (
 
 // Config is the plugin's block in Nomad's agent configuration.
 type Config struct {
-	Socket    string        `codec:"socket"` // empty is the client's default
-	Config    string        `codec:"config"`
-	AutoStart bool          `codec:"autostart" default:"true"`
-	LogFile   string        `codec:"log_file" default:"\"/var/log/freejail.log\""`
-	Volumes   volumesConfig `codec:"volumes" default:"{ enabled = true }"`
+	Socket     string        `codec:"socket"` // empty is the client's default
+	Config     string        `codec:"config"`
+	AutoStart  bool          `codec:"autostart" default:"true"`
+	LogFile    string        `codec:"log_file" default:"\"/var/log/freejail.log\""`
+	Volumes    volumesConfig `codec:"volumes" default:"{ enabled = true }"`
+	NoLogs     bool          `codec:"disable_log_collection"`
+	NomadUsers bool          `codec:"dynamic_workload_users"`
 }
 
 type volumesConfig struct {

@@ -36,8 +36,8 @@ const Name = "freejail"
 const apiVersion = "v0.1.0"
 
 // Driver serves Nomad's driver protocol itself: the SDK's own server does not
-// compile for FreeBSD. Calls that it does not have, also those of newer agents,
-// are answered as unimplemented, which agents accept.
+// compile for FreeBSD. Calls that it does not have are answered as unimplemented,
+// which agents accept; those of newer agents are in newer.go.
 type Driver struct {
 	proto.UnimplementedDriverServer
 	version string
@@ -78,7 +78,7 @@ func Serve(version string) {
 			base.PluginTypeBase:   &base.PluginBase{Impl: d},
 			base.PluginTypeDriver: grpcPlugin{d: d},
 		},
-		GRPCServer: grpcServer,
+		GRPCServer: d.grpcServer,
 		Logger:     log,
 	})
 }
@@ -152,9 +152,14 @@ func (d *Driver) TaskConfigSchema(context.Context,
 
 // Capabilities: the image is the root, so Nomad tells tasks the paths inside.
 func (d *Driver) Capabilities(context.Context, *proto.CapabilitiesRequest) (*proto.CapabilitiesResponse, error) {
-	return &proto.CapabilitiesResponse{Capabilities: &proto.DriverCapabilities{
-		SendSignals: true, Exec: true, FsIsolation: proto.DriverCapabilities_IMAGE,
-		NetworkIsolationModes: []proto.NetworkIsolationSpec_NetworkIsolationMode{proto.NetworkIsolationSpec_HOST}}}, nil
+	cfg := d.config()
+	c := &proto.DriverCapabilities{SendSignals: true, Exec: true, FsIsolation: proto.DriverCapabilities_IMAGE,
+		NetworkIsolationModes: []proto.NetworkIsolationSpec_NetworkIsolationMode{proto.NetworkIsolationSpec_HOST},
+		DisableLogCollection:  cfg.NoLogs}
+	if cfg.NomadUsers {
+		c.XXX_unrecognized = dynamicUsers
+	}
+	return &proto.CapabilitiesResponse{Capabilities: c}, nil
 }
 
 func (d *Driver) config() Config {

@@ -12,7 +12,7 @@ import (
 
 // grpcServer is go-plugin's own, but that its errors begin no line and steer no
 // terminal of those who read them in Nomad: jobs and images write much of them.
-func grpcServer(opts []grpc.ServerOption) *grpc.Server {
+func (d *Driver) grpcServer(opts []grpc.ServerOption) *grpc.Server {
 	unary := func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
 		resp, err := handle(ctx, req)
 		return resp, readable(err)
@@ -20,7 +20,8 @@ func grpcServer(opts []grpc.ServerOption) *grpc.Server {
 	stream := func(srv any, s grpc.ServerStream, _ *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
 		return readable(handle(srv, s))
 	}
-	return grpc.NewServer(append(opts, grpc.UnaryInterceptor(unary), grpc.StreamInterceptor(stream))...)
+	return grpc.NewServer(append(opts, grpc.UnaryInterceptor(unary), grpc.StreamInterceptor(stream),
+		grpc.UnknownServiceHandler(d.newerCall))...)
 }
 
 // readable keeps an error's code and details.

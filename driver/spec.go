@@ -43,6 +43,9 @@ func spec(cfg *proto.TaskConfig, tc TaskConfig) (client.TaskSpec, error) {
 		{Source: filepath.Join(own, "secrets"), Target: "/secrets", Private: true},
 	}
 	for _, m := range cfg.Mounts { // host volumes and the like, which Nomad decided on
+		if err := checkVolume(m); err != nil {
+			return s, err
+		}
 		s.Dirs = append(s.Dirs, client.Mount{Source: m.HostPath, Target: m.TaskPath, ReadOnly: m.Readonly})
 	}
 	if len(cfg.Devices) > 0 {

@@ -46,10 +46,12 @@ func (d *Driver) StartTask(ctx context.Context, req *proto.StartTaskRequest) (*p
 	if err := base.MsgPackDecode(cfg.GetMsgpackDriverConfig(), &tc); err != nil {
 		return nil, fmt.Errorf("task config: %w", err)
 	}
+	plugin := d.config()
 	s, err := spec(cfg, tc)
-	if err := errors.Join(tc.validate(d.config()), err); err != nil {
+	if err := errors.Join(tc.validate(plugin), err); err != nil {
 		return nil, fmt.Errorf("task config: %w", err)
 	}
+	plugin.agent(&s)
 	var state []byte
 	if err := base.MsgPackEncode(&state, handleState{DaemonID: s.ID}); err != nil {
 		return nil, err

@@ -64,8 +64,8 @@ func startCluster(t *testing.T) *cluster {
 	return startClusterOf(t, program(t, "NOMAD_BIN"))
 }
 
-// startClusterOf has the agent of a program.
-func startClusterOf(t *testing.T, bin string) *cluster {
+// startClusterOf has the agent of a program, and more of the plugin's configuration.
+func startClusterOf(t *testing.T, bin string, more ...string) *cluster {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("jails need root")
@@ -76,8 +76,8 @@ func startClusterOf(t *testing.T, bin string) *cluster {
 	c.nomadAgent, err = testcluster.NewNomad(testcluster.Config{
 		Bin: bin, Freejail: program(t, "FREEJAIL_BIN"), Dir: c.dir, Log: c.path("nomad.log"),
 		Consul: c.consulAgent.Addr,
-		Plugin: fmt.Sprintf("socket = %q\nconfig = %q\nlog_file = %q", c.path("sock"), c.path("freejail.hcl"),
-			c.path("daemon.log")),
+		Plugin: fmt.Sprintf("socket = %q\nconfig = %q\nlog_file = %q\n", c.path("sock"), c.path("freejail.hcl"),
+			c.path("daemon.log")) + strings.Join(more, "\n"),
 		More:    nomadConfig,
 		Prepare: c.ownTemp,
 	})

@@ -42,7 +42,9 @@ type TaskSpec struct {
 	Env        map[string]string `json:"env,omitempty"`
 	WorkDir    string            `json:"work_dir,omitempty"`
 	User       string            `json:"user,omitempty"`
-	Hostname   string            `json:"hostname,omitempty"`
+	// DefaultUser is that of a task for which neither User nor the image names one; without it root.
+	DefaultUser string `json:"default_user,omitempty"`
+	Hostname    string `json:"hostname,omitempty"`
 	// DNS and ExtraHosts (NAME:ADDRESS) are for the task's resolv.conf and hosts.
 	DNS        *DNS     `json:"dns,omitempty"`
 	ExtraHosts []string `json:"extra_hosts,omitempty"`

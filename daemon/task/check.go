@@ -84,7 +84,7 @@ func (m *Manager) wouldDecide(ctx context.Context, spec client.TaskSpec, p *plan
 	}
 	byFiles := dec
 	err = from.look(ctx, p, func(root string) error {
-		creds, err := lookUp(root, p.image, spec.User)
+		creds, err := lookUp(root, p.image, spec)
 		if err != nil {
 			return err
 		}

@@ -202,7 +202,7 @@ func (m *Manager) execUser(t *task, img *image.Image, name string) (image.Creds,
 	if err := m.Judge.Decide(info.Spec, img, p.requests); err != nil {
 		return image.Creds{}, err
 	}
-	creds, err := lookUp(info.Root, img, info.Spec.User)
+	creds, err := lookUp(info.Root, img, info.Spec)
 	if err != nil {
 		return creds, err
 	}

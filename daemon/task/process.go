@@ -19,7 +19,7 @@ import (
 
 func (s *start) startProcess(ctx context.Context) error {
 	m, t, p, spec := s.m, s.t, s.plan, s.t.info.Spec
-	user, err := lookUp(t.info.Root, p.image, spec.User)
+	user, err := lookUp(t.info.Root, p.image, spec)
 	if err != nil {
 		return err
 	}
@@ -74,9 +74,14 @@ func (s *start) spawn(ctx context.Context, proc jail.Process) (pid int, err erro
 	return m.Jails.Start(ctx, t.info.Jail, proc)
 }
 
-// lookUp finds a user, or else the image's, in the files of a root.
-func lookUp(root string, img *image.Image, user string) (image.Creds, error) {
-	user = cmp.Or(user, img.Config.Config.User)
+// userOf is whom a task runs as, by name or number: the job's user, else the image's, else the client's.
+func userOf(spec client.TaskSpec, img *image.Image) string {
+	return cmp.Or(spec.User, img.Config.Config.User, spec.DefaultUser)
+}
+
+// lookUp finds a task's user in the files of a root.
+func lookUp(root string, img *image.Image, spec client.TaskSpec) (image.Creds, error) {
+	user := userOf(spec, img)
 	creds, err := image.ResolveUser(root, user)
 	if err != nil {
 		return creds, client.Invalid("user %q: %v", user, err)

@@ -117,9 +117,9 @@ func (p *plan) hostPorts() (n int) {
 // askUser asks for what the process will run as, as far as its name tells; see
 // checkUser.
 func (p *plan) askUser(spec client.TaskSpec) {
-	user, source := p.image.Config.Config.User, policy.FromImage
-	if spec.User != "" {
-		user, source = spec.User, policy.FromJob
+	user, source := userOf(spec, p.image), policy.FromImage
+	if spec.User != "" || user != p.image.Config.Config.User {
+		source = policy.FromJob
 	}
 	name, _, _ := strings.Cut(user, ":")
 	if n, err := strconv.ParseUint(name, 10, 32); name == "" || err == nil && n == 0 {

@@ -39,7 +39,8 @@ type Config struct {
 	Prepare func(*exec.Cmd)
 }
 
-// Ended allocations stay on a disk that is rather full: their logs are read.
+// Ended allocations stay on a disk that is rather full: their logs are read. No cloud is
+// asked whether the host is one of its machines.
 const config = `
 name       = "freejail"
 data_dir   = %q
@@ -66,6 +67,7 @@ client {
   cpu_total_compute = 8000
   gc_disk_usage_threshold  = 99
   gc_inode_usage_threshold = 99
+  options = { "fingerprint.denylist" = "env_aws,env_azure,env_digitalocean,env_gce" }
 }
 consul {
   address          = %q
