@@ -105,6 +105,14 @@ func (a *commands) where(f *signFlags, arg string) (c *registry.Client, at regis
 	return c, at, key, err
 }
 
+func (a *commands) readPrivate(file string, text []byte) (*sign.PrivateKey, error) {
+	key, err := sign.ReadPrivate(text, func() ([]byte, error) { return a.password("the password of " + file) })
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return key, nil
+}
+
 // statement is what a signature says, in JSON.
 type statement struct {
 	Identity string        `json:"identity"`
@@ -127,9 +135,9 @@ func (a *commands) signCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			key, err := sign.ReadPrivate(text, func() ([]byte, error) { return a.password("the password of " + f.key) })
+			key, err := a.readPrivate(f.key, text)
 			if err != nil {
-				return fmt.Errorf("%s: %w", f.key, err)
+				return err
 			}
 			done, err := c.Sign(ctx, at, key, f.identity, image.Limits{})
 			if err != nil {

@@ -1,0 +1,69 @@
+package sign
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+)
+
+// MaxBlobSignature bounds the text of a signature of a file, in bytes.
+const MaxBlobSignature = 4 << 10
+
+// SignBlob signs a file's content: an ASN.1 signature of its SHA-256 in base64, as `cosign
+// sign-blob` makes it. One key makes one signature of a content (RFC 6979). A statement about an
+// image is refused: its signature would be one of the image, which only Sign gives.
+func (k *PrivateKey) SignBlob(r io.Reader) (string, error) {
+	sum, err := blobSum(r)
+	if err != nil {
+		return "", err
+	}
+	sig, err := k.key.Sign(nil, sum, crypto.SHA256)
+	return base64.StdEncoding.EncodeToString(sig), err
+}
+
+// VerifyBlob returns an error unless the key has made the signature, as SignBlob
+// writes it, for the content.
+func (k *PublicKey) VerifyBlob(r io.Reader, signature string) error {
+	sig, err := base64.StdEncoding.DecodeString(strings.TrimSpace(signature))
+	if err != nil || len(sig) > maxSignature {
+		return errors.New("not a signature of a file: expected base64 in one line")
+	}
+	sum, err := blobSum(r)
+	if err != nil {
+		return err
+	}
+	if !ecdsa.VerifyASN1(k.key, sum, sig) {
+		return errors.New("the signature is not by this key, or not for this content")
+	}
+	return nil
+}
+
+func blobSum(r io.Reader) ([]byte, error) {
+	h := sha256.New()
+	head, err := io.ReadAll(io.TeeReader(io.LimitReader(r, MaxPayload+1), h))
+	if err != nil {
+		return nil, err
+	}
+	if len(head) <= MaxPayload { // no statement is longer
+		if err := checkBlob(head); err != nil {
+			return nil, err
+		}
+	}
+	_, err = io.Copy(h, r)
+	return h.Sum(nil), err
+}
+
+// checkBlob refuses what could be read as another thing that is signed.
+func checkBlob(b []byte) error {
+	var statement struct{ Critical json.RawMessage }
+	if json.Unmarshal(b, &statement) == nil && statement.Critical != nil {
+		return fmt.Errorf("a statement about an image (%q) is not signed as a file: use sign", "critical")
+	}
+	return nil
+}
