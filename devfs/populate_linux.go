@@ -1,6 +1,8 @@
 package devfs
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -51,6 +53,32 @@ func Populate(dir string, rules []Rule) error {
 		}
 	}
 	return nil
+}
+
+// Make makes a device of the host's in a jail's /dev, if the rules leave it visible.
+func Make(dir string, rules []Rule, d Device) error {
+	node := Node{Path: d.Path}
+	if !Visible(rules, node) {
+		return nil
+	}
+	for _, name := range d.Ancestors {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	kind := uint32(unix.S_IFCHR)
+	if d.Block {
+		kind = unix.S_IFBLK
+	}
+	p := filepath.Join(dir, d.Path)
+	err := unix.Mknod(p, kind, int(d.Rdev))
+	if errors.Is(err, fs.ErrExist) { // one that all jails have, or given twice
+		return nil
+	}
+	if err != nil {
+		return &os.PathError{Op: "mknod", Path: p, Err: err}
+	}
+	return errors.Join(os.Chown(p, int(d.UID), int(d.GID)), os.Chmod(p, os.FileMode(Mode(rules, node, d.Mode))))
 }
 
 // HostNodes lists the nodes that a development host can offer.

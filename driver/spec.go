@@ -48,10 +48,6 @@ func spec(cfg *proto.TaskConfig, tc TaskConfig) (client.TaskSpec, error) {
 		}
 		s.Dirs = append(s.Dirs, client.Mount{Source: m.HostPath, Target: m.TaskPath, ReadOnly: m.Readonly})
 	}
-	if len(cfg.Devices) > 0 {
-		return s, errors.New("device plugins are not supported: request devices by devfs rules, " +
-			`such as devfs = ["path 'x' unhide"]`)
-	}
 	s.Limits = limits(cfg, tc)
 	s.Service.Disabled = tc.Services.Disabled
 	s.Service.Ports = map[string]client.PortOverride{}
@@ -60,7 +56,7 @@ func spec(cfg *proto.TaskConfig, tc TaskConfig) (client.TaskSpec, error) {
 			Address: p.Address}
 	}
 	s.Network, s.Addresses, s.Share = tc.Network, tc.Address, tc.Share
-	var errs [6]error
+	var errs [7]error
 	s.Volumes, errs[0] = tc.volumes(own)
 	s.Ports, errs[1] = portBindings(cfg, tc.Ports)
 	s.NoPorts = tc.Ports != nil && len(s.Ports) == 0
@@ -70,7 +66,20 @@ func spec(cfg *proto.TaskConfig, tc TaskConfig) (client.TaskSpec, error) {
 	s.DNS, errs[3] = dns(cfg.GetDns(), client.DNS(tc.DNS))
 	s.Publish, errs[4] = publications(tc.Publish)
 	errs[5] = checkIsolation(cfg.GetNetworkIsolationSpec())
+	s.Devices, errs[6] = devices(cfg.Devices)
 	return s, errors.Join(errs[:]...)
+}
+
+// devices are what Nomad's device plugins reserved for the task.
+func devices(reserved []*proto.Device) (out []client.Device, err error) {
+	for _, d := range reserved {
+		if d.TaskPath != "" && d.TaskPath != d.HostPath {
+			return nil, fmt.Errorf("device %s: its plugin has it at %s in the task, and a jail has devices at their own "+
+				"paths alone", d.HostPath, d.TaskPath)
+		}
+		out = append(out, client.Device{Path: d.HostPath, Permissions: d.CgroupPermissions})
+	}
+	return out, nil
 }
 
 // dns is what the group's network or the task's config says of servers for names.

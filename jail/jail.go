@@ -28,6 +28,15 @@ type Spec struct {
 	// Stack is the network stack that the jail shares, by its name: the jail that owns it on
 	// FreeBSD, the path of a network namespace on Linux. Empty is the host's.
 	Stack string
+	// Devices are what processes may use beside the usual ones. On FreeBSD devfs(5) decides instead.
+	Devices []Device
+}
+
+// Device is a node by its number. Access is of r, w and m, as of Linux's cgroups.
+type Device struct {
+	Block        bool
+	Major, Minor int64
+	Access       string
 }
 
 // Limits of a jail; 0 means none. The reserve and the shares matter where

@@ -56,7 +56,7 @@ func containerSpec(s Spec, p Process, tty bool) *specs.Spec {
 			"mode=1777", "size=" + strconv.FormatInt(shmSize(s.Limits), 10)}},
 	}
 	c.Linux = &specs.Linux{
-		CgroupsPath: "/freejail/" + s.Name, Namespaces: spaces, Resources: resources(s.Limits),
+		CgroupsPath: "/freejail/" + s.Name, Namespaces: spaces, Resources: resources(s.Limits, s.Devices),
 		MaskedPaths: []string{"/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/sysrq-trigger",
 			"/sys/firmware"},
 		ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys"},
@@ -73,8 +73,8 @@ func shmSize(l Limits) int64 {
 	return usual
 }
 
-func resources(l Limits) *specs.LinuxResources {
-	r := &specs.LinuxResources{Devices: deviceRules()}
+func resources(l Limits, devices []Device) *specs.LinuxResources {
+	r := &specs.LinuxResources{Devices: deviceRules(devices)}
 	if l.MemoryBytes > 0 || l.MemoryReserveBytes > 0 {
 		r.Memory = &specs.LinuxMemory{}
 		if l.MemoryBytes > 0 {
@@ -101,13 +101,20 @@ func resources(l Limits) *specs.LinuxResources {
 	return r
 }
 
-// deviceRules let a jail open the nodes that can lie in its /dev, and no other.
-func deviceRules() []specs.LinuxDeviceCgroup {
+// deviceRules let a jail open the nodes that can lie in its /dev, and no other but those that it was given.
+func deviceRules(given []Device) []specs.LinuxDeviceCgroup {
 	out := []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}
 	for _, n := range [][2]int64{{1, 3}, {1, 5}, {1, 7}, {1, 8}, {1, 9}, {5, 0}, {5, 2}, {136, -1}} {
 		d := specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: &n[0], Access: "rwm"}
 		if n[1] >= 0 {
 			d.Minor = &n[1]
+		}
+		out = append(out, d)
+	}
+	for _, g := range given {
+		d := specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: &g.Major, Minor: &g.Minor, Access: g.Access}
+		if g.Block {
+			d.Type = "b"
 		}
 		out = append(out, d)
 	}

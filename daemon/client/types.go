@@ -73,6 +73,7 @@ type TaskSpec struct {
 	Confined []string `json:"confined,omitempty"`
 
 	Volumes []Mount   `json:"volumes,omitempty"`
+	Devices []Device  `json:"devices,omitempty"`
 	Wants   Wants     `json:"wants"`
 	Limits  Limits    `json:"limits"`
 	Storage string    `json:"storage,omitempty"`
@@ -119,6 +120,13 @@ func (Auth) String() string { return "(credentials)" }
 
 // GoString hides the secret.
 func (Auth) GoString() string { return "(credentials)" }
+
+// Device is a node of the host's /dev by its path, which is the same in the task. Permissions are of r (read), w
+// (write) and m (make the node), each at most once.
+type Device struct {
+	Path        string `json:"path"`
+	Permissions string `json:"permissions"`
+}
 
 // PortBinding is where on the host a port is to be found.
 type PortBinding struct {

@@ -243,7 +243,7 @@ func (s *start) mountAll(ctx context.Context) (err error) {
 			return fmt.Errorf("mount %s: %w", f.Path, err)
 		}
 	}
-	if err := m.mountDev(t.info.Ruleset, s.rules, p.linuxulator()); err != nil {
+	if err := m.mountDev(t.info.Ruleset, s.rules, p.devices, p.linuxulator()); err != nil {
 		return err
 	}
 	for _, what := range p.inOrder() {

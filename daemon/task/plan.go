@@ -28,6 +28,7 @@ type plan struct {
 	env      []string
 	ports    []client.Port
 	rules    []devfs.Rule
+	devices  []device // whose rules are among them
 	params   map[string]string
 	sysctl   map[string]string
 	mounts   []client.Mount      // the image's file systems and the job's volumes
@@ -52,7 +53,7 @@ func (m *Manager) makePlan(spec client.TaskSpec, img *image.Image) (*plan, error
 	p := &plan{image: img, stateDir: m.Config.StateDir, params: map[string]string{}, sysctl: map[string]string{}}
 	network := func(spec client.TaskSpec) error { return m.addNetwork(p, spec) }
 	steps := []func(client.TaskSpec) error{network, p.addCommand, p.addPorts, p.addNames, p.addEnv,
-		p.addPrivileges, p.addMounts, p.addDirs, p.askDirs, p.addEnd}
+		p.addPrivileges, p.addDevices, p.addMounts, p.addDirs, p.askDirs, p.addEnd}
 	for _, f := range steps {
 		if err := f(spec); err != nil {
 			return nil, errors.Join(err, p.close())

@@ -12,6 +12,7 @@ import (
 	"github.com/freejail/freejail/devfs"
 	"github.com/freejail/freejail/internal/bsd"
 	"github.com/freejail/freejail/internal/mount"
+	"github.com/freejail/freejail/jail"
 )
 
 // jailsListenApart tells that a socket of all addresses is not in the way of one of a task with addresses of its own:
@@ -21,7 +22,7 @@ const jailsListenApart = true
 
 // mountDev mounts devfs with a ruleset that the registry has read back whole:
 // the kernel takes an unknown number for an empty set, which hides nothing.
-func (m *mounter) mountDev(ruleset int, _ []devfs.Rule, linux bool) error {
+func (m *mounter) mountDev(ruleset int, _ []devfs.Rule, _ []device, linux bool) error {
 	if ruleset <= 0 {
 		return fmt.Errorf("no devfs ruleset: /dev is not mounted")
 	}
@@ -35,6 +36,19 @@ func (m *mounter) mountDev(ruleset int, _ []devfs.Rule, linux bool) error {
 	}
 	return m.mountOn("/dev/fd", mount.Mount{Type: "fdescfs", Options: opts})
 }
+
+// checkPlatformAccess: a rule shows a node or hides it, and root in a jail may read and write whatever the
+// node's mode is (vaccess in kern/vfs_subr.c). Nobody there can make a node (m): devfs(5) has it by itself.
+func checkPlatformAccess(access string) error {
+	if strings.Contains(access, "r") && strings.Contains(access, "w") {
+		return nil
+	}
+	return fmt.Errorf("permissions %q: devfs(5) cannot let a jail only read a device, or only write it: expected rw or "+
+		"rwm", access)
+}
+
+// jailDevices are what devfs(5) has by itself.
+func jailDevices([]device) []jail.Device { return nil }
 
 func (m *mounter) mountOn(target string, what mount.Mount) error {
 	at, err := m.root.Dir(target)

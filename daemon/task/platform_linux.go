@@ -6,9 +6,12 @@ import (
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/devfs"
 	"github.com/freejail/freejail/internal/mount"
+	"github.com/freejail/freejail/jail"
 )
 
 // jailsListenApart tells that a socket of all addresses is not in the way of one of a task with addresses of its own:
@@ -16,7 +19,7 @@ import (
 const jailsListenApart = false
 
 // mountDev makes a /dev of the nodes that the rules leave visible.
-func (m *mounter) mountDev(_ int, rules []devfs.Rule, _ bool) error {
+func (m *mounter) mountDev(_ int, rules []devfs.Rule, devices []device, _ bool) error {
 	dev, err := m.root.Dir("/dev")
 	if err != nil {
 		return err
@@ -28,7 +31,29 @@ func (m *mounter) mountDev(_ int, rules []devfs.Rule, _ bool) error {
 	if dev, err = m.root.Dir("/dev"); err != nil {
 		return err
 	}
-	return errors.Join(devfs.Populate(dev.Name(), rules), dev.Close())
+	err = devfs.Populate(dev.Name(), rules)
+	for _, d := range devices {
+		if err == nil {
+			err = devfs.Make(dev.Name(), rules, d.Device)
+		}
+	}
+	return errors.Join(err, dev.Close())
+}
+
+// checkPlatformAccess: the cgroup keeps to each of them.
+func checkPlatformAccess(access string) error {
+	if access == "" {
+		return errors.New("without permissions: expected some of r, w and m")
+	}
+	return nil
+}
+
+func jailDevices(all []device) (out []jail.Device) {
+	for _, d := range all {
+		out = append(out, jail.Device{Block: d.Block, Major: int64(unix.Major(d.Rdev)), Minor: int64(unix.Minor(d.Rdev)),
+			Access: d.access})
+	}
+	return out
 }
 
 // platformDirs are what every root has mounts on, runc's included.

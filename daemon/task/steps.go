@@ -197,7 +197,7 @@ func (s *start) createJail(ctx context.Context) error {
 	limits := jailLimits(spec.Limits)
 	jid, err := s.m.Jails.Create(ctx, jail.Spec{Name: s.t.info.Jail, Root: s.t.info.Root,
 		Hostname: cmp.Or(spec.Hostname, spec.ID), Params: params, Meta: meta, Limits: limits,
-		Linux: s.plan.linuxulator(), InMemory: s.plan.inMemory, Stack: stack})
+		Linux: s.plan.linuxulator(), InMemory: s.plan.inMemory, Stack: stack, Devices: jailDevices(s.plan.devices)})
 	s.t.set(func(i *client.Task) { i.JID = jid })
 	for _, text := range s.m.Jails.Unenforced(limits) {
 		s.m.Event(s.t.id(), "limits", "not enforced on this host: "+text)
