@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -314,9 +315,18 @@ func TestSpec(t *testing.T) {
 	if private != 1 || s.Dirs[len(s.Dirs)-1].Target != "/data" {
 		t.Errorf("directories: %+v", s.Dirs)
 	}
-	cfg.Devices = []*proto.Device{{HostPath: "/dev/gpu"}}
-	if _, err := spec(cfg, TaskConfig{Image: "web"}); err == nil || !strings.Contains(err.Error(), "devfs") {
-		t.Errorf("a device plugin's device: %v", err)
+}
+
+func TestDevices(t *testing.T) {
+	got, err := devices([]*proto.Device{{HostPath: "/dev/gpu", TaskPath: "/dev/gpu", CgroupPermissions: "rw"},
+		{HostPath: "/dev/a/b", CgroupPermissions: "rwm"}})
+	want := []client.Device{{Path: "/dev/gpu", Permissions: "rw"}, {Path: "/dev/a/b", Permissions: "rwm"}}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("%v %v", got, err)
+	}
+	_, err = devices([]*proto.Device{{HostPath: "/dev/gpu", TaskPath: "/dev/gpu0"}})
+	if err == nil || !strings.Contains(err.Error(), "/dev/gpu0 in the task") {
+		t.Errorf("at another path: %v", err)
 	}
 }
 

@@ -74,8 +74,8 @@ func spec(cfg *proto.TaskConfig, tc TaskConfig) (client.TaskSpec, error) {
 func devices(reserved []*proto.Device) (out []client.Device, err error) {
 	for _, d := range reserved {
 		if d.TaskPath != "" && d.TaskPath != d.HostPath {
-			return nil, fmt.Errorf("device %s: its plugin has it at %s in the task, and a jail has devices at their own "+
-				"paths alone", d.HostPath, d.TaskPath)
+			return nil, fmt.Errorf("device %s: its plugin has it at %s in the task, and a jail has devices at their "+
+				"own paths alone", d.HostPath, d.TaskPath)
 		}
 		out = append(out, client.Device{Path: d.HostPath, Permissions: d.CgroupPermissions})
 	}

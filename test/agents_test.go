@@ -12,6 +12,7 @@ import (
 
 	nomad "github.com/hashicorp/nomad/api"
 
+	"github.com/freejail/freejail/internal/testcluster"
 	"github.com/freejail/freejail/internal/testimage"
 )
 
@@ -59,8 +60,9 @@ func TestAgentUpgraded(t *testing.T) {
 func TestAgentOptions(t *testing.T) {
 	before := lookAtHost(t)
 	t.Run("cluster", func(t *testing.T) {
-		c := startClusterOf(t, program(t, "NOMAD_BIN"), "disable_log_collection = true",
-			"dynamic_workload_users = true")
+		c := startClusterOf(t, program(t, "NOMAD_BIN"), func(cfg *testcluster.Config) {
+			cfg.Plugin += "\ndisable_log_collection = true\ndynamic_workload_users = true"
+		})
 		c.imports(t, "probe", probeImage)
 		t.Run("logs", func(t *testing.T) { logsAreTheDaemons(t, c) })
 		t.Run("users", func(t *testing.T) { usersAreNomads(t, c) })

@@ -64,8 +64,8 @@ func startCluster(t *testing.T) *cluster {
 	return startClusterOf(t, program(t, "NOMAD_BIN"))
 }
 
-// startClusterOf has the agent of a program, and more of the plugin's configuration.
-func startClusterOf(t *testing.T, bin string, more ...string) *cluster {
+// startClusterOf has the agent of a program, with what a test has in its configuration besides.
+func startClusterOf(t *testing.T, bin string, besides ...func(*testcluster.Config)) *cluster {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("jails need root")
@@ -73,14 +73,18 @@ func startClusterOf(t *testing.T, bin string, more ...string) *cluster {
 	c := newCluster(t)
 	c.write(t, "freejail.hcl", c.host()+policy)
 	var err error
-	c.nomadAgent, err = testcluster.NewNomad(testcluster.Config{
+	cfg := testcluster.Config{
 		Bin: bin, Freejail: program(t, "FREEJAIL_BIN"), Dir: c.dir, Log: c.path("nomad.log"),
 		Consul: c.consulAgent.Addr,
-		Plugin: fmt.Sprintf("socket = %q\nconfig = %q\nlog_file = %q\n", c.path("sock"), c.path("freejail.hcl"),
-			c.path("daemon.log")) + strings.Join(more, "\n"),
+		Plugin: fmt.Sprintf("socket = %q\nconfig = %q\nlog_file = %q", c.path("sock"), c.path("freejail.hcl"),
+			c.path("daemon.log")),
 		More:    nomadConfig,
 		Prepare: c.ownTemp,
-	})
+	}
+	for _, f := range besides {
+		f(&cfg)
+	}
+	c.nomadAgent, err = testcluster.NewNomad(cfg)
 	check(t, err)
 	c.nomad = c.nomadAgent.Client
 	check(t, c.consulAgent.Start(t.Context()))

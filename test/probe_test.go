@@ -23,7 +23,8 @@ import (
 
 // The test binary is also the program of the images that it runs.
 func TestMain(m *testing.M) {
-	testprog.Main(m, testprog.Programs{"probe": func(args []string) int { return probe(args[0], args[1:]) }})
+	testprog.Main(m, testprog.Programs{"probe": func(args []string) int { return probe(args[0], args[1:]) },
+		"device-plugin": func(args []string) int { return devicePlugin(args[0], args[1]) }})
 }
 
 // probe is what tasks do in these tests.
@@ -50,6 +51,8 @@ func probe(mode string, args []string) int {
 		return tick()
 	case "fill":
 		return fill(args[0])
+	case "device":
+		return device(args[0])
 	case "load":
 		return load(args[0])
 	case "eat":
@@ -114,6 +117,19 @@ func serve() int {
 	<-c
 	fmt.Println("bye")
 	return 0
+}
+
+// device opens one, and tells what a device plugin gave besides.
+func device(path string) int {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	fmt.Println("open:", err)
+	if err == nil {
+		err = f.Close()
+	}
+	fmt.Println("TEST_DEVICE=" + os.Getenv("TEST_DEVICE"))
+	firmware, readErr := os.ReadFile("/usr/lib/device/firmware")
+	fmt.Printf("%s%v\n", firmware, readErr)
+	return fail(err, 0)
 }
 
 // load holds some bytes of memory and keeps a processor busy.

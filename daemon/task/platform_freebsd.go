@@ -43,8 +43,8 @@ func checkPlatformAccess(access string) error {
 	if strings.Contains(access, "r") && strings.Contains(access, "w") {
 		return nil
 	}
-	return fmt.Errorf("permissions %q: devfs(5) cannot let a jail only read a device, or only write it: expected rw or "+
-		"rwm", access)
+	return fmt.Errorf("permissions %q: devfs(5) cannot let a jail only read a device, or only write it: "+
+		"expected rw or rwm", access)
 }
 
 // jailDevices are what devfs(5) has by itself.

@@ -50,8 +50,8 @@ func checkPlatformAccess(access string) error {
 
 func jailDevices(all []device) (out []jail.Device) {
 	for _, d := range all {
-		out = append(out, jail.Device{Block: d.Block, Major: int64(unix.Major(d.Rdev)), Minor: int64(unix.Minor(d.Rdev)),
-			Access: d.access})
+		out = append(out, jail.Device{Block: d.Block, Access: d.access, Major: int64(unix.Major(d.Rdev)),
+			Minor: int64(unix.Minor(d.Rdev))})
 	}
 	return out
 }

@@ -35,6 +35,8 @@ type Config struct {
 	More          string // configuration, in HCL
 	Args          []string
 	Drivers       []string // which are waited for, beside freejail
+	// Plugins are further ones, programs by their names; More configures them.
+	Plugins map[string]string
 	// Prepare is called with the command before it is run, where it is set.
 	Prepare func(*exec.Cmd)
 }
@@ -97,6 +99,9 @@ func NewNomad(cfg Config) (*Nomad, error) {
 	err = errors.Join(os.WriteFile(n.path("nomad.hcl"), []byte(text), 0o600),
 		os.WriteFile(n.path("more.hcl"), []byte(cfg.More), 0o600),
 		os.Mkdir(n.path("plugins"), 0o755), os.Symlink(cfg.Freejail, n.path("plugins/freejail")))
+	for name, program := range cfg.Plugins {
+		err = errors.Join(err, os.Symlink(program, n.path("plugins/"+name)))
+	}
 	if err != nil {
 		return nil, err
 	}
