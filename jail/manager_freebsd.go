@@ -23,6 +23,7 @@ import (
 // behind.
 type Manager struct {
 	dir    string // notes on the limits that the kernel does not keep
+	traces string // directory
 	kq     int
 	racct  bool // the kernel accounts for resources and limits them
 	events bool // the kernel tells of removed jails
@@ -71,7 +72,8 @@ func Open(cfg Config) (*Manager, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("jails need root")
 	}
-	m := &Manager{dir: filepath.Join(cfg.StateDir, "jails"), jails: map[string]*state{}, removed: make(chan string)}
+	m := &Manager{dir: filepath.Join(cfg.StateDir, "jails"), traces: traceDir(cfg.StateDir),
+		jails: map[string]*state{}, removed: make(chan string)}
 	if err := os.MkdirAll(m.dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -83,6 +85,9 @@ func Open(cfg Config) (*Manager, error) {
 	off := int32(procTraceCtlDisable)
 	if err := procctl(procTraceCtl, unsafe.Pointer(&off)); err != nil {
 		return nil, fmt.Errorf("forbid tracing: %w", err)
+	}
+	if err := sweepTraces(m.traces); err != nil {
+		return nil, err
 	}
 	m.racct = bsd.SysctlOn("kern.racct.enable") && !cfg.withoutRacct
 	if err := raiseOwn(); err != nil {

@@ -23,9 +23,10 @@ import (
 // Manager runs containers by runc. It becomes the parent of their processes: as
 // the subreaper it inherits them when runc ends.
 type Manager struct {
-	dir   string
-	runc  string
-	watch *watcher
+	dir    string
+	traces string // directory
+	runc   string
+	watch  *watcher
 
 	mu    sync.Mutex
 	specs map[string]Spec // made, not started
@@ -33,7 +34,11 @@ type Manager struct {
 
 // Open finds runc and makes this process the one that inherits orphans.
 func Open(cfg Config) (*Manager, error) {
-	m := &Manager{dir: filepath.Join(cfg.StateDir, "runc"), runc: cfg.Runc, specs: map[string]Spec{}}
+	m := &Manager{dir: filepath.Join(cfg.StateDir, "runc"), traces: traceDir(cfg.StateDir), runc: cfg.Runc,
+		specs: map[string]Spec{}}
+	if err := sweepTraces(m.traces); err != nil {
+		return nil, err
+	}
 	if m.runc == "" {
 		m.runc = os.Getenv("RUNC_BIN")
 	}

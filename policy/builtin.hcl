@@ -15,6 +15,7 @@ permit {
   modules     = ["*"]
   mounts      = ["nullfs:/", "linprocfs", "linsysfs", "tmpfs"]
   devfs       = ["path shm unhide"]
+  traces      = ["root"]
 }
 
 permit {

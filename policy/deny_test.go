@@ -406,6 +406,8 @@ func allDenials() map[Kind][]denials {
 				"linprocfs", "linsysfs", "tmpfs"), [][]string{{"pseudofs", "linprocfs", "linsysfs", "linux_*"}})},
 		"service": {serviceDenials()}, "nfs": yes("nfs", "root"), "vnet": yes("vnet", "true"),
 		"linux": yes("linux", "true"), "address": {addressDenials()}, "publish": {publishDenials()},
+		"trace": {words("trace", `traces = [%q]`, `traces = ["*"]`, []string{"ann", "a*", "root"},
+			requests("trace", "", "ann", "bob", "root"), [][]string{{"ann", "a*"}, {"root"}})},
 		"network": {words("network", `networks = [%q]`, `networks = ["*"]`, []string{"dmz", "d*", "host"},
 			requests("network", "", "dmz", "lan", "host"), [][]string{{"dmz", "d*"}, {"host"}})},
 	}

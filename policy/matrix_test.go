@@ -47,6 +47,7 @@ func init() { // when the kinds are there
 			`networks = ["*-end"]`},
 		"address": {req("address", "", "192.0.2.7"), `addresses = ["192.0.2.0/28"]`,
 			`addresses = ["192.0.2.8/29", "192.0.2.1-192.0.2.6", "::/0"]`, `addresses = ["192.0.2.7-192.0.2.9"]`},
+		"trace": {req("trace", "", "ann"), `traces = ["an*"]`, `traces = ["an", "1001"]`, `traces = ["*nn"]`},
 		"publish": {req("publish", "", "192.0.2.7:8080/tcp"), `publish = ["192.0.2.7:8000-9000/tcp"]`,
 			`publish = ["192.0.2.6:8080", "192.0.2.7:8080/udp", "[::]:8080"]`, `publish = ["*:8080"]`},
 	})

@@ -12,6 +12,8 @@ const (
 	FromImage Source = "image"
 	FromJob   Source = "job"
 	FromHost  Source = "host"
+	// FromOperator is a user of the host who does something with a task that runs.
+	FromOperator Source = "operator"
 )
 
 // Request is one privilege and who asks for it.

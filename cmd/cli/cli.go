@@ -147,10 +147,9 @@ func longFlags(args []string) []string {
 func (a *commands) root() *cobra.Command {
 	c := a.Root("production containers on FreeBSD",
 		a.daemonCmd(), a.runCmd(), a.psCmd(), a.execCmd(), a.attachCmd(), a.stopCmd(), a.killCmd(), a.waitCmd(),
-		a.portCmd(), a.restartCmd(), a.rmCmd(), a.logsCmd(), a.statsCmd(), a.topCmd(), a.processesCmd(), a.inspectCmd(),
-		a.eventsCmd(), a.tagCmd(),
-		a.imagesCmd(), a.networksCmd(), a.pullCmd(), a.exportCmd(), a.gcCmd(), a.shutdownCmd(), a.policyCmd(),
-		a.devfsCmd(), a.metricsCmd(), a.doctorCmd())
+		a.portCmd(), a.restartCmd(), a.rmCmd(), a.logsCmd(), a.statsCmd(), a.topCmd(), a.processesCmd(), a.traceCmd(),
+		a.inspectCmd(), a.eventsCmd(), a.tagCmd(), a.imagesCmd(), a.networksCmd(), a.pullCmd(), a.exportCmd(),
+		a.gcCmd(), a.shutdownCmd(), a.policyCmd(), a.devfsCmd(), a.metricsCmd(), a.doctorCmd())
 	socket := cmp.Or(os.Getenv("FREEJAIL_SOCKET"), client.DefaultSocket)
 	c.PersistentFlags().StringVar(&a.socket, "socket", socket, "the daemon's socket ($FREEJAIL_SOCKET)")
 	a.JSONFlag(c.PersistentFlags())

@@ -67,6 +67,8 @@ func inside(args []string) int {
 		for i := range manyLines {
 			fmt.Printf("line %07d\n", i)
 		}
+	case "busy":
+		return insideBusy(args[1:])
 	case "cat":
 		io.Copy(os.Stdout, os.Stdin)
 	case "wait":

@@ -36,9 +36,10 @@ func (a *commands) policyCmd() *cobra.Command {
 func (a *commands) policyCheckCmd() *cobra.Command {
 	var file *string
 	var f runFlags
+	var tracer string
 	c := app.Command("check [flags] IMAGE", "show the decision about each request of an image or a task",
 		cobra.ExactArgs(1), func(ctx context.Context, args []string) error {
-			d, err := a.check(ctx, f, args[0], file)
+			d, err := a.check(ctx, f, args[0], file, tracer)
 			if err == nil {
 				err = a.Print(d, func(w io.Writer) { printDecision(w, d) })
 			}
@@ -51,6 +52,7 @@ func (a *commands) policyCheckCmd() *cobra.Command {
 flags of "freejail run" the decision is about the task that they would start. With
 --policy no daemon is needed: IMAGE is then an OCI archive or layout directory.`
 	f.task(c.Flags())
+	c.Flags().StringVar(&tracer, "trace", "", "a `USER` of the host who would trace the task")
 	c.Flags().Func("policy", "decide about an image by this `FILE`, without a daemon", func(text string) error {
 		file = &text
 		return nil
@@ -58,7 +60,8 @@ flags of "freejail run" the decision is about the task that they would start. Wi
 	return c
 }
 
-func (a *commands) check(ctx context.Context, f runFlags, image string, file *string) (*client.Decision, error) {
+func (a *commands) check(ctx context.Context, f runFlags, image string, file *string, tracer string) (
+	*client.Decision, error) {
 	switch {
 	case file == nil:
 		if err := f.image([]string{image}); err != nil {
@@ -67,7 +70,9 @@ func (a *commands) check(ctx context.Context, f runFlags, image string, file *st
 		if err := a.resolve(ctx, &f); err != nil {
 			return nil, err
 		}
-		return a.client().CheckPolicy(ctx, f.TaskSpec)
+		return a.client().CheckTrace(ctx, f.TaskSpec, tracer)
+	case tracer != "":
+		return nil, app.Usagef("--policy and --trace exclude each other: the daemon knows the users")
 	case !reflect.DeepEqual(f, runFlags{}):
 		return nil, app.Usagef("--policy and flags of a task exclude each other: only a daemon can decide about a task")
 	}

@@ -43,6 +43,8 @@ type Tasks interface {
 	Exec(ctx context.Context, id string, spec client.ExecSpec, connect func() (net.Conn, io.Reader, error)) error
 	Attach(id string, connect func() (net.Conn, io.Reader, error)) error
 	Logs(id, stream string) (*task.Log, error)
+	Trace(ctx context.Context, id string, spec client.TraceSpec, by task.Operator,
+		tell func(client.TraceEvent) error) error
 }
 
 // Events are the newest ones by their numbers.
@@ -72,7 +74,8 @@ type Fetch = func(ctx context.Context, tell func(client.ImageProgress)) (client.
 
 // Policy decides, and keeps what an operator has approved. By is who asks.
 type Policy interface {
-	Check(context.Context, client.TaskSpec) (*client.Decision, error)
+	// Check decides about a task, and about a user who would trace it unless that is empty.
+	Check(ctx context.Context, spec client.TaskSpec, tracer string) (*client.Decision, error)
 	Approve(ctx context.Context, r client.ApproveRequest, by string) (*client.Approval, error)
 	Revoke(ref, why, by string) error
 	Approvals() ([]client.Approval, error)

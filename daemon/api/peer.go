@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/daemon/task"
 )
 
 // peer is the process at the other end of a connection, as the kernel tells.
@@ -90,6 +91,18 @@ func (p peer) String() string {
 	}
 	if p.login != "" && p.login != name {
 		out += ", logged in as " + p.login
+	}
+	return out
+}
+
+// whom is who asks to trace a task.
+func (p peer) whom() task.Operator {
+	out := task.Operator{User: strconv.Itoa(p.uid), UID: p.uid, Text: p.String(), Root: !p.operator}
+	if u, err := user.LookupId(out.User); err == nil {
+		out.User = u.Username
+	}
+	if out.Root {
+		out.User, out.UID = "root", 0 // or the daemon's own user, which is no less
 	}
 	return out
 }

@@ -66,6 +66,7 @@ func (b Backend) taskRoutes(now, handle route) {
 	handle("GET /v1/stats", answer(func(*http.Request) (any, error) { return t.AllUsage() }))
 	handle("POST /v1/tasks/{id}/exec", try(b.exec))
 	handle("POST /v1/tasks/{id}/attach", try(b.attach))
+	handle("POST /v1/tasks/{id}/trace", try(b.trace))
 	handle("GET /v1/tasks/{id}/logs", try(b.logs), "stream", "tail", "follow")
 }
 
@@ -97,8 +98,8 @@ func (b Backend) policyRoutes(handle route) {
 		if err := ofOperator(peerOf(r), in); err != nil {
 			return nil, err
 		}
-		return p.Check(r.Context(), in)
-	}))
+		return p.Check(r.Context(), in, param(r, "trace"))
+	}), "trace")
 	handle("POST /v1/policy/approvals", rootOnly("approve", answer(func(r *http.Request) (*client.Approval, error) {
 		var in client.ApproveRequest
 		if err := decode(r, &in); err != nil {

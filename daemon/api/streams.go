@@ -125,6 +125,36 @@ func switched(w http.ResponseWriter, r *http.Request) (func() (net.Conn, io.Read
 	}, nil
 }
 
+// trace answers with a line of JSON for everything that is told of a trace. What is refused is no trace, but an
+// error.
+func (b Backend) trace(w http.ResponseWriter, r *http.Request) error {
+	var spec client.TraceSpec
+	if err := decode(r, &spec); err != nil {
+		return err
+	}
+	p := peerOf(r)
+	return b.asWork(w, r, func(r *http.Request, _ *works.Work) {
+		try(func(w http.ResponseWriter, r *http.Request) error {
+			enc, begun := json.NewEncoder(w), false
+			tell := func(e client.TraceEvent) error {
+				begun = true
+				if err := enc.Encode(e); err != nil {
+					return err
+				}
+				return http.NewResponseController(w).Flush()
+			}
+			err := b.Tasks.Trace(r.Context(), r.PathValue("id"), spec, p.whom(), tell)
+			if err = works.Ended(r.Context(), err); err != nil && begun {
+				err = tell(client.TraceEvent{Error: client.AsError(err)})
+			}
+			if !begun {
+				return err
+			}
+			return nil // who asked may be gone
+		})(w, r)
+	})
+}
+
 func (b Backend) logs(w http.ResponseWriter, r *http.Request) error {
 	tail, err := strconv.Atoi(param(r, "tail"))
 	if err != nil {

@@ -296,6 +296,30 @@ func (c *Client) follow(ctx context.Context, path string, r any, tell func(Image
 	}
 }
 
+// Trace tells what a task's processes do until the trace ends, and how that was. An error of tell ends it.
+func (c *Client) Trace(ctx context.Context, id string, spec TraceSpec, tell func(TraceEvent) error) (*TraceEnd, error) {
+	resp, err := c.do(ctx, http.MethodPost, taskPath(id)+"/trace", spec)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	next := lines[TraceEvent](resp.Body)
+	for {
+		e, err := next()
+		switch {
+		case err != nil:
+			return nil, brokenOff(err)
+		case e.Error != nil:
+			return nil, e.Error
+		case e.End != nil:
+			return e.End, nil
+		}
+		if err := tell(e); err != nil {
+			return nil, err
+		}
+	}
+}
+
 // RemoveImage forgets an image's name; gc frees its blobs.
 func (c *Client) RemoveImage(ctx context.Context, ref string) error {
 	_, err := call[any](ctx, c, http.MethodDelete, "/v1/image?ref="+url.QueryEscape(ref), nil)
@@ -315,6 +339,11 @@ func (c *Client) GC(ctx context.Context, r GCRequest) (*GCResult, error) {
 // CheckPolicy asks what the policy says of a task without starting it.
 func (c *Client) CheckPolicy(ctx context.Context, spec TaskSpec) (*Decision, error) {
 	return call[*Decision](ctx, c, http.MethodPost, "/v1/policy/check", spec)
+}
+
+// CheckTrace is CheckPolicy with the decision about a user of the host who would trace the task.
+func (c *Client) CheckTrace(ctx context.Context, spec TaskSpec, tracer string) (*Decision, error) {
+	return call[*Decision](ctx, c, http.MethodPost, "/v1/policy/check?trace="+url.QueryEscape(tracer), spec)
 }
 
 // Approve records an override for the digest that the image has now.

@@ -621,6 +621,51 @@ type ExecSpec struct {
 	Cols    int               `json:"cols,omitempty"`
 }
 
+// TraceSpec is what is to be seen of a task's processes, those to come too.
+type TraceSpec struct {
+	// What is "syscalls", "files" (those that look up a path), "net" (those with an address) or "dtrace".
+	What string `json:"what"`
+	// Ready is the name of a script for dtrace(1) that comes with freejail, Script the text of another one; its
+	// $1 is the jail's id.
+	Ready  string `json:"ready,omitempty"`
+	Script string `json:"script,omitempty"`
+	// Limit and Size bound the trace; 0 is DefaultTraceLimit and DefaultTraceSize.
+	Limit Duration `json:"limit,omitempty"`
+	Size  int64    `json:"size,omitempty"` // bytes, as the system writes it
+}
+
+// Bounds of traces.
+const (
+	DefaultTraceLimit = 30 * time.Second
+	DefaultTraceSize  = 64 << 20
+	MaxTraceLimit     = time.Hour
+	MinTraceSize      = 64 << 10
+	MaxTraceSize      = 1 << 30
+	MaxTraceScript    = 64 << 10
+)
+
+// TraceEvent is one thing that is told of a trace: the first has Began, the last End or Error, the others a line.
+type TraceEvent struct {
+	Began *TraceBegan `json:"began,omitempty"`
+	Line  string      `json:"line,omitempty"`
+	End   *TraceEnd   `json:"end,omitempty"`
+	Error *Error      `json:"error,omitempty"`
+}
+
+// TraceBegan tells that processes are traced, and the bounds of that.
+type TraceBegan struct {
+	Processes int      `json:"processes"`
+	Limit     Duration `json:"limit"`
+	Size      int64    `json:"size"`
+}
+
+// TraceEnd is why a trace ended.
+type TraceEnd struct {
+	// Why is "time", "size", "task" (it has no process any more), "space" (no room on the host) or "script".
+	Why   string `json:"why"`
+	Bytes int64  `json:"bytes"`
+}
+
 // StopRequest ends a task: the signal first, SIGKILL after the timeout.
 type StopRequest struct {
 	Signal  string   `json:"signal,omitempty"` // empty: the image's, else SIGTERM

@@ -6,7 +6,9 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/hashicorp/go-hclog"
@@ -59,15 +61,44 @@ func (j *Judge) Decide(spec client.TaskSpec, img *image.Image, reqs []policy.Req
 	return &client.Error{Code: client.CodeRefused, Message: printable.Error(dec.Err(s)), Decision: wireDecision(s, dec)}
 }
 
-// Check decides about a whole task as its start would.
-func (j *Judge) Check(ctx context.Context, spec client.TaskSpec) (*client.Decision, error) {
+// Check decides about a whole task as its start would, and about a user who would trace it.
+func (j *Judge) Check(ctx context.Context, spec client.TaskSpec, tracer string) (*client.Decision, error) {
 	s, dec, notes, err := j.Tasks.Check(ctx, spec)
+	if err == nil && tracer != "" {
+		err = j.checkTracer(s, &dec, tracer)
+	}
 	if err != nil {
 		return nil, err
 	}
 	d := wireDecision(s, dec)
 	d.Notes = append(notes, doubts(j.InForce().Doubt)...)
 	return d, nil
+}
+
+// checkTracer adds what is decided about a user of this host.
+func (j *Judge) checkTracer(s policy.Subject, dec *policy.Decision, tracer string) error {
+	u, err := user.Lookup(tracer)
+	if err != nil {
+		u, err = user.LookupId(tracer)
+	}
+	if err != nil {
+		return client.Invalid("trace: no user %q on this host", tracer)
+	}
+	uid, err := strconv.Atoi(u.Uid)
+	if err != nil {
+		return err
+	}
+	approvals, err := j.Ledger.Approvals()
+	if err != nil {
+		return err
+	}
+	by := task.Operator{User: u.Username, UID: uid, Root: uid == 0}
+	for _, r := range j.InForce().Policy.Decide(s, []policy.Request{task.TraceRequest(by)}, approvals).Results {
+		if r.Kind() == policy.KindTrace { // signatures that are required are among the task's own results
+			dec.Results, dec.Allowed = append(dec.Results, r), dec.Allowed && r.Allowed
+		}
+	}
+	return nil
 }
 
 // doubts are what is probably a mistake in the host's file, one by one.

@@ -90,6 +90,7 @@ type Observer interface {
 	Stats() (map[string]jail.Usage, error)
 	Wait(pid int) <-chan jail.Exit
 	WaitEmpty(jail string)
+	Trace(ctx context.Context, jail string, t jail.Trace) (jail.TraceEnd, error)
 }
 
 // Rulesets of devfs, each held by the keys of tasks; see devfs.Registry.
@@ -168,6 +169,7 @@ type Manager struct {
 	lane     lane  // of those who sweep up
 	turns    turns // of those who measure roots
 	usage    usageCache
+	traced   traced
 	shared   sharing
 
 	mu     sync.Mutex

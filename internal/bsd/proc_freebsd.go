@@ -34,10 +34,12 @@ func (r Record) duration(at int) time.Duration {
 const (
 	procSize = 1088
 
+	kiTraceP = 32 // the trace's file, as the kernel names it
 	kiPID    = 72
 	kiPPID   = 76
 	kiRSS    = 264 // pages
 	kiStart  = 336 // timeval
+	kiTraced = 384
 	kiStat   = 388
 	kiLogin  = 420
 	kiComm   = 447
@@ -64,6 +66,12 @@ func (p Process) JID() int  { return p.Int(kiJID) }
 
 // Zombie tells one that has ended, and waits for its parent to ask.
 func (p Process) Zombie() bool { return p.Record[kiStat] == statZomb }
+
+// Trace tells of ktrace(2) what is traced of it, a bit for each point, and the kernel's own name of the file.
+func (p Process) Trace() (points uint32, file int64) {
+	const mask = 0x00ffffff // KTRFAC_MASK
+	return uint32(p.Uint(kiTraced)) & mask, p.Long(kiTraceP)
+}
 
 // RSS is its resident memory in bytes.
 func (p Process) RSS() uint64 { return uint64(p.Long(kiRSS)) * uint64(PageSize) }

@@ -1,0 +1,22 @@
+/*
+ * Programs that the processes of a jail execute, and those that end. $1 is the jail's id.
+ */
+#pragma D option switchrate=10hz
+
+proc:::exec-success
+/jid == $1/
+{
+	printf("%6d %6d exec %s\n", pid, ppid, curpsinfo->pr_psargs);
+}
+
+proc:::exec-failure
+/jid == $1/
+{
+	printf("%6d %6d exec failed, errno %d\n", pid, ppid, (int)arg0);
+}
+
+proc:::exit
+/jid == $1/
+{
+	printf("%6d %6d exit %s\n", pid, ppid, execname);
+}
