@@ -1,40 +1,21 @@
 package host
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"encoding/pem"
 	"fmt"
-	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
+
+	"github.com/freejail/freejail/internal/testcert"
 )
 
 // metricsFiles are a certificate with its key and a token, in a directory of the test's.
 func metricsFiles(t *testing.T) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	der, err := x509.MarshalECPrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
-	cert, err := x509.CreateCertificate(rand.Reader, &c, &c, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testcert.Write(t, filepath.Join(dir, "cert"), filepath.Join(dir, "key"), 1)
 	for name, content := range map[string][]byte{
-		"cert":  pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}),
-		"key":   pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}),
 		"token": []byte("0123456789abcdef\n"), "short": []byte("0123456789abcde\n"), "words": []byte("0123456789 abcdef"),
 		"large": make([]byte, maxSecret+1), "open": []byte("0123456789abcdef")} {
 		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {

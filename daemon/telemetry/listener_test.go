@@ -2,16 +2,11 @@ package telemetry
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
 	"net/netip"
@@ -26,6 +21,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/freejail/freejail/daemon/host"
+	"github.com/freejail/freejail/internal/testcert"
 )
 
 func init() { listenAgain = 10 * time.Millisecond }
@@ -92,20 +88,13 @@ func scrape(t *testing.T, c *http.Client, url, token string) (int, string) {
 // certificate makes one for 127.0.0.1 in files.
 func certificate(t *testing.T, cert, key string, serial int64) *x509.CertPool {
 	t.Helper()
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	testcert.Write(t, cert, key, serial)
+	b, err := os.ReadFile(cert)
 	must(t, err)
-	der, err := x509.MarshalECPrivateKey(k)
-	must(t, err)
-	c := x509.Certificate{SerialNumber: big.NewInt(serial), NotAfter: time.Now().Add(time.Hour), IsCA: true,
-		BasicConstraintsValid: true, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
-	b, err := x509.CreateCertificate(rand.Reader, &c, &c, &k.PublicKey, k)
-	must(t, err)
-	must(t, os.WriteFile(cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: b}), 0o644))
-	must(t, os.WriteFile(key, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}), 0o600))
 	pool := x509.NewCertPool()
-	parsed, err := x509.ParseCertificate(b)
-	must(t, err)
-	pool.AddCert(parsed)
+	if !pool.AppendCertsFromPEM(b) {
+		t.Fatalf("no certificate in %s", b)
+	}
 	return pool
 }
 
