@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -441,12 +442,41 @@ func (t Task) placesOf(p Publication) (out []wanted, err error) {
 }
 
 // CheckAddress refuses addresses at which rules of the host's cannot lead a port to a task: one of IPv6 that is
-// another on each interface, and those of many hosts.
+// another on each interface, and those of many hosts, also of all of a network that the host is in.
 func (p Publication) CheckAddress() error {
-	if a := p.At; a.Is6() && a.IsLinkLocalUnicast() || a.IsMulticast() || a == broadcast {
-		return fmt.Errorf("a port cannot be published at %s, which is not an address of one host in all networks", a)
+	a := p.At.Unmap()
+	if a.Is6() && a.IsLinkLocalUnicast() || a.IsMulticast() || a == broadcast {
+		return notOfOne(a)
+	}
+	if !a.Is4() || a.IsUnspecified() {
+		return nil
+	}
+	list, err := net.InterfaceAddrs()
+	if err != nil {
+		return fmt.Errorf("addresses of the host: %w", err)
+	}
+	many := false
+	for _, one := range list {
+		if n, err := netip.ParsePrefix(one.String()); err == nil {
+			if n.Addr() == a {
+				return nil // though another network's mask would make it one of many
+			}
+			many = many || isBroadcast(a, n)
+		}
+	}
+	if many {
+		return notOfOne(a)
 	}
 	return nil
+}
+
+func notOfOne(a netip.Addr) error {
+	return fmt.Errorf("a port cannot be published at %s, which is not an address of one host in all networks", a)
+}
+
+// isBroadcast tells whether an address is that of all hosts of a network.
+func isBroadcast(a netip.Addr, n netip.Prefix) bool {
+	return n.Addr().Is4() && n.Bits() < 31 && a == RangeOf(n).Last
 }
 
 var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})

@@ -215,7 +215,8 @@ func TestTakenPortIsRefusedByName(t *testing.T) {
 
 func TestForeignAddressIsRefusedByName(t *testing.T) {
 	h := testHolder(t)
-	for _, at := range []string{"fe80::1%lo", "fe80::1", "ff02::1", "224.0.0.1", "255.255.255.255"} {
+	for _, at := range []string{"fe80::1%lo", "fe80::1", "ff02::1", "224.0.0.1", "255.255.255.255",
+		"127.255.255.255"} { // of lo
 		err := h.hold(published("a", netip.MustParseAddr(at), "udp", 8080, 80, 1))
 		if err == nil || !strings.Contains(err.Error(), "cannot be published at "+at) {
 			t.Errorf("%s: %v", at, err)

@@ -446,6 +446,9 @@ func TestServicesOfGatewaysAreNotPublished(t *testing.T) {
 			}
 		}
 	}
+	if err := publish(RangeOf(n.Subnet4).Last, "udp", 137, 1); err == nil || !strings.Contains(err.Error(), "published") {
+		t.Error("broadcast:", err)
+	}
 	for _, at := range []netip.Addr{{}, netip.IPv4Unspecified(), addr("192.0.2.1")} {
 		if err := publish(at, "udp", 53, 1); err != nil {
 			t.Error(at, err)

@@ -69,9 +69,13 @@ func (n Network) serves(p bound) bool {
 }
 
 // Refused tells why a publication cannot be: at a gateway the ports of host_access are the host's own services,
-// whatever network a task has. What is published at all addresses of the host is not published there.
+// whatever network a task has, and a broadcast address is one of many hosts. What is published at all addresses of the
+// host is not published there.
 func Refused(p Publication, networks []Network) error {
 	for _, n := range networks {
+		if isBroadcast(p.At.Unmap(), n.Subnet4) {
+			return notOfOne(p.At)
+		}
 		for i := range max(1, int(p.Count)) {
 			place := bound{p.Protocol, netip.AddrPortFrom(p.At, p.First+uint16(i))}
 			if n.serves(place) {
