@@ -10,8 +10,8 @@ import (
 
 // bridges is the table for tasks on bridges of the operator's: a frame that comes by a task's link has
 // its MAC and one of its addresses, in the headers and in what it says to be by ARP and neighbour
-// discovery. No VLAN is chosen there, and no router is announced.
-func (r *table) bridges(name string, tasks []Task) {
+// discovery. No VLAN is chosen there, no router is announced, and no metadata service of a cloud is asked.
+func (r *table) bridges(name string, networks []Network, tasks []Task) {
 	r.newTable(name, nftables.TableFamilyBridge)
 	c := r.hook("source", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, -300)
 	r.add(c, r.fromOthers(), accept)
@@ -34,6 +34,13 @@ func (r *table) bridges(name string, tasks []Task) {
 	r.fill(four, pairs(in4))
 	r.fill(six, pairs(in6))
 	const arp, ip4, ip6 = 0x0806, 0x0800, 0x86dd
+	for i, f := range ipFamilies {
+		for _, n := range f.of(networks) {
+			if !n.Metadata {
+				r.add(c, etherType([]uint16{ip4, ip6}[i]), f.masked(f.src, f.subnet(n)), r.toMetadata(f), drop)
+			}
+		}
+	}
 	r.add(c, etherType(arp), sender(network(14, 4)), in(four), accept) // RFC 826: ar$spa
 	r.add(c, etherType(ip4), sender(network(12, 4)), in(four), accept)
 	// An advertisement has its target at 8 (RFC 4861); 134 and 137 are of routers.

@@ -87,9 +87,13 @@ func (f ipFamily) load(offset, reg uint32) expr.Any {
 
 // within is a packet whose address at offset lies in a prefix.
 func (f ipFamily) within(offset uint32, p netip.Prefix) part {
-	mask := ipNet(p).Mask
-	return join(f.is(), f.load(offset, 8), &expr.Bitwise{SourceRegister: 8, DestRegister: 8, Len: f.size, Mask: mask,
-		Xor: make([]byte, f.size)}, equal(8, p.Masked().Addr().AsSlice()))
+	return join(f.is(), f.masked(offset, p))
+}
+
+// masked is within of packets that are known to be of the family.
+func (f ipFamily) masked(offset uint32, p netip.Prefix) part {
+	return part{f.load(offset, 8), &expr.Bitwise{SourceRegister: 8, DestRegister: 8, Len: f.size, Mask: ipNet(p).Mask,
+		Xor: make([]byte, f.size)}, equal(8, p.Masked().Addr().AsSlice())}
 }
 
 func (f ipFamily) loopback() part {
@@ -133,6 +137,24 @@ func transport(reg, offset, size uint32) *expr.Payload {
 // dport reads the destination's port of TCP or UDP.
 func dport(reg uint32) expr.Any { return transport(reg, 2, 2) }
 
+// toMetadata is what is for a metadata service of a cloud, of packets of the family: by TCP, and not for a name.
+func (r *table) toMetadata(f ipFamily) part {
+	s := r.metadata[f.size]
+	if s == nil {
+		s = r.set("metadata"+f.suffix, f.kind)
+		var elements []nftables.SetElement
+		for _, a := range metadata {
+			if f.has(a) {
+				elements = append(elements, nftables.SetElement{Key: a.AsSlice()})
+			}
+		}
+		r.fill(s, elements)
+		r.metadata[f.size] = s
+	}
+	return part{f.load(f.dst, 8), in(s), meta(expr.MetaKeyL4PROTO, 8), equal(8, []byte{unix.IPPROTO_TCP}), dport(8),
+		unequal(8, portBytes(53)[:2])}
+}
+
 // onPort is a packet for one of a range.
 func onPort(p Port) part {
 	return part{meta(expr.MetaKeyL4PROTO, 8), equal(8, []byte{protocol(p.Protocol)}), dport(8),
@@ -175,6 +197,7 @@ func interfaceName(name string) []byte {
 
 // newTable replaces a table by an empty one. It is added first, so that it is there to be deleted.
 func (r *table) newTable(name string, f nftables.TableFamily) {
+	r.metadata = map[uint32]*nftables.Set{}
 	r.table = r.conn.AddTable(&nftables.Table{Name: name, Family: f})
 	r.conn.DelTable(r.table)
 	r.table = r.conn.AddTable(&nftables.Table{Name: name, Family: f})

@@ -180,7 +180,9 @@ type table struct {
 	conn  *nftables.Conn
 	table *nftables.Table
 	group uint32
-	err   error
+	// metadata are the sets of toMetadata, by the size of an address.
+	metadata map[uint32]*nftables.Set
+	err      error
 }
 
 // ipFamily is how rules of IPv4 or IPv6 differ: an address lies at src and dst of the header.
@@ -230,7 +232,7 @@ func (r *table) render(name string, networks []Network, tasks []Task) {
 	r.newTable(name, nftables.TableFamilyINet)
 	nat, natTasks := ofMode(NAT, networks, tasks)
 	bridged, bridgedTasks := ofMode(Bridged, networks, tasks)
-	_, aliases := ofMode(Alias, networks, tasks)
+	alias, aliases := ofMode(Alias, networks, tasks)
 	c := r.hooks()
 	r.add(c.pre, r.toHost(), jump(c.published))
 	r.add(c.forward, known, accept)
@@ -251,6 +253,7 @@ func (r *table) render(name string, networks []Network, tasks []Task) {
 		for _, n := range f.of(bridged) {
 			r.services(c.toHost, f, n, f.within(f.src, f.subnet(n)))
 		}
+		r.aliasMetadata(c.sent, f, f.of(alias), aliases)
 	}
 	r.add(c.toHost, discovery, accept) // of bridges, where it was looked at
 	r.sources(c.source, natTasks)
@@ -258,7 +261,7 @@ func (r *table) render(name string, networks []Network, tasks []Task) {
 	r.refuse(c.toHost)
 	r.refuse(c.toTask)
 	if len(bridgedTasks) > 0 {
-		r.bridges(name, bridgedTasks)
+		r.bridges(name, bridged, bridgedTasks)
 	}
 }
 
@@ -270,8 +273,8 @@ func ofMode(m Mode, networks []Network, tasks []Task) ([]Network, []Task) {
 
 // chains are those that the kernel calls, and those that they jump to.
 type chains struct {
-	source, pre, output, forward, input, post *nftables.Chain
-	published, toTask, toHost                 *nftables.Chain
+	source, pre, output, sent, forward, input, post *nftables.Chain
+	published, toTask, toHost                       *nftables.Chain
 }
 
 // hooks makes them. They translate after the operator's chains (at -100 and 100) have had their turn.
@@ -280,6 +283,7 @@ func (r *table) hooks() chains {
 		source:    r.hook("source", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, -300),
 		pre:       r.hook("prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, -90),
 		output:    r.hook("output", nftables.ChainTypeNAT, nftables.ChainHookOutput, -90),
+		sent:      r.hook("sent", nftables.ChainTypeFilter, nftables.ChainHookOutput, 0),
 		forward:   r.hook("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, 0),
 		input:     r.hook("input", nftables.ChainTypeFilter, nftables.ChainHookInput, 0),
 		post:      r.hook("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, 110),
@@ -359,12 +363,29 @@ func (r *table) network(c chains, f ipFamily, n Network) {
 	}
 	r.services(c.toHost, f, n, join(own, f.within(f.dst, netip.PrefixFrom(g, g.BitLen()))))
 	out := join(own, r.toOthers())
+	if !n.Metadata {
+		r.refuse(c.forward, own, r.toMetadata(f))
+	}
 	if n.Interface != "" {
 		by := interfaceName(n.Interface)
 		r.refuse(c.forward, out, meta(expr.MetaKeyOIFNAME, 8), unequal(8, by))
 		out = join(out, meta(expr.MetaKeyOIFNAME, 8), equal(8, by))
 	}
 	r.add(c.post, out, &expr.Masq{})
+}
+
+// aliasMetadata keeps the addresses of tasks of alias networks from the metadata services of clouds.
+func (r *table) aliasMetadata(c *nftables.Chain, f ipFamily, networks []Network, tasks []Task) {
+	own := r.set("alias"+f.suffix, f.kind)
+	elements := map[string][]byte{}
+	for _, t := range tasks {
+		kept := slices.ContainsFunc(networks, func(n Network) bool { return n.Name == t.Network && !n.Metadata })
+		if a := f.task(t); a.IsValid() && kept {
+			elements[string(a.AsSlice())] = nil
+		}
+	}
+	r.fill(own, pairs(elements))
+	r.refuse(c, f.is(), f.load(f.src, 8), in(own), r.toMetadata(f))
 }
 
 // services are those of the host that tasks reach, and its answer to ping.

@@ -45,7 +45,9 @@ type Network struct {
 	// HostAccess are the ports of the host's own services that tasks reach: of nat at the gateway, of
 	// bridged at the host's addresses, where it has a packet filter.
 	HostAccess []Port
-	MTU        int // 0 is the host's choice
+	// Metadata lets its tasks reach the metadata services of clouds, which have credentials of the host.
+	Metadata bool
+	MTU      int // 0 is the host's choice
 	// Where is the place of its block, FILE:LINE, for errors.
 	Where string `json:"-"`
 }

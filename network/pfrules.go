@@ -269,6 +269,9 @@ func (w *pfWriter) tables() map[string][]netip.Prefix {
 		}
 	}
 	all[pfAnchor+"_nets"] = nets
+	for _, a := range metadata {
+		all[pfAnchor+"_metadata"] = append(all[pfAnchor+"_metadata"], pfSingle(a))
+	}
 	for _, n := range w.nets {
 		all[n.table.text] = n.taskAddresses()
 	}

@@ -175,6 +175,7 @@ func (w *pfWriter) fromTasks(n *pfNet) {
 		}
 	}
 	w.rule("block drop in quick on %s from ! <%s>", n.bridge, n.table)
+	w.metadata(n, pfText{"block return-icmp(port-unr,port-unr) in quick on " + n.bridge.text})
 	w.aliases(n)
 	w.forwarded(pfText{" on " + n.bridge.text}, n)
 	w.tagged(pfText{"pass in quick on " + n.bridge.text}, w.states)
@@ -186,6 +187,13 @@ func (w *pfWriter) fromTasks(n *pfNet) {
 	w.rule("block return-icmp(port-unr,port-unr) in quick on %s from <%s> to <freejail_nets>", n.bridge, n.table)
 	w.rule("pass in quick on %s from <%s> to any tag freejail_out %s", n.bridge, n.table, w.states)
 	w.rule("block drop in quick on %s", n.bridge)
+}
+
+// metadata keeps tasks from the metadata services of clouds, unless their network lets them.
+func (w *pfWriter) metadata(n *pfNet, block pfText) {
+	if !n.Network.Metadata {
+		w.rule("%s proto tcp from <%s> to <%s_metadata> port != 53", block, n.table, pfText{pfAnchor})
+	}
 }
 
 // tagged passes what a publication has led to a task.
@@ -269,6 +277,7 @@ func (w *pfWriter) bridged(n *pfNet) {
 		w.services(n, pfText{}, pfFamily(f.prefix.Addr()), pfText{"(self)"})
 	}
 	w.forwarded(pfText{}, n)
+	w.metadata(n, pfText{"block return-icmp(port-unr,port-unr) in quick"})
 	if n.Subnet6.IsValid() {
 		w.rule("pass in quick inet6 proto icmp6 from <%s> icmp6-type { neighbrsol neighbradv } no state", n.table)
 	}
@@ -288,6 +297,7 @@ func (w *pfWriter) outside() {
 		w.rule("pass out tagged freejail_out keep state (if-bound)")
 	}
 	for _, n := range w.mode(Alias) {
+		w.metadata(n, pfText{"block drop out quick"})
 		for _, s := range n.stacks {
 			w.declared(s, pfText{"pass in"}, pfText{"any"}, pfText{"keep state"})
 		}
@@ -307,6 +317,7 @@ func (w *pfWriter) links() {
 			if n.Mode == Bridged {
 				state = w.states
 				w.toLink(n, s)
+				w.metadata(n, pfText{"block return-icmp(port-unr,port-unr) in quick on " + s.link.text})
 				// It is for the host too, and there in the state of the link.
 				w.rule("block drop in quick on %s from any to 255.255.255.255", s.link)
 			}

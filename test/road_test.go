@@ -63,6 +63,7 @@ var parts = []struct {
 	{"first job", firstJobs},
 	{"ports of a job", portsAreSaid},
 	{"deployments", deployments},
+	{"delivery", deliveries},
 	{"exit codes", exitCodes},
 	{"environment", environment},
 	{"names of hosts", names},

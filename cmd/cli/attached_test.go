@@ -151,10 +151,10 @@ func TestAttachedOverARestart(t *testing.T) {
 	deaf.says("here")
 	logs := h.attach("logs", "-f", id)
 	logs.says("greeting")
-	stop := h.attach("stop", "-t", "1s", id+"d")
-	deaf.says("terminated")
 	alone := h.attach("run", "--name", id+"i", "prog", "wait")
 	alone.says("greeting")
+	stop := h.attach("stop", "-t", "5s", id+"d") // over which the daemon ends
+	deaf.says("terminated")
 	h.end()
 	for _, a := range []*attached{run, deaf, logs, stop, alone} {
 		a.says("waiting for the next")

@@ -208,6 +208,7 @@ func (h *testHost) begin() {
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	h.end = func() {
+		h.end = func() {}
 		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 			t.Error(err)
 		}

@@ -31,6 +31,7 @@ type networkBlock struct {
 	DNS        []string       `hcl:"dns,optional"`
 	Isolate    bool           `hcl:"isolate,optional"`
 	HostAccess []string       `hcl:"host_access,optional"` // PORT/PROTOCOL
+	Metadata   bool           `hcl:"metadata,optional"`
 	MTU        *int           `hcl:"mtu,optional"`
 	Body       hcl.Body       `hcl:",body"`
 }
@@ -92,7 +93,7 @@ func (b *networkBlock) network(r *reader) network.Network {
 	at := b.Body.MissingItemRange()
 	in := blockReader{r, b, fmt.Sprintf("%s:%d", at.Filename, at.Start.Line)}
 	n := network.Network{Name: b.Name, Mode: network.Mode(b.Mode), Bridge: b.Bridge, Interface: b.Interface,
-		Isolate: b.Isolate, Where: in.where, MTU: in.mtu(),
+		Isolate: b.Isolate, Metadata: b.Metadata, Where: in.where, MTU: in.mtu(),
 		Subnet4: in.subnet("subnet4", b.Subnet4), Subnet6: in.subnet("subnet6", b.Subnet6)}
 	n.Gateway4, n.Gateway6 = in.gateways()
 	if n.Mode == network.NAT {
