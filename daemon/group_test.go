@@ -42,6 +42,7 @@ func operate(c *client.Client) int {
 	for what, spec := range map[string]client.TaskSpec{"nomad": {Owner: "nomad"}, "stdout": {Stdout: "/etc/passwd"},
 		"stderr": {Stderr: "/etc/passwd"}, "dirs": {Dirs: []client.Mount{{Source: "/", Target: "/host"}}},
 		"confined":  {Confined: []string{"/"}},
+		"cpuset_of": {Limits: client.Limits{CPUSetOf: "/sys/fs/cgroup"}},
 		"namespace": {Labels: map[string]string{"namespace": "infra", "job": "backup"}},
 		"alloc_id":  {Labels: map[string]string{"alloc_id": "11111111-2222-3333-4444-555555555555"}},
 		"meta":      {Labels: map[string]string{"freejail": "/elsewhere"}}} {

@@ -303,6 +303,12 @@ func TestSpec(t *testing.T) {
 		Offered: true}) {
 		t.Errorf("ports: %+v", s.Ports)
 	}
+	for cores, of := range map[string]string{"": "/sys/fs/cgroup/nomad/shared", "1,2": ""} {
+		cfg.Resources.LinuxResources = &proto.LinuxResources{CpusetCpus: cores, CpusetCgroup: "/sys/fs/cgroup/nomad/shared"}
+		if l := limits(cfg, TaskConfig{}); l.CPUSet != cores || l.CPUSetOf != of {
+			t.Errorf("with the cores %q: %q of %q", cores, l.CPUSet, l.CPUSetOf)
+		}
+	}
 	private := 0
 	for _, m := range s.Dirs {
 		if m.Private {

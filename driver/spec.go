@@ -107,6 +107,9 @@ func limits(cfg *proto.TaskConfig, tc TaskConfig) client.Limits {
 	}
 	l.CPUShares = r.GetAllocatedResources().GetCpu().GetCpuShares()
 	l.CPUSet = r.GetLinuxResources().GetCpusetCpus()
+	if l.CPUSet == "" { // of Nomad's, without the cores that it reserves for others
+		l.CPUSetOf = r.GetLinuxResources().GetCpusetCgroup()
+	}
 	if share := r.GetLinuxResources().GetPercentTicks(); tc.CPUHard && share > 0 { // of the whole host, on FreeBSD too
 		l.CPUPercent = max(1, int(share*float64(runtime.NumCPU())*100))
 	}

@@ -252,6 +252,14 @@ func (m *Manager) firstProcess(name string) (*specs.Process, error) {
 	return s.Process, nil
 }
 
+// SetCPUs has a jail's processes run on these processors alone.
+func (m *Manager) SetCPUs(ctx context.Context, name, list string) error {
+	if mask, err := cpuMask(list); err != nil || mask == nil {
+		return &Error{Op: "set processors", Jail: name, Err: fmt.Errorf("%q is no list of processors: %w", list, err)}
+	}
+	return m.run(ctx, "update", name, nil, "--cpuset-cpus", list, name)
+}
+
 // Unenforced names the limits that this host does not put into force: none.
 func (m *Manager) Unenforced(Limits) []string { return nil }
 

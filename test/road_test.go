@@ -78,6 +78,7 @@ var parts = []struct {
 	{"memory limit", memoryLimit},
 	{"disk limit", diskLimit},
 	{"stats", stats},
+	{"cores of others", coresOfOthers},
 	{"twenty at once", twenty},
 	{"refusals", refusals},
 	{"image of Linux", linuxImage},

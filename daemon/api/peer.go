@@ -122,11 +122,12 @@ func rootOnly(what string, h http.HandlerFunc) http.HandlerFunc {
 // it: files and directories of the host about which no policy decides, and labels, by which
 // it does.
 func ofOperator(p peer, s client.TaskSpec) error {
-	if !p.operator || s.Owner == "cli" && len(s.Dirs)+len(s.Confined)+len(s.Labels) == 0 && s.Stdout+s.Stderr == "" {
+	if !p.operator || s.Owner == "cli" && len(s.Dirs)+len(s.Confined)+len(s.Labels) == 0 &&
+		s.Stdout+s.Stderr+s.Limits.CPUSetOf == "" {
 		return nil
 	}
 	return client.Refused("only root may start tasks of another owner than cli, or with labels, dirs, confined, "+
-		"stdout or stderr, not %s", p)
+		"stdout, stderr or cpuset_of, not %s", p)
 }
 
 // hostOnly admits root of this host, and the daemon's own user, whatever the

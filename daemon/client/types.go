@@ -184,6 +184,8 @@ type Limits struct {
 	MaxProcs           int64  `json:"max_procs,omitempty"`
 	OpenFiles          int64  `json:"open_files,omitempty"`
 	CPUSet             string `json:"cpuset,omitempty"` // "0-2,5"
+	// CPUSetOf is a cgroup of Linux: without CPUSet a task runs on its processors, also when they change.
+	CPUSetOf string `json:"cpuset_of,omitempty"`
 	// DiskBytes are what the task may write to its root; 0 asks for what the host
 	// gives. The daemon tells what the task has.
 	DiskBytes int64 `json:"disk_bytes,omitempty"`

@@ -57,7 +57,10 @@ func (m *Manager) boundDisk(l *client.Limits) error {
 }
 
 // jailLimits are the limits that are the jail's matter.
-func jailLimits(l client.Limits) jail.Limits {
+func (m *Manager) jailLimits(l client.Limits) jail.Limits {
+	if l.CPUSet == "" {
+		l.CPUSet = m.processors(l.CPUSetOf)
+	}
 	return jail.Limits{MemoryBytes: l.MemoryBytes, MemoryReserveBytes: l.MemoryReserveBytes, CPUShares: l.CPUShares,
 		CPUPercent: l.CPUPercent, MaxProcs: l.MaxProcs, OpenFiles: l.OpenFiles, CPUSet: l.CPUSet}
 }

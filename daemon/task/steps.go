@@ -194,7 +194,7 @@ func (s *start) createJail(ctx context.Context) error {
 	meta := map[string]string{}
 	maps.Copy(meta, spec.Labels)
 	meta["freejail"] = s.m.Config.StateDir // last: no label can be taken for it
-	limits := jailLimits(spec.Limits)
+	limits := s.m.jailLimits(spec.Limits)
 	jid, err := s.m.Jails.Create(ctx, jail.Spec{Name: s.t.info.Jail, Root: s.t.info.Root,
 		Hostname: cmp.Or(spec.Hostname, spec.ID), Params: params, Meta: meta, Limits: limits,
 		Linux: s.plan.linuxulator(), InMemory: s.plan.inMemory, Stack: stack, Devices: jailDevices(s.plan.devices)})

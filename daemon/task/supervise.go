@@ -15,6 +15,7 @@ import (
 // supervise waits for the end of a task's main process and sweeps up.
 func (m *Manager) supervise(t *task, exits <-chan jail.Exit) {
 	go m.watchDisk(t)
+	go m.followCPUs(t)
 	e := <-exits
 	m.ended(t, client.Exit{Code: e.Code, Signal: e.Signal, Known: e.Known, OOM: e.OOM, Message: e.Reason, At: e.At})
 }

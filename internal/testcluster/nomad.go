@@ -63,6 +63,9 @@ ports {
 limits {
   http_max_conns_per_client = 0
 }
+telemetry {
+  publish_allocation_metrics = true
+}
 client {
   enabled           = true
   network_interface = %q
