@@ -52,3 +52,15 @@ func (r Request) identity() identity {
 	_, value := r.form()
 	return identity{r.Key(), value}
 }
+
+// Form is a request without who asks, as approvals keep it.
+func (r Request) Form() (kind Kind, name, value string) {
+	name, value = r.form()
+	return r.Kind(), name, value
+}
+
+// RequestOf reads what Form gives. One that cannot be read, such as of a later version, is
+// none that anybody asks for.
+func RequestOf(kind Kind, name, value string) Request {
+	return Request{Privilege: fromForm(kind, name, value)}
+}

@@ -11,14 +11,17 @@ import (
 // the signers, globs with commas between them, that a require block names.
 type Signature string
 
+// KindSignature is the kind of Signature. No approval of a fleet gives it.
+const KindSignature Kind = "signature"
+
 func init() {
-	register(kind{name: "signature", attribute: "start", read: readTruth,
+	register(kind{name: KindSignature, attribute: "start", read: readTruth,
 		parse:    func(_, value string) (Privilege, error) { return Signature(value), nil },
 		asserted: func(item) (Privilege, error) { return start{}, nil }})
 }
 
 // Kind implements Privilege.
-func (Signature) Kind() Kind { return "signature" }
+func (Signature) Kind() Kind { return KindSignature }
 func (s Signature) String() string {
 	return "a signature of " + strings.ReplaceAll(string(s), ",", " or ")
 }

@@ -18,6 +18,10 @@ const (
 	DockerForeign  = "application/vnd.docker.image.rootfs.foreign.diff.tar"
 )
 
+// Approval is the type of a manifest that attaches a signed approval to an image, and of the
+// approval in it.
+const Approval = "application/vnd.freejail.approval.v1+json"
+
 // CosignPayload is the type of a signed statement in cosign's format.
 const CosignPayload = "application/vnd.dev.cosign.simplesigning.v1+json"
 

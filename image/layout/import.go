@@ -81,6 +81,10 @@ func (s *Store) ImportInput(ctx context.Context, from *Input, name string,
 	if err != nil {
 		return nil, err
 	}
+	approved, err := l.approvalsBeside(ctx, found.Digest)
+	if err != nil {
+		return nil, err
+	}
 	if o.Named != nil && found.name != "" {
 		o.Named(found.name)
 	}
@@ -88,7 +92,7 @@ func (s *Store) ImportInput(ctx context.Context, from *Input, name string,
 	if img, err = s.Fetch(ctx, l, found.Descriptor, name, o); err != nil {
 		return nil, err
 	}
-	return img, s.AddSignatures(img.Digest, signed)
+	return img, errors.Join(s.AddSignatures(img.Digest, signed), s.AddApprovals(img.Digest, approved))
 }
 
 // give brings a blob into a store: the file itself where the layout is an

@@ -67,16 +67,19 @@ func (s *Store) AddSignatures(d digest.Digest, more sign.Record) error {
 	return s.writeFile(signatureFile(d), b)
 }
 
-// sweepSignatures removes those of images that are gone. The caller holds the
-// lock.
-func (s *Store) sweepSignatures(used map[digest.Digest]bool) error {
-	files, err := s.list(signatureDir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	for _, fi := range files {
-		if d := digest.NewDigestFromEncoded(digest.SHA256, strings.TrimSuffix(fi.Name(), ".json")); !used[d] {
-			err = errors.Join(err, s.root.Remove(path.Join(signatureDir, fi.Name())))
+// sweepSignatures removes those, and the approvals, of images that are gone. The caller
+// holds the lock.
+func (s *Store) sweepSignatures(used map[digest.Digest]bool) (err error) {
+	for _, dir := range []string{signatureDir, approvalDir} {
+		files, lerr := s.list(dir)
+		if errors.Is(lerr, fs.ErrNotExist) {
+			continue
+		}
+		err = errors.Join(err, lerr)
+		for _, fi := range files {
+			if d := digest.NewDigestFromEncoded(digest.SHA256, strings.TrimSuffix(fi.Name(), ".json")); !used[d] {
+				err = errors.Join(err, s.root.Remove(path.Join(dir, fi.Name())))
+			}
 		}
 	}
 	return err

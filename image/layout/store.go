@@ -15,6 +15,7 @@ import (
 
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/document"
+	"github.com/freejail/freejail/image/sign"
 	"github.com/freejail/freejail/internal/aside"
 	"github.com/freejail/freejail/internal/durable"
 	"github.com/freejail/freejail/internal/imagename"
@@ -26,6 +27,8 @@ import (
 // whole or not at all; several goroutines may import the same image at once.
 type Store struct {
 	*Layout
+	// Trusted, if set, tells which signed documents about an image are kept before all others.
+	Trusted func(digest.Digest, sign.Signature) bool
 	// Held, if set, tells which images are in use whether they have a name or
 	// not: neither Prune nor GC takes them. It is called under the store's lock.
 	Held func() []digest.Digest

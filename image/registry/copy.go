@@ -24,7 +24,7 @@ import (
 type CopyOptions struct {
 	All       bool             // an index with all its images, instead of the one for Platform
 	Platform  ocispec.Platform // the zero platform means this host's, or else any
-	Unsigned  bool             // leave signatures behind
+	Unsigned  bool             // leave signatures and approvals behind
 	Referrers bool             // everything that refers to the image: attestations, lists of parts, ...
 	Limits    image.Limits     // of archives and stores
 	Progress  func(image.Progress)
@@ -51,6 +51,9 @@ type source interface {
 	// attached finds what cosign's way of naming ties to a digest.
 	attached(ctx context.Context, tag string) (ocispec.Descriptor, error)
 	referrers(ctx context.Context, d ocispec.Descriptor) ([]ocispec.Descriptor, error)
+	// eachReferrer tells of those of an artifact type, with their annotations.
+	eachReferrer(ctx context.Context, d ocispec.Descriptor, artifactType string,
+		tell func([]ocispec.Descriptor) error) error
 	close() error
 }
 
@@ -301,7 +304,7 @@ func AttachedTag(d digest.Digest, kind string) string {
 	return d.Algorithm().String() + "-" + d.Encoded() + "." + kind
 }
 
-// copyAttached copies signatures, and with Referrers whatever else refers to
+// copyAttached copies signatures and approvals, and with Referrers whatever else refers to
 // the image or to one of its index.
 func (j *job) copyAttached(ctx context.Context, root ocispec.Descriptor) error {
 	manifests := []ocispec.Descriptor{root}
@@ -323,8 +326,13 @@ func (j *job) copyAttached(ctx context.Context, root ocispec.Descriptor) error {
 				return err
 			}
 		}
-		if j.opts.Referrers {
+		switch {
+		case j.opts.Referrers: // approvals among them
 			if err := j.copyReferrers(ctx, m, 0); err != nil {
+				return err
+			}
+		case !j.opts.Unsigned:
+			if err := j.copyDocuments(ctx, m); err != nil {
 				return err
 			}
 		}
@@ -381,8 +389,13 @@ func copyToStore(ctx context.Context, src source, d ocispec.Descriptor, indexes 
 		return 0, errors.New("of what refers to an image, a store keeps signatures alone: leave out --referrers")
 	}
 	var signed sign.Record
+	var approved Documents
 	if !o.Unsigned {
 		if signed, err = signaturesOf(ctx, src, d.Digest, indexes); err != nil {
+			return 0, err
+		}
+		everybodys := Wanted{ArtifactType: document.Approval, About: func(sign.Signature) bool { return true }}
+		if approved, err = documents(ctx, src, d, everybodys); err != nil {
 			return 0, err
 		}
 	}
@@ -398,5 +411,6 @@ func copyToStore(ctx context.Context, src source, d ocispec.Descriptor, indexes 
 	if _, err = s.Fetch(ctx, src, d, name, fetch); err != nil {
 		return 0, err
 	}
-	return len(signed.Signatures), s.AddSignatures(d.Digest, signed)
+	return len(signed.Signatures) + len(approved.List), errors.Join(s.AddSignatures(d.Digest, signed),
+		s.AddApprovals(d.Digest, approved.List))
 }

@@ -140,12 +140,25 @@ func (s *remoteSource) attached(ctx context.Context, tag string) (ocispec.Descri
 
 func (s *remoteSource) referrers(ctx context.Context, d ocispec.Descriptor) (out []ocispec.Descriptor, err error) {
 	err = s.places[0].Referrers(ctx, d, "", func(list []ocispec.Descriptor) error {
-		if out = append(out, list...); len(out) > 1000 {
-			return fmt.Errorf("more than 1000 manifests refer to %s", d.Digest)
+		if out = append(out, list...); len(out) > maxCopied {
+			return fmt.Errorf("more than %d manifests refer to %s", maxCopied, d.Digest)
 		}
 		return nil
 	})
 	return out, err
+}
+
+// eachReferrer asks the registry and all its mirrors: which of them has something that was
+// attached to an image is not told by which has the image.
+func (s *remoteSource) eachReferrer(ctx context.Context, d ocispec.Descriptor, artifactType string,
+	tell func([]ocispec.Descriptor) error) error {
+	var errs []error
+	for _, p := range s.places {
+		if err := p.Referrers(ctx, d, artifactType, tell); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", p.ref.Host, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func (s *remoteSource) close() error { return nil }
@@ -154,7 +167,7 @@ func (s *remoteSource) close() error { return nil }
 type local struct {
 	*layout.Layout
 	at   Location
-	made map[digest.Digest][]byte // the blobs of signatures that a store keeps in its own way
+	made map[digest.Digest][]byte // the blobs of what a store keeps in its own way
 }
 
 func (l *local) Open(ctx context.Context, d ocispec.Descriptor, offset int64) (io.ReadCloser, int64, error) {
@@ -223,11 +236,7 @@ func (l *local) madeSignatures(d digest.Digest) (ocispec.Descriptor, error) {
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	l.made = map[digest.Digest][]byte{}
-	for _, b := range blobs {
-		l.made[b.Descriptor.Digest] = b.Content
-	}
-	return blobs[len(blobs)-1].Descriptor, nil
+	return l.make(blobs), nil
 }
 
 func (l *local) referrers(ctx context.Context, to ocispec.Descriptor) (out []ocispec.Descriptor, err error) {
@@ -244,10 +253,49 @@ func (l *local) referrers(ctx context.Context, to ocispec.Descriptor) (out []oci
 			return nil, err
 		}
 		if f, err := readFacts(b, d.MediaType); err == nil && f.subject == to.Digest {
+			d.ArtifactType, d.Annotations = f.artifactType, f.annotations
 			out = append(out, d)
 		}
 	}
 	return out, nil
+}
+
+// eachReferrer makes what others have beside an image of what a store knows of it.
+func (l *local) eachReferrer(ctx context.Context, to ocispec.Descriptor, artifactType string,
+	tell func([]ocispec.Descriptor) error) error {
+	if l.at.Kind == Store {
+		list, err := l.madeDocuments(to, artifactType)
+		return errors.Join(err, tell(list))
+	}
+	list, err := l.referrers(ctx, to)
+	if err != nil {
+		return err
+	}
+	return tell(slices.DeleteFunc(list, func(d ocispec.Descriptor) bool { return d.ArtifactType != artifactType }))
+}
+
+// madeDocuments are the manifests that attach what a store has of an image.
+func (l *local) madeDocuments(to ocispec.Descriptor, artifactType string) (list []ocispec.Descriptor, err error) {
+	docs, err := l.Approvals(to.Digest)
+	for _, doc := range docs {
+		blobs, err := sign.Attachment(doc, artifactType, to)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, l.make(blobs))
+	}
+	return list, err
+}
+
+// make has blobs at hand that are not in the layout, and returns the last.
+func (l *local) make(blobs []sign.Blob) ocispec.Descriptor {
+	if l.made == nil {
+		l.made = map[digest.Digest][]byte{}
+	}
+	for _, b := range blobs {
+		l.made[b.Descriptor.Digest] = b.Content
+	}
+	return blobs[len(blobs)-1].Descriptor
 }
 
 func (l *local) close() error { return l.Close() }

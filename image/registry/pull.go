@@ -18,7 +18,9 @@ type PullOptions struct {
 	// Credential is for the reference's own registry, instead of what the
 	// configuration says.
 	Credential *Credential
-	// Tell hears why signatures could not be read, which is no error: who needs
+	// Approvals are those that are looked for beside the image; no keys are none.
+	Approvals Wanted
+	// Tell hears why signatures and approvals could not be read, which is no error: who needs
 	// them will not find them.
 	Tell func(string)
 }
@@ -61,7 +63,14 @@ func (c *Client) pull(ctx context.Context, s *layout.Store, ref Reference, o Pul
 	if err != nil && o.Tell != nil {
 		o.Tell(bounded("the signatures of " + ref.String() + " could not be read: " + err.Error()))
 	}
-	return img, s.AddSignatures(img.Digest, signed)
+	if err := s.AddSignatures(img.Digest, signed); err != nil || len(o.Approvals.Keys) == 0 {
+		return img, err
+	}
+	approved, err := documents(ctx, &remoteSource{from, ref}, d, o.Approvals)
+	if err != nil && o.Tell != nil {
+		o.Tell(bounded("approvals of " + ref.String() + " could not be read: " + err.Error()))
+	}
+	return img, s.AddApprovals(img.Digest, approved.List)
 }
 
 // Allow tells whether who has a credential could pull a manifest of a repository:

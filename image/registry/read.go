@@ -24,7 +24,8 @@ const (
 	connections = 4   // downloads or uploads of one image at once
 	maxPages    = 100 // of a list of referrers
 	maxManifest = document.MaxBytes
-	maxIndexes  = 4 // within each other
+	maxIndexes  = 4    // within each other
+	maxCopied   = 1000 // of what refers to one image
 )
 
 // How often, and how soon, a broken download goes on. Variables for tests.

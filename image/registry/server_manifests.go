@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"mime"
@@ -317,7 +318,8 @@ func (s *Server) referrers(w http.ResponseWriter, r *http.Request, name, text st
 	if err != nil {
 		return err
 	}
-	filter := r.URL.Query().Get("artifactType")
+	query := r.URL.Query()
+	filter := query.Get("artifactType")
 	seen := map[digest.Digest]bool{}
 	for _, m := range idx.Manifests {
 		f, err := repo.factsOf(m)
@@ -326,12 +328,43 @@ func (s *Server) referrers(w http.ResponseWriter, r *http.Request, name, text st
 		}
 		seen[m.Digest] = true
 		out.Manifests = append(out.Manifests, ocispec.Descriptor{MediaType: m.MediaType, Digest: m.Digest, Size: m.Size,
-			ArtifactType: f.artifactType, Annotations: f.annotations})
+			ArtifactType: f.artifactType, Annotations: f.listed()})
 	}
 	if filter != "" {
 		w.Header().Set("OCI-Filters-Applied", "artifactType")
 	}
+	var more bool
+	if out.Manifests, more = pageOf(out.Manifests, query.Get("last")); more {
+		query.Set("last", out.Manifests[len(out.Manifests)-1].Digest.String())
+		w.Header().Set("Link", fmt.Sprintf(`<%s?%s>; rel="next"`, r.URL.Path, query.Encode()))
+	}
 	return writeJSON(w, out.MediaType, out)
+}
+
+// Bounds of a page of referrers, which clients read whole, in bytes but for their number.
+const (
+	maxReferrersPage = 1000
+	maxListed        = 2 << 10 // of one manifest's annotations
+)
+
+// listed are a manifest's annotations for a list: who has put too much into them has the
+// list without.
+func (f *facts) listed() map[string]string {
+	n := 0
+	for k, v := range f.annotations {
+		n += len(k) + len(v)
+	}
+	if n > maxListed {
+		return nil
+	}
+	return f.annotations
+}
+
+// pageOf is the page after a digest, and tells whether there is another.
+func pageOf(list []ocispec.Descriptor, last string) (page []ocispec.Descriptor, more bool) {
+	slices.SortFunc(list, func(a, b ocispec.Descriptor) int { return cmp.Compare(a.Digest, b.Digest) })
+	list = slices.DeleteFunc(list, func(d ocispec.Descriptor) bool { return d.Digest.String() <= last })
+	return list[:min(len(list), maxReferrersPage)], len(list) > maxReferrersPage
 }
 
 var _ layout.Origin = (*place)(nil)

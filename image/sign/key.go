@@ -9,10 +9,12 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/secure-systems-lab/go-securesystemslib/encrypted"
 )
 
@@ -147,4 +149,10 @@ func (k *PrivateKey) sign(b []byte) ([]byte, error) {
 func (k *PublicKey) verify(b, signature []byte) bool {
 	sum := sha256.Sum256(b)
 	return ecdsa.VerifyASN1(k.key, sum[:], signature)
+}
+
+// verifyDigest is verify of what has a SHA-256 digest.
+func (k *PublicKey) verifyDigest(d digest.Digest, signature []byte) bool {
+	sum, err := hex.DecodeString(d.Encoded())
+	return err == nil && d.Algorithm() == digest.SHA256 && ecdsa.VerifyASN1(k.key, sum, signature)
 }

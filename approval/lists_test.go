@@ -1,0 +1,178 @@
+package approval
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/freejail/freejail/image/sign"
+)
+
+func file(t *testing.T, b []byte) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "list")
+	check(t, os.WriteFile(name, b, 0o644))
+	return name
+}
+
+func signed(t *testing.T, l List, key *sign.PrivateKey) []byte {
+	t.Helper()
+	b, err := l.Sign(key)
+	check(t, err)
+	return b
+}
+
+// A list that was there before does not count again, after a restart either, nor does
+// another with the same number.
+func TestOldLists(t *testing.T) {
+	key, dir, now := newKey(t), t.TempDir(), time.Now()
+	lists := OpenLists(filepath.Join(dir, "lists"))
+	a := someApproval()
+	doc, err := a.Sign(key)
+	check(t, err)
+	a, err = Read(doc, key.Public())
+	check(t, err)
+	first := List{}.Next(now.Add(-time.Hour))
+	second := first.Next(now, Revoked{Approval: a.ID(), Reason: "a mistake"})
+	evil := first.Next(now)
+	path := filepath.Join(dir, "list")
+	s := Source{Key: key.Public(), From: path, MaxAge: time.Hour * 24}
+	put := func(b []byte) (bool, error) {
+		check(t, os.WriteFile(path, b, 0o644))
+		return lists.Refresh(t.Context(), s)
+	}
+	wantError(t, lists.Check(s, &a, now), "there is no revocation list")
+	if news, err := put(signed(t, first, key)); err != nil || !news {
+		t.Fatal(news, err)
+	}
+	check(t, lists.Check(s, &a, now))
+	if news, err := put(signed(t, second, key)); err != nil || !news {
+		t.Fatal(news, err)
+	}
+	for range 2 {
+		wantError(t, lists.Check(s, &a, now), "it was revoked on", "a mistake")
+		if news, err := put(signed(t, second, key)); err != nil || news {
+			t.Error(news, err)
+		}
+		_, err := put(signed(t, first, key))
+		wantError(t, err, "serial 1 is older than 2", "an old list again")
+		_, err = put(signed(t, evil, key))
+		wantError(t, err, "serial 2 is not the list that had that serial")
+		_, err = put(signed(t, second.Next(now.Add(-2*time.Hour)), key))
+		wantError(t, err, "serial 3 is dated before serial 2")
+		_, err = put(signed(t, second.Next(now.Add(time.Hour)), key))
+		wantError(t, err, "in the future by this host's clock")
+		_, err = put(signed(t, second.Next(now), newKey(t)))
+		wantError(t, err, "not signed by this key")
+		_, err = put([]byte("{}"))
+		wantError(t, err, "not signed by this key")
+		if st := lists.State(s); st.List == nil || st.List.Serial != 2 || st.Err == nil {
+			t.Errorf("got %+v", st)
+		}
+		lists = OpenLists(filepath.Join(dir, "lists"))
+	}
+	// What was kept is verified when it is read again.
+	kept, err := filepath.Glob(filepath.Join(dir, "lists", "*"))
+	if err != nil || len(kept) != 1 {
+		t.Fatal(kept, err)
+	}
+	check(t, os.WriteFile(kept[0], []byte(`{"fetched":"2026-05-04T12:00:00Z","list":`+
+		string(signed(t, first, newKey(t)))+`}`), 0o600))
+	lists = OpenLists(filepath.Join(dir, "lists"))
+	wantError(t, lists.Check(s, &a, now), "there is no revocation list", "that was kept", "not signed by this key")
+}
+
+// A list that is too old is as none, unless the host says otherwise.
+func TestAgeOfLists(t *testing.T) {
+	key, now := newKey(t), time.Now()
+	a := someApproval()
+	_, err := a.Sign(key)
+	check(t, err)
+	s := Source{Key: key.Public(), MaxAge: 24 * time.Hour,
+		From: file(t, signed(t, List{}.Next(now.Add(-25*time.Hour)), key))}
+	lists := OpenLists(t.TempDir())
+	_, err = lists.Refresh(t.Context(), s)
+	check(t, err)
+	wantError(t, lists.Check(s, &a, now), "serial 1", "older than max_age = 24h0m0s")
+	wantError(t, lists.Check(s, &a, now.Add(-48*time.Hour)), "in the future by this host's clock")
+	check(t, lists.Check(s, &a, now.Add(-2*time.Hour)))
+	s.Keep = true
+	check(t, lists.Check(s, &a, now))
+	check(t, lists.Check(Source{Key: newKey(t).Public(), From: "/nowhere", Keep: true}, &a, now))
+	check(t, lists.Check(Source{Key: newKey(t).Public()}, &a, now))
+}
+
+// All approvals of a digest can be revoked, and one be given again.
+func TestRevokedImages(t *testing.T) {
+	key := newKey(t)
+	old, fresh := someApproval(), someApproval()
+	fresh.Issued = noon.Add(2 * time.Hour)
+	l := List{}.Next(noon.Add(time.Hour), Revoked{Image: some, Reason: "CVE"})
+	_, err := ReadList(signed(t, l, key), key.Public())
+	check(t, err)
+	if _, found := l.Find(&old); !found {
+		t.Error("it is not revoked")
+	}
+	if _, found := l.Find(&fresh); found {
+		t.Error("one that came later is revoked")
+	}
+	_, err = l.Next(noon, Revoked{Image: some, Approval: other}).Sign(key)
+	wantError(t, err, "of an approval or of an image")
+}
+
+func TestFetchedLists(t *testing.T) {
+	key := newKey(t)
+	good := signed(t, List{}.Next(time.Now()), key)
+	mux := http.NewServeMux()
+	mux.HandleFunc("/good", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(good) })
+	mux.HandleFunc("/elsewhere", func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, "/good", http.StatusFound)
+	})
+	mux.HandleFunc("/large", func(w http.ResponseWriter, _ *http.Request) {
+		for range MaxListText/1000 + 2 {
+			fmt.Fprint(w, strings.Repeat(" ", 1000))
+		}
+	})
+	srv := httptest.NewServer(mux)
+	defer srv.Close()
+	for path, want := range map[string]string{"/good": "", "/elsewhere": "to /good: give that address", "/none": "404",
+		"/large": "more than"} {
+		news, err := OpenLists(t.TempDir()).Refresh(t.Context(), Source{Key: key.Public(), From: srv.URL + path})
+		if want == "" && (err != nil || !news) {
+			t.Error(path, err)
+		} else if want != "" {
+			wantError(t, err, want)
+		}
+	}
+	fifo := filepath.Join(t.TempDir(), "fifo")
+	check(t, syscall.Mkfifo(fifo, 0o600))
+	_, err := OpenLists(t.TempDir()).Refresh(t.Context(), Source{Key: key.Public(), From: fifo})
+	wantError(t, err, "not a regular file")
+}
+
+func FuzzReadList(f *testing.F) {
+	key := newKey(f)
+	doc, err := key.SignDocument([]byte(`{"type":"freejail revocations v1","serial":1,"issued":"2026-05-04T12:00:00Z",` +
+		`"revoked":[]}`))
+	check(f, err)
+	f.Add(doc.Payload)
+	f.Fuzz(func(t *testing.T, payload []byte) {
+		doc, err := key.SignDocument(payload)
+		check(t, err)
+		l, err := ReadList(mustMarshal(t, doc), key.Public())
+		if err != nil {
+			return
+		}
+		if again, err := l.Sign(key); err != nil {
+			t.Errorf("%s: %v", payload, err)
+		} else if l2, err := ReadList(again, key.Public()); err != nil || !equal(&l, &l2) {
+			t.Errorf("%s: %v", payload, err)
+		}
+	})
+}

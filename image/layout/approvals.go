@@ -1,0 +1,126 @@
+package layout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/freejail/freejail/image/blob"
+	"github.com/freejail/freejail/image/document"
+	"github.com/freejail/freejail/image/sign"
+	"github.com/freejail/freejail/internal/durable"
+	"github.com/freejail/freejail/internal/regular"
+)
+
+// approvalDir has, in a store, the approvals that were attached to images.
+const approvalDir = "approvals"
+
+func approvalFile(d digest.Digest) string { return path.Join(approvalDir, d.Encoded()+".json") }
+
+// Approvals are what a store's directory keeps of the approvals that were attached to an
+// image, none of them verified. Other layouts have them among their images.
+func (l *Layout) Approvals(d digest.Digest) (list sign.Documents, err error) {
+	if err := document.CheckDigest(d); err != nil {
+		return nil, err
+	}
+	b, err := regular.ReadIn(l.root, approvalFile(d), sign.MaxDocumentsText)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err == nil {
+		err = list.UnmarshalText(b)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("approvals of %s: %w", d, err)
+	}
+	return list, nil
+}
+
+// AddApprovals keeps approvals beside an image that is in the store, for as long as it is.
+func (s *Store) AddApprovals(d digest.Digest, more sign.Documents) error {
+	if len(more) == 0 {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list, err := s.Approvals(d)
+	if err != nil {
+		list = nil // a damaged file holds nothing that could be had no more
+	}
+	var trusted func(sign.Signature) bool
+	if s.Trusted != nil {
+		trusted = func(doc sign.Signature) bool { return s.Trusted(d, doc) }
+	}
+	list.Merge(more, trusted)
+	b, err := list.MarshalText()
+	if err != nil {
+		return err
+	}
+	if err := durable.MkdirAllIn(s.root, approvalDir, 0o700); err != nil {
+		return blob.ExplainNoSpace(err)
+	}
+	return s.writeFile(approvalFile(d), b)
+}
+
+// Bounds of the approvals that are read of one image of an archive or a layout, and of what is
+// looked at for them.
+const (
+	maxBeside = 100
+	maxLooked = 1000
+)
+
+// approvalsBeside are those that refer to an image of the layout.
+func (l *Layout) approvalsBeside(ctx context.Context, to digest.Digest) (out sign.Documents, err error) {
+	b, err := l.foreignIndex()
+	if err != nil {
+		return nil, err
+	}
+	idx, err := document.ReadIndex(b, ocispec.MediaTypeImageIndex)
+	if err != nil {
+		return nil, fmt.Errorf("image index: %w", err)
+	}
+	looked := 0
+	for _, d := range idx.Manifests {
+		if !document.IsImage(d.MediaType) || d.Digest == to || d.Platform != nil {
+			continue
+		}
+		if looked++; looked > maxLooked || len(out) == maxBeside {
+			break
+		}
+		doc, ok, err := l.approvalIn(ctx, d, to)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			out = append(out, doc)
+		}
+	}
+	return out, nil
+}
+
+// approvalIn is what a manifest attaches to an image; ok is false of others.
+func (l *Layout) approvalIn(ctx context.Context, d ocispec.Descriptor, to digest.Digest) (doc sign.Signature,
+	ok bool, err error) {
+	b, err := ReadBlob(ctx, l, d)
+	if err != nil {
+		return doc, false, err
+	}
+	m, err := document.ReadManifest(b, d.MediaType)
+	if err != nil || m.ArtifactType != document.Approval || m.Subject == nil || m.Subject.Digest != to {
+		return doc, false, nil // it is somebody else's to read
+	}
+	a, ok := sign.Announcement(m.Annotations)
+	i := slices.IndexFunc(m.Layers, func(l ocispec.Descriptor) bool { return l.Digest == a.Digest })
+	if !ok || i < 0 || m.Layers[i].Size > sign.MaxPayload {
+		return doc, false, nil
+	}
+	doc.Signature = a.Signature
+	doc.Payload, err = ReadBlob(ctx, l, m.Layers[i])
+	return doc, true, err
+}

@@ -1,0 +1,271 @@
+package registry
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/blob"
+	"github.com/freejail/freejail/image/document"
+	"github.com/freejail/freejail/image/layout"
+	"github.com/freejail/freejail/image/sign"
+)
+
+// Bounds of what is read of signed documents that refer to an image. What a list of
+// referrers announces is verified before anything is fetched: of what others have attached
+// beside each costs a signature's verification, and each document of the keys is fetched once,
+// however often it is attached.
+const (
+	maxReferrers   = 50_000 // looked at
+	maxUnannounced = 300    // manifests read because the list has not their annotations
+	maxFetched     = 1000   // documents
+	maxDocuments   = 100    // kept, that are about the image
+	maxStrange     = 10     // kept, that are not
+	documentsTime  = 30 * time.Second
+)
+
+// Wanted says which signed documents are looked for.
+type Wanted struct {
+	ArtifactType string
+	// Keys are those of whom documents are wanted; none is everybody's.
+	Keys []*sign.PublicKey
+	// About tells whether a document is about the image, as it should be.
+	About func(sign.Signature) bool
+}
+
+// Documents are what was found.
+type Documents struct {
+	List   []sign.Signature
+	Others int // that were passed over: by other keys, unreadable, or over a bound
+}
+
+// Attach puts a signed document beside an image's manifest, which the location names by
+// its digest, as something of an artifact type that refers to it. The error is an *Error.
+func (c *Client) Attach(ctx context.Context, at Location, s sign.Signature, artifactType string) (err error) {
+	defer func() {
+		if err != nil {
+			err = &Error{"attach to", at.String(), err}
+		}
+	}()
+	src, name, err := c.source(ctx, at, CopyOptions{})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, src.close()) }()
+	to, err := src.resolve(ctx, name, nil)
+	if err != nil {
+		return err
+	}
+	if at.Kind == Remote && at.Ref.Digest != to.Digest {
+		return fmt.Errorf("the registry has %s there", to.Digest)
+	}
+	blobs, err := sign.Attachment(s, artifactType, to)
+	if err != nil {
+		return err
+	}
+	dst, err := c.beside(src, at)
+	if err != nil {
+		return err
+	}
+	return dst.finish(ctx, attach(ctx, dst, blobs))
+}
+
+// attach pushes what refers to an image.
+func attach(ctx context.Context, dst target, blobs []sign.Blob) error {
+	if t, ok := dst.(*remoteTarget); ok {
+		t.src = memory(blobs)
+	}
+	for _, b := range blobs {
+		there, err := dst.Exists(ctx, b.Descriptor)
+		if err == nil && !there {
+			err = dst.Push(ctx, b.Descriptor, bytes.NewReader(b.Content))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return dst.attach(ctx, blobs[len(blobs)-1].Descriptor, "")
+}
+
+// Images are those of a location, by their own manifests: of an index all that are in it.
+// The error is an *Error.
+func (c *Client) Images(ctx context.Context, at Location, limits image.Limits) (list []*image.Image, err error) {
+	defer func() {
+		if err != nil {
+			err = &Error{"read", at.String(), err}
+		}
+	}()
+	src, name, err := c.source(ctx, at, CopyOptions{Limits: limits})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, src.close()) }()
+	root, err := src.resolve(ctx, name, nil)
+	if err != nil {
+		return nil, err
+	}
+	all, err := manifestsOf(ctx, src, root)
+	for _, d := range all {
+		if err != nil || document.IsIndex(d.MediaType) {
+			continue
+		}
+		var img *image.Image
+		get := func(d ocispec.Descriptor) ([]byte, error) { return layout.ReadBlob(ctx, src, d) }
+		img, _, err = image.Read(get, d)
+		list = append(list, img)
+	}
+	return list, err
+}
+
+// Documents are the signed documents that refer to an image's manifest, in all places that
+// have some. Those that were read are returned beside an error, which is an *Error.
+func (c *Client) Documents(ctx context.Context, at Location, d ocispec.Descriptor, w Wanted) (out Documents, err error) {
+	src, _, err := c.source(ctx, at, CopyOptions{})
+	if err == nil {
+		out, err = documents(ctx, src, d, w)
+		err = errors.Join(err, src.close())
+	}
+	if err != nil {
+		err = &Error{"read what refers to", at.String(), err}
+	}
+	return out, err
+}
+
+func documents(ctx context.Context, src source, d ocispec.Descriptor, w Wanted) (Documents, error) {
+	ctx, cancel := context.WithTimeout(ctx, documentsTime)
+	defer cancel()
+	s := &search{Wanted: w, src: src, tried: map[digest.Digest]bool{}}
+	err := src.eachReferrer(ctx, d, w.ArtifactType, func(list []ocispec.Descriptor) error { return s.look(ctx, list) })
+	return s.found, errors.Join(err, s.failed)
+}
+
+// search fetches what the keys have signed.
+type search struct {
+	Wanted
+	src                      source
+	found                    Documents
+	tried                    map[digest.Digest]bool // payloads
+	looked, read, about, odd int
+	failed                   error // of the last document that could not be fetched
+}
+
+func (s *search) look(ctx context.Context, list []ocispec.Descriptor) error {
+	for _, d := range list {
+		if s.looked++; s.looked > maxReferrers {
+			return fmt.Errorf("more than %d manifests refer to it", maxReferrers)
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		a, ok := s.announced(ctx, d)
+		if s.tried[a.Digest] {
+			continue // it is attached once more
+		}
+		if !ok || len(s.Keys) > 0 && !slices.ContainsFunc(s.Keys, a.By) || len(s.tried) >= maxFetched {
+			s.found.Others++
+			continue
+		}
+		s.tried[a.Digest] = true
+		s.fetch(ctx, a)
+	}
+	return nil
+}
+
+// announced is what a referrer says of its document, in the list or else itself.
+func (s *search) announced(ctx context.Context, d ocispec.Descriptor) (a sign.Announced, ok bool) {
+	if a, ok = sign.Announcement(d.Annotations); ok || s.read == maxUnannounced {
+		return a, ok
+	}
+	s.read++
+	b, err := readManifest(ctx, s.src, d)
+	if err != nil {
+		return a, false
+	}
+	m, err := document.ReadManifest(b, d.MediaType)
+	if err != nil {
+		return a, false
+	}
+	return sign.Announcement(m.Annotations)
+}
+
+// fetch keeps a document. One that is not there is no reason to look no further.
+func (s *search) fetch(ctx context.Context, a sign.Announced) {
+	b, err := s.payload(ctx, a.Digest)
+	if err != nil {
+		s.found.Others++
+		s.failed = fmt.Errorf("the document %s: %w", a.Digest, err)
+		return
+	}
+	doc, n, most := sign.Signature{Payload: b, Signature: a.Signature}, &s.about, maxDocuments
+	if !s.About(doc) {
+		n, most = &s.odd, maxStrange
+	}
+	if *n == most {
+		s.found.Others++
+		return
+	}
+	*n++
+	s.found.List = append(s.found.List, doc)
+}
+
+// payload reads a blob whose size nobody has told.
+func (s *search) payload(ctx context.Context, d digest.Digest) ([]byte, error) {
+	want := ocispec.Descriptor{MediaType: s.ArtifactType, Digest: d}
+	if l, here := s.src.(*local); here {
+		if b, ok := l.made[d]; ok {
+			return b, nil
+		}
+		size, err := l.StatBlob(d)
+		if err != nil {
+			return nil, err
+		}
+		want.Size = size
+	}
+	r, _, err := s.src.Open(ctx, want, 0)
+	if err != nil {
+		return nil, err
+	}
+	b, err := io.ReadAll(io.LimitReader(r, sign.MaxPayload+1))
+	if err = errors.Join(err, r.Close()); err != nil {
+		return nil, err
+	}
+	if len(b) > sign.MaxPayload {
+		return nil, fmt.Errorf("it has more than %d bytes", sign.MaxPayload)
+	}
+	if got := digest.FromBytes(b); got != d {
+		return nil, blob.Mismatch(d, got)
+	}
+	return b, nil
+}
+
+// copyDocuments copies the approvals of an image.
+func (j *job) copyDocuments(ctx context.Context, to ocispec.Descriptor) error {
+	var list []ocispec.Descriptor
+	err := j.src.eachReferrer(ctx, to, document.Approval, func(more []ocispec.Descriptor) error {
+		if list = append(list, more...); len(list) > maxCopied {
+			return fmt.Errorf("more than %d refer to it: --no-signatures leaves them behind", maxCopied)
+		}
+		return nil
+	})
+	for _, d := range list {
+		if err == nil {
+			err = j.copyGraph(ctx, d)
+		}
+		if err == nil {
+			err = j.dst.attach(ctx, d, "")
+		}
+		j.count++
+	}
+	if err != nil {
+		return fmt.Errorf("approvals of %s: %w", to.Digest, err)
+	}
+	return nil
+}

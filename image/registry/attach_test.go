@@ -1,0 +1,198 @@
+package registry
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/document"
+	"github.com/freejail/freejail/image/layout"
+	"github.com/freejail/freejail/image/sign"
+)
+
+// anyDocument wants those of some keys that say "about".
+func anyDocument(keys ...*sign.PrivateKey) Wanted {
+	w := Wanted{ArtifactType: document.Approval,
+		About: func(s sign.Signature) bool { return strings.HasPrefix(string(s.Payload), "about") }}
+	for _, k := range keys {
+		w.Keys = append(w.Keys, k.Public())
+	}
+	return w
+}
+
+func someDocument(t *testing.T, key *sign.PrivateKey, text string) sign.Signature {
+	t.Helper()
+	doc, err := key.SignDocument([]byte(text))
+	check(t, err)
+	return doc
+}
+
+func (r *registryHost) documents(t *testing.T, c *Client, img *image.Image, w Wanted) Documents {
+	t.Helper()
+	got, err := c.Documents(ctx, loc(t, r.host+"/team/web@"+img.Digest.String()),
+		ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: img.Digest}, w)
+	check(t, err)
+	return got
+}
+
+// What is attached to an image goes along with it: to another registry, an archive, a store and
+// out of one again.
+func TestAttachedDocuments(t *testing.T) {
+	r, img := pushed(t, ServerOptions{}, nil)
+	other := serve(t, ServerOptions{}, nil)
+	c := client(t, r, other)
+	key, _, _ := keys(t, nil)
+	stranger, _, _ := keys(t, nil)
+	doc := someDocument(t, key, "about this")
+	pinned := loc(t, r.host+"/team/web@"+img.Digest.String())
+	wantError(t, c.Attach(ctx, loc(t, r.host+"/team/web:1"), doc, document.Approval), "the registry has")
+	for range 2 {
+		check(t, c.Attach(ctx, pinned, doc, document.Approval))
+	}
+	check(t, c.Attach(ctx, pinned, someDocument(t, stranger, "about that"), document.Approval))
+	one := func(where string, got Documents, others int) {
+		t.Helper()
+		if len(got.List) != 1 || string(got.List[0].Payload) != "about this" || !key.Public().Signed(got.List[0]) ||
+			got.Others != others {
+			t.Errorf("%s: got %+v", where, got)
+		}
+	}
+	one("attached", r.documents(t, c, img, anyDocument(key)), 1)
+	if all := r.documents(t, c, img, anyDocument()); len(all.List) != 2 {
+		t.Errorf("got %+v", all)
+	}
+	tmp := t.TempDir()
+	name := r.host + "/team/web:1"
+	for _, pair := range [][2]string{{name, other.host + "/team/web:1"},
+		{other.host + "/team/web:1", "oci-archive:" + tmp + "/x.tar"}, {"oci-archive:" + tmp + "/x.tar", "store:" + tmp + "/s"},
+		{"store:" + tmp + "/s", other.host + "/again/web:1"}, {other.host + "/again/web:1", other.host + "/team/web:1"}} {
+		done, err := c.Copy(ctx, loc(t, pair[0]), loc(t, pair[1]), CopyOptions{})
+		if err != nil || done.Attached != 2 || done.Digest != img.Digest {
+			t.Fatalf("%v: %+v, %v", pair, done, err)
+		}
+	}
+	one("copied", other.documents(t, c, img, anyDocument(key)), 1)
+	done, err := c.Copy(ctx, loc(t, name), loc(t, "oci:"+tmp+"/unsigned"), CopyOptions{Unsigned: true})
+	if err != nil || done.Attached != 0 {
+		t.Errorf("got %+v, %v", done, err)
+	}
+	done, err = c.Copy(ctx, loc(t, name), loc(t, "oci:"+tmp+"/all"), CopyOptions{Referrers: true})
+	if err != nil || done.Attached != 2 {
+		t.Errorf("got %+v, %v", done, err)
+	}
+
+	// The store keeps them from a pull, where they are wanted, and from an import.
+	s := newStore(t)
+	got, err := c.Pull(ctx, s, pinned.Ref, PullOptions{Approvals: anyDocument(key)})
+	check(t, err)
+	list, err := s.Approvals(got.Digest)
+	check(t, err)
+	one("pulled", Documents{List: list}, 0)
+	check(t, s.Remove(got.Name))
+	_, err = s.GC(ctx)
+	check(t, err)
+	if list, err := s.Approvals(got.Digest); err != nil || len(list) > 0 {
+		t.Errorf("of an image that is gone: %+v, %v", list, err)
+	}
+	got, err = s.Import(ctx, filepath.Join(tmp, "x.tar"), "", nil)
+	check(t, err)
+	if list, err := s.Approvals(got.Digest); err != nil || len(list) != 2 {
+		t.Errorf("imported: %+v, %v", list, err)
+	}
+}
+
+// flood attaches to an image what somebody who may push can: approvals by others, the real one of
+// this image and of others again and again, and some that make the list long.
+func flood(t *testing.T, r *registryHost, img *image.Image, real []sign.Signature, n int) {
+	t.Helper()
+	stranger, _, _ := keys(t, nil)
+	dir := filepath.Join(r.dir, "team+web")
+	l, err := layout.Make(dir)
+	check(t, err)
+	defer func() { check(t, l.Close()) }()
+	put := func(mediaType string, b []byte) ocispec.Descriptor {
+		d := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(b), Size: int64(len(b))}
+		check(t, os.WriteFile(filepath.Join(dir, "blobs", "sha256", d.Digest.Encoded()), b, 0o644))
+		return d
+	}
+	config := put(ocispec.MediaTypeEmptyJSON, []byte("{}"))
+	junk := someDocument(t, stranger, "about nothing")
+	var list []ocispec.Descriptor
+	for i := range n {
+		doc := junk
+		if i%2 == 0 {
+			doc = real[i/2%len(real)]
+		}
+		m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
+			ArtifactType: document.Approval, Config: config, Layers: []ocispec.Descriptor{config},
+			Subject: &ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: img.Digest, Size: 1},
+			Annotations: map[string]string{"n": fmt.Sprint(i),
+				"org.freejail.document.digest":    digest.FromBytes(doc.Payload).String(),
+				"org.freejail.document.signature": hex.EncodeToString(doc.Signature)}}
+		if i%500 == 0 {
+			m.Annotations["long"] = strings.Repeat("x", 1<<20)
+		}
+		b, err := json.Marshal(m)
+		check(t, err)
+		list = append(list, put(m.MediaType, b))
+	}
+	check(t, l.Update(func(idx *ocispec.Index) error {
+		idx.Manifests = append(idx.Manifests, list...)
+		return nil
+	}))
+}
+
+// Thousands of documents that others attached hide none, and cost few requests.
+func TestFloodOfDocuments(t *testing.T) {
+	var asked atomic.Int64
+	r, img := pushed(t, ServerOptions{}, func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			asked.Add(1)
+			next.ServeHTTP(w, r)
+		})
+	})
+	c := client(t, r)
+	key, _, _ := keys(t, nil)
+	pinned := loc(t, r.host+"/team/web@"+img.Digest.String())
+	var real []sign.Signature
+	for i := range 150 { // more than are kept, of other images: genuine, and stolen
+		real = append(real, someDocument(t, key, fmt.Sprintf("another %d", i)))
+	}
+	missing := someDocument(t, key, "about what is not there")
+	flood(t, r, img, append(real, missing), 6000)
+	for _, doc := range append(real[:3:3], someDocument(t, key, "about this")) {
+		check(t, c.Attach(ctx, pinned, doc, document.Approval))
+	}
+	asked.Store(0)
+	got, err := c.Documents(ctx, pinned, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: img.Digest},
+		anyDocument(key))
+	wantError(t, err, "the document") // those of other repositories, which this has not
+	found := 0
+	for _, doc := range got.List {
+		if string(doc.Payload) == "about this" {
+			found++
+		}
+	}
+	if found != 1 || len(got.List) > maxStrange+1 || got.Others < 3000 {
+		t.Errorf("got %d of it among %d, %d others", found, len(got.List), got.Others)
+	}
+	// One for each document of the key, for each manifest that is listed without its annotations, and the pages.
+	if n := asked.Load(); n > 151+1+12+10 {
+		t.Errorf("%d requests", n)
+	}
+	if _, err := c.Copy(ctx, loc(t, r.host+"/team/web:1"), loc(t, "oci:"+t.TempDir()+"/x"), CopyOptions{}); err == nil ||
+		!strings.Contains(err.Error(), "--no-signatures") {
+		t.Errorf("a copy of them all: %v", err)
+	}
+}
