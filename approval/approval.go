@@ -90,7 +90,8 @@ func (a *Approval) Sign(key *sign.PrivateKey) (sign.Signature, error) {
 		return sign.Signature{}, err
 	}
 	if len(b) > sign.MaxPayload {
-		return sign.Signature{}, fmt.Errorf("the approval has %d bytes: at most %d are allowed", len(b), sign.MaxPayload)
+		return sign.Signature{}, fmt.Errorf("the approval has %d bytes: at most %d are allowed", len(b),
+			sign.MaxPayload)
 	}
 	a.id = digest.FromBytes(b)
 	return key.SignDocument(b)
@@ -205,4 +206,10 @@ func (a *Approval) Approved() (out []policy.Request) {
 		out = append(out, policy.RequestOf(r.Kind, r.Name, r.Value))
 	}
 	return out
+}
+
+// About tells whether a document is an approval of an image, whoever has signed it.
+func About(d digest.Digest, s sign.Signature) bool {
+	a, err := Parse(s.Payload)
+	return err == nil && a.Digest == d
 }

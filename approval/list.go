@@ -96,8 +96,8 @@ func (l *List) check() error {
 		return fmt.Errorf("the revocation list: revoked: missing, or more than %d", MaxRevoked)
 	}
 	for _, r := range l.Revoked {
-		named := cmp.Or(r.Approval, r.Image)
-		if document.CheckDigest(named) != nil || r.Approval != "" && r.Image != "" || !whole(r.At) || len(r.Reason) > maxText {
+		named, both := cmp.Or(r.Approval, r.Image), r.Approval != "" && r.Image != ""
+		if document.CheckDigest(named) != nil || both || !whole(r.At) || len(r.Reason) > maxText {
 			return fmt.Errorf("the revocation list: revoked: %.100q: want the digest of an approval or of an image, "+
 				"a time and a reason of at most %d bytes", named, maxText)
 		}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/freejail/freejail/image/sign"
 	"github.com/freejail/freejail/internal/durable"
+	"github.com/freejail/freejail/internal/keylock"
 	"github.com/freejail/freejail/internal/regular"
 	"github.com/freejail/freejail/internal/strictjson"
 )
@@ -43,8 +44,8 @@ type State struct {
 // again.
 type Lists struct {
 	dir string
-	mu  sync.Mutex // of known
-	one sync.Mutex // of a fetch
+	mu  sync.Mutex  // of known
+	one keylock.Map // of fetches, by key
 	of  map[string]*State
 }
 
@@ -112,8 +113,11 @@ func (l *Lists) Refresh(ctx context.Context, s Source) (news bool, err error) {
 	if s.From == "" {
 		return false, nil
 	}
-	l.one.Lock()
-	defer l.one.Unlock()
+	release, err := l.one.Lock(ctx, s.Key.Fingerprint())
+	if err != nil {
+		return false, err
+	}
+	defer release()
 	text, err := fetch(ctx, s.From)
 	var list List
 	if err == nil {
@@ -199,6 +203,9 @@ func fetch(ctx context.Context, from string) ([]byte, error) {
 	}
 	return b, errors.Join(err, resp.Body.Close())
 }
+
+// IsFile tells whether the list is in a file of the host.
+func (s Source) IsFile() bool { return filepath.IsAbs(s.From) }
 
 // CheckSource refuses what no list can be had from.
 func CheckSource(from string) error {

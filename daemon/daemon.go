@@ -22,6 +22,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
 
+	"github.com/freejail/freejail/approval"
 	"github.com/freejail/freejail/catalog"
 	"github.com/freejail/freejail/daemon/api"
 	"github.com/freejail/freejail/daemon/client"
@@ -66,6 +67,7 @@ type Daemon struct {
 	record      *telemetry.Recorder
 	scrapes     *telemetry.Listener
 	judge       *judge.Judge
+	lists       *approval.Lists
 	events      *ledger.Events
 	works       works.Works
 	tasks       *task.Manager
@@ -230,8 +232,9 @@ func (d *Daemon) nfsTold(holders []string, h nfsroot.Health) {
 }
 
 func (d *Daemon) openTasks() {
+	d.lists = approval.OpenLists(d.path("revocations"))
 	d.judge = &judge.Judge{Ledger: d.ledger, Images: d.images, Record: d.record, Log: d.log, InForce: d.inForce,
-		Remote: len(d.cfg.NFS.Servers) > 0}
+		Lists: d.lists, Remote: len(d.cfg.NFS.Servers) > 0}
 	h := task.Host{Config: d.cfg, Log: d.log, Boot: d.boot, Restarted: d.restarted(), Mounter: d.descriptors,
 		Jails: d.jails, Rulesets: d.rulesets, Networks: d.networks, Traffic: d.networks.Counters, NFS: d.nfs,
 		Images: d.images, Judge: d.judge, Works: &d.works, Record: d.record, Stores: d.storage, Tell: d.addEvent,
@@ -353,6 +356,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	}
 	go d.janitor(ctx)
 	go d.tasks.Run(ctx)
+	go d.judge.Run(ctx)
 	go d.networks.Run(ctx)
 	return errors.Join(d.untilEnd(ctx), d.tasks.Close(), d.networks.Close(), d.nfs.Close())
 }

@@ -47,6 +47,7 @@ func (d *Daemon) Doctor(ctx context.Context) []client.Check {
 	d.checkNFS(ctx, &c)
 	d.checkNetworks(&c)
 	d.checkMetrics(&c)
+	d.checkApprovers(&c)
 	return append(c, host.Examine(d.cfg, d.networkStates())...)
 }
 

@@ -3,6 +3,7 @@ package policy
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -90,7 +91,7 @@ type judge struct {
 	subject       *Subject
 	allow, refuse scope
 	host          Chain
-	approvals     map[identity]Approval
+	approvals     map[identity][]Approval
 	sums          map[*entry]int64
 }
 
@@ -102,6 +103,9 @@ func (p *Policy) Decide(s Subject, reqs []Request, approvals []Approval) Decisio
 	j := judge{Policy: p, subject: &s, allow: p.permits.scope(s, false), refuse: p.denies.scope(s, true),
 		host: p.chain.once(), approvals: inForce(approvals, s.Digest)}
 	j.sums = p.permits.sums(&s, reqs, j.allow)
+	for _, a := range p.approvers {
+		maps.Copy(j.sums, a.may.sums(&s, reqs, a.may.scope(s, false)))
+	}
 	for _, r := range reqs {
 		res := j.decide(r)
 		if !res.Allowed && !res.Denied {
@@ -137,32 +141,37 @@ func (j *judge) decide(r Request) Result {
 		res.Reason, res.Denied = "denied at "+where, true
 		return res
 	}
-	where, err := j.covering(r)
+	where, err := j.covering(&j.permits, j.allow, r)
 	if where != "" {
 		res.Allowed, res.Reason = true, "permitted at "+where
 		return res
 	}
-	if res.Reason, res.Allowed = j.approved(r); res.Allowed {
+	why, by := j.approved(r)
+	if by != nil {
+		res.Allowed, res.Reason, res.Approval = true, why, by
 		return res
 	}
 	res.Reason = "no permit covers it"
 	if err != nil {
 		res.Reason = err.Error()
 	}
+	if why != "" {
+		res.Reason += "; " + why
+	}
 	return res
 }
 
-// covering is where permits are that cover a request. An error says why one does
-// not that would otherwise.
-func (j *judge) covering(r Request) (where string, err error) {
-	rules := j.permits.readable(r)
+// covering is where a table's blocks are, of those in scope, that cover a request. An
+// error says why one does not that would otherwise.
+func (j *judge) covering(t *table, in scope, r Request) (where string, err error) {
+	rules := t.readable(r)
 	if rules == nil {
 		return "", nil
 	}
 	var over error
 	by, err := rules.covering(r.Privilege, j.subject, func(i int) bool {
 		e := &rules.entries[i]
-		if !e.about(j.allow, r.Source) {
+		if !e.about(in, r.Source) {
 			return false
 		}
 		if err := j.within(e); err != nil {
@@ -243,28 +252,18 @@ func (j *judge) within(e *entry) error {
 }
 
 // inForce are the approvals of a digest that have not expired, by their requests.
-func inForce(approvals []Approval, digest string) map[identity]Approval {
-	out := map[identity]Approval{}
+func inForce(approvals []Approval, digest string) map[identity][]Approval {
+	out := map[identity][]Approval{}
 	now := time.Now()
-	for _, a := range slices.Backward(approvals) { // the first counts
+	for _, a := range approvals {
 		if a.Digest != digest || a.Expired(now) {
 			continue
 		}
 		for _, r := range a.Requests {
-			out[r.identity()] = a
+			out[r.identity()] = append(out[r.identity()], a)
 		}
 	}
 	return out
 }
 
-// approved tells by whom a request was approved.
-func (j *judge) approved(r Request) (string, bool) {
-	if len(j.approvals) == 0 {
-		return "", false
-	}
-	a, ok := j.approvals[r.identity()]
-	if !ok {
-		return "", false
-	}
-	return fmt.Sprintf("approved by %s on %s: %s", a.By, a.At.Format(time.DateOnly), a.Why), true
-}
+func day(t time.Time) string { return t.Format(time.DateOnly) }

@@ -29,6 +29,8 @@ type Approval struct {
 	Why      string    `json:"why"`
 	At       time.Time `json:"at"`
 	Expires  time.Time `json:"expires,omitzero"`
+	// Approver is the name of the key by which it is signed; empty of one of this host.
+	Approver string `json:"approver,omitempty"`
 	// Over is that it was found to be expired once: a clock that is set back does
 	// not bring it back.
 	Over bool `json:"-"`
@@ -69,6 +71,7 @@ type Policy struct {
 	digest          string
 	permits, denies table
 	requires        []requirement
+	approvers       map[string]*approver
 	tests           []test
 	chain           Chain
 }
@@ -83,6 +86,8 @@ type Result struct {
 	Reason  string
 	Denied  bool   // by a deny, over which no approval goes
 	Permit  string // what would permit it, for the host's file; empty if it is allowed
+	// Approval is the one by which it is allowed; nil where it is not by one.
+	Approval *Approval
 
 	required bool // by the host: nobody asks for it
 }

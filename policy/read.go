@@ -20,7 +20,8 @@ import (
 
 // Blocks are the policy's in a host's file. Other blocks are not its to judge.
 var Blocks = []hcl.BlockHeaderSchema{{Type: "permit"}, {Type: "deny"}, {Type: "require"},
-	{Type: "set", LabelNames: []string{"name"}}, {Type: "test", LabelNames: []string{"name"}}}
+	{Type: "approver", LabelNames: []string{"name"}}, {Type: "set", LabelNames: []string{"name"}},
+	{Type: "test", LabelNames: []string{"name"}}}
 
 // block is one permit, deny or set, or a part of a test.
 type block struct {
@@ -72,7 +73,7 @@ func Parse(filename string, src []byte, d Devices) (p *Policy, err error) {
 			p, err = nil, fmt.Errorf("policy: %w", err)
 		}
 	}()
-	r := &reader{devices: d, sets: map[string]*block{}, builtin: true}
+	r := &reader{devices: d, sets: map[string]*block{}, approvers: map[string]*approver{}, builtin: true}
 	if err := r.file("built-in", builtin); err != nil {
 		return nil, err
 	}
@@ -82,7 +83,13 @@ func Parse(filename string, src []byte, d Devices) (p *Policy, err error) {
 		return nil, err
 	}
 	sum := sha256.Sum256(src)
-	p = &Policy{digest: "sha256:" + hex.EncodeToString(sum[:]), tests: r.tests, requires: r.requires}
+	p = &Policy{digest: "sha256:" + hex.EncodeToString(sum[:]), tests: r.tests, requires: r.requires,
+		approvers: r.approvers}
+	for _, a := range p.approvers {
+		if a.may, err = r.table(a.blocks); err != nil {
+			return nil, err
+		}
+	}
 	if p.permits, err = r.table(append(r.permits, always...)); err != nil {
 		return nil, err
 	}
@@ -94,6 +101,7 @@ type reader struct {
 	devices         Devices
 	builtin         bool // it reads what comes with freejail
 	sets            map[string]*block
+	approvers       map[string]*approver
 	permits, denies []*block
 	requires        []requirement
 	tests           []test
@@ -140,6 +148,8 @@ func (r *reader) rule(b *hcl.Block) error {
 	switch b.Type {
 	case "set":
 		return nil // it is read by now
+	case "approver":
+		return r.approver(b)
 	case "test":
 		t, err := r.test(b)
 		r.tests = append(r.tests, t)

@@ -44,7 +44,9 @@ func (q requirement) decide(j *judge) Result {
 			return res
 		}
 	}
-	if res.Reason, res.Allowed = j.approved(res.Request); !res.Allowed {
+	if res.Reason, res.Approval = j.approved(res.Request); res.Approval != nil {
+		res.Allowed = true
+	} else {
 		res.Reason = "required at " + q.block.where + ", and none was verified for this digest and repository"
 	}
 	return res
@@ -61,7 +63,11 @@ func (p *Policy) CheckSigners(known []string) error {
 			}
 		}
 	}
-	for _, b := range slices.Concat(p.permits.blocks, p.denies.blocks) {
+	blocks := slices.Concat(p.permits.blocks, p.denies.blocks)
+	for _, a := range p.approvers {
+		blocks = append(blocks, a.may.blocks...)
+	}
+	for _, b := range blocks {
 		check(b.where, b.signers)
 	}
 	for _, q := range p.requires {

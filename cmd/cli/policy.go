@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/freejail/freejail/cmd/internal/app"
+	"github.com/freejail/freejail/cmd/internal/remote"
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/daemon/host"
 	"github.com/freejail/freejail/daemon/judge"
@@ -132,15 +133,31 @@ func (a *commands) policySetsCmd() *cobra.Command {
 
 func (a *commands) policyApproveCmd() *cobra.Command {
 	var r client.ApproveRequest
-	c := answer(a, "approve IMAGE[@DIGEST] --reason REASON", "approve requests of one digest of an image",
-		cobra.ExactArgs(1), func(ctx context.Context, args []string) (_ *client.Approval, err error) {
-			if r.Image, err = a.imageRef(ctx, args[0]); err != nil {
-				return nil, err
+	var signed signedApproval
+	c := app.Command("approve IMAGE[@DIGEST] --reason REASON", "approve requests of one digest of an image",
+		cobra.ExactArgs(1), func(ctx context.Context, args []string) (err error) {
+			if signed.key != "" {
+				return a.approveSigned(ctx, &signed, args[0], r)
 			}
-			return a.client().Approve(ctx, r)
-		}, printApproval)
+			if r.Image, err = a.imageRef(ctx, args[0]); err != nil {
+				return err
+			}
+			done, err := a.client().Approve(ctx, r)
+			if err != nil {
+				return err
+			}
+			return a.Print(done, func(w io.Writer) { printApproval(w, done) })
+		})
 	c.Long = `Approves the given requests, or all requests of the image, for this digest only.
-Who approved, when and why is recorded. A deny of the policy stays in force.`
+Who approved, when and why is recorded. A deny of the policy stays in force.
+
+With --sign the approval is for all hosts whose configuration names the key: it
+is signed, and attached to the image in its registry. IMAGE is then
+HOST/NAME@sha256:..., --expires is needed, and no daemon; of an index each image
+that asks for something is approved. What is signed is shown before it is.
+` + remote.PasswordHelp
+	c.Flags().StringVar(&signed.key, "sign", "", "sign the approval with this private `KEY` for a fleet")
+	signed.Add(c)
 	c.Flags().StringVar(&r.Why, "reason", "", "the reason, which is recorded")
 	c.Flags().StringVar(&r.Why, "why", "", "the same as --reason")
 	c.Flags().StringArrayVar(&r.Requests, "request", nil,
@@ -205,11 +222,28 @@ func printApprovals(w io.Writer, list []client.Approval) {
 
 func (a *commands) policyRevokeCmd() *cobra.Command {
 	var reason string
-	c := app.Command("revoke ID|DIGEST|IMAGE", "revoke an approval; running tasks go on, with an event",
-		cobra.ExactArgs(1), func(ctx context.Context, args []string) error {
+	var signed signedRevocation
+	c := app.Command("revoke [ID|DIGEST|IMAGE]", "revoke an approval; running tasks go on, with an event",
+		cobra.MaximumNArgs(1), func(ctx context.Context, args []string) error {
+			switch {
+			case signed.key != "":
+				return a.revokeSigned(&signed, args, reason)
+			case len(args) == 0:
+				return app.Usagef("no approval: give its ID, or a digest or an image")
+			}
 			return a.client().Revoke(ctx, args[0], reason)
 		})
+	c.Long = `Revokes an approval of this host, or all of a digest or an image.
+
+With --sign the revocation is for all hosts: it is added to the signed list of
+revocations --list, which is made if it does not exist, and which hosts fetch
+from where their configuration says. ID is then that of a signed approval, or
+with --image the digest of an image, all of whose approvals until now are
+revoked. Without either the list is dated anew, before hosts take it for too old.`
 	c.Flags().StringVar(&reason, "reason", "", "the reason, which is recorded")
+	c.Flags().StringVar(&signed.key, "sign", "", "sign the list of revocations with this private `KEY`")
+	c.Flags().StringVar(&signed.list, "list", "", "the `FILE` with the signed list of revocations")
+	c.Flags().BoolVar(&signed.image, "image", false, "revoke all signed approvals of an image, by its digest")
 	return c
 }
 

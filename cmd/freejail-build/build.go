@@ -181,7 +181,7 @@ func (f *buildFlags) inputs() (out []string) {
 			}
 		}
 	}
-	for _, file := range []string{f.policy, f.authFile, f.caFile} {
+	for _, file := range []string{f.policy, f.AuthFile, f.CAFile} {
 		if file != "" {
 			out = append(out, file)
 		}

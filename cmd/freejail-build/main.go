@@ -34,7 +34,8 @@ func (a *commands) root() *cobra.Command {
 	c := a.Root("make images for freejail, look into them, move, sign and serve them",
 		a.buildCmd(), a.cacheCmd(), a.importCmd(), a.inspectCmd(), a.historyCmd(), a.diffCmd(), a.validateCmd(),
 		a.schemaCmd(), a.unpackCmd(), a.pullCmd(), a.pushCmd(), a.copyCmd(), a.serveCmd(), a.keygenCmd(), a.signCmd(),
-		a.verifyCmd(), a.signBlobCmd(), a.verifyBlobCmd())
+		a.verifyCmd(), a.signBlobCmd(), a.verifyBlobCmd(),
+		a.approvalsCmd())
 	a.JSONFlag(c.PersistentFlags())
 	return c
 }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"strings"
 
@@ -12,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/freejail/freejail/cmd/internal/app"
+	"github.com/freejail/freejail/cmd/internal/remote"
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/layout"
 	"github.com/freejail/freejail/image/registry"
@@ -34,50 +34,13 @@ registries of this host (localhost, 127.0.0.1) that do not speak it; to these
 credentials are sent with --plain-http only.`
 
 // remoteFlags say how registries are reached.
-type remoteFlags struct {
-	plain    []string
-	caFile   string
-	authFile string
-	messages func() io.Writer
-}
+type remoteFlags struct{ remote.Flags }
 
-func (f *remoteFlags) add(c *cobra.Command) {
-	f.messages = c.ErrOrStderr
-	c.Flags().StringArrayVar(&f.plain, "plain-http", nil,
-		"use HTTP with this registry, `HOST` or HOST:PORT; repeatable")
-	c.Flags().StringVar(&f.caFile, "ca-file", "", "certificates in PEM to trust in addition to the system's")
-	c.Flags().StringVar(&f.authFile, "auth-file", "", "credentials in docker's or podman's format")
-}
+func (f *remoteFlags) add(c *cobra.Command) { f.Add(c) }
 
 // client has settings for the registries that are named.
 func (f *remoteFlags) client(named ...registry.Location) (*registry.Client, error) {
-	cfg := registry.Config{UserAgent: "freejail-build", AuthFiles: registry.UserAuthFiles(), LoopbackLogins: true}
-	if f.authFile != "" {
-		cfg.AuthFiles = []string{f.authFile}
-	}
-	hosts := map[string]bool{}
-	for _, h := range f.plain {
-		hosts[h] = true
-	}
-	if f.caFile != "" {
-		for _, l := range named {
-			if _, plain := hosts[l.Ref.Host]; l.Kind == registry.Remote && !plain {
-				hosts[l.Ref.Host] = false
-			}
-		}
-	}
-	for name, plain := range hosts {
-		h := registry.Host{Name: name, PlainHTTP: plain}
-		if !plain {
-			h.CAFile = f.caFile
-		}
-		cfg.Hosts = append(cfg.Hosts, h)
-	}
-	client, err := registry.NewClient(cfg)
-	if err == nil {
-		client.OnWarning(func(text string) { printable.Fprintln(f.messages(), "warning:", text) })
-	}
-	return client, err
+	return f.Client("freejail-build", named...)
 }
 
 // pull has a build's bases come from registries.
@@ -113,7 +76,7 @@ func (f *copyFlags) add(c *cobra.Command) {
 	f.progress.Flags(c.Flags())
 	c.Flags().BoolVar(&f.All, "all", false, "copy an index with all its images, not one of them")
 	platformFlag(c, &f.Platform, "which image of an index, as `OS/ARCHITECTURE` (default: this host's)")
-	c.Flags().BoolVar(&f.Unsigned, "no-signatures", false, "do not copy signatures")
+	c.Flags().BoolVar(&f.Unsigned, "no-signatures", false, "do not copy signatures and approvals")
 	c.Flags().BoolVar(&f.Referrers, "referrers", false, "also copy everything else that refers to the image")
 }
 
@@ -133,8 +96,8 @@ func (a *commands) copyCmd() *cobra.Command {
 		})
 	c.Long = locationHelp + `
 
-What the destination has is not copied again. Signatures are copied too; from a
-store only those of the image, not of an index that it came from.
+What the destination has is not copied again. Signatures and approvals are copied
+too; from a store only those of the image, not of an index that it came from.
 The digest of the image is printed to standard output.`
 	f.add(c)
 	return c
@@ -230,7 +193,7 @@ func (a *commands) copy(ctx context.Context, f *copyFlags, src, dst registry.Loc
 	if !f.progress.Quiet {
 		printable.Fprintf(a.Messages, "%s is at %s\n", cmp.Or(done.Name, "the image"), dst)
 		if done.Attached > 0 {
-			printable.Fprintf(a.Messages, "with %d signatures and referrers\n", done.Attached)
+			printable.Fprintf(a.Messages, "with %d signatures, approvals and referrers\n", done.Attached)
 		}
 	}
 	return a.printImage(done.Name, done.Digest)

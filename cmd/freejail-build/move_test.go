@@ -25,7 +25,7 @@ func TestPushPullServeSign(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	t.Setenv(passwordEnv, "secret")
+	t.Setenv("FREEJAIL_KEY_PASSWORD", "secret")
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -123,7 +123,7 @@ func TestPushPullServeSign(t *testing.T) {
 		t.Errorf("what was built on a pulled image has the history %s", out)
 	}
 	do(0, "build", "-q", "-o", filepath.Join(tmp, "no.tar"), context1) // this host needs no --plain-http
-	t.Setenv(passwordEnv, "another")
+	t.Setenv("FREEJAIL_KEY_PASSWORD", "another")
 	if _, said := do(1, remote("sign", "--key", key+".key", at+"/team/web:1")...); !strings.Contains(said,
 		"wrong password") {
 		t.Errorf("sign says %s", said)

@@ -9,20 +9,14 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/freejail/freejail/cmd/internal/app"
+	"github.com/freejail/freejail/cmd/internal/remote"
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/registry"
 	"github.com/freejail/freejail/image/sign"
 	"github.com/freejail/freejail/internal/printable"
 )
-
-// passwordEnv has the password of an encrypted key; cosign's name is taken too.
-const passwordEnv = "FREEJAIL_KEY_PASSWORD"
-
-const passwordHelp = "The password of an encrypted key is read from the terminal, or from $" +
-	passwordEnv + " or $COSIGN_PASSWORD."
 
 func (a *commands) keygenCmd() *cobra.Command {
 	var out string
@@ -47,7 +41,7 @@ func (a *commands) keygenCmd() *cobra.Command {
 		})
 	c.Long = `Write NAME.key, the private key, and NAME.pub, the public one: ECDSA P-256 in
 PEM, as cosign, skopeo and podman use. The private key is encrypted unless
---plain is given. ` + passwordHelp
+--plain is given. ` + remote.PasswordHelp
 	c.Flags().StringVarP(&out, "output", "o", "freejail", "the files' names, without .key and .pub")
 	c.Flags().BoolVar(&plain, "plain", false, "do not encrypt the private key (PKCS #8)")
 	return c
@@ -63,21 +57,7 @@ func writeNew(path string, b []byte, mode os.FileMode) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-func (a *commands) password(what string) ([]byte, error) {
-	for _, name := range []string{passwordEnv, "COSIGN_PASSWORD"} {
-		if v, ok := os.LookupEnv(name); ok {
-			return []byte(v), nil
-		}
-	}
-	fd := int(os.Stdin.Fd())
-	if !term.IsTerminal(fd) {
-		return nil, fmt.Errorf("%s is needed, and standard input is not a terminal: set $%s", what, passwordEnv)
-	}
-	printable.Fprintf(a.Messages, "%s: ", what)
-	b, err := term.ReadPassword(fd)
-	printable.Fprintln(a.Messages)
-	return b, err
-}
+func (a *commands) password(what string) ([]byte, error) { return remote.Password(a.Messages, what) }
 
 type signFlags struct {
 	remoteFlags
@@ -152,7 +132,7 @@ func (a *commands) signCmd() *cobra.Command {
 	c.Long = `Sign IMAGE, which is HOST/NAME:TAG, or an OCI archive or layout by its path, and
 store the signature beside it in the format of cosign, which skopeo and podman
 verify too. Of an index each image is signed as well. A signature is for one
-digest in one repository. ` + passwordHelp
+digest in one repository. ` + remote.PasswordHelp
 	f.add(c, "the private key in PEM")
 	return c
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/freejail/freejail/cmd/internal/app"
+	"github.com/freejail/freejail/cmd/internal/remote"
 	"github.com/freejail/freejail/image/sign"
 	"github.com/freejail/freejail/internal/printable"
 	"github.com/freejail/freejail/internal/regular"
@@ -40,7 +41,7 @@ func (a *commands) signBlobCmd() *cobra.Command {
 		})
 	c.Long = `Sign each FILE and write FILE.sig, as cosign sign-blob and openssl dgst -sha256
 do: base64 of an ASN.1 signature. The same key makes the same signature of the
-same content again. ` + passwordHelp
+same content again. ` + remote.PasswordHelp
 	c.Flags().StringVar(&key, "key", "", "the private key in PEM")
 	return c
 }

@@ -557,6 +557,10 @@ type Approval struct {
 	At       time.Time `json:"at"`
 	Expires  time.Time `json:"expires,omitzero"`
 	Expired  bool      `json:"expired,omitempty"`
+	// Approver is whose key has signed it for a fleet; empty of one of this host. Problem is
+	// why one of a fleet does not count now.
+	Approver string `json:"approver,omitempty"`
+	Problem  string `json:"problem,omitempty"`
 }
 
 // ApprovalRecord is an entry of the log of approvals. Action is approve or

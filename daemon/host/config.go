@@ -57,6 +57,7 @@ type Config struct {
 	Registries      []registry.Host
 	Signers         []Signer
 	Metrics         Metrics
+	Approvers       []Approver // without their keys, which InForce has
 }
 
 // Storage chooses how roots are made.
@@ -136,6 +137,7 @@ type file struct {
 	DefaultRegistry string          `hcl:"default_registry,optional"`
 	Registries      []registryBlock `hcl:"registry,block"`
 	Signers         []Signer        `hcl:"signer,block"`
+	Approvers       []approverBlock `hcl:"approver,block"`
 	Policy          hcl.Body        `hcl:",remain"`
 }
 
@@ -242,10 +244,11 @@ func (f *file) config(path string) (Config, error) {
 	if c.Storage.Driver == "nfs" && len(nfs.Servers) == 0 {
 		r.fail("storage: driver nfs needs nfs { servers }")
 	}
+	c.Approvers = f.approvers(&r)
 	for _, block := range f.Registries {
 		c.Registries = append(c.Registries, registry.Host(block))
 	}
-	r.errs = append(r.errs, c.checkRegistries(), checkSigners(c.Signers))
+	r.errs = append(r.errs, c.checkRegistries(), checkNames("signer", c.Signers))
 	if err := errors.Join(r.errs...); err != nil {
 		return c, fmt.Errorf("host configuration %s: %w", path, err)
 	}

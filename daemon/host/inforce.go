@@ -24,6 +24,7 @@ type InForce struct {
 	Policy     *policy.Policy
 	Registries *registry.Client
 	Signers    Signers
+	Approvers  []Approver
 	fallback   string // the registry of names without one
 	// Doubt is what of the file is probably a mistake, nil for nothing: it is told, and
 	// kept from nobody, as the signer or the file may come later.
@@ -47,10 +48,11 @@ func newInForce(c Config, name string, src []byte) (*InForce, error) {
 
 // readFiles reads the files that a configuration names: certificates and keys.
 func (n *InForce) readFiles(c Config) (err error) {
-	var err2 error
+	var err2, err3 error
 	n.Registries, err = registry.NewClient(registry.Config{UserAgent: "freejail", Hosts: c.Registries})
 	n.Signers, err2 = readSigners(c.Signers)
-	return errors.Join(err, err2)
+	n.Approvers, err3 = readApprovers(c.Approvers)
+	return errors.Join(err, err2, err3)
 }
 
 // checkCredentials finds files with credentials that are not there. They are read

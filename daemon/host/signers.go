@@ -28,15 +28,15 @@ type namedKey struct {
 	key  *sign.PublicKey
 }
 
-func checkSigners(list []Signer) error {
+func checkNames(what string, list []Signer) error {
 	var errs []error
 	seen := map[string]bool{}
 	for _, s := range list {
 		if ok, err := path.Match(s.Name, s.Name); s.Name == "" || err != nil || !ok {
-			errs = append(errs, fmt.Errorf("signer %q: choose a name without *, ? and [", s.Name))
+			errs = append(errs, fmt.Errorf("%s %q: choose a name without *, ? and [", what, s.Name))
 		}
 		if seen[s.Name] {
-			errs = append(errs, fmt.Errorf("signer %q is defined twice", s.Name))
+			errs = append(errs, fmt.Errorf("%s %q is defined twice", what, s.Name))
 		}
 		seen[s.Name] = true
 	}

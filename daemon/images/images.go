@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"sync"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/opencontainers/go-digest"
@@ -18,6 +19,7 @@ import (
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/layout"
 	"github.com/freejail/freejail/image/unpack"
+	"github.com/freejail/freejail/internal/keylock"
 	"github.com/freejail/freejail/internal/mount"
 	"github.com/freejail/freejail/nfsroot"
 	"github.com/freejail/freejail/storage"
@@ -54,6 +56,8 @@ type Library struct {
 
 	imports    importCache
 	allowances allowances
+	seeking    keylock.Map // digests whose approvals are asked for
+	sought     sync.Map    // of those: when that was done
 }
 
 // Open opens the store in a directory. What it has set aside is in Store.Aside.
@@ -66,7 +70,7 @@ func Open(dir string, h Host) (*Library, error) {
 	if e := h.Config.NFS.Export; e != nil {
 		l.Exporter = nfsroot.NewExporter(*e)
 	}
-	store.Held = l.inUse
+	store.Held, store.Trusted = l.inUse, l.trusted
 	return l, nil
 }
 

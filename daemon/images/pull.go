@@ -145,6 +145,7 @@ func progressText(ref registry.Reference, p image.Progress) string {
 
 func (l *Library) pull(ctx context.Context, ref registry.Reference, timeout client.Duration,
 	o registry.PullOptions) (*image.Image, error) {
+	o.Approvals = l.wantedApprovals()
 	limit := cmp.Or(time.Duration(timeout), defaultPullTimeout)
 	within, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()

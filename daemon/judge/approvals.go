@@ -28,14 +28,9 @@ func (j *Judge) Approve(ctx context.Context, in client.ApproveRequest, by string
 	if err != nil {
 		return nil, err
 	}
-	reqs, err := task.Requests(img)
+	reqs, err := Approvable(img, in.Requests)
 	if err != nil {
 		return nil, err
-	}
-	if len(in.Requests) > 0 {
-		if reqs, err = parseKeys(in.Requests); err != nil {
-			return nil, err
-		}
 	}
 	if len(reqs) == 0 {
 		return nil, client.Invalid("image %s requests nothing that could be approved", img.Name)
@@ -58,6 +53,14 @@ func (j *Judge) Approve(ctx context.Context, in client.ApproveRequest, by string
 	j.Log.Info("approved", "id", a.ID, "image", img.Name, "digest", a.Digest, "by", a.By, "why", in.Why)
 	wire := wireApproval(a)
 	return &wire, nil
+}
+
+// Approvable are the requests with these keys, or without any all that an image has.
+func Approvable(img *image.Image, keys []string) ([]policy.Request, error) {
+	if len(keys) > 0 {
+		return parseKeys(keys)
+	}
+	return task.Requests(img)
 }
 
 // approvable finds an image by its name, digest, or NAME@DIGEST, of which the
@@ -95,8 +98,8 @@ func parseKeys(keys []string) ([]policy.Request, error) {
 }
 
 func wireApproval(a policy.Approval) client.Approval {
-	out := client.Approval{ID: a.ID, Digest: a.Digest, Image: a.Image, By: a.By, Why: a.Why, At: a.At,
-		Expires: a.Expires,
+	out := client.Approval{ID: a.ID, Approver: a.Approver, Digest: a.Digest, Image: a.Image, By: a.By, Why: a.Why,
+		At: a.At, Expires: a.Expires,
 		Expired: a.Expired(time.Now()), Requests: []string{}}
 	for _, r := range a.Requests {
 		out.Requests = append(out.Requests, r.Key())
@@ -104,14 +107,16 @@ func wireApproval(a policy.Approval) client.Approval {
 	return out
 }
 
-// Approvals are those that were not revoked.
+// Approvals are those of this host that were not revoked, and those of a fleet beside its
+// images.
 func (j *Judge) Approvals() ([]client.Approval, error) {
 	list, err := j.Ledger.Approvals()
 	out := []client.Approval{}
 	for _, a := range list {
 		out = append(out, wireApproval(a))
 	}
-	return out, err
+	fleet, ferr := j.fleetApprovals()
+	return append(out, fleet...), errors.Join(err, ferr)
 }
 
 // ApprovalLog is everything that was ever approved and revoked, in its order.
@@ -162,10 +167,12 @@ func (j *Judge) Revoke(ref, why, by string) error {
 func (j *Judge) tellRevoked(a policy.Approval, by string) {
 	for _, t := range j.Tasks.Alive() {
 		if t.Digest == a.Digest {
-			j.Tasks.Event(t.Spec.ID, "policy",
-				fmt.Sprintf("the approval %s of what image %s asks for was revoked by %s: "+
-					"the task runs on, but a new start is refused unless the host's policy permits it", a.ID, a.Image,
-					by))
+			j.tellTaskRevoked(t, a, by)
 		}
 	}
+}
+
+func (j *Judge) tellTaskRevoked(t client.Task, a policy.Approval, by string) {
+	j.Tasks.Event(t.Spec.ID, "policy", fmt.Sprintf("the approval %s of what image %s asks for was revoked by %s: "+
+		"the task runs on, but a new start is refused unless the host's policy permits it", a.ID, a.Image, by))
 }

@@ -5,15 +5,20 @@ package judge
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/freejail/freejail/approval"
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/daemon/host"
 	"github.com/freejail/freejail/daemon/images"
@@ -34,10 +39,13 @@ type Judge struct {
 	Tasks  Tasks               // to be there before the first request
 	Record *telemetry.Recorder // nil where nothing is counted
 	Log    hclog.Logger
+	Lists  *approval.Lists // of the approvers
 	// InForce is what the host's file says now.
 	InForce func() *host.InForce
 	// Remote is that images may have their roots on other hosts alone.
 	Remote bool
+
+	told told
 }
 
 // Tasks are those that are decided about; see task.Manager.
@@ -54,6 +62,11 @@ func (j *Judge) Decide(spec client.TaskSpec, img *image.Image, reqs []policy.Req
 	if err != nil {
 		return err
 	}
+	return j.decided(s, dec)
+}
+
+// decided counts a decision, and is the error of one that refuses.
+func (j *Judge) decided(s policy.Subject, dec policy.Decision) error {
 	j.Record.Decided(dec)
 	if dec.Allowed {
 		return nil
@@ -63,16 +76,21 @@ func (j *Judge) Decide(spec client.TaskSpec, img *image.Image, reqs []policy.Req
 
 // Check decides about a whole task as its start would, and about a user who would trace it.
 func (j *Judge) Check(ctx context.Context, spec client.TaskSpec, tracer string) (*client.Decision, error) {
+	j.prepare(ctx)
 	s, dec, notes, err := j.Tasks.Check(ctx, spec)
+	if err == nil && refusedOnly(dec) && j.Images.SeekApprovals(ctx, "", s.Image, digest.Digest(s.Digest)) {
+		s, dec, notes, err = j.Tasks.Check(ctx, spec)
+	}
 	if err == nil && tracer != "" {
 		err = j.checkTracer(s, &dec, tracer)
 	}
 	if err != nil {
 		return nil, err
 	}
+	list, err := j.fleet(digest.Digest(s.Digest), j.InForce())
 	d := wireDecision(s, dec)
-	d.Notes = append(notes, doubts(j.InForce().Doubt)...)
-	return d, nil
+	d.Notes = slices.Concat(notes, notCounting(list), doubts(j.InForce().Doubt))
+	return d, err
 }
 
 // checkTracer adds what is decided about a user of this host.
@@ -132,6 +150,11 @@ func (j *Judge) Decision(spec client.TaskSpec, img *image.Image, reqs []policy.R
 	if s, err = j.subject(spec, img, now); err != nil {
 		return s, dec, err
 	}
+	list, err := j.fleet(img.Digest, now)
+	if err != nil { // the image then has none
+		j.Log.Error("approvals", "image", img.Name, "error", err)
+	}
+	approvals = append(approvals, counting(list)...)
 	return s, now.Policy.Decide(s, reqs, approvals), nil
 }
 
@@ -150,6 +173,34 @@ func subject(spec client.TaskSpec, img *image.Image, signers []string) policy.Su
 		Signers: signers, Namespace: spec.NomadLabels()["namespace"], Job: spec.NomadLabels()["job"]}
 }
 
+// attachedTo are the approvals in an archive by the approvers of a file. Lists of revocations
+// are read from files that are here alone, which the notes say.
+func attachedTo(ctx context.Context, store *layout.Store, img *image.Image, file, lists string) (
+	list []attached, notes []string, err error) {
+	docs, err := store.Approvals(img.Digest)
+	if err != nil || len(docs) == 0 {
+		return nil, nil, err
+	}
+	by, err := host.ApproversOf(file)
+	if err != nil {
+		return nil, nil, err
+	}
+	known := approval.OpenLists(lists)
+	for i, who := range by {
+		if _, err := os.Stat(who.From); who.IsFile() && err == nil {
+			if _, err := known.Refresh(ctx, who.Source); err != nil {
+				notes = append(notes, fmt.Sprintf("approver %s: %v", who.Name, err))
+			}
+		} else if who.From != "" {
+			notes = append(notes, fmt.Sprintf("what approver %s has revoked was not looked at: %s", who.Name, who.From))
+			by[i].Keep = true
+		}
+	}
+	return verified(docs, img.Digest, by, func(who host.Approver, a *approval.Approval) error {
+		return known.Check(who.Source, a, time.Now())
+	}), notes, nil
+}
+
 func wireDecision(s policy.Subject, dec policy.Decision) *client.Decision {
 	out := &client.Decision{Image: s.Image, Digest: s.Digest, Signers: s.Signers, Allowed: dec.Allowed,
 		Results: []client.Result{}, Approve: dec.ApproveCommand(s)}
@@ -161,8 +212,9 @@ func wireDecision(s policy.Subject, dec policy.Decision) *client.Decision {
 }
 
 // CheckImage decides about an archive's or layout's requests by a policy file,
-// on any system and without a daemon: approvals are not known there, signatures
-// count that lie in the archive, if their key is here. An empty file is a host without a policy.
+// on any system and without a daemon: approvals of a host are not known there, signatures
+// and approvals of a fleet count that lie in the archive, if their key is here. An empty
+// file is a host without a policy.
 func CheckImage(ctx context.Context, path, file string) (d *client.Decision, err error) {
 	p, err := host.LoadPolicy(file)
 	if err != nil {
@@ -194,8 +246,12 @@ func CheckImage(ctx context.Context, path, file string) (d *client.Decision, err
 	if err != nil {
 		return nil, err
 	}
+	list, notes, err := attachedTo(ctx, store, img, file, filepath.Join(tmp, "lists"))
+	if err != nil {
+		return nil, err
+	}
 	s := subject(client.TaskSpec{}, img, signers)
-	d = wireDecision(s, p.Decide(s, reqs, nil))
-	d.Notes = append(task.Notes(img), doubts(host.PolicyDoubt(file, p))...)
+	d = wireDecision(s, p.Decide(s, reqs, counting(list)))
+	d.Notes = slices.Concat(task.Notes(img), notCounting(list), notes, doubts(host.PolicyDoubt(file, p)))
 	return d, nil
 }

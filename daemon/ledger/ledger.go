@@ -31,10 +31,15 @@ var (
 	eventsKey     = []byte("events")
 )
 
+// Honour is the action of a record that the host starts tasks by an approval of a fleet.
+const Honour = "honour"
+
 // Record is one entry of the log of approvals. Of a revocation Approval is the one
 // that was revoked.
 type Record struct {
-	Action   string          `json:"action"` // approve, revoke, expire; older versions take expire for revoke
+	// Action is approve, revoke, expire or Honour; older versions take what they do not know for
+	// a revocation.
+	Action   string          `json:"action"`
 	Approval policy.Approval `json:"approval"`
 	By       string          `json:"by,omitempty"`
 	At       time.Time       `json:"at,omitzero"`
@@ -126,6 +131,15 @@ func (l *Ledger) add(r Record) (id string, err error) {
 // Approve records an approval, and returns its id.
 func (l *Ledger) Approve(a policy.Approval) (id string, err error) {
 	return l.add(Record{Action: "approve", Approval: a})
+}
+
+// Note records something of an approval of a fleet, which is none of this host.
+func (l *Ledger) Note(r Record) error {
+	if r.Action == "approve" || r.Approval.Approver == "" {
+		return errors.New("not an approval of a fleet")
+	}
+	_, err := l.add(r)
+	return err
 }
 
 // Revoke records that an approval was withdrawn.

@@ -121,6 +121,9 @@ func (h *fakeHost) Use() (func() error, error) {
 }
 func (h *fakeHost) On(*mount.Point, mount.Mount) error                           { return h.do("mounts") }
 func (h *fakeHost) Decide(client.TaskSpec, *image.Image, []policy.Request) error { return nil }
+func (h *fakeHost) Permit(context.Context, client.TaskSpec, *image.Image, []policy.Request) error {
+	return nil
+}
 
 func (h *fakeHost) Decision(client.TaskSpec, *image.Image, []policy.Request) (policy.Subject, policy.Decision, error) {
 	return policy.Subject{}, policy.Decision{Allowed: true}, nil

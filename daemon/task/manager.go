@@ -153,6 +153,9 @@ type Images interface {
 
 // Judge decides about what tasks ask for.
 type Judge interface {
+	// Permit decides as Decide does about a start. Before it refuses it looks for approvals that
+	// there may be by now.
+	Permit(ctx context.Context, spec client.TaskSpec, img *image.Image, asked []policy.Request) error
 	// Decide returns the error with which a start is refused, and counts the decision.
 	Decide(spec client.TaskSpec, img *image.Image, asked []policy.Request) error
 	Decision(spec client.TaskSpec, img *image.Image, asked []policy.Request) (policy.Subject, policy.Decision, error)

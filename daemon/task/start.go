@@ -202,7 +202,7 @@ func (m *Manager) permitted(ctx context.Context, t *task, img *image.Image) (*pl
 		return nil, err
 	}
 	_, took := m.Record.Begin(ctx, telemetry.Decision)
-	err = m.Judge.Decide(spec, img, p.requests)
+	err = m.Judge.Permit(ctx, spec, img, p.requests)
 	if took(err); err != nil {
 		return nil, err
 	}

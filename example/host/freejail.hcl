@@ -76,6 +76,18 @@ gc {
 #   key_file = "/usr/local/etc/freejail.release.pub"
 # }
 
+# Keys whose signed approvals of an image's digest count here, see docs/policy.md.
+# approver "security" {
+#   key_file         = "/usr/local/etc/freejail.security.pub"
+#   revocations      = "https://deploy.example/security.revocations"  # or the path of a file
+#   max_age          = "168h"    # of that list, by its date
+#   when_unreachable = "refuse"  # or keep, where there is no current list
+#   kinds            = ["allow"]  # any request of these kinds, and what these blocks cover:
+#   may {
+#     mounts = ["nullfs:/srv/lab:ro"]
+#   }
+# }
+
 # Networks for tasks, see docs/networks.md; without these there are host, the host's own
 # stack, and none, loopback alone. `freejail doctor` tells what the host needs for them.
 # default_network = "web"  # of tasks whose job names none; default host

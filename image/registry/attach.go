@@ -32,13 +32,16 @@ const (
 	documentsTime  = 30 * time.Second
 )
 
+// Approval is the artifact type of approvals.
+const Approval = document.Approval
+
 // Wanted says which signed documents are looked for.
 type Wanted struct {
 	ArtifactType string
 	// Keys are those of whom documents are wanted; none is everybody's.
 	Keys []*sign.PublicKey
-	// About tells whether a document is about the image, as it should be.
-	About func(sign.Signature) bool
+	// About tells whether a document is about the image with a digest, as it should be.
+	About func(digest.Digest, sign.Signature) bool
 }
 
 // Documents are what was found.
@@ -114,7 +117,8 @@ func (c *Client) Images(ctx context.Context, at Location, limits image.Limits) (
 	}
 	all, err := manifestsOf(ctx, src, root)
 	for _, d := range all {
-		if err != nil || document.IsIndex(d.MediaType) {
+		unknown := d.Platform != nil && d.Platform.OS == "unknown" // as attestations are
+		if err != nil || document.IsIndex(d.MediaType) || unknown {
 			continue
 		}
 		var img *image.Image
@@ -127,7 +131,8 @@ func (c *Client) Images(ctx context.Context, at Location, limits image.Limits) (
 
 // Documents are the signed documents that refer to an image's manifest, in all places that
 // have some. Those that were read are returned beside an error, which is an *Error.
-func (c *Client) Documents(ctx context.Context, at Location, d ocispec.Descriptor, w Wanted) (out Documents, err error) {
+func (c *Client) Documents(ctx context.Context, at Location, d ocispec.Descriptor, w Wanted) (out Documents,
+	err error) {
 	src, _, err := c.source(ctx, at, CopyOptions{})
 	if err == nil {
 		out, err = documents(ctx, src, d, w)
@@ -142,7 +147,7 @@ func (c *Client) Documents(ctx context.Context, at Location, d ocispec.Descripto
 func documents(ctx context.Context, src source, d ocispec.Descriptor, w Wanted) (Documents, error) {
 	ctx, cancel := context.WithTimeout(ctx, documentsTime)
 	defer cancel()
-	s := &search{Wanted: w, src: src, tried: map[digest.Digest]bool{}}
+	s := &search{Wanted: w, src: src, image: d.Digest, tried: map[digest.Digest]bool{}}
 	err := src.eachReferrer(ctx, d, w.ArtifactType, func(list []ocispec.Descriptor) error { return s.look(ctx, list) })
 	return s.found, errors.Join(err, s.failed)
 }
@@ -151,6 +156,7 @@ func documents(ctx context.Context, src source, d ocispec.Descriptor, w Wanted) 
 type search struct {
 	Wanted
 	src                      source
+	image                    digest.Digest
 	found                    Documents
 	tried                    map[digest.Digest]bool // payloads
 	looked, read, about, odd int
@@ -205,7 +211,7 @@ func (s *search) fetch(ctx context.Context, a sign.Announced) {
 		return
 	}
 	doc, n, most := sign.Signature{Payload: b, Signature: a.Signature}, &s.about, maxDocuments
-	if !s.About(doc) {
+	if !s.About(s.image, doc) {
 		n, most = &s.odd, maxStrange
 	}
 	if *n == most {

@@ -24,7 +24,7 @@ import (
 // anyDocument wants those of some keys that say "about".
 func anyDocument(keys ...*sign.PrivateKey) Wanted {
 	w := Wanted{ArtifactType: document.Approval,
-		About: func(s sign.Signature) bool { return strings.HasPrefix(string(s.Payload), "about") }}
+		About: func(_ digest.Digest, s sign.Signature) bool { return strings.HasPrefix(string(s.Payload), "about") }}
 	for _, k := range keys {
 		w.Keys = append(w.Keys, k.Public())
 	}

@@ -394,7 +394,7 @@ func copyToStore(ctx context.Context, src source, d ocispec.Descriptor, indexes 
 		if signed, err = signaturesOf(ctx, src, d.Digest, indexes); err != nil {
 			return 0, err
 		}
-		everybodys := Wanted{ArtifactType: document.Approval, About: func(sign.Signature) bool { return true }}
+		everybodys := Wanted{ArtifactType: Approval, About: func(digest.Digest, sign.Signature) bool { return true }}
 		if approved, err = documents(ctx, src, d, everybodys); err != nil {
 			return 0, err
 		}

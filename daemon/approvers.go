@@ -1,0 +1,36 @@
+package daemon
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/freejail/freejail/daemon/host"
+	"github.com/freejail/freejail/internal/printable"
+)
+
+// checkApprovers tells the age of the approvers' lists of revocations.
+func (d *Daemon) checkApprovers(c *host.Checks) {
+	now := time.Now()
+	for _, who := range d.inForce().Approvers {
+		name := "approver " + who.Name
+		if who.From == "" {
+			c.OK(name, "no revocations are named: an approval holds until it expires")
+			continue
+		}
+		st := d.lists.State(who.Source)
+		stale := who.Current(st, now)
+		fix := "have the list dated anew (freejail policy revoke --sign), and see that it can be read: " + who.From
+		switch {
+		case stale != nil && who.Keep:
+			c.Warn(name, "its approvals count without a current list, as when_unreachable is keep: "+stale.Error(), fix)
+		case stale != nil:
+			c.Bad(name, "none of its approvals counts: "+stale.Error(), fix)
+		case st.Err != nil:
+			c.Warn(name, fmt.Sprintf("the newest try to have its list failed, the one of %s is in force: %v",
+				st.List.Issued.Format(time.RFC3339), st.Err), fix)
+		default:
+			c.OK(name, fmt.Sprintf("list %d of %s, %s old, %s", st.List.Serial, st.List.Issued.Format(time.RFC3339),
+				now.Sub(st.List.Issued).Round(time.Minute), printable.Count(len(st.List.Revoked), "revocation")))
+		}
+	}
+}

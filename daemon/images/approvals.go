@@ -1,0 +1,77 @@
+package images
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/freejail/freejail/approval"
+	"github.com/freejail/freejail/image/registry"
+	"github.com/freejail/freejail/image/sign"
+)
+
+// wantedApprovals are those of the host's approvers.
+func (l *Library) wantedApprovals() registry.Wanted {
+	return registry.Wanted{ArtifactType: registry.Approval, Keys: l.InForce().ApproverKeys(), About: approval.About}
+}
+
+// trusted tells whether one of the host's approvers has signed an approval of an image: it is
+// kept before those of others.
+func (l *Library) trusted(d digest.Digest, doc sign.Signature) bool {
+	return approval.About(d, doc) &&
+		slices.ContainsFunc(l.InForce().ApproverKeys(), func(k *sign.PublicKey) bool { return k.Signed(doc) })
+}
+
+// Bounds of how a registry is asked for approvals of an image that is there.
+const (
+	seekTimeout = 15 * time.Second
+	seekAgain   = 2 * time.Second // for starts
+)
+
+// SeekApprovals asks an image's registry for approvals that were attached since it was pulled.
+// It tells whether there may be some to look at; the task, or where that is empty the host, hears of an error.
+// What many starts ask at once is asked once.
+func (l *Library) SeekApprovals(ctx context.Context, task, name string, d digest.Digest) bool {
+	w := l.wantedApprovals()
+	if len(w.Keys) == 0 || !registry.IsReference(name) {
+		return false
+	}
+	ref, _, err := l.InForce().Reference(name)
+	if err != nil {
+		return false // a name that is no reference, such as that of an archive
+	}
+	release, err := l.seeking.Lock(ctx, d.String())
+	if err != nil {
+		return false
+	}
+	defer release()
+	if last, ok := l.sought.Load(d); ok && task != "" && time.Since(last.(time.Time)) < seekAgain {
+		return true
+	}
+	within, cancel := context.WithTimeout(ctx, seekTimeout)
+	defer cancel()
+	found, err := l.InForce().Registries.Documents(within, registry.Location{Kind: registry.Remote, Ref: ref},
+		ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: d}, w)
+	if err != nil {
+		l.Tell(task, "approval", "approvals could not be looked for: "+err.Error())
+	}
+	if err := l.Store.AddApprovals(d, found.List); err != nil {
+		l.Tell(task, "approval", "approvals could not be kept: "+err.Error())
+	}
+	l.noteSought(d)
+	return len(found.List) > 0
+}
+
+// noteSought forgets what was asked long ago.
+func (l *Library) noteSought(d digest.Digest) {
+	l.sought.Range(func(k, at any) bool {
+		if time.Since(at.(time.Time)) > seekAgain {
+			l.sought.Delete(k)
+		}
+		return true
+	})
+	l.sought.Store(d, time.Now())
+}

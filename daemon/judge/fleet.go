@@ -1,0 +1,300 @@
+package judge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/freejail/freejail/approval"
+	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/daemon/host"
+	"github.com/freejail/freejail/daemon/ledger"
+	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/sign"
+	"github.com/freejail/freejail/internal/printable"
+	"github.com/freejail/freejail/policy"
+)
+
+// attached is an approval that one of the host's approvers has signed, and that lies beside
+// an image.
+type attached struct {
+	policy.Approval
+	problem error // why it does not count; nil is that it does, within what its approver may give
+}
+
+// verified are the approvals among documents that one of the approvers has signed. check says
+// why one does not count that is of the image and in its time.
+func verified(docs sign.Documents, d digest.Digest, by []host.Approver,
+	check func(host.Approver, *approval.Approval) error) (out []attached) {
+	now := time.Now()
+	for _, doc := range docs {
+		for _, who := range by {
+			if !who.Key.Signed(doc) {
+				continue
+			}
+			a, err := approval.Read(doc, who.Key)
+			own := attached{policy.Approval{ID: digest.FromBytes(doc.Payload).String(), Digest: a.Digest.String(),
+				Image: a.Image, Requests: a.Approved(), By: a.By, Why: a.Reason, At: a.Issued, Expires: a.Expires,
+				Approver: who.Name}, err}
+			if err == nil {
+				own.problem = a.Holds(d, now)
+			}
+			if own.problem == nil {
+				own.problem = check(who, &a)
+			}
+			out = append(out, own)
+		}
+	}
+	return out
+}
+
+func counting(list []attached) (out []policy.Approval) {
+	for _, a := range list {
+		if a.problem == nil {
+			out = append(out, a.Approval)
+		}
+	}
+	return out
+}
+
+// notCounting says of each approval that does not count why.
+func notCounting(list []attached) (out []string) {
+	for _, a := range list {
+		if a.problem != nil {
+			out = append(out, fmt.Sprintf("the approval %s by %s does not count: %v", shortID(a.ID), a.Approver,
+				a.problem))
+		}
+	}
+	return out
+}
+
+func shortID(id string) string {
+	hex := strings.TrimPrefix(id, "sha256:")
+	return hex[:min(12, len(hex))]
+}
+
+// fleet are the approvals beside an image by the approvers in force. That one has expired or
+// was revoked is recorded: neither a clock that is set back nor a list that is lost brings it
+// back.
+func (j *Judge) fleet(d digest.Digest, now *host.InForce) ([]attached, error) {
+	if len(now.Approvers) == 0 {
+		return nil, nil
+	}
+	docs, err := j.Images.Store.Approvals(d)
+	if err != nil {
+		return nil, err
+	}
+	if len(docs) == 0 {
+		return nil, nil
+	}
+	records, err := j.Ledger.Records()
+	if err != nil {
+		return nil, err
+	}
+	over := map[string]ledger.Record{}
+	for _, r := range records {
+		if r.Approval.Approver != "" && r.Action != ledger.Honour {
+			over[r.Approval.ID] = r
+		}
+	}
+	list := verified(docs, d, now.Approvers, func(who host.Approver, a *approval.Approval) error {
+		return j.Lists.Check(who.Source, a, time.Now())
+	})
+	for i := range list {
+		r, ended := over[list[i].ID]
+		if ended && list[i].problem == nil {
+			list[i].problem = fmt.Errorf("it has ended: %s on %s, %s", r.Action, r.At.Format(time.DateOnly), r.Why)
+		}
+		if !ended {
+			j.recordEnd(list[i])
+		}
+	}
+	return list, nil
+}
+
+// recordEnd records that an approval has expired or was revoked.
+func (j *Judge) recordEnd(a attached) {
+	var revoked *approval.RevokedError
+	r := ledger.Record{Approval: a.Approval, At: time.Now(), By: "freejail"}
+	switch {
+	case errors.Is(a.problem, approval.ErrExpired):
+		r.Action, r.Why = "expire", "it was in force until "+a.Expires.Format(time.RFC3339)
+	case errors.As(a.problem, &revoked):
+		r.Action, r.By, r.Why = "revoke", a.Approver, revoked.Reason
+	default:
+		return
+	}
+	j.Log.Info("approval of the fleet ended", "action", r.Action, "id", a.ID, "digest", a.Digest,
+		"approver", a.Approver, "why", r.Why)
+	if err := j.Ledger.Note(r); err != nil {
+		j.Log.Warn("the end of an approval is not recorded", "error", err)
+	}
+}
+
+// told are the approvals that were told of tasks.
+type told struct {
+	mu   sync.Mutex
+	seen map[[2]string]bool
+}
+
+const maxTold = 10_000
+
+func (t *told) first(id, what string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.seen == nil || len(t.seen) > maxTold {
+		t.seen = map[[2]string]bool{}
+	}
+	key := [2]string{id, what}
+	before := t.seen[key]
+	t.seen[key] = true
+	return !before
+}
+
+// honoured tells a task, and the log, by which approvals of the fleet it starts.
+func (j *Judge) honoured(spec client.TaskSpec, dec policy.Decision) {
+	by := map[string]*policy.Approval{}
+	keys := map[string][]string{}
+	for _, r := range dec.Results {
+		if r.Approval != nil && r.Approval.Approver != "" {
+			by[r.Approval.ID] = r.Approval
+			keys[r.Approval.ID] = append(keys[r.Approval.ID], r.Key())
+		}
+	}
+	for id, a := range by {
+		if j.told.first(spec.ID, id) {
+			j.Tasks.Event(spec.ID, "approval", fmt.Sprintf("approved by %s, signed by %s until %s: %s", a.By,
+				a.Approver, a.Expires.Format(time.RFC3339), strings.Join(keys[id], ", ")))
+		}
+		if err := j.recordHonour(*a); err != nil {
+			j.Log.Warn("that an approval is honoured is not recorded", "error", err)
+		}
+	}
+}
+
+// recordHonour records once that this host starts tasks by an approval.
+func (j *Judge) recordHonour(a policy.Approval) error {
+	if !j.told.first("", a.ID) {
+		return nil
+	}
+	records, err := j.Ledger.Records()
+	if err != nil || slices.ContainsFunc(records, func(r ledger.Record) bool {
+		return r.Action == ledger.Honour && r.Approval.ID == a.ID
+	}) {
+		return err
+	}
+	return j.Ledger.Note(ledger.Record{Action: ledger.Honour, Approval: a, By: a.Approver, At: time.Now(), Why: a.Why})
+}
+
+// Permit decides about a start. Before it refuses, it asks the image's registry for approvals
+// that were attached since it was pulled.
+func (j *Judge) Permit(ctx context.Context, spec client.TaskSpec, img *image.Image, reqs []policy.Request) error {
+	j.prepare(ctx)
+	s, dec, err := j.Decision(spec, img, reqs)
+	if err != nil {
+		return err
+	}
+	if refusedOnly(dec) && j.Images.SeekApprovals(ctx, spec.ID, img.Name, img.Digest) {
+		if s, dec, err = j.Decision(spec, img, reqs); err != nil {
+			return err
+		}
+	}
+	if err := j.decided(s, dec); err != nil {
+		return err
+	}
+	j.honoured(spec, dec)
+	return nil
+}
+
+// refusedOnly tells whether an approval could help.
+func refusedOnly(dec policy.Decision) bool {
+	return !dec.Allowed && !slices.ContainsFunc(dec.Results, func(r policy.Result) bool { return r.Denied })
+}
+
+// prepare fetches lists of revocations of which there is none yet, and those in files.
+func (j *Judge) prepare(ctx context.Context) {
+	for _, who := range j.InForce().Approvers {
+		if who.IsFile() || who.From != "" && j.Lists.State(who.Source).List == nil {
+			j.refresh(ctx, who)
+		}
+	}
+}
+
+// refresh fetches one list, and tells what is new of it.
+func (j *Judge) refresh(ctx context.Context, who host.Approver) {
+	before := j.Lists.State(who.Source).Err
+	news, err := j.Lists.Refresh(ctx, who.Source)
+	switch {
+	case err != nil && ctx.Err() == nil && (before == nil || before.Error() != err.Error()):
+		j.Tasks.Event("", "approval", fmt.Sprintf("approver %s: %s", who.Name, printable.Flat(err.Error())))
+	case news:
+		l := j.Lists.State(who.Source).List
+		j.Tasks.Event("", "approval", fmt.Sprintf("approver %s: list of revocations %d of %s, %s", who.Name, l.Serial,
+			l.Issued.Format(time.RFC3339), printable.Count(len(l.Revoked), "revocation")))
+		j.tellRevocations()
+	}
+}
+
+// tellRevocations tells the owners of tasks that run by approvals which are revoked by now.
+func (j *Judge) tellRevocations() {
+	now := j.InForce()
+	for _, t := range j.Tasks.Alive() {
+		list, err := j.fleet(digest.Digest(t.Digest), now)
+		if err != nil {
+			j.Log.Warn("approvals of a running task", "task", t.Spec.ID, "error", err)
+		}
+		for _, a := range list {
+			if errors.As(a.problem, new(*approval.RevokedError)) && j.told.first(t.Spec.ID, "revoked "+a.ID) {
+				j.tellTaskRevoked(t, a.Approval, a.Approver)
+			}
+		}
+	}
+}
+
+// refreshEvery is how often lists are fetched.
+const refreshEvery = 5 * time.Minute
+
+// Run fetches the approvers' lists of revocations until ctx ends.
+func (j *Judge) Run(ctx context.Context) {
+	tick := time.NewTicker(refreshEvery)
+	defer tick.Stop()
+	for {
+		for _, who := range j.InForce().Approvers {
+			if who.From != "" {
+				j.refresh(ctx, who)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// fleetApprovals are those beside the images of this host.
+func (j *Judge) fleetApprovals() (out []client.Approval, err error) {
+	now, seen := j.InForce(), map[digest.Digest]bool{}
+	for img, ierr := range j.Images.Store.All() {
+		if ierr != nil || seen[img.Digest] {
+			continue // `freejail images` tells of one that cannot be read
+		}
+		seen[img.Digest] = true
+		list, ferr := j.fleet(img.Digest, now)
+		err = errors.Join(err, ferr)
+		for _, a := range list {
+			w := wireApproval(a.Approval)
+			if a.problem != nil {
+				w.Problem = a.problem.Error()
+			}
+			out = append(out, w)
+		}
+	}
+	return out, err
+}
