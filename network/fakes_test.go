@@ -26,8 +26,7 @@ type fake struct {
 	apart    map[string]bool  // stacks that are not connected any more
 	stubborn bool             // they are not connected by rejoin
 	failures map[string]error // of calls, by their name
-	ending   int              // detach now
-	mostEnds int
+	at, most map[string]int   // how many calls of a name are at work, and were at most
 
 	loads  int
 	rules  []Task
@@ -61,7 +60,21 @@ func (f *fake) check(n Network) error {
 	return f.missing[n.Name]
 }
 
+// work counts a call that is at work, until it is done.
+func (f *fake) work(name string) (done func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.at[name]++
+	f.most[name] = max(f.most[name], f.at[name])
+	return func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.at[name]--
+	}
+}
+
 func (f *fake) attach(n Network, e Endpoint) error {
+	defer f.work("attach")()
 	if err := f.call("attach", stackKey(e)); err != nil {
 		return err
 	}
@@ -108,14 +121,10 @@ func (f *fake) rejoin(n Network, e Endpoint) error {
 }
 
 func (f *fake) detach(e Endpoint) error {
-	f.mu.Lock()
-	f.ending++
-	f.mostEnds = max(f.mostEnds, f.ending)
-	f.mu.Unlock()
+	defer f.work("detach")()
 	err := f.call("detach", stackKey(e))
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.ending--
 	if err == nil {
 		delete(f.made, stackKey(e))
 	}
@@ -223,7 +232,8 @@ func (f fakePorts) pass(env []string, replace func([]string) error) error { retu
 
 func newFake(t *testing.T) *fake {
 	return &fake{t: t, made: map[string]Endpoint{}, bridges: map[string]Network{}, missing: map[string]error{},
-		links: map[string]bool{}, apart: map[string]bool{}, failures: map[string]error{}, held: map[string]Task{}, others: map[Publication]string{}}
+		links: map[string]bool{}, apart: map[string]bool{}, at: map[string]int{}, most: map[string]int{},
+		failures: map[string]error{}, held: map[string]Task{}, others: map[Publication]string{}}
 }
 
 // manager is that of a daemon on the host. What it tells is in told.

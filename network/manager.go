@@ -44,10 +44,11 @@ type Manager struct {
 	ports  ports
 	rules  *rules
 
-	changing keylock.Map   // a stack, by its name or its address
-	holding  keylock.Map   // ports of a task, by its key
-	ending   chan struct{} // has a place for each end of a stack at a time
+	changing keylock.Map // a stack, by its name or its address
+	holding  keylock.Map // ports of a task, by its key
 	usable   usable
+
+	starting, ending turns // of stacks
 
 	watchEvery time.Duration
 
@@ -68,9 +69,22 @@ type Manager struct {
 	awaited    map[string]bool // networks of which is told when they can be used
 }
 
-// maxEnding is how many stacks end at a time: the kernel has one lock for ends and starts, and starts
-// are waited for.
-const maxEnding = 2
+// maxStarting and maxEnding are how many stacks start and end at a time. The kernel has one lock for both: more at a
+// time take as long, and keep processors from the connections that the daemon leads on.
+const maxStarting, maxEnding = 2, 2
+
+// turns has a place for each that is at work.
+type turns chan struct{}
+
+// take waits for a place.
+func (t turns) take(ctx context.Context) (give func(), err error) {
+	select {
+	case t <- struct{}{}:
+		return func() { <-t }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
 
 // Open finds what the host has, and changes nothing.
 func Open(cfg Config) (*Manager, error) {
@@ -99,9 +113,9 @@ func newManager(cfg Config, s stacks, f filter, p ports) (*Manager, error) {
 	if cfg.Tell == nil {
 		cfg.Tell = func(string, string) {}
 	}
-	m := &Manager{cfg: cfg, stacks: s, filter: f, ports: p, ending: make(chan struct{}, maxEnding), pool: newPool(),
-		watchEvery: watchEvery,
-		endpoints:  map[string]Endpoint{}, links: map[string]string{}, macs: map[string]string{},
+	m := &Manager{cfg: cfg, stacks: s, filter: f, ports: p, pool: newPool(), watchEvery: watchEvery,
+		starting: make(turns, maxStarting), ending: make(turns, maxEnding),
+		endpoints: map[string]Endpoint{}, links: map[string]string{}, macs: map[string]string{},
 		named:  map[string]string{},
 		living: map[string][]living{}, tries: map[string]uint64{}, tasks: map[string]Task{},
 		aliases: map[string]Endpoint{},
@@ -277,7 +291,7 @@ func (m *Manager) Attach(ctx context.Context, e Endpoint) error {
 	}
 	defer unlock()
 	n := m.of(e)
-	if err := m.stacks.attach(n, e); err != nil {
+	if err := m.attach(ctx, n, e); err != nil {
 		return fmt.Errorf("network %q: %w", e.Network, err)
 	}
 	m.mu.Lock()
@@ -286,6 +300,15 @@ func (m *Manager) Attach(ctx context.Context, e Endpoint) error {
 	}
 	m.mu.Unlock()
 	return m.resolve(n)
+}
+
+func (m *Manager) attach(ctx context.Context, n Network, e Endpoint) error {
+	give, err := m.starting.take(ctx)
+	if err != nil {
+		return err
+	}
+	defer give()
+	return m.stacks.attach(n, e)
 }
 
 // resolve has look-ups answered at the gateway of a nat network. Why they are not is told once.
@@ -325,12 +348,11 @@ func (m *Manager) Detach(ctx context.Context, e Endpoint) error {
 	m.mu.Lock()
 	maps.DeleteFunc(m.aliases, func(_ string, o Endpoint) bool { return o.same(e) })
 	m.mu.Unlock()
-	select {
-	case m.ending <- struct{}{}:
-		defer func() { <-m.ending }()
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	give, err := m.ending.take(ctx)
+	if err != nil {
+		return err
 	}
+	defer give()
 	if err := m.stacks.detach(e); err != nil {
 		return fmt.Errorf("network %q: %w", e.Network, err)
 	}

@@ -184,8 +184,8 @@ func TestNothingTwice(t *testing.T) {
 	if len(f.made)+len(m.links)+len(m.macs)+len(m.tries)+len(m.pool.held)+len(m.tasks)+len(f.held)+len(f.rules) > 0 {
 		t.Errorf("left: %v %v %v", f.made, m.links, m.pool.held)
 	}
-	if f.mostEnds > maxEnding {
-		t.Errorf("%d stacks ended at a time", f.mostEnds)
+	if f.most["attach"] > maxStarting || f.most["detach"] > maxEnding {
+		t.Errorf("at a time: %v", f.most)
 	}
 }
 
