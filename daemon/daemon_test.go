@@ -89,6 +89,10 @@ var programs = testprog.Programs{
 		return 0
 	},
 	"operate": func(args []string) int { return operate(client.New(args[0])) },
+	"copy": func(args []string) int { // a file out of a task
+		return failed(client.New(args[0]).Copy(context.Background(), args[1], client.CopySpec{Path: args[2]},
+			client.CopyIO{To: os.Stdout}), 1, 0)
+	},
 	"crowd":   func(args []string) int { return crowd(args[0], number(args[1])) },
 	"write": func(args []string) int { // its code is the errno
 		var errno syscall.Errno

@@ -76,7 +76,6 @@ var instead = map[string]string{
 	"commit":    "images are built by freejail-build build",
 	"compose":   "groups of tasks are Nomad's jobs",
 	"container": "leave the word out: freejail ps, freejail rm, ...",
-	"cp":        "use a volume, or tar through freejail exec",
 	"create":    "use freejail run -d",
 	"history":   "use freejail-build history",
 	"image":     "use freejail images",
@@ -147,9 +146,10 @@ func longFlags(args []string) []string {
 func (a *commands) root() *cobra.Command {
 	c := a.Root("production containers on FreeBSD",
 		a.daemonCmd(), a.runCmd(), a.psCmd(), a.execCmd(), a.attachCmd(), a.stopCmd(), a.killCmd(), a.waitCmd(),
-		a.portCmd(), a.restartCmd(), a.rmCmd(), a.logsCmd(), a.statsCmd(), a.topCmd(), a.processesCmd(), a.traceCmd(),
-		a.inspectCmd(), a.eventsCmd(), a.tagCmd(), a.imagesCmd(), a.networksCmd(), a.pullCmd(), a.exportCmd(),
+		a.portCmd(), a.logsCmd(), a.statsCmd(), a.topCmd(), a.processesCmd(), a.traceCmd(),
+		a.inspectCmd(), a.eventsCmd(), a.imagesCmd(), a.networksCmd(), a.pullCmd(), a.exportCmd(),
 		a.gcCmd(), a.shutdownCmd(), a.policyCmd(), a.devfsCmd(), a.metricsCmd(), a.doctorCmd())
+	c.AddCommand(a.everyday()...)
 	socket := cmp.Or(os.Getenv("FREEJAIL_SOCKET"), client.DefaultSocket)
 	c.PersistentFlags().StringVar(&a.socket, "socket", socket, "the daemon's socket ($FREEJAIL_SOCKET)")
 	a.JSONFlag(c.PersistentFlags())

@@ -15,7 +15,7 @@ import (
 type names func(ctx context.Context, c *client.Client) ([]cobra.Completion, error)
 
 // completed are the words of the help that shells complete.
-var completed = map[string]names{"TASK": taskNames, "IMAGE": imageNames, "NETWORK": networkNames}
+var completed = map[string]names{"TASK": taskNames, "IMAGE": imageNames, "NETWORK": networkNames, "SRC": taskPlaces}
 
 // firstArgument is that of a command in its line of use.
 var firstArgument = regexp.MustCompile(`^\S+ (?:\[flags\] )?\[?([A-Z]+)(\.\.\.)?`)
@@ -32,6 +32,9 @@ func (a *commands) complete(c *cobra.Command) {
 		other := cobra.ShellCompDirectiveNoFileComp
 		if m[1] == "IMAGE" { // also the path of an archive
 			other = cobra.ShellCompDirectiveDefault
+		}
+		if m[1] == "SRC" { // also a file, and DST too
+			other, m[2] = cobra.ShellCompDirectiveNoSpace, m[1]
 		}
 		c.ValidArgsFunction = a.completion(completed[m[1]], m[2] != "", other)
 	}
@@ -70,6 +73,17 @@ func taskNames(ctx context.Context, c *client.Client) (list []cobra.Completion, 
 	tasks, err := c.Tasks(ctx)
 	for _, t := range tasks {
 		list = append(list, described(t.Spec.ID, string(t.State)+" "+t.Spec.Image))
+	}
+	return list, err
+}
+
+// taskPlaces are the beginnings of paths in tasks that run.
+func taskPlaces(ctx context.Context, c *client.Client) (list []cobra.Completion, err error) {
+	tasks, err := c.Tasks(ctx)
+	for _, t := range tasks {
+		if t.State == client.Running {
+			list = append(list, described(t.Spec.ID+":", t.Spec.Image))
+		}
 	}
 	return list, err
 }

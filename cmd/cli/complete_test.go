@@ -16,6 +16,8 @@ func TestCompletion(t *testing.T) {
 		"stop ":              "one\trunning prog\n:4",
 		"logs ":              "one\trunning prog\n:4",
 		"logs one ":          ":0",
+		"cp ":                "one:\tprog\n:2",
+		"cp file ":           "one:\tprog\n:2",
 		"stop one ":          "one\trunning prog\n:4",
 		"exec ":              "one\trunning prog\n:4",
 		"port ":              "one\trunning prog\n:4",

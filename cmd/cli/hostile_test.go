@@ -136,6 +136,7 @@ var outputs = map[string]struct {
 }{
 	"freejail":                {args: [][]string{{"--help"}, {hostile}, {"--" + hostile}}},
 	"freejail attach":         {args: [][]string{{"--detach-keys", hostile, "x"}}}, // else it is as logs
+	"freejail cp":             {args: [][]string{{"x:" + hostile, "-"}, {hostile, "x:/y"}, {hostile, hostile}}},
 	"freejail daemon":         {args: [][]string{{"--check", "--config", "CONFIG"}, {"--check", "--config", hostile}}},
 	"freejail devfs":          {args: [][]string{{hostile}}},
 	"freejail devfs explain":  {args: [][]string{{"x"}, {"--all", "x"}}},

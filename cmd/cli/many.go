@@ -14,6 +14,11 @@ import (
 	"github.com/freejail/freejail/internal/printable"
 )
 
+// everyday are the commands for what there is already.
+func (a *commands) everyday() []*cobra.Command {
+	return []*cobra.Command{a.restartCmd(), a.rmCmd(), a.tagCmd(), a.cpCmd()}
+}
+
 // doneTo is a thing to which something was done.
 type doneTo struct {
 	Name string `json:"name"`

@@ -41,6 +41,8 @@ type Tasks interface {
 	Usage(id string) (client.Usage, error)
 	AllUsage() (map[string]client.Usage, error)
 	Exec(ctx context.Context, id string, spec client.ExecSpec, connect func() (net.Conn, io.Reader, error)) error
+	Copy(ctx context.Context, id string, spec client.CopySpec, by task.Copier,
+		connect func() (net.Conn, io.Reader, error)) error
 	Attach(id string, connect func() (net.Conn, io.Reader, error)) error
 	Logs(id, stream string) (*task.Log, error)
 	Trace(ctx context.Context, id string, spec client.TraceSpec, by task.Operator,

@@ -65,6 +65,7 @@ func (b Backend) taskRoutes(now, handle route) {
 	handle("GET /v1/tasks/{id}/stats", answer(func(r *http.Request) (any, error) { return t.Usage(r.PathValue("id")) }))
 	handle("GET /v1/stats", answer(func(*http.Request) (any, error) { return t.AllUsage() }))
 	handle("POST /v1/tasks/{id}/exec", try(b.exec))
+	handle("POST /v1/tasks/{id}/copy", try(b.copy))
 	handle("POST /v1/tasks/{id}/attach", try(b.attach))
 	handle("POST /v1/tasks/{id}/trace", try(b.trace))
 	handle("GET /v1/tasks/{id}/logs", try(b.logs), "stream", "tail", "follow")

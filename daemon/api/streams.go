@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/daemon/task"
 	"github.com/freejail/freejail/daemon/works"
 )
 
@@ -96,6 +97,20 @@ func (b Backend) exec(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return b.Tasks.Exec(r.Context(), r.PathValue("id"), spec, connect)
+}
+
+// copy switches the connection to the stream of an archive.
+func (b Backend) copy(w http.ResponseWriter, r *http.Request) error {
+	var spec client.CopySpec
+	if err := decode(r, &spec); err != nil {
+		return err
+	}
+	connect, err := switched(w, r)
+	if err != nil {
+		return err
+	}
+	p := peerOf(r)
+	return b.Tasks.Copy(r.Context(), r.PathValue("id"), spec, task.Copier{Name: p.String(), Root: !p.operator}, connect)
 }
 
 // attach switches the connection to the stream of a task's input.

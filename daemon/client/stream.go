@@ -188,6 +188,82 @@ func sendControl(w *FrameWriter, xio ExecIO, done <-chan struct{}) {
 	}
 }
 
+// CopyIO has the archive of a copy: From is copied in, To gets what is copied out. Problem is told what was left out,
+// or is not as it was.
+type CopyIO struct {
+	From    io.Reader
+	To      io.Writer
+	Problem func(text string)
+}
+
+// Copy copies between a task's root and an archive.
+func (c *Client) Copy(ctx context.Context, id string, spec CopySpec, xio CopyIO) error {
+	conn, br, err := c.upgrade(ctx, taskPath(id)+"/copy", spec)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	unread := make(chan error, 1)
+	if spec.In {
+		go func() {
+			w := NewFrameWriter(conn)
+			_, err := io.Copy(w.Stream(Stdin), reading{xio.From, unread})
+			if err != nil || w.Write(Stdin, nil) != nil {
+				conn.Close() // the daemon is to wait for nothing more
+			}
+		}()
+	}
+	err = copyFrames(br, xio)
+	select {
+	case err = <-unread:
+	default:
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
+// copyFrames takes what the daemon sends, to the end.
+func copyFrames(br io.Reader, xio CopyIO) error {
+	for {
+		t, p, err := ReadFrame(br)
+		if err != nil {
+			return fmt.Errorf("the copy is not complete: %w", brokenOff(err))
+		}
+		switch t {
+		case Stdout:
+			_, err = xio.To.Write(p)
+		case Stderr:
+			xio.Problem(string(p))
+		case ExitFrame:
+			return nil
+		case FailFrame:
+			e := &Error{}
+			return errors.Join(json.Unmarshal(p, e), e)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// reading tells an error of what is read.
+type reading struct {
+	io.Reader
+	failed chan<- error
+}
+
+func (r reading) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	if err != nil && err != io.EOF {
+		r.failed <- err // once: nothing is read after it
+	}
+	return n, err
+}
+
 // Attachment is a client's connection to the input of a task, whose output is its log.
 type Attachment struct {
 	conn net.Conn

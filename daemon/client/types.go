@@ -672,6 +672,25 @@ type TraceEnd struct {
 	Bytes int64  `json:"bytes"`
 }
 
+// CopySpec asks for a copy out of a task's root, or into it, as a tar archive.
+type CopySpec struct {
+	// Path is one in the task. A link at its end is copied itself, but one with a slash behind it is followed.
+	Path string `json:"path"`
+	In   bool   `json:"in,omitempty"`
+	// Name and Contents are of what is copied in; see treecopy.Source.
+	Name     string `json:"name,omitempty"`
+	Contents bool   `json:"contents,omitempty"`
+	// Follow copies what a link at the end of the path leads to.
+	Follow bool `json:"follow,omitempty"`
+	// Owners keeps owners, and the set-user-id and set-group-id bits, of what is copied in: else it is root's.
+	Owners bool `json:"owners,omitempty"`
+	// MaxBytes bounds the files together; 0 is DefaultCopyBytes.
+	MaxBytes int64 `json:"max_bytes,omitempty"`
+}
+
+// DefaultCopyBytes bounds a copy for which nothing else is said.
+const DefaultCopyBytes = 64 << 30
+
 // StopRequest ends a task: the signal first, SIGKILL after the timeout.
 type StopRequest struct {
 	Signal  string   `json:"signal,omitempty"` // empty: the image's, else SIGTERM
