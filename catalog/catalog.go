@@ -91,6 +91,8 @@ type Catalog struct {
 	event  func(task, message string)
 	wake   chan struct{}
 
+	back       time.Duration // backTime
+
 	converging chan struct{} // has room for the one who changes what Consul has
 	mu         sync.Mutex
 	wanted     map[string]map[string]Service // task -> id
@@ -108,7 +110,7 @@ func New(cfg Config, log hclog.Logger, event func(task, message string)) (*Catal
 		return nil, fmt.Errorf("consul: %w", err)
 	}
 	return &Catalog{client: client, node: cfg.Node, log: log, event: event, wake: make(chan struct{}, 1),
-		converging: make(chan struct{}, 1),
+		converging: make(chan struct{}, 1), back: backTime,
 		wanted:     map[string]map[string]Service{}, state: map[string]*condition{}, told: map[string]bool{}}, nil
 }
 

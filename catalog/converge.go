@@ -22,6 +22,9 @@ type condition struct {
 	failing     time.Time // since then; zero while it is well
 	toldFailing bool      // the owner was told, then
 	toldAt      time.Time
+
+	nomads standIn   // the entry of Nomad's that stood for it last
+	gone   time.Time // since when it is not there
 }
 
 // condition is for its service alone while that is wanted. The caller holds the lock.
@@ -45,6 +48,7 @@ func (c *Catalog) converge(ctx context.Context) error {
 	}
 	all := c.due(time.Now())
 	instead := standIns(all, have)
+	c.holdBack(all, instead, time.Now())
 	c.noteStandIns(all, instead)
 	want := maps.Clone(all)
 	maps.DeleteFunc(want, func(id string, _ Service) bool { return instead[id].id != "" })
@@ -103,7 +107,38 @@ func (c *Catalog) deregisterRest(ctx context.Context, want map[string]Service,
 }
 
 // standIn is an entry of Consul that has the port of a service of ours.
-type standIn struct{ id, by string }
+type standIn struct {
+	id, by string
+	nomads bool
+}
+
+// backTime is how long after Nomad's entry for it a service of ours is registered again. Nomad takes a task's
+// services out of Consul some time before it has the task told to end (shutdown_delay), and does not say so:
+// an entry that came back then would be found by those who are to go elsewhere.
+const backTime = 30 * time.Second
+
+// holdBack keeps services out of Consul for which an entry of Nomad's stood until lately.
+func (c *Catalog) holdBack(want map[string]Service, instead map[string]standIn, now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for id := range want {
+		is := c.condition(id)
+		switch {
+		case instead[id].nomads:
+			is.nomads, is.gone = instead[id], time.Time{}
+			continue
+		case is.nomads.id == "":
+			continue
+		case is.gone.IsZero():
+			is.gone = now
+		}
+		if now.Sub(is.gone) < c.back {
+			instead[id] = is.nomads
+		} else {
+			is.nomads, is.gone = standIn{}, time.Time{}
+		}
+	}
+}
 
 // standIns are those for services of Nomad's tasks, by the ids of ours. A service block of the
 // job comes first, as Nomad judges a deployment by its checks; then the oldest task of the
@@ -122,13 +157,13 @@ func standIns(want map[string]Service, have map[string]*api.AgentService) map[st
 			continue
 		}
 		if other := nomads(have, s); other != nil {
-			out[id] = standIn{other.ID, fmt.Sprintf("the job's service %s", other.Service)}
+			out[id] = standIn{other.ID, fmt.Sprintf("the job's service %s", other.Service), true}
 			continue
 		}
 		at := place{s.Alloc, s.Bound, s.Protocol, s.Port}
 		if other, taken := first[at]; taken && want[other].Meta[metaTask] != s.Meta[metaTask] {
 			o := want[other]
-			out[id] = standIn{other, fmt.Sprintf("the service %s of task %s", o.Name, o.Meta[metaTask])}
+			out[id] = standIn{id: other, by: fmt.Sprintf("the service %s of task %s", o.Name, o.Meta[metaTask])}
 		} else if !taken {
 			first[at] = id
 		}

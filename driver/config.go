@@ -86,6 +86,7 @@ type mountConfig struct {
 
 type servicesConfig struct {
 	Disabled bool            `codec:"disabled"`
+	Delay    string          `codec:"shutdown_delay"`
 	Ports    []serviceConfig `codec:"port"`
 }
 
@@ -148,6 +149,9 @@ func (c *TaskConfig) validate(plugin Config) error {
 	}
 	if d, err := time.ParseDuration(c.PullWait); c.PullWait != "" && (err != nil || d <= 0) {
 		bad("image_pull_timeout %q is not a valid duration (for example 5m)", c.PullWait)
+	}
+	if d, err := time.ParseDuration(c.Services.Delay); c.Services.Delay != "" && (err != nil || d < 0) {
+		bad("services: shutdown_delay %q is not a valid duration (for example 5s)", c.Services.Delay)
 	}
 	if (c.Auth.Username == "") != (c.Auth.Password == "") {
 		bad("auth: both username and password are required")

@@ -50,6 +50,9 @@ func spec(cfg *proto.TaskConfig, tc TaskConfig) (client.TaskSpec, error) {
 	}
 	s.Limits = limits(cfg, tc)
 	s.Service.Disabled = tc.Services.Disabled
+	if delay, err := time.ParseDuration(tc.Services.Delay); err == nil { // validated
+		s.Service.ShutdownDelay = client.Duration(delay)
+	}
 	s.Service.Ports = map[string]client.PortOverride{}
 	for _, p := range tc.Services.Ports {
 		s.Service.Ports[p.Port] = client.PortOverride{Disabled: p.Disabled, Name: p.Service, Tags: p.Tags,

@@ -195,6 +195,8 @@ type Limits struct {
 type Overrides struct {
 	Disabled bool                    `json:"disabled,omitempty"`
 	Ports    map[string]PortOverride `json:"ports,omitempty"`
+	// ShutdownDelay is the time from their removal from Consul until a task that is stopped gets its signal.
+	ShutdownDelay Duration `json:"shutdown_delay,omitempty"`
 }
 
 // PortOverride changes the service of one port.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/image"
@@ -519,8 +520,14 @@ func envName(name string) string {
 	}, name)
 }
 
+// maxLeave is how long a task that is stopped can be kept from its signal, at most.
+const maxLeave = 10 * time.Minute
+
 // checkServices refuses what would be read as something else in Consul.
 func checkServices(o client.Overrides) error {
+	if d := time.Duration(o.ShutdownDelay); d < 0 || d > maxLeave {
+		return client.Invalid("services: shutdown_delay %s: expected up to %s", d, maxLeave)
+	}
 	for _, port := range slices.Sorted(maps.Keys(o.Ports)) {
 		p := o.Ports[port]
 		for _, text := range append([]string{p.Name, p.Address}, p.Tags...) {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"syscall"
 	"time"
 
@@ -105,15 +106,43 @@ func (m *Manager) Stop(ctx context.Context, id string, r client.StopRequest) (*c
 	if own > 0 {
 		why = fmt.Sprintf("still there %s after %s", own, signals.Name(sig))
 	}
-	m.killAt(t, time.Now().Add(deregisterTime+own), why) // should this daemon end before it has signalled
+	leaves := m.leaveTime(t, info)
+	m.killAt(t, time.Now().Add(deregisterTime+leaves+own), why) // should this daemon end before it has signalled
 	m.deregister(ctx, t)
 	if own > 0 {
+		m.awaitLeave(t, leaves)
 		if err := m.Jails.Signal(info.Jail, target(info), sig); err != nil {
 			m.Log.Debug("stop signal", "task", id, "error", err)
 		}
 	}
 	m.killAt(t, time.Now().Add(own), why)
 	return t.over(ctx)
+}
+
+// leaveTime is how long others have to find out from Consul that a task is leaving; none at the end of the host.
+func (m *Manager) leaveTime(t *task, info client.Task) time.Duration {
+	t.mu.Lock()
+	host := t.hostEnds
+	t.mu.Unlock()
+	found := slices.ContainsFunc(m.withServices(info).Services, func(s client.ServiceInfo) bool { return s.Registered })
+	if host || !found {
+		return 0
+	}
+	return time.Duration(info.Spec.Service.ShutdownDelay)
+}
+
+// awaitLeave returns when the time is over, or the task has ended.
+func (m *Manager) awaitLeave(t *task, d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	m.Event(t.id(), "stopping", fmt.Sprintf("its services are out of Consul: it is told to end in %s", d))
+	over := time.NewTimer(d)
+	defer over.Stop()
+	select {
+	case <-over.C:
+	case <-t.done:
+	}
 }
 
 // stopStart ends a start that is under way, and tells whether there was one.

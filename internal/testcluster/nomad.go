@@ -3,6 +3,7 @@
 package testcluster
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,7 +20,7 @@ import (
 // Nomad is an agent. It has its address before it is started, and keeps it.
 type Nomad struct {
 	*testagent.Agent // nil before it is started
-	Addr             string
+	Addr, RPC        string
 	Client           *api.Client
 
 	cfg Config
@@ -27,6 +28,7 @@ type Nomad struct {
 
 // Config of an agent.
 type Config struct {
+	Name          string // of its node; empty is freejail
 	Bin, Freejail string // programs
 	Dir           string // for its configuration, data and plugins
 	Log           string // the file of its output
@@ -44,7 +46,7 @@ type Config struct {
 // Ended allocations stay on a disk that is rather full: their logs are read. No cloud is
 // asked whether the host is one of its machines.
 const config = `
-name       = "freejail"
+name       = %q
 data_dir   = %q
 plugin_dir = %q
 bind_addr  = "127.0.0.1"
@@ -92,13 +94,14 @@ func NewNomad(cfg Config) (*Nomad, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &Nomad{Addr: ports[0].String(), cfg: cfg}
+	cfg.Name = cmp.Or(cfg.Name, "freejail")
+	n := &Nomad{Addr: ports[0].String(), RPC: ports[1].String(), cfg: cfg}
 	loopback := "lo"
 	if runtime.GOOS == "freebsd" {
 		loopback = "lo0"
 	}
-	text := fmt.Sprintf(config, n.path("nomad"), n.path("plugins"), ports[0].Port, ports[1].Port, ports[2].Port,
-		loopback, cfg.Consul, cfg.Plugin)
+	text := fmt.Sprintf(config, cfg.Name, n.path("nomad"), n.path("plugins"), ports[0].Port, ports[1].Port,
+		ports[2].Port, loopback, cfg.Consul, cfg.Plugin)
 	err = errors.Join(os.WriteFile(n.path("nomad.hcl"), []byte(text), 0o600),
 		os.WriteFile(n.path("more.hcl"), []byte(cfg.More), 0o600),
 		os.Mkdir(n.path("plugins"), 0o755), os.Symlink(cfg.Freejail, n.path("plugins/freejail")))
@@ -141,15 +144,17 @@ func (n *Nomad) Start(ctx context.Context) (err error) {
 	})
 }
 
-// Node is the one that there is.
+// Node is the agent's own.
 func (n *Nomad) Node() (*api.Node, error) {
 	list, _, err := n.Client.Nodes().List(nil)
 	if err != nil {
 		return nil, err
 	}
-	if len(list) != 1 {
-		return nil, fmt.Errorf("%d nodes", len(list))
+	for _, node := range list {
+		if node.Name == n.cfg.Name {
+			node, _, err := n.Client.Nodes().Info(node.ID, nil)
+			return node, err
+		}
 	}
-	node, _, err := n.Client.Nodes().Info(list[0].ID, nil)
-	return node, err
+	return nil, fmt.Errorf("%d nodes, and none is %s", len(list), n.cfg.Name)
 }
