@@ -2,6 +2,7 @@ package jail
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -135,11 +136,17 @@ func (t Trace) watch(ctx context.Context, x tracer, file *os.File, copied chan e
 // sizeMargin is for a record that has no room any more.
 const sizeMargin = 8 << 10
 
-// follow copies a file that grows until it is over.
+// follow copies a file that grows until it is over. It reads what fstat(2) says that there is, and no more:
+// FreeBSD's kernel lets read(2) have what is just being written into a trace, which is zeros then (ktr_writerequest
+// holds the vnode's lock, as fstat does, and vn_read of UFS and tmpfs does not).
 func follow(ctx context.Context, file *os.File, over <-chan struct{}, to io.Writer) error {
-	for ended := false; ; {
-		n, err := io.Copy(to, file)
-		if err != nil || n == 0 && ended {
+	for ended, done := false, int64(0); ; {
+		st, err := file.Stat()
+		if err != nil {
+			return err
+		}
+		n, err := io.Copy(to, io.NewSectionReader(file, done, st.Size()-done))
+		if done += n; err != nil || n == 0 && ended {
 			return err
 		}
 		select {
@@ -217,5 +224,5 @@ func toolEnded(name string, err error, said []byte) error {
 	if err == nil {
 		return nil
 	}
-	return fmt.Errorf("%s: %w: %s", name, err, said[:min(len(said), 2000)])
+	return fmt.Errorf("%s: %w: %s", name, err, bytes.TrimSpace(said[:min(len(said), 2000)]))
 }

@@ -161,22 +161,27 @@ func (x *ktracing) trace(pids []int32) error {
 	return nil
 }
 
-// endTries bounds how often what was forked meanwhile is looked for.
-const endTries = 100
+// endTries bounds how often what was forked meanwhile is looked for; blindTries is how often without the kernel's
+// name of the file, as of a daemon before.
+const (
+	endTries   = 100
+	blindTries = 3
+)
 
-// end has the kernel forget the file. A process that was forked meanwhile may have it still.
+// end has the kernel forget the file. A process that is just forked or executes may have it still: it is told
+// again until a look after that finds none.
 func (x *ktracing) end() error {
-	for range endTries {
-		if err := clearTrace(x.path); err != nil && !errors.Is(err, unix.EPERM) { // which is for one that executes now
-			return err
+	for try := range endTries {
+		cleared := clearTrace(x.path)
+		if cleared != nil && !errors.Is(cleared, unix.EPERM) { // which is for one that executes now
+			return cleared
 		}
-		left := 0
+		left := x.mine == 0 && try < blindTries
 		err := bsd.EachProcess(func(p bsd.Process) {
-			if points, file := p.Trace(); points != 0 && file == x.mine && x.mine != 0 {
-				left++
-			}
+			points, file := p.Trace()
+			left = left || points != 0 && file == x.mine && x.mine != 0
 		})
-		if err != nil || left == 0 {
+		if err != nil || cleared == nil && !left {
 			return err
 		}
 		time.Sleep(10 * time.Millisecond)

@@ -102,7 +102,7 @@ func (a *commands) trace(ctx context.Context, id string, spec client.TraceSpec) 
 				plural(b.Processes, "process", "es"), id, time.Duration(b.Limit), units.BytesSize(float64(b.Size)))
 			return nil
 		}
-		return a.PrintLine(nil, func(w io.Writer) { printable.Fprintln(w, e.Line) })
+		return a.PrintLine(nil, func(w io.Writer) { printable.Fprintln(w, printable.Lines(e.Line)) })
 	})
 	if err != nil {
 		return err

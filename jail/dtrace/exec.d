@@ -1,18 +1,19 @@
 /*
- * Programs that the processes of a jail execute, and those that end. $1 is the jail's id.
+ * Programs that the processes of a jail execute, and those that end: process, parent, program. Arguments are not
+ * shown: they may be secret. $1 is the jail's id.
  */
 #pragma D option switchrate=10hz
 
 proc:::exec-success
 /jid == $1/
 {
-	printf("%6d %6d exec %s\n", pid, ppid, curpsinfo->pr_psargs);
+	printf("%6d %6d exec %s\n", pid, ppid, execname);
 }
 
 proc:::exec-failure
 /jid == $1/
 {
-	printf("%6d %6d exec failed, errno %d\n", pid, ppid, (int)arg0);
+	printf("%6d %6d exec failed, errno %d, in %s\n", pid, ppid, (int)arg0, execname);
 }
 
 proc:::exit
