@@ -37,6 +37,7 @@ import (
 	"github.com/freejail/freejail/internal/boot"
 	"github.com/freejail/freejail/internal/durable"
 	"github.com/freejail/freejail/internal/mount"
+	"github.com/freejail/freejail/internal/spans"
 	"github.com/freejail/freejail/jail"
 	"github.com/freejail/freejail/network"
 	"github.com/freejail/freejail/nfsroot"
@@ -94,6 +95,7 @@ func New(cfg host.Config, version string, log hclog.Logger) (*Daemon, error) {
 			return nil, errors.Join(err, d.Close())
 		}
 	}
+	d.openSpans()
 	d.openTasks()
 	d.openMetrics()
 	close(d.opened)
@@ -247,6 +249,15 @@ func (d *Daemon) openTasks() {
 	d.images.Tasks, d.judge.Tasks = d.tasks, d.tasks
 }
 
+// openSpans has starts be traced where a collector is configured.
+func (d *Daemon) openSpans() {
+	say := func(err error) { d.log.Warn("spans are not sent", "error", err) }
+	var err error
+	if d.record.Spans, err = spans.Open(context.Background(), "freejail", d.version, d.cfg.Tracing, say); err != nil {
+		say(err)
+	}
+}
+
 // janitor has what could not be undone tried again, and follows jails that vanish
 // behind our back. It waits for nobody.
 func (d *Daemon) janitor(ctx context.Context) {
@@ -358,7 +369,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	go d.tasks.Run(ctx)
 	go d.judge.Run(ctx)
 	go d.networks.Run(ctx)
-	return errors.Join(d.untilEnd(ctx), d.tasks.Close(), d.networks.Close(), d.nfs.Close())
+	return errors.Join(d.untilEnd(ctx), d.tasks.Close(), d.networks.Close(), d.nfs.Close(), d.record.Spans.Flush())
 }
 
 func (d *Daemon) backend() api.Backend {

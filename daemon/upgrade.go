@@ -123,6 +123,9 @@ func (d *Daemon) Replace(binary string) error {
 			return d.tasks.KeepInputs(env, func(env []string) error {
 				return d.networks.KeepPorts(env, func(env []string) error {
 					return d.scrapes.Keep(env, func(env []string) error {
+						if err := d.record.Spans.Flush(); err != nil {
+							d.log.Warn("spans are lost", "error", err)
+						}
 						d.log.Info("upgrading in place", "binary", binary)
 						// rc(8) knows the daemon by its argument 0, whichever binary it is.
 						return syscall.Exec(binary, os.Args, env)

@@ -27,6 +27,7 @@ import (
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/internal/printable"
+	"github.com/freejail/freejail/internal/spans"
 )
 
 // Name is what jobs say: driver = "freejail".
@@ -42,6 +43,7 @@ type Driver struct {
 	proto.UnimplementedDriverServer
 	version string
 	log     hclog.Logger
+	spans   *spans.Exporter // nil where starts are not traced
 
 	mu    sync.Mutex
 	cfg   Config
@@ -72,6 +74,7 @@ func StartedByNomad() bool {
 func Serve(version string) {
 	log := hclog.New(&hclog.LoggerOptions{Level: hclog.Trace, JSONFormat: true}) // the agent filters
 	d := New(log, version)
+	d.openSpans()
 	plugin.Serve(&plugin.ServeConfig{
 		HandshakeConfig: base.Handshake,
 		Plugins: plugin.PluginSet{
@@ -81,6 +84,18 @@ func Serve(version string) {
 		GRPCServer: d.grpcServer,
 		Logger:     log,
 	})
+	if err := d.spans.Flush(); err != nil {
+		log.Warn("spans are lost", "error", err)
+	}
+}
+
+// openSpans has starts be traced, where the agent's environment names a collector.
+func (d *Driver) openSpans() {
+	say := func(err error) { d.log.Warn("spans are not sent", "error", err) }
+	var err error
+	if d.spans, err = spans.Open(context.Background(), "freejail-plugin", d.version, "", say); err != nil {
+		say(err)
+	}
 }
 
 // grpcPlugin is how go-plugin comes to the driver.

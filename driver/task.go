@@ -42,6 +42,14 @@ func daemonID(nomadID string) string {
 // StartTask starts a task on the daemon.
 func (d *Driver) StartTask(ctx context.Context, req *proto.StartTaskRequest) (*proto.StartTaskResponse, error) {
 	cfg := req.Task
+	ctx, end := d.spans.Begin(ctx, "StartTask", "nomad.namespace", cfg.Namespace, "nomad.job", cfg.JobName,
+		"nomad.group", cfg.TaskGroupName, "nomad.task", cfg.Name, "nomad.alloc_id", cfg.AllocId)
+	resp, err := d.start(ctx, cfg)
+	end(err)
+	return resp, err
+}
+
+func (d *Driver) start(ctx context.Context, cfg *proto.TaskConfig) (*proto.StartTaskResponse, error) {
 	var tc TaskConfig
 	if err := base.MsgPackDecode(cfg.GetMsgpackDriverConfig(), &tc); err != nil {
 		return nil, fmt.Errorf("task config: %w", err)

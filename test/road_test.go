@@ -133,7 +133,8 @@ func (c *cluster) passes(t *testing.T, a *nomad.Allocation) {
 		}
 		s := found[0].Service
 		addr = net.JoinHostPort(s.Address, strconv.Itoa(s.Port)) // ::1 where the loopback has it
-		for k, want := range map[string]string{"alloc_id": a.ID, "job": a.JobID, "task": ""} {
+		for k, want := range map[string]string{"alloc_id": a.ID, "job": a.JobID, "task": "",
+			"external-source": "nomad"} {
 			if got := s.Meta[k]; got == "" || want != "" && got != want {
 				t.Errorf("meta %s is %q, want %q", k, got, want)
 			}

@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/internal/spans"
 	"github.com/freejail/freejail/internal/strictjson"
 )
 
@@ -23,7 +24,17 @@ func Handler(b Backend) http.Handler {
 	b.taskRoutes(now, handle)
 	b.imageRoutes(handle)
 	b.policyRoutes(handle)
-	return m
+	return traced(m)
+}
+
+// traced has what is done for a request be part of its client's span, where it tells one.
+func traced(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Traceparent") != "" {
+			r = r.WithContext(spans.Received(r.Context(), r.Header))
+		}
+		h.ServeHTTP(w, r)
+	})
 }
 
 // route adds a route with the names of its query.

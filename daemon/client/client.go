@@ -15,6 +15,8 @@ import (
 	"strconv"
 	"syscall"
 	"time"
+
+	"github.com/freejail/freejail/internal/spans"
 )
 
 // Client calls one daemon. It keeps no state but idle connections and may be
@@ -524,6 +526,7 @@ func (c *Client) once(ctx context.Context, method, path string, in any) (*http.R
 	if err != nil {
 		return nil, err
 	}
+	spans.Send(ctx, req.Header)
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := c.http.Do(req)
 	if err != nil {

@@ -58,6 +58,7 @@ type Config struct {
 	Signers         []Signer
 	Metrics         Metrics
 	Approvers       []Approver // without their keys, which InForce has
+	Tracing         string     // URL of a collector of spans; empty is that of the environment, or none
 }
 
 // Storage chooses how roots are made.
@@ -131,6 +132,7 @@ type file struct {
 		MaxSize string `hcl:"max_size,optional"`
 	} `hcl:"gc,block"`
 	Metrics         *metricsBlock   `hcl:"metrics,block"`
+	Tracing         *tracingBlock   `hcl:"tracing,block"`
 	NFS             *nfsBlock       `hcl:"nfs,block"`
 	Networks        []*networkBlock `hcl:"network,block"`
 	DefaultNetwork  hcl.Expression  `hcl:"default_network,optional"`
@@ -234,7 +236,7 @@ func (f *file) config(path string) (Config, error) {
 	}
 	c.Devfs = f.devfs(&r)
 	c.Limits = f.limits(&r)
-	c.Metrics = f.metrics(&r)
+	c.Metrics, c.Tracing = f.metrics(&r), f.tracing(&r)
 	gc := value(f.GC)
 	c.GC = GC{Older: r.duration("gc: older", cmp.Or(gc.Older, "168h"), 0),
 		MaxSize: r.size("gc: max_size", gc.MaxSize, 0)}

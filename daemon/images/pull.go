@@ -149,7 +149,7 @@ func (l *Library) pull(ctx context.Context, ref registry.Reference, timeout clie
 	limit := cmp.Or(time.Duration(timeout), defaultPullTimeout)
 	within, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	within, took := l.Record.Begin(within, telemetry.Pull)
+	within, took := l.Record.Begin(within, telemetry.Pull, "freejail.image", ref.String())
 	img, err := l.InForce().Registries.Pull(within, l.Store, ref, o)
 	took(err)
 	switch {

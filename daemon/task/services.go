@@ -197,6 +197,9 @@ func (m *Manager) services(t *task) []catalog.Service {
 		// Last: no label can be taken for them.
 		maps.Copy(s.Meta, map[string]string{"jail": i.Jail, "jid": strconv.Itoa(i.JID), "image": img.Name,
 			"image-digest": i.Digest, "task": i.Spec.ID})
+		if i.Spec.NomadLabels() != nil { // by which Consul's pages tell where an entry comes from
+			s.Meta["external-source"] = "nomad"
+		}
 		if c := a.check; c != nil {
 			s.Check = &catalog.Check{Type: c.Type, Path: c.Path, Interval: c.Interval.Std(), Timeout: c.Timeout.Std()}
 		}

@@ -33,7 +33,7 @@ func (m *Manager) Start(ctx context.Context, job *works.Work, spec client.TaskSp
 	if err != nil {
 		return nil, err
 	}
-	ctx, took := m.Record.Begin(ctx, telemetry.Start)
+	ctx, took := m.Record.Begin(ctx, telemetry.Start, telemetry.Attributes(spec)...)
 	err = bounded(ctx, t.root.bounds(), func(ctx context.Context) error { return m.run(ctx, job, t, auth) })
 	if err == nil {
 		err = t.started(ctx)

@@ -46,6 +46,13 @@ func Names(s client.TaskSpec) []string {
 	return []string{Label(l["namespace"]), Label(l["job"]), Label(l["group"]), Label(l["task"])}
 }
 
+// Attributes are those of a task's span: its id, its image, and what its job calls it.
+func Attributes(s client.TaskSpec) []string {
+	l := s.NomadLabels()
+	return []string{"freejail.task", s.ID, "freejail.image", s.Image, "nomad.namespace", l["namespace"],
+		"nomad.job", l["job"], "nomad.group", l["group"], "nomad.task", l["task"], "nomad.alloc_id", l["alloc_id"]}
+}
+
 // Started counts a start.
 func (r *Recorder) Started(s client.TaskSpec) {
 	if r == nil || s.NomadLabels() == nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/internal/spans"
 	"github.com/freejail/freejail/policy"
 )
 
@@ -31,6 +32,14 @@ var (
 
 // Step is a step of a start, by its name.
 func Step(name string) Timed { return Timed{kind: step, step: name} }
+
+// String names it.
+func (t Timed) String() string {
+	if t.kind == step {
+		return "step " + t.step
+	}
+	return [kinds]string{start: "start", decision: "policy decision", pull: "pull", unpack: "unpack"}[t.kind]
+}
 
 const (
 	start = iota
@@ -60,6 +69,8 @@ type Recorder struct {
 	leftovers *prometheus.CounterVec
 	cleanups  prometheus.Counter
 	starts    *starts
+	// Spans are where what is timed is sent too; nil is nowhere.
+	Spans *spans.Exporter
 }
 
 // New counts for a daemon of a version.
@@ -121,13 +132,16 @@ func (r *Recorder) zero() {
 // Label is a text as the value of a label: what is not UTF-8 would spoil all that is told.
 func Label(text string) string { return strings.ToValidUTF8(text, "\uFFFD") }
 
-// Begin begins something that is timed. What it returns ends it, with its error or nil.
-func (r *Recorder) Begin(ctx context.Context, what Timed) (context.Context, func(error)) {
+// Begin begins something that is timed, with attributes of its span as keys and values. What it returns ends it, with
+// its error or nil.
+func (r *Recorder) Begin(ctx context.Context, what Timed, attributes ...string) (context.Context, func(error)) {
 	if r == nil {
 		return ctx, func(error) {}
 	}
 	began := time.Now()
+	ctx, end := r.Spans.Begin(ctx, what.String(), attributes...)
 	return ctx, func(err error) {
+		end(err)
 		labels := []string{result(ctx, err)}
 		if what.kind == step {
 			labels = []string{what.step, labels[0]}

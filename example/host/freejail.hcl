@@ -63,6 +63,11 @@ gc {
 #   token_file = "/usr/local/etc/freejail.metrics-token"
 # }
 
+# Where spans of starts are sent, by OTLP over HTTP: docs/metrics.md.
+# tracing {
+#   endpoint = "http://127.0.0.1:4318"  # https where that is not loopback
+# }
+
 # Registries need a block for mirrors, credentials, certificates or HTTP only:
 # docs/registries.md.
 # registry "registry.example" {
