@@ -70,6 +70,9 @@ func exitCodeOf(err error) int {
 	return 0
 }
 
+const loginHint = "the daemon has the credentials of username and password_file, or auth_file, of a registry block; " +
+	"freejail-build login writes such a file"
+
 // instead has the words of other container tools that freejail has not.
 var instead = map[string]string{
 	"build":     "images are built by freejail-build build",
@@ -81,7 +84,8 @@ var instead = map[string]string{
 	"image":     "use freejail images",
 	"info":      "use freejail doctor",
 	"load":      "use freejail images import",
-	"login":     "use podman login or docker login, or username and password_file of a registry block",
+	"login":     loginHint,
+	"logout":    loginHint,
 	"network":   "networks are those of the host's configuration: freejail networks",
 	"pause":     "tasks cannot be paused",
 	"prune":     "use freejail gc",

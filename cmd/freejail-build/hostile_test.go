@@ -108,6 +108,8 @@ var outputs = map[string][][]string{
 			"CONTEXT"}, {"--build-arg", "TEXT", "-o", "OUT", "CONTEXT"}},
 	"freejail-build cache":       {{"--help"}},
 	"freejail-build cache prune": {{}, {"--cache", "TEXT"}, {"--keep", "TEXT"}},
+	"freejail-build login":       {{"TEXT"}, {"-u", "TEXT", "-p", "TEXT", "REGISTRY"}, {"REGISTRY"}},
+	"freejail-build logout":      {{"TEXT"}, {"--auth-file", "TEXT", "REGISTRY"}},
 	"freejail-build import": {{"-o", "OUT", "TEXT"}, {"-o", "OUT", "--digest", "TEXT", "IMAGE"},
 		{"-o", "OUT", "CONTEXT/Jailfile"}},
 	"freejail-build inspect": {{"IMAGE"}, {"--json", "IMAGE"}, {"TEXT"}, {"CONTEXT"},

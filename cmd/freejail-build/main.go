@@ -36,6 +36,7 @@ func (a *commands) root() *cobra.Command {
 		a.schemaCmd(), a.unpackCmd(), a.pullCmd(), a.pushCmd(), a.copyCmd(), a.serveCmd(), a.keygenCmd(), a.signCmd(),
 		a.verifyCmd(), a.signBlobCmd(), a.verifyBlobCmd(),
 		a.approvalsCmd())
+	c.AddCommand(a.loginCmd(), a.logoutCmd())
 	a.JSONFlag(c.PersistentFlags())
 	return c
 }
