@@ -270,3 +270,28 @@ func (z *zfsDriver) RemoveChain(ctx context.Context, chain string) error {
 	// Without DestroyRecursiveClones: one that is cloned now refuses to go.
 	return d.Destroy(zfs.DestroyRecursive | zfs.DestroyForceUmount)
 }
+
+// Place is the dataset of the chains.
+func (z *zfsDriver) Place() string { return z.parent }
+
+// ChainOwn is without what the chain before it has.
+func (z *zfsDriver) ChainOwn(_ context.Context, chain string) (int64, error) {
+	return z.used(z.chain(chain))
+}
+
+// RootOwn is what a clone has beside its chain.
+func (z *zfsDriver) RootOwn(_ context.Context, task string) (int64, error) {
+	return z.used(z.root(task))
+}
+
+// used counts with compression. A dataset that went meanwhile has nothing.
+func (z *zfsDriver) used(name string) (int64, error) {
+	d, err := zfs.GetDataset(name)
+	if err != nil && strings.Contains(err.Error(), "does not exist") {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("storage: zfs: %w", err)
+	}
+	return int64(d.Used), nil
+}

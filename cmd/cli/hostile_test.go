@@ -40,6 +40,7 @@ var answers = map[string]any{
 	"DELETE /v1/policy/approvals": nil, "POST /v1/shutdown": client.ShutdownResult{},
 	"GET /v1/devfs": []client.Ruleset{}, "GET /v1/devfs/explain": client.DevfsView{},
 	"GET /v1/networks": []client.NetworkStatus{},
+	"GET /v1/df":       client.DiskUse{},
 	"GET /v1/doctor":   []client.Check{}, "POST /v1/reload": nil,
 }
 
@@ -142,6 +143,7 @@ var outputs = map[string]struct {
 	"freejail devfs explain":  {args: [][]string{{"x"}, {"--all", "x"}}},
 	"freejail devfs list":     {args: [][]string{{}}},
 	"freejail devfs show":     {args: [][]string{{"7"}, {"8" + hostile}}},
+	"freejail df":             {args: [][]string{{}, {"--format", hostile}}},
 	"freejail doctor":         {args: [][]string{{}}},
 	"freejail networks":       {args: [][]string{{}, {"x"}}},
 	"freejail port":           {args: [][]string{{"x"}, {"x", "80"}}},

@@ -66,6 +66,7 @@ type Images interface {
 	Remove(ref string) error
 	Tag(context.Context, client.TagRequest) (client.ImageInfo, error)
 	GC(context.Context, client.GCRequest) (*client.GCResult, error)
+	DiskUse(context.Context) (*client.DiskUse, error)
 	Exports() ([]client.Export, error)
 	Export(context.Context, client.ExportRequest) (*client.Export, error)
 	Unexport(ctx context.Context, ref string) error

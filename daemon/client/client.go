@@ -333,6 +333,11 @@ func (c *Client) Tag(ctx context.Context, r TagRequest) (*ImageInfo, error) {
 	return call[*ImageInfo](ctx, c, http.MethodPost, "/v1/images/tag", r)
 }
 
+// DiskUse measures what the daemon has on the disk.
+func (c *Client) DiskUse(ctx context.Context) (*DiskUse, error) {
+	return get[*DiskUse](ctx, c, "/v1/df")
+}
+
 // GC removes what no task and no image needs any more.
 func (c *Client) GC(ctx context.Context, r GCRequest) (*GCResult, error) {
 	return call[*GCResult](ctx, c, http.MethodPost, "/v1/gc", r)

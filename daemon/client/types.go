@@ -523,6 +523,27 @@ type GCResult struct {
 	Problems []string `json:"problems,omitempty"`
 }
 
+// DiskUse is what freejail has on the disk, in bytes.
+type DiskUse struct {
+	StateDir string     `json:"state_dir"`
+	Total    int64      `json:"total"` // of the file system of the state directory
+	Free     int64      `json:"free"`
+	Parts    []DiskPart `json:"parts"`
+}
+
+// DiskPart is one kind of what there is: images, unpacked (images), roots (what tasks wrote there), records (journals and
+// logs of tasks), volumes.
+type DiskPart struct {
+	Kind   string `json:"kind"`
+	Count  int    `json:"count"`
+	Active int    `json:"active"` // those of tasks that have not ended
+	// Measured is false where nothing is known of the bytes.
+	Measured    bool  `json:"measured"`
+	Bytes       int64 `json:"bytes"`
+	Shared      int64 `json:"shared,omitempty"` // of those, what several images have, as it is stored
+	Reclaimable int64 `json:"reclaimable"`      // by a collection
+}
+
 // Decision is the policy's word on an image's or task's requests. Approve is
 // the command by which an operator can approve what is refused.
 type Decision struct {

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"path"
 	"regexp"
+	"syscall"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -169,4 +170,39 @@ func (s *Store) GC(ctx context.Context) (int64, error) {
 	}
 	partial, err := s.sweepPartial()
 	return freed + partial, errors.Join(err, s.sweepSignatures(used))
+}
+
+// Usage tells what the blobs of the store take on the disk, in bytes, with what is there of broken downloads, and how
+// much of that GC would free.
+func (s *Store) Usage() (all, free int64, err error) {
+	s.mu.Lock()
+	used, err := s.usedBlobs()
+	s.mu.Unlock()
+	if err != nil {
+		return 0, 0, err
+	}
+	blobs, err := s.Blobs()
+	if err != nil {
+		return 0, 0, err
+	}
+	for _, fi := range blobs {
+		n := onDisk(fi)
+		all += n
+		if !used[digest.NewDigestFromEncoded(digest.SHA256, fi.Name())] {
+			free += n
+		}
+	}
+	temps, err := s.Temps()
+	for _, fi := range temps {
+		all += onDisk(fi)
+	}
+	return all, free, err
+}
+
+// onDisk is what a file takes; its length where the system tells nothing else.
+func onDisk(fi fs.FileInfo) int64 {
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
+		return st.Blocks * 512
+	}
+	return fi.Size()
 }
