@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/freejail/freejail/approval"
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/daemon/judge"
 	"github.com/freejail/freejail/image/registry"
 	"github.com/freejail/freejail/image/sign"
 	"github.com/freejail/freejail/internal/testimage"
@@ -215,5 +217,231 @@ func TestFleetApproval(t *testing.T) {
 	h.again(h.config)
 	h.permitted("team/prog:1")
 	h.permitted(d)
+	h.end()
+}
+
+// What is attached to an image and is no approval of it by an approver, within its time and
+// what its approver may give, does not count, and is said to be what it is.
+func TestFleetAttacks(t *testing.T) {
+	_, release := keyPair(t)
+	host := fmt.Sprintf("deny {\n  mounts = [\"tmpfs:/denied\"]\n}\nsigner \"release\" {\n  key_file = %q\n}\n", release) +
+		"require {\n  signer = [\"release\"]\n  images = [\"*/prod/**\"]\n}\n"
+	h := newFleetHost(t, "  revocations = \"LIST\"\n  may {\n    mounts = [\"tmpfs:/tmp\", \"tmpfs:/denied\"]\n  }\n", host)
+	stranger, _ := keyPair(t)
+	other := h.r.push(t, "", "team/other:1", withFile(asking, "other"))
+	signs := func(by *sign.PrivateKey, change func(*approval.Approval)) func(d string) sign.Signature {
+		return func(d string) sign.Signature {
+			a := approval.New(digest.Digest(d), "prog", []policy.Request{tempFile, key("mount:tmpfs on /denied"),
+				key("mount:tmpfs on /big"), key("allow:raw_sockets")}, time.Now(), later())
+			a.By, a.Reason = "alice", "seen"
+			change(&a)
+			b, err := json.Marshal(a)
+			if err != nil {
+				t.Fatal(err)
+			}
+			doc, err := by.SignDocument(b) // without the checks of Sign
+			if err != nil {
+				t.Fatal(err)
+			}
+			return doc
+		}
+	}
+	asis := func(*approval.Approval) {}
+	for name, c := range map[string]struct {
+		spec testimage.Spec
+		doc  func(d string) sign.Signature
+		want []string
+	}{
+		"stolen": {asking, func(string) sign.Signature { return signs(h.key, asis)(other) },
+			[]string{"does not count: it is for another image, " + other}},
+		"edited": {asking, func(d string) sign.Signature {
+			doc := signs(h.key, asis)(other)
+			doc.Payload = []byte(strings.Replace(string(doc.Payload), other, d, 1))
+			return doc
+		}, []string{"no permit covers it"}},
+		"strange": {asking, signs(stranger, asis), []string{"no permit covers it"}},
+		"expired": {asking, signs(h.key, func(a *approval.Approval) {
+			a.Issued, a.NotBefore, a.Expires = a.Issued.AddDate(0, 0, -2), a.Issued.AddDate(0, 0, -2), a.Issued
+		}), []string{"does not count: it has expired: it was valid until"}},
+		"endless": {asking, signs(h.key, func(a *approval.Approval) { a.Expires = time.Time{} }), []string{"expires: missing"}},
+		"early":   {asking, signs(h.key, func(a *approval.Approval) { a.Issued = a.Issued.Add(time.Hour) }), []string{"in the future by this host's clock"}},
+		"later": {asking, signs(h.key, func(a *approval.Approval) {
+			a.NotBefore, a.Expires = a.Issued.Add(time.Hour), a.Issued.Add(2*time.Hour)
+		}), []string{"it is not valid before"}},
+		"more": {withMount(asking, "/big"), signs(h.key, asis),
+			[]string{"the approval by security", "does not count: it is more than this approver may give (freejail.hcl:"}},
+		"denied": {withMount(asking, "/denied"), signs(h.key, asis), []string{"denied at freejail.hcl"}},
+		"exempt": {asking, signs(h.key, func(a *approval.Approval) {
+			a.Requests = append(a.Requests, approval.Request{Kind: policy.KindSignature, Value: "release"})
+		}), []string{"not for approvals of a fleet"}},
+	} {
+		repository := "team/" + name
+		d := h.r.push(t, "", repository+":1", withFile(c.spec, name))
+		h.r.attach(t, repository, d, c.doc(d))
+		h.refused(repository+":1", c.want...)
+		if t.Failed() {
+			t.Logf("above: %s", name)
+		}
+	}
+	d := h.r.push(t, "", "prod/prog:1", withFile(asking, "prod"))
+	h.r.attach(t, "prod/prog", d, signs(h.key, asis)(d))
+	h.refused("prod/prog:1", "approved by alice, signed by security", "required at freejail.hcl")
+	good := h.r.push(t, "", "team/good:1", withFile(asking, "good"))
+	h.r.attach(t, "team/good", good, signs(h.key, asis)(good))
+	h.permitted("team/good:1")
+	h.end()
+}
+
+// withFile is another image that asks for the same.
+func withFile(s testimage.Spec, name string) testimage.Spec {
+	s.Files = map[string]string{"/etc/name": name}
+	return s
+}
+
+func withMount(s testimage.Spec, target string) testimage.Spec {
+	s.Manifest = strings.Replace(s.Manifest, "/tmp", target, 1)
+	return s
+}
+
+// What is revoked stays so: also where an old list takes the place of the new, over restarts,
+// and when the lists are lost.
+func TestFleetRevocation(t *testing.T) {
+	h := newFleetHost(t, "  revocations = \"LIST\"\n"+mayTemp, "")
+	d := h.r.push(t, "", "team/prog:1", asking)
+	doc, id := approves(t, h.key, d, later(), tempFile)
+	h.r.attach(t, "team/prog", d, doc)
+	h.permitted("team/prog:1")
+	writeList(t, h.list, h.key, h.first.Next(time.Now(), approval.Revoked{Approval: id, Reason: "a mistake"}))
+	h.refused("team/prog:1", "it was revoked on", "a mistake")
+	h.told(h.started[0], "was revoked by security", "the task runs on")
+	h.told("", "approver security: list of revocations 2", "1 revocation")
+	writeList(t, h.list, h.key, h.first)
+	h.refused("team/prog:1", "it was revoked on")
+	h.told("", "serial 1 is older than 2", "an old list again")
+	h.doctor("approver security", "warning", "an old list again")
+	h.again(h.config)
+	h.refused("team/prog:1", "it was revoked on")
+	h.stop(os.Kill)
+	if err := os.RemoveAll(filepath.Join(h.dir, "state", "revocations")); err != nil {
+		t.Fatal(err)
+	}
+	h.again(h.config)
+	h.refused("team/prog:1", "it has ended: revoke on", "a mistake")
+	log, err := h.c.ApprovalLog(t.Context())
+	if err != nil || len(log) != 2 || log[1].Action != "revoke" || log[1].By != "security" || log[1].Why != "a mistake" {
+		t.Errorf("got %+v, %v", log, err)
+	}
+	list, err := h.c.Approvals(t.Context())
+	if err != nil || len(list) != 1 || !strings.Contains(list[0].Problem, "it has ended") {
+		t.Errorf("got %+v, %v", list, err)
+	}
+	h.end()
+}
+
+func (h *fleetHost) doctor(name, status, text string) {
+	h.Helper()
+	list, err := h.c.Doctor(h.Context())
+	if err != nil {
+		h.Fatal(err)
+	}
+	for _, c := range list {
+		if c.Name == name {
+			if c.Status != status || !strings.Contains(c.Detail, text) {
+				h.Errorf("doctor: got %+v, want %s and %q", c, status, text)
+			}
+			return
+		}
+	}
+	h.Errorf("doctor has no %q", name)
+}
+
+// Where there is no current list, the host's file says what counts.
+func TestFleetWithoutAList(t *testing.T) {
+	for _, c := range []struct {
+		name, config string
+		list         func(h *fleetHost) // what there is instead
+		want         string
+		status       string
+	}{
+		{"none", "  revocations = \"LIST\"\n", func(h *fleetHost) { _ = os.Remove(h.list) }, "there is no revocation list", "error"},
+		{"none, keep", "  revocations = \"LIST\"\n  when_unreachable = \"keep\"\n",
+			func(h *fleetHost) { _ = os.Remove(h.list) }, "", "warning"},
+		{"old", "  revocations = \"LIST\"\n", func(h *fleetHost) {
+			writeList(t, h.list, h.key, approval.List{}.Next(time.Now().AddDate(0, 0, -8)))
+		}, "older than max_age = 168h", "error"},
+		{"old, keep", "  revocations = \"LIST\"\n  when_unreachable = \"keep\"\n", func(h *fleetHost) {
+			writeList(t, h.list, h.key, approval.List{}.Next(time.Now().AddDate(0, 0, -8)))
+		}, "", "warning"},
+		{"long", "  revocations = \"LIST\"\n  max_age = \"240h\"\n", func(h *fleetHost) {
+			writeList(t, h.list, h.key, approval.List{}.Next(time.Now().AddDate(0, 0, -8)))
+		}, "", "ok"},
+		{"strange", "  revocations = \"LIST\"\n", func(h *fleetHost) {
+			stranger, _ := keyPair(t)
+			writeList(t, h.list, stranger, approval.List{}.Next(time.Now()))
+		}, "not signed by this key", "error"},
+		{"unnamed", "", func(*fleetHost) {}, "", "ok"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h := newFleetHost(t, c.config+mayTemp, "")
+			h.stop(os.Kill)
+			if err := os.RemoveAll(filepath.Join(h.dir, "state", "revocations")); err != nil {
+				t.Fatal(err)
+			}
+			c.list(h)
+			h.again(h.config)
+			d := h.r.push(t, "", "team/prog:1", asking)
+			doc, _ := approves(t, h.key, d, later(), tempFile)
+			h.r.attach(t, "team/prog", d, doc)
+			if c.want == "" {
+				h.permitted("team/prog:1")
+			} else {
+				h.refused("team/prog:1", c.want)
+			}
+			h.doctor("approver security", c.status, "")
+			h.end()
+		})
+	}
+}
+
+// The approvals of an archive count as those of a registry, for the daemon and without one.
+func TestFleetApprovalInAnArchive(t *testing.T) {
+	h := newFleetHost(t, "  revocations = \"LIST\"\n"+mayTemp, "")
+	d := h.r.push(t, "", "team/prog:1", asking)
+	doc, _ := approves(t, h.key, d, later(), tempFile)
+	h.r.attach(t, "team/prog", d, doc)
+	file := filepath.Join(t.TempDir(), "x.tar")
+	c, err := registry.NewClient(registry.Config{Hosts: []registry.Host{{Name: h.r.host, PlainHTTP: true}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	from, err := registry.ParseLocation(h.r.host + "/team/prog:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := registry.Location{Kind: registry.Archive, Path: file}
+	if _, err := c.Copy(t.Context(), from, to, registry.CopyOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	conf := filepath.Join(h.dir, "freejail.hcl")
+	decide := func() *client.Decision {
+		got, err := judge.CheckImage(t.Context(), file, conf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	if got := decide(); !got.Allowed || !strings.Contains(got.Results[0].Reason, "signed by security") {
+		t.Errorf("got %+v", got)
+	}
+	writeList(t, h.list, h.key, h.first.Next(time.Now(), approval.Revoked{Image: digest.Digest(d), Reason: "CVE"}))
+	if got := decide(); got.Allowed || !strings.Contains(strings.Join(got.Notes, ""), "it was revoked on") {
+		t.Errorf("got %+v", got)
+	}
+	writeList(t, h.list, h.key, h.first)
+	h.r.down.Store(true)
+	if _, err := h.c.Start(t.Context(), client.TaskSpec{ID: "archive", Owner: "nomad", Image: file}); err != nil {
+		t.Error(err)
+	}
+	h.started = append(h.started, "archive")
 	h.end()
 }
