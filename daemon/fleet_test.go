@@ -139,6 +139,10 @@ func (h *fleetHost) refused(image string, texts ...string) {
 		h.Errorf("%s: got %v, want it refused", image, err)
 		return
 	}
+	if d := h.r.host; strings.Contains(strings.Join(texts, ""), "does not count") && !strings.Contains(err.Error(),
+		"does not count") {
+		h.Errorf("%s/%s: the refusal does not say why: %v", d, image, err)
+	}
 	d, cerr := h.c.CheckPolicy(h.Context(), client.TaskSpec{Image: h.image(image)})
 	if cerr != nil {
 		h.Fatal(cerr)

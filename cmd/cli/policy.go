@@ -215,9 +215,27 @@ func printApproval(w io.Writer, a *client.Approval) {
 
 func printApprovals(w io.Writer, list []client.Approval) {
 	table(w, "ID\tDIGEST\tIMAGE\tBY\tWHEN\tREASON\tREQUESTS", list, func(a client.Approval) []string {
-		return []string{a.ID, short(a.Digest), a.Image, a.By, minute(a.At) + until(a), a.Why,
-			strings.Join(a.Requests, "; ")}
+		when := minute(a.At) + until(a)
+		if a.Problem != "" {
+			when += " (does not count: " + a.Problem + ")"
+		}
+		return []string{shortID(a), short(a.Digest), a.Image, byWhom(a), when, a.Why, strings.Join(a.Requests, "; ")}
 	})
+}
+
+// shortID is an ID of this host, or the first digits of one of a fleet.
+func shortID(a client.Approval) string {
+	if a.Approver != "" {
+		return short(a.ID)
+	}
+	return a.ID
+}
+
+func byWhom(a client.Approval) string {
+	if a.Approver != "" {
+		return a.By + ", signed by " + a.Approver
+	}
+	return a.By
 }
 
 func (a *commands) policyRevokeCmd() *cobra.Command {
@@ -249,13 +267,13 @@ revoked. Without either the list is dated anew, before hosts take it for too old
 
 func printApprovalLog(w io.Writer, list []client.ApprovalRecord) {
 	for _, r := range list {
-		at, by, why := r.Approval.At, r.Approval.By, r.Approval.Why
+		at, by, why := r.Approval.At, byWhom(r.Approval), r.Approval.Why
 		if r.Action != "approve" {
 			at, by, why = r.At, r.By, r.Why
 		}
 		printable.Fprintf(w, "%s %s %s %s by %s: %s\n", at.Local().Format(time.DateTime), r.Action,
-			r.Approval.ID, short(r.Approval.Digest), by, why)
-		if r.Action == "approve" {
+			shortID(r.Approval), short(r.Approval.Digest), by, why)
+		if r.Action == "approve" || r.Action == "honour" {
 			printable.Fprintf(w, "  %s%s: %s\n", r.Approval.Image, until(r.Approval),
 				strings.Join(r.Approval.Requests, "; "))
 		}

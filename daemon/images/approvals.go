@@ -25,11 +25,8 @@ func (l *Library) trusted(d digest.Digest, doc sign.Signature) bool {
 		slices.ContainsFunc(l.InForce().ApproverKeys(), func(k *sign.PublicKey) bool { return k.Signed(doc) })
 }
 
-// Bounds of how a registry is asked for approvals of an image that is there.
-const (
-	seekTimeout = 15 * time.Second
-	seekAgain   = 2 * time.Second // for starts
-)
+// seekTimeout bounds how a registry is asked for approvals of an image that is there.
+const seekTimeout = 15 * time.Second
 
 // SeekApprovals asks an image's registry for approvals that were attached since it was pulled.
 // It tells whether there may be some to look at; the task, or where that is empty the host, hears of an error.
@@ -43,14 +40,16 @@ func (l *Library) SeekApprovals(ctx context.Context, task, name string, d digest
 	if err != nil {
 		return false // a name that is no reference, such as that of an archive
 	}
+	came := time.Now()
 	release, err := l.seeking.Lock(ctx, d.String())
 	if err != nil {
 		return false
 	}
 	defer release()
-	if last, ok := l.sought.Load(d); ok && task != "" && time.Since(last.(time.Time)) < seekAgain {
-		return true
+	if began, ok := l.sought.Load(d); ok && began.(time.Time).After(came) {
+		return true // another start has asked meanwhile
 	}
+	l.noteSought(d)
 	within, cancel := context.WithTimeout(ctx, seekTimeout)
 	defer cancel()
 	found, err := l.InForce().Registries.Documents(within, registry.Location{Kind: registry.Remote, Ref: ref},
@@ -61,14 +60,13 @@ func (l *Library) SeekApprovals(ctx context.Context, task, name string, d digest
 	if err := l.Store.AddApprovals(d, found.List); err != nil {
 		l.Tell(task, "approval", "approvals could not be kept: "+err.Error())
 	}
-	l.noteSought(d)
 	return len(found.List) > 0
 }
 
-// noteSought forgets what was asked long ago.
+// noteSought notes when an asking began, and forgets those of which none can wait any more.
 func (l *Library) noteSought(d digest.Digest) {
-	l.sought.Range(func(k, at any) bool {
-		if time.Since(at.(time.Time)) > seekAgain {
+	l.sought.Range(func(k, began any) bool {
+		if time.Since(began.(time.Time)) > 2*seekTimeout {
 			l.sought.Delete(k)
 		}
 		return true

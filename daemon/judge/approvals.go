@@ -158,7 +158,8 @@ func (j *Judge) Revoke(ref, why, by string) error {
 		j.tellRevoked(a, by)
 	}
 	if !found {
-		return client.NotFound("there is no approval for %q; see `freejail policy list`", ref)
+		return client.NotFound("there is no approval of this host for %q; see `freejail policy list` "+
+			"(one of a fleet is revoked by its approver, or denied by this host's policy)", ref)
 	}
 	return nil
 }

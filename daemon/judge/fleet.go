@@ -205,7 +205,12 @@ func (j *Judge) Permit(ctx context.Context, spec client.TaskSpec, img *image.Ima
 			return err
 		}
 	}
-	if err := j.decided(s, dec); err != nil {
+	var notes []string
+	if !dec.Allowed {
+		list, _ := j.fleet(img.Digest, j.InForce()) // its error was told by the decision
+		notes = notCounting(list)
+	}
+	if err := j.decided(s, dec, notes); err != nil {
 		return err
 	}
 	j.honoured(spec, dec)

@@ -62,16 +62,20 @@ func (j *Judge) Decide(spec client.TaskSpec, img *image.Image, reqs []policy.Req
 	if err != nil {
 		return err
 	}
-	return j.decided(s, dec)
+	return j.decided(s, dec, nil)
 }
 
-// decided counts a decision, and is the error of one that refuses.
-func (j *Judge) decided(s policy.Subject, dec policy.Decision) error {
+// decided counts a decision, and is the error of one that refuses, with notes.
+func (j *Judge) decided(s policy.Subject, dec policy.Decision, notes []string) error {
 	j.Record.Decided(dec)
 	if dec.Allowed {
 		return nil
 	}
-	return &client.Error{Code: client.CodeRefused, Message: printable.Error(dec.Err(s)), Decision: wireDecision(s, dec)}
+	message := printable.Error(dec.Err(s))
+	for _, text := range notes {
+		message += "\n" + printable.Flat(text)
+	}
+	return &client.Error{Code: client.CodeRefused, Message: message, Decision: wireDecision(s, dec)}
 }
 
 // Check decides about a whole task as its start would, and about a user who would trace it.

@@ -1,0 +1,132 @@
+package cli
+
+import (
+	"encoding/json"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/freejail/freejail/approval"
+	"github.com/freejail/freejail/image/registry"
+	"github.com/freejail/freejail/image/sign"
+	"github.com/freejail/freejail/internal/testimage"
+	"github.com/freejail/freejail/internal/testprog"
+)
+
+// fleet is a registry with an image, and the files of an approver's keys.
+type fleet struct {
+	*testing.T
+	at     string // HOST/NAME
+	digest digest.Digest
+	dir    string
+	public *sign.PublicKey
+}
+
+func newFleet(t *testing.T) *fleet {
+	t.Helper()
+	srv, err := registry.NewServer(t.TempDir(), registry.ServerOptions{})
+	must(t, err)
+	web := httptest.NewServer(srv)
+	t.Cleanup(func() {
+		web.Close()
+		must(t, srv.Close())
+	})
+	f := &fleet{T: t, at: strings.TrimPrefix(web.URL, "http://") + "/team/prog", dir: t.TempDir()}
+	path, err := testimage.Write(t.Context(), t.TempDir(), testimage.Spec{Name: "prog", Cmd: []string{"x"},
+		Manifest: `{"schemaVersion":1,"requires":{"allow":["raw_sockets"],"mounts":[{"type":"tmpfs","target":"/tmp"}]}}`})
+	must(t, err)
+	c, err := registry.NewClient(registry.Config{})
+	must(t, err)
+	to, err := registry.ParseLocation(f.at + ":1")
+	must(t, err)
+	done, err := c.Copy(t.Context(), registry.Location{Kind: registry.Archive, Path: path}, to, registry.CopyOptions{})
+	must(t, err)
+	f.digest = done.Digest
+	private, public, err := sign.Generate([]byte("secret"))
+	must(t, err)
+	must(t, os.WriteFile(f.dir+"/key", private, 0o600))
+	f.public, err = sign.ReadPublic(public)
+	must(t, err)
+	return f
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// do runs the command line without a daemon.
+func (f *fleet) do(password string, args ...string) (out, said string, failed bool) {
+	f.Helper()
+	cmd := testprog.Command(asCLI, args...)
+	cmd.Env = append(cmd.Env, "FREEJAIL_SOCKET="+f.dir+"/none", "FREEJAIL_KEY_PASSWORD="+password)
+	var messages strings.Builder
+	cmd.Stderr = &messages
+	b, err := cmd.Output()
+	return string(b), messages.String(), err != nil
+}
+
+func (f *fleet) refuses(want string, args ...string) {
+	f.Helper()
+	if out, said, failed := f.do("secret", args...); !failed || out != "" || !strings.Contains(said, want) {
+		f.Errorf("%q: got %q, %q, want %q", args, out, said, want)
+	}
+}
+
+// An approval is signed of a digest, for a time and with a reason; what is signed is shown.
+func TestApproveSigned(t *testing.T) {
+	f := newFleet(t)
+	pinned := f.at + "@" + f.digest.String()
+	approve := func(more ...string) []string {
+		return append([]string{"--json", "policy", "approve", "--sign", f.dir + "/key"}, more...)
+	}
+	f.refuses("--sign needs the digest that you have looked at", approve(f.at+":1", "--reason", "x", "--expires", "1h")...)
+	f.refuses("--sign needs --expires", approve(pinned, "--reason", "x")...)
+	f.refuses("--sign needs --reason", approve(pinned, "--expires", "1h")...)
+	f.refuses("not for approvals of a fleet", approve(pinned, "--expires", "1h", "--reason", "x",
+		"--request", "signature:release")...)
+	f.refuses("no such image", approve(f.at+"@"+digest.FromString("x").String(), "--reason", "x", "--expires", "1h")...)
+	if _, said, failed := f.do("wrong", approve(pinned, "--reason", "x", "--expires", "1h")...); !failed ||
+		!strings.Contains(said, "wrong password") {
+		t.Errorf("got %s", said)
+	}
+	out, said, failed := f.do("secret", approve(pinned, "--reason", "seen", "--expires", "1h")...)
+	for _, want := range []string{"approves of " + f.digest.String(), "allow:raw_sockets", "mount:tmpfs on /tmp"} {
+		if failed || !strings.Contains(said, want) {
+			t.Errorf("%q is not shown: %s", want, said)
+		}
+	}
+	var done []struct {
+		ID    digest.Digest
+		Image string
+	}
+	must(t, json.Unmarshal([]byte(out), &done))
+	if len(done) != 1 || done[0].Image != pinned {
+		t.Errorf("got %s", out)
+	}
+
+	list := filepath.Join(f.dir, "list")
+	f.refuses("--sign needs --list", "policy", "revoke", "--sign", f.dir+"/key", done[0].ID.String())
+	f.refuses("not the ID of a signed approval", "policy", "revoke", "--sign", f.dir+"/key", "--list", list, "a7")
+	for _, more := range [][]string{{done[0].ID.String(), "--reason", "CVE"}, {"--image", f.digest.String()}, nil} {
+		args := append([]string{"policy", "revoke", "--sign", f.dir + "/key", "--list", list}, more...)
+		if _, said, failed := f.do("secret", args...); failed {
+			t.Error(said)
+		}
+	}
+	text, err := os.ReadFile(list)
+	must(t, err)
+	l, err := approval.ReadList(text, f.public)
+	if err != nil || l.Serial != 3 || len(l.Revoked) != 2 || l.Revoked[0].Approval != done[0].ID ||
+		l.Revoked[0].Reason != "CVE" || l.Revoked[1].Image != f.digest {
+		t.Errorf("got %+v, %v", l, err)
+	}
+	must(t, os.WriteFile(list, []byte("{}"), 0o600))
+	f.refuses("not signed by this key", "policy", "revoke", "--sign", f.dir+"/key", "--list", list)
+}

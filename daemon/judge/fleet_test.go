@@ -1,0 +1,144 @@
+package judge
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/freejail/freejail/approval"
+	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/daemon/host"
+	"github.com/freejail/freejail/image/sign"
+	"github.com/freejail/freejail/policy"
+)
+
+// newFleetJudge has an approver who may give raw sockets, and one image that asks for them.
+func newFleetJudge(t *testing.T) (j *Judge, key *sign.PrivateKey, info client.ImageInfo) {
+	t.Helper()
+	j, _, info = newJudge(t)
+	private, public, err := sign.Generate(nil)
+	dir := t.TempDir()
+	err = errors.Join(err, os.WriteFile(dir+"/key.pub", public, 0o600), os.WriteFile(dir+"/freejail.hcl",
+		[]byte("approver \"security\" {\n  key_file = \""+dir+"/key.pub\"\n  kinds = [\"allow\"]\n}\n"), 0o600))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if key, err = sign.ReadPrivate(private, nil); err != nil {
+		t.Fatal(err)
+	}
+	follower, err := host.NewFollower(host.Config{Path: dir + "/freejail.hcl"}, hclog.NewNullLogger())
+	if err != nil {
+		t.Fatal(err)
+	}
+	j.InForce = func() *host.InForce { now, _ := follower.Follow(); return now }
+	j.Lists = approval.OpenLists(filepath.Join(dir, "lists"))
+	return j, key, info
+}
+
+func (j *Judge) keep(t *testing.T, key *sign.PrivateKey, d string, issued, expires time.Time) approval.Approval {
+	t.Helper()
+	a := approval.New(digest.Digest(d), "prog", []policy.Request{{Privilege: policy.Allow("raw_sockets")}}, issued, expires)
+	a.By, a.Reason = "alice", "seen"
+	doc, err := a.Sign(key)
+	if err == nil {
+		err = j.Images.Store.AddApprovals(a.Digest, sign.Documents{doc})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// An approval that was found to be expired stays so, whatever the clock says later.
+func TestExpiredApprovalOfAFleet(t *testing.T) {
+	j, key, info := newFleetJudge(t)
+	now := time.Now()
+	a := j.keep(t, key, info.Digest, now.Add(-time.Minute), now.Add(time.Hour))
+	counts := func() (bool, string) {
+		t.Helper()
+		list, err := j.fleet(digest.Digest(info.Digest), j.InForce())
+		if err != nil || len(list) != 1 {
+			t.Fatalf("got %+v, %v", list, err)
+		}
+		return list[0].problem == nil, strings.Join(notCounting(list), "")
+	}
+	if ok, why := counts(); !ok {
+		t.Fatal(why)
+	}
+	// As a decision finds it when its time is over.
+	j.recordEnd(attached{policy.Approval{ID: a.ID().String(), Digest: info.Digest, Approver: "security",
+		Expires: a.Expires}, approval.ErrExpired})
+	if ok, why := counts(); ok || !strings.Contains(why, "it has ended: expire on") {
+		t.Errorf("it counts again, or: %s", why)
+	}
+	log, err := j.ApprovalLog()
+	if err != nil || len(log) != 1 || log[0].Action != "expire" || log[0].Approval.ID != a.ID().String() {
+		t.Errorf("got %+v, %v", log, err)
+	}
+	if list, err := j.Ledger.Approvals(); err != nil || len(list) != 0 {
+		t.Errorf("approvals of this host: %+v, %v", list, err)
+	}
+}
+
+// An approval of a fleet is none of this host: it is not to be revoked here, and its record is
+// no approval for an older daemon.
+func TestApprovalsOfAFleetAreNotTheHosts(t *testing.T) {
+	j, key, info := newFleetJudge(t)
+	now := time.Now()
+	a := j.keep(t, key, info.Digest, now, now.Add(time.Hour))
+	if err := j.recordHonour(policy.Approval{ID: a.ID().String(), Digest: info.Digest, Approver: "security"}); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := j.Ledger.Approvals(); err != nil || len(list) != 0 {
+		t.Errorf("approvals of this host: %+v, %v", list, err)
+	}
+	err := j.Revoke(a.ID().String(), "", "root")
+	if !client.IsNotFound(err) || !strings.Contains(err.Error(), "by its approver") {
+		t.Errorf("got %v", err)
+	}
+	list, err := j.Approvals()
+	if err != nil || len(list) != 1 || list[0].Approver != "security" || list[0].Problem != "" {
+		t.Errorf("got %+v, %v", list, err)
+	}
+}
+
+// What the host's approvers have signed is kept before whatever else an archive brings.
+func TestApproversGoFirst(t *testing.T) {
+	j, key, info := newFleetJudge(t)
+	private, _, err := sign.Generate(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stranger, err := sign.ReadPrivate(private, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	j.keep(t, key, info.Digest, now, now.Add(time.Hour))
+	for range 3 {
+		var others sign.Documents
+		for range 60 {
+			doc, err := stranger.SignDocument([]byte(time.Now().String()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			others = append(others, doc)
+		}
+		if err := j.Images.Store.AddApprovals(digest.Digest(info.Digest), others); err != nil {
+			t.Fatal(err)
+		}
+	}
+	docs, err := j.Images.Store.Approvals(digest.Digest(info.Digest))
+	if err != nil || len(docs) > 100 {
+		t.Errorf("%d are kept, %v", len(docs), err)
+	}
+	if list, err := j.fleet(digest.Digest(info.Digest), j.InForce()); err != nil || len(list) != 1 {
+		t.Errorf("got %+v, %v", list, err)
+	}
+}
