@@ -37,7 +37,8 @@ type Source struct {
 type State struct {
 	List    *List     // the newest that there was; nil is none
 	Fetched time.Time // when that was had, or had again
-	Err     error     // of the newest try; nil is none
+	Tried   time.Time // when it was last asked for
+	Err     error     // of that; nil is none
 }
 
 // Lists keeps the newest list of each key in a directory, so that an older one never counts
@@ -126,6 +127,7 @@ func (l *Lists) Refresh(ctx context.Context, s Source) (news bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	st := l.known(s.Key)
+	st.Tried = time.Now()
 	if err == nil {
 		err = newer(&list, st.List, time.Now())
 	}

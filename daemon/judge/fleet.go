@@ -222,10 +222,15 @@ func refusedOnly(dec policy.Decision) bool {
 	return !dec.Allowed && !slices.ContainsFunc(dec.Results, func(r policy.Result) bool { return r.Denied })
 }
 
+// askAgain is after which a list that could not be had is asked for again by a start.
+const askAgain = 30 * time.Second
+
 // prepare fetches lists of revocations of which there is none yet, and those in files.
 func (j *Judge) prepare(ctx context.Context) {
 	for _, who := range j.InForce().Approvers {
-		if who.IsFile() || who.From != "" && j.Lists.State(who.Source).List == nil {
+		st := j.Lists.State(who.Source)
+		missing := who.From != "" && st.List == nil && time.Since(st.Tried) > askAgain
+		if who.IsFile() || missing {
 			j.refresh(ctx, who)
 		}
 	}

@@ -196,3 +196,69 @@ func TestFloodOfDocuments(t *testing.T) {
 		t.Errorf("a copy of them all: %v", err)
 	}
 }
+
+// A registry that has no list of referrers has them under OCI's tag, and an image without any is
+// copied from one that says so in whatever way.
+func TestDocumentsWithoutReferrers(t *testing.T) {
+	for _, status := range []int{http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusBadRequest,
+		http.StatusNotImplemented} {
+		r, img := pushed(t, ServerOptions{}, func(next http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if strings.Contains(r.URL.Path, "/referrers/") {
+					http.Error(w, "", status)
+					return
+				}
+				w = &unsaid{w}
+				next.ServeHTTP(w, r)
+			})
+		})
+		c := client(t, r)
+		done, err := c.Copy(ctx, loc(t, r.host+"/team/web:1"), loc(t, "oci:"+t.TempDir()+"/x"), CopyOptions{})
+		if err != nil || done.Attached != 0 {
+			t.Errorf("%d: %+v, %v", status, done, err)
+		}
+		key, _, _ := keys(t, nil)
+		check(t, client(t, r).Attach(ctx, loc(t, r.host+"/team/web@"+img.Digest.String()),
+			someDocument(t, key, "about this"), document.Approval))
+		if got := r.documents(t, c, img, anyDocument(key)); len(got.List) != 1 {
+			t.Errorf("%d: got %+v", status, got)
+		}
+	}
+}
+
+// unsaid does not tell that the registry knows what refers to what.
+type unsaid struct{ http.ResponseWriter }
+
+func (u *unsaid) WriteHeader(status int) {
+	u.Header().Del("OCI-Subject")
+	u.ResponseWriter.WriteHeader(status)
+}
+
+// The images of an index are those that are approved, each by itself.
+func TestImagesOfAnIndex(t *testing.T) {
+	r := serve(t, ServerOptions{}, nil)
+	c, s := client(t, r), newStore(t)
+	dir := indexOf(t, s, "multi", putImage(t, s, "a", host, layer(t, "a", 100)),
+		putImage(t, s, "b", ocispec.Platform{OS: "plan9", Architecture: "386"}, layer(t, "b", 100)))
+	done, err := c.Copy(ctx, loc(t, "oci:"+dir), loc(t, r.host+"/multi:1"), CopyOptions{All: true})
+	check(t, err)
+	list, err := c.Images(ctx, loc(t, r.host+"/multi@"+done.Digest.String()), image.Limits{})
+	if err != nil || len(list) != 2 || list[0].Digest == list[1].Digest || list[0].Digest == done.Digest {
+		t.Fatalf("got %+v, %v", list, err)
+	}
+	key, _, _ := keys(t, nil)
+	for _, img := range list {
+		check(t, c.Attach(ctx, loc(t, r.host+"/multi@"+img.Digest.String()), someDocument(t, key, "about this"),
+			document.Approval))
+	}
+	// A copy of all has those of all.
+	copied, err := c.Copy(ctx, loc(t, r.host+"/multi:1"), loc(t, "oci:"+t.TempDir()+"/x"), CopyOptions{All: true})
+	if err != nil || copied.Attached != 2 {
+		t.Errorf("got %+v, %v", copied, err)
+	}
+	got, err := c.Pull(ctx, s, ref(t, r.host+"/multi:1"), PullOptions{Approvals: anyDocument(key)})
+	check(t, err)
+	if docs, err := s.Approvals(got.Digest); err != nil || len(docs) != 1 {
+		t.Errorf("got %+v, %v", docs, err)
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -154,11 +155,23 @@ func (s *remoteSource) eachReferrer(ctx context.Context, d ocispec.Descriptor, a
 	tell func([]ocispec.Descriptor) error) error {
 	var errs []error
 	for _, p := range s.places {
-		if err := p.Referrers(ctx, d, artifactType, tell); err != nil {
+		err := p.Referrers(ctx, d, artifactType, tell)
+		if noReferrers(err) && p.SetReferrersCapability(false) == nil { // then they are under OCI's tag for them
+			err = p.Referrers(ctx, d, artifactType, tell)
+		}
+		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", p.ref.Host, err))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// noReferrers tells whether a registry does not know the list of referrers, which the specification
+// has it say by 404.
+func noReferrers(err error) bool {
+	var answer *errcode.ErrorResponse
+	return errors.As(err, &answer) && slices.Contains([]int{http.StatusBadRequest, http.StatusMethodNotAllowed,
+		http.StatusNotAcceptable, http.StatusNotImplemented}, answer.StatusCode)
 }
 
 func (s *remoteSource) close() error { return nil }
