@@ -234,9 +234,10 @@ func (w *writer) place(destination string) string {
 	return ""
 }
 
-// escape has text mean itself in mdoc.
+// escape has text mean itself in mdoc. A name such as FreeBSD-runtime is not that of the system, which has a macro.
 func escape(s string) string {
-	return strings.NewReplacer(`\`, `\e`, "-", `\-`, "`", `\(ga`, "'", `\(aq`, "^", `\(ha`, "~", `\(ti`,
+	return strings.NewReplacer(`\`, `\e`, "FreeBSD-", `Free\&BSD\-`, "-", `\-`,
+		"`", `\(ga`, "'", `\(aq`, "^", `\(ha`, "~", `\(ti`,
 		"\u2192", `\(->`, "\u2026", "...", "\u00a0", `\~`).Replace(s)
 }
 
