@@ -71,7 +71,7 @@ var mayImport = map[string][]string{
 	"image/layout": {"image", "image/blob", "image/document", "image/sign", "internal/aside", "internal/durable",
 		"internal/imagename", "internal/keylock", "internal/regular", "internal/remove"},
 	"image/pkgbase": {"image/blob", "internal/near", "internal/regular", "internal/strictjson"},
-	"image/unpack": {"image", "image/blob", "image/document", "internal/remove"},
+	"image/unpack":  {"image", "image/blob", "image/document", "internal/remove"},
 	"image/registry": {"image", "image/blob", "image/document", "image/layout", "image/sign", "internal/durable",
 		"internal/imagename", "internal/printable", "internal/regular"},
 	"image/sign":          {"image/document", "internal/imagename", "internal/strictjson"},

@@ -16,8 +16,9 @@ import (
 const MaxBlobSignature = 4 << 10
 
 // SignBlob signs a file's content: an ASN.1 signature of its SHA-256 in base64, as `cosign
-// sign-blob` makes it. One key makes one signature of a content (RFC 6979). A statement about an
-// image is refused: its signature would be one of the image, which only Sign gives.
+// sign-blob` makes it. One key makes one signature of a content (RFC 6979). What is signed in
+// another way, such as a statement about an image or an approval, is refused: the signature of
+// the file would be valid there too.
 func (k *PrivateKey) SignBlob(r io.Reader) (string, error) {
 	sum, err := blobSum(r)
 	if err != nil {
@@ -44,13 +45,16 @@ func (k *PublicKey) VerifyBlob(r io.Reader, signature string) error {
 	return nil
 }
 
+// maxStatement is more than anything else has that a key signs, in bytes.
+const maxStatement = 2 << 20
+
 func blobSum(r io.Reader) ([]byte, error) {
 	h := sha256.New()
-	head, err := io.ReadAll(io.TeeReader(io.LimitReader(r, MaxPayload+1), h))
+	head, err := io.ReadAll(io.TeeReader(io.LimitReader(r, maxStatement+1), h))
 	if err != nil {
 		return nil, err
 	}
-	if len(head) <= MaxPayload { // no statement is longer
+	if len(head) <= maxStatement {
 		if err := checkBlob(head); err != nil {
 			return nil, err
 		}
@@ -59,11 +63,21 @@ func blobSum(r io.Reader) ([]byte, error) {
 	return h.Sum(nil), err
 }
 
-// checkBlob refuses what could be read as another thing that is signed.
+// checkBlob refuses documents that say what they are, as all do that are signed as such.
 func checkBlob(b []byte) error {
-	var statement struct{ Critical json.RawMessage }
-	if json.Unmarshal(b, &statement) == nil && statement.Critical != nil {
-		return fmt.Errorf("a statement about an image (%q) is not signed as a file: use sign", "critical")
+	var s struct {
+		Critical json.RawMessage
+		Type     any
+	}
+	if json.Unmarshal(b, &s) != nil {
+		return nil
+	}
+	if s.Critical != nil {
+		return errors.New("it is a statement about an image, which sign makes: it is not signed as a file")
+	}
+	if kind, ok := s.Type.(string); ok && strings.HasPrefix(kind, "freejail ") {
+		return fmt.Errorf("it is a document of freejail (%q), which its own command signs: it is not signed as a file",
+			kind)
 	}
 	return nil
 }

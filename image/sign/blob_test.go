@@ -29,7 +29,8 @@ func blobKeys(t *testing.T) (*PrivateKey, *PublicKey, []byte) {
 func TestBlob(t *testing.T) {
 	key, pub, _ := blobKeys(t)
 	_, other, _ := blobKeys(t)
-	for _, text := range []string{"", "SHA256 (a) = 1\n", strings.Repeat("x", 3*MaxPayload), `{"a":1}`} {
+	for _, text := range []string{"", "SHA256 (a) = 1\n", strings.Repeat("x", 2*maxStatement), `{"type":"bom"}`,
+		`{"a":1}`} {
 		sig, err := key.SignBlob(strings.NewReader(text))
 		if err != nil {
 			t.Fatal(err)
@@ -60,7 +61,8 @@ func TestBlobIsNoStatement(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, text := range []string{string(s.Payload), " " + string(s.Payload) + "\n", `{"CRITICAL": {}}`} {
+	for _, text := range []string{string(s.Payload), " " + string(s.Payload) + "\n", `{"CRITICAL": {}}`,
+		`{"type":"freejail approval v1"}`, `{"type":"freejail revocations v1","x":"` + strings.Repeat("x", 1<<20) + `"}`} {
 		if sig, err := key.SignBlob(strings.NewReader(text)); err == nil || sig != "" {
 			t.Errorf("signed: %s", text)
 		}
