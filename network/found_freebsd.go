@@ -139,6 +139,8 @@ func (s *kernelStacks) prune(networks []Network) error {
 	}
 	own, err := s.described()
 	errs := []error{err}
+	s.changing.Lock()
+	defer s.changing.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for name, what := range own {

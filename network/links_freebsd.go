@@ -77,8 +77,10 @@ func (s *kernelStacks) hasGateways(n Network) bool {
 
 // rejoin puts a link on its bridge again. One that was taken away itself is made anew.
 func (s *kernelStacks) rejoin(n Network, e Endpoint) error {
+	s.changing.Lock()
+	defer s.changing.Unlock()
 	if e.Mode == Alias || !s.host.has(e.Link) {
-		return s.attach(n, e)
+		return s.make(n, e)
 	}
 	mac, err := net.ParseMAC(e.MAC)
 	if err != nil {

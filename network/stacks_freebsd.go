@@ -39,8 +39,11 @@ type kernelStacks struct {
 	mu      sync.Mutex // of the bridges
 	bridges map[string]Network
 
-	// ending bounds the ends of stacks: the kernel has one lock for them and for what starts.
-	ending chan struct{}
+	// changing has interfaces come and go one at a time. A thread that waits for pf's rules to tell them of one that
+	// came, and one that takes another away and waits for that thread (epoch(9)), wait in one queue, of which who leads
+	// a packet by the rules wakes one thread (_rm_unlock_hard in sys/kern/kern_rmlock.c): the other waits on, and with
+	// it every change of the host's interfaces.
+	changing sync.Mutex
 }
 
 func newStacks(cfg Config) (stacks, error) {
@@ -57,7 +60,7 @@ func newStacks(cfg Config) (stacks, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &kernelStacks{dir: dir, networks: cfg.Networks, bridges: map[string]Network{}, ending: make(chan struct{}, 2)}
+	s := &kernelStacks{dir: dir, networks: cfg.Networks, bridges: map[string]Network{}}
 	s.host, err = openSockets()
 	s.host.mark = aliasMarkOf(dir)
 	return s, err
@@ -70,6 +73,12 @@ func (s *kernelStacks) about(what string) string { return "freejail " + what + "
 func other(link string) string { return link[:len(link)-1] + "b" }
 
 func (s *kernelStacks) attach(n Network, e Endpoint) error {
+	s.changing.Lock()
+	defer s.changing.Unlock()
+	return s.make(n, e)
+}
+
+func (s *kernelStacks) make(n Network, e Endpoint) error {
 	if e.Mode == Alias {
 		return s.attachAlias(n, e)
 	}
@@ -259,18 +268,20 @@ func zone(a netip.Addr, index int) int {
 
 func (s *kernelStacks) detach(e Endpoint) error {
 	if e.Mode == Alias {
+		s.changing.Lock()
+		defer s.changing.Unlock()
 		return s.detachAlias(e)
 	}
-	s.ending <- struct{}{}
-	defer func() { <-s.ending }()
 	jid, err := s.findOwner(e.Stack)
 	if err != nil {
 		return err
 	}
 	var errs []error
 	if jid != 0 {
-		errs = append(errs, s.endConnections(jid))
+		errs = append(errs, s.endConnections(jid)) // which may wait for them
 	}
+	s.changing.Lock()
+	defer s.changing.Unlock()
 	// The host's end first, and with it the task's: at the end of a stack what is in it comes home.
 	errs = append(errs, s.destroy(e))
 	if jid != 0 {

@@ -359,6 +359,27 @@ func TestManyStacksAtOnce(t *testing.T) {
 	wg.Wait()
 }
 
+// What makes or removes interfaces waits for whatever else does: see kernelStacks.
+func TestInterfacesComeOneAtATime(t *testing.T) {
+	f := setupStacks(t)
+	e := f.attached(10)
+	f.changing.Lock()
+	done := make(chan error, 8)
+	for _, change := range []func() error{func() error { return f.attach(f.nat, e) },
+		func() error { return f.rejoin(f.nat, e) }, func() error { return f.prune([]Network{f.nat}) },
+		func() error { return f.detach(Endpoint{Mode: Alias}) }, func() error { return f.detach(f.endpoint(11)) }} {
+		go func() { done <- change() }()
+	}
+	time.Sleep(time.Second)
+	if n := len(done); n > 0 {
+		t.Errorf("%d did not wait", n)
+	}
+	f.changing.Unlock()
+	for range 5 {
+		f.check(<-done)
+	}
+}
+
 // A daemon that is killed at any moment leaves nothing that is not taken away by what is journalled, or
 // found by what the kernel has.
 func TestKilledDaemonLeavesNothing(t *testing.T) {
