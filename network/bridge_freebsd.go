@@ -235,7 +235,7 @@ func (s *kernelStacks) giveAddresses(name string, want []netip.Prefix) error {
 }
 
 // join makes the host's end of a link a member of a bridge. On freejail's own it speaks with the gateway alone,
-// and has the one MAC that it was given.
+// and has the one MAC that it was given, which the host knows.
 func (s *kernelStacks) join(n Network, e Endpoint, bridge string, mac net.HardwareAddr, mtu int) error {
 	member := memberReq(e.Link)
 	if s.host.bridge(unix.SIOCGDRVSPEC, bridge, bridgeGetFlags, member) != nil {
@@ -252,7 +252,10 @@ func (s *kernelStacks) join(n Network, e Endpoint, bridge string, mac net.Hardwa
 	if n.Mode == Bridged && !n.Isolate {
 		return nil
 	}
-	return s.confine(n, e.Link, bridge, mac)
+	if err := s.confine(n, e.Link, bridge, mac); err != nil || n.Mode != NAT {
+		return err
+	}
+	return s.know(e, bridge, mac)
 }
 
 const bridgeFlagsAt = nameSize // ifbr_ifsflags

@@ -24,6 +24,7 @@ type fake struct {
 	missing  map[string]error // of networks, by name
 	links    map[string]bool  // of others
 	apart    map[string]bool  // stacks that are not connected any more
+	unknown  map[string]bool  // stacks that the host has forgotten
 	stubborn bool             // they are not connected by rejoin
 	failures map[string]error // of calls, by their name
 	at, most map[string]int   // how many calls of a name are at work, and were at most
@@ -108,12 +109,24 @@ func (f *fake) cut(n Network, list []Endpoint) (cut []Endpoint, err error) {
 	return cut, f.missing[n.Name]
 }
 
+func (f *fake) forgotten(_ Network, list []Endpoint) (out []Endpoint, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, e := range list {
+		if f.unknown[stackKey(e)] {
+			out = append(out, e)
+		}
+	}
+	return out, nil
+}
+
 func (f *fake) rejoin(n Network, e Endpoint) error {
 	if err := f.call("rejoin", stackKey(e)); err != nil {
 		return err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	delete(f.unknown, stackKey(e))
 	if !f.stubborn {
 		delete(f.apart, stackKey(e))
 	}
@@ -232,8 +245,8 @@ func (f fakePorts) pass(env []string, replace func([]string) error) error { retu
 
 func newFake(t *testing.T) *fake {
 	return &fake{t: t, made: map[string]Endpoint{}, bridges: map[string]Network{}, missing: map[string]error{},
-		links: map[string]bool{}, apart: map[string]bool{}, at: map[string]int{}, most: map[string]int{},
-		failures: map[string]error{}, held: map[string]Task{}, others: map[Publication]string{}}
+		links: map[string]bool{}, apart: map[string]bool{}, unknown: map[string]bool{},
+		at: map[string]int{}, most: map[string]int{}, failures: map[string]error{}, held: map[string]Task{}, others: map[Publication]string{}}
 }
 
 // manager is that of a daemon on the host. What it tells is in told.

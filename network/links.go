@@ -107,7 +107,10 @@ func (m *Manager) lookAtLinks(ctx context.Context) {
 	for _, u := range all {
 		cut, err := m.stacks.cut(u.network, u.stacks)
 		again := len(cut)
-		if err == nil && again > 0 {
+		if err == nil && again == 0 { // nobody was cut off by that, nor is one whom an earlier release connected
+			cut, err = m.stacks.forgotten(u.network, u.stacks)
+		}
+		if err == nil && len(cut) > 0 {
 			err = m.rejoin(ctx, u, cut)
 		}
 		if err != nil {

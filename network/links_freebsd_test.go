@@ -3,6 +3,7 @@ package network
 import (
 	"net/netip"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -73,15 +74,20 @@ func TestBridgeMadeAnew(t *testing.T) {
 	}
 }
 
-// freejail's bridge and its addresses are put back.
-func TestGatewayIsPutBack(t *testing.T) {
-	f := setupStacks(t)
+// forward has the host forward for the time of a test.
+func forward(f stackFixture) {
 	was := f.sh("sysctl -n net.inet.ip.forwarding net.inet6.ip6.forwarding")
 	f.sh("sysctl net.inet.ip.forwarding=1 net.inet6.ip6.forwarding=1")
-	t.Cleanup(func() {
+	f.Cleanup(func() {
 		values := strings.Fields(was)
 		f.sh("sysctl net.inet.ip.forwarding=" + values[0] + " net.inet6.ip6.forwarding=" + values[1])
 	})
+}
+
+// freejail's bridge and its addresses are put back.
+func TestGatewayIsPutBack(t *testing.T) {
+	f := setupStacks(t)
+	forward(f)
 	a, b := f.attached(41), f.attached(42)
 	f.whole(f.nat, a, b)
 	if got := f.task(f.child(a), "serve", ":8080"); got != "ready" {
@@ -129,4 +135,55 @@ func TestAliasIsPutBack(t *testing.T) {
 	}
 	f.sh("ifconfig lo9001 name lo9000")
 	f.check(f.detach(e))
+}
+
+// permanent are the addresses whose MAC the host knows for ever.
+func (f stackFixture) permanent(e Endpoint) (list []string) {
+	f.Helper()
+	all, err := neighbors()
+	f.check(err)
+	for _, n := range all {
+		if n.mac == e.MAC {
+			list = append(list, n.addr.String())
+		}
+	}
+	return list
+}
+
+// The host knows the MAC of each task, however it is told, until the task has ended.
+func TestMACsAreKnown(t *testing.T) {
+	f := setupStacks(t)
+	forward(f)
+	a, b, c := f.attached(43), f.attached(44), f.attached(45)
+	want := []string{a.Addr4.String(), a.Addr6.String(), "fe80::ff:fe00:2b"}
+	if got := f.permanent(a); !slices.Equal(got, want) {
+		t.Errorf("%s, want %s", got, want)
+	}
+	name := f.nat.OwnBridge()
+	for _, address := range []string{a.Addr6.String(), "fe80::ff:fe00:2b%" + name} {
+		if got := f.sh("ndp -n " + address); !strings.Contains(got, a.MAC) || !strings.Contains(got, "permanent") {
+			t.Error(got)
+		}
+	}
+	for _, cmd := range []string{"arp -nd " + a.Addr4.String(), "ndp -nd " + a.Addr6.String()} {
+		f.sh(cmd)
+		f.whole(f.nat, a, b)
+		list, err := f.forgotten(f.nat, []Endpoint{a, b})
+		if err != nil || len(list) != 1 || !list[0].same(a) {
+			t.Fatalf("after %s: %+v: %v", cmd, list, err)
+		}
+		f.check(f.rejoin(f.nat, a))
+		if got := f.permanent(a); len(got) != len(want) {
+			t.Errorf("known again: %s", got)
+		}
+	}
+	f.check(f.detach(a))
+	f.check(f.detach(Endpoint{Stack: b.Stack, Link: b.Link})) // as it is found without its record
+	f.sh("ifconfig " + c.Link + " destroy")
+	f.check(f.detach(c))
+	for _, e := range []Endpoint{a, b, c} {
+		if got := f.permanent(e); len(got) > 0 {
+			t.Errorf("left: %s", got)
+		}
+	}
 }

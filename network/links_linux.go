@@ -10,6 +10,9 @@ import (
 // rejoin is attach: what is there is left as it is.
 func (s *linuxStacks) rejoin(n Network, e Endpoint) error { return s.attach(n, e) }
 
+// forgotten are none: bridges here pass no answer by ARP or ND that is not the neighbor's own.
+func (s *linuxStacks) forgotten(Network, []Endpoint) ([]Endpoint, error) { return nil, nil }
+
 func (s *linuxStacks) cut(n Network, list []Endpoint) ([]Endpoint, error) {
 	switch n.Mode {
 	case Bridged:

@@ -47,6 +47,11 @@ func TestLinksAreWatched(t *testing.T) {
 	if !slices.Contains(f.log, "rejoin "+cut) || problem() != "" {
 		t.Errorf("%q, listed: %q", f.log, problem())
 	}
+	f.unknown[cut], f.log = true, nil
+	tells()
+	if !slices.Equal(f.log, []string{"rejoin " + cut}) {
+		t.Errorf("forgotten: %q", f.log)
+	}
 	f.apart[cut] = true // between two looks
 	tells("was taken away on the host (2 tasks): it is back")
 	f.apart[cut], f.failures["rejoin"] = true, errFake

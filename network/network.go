@@ -142,6 +142,8 @@ type stacks interface {
 	// cut are those of a network's endpoints that are not connected as attach has left them: their link is on no
 	// bridge, an address or a route is gone. The error is what the network lacks on the host; then they are all.
 	cut(Network, []Endpoint) ([]Endpoint, error)
+	// forgotten are those that are connected, and of which the host no longer knows for ever what attach told it.
+	forgotten(Network, []Endpoint) ([]Endpoint, error)
 	// rejoin connects one of those again.
 	rejoin(Network, Endpoint) error
 	// detach takes a stack, its link and its addresses away; its processes have ended.

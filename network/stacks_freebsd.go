@@ -283,7 +283,7 @@ func (s *kernelStacks) detach(e Endpoint) error {
 	s.changing.Lock()
 	defer s.changing.Unlock()
 	// The host's end first, and with it the task's: at the end of a stack what is in it comes home.
-	errs = append(errs, s.destroy(e))
+	errs = append(errs, s.forget(e), s.destroy(e))
 	if jid != 0 {
 		errs = append(errs, removeJail(jid))
 	}

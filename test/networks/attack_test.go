@@ -152,12 +152,17 @@ func TestNeighboursKeepTheirAddresses(t *testing.T) {
 			t.Errorf("the task has given itself %s", address)
 		}
 	}
+	to6 := at(victim.Network.Addr6, "8080")
+	reached(t, "a neighbour by IPv6, before", "victim")(h.in(t, friend, "ask", "tcp", to6))
+	out, err := h.in(t, attacker, "advertise", victim.Network.Addr6.String(), "fe80::1", "fd00:188::1")
+	t.Logf("advertise: %s%v", out, err)
+	reached(t, "a neighbour by IPv6, after", "victim")(h.in(t, friend, "ask", "tcp", to6))
 	reached(t, "a neighbour", "victim")(h.in(t, friend, "ask", "tcp", at(victim.Network.Addr4, "8080")))
-	reached(t, "a neighbour by IPv6", "victim")(h.in(t, friend, "ask", "tcp", at(victim.Network.Addr6, "8080")))
 	reached(t, "outside", "victim")(outside("ask", "tcp", hostAddr4+":18081"))
 	reached(t, "the published port from a task", "victim")(h.in(t, friend, "ask", "tcp", "10.188.0.1:18081"))
 	// A task without the permission has no raw sockets, in a stack of its own too.
-	for _, args := range [][]string{{"forge", "10.188.0.1:1", "10.188.0.2:1", "x"}, {"claim", "10.188.0.1"}} {
+	for _, args := range [][]string{{"forge", "10.188.0.1:1", "10.188.0.2:1", "x"}, {"claim", "10.188.0.1"},
+		{"advertise", "fd00:188::1", "fe80::1"}} {
 		if out, err := h.in(t, friend, args...); err == nil {
 			t.Errorf("%s without raw sockets: %s", args, out)
 		}

@@ -143,6 +143,11 @@ func left(t *testing.T, dir string) (out []string) {
 		"pfctl -q -a freejail -s Tables"} {
 		out = append(out, lines(call(t, strings.Fields(c)...))...)
 	}
+	for _, line := range append(lines(call(t, "arp", "-an")), lines(call(t, "ndp", "-an"))...) {
+		if strings.Contains(line, "permanent") && !strings.Contains(line, "fe80:") {
+			out = append(out, "neighbor "+line)
+		}
+	}
 	for _, line := range lines(call(t, "netstat", "-rnW")) {
 		if f := strings.Fields(line); len(f) > 3 {
 			out = append(out, fmt.Sprint("route ", f[0], " ", f[3]))

@@ -7,11 +7,15 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/freejail/freejail/internal/testprog"
 )
@@ -26,9 +30,34 @@ var programs = testprog.Programs{
 		list, err := (&net.Resolver{PreferGo: true}).LookupHost(context.Background(), args[0])
 		return tell(strings.Join(list, " "), err)
 	},
-	"take":  func(args []string) int { return tell("taken", take(args[0], args[1])) },
-	"forge": func(args []string) int { return tell("sent", forge(args[0], args[1], args[2])) },
-	"claim": func(args []string) int { return tell("sent", claim(args[0])) },
+	"take":      func(args []string) int { return tell("taken", take(args[0], args[1])) },
+	"forge":     func(args []string) int { return tell("sent", forge(args[0], args[1], args[2])) },
+	"claim":     func(args []string) int { return tell("sent", claim(args[0])) },
+	"advertise": func(args []string) int { return tell("sent", advertise(args[0], args[1:])) },
+}
+
+// advertise says to hosts on the link that an address of IPv6 is this task's, in place of what they know (RFC 4861).
+func advertise(address string, to []string) error {
+	l, err := net.InterfaceByName("eth0")
+	if err != nil {
+		return err
+	}
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_RAW, unix.IPPROTO_ICMPV6)
+	if err != nil {
+		return err
+	}
+	ip := netip.MustParseAddr(address).As16()
+	b := slices.Concat([]byte{136, 0, 0, 0, 0x20, 0, 0, 0}, ip[:], []byte{2, 1}, l.HardwareAddr)
+	err = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS, 255)
+	for _, a := range to {
+		to := netip.MustParseAddr(a)
+		at := &unix.SockaddrInet6{Addr: to.As16()}
+		if to.IsLinkLocalUnicast() {
+			at.ZoneId = uint32(l.Index)
+		}
+		err = errors.Join(err, unix.Sendto(fd, b, 0, at))
+	}
+	return errors.Join(err, unix.Close(fd))
 }
 
 func untilTold() {
