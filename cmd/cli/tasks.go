@@ -111,6 +111,11 @@ func (f *runFlags) task(fl *pflag.FlagSet) {
 	fl.StringVar(&f.Storage, "storage", "",
 		"another storage driver of the host; nfs or nfs://server/path for a root over NFS")
 	fl.StringArrayVar(&f.Wants.Devfs, "devfs", nil, "a devfs `RULE` that the task asks for")
+	fl.Func("device", "`PATH[:rwm]`: a device of the host's /dev that the task asks for", func(text string) error {
+		d, err := client.ParseDevice(text)
+		f.Devices = append(f.Devices, d)
+		return err
+	})
 	fl.StringArrayVar(&f.Wants.Allow, "allow", nil,
 		"a jail `PERMISSION` that the task asks for, such as raw_sockets")
 	fl.FuncP("memory", "m", "memory limit, a `SIZE` such as 256MiB", size(&f.Limits.MemoryBytes))

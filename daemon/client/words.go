@@ -31,6 +31,27 @@ func ParseVolume(text string) (Mount, error) {
 	return Mount{Source: p[0], Target: p[1], ReadOnly: len(p) == 3 && p[2] == "ro"}, nil
 }
 
+// ParseDevice reads PATH[:PERMISSIONS], or PATH:PATH[:PERMISSIONS]: in a task a device has its own path. Permissions
+// that are not given are rwm.
+func ParseDevice(text string) (Device, error) {
+	p := strings.Split(text, ":")
+	d := Device{Path: p[0], Permissions: "rwm"}
+	if len(p) > 1 && strings.HasPrefix(p[1], "/") {
+		if p[1] != p[0] {
+			return d, fmt.Errorf("%q: a task has devices at their own paths alone", text)
+		}
+		p = p[1:]
+	}
+	switch len(p) {
+	case 1:
+	case 2:
+		d.Permissions = p[1]
+	default:
+		return d, fmt.Errorf("%q: expected PATH or PATH:PERMISSIONS", text)
+	}
+	return d, nil
+}
+
 // ParseTmpfs reads TARGET[:OPTIONS]; the daemon judges the options.
 func ParseTmpfs(text string) Mount {
 	target, options, _ := strings.Cut(text, ":")
