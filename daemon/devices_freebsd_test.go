@@ -9,7 +9,7 @@ import (
 // someDevice is one that jails have not unasked.
 func someDevice(*testing.T) string { return "/dev/bpf" }
 
-const directory = "/dev/pts"
+const directory = "/dev/fd"
 
 // onlyOne: devfs(5) has no such rule.
 func (v *victim) onlyOne(spec client.TaskSpec, _ string) {
