@@ -428,9 +428,9 @@ type Event struct {
 }
 
 // EventKinds are the kinds of events.
-var EventKinds = []string{"approval", "check", "cleanup", "consul", "damaged", "exited", "exported", "failed",
-	"healthy", "killing", "limits", "log", "lost", "metrics", "network", "policy", "ports", "pulled", "pulling",
-	"refused", "removed", "started", "stopping", "trace", "unexported", "unhealthy", "unpacking"}
+var EventKinds = []string{"approval", "check", "cleanup", "consul", "copy", "damaged", "exited", "exported",
+	"failed", "healthy", "killing", "limits", "log", "lost", "metrics", "network", "policy", "ports", "pulled",
+	"pulling", "refused", "removed", "started", "stopping", "trace", "unexported", "unhealthy", "unpacking"}
 
 // ImageInfo is one image in the host's store.
 type ImageInfo struct {

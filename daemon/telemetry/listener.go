@@ -29,7 +29,7 @@ const (
 	idleTime     = 5 * time.Minute
 	maxHeader    = 16 << 10
 	readAgain    = 30 * time.Second
-	endOfScrapes = 2 * time.Second
+	endOfScrapes = 5 * time.Second
 )
 
 // listenAgain is a variable for tests.
