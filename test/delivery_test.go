@@ -23,6 +23,8 @@ type delivery struct {
 	env              []string
 }
 
+func (d *delivery) path(name string) string { return filepath.Join(d.dir, name) }
+
 // deliver runs a step for a version of the program; its end is wanted.
 func (d *delivery) deliver(t *testing.T, step, version string, ends bool, says ...string) {
 	t.Helper()
@@ -30,7 +32,7 @@ func (d *delivery) deliver(t *testing.T, step, version string, ends bool, says .
 	defer cancel()
 	c := exec.CommandContext(ctx, d.script, step)
 	c.Dir = d.dir
-	c.Env = append(d.env, "VERSION="+version, "CONTEXT="+filepath.Join(d.dir, version), "OUT=out/"+version)
+	c.Env = append(d.env, "VERSION="+version, "CONTEXT="+d.path(version), "OUT=out/"+version)
 	out, err := c.CombinedOutput()
 	if (err == nil) != ends {
 		t.Fatalf("deliver %s of %s: %v, want its end: %v\n%s", step, version, err, ends, out)
@@ -45,7 +47,7 @@ func (d *delivery) deliver(t *testing.T, step, version string, ends bool, says .
 // commit makes a version of example/web, a module of its own, with changes to its files.
 func (d *delivery) commit(t *testing.T, version string, changes ...string) {
 	t.Helper()
-	dir := filepath.Join(d.dir, version)
+	dir := d.path(version)
 	check(t, os.Mkdir(dir, 0o755))
 	check(t, os.WriteFile(filepath.Join(dir, "go.mod"), []byte("module web\n\ngo 1.24\n"), 0o644))
 	changed := strings.NewReplacer(changes...)
@@ -87,27 +89,33 @@ func newDelivery(t *testing.T, c *cluster) *delivery {
 	host := startRegistry(t, registry.ServerOptions{})
 	private, public, err := sign.Generate(nil)
 	check(t, err)
-	check(t, os.WriteFile(filepath.Join(d.dir, "release.key"), private, 0o600))
-	check(t, os.WriteFile(filepath.Join(d.dir, "release.pub"), public, 0o644))
+	check(t, os.WriteFile(d.path("release.key"), private, 0o600))
+	check(t, os.WriteFile(d.path("release.pub"), public, 0o644))
+	private, public, err = sign.Generate(nil)
+	check(t, err)
+	check(t, os.WriteFile(d.path("security.key"), private, 0o600))
+	check(t, os.WriteFile(d.path("security.pub"), public, 0o644))
 	c.configurable(t)(fmt.Sprintf("registry %q {\n  plain_http = true\n}\nsigner \"release\" {\n  key_file = %q\n}\n"+
-		"require {\n  signer = [\"release\"]\n  images = [\"%[1]s/**\"]\n}\npermit {\n  services = [\"web:example\"]\n}\n",
-		host, filepath.Join(d.dir, "release.pub")))
+		"require {\n  signer = [\"release\"]\n  images = [\"%[1]s/**\"]\n}\npermit {\n  services = [\"web:example\"]\n}\n"+
+		"approver \"security\" {\n  key_file = %[3]q\n  kinds = [\"allow\"]\n}\n",
+		host, d.path("release.pub"), d.path("security.pub")))
 	text, err := os.ReadFile(shipped(t, "example/delivery/web.nomad.hcl"))
 	check(t, err)
 	job := strings.NewReplacer(`min_healthy_time  = "5s"`, `min_healthy_time = "1s"`, `healthy_deadline  = "1m"`,
 		`healthy_deadline = "10s"`, `progress_deadline = "2m"`, `progress_deadline = "11s"`).Replace(string(text))
-	d.job = filepath.Join(d.dir, "web.nomad.hcl")
+	d.job = d.path("web.nomad.hcl")
 	check(t, os.WriteFile(d.job, []byte(job), 0o644))
 	ports, err := testagent.Addresses(1)
 	check(t, err)
-	bin := filepath.Join(d.dir, "bin")
+	bin := d.path("bin")
 	check(t, os.Mkdir(bin, 0o755))
 	for name, env := range map[string]string{"nomad": "NOMAD_BIN", "freejail": "FREEJAIL_BIN",
 		"freejail-build": "FREEJAIL_BUILD_BIN"} {
 		check(t, os.Symlink(program(t, env), filepath.Join(bin, name)))
 	}
 	d.env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), "REPOSITORY="+host+"/team/web",
-		"PLAIN_HTTP="+host, "PLATFORM="+runtime.GOOS+"/"+runtime.GOARCH, "SIGN_KEY="+filepath.Join(d.dir, "release.key"), "JOB="+d.job,
+		"PLAIN_HTTP="+host, "PLATFORM="+runtime.GOOS+"/"+runtime.GOARCH, "SIGN_KEY="+d.path("release.key"),
+		"APPROVE_KEY="+d.path("security.key"), "REASON=it listens to pings", "JOB="+d.job,
 		"TEST_SOCKET="+c.path("sock"), fmt.Sprintf("TEST_PORT=%d", ports[0].Port), "NOMAD_ADDR=http://"+c.nomadAgent.Addr)
 	return d
 }
@@ -119,8 +127,9 @@ func deliveries(t *testing.T, c *cluster) {
 		t.Skip("the script compiles a program: " + err.Error())
 	}
 	d := newDelivery(t, c)
+	defer c.stop(t, "web")
 	d.commit(t, "v1")
-	d.commit(t, "v2", `default="Hello"`, `default="Welcome"`)
+	d.commit(t, "v2", `default="Hello"`, `default="Welcome"`, "USER ", "ALLOW raw_sockets\nUSER ")
 	d.commit(t, "v3", `"healthy"`, `http.StatusText(500)`, "func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(",
 		"func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500); fmt.Fprintln(")
 	roll := func(version string, steps ...string) {
@@ -131,7 +140,9 @@ func deliveries(t *testing.T, c *cluster) {
 	}
 	roll("v1", "build", "test", "push", "canary")
 	d.serves(t, "[Hello Hello]", "[]")
-	roll("v2", "build", "test", "push", "canary")
+	roll("v2", "build")
+	d.deliver(t, "test", "v2", false, "allow.raw_sockets")
+	roll("v2", "push", "approve", "canary")
 	d.serves(t, "[Hello Hello]", "[Welcome]")
 	roll("v2", "promote")
 	d.serves(t, "[Welcome Welcome]", "[]")
@@ -143,5 +154,4 @@ func deliveries(t *testing.T, c *cluster) {
 	d.serves(t, "[Welcome Welcome]", "[]")
 	roll("v1", "rollback")
 	d.serves(t, "[Hello Hello]", "[]")
-	c.stop(t, "web")
 }
