@@ -31,18 +31,19 @@ func ReadyScripts() (names []string) {
 	return names
 }
 
-// readyScript is one of them, for a version of dtrace(1) that knows of jails by themselves or not.
-func readyScript(name string, knowsJails bool) (string, error) {
+// readyScript is one of them.
+func readyScript(name string) (string, error) {
 	if !slices.Contains(ReadyScripts(), name) {
 		return "", fmt.Errorf("%w %q: there are %s, or a file with a path", ErrNoScript, name,
 			strings.Join(ReadyScripts(), ", "))
 	}
 	b, err := scripts.ReadFile("dtrace/" + name + ".d")
-	text := string(b)
-	if !knowsJails {
-		text = strings.ReplaceAll(text, "jid == $1", "curpsinfo->pr_jailid == $1")
-	}
-	return text, err
+	return string(b), err
+}
+
+// ofOlderDtrace is a script for a version that has no variable for jails.
+func ofOlderDtrace(script string) string {
+	return strings.ReplaceAll(script, "jid == $1", "curpsinfo->pr_jailid == $1")
 }
 
 // dtraceKnowsJails reads what dtrace -V says: the variable jid came with version 1.13.

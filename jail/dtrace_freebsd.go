@@ -20,14 +20,17 @@ const dtraceProgram = "/usr/sbin/dtrace"
 
 // dtrace runs a script with a jail's id, as long as there is time, and room.
 func (m *Manager) dtrace(ctx context.Context, jid int, t Trace) (out TraceEnd, err error) {
+	if t.Ready != "" {
+		if t.Script, err = readyScript(t.Ready); err != nil {
+			return out, err
+		}
+	}
 	knowsJails, err := findDtrace(ctx)
 	if err != nil {
 		return out, err
 	}
-	if t.Ready != "" {
-		if t.Script, err = readyScript(t.Ready, knowsJails); err != nil {
-			return out, err
-		}
+	if t.Ready != "" && !knowsJails {
+		t.Script = ofOlderDtrace(t.Script)
 	}
 	f, err := traceFile(m.traces)
 	if err != nil {
