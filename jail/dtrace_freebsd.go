@@ -40,7 +40,8 @@ func (m *Manager) dtrace(ctx context.Context, jid int, t Trace) (out TraceEnd, e
 	if _, err := f.WriteString(t.Script); err != nil {
 		return out, err
 	}
-	r := scriptRun{Trace: t, Cmd: exec.Command(dtraceProgram, "-q", "-s", f.Name(), strconv.Itoa(jid))}
+	r := scriptRun{Trace: t, Cmd: exec.Command(dtraceProgram, "-q", "-n", "BEGIN { printf(\""+readyLine+"\\n\"); }",
+		"-s", f.Name(), strconv.Itoa(jid))}
 	n := 0
 	err = m.eachBorn(func(of int, p bsd.Process) {
 		if of == jid && !p.Zombie() {
@@ -71,6 +72,12 @@ func findDtrace(ctx context.Context) (knowsJails bool, err error) {
 	return dtraceKnowsJails(string(out)), nil
 }
 
+// readyLine is the first that dtrace(1) prints: its time begins when it traces, as it reads the kernel's types first.
+const (
+	readyLine = "freejail: tracing"
+	readyTime = time.Minute
+)
+
 // scriptRun is one run of dtrace(1).
 type scriptRun struct {
 	Trace
@@ -93,11 +100,17 @@ func (r *scriptRun) run(ctx context.Context, processes int) (out TraceEnd, err e
 		return out, fmt.Errorf("dtrace: %w", err)
 	}
 	defer context.AfterFunc(ctx, r.kill)()
-	timer := time.AfterFunc(r.Limit, func() { r.stop(TraceTime) })
+	timer := time.AfterFunc(readyTime, func() { r.stop(TraceTime) })
 	defer timer.Stop()
-	if err = r.Began(processes); err == nil {
-		err = eachLine(pipe, r.line)
-	}
+	ready := false
+	err = eachLine(pipe, func(text string) error {
+		if !ready && text == readyLine {
+			ready = true
+			timer.Reset(r.Limit)
+			return r.Began(processes)
+		}
+		return r.line(text)
+	})
 	if err != nil {
 		r.kill() // nobody is told any more
 	}
@@ -109,6 +122,8 @@ func (r *scriptRun) run(ctx context.Context, processes int) (out TraceEnd, err e
 		return out, ctx.Err()
 	case err == nil && r.why == "" && ended != nil:
 		return out, toolEnded("dtrace", ended, r.said.Bytes())
+	case err == nil && !ready:
+		return out, fmt.Errorf("dtrace: the script did not begin within %s: %s", readyTime, r.said.Bytes())
 	}
 	return TraceEnd{cmp.Or(r.why, TraceScript), r.bytes}, err
 }
