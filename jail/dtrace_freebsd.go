@@ -40,8 +40,9 @@ func (m *Manager) dtrace(ctx context.Context, jid int, t Trace) (out TraceEnd, e
 	if _, err := f.WriteString(t.Script); err != nil {
 		return out, err
 	}
-	r := scriptRun{Trace: t, Cmd: exec.Command(dtraceProgram, "-q", "-n", "BEGIN { printf(\""+readyLine+"\\n\"); }",
-		"-s", f.Name(), strconv.Itoa(jid))}
+	// Not every clause needs the jail's id.
+	r := scriptRun{Trace: t, Cmd: exec.Command(dtraceProgram, "-q", "-x", "argref", "-n",
+		"BEGIN { printf(\""+readyLine+"\\n\"); }", "-s", f.Name(), strconv.Itoa(jid))}
 	n := 0
 	err = m.eachBorn(func(of int, p bsd.Process) {
 		if of == jid && !p.Zombie() {
