@@ -19,6 +19,10 @@ import (
 // sysexits(3) is: a daemon starts there all the same.
 const ExitFault = 72
 
+// program is the file of this one as it was when it began: once it was replaced, as tar(1) and pkg(8) do, FreeBSD's
+// kernel has no path of it. Its successor has the name.
+var program, errProgram = os.Executable()
+
 // CheckUpgrade finds out, while there is still a daemon to say no, whether a
 // binary is freejail's, runs here, and would start with our command line and the
 // host's configuration. It returns the binary's path.
@@ -31,12 +35,10 @@ func (d *Daemon) CheckUpgrade(r client.UpgradeRequest) (string, error) {
 	}
 	binary := r.Binary
 	if binary == "" {
-		self, err := os.Executable()
-		if err != nil {
-			return "", err
+		if errProgram != nil {
+			return "", errProgram
 		}
-		// A replaced file shows as deleted on Linux; its successor has the name.
-		binary = strings.TrimSuffix(self, " (deleted)")
+		binary = program
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()

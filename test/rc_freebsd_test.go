@@ -110,6 +110,13 @@ func TestService(t *testing.T) {
 		check(t, err)
 		runs("an upgrade to " + binary)
 	}
+	// The archive of a release, or pkg(8), puts another file in the place of the binary.
+	bin, err := os.ReadFile(s.path("other"))
+	check(t, err)
+	check(t, os.Remove(s.path("freejail")))
+	check(t, os.WriteFile(s.path("freejail"), bin, 0o755))
+	s.must(t, "reload")
+	runs("a reload of a replaced binary")
 	s.must(t, "restart")
 	runs("restart")
 	if out, err := s.run(nil, "start"); err == nil {
