@@ -137,6 +137,8 @@ var outputs = map[string]struct {
 }{
 	"freejail":                {args: [][]string{{"--help"}, {hostile}, {"--" + hostile}}},
 	"freejail attach":         {args: [][]string{{"--detach-keys", hostile, "x"}}}, // else it is as logs
+	"freejail config":         {args: [][]string{{hostile}}},
+	"freejail config init":    {args: [][]string{{"-o", "/none/" + hostile}}},
 	"freejail cp":             {args: [][]string{{"x:" + hostile, "-"}, {hostile, "x:/y"}, {hostile, hostile}}},
 	"freejail daemon":         {args: [][]string{{"--check", "--config", "CONFIG"}, {"--check", "--config", hostile}}},
 	"freejail devfs":          {args: [][]string{{hostile}}},

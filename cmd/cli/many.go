@@ -16,7 +16,7 @@ import (
 
 // everyday are the commands for what there is already.
 func (a *commands) everyday() []*cobra.Command {
-	return []*cobra.Command{a.restartCmd(), a.rmCmd(), a.tagCmd(), a.cpCmd(), a.dfCmd()}
+	return []*cobra.Command{a.restartCmd(), a.rmCmd(), a.tagCmd(), a.cpCmd(), a.dfCmd(), a.configCmd()}
 }
 
 // doneTo is a thing to which something was done.

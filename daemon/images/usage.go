@@ -138,7 +138,9 @@ func (l *Library) recordUse(ctx context.Context) (client.DiskPart, error) {
 	entries, err := os.ReadDir(dir)
 	for _, e := range entries {
 		if err == nil {
-			err = add(&p, alive[e.Name()], true, func() (int64, error) { return sizeOf(ctx, filepath.Join(dir, e.Name())) })
+			err = add(&p, alive[e.Name()], true, func() (int64, error) {
+				return sizeOf(ctx, filepath.Join(dir, e.Name()))
+			})
 		}
 	}
 	return p, err
