@@ -93,7 +93,7 @@ var programs = testprog.Programs{
 		return failed(client.New(args[0]).Copy(context.Background(), args[1], client.CopySpec{Path: args[2]},
 			client.CopyIO{To: os.Stdout}), 1, 0)
 	},
-	"crowd":   func(args []string) int { return crowd(args[0], number(args[1])) },
+	"crowd": func(args []string) int { return crowd(args[0], number(args[1])) },
 	"write": func(args []string) int { // its code is the errno
 		var errno syscall.Errno
 		errors.As(os.WriteFile(args[0], []byte("written"), 0o644), &errno)

@@ -40,8 +40,8 @@ var answers = map[string]any{
 	"DELETE /v1/policy/approvals": nil, "POST /v1/shutdown": client.ShutdownResult{},
 	"GET /v1/devfs": []client.Ruleset{}, "GET /v1/devfs/explain": client.DevfsView{},
 	"GET /v1/networks": []client.NetworkStatus{},
-	"GET /v1/df":       client.DiskUse{},
-	"GET /v1/doctor":   []client.Check{}, "POST /v1/reload": nil,
+	"GET /v1/df":       client.DiskUse{}, "POST /v1/tasks/{id}/trace": client.TraceEvent{},
+	"GET /v1/doctor": []client.Check{}, "POST /v1/reload": nil,
 }
 
 // lines are fields whose lines are the daemon's own, or an image's that are shown
@@ -145,7 +145,7 @@ var outputs = map[string]struct {
 	"freejail devfs explain":  {args: [][]string{{"x"}, {"--all", "x"}}},
 	"freejail devfs list":     {args: [][]string{{}}},
 	"freejail devfs show":     {args: [][]string{{"7"}, {"8" + hostile}}},
-	"freejail df":             {args: [][]string{{}, {"--format", hostile}}},
+	"freejail df":             {args: [][]string{{}, {"--format", "{{.Kind}}"}}},
 	"freejail doctor":         {args: [][]string{{}}},
 	"freejail networks":       {args: [][]string{{}, {"x"}}},
 	"freejail port":           {args: [][]string{{"x"}, {"x", "80"}}},
@@ -183,7 +183,9 @@ var outputs = map[string]struct {
 	"freejail stats":     {args: [][]string{{"--no-stream"}, {"--no-stream", "no" + hostile}}},
 	"freejail kill":      {args: [][]string{{"x", hostile}, {"--signal", hostile, "x"}}},
 	"freejail stop":      {args: [][]string{{"x", hostile}, {"--signal", hostile, "x"}}},
-	"freejail version":   {args: [][]string{{}}},
+	"freejail trace": {args: [][]string{{"x"}, {hostile}, {"--files", "--for", hostile, "x"},
+		{"--dtrace", hostile, "x"}}},
+	"freejail version": {args: [][]string{{}}},
 }
 
 // TestNoOutputLies runs every command of the command line against answers, errors

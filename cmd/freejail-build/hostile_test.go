@@ -132,7 +132,11 @@ var outputs = map[string][][]string{
 	"freejail-build sign":   {{"--key", "TEXT", "IMAGE"}, {"--key", "CONTEXT/Jailfile", "IMAGE"}},
 	"freejail-build verify": {{"--key", "TEXT", "IMAGE"}, {"--key", "CONTEXT/Jailfile", "--plain-http", "REGISTRY",
 		"REGISTRY/x:1"}},
-	"freejail-build version": {{}, {"TEXT"}},
+	"freejail-build approvals": {{"IMAGE"}, {"--json", "IMAGE"}, {"--key", "TEXT", "IMAGE"},
+		{"--plain-http", "REGISTRY", "REGISTRY/manifest/x:1"}, {"TEXT"}},
+	"freejail-build sign-blob":   {{"--key", "TEXT", "IMAGE"}, {"--key", "CONTEXT/Jailfile", "IMAGE"}},
+	"freejail-build verify-blob": {{"--key", "TEXT", "IMAGE"}, {"--key", "CONTEXT/Jailfile", "TEXT"}},
+	"freejail-build version":     {{}, {"TEXT"}},
 }
 
 // setUpHostile makes what the arguments name, with a text in it.

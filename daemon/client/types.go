@@ -531,8 +531,8 @@ type DiskUse struct {
 	Parts    []DiskPart `json:"parts"`
 }
 
-// DiskPart is one kind of what there is: images, unpacked (images), roots (what tasks wrote there), records (journals and
-// logs of tasks), volumes.
+// DiskPart is one kind of what there is: images, unpacked (images), roots (what tasks wrote there), records (journals
+// and logs of tasks), volumes.
 type DiskPart struct {
 	Kind   string `json:"kind"`
 	Count  int    `json:"count"`

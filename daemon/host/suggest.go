@@ -122,7 +122,8 @@ func (f Found) Text() string {
 	f.consul(&b)
 	f.network(&b)
 	if f.NoNFS == "" {
-		b.WriteString("# Roots over NFS, see docs/nfs.md.\n# nfs {\n#   servers = [\"nfs://192.0.2.20/exports\"]\n# }\n\n")
+		b.WriteString("# Roots over NFS, see docs/nfs.md.\n" +
+			"# nfs {\n#   servers = [\"nfs://192.0.2.20/exports\"]\n# }\n\n")
 	} else {
 		fmt.Fprintf(&b, "# No roots over NFS: %s.\n\n", strings.ReplaceAll(f.NoNFS, "\n", " "))
 	}
