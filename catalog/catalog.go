@@ -91,7 +91,7 @@ type Catalog struct {
 	event  func(task, message string)
 	wake   chan struct{}
 
-	back       time.Duration // backTime
+	back time.Duration // backTime
 
 	converging chan struct{} // has room for the one who changes what Consul has
 	mu         sync.Mutex
@@ -111,7 +111,7 @@ func New(cfg Config, log hclog.Logger, event func(task, message string)) (*Catal
 	}
 	return &Catalog{client: client, node: cfg.Node, log: log, event: event, wake: make(chan struct{}, 1),
 		converging: make(chan struct{}, 1), back: backTime,
-		wanted:     map[string]map[string]Service{}, state: map[string]*condition{}, told: map[string]bool{}}, nil
+		wanted: map[string]map[string]Service{}, state: map[string]*condition{}, told: map[string]bool{}}, nil
 }
 
 // serviceID is another one for every port of every task: neither has a dot in its

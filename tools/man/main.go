@@ -76,7 +76,7 @@ func pages() []page {
 		{"freejail-policy", "5", "what images may have on a host of freejail", "",
 			slices.Concat([]part{{file: "docs/policy.md", heading: "DESCRIPTION"}},
 				of("docs/policy.md", "Requests", "Blocks", "Networks", "Sets", "Check and test", "Approvals",
-					"Approvals of a fleet",					"devfs rulesets", "Metrics")),
+					"Approvals of a fleet", "devfs rulesets", "Metrics")),
 			[]string{"freejail-build 1", "freejail.hcl 5", "devfs.rules 5", "freejail 8"}},
 	}
 }
