@@ -1,7 +1,6 @@
 package jail
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -161,23 +160,6 @@ func follow(ctx context.Context, file *os.File, over <-chan struct{}, to io.Writ
 
 // maxLine bounds a line that is told; longer ones are told in pieces.
 const maxLine = 16 << 10
-
-// eachLine calls f until there is nothing more to read.
-func eachLine(r io.Reader, f func(string) error) error {
-	in := bufio.NewReaderSize(r, maxLine)
-	for {
-		line, _, err := in.ReadLine()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err == nil {
-			err = f(string(line))
-		}
-		if err != nil {
-			return err
-		}
-	}
-}
 
 // lines calls a function for each line that is written.
 type lines struct {

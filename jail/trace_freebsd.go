@@ -1,6 +1,7 @@
 package jail
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/binary"
@@ -324,4 +325,21 @@ func (k *kdump) close(ctx context.Context) error {
 		cerr = nil
 	}
 	return errors.Join(toolEnded("kdump", err, k.said.Bytes()), cerr)
+}
+
+// eachLine calls f until there is nothing more to read.
+func eachLine(r io.Reader, f func(string) error) error {
+	in := bufio.NewReaderSize(r, maxLine)
+	for {
+		line, _, err := in.ReadLine()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err == nil {
+			err = f(string(line))
+		}
+		if err != nil {
+			return err
+		}
+	}
 }

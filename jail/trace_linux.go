@@ -57,7 +57,6 @@ type straces struct {
 	size                int64
 	tried               map[string]bool // processes, each with its start
 	running             []*strace
-	ended               bool
 }
 
 type strace struct {
