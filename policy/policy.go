@@ -31,6 +31,8 @@ type Approval struct {
 	Expires  time.Time `json:"expires,omitzero"`
 	// Approver is the name of the key by which it is signed; empty of one of this host.
 	Approver string `json:"approver,omitempty"`
+	// Fingerprint is that of this key.
+	Fingerprint string `json:"fingerprint,omitempty"`
 	// Over is that it was found to be expired once: a clock that is set back does
 	// not bring it back.
 	Over bool `json:"-"`

@@ -41,7 +41,7 @@ func verified(docs sign.Documents, d digest.Digest, by []host.Approver,
 			a, err := approval.Read(doc, who.Key)
 			own := attached{policy.Approval{ID: digest.FromBytes(doc.Payload).String(), Digest: a.Digest.String(),
 				Image: a.Image, Requests: a.Approved(), By: a.By, Why: a.Reason, At: a.Issued, Expires: a.Expires,
-				Approver: who.Name}, err}
+				Approver: who.Name, Fingerprint: who.Key.Fingerprint()}, err}
 			if err == nil {
 				own.problem = a.Holds(d, now)
 			}
@@ -53,6 +53,10 @@ func verified(docs sign.Documents, d digest.Digest, by []host.Approver,
 	}
 	return out
 }
+
+// identity is what was signed, and by which key: another approver who signs the same has given
+// another approval, whose end is another.
+func identity(a policy.Approval) string { return a.ID + " " + a.Fingerprint }
 
 func counting(list []attached) (out []policy.Approval) {
 	for _, a := range list {
@@ -100,14 +104,14 @@ func (j *Judge) fleet(d digest.Digest, now *host.InForce) ([]attached, error) {
 	over := map[string]ledger.Record{}
 	for _, r := range records {
 		if r.Approval.Approver != "" && r.Action != ledger.Honour {
-			over[r.Approval.ID] = r
+			over[identity(r.Approval)] = r
 		}
 	}
 	list := verified(docs, d, now.Approvers, func(who host.Approver, a *approval.Approval) error {
 		return j.Lists.Check(who.Source, a, time.Now())
 	})
 	for i := range list {
-		r, ended := over[list[i].ID]
+		r, ended := over[identity(list[i].Approval)]
 		if ended && list[i].problem == nil {
 			list[i].problem = fmt.Errorf("it has ended: %s on %s, %s", r.Action, r.At.Format(time.DateOnly), r.Why)
 		}
@@ -163,8 +167,9 @@ func (j *Judge) honoured(spec client.TaskSpec, dec policy.Decision) {
 	keys := map[string][]string{}
 	for _, r := range dec.Results {
 		if r.Approval != nil && r.Approval.Approver != "" {
-			by[r.Approval.ID] = r.Approval
-			keys[r.Approval.ID] = append(keys[r.Approval.ID], r.Key())
+			id := identity(*r.Approval)
+			by[id] = r.Approval
+			keys[id] = append(keys[id], r.Key())
 		}
 	}
 	for id, a := range by {
@@ -180,12 +185,12 @@ func (j *Judge) honoured(spec client.TaskSpec, dec policy.Decision) {
 
 // recordHonour records once that this host starts tasks by an approval.
 func (j *Judge) recordHonour(a policy.Approval) error {
-	if !j.told.first("", a.ID) {
+	if !j.told.first("", identity(a)) {
 		return nil
 	}
 	records, err := j.Ledger.Records()
 	if err != nil || slices.ContainsFunc(records, func(r ledger.Record) bool {
-		return r.Action == ledger.Honour && r.Approval.ID == a.ID
+		return r.Action == ledger.Honour && identity(r.Approval) == identity(a)
 	}) {
 		return err
 	}
@@ -260,7 +265,8 @@ func (j *Judge) tellRevocations() {
 			j.Log.Warn("approvals of a running task", "task", t.Spec.ID, "error", err)
 		}
 		for _, a := range list {
-			if errors.As(a.problem, new(*approval.RevokedError)) && j.told.first(t.Spec.ID, "revoked "+a.ID) {
+			revoked := errors.As(a.problem, new(*approval.RevokedError))
+			if revoked && j.told.first(t.Spec.ID, "revoked "+identity(a.Approval)) {
 				j.tellTaskRevoked(t, a.Approval, a.Approver)
 			}
 		}

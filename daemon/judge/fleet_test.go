@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -41,6 +42,44 @@ func newFleetJudge(t *testing.T) (j *Judge, key *sign.PrivateKey, info client.Im
 	return j, key, info
 }
 
+func newKey(t *testing.T) *sign.PrivateKey {
+	t.Helper()
+	private, _, err := sign.Generate(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := sign.ReadPrivate(private, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+// another adds an approver whose list of revocations is in a file of the host.
+func (j *Judge) another(t *testing.T, key *sign.PrivateKey, revoked ...approval.Revoked) (list string) {
+	t.Helper()
+	now := *j.InForce()
+	list = filepath.Join(t.TempDir(), "list")
+	now.Approvers = append(slices.Clone(now.Approvers), host.Approver{Name: "another",
+		Source: approval.Source{Key: key.Public(), From: list, MaxAge: time.Hour}})
+	j.InForce = func() *host.InForce { return &now }
+	writeList(t, list, key, approval.List{}, revoked...)
+	return list
+}
+
+func writeList(t *testing.T, path string, key *sign.PrivateKey, l approval.List, more ...approval.Revoked) approval.List {
+	t.Helper()
+	l = l.Next(time.Now(), more...)
+	text, err := l.Sign(key)
+	if err == nil {
+		err = os.WriteFile(path, text, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
 func (j *Judge) keep(t *testing.T, key *sign.PrivateKey, d string, issued, expires time.Time) approval.Approval {
 	t.Helper()
 	a := approval.New(digest.Digest(d), "prog", []policy.Request{{Privilege: policy.Allow("raw_sockets")}}, issued, expires)
@@ -73,7 +112,7 @@ func TestExpiredApprovalOfAFleet(t *testing.T) {
 	}
 	// As a decision finds it when its time is over.
 	j.recordEnd(attached{policy.Approval{ID: a.ID().String(), Digest: info.Digest, Approver: "security",
-		Expires: a.Expires}, approval.ErrExpired})
+		Fingerprint: key.Public().Fingerprint(), Expires: a.Expires}, approval.ErrExpired})
 	if ok, why := counts(); ok || !strings.Contains(why, "it has ended: expire on") {
 		t.Errorf("it counts again, or: %s", why)
 	}
@@ -111,15 +150,7 @@ func TestApprovalsOfAFleetAreNotTheHosts(t *testing.T) {
 // What the host's approvers have signed is kept before whatever else an archive brings.
 func TestApproversGoFirst(t *testing.T) {
 	j, key, info := newFleetJudge(t)
-	private, _, err := sign.Generate(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	stranger, err := sign.ReadPrivate(private, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	now := time.Now()
+	stranger, now := newKey(t), time.Now()
 	j.keep(t, key, info.Digest, now, now.Add(time.Hour))
 	for range 3 {
 		var others sign.Documents
@@ -140,5 +171,39 @@ func TestApproversGoFirst(t *testing.T) {
 	}
 	if list, err := j.fleet(digest.Digest(info.Digest), j.InForce()); err != nil || len(list) != 1 {
 		t.Errorf("got %+v, %v", list, err)
+	}
+}
+
+// Who signs what another has approved, and revokes that, ends nothing of the other's.
+func TestAnotherApproverOfTheSame(t *testing.T) {
+	j, key, info := newFleetJudge(t)
+	other, now := newKey(t), time.Now()
+	a := j.keep(t, key, info.Digest, now.Add(-time.Minute), now.Add(time.Hour))
+	docs, err := j.Images.Store.Approvals(a.Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, err := other.SignDocument(docs[0].Payload)
+	if err == nil {
+		err = j.Images.Store.AddApprovals(a.Digest, sign.Documents{doc})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	j.another(t, other, approval.Revoked{Approval: a.ID(), Reason: "mine alone"})
+	j.prepare(t.Context())
+	for range 2 { // the second time the end of the other's is in the ledger
+		list, err := j.fleet(a.Digest, j.InForce())
+		if by := counting(list); err != nil || len(list) != 2 || len(by) != 1 || by[0].Approver != "security" {
+			t.Errorf("got %+v, %v", list, err)
+		}
+	}
+	list, err := j.fleet(a.Digest, j.InForce())
+	for _, one := range list {
+		err = errors.Join(err, j.recordHonour(one.Approval))
+	}
+	log, lerr := j.Ledger.Records()
+	if err = errors.Join(err, lerr); err != nil || len(log) != 3 || log[1].Approval.Approver == log[2].Approval.Approver {
+		t.Errorf("got %+v, %v", log, err)
 	}
 }
