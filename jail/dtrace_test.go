@@ -12,6 +12,7 @@ import (
 // one has begun that had.
 func TestReadyScriptsAreConfined(t *testing.T) {
 	clause := regexp.MustCompile(`(?m)^[a-zA-Z][^{/;]*\n(/[^\n]*/\n)?\{`)
+	asItIs := regexp.MustCompile(`%-?[0-9]*s`)
 	comment := regexp.MustCompile(`(?s)/\*.*?\*/`)
 	for _, name := range ReadyScripts() {
 		text, err := readyScript(name)
@@ -30,6 +31,9 @@ func TestReadyScriptsAreConfined(t *testing.T) {
 		old := ofOlderDtrace(text)
 		if strings.Contains(old, "/jid ") || !strings.Contains(old, "/curpsinfo->pr_jailid == $1") {
 			t.Errorf("%s for older versions:\n%s", name, old)
+		}
+		if asItIs.MatchString(strings.ReplaceAll(text, "ms %s", "")) { // which is probefunc
+			t.Errorf("%s prints a program's text as it is, with lines of its own: %%S escapes it", name)
 		}
 		for _, secret := range []string{"psargs", "arg1, arg2)"} {
 			if strings.Contains(text, secret) {

@@ -35,9 +35,13 @@ func (r *table) bridges(name string, networks []Network, tasks []Task) {
 	r.fill(six, pairs(in6))
 	const arp, ip4, ip6 = 0x0806, 0x0800, 0x86dd
 	for i, f := range ipFamilies {
+		of := etherType([]uint16{ip4, ip6}[i])
 		for _, n := range f.of(networks) {
-			if !n.Metadata {
-				r.add(c, etherType([]uint16{ip4, ip6}[i]), f.masked(f.src, f.subnet(n)), r.toMetadata(f), drop)
+			if n.Metadata {
+				continue
+			}
+			for _, to := range r.toMetadata(f) {
+				r.add(c, of, f.masked(f.src, f.subnet(n)), to, drop)
 			}
 		}
 	}

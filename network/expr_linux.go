@@ -138,7 +138,12 @@ func transport(reg, offset, size uint32) *expr.Payload {
 func dport(reg uint32) expr.Any { return transport(reg, 2, 2) }
 
 // toMetadata is what is for a metadata service of a cloud, of packets of the family: by TCP, and not for a name.
-func (r *table) toMetadata(f ipFamily) part {
+func (r *table) toMetadata(f ipFamily) (all []part) {
+	if f.has(wireServer) {
+		for _, p := range wireServerPorts {
+			all = append(all, join(f.masked(f.dst, netip.PrefixFrom(wireServer, 32)), onPort(p)))
+		}
+	}
 	s := r.metadata[f.size]
 	if s == nil {
 		s = r.set("metadata"+f.suffix, f.kind)
@@ -151,8 +156,8 @@ func (r *table) toMetadata(f ipFamily) part {
 		r.fill(s, elements)
 		r.metadata[f.size] = s
 	}
-	return part{f.load(f.dst, 8), in(s), meta(expr.MetaKeyL4PROTO, 8), equal(8, []byte{unix.IPPROTO_TCP}), dport(8),
-		unequal(8, portBytes(53)[:2])}
+	return append(all, part{f.load(f.dst, 8), in(s), meta(expr.MetaKeyL4PROTO, 8), equal(8, []byte{unix.IPPROTO_TCP}),
+		dport(8), unequal(8, portBytes(53)[:2])})
 }
 
 // onPort is a packet for one of a range.

@@ -364,7 +364,9 @@ func (r *table) network(c chains, f ipFamily, n Network) {
 	r.services(c.toHost, f, n, join(own, f.within(f.dst, netip.PrefixFrom(g, g.BitLen()))))
 	out := join(own, r.toOthers())
 	if !n.Metadata {
-		r.refuse(c.forward, own, r.toMetadata(f))
+		for _, to := range r.toMetadata(f) {
+			r.refuse(c.forward, own, to)
+		}
 	}
 	if n.Interface != "" {
 		by := interfaceName(n.Interface)
@@ -385,7 +387,9 @@ func (r *table) aliasMetadata(c *nftables.Chain, f ipFamily, networks []Network,
 		}
 	}
 	r.fill(own, pairs(elements))
-	r.refuse(c, f.is(), f.load(f.src, 8), in(own), r.toMetadata(f))
+	for _, to := range r.toMetadata(f) {
+		r.refuse(c, f.is(), f.load(f.src, 8), in(own), to)
+	}
 }
 
 // services are those of the host that tasks reach, and its answer to ping.

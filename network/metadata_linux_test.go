@@ -12,7 +12,7 @@ import (
 // metadataServices are of each family; the outside answers there as a cloud does.
 func (h *host) metadataServices() (services []netip.Addr) {
 	h.Helper()
-	for _, a := range []netip.Addr{metadata[0], metadata[4]} {
+	for _, a := range []netip.Addr{metadata[0], wireServer, metadata[6]} {
 		h.in(h.out, func() error {
 			lo, err := netlink.LinkByName("lo")
 			if err != nil {
@@ -34,7 +34,7 @@ func (h *host) routed(services []netip.Addr, link string, from ...netip.Addr) {
 	h.must(err)
 	for i, a := range services {
 		r := &netlink.Route{LinkIndex: by.Attrs().Index, Dst: ipNet(netip.PrefixFrom(a, a.BitLen())),
-			Gw: net.IP([]netip.Addr{outside4, outside6}[i].AsSlice())}
+			Gw: net.IP([]netip.Addr{outside4, outside4, outside6}[i].AsSlice())}
 		if len(from) > 0 {
 			r.Src = from[i].AsSlice()
 		}
@@ -89,7 +89,7 @@ func TestMetadataIsKeptFromTasks(t *testing.T) {
 			h.routed(services, "up0")
 			h.load()
 			h.reach("the host", "", "tcp", at(services[0], 80), "credentials")
-			h.routed(services, "up0", e.Addr4, e.Addr6)
+			h.routed(services, "up0", e.Addr4, e.Addr4, e.Addr6)
 			asked(h, "", services)
 		})
 	}

@@ -193,6 +193,10 @@ func (w *pfWriter) fromTasks(n *pfNet) {
 func (w *pfWriter) metadata(n *pfNet, block pfText) {
 	if !n.Network.Metadata {
 		w.rule("%s proto tcp from <%s> to <%s_metadata> port != 53", block, n.table, pfText{pfAnchor})
+		for _, p := range wireServerPorts {
+			_, port := w.ports(p)
+			w.rule("%s inet proto tcp from <%s> to %s port %s", block, n.table, pfAddress(wireServer), port)
+		}
 	}
 }
 

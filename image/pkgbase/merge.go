@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/docker/go-units"
+
 	"github.com/freejail/freejail/internal/regular"
 )
 
@@ -52,6 +54,7 @@ type merger struct {
 	out           *tar.Writer
 	users, groups map[string]int
 	owners        map[string]string // which package a path is of; empty is a directory
+	size          int64             // of all files
 	done          *Merged
 }
 
@@ -191,6 +194,11 @@ func (m *merger) write(p *manifest, h *tar.Header, r io.Reader, left map[string]
 		return errors.New("the package's manifest does not have it")
 	}
 	delete(left, "/"+out.Name)
+	// A sparse file is as large as it says, however little of it is in the package.
+	if h.Size > maxUnpacked-m.size {
+		return fmt.Errorf("with it the files of the packages have more than %s together", units.BytesSize(maxUnpacked))
+	}
+	m.size += h.Size
 	var s sum
 	if want.Sum != noSum {
 		if s, err = readSum(want.Sum); err != nil {

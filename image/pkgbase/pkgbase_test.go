@@ -452,6 +452,22 @@ func TestHostilePackages(t *testing.T) {
 	}
 }
 
+// A sparse file takes as much as it says, and all files together are bounded.
+func TestFilesAreBounded(t *testing.T) {
+	m := &merger{out: tar.NewWriter(io.Discard), owners: map[string]string{}, size: maxUnpacked - 1,
+		users: map[string]int{"root": 0}, groups: map[string]int{"wheel": 0}}
+	write := func(name string, size int64) error {
+		h := &tar.Header{Name: name, Typeflag: tar.TypeReg, Size: size, Uname: "root", Gname: "wheel"}
+		return m.write(&manifest{Name: "a"}, h, strings.NewReader("x"), map[string]content{name: {Sum: noSum}})
+	}
+	if err := write("/a", 2); err == nil || !strings.Contains(err.Error(), "more than 8GiB together") {
+		t.Error(err)
+	}
+	if err := write("/b", 1); err != nil {
+		t.Error(err)
+	}
+}
+
 // A catalogue leads to files of its repository alone.
 func TestHostileCatalogues(t *testing.T) {
 	secret := filepath.Join(t.TempDir(), "secret.pkg")

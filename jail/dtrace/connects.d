@@ -17,20 +17,20 @@ syscall::connect:entry
 syscall::connect:return
 /self->family == 2/
 {
-	printf("%6d %-16s %3d %d.%d.%d.%d:%d\n", pid, execname, errno, self->ip >> 24 & 255, self->ip >> 16 & 255,
+	printf("%6d %-16S %3d %d.%d.%d.%d:%d\n", pid, execname, errno, self->ip >> 24 & 255, self->ip >> 16 & 255,
 	    self->ip >> 8 & 255, self->ip & 255, self->port);
 }
 
 syscall::connect:return
 /self->family == 28 || self->family == 10/
 {
-	printf("%6d %-16s %3d IPv6, port %d\n", pid, execname, errno, self->port);
+	printf("%6d %-16S %3d IPv6, port %d\n", pid, execname, errno, self->port);
 }
 
 syscall::connect:return
 /self->family == 1/
 {
-	printf("%6d %-16s %3d %s\n", pid, execname, errno, copyinstr(self->path));
+	printf("%6d %-16S %3d %S\n", pid, execname, errno, copyinstr(self->path));
 }
 
 syscall::connect:return

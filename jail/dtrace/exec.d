@@ -7,17 +7,17 @@
 proc:::exec-success
 /jid == $1/
 {
-	printf("%6d %6d exec %s\n", pid, ppid, execname);
+	printf("%6d %6d exec %S\n", pid, ppid, execname);
 }
 
 proc:::exec-failure
 /jid == $1/
 {
-	printf("%6d %6d exec failed, errno %d, in %s\n", pid, ppid, (int)arg0, execname);
+	printf("%6d %6d exec failed, errno %d, in %S\n", pid, ppid, (int)arg0, execname);
 }
 
 proc:::exit
 /jid == $1/
 {
-	printf("%6d %6d exit %s\n", pid, ppid, execname);
+	printf("%6d %6d exit %S\n", pid, ppid, execname);
 }

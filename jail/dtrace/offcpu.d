@@ -18,5 +18,5 @@ sched:::on-cpu
 END
 {
 	trunc(@waited, 30);
-	printa("%-16s %k %@d ns\n\n", @waited);
+	printa("%-16S %k %@d ns\n\n", @waited);
 }

@@ -19,6 +19,6 @@ syscall::openat:entry
 syscall::open:return, syscall::openat:return
 /self->path/
 {
-	printf("%6d %-16s %4d %3d %s\n", pid, execname, errno == 0 ? (int)arg1 : -1, errno, copyinstr(self->path));
+	printf("%6d %-16S %4d %3d %S\n", pid, execname, errno == 0 ? (int)arg1 : -1, errno, copyinstr(self->path));
 	self->path = 0;
 }

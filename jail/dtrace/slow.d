@@ -19,7 +19,7 @@ syscall:::return
 syscall:::return
 /self->begun && timestamp - self->begun >= 10000000/
 {
-	printf("%6d %-16s %6d ms %s\n", pid, execname, (timestamp - self->begun) / 1000000, probefunc);
+	printf("%6d %-16S %6d ms %s\n", pid, execname, (timestamp - self->begun) / 1000000, probefunc);
 }
 
 syscall:::return
