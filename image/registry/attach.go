@@ -147,9 +147,15 @@ func (c *Client) Documents(ctx context.Context, at Location, d ocispec.Descripto
 func documents(ctx context.Context, src source, d ocispec.Descriptor, w Wanted) (Documents, error) {
 	ctx, cancel := context.WithTimeout(ctx, documentsTime)
 	defer cancel()
-	s := &search{Wanted: w, src: src, image: d.Digest, tried: map[digest.Digest]bool{}}
+	s := &search{Wanted: w, src: src, image: d.Digest, tried: map[attempt]bool{}}
 	err := src.eachReferrer(ctx, d, w.ArtifactType, func(list []ocispec.Descriptor) error { return s.look(ctx, list) })
 	return s.found, errors.Join(err, s.failed)
+}
+
+// attempt is one signature of a payload, which others may have signed too.
+type attempt struct {
+	payload   digest.Digest
+	signature string
 }
 
 // search fetches what the keys have signed.
@@ -158,7 +164,7 @@ type search struct {
 	src                      source
 	image                    digest.Digest
 	found                    Documents
-	tried                    map[digest.Digest]bool // payloads
+	tried                    map[attempt]bool
 	looked, read, about, odd int
 	failed                   error // of the last document that could not be fetched
 }
@@ -172,14 +178,15 @@ func (s *search) look(ctx context.Context, list []ocispec.Descriptor) error {
 			return err
 		}
 		a, ok := s.announced(ctx, d)
-		if s.tried[a.Digest] {
+		this := attempt{a.Digest, string(a.Signature)}
+		if s.tried[this] {
 			continue // it is attached once more
 		}
 		if !ok || len(s.Keys) > 0 && !slices.ContainsFunc(s.Keys, a.By) || len(s.tried) >= maxFetched {
 			s.found.Others++
 			continue
 		}
-		s.tried[a.Digest] = true
+		s.tried[this] = true
 		s.fetch(ctx, a)
 	}
 	return nil

@@ -202,6 +202,26 @@ func TestFloodOfDocuments(t *testing.T) {
 	}
 }
 
+// What several have signed is had by each one's signature, in whatever order they are attached.
+func TestDocumentsOfTheSamePayload(t *testing.T) {
+	r, img := pushed(t, ServerOptions{}, nil)
+	c := client(t, r)
+	a, _, _ := keys(t, nil)
+	b, _, _ := keys(t, nil)
+	pinned := loc(t, r.host+"/team/web@"+img.Digest.String())
+	for _, key := range []*sign.PrivateKey{a, b} {
+		check(t, c.Attach(ctx, pinned, someDocument(t, key, "about this"), document.Approval))
+	}
+	for want, w := range map[int]Wanted{1: anyDocument(b), 2: anyDocument(a, b)} {
+		if got := r.documents(t, c, img, w); len(got.List) != want {
+			t.Errorf("%d of %d", len(got.List), want)
+		}
+	}
+	if got := r.documents(t, c, img, anyDocument()); len(got.List) != 2 {
+		t.Errorf("of everybody's there are %d", len(got.List))
+	}
+}
+
 // A registry that has no list of referrers has them under OCI's tag, and an image without any is
 // copied from one that says so in whatever way.
 func TestDocumentsWithoutReferrers(t *testing.T) {
