@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -23,7 +24,7 @@ import (
 // Links in the tree are followed in that path alone. Who receives is the owner, unless owners are kept.
 func Receive(ctx context.Context, root *os.File, dst string, src Source, o Options, from io.Reader) error {
 	r := &receiver{ctx: ctx, o: o, strip: src.Name != "", in: tar.NewReader(&told{ctx: ctx, r: from}),
-		files: map[string]bool{}}
+		files: map[[sha256.Size]byte]bool{}}
 	if strings.Contains(src.Name, "/") || src.Name == ".." {
 		return fmt.Errorf("%q is not the name of a file", src.Name)
 	}
@@ -56,8 +57,9 @@ type receiver struct {
 	in      *tar.Reader
 	entries int
 	bytes   int64
-	files   map[string]bool // that were made
+	files   map[[sha256.Size]byte]bool // that were made, by their names
 	dirs    []madeDir
+	names   names // of those
 	way     way
 }
 
@@ -137,7 +139,7 @@ func (r *receiver) entry(h *tar.Header) error {
 	case tar.TypeDir:
 		return r.dir(dir, base, name, h)
 	case tar.TypeReg, tar.TypeGNUSparse, tar.TypeCont:
-		r.files[name] = true
+		r.files[sha256.Sum256([]byte(name))] = true
 		return r.replace(dir, base, func(tmp string) error { return r.file(dir, tmp, h) })
 	case tar.TypeSymlink:
 		return r.replace(dir, base, func(tmp string) error { return r.symlink(dir, tmp, h) })
@@ -156,6 +158,9 @@ func (r *receiver) dir(in *os.File, base, name string, h *tar.Header) error {
 	}
 	if err != nil {
 		return err
+	}
+	if !r.names.add(name) {
+		return fmt.Errorf("the names of directories are more than %d bytes", maxNames)
 	}
 	d, err := r.way.open(name, false)
 	if err != nil {
@@ -265,7 +270,7 @@ func (r *receiver) symlink(dir *os.File, tmp string, h *tar.Header) error {
 // hardLink is to a file that the archive has: to no other of the tree.
 func (r *receiver) hardLink(dir *os.File, base string, h *tar.Header) error {
 	to, err := r.rename(h.Linkname)
-	if err != nil || !r.files[to] {
+	if err != nil || !r.files[sha256.Sum256([]byte(to))] {
 		return errors.Join(err, fmt.Errorf("it is a hard link to %q, which is no file of the archive", h.Linkname))
 	}
 	other := way{{r.place.base, "", r.way[0].dev}}

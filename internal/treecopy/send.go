@@ -45,7 +45,7 @@ func send(ctx context.Context, root *os.File, clean, as string, o Options, to io
 		return err
 	}
 	defer parent.Close()
-	s := &sender{ctx: ctx, o: o, out: tar.NewWriter(to), seen: map[file]string{}}
+	s := &sender{ctx: ctx, o: o, out: tar.NewWriter(to), entries: 1, seen: map[file]string{}}
 	base := path.Base(clean)
 	if clean == "/" {
 		base = "."
@@ -70,9 +70,11 @@ type sender struct {
 	ctx     context.Context
 	o       Options
 	out     *tar.Writer
-	entries int
+	entries int // that were listed
 	bytes   int64
+	listed  names           // in the directories that are open
 	seen    map[file]string // those with several links, by what they are in the archive
+	links   names           // of those
 	depth   int
 }
 
@@ -83,9 +85,6 @@ func (e *entryError) Error() string { return e.err.Error() }
 
 // entry sends what has a name in a directory. Dev is of that, 0 for what the copy begins with.
 func (s *sender) entry(dir *os.File, name, as string, dev uint64) error {
-	if s.entries++; s.entries > maxEntries {
-		return fmt.Errorf("there are more than %d files", maxEntries)
-	}
 	if err := context.Cause(s.ctx); err != nil {
 		return err
 	}
@@ -133,9 +132,11 @@ func (s *sender) dir(f *os.File, st *unix.Stat_t, as string) error {
 		return fmt.Errorf("directories are more than %d deep", maxDepth)
 	}
 	defer func() { s.depth-- }()
-	names, err := list(f)
+	before := s.listed
+	defer func() { s.listed = before }()
+	names, err := s.list(f)
 	if err != nil {
-		return &entryError{err}
+		return err
 	}
 	if err := s.out.WriteHeader(s.header(st, as+"/", tar.TypeDir)); err != nil {
 		return err
@@ -158,23 +159,32 @@ func (s *sender) dir(f *os.File, st *unix.Stat_t, as string) error {
 func (e *entryError) Unwrap() error { return e.err }
 
 // list has the names in a directory, each once: unionfs(4) tells those of both its directories.
-func list(f *os.File) (names []string, err error) {
+func (s *sender) list(f *os.File) (list []string, err error) {
 	d, err := openAt(f, ".", unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
-		return nil, err
+		return nil, &entryError{err}
 	}
-	for len(names) <= maxEntries {
+	defer func() { err = errors.Join(err, d.Close()) }()
+	for {
 		some, err := d.Readdirnames(4096)
-		names = append(names, some...)
+		for _, name := range some {
+			if s.entries++; s.entries > maxEntries {
+				return nil, fmt.Errorf("there are more than %d files", maxEntries)
+			}
+			if !s.listed.add(name) {
+				return nil, fmt.Errorf("the names in directories that lie in each other are more than %d bytes", maxNames)
+			}
+		}
+		list = append(list, some...)
 		if err == io.EOF {
 			break
 		}
 		if err != nil {
-			return nil, errors.Join(err, d.Close())
+			return nil, &entryError{err}
 		}
 	}
-	slices.Sort(names)
-	return slices.Compact(names), d.Close()
+	slices.Sort(list)
+	return slices.Compact(list), nil
 }
 
 func (s *sender) file(f *os.File, st *unix.Stat_t, as string) error {
@@ -201,9 +211,19 @@ func (s *sender) file(f *os.File, st *unix.Stat_t, as string) error {
 		return err
 	}
 	if st.Nlink > 1 {
-		s.seen[id] = as
+		s.remember(id, as)
 	}
 	return s.content(in, st.Size, as)
+}
+
+// remember keeps a file's name for its other links, if there is room.
+func (s *sender) remember(id file, as string) {
+	if !s.links.add(as) {
+		s.o.problem(as, fmt.Sprintf("its other links become files of their own: the names of files with several links "+
+			"are more than %d bytes", maxNames))
+		return
+	}
+	s.seen[id] = as
 }
 
 // content has as many bytes as were told. What a file lacks by now are zeros.

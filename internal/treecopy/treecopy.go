@@ -21,8 +21,21 @@ import (
 // What one copy may have, beside its bytes.
 const (
 	maxEntries = 1_000_000
-	maxDepth   = 256 // directories, each of which is open
+	maxDepth   = 256      // directories, each of which is open
+	maxNames   = 64 << 20 // bytes of the names of one sort that are kept meanwhile
 )
+
+// names are how many bytes of names are kept.
+type names int
+
+// add is false where there is no room for a name any more.
+func (n *names) add(name string) bool {
+	if int(*n)+len(name) > maxNames {
+		return false
+	}
+	*n += names(len(name))
+	return true
+}
 
 // Options of a copy.
 type Options struct {

@@ -303,6 +303,52 @@ func TestBounds(t *testing.T) {
 	}
 }
 
+// What is kept of a tree is bounded over all of its directories, before more is read.
+func TestNamesAreBounded(t *testing.T) {
+	dir := t.TempDir()
+	root := plant(t, dir, "d/a=1", "d/b=1", "d/e/f=1")
+	for _, s := range []*sender{{entries: maxEntries - 2}, {listed: maxNames - 2}} {
+		if _, err := s.list(root); err != nil { // "d" alone
+			t.Errorf("one more: %v", err)
+		}
+		s.ctx, s.out = t.Context(), tar.NewWriter(io.Discard)
+		if err := s.entry(root, "d", "d", 0); err == nil || !strings.Contains(err.Error(), "more than") {
+			t.Errorf("several more: %v", err)
+		}
+	}
+	r := &receiver{names: maxNames - 3, way: way{{dir: root}}}
+	h := &tar.Header{Typeflag: tar.TypeDir, Mode: 0o755}
+	check(t, r.dir(root, "new", "new", h))
+	if err := r.dir(root, "x", "x", h); err == nil || !strings.Contains(err.Error(), "more than") {
+		t.Errorf("received: %v", err)
+	}
+}
+
+// Links that there is no room for are sent as files, and told.
+func TestLinksAreBounded(t *testing.T) {
+	dir := t.TempDir()
+	root := plant(t, dir, "d/a=1", "d/c=2")
+	check(t, errors.Join(os.Link(dir+"/d/a", dir+"/d/b"), os.Link(dir+"/d/c", dir+"/d/e")))
+	var told []string
+	var b bytes.Buffer
+	s := &sender{ctx: t.Context(), out: tar.NewWriter(&b), seen: map[file]string{}, links: names(maxNames - len("d/a")),
+		o: Options{MaxBytes: much, Problem: func(name, _ string) { told = append(told, name) }}}
+	check(t, s.entry(root, "d", "d", 0))
+	check(t, s.out.Close())
+	kinds := ""
+	for r := tar.NewReader(&b); ; {
+		h, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		check(t, err)
+		kinds += string(h.Typeflag)
+	}
+	if kinds != "50100" || strings.Join(told, " ") != "d/c d/e" {
+		t.Errorf("entries of the kinds %s, told %q", kinds, told)
+	}
+}
+
 // hook does something at the first write.
 type hook struct {
 	io.Writer
