@@ -14,7 +14,6 @@ import (
 	"os"
 	"path"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -67,7 +66,19 @@ type receiver struct {
 type madeDir struct {
 	name string
 	id   file
-	h    *tar.Header
+	attributes
+}
+
+// attributes are what is kept of an entry, whose header may have a megabyte of records.
+type attributes struct {
+	mode     uint32
+	uid, gid uint32
+	time     unix.Timeval
+}
+
+func attributesOf(h *tar.Header) (attributes, error) {
+	ts, err := unix.TimeToTimespec(h.ModTime)
+	return attributes{uint32(h.Mode), uint32(h.Uid), uint32(h.Gid), unix.NsecToTimeval(ts.Nano())}, err
 }
 
 // all makes what there is, from the first entry on.
@@ -167,7 +178,11 @@ func (r *receiver) dir(in *os.File, base, name string, h *tar.Header) error {
 		return err
 	}
 	st, err := stat(d)
-	r.dirs = append(r.dirs, madeDir{name, file{uint64(st.Dev), uint64(st.Ino)}, h})
+	if err != nil {
+		return err
+	}
+	a, err := attributesOf(h)
+	r.dirs = append(r.dirs, madeDir{strings.Clone(name), file{uint64(st.Dev), uint64(st.Ino)}, a})
 	return err
 }
 
@@ -202,7 +217,11 @@ func (r *receiver) file(dir *os.File, tmp string, h *tar.Header) (err error) {
 	if err := fill(f, r.in, h.Size); err != nil {
 		return err
 	}
-	return r.attributes(f, h)
+	a, err := attributesOf(h)
+	if err != nil {
+		return err
+	}
+	return r.give(f, a)
 }
 
 // fill writes what is not zeros, and leaves holes for the rest.
@@ -223,13 +242,13 @@ func fill(f *os.File, in io.Reader, size int64) error {
 	return f.Truncate(size)
 }
 
-// attributes are those of an open file or directory that was just made.
-func (r *receiver) attributes(f *os.File, h *tar.Header) error {
-	mode := uint32(h.Mode) & 0o777
+// give has an open file or directory that was just made have what it is to.
+func (r *receiver) give(f *os.File, a attributes) error {
+	mode := a.mode & 0o777
 	if r.o.Owners {
-		mode = uint32(h.Mode) & 0o7777
+		mode = a.mode & 0o7777
 	}
-	if uid, gid, given := r.owner(h); given {
+	if uid, gid, given := r.owner(a); given {
 		if err := f.Chown(uid, gid); err != nil {
 			return err
 		}
@@ -237,31 +256,22 @@ func (r *receiver) attributes(f *os.File, h *tar.Header) error {
 	if err := unix.Fchmod(int(f.Fd()), mode); err != nil { // after the owner, which takes set-id bits away
 		return err
 	}
-	tv, err := timeval(h.ModTime)
-	if err != nil {
-		return err
-	}
-	return unix.Futimes(int(f.Fd()), []unix.Timeval{tv, tv})
+	return unix.Futimes(int(f.Fd()), []unix.Timeval{a.time, a.time})
 }
 
 // owner is whose what is made is to be, if that is to be set.
-func (r *receiver) owner(h *tar.Header) (uid, gid int, given bool) {
+func (r *receiver) owner(a attributes) (uid, gid int, given bool) {
 	if r.o.Owners {
-		return h.Uid, h.Gid, true
+		return int(a.uid), int(a.gid), true
 	}
 	return 0, 0, r.o.Own
-}
-
-func timeval(t time.Time) (unix.Timeval, error) {
-	ts, err := unix.TimeToTimespec(t)
-	return unix.NsecToTimeval(ts.Nano()), err
 }
 
 func (r *receiver) symlink(dir *os.File, tmp string, h *tar.Header) error {
 	if err := unix.Symlinkat(h.Linkname, int(dir.Fd()), tmp); err != nil {
 		return err
 	}
-	if uid, gid, given := r.owner(h); given {
+	if uid, gid, given := r.owner(attributes{uid: uint32(h.Uid), gid: uint32(h.Gid)}); given {
 		return unix.Fchownat(int(dir.Fd()), tmp, uid, gid, unix.AT_SYMLINK_NOFOLLOW)
 	}
 	return nil
@@ -304,7 +314,7 @@ func (r *receiver) finishDir(d madeDir) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(r.attributes(own, d.h), own.Close())
+	return errors.Join(r.give(own, d.attributes), own.Close())
 }
 
 // way are the directories that are open, from the place down to the last that was asked for.

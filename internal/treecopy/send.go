@@ -172,7 +172,7 @@ func (s *sender) list(f *os.File) (list []string, err error) {
 				return nil, fmt.Errorf("there are more than %d files", maxEntries)
 			}
 			if !s.listed.add(name) {
-				return nil, fmt.Errorf("the names in directories that lie in each other are more than %d bytes", maxNames)
+				return nil, fmt.Errorf("the names of files in nested directories are more than %d bytes", maxNames)
 			}
 		}
 		list = append(list, some...)

@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -323,6 +324,37 @@ func TestNamesAreBounded(t *testing.T) {
 		t.Errorf("received: %v", err)
 	}
 }
+
+// Of a directory's header nothing is kept but what the directory gets.
+func TestHeadersAreNotKept(t *testing.T) {
+	root := plant(t, t.TempDir())
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	const dirs, record = 64, 512 << 10
+	records := map[string]string{"FREEJAIL.much": strings.Repeat("x", record)}
+	for i := range dirs {
+		check(t, w.WriteHeader(&tar.Header{Name: fmt.Sprint("d", i, "/"), Typeflag: tar.TypeDir, Mode: 0o755,
+			Format: tar.FormatPAX, PAXRecords: records}))
+	}
+	heap := func() int {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return int(m.HeapAlloc)
+	}
+	before, after := heap(), 0
+	from := io.MultiReader(&b, readFunc(func([]byte) (int, error) { after = heap(); return 0, io.EOF }),
+		bytes.NewReader(make([]byte, 1024)))
+	check(t, Receive(t.Context(), root, "/", Source{}, Options{MaxBytes: much}, from))
+	runtime.KeepAlive(&b)
+	if kept := after - before; after == 0 || kept > dirs*record/4 {
+		t.Errorf("%d bytes are kept of %d directories", kept, dirs)
+	}
+}
+
+type readFunc func([]byte) (int, error)
+
+func (f readFunc) Read(p []byte) (int, error) { return f(p) }
 
 // Links that there is no room for are sent as files, and told.
 func TestLinksAreBounded(t *testing.T) {
