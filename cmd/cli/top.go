@@ -226,7 +226,7 @@ func (v *topView) summary() string {
 	for _, l := range v.lines {
 		cpu, rss, procs = cpu+l.CPU, rss+l.RSS, procs+len(l.Procs)
 	}
-	return fmt.Sprintf("%s  %s, %s; CPU %.1f %%, RSS %s; by %s", time.Now().Format(time.TimeOnly),
+	return fmt.Sprintf("%s: %s, %s; CPU %.1f %%, RSS %s; by %s", time.Now().Format(time.TimeOnly),
 		printable.Count(len(v.lines), "task"), plural(procs, "process", "es"), cpu, units.BytesSize(float64(rss)),
 		v.order)
 }
@@ -310,7 +310,7 @@ func typed(ctx context.Context) <-chan byte {
 	return keys
 }
 
-const topKeys = "q end  o order  s delay  h help"
+const topKeys = "q end, o order, s delay, h help"
 
 // draw shows a display in place of the one before, as far as the terminal has room.
 func (a *commands) draw(v *topView) error {
@@ -389,7 +389,7 @@ func (v *topView) key(k byte) (quit, now bool) {
 	case 'M':
 		v.order = "rss"
 	case 'h', '?':
-		v.message = "q end  space now  s delay  P by cpu  M by rss  o by one of " + strings.Join(orderNames(), " ")
+		v.message = "q end, space now, s delay, P by cpu, M by rss, o by one of " + strings.Join(orderNames(), " ")
 	default:
 		v.message = "no such key: " + topKeys
 	}

@@ -49,6 +49,9 @@ func TestTop(t *testing.T) {
 	a.types("q")
 	a.ends(0)
 	screen := a.String()
+	if text := out + screen; strings.Contains(text, `\u00`) {
+		t.Errorf("what freejail itself prints is escaped:\n%s", text)
+	}
 	for _, line := range regexp.MustCompile(`\r\n|\x1b\[H`).Split(screen, -1) {
 		if line = strings.ReplaceAll(line, clearLine, ""); len(line) > 70 {
 			t.Errorf("a line of %d columns: %q", len(line), line)
