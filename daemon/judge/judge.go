@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -27,6 +28,7 @@ import (
 	"github.com/freejail/freejail/daemon/telemetry"
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/layout"
+	"github.com/freejail/freejail/image/sign"
 	"github.com/freejail/freejail/internal/imagename"
 	"github.com/freejail/freejail/internal/printable"
 	"github.com/freejail/freejail/policy"
@@ -179,13 +181,13 @@ func subject(spec client.TaskSpec, img *image.Image, signers []string) policy.Su
 
 // attachedTo are the approvals in an archive by the approvers of a file. Lists of revocations
 // are read from files that are here alone, which the notes say.
-func attachedTo(ctx context.Context, store *layout.Store, img *image.Image, file, lists string) (
-	list []attached, notes []string, err error) {
+func attachedTo(ctx context.Context, store *layout.Store, img *image.Image,
+	approvers func() ([]host.Approver, error), lists string) (list []attached, notes []string, err error) {
 	docs, err := store.Approvals(img.Digest)
 	if err != nil || len(docs) == 0 {
 		return nil, nil, err
 	}
-	by, err := host.ApproversOf(file)
+	by, err := approvers()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -234,6 +236,12 @@ func CheckImage(ctx context.Context, path, file string) (d *client.Decision, err
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
+	approvers := sync.OnceValues(func() ([]host.Approver, error) { return host.ApproversOf(file) })
+	store.Trusted = func(d digest.Digest, doc sign.Signature) bool {
+		by, _ := approvers() // attachedTo tells its error
+		return approval.About(d, doc) &&
+			slices.ContainsFunc(by, func(who host.Approver) bool { return who.Key.Signed(doc) })
+	}
 	img, err := store.ImportFor(ctx, path, "", ocispec.Platform{}, nil)
 	if err != nil {
 		return nil, err
@@ -250,7 +258,7 @@ func CheckImage(ctx context.Context, path, file string) (d *client.Decision, err
 	if err != nil {
 		return nil, err
 	}
-	list, notes, err := attachedTo(ctx, store, img, file, filepath.Join(tmp, "lists"))
+	list, notes, err := attachedTo(ctx, store, img, approvers, filepath.Join(tmp, "lists"))
 	if err != nil {
 		return nil, err
 	}

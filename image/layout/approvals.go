@@ -68,15 +68,46 @@ func (s *Store) AddApprovals(d digest.Digest, more sign.Documents) error {
 	return s.writeFile(approvalFile(d), b)
 }
 
-// Bounds of the approvals that are read of one image of an archive or a layout, and of what is
-// looked at for them.
+// Bounds of the approvals that are read of one image of an archive or a layout: of those that
+// are trusted, and as many others; and of what is looked at for them.
 const (
 	maxBeside = 100
 	maxLooked = 1000
 )
 
-// approvalsBeside are those that refer to an image of the layout.
-func (l *Layout) approvalsBeside(ctx context.Context, to digest.Digest) (out sign.Documents, err error) {
+// approvalsBeside are those that refer to an image of the layout, once each, and those that
+// are trusted first.
+func (l *Layout) approvalsBeside(ctx context.Context, to digest.Digest,
+	trusted func(digest.Digest, sign.Signature) bool) (sign.Documents, error) {
+	list, err := l.besides(to)
+	if err != nil {
+		return nil, err
+	}
+	var known, others sign.Documents
+	seen := map[[2]string]bool{}
+	for _, d := range list {
+		doc, ok, err := l.approvalIn(ctx, d, to)
+		if err != nil {
+			return nil, err
+		}
+		this := [2]string{digest.FromBytes(doc.Payload).String(), string(doc.Signature)}
+		if !ok || seen[this] {
+			continue
+		}
+		seen[this] = true
+		into := &others
+		if trusted != nil && trusted(to, doc) {
+			into = &known
+		}
+		if len(*into) < maxBeside {
+			*into = append(*into, doc)
+		}
+	}
+	return append(known, others...), nil
+}
+
+// besides are the manifests of the layout that may refer to an image.
+func (l *Layout) besides(to digest.Digest) ([]ocispec.Descriptor, error) {
 	b, err := l.foreignIndex()
 	if err != nil {
 		return nil, err
@@ -85,23 +116,10 @@ func (l *Layout) approvalsBeside(ctx context.Context, to digest.Digest) (out sig
 	if err != nil {
 		return nil, fmt.Errorf("image index: %w", err)
 	}
-	looked := 0
-	for _, d := range idx.Manifests {
-		if !document.IsImage(d.MediaType) || d.Digest == to || d.Platform != nil {
-			continue
-		}
-		if looked++; looked > maxLooked || len(out) == maxBeside {
-			break
-		}
-		doc, ok, err := l.approvalIn(ctx, d, to)
-		if err != nil {
-			return nil, err
-		}
-		if ok {
-			out = append(out, doc)
-		}
-	}
-	return out, nil
+	list := slices.DeleteFunc(idx.Manifests, func(d ocispec.Descriptor) bool {
+		return !document.IsImage(d.MediaType) || d.Digest == to || d.Platform != nil
+	})
+	return list[:min(len(list), maxLooked)], nil
 }
 
 // approvalIn is what a manifest attaches to an image; ok is false of others.

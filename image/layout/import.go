@@ -81,7 +81,7 @@ func (s *Store) ImportInput(ctx context.Context, from *Input, name string,
 	if err != nil {
 		return nil, err
 	}
-	approved, err := l.approvalsBeside(ctx, found.Digest)
+	approved, err := l.approvalsBeside(ctx, found.Digest, s.Trusted)
 	if err != nil {
 		return nil, err
 	}

@@ -1,12 +1,14 @@
 package registry
 
 import (
+	"bytes"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -219,6 +221,51 @@ func TestDocumentsOfTheSamePayload(t *testing.T) {
 	}
 	if got := r.documents(t, c, img, anyDocument()); len(got.List) != 2 {
 		t.Errorf("of everybody's there are %d", len(got.List))
+	}
+}
+
+// What others put into a layout in whatever number hides nothing that the host's keys have
+// signed, which is found once however often it is there.
+func TestFloodOfALayout(t *testing.T) {
+	r, img := pushed(t, ServerOptions{}, nil)
+	c := client(t, r)
+	key, _, _ := keys(t, nil)
+	stranger, _, _ := keys(t, nil)
+	dir := t.TempDir() + "/x"
+	_, err := c.Copy(ctx, loc(t, r.host+"/team/web:1"), loc(t, "oci:"+dir), CopyOptions{})
+	check(t, err)
+	to := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: img.Digest}
+	var list []ocispec.Descriptor
+	l, err := layout.Make(dir)
+	check(t, err)
+	put := func(key *sign.PrivateKey, text string, times int) {
+		doc := someDocument(t, key, text)
+		for i := range times {
+			to.Size = int64(i + 1) // of which it is another manifest
+			blobs, err := sign.Attachment(doc, document.Approval, to)
+			check(t, err)
+			for _, b := range blobs {
+				check(t, l.PutBlob(ctx, b.Descriptor, bytes.NewReader(b.Content)))
+			}
+			list = append(list, blobs[2].Descriptor)
+		}
+	}
+	for i := range 120 {
+		put(stranger, fmt.Sprint("about ", i), 1)
+	}
+	put(key, "about this", 110)
+	put(key, "about that", 1)
+	check(t, l.Update(func(idx *ocispec.Index) error { idx.Manifests = append(idx.Manifests, list...); return nil }))
+	check(t, l.Close())
+	s := newStore(t)
+	s.Trusted = func(_ digest.Digest, doc sign.Signature) bool { return key.Public().Signed(doc) }
+	got, err := s.Import(ctx, dir, "", nil)
+	check(t, err)
+	docs, err := s.Approvals(got.Digest)
+	check(t, err)
+	docs = slices.DeleteFunc(docs, func(doc sign.Signature) bool { return !key.Public().Signed(doc) })
+	if len(docs) != 2 {
+		t.Errorf("got %d of the two", len(docs))
 	}
 }
 
