@@ -241,18 +241,27 @@ func (j *Judge) prepare(ctx context.Context) {
 	}
 }
 
-// refresh fetches one list, and tells what is new of it.
+// refresh fetches one list, tells what is new of it, and records what that ends.
 func (j *Judge) refresh(ctx context.Context, who host.Approver) {
 	before := j.Lists.State(who.Source).Err
 	news, err := j.Lists.Refresh(ctx, who.Source)
-	switch {
-	case err != nil && ctx.Err() == nil && (before == nil || before.Error() != err.Error()):
+	if err != nil && ctx.Err() == nil && (before == nil || before.Error() != err.Error()) {
 		j.Tasks.Event("", "approval", fmt.Sprintf("approver %s: %s", who.Name, printable.Flat(err.Error())))
-	case news:
+	}
+	if news { // also where it could not be kept
 		l := j.Lists.State(who.Source).List
 		j.Tasks.Event("", "approval", fmt.Sprintf("approver %s: list of revocations %d of %s, %s", who.Name, l.Serial,
 			l.Issued.Format(time.RFC3339), printable.Count(len(l.Revoked), "revocation")))
 		j.tellRevocations()
+		j.recordEnds()
+	}
+}
+
+// recordEnds records which approvals have ended beside any image of this host, so that none
+// comes back that no start has asked about meanwhile.
+func (j *Judge) recordEnds() {
+	if _, err := j.fleetApprovals(); err != nil {
+		j.Log.Warn("the end of approvals", "error", err)
 	}
 }
 
@@ -276,7 +285,8 @@ func (j *Judge) tellRevocations() {
 // refreshEvery is how often lists are fetched.
 const refreshEvery = 5 * time.Minute
 
-// Run fetches the approvers' lists of revocations until ctx ends.
+// Run fetches the approvers' lists of revocations, and records which approvals have ended,
+// until ctx ends.
 func (j *Judge) Run(ctx context.Context) {
 	tick := time.NewTicker(refreshEvery)
 	defer tick.Stop()
@@ -286,6 +296,7 @@ func (j *Judge) Run(ctx context.Context) {
 				j.refresh(ctx, who)
 			}
 		}
+		j.recordEnds()
 		select {
 		case <-ctx.Done():
 			return

@@ -1,6 +1,7 @@
 package judge
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -204,6 +205,39 @@ func TestAnotherApproverOfTheSame(t *testing.T) {
 	}
 	log, lerr := j.Ledger.Records()
 	if err = errors.Join(err, lerr); err != nil || len(log) != 3 || log[1].Approval.Approver == log[2].Approval.Approver {
+		t.Errorf("got %+v, %v", log, err)
+	}
+}
+
+// What a list that was fetched has ended stays so, also where nothing has asked about it before
+// a later list is silent about it.
+func TestRevocationThatNoStartHasSeen(t *testing.T) {
+	j, _, info := newFleetJudge(t)
+	key, now := newKey(t), time.Now()
+	a := j.keep(t, key, info.Digest, now.Add(-time.Minute), now.Add(time.Hour))
+	list := j.another(t, key, approval.Revoked{Approval: a.ID(), Reason: "CVE"})
+	j.prepare(t.Context())
+	writeList(t, list, key, approval.List{Serial: 1, Issued: now.UTC().Add(-time.Minute)})
+	j.prepare(t.Context())
+	who := j.InForce().Approvers[1]
+	if st := j.Lists.State(who.Source); st.Err != nil || st.List.Serial != 2 || len(st.List.Revoked) > 0 {
+		t.Fatalf("got %+v", st)
+	}
+	got, err := j.fleet(a.Digest, j.InForce())
+	if err != nil || len(got) != 1 || len(counting(got)) > 0 || !strings.Contains(notCounting(got)[0], "CVE") {
+		t.Errorf("got %+v, %v", got, err)
+	}
+}
+
+// An approval that expires while nothing asks about it has ended, whatever the clock says later.
+func TestExpiryThatNoStartHasSeen(t *testing.T) {
+	j, key, info := newFleetJudge(t)
+	now := time.Now()
+	j.keep(t, key, info.Digest, now.Add(-time.Hour), now.Add(-time.Minute))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	j.Run(ctx) // once
+	if log, err := j.Ledger.Records(); err != nil || len(log) != 1 || log[0].Action != "expire" {
 		t.Errorf("got %+v, %v", log, err)
 	}
 }
