@@ -217,7 +217,7 @@ terminal() {
 
 // walkEnd has what is right after all of it: nothing is left, and what was installed is for everybody.
 const walkEnd = `
-step 'for f in example/*/*.nomad.hcl; do nomad job validate "$f" || exit 1; done'
+step 'for f in example/*/*.nomad.hcl; do NOMAD_VAR_image=web nomad job validate "$f" || exit 1; done'
 step '[ "$(freejail ps -a | wc -l)" -le 1 ] || { freejail ps -a; false; }'
 step 'cd / && setpriv --reuid 65534 --regid 65534 --clear-groups /usr/local/bin/freejail version'
 step 'cd / && setpriv --reuid 65534 --regid 65534 --clear-groups /usr/local/bin/freejail-build version'
