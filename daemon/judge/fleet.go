@@ -78,6 +78,15 @@ func notCounting(list []attached) (out []string) {
 	return out
 }
 
+// fleetNotes say which approvals of a fleet do not count, and why there may be none.
+func fleetNotes(list []attached, err error) []string {
+	notes := notCounting(list)
+	if err != nil {
+		notes = append(notes, fmt.Sprintf("no signed approval counts: %v", err))
+	}
+	return notes
+}
+
 func shortID(id string) string {
 	hex := strings.TrimPrefix(id, "sha256:")
 	return hex[:min(12, len(hex))]
@@ -212,8 +221,7 @@ func (j *Judge) Permit(ctx context.Context, spec client.TaskSpec, img *image.Ima
 	}
 	var notes []string
 	if !dec.Allowed {
-		list, _ := j.fleet(img.Digest, j.InForce()) // its error was told by the decision
-		notes = notCounting(list)
+		notes = fleetNotes(j.fleet(img.Digest, j.InForce()))
 	}
 	if err := j.decided(s, dec, notes); err != nil {
 		return err

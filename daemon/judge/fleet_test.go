@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/user"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +18,7 @@ import (
 	"github.com/freejail/freejail/approval"
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/daemon/host"
+	"github.com/freejail/freejail/daemon/task"
 	"github.com/freejail/freejail/image/sign"
 	"github.com/freejail/freejail/policy"
 )
@@ -27,7 +30,7 @@ func newFleetJudge(t *testing.T) (j *Judge, key *sign.PrivateKey, info client.Im
 	private, public, err := sign.Generate(nil)
 	dir := t.TempDir()
 	err = errors.Join(err, os.WriteFile(dir+"/key.pub", public, 0o600), os.WriteFile(dir+"/freejail.hcl",
-		[]byte("approver \"security\" {\n  key_file = \""+dir+"/key.pub\"\n  kinds = [\"allow\"]\n}\n"), 0o600))
+		[]byte("approver \"security\" {\n  key_file = \""+dir+"/key.pub\"\n  kinds = [\"allow\", \"trace\"]\n}\n"), 0o600))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,9 +84,11 @@ func writeList(t *testing.T, path string, key *sign.PrivateKey, l approval.List,
 	return l
 }
 
-func (j *Judge) keep(t *testing.T, key *sign.PrivateKey, d string, issued, expires time.Time) approval.Approval {
+func (j *Judge) keep(t *testing.T, key *sign.PrivateKey, d string, issued, expires time.Time,
+	more ...policy.Request) approval.Approval {
 	t.Helper()
-	a := approval.New(digest.Digest(d), "prog", []policy.Request{{Privilege: policy.Allow("raw_sockets")}}, issued, expires)
+	reqs := append([]policy.Request{{Privilege: policy.Allow("raw_sockets")}}, more...)
+	a := approval.New(digest.Digest(d), "prog", reqs, issued, expires)
 	a.By, a.Reason = "alice", "seen"
 	doc, err := a.Sign(key)
 	if err == nil {
@@ -239,5 +244,53 @@ func TestExpiryThatNoStartHasSeen(t *testing.T) {
 	j.Run(ctx) // once
 	if log, err := j.Ledger.Records(); err != nil || len(log) != 1 || log[0].Action != "expire" {
 		t.Errorf("got %+v, %v", log, err)
+	}
+}
+
+// permitted are tasks whose own requests are all permitted.
+type permitted struct {
+	Tasks
+	of policy.Subject
+}
+
+func (p permitted) Check(context.Context, client.TaskSpec) (policy.Subject, policy.Decision, []string, error) {
+	return p.of, policy.Decision{Allowed: true}, nil, nil
+}
+
+// A check tells of a user who would trace what a trace would, by a fleet's approvals too, and
+// goes on without those that cannot be read, as a start does.
+func TestCheckOfATracer(t *testing.T) {
+	j, key, info := newFleetJudge(t)
+	j.Tasks = permitted{j.Tasks, policy.Subject{Image: "prog", Digest: info.Digest}}
+	who, err := user.Lookup("nobody")
+	if err != nil {
+		t.Skip(err)
+	}
+	uid, err := strconv.Atoi(who.Uid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	check := func() *client.Decision {
+		t.Helper()
+		d, err := j.Check(t.Context(), client.TaskSpec{}, who.Username)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	if d := check(); d.Allowed {
+		t.Errorf("without an approval: %+v", d)
+	}
+	j.keep(t, key, info.Digest, time.Now(), time.Now().Add(time.Hour),
+		task.TraceRequest(task.Operator{User: who.Username, UID: uid}))
+	if d := check(); !d.Allowed {
+		t.Errorf("with an approval: %+v", d)
+	}
+	file := "approvals/" + digest.Digest(info.Digest).Encoded() + ".json"
+	if err := os.WriteFile(filepath.Join(j.Images.Store.Dir(), file), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if d := check(); d.Allowed || !strings.Contains(strings.Join(d.Notes, ""), "no signed approval counts: ") {
+		t.Errorf("with a file that is damaged: %+v", d)
 	}
 }

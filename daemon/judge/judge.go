@@ -87,20 +87,22 @@ func (j *Judge) Check(ctx context.Context, spec client.TaskSpec, tracer string) 
 	if err == nil && refusedOnly(dec) && j.Images.SeekApprovals(ctx, "", s.Image, digest.Digest(s.Digest)) {
 		s, dec, notes, err = j.Tasks.Check(ctx, spec)
 	}
-	if err == nil && tracer != "" {
-		err = j.checkTracer(s, &dec, tracer)
-	}
 	if err != nil {
 		return nil, err
 	}
-	list, err := j.fleet(digest.Digest(s.Digest), j.InForce())
+	list, ferr := j.fleet(digest.Digest(s.Digest), j.InForce())
+	if tracer != "" {
+		if err := j.checkTracer(s, &dec, tracer, counting(list)); err != nil {
+			return nil, err
+		}
+	}
 	d := wireDecision(s, dec)
-	d.Notes = slices.Concat(notes, notCounting(list), doubts(j.InForce().Doubt))
-	return d, err
+	d.Notes = slices.Concat(notes, fleetNotes(list, ferr), doubts(j.InForce().Doubt))
+	return d, nil
 }
 
-// checkTracer adds what is decided about a user of this host.
-func (j *Judge) checkTracer(s policy.Subject, dec *policy.Decision, tracer string) error {
+// checkTracer adds what is decided about a user of this host, by its approvals and a fleet's.
+func (j *Judge) checkTracer(s policy.Subject, dec *policy.Decision, tracer string, fleet []policy.Approval) error {
 	u, err := user.Lookup(tracer)
 	if err != nil {
 		u, err = user.LookupId(tracer)
@@ -116,6 +118,7 @@ func (j *Judge) checkTracer(s policy.Subject, dec *policy.Decision, tracer strin
 	if err != nil {
 		return err
 	}
+	approvals = append(approvals, fleet...)
 	by := task.Operator{User: u.Username, UID: uid, Root: uid == 0}
 	for _, r := range j.InForce().Policy.Decide(s, []policy.Request{task.TraceRequest(by)}, approvals).Results {
 		if r.Kind() == policy.KindTrace { // signatures that are required are among the task's own results
