@@ -1,6 +1,9 @@
 package daemon
 
 import (
+	"fmt"
+	"strings"
+
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/daemon/host"
 	"github.com/freejail/freejail/internal/printable"
@@ -22,12 +25,23 @@ func (d *Daemon) Reload() error { return d.follower.Reload() }
 func (d *Daemon) event(kind, message string) { d.addEvent("", kind, message, nil) }
 
 // addEvent tells something of a task, or of the host, to whoever follows it, and to the
-// log. It is one line, whatever others have written in it.
+// log. It is one line, whatever others have written in it, of which the beginning is enough.
 func (d *Daemon) addEvent(taskID, kind, message string, labels map[string]string) {
-	message = printable.Flat(message)
+	message = cut(printable.Flat(message))
 	d.record.Told(kind)
 	d.log.Info(message, "task", taskID, "kind", kind)
 	if err := d.events.Add(client.Event{Task: taskID, Kind: kind, Message: message, Labels: labels}); err != nil {
 		d.log.Warn("events after a restart of the daemon may have numbers that there were", "error", err)
 	}
+}
+
+// maxMessage bounds the bytes of an event's text, as many of which are kept for late readers.
+const maxMessage = 4 << 10
+
+func cut(text string) string {
+	if len(text) <= maxMessage {
+		return text
+	}
+	begin := strings.ToValidUTF8(text[:maxMessage], "")
+	return fmt.Sprintf("%s... (%d bytes more)", begin, len(text)-len(begin))
 }

@@ -24,6 +24,9 @@ import (
 // maxCopies are under way at once, those among them that a server keeps from ending.
 const maxCopies = 16
 
+// maxCopyPath is a path's length in bytes; each copy is an event with its path.
+const maxCopyPath = 4096
+
 var copies = semaphore.NewWeighted(maxCopies)
 
 // Copier is who copies. Root of the host may; another is judged as one who is root in the task.
@@ -92,6 +95,8 @@ func (m *Manager) rootForCopy(t *task, spec client.CopySpec, by Copier) (*os.Fil
 	switch {
 	case spec.Path == "" || strings.Contains(spec.Path, "\x00"):
 		return nil, client.Invalid("copy: not a path: %q", spec.Path)
+	case len(spec.Path) > maxCopyPath || len(spec.Name) > maxCopyPath:
+		return nil, client.Invalid("copy: a path has more than %d bytes", maxCopyPath)
 	case spec.MaxBytes < 0:
 		return nil, client.Invalid("copy: max_bytes is negative")
 	}
