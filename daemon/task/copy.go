@@ -75,8 +75,8 @@ func (m *Manager) Copy(ctx context.Context, id string, spec client.CopySpec, by 
 		case <-ctx.Done():
 		}
 	}()
-	x := &copying{task: t, spec: spec, root: root, out: client.NewFrameWriter(conn),
-		log: m.Log.With("task", t.id())}
+	x := newCopying(conn, copyIdle, cancel)
+	x.spec, x.root, x.log = spec, root, m.Log.With("task", t.id())
 	if err := x.serve(ctx, conn, in, cancel); err != nil {
 		m.Log.Debug("copy", "task", t.id(), "error", err)
 	}
@@ -143,12 +143,50 @@ func closeRoot(r *mount.Root) error {
 
 // copying is one copy with its client.
 type copying struct {
-	task *task
-	spec client.CopySpec
-	root *os.File
-	out  *client.FrameWriter
-	in   *io.PipeWriter
-	log  hclog.Logger
+	spec  client.CopySpec
+	root  *os.File
+	waits waits // for the client
+	out   *client.FrameWriter
+	in    *io.PipeWriter
+	log   hclog.Logger
+}
+
+// copyIdle is how long a copy waits for its client, which keeps others from copying: to take a frame, or to send
+// more of an archive.
+const copyIdle = time.Minute
+
+func newCopying(conn net.Conn, idle time.Duration, cancel context.CancelCauseFunc) *copying {
+	x := &copying{waits: waits{idle, func() {
+		cancel(client.Unavailable("the copy ended: its client neither took nor sent anything for %s", idle))
+	}}}
+	x.out = client.NewFrameWriter(waitingWriter{conn, x.waits})
+	return x
+}
+
+// waits calls a function when something takes too long.
+type waits struct {
+	time time.Duration
+	late func()
+}
+
+type waitingWriter struct {
+	io.Writer
+	waits
+}
+
+func (w waitingWriter) Write(p []byte) (int, error) {
+	defer time.AfterFunc(w.time, w.late).Stop()
+	return w.Writer.Write(p)
+}
+
+type waitingReader struct {
+	io.Reader
+	waits
+}
+
+func (r waitingReader) Read(p []byte) (int, error) {
+	defer time.AfterFunc(r.time, r.late).Stop()
+	return r.Reader.Read(p)
 }
 
 // lastWords is how long a client that does not read has when a copy is over before its time.
@@ -166,8 +204,10 @@ func (x *copying) serve(ctx context.Context, conn net.Conn, in io.Reader, cancel
 		archive.CloseWithError(context.Cause(ctx))
 		_ = conn.SetWriteDeadline(time.Now().Add(lastWords)) // of a closed connection there is none
 	})
-	err := x.copy(ctx, archive)
-	stop()
+	err := x.copy(ctx, waitingReader{archive, x.waits})
+	if stop() {
+		_ = conn.SetWriteDeadline(time.Now().Add(x.waits.time)) // as above
+	}
 	archive.CloseWithError(io.ErrClosedPipe) // what the client sends yet is not waited for
 	kind, last := client.ExitFrame, any(client.Exit{Known: true, At: time.Now()})
 	if err != nil {
