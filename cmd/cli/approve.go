@@ -171,5 +171,16 @@ func (a *commands) revokeSigned(f *signedRevocation, args []string, reason strin
 	return a.Print(next, func(w io.Writer) {
 		printable.Fprintf(w, "%s: serial %d, %s\n", f.list, next.Serial,
 			printable.Count(len(next.Revoked), "revocation"))
+		for _, r := range more {
+			printable.Fprintf(w, "%s\n", whatIsRevoked(r))
+		}
 	})
+}
+
+// whatIsRevoked tells how a digest was taken: it may be that of an approval or of an image.
+func whatIsRevoked(r approval.Revoked) string {
+	if r.Image != "" {
+		return fmt.Sprintf("revoked: all approvals until now of the image %s", r.Image)
+	}
+	return fmt.Sprintf("revoked: the approval with the ID %s (if that is the digest of an image: --image)", r.Approval)
 }

@@ -114,10 +114,18 @@ func TestApproveSigned(t *testing.T) {
 	list := filepath.Join(f.dir, "list")
 	f.refuses("--sign needs --list", "policy", "revoke", "--sign", f.dir+"/key", done[0].ID.String())
 	f.refuses("not the ID of a signed approval", "policy", "revoke", "--sign", f.dir+"/key", "--list", list, "a7")
-	for _, more := range [][]string{{done[0].ID.String(), "--reason", "CVE"}, {"--image", f.digest.String()}, nil} {
-		args := append([]string{"policy", "revoke", "--sign", f.dir + "/key", "--list", list}, more...)
-		if _, said, failed := f.do("secret", args...); failed {
-			t.Error(said)
+	for _, one := range []struct {
+		says string
+		more []string
+	}{
+		{"the approval with the ID " + done[0].ID.String() + " (if that is the digest of an image: --image)",
+			[]string{done[0].ID.String(), "--reason", "CVE"}},
+		{"all approvals until now of the image " + f.digest.String(), []string{"--image", f.digest.String()}},
+		{"serial 3, 2 revocations", nil},
+	} {
+		args := append([]string{"policy", "revoke", "--sign", f.dir + "/key", "--list", list}, one.more...)
+		if out, said, failed := f.do("secret", args...); failed || !strings.Contains(out, one.says) {
+			t.Errorf("got %s, %s, want %s", out, said, one.says)
 		}
 	}
 	text, err := os.ReadFile(list)
