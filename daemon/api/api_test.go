@@ -4,15 +4,19 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/daemon/task"
+	"github.com/freejail/freejail/daemon/works"
 )
 
 type noTasks struct{ Tasks }
@@ -124,4 +128,35 @@ func TestTheSocketIsKept(t *testing.T) {
 	if os.Getenv(listenFD) != "" {
 		t.Error("tasks would inherit the socket's number")
 	}
+}
+
+// longTrace is one that is told until its reader does not read, or is gone.
+type longTrace struct{ *fake }
+
+func (longTrace) Trace(_ context.Context, _ string, _ client.TraceSpec, _ task.Operator,
+	tell func(client.TraceEvent) error) error {
+	past := client.Duration(100*time.Millisecond - traceRest)
+	err := tell(client.TraceEvent{Began: &client.TraceBegan{Limit: past}})
+	for err == nil {
+		err = tell(client.TraceEvent{Line: strings.Repeat("x", 1<<16)})
+	}
+	return err
+}
+
+// Who does not read keeps a trace for no longer than its time and a minute.
+func TestUnreadTracesEnd(t *testing.T) {
+	b := backend(&fake{})
+	b.Tasks, b.Works = longTrace{&fake{}}, &works.Works{}
+	ended := make(chan bool)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		Handler(b).ServeHTTP(w, r)
+		close(ended)
+	}))
+	defer s.Close()
+	resp, err := http.Post(s.URL+"/v1/tasks/one/trace", "application/json", strings.NewReader("{}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	<-ended
 }

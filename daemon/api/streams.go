@@ -140,6 +140,9 @@ func switched(w http.ResponseWriter, r *http.Request) (func() (net.Conn, io.Read
 	}, nil
 }
 
+// traceRest is how long after a trace's time the rest of it can still be told.
+const traceRest = time.Minute
+
 // trace answers with a line of JSON for everything that is told of a trace. What is refused is no trace, but an
 // error.
 func (b Backend) trace(w http.ResponseWriter, r *http.Request) error {
@@ -150,13 +153,17 @@ func (b Backend) trace(w http.ResponseWriter, r *http.Request) error {
 	p := peerOf(r)
 	return b.asWork(w, r, func(r *http.Request, _ *works.Work) {
 		try(func(w http.ResponseWriter, r *http.Request) error {
-			enc, begun := json.NewEncoder(w), false
+			enc, begun, out := json.NewEncoder(w), false, http.NewResponseController(w)
+			defer func() { _ = out.SetWriteDeadline(time.Time{}) }() // of a closed connection there is none
 			tell := func(e client.TraceEvent) error {
 				begun = true
+				if e.Began != nil { // who reads slowly keeps others from tracing
+					_ = out.SetWriteDeadline(time.Now().Add(time.Duration(e.Began.Limit) + traceRest))
+				}
 				if err := enc.Encode(e); err != nil {
 					return err
 				}
-				return http.NewResponseController(w).Flush()
+				return out.Flush()
 			}
 			err := b.Tasks.Trace(r.Context(), r.PathValue("id"), spec, p.whom(), tell)
 			if err = works.Ended(r.Context(), err); err != nil && begun {
