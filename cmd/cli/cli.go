@@ -94,7 +94,7 @@ var instead = map[string]string{
 	"rmi":       "use freejail images rm",
 	"save":      "use freejail-build copy",
 	"start":     "use freejail restart, which starts tasks that have ended too",
-	"system":    "use freejail doctor and freejail gc",
+	"system":    "use freejail df, freejail doctor and freejail gc",
 	"unpause":   "tasks cannot be paused",
 	"up":        "groups of tasks are Nomad's jobs",
 	"volume":    "volumes are directories of the host: freejail run -v SOURCE:TARGET",
