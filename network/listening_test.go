@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"os"
 	"syscall"
 	"testing"
@@ -26,11 +27,25 @@ func deadPort(t *testing.T, h *holder) (at string, task Task) {
 		_, err := asked(t, at, "x")
 		switch {
 		case errors.Is(err, syscall.ECONNREFUSED):
+			awaitQuiet(t, h, task)
 			return at, task
 		case err == nil:
 			t.Fatal("a port of a task that does not listen was answered")
 		}
 		time.Sleep(time.Millisecond)
+	}
+}
+
+// awaitQuiet waits for the socket that takes the place of one which listened: who comes between the two is refused too.
+func awaitQuiet(t *testing.T, h *holder, task Task) {
+	t.Helper()
+	h.mu.Lock()
+	all := slices.Clone(h.has[task.Key])
+	h.mu.Unlock()
+	for _, k := range all {
+		if fd, err := k.dup(); err != nil || fd >= 0 && unix.Close(fd) != nil {
+			t.Fatal(fd, err)
+		}
 	}
 }
 
