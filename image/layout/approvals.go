@@ -2,42 +2,24 @@ package layout
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
-	"path"
 	"slices"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/freejail/freejail/image/blob"
 	"github.com/freejail/freejail/image/document"
 	"github.com/freejail/freejail/image/sign"
-	"github.com/freejail/freejail/internal/durable"
-	"github.com/freejail/freejail/internal/regular"
 )
 
 // approvalDir has, in a store, the approvals that were attached to images.
 const approvalDir = "approvals"
 
-func approvalFile(d digest.Digest) string { return path.Join(approvalDir, d.Encoded()+".json") }
-
 // Approvals are what a store's directory keeps of the approvals that were attached to an
 // image, none of them verified. Other layouts have them among their images.
 func (l *Layout) Approvals(d digest.Digest) (list sign.Documents, err error) {
-	if err := document.CheckDigest(d); err != nil {
+	if err := l.readBeside(approvalDir, d, sign.MaxDocumentsText, &list); err != nil {
 		return nil, err
-	}
-	b, err := regular.ReadIn(l.root, approvalFile(d), sign.MaxDocumentsText)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err == nil {
-		err = list.UnmarshalText(b)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("approvals of %s: %w", d, err)
 	}
 	return list, nil
 }
@@ -62,10 +44,7 @@ func (s *Store) AddApprovals(d digest.Digest, more sign.Documents) error {
 	if err != nil {
 		return err
 	}
-	if err := durable.MkdirAllIn(s.root, approvalDir, 0o700); err != nil {
-		return blob.ExplainNoSpace(err)
-	}
-	return s.writeFile(approvalFile(d), b)
+	return s.writeBeside(approvalDir, d, b)
 }
 
 // Bounds of the approvals that are read of one image of an archive or a layout: of those that

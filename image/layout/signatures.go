@@ -2,6 +2,7 @@ package layout
 
 import (
 	"context"
+	"encoding"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,26 +23,40 @@ import (
 // signatureDir has, in a store, what is known of images' signatures.
 const signatureDir = "signatures"
 
-// signatureFile is, in a store, that of an image with signatures.
-func signatureFile(d digest.Digest) string { return path.Join(signatureDir, d.Encoded()+".json") }
+// besideFile is, in a store, that of an image in the directory of what is kept beside images.
+func besideFile(dir string, d digest.Digest) string { return path.Join(dir, d.Encoded()+".json") }
+
+// readBeside reads what a store's directory keeps beside an image, which may be nothing.
+func (l *Layout) readBeside(dir string, d digest.Digest, limit int64, into encoding.TextUnmarshaler) error {
+	if err := document.CheckDigest(d); err != nil {
+		return err
+	}
+	b, err := regular.ReadIn(l.root, besideFile(dir, d), limit)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = into.UnmarshalText(b)
+	}
+	if err != nil {
+		return fmt.Errorf("%s of %s: %w", dir, d, err)
+	}
+	return nil
+}
+
+// writeBeside keeps it. The caller holds the lock.
+func (s *Store) writeBeside(dir string, d digest.Digest, b []byte) error {
+	if err := durable.MkdirAllIn(s.root, dir, 0o700); err != nil {
+		return blob.ExplainNoSpace(err)
+	}
+	return s.writeFile(besideFile(dir, d), b)
+}
 
 // Signatures are what a store's directory keeps of an image's signatures, none of
 // them verified. Other layouts have them among their images.
 func (l *Layout) Signatures(d digest.Digest) (r sign.Record, err error) {
-	if err := document.CheckDigest(d); err != nil {
-		return r, err
-	}
-	b, err := regular.ReadIn(l.root, signatureFile(d), sign.MaxRecord)
-	if errors.Is(err, fs.ErrNotExist) {
-		return r, nil
-	}
-	if err == nil {
-		err = r.UnmarshalText(b)
-	}
-	if err != nil {
-		return r, fmt.Errorf("signatures of %s: %w", d, err)
-	}
-	return r, nil
+	err = l.readBeside(signatureDir, d, sign.MaxRecord, &r)
+	return r, err
 }
 
 // AddSignatures keeps signatures beside an image that is in the store, for as
@@ -61,10 +76,7 @@ func (s *Store) AddSignatures(d digest.Digest, more sign.Record) error {
 	if err != nil {
 		return err
 	}
-	if err := durable.MkdirAllIn(s.root, signatureDir, 0o700); err != nil {
-		return blob.ExplainNoSpace(err)
-	}
-	return s.writeFile(signatureFile(d), b)
+	return s.writeBeside(signatureDir, d, b)
 }
 
 // sweepSignatures removes those, and the approvals, of images that are gone. The caller
