@@ -225,6 +225,13 @@ func start(t *testing.T) *monitored {
 		"network \"web\" {\n  mode = \"nat\"\n  subnet4 = \"10.211.77.0/24\"\n}\npermit {\n  networks = [\"web\"]\n}\n",
 		m.path("state"), m.path("s"), at[0].String(), m.path("cert"), m.path("key"), m.path("token")), 0o600))
 	m.run(t, "freejail", bin, "daemon", "--config", m.path("freejail.hcl"))
+	t.Cleanup(func() { // tasks outlive a daemon
+		tasks, err := m.daemon.Tasks(context.Background())
+		for _, task := range tasks {
+			err = errors.Join(err, m.daemon.Destroy(context.Background(), task.Spec.ID, true))
+		}
+		check(t, err)
+	})
 	m.url = "http://" + at[1].String()
 	conf := strings.NewReplacer("15s", "1s", "192.0.2.10:9477", at[0].String(),
 		"/usr/local/etc/prometheus/freejail-ca.pem", m.path("cert"),
