@@ -68,6 +68,8 @@ var requests = []struct{ method, path, query, body string }{
 	{"GET", "/v1/images", "", ""},
 	{"POST", "/v1/images", "", `{"path":"/nothing","name":"x"}`},
 	{"POST", "/v1/images/pull", "", `{"ref":"127.0.0.1:1/x","timeout":1}`},
+	{"POST", "/v1/images/load", "", `{"path":"/nothing"}`},
+	{"POST", "/v1/images/save", "", `{"images":["prog"]}`},
 	{"GET", "/v1/image", "ref=prog", ""},
 	{"DELETE", "/v1/image", "ref=prog", ""},
 	{"GET", "/v1/exports", "", ""},

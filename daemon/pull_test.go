@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -259,6 +260,10 @@ func TestAPrivateImageIsNotEverybodys(t *testing.T) {
 	}
 	if _, err := c.Image(ctx, name); err != nil {
 		t.Errorf("the operator sees it: %v", err)
+	}
+	err := c.Save(ctx, client.SaveRequest{Images: []string{name}}, io.Discard, func(string) {})
+	if !client.IsRefused(err) {
+		t.Errorf("it is saved: %v", err)
 	}
 	if _, err := c.CheckPolicy(ctx, client.TaskSpec{ID: "private", Owner: "nomad", Image: name}); err != nil {
 		t.Errorf("what would be decided about it is no secret: %v", err)

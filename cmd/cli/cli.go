@@ -83,7 +83,6 @@ var instead = map[string]string{
 	"history":   "use freejail-build history",
 	"image":     "use freejail images",
 	"info":      "use freejail doctor",
-	"load":      "use freejail images import",
 	"login":     loginHint,
 	"logout":    loginHint,
 	"network":   "networks are those of the host's configuration: freejail networks",
@@ -92,7 +91,6 @@ var instead = map[string]string{
 	"push":      "use freejail-build push",
 	"rename":    "name a task when it is started: freejail run --name",
 	"rmi":       "use freejail images rm",
-	"save":      "use freejail-build copy",
 	"start":     "use freejail restart, which starts tasks that have ended too",
 	"system":    "use freejail df, freejail doctor and freejail gc",
 	"unpause":   "tasks cannot be paused",
@@ -120,6 +118,9 @@ var flagInstead = map[string]string{
 	"run restart":       "Nomad restarts its tasks by its own policies",
 	"run security-opt":  "what a task may do is in the host's policy",
 	"logs tail":         "use -n N",
+	"save compress":     "layers are as they are stored; pipe the archive to a program that compresses",
+	"save format":       "an OCI archive is written: skopeo copy writes other ones of it",
+	"save platform":     "a name of this host is one image, for one platform",
 }
 
 // client says when it waits for a daemon that has just begun.

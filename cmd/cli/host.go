@@ -180,6 +180,12 @@ func imageRow(i client.ImageInfo) []string {
 
 func printName(w io.Writer, i *client.ImageInfo) { printable.Fprintln(w, i.Name, i.Digest) }
 
+func printNames(w io.Writer, list []client.ImageInfo) {
+	for i := range list {
+		printName(w, &list[i])
+	}
+}
+
 func bytesOrNone(n int64) string {
 	if n == 0 {
 		return "-"

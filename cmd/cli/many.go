@@ -16,7 +16,8 @@ import (
 
 // everyday are the commands for what there is already.
 func (a *commands) everyday() []*cobra.Command {
-	return []*cobra.Command{a.restartCmd(), a.rmCmd(), a.tagCmd(), a.cpCmd(), a.dfCmd(), a.configCmd()}
+	return []*cobra.Command{a.restartCmd(), a.rmCmd(), a.tagCmd(), a.cpCmd(), a.dfCmd(), a.configCmd(),
+		a.saveCmd(), a.loadCmd()}
 }
 
 // doneTo is a thing to which something was done.

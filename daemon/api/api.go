@@ -63,6 +63,9 @@ type Images interface {
 	Info(ctx context.Context, ref string) (client.ImageInfo, error)
 	Importing(client.ImportRequest) (Fetch, error)
 	Pulling(client.PullRequest) (Fetch, error)
+	Loading(client.LoadRequest) (Load, error)
+	// Save writes images to what begin returns, which it calls when nothing of the request is wrong any more.
+	Save(ctx context.Context, r client.SaveRequest, begin func() (to io.Writer, note func(string), err error)) error
 	Remove(ref string) error
 	Tag(context.Context, client.TagRequest) (client.ImageInfo, error)
 	GC(context.Context, client.GCRequest) (*client.GCResult, error)
@@ -74,6 +77,9 @@ type Images interface {
 
 // Fetch gets an image, and tells how far it has come.
 type Fetch = func(ctx context.Context, tell func(client.ImageProgress)) (client.ImageInfo, error)
+
+// Load gets the images of an archive, and tells how far it has come.
+type Load = func(ctx context.Context, tell func(client.ImageProgress)) (client.LoadResult, error)
 
 // Policy decides, and keeps what an operator has approved. By is who asks.
 type Policy interface {

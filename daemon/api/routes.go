@@ -85,8 +85,13 @@ func (b Backend) taskRoutes(now, handle route) {
 func (b Backend) imageRoutes(handle route) {
 	i := b.Images
 	handle("GET /v1/images", answer(func(r *http.Request) ([]client.ImageInfo, error) { return i.List(r.Context()) }))
-	handle("POST /v1/images", fetching(b, i.Importing))
-	handle("POST /v1/images/pull", fetching(b, i.Pulling))
+	image := func(i client.ImageInfo) client.ImageProgress { return client.ImageProgress{Image: &i} }
+	handle("POST /v1/images", fetching(b, i.Importing, image))
+	handle("POST /v1/images/pull", fetching(b, i.Pulling, image))
+	handle("POST /v1/images/load", fetching(b, i.Loading, func(l client.LoadResult) client.ImageProgress {
+		return client.ImageProgress{Loaded: &l}
+	}))
+	handle("POST /v1/images/save", try(b.save))
 	handle("GET /v1/image", answer(func(r *http.Request) (client.ImageInfo, error) {
 		return i.Info(r.Context(), param(r, "ref"))
 	}), "ref")

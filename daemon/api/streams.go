@@ -251,9 +251,11 @@ func (b Backend) upgrade(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// fetching answers with a line of JSON for every step of what gets an image, the
-// last of them with the image or the error.
-func fetching[In any](b Backend, find func(In) (Fetch, error)) http.HandlerFunc {
+// fetching answers with a line of JSON for every step of what gets images, the
+// last of them with the result or the error.
+func fetching[In, Out any](b Backend,
+	find func(In) (func(context.Context, func(client.ImageProgress)) (Out, error), error),
+	end func(Out) client.ImageProgress) http.HandlerFunc {
 	return try(func(w http.ResponseWriter, r *http.Request) error {
 		var in In
 		if err := decode(r, &in); err != nil {
@@ -265,8 +267,8 @@ func fetching[In any](b Backend, find func(In) (Fetch, error)) http.HandlerFunc 
 		}
 		return b.asWork(w, r, func(r *http.Request, _ *works.Work) {
 			out := &progressLines{enc: json.NewEncoder(w), flush: w.(http.Flusher).Flush}
-			info, err := get(r.Context(), func(p client.ImageProgress) { out.send(p, false) })
-			last := client.ImageProgress{Image: &info}
+			got, err := get(r.Context(), func(p client.ImageProgress) { out.send(p, false) })
+			last := end(got)
 			if err != nil {
 				last = client.ImageProgress{Error: client.AsError(works.Ended(r.Context(), err))}
 			}

@@ -268,18 +268,38 @@ func (c *Client) Image(ctx context.Context, ref string) (*ImageInfo, error) {
 // Import takes an archive or layout into the store, and tells how far it has
 // come; tell may be nil.
 func (c *Client) Import(ctx context.Context, r ImportRequest, tell func(ImageProgress)) (*ImageInfo, error) {
-	return again(ctx, func() (*ImageInfo, error) { return c.follow(ctx, "/v1/images", r, tell) })
+	return c.image(ctx, "/v1/images", r, tell)
+}
+
+// Load is Import of all images of an archive or layout. The error is of the whole: what became of each image is in the
+// result.
+func (c *Client) Load(ctx context.Context, r LoadRequest, tell func(ImageProgress)) (*LoadResult, error) {
+	last, err := again(ctx, func() (ImageProgress, error) { return c.follow(ctx, "/v1/images/load", r, tell) })
+	if err == nil && last.Loaded == nil {
+		err = errors.New("the daemon's answer cannot be read: it has no result")
+	}
+	return last.Loaded, err
 }
 
 // Pull is Import from a registry.
 func (c *Client) Pull(ctx context.Context, r PullRequest, tell func(ImageProgress)) (*ImageInfo, error) {
-	return again(ctx, func() (*ImageInfo, error) { return c.follow(ctx, "/v1/images/pull", r, tell) })
+	return c.image(ctx, "/v1/images/pull", r, tell)
 }
 
-func (c *Client) follow(ctx context.Context, path string, r any, tell func(ImageProgress)) (*ImageInfo, error) {
+func (c *Client) image(ctx context.Context, path string, r any, tell func(ImageProgress)) (*ImageInfo, error) {
+	last, err := again(ctx, func() (ImageProgress, error) { return c.follow(ctx, path, r, tell) })
+	if err == nil && last.Image == nil {
+		err = errors.New("the daemon's answer cannot be read: it has no image")
+	}
+	return last.Image, err
+}
+
+// follow returns the last line of what gets images.
+func (c *Client) follow(ctx context.Context, path string, r any, tell func(ImageProgress)) (last ImageProgress,
+	err error) {
 	resp, err := c.do(ctx, http.MethodPost, path, r)
 	if err != nil {
-		return nil, err
+		return last, err
 	}
 	defer resp.Body.Close()
 	next := lines[ImageProgress](resp.Body)
@@ -287,11 +307,11 @@ func (c *Client) follow(ctx context.Context, path string, r any, tell func(Image
 		p, err := next()
 		switch {
 		case err != nil:
-			return nil, brokenOff(err)
+			return last, brokenOff(err)
 		case p.Error != nil:
-			return nil, p.Error
-		case p.Image != nil:
-			return p.Image, nil
+			return last, p.Error
+		case p.Image != nil || p.Loaded != nil:
+			return p, nil
 		case tell != nil:
 			tell(p)
 		}

@@ -226,6 +226,21 @@ func (c *Client) Copy(ctx context.Context, id string, spec CopySpec, xio CopyIO)
 	return err
 }
 
+// Save writes images of the store as one oci-archive. Note is told what of them cannot be in it.
+func (c *Client) Save(ctx context.Context, r SaveRequest, to io.Writer, note func(text string)) error {
+	conn, br, err := c.upgrade(ctx, "/v1/images/save", r)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	err = copyFrames(br, CopyIO{To: to, Problem: note})
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
 // copyFrames takes what the daemon sends, to the end.
 func copyFrames(br io.Reader, xio CopyIO) error {
 	for {

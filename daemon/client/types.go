@@ -478,6 +478,36 @@ type ImportRequest struct {
 	Name string `json:"name,omitempty"`
 }
 
+// LoadRequest names an archive or layout directory on the daemon's host, all of whose images are imported by their own
+// names.
+type LoadRequest struct {
+	Path string `json:"path"`
+}
+
+// Loaded is one image of an archive: what it is here, or why it is not. Name is the archive's, Was the digest that
+// the name had here before, if that was another image.
+type Loaded struct {
+	Name  string     `json:"name"`
+	Image *ImageInfo `json:"image,omitempty"`
+	Was   string     `json:"was,omitempty"`
+	Error *Error     `json:"error,omitempty"`
+}
+
+// LoadResult tells of all images of an archive. Nameless counts those that were left out as they have no name there.
+type LoadResult struct {
+	Images   []Loaded `json:"images"`
+	Nameless int      `json:"nameless,omitempty"`
+}
+
+// SaveRequest names images of the store, by names or digests.
+type SaveRequest struct {
+	Images   []string `json:"images"`
+	Unsigned bool     `json:"unsigned,omitempty"` // without signatures and approvals
+}
+
+// MaxSaved is how many images one archive can have.
+const MaxSaved = 1000
+
 // PullRequest names an image of a registry.
 type PullRequest struct {
 	Ref     string   `json:"ref"`
@@ -490,15 +520,16 @@ type TagRequest struct {
 	Name  string `json:"name"`
 }
 
-// ImageProgress is how far a pull or an import has come; the last has the image
-// or the error.
+// ImageProgress is how far a pull, an import or a load has come; the last has the image,
+// what was loaded, or the error.
 type ImageProgress struct {
-	Layers     int        `json:"layers,omitempty"`
-	LayersDone int        `json:"layers_done,omitempty"`
-	Size       int64      `json:"size,omitempty"` // of all layers, in bytes as they are stored
-	Done       int64      `json:"done,omitempty"`
-	Image      *ImageInfo `json:"image,omitempty"`
-	Error      *Error     `json:"error,omitempty"`
+	Layers     int         `json:"layers,omitempty"`
+	LayersDone int         `json:"layers_done,omitempty"`
+	Size       int64       `json:"size,omitempty"` // of all layers, in bytes as they are stored
+	Done       int64       `json:"done,omitempty"`
+	Image      *ImageInfo  `json:"image,omitempty"`
+	Loaded     *LoadResult `json:"loaded,omitempty"`
+	Error      *Error      `json:"error,omitempty"`
 }
 
 // GCRequest overrides the host's gc settings for one collection; nil leaves
@@ -814,3 +845,6 @@ func IsNotFound(err error) bool { return hasCode(err, CodeNotFound) }
 
 // IsRefused reports whether err is the policy's refusal.
 func IsRefused(err error) bool { return hasCode(err, CodeRefused) }
+
+// IsUpgrading reports whether an upgrade of the daemon has broken off what was asked.
+func IsUpgrading(err error) bool { return hasCode(err, CodeUpgrading) }

@@ -5,15 +5,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/semaphore"
 
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/blob"
 	"github.com/freejail/freejail/image/document"
+	"github.com/freejail/freejail/internal/imagename"
 	"github.com/freejail/freejail/internal/regular"
 )
 
@@ -58,22 +62,63 @@ func (s *Store) ImportInput(ctx context.Context, from *Input, name string,
 			return nil, err
 		}
 	}
+	err = s.reading(ctx, from, o, func(l *Layout, o FetchOptions) error {
+		img, err = s.importAs(ctx, l, name, name, o)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return img, nil
+}
+
+// ImportEach visits the images of an archive or a layout by the names that it gives them; empty is the name of the
+// only one, without one. Import takes the image into the store, under a name as ImportInput does, and need not be
+// called. An error of visit ends it. left counts images without a name beside others, which are not visited.
+func (s *Store) ImportEach(ctx context.Context, from *Input, o FetchOptions,
+	visit func(own string, take func(name string) (*image.Image, error)) error) (left int, err error) {
+	err = s.reading(ctx, from, o, func(l *Layout, o FetchOptions) error {
+		names, nameless, err := l.ownNames(ctx)
+		if err != nil {
+			return err
+		}
+		l.several = len(names) > 1
+		left = nameless
+		for _, own := range names {
+			err := visit(own, func(name string) (*image.Image, error) { return s.importAs(ctx, l, own, name, o) })
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return left, err
+}
+
+// reading calls f with a layout of what is open, which is gone after that, and with the options for it.
+func (s *Store) reading(ctx context.Context, from *Input, o FetchOptions,
+	f func(*Layout, FetchOptions) error) (err error) {
 	if o.Wanted == nil {
 		o.Wanted = image.HostPlatforms()
 	}
 	if err := imports.Acquire(ctx, 1); err != nil {
-		return nil, err
+		return err
 	}
 	defer imports.Release(1)
 	l, err := from.layout(ctx, extraction{filepath.Join(s.dir, tempDir), s.limits, true, o.Progress})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() { err = errors.Join(err, l.Close()) }()
 	if l.own { // what was told was of the archive
 		o.Progress = nil
 	}
-	found, err := l.choose(ctx, o.Wanted, name)
+	return f(l, o)
+}
+
+// importAs takes an image of a layout, whose name there is own, under a name, or under its own if that is empty.
+func (s *Store) importAs(ctx context.Context, l *Layout, own, name string, o FetchOptions) (*image.Image, error) {
+	found, err := l.choose(ctx, o.Wanted, own)
 	if err != nil {
 		return nil, err
 	}
@@ -89,10 +134,58 @@ func (s *Store) ImportInput(ctx context.Context, from *Input, name string,
 		o.Named(found.name)
 	}
 	name = cmp.Or(name, found.name, found.Digest.Encoded()[:12])
-	if img, err = s.Fetch(ctx, l, found.Descriptor, name, o); err != nil {
+	img, err := s.Fetch(ctx, l, found.Descriptor, name, o)
+	if err != nil {
 		return nil, err
 	}
 	return img, errors.Join(s.AddSignatures(img.Digest, signed), s.AddApprovals(img.Digest, approved))
+}
+
+// ownNames are the names that a layout of somebody else gives its images, each once; one that is empty is that of the
+// only image. Nameless counts images that have none beside others.
+func (l *Layout) ownNames(ctx context.Context) (names []string, nameless int, err error) {
+	b, err := l.foreignIndex()
+	if err != nil {
+		return nil, 0, l.noLayout(err)
+	}
+	idx, err := document.ReadIndex(b, ocispec.MediaTypeImageIndex)
+	if err != nil {
+		return nil, 0, fmt.Errorf("image index: %w", err)
+	}
+	named := map[digest.Digest]bool{}
+	for _, d := range idx.Manifests {
+		own := image.OwnName(d)
+		if own == "" || image.IsArtifact(d) {
+			continue
+		}
+		named[d.Digest] = true
+		if !slices.ContainsFunc(names, func(n string) bool { return imagename.Same(n, own) }) {
+			names = append(names, own)
+		}
+	}
+	for _, d := range idx.Manifests {
+		if image.OwnName(d) == "" && !named[d.Digest] && l.isImage(ctx, d) {
+			named[d.Digest] = true
+			nameless++
+		}
+	}
+	if len(names) == 0 {
+		return []string{""}, 0, nil
+	}
+	return names, nameless, nil
+}
+
+// isImage tells an image or an index from what is attached to one.
+func (l *Layout) isImage(ctx context.Context, d ocispec.Descriptor) bool {
+	if !document.IsImage(d.MediaType) || image.IsArtifact(d) {
+		return document.IsIndex(d.MediaType)
+	}
+	b, err := ReadBlob(ctx, l, d)
+	if err != nil {
+		return true // and nothing that could be taken
+	}
+	m, err := document.ReadManifest(b, d.MediaType)
+	return err != nil || m.Subject == nil && document.IsConfig(m.Config.MediaType)
 }
 
 // give brings a blob into a store: the file itself where the layout is an
@@ -108,7 +201,15 @@ func (l *Layout) give(ctx context.Context, to *Store, d ocispec.Descriptor) erro
 	if err := errors.Join(f.Sync(), f.Close()); err != nil {
 		return blob.ExplainNoSpace(err)
 	}
-	return os.Rename(filepath.Join(l.dir, blobName(d.Digest)), filepath.Join(to.dir, blobName(d.Digest)))
+	file := filepath.Join(l.dir, blobName(d.Digest))
+	if l.several { // another image may have it too
+		link := filepath.Join(l.dir, "given-"+d.Digest.Encoded())
+		if err := os.Link(file, link); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		file = link
+	}
+	return os.Rename(file, filepath.Join(to.dir, blobName(d.Digest)))
 }
 
 // choice is an image of a layout that somebody else has made.
@@ -125,19 +226,24 @@ func (l *Layout) choose(ctx context.Context, wanted []ocispec.Platform, name str
 			return ReadBlob(ctx, l, d)
 		}
 		b, err := l.foreignIndex()
-		if err != nil {
-			err = fmt.Errorf("%s is not an OCI layout or oci-archive, a docker-archive or a dir: %w", l.name, err)
-		}
-		if err != nil && l.own {
-			err = fmt.Errorf("%w (`freejail-build import` makes an image of an archive of files)", err)
-		}
-		return b, err
+		return b, l.noLayout(err)
 	}
 	d, own, indexes, err := image.Narrow(get, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageIndex}, wanted, name)
 	if err != nil {
 		return choice{}, err
 	}
 	return choice{d, own, indexes[1:]}, nil
+}
+
+// noLayout explains why there is no index; nil is no error.
+func (l *Layout) noLayout(err error) error {
+	if err != nil {
+		err = fmt.Errorf("%s is not an OCI layout or oci-archive, a docker-archive or a dir: %w", l.name, err)
+	}
+	if err != nil && l.own {
+		err = fmt.Errorf("%w (`freejail-build import` makes an image of an archive of files)", err)
+	}
+	return err
 }
 
 func (l *Layout) foreignIndex() ([]byte, error) {

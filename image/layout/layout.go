@@ -44,15 +44,16 @@ const refName = ocispec.AnnotationRefName
 // at all; several goroutines, but only one process, may write at once. Nothing is
 // opened outside of the directory, whatever lies in it.
 type Layout struct {
-	root   *os.Root
-	name   string // as the caller named it, for messages
-	dir    string // where it lies; empty where only its descriptor is known
-	limits image.Limits
-	mode   fs.FileMode // of files that are made
-	own    bool        // made of an archive, and removed with Close
-	made   bool        // of what is neither a layout nor an oci-archive
-	temp   bool        // the directory for what is being written is ours too
-	mu     sync.Mutex  // guards the index
+	root    *os.Root
+	name    string // as the caller named it, for messages
+	dir     string // where it lies; empty where only its descriptor is known
+	limits  image.Limits
+	mode    fs.FileMode // of files that are made
+	own     bool        // made of an archive, and removed with Close
+	several bool        // of its images are imported: what one is given stays for the others
+	made    bool        // of what is neither a layout nor an oci-archive
+	temp    bool        // the directory for what is being written is ours too
+	mu      sync.Mutex  // guards the index
 }
 
 // open opens a directory, whatever is in it.
