@@ -88,12 +88,13 @@ func (f authFile) find(ctx context.Context, key string, whole bool, warn func(st
 	program := "docker-credential-" + helper
 	if _, missing := exec.LookPath(program); errors.Is(missing, exec.ErrNotFound) {
 		if named && own == auth.EmptyCredential {
-			return own, cmp.Or(err, fmt.Errorf("the credential helper %s is not installed", program))
+			return own, cmp.Or(err, fmt.Errorf("the credential helper %s is not installed: put it into a directory of "+
+				"PATH (%s), or take it out of credHelpers", program, os.Getenv("PATH")))
 		}
 		warn(fmt.Sprintf("the credential helper %s is not installed: what the file itself says is used", program))
 		return own, err
 	}
-	got, failed := credentials.NewNativeStore(helper).Get(ctx, credentials.ServerAddressFromRegistry(key))
+	got, failed := askHelper(ctx, program, credentials.ServerAddressFromRegistry(key), warn)
 	if failed != nil || got != auth.EmptyCredential {
 		return got, failed
 	}

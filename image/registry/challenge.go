@@ -1,13 +1,17 @@
 package registry
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/errcode"
@@ -124,8 +128,9 @@ func (c *challenged) RoundTrip(req *http.Request) (*http.Response, error) {
 type asked struct {
 	mu      sync.Mutex
 	token   bool
-	foreign bool // a scope that is not the request's own
-	own     bool // ask for nothing else
+	foreign bool   // a scope that is not the request's own
+	own     bool   // ask for nothing else
+	sent    string // the token that the request went with
 }
 
 type askedKey struct{}
@@ -161,14 +166,71 @@ func (a *asked) again(resp *http.Response, err error) bool {
 	return err == nil && a.token && resp.StatusCode == http.StatusUnauthorized
 }
 
+// note keeps which token a request of the client goes with.
+func note(ctx context.Context, token string) {
+	if a, ok := ctx.Value(askedKey{}).(*asked); ok {
+		a.mu.Lock()
+		a.sent = token
+		a.mu.Unlock()
+	}
+}
+
+// sent is the token that was noted last; empty is none.
+func sent(ctx context.Context) string {
+	a, ok := ctx.Value(askedKey{}).(*asked)
+	if !ok {
+		return ""
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.sent
+}
+
+// denies tells whether an answer refuses who asks, and offers no other way. Of a token that has ended Amazon's registry
+// says 403, its public one 400; neither has a challenge, by which others have a new token be fetched.
+func denies(resp *http.Response) bool {
+	switch {
+	case resp.StatusCode == http.StatusForbidden:
+		return true
+	case resp.StatusCode != http.StatusBadRequest:
+		return false
+	case resp.Request.Method == http.MethodHead: // whose answer says no more
+		return true
+	}
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxRefusal))
+	resp.Body = &reread{io.MultiReader(bytes.NewReader(b), resp.Body), resp.Body}
+	var said struct {
+		Errors errcode.Errors `json:"errors"`
+	}
+	return err == nil && json.Unmarshal(b, &said) == nil && slices.ContainsFunc(said.Errors, func(e errcode.Error) bool {
+		return e.Code == errcode.ErrorCodeDenied || e.Code == errcode.ErrorCodeUnauthorized
+	})
+}
+
+// maxRefusal bounds what is read of an answer to know what it is about, in bytes.
+const maxRefusal = 8 << 10
+
+// reread is a body of which a part was read before.
+type reread struct {
+	io.Reader
+	io.Closer
+}
+
+// young is how old a token is at most whose refusal is about what it was used for: none ends that soon. It is a variable
+// for tests.
+var young = time.Minute
+
 // tokens finds a token again by the scopes that a request asks for by itself, whatever
 // else a registry has had it ask for.
 type tokens struct {
 	mu    sync.Mutex
 	cache auth.Cache
+	got   map[string]time.Time // of those in the cache, by their text
 }
 
-func newTokens() *tokens { return &tokens{cache: auth.NewCache()} }
+func newTokens() *tokens {
+	return &tokens{cache: auth.NewCache(), got: map[string]time.Time{}}
+}
 
 func (t *tokens) now() auth.Cache {
 	t.mu.Lock()
@@ -180,7 +242,31 @@ func (t *tokens) now() auth.Cache {
 func (t *tokens) forget() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.cache = auth.NewCache()
+	t.cache, t.got = auth.NewCache(), map[string]time.Time{}
+}
+
+// renew tells whether another token may be taken where one was refused. Of several requests that had the same the first
+// has a new one be fetched, for all of them.
+func (t *tokens) renew(token string) bool {
+	t.mu.Lock()
+	since, known := t.got[token]
+	t.mu.Unlock()
+	if token == "" || known && time.Since(since) < young {
+		return false
+	}
+	if known {
+		t.forget()
+	}
+	return true
+}
+
+// keep notes since when a token is there.
+func (t *tokens) keep(cache auth.Cache, token string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, known := t.got[token]; !known && cache == t.cache {
+		t.got[token] = time.Now()
+	}
 }
 
 func (t *tokens) GetScheme(ctx context.Context, host string) (auth.Scheme, error) {
@@ -188,13 +274,27 @@ func (t *tokens) GetScheme(ctx context.Context, host string) (auth.Scheme, error
 }
 
 func (t *tokens) GetToken(ctx context.Context, host string, scheme auth.Scheme, key string) (string, error) {
-	return t.now().GetToken(ctx, host, scheme, key)
+	token, err := t.now().GetToken(ctx, host, scheme, key)
+	if err == nil {
+		note(ctx, token)
+	}
+	return token, err
 }
 
 func (t *tokens) Set(ctx context.Context, host string, scheme auth.Scheme, key string,
 	fetch func(context.Context) (string, error)) (string, error) {
-	cache := t.now()
-	token, err := cache.Set(ctx, host, scheme, key, fetch)
+	cache, refused := t.now(), sent(ctx)
+	token, err := cache.Set(ctx, host, scheme, key, func(ctx context.Context) (string, error) {
+		// Another request may have fetched one while this one was refused.
+		if other, err := cache.GetToken(ctx, host, scheme, key); err == nil && other != refused {
+			return other, nil
+		}
+		return fetch(ctx)
+	})
+	if err == nil {
+		t.keep(cache, token)
+		note(ctx, token)
+	}
 	own := strings.Join(auth.GetAllScopesForHost(ctx, host), " ")
 	if err != nil || scheme != auth.SchemeBearer || own == key {
 		return token, err

@@ -284,14 +284,16 @@ type doer struct {
 }
 
 func (d *doer) Do(req *http.Request) (*http.Response, error) {
-	client := d.Client
-	if d.loopback != nil && d.loopback.plain(req.Context()) {
-		client, req = d.loopback.client, d.loopback.request(req)
+	client, plain := d.choose(req.Context())
+	if plain {
+		req = d.loopback.request(req)
 	}
 	note := &asked{}
 	req = req.WithContext(context.WithValue(req.Context(), askedKey{}, note))
 	resp, err := client.Do(req)
-	if note.again(resp, err) && rewind(req) == nil {
+	ended := err == nil && resp.Request.URL.Host == req.URL.Host && denies(resp) &&
+		client.Cache.(*tokens).renew(sent(req.Context()))
+	if (ended || note.again(resp, err)) && rewind(req) == nil {
 		if resp != nil {
 			resp.Body.Close()
 		}
@@ -314,6 +316,21 @@ func (d *doer) forget() {
 	if d.loopback != nil {
 		d.loopback.client.Cache.(*tokens).forget()
 	}
+}
+
+// renew is that of the tokens, of the Authorization that a request went with.
+func (d *doer) renew(ctx context.Context, authorization string) bool {
+	_, token, _ := strings.Cut(authorization, " ")
+	client, _ := d.choose(ctx)
+	return client.Cache.(*tokens).renew(token)
+}
+
+// choose is the client for the registry as it is reached.
+func (d *doer) choose(ctx context.Context) (client *auth.Client, plain bool) {
+	if d.loopback != nil && d.loopback.plain(ctx) {
+		return d.loopback.client, true
+	}
+	return d.Client, false
 }
 
 func rewind(req *http.Request) (err error) {

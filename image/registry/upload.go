@@ -113,6 +113,9 @@ func (t *remoteTarget) upload(ctx context.Context, d ocispec.Descriptor, r io.Re
 		}
 		failed.whole = failed.whole || last.whole
 		last = *failed
+		if failed.ended && !t.do.renew(ctx, failed.auth) {
+			return failed.error
+		}
 		if failed.denied {
 			t.do.forget()
 			ctx = auth.AppendScopesForHost(ctx, t.Reference.Host(), failed.scopes...)
@@ -135,7 +138,9 @@ type uploadError struct {
 	after  *time.Duration // as the registry says
 	denied bool           // the token is no longer good, or not for this
 	scopes []string       // which it should be for
-	whole  bool           // it may be taken in chunks
+	ended  bool           // the token of auth is no longer good, or this is not for its user
+	auth   string
+	whole  bool // it may be taken in chunks
 }
 
 func (e *uploadError) Unwrap() error { return e.error }
@@ -306,7 +311,8 @@ func (t *remoteTarget) chunks(ctx context.Context, at *session, r io.Reader, siz
 
 // refused is the error of an answer to a part of a blob, or to one as a whole.
 func refused(resp *http.Response, whole bool) error {
-	err := &uploadError{error: answer(resp)}
+	ended := denies(resp)
+	err := &uploadError{error: answer(resp), ended: ended, auth: resp.Request.Header.Get("Authorization")}
 	if d, ok := retryAfter(resp); ok {
 		err.after = &d
 	}
@@ -323,7 +329,7 @@ func refused(resp *http.Response, whole bool) error {
 			return err.error
 		}
 	default:
-		if !passing(resp.StatusCode) {
+		if !ended && !passing(resp.StatusCode) {
 			return err.error
 		}
 	}
