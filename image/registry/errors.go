@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"oras.land/oras-go/v2/errdef"
@@ -57,12 +58,23 @@ func explain(err error) string {
 	case errors.As(err, &answer) &&
 		(answer.StatusCode == http.StatusUnauthorized || answer.StatusCode == http.StatusForbidden):
 		return fmt.Sprintf("access denied (does it exist, and are the credentials right?): %v", err)
+	case errors.As(err, &answer) && answer.Method != http.MethodGet && says(answer, errcode.ErrorCodeNameUnknown):
+		return fmt.Sprintf("the registry has no such repository, and makes none by itself: create it there first: %v", err)
+	case errors.As(err, &answer) && says(answer, tagInvalid):
+		return fmt.Sprintf("the tag is of another image, and must not be changed there: give another tag: %v", err)
 	case errors.Is(err, errdef.ErrNotFound):
 		return "no such image: " + err.Error()
 	case err != nil && strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
 		return err.Error() + ": to allow that, set plain_http"
 	}
 	return err.Error()
+}
+
+// tagInvalid is what registries with immutable tags say, which the specification has no code for.
+const tagInvalid = "TAG_INVALID"
+
+func says(answer *errcode.ErrorResponse, code string) bool {
+	return slices.ContainsFunc(answer.Errors, func(e errcode.Error) bool { return e.Code == code })
 }
 
 // bounded is one line, of which a registry may have written all.

@@ -650,6 +650,38 @@ func TestMountRefused(t *testing.T) {
 	}
 }
 
+// Where tags must not be changed, an image is pushed again under its tag, and another is not. A repository that has to be
+// there before is named.
+func TestTagsThatStay(t *testing.T) {
+	say := func(w http.ResponseWriter, status int, code string) {
+		w.WriteHeader(status)
+		_, _ = fmt.Fprintf(w, `{"errors":[{"code":%q,"message":"as the cloud says"}]}`, code)
+	}
+	var pushed atomic.Bool
+	r := serve(t, ServerOptions{}, wrap(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		switch {
+		case r.Method == http.MethodPost && strings.Contains(r.URL.Path, "/none/"):
+			say(w, http.StatusNotFound, "NAME_UNKNOWN")
+		case method(http.MethodPut, "/manifests/1")(r) && pushed.Swap(true):
+			say(w, http.StatusBadRequest, "TAG_INVALID")
+		default:
+			next.ServeHTTP(w, r)
+		}
+	}))
+	c := client(t)
+	dir, _ := someImage(t)
+	push := func(dir, to string) error {
+		_, err := c.Copy(ctx, loc(t, "oci:"+dir), loc(t, r.host+to), CopyOptions{})
+		return err
+	}
+	check(t, push(dir, "/team/web:1"))
+	check(t, push(dir, "/team/web:1"))
+	s := newStore(t)
+	putImage(t, s, "web", host, layer(t, "other", 1000))
+	wantError(t, push(layoutOf(t, s, "web"), "/team/web:1"), "give another tag", "as the cloud says")
+	wantError(t, push(dir, "/none/web:1"), "create it there first", "as the cloud says")
+}
+
 // A Retry-After is followed in both forms, and within bounds.
 func TestRetryAfter(t *testing.T) {
 	for text, want := range map[string][2]time.Duration{

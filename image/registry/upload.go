@@ -16,6 +16,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/registry/remote/auth"
+	"oras.land/oras-go/v2/registry/remote/errcode"
 
 	"github.com/freejail/freejail/image/document"
 )
@@ -74,7 +75,24 @@ func (t *remoteTarget) tag(ctx context.Context, d ocispec.Descriptor, name strin
 	if err != nil {
 		return err
 	}
-	return t.putManifest(ctx, d, b, name)
+	err = t.putManifest(ctx, d, b, name)
+	if err != nil && refusesTag(err) && t.has(ctx, d, name) {
+		return nil
+	}
+	return err
+}
+
+// refusesTag tells whether a registry may refuse a tag because it has it, and lets none be changed: Amazon's with
+// TAG_INVALID, others with statuses of their own.
+func refusesTag(err error) bool {
+	var answer *errcode.ErrorResponse
+	return errors.As(err, &answer) && answer.StatusCode/100 == 4 && answer.StatusCode != http.StatusUnauthorized
+}
+
+// has tells whether a tag is of that very manifest.
+func (t *remoteTarget) has(ctx context.Context, d ocispec.Descriptor, tag string) bool {
+	got, _, err := t.manifest(ctx, tag, d.MediaType)
+	return err == nil && got.Digest == d.Digest
 }
 
 func (t *remoteTarget) attach(ctx context.Context, d ocispec.Descriptor, tag string) error {
