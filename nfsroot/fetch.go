@@ -143,7 +143,7 @@ func (s Server) open(ctx context.Context, o Options) (reader, net.IP, error) {
 		if o.Version == 3 {
 			r, err = openV3(ctx, ip, s)
 		} else {
-			r, err = openV4(ctx, ip, s)
+			r, err = openV4(ctx, ip, s, o)
 		}
 		if err == nil {
 			return r, ip, nil

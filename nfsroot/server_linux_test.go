@@ -2,6 +2,7 @@ package nfsroot
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -49,8 +50,8 @@ func loopbackUp(t *testing.T) {
 	check(t, unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, req))
 }
 
-// startServer runs a userland NFS server for the directory.
-func startServer(t *testing.T, dir string) *exec.Cmd {
+// startServer runs a userland NFS server for the directory, with these versions.
+func startServer(t *testing.T, dir, protocols, minors string) *exec.Cmd {
 	t.Helper()
 	ganesha, err := exec.LookPath("ganesha.nfsd")
 	if err != nil {
@@ -59,10 +60,10 @@ func startServer(t *testing.T, dir string) *exec.Cmd {
 	private := t.TempDir()
 	conf := filepath.Join(private, "ganesha.conf")
 	check(t, os.WriteFile(conf, fmt.Appendf(nil, `
-NFS_CORE_PARAM { Protocols = 3, 4; Enable_NLM = false; Enable_RQUOTA = false; Enable_UDP = false; NFS_Port = 2049; MNT_Port = 20048; }
-NFSV4 { Graceless = true; RecoveryRoot = %q; }
+NFS_CORE_PARAM { Protocols = %s; Enable_NLM = false; Enable_RQUOTA = false; Enable_UDP = false; NFS_Port = 2049; MNT_Port = 20048; }
+NFSV4 { Graceless = true; RecoveryRoot = %q; Minor_Versions = %s; }
 EXPORT { Export_Id = 7; Path = %q; Pseudo = %q; Access_Type = RO; Squash = no_root_squash; SecType = sys; FSAL { Name = VFS; } }
-`, private, dir, dir), 0o600))
+`, protocols, private, minors, dir, dir), 0o600))
 	bind := exec.Command("rpcbind", "-w", "-f")
 	run(t, bind)
 	waitPort(t, portmapPort)
@@ -106,7 +107,7 @@ func TestProtocol(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "roots")
 	img := writeExport(t, dir, "web", "the config")
 	big := writeExport(t, dir, "big", string(make([]byte, 3*readChunk+17)))
-	server := startServer(t, dir)
+	server := startServer(t, dir, "3, 4", "0, 1, 2")
 	for _, version := range []int{4, 3} {
 		t.Run(fmt.Sprintf("version %d", version), func(t *testing.T) {
 			testFind(t, Server{Host: "127.0.0.1", Port: Port, Path: dir}, dir, img, big, version)
@@ -117,4 +118,25 @@ func TestProtocol(t *testing.T) {
 	_, err := Find(context.Background(), []Server{{Host: "127.0.0.1", Port: Port, Path: dir}}, "web", "", o)
 	wantError(t, "a server that does not answer", err, ErrAway)
 	check(t, server.Process.Signal(syscall.SIGCONT))
+}
+
+// A server of NFSv4.1 and nothing else, which Amazon's is but for 4.0.
+func TestProtocolWithSessions(t *testing.T) {
+	if !inPrivateNetwork(t) {
+		return
+	}
+	dir := filepath.Join(t.TempDir(), "roots")
+	img := writeExport(t, dir, "web", "the config")
+	big := writeExport(t, dir, "big", string(make([]byte, 3*readChunk+17)))
+	startServer(t, dir, "4", "1")
+	s := Server{Host: "127.0.0.1", Port: Port, Path: dir}
+	testFind(t, s, dir, img, big, 4)
+	o := Options{Version: 4, MinorVersion: 0, Timeout: 10 * time.Second}
+	if _, err := Find(context.Background(), []Server{s}, "web", "", o); !errors.Is(err, errMinor) {
+		t.Errorf("with minor_version 0: %v", err)
+	}
+	o.Version = 3
+	if _, err := Find(context.Background(), []Server{s}, "web", "", o); err == nil {
+		t.Error("with version 3 it is found")
+	}
 }

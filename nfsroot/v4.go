@@ -18,21 +18,29 @@ const (
 )
 
 // v4Reader reads by version 4.0 of the protocol, whose READ takes a state that
-// stands for none: no client has to be registered, nothing has to be closed.
+// stands for none: no client has to be registered, nothing has to be closed. Of a
+// server that refuses this version it reads by 4.1, in a session.
 type v4Reader struct {
-	c   *rpcConn
-	ctx context.Context
+	c       *rpcConn
+	ctx     context.Context
+	options Options
+	session *session // nil in version 4.0
 }
 
-func openV4(ctx context.Context, ip net.IP, s Server) (reader, error) {
+func openV4(ctx context.Context, ip net.IP, s Server, o Options) (reader, error) {
 	c, err := dialRPC(ctx, hostPort(ip, s.Port), progNFS, 4)
 	if err != nil {
 		return nil, err
 	}
-	return &v4Reader{c, ctx}, nil
+	return &v4Reader{c: c, ctx: ctx, options: o}, nil
 }
 
-func (r *v4Reader) close() { r.c.close() }
+func (r *v4Reader) close() {
+	if r.session != nil {
+		r.session.end(r.c)
+	}
+	r.c.close()
+}
 
 func (r *v4Reader) readFile(name string, limit int) ([]byte, error) {
 	var out []byte
@@ -54,33 +62,41 @@ func (r *v4Reader) readFile(name string, limit int) ([]byte, error) {
 	}
 }
 
+// errMinor is that a server refuses a minor version.
+var errMinor = errors.New("the server refuses the minor version")
+
 // read asks for a part of a file, and for its size, in one call.
 func (r *v4Reader) read(name string, offset uint64) (part []byte, size uint64, eof bool, err error) {
+	part, size, eof, err = r.readIn(name, offset)
+	if r.session != nil || !errors.Is(err, errMinor) || r.options.MinorVersion == 0 {
+		return part, size, eof, err
+	}
+	if r.session, err = newSession(r.c); err != nil {
+		return nil, 0, false, err
+	}
+	return r.readIn(name, offset)
+}
+
+func (r *v4Reader) readIn(name string, offset uint64) (part []byte, size uint64, eof bool, err error) {
 	if err := r.ctx.Err(); err != nil {
 		return nil, 0, false, err
 	}
 	elems := names(name)
-	w := &xdrWriter{}
-	w.text("")                            // tag
-	w.uint32(0, uint32(1+len(elems)+1+1)) // minor version, number of operations
-	w.uint32(opPutrootfh)
+	ops := &xdrWriter{}
+	ops.uint32(opPutrootfh)
 	for _, e := range elems {
-		w.uint32(opLookup)
-		w.text(e)
+		ops.uint32(opLookup)
+		ops.text(e)
 	}
 	const attrSize = 4
-	w.uint32(opGetattr, 1, 1<<attrSize)
-	w.uint32(opRead, 0, 0, 0, 0) // the state of all zeros
-	w.uint64(offset)
-	w.uint32(readChunk)
-	const compound = 1
-	reply, err := r.c.call(compound, w)
+	ops.uint32(opGetattr, 1, 1<<attrSize)
+	ops.uint32(opRead, 0, 0, 0, 0) // the state of all zeros
+	ops.uint64(offset)
+	ops.uint32(readChunk)
+	reply, status, done, err := r.session.compound(r.c, 1+len(elems)+1+1, ops)
 	if err != nil {
 		return nil, 0, false, err
 	}
-	status := reply.uint32()
-	reply.bytes(1024)
-	done := int(reply.uint32())
 	if status != 0 {
 		return nil, 0, false, v4Error(status, done, elems)
 	}
@@ -111,8 +127,7 @@ func v4Error(status uint32, done int, elems []string) error {
 	)
 	switch status {
 	case minorMismatch:
-		err = errors.New("it takes no NFSv4.0, by which the images' descriptions are read (sysctl " +
-			"vfs.nfsd.server_min_minorversion4=0)")
+		err = fmt.Errorf("%w: set minor_version to one that it has, or none", errMinor)
 	case wrongSec:
 		err = fmt.Errorf("it asks for another security than sys: %w", syscall.EACCES)
 	case noFileHandle:
