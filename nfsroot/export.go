@@ -51,7 +51,7 @@ func (e *Exporter) Export(ctx context.Context, img Image) (*Exported, error) {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if err := e.prepare(); err != nil {
+	if err := e.begin(); err != nil {
 		return nil, err
 	}
 	if err := e.sweep(); err != nil {
@@ -75,7 +75,7 @@ func (e *Exporter) Export(ctx context.Context, img Image) (*Exported, error) {
 	if err := e.writeIndex(x); err != nil {
 		return nil, err
 	}
-	return &Exported{Names: []string{img.Name}, Digest: img.Digest, Path: filepath.Join(e.cfg.Dir, dir)}, e.publish()
+	return &Exported{Names: []string{img.Name}, Digest: img.Digest, Path: filepath.Join(e.cfg.Dir, dir)}, e.end()
 }
 
 // lay fills an image's directory.
@@ -212,7 +212,7 @@ func (e *Exporter) Remove(ctx context.Context, ref string) error {
 	if err := e.destroy(ctx, dir); err != nil {
 		return fmt.Errorf("remove the export of %s: %w", ref, err)
 	}
-	return e.publish()
+	return e.end()
 }
 
 func (e *Exporter) readIndex() (index, error) {

@@ -176,9 +176,15 @@ func mountd() (int, error) {
 // settle is how long mountd may take to export what it was told.
 const settle = 3 * time.Second
 
-// Serving tells why clients cannot have the roots, and what to do about it;
-// empty if they can.
-func (e *Exporter) Serving() (problem, fix string) {
+// overNFS tells whether a directory is on a file system of another host.
+func overNFS(dir string) (bool, error) {
+	var st unix.Statfs_t
+	err := unix.Statfs(dir, &st)
+	return err == nil && unix.ByteSliceToString(st.Fstypename[:]) == "nfs", err
+}
+
+// serving is Serving of this host's own server.
+func (e *Exporter) serving() (problem, fix string) {
 	if _, err := mountd(); err != nil {
 		return "mountd does not run",
 			"sysrc nfs_server_enable=YES nfsv4_server_enable=YES " + e.flags() + " && service nfsd start"

@@ -8,6 +8,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 func (e *Exporter) prepare() error {
@@ -47,7 +49,14 @@ func (e *Exporter) publish() error {
 	return nil
 }
 
-// Serving tells why clients cannot have the roots, and what to do about it.
-func (e *Exporter) Serving() (problem, fix string) {
+// overNFS tells whether a directory is on a file system of another host.
+func overNFS(dir string) (bool, error) {
+	var st unix.Statfs_t
+	err := unix.Statfs(dir, &st)
+	return err == nil && st.Type == unix.NFS_SUPER_MAGIC, err
+}
+
+// serving is Serving of this host's own server.
+func (e *Exporter) serving() (problem, fix string) {
 	return "", ""
 }

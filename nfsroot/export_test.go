@@ -3,11 +3,13 @@ package nfsroot
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/freejail/freejail/internal/mount"
 )
@@ -123,6 +125,33 @@ func TestExportIsWhole(t *testing.T) {
 	check(t, err)
 	if entries, err = os.ReadDir(cfg.Dir); err != nil || len(entries) != 2 {
 		t.Errorf("left: %v %v", fileNames(entries), err)
+	}
+}
+
+// What is not served, or by another host than the configuration says, is not written.
+func TestExportOfAnothersServer(t *testing.T) {
+	e, cfg := newExporter(t)
+	e.cfg.Served = Served{Server{"127.0.0.1", closedPort(t), "/roots"}, Options{Version: 4, Timeout: time.Second}}
+	_, err := e.Export(context.Background(), imageOf("web", "config"))
+	if err == nil || !strings.Contains(err.Error(), "is no NFS mount") {
+		t.Errorf("to a local file system: %v", err)
+	}
+	if entries, err := os.ReadDir(cfg.Dir); err != nil || len(entries) != 0 {
+		t.Errorf("left: %v %v", fileNames(entries), err)
+	}
+	if problem, fix := e.Serving(); !strings.Contains(problem, "does not answer") || !strings.Contains(fix, "2049") {
+		t.Errorf("%q, %q", problem, fix)
+	}
+	e.cfg.Dir += "/none"
+	if _, err = e.Export(context.Background(), imageOf("web", "config")); !errors.Is(err, fs.ErrNotExist) ||
+		!strings.Contains(err.Error(), "make it on nfs://127.0.0.1") {
+		t.Errorf("to nothing: %v", err)
+	}
+	if url := e.cfg.URL("builder"); url != e.cfg.Served.By.String() {
+		t.Errorf("clients name it %s", url)
+	}
+	if err := e.cfg.Validate(); err == nil { // it has clients
+		t.Error("another's server has clients of this host's choice")
 	}
 }
 

@@ -20,6 +20,7 @@ type ExportConfig struct {
 	Clients []string // networks, addresses and host names that may have the roots
 	File    string   // the exports file, which is ours alone
 	V4Root  string   // of the host's NFSv4 tree; as in the operator's own file
+	Served  Served   // without Dataset and Clients
 	// RemoveTree deletes a tree of an image.
 	RemoveTree func(dir string) error
 }
@@ -37,6 +38,12 @@ func (c ExportConfig) Validate() error {
 	}
 	if c.V4Root != "/" && c.Dir != c.V4Root && !strings.HasPrefix(c.Dir, c.V4Root+"/") {
 		return fmt.Errorf("dir %s is not below v4_root %s", c.Dir, c.V4Root)
+	}
+	if c.Served.elsewhere() {
+		if c.Dataset != "" || len(c.Clients) > 0 {
+			return errors.New("served_by is another host: it decides about clients, and zfs_dataset is of this one")
+		}
+		return nil
 	}
 	if len(c.Clients) == 0 {
 		return errors.New("clients is empty: give networks (for example \"10.0.0.0/24\"), addresses or host names")
@@ -74,6 +81,9 @@ func clientOf(text string) (client, error) {
 
 // URL is what a client's configuration names this directory of roots by.
 func (c ExportConfig) URL(host string) string {
+	if c.Served.elsewhere() {
+		return c.Served.By.String()
+	}
 	p := c.Dir
 	if c.V4Root != "/" {
 		p = strings.TrimPrefix(c.Dir, c.V4Root)

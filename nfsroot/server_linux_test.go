@@ -140,3 +140,35 @@ func TestProtocolWithSessions(t *testing.T) {
 		t.Error("with version 3 it is found")
 	}
 }
+
+// The index that a server gives is compared with what is in the directory. That this is a mount of the server takes a
+// kernel with an NFS client.
+func TestServedByAnother(t *testing.T) {
+	if !inPrivateNetwork(t) {
+		return
+	}
+	dir := filepath.Join(t.TempDir(), "roots")
+	writeExport(t, dir, "web", "the config")
+	startServer(t, dir, "4", "1")
+	mounted := filepath.Join(t.TempDir(), "mnt")
+	check(t, os.Mkdir(mounted, 0o755))
+	err := unix.Mount("127.0.0.1:"+dir, mounted, "nfs", 0, "vers=4.1,addr=127.0.0.1,clientaddr=127.0.0.1,proto=tcp")
+	if errors.Is(err, unix.ENODEV) {
+		t.Skip("the kernel has no NFS client")
+	}
+	check(t, err)
+	defer func() { check(t, unix.Unmount(mounted, unix.MNT_DETACH)) }()
+	e := NewExporter(ExportConfig{Dir: mounted, RemoveTree: os.RemoveAll, Served: Served{
+		Server{"127.0.0.1", Port, dir}, Options{Version: 4, MinorVersion: -1, Timeout: 10 * time.Second}}})
+	if problem, _ := e.Serving(); problem != "" {
+		t.Error(problem)
+	}
+	e.cfg.Served.By.Path = filepath.Dir(dir)
+	if problem, _ := e.Serving(); problem == "" {
+		t.Error("another directory of the server is taken for it")
+	}
+	e.cfg.Served = Served{}
+	if err := e.begin(); err == nil {
+		t.Error("this host exports another's")
+	}
+}

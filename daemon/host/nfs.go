@@ -49,7 +49,8 @@ type nfsBlock struct {
 	Export       *struct {
 		Dir         string   `hcl:"dir"`
 		ZFSDataset  string   `hcl:"zfs_dataset,optional"`
-		Clients     []string `hcl:"clients"`
+		Clients     []string `hcl:"clients,optional"`
+		ServedBy    string   `hcl:"served_by,optional"`
 		ExportsFile string   `hcl:"exports_file,optional"`
 		V4Root      string   `hcl:"v4_root,optional"`
 	} `hcl:"export,block"`
@@ -75,6 +76,16 @@ func (b *nfsBlock) nfs(r *reader, stateDir string) NFS {
 		n.Export = &nfsroot.ExportConfig{Dir: e.Dir, Dataset: e.ZFSDataset, Clients: e.Clients,
 			File:   cmp.Or(e.ExportsFile, filepath.Join(stateDir, "exports")),
 			V4Root: cmp.Or(e.V4Root, "/"), RemoveTree: remove.Tree}
+		if e.ServedBy != "" {
+			by, err := nfsroot.ParseServer(e.ServedBy)
+			if err != nil {
+				r.fail("nfs: export: served_by: %w", err)
+			}
+			if e.ExportsFile != "" || e.V4Root != "" {
+				r.fail("nfs: export: exports_file and v4_root are of this host's server: served_by names another")
+			}
+			n.Export.Served = nfsroot.Served{By: by, Options: n.Options}
+		}
 		if err := n.Export.Validate(); err != nil {
 			r.fail("nfs: export: %w", err)
 		}
