@@ -98,6 +98,9 @@ func (f authFile) find(ctx context.Context, key string, whole bool, warn func(st
 	if failed != nil || got != auth.EmptyCredential {
 		return got, failed
 	}
+	if named && own == auth.EmptyCredential { // Amazon's says so whatever has failed, and why to its log
+		warn(fmt.Sprintf("the credential helper %s has nothing for %s: its own log may tell why", program, key))
+	}
 	return own, err
 }
 

@@ -65,6 +65,8 @@ func TestAuthFiles(t *testing.T) {
 			Password: "of reg.example:5000/team"}},
 		`{"credsStore":"token"}`:                                 {cred: auth.Credential{RefreshToken: "T"}},
 		`{"auths":{"HOST":{"auth":"ME"}},"credsStore":"none"}`:   {cred: user},
+		`{"credHelpers":{"HOST":"none"}}`:                        {warn: true},
+		`{"credsStore":"none"}`:                                  {},
 		`{"auths":{"HOST":{"auth":"ME"}},"credsStore":"broken"}`: {err: "locked"},
 	} {
 		file := filepath.Join(dir, "auth.json")
