@@ -30,7 +30,7 @@ func (e *Exporter) begin() error {
 	case e.cfg.Served.elsewhere() && err != nil:
 		return fmt.Errorf("nfs: export: %w: make it on %s, of which this host has a mount", err, e.cfg.Served.By)
 	case e.cfg.Served.elsewhere() && !over:
-		return fmt.Errorf("nfs: export: %s is no NFS mount, so that %s (served_by) does not serve what is written there: "+
+		return fmt.Errorf("nfs: export: %s is no NFS mount, so %s (served_by) does not serve what is written there: "+
 			"mount it first", e.cfg.Dir, e.cfg.Served.By)
 	case e.cfg.Served.elsewhere():
 		return nil

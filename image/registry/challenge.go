@@ -202,7 +202,10 @@ func denies(resp *http.Response) bool {
 	var said struct {
 		Errors errcode.Errors `json:"errors"`
 	}
-	return err == nil && json.Unmarshal(b, &said) == nil && slices.ContainsFunc(said.Errors, func(e errcode.Error) bool {
+	if err != nil || json.Unmarshal(b, &said) != nil {
+		return false
+	}
+	return slices.ContainsFunc(said.Errors, func(e errcode.Error) bool {
 		return e.Code == errcode.ErrorCodeDenied || e.Code == errcode.ErrorCodeUnauthorized
 	})
 }
@@ -216,8 +219,8 @@ type reread struct {
 	io.Closer
 }
 
-// young is how old a token is at most whose refusal is about what it was used for: none ends that soon. It is a variable
-// for tests.
+// young is how old a token is at most whose refusal is about what it was used for: none ends that soon. It is a
+// variable for tests.
 var young = time.Minute
 
 // tokens finds a token again by the scopes that a request asks for by itself, whatever

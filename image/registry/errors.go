@@ -59,7 +59,7 @@ func explain(err error) string {
 		(answer.StatusCode == http.StatusUnauthorized || answer.StatusCode == http.StatusForbidden):
 		return fmt.Sprintf("access denied (does it exist, and are the credentials right?): %v", err)
 	case errors.As(err, &answer) && answer.Method != http.MethodGet && says(answer, errcode.ErrorCodeNameUnknown):
-		return fmt.Sprintf("the registry has no such repository, and makes none by itself: create it there first: %v", err)
+		return fmt.Sprintf("the registry has no such repository, and makes none: create it there first: %v", err)
 	case errors.As(err, &answer) && says(answer, tagInvalid):
 		return fmt.Sprintf("the tag is of another image, and must not be changed there: give another tag: %v", err)
 	case errors.Is(err, errdef.ErrNotFound):
