@@ -114,3 +114,43 @@ func TestMistakesOfApprovers(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// A refusal names those approvers who may give all that is refused, and how; of an image that no registry has none.
+func TestRefusalsNameApprovers(t *testing.T) {
+	p := mustParse(t, `
+approver "ops" { kinds = ["allow"] }
+approver "security" { kinds = ["allow", "sysvipc"] }
+deny { allow = ["chflags"] }
+`)
+	web := Subject{Image: "registry.example/web:1", Repository: "registry.example/web", Digest: digestA}
+	local := Subject{Image: "web", Repository: "web", Digest: digestA}
+	for name, c := range map[string]struct {
+		s    Subject
+		asks []string
+		want string
+	}{
+		"both":          {web, []string{"allow:raw_sockets"}, "Each of the approvers ops, security"},
+		"one":           {web, []string{"allow:raw_sockets", "sysvipc:shm=new"}, "Approver security can"},
+		"none":          {web, []string{"allow:raw_sockets", "port:80/tcp"}, ""},
+		"denied beside": {web, []string{"sysvipc:shm=new", "allow:chflags"}, "Approver security can"},
+		"denied alone":  {web, []string{"allow:chflags"}, ""},
+		"no registry":   {local, []string{"allow:raw_sockets"}, ""},
+	} {
+		var reqs []Request
+		for _, key := range c.asks {
+			what, err := ParseKey(key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			reqs = append(reqs, Request{Privilege: what})
+		}
+		text := p.Decide(c.s, reqs, nil).Err(c.s).Error()
+		if c.want == "" && strings.Contains(text, "--sign") || !strings.Contains(text, c.want) {
+			t.Errorf("%s: %s", name, text)
+		}
+		if c.want != "" && !strings.Contains(text, "freejail policy approve registry.example/web@"+digestA+
+			` --sign KEY --expires 90d --reason "..." --request `) {
+			t.Errorf("%s: no command in %s", name, text)
+		}
+	}
+}

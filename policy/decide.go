@@ -118,7 +118,25 @@ func (p *Policy) Decide(s Subject, reqs []Request, approvals []Approval) Decisio
 			d.add(q.decide(&j))
 		}
 	}
+	d.Givers = j.givers(d.Results)
 	return d
+}
+
+// givers are the approvers who may give all that is refused, as far as it could be approved; none where nothing is.
+func (j *judge) givers(results []Result) (names []string) {
+	var refused []Request
+	for _, r := range results {
+		if !r.Allowed && !r.Denied {
+			refused = append(refused, r.Request)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(j.approvers)) {
+		may := func(r Request) bool { return j.mayGive(Approval{Approver: name}, r) == nil }
+		if len(refused) > 0 && !slices.ContainsFunc(refused, func(r Request) bool { return !may(r) }) {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 func (d *Decision) add(r Result) {

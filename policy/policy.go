@@ -98,4 +98,6 @@ type Result struct {
 type Decision struct {
 	Allowed bool
 	Results []Result
+	// Givers are the approvers of the host who may give all that is refused and not denied.
+	Givers []string
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/freejail/freejail/internal/imagename"
 	"github.com/freejail/freejail/internal/printable"
 )
 
@@ -43,6 +44,9 @@ func (d Decision) Err(s Subject) error {
 	if cmd := d.ApproveCommand(s); cmd != "" {
 		fmt.Fprintf(&b, "\nAn operator of this host can approve it for this image alone:\n  %s", cmd)
 	}
+	if cmd := d.SignCommand(s); cmd != "" {
+		fmt.Fprintf(&b, "\n%s can approve it so for all hosts that have the key:\n  %s", d.givers(), cmd)
+	}
 	if denied {
 		b.WriteString("\nA deny cannot be approved: the host's policy file would have to change.")
 	}
@@ -74,6 +78,24 @@ func (d Decision) ApproveCommand(s Subject) string {
 			strings.Join(words[:3], " "), n)
 	}
 	return strings.Join(words, " ")
+}
+
+// givers are those of SignCommand in words.
+func (d Decision) givers() string {
+	if len(d.Givers) == 1 {
+		return "Approver " + d.Givers[0]
+	}
+	return "Each of the approvers " + strings.Join(d.Givers, ", ")
+}
+
+// SignCommand is what one of the approvers would run to approve what is refused for all hosts that honour the key;
+// empty where none may, and of an image without a registry, to which no approval is attached.
+func (d Decision) SignCommand(s Subject) string {
+	cmd := d.ApproveCommand(s)
+	if cmd == "" || len(d.Givers) == 0 || !imagename.IsReference(s.Repository) {
+		return ""
+	}
+	return strings.Replace(cmd, `--reason "..."`, `--sign KEY --expires 90d --reason "..."`, 1)
 }
 
 func refOf(s Subject) string {

@@ -266,7 +266,7 @@ func TestFamiliarWords(t *testing.T) {
 	h.gives(app.Usage, []string{"-p [ADDRESS:]PORT"}, "run", "-P", "prog")
 	h.gives(app.Usage, []string{`share = "group"`}, "run", "--network", "container:web", "prog")
 	h.gives(app.Usage, []string{"did you mean --detach?"}, "run", "--detatch", "prog")
-	h.gives(app.Usage, []string{"use freejail images import"}, "load", "-i", "x")
+	h.gives(app.Failed, []string{"`freejail images prog` describes the image"}, "inspect", "prog")
 	h.gives(app.Usage, []string{"flag: not a number;"}, "logs", "-n", "x", "prog")
 	h.gives(exitUnknown, []string{`(there is "prog")`}, "run", "--pull=never", "prog:2")
 	h.gives(app.Usage, []string{"freejail restart"}, "start", "x")

@@ -45,11 +45,33 @@ func parseFormat(format string) (*template.Template, error) {
 	if strings.HasPrefix(format, "table ") {
 		return nil, app.Usagef("--format: %q: a table is printed without --format alone", format)
 	}
-	t, err := template.New("format").Option("missingkey=error").Funcs(template.FuncMap{"json": asJSON}).Parse(format)
+	t, err := template.New("format").Option("missingkey=error").Funcs(template.FuncMap{"json": asJSON}).
+		Parse(unescaped(format))
 	if err != nil {
 		return nil, app.Usagef("--format: %w; the functions are json and those of Go's text/template", err)
 	}
 	return t, nil
+}
+
+var escapes = strings.NewReplacer(`\t`, "\t", `\n`, "\n")
+
+// unescaped has \t and \n in the text of a template mean a tab and a line's end, as shells leave them alone. Its
+// actions, whose texts have escapes of their own, stay.
+func unescaped(format string) string {
+	var b strings.Builder
+	for {
+		text, rest, found := strings.Cut(format, "{{")
+		b.WriteString(escapes.Replace(text))
+		if !found {
+			return b.String()
+		}
+		action, after, ended := strings.Cut(rest, "}}")
+		if b.WriteString("{{" + action); !ended {
+			return b.String()
+		}
+		b.WriteString("}}")
+		format = after
+	}
 }
 
 // printBy prints one value in a line.

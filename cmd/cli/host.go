@@ -36,12 +36,21 @@ func (a *commands) imagesCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			var all *client.DiskUse
+			if v.format == "" && len(v.filters) == 0 && !quiet && !a.JSON {
+				if all, err = a.client().ImageUse(ctx); err != nil {
+					return err
+				}
+			}
 			return v.print(a, list, func(w io.Writer, list []client.ImageInfo) {
 				if quiet {
 					printDigests(w, list)
 					return
 				}
 				table(w, "NAME\tDIGEST\tPLATFORM\tSIZE\tSHARED\tUNPACKED\tTASKS\tSUMMARY", list, imageRow)
+				if all != nil {
+					printTotals(w, len(list), all.Parts)
+				}
 			})
 		})
 	var name string
@@ -121,6 +130,17 @@ func (a *commands) image(ctx context.Context, c *cobra.Command, arg string, v *v
 		return printAs(a, v.format, i)
 	}
 	return a.Print(i, func(w io.Writer) { describe(w, i) })
+}
+
+// printTotals tells of all images together what the rows do not: layers of several count once.
+func printTotals(w io.Writer, names int, parts []client.DiskPart) {
+	for _, p := range parts {
+		if p.Kind == "images" {
+			printable.Fprintf(w, "%s of %s: %s, of which %s shared, and %s that no image needs\n",
+				printable.Count(names, "name"), printable.Count(p.Count, "image"), units.BytesSize(float64(p.Bytes)),
+				units.BytesSize(float64(p.Shared)), units.BytesSize(float64(p.Reclaimable)))
+		}
+	}
 }
 
 // printDigests prints each once.

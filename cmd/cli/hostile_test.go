@@ -47,7 +47,7 @@ var answers = map[string]any{
 
 // lines are fields whose lines are the daemon's own, or an image's that are shown
 // with a mark before each.
-var linesKept = []string{"Permit", "Approve", "Usage"}
+var linesKept = []string{"Permit", "Approve", "Sign", "Usage"}
 
 // filled is a value of a type with a text in every string of it.
 func filled(t reflect.Type, name, text string, flag bool) reflect.Value {

@@ -66,7 +66,17 @@ func (a *commands) rmCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.each(ctx, args, func(id string) error { return a.client().Destroy(ctx, id, force) })
+			return a.each(ctx, args, func(id string) error {
+				warn := func() {}
+				if force {
+					warn = a.warnOfNomad(ctx, id)
+				}
+				err := a.client().Destroy(ctx, id, force)
+				if err == nil {
+					warn()
+				}
+				return err
+			})
 		})
 	c.Flags().BoolVarP(&force, "force", "f", false, "kill running tasks")
 	c.Flags().BoolVarP(&all, "all", "a", false,
@@ -75,6 +85,24 @@ func (a *commands) rmCmd() *cobra.Command {
 		return taskConditions.parse(text, f)
 	})
 	return c
+}
+
+// warnOfNomad looks whether a task that is to end is Nomad's, and runs. What it returns tells, after the end, that
+// Nomad may start the task again.
+func (a *commands) warnOfNomad(ctx context.Context, id string) func() {
+	t, err := a.client().Task(ctx, id)
+	if err != nil || ended(*t) || t.Spec.NomadLabels()["alloc_id"] == "" {
+		return func() {} // what ends it tells of an error
+	}
+	labels := t.Spec.NomadLabels()
+	in := ""
+	if ns := labels["namespace"]; ns != "" && ns != "default" {
+		in = "-namespace " + ns + " "
+	}
+	return func() {
+		printable.Fprintf(a.Messages, "freejail: warning: task %s is of Nomad's job %s, and Nomad may start it again: "+
+			"`nomad job stop %s%s` ends the job\n", id, labels["job"], in, labels["job"])
+	}
 }
 
 // removable are the tasks of --all: Nomad removes its own.

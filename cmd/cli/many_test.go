@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -92,5 +93,31 @@ func TestTag(t *testing.T) {
 	h.gives(app.Failed, []string{"none"}, "images", "rm", "prog", "none")
 	if out := h.gives(0, nil, "images", "rm", "--all"); out != "example.org/team/prog:2\n" {
 		t.Errorf("images rm --all: %q", out)
+	}
+}
+
+// Who ends a task of Nomad's is told that Nomad may start it again; of other tasks, and of signals that end none, not.
+func TestEndOfATaskOfNomad(t *testing.T) {
+	h := newHost(t, "")
+	for i, c := range []struct {
+		owner string
+		want  bool
+		args  []string
+	}{{"nomad", true, []string{"stop", "-t", "30"}}, {"nomad", true, []string{"rm", "-f"}},
+		{"nomad", true, []string{"kill"}}, {"nomad", false, []string{"kill", "-s", "WINCH"}},
+		{"cli", false, []string{"stop", "-t", "30"}}, {"cli", false, []string{"rm", "-f"}}} {
+		spec := client.TaskSpec{ID: fmt.Sprint("task", i), Owner: c.owner, Image: "prog"}
+		if c.owner == "nomad" {
+			spec.Labels = map[string]string{"alloc_id": "a1", "job": "web", "task": "one", "namespace": "team"}
+		}
+		told := "warning: task " + spec.ID + " is of Nomad's job web, and Nomad may start it again: " +
+			"`nomad job stop -namespace team web`"
+		_, err := client.New(h.socket).Start(t.Context(), spec)
+		check(t, err)
+		r := h.freejail(append(c.args, spec.ID)...)
+		if r.code != 0 || strings.Contains(r.errout, told) != c.want || !c.want && r.errout != "" {
+			t.Errorf("%s, %q: %+v", c.owner, c.args, r)
+		}
+		h.gives(0, nil, "rm", "-f", spec.ID)
 	}
 }

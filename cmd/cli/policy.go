@@ -311,6 +311,10 @@ func printDecision(w io.Writer, d *client.Decision) {
 	if d.Approve != "" {
 		printable.Fprintf(w, "\nFor this digest only:\n%s\n", printable.Lines(d.Approve))
 	}
+	if d.Sign != "" {
+		printable.Fprintf(w, "\nFor this digest, on all hosts that have the key of %s:\n%s\n",
+			strings.Join(d.Givers, " or "), printable.Lines(d.Sign))
+	}
 }
 
 func (a *commands) devfsCmd() *cobra.Command {

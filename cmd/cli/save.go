@@ -125,8 +125,9 @@ func (a *commands) loadCmd() *cobra.Command {
 					return err
 				}
 				defer func() { err = errors.Join(err, remove()) }()
+				return a.load(ctx, file, "standard input")
 			}
-			return a.load(ctx, withoutKind(file))
+			return a.load(ctx, withoutKind(file), file)
 		})
 	c.Long = `FILE is an archive or a directory as of "freejail images import", which imports one
 image by the name of its file. The policy decides by names: load archives of those whom
@@ -166,13 +167,14 @@ func spool(ctx context.Context, r io.Reader) (file string, remove func() error, 
 	return f.Name(), remove, nil
 }
 
-func (a *commands) load(ctx context.Context, file string) error {
+// load imports the images of an archive, which is named in messages as the user knows it.
+func (a *commands) load(ctx context.Context, file, name string) error {
 	path, err := filepath.Abs(file)
 	if err != nil {
 		return err
 	}
-	tell, end := showProgress("loading " + file)
-	r, err := a.client().Load(ctx, client.LoadRequest{Path: path}, tell)
+	tell, end := showProgress("loading " + name)
+	r, err := a.client().Load(ctx, client.LoadRequest{Path: path, Name: name}, tell)
 	if end(); err != nil {
 		return err
 	}

@@ -494,10 +494,15 @@ func (a *commands) stopCmd() *cobra.Command {
 				} else {
 					r.Timeout = client.Duration(*timeout)
 				}
-				return persist(ctx, calling, func() error {
+				warn := a.warnOfNomad(ctx, id)
+				err := persist(ctx, calling, func() error {
 					_, err := a.client().Stop(ctx, id, r)
 					return err
 				}, sayWaiting)
+				if err == nil {
+					warn()
+				}
+				return err
 			})
 		})
 	c.Flags().StringVarP(&sig, "signal", "s", "", "the signal (default: the image's, else SIGTERM)")
@@ -506,11 +511,24 @@ func (a *commands) stopCmd() *cobra.Command {
 	return c
 }
 
+// ending are signals by which operators end a task.
+var ending = []string{"KILL", "TERM", "INT", "QUIT", "9", "15", "2", "3"}
+
 func (a *commands) killCmd() *cobra.Command {
 	sig := "SIGKILL"
 	c := app.Command("kill TASK...", "send a signal to the main processes of tasks", cobra.MinimumNArgs(1),
 		func(ctx context.Context, args []string) error {
-			return a.each(ctx, args, func(id string) error { return a.client().Signal(ctx, id, sig) })
+			return a.each(ctx, args, func(id string) error {
+				warn := func() {}
+				if slices.Contains(ending, strings.TrimPrefix(strings.ToUpper(sig), "SIG")) {
+					warn = a.warnOfNomad(ctx, id)
+				}
+				err := a.client().Signal(ctx, id, sig)
+				if err == nil {
+					warn()
+				}
+				return err
+			})
 		})
 	c.Flags().StringVarP(&sig, "signal", "s", sig, "the signal: a name such as HUP or RTMIN+3, or a number")
 	return c
@@ -631,6 +649,11 @@ func (a *commands) inspectCmd() *cobra.Command {
 	c := app.Command("inspect TASK", "show all details of a task, as JSON", cobra.ExactArgs(1),
 		func(ctx context.Context, args []string) error {
 			t, err := a.client().Task(ctx, args[0])
+			if client.IsNotFound(err) && !filepath.IsAbs(args[0]) {
+				if i, ierr := a.client().Image(ctx, args[0]); ierr == nil {
+					return fmt.Errorf("%w; `freejail images %s` describes the image", err, i.Name)
+				}
+			}
 			if err != nil {
 				return err
 			}

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"text/template"
 	"time"
 
 	"github.com/docker/go-units"
@@ -54,8 +55,16 @@ const statsEvery = time.Second
 
 func (a *commands) statsCmd() *cobra.Command {
 	var once bool
+	f, format := filters{}, ""
 	c := app.Command("stats [TASK...]", "show what tasks use, every second", cobra.ArbitraryArgs,
 		func(ctx context.Context, args []string) error {
+			t, err := parseFormat(format)
+			if err != nil {
+				return err
+			}
+			if format == "" {
+				t = nil
+			}
 			before, err := a.client().AllStats(ctx)
 			if err == nil {
 				err = missing(before, args)
@@ -65,8 +74,8 @@ func (a *commands) statsCmd() *cobra.Command {
 					return ctx.Err()
 				}
 				var now map[string]client.Usage
-				if now, err = a.client().AllStats(ctx); err == nil {
-					err = a.printStats(statsOf(before, now, args))
+				if now, err = a.filteredStats(ctx, f); err == nil {
+					err = a.printStats(statsOf(before, now, args), t)
 				}
 				if once {
 					return err
@@ -76,7 +85,32 @@ func (a *commands) statsCmd() *cobra.Command {
 			return err
 		})
 	c.Flags().BoolVar(&once, "no-stream", false, "show one sample")
+	c.Flags().FuncP("filter", "f", "show "+taskFilter, func(text string) error { return taskConditions.parse(text, f) })
+	c.Flags().StringVar(&format, "format", "", formatUsage)
 	return c
+}
+
+// filteredStats are those of the tasks for which filters hold now.
+func (a *commands) filteredStats(ctx context.Context, f filters) (map[string]client.Usage, error) {
+	c := a.client()
+	now, err := c.AllStats(ctx)
+	if err != nil || len(f) == 0 {
+		return now, err
+	}
+	tasks, err := c.Tasks(ctx)
+	if err == nil {
+		err = checkFilters(ctx, c, tasks, f)
+	}
+	if err != nil {
+		return nil, err
+	}
+	kept := map[string]client.Usage{}
+	for _, t := range taskConditions.of(tasks, f) {
+		if u, is := now[t.Spec.ID]; is {
+			kept[t.Spec.ID] = u
+		}
+	}
+	return kept, nil
 }
 
 // statsOf are the samples of tasks, all where none are named, in the order of their ids.
@@ -119,8 +153,16 @@ func (a *commands) statsJSON(lines []statsLine) error {
 	return nil
 }
 
-// printStats draws anew on a terminal.
-func (a *commands) printStats(lines []statsLine) error {
+// printStats draws anew on a terminal; by a template it prints a line for each sample.
+func (a *commands) printStats(lines []statsLine, t *template.Template) error {
+	if t != nil {
+		for _, l := range lines {
+			if err := a.printBy(t, l); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 	if a.JSON {
 		return a.statsJSON(lines)
 	}

@@ -69,7 +69,7 @@ type Images interface {
 	Remove(ref string) error
 	Tag(context.Context, client.TagRequest) (client.ImageInfo, error)
 	GC(context.Context, client.GCRequest) (*client.GCResult, error)
-	DiskUse(context.Context) (*client.DiskUse, error)
+	DiskUse(ctx context.Context, only string) (*client.DiskUse, error)
 	Exports() ([]client.Export, error)
 	Export(context.Context, client.ExportRequest) (*client.Export, error)
 	Unexport(ctx context.Context, ref string) error

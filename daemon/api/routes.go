@@ -103,7 +103,9 @@ func (b Backend) imageRoutes(handle route) {
 		return i.Unexport(r.Context(), param(r, "ref"))
 	})), "ref")
 	handle("POST /v1/gc", body(i.GC))
-	handle("GET /v1/df", answer(func(r *http.Request) (*client.DiskUse, error) { return i.DiskUse(r.Context()) }))
+	handle("GET /v1/df", answer(func(r *http.Request) (*client.DiskUse, error) {
+		return i.DiskUse(r.Context(), param(r, "only"))
+	}), "only")
 }
 
 func (b Backend) policyRoutes(handle route) {

@@ -358,6 +358,14 @@ func (c *Client) DiskUse(ctx context.Context) (*DiskUse, error) {
 	return get[*DiskUse](ctx, c, "/v1/df")
 }
 
+// OnlyImages has DiskUse measure images alone.
+const OnlyImages = "images"
+
+// ImageUse measures the images that the daemon has on the disk.
+func (c *Client) ImageUse(ctx context.Context) (*DiskUse, error) {
+	return get[*DiskUse](ctx, c, "/v1/df?only="+OnlyImages)
+}
+
 // GC removes what no task and no image needs any more.
 func (c *Client) GC(ctx context.Context, r GCRequest) (*GCResult, error) {
 	return call[*GCResult](ctx, c, http.MethodPost, "/v1/gc", r)

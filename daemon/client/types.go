@@ -479,9 +479,10 @@ type ImportRequest struct {
 }
 
 // LoadRequest names an archive or layout directory on the daemon's host, all of whose images are imported by their own
-// names.
+// names. Name is what messages call the archive, instead of its path.
 type LoadRequest struct {
 	Path string `json:"path"`
+	Name string `json:"name,omitempty"`
 }
 
 // Loaded is one image of an archive: what it is here, or why it is not. Name is the archive's, Was the digest that
@@ -576,7 +577,8 @@ type DiskPart struct {
 }
 
 // Decision is the policy's word on an image's or task's requests. Approve is
-// the command by which an operator can approve what is refused.
+// the command by which an operator can approve what is refused, Sign that of the Givers: approvers of the
+// host's file, whose approvals are for all hosts that have their keys.
 type Decision struct {
 	Image   string   `json:"image"`
 	Digest  string   `json:"digest"`
@@ -584,6 +586,8 @@ type Decision struct {
 	Allowed bool     `json:"allowed"`
 	Results []Result `json:"results"`
 	Approve string   `json:"approve,omitempty"`
+	Sign    string   `json:"sign,omitempty"`
+	Givers  []string `json:"givers,omitempty"`
 	// Notes are what no policy decides, such as that ports are not enforced.
 	Notes []string `json:"notes,omitempty"`
 }

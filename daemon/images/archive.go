@@ -1,6 +1,7 @@
 package images
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -70,7 +71,8 @@ func (l *Library) Loading(in client.LoadRequest) (
 		return nil, client.Invalid("path %q is not absolute", in.Path)
 	}
 	return func(ctx context.Context, tell func(client.ImageProgress)) (out client.LoadResult, err error) {
-		from, err := layout.OpenInput(in.Path, in.Path)
+		in.Name = cmp.Or(in.Name, in.Path)
+		from, err := layout.OpenInput(in.Path, in.Name)
 		if err != nil {
 			return out, client.Invalid("image: %v", err)
 		}
@@ -88,7 +90,7 @@ func (l *Library) Loading(in client.LoadRequest) (
 				return ctx.Err()
 			})
 		if err != nil {
-			return out, client.Invalid("image %s: %v", in.Path, err)
+			return out, client.Invalid("load: %v", err)
 		}
 		return out, nil
 	}, nil

@@ -14,8 +14,11 @@ import (
 	"github.com/freejail/freejail/storage"
 )
 
-// DiskUse measures what freejail has on the disk.
-func (l *Library) DiskUse(ctx context.Context) (*client.DiskUse, error) {
+// DiskUse measures what freejail has on the disk; of its images alone if only is "images".
+func (l *Library) DiskUse(ctx context.Context, only string) (*client.DiskUse, error) {
+	if only != "" && only != client.OnlyImages {
+		return nil, client.Invalid("df: only=%q is not %s", only, client.OnlyImages)
+	}
 	out := &client.DiskUse{StateDir: l.Config.StateDir}
 	var st unix.Statfs_t
 	if err := unix.Statfs(l.Config.StateDir, &st); err != nil {
@@ -25,6 +28,10 @@ func (l *Library) DiskUse(ctx context.Context) (*client.DiskUse, error) {
 	images, err := l.imageUse()
 	if err != nil {
 		return nil, err
+	}
+	if only != "" {
+		out.Parts = []client.DiskPart{images}
+		return out, nil
 	}
 	chains, roots, err := l.storageUse(ctx)
 	if err != nil {

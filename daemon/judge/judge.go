@@ -213,6 +213,9 @@ func attachedTo(ctx context.Context, store *layout.Store, img *image.Image,
 func wireDecision(s policy.Subject, dec policy.Decision) *client.Decision {
 	out := &client.Decision{Image: s.Image, Digest: s.Digest, Signers: s.Signers, Allowed: dec.Allowed,
 		Results: []client.Result{}, Approve: dec.ApproveCommand(s)}
+	if out.Sign = dec.SignCommand(s); out.Sign != "" {
+		out.Givers = dec.Givers
+	}
 	for _, r := range dec.Results {
 		out.Results = append(out.Results, client.Result{Request: r.Request.String(), Kind: string(r.Kind()),
 			Key: r.Key(), Source: string(r.Request.Source), Allowed: r.Allowed, Reason: r.Reason, Permit: r.Permit})

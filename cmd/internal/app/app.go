@@ -260,6 +260,9 @@ func (a *App) group(c *cobra.Command, args []string) error {
 // unknown is the error of a command that is not there.
 func (a *App) unknown(c *cobra.Command, name string) error {
 	c.SuggestionsMinimumDistance = 2
+	if len(name) < 4 { // two letters more or less are another word
+		c.SuggestionsMinimumDistance = 1
+	}
 	text := fmt.Sprintf("unknown command %q", name)
 	if instead := a.Instead[name]; instead != "" && !c.HasParent() {
 		return Usagef("%s: %s", text, instead)
