@@ -372,6 +372,12 @@ func TestSignaturesAreVerified(t *testing.T) {
 	}
 	refused("another key", dir, trusting(t, "trusted", other), "not signed by a trusted key")
 	refused("a revoked key", dir, revoked, "was revoked")
+	// Whichever of the two is looked at first.
+	for _, bad := range []key{good, other} {
+		both := trusting(t, "trusted", good, other)
+		addTrust(t, both, "revoked", bad)
+		refused("a revoked key beside a trusted one", repository(t, base(), good, other), both, bad.name+" of the catalogue")
+	}
 	refused("no keys", dir, t.TempDir(), "trusted")
 	refused("not signed", repository(t, base()), trusting(t, "trusted", good), "is not signed")
 

@@ -12,8 +12,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/freejail/freejail/internal/regular"
@@ -72,27 +74,35 @@ func (s *signatures) verify(catalogue []byte, t trust) error {
 	}
 	sum := sha256.Sum256(catalogue)
 	text := sha256.Sum256([]byte(hex.EncodeToString(sum[:]))) // pkg(8) signs the digits
-	var why error
-	for name, sig := range s.by {
+	names := slices.Sorted(maps.Keys(s.by))
+	for _, name := range names { // before any may say that all is well
 		key, ok := s.keys[name]
 		if !ok {
 			return fmt.Errorf("there is no key of the signature %s", name)
 		}
-		print := sha256.Sum256(key.data)
-		switch finger := hex.EncodeToString(print[:]); {
-		case t.revoked[finger]:
+		if finger := fingerprint(key); t.revoked[finger] {
 			return fmt.Errorf("the key %s of the catalogue was revoked (%s)", name, finger)
-		case !t.trusted[finger]:
-			why = errors.Join(why, fmt.Errorf("no fingerprint is that of its key %s (%s)", name, finger))
-		default:
-			err := checkSignature(sig, key, text[:])
-			if err == nil {
-				return nil
-			}
-			why = errors.Join(why, fmt.Errorf("the signature by %s: %w", name, err))
 		}
 	}
+	var why error
+	for _, name := range names {
+		key := s.keys[name]
+		if finger := fingerprint(key); !t.trusted[finger] {
+			why = errors.Join(why, fmt.Errorf("no fingerprint is that of its key %s (%s)", name, finger))
+			continue
+		}
+		err := checkSignature(s.by[name], key, text[:])
+		if err == nil {
+			return nil
+		}
+		why = errors.Join(why, fmt.Errorf("the signature by %s: %w", name, err))
+	}
 	return fmt.Errorf("the catalogue is not signed by a trusted key: %w", why)
+}
+
+func fingerprint(key signed) string {
+	sum := sha256.Sum256(key.data)
+	return hex.EncodeToString(sum[:])
 }
 
 func checkSignature(sig, key signed, sum []byte) error {

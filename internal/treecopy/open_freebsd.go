@@ -7,6 +7,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/freejail/freejail/internal/mount"
 )
 
 // Of sys/fcntl.h.
@@ -28,15 +30,15 @@ func reopen(f *os.File) (*os.File, error) {
 // specials are by their names in vfs.conflist. A name in fdescfs(4) is a descriptor of the process that opens it.
 var specials = []string{"devfs", "fdescfs", "linprocfs", "linsysfs", "mqueuefs", "procfs"}
 
-// special is the name of a special file system. Through nullfs(4) it is that of the mount.
+// special is the name of a special file system, also through nullfs(4): opening a name there is done below it.
 func special(f *os.File) (string, error) {
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
 		return "", err
 	}
-	name := unix.ByteSliceToString(st.Fstypename[:])
-	if slices.Contains(specials, name) {
-		return name, nil
+	name, err := mount.TypeOf(&st)
+	if err == nil && !slices.Contains(specials, name) {
+		name = ""
 	}
-	return "", nil
+	return name, err
 }
