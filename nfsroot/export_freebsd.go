@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/freejail/freejail/internal/dataset"
+	"github.com/freejail/freejail/internal/mount"
 )
 
 // snapshot marks a dataset as whole, and is what can be sent to other servers.
@@ -179,8 +180,11 @@ const settle = 3 * time.Second
 // overNFS tells whether a directory is on a file system of another host.
 func overNFS(dir string) (bool, error) {
 	var st unix.Statfs_t
-	err := unix.Statfs(dir, &st)
-	return err == nil && unix.ByteSliceToString(st.Fstypename[:]) == "nfs", err
+	if err := unix.Statfs(dir, &st); err != nil {
+		return false, err
+	}
+	name, err := mount.TypeOf(&st)
+	return name == "nfs", err
 }
 
 // serving is Serving of this host's own server.

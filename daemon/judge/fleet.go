@@ -96,6 +96,25 @@ func shortID(id string) string {
 // was revoked is recorded: neither a clock that is set back nor a list that is lost brings it
 // back.
 func (j *Judge) fleet(d digest.Digest, now *host.InForce) ([]attached, error) {
+	return j.fleetOf(d, now, j.ended)
+}
+
+// ended are the approvals of a fleet that were found to be over, by their identity.
+func (j *Judge) ended() (map[string]ledger.Record, error) {
+	records, err := j.Ledger.Records()
+	over := map[string]ledger.Record{}
+	for _, r := range records {
+		if r.Approval.Approver != "" && r.Action != ledger.Honour {
+			over[identity(r.Approval)] = r
+		}
+	}
+	return over, err
+}
+
+// fleetOf is fleet for many images: ended, which reads the whole ledger, is called where there are approvals, and may
+// always return the same map.
+func (j *Judge) fleetOf(d digest.Digest, now *host.InForce,
+	ended func() (map[string]ledger.Record, error)) ([]attached, error) {
 	if len(now.Approvers) == 0 {
 		return nil, nil
 	}
@@ -106,48 +125,44 @@ func (j *Judge) fleet(d digest.Digest, now *host.InForce) ([]attached, error) {
 	if len(docs) == 0 {
 		return nil, nil
 	}
-	records, err := j.Ledger.Records()
+	over, err := ended()
 	if err != nil {
 		return nil, err
-	}
-	over := map[string]ledger.Record{}
-	for _, r := range records {
-		if r.Approval.Approver != "" && r.Action != ledger.Honour {
-			over[identity(r.Approval)] = r
-		}
 	}
 	list := verified(docs, d, now.Approvers, func(who host.Approver, a *approval.Approval) error {
 		return j.Lists.Check(who.Source, a, time.Now())
 	})
 	for i := range list {
-		r, ended := over[identity(list[i].Approval)]
-		if ended && list[i].problem == nil {
-			list[i].problem = fmt.Errorf("it has ended: %s on %s, %s", r.Action, r.At.Format(time.DateOnly), r.Why)
-		}
-		if !ended {
-			j.recordEnd(list[i])
+		id := identity(list[i].Approval)
+		if r, before := over[id]; before {
+			if list[i].problem == nil {
+				list[i].problem = fmt.Errorf("it has ended: %s on %s, %s", r.Action, r.At.Format(time.DateOnly), r.Why)
+			}
+		} else if r, ends := j.recordEnd(list[i]); ends {
+			over[id] = r
 		}
 	}
 	return list, nil
 }
 
-// recordEnd records that an approval has expired or was revoked.
-func (j *Judge) recordEnd(a attached) {
+// recordEnd records that an approval has expired or was revoked, if it has.
+func (j *Judge) recordEnd(a attached) (r ledger.Record, ends bool) {
 	var revoked *approval.RevokedError
-	r := ledger.Record{Approval: a.Approval, At: time.Now(), By: "freejail"}
+	r = ledger.Record{Approval: a.Approval, At: time.Now(), By: "freejail"}
 	switch {
 	case errors.Is(a.problem, approval.ErrExpired):
 		r.Action, r.Why = "expire", "it was in force until "+a.Expires.Format(time.RFC3339)
 	case errors.As(a.problem, &revoked):
 		r.Action, r.By, r.Why = "revoke", a.Approver, revoked.Reason
 	default:
-		return
+		return r, false
 	}
 	j.Log.Info("approval of the fleet ended", "action", r.Action, "id", a.ID, "digest", a.Digest,
 		"approver", a.Approver, "why", r.Why)
 	if err := j.Ledger.Note(r); err != nil {
 		j.Log.Warn("the end of an approval is not recorded", "error", err)
 	}
+	return r, true
 }
 
 // told are the approvals that were told of tasks.
@@ -275,9 +290,9 @@ func (j *Judge) recordEnds() {
 
 // tellRevocations tells the owners of tasks that run by approvals which are revoked by now.
 func (j *Judge) tellRevocations() {
-	now := j.InForce()
+	now, ended := j.InForce(), sync.OnceValues(j.ended)
 	for _, t := range j.Tasks.Alive() {
-		list, err := j.fleet(digest.Digest(t.Digest), now)
+		list, err := j.fleetOf(digest.Digest(t.Digest), now, ended)
 		if err != nil {
 			j.Log.Warn("approvals of a running task", "task", t.Spec.ID, "error", err)
 		}
@@ -315,13 +330,13 @@ func (j *Judge) Run(ctx context.Context) {
 
 // fleetApprovals are those beside the images of this host.
 func (j *Judge) fleetApprovals() (out []client.Approval, err error) {
-	now, seen := j.InForce(), map[digest.Digest]bool{}
+	now, seen, ended := j.InForce(), map[digest.Digest]bool{}, sync.OnceValues(j.ended)
 	for img, ierr := range j.Images.Store.All() {
 		if ierr != nil || seen[img.Digest] {
 			continue // `freejail images` tells of one that cannot be read
 		}
 		seen[img.Digest] = true
-		list, ferr := j.fleet(img.Digest, now)
+		list, ferr := j.fleetOf(img.Digest, now, ended)
 		err = errors.Join(err, ferr)
 		for _, a := range list {
 			w := wireApproval(a.Approval)
