@@ -2,6 +2,7 @@ package approval
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/freejail/freejail/image/sign"
+	"github.com/freejail/freejail/internal/cafile"
 	"github.com/freejail/freejail/internal/durable"
 	"github.com/freejail/freejail/internal/keylock"
 	"github.com/freejail/freejail/internal/regular"
@@ -26,6 +28,8 @@ type Source struct {
 	// From is an address (https://, http://) or the absolute path of a file. Empty is no list: nothing is
 	// revoked.
 	From string
+	// CAFile has certificates in PEM by which an address is trusted, beside the system's. It is read for each fetch.
+	CAFile string
 	// MaxAge is how old a list may be, by its own date, to count as current.
 	MaxAge time.Duration
 	// Keep honours approvals by the newest list that is known, or without one, where there
@@ -119,7 +123,7 @@ func (l *Lists) Refresh(ctx context.Context, s Source) (news bool, err error) {
 		return false, err
 	}
 	defer release()
-	text, err := fetch(ctx, s.From)
+	text, err := fetch(ctx, s)
 	var list List
 	if err == nil {
 		list, err = ReadList(text, s.Key)
@@ -175,13 +179,30 @@ func equal(a, b *List) bool {
 const fetchTimeout = 10 * time.Second
 
 // client follows no redirect: the operator has named where the list is.
-var client = &http.Client{Timeout: fetchTimeout,
-	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+func (s Source) client() (*http.Client, error) {
+	out := &http.Client{Timeout: fetchTimeout,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	if s.CAFile == "" {
+		return out, nil
+	}
+	pool, err := cafile.Pool(s.CAFile)
+	if err != nil {
+		return nil, fmt.Errorf("ca_file: %w", err)
+	}
+	out.Transport = &http.Transport{Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, DisableKeepAlives: true,
+		TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}}
+	return out, nil
+}
 
 // fetch reads a file or an address.
-func fetch(ctx context.Context, from string) ([]byte, error) {
-	if filepath.IsAbs(from) {
+func fetch(ctx context.Context, s Source) ([]byte, error) {
+	from := s.From
+	if s.IsFile() {
 		return readFile(from, MaxListText)
+	}
+	client, err := s.client()
+	if err != nil {
+		return nil, err
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
 	if err != nil {
@@ -209,8 +230,11 @@ func fetch(ctx context.Context, from string) ([]byte, error) {
 // IsFile tells whether the list is in a file of the host.
 func (s Source) IsFile() bool { return filepath.IsAbs(s.From) }
 
-// CheckSource refuses what no list can be had from.
-func CheckSource(from string) error {
+// CheckSource refuses what no list can be had from. It reads no file.
+func CheckSource(from, caFile string) error {
+	if caFile != "" && !strings.HasPrefix(from, "https://") {
+		return errors.New("ca_file is for an address with https://")
+	}
 	if from == "" || filepath.IsAbs(from) || strings.HasPrefix(from, "https://") || strings.HasPrefix(from, "http://") {
 		return nil
 	}

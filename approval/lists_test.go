@@ -1,6 +1,7 @@
 package approval
 
 import (
+	"encoding/pem"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -150,9 +151,24 @@ func TestFetchedLists(t *testing.T) {
 			wantError(t, err, want)
 		}
 	}
+	secure := httptest.NewTLSServer(mux)
+	defer secure.Close()
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	check(t, os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: secure.Certificate().Raw}), 0o600))
+	s := Source{Key: key.Public(), From: secure.URL + "/good"}
+	_, err := OpenLists(t.TempDir()).Refresh(t.Context(), s)
+	wantError(t, err, "certificate")
+	s.CAFile = ca
+	if news, err := OpenLists(t.TempDir()).Refresh(t.Context(), s); err != nil || !news {
+		t.Error("with its CA:", err)
+	}
+	check(t, os.Remove(ca))
+	_, err = OpenLists(t.TempDir()).Refresh(t.Context(), s)
+	wantError(t, err, "ca_file: open")
+	wantError(t, CheckSource("http://deploy.example/list", ca), "is for an address with https://")
 	fifo := filepath.Join(t.TempDir(), "fifo")
 	check(t, syscall.Mkfifo(fifo, 0o600))
-	_, err := OpenLists(t.TempDir()).Refresh(t.Context(), Source{Key: key.Public(), From: fifo})
+	_, err = OpenLists(t.TempDir()).Refresh(t.Context(), Source{Key: key.Public(), From: fifo})
 	wantError(t, err, "not a regular file")
 }
 

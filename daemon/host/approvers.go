@@ -13,6 +13,7 @@ import (
 
 	"github.com/freejail/freejail/approval"
 	"github.com/freejail/freejail/image/sign"
+	"github.com/freejail/freejail/internal/cafile"
 )
 
 // Approver is a key whose approvals of a digest count, by the name that the policy has for it.
@@ -28,6 +29,7 @@ type approverBlock struct {
 	KeyFile         string   `hcl:"key_file"`
 	Kinds           []string `hcl:"kinds,optional"`
 	Revocations     string   `hcl:"revocations,optional"`
+	CAFile          string   `hcl:"ca_file,optional"`
 	MaxAge          string   `hcl:"max_age,optional"`
 	WhenUnreachable string   `hcl:"when_unreachable,optional"`
 	May             []struct {
@@ -43,10 +45,10 @@ func (f *file) approvers(r *reader) (out []Approver) {
 	for _, b := range f.Approvers {
 		names = append(names, Signer{Name: b.Name})
 		a := Approver{Name: b.Name, KeyFile: b.KeyFile, Source: approval.Source{From: b.Revocations,
-			Keep: b.WhenUnreachable == "keep"}}
+			CAFile: b.CAFile, Keep: b.WhenUnreachable == "keep"}}
 		what := fmt.Sprintf("approver %q: ", b.Name)
 		a.MaxAge = r.duration(what+"max_age", cmp.Or(b.MaxAge, defaultMaxAge), time.Minute)
-		if err := approval.CheckSource(a.From); err != nil {
+		if err := approval.CheckSource(a.From, a.CAFile); err != nil {
 			r.fail("%srevocations: %w", what, err)
 		}
 		if w := b.WhenUnreachable; w != "" && w != "keep" && w != "refuse" {
@@ -75,6 +77,11 @@ func readApprovers(list []Approver) (out []Approver, err error) {
 		if err != nil {
 			errs = append(errs, fmt.Errorf("approver %q: key_file %s: %w", a.Name, a.KeyFile, err))
 			continue
+		}
+		if a.CAFile != "" {
+			if _, err := cafile.Pool(a.CAFile); err != nil {
+				errs = append(errs, fmt.Errorf("approver %q: ca_file: %w", a.Name, err))
+			}
 		}
 		if other := by[a.Key.Fingerprint()]; other != "" {
 			errs = append(errs, fmt.Errorf("approver %q: key_file %s: the same key as that of %q", a.Name, a.KeyFile,

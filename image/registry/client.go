@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"strings"
 	"sync"
 	"time"
@@ -18,6 +17,7 @@ import (
 	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/retry"
 
+	"github.com/freejail/freejail/internal/cafile"
 	"github.com/freejail/freejail/internal/imagename"
 )
 
@@ -84,7 +84,7 @@ func NewClient(c Config) (*Client, error) {
 		out.hosts[h.Name] = h
 		wires.plain[h.Name] = h.PlainHTTP
 		if h.CAFile != "" {
-			pool, err := certificates(h.CAFile)
+			pool, err := cafile.Pool(h.CAFile)
 			if err != nil {
 				return nil, fmt.Errorf("registry %q: ca_file: %w", h.Name, err)
 			}
@@ -154,21 +154,6 @@ func mirrored(mirror, repository string) (Reference, error) {
 		repository = prefix + "/" + repository
 	}
 	return Reference{Host: host, Repository: repository}, nil
-}
-
-func certificates(file string) (*x509.CertPool, error) {
-	pem, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
-	}
-	pool, err := x509.SystemCertPool()
-	if err != nil {
-		pool = x509.NewCertPool()
-	}
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("%s: no PEM certificate found", file)
-	}
-	return pool, nil
 }
 
 func transport(pool *x509.CertPool) http.RoundTripper {
