@@ -175,6 +175,20 @@ func (h *fleetHost) end() {
 	nothingLeft(h.T, h.dir)
 }
 
+// counts wants lines of the metrics that begin so.
+func (h *fleetHost) counts(lines ...string) {
+	h.Helper()
+	var text strings.Builder
+	if err := h.c.Metrics(h.Context(), &text); err != nil {
+		h.Fatal(err)
+	}
+	for _, line := range lines {
+		if !strings.Contains(text.String(), "\n"+line) {
+			h.Errorf("%q is not in: %s", line, text.String())
+		}
+	}
+}
+
 // told wants an event of a task, or with an empty id of the host, with all texts in it.
 func (h *fleetHost) told(id string, texts ...string) {
 	h.Helper()
@@ -322,6 +336,10 @@ func TestFleetRevocation(t *testing.T) {
 	writeList(t, h.list, h.key, h.first)
 	h.refused("team/prog:1", "it was revoked on")
 	h.told("", "serial 1 is older than 2", "an old list again")
+	h.counts(`freejail_policy_signed_approvals_total{approver="security",result="honoured"} 1`,
+		`freejail_policy_signed_approvals_total{approver="security",result="refused"} 2`,
+		`freejail_policy_revocations_current{approver="security"} 1`,
+		`freejail_policy_revocations_issued_time_seconds{approver="security"} `)
 	h.doctor("approver security", "warning", "an old list again")
 	h.again(h.config)
 	h.refused("team/prog:1", "it was revoked on")

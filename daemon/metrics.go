@@ -39,7 +39,7 @@ func newFamily(kind prometheus.ValueType, name, help string, labels []string) fa
 
 // metric has all of them.
 var metric = struct {
-	reloadErrors, policyFaulty, approvals, leftovers, tasksByState, rulesets, nfsMounts, recovering, daemonMemory,
+	reloadErrors, policyFaulty, approvals, revocations, current, leftovers, tasksByState, rulesets, nfsMounts, recovering, daemonMemory,
 	networkSize, networkUsed, networkFaulty, sockets, socketsMost, connections, flows, drops, taskInfo, taskStarted,
 	taskCPU, taskMemory, taskMemoryMax, taskSwap, taskProcesses, taskDisk, taskDiskMax, taskUnhealthy, taskBytesIn,
 	taskBytesOut, taskPacketsIn, taskPacketsOut family
@@ -48,6 +48,9 @@ var metric = struct {
 	policyFaulty: gauge("policy_faulty",
 		"1 while the policy's file has a mistake and an older policy is in force."),
 	approvals: gauge("policy_approvals", "Approvals that were not revoked."),
+	revocations: gauge("policy_revocations_issued_time_seconds",
+		"The date of an approver's list of revocations, in Unix time; without a list there is none.", "approver"),
+	current: gauge("policy_revocations_current", "1 while an approver's list of revocations is current.", "approver"),
 	leftovers: gauge("leftovers",
 		"Ended tasks and unpacked images of which something could not be removed yet."),
 	tasksByState: gauge("tasks", "Tasks that the daemon knows.", "state"),
@@ -154,10 +157,25 @@ func (s sink) truth(f family, is bool, labels ...string) {
 
 func (l *lookup) policy(s sink) {
 	s.put(metric.reloadErrors, float64(l.d.follower.Failures()))
-	_, err := l.d.follower.Last()
+	now, err := l.d.follower.Last()
 	s.truth(metric.policyFaulty, err != nil)
+	l.approvers(s, now)
 	if list, err := l.d.ledger.Approvals(); err == nil {
 		s.put(metric.approvals, float64(len(list)))
+	}
+}
+
+func (l *lookup) approvers(s sink, now *host.InForce) {
+	for _, who := range now.Approvers {
+		l.d.record.Approver(who.Name)
+		if who.From == "" {
+			continue
+		}
+		st := l.d.lists.State(who.Source)
+		s.truth(metric.current, who.Current(st, time.Now()) == nil, who.Name)
+		if st.List != nil {
+			s.put(metric.revocations, float64(st.List.Issued.Unix()), who.Name)
+		}
 	}
 }
 

@@ -197,6 +197,7 @@ func (j *Judge) honoured(spec client.TaskSpec, dec policy.Decision) {
 		}
 	}
 	for id, a := range by {
+		j.Record.Approved(a.Approver, true)
 		if j.told.first(spec.ID, id) {
 			j.Tasks.Event(spec.ID, "approval", fmt.Sprintf("approved by %s, signed by %s until %s: %s", a.By,
 				a.Approver, a.Expires.Format(time.RFC3339), strings.Join(keys[id], ", ")))
@@ -236,7 +237,13 @@ func (j *Judge) Permit(ctx context.Context, spec client.TaskSpec, img *image.Ima
 	}
 	var notes []string
 	if !dec.Allowed {
-		notes = fleetNotes(j.fleet(img.Digest, j.InForce()))
+		list, err := j.fleet(img.Digest, j.InForce())
+		notes = fleetNotes(list, err)
+		for _, a := range list {
+			if a.problem != nil {
+				j.Record.Approved(a.Approver, false)
+			}
+		}
 	}
 	if err := j.decided(s, dec, notes); err != nil {
 		return err

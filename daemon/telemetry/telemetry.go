@@ -63,6 +63,7 @@ type Recorder struct {
 	timed     [kinds]*prometheus.HistogramVec
 	decisions *prometheus.CounterVec
 	refusals  *prometheus.CounterVec
+	signed    *prometheus.CounterVec
 	events    *prometheus.CounterVec
 	exits     *prometheus.CounterVec
 	journals  *prometheus.CounterVec
@@ -94,6 +95,8 @@ func New(version string) *Recorder {
 	r.decisions = r.counters("policy_decisions_total", "Starts of tasks that the policy decided about.", "result")
 	r.refusals = r.counters("policy_refused_requests_total", "Requests that starts were refused for.", "kind", "source",
 		"denied")
+	r.signed = r.counters("policy_signed_approvals_total", "Signed approvals beside images: those that a start was "+
+		"permitted by, and those that did not count where one was refused.", "approver", "result")
 	r.events = r.counters("events_total", "Events, by their kind.", "kind")
 	r.exits = r.counters("task_exits_total", "Ends of tasks, by their reason.", "reason")
 	r.journals = r.counters("journal_replays_total", "Journals of tasks that the daemon has read as it started.",
@@ -177,6 +180,26 @@ func (r *Recorder) Decided(d policy.Decision) {
 			}
 		}
 	}
+}
+
+// Approver has what is counted of one begin at 0.
+func (r *Recorder) Approver(name string) {
+	if r != nil {
+		r.signed.WithLabelValues(Label(name), "honoured")
+		r.signed.WithLabelValues(Label(name), "refused")
+	}
+}
+
+// Approved counts that an approval by an approver permitted a start, or did not count.
+func (r *Recorder) Approved(approver string, honoured bool) {
+	if r == nil {
+		return
+	}
+	result := "refused"
+	if honoured {
+		result = "honoured"
+	}
+	r.signed.WithLabelValues(Label(approver), result).Inc()
 }
 
 // Told counts an event.
