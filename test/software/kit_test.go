@@ -169,7 +169,9 @@ func (c *cluster) end() {
 func (c *cluster) try(args ...string) (string, error) {
 	c.t.Helper()
 	name := map[string]string{"nomad": "NOMAD_BIN", "freejail": "FREEJAIL_BIN", "freejail-build": "FREEJAIL_BUILD_BIN"}
-	cmd := exec.CommandContext(c.t.Context(), program(c.t, name[args[0]]), args[1:]...)
+	ctx, cancel := context.WithTimeout(c.t.Context(), testagent.Patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, program(c.t, name[args[0]]), args[1:]...)
 	cmd.Env = c.env
 	var out, messages bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &messages
@@ -190,8 +192,24 @@ func (c *cluster) run(args ...string) string {
 // job runs one, with flags of `nomad job run`, and purges it at the test's end.
 func (c *cluster) job(name string, args ...string) string {
 	c.t.Helper()
-	c.t.Cleanup(func() { check(c.t, c.nomad.PurgeJob(context.Background(), name)) })
+	c.t.Cleanup(func() { check(c.t, c.forget(name)) })
 	return c.run(append([]string{"nomad", "job", "run"}, args...)...)
+}
+
+// forget purges a job, and those that a periodic or parameterized one has made: such a one has no allocations itself.
+func (c *cluster) forget(name string) error {
+	jobs := c.nomad.Client.Jobs()
+	children, _, err := jobs.PrefixList(name + "/")
+	if j, _, jerr := jobs.Info(name, nil); jerr == nil && (j.IsPeriodic() || j.IsParameterized()) {
+		_, _, jerr = jobs.Deregister(name, true, nil)
+		err = errors.Join(err, jerr)
+	} else {
+		err = errors.Join(err, c.nomad.PurgeJob(context.Background(), name))
+	}
+	for _, child := range children {
+		err = errors.Join(err, c.nomad.PurgeJob(context.Background(), child.ID))
+	}
+	return err
 }
 
 // allocs are the allocations of a job that have a status, of its version that is newest.

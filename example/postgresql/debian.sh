@@ -1,0 +1,20 @@
+#!/bin/sh
+# Makes the files of a Linux image of PostgreSQL from Debian's packages, for Jailfile.debian: on Debian or Ubuntu, with
+# mmdebstrap, which verifies Debian's signatures. Nothing of a package is executed: no user, key or service is made.
+#
+#   debian.sh FILE.tar [SUITE [MIRROR...]]
+#
+# With SOURCE_DATE_EPOCH and a mirror that is a snapshot the same files come each time.
+set -eu
+out=${1:?usage: debian.sh FILE.tar [SUITE [MIRROR...]]}
+suite=${2:-bookworm}
+shift $(($# > 1 ? 2 : 1))
+
+# Left out: the compiler of JIT, without which the server runs all the same, and what is for people and packagers.
+mmdebstrap --quiet --variant=extract --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr \
+    --include=postgresql,dash,coreutils,gzip,libc-bin,tar,util-linux \
+    --extract-hook='cd "$1" && rm -rf usr/bin/*perl* usr/lib/*/libLLVM* usr/lib/*/libperl* usr/lib/*/libz3* \
+        usr/lib/*/perl* usr/lib/postgresql/*/lib/bitcode usr/lib/postgresql/*/lib/llvmjit* usr/share/doc usr/share/i18n \
+        usr/share/info usr/share/locale usr/share/man usr/share/perl* var/cache/apt var/lib/apt &&
+        find . -perm /6000 -type f -exec chmod ug-s {} +' \
+    "$suite" "$out" "$@"
