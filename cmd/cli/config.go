@@ -38,8 +38,8 @@ func (a *commands) configInitCmd() *cobra.Command {
 			})
 		})
 	c.Long = `Asks the host for its file systems and pools, its interfaces, and the agents of Consul
-and Nomad on it. What it has is set, what else could be is in comments. A file that is
-there is never changed.`
+and Nomad on it. What it has is set, what else could be is in comments, and so is what
+"freejail doctor" finds missing, with its commands. A file that is there is never changed.`
 	c.Flags().StringVarP(&file, "output", "o", defaultConfig, "the file")
 	c.Flags().BoolVar(&show, "print", false, "print it instead")
 	return c

@@ -8,11 +8,15 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/internal/printable"
 	"github.com/freejail/freejail/nfsroot"
 )
 
@@ -27,6 +31,9 @@ type Found struct {
 	Interfaces    []string // that are up, without those of loopback
 	Subnet        string   // that overlaps with no address of the host; empty where none was found
 	NoNFS         string   // why there are no roots over NFS; empty where there can be
+	// Lacks are what doctor tells of the host with what Text sets, and NetworkLacks what it tells beside with the
+	// network that Text has in comments: each a warning or an error.
+	Lacks, NetworkLacks []client.Check
 }
 
 // Pool is one of ZFS.
@@ -58,7 +65,56 @@ func Look(ctx context.Context, system string) Found {
 	f.Consul = answers(ctx, "http://"+consulAddress+"/v1/status/leader")
 	f.Nomad = answers(ctx, "http://"+nomadAddress+"/v1/status/leader")
 	f.interfaces()
+	f.examine()
 	return f
+}
+
+// ownLine is a place in a text that is not written as it is.
+var ownLine = regexp.MustCompile(`freejail\.hcl:\d+: `)
+
+// examine asks doctor about the host as it would be configured.
+func (f *Found) examine() {
+	lacking := func(text string, known []client.Check) (out []client.Check) {
+		cfg, err := parseConfig("/freejail.hcl", []byte(text))
+		if err != nil {
+			return []client.Check{{Name: "configuration", Status: "error", Detail: err.Error()}}
+		}
+		for _, c := range Examine(cfg, nil) {
+			c.Detail = ownLine.ReplaceAllString(c.Detail, "")
+			if c.Status != "ok" && c.Name != "user" && !slices.Contains(known, c) {
+				out = append(out, c)
+			}
+		}
+		return out
+	}
+	f.Lacks = lacking(f.Text(), nil)
+	if f.Subnet != "" {
+		f.NetworkLacks = lacking(f.Text()+f.lan(), f.Lacks)
+	}
+}
+
+// lan is the network that is suggested.
+func (f Found) lan() string {
+	return fmt.Sprintf("network \"lan\" {\n  mode    = \"nat\"\n  subnet4 = %q\n}\n", f.Subnet)
+}
+
+// comment has each line of a text be one.
+func comment(text string) string {
+	return "# " + strings.ReplaceAll(strings.TrimRight(text, "\n"), "\n", "\n# ") + "\n"
+}
+
+// tell writes what a host lacks as comments, with the commands that help.
+func tell(b *strings.Builder, title string, list []client.Check) {
+	if len(list) == 0 {
+		return
+	}
+	b.WriteString(comment(title))
+	for _, c := range list {
+		b.WriteString(comment(fmt.Sprintf("  %s: %s: %s", c.Status, c.Name, printable.Line(c.Detail))))
+		if c.Fix != "" {
+			b.WriteString(comment(printable.Sprintf("    -> %s", printable.Lines(c.Fix))))
+		}
+	}
 }
 
 // answers tells whether an agent is there; it need not be well.
@@ -118,6 +174,9 @@ func (f Found) Text() string {
 		"# `freejail daemon --check --config FILE` checks it, `freejail doctor` tells what the host lacks.\n\n"+
 		"state_dir = %q\n# socket_group = \"operators\"  # a group that runs tasks under the policy\n\n",
 		DefaultStateDir)
+	if tell(&b, "What this host lacks, when this was written:", f.Lacks); len(f.Lacks) > 0 {
+		b.WriteString("\n")
+	}
 	f.storage(&b)
 	f.consul(&b)
 	f.network(&b)
@@ -176,6 +235,7 @@ func (f Found) network(b *strings.Builder) {
 		return
 	}
 	fmt.Fprintf(b, "# A network behind the host's address, whose subnet is free here, see docs/networks.md. Its\n"+
-		"# interfaces that are up: %s.\n# network \"lan\" {\n#   mode    = \"nat\"\n#   subnet4 = %q\n# }\n\n",
-		strings.Join(f.Interfaces, ", "), f.Subnet)
+		"# interfaces that are up: %s.\n", strings.Join(f.Interfaces, ", "))
+	tell(b, "It needs, beside what is above:", f.NetworkLacks)
+	b.WriteString(comment(f.lan()) + "\n")
 }

@@ -5,6 +5,8 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/freejail/freejail/daemon/client"
 )
 
 // What is suggested is a valid configuration, whatever the host has.
@@ -17,6 +19,10 @@ func TestSuggestions(t *testing.T) {
 		"driver = \"readonly\"":           {System: "freebsd", StateFS: "nfs", NoNFS: "no client\nin the kernel"},
 		"\nconsul {\n":                    {System: "freebsd", StateFS: "ufs", Consul: true, Nomad: true},
 		"\n# consul {\n":                  {System: "freebsd", StateFS: "ufs"},
+		"#   warning: racct: off\n#     -> echo 1\n# shutdown\n\n": {System: "freebsd", StateFS: "ufs", Lacks: []client.Check{
+			{Name: "racct", Status: "warning", Detail: "off", Fix: "echo 1\nshutdown"}}},
+		"beside what is above:\n#   error: pf: not\\nloaded\n# network \"lan\" {\n": {System: "freebsd", StateFS: "ufs",
+			Subnet: "10.88.0.0/24", NetworkLacks: []client.Check{{Name: "pf", Status: "error", Detail: "not\nloaded"}}},
 	} {
 		text := f.Text()
 		if !strings.Contains(text, want) {
@@ -26,8 +32,18 @@ func TestSuggestions(t *testing.T) {
 			t.Errorf("%v in\n%s", err, text)
 		}
 	}
-	if f := Look(t.Context(), runtime.GOOS); f.StateFS == "" {
+	f := Look(t.Context(), runtime.GOOS)
+	if f.StateFS == "" {
 		t.Errorf("this host: %+v", f)
+	}
+	cfg, err := parseConfig("/freejail.hcl", []byte(f.Text()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range Examine(cfg, nil) { // what doctor will tell is told
+		if told := strings.Contains(f.Text(), c.Status+": "+c.Name+": "); told != (c.Status != "ok" && c.Name != "user") {
+			t.Errorf("%+v: told %v in\n%s", c, told, f.Text())
+		}
 	}
 	taken := []netip.Prefix{netip.MustParsePrefix("10.88.0.7/16"), netip.MustParsePrefix("10.89.0.128/25")}
 	if got := freeSubnet(taken); got != "10.90.0.0/24" {
