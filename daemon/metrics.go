@@ -39,10 +39,10 @@ func newFamily(kind prometheus.ValueType, name, help string, labels []string) fa
 
 // metric has all of them.
 var metric = struct {
-	reloadErrors, policyFaulty, approvals, revocations, current, leftovers, tasksByState, rulesets, nfsMounts, recovering, daemonMemory,
-	networkSize, networkUsed, networkFaulty, sockets, socketsMost, connections, flows, drops, taskInfo, taskStarted,
-	taskCPU, taskMemory, taskMemoryMax, taskSwap, taskProcesses, taskDisk, taskDiskMax, taskUnhealthy, taskBytesIn,
-	taskBytesOut, taskPacketsIn, taskPacketsOut family
+	reloadErrors, policyFaulty, approvals, revocations, current, leftovers, tasksByState, rulesets, nfsMounts,
+	recovering, daemonMemory, networkSize, networkUsed, networkFaulty, sockets, socketsMost, connections, flows,
+	drops, taskInfo, taskStarted, taskCPU, taskMemory, taskMemoryMax, taskSwap, taskProcesses, taskDisk,
+	taskDiskMax, taskUnhealthy, taskBytesIn, taskBytesOut, taskPacketsIn, taskPacketsOut family
 }{
 	reloadErrors: counter("policy_reload_errors_total", "Readings of the policy's file that failed."),
 	policyFaulty: gauge("policy_faulty",

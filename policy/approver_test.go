@@ -19,6 +19,47 @@ func fleets(approver string, keys ...string) []Approval {
 	return []Approval{a}
 }
 
+// A test beside the policy asserts what an approver's word would do.
+func TestAssertionsAboutApprovers(t *testing.T) {
+	const file = `
+approver "security" {
+  may {
+    images = ["acme/*"]
+    allow  = ["raw_sockets", "chflags"]
+  }
+}
+deny { allow = ["chflags"] }
+permit { allow = ["mlock"] }
+test "acme" {
+  approver = "security"
+  image    = "acme/web:1"
+  allowed { allow = ["raw_sockets", "mlock"] }
+  refused { allow = ["mount", "chflags"] }
+}
+test "without" {
+  image = "acme/web:1"
+  refused { allow = ["raw_sockets"] }
+}
+test "another image" {
+  approver = "security"
+  image    = "other/web:1"
+  refused { allow = ["raw_sockets"] }
+}
+`
+	if n, failed := mustParse(t, file).Test(); n != 6 || len(failed) != 0 {
+		t.Errorf("%d assertions, failed: %+v", n, failed)
+	}
+	wrong := strings.Replace(file, `refused { allow = ["mount", "chflags"] }`, `allowed { allow = ["mount"] }`, 1)
+	_, failed := mustParse(t, wrong).Test()
+	if len(failed) != 1 || !strings.Contains(failed[0].Message, "more than this approver may give") {
+		t.Errorf("failed: %+v", failed)
+	}
+	_, err := Parse("host.hcl", []byte(strings.Replace(file, `approver = "security"`, `approver = "nobody"`, 1)), devfsRules)
+	if err == nil || !strings.Contains(err.Error(), `test "acme": there is no approver "nobody"`) {
+		t.Error(err)
+	}
+}
+
 // What an approver has signed is worth what the host lets the approver give.
 func TestApproversMayGiveWhatTheyMay(t *testing.T) {
 	const file = `

@@ -3,6 +3,7 @@ package policy
 import (
 	"cmp"
 	"fmt"
+	"time"
 
 	"github.com/hashicorp/hcl/v2"
 
@@ -14,6 +15,7 @@ type test struct {
 	name, where   string
 	subject       Subject
 	from          Source
+	approver      string // who has signed an approval of what is asked for; empty is nobody
 	allow, refuse []assertion
 }
 
@@ -31,7 +33,7 @@ type Failure struct {
 
 var testSchema = &hcl.BodySchema{
 	Attributes: []hcl.AttributeSchema{{Name: "image"}, {Name: "digest"}, {Name: "signers"}, {Name: "namespace"},
-		{Name: "job"}, {Name: "from"}},
+		{Name: "job"}, {Name: "from"}, {Name: "approver"}},
 	Blocks: []hcl.BlockHeaderSchema{{Type: "allowed"}, {Type: "refused"}},
 }
 
@@ -44,7 +46,7 @@ func (r *reader) test(b *hcl.Block) (test, error) {
 	from := ""
 	s := &t.subject
 	into := map[string]*string{"image": &s.Image, "digest": &s.Digest, "namespace": &s.Namespace, "job": &s.Job,
-		"from": &from}
+		"from": &from, "approver": &t.approver}
 	for name, a := range content.Attributes {
 		var err error
 		if name == "signers" {
@@ -117,7 +119,7 @@ func (p *Policy) Test() (int, []Failure) {
 	try := func(t test, list []assertion, want bool) {
 		for _, a := range list {
 			n++
-			if res := p.assert(t.subject, a.request); res.Allowed != want {
+			if res := p.assert(t, a.request); res.Allowed != want {
 				out = append(out, Failure{t.name, a.where,
 					fmt.Sprintf("%s is %s, want it %s: %s", a.request, word[res.Allowed], word[want], res.Reason)})
 			}
@@ -131,11 +133,17 @@ func (p *Policy) Test() (int, []Failure) {
 }
 
 // assert decides about one request, unless what is asked for has its own way.
-func (p *Policy) assert(s Subject, r Request) Result {
+func (p *Policy) assert(t test, r Request) Result {
+	s := t.subject
 	if own, is := r.Privilege.(interface {
 		assert(*Policy, Subject, Request) Result
 	}); is {
 		return own.assert(p, s, r)
 	}
-	return p.Decide(s, []Request{r}, nil).Results[0]
+	var signed []Approval
+	if t.approver != "" {
+		signed = []Approval{{Digest: s.Digest, Requests: []Request{r}, By: "test", Why: t.name, Approver: t.approver,
+			At: time.Now()}}
+	}
+	return p.Decide(s, []Request{r}, signed).Results[0]
 }

@@ -90,6 +90,11 @@ func Parse(filename string, src []byte, d Devices) (p *Policy, err error) {
 			return nil, err
 		}
 	}
+	for _, t := range p.tests {
+		if t.approver != "" && p.approvers[t.approver] == nil {
+			return nil, fmt.Errorf("%s: test %q: there is no approver %q", t.where, t.name, t.approver)
+		}
+	}
 	if p.permits, err = r.table(append(r.permits, always...)); err != nil {
 		return nil, err
 	}

@@ -48,6 +48,10 @@ func TestUserData(t *testing.T) {
 	if out, err := exec.CommandContext(t.Context(), "sh", "-n", file).CombinedOutput(); err != nil {
 		t.Errorf("%v: %s", err, out)
 	}
+	// sysrc(8) takes names of shell variables alone, also with -f.
+	if wrong := regexp.MustCompile(`sysrc [^\n]*\b\w+\.\w[\w.]*=`).FindString(script); wrong != "" {
+		t.Errorf("sysrc would refuse: %s", wrong)
+	}
 	nomad, consul := program(t, "NOMAD_BIN"), program(t, "CONSUL_BIN")
 	dir := tempDir(t)
 	text := part(t, script, "for join in", "sysrc nomad_user")

@@ -118,7 +118,7 @@ func (c *Checks) isolationOf(release uint32, seesJails bool) {
 	case seesJails:
 		c.Warn("isolation",
 			"a user of the host with the uid of a task's user sees its processes, and can trace and signal them",
-			"sysctl security.bsd.see_jail_proc=0 && sysrc -f /etc/sysctl.conf security.bsd.see_jail_proc=0, "+
+			"sysctl security.bsd.see_jail_proc=0 && echo security.bsd.see_jail_proc=0 >>/etc/sysctl.conf, "+
 				"and give tasks uids that no user of the host has")
 	default:
 		c.OK("isolation", "the host's users do not see the tasks' processes; "+

@@ -71,7 +71,7 @@ func (c *Checks) stacks(cfg Config, h stackHost) {
 
 // persist is a sysctl's command for now and for the next start.
 func persist(setting string) string {
-	return fmt.Sprintf("sysctl %s && sysrc -f /etc/sysctl.conf %[1]s", setting)
+	return fmt.Sprintf("sysctl %s && echo %[1]s >>/etc/sysctl.conf", setting)
 }
 
 // forwarding of IPv6 has a fast path only where no redirects are sent.
@@ -195,7 +195,7 @@ func (c *Checks) tableSizes(h stackHost) {
 	}
 	c.Warn("stack size", fmt.Sprintf("each network stack takes %s for tables, and time to make and end them (%s)", size,
 		strings.Join(have, " ")),
-		"sysrc -f /boot/loader.conf "+strings.Join(fix, " ")+" && shutdown -r now; "+
+		"printf '%s\\n' "+strings.Join(fix, " ")+" >>/boot/loader.conf && shutdown -r now; "+
 			"the host's own tables get that size too, which many thousands of connections make slower")
 }
 

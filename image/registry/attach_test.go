@@ -78,7 +78,8 @@ func TestAttachedDocuments(t *testing.T) {
 	name := r.host + "/team/web:1"
 	for _, pair := range [][2]string{{name, other.host + "/team/web:1"},
 		{other.host + "/team/web:1", "oci-archive:" + tmp + "/x.tar"}, {"oci-archive:" + tmp + "/x.tar", "store:" + tmp + "/s"},
-		{"store:" + tmp + "/s", other.host + "/again/web:1"}, {other.host + "/again/web:1", other.host + "/team/web:1"}} {
+		{"store:" + tmp + "/s", "store:" + tmp + "/s2"},
+		{"store:" + tmp + "/s2", other.host + "/again/web:1"}, {other.host + "/again/web:1", other.host + "/team/web:1"}} {
 		done, err := c.Copy(ctx, loc(t, pair[0]), loc(t, pair[1]), CopyOptions{})
 		if err != nil || done.Attached != 2 || done.Digest != img.Digest {
 			t.Fatalf("%v: %+v, %v", pair, done, err)
