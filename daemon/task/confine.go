@@ -104,6 +104,7 @@ func (p *plan) addDirs(spec client.TaskSpec) error {
 			return client.Invalid("directory %s of the task: %v", m.Target, err)
 		}
 		m.Type, m.Source, m.Options = "nullfs", real, "nosuid"
+		m.ReadOnly = m.ReadOnly || p.readOnly(m.Target)
 		p.dirs = append(p.dirs, m)
 	}
 	return nil

@@ -290,9 +290,10 @@ func (p *plan) addMounts(spec client.TaskSpec) error {
 		}
 		for _, mv := range p.image.Manifest.Volumes {
 			if v.Name != "" && mv.Name == v.Name {
-				v.Target, v.ReadOnly = mv.Path, v.ReadOnly || mv.ReadOnly
+				v.Target = mv.Path
 			}
 		}
+		v.ReadOnly = v.ReadOnly || p.readOnly(v.Target)
 		if !filepath.IsAbs(v.Target) || filepath.Clean(v.Target) == "/" {
 			return client.Invalid("%s %q: the target %q is not an absolute path below /", kind, v.Name, v.Target)
 		}
@@ -353,9 +354,17 @@ func writableVolumes(all []string, m *image.Manifest) []string {
 	})
 }
 
+// readOnly tells whether the image wants what is mounted on a path read-only.
+func (p *plan) readOnly(target string) bool {
+	return slices.ContainsFunc(p.image.Manifest.Volumes, func(v image.Volume) bool {
+		return v.ReadOnly && filepath.Clean(v.Path) == filepath.Clean(target)
+	})
+}
+
+// requiredVolumes are those of the job, or of the orchestrator's configuration of this host.
 func (p *plan) requiredVolumes(spec client.TaskSpec) error {
 	for _, mv := range p.image.Manifest.Volumes {
-		given := slices.ContainsFunc(spec.Volumes, func(v client.Mount) bool {
+		given := slices.ContainsFunc(slices.Concat(spec.Volumes, spec.Dirs), func(v client.Mount) bool {
 			return v.Name == mv.Name || filepath.Clean(v.Target) == filepath.Clean(mv.Path)
 		})
 		if mv.Required && !given {
