@@ -34,7 +34,7 @@ func TestConfigurationsInThePages(t *testing.T) {
 			}
 		}
 	}
-	for _, pattern := range []string{"../../example/host/*.hcl", "../../example/nfs/*r.hcl"} {
+	for _, pattern := range []string{"../../example/host/*.hcl", "../../example/nfs/*r.hcl", "../../example/*/policy.hcl"} {
 		files, err := filepath.Glob(pattern)
 		if err != nil || len(files) == 0 {
 			t.Errorf("%s: %v: %v", pattern, files, err)

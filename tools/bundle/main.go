@@ -45,7 +45,7 @@ type bundle struct {
 // required is what run-tests cannot do without; a bundle that lacks one would pass by testing less.
 var required = []string{
 	"run-tests", "bin/freejail", "bin/freejail-build", "bin/nomad", "bin/consul", "bin/demo", "bin/bench",
-	"bin/caddy", "bin/nats-server", "bin/coredns",
+	"bin/caddy", "bin/nats-server", "bin/nats", "bin/coredns",
 	"images/web.tar", "images/greedy.tar", "images/linux/web.tar", "example", "docs", "README.md",
 }
 
