@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"path"
 	"slices"
-	"strconv"
 	"strings"
 
 	zfs "github.com/mistifyio/go-zfs/v3"
@@ -19,6 +18,7 @@ import (
 type zfsDriver struct {
 	parent string
 	dir    string
+	roots  string // where the roots are mounted
 	holders
 	leftovers
 }
@@ -40,6 +40,14 @@ func openZFS(dir string, cfg Config) (Driver, error) {
 			return nil, fmt.Errorf("storage: zfs: %w", err)
 		}
 	}
+	d, err := zfs.GetDataset(z.parent + "/roots")
+	if err != nil {
+		return nil, fmt.Errorf("storage: zfs: %w", err)
+	}
+	if z.roots = d.Mountpoint; !path.IsAbs(z.roots) {
+		return nil, fmt.Errorf("storage: zfs: the mountpoint of %s is %s: give it one, such as "+
+			"zfs set mountpoint=%s %[1]s", d.Name, z.roots, path.Join(dir, "zfs-roots"))
+	}
 	return z, z.sweepHalfMade()
 }
 
@@ -49,6 +57,9 @@ func (*zfsDriver) MountsOwn() bool { return false }
 
 func (z *zfsDriver) chain(name string) string { return z.parent + "/chains/" + name }
 func (z *zfsDriver) root(name string) string  { return z.parent + "/roots/" + name }
+
+// point is where a root is mounted.
+func (z *zfsDriver) point(task string) string { return path.Join(z.roots, task) }
 
 func (z *zfsDriver) sweepHalfMade() error {
 	list, err := z.children(z.parent + "/chains")
@@ -169,48 +180,32 @@ func (z *zfsDriver) Create(ctx context.Context, chain, task string, o Options) (
 	if err := errors.Join(checkName("chain", chain), checkName("task", task)); err != nil {
 		return "", err
 	}
-	s := &zfs.Dataset{Name: z.chain(chain) + "@chain", Type: zfs.DatasetSnapshot}
-	// The library clones with -p, for which a dataset that is there is no error.
-	if has, err := dataset.Has(z.root(task)); err != nil {
+	// The quota limits what is unlike the image, metadata included: refquota would count the image too, which the
+	// clone only refers to (zfsprops(7)).
+	dir := z.point(task)
+	if err := dataset.Clone(z.chain(chain)+"@chain", z.root(task), dir, o.DiskBytes); err != nil {
 		return "", fmt.Errorf("storage: %w", err)
-	} else if has {
-		return "", fmt.Errorf("storage: zfs: %s already exists", z.root(task))
 	}
-	d, err := s.Clone(z.root(task), rootProperties(o))
-	if err != nil {
-		return "", fmt.Errorf("storage: zfs: %w", err)
-	}
-	if err := o.furnish(ctx, d.Mountpoint); err != nil {
+	if err := o.furnish(ctx, dir); err != nil {
 		return "", errors.Join(fmt.Errorf("storage: zfs: %w", err), z.Remove(ctx, task))
 	}
-	return d.Mountpoint, nil
-}
-
-// rootProperties limit what is unlike the image, metadata included: refquota would
-// count the image too, which the clone only refers to (zfsprops(7)).
-func rootProperties(o Options) map[string]string {
-	p := map[string]string{"canmount": "on"}
-	if o.DiskBytes > 0 {
-		p["quota"] = strconv.FormatInt(o.DiskBytes, 10)
-	}
-	return p
+	return dir, nil
 }
 
 func (z *zfsDriver) Remove(_ context.Context, task string) error {
 	if err := checkName("task", task); err != nil {
 		return err
 	}
-	d := &zfs.Dataset{Name: z.root(task), Type: zfs.DatasetFilesystem}
-	// With the snapshots that somebody makes of all datasets of a pool. It is one run
-	// of zfs(8), and after a restart of the host there are many tasks to be removed.
-	err := d.Destroy(zfs.DestroyRecursive | zfs.DestroyForceUmount)
-	if err == nil {
-		return nil
+	err := dataset.Destroy(z.root(task), z.point(task))
+	if errors.Is(err, dataset.ErrDependents) {
+		// The snapshots that somebody makes of all datasets of a pool go too.
+		d := &zfs.Dataset{Name: z.root(task), Type: zfs.DatasetFilesystem}
+		err = d.Destroy(zfs.DestroyRecursive | zfs.DestroyForceUmount)
 	}
-	if has, herr := dataset.Has(d.Name); herr == nil && !has {
-		return nil
+	if err != nil {
+		return fmt.Errorf("storage: %w", err)
 	}
-	return fmt.Errorf("storage: zfs: %w", err)
+	return nil
 }
 
 func (z *zfsDriver) Tasks(context.Context) ([]string, error) { return z.children(z.parent + "/roots") }

@@ -1,4 +1,4 @@
-// Package dataset runs zfs(8), for what the library of the daemon's drivers has not.
+// Package dataset runs zfs(8), and calls the kernel as it does, for what the library of the daemon's drivers has not.
 package dataset
 
 import (
@@ -27,9 +27,7 @@ func Run(ctx context.Context, args ...string) (string, error) {
 // exit code is the same for any error.
 const missing = "dataset does not exist"
 
-// Has tells whether a dataset or a snapshot is there. That it cannot be told is
-// an error, not an answer.
-func Has(name string) (bool, error) {
+func has(name string) (bool, error) {
 	_, err := Run(context.Background(), "list", "-H", "-o", "name", name)
 	if err != nil && strings.Contains(err.Error(), missing) {
 		return false, nil

@@ -10,7 +10,7 @@ import (
 // destroyed as half made.
 func TestHasOfWhatCannotBeAsked(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
-	if has, err := Has("tank/freejail"); err == nil {
+	if has, err := has("tank/freejail"); err == nil {
 		t.Errorf("without zfs(8): %v", has)
 	}
 }

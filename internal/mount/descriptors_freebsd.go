@@ -45,7 +45,7 @@ func OpenDescriptors(dir string) (*Descriptors, error) {
 		return nil, err
 	}
 	d := &Descriptors{dir: dir}
-	if d.at, err = mountedOn(dir); err == nil && d.at.Target == dir && d.at.Type == "fdescfs" {
+	if d.at, err = At(dir); err == nil && d.at.Target == dir && d.at.Type == "fdescfs" {
 		err = d.at.Unmount(true)
 	}
 	return d, err
@@ -72,7 +72,7 @@ func (d *Descriptors) mount() error {
 		return err
 	}
 	var err error
-	if d.at, err = mountedOn(d.dir); err == nil && d.at.Target != d.dir {
+	if d.at, err = At(d.dir); err == nil && d.at.Target != d.dir {
 		err = fmt.Errorf("%s: fdescfs is not where it was mounted", d.dir)
 	}
 	return err
@@ -149,9 +149,10 @@ func (d *Descriptors) cover(p *Point, m Mount) error {
 }
 
 // mounted is the newest mount on an opened point, or that in which it lies.
-func (d *Descriptors) mounted(p *Point) (Info, error) { return mountedOn(d.Path(p.file)) }
+func (d *Descriptors) mounted(p *Point) (Info, error) { return At(d.Path(p.file)) }
 
-func mountedOn(path string) (Info, error) {
+// At is the mount that a path is on.
+func At(path string) (Info, error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(path, &st); err != nil {
 		return Info{}, &fs.PathError{Op: "statfs", Path: path, Err: err}
