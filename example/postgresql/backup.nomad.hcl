@@ -34,8 +34,9 @@ job "postgresql-backup" {
       }
 
       env {
-        KEEP       = "7"
-        PGPASSFILE = "/secrets/pgpass"
+        KEEP          = "7"
+        PGREQUIREAUTH = "scram-sha-256" # PostgreSQL 16: nobody else gets the password
+        PGPASSFILE    = "/secrets/pgpass"
       }
 
       volume_mount {
