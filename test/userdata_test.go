@@ -78,6 +78,49 @@ func TestUserData(t *testing.T) {
 	}
 }
 
+// A policy of any blocks arrives in freejail.hcl as it was written, and so does a key of several lines.
+func TestUserDataValues(t *testing.T) {
+	script := read(t, shipped(t, userData))
+	const hcl = `permit {
+	description = "a $ of \"quoted\" }, it's 100%, $HOME, ` + "`id`, $(id)" + ` and \\n too"
+	images      = ["registry.example/team/**"]
+	mounts      = ["nullfs:/srv/shop:ro"]
+}
+
+deny {
+	allow = ["raw_sockets"]
+}
+`
+	const pem = "-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQ+/\nAQ==\n-----END PUBLIC KEY-----"
+	values := part(t, script, "# ---- To be set", "\n# ----\n")
+	set := strings.NewReplacer("\nEND_OF_POLICY", "\n"+hcl+"END_OF_POLICY", "key=''", "key='"+pem+"'").Replace(values)
+	if strings.Count(set, hcl)+strings.Count(set, pem) != 2 {
+		t.Fatalf("no place for the values:\n%s", values)
+	}
+	if out, err := sh(t, set+"\npolicy"); err != nil || out != hcl {
+		t.Errorf("%v: the policy arrives as\n%s", err, out)
+	}
+	if out, err := sh(t, set+"\nprintf %s \"$key\""); err != nil || out != pem {
+		t.Errorf("%v: the key arrives as\n%s", err, out)
+	}
+	if out, err := sh(t, values+"\npolicy"); err != nil || out != "" {
+		t.Errorf("%v: without a policy there is %q", err, out)
+	}
+
+	// The very lines of the script write a configuration of which the daemon says that it is one.
+	dir := tempDir(t)
+	writes := part(t, script, "\tcat >>\"$conf\" <<-END", "\tput $etc/freejail.hcl")
+	writes = strings.Replace(writes, "|| [ $? -eq 72 ]", "|| { [ $? -eq 72 ] || cat $log; }", 1)
+	env := []string{"conf=" + dir + "/freejail.hcl", "log=" + dir + "/log", "subnet=10.211.7.0/24", "etc=" + dir,
+		"PATH=" + filepath.Dir(program(t, "FREEJAIL_BIN")) + ":" + os.Getenv("PATH")}
+	if out, err := sh(t, set+"\n"+writes, env...); err != nil || out != "" {
+		t.Errorf("%v: %s\n%s", err, out, read(t, dir+"/freejail.hcl"))
+	}
+	if conf := read(t, dir+"/freejail.hcl"); !strings.HasSuffix(conf, "}\n"+hcl) {
+		t.Errorf("it is not there as it was written:\n%s", conf)
+	}
+}
+
 // The metadata service is asked as version 2 of it wants, with a token; what it refuses is an error.
 func TestUserDataMetadata(t *testing.T) {
 	script := read(t, shipped(t, userData))
