@@ -278,6 +278,7 @@ func TestDaemonID(t *testing.T) {
 
 func TestSpec(t *testing.T) {
 	cfg := &proto.TaskConfig{Id: "alloc/web/1", Name: "web", AllocDir: "/n/alloc", User: "www",
+		JobName: "the shop", JobId: "shop/periodic-1",
 		Mounts: []*proto.Mount{{TaskPath: "/data", HostPath: "/srv/data", Readonly: true}},
 		Resources: &proto.Resources{
 			AllocatedResources: &proto.AllocatedTaskResources{Cpu: &proto.AllocatedCpuResources{CpuShares: 500},
@@ -287,6 +288,9 @@ func TestSpec(t *testing.T) {
 		Tmpfs: []string{"/tmp", "/run:size=64m,mode=1777"}})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if l := s.Labels; l["job"] != "the shop" || l["job_id"] != "shop/periodic-1" {
+		t.Errorf("labels: %q", l)
 	}
 	if s.Image != "/n/alloc/web/etc/web.tar" {
 		t.Errorf("an image in the task's directory leads to %s", s.Image)

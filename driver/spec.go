@@ -23,7 +23,7 @@ func spec(cfg *proto.TaskConfig, tc TaskConfig) (client.TaskSpec, error) {
 		Storage: cmp.Or(tc.Storage, tc.Root), Wait: tc.Wait,
 		Stdout: cfg.StdoutPath, Stderr: cfg.StderrPath,
 		Labels: map[string]string{"nomad_task_id": cfg.Id, "alloc_id": cfg.AllocId, "namespace": cfg.Namespace,
-			"job": cfg.JobName, "group": cfg.TaskGroupName, "task": cfg.Name},
+			"job": cfg.JobName, "job_id": cfg.JobId, "group": cfg.TaskGroupName, "task": cfg.Name},
 		Wants: client.Wants{Devfs: tc.Devfs, Allow: tc.Allow, Jail: tc.Jail, Sysctl: tc.Sysctl, SysVIPC: tc.SysVIPC}}
 	if wait, err := time.ParseDuration(tc.PullWait); err == nil { // validated
 		s.PullTimeout = client.Duration(wait)

@@ -1,10 +1,12 @@
 package cli
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
+	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -95,14 +97,23 @@ func (a *commands) warnOfNomad(ctx context.Context, id string) func() {
 		return func() {} // what ends it tells of an error
 	}
 	labels := t.Spec.NomadLabels()
-	in := ""
-	if ns := labels["namespace"]; ns != "" && ns != "default" {
-		in = "-namespace " + ns + " "
+	how := "stopping the job ends it"
+	if ns := cmp.Or(labels["namespace"], "default"); copyable(ns, labels["job_id"]) {
+		how = fmt.Sprintf("`nomad job stop -namespace %s %s` ends the job", ns, labels["job_id"])
 	}
 	return func() {
-		printable.Fprintf(a.Messages, "freejail: warning: task %s is of Nomad's job %s, and Nomad may start it again: "+
-			"`nomad job stop %s%s` ends the job\n", id, labels["job"], in, labels["job"])
+		printable.Fprintf(a.Messages, "freejail: warning: task %s is of Nomad's job %s, and Nomad may start it again: %s\n",
+			id, strings.ReplaceAll(labels["job"], "`", "'"), how)
 	}
+}
+
+// plainWord is one word for any shell as it is, and no flag.
+var plainWord = regexp.MustCompile(`^[A-Za-z0-9/][A-Za-z0-9_./:@-]*$`)
+
+// copyable tells whether words that others chose, such as the author of a job, can be in a command that is meant to
+// be copied to a shell.
+func copyable(words ...string) bool {
+	return !slices.ContainsFunc(words, func(w string) bool { return !plainWord.MatchString(w) })
 }
 
 // removable are the tasks of --all: Nomad removes its own.
@@ -217,8 +228,11 @@ func (a *commands) restart(ctx context.Context, id string, timeout client.Durati
 	if d, err := c.CheckPolicy(ctx, spec); err != nil {
 		return fmt.Errorf("task %s is left as it is, as it could not be started again: %w", id, err)
 	} else if !d.Allowed {
-		return client.Refused("task %s is left as it is: the policy does not permit it any more; "+
-			"`freejail policy check %s` tells more", id, spec.Image)
+		why := ""
+		if copyable(spec.Image) {
+			why = fmt.Sprintf("; `freejail policy check %s` tells more", spec.Image)
+		}
+		return client.Refused("task %s is left as it is: the policy does not permit it any more%s", id, why)
 	}
 	if _, err := c.Stop(ctx, id, client.StopRequest{Timeout: timeout}); err != nil && t.State != client.Exited {
 		return err
@@ -242,7 +256,9 @@ func byNomad(t *client.Task) error {
 	if labels["alloc_id"] == "" {
 		return fmt.Errorf("task %s is not of `freejail run`: who started it restarts it", t.ID)
 	}
-	text := fmt.Sprintf("task %s is Nomad's: use `nomad alloc restart -task %s %s`", t.ID, labels["task"],
+	if !copyable(labels["task"], labels["alloc_id"]) {
+		return fmt.Errorf("task %s is Nomad's: `nomad alloc restart` restarts it", t.ID)
+	}
+	return fmt.Errorf("task %s is Nomad's: use `nomad alloc restart -task %s %s`", t.ID, labels["task"],
 		labels["alloc_id"])
-	return errors.New(text)
 }

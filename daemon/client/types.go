@@ -24,8 +24,9 @@ type TaskSpec struct {
 	// By is the user who asked for a task of the owner "cli", as the kernel tells the
 	// daemon: what a client says here is not used.
 	By string `json:"by,omitempty"`
-	// Labels are told to Consul and the jail's meta: namespace, job, group,
-	// task, alloc_id, nomad_task_id. Only those of tasks of the owner "nomad" are Nomad's word.
+	// Labels are told to Consul and the jail's meta: namespace, job (its name), job_id,
+	// group, task, alloc_id, nomad_task_id. Only those of tasks of the owner "nomad" are Nomad's word. Journals of
+	// earlier versions are without job_id.
 	Labels map[string]string `json:"labels,omitempty"`
 
 	// Image is a name, a digest, the absolute path of an archive or layout, or a
