@@ -1,6 +1,6 @@
 # A copy of all streams and consumers each night, taken over the network while the server or the cluster runs.
 #
-#   nomad var put nomad/jobs/nats-backup token=...
+#   nomad var put -out none nomad/jobs/nats-backup token=...
 #   nomad job run -var image=nats:1 example/nats/backup.nomad.hcl
 #   nomad job periodic force nats-backup    # one at once
 variable "image" {
@@ -12,8 +12,7 @@ job "nats-backup" {
   type        = "batch"
 
   periodic {
-    cron             = "30 3 * * *"
-    time_zone        = "UTC"
+    crons            = ["30 3 * * *"]
     prohibit_overlap = true
   }
 
@@ -39,7 +38,7 @@ job "nats-backup" {
 
       template {
         data        = <<EOF
-AT={{ timestamp "20060102-150405" }}
+AT={{ timestamp "20060102T150405Z" }}
 NATS_URL={{ range $i, $s := service "nats" }}{{ if $i }},{{ end }}nats://{{ .Address }}:{{ .Port }}{{ end }}
 NATS_TOKEN={{ with nomadVar "nomad/jobs/nats-backup" }}{{ .token }}{{ end }}
 EOF

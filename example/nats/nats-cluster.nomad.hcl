@@ -2,7 +2,7 @@
 # whatever image it runs. They are replaced one after the other, the next when the one before has caught up; clients
 # are sent to the others. Nomad has no canary for volumes of one task each (per_alloc).
 #
-#   nomad var put nomad/jobs/nats-cluster token=...
+#   nomad var put -out none nomad/jobs/nats-cluster token=...
 #   nomad job run -var image=nats:1 example/nats/nats-cluster.nomad.hcl
 variable "image" {
   type        = string

@@ -2,7 +2,7 @@
 # never have the same streams, so there is no canary. Nomad starts the new task when the old one has ended, and goes
 # back to the image before if the new one is not healthy.
 #
-#   nomad var put nomad/jobs/nats token=...
+#   nomad var put -out none nomad/jobs/nats token=...
 #   nomad job run -var image=nats:1 example/nats/nats.nomad.hcl
 variable "image" {
   type        = string
@@ -14,10 +14,10 @@ job "nats" {
 
   update {
     max_parallel      = 1
-    min_healthy_time  = "5s"  # its checks pass for this time
-    healthy_deadline  = "2m"  # before this one is over; large streams take some time to recover
-    progress_deadline = "3m"
-    auto_revert       = true  # to the version before
+    min_healthy_time  = "5s" # its checks pass for this time
+    healthy_deadline  = "2m" # before this one is over; large streams take some time to recover
+    progress_deadline = "0"  # the first task that fails ends the deployment, and Nomad goes back at once
+    auto_revert       = true # to the version before
   }
 
   group "nats" {
@@ -56,7 +56,7 @@ job "nats" {
 
     task "nats" {
       driver       = "freejail"
-      kill_signal  = "SIGTERM"  # at once, in good order: clients have no other server to go to
+      kill_signal  = "SIGTERM" # at once, in good order: clients have no other server to go to
       kill_timeout = "30s"
 
       config {
@@ -64,7 +64,7 @@ job "nats" {
       }
 
       env {
-        GOMEMLIMIT = "200MiB"  # below the limit of the task, so that Go's collector works before the kernel does
+        GOMEMLIMIT = "200MiB" # below the limit of the task, so that Go's collector works before the kernel does
       }
 
       template {

@@ -1,20 +1,20 @@
 # What backup.nomad.hcl has stored comes back to a server, or a cluster, that runs and has none of these streams.
 #
-#   nomad var put nomad/jobs/nats-restore token=...
-#   nomad job run -var image=nats:1 -var backup=20261128-033000 example/nats/restore.nomad.hcl
+#   nomad var put -out none nomad/jobs/nats-restore token=...
+#   nomad job run -var image=nats:1 example/nats/restore.nomad.hcl
+#   nomad job dispatch -meta backup=20270131T033000Z nats-restore
 variable "image" {
   type = string
-}
-
-variable "backup" {
-  type        = string
-  default     = "backup"
-  description = "a directory of the volume nats-backup"
 }
 
 job "nats-restore" {
   datacenters = ["*"]
   type        = "batch"
+
+  parameterized {
+    meta_required = ["backup"]
+    payload       = "forbidden"
+  }
 
   group "restore" {
     volume "backup" {
@@ -40,8 +40,11 @@ job "nats-restore" {
         image      = var.image
         entrypoint = ["/bin/nats"]
         command    = "backup"
-        args       = ["restore", "account", "/backup/${var.backup}"]
+        args       = ["restore", "account", "/backup/${NOMAD_META_backup}"]
         ports      = []
+        parameters = {
+          BACKUP = "${NOMAD_META_backup}" # the image refuses what is not a name of a backup
+        }
         services {
           disabled = true
         }

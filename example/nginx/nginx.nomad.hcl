@@ -3,13 +3,7 @@
 #
 #   nomad job run example/nginx/nginx.nomad.hcl
 #
-# The volume is a directory of each host that has it, in the configuration of its client:
-#
-#   client {
-#     host_volume "www" {
-#       path = "/srv/www"
-#     }
-#   }
+# The volume is a directory of each host that has it, see client.hcl.
 variable "image" {
   type    = string
   default = "nginx"
@@ -21,8 +15,8 @@ job "nginx" {
   update {
     canary            = 1
     max_parallel      = 1
-    min_healthy_time  = "5s"   # its checks pass for this time
-    healthy_deadline  = "1m"   # before this one is over
+    min_healthy_time  = "5s" # its checks pass for this time
+    healthy_deadline  = "1m" # before this one is over
     progress_deadline = "2m"
     auto_revert       = true
   }
@@ -40,7 +34,7 @@ job "nginx" {
       read_only = true
     }
 
-    shutdown_delay = "3s"  # gone from Consul for this time before it is told to end
+    shutdown_delay = "3s" # gone from Consul for this time before it is told to end
 
     service {
       name        = "nginx"
@@ -58,7 +52,7 @@ job "nginx" {
 
     task "nginx" {
       driver       = "freejail"
-      kill_timeout = "30s"  # for requests that are served, after SIGQUIT of the image
+      kill_timeout = "30s" # for requests that are served, after SIGQUIT of the image
 
       config {
         image = var.image

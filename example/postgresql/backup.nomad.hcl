@@ -1,7 +1,7 @@
 # A base backup of PostgreSQL each night, over the network, by a role that may do no more than that: complete, with all
 # databases and roles. The volume is best on another host than the server's.
 #
-#   nomad var put nomad/jobs/postgresql-backup password=...    # that of the role backup
+#   nomad var put -out none nomad/jobs/postgresql-backup password=...    # that of the role backup
 #   nomad job run example/postgresql/backup.nomad.hcl
 #   nomad job periodic force postgresql-backup                 # one now
 variable "image" {

@@ -3,7 +3,7 @@
 permit {
   description = "PostgreSQL"
   images      = ["postgresql", "postgresql-debian"]
-  ports       = ["5432/tcp"]
+  ports       = ["5432/tcp"]  # and "5433/tcp", for a second server beside it
   services    = ["postgresql"]
   sysvipc     = ["shm=new"]  # by which it finds processes that a crashed server has left
 }

@@ -1,24 +1,30 @@
 # PostgreSQL with its data on a host volume, in Consul when it takes connections. Its passwords are a variable of
 # Nomad's: neither the image nor this file has them.
 #
-#   nomad var put nomad/jobs/postgresql password=... backup=...
+#   nomad var put -out none nomad/jobs/postgresql password=... backup=...
 #   nomad job run example/postgresql/postgresql.nomad.hcl
 #
-# The volume is a directory of one host, of the user 770, in the configuration of that host's client:
-#
-#   client {
-#     host_volume "postgresql" {
-#       path = "/srv/postgresql"
-#     }
-#   }
+# The volume is a directory of one host, see client.hcl.
 variable "image" {
   type    = string
   default = "postgresql"
 }
 
+# For a second server: these, and a name of its own for the job.
 variable "port" {
-  type    = number
-  default = 5432
+  type        = number
+  default     = 5432
+  description = "of the host; the policy has to permit it"
+}
+
+variable "volume" {
+  type    = string
+  default = "postgresql"
+}
+
+variable "service" {
+  type    = string
+  default = "postgresql"
 }
 
 job "postgresql" {
@@ -28,8 +34,8 @@ job "postgresql" {
   # is no canary. A version that does not become healthy is replaced by the one before it.
   update {
     min_healthy_time  = "5s"
-    healthy_deadline  = "5m"   # a server that crashed replays its log first
-    progress_deadline = "10m"
+    healthy_deadline  = "5m" # a server that crashed replays its log first
+    progress_deadline = "0"  # the first task that fails ends the deployment, and Nomad goes back at once
     auto_revert       = true
   }
 
@@ -42,11 +48,11 @@ job "postgresql" {
 
     volume "data" {
       type   = "host"
-      source = "postgresql"
+      source = var.volume
     }
 
     service {
-      name = "postgresql"
+      name = var.service
       port = "postgresql"
 
       check {
@@ -60,7 +66,7 @@ job "postgresql" {
 
     task "postgresql" {
       driver       = "freejail"
-      kill_timeout = "2m"  # the client's max_kill_timeout, 30s by default, bounds it
+      kill_timeout = "2m" # the client's max_kill_timeout, 30s by default, bounds it
 
       config {
         image = var.image
@@ -74,7 +80,7 @@ job "postgresql" {
 
       # Read where the volume is empty. Afterwards: ALTER ROLE.
       template {
-        data        = "{{ with nomadVar \"nomad/jobs/postgresql\" }}{{ .password }}{{ end }}"
+        data        = "{{ with nomadVar (print \"nomad/jobs/\" (env \"NOMAD_JOB_ID\")) }}{{ .password }}{{ end }}"
         destination = "secrets/password"
         change_mode = "noop"
         perms       = "0400"
@@ -82,7 +88,7 @@ job "postgresql" {
         gid         = 770
       }
       template {
-        data        = "{{ with nomadVar \"nomad/jobs/postgresql\" }}{{ .backup }}{{ end }}"
+        data        = "{{ with nomadVar (print \"nomad/jobs/\" (env \"NOMAD_JOB_ID\")) }}{{ .backup }}{{ end }}"
         destination = "secrets/backup"
         change_mode = "noop"
         perms       = "0400"

@@ -79,8 +79,7 @@ func (n *nats) oneServer(t *testing.T, job, data, backup string) {
 	n.has(t, "with a new image")
 
 	good := n.server(t).Digest
-	dir := copyExample(t, "nats", change{"nats.nomad.hcl", `healthy_deadline  = "2m"`, `healthy_deadline = "10s"`},
-		change{"nats.nomad.hcl", `progress_deadline = "3m"`, `progress_deadline = "31s"`})
+	dir := copyExample(t, "nats", change{"nats.nomad.hcl", `healthy_deadline  = "2m"`, `healthy_deadline = "10s"`})
 	out, err := n.try("nomad", "job", "run", "-var", "image=nats:3", filepath.Join(dir, "nats.nomad.hcl"))
 	if err == nil || !strings.Contains(err.Error(), "rolling back to job version") {
 		t.Errorf("a bad image: %v\n%s", err, out)
@@ -92,6 +91,8 @@ func (n *nats) oneServer(t *testing.T, job, data, backup string) {
 		return nil
 	})
 	n.has(t, "after a bad image")
+	n.goesBack("nats", "-var", "image=nats:mistyped", job)
+	n.has(t, "after the name of no image")
 
 	n.periodic("nats-backup", "-var", "image=nats:1", example(t, "nats/backup.nomad.hcl"))
 	made, err := os.ReadDir(backup)
@@ -99,15 +100,17 @@ func (n *nats) oneServer(t *testing.T, job, data, backup string) {
 	if len(made) != 1 {
 		t.Fatalf("the backups are %v", made)
 	}
-	check(t, n.nomad.EndJob(t.Context(), "nats"))
-	wipe(t, data)
-	n.run("nomad", "job", "run", "-var", "image=nats:2", job)
-	if out := n.do(n.url(1), "stream", "ls", "--names"); strings.Contains(out, "ORDERS") {
-		t.Fatalf("an empty volume has %s", out)
+	n.job("nats-restore", "-var", "image=nats:1", example(t, "nats/restore.nomad.hcl"))
+	for range 2 {
+		check(t, n.nomad.EndJob(t.Context(), "nats"))
+		wipe(t, data)
+		n.run("nomad", "job", "run", "-var", "image=nats:2", job)
+		if out := n.do(n.url(1), "stream", "ls", "--names"); strings.Contains(out, "ORDERS") {
+			t.Fatalf("an empty volume has %s", out)
+		}
+		n.restores("nats", made[0].Name())
+		n.has(t, "out of the backup")
 	}
-	n.job("nats-restore", "-var", "image=nats:1", "-var", "backup="+made[0].Name(), example(t, "nats/restore.nomad.hcl"))
-	n.completes("nats-restore")
-	n.has(t, "out of the backup")
 }
 
 // threeServers are replaced one by one, and no message that was acknowledged is lost, or there twice.

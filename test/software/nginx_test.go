@@ -103,6 +103,7 @@ func TestNginx(t *testing.T) {
 	if runtime.GOOS == "freebsd" {
 		lines["linux"] = "linux, asked for"
 	}
+	c.clientIsValid("nginx")
 	c.needsEachPermit(readExample(t, "nginx/policy.hcl"), one, lines)
 
 	job := c.quick("nginx/nginx.nomad.hcl")
@@ -142,6 +143,10 @@ func TestNginx(t *testing.T) {
 	c.job("nginx-restore", "-var", "image="+two, example(t, "nginx/restore.nomad.hcl"))
 	c.dispatched("nginx-restore", "failed", "dispatch", "-detach", "-meta", "backup=../etc", "nginx-restore")
 	name := strings.TrimSuffix(filepath.Base(packed[0]), ".tar.gz")
+	for range 2 {
+		c.dispatched("nginx-restore", "complete", "dispatch", "-detach", "-meta", "backup="+name, "nginx-restore")
+		check(t, os.Remove(page))
+	}
 	c.dispatched("nginx-restore", "complete", "dispatch", "-detach", "-meta", "backup="+name, "nginx-restore")
 	for _, at := range c.awaitPassing("nginx", "live", 2) {
 		if got, err := get("http://" + at + "/"); err != nil || got != "a page\n" {

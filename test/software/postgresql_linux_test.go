@@ -78,17 +78,19 @@ func (c *cluster) putVariable(path string, values map[string]string) {
 // rows, as does a server on a new volume that was restored from the backup of the example's job.
 func TestPostgreSQL(t *testing.T) {
 	root(t, "postgresql")
-	ports, err := testagent.Addresses(2)
+	ports, err := testagent.Addresses(3)
 	check(t, err)
-	dirs := volumes(t, 770, "postgresql", "postgresql-backup")
+	dirs := volumes(t, 770, "postgresql", "postgresql-backup", "postgresql-new")
 	policy := strings.ReplaceAll(readExample(t, "postgresql/policy.hcl"), "5432", strconv.Itoa(ports[0].Port))
 	policy, _, _ = strings.Cut(policy, "\ntest ")
+	policy = strings.ReplaceAll(policy, `/tcp"]`, fmt.Sprintf(`/tcp", "%d/tcp"]`, ports[2].Port))
 	c := startCluster(t, policy, dirs)
 	d := &database{cluster: c, port: ports[0].Port, data: dirs["postgresql"], job: c.quick("postgresql/postgresql.nomad.hcl")}
 	one, two := c.builds("postgresql", "1"), c.builds("postgresql", "2")
 	c.setPolicy(readExample(t, "postgresql/policy.hcl"))
 	c.needsEachPermit(readExample(t, "postgresql/policy.hcl"), one,
 		map[string]string{"services": "service postgresql", "ports": "5432/tcp", "sysvipc": "sysvipc shm=new"})
+	c.clientIsValid("postgresql")
 	c.setPolicy(strings.ReplaceAll(policy, strconv.Itoa(d.port)+"/tcp", "1/tcp"))
 	c.run("freejail", "policy", "reload")
 	c.putVariable("nomad/jobs/postgresql", map[string]string{"password": superPassword, "backup": backupPassword})
@@ -106,15 +108,14 @@ func TestPostgreSQL(t *testing.T) {
 
 	d.start(two)
 	d.has("after the upgrade", "kept")
+	d.goesBack("postgresql", "-var", "image=postgresql-debian:mistyped", "-var", "port="+strconv.Itoa(d.port), d.job)
+	d.awaitPassing("postgresql", "", 1)
+	d.has("after the name of no image", "kept")
 	if _, err := d.sql("postgres", superPassword, "INSERT INTO words VALUES ('later')"); err != nil {
 		t.Fatal(err)
 	}
 
-	a := c.awaitAllocs("postgresql", "running", 1)[0]
-	if out, err := c.exec(a, `PGPASSWORD=$1 pg_dumpall -h "$FREEJAIL_ADDR_postgresql" -p "$FREEJAIL_PORT_postgresql" -U postgres`,
-		superPassword); err != nil || !strings.Contains(out, "COPY public.words") || !strings.Contains(out, "CREATE ROLE backup") {
-		t.Errorf("the dump has not all: %v", err)
-	}
+	d.moves(two, ports[2].Port)
 
 	c.job("postgresql-backup", "-var", "image="+two, example(t, "postgresql/backup.nomad.hcl"))
 	c.dispatched("postgresql-backup", "complete", "periodic", "force", "postgresql-backup")
@@ -134,6 +135,33 @@ func TestPostgreSQL(t *testing.T) {
 	c.dispatched("postgresql-restore", "complete", restore...)
 	d.start(two)
 	d.has("after the restore", "kept later")
+}
+
+// moves everything to a second server beside the first, by a dump.
+func (d *database) moves(image string, port int) {
+	d.t.Helper()
+	const name = "postgresql-new"
+	text, err := os.ReadFile(d.job)
+	check(d.t, err)
+	file := d.path(name + ".nomad.hcl")
+	check(d.t, os.WriteFile(file, []byte(strings.Replace(string(text), `job "postgresql"`, `job "`+name+`"`, 1)), 0o600))
+	d.putVariable("nomad/jobs/"+name, map[string]string{"password": superPassword, "backup": backupPassword})
+	d.cluster.job(name, "-detach", "-var", "image="+image, "-var", "port="+strconv.Itoa(port), "-var", "volume="+name,
+		"-var", "service="+name, file)
+	d.deployed(name)
+	to := d.awaitPassing(name, "", 1)
+	if from := d.awaitPassing("postgresql", "", 1); from[0] == to[0] {
+		d.t.Errorf("the second server is in Consul by the name of the first: %q", from)
+	}
+	a := d.awaitAllocs(name, "running", 1)[0]
+	if out, err := d.exec(a, `export PGPASSWORD=$1
+pg_dumpall -h "$FREEJAIL_ADDR_postgresql" -p "$2" -U postgres |
+    psql -X -h "$FREEJAIL_ADDR_postgresql" -p "$FREEJAIL_PORT_postgresql" -U postgres -d postgres
+psql -X -h "$FREEJAIL_ADDR_postgresql" -p "$FREEJAIL_PORT_postgresql" -U postgres -d postgres -Atc "TABLE words"`,
+		superPassword, strconv.Itoa(d.port)); err != nil || !strings.HasSuffix(out, "\nkept\nlater\n") {
+		d.t.Errorf("the second server has %s %v", out, err)
+	}
+	check(d.t, d.nomad.EndJob(d.t.Context(), name))
 }
 
 // isRefused has the daemon's policy refuse the job its port, by name.

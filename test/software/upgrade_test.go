@@ -14,6 +14,7 @@ import (
 	nomad "github.com/hashicorp/nomad/api"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/internal/testagent"
 )
 
 // change is one of a copy of an example's file. What it replaces must be there.
@@ -171,6 +172,44 @@ func (c *cluster) seenOf(list []*nomad.JobListStub) string {
 		out = append(out, j.ID+": "+c.seen(j.ID))
 	}
 	return strings.Join(out, "\n")
+}
+
+// restores dispatches an example's restore, by a name that is a path first: the image refuses that.
+func (c *cluster) restores(name, backup string) {
+	c.t.Helper()
+	job := name + "-restore"
+	for _, path := range []string{"../data/" + backup, "-" + backup, backup + "/.."} {
+		c.dispatched(job, "failed", "dispatch", "-detach", "-meta", "backup="+path, job)
+	}
+	c.dispatched(job, "complete", "dispatch", "-detach", "-meta", "backup="+backup, job)
+}
+
+// goesBack runs a new version of a job, and waits for its deployment to fail by the first task that failed, not by a
+// deadline, and for that of the version before.
+func (c *cluster) goesBack(job string, args ...string) {
+	c.t.Helper()
+	before, _, err := c.nomad.Client.Jobs().Info(job, nil)
+	check(c.t, err)
+	c.run(append([]string{"nomad", "job", "run", "-detach"}, args...)...)
+	await(c.t, job+" to go back to the version before", func() error {
+		list, _, err := c.nomad.Client.Jobs().Deployments(job, true, nil)
+		of := map[uint64]*nomad.Deployment{}
+		for _, d := range list {
+			of[d.JobVersion-*before.Version] = d
+		}
+		bad, back := of[1], of[2]
+		if err != nil || bad == nil || back == nil {
+			return errors.Join(err, fmt.Errorf("%+v; %s", bad, c.seen(job)))
+		}
+		if back.Status != "successful" || bad.Status != "failed" {
+			return fmt.Errorf("%s: %s; %s: %s; %s", back.Status, back.StatusDescription, bad.Status, bad.StatusDescription,
+				c.seen(job))
+		}
+		if !strings.HasPrefix(bad.StatusDescription, "Failed due to unhealthy allocations - rolling back") {
+			return testagent.Finally(errors.New(bad.StatusDescription))
+		}
+		return nil
+	})
 }
 
 type task = client.Task
