@@ -11,8 +11,7 @@ job "caddy-backup" {
   type        = "batch"
 
   periodic {
-    cron             = "30 3 * * *"
-    time_zone        = "UTC"
+    crons            = ["30 3 * * *"]
     prohibit_overlap = true
   }
 
@@ -33,7 +32,7 @@ job "caddy-backup" {
       config {
         image   = var.image
         command = "storage"
-        args    = ["export", "--config", "/etc/caddy/Caddyfile", "--output", "/backup/caddy-${AT}.tar"]
+        args    = ["export", "--config", "/etc/caddy/Caddyfile", "--output", "/backup/${AT}.tar"]
         ports   = []
         services {
           disabled = true
@@ -41,7 +40,7 @@ job "caddy-backup" {
       }
 
       template {
-        data        = "AT={{ timestamp \"20060102-150405\" }}\n"
+        data        = "AT={{ timestamp \"20060102T150405Z\" }}\n"
         destination = "local/at"
         env         = true
         change_mode = "noop"

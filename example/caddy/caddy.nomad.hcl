@@ -1,6 +1,7 @@
 # Caddy with its certificates on a volume of the host. A new image gets one canary beside the two tasks that run, and
 # waits for `nomad deployment promote`; one that is not healthy is ended, and what ran before runs on.
 #
+#   nomad job run -var image=caddy:1 -var count=1 example/caddy/caddy.nomad.hcl    # on an empty volume
 #   nomad job run -var image=caddy:1 example/caddy/caddy.nomad.hcl
 variable "image" {
   type        = string
@@ -18,6 +19,12 @@ variable "tls" {
   description = "or your e-mail address, for certificates by ACME"
 }
 
+# On an empty volume 1 at first, so that one Caddy alone makes the authority of `tls = "internal"`.
+variable "count" {
+  type    = number
+  default = 2
+}
+
 job "caddy" {
   datacenters = ["*"]
 
@@ -31,7 +38,7 @@ job "caddy" {
   }
 
   group "caddy" {
-    count = 2
+    count = var.count
 
     # Only hosts that have the volume are chosen. Tasks of one host share it: Caddy locks what it changes.
     volume "data" {

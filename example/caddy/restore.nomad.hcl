@@ -1,19 +1,19 @@
-# What backup.nomad.hcl has stored comes back to the volume. Stop the job caddy before.
+# A backup's certificates, keys and accounts, brought back into the volume. Stop the job caddy before.
 #
-#   nomad job run -var image=caddy:1 -var archive=caddy-20261128-033000.tar example/caddy/restore.nomad.hcl
+#   nomad job run -var image=caddy:1 example/caddy/restore.nomad.hcl
+#   nomad job dispatch -meta backup=20270131T033000Z caddy-restore
 variable "image" {
   type = string
-}
-
-variable "archive" {
-  type        = string
-  default     = "caddy.tar"
-  description = "a file of the volume caddy-backup"
 }
 
 job "caddy-restore" {
   datacenters = ["*"]
   type        = "batch"
+
+  parameterized {
+    meta_required = ["backup"]
+    payload       = "forbidden"
+  }
 
   group "restore" {
     volume "data" {
@@ -43,8 +43,11 @@ job "caddy-restore" {
       config {
         image   = var.image
         command = "storage"
-        args    = ["import", "--config", "/etc/caddy/Caddyfile", "--input", "/backup/${var.archive}"]
+        args    = ["import", "--config", "/etc/caddy/Caddyfile", "--input", "/backup/${NOMAD_META_backup}.tar"]
         ports   = []
+        parameters = {
+          BACKUP = "${NOMAD_META_backup}" # the image refuses what is not a name of a backup
+        }
         services {
           disabled = true
         }
