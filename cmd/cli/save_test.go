@@ -42,6 +42,8 @@ func TestSaveAndLoad(t *testing.T) {
 		{app.Failed, "is a directory", []string{"save", "prog", "-o", h.dir}},
 		{app.Usage, "is a path", []string{"save", "./prog"}},
 		{app.Usage, "an OCI archive is written", []string{"save", "--format", "x", "prog"}},
+		{app.Failed, "than its digest says", []string{"tag", "prog", "registry.example/prog@" + other}},
+		{app.Failed, "than its digest says", []string{"images", "import", "--name", "registry.example/prog@" + other, file}},
 		{app.Usage, "-i FILE", []string{"load", file}},
 		{app.Failed, "not an archive of an image", []string{"load", "-i", h.path("freejail.hcl")}}} {
 		h.gives(c.code, []string{c.part}, c.args...)

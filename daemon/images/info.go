@@ -63,7 +63,10 @@ func (l *Library) Tag(ctx context.Context, r client.TagRequest) (client.ImageInf
 		return client.ImageInfo{}, err
 	}
 	defer release()
-	if img, err = l.Store.Tag(img, r.Name); err != nil {
+	if img, err = l.Store.Tag(img, r.Name); errors.Is(err, layout.ErrPin) {
+		err = client.Invalid("%v", err)
+	}
+	if err != nil {
 		return client.ImageInfo{}, err
 	}
 	return l.describe(ctx, img)

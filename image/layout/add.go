@@ -133,10 +133,10 @@ func (s *Store) CopyBlob(ctx context.Context, d ocispec.Descriptor, file string)
 
 // Adopt names an image all of whose blobs are in the store: d is its manifest's.
 func (s *Store) Adopt(name string, d ocispec.Descriptor) (*image.Image, error) {
-	if err := image.CheckName(name); err != nil {
+	entry, err := s.entry(d, name, nil)
+	if err != nil {
 		return nil, err
 	}
-	entry := named(d, name)
 	img, err := s.load(entry)
 	if err == nil {
 		err = s.complete(img.Layers)

@@ -54,6 +54,8 @@ type FetchOptions struct {
 	// Named is told the name by which an imported archive or layout calls the image,
 	// if it has one; may be nil.
 	Named func(name string)
+	// Indexes are those that led to the image: a name with a digest may have that of one of them.
+	Indexes [][]byte
 }
 
 // parallel is how many blobs of an image are fetched at once.
@@ -70,10 +72,12 @@ const privateMark = "org.freejail.private"
 // once; every one is verified. A blob that another Fetch is just getting is
 // waited for. What a broken download has got is kept for the next one, of this
 // process or of a later one, until GC. A *Layout must have all the blobs itself,
-// and after an error with it the store is as before.
+// and after an error with it the store is as before. A digest in the name that is neither
+// the image's nor that of an index that led to it is an ErrPin.
 func (s *Store) Fetch(ctx context.Context, from Origin, d ocispec.Descriptor, name string,
 	o FetchOptions) (img *image.Image, err error) {
-	if err := image.CheckName(name); err != nil {
+	entry, err := s.entry(d, name, o.Indexes)
+	if err != nil {
 		return nil, err
 	}
 	if o.Wanted == nil {
@@ -100,7 +104,6 @@ func (s *Store) Fetch(ctx context.Context, from Origin, d ocispec.Descriptor, na
 	if err := s.fetchLayers(ctx, from, m.Layers, o.Progress); err != nil {
 		return nil, err
 	}
-	entry := named(d, name)
 	old, ferr := s.find(name)
 	if o.Pulled && (ferr != nil || old.Annotations[pulledMark] != "") {
 		entry.Annotations[pulledMark] = "true"

@@ -134,6 +134,7 @@ func (s *Store) importAs(ctx context.Context, l *Layout, own, name string, o Fet
 		o.Named(found.name)
 	}
 	name = cmp.Or(name, found.name, found.Digest.Encoded()[:12])
+	o.Indexes = found.indexes
 	img, err := s.Fetch(ctx, l, found.Descriptor, name, o)
 	if err != nil {
 		return nil, err

@@ -68,6 +68,12 @@ type saver struct {
 	SaveOptions
 }
 
+func (v *saver) tell(text string) {
+	if v.Tell != nil {
+		v.Tell(text)
+	}
+}
+
 func (v *saver) image(ctx context.Context, one Saved) error {
 	d, err := v.store.find(one.Digest.String())
 	if err != nil {
@@ -90,6 +96,12 @@ func (v *saver) image(ctx context.Context, one Saved) error {
 	entry := ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size,
 		Platform: &ocispec.Platform{OS: img.Config.OS, Architecture: img.Config.Architecture,
 			OSVersion: img.Config.OSVersion, Variant: img.Config.Variant}}
+	if p := pin(one.Name); p != "" && p != d.Digest.String() {
+		// Whoever reads the archive could not tell the name from a false one.
+		v.tell(fmt.Sprintf("the image %s is without its name in the archive, as the digest in that is of an index, which "+
+			"is not there: `freejail tag` gives it another one", one.Name))
+		one.Name = ""
+	}
 	if one.Name != "" {
 		entry.Annotations = map[string]string{refName: one.Name}
 	}
@@ -109,8 +121,8 @@ func (v *saver) signatures(to ocispec.Descriptor) error {
 		return err
 	}
 	own := slices.DeleteFunc(slices.Clone(r.Signatures), func(s sign.Signature) bool { return s.Digest() != to.Digest })
-	if left := len(r.Signatures) - len(own); left > 0 && v.Tell != nil {
-		v.Tell(fmt.Sprintf("%d of the signatures of %s are of the index by which it was pulled, and not in the "+
+	if left := len(r.Signatures) - len(own); left > 0 {
+		v.tell(fmt.Sprintf("%d of the signatures of %s are of the index by which it was pulled, and not in the "+
 			"archive: `freejail-build copy --all` copies that from its registry", left, to.Digest))
 	}
 	if len(own) == 0 {

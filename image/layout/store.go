@@ -92,6 +92,11 @@ func (s *Store) Get(ref string) (*image.Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	if strings.HasPrefix(ref, "sha256:") && s.checkPin(d) != nil { // tasks may run it all the same
+		if held, err := s.nameless(ref); err == nil {
+			d = held
+		}
+	}
 	return s.load(d)
 }
 
@@ -121,7 +126,7 @@ func (s *Store) find(ref string) (ocispec.Descriptor, error) {
 		if found != nil && found.Digest != d.Digest {
 			err = fmt.Errorf("%q is ambiguous: several digests begin with it", ref)
 		}
-		if found == nil || private(*found) { // one name for everybody is enough
+		if found == nil || s.standing(d) < s.standing(*found) { // one good name for everybody is enough
 			found = &idx.Manifests[i]
 		}
 	}
@@ -129,6 +134,17 @@ func (s *Store) find(ref string) (ocispec.Descriptor, error) {
 		return s.nameless(ref)
 	}
 	return *found, err
+}
+
+// standing orders the names of one image: those for everybody are first, and those of a false digest last.
+func (s *Store) standing(d ocispec.Descriptor) int {
+	switch {
+	case s.checkPin(d) != nil:
+		return 2
+	case private(d):
+		return 1
+	}
+	return 0
 }
 
 // Names are those that an image has in the store, the newest first.

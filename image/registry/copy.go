@@ -407,7 +407,7 @@ func copyToStore(ctx context.Context, src source, d ocispec.Descriptor, indexes 
 	if name == "" {
 		name = d.Digest.Encoded()[:12]
 	}
-	fetch := layout.FetchOptions{Wanted: image.Platforms(o.Platform), Progress: o.Progress}
+	fetch := layout.FetchOptions{Wanted: image.Platforms(o.Platform), Progress: o.Progress, Indexes: indexes}
 	if _, err = s.Fetch(ctx, src, d, name, fetch); err != nil {
 		return 0, err
 	}

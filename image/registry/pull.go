@@ -55,6 +55,7 @@ func (c *Client) pull(ctx context.Context, s *layout.Store, ref Reference, o Pul
 	if err != nil {
 		return nil, err
 	}
+	o.Indexes = indexes
 	img, err := s.Fetch(ctx, from, d, ref.Name(), o.FetchOptions)
 	if err != nil {
 		return nil, err

@@ -196,6 +196,9 @@ func (r *Record) By(k *PublicKey, repository string, d digest.Digest) bool {
 	})
 }
 
+// Leads tells whether an index of the record leads to an image.
+func (r *Record) Leads(index, d digest.Digest) bool { return r.reach(d)[index] }
+
 // reach has the digest and those of the indexes that lead to it. What is no
 // index, whoever has called it one, leads nowhere.
 func (r *Record) reach(d digest.Digest) map[digest.Digest]bool {
