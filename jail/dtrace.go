@@ -53,3 +53,9 @@ func dtraceKnowsJails(said string) bool {
 	_, err := fmt.Sscanf(version, "%d.%d", &major, &minor)
 	return err == nil && (major > 1 || major == 1 && minor >= 13)
 }
+
+// endOfText is how %S prints the NUL at the end of a text; no text has a backslash that is not printed as two.
+var endOfText = strings.NewReplacer(`\\`, `\\`, `\0 `, "   ")
+
+// withoutNULs is a line that a ready script has printed, whose texts end at a space or at the line's end.
+func withoutNULs(line string) string { return strings.TrimRight(endOfText.Replace(line+" "), " ") }

@@ -155,5 +155,8 @@ func (r *scriptRun) line(text string) error {
 		r.stop(TraceSize)
 		return nil
 	}
+	if r.Ready != "" {
+		text = withoutNULs(text)
+	}
 	return r.Line(text)
 }

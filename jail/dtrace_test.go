@@ -79,3 +79,14 @@ func TestLinesOfATrace(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestTextsOfDtraceEnd(t *testing.T) {
+	for said, want := range map[string]string{
+		`  1004 web\0                80 ms kevent`: `  1004 web                  80 ms kevent`,
+		`   7      1 exec web\0`:                   `   7      1 exec web`, `a\\0 b\033[m\0`: `a\\0 b\033[m`, "": "",
+	} {
+		if got := withoutNULs(said); got != want {
+			t.Errorf("%q is %q, want %q", said, got, want)
+		}
+	}
+}
