@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -164,9 +165,23 @@ func newer(list, known *List, now time.Time) error {
 	case list.Serial > known.Serial:
 		return fmt.Errorf("the revocation list: serial %d is dated before serial %d", list.Serial, known.Serial)
 	case !equal(list, known):
-		return fmt.Errorf("the revocation list: serial %d is not the list that had that serial before", list.Serial)
+		return fmt.Errorf("the revocation list: serial %d is not the list that had that serial before: it was made of "+
+			"an older copy, and revocations may be missing (%d of the %d known here are): add them to the newest list",
+			list.Serial, missing(list, known), len(known.Revoked))
 	}
 	return nil
+}
+
+// missing counts what a list lacks of another.
+func missing(list, known *List) (n int) {
+	for _, r := range known.Revoked {
+		if !slices.ContainsFunc(list.Revoked, func(o Revoked) bool {
+			return o.Approval == r.Approval && o.Image == r.Image && !o.At.Before(r.At)
+		}) {
+			n++
+		}
+	}
+	return n
 }
 
 func equal(a, b *List) bool {

@@ -64,7 +64,7 @@ func TestOldLists(t *testing.T) {
 		_, err := put(signed(t, first, key))
 		wantError(t, err, "serial 1 is older than 2", "an old list again")
 		_, err = put(signed(t, evil, key))
-		wantError(t, err, "serial 2 is not the list that had that serial")
+		wantError(t, err, "serial 2 is not the list that had that serial", "(1 of the 1 known here are)", "newest list")
 		_, err = put(signed(t, second.Next(now.Add(-2*time.Hour)), key))
 		wantError(t, err, "serial 3 is dated before serial 2")
 		_, err = put(signed(t, second.Next(now.Add(time.Hour)), key))

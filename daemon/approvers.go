@@ -19,7 +19,15 @@ func (d *Daemon) checkApprovers(c *host.Checks) {
 		}
 		st := d.lists.State(who.Source)
 		stale := who.Current(st, now)
-		fix := "have the list dated anew (freejail policy revoke --sign), and see that it can be read: " + who.From
+		const sign = "freejail policy revoke --sign KEY --list FILE"
+		fix := "have the newest list, no older copy, dated anew (" + sign + "), and see that it can be read: " + who.From
+		switch {
+		case st.List == nil:
+			fix = "the first list may be empty: " + sign + " makes it; put it at " + who.From
+		case st.Err != nil:
+			fix += "; where it is an older copy, add the revocations that are missing to the newest list first " +
+				"(what this host has seen: " + d.path("revocations") + ")"
+		}
 		switch {
 		case stale != nil && who.Keep:
 			c.Warn(name, "its approvals count without a current list, as when_unreachable is keep: "+stale.Error(), fix)

@@ -52,11 +52,11 @@ func (a *commands) approveSigned(ctx context.Context, f *signedApproval, arg str
 	if err != nil {
 		return err
 	}
-	list, err := a.toSign(images, ref, r)
+	key, err := remote.PrivateKey(a.Messages, f.key)
 	if err != nil {
 		return err
 	}
-	key, err := remote.PrivateKey(a.Messages, f.key)
+	list, err := a.toSign(images, ref, r)
 	if err != nil {
 		return err
 	}

@@ -96,6 +96,10 @@ func TestApproveSigned(t *testing.T) {
 		!strings.Contains(said, "wrong password") {
 		t.Errorf("got %s", said)
 	}
+	if _, said, failed := f.do("secret", "policy", "approve", "--sign", f.dir+"/none", pinned, "--reason", "x",
+		"--expires", "1h"); !failed || strings.Contains(said, "approves of") {
+		t.Errorf("without its key: %s", said)
+	}
 	out, said, failed := f.do("secret", approve(pinned, "--reason", "seen", "--expires", "1h")...)
 	for _, want := range []string{"approves of " + f.digest.String(), "allow:raw_sockets", "mount:tmpfs on /tmp"} {
 		if failed || !strings.Contains(said, want) {

@@ -3,7 +3,9 @@ package cli
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"runtime"
 
@@ -48,6 +50,10 @@ and Nomad on it. What it has is set, what else could be is in comments, and so i
 // writeConfig makes a file, which must not be there.
 func writeConfig(file, text string) error {
 	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("%s is there, and is never changed: --print shows what would be written, -o FILE writes it "+
+			"elsewhere", file)
+	}
 	if err != nil {
 		return err
 	}

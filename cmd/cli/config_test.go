@@ -17,5 +17,5 @@ func TestConfigInit(t *testing.T) {
 		t.Errorf("written %q, printed %q: %v", b, printed, err)
 	}
 	h.gives(0, []string{"is valid"}, "daemon", "--check", "--config", file, "--state-dir", h.path("state"))
-	h.gives(app.Failed, []string{"file exists"}, "config", "init", "-o", file)
+	h.gives(app.Failed, []string{"is never changed: --print"}, "config", "init", "-o", file)
 }

@@ -1,6 +1,7 @@
 package host
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -235,7 +236,7 @@ func (f Found) network(b *strings.Builder) {
 		return
 	}
 	fmt.Fprintf(b, "# A network behind the host's address, whose subnet is free here, see docs/networks.md. Its\n"+
-		"# interfaces that are up: %s.\n", strings.Join(f.Interfaces, ", "))
+		"# interfaces that are up: %s.\n", cmp.Or(strings.Join(f.Interfaces, ", "), "none but loopback"))
 	tell(b, "It needs, beside what is above:", f.NetworkLacks)
 	b.WriteString(comment(f.lan()) + "\n")
 }
