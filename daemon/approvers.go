@@ -20,7 +20,7 @@ func (d *Daemon) checkApprovers(c *host.Checks) {
 		st := d.lists.State(who.Source)
 		stale := who.Current(st, now)
 		const sign = "freejail policy revoke --sign KEY --list FILE"
-		fix := "have the newest list, no older copy, dated anew (" + sign + "), and see that it can be read: " + who.From
+		fix := "have the newest list, no older copy, dated (" + sign + "), and see that it can be read: " + who.From
 		switch {
 		case st.List == nil:
 			fix = "the first list may be empty: " + sign + " makes it; put it at " + who.From
