@@ -197,7 +197,7 @@ func denies(resp *http.Response) bool {
 	case resp.Request.Method == http.MethodHead: // whose answer says no more
 		return true
 	}
-	b, err := io.ReadAll(io.LimitReader(resp.Body, maxRefusal))
+	b, err := refusal(resp)
 	resp.Body = &reread{io.MultiReader(bytes.NewReader(b), resp.Body), resp.Body}
 	var said struct {
 		Errors errcode.Errors `json:"errors"`
@@ -212,6 +212,13 @@ func denies(resp *http.Response) bool {
 
 // maxRefusal bounds what is read of an answer to know what it is about, in bytes.
 const maxRefusal = 8 << 10
+
+// refusal reads the first bytes of the body of an answer that is no success. All of it has the time of one stall: it is
+// short, and who sends it byte by byte is not waited for.
+func refusal(resp *http.Response) ([]byte, error) {
+	defer time.AfterFunc(stall, func() { _ = resp.Body.Close() }).Stop() // which ends the read
+	return io.ReadAll(io.LimitReader(resp.Body, maxRefusal))
+}
 
 // reread is a body of which a part was read before.
 type reread struct {

@@ -12,6 +12,7 @@ import (
 	"os/user"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"oras.land/oras-go/v2/registry/remote/auth"
@@ -31,6 +32,10 @@ const (
 // notInKeychain is what helpers of docker's say, by their protocol, of a registry that they have nothing for.
 const notInKeychain = "credentials not found in native keychain"
 
+// helperErrors are what the protocol has helpers say beside it on their standard output. Anything else there may be, or
+// have in it, a secret.
+var helperErrors = []string{"no credentials server URL", "no credentials username"}
+
 // askHelper has a credential helper of docker's tell the credentials for a registry, or for a part of one:
 // https://docs.docker.com/reference/cli/docker/login/#credential-helper-protocol. What it says on its standard error is
 // in the error, or told to warn; what it answers is not, but for what the protocol has it say instead of credentials.
@@ -42,6 +47,8 @@ func askHelper(ctx context.Context, program, server string, warn func(string)) (
 	cmd.Env = helperEnv(os.Environ())
 	cmd.Stdin = strings.NewReader(server)
 	cmd.Stdout, cmd.Stderr = answer, words
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // its children end with it at the time limit
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = time.Second // what it has started may have its output still
 	err := cmd.Run()
 	if errors.Is(err, exec.ErrWaitDelay) { // it has ended well
@@ -57,8 +64,8 @@ func askHelper(ctx context.Context, program, server string, warn func(string)) (
 		}
 	case err != nil && said == notInKeychain:
 		return auth.EmptyCredential, nil
-	case err != nil && said != "" && !strings.HasPrefix(said, "{"): // which credentials could be
-		err = fmt.Errorf("%w: %s", err, printable.Flat(said[:min(len(said), maxHelperWords)]))
+	case err != nil && slices.Contains(helperErrors, said):
+		err = fmt.Errorf("%w: %s", err, said)
 	case err == nil && answer.over:
 		err = fmt.Errorf("its answer has more than %d bytes", maxHelperAnswer)
 	}

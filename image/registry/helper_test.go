@@ -1,12 +1,15 @@
 package registry
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -196,7 +199,9 @@ func TestHelperFails(t *testing.T) {
 	}
 	for script, want := range map[string]string{
 		"echo no role is attached >&2; exit 3": "the credential helper docker-credential-x: exit status 3: no role is attached",
-		"echo no role is attached; exit 3":     "exit status 3: no role is attached",
+		"echo no credentials username; exit 1": "exit status 1: no credentials username",
+		"echo token S3CRET; exit 3":            "exit status 3",
+		`echo '[{"Secret":"S3CRET"}]'; exit 1`: "exit status 1",
 		"printf 'a\\033[2Jb' >&2; exit 1":      `a\u001b[2Jb`,
 		`echo '{"Secret":"S3CRET"}'; exit 1`:   "exit status 1",
 		`echo 'S3CRET'`:                        "is not an object of JSON",
@@ -215,6 +220,23 @@ func TestHelperFails(t *testing.T) {
 	helperTime = 100 * time.Millisecond
 	if got, _ := ask("exec sleep 1000"); !strings.Contains(got, "did not answer within 100ms") {
 		t.Error(got)
+	}
+	// What it has started ends with it: the other end of a FIFO that this holds is closed then.
+	fifo := filepath.Join(dir, "fifo")
+	check(t, syscall.Mkfifo(fifo, 0o600))
+	held, err := os.OpenFile(fifo, os.O_RDWR, 0)
+	check(t, err)
+	helperTime = time.Second
+	if got, _ := ask("(echo on; exec sleep 1000) >" + fifo + " & sleep 1000"); !strings.Contains(got, "did not answer") {
+		t.Error(got)
+	}
+	read, err := os.Open(fifo)
+	check(t, err)
+	check(t, held.Close())
+	b, err := io.ReadAll(read) // until nobody writes any more
+	check(t, errors.Join(err, read.Close()))
+	if string(b) != "on\n" {
+		t.Errorf("the helper's child said %q", b)
 	}
 }
 

@@ -52,7 +52,8 @@ func answer(resp *http.Response) error {
 	var said struct {
 		Errors errcode.Errors `json:"errors"`
 	}
-	if json.NewDecoder(io.LimitReader(resp.Body, 8<<10)).Decode(&said) == nil {
+	// What there is of it counts: a decoder passes over what follows its value.
+	if b, _ := refusal(resp); json.NewDecoder(bytes.NewReader(b)).Decode(&said) == nil {
 		out.Errors = said.Errors
 	}
 	return out
