@@ -25,6 +25,10 @@ const (
 	lastWords = time.Second
 )
 
+// minSaveRate is how fast a client takes an archive on the whole, in bytes a second: less than any link between hosts
+// has, and too much for one who wants to keep others from saving.
+const minSaveRate = 32 << 10
+
 // save switches the connection to the stream of an archive of images.
 func (b Backend) save(w http.ResponseWriter, r *http.Request) error {
 	var in client.SaveRequest
@@ -52,7 +56,7 @@ func (b Backend) save(w http.ResponseWriter, r *http.Request) error {
 			return nil, nil, err
 		}
 		context.AfterFunc(ctx, func() { _ = conn.SetWriteDeadline(time.Now().Add(lastWords)) }) // or it is closed
-		out := client.NewFrameWriter(punctual{conn, cancel})
+		out := client.NewFrameWriter(&punctual{Conn: conn, cancel: cancel})
 		note := func(text string) { _ = out.Write(client.Stderr, []byte(text)) } // who is gone is found out soon
 		return out.Stream(client.Stdout), note, nil
 	})
@@ -67,7 +71,7 @@ func (b Backend) save(w http.ResponseWriter, r *http.Request) error {
 	}
 	text, err := json.Marshal(last)
 	if err == nil {
-		err = client.NewFrameWriter(punctual{conn, cancel}).Write(kind, text)
+		err = client.NewFrameWriter(&punctual{Conn: conn, cancel: cancel}).Write(kind, text)
 	}
 	if err != nil { // nobody is there to be told
 		b.Log.Debug("save", "error", err)
@@ -75,15 +79,26 @@ func (b Backend) save(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// punctual ends what it is for when a client takes too long for a frame.
+// punctual ends what it is for when a client takes too long for a frame, or for all of them. One FrameWriter uses it.
 type punctual struct {
 	net.Conn
 	cancel context.CancelCauseFunc
+	wrote  int64         // bytes
+	waited time.Duration // for the client
 }
 
-func (p punctual) Write(b []byte) (int, error) {
-	defer time.AfterFunc(frameTime, func() {
-		p.cancel(client.Unavailable("the archive is not whole: its reader took nothing for %s", frameTime))
+func (p *punctual) Write(b []byte) (int, error) {
+	began := time.Now()
+	defer time.AfterFunc(p.patience(), func() {
+		p.cancel(client.Unavailable("the archive is not whole: its reader took nothing for %s, or less than %d KiB a "+
+			"second on the whole", frameTime, minSaveRate>>10))
 	}).Stop()
-	return p.Conn.Write(b)
+	n, err := p.Conn.Write(b)
+	p.wrote, p.waited = p.wrote+int64(n), p.waited+time.Since(began)
+	return n, err
+}
+
+// patience is for how long the next frame is waited for.
+func (p *punctual) patience() time.Duration {
+	return min(frameTime, frameTime+time.Duration(p.wrote/minSaveRate)*time.Second-p.waited)
 }
