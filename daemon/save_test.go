@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/freejail/freejail/daemon/client"
@@ -79,4 +80,39 @@ func TestASaveUnderWay(t *testing.T) {
 		t.Error("an archive was whole that an upgrade broke off")
 	}
 	nothingLeft(t, dir)
+}
+
+// What images say of themselves is in no answer to a load, which has as many as the archive; what has lost its name is.
+func TestALoadOfLongTexts(t *testing.T) {
+	c, _ := daemonAt(t, shortDir(t), "")
+	names := []string{"a", "b", "c", "d", "e", "f"}
+	for _, name := range names {
+		path, err := testimage.Write(t.Context(), t.TempDir(), testimage.Spec{Name: name, Cmd: []string{"x"},
+			Manifest: `{"schemaVersion":1,"usage":"` + name + strings.Repeat("x", 900<<10) + `"}`})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Import(t.Context(), client.ImportRequest{Path: path, Name: name}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var archive bytes.Buffer
+	if err := c.Save(t.Context(), client.SaveRequest{Images: names}, &archive, func(string) {}); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "saved.tar")
+	if err := os.WriteFile(file, archive.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	before, err := c.Image(t.Context(), "b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Tag(t.Context(), client.TagRequest{Image: "b", Name: "a"}); err != nil {
+		t.Fatal(err)
+	}
+	got, err := c.Load(t.Context(), client.LoadRequest{Path: file}, nil)
+	if err != nil || len(got.Images) != len(names) || got.Images[0].Was != before.Digest {
+		t.Errorf("%+v %v", got, err)
+	}
 }

@@ -272,9 +272,13 @@ func (c *Client) Import(ctx context.Context, r ImportRequest, tell func(ImagePro
 }
 
 // Load is Import of all images of an archive or layout. The error is of the whole: what became of each image is in the
-// result.
+// result. It is not repeated after an upgrade of the daemon: that would find names taken by itself.
 func (c *Client) Load(ctx context.Context, r LoadRequest, tell func(ImageProgress)) (*LoadResult, error) {
-	last, err := again(ctx, func() (ImageProgress, error) { return c.follow(ctx, "/v1/images/load", r, tell) })
+	last, err := c.follow(ctx, "/v1/images/load", r, tell)
+	if IsUpgrading(err) {
+		err = fmt.Errorf("%w: the images that were loaded before are there, and the daemon's log has the names that "+
+			"lost others; load it again", err)
+	}
 	if err == nil && last.Loaded == nil {
 		err = errors.New("the daemon's answer cannot be read: it has no result")
 	}

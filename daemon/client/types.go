@@ -487,7 +487,7 @@ type LoadRequest struct {
 }
 
 // Loaded is one image of an archive: what it is here, or why it is not. Name is the archive's, Was the digest that
-// the name had here before, if that was another image.
+// the name had here before, if that was another image. Image has nothing of what the image says of itself.
 type Loaded struct {
 	Name  string     `json:"name"`
 	Image *ImageInfo `json:"image,omitempty"`
@@ -508,7 +508,7 @@ type SaveRequest struct {
 }
 
 // MaxSaved is how many images one archive can have.
-const MaxSaved = 1000
+const MaxSaved = 200
 
 // PullRequest names an image of a registry.
 type PullRequest struct {

@@ -80,30 +80,44 @@ func (l *Library) Loading(in client.LoadRequest) (
 		o := layout.FetchOptions{Progress: func(p image.Progress) {
 			tell(client.ImageProgress{Layers: p.Layers, LayersDone: p.LayersDone, Size: p.Size, Done: p.Done})
 		}}
+		var images []*image.Image
 		out.Nameless, err = l.Store.ImportEach(ctx, from, o,
 			func(own string, take func(string) (*image.Image, error)) error {
 				one := client.Loaded{Name: own}
-				if err := l.load(ctx, &one, take); err != nil {
+				img, err := l.load(&one, take)
+				if err != nil {
 					one.Error = client.AsError(err)
 				}
-				out.Images = append(out.Images, one)
+				out.Images, images = append(out.Images, one), append(images, img)
 				return ctx.Err()
 			})
 		if err != nil {
 			return out, client.Invalid("load: %v", err)
+		}
+		shared, err := l.sharedLayers()
+		if err != nil {
+			l.Log.Warn("images that cannot be read", "error", err) // and do not count as sharing
+		}
+		for i, img := range images {
+			if img == nil {
+				continue
+			}
+			if err := l.addUse(ctx, out.Images[i].Image, img, shared); err != nil {
+				return out, err
+			}
 		}
 		return out, nil
 	}, nil
 }
 
 // load imports an image by the name that its archive gives it.
-func (l *Library) load(ctx context.Context, one *client.Loaded, take func(string) (*image.Image, error)) error {
+func (l *Library) load(one *client.Loaded, take func(string) (*image.Image, error)) (*image.Image, error) {
 	switch {
 	case namedByPath(one.Name):
-		return client.Invalid("image name %q: file/ and path-sha256/ begin the names that images have by the paths of "+
+		return nil, client.Invalid("image name %q: file/ and path-sha256/ begin the names that images have by the paths of "+
 			"their archives: `freejail images import --name` gives it another one", one.Name)
 	case one.Name == "latest":
-		return client.Invalid("the archive gives its image no name but \"latest\": `freejail images import --name` " +
+		return nil, client.Invalid("the archive gives its image no name but \"latest\": `freejail images import --name` " +
 			"names it")
 	}
 	if before, err := l.Store.Get(one.Name); one.Name != "" && err == nil {
@@ -111,15 +125,20 @@ func (l *Library) load(ctx context.Context, one *client.Loaded, take func(string
 	}
 	img, err := take(one.Name)
 	if err != nil {
-		return client.Invalid("image %s: %v", one.Name, err)
+		return nil, client.Invalid("image %s: %v", one.Name, err)
 	}
 	if one.Was == img.Digest.String() {
 		one.Was = ""
 	}
-	if err := l.Store.Touch(img); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	if one.Was != "" {
+		l.Log.Info("an archive has taken the name of another image", "name", one.Name, "was", one.Was,
+			"digest", img.Digest)
 	}
-	info, err := l.describe(ctx, img)
+	if err := l.Store.Touch(img); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	info := imageInfo(img)
+	info.Summary, info.Usage, info.Parameters, info.Ports, info.Requests = "", "", nil, nil, nil
 	one.Image = &info
-	return err
+	return img, nil
 }

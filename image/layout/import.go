@@ -21,6 +21,9 @@ import (
 	"github.com/freejail/freejail/internal/regular"
 )
 
+// MaxNames is how many images one archive can have by their names.
+const MaxNames = 200
+
 // maxImports bounds imports at once, each of which holds an image's documents.
 const maxImports = 8
 
@@ -81,6 +84,9 @@ func (s *Store) ImportEach(ctx context.Context, from *Input, o FetchOptions,
 		names, nameless, err := l.ownNames(ctx)
 		if err != nil {
 			return err
+		}
+		if len(names) > MaxNames {
+			return fmt.Errorf("%s gives its images %d names, and an archive has at most %d", l.name, len(names), MaxNames)
 		}
 		l.several = len(names) > 1
 		left = nameless
@@ -153,7 +159,7 @@ func (l *Layout) ownNames(ctx context.Context) (names []string, nameless int, er
 	if err != nil {
 		return nil, 0, fmt.Errorf("image index: %w", err)
 	}
-	named := map[digest.Digest]bool{}
+	named, seen := map[digest.Digest]bool{}, map[digest.Digest]bool{}
 	for _, d := range idx.Manifests {
 		own := image.OwnName(d)
 		if own == "" || image.IsArtifact(d) {
@@ -165,8 +171,10 @@ func (l *Layout) ownNames(ctx context.Context) (names []string, nameless int, er
 		}
 	}
 	for _, d := range idx.Manifests {
-		if image.OwnName(d) == "" && !named[d.Digest] && l.isImage(ctx, d) {
-			named[d.Digest] = true
+		if image.OwnName(d) != "" || named[d.Digest] || seen[d.Digest] {
+			continue
+		}
+		if seen[d.Digest] = true; l.isImage(ctx, d) {
 			nameless++
 		}
 	}

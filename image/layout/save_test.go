@@ -184,3 +184,38 @@ func TestImportEachOfDocker(t *testing.T) {
 		}
 	}
 }
+
+// An archive of many names is refused before it has taken the first.
+func TestNamesOfAnArchiveAreBounded(t *testing.T) {
+	s := newStore(t, image.Limits{})
+	img := putLayers(t, s, "one", layerOf(t, file("a", "b")))
+	for more, want := range map[int]bool{0: true, 1: false} {
+		var list []Saved
+		for i := range MaxNames + more {
+			list = append(list, Saved{img.Digest, fmt.Sprintf("name:%d", i)})
+		}
+		var b bytes.Buffer
+		if err := s.Save(ctx, list, &b, SaveOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(t.TempDir(), "many.tar")
+		if err := os.WriteFile(path, b.Bytes(), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		in, err := OpenInput(path, path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		visits := 0
+		_, err = s.ImportEach(ctx, in, FetchOptions{}, func(string, func(string) (*image.Image, error)) error {
+			visits++
+			return nil
+		})
+		if (err == nil) != want || want != (visits == MaxNames) || !want && visits > 0 {
+			t.Errorf("%d names: %d visits, %v", len(list), visits, err)
+		}
+		if err := in.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
