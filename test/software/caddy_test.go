@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -147,7 +149,7 @@ func (c *caddy) sendsToHTTPS(t *testing.T) {
 			continue
 		}
 		once := http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-		resp, err := once.Get(fmt.Sprintf("http://%s:%d/page?a=b", p.HostIP, p.Value))
+		resp, err := once.Get("http://" + net.JoinHostPort(p.HostIP, strconv.Itoa(p.Value)) + "/page?a=b")
 		check(t, err)
 		check(t, resp.Body.Close())
 		if to := resp.Header.Get("Location"); to != "https://"+p.HostIP+"/page?a=b" {
