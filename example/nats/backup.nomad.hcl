@@ -39,7 +39,8 @@ job "nats-backup" {
       template {
         data        = <<EOF
 AT={{ timestamp "20060102T150405Z" }}
-NATS_URL={{ range $i, $s := service "nats" }}{{ if $i }},{{ end }}nats://{{ .Address }}:{{ .Port }}{{ end }}
+NATS_URL={{ range $i, $s := service "nats" }}{{ if $i }},{{ end }}nats://
+{{- if .Address | regexMatch ":" }}[{{ .Address }}]{{ else }}{{ .Address }}{{ end }}:{{ .Port }}{{ end }}
 NATS_TOKEN={{ with nomadVar "nomad/jobs/nats-backup" }}{{ .token }}{{ end }}
 EOF
         destination = "secrets/env"

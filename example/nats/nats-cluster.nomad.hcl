@@ -104,7 +104,8 @@ cluster {
   }
   routes: [
 {{- with nomadVar "nomad/jobs/nats-cluster" }}{{ $token := .token }}{{ range service "nats-route|any" }}
-    "nats-route://route:{{ $token }}@{{ .Address }}:{{ .Port }}"
+    "nats-route://route:{{ $token }}@
+{{- if .Address | regexMatch ":" }}[{{ .Address }}]{{ else }}{{ .Address }}{{ end }}:{{ .Port }}"
 {{- end }}{{ end }}
   ]
 }

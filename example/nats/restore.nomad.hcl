@@ -52,7 +52,8 @@ job "nats-restore" {
 
       template {
         data        = <<EOF
-NATS_URL={{ range $i, $s := service "nats" }}{{ if $i }},{{ end }}nats://{{ .Address }}:{{ .Port }}{{ end }}
+NATS_URL={{ range $i, $s := service "nats" }}{{ if $i }},{{ end }}nats://
+{{- if .Address | regexMatch ":" }}[{{ .Address }}]{{ else }}{{ .Address }}{{ end }}:{{ .Port }}{{ end }}
 NATS_TOKEN={{ with nomadVar "nomad/jobs/nats-restore" }}{{ .token }}{{ end }}
 EOF
         destination = "secrets/env"
