@@ -77,7 +77,7 @@ var mayImport = map[string][]string{
 	"internal/boot":       nil,
 	"internal/bsd":        nil,
 	"internal/aside":      nil,
-	"internal/dataset":    nil,
+	"internal/dataset":    {"internal/mount"},
 	"internal/durable":    nil,
 	"internal/cafile":     nil,
 	"internal/imagename":  nil,

@@ -102,7 +102,8 @@ func (a *commands) warnOfNomad(ctx context.Context, id string) func() {
 		how = fmt.Sprintf("`nomad job stop -namespace %s %s` ends the job", ns, labels["job_id"])
 	}
 	return func() {
-		printable.Fprintf(a.Messages, "freejail: warning: task %s is of Nomad's job %s, and Nomad may start it again: %s\n",
+		printable.Fprintf(a.Messages, "freejail: warning: task %s is of Nomad's job %s, and Nomad may start it again: "+
+			"%s\n",
 			id, strings.ReplaceAll(labels["job"], "`", "'"), how)
 	}
 }

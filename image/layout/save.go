@@ -98,7 +98,8 @@ func (v *saver) image(ctx context.Context, one Saved) error {
 			OSVersion: img.Config.OSVersion, Variant: img.Config.Variant}}
 	if p := pin(one.Name); p != "" && p != d.Digest.String() {
 		// Whoever reads the archive could not tell the name from a false one.
-		v.tell(fmt.Sprintf("the image %s is without its name in the archive, as the digest in that is of an index, which "+
+		v.tell(fmt.Sprintf("the image %s is without its name in the archive, as the digest in that is of an index, "+
+			"which "+
 			"is not there: `freejail tag` gives it another one", one.Name))
 		one.Name = ""
 	}
