@@ -114,10 +114,12 @@ func (l *Library) Loading(in client.LoadRequest) (
 func (l *Library) load(one *client.Loaded, take func(string) (*image.Image, error)) (*image.Image, error) {
 	switch {
 	case namedByPath(one.Name):
-		return nil, client.Invalid("image name %q: file/ and path-sha256/ begin the names that images have by the paths of "+
+		return nil, client.Invalid("image name %q: file/ and path-sha256/ begin the names that images "+
+			"have by the paths of "+
 			"their archives: `freejail images import --name` gives it another one", one.Name)
 	case one.Name == "latest":
-		return nil, client.Invalid("the archive gives its image no name but \"latest\": `freejail images import --name` " +
+		return nil, client.Invalid("the archive gives its image no name but \"latest\": `freejail images " +
+			"import --name` " +
 			"names it")
 	}
 	if before, err := l.Store.Get(one.Name); one.Name != "" && err == nil {

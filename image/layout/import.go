@@ -86,7 +86,8 @@ func (s *Store) ImportEach(ctx context.Context, from *Input, o FetchOptions,
 			return err
 		}
 		if len(names) > MaxNames {
-			return fmt.Errorf("%s gives its images %d names, and an archive has at most %d", l.name, len(names), MaxNames)
+			return fmt.Errorf("%s gives its images %d names, and an archive has at most %d", l.name, len(names),
+				MaxNames)
 		}
 		l.several = len(names) > 1
 		left = nameless
