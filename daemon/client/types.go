@@ -507,9 +507,6 @@ type SaveRequest struct {
 	Unsigned bool     `json:"unsigned,omitempty"` // without signatures and approvals
 }
 
-// MaxSaved is how many images one archive can have.
-const MaxSaved = 200
-
 // PullRequest names an image of a registry.
 type PullRequest struct {
 	Ref     string   `json:"ref"`

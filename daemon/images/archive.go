@@ -21,8 +21,8 @@ func (l *Library) Save(ctx context.Context, r client.SaveRequest,
 	switch n := len(r.Images); {
 	case n == 0:
 		return client.Invalid("save: no image given")
-	case n > client.MaxSaved:
-		return client.Invalid("save: %d images, and an archive has at most %d", n, client.MaxSaved)
+	case n > layout.MaxNames:
+		return client.Invalid("save: %d images, and an archive has at most %d", n, layout.MaxNames)
 	}
 	var list []layout.Saved
 	for _, name := range r.Images {
@@ -115,8 +115,7 @@ func (l *Library) load(one *client.Loaded, take func(string) (*image.Image, erro
 	switch {
 	case namedByPath(one.Name):
 		return nil, client.Invalid("image name %q: file/ and path-sha256/ begin the names that images "+
-			"have by the paths of "+
-			"their archives: `freejail images import --name` gives it another one", one.Name)
+			"have by the paths of their archives: `freejail images import --name` gives it another one", one.Name)
 	case one.Name == "latest":
 		return nil, client.Invalid("the archive gives its image no name but \"latest\": `freejail images " +
 			"import --name` " +
@@ -140,7 +139,7 @@ func (l *Library) load(one *client.Loaded, take func(string) (*image.Image, erro
 		return nil, err
 	}
 	info := imageInfo(img)
-	info.Summary, info.Usage, info.Parameters, info.Ports, info.Requests = "", "", nil, nil, nil
+	leaveOut(&info)
 	one.Image = &info
 	return img, nil
 }

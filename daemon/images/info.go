@@ -93,13 +93,18 @@ func (l *Library) List(ctx context.Context) ([]client.ImageInfo, error) {
 		}
 		info := imageInfo(img)
 		if said += saying(&info); said > maxListed {
-			info.Summary, info.Usage = "(left out of a list of this length)", ""
-			info.Parameters, info.Ports, info.Requests = nil, nil, nil
+			leaveOut(&info)
+			info.Summary = "(left out of a list of this length)"
 		}
 		errs = errors.Join(errs, l.addUse(ctx, &info, img, shared))
 		out = append(out, info)
 	}
 	return out, errs
+}
+
+// leaveOut takes out what an image says of itself.
+func leaveOut(i *client.ImageInfo) {
+	i.Summary, i.Usage, i.Parameters, i.Ports, i.Requests = "", "", nil, nil, nil
 }
 
 // saying is the length of what an image says of itself.

@@ -21,7 +21,7 @@ import (
 	"github.com/freejail/freejail/internal/regular"
 )
 
-// MaxNames is how many images one archive can have by their names.
+// MaxNames is how many images one archive can have by their names, when it is saved too.
 const MaxNames = 200
 
 // maxImports bounds imports at once, each of which holds an image's documents.
@@ -160,22 +160,22 @@ func (l *Layout) ownNames(ctx context.Context) (names []string, nameless int, er
 	if err != nil {
 		return nil, 0, fmt.Errorf("image index: %w", err)
 	}
-	named, seen := map[digest.Digest]bool{}, map[digest.Digest]bool{}
+	known := map[digest.Digest]bool{}
 	for _, d := range idx.Manifests {
 		own := image.OwnName(d)
 		if own == "" || image.IsArtifact(d) {
 			continue
 		}
-		named[d.Digest] = true
+		known[d.Digest] = true
 		if !slices.ContainsFunc(names, func(n string) bool { return imagename.Same(n, own) }) {
 			names = append(names, own)
 		}
 	}
 	for _, d := range idx.Manifests {
-		if image.OwnName(d) != "" || named[d.Digest] || seen[d.Digest] {
+		if image.OwnName(d) != "" || known[d.Digest] {
 			continue
 		}
-		if seen[d.Digest] = true; l.isImage(ctx, d) {
+		if known[d.Digest] = true; l.isImage(ctx, d) {
 			nameless++
 		}
 	}
