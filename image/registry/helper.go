@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"os/user"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -32,9 +33,9 @@ const (
 // notInKeychain is what helpers of docker's say, by their protocol, of a registry that they have nothing for.
 const notInKeychain = "credentials not found in native keychain"
 
-// helperErrors are what the protocol has helpers say beside it on their standard output. Anything else there may be, or
-// have in it, a secret.
-var helperErrors = []string{"no credentials server URL", "no credentials username"}
+// plainWords are an error as helpers write one on their standard output, where their answer would be: words of letters
+// alone. Anything else there may be, or have in it, a secret.
+var plainWords = regexp.MustCompile(`^[A-Za-z]{1,16}[.,:;!]?( [A-Za-z]{1,16}[.,:;!]?)*$`)
 
 // askHelper has a credential helper of docker's tell the credentials for a registry, or for a part of one:
 // https://docs.docker.com/reference/cli/docker/login/#credential-helper-protocol. What it says on its standard error is
@@ -64,7 +65,7 @@ func askHelper(ctx context.Context, program, server string, warn func(string)) (
 		}
 	case err != nil && said == notInKeychain:
 		return auth.EmptyCredential, nil
-	case err != nil && slices.Contains(helperErrors, said):
+	case err != nil && len(said) <= maxHelperWords && plainWords.MatchString(said):
 		err = fmt.Errorf("%w: %s", err, said)
 	case err == nil && answer.over:
 		err = fmt.Errorf("its answer has more than %d bytes", maxHelperAnswer)
