@@ -69,15 +69,11 @@ func (a *commands) rmCmd() *cobra.Command {
 				return err
 			}
 			return a.each(ctx, args, func(id string) error {
-				warn := func() {}
-				if force {
-					warn = a.warnOfNomad(ctx, id)
+				destroy := func() error { return a.client().Destroy(ctx, id, force) }
+				if !force {
+					return destroy()
 				}
-				err := a.client().Destroy(ctx, id, force)
-				if err == nil {
-					warn()
-				}
-				return err
+				return a.endOf(ctx, id, destroy)
 			})
 		})
 	c.Flags().BoolVarP(&force, "force", "f", false, "kill running tasks")
@@ -89,23 +85,22 @@ func (a *commands) rmCmd() *cobra.Command {
 	return c
 }
 
-// warnOfNomad looks whether a task that is to end is Nomad's, and runs. What it returns tells, after the end, that
-// Nomad may start the task again.
-func (a *commands) warnOfNomad(ctx context.Context, id string) func() {
+// endOf ends a task, and tells of one of Nomad's that ran that Nomad may start it again.
+func (a *commands) endOf(ctx context.Context, id string, end func() error) error {
 	t, err := a.client().Task(ctx, id)
 	if err != nil || ended(*t) || t.Spec.NomadLabels()["alloc_id"] == "" {
-		return func() {} // what ends it tells of an error
+		return end() // which tells of an error
 	}
-	labels := t.Spec.NomadLabels()
-	how := "stopping the job ends it"
+	if err := end(); err != nil {
+		return err
+	}
+	labels, how := t.Spec.NomadLabels(), "stopping the job ends it"
 	if ns := cmp.Or(labels["namespace"], "default"); copyable(ns, labels["job_id"]) {
 		how = fmt.Sprintf("`nomad job stop -namespace %s %s` ends the job", ns, labels["job_id"])
 	}
-	return func() {
-		printable.Fprintf(a.Messages, "freejail: warning: task %s is of Nomad's job %s, and Nomad may start it again: "+
-			"%s\n",
-			id, strings.ReplaceAll(labels["job"], "`", "'"), how)
-	}
+	printable.Fprintf(a.Messages, "freejail: warning: task %s is of Nomad's job %s, and Nomad may start it again: %s\n",
+		id, strings.ReplaceAll(labels["job"], "`", "'"), how)
+	return nil
 }
 
 // plainWord is one word for any shell as it is, and no flag.

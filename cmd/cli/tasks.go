@@ -494,15 +494,12 @@ func (a *commands) stopCmd() *cobra.Command {
 				} else {
 					r.Timeout = client.Duration(*timeout)
 				}
-				warn := a.warnOfNomad(ctx, id)
-				err := persist(ctx, calling, func() error {
-					_, err := a.client().Stop(ctx, id, r)
-					return err
-				}, sayWaiting)
-				if err == nil {
-					warn()
-				}
-				return err
+				return a.endOf(ctx, id, func() error {
+					return persist(ctx, calling, func() error {
+						_, err := a.client().Stop(ctx, id, r)
+						return err
+					}, sayWaiting)
+				})
 			})
 		})
 	c.Flags().StringVarP(&sig, "signal", "s", "", "the signal (default: the image's, else SIGTERM)")
@@ -519,15 +516,11 @@ func (a *commands) killCmd() *cobra.Command {
 	c := app.Command("kill TASK...", "send a signal to the main processes of tasks", cobra.MinimumNArgs(1),
 		func(ctx context.Context, args []string) error {
 			return a.each(ctx, args, func(id string) error {
-				warn := func() {}
-				if slices.Contains(ending, strings.TrimPrefix(strings.ToUpper(sig), "SIG")) {
-					warn = a.warnOfNomad(ctx, id)
+				signal := func() error { return a.client().Signal(ctx, id, sig) }
+				if !slices.Contains(ending, strings.TrimPrefix(strings.ToUpper(sig), "SIG")) {
+					return signal()
 				}
-				err := a.client().Signal(ctx, id, sig)
-				if err == nil {
-					warn()
-				}
-				return err
+				return a.endOf(ctx, id, signal)
 			})
 		})
 	c.Flags().StringVarP(&sig, "signal", "s", sig, "the signal: a name such as HUP or RTMIN+3, or a number")

@@ -18,9 +18,12 @@ var ErrPin = errors.New("it would name another image than its digest says")
 // indexMark is the index's annotation of a name with the digest of an index that led to the image.
 const indexMark = "org.freejail.index"
 
-// pin is the digest in an image's name; empty is none.
-func pin(name string) string {
+// pin is the digest in an image's name where that is not the image's own; empty is none.
+func pin(name string, own digest.Digest) string {
 	_, d, _ := strings.Cut(name, "@")
+	if d == own.String() {
+		return ""
+	}
 	return d
 }
 
@@ -30,8 +33,8 @@ func (s *Store) entry(d ocispec.Descriptor, name string, indexes [][]byte) (ocis
 	if err := image.CheckName(name); err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	e, want := named(d, name), pin(name)
-	if want == "" || want == d.Digest.String() {
+	e, want := named(d, name), pin(name, d.Digest)
+	if want == "" {
 		return e, nil
 	}
 	given := sign.Record{Indexes: indexes}
@@ -67,8 +70,8 @@ func (s *Store) ledBy(d digest.Digest, index string) (bool, error) {
 // checkPin refuses a name of the store with a digest that is not the image's, as others could give it before.
 func (s *Store) checkPin(d ocispec.Descriptor) error {
 	name := d.Annotations[refName]
-	want := pin(name)
-	if want == "" || want == d.Digest.String() || want == d.Annotations[indexMark] {
+	want := pin(name, d.Digest)
+	if want == "" || want == d.Annotations[indexMark] {
 		return nil
 	}
 	if r, err := s.Signatures(d.Digest); err == nil && r.Leads(digest.Digest(want), d.Digest) {

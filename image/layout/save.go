@@ -96,11 +96,10 @@ func (v *saver) image(ctx context.Context, one Saved) error {
 	entry := ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size,
 		Platform: &ocispec.Platform{OS: img.Config.OS, Architecture: img.Config.Architecture,
 			OSVersion: img.Config.OSVersion, Variant: img.Config.Variant}}
-	if p := pin(one.Name); p != "" && p != d.Digest.String() {
+	if pin(one.Name, d.Digest) != "" {
 		// Whoever reads the archive could not tell the name from a false one.
 		v.tell(fmt.Sprintf("the image %s is without its name in the archive, as the digest in that is of an index, "+
-			"which "+
-			"is not there: `freejail tag` gives it another one", one.Name))
+			"which is not there: `freejail tag` gives it another one", one.Name))
 		one.Name = ""
 	}
 	if one.Name != "" {
