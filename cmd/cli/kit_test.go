@@ -188,6 +188,11 @@ func newHost(t *testing.T, policy string) *testHost {
 		policy), 0o600))
 	h.begin()
 	t.Cleanup(func() { h.end() })
+	t.Cleanup(func() { // tasks outlive a daemon
+		if r := h.freejail("rm", "--force", "--all"); r.code != 0 {
+			t.Errorf("the tasks that were left: %+v", r)
+		}
+	})
 	h.gives(0, []string{"prog sha256:"}, "images", "import", h.image("prog", ""))
 	return h
 }

@@ -363,9 +363,13 @@ func TestDashboard(t *testing.T) {
 		`freejail_task_restarts_total{job="shop",name="web"}`:                 func(v float64) bool { return v >= 1 },
 		`up{job="freejail"}`: func(v float64) bool { return v == 1 },
 	} {
-		if values, err := m.ask(t, expr); err != nil || len(values) != 1 || !want(values[0]) {
-			t.Errorf("%s is %v, %v", expr, values, err)
-		}
+		await(t, expr, func() error {
+			values, err := m.ask(t, expr)
+			if err == nil && (len(values) != 1 || !want(values[0])) {
+				err = fmt.Errorf("it is %v", values)
+			}
+			return err
+		})
 	}
 	await(t, "tasks that are gone to be told no more", func() error {
 		if _, err := m.ask(t, `freejail_task_info{task=~"end-.*"}`); err == nil {
