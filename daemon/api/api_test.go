@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -17,6 +19,7 @@ import (
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/daemon/task"
 	"github.com/freejail/freejail/daemon/works"
+	"github.com/freejail/freejail/internal/pace"
 )
 
 type noTasks struct{ Tasks }
@@ -159,4 +162,85 @@ func TestUnreadTracesEnd(t *testing.T) {
 	}
 	defer resp.Body.Close()
 	<-ended
+}
+
+// talkative pulls an image of which there is much to tell, and tells when it was pulled.
+type talkative struct {
+	Images
+	pulled chan struct{}
+}
+
+func (i talkative) Pulling(client.PullRequest) (Fetch, error) {
+	return func(_ context.Context, tell func(client.ImageProgress)) (client.ImageInfo, error) {
+		much := &client.ImageInfo{Name: strings.Repeat("x", 16<<20)}
+		for range 3 {
+			tell(client.ImageProgress{Image: much})
+			time.Sleep(200 * time.Millisecond) // each is sent
+		}
+		close(i.pulled)
+		return client.ImageInfo{}, nil
+	}, nil
+}
+
+// Who does not read keeps no pull from ending, for whose end others wait.
+func TestUnreadProgress(t *testing.T) {
+	b, pulled := backend(&fake{}), make(chan struct{})
+	b.Images, b.Works = talkative{pulled: pulled}, &works.Works{}
+	s := httptest.NewServer(Handler(b))
+	defer s.Close()
+	resp, err := http.Post(s.URL+"/v1/images/pull", "application/json", strings.NewReader(`{"ref": "x"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-pulled
+	resp.Body.Close()
+}
+
+// endless is an image without an end, and tells why its archive ended.
+type endless struct {
+	Images
+	ended chan error
+}
+
+func (i endless) Save(ctx context.Context, _ client.SaveRequest,
+	begin func() (io.Writer, func(string), error)) error {
+	to, _, err := begin()
+	for err == nil {
+		_, err = to.Write(make([]byte, 16<<10))
+	}
+	i.ended <- context.Cause(ctx)
+	return err
+}
+
+// Who reads an archive slowly keeps its save no longer than it takes at the rate that a client has at least.
+func TestSlowReaderOfASave(t *testing.T) {
+	defer func(was pace.Rate) { task.ClientRate = was }(task.ClientRate)
+	task.ClientRate = pace.Rate{Pause: 500 * time.Millisecond, Bytes: 1 << 30}
+	b, ended := backend(&fake{}), make(chan error, 1)
+	b.Images, b.Works = endless{ended: ended}, &works.Works{}
+	dir, err := os.MkdirTemp("", "api")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	l, err := net.Listen("unix", filepath.Join(dir, "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &http.Server{Handler: Handler(b)}
+	go func() { _ = s.Serve(l) }()
+	defer s.Close()
+	slow := slowly(20 * time.Millisecond)
+	err = client.New(l.Addr().String()).Save(t.Context(), client.SaveRequest{Images: []string{"x"}}, slow, nil)
+	if why := <-ended; err == nil || why == nil || !strings.Contains(why.Error(), "less than 1048576 KiB a second") {
+		t.Errorf("%v, for %v", err, why)
+	}
+}
+
+// slowly takes a frame after some time.
+type slowly time.Duration
+
+func (s slowly) Write(p []byte) (int, error) {
+	time.Sleep(time.Duration(s))
+	return len(p), nil
 }

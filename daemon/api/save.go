@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/daemon/task"
 	"github.com/freejail/freejail/daemon/works"
 )
 
@@ -19,15 +20,8 @@ const maxSaves = 8
 
 var saves = semaphore.NewWeighted(maxSaves)
 
-// How long a client has to take a frame, and the last one of a save that ends before its time.
-const (
-	frameTime = time.Minute
-	lastWords = time.Second
-)
-
-// minSaveRate is how fast a client takes an archive on the whole, in bytes a second: less than any link between hosts
-// has, and too much for one who wants to keep others from saving.
-const minSaveRate = 32 << 10
+// lastWords is how long a client has to take the last frame of a save that ends before its time.
+const lastWords = time.Second
 
 // save switches the connection to the stream of an archive of images.
 func (b Backend) save(w http.ResponseWriter, r *http.Request) error {
@@ -50,13 +44,18 @@ func (b Backend) save(w http.ResponseWriter, r *http.Request) error {
 	defer job.End()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	rate := task.ClientRate
+	late := func() {
+		cancel(client.Unavailable("the archive is not whole: its reader took nothing for %s, or less than %d KiB a "+
+			"second on the whole", rate.Pause, rate.Bytes>>10))
+	}
 	var conn net.Conn
 	err = b.Images.Save(ctx, in, func() (io.Writer, func(string), error) {
 		if conn, _, err = connect(); err != nil {
 			return nil, nil, err
 		}
 		context.AfterFunc(ctx, func() { _ = conn.SetWriteDeadline(time.Now().Add(lastWords)) }) // or it is closed
-		out := client.NewFrameWriter(&punctual{Conn: conn, cancel: cancel})
+		out := client.NewFrameWriter(rate.Waits(late).Writer(conn))
 		note := func(text string) { _ = out.Write(client.Stderr, []byte(text)) } // who is gone is found out soon
 		return out.Stream(client.Stdout), note, nil
 	})
@@ -71,34 +70,10 @@ func (b Backend) save(w http.ResponseWriter, r *http.Request) error {
 	}
 	text, err := json.Marshal(last)
 	if err == nil {
-		err = client.NewFrameWriter(&punctual{Conn: conn, cancel: cancel}).Write(kind, text)
+		err = client.NewFrameWriter(rate.Waits(late).Writer(conn)).Write(kind, text)
 	}
 	if err != nil { // nobody is there to be told
 		b.Log.Debug("save", "error", err)
 	}
 	return nil
-}
-
-// punctual ends what it is for when a client takes too long for a frame, or for all of them. One FrameWriter uses it.
-type punctual struct {
-	net.Conn
-	cancel context.CancelCauseFunc
-	wrote  int64         // bytes
-	waited time.Duration // for the client
-}
-
-func (p *punctual) Write(b []byte) (int, error) {
-	began := time.Now()
-	defer time.AfterFunc(p.patience(), func() {
-		p.cancel(client.Unavailable("the archive is not whole: its reader took nothing for %s, or less than %d KiB a "+
-			"second on the whole", frameTime, minSaveRate>>10))
-	}).Stop()
-	n, err := p.Conn.Write(b)
-	p.wrote, p.waited = p.wrote+int64(n), p.waited+time.Since(began)
-	return n, err
-}
-
-// patience is for how long the next frame is waited for.
-func (p *punctual) patience() time.Duration {
-	return min(frameTime, frameTime+time.Duration(p.wrote/minSaveRate)*time.Second-p.waited)
 }

@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/freejail/freejail/daemon/client"
@@ -266,32 +265,69 @@ func fetching[In, Out any](b Backend,
 			return err
 		}
 		return b.asWork(w, r, func(r *http.Request, _ *works.Work) {
-			out := &progressLines{enc: json.NewEncoder(w), flush: w.(http.Flusher).Flush}
-			got, err := get(r.Context(), func(p client.ImageProgress) { out.send(p, false) })
+			out := tellProgress(w)
+			got, err := get(r.Context(), out.tell)
 			last := end(got)
 			if err != nil {
 				last = client.ImageProgress{Error: client.AsError(works.Ended(r.Context(), err))}
 			}
-			out.send(last, true)
+			out.end(r.Context(), last)
 		})
 	})
 }
 
-// progressLines sends progress ten times a second, and what must be told at once.
+// progressTime is how long a client has to take what is not sent yet when all is done.
+const progressTime = time.Minute
+
+// progressLines sends progress ten times a second, by a goroutine of its own: what is done waits for no client, as
+// others wait for that. One who reads slowly is told of less.
 type progressLines struct {
-	mu    sync.Mutex
-	enc   *json.Encoder
-	flush func()
-	last  time.Time
+	w     http.ResponseWriter
+	next  chan client.ImageProgress
+	over  chan struct{}
+	ended chan struct{} // closed when nothing more is sent
 }
 
-func (l *progressLines) send(p client.ImageProgress, now bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !now && time.Since(l.last) < 100*time.Millisecond {
-		return
+func tellProgress(w http.ResponseWriter) *progressLines {
+	l := &progressLines{w: w, next: make(chan client.ImageProgress), over: make(chan struct{}),
+		ended: make(chan struct{})}
+	go func() {
+		defer close(l.ended)
+		for {
+			select {
+			case p := <-l.next:
+				l.send(p)
+			case <-l.over:
+				return
+			}
+			select {
+			case <-time.After(100 * time.Millisecond):
+			case <-l.over:
+				return
+			}
+		}
+	}()
+	return l
+}
+
+func (l *progressLines) tell(p client.ImageProgress) {
+	select {
+	case l.next <- p:
+	default:
 	}
-	l.last = time.Now()
-	_ = l.enc.Encode(p) // who asked may be gone, which ends the request
-	l.flush()
+}
+
+// end sends the last line.
+func (l *progressLines) end(ctx context.Context, last client.ImageProgress) {
+	if ctx.Err() == nil { // else it has less time already
+		_ = http.NewResponseController(l.w).SetWriteDeadline(time.Now().Add(progressTime)) // as in send
+	}
+	close(l.over)
+	<-l.ended
+	l.send(last)
+}
+
+func (l *progressLines) send(p client.ImageProgress) {
+	_ = json.NewEncoder(l.w).Encode(p) // who asked may be gone, which ends the request
+	l.w.(http.Flusher).Flush()
 }

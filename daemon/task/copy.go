@@ -18,6 +18,7 @@ import (
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/daemon/works"
 	"github.com/freejail/freejail/internal/mount"
+	"github.com/freejail/freejail/internal/pace"
 	"github.com/freejail/freejail/internal/treecopy"
 )
 
@@ -75,7 +76,7 @@ func (m *Manager) Copy(ctx context.Context, id string, spec client.CopySpec, by 
 		case <-ctx.Done():
 		}
 	}()
-	x := newCopying(conn, copyIdle, cancel)
+	x := newCopying(conn, ClientRate, cancel)
 	x.spec, x.root, x.log = spec, root, m.Log.With("task", t.id())
 	if err := x.serve(ctx, conn, in, cancel); err != nil {
 		m.Log.Debug("copy", "task", t.id(), "error", err)
@@ -143,50 +144,26 @@ func closeRoot(r *mount.Root) error {
 
 // copying is one copy with its client.
 type copying struct {
-	spec  client.CopySpec
-	root  *os.File
-	waits waits // for the client
-	out   *client.FrameWriter
-	in    *io.PipeWriter
-	log   hclog.Logger
-}
-
-// copyIdle is how long a copy waits for its client, which keeps others from copying: to take a frame, or to send
-// more of an archive.
-const copyIdle = time.Minute
-
-func newCopying(conn net.Conn, idle time.Duration, cancel context.CancelCauseFunc) *copying {
-	x := &copying{waits: waits{idle, func() {
-		cancel(client.Unavailable("the copy ended: its client neither took nor sent anything for %s", idle))
-	}}}
-	x.out = client.NewFrameWriter(waitingWriter{conn, x.waits})
-	return x
-}
-
-// waits calls a function when something takes too long.
-type waits struct {
-	time time.Duration
+	spec client.CopySpec
+	root *os.File
+	rate pace.Rate // of the client
 	late func()
+	out  *client.FrameWriter
+	in   *io.PipeWriter
+	log  hclog.Logger
 }
 
-type waitingWriter struct {
-	io.Writer
-	waits
-}
+// ClientRate is how fast a client takes or sends an archive, which keeps others from copying and saving: less than any
+// link between hosts has.
+var ClientRate = pace.Rate{Pause: time.Minute, Bytes: 32 << 10}
 
-func (w waitingWriter) Write(p []byte) (int, error) {
-	defer time.AfterFunc(w.time, w.late).Stop()
-	return w.Writer.Write(p)
-}
-
-type waitingReader struct {
-	io.Reader
-	waits
-}
-
-func (r waitingReader) Read(p []byte) (int, error) {
-	defer time.AfterFunc(r.time, r.late).Stop()
-	return r.Reader.Read(p)
+func newCopying(conn net.Conn, rate pace.Rate, cancel context.CancelCauseFunc) *copying {
+	x := &copying{rate: rate, late: func() {
+		cancel(client.Unavailable("the copy ended: its client neither took nor sent anything for %s, or less than %d "+
+			"KiB a second on the whole", rate.Pause, rate.Bytes>>10))
+	}}
+	x.out = client.NewFrameWriter(rate.Waits(x.late).Writer(conn))
+	return x
 }
 
 // lastWords is how long a client that does not read has when a copy is over before its time.
@@ -204,9 +181,9 @@ func (x *copying) serve(ctx context.Context, conn net.Conn, in io.Reader, cancel
 		archive.CloseWithError(context.Cause(ctx))
 		_ = conn.SetWriteDeadline(time.Now().Add(lastWords)) // of a closed connection there is none
 	})
-	err := x.copy(ctx, waitingReader{archive, x.waits})
+	err := x.copy(ctx, x.rate.Waits(x.late).Reader(archive))
 	if stop() {
-		_ = conn.SetWriteDeadline(time.Now().Add(x.waits.time)) // as above
+		_ = conn.SetWriteDeadline(time.Now().Add(x.rate.Pause)) // as above
 	}
 	archive.CloseWithError(io.ErrClosedPipe) // what the client sends yet is not waited for
 	kind, last := client.ExitFrame, any(client.Exit{Known: true, At: time.Now()})

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/freejail/freejail/internal/pace"
 )
 
 // remote is a source of ADD that is fetched.
@@ -23,8 +25,12 @@ type remote struct {
 	Digest digest.Digest `json:",omitempty"` // of --checksum; empty: whatever is there
 }
 
-// fetchTimeout is how long an answer may take to begin, and to go on.
-var fetchTimeout = time.Minute
+// How long an answer may take to begin, and to go on, and how many bytes a second come at least on the whole. Variables
+// for tests.
+var (
+	fetchTimeout = time.Minute
+	fetchRate    = int64(4 << 10)
+)
 
 // isRemote tells what is fetched: nothing else has a scheme.
 func isRemote(src string) bool {
@@ -122,10 +128,11 @@ func (f *fetched) read(ctx context.Context, from remote, to io.Writer) error {
 	if answer.StatusCode != http.StatusOK {
 		return fmt.Errorf("the server answers %s", answer.Status)
 	}
-	stalled := time.AfterFunc(fetchTimeout, func() { cancel(fmt.Errorf("nothing came for %v", fetchTimeout)) })
-	defer stalled.Stop()
+	waits := pace.Rate{Pause: fetchTimeout, Bytes: fetchRate}.Waits(func() {
+		cancel(fmt.Errorf("nothing came for %v, or less than %d bytes a second on the whole", fetchTimeout, fetchRate))
+	})
 	sum := sha256.New()
-	body := &watched{io.LimitReader(answer.Body, maxLayer+1), func() { stalled.Reset(fetchTimeout) }}
+	body := io.LimitReader(waits.Reader(answer.Body), maxLayer+1)
 	f.size, err = io.Copy(io.MultiWriter(to, sum), body)
 	if err == nil && f.size > maxLayer {
 		err = fmt.Errorf("it has more than %d bytes", int64(maxLayer))
@@ -135,20 +142,6 @@ func (f *fetched) read(ctx context.Context, from remote, to io.Writer) error {
 	}
 	f.sum = digest.Digest("sha256:" + hex.EncodeToString(sum.Sum(nil)))
 	return err
-}
-
-// watched tells when bytes come.
-type watched struct {
-	io.Reader
-	came func()
-}
-
-func (w *watched) Read(p []byte) (int, error) {
-	n, err := w.Reader.Read(p)
-	if n > 0 {
-		w.came()
-	}
-	return n, err
 }
 
 // mayFollow refuses a redirect by which anybody on the way could choose the file.

@@ -75,9 +75,9 @@ func TestAddFetches(t *testing.T) {
 // What a server does in the middle of a file does not hold a build up, change the
 // file or lead it past TLS.
 func TestHostileServersOfAdd(t *testing.T) {
-	was := fetchTimeout
-	fetchTimeout = 200 * time.Millisecond
-	defer func() { fetchTimeout = was }()
+	was, rate := fetchTimeout, fetchRate
+	fetchTimeout, fetchRate = 200*time.Millisecond, 1<<20
+	defer func() { fetchTimeout, fetchRate = was, rate }()
 	packed := "\x1f\x8b not gzip"
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/stalls" {
@@ -87,13 +87,20 @@ func TestHostileServersOfAdd(t *testing.T) {
 			<-r.Context().Done()
 			return
 		}
+		for r.URL.Path == "/trickles" && r.Context().Err() == nil {
+			fmt.Fprint(w, "x")
+			w.(http.Flusher).Flush()
+			time.Sleep(20 * time.Millisecond)
+		}
 		w.Header().Set("Content-Encoding", "gzip")
 		fmt.Fprint(w, packed)
 	}))
 	defer server.Close()
-	_, _, err := container(t, nil, "FROM scratch\nADD "+server.URL+"/stalls /x\n", nil)
-	if err == nil || !strings.HasSuffix(err.Error(), "/stalls: nothing came for 200ms") {
-		t.Error(err)
+	for _, way := range []string{"/stalls", "/trickles"} {
+		_, _, err := container(t, nil, "FROM scratch\nADD "+server.URL+way+" /x\n", nil)
+		if err == nil || !strings.Contains(err.Error(), way+": nothing came for 200ms, or less than 1048576 bytes a second") {
+			t.Error(err)
+		}
 	}
 	m, _, err := container(t, nil, "FROM scratch\nADD "+server.URL+"/f /x\n", nil)
 	check(t, err)

@@ -213,10 +213,8 @@ func denies(resp *http.Response) bool {
 // maxRefusal bounds what is read of an answer to know what it is about, in bytes.
 const maxRefusal = 8 << 10
 
-// refusal reads the first bytes of the body of an answer that is no success. All of it has the time of one stall: it is
-// short, and who sends it byte by byte is not waited for.
+// refusal reads the first bytes of the body of an answer that is no success.
 func refusal(resp *http.Response) ([]byte, error) {
-	defer time.AfterFunc(stall, func() { _ = resp.Body.Close() }).Stop() // which ends the read
 	return io.ReadAll(io.LimitReader(resp.Body, maxRefusal))
 }
 

@@ -96,7 +96,7 @@ func NewClient(c Config) (*Client, error) {
 			return nil, fmt.Errorf("registry %q: same as %q, which uses plain HTTP", name, bare)
 		}
 	}
-	patient := &retry.Transport{Base: wires, Policy: func() retry.Policy { return patience{} }}
+	patient := &retry.Transport{Base: &paced{wires}, Policy: func() retry.Policy { return patience{} }}
 	out.http = &http.Client{Transport: &challenged{patient}}
 	return out, nil
 }

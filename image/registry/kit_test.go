@@ -58,8 +58,8 @@ func newStore(t testing.TB) *layout.Store {
 
 // impatient makes retries quick.
 func impatient(t *testing.T) {
-	a, b, s, c := attempts, backoff, stall, chunkSize
-	t.Cleanup(func() { attempts, backoff, stall, chunkSize = a, b, s, c })
+	a, b, s, r, c := attempts, backoff, stall, minRate, chunkSize
+	t.Cleanup(func() { attempts, backoff, stall, minRate, chunkSize = a, b, s, r, c })
 	backoff, chunkSize = time.Millisecond, 100_000
 }
 

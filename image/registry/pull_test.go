@@ -344,30 +344,6 @@ func TestStall(t *testing.T) {
 	check(t, err)
 }
 
-// An error whose body comes byte by byte is not waited for to its end.
-func TestStallOfAnError(t *testing.T) {
-	impatient(t)
-	attempts, stall = 1, 50*time.Millisecond
-	for _, status := range []int{http.StatusBadRequest, http.StatusInternalServerError} {
-		r, _ := pushed(t, ServerOptions{}, func(h http.Handler) http.Handler {
-			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				if r.Method != http.MethodGet || !strings.Contains(r.URL.Path, "/manifests/") {
-					h.ServeHTTP(w, r)
-					return
-				}
-				w.WriteHeader(status)
-				for r.Context().Err() == nil {
-					_, _ = w.Write([]byte(" "))
-					_ = http.NewResponseController(w).Flush()
-					time.Sleep(10 * time.Millisecond)
-				}
-			})
-		})
-		_, err := client(t, r).Pull(ctx, newStore(t), ref(t, r.host+"/team/web:1"), PullOptions{})
-		wantError(t, err, fmt.Sprint(status))
-	}
-}
-
 func TestMirrors(t *testing.T) {
 	origin, img := pushed(t, ServerOptions{}, nil)
 	mirror := serve(t, ServerOptions{}, nil)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"slices"
 	"strconv"
@@ -32,7 +33,7 @@ const (
 var (
 	attempts = 6
 	backoff  = 500 * time.Millisecond // doubled each time
-	stall    = 60 * time.Second       // without a byte
+	headway  = int64(64 << 10)        // bytes after which what failed before is forgotten
 )
 
 // Open reads a blob or a manifest, and goes on by itself after a connection
@@ -96,22 +97,19 @@ type reader struct {
 	size   int64
 	at     int64 // how much the caller has got
 	body   io.ReadCloser
-	cancel context.CancelFunc
-	timer  *time.Timer
-	failed int // since the last byte
+	broken error // why there is no body any more
+	failed int   // since headway was made
+	came   int64 // bytes since it failed last
 }
 
 // connect begins at r.at, or where the other side insists to begin.
 func (r *reader) connect() (int64, error) {
 	for {
-		ctx, cancel := context.WithCancel(r.ctx)
-		body, at, err := r.open(ctx, r.at)
+		body, at, err := r.open(r.ctx, r.at)
 		if err == nil {
-			r.body, r.cancel = body, cancel
-			r.timer = time.AfterFunc(stall, cancel)
+			r.body = body
 			return at, nil
 		}
-		cancel()
 		if err := r.again(err); err != nil {
 			return 0, err
 		}
@@ -123,6 +121,7 @@ func (r *reader) again(err error) error {
 	if r.ctx.Err() != nil {
 		return errors.Join(r.ctx.Err(), err)
 	}
+	r.came = 0
 	if r.failed++; final(err) || r.failed >= attempts {
 		return err
 	}
@@ -134,16 +133,13 @@ func (r *reader) again(err error) error {
 
 func (r *reader) Read(p []byte) (int, error) {
 	for {
-		if r.body == nil {
-			if err := r.reconnect(); err != nil {
-				return 0, err
-			}
+		if err := r.mended(); err != nil {
+			return 0, fmt.Errorf("broken off after %d of %d bytes: %w", r.at, r.size, err)
 		}
 		n, err := r.body.Read(p)
 		r.at += int64(n)
-		if n > 0 {
+		if r.came += int64(n); r.came >= headway {
 			r.failed = 0
-			r.timer.Reset(stall)
 		}
 		if err == nil || errors.Is(err, io.EOF) && r.at >= r.size {
 			return n, err
@@ -151,43 +147,43 @@ func (r *reader) Read(p []byte) (int, error) {
 		if errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF
 		}
-		r.drop()
+		r.drop(err)
 		if n > 0 {
 			return n, nil
-		}
-		if err := r.again(err); err != nil {
-			return 0, fmt.Errorf("broken off after %d of %d bytes: %w", r.at, r.size, err)
 		}
 	}
 }
 
-// reconnect passes over what the caller has got already, where the other side
-// cannot.
-func (r *reader) reconnect() error {
-	at, err := r.connect()
-	if err != nil {
-		return err
-	}
-	if at < r.at {
-		if _, err := io.CopyN(io.Discard, r.body, r.at-at); err != nil {
-			r.drop()
-			return r.again(err)
+// mended connects again where a connection broke, and passes over what the caller has got already, where the other
+// side cannot.
+func (r *reader) mended() error {
+	for r.body == nil {
+		if err := r.again(r.broken); err != nil {
+			return err
+		}
+		at, err := r.connect()
+		if err != nil {
+			return err
+		}
+		if at < r.at {
+			if _, err := io.CopyN(io.Discard, r.body, r.at-at); err != nil {
+				r.drop(err)
+			}
 		}
 	}
 	return nil
 }
 
-func (r *reader) drop() {
+func (r *reader) drop(why error) {
 	if r.body != nil {
-		r.timer.Stop()
-		r.cancel()
 		_ = r.body.Close() // it is broken already
-		r.body = nil
+		r.body, r.broken = nil, why
 	}
 }
 
 func (r *reader) Close() error {
-	r.drop()
+	r.drop(fs.ErrClosed)
+	r.failed = attempts // nothing is asked for any more
 	return nil
 }
 
