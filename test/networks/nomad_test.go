@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -299,6 +301,7 @@ func TestNomad(t *testing.T) {
 	t.Run("places", c.publishes)
 	t.Run("neighbours", c.leadsNeighbours)
 	t.Run("none", c.loopbackAlone)
+	t.Run("modes of Nomad's", c.modesOfNomads)
 	t.Run("refusals", c.refuses)
 }
 
@@ -557,6 +560,55 @@ func (c *cluster) loopbackAlone(t *testing.T) {
 	if out, err := c.exec(t, a, "web", "fetch", "http://"+c.nomad.Addr+"/v1/agent/health"); err == nil {
 		t.Errorf("it reaches the host: %q", out)
 	}
+}
+
+// modesOfNomads are those of a group's network block, which no driver is told. FreeBSD's clients do nothing for "none",
+// so that the task has the network of its config, and have no "bridge"; those of Linux refuse "none".
+func (c *cluster) modesOfNomads(t *testing.T) {
+	block := regexp.MustCompile(`(?s)network \{.*?\n    \}\n`)
+	with := func(mode, config string) string {
+		return block.ReplaceAllLiteralString(job("mode-"+mode, "", "", "web", config, ""),
+			fmt.Sprintf("network {\n mode = %q\n}\n", mode))
+	}
+	if runtime.GOOS != "freebsd" {
+		a := c.run(t, with("none", named("lan")), "failed")
+		if want := `task web does not support "none" networking mode`; !strings.Contains(a.ClientDescription, want) {
+			t.Errorf("no %q in %q", want, a.ClientDescription)
+		}
+		return
+	}
+	n := c.taskOf(t, c.run(t, with("none", named("lan")), "running"), "web").Network
+	if n.Name != "lan" || !n.Addr4.IsValid() {
+		t.Fatalf("it has %+v", n)
+	}
+	out, err := here("fetch", "http://"+net.JoinHostPort(n.Addr4.String(), "8080")+"/")
+	if err != nil || !strings.Contains(out, "job mode-none") {
+		t.Errorf("at its own address: %q %v", out, err)
+	}
+	c.isNotPlaced(t, with("bridge", named("lan")), "missing network")
+}
+
+// isNotPlaced has Nomad's scheduler find no node for a job.
+func (c *cluster) isNotPlaced(t *testing.T, text, reason string) {
+	t.Helper()
+	j, err := c.nomad.Client.Jobs().ParseHCL(text, true)
+	check(t, err)
+	reg, _, err := c.nomad.Client.Jobs().Register(j, nil)
+	check(t, err)
+	t.Cleanup(func() {
+		_, _, err := c.nomad.Client.Jobs().Deregister(*j.ID, true, nil)
+		check(t, err)
+	})
+	await(t, *j.ID+" to find no node", func() error {
+		e, _, err := c.nomad.Client.Evaluations().Info(reg.EvalID, nil)
+		if err != nil {
+			return err
+		}
+		if m := e.FailedTGAllocs["group"]; e.Status != "complete" || m == nil || m.ConstraintFiltered[reason] != 1 {
+			return fmt.Errorf("it is %s: %+v", e.Status, m)
+		}
+		return nil
+	})
 }
 
 // refuses has the task's owner told what to change.

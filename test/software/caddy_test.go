@@ -37,8 +37,7 @@ func TestCaddy(t *testing.T) {
 	policy := readExample(t, "caddy/policy.hcl")
 	c.clientIsValid("caddy")
 	c.eachPermitIsNeeded(archive, policy)
-	job := filepath.Join(copyExample(t, "caddy", change{"caddy.nomad.hcl", `min_healthy_time  = "5s"`,
-		`min_healthy_time = "1s"`}), "caddy.nomad.hcl")
+	job := c.quick("caddy/caddy.nomad.hcl")
 	c.jobRefused("caddy", "caddy:1", "service caddy, asked for by the image", "no permit covers it")
 	c.setPolicy(policy)
 	c.run("freejail", "policy", "reload")

@@ -42,7 +42,7 @@ func TestNATS(t *testing.T) {
 	policy := readExample(t, "nats/policy.hcl")
 	n.clientIsValid("nats")
 	n.eachPermitIsNeeded(archive, policy)
-	job := example(t, "nats/nats.nomad.hcl")
+	job := n.quick("nats/nats.nomad.hcl")
 	n.jobRefused("nats", "nats:1", "service nats, asked for by the image", "no permit covers it")
 	n.setPolicy(policy)
 	n.run("freejail", "policy", "reload")
@@ -115,8 +115,7 @@ func (n *nats) oneServer(t *testing.T, job, data, backup string) {
 
 // threeServers are replaced one by one, and no message that was acknowledged is lost, or there twice.
 func (n *nats) threeServers(t *testing.T) {
-	dir := copyExample(t, "nats", change{"nats-cluster.nomad.hcl", `min_healthy_time  = "10s"`, `min_healthy_time = "1s"`})
-	job := filepath.Join(dir, "nats-cluster.nomad.hcl")
+	job := n.quick("nats/nats-cluster.nomad.hcl")
 	n.job("nats-cluster", "-var", "image=nats:1", job)
 	n.do(n.url(3), "stream", "add", "ORDERS", "--subjects=orders.>", "--replicas=3", "--defaults")
 	p := n.publish()
