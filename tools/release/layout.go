@@ -25,8 +25,9 @@ type entry struct {
 var programs = map[string]string{"freejail": ".", "freejail-build": "./cmd/freejail-build"}
 
 const (
-	docs    = "share/doc/freejail/"
-	samples = ".sample" // what an operator may change is installed under another name, and copied once
+	docs     = "share/doc/freejail/"
+	examples = "share/examples/freejail"
+	samples  = ".sample" // what an operator may change is installed under another name, and copied once
 )
 
 // host are files that a system has of its own, by what they are in the source.
@@ -46,7 +47,7 @@ func (r *release) common() ([]entry, error) {
 	list := []entry{
 		{name: "etc/freejail.hcl" + samples, from: "example/host/freejail.hcl"},
 		{name: "libexec/nomad/plugins/freejail", link: "../../../bin/freejail"},
-		{name: "share/examples/freejail", link: "../doc/freejail/example"},
+		{name: examples, link: "../doc/freejail/example"},
 	}
 	for _, name := range []string{"LICENSE", "README.md", "CHANGELOG.md", "SECURITY.md", "CONTRIBUTING.md"} {
 		list = append(list, entry{name: docs + name, from: name})

@@ -61,7 +61,8 @@ func writePort(root, dir, version string) error {
 func plist() string {
 	r := &release{}
 	list := slices.Concat(platform{os: "freebsd"}.host(), r.printed())
-	list = append(list, entry{name: "etc/freejail.hcl" + samples}, entry{name: "libexec/nomad/plugins/freejail"})
+	list = append(list, entry{name: "etc/freejail.hcl" + samples}, entry{name: "libexec/nomad/plugins/freejail"},
+		entry{name: examples})
 	for program := range programs {
 		list = append(list, entry{name: "bin/" + program})
 	}
@@ -74,6 +75,8 @@ func plist() string {
 			text.WriteString("@sample " + e.name + "\n")
 		case strings.HasPrefix(e.name, "share/man/"):
 			text.WriteString(e.name + ".gz\n")
+		case e.name == examples: // a link into the documentation
+			text.WriteString("%%PORTDOCS%%" + e.name + "\n")
 		default:
 			text.WriteString(e.name + "\n")
 		}

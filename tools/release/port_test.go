@@ -4,6 +4,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"regexp"
 	"runtime"
@@ -62,21 +63,28 @@ func installsItsPlist(t *testing.T, port, source string) {
 		if err == nil && !d.IsDir() && !strings.HasPrefix(name, docs) {
 			there = append(there, name)
 		}
+		if path.Ext(name) == ".go" {
+			t.Errorf("%s is installed", name)
+		}
 		return err
 	}))
 	text, err := os.ReadFile(filepath.Join(port, "pkg-plist"))
 	check(t, err)
 	var want []string
 	for line := range strings.Lines(string(text)) {
-		want = append(want, strings.TrimSuffix(strings.TrimPrefix(strings.TrimSpace(line), "@sample "), ".gz"))
+		line = strings.TrimPrefix(strings.TrimPrefix(strings.TrimSpace(line), "@sample "), "%%PORTDOCS%%")
+		want = append(want, strings.TrimSuffix(line, ".gz"))
 	}
 	slices.Sort(want)
 	slices.Sort(there)
 	if !slices.Equal(there, want) {
 		t.Errorf("installed:\n%s\npkg-plist:\n%s", strings.Join(there, "\n"), strings.Join(want, "\n"))
 	}
-	if to, err := os.Readlink(filepath.Join(stage, "usr/local/libexec/nomad/plugins/freejail")); to != "../../../bin/freejail" {
-		t.Errorf("the plugin is %s %v", to, err)
+	for link, want := range map[string]string{"libexec/nomad/plugins/freejail": "../../../bin/freejail",
+		examples: "../doc/freejail/example"} {
+		if to, err := os.Readlink(filepath.Join(stage, "usr/local", link)); to != want {
+			t.Errorf("%s leads to %s %v", link, to, err)
+		}
 	}
 }
 
@@ -152,6 +160,11 @@ func lintMakefile(t *testing.T, file string) {
 		if !strings.Contains(text, want) {
 			t.Errorf("the Makefile has no %q", want)
 		}
+	}
+	// The oldest Go that builds it, or any newer: ports of Go leave the tree a year after they came.
+	mod := regexp.MustCompile(`(?m)^go (\d+\.\d+)`).FindStringSubmatch(read(t, "../../go.mod"))
+	if want := "USES=\t\tgo:" + mod[1] + "+,modules\n"; !strings.Contains(text, want) {
+		t.Errorf("the Makefile has no %q", want)
 	}
 	if m := regexp.MustCompile(`COMMENT=\t(.*)\n`).FindStringSubmatch(text); m == nil || len(m[1]) > 70 ||
 		strings.HasSuffix(m[1], ".") || !regexp.MustCompile(`^[A-Z]`).MatchString(m[1]) {
