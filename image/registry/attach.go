@@ -29,8 +29,10 @@ const (
 	maxFetched     = 1000   // documents
 	maxDocuments   = 100    // kept, that are about the image
 	maxStrange     = 10     // kept, that are not
-	documentsTime  = 30 * time.Second
 )
+
+// documentsTime is for all of that. Tests of the other bounds have more.
+var documentsTime = 30 * time.Second
 
 // Approval is the artifact type of approvals.
 const Approval = document.Approval
