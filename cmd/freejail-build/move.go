@@ -191,7 +191,7 @@ func (a *commands) copy(ctx context.Context, f *copyFlags, src, dst registry.Loc
 		return err
 	}
 	if !f.progress.Quiet {
-		printable.Fprintf(a.Messages, "%s is at %s\n", cmp.Or(done.Name, "the image"), dst)
+		printable.Fprintf(a.Messages, "%s is at %s\n", cmp.Or(done.Was, "the image"), dst)
 		if done.Attached > 0 {
 			printable.Fprintf(a.Messages, "with %d signatures, approvals and referrers\n", done.Attached)
 		}

@@ -66,8 +66,13 @@ func TestPushPullServeSign(t *testing.T) {
 	digest, _ := do(0, "build", "-q", "-o", image, context1)
 	plain := []string{"--plain-http", at}
 	remote := func(args ...string) []string { return append(args, plain...) }
-	if got, _ := do(0, remote("push", image, at+"/team/web:1")...); got != digest {
-		t.Errorf("pushed %s, want %s", got, digest)
+	if got, said := do(0, remote("push", image, at+"/team/web:1")...); got != digest ||
+		!strings.Contains(said, "web is at "+at+"/team/web:1\n") {
+		t.Errorf("pushed %s, want %s: %s", got, digest, said)
+	}
+	if got, _ := do(0, remote("--json", "push", image, at+"/team/web:1")...); !strings.Contains(got,
+		`"name": "`+at+`/team/web:1"`) {
+		t.Errorf("what was pushed has no name: %s", got)
 	}
 	// What is in a registry, a layout or a store is looked at as a file is.
 	layout := filepath.Join(tmp, "layout")

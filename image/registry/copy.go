@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,7 +37,8 @@ type CopyOptions struct {
 // Copied tells what was copied.
 type Copied struct {
 	Digest    digest.Digest
-	Name      string // at the destination
+	Name      string // at the destination; in a registry HOST/NAME:TAG
+	Was       string // the name at the source; empty is that it has none
 	Attached  int    // signatures and referrers
 	MediaType string
 }
@@ -101,10 +103,13 @@ func (c *Client) Copy(ctx context.Context, from, to Location, o CopyOptions) (do
 	if err != nil {
 		return done, err
 	}
-	done = Copied{Digest: root.Digest, MediaType: root.MediaType, Name: targetName(from, to, from.Name)}
-	if l, ok := src.(*local); ok && from.Name == "" {
-		done.Name = targetName(from, to, l.nameOf(root))
+	done = Copied{Digest: root.Digest, MediaType: root.MediaType, Was: from.Name}
+	if l, ok := src.(*local); !ok {
+		done.Was = from.Ref.Name()
+	} else if from.Name == "" {
+		done.Was = l.nameOf(root)
 	}
+	done.Name = targetName(to, done.Was)
 	if to.Kind == Store {
 		done.Attached, err = copyToStore(ctx, src, root, indexes, done.Name, to.Path, o)
 		return done, err
@@ -121,7 +126,11 @@ func (c *Client) Copy(ctx context.Context, from, to Location, o CopyOptions) (do
 		err = j.copyAttached(ctx, root)
 	}
 	if err == nil {
-		err = dst.tag(ctx, root, done.Name)
+		tag := done.Name
+		if to.Kind == Remote {
+			tag = to.Ref.version()
+		}
+		err = dst.tag(ctx, root, tag)
 	}
 	done.Attached = j.count
 	return done, dst.finish(ctx, err)
@@ -155,17 +164,12 @@ func sameArchive(from, to Location) error {
 	return err
 }
 
-// targetName is the name at the destination, if that says none. name is what the source calls it.
-func targetName(from, to Location, name string) string {
-	switch {
-	case to.Kind == Remote:
-		return to.Ref.version()
-	case to.Name != "":
-		return to.Name
-	case from.Kind == Remote:
-		return from.Ref.Name()
+// targetName is the name at the destination; if that says none, it is what the source calls it.
+func targetName(to Location, name string) string {
+	if to.Kind == Remote {
+		return to.Ref.Name()
 	}
-	return name
+	return cmp.Or(to.Name, name)
 }
 
 func readManifest(ctx context.Context, src content.Fetcher, d ocispec.Descriptor) ([]byte, error) {
