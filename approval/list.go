@@ -50,6 +50,33 @@ func (l List) Next(now time.Time, more ...Revoked) List {
 	return out
 }
 
+// With is the list with what another one has and it has not, and with the higher serial number and later date.
+func (l List) With(other List) List {
+	out := List{Type: typeList, Serial: max(l.Serial, other.Serial), Issued: l.Issued,
+		Revoked: append(slices.Clone(l.Revoked), l.lacks(&other)...)}
+	if other.Issued.After(l.Issued) {
+		out.Issued = other.Issued
+	}
+	return out
+}
+
+// lacks are the lines of another list that revoke what this one does not.
+func (l *List) lacks(other *List) (out []Revoked) {
+	type what struct{ approval, image digest.Digest }
+	until := map[what]time.Time{}
+	for _, r := range l.Revoked {
+		if at, there := until[what{r.Approval, r.Image}]; !there || at.Before(r.At) {
+			until[what{r.Approval, r.Image}] = r.At
+		}
+	}
+	for _, r := range other.Revoked {
+		if at, there := until[what{r.Approval, r.Image}]; !there || r.Image != "" && at.Before(r.At) {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
 // Sign writes the list as a file for hosts to fetch.
 func (l List) Sign(key *sign.PrivateKey) ([]byte, error) {
 	if err := l.check(); err != nil {

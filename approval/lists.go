@@ -1,6 +1,8 @@
 package approval
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -41,28 +43,81 @@ type Source struct {
 // State is what a host knows of a list.
 type State struct {
 	List    *List     // the newest that there was; nil is none
+	Others  []List    // that revoke what it does not: that counts too
 	Fetched time.Time // when that was had, or had again
 	Tried   time.Time // when it was last asked for
 	Err     error     // of that; nil is none
 }
 
+// maxOthers bounds the lists by one key that are kept beside the newest. There is one more each time that somebody goes
+// on from an older copy, until a list has them all.
+const maxOthers = 8
+
+// Lacks counts the revocations that the newest list has not, and others have.
+func (st *State) Lacks() int {
+	if st.List == nil {
+		return 0
+	}
+	all := *st.List
+	for _, o := range st.Others {
+		all = all.With(o)
+	}
+	return len(all.Revoked) - len(st.List.Revoked)
+}
+
+func (st *State) find(a *Approval) (r Revoked, found bool) {
+	if st.List != nil {
+		r, found = st.List.Find(a)
+	}
+	for i := range st.Others {
+		if !found {
+			r, found = st.Others[i].Find(a)
+		}
+	}
+	return r, found
+}
+
 // Lists keeps the newest list of each key in a directory, so that an older one never counts
-// again.
+// again, and those that have revocations which it lacks: what was revoked once stays so.
 type Lists struct {
 	dir string
 	mu  sync.Mutex  // of known
 	one keylock.Map // of fetches, by key
-	of  map[string]*State
+	of  map[string]*held
 }
 
 // OpenLists keeps lists in a directory, which is made when there is the first.
-func OpenLists(dir string) *Lists { return &Lists{dir: dir, of: map[string]*State{}} }
+func OpenLists(dir string) *Lists { return &Lists{dir: dir, of: map[string]*held{}} }
+
+// signedList is a list as it was signed.
+type signedList struct {
+	List
+	text json.RawMessage
+}
+
+// held is what is known of a key's lists: the newest first.
+type held struct {
+	lists          []signedList
+	fetched, tried time.Time
+	err            error
+}
+
+func (h *held) newest() *List {
+	if len(h.lists) == 0 {
+		return nil
+	}
+	return &h.lists[0].List
+}
 
 // kept is a list with when it was fetched, as the directory has it.
 type kept struct {
-	Fetched time.Time       `json:"fetched"`
-	List    json.RawMessage `json:"list"`
+	Fetched time.Time         `json:"fetched"`
+	List    json.RawMessage   `json:"list"`
+	Others  []json.RawMessage `json:"others,omitempty"`
 }
+
+// maxKept bounds that, in bytes.
+const maxKept = (2 + maxOthers) * MaxListText
 
 func (l *Lists) path(key *sign.PublicKey) string {
 	return filepath.Join(l.dir, key.Fingerprint()+".json")
@@ -72,36 +127,47 @@ func (l *Lists) path(key *sign.PublicKey) string {
 func (l *Lists) State(s Source) State {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return *l.known(s.Key)
+	h := l.known(s.Key)
+	out := State{List: h.newest(), Fetched: h.fetched, Tried: h.tried, Err: h.err}
+	for i := range h.lists {
+		if i > 0 {
+			out.Others = append(out.Others, h.lists[i].List)
+		}
+	}
+	return out
 }
 
 // known reads what an earlier daemon has kept. What cannot be read is as no list, with the
 // error.
-func (l *Lists) known(key *sign.PublicKey) *State {
+func (l *Lists) known(key *sign.PublicKey) *held {
 	name := key.Fingerprint()
-	if st, ok := l.of[name]; ok {
-		return st
+	if h, ok := l.of[name]; ok {
+		return h
 	}
-	st := &State{}
-	l.of[name] = st
-	b, err := readFile(l.path(key), 2*MaxListText)
+	h := &held{}
+	l.of[name] = h
+	b, err := readFile(l.path(key), maxKept)
 	if errors.Is(err, fs.ErrNotExist) {
-		return st
+		return h
 	}
 	var k kept
 	if err == nil {
-		err = strictjson.Unmarshal(b, &k, strictjson.Rules{Bytes: 2 * MaxListText, Values: 10})
+		err = strictjson.Unmarshal(b, &k, strictjson.Rules{Bytes: maxKept, Values: 10 * (1 + maxOthers)})
 	}
-	var list List
-	if err == nil {
-		list, err = ReadList(k.List, key)
+	var lists []signedList
+	for _, text := range append([]json.RawMessage{k.List}, k.Others...) {
+		one := signedList{text: text}
+		if err == nil {
+			one.List, err = ReadList(text, key)
+		}
+		lists = append(lists, one)
 	}
 	if err != nil {
-		st.Err = fmt.Errorf("the revocation list that was kept: %w", err)
-		return st
+		h.err = fmt.Errorf("the revocation list that was kept: %w", err)
+		return h
 	}
-	st.List, st.Fetched = &list, k.Fetched
-	return st
+	h.lists, h.fetched = lists, k.Fetched
+	return h
 }
 
 func readFile(path string, limit int64) ([]byte, error) {
@@ -113,8 +179,8 @@ func readFile(path string, limit int64) ([]byte, error) {
 	return b, errors.Join(err, f.Close())
 }
 
-// Refresh fetches a source's list. It tells whether there is a newer one than before; an
-// error leaves the one that was there.
+// Refresh fetches a source's list. It tells whether there is a newer one than before, or one with revocations that
+// were not known; an error leaves the newest that was there.
 func (l *Lists) Refresh(ctx context.Context, s Source) (news bool, err error) {
 	if s.From == "" {
 		return false, nil
@@ -124,30 +190,72 @@ func (l *Lists) Refresh(ctx context.Context, s Source) (news bool, err error) {
 		return false, err
 	}
 	defer release()
-	text, err := fetch(ctx, s)
-	var list List
-	if err == nil {
-		list, err = ReadList(text, s.Key)
+	got := signedList{}
+	if got.text, err = fetch(ctx, s); err == nil {
+		got.List, err = ReadList(got.text, s.Key)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	st := l.known(s.Key)
-	st.Tried = time.Now()
+	h, now := l.known(s.Key), time.Now()
+	h.tried = now
 	if err == nil {
-		err = newer(&list, st.List, time.Now())
+		news, err = h.take(got, now)
 	}
-	if st.Err = err; err != nil {
-		return false, err
+	if h.err = err; err == nil {
+		h.fetched = now
 	}
-	news = st.List == nil || st.List.Serial < list.Serial
-	now := time.Now()
-	b, err := json.Marshal(kept{now, text})
-	if err == nil && news {
-		if err = durable.MkdirAll(l.dir, 0o700); err == nil {
-			err = durable.WriteFile(l.path(s.Key), b, 0o600)
+	if news { // it counts, also where the disk is full
+		if kerr := l.keep(s.Key, h); kerr != nil {
+			h.err = errors.Join(err, kerr)
 		}
 	}
-	st.List, st.Fetched, st.Err = &list, now, err // it counts, also where the disk is full
+	return news, h.err
+}
+
+func (l *Lists) keep(key *sign.PublicKey, h *held) error {
+	k := kept{Fetched: h.fetched, List: h.lists[0].text}
+	for _, o := range h.lists[1:] {
+		k.Others = append(k.Others, o.text)
+	}
+	b, err := json.Marshal(k)
+	if err == nil {
+		err = durable.MkdirAll(l.dir, 0o700)
+	}
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(l.path(key), b, 0o600)
+}
+
+var errFuture = errors.New("in the future by this host's clock")
+
+// take has a list count as the newest, or tells why it does not. Its revocations count in any case, but for a list
+// from the future.
+func (h *held) take(l signedList, now time.Time) (news bool, err error) {
+	known := h.newest()
+	if known != nil && equal(&l.List, known) {
+		return false, nil
+	}
+	if err = newer(&l.List, known, now); errors.Is(err, errFuture) {
+		return false, err
+	}
+	lists := append([]signedList{l}, h.lists...)
+	if err != nil {
+		lists = append(slices.Clone(h.lists), l)
+	}
+	slices.SortStableFunc(lists[1:], func(a, b signedList) int { return cmp.Compare(b.Serial, a.Serial) })
+	keep, all := lists[:1:1], lists[0].List
+	for _, o := range lists[1:] {
+		if len(all.lacks(&o.List)) > 0 {
+			keep, all = append(keep, o), all.With(o.List)
+		}
+	}
+	if len(keep) > 1+maxOthers {
+		return false, fmt.Errorf("the revocation list: more than %d lists lack revocations of each other: sign one "+
+			"that has all (freejail policy revoke --merge)", maxOthers)
+	}
+	news = !slices.EqualFunc(keep, h.lists, func(a, b signedList) bool { return bytes.Equal(a.text, b.text) })
+	h.lists = keep
 	return news, err
 }
 
@@ -155,8 +263,7 @@ func (l *Lists) Refresh(ctx context.Context, s Source) (news bool, err error) {
 func newer(list, known *List, now time.Time) error {
 	switch {
 	case list.Issued.After(now.Add(skew)):
-		return fmt.Errorf("the revocation list: it is dated %s, which is in the future by this host's clock",
-			stamp(list.Issued))
+		return fmt.Errorf("the revocation list: it is dated %s, which is %w", stamp(list.Issued), errFuture)
 	case known == nil || list.Serial > known.Serial && !list.Issued.Before(known.Issued):
 		return nil
 	case list.Serial < known.Serial:
@@ -166,22 +273,11 @@ func newer(list, known *List, now time.Time) error {
 		return fmt.Errorf("the revocation list: serial %d is dated before serial %d", list.Serial, known.Serial)
 	case !equal(list, known):
 		return fmt.Errorf("the revocation list: serial %d is not the list that had that serial before: it was made of "+
-			"an older copy, and revocations may be missing (%d of the %d known here are): add them to the newest list",
-			list.Serial, missing(list, known), len(known.Revoked))
+			"an older copy, and revocations may be missing (%d of the %d known here are). Those of both count here: "+
+			"sign a list that has both (freejail policy revoke --merge)", list.Serial, len(list.lacks(known)),
+			len(known.Revoked))
 	}
 	return nil
-}
-
-// missing counts what a list lacks of another.
-func missing(list, known *List) (n int) {
-	for _, r := range known.Revoked {
-		if !slices.ContainsFunc(list.Revoked, func(o Revoked) bool {
-			return o.Approval == r.Approval && o.Image == r.Image && !o.At.Before(r.At)
-		}) {
-			n++
-		}
-	}
-	return n
 }
 
 func equal(a, b *List) bool {
@@ -269,10 +365,8 @@ func (l *Lists) Check(s Source, a *Approval, now time.Time) error {
 		return nil
 	}
 	st := l.State(s)
-	if st.List != nil {
-		if r, found := st.List.Find(a); found {
-			return &RevokedError{r}
-		}
+	if r, found := st.find(a); found {
+		return &RevokedError{r}
 	}
 	if s.Keep {
 		return nil

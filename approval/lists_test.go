@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/freejail/freejail/image/sign"
 )
 
@@ -64,7 +66,7 @@ func TestOldLists(t *testing.T) {
 		_, err := put(signed(t, first, key))
 		wantError(t, err, "serial 1 is older than 2", "an old list again")
 		_, err = put(signed(t, evil, key))
-		wantError(t, err, "serial 2 is not the list that had that serial", "(1 of the 1 known here are)", "newest list")
+		wantError(t, err, "serial 2 is not the list that had that serial", "(1 of the 1 known here are)", "--merge")
 		_, err = put(signed(t, second.Next(now.Add(-2*time.Hour)), key))
 		wantError(t, err, "serial 3 is dated before serial 2")
 		_, err = put(signed(t, second.Next(now.Add(time.Hour)), key))
@@ -87,6 +89,71 @@ func TestOldLists(t *testing.T) {
 		string(signed(t, first, newKey(t)))+`}`), 0o600))
 	lists = OpenLists(filepath.Join(dir, "lists"))
 	wantError(t, lists.Check(s, &a, now), "there is no revocation list", "that was kept", "not signed by this key")
+}
+
+// What one list revokes stays revoked where a later one lacks it, as it was made of an older copy: over restarts, in
+// whatever order they come, and until a list has all.
+func TestListsThatLackEachOther(t *testing.T) {
+	key, now, dir := newKey(t), time.Now(), t.TempDir()
+	var ids []Approval
+	for i := range 4 {
+		a := someApproval()
+		a.Reason = fmt.Sprint(i)
+		_, err := a.Sign(key)
+		check(t, err)
+		ids = append(ids, a)
+	}
+	revoked := func(i int) Revoked { return Revoked{Approval: ids[i].ID(), Reason: "CVE"} }
+	first := List{}.Next(now.Add(-time.Hour), revoked(0))
+	a := first.Next(now.Add(-time.Minute), revoked(1))
+	b := first.Next(now.Add(-time.Minute), revoked(2)) // of an older copy
+	c := b.Next(now)                                   // and dated anew, which hosts take
+	all := c.With(a).Next(now)
+	if all.Serial != 4 || len(all.Revoked) != 3 {
+		t.Fatalf("merged: %+v", all)
+	}
+	lists := OpenLists(dir)
+	s := Source{Key: key.Public(), From: filepath.Join(t.TempDir(), "list"), MaxAge: time.Hour * 24}
+	for i, step := range []struct {
+		list    List
+		news    bool
+		err     string
+		serial  uint64
+		revoked string
+		lacks   int
+	}{
+		{first, true, "", 1, "0", 0}, {a, true, "", 2, "01", 0}, {b, true, "has that serial", 2, "012", 1},
+		{b, false, "has that serial", 2, "012", 1}, {first, false, "old list again", 2, "012", 1},
+		{c, true, "", 3, "012", 1}, {a, false, "old list again", 3, "012", 1}, {all, true, "", 4, "012", 0},
+		{c, false, "old list again", 4, "012", 0},
+	} {
+		check(t, os.WriteFile(s.From, signed(t, step.list, key), 0o644))
+		news, err := lists.Refresh(t.Context(), s)
+		if news != step.news || (err == nil) != (step.err == "") {
+			t.Errorf("step %d: news %v, %v", i, news, err)
+		}
+		for range 2 {
+			for n := range ids {
+				if gone := lists.Check(s, &ids[n], now) != nil; gone != strings.Contains(step.revoked, fmt.Sprint(n)) {
+					t.Errorf("step %d: %d is revoked: %v", i, n, gone)
+				}
+			}
+			if st := lists.State(s); st.List.Serial != step.serial || st.Lacks() != step.lacks {
+				t.Errorf("step %d: serial %d, which lacks %d", i, st.List.Serial, st.Lacks())
+			}
+			lists = OpenLists(dir)
+		}
+	}
+	// Lists without end are not kept.
+	for i := range maxOthers + 2 {
+		l := first.Next(now, Revoked{Approval: other, Reason: "x"}, Revoked{Approval: digest.FromString(fmt.Sprint(i))})
+		l.Serial = uint64(10 + i)
+		check(t, os.WriteFile(s.From, signed(t, l, key), 0o644))
+		_, err := lists.Refresh(t.Context(), s)
+		if full := err != nil && strings.Contains(err.Error(), "lack revocations of each other"); full != (i >= maxOthers) {
+			t.Errorf("list %d: %v", i, err)
+		}
+	}
 }
 
 // A list that is too old is as none, unless the host says otherwise.

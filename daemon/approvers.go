@@ -24,9 +24,10 @@ func (d *Daemon) checkApprovers(c *host.Checks) {
 		switch {
 		case st.List == nil:
 			fix = "the first list may be empty: " + sign + " makes it; put it at " + who.From
-		case st.Err != nil:
-			fix += "; where it is an older copy, add the revocations that are missing to the newest list first " +
-				"(what this host has seen: " + d.path("revocations") + ")"
+		case st.Err != nil || st.Lacks() > 0:
+			fix = "have a list that has all, dated: " + sign + " --merge OTHER (what this host has seen: " +
+				d.path("revocations") + "; docs/policy.md says how lists are had of it), and see that it can be " +
+				"read: " + who.From
 		}
 		switch {
 		case stale != nil && who.Keep:
@@ -36,6 +37,10 @@ func (d *Daemon) checkApprovers(c *host.Checks) {
 		case st.Err != nil:
 			c.Warn(name, fmt.Sprintf("the newest try to have its list failed, the one of %s is in force: %v",
 				st.List.Issued.Format(time.RFC3339), st.Err), fix)
+		case st.Lacks() > 0:
+			c.Warn(name, fmt.Sprintf("list %d of %s lacks %s of other lists by its key: they count here, but not on a "+
+				"host that has not seen those", st.List.Serial, st.List.Issued.Format(time.RFC3339),
+				printable.Count(st.Lacks(), "revocation")), fix)
 		default:
 			c.OK(name, fmt.Sprintf("list %d of %s, %s old, %s", st.List.Serial, st.List.Issued.Format(time.RFC3339),
 				now.Sub(st.List.Issued).Round(time.Minute), printable.Count(len(st.List.Revoked), "revocation")))

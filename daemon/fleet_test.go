@@ -328,6 +328,11 @@ func TestFleetRevocation(t *testing.T) {
 	d := h.r.push(t, "", "team/prog:1", asking)
 	doc, id := approves(t, h.key, d, later(), tempFile)
 	h.r.attach(t, "team/prog", d, doc)
+	again, err := h.key.SignDocument(doc.Payload) // what is signed twice is one approval
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.r.attach(t, "team/prog", d, again)
 	h.permitted("team/prog:1")
 	writeList(t, h.list, h.key, h.first.Next(time.Now(), approval.Revoked{Approval: id, Reason: "a mistake"}))
 	h.refused("team/prog:1", "it was revoked on", "a mistake")
@@ -341,8 +346,14 @@ func TestFleetRevocation(t *testing.T) {
 		`freejail_policy_revocations_current{approver="security"} 1`,
 		`freejail_policy_revocations_issued_time_seconds{approver="security"} `)
 	h.doctor("approver security", "warning", "an old list again")
+	// One that was made of the older copy, and dated anew until it counts, takes nothing back.
+	writeList(t, h.list, h.key, h.first.Next(time.Now()).Next(time.Now()))
+	h.refused("team/prog:1", "it was revoked on")
+	h.told("", "approver security: list of revocations 3", "1 of other lists, which it lacks, count too")
+	h.doctor("approver security", "warning", "lacks 1 revocation of other lists")
 	h.again(h.config)
 	h.refused("team/prog:1", "it was revoked on")
+	h.doctor("approver security", "warning", "lacks 1 revocation of other lists")
 	h.stop(os.Kill)
 	if err := os.RemoveAll(filepath.Join(h.dir, "state", "revocations")); err != nil {
 		t.Fatal(err)

@@ -2,10 +2,8 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/user"
 	"time"
@@ -20,7 +18,6 @@ import (
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/registry"
 	"github.com/freejail/freejail/image/sign"
-	"github.com/freejail/freejail/internal/durable"
 	"github.com/freejail/freejail/internal/printable"
 )
 
@@ -101,7 +98,7 @@ func (a *commands) toSign(images []*image.Image, ref registry.Reference, r clien
 		by = u.Username
 	}
 	for _, img := range images {
-		reqs, err := judge.Approvable(img, r.Requests)
+		reqs, unasked, err := judge.Approvable(img, r.Requests, r.Unknown)
 		if err != nil {
 			return nil, err
 		}
@@ -116,7 +113,7 @@ func (a *commands) toSign(images []*image.Image, ref registry.Reference, r clien
 		printable.Fprintf(a.Messages, "approves of %s, %s/%s, until %s:\n", img.Digest, img.Config.OS,
 			img.Config.Architecture, p.Expires.Format(time.RFC3339))
 		for _, r := range p.Approved() {
-			printable.Fprintf(a.Messages, "  %s\n", r.Key())
+			printRequest(a.Messages, r.Key(), unasked)
 		}
 		list = append(list, p)
 	}
@@ -124,63 +121,4 @@ func (a *commands) toSign(images []*image.Image, ref registry.Reference, r clien
 		err = fmt.Errorf("image %s requests nothing that could be approved", ref)
 	}
 	return list, err
-}
-
-// signedRevocation is a change of a list of revocations.
-type signedRevocation struct {
-	key, list string
-	image     bool
-}
-
-// revokeSigned adds to a list of revocations, or dates it anew.
-func (a *commands) revokeSigned(f *signedRevocation, args []string, reason string) error {
-	if f.list == "" {
-		return app.Usagef("--sign needs --list FILE: the list that is signed")
-	}
-	var more []approval.Revoked
-	if len(args) == 1 {
-		d := digest.Digest(args[0])
-		if d.Validate() != nil {
-			return app.Usagef("%q is not the ID of a signed approval: see `freejail-build approvals IMAGE`", args[0])
-		}
-		if f.image {
-			more = append(more, approval.Revoked{Image: d, Reason: reason})
-		} else {
-			more = append(more, approval.Revoked{Approval: d, Reason: reason})
-		}
-	}
-	key, err := remote.PrivateKey(a.Messages, f.key)
-	if err != nil {
-		return err
-	}
-	var old approval.List
-	text, err := os.ReadFile(f.list)
-	if err == nil {
-		old, err = approval.ReadList(text, key.Public())
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s: %w", f.list, err)
-	}
-	next := old.Next(time.Now(), more...)
-	if text, err = next.Sign(key); err != nil {
-		return err
-	}
-	if err := durable.WriteFile(f.list, text, 0o644); err != nil {
-		return err
-	}
-	return a.Print(next, func(w io.Writer) {
-		printable.Fprintf(w, "%s: serial %d, %s\n", f.list, next.Serial,
-			printable.Count(len(next.Revoked), "revocation"))
-		for _, r := range more {
-			printable.Fprintf(w, "%s\n", whatIsRevoked(r))
-		}
-	})
-}
-
-// whatIsRevoked tells how a digest was taken: it may be that of an approval or of an image.
-func whatIsRevoked(r approval.Revoked) string {
-	if r.Image != "" {
-		return fmt.Sprintf("revoked: all approvals until now of the image %s", r.Image)
-	}
-	return fmt.Sprintf("revoked: the approval with the ID %s (if that is the digest of an image: --image)", r.Approval)
 }

@@ -91,6 +91,10 @@ func TestApproveSigned(t *testing.T) {
 	f.refuses("--sign needs --reason", approve(pinned, "--expires", "1h")...)
 	f.refuses("not for approvals of a fleet", approve(pinned, "--expires", "1h", "--reason", "x",
 		"--request", "signature:release")...)
+	f.refuses("known jail permission (did you mean raw_sockets?); if a newer kernel", approve(pinned, "--expires", "1h", "--reason", "x",
+		"--request", "allow:raw_socket")...)
+	f.refuses("want one of the kinds [address allow", approve(pinned, "--expires", "1h", "--reason", "x", "--request",
+		"permission:mlock")...)
 	f.refuses("no such image", approve(f.at+"@"+digest.FromString("x").String(), "--reason", "x", "--expires", "1h")...)
 	if _, said, failed := f.do("wrong", approve(pinned, "--reason", "x", "--expires", "1h")...); !failed ||
 		!strings.Contains(said, "wrong password") {
@@ -115,9 +119,24 @@ func TestApproveSigned(t *testing.T) {
 		t.Errorf("got %s", out)
 	}
 
+	// What a job may ask for is told apart from what the image does.
+	_, said, failed = f.do("secret", approve(pinned, "--reason", "a job", "--expires", "1h", "--request", "allow:mlock",
+		"--request", "allow:raw_sockets", "--request", "allow:brand_new", "--unknown-parameter", "brand_new")...)
+	for _, want := range []string{"allow:mlock   (the image does not ask for it: ", "allow:raw_sockets\n",
+		"allow:brand_new   (the image does not"} {
+		if failed || !strings.Contains(said, want) {
+			t.Errorf("%q is not told: %s", want, said)
+		}
+	}
+
 	list := filepath.Join(f.dir, "list")
 	f.refuses("--sign needs --list", "policy", "revoke", "--sign", f.dir+"/key", done[0].ID.String())
 	f.refuses("not the ID of a signed approval", "policy", "revoke", "--sign", f.dir+"/key", "--list", list, "a7")
+	f.refuses("give all of it, as `freejail-build approvals IMAGE` shows it (this host could not", "policy", "revoke",
+		"--sign", f.dir+"/key", "--list", list, done[0].ID.Encoded()[:12])
+	f.refuses("names are given anew", "policy", "revoke", "--sign", f.dir+"/key", "--list", list, "--image", f.at+":1")
+	f.refuses("are for --sign KEY", "policy", "revoke", "--list", list, "x")
+	f.refuses("are for --sign KEY", "policy", "approve", "--ca-file", list, "x")
 	for _, one := range []struct {
 		says string
 		more []string
@@ -125,7 +144,8 @@ func TestApproveSigned(t *testing.T) {
 		{"the approval with the ID " + done[0].ID.String() + " (if that is the digest of an image: --image)",
 			[]string{done[0].ID.String(), "--reason", "CVE"}},
 		{"all approvals until now of the image " + f.digest.String(), []string{"--image", f.digest.String()}},
-		{"serial 3, 2 revocations", nil},
+		{"all approvals until now of the image " + f.digest.String(), []string{"--image", pinned}},
+		{"serial 4, 3 revocations", nil},
 	} {
 		args := append([]string{"policy", "revoke", "--sign", f.dir + "/key", "--list", list}, one.more...)
 		if out, said, failed := f.do("secret", args...); failed || !strings.Contains(out, one.says) {
@@ -135,10 +155,29 @@ func TestApproveSigned(t *testing.T) {
 	text, err := os.ReadFile(list)
 	must(t, err)
 	l, err := approval.ReadList(text, f.public)
-	if err != nil || l.Serial != 3 || len(l.Revoked) != 2 || l.Revoked[0].Approval != done[0].ID ||
+	if err != nil || l.Serial != 4 || len(l.Revoked) != 3 || l.Revoked[0].Approval != done[0].ID ||
 		l.Revoked[0].Reason != "CVE" || l.Revoked[1].Image != f.digest {
 		t.Errorf("got %+v, %v", l, err)
 	}
+	// A list of an older copy, and by other hands, has nothing lost by being merged.
+	older := filepath.Join(f.dir, "older")
+	for _, one := range []string{done[0].ID.String(), digest.FromString("other").String()} {
+		if out, said, failed := f.do("secret", "policy", "revoke", "--sign", f.dir+"/key", "--list", older, "--reason",
+			"again", one); failed {
+			t.Errorf("%s %s", out, said)
+		}
+	}
+	if out, said, failed := f.do("secret", "policy", "revoke", "--sign", f.dir+"/key", "--list", older, "--merge",
+		list); failed || !strings.Contains(out, "serial 5, 4 revocations") {
+		t.Errorf("got %s, %s", out, said)
+	}
+	text, err = os.ReadFile(older)
+	must(t, err)
+	if l, err := approval.ReadList(text, f.public); err != nil || l.Revoked[0].Reason != "again" ||
+		l.Revoked[1].Approval != digest.FromString("other") || l.Revoked[2].Image != f.digest {
+		t.Errorf("got %+v, %v", l, err)
+	}
+	f.refuses("no such file", "policy", "revoke", "--sign", f.dir+"/key", "--list", list, "--merge", f.dir+"/none")
 	must(t, os.WriteFile(list, []byte("{}"), 0o600))
 	f.refuses("not signed by this key", "policy", "revoke", "--sign", f.dir+"/key", "--list", list)
 }

@@ -139,6 +139,9 @@ func (a *commands) policyApproveCmd() *cobra.Command {
 			if signed.key != "" {
 				return a.approveSigned(ctx, &signed, args[0], r)
 			}
+			if signed.Given() {
+				return app.Usagef("flags of registries are for --sign KEY")
+			}
 			if r.Image, err = a.imageRef(ctx, args[0]); err != nil {
 				return err
 			}
@@ -149,7 +152,9 @@ func (a *commands) policyApproveCmd() *cobra.Command {
 			return a.Print(done, func(w io.Writer) { printApproval(w, done) })
 		})
 	c.Long = `Approves the given requests, or all requests of the image, for this digest only.
-Who approved, when and why is recorded. A deny of the policy stays in force.
+Who approved, when and why is recorded. A deny of the policy stays in force. What the
+image does not ask for itself is told: it counts for jobs that ask for it. What no
+jail is known to have is refused.
 
 With --sign the approval is for all hosts whose configuration names the key: it
 is signed, and attached to the image in its registry. IMAGE is then
@@ -162,6 +167,8 @@ that asks for something is approved. What is signed is shown before it is.
 	c.Flags().StringVar(&r.Why, "why", "", "the same as --reason")
 	c.Flags().StringArrayVar(&r.Requests, "request", nil,
 		"a request, as `KIND:WHAT`; repeatable (default: all requests of the image)")
+	c.Flags().StringArrayVar(&r.Unknown, "unknown-parameter", nil,
+		"approve this `NAME` of a jail permission or parameter, which newer kernels or modules have; repeatable")
 	c.Flags().Func("expires", "when it expires: a `TIME` from now such as 12h or 30d, or a date such as 2030-01-31",
 		func(text string) (err error) {
 			r.Expires, err = expiry(text, time.Now())
@@ -209,8 +216,17 @@ func minute(t time.Time) string { return t.Local().Format("2006-01-02 15:04") }
 func printApproval(w io.Writer, a *client.Approval) {
 	printable.Fprintf(w, "%s: approved for %s%s:\n", a.ID, a.Digest, until(*a))
 	for _, r := range a.Requests {
-		printable.Fprintf(w, "  %s\n", r)
+		printRequest(w, r, a.Unasked)
 	}
+}
+
+// printRequest prints what is approved. What the image does not ask for is most often a mistake, or a job's.
+func printRequest(w io.Writer, key string, unasked []string) {
+	printable.Fprintf(w, "  %s", key)
+	if slices.Contains(unasked, key) {
+		printable.Fprintf(w, "   (the image does not ask for it: this counts for jobs that do)")
+	}
+	printable.Fprintln(w)
 }
 
 func printApprovals(w io.Writer, list []client.Approval) {
@@ -245,7 +261,9 @@ func (a *commands) policyRevokeCmd() *cobra.Command {
 		cobra.MaximumNArgs(1), func(ctx context.Context, args []string) error {
 			switch {
 			case signed.key != "":
-				return a.revokeSigned(&signed, args, reason)
+				return a.revokeSigned(ctx, &signed, args, reason)
+			case signed.list != "" || signed.image || len(signed.merge) > 0 || signed.Given():
+				return app.Usagef("--list, --image, --merge and flags of registries are for --sign KEY")
 			case len(args) == 0:
 				return app.Usagef("no approval: give its ID, or a digest or an image")
 			}
@@ -257,11 +275,16 @@ With --sign the revocation is for all hosts: it is added to the signed list of
 revocations --list, which is made if it does not exist, and which hosts fetch
 from where their configuration says. ID is then that of a signed approval, or
 with --image the digest of an image, all of whose approvals until now are
-revoked. Without either the list is dated anew, before hosts take it for too old.`
+revoked; HOST/NAME@DIGEST is each image of an index. The first digits do where this
+host has it. Without either the list is dated anew, before hosts take it for too old.
+Nothing is ever taken out of a list: --merge adds what another one has.`
 	c.Flags().StringVar(&reason, "reason", "", "the reason, which is recorded")
 	c.Flags().StringVar(&signed.key, "sign", "", "sign the list of revocations with this private `KEY`")
 	c.Flags().StringVar(&signed.list, "list", "", "the `FILE` with the signed list of revocations")
+	c.Flags().StringArrayVar(&signed.merge, "merge", nil,
+		"add all of the list in this `FILE`, signed by the same key; repeatable")
 	c.Flags().BoolVar(&signed.image, "image", false, "revoke all signed approvals of an image, by its digest")
+	signed.Add(c)
 	return c
 }
 

@@ -81,6 +81,11 @@ type shownApproval struct {
 	Requests []string  `json:"requests"`
 }
 
+// same tells whether one key has signed the same twice, which is one approval.
+func (s *shownApproval) same(o shownApproval) bool {
+	return s.Image == o.Image && s.ID == o.ID && s.Approver == o.Approver
+}
+
 const (
 	statusValid      = "valid"
 	statusUnverified = "NOT VERIFIED: give the approver's key with --key"
@@ -150,7 +155,10 @@ func (f *approvalFlags) find(ctx context.Context, arg string, keys []approver) (
 		docs, err = c.Documents(ctx, at, d, w)
 		others += docs.Others
 		for _, doc := range docs.List {
-			out = append(out, shown(img, doc, keys, time.Now()))
+			s := shown(img, doc, keys, time.Now())
+			if !slices.ContainsFunc(out, s.same) {
+				out = append(out, s)
+			}
 		}
 	}
 	return out, others, err

@@ -77,6 +77,9 @@ func TestApprovalsOfAnImage(t *testing.T) {
 	has(do(0, "approvals", at+":1"), "no approval was found")
 	do(1, "approvals", "--key", public, at+":1")
 	id := attach(key, pushed.Digest, "seen \x1b[2J", now)
+	if attach(key, pushed.Digest, "seen \x1b[2J", now) != id {
+		t.Error("what is signed twice within a second has two IDs")
+	}
 	attach(key, pushed.Digest, "long ago", now.AddDate(0, 0, -1))
 	attach(key, digest.FromString("x"), "another", now)
 	attach(stranger, pushed.Digest, "mine", now)

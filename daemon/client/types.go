@@ -617,6 +617,8 @@ type Approval struct {
 	// why one of a fleet does not count now.
 	Approver string `json:"approver,omitempty"`
 	Problem  string `json:"problem,omitempty"`
+	// Unasked are those of Requests, as they were given, that the image does not ask for itself. Approve alone tells.
+	Unasked []string `json:"unasked,omitempty"`
 }
 
 // ApprovalRecord is an entry of the log of approvals. Action is approve or
@@ -635,6 +637,7 @@ type ApprovalRecord struct {
 type ApproveRequest struct {
 	Image    string    `json:"image"`
 	Requests []string  `json:"requests,omitempty"`
+	Unknown  []string  `json:"unknown,omitempty"` // names of permissions and parameters that only newer kernels have
 	Why      string    `json:"why"`
 	Expires  time.Time `json:"expires,omitzero"`
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,7 +29,7 @@ func (j *Judge) Approve(ctx context.Context, in client.ApproveRequest, by string
 	if err != nil {
 		return nil, err
 	}
-	reqs, err := Approvable(img, in.Requests)
+	reqs, unasked, err := Approvable(img, in.Requests, in.Unknown)
 	if err != nil {
 		return nil, err
 	}
@@ -52,15 +53,51 @@ func (j *Judge) Approve(ctx context.Context, in client.ApproveRequest, by string
 	}
 	j.Log.Info("approved", "id", a.ID, "image", img.Name, "digest", a.Digest, "by", a.By, "why", in.Why)
 	wire := wireApproval(a)
+	wire.Unasked = unasked
 	return &wire, nil
 }
 
-// Approvable are the requests with these keys, or without any all that an image has.
-func Approvable(img *image.Image, keys []string) ([]policy.Request, error) {
-	if len(keys) > 0 {
-		return parseKeys(keys)
+// Approvable are the requests with these keys, or without any all that an image has. A request for what is not known is
+// refused, unless the image itself or accepted has its name. Unasked are the keys that the image does not ask for, as
+// those of a job's own requests.
+func Approvable(img *image.Image, keys, accepted []string) (reqs []policy.Request, unasked []string, err error) {
+	own, err := task.Requests(img)
+	if err != nil || len(keys) == 0 {
+		return own, nil, err
 	}
-	return task.Requests(img)
+	if reqs, err = parseKeys(keys); err != nil {
+		return nil, nil, err
+	}
+	for _, r := range reqs {
+		if slices.ContainsFunc(own, func(o policy.Request) bool { return o.Key() == r.Key() }) {
+			continue
+		}
+		if err := checkKnown(r, accepted); err != nil {
+			return nil, nil, client.Invalid("request %q: %v", r.Key(), err)
+		}
+		unasked = append(unasked, r.Key())
+	}
+	return reqs, unasked, nil
+}
+
+// checkKnown refuses what no task can have, most often as it is misspelt.
+func checkKnown(r policy.Request, accepted []string) (err error) {
+	kind, name, value := r.Form()
+	switch kind {
+	case "allow", "jail":
+		bare := strings.TrimPrefix(name, "allow.")
+		if err = image.CheckJailParameter(name); err != nil && !slices.Contains(accepted, bare) {
+			return fmt.Errorf("%w; if a newer kernel or a module has it: --unknown-parameter %s", err, bare)
+		}
+		return nil
+	case "sysvipc":
+		err = task.CheckSysVIPC(name, value)
+	case "mount":
+		fstype, _, _ := strings.Cut(value, ",")
+		fstype, _, _ = strings.Cut(fstype, ":")
+		err = task.CheckMountType(fstype)
+	}
+	return err
 }
 
 // approvable finds an image by its name, digest, or NAME@DIGEST, of which the

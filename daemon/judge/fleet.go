@@ -32,7 +32,7 @@ type attached struct {
 // why one does not count that is of the image and in its time.
 func verified(docs sign.Documents, d digest.Digest, by []host.Approver,
 	check func(host.Approver, *approval.Approval) error) (out []attached) {
-	now := time.Now()
+	now, seen := time.Now(), map[string]bool{} // what was signed twice is one approval
 	for _, doc := range docs {
 		for _, who := range by {
 			if !who.Key.Signed(doc) {
@@ -42,6 +42,10 @@ func verified(docs sign.Documents, d digest.Digest, by []host.Approver,
 			own := attached{policy.Approval{ID: digest.FromBytes(doc.Payload).String(), Digest: a.Digest.String(),
 				Image: a.Image, Requests: a.Approved(), By: a.By, Why: a.Reason, At: a.Issued, Expires: a.Expires,
 				Approver: who.Name, Fingerprint: who.Key.Fingerprint()}, err}
+			if seen[identity(own.Approval)] {
+				continue
+			}
+			seen[identity(own.Approval)] = true
 			if err == nil {
 				own.problem = a.Holds(d, now)
 			}
@@ -279,9 +283,13 @@ func (j *Judge) refresh(ctx context.Context, who host.Approver) {
 		j.Tasks.Event("", "approval", fmt.Sprintf("approver %s: %s", who.Name, printable.Flat(err.Error())))
 	}
 	if news { // also where it could not be kept
-		l := j.Lists.State(who.Source).List
-		j.Tasks.Event("", "approval", fmt.Sprintf("approver %s: list of revocations %d of %s, %s", who.Name, l.Serial,
-			l.Issued.Format(time.RFC3339), printable.Count(len(l.Revoked), "revocation")))
+		st := j.Lists.State(who.Source)
+		text := fmt.Sprintf("approver %s: list of revocations %d of %s, %s", who.Name, st.List.Serial,
+			st.List.Issued.Format(time.RFC3339), printable.Count(len(st.List.Revoked), "revocation"))
+		if n := st.Lacks(); n > 0 {
+			text += fmt.Sprintf("; %d of other lists, which it lacks, count too", n)
+		}
+		j.Tasks.Event("", "approval", text)
 		j.tellRevocations()
 		j.recordEnds()
 	}

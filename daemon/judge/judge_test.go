@@ -3,6 +3,7 @@ package judge
 import (
 	"context"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -77,6 +78,18 @@ func newJudge(t *testing.T) (*Judge, *running, client.ImageInfo) {
 		InForce: inForce}, tasks, info
 }
 
+// What a job may ask for beside its image can be approved, and is told.
+func TestApprovalsOfWhatNoImageAsksFor(t *testing.T) {
+	j, _, _ := newJudge(t)
+	keys := []string{"allow:raw_sockets", "allow:mlock", "allow:brand_new", "mount:nullfs:/srv:ro on /srv",
+		"sysvipc:shm=new", "jail:children.max=3"}
+	a, err := j.Approve(t.Context(), client.ApproveRequest{Image: "prog", Why: "x", Requests: keys,
+		Unknown: []string{"brand_new"}}, "root")
+	if err != nil || !slices.Equal(a.Requests, keys) || !slices.Equal(a.Unasked, keys[1:]) {
+		t.Errorf("got %+v %v", a, err)
+	}
+}
+
 // What is refused is permitted by an approval until it is revoked, which the tasks
 // hear that run by it.
 func TestAnApprovalAndItsEnd(t *testing.T) {
@@ -123,6 +136,11 @@ func TestApprovalsThatAreNone(t *testing.T) {
 		"in the past":    {Image: "prog", Why: "x", Expires: time.Now().Add(-time.Minute)},
 		"nonsense":       {Image: "prog", Why: "x", Requests: []string{"nonsense:x"}},
 		"is not on this": {Image: "nothing", Why: "x"},
+		`"raw_socket" is not a known jail permission (did you mean raw_sockets?); if a newer kernel or a module has ` +
+			"it: --unknown-parameter raw_socket": {Image: "prog", Why: "x", Requests: []string{"allow:raw_socket"}},
+		`"childrn.max" is not a known jail parameter`: {Image: "prog", Why: "x", Requests: []string{"jail:childrn.max=1"}},
+		`"shared" is neither new nor inherit`:         {Image: "prog", Why: "x", Requests: []string{"sysvipc:shm=shared"}},
+		`not "ext4"`:                                  {Image: "prog", Why: "x", Requests: []string{"mount:ext4 on /x"}},
 	} {
 		_, err := j.Approve(t.Context(), r, "root")
 		if err == nil || !strings.Contains(err.Error(), want) {

@@ -3,6 +3,7 @@ package task
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"path"
@@ -230,16 +231,13 @@ func (p *plan) addWants(w client.Wants, source policy.Source) error {
 		p.ask(policy.Jail(k, w.Jail[k]), source)
 	}
 	for _, k := range slices.Sorted(maps.Keys(w.SysVIPC)) {
-		if k != "shm" && k != "msg" && k != "sem" {
-			return client.Invalid("sysvipc of the %s: %q is not one of shm, msg and sem", source, k)
+		v := w.SysVIPC[k]
+		if err := CheckSysVIPC(k, cmp.Or(v, "new")); err != nil {
+			return client.Invalid("sysvipc of the %s: %v", source, err)
 		}
-		switch v := w.SysVIPC[k]; v {
-		case "":
-		case "new", "inherit":
+		if v != "" {
 			p.params["sysv"+k] = v
 			p.ask(policy.SysVIPC(k, v), source)
-		default:
-			return client.Invalid("sysvipc %s of the %s: %q is neither new nor inherit", k, source, v)
 		}
 	}
 	for _, k := range slices.Sorted(maps.Keys(w.Sysctl)) {
@@ -250,6 +248,17 @@ func (p *plan) addWants(w client.Wants, source policy.Source) error {
 		p.ask(policy.Sysctl(k, w.Sysctl[k]), source)
 	}
 	return p.checkStack(w, source)
+}
+
+// CheckSysVIPC refuses what is no SysV IPC of a jail.
+func CheckSysVIPC(name, mode string) error {
+	switch {
+	case name != "shm" && name != "msg" && name != "sem":
+		return fmt.Errorf("%q is not one of shm, msg and sem", name)
+	case mode != "new" && mode != "inherit":
+		return fmt.Errorf("%s: %q is neither new nor inherit", name, mode)
+	}
+	return nil
 }
 
 // askDirs asks for directories that are not the task's own: volumes of the

@@ -164,18 +164,25 @@ func (m *Manager) checkUser(spec client.TaskSpec, p *plan, root string, uid uint
 
 // addVolume resolves a job's mount, and asks for it.
 func (p *plan) addVolume(spec client.TaskSpec, v client.Mount) error {
-	switch v.Type {
-	case "nullfs":
+	if err := CheckMountType(v.Type); err != nil {
+		return err
+	}
+	if v.Type == "nullfs" {
 		real, err := p.source(spec, v.Source)
 		if err != nil {
 			return err
 		}
 		v.Source = real
-	case "tmpfs", "procfs", "fdescfs", "linprocfs", "linsysfs":
-	default:
-		return fmt.Errorf("a job can mount nullfs, tmpfs, procfs, fdescfs, linprocfs and linsysfs, not %q", v.Type)
 	}
 	return p.askMount(v, policy.FromJob)
+}
+
+// CheckMountType refuses a file system that no job can ask for.
+func CheckMountType(fstype string) error {
+	if _, known := mountOptions[fstype]; !known {
+		return fmt.Errorf("a job can mount nullfs, tmpfs, procfs, fdescfs, linprocfs and linsysfs, not %q", fstype)
+	}
+	return nil
 }
 
 // askMount checks a mount's options and asks for it with those that matter.

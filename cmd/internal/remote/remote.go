@@ -31,6 +31,9 @@ func (f *Flags) Add(c *cobra.Command) {
 	c.Flags().StringVar(&f.AuthFile, "auth-file", "", "credentials in docker's or podman's format")
 }
 
+// Given tells whether any of them was.
+func (f *Flags) Given() bool { return len(f.plain) > 0 || f.CAFile != "" || f.AuthFile != "" }
+
 // Client has settings for the registries that are named.
 func (f *Flags) Client(agent string, named ...registry.Location) (*registry.Client, error) {
 	cfg := registry.Config{UserAgent: agent, AuthFiles: registry.UserAuthFiles(), LoopbackLogins: true}
