@@ -292,12 +292,27 @@ func only(list []ocispec.Descriptor, name string) (found ocispec.Descriptor, ok 
 // MaxIndexes bounds indexes within each other.
 const MaxIndexes = 4
 
+// IndexReader gives an index by its descriptor, with its text.
+type IndexReader func(ocispec.Descriptor) (idx ocispec.Index, text []byte, err error)
+
+// IndexesOf reads what get gives, verified.
+func IndexesOf(get func(ocispec.Descriptor) ([]byte, error)) IndexReader {
+	return func(d ocispec.Descriptor) (idx ocispec.Index, text []byte, err error) {
+		if text, err = get(d); err != nil {
+			return idx, nil, err
+		}
+		if idx, err = document.ReadIndex(text, d.MediaType); err != nil {
+			err = fmt.Errorf("image index: %w", err)
+		}
+		return idx, text, err
+	}
+}
+
 // Narrow goes from an index to the one of its images that Choose takes, by way of
 // the indexes that it returns. get gives an index by its descriptor, verified. own
 // is the name that the first index to have one gives the image. What is an image at
 // once is returned as it is.
-func Narrow(get func(ocispec.Descriptor) ([]byte, error), d ocispec.Descriptor, wanted []ocispec.Platform,
-	name string) (
+func Narrow(get IndexReader, d ocispec.Descriptor, wanted []ocispec.Platform, name string) (
 	_ ocispec.Descriptor, own string, indexes [][]byte, err error) {
 	left := int64(document.MaxBytes)
 	for document.IsIndex(d.MediaType) {
@@ -308,13 +323,9 @@ func Narrow(get func(ocispec.Descriptor) ([]byte, error), d ocispec.Descriptor, 
 			return d, "", nil, fmt.Errorf("image index: those within each other are larger than %d bytes",
 				document.MaxBytes)
 		}
-		b, err := get(d)
+		idx, b, err := get(d)
 		if err != nil {
 			return d, "", nil, err
-		}
-		idx, err := document.ReadIndex(b, d.MediaType)
-		if err != nil {
-			return d, "", nil, fmt.Errorf("image index: %w", err)
 		}
 		if d, err = Choose(idx.Manifests, wanted, name); err != nil {
 			return d, "", nil, err

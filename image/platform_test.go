@@ -85,20 +85,20 @@ func TestNarrow(t *testing.T) {
 	img := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString("image"), Size: 5}
 	root := img
 	for n := range MaxIndexes + 1 {
-		got, _, indexes, err := Narrow(get, root, HostPlatforms(), "")
+		got, _, indexes, err := Narrow(IndexesOf(get), root, HostPlatforms(), "")
 		if err != nil || got.Digest != img.Digest || len(indexes) != n {
 			t.Errorf("by way of %d indexes: %v by %d, %v", n, got.Digest, len(indexes), err)
 		}
 		root = index(root)
 	}
-	_, _, _, err := Narrow(get, root, HostPlatforms(), "")
+	_, _, _, err := Narrow(IndexesOf(get), root, HostPlatforms(), "")
 	wantError(t, err, "too many indexes")
 	root = index(img)
 	root.Size = document.MaxBytes + 1
-	_, _, _, err = Narrow(get, root, HostPlatforms(), "")
+	_, _, _, err = Narrow(IndexesOf(get), root, HostPlatforms(), "")
 	wantError(t, err, "larger than")
 	img.MediaType = "text/html"
-	_, _, _, err = Narrow(get, index(img), HostPlatforms(), "")
+	_, _, _, err = Narrow(IndexesOf(get), index(img), HostPlatforms(), "")
 	wantError(t, err, "neither an image manifest nor an index")
 }
 

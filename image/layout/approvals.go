@@ -2,13 +2,9 @@ package layout
 
 import (
 	"context"
-	"fmt"
-	"slices"
 
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/freejail/freejail/image/document"
 	"github.com/freejail/freejail/image/sign"
 )
 
@@ -54,23 +50,23 @@ const (
 	maxLooked = 1000
 )
 
-// approvalsBeside are those that refer to an image of the layout, once each, and those that
+// approvals are those that refer to an image of the layout, once each, and those that
 // are trusted first.
-func (l *Layout) approvalsBeside(ctx context.Context, to digest.Digest,
+func (r *reading) approvals(ctx context.Context, to digest.Digest,
 	trusted func(digest.Digest, sign.Signature) bool) (sign.Documents, error) {
-	list, err := l.besides(to)
+	attached, err := r.attachments(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var known, others sign.Documents
 	seen := map[[2]string]bool{}
-	for _, d := range list {
-		doc, ok, err := l.approvalIn(ctx, d, to)
-		if err != nil {
+	for _, a := range attached[to] {
+		doc := a.Signature
+		if doc.Payload, err = ReadBlob(ctx, r.Layout, a.payload); err != nil {
 			return nil, err
 		}
-		this := [2]string{digest.FromBytes(doc.Payload).String(), string(doc.Signature)}
-		if !ok || seen[this] {
+		this := [2]string{a.payload.Digest.String(), string(doc.Signature)}
+		if seen[this] {
 			continue
 		}
 		seen[this] = true
@@ -83,41 +79,4 @@ func (l *Layout) approvalsBeside(ctx context.Context, to digest.Digest,
 		}
 	}
 	return append(known, others...), nil
-}
-
-// besides are the manifests of the layout that may refer to an image.
-func (l *Layout) besides(to digest.Digest) ([]ocispec.Descriptor, error) {
-	b, err := l.foreignIndex()
-	if err != nil {
-		return nil, err
-	}
-	idx, err := document.ReadIndex(b, ocispec.MediaTypeImageIndex)
-	if err != nil {
-		return nil, fmt.Errorf("image index: %w", err)
-	}
-	list := slices.DeleteFunc(idx.Manifests, func(d ocispec.Descriptor) bool {
-		return !document.IsImage(d.MediaType) || d.Digest == to || d.Platform != nil
-	})
-	return list[:min(len(list), maxLooked)], nil
-}
-
-// approvalIn is what a manifest attaches to an image; ok is false of others.
-func (l *Layout) approvalIn(ctx context.Context, d ocispec.Descriptor, to digest.Digest) (doc sign.Signature,
-	ok bool, err error) {
-	b, err := ReadBlob(ctx, l, d)
-	if err != nil {
-		return doc, false, err
-	}
-	m, err := document.ReadManifest(b, d.MediaType)
-	if err != nil || m.ArtifactType != document.Approval || m.Subject == nil || m.Subject.Digest != to {
-		return doc, false, nil // it is somebody else's to read
-	}
-	a, ok := sign.Announcement(m.Annotations)
-	i := slices.IndexFunc(m.Layers, func(l ocispec.Descriptor) bool { return l.Digest == a.Digest })
-	if !ok || i < 0 || m.Layers[i].Size > sign.MaxPayload {
-		return doc, false, nil
-	}
-	doc.Signature = a.Signature
-	doc.Payload, err = ReadBlob(ctx, l, m.Layers[i])
-	return doc, true, err
 }

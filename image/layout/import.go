@@ -65,7 +65,7 @@ func (s *Store) ImportInput(ctx context.Context, from *Input, name string,
 			return nil, err
 		}
 	}
-	err = s.reading(ctx, from, o, func(l *Layout, o FetchOptions) error {
+	err = s.reading(ctx, from, o, func(l *reading, o FetchOptions) error {
 		img, err = s.importAs(ctx, l, name, name, o)
 		return err
 	})
@@ -80,14 +80,10 @@ func (s *Store) ImportInput(ctx context.Context, from *Input, name string,
 // called. An error of visit ends it. left counts images without a name beside others, which are not visited.
 func (s *Store) ImportEach(ctx context.Context, from *Input, o FetchOptions,
 	visit func(own string, take func(name string) (*image.Image, error)) error) (left int, err error) {
-	err = s.reading(ctx, from, o, func(l *Layout, o FetchOptions) error {
+	err = s.reading(ctx, from, o, func(l *reading, o FetchOptions) error {
 		names, nameless, err := l.ownNames(ctx)
 		if err != nil {
 			return err
-		}
-		if len(names) > MaxNames {
-			return fmt.Errorf("%s gives its images %d names, and an archive has at most %d", l.name, len(names),
-				MaxNames)
 		}
 		l.several = len(names) > 1
 		left = nameless
@@ -104,7 +100,7 @@ func (s *Store) ImportEach(ctx context.Context, from *Input, o FetchOptions,
 
 // reading calls f with a layout of what is open, which is gone after that, and with the options for it.
 func (s *Store) reading(ctx context.Context, from *Input, o FetchOptions,
-	f func(*Layout, FetchOptions) error) (err error) {
+	f func(*reading, FetchOptions) error) (err error) {
 	if o.Wanted == nil {
 		o.Wanted = image.HostPlatforms()
 	}
@@ -120,20 +116,24 @@ func (s *Store) reading(ctx context.Context, from *Input, o FetchOptions,
 	if l.own { // what was told was of the archive
 		o.Progress = nil
 	}
-	return f(l, o)
+	r, err := l.read()
+	if err != nil {
+		return err
+	}
+	return f(r, o)
 }
 
 // importAs takes an image of a layout, whose name there is own, under a name, or under its own if that is empty.
-func (s *Store) importAs(ctx context.Context, l *Layout, own, name string, o FetchOptions) (*image.Image, error) {
+func (s *Store) importAs(ctx context.Context, l *reading, own, name string, o FetchOptions) (*image.Image, error) {
 	found, err := l.choose(ctx, o.Wanted, own)
 	if err != nil {
 		return nil, err
 	}
-	signed, err := l.signaturesBeside(ctx, found)
+	signed, err := l.signatures(ctx, found)
 	if err != nil {
 		return nil, err
 	}
-	approved, err := l.approvalsBeside(ctx, found.Digest, s.Trusted)
+	approved, err := l.approvals(ctx, found.Digest, s.Trusted)
 	if err != nil {
 		return nil, err
 	}
@@ -142,7 +142,7 @@ func (s *Store) importAs(ctx context.Context, l *Layout, own, name string, o Fet
 	}
 	name = cmp.Or(name, found.name, found.Digest.Encoded()[:12])
 	o.Indexes = found.indexes
-	img, err := s.Fetch(ctx, l, found.Descriptor, name, o)
+	img, err := s.Fetch(ctx, l.Layout, found.Descriptor, name, o)
 	if err != nil {
 		return nil, err
 	}
@@ -150,18 +150,10 @@ func (s *Store) importAs(ctx context.Context, l *Layout, own, name string, o Fet
 }
 
 // ownNames are the names that a layout of somebody else gives its images, each once; one that is empty is that of the
-// only image. Nameless counts images that have none beside others.
-func (l *Layout) ownNames(ctx context.Context) (names []string, nameless int, err error) {
-	b, err := l.foreignIndex()
-	if err != nil {
-		return nil, 0, l.noLayout(err)
-	}
-	idx, err := document.ReadIndex(b, ocispec.MediaTypeImageIndex)
-	if err != nil {
-		return nil, 0, fmt.Errorf("image index: %w", err)
-	}
+// only image. Nameless counts images that have none beside others. More than MaxNames are an error.
+func (l *reading) ownNames(ctx context.Context) (names []string, nameless int, err error) {
 	known := map[digest.Digest]bool{}
-	for _, d := range idx.Manifests {
+	for _, d := range l.index.Manifests {
 		own := image.OwnName(d)
 		if own == "" || image.IsArtifact(d) {
 			continue
@@ -170,8 +162,12 @@ func (l *Layout) ownNames(ctx context.Context) (names []string, nameless int, er
 		if !slices.ContainsFunc(names, func(n string) bool { return imagename.Same(n, own) }) {
 			names = append(names, own)
 		}
+		if len(names) > MaxNames {
+			return nil, 0, fmt.Errorf("%s gives its images more than %d names: an archive has at most so many", l.name,
+				MaxNames)
+		}
 	}
-	for _, d := range idx.Manifests {
+	for _, d := range l.index.Manifests {
 		if image.OwnName(d) != "" || known[d.Digest] {
 			continue
 		}
@@ -230,14 +226,8 @@ type choice struct {
 }
 
 // choose goes from the index to the one image that is wanted.
-func (l *Layout) choose(ctx context.Context, wanted []ocispec.Platform, name string) (choice, error) {
-	get := func(d ocispec.Descriptor) ([]byte, error) {
-		if d.Digest != "" {
-			return ReadBlob(ctx, l, d)
-		}
-		b, err := l.foreignIndex()
-		return b, l.noLayout(err)
-	}
+func (l *reading) choose(ctx context.Context, wanted []ocispec.Platform, name string) (choice, error) {
+	get := func(d ocispec.Descriptor) (ocispec.Index, []byte, error) { return l.indexOf(ctx, d) }
 	d, own, indexes, err := image.Narrow(get, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageIndex}, wanted, name)
 	if err != nil {
 		return choice{}, err

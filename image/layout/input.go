@@ -176,7 +176,11 @@ func OpenImage(ctx context.Context, path string, p ocispec.Platform, limits imag
 }
 
 func (l *Layout) pick(ctx context.Context, wanted []ocispec.Platform) (*image.Image, error) {
-	found, err := l.choose(ctx, wanted, "")
+	r, err := l.read()
+	if err != nil {
+		return nil, err
+	}
+	found, err := r.choose(ctx, wanted, "")
 	if err != nil {
 		return nil, err
 	}

@@ -97,36 +97,35 @@ func (s *Store) sweepSignatures(used map[digest.Digest]bool) (err error) {
 	return err
 }
 
-// signaturesBeside are those that lie beside an image, or beside an index that led
-// to it.
-func (l *Layout) signaturesBeside(ctx context.Context, found choice) (r sign.Record, err error) {
-	b, err := l.foreignIndex()
-	if err != nil {
-		return r, err
-	}
-	idx, err := document.ReadIndex(b, ocispec.MediaTypeImageIndex)
-	if err != nil {
-		return r, fmt.Errorf("image index: %w", err)
-	}
-	r.Indexes = found.indexes
+// maxSigned bounds the manifests with signatures that are read of one image of an archive or a layout: there is one for
+// the image, and one for each index that led to it.
+const maxSigned = 10
+
+// signatures are those that lie beside an image, or beside an index that led to it.
+func (r *reading) signatures(ctx context.Context, found choice) (out sign.Record, err error) {
+	out.Indexes = found.indexes
 	tags := map[string]bool{sign.Tag(found.Digest): true}
 	for _, index := range found.indexes {
 		tags[sign.Tag(digest.FromBytes(index))] = true
 	}
-	read := func(d ocispec.Descriptor) ([]byte, error) { return ReadBlob(ctx, l, d) }
-	for _, m := range idx.Manifests {
-		if !tags[m.Annotations[refName]] {
+	read := func(d ocispec.Descriptor) ([]byte, error) { return ReadBlob(ctx, r.Layout, d) }
+	seen := map[digest.Digest]bool{}
+	for _, m := range r.index.Manifests {
+		if !tags[m.Annotations[refName]] || seen[m.Digest] {
 			continue
+		}
+		if seen[m.Digest] = true; len(seen) > maxSigned {
+			return out, fmt.Errorf("signatures of %s: more than %d manifests have its tag", found.Digest, maxSigned)
 		}
 		b, err := read(m)
 		if err != nil {
-			return r, err
+			return out, err
 		}
 		list, err := sign.Parse(b, m.MediaType, read)
 		if err != nil {
-			return r, err
+			return out, err
 		}
-		r.Signatures = append(r.Signatures, list...)
+		out.Signatures = append(out.Signatures, list...)
 	}
-	return r, nil
+	return out, nil
 }

@@ -95,7 +95,7 @@ func (c *Client) Copy(ctx context.Context, from, to Location, o CopyOptions) (do
 	var indexes [][]byte
 	if err == nil && !o.All {
 		get := func(d ocispec.Descriptor) ([]byte, error) { return readManifest(ctx, src, d) }
-		root, _, indexes, err = image.Narrow(get, root, wanted, "")
+		root, _, indexes, err = image.Narrow(image.IndexesOf(get), root, wanted, "")
 	}
 	if err == nil && !o.All && o.Platform.OS != "" { // one that no index tells of may be for another
 		err = checkPlatform(ctx, src, root, wanted)

@@ -137,7 +137,7 @@ func (o *origin) find(ctx context.Context, ref Reference,
 		}
 		return b, err
 	}
-	if d, _, indexes, err = image.Narrow(get, root, wanted, ""); err == nil {
+	if d, _, indexes, err = image.Narrow(image.IndexesOf(get), root, wanted, ""); err == nil {
 		_, err = get(d)
 		d.Size = size
 	}
