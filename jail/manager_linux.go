@@ -108,10 +108,15 @@ func (m *Manager) start(ctx context.Context, name string, p Process, tty bool, o
 	if err != nil {
 		return 0, &Error{Op: "start", Jail: name, Err: err}
 	}
+	claim, err := m.claim(ctx, name)
+	if err != nil {
+		return 0, &Error{Op: "start", Jail: name, Err: err}
+	}
+	defer claim.Close()
 	pidFile := m.path(name, "pid")
 	// A runc that is killed leaves its cgroups and its child: it ends by itself.
 	args := append([]string{"--bundle", m.path(name), "--pid-file", pidFile}, option...)
-	if err := m.run(context.WithoutCancel(ctx), "create", name, &p, append(args, name)...); err != nil {
+	if err := m.runWith(context.WithoutCancel(ctx), claim, "create", name, &p, append(args, name)...); err != nil {
 		return 0, err
 	}
 	pid, err := readPID(pidFile)
@@ -133,11 +138,19 @@ func (m *Manager) start(ctx context.Context, name string, p Process, tty bool, o
 
 // run calls runc. Its log goes to a file of its own, not to the task's stderr.
 func (m *Manager) run(ctx context.Context, op, name string, p *Process, args ...string) error {
+	return m.runWith(ctx, nil, op, name, p, args...)
+}
+
+// runWith is run of a runc that holds a file for as long as it runs; nil is none.
+func (m *Manager) runWith(ctx context.Context, hold *os.File, op, name string, p *Process, args ...string) error {
 	logFile := m.path(name, op+".log")
 	cmd := exec.CommandContext(ctx, m.runc, append([]string{"--root", m.path("state"), "--log", logFile,
 		"--log-format", "json", op}, args...)...)
 	// a terminal's signals are for this process, which ends the container
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if hold != nil {
+		cmd.ExtraFiles = []*os.File{hold}
+	}
 	var out bytes.Buffer
 	if p != nil && p.Stdout != nil {
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = p.Stdin, p.Stdout, p.Stderr
@@ -330,10 +343,8 @@ func (m *Manager) Remove(ctx context.Context, name string) error {
 	if _, err := os.Stat(m.path(name)); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if _, err := os.Stat(m.path("state", name)); err == nil {
-		if err := m.run(ctx, "delete", name, nil, "--force", name); err != nil {
-			return err
-		}
+	if err := m.removeContainer(ctx, name); err != nil {
+		return err
 	}
 	return os.RemoveAll(m.path(name))
 }
