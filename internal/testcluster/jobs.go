@@ -31,16 +31,33 @@ func (n *Nomad) EndJob(ctx context.Context, id string) error {
 	})
 }
 
-// PurgeJob ends a job, if it is there, and has its agent forget it.
+// PurgeJob ends a job, if it is there, with those that it has made, and has its agent forget them. A periodic or
+// parameterized job has no allocations of its own to wait for.
 func (n *Nomad) PurgeJob(ctx context.Context, id string) error {
-	_, _, err := n.Client.Jobs().Info(id, nil)
+	jobs := n.Client.Jobs()
+	job, _, err := jobs.Info(id, nil)
 	var answer api.UnexpectedResponseError
 	if errors.As(err, &answer) && answer.StatusCode() == http.StatusNotFound {
 		return nil
 	}
-	if err := errors.Join(err, n.EndJob(ctx, id)); err != nil {
+	if err != nil {
 		return err
 	}
-	_, _, err = n.Client.Jobs().Deregister(id, true, nil)
+	makes := job.IsPeriodic() || job.IsParameterized()
+	if !makes {
+		err = n.EndJob(ctx, id)
+	}
+	if err == nil {
+		_, _, err = jobs.Deregister(id, true, nil)
+	}
+	if err != nil || !makes {
+		return err
+	}
+	made, _, err := jobs.PrefixList(id + "/")
+	for _, child := range made {
+		if child.ParentID == id {
+			err = errors.Join(err, n.PurgeJob(ctx, child.ID))
+		}
+	}
 	return err
 }

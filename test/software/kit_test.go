@@ -192,24 +192,8 @@ func (c *cluster) run(args ...string) string {
 // job runs one, with flags of `nomad job run`, and purges it at the test's end.
 func (c *cluster) job(name string, args ...string) string {
 	c.t.Helper()
-	c.t.Cleanup(func() { check(c.t, c.forget(name)) })
+	c.t.Cleanup(func() { check(c.t, c.nomad.PurgeJob(context.Background(), name)) })
 	return c.run(append([]string{"nomad", "job", "run"}, args...)...)
-}
-
-// forget purges a job, and those that a periodic or parameterized one has made: such a one has no allocations itself.
-func (c *cluster) forget(name string) error {
-	jobs := c.nomad.Client.Jobs()
-	children, _, err := jobs.PrefixList(name + "/")
-	if j, _, jerr := jobs.Info(name, nil); jerr == nil && (j.IsPeriodic() || j.IsParameterized()) {
-		_, _, jerr = jobs.Deregister(name, true, nil)
-		err = errors.Join(err, jerr)
-	} else {
-		err = errors.Join(err, c.nomad.PurgeJob(context.Background(), name))
-	}
-	for _, child := range children {
-		err = errors.Join(err, c.nomad.PurgeJob(context.Background(), child.ID))
-	}
-	return err
 }
 
 // allocs are the allocations of a job that have a status, of its version that is newest.

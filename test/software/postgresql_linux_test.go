@@ -1,6 +1,7 @@
 package software
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -175,7 +176,7 @@ func (c *cluster) isRefused(d *database, image string) {
 		}
 		return nil
 	})
-	check(c.t, c.forget("postgresql"))
+	check(c.t, c.nomad.PurgeJob(context.Background(), "postgresql"))
 }
 
 // keepsSecrets has passwords in no job, allocation, task or environment, and none of them is another's.
