@@ -94,7 +94,8 @@ func (c *cluster) quick(name string) (file string) {
 	c.t.Helper()
 	file = c.path(strings.ReplaceAll(name, "/", "-"))
 	text := readExample(c.t, name)
-	times := map[string]string{"min_healthy_time": "1s", "healthy_deadline": "10m", "progress_deadline": "15m"}
+	times := map[string]string{"min_healthy_time": "1s", "healthy_deadline": "10m", "progress_deadline": "15m",
+		"timeout": "10s"}
 	for key, value := range times {
 		line := regexp.MustCompile(`( ` + key + ` +=) "(.*?)"`)
 		found := line.FindStringSubmatch(text)
