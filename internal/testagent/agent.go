@@ -78,10 +78,12 @@ func (a *Agent) End(sig os.Signal) error {
 	}
 }
 
-// Await repeats a question until its answer is no error, or a final one.
+// Await repeats a question until its answer is no error, or a final one. It rests for as long as the question took: a
+// slow host is to do what is waited for.
 func Await(ctx context.Context, what string, ask func() error) error {
 	deadline := time.Now().Add(Patience)
 	for {
+		asked := time.Now()
 		err := ask()
 		var final Final
 		switch {
@@ -94,7 +96,7 @@ func Await(ctx context.Context, what string, ask func() error) error {
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(20 * time.Millisecond):
+		case <-time.After(max(20*time.Millisecond, time.Since(asked))):
 		}
 	}
 }
