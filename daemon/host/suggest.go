@@ -118,6 +118,12 @@ func tell(b *strings.Builder, title string, list []client.Check) {
 	}
 }
 
+// asker asks the address that it is given alone, which a task may have: no proxy, and not where the answer leads.
+var asker = &http.Client{
+	Transport:     &http.Transport{DisableKeepAlives: true, MaxResponseHeaderBytes: 64 << 10},
+	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+}
+
 // answers tells whether an agent is there; it need not be well.
 func answers(ctx context.Context, url string) bool {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
@@ -126,7 +132,7 @@ func answers(ctx context.Context, url string) bool {
 	if err != nil {
 		return false
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := asker.Do(req)
 	if err != nil {
 		return false
 	}

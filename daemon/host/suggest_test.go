@@ -1,6 +1,8 @@
 package host
 
 import (
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"runtime"
 	"strings"
@@ -51,5 +53,20 @@ func TestSuggestions(t *testing.T) {
 	}
 	if got := freeSubnet([]netip.Prefix{netip.MustParsePrefix("10.0.0.1/8")}); got != "" {
 		t.Error(got)
+	}
+}
+
+// Whoever listens at an agent's port of this host leads root's question nowhere else.
+func TestAgentsAreAskedThemselves(t *testing.T) {
+	asked := false
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked = true }))
+	defer elsewhere.Close()
+	agent := httptest.NewServer(http.RedirectHandler(elsewhere.URL, http.StatusFound))
+	defer agent.Close()
+	if !answers(t.Context(), agent.URL) {
+		t.Error("the agent does not answer")
+	}
+	if elsewhere.Close(); asked { // after all requests
+		t.Error("another address was asked")
 	}
 }
