@@ -54,7 +54,10 @@ func Examine(ctx context.Context, path string, limits image.Limits,
 	if err == nil && len(e.Images) == 0 && e.Errors() == 0 {
 		e.Add(image.Error, "no-image", "index", "it names no image that can be used")
 	}
-	return e, err
+	if err != nil {
+		return nil, errors.Join(err, e.Close())
+	}
+	return e, nil
 }
 
 // Close lets go of the layout.

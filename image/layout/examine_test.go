@@ -2,6 +2,9 @@ package layout
 
 import (
 	"bytes"
+	"context"
+	"errors"
+	"os"
 	"strings"
 	"testing"
 
@@ -14,6 +17,38 @@ import (
 )
 
 func everything(ocispec.Platform) bool { return true }
+
+// examine examines what is at a path, until the test ends.
+func examine(t *testing.T, path string) (*Examination, error) {
+	t.Helper()
+	e, err := Examine(ctx, path, image.Limits{}, everything)
+	if err == nil {
+		t.Cleanup(func() {
+			if err := e.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	return e, err
+}
+
+// What was extracted goes too where an examination is broken off.
+func TestExamineLeavesNothing(t *testing.T) {
+	l := newLayout(layerOf(t, file("f", "x"))).Seal(t)
+	l.Index.Manifests[0].Platform = &l.Config.Platform
+	archive := writeTemp(t, l.Reindex(t).Tar(t))
+	dir := t.TempDir()
+	t.Setenv("TMPDIR", dir)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	_, err := Examine(ctx, archive, image.Limits{}, func(ocispec.Platform) bool { cancel(); return true })
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("broken off: %v", err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left: %v %v", left, err)
+	}
+}
 
 // Each case spoils an image in one way, which has one name.
 func TestExamine(t *testing.T) {
@@ -153,11 +188,10 @@ func TestExamine(t *testing.T) {
 			if c.after != nil {
 				c.after(l)
 			}
-			e, err := Examine(ctx, l.Dir(t), image.Limits{}, everything)
+			e, err := examine(t, l.Dir(t))
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer e.Layout.Close()
 			var got []string
 			for _, f := range e.List {
 				got = append(got, string(f.Severity)+" "+f.Code)

@@ -115,7 +115,7 @@ func TestDockerArchives(t *testing.T) {
 			if !strings.HasSuffix(img.Name, "web:1.0") || len(img.Layers) != 2 || img.Config.Config.Cmd[0] != "/f" {
 				t.Errorf("%s, %s: %+v", kind, how, img)
 			}
-			e, err := Examine(ctx, p, image.Limits{}, everything)
+			e, err := examine(t, p)
 			if err != nil || len(e.List) > 0 || len(e.Images) != 1 {
 				t.Errorf("%s, %s: %v %+v", kind, how, err, e)
 			}
@@ -161,7 +161,7 @@ func TestDockerArchivesThatAreLayouts(t *testing.T) {
 			}
 			p := writeTemp(t, layerOf(t, in...))
 			_, err := newStore(t, image.Limits{}).Import(ctx, p, "", nil)
-			e, eerr := Examine(ctx, p, image.Limits{}, everything)
+			e, eerr := examine(t, p)
 			if eerr != nil || (e.Errors() > 0) != (want != "") {
 				t.Errorf("%s%s: %v %+v", folder, name, eerr, e)
 			}
@@ -192,7 +192,7 @@ func TestDockerArchiveOfSeveral(t *testing.T) {
 			t.Errorf("%s: %v, %+v", name, err, img)
 		}
 	}
-	e, err := Examine(ctx, p, image.Limits{}, everything)
+	e, err := examine(t, p)
 	if err != nil || e.Errors() > 0 || len(e.Images) != 2 {
 		t.Errorf("%v %+v", err, e)
 	}
@@ -251,7 +251,7 @@ func TestHostileDockerArchives(t *testing.T) {
 			_, err := store.Import(ctx, p, "", nil)
 			wantError(t, err, c.want)
 			sameListing(t, "the store", listing(t, store.dir), before)
-			e, err := Examine(ctx, p, image.Limits{}, everything)
+			e, err := examine(t, p)
 			if err != nil || e.Errors() == 0 && name != "name for a terminal" {
 				t.Errorf("examined: %v %+v", err, e)
 			}

@@ -115,7 +115,7 @@ func TestSaveComesBack(t *testing.T) {
 		if files, err := os.ReadDir(filepath.Join(other.dir, tempDir)); err != nil || len(files) > 0 {
 			t.Errorf("%s: left in %s: %v %v", kind, tempDir, files, err)
 		}
-		e, err := Examine(ctx, path, image.Limits{}, everything)
+		e, err := examine(t, path)
 		if err != nil || e.Errors() > 0 {
 			t.Errorf("%s: %v %+v", kind, err, e.List)
 		}
