@@ -26,9 +26,26 @@ func place(n Network) string {
 	return n.Where + ": "
 }
 
+// ofNetwork is an error that says of which network it is.
+type ofNetwork struct {
+	name string
+	error
+}
+
+func (e ofNetwork) Unwrap() error { return e.error }
+
+// about says of which network an error is, unless it does so itself.
+func about(name string, err error) error {
+	var said ofNetwork
+	if errors.As(err, &said) && said.name == name {
+		return err
+	}
+	return ofNetwork{name, fmt.Errorf("network %q: %w", name, err)}
+}
+
 // fault is an error of a network.
 func (n Network) fault(format string, args ...any) error {
-	return fmt.Errorf("%snetwork %q: %w", place(n), n.Name, fmt.Errorf(format, args...))
+	return ofNetwork{n.Name, fmt.Errorf("%snetwork %q: %w", place(n), n.Name, fmt.Errorf(format, args...))}
 }
 
 // Validate finds mistakes in networks and between them, without a look at the host.

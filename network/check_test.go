@@ -9,6 +9,22 @@ import (
 	"testing"
 )
 
+// An error names its network once, however many have had it.
+func TestErrorsNameTheirNetworkOnce(t *testing.T) {
+	n := nat()
+	n.Where, n.Interface = "freejail.hcl:3", "no interface"
+	_, rules := newPFNet(n, nil)
+	for what, err := range map[string]error{"a fault": about(n.Name, fmt.Errorf("x: %w", n.fault("y"))),
+		"rules of pf": about(n.Name, rules), "twice": about(n.Name, about(n.Name, errors.New("y")))} {
+		if err == nil || strings.Count(err.Error(), "network ") != 1 || !strings.Contains(err.Error(), `"`+n.Name+`"`) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if err := about("other", n.fault("y")); strings.Count(err.Error(), "network ") != 2 {
+		t.Errorf("of another one: %v", err)
+	}
+}
+
 // What of the host is against a network is told with its block, and hinders no other.
 func TestCheckHost(t *testing.T) {
 	for _, c := range []struct {

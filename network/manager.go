@@ -283,7 +283,7 @@ func (m *Manager) Attach(ctx context.Context, e Endpoint) error {
 		return nil
 	}
 	if err := m.others(e); err != nil {
-		return fmt.Errorf("network %q: %w", e.Network, err)
+		return about(e.Network, err)
 	}
 	unlock, err := m.lock(ctx, e)
 	if err != nil {
@@ -292,7 +292,7 @@ func (m *Manager) Attach(ctx context.Context, e Endpoint) error {
 	defer unlock()
 	n := m.of(e)
 	if err := m.attach(ctx, n, e); err != nil {
-		return fmt.Errorf("network %q: %w", e.Network, err)
+		return about(e.Network, err)
 	}
 	m.mu.Lock()
 	if holder, _ := m.holderOf(e); e.Mode == Alias && holder != "" {
@@ -318,7 +318,7 @@ func (m *Manager) resolve(n Network) error {
 	}
 	err := m.ports.resolve(n)
 	if err != nil {
-		err = fmt.Errorf("network %q: name server: %w", n.Name, err)
+		err = about(n.Name, fmt.Errorf("name server: %w", err))
 	}
 	m.mu.Lock()
 	before := m.unresolved[n.Name]
@@ -354,7 +354,7 @@ func (m *Manager) Detach(ctx context.Context, e Endpoint) error {
 	}
 	defer give()
 	if err := m.stacks.detach(e); err != nil {
-		return fmt.Errorf("network %q: %w", e.Network, err)
+		return about(e.Network, err)
 	}
 	return nil
 }

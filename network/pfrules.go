@@ -131,18 +131,18 @@ func newPFNet(n Network, tasks []*Task) (*pfNet, error) {
 	var err error
 	if n.Mode != Alias {
 		if out.bridge, err = pfInterface(bridge); err != nil {
-			return out, fmt.Errorf("network %s: %w", n.Name, err)
+			return out, about(n.Name, err)
 		}
 	}
 	if n.Interface != "" {
 		if out.egress, err = pfInterface(n.Interface); err != nil {
-			return out, fmt.Errorf("network %s: %w", n.Name, err)
+			return out, about(n.Name, err)
 		}
 	}
 	for _, t := range tasks {
 		if t.Network == n.Name && t.Mode == n.Mode {
 			if err := out.add(t); err != nil {
-				return out, fmt.Errorf("network %s: task %q: %w", n.Name, t.Key, err)
+				return out, about(n.Name, fmt.Errorf("task %q: %w", t.Key, err))
 			}
 		}
 	}

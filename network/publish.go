@@ -136,7 +136,7 @@ func (m *Manager) Publish(ctx context.Context, t Task) error {
 	m.rules.change()
 	m.mu.Unlock()
 	if err := m.loadFor(ctx, t.Mode); err != nil {
-		return fmt.Errorf("network %q: %w", t.Network, err)
+		return about(t.Network, err)
 	}
 	return nil
 }

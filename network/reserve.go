@@ -29,7 +29,7 @@ func (m *Manager) Reserve(holder string, r Request) (Endpoint, error) {
 	}
 	e := Endpoint{Network: n.Name, Mode: n.Mode, As: n}
 	if e.Addr4, e.Addr6, err = m.addresses(n, r.Addresses); err != nil {
-		return Endpoint{}, fmt.Errorf("network %q: %w", n.Name, err)
+		return Endpoint{}, about(n.Name, err)
 	}
 	if n.Mode.OwnStack() {
 		e.Stack = stackName(holder)

@@ -106,6 +106,43 @@ func TestExamplesAreRead(t *testing.T) {
 	}
 }
 
+// The unit is installed on Linux with the programs' paths, and has nothing that tasks inherit and cannot be without, or
+// that ends them with the daemon.
+func TestUnitOfSystemd(t *testing.T) {
+	text, err := os.ReadFile(shipped(t, "example/systemd/freejail.service"))
+	check(t, err)
+	has := map[string]string{}
+	for line := range strings.Lines(string(text)) {
+		if key, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok && !strings.HasPrefix(key, "#") {
+			has[key] = value
+		}
+	}
+	for key, want := range map[string]string{"KillMode": "process", "OOMPolicy": "continue", "Restart": "on-failure",
+		"ExecReload": "/usr/local/bin/freejail daemon --upgrade"} {
+		if has[key] != want {
+			t.Errorf("%s is %q, want %q", key, has[key], want)
+		}
+	}
+	for key := range has {
+		for _, bad := range []string{"NoNewPrivileges", "Protect", "Private", "Restrict", "SystemCall", "ReadOnly",
+			"Inaccessible", "DynamicUser", "RootDirectory", "MemoryMax", "TasksMax"} {
+			if strings.HasPrefix(key, bad) {
+				t.Errorf("%s: tasks inherit it, or it hides their mounts", key)
+			}
+		}
+	}
+	if runtime.GOOS != "linux" {
+		return
+	}
+	cmd := exec.Command("make", "-n", "install", "DESTDIR=/to", "PREFIX=/opt/x")
+	cmd.Dir = ".."
+	out, err := cmd.CombinedOutput()
+	if err != nil || !bytes.Contains(out, []byte(`sed 's,/usr/local/,/opt/x/,g' example/systemd/freejail.service`)) ||
+		!bytes.Contains(out, []byte("/to/opt/x/lib/systemd/system/freejail.service")) {
+		t.Errorf("make install: %v\n%s", err, out)
+	}
+}
+
 // devd leaves the links of tasks alone, and no other interface.
 func TestDevdRuleIsForLinksOfTasks(t *testing.T) {
 	text, err := os.ReadFile(shipped(t, "example/devd/freejail.conf"))

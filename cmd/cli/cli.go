@@ -130,7 +130,7 @@ var instead = map[string]string{
 	"network":    "networks are those of the host's configuration: freejail networks",
 	"node":       "nodes are Nomad's: nomad node status",
 	"pause":      pauseHint,
-	"pkg":        "packages are in images: Jailfile's RUN",
+	"pkg":        "packages are in images: Jailfile's PKG, or RUN pkg install",
 	"pod":        jobsHint,
 	"prune":      "use freejail gc",
 	"push":       "use freejail-build push",
@@ -161,10 +161,10 @@ var instead = map[string]string{
 // flagInstead has the flags of other container tools that freejail has not.
 var flagInstead = map[string]string{
 	"attach sig-proxy":   "keys of a terminal are the task's; signals are sent by freejail kill",
+	"events since":       "events are shown from the daemon's start on; the daemon's log has older ones",
 	"events until":       "without --follow it ends by itself",
 	"exec d":             "a command ends with its client; what is to stay is a task of its own",
 	"exec detach":        "a command ends with its client; what is to stay is a task of its own",
-	"exec env-file":      "give each variable: -e NAME=VALUE",
 	"exec privileged":    "a command has what its task has, which the host's policy decides",
 	"export o":           exportHint,
 	"export output":      exportHint,
@@ -212,7 +212,6 @@ var flagInstead = map[string]string{
 	"run cpus":           limitHint,
 	"run cpuset-cpus":    limitHint,
 	"run domainname":     "use --hostname NAME.DOMAIN",
-	"run env-file":       "give each variable: -e NAME=VALUE",
 	"run expose":         "ports are declared by the image; publish one by -p",
 	"run gpus":           "use --device PATH, which the host's policy must permit",
 	"run group-add":      "use --user USER:GROUP",

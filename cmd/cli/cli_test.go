@@ -78,9 +78,9 @@ func TestUsageErrors(t *testing.T) {
 	h := away(t)
 	for _, args := range [][]string{{"no-such-command"}, {"ps", "extra"}, {"ps", "--no-such-flag"}, {"stop"}, {"run"},
 		{"exec", "x"}, {"policy", "nothing"},
-		{"policy", "check"}, {"logs", "-n", "many", "x"}, {"run", "--env", "novalue", "x"},
+		{"policy", "check"}, {"logs", "-n", "many", "x"}, {"run", "--env", "=novalue", "x"},
 		{"run", "--port", "http=high", "x"},
-		{"run", "--volume", "/only", "x"}, {"run", "--memory", "much", "x"}, {"exec", "--env", "novalue", "x", "y"}} {
+		{"run", "--volume", "/only", "x"}, {"run", "--memory", "much", "x"}, {"exec", "--env", "no name=x", "x", "y"}} {
 		r := h.freejail(args...)
 		if r.code != app.Usage || !strings.HasPrefix(r.errout, "freejail: ") {
 			t.Errorf("freejail %s: exit code %d, want %d: %s", strings.Join(args, " "), r.code, app.Usage, r.errout)

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"strings"
 
@@ -31,7 +32,10 @@ func (a *commands) exportCmd() *cobra.Command {
 			}
 			end := a.showing(ctx, "")
 			e, err := a.client().Export(ctx, client.ExportRequest{Image: image})
-			if end(); err != nil {
+			if end(); client.IsNotFound(err) {
+				return fmt.Errorf("%w (%s)", err, exportHint)
+			}
+			if err != nil {
 				return err
 			}
 			return a.Print(e, func(w io.Writer) {

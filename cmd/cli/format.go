@@ -42,8 +42,9 @@ func parseFormat(format string) (*template.Template, error) {
 	if format == "json" {
 		format = "{{json .}}"
 	}
-	if strings.HasPrefix(format, "table ") {
-		return nil, app.Usagef("--format: %q: a table is printed without --format alone", format)
+	if word, _, _ := strings.Cut(strings.TrimSpace(strings.ReplaceAll(format, `\t`, " ")), " "); word == "table" {
+		return nil, app.Usagef("--format: %q: a table is printed without --format alone; a template without the word "+
+			"table prints a line each, with the keys of --json", format)
 	}
 	t, err := template.New("format").Option("missingkey=error").Funcs(template.FuncMap{"json": asJSON}).
 		Parse(unescaped(format))

@@ -84,10 +84,11 @@ func TestTotalsOfImages(t *testing.T) {
 	h := newHost(t, "")
 	h.gives(0, nil, "tag", "prog", "prog:2")
 	size := decoded[client.DiskUse](h, "df").Parts[0].Bytes
-	h.gives(0, []string{"\n2 names of 1 image: " + units.BytesSize(float64(size)) + ", of which 0B shared"}, "images")
+	h.gives(0, []string{"\n2 names of 1 image: " + units.BytesSize(float64(size)) +
+		" as stored (compressed, each layer once, not unpacked), of which 0B are of several images"}, "images")
 	h.gives(0, nil, "images", "rm", "--all")
 	h.gives(0, []string{"0 names of 0 images: " + units.BytesSize(float64(size)), "and " +
-		units.BytesSize(float64(size)) + " that no image needs"}, "images")
+		units.BytesSize(float64(size)) + " of none; freejail df"}, "images")
 	for _, args := range [][]string{{"images", "-q"}, {"images", "-f", "used=true"}, {"images", "--format", "json"}} {
 		if r := h.freejail(args...); strings.Contains(r.out, "names") {
 			t.Errorf("%q: %s", args, r.out)

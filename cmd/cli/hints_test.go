@@ -48,7 +48,10 @@ func TestHints(t *testing.T) {
 	h := away(t)
 	for line, want := range map[string]string{"diff x": "freejail cp", "ls": "use freejail ps", "console x": "exec -it",
 		"logs --since 5m x": "no times", "run --label a=b x": "--name", "stop --time 3 x": "--timeout",
-		"exec -d x y": "a task of its own", "export x -o y": "freejail save", "gc -f": "asks nothing"} {
+		"exec -d x y": "a task of its own", "export x -o y": "freejail save", "gc -f": "asks nothing",
+		"pkg install nginx": "PKG", "events --since 5m": "log has older ones", "run -h": "needs an argument",
+		"stats --format table":            "a line each",
+		`stats --format table\t{{.task}}`: "a line each"} {
 		h.gives(app.Usage, []string{want}, strings.Fields(line)...)
 	}
 	if r := h.freejail("xy"); strings.Contains(r.errout, "did you mean") {

@@ -136,8 +136,9 @@ func (a *commands) image(ctx context.Context, c *cobra.Command, arg string, v *v
 func printTotals(w io.Writer, names int, parts []client.DiskPart) {
 	for _, p := range parts {
 		if p.Kind == "images" {
-			printable.Fprintf(w, "%s of %s: %s, of which %s shared, and %s that no image needs\n",
-				printable.Count(names, "name"), printable.Count(p.Count, "image"), units.BytesSize(float64(p.Bytes)),
+			printable.Fprintf(w, "%s of %s: %s as stored (compressed, each layer once, not unpacked), of which %s are "+
+				"of several images, and %s of none; freejail df has all\n", printable.Count(names, "name"),
+				printable.Count(p.Count, "image"), units.BytesSize(float64(p.Bytes)),
 				units.BytesSize(float64(p.Shared)), units.BytesSize(float64(p.Reclaimable)))
 		}
 	}

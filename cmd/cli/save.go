@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -61,7 +62,12 @@ func (a *commands) toSave(ctx context.Context, args []string) (images []client.I
 		if err != nil {
 			return nil, err
 		}
-		images = append(images, *i)
+		there := func(o client.ImageInfo) bool {
+			return o.Digest == i.Digest && (o.Name == i.Name || strings.HasPrefix(ref, "sha256:"))
+		}
+		if !slices.ContainsFunc(images, there) {
+			images = append(images, *i)
+		}
 	}
 	return images, nil
 }

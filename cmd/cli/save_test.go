@@ -23,6 +23,14 @@ func TestSaveAndLoad(t *testing.T) {
 	if fi, err := os.Stat(file); err != nil || fi.Mode().Perm() != 0o600 {
 		t.Errorf("the file: %v %v", fi, err)
 	}
+	// What is named twice is saved and listed once.
+	if r := h.freejail("save", "prog", want, "prog", "-o", h.path("twice.tar")); r.code != 0 || r.out != "prog "+want+"\n" {
+		t.Errorf("saved twice: %+v", r)
+	}
+	if r := h.freejail("save", "prog", "-o", h.path("no/out.tar")); r.code != app.Failed ||
+		!strings.Contains(r.errout, h.path("no/out.tar")) || strings.Contains(r.errout, ".new-") {
+		t.Errorf("saved nowhere: %+v", r)
+	}
 	piped := h.freejail("save", "prog")
 	h.gives(0, nil, "images", "rm", "--all")
 	h.gives(0, nil, "gc")

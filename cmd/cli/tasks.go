@@ -29,6 +29,9 @@ type runFlags struct {
 	detach bool
 	pull   string // when a registry is asked; empty is pullMissing
 	keys   []byte // that leave a task with a terminal
+
+	ownEnv   map[string]string // of --env, which is more than what files have
+	envFiles []string
 }
 
 func (a *commands) runCmd() *cobra.Command {
@@ -94,7 +97,8 @@ func (f *runFlags) task(fl *pflag.FlagSet) {
 	fl.Lookup("pull").NoOptDefVal = pullAlways
 	fl.StringVarP(&f.User, "user", "u", "", "user[:group], looked up in the image")
 	fl.StringVarP(&f.WorkDir, "workdir", "w", "", "working directory in the jail")
-	fl.StringVar(&f.Hostname, "hostname", "", "the jail's host name")
+	fl.Bool("help", false, "help") // whose -h is that of others' tools for the host name
+	fl.StringVarP(&f.Hostname, "hostname", "h", "", "the jail's host name")
 	fl.Func("dns", "the `ADDRESS` of a name server, instead of the host's", f.dns(func(d *client.DNS) *[]string {
 		return &d.Servers
 	}))
@@ -121,7 +125,8 @@ func (f *runFlags) task(fl *pflag.FlagSet) {
 	fl.FuncP("memory", "m", "memory limit, a `SIZE` such as 256MiB", size(&f.Limits.MemoryBytes))
 	fl.Func("disk", "limit of data written to the root, a `SIZE` such as 1GiB (default: the host's)",
 		size(&f.Limits.DiskBytes))
-	fl.FuncP("env", "e", "`NAME=VALUE` in the environment", pair(&f.Env))
+	fl.FuncP("env", "e", envUsage, variable(&f.ownEnv))
+	fl.StringArrayVar(&f.envFiles, "env-file", nil, envFileUsage)
 	fl.Func("param", "`NAME=VALUE` for a parameter of the image", pair(&f.Parameters))
 	f.network(fl)
 	fl.FuncP("volume", "v", "`SOURCE:TARGET[:ro]`", func(text string) error {
@@ -140,7 +145,10 @@ func (f *runFlags) task(fl *pflag.FlagSet) {
 }
 
 // image is that of the arguments, with the command behind it.
-func (f *runFlags) image(args []string) error {
+func (f *runFlags) image(args []string) (err error) {
+	if f.Env, err = environment(f.envFiles, f.ownEnv); err != nil {
+		return err
+	}
 	f.Owner, f.Image = "cli", imageRef(args[0])
 	if f.ID == "" {
 		f.ID = client.TaskID(strings.TrimSuffix(filepath.Base(args[0]), ".tar"), strings.ToLower(rand.Text()[:8]))
@@ -435,8 +443,13 @@ func psImage(t client.Task) string {
 func (a *commands) execCmd() *cobra.Command {
 	var spec client.ExecSpec
 	var input bool
+	var env map[string]string
+	var envFiles []string
 	c := app.Command("exec [flags] TASK COMMAND [ARG...]", "run a command in a task's jail", cobra.MinimumNArgs(2),
-		func(ctx context.Context, args []string) error {
+		func(ctx context.Context, args []string) (err error) {
+			if spec.Env, err = environment(envFiles, env); err != nil {
+				return err
+			}
 			spec.Args = args[1:]
 			return a.exec(ctx, args[0], spec, input)
 		})
@@ -445,7 +458,8 @@ func (a *commands) execCmd() *cobra.Command {
 	c.Flags().BoolVarP(&spec.TTY, "tty", "t", false, "allocate a terminal")
 	c.Flags().StringVarP(&spec.User, "user", "u", "", "user[:group], looked up in the task's files; the policy decides")
 	c.Flags().StringVarP(&spec.WorkDir, "workdir", "w", "", "working directory in the jail")
-	c.Flags().FuncP("env", "e", "`NAME=VALUE` in the environment", pair(&spec.Env))
+	c.Flags().FuncP("env", "e", envUsage, variable(&env))
+	c.Flags().StringArrayVar(&envFiles, "env-file", nil, envFileUsage)
 	return c
 }
 

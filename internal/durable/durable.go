@@ -80,20 +80,41 @@ func Commit(root *os.Root, f *os.File, temp, name string, err error) error {
 const Unfinished = ".new-"
 
 // Replace makes what write writes the content of a file, in one step. As with
-// Commit, the directory is still to be synced.
+// Commit, the directory is still to be synced. Errors of the file have its own name.
 func Replace(name string, mode fs.FileMode, write func(io.Writer) error) error {
 	f, err := os.CreateTemp(filepath.Dir(name), Unfinished)
 	if err != nil {
-		return err
+		return named(err, name)
 	}
-	err = write(f)
-	if err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), name)
+	err = write(to{f, name})
+	if err = errors.Join(err, named(f.Chmod(mode), name), named(f.Sync(), name), named(f.Close(), name)); err == nil {
+		if err = os.Rename(f.Name(), name); err != nil {
+			err = &fs.PathError{Op: "write", Path: name, Err: errors.Unwrap(err)} // of *os.LinkError
+		}
 	}
 	if err != nil {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
 	return nil
+}
+
+// to writes a file that is to have another name.
+type to struct {
+	f    *os.File
+	name string
+}
+
+func (t to) Write(p []byte) (int, error) {
+	n, err := t.f.Write(p)
+	return n, named(err, t.name)
+}
+
+// named is an error of a file by the name that it is to have.
+func named(err error, name string) error {
+	if p, is := err.(*fs.PathError); is {
+		return &fs.PathError{Op: p.Op, Path: name, Err: p.Err}
+	}
+	return err
 }
 
 // WriteFile is Replace for what is in memory.

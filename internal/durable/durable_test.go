@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -20,6 +21,21 @@ func content(t *testing.T, name string) string {
 	b, err := os.ReadFile(name)
 	check(t, err)
 	return string(b)
+}
+
+// Errors are of the file by its own name, not by that which it has meanwhile.
+func TestErrorsOfReplace(t *testing.T) {
+	dir := t.TempDir()
+	full := filepath.Join(dir, "directory")
+	check(t, os.MkdirAll(filepath.Join(full, "x"), 0o700))
+	write := func(w io.Writer) error { _, err := io.WriteString(w, "x"); return err }
+	for name, f := range map[string]func(io.Writer) error{filepath.Join(dir, "none", "file"): write, full: write,
+		filepath.Join(dir, "file"): func(w io.Writer) error { return errors.Join(w.(to).f.Close(), write(w)) }} {
+		err := Replace(name, 0o600, f)
+		if err == nil || !strings.Contains(err.Error(), name+": ") || strings.Contains(err.Error(), Unfinished) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }
 
 // What cannot be written leaves what was there, and nothing beside it.
