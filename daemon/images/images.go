@@ -144,11 +144,11 @@ func (l *Library) Hold(ctx context.Context, spec client.TaskSpec, found *image.I
 // Get finds an image of the store by its name or digest.
 func (l *Library) Get(name string) (*image.Image, error) { return l.Store.Get(name) }
 
-// Unpack returns what applies the layers of an image from first to before end, and tells
-// often how far it is.
-func (l *Library) Unpack(img *image.Image,
-	tell func(image.Progress)) func(ctx context.Context, dir string, first, end int) error {
-	return unpack.New(l.Store, img, tell).Apply
+// Unpacker unpacks an image that is here.
+func (l *Library) Unpacker(img *image.Image) task.Unpacker { return unpacker(l.Store, img) }
+
+func unpacker(from unpack.Source, img *image.Image) task.Unpacker {
+	return func(tell func(image.Progress)) task.Apply { return unpack.New(from, img, tell).Apply }
 }
 
 // inUse are those of tasks that have not ended.

@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/daemon/task"
 	"github.com/freejail/freejail/daemon/telemetry"
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/layout"
@@ -89,8 +90,9 @@ func (l *Library) wellNamed(img *image.Image) (*image.Image, error) {
 }
 
 // Fetch finds a task's image by its name, in a registry if it is not there or the task
-// wants it anew.
-func (l *Library) Fetch(ctx context.Context, spec client.TaskSpec, auth *client.Auth) (*image.Image, error) {
+// wants it anew; see task.Images.
+func (l *Library) Fetch(ctx context.Context, spec client.TaskSpec, auth *client.Auth,
+	arriving func(*image.Image, task.Unpacker)) (*image.Image, error) {
 	if spec.Image == "" || filepath.IsAbs(spec.Image) {
 		return nil, nil
 	}
@@ -121,6 +123,7 @@ func (l *Library) Fetch(ctx context.Context, spec client.TaskSpec, auth *client.
 	}
 	o := registry.PullOptions{FetchOptions: layout.FetchOptions{Pulled: true, Private: cred != nil}, Credential: cred}
 	o.Tell = func(text string) { l.Tell(spec.ID, "pulling", text) }
+	o.Arriving = func(img *image.Image, layers *layout.Arriving) { arriving(img, unpacker(layers, img)) }
 	l.Tell(spec.ID, "pulling", "pulling "+ref.String())
 	last := time.Now()
 	o.Progress = func(p image.Progress) {

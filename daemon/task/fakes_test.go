@@ -282,7 +282,8 @@ func init() { fakeImage.Config.Config.Cmd = []string{"/bin/prog"} }
 
 func (fakeImages) Check(client.TaskSpec) error { return nil }
 
-func (fakeImages) Fetch(context.Context, client.TaskSpec, *client.Auth) (*image.Image, error) {
+func (fakeImages) Fetch(context.Context, client.TaskSpec, *client.Auth, func(*image.Image, Unpacker)) (
+	*image.Image, error) {
 	return fakeImage, nil
 }
 
@@ -292,9 +293,7 @@ func (fakeImages) Hold(context.Context, client.TaskSpec, *image.Image) (*image.I
 
 func (fakeImages) Get(string) (*image.Image, error) { return fakeImage, nil }
 
-func (fakeImages) Unpack(*image.Image, func(image.Progress)) func(context.Context, string, int, int) error {
-	return nil
-}
+func (fakeImages) Unpacker(*image.Image) Unpacker { return func(func(image.Progress)) Apply { return nil } }
 
 // manager has the tasks of a fake host.
 func (h *fakeHost) manager() *Manager {

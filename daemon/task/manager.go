@@ -141,15 +141,23 @@ type Images interface {
 	// Check refuses what a task may not name.
 	Check(client.TaskSpec) error
 	// Fetch finds a task's image by its name, or pulls it. It is nil where Hold has to
-	// look for itself.
-	Fetch(ctx context.Context, spec client.TaskSpec, auth *client.Auth) (*image.Image, error)
+	// look for itself. arriving is told the image that is pulled before its layers are
+	// there, and whence they can be read as they arrive, until Fetch returns.
+	Fetch(ctx context.Context, spec client.TaskSpec, auth *client.Auth,
+		arriving func(*image.Image, Unpacker)) (*image.Image, error)
 	// Hold keeps a task's image until release is called. found is what Fetch has found:
 	// it is looked up again where it went since.
 	Hold(ctx context.Context, spec client.TaskSpec, found *image.Image) (img *image.Image, release func(), err error)
 	Get(name string) (*image.Image, error)
-	// Unpack returns what applies the layers of an image from first to before end.
-	Unpack(img *image.Image, tell func(image.Progress)) func(ctx context.Context, dir string, first, end int) error
+	// Unpacker is of an image that is here.
+	Unpacker(*image.Image) Unpacker
 }
+
+// Unpacker makes what applies the layers of an image, and tells often how far it is.
+type Unpacker func(tell func(image.Progress)) Apply
+
+// Apply applies the layers from first to before end to a directory that has those before.
+type Apply func(ctx context.Context, dir string, first, end int) error
 
 // Judge decides about what tasks ask for.
 type Judge interface {
@@ -174,6 +182,7 @@ type Manager struct {
 	usage    usageCache
 	traced   traced
 	shared   sharing
+	early    earlyOnes
 
 	mu     sync.Mutex
 	tasks  map[string]*task    // by id

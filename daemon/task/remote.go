@@ -58,7 +58,9 @@ func (m *Manager) rootOf(t *task) root {
 	return localRoot{m}
 }
 
-func (*remoteRoot) fetch(context.Context, *task, *client.Auth) (*image.Image, error) { return nil, nil }
+func (*remoteRoot) fetch(context.Context, *task, *client.Auth) (*image.Image, func(), error) {
+	return nil, func() {}, nil
+}
 
 // askRoot asks for a root over NFS where the job, not the host, wants one.
 func (p *plan) askRoot(spec client.TaskSpec) {

@@ -25,8 +25,9 @@ type root interface {
 // origin is a root before it is there.
 type origin interface {
 	// fetch has the image brought to this host where it has to be. It is nil where find
-	// has to look for itself.
-	fetch(ctx context.Context, t *task, auth *client.Auth) (*image.Image, error)
+	// has to look for itself. What it has begun for prepare goes on until release is
+	// called, which is also to be called after an error.
+	fetch(ctx context.Context, t *task, auth *client.Auth) (img *image.Image, release func(), err error)
 	// find describes the image, which stays until release is called. found is it where
 	// it is known already; where a collection took it since, it is looked up again.
 	find(ctx context.Context, spec client.TaskSpec, found *image.Image) (img *image.Image, release func(), err error)
@@ -68,12 +69,16 @@ type life interface {
 // localRoot is a root of this host.
 type localRoot struct{ m *Manager }
 
-func (r localRoot) fetch(ctx context.Context, t *task, auth *client.Auth) (*image.Image, error) {
-	img, err := r.m.Images.Fetch(ctx, t.info.Spec, auth)
+// fetch has an image unpacked while it arrives.
+func (r localRoot) fetch(ctx context.Context, t *task, auth *client.Auth) (*image.Image, func(), error) {
+	e := &early{m: r.m, root: r}
+	img, err := r.m.Images.Fetch(ctx, t.info.Spec, auth, func(img *image.Image, arriving Unpacker) {
+		e.begin(ctx, t.info.Spec, img, arriving)
+	})
 	if err == nil && img != nil { // nothing collects it until it is held
 		t.set(func(i *client.Task) { i.Digest = img.Digest.String() })
 	}
-	return img, err
+	return img, e.end, err
 }
 
 func (r localRoot) find(ctx context.Context, spec client.TaskSpec, found *image.Image) (*image.Image, func(), error) {
@@ -83,11 +88,23 @@ func (r localRoot) find(ctx context.Context, spec client.TaskSpec, found *image.
 // prepare unpacks an image unless it is unpacked.
 func (r localRoot) prepare(ctx context.Context, taskID string, p *plan, store storage.Driver) (
 	release func(), err error) {
-	apply := r.m.Images.Unpack(p.image, ToldNowAndThen(p.image.Name, func(text string) {
-		r.m.Event(taskID, "unpacking", text)
-	}))
+	yield := time.AfterFunc(waitForEarly, func() { r.m.early.yield(p.image) })
+	defer yield.Stop()
+	unpacker := r.m.Images.Unpacker(p.image)
+	return r.unpack(ctx, taskID, p.image, func(tell func(image.Progress)) Apply {
+		apply := unpacker(tell)
+		return func(ctx context.Context, dir string, first, end int) error {
+			yield.Stop() // nobody is waited for
+			return apply(ctx, dir, first, end)
+		}
+	}, store)
+}
+
+func (r localRoot) unpack(ctx context.Context, taskID string, img *image.Image, unpacker Unpacker,
+	store storage.Driver) (release func(), err error) {
+	apply := unpacker(ToldNowAndThen(img.Name, func(text string) { r.m.Event(taskID, "unpacking", text) }))
 	var chains []string
-	for _, c := range p.image.Chains {
+	for _, c := range img.Chains {
 		chains = append(chains, c.Encoded())
 	}
 	took := func(error) {} // nothing, where the image is unpacked already
@@ -96,12 +113,12 @@ func (r localRoot) prepare(ctx context.Context, taskID string, p *plan, store st
 		if !told {
 			told = true
 			ctx, took = r.m.Record.Begin(ctx, telemetry.Unpack)
-			r.m.Event(taskID, "unpacking", fmt.Sprintf("unpacking %s", p.image.Name))
+			r.m.Event(taskID, "unpacking", fmt.Sprintf("unpacking %s", img.Name))
 		}
-		return apply(ctx, dir, first, min(end, len(p.image.Layers)))
+		return apply(ctx, dir, first, min(end, len(img.Layers)))
 	})
 	if took(err); err != nil {
-		return nil, fmt.Errorf("unpack %s: %w%s", p.image.Name, err, lockedBy(err))
+		return nil, fmt.Errorf("unpack %s: %w%s", img.Name, err, lockedBy(err))
 	}
 	return release, nil
 }

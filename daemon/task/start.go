@@ -153,7 +153,8 @@ func (m *Manager) abandon(t *task) {
 
 // run is the life of a task up to its running process.
 func (m *Manager) run(ctx context.Context, job *works.Work, t *task, auth *client.Auth) (err error) {
-	found, err := t.root.fetch(ctx, t, auth)
+	found, fetched, err := t.root.fetch(ctx, t, auth)
+	defer fetched()
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -56,6 +57,9 @@ type FetchOptions struct {
 	Named func(name string)
 	// Indexes are those that led to the image: a name with a digest may have that of one of them.
 	Indexes [][]byte
+	// Arriving, if set, is told the image before its layers are got, and whence they can be read meanwhile. Fetch
+	// waits for its return.
+	Arriving func(img *image.Image, layers *Arriving)
 }
 
 // parallel is how many blobs of an image are fetched at once.
@@ -101,20 +105,36 @@ func (s *Store) Fetch(ctx context.Context, from Origin, d ocispec.Descriptor, na
 			return nil, err
 		}
 	}
-	if err := s.fetchLayers(ctx, from, m.Layers, o.Progress); err != nil {
+	var arriving *Arriving
+	if o.Arriving != nil {
+		arriving = s.arriving(m.Layers)
+		defer func() { arriving.end(err) }()
+		if img, err = s.load(s.marked(entry, o)); err != nil {
+			return nil, err
+		}
+		o.Arriving(img, arriving)
+	}
+	if err := s.fetchLayers(ctx, from, m.Layers, arriving, o.Progress); err != nil {
 		return nil, err
 	}
-	old, ferr := s.find(name)
-	if o.Pulled && (ferr != nil || old.Annotations[pulledMark] != "") {
-		entry.Annotations[pulledMark] = "true"
-	}
-	if o.Private && (ferr != nil || old.Digest != d.Digest || private(old)) {
-		entry.Annotations[privateMark] = "true"
-	}
+	entry = s.marked(entry, o)
 	if img, err = s.load(entry); err != nil {
 		return nil, err
 	}
 	return img, s.setName(entry)
+}
+
+// marked is an image's entry with the marks that it has by now.
+func (s *Store) marked(entry ocispec.Descriptor, o FetchOptions) ocispec.Descriptor {
+	entry.Annotations = maps.Clone(entry.Annotations)
+	old, err := s.find(entry.Annotations[refName])
+	if o.Pulled && (err != nil || old.Annotations[pulledMark] != "") {
+		entry.Annotations[pulledMark] = "true"
+	}
+	if o.Private && (err != nil || old.Digest != entry.Digest || private(old)) {
+		entry.Annotations[privateMark] = "true"
+	}
+	return entry
 }
 
 func private(d ocispec.Descriptor) bool { return d.Annotations[privateMark] != "" }
@@ -182,7 +202,7 @@ type blobKey struct {
 
 func key(d ocispec.Descriptor) blobKey { return blobKey{d.Digest, d.Size} }
 
-func (s *Store) fetchLayers(ctx context.Context, from Origin, layers []ocispec.Descriptor,
+func (s *Store) fetchLayers(ctx context.Context, from Origin, layers []ocispec.Descriptor, arriving *Arriving,
 	tell func(image.Progress)) error {
 	c := &counter{tell: tell}
 	seen := map[blobKey]bool{}
@@ -195,13 +215,15 @@ func (s *Store) fetchLayers(ctx context.Context, from Origin, layers []ocispec.D
 		}
 		seen[key(l)] = true
 		g.Go(func() error {
-			err := s.fetchBlob(ctx, from, l, c.add)
+			to := arriving.of(l.Digest)
+			err := s.fetchBlob(ctx, from, l, func(n int64) { c.add(n); to.add(n) })
 			if err != nil && document.IsForeign(l.MediaType) {
 				err = fmt.Errorf("%w (a layer of the type %q is often not copied with its image)", err, l.MediaType)
 			}
 			if err != nil {
 				return fmt.Errorf("layer %d: %w", i+1, err)
 			}
+			to.arrived()
 			c.finish()
 			return nil
 		})

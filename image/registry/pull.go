@@ -56,22 +56,36 @@ func (c *Client) pull(ctx context.Context, s *layout.Store, ref Reference, o Pul
 		return nil, err
 	}
 	o.Indexes = indexes
+	// Before the layers, as what is signed and approved says whether they may be unpacked while they arrive.
+	var kept error
+	arriving := o.Arriving
+	o.Arriving = func(img *image.Image, layers *layout.Arriving) {
+		if kept = keepBeside(ctx, s, &remoteSource{from, ref}, d, o); kept == nil && arriving != nil {
+			arriving(img, layers)
+		}
+	}
 	img, err := s.Fetch(ctx, from, d, ref.Name(), o.FetchOptions)
 	if err != nil {
 		return nil, err
 	}
-	signed, err := signaturesOf(ctx, &remoteSource{from, ref}, d.Digest, indexes)
-	if err != nil && o.Tell != nil {
-		o.Tell(bounded("the signatures of " + ref.String() + " could not be read: " + err.Error()))
+	return img, kept
+}
+
+// keepBeside keeps the signatures and approvals that an image has in its registry.
+func keepBeside(ctx context.Context, s *layout.Store, src *remoteSource, d ocispec.Descriptor, o PullOptions) error {
+	tell := func(what string, err error) {
+		if err != nil && o.Tell != nil {
+			o.Tell(bounded(what + " of " + src.ref.String() + " could not be read: " + err.Error()))
+		}
 	}
-	if err := s.AddSignatures(img.Digest, signed); err != nil || len(o.Approvals.Keys) == 0 {
-		return img, err
+	signed, err := signaturesOf(ctx, src, d.Digest, o.Indexes)
+	tell("the signatures", err)
+	if err := s.AddSignatures(d.Digest, signed); err != nil || len(o.Approvals.Keys) == 0 {
+		return err
 	}
-	approved, err := documents(ctx, &remoteSource{from, ref}, d, o.Approvals)
-	if err != nil && o.Tell != nil {
-		o.Tell(bounded("approvals of " + ref.String() + " could not be read: " + err.Error()))
-	}
-	return img, s.AddApprovals(img.Digest, approved.List)
+	approved, err := documents(ctx, src, d, o.Approvals)
+	tell("approvals", err)
+	return s.AddApprovals(d.Digest, approved.List)
 }
 
 // Allow tells whether who has a credential could pull a manifest of a repository:

@@ -19,9 +19,10 @@ import (
 // remembered of its directories.
 const memory = 128 << 20
 
-// Source has the blobs of images, as they are stored and not verified.
+// Source has the blobs of images, which are not verified.
 type Source interface {
-	OpenBlob(d digest.Digest) (*os.File, error)
+	// Open reads a layer from an offset on.
+	Open(ctx context.Context, d ocispec.Descriptor, offset int64) (r io.ReadCloser, at int64, err error)
 	Limits() image.Limits
 }
 
@@ -97,7 +98,7 @@ func (u *Layers) apply(ctx context.Context, i int, dir string, read func(n int))
 	if err := document.CheckLayer(d.MediaType); err != nil {
 		return err
 	}
-	f, err := u.from.OpenBlob(d.Digest)
+	f, _, err := u.from.Open(ctx, d, 0)
 	if err != nil {
 		return fmt.Errorf("import the image again: %w", err)
 	}
@@ -192,7 +193,7 @@ func OpenLayer(ctx context.Context, from Source, d ocispec.Descriptor) (io.ReadC
 	if err := document.CheckLayer(d.MediaType); err != nil {
 		return nil, err
 	}
-	f, err := from.OpenBlob(d.Digest)
+	f, _, err := from.Open(ctx, d, 0)
 	if err != nil {
 		return nil, err
 	}

@@ -69,7 +69,7 @@ type layer struct {
 	file  *os.File
 }
 
-func newLayer(dir string, spec Spec, compressed bool) (_ *layer, err error) {
+func newLayer(dir string, spec Spec) (_ *layer, err error) {
 	f, err := os.CreateTemp(dir, "layer-")
 	if err != nil {
 		return nil, err
@@ -77,7 +77,7 @@ func newLayer(dir string, spec Spec, compressed bool) (_ *layer, err error) {
 	l := &layer{file: f, Descriptor: ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer}}
 	plain, packed := digest.Canonical.Digester(), digest.Canonical.Digester()
 	out := io.MultiWriter(f, packed.Hash())
-	if compressed {
+	if spec.Gzip {
 		l.MediaType = ocispec.MediaTypeImageLayerGzip
 		z := gzip.NewWriter(out)
 		err = errors.Join(writeLayer(io.MultiWriter(z, plain.Hash()), spec), z.Close())

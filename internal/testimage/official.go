@@ -14,7 +14,8 @@ import (
 // layout in a tar within xz, one gzip layer, no os.version, no manifest of
 // freejail's, and the config's Cmd in lower case. It needs xz(1).
 func WriteOfficial(ctx context.Context, dir string, spec Spec) (_ string, err error) {
-	l, err := newLayer(dir, spec, true)
+	spec.Gzip = true
+	l, err := newLayer(dir, spec)
 	if err != nil {
 		return "", err
 	}

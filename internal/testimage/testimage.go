@@ -35,6 +35,7 @@ type Spec struct {
 	User     string
 	Volumes  []string // of the configuration
 	Exposed  []string // ports of the configuration, such as 80/tcp
+	Gzip     bool     // the layer is compressed
 }
 
 // manifestLabel is image.ManifestLabel.
@@ -42,7 +43,7 @@ const manifestLabel = "org.freejail.manifest"
 
 // Write makes the image as an oci-archive in dir and returns its path.
 func Write(_ context.Context, dir string, spec Spec) (path string, err error) {
-	l, err := newLayer(dir, spec, false)
+	l, err := newLayer(dir, spec)
 	if err != nil {
 		return "", err
 	}
