@@ -1,7 +1,7 @@
 // Command bench measures freejail beside what a user would take instead, in
 // one run on one host, and prints medians. It needs root; `make bench` sets
-// its environment. Its arguments are the parts to run: starts, memory, output, logs,
-// unpacking, building, roots, networks; without any, all of them.
+// its environment. Its arguments are the parts to run: starts, zfs, memory, output, logs, scale,
+// unpacking, building, roots, networks; without any, all of them but scale.
 package main
 
 import (
@@ -79,6 +79,7 @@ const apartVariable = "FREEJAIL_BENCH_APART"
 type bench struct {
 	dir     string
 	config  string // of the daemon, besides where its state is
+	zfs     string // the dataset of its roots, if there is one
 	archive string
 	// unpacked is the archive's tree, once there is one.
 	unpacked string
@@ -106,7 +107,8 @@ func run(ctx context.Context, only []string) (err error) {
 		return err
 	}
 	b := &bench{dir: dir}
-	defer func() { err = errors.Join(err, b.close()) }()
+	undo := b.onZFS()
+	defer func() { err = errors.Join(err, b.close(), undo()) }()
 	programs, err := programs()
 	if err != nil {
 		return err
@@ -116,10 +118,10 @@ func run(ctx context.Context, only []string) (err error) {
 		return err
 	}
 	parts := map[string]func(context.Context) error{"starts": b.starts, "memory": b.memory, "output": b.output,
-		"logs":      b.logs,
+		"logs": b.logs, "scale": b.scale, "zfs": b.zfsStarts,
 		"unpacking": b.unpacking, "building": b.building, "roots": b.roots, "networks": b.networks}
 	if len(only) == 0 {
-		only = []string{"starts", "memory", "output", "logs", "unpacking", "building", "roots"}
+		only = []string{"starts", "zfs", "memory", "output", "logs", "unpacking", "building", "roots"}
 	}
 	if slices.ContainsFunc(only, func(name string) bool {
 		return name != "unpacking" && name != "building" && name != "roots" && name != "networks"
@@ -209,23 +211,29 @@ func until(ctx context.Context, what string, ask func() error) error {
 // contest runs each contestant n times in turn and prints the medians, with
 // how many times the first one's each is. Of one that fails nothing is printed.
 func contest(n int, what string, contestants ...contestant) error {
+	_, err := compared(n, what, contestants...)
+	return err
+}
+
+// compared is contest, and gives the medians.
+func compared(n int, what string, contestants ...contestant) (medians []time.Duration, err error) {
 	took := make([][]time.Duration, len(contestants))
 	for range n {
 		for i, c := range contestants {
 			d, err := c.run()
 			if err != nil {
-				return fmt.Errorf("%s: %s: %w", what, c.name, err)
+				return nil, fmt.Errorf("%s: %s: %w", what, c.name, err)
 			}
 			took[i] = append(took[i], d)
 		}
 	}
 	fmt.Printf("\n%s, medians of %d\n", what, n)
-	first := median(took[0])
 	for i, c := range contestants {
 		m := median(took[i])
-		fmt.Printf("  %-58s %10s  %5.2f\n", c.name, round(m), float64(m)/float64(first))
+		medians = append(medians, m)
+		fmt.Printf("  %-58s %10s  %5.2f\n", c.name, round(m), float64(m)/float64(medians[0]))
 	}
-	return nil
+	return medians, nil
 }
 
 // contestant does one run and tells the time of what is measured.

@@ -15,14 +15,14 @@ const rounds = 31
 
 // starts compares whole starts of a task on an image that is unpacked already.
 func (b *bench) starts(ctx context.Context) error {
-	if _, err := b.startAndWait(ctx, "warm"); err != nil { // unpacks
+	if _, err := b.startAndWait(ctx, client.TaskSpec{ID: "warm"}); err != nil { // unpacks
 		return err
 	}
 	n := 0
 	id := func() string { n++; return fmt.Sprintf("b%d-%d", os.Getpid(), n) }
 	toRunning := contestant{"freejail, from the request to the answer that it runs",
 		func() (time.Duration, error) { return b.start(ctx, id(), sleepArgs) }}
-	toEnd := contestant{"freejail", func() (time.Duration, error) { return b.startAndWait(ctx, id()) }}
+	toEnd := contestant{"freejail", func() (time.Duration, error) { return b.startAndWait(ctx, client.TaskSpec{ID: id()}) }}
 	others, err := b.alternatives(ctx)
 	if err != nil {
 		return err
@@ -64,13 +64,13 @@ func (b *bench) startSpec(ctx context.Context, spec client.TaskSpec) (time.Durat
 	return took, errors.Join(err, b.daemon.Destroy(ctx, id, true))
 }
 
-func (b *bench) startAndWait(ctx context.Context, id string) (time.Duration, error) {
+func (b *bench) startAndWait(ctx context.Context, spec client.TaskSpec) (time.Duration, error) {
+	spec.Owner, spec.Image, spec.Entrypoint = "cli", "bench", exitArgs
 	begin := time.Now()
-	if _, err := b.daemon.Start(ctx, client.TaskSpec{ID: id, Owner: "cli", Image: "bench",
-		Entrypoint: exitArgs}); err != nil {
+	if _, err := b.daemon.Start(ctx, spec); err != nil {
 		return 0, err
 	}
-	err := errors.Join(b.succeeds(ctx, id), b.daemon.Destroy(ctx, id, true))
+	err := errors.Join(b.succeeds(ctx, spec.ID), b.daemon.Destroy(ctx, spec.ID, true))
 	return time.Since(begin), err
 }
 
