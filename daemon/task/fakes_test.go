@@ -293,7 +293,9 @@ func (fakeImages) Hold(context.Context, client.TaskSpec, *image.Image) (*image.I
 
 func (fakeImages) Get(string) (*image.Image, error) { return fakeImage, nil }
 
-func (fakeImages) Unpacker(*image.Image) Unpacker { return func(func(image.Progress)) Apply { return nil } }
+func (fakeImages) Unpacker(*image.Image) Unpacker {
+	return func(func(image.Progress)) Apply { return nil }
+}
 
 // manager has the tasks of a fake host.
 func (h *fakeHost) manager() *Manager {

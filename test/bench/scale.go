@@ -214,7 +214,8 @@ func (b *bench) churn(ctx context.Context, n int, id func() string) error {
 	}
 	fmt.Printf("  %d starts and ends, %d at once: %s each, median %s, longest %s; the daemon's heap %s before, "+
 		"%s after; resident %s, %s\n",
-		n, atOnce, round(all/time.Duration(n)), round(median(took)), round(slices.Max(took)), mib(before.heap), mib(after.heap), mib(before.rss), mib(after.rss))
+		n, atOnce, round(all/time.Duration(n)), round(median(took)), round(slices.Max(took)),
+		mib(before.heap), mib(after.heap), mib(before.rss), mib(after.rss))
 	return nil
 }
 

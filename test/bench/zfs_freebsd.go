@@ -109,7 +109,8 @@ func (b *bench) onAClone(ctx context.Context, snapshot, name string, wait bool) 
 		return 0, err
 	}
 	cmd := exec.CommandContext(ctx, "/usr/sbin/jail", "-c", "-q", "name="+name, "path="+root, "host.hostname="+name,
-		"ip4=inherit", "ip6=inherit", "mount.devfs", "devfs_ruleset=4", "mount.fdescfs", "command=/bin/sh", "-c", "echo")
+		"ip4=inherit", "ip6=inherit", "mount.devfs", "devfs_ruleset=4", "mount.fdescfs",
+		"command=/bin/sh", "-c", "echo")
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
