@@ -80,8 +80,8 @@ func (m *Manager) claim(ctx context.Context, name string) (*os.File, error) {
 			break
 		}
 		if time.Now().After(end) {
-			return nil, fmt.Errorf("the cgroup /freejail/%s has processes that are not of this daemon, such as %d: another "+
-				"daemon on this host has a task with this id", name, pids[0])
+			return nil, fmt.Errorf("the cgroup /freejail/%s has processes that are not of this daemon, such as %d: "+
+				"another daemon on this host has a task with this id", name, pids[0])
 		}
 		if err := pause(ctx); err != nil {
 			return nil, err
