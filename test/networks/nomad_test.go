@@ -581,10 +581,13 @@ func (c *cluster) modesOfNomads(t *testing.T) {
 	if n.Name != "lan" || !n.Addr4.IsValid() {
 		t.Fatalf("it has %+v", n)
 	}
-	out, err := here("fetch", "http://"+net.JoinHostPort(n.Addr4.String(), "8080")+"/")
-	if err != nil || !strings.Contains(out, "job mode-none") {
-		t.Errorf("at its own address: %q %v", out, err)
-	}
+	await(t, "it at its own address", func() error {
+		out, err := here("fetch", "http://"+net.JoinHostPort(n.Addr4.String(), "8080")+"/")
+		if err == nil {
+			err = contains(out, "job mode-none")
+		}
+		return err
+	})
 	c.isNotPlaced(t, with("bridge", named("lan")), "missing network")
 }
 
