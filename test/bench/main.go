@@ -77,9 +77,9 @@ func ended(err error) int {
 const apartVariable = "FREEJAIL_BENCH_APART"
 
 type bench struct {
-	dir     string
-	config  string // of the daemon, besides where its state is
-	zfs     string // the dataset of its roots, if there is one
+	dir    string
+	config string // of the daemon, besides where its state is
+	onZFS
 	archive string
 	// unpacked is the archive's tree, once there is one.
 	unpacked string
@@ -107,7 +107,7 @@ func run(ctx context.Context, only []string) (err error) {
 		return err
 	}
 	b := &bench{dir: dir}
-	undo := b.onZFS()
+	undo := b.withZFS()
 	defer func() { err = errors.Join(err, b.close(), undo()) }()
 	programs, err := programs()
 	if err != nil {

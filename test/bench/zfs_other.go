@@ -4,6 +4,8 @@ package main
 
 import "context"
 
-func (*bench) onZFS() (undo func() error) { return func() error { return nil } }
+type onZFS struct{}
+
+func (*bench) withZFS() (undo func() error) { return func() error { return nil } }
 
 func (*bench) zfsStarts(context.Context) error { return nil }
