@@ -77,9 +77,9 @@ func ended(err error) int {
 const apartVariable = "FREEJAIL_BENCH_APART"
 
 type bench struct {
-	dir    string
-	config string // of the daemon, besides where its state is
-	onZFS
+	dir     string
+	config  string // of the daemon, besides where its state is
+	zfs     string // the dataset of its roots on ZFS, if there is one
 	archive string
 	// unpacked is the archive's tree, once there is one.
 	unpacked string
@@ -107,8 +107,11 @@ func run(ctx context.Context, only []string) (err error) {
 		return err
 	}
 	b := &bench{dir: dir}
-	undo := b.withZFS()
-	defer func() { err = errors.Join(err, b.close(), undo()) }()
+	if b.zfs = dataset(); b.zfs != "" {
+		b.config = fmt.Sprintf("storage {\n  driver      = \"union\"\n  zfs_dataset = %q\n}\n", b.zfs)
+		defer func() { err = errors.Join(err, destroyDataset(b.zfs)) }()
+	}
+	defer func() { err = errors.Join(err, b.close()) }()
 	programs, err := programs()
 	if err != nil {
 		return err

@@ -16,25 +16,21 @@ import (
 // poolVariable names a ZFS pool; without it nothing is measured on ZFS.
 const poolVariable = "FREEJAIL_TEST_ZPOOL"
 
-// onZFS is where the daemon makes roots on ZFS too.
-type onZFS struct {
-	set string // the dataset; empty is none
-}
-
-// withZFS has the daemon make roots on ZFS too; undo leaves nothing there.
-func (b *bench) withZFS() (undo func() error) {
+// dataset is one that does not exist, for roots on ZFS; empty without a pool.
+func dataset() string {
 	pool := os.Getenv(poolVariable)
 	if pool == "" {
-		return func() error { return nil }
+		return ""
 	}
-	b.set = fmt.Sprintf("%s/freejail-bench-%d", pool, os.Getpid())
-	b.config += fmt.Sprintf("storage {\n  driver      = \"union\"\n  zfs_dataset = %q\n}\n", b.set)
-	return func() error {
-		if exec.Command("/sbin/zfs", "list", b.set).Run() != nil {
-			return nil // it was not made
-		}
-		return zfs(context.Background(), "destroy", "-r", "-f", b.set)
+	return fmt.Sprintf("%s/freejail-bench-%d", pool, os.Getpid())
+}
+
+// destroyDataset leaves nothing of one, if it was made.
+func destroyDataset(set string) error {
+	if exec.Command("/sbin/zfs", "list", set).Run() != nil {
+		return nil
 	}
+	return zfs(context.Background(), "destroy", "-r", "-f", set)
 }
 
 func zfs(ctx context.Context, args ...string) error {
@@ -46,7 +42,7 @@ func zfs(ctx context.Context, args ...string) error {
 
 // zfsStarts compares starts on a clone with those on a union, and with jail(8) on a clone made by zfs(8).
 func (b *bench) zfsStarts(ctx context.Context) error {
-	if b.set == "" {
+	if b.zfs == "" {
 		fmt.Printf("\nStarts on ZFS are left out: %s names no pool\n", poolVariable)
 		return nil
 	}
@@ -96,7 +92,7 @@ func (b *bench) handMade(ctx context.Context) (snapshot string, err error) {
 	if err != nil {
 		return "", err
 	}
-	set, dir := b.set+"/hand", b.path("hand")
+	set, dir := b.zfs+"/hand", b.path("hand")
 	if err := zfs(ctx, "create", "-o", "mountpoint="+dir, set); err != nil {
 		return "", err
 	}
@@ -108,7 +104,7 @@ func (b *bench) handMade(ctx context.Context) (snapshot string, err error) {
 
 // onAClone is jail8 on a clone.
 func (b *bench) onAClone(ctx context.Context, snapshot, name string, wait bool) (took time.Duration, err error) {
-	root, set := b.path(name), filepath.Join(b.set, name)
+	root, set := b.path(name), filepath.Join(b.zfs, name)
 	begin := time.Now()
 	if err := zfs(ctx, "clone", "-o", "mountpoint="+root, snapshot, set); err != nil {
 		return 0, err
