@@ -147,12 +147,18 @@ func (c *caddy) sendsToHTTPS(t *testing.T) {
 		if p.Label != "http" {
 			continue
 		}
-		once := http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-		resp, err := once.Get("http://" + net.JoinHostPort(p.HostIP, strconv.Itoa(p.Value)) + "/page?a=b")
-		check(t, err)
-		check(t, resp.Body.Close())
-		if to := resp.Header.Get("Location"); to != "https://"+p.HostIP+"/page?a=b" {
-			t.Errorf("HTTP leads to %q: %s", to, resp.Status)
+		for host, to := range map[string]string{"web.example": "web.example", "web.example:8080": "web.example",
+			"192.0.2.1:80": "192.0.2.1", "[2001:db8::1]": "[2001:db8::1]", "[2001:db8::1]:80": "[2001:db8::1]"} {
+			at := net.JoinHostPort(p.HostIP, strconv.Itoa(p.Value))
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+at+"/page?a=b", nil)
+			check(t, err)
+			req.Host = host
+			resp, err := http.DefaultTransport.RoundTrip(req)
+			check(t, err)
+			check(t, resp.Body.Close())
+			if got := resp.Header.Get("Location"); got != "https://"+to+"/page?a=b" {
+				t.Errorf("HTTP of %s leads to %q: %s", host, got, resp.Status)
+			}
 		}
 		return
 	}
