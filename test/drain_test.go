@@ -89,6 +89,7 @@ func TestDrain(t *testing.T) {
 	for name, part := range parts {
 		j, task := job("drained-"+name, "serve")
 		withPort(j, task)
+		startsAgain(j)
 		j.TaskGroups[0].Count = ptr(count)
 		j.TaskGroups[0].Migrate = nomad.DefaultMigrateStrategy()
 		part.set(task)
