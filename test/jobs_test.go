@@ -32,12 +32,6 @@ func job(id, mode string, args ...string) (*nomad.Job, *nomad.Task) {
 	return j, task
 }
 
-// startsAgain is for jobs of many tasks: that many of Nomad's own log processes at once are too slow on a slow host.
-func startsAgain(j *nomad.Job) {
-	j.TaskGroups[0].RestartPolicy = &nomad.RestartPolicy{Attempts: ptr(5), Delay: ptr(time.Second),
-		Interval: ptr(10 * time.Minute), Mode: ptr("fail")}
-}
-
 // withPort gives the image's port a port of Nomad's.
 func withPort(j *nomad.Job, task *nomad.Task) {
 	j.TaskGroups[0].Networks = []*nomad.NetworkResource{{DynamicPorts: []nomad.Port{{Label: "http"}}}}
