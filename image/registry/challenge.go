@@ -130,6 +130,7 @@ type asked struct {
 	token   bool
 	foreign bool   // a scope that is not the request's own
 	own     bool   // ask for nothing else
+	last    bool   // what others have got meanwhile may be refused as well: it takes a token of its own
 	sent    string // the token that the request went with
 }
 
@@ -161,9 +162,22 @@ func (a *asked) again(resp *http.Response, err error) bool {
 	a.own = a.foreign
 	var answer *errcode.ErrorResponse
 	if errors.As(err, &answer) { // what a registry answers is no error
-		return a.foreign && answer.StatusCode < 500
+		a.last = a.foreign && answer.StatusCode < 500
+	} else {
+		a.last = err == nil && a.token && resp.StatusCode == http.StatusUnauthorized
 	}
-	return err == nil && a.token && resp.StatusCode == http.StatusUnauthorized
+	return a.last
+}
+
+// lastTry tells whether a request is tried for the last time, and whether that is because of a foreign scope.
+func lastTry(ctx context.Context) (last, foreign bool) {
+	a, ok := ctx.Value(askedKey{}).(*asked)
+	if !ok {
+		return false, false
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.last, a.own
 }
 
 // note keeps which token a request of the client goes with.
@@ -291,14 +305,15 @@ func (t *tokens) GetToken(ctx context.Context, host string, scheme auth.Scheme, 
 
 func (t *tokens) Set(ctx context.Context, host string, scheme auth.Scheme, key string,
 	fetch func(context.Context) (string, error)) (string, error) {
-	cache, refused := t.now(), sent(ctx)
-	token, err := cache.Set(ctx, host, scheme, key, func(ctx context.Context) (string, error) {
-		// Another request may have fetched one while this one was refused.
-		if other, err := cache.GetToken(ctx, host, scheme, key); err == nil && other != refused {
-			return other, nil
+	cache := t.now()
+	if last, foreign := lastTry(ctx); last {
+		token, err := fetch(ctx)
+		if err == nil && foreign { // those that follow need not ask for what is refused
+			_, err = cache.Set(ctx, host, scheme, key, func(context.Context) (string, error) { return token, nil })
 		}
-		return fetch(ctx)
-	})
+		return token, err
+	}
+	token, err := shared(ctx, cache, host, scheme, key, fetch)
 	if err == nil {
 		t.keep(cache, token)
 		note(ctx, token)
@@ -307,5 +322,18 @@ func (t *tokens) Set(ctx context.Context, host string, scheme auth.Scheme, key s
 	if err != nil || scheme != auth.SchemeBearer || own == key {
 		return token, err
 	}
-	return cache.Set(ctx, host, scheme, own, func(context.Context) (string, error) { return token, nil })
+	_, err = cache.Set(ctx, host, scheme, own, func(context.Context) (string, error) { return token, nil })
+	return token, err
+}
+
+// shared gets a token, or takes the one that another request has fetched while this one was refused.
+func shared(ctx context.Context, cache auth.Cache, host string, scheme auth.Scheme, key string,
+	fetch func(context.Context) (string, error)) (string, error) {
+	refused := sent(ctx)
+	return cache.Set(ctx, host, scheme, key, func(ctx context.Context) (string, error) {
+		if other, err := cache.GetToken(ctx, host, scheme, key); err == nil && other != refused {
+			return other, nil
+		}
+		return fetch(ctx)
+	})
 }
