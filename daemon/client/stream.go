@@ -211,7 +211,7 @@ func (c *Client) Copy(ctx context.Context, id string, spec CopySpec, xio CopyIO)
 			w := NewFrameWriter(conn)
 			_, err := io.Copy(w.Stream(Stdin), reading{xio.From, unread})
 			if err != nil || w.Write(Stdin, nil) != nil {
-				conn.Close() // the daemon is to wait for nothing more
+				_ = conn.CloseWrite() // the daemon is to wait for nothing more; what it says yet is read
 			}
 		}()
 	}
@@ -358,7 +358,7 @@ func (a *Attachment) Close(keep bool) error {
 	return errors.Join(err, a.conn.Close())
 }
 
-func (c *Client) upgrade(ctx context.Context, path string, in any) (net.Conn, *bufio.Reader, error) {
+func (c *Client) upgrade(ctx context.Context, path string, in any) (*net.UnixConn, *bufio.Reader, error) {
 	for {
 		conn, br, err := c.upgradeOnce(ctx, path, in)
 		switch {
@@ -370,13 +370,13 @@ func (c *Client) upgrade(ctx context.Context, path string, in any) (net.Conn, *b
 	}
 }
 
-func (c *Client) upgradeOnce(ctx context.Context, path string, in any) (net.Conn, *bufio.Reader, error) {
+func (c *Client) upgradeOnce(ctx context.Context, path string, in any) (*net.UnixConn, *bufio.Reader, error) {
 	body, err := json.Marshal(in)
 	if err != nil {
 		return nil, nil, err
 	}
 	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", c.socket)
+	conn, err := d.DialUnix(ctx, "unix", nil, &net.UnixAddr{Net: "unix", Name: c.socket})
 	if err != nil {
 		return nil, nil, c.noDaemon(err)
 	}
