@@ -185,7 +185,7 @@ func (c *cluster) inNomad(name string) func() ([]string, error) {
 	}
 }
 
-// clients ask twice a second where a service is, and request pages there, as a proxy does.
+// clients are told twice a second where a service is, and request pages there, as a proxy does.
 type clients struct {
 	stop chan struct{}
 	wait sync.WaitGroup
@@ -194,33 +194,44 @@ type clients struct {
 	up     map[string]bool // it has answered once: what is only registered may be starting
 	served int
 	failed []string
-	seen   []string // where it was last
+	at     []string // where it was last
 	told   []string // each change of that
 }
 
+// busy is how many times longer than a request took a client waits after it: a slow host is loaded, and not held up.
+const busy = 20
+
 func startLoad(find func() ([]string, error)) *clients {
 	l := &clients{stop: make(chan struct{}), up: map[string]bool{}}
+	l.ask(find)
+	l.wait.Go(func() {
+		for l.pause(500 * time.Millisecond) {
+			l.ask(find)
+		}
+	})
 	for range 4 {
 		l.wait.Go(func() {
-			var at []string
-			var asked time.Time
-			for {
-				select {
-				case <-l.stop:
-					return
-				case <-time.After(10 * time.Millisecond):
-				}
-				if time.Since(asked) > 500*time.Millisecond {
-					at, asked = l.ask(find), time.Now()
-				}
-				l.request(at)
+			for took := time.Duration(0); l.pause(10*time.Millisecond + busy*took); {
+				begun := time.Now()
+				l.request()
+				took = time.Since(begun)
 			}
 		})
 	}
 	return l
 }
 
-func (l *clients) ask(find func() ([]string, error)) []string {
+// pause tells whether the clients go on after it.
+func (l *clients) pause(d time.Duration) bool {
+	select {
+	case <-l.stop:
+		return false
+	case <-time.After(d):
+		return true
+	}
+}
+
+func (l *clients) ask(find func() ([]string, error)) {
 	at, err := find()
 	if err != nil {
 		l.note("", err)
@@ -228,13 +239,15 @@ func (l *clients) ask(find func() ([]string, error)) []string {
 	slices.Sort(at)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !slices.Equal(at, l.seen) {
-		l.seen, l.told = at, append(l.told, fmt.Sprintf("%s %q", time.Now().Format("05.000"), at))
+	if !slices.Equal(at, l.at) {
+		l.at, l.told = at, append(l.told, fmt.Sprintf("%s %q", time.Now().Format("05.000"), at))
 	}
-	return at
 }
 
-func (l *clients) request(at []string) {
+func (l *clients) request() {
+	l.mu.Lock()
+	at := l.at
+	l.mu.Unlock()
 	if len(at) == 0 {
 		l.note("", errors.New("nothing serves it"))
 		return
