@@ -240,6 +240,9 @@ func (m *Manager) Adopt(name string, pid int, start string) error {
 // Wait returns a channel that tells the end of a process once.
 func (m *Manager) Wait(pid int) <-chan Exit { return m.procs.wait(pid) }
 
+// OnExit has f called once, in a goroutine of its own, when a process has ended: none waits for that.
+func (m *Manager) OnExit(pid int, f func(Exit)) { m.procs.onExitApart(pid, f) }
+
 // WaitEmpty returns when a jail has no process left. The kernel's list is no
 // snapshot: a process that forks and ends while it is made can hide its child
 // (sysctl_kern_proc in kern/kern_proc.c lets go of its locks), so it is asked twice.

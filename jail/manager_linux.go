@@ -279,6 +279,9 @@ func (m *Manager) Unenforced(Limits) []string { return nil }
 // Wait returns a channel that tells the end of a process once.
 func (m *Manager) Wait(pid int) <-chan Exit { return m.watch.procs.wait(pid) }
 
+// OnExit has f called once, in a goroutine of its own, when a process has ended: none waits for that.
+func (m *Manager) OnExit(pid int, f func(Exit)) { m.watch.procs.onExitApart(pid, f) }
+
 // WaitEmpty returns when no process is left: here they end with the first.
 func (m *Manager) WaitEmpty(string) {}
 
@@ -382,7 +385,7 @@ func StartTime(pid int) (string, error) {
 	if f[0] == "Z" {
 		return "", fmt.Errorf("process %d has ended", pid)
 	}
-	return f[19], nil
+	return strings.Clone(f[19]), nil // not all of the file with it
 }
 
 // procStat returns the fields of /proc/PID/stat from the state on, the third.

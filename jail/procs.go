@@ -18,7 +18,7 @@ type proc struct {
 	jail    string
 	backend procState
 	exit    *Exit
-	waiters []chan Exit
+	waiters []func(Exit)    // which return at once
 	lookers []chan struct{} // of watch
 	unasked bool            // nobody will ask how it ended
 }
@@ -78,8 +78,8 @@ func (t *procs) tell(pid int, e Exit) {
 		return
 	}
 	p.exit = &e
-	for _, c := range p.waiters {
-		c <- e // each has room for its one value
+	for _, f := range p.waiters {
+		f(e)
 	}
 	for _, c := range p.lookers {
 		close(c)
@@ -89,22 +89,31 @@ func (t *procs) tell(pid int, e Exit) {
 	}
 }
 
+// wait returns a channel that tells the end of a process once.
 func (t *procs) wait(pid int) <-chan Exit {
+	c := make(chan Exit, 1)
+	t.onExit(pid, func(e Exit) { c <- e })
+	return c
+}
+
+// onExit has f called once when a process has ended. f is to return at once.
+func (t *procs) onExit(pid int, f func(Exit)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	c := make(chan Exit, 1)
 	p, ok := t.m[pid]
 	switch {
 	case !ok:
-		c <- Exit{Reason: fmt.Sprintf("process %d is not known", pid), At: time.Now()}
+		f(Exit{Reason: fmt.Sprintf("process %d is not known", pid), At: time.Now()})
 	case p.exit != nil:
-		c <- *p.exit
+		f(*p.exit)
 		delete(t.m, pid)
 	default:
-		p.waiters = append(p.waiters, c)
+		p.waiters = append(p.waiters, f)
 	}
-	return c
 }
+
+// onExitApart is onExit for an f that has a goroutine of its own, once there is an end.
+func (t *procs) onExitApart(pid int, f func(Exit)) { t.onExit(pid, func(e Exit) { go f(e) }) }
 
 // exitOf translates a wait status.
 func exitOf(ws syscall.WaitStatus) Exit {

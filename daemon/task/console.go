@@ -79,8 +79,7 @@ func (m *Manager) startInTerminal(ctx context.Context, t *task, proc jail.Proces
 		return 0, err
 	}
 	t.setInput(master)
-	m.keepOutput(t, "stdout", master, true)
-	return pid, nil
+	return pid, m.keepTerminal(t, master)
 }
 
 // clients counts those who are attached to a task. The task's lock guards it.
@@ -114,9 +113,8 @@ func (m *Manager) removeIfAsked(t *task) {
 	}
 }
 
-// removeAtEnd removes a task when it has ended and nobody is attached to it.
+// removeAtEnd removes a task that has ended when nobody is attached to it.
 func (m *Manager) removeAtEnd(t *task) {
-	<-t.done
 	late := time.After(attachTime)
 	if !t.info.Spec.Attach {
 		late = time.After(0)
@@ -289,7 +287,9 @@ func (m *Manager) takeInput(t *task) {
 	}
 	t.setInput(f)
 	if t.info.Spec.TTY {
-		m.keepOutput(t, "stdout", f, true)
+		if err := m.keepTerminal(t, f); err != nil {
+			m.Log.Error("the output of a task is not kept", "task", t.id(), "error", err)
+		}
 	}
 }
 

@@ -46,6 +46,9 @@ type fakeHost struct {
 	mu    sync.Mutex
 	calls []string
 	exits chan jail.Exit
+	ends  []func(jail.Exit) // of tasks that run
+
+	started func(jail.Process) // is told of what runs; nil is nobody
 
 	networks  *fakeNetworks
 	endpoints map[string]network.Endpoint // by holder
@@ -106,8 +109,8 @@ func (s fakeStore) EnsureChain(context.Context, []string, storage.Apply) (func()
 	return func() {}, nil
 }
 
-func (s fakeStore) Create(context.Context, string, string, storage.Options) (string, error) {
-	root := filepath.Join(s.dir, "root")
+func (s fakeStore) Create(_ context.Context, _, task string, _ storage.Options) (string, error) {
+	root := filepath.Join(s.dir, "root", task)
 	return root, errors.Join(os.MkdirAll(filepath.Join(root, "dev", "fd"), 0o755), s.do("root"))
 }
 
@@ -263,11 +266,29 @@ func (j fakeJails) Remove(context.Context, string) error           { j.undo("jai
 func (j fakeJails) Create(context.Context, jail.Spec) (int, error) { return 7, j.do("jail") }
 
 func (j fakeJails) Signal(_ string, _ int, sig syscall.Signal) error {
-	j.exits <- jail.Exit{Signal: int(sig), Known: true}
+	e := jail.Exit{Signal: int(sig), Known: true}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, f := range j.ends {
+		go f(e)
+	}
+	if len(j.ends) == 0 {
+		j.exits <- e
+	}
+	j.ends = nil
 	return nil
 }
 
-func (j fakeJails) Start(context.Context, string, jail.Process) (int, error) {
+func (j fakeJails) OnExit(_ int, f func(jail.Exit)) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.ends = append(j.ends, f)
+}
+
+func (j fakeJails) Start(_ context.Context, _ string, p jail.Process) (int, error) {
+	if j.started != nil {
+		j.started(p)
+	}
 	return 1 << 30, j.do("process")
 }
 

@@ -89,6 +89,7 @@ type Observer interface {
 	Notes() ([]string, error)
 	Stats() (map[string]jail.Usage, error)
 	Wait(pid int) <-chan jail.Exit
+	OnExit(pid int, f func(jail.Exit))
 	WaitEmpty(jail string)
 	Trace(ctx context.Context, jail string, t jail.Trace) (jail.TraceEnd, error)
 }

@@ -7,12 +7,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/freejail/freejail/internal/readable"
 	"github.com/freejail/freejail/internal/regular"
 	"github.com/freejail/freejail/internal/remove"
 )
@@ -28,7 +30,8 @@ type output struct {
 	path string // of STREAM.log
 	half int64
 	tell func(kind, message string)
-	fifo *os.File // or the master of a terminal
+	fd   int          // of the FIFO, or of the master of a terminal
+	shut func() error // closes it
 	tty  bool
 
 	stop, stopped chan struct{} // of the copying that runs
@@ -40,11 +43,11 @@ type output struct {
 	number   uint64 // of the file that is written: the one before it is STREAM.log.1
 	lost     int64  // bytes that found no room since the last that did
 	told     time.Time
-	ending   bool // what is left is being taken
-	ended    bool // and was
-	readers  map[*outputReader]bool
-	changed  chan struct{} // closed when there is more; nil while nobody waits
-	advanced chan struct{} // closed when a reader goes on or leaves
+	ending   bool                   // what is left is being taken
+	ended    bool                   // and was
+	readers  map[*outputReader]bool // nil before the first
+	changed  chan struct{}          // closed when there is more; nil while nobody waits
+	advanced chan struct{}          // closed when a reader goes on or leaves
 }
 
 // outputReader is where a client's reading of an output has come.
@@ -96,22 +99,32 @@ func (m *Manager) openOutput(t *task, stream string) error {
 	if err != nil {
 		return &fs.PathError{Op: "open", Path: fifoOf(path), Err: err}
 	}
-	m.keepOutput(t, stream, os.NewFile(uintptr(fd), fifoOf(path)), false)
+	m.keepOutput(t, stream, &output{path: path, fd: fd, shut: func() error { return unix.Close(fd) }})
+	return nil
+}
+
+// keepTerminal begins to copy what comes from a terminal's master.
+func (m *Manager) keepTerminal(t *task, master *os.File) error {
+	raw, err := master.SyscallConn()
+	if err != nil {
+		return err
+	}
+	o := &output{path: t.logFile("stdout"), shut: master.Close, tty: true}
+	if err := raw.Control(func(fd uintptr) { o.fd = int(fd) }); err != nil {
+		return err
+	}
+	m.keepOutput(t, "stdout", o)
 	return nil
 }
 
 // keepOutput begins to copy what comes from a FIFO or a terminal.
-func (m *Manager) keepOutput(t *task, stream string, from *os.File, tty bool) {
-	o := &output{path: t.logFile(stream), half: max(m.Config.Limits.LogSize/2, 512), number: 1,
-		fifo: from, tty: tty, readers: map[*outputReader]bool{},
-		tell: func(kind, message string) { m.Event(t.id(), kind, stream+": "+message) }}
+func (m *Manager) keepOutput(t *task, stream string, o *output) {
+	o.half, o.number = max(m.Config.Limits.LogSize/2, 512), 1
+	o.tell = func(kind, message string) { m.Event(t.id(), kind, stream+": "+message) }
 	o.start()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.outputs == nil {
-		t.outputs = map[string]*output{}
-	}
-	t.outputs[stream] = o
+	t.outputs[slices.Index(streams, stream)] = o
 }
 
 // reopenOutputs goes on with the outputs of a task of an earlier daemon.
@@ -129,7 +142,9 @@ func (t *task) allOutputs() (out []*output) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, o := range t.outputs {
-		out = append(out, o)
+		if o != nil {
+			out = append(out, o)
+		}
 	}
 	return out
 }
@@ -137,7 +152,10 @@ func (t *task) allOutputs() (out []*output) {
 func (t *task) output(stream string) *output {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.outputs[stream]
+	if i := slices.Index(streams, stream); i >= 0 {
+		return t.outputs[i]
+	}
+	return nil
 }
 
 // pauseOutputs stops all copying, so that nothing is under way when the daemon ends
@@ -166,7 +184,6 @@ func (o *output) start() {
 		return
 	}
 	o.stop, o.stopped = make(chan struct{}), make(chan struct{})
-	_ = o.fifo.SetReadDeadline(time.Time{}) // where it cannot be waited for, reading says so
 	go o.copy(o.stop, o.stopped)
 }
 
@@ -177,20 +194,30 @@ func (o *output) pause() {
 	o.mu.Unlock()
 	if stop != nil {
 		close(stop)
-		_ = o.fifo.SetReadDeadline(time.Unix(1, 0)) // as above
+		if readable.Cancel(o.fd) {
+			close(stopped)
+		}
 	}
 	<-stopped
 }
 
+// copy takes what there is. When there is more it is called again: until then a task that writes nothing has no
+// goroutine.
 func (o *output) copy(stop <-chan struct{}, stopped chan<- struct{}) {
-	defer close(stopped)
-	conn, err := o.fifo.SyscallConn()
-	for err == nil && !o.eof && !isClosed(stop) {
-		err = conn.Read(func(fd uintptr) bool { return o.take(fd, stop, 1<<62) })
+	for !o.eof && !isClosed(stop) {
+		if o.take(stop, 1<<62) {
+			continue
+		}
+		if err := readable.Next(o.fd, func() { o.copy(stop, stopped) }); err != nil {
+			o.tell("log", fmt.Sprintf("its output is not kept any more: %v", err))
+			break
+		}
+		if isClosed(stop) && readable.Cancel(o.fd) { // else pause has cancelled it, or it is called
+			break
+		}
+		return
 	}
-	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-		o.tell("log", fmt.Sprintf("its output is not kept any more: %v", err))
-	}
+	close(stopped)
 }
 
 func isClosed(c <-chan struct{}) bool {
@@ -203,11 +230,11 @@ func isClosed(c <-chan struct{}) bool {
 }
 
 // take copies what there is, of most bytes. It is false where more may come.
-func (o *output) take(fd uintptr, stop <-chan struct{}, most int64) bool {
+func (o *output) take(stop <-chan struct{}, most int64) bool {
 	b := buffers.Get().(*[]byte)
 	defer buffers.Put(b)
 	for most > 0 && !isClosed(stop) {
-		n, err := unix.Read(int(fd), *b)
+		n, err := unix.Read(o.fd, *b)
 		switch {
 		case n > 0:
 			o.write((*b)[:n], stop)
@@ -256,11 +283,10 @@ func (o *output) end() error {
 		return nil
 	}
 	o.pause()
-	conn, err := o.fifo.SyscallConn()
-	if err == nil && !o.eof {
-		err = conn.Control(func(fd uintptr) { o.take(fd, nil, maxPipe) })
+	if !o.eof {
+		o.take(nil, maxPipe)
 	}
-	err = errors.Join(err, o.fifo.Close(), remove.Tree(fifoOf(o.path))) // its task can set flags on it
+	err := errors.Join(o.shut(), remove.Tree(fifoOf(o.path))) // its task can set flags on it
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.ended = true
@@ -403,7 +429,7 @@ func wake(c *chan struct{}) {
 
 // endedOutput is an output of which all was written by an earlier daemon.
 func endedOutput(path string) *output {
-	return &output{path: path, number: 1, ended: true, readers: map[*outputReader]bool{}}
+	return &output{path: path, number: 1, ended: true}
 }
 
 // reader begins before the last lines, or at the beginning where tail is negative.
@@ -431,6 +457,9 @@ func (o *output) reader(tail int) (*outputReader, error) {
 	}
 	if old == nil { // nothing was removed yet
 		r.start = at
+	}
+	if o.readers == nil {
+		o.readers = map[*outputReader]bool{}
 	}
 	o.readers[r] = true
 	return r, err

@@ -282,7 +282,6 @@ func (t *task) atRestart() client.Exit {
 }
 
 func (m *Manager) adopt(t *task, alive []jail.Info) {
-	m.removeIfAsked(t)
 	exit, err := t.info.Exit, fmt.Errorf("its jail is gone")
 	if hasJail(alive, t.info.Jail) {
 		err = nil
@@ -307,7 +306,7 @@ func (m *Manager) adopt(t *task, alive []jail.Info) {
 		go m.watchDisk(t)
 		go m.ended(t, *exit)
 	} else {
-		go m.supervise(t, m.Jails.Wait(t.info.PID))
+		m.supervise(t)
 	}
 	m.keepKill(t)
 }

@@ -47,10 +47,7 @@ func (m *Manager) Start(ctx context.Context, job *works.Work, spec client.TaskSp
 	// must not be told to end by two.
 	info := t.snapshot()
 	m.syncer.add(t.journal)
-	go m.supervise(t, m.Jails.Wait(info.PID))
-	if spec.Remove {
-		go m.removeAtEnd(t)
-	}
+	m.supervise(t)
 	text := fmt.Sprintf("process %d runs in jail %s", info.PID, info.Jail)
 	if spec.By != "" {
 		text += ", started by " + spec.By

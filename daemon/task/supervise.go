@@ -13,12 +13,13 @@ import (
 	"github.com/freejail/freejail/jail"
 )
 
-// supervise waits for the end of a task's main process and sweeps up.
-func (m *Manager) supervise(t *task, exits <-chan jail.Exit) {
+// supervise has the end of a task's main process told and swept up, and its limits kept until then.
+func (m *Manager) supervise(t *task) {
 	go m.watchDisk(t)
 	go m.followCPUs(t)
-	e := <-exits
-	m.ended(t, client.Exit{Code: e.Code, Signal: e.Signal, Known: e.Known, OOM: e.OOM, Message: e.Reason, At: e.At})
+	m.Jails.OnExit(t.snapshot().PID, func(e jail.Exit) {
+		m.ended(t, client.Exit{Code: e.Code, Signal: e.Signal, Known: e.Known, OOM: e.OOM, Message: e.Reason, At: e.At})
+	})
 }
 
 // ended takes the end of the main process for that of the task, unless the
@@ -64,6 +65,7 @@ func (m *Manager) finish(t *task, e client.Exit) {
 	m.Record.Ended(e)
 	m.Event(t.id(), "exited", exitText(e))
 	t.isOver()
+	m.removeIfAsked(t)
 }
 
 func exitText(e client.Exit) string {

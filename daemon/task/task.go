@@ -39,8 +39,8 @@ type task struct {
 	done       chan struct{} // closed when its end is told
 	once       sync.Once     // for done
 	sweeping   sweeping
-	outputs    map[string]*output
-	input      *os.File // the master of its terminal, or a pipe; nil where it has none
+	outputs    [2]*output // as streams
+	input      *os.File   // the master of its terminal, or a pipe; nil where it has none
 	clients    clients
 	kill       *due          // when it is killed; nil without a stop
 	hasten     chan struct{} // tells who waits for that of an earlier one; nil while nobody does
