@@ -171,9 +171,14 @@ func TestNoOutputLies(t *testing.T) {
 	t.Chdir(t.TempDir())
 	bad := setUpHostile(t, testtext.Hostile, testtext.Sly)
 	good := setUpHostile(t, testtext.Harmless, "evil\nFORGED\nallowed")
+	root := (&commands{app.New("freejail-build", "", nil, nil)}).root()
 	for name, rows := range outputs {
+		words := strings.Fields(name)[1:]
+		if c, _, err := root.Find(words); err == nil && c.Flags().Lookup("progress") != nil {
+			words = append(words, "--progress=none") // a slow host has lines of it
+		}
 		for _, row := range rows {
-			args := append(strings.Fields(name)[1:], row...)
+			args := slices.Concat(words, row)
 			var texts [2]string
 			var codes [2]int
 			for i, r := range []*strings.Replacer{bad, good} {
