@@ -253,20 +253,18 @@ func notThere(err error) bool {
 	return errors.As(err, &se) && se.Code == 404
 }
 
-// Status returns all wanted services with their state.
-func (c *Catalog) Status() []Entry {
+// Status returns the wanted services of a task with their state.
+func (c *Catalog) Status(task string) []Entry {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var out []Entry
-	for task, ids := range c.wanted {
-		for id, s := range ids {
-			e := Entry{Task: task, ID: id, Name: s.Name}
-			if is := c.state[id]; is != nil {
-				e.Registered, e.Error, e.By = is.err == "" && is.by == "", is.err, is.by
-				e.Health, e.Output = is.health, is.output
-			}
-			out = append(out, e)
+	for id, s := range c.wanted[task] {
+		e := Entry{Task: task, ID: id, Name: s.Name}
+		if is := c.state[id]; is != nil {
+			e.Registered, e.Error, e.By = is.err == "" && is.by == "", is.err, is.by
+			e.Health, e.Output = is.health, is.output
 		}
+		out = append(out, e)
 	}
 	return out
 }

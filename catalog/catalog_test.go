@@ -96,7 +96,7 @@ func TestServicesAreKeptTrue(t *testing.T) {
 		}
 		return err
 	})
-	if st := c.Status(); len(st) != 1 || !st[0].Registered || st[0].Error != "" || st[0].ID != "freejail-one-http" {
+	if st := c.Status("one"); len(st) != 1 || !st[0].Registered || st[0].Error != "" || st[0].ID != "freejail-one-http" {
 		t.Errorf("status: %+v", st)
 	}
 	must(t, a.Client.Agent().ServiceDeregister("freejail-one-http")) // somebody's mistake
@@ -120,7 +120,7 @@ func TestConsulAway(t *testing.T) {
 	e.await(t, "one: Consul does not answer, registration is tried again")
 	c.Set("two", service(2)) // it was away before this task
 	e.await(t, "two: Consul does not answer, registration is tried again")
-	for _, s := range c.Status() {
+	for _, s := range append(c.Status("one"), c.Status("two")...) {
 		if s.Registered || s.Error == "" {
 			t.Errorf("status: %+v", s)
 		}

@@ -20,7 +20,7 @@ func status(t *testing.T, c *Catalog, want func(Entry) bool) Entry {
 	var e Entry
 	testconsul.Await(t, "the state of a service", func() error {
 		c.poke()
-		list := c.Status()
+		list := c.Status("one")
 		if len(list) != 1 || !want(list[0]) {
 			return fmt.Errorf("it is %+v", list)
 		}

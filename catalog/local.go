@@ -65,11 +65,11 @@ func (l *Local) Remove(_ context.Context, task string) {
 	}
 }
 
-// Status returns the services that have checks.
-func (l *Local) Status() (out []Entry) {
+// Status returns the services of a task that have checks.
+func (l *Local) Status(task string) (out []Entry) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for task, w := range l.tasks {
+	if w := l.tasks[task]; w != nil {
 		for _, one := range w.checks {
 			out = append(out, Entry{Task: task, Name: one.service.Name, ID: serviceID(task, one.service.PortName),
 				Health: one.health, Output: one.output})

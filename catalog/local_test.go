@@ -28,7 +28,7 @@ func TestChecksWithoutConsul(t *testing.T) {
 	await := func(want, output string) {
 		t.Helper()
 		testconsul.Await(t, "the check to be "+want, func() error {
-			s := l.Status()
+			s := l.Status("one")
 			if len(s) != 1 || s[0].Health != want || !strings.Contains(s[0].Output, output) || s[0].Registered {
 				return fmt.Errorf("the status is %+v", s)
 			}
@@ -50,7 +50,7 @@ func TestChecksWithoutConsul(t *testing.T) {
 	await(Healthy, "TCP connect "+own+": Success")
 	l.Remove(t.Context(), "one")
 	l.Remove(t.Context(), "one")
-	if s := l.Status(); len(s) != 0 {
+	if s := l.Status("one"); len(s) != 0 {
 		t.Errorf("after its end: %+v", s)
 	}
 }

@@ -32,16 +32,17 @@ const (
 // cgroups are the directories of a jail's cgroup that there are: one in each hierarchy.
 func cgroups(name string) (dirs []string, err error) {
 	var st unix.Statfs_t
-	patterns := []string{"/sys/fs/cgroup/freejail/" + name}
+	hierarchies := []string{"/sys/fs/cgroup"}
 	if err := unix.Statfs("/sys/fs/cgroup", &st); err == nil && st.Type != unix.CGROUP2_SUPER_MAGIC {
-		patterns = []string{"/sys/fs/cgroup/*/freejail/" + name}
-	}
-	for _, p := range patterns {
-		found, err := filepath.Glob(p)
-		if err != nil {
+		if hierarchies, err = filepath.Glob("/sys/fs/cgroup/*"); err != nil {
 			return nil, err
 		}
-		dirs = append(dirs, found...)
+	}
+	for _, h := range hierarchies {
+		dir := filepath.Join(h, "freejail", name) // asked for by its name: there can be many
+		if _, err := os.Lstat(dir); err == nil {
+			dirs = append(dirs, dir)
+		}
 	}
 	return dirs, nil
 }

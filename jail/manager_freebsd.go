@@ -283,6 +283,26 @@ func (m *Manager) watchOne(name string, jid int) (ended <-chan struct{}, has boo
 // Removed tells the names of jails that were removed behind our back.
 func (m *Manager) Removed() <-chan string { return m.removed }
 
+// Find returns one of those that List has by its name; else ErrNotFound.
+func (m *Manager) Find(name string) (i Info, err error) {
+	m.mu.Lock()
+	s := m.jails[name]
+	m.mu.Unlock()
+	switch {
+	case !validName.MatchString(name):
+		err = ErrNotFound
+	case s != nil:
+		i, err = jailGet(s.kernel, 0)
+	default:
+		i, err = findJail(name)
+	}
+	if err != nil {
+		return Info{}, &Error{Op: "find", Jail: name, Err: err}
+	}
+	i.Name = name
+	return i, nil
+}
+
 // List returns the jails of this prison whose names begin as ours do.
 func (m *Manager) List() (out []Info, err error) {
 	err = eachJail(func(i Info) bool {

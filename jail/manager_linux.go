@@ -352,7 +352,19 @@ func (m *Manager) Remove(ctx context.Context, name string) error {
 	return os.RemoveAll(m.path(name))
 }
 
-// List returns the jails that were not removed, their processes alive or not.
+// Find returns a jail that was not removed, its processes alive or not; else ErrNotFound.
+func (m *Manager) Find(name string) (Info, error) {
+	if _, err := os.Stat(m.path(name)); err != nil || !validName.MatchString(name) {
+		return Info{}, &Error{Op: "find", Jail: name, Err: ErrNotFound}
+	}
+	i := Info{Name: name, Root: m.dir}
+	if pid, err := readPID(m.path(name, "pid")); err == nil {
+		i.PID = pid
+	}
+	return i, nil
+}
+
+// List returns those that Find finds.
 func (m *Manager) List() ([]Info, error) {
 	entries, err := os.ReadDir(m.dir)
 	if err != nil {
@@ -363,11 +375,9 @@ func (m *Manager) List() ([]Info, error) {
 		if !strings.HasPrefix(e.Name(), namePrefix) {
 			continue
 		}
-		i := Info{Name: e.Name(), Root: m.dir}
-		if pid, err := readPID(m.path(e.Name(), "pid")); err == nil {
-			i.PID = pid
+		if i, err := m.Find(e.Name()); err == nil { // else it was removed meanwhile
+			out = append(out, i)
 		}
-		out = append(out, i)
 	}
 	return out, nil
 }

@@ -87,6 +87,18 @@ func (w *watcher) ended(fd int32) {
 	}()
 }
 
+// jails are those whose first process has not ended.
+func (t *procs) jails() (names []string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, p := range t.m {
+		if p.jail != "" && p.exit == nil {
+			names = append(names, p.jail)
+		}
+	}
+	return names
+}
+
 func (w *watcher) tell(pid int, e Exit) {
 	p, ok := w.procs.get(pid)
 	if !ok {

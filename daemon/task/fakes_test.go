@@ -251,7 +251,7 @@ type fakeCatalog struct{ *fakeHost }
 
 func (c fakeCatalog) Set(string, []catalog.Service)  { _ = c.do("service") } // it never fails
 func (c fakeCatalog) Remove(context.Context, string) { c.undo("service") }
-func (c fakeCatalog) Status() []catalog.Entry        { return nil }
+func (c fakeCatalog) Status(string) []catalog.Entry  { return nil }
 
 type fakeJails struct {
 	Jails
@@ -259,6 +259,7 @@ type fakeJails struct {
 }
 
 func (j fakeJails) List() ([]jail.Info, error)                     { return nil, nil }
+func (j fakeJails) Find(string) (jail.Info, error)                 { return jail.Info{}, jail.ErrNotFound }
 func (j fakeJails) Notes() ([]string, error)                       { return nil, nil }
 func (j fakeJails) Unenforced(jail.Limits) []string                { return nil }
 func (j fakeJails) Wait(int) <-chan jail.Exit                      { return j.exits }

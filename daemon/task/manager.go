@@ -86,6 +86,7 @@ type Processes interface {
 // Observer tells what becomes of jails and processes.
 type Observer interface {
 	List() ([]jail.Info, error)
+	Find(name string) (jail.Info, error)
 	Notes() ([]string, error)
 	Stats() (map[string]jail.Usage, error)
 	Wait(pid int) <-chan jail.Exit
@@ -105,7 +106,7 @@ type Rulesets interface {
 type Catalog interface {
 	Set(task string, services []catalog.Service)
 	Remove(ctx context.Context, task string)
-	Status() []catalog.Entry
+	Status(task string) []catalog.Entry
 }
 
 // Networks are those of the host, each stack and its addresses held by the key of a task or of an
@@ -224,12 +225,17 @@ func (m *Manager) find(id string) (*task, error) {
 
 // holder finds the task of a key.
 func (m *Manager) holder(key string) (*task, bool) {
-	all := m.all()
-	i := slices.IndexFunc(all, func(t *task) bool { return t.key() == key })
-	if i < 0 {
-		return nil, false
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if t, ok := m.left[key]; ok {
+		return t, true
 	}
-	return all[i], true
+	for _, t := range m.tasks {
+		if t.key() == key {
+			return t, true
+		}
+	}
+	return nil, false
 }
 
 // list returns the tasks in the order of their making.

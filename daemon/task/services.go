@@ -239,11 +239,9 @@ func (m *Manager) withServices(i client.Task) client.Task {
 	if m.Catalog == nil {
 		return i
 	}
-	for _, e := range m.Catalog.Status() {
-		if e.Task == catalogKey(i) {
-			i.Services = append(i.Services, client.ServiceInfo{Name: e.Name, ID: e.ID, Registered: e.Registered,
-				Error: e.Error, By: e.By, Health: e.Health, Output: e.Output})
-		}
+	for _, e := range m.Catalog.Status(catalogKey(i)) {
+		i.Services = append(i.Services, client.ServiceInfo{Name: e.Name, ID: e.ID, Registered: e.Registered,
+			Error: e.Error, By: e.By, Health: e.Health, Output: e.Output})
 	}
 	return i
 }

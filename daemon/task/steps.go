@@ -3,6 +3,7 @@ package task
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -208,14 +209,12 @@ func (s *start) createJail(ctx context.Context) error {
 // removeJail leaves a jail alone that has our name for it but is not ours:
 // another daemon's, over which our own could not be made.
 func (m *Manager) removeJail(ctx context.Context, name string) error {
-	all, err := m.Jails.List()
-	if err != nil {
+	switch j, err := m.Jails.Find(name); {
+	case errors.Is(err, jail.ErrNotFound):
+	case err != nil:
 		return err
-	}
-	for _, j := range all {
-		if j.Name == name && !Within(m.Config.StateDir, j.Root) {
-			return nil
-		}
+	case !Within(m.Config.StateDir, j.Root):
+		return nil
 	}
 	return m.Jails.Remove(ctx, name)
 }

@@ -119,7 +119,10 @@ func split(opts []string) (flags uintptr, data string) {
 // is the mount that is meant. A descriptor keeps a mount busy, so it is detached:
 // with all that is mounted in it.
 func (m Info) unmount(bool) error {
-	var err error
+	err := m.detach()
+	if err == nil {
+		return nil // mostly: the list is long where there are many tasks
+	}
 	for range 100 { // somebody may be moving its mount point about
 		list, lerr := List()
 		if lerr != nil {
