@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -212,4 +213,14 @@ func (a *Approval) Approved() (out []policy.Request) {
 func About(d digest.Digest, s sign.Signature) bool {
 	a, err := Parse(s.Payload)
 	return err == nil && a.Digest == d
+}
+
+// Signer is the fingerprint of the first of the keys that has signed a document, where that is an approval of an image;
+// else it is empty.
+func Signer(d digest.Digest, s sign.Signature, keys []*sign.PublicKey) string {
+	i := slices.IndexFunc(keys, func(k *sign.PublicKey) bool { return k.Signed(s) })
+	if i < 0 || !About(d, s) {
+		return ""
+	}
+	return keys[i].Fingerprint()
 }

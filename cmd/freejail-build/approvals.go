@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -99,15 +100,16 @@ func (a *commands) approvalsCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			list, others, err := f.find(ctx, args[0], keys)
-			if err != nil {
-				return err
+			list, others, unread := f.find(ctx, args[0], keys)
+			if unread != nil && len(list) == 0 {
+				return unread
 			}
 			report := struct {
 				Approvals []shownApproval `json:"approvals"`
 				Others    int             `json:"others"`
 			}{list, others}
-			if err := a.Print(report, func(w io.Writer) { printShown(w, list, others, keys) }); err != nil {
+			err = a.Print(report, func(w io.Writer) { printShown(w, list, others, keys) })
+			if err = errors.Join(err, unread); err != nil { // what was found is shown beside it
 				return err
 			}
 			valid := func(s shownApproval) bool { return s.Status == statusValid }

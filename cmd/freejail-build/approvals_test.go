@@ -31,7 +31,8 @@ func keyFile(t *testing.T, name string) (*sign.PrivateKey, string) {
 
 // Who approved what is shown, with what is known of it, and what is not.
 func TestApprovalsOfAnImage(t *testing.T) {
-	srv, err := registry.NewServer(t.TempDir(), registry.ServerOptions{})
+	dir := t.TempDir()
+	srv, err := registry.NewServer(dir, registry.ServerOptions{})
 	check(t, err)
 	web := httptest.NewServer(srv)
 	defer func() {
@@ -81,7 +82,7 @@ func TestApprovalsOfAnImage(t *testing.T) {
 		t.Error("what is signed twice within a second has two IDs")
 	}
 	attach(key, pushed.Digest, "long ago", now.AddDate(0, 0, -1))
-	attach(key, digest.FromString("x"), "another", now)
+	lost := attach(key, digest.FromString("x"), "another", now)
 	attach(stranger, pushed.Digest, "mine", now)
 	out := do(0, "approvals", "--key", "security="+public, at+":1")
 	has(out, "freebsd/amd64", "valid", "signed by the key of security", "by alice", `seen \u001b[2J`, "allow:raw_sockets",
@@ -121,4 +122,8 @@ func TestApprovalsOfAnImage(t *testing.T) {
 	if len(report.Approvals) != 3 || report.Others != 1 {
 		t.Errorf("got %+v", report)
 	}
+
+	// What cannot be read, which anybody can announce, hides nothing of what can.
+	check(t, os.Remove(filepath.Join(dir, "team+web", "blobs", "sha256", lost.Encoded())))
+	has(do(1, "approvals", "--key", public, at+":1"), id.String(), "valid")
 }

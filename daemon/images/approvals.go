@@ -2,7 +2,6 @@ package images
 
 import (
 	"context"
-	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -18,11 +17,10 @@ func (l *Library) wantedApprovals() registry.Wanted {
 	return registry.Wanted{ArtifactType: registry.Approval, Keys: l.InForce().ApproverKeys(), About: approval.About}
 }
 
-// trusted tells whether one of the host's approvers has signed an approval of an image: it is
+// trusted is the fingerprint of the host's approver who has signed an approval of an image, or empty: it is
 // kept before those of others.
-func (l *Library) trusted(d digest.Digest, doc sign.Signature) bool {
-	return approval.About(d, doc) &&
-		slices.ContainsFunc(l.InForce().ApproverKeys(), func(k *sign.PublicKey) bool { return k.Signed(doc) })
+func (l *Library) trusted(d digest.Digest, doc sign.Signature) string {
+	return approval.Signer(d, doc, l.InForce().ApproverKeys())
 }
 
 // seekTimeout bounds how a registry is asked for approvals of an image that is there.

@@ -243,10 +243,9 @@ func CheckImage(ctx context.Context, path, file string) (d *client.Decision, err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
 	approvers := sync.OnceValues(func() ([]host.Approver, error) { return host.ApproversOf(file) })
-	store.Trusted = func(d digest.Digest, doc sign.Signature) bool {
+	store.Trusted = func(d digest.Digest, doc sign.Signature) string {
 		by, _ := approvers() // attachedTo tells its error
-		return approval.About(d, doc) &&
-			slices.ContainsFunc(by, func(who host.Approver) bool { return who.Key.Signed(doc) })
+		return approval.Signer(d, doc, (&host.InForce{Approvers: by}).ApproverKeys())
 	}
 	img, err := store.ImportFor(ctx, path, "", ocispec.Platform{}, nil)
 	if err != nil {

@@ -1,6 +1,7 @@
 package layout
 
 import (
+	"cmp"
 	"context"
 
 	"github.com/opencontainers/go-digest"
@@ -31,9 +32,9 @@ func (s *Store) AddApprovals(d digest.Digest, more sign.Documents) error {
 	if err != nil {
 		list = nil // a damaged file holds nothing that could be had no more
 	}
-	var trusted func(sign.Signature) bool
+	var trusted func(sign.Signature) string
 	if s.Trusted != nil {
-		trusted = func(doc sign.Signature) bool { return s.Trusted(d, doc) }
+		trusted = func(doc sign.Signature) string { return s.Trusted(d, doc) }
 	}
 	list.Merge(more, trusted)
 	b, err := list.MarshalText()
@@ -43,8 +44,8 @@ func (s *Store) AddApprovals(d digest.Digest, more sign.Documents) error {
 	return s.writeBeside(approvalDir, d, b)
 }
 
-// Bounds of the approvals that are read of one image of an archive or a layout: of those that
-// are trusted, and as many others; and of what is looked at for them.
+// Bounds of the approvals that are read of one image of an archive or a layout: of those by each
+// key that is trusted, and as many others; and of what is looked at for them.
 const (
 	maxBeside = 100
 	maxLooked = 1000
@@ -53,29 +54,33 @@ const (
 // approvals are those that refer to an image of the layout, once each, and those that
 // are trusted first.
 func (r *reading) approvals(ctx context.Context, to digest.Digest,
-	trusted func(digest.Digest, sign.Signature) bool) (sign.Documents, error) {
+	trusted func(digest.Digest, sign.Signature) string) (sign.Documents, error) {
 	attached, err := r.attachments(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var known, others sign.Documents
-	seen := map[[2]string]bool{}
+	seen, n := map[[2]string]bool{}, map[string]int{}
 	for _, a := range attached[to] {
 		doc := a.Signature
 		if doc.Payload, err = ReadBlob(ctx, r.Layout, a.payload); err != nil {
 			return nil, err
 		}
-		this := [2]string{a.payload.Digest.String(), string(doc.Signature)}
+		by := ""
+		if trusted != nil {
+			by = trusted(to, doc)
+		}
+		this := [2]string{a.payload.Digest.String(), cmp.Or(by, string(doc.Signature))}
 		if seen[this] {
 			continue
 		}
-		seen[this] = true
-		into := &others
-		if trusted != nil && trusted(to, doc) {
-			into = &known
+		if seen[this] = true; n[by] == maxBeside {
+			continue
 		}
-		if len(*into) < maxBeside {
-			*into = append(*into, doc)
+		if n[by]++; by != "" {
+			known = append(known, doc)
+		} else {
+			others = append(others, doc)
 		}
 	}
 	return append(known, others...), nil

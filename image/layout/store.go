@@ -27,8 +27,9 @@ import (
 // whole or not at all; several goroutines may import the same image at once.
 type Store struct {
 	*Layout
-	// Trusted, if set, tells which signed documents about an image are kept before all others.
-	Trusted func(digest.Digest, sign.Signature) bool
+	// Trusted, if set, tells which signed documents about an image are kept before all others, by the fingerprint of
+	// the key; empty is that of others.
+	Trusted func(digest.Digest, sign.Signature) string
 	// Held, if set, tells which images are in use whether they have a name or
 	// not: neither Prune nor GC takes them. It is called under the store's lock.
 	Held func() []digest.Digest

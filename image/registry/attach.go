@@ -21,14 +21,14 @@ import (
 
 // Bounds of what is read of signed documents that refer to an image. What a list of
 // referrers announces is verified before anything is fetched: of what others have attached
-// beside each costs a signature's verification, and each document of the keys is fetched once,
-// however often it is attached.
+// beside each costs a signature's verification, and each document of a key is fetched once,
+// however often it is attached, and by whichever signature of that key.
 const (
 	maxReferrers   = 50_000 // looked at
 	maxUnannounced = 300    // manifests read because the list has not their annotations
-	maxFetched     = 1000   // documents
-	maxDocuments   = 100    // kept, that are about the image
-	maxStrange     = 10     // kept, that are not
+	maxFetched     = 1000   // documents of each key
+	maxDocuments   = 100    // kept of each key, that are about the image
+	maxStrange     = 10     // kept of each key, that are not
 )
 
 // documentsTime is for all of that. Tests of the other bounds have more.
@@ -149,26 +149,39 @@ func (c *Client) Documents(ctx context.Context, at Location, d ocispec.Descripto
 func documents(ctx context.Context, src source, d ocispec.Descriptor, w Wanted) (Documents, error) {
 	ctx, cancel := context.WithTimeout(ctx, documentsTime)
 	defer cancel()
-	s := &search{Wanted: w, src: src, image: d.Digest, tried: map[attempt]bool{}}
+	s := &search{Wanted: w, src: src, image: d.Digest, tried: map[attempt]bool{}, of: map[string]*tally{}}
 	err := src.eachReferrer(ctx, d, w.ArtifactType, func(list []ocispec.Descriptor) error { return s.look(ctx, list) })
-	return s.found, errors.Join(err, s.failed)
+	return s.found, errors.Join(err, s.failed, s.missed)
 }
 
-// attempt is one signature of a payload, which others may have signed too.
+// attempt is a payload by a signature of it, or by the fingerprint of the key that has signed it: a key can sign
+// anew, and everybody can make a second signature of an ECDSA signature.
 type attempt struct {
-	payload   digest.Digest
-	signature string
+	payload digest.Digest
+	by      string
 }
+
+// tally counts the documents of one key, or where everybody's are wanted of all.
+type tally struct{ fetched, about, odd int }
 
 // search fetches what the keys have signed.
 type search struct {
 	Wanted
-	src                      source
-	image                    digest.Digest
-	found                    Documents
-	tried                    map[attempt]bool
-	looked, read, about, odd int
-	failed                   error // of the last document that could not be fetched
+	src          source
+	image        digest.Digest
+	found        Documents
+	tried        map[attempt]bool
+	of           map[string]*tally // by the fingerprint of the key
+	looked, read int
+	failed       error // of the last document that could not be fetched
+	missed       error // the first bound that was reached, behind which something of the keys may be
+}
+
+// miss notes that a bound was reached. Of everybody's documents that is nothing to tell.
+func (s *search) miss(format string, args ...any) {
+	if s.missed == nil && len(s.Keys) > 0 {
+		s.missed = fmt.Errorf(format+", and some may be missing here", args...)
+	}
 }
 
 func (s *search) look(ctx context.Context, list []ocispec.Descriptor) error {
@@ -180,24 +193,38 @@ func (s *search) look(ctx context.Context, list []ocispec.Descriptor) error {
 			return err
 		}
 		a, ok := s.announced(ctx, d)
-		this := attempt{a.Digest, string(a.Signature)}
-		if s.tried[this] {
+		if s.tried[attempt{a.Digest, string(a.Signature)}] {
 			continue // it is attached once more
 		}
-		if !ok || len(s.Keys) > 0 && !slices.ContainsFunc(s.Keys, a.By) || len(s.tried) >= maxFetched {
+		by, wanted := "", len(s.Keys) == 0
+		if i := slices.IndexFunc(s.Keys, a.By); ok && i >= 0 {
+			by, wanted = s.Keys[i].Fingerprint(), true
+		}
+		if !ok || !wanted {
 			s.found.Others++
 			continue
 		}
-		s.tried[this] = true
-		s.fetch(ctx, a)
+		s.tried[attempt{a.Digest, string(a.Signature)}] = true
+		if by != "" && s.tried[attempt{a.Digest, by}] {
+			continue // it is signed once more
+		}
+		s.tried[attempt{a.Digest, by}] = true
+		if s.of[by] == nil {
+			s.of[by] = &tally{}
+		}
+		s.fetch(ctx, a, s.of[by])
 	}
 	return nil
 }
 
 // announced is what a referrer says of its document, in the list or else itself.
 func (s *search) announced(ctx context.Context, d ocispec.Descriptor) (a sign.Announced, ok bool) {
-	if a, ok = sign.Announcement(d.Annotations); ok || s.read == maxUnannounced {
-		return a, ok
+	if a, ok = sign.Announcement(d.Annotations); ok {
+		return a, true
+	}
+	if s.read == maxUnannounced {
+		s.miss("the registry lists more than %d manifests without their annotations", maxUnannounced)
+		return a, false
 	}
 	s.read++
 	b, err := readManifest(ctx, s.src, d)
@@ -212,16 +239,25 @@ func (s *search) announced(ctx context.Context, d ocispec.Descriptor) (a sign.An
 }
 
 // fetch keeps a document. One that is not there is no reason to look no further.
-func (s *search) fetch(ctx context.Context, a sign.Announced) {
+func (s *search) fetch(ctx context.Context, a sign.Announced, of *tally) {
+	if of.fetched == maxFetched {
+		s.miss("more than %d documents by one key refer to it", maxFetched)
+		s.found.Others++
+		return
+	}
+	of.fetched++
 	b, err := s.payload(ctx, a.Digest)
 	if err != nil {
 		s.found.Others++
 		s.failed = fmt.Errorf("the document %s: %w", a.Digest, err)
 		return
 	}
-	doc, n, most := sign.Signature{Payload: b, Signature: a.Signature}, &s.about, maxDocuments
+	doc := sign.Signature{Payload: b, Signature: a.Signature}
+	n, most := &of.about, maxDocuments
 	if !s.About(s.image, doc) {
-		n, most = &s.odd, maxStrange
+		n, most = &of.odd, maxStrange
+	} else if of.about == maxDocuments {
+		s.miss("more than %d documents by one key are about it", maxDocuments)
 	}
 	if *n == most {
 		s.found.Others++

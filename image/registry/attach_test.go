@@ -2,9 +2,12 @@ package registry
 
 import (
 	"bytes"
+	"crypto/elliptic"
+	"encoding/asn1"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"math/big"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -214,6 +217,93 @@ func TestFloodOfDocuments(t *testing.T) {
 	}
 }
 
+// secondForm is the other signature that everybody can make of an ECDSA signature.
+func secondForm(t *testing.T, doc sign.Signature) sign.Signature {
+	t.Helper()
+	var v struct{ R, S *big.Int }
+	_, err := asn1.Unmarshal(doc.Signature, &v)
+	check(t, err)
+	v.S.Sub(elliptic.P256().Params().N, v.S)
+	b, err := asn1.Marshal(v)
+	check(t, err)
+	return sign.Signature{Payload: doc.Payload, Signature: b}
+}
+
+// attachLast attaches a document that says "about it" behind all others, which lists have by their digests.
+func (r *registryHost) attachLast(t *testing.T, c *Client, img *image.Image, key *sign.PrivateKey) {
+	t.Helper()
+	at := loc(t, r.host+"/team/web@"+img.Digest.String())
+	src, name, err := c.source(ctx, at, CopyOptions{})
+	check(t, err)
+	to, err := src.resolve(ctx, name, nil)
+	check(t, err)
+	for {
+		doc := someDocument(t, key, "about it")
+		blobs, err := sign.Attachment(doc, document.Approval, to)
+		check(t, err)
+		if strings.HasPrefix(blobs[2].Descriptor.Digest.Encoded(), "ff") {
+			check(t, c.Attach(ctx, at, doc, document.Approval))
+			return
+		}
+	}
+}
+
+// last tells whether the document of attachLast was found.
+func (d *Documents) last() bool {
+	return slices.ContainsFunc(d.List, func(doc sign.Signature) bool { return string(doc.Payload) == "about it" })
+}
+
+// What the same key has signed of other images hides nothing, by whichever of its signatures; and where there is more
+// of it than is fetched, that is told.
+func TestDocumentsOfOtherImages(t *testing.T) {
+	hasTime(t)
+	r, img := pushed(t, ServerOptions{}, nil)
+	c := client(t, r)
+	key, _, _ := keys(t, nil)
+	missing := someDocument(t, key, "another")
+	genuine := func(from, to int) (out []sign.Signature) {
+		for i := from; i < to; i++ {
+			doc := someDocument(t, key, fmt.Sprintf("another %d", i))
+			out = append(out, doc, secondForm(t, doc))
+		}
+		return out
+	}
+	search := func() (Documents, error) {
+		return c.Documents(ctx, loc(t, r.host+"/team/web@"+img.Digest.String()),
+			ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: img.Digest}, anyDocument(key))
+	}
+	r.attachLast(t, c, img, key)
+	docs := genuine(0, maxFetched/2+20)
+	flood(t, r, img, docs, missing, 2*len(docs))
+	if got, err := search(); !got.last() || err != nil && strings.Contains(err.Error(), "may be missing") {
+		t.Errorf("it is hidden: %d found, %d others, %v", len(got.List), got.Others, err)
+	}
+	docs = genuine(maxFetched/2+20, maxFetched+20)
+	flood(t, r, img, docs, missing, 2*len(docs))
+	_, err := search()
+	wantError(t, err, "more than 1000 documents by one key refer to it, and some may be missing here")
+}
+
+// One key's documents about an image hide none of another's, and that one has too many is told.
+func TestDocumentsOfAnotherKey(t *testing.T) {
+	r, img := pushed(t, ServerOptions{}, nil)
+	c := client(t, r)
+	a, _, _ := keys(t, nil)
+	b, _, _ := keys(t, nil)
+	r.attachLast(t, c, img, b)
+	var docs []sign.Signature
+	for i := range maxDocuments + 10 {
+		docs = append(docs, someDocument(t, a, fmt.Sprintf("about this %d", i)))
+	}
+	flood(t, r, img, docs, someDocument(t, a, "another"), 2*len(docs))
+	got, err := c.Documents(ctx, loc(t, r.host+"/team/web@"+img.Digest.String()),
+		ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: img.Digest}, anyDocument(a, b))
+	if !got.last() || len(got.List) != maxDocuments+1 {
+		t.Errorf("%d found, the other's among them: %v", len(got.List), got.last())
+	}
+	wantError(t, err, "more than 100 documents by one key are about it")
+}
+
 // What several have signed is had by each one's signature, in whatever order they are attached.
 func TestDocumentsOfTheSamePayload(t *testing.T) {
 	r, img := pushed(t, ServerOptions{}, nil)
@@ -269,7 +359,12 @@ func TestFloodOfALayout(t *testing.T) {
 	check(t, l.Update(func(idx *ocispec.Index) error { idx.Manifests = append(idx.Manifests, list...); return nil }))
 	check(t, l.Close())
 	s := newStore(t)
-	s.Trusted = func(_ digest.Digest, doc sign.Signature) bool { return key.Public().Signed(doc) }
+	s.Trusted = func(_ digest.Digest, doc sign.Signature) string {
+		if key.Public().Signed(doc) {
+			return "key"
+		}
+		return ""
+	}
 	got, err := s.Import(ctx, dir, "", nil)
 	check(t, err)
 	docs, err := s.Approvals(got.Digest)

@@ -1,11 +1,14 @@
 package sign
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"maps"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
@@ -22,10 +25,12 @@ const (
 	documentDigest    = "org.freejail.document.digest"    // of the payload
 )
 
-// Bounds of the documents that are kept beside an image.
+// Bounds of the documents that are kept beside an image: of each key that is trusted, and of all others together. Of
+// many keys each has an equal share of what all may have.
 const (
 	maxDocuments     = 100
 	maxDocumentBytes = 1 << 20
+	maxShares        = 4 // of all keys together
 )
 
 // SignDocument signs a text that says itself what it is, so that it is taken for nothing
@@ -95,7 +100,7 @@ func Attachment(s Signature, artifactType string, to ocispec.Descriptor) ([]Blob
 type Documents []Signature
 
 // MaxDocumentsText bounds Documents as text: in base64, with their signatures.
-const MaxDocumentsText = 2*maxDocumentBytes + maxDocuments*2*maxSignature
+const MaxDocumentsText = (maxShares + 1) * (2*maxDocumentBytes + maxDocuments*2*maxSignature)
 
 // UnmarshalText reads documents as a store keeps them.
 func (d *Documents) UnmarshalText(b []byte) error {
@@ -103,7 +108,7 @@ func (d *Documents) UnmarshalText(b []byte) error {
 		Documents []Signature `json:"documents"`
 	}
 	var p plain
-	err := strictjson.Unmarshal(b, &p, strictjson.Rules{Bytes: MaxDocumentsText, Values: 1000})
+	err := strictjson.Unmarshal(b, &p, strictjson.Rules{Bytes: MaxDocumentsText, Values: 10 * (maxShares + 1) * maxDocuments})
 	*d = p.Documents
 	return err
 }
@@ -115,25 +120,44 @@ func (d Documents) MarshalText() ([]byte, error) {
 	}{d})
 }
 
-// Merge adds others. Those that are trusted stay before all others; nil trusts none. Of the
-// others the oldest half of what there is room for and the newest stay.
-func (d *Documents) Merge(more Documents, trusted func(Signature) bool) {
-	all := added(more, *d, func(a, b Signature) bool {
-		return digest.FromBytes(a.Payload) == digest.FromBytes(b.Payload) && string(a.Signature) == string(b.Signature)
-	})
-	var known, others []Signature
-	for _, s := range all {
-		if trusted != nil && trusted(s) {
-			known = append(known, s)
-		} else {
-			others = append(others, s)
+// Merge adds others. Those that are trusted stay before all others: trusted is the fingerprint of the key that has
+// signed a document, or empty; nil trusts none. A payload is kept once of each key, and no key has more than its share.
+// Of what exceeds one the oldest half of what there is room for and the newest stay.
+func (d *Documents) Merge(more Documents, trusted func(Signature) string) {
+	type signed struct {
+		payload digest.Digest
+		by      string
+	}
+	seen, of := map[signed]bool{}, map[string][]Signature{}
+	for _, list := range []Documents{*d, more} { // one that was there stays as old as it is
+		fresh := map[string][]Signature{}
+		for _, s := range list {
+			by := ""
+			if trusted != nil {
+				by = trusted(s)
+			}
+			this := signed{digest.FromBytes(s.Payload), cmp.Or(by, string(s.Signature))}
+			if !seen[this] {
+				seen[this] = true
+				fresh[by] = append(fresh[by], s)
+			}
+		}
+		for by, list := range fresh {
+			of[by] = append(list, of[by]...) // the newest come first
 		}
 	}
+	others := of[""]
+	delete(of, "")
+	shares := max(len(of), maxShares)
+	most, bytes := maxShares*maxDocuments/shares, maxShares*maxDocumentBytes/shares
 	size := func(s Signature) int { return len(s.Payload) + len(s.Signature) }
-	known = ends(known, maxDocuments, maxDocumentBytes, size)
 	used := 0
-	for _, s := range known {
+	*d = nil
+	for _, by := range slices.Sorted(maps.Keys(of)) {
+		*d = append(*d, ends(of[by], most, bytes, size)...)
+	}
+	for _, s := range *d {
 		used += size(s)
 	}
-	*d = append(known, ends(others, maxDocuments-len(known), maxDocumentBytes-used, size)...)
+	*d = append(*d, ends(others, max(0, maxDocuments-len(*d)), max(0, maxDocumentBytes-used), size)...)
 }
