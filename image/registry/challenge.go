@@ -3,8 +3,10 @@ package registry
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"slices"
@@ -242,16 +244,28 @@ type reread struct {
 // variable for tests.
 var young = time.Minute
 
+// Bounds of what is kept of a registry, which says how large its tokens are and whatever scopes it likes.
+const (
+	maxToken  = 16 << 10 // bytes, with its scopes
+	maxScopes = 64       // of one registry; then its tokens are fetched anew
+)
+
 // tokens finds a token again by the scopes that a request asks for by itself, whatever
 // else a registry has had it ask for.
 type tokens struct {
 	mu    sync.Mutex
 	cache auth.Cache
-	got   map[string]time.Time // of those in the cache, by their text
+	got   map[string]gotToken // those in the cache, by scheme and scopes
+}
+
+// gotToken is which token it is, and since when it is there.
+type gotToken struct {
+	sum   [sha256.Size]byte
+	since time.Time
 }
 
 func newTokens() *tokens {
-	return &tokens{cache: auth.NewCache(), got: map[string]time.Time{}}
+	return &tokens{cache: auth.NewCache(), got: map[string]gotToken{}}
 }
 
 func (t *tokens) now() auth.Cache {
@@ -264,32 +278,67 @@ func (t *tokens) now() auth.Cache {
 func (t *tokens) forget() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.cache, t.got = auth.NewCache(), map[string]time.Time{}
+	t.forgetLocked()
 }
+
+func (t *tokens) forgetLocked() { t.cache, t.got = auth.NewCache(), map[string]gotToken{} }
 
 // renew tells whether another token may be taken where one was refused. Of several requests that had the same the first
 // has a new one be fetched, for all of them.
 func (t *tokens) renew(token string) bool {
 	t.mu.Lock()
-	since, known := t.got[token]
-	t.mu.Unlock()
+	defer t.mu.Unlock()
+	since, known := t.since(sha256.Sum256([]byte(token)))
 	if token == "" || known && time.Since(since) < young {
 		return false
 	}
 	if known {
-		t.forget()
+		t.forgetLocked()
 	}
 	return true
 }
 
-// keep notes since when a token is there.
-func (t *tokens) keep(cache auth.Cache, token string) {
+// since is for who holds the lock.
+func (t *tokens) since(sum [sha256.Size]byte) (since time.Time, known bool) {
+	for _, g := range t.got {
+		if g.sum == sum {
+			return g.since, true
+		}
+	}
+	return time.Time{}, false
+}
+
+// keep notes since when a token is in a cache, in the place of the one before it.
+func (t *tokens) keep(cache auth.Cache, scheme auth.Scheme, key, token string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if _, known := t.got[token]; !known && cache == t.cache {
-		t.got[token] = time.Now()
+	if cache != t.cache {
+		return
+	}
+	sum, at := sha256.Sum256([]byte(token)), scheme.String()+" "+key
+	if _, has := t.got[at]; !has && len(t.got) >= maxScopes {
+		t.forgetLocked()
+		return
+	}
+	since, known := t.since(sum)
+	if !known {
+		since = time.Now()
+	}
+	t.got[at] = gotToken{sum, since}
+}
+
+// keepable refuses a token that is too large to be kept.
+func keepable(scheme auth.Scheme, key string, fetch tokenFunc) tokenFunc {
+	return func(ctx context.Context) (string, error) {
+		token, err := fetch(ctx)
+		if n := len(token) + len(key); err == nil && scheme == auth.SchemeBearer && n > maxToken {
+			return "", fmt.Errorf("a token with its scopes has %d bytes, over the limit of %d", n, maxToken)
+		}
+		return token, err
 	}
 }
+
+type tokenFunc = func(context.Context) (string, error)
 
 func (t *tokens) GetScheme(ctx context.Context, host string) (auth.Scheme, error) {
 	return t.now().GetScheme(ctx, host)
@@ -306,24 +355,33 @@ func (t *tokens) GetToken(ctx context.Context, host string, scheme auth.Scheme, 
 func (t *tokens) Set(ctx context.Context, host string, scheme auth.Scheme, key string,
 	fetch func(context.Context) (string, error)) (string, error) {
 	cache := t.now()
+	fetch = keepable(scheme, key, fetch)
 	if last, foreign := lastTry(ctx); last {
 		token, err := fetch(ctx)
 		if err == nil && foreign { // those that follow need not ask for what is refused
-			_, err = cache.Set(ctx, host, scheme, key, func(context.Context) (string, error) { return token, nil })
+			err = t.put(ctx, cache, host, scheme, key, token)
 		}
 		return token, err
 	}
 	token, err := shared(ctx, cache, host, scheme, key, fetch)
 	if err == nil {
-		t.keep(cache, token)
+		t.keep(cache, scheme, key, token)
 		note(ctx, token)
 	}
 	own := strings.Join(auth.GetAllScopesForHost(ctx, host), " ")
 	if err != nil || scheme != auth.SchemeBearer || own == key {
 		return token, err
 	}
-	_, err = cache.Set(ctx, host, scheme, own, func(context.Context) (string, error) { return token, nil })
-	return token, err
+	return token, t.put(ctx, cache, host, scheme, own, token)
+}
+
+// put has a token that is there be found by a key.
+func (t *tokens) put(ctx context.Context, cache auth.Cache, host string, scheme auth.Scheme, key, token string) error {
+	_, err := cache.Set(ctx, host, scheme, key, func(context.Context) (string, error) { return token, nil })
+	if err == nil {
+		t.keep(cache, scheme, key, token)
+	}
+	return err
 }
 
 // shared gets a token, or takes the one that another request has fetched while this one was refused.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -58,7 +59,11 @@ type Client struct {
 
 	mu    sync.Mutex
 	cache map[string]*tokens // by scheme and host
+	named []string           // keys of the cache whose hosts jobs have named, not the configuration; the last used last
 }
+
+// maxNamed bounds the hosts of which tokens are kept though the configuration does not name them.
+const maxNamed = 32
 
 // NewClient checks a configuration and makes a client of it. Files with
 // credentials are read when they are needed.
@@ -249,7 +254,7 @@ func (c *Client) authClient(host, scheme string, cred *Credential, ask auth.Cred
 		cache = newTokens()
 	}
 	if cred == nil { // those of jobs are not kept
-		c.cache[key] = cache
+		c.keep(key, host, cache)
 	}
 	out := &auth.Client{Client: c.http, Cache: cache, Credential: ask}
 	if isLoopback(host) {
@@ -259,6 +264,19 @@ func (c *Client) authClient(host, scheme string, cred *Credential, ask auth.Cred
 		out.SetUserAgent(c.agent)
 	}
 	return out
+}
+
+// keep forgets the tokens of the host that was not used for longest, where there are many. The caller holds the lock.
+func (c *Client) keep(key, host string, cache *tokens) {
+	c.cache[key] = cache
+	if _, configured := c.hosts[host]; configured {
+		return
+	}
+	c.named = append(slices.DeleteFunc(c.named, func(k string) bool { return k == key }), key)
+	if len(c.named) > maxNamed {
+		delete(c.cache, c.named[0])
+		c.named = slices.Delete(c.named, 0, 1)
+	}
 }
 
 // doer keeps what a redirect's URL may hold, such as a signature that opens a
