@@ -12,8 +12,8 @@ import (
 	"github.com/freejail/freejail/image"
 )
 
-// maxEarly is how many images are unpacked at once while they arrive: fewer than the unpackings that there is memory
-// for, as one whose registry is slow must not keep those waiting that need none.
+// maxEarly is how many images are unpacked at once while they arrive. They have memory of their own, as one whose
+// registry is slow must not keep those waiting that need none.
 const maxEarly = 2
 
 // waitForEarly is how long an image that is here waits for another that arrives and has layers in common. A variable

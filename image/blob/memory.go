@@ -13,11 +13,28 @@ import (
 // Memory that reading takes, in bytes. Who comes when too much is taken already
 // waits.
 const (
-	MaxMemory    = 768 << 20 // of all unpackings and imports of this process
-	xzDictionary = 128 << 20
+	MaxMemory      = 768 << 20 // of all unpackings and imports of this process of what is here
+	MaxEarlyMemory = 320 << 20 // of all of what arrives, beside that
+	xzDictionary   = 128 << 20
 )
 
-var memory = semaphore.NewWeighted(MaxMemory)
+var memory, earlyMemory = semaphore.NewWeighted(MaxMemory), semaphore.NewWeighted(MaxEarlyMemory)
+
+// ErrNoMemory is ReserveEarly's where there is too little.
+var ErrNoMemory = errors.New("too little memory is left to unpack it while it arrives")
+
+// ReserveEarly is Reserve for a stream that arrives, maybe slowly. It waits for no memory, and takes none that others
+// wait for.
+func ReserveEarly(br *bufio.Reader, more int64) (release func(), err error) {
+	n, err := decoderMemory(br)
+	if err != nil {
+		return nil, err
+	}
+	if n += more; !earlyMemory.TryAcquire(n) {
+		return nil, ErrNoMemory
+	}
+	return func() { earlyMemory.Release(n) }, nil
+}
 
 // Reserve waits for the memory to decompress a stream, and for more beside it.
 // It must not be called again before release.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path"
 	"sync"
@@ -43,6 +44,16 @@ func (a *Arriving) Open(ctx context.Context, d ocispec.Descriptor, offset int64)
 		return nil, 0, fmt.Errorf("blob %s is not one that arrives: %w", d.Digest, fs.ErrNotExist)
 	}
 	return &arrivingReader{ctx: ctx, store: a.store, d: d.Digest, from: l, at: offset}, offset, nil
+}
+
+// Whole waits until a layer has arrived and was verified, or tells why it does not arrive.
+func (a *Arriving) Whole(ctx context.Context, d digest.Digest) error {
+	l, ok := a.layers[d]
+	if !ok {
+		return fmt.Errorf("blob %s is not one that arrives: %w", d, fs.ErrNotExist)
+	}
+	_, _, err := l.state(ctx, math.MaxInt64)
+	return err
 }
 
 // end tells the readers of layers that have not arrived that they will not.

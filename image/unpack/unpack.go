@@ -1,6 +1,7 @@
 package unpack
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,14 @@ type Source interface {
 	// Open reads a layer from an offset on.
 	Open(ctx context.Context, d ocispec.Descriptor, offset int64) (r io.ReadCloser, at int64, err error)
 	Limits() image.Limits
+}
+
+// Arriving is a Source of layers that are on their way. They are unpacked in memory of their own, or not at all where
+// that is too little: blob.ErrNoMemory.
+type Arriving interface {
+	Source
+	// Whole waits until a layer is here, and is what its digest says.
+	Whole(ctx context.Context, d digest.Digest) error
 }
 
 // Image applies an image's layers in order to an existing, empty directory.
@@ -106,7 +115,7 @@ func (u *Layers) apply(ctx context.Context, i int, dir string, read func(n int))
 	pump := newPump(blob.Count(blob.WithContext(ctx, f), read))
 	defer pump.stop()
 	br := blob.Buffered(pump)
-	release, err := blob.Reserve(ctx, br, memory)
+	release, err := u.reserve(ctx, br)
 	if err != nil {
 		return blob.CutOff(err)
 	}
@@ -125,6 +134,13 @@ func (u *Layers) apply(ctx context.Context, i int, dir string, read func(n int))
 			size, got, d.Size, d.Digest)
 	}
 	return err
+}
+
+func (u *Layers) reserve(ctx context.Context, br *bufio.Reader) (release func(), err error) {
+	if _, arrives := u.from.(Arriving); arrives {
+		return blob.ReserveEarly(br, memory)
+	}
+	return blob.Reserve(ctx, br, memory)
 }
 
 // budget is what one layer may unpack to, and what it has.
