@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -20,6 +22,7 @@ import (
 // slow is a Source of layers of which a part arrives, and the rest later; nil is at once.
 type slow struct {
 	*layout.Store
+	wrong   error // why it does not arrive whole
 	part    int64
 	waits   chan struct{} // told when the part was read
 	arrived chan struct{}
@@ -41,7 +44,7 @@ func (s *slow) Open(ctx context.Context, d ocispec.Descriptor, offset int64) (io
 	}{io.MultiReader(io.LimitReader(r, s.part), wait, r), r}, at, nil
 }
 
-func (s *slow) Whole(context.Context, digest.Digest) error { return nil }
+func (s *slow) Whole(context.Context, digest.Digest) error { return s.wrong }
 
 type readerFunc func([]byte) (int, error)
 
@@ -79,7 +82,7 @@ func TestWhatArrivesTakesNoMemoryOfOthers(t *testing.T) {
 	if err := Image(ctx, s, large, t.TempDir(), nil); err != nil {
 		t.Errorf("one that is here, with a large window: %v", err)
 	}
-	late := &slow{s, int64(len(layer) / 2), make(chan struct{}), make(chan struct{})}
+	late := &slow{s, nil, int64(len(layer) / 2), make(chan struct{}), make(chan struct{})}
 	const fit = blob.MaxEarlyMemory / memory
 	ended := make(chan error, fit)
 	for range fit {
@@ -98,6 +101,29 @@ func TestWhatArrivesTakesNoMemoryOfOthers(t *testing.T) {
 	}
 	if err := Image(ctx, &slow{Store: s}, usual, t.TempDir(), nil); err != nil {
 		t.Errorf("afterwards: %v", err)
+	}
+}
+
+// What a mirror gives instead of a layer does not fill the disk before that is known; what is no bomb waits for nothing.
+func TestBombsThatArrive(t *testing.T) {
+	s := newStore(t, image.Limits{})
+	usual := layerOf(t, file("f", "x"))
+	bomb := layerOf(t, file("f", strings.Repeat("x", maxMore+maxMore/4)))
+	small, large := put(t, s, ocispec.MediaTypeImageLayerGzip, gz(t, usual), usual),
+		put(t, s, ocispec.MediaTypeImageLayerGzip, gz(t, bomb), bomb)
+	wrong := errors.New("it is another")
+	if err := Image(ctx, &slow{Store: s, wrong: wrong}, small, t.TempDir(), nil); err != nil {
+		t.Errorf("a usual layer: %v", err)
+	}
+	dir := t.TempDir()
+	if err := Image(ctx, &slow{Store: s, wrong: wrong}, large, dir, nil); !errors.Is(err, wrong) {
+		t.Errorf("a bomb: %v", err)
+	}
+	if fi, err := os.Stat(filepath.Join(dir, "f")); err != nil || fi.Size() > maxMore+maxRatio*large.Layers[0].Size {
+		t.Errorf("of a bomb was unpacked: %v, %v", fi, err)
+	}
+	if err := Image(ctx, &slow{Store: s}, large, t.TempDir(), nil); err != nil {
+		t.Errorf("a layer that unpacks to much, and is verified: %v", err)
 	}
 }
 

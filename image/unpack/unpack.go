@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 
 	"github.com/opencontainers/go-digest"
@@ -125,7 +126,7 @@ func (u *Layers) apply(ctx context.Context, i int, dir string, read func(n int))
 		return blob.CutOff(err)
 	}
 	defer z.Close()
-	if err := applyVerified(blob.WithContext(ctx, z), dir, u.img.Config.RootFS.DiffIDs[i], &u.left); err != nil {
+	if err := applyVerified(u.bounded(ctx, blob.WithContext(ctx, z), d), dir, u.img.Config.RootFS.DiffIDs[i], &u.left); err != nil {
 		return err
 	}
 	got, size, err := pump.digest()
@@ -134,6 +135,40 @@ func (u *Layers) apply(ctx context.Context, i int, dir string, read func(n int))
 			size, got, d.Size, d.Digest)
 	}
 	return err
+}
+
+// What a layer that arrives may unpack to before it is verified, in bytes: a usual one unpacks to less. Nothing but its
+// digest, which is known last, shows that a mirror has given an archive bomb instead.
+const (
+	maxRatio = 10       // to its size
+	maxMore  = 64 << 20 // beside that
+)
+
+// bounded has the rest of a layer that arrives wait until it is verified, where it unpacks to very much.
+func (u *Layers) bounded(ctx context.Context, r io.Reader, d ocispec.Descriptor) io.Reader {
+	from, arrives := u.from.(Arriving)
+	if !arrives || d.Size > (math.MaxInt64-maxMore)/maxRatio {
+		return r
+	}
+	return &unverified{r, maxRatio*d.Size + maxMore, func() error { return from.Whole(ctx, d.Digest) }}
+}
+
+type unverified struct {
+	io.Reader
+	left  int64
+	whole func() error
+}
+
+func (u *unverified) Read(b []byte) (int, error) {
+	if u.left == 0 {
+		if err := u.whole(); err != nil {
+			return 0, err
+		}
+		u.left = math.MaxInt64
+	}
+	n, err := u.Reader.Read(b[:min(int64(len(b)), u.left)])
+	u.left -= int64(n)
+	return n, err
 }
 
 func (u *Layers) reserve(ctx context.Context, br *bufio.Reader) (release func(), err error) {
