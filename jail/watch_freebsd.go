@@ -85,9 +85,7 @@ func (m *Manager) run() {
 func (m *Manager) handle(e unix.Kevent_t) {
 	switch e.Filter {
 	case unix.EVFILT_SIGNAL:
-		for _, jid := range m.jids() {
-			m.reap(jid)
-		}
+		m.reapEnded()
 	case unix.EVFILT_PROC:
 		// A child's end comes with its usage when it is reaped.
 		p, err := bsd.FindProcess(int(e.Ident))
@@ -108,6 +106,26 @@ func (m *Manager) jids() []int {
 		out = append(out, s.jid)
 	}
 	return out
+}
+
+// reapEnded collects the children that have ended in any jail. The kernel names one of them, which tells the jail: to
+// ask for each jail would go through all children once for each.
+func (m *Manager) reapEnded() {
+	for last := 0; ; {
+		pid, _, _, _ := wait6(idAll, 0, waitExited|waitNoHang|waitNoWait)
+		if pid == 0 {
+			return
+		}
+		p, err := bsd.FindProcess(pid)
+		if err != nil || pid == last || !slices.Contains(m.jids(), p.JID()) { // os/exec's, and others may be behind it
+			break
+		}
+		m.reap(p.JID())
+		last = pid
+	}
+	for _, jid := range m.jids() {
+		m.reap(jid)
+	}
 }
 
 // reap collects the children that have ended in a jail: our own, and what
