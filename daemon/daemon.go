@@ -13,7 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime"
+	"runtime/metrics"
 	"slices"
 	"sync"
 	"syscall"
@@ -437,7 +437,8 @@ func (d *Daemon) Close() error {
 // Info describes the daemon for clients and for the node's fingerprint.
 func (d *Daemon) Info() client.Info {
 	i := client.Info{Version: d.version, API: 1, PID: os.Getpid(), Generation: d.generation, StateDir: d.cfg.StateDir,
-		Features: d.jails.Features(), Healthy: true, MemoryBytes: memoryInUse()}
+		Features: d.jails.Features(), Healthy: true}
+	i.MemoryBytes, i.MemoryLiveBytes = memoryInUse()
 	i.Networks, i.DefaultNetwork = d.networkModes(), cmp.Or(d.cfg.DefaultNetwork, string(network.Host))
 	i.Tasks, i.ShutDown = d.tasks.Count()
 	now, perr := d.follower.Last()
@@ -496,8 +497,12 @@ func (d *Daemon) Recovered() <-chan struct{} { return d.tasks.Recovered() }
 // Progress tells in words how far that is; empty when it is over.
 func (d *Daemon) Progress() string { return d.tasks.Progress() }
 
-func memoryInUse() uint64 {
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	return m.HeapInuse + m.StackInuse
+// memoryInUse are the bytes of the heap and of stacks that are in use, and those of them that were reachable at the
+// last collection of garbage. No goroutine stands still for it.
+func memoryInUse() (inUse, live uint64) {
+	s := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/memory/classes/heap/unused:bytes"},
+		{Name: "/memory/classes/heap/stacks:bytes"}, {Name: "/gc/heap/live:bytes"}}
+	metrics.Read(s)
+	stacks := s[2].Value.Uint64()
+	return s[0].Value.Uint64() + s[1].Value.Uint64() + stacks, s[3].Value.Uint64() + stacks
 }

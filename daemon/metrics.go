@@ -40,8 +40,8 @@ func newFamily(kind prometheus.ValueType, name, help string, labels []string) fa
 // metric has all of them.
 var metric = struct {
 	reloadErrors, policyFaulty, approvals, revocations, current, leftovers, tasksByState, rulesets, nfsMounts,
-	recovering, daemonMemory, networkSize, networkUsed, networkFaulty, sockets, socketsMost, connections, flows,
-	drops, taskInfo, taskStarted, taskCPU, taskMemory, taskMemoryMax, taskSwap, taskProcesses, taskDisk,
+	recovering, daemonMemory, daemonLive, networkSize, networkUsed, networkFaulty, sockets, socketsMost, connections,
+	flows, drops, taskInfo, taskStarted, taskCPU, taskMemory, taskMemoryMax, taskSwap, taskProcesses, taskDisk,
 	taskDiskMax, taskUnhealthy, taskBytesIn, taskBytesOut, taskPacketsIn, taskPacketsOut family
 }{
 	reloadErrors: counter("policy_reload_errors_total", "Readings of the policy's file that failed."),
@@ -57,7 +57,9 @@ var metric = struct {
 	rulesets:     gauge("devfs_rulesets", "devfs rulesets that the daemon has made."),
 	nfsMounts:    gauge("nfs_mounts", "Mounts of images' roots over NFS.", "health"),
 	recovering:   gauge("daemon_recovering", "1 while the daemon takes over the tasks of the one before."),
-	daemonMemory: gauge("daemon_memory_bytes", "The daemon's heap in use."),
+	daemonMemory: gauge("daemon_memory_bytes", "The daemon's heap and stacks in use."),
+	daemonLive: gauge("daemon_memory_live_bytes",
+		"What the last collection of garbage found in use of the daemon's heap, and its stacks."),
 
 	networkSize: gauge("network_addresses", "Addresses that tasks of a network can have, of its smaller pool.",
 		"network"),
@@ -187,7 +189,9 @@ func (l *lookup) host(s sink) {
 	s.put(metric.leftovers, float64(stuck))
 	s.put(metric.rulesets, float64(len(l.d.rulesets.List())))
 	s.truth(metric.recovering, l.d.tasks.Progress() != "")
-	s.put(metric.daemonMemory, float64(memoryInUse()))
+	memory, live := memoryInUse()
+	s.put(metric.daemonMemory, float64(memory))
+	s.put(metric.daemonLive, float64(live))
 	health := map[string]float64{"healthy": 0, "away": 0, "stale": 0, "refused": 0, "error": 0}
 	for _, m := range l.d.nfs.List() {
 		if m.Health.OK() {

@@ -407,7 +407,9 @@ type Info struct {
 	ShutDown       bool              `json:"shut_down,omitempty"`  // the tasks ended with the host; none is started
 	// Generation changes with every start and every upgrade of the daemon.
 	Generation  string `json:"generation"`
-	MemoryBytes uint64 `json:"memory_bytes"` // heap in use
+	MemoryBytes uint64 `json:"memory_bytes"` // heap and stacks in use
+	// MemoryLiveBytes are those without garbage, as of the last collection; 0 from older daemons.
+	MemoryLiveBytes uint64 `json:"memory_live_bytes,omitempty"`
 }
 
 // UpgradeRequest asks for an upgrade. A daemon has the configuration and the state directory of its start for good:

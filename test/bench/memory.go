@@ -30,7 +30,7 @@ func (b *bench) memory(ctx context.Context) error {
 			return err
 		}
 		fmt.Printf("  freejail, %3d tasks: the daemon's heap %10s, %8.1f KiB a task; resident %10s; no other process\n",
-			n, mib(now.heap), float64(int64(now.heap)-int64(base.heap))/1024/float64(n), mib(now.rss))
+			n, mib(now.heap), each(base.heap, now.heap, n), mib(now.rss))
 	}
 	for i := range started {
 		if err := b.daemon.Destroy(ctx, fmt.Sprintf("m%d-%d", os.Getpid(), i), true); err != nil {
@@ -55,13 +55,34 @@ func (b *bench) allRun(ctx context.Context, want int) error {
 	return err
 }
 
+// footprint is the daemon's memory in bytes: heap is what a collection of garbage leaves, with stacks.
 type footprint struct{ heap, rss uint64 }
 
+// sample asks the daemon small questions until garbage was collected three times: the last time has seen what is kept,
+// and nothing of greater answers.
 func (b *bench) sample(ctx context.Context) (footprint, error) {
-	info, err := b.daemon.Info(ctx)
-	if err != nil {
-		return footprint{}, err
+	var last uint64
+	for fell := 0; ; {
+		info, err := b.daemon.Info(ctx)
+		if err != nil {
+			return footprint{}, err
+		}
+		if last, fell = info.MemoryBytes, fell+fallen(last, info.MemoryBytes); fell == 3 {
+			resident, err := rss(info.PID)
+			return footprint{info.MemoryLiveBytes, resident}, err
+		}
 	}
-	resident, err := rss(info.PID)
-	return footprint{info.MemoryBytes, resident}, err
+}
+
+// fallen is 1 where so much less is in use than before that garbage was collected.
+func fallen(before, now uint64) int {
+	if now < before-before/8 {
+		return 1
+	}
+	return 0
+}
+
+// each is what tasks that came between two samples take, in KiB for one of them.
+func each(before, after uint64, tasks int) float64 {
+	return float64(int64(after)-int64(before)) / 1024 / float64(tasks)
 }

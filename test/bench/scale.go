@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"slices"
@@ -45,10 +46,14 @@ type grows struct {
 	run  func() (time.Duration, error)
 	// rounds are of which the median is told.
 	rounds int
-	// most is how many times the first value the last may be; 0 is for what may grow as the number of tasks does.
+	// most is how many times the first value the last may be; 0 is for what may grow as the number of tasks does, and
+	// anything below for what is not freejail's.
 	most float64
 	took []time.Duration
 }
+
+// memoryTarget is what a task may take of the daemon's memory, in KiB.
+const memoryTarget = 8
 
 // scale measures one host with more and more tasks: what a start takes among them, what is asked of all of them, and
 // what comes over all of them.
@@ -82,11 +87,20 @@ func (b *bench) scale(ctx context.Context) error {
 			return timed(f)()
 		}
 	}
+	others, err := b.alternatives(ctx)
+	if err != nil {
+		return err
+	}
 	rows := []*grows{
-		{what: "a start, until its process runs", most: 1.3, rounds: rounds,
+		{what: startRow, most: 1.3, rounds: rounds,
 			run: func() (time.Duration, error) { return b.start(ctx, id(), sleepArgs) }},
 		{what: "a whole task", most: 1.3, rounds: rounds,
 			run: func() (time.Duration, error) { return b.startAndWait(ctx, client.TaskSpec{ID: id()}) }},
+	}
+	for _, c := range others.toRunning {
+		rows = append(rows, &grows{what: "  " + c.name, most: -1, rounds: 11, run: c.run})
+	}
+	rows = append(rows, []*grows{
 		{what: "ps", rounds: 9, run: timed(func() error { _, err := b.daemon.Tasks(ctx); return err })},
 		{what: "stats of all", rounds: 5, run: sampled(func() error { _, err := b.daemon.AllStats(ctx); return err })},
 		{what: "metrics", rounds: 5, run: sampled(func() error { return b.daemon.Metrics(ctx, io.Discard) })},
@@ -97,13 +111,11 @@ func (b *bench) scale(ctx context.Context) error {
 			run: timed(func() error { _, err := b.daemon.Upgrade(ctx, client.UpgradeRequest{}); return err })},
 		{what: "the daemon killed, until a new one has all tasks", rounds: 3,
 			run: func() (time.Duration, error) { return b.killed(ctx) }},
-	}
+	}...)
 	fmt.Printf("\nOne host with many tasks, %d started at once\n", atOnce)
-	base, err := b.sample(ctx)
-	if err != nil {
-		return err
-	}
+	var first footprint
 	var kept []string
+	steps := map[string][]time.Duration{}
 	for i, level := range levels {
 		begin := time.Now()
 		before := len(kept)
@@ -116,7 +128,7 @@ func (b *bench) scale(ctx context.Context) error {
 		}); err != nil {
 			return err
 		}
-		each := time.Since(begin) / time.Duration(level-before)
+		took := time.Since(begin) / time.Duration(level-before)
 		if err := b.allRun(ctx, level); err != nil {
 			return err
 		}
@@ -128,17 +140,20 @@ func (b *bench) scale(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		fmt.Printf("  %5d tasks: %s for each of the last %d; the daemon: %.1f KiB of heap a task, %s resident, "+
-			"%d process(es)\n", level, round(each), level-before, float64(int64(now.heap)-int64(base.heap))/1024/
-			float64(level), mib(now.rss), processes)
+		fmt.Printf("  %5d tasks: %s for each of the last %d; the daemon: %s of heap and stacks, %s resident, "+
+			"%d process(es): %s\n", level, round(took), level-before, mib(now.heap), mib(now.rss), processes,
+			verdict(float64(processes), 1))
+		if i == 0 {
+			first = now
+		} else {
+			n, kib := level-levels[0], each(first.heap, now.heap, level-levels[0])
+			fmt.Printf("    %.1f KiB for each of %d tasks after the first %d: %s; %.1f KiB resident\n", kib, n, levels[0],
+				verdict(kib, memoryTarget), each(first.rss, now.rss, n))
+		}
 		for _, r := range rows {
-			took := make([]time.Duration, r.rounds)
-			for k := range took {
-				if took[k], err = r.run(); err != nil {
-					return fmt.Errorf("%s, %d tasks: %w", r.what, level, err)
-				}
+			if err := b.measureRow(ctx, r, steps); err != nil {
+				return fmt.Errorf("%s, %d tasks: %w", r.what, level, err)
 			}
-			r.took = append(r.took, median(took))
 		}
 		if i == len(levels)-1 {
 			err = b.churn(ctx, churn, id)
@@ -147,7 +162,7 @@ func (b *bench) scale(ctx context.Context) error {
 			return err
 		}
 	}
-	printGrowth(levels, rows)
+	printGrowth(levels, append(rows, stepRows(levels, steps)...))
 	begin := time.Now()
 	if err := sideBySide(kept, func(id string) error { return b.daemon.Destroy(ctx, id, true) }); err != nil {
 		return err
@@ -156,24 +171,102 @@ func (b *bench) scale(ctx context.Context) error {
 	return nil
 }
 
+// measureRow adds what a row takes now, and to steps what the steps of its starts do on average.
+func (b *bench) measureRow(ctx context.Context, r *grows, steps map[string][]time.Duration) error {
+	before, err := b.steps(ctx)
+	if err != nil {
+		return err
+	}
+	took := make([]time.Duration, r.rounds)
+	for k := range took {
+		if took[k], err = r.run(); err != nil {
+			return err
+		}
+	}
+	r.took = append(r.took, median(took))
+	if r.what != startRow {
+		return nil
+	}
+	after, err := b.steps(ctx)
+	for name, s := range after {
+		if n := s.count - before[name].count; n > 0 {
+			steps[name] = append(steps[name], time.Duration((s.sum-before[name].sum)/n*1e9))
+		}
+	}
+	return err
+}
+
+// startRow is the row whose steps are told too.
+const startRow = "a start, until its process runs"
+
+// stepTimes are how many starts took a step, and how many seconds together.
+type stepTimes struct{ sum, count float64 }
+
+// steps are those of all starts of the daemon, as its metrics tell them.
+func (b *bench) steps(ctx context.Context) (map[string]stepTimes, error) {
+	var text strings.Builder
+	if err := b.daemon.Metrics(ctx, &text); err != nil {
+		return nil, err
+	}
+	out := map[string]stepTimes{}
+	for line := range strings.Lines(text.String()) {
+		rest, is := strings.CutPrefix(line, "freejail_start_step_duration_seconds_")
+		if !is || !strings.Contains(rest, `result="ok"`) {
+			continue
+		}
+		kind, rest, _ := strings.Cut(rest, "{")
+		labels, value, _ := strings.Cut(rest, "} ")
+		_, name, _ := strings.Cut(labels, `step="`)
+		name, _, _ = strings.Cut(name, `"`)
+		v, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+		s := out[name]
+		switch kind {
+		case "sum":
+			s.sum = v
+		case "count":
+			s.count = v
+		default:
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("the metric %q: %w", line, err)
+		}
+		out[name] = s
+	}
+	return out, nil
+}
+
+// stepRows are the steps that were measured for each number of tasks.
+func stepRows(levels []int, steps map[string][]time.Duration) (rows []*grows) {
+	for _, name := range slices.Sorted(maps.Keys(steps)) {
+		if took := steps[name]; len(took) == len(levels) {
+			rows = append(rows, &grows{what: "step " + name + " of a start (mean)", most: -1, took: took})
+		}
+	}
+	return rows
+}
+
 // printGrowth tells of each row its values and whether they grow as they may.
 func printGrowth(levels []int, rows []*grows) {
-	fmt.Printf("\n  %-50s", "tasks")
+	fmt.Printf("\n  %-58s", "tasks")
 	for _, n := range levels {
 		fmt.Printf(" %10d", n)
 	}
 	fmt.Printf("   last to first\n")
 	for _, r := range rows {
-		fmt.Printf("  %-50s", r.what)
+		fmt.Printf("  %-58s", r.what)
 		for _, took := range r.took {
 			fmt.Printf(" %10s", round(took))
 		}
-		most := r.most
-		if most == 0 {
-			most = float64(levels[len(levels)-1]) / float64(levels[0])
-		}
 		ratio := float64(r.took[len(r.took)-1]) / float64(r.took[0])
-		fmt.Printf("   %5.2f, %s\n", ratio, verdict(ratio, most))
+		switch {
+		case r.most < 0:
+			fmt.Printf("   %5.2f\n", ratio)
+		case r.most == 0:
+			fmt.Printf("   %5.2f, %s\n", ratio, verdict(ratio, float64(levels[len(levels)-1])/float64(levels[0])))
+		default:
+			fmt.Printf("   %5.2f, %s\n", ratio, verdict(ratio, r.most))
+		}
 	}
 }
 
