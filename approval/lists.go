@@ -44,14 +44,22 @@ type Source struct {
 type State struct {
 	List    *List     // the newest that there was; nil is none
 	Others  []List    // that revoke what it does not: that counts too
+	Full    bool      // there were more of those than are kept: no approval counts
 	Fetched time.Time // when that was had, or had again
 	Tried   time.Time // when it was last asked for
 	Err     error     // of that; nil is none
 }
 
-// maxOthers bounds the lists by one key that are kept beside the newest. There is one more each time that somebody goes
+// Bounds of the lists by one key that are kept beside the newest. There is one more each time that somebody goes
 // on from an older copy, until a list has them all.
-const maxOthers = 8
+const (
+	maxOthers     = 50
+	maxOthersText = 8 * MaxListText // bytes together
+)
+
+// errFull is of a key that has signed more lists than are kept: what was revoked may not be known.
+var errFull = errors.New("the revocation list: too many lists lack revocations of each other, so that some are not " +
+	"known here: sign one that has all (freejail policy revoke --merge)")
 
 // Lacks counts the revocations that the newest list has not, and others have.
 func (st *State) Lacks() int {
@@ -99,6 +107,8 @@ type signedList struct {
 type held struct {
 	lists          []signedList
 	fetched, tried time.Time
+	from           string // where the last was asked for
+	full           bool   // one of the lists is lost, of which nothing that comes can tell that it has all
 	err            error
 }
 
@@ -114,10 +124,11 @@ type kept struct {
 	Fetched time.Time         `json:"fetched"`
 	List    json.RawMessage   `json:"list"`
 	Others  []json.RawMessage `json:"others,omitempty"`
+	Full    bool              `json:"full,omitempty"`
 }
 
 // maxKept bounds that, in bytes.
-const maxKept = (2 + maxOthers) * MaxListText
+const maxKept = 2*MaxListText + maxOthersText
 
 func (l *Lists) path(key *sign.PublicKey) string {
 	return filepath.Join(l.dir, key.Fingerprint()+".json")
@@ -128,7 +139,10 @@ func (l *Lists) State(s Source) State {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	h := l.known(s.Key)
-	out := State{List: h.newest(), Fetched: h.fetched, Tried: h.tried, Err: h.err}
+	out := State{List: h.newest(), Fetched: h.fetched, Tried: h.tried, Full: h.full, Err: h.err}
+	if h.from != "" && h.from != s.From { // what came of another place says nothing of this one
+		out.Tried, out.Err = time.Time{}, l.fullError(h, s.Key)
+	}
 	for i := range h.lists {
 		if i > 0 {
 			out.Others = append(out.Others, h.lists[i].List)
@@ -166,7 +180,8 @@ func (l *Lists) known(key *sign.PublicKey) *held {
 		h.err = fmt.Errorf("the revocation list that was kept: %w", err)
 		return h
 	}
-	h.lists, h.fetched = lists, k.Fetched
+	h.lists, h.fetched, h.full = lists, k.Fetched, k.Full
+	h.err = l.fullError(h, key)
 	return h
 }
 
@@ -197,23 +212,33 @@ func (l *Lists) Refresh(ctx context.Context, s Source) (news bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	h, now := l.known(s.Key), time.Now()
-	h.tried = now
+	h.from, h.tried = s.From, now
 	if err == nil {
 		news, err = h.take(got, now)
 	}
-	if h.err = err; err == nil {
+	if err == nil {
 		h.fetched = now
 	}
+	h.err = errors.Join(err, l.fullError(h, s.Key))
 	if news { // it counts, also where the disk is full
 		if kerr := l.keep(s.Key, h); kerr != nil {
-			h.err = errors.Join(err, kerr)
+			h.err = errors.Join(h.err, kerr)
 		}
 	}
 	return news, h.err
 }
 
+// fullError tells the end of that a key's lists were too many, which is the operator's word.
+func (l *Lists) fullError(h *held, key *sign.PublicKey) error {
+	if !h.full {
+		return nil
+	}
+	return fmt.Errorf("%w, put it where hosts read it, and then remove %s and start the daemon anew", errFull,
+		l.path(key))
+}
+
 func (l *Lists) keep(key *sign.PublicKey, h *held) error {
-	k := kept{Fetched: h.fetched, List: h.lists[0].text}
+	k := kept{Fetched: h.fetched, List: h.lists[0].text, Full: h.full}
 	for _, o := range h.lists[1:] {
 		k.Others = append(k.Others, o.text)
 	}
@@ -250,9 +275,13 @@ func (h *held) take(l signedList, now time.Time) (news bool, err error) {
 			keep, all = append(keep, o), all.With(o.List)
 		}
 	}
-	if len(keep) > 1+maxOthers {
-		return false, fmt.Errorf("the revocation list: more than %d lists lack revocations of each other: sign one "+
-			"that has all (freejail policy revoke --merge)", maxOthers)
+	size := 0
+	for _, o := range keep[1:] {
+		size += len(o.text)
+	}
+	if len(keep) > 1+maxOthers || size > maxOthersText {
+		news, h.full = !h.full, true
+		return news, err
 	}
 	news = !slices.EqualFunc(keep, h.lists, func(a, b signedList) bool { return bytes.Equal(a.text, b.text) })
 	h.lists = keep
@@ -356,7 +385,11 @@ func CheckSource(from, caFile string) error {
 type RevokedError struct{ Revoked }
 
 func (e *RevokedError) Error() string {
-	return fmt.Sprintf("it was revoked on %s: %s", e.At.UTC().Format(time.DateOnly), e.Reason)
+	text := "it was revoked on " + e.At.UTC().Format(time.DateOnly)
+	if e.Reason != "" {
+		text += ": " + e.Reason
+	}
+	return text
 }
 
 // Check tells why an approval does not count by its approver's list; nil where it does.
@@ -368,7 +401,7 @@ func (l *Lists) Check(s Source, a *Approval, now time.Time) error {
 	if r, found := st.find(a); found {
 		return &RevokedError{r}
 	}
-	if s.Keep {
+	if s.Keep && !st.Full {
 		return nil
 	}
 	return s.Current(st, now)
@@ -381,6 +414,8 @@ func (s Source) Current(st State, now time.Time) error {
 		why = fmt.Sprintf(" (%v)", st.Err)
 	}
 	switch {
+	case st.Full:
+		return errFull
 	case st.List == nil:
 		return fmt.Errorf("there is no revocation list of the approver%s", why)
 	case now.Sub(st.List.Issued) > s.MaxAge:

@@ -144,15 +144,69 @@ func TestListsThatLackEachOther(t *testing.T) {
 			lists = OpenLists(dir)
 		}
 	}
-	// Lists without end are not kept.
-	for i := range maxOthers + 2 {
-		l := first.Next(now, Revoked{Approval: other, Reason: "x"}, Revoked{Approval: digest.FromString(fmt.Sprint(i))})
-		l.Serial = uint64(10 + i)
+}
+
+// However many lists go on from an older copy, what each revokes counts, over restarts; and where they are more than
+// are kept nothing by the key counts any more.
+func TestManyListsThatLackEachOther(t *testing.T) {
+	key, now, dir := newKey(t), time.Now().Add(-time.Hour), t.TempDir()
+	lists := OpenLists(dir)
+	s := Source{Key: key.Public(), From: filepath.Join(t.TempDir(), "list"), MaxAge: time.Hour * 24, Keep: true}
+	put := func(i int) error {
+		l := List{Serial: uint64(i)}.Next(now, Revoked{Approval: digest.FromString(fmt.Sprint(i)), Reason: "x"})
 		check(t, os.WriteFile(s.From, signed(t, l, key), 0o644))
 		_, err := lists.Refresh(t.Context(), s)
-		if full := err != nil && strings.Contains(err.Error(), "lack revocations of each other"); full != (i >= maxOthers) {
-			t.Errorf("list %d: %v", i, err)
+		return err
+	}
+	for i := range 1 + maxOthers {
+		check(t, put(i))
+	}
+	fine := someApproval()
+	for range 2 {
+		for i := range 1 + maxOthers {
+			wantError(t, lists.Check(s, &Approval{id: digest.FromString(fmt.Sprint(i))}, now), "it was revoked on")
 		}
+		check(t, lists.Check(s, &fine, now))
+		lists = OpenLists(dir)
+	}
+	wantError(t, put(1+maxOthers), "too many lists", "--merge", dir)
+	for range 2 {
+		wantError(t, lists.Check(s, &fine, now), "too many lists")
+		wantError(t, lists.State(s).Err, "too many lists")
+		if st := lists.State(s); s.Current(st, now) == nil {
+			t.Error("it is current")
+		}
+		lists = OpenLists(dir)
+	}
+	// A list that has all that are kept need not have the one that was not.
+	wantError(t, put(1+maxOthers), "too many lists")
+	all := lists.State(s)
+	merged := *all.List
+	for _, o := range all.Others {
+		merged = merged.With(o)
+	}
+	check(t, os.WriteFile(s.From, signed(t, merged.Next(now), key), 0o644))
+	_, err := lists.Refresh(t.Context(), s)
+	wantError(t, err, "too many lists")
+	wantError(t, lists.Check(s, &fine, now), "too many lists")
+}
+
+// Why a list could not be had of one place says nothing of another one, which the host names since.
+func TestListOfAnotherPlace(t *testing.T) {
+	key := newKey(t)
+	lists := OpenLists(t.TempDir())
+	before := Source{Key: key.Public(), From: filepath.Join(t.TempDir(), "none")}
+	_, err := lists.Refresh(t.Context(), before)
+	wantError(t, err, "no such file")
+	wantError(t, lists.State(before).Err, "no such file")
+	now := Source{Key: key.Public(), From: file(t, signed(t, List{}.Next(time.Now()), key))}
+	if st := lists.State(now); st.Err != nil || !st.Tried.IsZero() {
+		t.Errorf("of the other place: %v, tried at %s", st.Err, st.Tried)
+	}
+	_, err = lists.Refresh(t.Context(), now)
+	check(t, err)
+	if st := lists.State(now); st.Err != nil || st.List == nil || st.Tried.IsZero() {
+		t.Errorf("got %+v", st)
 	}
 }
 

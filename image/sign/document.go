@@ -108,7 +108,8 @@ func (d *Documents) UnmarshalText(b []byte) error {
 		Documents []Signature `json:"documents"`
 	}
 	var p plain
-	err := strictjson.Unmarshal(b, &p, strictjson.Rules{Bytes: MaxDocumentsText, Values: 10 * (maxShares + 1) * maxDocuments})
+	rules := strictjson.Rules{Bytes: MaxDocumentsText, Values: 10 * (maxShares + 1) * maxDocuments}
+	err := strictjson.Unmarshal(b, &p, rules)
 	*d = p.Documents
 	return err
 }
