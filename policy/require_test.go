@@ -43,9 +43,15 @@ func TestRequire(t *testing.T) {
 			t.Errorf("%s: %+v", name, d)
 		}
 		if err := d.Err(c.s); (err == nil) != c.want || err != nil &&
-			!strings.Contains(err.Error(), "--request 'signature:rel*,ops'") {
+			(!strings.Contains(err.Error(), "--request 'signature:rel*,ops'") ||
+				!strings.Contains(err.Error(), "pull it again: freejail pull "+c.s.Image)) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+	s := in("web") // which no registry has
+	s.Repository = "r.example/prod/web"
+	if err := p.Decide(s, nil, nil).Err(s); err == nil || strings.Contains(err.Error(), "freejail pull") {
+		t.Errorf("an image of no registry: %v", err)
 	}
 	for text, want := range map[string]string{
 		"require {\n}": "signer is missing", "require {\n signer = []\n}": "empty",

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/freejail/freejail/internal/imagename"
 )
 
 // Signature asks, in the image's stead, to start without the signature of one of
@@ -48,6 +50,10 @@ func (q requirement) decide(j *judge) Result {
 		res.Allowed = true
 	} else {
 		res.Reason = "required at " + q.block.where + ", and none was verified for this digest and repository"
+		if imagename.IsReference(j.subject.Image) {
+			res.Reason += "; where it was signed after its pull, pull it again: freejail pull " +
+				shellQuote(j.subject.Image)
+		}
 	}
 	return res
 }
