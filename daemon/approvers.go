@@ -23,7 +23,7 @@ func (d *Daemon) checkApprovers(c *host.Checks) {
 		fix := "have the newest list, no older copy, dated (" + sign + "), and see that it can be read: " + who.From
 		switch {
 		case st.List == nil:
-			fix = "the first list may be empty: " + sign + " makes it; put it at " + who.From
+			fix = "the first list may be empty: " + sign + " --new makes it; put it at " + who.From
 		case st.Err != nil || st.Lacks() > 0:
 			fix = "have a list that has all, dated: " + sign + " --merge OTHER (what this host has seen: " +
 				d.path("revocations") + "; docs/policy.md says how lists are had of it), and see that it can be " +

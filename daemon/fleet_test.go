@@ -436,6 +436,44 @@ func TestFleetWithoutAList(t *testing.T) {
 	}
 }
 
+// The lists of revocations are read by a reload, which tells what it got; of a place that is named no more nothing is
+// told.
+func TestReloadReadsTheListsOfRevocations(t *testing.T) {
+	h := newFleetHost(t, "  revocations = \"LIST\"\n"+mayTemp, "")
+	reload := func(from string, serial uint64, revoked int, failure string) {
+		t.Helper()
+		got, err := h.c.Reload(t.Context())
+		if err != nil || len(got.Revocations) != 1 {
+			t.Fatalf("got %+v, %v", got, err)
+		}
+		l := got.Revocations[0]
+		if l.Approver != "security" || l.From != from || l.Serial != serial || l.Revoked != revoked ||
+			(l.Error == "") != (failure == "") || !strings.Contains(l.Error, failure) {
+			t.Errorf("got %+v", l)
+		}
+	}
+	reload(h.list, 1, 0, "")
+	second := writeList(t, h.list, h.key, h.first.Next(time.Now(), approval.Revoked{Image: digest.FromString("x"),
+		Reason: "CVE"}))
+	reload(h.list, 2, 1, "")
+	writeList(t, h.list, h.key, h.first)
+	reload(h.list, 2, 1, "an old list again")
+	h.doctor("approver security", "warning", "an old list again")
+	elsewhere := filepath.Join(t.TempDir(), "elsewhere")
+	writeList(t, elsewhere, h.key, second)
+	conf := filepath.Join(h.dir, "freejail.hcl")
+	b, err := os.ReadFile(conf)
+	if err == nil {
+		err = os.WriteFile(conf, []byte(strings.ReplaceAll(string(b), h.list, elsewhere)), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.doctor("approver security", "ok", "list 2 of")
+	reload(elsewhere, 2, 1, "")
+	h.end()
+}
+
 // The approvals of an archive count as those of a registry, for the daemon and without one.
 func TestFleetApprovalInAnArchive(t *testing.T) {
 	h := newFleetHost(t, "  revocations = \"LIST\"\n"+mayTemp, "")

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"fmt"
 	"strings"
 
@@ -18,8 +19,13 @@ func (d *Daemon) inForce() *host.InForce {
 	return now
 }
 
-// Reload reads the host's file again, changed or not.
-func (d *Daemon) Reload() error { return d.follower.Reload() }
+// Reload reads the host's file again, changed or not, and then the approvers' lists of revocations.
+func (d *Daemon) Reload(ctx context.Context) (*client.Reloaded, error) {
+	if err := d.follower.Reload(); err != nil {
+		return nil, err
+	}
+	return &client.Reloaded{Revocations: d.judge.RefreshLists(ctx)}, nil
+}
 
 // event tells something of the host.
 func (d *Daemon) event(kind, message string) { d.addEvent("", kind, message, nil) }

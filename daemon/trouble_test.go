@@ -67,7 +67,7 @@ func TestPolicyWithAMistake(t *testing.T) {
 	if err := os.WriteFile(conf, append(good, "permit {\n  alow = [\"*\"]\n}\n"...), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	err = c.Reload(t.Context())
+	_, err = c.Reload(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "alow") || !strings.Contains(err.Error(), "stays in force") {
 		t.Errorf("reload: %v, want the mistake and what is in force", err)
 	}

@@ -70,7 +70,8 @@ func decidesAndApproves(t *testing.T, c *cluster) {
 				client.ApproveRequest{Image: "probe@" + image.Digest, Requests: []string{kind.key}, Why: "the test"})
 			check(t, err)
 			wantMessage(t, try("approved", "complete"), "Terminated", "Exit Code: 0")
-			check(t, c.daemon.Revoke(t.Context(), a.ID, "it is over"))
+			_, err = c.daemon.Revoke(t.Context(), a.ID, "it is over")
+			check(t, err)
 			wantMessage(t, try("revoked", "failed"), kind.words, "no permit covers it")
 		})
 	}

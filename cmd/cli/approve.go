@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/user"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -34,10 +35,11 @@ func (a *commands) approveSigned(ctx context.Context, f *signedApproval, arg str
 	case err != nil:
 		return app.UsageError{Err: err}
 	case ref.Digest == "":
-		return app.Usagef("%s: --sign needs the digest that you have looked at: %s@sha256:...", arg, ref.Identity())
+		return app.Usagef("%s: --sign needs the digest that you have looked at, as `freejail-build inspect %s` shows "+
+			"it: %s@sha256:...", arg, arg, ref.Identity())
 	case r.Expires.IsZero():
 		return app.Usagef("--sign needs --expires: a signed approval is given for a time")
-	case r.Why == "":
+	case strings.TrimSpace(r.Why) == "":
 		return app.Usagef("--sign needs --reason")
 	}
 	at := registry.Location{Kind: registry.Remote, Ref: ref}

@@ -86,7 +86,8 @@ func TestApproveSigned(t *testing.T) {
 	approve := func(more ...string) []string {
 		return append([]string{"--json", "policy", "approve", "--sign", f.dir + "/key"}, more...)
 	}
-	f.refuses("--sign needs the digest that you have looked at", approve(f.at+":1", "--reason", "x", "--expires", "1h")...)
+	f.refuses("--sign needs the digest that you have looked at, as `freejail-build inspect "+f.at+":1` shows it",
+		approve(f.at+":1", "--reason", "x", "--expires", "1h")...)
 	f.refuses("--sign needs --expires", approve(pinned, "--reason", "x")...)
 	f.refuses("--sign needs --reason", approve(pinned, "--expires", "1h")...)
 	f.refuses("not for approvals of a fleet", approve(pinned, "--expires", "1h", "--reason", "x",
@@ -131,10 +132,26 @@ func TestApproveSigned(t *testing.T) {
 
 	list := filepath.Join(f.dir, "list")
 	f.refuses("--sign needs --list", "policy", "revoke", "--sign", f.dir+"/key", done[0].ID.String())
-	f.refuses("not the ID of a signed approval", "policy", "revoke", "--sign", f.dir+"/key", "--list", list, "a7")
-	f.refuses("give all of it, as `freejail-build approvals IMAGE` shows it (this host could not", "policy", "revoke",
-		"--sign", f.dir+"/key", "--list", list, done[0].ID.Encoded()[:12])
-	f.refuses("names are given anew", "policy", "revoke", "--sign", f.dir+"/key", "--list", list, "--image", f.at+":1")
+	revoke := func(more ...string) []string {
+		return append([]string{"policy", "revoke", "--sign", f.dir + "/key", "--list", list}, more...)
+	}
+	f.refuses("--sign needs --reason", revoke(done[0].ID.String())...)
+	f.refuses("not the ID of a signed approval", revoke("--reason", "x", "a7")...)
+	f.refuses("give all of it, as `freejail-build approvals IMAGE` shows it (this host could not",
+		revoke("--reason", "x", done[0].ID.Encoded()[:12])...)
+	f.refuses("names are given anew", revoke("--reason", "x", "--image", f.at+":1")...)
+	gone := "127.0.0.1:1/x@" + f.digest.String()
+	f.refuses("--image "+f.digest.String()+", needs no registry", revoke("--reason", "x", "--image", gone)...)
+	// A list is begun by that word alone: without the old one the new would have none of its revocations.
+	f.refuses("there is no list: have the newest there", revoke(done[0].ID.String(), "--reason", "CVE")...)
+	f.refuses("there is no list: have the newest there", revoke()...)
+	if _, err := os.Stat(list); err == nil {
+		t.Error("a list was begun")
+	}
+	if out, said, failed := f.do("secret", revoke("--new")...); failed || !strings.Contains(out, "serial 1, 0 revocations") {
+		t.Errorf("got %s, %s", out, said)
+	}
+	f.refuses("there is a list already", revoke("--new")...)
 	f.refuses("are for --sign KEY", "policy", "revoke", "--list", list, "x")
 	f.refuses("are for --sign KEY", "policy", "approve", "--ca-file", list, "x")
 	for _, one := range []struct {
@@ -143,32 +160,36 @@ func TestApproveSigned(t *testing.T) {
 	}{
 		{"the approval with the ID " + done[0].ID.String() + " (if that is the digest of an image: --image)",
 			[]string{done[0].ID.String(), "--reason", "CVE"}},
-		{"all approvals until now of the image " + f.digest.String(), []string{"--image", f.digest.String()}},
-		{"all approvals until now of the image " + f.digest.String(), []string{"--image", pinned}},
-		{"serial 4, 3 revocations", nil},
+		{"all approvals until now of the image " + f.digest.String(), []string{"--image", f.digest.String(),
+			"--reason", "CVE"}},
+		{"all approvals until now of the image " + f.digest.String(), []string{"--image", pinned,
+			"--reason", "CVE"}},
+		{"serial 5, 3 revocations", nil},
 	} {
-		args := append([]string{"policy", "revoke", "--sign", f.dir + "/key", "--list", list}, one.more...)
-		if out, said, failed := f.do("secret", args...); failed || !strings.Contains(out, one.says) {
+		if out, said, failed := f.do("secret", revoke(one.more...)...); failed || !strings.Contains(out, one.says) {
 			t.Errorf("got %s, %s, want %s", out, said, one.says)
 		}
 	}
 	text, err := os.ReadFile(list)
 	must(t, err)
 	l, err := approval.ReadList(text, f.public)
-	if err != nil || l.Serial != 4 || len(l.Revoked) != 3 || l.Revoked[0].Approval != done[0].ID ||
+	if err != nil || l.Serial != 5 || len(l.Revoked) != 3 || l.Revoked[0].Approval != done[0].ID ||
 		l.Revoked[0].Reason != "CVE" || l.Revoked[1].Image != f.digest {
 		t.Errorf("got %+v, %v", l, err)
 	}
 	// A list of an older copy, and by other hands, has nothing lost by being merged.
 	older := filepath.Join(f.dir, "older")
-	for _, one := range []string{done[0].ID.String(), digest.FromString("other").String()} {
-		if out, said, failed := f.do("secret", "policy", "revoke", "--sign", f.dir+"/key", "--list", older, "--reason",
-			"again", one); failed {
+	for i, one := range []string{done[0].ID.String(), digest.FromString("other").String()} {
+		args := []string{"policy", "revoke", "--sign", f.dir + "/key", "--list", older, "--reason", "again", one}
+		if i == 0 {
+			args = append(args, "--new")
+		}
+		if out, said, failed := f.do("secret", args...); failed {
 			t.Errorf("%s %s", out, said)
 		}
 	}
 	if out, said, failed := f.do("secret", "policy", "revoke", "--sign", f.dir+"/key", "--list", older, "--merge",
-		list); failed || !strings.Contains(out, "serial 5, 4 revocations") {
+		list); failed || !strings.Contains(out, "serial 6, 4 revocations") {
 		t.Errorf("got %s, %s", out, said)
 	}
 	text, err = os.ReadFile(older)
@@ -177,7 +198,7 @@ func TestApproveSigned(t *testing.T) {
 		l.Revoked[1].Approval != digest.FromString("other") || l.Revoked[2].Image != f.digest {
 		t.Errorf("got %+v, %v", l, err)
 	}
-	f.refuses("no such file", "policy", "revoke", "--sign", f.dir+"/key", "--list", list, "--merge", f.dir+"/none")
+	f.refuses("no such file", revoke("--merge", f.dir+"/none")...)
 	must(t, os.WriteFile(list, []byte("{}"), 0o600))
-	f.refuses("not signed by this key", "policy", "revoke", "--sign", f.dir+"/key", "--list", list)
+	f.refuses("not signed by this key", revoke()...)
 }

@@ -392,7 +392,7 @@ func TestPolicy(t *testing.T) {
 	}
 	h.gives(exitRefused, []string{"the host's policy refuses", "freejail policy approve greedy@sha256:"}, "run",
 		"greedy", "exit", "0")
-	h.gives(app.Failed, []string{"reason"}, "policy", "approve", "greedy")
+	h.gives(app.Usage, []string{"--reason"}, "policy", "approve", "greedy")
 	h.gives(app.Failed, []string{"kind:what"}, "policy", "approve", "--reason", "x", "--request", "nonsense", "greedy")
 	h.gives(app.Usage, []string{"--expires"}, "policy", "approve", "--reason", "x", "--expires", "soon", "greedy")
 	digest := decoded[client.ImageInfo](h, "images", "greedy").Digest
@@ -420,7 +420,7 @@ func TestPolicy(t *testing.T) {
 	h.gives(0, nil, "run", "-d", "--name", "clitask", "greedy")
 	h.gives(0, nil, "policy", "revoke", "--reason", "no more", list[1].ID)
 	h.gives(0, []string{"clitask", "was revoked by"}, "events")
-	h.gives(0, nil, "policy", "revoke", "greedy@"+digest)
+	h.gives(0, []string{"a1: revoked for " + digest, "allow:raw_sockets"}, "policy", "revoke", "greedy@"+digest)
 	h.gives(app.Failed, []string{"no approval"}, "policy", "revoke", "greedy")
 	if task := decoded[client.Task](h, "inspect", "clitask"); task.State != client.Running {
 		t.Errorf("the task is %s", task.State)

@@ -24,14 +24,41 @@ import (
 
 func (a *commands) policyCmd() *cobra.Command {
 	c := &cobra.Command{Use: "policy", Short: "check, test and approve what images may have"}
-	reload := app.Command("reload", "reload the policy file now and report errors", cobra.NoArgs,
-		func(ctx context.Context, _ []string) error { return a.client().Reload(ctx) })
+	reload := app.Command("reload", "reload the policy file and the lists of revocations now, and report errors",
+		cobra.NoArgs, func(ctx context.Context, _ []string) error {
+			done, err := a.client().Reload(ctx)
+			if err != nil {
+				return err
+			}
+			err = a.Print(done, func(w io.Writer) { printRevocationLists(w, done.Revocations) })
+			failed := func(l client.RevocationList) bool { return l.Error != "" }
+			if err == nil && slices.ContainsFunc(done.Revocations, failed) {
+				return app.ExitCode(app.Failed)
+			}
+			return err
+		})
 	list := listing(a, "list", "list the approvals", (*client.Client).Approvals, printApprovals)
 	log := listing(a, "log", "show all approvals, revocations and expiries", (*client.Client).ApprovalLog,
 		printApprovalLog)
 	c.AddCommand(a.policyCheckCmd(), a.policyTestCmd(), a.policySetsCmd(), a.policyApproveCmd(), a.policyRevokeCmd(),
 		list, log, reload)
 	return c
+}
+
+func printRevocationLists(w io.Writer, list []client.RevocationList) {
+	for _, l := range list {
+		printable.Fprintf(w, "approver %s: %s: ", l.Approver, l.From)
+		if l.Serial > 0 {
+			printable.Fprintf(w, "list %d of %s, %s", l.Serial, l.Issued.UTC().Format(time.RFC3339),
+				printable.Count(l.Revoked, "revocation"))
+		} else {
+			printable.Fprintf(w, "there is no list")
+		}
+		if l.Error != "" {
+			printable.Fprintf(w, ": it could not be had now: %s", l.Error)
+		}
+		printable.Fprintln(w)
+	}
 }
 
 func (a *commands) policyCheckCmd() *cobra.Command {
@@ -141,6 +168,9 @@ func (a *commands) policyApproveCmd() *cobra.Command {
 			}
 			if signed.Given() {
 				return app.Usagef("flags of registries are for --sign KEY")
+			}
+			if strings.TrimSpace(r.Why) == "" {
+				return app.Usagef("an approval needs a reason: --reason \"...\"")
 			}
 			if r.Image, err = a.imageRef(ctx, args[0]); err != nil {
 				return err
@@ -262,18 +292,27 @@ func (a *commands) policyRevokeCmd() *cobra.Command {
 			switch {
 			case signed.key != "":
 				return a.revokeSigned(ctx, &signed, args, reason)
-			case signed.list != "" || signed.image || len(signed.merge) > 0 || signed.Given():
-				return app.Usagef("--list, --image, --merge and flags of registries are for --sign KEY")
+			case signed.list != "" || signed.image || signed.first || len(signed.merge) > 0 || signed.Given():
+				return app.Usagef("--list, --image, --merge, --new and flags of registries are for --sign KEY")
 			case len(args) == 0:
 				return app.Usagef("no approval: give its ID, or a digest or an image")
 			}
-			return a.client().Revoke(ctx, args[0], reason)
+			done, err := a.client().Revoke(ctx, args[0], reason)
+			if err != nil {
+				return err
+			}
+			return a.Print(done, func(w io.Writer) {
+				for _, one := range done {
+					printable.Fprintf(w, "%s: revoked for %s, %s: %s\n", one.ID, one.Digest, one.Image,
+						strings.Join(one.Requests, "; "))
+				}
+			})
 		})
 	c.Long = `Revokes an approval of this host, or all of a digest or an image.
 
 With --sign the revocation is for all hosts: it is added to the signed list of
-revocations --list, which is made if it does not exist, and which hosts fetch
-from where their configuration says. ID is then that of a signed approval, or
+revocations --list, which --new begins, and which hosts fetch from where their
+configuration says. ID is then that of a signed approval, or
 with --image the digest of an image, all of whose approvals until now are
 revoked; HOST/NAME@DIGEST is each image of an index. The first digits do where this
 host has it. Without either the list is dated anew, before hosts take it for too old.
@@ -284,6 +323,7 @@ Nothing is ever taken out of a list: --merge adds what another one has.`
 	c.Flags().StringArrayVar(&signed.merge, "merge", nil,
 		"add all of the list in this `FILE`, signed by the same key; repeatable")
 	c.Flags().BoolVar(&signed.image, "image", false, "revoke all signed approvals of an image, by its digest")
+	c.Flags().BoolVar(&signed.first, "new", false, "begin the list, where there is none yet")
 	signed.Add(c)
 	return c
 }

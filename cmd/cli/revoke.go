@@ -28,12 +28,16 @@ type signedRevocation struct {
 	key, list string
 	merge     []string // files with other lists by the same key
 	image     bool
+	first     bool // there is no list yet
 }
 
 // revokeSigned adds to a list of revocations, or dates it anew.
 func (a *commands) revokeSigned(ctx context.Context, f *signedRevocation, args []string, reason string) error {
 	if f.list == "" {
 		return app.Usagef("--sign needs --list FILE: the list that is signed")
+	}
+	if len(args) > 0 && strings.TrimSpace(reason) == "" {
+		return app.Usagef("--sign needs --reason: hosts show it where they refuse what was revoked")
 	}
 	var more []approval.Revoked
 	for _, arg := range args {
@@ -53,7 +57,7 @@ func (a *commands) revokeSigned(ctx context.Context, f *signedRevocation, args [
 	if err != nil {
 		return err
 	}
-	old, err := readLists(f.list, f.merge, key.Public())
+	old, err := readLists(f, key.Public())
 	if err != nil {
 		return err
 	}
@@ -79,15 +83,21 @@ func (a *commands) revokeSigned(ctx context.Context, f *signedRevocation, args [
 	})
 }
 
-// readLists reads a list, which need not be there, with all that others revoke.
-func readLists(file string, others []string, key *sign.PublicKey) (list approval.List, err error) {
-	for i, name := range append([]string{file}, others...) {
+// readLists reads a list, which is there unless it is the first, with all that others revoke.
+func readLists(f *signedRevocation, key *sign.PublicKey) (list approval.List, err error) {
+	for i, name := range append([]string{f.list}, f.merge...) {
 		var one approval.List
 		text, err := os.ReadFile(name)
-		if i == 0 && errors.Is(err, fs.ErrNotExist) {
+		none := i == 0 && errors.Is(err, fs.ErrNotExist)
+		switch {
+		case none && f.first:
 			continue
-		}
-		if err == nil {
+		case none:
+			return list, app.Usagef("%s: there is no list: have the newest there, to which this is added (a list that "+
+				"begins anew has none of the revocations that hosts know); --new begins the first", name)
+		case i == 0 && err == nil && f.first:
+			return list, app.Usagef("%s: there is a list already: --new is for the first alone", name)
+		case err == nil:
 			one, err = approval.ReadList(text, key)
 		}
 		if err != nil {
@@ -122,7 +132,8 @@ func (a *commands) toRevoke(ctx context.Context, f *signedRevocation, arg string
 	}
 	images, err := c.Images(ctx, at, image.Limits{})
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w (it is asked for the images of an index: the digest of one image, --image %s, "+
+			"needs no registry)", err, ref.Digest)
 	}
 	var out []digest.Digest
 	for _, img := range images {

@@ -86,7 +86,7 @@ type Policy interface {
 	// Check decides about a task, and about a user who would trace it unless that is empty.
 	Check(ctx context.Context, spec client.TaskSpec, tracer string) (*client.Decision, error)
 	Approve(ctx context.Context, r client.ApproveRequest, by string) (*client.Approval, error)
-	Revoke(ref, why, by string) error
+	Revoke(ref, why, by string) ([]client.Approval, error)
 	Approvals() ([]client.Approval, error)
 	ApprovalLog() ([]client.ApprovalRecord, error)
 }
@@ -100,8 +100,8 @@ type Host interface {
 	RulesetInfos() []client.Ruleset
 	Networks() []client.NetworkStatus
 	Explain(ctx context.Context, ref string) (*client.DevfsView, error)
-	// Reload reads the host's configuration and policy again.
-	Reload() error
+	// Reload reads the host's configuration and policy again, and the lists of revocations.
+	Reload(context.Context) (*client.Reloaded, error)
 	Shutdown(context.Context, client.ShutdownRequest) (*client.ShutdownResult, error)
 	// CheckUpgrade returns the path of a binary that can take the daemon's place.
 	CheckUpgrade(client.UpgradeRequest) (string, error)

@@ -54,7 +54,9 @@ func (b Backend) hostRoutes(now, handle route) {
 	handle("GET /v1/doctor", answer(func(r *http.Request) ([]client.Check, error) {
 		return b.Host.Doctor(r.Context()), nil
 	}))
-	handle("POST /v1/reload", done(func(*http.Request) error { return b.Host.Reload() }))
+	handle("POST /v1/reload", answer(func(r *http.Request) (*client.Reloaded, error) {
+		return b.Host.Reload(r.Context())
+	}))
 	handle("POST /v1/upgrade", rootOnly("upgrade the daemon", try(b.upgrade)))
 	handle("POST /v1/shutdown", rootOnly("shut the host's tasks down", body(b.Host.Shutdown)))
 }
@@ -130,9 +132,10 @@ func (b Backend) policyRoutes(handle route) {
 	handle("GET /v1/policy/approvals", answer(func(*http.Request) ([]client.Approval, error) { return p.Approvals() }))
 	handle("GET /v1/policy/log",
 		answer(func(*http.Request) ([]client.ApprovalRecord, error) { return p.ApprovalLog() }))
-	handle("DELETE /v1/policy/approvals", rootOnly("revoke approvals", done(func(r *http.Request) error {
+	revoke := answer(func(r *http.Request) ([]client.Approval, error) {
 		return p.Revoke(param(r, "ref"), param(r, "why"), peerOf(r).String())
-	})), "ref", "why")
+	})
+	handle("DELETE /v1/policy/approvals", rootOnly("revoke approvals", revoke), "ref", "why")
 }
 
 // whenRecovered is for what needs the state of the tasks. What else is asked is

@@ -396,11 +396,10 @@ func (c *Client) Approvals(ctx context.Context) ([]Approval, error) {
 }
 
 // Revoke withdraws an override by its id, or all of a digest (or of an image's
-// digest). Tasks run on; their owners are told.
-func (c *Client) Revoke(ctx context.Context, ref, why string) error {
+// digest), and returns what it was. Tasks run on; their owners are told.
+func (c *Client) Revoke(ctx context.Context, ref, why string) ([]Approval, error) {
 	q := url.Values{"ref": {ref}, "why": {why}}
-	_, err := call[any](ctx, c, http.MethodDelete, "/v1/policy/approvals?"+q.Encode(), nil)
-	return err
+	return call[[]Approval](ctx, c, http.MethodDelete, "/v1/policy/approvals?"+q.Encode(), nil)
 }
 
 // ApprovalLog tells everything that was ever approved and revoked.
@@ -439,10 +438,9 @@ func (c *Client) Doctor(ctx context.Context) ([]Check, error) {
 	return get[[]Check](ctx, c, "/v1/doctor")
 }
 
-// Reload reads the policy file again; a faulty one leaves the old in force.
-func (c *Client) Reload(ctx context.Context) error {
-	_, err := call[any](ctx, c, http.MethodPost, "/v1/reload", nil)
-	return err
+// Reload reads the policy file again, and the lists of revocations; a faulty file leaves the old in force.
+func (c *Client) Reload(ctx context.Context) (Reloaded, error) {
+	return call[Reloaded](ctx, c, http.MethodPost, "/v1/reload", nil)
 }
 
 // Upgrade makes the daemon exec its binary's file again, in place, and returns

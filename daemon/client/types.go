@@ -633,6 +633,22 @@ type ApprovalRecord struct {
 	Why      string    `json:"why,omitempty"`
 }
 
+// Reloaded is what was read again beside the host's file.
+type Reloaded struct {
+	Revocations []RevocationList `json:"revocations"`
+}
+
+// RevocationList is what is known of an approver's list, from an address or a file, when it was just asked for. Serial
+// is that of the newest, 0 where there is none; Revoked counts what it and others by the same key revoke.
+type RevocationList struct {
+	Approver string    `json:"approver"`
+	From     string    `json:"from"`
+	Serial   uint64    `json:"serial"`
+	Issued   time.Time `json:"issued,omitzero"`
+	Revoked  int       `json:"revoked"`
+	Error    string    `json:"error,omitempty"`
+}
+
 // ApproveRequest approves requests, by their keys, for an image's digest: NAME,
 // DIGEST or NAME@DIGEST. Without any it approves all that the image asks for.
 // Who approves is told by the kernel.

@@ -12,6 +12,7 @@ import (
 	"github.com/freejail/freejail/daemon/task"
 	"github.com/freejail/freejail/devfs"
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/internal/imagename"
 	"github.com/freejail/freejail/policy"
 )
 
@@ -103,8 +104,9 @@ func checkKnown(r policy.Request, accepted []string) (err error) {
 // approvable finds an image by its name, digest, or NAME@DIGEST, of which the
 // digest alone counts: a name may be another image's by now.
 func (j *Judge) approvable(ctx context.Context, ref string) (*image.Image, error) {
-	if i := strings.LastIndex(ref, "@sha256:"); i >= 0 {
-		ref = ref[i+1:]
+	name, digest, pinned := strings.Cut(ref, "@sha256:")
+	if pinned {
+		ref = "sha256:" + digest
 	}
 	img, err := j.Images.Resolve(ctx, client.TaskSpec{Image: ref})
 	if client.IsNotFound(err) && j.Remote { // it may have its root there alone
@@ -113,7 +115,33 @@ func (j *Judge) approvable(ctx context.Context, ref string) (*image.Image, error
 			return remote, rerr
 		}
 	}
+	if err == nil && pinned && name != "" {
+		err = j.checkNamed(name, img)
+	}
 	return img, err
+}
+
+// checkNamed refuses the digest of an image that has other names alone than the repository which is given with it: one
+// of them is a mistake.
+func (j *Judge) checkNamed(name string, img *image.Image) error {
+	of, own := imagename.Canonical(imagename.Repository(name)), ""
+	for i, err := range j.Images.Store.All() {
+		if err != nil || i.Digest != img.Digest || i.Name == "" {
+			continue
+		}
+		if own = i.Name; imagename.Canonical(imagename.Repository(own)) == of {
+			return nil
+		}
+	}
+	if own == "" {
+		return nil // it has no name any more
+	}
+	named := "not on this host"
+	if other, err := j.Images.Get(name); err == nil {
+		named = other.Digest.String()
+	}
+	return client.Invalid("%s is %s, and the digest %s is that of %s: which of them is meant? Nothing was approved",
+		name, named, img.Digest, own)
 }
 
 func parseKeys(keys []string) ([]policy.Request, error) {
@@ -168,37 +196,36 @@ func (j *Judge) ApprovalLog() ([]client.ApprovalRecord, error) {
 }
 
 // Revoke withdraws an approval by its id, or all of a digest, given as such, as
-// NAME@DIGEST, or by an image's name.
-func (j *Judge) Revoke(ref, why, by string) error {
+// NAME@DIGEST, or by an image's name. It returns what was revoked.
+func (j *Judge) Revoke(ref, why, by string) (done []client.Approval, err error) {
 	digest := ref
 	if i := strings.LastIndex(ref, "@sha256:"); i >= 0 {
 		digest = ref[i+1:]
 	} else if img, err := j.Images.Get(ref); err == nil {
 		digest = img.Digest.String()
 	} else if !errors.Is(err, image.ErrNotFound) {
-		return err
+		return nil, err
 	}
 	list, err := j.Ledger.Approvals()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	found := false
 	for _, a := range list {
 		if a.ID != ref && a.Digest != digest {
 			continue
 		}
-		found = true
 		if err := j.Ledger.Revoke(a, by, why); err != nil {
-			return err
+			return done, err
 		}
+		done = append(done, wireApproval(a))
 		j.Log.Info("approval revoked", "id", a.ID, "image", a.Image, "digest", a.Digest, "by", by, "why", why)
 		j.tellRevoked(a, by)
 	}
-	if !found {
-		return client.NotFound("there is no approval of this host for %q; see `freejail policy list` "+
+	if len(done) == 0 {
+		return nil, client.NotFound("there is no approval of this host for %q; see `freejail policy list` "+
 			"(one of a fleet is revoked by its approver, or denied by this host's policy)", ref)
 	}
-	return nil
+	return done, nil
 }
 
 // tellRevoked tells the owners of tasks that run by a revoked approval.

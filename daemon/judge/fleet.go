@@ -343,6 +343,27 @@ func (j *Judge) Run(ctx context.Context) {
 	}
 }
 
+// RefreshLists fetches the list of each approver who has one now, and tells what is known of it then.
+func (j *Judge) RefreshLists(ctx context.Context) (out []client.RevocationList) {
+	out = []client.RevocationList{}
+	for _, who := range j.InForce().Approvers {
+		if who.From == "" {
+			continue
+		}
+		j.refresh(ctx, who)
+		st := j.Lists.State(who.Source)
+		l := client.RevocationList{Approver: who.Name, From: who.From}
+		if st.List != nil {
+			l.Serial, l.Issued, l.Revoked = st.List.Serial, st.List.Issued, len(st.List.Revoked)+st.Lacks()
+		}
+		if st.Err != nil {
+			l.Error = st.Err.Error()
+		}
+		out = append(out, l)
+	}
+	return out
+}
+
 // fleetApprovals are those beside the images of this host.
 func (j *Judge) fleetApprovals() (out []client.Approval, err error) {
 	now, seen, ended := j.InForce(), map[digest.Digest]bool{}, sync.OnceValues(j.ended)

@@ -143,7 +143,7 @@ func TestApprovalsOfAFleetAreNotTheHosts(t *testing.T) {
 	if list, err := j.Ledger.Approvals(); err != nil || len(list) != 0 {
 		t.Errorf("approvals of this host: %+v, %v", list, err)
 	}
-	err := j.Revoke(a.ID().String(), "", "root")
+	_, err := j.Revoke(a.ID().String(), "", "root")
 	if !client.IsNotFound(err) || !strings.Contains(err.Error(), "by its approver") {
 		t.Errorf("got %v", err)
 	}

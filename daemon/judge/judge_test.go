@@ -90,6 +90,37 @@ func TestApprovalsOfWhatNoImageAsksFor(t *testing.T) {
 	}
 }
 
+// The digest of another image than the named one is not approved: one of the two is a mistake.
+func TestApprovalOfAnotherImagesDigest(t *testing.T) {
+	j, _, info := newJudge(t)
+	path, err := testimage.Write(t.Context(), t.TempDir(), testimage.Spec{Name: "web", Cmd: []string{"y"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	get, err := j.Images.Importing(client.ImportRequest{Path: path, Name: "web"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	web, err := get(t.Context(), func(client.ImageProgress) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, says := range map[string]string{"web": "web is " + web.Digest, "none": "none is not on this host"} {
+		_, err := j.Approve(t.Context(), client.ApproveRequest{Image: name + "@" + info.Digest, Why: "x"}, "root")
+		if err == nil || !strings.Contains(err.Error(), says+", and the digest "+info.Digest+" is that of prog") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if list, err := j.Ledger.Approvals(); err != nil || len(list) > 0 {
+		t.Errorf("approved: %+v, %v", list, err)
+	}
+	for _, name := range []string{"prog@", "prog:1@", ""} {
+		if _, err := j.Approve(t.Context(), client.ApproveRequest{Image: name + info.Digest, Why: "x"}, "root"); err != nil {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+}
+
 // What is refused is permitted by an approval until it is revoked, which the tasks
 // hear that run by it.
 func TestAnApprovalAndItsEnd(t *testing.T) {
@@ -115,7 +146,7 @@ func TestAnApprovalAndItsEnd(t *testing.T) {
 	}
 	tasks.tasks = []client.Task{{Spec: client.TaskSpec{ID: "one"}, Digest: info.Digest},
 		{Spec: client.TaskSpec{ID: "two"}, Digest: "other"}}
-	if err := j.Revoke("prog", "no longer", "root (uid 0)"); err != nil {
+	if done, err := j.Revoke("prog", "no longer", "root (uid 0)"); err != nil || len(done) != 1 {
 		t.Fatal(err)
 	}
 	if len(tasks.heard) != 1 || !strings.HasPrefix(tasks.heard[0], "one: the approval "+a.ID) {
@@ -147,7 +178,7 @@ func TestApprovalsThatAreNone(t *testing.T) {
 			t.Errorf("%+v: %v, want %q", r, err, want)
 		}
 	}
-	if err := j.Revoke("a7", "x", "root"); !client.IsNotFound(err) {
+	if _, err := j.Revoke("a7", "x", "root"); !client.IsNotFound(err) {
 		t.Errorf("an approval that is not there is revoked: %v", err)
 	}
 	if list, err := j.Approvals(); err != nil || len(list) != 0 {
