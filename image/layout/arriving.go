@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"math"
 	"os"
-	"path"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -22,11 +21,12 @@ import (
 // compare their digests, and the image is in the store only when Fetch has returned.
 type Arriving struct {
 	store  *Store
+	source string
 	layers map[digest.Digest]*arrival
 }
 
-func (s *Store) arriving(layers []ocispec.Descriptor) *Arriving {
-	a := &Arriving{s, map[digest.Digest]*arrival{}}
+func (s *Store) arriving(source string, layers []ocispec.Descriptor) *Arriving {
+	a := &Arriving{s, source, map[digest.Digest]*arrival{}}
 	for _, l := range layers {
 		a.layers[l.Digest] = &arrival{changed: make(chan struct{})}
 	}
@@ -43,7 +43,7 @@ func (a *Arriving) Open(ctx context.Context, d ocispec.Descriptor, offset int64)
 	if !ok {
 		return nil, 0, fmt.Errorf("blob %s is not one that arrives: %w", d.Digest, fs.ErrNotExist)
 	}
-	return &arrivingReader{ctx: ctx, store: a.store, d: d.Digest, from: l, at: offset}, offset, nil
+	return &arrivingReader{ctx: ctx, store: a.store, source: a.source, d: d.Digest, from: l, at: offset}, offset, nil
 }
 
 // Whole waits until a layer has arrived and was verified, or tells why it does not arrive.
@@ -133,12 +133,14 @@ func (l *arrival) state(ctx context.Context, at int64) (n int64, whole bool, err
 }
 
 type arrivingReader struct {
-	ctx   context.Context
-	store *Store
-	d     digest.Digest
-	from  *arrival
-	f     *os.File
-	at    int64
+	ctx    context.Context
+	store  *Store
+	source string
+	d      digest.Digest
+	from   *arrival
+	f      *os.File
+	whole  bool // f is the blob
+	at     int64
 }
 
 func (r *arrivingReader) Read(b []byte) (int, error) {
@@ -146,10 +148,15 @@ func (r *arrivingReader) Read(b []byte) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	if r.f == nil {
-		if r.f, err = r.open(whole); err != nil {
+	if r.f == nil || whole && !r.whole { // which may have come by another way
+		f, err := r.open(whole)
+		if err != nil {
 			return 0, err
 		}
+		if err := r.Close(); err != nil {
+			return 0, errors.Join(err, f.Close())
+		}
+		r.f, r.whole = f, whole
 	}
 	if !whole && int64(len(b)) > n-r.at {
 		b = b[:n-r.at]
@@ -171,7 +178,7 @@ func (r *arrivingReader) open(whole bool) (*os.File, error) {
 		return nil, err
 	}
 	if !whole {
-		f, err := r.store.root.Open(path.Join(partialDir, r.d.Encoded()))
+		f, err := r.store.root.Open(partialName(r.source, r.d))
 		if !errors.Is(err, fs.ErrNotExist) {
 			return f, err
 		}

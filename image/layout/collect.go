@@ -138,7 +138,7 @@ func (s *Store) held() map[digest.Digest]bool {
 // Damaged are the indexes that were set aside and are there still, by path.
 func (s *Store) Damaged() ([]string, error) { return aside.In(s.dir) }
 
-// GC deletes the blobs that no image names and returns how many bytes that
+// GC deletes the blobs that no image names, and what broken downloads have left, and returns how many bytes that
 // freed; none while an index is Damaged. Imports may run at the same time.
 func (s *Store) GC(ctx context.Context) (int64, error) {
 	s.mu.Lock()
@@ -168,7 +168,7 @@ func (s *Store) GC(ctx context.Context) (int64, error) {
 		}
 		freed += fi.Size()
 	}
-	partial, err := s.sweepPartial()
+	partial, err := s.sweepPartial(0)
 	return freed + partial, errors.Join(err, s.sweepSignatures(used))
 }
 

@@ -73,9 +73,9 @@ const privateMark = "org.freejail.private"
 
 // Fetch takes an image by its manifest's descriptor from elsewhere into the
 // store, under a name. Only blobs that are missing are fetched, several at
-// once; every one is verified. A blob that another Fetch is just getting is
-// waited for. What a broken download has got is kept for the next one, of this
-// process or of a later one, until GC. A *Layout must have all the blobs itself,
+// once; every one is verified. A blob that another Fetch is just getting from
+// the same source is waited for. What a broken download has got is kept for the
+// next one, of this process or of a later one, until GC. A *Layout must have all the blobs itself,
 // and after an error with it the store is as before. A digest in the name that is neither
 // the image's nor that of an index that led to it is an ErrPin.
 func (s *Store) Fetch(ctx context.Context, from Origin, d ocispec.Descriptor, name string,
@@ -107,7 +107,7 @@ func (s *Store) Fetch(ctx context.Context, from Origin, d ocispec.Descriptor, na
 	}
 	var arriving *Arriving
 	if o.Arriving != nil {
-		arriving = s.arriving(m.Layers)
+		arriving = s.arriving(sourceOf(from), m.Layers)
 		defer func() { arriving.end(err) }()
 		if img, err = s.load(s.marked(entry, o)); err != nil {
 			return nil, err
@@ -215,8 +215,8 @@ func (s *Store) fetchLayers(ctx context.Context, from Origin, layers []ocispec.D
 		}
 		seen[key(l)] = true
 		g.Go(func() error {
-			to := arriving.of(l.Digest)
-			err := s.fetchBlob(ctx, from, l, func(n int64) { c.add(n); to.add(n) })
+			to, come := arriving.of(l.Digest), int64(0)
+			err := s.fetchBlob(ctx, from, l, func(n int64) { come += n; c.add(n); to.add(n) })
 			if err != nil && document.IsForeign(l.MediaType) {
 				err = fmt.Errorf("%w (a layer of the type %q is often not copied with its image)", err, l.MediaType)
 			}
@@ -224,6 +224,7 @@ func (s *Store) fetchLayers(ctx context.Context, from Origin, layers []ocispec.D
 				return fmt.Errorf("layer %d: %w", i+1, err)
 			}
 			to.arrived()
+			c.add(l.Size - come) // it may have come by another way
 			c.finish()
 			return nil
 		})

@@ -10,9 +10,11 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"syscall"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image/blob"
@@ -20,15 +22,38 @@ import (
 	"github.com/freejail/freejail/internal/durable"
 )
 
-// partialDir has what broken downloads have got, by digest. Unlike tmp it
+// partialDir has what broken downloads have got, by digest and source. Unlike tmp it
 // outlives the process.
 const partialDir = "partial"
 
 // keepPartial is how long it is of use to a task that is started again.
 const keepPartial = time.Hour
 
-// fetchBlob gets a blob that is not there yet. tell hears of every byte that is
-// there, and of fewer again where a download has to begin anew.
+// ErrNoBlob is an Origin's that has no such blob: what came of it earlier is of no use.
+var ErrNoBlob = errors.New("there is no such blob")
+
+// Sourced is an Origin that tells where it takes blobs from. A slow one keeps none that another source has from coming.
+type Sourced interface{ Source() string }
+
+// partialName is the file of a download. Each source has its own of a blob.
+func partialName(source string, d digest.Digest) string {
+	name := d.Encoded()
+	if source != "" {
+		sum := sha256.Sum256([]byte(source))
+		name += fmt.Sprintf("-%x", sum[:8])
+	}
+	return path.Join(partialDir, name)
+}
+
+func sourceOf(from Origin) string {
+	if o, ok := from.(Sourced); ok {
+		return o.Source()
+	}
+	return ""
+}
+
+// fetchBlob gets a blob that is not there yet. tell hears of every byte that has come, and of fewer again where a
+// download has to begin anew.
 func (s *Store) fetchBlob(ctx context.Context, from Origin, d ocispec.Descriptor, tell func(n int64)) error {
 	if err := document.CheckDigest(d.Digest); err != nil {
 		return err
@@ -36,33 +61,96 @@ func (s *Store) fetchBlob(ctx context.Context, from Origin, d ocispec.Descriptor
 	if l, ok := from.(*Layout); ok { // it is here: a slow download of the same is not waited for
 		err := l.give(ctx, s, d)
 		if err == nil {
-			tell(d.Size)
+			s.came(d.Digest)
 		}
 		return err
 	}
-	release, err := s.fetching.Lock(ctx, d.Digest.String())
+	temp := partialName(sourceOf(from), d.Digest)
+	release, err := s.fetching.Lock(ctx, temp)
 	if err != nil {
 		return err
 	}
 	defer release()
-	if s.has(d) {
-		tell(d.Size)
-		return nil
-	}
+	err = s.fetchTo(ctx, temp, from, d, tell)
+	return errors.Join(err, s.wrote(temp, err))
+}
+
+func (s *Store) fetchTo(ctx context.Context, temp string, from Origin, d ocispec.Descriptor,
+	tell func(n int64)) error {
 	for {
-		resumed, err := s.download(ctx, from, d, tell)
+		within, end := s.writes(ctx, temp, d.Digest)
+		if s.has(d) {
+			end()
+			return s.dropPartial(temp)
+		}
+		resumed, err := s.download(within, from, d, temp, tell)
+		elseCame := within.Err() != nil && ctx.Err() == nil
+		end()
 		var wrong *blob.ContentError
+		switch {
+		case err == nil:
+			s.came(d.Digest)
+			return nil
+		case elseCame: // and is found
 		// What an earlier download left may have been damaged, by a crash of
 		// the host.
-		if err == nil || !(resumed && errors.As(err, &wrong)) && !elsewhere(from, d, err) {
+		case resumed && errors.As(err, &wrong) || elsewhere(from, d, err):
+		default:
 			return err
 		}
 	}
 }
 
-func (s *Store) download(ctx context.Context, from Origin, d ocispec.Descriptor,
+// writes notes that a file is written, for a blob. The context ends where that comes by another way.
+func (s *Store) writes(ctx context.Context, temp string, d digest.Digest) (within context.Context, end func()) {
+	within, cancel := context.WithCancel(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.writing[temp] = &writing{d, cancel}
+	return within, cancel
+}
+
+// writing is a download that is under way.
+type writing struct {
+	digest digest.Digest
+	cancel func()
+}
+
+// came ends the downloads of a blob that is there.
+func (s *Store) came(d digest.Digest) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, w := range s.writing {
+		if w.digest == d {
+			w.cancel()
+		}
+	}
+}
+
+// wrote notes the end of a download, and bounds what all that have broken leave.
+func (s *Store) wrote(temp string, err error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.writing, temp)
+	most := s.limits.LayerBytes
+	if noSpace(err) {
+		most = 0
+	}
+	_, err = s.sweepPartial(most)
+	return err
+}
+
+func noSpace(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
+
+func (s *Store) dropPartial(temp string) error {
+	if err := s.root.Remove(temp); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+func (s *Store) download(ctx context.Context, from Origin, d ocispec.Descriptor, temp string,
 	tell func(int64)) (resumed bool, err error) {
-	temp := path.Join(partialDir, d.Digest.Encoded())
 	if err := s.root.MkdirAll(partialDir, 0o700); err != nil {
 		return false, blob.ExplainNoSpace(err)
 	}
@@ -82,7 +170,7 @@ func (s *Store) download(ctx context.Context, from Origin, d ocispec.Descriptor,
 		}
 	}
 	var wrong *blob.ContentError
-	if errors.As(err, &wrong) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+	if errors.As(err, &wrong) || noSpace(err) || errors.Is(err, ErrNoBlob) || p.n == 0 {
 		tell(-p.n)
 		err = errors.Join(err, s.root.Remove(temp))
 	}
@@ -152,18 +240,24 @@ func (p *partial) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// sweepPartial removes what broken downloads have left and nobody came back
-// for.
-func (s *Store) sweepPartial() (freed int64, err error) {
+// sweepPartial removes what broken downloads have left and nobody came back for, and the oldest of it where all is more
+// than so many bytes. The caller holds the lock.
+func (s *Store) sweepPartial(most int64) (freed int64, err error) {
 	files, err := s.list(partialDir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}
+	slices.SortFunc(files, func(a, b fs.FileInfo) int { return b.ModTime().Compare(a.ModTime()) })
 	for _, fi := range files {
-		if time.Since(fi.ModTime()).Abs() < keepPartial { // of a clock that was ahead too
+		file := path.Join(partialDir, fi.Name())
+		if s.writing[file] != nil {
 			continue
 		}
-		if rerr := s.root.Remove(path.Join(partialDir, fi.Name())); rerr != nil {
+		most -= fi.Size()
+		if most >= 0 && time.Since(fi.ModTime()).Abs() < keepPartial { // of a clock that was ahead too
+			continue
+		}
+		if rerr := s.root.Remove(file); rerr != nil {
 			err = errors.Join(err, rerr)
 			continue
 		}

@@ -39,12 +39,14 @@ type Store struct {
 	mu       sync.Mutex // guards the maps, and the blobs that nothing names from GC
 	pins     map[digest.Digest]int
 	added    map[digest.Digest]bool
-	fetching keylock.Map // of digests that are being fetched
+	writing  map[string]*writing // downloads that are under way, by their files
+	fetching keylock.Map         // of those files
 }
 
 // OpenStore opens or makes a store.
 func OpenStore(dir string, l image.Limits) (*Store, error) {
-	s := &Store{pins: map[digest.Digest]int{}, added: map[digest.Digest]bool{}}
+	s := &Store{pins: map[digest.Digest]int{}, added: map[digest.Digest]bool{},
+		writing: map[string]*writing{}}
 	err := durable.MkdirAll(dir, 0o700)
 	if err == nil {
 		s.Layout, err = open(dir, l)

@@ -119,9 +119,6 @@ func TestResumeAfterRestart(t *testing.T) {
 	if _, err := c.Pull(ctx, s, name, PullOptions{}); err == nil {
 		t.Fatal("the pull did not break")
 	}
-	if _, err := s.GC(ctx); err != nil {
-		t.Fatal(err)
-	}
 	kept, err := os.ReadDir(filepath.Join(dir, "partial"))
 	if check(t, err); len(kept) == 0 {
 		t.Fatal("nothing was kept")
@@ -157,9 +154,9 @@ func TestPartialsAreSwept(t *testing.T) {
 		check(t, os.WriteFile(p, []byte("half"), 0o600))
 		check(t, os.Chtimes(p, time.Time{}, time.Now().Add(-age)))
 	}
-	freed, err := s.GC(ctx)
+	freed, err := s.GC(ctx) // by hand: nothing is wanted back of any age
 	left, _ := os.ReadDir(filepath.Join(dir, "partial"))
-	if err != nil || freed != 4 || len(left) != 1 || left[0].Name()[0] != 'b' {
+	if err != nil || freed != 8 || len(left) != 0 {
 		t.Errorf("freed %d, left %v, %v", freed, left, err)
 	}
 }

@@ -134,7 +134,11 @@ func (r *reader) again(err error) error {
 func (r *reader) Read(p []byte) (int, error) {
 	for {
 		if err := r.mended(); err != nil {
-			return 0, fmt.Errorf("broken off after %d of %d bytes: %w", r.at, r.size, err)
+			err = fmt.Errorf("broken off after %d of %d bytes: %w", r.at, r.size, err)
+			if errors.Is(err, errdef.ErrNotFound) {
+				err = &noBlob{err}
+			}
+			return 0, err
 		}
 		n, err := r.body.Read(p)
 		r.at += int64(n)
@@ -190,6 +194,7 @@ func (r *reader) Close() error {
 // origin gives an image's blobs from the first place that has them.
 type origin struct {
 	places []*place
+	source string            // the registry's name, whatever its mirrors
 	known  map[string][]byte // manifests that were read already, by digest
 
 	mu      sync.Mutex
@@ -198,8 +203,11 @@ type origin struct {
 }
 
 func newOrigin(places []*place) *origin {
-	return &origin{places: places, known: map[string][]byte{}, gave: map[digest.Digest]*place{}}
+	return &origin{places: places, source: places[len(places)-1].ref.Host, known: map[string][]byte{}, gave: map[digest.Digest]*place{}}
 }
+
+// Source is the registry, whichever of its places a blob comes from.
+func (o *origin) Source() string { return o.source }
 
 // Refuse passes over the place that gave something else for a blob from now on.
 func (o *origin) Refuse(d digest.Digest) bool {
@@ -238,8 +246,19 @@ func (o *origin) Open(ctx context.Context, d ocispec.Descriptor, offset int64) (
 			break
 		}
 	}
-	return nil, 0, errors.Join(errs...)
+	err := errors.Join(errs...)
+	if !slices.ContainsFunc(errs, func(err error) bool { return !errors.Is(err, errdef.ErrNotFound) }) {
+		err = &noBlob{err}
+	}
+	return nil, 0, err
 }
+
+// noBlob is an error by which nobody has a blob, or not any more.
+type noBlob struct{ error }
+
+func (e *noBlob) Unwrap() error { return e.error }
+
+func (*noBlob) Is(err error) bool { return err == layout.ErrNoBlob }
 
 // manifest reads a manifest from the first place that has it, and moves that
 // place to the front: its blobs will be there too.
@@ -265,4 +284,5 @@ func (o *origin) manifest(ctx context.Context, version, hint string) (ocispec.De
 var (
 	_ layout.Origin   = (*origin)(nil)
 	_ layout.Fallback = (*origin)(nil)
+	_ layout.Sourced  = (*origin)(nil)
 )
