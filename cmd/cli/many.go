@@ -198,7 +198,8 @@ func (a *commands) restartCmd() *cobra.Command {
 		})
 	c.Long = `A task starts with what it was started with, in a new root: what it wrote outside
 of volumes is gone, and so is its log. If its image has another digest by now, that
-is told. One that has ended is started again.`
+is told. One that has ended is started again. Where it cannot be it stays as it was, one
+that ran as one that has ended, with its log, for the next restart.`
 	c.Flags().FuncP("timeout", "t",
 		"the `TIME` until SIGKILL, such as 90s, or in seconds (default: the image's, else 10s)",
 		func(text string) error {
@@ -233,17 +234,31 @@ func (a *commands) restart(ctx context.Context, id string, timeout client.Durati
 	if _, err := c.Stop(ctx, id, client.StopRequest{Timeout: timeout}); err != nil && t.State != client.Exited {
 		return err
 	}
-	if err := c.Destroy(ctx, id, true); err != nil {
-		return err
+	if spec.Remove { // which the end does too
+		if err := c.Destroy(ctx, id, true); err != nil {
+			return err
+		}
 	}
-	now, err := a.start(ctx, spec)
+	now, err := a.startBy(ctx, spec, c.StartAgain)
 	if err != nil {
-		return fmt.Errorf("task %s was stopped, and does not start again: %w", id, err)
+		return notAgain(t, err)
 	}
 	if now.Digest != t.Digest {
 		printable.Fprintf(a.Messages, "%s: the image %s is %s now; it was %s\n", id, spec.Image, now.Digest, t.Digest)
 	}
 	return nil
+}
+
+// notAgain tells what there is of a task that was to be started again, and was not.
+func notAgain(t *client.Task, err error) error {
+	switch {
+	case t.Spec.Remove:
+		return fmt.Errorf("task %s was stopped and, as it has --rm, removed, and does not start again: %w", t.Spec.ID, err)
+	case t.State == client.Exited:
+		return fmt.Errorf("task %s had ended, and is left as it is, as it does not start again: %w", t.Spec.ID, err)
+	}
+	return fmt.Errorf("task %s was stopped, and does not start again; it stays, with its log, as one that has ended: %w",
+		t.Spec.ID, err)
 }
 
 // byNomad refuses to restart a task of Nomad's, which would be lost to it.

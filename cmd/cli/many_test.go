@@ -2,8 +2,10 @@ package cli
 
 import (
 	"fmt"
+	"net"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/freejail/freejail/cmd/internal/app"
 	"github.com/freejail/freejail/daemon/client"
@@ -60,6 +62,45 @@ func TestRestart(t *testing.T) {
 		t.Errorf("left: %+v", now)
 	}
 	h.gives(0, nil, "rm", "-f", "one")
+}
+
+// What was stopped and does not start again is there, with its log, and is started when it can be.
+func TestRestartThatFails(t *testing.T) {
+	h := newHost(t, "permit {\n  ports = [\"1024-65535\"]\n}\n")
+	h.gives(0, []string{"web sha256:"}, "images", "import", h.image("web", "PORT web 8080/tcp\n"))
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	check(t, err)
+	port := taken.Addr().String()
+	check(t, taken.Close())
+	h.gives(0, nil, "run", "-d", "--name", "one", "-p", "web="+port, "web", "wait", "x")
+	awaitReady := func() {
+		for !strings.Contains(h.freejail("logs", "one").out, "xgreeting") {
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
+	stays := func() {
+		t.Helper()
+		h.gives(0, []string{"one", "exited (3"}, "ps", "-a")
+		h.gives(0, []string{"bye"}, "logs", "one")
+	}
+	awaitReady()
+	taken, err = net.Listen("tcp", port)
+	check(t, err)
+	h.gives(app.Failed, []string{"task one was stopped, and does not start again; it stays, with its log",
+		"is taken on this host"}, "restart", "-t", "30", "one")
+	stays()
+	h.gives(app.Failed, []string{"had ended, and is left as it is", "is taken on this host"}, "restart", "one")
+	stays()
+	check(t, taken.Close())
+	h.gives(0, []string{"one"}, "restart", "one")
+	awaitReady()
+	h.gives(0, nil, "shutdown")
+	h.gives(app.Failed, []string{"had ended, and is left as it is", "being shut down"}, "restart", "one")
+	stays()
+	h.end()
+	h.begin()
+	h.gives(0, []string{"one"}, "restart", "one")
+	h.awaitState("one", client.Running)
 }
 
 // A task of Nomad's would be lost to it.

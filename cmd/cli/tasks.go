@@ -217,8 +217,13 @@ const slowStart = time.Second
 // start starts a task; where that takes long, the pull and the unpacking of its image are
 // shown.
 func (a *commands) start(ctx context.Context, spec client.TaskSpec) (*client.Task, error) {
+	return a.startBy(ctx, spec, a.client().Start)
+}
+
+func (a *commands) startBy(ctx context.Context, spec client.TaskSpec,
+	call func(context.Context, client.TaskSpec) (*client.Task, error)) (*client.Task, error) {
 	defer a.showing(ctx, spec.ID)()
-	return a.client().Start(ctx, spec)
+	return call(ctx, spec)
 }
 
 // showing shows, until it is told the end, what a task's image waits for, or that of the

@@ -34,6 +34,7 @@ type Tasks interface {
 	Tasks() []client.Task
 	Task(id string) (client.Task, error)
 	Start(ctx context.Context, job *works.Work, spec client.TaskSpec) (*client.Task, error)
+	StartAgain(ctx context.Context, job *works.Work, spec client.TaskSpec) (*client.Task, error)
 	Wait(ctx context.Context, id string) (*client.Exit, error)
 	Signal(id, name string) error
 	Stop(ctx context.Context, id string, r client.StopRequest) (*client.Exit, error)

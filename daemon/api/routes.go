@@ -64,7 +64,7 @@ func (b Backend) hostRoutes(now, handle route) {
 func (b Backend) taskRoutes(now, handle route) {
 	t := b.Tasks
 	now("GET /v1/tasks", answer(b.tasks), "now")
-	handle("POST /v1/tasks", try(b.start))
+	handle("POST /v1/tasks", try(b.start), "again")
 	handle("GET /v1/tasks/{id}",
 		answer(func(r *http.Request) (client.Task, error) { return t.Task(r.PathValue("id")) }))
 	handle("GET /v1/tasks/{id}/wait", answer(func(r *http.Request) (*client.Exit, error) {

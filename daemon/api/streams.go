@@ -27,7 +27,11 @@ func (b Backend) start(w http.ResponseWriter, r *http.Request) error {
 		spec.By = p.String()
 	}
 	return b.asWork(w, r, func(r *http.Request, job *works.Work) {
-		answer(func(r *http.Request) (*client.Task, error) { return b.Tasks.Start(r.Context(), job, spec) })(w, r)
+		start := b.Tasks.Start
+		if param(r, "again") == "true" {
+			start = b.Tasks.StartAgain
+		}
+		answer(func(r *http.Request) (*client.Task, error) { return start(r.Context(), job, spec) })(w, r)
 	})
 }
 

@@ -71,6 +71,12 @@ func (c *Client) Start(ctx context.Context, spec TaskSpec) (*Task, error) {
 	return again(ctx, func() (*Task, error) { return call[*Task](ctx, c, http.MethodPost, "/v1/tasks", spec) })
 }
 
+// StartAgain is Start in the place of a task with the same id that has ended. That is there as it was where the start
+// fails.
+func (c *Client) StartAgain(ctx context.Context, spec TaskSpec) (*Task, error) {
+	return again(ctx, func() (*Task, error) { return call[*Task](ctx, c, http.MethodPost, "/v1/tasks?again=true", spec) })
+}
+
 // again repeats a call that an upgrade of the daemon has ended, and that left
 // nothing behind.
 func again[T any](ctx context.Context, call func() (T, error)) (T, error) {

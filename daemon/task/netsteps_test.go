@@ -81,7 +81,7 @@ func TestOneStackOfAGroup(t *testing.T) {
 	m := h.manager()
 	of := func(id string) *start {
 		tk, err := m.newTask(client.TaskSpec{ID: id, Image: "prog", Owner: "nomad", Network: "lan", Share: "group",
-			Labels: map[string]string{"alloc_id": "a1"}}, func(error) {})
+			Labels: map[string]string{"alloc_id": "a1"}}, false, func(error) {})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -202,11 +202,16 @@ func (m *Manager) roots(ctx context.Context) (map[string][]string, error) {
 }
 
 // add takes up a task that a journal tells of. Of two with the same id, as a crash
-// of the host can leave them, the older one was to be forgotten.
+// of the host can leave them, the older one was to be forgotten, unless the newer one
+// was still being started in its place.
 func (m *Manager) add(t *task) {
 	if old := m.tasks[t.id()]; old != nil && !t.gone() {
 		if old.info.CreatedAt.After(t.info.CreatedAt) {
 			t, old = old, t
+		}
+		if t.info.State == client.Starting && old.isEnded() {
+			m.tasks[old.id()], m.left[t.key()] = old, t
+			return
 		}
 		old.destroyed, old.info.State = true, client.Exited
 		m.left[old.key()] = old

@@ -16,6 +16,16 @@ import (
 
 // Start runs a task. When it returns an error nothing of the task is left.
 func (m *Manager) Start(ctx context.Context, job *works.Work, spec client.TaskSpec) (*client.Task, error) {
+	return m.begin(ctx, job, spec, false)
+}
+
+// StartAgain is Start in the place of a task with the same id that has ended, if there is one: that is forgotten when
+// the new one runs, and stays, with its log, where it does not.
+func (m *Manager) StartAgain(ctx context.Context, job *works.Work, spec client.TaskSpec) (*client.Task, error) {
+	return m.begin(ctx, job, spec, true)
+}
+
+func (m *Manager) begin(ctx context.Context, job *works.Work, spec client.TaskSpec, again bool) (*client.Task, error) {
 	auth := spec.Auth
 	spec.Auth = nil // of the task's record it is no part
 	if err := m.Images.Check(spec); err != nil {
@@ -29,7 +39,7 @@ func (m *Manager) Start(ctx context.Context, job *works.Work, spec client.TaskSp
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	t, err := m.newTask(spec, cancel)
+	t, err := m.newTask(spec, again, cancel)
 	if err != nil {
 		return nil, err
 	}
@@ -42,6 +52,7 @@ func (m *Manager) Start(ctx context.Context, job *works.Work, spec client.TaskSp
 	if err != nil {
 		return nil, m.failed(ctx, t, err)
 	}
+	m.forgetBefore(ctx, t)
 	m.Record.Started(spec)
 	// Not before: a start that fails after its process runs is abandoned, and
 	// must not be told to end by two.
@@ -90,14 +101,35 @@ func eventKind(err error) string {
 	return "failed"
 }
 
-func (m *Manager) newTask(spec client.TaskSpec, cancel context.CancelCauseFunc) (*task, error) {
+// forgetBefore forgets the task in whose place another one runs now. Where that cannot be written the next daemon
+// knows which of the two is the older.
+func (m *Manager) forgetBefore(ctx context.Context, t *task) {
+	m.mu.Lock()
+	old := t.before
+	t.before = nil
+	m.mu.Unlock()
+	if old == nil {
+		return
+	}
+	if _, err := old.destroy(); err != nil {
+		m.Log.Error("journal: the task of before", "task", t.id(), "error", err)
+	}
+	await(ctx, m.sweepUp(old).done, awayTime)
+	m.letGo(old)
+}
+
+func (m *Manager) newTask(spec client.TaskSpec, again bool, cancel context.CancelCauseFunc) (*task, error) {
 	if !validID.MatchString(spec.ID) {
 		return nil, client.Invalid("task id %q: want a letter, then at most 59 of A-Z a-z 0-9 _ -", spec.ID)
 	}
 	t := &task{done: make(chan struct{}), cancel: cancel, boot: m.Boot}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if _, taken := m.tasks[spec.ID]; taken {
+	old := m.tasks[spec.ID]
+	if old != nil && again && !old.isEnded() {
+		return nil, client.Conflict("task %q has not ended: stop it first (freejail stop %s)", spec.ID, spec.ID)
+	}
+	if old != nil && !again {
 		return nil, client.Conflict("task %q already exists: remove it first (freejail rm %s), or choose another id",
 			spec.ID, spec.ID)
 	}
@@ -115,7 +147,7 @@ func (m *Manager) newTask(spec client.TaskSpec, cancel context.CancelCauseFunc) 
 	if err := t.journal.write(record{Task: &t.info, Boot: t.boot}); err != nil {
 		return nil, errors.Join(err, t.journal.remove())
 	}
-	m.tasks[spec.ID] = t
+	t.before, m.tasks[spec.ID] = old, t
 	return t, nil
 }
 

@@ -216,8 +216,10 @@ func (m *Manager) Destroy(ctx context.Context, id string, force bool) error {
 
 func (m *Manager) destroy(ctx context.Context, t *task, force bool) error {
 	if force && m.stopStart(t) {
-		_, err := t.over(ctx)
-		return err
+		if _, err := t.over(ctx); err != nil || t.before == nil {
+			return err
+		}
+		return m.destroy(ctx, t.before, force) // which has the id again
 	}
 	if t.state() != client.Exited {
 		if !force {
@@ -284,9 +286,7 @@ func (m *Manager) forget(t *task) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	t.forgotten = true
-	if m.tasks[t.id()] == t {
-		delete(m.tasks, t.id())
-	}
+	m.takeOut(t)
 	if m.left[t.key()] == t {
 		delete(m.left, t.key())
 	}

@@ -144,10 +144,19 @@ func (m *Manager) letGo(t *task) {
 	if t.forgotten {
 		return
 	}
-	if m.tasks[t.id()] == t {
+	m.takeOut(t)
+	m.left[t.key()] = t
+}
+
+// takeOut frees the id of a task, or gives it back to the one in whose place it was to be. The caller holds the lock.
+func (m *Manager) takeOut(t *task) {
+	switch {
+	case m.tasks[t.id()] != t:
+	case t.before != nil:
+		m.tasks[t.id()] = t.before
+	default:
 		delete(m.tasks, t.id())
 	}
-	m.left[t.key()] = t
 }
 
 // stray is what no journal tells of: it is swept up like what is left of a task.

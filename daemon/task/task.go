@@ -30,7 +30,8 @@ type task struct {
 	journal    *journal
 	root       root
 	forgetting sync.Mutex
-	forgotten  bool // by forgetting
+	forgotten  bool  // by forgetting
+	before     *task // in whose place it is being started; guarded by the manager's lock
 	destroyed  bool
 	finished   bool          // its end is being recorded, or is
 	stray      bool          // no journal tells of it
@@ -86,6 +87,13 @@ func (t *task) state() client.State {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.info.State
+}
+
+// isEnded tells that it has ended and is not to be forgotten.
+func (t *task) isEnded() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.info.State == client.Exited && !t.destroyed
 }
 
 // set changes the task; the next update journals it.
