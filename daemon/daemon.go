@@ -444,6 +444,8 @@ func (d *Daemon) Info() client.Info {
 	now, perr := d.follower.Last()
 	if now != nil {
 		i.PolicyDigest = now.Policy.Digest()
+		w := host.WaitingIn(d.cfg, now.File)
+		i.Config, i.Waiting, i.WaitingRestart = d.cfg.Path, w.Names(), w.Restart
 	}
 	if perr != nil {
 		i.PolicyError = perr.Error()

@@ -40,6 +40,7 @@ func (d *Daemon) Doctor(ctx context.Context) []client.Check {
 	default:
 		c.OK("policy", d.cfg.Path)
 	}
+	d.checkWaiting(&c)
 	d.checkDamages(&c)
 	d.checkStrays(ctx, &c)
 	d.checkLeft(&c)
@@ -60,15 +61,32 @@ func (d *Daemon) networkStates() (list []host.NetworkState) {
 	return list
 }
 
+// checkWaiting tells of what the file has in another way by now, but networks.
+func (d *Daemon) checkWaiting(c *host.Checks) {
+	now, err := host.LoadConfig(d.cfg.Path)
+	if err != nil {
+		return // told by the check of the policy
+	}
+	const text = " was changed, and the daemon does not know of it yet: "
+	w := host.WaitingIn(d.cfg, now)
+	if len(w.Upgrade) > 0 {
+		c.Warn("configuration", d.cfg.Path+text+strings.Join(w.Upgrade, ", "), client.UpgradeCommand)
+	}
+	if len(w.Restart) > 0 {
+		c.Warn("configuration", d.cfg.Path+text+strings.Join(w.Restart, ", "),
+			"stop the daemon and start it; for another state_dir end the tasks first")
+	}
+}
+
 // checkNetworks tells of networks that the file has in another way by now.
 func (d *Daemon) checkNetworks(c *host.Checks) {
 	now, err := host.LoadConfig(d.cfg.Path)
 	if err != nil || d.cfg.Path == "" {
 		return // told by the check of the policy
 	}
-	if names := host.OtherNetworks(d.cfg, now); len(names) > 0 {
+	if names := host.WaitingIn(d.cfg, now).Networks; len(names) > 0 {
 		c.Warn("networks", d.cfg.Path+" was changed, and the daemon does not know of it yet: "+
-			strings.Join(names, ", "), "freejail daemon --upgrade")
+			strings.Join(names, ", "), client.UpgradeCommand)
 	}
 	if err := d.networks.Beside(now.Networks); err != nil {
 		c.Warn("networks", "new tasks would be refused after an upgrade until those that run have ended: "+err.Error(),

@@ -130,4 +130,8 @@ func TestDoctorKnowsTheFile(t *testing.T) {
 	if !told("does not know of it yet: pub, web, other") {
 		t.Error("doctor is silent")
 	}
+	_, err = c.Start(t.Context(), client.TaskSpec{ID: "one", Owner: "cli", Image: archive(t, greeting), Network: "other"})
+	if err == nil || !strings.Contains(err.Error(), "does not know of it yet: `freejail daemon --upgrade`") {
+		t.Errorf("a task on a network of the file: %v", err)
+	}
 }

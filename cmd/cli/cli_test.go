@@ -2,6 +2,7 @@ package cli
 
 import (
 	"encoding/json"
+	"fmt"
 	"net"
 	"os"
 	"slices"
@@ -428,6 +429,20 @@ func TestPolicy(t *testing.T) {
 	h.gives(0, nil, "rm", "--force", "clitask")
 	h.gives(exitRefused, nil, "run", "greedy", "exit", "0")
 	h.gives(0, []string{"approve a1", "approve a2", "revoke a2", "no more", "revoke a1"}, "policy", "log")
+
+	// What is not followed is told, until an upgrade takes it.
+	check(t, os.WriteFile(h.path("freejail.hcl"), fmt.Appendf(nil, "state_dir = %q\nsocket = \"/other\"\n"+
+		"limits {\n  log_size = \"1MiB\"\n}\npermit {\n  allow = [\"chflags\"]\n}\n", h.path("state")), 0o600))
+	h.gives(0, []string{"are in force\n", "not in force yet: limits: `freejail daemon --upgrade`\n",
+		"before the daemon is stopped and started: socket\n"}, "policy", "reload")
+	if r := decoded[reloaded](h, "policy", "reload"); !slices.Equal(r.Waiting, []string{"limits", "socket"}) {
+		t.Errorf("%+v", r)
+	}
+	h.gives(0, []string{"warning  configuration", "does not know of it yet: limits\n"}, "doctor")
+	h.gives(0, nil, "daemon", "--upgrade")
+	if r := h.freejail("policy", "reload"); r.code != 0 || strings.Contains(r.out, "limits") {
+		t.Errorf("after an upgrade: %+v", r)
+	}
 
 	// A faulty file is told and leaves the policy in force.
 	check(t, os.WriteFile(h.path("freejail.hcl"), []byte("permit {\n"), 0o600))

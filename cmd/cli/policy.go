@@ -25,18 +25,9 @@ import (
 func (a *commands) policyCmd() *cobra.Command {
 	c := &cobra.Command{Use: "policy", Short: "check, test and approve what images may have"}
 	reload := app.Command("reload", "reload the policy file and the lists of revocations now, and report errors",
-		cobra.NoArgs, func(ctx context.Context, _ []string) error {
-			done, err := a.client().Reload(ctx)
-			if err != nil {
-				return err
-			}
-			err = a.Print(done, func(w io.Writer) { printRevocationLists(w, done.Revocations) })
-			failed := func(l client.RevocationList) bool { return l.Error != "" }
-			if err == nil && slices.ContainsFunc(done.Revocations, failed) {
-				return app.ExitCode(app.Failed)
-			}
-			return err
-		})
+		cobra.NoArgs, func(ctx context.Context, _ []string) error { return a.reload(ctx) })
+	reload.Long = `Policy, registries, signers and approvers of the host's file are in force when it has
+ended. What else the file has in another way than the daemon is told, with what puts it in force.`
 	list := listing(a, "list", "list the approvals", (*client.Client).Approvals, printApprovals)
 	log := listing(a, "log", "show all approvals, revocations and expiries", (*client.Client).ApprovalLog,
 		printApprovalLog)
@@ -58,6 +49,52 @@ func printRevocationLists(w io.Writer, list []client.RevocationList) {
 			printable.Fprintf(w, ": it could not be had now: %s", l.Error)
 		}
 		printable.Fprintln(w)
+	}
+}
+
+// reloaded is what a reload has found.
+type reloaded struct {
+	Config         string                  `json:"config"`
+	Revocations    []client.RevocationList `json:"revocations"`
+	Waiting        []string                `json:"waiting,omitempty"`
+	WaitingRestart []string                `json:"waiting_restart,omitempty"`
+}
+
+func (a *commands) reload(ctx context.Context) error {
+	done, err := a.client().Reload(ctx)
+	if err != nil {
+		return err
+	}
+	i, err := a.client().Info(ctx)
+	if err != nil {
+		return err
+	}
+	err = a.Print(reloaded{i.Config, done.Revocations, i.Waiting, i.WaitingRestart}, func(w io.Writer) {
+		printReloaded(w, i)
+		printRevocationLists(w, done.Revocations)
+	})
+	failed := func(l client.RevocationList) bool { return l.Error != "" }
+	if err == nil && slices.ContainsFunc(done.Revocations, failed) {
+		return app.ExitCode(app.Failed)
+	}
+	return err
+}
+
+func printReloaded(w io.Writer, i *client.Info) {
+	if i.Config == "" {
+		printable.Fprintln(w, "the daemon has no host configuration: there was nothing to read")
+		return
+	}
+	printable.Fprintf(w, "policy, registries, signers and approvers of %s are in force\n", i.Config)
+	rest := slices.DeleteFunc(slices.Clone(i.Waiting), func(name string) bool {
+		return slices.Contains(i.WaitingRestart, name)
+	})
+	if len(rest) > 0 {
+		printable.Fprintf(w, "not in force yet: %s: `%s`\n", strings.Join(rest, ", "), client.UpgradeCommand)
+	}
+	if len(i.WaitingRestart) > 0 {
+		printable.Fprintf(w, "not in force before the daemon is stopped and started: %s\n",
+			strings.Join(i.WaitingRestart, ", "))
 	}
 }
 

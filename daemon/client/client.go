@@ -449,6 +449,9 @@ func (c *Client) Reload(ctx context.Context) (Reloaded, error) {
 	return call[Reloaded](ctx, c, http.MethodPost, "/v1/reload", nil)
 }
 
+// UpgradeCommand has the daemon take the whole of its host's file.
+const UpgradeCommand = "freejail daemon --upgrade"
+
 // Upgrade makes the daemon exec its binary's file again, in place, and returns
 // when the new one answers, or an error when none does.
 func (c *Client) Upgrade(ctx context.Context, r UpgradeRequest) (*Info, error) {

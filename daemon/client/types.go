@@ -388,14 +388,19 @@ type ProcUsage struct {
 
 // Info describes the daemon and its host.
 type Info struct {
-	Version      string            `json:"version"`
-	API          int               `json:"api"`
-	PID          int               `json:"pid"`
-	StateDir     string            `json:"state_dir"`
-	Storage      string            `json:"storage"`
-	PolicyDigest string            `json:"policy_digest"`
-	PolicyError  string            `json:"policy_error,omitempty"`
-	Features     map[string]string `json:"features"`
+	Version      string `json:"version"`
+	API          int    `json:"api"`
+	PID          int    `json:"pid"`
+	StateDir     string `json:"state_dir"`
+	Storage      string `json:"storage"`
+	PolicyDigest string `json:"policy_digest"`
+	PolicyError  string `json:"policy_error,omitempty"`
+	Config       string `json:"config,omitempty"` // the path of the host's file
+	// Waiting are the parts of the file, by their names, that are not in force: WaitingRestart those of them for which
+	// the daemon has to be stopped and started, the others take an upgrade.
+	Waiting        []string          `json:"waiting,omitempty"`
+	WaitingRestart []string          `json:"waiting_restart,omitempty"`
+	Features       map[string]string `json:"features"`
 	// Networks are the modes of those that tasks can have now, by their names; DefaultNetwork is that
 	// of tasks which name none.
 	Networks       map[string]string `json:"networks,omitempty"`

@@ -59,6 +59,8 @@ type Config struct {
 	Metrics         Metrics
 	Approvers       []Approver // without their keys, which InForce has
 	Tracing         string     // URL of a collector of spans; empty is that of the environment, or none
+
+	written *Config // as the file has it, whatever flags have changed
 }
 
 // Storage chooses how roots are made.
@@ -254,6 +256,8 @@ func (f *file) config(path string) (Config, error) {
 	if err := errors.Join(r.errs...); err != nil {
 		return c, fmt.Errorf("host configuration %s: %w", path, err)
 	}
+	asWritten := c
+	c.written = &asWritten
 	return c, nil
 }
 

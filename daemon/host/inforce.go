@@ -25,6 +25,7 @@ type InForce struct {
 	Registries *registry.Client
 	Signers    Signers
 	Approvers  []Approver
+	File       Config // that was read
 	fallback   string // the registry of names without one
 	// Doubt is what of the file is probably a mistake, nil for nothing: it is told, and
 	// kept from nobody, as the signer or the file may come later.
@@ -40,7 +41,7 @@ func newInForce(c Config, name string, src []byte) (*InForce, error) {
 		return nil, err
 	}
 	p.OnHost(chain)
-	now := &InForce{Policy: p, fallback: c.DefaultRegistry,
+	now := &InForce{Policy: p, File: c, fallback: c.DefaultRegistry,
 		Doubt: errors.Join(p.CheckSigners(signerNames(c.Signers)), p.CheckNetworks(c.networkNames()),
 			checkCredentials(c.Registries))}
 	return now, now.readFiles(c)

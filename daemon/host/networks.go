@@ -330,7 +330,9 @@ func OtherNetworks(running, file Config) (names []string) {
 		}
 	}
 	if running.DefaultNetwork != file.DefaultNetwork {
-		names = append(names, "default_network")
+		names = append(names, defaultNetwork)
 	}
 	return names
 }
+
+const defaultNetwork = "default_network"

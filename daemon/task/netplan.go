@@ -2,11 +2,13 @@ package task
 
 import (
 	"cmp"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/daemon/host"
 	"github.com/freejail/freejail/network"
 	"github.com/freejail/freejail/policy"
 )
@@ -61,6 +63,15 @@ func networks(configured []network.Network) []network.Network {
 		{Name: string(network.None), Mode: network.None}}, configured...)
 }
 
+// waitingNetwork tells that the host's file has a network of which the daemon does not know yet.
+func (m *Manager) waitingNetwork(name string) string {
+	now, err := host.LoadConfig(m.Config.Path)
+	if err != nil || !slices.ContainsFunc(now.Networks, func(n network.Network) bool { return n.Name == name }) {
+		return ""
+	}
+	return fmt.Sprintf("%s has it, and the daemon does not know of it yet: `%s`", m.Config.Path, client.UpgradeCommand)
+}
+
 // addNetwork chooses the task's network: the job's, or else the host's default. Of that a permit is not
 // needed, and a deny holds.
 func (m *Manager) addNetwork(p *plan, spec client.TaskSpec) error {
@@ -75,6 +86,9 @@ func (m *Manager) addNetwork(p *plan, spec client.TaskSpec) error {
 		var names []string
 		for _, n := range p.all {
 			names = append(names, n.Name)
+		}
+		if waiting := m.waitingNetwork(name); waiting != "" {
+			return client.Unavailable("network %q: %s", name, waiting)
 		}
 		return client.Invalid("network %q: this host has no such network; it has: %s", name, strings.Join(names, ", "))
 	}
