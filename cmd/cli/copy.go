@@ -99,7 +99,8 @@ func (a *commands) copyOut(ctx context.Context, src copyEnd, dst string, spec cl
 		if term.IsTerminal(int(os.Stdout.Fd())) {
 			return app.Usagef("the archive is not for a terminal: redirect standard output")
 		}
-		return left.end(a.client().Copy(ctx, src.task, spec, client.CopyIO{To: a.stream, Problem: left.tell}))
+		err := a.client().Copy(ctx, src.task, spec, client.CopyIO{To: a.stream, Problem: left.tell})
+		return left.end(inTask(src.task, err))
 	}
 	to, err := absolute(dst)
 	if err != nil {
@@ -119,13 +120,13 @@ func (a *commands) copyOut(ctx context.Context, src copyEnd, dst string, spec cl
 	}()
 	s := treecopy.Source{}
 	s.Name, s.Contents = nameOf(src.path)
-	err = treecopy.Receive(ctx, root, to, s, o, archive)
+	err = onHost(treecopy.Receive(ctx, root, to, s, o, archive))
 	if err == nil {
 		_, err = io.Copy(io.Discard, archive) // the daemon has more to say
 	}
 	archive.CloseWithError(errors.New("nothing more is taken"))
 	if cerr := <-copied; cerr != nil && (err == nil || errors.Is(err, cerr)) {
-		err = cerr
+		err = inTask(src.task, cerr)
 	}
 	return left.end(err)
 }
@@ -139,7 +140,8 @@ func (a *commands) copyIn(ctx context.Context, src string, dst copyEnd, spec cli
 			return app.Usagef("a tar archive is expected on standard input")
 		}
 		spec.Follow = false
-		return left.end(a.client().Copy(ctx, dst.task, spec, client.CopyIO{From: os.Stdin, Problem: left.tell}))
+		err := a.client().Copy(ctx, dst.task, spec, client.CopyIO{From: os.Stdin, Problem: left.tell})
+		return left.end(inTask(dst.task, err))
 	}
 	from, err := absolute(src)
 	if err != nil {
@@ -154,8 +156,27 @@ func (a *commands) copyIn(ctx context.Context, src string, dst copyEnd, spec cli
 	o.Problem = func(name, why string) { left.tell(name + ": " + why) }
 	archive, w := io.Pipe()
 	defer archive.Close()
-	go func() { w.CloseWithError(treecopy.Send(ctx, root, from, spec.Follow, o, w)) }()
-	return left.end(a.client().Copy(ctx, dst.task, spec, client.CopyIO{From: archive, Problem: left.tell}))
+	go func() { w.CloseWithError(onHost(treecopy.Send(ctx, root, from, spec.Follow, o, w))) }()
+	err = a.client().Copy(ctx, dst.task, spec, client.CopyIO{From: archive, Problem: left.tell})
+	return left.end(inTask(dst.task, err))
+}
+
+// onHost is an error of the end of a copy that is here.
+func onHost(err error) error {
+	var answer *client.Error
+	if err == nil || errors.As(err, &answer) {
+		return err
+	}
+	return fmt.Errorf("on this host: %w", err)
+}
+
+// inTask is an error of the other end, where that is one of files.
+func inTask(id string, err error) error {
+	var answer *client.Error
+	if errors.As(err, &answer) && answer.Code == client.CodeInvalid {
+		return fmt.Errorf("in task %s: %w", id, err)
+	}
+	return err
 }
 
 // leftOut tells of files that were not copied as they are: the command fails then.

@@ -28,7 +28,7 @@ func TestCopy(t *testing.T) {
 	h := newHost(t, "permit {\n  mounts = [\"nullfs:/:rw\"]\n}\n")
 	volume := filepath.Join(t.TempDir(), "data")
 	check(t, os.MkdirAll(filepath.Join(volume, "sub"), 0o755))
-	h.gives(0, nil, "run", "-d", "--name", "one", "-v", volume+":/data", "prog", "wait")
+	h.gives(0, nil, "run", "-d", "--name", "one", "-v", volume+":/data", "-v", volume+":/fixed:ro", "prog", "wait")
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
 	check(t, os.MkdirAll(at("d/sub"), 0o755))
@@ -74,10 +74,17 @@ func (h *testHost) refusesCopies(at func(string) string) {
 	h.gives(app.Usage, []string{"one end"}, "cp", "one:/x", "two:/y")
 	h.gives(app.Usage, []string{"TASK:PATH"}, "cp", "/x", "/y")
 	h.gives(app.Usage, []string{"TASK:PATH"}, "cp", "/x", "one:")
-	h.gives(app.Failed, []string{"no such file"}, "cp", "one:/none", at("none"))
-	h.gives(app.Failed, []string{"no such file"}, "cp", at("none"), "one:/")
-	h.gives(app.Failed, []string{"no such file"}, "cp", "one:/tmp-new", at("none/x"))
-	h.gives(app.Failed, []string{"no such file"}, "cp", at("d"), "one:/none/x")
+	h.gives(app.Failed, []string{"freejail: in task one: there is no /none\n"}, "cp", "one:/none", at("none"))
+	h.gives(app.Failed, []string{"freejail: in task one: there is no /none/x\n"}, "cp", "one:/none/x", "-")
+	h.gives(app.Failed, []string{"freejail: on this host: there is no " + at("none") + "\n"}, "cp", at("none"), "one:/")
+	h.gives(app.Failed, []string{"freejail: on this host: there is no directory " + at("none") + ": make it"},
+		"cp", "one:/tmp-new", at("none/x"))
+	h.gives(app.Failed, []string{"freejail: in task one: there is no directory /none: make it"}, "cp", at("d"), "one:/none/x")
+	h.gives(app.Failed, []string{"freejail: in task one: there is no directory /none: make it"}, "cp", at("d/sub/f"),
+		"one:/none/")
+	if r := h.freejail("cp", at("d/sub/f"), "one:/fixed/"); r.errout != "freejail: in task one: f: read-only file system\n" {
+		h.t.Errorf("a volume to read: %+v", r)
+	}
 	h.gives(app.Failed, []string{"no such task"}, "cp", "none:/x", at("x"))
 	h.gives(app.Failed, []string{"more than 4 bytes"}, "cp", "--max-size", "4", at("d"), "one:/tmp-new")
 	h.gives(app.Failed, []string{"more than 4 bytes"}, "cp", "--max-size", "4", "one:/tmp-new", at("y"))

@@ -204,7 +204,8 @@ func copyError(err error) *client.Error {
 }
 
 func (x *copying) copy(ctx context.Context, archive io.Reader) error {
-	o := treecopy.Options{MaxBytes: x.spec.MaxBytes, Owners: x.spec.Owners, Own: true, Problem: x.problem}
+	o := treecopy.Options{MaxBytes: x.spec.MaxBytes, Owners: x.spec.Owners, Own: true, Problem: x.problem,
+		Mounted: mountedInside()}
 	if o.MaxBytes == 0 {
 		o.MaxBytes = client.DefaultCopyBytes
 	}

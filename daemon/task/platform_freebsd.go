@@ -47,6 +47,9 @@ func checkPlatformAccess(access string) error {
 		"expected rw or rwm", access)
 }
 
+// mountedInside is nothing: the host sees the mounts of jails.
+func mountedInside() map[string]string { return nil }
+
 // jailDevices are what devfs(5) has by itself.
 func jailDevices([]device) []jail.Device { return nil }
 

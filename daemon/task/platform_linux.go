@@ -59,6 +59,11 @@ func jailDevices(all []device) (out []jail.Device) {
 // platformDirs are what every root has mounts on, runc's included.
 func platformDirs() []string { return []string{"/dev", "/proc"} }
 
+// mountedInside are what runc mounts in a task's own mount namespace.
+func mountedInside() map[string]string {
+	return map[string]string{"/proc": "proc", "/dev/pts": "devpts", "/dev/shm": "a tmpfs of the task alone"}
+}
+
 // leftOut are FreeBSD's own file systems: runc provides /proc, and /dev/fd is a
 // link.
 func leftOut(fstype string) bool {

@@ -36,14 +36,16 @@ func Receive(ctx context.Context, root *os.File, dst string, src Source, o Optio
 		return err
 	}
 	defer r.place.base.Close()
+	var mounted map[file]string
 	st, err := stat(r.place.base)
 	if err == nil {
-		err = checkPlain(r.place.base, st, 0)
+		mounted = o.mounted(root)
+		err = checkPlain(r.place.base, st, 0, mounted)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", dst, err)
 	}
-	r.way = way{{r.place.base, "", uint64(st.Dev)}}
+	r.way = way{{r.place.base, "", uint64(st.Dev), mounted}}
 	err = r.all(first)
 	return errors.Join(err, r.finish(), r.way.back(1))
 }
@@ -92,6 +94,15 @@ func (r *receiver) all(h *tar.Header) (err error) {
 		}
 	}
 	return nil
+}
+
+// bare is an error without the name under which a file was made: the user has named another one.
+func bare(err error) error {
+	var at *fs.PathError
+	if errors.As(err, &at) {
+		return at.Err
+	}
+	return err
 }
 
 // next is nil at the end.
@@ -193,12 +204,13 @@ func (r *receiver) replace(dir *os.File, base string, create func(tmp string) er
 	if err := unix.Fstatat(fd, base, &st, unix.AT_SYMLINK_NOFOLLOW); err == nil && kind(&st) == unix.S_IFDIR {
 		return errors.New("a directory is there, which is not replaced")
 	}
-	err := create(tmp)
+	err := bare(create(tmp))
 	if err == nil {
 		err = unix.Renameat(fd, tmp, fd, base)
 	}
 	if err != nil || st.Nlink > 0 { // of two links to one file none goes
-		if uerr := unix.Unlinkat(fd, tmp, 0); uerr != nil && !errors.Is(uerr, fs.ErrNotExist) {
+		if uerr := unix.Unlinkat(fd, tmp, 0); uerr != nil && !errors.Is(uerr, fs.ErrNotExist) &&
+			!errors.Is(err, uerr) { // of a file system that cannot be written nothing has to be told twice
 			err = errors.Join(err, uerr)
 		}
 	}
@@ -221,7 +233,7 @@ func (r *receiver) file(dir *os.File, tmp string, h *tar.Header) (err error) {
 	if err != nil {
 		return err
 	}
-	return r.give(f, a)
+	return r.give(f, a, 0)
 }
 
 // fill writes what is not zeros, and leaves holes for the rest.
@@ -242,9 +254,10 @@ func fill(f *os.File, in io.Reader, size int64) error {
 	return f.Truncate(size)
 }
 
-// give has an open file or directory that was just made have what it is to.
-func (r *receiver) give(f *os.File, a attributes) error {
-	mode := a.mode & 0o777
+// give has an open file or directory that was just made have what it is to, and of the bits beside the permissions
+// those of special.
+func (r *receiver) give(f *os.File, a attributes, special uint32) error {
+	mode := a.mode & (0o777 | special)
 	if r.o.Owners {
 		mode = a.mode & 0o7777
 	}
@@ -283,7 +296,7 @@ func (r *receiver) hardLink(dir *os.File, base string, h *tar.Header) error {
 	if err != nil || !r.files[sha256.Sum256([]byte(to))] {
 		return errors.Join(err, fmt.Errorf("it is a hard link to %q, which is no file of the archive", h.Linkname))
 	}
-	other := way{{r.place.base, "", r.way[0].dev}}
+	other := way{{r.place.base, "", r.way[0].dev, r.way[0].mounted}}
 	from, err := other.open(path.Dir(to), false)
 	if err == nil {
 		err = r.replace(dir, base, func(tmp string) error {
@@ -314,8 +327,11 @@ func (r *receiver) finishDir(d madeDir) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(r.give(own, d.attributes), own.Close())
+	return errors.Join(r.give(own, d.attributes, sticky), own.Close())
 }
+
+// sticky keeps those who may write in a directory from removing others' files: without it, it would be open to all.
+const sticky = 0o1000
 
 // way are the directories that are open, from the place down to the last that was asked for.
 type way []folder
@@ -324,6 +340,8 @@ type folder struct {
 	dir  *os.File
 	name string
 	dev  uint64
+
+	mounted map[file]string // what is not seen
 }
 
 // back leaves directories until n are open.
@@ -375,12 +393,12 @@ func (w *way) enter(name string, create bool) error {
 	}
 	st, err := stat(d)
 	if err == nil {
-		err = checkPlain(d, st, top.dev)
+		err = checkPlain(d, st, top.dev, top.mounted)
 	}
 	if err != nil {
 		return errors.Join(err, d.Close())
 	}
-	*w = append(*w, folder{d, name, uint64(st.Dev)})
+	*w = append(*w, folder{d, name, uint64(st.Dev), top.mounted})
 	return nil
 }
 

@@ -27,7 +27,7 @@ func Send(ctx context.Context, root *os.File, name string, follow bool, o Option
 	}
 	f, real, err := mount.OpenInside(root, clean)
 	if err != nil {
-		return err
+		return orMissing(err, clean, dir)
 	}
 	if dir {
 		err = isDir(f, name)
@@ -42,10 +42,10 @@ func Send(ctx context.Context, root *os.File, name string, follow bool, o Option
 func send(ctx context.Context, root *os.File, clean, as string, o Options, to io.Writer) error {
 	parent, _, err := mount.OpenInside(root, path.Dir(clean))
 	if err != nil {
-		return err
+		return orMissing(err, clean, false)
 	}
 	defer parent.Close()
-	s := &sender{ctx: ctx, o: o, out: tar.NewWriter(to), entries: 1, seen: map[file]string{}}
+	s := &sender{ctx: ctx, o: o, mounted: o.mounted(root), out: tar.NewWriter(to), entries: 1, seen: map[file]string{}}
 	base := path.Base(clean)
 	if clean == "/" {
 		base = "."
@@ -58,13 +58,23 @@ func send(ctx context.Context, root *os.File, clean, as string, o Options, to io
 		if errors.As(err, &own) {
 			err = own.err
 		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return s.absent(parent, clean)
+		}
 		return fmt.Errorf("%s: %w", clean, err)
 	}
 	return s.out.Close()
 }
 
-// file is one of a host.
-type file struct{ dev, ino uint64 }
+// absent tells of a path at which nothing is, or is seen.
+func (s *sender) absent(parent *os.File, clean string) error {
+	if st, err := stat(parent); err == nil {
+		if err := checkPlain(parent, st, uint64(st.Dev), s.mounted); err != nil {
+			return fmt.Errorf("%s: %w", clean, err)
+		}
+	}
+	return &missing{clean, false}
+}
 
 type sender struct {
 	ctx     context.Context
@@ -73,6 +83,7 @@ type sender struct {
 	entries int // that were listed
 	bytes   int64
 	listed  names           // in the directories that are open
+	mounted map[file]string // what is not seen
 	seen    map[file]string // those with several links, by what they are in the archive
 	links   names           // of those
 	depth   int
@@ -95,7 +106,7 @@ func (s *sender) entry(dir *os.File, name, as string, dev uint64) error {
 	defer f.Close()
 	st, err := stat(f)
 	if err == nil {
-		err = checkPlain(f, st, dev)
+		err = checkPlain(f, st, dev, s.mounted)
 	}
 	if err != nil {
 		return &entryError{err}

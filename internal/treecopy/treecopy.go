@@ -47,6 +47,49 @@ type Options struct {
 	Own bool
 	// Problem is told what was left out, or is not as it was: its path and why. Nil is nobody.
 	Problem func(name, why string)
+	// Mounted are the file systems that processes of the tree see at directories of it, and who copies does not: of
+	// them nothing is copied. They are by the paths of the directories.
+	Mounted map[string]string
+}
+
+// mounted finds the directories of Mounted.
+func (o Options) mounted(root *os.File) map[file]string {
+	found := map[file]string{}
+	for name, fs := range o.Mounted {
+		if f, real, err := mount.OpenInside(root, name); err == nil {
+			if st, err := stat(f); err == nil && "/"+real == name {
+				found[file{uint64(st.Dev), uint64(st.Ino)}] = fs
+			}
+			_ = f.Close() // nothing was written
+		}
+	}
+	return found
+}
+
+// file is one of a host.
+type file struct{ dev, ino uint64 }
+
+// missing is a path at which nothing is, and a directory is needed where dir is true.
+type missing struct {
+	path string
+	dir  bool
+}
+
+func (m *missing) Error() string {
+	if m.dir {
+		return fmt.Sprintf("there is no directory %s: make it, or name another one", m.path)
+	}
+	return "there is no " + m.path
+}
+
+func (m *missing) Unwrap() error { return fs.ErrNotExist }
+
+// orMissing tells of what is not there by its path.
+func orMissing(err error, path string, dir bool) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return &missing{path, dir}
+	}
+	return err
 }
 
 func (o Options) problem(name, why string) {
@@ -89,9 +132,9 @@ func find(root *os.File, dst string, src Source) (place, error) {
 		if err == nil {
 			err = isDir(base, path.Dir(clean))
 		}
-		return place{base, path.Base(clean)}, err
+		return place{base, path.Base(clean)}, orMissing(err, path.Dir(clean), true)
 	case err != nil:
-		return place{}, err
+		return place{}, orMissing(err, clean, true)
 	}
 	switch is := isDir(f, clean); {
 	case is == nil && (src.Contents || src.Name == ""):
@@ -157,8 +200,12 @@ func (e errSpecial) Error() string {
 	return fmt.Sprintf("it is on %s, of which nothing is copied", string(e))
 }
 
-// checkPlain refuses what lies on another file system than its directory, if that is a special one.
-func checkPlain(f *os.File, st *unix.Stat_t, dev uint64) error {
+// checkPlain refuses what lies on another file system than its directory, if that is a special one or one that is not
+// seen.
+func checkPlain(f *os.File, st *unix.Stat_t, dev uint64, mounted map[file]string) error {
+	if name := mounted[file{uint64(st.Dev), uint64(st.Ino)}]; name != "" {
+		return errSpecial(name)
+	}
 	if uint64(st.Dev) == dev { //nolint:unconvert // it is signed on other systems
 		return nil
 	}

@@ -470,3 +470,17 @@ func TestRaces(t *testing.T) {
 		t.Error("nothing was ever written: the race is none")
 	}
 }
+
+// A directory in which all may write keeps the bit that keeps them from each other's files; no other special bit stays.
+func TestSticky(t *testing.T) {
+	from, to := plant(t, t.TempDir()), t.TempDir()
+	dir := from.Name() + "/d"
+	check(t, os.Mkdir(dir, 0o755))
+	check(t, unix.Chmod(dir, 0o7777))
+	b, err := sent(t, from, "/d", Options{MaxBytes: 1})
+	check(t, err)
+	check(t, Receive(t.Context(), plant(t, to), "/", Source{Name: "d"}, Options{MaxBytes: 1}, b))
+	if fi, err := os.Stat(to + "/d"); err != nil || fi.Mode() != os.ModeDir|os.ModeSticky|0o777 {
+		t.Errorf("%v %v", fi.Mode(), err)
+	}
+}
