@@ -251,14 +251,15 @@ func (a *commands) restart(ctx context.Context, id string, timeout client.Durati
 
 // notAgain tells what there is of a task that was to be started again, and was not.
 func notAgain(t *client.Task, err error) error {
+	id := t.Spec.ID
 	switch {
 	case t.Spec.Remove:
-		return fmt.Errorf("task %s was stopped and, as it has --rm, removed, and does not start again: %w", t.Spec.ID, err)
+		return fmt.Errorf("task %s was stopped and, as it has --rm, removed, and does not start again: %w", id, err)
 	case t.State == client.Exited:
-		return fmt.Errorf("task %s had ended, and is left as it is, as it does not start again: %w", t.Spec.ID, err)
+		return fmt.Errorf("task %s had ended, and is left as it is, as it does not start again: %w", id, err)
 	}
-	return fmt.Errorf("task %s was stopped, and does not start again; it stays, with its log, as one that has ended: %w",
-		t.Spec.ID, err)
+	return fmt.Errorf("task %s was stopped, and does not start again; it stays, with its log, as one that ended: %w",
+		id, err)
 }
 
 // byNomad refuses to restart a task of Nomad's, which would be lost to it.

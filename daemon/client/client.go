@@ -74,7 +74,9 @@ func (c *Client) Start(ctx context.Context, spec TaskSpec) (*Task, error) {
 // StartAgain is Start in the place of a task with the same id that has ended. That is there as it was where the start
 // fails.
 func (c *Client) StartAgain(ctx context.Context, spec TaskSpec) (*Task, error) {
-	return again(ctx, func() (*Task, error) { return call[*Task](ctx, c, http.MethodPost, "/v1/tasks?again=true", spec) })
+	return again(ctx, func() (*Task, error) {
+		return call[*Task](ctx, c, http.MethodPost, "/v1/tasks?again=true", spec)
+	})
 }
 
 // again repeats a call that an upgrade of the daemon has ended, and that left
