@@ -148,8 +148,8 @@ func (b *bench) scale(ctx context.Context) error {
 			first = now
 		} else {
 			n, kib := level-levels[0], each(first.heap, now.heap, level-levels[0])
-			fmt.Printf("    %.1f KiB for each of %d tasks after the first %d: %s; %.1f KiB resident\n", kib, n, levels[0],
-				verdict(kib, memoryTarget), each(first.rss, now.rss, n))
+			fmt.Printf("    %.1f KiB for each of %d tasks after the first %d: %s; %.1f KiB resident\n", kib, n,
+				levels[0], verdict(kib, memoryTarget), each(first.rss, now.rss, n))
 		}
 		for _, r := range rows {
 			if err := b.measureRow(ctx, r, steps); err != nil {
