@@ -118,6 +118,9 @@ func TestManyTasks(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if info.MemoryLiveBytes == 0 || info.MemoryLiveBytes > info.MemoryBytes {
+			t.Errorf("%d of %d bytes in use are no garbage", info.MemoryLiveBytes, info.MemoryBytes)
+		}
 		return info.MemoryBytes, rss, openFiles(t, info.PID)
 	}
 	mem1, rss1, files1 := hundred(0)

@@ -51,9 +51,11 @@ func (w *pfWriter) ofGateways() {
 // linksOnce are those that rules are for, each once: a link has the stack of one task, but two networks may
 // say so for a moment.
 func (w *pfWriter) linksOnce() (all []pfText) {
+	seen := map[pfText]bool{}
 	for _, n := range w.nets {
 		for _, s := range n.stacks {
-			if w.host.Links && s.link.text != "" && !slices.Contains(all, s.link) {
+			if w.host.Links && s.link.text != "" && !seen[s.link] {
+				seen[s.link] = true
 				all = append(all, s.link)
 			}
 		}
