@@ -186,6 +186,8 @@ type Manager struct {
 	shared   sharing
 	early    earlyOnes
 
+	followers followers
+
 	mu     sync.Mutex
 	tasks  map[string]*task    // by id
 	inputs map[string]*os.File // by key: inherited, of tasks that were not recovered yet

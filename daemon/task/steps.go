@@ -196,6 +196,7 @@ func (s *start) createJail(ctx context.Context) error {
 	maps.Copy(meta, spec.Labels)
 	meta["freejail"] = s.m.Config.StateDir // last: no label can be taken for it
 	limits := s.m.jailLimits(spec.Limits)
+	s.t.cpus = limits.CPUSet
 	jid, err := s.m.Jails.Create(ctx, jail.Spec{Name: s.t.info.Jail, Root: s.t.info.Root,
 		Hostname: cmp.Or(spec.Hostname, spec.ID), Params: params, Meta: meta, Limits: limits,
 		Linux: s.plan.linuxulator(), InMemory: s.plan.inMemory, Stack: stack, Devices: jailDevices(s.plan.devices)})

@@ -16,7 +16,7 @@ import (
 // supervise has the end of a task's main process told and swept up, and its limits kept until then.
 func (m *Manager) supervise(t *task) {
 	go m.watchDisk(t)
-	go m.followCPUs(t)
+	m.followCPUs(t)
 	m.Jails.OnExit(t.snapshot().PID, func(e jail.Exit) {
 		m.ended(t, client.Exit{Code: e.Code, Signal: e.Signal, Known: e.Known, OOM: e.OOM, Message: e.Reason, At: e.At})
 	})

@@ -41,6 +41,7 @@ type task struct {
 	once       sync.Once     // for done
 	sweeping   sweeping
 	outputs    [2]*output // as streams
+	cpus       string     // that its jail was made for; empty where that is not known, or all
 	input      *os.File   // the master of its terminal, or a pipe; nil where it has none
 	clients    clients
 	kill       *due          // when it is killed; nil without a stop
