@@ -20,6 +20,7 @@ import (
 type delivery struct {
 	*cluster
 	script, dir, job string
+	repository       string
 	env              []string
 }
 
@@ -58,6 +59,18 @@ func (d *delivery) commit(t *testing.T, version string, changes ...string) {
 	}
 }
 
+// leavesNothing wants no image on the host that a test of one has brought.
+func (d *delivery) leavesNothing(t *testing.T) {
+	t.Helper()
+	list, err := d.daemon.Images(t.Context())
+	check(t, err)
+	for _, img := range list {
+		if strings.HasPrefix(img.Name, "file/") || strings.HasPrefix(img.Name, d.repository+":") {
+			t.Errorf("the host still has %s", img.Name)
+		}
+	}
+}
+
 // greetings are what the service's instances of a tag answer, each once.
 func (d *delivery) greetings(t *testing.T, tag string) (list []string) {
 	t.Helper()
@@ -87,6 +100,7 @@ func newDelivery(t *testing.T, c *cluster) *delivery {
 	t.Helper()
 	d := &delivery{cluster: c, script: shipped(t, "example/delivery/deliver"), dir: t.TempDir()}
 	host := startRegistry(t, registry.ServerOptions{})
+	d.repository = host + "/team/web"
 	private, public, err := sign.Generate(nil)
 	check(t, err)
 	check(t, os.WriteFile(d.path("release.key"), private, 0o600))
@@ -96,7 +110,8 @@ func newDelivery(t *testing.T, c *cluster) *delivery {
 	check(t, os.WriteFile(d.path("security.key"), private, 0o600))
 	check(t, os.WriteFile(d.path("security.pub"), public, 0o644))
 	c.configurable(t)(fmt.Sprintf("registry %q {\n  plain_http = true\n}\nsigner \"release\" {\n  key_file = %q\n}\n"+
-		"require {\n  signer = [\"release\"]\n  images = [\"%[1]s/**\"]\n}\npermit {\n  services = [\"web:example\"]\n}\n"+
+		"require {\n  signer = [\"release\"]\n  images = [\"%[1]s/**\"]\n}\npermit {\n  services = [\"web:example\"]\n"+
+		"  images = [\"%[1]s/team/*\"]\n}\n"+
 		"approver \"security\" {\n  key_file = %[3]q\n  kinds = [\"allow\"]\n}\n",
 		host, d.path("release.pub"), d.path("security.pub")))
 	text, err := os.ReadFile(shipped(t, "example/delivery/web.nomad.hcl"))
@@ -113,7 +128,7 @@ func newDelivery(t *testing.T, c *cluster) *delivery {
 		"freejail-build": "FREEJAIL_BUILD_BIN"} {
 		check(t, os.Symlink(program(t, env), filepath.Join(bin, name)))
 	}
-	d.env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), "REPOSITORY="+host+"/team/web",
+	d.env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), "REPOSITORY="+d.repository,
 		"PLAIN_HTTP="+host, "PLATFORM="+runtime.GOOS+"/"+runtime.GOARCH, "SIGN_KEY="+d.path("release.key"),
 		"APPROVE_KEY="+d.path("security.key"), "REASON=it listens to pings", "JOB="+d.job,
 		"TEST_SOCKET="+c.path("sock"), fmt.Sprintf("TEST_PORT=%d", ports[0].Port), "NOMAD_ADDR=http://"+c.nomadAgent.Addr)
@@ -138,11 +153,18 @@ func deliveries(t *testing.T, c *cluster) {
 			d.deliver(t, step, version, true)
 		}
 	}
-	roll("v1", "build", "test", "push", "canary")
+	roll("v1", "build", "test")
+	d.leavesNothing(t)
+	roll("v1", "push", "canary")
 	d.serves(t, "[Hello Hello]", "[]")
 	roll("v2", "build")
-	d.deliver(t, "test", "v2", false, "allow.raw_sockets")
-	roll("v2", "push", "approve", "canary")
+	d.deliver(t, "test", "v2", false, "allow.raw_sockets", fmt.Sprintf("images = [%q]", d.repository))
+	d.leavesNothing(t)
+	roll("v2", "push")
+	d.deliver(t, "canary", "v2", false, "the host's policy refuses image "+d.repository, "allow.raw_sockets",
+		"--sign KEY") // and the next canary need not wait for the end of this one
+	d.serves(t, "[Hello Hello]", "[]")
+	roll("v2", "approve", "canary")
 	d.serves(t, "[Hello Hello]", "[Welcome]")
 	roll("v2", "promote")
 	d.serves(t, "[Welcome Welcome]", "[]")
