@@ -150,15 +150,22 @@ func (d *dirs) Remove(_ context.Context, task string) error {
 	return d.remove(task, mount.ReleaseUnder)
 }
 
-func (d *dirs) remove(task string, unmount func(string) error) error {
+func (d *dirs) remove(task string, unmount func(...string) error) error {
+	if err := d.unmount(task, unmount); err != nil {
+		return err
+	}
+	return remove.Tree(d.path("roots", task))
+}
+
+// unmount unmounts a root, and all below its directory: the mounts of the host are listed once for both.
+func (d *dirs) unmount(task string, unmount func(...string) error) error {
 	if err := checkName("task", task); err != nil {
 		return err
 	}
-	dir := d.path("roots", task)
-	if err := errors.Join(d.removePoint(task, unmount), unmount(dir)); err != nil {
+	if err := unmount(d.path("points", task), d.path("roots", task)); err != nil {
 		return err
 	}
-	return remove.Tree(dir)
+	return d.removePoint(task)
 }
 
 // ChainSize adds up what the file system has allocated, each file once.

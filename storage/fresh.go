@@ -118,17 +118,13 @@ func (d *dirs) dropTorn() error {
 	if err != nil {
 		return err
 	}
-	roots, err := mount.Below(d.path("roots"))
-	if err != nil {
-		return err
-	}
-	points, err := mount.Below(d.path("points"))
+	mounts, err := mount.Below(d.path("roots"), d.path("points"))
 	if err != nil {
 		return err
 	}
 	for _, chain := range notes {
 		// No root's mount outlives a boot.
-		if d.madeIn(chain) == boot || len(roots)+len(points) > 0 {
+		if d.madeIn(chain) == boot || len(mounts) > 0 {
 			d.isFresh(chain)
 			d.settleLater(chain)
 			continue

@@ -43,13 +43,9 @@ func (d *dirs) makePoint(task string) (string, error) {
 	return dir, os.Mkdir(dir, 0o755)
 }
 
-// removePoint unmounts a task's root and removes its mount point. None is no
-// error.
-func (d *dirs) removePoint(task string, unmount func(string) error) error {
+// removePoint removes the mount point of a task's root, which is unmounted. None is no error.
+func (d *dirs) removePoint(task string) error {
 	dir := d.path("points", task)
-	if err := unmount(dir); err != nil { // unlocked: it can take its time
-		return err
-	}
 	points.Lock()
 	defer points.Unlock()
 	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -40,15 +40,11 @@ func (u union) takeSpare(chain, upper string) bool {
 
 // Remove keeps what the next task of the same image can begin with.
 func (u union) Remove(ctx context.Context, task string) error {
-	if err := checkName("task", task); err != nil {
-		return err
-	}
-	dir := u.path("roots", task)
-	if err := errors.Join(u.removePoint(task, mount.ReleaseUnder), mount.ReleaseUnder(dir)); err != nil {
+	if err := u.unmount(task, mount.ReleaseUnder); err != nil {
 		return err
 	}
 	_ = u.keepSpare(ctx, task) // without one the next root is made as the first was
-	return remove.Tree(dir)
+	return remove.Tree(u.path("roots", task))
 }
 
 // keepSpare makes a spare directory of the upper directory of a task that has

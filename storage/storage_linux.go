@@ -65,7 +65,7 @@ func (d *dirs) makePoint(task string) (string, error) {
 
 // removePoint has nothing to remove: the mount point is within the root's own
 // directory.
-func (d *dirs) removePoint(string, func(string) error) error { return nil }
+func (d *dirs) removePoint(string) error { return nil }
 
 // checkWhiteouts leaves it to the kernel, which tells at the mount.
 func checkWhiteouts(string) error { return nil }

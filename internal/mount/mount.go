@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strings"
 	"syscall"
 	"time"
 )
@@ -58,16 +57,11 @@ func (e *Error) Unwrap() error { return e.Err }
 // Unmount unmounts what is mounted on target, the newest if there are several.
 // Nothing there is no error.
 func Unmount(target string) error {
-	list, err := List()
-	if err != nil {
+	there, err := list(func(at []byte) bool { return string(at) == target })
+	if err != nil || len(there) == 0 {
 		return err
 	}
-	for _, m := range slices.Backward(list) {
-		if m.Target == target {
-			return m.Unmount(false)
-		}
-	}
-	return nil
+	return there[len(there)-1].Unmount(false)
 }
 
 // Unmount unmounts it, with force whoever uses what is there. It goes by the
@@ -93,26 +87,25 @@ func (m Info) unmountWithin(most time.Duration, force bool) error {
 	return &Error{Op: "unmount", Target: m.Target, Err: err}
 }
 
-// Below lists the mounts at dir and below it, the newest first.
-func Below(dir string) ([]Info, error) {
-	all, err := List()
-	if err != nil {
-		return nil, err
-	}
-	var out []Info
-	for _, m := range all {
-		if m.under(dir) {
-			out = append(out, m)
-		}
-	}
+// Below lists the mounts at some directories and below them, the newest first.
+func Below(dirs ...string) ([]Info, error) {
+	out, err := list(func(target []byte) bool {
+		return slices.ContainsFunc(dirs, func(dir string) bool {
+			n := len(dir)
+			return len(target) >= n && string(target[:n]) == dir && (len(target) == n || target[n] == '/')
+		})
+	})
 	slices.Reverse(out)
-	return out, nil
+	return out, err
 }
 
-// UnmountUnder unmounts everything at dir and below it. Nothing mounted is no
-// error. No path is looked up on FreeBSD: one that leads over a server which is
-// away would not end.
-func UnmountUnder(dir string) error { return unmountAll([]string{dir}, "", gently) }
+// List returns all mounts in the order in which they were made.
+func List() ([]Info, error) { return list(func([]byte) bool { return true }) }
+
+// UnmountUnder unmounts everything at some directories and below them. Nothing
+// mounted is no error. No path is looked up on FreeBSD: one that leads over a server
+// which is away would not end.
+func UnmountUnder(dirs ...string) error { return unmountAll(dirs, "", gently) }
 
 // UnmountBelow unmounts everything below root, but not root itself, and what was
 // mounted there with help of a Descriptors in dirs.
@@ -130,10 +123,10 @@ func ReleaseBelow(root string, dirs ...string) error {
 }
 
 // ReleaseUnder is UnmountUnder for such a root.
-func ReleaseUnder(dir string) error { return unmountAll([]string{dir}, "", firmly) }
+func ReleaseUnder(dirs ...string) error { return unmountAll(dirs, "", firmly) }
 
 // ForceUnder is UnmountUnder, whoever uses what is there.
-func ForceUnder(dir string) error { return unmountAll([]string{dir}, "", Info.forced) }
+func ForceUnder(dirs ...string) error { return unmountAll(dirs, "", Info.forced) }
 
 // ForceBelow is UnmountBelow, whoever uses what is there.
 func ForceBelow(root string, dirs ...string) error {
@@ -166,20 +159,15 @@ func unmountAll(dirs []string, but string, how func(Info) error) error {
 }
 
 func unmountOnce(dirs []string, but string, how func(Info) error) error {
-	all, err := List()
+	all, err := Below(dirs...)
 	if err != nil {
 		return err
 	}
 	var errs []error
-	for _, m := range slices.Backward(all) {
-		if m.Target != but && slices.ContainsFunc(dirs, m.under) {
+	for _, m := range all {
+		if m.Target != but {
 			errs = append(errs, how(m))
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// under tells whether it is mounted at a directory or below it.
-func (m Info) under(dir string) bool {
-	return m.Target == dir || strings.HasPrefix(m.Target, dir+"/")
 }

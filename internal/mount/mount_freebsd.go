@@ -1,10 +1,12 @@
 package mount
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -91,22 +93,32 @@ func Abandon(target string) error {
 	return nil
 }
 
-// List returns all mounts in the order in which they were made.
-func List() ([]Info, error) {
-	n, err := unix.Getfsstat(nil, unix.MNT_NOWAIT)
-	if err != nil {
-		return nil, err
-	}
-	var buf []unix.Statfs_t
-	for n >= len(buf) { // else others may have been mounted meanwhile, and are cut off
-		buf = make([]unix.Statfs_t, n+8)
-		if n, err = unix.Getfsstat(buf, unix.MNT_NOWAIT); err != nil {
+// tables are buffers for what getfsstat(2) tells: 2.3 KB for each mount of the host, a few of which are looked for.
+var tables = sync.Pool{New: func() any { return new([]unix.Statfs_t) }}
+
+// list returns the mounts whose targets are wanted, in the order in which they were made.
+func list(wanted func(target []byte) bool) (out []Info, err error) {
+	buf := tables.Get().(*[]unix.Statfs_t)
+	defer tables.Put(buf)
+	n := 0
+	for {
+		if n, err = unix.Getfsstat(*buf, unix.MNT_NOWAIT); err != nil {
 			return nil, err
 		}
+		if n < len(*buf) {
+			break
+		}
+		if n, err = unix.Getfsstat(nil, unix.MNT_NOWAIT); err != nil { // others may be cut off
+			return nil, err
+		}
+		*buf = make([]unix.Statfs_t, n+n/8+8)
 	}
-	out := make([]Info, 0, n)
-	for i := range buf[:n] {
-		out = append(out, info(&buf[i]))
+	for i := range (*buf)[:n] {
+		st := &(*buf)[i]
+		target, _, _ := bytes.Cut(st.Mntonname[:], []byte{0})
+		if wanted(target) {
+			out = append(out, info(st))
+		}
 	}
 	return out, nil
 }

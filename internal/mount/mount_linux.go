@@ -167,9 +167,11 @@ func Abandon(target string) error {
 
 const oPath = unix.O_PATH
 
-// List returns all mounts in the order in which they were made.
-func List() ([]Info, error) {
-	infos, err := mountinfo.GetMounts(nil)
+// list returns the mounts whose targets are wanted, in the order in which they were made.
+func list(wanted func(target []byte) bool) ([]Info, error) {
+	infos, err := mountinfo.GetMounts(func(i *mountinfo.Info) (skip, stop bool) {
+		return !wanted([]byte(i.Mountpoint)), false
+	})
 	if err != nil {
 		return nil, err
 	}
