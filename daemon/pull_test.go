@@ -379,3 +379,23 @@ func TestPullTimeout(t *testing.T) {
 	}
 	nothingLeft(t, dir)
 }
+
+// A task's pull ends some day, whatever its job says, and who reads the events is told.
+func TestPullTimeoutIsBounded(t *testing.T) {
+	dir, r := shortDir(t), newRemote(t, "")
+	c, _ := daemonAt(t, dir, r.config(""))
+	_, err := c.Start(t.Context(), client.TaskSpec{ID: "one", Owner: "nomad", Image: r.host + "/missing:1",
+		PullTimeout: client.Duration(25 * time.Hour)})
+	if !client.IsNotFound(err) {
+		t.Errorf("got %v", err)
+	}
+	told := false
+	err = c.Events(t.Context(), 0, false, func(e client.Event) error {
+		told = told || e.Task == "one" && strings.Contains(e.Message, "the pull ends after 24h")
+		return nil
+	})
+	if err != nil || !told {
+		t.Errorf("told: %t, %v", told, err)
+	}
+	nothingLeft(t, dir)
+}

@@ -24,6 +24,9 @@ import (
 // defaultPullTimeout is for a task that says none.
 const defaultPullTimeout = 5 * time.Minute
 
+// maxPullTimeout bounds that of a task, whose pull takes a turn from others.
+const maxPullTimeout = 24 * time.Hour
+
 // tellEvery is how often a task hears how far its pull has come.
 const tellEvery = 10 * time.Second
 
@@ -132,7 +135,13 @@ func (l *Library) Fetch(ctx context.Context, spec client.TaskSpec, auth *client.
 			l.Tell(spec.ID, "pulling", progressText(ref, p))
 		}
 	}
-	img, err := l.pull(ctx, ref, spec.PullTimeout, o)
+	timeout := spec.PullTimeout
+	if time.Duration(timeout) > maxPullTimeout {
+		timeout = client.Duration(maxPullTimeout)
+		l.Tell(spec.ID, "pulling", fmt.Sprintf("image_pull_timeout is over the limit: the pull ends after %s",
+			maxPullTimeout))
+	}
+	img, err := l.pull(ctx, ref, timeout, o)
 	if err != nil {
 		return nil, err
 	}

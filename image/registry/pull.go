@@ -38,7 +38,8 @@ func (c *Client) Pull(ctx context.Context, s *layout.Store, ref Reference, o Pul
 }
 
 func (c *Client) pull(ctx context.Context, s *layout.Store, ref Reference, o PullOptions) (*image.Image, error) {
-	release, err := pulls.take(ctx, ref.Host)
+	_, named := c.hosts[ref.Host]
+	release, err := pulls.take(ctx, ref.Host, o.Pulled, !named)
 	if err != nil {
 		return nil, err
 	}

@@ -203,7 +203,8 @@ type origin struct {
 }
 
 func newOrigin(places []*place) *origin {
-	return &origin{places: places, source: places[len(places)-1].ref.Host, known: map[string][]byte{}, gave: map[digest.Digest]*place{}}
+	return &origin{places: places, source: places[len(places)-1].ref.Host, known: map[string][]byte{},
+		gave: map[digest.Digest]*place{}}
 }
 
 // Source is the registry, whichever of its places a blob comes from.

@@ -13,13 +13,21 @@ import (
 const (
 	maxPulls     = 16
 	maxHostPulls = 8
+	maxTaskPulls = 14 // of tasks
+	maxStrangers = 12 // among those, from hosts that the configuration does not name
 )
 
-var pulls = &turns{all: semaphore.NewWeighted(maxPulls), hosts: map[string]*hostTurns{}}
+var pulls = newTurns()
+
+func newTurns() *turns {
+	return &turns{all: semaphore.NewWeighted(maxPulls), tasks: semaphore.NewWeighted(maxTaskPulls),
+		strangers: semaphore.NewWeighted(maxStrangers), hosts: map[string]*hostTurns{}}
+}
 
 // turns are taken by who pulls.
 type turns struct {
-	all   *semaphore.Weighted
+	all, tasks, strangers *semaphore.Weighted
+
 	mu    sync.Mutex
 	hosts map[string]*hostTurns // of which someone pulls, or waits to
 }
@@ -29,23 +37,31 @@ type hostTurns struct {
 	users int
 }
 
-// take waits for a turn until the context ends.
-func (t *turns) take(ctx context.Context, host string) (release func(), err error) {
+// take waits for a turn until the context ends. The host is a stranger where the configuration does not name it.
+func (t *turns) take(ctx context.Context, host string, task, stranger bool) (release func(), err error) {
 	h := t.enter(host)
-	if err := h.Acquire(ctx, 1); err != nil {
-		t.leave(host)
-		return nil, waited(err)
+	wanted := []*semaphore.Weighted{h.Weighted}
+	if task && stranger {
+		wanted = append(wanted, t.strangers)
 	}
-	if err := t.all.Acquire(ctx, 1); err != nil {
-		h.Release(1)
-		t.leave(host)
-		return nil, waited(err)
+	if task {
+		wanted = append(wanted, t.tasks)
 	}
-	return func() {
-		t.all.Release(1)
-		h.Release(1)
+	var got []*semaphore.Weighted
+	release = func() {
+		for _, s := range got {
+			s.Release(1)
+		}
 		t.leave(host)
-	}, nil
+	}
+	for _, s := range append(wanted, t.all) {
+		if err := s.Acquire(ctx, 1); err != nil {
+			release()
+			return nil, waited(err)
+		}
+		got = append(got, s)
+	}
+	return release, nil
 }
 
 func waited(err error) error { return errors.Join(errors.New("waiting for other pulls to end"), err) }

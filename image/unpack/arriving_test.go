@@ -104,7 +104,7 @@ func TestWhatArrivesTakesNoMemoryOfOthers(t *testing.T) {
 	}
 }
 
-// What a mirror gives instead of a layer does not fill the disk before that is known; what is no bomb waits for nothing.
+// What a mirror gives instead of a layer does not fill the disk before that is known. Others wait for nothing.
 func TestBombsThatArrive(t *testing.T) {
 	s := newStore(t, image.Limits{})
 	usual := layerOf(t, file("f", "x"))

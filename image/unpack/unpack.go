@@ -126,7 +126,8 @@ func (u *Layers) apply(ctx context.Context, i int, dir string, read func(n int))
 		return blob.CutOff(err)
 	}
 	defer z.Close()
-	if err := applyVerified(u.bounded(ctx, blob.WithContext(ctx, z), d), dir, u.img.Config.RootFS.DiffIDs[i], &u.left); err != nil {
+	tar := u.bounded(ctx, blob.WithContext(ctx, z), d)
+	if err := applyVerified(tar, dir, u.img.Config.RootFS.DiffIDs[i], &u.left); err != nil {
 		return err
 	}
 	got, size, err := pump.digest()
