@@ -8,17 +8,14 @@ import (
 	"net/http"
 	"time"
 
-	"golang.org/x/sync/semaphore"
-
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/daemon/task"
 	"github.com/freejail/freejail/daemon/works"
+	"github.com/freejail/freejail/internal/places"
 )
 
-// maxSaves are under way at once: each keeps its images from a collection.
-const maxSaves = 8
-
-var saves = semaphore.NewWeighted(maxSaves)
+// saves are those under way: each keeps its images from a collection.
+var saves = places.Places{Most: 8}
 
 // lastWords is how long a client has to take the last frame of a save that ends before its time.
 const lastWords = time.Second
@@ -33,10 +30,12 @@ func (b Backend) save(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if !saves.TryAcquire(1) {
-		return client.Unavailable("%d archives are being saved: try again when one is", maxSaves)
+	p := peerOf(r)
+	release, err := saves.Take(p.uid, !p.operator)
+	if err != nil {
+		return client.Unavailable("save: %v: try again when one has ended", err)
 	}
-	defer saves.Release(1)
+	defer release()
 	ctx, job, err := b.Works.Begin(r.Context())
 	if err != nil {
 		return err

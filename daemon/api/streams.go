@@ -113,7 +113,8 @@ func (b Backend) copy(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	p := peerOf(r)
-	return b.Tasks.Copy(r.Context(), r.PathValue("id"), spec, task.Copier{Name: p.String(), Root: !p.operator}, connect)
+	by := task.Copier{Name: p.String(), UID: p.uid, Root: !p.operator}
+	return b.Tasks.Copy(r.Context(), r.PathValue("id"), spec, by, connect)
 }
 
 // attach switches the connection to the stream of a task's input.

@@ -13,26 +13,25 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/daemon/works"
 	"github.com/freejail/freejail/internal/mount"
 	"github.com/freejail/freejail/internal/pace"
+	"github.com/freejail/freejail/internal/places"
 	"github.com/freejail/freejail/internal/treecopy"
 )
-
-// maxCopies are under way at once, those among them that a server keeps from ending.
-const maxCopies = 16
 
 // maxCopyPath is a path's length in bytes; each copy is an event with its path.
 const maxCopyPath = 4096
 
-var copies = semaphore.NewWeighted(maxCopies)
+// copies are those under way, those among them that a server keeps from ending.
+var copies = places.Places{Most: 16}
 
 // Copier is who copies. Root of the host may; another is judged as one who is root in the task.
 type Copier struct {
 	Name string
+	UID  int
 	Root bool
 }
 
@@ -44,10 +43,11 @@ func (m *Manager) Copy(ctx context.Context, id string, spec client.CopySpec, by 
 	if err != nil {
 		return err
 	}
-	if !copies.TryAcquire(1) {
-		return client.Unavailable("%d copies are under way: try again when one has ended", maxCopies)
+	release, err := copies.Take(by.UID, by.Root)
+	if err != nil {
+		return client.Unavailable("copy: %v: try again when one has ended", err)
 	}
-	defer copies.Release(1)
+	defer release()
 	ctx, job, err := m.Works.Begin(ctx)
 	if err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/daemon/works"
 	"github.com/freejail/freejail/internal/ktrace"
+	"github.com/freejail/freejail/internal/places"
 	"github.com/freejail/freejail/jail"
 	"github.com/freejail/freejail/policy"
 )
@@ -23,8 +24,8 @@ type Operator struct {
 	Root bool   // as the daemon is
 }
 
-// maxTraces bounds the traces of a host: each has a file, and slows down what it traces.
-const maxTraces = 4
+// traces are those under way: each has a file, and slows down what it traces.
+var traces = places.Places{Most: 4}
 
 // traced are the tasks that are traced, by key.
 type traced struct {
@@ -56,7 +57,7 @@ func (m *Manager) Trace(ctx context.Context, id string, spec client.TraceSpec, b
 		}
 		return err
 	}
-	end, err := m.traced.begin(t.key())
+	end, err := m.traced.begin(t.key(), by)
 	if err != nil {
 		return err
 	}
@@ -113,19 +114,22 @@ func TraceRequest(by Operator) policy.Request {
 }
 
 // begin holds a place until the end.
-func (l *traced) begin(key string) (end func(), err error) {
+func (l *traced) begin(key string, by Operator) (end func(), err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	switch {
-	case l.tasks[key]:
+	if l.tasks[key] {
 		return nil, client.Conflict("the task is traced already")
-	case len(l.tasks) == maxTraces:
-		return nil, client.Conflict("%d tasks of this host are traced already, which is the most at a time", maxTraces)
-	case l.tasks == nil:
+	}
+	release, err := traces.Take(by.UID, by.Root)
+	if err != nil {
+		return nil, client.Conflict("trace: %v", err)
+	}
+	if l.tasks == nil {
 		l.tasks = map[string]bool{}
 	}
 	l.tasks[key] = true
 	return func() {
+		release()
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		delete(l.tasks, key)
