@@ -161,6 +161,13 @@ var instead = map[string]string{
 // flagInstead has the flags of other container tools that freejail has not.
 var flagInstead = map[string]string{
 	"attach sig-proxy":   "keys of a terminal are the task's; signals are sent by freejail kill",
+	"cp R":               "directories are copied with all that they have",
+	"cp r":               "directories are copied with all that they have",
+	"cp recursive":       "directories are copied with all that they have",
+	"cp q":               "it tells only of what it leaves out",
+	"cp quiet":           "it tells only of what it leaves out",
+	"df v":               wholeHint,
+	"df verbose":         wholeHint,
 	"events since":       "events are shown from the daemon's start on; the daemon's log has older ones",
 	"events until":       "without --follow it ends by itself",
 	"exec d":             "a command ends with its client; what is to stay is a task of its own",
@@ -192,6 +199,7 @@ var flagInstead = map[string]string{
 	"ps no-trunc":        wholeHint,
 	"ps s":               "use freejail df",
 	"ps size":            "use freejail df",
+	"ps sort":            "tasks are in the order of their making; freejail top sorts them by what they use",
 	"pull a":             "pull each tag that is needed",
 	"pull all-tags":      "pull each tag that is needed",
 	"pull platform":      "the image for this host is taken; freejail-build pull takes others",
@@ -236,6 +244,10 @@ var flagInstead = map[string]string{
 	"run q":              "progress goes to standard error",
 	"run quiet":          "progress goes to standard error",
 	"run read-only":      "give volumes as -v SOURCE:TARGET:ro; --disk limits what is written to the root",
+	"run cidfile":        "-d prints the id; --name chooses it",
+	"run pod":            jobsHint,
+	"run replace":        "remove the other one first: freejail rm -f",
+	"run secret":         "secrets are Nomad's: its template and vault blocks; or files of a volume: -v SOURCE:TARGET:ro",
 	"run restart":        "Nomad restarts its tasks by its own policies",
 	"run runtime":        "jails are the runtime",
 	"run security-opt":   policyHint,
@@ -368,6 +380,12 @@ func (a *commands) upgrade(ctx context.Context, r client.UpgradeRequest) error {
 	})
 }
 
+// checked is what `daemon --check` has found.
+type checked struct {
+	Valid  bool   `json:"valid"`
+	Config string `json:"config"` // empty where none was named, and so none read
+}
+
 // checkHost reads the host's configuration and the files that it names, and looks whether the host has
 // what its networks need.
 func (a *commands) checkHost(config, stateDir string) error {
@@ -394,8 +412,13 @@ func (a *commands) checkHost(config, stateDir string) error {
 	if err := host.CheckNetworks(cfg); err != nil {
 		return err
 	}
-	return a.Print(map[string]bool{"valid": true}, func(w io.Writer) {
-		printable.Fprintln(w, "the configuration is valid")
+	return a.Print(checked{true, cfg.Path}, func(w io.Writer) {
+		if cfg.Path == "" {
+			printable.Fprintln(w, "no configuration was read, as without --config the daemon has none: "+
+				"every request is refused then")
+			return
+		}
+		printable.Fprintln(w, "the configuration is valid:", cfg.Path)
 	})
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/freejail/freejail/cmd/internal/app"
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/internal/printable"
+	"github.com/freejail/freejail/network"
 )
 
 // formatUsage is the help of a flag for printAs.
@@ -166,9 +167,28 @@ func (c conditions[T]) parse(text string, to filters) error {
 		last := len(keys) - 1
 		return fmt.Errorf("expected %s= or %s= with a value", strings.Join(keys[:last], "=, "), keys[last])
 	}
+	if err := checkValue(key, value); err != nil {
+		return err
+	}
 	to[key] = append(to[key], value)
 	return nil
 }
+
+// checkValue refuses a value that nothing can have.
+func checkValue(key, value string) error {
+	switch known := knownValues[key]; {
+	case known != nil && !slices.Contains(known, value):
+		return fmt.Errorf("there is no %s %q; expected one of %s", key, value, strings.Join(known, ", "))
+	case key == "platform" && strings.Count(value, "/") != 1:
+		return fmt.Errorf("platform %q: expected OS/ARCHITECTURE, such as freebsd/amd64", value)
+	}
+	return nil
+}
+
+// knownValues are all that there are, by the key of a filter.
+var knownValues = map[string][]string{"used": {"true", "false"}, "kind": client.EventKinds,
+	"mode": {string(network.Host), string(network.None), string(network.Alias), string(network.NAT),
+		string(network.Bridged)}}
 
 // holds tells whether of each key one of the values is met, and all of a label.
 func (c conditions[T]) holds(v T, f filters) bool {

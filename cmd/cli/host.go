@@ -349,7 +349,7 @@ func (a *commands) doctorCmd() *cobra.Command {
 }
 
 // defaultConfig is where the rc.d script looks.
-const defaultConfig = "/usr/local/etc/freejail.hcl"
+const defaultConfig = client.DefaultConfig
 
 // withoutDaemon examines a host on which no daemon answers.
 func (a *commands) withoutDaemon(config string) ([]client.Check, error) {

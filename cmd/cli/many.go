@@ -3,6 +3,7 @@ package cli
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"regexp"
@@ -27,13 +28,24 @@ type doneTo struct {
 	Name string `json:"name"`
 }
 
+// errNothing is of a name to which nothing had to be done, which was told.
+var errNothing = errors.New("nothing to do")
+
 // each does something to several things, whatever becomes of one of them, and prints those with which it went well.
 func (a *commands) each(ctx context.Context, names []string, do func(name string) error) error {
 	var errs []error
+	done := map[string]bool{}
 	for _, name := range names {
+		if done[name] {
+			continue
+		}
+		done[name] = true
 		err := ctx.Err()
 		if err == nil {
 			err = do(name)
+		}
+		if errors.Is(err, errNothing) {
+			continue
 		}
 		if err == nil {
 			err = a.PrintLine(doneTo{name}, func(w io.Writer) { printable.Fprintln(w, name) })
@@ -72,6 +84,10 @@ func (a *commands) rmCmd() *cobra.Command {
 				destroy := func() error { return a.client().Destroy(ctx, id, force) }
 				if !force {
 					return destroy()
+				}
+				if _, err := a.client().Task(ctx, id); client.IsNotFound(err) {
+					printable.Fprintf(a.Messages, "freejail: no such task: %s\n", id)
+					return errNothing
 				}
 				return a.endOf(ctx, id, destroy)
 			})
@@ -122,12 +138,30 @@ func (a *commands) removable(ctx context.Context, f filters, force bool) (ids []
 	if err != nil {
 		return nil, err
 	}
+	var run, others []string
 	for _, t := range taskConditions.of(tasks, f) {
-		if t.Spec.Owner == "cli" && t.State != client.Left && (force || t.State == client.Exited) {
+		switch {
+		case t.State == client.Left:
+		case t.Spec.Owner != "cli":
+			others = append(others, t.Spec.ID)
+		case force || t.State == client.Exited:
 			ids = append(ids, t.Spec.ID)
+		default:
+			run = append(run, t.Spec.ID)
 		}
 	}
+	if len(f) > 0 {
+		a.skipped("they run (--force kills them)", run)
+		a.skipped("who started them, such as Nomad, removes them", others)
+	}
 	return ids, nil
+}
+
+// skipped tells of what a filter has found and what is not removed.
+func (a *commands) skipped(why string, names []string) {
+	if len(names) > 0 {
+		printable.Fprintf(a.Messages, "freejail: left, as %s: %s\n", why, strings.Join(names, " "))
+	}
 }
 
 func (a *commands) imagesRmCmd() *cobra.Command {
@@ -165,10 +199,16 @@ func (a *commands) removableImages(ctx context.Context, f filters) (names []stri
 	if err != nil {
 		return nil, err
 	}
+	var used []string
 	for _, i := range imageConditions.of(list, f) {
 		if len(i.Tasks) == 0 {
 			names = append(names, i.Name)
+		} else {
+			used = append(used, i.Name)
 		}
+	}
+	if len(f) > 0 {
+		a.skipped("tasks run them", used)
 	}
 	return names, nil
 }

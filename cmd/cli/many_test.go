@@ -34,6 +34,30 @@ func TestMany(t *testing.T) {
 			t.Errorf("%q: %+v, want %q", c.args, r, c.want)
 		}
 	}
+	// What was not there, was given twice or is left is told, and is not among what was removed.
+	for _, name := range []string{"four", "five"} {
+		h.gives(0, nil, "run", "-d", "--name", name, "prog", "wait")
+	}
+	for _, c := range []struct {
+		code        int
+		out, errout string
+		args        []string
+	}{
+		{0, "", "freejail: no such task: none\n", []string{"rm", "-f", "none"}},
+		{0, "", "freejail: left, as they run (--force kills them): four five\n", []string{"rm", "--filter", "image=prog"}},
+		{0, "", "freejail: left, as tasks run them: prog\n", []string{"images", "rm", "--filter", "name=prog"}},
+		{0, "four\n", "", []string{"rm", "-f", "four", "four"}},
+		{0, "five\n", "", []string{"rm", "-f", "--all"}},
+		{app.Usage, "", `there is no used "yes"; expected one of true, false`, []string{"images", "-f", "used=yes"}},
+		{app.Usage, "", "expected OS/ARCHITECTURE", []string{"images", "-f", "platform=linux"}},
+		{app.Usage, "", `there is no mode "bridge"; expected one of host`, []string{"networks", "-f", "mode=bridge"}},
+		{app.Usage, "", `there is no kind "foo"; expected one of approval`, []string{"events", "--filter", "kind=foo"}},
+	} {
+		if r := h.freejail(c.args...); r.code != c.code || r.out != c.out || !strings.Contains(r.errout, c.errout) ||
+			c.errout == "" && r.errout != "" {
+			t.Errorf("%q: %+v, want %+v", c.args, r, c)
+		}
+	}
 	r := h.freejail("wait", "none", "gone")
 	if r.code != app.Failed || !strings.Contains(r.errout, "none") || !strings.Contains(r.errout, "gone") {
 		t.Errorf("wait: %+v", r)
@@ -200,4 +224,22 @@ func TestEndOfATaskOfAHostileJob(t *testing.T) {
 	if strings.Count(r.errout, "`") != 2 || !strings.Contains(r.errout, "`nomad job stop -namespace default web` ends") {
 		t.Errorf("%+v", r)
 	}
+}
+
+// Who is shown standard output alone is told that there is more, and by --check which file was read.
+func TestOutputIsNotAll(t *testing.T) {
+	h := newHost(t, "")
+	h.gives(0, nil, "run", "--name", "one", "prog", "say", "hello")
+	const note = "freejail: standard error has lines too: --stderr shows them\n"
+	for _, more := range [][]string{nil, {"-f"}} {
+		if r := h.freejail(append([]string{"logs", "one"}, more...)...); r.out != "hello\n" || r.errout != note {
+			t.Errorf("%q: %+v", more, r)
+		}
+	}
+	if r := h.freejail("logs", "--stderr", "one"); r.out != "to standard error\n" || r.errout != "" {
+		t.Errorf("standard error: %+v", r)
+	}
+	h.gives(0, []string{"the configuration is valid: " + h.path("freejail.hcl") + "\n"}, "daemon", "--check", "--config",
+		h.path("freejail.hcl"))
+	h.gives(0, []string{"no configuration was read"}, "daemon", "--check")
 }

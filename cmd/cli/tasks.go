@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -633,13 +634,18 @@ func printShutdown(w io.Writer, r *client.ShutdownResult) {
 func (a *commands) logsCmd() *cobra.Command {
 	var follow, stderr bool
 	var tail int
-	c := app.Command("logs TASK", "show the output of a task", cobra.ExactArgs(1),
+	c := app.Command("logs TASK", "show the standard output of a task", cobra.ExactArgs(1),
 		func(ctx context.Context, args []string) error {
 			stream := "stdout"
 			if stderr {
 				stream = "stderr"
 			}
 			c := a.client()
+			if !stderr {
+				tell := a.toldOfStderr(ctx, args[0])
+				tell()
+				defer tell() // once, though it may have come meanwhile
+			}
 			if !follow {
 				return c.Logs(ctx, args[0], stream, false, tail, a.stream)
 			}
@@ -654,6 +660,19 @@ func (a *commands) logsCmd() *cobra.Command {
 	c.Flags().BoolVar(&stderr, "stderr", false, "show standard error instead of output")
 	c.Flags().IntVarP(&tail, "tail", "n", -1, "start with the last N lines")
 	return c
+}
+
+// toldOfStderr tells, once, that a task has written to standard error, of which standard output alone shows nothing.
+func (a *commands) toldOfStderr(ctx context.Context, id string) func() {
+	told := false
+	return func() {
+		var b bytes.Buffer
+		if told || a.client().Logs(ctx, id, "stderr", false, 1, &b) != nil || b.Len() == 0 { // its error is the log's too
+			return
+		}
+		told = true
+		printable.Fprintln(a.Messages, "freejail: standard error has lines too: --stderr shows them")
+	}
 }
 
 func (a *commands) inspectCmd() *cobra.Command {

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"reflect"
 	"strconv"
 	"syscall"
@@ -600,7 +601,18 @@ func (c *Client) noDaemon(err error) error {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		why = "the socket is there, but its daemon has ended"
 	}
-	return fmt.Errorf("%w on %s: %s; start it with `freejail daemon`", ErrNoDaemon, c.socket, why)
+	return fmt.Errorf("%w on %s: %s; start it with `%s`", ErrNoDaemon, c.socket, why, startCommand(DefaultConfig))
+}
+
+// DefaultConfig is where a host's configuration is by default. The daemon reads it where it is told to.
+const DefaultConfig = "/usr/local/etc/freejail.hcl"
+
+// startCommand starts a daemon, with the configuration if there is one.
+func startCommand(config string) string {
+	if _, err := os.Stat(config); err != nil {
+		return "freejail daemon"
+	}
+	return "freejail daemon --config " + config
 }
 
 func readError(resp *http.Response) error {
