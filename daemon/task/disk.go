@@ -110,15 +110,16 @@ func (m *Manager) watchDisk(t *task) {
 		m.Event(t.id(), "limits", "its disk limit is not enforced: "+err.Error())
 		return
 	}
-	defer meter.Close()
-	w := &diskWatch{meter: meter, limit: i.Spec.Limits.DiskBytes,
+	w := &diskWatch{meter: meter, limit: i.Spec.Limits.DiskBytes, ended: t.done,
 		pause: func(n int) error { return m.turns.wait(n, t.done) },
-		tell:  func(used int64) { t.set(func(i *client.Task) { i.Written = used }) }}
-	if over := w.run(t.done, func(err error) { m.Log.Warn("disk limit", "task", t.id(), "error", err) }); over != "" {
-		m.note(t, "reason of its end", func(i *client.Task) { i.OverDisk = over })
-		fault("disk", "journalled")
-		m.endOver(t)
-	}
+		tell:  func(used int64) { t.set(func(i *client.Task) { i.Written = used }) },
+		warn:  func(err error) { m.Log.Warn("disk limit", "task", t.id(), "error", err) },
+		over: func(why string) {
+			m.note(t, "reason of its end", func(i *client.Task) { i.OverDisk = why })
+			fault("disk", "journalled")
+			m.endOver(t)
+		}}
+	w.watch()
 }
 
 // endOver kills a task over its limit, as a stop without a timeout does.
@@ -140,33 +141,38 @@ func (t *task) overDisk(e client.Exit) client.Exit {
 type diskWatch struct {
 	meter *storage.Meter
 	limit int64
+	ended <-chan struct{} // closed when its task has ended
 	pause func(entries int) error
 	tell  func(used int64)
+	warn  func(error)
+	over  func(why string) // ends the task that is over its limit
 
-	at   time.Time // of the last measurement
-	free int64     // in the file system, then
-	room int64     // that the task had left, then
+	failure string    // that was warned of last
+	at      time.Time // of the last measurement
+	free    int64     // in the file system, then
+	room    int64     // that the task had left, then
 }
 
-// run returns what is to be told when the task is over its limit, and nothing
-// when the task has ended.
-func (w *diskWatch) run(ended <-chan struct{}, warn func(error)) string {
-	last := ""
-	for {
-		over, err := w.look(time.Now())
-		if over != "" || errors.Is(err, errEnded) {
-			return over
-		}
-		if err != nil && err.Error() != last {
-			last = err.Error()
-			warn(err)
-		}
-		select {
-		case <-ended:
-			return ""
-		case <-time.After(w.until()):
-		}
+// watch looks, and is called again when it is time to, until the task has ended or is over its limit: between looks
+// nothing stands still for it.
+func (w *diskWatch) watch() {
+	if isClosed(w.ended) {
+		_ = w.meter.Close() // nothing was written by it
+		return
 	}
+	over, err := w.look(time.Now())
+	switch {
+	case over != "":
+		w.over(over)
+		fallthrough
+	case errors.Is(err, errEnded):
+		_ = w.meter.Close() // as above
+		return
+	case err != nil && err.Error() != w.failure:
+		w.failure = err.Error()
+		w.warn(err)
+	}
+	time.AfterFunc(w.until(), w.watch)
 }
 
 func (w *diskWatch) look(now time.Time) (over string, err error) {
