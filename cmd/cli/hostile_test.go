@@ -156,7 +156,7 @@ var outputs = map[string]struct {
 	"freejail gc":             {args: [][]string{{}, {"--max-size", hostile}}},
 	"freejail images":         {args: [][]string{{}, {"x"}}},
 	"freejail images import":  {args: [][]string{{"x"}, {hostile}}},
-	"freejail images rm":      {args: [][]string{{hostile}, {"--all"}, {"--filter", "name=" + hostile}}},
+	"freejail images rm":      {args: [][]string{{hostile}, {"--all"}, {"--filter", "name=evil"}}},
 	"freejail inspect":        {args: [][]string{{"x"}, {"-f", "{{.spec.image}}", "x"}}},
 	"freejail load":           {args: [][]string{{"-i", "x"}, {"-i", hostile}, {hostile}}},
 	"freejail logs":           {args: [][]string{{"x"}}, raw: true},
