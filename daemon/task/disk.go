@@ -137,9 +137,16 @@ func (t *task) overDisk(e client.Exit) client.Exit {
 	return e
 }
 
+// meter measures a root; see storage.Meter.
+type meter interface {
+	Free() (int64, error)
+	Measure(limit int64, pause func(entries int) error) (int64, error)
+	Close() error
+}
+
 // diskWatch looks at one task's root.
 type diskWatch struct {
-	meter *storage.Meter
+	meter meter
 	limit int64
 	ended <-chan struct{} // closed when its task has ended
 	pause func(entries int) error

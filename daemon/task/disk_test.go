@@ -1,7 +1,6 @@
 package task
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -9,10 +8,19 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/freejail/freejail/storage"
 )
+
+// closing tells when a meter is closed.
+type closing struct {
+	*storage.Meter
+	closed chan struct{}
+}
+
+func (c closing) Close() error {
+	close(c.closed)
+	return c.Meter.Close()
+}
 
 // A disk limit is watched without a goroutine that waits, is told of once, and lets go of the root in both ways.
 func TestDiskIsWatchedNowAndThen(t *testing.T) {
@@ -22,52 +30,48 @@ func TestDiskIsWatchedNowAndThen(t *testing.T) {
 	if err != nil {
 		t.Skip(err)
 	}
-	patience := time.Now().Add(time.Minute)
-	await := func(what string, is func() bool) {
+	watched := func(id string, ended <-chan struct{}, over func(string)) (closed <-chan struct{}, upper string) {
 		t.Helper()
-		for ; !is(); time.Sleep(10 * time.Millisecond) {
-			if time.Now().After(patience) {
-				t.Fatal(what)
-			}
-		}
-	}
-	watched := func(id string, ended <-chan struct{}, over func(string)) (*diskWatch, string) {
-		t.Helper()
-		upper := filepath.Join(dir, "roots", id, "upper")
+		upper = filepath.Join(dir, "roots", id, "upper")
 		if err := os.MkdirAll(upper, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		meter, err := store.(metered).Meter(id)
+		m, err := store.(metered).Meter(id)
 		if err != nil {
 			t.Fatal(err)
 		}
-		w := &diskWatch{meter: meter, limit: 1 << 20, ended: ended, pause: func(int) error { return nil },
+		c := closing{m, make(chan struct{})}
+		w := &diskWatch{meter: c, limit: 1 << 20, ended: ended, pause: func(int) error { return nil },
 			tell: func(int64) {}, warn: func(err error) { t.Error(err) }, over: over}
 		w.watch()
-		return w, upper
-	}
-	closed := func(w *diskWatch) func() bool {
-		return func() bool { _, err := w.meter.Free(); return errors.Is(err, unix.EBADF) }
+		return c.closed, upper
 	}
 	why := make(chan string, 10)
-	w, upper := watched("one", nil, func(text string) { why <- text })
-	await("a goroutine waits", func() bool {
-		b := make([]byte, 1<<20)
-		return !strings.Contains(string(b[:runtime.Stack(b, true)]), "task.(*diskWatch)")
-	})
+	closed, upper := watched("one", nil, func(text string) { why <- text })
+	for patience := time.Now().Add(time.Minute); looking(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(patience) {
+			t.Fatal("a goroutine waits")
+		}
+	}
 	if err := os.WriteFile(filepath.Join(upper, "file"), make([]byte, 8<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if text := <-why; !strings.HasPrefix(text, "over its disk limit of 1MiB") {
 		t.Errorf("told: %s", text)
 	}
-	await("the root of a task over its limit is still open", closed(w))
+	<-closed
 
 	ended := make(chan struct{})
-	w, _ = watched("two", ended, func(text string) { why <- text })
+	closed, _ = watched("two", ended, func(text string) { why <- text })
 	close(ended)
-	await("the root of a task that has ended is still open", closed(w))
+	<-closed
 	if len(why) > 0 {
 		t.Errorf("told too: %s", <-why)
 	}
+}
+
+// looking tells whether a goroutine is at a disk limit.
+func looking() bool {
+	b := make([]byte, 1<<20)
+	return strings.Contains(string(b[:runtime.Stack(b, true)]), "task.(*diskWatch)")
 }
