@@ -23,7 +23,7 @@ var mayImport = map[string][]string{
 	"catalog": {"internal/printable"},
 	"cmd/cli": {"approval", "cmd/internal/app", "cmd/internal/remote", "image", "image/registry", "image/sign",
 		"internal/durable", "daemon", "daemon/client", "daemon/host", "daemon/judge",
-		"internal/printable", "internal/regular", "internal/treecopy", "policy"},
+		"internal/printable", "internal/regular", "internal/treecopy", "network", "policy"},
 	"cmd/freejail-build": {"approval", "cmd/freejail-build/buildjail", "cmd/internal/app", "cmd/internal/remote",
 		"devfs", "image", "image/build", "image/layout", "image/pkgbase", "image/registry", "image/sign",
 		"image/unpack", "internal/printable", "internal/regular", "policy"},

@@ -247,7 +247,7 @@ var flagInstead = map[string]string{
 	"run cidfile":        "-d prints the id; --name chooses it",
 	"run pod":            jobsHint,
 	"run replace":        "remove the other one first: freejail rm -f",
-	"run secret":         "secrets are Nomad's: its template and vault blocks; or files of a volume: -v SOURCE:TARGET:ro",
+	"run secret":         "secrets are Nomad's: its template and vault blocks; or files: -v SOURCE:TARGET:ro",
 	"run restart":        "Nomad restarts its tasks by its own policies",
 	"run runtime":        "jails are the runtime",
 	"run security-opt":   policyHint,

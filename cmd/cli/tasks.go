@@ -667,8 +667,8 @@ func (a *commands) toldOfStderr(ctx context.Context, id string) func() {
 	told := false
 	return func() {
 		var b bytes.Buffer
-		if told || a.client().Logs(ctx, id, "stderr", false, 1, &b) != nil || b.Len() == 0 { // its error is the log's too
-			return
+		if told || a.client().Logs(ctx, id, "stderr", false, 1, &b) != nil || b.Len() == 0 {
+			return // an error is that of the log itself too
 		}
 		told = true
 		printable.Fprintln(a.Messages, "freejail: standard error has lines too: --stderr shows them")
