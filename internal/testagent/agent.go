@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -27,6 +28,7 @@ func (f Final) Unwrap() error { return f.error }
 type Agent struct {
 	*os.Process
 	name  string
+	log   string
 	ended chan struct{}
 }
 
@@ -41,7 +43,7 @@ func Run(cmd *exec.Cmd, log string) (*Agent, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	a := &Agent{cmd.Process, filepath.Base(cmd.Path), make(chan struct{})}
+	a := &Agent{cmd.Process, filepath.Base(cmd.Path), log, make(chan struct{})}
 	go func() {
 		_ = cmd.Wait() // its exit code says nothing here
 		close(a.ended)
@@ -54,7 +56,8 @@ func (a *Agent) Up(ctx context.Context, what string, ask func() error) error {
 	return Await(ctx, what, func() error {
 		select {
 		case <-a.ended:
-			return Final{fmt.Errorf("%s has ended", a.name)}
+			said, err := os.ReadFile(a.log)
+			return Final{errors.Join(fmt.Errorf("%s has ended: %s", a.name, said[max(0, len(said)-1000):]), err)}
 		default:
 			return ask()
 		}
@@ -101,15 +104,28 @@ func Await(ctx context.Context, what string, ask func() error) error {
 	}
 }
 
-// Addresses finds n free TCP ports of the loopback.
+// lowest and ports are a range of ports that neither connections of this host take, as by default those are above 10000
+// on FreeBSD and above 32767 on Linux, nor Nomad gives to tasks.
+const lowest, ports = 5500, 2000
+
+// Addresses finds n ports of the loopback that are free for TCP and UDP.
 func Addresses(n int) (out []net.TCPAddr, err error) {
-	for range n {
-		l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
-		if err != nil {
-			return nil, err
+	for range 100 * n {
+		if len(out) == n {
+			return out, nil
 		}
-		defer l.Close()
-		out = append(out, *l.Addr().(*net.TCPAddr))
+		at := net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: lowest + rand.IntN(ports)}
+		stream, serr := net.ListenTCP("tcp", &at)
+		packets, perr := net.ListenUDP("udp", &net.UDPAddr{IP: at.IP, Port: at.Port})
+		if serr == nil {
+			defer stream.Close()
+		}
+		if perr == nil {
+			defer packets.Close()
+		}
+		if err = errors.Join(serr, perr); err == nil {
+			out = append(out, at)
+		}
 	}
-	return out, nil
+	return nil, fmt.Errorf("no %d ports are free: %w", n, err)
 }
