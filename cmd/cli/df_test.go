@@ -1,8 +1,10 @@
 package cli
 
 import (
+	"strings"
 	"testing"
 
+	"github.com/freejail/freejail/cmd/internal/app"
 	"github.com/freejail/freejail/daemon/client"
 )
 
@@ -41,8 +43,18 @@ func TestDiskUse(t *testing.T) {
 	if out := h.gives(0, nil, "df", "--format", "{{.kind}}"); out != "images\nunpacked\nroots\nrecords\nvolumes\n" {
 		t.Errorf("df --format: %q", out)
 	}
+	// By its digest it loses all names, which are told, and is stored for its task without one.
+	id := decoded[client.Task](h, "inspect", "one").Digest
+	if r := h.freejail("images", "rm", id[7:19]); r.out != "untagged again\nuntagged prog\n" ||
+		!strings.Contains(r.errout, "has no name any more, and stays as long as tasks run it: one\n") {
+		t.Errorf("images rm by a digest: %+v", r)
+	}
+	h.gives(app.Failed, []string{"has no name to remove"}, "images", "rm", id)
+	if p := part("images"); p.Count != 1 || p.Active != 1 || p.Bytes < 1<<20 || p.Reclaimable != 0 {
+		t.Errorf("an image without a name: %+v", p)
+	}
+	h.gives(0, []string{"0 names of 1 image: "}, "images")
 	h.gives(0, nil, "rm", "-f", "one")
-	h.gives(0, nil, "images", "rm", "prog", "again")
 	if p, q := part("images"), part("unpacked"); p.Reclaimable != p.Bytes || q.Reclaimable != q.Bytes || q.Bytes == 0 {
 		t.Errorf("removed: %+v %+v", p, q)
 	}

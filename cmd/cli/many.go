@@ -28,8 +28,8 @@ type doneTo struct {
 	Name string `json:"name"`
 }
 
-// errNothing is of a name to which nothing had to be done, which was told.
-var errNothing = errors.New("nothing to do")
+// errTold is of a name of which all has been told.
+var errTold = errors.New("told already")
 
 // each does something to several things, whatever becomes of one of them, and prints those with which it went well.
 func (a *commands) each(ctx context.Context, names []string, do func(name string) error) error {
@@ -44,7 +44,7 @@ func (a *commands) each(ctx context.Context, names []string, do func(name string
 		if err == nil {
 			err = do(name)
 		}
-		if errors.Is(err, errNothing) {
+		if errors.Is(err, errTold) {
 			continue
 		}
 		if err == nil {
@@ -87,7 +87,7 @@ func (a *commands) rmCmd() *cobra.Command {
 				}
 				if _, err := a.client().Task(ctx, id); client.IsNotFound(err) {
 					printable.Fprintf(a.Messages, "freejail: no such task: %s\n", id)
-					return errNothing
+					return errTold
 				}
 				return a.endOf(ctx, id, destroy)
 			})
@@ -181,16 +181,37 @@ func (a *commands) imagesRmCmd() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return a.client().RemoveImage(ctx, image)
+				return a.untag(ctx, image)
 			})
 		})
 	c.Long = `A task that runs an image keeps its files, but not its name. IMAGE is a name, or a
-digest, which removes all names of the image.`
+digest, which removes all names of the image: each is told.`
 	c.Flags().BoolVarP(&all, "all", "a", false, "remove the names of all images that no task runs")
 	c.Flags().Func("filter", "with or without --all: remove "+imageFilter, func(text string) error {
 		return imageConditions.parse(text, f)
 	})
 	return c
+}
+
+// untag takes a name from an image, or by its digest all names, each of which is told.
+func (a *commands) untag(ctx context.Context, image string) error {
+	u, err := a.client().Untag(ctx, image)
+	if err != nil {
+		return err
+	}
+	if len(u.Tasks) > 0 {
+		printable.Fprintf(a.Messages, "freejail: %s has no name any more, and stays as long as tasks run it: %s\n",
+			short(u.Digest), strings.Join(u.Tasks, " "))
+	}
+	if !strings.HasPrefix(image, "sha256:") {
+		return nil
+	}
+	for _, name := range u.Names {
+		if err := a.PrintLine(doneTo{name}, func(w io.Writer) { printable.Fprintln(w, "untagged", name) }); err != nil {
+			return err
+		}
+	}
+	return errTold
 }
 
 // removableImages are the names of --all.

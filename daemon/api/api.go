@@ -67,7 +67,7 @@ type Images interface {
 	Loading(client.LoadRequest) (Load, error)
 	// Save writes images to what begin returns, which it calls when nothing of the request is wrong any more.
 	Save(ctx context.Context, r client.SaveRequest, begin func() (to io.Writer, note func(string), err error)) error
-	Remove(ref string) error
+	Remove(ref string) (client.Untagged, error)
 	Tag(context.Context, client.TagRequest) (client.ImageInfo, error)
 	GC(context.Context, client.GCRequest) (*client.GCResult, error)
 	DiskUse(ctx context.Context, only string) (*client.DiskUse, error)

@@ -97,7 +97,9 @@ func (b Backend) imageRoutes(handle route) {
 	handle("GET /v1/image", answer(func(r *http.Request) (client.ImageInfo, error) {
 		return i.Info(r.Context(), param(r, "ref"))
 	}), "ref")
-	handle("DELETE /v1/image", done(func(r *http.Request) error { return i.Remove(param(r, "ref")) }), "ref")
+	handle("DELETE /v1/image", answer(func(r *http.Request) (client.Untagged, error) {
+		return i.Remove(param(r, "ref"))
+	}), "ref")
 	handle("POST /v1/images/tag", body(i.Tag))
 	handle("GET /v1/exports", answer(func(*http.Request) ([]client.Export, error) { return i.Exports() }))
 	handle("POST /v1/exports", rootOnly("export images", body(i.Export)))

@@ -357,8 +357,13 @@ func (c *Client) Trace(ctx context.Context, id string, spec TraceSpec, tell func
 
 // RemoveImage forgets an image's name; gc frees its blobs.
 func (c *Client) RemoveImage(ctx context.Context, ref string) error {
-	_, err := call[any](ctx, c, http.MethodDelete, "/v1/image?ref="+url.QueryEscape(ref), nil)
+	_, err := c.Untag(ctx, ref)
 	return err
+}
+
+// Untag is RemoveImage that tells what went: by a digest all names of the image go.
+func (c *Client) Untag(ctx context.Context, ref string) (*Untagged, error) {
+	return call[*Untagged](ctx, c, http.MethodDelete, "/v1/image?ref="+url.QueryEscape(ref), nil)
 }
 
 // Tag gives an image of the store another name, and takes that from the image which had it.

@@ -520,6 +520,14 @@ type PullRequest struct {
 	Timeout Duration `json:"timeout,omitempty"` // default 5m
 }
 
+// Untagged tells which names an image has lost. Tasks are those that run it where it has no name any more: they keep
+// what is stored of it.
+type Untagged struct {
+	Digest string   `json:"digest"`
+	Names  []string `json:"names"`
+	Tasks  []string `json:"tasks"`
+}
+
 // TagRequest names an image of the store, and the name that it is to have too.
 type TagRequest struct {
 	Image string `json:"image"`

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"path/filepath"
 	"slices"
 
@@ -34,8 +35,28 @@ func (l *Library) describe(ctx context.Context, img *image.Image) (client.ImageI
 	return info, err
 }
 
-// Remove takes a name from an image.
-func (l *Library) Remove(ref string) error { return l.Store.Remove(ref) }
+// Remove takes a name from an image, or by its digest all names.
+func (l *Library) Remove(ref string) (u client.Untagged, err error) {
+	d, names, err := l.Store.Untag(ref)
+	if err == nil && len(names) == 0 {
+		err = client.NotFound(
+			"image %s has no name to remove; what is stored of it stays as long as tasks run it", d)
+	}
+	if err != nil {
+		return u, err
+	}
+	u.Digest, u.Names, u.Tasks = d.String(), names, []string{}
+	left, err := l.Store.Names(d)
+	if err != nil || len(left) > 0 {
+		return u, err
+	}
+	for _, t := range l.Tasks.Alive() {
+		if t.Digest == u.Digest {
+			u.Tasks = append(u.Tasks, t.Spec.ID)
+		}
+	}
+	return u, nil
+}
 
 // Tag gives an image another name.
 func (l *Library) Tag(ctx context.Context, r client.TagRequest) (client.ImageInfo, error) {
@@ -116,11 +137,42 @@ func saying(i *client.ImageInfo) int {
 	return n
 }
 
+// stored goes through all images by name, and then through those that have lost their names while tasks run them.
+func (l *Library) stored() iter.Seq2[*image.Image, error] {
+	return func(yield func(*image.Image, error) bool) {
+		inUse := map[digest.Digest]bool{}
+		for _, d := range l.inUse() {
+			inUse[d] = true
+		}
+		for img, err := range l.Store.All() {
+			var broken *layout.UnreadableError
+			switch {
+			case err == nil:
+				delete(inUse, img.Digest)
+			case errors.As(err, &broken):
+				delete(inUse, broken.Digest)
+			}
+			if !yield(img, err) {
+				return
+			}
+		}
+		for d := range inUse {
+			img, err := l.Store.Get(d.String())
+			if errors.Is(err, image.ErrNotFound) { // its task has just ended, or has its root from elsewhere
+				continue
+			}
+			if !yield(img, err) {
+				return
+			}
+		}
+	}
+}
+
 // sharedLayers are those that several images have: names of one image count once.
 // Images that cannot be read are in the error.
 func (l *Library) sharedLayers() (shared map[digest.Digest]bool, errs error) {
 	shared, first := map[digest.Digest]bool{}, map[digest.Digest]digest.Digest{}
-	for img, err := range l.Store.All() {
+	for img, err := range l.stored() {
 		if err != nil {
 			errs = errors.Join(errs, err)
 			continue

@@ -51,7 +51,7 @@ func (l *Library) imageUse() (client.DiskPart, error) {
 	shared, _ := l.sharedLayers() // images that cannot be read are told by a list of images
 	seen := map[string]bool{}
 	counted := map[string]bool{}
-	for img, err := range l.Store.All() {
+	for img, err := range l.stored() {
 		if err != nil || seen[img.Digest.String()] {
 			continue
 		}

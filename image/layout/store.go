@@ -248,17 +248,31 @@ func (s *Store) All() iter.Seq2[*image.Image, error] {
 // Remove forgets an image's name; by a digest it forgets all its names. Its
 // blobs stay until GC.
 func (s *Store) Remove(ref string) error {
+	_, _, err := s.Untag(ref)
+	return err
+}
+
+// Untag is Remove that tells of which image it was, and the names that went, by their order; none of an image in use
+// that had none.
+func (s *Store) Untag(ref string) (of digest.Digest, names []string, err error) {
 	gone, err := s.find(ref)
 	if err != nil {
-		return err
+		return "", nil, err
 	}
 	byName := !strings.HasPrefix(ref, "sha256:")
-	return s.Update(func(idx *ocispec.Index) error {
+	err = s.Update(func(idx *ocispec.Index) error {
 		idx.Manifests = slices.DeleteFunc(idx.Manifests, func(d ocispec.Descriptor) bool {
-			return d.Digest == gone.Digest && (!byName || d.Annotations[refName] == gone.Annotations[refName])
+			name := d.Annotations[refName]
+			if d.Digest != gone.Digest || byName && name != gone.Annotations[refName] {
+				return false
+			}
+			names = append(names, name)
+			return true
 		})
 		return nil
 	})
+	slices.Sort(names)
+	return gone.Digest, names, err
 }
 
 // setName makes a name mean an image, and no other any more.
