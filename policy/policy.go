@@ -16,6 +16,8 @@ type Subject struct {
 	Also []string
 	// Namespace and Job are Nomad's; empty for a task of the command line.
 	Namespace, Job string
+	// ByHand tells of a task of the command line, whose requests beside the image's count as a job's.
+	ByHand bool
 }
 
 // Approval is an operator's override: exactly these requests, for exactly this

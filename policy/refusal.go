@@ -36,6 +36,9 @@ func (d Decision) Err(s Subject) error {
 			by := ""
 			if !r.required {
 				by = ", asked for by the " + string(r.Source)
+				if s.ByHand && r.Source == FromJob {
+					by = ", asked for by the command line"
+				}
 			}
 			printable.Fprintf(&b, "\n  %s%s: %s", r.Request, by, r.Reason)
 			denied = denied || r.Denied

@@ -28,9 +28,11 @@ func TestNoDaemon(t *testing.T) {
 		checks[0].Status != "error" || checks[0].Fix == "" {
 		t.Errorf("doctor --json: %d %v %+v", r.code, err, checks)
 	}
-	h.gives(0, []string{"freejail 1.2.3\n"}, "version")
-	if v := decoded[map[string]string](h, "version"); v["version"] != "1.2.3" {
-		t.Errorf("version: %v", v)
+	for _, arg := range []string{"version", "--version", "-v"} {
+		h.gives(0, []string{"freejail 1.2.3\n"}, arg)
+		if v := decoded[map[string]string](h, arg); v["version"] != "1.2.3" {
+			t.Errorf("--json %s: %v", arg, v)
+		}
 	}
 }
 
@@ -412,7 +414,7 @@ func TestPolicy(t *testing.T) {
 		t.Errorf("approvals: %+v", list)
 	}
 	h.gives(0, nil, "run", "--rm", "greedy", "exit", "0")
-	h.gives(exitRefused, []string{"asked for by the job", "--request allow:mount"}, "run", "--allow", "mount", "greedy",
+	h.gives(exitRefused, []string{"asked for by the command line", "--request allow:mount"}, "run", "--allow", "mount", "greedy",
 		"exit", "0")
 	h.gives(0, []string{`freejail_policy_decisions_total{result="refused"}`,
 		`freejail_policy_refused_requests_total{denied="false",kind="allow",source="job"} 1`,

@@ -179,7 +179,8 @@ func (j *Judge) subject(spec client.TaskSpec, img *image.Image, now *host.InForc
 
 func subject(spec client.TaskSpec, img *image.Image, signers []string) policy.Subject {
 	return policy.Subject{Image: img.Name, Repository: imagename.Repository(img.Name), Digest: img.Digest.String(),
-		Signers: signers, Namespace: spec.NomadLabels()["namespace"], Job: spec.NomadLabels()["job"]}
+		Signers: signers, Namespace: spec.NomadLabels()["namespace"], Job: spec.NomadLabels()["job"],
+		ByHand: spec.Owner == "cli"}
 }
 
 // attachedTo are the approvals in an archive by the approvers of a file. Lists of revocations

@@ -16,6 +16,7 @@ import (
 // connection is how a task is connected: by the plan, and once it is reserved with what it has there.
 type connection struct {
 	network network.Network // the zero one is of an image alone, of which nobody knows
+	byHand  bool            // the task is of the command line, with its flags, and not of a job
 	all     []network.Network
 	// addresses are those that the job fixes.
 	addresses []netip.Addr
@@ -80,7 +81,7 @@ func (m *Manager) addNetwork(p *plan, spec client.TaskSpec) error {
 	if name == usual {
 		source = policy.FromHost
 	}
-	p.all = networks(m.Config.Networks)
+	p.all, p.byHand = networks(m.Config.Networks), spec.Owner == "cli"
 	i := slices.IndexFunc(p.all, func(n network.Network) bool { return n.Name == name })
 	if i < 0 {
 		var names []string
@@ -112,9 +113,17 @@ func (p *plan) checkShare(spec client.TaskSpec) error {
 		return client.Invalid("share = \"group\" is for tasks of an allocation of Nomad's, and this is none")
 	case !p.network.Mode.OwnStack():
 		return client.Invalid("share = \"group\" needs a network with a stack of its own, and %s is %s: name one of "+
-			"%s (network = \"NAME\")", p.network.Name, modeText(p.network.Mode), p.ownStacks())
+			"%s (%s)", p.network.Name, modeText(p.network.Mode), p.ownStacks(), p.naming())
 	}
 	return nil
+}
+
+// naming is how a network is named by whom the task is of.
+func (p *plan) naming() string {
+	if p.byHand {
+		return "--network NAME"
+	}
+	return "network = \"NAME\""
 }
 
 // ownStacks names the networks whose tasks have a stack of their own.
@@ -161,8 +170,8 @@ func (p *plan) checkStack(w client.Wants, source policy.Source) error {
 		p.ask(policy.VNET, source)
 		if p.network.Mode != "" && !p.network.Mode.OwnStack() {
 			return client.Invalid("the %s asks for a network stack of its own (requires.vnet), and the network %s is "+
-				"%s: name one of %s (network = \"NAME\"), or make one the host's default_network", source,
-				p.network.Name, modeText(p.network.Mode), p.ownStacks())
+				"%s: name one of %s (%s), or make one the host's default_network", source, p.network.Name,
+				modeText(p.network.Mode), p.ownStacks(), p.naming())
 		}
 	}
 	if p.onHost() {

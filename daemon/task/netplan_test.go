@@ -154,7 +154,7 @@ func TestPortsThatNetworksRefuse(t *testing.T) {
 		publish []client.Publication
 		want    string
 	}{
-		"bridged":          {"office", published("80:8080"), "no port of the host leads to tasks of the network office (bridged): its tasks are reached at addresses of their own; of this host's networks lan would"},
+		"bridged":          {"office", published("80:8080"), "no port of the host leads to tasks of the network office (bridged): its tasks are reached at addresses of their own; of this host's networks lan would (network = \"NAME\")"},
 		"none":             {"none", published("80:8080"), "its tasks have loopback alone"},
 		"one place of two": {"lan", published("80:8080", "80:81"), "ports: http and 80:81/tcp are both 80/tcp of the host"},
 		"a place of two that are led to one": {"lan", published("80:8080", "127.0.0.1:80:8080"),
@@ -175,6 +175,10 @@ func TestPortsThatNetworksRefuse(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
 		}
+	}
+	_, err := onNetwork("none", web, client.TaskSpec{Owner: "cli", Publish: published("80:8080")})
+	if err == nil || !strings.HasSuffix(err.Error(), "networks lan would (--network NAME)") {
+		t.Errorf("a task of the command line: %v", err)
 	}
 }
 

@@ -143,7 +143,7 @@ func (p *plan) checkLed(all map[string]given) error {
 // mapping names the networks that lead ports of the host to their tasks, as an advice.
 func (p *plan) mapping() string {
 	if names := p.named(network.NAT); len(names) > 0 {
-		return "; of this host's networks " + strings.Join(names, ", ") + " would (network = \"NAME\")"
+		return "; of this host's networks " + strings.Join(names, ", ") + " would (" + p.naming() + ")"
 	}
 	return ""
 }

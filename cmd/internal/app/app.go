@@ -50,7 +50,7 @@ type App struct {
 	Terminal      io.Writer           // messages as they are, for a Bar
 	CodeOf        func(err error) int // the exit code of an error that this program alone knows, or 0; may be nil
 	Instead       map[string]string   // what to use for commands of other programs that this one has not
-	FlagInstead   map[string]string   // likewise for flags, by "COMMAND FLAG"
+	FlagInstead   map[string]string   // likewise for flags, by "COMMAND FLAG"; a command of a group is "GROUP COMMAND"
 }
 
 // New returns a program that writes to out and messages. Nothing that steers a
@@ -116,6 +116,13 @@ func (a *App) Root(short string, subs ...*cobra.Command) *cobra.Command {
 			})
 		}}
 	c.AddCommand(append(subs, version)...)
+	asked := c.Flags().BoolP("version", "v", false, "print the version")
+	c.Args, c.RunE = cobra.ArbitraryArgs, func(c *cobra.Command, args []string) error {
+		if *asked && len(args) == 0 {
+			return version.RunE(version, nil)
+		}
+		return a.group(c, args)
+	}
 	c.SetOut(a.Out)
 	c.SetErr(a.Messages)
 	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
@@ -147,7 +154,8 @@ func (a *App) flagError(c *cobra.Command, err error) error {
 		return a.unknown(c, c.Flags().Arg(0))
 	}
 	name := unknown.GetSpecifiedName()
-	if instead := a.FlagInstead[c.Name()+" "+name]; instead != "" {
+	words := strings.TrimPrefix(c.CommandPath(), c.Root().Name()+" ")
+	if instead := a.FlagInstead[words+" "+name]; instead != "" {
 		return Usagef("%w: %s", err, instead)
 	}
 	var known []string

@@ -47,6 +47,9 @@ func TestExitCodes(t *testing.T) {
 	}{
 		"done":             {0, ""},
 		"version":          {0, ""},
+		"--version":        {0, ""},
+		"-v":               {0, ""},
+		"away -v":          {Usage, `unknown command "away"; see prog --help`},
 		"fail":             {Failed, "prog: it failed\n"},
 		"known":            {77, "prog: wrapped: known to the program\n"},
 		"code":             {9, ""},
