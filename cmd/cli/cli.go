@@ -183,6 +183,8 @@ var flagInstead = map[string]string{
 	"images all":         "all are listed",
 	"images digests":     wholeHint,
 	"images no-trunc":    wholeHint,
+	"images rm f":        "names go at once, of images that tasks run too",
+	"images rm force":    "names go at once, of images that tasks run too",
 	"inspect s":          "use freejail df",
 	"inspect size":       "use freejail df",
 	"inspect type":       "it is for tasks; images are described by freejail images IMAGE",
@@ -274,6 +276,21 @@ var flagInstead = map[string]string{
 	"wait i":             "it waits without asking again and again",
 }
 
+// imagesInstead has the words of others' tools behind their word for images, which here may have one's name there.
+var imagesInstead = map[string]string{
+	"build":   buildHint,
+	"history": instead["history"],
+	"inspect": "freejail images IMAGE describes one",
+	"list":    "freejail images lists them",
+	"load":    "use freejail load",
+	"ls":      "freejail images lists them",
+	"prune":   "use freejail gc, and freejail images rm --all for names that no task uses",
+	"pull":    "use freejail pull",
+	"push":    instead["push"],
+	"save":    "use freejail save",
+	"tag":     "use freejail tag",
+}
+
 // client says when it waits for a daemon that has just begun.
 func (a *commands) client() *client.Client {
 	c := client.New(a.socket)
@@ -281,22 +298,41 @@ func (a *commands) client() *client.Client {
 	return c
 }
 
-// longFlags takes -policy for --policy and --pull always for --pull=always, as others'
-// tools write their flags.
+// longFlags takes -policy for --policy and --pull always for --pull=always, as others' tools write their flags. What
+// is behind the image of run is its program's.
 func longFlags(args []string) []string {
 	out := slices.Clone(args)
-	for i, arg := range out {
-		if arg == "--" {
-			break
+	for {
+		c, rest, err := newCommands("").root().Find(out) // whose flags are read into nothing
+		if err != nil {
+			return out
 		}
-		if arg == "--pull" && i+1 < len(out) && slices.Contains(pullWhen, out[i+1]) {
-			return append(append(out[:i:i], arg+"="+out[i+1]), longFlags(out[i+2:])...)
+		begin := len(out) - len(rest)
+		if c.Name() == "run" {
+			if c.ParseFlags(rest) != nil {
+				return out // and told again
+			}
+			at := len(out) - c.Flags().NArg()
+			if at > begin && at < len(out) && out[at-1] == "--pull" && slices.Contains(pullWords, out[at]) &&
+				c.Flags().Changed("pull") { // and not another flag's value
+				out = slices.Replace(out, at-1, at+1, out[at-1]+"="+out[at])
+				continue
+			}
+			return out
 		}
-		if arg == "-policy" || strings.HasPrefix(arg, "-policy=") {
-			out[i] = "-" + arg
+		if c.Flags().Lookup("policy") == nil {
+			return out
 		}
+		for i := begin; i < len(out) && out[i] != "--"; i++ {
+			switch {
+			case out[i] == "--pull" && i+1 < len(out) && slices.Contains(pullWords, out[i+1]):
+				out = slices.Replace(out, i, i+2, out[i]+"="+out[i+1])
+			case out[i] == "-policy" || strings.HasPrefix(out[i], "-policy="):
+				out[i] = "-" + out[i]
+			}
+		}
+		return out
 	}
-	return out
 }
 
 func (a *commands) root() *cobra.Command {

@@ -32,8 +32,8 @@ func (a *commands) exportCmd() *cobra.Command {
 			}
 			end := a.showing(ctx, "")
 			e, err := a.client().Export(ctx, client.ExportRequest{Image: image})
-			if end(); client.IsNotFound(err) {
-				return fmt.Errorf("%w (%s)", err, exportHint)
+			if end(); err != nil && (client.IsNotFound(err) || a.isTask(ctx, args[0])) {
+				return fmt.Errorf("%w (%s)", aFile(args[0], err), exportHint)
 			}
 			if err != nil {
 				return err
@@ -48,6 +48,12 @@ func (a *commands) exportCmd() *cobra.Command {
 	c.Flags().StringVar(&remove, "remove", "",
 		"stop exporting an image, by name or digest; tasks whose root it is lose it")
 	return c
+}
+
+// isTask tells whether the name of an image may have been meant as a task's.
+func (a *commands) isTask(ctx context.Context, name string) bool {
+	_, err := a.client().Task(ctx, name)
+	return err == nil
 }
 
 func (a *commands) listExports(ctx context.Context) error {

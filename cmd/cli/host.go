@@ -27,7 +27,7 @@ func (a *commands) imagesCmd() *cobra.Command {
 	var quiet bool
 	var v *view[client.ImageInfo]
 	var c *cobra.Command
-	c = app.Command("images [IMAGE]", "list the images of this host, or describe one", cobra.MaximumNArgs(1),
+	c = app.Command("images [IMAGE]", "list the images of this host, or describe one", imageOrNone,
 		func(ctx context.Context, args []string) error {
 			if len(args) == 1 {
 				return a.image(ctx, c, args[0], v)
@@ -114,8 +114,11 @@ func (a *commands) image(ctx context.Context, c *cobra.Command, arg string, v *v
 	}
 	i, err := a.client().Image(ctx, ref)
 	if client.IsNotFound(err) {
-		if arg == "ls" || arg == "list" {
-			return fmt.Errorf("%w (freejail images lists them)", err)
+		if hint := imagesInstead[arg]; hint != "" {
+			return fmt.Errorf("%w (%s)", err, hint)
+		}
+		if isFile(arg) {
+			return aFile(arg, err)
 		}
 		c.SuggestionsMinimumDistance = 2
 		near := slices.DeleteFunc(c.SuggestionsFor(arg), func(name string) bool { return name == "rm" })
@@ -130,6 +133,31 @@ func (a *commands) image(ctx context.Context, c *cobra.Command, arg string, v *v
 		return printAs(a, v.format, i)
 	}
 	return a.Print(i, func(w io.Writer) { describe(w, i) })
+}
+
+// imageOrNone takes one image at most, and says what the words of others' tools are here.
+func imageOrNone(c *cobra.Command, args []string) error {
+	if len(args) > 1 && imagesInstead[args[0]] != "" {
+		return app.Usagef("freejail images has no command %q: %s", args[0], imagesInstead[args[0]])
+	}
+	return cobra.MaximumNArgs(1)(c, args)
+}
+
+// isFile tells whether a name that is no path is also that of a file here.
+func isFile(arg string) bool {
+	if arg == "" || strings.ContainsRune(arg, '/') {
+		return false
+	}
+	fi, err := os.Stat(arg)
+	return err == nil && fi.Mode().IsRegular()
+}
+
+// aFile adds to the error of an image that is not there by what path it may have been meant.
+func aFile(arg string, err error) error {
+	if client.IsNotFound(err) && isFile(arg) {
+		return fmt.Errorf("%w; there is a file: ./%s", err, arg)
+	}
+	return err
 }
 
 // printTotals tells of all images together what the rows do not: layers of several count once.

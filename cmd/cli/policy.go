@@ -135,7 +135,8 @@ func (a *commands) check(ctx context.Context, f runFlags, image string, file *st
 		if err := a.resolve(ctx, &f); err != nil {
 			return nil, err
 		}
-		return a.client().CheckTrace(ctx, f.TaskSpec, tracer)
+		d, err := a.client().CheckTrace(ctx, f.TaskSpec, tracer)
+		return d, aFile(image, err)
 	case tracer != "":
 		return nil, app.Usagef("--policy and --trace exclude each other: the daemon knows the users")
 	case !reflect.DeepEqual(f, runFlags{}):

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -43,9 +44,9 @@ func (a *commands) runCmd() *cobra.Command {
 				return err
 			}
 			if err := a.resolve(ctx, &f); err != nil {
-				return ownError(ctx, err)
+				return ownError(ctx, f.meant(args, err))
 			}
-			return a.run(ctx, f)
+			return f.meant(args, a.run(ctx, f))
 		})
 	fl := c.Flags()
 	fl.SetInterspersed(false)
@@ -59,6 +60,27 @@ func (a *commands) runCmd() *cobra.Command {
 	return c
 }
 
+// meant adds to an error what the words may have been meant as.
+func (f *runFlags) meant(args []string, err error) error {
+	var answer *client.Error
+	switch {
+	case !errors.As(err, &answer):
+		return err
+	case answer.Exit == exitNoProgram && len(args) > 1 && strings.HasPrefix(args[1], "-"):
+		return fmt.Errorf("%w; flags of freejail run come before IMAGE: what is behind it is the command", err)
+	case f.pull == pullAlways && len(args) > 1 && plainName.MatchString(args[0]) &&
+		(answer.Code == client.CodeInvalid || answer.Code == client.CodeNotFound):
+		return fmt.Errorf("%w; %s was taken for IMAGE: it is --pull=WHEN, and WHEN is always, missing or never", err,
+			args[0])
+	}
+	return aFile(args[0], err)
+}
+
+// exitNoProgram is that of shells.
+const exitNoProgram = 127
+
+var plainName = regexp.MustCompile(`^[a-z-]+$`)
+
 // When a registry is asked for an image.
 const (
 	pullAlways  = "always"
@@ -67,6 +89,9 @@ const (
 )
 
 var pullWhen = []string{pullAlways, pullMissing, pullNever}
+
+// pullWords are those that are taken for WHEN behind a --pull alone: podman's newer is refused then.
+var pullWords = append(pullWhen, "newer")
 
 type pullFlag string
 
@@ -675,9 +700,16 @@ func (a *commands) toldOfStderr(ctx context.Context, id string) func() {
 	}
 }
 
+func oneTask(c *cobra.Command, args []string) error {
+	if len(args) > 1 {
+		return app.Usagef("%s shows one task at a time: freejail ps --all --json shows all", c.CommandPath())
+	}
+	return cobra.ExactArgs(1)(c, args)
+}
+
 func (a *commands) inspectCmd() *cobra.Command {
 	var format string
-	c := app.Command("inspect TASK", "show all details of a task, as JSON", cobra.ExactArgs(1),
+	c := app.Command("inspect TASK", "show all details of a task, as JSON", oneTask,
 		func(ctx context.Context, args []string) error {
 			t, err := a.client().Task(ctx, args[0])
 			if client.IsNotFound(err) && !filepath.IsAbs(args[0]) {

@@ -27,7 +27,26 @@ type commands struct{ *app.App }
 
 func run(ctx context.Context, args []string, out, messages io.Writer) int {
 	a := &commands{app.New("freejail-build", version, out, messages)}
+	a.Instead = instead
 	return a.Run(ctx, a.root(), args)
+}
+
+// instead has the words of other tools that freejail-build has not.
+var instead = map[string]string{
+	"exec":   "tasks are freejail's: freejail exec",
+	"export": "use freejail-build unpack, or copy",
+	"image":  "leave the word out: freejail-build inspect, ...",
+	"images": "images of this host are listed by freejail images",
+	"list":   "images of this host are listed by freejail images",
+	"load":   "use freejail load, or freejail-build copy of an archive",
+	"ls":     "images of this host are listed by freejail images",
+	"prune":  "use freejail-build cache prune",
+	"ps":     "tasks are freejail's: freejail ps",
+	"rm":     "images of this host are removed by freejail images rm",
+	"rmi":    "images of this host are removed by freejail images rm",
+	"run":    "tasks are freejail's: freejail run",
+	"save":   "use freejail save, or freejail-build copy",
+	"tag":    "use freejail tag for an image of this host, and freejail-build copy for one of a registry",
 }
 
 func (a *commands) root() *cobra.Command {

@@ -371,3 +371,22 @@ func TestValidateTellsOfVNET(t *testing.T) {
 		t.Errorf("exit code %d: %s", code, got)
 	}
 }
+
+// What users of other tools type is answered with what does the same, by commands that are there.
+func TestHints(t *testing.T) {
+	a := &commands{app.New("freejail-build", "", io.Discard, io.Discard)}
+	for word, hint := range instead {
+		if c, _, err := a.root().Find([]string{word}); err == nil && c.HasParent() {
+			t.Errorf("%q has a hint, and is a command", word)
+		}
+		code, _, messages := call(t, word, "x")
+		if code != app.Usage || !strings.Contains(messages, hint) {
+			t.Errorf("%s: %d %s", word, code, messages)
+		}
+	}
+	for _, arg := range []string{"--version", "-v"} {
+		if out := ok(t, arg); out != ok(t, "version") {
+			t.Errorf("%s: %s", arg, out)
+		}
+	}
+}
