@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/freejail/freejail/daemon/host"
+	"github.com/freejail/freejail/daemon/task"
 	"github.com/freejail/freejail/internal/aside"
 )
 
@@ -89,7 +90,7 @@ func (d *Daemon) checkStrays(ctx context.Context, c *host.Checks) {
 		for _, id := range roots {
 			if !d.tasks.Known(id) {
 				c.Warn("recovery", fmt.Sprintf("storage %s has a root %q of no task", s.Name(), id),
-					"the next daemon removes it, or its log tells why not: service freejail restart")
+					"the next daemon removes it, or its log tells why not: "+task.StartAgain)
 			}
 		}
 	}

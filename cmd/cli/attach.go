@@ -347,6 +347,12 @@ func (a *commands) attachCmd() *cobra.Command {
 			end, err := s.run(ctx)
 			return a.ended(ctx, t.Spec.ID, end, err)
 		})
+	c.Long = `The client ends as the task does. The --detach-keys leave a task with a terminal, and
+SIGKILL of the client any; "freejail logs -f" only looks. SIGINT and SIGTERM of the
+client stop the task: it gets the signal, and SIGKILL after its stop timeout. SIGHUP,
+QUIT, USR1 and USR2 are passed on to a task without a terminal. The end of standard
+input is not that of the task's, which other clients may have more for; it is where the
+task is of a "freejail run -i" without -d.`
 	c.Flags().BoolVar(&noInput, "no-stdin", false, "pass on no input")
 	detachKeys(c, &keys)
 	return c

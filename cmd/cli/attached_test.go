@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/freejail/freejail/cmd/internal/app"
+	"github.com/freejail/freejail/daemon/task"
 )
 
 // attached is a command line that runs beside others.
@@ -45,18 +46,21 @@ func (h *testHost) attach(args ...string) *attached {
 // says waits until the command has printed a text.
 func (a *attached) says(text string) {
 	a.t.Helper()
-	for began := time.Now(); ; {
-		a.mu.Lock()
-		out := a.out.String()
-		a.mu.Unlock()
-		if strings.Contains(out, text) {
-			return
-		}
+	for began := time.Now(); a.lacks(text); {
 		if time.Since(began) > time.Minute {
-			a.t.Fatalf("%q: no %q in %s", a.Args[1:], text, out)
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			a.t.Fatalf("%q: no %q in %s", a.Args[1:], text, a.out.String())
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
+}
+
+// lacks tells whether the command has not printed a text yet.
+func (a *attached) lacks(text string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return !strings.Contains(a.out.String(), text)
 }
 
 // ends waits for the command's end.
@@ -197,7 +201,7 @@ func TestShutDownIsSaid(t *testing.T) {
 	h := newHost(t, "")
 	h.gives(0, nil, "shutdown")
 	r := h.freejail("doctor")
-	if !strings.Contains(r.out, "-> service freejail restart") || strings.Contains(r.out, "error    storage") {
+	if !strings.Contains(r.out, "-> "+task.StartAgain+"\n") || strings.Contains(r.out, "error    storage") {
 		t.Errorf("doctor: %s", r.out)
 	}
 	h.gives(app.Failed, []string{"no upgrade: the host is being shut down"}, "daemon", "--upgrade")

@@ -394,8 +394,8 @@ func TestPolicy(t *testing.T) {
 	if strings.Contains(refused, "usage") {
 		t.Errorf("check prints its usage:\n%s", refused)
 	}
-	h.gives(exitRefused, []string{"the host's policy refuses", "freejail policy approve greedy@sha256:"}, "run",
-		"greedy", "exit", "0")
+	h.gives(exitRefused, []string{"the host's policy refuses", "freejail policy approve greedy@sha256:",
+		"A permit block in " + h.path("freejail.hcl") + " permits it for good"}, "run", "greedy", "exit", "0")
 	h.gives(app.Usage, []string{"--reason"}, "policy", "approve", "greedy")
 	h.gives(app.Failed, []string{"kind:what"}, "policy", "approve", "--reason", "x", "--request", "nonsense", "greedy")
 	h.gives(app.Usage, []string{"--expires"}, "policy", "approve", "--reason", "x", "--expires", "soon", "greedy")

@@ -36,7 +36,8 @@ func (a *commands) configInitCmd() *cobra.Command {
 				return err
 			}
 			return a.Print(map[string]string{"file": file}, func(w io.Writer) {
-				printable.Fprintf(w, "%s is written; `freejail daemon --check --config %s` checks it\n", file, file)
+				printable.Fprintf(w, "%s is written; `freejail daemon --check --config %s` checks it\n"+
+					"its policy permits nothing yet: the permit block at its end is a comment\n", file, file)
 			})
 		})
 	c.Long = `Asks the host for its file systems and pools, its interfaces, and the agents of Consul

@@ -12,7 +12,7 @@ func TestConfigInit(t *testing.T) {
 	h := away(t)
 	file := h.path("freejail.hcl")
 	printed := h.gives(0, []string{"state_dir", "storage {"}, "config", "init", "--print")
-	h.gives(0, []string{file + " is written"}, "config", "init", "-o", file)
+	h.gives(0, []string{file + " is written", "its policy permits nothing yet"}, "config", "init", "-o", file)
 	if b, err := os.ReadFile(file); err != nil || string(b) != printed {
 		t.Errorf("written %q, printed %q: %v", b, printed, err)
 	}

@@ -630,8 +630,8 @@ func (a *commands) shutdownCmd() *cobra.Command {
 		})
 	c.Long = `Deregisters every task from Consul, sends it its stop signal, and kills it after
 its own timeout, all tasks at once. After that the daemon starts no task until it
-is started again, with the host or by "service freejail restart". The tasks' end is
-then reported as "the host was shut down", also to Nomad's agent.
+is started again, with the host or by "service freejail restart" (of systemd
+"systemctl restart freejail"). The tasks' end is then reported as "the host was shut down", also to Nomad's agent.
 
 The rc.d script runs this when the host shuts down; run it by hand before
 maintenance.`

@@ -263,6 +263,17 @@ func TestSignalsAreForwarded(t *testing.T) {
 	b.says("greeting")
 	check(t, b.Process.Signal(syscall.SIGTERM))
 	b.ends(3, "bye\n")
+
+	// Who attaches to a task of another client ends it likewise.
+	h.gives(0, nil, "run", "-d", "--name", id+"c", "prog", "stubborn")
+	c := h.attach("attach", id+"c")
+	for c.lacks("user defined signal 1") {
+		h.gives(0, nil, "kill", "-s", "USR1", id+"c")
+	}
+	check(t, c.Process.Signal(syscall.SIGTERM))
+	c.says("terminated")
+	h.gives(0, nil, "rm", "-f", id+"c")
+	c.ends(128 + int(syscall.SIGKILL))
 }
 
 // A program that is not there, or cannot be executed, is told as shells do.

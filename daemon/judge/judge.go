@@ -74,6 +74,10 @@ func (j *Judge) decided(s policy.Subject, dec policy.Decision, notes []string) e
 		return nil
 	}
 	message := printable.Error(dec.Err(s))
+	if file := j.InForce().File.Path; refusedOnly(dec) && file != "" {
+		message += "\nA permit block in " + printable.Flat(file) +
+			" permits it for good: `freejail policy check` shows it"
+	}
 	for _, text := range notes {
 		message += "\n" + printable.Flat(text)
 	}

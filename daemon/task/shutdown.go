@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"syscall"
@@ -20,7 +21,15 @@ const (
 )
 
 // StartAgain is how a daemon that has shut down begins anew.
-const StartAgain = "service freejail restart"
+var StartAgain = startAgain(runtime.GOOS)
+
+// startAgain is by what freejail comes with for a system: a script of rc(8), or a unit of systemd.
+func startAgain(system string) string {
+	if system == "linux" {
+		return "systemctl restart freejail"
+	}
+	return "service freejail restart"
+}
 
 // ErrNoUpgrade is that of a daemon whose tasks were told to end with the host.
 var ErrNoUpgrade = client.Unavailable("no upgrade: the host is being shut down; start the daemon again for tasks to "+

@@ -31,6 +31,8 @@ devfs {
   last      = 1999
   max_sets  = 200
   max_rules = 100
+  # What every jail sees, instead of devfsrules_unhide_basic and _login of /etc/defaults/devfs.rules:
+  # open    = ["path null unhide", "path zero unhide", "path random unhide", "path urandom unhide"]
   close     = ["path mem hide", "path kmem hide", "path io hide"]
 }
 

@@ -182,9 +182,11 @@ func TestCopyRefusals(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, pair := range map[string][3]string{
-		"no layout":            {"oci:" + t.TempDir(), r.host + "/x", "is not an OCI layout"},
-		"another name":         {"oci:" + dir + ":nothing", r.host + "/x", `"nothing"; there are: web`},
-		"no tag":               {r.host + "/team/web:2", "oci:" + t.TempDir() + "/x", "no such image"},
+		"no layout":    {"oci:" + t.TempDir(), r.host + "/x", "is not an OCI layout"},
+		"another name": {"oci:" + dir + ":nothing", r.host + "/x", `"nothing"; there are: web`},
+		"no tag":       {r.host + "/team/web:2", "oci:" + t.TempDir() + "/x", "no such image: " + r.host + "/team/web:2: not found"},
+		"no digest": {r.host + "/team/web@" + someDigest, "oci:" + t.TempDir() + "/x",
+			"no such image: " + r.host + "/team/web@" + someDigest + ": not found"},
 		"no repository":        {r.host + "/nothing:2", "oci:" + t.TempDir() + "/x", "no such image"},
 		"digest of another":    {"oci:" + dir, r.host + "/x@" + someDigest, "not " + someDigest},
 		"a link":               {r.host + "/team/web:1", "oci-archive:" + at + "/link", "is a link to " + dir},

@@ -111,7 +111,11 @@ func (p *place) document(ctx context.Context, version string) (b []byte, mediaTy
 	defer func() { err = errors.Join(err, resp.Body.Close()) }()
 	switch {
 	case resp.StatusCode == http.StatusNotFound:
-		return nil, "", fmt.Errorf("%s: %w", version, errdef.ErrNotFound)
+		sep := ":"
+		if strings.Contains(version, ":") { // it is a digest
+			sep = "@"
+		}
+		return nil, "", fmt.Errorf("%s%s%s: %w", p.ref.Identity(), sep, version, errdef.ErrNotFound)
 	case resp.StatusCode != http.StatusOK:
 		return nil, "", answer(resp)
 	case resp.ContentLength > maxManifest:
