@@ -301,6 +301,11 @@ func (a *commands) client() *client.Client {
 // longFlags takes -policy for --policy and --pull always for --pull=always, as others' tools write their flags. What
 // is behind the image of run is its program's.
 func longFlags(args []string) []string {
+	if !slices.ContainsFunc(args, func(arg string) bool {
+		return arg == "--pull" || arg == "-policy" || strings.HasPrefix(arg, "-policy=")
+	}) {
+		return args // mostly: nothing is looked up for it
+	}
 	out := slices.Clone(args)
 	for {
 		c, rest, err := newCommands("").root().Find(out) // whose flags are read into nothing
