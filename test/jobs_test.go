@@ -26,6 +26,8 @@ func job(id, mode string, args ...string) (*nomad.Job, *nomad.Task) {
 	group := nomad.NewTaskGroup("group", 1)
 	group.RestartPolicy = &nomad.RestartPolicy{Attempts: ptr(0), Mode: ptr("fail")}
 	group.ReschedulePolicy = &nomad.ReschedulePolicy{Attempts: ptr(0), Unlimited: ptr(false)}
+	// Nomad sets 300 MB aside for each by default: 20 of them do not fit on a disk that is nearly full.
+	group.EphemeralDisk = &nomad.EphemeralDisk{SizeMB: ptr(20)}
 	group.AddTask(task)
 	j := nomad.NewServiceJob(id, id, "global", 50).AddTaskGroup(group)
 	j.Datacenters = []string{"*"}
@@ -78,11 +80,27 @@ func (c *cluster) allocs(t *testing.T, id string, n int, status string) []*nomad
 			out = append(out, full)
 		}
 		if len(out) != n {
-			return fmt.Errorf("seen: %q", seen)
+			return fmt.Errorf("seen: %q%s", seen, c.unplaced(id))
 		}
 		return nil
 	})
 	return out
+}
+
+// unplaced says why Nomad has not placed all that a job wants, and nothing if it has.
+func (c *cluster) unplaced(id string) string {
+	list, _, err := c.nomad.Jobs().Evaluations(id, nil)
+	if err != nil {
+		return "; " + err.Error()
+	}
+	var b strings.Builder
+	for _, e := range list {
+		for group, m := range e.FailedTGAllocs {
+			fmt.Fprintf(&b, "; not placed, %s of %s: filtered %v, exhausted %v", group, e.Status, m.ConstraintFiltered,
+				m.DimensionExhausted)
+		}
+	}
+	return b.String()
 }
 
 // one is allocs for a single allocation.
