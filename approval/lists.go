@@ -107,8 +107,9 @@ type signedList struct {
 type held struct {
 	lists          []signedList
 	fetched, tried time.Time
-	from           string // where the last was asked for
-	full           bool   // one of the lists is lost, of which nothing that comes can tell that it has all
+	began          time.Time // when that was asked for
+	from           string    // where the last was asked for
+	full           bool      // one of the lists is lost, of which nothing that comes can tell that it has all
 	err            error
 }
 
@@ -195,16 +196,22 @@ func readFile(path string, limit int64) ([]byte, error) {
 }
 
 // Refresh fetches a source's list. It tells whether there is a newer one than before, or one with revocations that
-// were not known; an error leaves the newest that was there.
+// were not known; an error leaves the newest that was there. What another call has asked for meanwhile is not asked for
+// again: that one tells what is new, and the error is in State. That ctx ended says nothing of the source, and leaves
+// State as it is.
 func (l *Lists) Refresh(ctx context.Context, s Source) (news bool, err error) {
 	if s.From == "" {
 		return false, nil
 	}
+	came := time.Now()
 	release, err := l.one.Lock(ctx, s.Key.Fingerprint())
 	if err != nil {
 		return false, err
 	}
 	defer release()
+	if l.begin(s, came) {
+		return false, nil
+	}
 	got := signedList{}
 	if got.text, err = fetch(ctx, s); err == nil {
 		got.List, err = ReadList(got.text, s.Key)
@@ -212,6 +219,10 @@ func (l *Lists) Refresh(ctx context.Context, s Source) (news bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	h, now := l.known(s.Key), time.Now()
+	if err != nil && ctx.Err() != nil { // those that wait have to ask themselves
+		h.began = time.Time{}
+		return false, err
+	}
 	h.from, h.tried = s.From, now
 	if err == nil {
 		news, err = h.take(got, now)
@@ -226,6 +237,18 @@ func (l *Lists) Refresh(ctx context.Context, s Source) (news bool, err error) {
 		}
 	}
 	return news, h.err
+}
+
+// begin notes that a source's list is asked for, unless that was done after a time.
+func (l *Lists) begin(s Source, came time.Time) (done bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	h := l.known(s.Key)
+	if h.from == s.From && h.began.After(came) {
+		return true
+	}
+	h.began = time.Now()
+	return false
 }
 
 // fullError tells the end of that a key's lists were too many, which is the operator's word.

@@ -1,15 +1,20 @@
 package approval
 
 import (
+	"bytes"
+	"context"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -313,3 +318,87 @@ func FuzzReadList(f *testing.F) {
 		}
 	})
 }
+
+// Twenty starts that want a list of a server that does not answer ask it once together, or twice where one had begun.
+func TestListIsAskedForOnce(t *testing.T) {
+	key := newKey(t)
+	lists := OpenLists(t.TempDir())
+	s := Source{Key: key.Public(), From: "https://lists.example/list"}
+	asked := 0
+	answerWith(t, func(req *http.Request) (*http.Response, error) {
+		asked++
+		<-req.Context().Done()
+		return nil, req.Context().Err()
+	})
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		first := make(chan error, 1)
+		go func() { _, err := lists.Refresh(t.Context(), s); first <- err }()
+		synctest.Wait()
+		time.Sleep(time.Second)
+		var all sync.WaitGroup
+		for range 20 {
+			all.Go(func() { _, _ = lists.Refresh(t.Context(), s) })
+		}
+		all.Wait()
+		wantError(t, <-first, "lists.example")
+		if took := time.Since(began); asked != 2 || took > 2*fetchTimeout {
+			t.Errorf("asked %d times, for %s", asked, took)
+		}
+		wantError(t, lists.State(s).Err, "lists.example")
+	})
+}
+
+// A start that is given up while it asks for a list has not asked for those that come, or wait.
+func TestListThatNobodyWaitedFor(t *testing.T) {
+	key := newKey(t)
+	text, err := List{}.Next(time.Date(1999, 12, 31, 0, 0, 0, 0, time.UTC)).Sign(key) // a bubble's time begins then
+	check(t, err)
+	lists := OpenLists(t.TempDir())
+	s := Source{Key: key.Public(), From: "https://lists.example/list"}
+	asked := 0
+	answerWith(t, func(req *http.Request) (*http.Response, error) {
+		if asked++; asked <= 2 {
+			<-req.Context().Done()
+			return nil, req.Context().Err()
+		}
+		return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(bytes.NewReader(text)), Request: req}, nil
+	})
+	synctest.Test(t, func(t *testing.T) {
+		ask := func(ctx context.Context) (end func(), result chan error) {
+			ctx, end = context.WithCancel(ctx)
+			result = make(chan error, 1)
+			go func() { _, err := lists.Refresh(ctx, s); result <- err }()
+			synctest.Wait()
+			time.Sleep(time.Second)
+			return end, result
+		}
+		endFirst, first := ask(t.Context())
+		endSecond, second := ask(t.Context())
+		endThird, third := ask(t.Context())
+		defer endThird()
+		endFirst()
+		wantError(t, <-first, "canceled")
+		if st := lists.State(s); !st.Tried.IsZero() || st.Err != nil {
+			t.Errorf("nobody has waited: %+v", st)
+		}
+		synctest.Wait()
+		endSecond()
+		wantError(t, <-second, "canceled")
+		check(t, <-third)
+		if st := lists.State(s); asked != 3 || st.List == nil || st.Tried.IsZero() {
+			t.Errorf("asked %d times: %+v", asked, st)
+		}
+	})
+}
+
+// answerWith answers what would go to the network.
+func answerWith(t *testing.T, f roundTripper) {
+	before := http.DefaultTransport
+	http.DefaultTransport = f
+	t.Cleanup(func() { http.DefaultTransport = before })
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }

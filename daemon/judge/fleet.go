@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -264,12 +265,13 @@ func refusedOnly(dec policy.Decision) bool {
 // askAgain is after which a list that could not be had is asked for again by a start.
 const askAgain = 30 * time.Second
 
-// prepare fetches lists of revocations of which there is none yet, and those in files.
+// prepare fetches lists of revocations of which there is no current one, which this daemon has not asked for yet, as
+// its host may have been away while something was revoked, and those in files.
 func (j *Judge) prepare(ctx context.Context) {
 	for _, who := range j.InForce().Approvers {
 		st := j.Lists.State(who.Source)
-		missing := who.From != "" && st.List == nil && time.Since(st.Tried) > askAgain
-		if who.IsFile() || missing {
+		old := st.Tried.IsZero() || who.Current(st, time.Now()) != nil && time.Since(st.Tried) > askAgain
+		if who.IsFile() || who.From != "" && old {
 			j.refresh(ctx, who)
 		}
 	}
@@ -326,8 +328,8 @@ const refreshEvery = 5 * time.Minute
 // Run fetches the approvers' lists of revocations, and records which approvals have ended,
 // until ctx ends.
 func (j *Judge) Run(ctx context.Context) {
-	tick := time.NewTicker(refreshEvery)
-	defer tick.Stop()
+	next := time.NewTimer(rand.N(refreshEvery)) // hosts that began together do not ask together for ever
+	defer next.Stop()
 	for {
 		for _, who := range j.InForce().Approvers {
 			if who.From != "" {
@@ -338,7 +340,8 @@ func (j *Judge) Run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-next.C:
+			next.Reset(refreshEvery)
 		}
 	}
 }

@@ -1,15 +1,20 @@
 package judge
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"io"
+	"net/http"
 	"os"
 	"os/user"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -294,3 +299,112 @@ func TestCheckOfATracer(t *testing.T) {
 		t.Errorf("with a file that is damaged: %+v", d)
 	}
 }
+
+// Hosts that began at once, as after a power failure, do not ask for lists in the same moments ever after.
+func TestListsAreNotAskedForByAllAtOnce(t *testing.T) {
+	j, key, _ := newFleetJudge(t)
+	now := *j.InForce()
+	now.Approvers = []host.Approver{{Name: "security", Source: approval.Source{Key: key.Public(),
+		From: "https://lists.example/list", MaxAge: time.Hour}}}
+	j.InForce = func() *host.InForce { return &now }
+	asked := map[string][]time.Time{} // by whose context it is
+	var mu sync.Mutex
+	answerWith(t, func(req *http.Request) (*http.Response, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		by := req.Context().Value(asking{}).(string)
+		asked[by] = append(asked[by], time.Now())
+		return nil, errors.New("no list")
+	})
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 3*refreshEvery-time.Second)
+		defer cancel()
+		began, seconds := time.Now(), map[int]bool{}
+		var all sync.WaitGroup
+		for i := range 10 {
+			other := &Judge{Ledger: j.Ledger, Images: j.Images, Tasks: &running{}, Log: j.Log, InForce: j.InForce,
+				Lists: approval.OpenLists(t.TempDir())}
+			all.Go(func() { other.Run(context.WithValue(ctx, asking{}, strconv.Itoa(i))) })
+		}
+		all.Wait()
+		for by, times := range asked {
+			if len(times) < 3 || times[0] != began {
+				t.Fatalf("%s has asked at %v", by, times)
+			}
+			for i := range times[1:] {
+				if d := times[i+1].Sub(times[i]); d > refreshEvery {
+					t.Errorf("%s has waited for %s", by, d)
+				}
+			}
+			seconds[int(times[1].Sub(began).Seconds())] = true
+		}
+		if len(asked) != 10 || len(seconds) < 3 {
+			t.Errorf("%d hosts have asked for the second time in %d different seconds", len(asked), len(seconds))
+		}
+	})
+}
+
+type asking struct{}
+
+// A host that was away hears what was revoked before its first start, also while the list that it has is new enough; one
+// without a current list asks again soon.
+func TestHostThatWasAway(t *testing.T) {
+	for _, keep := range []bool{false, true} {
+		j, key, info := newFleetJudge(t)
+		issued := time.Now().Add(-2 * time.Hour)
+		a := j.keep(t, key, info.Digest, issued, issued.Add(100*time.Hour))
+		old := approval.List{}.Next(issued)
+		text, err := old.Sign(key)
+		newest, err2 := old.Next(time.Now(), approval.Revoked{Approval: a.ID(), Reason: "a mistake"}).Sign(key)
+		if err := errors.Join(err, err2); err != nil {
+			t.Fatal(err)
+		}
+		now := *j.InForce()
+		now.Approvers = []host.Approver{{Name: "security", Source: approval.Source{Key: key.Public(), Keep: keep,
+			From: "https://lists.example/list", MaxAge: 3 * time.Hour}}}
+		j.InForce = func() *host.InForce { return &now }
+		var failed error
+		asked := 0
+		answerWith(t, func(req *http.Request) (*http.Response, error) {
+			if asked++; failed != nil {
+				return nil, failed
+			}
+			return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(bytes.NewReader(text)), Request: req}, nil
+		})
+		dir := t.TempDir()
+		counts := func() bool {
+			t.Helper()
+			j.prepare(t.Context())
+			list, err := j.fleet(digest.Digest(info.Digest), j.InForce())
+			if err != nil || len(list) != 1 {
+				t.Fatalf("got %+v, %v", list, err)
+			}
+			return list[0].problem == nil
+		}
+		j.Lists = approval.OpenLists(dir)
+		if first, again := counts(), counts(); !first || !again || asked != 1 {
+			t.Fatalf("keep %v: asked %d times while it counts", keep, asked)
+		}
+		// Its list is too old, and the network is not there yet.
+		j.Lists, failed = approval.OpenLists(dir), errors.New("no route to host")
+		now.Approvers[0].MaxAge = time.Hour
+		if first, again := counts(), counts(); first != keep || again != keep || asked != 2 {
+			t.Errorf("keep %v: asked %d times without a network", keep, asked)
+		}
+		j.Lists, text, failed = approval.OpenLists(dir), newest, nil
+		if counts() || asked != 3 {
+			t.Errorf("keep %v: asked %d times, and what was revoked meanwhile counts", keep, asked)
+		}
+	}
+}
+
+// answerWith answers what would go to the network.
+func answerWith(t *testing.T, f roundTripper) {
+	before := http.DefaultTransport
+	http.DefaultTransport = f
+	t.Cleanup(func() { http.DefaultTransport = before })
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
