@@ -682,19 +682,30 @@ func TestTagsThatStay(t *testing.T) {
 	wantError(t, push(dir, "/none/web:1"), "create it there first", "as the cloud says")
 }
 
-// A Retry-After is followed in both forms, and within bounds.
+// A Retry-After is followed in both forms, and within bounds; not by all in the same moment.
 func TestRetryAfter(t *testing.T) {
+	const most = maxRetryAfter + maxRetryAfter/2
 	for text, want := range map[string][2]time.Duration{
-		"0": {0, 0}, "3": {3 * time.Second, 3 * time.Second}, "86400": {maxRetryAfter, maxRetryAfter},
-		time.Now().Add(10 * time.Second).UTC().Format(http.TimeFormat): {8 * time.Second, 10 * time.Second},
+		"0": {0, 0}, "3": {3 * time.Second, 4500 * time.Millisecond}, "86400": {maxRetryAfter, most},
+		time.Now().Add(10 * time.Second).UTC().Format(http.TimeFormat): {8 * time.Second, 15 * time.Second},
 		time.Now().Add(-time.Hour).UTC().Format(http.TimeFormat):       {0, 0},
-		time.Now().Add(1000 * time.Hour).UTC().Format(http.TimeFormat): {maxRetryAfter, maxRetryAfter},
+		time.Now().Add(1000 * time.Hour).UTC().Format(http.TimeFormat): {maxRetryAfter, most},
 	} {
 		resp := &http.Response{StatusCode: http.StatusServiceUnavailable, Header: http.Header{"Retry-After": {text}}}
 		got, err := patience{}.Retry(0, resp, nil)
 		if err != nil || got < want[0] || got > want[1] {
 			t.Errorf("%s: %v %v", text, got, err)
 		}
+	}
+	busy := &http.Response{StatusCode: http.StatusTooManyRequests, Header: http.Header{"Retry-After": {"30"}}}
+	told := map[time.Duration]int{}
+	for range 100 {
+		got, err := patience{}.Retry(0, busy, nil)
+		check(t, err)
+		told[got.Truncate(time.Second)]++
+	}
+	if len(told) < 5 {
+		t.Errorf("a hundred hosts come back within %d seconds", len(told))
 	}
 	for _, status := range []int{http.StatusNotImplemented, http.StatusNotFound, http.StatusForbidden} {
 		if got, _ := (patience{}).Retry(0, &http.Response{StatusCode: status}, nil); got >= 0 {

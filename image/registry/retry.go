@@ -25,8 +25,8 @@ func (patience) Retry(attempt int, resp *http.Response, err error) (time.Duratio
 	if attempt+1 >= attempts || !worthwhile(resp, err) {
 		return -1, nil
 	}
-	if wait, ok := retryAfter(resp); ok {
-		return wait, nil
+	if wait, ok := retryAfter(resp); ok { // others were told the same
+		return wait + rand.N(wait/2+1), nil
 	}
 	return jitter(min(backoff/2<<attempt, maxBackoff)), nil
 }
