@@ -16,7 +16,6 @@ import (
 	"oras.land/oras-go/v2/registry"
 	"oras.land/oras-go/v2/registry/remote"
 	"oras.land/oras-go/v2/registry/remote/auth"
-	"oras.land/oras-go/v2/registry/remote/retry"
 
 	"github.com/freejail/freejail/internal/cafile"
 	"github.com/freejail/freejail/internal/imagename"
@@ -46,6 +45,13 @@ type Config struct {
 	// LoopbackLogins are those of who runs the program, and names the registry: they go
 	// to a registry of this host without TLS, too. For others it takes PlainHTTP.
 	LoopbackLogins bool
+	// Apart is for a program in which there are several hosts; nil is this process as one.
+	Apart *Apart
+}
+
+// Apart sets a client off from the others of its process.
+type Apart struct {
+	Wire http.RoundTripper // instead of connections; its pulls take turns among themselves alone
 }
 
 // Client reads and writes registries. It may be used from several goroutines.
@@ -56,6 +62,7 @@ type Client struct {
 	http      *http.Client
 	warn      func(string)
 	logins    bool // Config.LoopbackLogins
+	turns     *turns
 
 	mu    sync.Mutex
 	cache map[string]*tokens // by scheme and host
@@ -69,7 +76,7 @@ const maxNamed = 32
 // credentials are read when they are needed.
 func NewClient(c Config) (*Client, error) {
 	out := &Client{hosts: map[string]Host{}, authFiles: c.AuthFiles, agent: c.UserAgent, warn: func(string) {},
-		logins: c.LoopbackLogins, cache: map[string]*tokens{}}
+		logins: c.LoopbackLogins, turns: pulls, cache: map[string]*tokens{}}
 	wires := &wires{plain: map[string]bool{}, own: map[string]http.RoundTripper{}, any: transport(nil)}
 	for _, h := range c.Hosts {
 		if err := checkHost(h.Name); err != nil {
@@ -101,8 +108,11 @@ func NewClient(c Config) (*Client, error) {
 			return nil, fmt.Errorf("registry %q: same as %q, which uses plain HTTP", name, bare)
 		}
 	}
-	patient := &retry.Transport{Base: &paced{wires}, Policy: func() retry.Policy { return patience{} }}
-	out.http = &http.Client{Transport: &challenged{patient}}
+	var base http.RoundTripper = wires
+	if c.Apart != nil {
+		base, out.turns = c.Apart.Wire, newTurns()
+	}
+	out.http = &http.Client{Transport: &challenged{newRepeating(&paced{base})}}
 	return out, nil
 }
 

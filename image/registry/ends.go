@@ -122,7 +122,7 @@ type elsewhereError struct{ error }
 func (e *elsewhereError) Unwrap() error { return e.error }
 
 func (s *remoteSource) Exists(ctx context.Context, d ocispec.Descriptor) (bool, error) {
-	for _, p := range s.places {
+	for _, p := range s.all() {
 		if ok, err := p.Exists(ctx, d); ok || err != nil {
 			return ok, err
 		}
@@ -140,7 +140,7 @@ func (s *remoteSource) attached(ctx context.Context, tag string) (ocispec.Descri
 }
 
 func (s *remoteSource) referrers(ctx context.Context, d ocispec.Descriptor) (out []ocispec.Descriptor, err error) {
-	err = s.places[0].Referrers(ctx, d, "", func(list []ocispec.Descriptor) error {
+	err = s.all()[0].Referrers(ctx, d, "", func(list []ocispec.Descriptor) error {
 		if out = append(out, list...); len(out) > maxCopied {
 			return fmt.Errorf("more than %d manifests refer to %s", maxCopied, d.Digest)
 		}
@@ -154,7 +154,8 @@ func (s *remoteSource) referrers(ctx context.Context, d ocispec.Descriptor) (out
 func (s *remoteSource) eachReferrer(ctx context.Context, d ocispec.Descriptor, artifactType string,
 	tell func([]ocispec.Descriptor) error) error {
 	var errs []error
-	for _, p := range s.places {
+	for _, p := range s.all() {
+		ctx := s.to(ctx, p)
 		err := p.Referrers(ctx, d, artifactType, tell)
 		if noReferrers(err) && p.SetReferrersCapability(false) == nil { // then they are under OCI's tag for them
 			err = p.Referrers(ctx, d, artifactType, tell)

@@ -87,6 +87,10 @@ func bounded(s string) string {
 
 // final tells whether asking again would give the same answer.
 func final(err error) bool {
+	var each nowhere
+	if errors.As(err, &each) {
+		return !slices.ContainsFunc(each, func(err error) bool { return !final(err) })
+	}
 	var answer *errcode.ErrorResponse
 	if errors.As(err, &answer) {
 		return answer.StatusCode < 500 && answer.StatusCode != http.StatusTooManyRequests &&

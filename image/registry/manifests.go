@@ -71,7 +71,7 @@ func (p *place) manifest(ctx context.Context, version, hint string) (d ocispec.D
 			return describeManifest(b, version, header, hint)
 		}
 		var broken *brokenError
-		if !errors.As(err, &broken) {
+		if !errors.As(err, &broken) || isHasty(ctx) {
 			return d, nil, err
 		}
 		if err = r.again(err); err != nil {

@@ -10,6 +10,7 @@ import (
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/document"
 	"github.com/freejail/freejail/image/layout"
+	"github.com/freejail/freejail/image/sign"
 )
 
 // PullOptions say which image of a reference is taken and how.
@@ -25,11 +26,19 @@ type PullOptions struct {
 	Tell func(string)
 }
 
+// Keeper keeps what is pulled. It is a *layout.Store, whose methods these are.
+type Keeper interface {
+	Fetch(ctx context.Context, from layout.Origin, d ocispec.Descriptor, name string,
+		o layout.FetchOptions) (*image.Image, error)
+	AddSignatures(d digest.Digest, r sign.Record) error
+	AddApprovals(d digest.Digest, list sign.Documents) error
+}
+
 // Pull takes an image from a registry into the store, under the name of its
 // reference. Of an index it takes the image that runs best here; see
 // layout.FetchOptions. The error is an *Error, and ErrNotFound is in it where
 // the registry has no such image.
-func (c *Client) Pull(ctx context.Context, s *layout.Store, ref Reference, o PullOptions) (*image.Image, error) {
+func (c *Client) Pull(ctx context.Context, s Keeper, ref Reference, o PullOptions) (*image.Image, error) {
 	img, err := c.pull(ctx, s, ref, o)
 	if err != nil {
 		return nil, &Error{"pull", ref.String(), err}
@@ -37,9 +46,9 @@ func (c *Client) Pull(ctx context.Context, s *layout.Store, ref Reference, o Pul
 	return img, nil
 }
 
-func (c *Client) pull(ctx context.Context, s *layout.Store, ref Reference, o PullOptions) (*image.Image, error) {
+func (c *Client) pull(ctx context.Context, s Keeper, ref Reference, o PullOptions) (*image.Image, error) {
 	_, named := c.hosts[ref.Host]
-	release, err := pulls.take(ctx, ref.Host, o.Pulled, !named)
+	release, err := c.turns.take(ctx, ref.Host, o.Pulled, !named)
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +82,7 @@ func (c *Client) pull(ctx context.Context, s *layout.Store, ref Reference, o Pul
 }
 
 // keepBeside keeps the signatures and approvals that an image has in its registry.
-func keepBeside(ctx context.Context, s *layout.Store, src *remoteSource, d ocispec.Descriptor, o PullOptions) error {
+func keepBeside(ctx context.Context, s Keeper, src *remoteSource, d ocispec.Descriptor, o PullOptions) error {
 	tell := func(what string, err error) {
 		if err != nil && o.Tell != nil {
 			o.Tell(bounded(what + " of " + src.ref.String() + " could not be read: " + err.Error()))

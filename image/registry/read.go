@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/http"
 	"slices"
 	"strconv"
@@ -35,21 +36,6 @@ var (
 	backoff  = 500 * time.Millisecond // doubled each time
 	headway  = int64(64 << 10)        // bytes after which what failed before is forgotten
 )
-
-// Open reads a blob or a manifest, and goes on by itself after a connection
-// broke. Its content is not verified.
-func (p *place) Open(ctx context.Context, d ocispec.Descriptor, offset int64) (io.ReadCloser, int64, error) {
-	open := func(ctx context.Context, at int64) (io.ReadCloser, int64, error) { return p.get(ctx, d, at) }
-	r := &reader{ctx: ctx, size: d.Size, at: offset, open: open}
-	at, err := r.connect()
-	if err != nil {
-		return nil, 0, err
-	}
-	if at != offset { // the caller knows better what to do with the beginning
-		r.at = at
-	}
-	return r, r.at, nil
-}
 
 // get is one request.
 func (p *place) get(ctx context.Context, d ocispec.Descriptor, offset int64) (io.ReadCloser, int64, error) {
@@ -134,11 +120,7 @@ func (r *reader) again(err error) error {
 func (r *reader) Read(p []byte) (int, error) {
 	for {
 		if err := r.mended(); err != nil {
-			err = fmt.Errorf("broken off after %d of %d bytes: %w", r.at, r.size, err)
-			if errors.Is(err, errdef.ErrNotFound) {
-				err = &noBlob{err}
-			}
-			return 0, err
+			return 0, fmt.Errorf("broken off after %d of %d bytes: %w", r.at, r.size, err)
 		}
 		n, err := r.body.Read(p)
 		r.at += int64(n)
@@ -193,28 +175,28 @@ func (r *reader) Close() error {
 
 // origin gives an image's blobs from the first place that has them.
 type origin struct {
-	places []*place
-	source string            // the registry's name, whatever its mirrors
-	known  map[string][]byte // manifests that were read already, by digest
+	own   *place            // the registry's, whatever its mirrors
+	known map[string][]byte // manifests that were read already, by digest
 
 	mu      sync.Mutex
-	gave    map[digest.Digest]*place
+	places  []*place                 // those that did not answer last
+	gave    map[digest.Digest]*place // the first of those that a blob came from
 	refused []*place
 }
 
 func newOrigin(places []*place) *origin {
-	return &origin{places: places, source: places[len(places)-1].ref.Host, known: map[string][]byte{},
+	return &origin{places: places, own: places[len(places)-1], known: map[string][]byte{},
 		gave: map[digest.Digest]*place{}}
 }
 
 // Source is the registry, whichever of its places a blob comes from.
-func (o *origin) Source() string { return o.source }
+func (o *origin) Source() string { return o.own.ref.Host }
 
 // Refuse passes over the place that gave something else for a blob from now on.
 func (o *origin) Refuse(d digest.Digest) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if p := o.gave[d]; !slices.Contains(o.refused, p) {
+	if p := o.gave[d]; p != nil && !slices.Contains(o.refused, p) {
 		o.refused = append(o.refused, p)
 	}
 	return len(o.refused) < len(o.places)
@@ -226,53 +208,129 @@ func (o *origin) isRefused(p *place) bool {
 	return slices.Contains(o.refused, p)
 }
 
+// all are the places in their order.
+func (o *origin) all() []*place {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.Clone(o.places)
+}
+
+// last has a place asked after the others, for this image.
+func (o *origin) last(p *place) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.places = append(slices.DeleteFunc(o.places, func(other *place) bool { return other == p }), p)
+}
+
+// to is the context of a request to a place: a mirror that does not answer is not asked again before the others.
+func (o *origin) to(ctx context.Context, p *place) context.Context {
+	if p == o.own {
+		return ctx
+	}
+	return context.WithValue(ctx, hastyKey{}, true)
+}
+
+// Open reads a blob or a manifest, and goes on by itself after a connection broke, at another place where that one
+// does not answer. Its content is not verified.
 func (o *origin) Open(ctx context.Context, d ocispec.Descriptor, offset int64) (io.ReadCloser, int64, error) {
 	if b, ok := o.known[d.Digest.String()]; ok && offset == 0 {
 		return io.NopCloser(strings.NewReader(string(b))), 0, nil
 	}
-	var errs []error
-	for _, p := range o.places {
+	o.mu.Lock()
+	delete(o.gave, d.Digest)
+	o.mu.Unlock()
+	r := &reader{ctx: ctx, size: d.Size, at: offset,
+		open: func(ctx context.Context, at int64) (io.ReadCloser, int64, error) { return o.get(ctx, d, at) }}
+	at, err := r.connect()
+	if err != nil {
+		return nil, 0, err
+	}
+	if at != offset { // the caller knows better what to do with the beginning
+		r.at = at
+	}
+	return r, r.at, nil
+}
+
+// get asks one place after the other, once.
+func (o *origin) get(ctx context.Context, d ocispec.Descriptor, offset int64) (io.ReadCloser, int64, error) {
+	var errs nowhere
+	for _, p := range o.all() {
 		if o.isRefused(p) {
 			errs = append(errs, fmt.Errorf("%s: has given what was not asked for", p.ref.Host))
 			continue
 		}
-		r, at, err := p.Open(ctx, d, offset)
+		r, at, err := p.get(o.to(ctx, p), d, offset)
 		if err == nil {
 			o.mu.Lock()
-			o.gave[d.Digest] = p
+			if o.gave[d.Digest] == nil {
+				o.gave[d.Digest] = p
+			}
 			o.mu.Unlock()
-			return r, at, nil
+			return &given{r, o, p, d.Size - at, 0}, at, nil
 		}
 		if errs = append(errs, fmt.Errorf("%s: %w", p.ref.Host, err)); ctx.Err() != nil {
 			break
 		}
+		if !errors.Is(err, errdef.ErrNotFound) {
+			o.last(p)
+		}
 	}
-	err := errors.Join(errs...)
-	if !slices.ContainsFunc(errs, func(err error) bool { return !errors.Is(err, errdef.ErrNotFound) }) {
-		err = &noBlob{err}
-	}
-	return nil, 0, err
+	return nil, 0, errs
 }
 
-// noBlob is an error by which nobody has a blob, or not any more.
-type noBlob struct{ error }
+// given is a blob as a place gives it.
+type given struct {
+	io.ReadCloser
+	from *origin
+	by   *place
+	size int64 // of what it is to give
+	came int64
+}
 
-func (e *noBlob) Unwrap() error { return e.error }
+func (g *given) Read(p []byte) (int, error) {
+	n, err := g.ReadCloser.Read(p)
+	g.came += int64(n)
+	if err != nil && g.came < g.size && (g.came < headway || isTimeout(err)) { // else it may be asked for the rest
+		g.from.last(g.by)
+	}
+	return n, err
+}
 
-func (*noBlob) Is(err error) bool { return err == layout.ErrNoBlob }
+// isTimeout tells whether a place has been waited for long enough.
+func isTimeout(err error) bool {
+	var network net.Error
+	return errors.As(err, &network) && network.Timeout()
+}
+
+// nowhere is why no place gives a blob: an error of each that was asked.
+type nowhere []error
+
+func (e nowhere) Error() string { return errors.Join(e...).Error() }
+
+func (e nowhere) Unwrap() []error { return e }
+
+// Is tells whether nobody has it, or not any more.
+func (e nowhere) Is(err error) bool {
+	return err == layout.ErrNoBlob &&
+		!slices.ContainsFunc(e, func(err error) bool { return !errors.Is(err, errdef.ErrNotFound) })
+}
 
 // manifest reads a manifest from the first place that has it, and moves that
 // place to the front: its blobs will be there too.
 func (o *origin) manifest(ctx context.Context, version, hint string) (ocispec.Descriptor, []byte, error) {
 	var errs []error
-	for i, p := range o.places {
-		d, b, err := p.manifest(ctx, version, hint)
+	all := o.all()
+	for i, p := range all {
+		d, b, err := p.manifest(o.to(ctx, p), version, hint)
 		if err == nil {
-			o.places[0], o.places[i] = o.places[i], o.places[0]
+			all[0], all[i] = all[i], all[0]
+			o.mu.Lock()
+			o.places = all
+			o.mu.Unlock()
 			o.known[d.Digest.String()] = b
 			return d, b, nil
 		}
-		if len(o.places) > 1 {
+		if len(all) > 1 {
 			err = fmt.Errorf("%s: %w", p.ref.Host, err)
 		}
 		if errs = append(errs, err); ctx.Err() != nil {

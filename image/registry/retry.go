@@ -5,12 +5,13 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"oras.land/oras-go/v2/registry/remote/retry"
 )
 
 const (
@@ -31,14 +32,43 @@ func (patience) Retry(attempt int, resp *http.Response, err error) (time.Duratio
 	return jitter(min(backoff/2<<attempt, maxBackoff)), nil
 }
 
+// repeating repeats requests.
+type repeating struct{ patient, hasty http.RoundTripper }
+
+func newRepeating(base http.RoundTripper) *repeating {
+	return &repeating{&retry.Transport{Base: base, Policy: func() retry.Policy { return patience{} }},
+		&retry.Transport{Base: base, Policy: func() retry.Policy { return haste{} }}}
+}
+
+func (r *repeating) RoundTrip(req *http.Request) (*http.Response, error) {
+	if isHasty(req.Context()) {
+		return r.hasty.RoundTrip(req)
+	}
+	return r.patient.RoundTrip(req)
+}
+
+// hastyKey marks the context of a request that has another place to go, if this one does not answer.
+type hastyKey struct{}
+
+func isHasty(ctx context.Context) bool { return ctx.Value(hastyKey{}) != nil }
+
+// haste is patient with those that say that they are busy.
+type haste struct{}
+
+func (haste) Retry(attempt int, resp *http.Response, err error) (time.Duration, error) {
+	if err != nil {
+		return -1, nil
+	}
+	return patience{}.Retry(attempt, resp, nil)
+}
+
 func jitter(d time.Duration) time.Duration { return d/2 + rand.N(d) }
 
 // worthwhile tells whether the same request may succeed a little later.
 func worthwhile(resp *http.Response, err error) bool {
 	if err != nil {
-		var network net.Error
-		return errors.As(err, &network) && network.Timeout() || errors.Is(err, io.EOF) ||
-			errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+		return isTimeout(err) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+			errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 	}
 	return passing(resp.StatusCode)
 }

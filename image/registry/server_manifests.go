@@ -17,7 +17,6 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image/document"
-	"github.com/freejail/freejail/image/layout"
 )
 
 // facts are what a manifest says of others and of itself.
@@ -366,5 +365,3 @@ func pageOf(list []ocispec.Descriptor, last string) (page []ocispec.Descriptor, 
 	list = slices.DeleteFunc(list, func(d ocispec.Descriptor) bool { return d.Digest.String() <= last })
 	return list[:min(len(list), maxReferrersPage)], len(list) > maxReferrersPage
 }
-
-var _ layout.Origin = (*place)(nil)
