@@ -121,8 +121,11 @@ func (m *Manager) removeContainer(ctx context.Context, name string) error {
 		}
 	}
 	if _, err := os.Stat(m.path("state", name)); err == nil {
-		if err := m.run(ctx, "delete", name, nil, "--force", name); err != nil {
-			return err
+		// With --force runc looks for an end every 100 ms, also for one that came before it: delete.go of runc 1.4.
+		if err := m.run(ctx, "delete", name, nil, name); err != nil {
+			if err := m.run(ctx, "delete", name, nil, "--force", name); err != nil {
+				return err
+			}
 		}
 	}
 	if !ours {

@@ -1,6 +1,6 @@
 // Command bench measures freejail beside what a user would take instead, in
 // one run on one host, and prints medians. It needs root; `make bench` sets
-// its environment. Its arguments are the parts to run: starts, zfs, memory, output, logs, scale,
+// its environment. Its arguments are the parts to run: starts, zfs, memory, output, logs, scale, cold,
 // unpacking, building, roots, networks; without any, all of them but scale.
 package main
 
@@ -121,10 +121,10 @@ func run(ctx context.Context, only []string) (err error) {
 		return err
 	}
 	parts := map[string]func(context.Context) error{"starts": b.starts, "memory": b.memory, "output": b.output,
-		"logs": b.logs, "scale": b.scale, "zfs": b.zfsStarts,
+		"logs": b.logs, "scale": b.scale, "zfs": b.zfsStarts, "cold": b.cold,
 		"unpacking": b.unpacking, "building": b.building, "roots": b.roots, "networks": b.networks}
 	if len(only) == 0 {
-		only = []string{"starts", "zfs", "memory", "output", "logs", "unpacking", "building", "roots"}
+		only = []string{"starts", "zfs", "memory", "output", "logs", "cold", "unpacking", "building", "roots"}
 	}
 	if slices.ContainsFunc(only, func(name string) bool {
 		return name != "unpacking" && name != "building" && name != "roots" && name != "networks"
@@ -211,38 +211,47 @@ func until(ctx context.Context, what string, ask func() error) error {
 	}
 }
 
-// contest runs each contestant n times in turn and prints the medians, with
-// how many times the first one's each is. Of one that fails nothing is printed.
+// contest runs each contestant n times in turn and prints the medians, with how many times the first one's each is, and
+// whether that is what it is to be. Of one that fails nothing is printed.
 func contest(n int, what string, contestants ...contestant) error {
-	_, err := compared(n, what, contestants...)
-	return err
-}
-
-// compared is contest, and gives the medians.
-func compared(n int, what string, contestants ...contestant) (medians []time.Duration, err error) {
 	took := make([][]time.Duration, len(contestants))
 	for range n {
 		for i, c := range contestants {
 			d, err := c.run()
 			if err != nil {
-				return nil, fmt.Errorf("%s: %s: %w", what, c.name, err)
+				return fmt.Errorf("%s: %s: %w", what, c.name, err)
 			}
 			took[i] = append(took[i], d)
 		}
 	}
 	fmt.Printf("\n%s, medians of %d\n", what, n)
+	first := median(took[0])
 	for i, c := range contestants {
 		m := median(took[i])
-		medians = append(medians, m)
-		fmt.Printf("  %-58s %10s  %5.2f\n", c.name, round(m), float64(m)/float64(medians[0]))
+		ratio := float64(m) / float64(first)
+		fmt.Printf("  %-58s %10s  %5.2f%s\n", c.name, round(m), ratio, c.verdict(ratio))
 	}
-	return medians, nil
+	return nil
 }
 
 // contestant does one run and tells the time of what is measured.
 type contestant struct {
 	name string
 	run  func() (time.Duration, error)
+	// most and least are how many times the first contestant's time its own is to be; 0 is any.
+	most, least float64
+}
+
+func (c contestant) verdict(ratio float64) string {
+	switch {
+	case c.most > 0:
+		return ", " + verdict(ratio, c.most)
+	case c.least > 0 && ratio >= c.least:
+		return fmt.Sprintf(", target at least %.3g: met", c.least)
+	case c.least > 0:
+		return fmt.Sprintf(", target at least %.3g: NOT met", c.least)
+	}
+	return ""
 }
 
 func median(d []time.Duration) time.Duration {

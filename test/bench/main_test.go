@@ -35,7 +35,7 @@ func printed(t *testing.T, f func() error) (string, error) {
 func TestContestOfAFailure(t *testing.T) {
 	n := 0
 	text, err := printed(t, func() error {
-		return contest(3, "Starts", contestant{"one", func() (time.Duration, error) {
+		return contest(3, "Starts", contestant{name: "one", run: func() (time.Duration, error) {
 			if n++; n == 3 {
 				return 0, errors.New("exit status 1")
 			}

@@ -73,10 +73,10 @@ func (b *bench) networkStarts(ctx context.Context) error {
 	if _, err := in("host")(); err != nil { // unpacks
 		return err
 	}
-	contestants := []contestant{{"freejail, on the host's network", in("host")},
-		{"freejail, with a stack of its own: none", in("none")},
-		{"freejail, with a stack of its own: nat, a port published",
-			in("bench", client.Publication{Port: 7200, To: 7200, Protocol: "tcp"})}}
+	contestants := []contestant{{name: "freejail, on the host's network", run: in("host")},
+		{name: "freejail, with a stack of its own: none", run: in("none")},
+		{name: "freejail, with a stack of its own: nat, a port published",
+			run: in("bench", client.Publication{Port: 7200, To: 7200, Protocol: "tcp"})}}
 	alone, err := b.stacksAlone(ctx)
 	if err != nil {
 		return err
@@ -139,9 +139,9 @@ func (b *bench) throughput(ctx context.Context) (err error) {
 	pour := func(address string) func() (time.Duration, error) {
 		return func() (time.Duration, error) { return b.pour(ctx, from.Spec.ID, address) }
 	}
-	contestants := []contestant{{"to the published port of another such task", pour("10.186.0.1:7101")},
-		{"to that task's own address, without translation", pour(inside.Network.Addr4.String() + ":7100")},
-		{"to a task on the host's network", pour("10.186.0.1:7100")}}
+	contestants := []contestant{{name: "to the published port of another such task", run: pour("10.186.0.1:7101")},
+		{name: "to that task's own address, without translation", run: pour(inside.Network.Addr4.String() + ":7100")},
+		{name: "to a task on the host's network", run: pour("10.186.0.1:7100")}}
 	hand, end, err := b.pourByHand(ctx)
 	defer func() { err = errors.Join(err, end()) }()
 	if err != nil {

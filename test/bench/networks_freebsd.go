@@ -123,10 +123,10 @@ func (b *bench) stacksAlone(ctx context.Context) ([]contestant, error) {
 	}
 	n := 0
 	name := func() string { n++; return fmt.Sprintf("fj-benchn%d-%d", os.Getpid(), n) }
-	return []contestant{{"system calls: stack, mounts, jail, fork, exec; pfctl: a port",
-		func() (time.Duration, error) { return h.bare(ctx, name()) }},
-		{"jail -c with vnet, the same mounts, ifconfig and pfctl",
-			func() (time.Duration, error) { return b.byIfconfig(ctx, h.tree, name()) }}}, nil
+	return []contestant{{name: "system calls: stack, mounts, jail, fork, exec; pfctl: a port",
+		run: func() (time.Duration, error) { return h.bare(ctx, name()) }},
+		{name: "jail -c with vnet, the same mounts, ifconfig and pfctl",
+			run: func() (time.Duration, error) { return b.byIfconfig(ctx, h.tree, name()) }}}, nil
 }
 
 // byHand is what makes jails with stacks and ports without freejail's daemon.
@@ -266,7 +266,7 @@ func (b *bench) pourByHand(ctx context.Context) (c *contestant, end func() error
 		<-h.jails.Wait(drain.Process.Pid)
 		return err
 	})
-	return &contestant{"to a port that pf's rules by hand lead to a jail", func() (time.Duration, error) {
+	return &contestant{name: "to a port that pf's rules by hand lead to a jail", run: func() (time.Duration, error) {
 		cmd := inside(jids[1], "pour", "10.185.0.1:7102")
 		r, w, err := os.Pipe()
 		if err != nil {

@@ -55,14 +55,14 @@ func (b *bench) stacksAlone(ctx context.Context) ([]contestant, error) {
 	}
 	n := 0
 	name := func() string { n++; return fmt.Sprintf("bench-%d-%d", os.Getpid(), n) }
-	return []contestant{{"the system calls for a stack, the same mount, runc --detach",
-		func() (time.Duration, error) {
+	return []contestant{{name: "the system calls for a stack, the same mount, runc --detach",
+		run: func() (time.Duration, error) {
 			one := name()
 			return withStack(ctx, m, one, func(e network.Endpoint) (time.Duration, error) {
 				return b.runcIn(ctx, runc, tree, one, m.JailStack(e))
 			})
-		}}, {"ip(8) for a stack, the same mount, runc --detach",
-		func() (time.Duration, error) { return b.byIP(ctx, runc, tree, name()) }}}, nil
+		}}, {name: "ip(8) for a stack, the same mount, runc --detach",
+		run: func() (time.Duration, error) { return b.byIP(ctx, runc, tree, name()) }}}, nil
 }
 
 // runcIn is runc with a namespace that there is.

@@ -64,11 +64,11 @@ func (b *bench) roots(ctx context.Context) (err error) {
 		"disk: no network is in its way\n")
 	return contest(nfsRounds, fmt.Sprintf("From the job to the first answer, an image of %d MB that the host has "+
 		"never had", int(treeBytes/1e6)),
-		contestant{"freejail, root over NFS", func() (time.Duration, error) {
+		contestant{name: "freejail, root over NFS", run: func() (time.Duration, error) {
 			return b.firstAnswer(ctx, fmt.Sprintf("nfs {\n  servers = [%q]\n}\n", testnfs.URL),
 				client.TaskSpec{Image: "answering", Storage: "nfs"})
 		}},
-		contestant{"freejail, import of the archive and unpacking", func() (time.Duration, error) {
+		contestant{name: "freejail, import of the archive and unpacking", run: func() (time.Duration, error) {
 			return b.firstAnswer(ctx, "", client.TaskSpec{Image: archive})
 		}})
 }

@@ -23,14 +23,14 @@ func (b *bench) output(ctx context.Context) error {
 	}
 	n, started := strconv.Itoa(logMiB), 0
 	return contest(5, fmt.Sprintf("%d MiB of lines from a task to the daemon's log", logMiB),
-		contestant{"freejail", func() (time.Duration, error) {
+		contestant{name: "freejail", run: func() (time.Duration, error) {
 			started++
 			return b.ownLog(ctx, fmt.Sprintf("o%d-%d", os.Getpid(), started), n)
 		}},
-		contestant{"the program, into a file", func() (time.Duration, error) {
+		contestant{name: "the program, into a file", run: func() (time.Duration, error) {
 			return b.intoFile(ctx, self, n, false)
 		}},
-		contestant{"the program, through cat into a file", func() (time.Duration, error) {
+		contestant{name: "the program, through cat into a file", run: func() (time.Duration, error) {
 			return b.intoFile(ctx, self, n, true)
 		}})
 }

@@ -20,9 +20,9 @@ func (b *bench) starts(ctx context.Context) error {
 	}
 	n := 0
 	id := func() string { n++; return fmt.Sprintf("b%d-%d", os.Getpid(), n) }
-	toRunning := contestant{"freejail, from the request to the answer that it runs",
-		func() (time.Duration, error) { return b.start(ctx, id(), sleepArgs) }}
-	toEnd := contestant{"freejail", func() (time.Duration, error) {
+	toRunning := contestant{name: "freejail, from the request to the answer that it runs",
+		run: func() (time.Duration, error) { return b.start(ctx, id(), sleepArgs) }}
+	toEnd := contestant{name: "freejail", run: func() (time.Duration, error) {
 		return b.startAndWait(ctx, client.TaskSpec{ID: id()})
 	}}
 	others, err := b.alternatives(ctx)

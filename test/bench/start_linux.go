@@ -22,7 +22,7 @@ var (
 
 func programs() (map[string]string, error) { return nil, nil }
 
-// alternatives here: runc by itself, with the same overlay under it.
+// alternatives here: runc and crun by themselves, with the same overlay under them.
 func (b *bench) alternatives(ctx context.Context) (alternatives, error) {
 	runc := os.Getenv("RUNC_BIN")
 	if runc == "" {
@@ -33,33 +33,46 @@ func (b *bench) alternatives(ctx context.Context) (alternatives, error) {
 		return alternatives{}, err
 	}
 	n := 0
-	one := func(args []string, detach bool) func() (time.Duration, error) {
+	one := func(runtime string, args []string, detach bool) func() (time.Duration, error) {
 		return func() (time.Duration, error) {
 			n++
-			return b.runc(ctx, runc, tree, fmt.Sprintf("bench-%d-%d", os.Getpid(), n), args, detach)
+			name := fmt.Sprintf("bench-%d-%d", os.Getpid(), n)
+			if err := runcSpec(ctx, runc, b.path(name), args); err != nil {
+				return 0, err
+			}
+			return b.container(ctx, runtime, tree, name, detach)
 		}
 	}
-	return alternatives{toRunning: []contestant{{"overlay mount and runc run --detach", one(sleepArgs, true)}},
-		toEnd: []contestant{{"overlay mount and runc run", one(exitArgs, false)}}}, nil
+	a := alternatives{
+		toRunning: []contestant{{name: "overlay mount and runc run --detach", run: one(runc, sleepArgs, true)}},
+		toEnd:     []contestant{{name: "overlay mount and runc run", run: one(runc, exitArgs, false)}}}
+	crun, err := exec.LookPath("crun")
+	if err != nil {
+		fmt.Printf("\ncrun is left out: it is not here\n")
+		return a, nil
+	}
+	a.toRunning = append(a.toRunning, contestant{name: "overlay mount and crun run --detach",
+		run: one(crun, sleepArgs, true)})
+	a.toEnd = append(a.toEnd, contestant{name: "overlay mount and crun run", least: 1,
+		run: one(crun, exitArgs, false)})
+	return a, nil
 }
 
-func (b *bench) runc(ctx context.Context, runc, tree, name string, args []string,
+// container runs the bundle name by runc or crun, and leaves nothing of it.
+func (b *bench) container(ctx context.Context, runtime, tree, name string,
 	detach bool) (took time.Duration, err error) {
-	bundle, state := b.path(name), b.path("runc")
+	bundle, state := b.path(name), b.path(filepath.Base(runtime))
 	root := filepath.Join(bundle, "rootfs")
 	for _, d := range []string{root, filepath.Join(bundle, "upper"), filepath.Join(bundle, "work")} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			return 0, err
 		}
 	}
-	if err := runcSpec(ctx, runc, bundle, args); err != nil {
-		return 0, err
-	}
 	run := []string{"--root", state, "run", "--bundle", bundle}
 	if detach {
 		run = append(run, "--detach")
 	}
-	cmd := exec.CommandContext(ctx, runc, append(run, name)...)
+	cmd := exec.CommandContext(ctx, runtime, append(run, name)...)
 	cmd.Stderr = os.Stderr
 	begin := time.Now()
 	err = mount.Do(mount.Mount{Type: "overlay", Source: "overlay", Target: root, Options: []string{"lowerdir=" + tree,
@@ -69,7 +82,7 @@ func (b *bench) runc(ctx context.Context, runc, tree, name string, args []string
 	}
 	took = time.Since(begin)
 	if detach && err == nil {
-		err = exec.CommandContext(ctx, runc, "--root", state, "delete", "--force", name).Run()
+		err = exec.CommandContext(ctx, runtime, "--root", state, "delete", "--force", name).Run()
 	}
 	err = errors.Join(err, mount.UnmountUnder(bundle), os.RemoveAll(bundle))
 	if !detach {
@@ -81,6 +94,9 @@ func (b *bench) runc(ctx context.Context, runc, tree, name string, args []string
 // runcSpec is runc's own default but for what has no place in a benchmark: a
 // terminal, and seccomp, which needs a library.
 func runcSpec(ctx context.Context, runc, bundle string, args []string) error {
+	if err := os.MkdirAll(bundle, 0o755); err != nil {
+		return err
+	}
 	if out, err := exec.CommandContext(ctx, runc, "spec", "--bundle", bundle).CombinedOutput(); err != nil {
 		return fmt.Errorf("runc spec: %w: %s", err, out)
 	}
@@ -99,6 +115,7 @@ func runcSpec(ctx context.Context, runc, bundle string, args []string) error {
 		return fmt.Errorf("%s has no process or no linux", file)
 	}
 	process["terminal"], process["args"] = false, args
+	spec["ociVersion"] = "1.0.2" // crun refuses those it does not know
 	delete(linux, "seccomp")
 	if text, err = json.Marshal(spec); err != nil {
 		return err

@@ -68,22 +68,16 @@ func (b *bench) zfsStarts(ctx context.Context) error {
 	if _, err := start("zfs")(); err != nil { // unpacks
 		return err
 	}
-	const most = 1.3 // of a union's time
-	for _, c := range []struct {
-		what string
-		list []contestant
-	}{{"Start of a task on ZFS until its process runs", []contestant{{"freejail, a union", start("union")},
-		{"freejail, a clone", start("zfs")}, {"zfs clone and jail -c, until a line of its command", byHand(false)}}},
-		{"A whole task on ZFS, until nothing of it is left", []contestant{{"freejail, a union", whole("union")},
-			{"freejail, a clone", whole("zfs")}, {"zfs clone, jail -c and zfs destroy", byHand(true)}}},
-	} {
-		took, err := compared(rounds, c.what, c.list...)
-		if err != nil {
-			return err
-		}
-		fmt.Printf("  a clone to a union: %s\n", verdict(float64(took[1])/float64(took[0]), most))
+	if err := contest(rounds, "Start of a task on ZFS until its process runs",
+		contestant{name: "freejail, a union", run: start("union")},
+		contestant{name: "freejail, a clone", run: start("zfs"), most: 1.3},
+		contestant{name: "zfs clone and jail -c, until a line of its command", run: byHand(false)}); err != nil {
+		return err
 	}
-	return nil
+	return contest(rounds, "A whole task on ZFS, until nothing of it is left",
+		contestant{name: "freejail, a union", run: whole("union")},
+		contestant{name: "freejail, a clone", run: whole("zfs"), most: 1.3},
+		contestant{name: "zfs clone, jail -c and zfs destroy", run: byHand(true)})
 }
 
 // handMade is the snapshot of the image's tree that an operator would make.

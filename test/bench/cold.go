@@ -1,0 +1,232 @@
+package main
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"syscall"
+	"time"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/layout"
+	"github.com/freejail/freejail/internal/mount"
+	"github.com/freejail/freejail/internal/remove"
+)
+
+const (
+	// coldLayers are those of the image that nobody has yet, beside the one of its program.
+	coldLayers = 4
+	coldRounds = 3
+	coldRef    = "bench/cold:1"
+)
+
+// cold compares the ways from a job to the first answer of an image that the host has to fetch from a registry.
+func (b *bench) cold(ctx context.Context) (err error) {
+	port, stop, err := b.serveCold(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stop()) }()
+	a, err := b.startNomad(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, a.close()) }()
+	ref := fmt.Sprintf("127.0.0.1:%d/%s", port, coldRef)
+	job := func(pull bool) func() (time.Duration, error) {
+		return func() (time.Duration, error) { return a.coldJob(ctx, ref, pull) }
+	}
+	list := []contestant{{name: "freejail: nomad job run", run: job(false)},
+		{name: "freejail pull, then nomad job run", run: job(true)}}
+	if _, err := exec.LookPath("podman"); err == nil && runtime.GOOS == "linux" {
+		list = append(list, contestant{name: "podman run, which pulls, without Nomad", least: 1 / 0.6,
+			run: func() (time.Duration, error) { return b.coldPodman(ctx, ref) }})
+	} else {
+		fmt.Printf("\npodman is left out: it is not here\n")
+	}
+	return contest(coldRounds, fmt.Sprintf("From the job to the first answer, an image of %d MB in %d layers that the "+
+		"host has never had, in a registry of this host", int(treeBytes/1e6), coldLayers+1), list...)
+}
+
+// serveCold makes the image and a registry that has it.
+func (b *bench) serveCold(ctx context.Context) (port int, stop func() error, err error) {
+	archive, dir := b.path("cold.tar"), b.path("registry")
+	if err := b.coldImage(ctx, archive); err != nil {
+		return 0, nil, err
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, nil, err
+	}
+	port = l.Addr().(*net.TCPAddr).Port
+	if err := l.Close(); err != nil {
+		return 0, nil, err
+	}
+	build := os.Getenv("FREEJAIL_BUILD_BIN")
+	cmd := exec.CommandContext(ctx, build, "serve", "--listen", fmt.Sprintf("127.0.0.1:%d", port), dir)
+	cmd.Stderr = os.Stderr
+	if err := errors.Join(os.Mkdir(dir, 0o700), cmd.Start()); err != nil {
+		return 0, nil, err
+	}
+	stop = func() error {
+		err := cmd.Process.Signal(syscall.SIGTERM)
+		_ = cmd.Wait() // ended by us
+		return err
+	}
+	err = until(ctx, "the registry to have the image", func() error {
+		_, err := command(ctx, build, "push", "-q", archive, fmt.Sprintf("127.0.0.1:%d/%s", port, coldRef))
+		return err
+	})
+	if err != nil {
+		err = errors.Join(err, stop())
+	}
+	return port, stop, errors.Join(err, os.Remove(archive))
+}
+
+// coldImage is a tree like a base system's in several layers, and this program in a further one.
+func (b *bench) coldImage(ctx context.Context, archive string) (err error) {
+	s, err := layout.OpenStore(b.path("coldstore"), image.Limits{})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close(), remove.Tree(b.path("coldstore"))) }()
+	own, err := s.Import(ctx, b.archive, "bench", nil)
+	if err != nil {
+		return err
+	}
+	cfg := own.Config
+	cfg.Config.Cmd = []string{"program", "answer"}
+	var layers []ocispec.Descriptor
+	var diffs []digest.Digest
+	for i := range coldLayers {
+		plain := digest.Canonical.Digester()
+		r, w := io.Pipe()
+		go func() {
+			z := gzip.NewWriter(w)
+			w.CloseWithError(errors.Join(partOfTree(io.MultiWriter(z, plain.Hash()), i, coldLayers), z.Close()))
+		}()
+		d, err := s.Add(ctx, ocispec.MediaTypeImageLayerGzip, r)
+		r.CloseWithError(err)
+		if err != nil {
+			return err
+		}
+		layers, diffs = append(layers, d), append(diffs, plain.Digest())
+	}
+	cfg.RootFS.DiffIDs = append(diffs, own.Config.RootFS.DiffIDs...)
+	if _, err := s.Put(ctx, "cold", cfg, append(layers, own.Layers...), nil); err != nil {
+		return err
+	}
+	return writeFile(archive, func(w io.Writer) error { return s.Export(ctx, "cold", w) })
+}
+
+// partOfTree writes one of several parts of the tree of baseTree: links are in the part of what they name.
+func partOfTree(w io.Writer, part, parts int) error {
+	r, all := io.Pipe()
+	go func() { all.CloseWithError(baseTree(all)) }()
+	defer r.Close()
+	tr, tw := tar.NewReader(r), tar.NewWriter(w)
+	files := -1
+	for {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			return tw.Close()
+		}
+		if err != nil {
+			return err
+		}
+		if h.Typeflag == tar.TypeReg {
+			files++
+		}
+		if h.Typeflag != tar.TypeDir && files%parts != part {
+			continue
+		}
+		if err := tw.WriteHeader(h); err != nil {
+			return err
+		}
+		if _, err := io.Copy(tw, tr); err != nil {
+			return err
+		}
+	}
+}
+
+// coldJob tells the time from a job to its first answer, with a pull before it if that is asked for, and has the host
+// forget the image after.
+func (a *agent) coldJob(ctx context.Context, ref string, pull bool) (took time.Duration, err error) {
+	defer func() {
+		if err == nil {
+			err = a.b.forget(ctx, ref)
+		}
+	}()
+	j := a.job(fmt.Sprintf("cold-%d", time.Now().UnixNano()), "freejail", 1, map[string]any{"image": ref})
+	mb := 128
+	j.TaskGroups[0].Tasks[0].Resources.MemoryMB = &mb
+	begin := time.Now()
+	if pull {
+		if _, err := a.b.daemon.Pull(ctx, client.PullRequest{Ref: ref}, nil); err != nil {
+			return 0, err
+		}
+	}
+	if _, _, err := a.api.Jobs().Register(j, nil); err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, a.PurgeJob(ctx, *j.ID)) }()
+	err = until(ctx, "the first answer", answered)
+	return time.Since(begin), err
+}
+
+// forget has the daemon keep nothing of the image.
+func (b *bench) forget(ctx context.Context, ref string) error {
+	if err := b.daemon.RemoveImage(ctx, ref); err != nil {
+		return err
+	}
+	freed, err := b.daemon.GC(ctx, client.GCRequest{})
+	if err == nil && freed.Bytes < treeBytes {
+		err = fmt.Errorf("gc has freed %d bytes alone", freed.Bytes)
+	}
+	return err
+}
+
+// answered is an error until the program of the image answers.
+func answered() error {
+	r, err := http.Get("http://" + answerAddr)
+	if err != nil {
+		return err
+	}
+	return r.Body.Close()
+}
+
+// coldPodman tells the time until the first answer of a container of podman, whose storage is new.
+func (b *bench) coldPodman(ctx context.Context, ref string) (took time.Duration, err error) {
+	dir := b.path("podman")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return 0, err
+	}
+	podman := func(args ...string) error {
+		_, err := command(ctx, append([]string{"podman", "--root", filepath.Join(dir, "root"), "--runroot",
+			filepath.Join(dir, "run"), "--storage-driver", "overlay", "--cgroup-manager", "cgroupfs"}, args...)...)
+		return err
+	}
+	defer func() {
+		err = errors.Join(err, podman("rm", "--all", "--force", "--time", "0"), mount.UnmountUnder(dir), remove.Tree(dir))
+	}()
+	begin := time.Now()
+	if err := podman("run", "--detach", "--quiet", "--tls-verify=false", "--network", "host", "--cgroups", "disabled",
+		"--security-opt", "seccomp=unconfined", ref); err != nil {
+		return 0, err
+	}
+	err = until(ctx, "the first answer", answered)
+	return time.Since(begin), err
+}
