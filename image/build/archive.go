@@ -181,7 +181,7 @@ func (b *work) readFiles(ctx context.Context, names []string, got func(name stri
 	if err != nil {
 		return err
 	}
-	src := &layerSource{b: b.builder, name: "the image", layers: b.layers, view: v, found: map[place]*spooled{}}
+	src := &layerSource{of: b, name: "the image", view: v, found: map[place]*spooled{}}
 	defer func() { err = errors.Join(err, src.close()) }()
 	items := make([]item, 0, len(names))
 	for _, name := range names {

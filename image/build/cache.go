@@ -27,6 +27,7 @@ import (
 //	blobs/DIGEST   layers, and what imported images consist of
 //	steps/KEY      which layer a step made
 //	images/KEY     which blobs an imported file has
+//	plain/KEY      which blob is a layer's tar without its compression
 //	contexts/KEY   digests of a context's files
 //	pools/KEY      name of a ZFS dataset that has files of steps
 //	work/          of builds that run
@@ -44,7 +45,7 @@ type cache struct {
 // cacheVersion is part of every key: it changes with what a step makes.
 const cacheVersion = 1
 
-var cacheDirs = []string{"blobs", "steps", "images", "contexts", "pools", "work", "mounts"}
+var cacheDirs = []string{"blobs", "steps", "images", "contexts", "plain", "pools", "work", "mounts"}
 
 func openCache(ctx context.Context, dir string) (*cache, error) {
 	c, err := lockCache(ctx, dir, syscall.LOCK_SH)
@@ -142,6 +143,8 @@ func (c *cache) close(ctx context.Context, warn func(format string, a ...any)) e
 func (c *cache) workDir() string { return filepath.Join(c.dir, "work") }
 
 func (c *cache) blob(d digest.Digest) string { return filepath.Join(c.dir, "blobs", d.Encoded()) }
+
+func (c *cache) openBlob(d digest.Digest) (*os.File, error) { return os.Open(c.blob(d)) }
 
 func (c *cache) contextFile(dir string) string {
 	return filepath.Join(c.dir, "contexts", keyOf(dir))

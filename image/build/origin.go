@@ -14,10 +14,8 @@ import (
 	"strings"
 
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image"
-	"github.com/freejail/freejail/image/unpack"
 )
 
 // origin is what COPY --from names: an earlier stage or an image.
@@ -44,25 +42,24 @@ func (o *origin) open(ctx context.Context, b *builder) (source, error) {
 	if o.stage != nil {
 		w, name = b.built[o.stage], "stage "+o.stage.title()
 	} else {
-		w.layers, name = o.image.Layers, o.image.Name
+		w.layers, w.config, name = o.image.Layers, o.image.Config, o.image.Name
 	}
 	v, err := w.files(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	return &layerSource{b: b, name: name, layers: w.layers, view: v, found: map[place]*spooled{}}, nil
+	return &layerSource{of: w, name: name, view: v, found: map[place]*spooled{}}, nil
 }
 
 // layerSource is the files of another stage or image. It needs no root and no
 // room for all of them: what is copied is read out of the layers.
 type layerSource struct {
-	b      *builder
-	name   string
-	layers []ocispec.Descriptor
-	view   *view
-	spool  *os.File // holds the files that were read
-	size   int64
-	found  map[place]*spooled
+	name  string
+	of    *work
+	view  *view
+	spool *os.File // holds the files that were read
+	size  int64
+	found map[place]*spooled
 }
 
 // spooled is content in the spool.
@@ -126,7 +123,7 @@ func (l *layerSource) collect(ctx context.Context, list []item) error {
 	}
 	if len(wanted) > 0 && l.spool == nil {
 		var err error
-		if l.spool, err = os.CreateTemp(l.b.dir, "copy-"); err != nil {
+		if l.spool, err = os.CreateTemp(l.of.dir, "copy-"); err != nil {
 			return err
 		}
 	}
@@ -139,7 +136,7 @@ func (l *layerSource) collect(ctx context.Context, list []item) error {
 }
 
 func (l *layerSource) readLayer(ctx context.Context, n int, wanted map[int]bool) (err error) {
-	r, err := unpack.OpenLayer(ctx, l.b.store, l.layers[n-1])
+	r, err := l.of.openLayer(ctx, n-1)
 	if err != nil {
 		return err
 	}

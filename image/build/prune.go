@@ -240,7 +240,7 @@ func (f CleanUp) of(ctx context.Context, dir, state string) error {
 // records reads what is known of steps and images, the last used first. What
 // cannot be read, such as half-written files, is removed.
 func (c *cache) records(ctx context.Context) (out []kept, freed int64, err error) {
-	for _, dir := range []string{"steps", "images"} {
+	for _, dir := range []string{"steps", "images", "plain"} {
 		n, err := c.sweep(dir, func(name string, fi fs.FileInfo) bool {
 			r := kept{file: filepath.Join(c.dir, dir, name), used: fi.ModTime()}
 			b, err := os.ReadFile(r.file)

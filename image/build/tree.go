@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/internal/remove"
 )
 
@@ -49,8 +48,7 @@ func (t *dirTree) open(ctx context.Context, b *work) (string, error) {
 		}
 	}
 	if t.layers < len(b.layers) {
-		img := &image.Image{Config: b.config, Layers: b.layers}
-		if err := b.unpacking(img).Apply(ctx, t.dir, t.layers, len(img.Layers)); err != nil {
+		if err := b.apply(ctx, t.dir, t.layers); err != nil {
 			return "", err
 		}
 		t.layers, t.before = len(b.layers), nil

@@ -125,10 +125,10 @@ func TestTheViewIsWhatIsUnpacked(t *testing.T) {
 		s, img := layersOf(t, texts...)
 		dir := t.TempDir()
 		unpacked := unpack.Image(t.Context(), s, img, dir, nil)
-		b := &work{builder: &builder{store: s}, view: newView()}
+		b := &work{builder: &builder{store: s}, view: newView(), layers: img.Layers}
 		var seen error
-		for _, l := range img.Layers {
-			if seen = b.lookAt(t.Context(), l, func(int) {}); seen != nil {
+		for i := range img.Layers {
+			if seen = b.lookAt(t.Context(), i, func(int) {}); seen != nil {
 				break
 			}
 		}

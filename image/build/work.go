@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/blob"
-	"github.com/freejail/freejail/image/unpack"
 )
 
 // step makes a layer, or none.
@@ -135,19 +135,22 @@ func (b *work) files(ctx context.Context) (*view, error) {
 		n := b.view.layer
 		b.progress("reading layer %d of %d", n+1, len(b.layers))
 		count := b.meter(fmt.Sprintf("reading layer %d of %d", n+1, len(b.layers)), 0)
-		if err := b.lookAt(ctx, b.layers[n], count); err != nil {
+		if err := b.lookAt(ctx, n, count); err != nil {
 			return nil, fmt.Errorf("layer %d: %w", n+1, err)
 		}
 	}
 	return b.view, nil
 }
 
-func (b *work) lookAt(ctx context.Context, l ocispec.Descriptor, count func(int)) (err error) {
-	r, err := unpack.OpenLayer(ctx, b.store, l)
+func (b *work) lookAt(ctx context.Context, i int, count func(int)) (err error) {
+	r, err := b.openLayer(ctx, i)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
+	if _, seeks := r.(io.Seeker); seeks {
+		return b.view.apply(r)
+	}
 	return b.view.apply(blob.Count(r, count))
 }
 
@@ -184,11 +187,6 @@ func (b *builder) told(what string) func(image.Progress) {
 			b.opts.Bytes(what, p.Done, p.Size)
 		}
 	}
-}
-
-// unpacking is for the layers of an image that is being built.
-func (b *builder) unpacking(img *image.Image) *unpack.Layers {
-	return unpack.New(b.store, img, b.told("unpacking the image so far"))
 }
 
 func (b *builder) progress(format string, a ...any) {

@@ -9,8 +9,6 @@ import (
 	"os"
 
 	"github.com/opencontainers/go-digest"
-
-	"github.com/freejail/freejail/image"
 )
 
 // zfsTree works on clones: each RUN has one of the files before it, ZFS tells
@@ -93,8 +91,7 @@ func (t *zfsTree) fill(ctx context.Context, b *work, from, child string, n int) 
 	if err := os.Chmod(root, 0o755); err != nil {
 		return err
 	}
-	img := &image.Image{Config: b.config, Layers: b.layers}
-	if err := b.unpacking(img).Apply(ctx, root, n, len(img.Layers)); err != nil {
+	if err := b.apply(ctx, root, n); err != nil {
 		return err
 	}
 	if _, err := makeMountPoints(root); err != nil {

@@ -96,8 +96,8 @@ func (b *bench) warmCache(ctx context.Context, dir string) error {
 		{name: "freejail-build, the cache warm", run: warm},
 		{name: "the same, and the image written to an archive", run: command(bin, "build", "-q", "--cache", cache, "-o",
 			filepath.Join(dir, "out.tar"), context)},
-		{name: "freejail-build --no-cache", run: command(bin, "build", "-q", "--no-cache", "--store", store, "-t", "bench",
-			context)},
+		{name: "freejail-build --no-cache", run: command(bin, "build", "-q", "--no-cache", "--store", store, "-t",
+			"bench", context)},
 	}
 	if other := b.buildah(dir, context); other != nil {
 		again := command(other...)
@@ -223,7 +223,8 @@ func (b *bench) oneChange(ctx context.Context, dir string) (err error) {
 			return perr
 		}
 		defer func() { err = errors.Join(err, remove()) }()
-		contestants = append([]contestant{{name: "by a walk of the tree, on the same pool", run: step(b.path("pool"), "")},
+		contestants = append([]contestant{
+			{name: "by a walk of the tree, on the same pool", run: step(b.path("pool"), "")},
 			{name: "by what ZFS tells", run: step(dir, pool), most: 1.0 / 20}}, contestants...)
 	} else {
 		fmt.Printf("\nZFS is left out: FREEJAIL_TEST_ZPOOL names no pool\n")

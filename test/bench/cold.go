@@ -299,11 +299,13 @@ func (b *bench) coldPodman(ctx context.Context, ref string) (took time.Duration,
 		return err
 	}
 	defer func() {
-		err = errors.Join(err, podman("rm", "--all", "--force", "--time", "0"), mount.UnmountUnder(dir), remove.Tree(dir))
+		err = errors.Join(err, podman("rm", "--all", "--force", "--time", "0"), mount.UnmountUnder(dir),
+			remove.Tree(dir))
 	}()
 	begin := time.Now()
 	if err := podman("run", "--detach", "--quiet", "--tls-verify=false", "--network", "host", "--cgroups", "disabled",
-		"--security-opt", "seccomp=unconfined", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096", ref); err != nil {
+		"--security-opt", "seccomp=unconfined", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096",
+		ref); err != nil {
 		return 0, err
 	}
 	err = until(ctx, "the first answer", answered)
