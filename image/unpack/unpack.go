@@ -6,8 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"os"
+	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -113,7 +113,8 @@ func (u *Layers) apply(ctx context.Context, i int, dir string, read func(n int))
 		return fmt.Errorf("import the image again: %w", err)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	pump := newPump(blob.Count(blob.WithContext(ctx, f), read))
+	var arrived atomic.Int64
+	pump := newPump(blob.Count(blob.WithContext(ctx, f), func(n int) { arrived.Add(int64(n)); read(n) }))
 	defer pump.stop()
 	br := blob.Buffered(pump)
 	release, err := u.reserve(ctx, br)
@@ -126,7 +127,7 @@ func (u *Layers) apply(ctx context.Context, i int, dir string, read func(n int))
 		return blob.CutOff(err)
 	}
 	defer z.Close()
-	tar := u.bounded(ctx, blob.WithContext(ctx, z), d)
+	tar := u.bounded(ctx, blob.WithContext(ctx, z), d.Digest, &arrived)
 	if err := applyVerified(tar, dir, u.img.Config.RootFS.DiffIDs[i], &u.left); err != nil {
 		return err
 	}
@@ -141,34 +142,40 @@ func (u *Layers) apply(ctx context.Context, i int, dir string, read func(n int))
 // What a layer that arrives may unpack to before it is verified, in bytes: a usual one unpacks to less. Nothing but its
 // digest, which is known last, shows that a mirror has given an archive bomb instead.
 const (
-	maxRatio = 10       // to its size
+	maxRatio = 10       // to what of it has arrived
 	maxMore  = 64 << 20 // beside that
 )
 
 // bounded has the rest of a layer that arrives wait until it is verified, where it unpacks to very much.
-func (u *Layers) bounded(ctx context.Context, r io.Reader, d ocispec.Descriptor) io.Reader {
+func (u *Layers) bounded(ctx context.Context, r io.Reader, d digest.Digest, arrived *atomic.Int64) io.Reader {
 	from, arrives := u.from.(Arriving)
-	if !arrives || d.Size > (math.MaxInt64-maxMore)/maxRatio {
+	if !arrives {
 		return r
 	}
-	return &unverified{r, maxRatio*d.Size + maxMore, func() error { return from.Whole(ctx, d.Digest) }}
+	return &unverified{r, arrived, 0, func() error { return from.Whole(ctx, d) }}
 }
 
 type unverified struct {
 	io.Reader
-	left  int64
-	whole func() error
+	arrived *atomic.Int64
+	given   int64
+	whole   func() error // nil once it has told that the layer is right
 }
 
 func (u *unverified) Read(b []byte) (int, error) {
-	if u.left == 0 {
+	if u.whole == nil {
+		return u.Reader.Read(b)
+	}
+	left := maxRatio*u.arrived.Load() + maxMore - u.given
+	if left <= 0 {
 		if err := u.whole(); err != nil {
 			return 0, err
 		}
-		u.left = math.MaxInt64
+		u.whole = nil
+		return u.Reader.Read(b)
 	}
-	n, err := u.Reader.Read(b[:min(int64(len(b)), u.left)])
-	u.left -= int64(n)
+	n, err := u.Reader.Read(b[:min(int64(len(b)), left)])
+	u.given += int64(n)
 	return n, err
 }
 
