@@ -19,6 +19,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/blob"
 	"github.com/freejail/freejail/image/layout"
 	"github.com/freejail/freejail/image/unpack"
 	"github.com/freejail/freejail/internal/mount"
@@ -97,6 +98,8 @@ func (u *unpacking) compare(ctx context.Context, plain string, k kind) error {
 	}
 	add("bsdtar -x of the layer, nothing verified", "bsdtar", 0,
 		func(dir string) []string { return []string{"-xpf", layer, "-C", dir} })
+	list = append(list, contestant{name: "decompression alone, into nothing, as freejail-build has it",
+		run: func() (time.Duration, error) { return decompression(layer) }})
 	add("freejail-build unpack of the layout, all verified", u.build, most,
 		func(dir string) []string { return []string{"unpack", layoutDir, dir} })
 	add("freejail-build unpack of the archive, all verified", u.build, most,
@@ -116,6 +119,9 @@ func (u *unpacking) compare(ctx context.Context, plain string, k kind) error {
 	}
 	fmt.Println("  the most memory, and the median of the time of processors:")
 	for _, c := range list {
+		if len(u.used[c.name]) == 0 {
+			continue
+		}
 		var memory int64
 		var cpu []time.Duration
 		for _, used := range u.used[c.name] {
@@ -124,6 +130,21 @@ func (u *unpacking) compare(ctx context.Context, plain string, k kind) error {
 		fmt.Printf("  %-58s %10s %10s\n", c.name, mib(uint64(memory)<<10), round(median(cpu)))
 	}
 	return errors.Join(os.RemoveAll(layoutDir), os.Remove(layer), os.Remove(archive))
+}
+
+// decompression is what no unpacking can take less than on one processor.
+func decompression(layer string) (took time.Duration, err error) {
+	f, err := os.Open(layer)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	begin := time.Now()
+	z, err := blob.Decompress(f)
+	if err == nil {
+		_, err = blob.Copy(io.Discard, z)
+	}
+	return time.Since(begin), err
 }
 
 // run lets a program fill a new directory.
