@@ -338,6 +338,22 @@ func (d *Daemon) openStores() []storage.Driver {
 	return slices.Collect(maps.Values(byName))
 }
 
+// restTime bounds how long the end of the daemon waits for storage. What is not done the next daemon does.
+const restTime = 5 * time.Second
+
+// restStores ends what the storage drivers do for later tasks.
+func (d *Daemon) restStores() {
+	ctx, cancel := context.WithTimeout(context.Background(), restTime)
+	defer cancel()
+	for _, s := range d.openStores() {
+		if r, ok := s.(storage.Rester); ok {
+			if err := r.Rest(ctx); err != nil {
+				d.log.Warn("storage kept for later tasks stays", "storage", s.Name(), "error", err)
+			}
+		}
+	}
+}
+
 func (d *Daemon) path(elem ...string) string {
 	return filepath.Join(append([]string{d.cfg.StateDir}, elem...)...)
 }
@@ -369,7 +385,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 	go d.tasks.Run(ctx)
 	go d.judge.Run(ctx)
 	go d.networks.Run(ctx)
-	return errors.Join(d.untilEnd(ctx), d.tasks.Close(), d.networks.Close(), d.nfs.Close(), d.record.Spans.Flush())
+	err := errors.Join(d.untilEnd(ctx), d.tasks.Close())
+	d.restStores()
+	return errors.Join(err, d.networks.Close(), d.nfs.Close(), d.record.Spans.Flush())
 }
 
 func (d *Daemon) backend() api.Backend {

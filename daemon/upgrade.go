@@ -128,6 +128,7 @@ func (d *Daemon) Replace(binary string) error {
 						if err := d.record.Spans.Flush(); err != nil {
 							d.log.Warn("spans are lost", "error", err)
 						}
+						d.restStores() // which an older version would not know
 						d.log.Info("upgrading in place", "binary", binary)
 						// rc(8) knows the daemon by its argument 0, whichever binary it is.
 						return syscall.Exec(binary, os.Args, env)

@@ -6,10 +6,15 @@ import (
 )
 
 // The snapshots that somebody makes of all datasets of a pool go with a task's
-// root; a clone of one keeps it, and that is said.
+// root; a clone of one keeps it, and that is said. TestSnapshotsOfSpares is of
+// roots that are destroyed behind an end.
 func TestSnapshotsOfRoots(t *testing.T) {
-	d := openFor(t, "zfs")
-	ctx := t.Context()
+	z, ctx := openFor(t, "zfs").(*zfsDriver), t.Context()
+	zfsRun(t, "set", "sync=standard", z.parent+"/roots") // so that there are no spares
+	d, err := Open("zfs", z.dir, Config{ZFSDataset: z.parent})
+	if err != nil {
+		t.Fatal(err)
+	}
 	check(t, ensure(ctx, d, "c1", func(string) error { return nil }))
 	if _, err := d.Create(ctx, "c1", "t", Options{}); err != nil {
 		t.Fatal(err)

@@ -47,6 +47,12 @@ type Driver interface {
 	Leftovers() []string
 }
 
+// Rester is a driver that keeps something ready for later tasks, and works on behind a return.
+type Rester interface {
+	// Rest ends both, until the next task. It is for the end of the daemon, or before another version takes over.
+	Rest(ctx context.Context) error
+}
+
 // Apply puts the layers from the index first to before the index end into a
 // directory, which has those before.
 type Apply func(dir string, first, end int) error

@@ -48,6 +48,9 @@ func openFor(t *testing.T, kind string) Driver {
 		t.Skip(err)
 	}
 	t.Cleanup(func() { destroy(t, cfg.ZFSDataset) })
+	if r, ok := d.(Rester); ok {
+		t.Cleanup(func() { check(t, r.Rest(context.Background())) })
+	}
 	t.Cleanup(func() {
 		if err := mount.UnmountUnder(dir); err != nil {
 			t.Error(err)

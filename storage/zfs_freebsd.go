@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path"
 	"slices"
 	"strings"
@@ -11,14 +12,17 @@ import (
 	zfs "github.com/mistifyio/go-zfs/v3"
 
 	"github.com/freejail/freejail/internal/dataset"
+	"github.com/freejail/freejail/internal/mount"
 )
 
 // zfsDriver keeps a chain as a dataset with the snapshot @chain, and a root as
-// a clone of it.
+// a clone of it: below spares, or where roots has properties of its own, below
+// that and with the task's name.
 type zfsDriver struct {
 	parent string
 	dir    string
 	roots  string // where the roots are mounted
+	clones *clones
 	holders
 	leftovers
 }
@@ -29,7 +33,9 @@ func openZFS(dir string, cfg Config) (Driver, error) {
 	}
 	z := &zfsDriver{parent: cfg.ZFSDataset, dir: dir}
 	for _, ds := range []struct{ name, mountpoint string }{{cfg.ZFSDataset, "none"},
-		{z.parent + "/chains", path.Join(dir, "zfs-chains")}, {z.parent + "/roots", path.Join(dir, "zfs-roots")}} {
+		{z.parent + "/chains", path.Join(dir, "zfs-chains")}, {z.parent + "/roots", path.Join(dir, "zfs-roots")},
+		// At the host's start none of these is mounted: what ran then is gone.
+		{z.parent + "/spares", "none"}} {
 		if has, err := dataset.Has(ds.name); err != nil {
 			return nil, fmt.Errorf("storage: %w", err)
 		} else if has {
@@ -48,7 +54,109 @@ func openZFS(dir string, cfg Config) (Driver, error) {
 		return nil, fmt.Errorf("storage: zfs: the mountpoint of %s is %s: give it one, such as "+
 			"zfs set mountpoint=%s %[1]s", d.Name, z.roots, path.Join(dir, "zfs-roots"))
 	}
-	return z, z.sweepHalfMade()
+	if err := z.sweepHalfMade(); err != nil {
+		return nil, err
+	}
+	if z.clones, err = z.openClones(); err != nil {
+		return nil, fmt.Errorf("storage: zfs: %w", err)
+	}
+	return z, nil
+}
+
+// openClones has those destroyed that no root is mounted of.
+func (z *zfsDriver) openClones() (*clones, error) {
+	c := newClones(z.parent+"/spares", func(name string, kind spareKind) error {
+		return dataset.Clone(z.chain(kind.chain)+"@chain", name, kind.quota)
+	}, destroySpare, z.note)
+	var err error
+	if c.none, err = hasOwn(z.parent + "/roots"); err != nil {
+		return nil, err
+	}
+	there, err := zfs.Filesystems(c.parent)
+	if err != nil {
+		return nil, err
+	}
+	mounted, err := z.mounted()
+	if err != nil {
+		return nil, err
+	}
+	unused := map[string]string{}
+	for _, d := range there {
+		chain := path.Base(strings.TrimSuffix(d.Origin, "@chain"))
+		if m, used := mounted[d.Name]; used && z.taskOn(m) != "" {
+			c.chains[d.Name] = chain
+		} else if d.Name != c.parent {
+			unused[d.Name] = chain
+		}
+	}
+	for name, chain := range unused {
+		c.drop(name, chain)
+	}
+	return c, nil
+}
+
+// hasOwn tells whether a dataset has properties of its own, beside where it is mounted, that those below it inherit.
+func hasOwn(name string) (bool, error) {
+	text, err := dataset.Run(context.Background(), "get", "-Hp", "-s", "local,received", "-o", "property", "all", name)
+	if err != nil {
+		return false, err
+	}
+	for property := range strings.Lines(text) {
+		property = strings.TrimSuffix(property, "\n")
+		isUsers := strings.Contains(property, ":") // who may write anything there
+		if property != "mountpoint" && property != "canmount" && !isUsers {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// mounted are the mounts of what is below spares, by dataset.
+func (z *zfsDriver) mounted() (map[string]mount.Info, error) {
+	all, err := mount.List()
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]mount.Info{}
+	for _, m := range all {
+		if z.isSpare(m) {
+			out[m.Source] = m
+		}
+	}
+	return out, nil
+}
+
+func (z *zfsDriver) isSpare(m mount.Info) bool {
+	return m.Type == "zfs" && strings.HasPrefix(m.Source, z.parent+"/spares/")
+}
+
+// taskOn is the task on whose root a dataset below spares is mounted; empty where it is elsewhere.
+func (z *zfsDriver) taskOn(m mount.Info) string {
+	task := path.Base(m.Target)
+	at, err := mount.At(z.point(task))
+	if err != nil || at.Source != m.Source && at.Target != m.Target { // at may be what somebody mounted over it
+		return ""
+	}
+	return task
+}
+
+// spareOf is what a task's root is mounted of, if that is a dataset below spares.
+func (z *zfsDriver) spareOf(task string) (m mount.Info, is bool, err error) {
+	m, err = mount.At(z.point(task))
+	if errors.Is(err, fs.ErrNotExist) {
+		return m, false, nil
+	}
+	if err != nil || z.isSpare(m) || m.Source == z.root(task) || path.Base(m.Target) != task {
+		return m, err == nil && z.isSpare(m), err
+	}
+	mounted, err := z.mounted()
+	for _, below := range mounted {
+		if below.Target == m.Target {
+			return m, false, fmt.Errorf("%s is mounted over the root of task %s, at %s: unmount it", m.Source, task,
+				m.Target)
+		}
+	}
+	return m, false, err
 }
 
 func (*zfsDriver) Name() string { return "zfs" }
@@ -180,10 +288,8 @@ func (z *zfsDriver) Create(ctx context.Context, chain, task string, o Options) (
 	if err := errors.Join(checkName("chain", chain), checkName("task", task)); err != nil {
 		return "", err
 	}
-	// The quota limits what is unlike the image, metadata included: refquota would count the image too, which the
-	// clone only refers to (zfsprops(7)).
 	dir := z.point(task)
-	if err := dataset.Clone(z.chain(chain)+"@chain", z.root(task), dir, o.DiskBytes); err != nil {
+	if err := z.mountClone(chain, task, dir, o.DiskBytes); err != nil {
 		return "", fmt.Errorf("storage: %w", err)
 	}
 	if err := o.furnish(ctx, dir); err != nil {
@@ -192,14 +298,68 @@ func (z *zfsDriver) Create(ctx context.Context, chain, task string, o Options) (
 	return dir, nil
 }
 
+// mountClone mounts a spare, or else a clone that is made for it. The quota limits what is unlike the image, metadata
+// included: refquota would count the image too, which the clone only refers to (zfsprops(7)).
+func (z *zfsDriver) mountClone(chain, task, dir string, quota int64) error {
+	m, is, err := z.spareOf(task)
+	if err != nil {
+		return err
+	}
+	if is {
+		return fmt.Errorf("%s is mounted on %s: %w", m.Source, m.Target, fs.ErrExist)
+	}
+	if has, err := dataset.Has(z.root(task)); err != nil {
+		return err
+	} else if has {
+		return fmt.Errorf("%s: %w", z.root(task), fs.ErrExist)
+	}
+	if spare := z.clones.take(spareKind{chain, quota}); spare != "" {
+		if dataset.Mount(spare, dir) == nil {
+			return nil
+		}
+		z.clones.drop(spare, chain) // somebody destroyed it, or a new one tells why not
+	}
+	name := z.root(task)
+	if !z.clones.none {
+		name = z.clones.name(chain)
+	}
+	if err := dataset.Clone(z.chain(chain)+"@chain", name, quota); err != nil {
+		z.clones.forget(name)
+		return err
+	}
+	err = dataset.Mount(name, dir)
+	switch {
+	case err == nil:
+		return nil
+	case z.clones.none:
+		return errors.Join(err, dataset.Destroy(name, dir))
+	}
+	z.clones.drop(name, chain)
+	return err
+}
+
 func (z *zfsDriver) Remove(_ context.Context, task string) error {
 	if err := checkName("task", task); err != nil {
 		return err
 	}
-	err := dataset.Destroy(z.root(task), z.point(task))
+	m, is, err := z.spareOf(task)
+	if err == nil && is {
+		if err = m.Unmount(true); err == nil {
+			z.clones.drop(m.Source, "")
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("storage: %w", err)
+	}
+	return destroyWhole(z.root(task), z.point(task))
+}
+
+// destroyWhole unmounts a clone from a directory and destroys it, with the snapshots that somebody makes of all
+// datasets of a pool.
+func destroyWhole(name, dir string) error {
+	err := dataset.Destroy(name, dir)
 	if errors.Is(err, dataset.ErrDependents) {
-		// The snapshots that somebody makes of all datasets of a pool go too.
-		d := &zfs.Dataset{Name: z.root(task), Type: zfs.DatasetFilesystem}
+		d := &zfs.Dataset{Name: name, Type: zfs.DatasetFilesystem}
 		err = d.Destroy(zfs.DestroyRecursive | zfs.DestroyForceUmount)
 	}
 	if err != nil {
@@ -208,7 +368,54 @@ func (z *zfsDriver) Remove(_ context.Context, task string) error {
 	return nil
 }
 
-func (z *zfsDriver) Tasks(context.Context) ([]string, error) { return z.children(z.parent + "/roots") }
+// destroySpare destroys what nothing is to be mounted of, with its snapshots. It unmounts nothing.
+func destroySpare(name string) error {
+	err := dataset.Destroy(name, "")
+	if !errors.Is(err, dataset.ErrDependents) {
+		return err
+	}
+	mounts, lerr := mount.List()
+	if lerr != nil {
+		return errors.Join(err, lerr)
+	}
+	for _, m := range mounts {
+		if m.Type == "zfs" && m.Source == name {
+			return fmt.Errorf("it is mounted at %s, which freejail did not: unmount it", m.Target)
+		}
+	}
+	d := &zfs.Dataset{Name: name, Type: zfs.DatasetFilesystem}
+	return d.Destroy(zfs.DestroyRecursive)
+}
+
+func (z *zfsDriver) Tasks(context.Context) ([]string, error) {
+	names, err := z.children(z.parent + "/roots")
+	if err != nil {
+		return nil, err
+	}
+	mounted, err := z.mounted()
+	if err != nil {
+		return nil, fmt.Errorf("storage: %w", err)
+	}
+	for _, m := range mounted {
+		if task := z.taskOn(m); task != "" {
+			names = append(names, task)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
+}
+
+// Rest destroys what is kept for later tasks, and waits for what is being destroyed.
+func (z *zfsDriver) Rest(ctx context.Context) error {
+	done := make(chan error, 1)
+	go func() { done <- z.clones.dropAll(ctx, "") }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done(): // the pool is suspended, say
+		return ctx.Err()
+	}
+}
 
 func (z *zfsDriver) Chains(context.Context) ([]string, error) {
 	return z.children(z.parent + "/chains")
@@ -239,6 +446,9 @@ func (z *zfsDriver) RemoveChain(ctx context.Context, chain string) error {
 	if z.isHeld(chain) {
 		return fmt.Errorf("storage: chain %s: %w", chain, ErrInUse)
 	}
+	if err := z.clones.dropAll(ctx, chain); err != nil {
+		return err
+	}
 	have, err := z.Chains(ctx)
 	if err != nil || !slices.Contains(have, chain) {
 		return err
@@ -248,14 +458,12 @@ func (z *zfsDriver) RemoveChain(ctx context.Context, chain string) error {
 		return err
 	}
 	if whole {
-		s, err := zfs.GetDataset(z.chain(chain) + "@chain")
+		clones, err := z.clonesOf(chain)
 		if err != nil {
 			return fmt.Errorf("storage: zfs: %w", err)
 		}
-		if clones, err := s.GetProperty("clones"); err != nil {
-			return fmt.Errorf("storage: zfs: %w", err)
-		} else if clones != "" && clones != "-" {
-			return fmt.Errorf("storage: chain %s: %w by %s", chain, ErrInUse, clones)
+		if len(clones) > 0 {
+			return fmt.Errorf("storage: chain %s: %w by %s", chain, ErrInUse, strings.Join(clones, ","))
 		}
 	}
 	d, err := zfs.GetDataset(z.chain(chain))
@@ -264,6 +472,28 @@ func (z *zfsDriver) RemoveChain(ctx context.Context, chain string) error {
 	}
 	// Without DestroyRecursiveClones: one that is cloned now refuses to go.
 	return d.Destroy(zfs.DestroyRecursive | zfs.DestroyForceUmount)
+}
+
+// clonesOf are a chain's clones, without those below spares that no task has: a pool that was exported and imported
+// again has some that were dropped from the list of them meanwhile.
+func (z *zfsDriver) clonesOf(chain string) ([]string, error) {
+	s, err := zfs.GetDataset(z.chain(chain) + "@chain")
+	if err != nil {
+		return nil, err
+	}
+	text, err := s.GetProperty("clones")
+	if err != nil || text == "" || text == "-" {
+		return nil, err
+	}
+	mounted, err := z.mounted()
+	if err != nil {
+		return nil, err
+	}
+	clones := strings.Split(text, ",")
+	return slices.DeleteFunc(clones, func(name string) bool {
+		_, used := mounted[name]
+		return !used && strings.HasPrefix(name, z.parent+"/spares/") && destroySpare(name) == nil
+	}), nil
 }
 
 // Place is the dataset of the chains.
@@ -276,6 +506,11 @@ func (z *zfsDriver) ChainOwn(_ context.Context, chain string) (int64, error) {
 
 // RootOwn is what a clone has beside its chain.
 func (z *zfsDriver) RootOwn(_ context.Context, task string) (int64, error) {
+	if m, is, err := z.spareOf(task); err != nil {
+		return 0, fmt.Errorf("storage: %w", err)
+	} else if is {
+		return z.used(m.Source)
+	}
 	return z.used(z.root(task))
 }
 

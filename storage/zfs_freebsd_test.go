@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -25,6 +26,7 @@ func TestRunsOfZFS(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { destroy(t, set) })
+	t.Cleanup(func() { check(t, d.(Rester).Rest(context.Background())) })
 	release, err := d.EnsureChain(t.Context(), []string{"chain"}, func(string, int, int) error { return nil })
 	if err != nil {
 		t.Fatal(err)
@@ -51,11 +53,13 @@ func TestRunsOfZFS(t *testing.T) {
 	if _, err := d.Create(t.Context(), "chain", "t0", Options{}); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("a root that is there already: %v", err)
 	}
-	quota, err := exec.Command("/sbin/zfs", "get", "-Hpo", "value", "quota", set+"/roots/t0").Output()
+	on := d.(*zfsDriver).on(t, d.(*zfsDriver).point("t0"))
+	quota, err := exec.Command("/sbin/zfs", "get", "-Hpo", "value", "quota", on).Output()
 	if err != nil || strings.TrimSpace(string(quota)) != "8388608" {
 		t.Errorf("its quota is %s %v", quota, err)
 	}
-	if out, err := exec.Command("/sbin/zfs", "snapshot", set+"/roots/t2@daily").CombinedOutput(); err != nil {
+	on = d.(*zfsDriver).on(t, d.(*zfsDriver).point("t2"))
+	if out, err := exec.Command("/sbin/zfs", "snapshot", on+"@daily").CombinedOutput(); err != nil {
 		t.Fatalf("%v %s", err, out)
 	}
 	have, err := d.Tasks(t.Context())
@@ -67,6 +71,7 @@ func TestRunsOfZFS(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	d.(*zfsDriver).settled(t)
 	b, err := os.ReadFile(log)
 	if runs := strings.Fields(string(b)); err != nil || strings.Join(runs, " ") != "list destroy" {
 		t.Errorf("it ran %q %v", runs, err)

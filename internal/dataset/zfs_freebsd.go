@@ -90,9 +90,8 @@ func Has(name string) (bool, error) {
 	return false, fmt.Errorf("zfs: %s: %w", name, err)
 }
 
-// Clone makes a file system of a snapshot, with a quota in bytes if that is not 0, and mounts it at a directory, which
-// it makes.
-func Clone(snapshot, name, dir string, quota int64) error {
+// Clone makes a file system of a snapshot, with a quota in bytes if that is not 0. It is not mounted.
+func Clone(snapshot, name string, quota int64) error {
 	args := nvlist{{"origin", snapshot}}
 	if quota > 0 {
 		args = append(args, nvpair{"props", nvlist{{"quota", uint64(quota)}}})
@@ -100,14 +99,19 @@ func Clone(snapshot, name, dir string, quota int64) error {
 	if err := call(clone, name, args); err != nil {
 		return fmt.Errorf("zfs: clone %s as %s: %w", snapshot, name, err)
 	}
-	err := os.MkdirAll(dir, 0o755)
-	if err == nil {
-		err = mount.Do(mount.Mount{Type: "zfs", Source: name, Target: dir})
-	}
-	if err != nil {
-		return errors.Join(err, Destroy(name, dir))
-	}
 	return nil
+}
+
+// Mount mounts a file system at a directory, which it makes, whatever its mountpoint is.
+func Mount(name, dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	err := mount.Do(mount.Mount{Type: "zfs", Source: name, Target: dir})
+	if err != nil {
+		_ = os.Remove(dir) // what else is in it is somebody's
+	}
+	return err
 }
 
 // ErrDependents is of a file system that others hold: its snapshots, clones of these, or who has it open.
