@@ -241,10 +241,7 @@ func TestContainerfilesWithoutEnd(t *testing.T) {
 		if err == nil || len(err.Error()) > 1<<20 {
 			t.Errorf("%s: %.1000v", name, err)
 		}
-		t.Logf("%s: %v, %.200v", name, time.Since(begin), err)
-		if time.Since(begin) > 20*time.Second {
-			t.Errorf("%s took %v", name, time.Since(begin))
-		}
+		t.Logf("%s: %v, %.200v", name, time.Since(begin), err) // one without an end is ended by go test
 	}
 }
 
