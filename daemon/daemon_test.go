@@ -46,6 +46,14 @@ var programs = testprog.Programs{
 		fmt.Println("told")
 		return int((<-c).(syscall.Signal))
 	},
+	"late": func([]string) int { // says all at its end
+		c := make(chan os.Signal, 1)
+		signal.Notify(c, syscall.SIGTERM)
+		fmt.Fprintln(os.Stderr, "early words")
+		<-c
+		fmt.Println("late words")
+		return 0
+	},
 	"names": func(args []string) int { // shows the first two files, writes the others
 		for _, name := range args[:2] {
 			b, err := os.ReadFile(name)
@@ -514,6 +522,9 @@ func TestPathDoesNotNameAnImage(t *testing.T) {
 	}
 	if _, err := c.Image(t.Context(), "prog"); !client.IsNotFound(err) {
 		t.Errorf("the name prog was taken: %v", err)
+	}
+	if err := c.RemoveImage(t.Context(), "prog"); !client.IsNotFound(err) {
+		t.Errorf("removal of a name that nothing has: %v", err)
 	}
 	if _, err := c.Import(t.Context(), client.ImportRequest{Path: path}, nil); err != nil {
 		t.Fatal(err)

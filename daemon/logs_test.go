@@ -8,14 +8,19 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/internal/testconsul"
 )
 
 // lineSize is of each line that a task of these tests writes: its number.
@@ -246,6 +251,65 @@ func TestLogOverADaemonsLife(t *testing.T) {
 				t.Errorf("it begins with line %d", out.first)
 			}
 		})
+	}
+}
+
+// What a task writes at its end is kept, where that comes in the middle of an upgrade.
+func TestLogOfATaskThatEndsInAnUpgrade(t *testing.T) {
+	dir := shortDir(t)
+	held := filepath.Join(dir, "held")
+	if err := unix.Mkfifo(held, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("FREEJAIL_FAULT_POINT", "recovery:begun="+held)
+	c, _ := daemonAt(t, dir, "")
+	task, err := c.Start(t.Context(), client.TaskSpec{ID: "one", Owner: "cli", Image: archive(t, ""), Args: []string{"late"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	testconsul.Await(t, "the task to take signals", func() error {
+		var said strings.Builder
+		err := c.Logs(t.Context(), "one", "stderr", false, -1, &said)
+		if err == nil && said.String() != "early words\n" {
+			err = fmt.Errorf("it said %q", said.String())
+		}
+		return err
+	})
+	upgraded := make(chan error, 1)
+	go func() { _, err := c.Upgrade(t.Context(), client.UpgradeRequest{}); upgraded <- err }()
+	testconsul.Await(t, "the next daemon", func() error {
+		info, err := c.Info(t.Context())
+		if err == nil && info.Recovering == "" {
+			err = errors.New("it is not recovering")
+		}
+		return err
+	})
+	if err := syscall.Kill(task.PID, syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	testconsul.Await(t, "the end of its process", func() error { // a zombie, until its parent looks
+		out, err := exec.Command("ps", "-o", "stat=", "-p", strconv.Itoa(task.PID)).Output()
+		if err == nil && !strings.HasPrefix(string(out), "Z") {
+			return fmt.Errorf("it is %s", out)
+		}
+		return nil
+	})
+	f, err := os.OpenFile(held, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(f.Close(), <-upgraded); err != nil {
+		t.Fatal(err)
+	}
+	if e, err := c.Wait(t.Context(), "one"); err != nil || !e.Known || e.Code != 0 {
+		t.Errorf("it ended as %+v %v", e, err)
+	}
+	var said strings.Builder
+	if err := c.Logs(t.Context(), "one", "stdout", false, -1, &said); err != nil || said.String() != "late words\n" {
+		t.Errorf("its log is %q %v", said.String(), err)
+	}
+	if err := c.Destroy(t.Context(), "one", true); err != nil {
+		t.Fatal(err)
 	}
 }
 

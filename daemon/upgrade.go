@@ -122,7 +122,7 @@ func (d *Daemon) upgrade() error {
 func (d *Daemon) Replace(binary string) error {
 	return d.tasks.Still(func() error {
 		return d.server.Keep(func(env []string) error {
-			return d.tasks.KeepInputs(env, func(env []string) error {
+			return d.tasks.KeepStreams(env, func(env []string) error {
 				return d.networks.KeepPorts(env, func(env []string) error {
 					return d.scrapes.Keep(env, func(env []string) error {
 						if err := d.record.Spans.Flush(); err != nil {

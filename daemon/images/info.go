@@ -38,6 +38,9 @@ func (l *Library) describe(ctx context.Context, img *image.Image) (client.ImageI
 // Remove takes a name from an image, or by its digest all names.
 func (l *Library) Remove(ref string) (u client.Untagged, err error) {
 	d, names, err := l.Store.Untag(ref)
+	if errors.Is(err, image.ErrNotFound) {
+		err = client.NotFound("%v", err)
+	}
 	if err == nil && len(names) == 0 {
 		err = client.NotFound(
 			"image %s has no name to remove; what is stored of it stays as long as tasks run it", d)

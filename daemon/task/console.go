@@ -217,9 +217,9 @@ func (a *attached) gone() {
 // upgrade: KEY=DESCRIPTOR, with commas between them.
 const inputFDs = "FREEJAIL_INPUT_FDS"
 
-// KeepInputs runs what executes another program in this process's place, with the
-// environment that leaves the inputs of tasks to it.
-func (m *Manager) KeepInputs(env []string, replace func(env []string) error) error {
+// KeepStreams runs what executes another program in this process's place, with the
+// environment that leaves the inputs of tasks to it, and what they have written.
+func (m *Manager) KeepStreams(env []string, replace func(env []string) error) error {
 	var kept []string
 	for _, t := range m.list() {
 		f := t.inputFile()
@@ -237,7 +237,7 @@ func (m *Manager) KeepInputs(env []string, replace func(env []string) error) err
 	if len(kept) > 0 {
 		env = append(env, inputFDs+"="+strings.Join(kept, ","))
 	}
-	return replace(env)
+	return m.keepOutputs(env, replace)
 }
 
 // dup returns a descriptor that another program inherits.
@@ -293,11 +293,12 @@ func (m *Manager) takeInput(t *task) {
 	}
 }
 
-// dropInputs closes those that no task has taken.
-func (m *Manager) dropInputs() error {
+// dropStreams closes inputs that no task has taken, and the outputs, as each task has its own again.
+func (m *Manager) dropStreams() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	var files []*os.File
+	files := m.outputs
+	m.outputs = nil
 	for f := range maps.Values(m.inputs) {
 		files = append(files, f)
 	}

@@ -191,8 +191,10 @@ type Manager struct {
 	mu     sync.Mutex
 	tasks  map[string]*task    // by id
 	inputs map[string]*os.File // by key: inherited, of tasks that were not recovered yet
-	left   map[string]*task    // by key: forgotten, but not wholly swept up
-	ports  []claim
+	// outputs are inherited, and open until all tasks are recovered.
+	outputs []*os.File
+	left    map[string]*task // by key: forgotten, but not wholly swept up
+	ports   []claim
 
 	upgrade sync.Mutex // one at a time, and none while the tasks end with the host
 	down    bool       // guarded by mu: the tasks were told to end with the host

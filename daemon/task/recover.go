@@ -24,6 +24,9 @@ func (m *Manager) Read(ctx context.Context) error {
 		m.Log.Error("recovery: tasks lose their input", "error", err)
 	}
 	m.inputs = inputs
+	if m.outputs, err = inheritOutputs(); err != nil {
+		m.Log.Error("recovery: tasks may lose what they wrote", "error", err)
+	}
 	entries, err := os.ReadDir(m.path("tasks"))
 	if err != nil {
 		return err
@@ -87,7 +90,7 @@ func (m *Manager) Recover(ctx context.Context) error {
 		return nil
 	}
 	// Whether or not the disk is full or a mount hangs: what runs is to be looked after.
-	err = errors.Join(rerr, nerr, m.dropInputs(), m.sweepStrays(ctx, alive, known), m.NFS.Reconcile(m.holders()))
+	err = errors.Join(rerr, nerr, m.dropStreams(), m.sweepStrays(ctx, alive, known), m.NFS.Reconcile(m.holders()))
 	if err != nil {
 		m.Log.Error("recovery: cleanup is incomplete; the next daemon tries again", "error", err)
 		m.Event("", "cleanup", "cleanup after earlier tasks is incomplete; the next daemon tries again: "+err.Error())
