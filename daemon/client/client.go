@@ -120,16 +120,37 @@ func (c *Client) Signal(ctx context.Context, id, signal string) error {
 	return err
 }
 
-// Stop ends a task and returns when it is gone.
+// Stop ends a task and returns when it is gone. The daemon after an upgrade goes on with what was begun.
 func (c *Client) Stop(ctx context.Context, id string, r StopRequest) (*Exit, error) {
-	return call[*Exit](ctx, c, http.MethodPost, taskPath(id)+"/stop", r)
+	stop := func() (*Exit, error) { return call[*Exit](ctx, c, http.MethodPost, taskPath(id)+"/stop", r) }
+	exit, err := stop()
+	for errors.Is(err, ErrBrokenOff) && ctx.Err() == nil {
+		t, taskErr := c.Task(ctx, id)
+		switch {
+		case taskErr != nil:
+			return nil, err
+		case t.State == Stopping: // no program gets its signal twice
+			exit, err = c.Wait(ctx, id)
+		default: // it was not begun, or is over
+			exit, err = stop()
+		}
+	}
+	return exit, err
 }
 
 // Destroy forgets a task. One that still runs is an error unless force is
-// set, which kills it. An unknown task is no error with force.
+// set, which kills it. An unknown task is no error with force: then the call is made again where an upgrade of the
+// daemon has broken it off.
 func (c *Client) Destroy(ctx context.Context, id string, force bool) error {
-	_, err := call[any](ctx, c, http.MethodDelete, taskPath(id)+"?force="+strconv.FormatBool(force), nil)
-	return err
+	for {
+		_, err := call[any](ctx, c, http.MethodDelete, taskPath(id)+"?force="+strconv.FormatBool(force), nil)
+		if !force || !errors.Is(err, ErrBrokenOff) {
+			return err
+		}
+		if _, infoErr := c.Info(ctx); infoErr != nil {
+			return err
+		}
+	}
 }
 
 // Stats samples one task.
@@ -433,7 +454,7 @@ func (c *Client) Metrics(ctx context.Context, w io.Writer) error {
 		return err
 	}
 	defer resp.Body.Close()
-	_, err = io.Copy(w, resp.Body)
+	_, err = io.Copy(w, fromDaemon{resp.Body})
 	return err
 }
 
@@ -527,7 +548,7 @@ func call[T any](ctx context.Context, c *Client, method, path string, in any) (T
 	if _, nothing := any(&out).(*any); nothing && resp.StatusCode == http.StatusNoContent {
 		return out, nil
 	}
-	err = json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(&out)
+	err = json.NewDecoder(io.LimitReader(fromDaemon{resp.Body}, maxAnswer)).Decode(&out)
 	// Callers of what has no error go on with it.
 	if v := reflect.ValueOf(&out).Elem(); err == nil && v.Kind() == reflect.Pointer && v.IsNil() {
 		err = errors.New("it is null")

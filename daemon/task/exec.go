@@ -53,7 +53,7 @@ func (m *Manager) Exec(ctx context.Context, id string, spec client.ExecSpec,
 	defer stop()
 	conn, in, err := connect()
 	if err != nil {
-		x.kill()
+		x.drop()
 		return err
 	}
 	defer conn.Close()
@@ -108,12 +108,12 @@ func (m *Manager) beginExec(ctx context.Context, t *task, spec client.ExecSpec) 
 	case errors.As(err, &stuck):
 		go func() {
 			if <-stuck.done == nil {
-				x.kill()
+				x.drop()
 			}
 		}()
 		return nil, err
 	case err != nil && x != nil: // it began too late
-		x.kill()
+		x.drop()
 		return nil, err
 	}
 	return x, err
@@ -257,10 +257,17 @@ func (x *execSession) close() {
 	}
 }
 
+// kill ends the command. What it wrote is still copied: it may have ended by itself.
 func (x *execSession) kill() {
 	if err := x.m.Jails.Signal(x.jail, x.pid, 9); err != nil {
 		x.m.Log.Debug("exec: kill", "jail", x.jail, "error", err)
 	}
+	x.in.Close() // nil, of a terminal, and closed ones only return an error
+}
+
+// drop ends a command whose output nobody copies.
+func (x *execSession) drop() {
+	x.kill()
 	x.close()
 }
 

@@ -3,6 +3,7 @@ package task
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"os"
 	"strings"
@@ -78,5 +79,31 @@ func TestExecThatBeginsTooLate(t *testing.T) {
 	close(begin)
 	if e := <-h.exits; e.Signal != int(syscall.SIGKILL) {
 		t.Errorf("it ends with %+v", e)
+	}
+}
+
+// What a command wrote is all there, where it was to be killed and has ended by itself.
+func TestOutputOfACommandThatEndsAsItIsKilled(t *testing.T) {
+	x := &execSession{m: New(Host{Log: hclog.NewNullLogger(), Jails: noJails{}})}
+	var theirs [2]*os.File
+	for i := range x.out {
+		var err error
+		if x.out[i], theirs[i], err = os.Pipe(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := theirs[0].WriteString("words")
+	if err := errors.Join(err, theirs[0].Close(), theirs[1].Close()); err != nil {
+		t.Fatal(err)
+	}
+	exits := make(chan jail.Exit, 1)
+	exits <- jail.Exit{Code: 7, Known: true}
+	x.exits = exits
+	x.kill()
+	var out bytes.Buffer
+	x.copyOutput(client.NewFrameWriter(&out))
+	kind, text, err := client.ReadFrame(&out)
+	if err != nil || kind != client.Stdout || string(text) != "words" || x.exit.Code != 7 {
+		t.Errorf("%v %q %v, exit %+v", kind, text, err, x.exit)
 	}
 }

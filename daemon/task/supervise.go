@@ -205,13 +205,28 @@ func parseSignal(text, system string) (syscall.Signal, error) {
 // Destroy forgets a task, with force a running or unknown one too.
 func (m *Manager) Destroy(ctx context.Context, id string, force bool) error {
 	t, err := m.find(id)
-	if client.IsNotFound(err) && force {
-		return nil
+	if err != nil && force {
+		return m.removed(ctx, id)
 	}
 	if err != nil {
 		return err
 	}
 	return m.destroy(ctx, t, force)
+}
+
+// removed waits for the removal of a task that is under way, and returns an error where something of it stays: who asks
+// twice, as a client does over an upgrade, has the answer to both.
+func (m *Manager) removed(ctx context.Context, id string) error {
+	m.mu.Lock()
+	t := m.left[id]
+	m.mu.Unlock()
+	if t != nil {
+		await(ctx, m.sweepUp(t).done, awayTime)
+	}
+	if _, err := m.find(id); err != nil && !client.IsNotFound(err) {
+		return err
+	}
+	return nil
 }
 
 func (m *Manager) destroy(ctx context.Context, t *task, force bool) error {

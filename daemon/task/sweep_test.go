@@ -2,6 +2,7 @@ package task
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/freejail/freejail/daemon/client"
@@ -29,5 +30,29 @@ func TestOneWalkAtATime(t *testing.T) {
 	tk.info.State, tk.undos = client.Exited, []undo{{Op: "root"}}
 	if tk.due(time.Now()) {
 		t.Error("the janitor takes up what is under way")
+	}
+}
+
+// A removal that is asked for again is waited for, and is an error only where something stays.
+func TestRemovalOfWhatIsBeingRemoved(t *testing.T) {
+	for _, stays := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			m, w := New(Host{}), newWalk()
+			tk := &task{done: make(chan struct{}), destroyed: true}
+			tk.info.ID, tk.info.Key, tk.info.State, tk.sweeping.walk = "one", "one", client.Exited, w
+			m.left["one"] = tk
+			go func() {
+				time.Sleep(time.Second)
+				m.mu.Lock()
+				defer m.mu.Unlock()
+				if !stays {
+					delete(m.left, "one")
+				}
+				close(w.done)
+			}()
+			if err := m.Destroy(t.Context(), "one", true); (err != nil) != stays {
+				t.Errorf("something stays: %v, the removal: %v", stays, err)
+			}
+		})
 	}
 }
