@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -143,14 +144,20 @@ func (m *Manager) run(ctx context.Context, op, name string, p *Process, args ...
 
 // runWith is run of a runc that holds a file for as long as it runs; nil is none.
 func (m *Manager) runWith(ctx context.Context, hold *os.File, op, name string, p *Process, args ...string) error {
-	logFile := m.path(name, op+".log")
-	cmd := exec.CommandContext(ctx, m.runc, append([]string{"--root", m.path("state"), "--log", logFile,
-		"--log-format", "json", op}, args...)...)
+	log, err := newLog()
+	if err != nil {
+		return &Error{Op: op, Jail: name, Err: err}
+	}
+	defer log.Close()
+	files := []*os.File{log}
+	if hold != nil {
+		files = []*os.File{hold, log}
+	}
+	cmd := exec.CommandContext(ctx, m.runc, append([]string{"--root", m.path("state"),
+		"--log", fmt.Sprintf("/proc/self/fd/%d", 2+len(files)), "--log-format", "json", op}, args...)...)
 	// a terminal's signals are for this process, which ends the container
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if hold != nil {
-		cmd.ExtraFiles = []*os.File{hold}
-	}
+	cmd.ExtraFiles = files
 	var out bytes.Buffer
 	if p != nil && p.Stdout != nil {
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = p.Stdin, p.Stdout, p.Stderr
@@ -158,16 +165,12 @@ func (m *Manager) runWith(ctx context.Context, hold *os.File, op, name string, p
 		cmd.Stdout, cmd.Stderr = &out, &out
 		cmd.WaitDelay = time.Second // a detached process may hold the pipe
 	}
-	err := cmd.Run()
-	if errors.Is(err, exec.ErrWaitDelay) {
+	if err = cmd.Run(); errors.Is(err, exec.ErrWaitDelay) {
 		err = nil
 	}
-	msg := lastLogMessage(logFile)
+	msg := lastLogMessage(log)
 	if msg == "" {
 		msg = strings.TrimSpace(out.String())
-	}
-	if rerr := os.Remove(logFile); err == nil && rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
-		return &Error{Op: op, Jail: name, Err: rerr}
 	}
 	switch {
 	case err == nil:
@@ -188,8 +191,17 @@ func whyNotExecuted(msg string) error {
 	return ErrNoProgram
 }
 
-func lastLogMessage(file string) string {
-	b, err := os.ReadFile(file)
+// newLog is for runc's own words. It is in memory: on a full disk they say what there was no room for.
+func newLog() (*os.File, error) {
+	fd, err := unix.MemfdCreate("runc.log", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("memfd_create: %w", err)
+	}
+	return os.NewFile(uintptr(fd), "runc.log"), nil
+}
+
+func lastLogMessage(log *os.File) string {
+	b, err := io.ReadAll(io.NewSectionReader(log, 0, 1<<20))
 	if err != nil {
 		return ""
 	}
