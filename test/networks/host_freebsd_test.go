@@ -3,11 +3,8 @@ package networks
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"net/netip"
 	"os/exec"
-	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"unsafe"
@@ -17,9 +14,7 @@ import (
 	"github.com/freejail/freejail/internal/testpf"
 )
 
-// apart is not needed: the host is this one, and the other machine a jail with a stack of its own.
-func apart() (code int, done bool) { return 0, false }
-
+// other is a jail with a stack of its own; the host is this one.
 const other = "fjt-other"
 
 // makeHost makes the host's interfaces, and the other machine.
@@ -130,42 +125,5 @@ func packet(from, to netip.AddrPort, text string) []byte {
 // for that it has to filter those too (net.link.bridge.pfil_member=1). Raw sockets need a permit.
 const neighboursCanBeForged = true
 
-// left is all of the host that tasks' networks have, a line each.
-func left(t *testing.T, dir string) (out []string) {
-	t.Helper()
-	out = append(out, strings.Fields(call(t, "ifconfig", "-l"))...)
-	for _, line := range lines(call(t, "ifconfig", "-a")) {
-		if strings.Contains(line, "inet") && !strings.Contains(line, "fe80:") {
-			out = append(out, strings.TrimSpace(line))
-		}
-	}
-	for _, c := range []string{"jls -d -q name", "pfctl -q -a freejail -s rules", "pfctl -q -a freejail -s nat",
-		"pfctl -q -a freejail -s Tables"} {
-		out = append(out, lines(call(t, strings.Fields(c)...))...)
-	}
-	for _, line := range append(lines(call(t, "arp", "-an")), lines(call(t, "ndp", "-an"))...) {
-		if strings.Contains(line, "permanent") && !strings.Contains(line, "fe80:") {
-			out = append(out, "neighbor "+line)
-		}
-	}
-	for _, line := range lines(call(t, "netstat", "-rnW")) {
-		if f := strings.Fields(line); len(f) > 3 {
-			out = append(out, fmt.Sprint("route ", f[0], " ", f[3]))
-		}
-	}
-	for _, line := range lines(call(t, "pfctl", "-q", "-s", "states")) {
-		if strings.Contains(line, "10.188.") || strings.Contains(line, "fd00:188:") {
-			out = append(out, "state "+line)
-		}
-	}
-	for _, line := range lines(call(t, "sockstat", "-l", "-q", "-P", "tcp,udp")) {
-		if f := strings.Fields(line); len(f) > 5 {
-			out = append(out, "listens "+f[1]+" "+f[5])
-		}
-	}
-	found, err := filepath.Glob(filepath.Join(dir, "state/tasks/*"))
-	check(t, err)
-	out = append(out, found...)
-	slices.Sort(out)
-	return out
-}
+// leftovers are the files of tasks that can be left.
+var leftovers = []string{"state/tasks/*"}

@@ -3,46 +3,20 @@ package networks
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 
-	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/freejail/freejail/internal/testprog"
 )
-
-// apart runs these tests in a network namespace of their own, which is the host's: nothing that they
-// send leaves it.
-func apart() (code int, done bool) {
-	const variable = "FREEJAIL_NETWORKS_APART"
-	if os.Geteuid() != 0 || os.Getenv(variable) != "" {
-		return 0, false
-	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Args[0] = os.Args[0]
-	cmd.Env = append(os.Environ(), variable+"=yes")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS,
-		Pdeathsig: syscall.SIGKILL}
-	err := cmd.Run()
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
-		fmt.Fprintln(os.Stderr, err)
-		return 1, true
-	}
-	return cmd.ProcessState.ExitCode(), true
-}
 
 // other is a process in the namespace of the other machine.
 var other int
@@ -149,77 +123,5 @@ func packet(from, to netip.AddrPort, text string) []byte {
 // neighboursCanBeForged is no: the host's rules hold each link to its task's addresses.
 const neighboursCanBeForged = false
 
-// left is all of the host that tasks' networks have, a line each.
-func left(t *testing.T, dir string) []string {
-	t.Helper()
-	var out []string
-	for _, c := range []string{"ip -o link show", "ip -o addr show", "ip route show table all",
-		"ip -6 route show table all", "ip neigh show nud permanent"} {
-		for _, line := range lines(call(t, strings.Fields(c)...)) {
-			if !strings.Contains(line, "fe80:") { // the kernel gives interfaces those by itself, some time later
-				out = append(out, withoutNumber(line))
-			}
-		}
-	}
-	for _, pattern := range []string{"state/netns/*", "state/tasks/*", "state/jails/*"} {
-		found, err := filepath.Glob(filepath.Join(dir, pattern))
-		check(t, err)
-		out = append(out, found...)
-	}
-	out = append(out, listening(t)...)
-	return append(out, filterRules(t)...)
-}
-
-// withoutNumber drops what interfaces are numbered by.
-func withoutNumber(line string) string {
-	_, rest, found := strings.Cut(line, ": ")
-	if found && strings.Trim(line[:len(line)-len(rest)-2], "0123456789") == "" {
-		return rest
-	}
-	return line
-}
-
-// listening are the sockets of this namespace that wait for others.
-func listening(t *testing.T) (out []string) {
-	t.Helper()
-	for _, protocol := range []string{"tcp", "tcp6", "udp", "udp6"} {
-		text, err := os.ReadFile("/proc/net/" + protocol)
-		check(t, err)
-		for _, line := range lines(string(text)) {
-			f := strings.Fields(line)
-			if len(f) > 3 && (f[3] == "0A" || f[3] == "07" && strings.HasSuffix(f[2], ":0000")) {
-				out = append(out, protocol+" "+f[1])
-			}
-		}
-	}
-	return out
-}
-
-// filterRules are the rules of nftables, by their number, and the elements of sets.
-func filterRules(t *testing.T) (out []string) {
-	t.Helper()
-	c, err := nftables.New()
-	check(t, err)
-	chains, err := c.ListChains()
-	check(t, err)
-	for _, chain := range chains {
-		rules, err := c.GetRules(chain.Table, chain)
-		check(t, err)
-		out = append(out, fmt.Sprintf("chain %s: %d rules", chain.Name, len(rules)))
-	}
-	tables, err := c.ListTables()
-	check(t, err)
-	for _, table := range tables {
-		sets, err := c.GetSets(table)
-		check(t, err)
-		for _, set := range sets {
-			elements, err := c.GetSetElements(set)
-			check(t, err)
-			if !set.Anonymous {
-				out = append(out, fmt.Sprintf("set %s: %d elements", set.Name, len(elements)))
-			}
-		}
-	}
-	slices.Sort(out)
-	return out
-}
+// leftovers are the files of tasks that can be left.
+var leftovers = []string{"state/netns/*", "state/tasks/*", "state/jails/*"}

@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -20,6 +19,7 @@ import (
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/internal/mount"
+	"github.com/freejail/freejail/internal/testhost"
 	"github.com/freejail/freejail/internal/testimage"
 	"github.com/freejail/freejail/internal/testprog"
 )
@@ -27,7 +27,7 @@ import (
 // The test binary is also the program of the images that it runs.
 func TestMain(m *testing.M) {
 	if len(os.Args) < 2 || programs[os.Args[1]] == nil {
-		if code, done := apart(); done {
+		if code, done := testhost.Apart(); done {
 			os.Exit(code)
 		}
 	}
@@ -307,10 +307,4 @@ func (h *host) refusal(t *testing.T, spec client.TaskSpec) string {
 		t.Fatalf("%+v is started", spec)
 	}
 	return err.Error()
-}
-
-func lines(text string) []string {
-	out := strings.Split(strings.TrimSpace(text), "\n")
-	slices.Sort(out)
-	return out
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/freejail/freejail/daemon/client"
+	"github.com/freejail/freejail/internal/testhost"
 )
 
 // together is how many tasks start at once.
@@ -106,6 +108,19 @@ func TestNothingIsLeft(t *testing.T) {
 		t.Errorf("the task that lives had %+v and has %+v: %v", lives.Network, again, err)
 	}
 	reached(t, "the task that lives", "lives")(outside("ask", "tcp", hostAddr4+":18081"))
+}
+
+// left is all of the host that tasks' networks have, a line each.
+func left(t *testing.T, dir string) []string {
+	t.Helper()
+	out, err := testhost.Networks("10.188.", "fd00:188:")
+	check(t, err)
+	for _, pattern := range leftovers {
+		found, err := filepath.Glob(filepath.Join(dir, pattern))
+		check(t, err)
+		out = append(out, found...)
+	}
+	return out
 }
 
 func (h *host) isAsBefore(t *testing.T, before []string) {
