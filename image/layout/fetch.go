@@ -87,7 +87,12 @@ func (s *Store) Fetch(ctx context.Context, from Origin, d ocispec.Descriptor, na
 	if o.Wanted == nil {
 		o.Wanted = image.HostPlatforms()
 	}
-	img, m, err := image.Read(func(d ocispec.Descriptor) ([]byte, error) { return s.fetchSmall(ctx, from, d) }, d)
+	small := map[digest.Digest][]byte{}
+	img, m, err := image.Read(func(d ocispec.Descriptor) (b []byte, err error) {
+		b, err = s.fetchSmall(ctx, from, d)
+		small[d.Digest] = b
+		return b, err
+	}, d)
 	if err == nil {
 		// What cannot be unpacked later is refused before any layer is copied.
 		err = img.Check(o.Wanted, s.limits)
@@ -101,7 +106,10 @@ func (s *Store) Fetch(ctx context.Context, from Origin, d ocispec.Descriptor, na
 	// Layers that came from far are kept for another try.
 	defer func() { err = errors.Join(err, s.unpin(blobs, local && err != nil)) }()
 	for _, b := range blobs[:2] {
-		if err := s.storeSmall(ctx, from, b); err != nil {
+		if s.reuses(from, b) {
+			continue
+		}
+		if err := s.PutBlob(ctx, b, bytes.NewReader(small[b.Digest])); err != nil {
 			return nil, err
 		}
 	}
@@ -152,17 +160,6 @@ func (s *Store) fetchSmall(ctx context.Context, from Origin, d ocispec.Descripto
 		return s.ReadBlob(d)
 	}
 	return ReadBlob(ctx, from, d)
-}
-
-func (s *Store) storeSmall(ctx context.Context, from Origin, d ocispec.Descriptor) error {
-	if s.reuses(from, d) {
-		return nil
-	}
-	b, err := ReadBlob(ctx, from, d)
-	if err != nil {
-		return err
-	}
-	return s.PutBlob(ctx, d, bytes.NewReader(b))
 }
 
 // ReadBlob reads a manifest or a config, verified. Larger ones than

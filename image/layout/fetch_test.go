@@ -23,6 +23,7 @@ type place struct {
 	breakAt int64 // the first reading of a layer breaks off there
 	lies    bool
 	asked   []int64 // offsets of layers
+	small   int     // how often another blob was asked for
 }
 
 var errBroken = errors.New("broken off")
@@ -33,6 +34,9 @@ func (p *place) Open(_ context.Context, d ocispec.Descriptor, offset int64) (io.
 		return nil, 0, fs.ErrNotExist
 	}
 	var r io.Reader = bytes.NewReader(b[offset:])
+	if !strings.HasPrefix(d.MediaType, "application/vnd.oci.image.layer") {
+		p.small++
+	}
 	if strings.HasPrefix(d.MediaType, "application/vnd.oci.image.layer") {
 		p.asked = append(p.asked, offset)
 		if p.breakAt > 0 {
@@ -81,6 +85,9 @@ func TestFetchGoesOn(t *testing.T) {
 	}
 	if len(p.asked) != 2 || p.asked[0] != 0 || p.asked[1] != 1000 {
 		t.Errorf("the layer was asked for from %v on", p.asked)
+	}
+	if p.small != 2 {
+		t.Errorf("manifest and config were asked for %d times together", p.small)
 	}
 }
 
