@@ -61,9 +61,23 @@ func (s *soak) nomadTasks() int {
 	return 1
 }
 
+// healthy waits for Nomad to know that the driver is: a job that comes before is not placed later.
+func (n *nomadHost) healthy() error {
+	return await("the driver to be healthy on Nomad's node", func() error {
+		node, err := n.Node()
+		if err == nil && (node.Status != "ready" || !node.Drivers["freejail"].Healthy) {
+			err = fmt.Errorf("node %s, driver %+v", node.Status, node.Drivers["freejail"])
+		}
+		return err
+	})
+}
+
 // runJob has a job whose task ends with code 0 when it is told to.
 func (s *soak) runJob() error {
 	n := s.nomad
+	if err := n.healthy(); err != nil {
+		return err
+	}
 	n.jobs++
 	id := "soak" + strconv.Itoa(n.jobs)
 	task := nomad.NewTask("count", "freejail")

@@ -58,7 +58,7 @@ type soak struct {
 	ids     atomic.Int64
 	done    atomic.Int32 // works
 	excused atomic.Int32
-	faults  atomic.Int32 // times that the disk became full or had room again
+	faults  atomic.Int32 // times that the disk became full and had room again: odd while it is full
 	busy    atomic.Bool
 
 	event          uint64 // the last that was seen

@@ -129,7 +129,7 @@ func (s *soak) begin(spec client.TaskSpec, r *record) (*client.Task, error) {
 
 // undisturbed tells that no daemon was away, and that the host had room, since the task was asked for.
 func (s *soak) undisturbed(r *record) bool {
-	return r.breaks == s.breaks.Load() && r.faults == s.faults.Load()
+	return r.breaks == s.breaks.Load() && r.faults == s.faults.Load() && r.faults%2 == 0
 }
 
 // ended wants an exit to be the real one: with a code, or by a signal. Where the daemon was another one meanwhile, the
