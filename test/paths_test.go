@@ -149,7 +149,7 @@ func eachFile(root string, do func(name string, f *ast.File)) error {
 		if err != nil || rerr != nil {
 			return fmt.Errorf("%w %w", err, rerr)
 		}
-		if e.IsDir() && (slices.Contains([]string{"build", "tools", "example", "test/bench", ".git"}, rel) ||
+		if e.IsDir() && (slices.Contains([]string{"build", "tools", "example", "test/bench", "test/fleet", ".git"}, rel) ||
 			strings.HasPrefix(rel, "internal/test")) {
 			return fs.SkipDir
 		}
