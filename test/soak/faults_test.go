@@ -34,7 +34,7 @@ func away(_ string, err error) bool {
 // brokenOff are errors of what an upgrade does not wait for.
 func brokenOff(work string, err error) bool {
 	switch work {
-	case "exec", "questions", "gc", "reload":
+	case "exec", "questions", "gc", "reload", "refusal":
 		return errors.Is(err, client.ErrBrokenOff) || strings.Contains(err.Error(), "the daemon is being upgraded")
 	}
 	return false
