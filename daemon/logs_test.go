@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -310,6 +311,47 @@ func TestLogOfATaskThatEndsInAnUpgrade(t *testing.T) {
 	}
 	if err := c.Destroy(t.Context(), "one", true); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A process that is collected just before the daemon is replaced ends with its exit code.
+func TestExitCodeOverAnUpgrade(t *testing.T) {
+	dir := shortDir(t)
+	held := filepath.Join(dir, "held")
+	if err := unix.Mkfifo(held, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("FREEJAIL_FAULT_POINT", "exit:told="+held)
+	c, _ := daemonAt(t, dir, "")
+	for _, wait := range []string{"", "all"} {
+		if wait == "all" && runtime.GOOS == "linux" {
+			continue // which is refused there
+		}
+		id := "one" + wait
+		if _, err := c.Start(t.Context(), client.TaskSpec{ID: id, Owner: "cli", Image: archive(t, ""), Wait: wait,
+			Args: []string{"fetch", "nothing"}}); err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.OpenFile(held, os.O_WRONLY, 0) // once the daemon has collected it, and does not go on
+		if err != nil {
+			t.Fatal(err)
+		}
+		upgraded := make(chan error, 1)
+		go func() { _, err := c.Upgrade(t.Context(), client.UpgradeRequest{}); upgraded <- err }()
+		select {
+		case err = <-upgraded: // before it is noted
+			upgraded <- err
+		case <-time.After(2 * time.Second):
+		}
+		if err := errors.Join(f.Close(), <-upgraded); err != nil {
+			t.Fatal(err)
+		}
+		if e, err := c.Wait(t.Context(), id); err != nil || !e.Known || e.Code != 9 {
+			t.Errorf("it ended as %+v %v", e, err)
+		}
+		if err := c.Destroy(t.Context(), id, true); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -240,8 +240,15 @@ func (m *Manager) Adopt(name string, pid int, start string) error {
 // Wait returns a channel that tells the end of a process once.
 func (m *Manager) Wait(pid int) <-chan Exit { return m.procs.wait(pid) }
 
-// OnExit has f called once, in a goroutine of its own, when a process has ended: none waits for that.
-func (m *Manager) OnExit(pid int, f func(Exit)) { m.procs.onExitApart(pid, f) }
+// OnExit has f called once, when a process has ended: no goroutine waits for that. f is to return at once.
+func (m *Manager) OnExit(pid int, f func(Exit)) { m.procs.onExit(pid, f) }
+
+// Still waits for ends that are being told. None is told until undo is called, nor is a child collected: a program
+// that replaces this one in the same process finds how each has ended.
+func (m *Manager) Still() (undo func()) {
+	m.procs.still.Lock()
+	return m.procs.still.Unlock
+}
 
 // WaitEmpty returns when a jail has no process left. The kernel's list is no
 // snapshot: a process that forks and ends while it is made can hide its child

@@ -291,8 +291,15 @@ func (m *Manager) Unenforced(Limits) []string { return nil }
 // Wait returns a channel that tells the end of a process once.
 func (m *Manager) Wait(pid int) <-chan Exit { return m.watch.procs.wait(pid) }
 
-// OnExit has f called once, in a goroutine of its own, when a process has ended: none waits for that.
-func (m *Manager) OnExit(pid int, f func(Exit)) { m.watch.procs.onExitApart(pid, f) }
+// OnExit has f called once, when a process has ended: no goroutine waits for that. f is to return at once.
+func (m *Manager) OnExit(pid int, f func(Exit)) { m.watch.procs.onExit(pid, f) }
+
+// Still waits for ends that are being told. None is told until undo is called, nor is a child collected: a program
+// that replaces this one in the same process finds how each has ended.
+func (m *Manager) Still() (undo func()) {
+	m.watch.procs.still.Lock()
+	return m.watch.procs.still.Unlock
+}
 
 // WaitEmpty returns when no process is left: here they end with the first.
 func (m *Manager) WaitEmpty(string) {}

@@ -12,6 +12,8 @@ import (
 type procs struct {
 	mu sync.Mutex
 	m  map[int]*proc // by pid
+
+	still sync.RWMutex // held for reading from before a child is collected until its end is told
 }
 
 type proc struct {
@@ -111,9 +113,6 @@ func (t *procs) onExit(pid int, f func(Exit)) {
 		p.waiters = append(p.waiters, f)
 	}
 }
-
-// onExitApart is onExit for an f that has a goroutine of its own, once there is an end.
-func (t *procs) onExitApart(pid int, f func(Exit)) { t.onExit(pid, func(e Exit) { go f(e) }) }
 
 // exitOf translates a wait status.
 func exitOf(ws syscall.WaitStatus) Exit {

@@ -445,6 +445,36 @@ func TestUpgradeInPlace(t *testing.T) {
 	}
 }
 
+// What ends before this process is replaced is told afterwards, or to the next.
+func TestNothingIsToldWhileStill(t *testing.T) {
+	f := setup(t)
+	name := f.create(Limits{})
+	pid, r := f.start(name, "prog", "inside-term")
+	f.ready(r)
+	exits := f.m.Wait(pid)
+	undo := f.m.Still()
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadAll(r); err != nil { // until it has ended
+		t.Fatal(err)
+	}
+	select {
+	case e := <-exits:
+		t.Errorf("told: %+v", e)
+	case <-time.After(100 * time.Millisecond):
+	}
+	undo()
+	select {
+	case e := <-exits:
+		if !e.Known || e.Signal != int(unix.SIGKILL) {
+			t.Errorf("%+v", e)
+		}
+	case <-time.After(time.Minute):
+		t.Error("the end is not told afterwards")
+	}
+}
+
 func TestOrphans(t *testing.T) {
 	f := setup(t)
 	if f.m.Features()["backend"] == "runc" {

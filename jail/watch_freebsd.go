@@ -92,6 +92,8 @@ func (m *Manager) handle(e unix.Kevent_t) {
 		if err == nil && p.PPID() == unix.Getpid() {
 			m.reap(p.JID())
 		}
+		m.procs.still.RLock()
+		defer m.procs.still.RUnlock()
 		m.ended(int(e.Ident), unix.WaitStatus(e.Data), 0)
 	case evfiltJail:
 		m.vanished(int(e.Ident))
@@ -132,6 +134,8 @@ func (m *Manager) reapEnded() {
 // they left behind, which comes to us as their reaper. It waits for starts
 // under way, so that no child ends unknown.
 func (m *Manager) reap(jid int) {
+	m.procs.still.RLock()
+	defer m.procs.still.RUnlock()
 	m.starting.Lock()
 	defer m.starting.Unlock()
 	for {
@@ -146,6 +150,8 @@ func (m *Manager) reap(jid int) {
 // reapOrphans collects what came from jails inside jails, or from jails that
 // are no longer known. Children of the host's own prison are os/exec's.
 func (m *Manager) reapOrphans() {
+	m.procs.still.RLock()
+	defer m.procs.still.RUnlock()
 	m.starting.Lock()
 	defer m.starting.Unlock()
 	for range 256 {

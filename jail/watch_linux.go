@@ -64,6 +64,8 @@ func (w *watcher) run() {
 }
 
 func (w *watcher) ended(fd int32) {
+	w.procs.still.RLock()
+	defer w.procs.still.RUnlock()
 	w.mu.Lock()
 	pid := w.byFD[fd]
 	delete(w.byFD, fd)
@@ -79,6 +81,8 @@ func (w *watcher) ended(fd int32) {
 		return
 	}
 	go func() { // no child of ours: its parent reaps it in a moment
+		w.procs.still.RLock()
+		defer w.procs.still.RUnlock()
 		if ws, ok := exitInfo(int(fd)); ok {
 			w.tell(pid, exitOf(ws))
 		} else {

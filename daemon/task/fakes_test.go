@@ -279,7 +279,7 @@ func (j fakeJails) Signal(_ string, _ int, sig syscall.Signal) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	for _, f := range j.ends {
-		go f(e)
+		f(e)
 	}
 	if len(j.ends) == 0 {
 		j.exits <- e
@@ -287,6 +287,8 @@ func (j fakeJails) Signal(_ string, _ int, sig syscall.Signal) error {
 	j.ends = nil
 	return nil
 }
+
+func (j fakeJails) Still() func() { return func() {} }
 
 func (j fakeJails) OnExit(_ int, f func(jail.Exit)) {
 	j.mu.Lock()

@@ -203,7 +203,7 @@ func (j *journal) replay() (*task, error) {
 
 // faultPoint is where tests have the daemon killed: "OP:journalled",
 // "OP:done", "OP:undone" or "OP:forgotten", with the journal's names for the steps.
-// Others are "exit:journalled" and "recovery:begun". With "=FIFO" after it the daemon
+// Others are "exit:told", "exit:journalled" and "recovery:begun". With "=FIFO" after it the daemon
 // waits there until that FIFO was opened for writing and closed.
 var faultPoint, faultPause, _ = strings.Cut(os.Getenv("FREEJAIL_FAULT_POINT"), "=")
 

@@ -96,7 +96,7 @@ func (m *Manager) kill(t *task) {
 			}
 			late = time.After(more)
 		case <-late: // it is swept up when the kernel lets go of it
-			m.finish(t, m.undying(t))
+			m.finish(t, m.undying(t), isNoted)
 		}
 	}
 }

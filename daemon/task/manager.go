@@ -91,6 +91,7 @@ type Observer interface {
 	Stats() (map[string]jail.Usage, error)
 	Wait(pid int) <-chan jail.Exit
 	OnExit(pid int, f func(jail.Exit))
+	Still() (undo func())
 	WaitEmpty(jail string)
 	Trace(ctx context.Context, jail string, t jail.Trace) (jail.TraceEnd, error)
 }
@@ -196,8 +197,9 @@ type Manager struct {
 	left    map[string]*task // by key: forgotten, but not wholly swept up
 	ports   []claim
 
-	upgrade sync.Mutex // one at a time, and none while the tasks end with the host
-	down    bool       // guarded by mu: the tasks were told to end with the host
+	upgrade sync.Mutex     // one at a time, and none while the tasks end with the host
+	unnoted sync.WaitGroup // ends of processes that were collected and are not in the journal yet
+	down    bool           // guarded by mu: the tasks were told to end with the host
 }
 
 // New has no tasks before Read.

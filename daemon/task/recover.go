@@ -263,9 +263,9 @@ func (m *Manager) recoverTask(ctx context.Context, t *task, alive []jail.Info) {
 		}
 		m.removeIfAsked(t)
 	case m.otherBoot(t):
-		m.finish(t, t.atRestart())
+		m.finish(t, t.atRestart(), isNoted)
 	case i.Exit != nil && (t.ended || i.Spec.Wait != "all" || !hasJail(alive, i.Jail)):
-		m.finish(t, *i.Exit)
+		m.finish(t, *i.Exit, isNoted)
 	default:
 		m.adopt(t, alive)
 	}
@@ -300,7 +300,7 @@ func (m *Manager) adopt(t *task, alive []jail.Info) {
 	if err != nil {
 		exit = &client.Exit{Message: "it ended while no daemon was there: " + err.Error(), At: time.Now()}
 		if t.info.Spec.Wait != "all" || !hasJail(alive, t.info.Jail) {
-			m.finish(t, *exit)
+			m.finish(t, *exit, isNoted)
 			return
 		}
 	}
@@ -312,7 +312,7 @@ func (m *Manager) adopt(t *task, alive []jail.Info) {
 	}
 	if exit != nil {
 		go m.watchDisk(t)
-		go m.ended(t, *exit)
+		go m.ended(t, *exit, isNoted)
 	} else {
 		m.supervise(t)
 	}

@@ -47,6 +47,8 @@ func (m *Manager) Still(replace func() error) error {
 	defer m.Works.Open() // there is no after, but where it failed
 	m.pauseOutputs()
 	defer m.resumeOutputs()
+	defer m.Jails.Still()()
+	m.unnoted.Wait() // what was told of ends is in the journal
 	m.syncer.flush()
 	return replace()
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -18,26 +19,34 @@ func (m *Manager) supervise(t *task) {
 	go m.watchDisk(t)
 	m.followCPUs(t)
 	m.Jails.OnExit(t.snapshot().PID, func(e jail.Exit) {
-		m.ended(t, client.Exit{Code: e.Code, Signal: e.Signal, Known: e.Known, OOM: e.OOM, Message: e.Reason, At: e.At})
+		m.unnoted.Add(1)
+		noted := sync.OnceFunc(m.unnoted.Done)
+		go func() {
+			defer noted()
+			m.ended(t, client.Exit{Code: e.Code, Signal: e.Signal, Known: e.Known, OOM: e.OOM, Message: e.Reason,
+				At: e.At}, noted)
+		}()
 	})
 }
 
 // ended takes the end of the main process for that of the task, unless the
-// task lasts as long as any process of its jail.
-func (m *Manager) ended(t *task, e client.Exit) {
+// task lasts as long as any process of its jail. Noted is called when the end is in the journal.
+func (m *Manager) ended(t *task, e client.Exit, noted func()) {
+	fault("exit", "told")
 	if t.snapshot().Spec.Wait == "all" {
 		// First, so that neither a crash loses the code nor a stop asks for
 		// the main process.
 		m.note(t, "exit of its process", func(i *client.Task) { i.Exit = &e })
+		noted()
 		m.Jails.WaitEmpty(t.info.Jail)
 	}
-	m.finish(t, e)
+	m.finish(t, e, noted)
 }
 
 // finish records how a task ended, tells it when no process of it is left, and has
 // all it had taken from the host. The record is written first: a crash in between
-// loses no exit code. Only the first end counts.
-func (m *Manager) finish(t *task, e client.Exit) {
+// loses no exit code. Only the first end counts. Noted is called when it is in the journal.
+func (m *Manager) finish(t *task, e client.Exit, noted func()) {
 	t.mu.Lock()
 	already := t.finished
 	t.finished = true
@@ -54,6 +63,7 @@ func (m *Manager) finish(t *task, e client.Exit) {
 	e = t.withHost(t.overDisk(e))
 	m.note(t, "exit", func(i *client.Task) { i.Exit, t.ended = &e, true })
 	m.syncer.add(t.journal)
+	noted()
 	fault("exit", "journalled")
 	await(context.Background(), m.sweepUp(t).emptied, awayTime) // what does not die keeps its end from nobody
 	m.endOutputs(t)
@@ -67,6 +77,9 @@ func (m *Manager) finish(t *task, e client.Exit) {
 	t.isOver()
 	m.removeIfAsked(t)
 }
+
+// isNoted is for ends that are no child's which was collected.
+func isNoted() {}
 
 func exitText(e client.Exit) string {
 	text := fmt.Sprintf("exit code %d", e.Code)
