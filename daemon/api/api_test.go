@@ -244,3 +244,21 @@ func (s slowly) Write(p []byte) (int, error) {
 	time.Sleep(time.Duration(s))
 	return len(p), nil
 }
+
+// What a work answers is whole when it is over: an upgrade that waited for it cuts nothing off.
+func TestAnswersOfWorksAreWhole(t *testing.T) {
+	b := backend(&fake{})
+	b.Works = &works.Works{}
+	for _, failed := range []error{nil, client.Refused("not that")} {
+		w := httptest.NewRecorder()
+		err := b.asWork(w, httptest.NewRequest(http.MethodPost, "/", nil), func(r *http.Request, _ *works.Work) {
+			answer(func(*http.Request) (string, error) { return "done", failed })(w, r)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if length := w.Result().ContentLength; length != int64(w.Body.Len()) {
+			t.Errorf("%v: an answer of %d bytes tells that it has %d", failed, w.Body.Len(), length)
+		}
+	}
+}

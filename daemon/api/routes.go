@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"reflect"
 	"slices"
+	"strconv"
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/internal/spans"
@@ -204,8 +206,7 @@ func answer[Out any](f func(*http.Request) (Out, error)) http.HandlerFunc {
 		if err != nil {
 			return err
 		}
-		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(out) // the client went away: nobody to tell
+		writeJSON(w, http.StatusOK, out)
 		return nil
 	})
 }
@@ -238,10 +239,21 @@ var StatusOf = map[string]int{client.CodeInvalid: 400, client.CodeRefused: 403, 
 	client.CodeInternal: 500}
 
 func writeError(w http.ResponseWriter, err error) {
-	w.Header().Set("Content-Type", "application/json")
 	e := client.AsError(err)
-	w.WriteHeader(StatusOf[e.Code])
-	_ = json.NewEncoder(w).Encode(e) // the client went away: nobody to tell
+	writeJSON(w, StatusOf[e.Code], e)
+}
+
+// writeJSON tells the length too: an answer that is flushed is whole then, whatever becomes of this process.
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		status, b = http.StatusInternalServerError, fmt.Appendf(nil, "{\"code\": %q, \"message\": %q}",
+			client.CodeInternal, err)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Length", strconv.Itoa(len(b)+1))
+	w.WriteHeader(status)
+	_, _ = w.Write(append(b, '\n')) // the client went away: nobody to tell
 }
 
 // bodyRules bound a request's body.
