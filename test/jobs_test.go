@@ -26,8 +26,10 @@ func job(id, mode string, args ...string) (*nomad.Job, *nomad.Task) {
 	group := nomad.NewTaskGroup("group", 1)
 	group.RestartPolicy = &nomad.RestartPolicy{Attempts: ptr(0), Mode: ptr("fail")}
 	group.ReschedulePolicy = &nomad.ReschedulePolicy{Attempts: ptr(0), Unlimited: ptr(false)}
-	// Nomad sets 300 MB aside for each by default: 20 of them do not fit on a disk that is nearly full.
-	group.EphemeralDisk = &nomad.EphemeralDisk{SizeMB: ptr(20)}
+	// Nomad sets 300 MB aside for each by default, 100 of them for its log: 20 of them do not fit on a disk that is
+	// nearly full.
+	group.EphemeralDisk = &nomad.EphemeralDisk{SizeMB: ptr(30)}
+	task.LogConfig = &nomad.LogConfig{MaxFiles: ptr(4), MaxFileSizeMB: ptr(5)}
 	group.AddTask(task)
 	j := nomad.NewServiceJob(id, id, "global", 50).AddTaskGroup(group)
 	j.Datacenters = []string{"*"}
