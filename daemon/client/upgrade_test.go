@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -67,9 +68,12 @@ func TestBrokenOffByAnUpgrade(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			var mu sync.Mutex
 			var asked []string
 			server := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(
 				func(w http.ResponseWriter, r *http.Request) {
+					mu.Lock()
+					defer mu.Unlock()
 					asked = append(asked, r.Method+" "+r.URL.Path)
 					if len(asked) == 1 {
 						panic(http.ErrAbortHandler)
@@ -78,7 +82,10 @@ func TestBrokenOffByAnUpgrade(t *testing.T) {
 				})}
 			t.Cleanup(func() { server.Close() })
 			go func() { _ = server.Serve(l) }() // ends as the listener is closed
-			if err := c.call(New(socket)); err != nil || !slices.Equal(asked, c.want) {
+			err = c.call(New(socket))
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil || !slices.Equal(asked, c.want) {
 				t.Errorf("%v, asked %q, want %q", err, asked, c.want)
 			}
 		})

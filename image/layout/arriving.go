@@ -183,7 +183,11 @@ func (r *arrivingReader) open(whole bool) (*os.File, error) {
 			return f, err
 		}
 	}
-	return r.store.OpenBlob(r.d) // it has just become one
+	f, err := r.store.OpenBlob(r.d) // it has just become one
+	if !whole && errors.Is(err, fs.ErrNotExist) {
+		return nil, errBegunAnew // or what came was another, and is gone
+	}
+	return f, err
 }
 
 func (r *arrivingReader) Close() error {
