@@ -44,6 +44,7 @@ func lines(count string) int {
 type agent struct {
 	*testcluster.Nomad
 	b   *bench
+	dir string
 	api *nomad.Client
 }
 
@@ -79,15 +80,19 @@ func (b *bench) startNomad(ctx context.Context) (*agent, error) {
 	if bin == "" {
 		return nil, errors.New("NOMAD_BIN is not set; `make bench` sets it")
 	}
+	dir, err := os.MkdirTemp(b.dir, "a")
+	if err != nil {
+		return nil, err
+	}
 	n, err := testcluster.NewNomad(testcluster.Config{
-		Bin: bin, Freejail: os.Getenv("FREEJAIL_BIN"), Dir: b.dir, Log: b.path("nomad.log"),
+		Bin: bin, Freejail: os.Getenv("FREEJAIL_BIN"), Dir: dir, Log: b.path("nomad.log"),
 		Plugin: fmt.Sprintf("socket = %q\nautostart = false", b.path("sock")), More: nomadConfig,
 		Drivers: []string{"raw_exec"},
 	})
 	if err != nil {
 		return nil, err
 	}
-	a := &agent{n, b, n.Client}
+	a := &agent{n, b, dir, n.Client}
 	if err := n.Start(ctx); err != nil {
 		return nil, errors.Join(err, a.close())
 	}
@@ -110,7 +115,7 @@ func (a *agent) close() error {
 	for _, j := range jobs {
 		err = errors.Join(err, a.PurgeJob(context.Background(), j.ID))
 	}
-	return errors.Join(err, a.End(syscall.SIGINT), mount.UnmountUnder(a.b.path("nomad")))
+	return errors.Join(err, a.End(syscall.SIGINT), mount.UnmountUnder(a.dir))
 }
 
 func (a *agent) job(name, driver string, count int, config map[string]any) *nomad.Job {
