@@ -20,9 +20,6 @@ import (
 // netinet/in_pcb.c).
 const jailsListenApart = true
 
-// widen does nothing: the kernel itself gives a FIFO that is written much up to 64 KiB (BIG_PIPE_SIZE of sys/pipe.h).
-func widen(int) {}
-
 // mountDev mounts devfs with a ruleset that the registry has read back whole:
 // the kernel takes an unknown number for an empty set, which hides nothing.
 func (m *mounter) mountDev(ruleset int, _ []devfs.Rule, _ []device, linux bool) error {

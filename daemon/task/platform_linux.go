@@ -18,13 +18,6 @@ import (
 // here it is.
 const jailsListenApart = false
 
-// pipeSize is what a task can write, in bytes, before its reader has to run: of 64 KiB, which the kernel gives, a busy
-// one has to wait often. What it writes counts as the task's memory.
-const pipeSize = 256 << 10
-
-// widen gives a FIFO that room where the kernel allows it.
-func widen(fd int) { _, _ = unix.FcntlInt(uintptr(fd), unix.F_SETPIPE_SZ, pipeSize) }
-
 // mountDev makes a /dev of the nodes that the rules leave visible.
 func (m *mounter) mountDev(_ int, rules []devfs.Rule, devices []device, _ bool) error {
 	dev, err := m.root.Dir("/dev")

@@ -143,9 +143,6 @@ func openOutputAt(dir int, name string, flags int) (*os.File, error) {
 	if m := st.Mode & unix.S_IFMT; m != unix.S_IFIFO && m != unix.S_IFREG && m != unix.S_IFCHR {
 		return nil, errors.Join(fmt.Errorf("%s is neither a FIFO nor a file", name), f.Close())
 	}
-	if st.Mode&unix.S_IFMT == unix.S_IFIFO {
-		widen(fd)
-	}
 	// The process inherits the description: it must block as others do.
 	if err := unix.SetNonblock(fd, false); err != nil {
 		return nil, errors.Join(err, f.Close())
