@@ -20,6 +20,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/freejail/freejail/image/sign"
+	"github.com/freejail/freejail/internal/testhost"
 )
 
 func file(t *testing.T, b []byte) string {
@@ -325,7 +326,7 @@ func TestListIsAskedForOnce(t *testing.T) {
 	lists := OpenLists(t.TempDir())
 	s := Source{Key: key.Public(), From: "https://lists.example/list"}
 	asked := 0
-	answerWith(t, func(req *http.Request) (*http.Response, error) {
+	testhost.Answer(t, func(req *http.Request) (*http.Response, error) {
 		asked++
 		<-req.Context().Done()
 		return nil, req.Context().Err()
@@ -357,7 +358,7 @@ func TestListThatNobodyWaitedFor(t *testing.T) {
 	lists := OpenLists(t.TempDir())
 	s := Source{Key: key.Public(), From: "https://lists.example/list"}
 	asked := 0
-	answerWith(t, func(req *http.Request) (*http.Response, error) {
+	testhost.Answer(t, func(req *http.Request) (*http.Response, error) {
 		if asked++; asked <= 2 {
 			<-req.Context().Done()
 			return nil, req.Context().Err()
@@ -391,14 +392,3 @@ func TestListThatNobodyWaitedFor(t *testing.T) {
 		}
 	})
 }
-
-// answerWith answers what would go to the network.
-func answerWith(t *testing.T, f roundTripper) {
-	before := http.DefaultTransport
-	http.DefaultTransport = f
-	t.Cleanup(func() { http.DefaultTransport = before })
-}
-
-type roundTripper func(*http.Request) (*http.Response, error)
-
-func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }

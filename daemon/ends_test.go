@@ -11,7 +11,7 @@ import (
 	"github.com/freejail/freejail/daemon/client"
 )
 
-// held has every sweeping up stand still after a step, until it is let go.
+// held has a daemon that is started then stand still at a point, each time that it comes there, until it is let go.
 func held(t *testing.T, point string) (letGo func()) {
 	t.Helper()
 	fifo := filepath.Join(t.TempDir(), "held")

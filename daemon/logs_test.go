@@ -257,13 +257,8 @@ func TestLogOverADaemonsLife(t *testing.T) {
 
 // What a task writes at its end is kept, where that comes in the middle of an upgrade.
 func TestLogOfATaskThatEndsInAnUpgrade(t *testing.T) {
-	dir := shortDir(t)
-	held := filepath.Join(dir, "held")
-	if err := unix.Mkfifo(held, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv("FREEJAIL_FAULT_POINT", "recovery:begun="+held)
-	c, _ := daemonAt(t, dir, "")
+	letGo := held(t, "recovery:begun")
+	c, _ := daemonAt(t, shortDir(t), "")
 	task, err := c.Start(t.Context(), client.TaskSpec{ID: "one", Owner: "cli", Image: archive(t, ""), Args: []string{"late"}})
 	if err != nil {
 		t.Fatal(err)
@@ -295,11 +290,8 @@ func TestLogOfATaskThatEndsInAnUpgrade(t *testing.T) {
 		}
 		return nil
 	})
-	f, err := os.OpenFile(held, os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(f.Close(), <-upgraded); err != nil {
+	letGo()
+	if err := <-upgraded; err != nil {
 		t.Fatal(err)
 	}
 	if e, err := c.Wait(t.Context(), "one"); err != nil || !e.Known || e.Code != 0 {

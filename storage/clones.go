@@ -97,6 +97,11 @@ func (c *clones) take(kind spareKind) string {
 func (c *clones) name(chain string) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.newName(chain)
+}
+
+// newName is name for who holds the lock.
+func (c *clones) newName(chain string) string {
 	name := path.Join(c.parent, rand.Text())
 	c.chains[name] = chain
 	return name
@@ -267,8 +272,7 @@ func (c *clones) plan(now time.Time) (todo []func()) {
 			s.ready = s.ready[:n]
 		}
 		for range n - len(s.ready) {
-			name := path.Join(c.parent, rand.Text())
-			c.chains[name] = kind.chain
+			name := c.newName(kind.chain)
 			c.busy = append(c.busy, name)
 			todo = append(todo, func() { c.add(kind, s, name) })
 		}

@@ -25,6 +25,7 @@ import (
 	"github.com/freejail/freejail/daemon/host"
 	"github.com/freejail/freejail/daemon/task"
 	"github.com/freejail/freejail/image/sign"
+	"github.com/freejail/freejail/internal/testhost"
 	"github.com/freejail/freejail/policy"
 )
 
@@ -309,7 +310,7 @@ func TestListsAreNotAskedForByAllAtOnce(t *testing.T) {
 	j.InForce = func() *host.InForce { return &now }
 	asked := map[string][]time.Time{} // by whose context it is
 	var mu sync.Mutex
-	answerWith(t, func(req *http.Request) (*http.Response, error) {
+	testhost.Answer(t, func(req *http.Request) (*http.Response, error) {
 		mu.Lock()
 		defer mu.Unlock()
 		by := req.Context().Value(asking{}).(string)
@@ -365,7 +366,7 @@ func TestHostThatWasAway(t *testing.T) {
 		j.InForce = func() *host.InForce { return &now }
 		var failed error
 		asked := 0
-		answerWith(t, func(req *http.Request) (*http.Response, error) {
+		testhost.Answer(t, func(req *http.Request) (*http.Response, error) {
 			if asked++; failed != nil {
 				return nil, failed
 			}
@@ -397,14 +398,3 @@ func TestHostThatWasAway(t *testing.T) {
 		}
 	}
 }
-
-// answerWith answers what would go to the network.
-func answerWith(t *testing.T, f roundTripper) {
-	before := http.DefaultTransport
-	http.DefaultTransport = f
-	t.Cleanup(func() { http.DefaultTransport = before })
-}
-
-type roundTripper func(*http.Request) (*http.Response, error)
-
-func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image"
+	"github.com/freejail/freejail/image/blob"
 	"github.com/freejail/freejail/image/layout"
 	"github.com/freejail/freejail/image/unpack"
 	"github.com/freejail/freejail/internal/durable"
@@ -61,22 +63,16 @@ func (b *work) decompress(ctx context.Context, l ocispec.Descriptor, want digest
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
 	sum := want.Algorithm().Digester()
-	n, err = io.CopyBuffer(io.MultiWriter(struct{ io.Writer }{w}, sum.Hash(), counter(count)),
-		struct{ io.Reader }{r}, make([]byte, 1<<18))
+	n, err = blob.Copy(io.MultiWriter(w, sum.Hash()), blob.Count(r, count))
 	if err == nil && sum.Digest() != want {
 		err = errOther
 	}
 	return n, err
 }
 
-// counter is told how many bytes are written.
-type counter func(int)
-
-func (c counter) Write(p []byte) (int, error) { c(len(p)); return len(p), nil }
-
 // apply unpacks the layers from the index first on into a tree that has those before.
 func (b *work) apply(ctx context.Context, dir string, first int) error {
-	img := &image.Image{Config: b.config, Layers: append([]ocispec.Descriptor(nil), b.layers...)}
+	img := &image.Image{Config: b.config, Layers: slices.Clone(b.layers)}
 	for i := first; i < len(img.Layers); i++ {
 		var err error
 		if img.Layers[i], err = b.plain(ctx, i); err != nil {

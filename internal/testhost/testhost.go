@@ -5,10 +5,23 @@ package testhost
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"os/exec"
 	"slices"
 	"strings"
+	"testing"
 )
+
+// Answer answers what would go to the network by http.DefaultTransport, until the test's end.
+func Answer(t testing.TB, f func(*http.Request) (*http.Response, error)) {
+	before := http.DefaultTransport
+	http.DefaultTransport = roundTripper(f)
+	t.Cleanup(func() { http.DefaultTransport = before })
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 // call runs a program of the system and returns its lines, sorted.
 func call(command string) ([]string, error) {

@@ -25,6 +25,7 @@ import (
 	"github.com/freejail/freejail/image/layout"
 	"github.com/freejail/freejail/internal/mount"
 	"github.com/freejail/freejail/internal/remove"
+	"github.com/freejail/freejail/internal/testagent"
 )
 
 const (
@@ -51,11 +52,12 @@ func (b *bench) cold(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, far.Close()) }()
+	farPort := far.Addr().(*net.TCPAddr).Port
 	for _, from := range []struct {
 		where string
 		port  int
 	}{{"in a registry of this host", port},
-		{fmt.Sprintf("in a registry behind a link of %d Mbit/s", linkRate*8/1_000_000), portOf(far.Addr())}} {
+		{fmt.Sprintf("in a registry behind a link of %d Mbit/s", linkRate*8/1_000_000), farPort}} {
 		ref := fmt.Sprintf("127.0.0.1:%d/%s", from.port, coldRef)
 		job := func(pull bool) func() (time.Duration, error) {
 			return func() (time.Duration, error) { return a.coldJob(ctx, ref, pull) }
@@ -139,22 +141,17 @@ func (k *link) join(from net.Conn) {
 	}
 }
 
-func portOf(a net.Addr) int { return a.(*net.TCPAddr).Port }
-
 // serveCold makes the image and a registry that has it.
 func (b *bench) serveCold(ctx context.Context) (port int, stop func() error, err error) {
 	archive, dir := b.path("cold.tar"), b.path("registry")
-	if err := b.coldImage(ctx, archive); err != nil {
+	if err := b.answeringImage(ctx, archive, "cold", coldLayers); err != nil {
 		return 0, nil, err
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	at, err := testagent.Addresses(1)
 	if err != nil {
 		return 0, nil, err
 	}
-	port = portOf(l.Addr())
-	if err := l.Close(); err != nil {
-		return 0, nil, err
-	}
+	port = at[0].Port
 	build := os.Getenv("FREEJAIL_BUILD_BIN")
 	cmd := exec.CommandContext(ctx, build, "serve", "-q", "--listen", fmt.Sprintf("127.0.0.1:%d", port), dir)
 	if err := errors.Join(os.Mkdir(dir, 0o700), cmd.Start()); err != nil {
@@ -175,13 +172,14 @@ func (b *bench) serveCold(ctx context.Context) (port int, stop func() error, err
 	return port, stop, errors.Join(err, os.Remove(archive))
 }
 
-// coldImage is a tree like a base system's in several layers, and this program in a further one.
-func (b *bench) coldImage(ctx context.Context, archive string) (err error) {
-	s, err := layout.OpenStore(b.path("coldstore"), image.Limits{})
+// answeringImage is a tree like a base system's in so many layers, and this program in a further one.
+func (b *bench) answeringImage(ctx context.Context, archive, name string, parts int) (err error) {
+	store := b.path("store-" + name)
+	s, err := layout.OpenStore(store, image.Limits{})
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, s.Close(), remove.Tree(b.path("coldstore"))) }()
+	defer func() { err = errors.Join(err, s.Close(), remove.Tree(store)) }()
 	own, err := s.Import(ctx, b.archive, "bench", nil)
 	if err != nil {
 		return err
@@ -190,12 +188,12 @@ func (b *bench) coldImage(ctx context.Context, archive string) (err error) {
 	cfg.Config.Cmd = []string{"program", "answer"}
 	var layers []ocispec.Descriptor
 	var diffs []digest.Digest
-	for i := range coldLayers {
+	for i := range parts {
 		plain := digest.Canonical.Digester()
 		r, w := io.Pipe()
 		go func() {
 			z := gzip.NewWriter(w)
-			w.CloseWithError(errors.Join(partOfTree(io.MultiWriter(z, plain.Hash()), i, coldLayers), z.Close()))
+			w.CloseWithError(errors.Join(partOfTree(io.MultiWriter(z, plain.Hash()), i, parts), z.Close()))
 		}()
 		d, err := s.Add(ctx, ocispec.MediaTypeImageLayerGzip, r)
 		r.CloseWithError(err)
@@ -205,10 +203,10 @@ func (b *bench) coldImage(ctx context.Context, archive string) (err error) {
 		layers, diffs = append(layers, d), append(diffs, plain.Digest())
 	}
 	cfg.RootFS.DiffIDs = append(diffs, own.Config.RootFS.DiffIDs...)
-	if _, err := s.Put(ctx, "cold", cfg, append(layers, own.Layers...), nil); err != nil {
+	if _, err := s.Put(ctx, name, cfg, append(layers, own.Layers...), nil); err != nil {
 		return err
 	}
-	return writeFile(archive, func(w io.Writer) error { return s.Export(ctx, "cold", w) })
+	return writeFile(archive, func(w io.Writer) error { return s.Export(ctx, name, w) })
 }
 
 // partOfTree writes one of several parts of the tree of baseTree: links are in the part of what they name.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -12,15 +11,9 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/klauspost/compress/gzip"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-
 	"github.com/freejail/freejail/daemon/client"
-	"github.com/freejail/freejail/image"
-	"github.com/freejail/freejail/image/layout"
 	"github.com/freejail/freejail/internal/mount"
 	"github.com/freejail/freejail/internal/remove"
-	"github.com/freejail/freejail/internal/testimage"
 	"github.com/freejail/freejail/internal/testnfs"
 )
 
@@ -54,7 +47,7 @@ func (b *bench) roots(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, server.Close()) }()
 	archive := b.path("answering.tar")
-	if err := b.answeringImage(ctx, archive); err != nil {
+	if err := b.answeringImage(ctx, archive, "answering", 1); err != nil {
 		return err
 	}
 	if err := b.serveRoots(ctx, server, archive); err != nil {
@@ -71,50 +64,6 @@ func (b *bench) roots(ctx context.Context) (err error) {
 		contestant{name: "freejail, import of the archive and unpacking", run: func() (time.Duration, error) {
 			return b.firstAnswer(ctx, "", client.TaskSpec{Image: archive})
 		}})
-}
-
-// answeringImage is a tree like a base system's with this program as a further
-// layer.
-func (b *bench) answeringImage(ctx context.Context, archive string) error {
-	plain, layer := b.path("answering.layer"), b.path("answering.layer.gz")
-	if err := writeFile(plain, baseTree); err != nil {
-		return err
-	}
-	if err := writeFile(layer, func(w io.Writer) error {
-		z := gzip.NewWriter(w)
-		return errors.Join(baseTree(z), z.Close())
-	}); err != nil {
-		return err
-	}
-	tree, err := testimage.RootFS(plain)
-	if err != nil {
-		return err
-	}
-	s, err := layout.OpenStore(b.path("answeringstore"), image.Limits{})
-	if err != nil {
-		return err
-	}
-	defer s.Close()
-	f, err := os.Open(layer)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	large, err := s.Add(ctx, ocispec.MediaTypeImageLayerGzip, f)
-	if err != nil {
-		return err
-	}
-	own, err := s.Import(ctx, b.archive, "bench", nil)
-	if err != nil {
-		return err
-	}
-	cfg := own.Config
-	cfg.Config.Cmd = []string{"program", "answer"}
-	cfg.RootFS.DiffIDs = append(tree.DiffIDs, own.Config.RootFS.DiffIDs...)
-	if _, err := s.Put(ctx, "answering", cfg, append([]ocispec.Descriptor{large}, own.Layers...), nil); err != nil {
-		return err
-	}
-	return writeFile(archive, func(w io.Writer) error { return s.Export(ctx, "answering", w) })
 }
 
 // serveRoots has the second host export the image.

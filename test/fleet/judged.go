@@ -113,7 +113,7 @@ type lists struct {
 	mu        sync.Mutex
 	text      []byte
 	began     time.Time
-	perSecond map[int]int
+	perSecond perSecond
 }
 
 // put is a list that is there from now on.
@@ -126,12 +126,7 @@ func (l *lists) put(text []byte) {
 func (l *lists) most(from, to time.Duration) (most int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for second, n := range l.perSecond {
-		if at := time.Duration(second) * time.Second; at >= from && at < to {
-			most = max(most, n)
-		}
-	}
-	return most
+	return l.perSecond.most(from, to)
 }
 
 // without marks the context of a host that has no network until a time.
@@ -150,7 +145,7 @@ func (l *lists) RoundTrip(req *http.Request) (*http.Response, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.perSecond == nil {
-		l.began, l.perSecond = time.Now(), map[int]int{}
+		l.began, l.perSecond = time.Now(), perSecond{}
 	}
 	l.perSecond[int(time.Since(l.began)/time.Second)]++
 	return reply(req, http.StatusOK, io.NopCloser(strings.NewReader(string(l.text))), int64(len(l.text))), nil

@@ -61,7 +61,7 @@ type server struct {
 type stats struct {
 	peak, requests, refused int
 	sent                    int64
-	perSecond               map[int]int // requests, by the second of the run
+	perSecond               perSecond
 }
 
 // picture is an image as a registry has it: 250 MB in layers, of which nothing is stored.
@@ -100,7 +100,7 @@ func newPicture(version string, bytes int64) (p picture, err error) {
 
 func newServer(name string, rate float64, p picture, m measured) *server {
 	s := &server{name: name, link: link{rate: rate}, image: p, cost: m.request, cores: m.cores, began: time.Now(),
-		changed: make(chan struct{}), turn: 2 * time.Second, stats: stats{perSecond: map[int]int{}}}
+		changed: make(chan struct{}), turn: 2 * time.Second, stats: stats{perSecond: perSecond{}}}
 	s.work.rate = float64(m.cores) * float64(time.Second) // nanoseconds of work a second
 	return s
 }
@@ -126,7 +126,15 @@ func (s *server) arrive() (now state, changed chan struct{}) {
 func (s *server) asked(from, to time.Duration) (most int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for second, n := range s.perSecond {
+	return s.perSecond.most(from, to)
+}
+
+// perSecond counts requests by the second of a run.
+type perSecond map[int]int
+
+// most are those in one second, of the seconds that begin from one time to another.
+func (p perSecond) most(from, to time.Duration) (most int) {
+	for second, n := range p {
 		if at := time.Duration(second) * time.Second; at >= from && at < to {
 			most = max(most, n)
 		}

@@ -29,6 +29,7 @@ import (
 	"github.com/freejail/freejail/internal/mount"
 	"github.com/freejail/freejail/internal/testagent"
 	"github.com/freejail/freejail/internal/testcert"
+	"github.com/freejail/freejail/internal/testhost"
 	"github.com/freejail/freejail/internal/testimage"
 	"github.com/freejail/freejail/internal/testprog"
 )
@@ -37,33 +38,14 @@ var programs = testprog.Programs{"work": work, "end": func([]string) int { retur
 
 func TestMain(m *testing.M) {
 	if len(os.Args) < 2 || programs[os.Args[1]] == nil {
-		if code, done := apart(); done {
+		if code, done := testhost.Apart(); done {
 			os.Exit(code)
+		}
+		if os.Geteuid() == 0 && prepare() != nil {
+			os.Exit(1)
 		}
 	}
 	testprog.Main(m, programs)
-}
-
-// apart runs these tests in a network namespace of their own, which is the host's: nothing that they send leaves it.
-func apart() (code int, done bool) {
-	const variable = "FREEJAIL_MONITORING_APART"
-	if os.Geteuid() != 0 {
-		return 0, false
-	}
-	if os.Getenv(variable) != "" {
-		return 1, prepare() != nil
-	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), variable+"=yes")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
-	err := cmd.Run()
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
-		fmt.Fprintln(os.Stderr, err)
-		return 1, true
-	}
-	return cmd.ProcessState.ExitCode(), true
 }
 
 // prepare has the namespace be as a host whose networks translate addresses.

@@ -318,6 +318,18 @@ func get(url string) (string, error) {
 	return string(b), err
 }
 
+// said is what a task has written that ends by itself with success.
+func (w *worker) said(r *record) (string, error) {
+	e, err := w.wait(r.id)
+	if err == nil {
+		err = w.ended(r, e, 0)
+	}
+	if err != nil {
+		return "", err
+	}
+	return w.output(r.id)
+}
+
 // volume has two tasks, one after the other, write to one volume and read it.
 func (w *worker) volume() error {
 	dir := w.path("volumes/" + strconv.Itoa(int(w.ids.Add(1))))
@@ -333,14 +345,7 @@ func (w *worker) volume() error {
 	if _, err := w.begin(spec, r); err != nil {
 		return err
 	}
-	e, err := w.wait(r.id)
-	if err == nil {
-		err = w.ended(r, e, 0)
-	}
-	text := ""
-	if err == nil {
-		text, err = w.output(r.id)
-	}
+	text, err := w.said(r)
 	if err != nil {
 		return err
 	}
@@ -427,14 +432,7 @@ func (w *worker) pulled() error {
 	if t.Digest != image.digest {
 		return fmt.Errorf("%s runs %s of %s, which is %s", r.id, t.Digest, image.ref, image.digest)
 	}
-	e, err := w.wait(r.id)
-	if err == nil {
-		err = w.ended(r, e, 0)
-	}
-	text := ""
-	if err == nil {
-		text, err = w.output(r.id)
-	}
+	text, err := w.said(r)
 	if err != nil {
 		return err
 	}
