@@ -30,16 +30,20 @@ type Block struct {
 	Line       int    // its first in the page
 }
 
-// Blocks are a page's, in their order. A blank line ends one, as what follows may be of another kind.
+// Blocks are a page's, in their order. A blank line ends one, as what follows may be of another kind. What stands
+// between fences is what a program prints.
 func Blocks(t *testing.T, page string) (out []Block) {
 	t.Helper()
 	text, err := os.ReadFile(page)
 	if err != nil {
 		t.Fatal(err)
 	}
-	inList := false
+	inList, printed := false, false
 	for i, line := range strings.Split(string(text), "\n") {
 		switch {
+		case strings.HasPrefix(line, "```"):
+			printed = !printed
+		case printed:
 		case line != "" && !strings.HasPrefix(line, " "):
 			inList = strings.HasPrefix(line, "- ") || strings.HasPrefix(line, "1. ")
 		case !inList && strings.HasPrefix(line, "    "):
