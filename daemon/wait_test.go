@@ -1,6 +1,9 @@
 package daemon
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"runtime"
 	"strconv"
 	"strings"
@@ -57,6 +60,51 @@ func TestWaitForAll(t *testing.T) {
 		t.Fatal(err)
 	}
 	nothingLeft(t, dir)
+}
+
+// One connection tells of the ends of all tasks, with their codes, and who asks beside it is told at once.
+func TestEndsOfAllTasks(t *testing.T) {
+	c, _ := daemonAt(t, shortDir(t), "")
+	path := archive(t, `{"schemaVersion":1}`)
+	begun, ended := make(chan bool), make(chan client.Ended, 10)
+	ctx, stop := context.WithCancel(t.Context())
+	over := make(chan error, 1)
+	go func() {
+		over <- c.Ends(ctx, func() { close(begun) }, func(e client.Ended) { ended <- e })
+	}()
+	<-begun
+	for i := range 3 {
+		spec := client.TaskSpec{ID: fmt.Sprint("t", i), Owner: "nomad", Image: path, Args: []string{"told"}}
+		if _, err := c.Start(ctx, spec); err != nil {
+			t.Fatal(err)
+		}
+		if e, err := c.Over(ctx, spec.ID); err != nil || e != nil {
+			t.Errorf("%s has not ended: %+v %v", spec.ID, e, err)
+		}
+	}
+	for i := range 3 {
+		id := fmt.Sprint("t", i)
+		exit, err := c.Stop(ctx, id, client.StopRequest{Signal: "SIGKILL", Timeout: client.Duration(time.Hour)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e := <-ended; e.ID != id || !e.Exit.Known || e.Exit.Signal != exit.Signal || e.Exit.Signal == 0 {
+			t.Errorf("%s: %+v, want %+v", e.ID, e.Exit, exit)
+		}
+		if e, err := c.Over(ctx, id); err != nil || e == nil || e.Signal != exit.Signal {
+			t.Errorf("%s has ended: %+v %v", id, e, err)
+		}
+		if err := c.Destroy(ctx, id, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := c.Over(ctx, "t0"); !client.IsNotFound(err) {
+		t.Errorf("of one that is removed: %v", err)
+	}
+	stop()
+	if err := <-over; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
 }
 
 // The image says which signal stops it; the job may say another.

@@ -52,6 +52,9 @@ type Driver struct {
 	ownerTold bool
 
 	host *hostEnds
+	ends *taskEnds
+
+	usage usage
 }
 
 var (
@@ -61,8 +64,11 @@ var (
 
 // New returns the driver. It does nothing until Nomad configures it.
 func New(log hclog.Logger, version string) *Driver {
-	return &Driver{version: version, log: log.Named(Name), cfg: Config{Socket: client.DefaultSocket},
+	d := &Driver{version: version, log: log.Named(Name), cfg: Config{Socket: client.DefaultSocket},
 		calls: client.New(client.DefaultSocket), host: newHostEnds()}
+	d.ends = newTaskEnds(d.daemon, d.seek)
+	d.usage.daemon = d.daemon
+	return d
 }
 
 // StartedByNomad tells whether this process was started as a plugin.

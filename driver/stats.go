@@ -2,7 +2,9 @@ package driver
 
 import (
 	"cmp"
+	"context"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/nomad/plugins/drivers/proto"
@@ -21,7 +23,7 @@ func (d *Driver) TaskStats(req *proto.TaskStatsRequest, stream proto.Driver_Task
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for {
-		u, err := d.daemon().Stats(ctx, id)
+		u, err := d.usage.of(ctx, id)
 		if client.IsNotFound(err) {
 			return nil
 		}
@@ -36,6 +38,34 @@ func (d *Driver) TaskStats(req *proto.TaskStatsRequest, stream proto.Driver_Task
 			return nil
 		}
 	}
+}
+
+// usage samples all tasks at once: agents ask after each by itself, every second.
+type usage struct {
+	daemon func() *client.Client
+
+	mu  sync.Mutex
+	at  time.Time
+	all map[string]client.Usage
+}
+
+// usageAge is how old a sample may be. With the daemon's own it is less than the interval of agents.
+const usageAge = 250 * time.Millisecond
+
+func (u *usage) of(ctx context.Context, id string) (*client.Usage, error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if time.Since(u.at) >= usageAge {
+		all, err := u.daemon().AllStats(ctx)
+		if err != nil {
+			return nil, err
+		}
+		u.at, u.all = time.Now(), all
+	}
+	if one, ok := u.all[id]; ok {
+		return &one, nil
+	}
+	return u.daemon().Stats(ctx, id) // it is newer, or has ended
 }
 
 var (

@@ -1,7 +1,10 @@
 package driver
 
 import (
+	"fmt"
+	"net/http"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -66,5 +69,43 @@ func TestSwapThatIsNotTold(t *testing.T) {
 		if one := out.ResourceUsageByPid["7"].Memory; slices.Contains(one.MeasuredFields, proto.MemoryUsage_SWAP) {
 			t.Errorf("of a process: %+v", one)
 		}
+	}
+}
+
+// Whoever asks for the use of a task, all tasks are sampled at once; what is newer than the sample is asked for alone.
+func TestAllUsageAtOnce(t *testing.T) {
+	var all, one atomic.Int32
+	m := http.NewServeMux()
+	m.HandleFunc("GET /v1/stats", func(w http.ResponseWriter, _ *http.Request) {
+		all.Add(1)
+		fmt.Fprint(w, `{"a":{"rss":1},"b":{"rss":2}}`)
+	})
+	m.HandleFunc("GET /v1/tasks/{id}/stats", func(w http.ResponseWriter, r *http.Request) {
+		one.Add(1)
+		if r.PathValue("id") == "ended" {
+			w.WriteHeader(http.StatusNotFound)
+			fmt.Fprint(w, `{"code":"not_found","message":"no such task"}`)
+			return
+		}
+		fmt.Fprint(w, `{"rss":3}`)
+	})
+	c := daemonOf(t, m)
+	u := usage{daemon: func() *client.Client { return c }}
+	for id, want := range map[string]uint64{"a": 1, "b": 2, "new": 3} {
+		got, err := u.of(t.Context(), id)
+		if err != nil || got.RSS != want {
+			t.Errorf("%s: %+v %v", id, got, err)
+		}
+		u.at = time.Now() // a slow host, too, has this sample
+	}
+	if _, err := u.of(t.Context(), "ended"); !client.IsNotFound(err) {
+		t.Errorf("of one that has ended: %v", err)
+	}
+	if all.Load() != 1 || one.Load() != 2 {
+		t.Errorf("all were asked for %d times, single ones %d times", all.Load(), one.Load())
+	}
+	u.at = time.Time{}
+	if _, err := u.of(t.Context(), "a"); err != nil || all.Load() != 2 {
+		t.Errorf("an old sample was taken: %v", err)
 	}
 }

@@ -134,7 +134,7 @@ func (d *Driver) RecoverTask(ctx context.Context, req *proto.RecoverTaskRequest)
 func (d *Driver) WaitTask(ctx context.Context, req *proto.WaitTaskRequest) (*proto.WaitTaskResponse, error) {
 	id := daemonID(req.TaskId)
 	for {
-		e, err := d.daemon().Wait(ctx, id)
+		e, err := d.ends.wait(ctx, id)
 		switch {
 		case err == nil && e.Host && d.holdBack(ctx, id) && ctx.Err() != nil:
 			return nil, ctx.Err()
@@ -146,13 +146,18 @@ func (d *Driver) WaitTask(ctx context.Context, req *proto.WaitTaskRequest) (*pro
 			return &proto.WaitTaskResponse{Result: exitResult(nil),
 				Err: "the daemon does not know the task: its exit code is unknown"}, nil
 		}
-		d.log.Debug("waiting for the daemon", "task", id, "error", err)
 		if !client.Pause(ctx, retryEvery) {
 			return nil, ctx.Err()
 		}
-		if _, err := d.ensureDaemon(ctx); err != nil {
-			d.log.Warn("the daemon is away", "error", err)
-		}
+		d.seek(ctx, err)
+	}
+}
+
+// seek makes sure that there is a daemon again.
+func (d *Driver) seek(ctx context.Context, why error) {
+	d.log.Debug("waiting for the daemon", "error", why)
+	if _, err := d.ensureDaemon(ctx); err != nil {
+		d.log.Warn("the daemon is away", "error", err)
 	}
 }
 

@@ -36,6 +36,8 @@ type Tasks interface {
 	Start(ctx context.Context, job *works.Work, spec client.TaskSpec) (*client.Task, error)
 	StartAgain(ctx context.Context, job *works.Work, spec client.TaskSpec) (*client.Task, error)
 	Wait(ctx context.Context, id string) (*client.Exit, error)
+	Over(id string) (*client.Exit, error)
+	Ends() (ended <-chan client.Ended, stop func())
 	Signal(id, name string) error
 	Stop(ctx context.Context, id string, r client.StopRequest) (*client.Exit, error)
 	Destroy(ctx context.Context, id string, force bool) error

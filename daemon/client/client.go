@@ -38,23 +38,7 @@ func New(socket string) *Client {
 	}
 	// The daemon closes what is idle for longer.
 	transport := &http.Transport{DialContext: dial, MaxIdleConnsPerHost: 16, IdleConnTimeout: 30 * time.Second}
-	changes := &http.Transport{DialContext: dial, DisableKeepAlives: true}
-	return &Client{socket: socket, http: &http.Client{Transport: &roads{transport, changes}}}
-}
-
-// roads has a connection of its own for each request that may change something: one that comes on a connection which
-// the daemon closes just then, as for an upgrade, is made again for questions alone.
-type roads struct {
-	*http.Transport
-	changes *http.Transport
-}
-
-// RoundTrip sends one request.
-func (r *roads) RoundTrip(q *http.Request) (*http.Response, error) {
-	if q.Method == http.MethodGet {
-		return r.Transport.RoundTrip(q)
-	}
-	return r.changes.RoundTrip(q)
+	return &Client{socket: socket, http: &http.Client{Transport: transport}}
 }
 
 // Socket is the path that the client connects to.
@@ -128,6 +112,37 @@ func (c *Client) Task(ctx context.Context, id string) (*Task, error) {
 // Wait returns how the task ended, waiting for it as long as ctx allows.
 func (c *Client) Wait(ctx context.Context, id string) (*Exit, error) {
 	return get[*Exit](ctx, c, taskPath(id)+"/wait")
+}
+
+// Over tells how a task has ended; nil where it has not.
+func (c *Client) Over(ctx context.Context, id string) (*Exit, error) {
+	e, err := get[*Ended](ctx, c, taskPath(id)+"/over")
+	if err != nil {
+		return nil, err
+	}
+	return e.Exit, nil
+}
+
+// ErrOlder means that the daemon is of a version that does not have what it was asked for.
+var ErrOlder = errors.New("the daemon is of an older version")
+
+// Ends calls f for each task that is over since begun was called, by one connection for all, until the daemon or ctx
+// ends. What has ended before is to be asked for, by Over, once it has begun. An older daemon is ErrOlder.
+func (c *Client) Ends(ctx context.Context, begun func(), f func(Ended)) error {
+	resp, err := c.do(ctx, http.MethodGet, "/v1/ends", nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	begun()
+	next := lines[Ended](fromDaemon{resp.Body})
+	for {
+		e, err := next()
+		if err != nil {
+			return err
+		}
+		f(e)
+	}
 }
 
 // Signal sends a signal ("SIGHUP") to the task's main process.
@@ -664,6 +679,9 @@ func readError(resp *http.Response) error {
 	}
 	e := &Error{}
 	if json.Unmarshal(b, e) != nil || e.Message == "" {
+		if resp.StatusCode == http.StatusNotFound { // of net/http, for a path without a route
+			return fmt.Errorf("%w and has no %s: `freejail upgrade` replaces it", ErrOlder, resp.Request.URL.Path)
+		}
 		return Errorf(CodeInternal, "the daemon answered %s: %s", resp.Status, bytes.TrimSpace(b))
 	}
 	return e

@@ -350,6 +350,12 @@ type Exit struct {
 	At      time.Time `json:"at"`
 }
 
+// Ended is a task that is over. Exit is nil of one that is not.
+type Ended struct {
+	ID   string `json:"id"`
+	Exit *Exit  `json:"exit,omitempty"`
+}
+
 // Usage is one sample of a task's use of resources.
 type Usage struct {
 	At time.Time `json:"at"`

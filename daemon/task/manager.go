@@ -188,6 +188,7 @@ type Manager struct {
 	early    earlyOnes
 
 	followers followers
+	ends      endings
 
 	mu     sync.Mutex
 	tasks  map[string]*task    // by id

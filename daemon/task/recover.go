@@ -245,7 +245,7 @@ func (m *Manager) recoverTask(ctx context.Context, t *task, alive []jail.Info) {
 	}
 	switch i := t.info; {
 	case t.gone():
-		t.isOver()
+		m.isOver(t)
 		m.sweepUp(t)
 	case t.destroyed || i.State == client.Starting:
 		m.Log.Warn("a start was cut off; undoing it", "task", t.id())
@@ -257,7 +257,7 @@ func (m *Manager) recoverTask(ctx context.Context, t *task, alive []jail.Info) {
 		}
 		m.Event(t.id(), "failed", why+" during the start, which was undone")
 	case i.State == client.Exited:
-		t.isOver()
+		m.isOver(t)
 		if len(t.undos) > 0 {
 			m.sweepUp(t)
 		}

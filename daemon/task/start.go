@@ -169,7 +169,7 @@ func (m *Manager) newKey(id string) (string, error) {
 // abandon takes back all that a start did which was given up. What cannot be taken back now
 // is left, and its id free.
 func (m *Manager) abandon(t *task) {
-	defer t.isOver()
+	defer m.isOver(t)
 	t.mu.Lock()
 	t.info.State = client.Exited
 	if t.info.Exit == nil {

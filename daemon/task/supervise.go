@@ -74,7 +74,7 @@ func (m *Manager) finish(t *task, e client.Exit, noted func()) {
 	m.note(t, "end", func(i *client.Task) { i.State, i.PID, i.JID = client.Exited, 0, 0 })
 	m.Record.Ended(e)
 	m.Event(t.id(), "exited", exitText(e))
-	t.isOver()
+	m.isOver(t)
 	m.removeIfAsked(t)
 }
 

@@ -1,7 +1,7 @@
 // Command bench measures freejail beside what a user would take instead, in
 // one run on one host, and prints medians. It needs root; `make bench` sets
-// its environment. Its arguments are the parts to run: starts, zfs, memory, output, logs, scale, cold,
-// unpacking, building, roots, networks; without any, all of them but scale.
+// its environment. Its arguments are the parts to run: starts, zfs, memory, output, logs, scale, jobs,
+// cold, unpacking, building, roots, networks; without any, all of them but scale and jobs.
 package main
 
 import (
@@ -121,7 +121,7 @@ func run(ctx context.Context, only []string) (err error) {
 		return err
 	}
 	parts := map[string]func(context.Context) error{"starts": b.starts, "memory": b.memory, "output": b.output,
-		"logs": b.logs, "scale": b.scale, "zfs": b.zfsStarts, "cold": b.cold,
+		"logs": b.logs, "scale": b.scale, "jobs": b.jobs, "zfs": b.zfsStarts, "cold": b.cold,
 		"unpacking": b.unpacking, "building": b.building, "roots": b.roots, "networks": b.networks}
 	if len(only) == 0 {
 		only = []string{"starts", "zfs", "memory", "output", "logs", "cold", "unpacking", "building", "roots"}

@@ -2,12 +2,10 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"strconv"
 	"strings"
 	"syscall"
@@ -197,31 +195,18 @@ func (a *agent) rawExecMemory(ctx context.Context, n int) error {
 			return err
 		}
 	}
-	out, err := exec.CommandContext(ctx, "ps", "-A", "-ww", "-o", "pid=", "-o", "args=").Output()
+	pids, err := processes(ctx, isExecutor)
 	if err != nil {
-		return fmt.Errorf("ps: %w", err)
+		return err
 	}
-	var sum uint64
-	found := 0
-	for line := range bytes.Lines(out) {
-		if !bytes.Contains(line, []byte(" executor ")) || !bytes.Contains(line, []byte(os.Getenv("NOMAD_BIN"))) {
-			continue
-		}
-		pid, err := strconv.Atoi(string(bytes.Fields(line)[0]))
-		if err != nil {
-			return err
-		}
-		resident, err := rss(pid)
-		if err != nil {
-			return err
-		}
-		sum += resident
-		found++
+	sum, err := residentOf(pids)
+	if err != nil {
+		return err
 	}
-	if found == 0 {
+	if len(pids) == 0 {
 		return errors.New("no executor of raw_exec was found")
 	}
-	fmt.Printf("  raw_exec, %3d tasks: %d executor processes, resident %s together, %s a task\n", n, found, mib(sum),
+	fmt.Printf("  raw_exec, %3d tasks: %d executor processes, resident %s together, %s a task\n", n, len(pids), mib(sum),
 		mib(sum/uint64(n)))
 	return a.PurgeJob(ctx, *j.ID)
 }

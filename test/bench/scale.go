@@ -7,7 +7,6 @@ import (
 	"io"
 	"maps"
 	"os"
-	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -48,8 +47,9 @@ type grows struct {
 	rounds int
 	// most is how many times the first value the last may be; 0 is for what may grow as the number of tasks does, and
 	// anything below for what is not freejail's.
-	most float64
-	took []time.Duration
+	most  float64
+	steps bool // those of its starts are told too
+	took  []time.Duration
 }
 
 // memoryTarget is what a task may take of the daemon's memory, in KiB.
@@ -66,12 +66,7 @@ func (b *bench) scale(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	levels := []int{10}
-	for _, n := range []int{100, 300, 1000, last} {
-		if n <= last && n > levels[len(levels)-1] {
-			levels = append(levels, n)
-		}
-	}
+	levels := levelsTo(last)
 	n := 0
 	id := func() string { n++; return fmt.Sprintf("x%d-%d", os.Getpid(), n) }
 	timed := func(f func() error) func() (time.Duration, error) {
@@ -92,7 +87,7 @@ func (b *bench) scale(ctx context.Context) error {
 		return err
 	}
 	rows := []*grows{
-		{what: startRow, most: 1.3, rounds: rounds,
+		{what: "a start, until its process runs", most: 1.3, rounds: rounds, steps: true,
 			run: func() (time.Duration, error) { return b.start(ctx, id(), sleepArgs) }},
 		{what: "a whole task", most: 1.3, rounds: rounds,
 			run: func() (time.Duration, error) { return b.startAndWait(ctx, client.TaskSpec{ID: id()}) }},
@@ -137,13 +132,13 @@ func (b *bench) scale(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		processes, err := processesOf(ctx, os.Getenv("FREEJAIL_BIN"))
+		own, err := processes(ctx, programIs(os.Getenv("FREEJAIL_BIN")))
 		if err != nil {
 			return err
 		}
 		fmt.Printf("  %5d tasks: %s for each of the last %d; the daemon: %s of heap and stacks, %s resident, "+
-			"%d process(es): %s\n", level, round(took), level-before, mib(now.heap), mib(now.rss), processes,
-			verdict(float64(processes), 1))
+			"%d process(es): %s\n", level, round(took), level-before, mib(now.heap), mib(now.rss), len(own),
+			verdict(float64(len(own)), 1))
 		if i == 0 {
 			first = now
 		} else {
@@ -172,6 +167,17 @@ func (b *bench) scale(ctx context.Context) error {
 	return nil
 }
 
+// levelsTo are the numbers of tasks that are measured.
+func levelsTo(last int) []int {
+	levels := []int{10}
+	for _, n := range []int{100, 300, 1000, last} {
+		if n <= last && n > levels[len(levels)-1] {
+			levels = append(levels, n)
+		}
+	}
+	return levels
+}
+
 // measureRow adds what a row takes now, and to steps what the steps of its starts do on average.
 func (b *bench) measureRow(ctx context.Context, r *grows, steps map[string][]time.Duration) error {
 	before, err := b.steps(ctx)
@@ -185,7 +191,7 @@ func (b *bench) measureRow(ctx context.Context, r *grows, steps map[string][]tim
 		}
 	}
 	r.took = append(r.took, median(took))
-	if r.what != startRow {
+	if !r.steps {
 		return nil
 	}
 	after, err := b.steps(ctx)
@@ -196,9 +202,6 @@ func (b *bench) measureRow(ctx context.Context, r *grows, steps map[string][]tim
 	}
 	return err
 }
-
-// startRow is the row whose steps are told too.
-const startRow = "a start, until its process runs"
 
 // stepTimes are how many starts took a step, and how many seconds together.
 type stepTimes struct{ sum, count float64 }
@@ -355,19 +358,4 @@ func sideBySide(ids []string, do func(id string) error) error {
 		all = errors.Join(all, <-errs)
 	}
 	return all
-}
-
-// processesOf counts the processes of a program.
-func processesOf(ctx context.Context, bin string) (int, error) {
-	out, err := exec.CommandContext(ctx, "ps", "-A", "-ww", "-o", "args=").Output()
-	if err != nil {
-		return 0, fmt.Errorf("ps: %w", err)
-	}
-	n := 0
-	for line := range strings.Lines(string(out)) {
-		if strings.HasPrefix(line, bin+" ") {
-			n++
-		}
-	}
-	return n, nil
 }
