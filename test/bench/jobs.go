@@ -79,7 +79,8 @@ func (b *bench) placed(ctx context.Context, p placed, churn int) (err error) {
 			}
 			return took, err
 		}},
-		{what: "20 fewer, until nothing of them is left", rounds: 3, most: -1, run: func() (took time.Duration, err error) {
+		{what: "20 fewer, until nothing of them is left", rounds: 3, most: -1, run: func() (took time.Duration,
+			err error) {
 			if _, err = m.to(ctx, m.n+atOnce); err == nil {
 				took, err = m.to(ctx, m.n-atOnce)
 			}

@@ -206,7 +206,7 @@ func (a *agent) rawExecMemory(ctx context.Context, n int) error {
 	if len(pids) == 0 {
 		return errors.New("no executor of raw_exec was found")
 	}
-	fmt.Printf("  raw_exec, %3d tasks: %d executor processes, resident %s together, %s a task\n", n, len(pids), mib(sum),
-		mib(sum/uint64(n)))
+	fmt.Printf("  raw_exec, %3d tasks: %d executor processes, resident %s together, %s a task\n", n, len(pids),
+		mib(sum), mib(sum/uint64(n)))
 	return a.PurgeJob(ctx, *j.ID)
 }
