@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"net/http"
+	"runtime"
 	"sync"
 	"time"
 
@@ -40,9 +41,9 @@ func newFamily(kind prometheus.ValueType, name, help string, labels []string) fa
 // metric has all of them.
 var metric = struct {
 	reloadErrors, policyFaulty, approvals, revocations, current, leftovers, tasksByState, rulesets, nfsMounts,
-	recovering, daemonMemory, daemonLive, networkSize, networkUsed, networkFaulty, sockets, socketsMost, connections,
-	flows, drops, taskInfo, taskStarted, taskCPU, taskMemory, taskMemoryMax, taskSwap, taskProcesses, taskDisk,
-	taskDiskMax, taskUnhealthy, taskBytesIn, taskBytesOut, taskPacketsIn, taskPacketsOut family
+	recovering, daemonMemory, daemonLive, goroutines, networkSize, networkUsed, networkFaulty, sockets, socketsMost,
+	connections, flows, drops, taskInfo, taskStarted, taskCPU, taskMemory, taskMemoryMax, taskSwap, taskProcesses,
+	taskDisk, taskDiskMax, taskUnhealthy, taskBytesIn, taskBytesOut, taskPacketsIn, taskPacketsOut family
 }{
 	reloadErrors: counter("policy_reload_errors_total", "Readings of the policy's file that failed."),
 	policyFaulty: gauge("policy_faulty",
@@ -60,6 +61,7 @@ var metric = struct {
 	daemonMemory: gauge("daemon_memory_bytes", "The daemon's heap and stacks in use."),
 	daemonLive: gauge("daemon_memory_live_bytes",
 		"What the last collection of garbage found in use of the daemon's heap, and its stacks."),
+	goroutines: gauge("daemon_goroutines", "What the daemon does or waits for at the same time."),
 
 	networkSize: gauge("network_addresses", "Addresses that tasks of a network can have, of its smaller pool.",
 		"network"),
@@ -192,6 +194,7 @@ func (l *lookup) host(s sink) {
 	memory, live := memoryInUse()
 	s.put(metric.daemonMemory, float64(memory))
 	s.put(metric.daemonLive, float64(live))
+	s.put(metric.goroutines, float64(runtime.NumGoroutine()))
 	health := map[string]float64{"healthy": 0, "away": 0, "stale": 0, "refused": 0, "error": 0}
 	for _, m := range l.d.nfs.List() {
 		if m.Health.OK() {

@@ -31,10 +31,10 @@ func away(_ string, err error) bool {
 		strings.Contains(err.Error(), "is being shut down")
 }
 
-// brokenOff are errors of what an upgrade does not wait for.
+// brokenOff are errors of what an upgrade does not wait for: it ends commands, and waits a second for other answers.
 func brokenOff(work string, err error) bool {
 	switch work {
-	case "exec", "questions", "gc", "reload", "refusal":
+	case "exec", "questions", "gc":
 		return errors.Is(err, client.ErrBrokenOff) || strings.Contains(err.Error(), "the daemon is being upgraded")
 	}
 	return false
@@ -50,7 +50,9 @@ var faults = []*fault{
 	{name: "kill", run: (*soak).kills, excused: away},
 	{name: "upgrade", run: (*soak).upgrades, excused: brokenOff},
 	{name: "restart", run: (*soak).restarts, excused: away},
-	{name: "disk", run: (*soak).fullDisk, excused: noRoom},
+	{name: "disk", run: (*soak).fullDisk, excused: func(work string, err error) bool {
+		return noRoom(work, err) || brokenOff(work, err) // it has an upgrade too
+	}},
 	{name: "registry", run: (*soak).registryFails},
 	{name: "consul", run: (*soak).consulAway, with: func(s *soak) bool { return s.consul != nil }},
 	{name: "agent", run: (*soak).agentKilled, with: func(s *soak) bool { return s.nomad != nil }},
@@ -109,14 +111,7 @@ func (s *soak) fullDisk() (err error) {
 		err = errors.Join(err, s.free())
 		s.faults.Add(1)
 	}()
-	if err := s.fill(); err != nil {
-		return err
-	}
-	spec, r := s.spec("lines", "1", "0")
-	spec.Volumes = nil
-	if _, err := s.begin(spec, r); err == nil {
-		return fmt.Errorf("%s was started on a full disk", r.id)
-	} else if !noRoom("", err) {
+	if err := s.refused(); err != nil {
 		return fmt.Errorf("on a full disk: %w", err)
 	}
 	for _, l := range s.lives {
@@ -136,6 +131,33 @@ func (s *soak) fullDisk() (err error) {
 		err = fmt.Errorf("on a full disk the daemon is not healthy, and says: %s", info.Reason)
 	}
 	return err
+}
+
+// refused has a start be refused as the disk is full. Work that goes on leaves room now and then: a task that was
+// started has all that it needs, and ends as it should.
+func (s *soak) refused() error {
+	const most = 100
+	for range most {
+		if err := s.fill(); err != nil {
+			return err
+		}
+		spec, r := s.spec("lines", "1", "0")
+		_, err := s.begin(spec, r)
+		if err != nil && noRoom("", err) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		e, err := s.wait(r.id)
+		if err == nil {
+			err = s.ended(r, e, 0)
+		}
+		if err = errors.Join(err, s.remove(r)); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("%d tasks were started one after the other, each when it was full", most)
 }
 
 // registryFails has pulls fail while the registry does, each with the registry's name, and succeed after.

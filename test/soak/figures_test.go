@@ -23,6 +23,7 @@ const (
 	resident
 	descriptors
 	threads
+	goroutines
 	files // of the state directory
 	figures
 )
@@ -40,6 +41,7 @@ var limits = [figures]struct {
 	resident:    {"resident KiB", 64 << 10, 128, 10, true},
 	descriptors: {"descriptors", 16, 0.2, 2, false},
 	threads:     {"threads", 24, 0.2, 4, true},
+	goroutines:  {"goroutines", 24, 0.2, 2, true},
 	files:       {"files", 24, 0.2, 2, false},
 }
 
@@ -140,7 +142,8 @@ func TestGrowthIsFound(t *testing.T) {
 	series := func(rounds int, of func(round int, s *sample)) (out []sample) {
 		for i := range rounds {
 			s := sample{round: i, life: "1", generation: fmt.Sprint(i / 30), values: [figures]float64{heap: 4000 +
-				noise(i, 300), resident: 60000 + noise(i, 4000), descriptors: 20 + noise(i, 3), threads: 14, files: 90}}
+				noise(i, 300), resident: 60000 + noise(i, 4000), descriptors: 20 + noise(i, 3), threads: 14,
+				goroutines: 40 + noise(i, 2), files: 90}}
 			of(i, &s)
 			out = append(out, s)
 		}
@@ -164,7 +167,8 @@ func TestGrowthIsFound(t *testing.T) {
 			s.life = fmt.Sprint(i / 3)
 			s.values[heap] += 80 * float64(i)
 		}, "heap KiB"},
-		"files": {40, func(i int, s *sample) { s.values[files] += float64(i) }, "files"},
+		"a goroutine each round": {200, func(i int, s *sample) { s.values[goroutines] += float64(i % 30) }, "goroutines"},
+		"files":                  {40, func(i int, s *sample) { s.values[files] += float64(i) }, "files"},
 	} {
 		got := strings.Join(grown(series(c.rounds, c.of)), "; ")
 		if c.want == "" && got != "" || !strings.Contains(got, c.want) {

@@ -168,9 +168,9 @@ func (c *cut) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// Ballast fills the file system of the state directory but for so many bytes, and free makes room again.
+// fill takes all that the file system of the state directory has left, and free makes room again.
 func (h *host) fill() error {
-	f, err := os.OpenFile(h.path("small/ballast"), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := os.OpenFile(h.path("small/ballast"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}

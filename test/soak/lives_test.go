@@ -257,6 +257,8 @@ func (s *soak) eventsGoOn() error {
 		last, first = e.Seq, false
 		return nil
 	})
-	s.event, s.lastGeneration = last, info.Generation
+	if s.event != last { // a daemon that has told of nothing yet may begin anywhere
+		s.event, s.lastGeneration = last, info.Generation
+	}
 	return err
 }
