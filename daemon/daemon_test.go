@@ -22,6 +22,7 @@ import (
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/daemon/host"
+	"github.com/freejail/freejail/daemon/mirror"
 	"github.com/freejail/freejail/internal/mount"
 	"github.com/freejail/freejail/internal/testimage"
 	"github.com/freejail/freejail/internal/testprog"
@@ -73,6 +74,9 @@ var programs = testprog.Programs{
 	"answer": func([]string) int { return answerWithAddress() },
 	"fetch":  func(args []string) int { return failed(fetch(args[0]), 9, 0) },
 	"serve":  func([]string) int { return answerAndKeep() },
+	"mirror": func([]string) int {
+		return failed(mirror.Child(func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }), 1, 0)
+	},
 	"read": func(args []string) int { // again and again
 		fmt.Println("reading")
 		for {

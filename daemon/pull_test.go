@@ -24,6 +24,7 @@ type remote struct {
 	host string
 	down atomic.Bool
 	gets atomic.Int64
+	seen func(http.ResponseWriter, *http.Request) http.ResponseWriter // of each request; may be nil
 }
 
 // newRemote serves a registry; with a password only for the user fleet.
@@ -54,6 +55,9 @@ func newRemote(t *testing.T, password string) *remote {
 			return
 		}
 		r.gets.Add(1)
+		if r.seen != nil {
+			w = r.seen(w, req)
+		}
 		srv.ServeHTTP(w, req)
 	}))
 	r.host = strings.TrimPrefix(web.URL, "http://")

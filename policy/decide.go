@@ -48,6 +48,11 @@ func glob(pattern, s string) bool {
 	return err == nil && ok
 }
 
+// MatchImage tells whether a pattern of a block's images fits a name. Both may be written as users do.
+func MatchImage(pattern, name string) bool {
+	return imageGlob(imagename.Canonical(pattern), imagename.Canonical(name))
+}
+
 // imageGlob takes /** at the end for everything below.
 func imageGlob(pattern, name string) bool {
 	if above, deep := strings.CutSuffix(pattern, "/**"); deep {

@@ -344,7 +344,7 @@ func (a *commands) root() *cobra.Command {
 	c := a.Root("production containers on FreeBSD",
 		a.daemonCmd(), a.runCmd(), a.psCmd(), a.execCmd(), a.attachCmd(), a.stopCmd(), a.killCmd(), a.waitCmd(),
 		a.portCmd(), a.logsCmd(), a.statsCmd(), a.topCmd(), a.processesCmd(), a.traceCmd(),
-		a.inspectCmd(), a.eventsCmd(), a.imagesCmd(), a.networksCmd(), a.pullCmd(), a.exportCmd(),
+		a.inspectCmd(), a.eventsCmd(), a.imagesCmd(), a.networksCmd(), a.pullCmd(), a.exportCmd(), a.serveCmd(),
 		a.gcCmd(), a.shutdownCmd(), a.policyCmd(), a.devfsCmd(), a.metricsCmd(), a.doctorCmd())
 	c.AddCommand(a.everyday()...)
 	socket := cmp.Or(os.Getenv("FREEJAIL_SOCKET"), client.DefaultSocket)

@@ -176,6 +176,7 @@ var outputs = map[string]struct {
 	"freejail pull":          {args: [][]string{{"x"}}},
 	"freejail rm":            {args: [][]string{{"x", hostile}, {"--all"}, {"--filter", hostile}}},
 	"freejail save":          {args: [][]string{{"x", "-o", "/none/" + hostile}, {hostile}, {"./" + hostile}}},
+	"freejail serve":         {args: [][]string{{"--mirror", "--config", hostile}, {"--mirror", hostile}}},
 	"freejail shutdown":      {args: [][]string{{}, {"--timeout", hostile}}},
 	"freejail run": {args: [][]string{{"--detach", "x"}, {"--name", hostile, "-d", hostile},
 		{"--port", hostile, "x"}, {"--memory", hostile, "x"}}},

@@ -57,6 +57,7 @@ type Config struct {
 	Registries      []registry.Host
 	Signers         []Signer
 	Metrics         Metrics
+	Mirror          Mirror
 	Approvers       []Approver // without their keys, which InForce has
 	Tracing         string     // URL of a collector of spans; empty is that of the environment, or none
 
@@ -135,6 +136,7 @@ type file struct {
 	} `hcl:"gc,block"`
 	Metrics         *metricsBlock   `hcl:"metrics,block"`
 	Tracing         *tracingBlock   `hcl:"tracing,block"`
+	Mirror          *mirrorBlock    `hcl:"mirror,block"`
 	NFS             *nfsBlock       `hcl:"nfs,block"`
 	Networks        []*networkBlock `hcl:"network,block"`
 	DefaultNetwork  hcl.Expression  `hcl:"default_network,optional"`
@@ -238,7 +240,7 @@ func (f *file) config(path string) (Config, error) {
 	}
 	c.Devfs = f.devfs(&r)
 	c.Limits = f.limits(&r)
-	c.Metrics, c.Tracing = f.metrics(&r), f.tracing(&r)
+	c.Metrics, c.Tracing, c.Mirror = f.metrics(&r), f.tracing(&r), f.mirror(&r)
 	gc := value(f.GC)
 	c.GC = GC{Older: r.duration("gc: older", cmp.Or(gc.Older, "168h"), 0),
 		MaxSize: r.size("gc: max_size", gc.MaxSize, 0)}
@@ -252,7 +254,7 @@ func (f *file) config(path string) (Config, error) {
 	for _, block := range f.Registries {
 		c.Registries = append(c.Registries, registry.Host(block))
 	}
-	r.errs = append(r.errs, c.checkRegistries(), checkNames("signer", c.Signers))
+	r.errs = append(r.errs, c.checkRegistries(), c.checkMirror(), checkNames("signer", c.Signers))
 	if err := errors.Join(r.errs...); err != nil {
 		return c, fmt.Errorf("host configuration %s: %w", path, err)
 	}

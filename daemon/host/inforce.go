@@ -162,7 +162,8 @@ func Check(path string) (doubt, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return now.Doubt, c.Metrics.CheckFiles()
+	_, _, err = c.Mirror.Secrets()
+	return now.Doubt, errors.Join(c.Metrics.CheckFiles(), err)
 }
 
 // Follower keeps what is in force while the host's file changes. A faulty file

@@ -90,37 +90,51 @@ func (m Metrics) Token() (string, error) {
 	if m.TokenFile == "" {
 		return "", nil
 	}
-	b, err := readSecret(m.TokenFile)
+	token, err := readToken(m.TokenFile, "token")
+	if err != nil {
+		return "", fmt.Errorf("%s: metrics: token_file: %w", m.Where, err)
+	}
+	return token, nil
+}
+
+// readToken reads a file's one word, without the space around it.
+func readToken(path, what string) (string, error) {
+	b, err := readSecret(path)
 	token := strings.TrimSpace(string(b))
 	switch {
 	case err != nil:
-		return "", fmt.Errorf("%s: metrics: token_file: %w", m.Where, err)
+		return "", err
 	case len(token) < minToken:
-		return "", fmt.Errorf("%s: metrics: token_file %s: the token has %d characters, and the minimum is %d "+
-			"(openssl rand -hex 16)", m.Where, m.TokenFile, len(token), minToken)
+		return "", fmt.Errorf("%s: the %s has %d characters, and the minimum is %d (openssl rand -hex 16)",
+			path, what, len(token), minToken)
 	case strings.ContainsFunc(token, func(c rune) bool { return c <= ' ' || c > '~' }):
-		return "", fmt.Errorf("%s: metrics: token_file %s: a token is one word of ASCII", m.Where, m.TokenFile)
+		return "", fmt.Errorf("%s: a %s is one word of ASCII", path, what)
 	}
 	return token, nil
 }
 
 // Certificate is that of the files; nil where there are none.
 func (m Metrics) Certificate() (*tls.Certificate, error) {
-	if m.CertFile == "" {
+	return readPair(m.Where+": metrics", m.CertFile, m.KeyFile)
+}
+
+// readPair reads tls_cert and tls_key of a block; nil where there are none.
+func readPair(where, certFile, keyFile string) (*tls.Certificate, error) {
+	if certFile == "" {
 		return nil, nil
 	}
 	fail := func(key string, err error) (*tls.Certificate, error) {
-		return nil, fmt.Errorf("%s: metrics: %s: %w", m.Where, key, err)
+		return nil, fmt.Errorf("%s: %s: %w", where, key, err)
 	}
-	f, _, err := regular.Open(m.CertFile)
+	f, _, err := regular.Open(certFile)
 	if err != nil {
 		return fail("tls_cert", err)
 	}
-	cert, err := regular.Read(f, m.CertFile, maxSecret)
+	cert, err := regular.Read(f, certFile, maxSecret)
 	if err = errors.Join(err, f.Close()); err != nil {
 		return fail("tls_cert", err)
 	}
-	key, err := readSecret(m.KeyFile)
+	key, err := readSecret(keyFile)
 	if err != nil {
 		return fail("tls_key", err)
 	}

@@ -6,7 +6,8 @@ import (
 )
 
 // Waiting are the parts of a host's file that differ from the configuration of the daemon that runs, by their names in
-// the file. The policy, registries, signers and approvers are never among them: they are read anew.
+// the file. The policy, registries, signers and approvers are never among them: they are read anew; nor is the mirror,
+// whose own process follows it.
 type Waiting struct {
 	Networks []string // names of networks, and default_network
 	Upgrade  []string // others that an upgrade of the daemon takes

@@ -47,7 +47,8 @@ func TestWaiting(t *testing.T) {
 			t.Errorf("%q is as it was: %q", p[0], got)
 		}
 	}
-	followed := []string{"Path", "Networks", "DefaultNetwork", "DefaultRegistry", "Registries", "Signers", "Approvers", "written"}
+	followed := []string{"Path", "Networks", "DefaultNetwork", "DefaultRegistry", "Registries", "Signers", "Approvers", "Mirror",
+		"written"}
 	for f := range reflect.TypeFor[Config]().Fields() {
 		name := map[string]string{"Securelevel": "jail"}[f.Name]
 		if name == "" {

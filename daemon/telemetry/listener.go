@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/freejail/freejail/daemon/host"
+	"github.com/freejail/freejail/internal/crowd"
 	"github.com/freejail/freejail/internal/inherit"
 )
 
@@ -53,7 +54,7 @@ type Listener struct {
 	tell    func(message string)
 	token   kept[string]
 	cert    kept[*tls.Certificate]
-	crowd   crowd
+	crowd   *crowd.Crowd
 	left    net.Listener // by the daemon before; nil for none
 
 	mu      sync.Mutex
@@ -65,9 +66,9 @@ type Listener struct {
 // NewListener answers nobody before Run. It tells why it cannot, and when it can again.
 func NewListener(cfg host.Metrics, r *Recorder, log hclog.Logger, tell func(message string)) *Listener {
 	l := &Listener{cfg: cfg, log: log, tell: tell, token: kept[string]{read: cfg.Token},
-		cert: kept[*tls.Certificate]{read: cfg.Certificate}, crowd: crowd{most: maxConns, all: map[net.Conn]*guest{}}}
+		cert: kept[*tls.Certificate]{read: cfg.Certificate}, crowd: crowd.New(maxConns)}
 	m := http.NewServeMux()
-	m.Handle("GET /metrics", l.authorized(l.crowd.answer(r.Handler(log, maxScrapes))))
+	m.Handle("GET /metrics", l.authorized(l.crowd.Answer(r.Handler(log, maxScrapes))))
 	l.handler = m
 	var err error
 	if l.left, err = inherit.Listener(listenFD); err != nil {
@@ -160,8 +161,8 @@ func (l *Listener) listen(left net.Listener) error {
 
 func (l *Listener) serve(socket *net.TCPListener) {
 	server := &http.Server{Handler: l.handler, ReadHeaderTimeout: headerTime, ReadTimeout: headerTime,
-		WriteTimeout: scrapeTime, IdleTimeout: idleTime, MaxHeaderBytes: maxHeader, ConnState: l.crowd.changed,
-		ConnContext: withConn,
+		WriteTimeout: scrapeTime, IdleTimeout: idleTime, MaxHeaderBytes: maxHeader, ConnState: l.crowd.Changed,
+		ConnContext: crowd.WithConn,
 		ErrorLog:    l.log.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug})}
 	l.mu.Lock()
 	l.socket, l.server = socket, server
@@ -271,71 +272,4 @@ func (k *kept[T]) get(log hclog.Logger) (T, error) {
 		k.err = err
 	}
 	return k.value, k.err
-}
-
-// crowd bounds connections: where there are too many, the one goes that has been without an answer for longest.
-type crowd struct {
-	most int
-
-	mu  sync.Mutex
-	all map[net.Conn]*guest
-}
-
-type guest struct {
-	since    time.Time // it came, or had its last answer
-	answered bool      // just now
-}
-
-// changed is the ConnState of an [http.Server].
-func (c *crowd) changed(conn net.Conn, s http.ConnState) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	switch s {
-	case http.StateNew:
-		c.all[conn] = &guest{since: time.Now()}
-		if len(c.all) > c.most {
-			c.send()
-		}
-	case http.StateClosed, http.StateHijacked:
-		delete(c.all, conn)
-	}
-}
-
-// send ends the connection that is without an answer for longest. It is called with the lock.
-func (c *crowd) send() {
-	var who net.Conn
-	for conn, g := range c.all {
-		if !g.answered && (who == nil || g.since.Before(c.all[who].since)) {
-			who = conn
-		}
-	}
-	delete(c.all, who)
-	if t, ok := who.(*tls.Conn); ok {
-		who = t.NetConn() // which waits for nobody
-	}
-	_ = who.Close() // its server has the error
-}
-
-type connKey struct{}
-
-func withConn(ctx context.Context, c net.Conn) context.Context {
-	return context.WithValue(ctx, connKey{}, c)
-}
-
-// answer has a connection stay while it is answered.
-func (c *crowd) answer(h http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		conn, _ := r.Context().Value(connKey{}).(net.Conn)
-		c.note(conn, true)
-		defer c.note(conn, false)
-		h.ServeHTTP(w, r)
-	})
-}
-
-func (c *crowd) note(conn net.Conn, answered bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if g := c.all[conn]; g != nil {
-		g.since, g.answered = time.Now(), answered
-	}
 }

@@ -172,9 +172,7 @@ func TestSilentConnectionsMakeWay(t *testing.T) {
 	if status, _ := scrape(t, &http.Client{}, "http://"+cfg.Listen.String()+"/metrics", ""); status != 200 {
 		t.Errorf("status %d", status)
 	}
-	l.crowd.mu.Lock()
-	defer l.crowd.mu.Unlock()
-	if n := len(l.crowd.all); n > maxConns {
+	if n := l.crowd.Len(); n > maxConns {
 		t.Errorf("%d connections are open", n)
 	}
 }

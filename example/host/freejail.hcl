@@ -65,6 +65,18 @@ gc {
 #   token_file = "/usr/local/etc/freejail.metrics-token"
 # }
 
+# Images for other hosts, by `freejail serve --mirror`: docs/registries.md.
+# mirror {
+#   listen        = "192.0.2.10:5001"
+#   images        = ["registry.example/team/**"]
+#   tls_cert      = "/usr/local/etc/freejail.cert.pem"
+#   tls_key       = "/usr/local/etc/freejail.key.pem"
+#   username      = "rack"
+#   password_file = "/usr/local/etc/freejail.mirror-password"  # openssl rand -hex 16
+#   transfers     = 256       # at once
+#   rate          = "100MiB"  # a second, of all
+# }
+
 # Where spans of starts are sent, by OTLP over HTTP: docs/metrics.md.
 # tracing {
 #   endpoint = "http://127.0.0.1:4318"  # https where that is not loopback

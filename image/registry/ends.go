@@ -140,7 +140,11 @@ func (s *remoteSource) attached(ctx context.Context, tag string) (ocispec.Descri
 }
 
 func (s *remoteSource) referrers(ctx context.Context, d ocispec.Descriptor) (out []ocispec.Descriptor, err error) {
-	err = s.all()[0].Referrers(ctx, d, "", func(list []ocispec.Descriptor) error {
+	at := s.own
+	if p := s.from[d.Digest]; p != nil { // which has the image
+		at = p
+	}
+	err = at.Referrers(ctx, d, "", func(list []ocispec.Descriptor) error {
 		if out = append(out, list...); len(out) > maxCopied {
 			return fmt.Errorf("more than %d manifests refer to %s", maxCopied, d.Digest)
 		}

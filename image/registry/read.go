@@ -175,8 +175,9 @@ func (r *reader) Close() error {
 
 // origin gives an image's blobs from the first place that has them.
 type origin struct {
-	own   *place            // the registry's, whatever its mirrors
-	known map[string][]byte // manifests that were read already, by digest
+	own   *place                   // the registry's, whatever its mirrors
+	known map[string][]byte        // manifests that were read already, by digest
+	from  map[digest.Digest]*place // of those
 
 	mu      sync.Mutex
 	places  []*place                 // those that did not answer last
@@ -186,7 +187,7 @@ type origin struct {
 
 func newOrigin(places []*place) *origin {
 	return &origin{places: places, own: places[len(places)-1], known: map[string][]byte{},
-		gave: map[digest.Digest]*place{}}
+		from: map[digest.Digest]*place{}, gave: map[digest.Digest]*place{}}
 }
 
 // Source is the registry, whichever of its places a blob comes from.
@@ -315,20 +316,19 @@ func (e nowhere) Is(err error) bool {
 		!slices.ContainsFunc(e, func(err error) bool { return !errors.Is(err, errdef.ErrNotFound) })
 }
 
-// manifest reads a manifest from the first place that has it, and moves that
-// place to the front: its blobs will be there too.
+// manifest reads a manifest from the first place that has it. One that has it not is asked for its blobs all the
+// same, in its turn: a mirror may know no tags, or have the layers of another version. One that fails is asked last.
 func (o *origin) manifest(ctx context.Context, version, hint string) (ocispec.Descriptor, []byte, error) {
 	var errs []error
 	all := o.all()
-	for i, p := range all {
+	for _, p := range all {
 		d, b, err := p.manifest(o.to(ctx, p), version, hint)
 		if err == nil {
-			all[0], all[i] = all[i], all[0]
-			o.mu.Lock()
-			o.places = all
-			o.mu.Unlock()
-			o.known[d.Digest.String()] = b
+			o.known[d.Digest.String()], o.from[d.Digest] = b, p
 			return d, b, nil
+		}
+		if !errors.Is(err, errdef.ErrNotFound) {
+			o.last(p)
 		}
 		if len(all) > 1 {
 			err = fmt.Errorf("%s: %w", p.ref.Host, err)

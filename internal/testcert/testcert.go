@@ -5,10 +5,12 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"math/big"
 	"net"
+	"net/http"
 	"os"
 	"testing"
 	"time"
@@ -37,4 +39,18 @@ func Write(t testing.TB, cert, key string, serial int64) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// Transport trusts the certificate of a file alone.
+func Transport(t testing.TB, cert string) http.RoundTripper {
+	t.Helper()
+	b, err := os.ReadFile(cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(b)
+	out := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}
+	t.Cleanup(out.CloseIdleConnections)
+	return out
 }
