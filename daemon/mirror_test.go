@@ -22,6 +22,7 @@ import (
 	"github.com/freejail/freejail/daemon/mirror"
 	"github.com/freejail/freejail/internal/testagent"
 	"github.com/freejail/freejail/internal/testcert"
+	"github.com/freejail/freejail/internal/testprog"
 )
 
 // peer is a host that gives its images to others.
@@ -30,28 +31,6 @@ type peer struct {
 	dir, at, cert, password string
 	http                    *http.Client // which shows the password
 	end                     func()       // of the mirror
-}
-
-// openProgram is a copy of this one that everybody may start.
-func openProgram(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "fjmirror")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
-	must(t, os.Chmod(dir, 0o755))
-	self, err := os.Executable()
-	must(t, err)
-	from, err := os.Open(self)
-	must(t, err)
-	defer from.Close()
-	to, err := os.OpenFile(filepath.Join(dir, "prog"), os.O_CREATE|os.O_WRONLY, 0o755)
-	must(t, err)
-	_, err = io.Copy(to, from)
-	must(t, err)
-	must(t, to.Close())
-	return to.Name()
 }
 
 func must(t *testing.T, err error) {
@@ -83,7 +62,7 @@ func newPeer(t *testing.T, config, more string) *peer {
 }
 `, p.at, p.cert, key, word, more))
 	p.http = &http.Client{Transport: &shown{p.password, testcert.Transport(t, p.cert)}}
-	p.end = p.run(t, openProgram(t))
+	p.end = p.run(t, testprog.Open(t))
 	return p
 }
 

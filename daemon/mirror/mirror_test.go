@@ -26,6 +26,7 @@ import (
 	"github.com/freejail/freejail/image/layout"
 	"github.com/freejail/freejail/internal/testagent"
 	"github.com/freejail/freejail/internal/testoci"
+	"github.com/freejail/freejail/internal/testprog"
 )
 
 func TestMain(m *testing.M) {
@@ -58,16 +59,7 @@ type serving struct {
 func newHost(t *testing.T, images, more string, stored map[string][]byte) *serving {
 	t.Helper()
 	testoci.NeedRoot(t)
-	dir, err := os.MkdirTemp("", "fjmirror")
-	must(t, err)
-	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
-	must(t, os.Chmod(dir, 0o755))
-	prog := filepath.Join(dir, "prog")
-	self, err := os.Executable()
-	must(t, err)
-	b, err := os.ReadFile(self)
-	must(t, err)
-	must(t, os.WriteFile(prog, b, 0o755))
+	dir, prog := t.TempDir(), testprog.Open(t)
 	store, err := layout.OpenStore(filepath.Join(dir, "state", "images"), image.Limits{})
 	must(t, err)
 	defer store.Close()
