@@ -121,14 +121,15 @@ func (d *Daemon) upgrade() error {
 // so still the parent of all tasks. It returns only when that failed.
 func (d *Daemon) Replace(binary string) error {
 	return d.tasks.Still(func() error {
-		return d.server.Keep(func(env []string) error {
-			return d.tasks.KeepStreams(env, func(env []string) error {
-				return d.networks.KeepPorts(env, func(env []string) error {
-					return d.scrapes.Keep(env, func(env []string) error {
-						if err := d.record.Spans.Flush(); err != nil {
-							d.log.Warn("spans are lost", "error", err)
-						}
-						d.restStores() // which an older version would not know
+		return d.tasks.KeepStreams(os.Environ(), func(env []string) error {
+			return d.networks.KeepPorts(env, func(env []string) error {
+				return d.scrapes.Keep(env, func(env []string) error {
+					if err := d.record.Spans.Flush(); err != nil {
+						d.log.Warn("spans are lost", "error", err)
+					}
+					d.restStores() // which an older version would not know
+					// The last thing: nobody is answered between it and exec.
+					return d.server.Keep(env, func(env []string) error {
 						d.log.Info("upgrading in place", "binary", binary)
 						// rc(8) knows the daemon by its argument 0, whichever binary it is.
 						return syscall.Exec(binary, os.Args, env)

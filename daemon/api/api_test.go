@@ -109,14 +109,14 @@ func TestTheSocketIsKept(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "another freejail daemon listens on") {
 		t.Errorf("a second one: %v", err)
 	}
-	err = old.Keep(func(env []string) error {
+	err = old.Keep(nil, func(env []string) error {
 		name, fd, _ := strings.Cut(env[len(env)-1], "=")
 		t.Setenv(name, fd)
 		next, err := Serve(socket, nil, backend(&fake{}))
 		if err != nil {
 			return err
 		}
-		old.listener.SetUnlinkOnClose(false) // as an exec closes it
+		old.door.SetUnlinkOnClose(false) // as an exec closes it
 		if err := old.Close(); err != nil {
 			return err
 		}

@@ -19,14 +19,17 @@ const warnEvery = 10 * time.Second
 // door is a listener that examines who connects at once. Of those who are
 // refused it lets in a few, to tell them why, and closes on the others.
 type door struct {
-	net.Listener
-	log   hclog.Logger
-	group *int // whose members are admitted beside root; nil for none
+	*net.UnixListener
+	log    hclog.Logger
+	group  *int          // whose members are admitted beside root; nil for none
+	closed chan struct{} // by Close
 
 	mu        sync.Mutex
 	strangers int
 	untold    int  // refused since the last warning
 	quiet     bool // there was a warning just now
+	// Of one that is shut: closed when it is open again, and when nobody comes in any more.
+	opened, empty chan struct{}
 }
 
 // knownConn is a connection with who has its other end.
@@ -53,7 +56,10 @@ func (c *knownConn) SyscallConn() (syscall.RawConn, error) {
 // Accept returns a *knownConn.
 func (l *door) Accept() (net.Conn, error) {
 	for {
-		c, err := l.Listener.Accept()
+		c, err := l.UnixListener.Accept()
+		if err != nil && l.rest() {
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -69,6 +75,53 @@ func (l *door) Accept() (net.Conn, error) {
 			l.log.Debug("a refused connection", "error", err)
 		}
 	}
+}
+
+// shut has those who connect wait for who listens next. When it returns, each connection that Accept has returned is
+// known to its server, which calls that by one goroutine, or is over.
+func (l *door) shut(over <-chan struct{}) (open func(), err error) {
+	opened, empty := make(chan struct{}), make(chan struct{})
+	l.mu.Lock()
+	l.opened, l.empty = opened, empty
+	l.mu.Unlock()
+	if err = l.SetDeadline(time.Unix(1, 0)); err == nil {
+		select {
+		case <-empty:
+		case <-over:
+		}
+	}
+	return func() {
+		_ = l.SetDeadline(time.Time{}) // of a closed one there is none
+		l.mu.Lock()
+		l.opened, l.empty = nil, nil
+		l.mu.Unlock()
+		close(opened)
+	}, err
+}
+
+// rest returns when the door is open again, and is false where it was not shut or is closed.
+func (l *door) rest() bool {
+	l.mu.Lock()
+	opened, empty := l.opened, l.empty
+	l.empty = nil
+	l.mu.Unlock()
+	if empty == nil {
+		return false
+	}
+	close(empty)
+	select {
+	case <-opened:
+		return true
+	case <-l.closed:
+		return false
+	}
+}
+
+// Close is called once.
+func (l *door) Close() error {
+	err := l.UnixListener.Close()
+	close(l.closed)
+	return err
 }
 
 // stranger is a connection that ends soon, whatever is done on it.

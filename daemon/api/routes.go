@@ -69,19 +69,17 @@ func (b Backend) taskRoutes(now, handle route) {
 	handle("POST /v1/tasks", try(b.start), "again")
 	handle("GET /v1/tasks/{id}",
 		answer(func(r *http.Request) (client.Task, error) { return t.Task(r.PathValue("id")) }))
-	handle("GET /v1/tasks/{id}/wait", answer(func(r *http.Request) (*client.Exit, error) {
+	handle("GET /v1/tasks/{id}/wait", answer(far(func(r *http.Request) (*client.Exit, error) {
 		return t.Wait(r.Context(), r.PathValue("id"))
-	}))
+	})))
 	handle("GET /v1/tasks/{id}/over", answer(func(r *http.Request) (*client.Ended, error) {
 		exit, err := t.Over(r.PathValue("id"))
 		return &client.Ended{ID: r.PathValue("id"), Exit: exit}, err
 	}))
 	handle("GET /v1/ends", b.ends)
 	handle("POST /v1/tasks/{id}/signal", done(b.signal))
-	handle("POST /v1/tasks/{id}/stop", answer(b.stop))
-	handle("DELETE /v1/tasks/{id}", done(func(r *http.Request) error {
-		return t.Destroy(r.Context(), r.PathValue("id"), param(r, "force") == "true")
-	}), "force")
+	handle("POST /v1/tasks/{id}/stop", answer(far(b.stop)))
+	handle("DELETE /v1/tasks/{id}", done(b.destroy), "force")
 	handle("GET /v1/tasks/{id}/stats", answer(func(r *http.Request) (any, error) { return t.Usage(r.PathValue("id")) }))
 	handle("GET /v1/stats", answer(func(*http.Request) (any, error) { return t.AllUsage() }))
 	handle("POST /v1/tasks/{id}/exec", try(b.exec))

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -27,9 +28,11 @@ const (
 
 // Server answers on a socket.
 type Server struct {
-	http     *http.Server
-	listener *net.UnixListener
-	ended    chan error
+	http  *http.Server
+	door  *door
+	debts debts
+	ended chan error
+	over  chan struct{} // closed when nobody comes in any more
 }
 
 // Serve begins to answer on the socket at a path, or on the one that the daemon
@@ -45,10 +48,15 @@ func Serve(socket string, group *int, b Backend) (*Server, error) {
 	if err := giveTo(l.Addr().String(), group); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
-	s := &Server{listener: l, ended: make(chan error, 1)}
-	s.http = &http.Server{Handler: hostOnly(Handler(b), b.Log), ConnContext: withPeer,
+	s := &Server{door: &door{UnixListener: l, log: b.Log, group: group, closed: make(chan struct{})},
+		ended: make(chan error, 1), over: make(chan struct{})}
+	known := func(ctx context.Context, c net.Conn) context.Context { return s.debts.with(withPeer(ctx, c), c) }
+	s.http = &http.Server{Handler: hostOnly(Handler(b), b.Log), ConnContext: known, ConnState: s.debts.changed,
 		ReadHeaderTimeout: headerTime, IdleTimeout: idleTime}
-	go func() { s.ended <- s.http.Serve(&door{Listener: l, log: b.Log, group: group}) }()
+	go func() {
+		s.ended <- s.http.Serve(s.door)
+		close(s.over)
+	}()
 	return s, nil
 }
 
@@ -59,9 +67,24 @@ func (s *Server) Ended() <-chan error { return s.ended }
 func (s *Server) Close() error { return s.http.Close() }
 
 // Keep runs what executes another program in this process's place, with the
-// environment that leaves the socket to it.
-func (s *Server) Keep(replace func(env []string) error) error {
-	return inherit.Pass(os.Environ(), listenFD, s.listener, replace)
+// environment that leaves the socket to it. Those who connect from now on wait for that
+// program. Those who have asked before are answered, but for who is so slow that it takes
+// leaveTime, and for requests that wait for something themselves.
+func (s *Server) Keep(env []string, replace func(env []string) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), leaveTime)
+	defer cancel()
+	began := time.Now()
+	open, err := s.door.shut(s.over)
+	if err != nil {
+		return fmt.Errorf("listening socket: %w", err)
+	}
+	defer open()
+	s.http.SetKeepAlivesEnabled(false)
+	defer s.http.SetKeepAlivesEnabled(true)
+	if err := s.debts.settle(ctx, began.Add(-leaveTime)); err != nil {
+		s.door.log.Warn("an answer may be cut off: its client is slow, or it takes its time", "after", leaveTime)
+	}
+	return inherit.Pass(env, listenFD, s.door.UnixListener, replace)
 }
 
 // inherited is the socket of the daemon before; nil where there is none.

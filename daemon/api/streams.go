@@ -85,6 +85,15 @@ func (b Backend) stop(r *http.Request) (*client.Exit, error) {
 	return b.Tasks.Stop(r.Context(), r.PathValue("id"), in)
 }
 
+// destroy is answered late only where it is for a task that runs.
+func (b Backend) destroy(r *http.Request) error {
+	force := param(r, "force") == "true"
+	if force { // it may have to end first
+		defer deferred(r)()
+	}
+	return b.Tasks.Destroy(r.Context(), r.PathValue("id"), force)
+}
+
 // switching is the answer after which a connection is an exec stream.
 const switching = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n" +
 	"Upgrade: " + client.ExecProtocol + "\r\n\r\n"
@@ -191,7 +200,11 @@ func (b Backend) logs(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	w.Header().Set("Content-Type", "application/octet-stream")
-	err = log.Copy(r.Context(), logWriter{w}, tail, param(r, "follow") == "true")
+	follow := param(r, "follow") == "true"
+	if follow {
+		defer deferred(r)()
+	}
+	err = log.Copy(r.Context(), logWriter{w}, tail, follow)
 	if err != nil && r.Context().Err() == nil {
 		b.Log.Warn("logs", "task", r.PathValue("id"), "error", err)
 	}
@@ -214,6 +227,9 @@ func (b Backend) events(w http.ResponseWriter, r *http.Request) error {
 	}
 	after = b.Events.From(after)
 	enc := json.NewEncoder(w)
+	if param(r, "follow") == "true" {
+		defer deferred(r)()
+	}
 	for {
 		events, more := b.Events.Since(after)
 		for _, e := range events {
@@ -238,6 +254,7 @@ func (b Backend) events(w http.ResponseWriter, r *http.Request) error {
 func (b Backend) ends(w http.ResponseWriter, r *http.Request) {
 	ended, stop := b.Tasks.Ends()
 	defer stop()
+	defer deferred(r)()
 	w.WriteHeader(http.StatusOK)
 	enc := json.NewEncoder(w)
 	for {

@@ -38,7 +38,23 @@ func New(socket string) *Client {
 	}
 	// The daemon closes what is idle for longer.
 	transport := &http.Transport{DialContext: dial, MaxIdleConnsPerHost: 16, IdleConnTimeout: 30 * time.Second}
-	return &Client{socket: socket, http: &http.Client{Transport: transport}}
+	changes := &http.Transport{DialContext: dial, DisableKeepAlives: true}
+	return &Client{socket: socket, http: &http.Client{Transport: &roads{transport, changes}}}
+}
+
+// roads has a connection of its own for each request that may change something: one that comes on a connection which
+// the daemon closes just then, as for an upgrade, is made again for questions alone.
+type roads struct {
+	*http.Transport
+	changes *http.Transport
+}
+
+// RoundTrip sends one request.
+func (r *roads) RoundTrip(q *http.Request) (*http.Response, error) {
+	if q.Method == http.MethodGet {
+		return r.Transport.RoundTrip(q)
+	}
+	return r.changes.RoundTrip(q)
 }
 
 // Socket is the path that the client connects to.
