@@ -270,3 +270,38 @@ func TestTurns(t *testing.T) {
 		t.Errorf("left: %v %d", s.of, s.running)
 	}
 }
+
+// Who asks for a blob and does not take it is left, and another has the turn.
+func TestWhoTakesNothingIsLeft(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "blob")
+	must(t, os.WriteFile(path, nil, 0o600))
+	must(t, os.Truncate(path, 1<<30)) // more than sockets hold
+	s := newServer(options{Transfers: 1}, func(question) (*os.File, reply, error) {
+		f, err := os.Open(path)
+		return f, reply{Found: true}, err
+	}, nil)
+	s.limit = 100 * time.Millisecond
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	srv, served := s.http(), make(chan error, 1)
+	go func() { served <- srv.Serve(l) }()
+	t.Cleanup(func() {
+		if err := errors.Join(srv.Close(), <-served); !errors.Is(err, http.ErrServerClosed) {
+			t.Error(err)
+		}
+	})
+	at := "http://" + l.Addr().String() + "/v2/web/blobs/" + digest.FromString("x").String()
+	for _, turn := range []string{"the first turn", "the next turn"} {
+		must(t, testagent.Await(t.Context(), turn, func() error {
+			resp, err := http.Get(at)
+			if err != nil { // a crowded machine may be slow itself
+				return err
+			}
+			t.Cleanup(func() { resp.Body.Close() })
+			if resp.StatusCode != http.StatusOK {
+				return errors.New(resp.Status)
+			}
+			return nil
+		}))
+	}
+}

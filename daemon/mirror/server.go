@@ -53,6 +53,7 @@ type server struct {
 	tell  func(format string, args ...any)
 	crowd *crowd.Crowd
 	meter meter
+	limit time.Duration // for a piece
 
 	mu      sync.Mutex
 	running int
@@ -65,7 +66,7 @@ type server struct {
 
 func newServer(o options, open func(question) (*os.File, reply, error), tell func(string, ...any)) *server {
 	s := &server{options: o, open: open, tell: tell, crowd: crowd.New(o.Transfers + spare), of: map[string]int{},
-		meter: meter{rate: o.Rate},
+		meter: meter{rate: o.Rate}, limit: pieceTime,
 		sent: prometheus.NewCounter(prometheus.CounterOpts{Name: "freejail_mirror_sent_bytes_total",
 			Help: "Bytes of images that were given to other hosts."}),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "freejail_mirror_requests_total",
@@ -228,7 +229,7 @@ type answer struct {
 	counts bool // it is of an image
 }
 
-func (a *answer) deadline() { _ = a.rc.SetWriteDeadline(time.Now().Add(pieceTime)) } // else it is as before
+func (a *answer) deadline() { _ = a.rc.SetWriteDeadline(time.Now().Add(a.s.limit)) } // else it is as before
 
 func (a *answer) WriteHeader(status int) {
 	a.status = status
