@@ -137,9 +137,17 @@ func TestUnitOfSystemd(t *testing.T) {
 	cmd := exec.Command("make", "-n", "install", "DESTDIR=/to", "PREFIX=/opt/x")
 	cmd.Dir = ".."
 	out, err := cmd.CombinedOutput()
-	if err != nil || !bytes.Contains(out, []byte(`sed 's,/usr/local/,/opt/x/,g' example/systemd/freejail.service`)) ||
-		!bytes.Contains(out, []byte("/to/opt/x/lib/systemd/system/freejail.service")) {
+	if err != nil || !bytes.Contains(out, []byte("sed 's,/usr/local/,/opt/x/,g' example/systemd/$u.service >$f")) ||
+		!bytes.Contains(out, []byte("f=/to/opt/x/lib/systemd/system/$u.service")) {
 		t.Errorf("make install: %v\n%s", err, out)
+	}
+	units, err := filepath.Glob("../example/systemd/*.service")
+	check(t, err)
+	for _, u := range units {
+		name := strings.TrimSuffix(filepath.Base(u), ".service")
+		if !regexp.MustCompile(`for u in [a-z -]*\b` + name + `(;| [a-z])`).Match(out) {
+			t.Errorf("make install leaves out %s", u)
+		}
 	}
 }
 
