@@ -67,7 +67,7 @@ func New(log hclog.Logger, version string) *Driver {
 	d := &Driver{version: version, log: log.Named(Name), cfg: Config{Socket: client.DefaultSocket},
 		calls: client.New(client.DefaultSocket), host: newHostEnds()}
 	d.ends = newTaskEnds(d.daemon, d.seek)
-	d.usage.daemon = d.daemon
+	d.usage = usage{daemon: d.daemon, turn: make(chan struct{}, 1)}
 	return d
 }
 

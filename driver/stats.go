@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/nomad/plugins/drivers/proto"
@@ -44,17 +43,33 @@ func (d *Driver) TaskStats(req *proto.TaskStatsRequest, stream proto.Driver_Task
 type usage struct {
 	daemon func() *client.Client
 
-	mu  sync.Mutex
-	at  time.Time
-	all map[string]client.Usage
+	turn chan struct{} // guards what follows
+	at   time.Time
+	all  map[string]client.Usage
 }
 
 // usageAge is how old a sample may be. With the daemon's own it is less than the interval of agents.
 const usageAge = 250 * time.Millisecond
 
 func (u *usage) of(ctx context.Context, id string) (*client.Usage, error) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
+	all, err := u.sample(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if one, ok := all[id]; ok {
+		return &one, nil
+	}
+	return u.daemon().Stats(ctx, id) // it is newer, or has ended
+}
+
+// sample is that of all tasks, which nobody changes.
+func (u *usage) sample(ctx context.Context) (map[string]client.Usage, error) {
+	select {
+	case u.turn <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	defer func() { <-u.turn }()
 	if time.Since(u.at) >= usageAge {
 		all, err := u.daemon().AllStats(ctx)
 		if err != nil {
@@ -62,10 +77,7 @@ func (u *usage) of(ctx context.Context, id string) (*client.Usage, error) {
 		}
 		u.at, u.all = time.Now(), all
 	}
-	if one, ok := u.all[id]; ok {
-		return &one, nil
-	}
-	return u.daemon().Stats(ctx, id) // it is newer, or has ended
+	return u.all, nil
 }
 
 var (

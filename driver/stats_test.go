@@ -1,6 +1,8 @@
 package driver
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -90,7 +92,7 @@ func TestAllUsageAtOnce(t *testing.T) {
 		fmt.Fprint(w, `{"rss":3}`)
 	})
 	c := daemonOf(t, m)
-	u := usage{daemon: func() *client.Client { return c }}
+	u := usage{daemon: func() *client.Client { return c }, turn: make(chan struct{}, 1)}
 	for id, want := range map[string]uint64{"a": 1, "b": 2, "new": 3} {
 		got, err := u.of(t.Context(), id)
 		if err != nil || got.RSS != want {
@@ -104,6 +106,13 @@ func TestAllUsageAtOnce(t *testing.T) {
 	if all.Load() != 1 || one.Load() != 2 {
 		t.Errorf("all were asked for %d times, single ones %d times", all.Load(), one.Load())
 	}
+	u.turn <- struct{}{} // a daemon that hangs
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := u.of(ctx, "a"); !errors.Is(err, context.Canceled) {
+		t.Errorf("nobody asks any more, and is kept: %v", err)
+	}
+	<-u.turn
 	u.at = time.Time{}
 	if _, err := u.of(t.Context(), "a"); err != nil || all.Load() != 2 {
 		t.Errorf("an old sample was taken: %v", err)
