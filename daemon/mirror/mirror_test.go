@@ -8,11 +8,13 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"os/user"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -268,6 +270,32 @@ func TestTurns(t *testing.T) {
 	}
 	if len(s.of) != 0 || s.running != 0 {
 		t.Errorf("left: %v %d", s.of, s.running)
+	}
+}
+
+// The page of metrics has all that a mirror tells, and no others of it.
+func TestMetricsAreDocumented(t *testing.T) {
+	text, err := os.ReadFile("../../docs/metrics.md")
+	if err != nil {
+		t.Skip("the documentation is not here")
+	}
+	s := newServer(options{Transfers: 1}, nil, nil)
+	s.requests.WithLabelValues("200").Inc() // a metric with labels is told from its first value on
+	w := httptest.NewRecorder()
+	s.scrapes.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	var told []string
+	for _, m := range regexp.MustCompile(`(?m)^# TYPE (\w+) `).FindAllStringSubmatch(w.Body.String(), -1) {
+		told = append(told, m[1])
+	}
+	documented := regexp.MustCompile("(?m)^\\| `(freejail_mirror_[a-z_]+)").FindAllStringSubmatch(string(text), -1)
+	var names []string
+	for _, m := range documented {
+		names = append(names, m[1])
+	}
+	slices.Sort(told)
+	slices.Sort(names)
+	if !slices.Equal(names, told) || len(told) == 0 {
+		t.Errorf("documented %q\ntold %q", names, told)
 	}
 }
 

@@ -94,7 +94,7 @@ permit {
 func TestSoak(t *testing.T) {
 	text := os.Getenv(timeVariable)
 	if text == "" || text == "0" {
-		t.Skipf("%s is not set; `make soak` and `make test` set it", timeVariable)
+		t.Skipf("%s is not set; `make soak` sets it", timeVariable)
 	}
 	goOn, err := untilEnd(text)
 	if err != nil {
