@@ -25,6 +25,7 @@ type placed struct {
 	name, driver string
 	logs         bool
 	most         int // tasks
+	churn        int // starts and ends among them
 }
 
 // withProcesses is how many tasks are run where each has processes of Nomad's.
@@ -33,32 +34,24 @@ const withProcesses = 100
 // jobs measures one host with more and more tasks that Nomad starts, 20 at a time, what its own agent takes for them,
 // and what a kill of the agent and a drain of the node take.
 func (b *bench) jobs(ctx context.Context) error {
-	last, err := counted(tasksVariable, 1000)
-	if err != nil {
-		return err
-	}
-	churn, err := counted(churnVariable, 10*last)
+	last, churn, err := manyTasks()
 	if err != nil {
 		return err
 	}
 	for _, p := range []placed{
-		{"freejail, Nomad keeps no logs", "freejail", false, last},
-		{"freejail, Nomad keeps logs", "freejail", true, min(last, withProcesses)},
-		{"raw_exec, Nomad keeps no logs", "raw_exec", false, min(last, withProcesses)},
-		{"raw_exec, Nomad keeps logs", "raw_exec", true, min(last, withProcesses)},
+		{"freejail, Nomad keeps no logs", "freejail", false, last, churn},
+		{"freejail, Nomad keeps logs", "freejail", true, min(last, withProcesses), 0},
+		{"raw_exec, Nomad keeps no logs", "raw_exec", false, min(last, withProcesses), 0},
+		{"raw_exec, Nomad keeps logs", "raw_exec", true, min(last, withProcesses), 0},
 	} {
-		n := 0 // only the first one's tasks are many enough
-		if p.most == last && p.driver == "freejail" && !p.logs {
-			n = churn
-		}
-		if err := b.placed(ctx, p, n); err != nil {
+		if err := b.placed(ctx, p); err != nil {
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
 	}
 	return nil
 }
 
-func (b *bench) placed(ctx context.Context, p placed, churn int) (err error) {
+func (b *bench) placed(ctx context.Context, p placed) (err error) {
 	a, err := b.startNomad(ctx)
 	if err != nil {
 		return err
@@ -113,9 +106,9 @@ func (b *bench) placed(ctx context.Context, p placed, churn int) (err error) {
 			}
 		}
 	}
-	if churn > 0 {
+	if p.churn > 0 {
 		begin := time.Now()
-		for range churn / atOnce {
+		for range p.churn / atOnce {
 			if _, err := m.to(ctx, m.n+atOnce); err != nil {
 				return err
 			}
@@ -123,8 +116,8 @@ func (b *bench) placed(ctx context.Context, p placed, churn int) (err error) {
 				return err
 			}
 		}
-		fmt.Printf("  %d starts and ends, %d at a time: %s each\n", churn, atOnce,
-			round(time.Since(begin)/time.Duration(churn)))
+		fmt.Printf("  %d starts and ends, %d at a time: %s each\n", p.churn, atOnce,
+			round(time.Since(begin)/time.Duration(p.churn)))
 		if err := m.tell(ctx, 0); err != nil {
 			return err
 		}

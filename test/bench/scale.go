@@ -39,6 +39,14 @@ func counted(variable string, otherwise int) (int, error) {
 	return n, nil
 }
 
+// manyTasks are how many tasks run at last, and how many are then started and ended.
+func manyTasks() (last, churn int, err error) {
+	if last, err = counted(tasksVariable, 1000); err == nil {
+		churn, err = counted(churnVariable, 10*last)
+	}
+	return last, churn, err
+}
+
 // grows is what a host with n tasks was measured to take, for each n.
 type grows struct {
 	what string
@@ -58,11 +66,7 @@ const memoryTarget = 8
 // scale measures one host with more and more tasks: what a start takes among them, what is asked of all of them, and
 // what comes over all of them.
 func (b *bench) scale(ctx context.Context) error {
-	last, err := counted(tasksVariable, 1000)
-	if err != nil {
-		return err
-	}
-	churn, err := counted(churnVariable, 10*last)
+	last, churn, err := manyTasks()
 	if err != nil {
 		return err
 	}
