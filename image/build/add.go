@@ -107,13 +107,13 @@ func (c *copier) unpackAt(h *tar.Header, r io.Reader, at, dest string) error {
 		out.PAXRecords = map[string]string{flagsRecord: flags}
 	}
 	c.override(&out)
-	old := c.w.view.get(at)
+	old := c.view.get(at)
 	if old != nil && old.kind == tar.TypeDir && h.Typeflag != tar.TypeDir {
 		return errors.New("is a directory in the image")
 	}
 	switch h.Typeflag {
 	case tar.TypeDir:
-		real, n, missing, err := c.w.view.walk(at, true)
+		real, n, missing, err := c.view.walk(at, true)
 		if err == nil && old != nil && (len(missing) > 0 || n.kind != tar.TypeDir) {
 			err = errors.New("is a file or a link in the image")
 		}
@@ -131,7 +131,7 @@ func (c *copier) unpackAt(h *tar.Header, r io.Reader, at, dest string) error {
 		if err != nil {
 			return err
 		}
-		real, _, missing, err := c.w.view.walk(path.Join(dest, target), false)
+		real, _, missing, err := c.view.walk(path.Join(dest, target), false)
 		if err != nil || len(missing) > 0 {
 			return errors.Join(fmt.Errorf("the hard link's target %q does not exist", h.Linkname), err)
 		}

@@ -1,6 +1,7 @@
 package build
 
 import (
+	"archive/tar"
 	"bytes"
 	"fmt"
 	"os"
@@ -88,6 +89,68 @@ func TestCache(t *testing.T) {
 	c.want("FROM scratch\nCOPY a /a/\nADD x.tar /opt/\nENV A=b\nWORKDIR /w\nCOPY b .\nPORT http 80\n", 2, 3, 5, 6)
 	c.want("FROM scratch\nCOPY a /a/\nADD x.tar /opt/\nWORKDIR /v\nCOPY b .\n", 2, 3)
 	c.want("FROM scratch\nCOPY --chmod=0600 a /a/\nADD x.tar /opt/\n")
+}
+
+// A layer of files that are the same is not made again because of what was before it. What it has does depend on that
+// where files of the same name go elsewhere, or have other owners.
+func TestCacheOfCopies(t *testing.T) {
+	linked := tarOf(t, tar.Header{Name: "l/one", Linkname: "text"}, tar.Header{Name: "l/two", Typeflag: tar.TypeLink,
+		Linkname: "l/one"}, tar.Header{Name: "l/three", Typeflag: tar.TypeSymlink, Linkname: "one"})
+	c := newCachedBuild(t, files{"first": "1", "d/f": "2", "d/g": "#!3", "d/h": "-> g", "links.tar": linked,
+		"passwd": "u:*:5:6::/:/bin/sh\n"})
+	const lines = `FROM scratch AS linked
+ADD links.tar /
+FROM scratch AS other
+COPY first /first
+COPY --from=linked /l /l/
+COPY passwd /etc/passwd
+COPY --chown=u d /d
+FROM scratch
+COPY --from=other /l/two /l/one /m/
+COPY --from=other /d /d/
+COPY --from=other /etc /etc
+COPY --chown=u d /e
+`
+	made := func(want int) {
+		t.Helper()
+		n := 0
+		for _, text := range c.said {
+			if strings.Contains(text, "has made the same layer") {
+				n++
+			}
+		}
+		if n != want {
+			t.Errorf("%d layers were of an earlier build, want %d:\n%s", n, want, strings.Join(c.said, "\n"))
+		}
+	}
+	change := func(name, text string) { check(t, os.WriteFile(filepath.Join(c.dir, name), []byte(text), 0o644)) }
+	c.want(lines)
+	made(0)
+	change("first", "another")
+	c.want(lines, 2, 12)
+	made(2)
+	change("passwd", "u:*:7:8::/:/bin/sh\n")
+	c.want(lines, 2, 4, 5)
+	made(0)
+	change("first", "a third")
+	c.want(lines, 2, 12)
+	made(2)
+	c.options.Epoch = time.Unix(1e9, 0)
+	c.want(lines)
+	made(0)
+
+	c = newCachedBuild(t, files{"d/f": "1"})
+	c.want("FROM scratch\nWORKDIR /a/d\nCOPY d /a/\n")
+	made(0)
+	c.want("FROM scratch\nWORKDIR /b\nCOPY d /a/\n")
+	made(0)
+	c.want("FROM scratch\nWORKDIR /a\nWORKDIR /b\nCOPY d /a/\n")
+	made(1)
+	check(t, os.Symlink("/b", filepath.Join(c.dir, "link")))
+	c.want("FROM scratch\nWORKDIR /b\nCOPY . /\nCOPY d /link/\n", 2)
+	made(0)
+	c.want("FROM scratch\nWORKDIR /b\nCOPY d /b/\n", 2)
+	made(1)
 }
 
 // Everything that a layer depends on is part of its key.

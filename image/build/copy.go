@@ -82,16 +82,14 @@ func (s *copyStep) run(ctx context.Context, b *work) error {
 	if err != nil {
 		return err
 	}
-	err = b.layer(ctx, v, func(w *writer) error {
-		c := &copier{ctx: ctx, step: s, b: b, from: from, w: w, uid: uid, gid: gid, items: map[string]item{},
-			done: map[place]string{}}
-		if len(s.exclude) > 0 {
-			if c.exclude, err = patternmatcher.New(s.exclude); err != nil {
-				return err
-			}
-		}
-		return c.run()
-	})
+	c := &copier{ctx: ctx, step: s, b: b, from: from, view: v, uid: uid, gid: gid, items: map[string]item{},
+		done: map[place]string{}}
+	if len(s.exclude) > 0 {
+		c.exclude, err = patternmatcher.New(s.exclude)
+	}
+	if err == nil {
+		err = c.run()
+	}
 	return errors.Join(err, from.close())
 }
 
@@ -107,7 +105,8 @@ type copier struct {
 	step     *copyStep
 	b        *work
 	from     source
-	w        *writer
+	view     *view
+	w        *writer // once there is something to write
 	uid, gid int
 	items    map[string]item
 	done     map[place]string // files of another image that are written, for hard links
@@ -115,7 +114,81 @@ type copier struct {
 	below    string // the source that is copied, for exclude
 }
 
+// run makes the layer, unless an earlier build has made the same.
 func (c *copier) run() error {
+	if c.step.unpack { // an archive is written while it is read
+		return c.b.layer(c.ctx, c.view, func(w *writer) error {
+			c.w = w
+			return errors.Join(c.gather(), c.flush())
+		})
+	}
+	c.view.next()
+	if err := c.gather(); err != nil {
+		return err
+	}
+	key := c.key()
+	made, err := c.b.cached(c.ctx, key)
+	if err != nil {
+		return err
+	}
+	if made {
+		c.b.progress("an earlier build has made the same layer")
+		c.placed()
+		return nil
+	}
+	before := len(c.b.layers)
+	err = c.b.begunLayer(c.ctx, c.view, func(w *writer) error {
+		c.w = w
+		return c.flush()
+	})
+	if err != nil || key == "" {
+		return err
+	}
+	return c.b.keepStep(c.ctx, key, before)
+}
+
+// key names the layer by all that it will have, which the files before it do not change as long as it goes to the same
+// place among them. It is empty where that cannot be told.
+func (c *copier) key() string {
+	if c.b.cache == nil {
+		return ""
+	}
+	type entry struct {
+		At, Link, Sum string
+		Kind          byte
+		Mode          int64
+		UID, GID      int
+		From          [2]int
+	}
+	var list []entry
+	for _, at := range slices.Sorted(maps.Keys(c.items)) {
+		i := c.items[at]
+		n, sum := i.node, ""
+		if n.kind == tar.TypeReg && c.step.from == nil && i.name != "" {
+			sum = c.b.hashes.sums[i.name]
+		}
+		if n.kind == tar.TypeReg && (sum == "" && i.from == (place{}) || usersFile(at)) || i.open != nil {
+			return ""
+		}
+		list = append(list, entry{at, n.link, sum, n.kind, n.mode, n.uid, n.gid, [2]int{i.from.layer, i.from.entry}})
+	}
+	from := ""
+	if c.step.from != nil {
+		from = c.step.from.state(c.b.builder)
+	}
+	return keyOf("copied", c.b.epoch.Unix(), from, list)
+}
+
+// placed has the view know where in the layer each entry is.
+func (c *copier) placed() {
+	for _, at := range slices.Sorted(maps.Keys(c.items)) {
+		c.header(at, c.items[at])
+		c.view.entry++
+	}
+}
+
+// gather finds what is copied, and to which places.
+func (c *copier) gather() error {
 	targets, err := c.targets()
 	if err != nil {
 		return err
@@ -138,7 +211,7 @@ func (c *copier) run() error {
 			return err
 		}
 	}
-	return c.flush()
+	return nil
 }
 
 // target is where one source goes.
@@ -192,7 +265,7 @@ func (c *copier) own(name string, mode int64, open func() (*content, error)) err
 	if err := checkName(at); err != nil {
 		return err
 	}
-	if old := c.w.view.get(at); old != nil && old.kind == tar.TypeDir {
+	if old := c.view.get(at); old != nil && old.kind == tar.TypeDir {
 		return fmt.Errorf("/%s is a directory in the image", at)
 	}
 	return c.put(at, item{node: c.dressed(&node{kind: tar.TypeReg, mode: mode}), name: name, open: open})
@@ -283,14 +356,14 @@ func (c *copier) directory(src, dest string) error {
 }
 
 func (c *copier) isDir(p string) bool {
-	_, n, missing, err := c.w.view.walk(p, true)
+	_, n, missing, err := c.view.walk(p, true)
 	return err == nil && len(missing) == 0 && n.kind == tar.TypeDir
 }
 
 // dir is a directory that an instruction names; what is missing of it is made,
 // as root's.
 func (c *copier) dir(p string) (string, error) {
-	return c.w.view.dir(p, func(at string, n *node) error {
+	return c.view.dir(p, func(at string, n *node) error {
 		c.items[at] = item{node: n}
 		return checkName(at)
 	})
@@ -342,12 +415,12 @@ func (c *copier) child(src, dest string) error {
 	if err := checkName(dest); err != nil {
 		return err
 	}
-	at, there, missing, err := c.w.view.walk(dest, true)
+	at, there, missing, err := c.view.walk(dest, true)
 	switch {
 	case err != nil:
 		return err
 	case len(missing) > 0:
-		if c.w.view.get(dest) != nil {
+		if c.view.get(dest) != nil {
 			return fmt.Errorf("/%s is a link to nothing in the image and a directory in the source", dest)
 		}
 		made := c.dressed(n)
@@ -364,7 +437,7 @@ func (c *copier) child(src, dest string) error {
 
 func (c *copier) put(at string, i item) error {
 	c.items[at] = i
-	return c.w.view.put(at, i.node)
+	return c.view.put(at, i.node)
 }
 
 // file places a file or a link at a path whose parent is no link.
@@ -372,7 +445,7 @@ func (c *copier) file(src, at string, n *node) error {
 	if err := checkName(at); err != nil {
 		return err
 	}
-	if old := c.w.view.get(at); old != nil && old.kind == tar.TypeDir {
+	if old := c.view.get(at); old != nil && old.kind == tar.TypeDir {
 		return fmt.Errorf("/%s is a directory in the image and a file in the source: name it in the destination", at)
 	}
 	if n.kind == 0 {
@@ -397,22 +470,31 @@ func (c *copier) dressed(n *node) *node {
 	return out
 }
 
+// header is an entry's without what its source tells. A file that is written already is a hard link.
+func (c *copier) header(at string, i item) tar.Header {
+	n := i.node
+	h := tar.Header{Name: at, Typeflag: n.kind, Mode: n.mode, Uid: n.uid, Gid: n.gid, ModTime: c.b.epoch,
+		Linkname: n.link}
+	n.from = c.view.following()
+	if i.from == (place{}) || n.kind != tar.TypeReg {
+		return h
+	}
+	if to, again := c.done[i.from]; again {
+		h.Typeflag, h.Linkname, n.from = tar.TypeLink, to, c.view.get(to).from
+	} else {
+		c.done[i.from] = at
+	}
+	return h
+}
+
 func (c *copier) write(at string, i item) (err error) {
 	if err := c.ctx.Err(); err != nil {
 		return err
 	}
-	n := i.node
-	h := tar.Header{Name: at, Typeflag: n.kind, Mode: n.mode, Uid: n.uid, Gid: n.gid, ModTime: c.w.epoch,
-		Linkname: n.link}
-	if i.name == "" {
-		n.from = c.w.view.following()
+	n, h := i.node, c.header(at, i)
+	if i.name == "" || h.Typeflag == tar.TypeLink {
 		return c.w.entry(h, nil)
 	}
-	if to, again := c.done[i.from]; again && n.kind == tar.TypeReg {
-		h.Typeflag, h.Linkname, n.from = tar.TypeLink, to, c.w.view.get(to).from
-		return c.w.entry(h, nil)
-	}
-	n.from = c.w.view.following()
 	r, err := c.open(i)
 	if err != nil {
 		return err
@@ -427,12 +509,9 @@ func (c *copier) write(at string, i item) (err error) {
 	if n.kind != tar.TypeReg {
 		return c.w.entry(h, nil)
 	}
-	if i.from != (place{}) {
-		c.done[i.from] = at
-	}
 	h.Size = r.size
 	if usersFile(at) && r.size <= maxText { // a later --chown looks here
-		if err = c.w.view.keepText(n, path.Base(at), r.size, r); err != nil {
+		if err = c.view.keepText(n, path.Base(at), r.size, r); err != nil {
 			return fmt.Errorf("%s: %w", i.name, err)
 		}
 		return errors.Join(c.w.entry(h, bytes.NewReader(n.text)), r.verified())

@@ -31,6 +31,14 @@ type writer struct {
 // step, if there is one. The bytes depend on nothing but the entries: no names
 // of users, no time of packing.
 func (b *work) layer(ctx context.Context, v *view, fill func(*writer) error) error {
+	if v != nil {
+		v.next()
+	}
+	return b.begunLayer(ctx, v, fill)
+}
+
+// begunLayer is layer for a view that has begun with it.
+func (b *work) begunLayer(ctx context.Context, v *view, fill func(*writer) error) error {
 	pr, pw := io.Pipe()
 	sum := sha256.New()
 	done := make(chan struct{})
@@ -59,9 +67,6 @@ func (b *work) pack(w io.Writer, sum hash.Hash, v *view, fill func(*writer) erro
 		return err
 	}
 	tw := tar.NewWriter(metered{io.MultiWriter(z, sum), b.meter("writing a layer", 0)})
-	if v != nil {
-		v.next()
-	}
 	if err := fill(&writer{tw: tw, view: v, epoch: b.epoch, left: maxLayer}); err != nil {
 		return err
 	}

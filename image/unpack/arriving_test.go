@@ -25,7 +25,6 @@ type slow struct {
 	*layout.Store
 	wrong   error // why it does not arrive whole
 	part    int64
-	waits   chan struct{} // told when the part was read
 	arrived chan struct{}
 }
 
@@ -35,7 +34,6 @@ func (s *slow) Open(ctx context.Context, d ocispec.Descriptor, offset int64) (io
 		return r, at, err
 	}
 	wait := readerFunc(func([]byte) (int, error) {
-		s.waits <- struct{}{}
 		<-s.arrived
 		return 0, io.EOF
 	})
@@ -83,15 +81,19 @@ func TestWhatArrivesTakesNoMemoryOfOthers(t *testing.T) {
 	if err := Image(ctx, s, large, t.TempDir(), nil); err != nil {
 		t.Errorf("one that is here, with a large window: %v", err)
 	}
-	late := &slow{s, nil, int64(len(layer) / 2), make(chan struct{}), make(chan struct{})}
+	late := &slow{s, nil, int64(len(layer) / 2), make(chan struct{})}
 	const fit = blob.MaxEarlyMemory / memory
 	ended := make(chan error, fit)
 	for range fit {
-		go func(dir string) { ended <- Image(ctx, late, usual, dir, nil) }(t.TempDir())
-		<-late.waits
+		dir := t.TempDir()
+		go func() { ended <- Image(ctx, late, usual, dir, nil) }()
+		for checkEmpty(dir) == nil && len(ended) == 0 { // what it unpacks first tells that it has its memory
+			time.Sleep(time.Millisecond)
+		}
 	}
-	for err := error(nil); !errors.Is(err, blob.ErrNoMemory); time.Sleep(time.Millisecond) { // one more that arrives
-		err = Image(ctx, &slow{Store: s}, usual, t.TempDir(), nil)
+	more := t.TempDir()
+	for err := error(nil); !errors.Is(err, blob.ErrNoMemory); time.Sleep(time.Millisecond) {
+		err = New(&slow{Store: s}, usual, nil).Apply(ctx, more, 0, 1)
 	}
 	take(t, blob.MaxMemory)() // nothing of it is held
 	close(late.arrived)

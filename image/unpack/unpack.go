@@ -122,13 +122,23 @@ func (u *Layers) apply(ctx context.Context, i int, dir string, read func(n int))
 		return blob.CutOff(err)
 	}
 	defer release()
+	how, err := blob.Compression(br)
+	if err != nil {
+		return blob.CutOff(err)
+	}
 	z, err := blob.Decompress(br)
 	if err != nil {
 		return blob.CutOff(err)
 	}
 	defer z.Close()
 	tar := u.bounded(ctx, blob.WithContext(ctx, z), d.Digest, &arrived)
-	if err := applyVerified(tar, dir, u.img.Config.RootFS.DiffIDs[i], &u.left); err != nil {
+	want := u.img.Config.RootFS.DiffIDs[i]
+	if how == "" && want == d.Digest { // below it is verified of the same bytes
+		err = applyTo(tar, dir, &u.left)
+	} else {
+		err = applyVerified(tar, dir, want, &u.left)
+	}
+	if err != nil {
 		return err
 	}
 	got, size, err := pump.digest()
@@ -210,14 +220,13 @@ func (b *budget) addEntry() error {
 	return nil
 }
 
-// applyVerified applies an uncompressed layer and takes what it has used off
-// the image's limits.
+// applyVerified is applyTo for what has a digest.
 func applyVerified(r io.Reader, dir string, want digest.Digest, left *image.Limits) error {
-	b := &budget{maxBytes: min(left.LayerBytes, left.ImageBytes), maxEntries: left.Entries}
-	p := newPump(blob.Limit(r, &b.stream, b.maxBytes, limitNames))
+	p := newPump(r)
 	defer p.stop()
-	if err := applyTar(p, dir, b, true); err != nil {
-		return blob.CutOff(err)
+	err := applyTo(p, dir, left)
+	if err != nil {
+		return err
 	}
 	got, _, err := p.digest()
 	if err != nil {
@@ -225,6 +234,20 @@ func applyVerified(r io.Reader, dir string, want digest.Digest, left *image.Limi
 	}
 	if got != want {
 		return fmt.Errorf("its content has the digest %s, the config says %s", got, want)
+	}
+	return nil
+}
+
+// applyTo applies an uncompressed layer, reads it to its end, and takes what it has used off the image's limits.
+func applyTo(r io.Reader, dir string, left *image.Limits) error {
+	b := &budget{maxBytes: min(left.LayerBytes, left.ImageBytes), maxEntries: left.Entries}
+	r = blob.Limit(r, &b.stream, b.maxBytes, limitNames)
+	err := applyTar(r, dir, b, true)
+	if err == nil {
+		_, err = io.Copy(io.Discard, r)
+	}
+	if err != nil {
+		return blob.CutOff(err)
 	}
 	left.ImageBytes -= max(b.stream, b.files)
 	left.Entries -= b.entries
