@@ -367,6 +367,49 @@ func TestOperatorsPull(t *testing.T) {
 	nothingLeft(t, dir)
 }
 
+// What a pull took from layers that are here is told to who waits, in the task's events, and counted.
+func TestPullTellsWhatIsReused(t *testing.T) {
+	dir, r := shortDir(t), newRemote(t, "")
+	c, _ := daemonAt(t, dir, r.config(""))
+	ctx := t.Context()
+	spec := greeter
+	spec.Chunked = true
+	for v := range 3 {
+		spec.Files = map[string]string{"/etc/version": fmt.Sprint(v)}
+		r.push(t, "", fmt.Sprint("prog:", v), spec)
+	}
+	for v, want := range []bool{false, true} {
+		i, err := c.Pull(ctx, client.PullRequest{Ref: fmt.Sprintf("%s/prog:%d", r.host, v)}, nil)
+		if err != nil || i.Reused > i.Size/2 != want {
+			t.Fatalf("version %d: got %+v, %v", v, i, err)
+		}
+	}
+	if _, err := c.Start(ctx, client.TaskSpec{ID: "a", Owner: "nomad", Image: r.host + "/prog:2",
+		Parameters: map[string]string{"GREETING": "x"}}); err != nil {
+		t.Fatal(err)
+	}
+	told := ""
+	if err := c.Events(ctx, 0, false, func(e client.Event) error {
+		if e.Kind == "pulled" {
+			told = e.Message
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(told, " were reused from other layers of this host") {
+		t.Errorf("the event says %q", told)
+	}
+	if text := metricsOf(t, c); strings.Contains(text, "\nfreejail_pull_reused_bytes_total 0\n") ||
+		!strings.Contains(text, "\nfreejail_pull_reused_bytes_total ") {
+		t.Error("nothing was counted as reused")
+	}
+	if err := c.Destroy(ctx, "a", true); err != nil {
+		t.Error(err)
+	}
+	nothingLeft(t, dir)
+}
+
 // A pull that takes too long says so, and the next one goes on from there.
 func TestPullTimeout(t *testing.T) {
 	dir, r := shortDir(t), newRemote(t, "")

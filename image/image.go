@@ -55,6 +55,7 @@ type Image struct {
 type Progress struct {
 	Layers, LayersDone int
 	Size, Done         int64
+	Reused             int64 // of what is done: it was in other layers of this host
 }
 
 var onlyHex = regexp.MustCompile(`^[0-9a-f]{6,64}$`)

@@ -326,6 +326,9 @@ func showProgress(title string) (tell func(client.ImageProgress), end func()) {
 		if p.Layers > 0 {
 			note = fmt.Sprintf("%d of %d layers", p.LayersDone, p.Layers)
 		}
+		if p.Reused > 0 {
+			note += fmt.Sprintf(", %s reused", units.BytesSize(float64(p.Reused)))
+		}
 		bar.Set(p.Done, p.Size, note)
 	}, bar.End
 }
@@ -335,8 +338,12 @@ func (a *commands) pullCmd() *cobra.Command {
 	c := answer(a, "pull IMAGE", "pull an image from a registry", cobra.ExactArgs(1),
 		func(ctx context.Context, args []string) (*client.ImageInfo, error) {
 			tell, end := showProgress("pulling " + args[0])
-			defer end()
-			return a.client().Pull(ctx, client.PullRequest{Ref: args[0], Timeout: client.Duration(timeout)}, tell)
+			i, err := a.client().Pull(ctx, client.PullRequest{Ref: args[0], Timeout: client.Duration(timeout)}, tell)
+			if end(); err == nil && i.Reused > 0 {
+				printable.Fprintf(a.Messages, "%s of %s were reused from other layers of this host\n",
+					units.BytesSize(float64(i.Reused)), units.BytesSize(float64(i.Size)))
+			}
+			return i, err
 		}, printName)
 	c.Long = `IMAGE is HOST/NAME:TAG or HOST/NAME@sha256:... The registry is asked even if the
 image is on the host. Mirrors, credentials and certificates are those of the

@@ -465,6 +465,8 @@ type ImageInfo struct {
 	Signers    []string  `json:"signers,omitempty"` // whose signatures were verified
 	// ArchiveName is, after an import without a name, another one that the archive gives the image.
 	ArchiveName string `json:"archive_name,omitempty"`
+	// Reused is, after a pull, how many bytes of its layers were not fetched, as other layers of the host had them.
+	Reused int64 `json:"reused,omitempty"`
 	// Problem is, in a list, why the image cannot be read, and what to do. Then
 	// only its name and digest are known.
 	Problem string `json:"problem,omitempty"`
@@ -547,6 +549,7 @@ type ImageProgress struct {
 	LayersDone int         `json:"layers_done,omitempty"`
 	Size       int64       `json:"size,omitempty"` // of all layers, in bytes as they are stored
 	Done       int64       `json:"done,omitempty"`
+	Reused     int64       `json:"reused,omitempty"` // of what is done: see ImageInfo
 	Image      *ImageInfo  `json:"image,omitempty"`
 	Loaded     *LoadResult `json:"loaded,omitempty"`
 	Error      *Error      `json:"error,omitempty"`

@@ -125,12 +125,17 @@ func (l *Library) Importing(in client.ImportRequest) (Fetch, error) {
 // fetch describes the image that get has got.
 func (l *Library) fetch(get func(context.Context, func(image.Progress)) (*image.Image, error)) Fetch {
 	return func(ctx context.Context, tell func(client.ImageProgress)) (client.ImageInfo, error) {
+		reused := int64(0)
 		img, err := get(ctx, func(p image.Progress) {
-			tell(client.ImageProgress{Layers: p.Layers, LayersDone: p.LayersDone, Size: p.Size, Done: p.Done})
+			reused = p.Reused
+			tell(client.ImageProgress{Layers: p.Layers, LayersDone: p.LayersDone, Size: p.Size, Done: p.Done,
+				Reused: p.Reused})
 		})
 		if err != nil {
 			return client.ImageInfo{}, err
 		}
-		return l.describe(ctx, img)
+		info, err := l.describe(ctx, img)
+		info.Reused = reused
+		return info, err
 	}
 }

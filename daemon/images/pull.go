@@ -128,8 +128,9 @@ func (l *Library) Fetch(ctx context.Context, spec client.TaskSpec, auth *client.
 	o.Tell = func(text string) { l.Tell(spec.ID, "pulling", text) }
 	o.Arriving = func(img *image.Image, layers *layout.Arriving) { arriving(img, unpacker(layers, img)) }
 	l.Tell(spec.ID, "pulling", "pulling "+ref.String())
-	last := time.Now()
+	last, reused := time.Now(), int64(0)
 	o.Progress = func(p image.Progress) {
+		reused = p.Reused
 		if time.Since(last) >= tellEvery {
 			last = time.Now()
 			l.Tell(spec.ID, "pulling", progressText(ref, p))
@@ -146,13 +147,26 @@ func (l *Library) Fetch(ctx context.Context, spec client.TaskSpec, auth *client.
 		return nil, err
 	}
 	l.allowances.add(img, cred)
-	l.Tell(spec.ID, "pulled", fmt.Sprintf("%s is %s", ref, img.Digest))
+	l.Tell(spec.ID, "pulled", fmt.Sprintf("%s is %s%s", ref, img.Digest, reusedText(reused, img.Size)))
 	return img, nil
 }
 
 func progressText(ref registry.Reference, p image.Progress) string {
-	return fmt.Sprintf("pulling %s: %d of %d layers, %s of %s", ref, p.LayersDone, p.Layers,
+	text := fmt.Sprintf("pulling %s: %d of %d layers, %s of %s", ref, p.LayersDone, p.Layers,
 		units.BytesSize(float64(p.Done)), units.BytesSize(float64(p.Size)))
+	if p.Reused > 0 {
+		text += fmt.Sprintf(" (%s reused)", units.BytesSize(float64(p.Reused)))
+	}
+	return text
+}
+
+// reusedText is empty where nothing was in other layers.
+func reusedText(reused, size int64) string {
+	if reused == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; %s of %s were reused from other layers of this host", units.BytesSize(float64(reused)),
+		units.BytesSize(float64(size)))
 }
 
 func (l *Library) pull(ctx context.Context, ref registry.Reference, timeout client.Duration,
@@ -161,9 +175,16 @@ func (l *Library) pull(ctx context.Context, ref registry.Reference, timeout clie
 	limit := cmp.Or(time.Duration(timeout), defaultPullTimeout)
 	within, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	reused, tell := int64(0), o.Progress
+	o.Progress = func(p image.Progress) {
+		if reused = p.Reused; tell != nil {
+			tell(p)
+		}
+	}
 	within, took := l.Record.Begin(within, telemetry.Pull, "freejail.image", ref.String())
 	img, err := l.InForce().Registries.Pull(within, l.Store, ref, o)
 	took(err)
+	l.Record.Reused(reused)
 	switch {
 	case err == nil:
 		return img, l.Store.Touch(img)
@@ -185,7 +206,7 @@ func (l *Library) Pulling(in client.PullRequest) (Fetch, error) {
 			in.Ref)
 	}
 	return l.fetch(func(ctx context.Context, tell func(image.Progress)) (*image.Image, error) {
-		return l.pull(ctx, ref, in.Timeout, registry.PullOptions{FetchOptions: layout.FetchOptions{Progress: tell},
-			Tell: func(text string) { l.Tell("", "pulling", text) }})
+		return l.pull(ctx, ref, in.Timeout, registry.PullOptions{FetchOptions: layout.FetchOptions{Progress: tell,
+			Tell: func(text string) { l.Tell("", "pulling", text) }}})
 	}), err
 }

@@ -69,6 +69,7 @@ type Recorder struct {
 	journals  *prometheus.CounterVec
 	leftovers *prometheus.CounterVec
 	cleanups  prometheus.Counter
+	reused    prometheus.Counter
 	starts    *starts
 	// Spans are where what is timed is sent too; nil is nowhere.
 	Spans *spans.Exporter
@@ -105,12 +106,14 @@ func New(version string) *Recorder {
 		"or as no journal told of it.", "found")
 	r.cleanups = prometheus.NewCounter(prometheus.CounterOpts{Name: "freejail_cleanup_failures_total",
 		Help: "Attempts to remove what an ended task has on the host that failed."})
+	r.reused = prometheus.NewCounter(prometheus.CounterOpts{Name: "freejail_pull_reused_bytes_total",
+		Help: "Bytes of layers that pulls did not fetch, as other layers of the host had them."})
 	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: "freejail_build_info",
 		Help: "1, with the daemon's version.",
 		ConstLabels: prometheus.Labels{"version": Label(version), "goversion": runtime.Version(), "os": runtime.GOOS,
 			"arch": runtime.GOARCH}})
 	build.Set(1)
-	r.MustRegister(r.cleanups, build, r.starts)
+	r.MustRegister(r.cleanups, r.reused, build, r.starts)
 	r.zero()
 	return r
 }
@@ -150,6 +153,13 @@ func (r *Recorder) Begin(ctx context.Context, what Timed, attributes ...string) 
 			labels = []string{what.step, labels[0]}
 		}
 		r.timed[what.kind].WithLabelValues(labels...).Observe(time.Since(began).Seconds())
+	}
+}
+
+// Reused counts bytes of layers that a pull took from others.
+func (r *Recorder) Reused(n int64) {
+	if r != nil {
+		r.reused.Add(float64(n))
 	}
 }
 

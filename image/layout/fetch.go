@@ -44,6 +44,7 @@ func elsewhere(from Origin, d ocispec.Descriptor, err error) bool {
 type FetchOptions struct {
 	Wanted   []ocispec.Platform   // what the image must be for; nil is image.HostPlatforms
 	Progress func(image.Progress) // called often, by one goroutine at a time; may be nil
+	Tell     func(string)         // of what goes otherwise than it might, and is no error; may be nil
 	// Pulled marks a name that nobody on this host has chosen, so that it can
 	// be forgotten when it was not used for long. A name that is there without
 	// the mark stays without.
@@ -122,7 +123,7 @@ func (s *Store) Fetch(ctx context.Context, from Origin, d ocispec.Descriptor, na
 		}
 		o.Arriving(img, arriving)
 	}
-	if err := s.fetchLayers(ctx, from, m.Layers, arriving, o.Progress); err != nil {
+	if err := s.fetchLayers(ctx, from, name, m.Layers, arriving, o); err != nil {
 		return nil, err
 	}
 	entry = s.marked(entry, o)
@@ -199,9 +200,13 @@ type blobKey struct {
 
 func key(d ocispec.Descriptor) blobKey { return blobKey{d.Digest, d.Size} }
 
-func (s *Store) fetchLayers(ctx context.Context, from Origin, layers []ocispec.Descriptor, arriving *Arriving,
-	tell func(image.Progress)) error {
-	c := &counter{tell: tell}
+func (s *Store) fetchLayers(ctx context.Context, from Origin, name string, layers []ocispec.Descriptor,
+	arriving *Arriving, o FetchOptions) (err error) {
+	c := &counter{tell: o.Progress}
+	if r := s.reusing(from, name, layers, o.Tell, c.reuse); r != nil {
+		from = r
+		defer func() { err = errors.Join(err, r.close()) }()
+	}
 	seen := map[blobKey]bool{}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallel)
@@ -259,5 +264,7 @@ func (c *counter) begin(layers []ocispec.Descriptor) {
 }
 
 func (c *counter) add(n int64) { c.change(func(p *image.Progress) { p.Done += n }) }
+
+func (c *counter) reuse(n int64) { c.change(func(p *image.Progress) { p.Reused += n }) }
 
 func (c *counter) finish() { c.change(func(p *image.Progress) { p.LayersDone++ }) }

@@ -41,6 +41,8 @@ type Store struct {
 	added    map[digest.Digest]bool
 	writing  map[string]*writing // downloads that are under way, by their files
 	fetching keylock.Map         // of those files
+	// misleading are layers whose table has misled, by the repository and their digest: see misled.
+	misleading map[string]bool
 }
 
 // OpenStore opens or makes a store.

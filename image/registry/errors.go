@@ -12,6 +12,7 @@ import (
 	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/errcode"
 
+	"github.com/freejail/freejail/image/layout"
 	"github.com/freejail/freejail/internal/printable"
 )
 
@@ -87,6 +88,9 @@ func bounded(s string) string {
 
 // final tells whether asking again would give the same answer.
 func final(err error) bool {
+	if errors.Is(err, layout.ErrNoRanges) {
+		return true
+	}
 	var each nowhere
 	if errors.As(err, &each) {
 		return !slices.ContainsFunc(each, func(err error) bool { return !final(err) })

@@ -13,7 +13,8 @@ import (
 	"github.com/freejail/freejail/image/sign"
 )
 
-// PullOptions say which image of a reference is taken and how.
+// PullOptions say which image of a reference is taken and how. Tell hears also why signatures and approvals could not
+// be read: who needs them will not find them.
 type PullOptions struct {
 	layout.FetchOptions
 	// Credential is for the reference's own registry, instead of what the
@@ -21,9 +22,6 @@ type PullOptions struct {
 	Credential *Credential
 	// Approvals are those that are looked for beside the image; no keys are none.
 	Approvals Wanted
-	// Tell hears why signatures and approvals could not be read, which is no error: who needs
-	// them will not find them.
-	Tell func(string)
 }
 
 // Keeper keeps what is pulled. It is a *layout.Store, whose methods these are.
@@ -66,6 +64,12 @@ func (c *Client) pull(ctx context.Context, s Keeper, ref Reference, o PullOption
 		return nil, err
 	}
 	o.Indexes = indexes
+	tell := o.Tell
+	o.Tell = func(text string) {
+		if tell != nil {
+			tell(bounded(text))
+		}
+	}
 	// Before the layers, as what is signed and approved says whether they may be unpacked while they arrive.
 	var kept error
 	arriving := o.Arriving
@@ -84,8 +88,8 @@ func (c *Client) pull(ctx context.Context, s Keeper, ref Reference, o PullOption
 // keepBeside keeps the signatures and approvals that an image has in its registry.
 func keepBeside(ctx context.Context, s Keeper, src *remoteSource, d ocispec.Descriptor, o PullOptions) error {
 	tell := func(what string, err error) {
-		if err != nil && o.Tell != nil {
-			o.Tell(bounded(what + " of " + src.ref.String() + " could not be read: " + err.Error()))
+		if err != nil {
+			o.Tell(what + " of " + src.ref.String() + " could not be read: " + err.Error())
 		}
 	}
 	signed, err := signaturesOf(ctx, src, d.Digest, o.Indexes)

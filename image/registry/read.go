@@ -37,14 +37,18 @@ var (
 	headway  = int64(64 << 10)        // bytes after which what failed before is forgotten
 )
 
-// get is one request.
-func (p *place) get(ctx context.Context, d ocispec.Descriptor, offset int64) (io.ReadCloser, int64, error) {
+// get is one request, for the bytes of a blob from an offset on until an end.
+func (p *place) get(ctx context.Context, d ocispec.Descriptor, offset, end int64) (io.ReadCloser, int64, error) {
 	kind, header := "blobs", http.Header{}
 	if document.IsManifest(d.MediaType) {
 		kind = "manifests"
 		header.Set("Accept", d.MediaType)
 	}
-	if offset > 0 {
+	part := offset > 0 || end < d.Size
+	switch {
+	case end < d.Size:
+		header.Set("Range", fmt.Sprintf("bytes=%d-%d", offset, end-1))
+	case offset > 0:
 		header.Set("Range", fmt.Sprintf("bytes=%d-", offset))
 	}
 	resp, err := p.ask(ctx, http.MethodGet, kind+"/"+d.Digest.String(), header)
@@ -54,12 +58,14 @@ func (p *place) get(ctx context.Context, d ocispec.Descriptor, offset int64) (io
 	switch {
 	case resp.StatusCode == http.StatusOK:
 		return resp.Body, 0, nil
-	case resp.StatusCode == http.StatusPartialContent && offset > 0:
+	case resp.StatusCode == http.StatusPartialContent && part:
 		if at, ok := rangeStart(resp.Header.Get("Content-Range")); ok && at == offset {
 			return resp.Body, offset, nil
 		}
-		err = fmt.Errorf("blob %s: asked for what follows byte %d, got %q",
-			d.Digest, offset, resp.Header.Get("Content-Range"))
+		err = &rangeError{fmt.Errorf("blob %s: asked for what follows byte %d, got %q",
+			d.Digest, offset, resp.Header.Get("Content-Range"))}
+	case resp.StatusCode == http.StatusRequestedRangeNotSatisfiable && part:
+		err = &rangeError{answer(resp)}
 	case resp.StatusCode == http.StatusNotFound:
 		err = fmt.Errorf("blob %s: %w", d.Digest, errdef.ErrNotFound)
 	default:
@@ -67,6 +73,11 @@ func (p *place) get(ctx context.Context, d ocispec.Descriptor, offset int64) (io
 	}
 	return nil, 0, errors.Join(err, resp.Body.Close())
 }
+
+// rangeError is an answer that is not the range which was asked for.
+type rangeError struct{ error }
+
+func (e *rangeError) Unwrap() error { return e.error }
 
 // rangeStart reads "bytes 100-199/200".
 func rangeStart(s string) (int64, bool) {
@@ -241,7 +252,7 @@ func (o *origin) Open(ctx context.Context, d ocispec.Descriptor, offset int64) (
 	delete(o.gave, d.Digest)
 	o.mu.Unlock()
 	r := &reader{ctx: ctx, size: d.Size, at: offset,
-		open: func(ctx context.Context, at int64) (io.ReadCloser, int64, error) { return o.get(ctx, d, at) }}
+		open: func(ctx context.Context, at int64) (io.ReadCloser, int64, error) { return o.get(ctx, d, at, d.Size) }}
 	at, err := r.connect()
 	if err != nil {
 		return nil, 0, err
@@ -252,22 +263,55 @@ func (o *origin) Open(ctx context.Context, d ocispec.Descriptor, offset int64) (
 	return r, r.at, nil
 }
 
-// get asks one place after the other, once.
-func (o *origin) get(ctx context.Context, d ocispec.Descriptor, offset int64) (io.ReadCloser, int64, error) {
+// OpenRange reads n bytes of a blob from an offset on, as Open does, or all of it from its beginning. The error is
+// layout.ErrNoRanges where nobody will give it so.
+func (o *origin) OpenRange(ctx context.Context, d ocispec.Descriptor, offset, n int64) (io.ReadCloser, int64, error) {
+	r := &reader{ctx: ctx, size: offset + n, at: offset}
+	r.open = func(ctx context.Context, at int64) (io.ReadCloser, int64, error) {
+		body, at, err := o.get(ctx, d, at, r.size)
+		if refusesRanges(err) {
+			err = fmt.Errorf("%w: %w", layout.ErrNoRanges, err)
+		}
+		return body, at, err
+	}
+	at, err := r.connect()
+	if err != nil {
+		return nil, 0, err
+	}
+	if at != offset {
+		r.at, r.size = at, d.Size
+	}
+	return r, r.at, nil
+}
+
+// refusesRanges tells of the errors of get whether it would be the same another time.
+func refusesRanges(err error) bool {
+	var each nowhere
+	return errors.As(err, &each) && !slices.ContainsFunc(each, func(err error) bool {
+		var other *rangeError
+		return !errors.As(err, &other) && !final(err)
+	})
+}
+
+// get asks one place after the other, once, for the bytes from an offset until an end.
+func (o *origin) get(ctx context.Context, d ocispec.Descriptor, offset, end int64) (io.ReadCloser, int64, error) {
 	var errs nowhere
 	for _, p := range o.all() {
 		if o.isRefused(p) {
 			errs = append(errs, fmt.Errorf("%s: has given what was not asked for", p.ref.Host))
 			continue
 		}
-		r, at, err := p.get(o.to(ctx, p), d, offset)
+		r, at, err := p.get(o.to(ctx, p), d, offset, end)
 		if err == nil {
+			if at != offset {
+				end = d.Size
+			}
 			o.mu.Lock()
 			if o.gave[d.Digest] == nil {
 				o.gave[d.Digest] = p
 			}
 			o.mu.Unlock()
-			return &given{r, o, p, d.Size - at, 0}, at, nil
+			return &given{r, o, p, end - at, 0}, at, nil
 		}
 		if errs = append(errs, fmt.Errorf("%s: %w", p.ref.Host, err)); ctx.Err() != nil {
 			break
@@ -344,4 +388,5 @@ var (
 	_ layout.Origin   = (*origin)(nil)
 	_ layout.Fallback = (*origin)(nil)
 	_ layout.Sourced  = (*origin)(nil)
+	_ layout.Ranged   = (*origin)(nil)
 )

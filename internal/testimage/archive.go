@@ -12,6 +12,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/freejail/freejail/image/chunked"
 )
 
 // archive is an OCI layout in a tar. Its first error is kept until the end.
@@ -77,11 +79,19 @@ func newLayer(dir string, spec Spec) (_ *layer, err error) {
 	l := &layer{file: f, Descriptor: ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer}}
 	plain, packed := digest.Canonical.Digester(), digest.Canonical.Digester()
 	out := io.MultiWriter(f, packed.Hash())
-	if spec.Gzip {
+	switch {
+	case spec.Chunked:
+		l.MediaType = ocispec.MediaTypeImageLayerZstd
+		z, zerr := chunked.NewWriter(out)
+		if err = zerr; err == nil {
+			err = errors.Join(writeLayer(io.MultiWriter(z, plain.Hash()), spec), z.Close())
+			l.Annotations = z.Annotations()
+		}
+	case spec.Gzip:
 		l.MediaType = ocispec.MediaTypeImageLayerGzip
 		z := gzip.NewWriter(out)
 		err = errors.Join(writeLayer(io.MultiWriter(z, plain.Hash()), spec), z.Close())
-	} else {
+	default:
 		err = writeLayer(io.MultiWriter(out, plain.Hash()), spec)
 	}
 	if err == nil {

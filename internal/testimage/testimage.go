@@ -36,6 +36,7 @@ type Spec struct {
 	Volumes  []string // of the configuration
 	Exposed  []string // ports of the configuration, such as 80/tcp
 	Gzip     bool     // the layer is compressed
+	Chunked  bool     // it is zstd:chunked
 }
 
 // manifestLabel is image.ManifestLabel.
