@@ -110,7 +110,7 @@ type ProcUsage struct {
 // Config of a Manager.
 type Config struct {
 	StateDir string
-	Runc     string // development hosts: the program; empty means $RUNC_BIN or PATH
+	Runc     string // development hosts: the program; empty: see Runtime
 
 	// Tests take a kernel for an older or differently configured one.
 	withoutRacct, withoutEvents bool

@@ -2,6 +2,7 @@ package jail
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -35,21 +36,13 @@ type Manager struct {
 
 // Open finds runc and makes this process the one that inherits orphans.
 func Open(cfg Config) (*Manager, error) {
-	m := &Manager{dir: filepath.Join(cfg.StateDir, "runc"), traces: traceDir(cfg.StateDir), runc: cfg.Runc,
-		specs: map[string]Spec{}}
-	if err := sweepTraces(m.traces); err != nil {
+	m := &Manager{dir: filepath.Join(cfg.StateDir, "runc"), traces: traceDir(cfg.StateDir), specs: map[string]Spec{}}
+	err := sweepTraces(m.traces)
+	if err != nil {
 		return nil, err
 	}
-	if m.runc == "" {
-		m.runc = os.Getenv("RUNC_BIN")
-	}
-	if m.runc == "" {
-		p, err := exec.LookPath("runc")
-		if err != nil {
-			return nil, errors.New("a development host needs runc: install it, or name it in the host configuration " +
-				"(runc = \"/path\")")
-		}
-		m.runc = p
+	if m.runc, err = Runtime(cfg.Runc); err != nil {
+		return nil, err
 	}
 	if err := os.MkdirAll(m.path("state"), 0o700); err != nil {
 		return nil, err
@@ -57,9 +50,22 @@ func Open(cfg Config) (*Manager, error) {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return nil, fmt.Errorf("become subreaper: %w", err)
 	}
-	var err error
 	m.watch, err = newWatcher(m.oomKilled)
 	return m, err
+}
+
+// Runtime is the program that makes containers: what the configuration names, $RUNC_BIN, or runc or crun of PATH.
+func Runtime(named string) (string, error) {
+	if named = cmp.Or(named, os.Getenv("RUNC_BIN")); named != "" {
+		return exec.LookPath(named)
+	}
+	for _, name := range []string{"runc", "crun"} {
+		if p, err := exec.LookPath(name); err == nil {
+			return p, nil
+		}
+	}
+	return "", errors.New("a development host needs runc or crun: install one, or name it in the host configuration " +
+		"(runc = \"/path\")")
 }
 
 func (m *Manager) path(elem ...string) string {

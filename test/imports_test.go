@@ -43,7 +43,7 @@ var mayImport = map[string][]string{
 	"daemon/client": {"internal/printable", "internal/spans"},
 	"daemon/host": {"approval", "daemon/client", "devfs", "image", "image/layout", "image/registry", "image/sign",
 		"internal/bsd", "internal/cafile", "internal/imagename", "internal/mount", "internal/near",
-		"internal/printable", "internal/regular", "internal/remove", "network", "nfsroot", "policy", "storage"},
+		"internal/printable", "internal/regular", "internal/remove", "jail", "network", "nfsroot", "policy", "storage"},
 	"daemon/images": {"approval", "image/sign", "daemon/client", "daemon/host", "daemon/task", "daemon/telemetry", "image", "image/layout",
 		"image/registry",
 		"image/unpack", "internal/imagename", "internal/keylock", "internal/mount", "internal/regular", "nfsroot",

@@ -2,13 +2,12 @@ package host
 
 import (
 	"fmt"
-	"os"
-	"os/exec"
 	"slices"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/freejail/freejail/internal/mount"
+	"github.com/freejail/freejail/jail"
 	"github.com/freejail/freejail/network"
 )
 
@@ -32,16 +31,9 @@ func (c *Checks) stateFS(_ Config, fstype string) {
 func (c *Checks) system(cfg Config) {
 	c.Warn("system", "Linux: runc imitates jails here, for development only",
 		"in production run freejail on FreeBSD 14 or newer")
-	runc := cfg.Runc
-	if runc == "" {
-		runc = os.Getenv("RUNC_BIN")
-	}
-	if runc == "" {
-		runc = "runc"
-	}
-	if path, err := exec.LookPath(runc); err != nil {
-		c.Bad("runc", err.Error(),
-			"install runc, set RUNC_BIN, or name it in the host configuration (runc = \"/path\")")
+	if path, err := jail.Runtime(cfg.Runc); err != nil {
+		c.Bad("runc", err.Error(), "install runc or crun, set RUNC_BIN, or name it in the host configuration "+
+			"(runc = \"/path\")")
 	} else {
 		c.OK("runc", path)
 	}

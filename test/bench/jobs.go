@@ -106,6 +106,7 @@ func (b *bench) placed(ctx context.Context, p placed) (err error) {
 			}
 		}
 	}
+	printGrowth(levels, append(rows, stepRows(levels, steps)...))
 	if p.churn > 0 {
 		begin := time.Now()
 		for range p.churn / atOnce {
@@ -122,7 +123,6 @@ func (b *bench) placed(ctx context.Context, p placed) (err error) {
 			return err
 		}
 	}
-	printGrowth(levels, append(rows, stepRows(levels, steps)...))
 	took, err := m.to(ctx, 0)
 	fmt.Printf("  the end of all: %s each\n", round(took/time.Duration(p.most)))
 	return err

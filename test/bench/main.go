@@ -86,6 +86,7 @@ type bench struct {
 
 	daemon *client.Client
 	cmd    *exec.Cmd
+	other  *bench // a daemon that is configured in another way; nil without
 }
 
 func run(ctx context.Context, only []string) (err error) {
@@ -129,10 +130,7 @@ func run(ctx context.Context, only []string) (err error) {
 	if slices.ContainsFunc(only, func(name string) bool {
 		return name != "unpacking" && name != "building" && name != "roots" && name != "networks"
 	}) {
-		if err := b.startDaemon(ctx); err != nil {
-			return err
-		}
-		if _, err := b.daemon.Import(ctx, client.ImportRequest{Path: b.archive, Name: "bench"}, nil); err != nil {
+		if err := b.startWithImage(ctx); err != nil {
 			return err
 		}
 	}
@@ -152,6 +150,24 @@ func run(ctx context.Context, only []string) (err error) {
 func isNetworks(part string) bool { return part == "networks" }
 
 func (b *bench) path(name string) string { return filepath.Join(b.dir, name) }
+
+func (b *bench) startWithImage(ctx context.Context) error {
+	if err := b.startDaemon(ctx); err != nil {
+		return err
+	}
+	_, err := b.daemon.Import(ctx, client.ImportRequest{Path: b.archive, Name: "bench"}, nil)
+	return err
+}
+
+// another starts one more daemon, in a directory of its own.
+func (b *bench) another(ctx context.Context, name, config string) (*bench, error) {
+	o := &bench{dir: b.path(name), config: config, archive: b.archive}
+	err := os.Mkdir(o.dir, 0o700)
+	if err == nil {
+		err = o.startWithImage(ctx)
+	}
+	return o, err
+}
 
 func (b *bench) startDaemon(ctx context.Context) error {
 	bin := os.Getenv("FREEJAIL_BIN")
@@ -176,7 +192,11 @@ func (b *bench) startDaemon(ctx context.Context) error {
 
 // close ends every task and leaves nothing.
 func (b *bench) close() error {
-	return errors.Join(b.stopDaemon(), mount.UnmountUnder(b.dir), os.RemoveAll(b.dir))
+	var err error
+	if b.other != nil {
+		err = b.other.close()
+	}
+	return errors.Join(err, b.stopDaemon(), mount.UnmountUnder(b.dir), os.RemoveAll(b.dir))
 }
 
 func (b *bench) stopDaemon() error {

@@ -51,6 +51,11 @@ func (b *bench) alternatives(ctx context.Context) (alternatives, error) {
 		fmt.Printf("\ncrun is left out: it is not here\n")
 		return a, nil
 	}
+	if b.other, err = b.another(ctx, "by-crun", fmt.Sprintf("runc = %q\n", crun)); err != nil {
+		return a, err
+	}
+	toRunning, toEnd := b.other.tasks(ctx, "freejail by crun")
+	a.ourRunning, a.ourEnd = []contestant{toRunning}, []contestant{toEnd}
 	a.toRunning = append(a.toRunning, contestant{name: "overlay mount and crun run --detach",
 		run: one(crun, sleepArgs, true)})
 	a.toEnd = append(a.toEnd, contestant{name: "overlay mount and crun run", least: 1,

@@ -30,6 +30,8 @@ type rollout struct {
 	retryAfter time.Duration
 	// Mirrors that first get the image themselves, of which a host asks one.
 	mirrors int
+	peers   bool // hosts are the mirrors (`freejail serve --mirror`), with their usual limit
+	late    bool // they get the image while the others do
 	// From one time to another the registry, or the mirrors, are something else.
 	trouble    state
 	slow       float64 // rate instead
@@ -48,11 +50,10 @@ type outcome struct {
 	tries     int
 	gaveUp    int // hosts whose first three tries failed
 	registry  stats
-	mirror    stats         // of the first
-	back      int           // most requests in a second in the minute after the trouble
-	during    int           // and while there is some
-	ready     time.Duration // of the last mirror
-	exhausted bool          // some have no image after a day
+	mirror    stats // of the first
+	back      int   // most requests in a second in the minute after the trouble
+	during    int   // and while there is some
+	exhausted bool  // some have no image after a day
 }
 
 // at is when a share of the hosts was there; negative is never.
@@ -86,15 +87,21 @@ func (r rollout) run(m measured) (*outcome, error) {
 	for i := range r.mirrors {
 		names = append(names, fmt.Sprintf("mirror%d.example", i))
 		servers[names[i]] = newServer(names[i], hostNet, p, m)
+		if r.peers {
+			servers[names[i]].asPeer(r.late)
+		}
 	}
 	for _, s := range servers {
 		s.turn = max(s.turn, r.turn)
 	}
 	out := &outcome{rollout: r}
-	if err := out.fillMirrors(ctx, servers, names); err != nil {
-		return nil, err
+	filled := make(chan error, 1)
+	fill := func() { filled <- out.fillMirrors(ctx, servers, names) }
+	if !r.late {
+		fill()
+	} else {
+		go fill()
 	}
-	out.ready = time.Since(began)
 	ended := make(chan struct{})
 	if r.to != 0 {
 		go r.happen(ctx, servers, ended)
@@ -113,6 +120,9 @@ func (r rollout) run(m measured) (*outcome, error) {
 	}
 	out.start(ctx, tasks, began)
 	close(ended)
+	if err := <-filled; err != nil {
+		return nil, err
+	}
 	for _, t := range tasks {
 		out.tries += t.tries
 		if t.first.Load() {
@@ -136,12 +146,16 @@ func (r rollout) run(m measured) (*outcome, error) {
 // fillMirrors has each mirror get the image from the registry, all at once.
 func (o *outcome) fillMirrors(ctx context.Context, servers map[string]*server, names []string) error {
 	errs := make(chan error)
-	for range names {
+	for _, name := range names {
 		h, err := newNode(hostNet, servers)
 		if err != nil {
 			return err
 		}
-		go func() { errs <- (&task{host: h, timeout: time.Hour}).start(ctx) }()
+		go func() {
+			err := (&task{host: h, timeout: time.Hour}).start(ctx)
+			servers[name].fill()
+			errs <- err
+		}()
 	}
 	for range names {
 		if err := <-errs; err != nil {

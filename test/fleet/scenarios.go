@@ -34,6 +34,18 @@ func rollouts(hosts int) []rollout {
 		with("a 20th at once", func(r *rollout) { r.waves = max(1, hosts/20) }),
 		with("a mirror of 1 Gbit/s for 100 hosts", func(r *rollout) { r.mirrors = max(1, hosts/100) }),
 		with("a mirror for 40 hosts (a rack)", func(r *rollout) { r.mirrors = max(1, hosts/40) }),
+		with("a host as the mirror of 40, which pulled before", func(r *rollout) {
+			r.mirrors, r.peers = max(1, hosts/40), true
+		}),
+		with("a host as the mirror of 100: more than its 256 transfers", func(r *rollout) {
+			r.mirrors, r.peers = max(1, hosts/100), true
+		}),
+		with("a host as the mirror of 40, which pulls with them", func(r *rollout) {
+			r.mirrors, r.peers, r.late = max(1, hosts/40), true, true
+		}),
+		with("the same, a 20th of the hosts at once", func(r *rollout) {
+			r.mirrors, r.peers, r.late, r.waves = max(1, hosts/40), true, true, max(1, hosts/20)
+		}),
 	}
 }
 

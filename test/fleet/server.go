@@ -49,7 +49,10 @@ type server struct {
 	retryAfter time.Duration // with 429 and 503, where it is not 0
 	turn       time.Duration // of all flows, which is how exact times are
 
+	peer bool // a host's mirror: it knows no tags, and says 503
+
 	mu      sync.Mutex
+	lacks   bool // the image
 	state   state
 	changed chan struct{} // closed when the state changes
 	work    link          // its processors, of requests
@@ -113,6 +116,30 @@ func (s *server) set(to state) {
 	s.changed = make(chan struct{})
 }
 
+// A host's mirror, see daemon/host and daemon/mirror.
+const (
+	peerTransfers = 256
+	peerBusy      = 2 * time.Second
+)
+
+// asPeer has the server be a host's mirror.
+func (s *server) asPeer(lacks bool) {
+	s.peer, s.most, s.retryAfter, s.lacks = true, peerTransfers, peerBusy, lacks
+}
+
+// fill has it have the image.
+func (s *server) fill() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lacks = false
+}
+
+func (s *server) has() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.lacks
+}
+
 // arrive counts a request.
 func (s *server) arrive() (now state, changed chan struct{}) {
 	s.mu.Lock()
@@ -173,8 +200,9 @@ func (s *server) serve(h *link, req *http.Request) (*http.Response, error) {
 	i := strings.LastIndex(path, "/")
 	kind, name := path[:i], path[i+1:]
 	switch {
+	case !s.has():
 	case strings.HasSuffix(kind, "/manifests") &&
-		(name == "1.0" || name == digest.FromBytes(s.image.manifest).String()):
+		(name == "1.0" && !s.peer || name == digest.FromBytes(s.image.manifest).String()):
 		return answer(req, ocispec.MediaTypeImageManifest, s.image.manifest), nil
 	case name == digest.FromBytes(s.image.config).String():
 		return answer(req, "application/octet-stream", s.image.config), nil
@@ -214,7 +242,11 @@ func (s *server) give(h *link, req *http.Request, size int64) *http.Response {
 	s.mu.Lock()
 	if s.most != 0 && s.open >= s.most {
 		s.mu.Unlock()
-		return s.later(req, http.StatusTooManyRequests)
+		code := http.StatusTooManyRequests
+		if s.peer {
+			code = http.StatusServiceUnavailable
+		}
+		return s.later(req, code)
 	}
 	s.open++
 	s.peak = max(s.peak, s.open)

@@ -241,3 +241,28 @@ func TestPlot(t *testing.T) {
 		t.Errorf("%d lines", lines)
 	}
 }
+
+// A host as a mirror gives what its limit lets it, and the registry the rest; one that has nothing yet is no help, and
+// none is in the way.
+func TestSmallPeers(t *testing.T) {
+	r := rollout{hosts: 20, rate: gigabit, mirrors: 2, peers: true}
+	if o := simulate(t, assumed, r); o.registry.sent != 2*imageBytes || o.tries != r.hosts {
+		t.Errorf("the registry sent %d bytes in %d tries", o.registry.sent, o.tries)
+	}
+	crowd := rollout{hosts: 100, rate: gigabit, mirrors: 1, peers: true, timeout: time.Hour}
+	o := simulate(t, assumed, crowd)
+	if o.mirror.peak != peerTransfers || o.mirror.refused == 0 || len(o.took) != crowd.hosts {
+		t.Errorf("%d transfers of a mirror at once, %d refused, %d hosts", o.mirror.peak, o.mirror.refused, len(o.took))
+	}
+	if o.registry.sent <= imageBytes || o.registry.sent+o.mirror.sent != 101*imageBytes {
+		t.Errorf("the registry sent %d bytes, the mirror %d", o.registry.sent, o.mirror.sent)
+	}
+	r.late = true
+	if o := simulate(t, assumed, r); o.registry.sent != 22*imageBytes || len(o.took) != r.hosts {
+		t.Errorf("the registry sent %d bytes", o.registry.sent)
+	}
+	r.waves = 2
+	if o := simulate(t, assumed, r); o.registry.sent > 6*imageBytes || len(o.took) != r.hosts {
+		t.Errorf("in waves the registry sent %d bytes", o.registry.sent)
+	}
+}
