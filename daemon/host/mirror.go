@@ -53,6 +53,9 @@ type mirrorBlock struct {
 
 const (
 	maxTransfers = 4096
+	// usualTransfers are for 256 hosts, each of which gets four layers at once. Those that a mirror turns away ask the
+	// registry.
+	usualTransfers = 1024
 	// leastRate is that of one transfer, in bytes a second: clients give up those that are slower than 4 KiB.
 	leastRate = 16 << 10
 )
@@ -64,7 +67,7 @@ func (f *file) mirror(r *reader) (m Mirror) {
 	}
 	at := b.Body.MissingItemRange()
 	m = Mirror{Where: fmt.Sprintf("%s:%d", at.Filename, at.Start.Line), Images: b.Images, Username: b.Username,
-		User: cmp.Or(b.User, "nobody"), Transfers: 256}
+		User: cmp.Or(b.User, "nobody"), Transfers: usualTransfers}
 	fail := func(format string, args ...any) { r.fail("%s: mirror: "+format, append([]any{m.Where}, args...)...) }
 	file := func(key, path string) string {
 		if path == "" {
@@ -74,13 +77,17 @@ func (f *file) mirror(r *reader) (m Mirror) {
 	}
 	m.CertFile, m.KeyFile = file("tls_cert", b.TLSCert), file("tls_key", b.TLSKey)
 	m.PasswordFile = file("password_file", b.PasswordFile)
+	least := int64(leastRate)
 	if b.Transfers != nil {
 		m.Transfers = *b.Transfers
+		least *= int64(m.Transfers)
 	}
 	if m.Transfers < 1 || m.Transfers > maxTransfers {
 		fail("transfers %d is not within 1 to %d", m.Transfers, maxTransfers)
 	}
-	m.Rate = r.size(m.Where+": mirror: rate", b.Rate, int64(m.Transfers)*leastRate)
+	if m.Rate = r.size(m.Where+": mirror: rate", b.Rate, least); b.Transfers == nil && m.Rate >= leastRate {
+		m.Transfers = int(min(int64(m.Transfers), m.Rate/leastRate))
+	}
 	if err := m.account(); err != nil {
 		fail("%w", err)
 	}

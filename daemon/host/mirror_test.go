@@ -31,7 +31,9 @@ func TestMirrorInTheConfiguration(t *testing.T) {
 		block("10.0.0.1:5001", all, "\nuser = \"root\""):                   "without rights",
 		block("10.0.0.1:5001", all, "\nuser = \"no-such-user\""):           "no such user",
 		block("10.0.0.1:5001", all, "\ntransfers = 0"):                     "not within 1 to 4096",
-		block("10.0.0.1:5001", all, "\nrate = \"1MiB\""):                   "too small",
+		block("10.0.0.1:5001", all, "\nrate = \"1MiB\""):                   "",
+		block("10.0.0.1:5001", all, "\nrate = \"10KiB\""):                  "too small: the minimum is 16KiB",
+		block("10.0.0.1:5001", all, "\nrate = \"1MiB\"\ntransfers = 65"):   "too small",
 		private + block("10.0.0.1:5001", all, ""):                          "everybody would get them here",
 		private + block("10.0.0.1:5001", `"registry.example:443/web"`, ""): "everybody would get them here",
 		private + block("10.0.0.1:5001", `"*.example/**"`, ""):             "everybody would get them here",
@@ -42,6 +44,13 @@ func TestMirrorInTheConfiguration(t *testing.T) {
 			t.Errorf("%s: %v", text, err)
 		case want != "" && (err == nil || !strings.Contains(err.Error(), want)):
 			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+	}
+	for more, want := range map[string]int{"": usualTransfers, "\nrate = \"1MiB\"": 64, "\nrate = \"1GiB\"": usualTransfers,
+		"\nrate = \"1MiB\"\ntransfers = 7": 7} {
+		c, err := parseConfig("/x/freejail.hcl", []byte(block("10.0.0.1:5001", all, more)))
+		if err != nil || c.Mirror.Transfers != want {
+			t.Errorf("%s: %d transfers, want %d: %v", more, c.Mirror.Transfers, want, err)
 		}
 	}
 	m := Mirror{Images: []string{"registry.example/team/**", "other.example/web"}}

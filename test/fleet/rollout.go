@@ -29,9 +29,10 @@ type rollout struct {
 	most       int
 	retryAfter time.Duration
 	// Mirrors that first get the image themselves, of which a host asks one.
-	mirrors int
-	peers   bool // hosts are the mirrors (`freejail serve --mirror`), with their usual limit
-	late    bool // they get the image while the others do
+	mirrors   int
+	peers     bool // hosts are the mirrors (`freejail serve --mirror`)
+	late      bool // they get the image while the others do
+	transfers int  // of each; 0 is the default
 	// From one time to another the registry, or the mirrors, are something else.
 	trouble    state
 	slow       float64 // rate instead
@@ -89,6 +90,9 @@ func (r rollout) run(m measured) (*outcome, error) {
 		servers[names[i]] = newServer(names[i], hostNet, p, m)
 		if r.peers {
 			servers[names[i]].asPeer(r.late)
+			if r.transfers != 0 {
+				servers[names[i]].most = r.transfers
+			}
 		}
 	}
 	for _, s := range servers {

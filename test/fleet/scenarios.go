@@ -37,8 +37,8 @@ func rollouts(hosts int) []rollout {
 		with("a host as the mirror of 40, which pulled before", func(r *rollout) {
 			r.mirrors, r.peers = max(1, hosts/40), true
 		}),
-		with("a host as the mirror of 100: more than its 256 transfers", func(r *rollout) {
-			r.mirrors, r.peers = max(1, hosts/100), true
+		with("a host as the mirror of 100, with `transfers = 256`", func(r *rollout) {
+			r.mirrors, r.peers, r.transfers = max(1, hosts/100), true, 256
 		}),
 		with("a host as the mirror of 40, which pulls with them", func(r *rollout) {
 			r.mirrors, r.peers, r.late = max(1, hosts/40), true, true

@@ -118,7 +118,7 @@ func (s *server) set(to state) {
 
 // A host's mirror, see daemon/host and daemon/mirror.
 const (
-	peerTransfers = 256
+	peerTransfers = 1024
 	peerBusy      = 2 * time.Second
 )
 

@@ -249,9 +249,9 @@ func TestSmallPeers(t *testing.T) {
 	if o := simulate(t, assumed, r); o.registry.sent != 2*imageBytes || o.tries != r.hosts {
 		t.Errorf("the registry sent %d bytes in %d tries", o.registry.sent, o.tries)
 	}
-	crowd := rollout{hosts: 100, rate: gigabit, mirrors: 1, peers: true, timeout: time.Hour}
+	crowd := rollout{hosts: 100, rate: gigabit, mirrors: 1, peers: true, transfers: 100, timeout: time.Hour}
 	o := simulate(t, assumed, crowd)
-	if o.mirror.peak != peerTransfers || o.mirror.refused == 0 || len(o.took) != crowd.hosts {
+	if o.mirror.peak != crowd.transfers || o.mirror.refused == 0 || len(o.took) != crowd.hosts {
 		t.Errorf("%d transfers of a mirror at once, %d refused, %d hosts", o.mirror.peak, o.mirror.refused, len(o.took))
 	}
 	if o.registry.sent <= imageBytes || o.registry.sent+o.mirror.sent != 101*imageBytes {
