@@ -59,5 +59,8 @@ func writeConfig(file, text string) error {
 		return err
 	}
 	_, err = f.WriteString(text)
-	return errors.Join(err, f.Sync(), f.Close())
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		err = errors.Join(err, os.Remove(file)) // a part of a configuration would be read as one
+	}
+	return err
 }
