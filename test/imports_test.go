@@ -63,7 +63,7 @@ var mayImport = map[string][]string{
 	"driver":           {"daemon/client", "internal/printable", "internal/spans"},
 	"image": {"image/document", "internal/imagename", "internal/near", "internal/printable", "internal/regular",
 		"internal/signals", "internal/strictjson"},
-	"image/build": {"image", "image/blob", "image/layout", "image/unpack", "internal/dataset",
+	"image/build": {"image", "image/blob", "image/chunked", "image/layout", "image/unpack", "internal/dataset",
 		"internal/durable", "internal/imagename", "internal/pace", "internal/regular", "internal/remove",
 		"internal/signals"},
 	"image/document": {"internal/strictjson"},

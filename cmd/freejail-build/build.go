@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -31,11 +32,16 @@ type outputFlags struct {
 func (f *outputFlags) add(c *cobra.Command) {
 	c.Flags().StringVarP(&f.Output, "output", "o", "", outputHelp)
 	platformFlag(c, &f.Platform, "the platform of the image, as `OS/ARCHITECTURE`")
+	c.Flags().StringVar(&f.Compression, "compression", build.CompressionGzip, "of layers that are made: "+
+		"gzip, zstd or zstd:chunked, of which hosts fetch what they have not")
 	f.progress.Flags(c.Flags())
 }
 
 func (f *outputFlags) options(a *commands) (o build.Options, err error) {
 	o = f.Options
+	if !slices.Contains(build.Compressions, o.Compression) {
+		return o, app.Usagef("--compression %s: expected gzip, zstd or zstd:chunked", o.Compression)
+	}
 	f.bars = f.progress.Bars(a.App)
 	o.Log, o.Bytes = f.bars, f.bars.Set
 	if o.Epoch, err = build.EpochFromEnv(); err != nil {

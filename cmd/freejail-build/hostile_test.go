@@ -105,7 +105,7 @@ var outputs = map[string][][]string{
 	"freejail-build": {{"--help"}, {"TEXT"}, {"--TEXT"}},
 	"freejail-build build": {{"-o", "OUT", "CONTEXT"}, {"-o", "OUT", "-f", "CONTEXT/Bad", "CONTEXT"},
 		{"-o", "OUT", "-f", "TEXT", "CONTEXT"}, {"-o", "OUT", "-f", "CONTEXT/From", "--plain-http", "REGISTRY",
-			"CONTEXT"}, {"--build-arg", "TEXT", "-o", "OUT", "CONTEXT"}},
+			"CONTEXT"}, {"--build-arg", "TEXT", "-o", "OUT", "CONTEXT"}, {"--compression", "TEXT", "-o", "OUT", "CONTEXT"}},
 	"freejail-build cache":       {{"--help"}},
 	"freejail-build cache prune": {{}, {"--cache", "TEXT"}, {"--keep", "TEXT"}},
 	"freejail-build login":       {{"TEXT"}, {"-u", "TEXT", "-p", "TEXT", "REGISTRY"}, {"REGISTRY"}},

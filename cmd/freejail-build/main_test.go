@@ -152,6 +152,8 @@ func TestExitCodes(t *testing.T) {
 		{app.Usage, "-o IMAGE.tar", []string{"import", dir}},
 		{app.Usage, "OS/ARCHITECTURE", []string{"build", "-o", out, "--platform", "freebsd", dir}},
 		{app.Usage, "expected host or none", []string{"build", "-o", out, "--network", "x", dir}},
+		{app.Usage, "expected gzip, zstd or zstd:chunked", []string{"build", "-o", out, "--compression", "xz", dir}},
+		{app.Usage, "expected gzip, zstd or zstd:chunked", []string{"import", "-o", out, "--compression", "", dir}},
 		{app.Usage, "expected NAME=VALUE", []string{"build", "-o", out, "--build-arg", "=b", dir}},
 		{app.Usage, "usage: freejail-build validate IMAGE", []string{"validate"}},
 		{app.Usage, "usage: freejail-build unpack IMAGE DIRECTORY", []string{"unpack", out}},

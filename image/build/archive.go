@@ -28,12 +28,12 @@ type Set struct {
 
 // Archive makes an image with one layer for each archive (tar, also in gzip,
 // zstd or xz), such as FreeBSD's distribution sets. Of the options it takes
-// Output, Store, Tag, Platform, Epoch, Cache, Progress and TempDir; the
+// Output, Store, Tag, Platform, Compression, Epoch, Cache, Progress and TempDir; the
 // platform's default is FreeBSD's on this host's processor. The version of the
 // system is recorded where the sets tell it.
 func Archive(ctx context.Context, sets []Set, o Options) (_ *image.Image, err error) {
-	if o.Output == "" && o.Store == nil {
-		return nil, errNowhere
+	if err := o.check(); err != nil {
+		return nil, err
 	}
 	if o.Platform.OS == "" {
 		o.Platform.OS = "freebsd"

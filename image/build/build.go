@@ -60,6 +60,8 @@ type Options struct {
 	Output string
 	// Inputs are files that other options were read from, which Output must not replace.
 	Inputs []string
+	// Compression of the layers that are made, one of Compressions; default: gzip. Those of a base stay as they are.
+	Compression string
 	// Store keeps the image under its name and is where FROM looks for names.
 	// Without one, FROM takes archives and layout directories.
 	Store *layout.Store
@@ -155,8 +157,8 @@ type builder struct {
 // all named, each an *Error with its line, before anything is built; the image
 // appears at its output whole or not at all.
 func Build(ctx context.Context, o Options) (_ *image.Image, err error) {
-	if o.Output == "" && o.Store == nil {
-		return nil, errNowhere
+	if err := o.check(); err != nil {
+		return nil, err
 	}
 	b := newBuilder(o)
 	defer func() { err = errors.Join(err, b.close(ctx)) }()

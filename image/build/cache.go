@@ -207,7 +207,8 @@ func (b *work) stepKey(ctx context.Context, s step) (string, error) {
 	if err != nil || b.cache == nil {
 		return "", err
 	}
-	return keyOf("step", fmt.Sprintf("%T", s), b.config.RootFS.DiffIDs, b.config.Platform, b.epoch.Unix(), own), nil
+	return b.opts.keyOfLayer("step", fmt.Sprintf("%T", s), b.config.RootFS.DiffIDs, b.config.Platform, b.epoch.Unix(),
+		own), nil
 }
 
 // cached takes a step's layer from the cache, if it is there.

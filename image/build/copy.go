@@ -176,7 +176,7 @@ func (c *copier) key() string {
 	if c.step.from != nil {
 		from = c.step.from.state(c.b.builder)
 	}
-	return keyOf("copied", c.b.epoch.Unix(), from, list)
+	return c.b.opts.keyOfLayer("copied", c.b.epoch.Unix(), from, list)
 }
 
 // placed has the view know where in the layer each entry is.

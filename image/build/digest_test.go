@@ -111,12 +111,17 @@ func messy(t *testing.T, context files, order int, umask int, when time.Time) st
 	return dir
 }
 
-func TestEqualInputGivesAnEqualImage(t *testing.T) {
+func goldenContext(t *testing.T) files {
 	context := files{"Jailfile": goldenFile, "x.tar": tarOf(t, someTar...), "src/b": "bee", "src/a": "#!a",
 		"src/d/c": "sea", "src/link": "-> a", "src/empty/": ""}
 	for i := range 40 { // a directory whose order the file system chooses
 		context[fmt.Sprintf("src/many/%c%d", 'a'+i*7%26, i)] = strings.Repeat("x", i*100)
 	}
+	return context
+}
+
+func TestEqualInputGivesAnEqualImage(t *testing.T) {
+	context := goldenContext(t)
 	var first *made
 	var bytes []byte
 	cache := t.TempDir()

@@ -11,9 +11,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/klauspost/compress/gzip"
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // maxLayer bounds what one layer unpacks to: the default limit of hosts.
@@ -42,35 +40,40 @@ func (b *work) begunLayer(ctx context.Context, v *view, fill func(*writer) error
 	pr, pw := io.Pipe()
 	sum := sha256.New()
 	done := make(chan struct{})
+	var annotations map[string]string
 	go func() {
 		defer close(done)
-		pw.CloseWithError(b.pack(pw, sum, v, fill)) // never fails: see its documentation
+		var err error
+		annotations, err = b.pack(pw, sum, v, fill)
+		pw.CloseWithError(err) // never fails: see its documentation
 	}()
-	d, err := b.store.Add(ctx, ocispec.MediaTypeImageLayerGzip, pr)
+	d, err := b.store.Add(ctx, b.opts.layerType(), pr)
 	pr.CloseWithError(errors.Join(errors.New("the layer cannot be stored"), err))
 	<-done
 	if err != nil {
 		return err
 	}
+	d.Annotations = annotations
 	b.layers = append(b.layers, d)
 	b.config.RootFS.DiffIDs = append(b.config.RootFS.DiffIDs, digest.NewDigest(digest.SHA256, sum))
 	return nil
 }
 
-// compression is part of what makes equal input give an equal digest, as is the
-// version of the compressor in go.mod.
-const compression = 6
-
-func (b *work) pack(w io.Writer, sum hash.Hash, v *view, fill func(*writer) error) error {
-	z, err := gzip.NewWriterLevel(w, compression)
+// pack writes a layer, and gives the annotations of its descriptor.
+func (b *work) pack(w io.Writer, sum hash.Hash, v *view, fill func(*writer) error) (map[string]string, error) {
+	z, annotations, err := b.opts.compressor(w)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	tw := tar.NewWriter(metered{io.MultiWriter(z, sum), b.meter("writing a layer", 0)})
 	if err := fill(&writer{tw: tw, view: v, epoch: b.epoch, left: maxLayer}); err != nil {
-		return err
+		_ = z.Close() // what is compressed by several goroutines ends
+		return nil, err
 	}
-	return errors.Join(tw.Close(), z.Close())
+	if err := errors.Join(tw.Close(), z.Close()); err != nil {
+		return nil, err
+	}
+	return annotations(), nil
 }
 
 // clamp keeps a time that is before the build's.

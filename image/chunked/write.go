@@ -2,6 +2,7 @@ package chunked
 
 import (
 	"archive/tar"
+	"bufio"
 	"bytes"
 	"crypto/sha256"
 	"encoding/base64"
@@ -23,6 +24,7 @@ import (
 // Writer compresses a tar to zstd:chunked. Equal tars give equal bytes, as long as the version of the compressor in
 // go.mod is the same.
 type Writer struct {
+	in   *bufio.Writer // to the pipe
 	pipe *io.PipeWriter
 	over chan struct{}
 	err  error
@@ -36,23 +38,30 @@ func NewWriter(w io.Writer) (*Writer, error) {
 		return nil, err
 	}
 	pr, pw := io.Pipe()
-	out := &Writer{pipe: pw, over: make(chan struct{}), s: s}
+	out := &Writer{in: bufio.NewWriterSize(pw, pipeSize), pipe: pw, over: make(chan struct{}), s: s}
 	go func() {
 		defer close(out.over)
-		out.err = s.layer(pr)
+		out.err = s.layer(bufio.NewReaderSize(pr, pipeSize))
 		pr.CloseWithError(out.err) // never fails: see its documentation
 	}()
 	return out, nil
 }
 
+// pipeSize is how many bytes go from one goroutine to the other at once.
+const pipeSize = 1 << 18
+
 // Write takes more of the tar.
-func (w *Writer) Write(b []byte) (int, error) { return w.pipe.Write(b) }
+func (w *Writer) Write(b []byte) (int, error) { return w.in.Write(b) }
 
 // Close writes the table; the tar must be complete.
 func (w *Writer) Close() error {
+	err := w.in.Flush()
 	w.pipe.Close() // never fails: see its documentation
 	<-w.over
-	return w.err
+	if w.err != nil { // which is why
+		return w.err
+	}
+	return err
 }
 
 // Annotations are those of the layer's descriptor, after Close.
@@ -112,7 +121,8 @@ func (p *part) Write(b []byte) (int, error) {
 }
 
 func encoder(w io.Writer) (*zstd.Encoder, error) {
-	return zstd.NewWriter(w, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(1))
+	return zstd.NewWriter(w, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(1),
+		zstd.WithAllLitEntropyCompression(true)) // files that repeat nothing are smaller too
 }
 
 func newWriting(w io.Writer) (*writing, error) {

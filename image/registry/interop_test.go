@@ -21,6 +21,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/freejail/freejail/image/layout"
+	"github.com/freejail/freejail/internal/testoci"
 )
 
 // tool runs another program, or skips the test where it is not to be had.
@@ -151,6 +152,49 @@ func TestInteropSkopeoAndRegistries(t *testing.T) {
 	check(t, err)
 	skopeo("docker://"+ours.host+"/moved/web:2", "docker://"+theirs+"/moved/back:3")
 	skopeo("oci:"+ours.dir+"/moved+web:2", "oci:"+t.TempDir()+"/x:x")
+}
+
+// Of layers in zstd:chunked that skopeo has made the host fetches what differs, also from Debian's registry; those that
+// this project makes are skopeo's and podman's to read.
+func TestInteropChunked(t *testing.T) {
+	needTool(t, "skopeo")
+	needTool(t, "podman")
+	m := &meter{}
+	ours := serve(t, ServerOptions{}, m.wrap)
+	theirs := dockerRegistry(t)
+	c := client(t, ours, Host{Name: theirs, PlainHTTP: true})
+	for v := 1; v < 3; v++ {
+		pushChunked(t, ours, fmt.Sprintf("made/web:%d", v), files(v), false, nil)
+		plain := newStore(t)
+		putImage(t, plain, "web", host, testoci.Tar(t, files(v)...))
+		dir := layoutOf(t, plain, "web")
+		for _, at := range []string{ours.host, theirs} {
+			tool(t, "skopeo", "--insecure-policy", "copy", "--dest-tls-verify=false", "--dest-compress-format",
+				"zstd:chunked", "oci:"+dir+":web", fmt.Sprintf("docker://%s/theirs/web:%d", at, v))
+		}
+	}
+	for _, at := range []string{ours.host, theirs} {
+		s := newStore(t)
+		pulled(t, s, c, at+"/theirs/web:1", PullOptions{})
+		if last, told := pulled(t, s, c, at+"/theirs/web:2", PullOptions{}); last.Reused < last.Size/2 || len(told) > 0 {
+			t.Errorf("%s: told were %+v, %v", at, last, told)
+		}
+	}
+	dir := t.TempDir()
+	podman := func(args ...string) string {
+		return tool(t, "podman", append([]string{"--root", filepath.Join(dir, "root"), "--runroot",
+			filepath.Join(dir, "run"), "--storage-driver", "vfs"}, args...)...)
+	}
+	podman("pull", "-q", "--tls-verify=false", ours.host+"/made/web:1")
+	saved := filepath.Join(dir, "saved.tar")
+	podman("save", "-q", "--format", "oci-archive", "-o", saved, ours.host+"/made/web:1")
+	s := newStore(t)
+	_, err := s.Import(ctx, saved, "saved", nil)
+	check(t, err)
+	pulled(t, s, c, ours.host+"/made/web:1", PullOptions{})
+	if got := contentOf(t, s, "saved"); !maps.Equal(got, contentOf(t, s, ours.host+"/made/web:1")) || len(got) != 200 {
+		t.Errorf("podman has %d files, or others", len(got))
+	}
 }
 
 func contentOfLayout(t *testing.T, dir string) map[string]digest.Digest {
