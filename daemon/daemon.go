@@ -37,6 +37,7 @@ import (
 	"github.com/freejail/freejail/internal/boot"
 	"github.com/freejail/freejail/internal/durable"
 	"github.com/freejail/freejail/internal/mount"
+	"github.com/freejail/freejail/internal/signals"
 	"github.com/freejail/freejail/internal/spans"
 	"github.com/freejail/freejail/jail"
 	"github.com/freejail/freejail/network"
@@ -362,6 +363,7 @@ func (d *Daemon) path(elem ...string) string {
 // the tasks running: the next daemon takes them over. It answers from the
 // beginning, of the tasks when they are recovered.
 func (d *Daemon) Run(ctx context.Context) error {
+	signals.OutliveReaders() // of the log
 	if _, err := d.storage(""); err != nil {
 		return err
 	}

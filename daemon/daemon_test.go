@@ -249,6 +249,12 @@ func serve(conf string) error {
 // signal that the function it returns is given.
 func daemonAt(t testing.TB, dir, policy string) (*client.Client, func(os.Signal)) {
 	t.Helper()
+	return daemonInto(t, dir, policy, os.Stderr)
+}
+
+// daemonInto has the daemon's log go to a file.
+func daemonInto(t testing.TB, dir, policy string, log *os.File) (*client.Client, func(os.Signal)) {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("jails need root")
 	}
@@ -267,7 +273,7 @@ func daemonAt(t testing.TB, dir, policy string) (*client.Client, func(os.Signal)
 		t.Fatal(err)
 	}
 	cmd := exec.Command(self, "daemon", conf)
-	cmd.Stderr = os.Stderr
+	cmd.Stderr = log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

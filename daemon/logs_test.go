@@ -255,6 +255,29 @@ func TestLogOverADaemonsLife(t *testing.T) {
 	}
 }
 
+// A daemon goes on when nobody reads its log any more, as where a program that got it was killed; another one after an
+// upgrade too.
+func TestDaemonOutlivesTheReaderOfItsLog(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c, _ := daemonInto(t, shortDir(t), "", w)
+	for range 2 { // each has a line in the log
+		before, err := c.Info(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if now, err := c.Upgrade(t.Context(), client.UpgradeRequest{}); err != nil || now.PID != before.PID {
+			t.Fatalf("process %d has become %+v: %v", before.PID, now, err)
+		}
+	}
+}
+
 // What a task writes at its end is kept, where that comes in the middle of an upgrade.
 func TestLogOfATaskThatEndsInAnUpgrade(t *testing.T) {
 	letGo := held(t, "recovery:begun")

@@ -27,6 +27,7 @@ import (
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/internal/printable"
+	"github.com/freejail/freejail/internal/signals"
 	"github.com/freejail/freejail/internal/spans"
 )
 
@@ -78,6 +79,7 @@ func StartedByNomad() bool {
 
 // Serve speaks to the Nomad agent that started this process until it ends.
 func Serve(version string) {
+	signals.OutliveReaders()                                                     // an agent may be killed, and the next one takes this process over
 	log := hclog.New(&hclog.LoggerOptions{Level: hclog.Trace, JSONFormat: true}) // the agent filters
 	d := New(log, version)
 	d.openSpans()

@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -71,6 +73,34 @@ func startPlugin(t *testing.T) (base.BasePlugin, *grpc.ClientConn) {
 		t.Fatal(err)
 	}
 	return b.(base.BasePlugin), d.(*grpc.ClientConn)
+}
+
+// Nobody reads what a plugin writes whose agent was killed: the next agent finds it all the same.
+func TestPluginOutlivesItsReader(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), base.Handshake.MagicCookieKey+"="+base.Handshake.MagicCookieValue)
+	cmd.Stderr = w
+	out, err := cmd.StdoutPipe()
+	if err := errors.Join(err, r.Close(), cmd.Start()); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n') // it has written of itself before
+	if err != nil || !strings.Contains(line, "|grpc") {
+		t.Errorf("the plugin told %q: %v", line, err)
+	}
+	err = errors.Join(cmd.Process.Kill(), cmd.Wait())
+	if st, is := cmd.ProcessState.Sys().(syscall.WaitStatus); !is || st.Signal() != syscall.SIGKILL {
+		t.Errorf("the plugin ended by itself: %v", err)
+	}
 }
 
 // configure points the plugin to a socket where no daemon answers.

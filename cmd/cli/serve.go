@@ -12,6 +12,7 @@ import (
 	"github.com/freejail/freejail/cmd/internal/app"
 	"github.com/freejail/freejail/daemon/mirror"
 	"github.com/freejail/freejail/internal/printable"
+	"github.com/freejail/freejail/internal/signals"
 )
 
 func (a *commands) serveCmd() *cobra.Command {
@@ -23,6 +24,7 @@ func (a *commands) serveCmd() *cobra.Command {
 				printable.Fprintf(a.Messages, "%s mirror: "+format+"\n",
 					append([]any{time.Now().Format(time.RFC3339)}, args...)...)
 			}
+			signals.OutliveReaders() // of its log
 			switch {
 			case mirror.IsChild():
 				return mirror.Child(tell)
