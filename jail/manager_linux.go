@@ -411,14 +411,11 @@ func (m *Manager) List() ([]Info, error) {
 func (m *Manager) Notes() ([]string, error) { return nil, nil }
 
 // StartTime tells processes apart that had the same pid one after another:
-// field 22 of /proc/PID/stat.
+// field 22 of /proc/PID/stat. One that has ended has it until it is collected.
 func StartTime(pid int) (string, error) {
 	f, err := procStat(pid)
 	if err != nil {
 		return "", err
-	}
-	if f[0] == "Z" {
-		return "", fmt.Errorf("process %d has ended", pid)
 	}
 	return strings.Clone(f[19]), nil // not all of the file with it
 }

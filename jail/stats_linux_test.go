@@ -2,8 +2,10 @@ package jail
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -20,6 +22,30 @@ func cgroupFiles(t *testing.T, dir string, files map[string]string) {
 		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// A process that ended at once is known as the one that was started, as long as its exit code waits to be collected.
+func TestStartTimeOfOneThatHasEnded(t *testing.T) {
+	cmd := exec.Command("cat")
+	in, err := cmd.StdinPipe()
+	if err := errors.Join(err, cmd.Start()); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	alive, err := StartTime(cmd.Process.Pid)
+	if err := errors.Join(err, in.Close()); err != nil {
+		t.Fatal(err)
+	}
+	for state := ""; state != "Z"; {
+		f, err := procStat(cmd.Process.Pid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		state = f[0]
+	}
+	if ended, err := StartTime(cmd.Process.Pid); err != nil || ended != alive {
+		t.Errorf("it started at %q, and when it has ended at %q: %v", alive, ended, err)
 	}
 }
 

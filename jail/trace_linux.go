@@ -72,10 +72,13 @@ func (s *straces) follow() (processes int, err error) {
 	all := pidsOf(s.jail)
 	var fresh []int
 	for _, pid := range all {
-		start, err := StartTime(pid)
-		key := fmt.Sprint(pid, " ", start)
-		if err != nil || s.tried[key] || tracedBy(pid) != 0 {
+		f, err := procStat(pid)
+		if err != nil || f[0] == "Z" || tracedBy(pid) != 0 {
 			continue // it ended, or is traced: by its parent's strace, or by someone else's
+		}
+		key := fmt.Sprint(pid, " ", f[19])
+		if s.tried[key] {
+			continue
 		}
 		s.tried[key] = true
 		fresh = append(fresh, pid)
