@@ -3,6 +3,7 @@ package daemon
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -40,25 +41,46 @@ func (d *Daemon) CheckUpgrade(r client.UpgradeRequest) (string, error) {
 		}
 		binary = program
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	out, err := exec.CommandContext(ctx, binary, "version").CombinedOutput()
+	out, err := answerOf(askTime, nil, binary, "version")
+	if client.AsError(err).Code == client.CodeUnavailable {
+		return "", err
+	}
 	if err != nil || !strings.HasPrefix(string(out), "freejail ") {
 		return "", client.Invalid("no upgrade: %s is not a freejail binary that runs on this host%s",
 			binary, saidBy(err, out, 200))
 	}
 	args := append(os.Args[1:len(os.Args):len(os.Args)], "--check")
-	check := exec.CommandContext(ctx, binary, args...)
-	check.Env = append(os.Environ(), stateNow+"="+d.cfg.StateDir)
-	out, err = check.CombinedOutput()
-	if err != nil && check.ProcessState != nil && check.ProcessState.ExitCode() == ExitFault {
+	out, err = answerOf(askTime, []string{stateNow + "=" + d.cfg.StateDir}, binary, args...)
+	var ended *exec.ExitError
+	if errors.As(err, &ended) && ended.ExitCode() == ExitFault {
 		d.log.Warn("upgrade", "faults of the host", saidBy(nil, out, 2000)) // the next daemon tells the event
 		return binary, nil
+	}
+	if client.AsError(err).Code == client.CodeUnavailable {
+		return "", err
 	}
 	if err != nil {
 		return "", client.Invalid("no upgrade: %s would not start%s", binary, saidBy(err, out, 2000))
 	}
 	return binary, nil
+}
+
+// askTime is for an answer of the next daemon's program, also on a host that has much else to do.
+const askTime = 2 * time.Minute
+
+// answerOf is what a program says that is to be the next daemon, or that it does not end.
+func answerOf(limit time.Duration, env []string, binary string, args ...string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, binary, args...)
+	cmd.Env = append(os.Environ(), env...)
+	cmd.WaitDelay = time.Second // who is left of it may hold its output
+	out, err := cmd.CombinedOutput()
+	if err != nil && ctx.Err() != nil {
+		return nil, client.Unavailable("no upgrade: %s %s did not end within %s: it hangs, or the host has too much "+
+			"to do; try again", binary, strings.Join(args, " "), limit)
+	}
+	return out, err
 }
 
 // keeps refuses what an upgrade cannot change: the process goes on with its command line.
