@@ -262,10 +262,10 @@ func (m *Manager) destroy(ctx context.Context, t *task, force bool) error {
 		}
 	}
 	already, err := t.destroy()
-	if already { // by whom it is being undone
+	if already { // by whom it is being undone: none of those who remove it is done before it is gone
 		_, err = t.over(ctx)
 	}
-	if already || err != nil {
+	if err != nil {
 		return err
 	}
 	await(ctx, m.sweepUp(t).done, awayTime) // mostly nothing is left, and this soon over

@@ -1,6 +1,7 @@
 package task
 
 import (
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -55,4 +56,29 @@ func TestRemovalOfWhatIsBeingRemoved(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Of two who remove a task at the same time, as gc and its owner do, neither is done before it is gone.
+func TestTwoRemoveATask(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, w := New(Host{}), newWalk()
+		tk := &task{done: make(chan struct{}), destroyed: true}
+		tk.info.ID, tk.info.Key, tk.info.State, tk.sweeping.walk = "one", "one", client.Exited, w
+		tk.info.Spec.ID = "one"
+		tk.isOver()
+		m.tasks["one"] = tk
+		var other sync.WaitGroup
+		other.Go(func() {
+			time.Sleep(time.Second)
+			close(w.done)
+			m.letGo(tk)
+		})
+		defer other.Wait()
+		if err := m.Destroy(t.Context(), "one", true); err != nil {
+			t.Error(err)
+		}
+		if found, err := m.find("one"); found != nil {
+			t.Errorf("it was removed, and is there: %v", err)
+		}
+	})
 }
