@@ -79,7 +79,7 @@ func StartedByNomad() bool {
 
 // Serve speaks to the Nomad agent that started this process until it ends.
 func Serve(version string) {
-	signals.OutliveReaders()                                                     // an agent may be killed, and the next one takes this process over
+	signals.OutliveReaders()                                                     // the next agent takes over what a killed one left
 	log := hclog.New(&hclog.LoggerOptions{Level: hclog.Trace, JSONFormat: true}) // the agent filters
 	d := New(log, version)
 	d.openSpans()
