@@ -3,6 +3,7 @@ package soak
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"strings"
 	"syscall"
@@ -40,6 +41,9 @@ func brokenOff(work string, err error) bool {
 	return false
 }
 
+// otherDaemon are errors of where another daemon came, in one way or the other.
+func otherDaemon(work string, err error) bool { return away(work, err) || brokenOff(work, err) }
+
 // noRoom are errors of a full disk. What is there can be removed all the same.
 func noRoom(_ string, err error) bool {
 	return strings.Contains(err.Error(), syscall.ENOSPC.Error()) && !strings.Contains(err.Error(), "removal of")
@@ -57,12 +61,20 @@ var faults = []*fault{
 	{name: "consul", run: (*soak).consulAway, with: func(s *soak) bool { return s.consul != nil }},
 	{name: "agent", run: (*soak).agentKilled, with: func(s *soak) bool { return s.nomad != nil }},
 	{name: "plugin", run: (*soak).pluginKilled, with: func(s *soak) bool { return s.nomad != nil }},
-	{name: "clock", run: (*soak).clockJumps, with: func(*soak) bool { return os.Getenv("FREEJAIL_SOAK_CLOCK") == "set" }},
+	{name: "nfs", run: (*soak).nfsAway, excused: func(work string, err error) bool {
+		return rootsAway(work, err) || otherDaemon(work, err)
+	}, with: func(s *soak) bool { return s.roots != nil }},
+	{name: "clock", run: (*soak).clockJumps, excused: otherDaemon,
+		with: func(*soak) bool { return os.Getenv("FREEJAIL_SOAK_CLOCK") == "set" }},
 }
 
 // after waits until so many works more are done, or all of the round are.
-func (s *soak) after(works int32) {
-	for until := s.done.Load() + works; s.done.Load() < until && !s.idle(); {
+func (s *soak) after(works int32) { s.afterAtMost(works, math.MaxInt64) }
+
+// afterAtMost waits no longer than some time: what works may wait for the end of the fault.
+func (s *soak) afterAtMost(works int32, most time.Duration) {
+	began := time.Now()
+	for until := s.done.Load() + works; s.done.Load() < until && !s.idle() && time.Since(began) < most; {
 		time.Sleep(5 * time.Millisecond)
 	}
 }
@@ -250,12 +262,27 @@ func (s *soak) inConsul() error {
 	})
 }
 
+// another has no other daemon come, or one in one of two ways: after an upgrade or a kill.
+func (s *soak) another() error {
+	switch s.r.IntN(3) {
+	case 1:
+		_, err := s.Upgrade(s.ctx, client.UpgradeRequest{})
+		return err
+	case 2:
+		return errors.Join(s.end(syscall.SIGKILL), s.start())
+	}
+	return nil
+}
+
 // clockJumps sets the host's clock an hour on and back. It is for machines that are there for this test alone.
 func (s *soak) clockJumps() error {
 	for _, by := range []time.Duration{time.Hour, -2 * time.Hour, time.Hour} {
 		s.after(3)
 		if err := setClock(time.Now().Add(by)); err != nil {
 			return err
+		}
+		if err := s.another(); err != nil {
+			return fmt.Errorf("the clock was set by %v: %w", by, err)
 		}
 	}
 	return nil

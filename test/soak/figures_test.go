@@ -115,23 +115,35 @@ func average(steps []float64) (mean, deviation float64) {
 	return mean, math.Sqrt(squares/float64(len(steps))) / math.Sqrt(float64(len(steps)))
 }
 
-// table is the samples for who reads them: of many each so-manyth.
+// table is the samples for who reads them: of many each so-manyth. At its end are the medians of the first and of the
+// last quarter.
 func table(samples []sample) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%6s %-10s", "round", "fault")
 	for _, l := range limits {
 		fmt.Fprintf(&b, " %13s", l.name)
 	}
-	every := len(samples)/60 + 1
-	for i, s := range samples {
-		if i%every != 0 && i != len(samples)-1 {
-			continue
-		}
-		fmt.Fprintf(&b, "\n%6d %-10s", s.round, s.fault)
-		for _, v := range s.values {
+	row := func(head string, values [figures]float64) {
+		fmt.Fprintf(&b, "\n%-17s", head)
+		for _, v := range values {
 			fmt.Fprintf(&b, " %13.0f", v)
 		}
 	}
+	every := len(samples)/60 + 1
+	for i, s := range samples {
+		if i%every == 0 || i == len(samples)-1 {
+			row(fmt.Sprintf("%6d %-10s", s.round, s.fault), s.values)
+		}
+	}
+	var first, last [figures]float64
+	for f := range limits {
+		var is bool
+		if first[f], last[f], is = ends(samples, f); !is {
+			return b.String()
+		}
+	}
+	row("first quarter", first)
+	row("last quarter", last)
 	return b.String()
 }
 

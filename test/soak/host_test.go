@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -83,13 +84,20 @@ func (h *host) end(sig syscall.Signal) error {
 	}
 }
 
-// logTail is the end of the daemon's log.
+// logTail is the end of the daemon's log, and of Nomad's.
 func (h *host) logTail() string {
-	b, err := os.ReadFile(h.path("daemon.log"))
-	if err != nil {
-		return err.Error()
+	var out strings.Builder
+	for _, name := range []string{"daemon.log", "nomad.log"} {
+		b, err := os.ReadFile(h.path(name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			b = []byte(err.Error())
+		}
+		fmt.Fprintf(&out, "the end of %s:\n%s\n", name, b[max(0, len(b)-8000):])
 	}
-	return string(b[max(0, len(b)-8000):])
+	return out.String()
 }
 
 // The ways in which a registry can be.

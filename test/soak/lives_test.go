@@ -30,6 +30,7 @@ type kind string
 
 const (
 	inFile   kind = "file"   // its standard output is a file of the host's
+	overNFS  kind = "nfs"    // as before, and its root is over NFS
 	inLog    kind = "log"    // the daemon keeps it
 	inVolume kind = "volume" // it writes to a volume
 	serves   kind = "serves" // it has an address, a published port and an entry in Consul
@@ -37,7 +38,11 @@ const (
 
 // live starts one of each kind.
 func (s *soak) live() error {
-	for _, k := range []kind{inFile, inLog, inVolume, serves} {
+	kinds := []kind{inFile, inLog, inVolume, serves}
+	if s.roots != nil {
+		kinds = append(kinds, overNFS)
+	}
+	for _, k := range kinds {
 		if err := s.bear(k); err != nil {
 			return err
 		}
@@ -52,11 +57,14 @@ func (s *soak) bear(k kind) error {
 	l := &life{record: r, kind: k, since: s.round, breaks: s.breaks.Load(), faults: s.faults.Load()}
 	l.file = s.path("volumes/" + r.id)
 	switch k {
-	case inFile:
+	case inFile, overNFS:
 		if err := os.WriteFile(l.file, nil, 0o600); err != nil {
 			return err
 		}
 		spec.Stdout = l.file
+		if k == overNFS {
+			spec.Storage = "nfs"
+		}
 	case inVolume:
 		if err := os.Mkdir(l.file, 0o777); err != nil {
 			return err

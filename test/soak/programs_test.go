@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 }
 
 // goes is how long a counting program rests after a line.
-const goes = 50 * time.Millisecond
+const goes = 100 * time.Millisecond
 
 var programs = testprog.Programs{
 	"count": func(args []string) int { return count(args) },

@@ -27,6 +27,7 @@ import (
 	"github.com/freejail/freejail/internal/testagent"
 	"github.com/freejail/freejail/internal/testhost"
 	"github.com/freejail/freejail/internal/testimage"
+	"github.com/freejail/freejail/internal/testnfs"
 )
 
 // timeVariable is for how long rounds are begun, as 8h, or how many there are, as 12; without it there are none.
@@ -49,7 +50,8 @@ type soak struct {
 	consul   *testagent.Consul // nil without one
 	nomad    *nomadHost        // nil without one
 	registry *registryHost
-	base     string // an archive with the programs
+	roots    *testnfs.Server // nil without one
+	base     string          // an archive with the programs
 
 	mu      sync.Mutex
 	records []*record
@@ -107,8 +109,11 @@ func TestSoak(t *testing.T) {
 		t.Fatalf("before the first round: %v\n%s", err, s.logTail())
 	}
 	for goOn(s.round, time.Since(begin)) {
-		if err := s.oneRound(); err != nil {
-			t.Errorf("round %d, fault %q, seed %d: %v\nthe end of the daemon's log:\n%s", s.round, s.fault.name, s.seed,
+		began := time.Now()
+		err := s.oneRound()
+		t.Logf("round %d, fault %q: %v", s.round, s.fault.name, time.Since(began).Round(time.Millisecond))
+		if err != nil {
+			t.Errorf("round %d, fault %q, seed %d: %v\n%s", s.round, s.fault.name, s.seed,
 				err, s.logTail())
 			break
 		}
@@ -174,7 +179,11 @@ func newSoak(t *testing.T) *soak {
 		}
 		conf += fmt.Sprintf("consul {\n  address   = %q\n  advertise = \"127.0.0.1\"\n}\n", s.consul.Addr)
 	}
-	if err := os.WriteFile(s.path("freejail.hcl"), []byte(conf), 0o600); err != nil {
+	more, err := s.serveRoots()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(s.path("freejail.hcl"), []byte(conf+more), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	s.Client = client.New(s.path("sock"))
@@ -197,6 +206,9 @@ func (s *soak) takeAway(t *testing.T) {
 	}
 	if s.consul != nil {
 		errs = append(errs, s.consul.End(syscall.SIGINT))
+	}
+	if s.roots != nil {
+		errs = append(errs, s.roots.Close())
 	}
 	if s.registry != nil {
 		errs = append(errs, s.registry.web.Close(), s.registry.server.Close())
@@ -225,7 +237,7 @@ func (s *soak) warmUp() error {
 	if err := s.start(); err != nil {
 		return err
 	}
-	if err := s.images(); err != nil {
+	if err := errors.Join(s.images(), s.export()); err != nil {
 		return err
 	}
 	if err := s.joinNomad(); err != nil {
