@@ -165,7 +165,7 @@ func (d *Daemon) takeLock() error {
 	if _, err := fmt.Sscan(string(b), &pid, &boot); err == nil {
 		d.lastBoot = boot
 	}
-	if err := unix.Flock(int(d.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := d.flock(pid); err != nil {
 		return fmt.Errorf("another freejail daemon (process %d) uses the state directory %s: %w", pid, d.cfg.StateDir,
 			err)
 	}
@@ -174,6 +174,24 @@ func (d *Daemon) takeLock() error {
 		return fmt.Errorf("state directory: %w", err)
 	}
 	return nil
+}
+
+// ownTries and ownEvery bound how long a lock is waited for that this process itself had before its upgrade.
+const (
+	ownTries = 3000
+	ownEvery = 20 * time.Millisecond
+)
+
+// flock locks the state directory. Where this process had it last, a child that the program of before has forked may
+// have it still, until it executes another.
+func (d *Daemon) flock(last int) error {
+	for try := 0; ; try++ {
+		err := unix.Flock(int(d.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) || last != os.Getpid() || try == ownTries {
+			return err
+		}
+		time.Sleep(ownEvery)
+	}
 }
 
 // restarted tells that the host was, since an earlier daemon ran on it.

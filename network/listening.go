@@ -52,9 +52,12 @@ func (s *listening) hush(r *relay, l *net.TCPListener) {
 	}
 	s.l = nil
 	_ = l.Close() // of a socket there is nothing to lose
-	var err error
-	if s.quiet, err = bindQuiet(s.at); err != nil {
-		r.log.Error("a port is not held", "port", r.name, "error", describe(bound{"tcp", s.at}, err))
+	place := bound{"tcp", s.at}
+	if err := settled(place, func() (err error) {
+		s.quiet, err = bindQuiet(s.at)
+		return err
+	}); err != nil {
+		r.log.Error("a port is not held", "port", r.name, "error", describe(place, err))
 	}
 }
 
@@ -64,7 +67,10 @@ func (s *listening) listen() (err error) {
 	switch {
 	case s.over:
 	case s.quiet == nil:
-		s.l, err = bindTCP(s.at, nil)
+		err = settled(bound{"tcp", s.at}, func() (err error) {
+			s.l, err = bindTCP(s.at, nil)
+			return err
+		})
 	default:
 		s.l, err = listenOn(s.quiet)
 		s.quiet = nil

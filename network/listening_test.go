@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
 )
 
@@ -55,6 +57,32 @@ func taskListens(t *testing.T, task Task) {
 		t.Fatal(err)
 	}
 	accepting(t, l, echo)
+}
+
+// A child that is forked as a task refuses connections has its port's socket for a moment: the port is held all the same.
+func TestQuietPortWhileAChildHasItsSocket(t *testing.T) {
+	at := netip.AddrPortFrom(loopback, freePort(t, "tcp"))
+	l, err := bindTCP(at, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	child, err := inheritable(l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, executes := &listening{at: at, l: l}, make(chan error, 1)
+	go func() {
+		time.Sleep(100 * time.Millisecond)
+		executes <- unix.Close(child)
+	}()
+	s.hush(&relay{log: hclog.NewNullLogger(), name: at.String()}, l)
+	if err := <-executes; err != nil {
+		t.Fatal(err)
+	}
+	if s.quiet == nil {
+		t.Error("nobody holds the port")
+	}
+	s.close()
 }
 
 func awaitAnswer(t *testing.T, at string) {
