@@ -180,7 +180,7 @@ func (j *journal) replay() (*task, error) {
 			t.endpoint = r.Endpoint
 		}
 		if r.Kill != nil {
-			t.kill = r.Kill
+			t.kill = r.Kill.read()
 		}
 		if r.Undo != nil {
 			t.undos = append(t.undos, *r.Undo)

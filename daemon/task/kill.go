@@ -10,8 +10,24 @@ import (
 // due is when a task that is being stopped is killed. It is in the journal: the next
 // daemon keeps it.
 type due struct {
-	At  time.Time `json:"at"`
-	Why string    `json:"why,omitempty"` // in words, where the task was given time to end
+	At  time.Time     `json:"at"`
+	Up  time.Duration `json:"up,omitempty"`  // At by the clock that nobody sets; 0 in the journals of older versions
+	Why string        `json:"why,omitempty"` // in words, where the task was given time to end
+}
+
+// stepped is by how much At and Up may differ where nobody has set the clock.
+const stepped = 5 * time.Second
+
+// read has a time of the journal be what it was before the clock was set, if it was.
+func (d *due) read() *due {
+	if d.Up == 0 {
+		return d
+	}
+	now := time.Now()
+	if at := now.Add(d.Up - monotonic(now)); at.Sub(d.At).Abs() > stepped {
+		d.At = at
+	}
+	return d
 }
 
 // deregisterTime is more than a stop waits for Consul.
@@ -25,7 +41,7 @@ func (m *Manager) killAt(t *task, at time.Time, why string) {
 			i.State = client.Stopping
 		}
 		if t.kill == nil || at.Before(t.kill.At) {
-			t.kill = &due{At: at, Why: why}
+			t.kill = &due{At: at, Up: monotonic(at), Why: why}
 		}
 	})
 	m.keepKill(t)

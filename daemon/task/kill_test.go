@@ -109,6 +109,21 @@ func TestNextDaemonKills(t *testing.T) {
 			synctest.Wait()
 		})
 	}
+	// The clock was set an hour on, or back, before the next daemon reads it.
+	for _, by := range []time.Duration{time.Hour, -time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			began := time.Now()
+			at := began.Add(time.Minute)
+			stopping := fmt.Sprintf(`{"task":{"spec":{"id":"one","image":"prog"},"state":"stopping","jail":"fj-one",`+
+				`"pid":7},"kill":{"at":%q,"up":%d}}`+"\n", at.Add(-by).Format(time.RFC3339Nano), monotonic(at))
+			_, m := recovered(t, runs+stopping)
+			<-m.all()[0].done
+			if took := time.Since(began); (took - time.Minute).Abs() > 30*time.Second {
+				t.Errorf("the clock was set by %s: killed after %s, want a minute", by, took)
+			}
+			synctest.Wait()
+		})
+	}
 	synctest.Test(t, func(t *testing.T) {
 		h, m := recovered(t, runs)
 		ctx, leave := context.WithTimeout(t.Context(), time.Second)
