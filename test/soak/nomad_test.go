@@ -3,6 +3,7 @@ package soak
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -190,7 +191,22 @@ func (s *soak) endJob() error {
 	if all := strings.Join(told, "\n"); !strings.Contains(all, "Exit Code: 0") && s.breaks.Load() == 0 {
 		return fmt.Errorf("the events of the job %s have no exit code 0:\n%s", j.id, all)
 	}
-	return n.PurgeJob(s.ctx, j.id)
+	return errors.Join(n.PurgeJob(s.ctx, j.id), s.forgetAllocation(j))
+}
+
+// forgetAllocation waits for the agent to have nothing of a job any more. Of allocations that have ended Nomad 1.6 keeps
+// the number of a process that has ended too, and when it begins it kills whatever has that number by then.
+func (s *soak) forgetAllocation(j *nomadJob) error {
+	return testagent.Await(s.ctx, "the allocation of "+j.id+" to be forgotten", func() error {
+		if err := s.nomad.Client.System().GarbageCollect(); err != nil {
+			return err
+		}
+		dir := s.path("n/nomad/alloc/" + j.alloc)
+		if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%s is there: %w", dir, err)
+		}
+		return nil
+	})
 }
 
 // agentKilled has Nomad's agent be killed and come back.
