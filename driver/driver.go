@@ -79,7 +79,8 @@ func StartedByNomad() bool {
 
 // Serve speaks to the Nomad agent that started this process until it ends.
 func Serve(version string) {
-	signals.OutliveReaders()                                                     // the next agent takes over what a killed one left
+	// The next agent takes over what a killed one left.
+	signals.OutliveReaders()
 	log := hclog.New(&hclog.LoggerOptions{Level: hclog.Trace, JSONFormat: true}) // the agent filters
 	d := New(log, version)
 	d.openSpans()

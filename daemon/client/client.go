@@ -14,6 +14,7 @@ import (
 	"os"
 	"reflect"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -76,8 +77,15 @@ func brokenOff(err error) error {
 			return ErrBrokenOff
 		}
 	}
+	if err != nil && strings.HasSuffix(err.Error(), closedIdle) {
+		return ErrBrokenOff
+	}
 	return err
 }
+
+// closedIdle is net/http's error of a connection that the other end has closed as a request was about to go out on it,
+// which has no name there. Requests that may not be sent twice are not sent again.
+const closedIdle = "http: server closed idle connection"
 
 // Info describes the daemon and its host.
 func (c *Client) Info(ctx context.Context) (*Info, error) { return get[*Info](ctx, c, "/v1/info") }

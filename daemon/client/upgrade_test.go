@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -122,4 +123,45 @@ func TestAnswerBrokenOff(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
+}
+
+// A connection that the daemon's end closes just as a request goes out on it is another way to be broken off. By which
+// error net/http tells it is left to chance.
+func TestConnectionThatClosesAsARequestGoesOut(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for range 50 {
+		c, closed := New(socket), make(chan struct{})
+		changes := c.http.Transport.(*roads).changes
+		dial := changes.DialContext
+		changes.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := dial(ctx, network, addr)
+			return &tellsClose{Conn: conn, closed: closed}, err
+		}
+		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) {
+			if s, err := l.Accept(); err != nil || s.Close() != nil {
+				t.Error(err)
+			}
+			<-closed // the end was read
+		}})
+		if _, err := c.Start(ctx, TaskSpec{ID: "one"}); !errors.Is(err, ErrBrokenOff) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// tellsClose tells of the first time that a connection is closed.
+type tellsClose struct {
+	net.Conn
+	once   sync.Once
+	closed chan struct{}
+}
+
+func (c *tellsClose) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return c.Conn.Close()
 }
