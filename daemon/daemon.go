@@ -133,6 +133,9 @@ func (d *Daemon) openState() error {
 	if err := d.takeLock(); err != nil {
 		return err
 	}
+	if err := mount.LearnOwn(d.cfg.StateDir); err != nil {
+		return fmt.Errorf("mounts of an earlier daemon: %w", err)
+	}
 	d.descriptors, err = mount.OpenDescriptors(d.path("fd"))
 	return err
 }

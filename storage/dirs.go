@@ -60,6 +60,7 @@ func makeDirs(base string) (*dirs, error) {
 	if err := d.dropTorn(); err != nil {
 		return nil, fmt.Errorf("storage: %w", err)
 	}
+	d.restPoints() // of a daemon that was killed
 	return d, nil
 }
 
@@ -147,25 +148,39 @@ func (d *dirs) useChain(chain, task string) error {
 
 // Remove unmounts all below a root's directory and deletes it.
 func (d *dirs) Remove(_ context.Context, task string) error {
-	return d.remove(task, mount.ReleaseUnder)
+	return d.release(task, func() {})
 }
 
-func (d *dirs) remove(task string, unmount func(...string) error) error {
-	if err := d.unmount(task, unmount); err != nil {
+// release takes a root away on which nobody runs any more. The mounts of the host are listed only where there are more
+// than this process has made for the root: then its mount point, its directory or something in that cannot be removed.
+// keep is called when nothing is mounted any more, before the directory is removed.
+func (d *dirs) release(task string, keep func()) error {
+	if err := checkName("task", task); err != nil {
 		return err
 	}
-	return remove.Tree(d.path("roots", task))
+	if mount.ReleaseOwn("", d.path("points", task), d.path("roots", task)) && d.removeFiles(task, keep) == nil {
+		return nil
+	}
+	return d.remove(task, mount.ReleaseUnder, keep)
 }
 
-// unmount unmounts a root, and all below its directory: the mounts of the host are listed once for both.
-func (d *dirs) unmount(task string, unmount func(...string) error) error {
+func (d *dirs) remove(task string, unmount func(...string) error, keep func()) error {
 	if err := checkName("task", task); err != nil {
 		return err
 	}
 	if err := unmount(d.path("points", task), d.path("roots", task)); err != nil {
 		return err
 	}
-	return d.removePoint(task)
+	return d.removeFiles(task, keep)
+}
+
+// removeFiles removes what an unmounted root has: nothing on which something is mounted, nor what is in that.
+func (d *dirs) removeFiles(task string, keep func()) error {
+	if err := d.removePoint(task); err != nil {
+		return err
+	}
+	keep()
+	return remove.Tree(d.path("roots", task))
 }
 
 // ChainSize adds up what the file system has allocated, each file once.

@@ -208,9 +208,9 @@ func likeDir(dir string, like *os.File) error {
 // Remove takes a root down even while its server is away.
 func (r readonly) Remove(_ context.Context, task string) error {
 	if r.kind == "nfs" {
-		return r.remove(task, mount.ForceUnder)
+		return r.remove(task, mount.ForceUnder, func() {})
 	}
-	return r.remove(task, mount.ReleaseUnder)
+	return r.release(task, func() {})
 }
 
 // writable are the paths that are to be writable.

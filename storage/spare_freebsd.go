@@ -6,9 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-
-	"github.com/freejail/freejail/internal/mount"
-	"github.com/freejail/freejail/internal/remove"
 )
 
 // To make an image's links takes time at the start of a task, and to remove one
@@ -40,11 +37,9 @@ func (u union) takeSpare(chain, upper string) bool {
 
 // Remove keeps what the next task of the same image can begin with.
 func (u union) Remove(ctx context.Context, task string) error {
-	if err := u.unmount(task, mount.ReleaseUnder); err != nil {
-		return err
-	}
-	_ = u.keepSpare(ctx, task) // without one the next root is made as the first was
-	return remove.Tree(u.path("roots", task))
+	return u.release(task, func() {
+		_ = u.keepSpare(ctx, task) // without one the next root is made as the first was
+	})
 }
 
 // keepSpare makes a spare directory of the upper directory of a task that has

@@ -344,7 +344,7 @@ func (z *zfsDriver) Remove(_ context.Context, task string) error {
 	}
 	m, is, err := z.spareOf(task)
 	if err == nil && is {
-		if err = m.Unmount(true); err == nil {
+		if err = m.Release(); err == nil {
 			z.clones.drop(m.Source, "")
 		}
 	}

@@ -185,5 +185,13 @@ func (localRoot) command(string) bounds           { return bounds{} }
 func (localRoot) takesCore() bool                 { return true }
 func (localRoot) leave() error                    { return nil }
 func (localRoot) abandon() (time.Duration, error) { return sweepTime - awayTime, nil }
-func (localRoot) unmount(dir, files string) error { return mount.ReleaseBelow(dir, files) }
 func (localRoot) unwind(undo func() error) error  { return undo() }
+
+// unmount leaves what others have mounted, a task with allow.mount too, to the removal of the root, which finds that in
+// use.
+func (localRoot) unmount(dir, files string) error {
+	if mount.ReleaseOwn(dir, dir, files) {
+		return nil
+	}
+	return mount.ReleaseBelow(dir, files)
+}

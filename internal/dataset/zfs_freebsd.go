@@ -117,11 +117,11 @@ func Mount(name, dir string) error {
 // ErrDependents is of a file system that others hold: its snapshots, clones of these, or who has it open.
 var ErrDependents = errors.New("it has snapshots or is in use")
 
-// Destroy unmounts a file system from the directory, if it is there, by force, and destroys it and the directory. One
-// that is not there is no error. The error is ErrDependents where zfs destroy -r may do more.
+// Destroy unmounts a file system from the directory, if it is there, with what is mounted in it, and destroys it and
+// the directory. One that is not there is no error. The error is ErrDependents where zfs destroy -r may do more.
 func Destroy(name, dir string) error {
 	if at, err := mount.At(dir); err == nil && at.Type == "zfs" && at.Source == name {
-		if err := at.Unmount(true); err != nil {
+		if err := at.Release(); err != nil {
 			return err
 		}
 	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {

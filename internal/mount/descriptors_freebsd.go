@@ -123,6 +123,7 @@ func (d *Descriptors) on(p *Point, m Mount) error {
 	if err != nil {
 		return &Error{Op: "mount", Type: m.Type, Target: p.path, Err: err}
 	}
+	own.add(after)
 	return nil
 }
 
@@ -142,7 +143,10 @@ func (d *Descriptors) cover(p *Point, m Mount) error {
 	if err == nil {
 		err = nmount(m)
 	}
-	if err != nil && between.Type == "tmpfs" {
+	switch {
+	case err == nil:
+		own.add(between)
+	case between.Type == "tmpfs":
 		err = errors.Join(err, between.Unmount(false))
 	}
 	return err

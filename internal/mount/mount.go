@@ -76,7 +76,7 @@ func (m Info) unmountWithin(most time.Duration, force bool) error {
 	var err error
 	for wait := time.Millisecond; wait < most; wait *= 2 {
 		err = m.unmount(force)
-		if err == nil || errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOENT) {
+		if err == nil || isGone(err) {
 			return nil
 		}
 		if !errors.Is(err, syscall.EBUSY) {
@@ -85,6 +85,18 @@ func (m Info) unmountWithin(most time.Duration, force bool) error {
 		time.Sleep(wait) // the last process of the jail may still let go
 	}
 	return &Error{Op: "unmount", Target: m.Target, Err: err}
+}
+
+// isGone is an unmount's error where there is no such mount.
+func isGone(err error) bool { return errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOENT) }
+
+// Release unmounts it, with what is mounted in it, for the root of a jail as ReleaseUnder does. The mounts of the host
+// are listed only where somebody uses it.
+func (m Info) Release() error {
+	if err := m.unmount(false); err == nil || isGone(err) {
+		return nil
+	}
+	return ReleaseUnder(m.Target)
 }
 
 // Below lists the mounts at some directories and below them, the newest first.
@@ -97,6 +109,24 @@ func Below(dirs ...string) ([]Info, error) {
 	})
 	slices.Reverse(out)
 	return out, err
+}
+
+// ReleaseOwn unmounts what this process has mounted at some directories and below them, apart from at but, unless that
+// is in use. It lists no mounts: that takes time and memory for each of the host's. What others have mounted there it
+// leaves; in a mount of ours that keeps it in use. It is false where something may be left: then ReleaseUnder and its
+// like find out. On Linux it always is.
+func ReleaseOwn(but string, dirs ...string) bool {
+	mounts := own.below(dirs)
+	done := len(mounts) > 0
+	for _, m := range mounts {
+		if m.Target == but {
+			continue
+		}
+		if err := m.unmount(false); err != nil && !isGone(err) {
+			return false
+		}
+	}
+	return done
 }
 
 // List returns all mounts in the order in which they were made.

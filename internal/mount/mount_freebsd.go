@@ -21,7 +21,15 @@ func Do(m Mount) error {
 		return &Error{Op: "mount", Type: m.Type, Target: m.Target,
 			Err: errors.New("an opened source needs Descriptors")}
 	}
-	return nmount(m)
+	if err := nmount(m); err != nil {
+		return err
+	}
+	if m.Type != "nfs" { // whose server may be away by now
+		if at, err := At(m.Target); err == nil && at.Type == m.Type {
+			own.add(at)
+		}
+	}
+	return nil
 }
 
 func nmount(m Mount) error {
@@ -70,7 +78,11 @@ func (m Info) unmount(force bool) error {
 	if force {
 		flags |= unix.MNT_FORCE
 	}
-	return unix.Unmount(m.id, flags)
+	err := unix.Unmount(m.id, flags)
+	if err == nil || isGone(err) {
+		own.remove(m)
+	}
+	return err
 }
 
 // nfssvc(2) and its call to give a mount up, from nfs/nfssvc.h.
@@ -93,39 +105,53 @@ func Abandon(target string) error {
 	return nil
 }
 
-// tables are buffers for what getfsstat(2) tells: 2.3 KB for each mount of the host, a few of which are looked for.
-var tables = sync.Pool{New: func() any { return new([]unix.Statfs_t) }}
+// listing is held for the table of one listing: getfsstat(2) tells 2.3 KB of each mount of the host, a few of which are
+// looked for.
+var listing struct {
+	sync.Mutex
+	count int // of listings, for tests
+}
 
-// list returns the mounts whose targets are wanted, in the order in which they were made.
+// list returns the mounts whose targets are wanted, in the order in which they were made. The table is memory that goes
+// back to the kernel, not to the garbage collector: it is larger than all else of a daemon with many tasks.
 func list(wanted func(target []byte) bool) (out []Info, err error) {
-	buf := tables.Get().(*[]unix.Statfs_t)
-	defer tables.Put(buf)
-	n := 0
+	listing.Lock()
+	defer listing.Unlock()
+	listing.count++
 	for {
-		if n, err = unix.Getfsstat(*buf, unix.MNT_NOWAIT); err != nil {
+		n, err := unix.Getfsstat(nil, unix.MNT_NOWAIT)
+		if err != nil {
 			return nil, err
 		}
-		if n < len(*buf) {
-			break
+		most := n + n/8 + 8 // others may mount meanwhile
+		b, err := unix.Mmap(-1, 0, most*int(unsafe.Sizeof(unix.Statfs_t{})), unix.PROT_READ|unix.PROT_WRITE,
+			unix.MAP_ANON|unix.MAP_PRIVATE)
+		if err != nil {
+			return nil, fmt.Errorf("memory for the list of mounts: %w", err)
 		}
-		if n, err = unix.Getfsstat(nil, unix.MNT_NOWAIT); err != nil { // others may be cut off
-			return nil, err
+		table := unsafe.Slice((*unix.Statfs_t)(unsafe.Pointer(&b[0])), most)
+		if n, err = unix.Getfsstat(table, unix.MNT_NOWAIT); err == nil && n < most {
+			out = infos(table[:n], wanted)
 		}
-		*buf = make([]unix.Statfs_t, n+n/8+8)
+		if err = errors.Join(err, unix.Munmap(b)); err != nil || n < most {
+			return out, err
+		}
 	}
-	for i := range (*buf)[:n] {
-		st := &(*buf)[i]
-		target, _, _ := bytes.Cut(st.Mntonname[:], []byte{0})
+}
+
+func infos(table []unix.Statfs_t, wanted func(target []byte) bool) (out []Info) {
+	for i := range table {
+		target, _, _ := bytes.Cut(table[i].Mntonname[:], []byte{0})
 		if wanted(target) {
-			out = append(out, info(st))
+			out = append(out, info(&table[i]))
 		}
 	}
-	return out, nil
+	return out
 }
 
 func info(st *unix.Statfs_t) Info {
 	return Info{Type: unix.ByteSliceToString(st.Fstypename[:]), Source: unix.ByteSliceToString(st.Mntfromname[:]),
-		Target: unix.ByteSliceToString(st.Mntonname[:]), id: fmt.Sprintf("FSID:%d:%d", st.Fsid.Val[0], st.Fsid.Val[1])}
+		Target: unix.ByteSliceToString(st.Mntonname[:]), id: fsid(st.Fsid.Val).text()}
 }
 
 // confSize is sizeof(struct xvfsconf) of sys/mount.h on 64-bit systems, and

@@ -114,15 +114,18 @@ func (t *tree) dir(parent int, name string, depth int) (err error) {
 	}
 }
 
-// sameDevice makes the first directory the top of the tree, and refuses others
-// that are of another file system.
+// sameDevice makes the first directory the top of the tree, and refuses those
+// that are of another file system than what the tree is in.
 func (t *tree) sameDevice(fd int, name string, depth int) error {
 	var st unix.Stat_t
+	if depth == 0 {
+		if err := unix.Fstat(t.parent, &st); err != nil {
+			return pathError("fstat", name, err)
+		}
+		t.top, t.dev = fd, uint64(st.Dev)
+	}
 	if err := unix.Fstat(fd, &st); err != nil {
 		return pathError("fstat", name, err)
-	}
-	if depth == 0 {
-		t.top, t.dev = fd, uint64(st.Dev)
 	}
 	if uint64(st.Dev) != t.dev {
 		return pathError("remove", name, ErrMounted)
