@@ -248,6 +248,9 @@ func IsChild() bool { return os.Getenv(childVariable) != "" }
 // Child answers other hosts until the first process is gone, or has another in its place. Transfers that are under way
 // then go on: they have their descriptors.
 func Child(tell func(format string, args ...any)) error {
+	if err := untraced(); err != nil { // before it has the password and the key
+		return fmt.Errorf("others of this user could read its memory: %w", err)
+	}
 	var o options
 	if err := json.NewDecoder(os.Stdin).Decode(&o); err != nil {
 		return fmt.Errorf("options: %w", err)

@@ -14,6 +14,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -159,6 +160,59 @@ func TestProcessWithoutRights(t *testing.T) {
 	if err := <-h.ended; err == nil || !strings.Contains(err.Error(), "the process that answers") {
 		t.Errorf("it goes on: %v", err)
 	}
+}
+
+// Others of the same user read nothing of what the process that answers has in memory: the password, and the key.
+func TestMemoryIsItsOwn(t *testing.T) {
+	h := newHost(t, `"registry.example/**"`, "", nil)
+	nobody, err := user.Lookup("nobody")
+	must(t, err)
+	uid, err := strconv.ParseUint(nobody.Uid, 10, 32)
+	must(t, err)
+	see := func(pid int) error {
+		cmd, lines := exec.Command("cat", fmt.Sprintf("/proc/%d/maps", pid)), 1
+		if runtime.GOOS == "freebsd" { // headings are told of any
+			cmd, lines = exec.Command("procstat", "vm", strconv.Itoa(pid)), 2
+		}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}}
+		out, err := cmd.Output()
+		if err == nil && bytes.Count(out, []byte("\n")) < lines {
+			err = errors.New("nothing is told")
+		}
+		return err
+	}
+	other := exec.Command("sleep", "1000")
+	other.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}}
+	must(t, other.Start())
+	t.Cleanup(func() {
+		_ = other.Process.Kill()
+		_ = other.Wait()
+	})
+	must(t, testagent.Await(t.Context(), "another process", func() error { return see(other.Process.Pid) }))
+	if see(h.pid(t)) == nil {
+		t.Error("its memory can be read")
+	}
+}
+
+// A store that was removed and made anew is given like the first.
+func TestStoreMadeAnew(t *testing.T) {
+	dir, layer := filepath.Join(t.TempDir(), "images"), []byte("layer")
+	s := &share{dir: dir, fits: func(string) bool { return true }}
+	q := question{Repository: "web", Digest: digest.FromBytes(layer)}
+	for i := range 2 {
+		if f, r := s.open(q); f != nil || r != (reply{}) {
+			t.Fatalf("%d: without a store: %+v", i, r)
+		}
+		store, err := layout.OpenStore(dir, image.Limits{})
+		must(t, err)
+		testoci.PutLayers(t, store, "registry.example/web:1", layer)
+		f, r := s.open(q)
+		if !r.Found {
+			t.Fatalf("%d: %+v", i, r)
+		}
+		must(t, errors.Join(f.Close(), store.Close(), os.RemoveAll(dir)))
+	}
+	must(t, s.close())
 }
 
 // A change of the configuration is followed, a faulty one is not, and no transfer ends for either.

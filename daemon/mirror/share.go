@@ -64,12 +64,15 @@ func (s *share) refresh() error {
 	if id == s.id {
 		return nil
 	}
-	if s.layout == nil {
-		if s.layout, err = layout.Open(s.dir); err != nil {
-			return err
-		}
+	l, err := layout.Open(s.dir) // which may be another directory than before
+	if err != nil {
+		return err
 	}
-	list, err := s.layout.Shared(s.fits)
+	if err := s.close(); err != nil {
+		return errors.Join(err, l.Close())
+	}
+	s.layout = l
+	list, err := l.Shared(s.fits)
 	if err != nil {
 		return err
 	}
