@@ -11,8 +11,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
+	"unicode/utf8"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -158,8 +162,43 @@ func keyOf(v ...any) string {
 		if err := enc.Encode(x); err != nil {
 			panic(err) // of a type that is no value
 		}
+		notText(sum, reflect.ValueOf(x))
 	}
 	return hex.EncodeToString(sum.Sum(nil))
+}
+
+// notText writes those strings of a value that JSON does not tell apart, as they are not UTF-8: a file may have such a
+// name.
+func notText(w io.Writer, v reflect.Value) {
+	switch v.Kind() {
+	case reflect.String:
+		if !utf8.ValidString(v.String()) {
+			fmt.Fprintf(w, "%q", v.String())
+		}
+	case reflect.Pointer, reflect.Interface:
+		notText(w, v.Elem()) // of nil it has no kind
+	case reflect.Slice, reflect.Array:
+		for i := range v.Len() {
+			notText(w, v.Index(i))
+		}
+	case reflect.Map:
+		var each []string
+		for k, e := range v.Seq2() {
+			var b strings.Builder
+			notText(&b, e)
+			if key := fmt.Sprint(k); b.Len() > 0 || !utf8.ValidString(key) {
+				each = append(each, fmt.Sprintf("%q: %s", key, &b))
+			}
+		}
+		slices.Sort(each)
+		fmt.Fprint(w, strings.Join(each, ", "))
+	case reflect.Struct:
+		for i := range v.NumField() {
+			if v.Type().Field(i).IsExported() {
+				notText(w, v.Field(i))
+			}
+		}
+	}
 }
 
 // record reads a small file of the cache and makes it the last used one. False

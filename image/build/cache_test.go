@@ -153,6 +153,44 @@ COPY --chown=u d /e
 	made(1)
 }
 
+// Names and texts that are no UTF-8 are told apart as all others are.
+func TestCacheOfWhatIsNoText(t *testing.T) {
+	c := newCachedBuild(t, files{"d/f": "1"})
+	for _, x := range []string{"\xff", "\xfe", "\xff\xfe"} {
+		name := filepath.Join(c.dir, "d", "name"+x)
+		if err := os.WriteFile(name, nil, 0o644); err != nil { // some file systems have only UTF-8
+			t.Skip(err)
+		}
+		c.want("FROM scratch\nCOPY d /d/\n")
+		check(t, os.Remove(name))
+		check(t, os.Symlink(x, filepath.Join(c.dir, "d", "link")))
+		c.want("FROM scratch\nCOPY d /d/\n")
+		check(t, os.Remove(filepath.Join(c.dir, "d", "link")))
+		c.want("FROM scratch\nCOPY d/f /" + x + "\nCOPY <<END /text\n" + x + "\nEND\n")
+	}
+	type values struct {
+		Map   map[string]any
+		Slice []string
+		At    *values
+	}
+	same := map[string]any{}
+	for _, v := range []any{
+		values{Map: map[string]any{"a": "\xff", "b": "\xfe"}}, values{Map: map[string]any{"a": "\xfe", "b": "\xff"}},
+		values{Map: map[string]any{"\xff": 1}}, values{Map: map[string]any{"\xfe": 1}},
+		values{Slice: []string{"\xff", "\xfe"}}, values{Slice: []string{"\xfe", "\xff"}},
+		values{At: &values{Slice: []string{"\xff"}}}, values{At: &values{Slice: []string{"\xfe"}}},
+	} {
+		key := keyOf(v)
+		if other, ok := same[key]; ok {
+			t.Errorf("%q has the key of %q", v, other)
+		}
+		same[key] = v
+		if keyOf(v) != key {
+			t.Errorf("%q has several keys", v)
+		}
+	}
+}
+
 // Everything that a layer depends on is part of its key.
 func TestCacheMisses(t *testing.T) {
 	for name, change := range map[string]func(c *cachedBuild){
