@@ -311,6 +311,30 @@ func TestMirrorUnderLoad(t *testing.T) {
 	}
 }
 
+// Of another version of an image a mirror gives what differs.
+func TestMirrorGivesParts(t *testing.T) {
+	r := newRemote(t, "")
+	a := newPeer(t, r.config(""), fmt.Sprintf("  images = [\"%s/**\"]", r.host))
+	b, _ := daemonAt(t, shortDir(t), a.other(t, r))
+	spec := greeter
+	spec.Chunked = true
+	sent := 0.0
+	for v := range 2 {
+		spec.Files = map[string]string{"/etc/version": fmt.Sprint(v)}
+		r.push(t, "", fmt.Sprint("team/prog:", v), spec)
+		ref := client.PullRequest{Ref: fmt.Sprintf("%s/team/prog:%d", r.host, v)}
+		_, err := a.Pull(t.Context(), ref, nil)
+		must(t, err)
+		got, err := b.Pull(t.Context(), ref, nil)
+		must(t, err)
+		before := sent
+		if sent = a.metric(t, "freejail_mirror_sent_bytes_total"); v == 1 &&
+			(got.Reused < got.Size/2 || sent == before || sent-before > float64(got.Size)/10) {
+			t.Errorf("the mirror has sent %v of %d bytes, and %d were reused", sent-before, got.Size, got.Reused)
+		}
+	}
+}
+
 // A mirror that ends amid a transfer has the registry give the rest.
 func TestMirrorThatEnds(t *testing.T) {
 	r := newRemote(t, "")

@@ -84,9 +84,17 @@ const linkRate = 50_000_000
 // link is a way to a port of this host that is as slow as one to another host.
 type link struct {
 	net.Listener
-	to string
-	mu sync.Mutex
-	at time.Time // when the next byte may go through
+	to   string
+	mu   sync.Mutex
+	at   time.Time // when the next byte may go through
+	came int64     // bytes that went
+}
+
+// sent is how many bytes have come from the other side.
+func (k *link) sent() int64 {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.came
 }
 
 func newLink(port int) (*link, error) {
@@ -125,6 +133,7 @@ func (k *link) join(from net.Conn) {
 		if now := time.Now(); k.at.Before(now) {
 			k.at = now
 		}
+		k.came += int64(n)
 		k.at = k.at.Add(time.Duration(n) * time.Second / linkRate)
 		wait := time.Until(k.at)
 		k.mu.Unlock()
@@ -143,33 +152,53 @@ func (k *link) join(from net.Conn) {
 
 // serveCold makes the image and a registry that has it.
 func (b *bench) serveCold(ctx context.Context) (port int, stop func() error, err error) {
-	archive, dir := b.path("cold.tar"), b.path("registry")
+	archive := b.path("cold.tar")
 	if err := b.answeringImage(ctx, archive, "cold", coldLayers); err != nil {
 		return 0, nil, err
 	}
+	if port, stop, err = b.serveRegistry(ctx); err != nil {
+		return 0, nil, err
+	}
+	_, err = command(ctx, os.Getenv("FREEJAIL_BUILD_BIN"), "push", "-q", archive,
+		fmt.Sprintf("127.0.0.1:%d/%s", port, coldRef))
+	if err = errors.Join(err, os.Remove(archive)); err != nil {
+		err = errors.Join(err, stop())
+	}
+	return port, stop, err
+}
+
+// serveRegistry starts an empty registry, which goes with its end.
+func (b *bench) serveRegistry(ctx context.Context) (port int, stop func() error, err error) {
 	at, err := testagent.Addresses(1)
 	if err != nil {
 		return 0, nil, err
 	}
 	port = at[0].Port
-	build := os.Getenv("FREEJAIL_BUILD_BIN")
-	cmd := exec.CommandContext(ctx, build, "serve", "-q", "--listen", fmt.Sprintf("127.0.0.1:%d", port), dir)
-	if err := errors.Join(os.Mkdir(dir, 0o700), cmd.Start()); err != nil {
+	dir, err := os.MkdirTemp(b.dir, "registry-")
+	if err != nil {
+		return 0, nil, err
+	}
+	host := fmt.Sprintf("127.0.0.1:%d", port)
+	cmd := exec.CommandContext(ctx, os.Getenv("FREEJAIL_BUILD_BIN"), "serve", "-q", "--listen", host, dir)
+	if err := cmd.Start(); err != nil {
 		return 0, nil, err
 	}
 	stop = func() error {
 		err := cmd.Process.Signal(syscall.SIGTERM)
 		_ = cmd.Wait() // ended by us
-		return err
+		return errors.Join(err, remove.Tree(dir))
 	}
-	err = until(ctx, "the registry to have the image", func() error {
-		_, err := command(ctx, build, "push", "-q", archive, fmt.Sprintf("127.0.0.1:%d/%s", port, coldRef))
-		return err
+	err = until(ctx, "the registry to answer", func() error {
+		r, err := http.Get("http://" + host + "/v2/")
+		if err != nil {
+			return err
+		}
+		return r.Body.Close()
 	})
 	if err != nil {
 		err = errors.Join(err, stop())
 	}
-	return port, stop, errors.Join(err, os.Remove(archive))
+	return port, stop, err
 }
 
 // answeringImage is a tree like a base system's in so many layers, and this program in a further one.
@@ -301,11 +330,15 @@ func (b *bench) coldPodman(ctx context.Context, ref string) (took time.Duration,
 			remove.Tree(dir))
 	}()
 	begin := time.Now()
-	if err := podman("run", "--detach", "--quiet", "--tls-verify=false", "--network", "host", "--cgroups", "disabled",
-		"--security-opt", "seccomp=unconfined", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096",
-		ref); err != nil {
+	if err := podman(append(runByPodman(), ref)...); err != nil {
 		return 0, err
 	}
 	err = until(ctx, "the first answer", answered)
 	return time.Since(begin), err
+}
+
+// runByPodman runs an image, which follows, in the background.
+func runByPodman() []string {
+	return []string{"run", "--detach", "--quiet", "--tls-verify=false", "--network", "host", "--cgroups", "disabled",
+		"--security-opt", "seccomp=unconfined", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096"}
 }

@@ -1,7 +1,7 @@
 // Command bench measures freejail beside what a user would take instead, in
 // one run on one host, and prints medians. It needs root; `make bench` sets
 // its environment. Its arguments are the parts to run: starts, zfs, memory, output, logs, scale, jobs,
-// cold, unpacking, building, roots, networks; without any, all of them but scale and jobs.
+// cold, versions, unpacking, building, roots, networks; without any, all of them but scale and jobs.
 package main
 
 import (
@@ -122,10 +122,11 @@ func run(ctx context.Context, only []string) (err error) {
 		return err
 	}
 	parts := map[string]func(context.Context) error{"starts": b.starts, "memory": b.memory, "output": b.output,
-		"logs": b.logs, "scale": b.scale, "jobs": b.jobs, "zfs": b.zfsStarts, "cold": b.cold,
+		"logs": b.logs, "scale": b.scale, "jobs": b.jobs, "zfs": b.zfsStarts, "cold": b.cold, "versions": b.versions,
 		"unpacking": b.unpacking, "building": b.building, "roots": b.roots, "networks": b.networks}
 	if len(only) == 0 {
-		only = []string{"starts", "zfs", "memory", "output", "logs", "cold", "unpacking", "building", "roots"}
+		only = []string{"starts", "zfs", "memory", "output", "logs", "cold", "versions", "unpacking", "building",
+			"roots"}
 	}
 	if slices.ContainsFunc(only, func(name string) bool {
 		return name != "unpacking" && name != "building" && name != "roots" && name != "networks"
