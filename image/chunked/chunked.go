@@ -32,8 +32,8 @@ const frameHeader = 8
 // Bounds of a table. A layer whose table has more is one without a table.
 const (
 	MaxTail    = 16 << 20 // bytes of the layer from the table on, which are held in memory
+	MaxPlain   = 64 << 20 // bytes of the table's text
 	MaxEntries = 200_000
-	maxPlain   = 64 << 20 // bytes of the table's text
 	maxEntry   = 1 << 20  // bytes of the text of one entry, about
 	maxWindow  = 32 << 20 // of the best compression of the library that writes most of them
 )
@@ -46,6 +46,7 @@ type Table struct {
 	Digest digest.Digest // of the compressed table
 	Offset int64         // of the compressed table in the layer
 	Size   int64         // of the compressed table
+	Plain  int64         // of its text, at most
 }
 
 // TableOf reads a layer's annotations. ok is false of those of a layer without a table, or with one that is too large
@@ -58,10 +59,12 @@ func TableOf(layer ocispec.Descriptor) (t Table, ok bool) {
 			t.Digest.Algorithm() != digest.SHA256 {
 			continue
 		}
-		var bad, worse error
+		var bad, worse, worst error
 		t.Offset, bad = strconv.ParseInt(where[0], 10, 64)
 		t.Size, worse = strconv.ParseInt(where[1], 10, 64)
-		if errors.Join(bad, worse) == nil && t.Size > 0 && t.Offset > frameHeader &&
+		t.Plain, worst = strconv.ParseInt(where[2], 10, 64)
+		if errors.Join(bad, worse, worst) == nil && t.Size > 0 && t.Plain > 0 && t.Plain <= MaxPlain &&
+			t.Offset > frameHeader &&
 			t.Offset <= layer.Size && t.Size <= layer.Size-t.Offset && layer.Size-t.Begin() <= MaxTail {
 			return t, true
 		}
@@ -101,7 +104,7 @@ func (t Table) pieces(compressed []byte, each func(Piece) error) error {
 		return err
 	}
 	defer z.Close()
-	r := &bounded{r: z, left: maxPlain}
+	r := &bounded{r: z, left: t.Plain}
 	s := splitter{end: t.Begin(), each: each}
 	if err := eachEntry(r, func(e *entry) error { r.since = 0; return s.add(e) }); err != nil {
 		return err

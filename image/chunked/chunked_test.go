@@ -193,8 +193,18 @@ func TestHostileTables(t *testing.T) {
 		}
 		t.Errorf("%s: want %q, got %v", name, c.want, err)
 	}
+	// More text than the annotation says.
+	z, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := z.EncodeAll([]byte(`{"entries":[]}`), nil)
+	less := Table{Digest: digest.FromBytes(b), Offset: 100, Size: int64(len(b)), Plain: 5}
+	if less.Pieces(b, func(Piece) error { return nil }) == nil {
+		t.Error("a table of more text than is said was read")
+	}
 	// A megabyte of zeros in some bytes, and no JSON at all.
-	if err := tableIn(t, bytes.Repeat([]byte{' '}, maxPlain), 1000); err == nil {
+	if err := tableIn(t, bytes.Repeat([]byte{' '}, MaxPlain), 1000); err == nil {
 		t.Error("blanks without end were taken for a table")
 	}
 	if err := tableIn(t, []byte(`{"x":[`), 1000); err == nil {
@@ -210,7 +220,8 @@ func tableIn(t *testing.T, text []byte, layer int64) error {
 		t.Fatal(err)
 	}
 	b := z.EncodeAll(text, nil)
-	table := Table{Digest: digest.FromBytes(b), Offset: layer + frameHeader, Size: int64(len(b))}
+	table := Table{Digest: digest.FromBytes(b), Offset: layer + frameHeader, Size: int64(len(b)),
+		Plain: int64(min(len(text), MaxPlain))}
 	at := int64(0)
 	err = table.Pieces(b, func(p Piece) error {
 		if p.Offset != at || p.Size <= 0 {
@@ -236,6 +247,7 @@ func TestTableOf(t *testing.T) {
 	for where, want := range map[string]bool{
 		"100:50:900:1": true, "9:50:900:1": true, "100:900:900:1": true, "100:901:900:1": false, "8:50:900:1": false,
 		"-100:50:900:1": false, "100:-50:900:1": false, "100:0:0:1": false, "1000:1:1:1": false, "100:50:900:2": false,
+		"100:50:0:1": false, "100:50:-1:1": false, "100:50:67108865:1": false, "100:50:x:1": false,
 		"100:50:900": false, "100:50:900:1:1": false, "x:50:900:1": false, "": false,
 		"9223372036854775807:9223372036854775807:1:1": false, "100:9223372036854775807:1:1": false,
 	} {
@@ -324,7 +336,8 @@ func FuzzPieces(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text []byte) {
 		b := z.EncodeAll(text, nil)
 		at := int64(0)
-		table := Table{Digest: digest.FromBytes(b), Offset: 100 + frameHeader, Size: int64(len(b))}
+		table := Table{Digest: digest.FromBytes(b), Offset: 100 + frameHeader, Size: int64(len(b)),
+			Plain: int64(min(len(text), MaxPlain))}
 		err := table.Pieces(b, func(p Piece) error {
 			if p.Offset != at || p.Size <= 0 {
 				t.Errorf("a piece is at %d of %d bytes, after %d", p.Offset, p.Size, at)

@@ -175,8 +175,15 @@ func (a *assembly) readTail(ctx context.Context, t chunked.Table) (body io.ReadC
 		return body, false, nil
 	}
 	_, err = io.ReadFull(blob.WithContext(ctx, body), a.tail)
-	return nil, err == nil, errors.Join(err, body.Close())
+	if err = errors.Join(err, body.Close()); cutOff(err) {
+		a.r.wholly(a.d.Digest, err)
+		return nil, false, nil
+	}
+	return nil, err == nil, err
 }
+
+// cutOff knows parts that end too early, however often they are asked for: there are servers that miscount them.
+func cutOff(err error) bool { return errors.Is(err, io.ErrUnexpectedEOF) }
 
 // begin is called once, with what the plan says.
 func (a *assembly) begin(ctx context.Context, offset int64) {
@@ -235,7 +242,7 @@ func (a *assembly) read(b []byte) (int, error) {
 			a.r.took(a.plan, n)
 			return n, nil
 		}
-		return 0, a.wholly(fmt.Errorf("layer %s, of which parts are taken: %w", p.from.digest, err))
+		return 0, a.wholly(fmt.Errorf("layer %s, of which parts are taken: %w", p.from.digest, err), a.at)
 	}
 	if a.body == nil {
 		if err := a.fetch(); err != nil || a.whole {
@@ -331,20 +338,23 @@ func (a *assembly) drop() {
 
 // orWholly goes on with the whole layer where its parts are not given.
 func (a *assembly) orWholly(err error) error {
-	if errors.Is(err, ErrNoRanges) {
-		return a.wholly(err)
+	switch {
+	case errors.Is(err, ErrNoRanges):
+		return a.wholly(err, 0)
+	case cutOff(err):
+		return a.wholly(err, a.at)
 	}
 	return err
 }
 
-// wholly goes on with the whole layer, from its beginning, of which what was read already is passed over.
-func (a *assembly) wholly(why error) error {
+// wholly goes on with the whole layer, from an offset, of which what was read already is passed over.
+func (a *assembly) wholly(why error, from int64) error {
 	if err := a.ctx.Err(); err != nil {
 		return err
 	}
 	a.r.wholly(a.d.Digest, why)
 	err := a.endBody()
-	body, at, oerr := a.r.Ranged.Open(a.ctx, a.d, 0)
+	body, at, oerr := a.r.Ranged.Open(a.ctx, a.d, from)
 	if err = errors.Join(err, oerr); oerr != nil {
 		return err
 	}

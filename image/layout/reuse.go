@@ -34,7 +34,8 @@ const (
 	maxDonors     = 8  // layers that parts are taken from, for one image
 	maxDonorsOf   = 50 // images whose manifests are read to find those
 	maxPieces     = 2 * chunked.MaxEntries
-	minReused     = 64 << 10 // of a layer, in bytes: less is not worth the while, nor is an eighth
+	maxTables     = 2 * chunked.MaxPlain // bytes of tables that are read of an image, and as many of the donors
+	minReused     = 64 << 10             // of a layer, in bytes: less is not worth the while, nor is an eighth
 	maxMisleading = 1000
 	reuseAtOnce   = 96 << 20 // bytes of memory, of all pulls of this process
 	pieceMemory   = 80       // of those, for a piece of a donor
@@ -63,8 +64,9 @@ type reusing struct {
 	donors []*donor // which stay open; guarded by planning
 	memory int64    // for them
 
-	mu    sync.Mutex
-	plans map[digest.Digest]*plan // of layers that were begun
+	mu     sync.Mutex
+	plans  map[digest.Digest]*plan // of layers that were begun
+	tables int64                   // bytes of those that were read
 }
 
 // donor is a layer that is here.
@@ -119,7 +121,7 @@ func (r *reusing) Refuse(d digest.Digest) bool {
 // Open puts a layer together, from an offset on, or has the other Origin give it.
 func (r *reusing) Open(ctx context.Context, d ocispec.Descriptor, offset int64) (io.ReadCloser, int64, error) {
 	t, ok := chunked.TableOf(d)
-	if !ok || offset >= t.Begin() || t.Begin() < minReused || !r.begin(d.Digest) {
+	if !ok || offset >= t.Begin() || t.Begin() < minReused || !r.begin(d.Digest, t) {
 		return r.Ranged.Open(ctx, d, offset)
 	}
 	rc, at, err := r.assemble(ctx, d, t, offset)
@@ -130,14 +132,16 @@ func (r *reusing) Open(ctx context.Context, d ocispec.Descriptor, offset int64) 
 }
 
 // begin is true once for a layer: one that is opened again was wrong, maybe by what an earlier pull has left.
-func (r *reusing) begin(d digest.Digest) bool {
+// Nor is it true where more tables would have to be read than is allowed: they compress well.
+func (r *reusing) begin(d digest.Digest, t chunked.Table) bool {
 	r.giveUp(d)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.plans[d] != nil {
+	if r.plans[d] != nil || r.tables+t.Plain > maxTables {
 		return false
 	}
 	r.plans[d] = &plan{}
+	r.tables += t.Plain
 	return true
 }
 
@@ -230,8 +234,12 @@ func (r *reusing) find(ctx context.Context) (bool, error) {
 		return len(r.donors) > 0, nil
 	}
 	r.looked = true
-	left := maxPieces
+	left, tables := maxPieces, int64(0)
 	for _, l := range r.candidates() {
+		t, _ := chunked.TableOf(l)
+		if tables += t.Plain; tables > maxTables {
+			break
+		}
 		if d, err := r.store.donor(l, left); err == nil { // else it is of no use
 			r.donors = append(r.donors, d)
 			left -= len(d.pieces)
