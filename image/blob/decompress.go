@@ -66,7 +66,7 @@ const (
 	xzMagic   = "\xfd7zXZ\x00"
 )
 
-// newZstd takes windows as its first frame has one, or usual ones.
+// newZstd takes windows as its first frame has one, or usual ones in later frames.
 func newZstd(r io.Reader) (io.ReadCloser, error) {
 	br := Buffered(r)
 	window, err := zstdWindow(br)
@@ -77,7 +77,21 @@ func newZstd(r io.Reader) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	return z.IOReadCloser(), nil
+	return &zstdReader{z.IOReadCloser(), window}, nil
+}
+
+type zstdReader struct {
+	io.ReadCloser
+	window int64
+}
+
+func (z *zstdReader) Read(b []byte) (int, error) {
+	n, err := z.ReadCloser.Read(b)
+	if errors.Is(err, zstd.ErrWindowSizeExceeded) {
+		err = fmt.Errorf("zstd: a frame that is not the first has a window of more than %d bytes: compress it with "+
+			"zstd -19 or less, without --long", z.window)
+	}
+	return n, err
 }
 
 // Buffered reads ahead.
@@ -85,7 +99,7 @@ func Buffered(r io.Reader) *bufio.Reader { return bufio.NewReaderSize(r, 1<<18) 
 
 // Windows of zstd, in bytes.
 const (
-	usualWindow = 8 << 20   // which every decoder should have: RFC 8878, 3.1.1.1.2
+	usualWindow = 32 << 20  // of zstd:chunked: every file is a frame, small ones with small windows
 	maxWindow   = 128 << 20 // of zstd --ultra -22
 )
 

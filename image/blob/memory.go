@@ -14,7 +14,7 @@ import (
 // waits.
 const (
 	MaxMemory      = 768 << 20 // of all unpackings and imports of this process of what is here
-	MaxEarlyMemory = 320 << 20 // of all of what arrives, beside that
+	MaxEarlyMemory = 384 << 20 // of all of what arrives, beside that
 	xzDictionary   = 128 << 20
 )
 
@@ -61,7 +61,7 @@ func decoderMemory(br *bufio.Reader) (int64, error) {
 		return 0, err
 	case bytes.HasPrefix(head, []byte(zstdMagic)):
 		window, err := zstdWindow(br)
-		return 2 * window, err // the decoder keeps as much again, to move it seldom
+		return 2 * window, err // as much again is garbage where windows grow from frame to frame
 	case string(head) == xzMagic:
 		return xzDictionary, nil
 	}

@@ -49,6 +49,7 @@ func holders(t *testing.T, layout string) []holder {
 		{"skopeo's dir, decompressed", "skopeo", skopeo("dir:%s", "--dest-decompress")},
 		{"skopeo's dir of version 2", "skopeo", skopeo("dir:%s", "--format", "v2s2")},
 		{"skopeo's layout in zstd", "skopeo", skopeo("oci:%s:it", "--dest-compress-format", "zstd")},
+		{"skopeo's layout in zstd:chunked", "skopeo", skopeo("oci:%s:it", "--dest-compress-format", "zstd:chunked")},
 		{"podman's docker-archive", "podman", podman("docker-archive")},
 		{"podman's oci-archive", "podman", podman("oci-archive")},
 		{"podman's oci-dir", "podman", podman("oci-dir")},
