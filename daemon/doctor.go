@@ -26,8 +26,7 @@ func (d *Daemon) Doctor(ctx context.Context) []client.Check {
 		c.Bad("storage", i.Reason,
 			"free space in the state directory, or choose storage { driver } in the host configuration")
 	}
-	doubt := d.inForce().Doubt
-	_, broken := host.Check(d.cfg.Path)
+	doubt, broken := host.Check(d.cfg.Path)
 	switch {
 	case d.cfg.Path == "":
 		c.Warn("policy", "no host configuration: every request is refused", "start the daemon with --config FILE")

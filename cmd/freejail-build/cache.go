@@ -5,7 +5,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/docker/go-units"
@@ -86,7 +85,7 @@ func (a *commands) pruneCmd() *cobra.Command {
 				return err
 			}
 			return a.Print(map[string]int64{"freed": freed}, func(w io.Writer) {
-				printable.Fprintf(w, "%s freed\n", strings.ReplaceAll(units.BytesSize(float64(freed)), "iB", " iB"))
+				printable.Fprintf(w, "%s freed\n", units.BytesSize(float64(freed)))
 			})
 		})
 	c.Long = `Remove from the cache what no build has used for --older-than, and of the rest

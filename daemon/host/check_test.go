@@ -34,6 +34,28 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+// A mirror that would not start hinders no daemon.
+func TestCheckOfAMirror(t *testing.T) {
+	dir := t.TempDir()
+	file, password := filepath.Join(dir, "freejail.hcl"), filepath.Join(dir, "password")
+	text := "mirror {\n  listen = \"127.0.0.1:5001\"\n  images = [\"r.example/**\"]\n  username = \"rack\"\n" +
+		"  password_file = \"" + password + "\"\n}\n"
+	for name, content := range map[string]string{file: text, password: "a password of many letters\n"} {
+		if err := os.WriteFile(name, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for mode, want := range map[os.FileMode]string{0o600: "", 0o644: "mirror would not start"} {
+		if err := os.Chmod(password, mode); err != nil {
+			t.Fatal(err)
+		}
+		doubt, err := Check(file)
+		if err != nil || (doubt == nil) != (want == "") || doubt != nil && !strings.Contains(doubt.Error(), want) {
+			t.Errorf("%o: %v, %v", mode, doubt, err)
+		}
+	}
+}
+
 // What is probably a mistake is told and hinders nobody.
 func TestDoubts(t *testing.T) {
 	for text, want := range map[string]string{

@@ -162,8 +162,11 @@ func Check(path string) (doubt, err error) {
 	if err != nil {
 		return nil, err
 	}
-	_, _, err = c.Mirror.Secrets()
-	return now.Doubt, errors.Join(c.Metrics.CheckFiles(), err)
+	doubt = now.Doubt
+	if _, _, err := c.Mirror.Secrets(); err != nil { // which the daemon itself does not read
+		doubt = errors.Join(doubt, fmt.Errorf("freejail serve --mirror would not start: %w", err))
+	}
+	return doubt, c.Metrics.CheckFiles()
 }
 
 // Follower keeps what is in force while the host's file changes. A faulty file

@@ -72,7 +72,7 @@ gc {
 #   tls_cert      = "/usr/local/etc/freejail.cert.pem"
 #   tls_key       = "/usr/local/etc/freejail.key.pem"
 #   username      = "rack"
-#   password_file = "/usr/local/etc/freejail.mirror-password"  # openssl rand -hex 16
+#   password_file = "/usr/local/etc/freejail.mirror-password"  # (umask 077; openssl rand -hex 16 >FILE)
 #   transfers     = 256       # at once
 #   rate          = "100MiB"  # a second, of all
 # }

@@ -14,6 +14,8 @@ import (
 	"testing/iotest"
 	"testing/synctest"
 	"time"
+
+	"github.com/freejail/freejail/image/layout"
 )
 
 // site is a registry and its mirror, which have the same, on a clock that need not be waited for.
@@ -131,13 +133,26 @@ func TestMirrorThatGoesAway(t *testing.T) {
 			check(t, err)
 			s.dead = was
 			store := newStore(t)
+			var mu sync.Mutex
+			var told []string
+			tell := func(text string) {
+				mu.Lock()
+				defer mu.Unlock()
+				told = append(told, text)
+			}
 			synctest.Test(t, func(t *testing.T) {
 				within, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 				defer cancel()
-				if _, err := c.Pull(within, store, ref(t, "registry.example/team/web:1"), PullOptions{}); err != nil {
+				if _, err := c.Pull(within, store, ref(t, "registry.example/team/web:1"),
+					PullOptions{FetchOptions: layout.FetchOptions{Tell: tell}}); err != nil {
 					t.Fatal(err)
 				}
 			})
+			text := strings.Join(told, "\n")
+			if strings.Count(text, "mirror mirror.example is passed over: ") != 1 ||
+				!strings.Contains(text, " from registry.example") {
+				t.Errorf("told %q", text)
+			}
 			if s.origin == 0 || (s.midway || s.falters) && s.partial == 0 {
 				t.Errorf("the registry gave %d blobs, %d from the middle on", s.origin, s.partial)
 			}
@@ -165,6 +180,38 @@ func TestNobodyAnswers(t *testing.T) {
 			t.Errorf("asked %v: %v", asked, err)
 		}
 	})
+}
+
+// A mirror that has not the image does not speak for a registry that is away, but the registry does for both.
+func TestNoSuchImage(t *testing.T) {
+	for _, c := range []struct {
+		mirror, registry int // statuses; 0 is refused
+		missing          bool
+	}{{404, 0, false}, {404, 503, false}, {404, 404, true}, {0, 404, true}, {503, 404, true}} {
+		cl, err := NewClient(Config{Hosts: []Host{{Name: "registry.example", Mirrors: []string{"mirror.example"}}},
+			Apart: &Apart{Wire: roundTrip(func(req *http.Request) (*http.Response, error) {
+				code := c.registry
+				if req.URL.Host == "mirror.example" {
+					code = c.mirror
+				}
+				if code == 0 {
+					return nil, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
+				}
+				rec := httptest.NewRecorder()
+				rec.WriteHeader(code)
+				resp := rec.Result()
+				resp.Request = req
+				return resp, nil
+			})}})
+		check(t, err)
+		store := newStore(t)
+		synctest.Test(t, func(t *testing.T) {
+			_, err := cl.Pull(t.Context(), store, ref(t, "registry.example/team/web:1"), PullOptions{})
+			if errors.Is(err, ErrNotFound) != c.missing {
+				t.Errorf("%+v: %v", c, err)
+			}
+		})
+	}
 }
 
 type roundTrip func(*http.Request) (*http.Response, error)

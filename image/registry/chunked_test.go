@@ -282,7 +282,7 @@ func TestPullOfWhatDiffersFromMirrors(t *testing.T) {
 	}
 	lies = true
 	last, told := pulled(t, s, c, own.host+"/team/web:3", PullOptions{})
-	if len(told) != 1 || last.Reused != 0 {
+	if len(told) != 2 || !strings.Contains(told[0], "fetched as a whole") || last.Reused != 0 {
 		t.Errorf("told were %+v, %v", last, told)
 	}
 }

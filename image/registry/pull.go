@@ -55,7 +55,14 @@ func (c *Client) pull(ctx context.Context, s Keeper, ref Reference, o PullOption
 	if err != nil {
 		return nil, err
 	}
+	tell := o.Tell
+	o.Tell = func(text string) {
+		if tell != nil {
+			tell(bounded(text))
+		}
+	}
 	from := newOrigin(places)
+	from.tell = o.Tell
 	if o.Wanted == nil {
 		o.Wanted = image.HostPlatforms()
 	}
@@ -64,12 +71,6 @@ func (c *Client) pull(ctx context.Context, s Keeper, ref Reference, o PullOption
 		return nil, err
 	}
 	o.Indexes = indexes
-	tell := o.Tell
-	o.Tell = func(text string) {
-		if tell != nil {
-			tell(bounded(text))
-		}
-	}
 	// Before the layers, as what is signed and approved says whether they may be unpacked while they arrive.
 	var kept error
 	arriving := o.Arriving
@@ -81,6 +82,9 @@ func (c *Client) pull(ctx context.Context, s Keeper, ref Reference, o PullOption
 	img, err := s.Fetch(ctx, from, d, ref.Name(), o.FetchOptions)
 	if err != nil {
 		return nil, err
+	}
+	if sources := from.sources(); sources != "" {
+		o.Tell(ref.String() + ": " + sources)
 	}
 	return img, kept
 }

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/docker/go-units"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/errdef"
@@ -194,11 +195,29 @@ type origin struct {
 	places  []*place                 // those that did not answer last
 	gave    map[digest.Digest]*place // the first of those that a blob came from
 	refused []*place
+	told    []*place // those of which tell knows
+	sent    map[*place]int64
+	tell    func(string) // why a mirror is passed over; may be nil
 }
 
 func newOrigin(places []*place) *origin {
 	return &origin{places: places, own: places[len(places)-1], known: map[string][]byte{},
-		from: map[digest.Digest]*place{}, gave: map[digest.Digest]*place{}}
+		from: map[digest.Digest]*place{}, gave: map[digest.Digest]*place{}, sent: map[*place]int64{}}
+}
+
+// sources tells how much each place has sent, where there is more than the registry: "1MiB from mirror.example".
+func (o *origin) sources() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.places) == 1 {
+		return ""
+	}
+	var out []string
+	for p, n := range o.sent {
+		out = append(out, fmt.Sprintf("%s from %s", units.BytesSize(float64(n)), p.ref.Host))
+	}
+	slices.Sort(out)
+	return strings.Join(out, ", ")
 }
 
 // Source is the registry, whichever of its places a blob comes from.
@@ -227,11 +246,20 @@ func (o *origin) all() []*place {
 	return slices.Clone(o.places)
 }
 
-// last has a place asked after the others, for this image.
-func (o *origin) last(p *place) {
+// last has a place asked after the others, for this image, and tells so of a mirror, once.
+func (o *origin) last(p *place, why error) {
 	o.mu.Lock()
-	defer o.mu.Unlock()
 	o.places = append(slices.DeleteFunc(o.places, func(other *place) bool { return other == p }), p)
+	tell := o.tell
+	if p == o.own || slices.Contains(o.told, p) {
+		tell = nil
+	} else {
+		o.told = append(o.told, p)
+	}
+	o.mu.Unlock()
+	if tell != nil {
+		tell(fmt.Sprintf("mirror %s is passed over: %s", p.ref.Host, explain(why)))
+	}
 }
 
 // to is the context of a request to a place: a mirror that does not answer is not asked again before the others.
@@ -316,8 +344,8 @@ func (o *origin) get(ctx context.Context, d ocispec.Descriptor, offset, end int6
 		if errs = append(errs, fmt.Errorf("%s: %w", p.ref.Host, err)); ctx.Err() != nil {
 			break
 		}
-		if !errors.Is(err, errdef.ErrNotFound) {
-			o.last(p)
+		if !errors.Is(err, errdef.ErrNotFound) && ctx.Err() == nil {
+			o.last(p, err)
 		}
 	}
 	return nil, 0, errs
@@ -336,9 +364,18 @@ func (g *given) Read(p []byte) (int, error) {
 	n, err := g.ReadCloser.Read(p)
 	g.came += int64(n)
 	if err != nil && g.came < g.size && (g.came < headway || isTimeout(err)) { // else it may be asked for the rest
-		g.from.last(g.by)
+		g.from.last(g.by, err)
+	}
+	if n > 0 {
+		g.from.count(g.by, n)
 	}
 	return n, err
+}
+
+func (o *origin) count(p *place, n int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.sent[p] += int64(n)
 }
 
 // isTimeout tells whether a place has been waited for long enough.
@@ -364,6 +401,7 @@ func (e nowhere) Is(err error) bool {
 // same, in its turn: a mirror may know no tags, or have the layers of another version. One that fails is asked last.
 func (o *origin) manifest(ctx context.Context, version, hint string) (ocispec.Descriptor, []byte, error) {
 	var errs []error
+	unknown := false // to the registry itself
 	all := o.all()
 	for _, p := range all {
 		d, b, err := p.manifest(o.to(ctx, p), version, hint)
@@ -371,15 +409,20 @@ func (o *origin) manifest(ctx context.Context, version, hint string) (ocispec.De
 			o.known[d.Digest.String()], o.from[d.Digest] = b, p
 			return d, b, nil
 		}
-		if !errors.Is(err, errdef.ErrNotFound) {
-			o.last(p)
+		missing := errors.Is(err, errdef.ErrNotFound)
+		if !missing && ctx.Err() == nil {
+			o.last(p, err)
 		}
+		unknown = unknown || missing && p == o.own
 		if len(all) > 1 {
 			err = fmt.Errorf("%s: %w", p.ref.Host, err)
 		}
 		if errs = append(errs, err); ctx.Err() != nil {
 			break
 		}
+	}
+	if !unknown { // that a mirror has it not does not say that there is no such image
+		errs = slices.DeleteFunc(errs, func(err error) bool { return errors.Is(err, errdef.ErrNotFound) })
 	}
 	return ocispec.Descriptor{}, nil, errors.Join(errs...)
 }
