@@ -40,7 +40,7 @@ func TestCheckOfAMirror(t *testing.T) {
 	file, password := filepath.Join(dir, "freejail.hcl"), filepath.Join(dir, "password")
 	text := "mirror {\n  listen = \"127.0.0.1:5001\"\n  images = [\"r.example/**\"]\n  username = \"rack\"\n" +
 		"  password_file = \"" + password + "\"\n}\n"
-	for name, content := range map[string]string{file: text, password: "a password of many letters\n"} {
+	for name, content := range map[string]string{file: text, password: "apasswordofmanyletters\n"} {
 		if err := os.WriteFile(name, []byte(content), 0o644); err != nil {
 			t.Fatal(err)
 		}

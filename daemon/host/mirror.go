@@ -153,7 +153,7 @@ func (c *Config) checkMirror() error {
 	}
 	var errs []error
 	for _, h := range c.Registries {
-		if h.Username == "" && h.AuthFile == "" {
+		if !c.needsCredentials(h) {
 			continue
 		}
 		if slices.ContainsFunc(c.Mirror.Images, func(p string) bool { return mayBeOf(p, h) }) {
@@ -162,6 +162,17 @@ func (c *Config) checkMirror() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// needsCredentials tells whether the host shows some for a registry's images, to the registry or to a mirror of it.
+func (c *Config) needsCredentials(h registry.Host) bool {
+	has := func(h registry.Host) bool { return h.Username != "" || h.AuthFile != "" }
+	return has(h) || slices.ContainsFunc(c.Registries, func(other registry.Host) bool {
+		return has(other) && slices.ContainsFunc(h.Mirrors, func(mirror string) bool {
+			name, _, _ := strings.Cut(mirror, "/")
+			return imagename.Host(name) == imagename.Host(other.Name)
+		})
+	})
 }
 
 // mayBeOf tells whether a pattern may fit images of a registry.

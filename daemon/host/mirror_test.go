@@ -14,6 +14,7 @@ func TestMirrorInTheConfiguration(t *testing.T) {
 	}
 	const all = `"registry.example/**"`
 	private := "registry \"registry.example\" {\nusername = \"u\"\npassword_file = \"/p\"\n}\n"
+	mirrored := private + "registry \"public.example\" {\nmirrors = [\"registry.example/cache\"]\n}\n"
 	for text, want := range map[string]string{
 		block("10.0.0.1:5001", all, ""):                                    "",
 		block("10.0.0.1:5001", all, account+tls):                           "",
@@ -37,6 +38,8 @@ func TestMirrorInTheConfiguration(t *testing.T) {
 		private + block("10.0.0.1:5001", all, ""):                          "everybody would get them here",
 		private + block("10.0.0.1:5001", `"registry.example:443/web"`, ""): "everybody would get them here",
 		private + block("10.0.0.1:5001", `"*.example/**"`, ""):             "everybody would get them here",
+		mirrored + block("10.0.0.1:5001", `"public.example/**"`, ""):       "everybody would get them here",
+		mirrored + block("10.0.0.1:5001", `"other.example/**"`, ""):        "",
 	} {
 		c, err := parseConfig("/x/freejail.hcl", []byte(text))
 		switch {
