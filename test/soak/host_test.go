@@ -100,6 +100,20 @@ func (h *host) logTail() string {
 	return out.String()
 }
 
+// faultless wants no word of a panic or a race in the daemon's log.
+func (h *host) faultless() error {
+	b, err := os.ReadFile(h.path("daemon.log"))
+	if err != nil {
+		return err
+	}
+	for _, fault := range []string{"\npanic: ", "\nfatal error: ", "WARNING: DATA RACE"} {
+		if _, after, has := strings.Cut(string(b), fault); has {
+			return fmt.Errorf("the daemon's log has %s%s", strings.TrimSpace(fault), after[:min(8000, len(after))])
+		}
+	}
+	return nil
+}
+
 // The ways in which a registry can be.
 const (
 	fine    = int32(iota)

@@ -147,6 +147,11 @@ func (s *soak) bury(l *life) error {
 		}
 		return nil
 	}
+	if l.last == 0 { // it takes signals when it has written
+		if err := s.check(l); err != nil {
+			return err
+		}
+	}
 	e, err := s.Stop(s.ctx, l.id, client.StopRequest{Timeout: client.Duration(4 * time.Minute)})
 	if err != nil {
 		return err

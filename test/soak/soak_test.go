@@ -128,6 +128,9 @@ func TestSoak(t *testing.T) {
 			t.Errorf("at the end: %v\n%s", err, s.logTail())
 		}
 	}
+	if err := s.faultless(); err != nil {
+		t.Error(err)
+	}
 }
 
 // untilEnd tells after so many rounds and so much time whether there is another one.
