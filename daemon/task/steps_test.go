@@ -177,7 +177,6 @@ func TestStartAgain(t *testing.T) {
 	if err := os.WriteFile(log, []byte("hello\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	h.calls = nil
 	for _, h.fails = range []string{"ruleset", "root", "mounts", "jail", "process"} {
 		if _, err := m.StartAgain(t.Context(), job, spec); !errors.Is(err, errFake) {
 			t.Errorf("%s: %v", h.fails, err)
