@@ -32,6 +32,7 @@ var ErrNoRanges = errors.New("parts of a layer are not given")
 // Bounds of what is taken from layers that are here.
 const (
 	maxDonors     = 8  // layers that parts are taken from, for one image
+	maxTried      = 32 // layers whose tables are read for those
 	maxDonorsOf   = 50 // images whose manifests are read to find those
 	maxPieces     = 2 * chunked.MaxEntries
 	maxTables     = 2 * chunked.MaxPlain // bytes of tables that are read of an image, and as many of the donors
@@ -240,9 +241,12 @@ func (r *reusing) find(ctx context.Context) (bool, error) {
 		if tables += t.Plain; tables > maxTables {
 			break
 		}
-		if d, err := r.store.donor(l, left); err == nil { // else it is of no use
+		d, err := r.store.donor(l, left)
+		if err == nil {
 			r.donors = append(r.donors, d)
 			left -= len(d.pieces)
+		} else if !errors.Is(err, errManyPieces) { // it is of no use, and not read again
+			r.store.misled(r.repository, l.Digest)
 		}
 		if len(r.donors) == maxDonors || ctx.Err() != nil {
 			break
@@ -292,8 +296,10 @@ func (r *reusing) candidates() (out []ocispec.Descriptor) {
 			break
 		}
 	}
-	return out
+	return out[:min(len(out), maxTried)]
 }
+
+var errManyPieces = errors.New("too many pieces")
 
 // donor opens a layer, of at most so many pieces.
 func (s *Store) donor(l ocispec.Descriptor, most int) (*donor, error) {
@@ -307,7 +313,7 @@ func (s *Store) donor(l ocispec.Descriptor, most int) (*donor, error) {
 	if _, err = f.ReadAt(table, t.Offset); err == nil {
 		err = t.Pieces(table, func(p chunked.Piece) error {
 			if len(d.pieces) == most {
-				return errors.New("too many pieces")
+				return errManyPieces
 			}
 			d.pieces[p.Key] = span{p.Offset, p.Size}
 			return nil
