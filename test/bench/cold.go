@@ -314,8 +314,21 @@ func answered() error {
 	return r.Body.Close()
 }
 
-// coldPodman tells the time until the first answer of a container of podman, whose storage is new.
-func (b *bench) coldPodman(ctx context.Context, ref string) (took time.Duration, err error) {
+// coldPodman tells the time until the first answer of a container of podman.
+func (b *bench) coldPodman(ctx context.Context, ref string) (time.Duration, error) {
+	return b.withPodman(ctx, func(podman func(...string) error) (time.Duration, error) {
+		begin := time.Now()
+		if err := podman(append(runByPodman(), ref)...); err != nil {
+			return 0, err
+		}
+		err := until(ctx, "the first answer", answered)
+		return time.Since(begin), err
+	})
+}
+
+// withPodman gives podman with a storage that is new, of which nothing stays.
+func (b *bench) withPodman(ctx context.Context,
+	do func(podman func(args ...string) error) (time.Duration, error)) (took time.Duration, err error) {
 	dir := b.path("podman")
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return 0, err
@@ -329,12 +342,7 @@ func (b *bench) coldPodman(ctx context.Context, ref string) (took time.Duration,
 		err = errors.Join(err, podman("rm", "--all", "--force", "--time", "0"), mount.UnmountUnder(dir),
 			remove.Tree(dir))
 	}()
-	begin := time.Now()
-	if err := podman(append(runByPodman(), ref)...); err != nil {
-		return 0, err
-	}
-	err = until(ctx, "the first answer", answered)
-	return time.Since(begin), err
+	return do(podman)
 }
 
 // runByPodman runs an image, which follows, in the background.

@@ -10,7 +10,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"time"
@@ -23,7 +22,6 @@ import (
 	"github.com/freejail/freejail/image"
 	"github.com/freejail/freejail/image/chunked"
 	"github.com/freejail/freejail/image/layout"
-	"github.com/freejail/freejail/internal/mount"
 	"github.com/freejail/freejail/internal/remove"
 )
 
@@ -204,30 +202,19 @@ func (b *bench) versionHere(ctx context.Context, first, second string,
 	return took, errors.Join(err, gerr)
 }
 
-// versionPodman does the same by podman, whose storage is new.
+// versionPodman does the same by podman.
 func (b *bench) versionPodman(ctx context.Context, first, second string,
-	measured func(func() error) (time.Duration, error)) (took time.Duration, err error) {
-	dir := b.path("podman")
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return 0, err
-	}
-	podman := func(args ...string) error {
-		_, err := command(ctx, append([]string{"podman", "--root", filepath.Join(dir, "root"), "--runroot",
-			filepath.Join(dir, "run"), "--storage-driver", "overlay", "--cgroup-manager", "cgroupfs"}, args...)...)
-		return err
-	}
-	defer func() {
-		err = errors.Join(err, podman("rm", "--all", "--force", "--time", "0"), mount.UnmountUnder(dir),
-			remove.Tree(dir))
-	}()
-	if err := podman("pull", "--quiet", "--tls-verify=false", first); err != nil {
-		return 0, err
-	}
-	return measured(func() error {
-		err := podman(append(runByPodman(), second)...)
-		if err == nil {
-			err = until(ctx, "the first answer", answered)
+	measured func(func() error) (time.Duration, error)) (time.Duration, error) {
+	return b.withPodman(ctx, func(podman func(...string) error) (time.Duration, error) {
+		if err := podman("pull", "--quiet", "--tls-verify=false", first); err != nil {
+			return 0, err
 		}
-		return err
+		return measured(func() error {
+			err := podman(append(runByPodman(), second)...)
+			if err == nil {
+				err = until(ctx, "the first answer", answered)
+			}
+			return err
+		})
 	})
 }
