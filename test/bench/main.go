@@ -160,16 +160,6 @@ func (b *bench) startWithImage(ctx context.Context) error {
 	return err
 }
 
-// another starts one more daemon, in a directory of its own.
-func (b *bench) another(ctx context.Context, name, config string) (*bench, error) {
-	o := &bench{dir: b.path(name), config: config, archive: b.archive}
-	err := os.Mkdir(o.dir, 0o700)
-	if err == nil {
-		err = o.startWithImage(ctx)
-	}
-	return o, err
-}
-
 func (b *bench) startDaemon(ctx context.Context) error {
 	bin := os.Getenv("FREEJAIL_BIN")
 	if bin == "" {

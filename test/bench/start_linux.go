@@ -140,3 +140,13 @@ func rss(pid int) (uint64, error) {
 	}
 	return resident * uint64(os.Getpagesize()), nil
 }
+
+// another starts one more daemon, in a directory of its own.
+func (b *bench) another(ctx context.Context, name, config string) (*bench, error) {
+	o := &bench{dir: b.path(name), config: config, archive: b.archive}
+	err := os.Mkdir(o.dir, 0o700)
+	if err == nil {
+		err = o.startWithImage(ctx)
+	}
+	return o, err
+}
