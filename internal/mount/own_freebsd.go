@@ -6,18 +6,25 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 )
 
 // own are the mounts that this process has made and not unmounted again, so that it unmounts them without a list of all
 // mounts of the host. The kernel gives a number to another mount only 65,536 mounts after the one that had it is gone:
-// an entry whose mount somebody else has taken away does no harm, and goes where a new mount of ours has its number.
+// an entry whose mount somebody else has taken away does no harm, and goes where a new mount of ours has its number, or
+// long before that by a look at the host's mounts.
 var own ownMounts
 
 type ownMounts struct {
-	mu   sync.Mutex
-	last uint64
-	all  []ownMount // by target, and at the same one the older first
+	mu     sync.Mutex
+	last   uint64
+	all    []ownMount      // by target, and at the same one the older first
+	at     map[fsid]string // the target of each
+	looked time.Time       // when all were there
 }
+
+// lookEvery is how old the knowledge that all are there may be: too short a time for 65,536 mounts.
+const lookEvery = time.Minute
 
 type ownMount struct {
 	target string
@@ -31,17 +38,25 @@ type fsid [2]int32
 // text is as unmount(2) reads it.
 func (id fsid) text() string { return fmt.Sprintf("FSID:%d:%d", id[0], id[1]) }
 
+func fsidOf(m Info) (id fsid, err error) {
+	_, err = fmt.Sscanf(m.id, "FSID:%d:%d", &id[0], &id[1])
+	return id, err
+}
+
 func (o *ownMounts) add(m Info) {
-	n := ownMount{target: m.Target}
-	if _, err := fmt.Sscanf(m.id, "FSID:%d:%d", &n.id[0], &n.id[1]); err != nil {
+	id, err := fsidOf(m)
+	if err != nil {
 		return
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.drop(n.id)
+	o.drop(id)
+	if len(o.all) == 0 {
+		o.at, o.looked = map[fsid]string{}, time.Now()
+	}
 	o.last++
-	n.number = o.last
-	o.all = slices.Insert(o.all, o.after(m.Target), n)
+	o.all = slices.Insert(o.all, o.after(m.Target), ownMount{m.Target, id, o.last})
+	o.at[id] = m.Target
 }
 
 // after is where those at targets behind a target begin.
@@ -53,26 +68,55 @@ func (o *ownMounts) after(target string) int {
 }
 
 func (o *ownMounts) remove(m Info) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	for i := o.after(m.Target) - 1; i >= 0 && o.all[i].target == m.Target; i-- {
-		if o.all[i].id.text() == m.id {
-			o.all = slices.Delete(o.all, i, i+1)
-			return
-		}
+	if id, err := fsidOf(m); err == nil {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		o.drop(id)
 	}
 }
 
 func (o *ownMounts) drop(id fsid) {
-	if i := slices.IndexFunc(o.all, func(m ownMount) bool { return m.id == id }); i >= 0 {
-		o.all = slices.Delete(o.all, i, i+1)
+	target, ok := o.at[id]
+	if !ok {
+		return
 	}
+	delete(o.at, id)
+	i := o.after(target) - 1
+	for o.all[i].id != id {
+		i--
+	}
+	o.all = slices.Delete(o.all, i, i+1)
 }
 
-// below are those at some directories and below them, the newest first.
+// look forgets those that somebody else has taken away, before another mount has the number of one. No path is looked
+// up: a task can change it, and it may lead to a server that is away.
+func (o *ownMounts) look() error {
+	list, err := List()
+	if err != nil {
+		return err
+	}
+	there := map[fsid]string{}
+	for _, m := range list {
+		if id, err := fsidOf(m); err == nil {
+			there[id] = m.Target
+		}
+	}
+	for id, target := range o.at {
+		if there[id] != target {
+			o.drop(id)
+		}
+	}
+	o.looked = time.Now()
+	return nil
+}
+
+// below are those at some directories and below them, the newest first; none where it is not known what is there.
 func (o *ownMounts) below(dirs []string) (out []Info) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if len(o.all) > 0 && time.Since(o.looked) > lookEvery && o.look() != nil {
+		return nil
+	}
 	var found []ownMount
 	for _, dir := range dirs {
 		for i := o.after(dir) - 1; i >= 0 && o.all[i].target == dir; i-- {

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // by runs a program that mounts or unmounts, as others than this process do.
@@ -73,6 +74,7 @@ func TestReleaseOwn(t *testing.T) {
 				t.Fatal(err)
 			}
 			c.others(a)
+			own.looked = time.Now().Add(time.Hour) // however long this takes
 			before := listing.count
 			done := ReleaseOwn(a, a)
 			if listing.count != before {
@@ -97,6 +99,42 @@ func TestReleaseOwn(t *testing.T) {
 				t.Errorf("noted are still %v", left)
 			}
 		})
+	}
+}
+
+// A mount that somebody else has taken away is forgotten before another has its number: that one is left.
+func TestReleaseOwnLooks(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	dir := realTemp(t)
+	t.Cleanup(func() {
+		if err := UnmountUnder(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	ours, others := dir+"/ours", dir+"/others"
+	for _, target := range []string{ours, others} {
+		if err := os.Mkdir(target, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := Do(Mount{Type: "tmpfs", Target: ours, Options: []string{"size=1048576"}}); err != nil {
+		t.Fatal(err)
+	}
+	by(t, "/sbin/mount", "-t", "tmpfs", "tmpfs", others)
+	at, err := At(others)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own.add(Info{Target: ours + "/gone", id: at.id})
+	own.looked = time.Now().Add(-2 * lookEvery)
+	ReleaseOwn("", ours)
+	if left := strings.Join(targets(t, dir), " "); left != "others" {
+		t.Errorf("there are %q, want that of others alone", left)
+	}
+	if left := own.below([]string{ours}); len(left) > 0 {
+		t.Errorf("noted are still %v", left)
 	}
 }
 
