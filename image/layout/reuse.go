@@ -245,7 +245,7 @@ func (r *reusing) find(ctx context.Context) (bool, error) {
 		if err == nil {
 			r.donors = append(r.donors, d)
 			left -= len(d.pieces)
-		} else if !errors.Is(err, errManyPieces) { // it is of no use, and not read again
+		} else if errors.Is(err, errTable) { // it is of no use, and not read again
 			r.store.misled(r.repository, l.Digest)
 		}
 		if len(r.donors) == maxDonors || ctx.Err() != nil {
@@ -301,6 +301,9 @@ func (r *reusing) candidates() (out []ocispec.Descriptor) {
 
 var errManyPieces = errors.New("too many pieces")
 
+// errTable is a donor's whose table of contents is no good, whoever opens it and whenever.
+var errTable = errors.New("it is of no use")
+
 // donor opens a layer, of at most so many pieces.
 func (s *Store) donor(l ocispec.Descriptor, most int) (*donor, error) {
 	t, _ := chunked.TableOf(l)
@@ -318,6 +321,9 @@ func (s *Store) donor(l ocispec.Descriptor, most int) (*donor, error) {
 			d.pieces[p.Key] = span{p.Offset, p.Size}
 			return nil
 		})
+		if err != nil && !errors.Is(err, errManyPieces) {
+			err = fmt.Errorf("%w: %w", errTable, err)
+		}
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())

@@ -296,6 +296,28 @@ func TestFetchTellsNothingOfPrivateLayers(t *testing.T) {
 	}
 }
 
+// A layer that could not be opened for once, as when gc takes it or no descriptor is left, gives again to the next.
+func TestFetchOfWhatCouldNotBeOpened(t *testing.T) {
+	s := newStore(t, image.Limits{})
+	old := chunkedImage(t, manyFiles(10), nil)
+	fetched(t, s, old, "registry.example/web:1", FetchOptions{})
+	at := path.Join(s.Dir(), blobName(old.layer().Digest))
+	if err := os.Rename(at, at+".away"); err != nil {
+		t.Fatal(err)
+	}
+	if last, _ := fetched(t, s, chunkedImage(t, manyFiles(100), nil), "registry.example/web:2",
+		FetchOptions{}); last.Reused != 0 {
+		t.Errorf("%d bytes were taken from nowhere", last.Reused)
+	}
+	if err := errors.Join(s.Remove("registry.example/web:2"), os.Rename(at+".away", at)); err != nil {
+		t.Fatal(err)
+	}
+	if last, _ := fetched(t, s, chunkedImage(t, manyFiles(101), nil), "registry.example/web:3",
+		FetchOptions{}); last.Reused == 0 {
+		t.Error("it is not looked at again")
+	}
+}
+
 // Damage of what is here is no failure, nor is a lack of memory.
 func TestFetchWithoutWhatIsHere(t *testing.T) {
 	for name, harm := range map[string]func(t *testing.T, s *Store, old *parts) (undo func()){
