@@ -126,20 +126,21 @@ func (c *copier) run() error {
 	if err := c.gather(); err != nil {
 		return err
 	}
-	key := c.key()
+	names := c.names()
+	key := c.key(names)
 	made, err := c.b.cached(c.ctx, key)
 	if err != nil {
 		return err
 	}
 	if made {
 		c.b.progress("an earlier build has made the same layer")
-		c.placed()
+		c.placed(names)
 		return nil
 	}
 	before := len(c.b.layers)
 	err = c.b.begunLayer(c.ctx, c.view, func(w *writer) error {
 		c.w = w
-		return c.flush()
+		return c.writeAll(names)
 	})
 	if err != nil || key == "" {
 		return err
@@ -147,9 +148,12 @@ func (c *copier) run() error {
 	return c.b.keepStep(c.ctx, key, before)
 }
 
+// names are those of the items, parents before what is in them.
+func (c *copier) names() []string { return slices.Sorted(maps.Keys(c.items)) }
+
 // key names the layer by all that it will have, which the files before it do not change as long as it goes to the same
 // place among them. It is empty where that cannot be told.
-func (c *copier) key() string {
+func (c *copier) key(names []string) string {
 	if c.b.cache == nil {
 		return ""
 	}
@@ -161,7 +165,7 @@ func (c *copier) key() string {
 		From          [2]int
 	}
 	var list []entry
-	for _, at := range slices.Sorted(maps.Keys(c.items)) {
+	for _, at := range names {
 		i := c.items[at]
 		n, sum := i.node, ""
 		if n.kind == tar.TypeReg && c.step.from == nil && i.name != "" {
@@ -180,8 +184,8 @@ func (c *copier) key() string {
 }
 
 // placed has the view know where in the layer each entry is.
-func (c *copier) placed() {
-	for _, at := range slices.Sorted(maps.Keys(c.items)) {
+func (c *copier) placed(names []string) {
+	for _, at := range names {
 		c.header(at, c.items[at])
 		c.view.entry++
 	}
@@ -296,9 +300,10 @@ func (c *copier) leftOut(name string) (bool, error) {
 	return c.exclude.MatchesOrParentMatches(rel)
 }
 
-// flush writes what was collected, parents before what is in them.
-func (c *copier) flush() error {
-	names := slices.Sorted(maps.Keys(c.items))
+// flush writes what was collected.
+func (c *copier) flush() error { return c.writeAll(c.names()) }
+
+func (c *copier) writeAll(names []string) error {
 	list := make([]item, 0, len(names))
 	for _, at := range names {
 		list = append(list, c.items[at])
