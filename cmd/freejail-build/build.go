@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -39,8 +38,8 @@ func (f *outputFlags) add(c *cobra.Command) {
 
 func (f *outputFlags) options(a *commands) (o build.Options, err error) {
 	o = f.Options
-	if !slices.Contains(build.Compressions, o.Compression) {
-		return o, app.Usagef("--compression %s: expected gzip, zstd or zstd:chunked", o.Compression)
+	if err := build.CheckCompression(o.Compression); err != nil {
+		return o, app.UsageError{Err: err}
 	}
 	f.bars = f.progress.Bars(a.App)
 	o.Log, o.Bytes = f.bars, f.bars.Set

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -22,13 +23,23 @@ const (
 // Compressions are all there are, the default first.
 var Compressions = []string{CompressionGzip, CompressionZstd, CompressionChunked}
 
+// CheckCompression refuses what is none of Compressions.
+func CheckCompression(how string) error {
+	if slices.Contains(Compressions, how) {
+		return nil
+	}
+	last := len(Compressions) - 1
+	return fmt.Errorf("compression %q: expected %s or %s", how, strings.Join(Compressions[:last], ", "),
+		Compressions[last])
+}
+
 // check refuses options by which nothing can be made.
 func (o Options) check() error {
 	if o.Output == "" && o.Store == nil {
 		return errNowhere
 	}
-	if o.Compression != "" && !slices.Contains(Compressions, o.Compression) {
-		return fmt.Errorf("compression %q: expected gzip, zstd or zstd:chunked", o.Compression)
+	if o.Compression != "" {
+		return CheckCompression(o.Compression)
 	}
 	return nil
 }
