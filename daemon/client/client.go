@@ -10,11 +10,12 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"os"
 	"reflect"
 	"strconv"
-	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -35,7 +36,11 @@ type Client struct {
 func New(socket string) *Client {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer
-		return d.DialContext(ctx, "unix", socket)
+		conn, err := d.DialContext(ctx, "unix", socket)
+		if err != nil {
+			return nil, err
+		}
+		return &line{Conn: conn}, nil
 	}
 	// The daemon closes what is idle for longer.
 	transport := &http.Transport{DialContext: dial, MaxIdleConnsPerHost: 16, IdleConnTimeout: 30 * time.Second}
@@ -50,12 +55,35 @@ type roads struct {
 	changes *http.Transport
 }
 
-// RoundTrip sends one request.
-func (r *roads) RoundTrip(q *http.Request) (*http.Response, error) {
+// RoundTrip sends one request. Not each error of one whose connection the other end has closed tells so: net/http has
+// one without a name, for where that was read before the request went out.
+func (r *roads) RoundTrip(q *http.Request) (resp *http.Response, err error) {
+	var conn net.Conn
+	q = q.WithContext(httptrace.WithClientTrace(q.Context(), &httptrace.ClientTrace{
+		GotConn: func(i httptrace.GotConnInfo) { conn = i.Conn }}))
 	if q.Method == http.MethodGet {
-		return r.Transport.RoundTrip(q)
+		resp, err = r.Transport.RoundTrip(q)
+	} else {
+		resp, err = r.changes.RoundTrip(q)
 	}
-	return r.changes.RoundTrip(q)
+	if l, ok := conn.(*line); ok && err != nil && l.ended.Load() {
+		err = fmt.Errorf("%w: %w", ErrBrokenOff, err)
+	}
+	return resp, err
+}
+
+// line is a connection that notes whether its other end has closed it.
+type line struct {
+	net.Conn
+	ended atomic.Bool
+}
+
+func (l *line) Read(p []byte) (int, error) {
+	n, err := l.Conn.Read(p)
+	if err != nil && errors.Is(brokenOff(err), ErrBrokenOff) {
+		l.ended.Store(true)
+	}
+	return n, err
 }
 
 // Socket is the path that the client connects to.
@@ -72,20 +100,13 @@ var ErrBrokenOff = errors.New("the daemon ended or was upgraded meanwhile")
 
 // brokenOff says in plain words that the other end of a connection is gone.
 func brokenOff(err error) error {
-	for _, gone := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE} {
+	for _, gone := range []error{ErrBrokenOff, io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE} {
 		if errors.Is(err, gone) {
 			return ErrBrokenOff
 		}
 	}
-	if err != nil && strings.HasSuffix(err.Error(), closedIdle) {
-		return ErrBrokenOff
-	}
 	return err
 }
-
-// closedIdle is net/http's error of a connection that the other end has closed as a request was about to go out on it,
-// which has no name there. Requests that may not be sent twice are not sent again.
-const closedIdle = "http: server closed idle connection"
 
 // Info describes the daemon and its host.
 func (c *Client) Info(ctx context.Context) (*Info, error) { return get[*Info](ctx, c, "/v1/info") }

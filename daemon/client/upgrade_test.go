@@ -140,7 +140,7 @@ func TestConnectionThatClosesAsARequestGoesOut(t *testing.T) {
 		dial := changes.DialContext
 		changes.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
 			conn, err := dial(ctx, network, addr)
-			return &tellsClose{Conn: conn, closed: closed}, err
+			return &line{Conn: &tellsClose{Conn: conn, closed: closed}}, err
 		}
 		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) {
 			if s, err := l.Accept(); err != nil || s.Close() != nil {
