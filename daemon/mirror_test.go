@@ -332,6 +332,10 @@ func TestMirrorGivesParts(t *testing.T) {
 			(got.Reused < got.Size/2 || sent == before || sent-before > float64(got.Size)/10) {
 			t.Errorf("the mirror has sent %v of %d bytes, and %d were reused", sent-before, got.Size, got.Reused)
 		}
+		if len(got.Sources) != 1 || got.Sources[0].Host != a.at || !got.Sources[0].Mirror ||
+			float64(got.Sources[0].Bytes) > sent-before {
+			t.Errorf("it came from %+v", got.Sources)
+		}
 	}
 }
 

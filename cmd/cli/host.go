@@ -339,9 +339,8 @@ func (a *commands) pullCmd() *cobra.Command {
 		func(ctx context.Context, args []string) (*client.ImageInfo, error) {
 			tell, end := showProgress("pulling " + args[0])
 			i, err := a.client().Pull(ctx, client.PullRequest{Ref: args[0], Timeout: client.Duration(timeout)}, tell)
-			if end(); err == nil && i.Reused > 0 {
-				printable.Fprintf(a.Messages, "%s of %s were reused from other layers of this host\n",
-					units.BytesSize(float64(i.Reused)), units.BytesSize(float64(i.Size)))
+			if end(); err == nil {
+				a.tellPulled(i)
 			}
 			return i, err
 		}, printName)
@@ -350,6 +349,26 @@ image is on the host. Mirrors, credentials and certificates are those of the
 daemon's configuration. The image stays until "freejail images rm".`
 	c.Flags().DurationVar(&timeout, "timeout", time.Hour, "give up after this time; the next pull resumes")
 	return c
+}
+
+// tellPulled tells what was not fetched, and where the rest came from, if the registry has mirrors.
+func (a *commands) tellPulled(i *client.ImageInfo) {
+	if i.Reused > 0 {
+		printable.Fprintf(a.Messages, "%s of %s were reused from other layers of this host\n",
+			units.BytesSize(float64(i.Reused)), units.BytesSize(float64(i.Size)))
+	}
+	var sent []string
+	for _, s := range i.Sources {
+		if s.PassedOver != "" {
+			printable.Fprintf(a.Messages, "mirror %s was passed over: %s\n", s.Host, s.PassedOver)
+		}
+		if s.Bytes > 0 {
+			sent = append(sent, fmt.Sprintf("%s from %s", units.BytesSize(float64(s.Bytes)), s.Host))
+		}
+	}
+	if len(sent) > 0 {
+		printable.Fprintln(a.Messages, strings.Join(sent, ", "))
+	}
 }
 
 func (a *commands) doctorCmd() *cobra.Command {

@@ -3,7 +3,10 @@ package cli
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+
+	"github.com/freejail/freejail/daemon/client"
 )
 
 // The daemon is in another directory than who names an image by a path.
@@ -17,6 +20,25 @@ func TestImageArgument(t *testing.T) {
 		"/srv/web.tar": "/srv/web.tar"} {
 		if got := imageRef(arg); got != want {
 			t.Errorf("%s: %q, want %q", arg, got, want)
+		}
+	}
+}
+
+// What a pull took from here and from where the rest came is told in a line each.
+func TestTellPulled(t *testing.T) {
+	for want, i := range map[string]client.ImageInfo{
+		"": {Size: 8 << 20},
+		"2MiB of 8MiB were reused from other layers of this host\n": {Size: 8 << 20, Reused: 2 << 20},
+		"mirror a.example was passed over: no answer\n4MiB from b.example, 2MiB from r.example\n": {
+			Sources: []client.ImageSource{{Host: "a.example", Mirror: true, PassedOver: "no answer"},
+				{Host: "b.example", Mirror: true, Bytes: 4 << 20}, {Host: "r.example", Bytes: 2 << 20}}},
+	} {
+		var out strings.Builder
+		a := newCommands("")
+		a.Messages = &out
+		a.tellPulled(&i)
+		if out.String() != want {
+			t.Errorf("got %q, want %q", out.String(), want)
 		}
 	}
 }

@@ -467,9 +467,20 @@ type ImageInfo struct {
 	ArchiveName string `json:"archive_name,omitempty"`
 	// Reused is, after a pull, how many bytes of its layers were not fetched, as other layers of the host had them.
 	Reused int64 `json:"reused,omitempty"`
+	// Sources are, after a pull, where its layers came from, if its registry has mirrors.
+	Sources []ImageSource `json:"sources,omitempty"`
 	// Problem is, in a list, why the image cannot be read, and what to do. Then
 	// only its name and digest are known.
 	Problem string `json:"problem,omitempty"`
+}
+
+// ImageSource is the registry of an image or a mirror of it.
+type ImageSource struct {
+	Host   string `json:"host"`
+	Mirror bool   `json:"mirror"`
+	Bytes  int64  `json:"bytes"` // that it has sent
+	// PassedOver is why a mirror was asked after the others.
+	PassedOver string `json:"passed_over,omitempty"`
 }
 
 // Export is one image that this host exports as a root over NFS. Problem is why

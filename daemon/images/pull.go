@@ -205,8 +205,20 @@ func (l *Library) Pulling(in client.PullRequest) (Fetch, error) {
 			"%q names no registry: give HOST/NAME:TAG, or set default_registry in the host configuration",
 			in.Ref)
 	}
-	return l.fetch(func(ctx context.Context, tell func(image.Progress)) (*image.Image, error) {
-		return l.pull(ctx, ref, in.Timeout, registry.PullOptions{FetchOptions: layout.FetchOptions{Progress: tell,
-			Tell: func(text string) { l.Tell("", "pulling", text) }}})
-	}), err
+	var sources []client.ImageSource
+	get := l.fetch(func(ctx context.Context, tell func(image.Progress)) (*image.Image, error) {
+		o := registry.PullOptions{FetchOptions: layout.FetchOptions{Progress: tell,
+			Tell: func(text string) { l.Tell("", "pulling", text) }}}
+		o.Sources = func(list []registry.Source) {
+			for _, s := range list {
+				sources = append(sources, client.ImageSource(s))
+			}
+		}
+		return l.pull(ctx, ref, in.Timeout, o)
+	})
+	return func(ctx context.Context, tell func(client.ImageProgress)) (client.ImageInfo, error) {
+		info, err := get(ctx, tell)
+		info.Sources = sources
+		return info, err
+	}, err
 }

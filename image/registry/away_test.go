@@ -140,14 +140,20 @@ func TestMirrorThatGoesAway(t *testing.T) {
 				defer mu.Unlock()
 				told = append(told, text)
 			}
+			var sources []Source
 			synctest.Test(t, func(t *testing.T) {
 				within, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 				defer cancel()
-				if _, err := c.Pull(within, store, ref(t, "registry.example/team/web:1"),
-					PullOptions{FetchOptions: layout.FetchOptions{Tell: tell}}); err != nil {
+				o := PullOptions{FetchOptions: layout.FetchOptions{Tell: tell},
+					Sources: func(list []Source) { sources = list }}
+				if _, err := c.Pull(within, store, ref(t, "registry.example/team/web:1"), o); err != nil {
 					t.Fatal(err)
 				}
 			})
+			if len(sources) != 2 || !sources[0].Mirror || sources[0].PassedOver == "" || sources[1].Bytes == 0 ||
+				sources[1].Mirror || sources[1].PassedOver != "" {
+				t.Errorf("it came from %+v", sources)
+			}
 			text := strings.Join(told, "\n")
 			if strings.Count(text, "mirror mirror.example is passed over: ") != 1 ||
 				!strings.Contains(text, " from registry.example") {

@@ -22,6 +22,8 @@ type PullOptions struct {
 	Credential *Credential
 	// Approvals are those that are looked for beside the image; no keys are none.
 	Approvals Wanted
+	// Sources hears where the blobs came from, of a registry that has mirrors; may be nil.
+	Sources func([]Source)
 }
 
 // Keeper keeps what is pulled. It is a *layout.Store, whose methods these are.
@@ -83,10 +85,19 @@ func (c *Client) pull(ctx context.Context, s Keeper, ref Reference, o PullOption
 	if err != nil {
 		return nil, err
 	}
-	if sources := from.sources(); sources != "" {
-		o.Tell(ref.String() + ": " + sources)
+	if len(places) > 1 {
+		o.tellSources(ref, from.sources(places))
 	}
 	return img, kept
+}
+
+func (o PullOptions) tellSources(ref Reference, list []Source) {
+	if text := sentBy(list); text != "" {
+		o.Tell(ref.String() + ": " + text)
+	}
+	if o.Sources != nil {
+		o.Sources(list)
+	}
 }
 
 // keepBeside keeps the signatures and approvals that an image has in its registry.

@@ -354,9 +354,14 @@ func TestMirrors(t *testing.T) {
 	_, err = plain.Copy(ctx, Location{Kind: Remote, Ref: name}, loc(t, mirror.host+"/cache/team/web:1"), CopyOptions{})
 	check(t, err)
 	before := len(origin.requests("GET"))
-	got, err := c.Pull(ctx, newStore(t), name, PullOptions{})
+	var sources []Source
+	got, err := c.Pull(ctx, newStore(t), name, PullOptions{Sources: func(list []Source) { sources = list }})
 	if err != nil || got.Digest != img.Digest || got.Name != origin.host+"/team/web:1" {
 		t.Errorf("got %+v, %v", got, err)
+	}
+	if len(sources) != 1 || sources[0].Host != mirror.host || !sources[0].Mirror || sources[0].Bytes < 1000 ||
+		sources[0].PassedOver != "" {
+		t.Errorf("it came from %+v", sources)
 	}
 	for _, q := range origin.requests("GET")[before:] {
 		if strings.Contains(q, "/blobs/") || strings.HasSuffix(q, "/manifests/1 ") {
@@ -389,9 +394,13 @@ func TestMirrorThatLies(t *testing.T) {
 		check(t, os.WriteFile(path, make([]byte, fi.Size()), 0o644))
 	}
 	c := client(t, mirror, target, Host{Name: origin.host, PlainHTTP: true, Mirrors: []string{mirror.host + "/cache"}})
-	got, err := c.Pull(ctx, newStore(t), name, PullOptions{})
+	var sources []Source
+	got, err := c.Pull(ctx, newStore(t), name, PullOptions{Sources: func(list []Source) { sources = list }})
 	if err != nil || got.Digest != img.Digest {
 		t.Errorf("pull: got %+v, %v", got, err)
+	}
+	if len(sources) != 2 || !strings.Contains(sources[0].PassedOver, "not asked for") || sources[1].Bytes == 0 {
+		t.Errorf("it came from %+v", sources)
 	}
 	for _, to := range []string{"oci:" + t.TempDir() + "/layout:1", "oci-archive:" + t.TempDir() + "/a.tar:1",
 		target.host + "/team/web:1"} {

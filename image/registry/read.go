@@ -195,30 +195,53 @@ type origin struct {
 	places  []*place                 // those that did not answer last
 	gave    map[digest.Digest]*place // the first of those that a blob came from
 	refused []*place
-	told    []*place // those of which tell knows
+	passed  map[*place]string // mirrors that did not answer, and why; tell knows
 	sent    map[*place]int64
 	tell    func(string) // why a mirror is passed over; may be nil
 }
 
 func newOrigin(places []*place) *origin {
-	return &origin{places: places, own: places[len(places)-1], known: map[string][]byte{},
-		from: map[digest.Digest]*place{}, gave: map[digest.Digest]*place{}, sent: map[*place]int64{}}
+	return &origin{places: slices.Clone(places), own: places[len(places)-1], known: map[string][]byte{},
+		from: map[digest.Digest]*place{}, gave: map[digest.Digest]*place{}, passed: map[*place]string{},
+		sent: map[*place]int64{}}
 }
 
-// sources tells how much each place has sent, where there is more than the registry: "1MiB from mirror.example".
-func (o *origin) sources() string {
+// Source is the registry of an image or a mirror of it.
+type Source struct {
+	Host       string
+	Mirror     bool
+	Bytes      int64  // of blobs that it has sent
+	PassedOver string // why a mirror was asked after the others; else empty
+}
+
+// sources are those places that have sent something or were passed over.
+func (o *origin) sources(places []*place) (out []Source) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if len(o.places) == 1 {
-		return ""
+	for _, p := range places {
+		s := Source{p.ref.Host, p != o.own, o.sent[p], o.passed[p]}
+		if slices.Contains(o.refused, p) {
+			s.PassedOver = errOther.Error()
+		}
+		if s.Bytes > 0 || s.PassedOver != "" {
+			out = append(out, s)
+		}
 	}
+	return out
+}
+
+// sentBy tells how much each of some places has sent: "1MiB from mirror.example".
+func sentBy(list []Source) string {
 	var out []string
-	for p, n := range o.sent {
-		out = append(out, fmt.Sprintf("%s from %s", units.BytesSize(float64(n)), p.ref.Host))
+	for _, s := range list {
+		if s.Bytes > 0 {
+			out = append(out, fmt.Sprintf("%s from %s", units.BytesSize(float64(s.Bytes)), s.Host))
+		}
 	}
-	slices.Sort(out)
 	return strings.Join(out, ", ")
 }
+
+var errOther = errors.New("it has given what was not asked for")
 
 // Source is the registry, whichever of its places a blob comes from.
 func (o *origin) Source() string { return o.own.ref.Host }
@@ -250,15 +273,13 @@ func (o *origin) all() []*place {
 func (o *origin) last(p *place, why error) {
 	o.mu.Lock()
 	o.places = append(slices.DeleteFunc(o.places, func(other *place) bool { return other == p }), p)
-	tell := o.tell
-	if p == o.own || slices.Contains(o.told, p) {
-		tell = nil
-	} else {
-		o.told = append(o.told, p)
+	_, told := o.passed[p]
+	if told = told || p == o.own; !told {
+		o.passed[p] = bounded(explain(why))
 	}
 	o.mu.Unlock()
-	if tell != nil {
-		tell(fmt.Sprintf("mirror %s is passed over: %s", p.ref.Host, explain(why)))
+	if !told && o.tell != nil {
+		o.tell(fmt.Sprintf("mirror %s is passed over: %s", p.ref.Host, explain(why)))
 	}
 }
 
@@ -326,7 +347,7 @@ func (o *origin) get(ctx context.Context, d ocispec.Descriptor, offset, end int6
 	var errs nowhere
 	for _, p := range o.all() {
 		if o.isRefused(p) {
-			errs = append(errs, fmt.Errorf("%s: has given what was not asked for", p.ref.Host))
+			errs = append(errs, fmt.Errorf("%s: %w", p.ref.Host, errOther))
 			continue
 		}
 		r, at, err := p.get(o.to(ctx, p), d, offset, end)
