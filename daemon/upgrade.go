@@ -14,6 +14,7 @@ import (
 
 	"github.com/freejail/freejail/daemon/client"
 	"github.com/freejail/freejail/daemon/task"
+	"github.com/freejail/freejail/internal/printable"
 )
 
 // ExitFault is the exit code of `daemon --check` on a host that lacks what a network needs, as EX_OSFILE of
@@ -119,14 +120,14 @@ func CheckState(dir string) error {
 	return nil
 }
 
-// saidBy is how a program ended, and the first of what it printed.
+// saidBy is how a program ended, and the first of what it printed, in one line.
 func saidBy(err error, out []byte, most int) string {
 	text := ""
 	if err != nil {
 		text = fmt.Sprintf(" (%v)", err)
 	}
 	if out = bytes.TrimSpace(out); len(out) > 0 {
-		text += fmt.Sprintf(": %s", out[:min(most, len(out))])
+		text += ": " + printable.Flat(string(out[:min(most, len(out))]))
 	}
 	return text
 }

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -27,6 +28,14 @@ func TestUpgradeToAProgramThatHangs(t *testing.T) {
 	if out, err := answerOf(time.Minute, []string{"FREEJAIL_ASKED=x"}, "/bin/sh", "-c", "echo $FREEJAIL_ASKED"); err != nil ||
 		string(out) != "x\n" {
 		t.Errorf("one that answers: %q, %v", out, err)
+	}
+}
+
+// What the next program says of why it would not start is told in one line.
+func TestWhatARefusedUpgradeSays(t *testing.T) {
+	got := saidBy(errors.New("exit status 1"), []byte("freejail: host.hcl: 2 faults:\n  first\n  second\n"), 2000)
+	if want := " (exit status 1): freejail: host.hcl: 2 faults: first; second"; got != want {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
 
