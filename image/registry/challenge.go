@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"oras.land/oras-go/v2/errdef"
 	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/errcode"
 )
@@ -137,6 +138,11 @@ type asked struct {
 }
 
 type askedKey struct{}
+
+// aloneKey marks the context of a request that has a token of its own, which no other uses up.
+type aloneKey struct{}
+
+func isAlone(ctx context.Context) bool { return ctx.Value(aloneKey{}) != nil }
 
 // scopesOf are those of a challenge that are asked for beside the request's own.
 func scopesOf(req *http.Request, text string) string {
@@ -345,6 +351,9 @@ func (t *tokens) GetScheme(ctx context.Context, host string) (auth.Scheme, error
 }
 
 func (t *tokens) GetToken(ctx context.Context, host string, scheme auth.Scheme, key string) (string, error) {
+	if scheme == auth.SchemeBearer && isAlone(ctx) {
+		return "", errdef.ErrNotFound
+	}
 	token, err := t.now().GetToken(ctx, host, scheme, key)
 	if err == nil {
 		note(ctx, token)

@@ -301,7 +301,7 @@ func (d *doer) Do(req *http.Request) (*http.Response, error) {
 	if plain {
 		req = d.loopback.request(req)
 	}
-	note := &asked{}
+	note := &asked{last: isAlone(req.Context())}
 	req = req.WithContext(context.WithValue(req.Context(), askedKey{}, note))
 	resp, err := client.Do(req)
 	ended := err == nil && resp.Request.URL.Host == req.URL.Host && denies(resp) &&

@@ -1,11 +1,18 @@
 package registry
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"io"
+	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/registry/remote/auth"
 )
 
@@ -80,5 +87,37 @@ func TestNamedHostsAreBounded(t *testing.T) {
 	}
 	if len(c.cache) > maxNamed+1 || len(c.named) > maxNamed {
 		t.Errorf("%d hosts are known", len(c.cache))
+	}
+}
+
+// An upload whose token is good no more by the time that its content comes goes on with one of its own, which the
+// uploads beside it do not use up.
+func TestUploadWithATokenOfItsOwn(t *testing.T) {
+	impatient(t)
+	blob := []byte("content")
+	d := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: digest.FromBytes(blob), Size: int64(len(blob))}
+	var target *remoteTarget
+	var tries atomic.Int64
+	r := serve(t, ServerOptions{}, func(h http.Handler) http.Handler {
+		gated := (&gate{headers: bearer(`Bearer realm="REALM",` + asAsked), uses: 2}).wrap(h)
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if uploads(r) {
+				tries.Add(1)
+				if _, err := target.begin(ctx, ""); err != nil { // another one, with the token that is there for all
+					t.Error(err)
+				}
+			}
+			gated.ServeHTTP(w, r)
+		})
+	})
+	p, err := client(t, r).place(ref(t, r.host+"/team/web:1"), nil)
+	check(t, err)
+	target = &remoteTarget{place: p, src: content.FetcherFunc(
+		func(context.Context, ocispec.Descriptor) (io.ReadCloser, error) {
+			return io.NopCloser(bytes.NewReader(blob)), nil
+		})}
+	check(t, target.Push(ctx, d, bytes.NewReader(blob)))
+	if n := tries.Load(); n != 2 {
+		t.Errorf("its content was sent %d times", n)
 	}
 }

@@ -136,6 +136,7 @@ func (t *remoteTarget) upload(ctx context.Context, d ocispec.Descriptor, r io.Re
 		}
 		if failed.denied {
 			t.do.forget()
+			ctx = context.WithValue(ctx, aloneKey{}, true) // uploads at once may use up the token of another
 			ctx = auth.AppendScopesForHost(ctx, t.Reference.Host(), failed.scopes...)
 		}
 		if err := sleep(ctx, failed.wait(try)); err != nil {
