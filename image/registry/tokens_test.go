@@ -121,3 +121,47 @@ func TestUploadWithATokenOfItsOwn(t *testing.T) {
 		t.Errorf("its content was sent %d times", n)
 	}
 }
+
+// A large blob that goes in chunks outlives its tokens: each chunk is sent once.
+func TestTokensEndAmongChunks(t *testing.T) {
+	impatient(t)
+	blob := bytes.Repeat([]byte("content "), 500_000)
+	d := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: digest.FromBytes(blob), Size: int64(len(blob))}
+	var chunks, moved atomic.Int64
+	r := serve(t, ServerOptions{}, func(h http.Handler) http.Handler {
+		return (&gate{headers: bearer(`Bearer realm="REALM",` + asAsked), uses: 6}).wrap(http.HandlerFunc(
+			func(w http.ResponseWriter, r *http.Request) {
+				if r.Method == http.MethodPatch {
+					chunks.Add(1)
+				}
+				if isPut(r) && r.ContentLength > 0 {
+					busy(http.StatusRequestEntityTooLarge, nil)(w, r)
+					return
+				}
+				h.ServeHTTP(w, r)
+			}))
+	})
+	p, err := client(t, r).place(ref(t, r.host+"/team/web:1"), nil)
+	check(t, err)
+	open := func() io.ReadCloser { return io.NopCloser(&countsRead{bytes.NewReader(blob), &moved}) }
+	target := &remoteTarget{place: p, moved: func(n int64) { moved.Add(n) }, src: content.FetcherFunc(
+		func(context.Context, ocispec.Descriptor) (io.ReadCloser, error) { return open(), nil })}
+	check(t, target.Push(ctx, d, open()))
+	if n, want := chunks.Load(), d.Size/chunkSize; n != want {
+		t.Errorf("%d chunks were sent, want %d", n, want)
+	}
+	if n := moved.Load(); n != d.Size {
+		t.Errorf("told were %d bytes of %d", n, d.Size)
+	}
+}
+
+type countsRead struct {
+	io.Reader
+	n *atomic.Int64
+}
+
+func (c *countsRead) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	c.n.Add(int64(n))
+	return n, err
+}

@@ -109,12 +109,14 @@ type session struct {
 	url      *url.URL
 	auth     string // for the registry's own host alone
 	minChunk int64
+	sent     int64 // in chunks
 }
 
-// upload sends a blob, after a failure from its beginning: how much a registry has of
-// an upload that broke off is not known.
+// upload sends a blob, after a failure from its beginning: how much a registry has of an upload that broke off is not
+// known. One in chunks goes on where its token ended.
 func (t *remoteTarget) upload(ctx context.Context, d ocispec.Descriptor, r io.Reader, at *session) error {
 	var last uploadError
+	came := int64(0) // of it in chunks: with each token that gets it further the tries begin anew
 	for try := 1; ; try++ {
 		body := &counting{Reader: r}
 		err := t.send(ctx, d, body, at, last.whole)
@@ -126,7 +128,13 @@ func (t *remoteTarget) upload(ctx context.Context, d ocispec.Descriptor, r io.Re
 			t.moved(-n)
 		}
 		var failed *uploadError
-		if !errors.As(err, &failed) || ctx.Err() != nil || try >= attempts {
+		if !errors.As(err, &failed) || ctx.Err() != nil {
+			return err
+		}
+		if failed.rest != nil && failed.rest.sent > came {
+			try, came = 1, failed.rest.sent
+		}
+		if try >= attempts {
 			return err
 		}
 		failed.whole = failed.whole || last.whole
@@ -147,8 +155,31 @@ func (t *remoteTarget) upload(ctx context.Context, d ocispec.Descriptor, r io.Re
 			return err
 		}
 		defer again.Close()
-		r, at = again, nil
+		r, at = again, t.goOn(ctx, failed.rest)
 	}
+}
+
+// goOn has an upload in chunks go on with another token. It is nil where that one has to begin anew.
+func (t *remoteTarget) goOn(ctx context.Context, at *session) *session {
+	if at == nil || at.auth == "" {
+		return nil
+	}
+	ctx = auth.AppendRepositoryScope(ctx, t.Reference, auth.ActionPull, auth.ActionPush)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at.url.String(), nil)
+	if err != nil {
+		return nil
+	}
+	resp, err := t.do.Do(req)
+	if err != nil {
+		return nil
+	}
+	defer resp.Body.Close()
+	there := fmt.Sprintf("0-%d", at.sent-1)
+	if resp.StatusCode != http.StatusNoContent || resp.Header.Get("Range") != there || at.follow(resp) != nil {
+		return nil
+	}
+	at.auth = resp.Request.Header.Get("Authorization")
+	return at
 }
 
 // uploadError is a failure after which another try is worth it.
@@ -159,7 +190,8 @@ type uploadError struct {
 	scopes []string       // which it should be for
 	ended  bool           // the token of auth is no longer good, or this is not for its user
 	auth   string
-	whole  bool // it may be taken in chunks
+	whole  bool     // it may be taken in chunks
+	rest   *session // of one in chunks, which may go on
 }
 
 func (e *uploadError) Unwrap() error { return e.error }
@@ -208,7 +240,7 @@ func (t *remoteTarget) send(ctx context.Context, d ocispec.Descriptor, r io.Read
 	size := d.Size
 	if chunks {
 		if err := t.chunks(ctx, at, r, d.Size); err != nil {
-			return err
+			return at.ended(err)
 		}
 		r, size = http.NoBody, 0
 	}
@@ -226,7 +258,16 @@ func (t *remoteTarget) send(ctx context.Context, d ocispec.Descriptor, r io.Read
 		}
 		return fmt.Errorf("%w: the blob is not there", answer(resp))
 	}
-	return refused(resp, !chunks && d.Size > 0)
+	return at.ended(refused(resp, !chunks && d.Size > 0))
+}
+
+// ended has an error tell of an upload that can go on with another token.
+func (s *session) ended(err error) error {
+	var failed *uploadError
+	if s.sent > 0 && errors.As(err, &failed) && (failed.denied || failed.ended) {
+		failed.rest = s
+	}
+	return err
 }
 
 // begin returns nil where the registry has the blob by now.
@@ -307,12 +348,15 @@ func (t *remoteTarget) transfer(ctx context.Context, method string, at *session,
 	return resp, err
 }
 
-// chunks sends a blob in parts, after which it is to be completed.
+// chunks sends a blob in parts, after which it is to be completed; what was sent of it before is passed over.
 func (t *remoteTarget) chunks(ctx context.Context, at *session, r io.Reader, size int64) error {
+	if _, err := io.CopyN(io.Discard, r, at.sent); err != nil {
+		return err
+	}
 	step := max(chunkSize, at.minChunk)
-	for sent := int64(0); sent < size; {
-		n := min(step, size-sent)
-		part := fmt.Sprintf("%d-%d", sent, sent+n-1)
+	for at.sent < size {
+		n := min(step, size-at.sent)
+		part := fmt.Sprintf("%d-%d", at.sent, at.sent+n-1)
 		resp, err := t.transfer(ctx, http.MethodPatch, at, "", part, io.LimitReader(r, n), n)
 		if err != nil {
 			return err
@@ -323,7 +367,7 @@ func (t *remoteTarget) chunks(ctx context.Context, at *session, r io.Reader, siz
 		if err := errors.Join(at.follow(resp), resp.Body.Close()); err != nil {
 			return err
 		}
-		sent += n
+		at.sent += n
 	}
 	return nil
 }
