@@ -198,14 +198,18 @@ func start(t *testing.T) *monitored {
 	check(t, err)
 	t.Cleanup(func() { check(t, errors.Join(mount.UnmountUnder(dir), os.RemoveAll(dir))) })
 	m := &monitored{dir: dir, daemon: client.New(filepath.Join(dir, "s"))}
-	at, err := testagent.Addresses(2)
+	at, err := testagent.Addresses(3)
 	check(t, err)
 	testcert.Write(t, m.path("cert"), m.path("key"), 1)
-	check(t, os.WriteFile(m.path("token"), []byte("0123456789abcdef\n"), 0o600))
+	for _, name := range []string{"token", "password"} {
+		check(t, os.WriteFile(m.path(name), []byte("0123456789abcdef\n"), 0o600))
+	}
 	check(t, os.WriteFile(m.path("freejail.hcl"), fmt.Appendf(nil, "state_dir = %q\nsocket = %q\n"+
 		"metrics {\n  listen = %q\n  tls_cert = %q\n  tls_key = %q\n  token_file = %q\n}\n"+
-		"network \"web\" {\n  mode = \"nat\"\n  subnet4 = \"10.211.77.0/24\"\n}\npermit {\n  networks = [\"web\"]\n}\n",
-		m.path("state"), m.path("s"), at[0].String(), m.path("cert"), m.path("key"), m.path("token")), 0o600))
+		"network \"web\" {\n  mode = \"nat\"\n  subnet4 = \"10.211.77.0/24\"\n}\npermit {\n  networks = [\"web\"]\n}\n"+
+		"mirror {\n  listen = %q\n  images = [\"r.example/**\"]\n  tls_cert = %[4]q\n  tls_key = %[5]q\n"+
+		"  username = \"rack\"\n  password_file = %[8]q\n}\n", m.path("state"), m.path("s"), at[0].String(),
+		m.path("cert"), m.path("key"), m.path("token"), at[2].String(), m.path("password")), 0o600))
 	m.run(t, "freejail", bin, "daemon", "--config", m.path("freejail.hcl"))
 	t.Cleanup(func() { // tasks outlive a daemon
 		tasks, err := m.daemon.Tasks(context.Background())
@@ -217,12 +221,14 @@ func start(t *testing.T) *monitored {
 	m.url = "http://" + at[1].String()
 	conf := strings.NewReplacer("15s", "1s", "192.0.2.10:9477", at[0].String(),
 		"/usr/local/etc/prometheus/freejail-ca.pem", m.path("cert"),
-		"/usr/local/etc/prometheus/freejail-token", m.path("token")).Replace(read(t, examples+"prometheus.yml"))
+		"/usr/local/etc/prometheus/freejail-token", m.path("token"), "192.0.2.10:5001", at[2].String(),
+		"/usr/local/etc/prometheus/freejail-mirror-password", m.path("password")).Replace(read(t, examples+"prometheus.yml"))
 	check(t, os.WriteFile(m.path("prometheus.yml"), []byte(conf), 0o600))
 	check(t, os.WriteFile(m.path("alerts.yml"), []byte(read(t, examples+"alerts.yml")), 0o600))
 	promtool(t, "", "check", "config", m.path("prometheus.yml"))
 	m.run(t, "prometheus", program(t, "prometheus"), "--config.file="+m.path("prometheus.yml"),
 		"--storage.tsdb.path="+m.path("data"), "--web.listen-address="+at[1].String(), "--log.level=warn")
+	m.run(t, "mirror", bin, "serve", "--mirror", "--config", m.path("freejail.hcl"))
 	return m
 }
 

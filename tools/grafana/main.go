@@ -98,6 +98,16 @@ var rows = []struct {
 	one("Memory of the daemon", "", units.BytesIEC, "{{instance}}", `freejail_daemon_memory_bytes`+hosts),
 	one("Cleanup", "Attempts that failed, in five minutes.", units.Short, "{{instance}}",
 		`increase(freejail_cleanup_failures_total`+hosts+`[5m])`),
+	one("Reused by pulls", "Bytes of layers that pulls took from other layers of the host.", units.BytesPerSecondIEC,
+		"{{instance}}", `rate(freejail_pull_reused_bytes_total`+hosts+`[$__rate_interval])`),
+}}, {"Mirrors", []panel{ // whose addresses are their own: the host that is chosen does not select them
+	one("Given to other hosts", "Bytes of images that mirrors sent.", units.BytesPerSecondIEC, "{{instance}}",
+		`rate(freejail_mirror_sent_bytes_total[$__rate_interval])`),
+	{title: "Requests of other hosts", unit: units.RequestsPerSecond,
+		about: "404 is what the registry has to give, 503 that all transfers were taken.",
+		queries: []query{{"{{instance}} {{status}}",
+			`sum by (instance, status) (rate(freejail_mirror_requests_total[$__rate_interval]))`}}},
+	one("Transfers", "Under way.", units.Short, "{{instance}}", `freejail_mirror_transfers`),
 }}}
 
 // quantile is that of a histogram.
