@@ -2,6 +2,7 @@ package image
 
 import (
 	"bufio"
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -23,6 +24,8 @@ type Creds struct {
 	Shell    string
 	UID, GID uint32
 	Groups   []uint32
+
+	names []string // that passwd has for the number
 }
 
 // maxPasswd bounds what is read of an image's passwd and group.
@@ -54,11 +57,14 @@ func ResolveUser(root, spec string) (Creds, error) {
 
 func lookGroup(r *os.Root, group string) (uint32, error) {
 	found := ""
-	err := eachLine(r, "etc/group", 3, func(g []string) {
-		if found == "" && g[0] == group {
-			found = g[2]
-		}
-	})
+	groups, err := readUsers(r, "etc/group")
+	if err == nil {
+		err = groups.each(3, func(g []string) {
+			if found == "" && g[0] == group {
+				found = g[2]
+			}
+		})
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -74,7 +80,11 @@ func lookGroup(r *os.Root, group string) (uint32, error) {
 const maxGroups = 1023
 
 func groupsOf(r *os.Root, user string) (out []uint32, err error) {
-	err = eachLine(r, "etc/group", 4, func(g []string) {
+	groups, err := readUsers(r, "etc/group")
+	if err != nil {
+		return nil, err
+	}
+	err = groups.each(4, func(g []string) {
 		gid, err := number(g[2])
 		if err == nil && len(out) <= maxGroups && slices.Contains(strings.Split(g[3], ","), user) {
 			out = append(out, gid)
@@ -86,9 +96,13 @@ func groupsOf(r *os.Root, user string) (out []uint32, err error) {
 	return out, err
 }
 
-func lookUser(r *os.Root, user string) (Creds, error) {
+func lookUser(r *os.Root, user string) (c Creds, err error) {
+	passwd, err := readUsers(r, "etc/passwd")
+	if err != nil {
+		return c, err
+	}
 	var byName, byNumber []string
-	err := eachLine(r, "etc/passwd", 4, func(u []string) {
+	err = passwd.each(4, func(u []string) {
 		if byName == nil && u[0] == user {
 			byName = u
 		}
@@ -97,58 +111,55 @@ func lookUser(r *os.Root, user string) (Creds, error) {
 		}
 	})
 	if err != nil {
-		return Creds{}, err
+		return c, err
 	}
 	u := byName
 	if u == nil { // a name goes before a number that looks the same
 		u = byNumber
 	}
 	if u != nil {
-		uid, err1 := number(u[2])
-		gid, err2 := number(u[3])
-		if err := errors.Join(err1, err2); err != nil {
-			return Creds{}, fmt.Errorf("the image's /etc/passwd: user %q: %w", user, err)
-		}
-		c := Creds{Name: u[0], UID: uid, GID: gid}
-		if len(u) > 5 {
-			c.Home = u[5]
-		}
-		if len(u) > 6 {
-			c.Shell = u[6]
-		}
-		return c, nil
+		c, err = credsOf(u)
+	} else if c.UID, err = number(user); err != nil {
+		err = fmt.Errorf("the image's /etc/passwd has no user %q", user)
 	}
-	uid, err := number(user)
 	if err != nil {
-		return Creds{}, fmt.Errorf("the image's /etc/passwd has no user %q", user)
+		return Creds{}, err
 	}
-	return Creds{UID: uid}, nil
+	err = passwd.each(4, func(u []string) {
+		if have, err := number(u[2]); err == nil && have == c.UID {
+			c.names = append(c.names, u[0])
+		}
+	})
+	return c, err
+}
+
+// credsOf are those of a line of passwd.
+func credsOf(u []string) (Creds, error) {
+	uid, err1 := number(u[2])
+	gid, err2 := number(u[3])
+	if err := errors.Join(err1, err2); err != nil {
+		return Creds{}, fmt.Errorf("the image's /etc/passwd: user %q: %w", u[0], err)
+	}
+	c := Creds{Name: u[0], UID: uid, GID: gid}
+	if len(u) > 5 {
+		c.Home = u[5]
+	}
+	if len(u) > 6 {
+		c.Shell = u[6]
+	}
+	return c, nil
 }
 
 // maxNames is more than a number needs.
 const maxNames = 64
 
-// UserNames are the names that an image's own passwd has for a user's number.
-func UserNames(root string, uid uint32) (out []string, err error) {
-	r, err := os.OpenRoot(root)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, r.Close()) }()
-	n := 0
-	err = eachLine(r, "etc/passwd", 4, func(u []string) {
-		if have, err := number(u[2]); err != nil || have != uid {
-			return
-		}
-		if n++; n <= maxNames {
-			out = append(out, u[0])
-		}
-	})
-	if n > maxNames {
+// Names are those that the image's own passwd had for the user's number, when the user was resolved.
+func (c Creds) Names() ([]string, error) {
+	if n := len(c.names); n > maxNames {
 		return nil, fmt.Errorf("the image's /etc/passwd has %d names for user %d: at most %d are allowed",
-			n, uid, maxNames)
+			n, c.UID, maxNames)
 	}
-	return out, err
+	return c.names, nil
 }
 
 // number reads a user or group number. The last one means "leave as it is" to
@@ -161,21 +172,34 @@ func number(s string) (uint32, error) {
 	return uint32(n), err
 }
 
-// eachLine goes through a file of lines with fields between colons, of which the
-// eighth has the rest; a missing file is empty, lines with fewer fields are passed over.
-func eachLine(r *os.Root, name string, fields int, use func(fields []string)) (err error) {
-	f, fi, err := regular.OpenRooted(r, name)
+// users are a file of lines with fields between colons.
+type users struct {
+	name string
+	text []byte
+}
+
+// readUsers reads such a file of an image, once; a missing one is empty.
+func readUsers(r *os.Root, name string) (users, error) {
+	f, _, err := regular.OpenRooted(r, name)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err == nil && fi.Size() > maxPasswd {
-		err = errors.Join(fmt.Errorf("%d bytes are over the limit of %d", fi.Size(), maxPasswd), f.Close())
+		return users{name: name}, nil
 	}
 	if err != nil {
-		return fmt.Errorf("the image's /%s: %w", name, err)
+		return users{}, fmt.Errorf("the image's /%s: %w", name, err)
 	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	sc := bufio.NewScanner(io.LimitReader(f, maxPasswd))
+	b, err := io.ReadAll(io.LimitReader(f, maxPasswd+1))
+	if err = errors.Join(err, f.Close()); err == nil && len(b) > maxPasswd {
+		err = fmt.Errorf("more bytes than the limit of %d", maxPasswd)
+	}
+	if err != nil {
+		return users{}, fmt.Errorf("the image's /%s: %w", name, err)
+	}
+	return users{name, b}, nil
+}
+
+// each goes through the lines, of whose fields the eighth has the rest; lines with fewer than some are passed over.
+func (f users) each(fields int, use func(fields []string)) error {
+	sc := bufio.NewScanner(bytes.NewReader(f.text))
 	sc.Buffer(nil, maxPasswd)
 	for sc.Scan() {
 		if p := strings.SplitN(sc.Text(), ":", 8); len(p) >= fields && !strings.HasPrefix(p[0], "#") {
@@ -183,7 +207,7 @@ func eachLine(r *os.Root, name string, fields int, use func(fields []string)) (e
 		}
 	}
 	if err := sc.Err(); err != nil {
-		return fmt.Errorf("the image's /%s: %w", name, err)
+		return fmt.Errorf("the image's /%s: %w", f.name, err)
 	}
 	return nil
 }

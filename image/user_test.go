@@ -55,6 +55,7 @@ func TestResolveUser(t *testing.T) {
 		"4242:web":  {UID: 4242, GID: 8080},
 	} {
 		got, err := ResolveUser(root, spec)
+		got.names = nil
 		if spec == "" {
 			want.Groups = []uint32{0, 20}
 		}
@@ -78,13 +79,20 @@ func TestResolveUser(t *testing.T) {
 func TestUserNames(t *testing.T) {
 	root := rootWith(t, map[string]string{"etc/passwd": passwd + "http:*:80:80::/:/x\nw:*:080:1::/:/x\n" +
 		strings.Repeat("many:*:6:6::/:/x\n", 65)})
-	if got, err := UserNames(root, 80); err != nil || !reflect.DeepEqual(got, []string{"www", "http", "w"}) {
-		t.Errorf("80 is %q, %v", got, err)
+	for user, want := range map[string][]string{"80": {"www", "http", "w"}, "http": {"www", "http", "w"}, "81": nil} {
+		c, err := ResolveUser(root, user)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := c.Names(); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s is %q, %v", user, got, err)
+		}
 	}
-	if got, err := UserNames(root, 81); err != nil || len(got) != 0 {
-		t.Errorf("81 is %q, %v", got, err)
+	c, err := ResolveUser(root, "many")
+	if err != nil {
+		t.Fatal(err)
 	}
-	if _, err := UserNames(root, 6); err == nil || !strings.Contains(err.Error(), "65 names") {
+	if _, err := c.Names(); err == nil || !strings.Contains(err.Error(), "65 names") {
 		t.Errorf("very many names: %v", err)
 	}
 }

@@ -88,7 +88,7 @@ func (m *Manager) wouldDecide(ctx context.Context, spec client.TaskSpec, p *plan
 		if err != nil {
 			return err
 		}
-		_, byFiles, err = m.userDecision(spec, p, root, creds.UID)
+		_, byFiles, err = m.userDecision(spec, p, creds)
 		return err
 	})
 	if err != nil || !byFiles.Allowed {

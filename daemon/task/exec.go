@@ -211,7 +211,7 @@ func (m *Manager) execUser(t *task, img *image.Image, name string) (image.Creds,
 		return creds, client.Invalid("user %q: the task's /etc/passwd has this number as the name of uid %d", name,
 			creds.UID)
 	}
-	return creds, m.checkUser(info.Spec, p, info.Root, creds.UID)
+	return creds, m.checkUser(info.Spec, p, creds)
 }
 
 // execEnv is the task's environment with the command's own on top.

@@ -23,7 +23,7 @@ func (s *start) startProcess(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := m.checkUser(spec, p, t.info.Root, user.UID); err != nil {
+	if err := m.checkUser(spec, p, user); err != nil {
 		return err
 	}
 	proc, err := process(t.info, p.image, user, p.args, p.env)

@@ -131,14 +131,14 @@ func (p *plan) askUser(spec client.TaskSpec) {
 
 // userDecision decides again by what the image's own files make of the user: its
 // number, and all names that this has.
-func (m *Manager) userDecision(spec client.TaskSpec, p *plan, root string, uid uint32) (
-	[]policy.Request, policy.Decision, error) {
-	names, err := image.UserNames(root, uid)
+func (m *Manager) userDecision(spec client.TaskSpec, p *plan, user image.Creds) ([]policy.Request, policy.Decision,
+	error) {
+	names, err := user.Names()
 	if err != nil {
 		return nil, policy.Decision{}, client.Invalid("user: %v", err)
 	}
-	number := strconv.FormatUint(uint64(uid), 10)
-	if uid == 0 {
+	number := strconv.FormatUint(uint64(user.UID), 10)
+	if user.UID == 0 {
 		number = "root"
 	}
 	var asked []policy.Request
@@ -154,8 +154,8 @@ func (m *Manager) userDecision(spec client.TaskSpec, p *plan, root string, uid u
 	return asked, dec, err
 }
 
-func (m *Manager) checkUser(spec client.TaskSpec, p *plan, root string, uid uint32) error {
-	asked, dec, err := m.userDecision(spec, p, root, uid)
+func (m *Manager) checkUser(spec client.TaskSpec, p *plan, user image.Creds) error {
+	asked, dec, err := m.userDecision(spec, p, user)
 	if err != nil || dec.Allowed {
 		return err
 	}
