@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -54,6 +55,7 @@ type Layout struct {
 	made    bool        // of what is neither a layout nor an oci-archive
 	temp    bool        // the directory for what is being written is ours too
 	mu      sync.Mutex  // guards the index
+	updates atomic.Uint64
 }
 
 // open opens a directory, whatever is in it.
@@ -200,7 +202,9 @@ func (l *Layout) Update(change func(*ocispec.Index) error) error {
 	if err := l.Sync(); err != nil {
 		return err
 	}
-	return l.writeFile(indexFile, b)
+	err = l.writeFile(indexFile, b)
+	l.updates.Add(1)
+	return err
 }
 
 // Sync has the names of blobs written to the disk, as Update does before the
@@ -295,6 +299,11 @@ func (l *Layout) load(d ocispec.Descriptor) (*image.Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	return asNamed(img, d), nil
+}
+
+// asNamed is an image as an entry of the index names it.
+func asNamed(img *image.Image, d ocispec.Descriptor) *image.Image {
 	img.Name, img.Pulled, img.Private = d.Annotations[refName], d.Annotations[pulledMark] != "", private(d)
-	return img, nil
+	return img
 }

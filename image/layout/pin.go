@@ -86,5 +86,9 @@ func (s *Store) load(d ocispec.Descriptor) (*image.Image, error) {
 	if err := s.checkPin(d); err != nil {
 		return nil, err
 	}
-	return s.Layout.load(d)
+	img, err := s.describe(d)
+	if err != nil {
+		return nil, err
+	}
+	return asNamed(img, d), nil
 }

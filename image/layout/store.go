@@ -41,6 +41,7 @@ type Store struct {
 	added    map[digest.Digest]bool
 	writing  map[string]*writing // downloads that are under way, by their files
 	fetching keylock.Map         // of those files
+	known    known
 	// misleading are layers whose table has misled, by the repository and their digest: see misled.
 	misleading map[string]bool
 }
@@ -110,13 +111,13 @@ func (s *Store) Get(ref string) (*image.Image, error) {
 const minDigest = 12
 
 func (s *Store) find(ref string) (ocispec.Descriptor, error) {
-	idx, err := s.Index()
+	all, err := s.entries()
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
 	hex, byDigest := strings.CutPrefix(ref, "sha256:")
 	if !byDigest {
-		for _, d := range idx.Manifests {
+		for _, d := range all {
 			if ref != "" && imagename.Same(d.Annotations[refName], ref) {
 				return d, nil
 			}
@@ -124,7 +125,7 @@ func (s *Store) find(ref string) (ocispec.Descriptor, error) {
 		return ocispec.Descriptor{}, image.NotFound(ref)
 	}
 	var found *ocispec.Descriptor
-	for i, d := range idx.Manifests {
+	for i, d := range all {
 		if len(hex) < minDigest || !strings.HasPrefix(d.Digest.Encoded(), hex) {
 			continue
 		}
@@ -132,7 +133,7 @@ func (s *Store) find(ref string) (ocispec.Descriptor, error) {
 			err = fmt.Errorf("%q is ambiguous: several digests begin with it", ref)
 		}
 		if found == nil || s.standing(d) < s.standing(*found) { // one good name for everybody is enough
-			found = &idx.Manifests[i]
+			found = &all[i]
 		}
 	}
 	if found == nil {
@@ -154,8 +155,8 @@ func (s *Store) standing(d ocispec.Descriptor) int {
 
 // Names are those that an image has in the store, the newest first.
 func (s *Store) Names(d digest.Digest) (out []string, err error) {
-	idx, err := s.Index()
-	for _, m := range idx.Manifests {
+	all, err := s.entries()
+	for _, m := range all {
 		if m.Digest == d {
 			out = append(out, m.Annotations[refName])
 		}
