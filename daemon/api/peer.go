@@ -55,7 +55,7 @@ func peerAt(c net.Conn, group *int) peer {
 // examine admits root of the host, and members of a group there: those of a jail or
 // container are not.
 func examine(fd int, group *int) peer {
-	p, err := socketPeer(fd)
+	p, atHome, err := socketPeer(fd)
 	root := p.uid == 0 || p.uid == os.Geteuid()
 	p.operator = !root && group != nil && slices.Contains(p.groups, *group)
 	switch {
@@ -67,7 +67,7 @@ func examine(fd int, group *int) peer {
 	case !root && !p.operator:
 		p.err = fmt.Errorf("only root may talk to the freejail daemon, not uid %d", p.uid)
 	default:
-		p.err = atHome(fd, p.pid)
+		p.err = atHome()
 	}
 	return p
 }

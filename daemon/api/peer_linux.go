@@ -11,14 +11,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func socketPeer(fd int) (peer, error) {
+// socketPeer tells who has the other end of a connection; atHome is an error where that is not at home, see admit.
+func socketPeer(fd int) (p peer, atHome func() error, err error) {
 	u, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
 	if err != nil {
-		return peer{uid: -1}, err
+		return peer{uid: -1}, nil, err
 	}
-	p := peer{uid: int(u.Uid), pid: int(u.Pid)}
+	p = peer{uid: int(u.Uid), pid: int(u.Pid)}
 	if p.groups, err = peerGroups(fd); err != nil {
-		return p, err
+		return p, nil, err
 	}
 	p.groups = append(p.groups, int(u.Gid))
 	// 4294967295 stands for none.
@@ -27,7 +28,8 @@ func socketPeer(fd int) (peer, error) {
 			p.login = l.Username
 		}
 	}
-	return p, nil
+	pid := p.pid
+	return p, func() error { return admit(pid) }, nil
 }
 
 // maxGroups is NGROUPS_MAX of limits.h.
@@ -54,9 +56,9 @@ func peerGroups(fd int) ([]int, error) {
 	}
 }
 
-// atHome refuses processes of containers: of another PID or user namespace, or
+// admit refuses processes of containers: of another PID or user namespace, or
 // with another root directory.
-func atHome(_, pid int) error {
+func admit(pid int) error {
 	if pid <= 0 {
 		return errors.New("the client is in another PID namespace")
 	}
