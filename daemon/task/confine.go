@@ -218,11 +218,13 @@ func (t *task) filesDir() string { return filepath.Join(t.journal.dir, "fd") }
 // whatever is below it.
 func (s *start) mountAll(ctx context.Context) (err error) {
 	t, p := s.t, s.plan
-	release, err := s.m.Mounter.Use()
-	if err != nil {
-		return err
+	if len(p.mounts)+len(p.dirs) > 0 { // else few are mounted by it, or none
+		release, err := s.m.Mounter.Use()
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, release()) }()
 	}
-	defer func() { err = errors.Join(err, release()) }()
 	m := &mounter{dirs: s.m.Mounter, path: t.info.Root, judge: func(r policy.Request) error {
 		return s.m.Judge.Decide(t.info.Spec, p.image, []policy.Request{r})
 	}}
@@ -230,6 +232,11 @@ func (s *start) mountAll(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, m.root.Close()) }()
+	if _, local := t.root.(localRoot); local {
+		if err := m.root.Alone(); err != nil {
+			return err
+		}
+	}
 	own := s.toMount()
 	if len(own) > 0 || slices.ContainsFunc(slices.Concat(p.mounts, p.dirs), p.isFile) {
 		var files *mount.Descriptors

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"sync"
 
@@ -93,8 +94,53 @@ func (d *Descriptors) Path(f *os.File) string {
 	return filepath.Join(d.dir, strconv.Itoa(int(f.Fd())))
 }
 
+// alone are the file systems of a root in which nobody else can change a directory: its own, and those without a source
+// that were mounted in it since.
+type alone struct{ own []string }
+
+func newAlone(root *os.File) (*alone, error) {
+	at, err := in(root)
+	return &alone{own: []string{at.id}}, err
+}
+
+// in is the mount in which an opened place lies.
+func in(f *os.File) (Info, error) {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
+		return Info{}, &fs.PathError{Op: "fstatfs", Path: f.Name(), Err: err}
+	}
+	return info(&st), nil
+}
+
+// mount mounts what has no source on a point by its path, if it lies in one of those file systems.
+func (a *alone) mount(p *Point, m Mount) (done bool, err error) {
+	if a == nil || m.From != nil || slices.Contains([]string{"nullfs", "unionfs", "nfs"}, m.Type) {
+		return false, nil
+	}
+	before, err := in(p.file)
+	if err != nil || !slices.Contains(a.own, before.id) {
+		return false, err
+	}
+	m.Target = p.path
+	if err := nmount(m); err != nil {
+		return true, err
+	}
+	after, err := At(p.path)
+	if err == nil && (after.Target != p.path || after.Type != m.Type) {
+		err = &Error{Op: "mount", Type: m.Type, Target: p.path, Err: fmt.Errorf("%s is mounted in its place", after.Type)}
+	}
+	if err == nil {
+		own.add(after)
+		a.own = append(a.own, after.id)
+	}
+	return true, err
+}
+
 // On mounts a file system on an opened point; m.Target is not looked at.
 func (d *Descriptors) On(p *Point, m Mount) error {
+	if done, err := p.alone.mount(p, m); done || err != nil {
+		return err
+	}
 	release, err := d.Use()
 	if err != nil {
 		return err

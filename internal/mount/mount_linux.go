@@ -19,6 +19,11 @@ type Descriptors struct{}
 // OpenDescriptors is for systems that name descriptors in a directory.
 func OpenDescriptors(string) (*Descriptors, error) { return &Descriptors{}, nil }
 
+// alone is nothing that this system needs to know.
+type alone struct{}
+
+func newAlone(*os.File) (*alone, error) { return nil, nil }
+
 // Close has nothing to take back.
 func (*Descriptors) Close() error { return nil }
 

@@ -141,8 +141,8 @@ func TestReleaseOwnLooks(t *testing.T) {
 // A number that another mount has now is no more that of the one which had it.
 func TestNumbersOfMounts(t *testing.T) {
 	o := &ownMounts{}
-	for _, m := range []Info{{Target: "/a", id: "FSID:1:2"}, {Target: "/a/b", id: "FSID:-3:4"}, {Target: "/a", id: "FSID:5:2"},
-		{Target: "/a-b", id: "FSID:6:2"}, {Target: "/c", id: "FSID:1:2"}} {
+	for _, m := range []Info{{Target: "/a", id: "FSID:1:2"}, {Target: "/a/b", id: "FSID:-3:4"}, {Target: "/a",
+		id: "FSID:5:2"}, {Target: "/a-b", id: "FSID:6:2"}, {Target: "/c", id: "FSID:1:2"}} {
 		o.add(m)
 	}
 	got := ""

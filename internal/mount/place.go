@@ -20,8 +20,16 @@ import (
 
 // Root is an opened directory in which file systems are to be mounted.
 type Root struct {
-	dir  *os.File
-	path string
+	dir   *os.File
+	path  string
+	alone *alone // nil where others may change what is in it
+}
+
+// Alone tells that nobody can change what is in the root before all is mounted, as that of a task whose processes are
+// still to come: where the system mounts on paths alone, it goes by them in the root's own file system.
+func (r *Root) Alone() (err error) {
+	r.alone, err = newAlone(r.dir)
+	return err
 }
 
 // OpenRoot opens a root. Its path must be nobody else's to change.
@@ -38,8 +46,9 @@ func (r *Root) Close() error { return r.dir.Close() }
 
 // Point is an opened directory or file that something is to be mounted on.
 type Point struct {
-	file *os.File
-	path string // as it was walked to, for messages
+	file  *os.File
+	path  string // as it was walked to
+	alone *alone // its root's
 }
 
 // Close lets go of the point.
@@ -52,7 +61,7 @@ func (p *Point) File() *os.File { return p.file }
 func (p *Point) Path() string { return p.path }
 
 // Itself is the root as a point, which is closed with it.
-func (r *Root) Itself() *Point { return &Point{file: r.dir, path: r.path} }
+func (r *Root) Itself() *Point { return &Point{file: r.dir, path: r.path, alone: r.alone} }
 
 // Dir opens the directory that target, a path within the root, means, and makes
 // it where it is missing. A link that leads out of the root, or is absolute,
@@ -87,7 +96,7 @@ func (r *Root) point(target string, w walker) (*Point, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mount point %s: %w", target, err)
 	}
-	return &Point{file: f, path: filepath.Join(r.path, real)}, nil
+	return &Point{file: f, path: filepath.Join(r.path, real), alone: r.alone}, nil
 }
 
 // OpenIn opens what rel names within a directory, of any kind, and tells where
