@@ -3,6 +3,7 @@
 package remove
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -55,7 +56,7 @@ func Move(from, to string) error {
 // leaves alone.
 func At(parent *os.File, name string) error {
 	t := &tree{parent: int(parent.Fd()), top: -1, names: make([]byte, 32<<10)}
-	return t.entry(t.parent, name, 0)
+	return t.entry(t.parent, name, 0, false)
 }
 
 // tree is one removal.
@@ -66,7 +67,13 @@ type tree struct {
 	names       []byte // of one read
 }
 
-func (t *tree) entry(dir int, name string, depth int) error {
+// entry removes a file or a directory, which it may be known to be.
+func (t *tree) entry(dir int, name string, depth int, isDir bool) error {
+	if isDir && depth <= maxDepth {
+		if err := t.dir(dir, name, depth); !errors.Is(err, unix.ENOENT) {
+			return err
+		}
+	}
 	err := unlink(dir, name, 0)
 	if errors.Is(err, unix.ENOENT) {
 		if dir == t.parent {
@@ -133,6 +140,12 @@ func (t *tree) sameDevice(fd int, name string, depth int) error {
 	return nil
 }
 
+// Where struct dirent has its length and the type of the file, in sys/dirent.h of FreeBSD and dirent.h of Linux.
+const (
+	direntLength = 16
+	direntType   = 18
+)
+
 // contents goes through a directory once and tells how many entries went. Those
 // that the removal of others had it pass over need another time.
 func (t *tree) contents(dir, depth int) (n int, err error) {
@@ -144,15 +157,33 @@ func (t *tree) contents(dir, depth int) (n int, err error) {
 		if size == 0 {
 			return n, err
 		}
-		_, _, names := unix.ParseDirent(t.names[:size], -1, nil)
-		for _, name := range names {
-			if failed := t.entry(dir, name, depth); failed != nil {
+		for _, e := range entries(t.names[:size]) {
+			if failed := t.entry(dir, e.name, depth, e.isDir); failed != nil {
 				err = first(err, failed)
 				continue
 			}
 			n++
 		}
 	}
+}
+
+// dirent is an entry of a directory that may be known to be one itself.
+type dirent struct {
+	name  string
+	isDir bool
+}
+
+// entries are copies of those in a read, but for "." and "..".
+func entries(b []byte) (out []dirent) {
+	for len(b) > direntType {
+		one := b[:min(len(b), max(direntType+1, int(binary.NativeEndian.Uint16(b[direntLength:]))))]
+		b = b[len(one):]
+		_, _, names := unix.ParseDirent(one, 1, nil)
+		for _, name := range names {
+			out = append(out, dirent{name, one[direntType] == unix.DT_DIR})
+		}
+	}
+	return out
 }
 
 // deep removes a file, or moves a directory to the top of the tree, where it is
