@@ -181,6 +181,7 @@ type Manager struct {
 	recovery *recovery
 	syncer   *syncer
 	lane     lane  // of those who sweep up
+	starting lane  // of those who start tasks
 	turns    turns // of those who measure roots
 	usage    usageCache
 	traced   traced
@@ -206,7 +207,8 @@ type Manager struct {
 // New has no tasks before Read.
 func New(h Host) *Manager {
 	return &Manager{Host: h, recovery: newRecovery(), syncer: newSyncer(h.Log), lane: make(lane, sweepers),
-		tasks: map[string]*task{}, left: map[string]*task{}}
+		starting: make(lane, starters()),
+		tasks:    map[string]*task{}, left: map[string]*task{}}
 }
 
 func (m *Manager) path(elem ...string) string {

@@ -5,6 +5,8 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -68,4 +70,54 @@ func inUse() int64 {
 func waiting() int {
 	b := make([]byte, 1<<20)
 	return strings.Count(string(b[:runtime.Stack(b, true)]), "created by github.com/freejail/freejail/daemon/task.(")
+}
+
+// However many tasks come at once, few take the steps of their starts at a time; one that is stopped waits no longer.
+func TestFewStartAtOnce(t *testing.T) {
+	needsNodes(t)
+	h := &fakeHost{t: t, dir: t.TempDir(), many: true}
+	var at, most atomic.Int32
+	h.started = func(jail.Process) {
+		for n := at.Add(1); ; {
+			if old := most.Load(); n <= old || most.CompareAndSwap(old, n) {
+				break
+			}
+		}
+		time.Sleep(time.Millisecond)
+		at.Add(-1)
+	}
+	m := h.manager()
+	m.starting = make(lane, 3)
+	var all sync.WaitGroup
+	for i := range 30 {
+		all.Go(func() {
+			if err := h.startOn(m, client.TaskSpec{ID: fmt.Sprintf("t%d", i), Image: "prog"}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if n := most.Load(); n > 3 {
+		t.Errorf("%d at once, want at most 3", n)
+	}
+	for range cap(m.starting) {
+		m.starting <- struct{}{}
+	}
+	ended := make(chan error)
+	go func() { ended <- h.startOn(m, client.TaskSpec{ID: "late", Image: "prog"}) }()
+	for !m.stopsStart("late") {
+		time.Sleep(time.Millisecond)
+	}
+	if err := <-ended; err == nil || !strings.Contains(err.Error(), "was stopped while it was starting") {
+		t.Errorf("error %v", err)
+	}
+	for _, tk := range m.list() {
+		m.endOutputs(tk)
+	}
+}
+
+// stopsStart ends the start of a task that is there.
+func (m *Manager) stopsStart(id string) bool {
+	t, err := m.find(id)
+	return err == nil && m.stopStart(t)
 }

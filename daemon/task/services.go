@@ -22,20 +22,25 @@ import (
 // announce tells the catalog what should be in Consul; it gets there when
 // Consul answers.
 func (m *Manager) announce(t *task) {
-	if !m.announces(t) {
+	if m.Catalog == nil {
 		return
 	}
-	if s := m.services(t); len(s) > 0 {
+	s := m.services(t)
+	if m.Config.Consul.Address == "" && !slices.ContainsFunc(s, func(s catalog.Service) bool { return s.Check != nil }) {
+		return
+	}
+	if len(s) > 0 {
 		m.Catalog.Set(catalogKey(t.info), s)
 	}
 }
 
-// announces tells whether there is a Consul, or else a check that the daemon itself makes.
-func (m *Manager) announces(t *task) bool {
+// announces tells whether a task with an image may have something to announce: to Consul, or else a check that the
+// daemon itself makes.
+func (m *Manager) announces(spec client.TaskSpec, img *image.Image) bool {
 	if m.Catalog == nil || m.Config.Consul.Address != "" {
 		return m.Catalog != nil
 	}
-	return slices.ContainsFunc(m.services(t), func(s catalog.Service) bool { return s.Check != nil })
+	return slices.ContainsFunc(announcements(*img.Manifest, spec), func(a announcement) bool { return a.check != nil })
 }
 
 // catalogKey has no dot, as ids of services are made with one.

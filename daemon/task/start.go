@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"runtime"
 	"time"
 
 	"github.com/freejail/freejail/daemon/client"
@@ -57,7 +58,7 @@ func (m *Manager) begin(ctx context.Context, job *works.Work, spec client.TaskSp
 	// Not before: a start that fails after its process runs is abandoned, and
 	// must not be told to end by two.
 	info := t.snapshot()
-	m.syncer.add(t.journal)
+	m.syncer.add(t.journal, gathersStarts)
 	m.supervise(t)
 	text := fmt.Sprintf("process %d runs in jail %s", info.PID, info.Jail)
 	if spec.By != "" {
@@ -180,6 +181,10 @@ func (m *Manager) abandon(t *task) {
 	m.letGo(t)
 }
 
+// starters are how many tasks take the steps of their starts at once. When a whole node's tasks come in one moment, more
+// than the processors can serve would only be in each other's way.
+func starters() int { return max(8, 4*runtime.GOMAXPROCS(0)) }
+
 // run is the life of a task up to its running process.
 func (m *Manager) run(ctx context.Context, job *works.Work, t *task, auth *client.Auth) (err error) {
 	found, fetched, err := t.root.fetch(ctx, t, auth)
@@ -209,6 +214,13 @@ func (m *Manager) run(ctx context.Context, job *works.Work, t *task, auth *clien
 		return err
 	}
 	defer free()
+	if t.root.bounds().most == 0 { // others wait for their server, for a time that is bounded
+		leave, err := m.starting.enter(ctx)
+		if err != nil {
+			return err
+		}
+		defer leave()
+	}
 	if err := job.Commit(); err != nil {
 		return err
 	}

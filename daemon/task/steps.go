@@ -80,7 +80,7 @@ var steps = []step{{
 	do:   (*start).startProcess,
 }, {
 	name:   "service",
-	wanted: func(s *start) bool { return s.m.announces(s.t) },
+	wanted: func(s *start) bool { return s.m.announces(s.t.info.Spec, s.plan.image) },
 	do:     func(s *start, _ context.Context) error { s.m.announce(s.t); return nil },
 	undo:   func(m *Manager, ctx context.Context, t *task, _ string) error { m.deregister(ctx, t); return nil },
 }}

@@ -62,7 +62,7 @@ func (m *Manager) finish(t *task, e client.Exit, noted func()) {
 	}
 	e = t.withHost(t.overDisk(e))
 	m.note(t, "exit", func(i *client.Task) { i.Exit, t.ended = &e, true })
-	m.syncer.add(t.journal)
+	m.syncer.add(t.journal, gathersEnds)
 	noted()
 	fault("exit", "journalled")
 	await(context.Background(), m.sweepUp(t).emptied, awayTime) // what does not die keeps its end from nobody

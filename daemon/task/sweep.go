@@ -1,6 +1,7 @@
 package task
 
 import (
+	"context"
 	"sync"
 	"time"
 
@@ -99,15 +100,20 @@ func (m *Manager) swept(t *task, err error) {
 	}
 }
 
-// lane lets few tasks be swept up at once. One that the kernel holds does not
+// lane lets few tasks be started, or swept up, at once. One that the kernel holds does not
 // keep others waiting for long.
 type lane chan struct{}
 
-func (l lane) enter() (leave func()) {
-	l <- struct{}{}
+// enter waits for a turn, unless ctx ends.
+func (l lane) enter(ctx context.Context) (leave func(), err error) {
+	select {
+	case l <- struct{}{}:
+	case <-ctx.Done():
+		return func() {}, context.Cause(ctx)
+	}
 	once := sync.OnceFunc(func() { <-l })
 	held := time.AfterFunc(awayTime, once)
-	return func() { held.Stop(); once() }
+	return func() { held.Stop(); once() }, nil
 }
 
 // undoAll takes the steps of a start back. One that cannot be taken back now
@@ -128,7 +134,8 @@ func (m *Manager) undoAll(t *task, w *walk) error {
 		}
 		if !alive && !busy { // what comes now is work, not a wait for processes
 			w.empty()
-			leave, busy = m.lane.enter(), true
+			leave, _ = m.lane.enter(context.Background()) // which does not end
+			busy = true
 		}
 		if err := m.takeBack(t, u); err != nil {
 			return err

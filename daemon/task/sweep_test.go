@@ -1,6 +1,8 @@
 package task
 
 import (
+	"context"
+	"errors"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -12,11 +14,39 @@ import (
 // However many removals the kernel holds, others have their turn.
 func TestLane(t *testing.T) {
 	l := make(lane, 2)
-	l.enter()
-	l.enter()
-	leave := l.enter() // when the first two have had their time
+	enter := func() (leave func()) {
+		leave, err := l.enter(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return leave
+	}
+	enter()
+	enter()
+	leave := enter() // when the first two have had their time
 	leave()
-	l.enter()()
+	enter()()
+}
+
+// Who waits for a turn can be told to wait no longer.
+func TestLaneIsLeftWhileWaiting(t *testing.T) {
+	l := make(lane, 1)
+	leave, err := l.enter(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	why := errors.New("stopped")
+	time.AfterFunc(time.Millisecond, func() { cancel(why) })
+	if _, err := l.enter(ctx); !errors.Is(err, why) {
+		t.Errorf("error %v, want %v", err, why)
+	}
+	leave()
+	leave, err = l.enter(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	leave()
 }
 
 // A walk down that the kernel holds keeps nobody but itself.

@@ -1,11 +1,11 @@
 package task
 
 import (
-	"context"
 	"os"
 	"path/filepath"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -48,7 +48,7 @@ func TestJournalsOfOneGo(t *testing.T) {
 	syncedDirs(t, func(dir string) { synced = append(synced, filepath.Base(dir)) })
 	s := newSyncer(hclog.NewNullLogger())
 	for _, j := range append(all, all[0]) {
-		s.add(j)
+		s.add(j, gathersStarts)
 	}
 	if err := all[2].remove(); err != nil {
 		t.Fatal(err)
@@ -59,29 +59,43 @@ func TestJournalsOfOneGo(t *testing.T) {
 	}
 	synced = nil
 	for _, j := range all {
-		s.add(j)
+		s.add(j, gathersEnds)
 	}
 	if s.flush(); len(synced) > 0 {
 		t.Errorf("synced again are %v", synced)
 	}
 }
 
-// Nobody waits for a journal that is alone: others may come.
+// Nobody waits for a journal that is alone: others may come. An end is written before a start, and with it what is soon
+// due; of a task that ends and is removed soon after its start nothing is.
 func TestJournalsAreGathered(t *testing.T) {
-	_, all := journals(t, "a")
-	when := make(chan time.Time, 2)
-	syncedDirs(t, func(string) { when <- time.Now() })
-	s := newSyncer(hclog.NewNullLogger())
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan struct{})
-	go func() { s.run(ctx); close(ended) }()
-	begin := time.Now()
-	s.add(all[0])
-	if took := (<-when).Sub(begin); took < gathers {
-		t.Errorf("it was synced after %s, want %s", took, gathers)
-	}
-	<-when
-	s.add(all[0])
-	cancel()
-	<-ended
+	synctest.Test(t, func(t *testing.T) {
+		_, all := journals(t, "starts", "ends", "short", "with")
+		starts, ends, short, with := all[0], all[1], all[2], all[3]
+		when := map[string]time.Duration{}
+		begin := time.Now()
+		syncedDirs(t, func(dir string) { when[filepath.Base(dir)] = time.Since(begin) })
+		s := newSyncer(hclog.NewNullLogger())
+		go s.run(t.Context())
+		s.add(starts, gathersStarts)
+		s.add(short, gathersStarts)
+		time.Sleep(time.Millisecond)
+		s.add(ends, gathersEnds)
+		s.add(short, gathersEnds)
+		time.Sleep(time.Millisecond)
+		s.add(with, gathersEnds)
+		if err := short.remove(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * gathersStarts)
+		for j, want := range map[*journal]time.Duration{starts: gathersStarts, ends: gathersEnds + time.Millisecond,
+			with: gathersEnds + time.Millisecond} {
+			if got := when[filepath.Base(j.dir)]; got != want {
+				t.Errorf("%s was synced after %s, want %s", j.dir, got, want)
+			}
+		}
+		if _, was := when["short"]; was {
+			t.Error("the journal of a task that is gone was synced")
+		}
+	})
 }
