@@ -13,8 +13,10 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/freejail/freejail/internal/bsd"
 	"github.com/freejail/freejail/internal/mount"
-	"github.com/freejail/freejail/jail"
 )
 
 // What the measured tasks run: programs of the base system.
@@ -53,14 +55,10 @@ func (b *bench) alternatives(ctx context.Context) (alternatives, error) {
 	if err != nil {
 		return alternatives{}, err
 	}
-	m, err := jail.Open(jail.Config{StateDir: b.path("jails")})
-	if err != nil {
-		return alternatives{}, err
-	}
 	n := 0
 	name := func() string { n++; return fmt.Sprintf("fj-bench%d-%d", os.Getpid(), n) }
 	bare := func(wait bool) func() (time.Duration, error) {
-		return func() (time.Duration, error) { return b.bareCalls(ctx, m, tree, name(), wait) }
+		return func() (time.Duration, error) { return b.bareCalls(tree, name(), wait) }
 	}
 	jail8 := func(wait bool) func() (time.Duration, error) {
 		return func() (time.Duration, error) { return b.jail8(ctx, tree, name(), wait) }
@@ -79,16 +77,20 @@ func (b *bench) dirs(name string) (root, upper string, err error) {
 	return root, upper, errors.Join(os.MkdirAll(root, 0o755), os.MkdirAll(upper, 0o755))
 }
 
-func (b *bench) bareCalls(ctx context.Context, m *jail.Manager, tree, name string,
-	wait bool) (took time.Duration, err error) {
+// Of sys/jail.h.
+const (
+	jailCreate  = 1
+	jailInherit = 2
+)
+
+func (b *bench) bareCalls(tree, name string, wait bool) (took time.Duration, err error) {
 	root, upper, err := b.dirs(name)
 	if err != nil {
 		return 0, err
 	}
 	begin := time.Now()
 	defer func() {
-		err = errors.Join(err, m.Remove(context.Background(), name), mount.UnmountUnder(b.path(name)),
-			os.RemoveAll(b.path(name)))
+		err = errors.Join(err, mount.UnmountUnder(b.path(name)), os.RemoveAll(b.path(name)))
 		if wait {
 			took = time.Since(begin)
 		}
@@ -101,11 +103,17 @@ func (b *bench) bareCalls(ctx context.Context, m *jail.Manager, tree, name strin
 			return 0, err
 		}
 	}
-	jid, err := m.Create(ctx, jail.Spec{Name: name, Root: root, Hostname: name,
-		Params: map[string]string{"ip4": "inherit", "ip6": "inherit"}})
+	jid, message, err := bsd.Call(unix.SYS_JAIL_SET, []bsd.Param{bsd.Text("name", name), bsd.Text("path", root),
+		bsd.Text("host.hostname", name), {Name: "persist"}, {Name: "ip4", Value: bsd.Word(jailInherit)},
+		{Name: "ip6", Value: bsd.Word(jailInherit)}}, jailCreate)
 	if err != nil {
-		return 0, err
+		return 0, fmt.Errorf("jail_set: %s: %w", message, err)
 	}
+	defer func() { // first, and with it what runs there
+		if _, _, errno := unix.Syscall(unix.SYS_JAIL_REMOVE, uintptr(jid), 0, 0); errno != 0 {
+			err = errors.Join(err, fmt.Errorf("jail_remove: %w", errno))
+		}
+	}()
 	args := sleepArgs
 	if wait {
 		args = exitArgs
@@ -113,20 +121,15 @@ func (b *bench) bareCalls(ctx context.Context, m *jail.Manager, tree, name strin
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Jail: jid}
+	if wait {
+		return 0, cmd.Run()
+	}
 	if err := cmd.Start(); err != nil {
 		return 0, err
 	}
-	if wait {
-		// By the manager, which collects every child of this process. The time
-		// is told when all is gone.
-		if e := <-m.Wait(cmd.Process.Pid); e.Code != 0 {
-			return 0, fmt.Errorf("it ended with %d", e.Code)
-		}
-		return 0, nil
-	}
 	took = time.Since(begin)
 	err = cmd.Process.Kill()
-	<-m.Wait(cmd.Process.Pid)
+	_ = cmd.Wait() // it was killed
 	return took, err
 }
 
