@@ -181,8 +181,8 @@ func (m *Manager) abandon(t *task) {
 	m.letGo(t)
 }
 
-// starters are how many tasks take the steps of their starts at once. When a whole node's tasks come in one moment, more
-// than the processors can serve would only be in each other's way.
+// starters are how many tasks take the steps of their starts at once. When a whole node's tasks come in one moment,
+// more than the processors can serve would only be in each other's way.
 func starters() int { return max(8, 4*runtime.GOMAXPROCS(0)) }
 
 // run is the life of a task up to its running process.

@@ -127,7 +127,8 @@ func (a *alone) mount(p *Point, m Mount) (done bool, err error) {
 	}
 	after, err := At(p.path)
 	if err == nil && (after.Target != p.path || after.Type != m.Type) {
-		err = &Error{Op: "mount", Type: m.Type, Target: p.path, Err: fmt.Errorf("%s is mounted in its place", after.Type)}
+		err = &Error{Op: "mount", Type: m.Type, Target: p.path,
+			Err: fmt.Errorf("%s is mounted in its place", after.Type)}
 	}
 	if err == nil {
 		own.add(after)
