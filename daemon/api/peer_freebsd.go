@@ -20,7 +20,7 @@ const solLocal = 0
 // union with a pointer.
 const xucredPid = unix.SizeofXucred - 8
 
-// socketPeer tells who has the other end of a connection; atHome is an error where that is not at home, see home.admits.
+// socketPeer tells who has the other end of a connection; atHome is an error where that is elsewhere, see home.admits.
 func socketPeer(fd int) (p peer, atHome func() error, err error) {
 	x, err := unix.GetsockoptXucred(fd, solLocal, unix.LOCAL_PEERCRED)
 	if err != nil {

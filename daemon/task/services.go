@@ -26,10 +26,8 @@ func (m *Manager) announce(t *task) {
 		return
 	}
 	s := m.services(t)
-	if m.Config.Consul.Address == "" && !slices.ContainsFunc(s, func(s catalog.Service) bool { return s.Check != nil }) {
-		return
-	}
-	if len(s) > 0 {
+	checked := slices.ContainsFunc(s, func(s catalog.Service) bool { return s.Check != nil })
+	if checked || m.Config.Consul.Address != "" && len(s) > 0 {
 		m.Catalog.Set(catalogKey(t.info), s)
 	}
 }
