@@ -18,7 +18,7 @@ import (
 )
 
 // Arriving are the layers of an image while Fetch gets them. Nothing of them is verified: who reads them must
-// compare their digests, and the image is in the store only when Fetch has returned.
+// compare their DiffIDs, and the image is in the store only when Fetch has returned.
 type Arriving struct {
 	store  *Store
 	source string

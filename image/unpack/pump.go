@@ -15,7 +15,7 @@ import (
 type pump struct {
 	free chan *chunk
 	data chan *chunk // for Read
-	sums chan *chunk // for the hash
+	sums chan *chunk // for the hash; nil without one
 	quit chan struct{}
 	work sync.WaitGroup
 	hash hash.Hash
@@ -36,21 +36,28 @@ const (
 	chunks    = 8
 )
 
-// newPump starts to read; stop must be called before the source is closed.
-func newPump(r io.Reader) *pump {
-	p := &pump{free: make(chan *chunk, chunks), data: make(chan *chunk, chunks), sums: make(chan *chunk, chunks),
-		quit: make(chan struct{}), hash: sha256.New()}
+// newPump starts to read, and to hash where that is wanted; stop must be called before the source is closed.
+func newPump(r io.Reader, hashed bool) *pump {
+	p := &pump{free: make(chan *chunk, chunks), data: make(chan *chunk, chunks), quit: make(chan struct{}),
+		hash: sha256.New()}
 	for range chunks {
 		p.free <- &chunk{buf: make([]byte, chunkSize)}
 	}
+	if hashed {
+		p.sums = make(chan *chunk, chunks)
+		p.work.Go(p.sum)
+	}
 	p.work.Go(func() { p.fill(r) })
-	p.work.Go(p.sum)
 	return p
 }
 
 func (p *pump) fill(r io.Reader) {
 	defer close(p.data)
-	defer close(p.sums)
+	uses := int32(1)
+	if p.sums != nil {
+		uses = 2
+		defer close(p.sums)
+	}
 	for p.err == nil {
 		var c *chunk
 		select {
@@ -65,8 +72,10 @@ func (p *pump) fill(r io.Reader) {
 			c.n += n
 		}
 		p.size += int64(c.n)
-		c.refs.Store(2)
-		p.sums <- c // as many places as chunks: never waits
+		c.refs.Store(uses)
+		if p.sums != nil {
+			p.sums <- c // as many places as chunks: never waits
+		}
 		p.data <- c
 	}
 }
@@ -102,14 +111,19 @@ func (p *pump) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// digest drains the source, whose padding counts too, and returns the digest of
-// all that it gave and its size.
-func (p *pump) digest() (digest.Digest, int64, error) {
+// drain takes what is left of the source, and returns the size of all that it gave.
+func (p *pump) drain() (int64, error) {
 	if _, err := io.Copy(io.Discard, struct{ io.Reader }{p}); err != nil {
-		return "", 0, err
+		return 0, err
 	}
 	p.work.Wait()
-	return digest.NewDigest(digest.SHA256, p.hash), p.size, nil
+	return p.size, nil
+}
+
+// digest drains the source, whose padding counts too, and returns the digest of all that it gave, which was hashed.
+func (p *pump) digest() (digest.Digest, error) {
+	_, err := p.drain()
+	return digest.NewDigest(digest.SHA256, p.hash), err
 }
 
 // stop ends the reading. After it nothing uses the source.

@@ -432,3 +432,36 @@ func TestFIFOs(t *testing.T) {
 		t.Errorf("%s %d:%d %s", fi.Mode(), st.Uid, st.Gid, fi.ModTime())
 	}
 }
+
+// What a layer unpacks to is compared with its DiffID, and the size of its blob: of another blob with the same in it
+// nothing else is unpacked.
+func TestBlobsWithTheSameContent(t *testing.T) {
+	s := newStore(t, image.Limits{})
+	layer := gz(t, layerOf(t, file("f", "x")))
+	d, err := s.Add(context.Background(), ocispec.MediaTypeImageLayerGzip, bytes.NewReader(layer))
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := s.Put(context.Background(), "x", hostConfig(digest.FromBytes(layerOf(t, file("f", "x")))),
+		[]ocispec.Descriptor{d}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	same := bytes.Clone(layer)
+	same[9] ^= 1 // the system that has compressed it
+	for _, c := range []struct {
+		blob []byte
+		want string
+	}{{same, ""}, {gz(t, layerOf(t, file("f", "y"))), "its content has the digest"},
+		{append(gz(t, nil), layer...), "its descriptor says"}} {
+		if err := os.WriteFile(filepath.Join(s.Dir(), "blobs", "sha256", d.Digest.Encoded()), c.blob, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		err := Image(context.Background(), s, img, t.TempDir(), nil)
+		if c.want == "" && err != nil {
+			t.Error(err)
+		} else if c.want != "" {
+			wantError(t, err, "layer 1", c.want)
+		}
+	}
+}

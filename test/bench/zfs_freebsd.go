@@ -91,13 +91,13 @@ func (b *bench) zfsStarts(ctx context.Context) error {
 	}
 	if err := contest(rounds, "A whole task on ZFS, until its root is unmounted",
 		contestant{name: "freejail, a union", run: whole("union")},
-		contestant{name: "freejail, a clone", run: whole("zfs"), most: 1.3},
+		contestant{name: "freejail, a clone", run: whole("zfs")},
 		contestant{name: "zfs clone, jail -c and zfs destroy", run: byHand(true)}); err != nil {
 		return err
 	}
 	return contest(rounds/6, fmt.Sprintf("A whole task on ZFS, of %d in a row", inARow),
 		contestant{name: "freejail, unions", run: many("union")},
-		contestant{name: "freejail, clones", run: many("zfs"), most: 1.3})
+		contestant{name: "freejail, clones", run: many("zfs")})
 }
 
 // handMade is the snapshot of the image's tree that an operator would make.
