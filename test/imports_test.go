@@ -95,7 +95,7 @@ var mayImport = map[string][]string{
 	"internal/printable":  nil,
 	"internal/treecopy":   {"internal/mount"},
 	"internal/readable":   nil,
-	"internal/regular":    nil,
+	"internal/regular":    {"internal/bsd"},
 	"internal/remove":     nil,
 	"internal/signals":    nil,
 	"internal/spans":      nil,

@@ -185,6 +185,10 @@ func (m *Manager) abandon(t *task) {
 // more than the processors can serve would only be in each other's way.
 func starters() int { return max(8, 4*runtime.GOMAXPROCS(0)) }
 
+// turnTime is longer than the steps of a start take that waits for nothing; some wait, as for an address of IPv6 or for
+// a server.
+const turnTime = time.Second
+
 // run is the life of a task up to its running process.
 func (m *Manager) run(ctx context.Context, job *works.Work, t *task, auth *client.Auth) (err error) {
 	found, fetched, err := t.root.fetch(ctx, t, auth)
@@ -215,7 +219,7 @@ func (m *Manager) run(ctx context.Context, job *works.Work, t *task, auth *clien
 	}
 	defer free()
 	if t.root.bounds().most == 0 { // others wait for their server, for a time that is bounded
-		leave, err := m.starting.enter(ctx)
+		leave, err := m.starting.enter(ctx, turnTime)
 		if err != nil {
 			return err
 		}

@@ -104,15 +104,15 @@ func (m *Manager) swept(t *task, err error) {
 // keep others waiting for long.
 type lane chan struct{}
 
-// enter waits for a turn, unless ctx ends.
-func (l lane) enter(ctx context.Context) (leave func(), err error) {
+// enter waits for a turn, unless ctx ends. The turn is over after most: whoever takes longer waits for something itself.
+func (l lane) enter(ctx context.Context, most time.Duration) (leave func(), err error) {
 	select {
 	case l <- struct{}{}:
 	case <-ctx.Done():
 		return func() {}, context.Cause(ctx)
 	}
 	once := sync.OnceFunc(func() { <-l })
-	held := time.AfterFunc(awayTime, once)
+	held := time.AfterFunc(most, once)
 	return func() { held.Stop(); once() }, nil
 }
 
@@ -134,7 +134,7 @@ func (m *Manager) undoAll(t *task, w *walk) error {
 		}
 		if !alive && !busy { // what comes now is work, not a wait for processes
 			w.empty()
-			leave, _ = m.lane.enter(context.Background()) // which does not end
+			leave, _ = m.lane.enter(context.Background(), awayTime) // which does not end
 			busy = true
 		}
 		if err := m.takeBack(t, u); err != nil {

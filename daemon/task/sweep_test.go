@@ -15,7 +15,7 @@ import (
 func TestLane(t *testing.T) {
 	l := make(lane, 2)
 	enter := func() (leave func()) {
-		leave, err := l.enter(t.Context())
+		leave, err := l.enter(t.Context(), awayTime)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -31,18 +31,18 @@ func TestLane(t *testing.T) {
 // Who waits for a turn can be told to wait no longer.
 func TestLaneIsLeftWhileWaiting(t *testing.T) {
 	l := make(lane, 1)
-	leave, err := l.enter(t.Context())
+	leave, err := l.enter(t.Context(), awayTime)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancelCause(t.Context())
 	why := errors.New("stopped")
 	time.AfterFunc(time.Millisecond, func() { cancel(why) })
-	if _, err := l.enter(ctx); !errors.Is(err, why) {
+	if _, err := l.enter(ctx, awayTime); !errors.Is(err, why) {
 		t.Errorf("error %v, want %v", err, why)
 	}
 	leave()
-	leave, err = l.enter(t.Context())
+	leave, err = l.enter(t.Context(), awayTime)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,7 +2,6 @@ package mount
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"strings"
@@ -154,43 +153,16 @@ func info(st *unix.Statfs_t) Info {
 		Target: unix.ByteSliceToString(st.Mntonname[:]), id: fsid(st.Fsid.Val).text()}
 }
 
-// confSize is sizeof(struct xvfsconf) of sys/mount.h on 64-bit systems, and
-// confName and confType where its vfc_name and vfc_typenum are.
-const (
-	confSize = 48
-	confName = 8
-	confType = 24
-)
-
 // Known reports whether the kernel has a file system type now. It may still
 // load a module for it at the first mount.
 func Known(fstype string) bool {
-	known, err := types()
+	known, err := bsd.FileSystems()
 	_, ok := known[fstype]
 	return err == nil && ok
 }
 
-// TypeOf is the type of the file system on which the files themselves lie. Of a mount by nullfs(4) statfs(2) has that
-// one's number in f_type (nullfs_statfs in sys/fs/nullfs/null_vfsops.c), and nullfs in f_fstypename.
-func TypeOf(st *unix.Statfs_t) (string, error) {
-	known, err := types()
-	for name, n := range known {
-		if n == st.Type {
-			return name, err
-		}
-	}
-	return unix.ByteSliceToString(st.Fstypename[:]), err
-}
-
-// types are the numbers of the file system types that the kernel has now.
-func types() (map[string]uint32, error) {
-	b, err := unix.SysctlRaw("vfs.conflist")
-	out := map[string]uint32{}
-	for ; len(b) >= confSize; b = b[confSize:] {
-		out[unix.ByteSliceToString(b[confName:confName+16])] = binary.NativeEndian.Uint32(b[confType:])
-	}
-	return out, err
-}
+// TypeOf is the type of the file system on which the files themselves lie, also of a mount by nullfs(4).
+func TypeOf(st *unix.Statfs_t) (string, error) { return bsd.TypeOf(st) }
 
 // Load loads the kernel module of a file system by its name.
 func Load(fstype string) error { return bsd.LoadModule(fstype) }

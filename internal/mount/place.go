@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/freejail/freejail/internal/bsd"
 )
 
 // Nothing here goes by a path that somebody else can change: directories are
@@ -278,6 +280,9 @@ var errLink = errors.New("it is a symbolic link")
 
 // openOnce opens a name that is what it should be.
 func (w *walker) openOnce(at *os.File, name string, dir bool) (*os.File, error) {
+	if err := bsd.CheckNames(int(at.Fd())); err != nil {
+		return nil, fmt.Errorf("%s: %w", w.at(name), err)
+	}
 	f, err := openAt(int(at.Fd()), name, 0)
 	if err != nil {
 		var e *fs.PathError

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/freejail/freejail/internal/bsd"
 )
 
 const (
@@ -141,6 +143,9 @@ func (w *wayfarer) step(name string, last bool) (f *os.File, link string, err er
 			return nil, "", errEscapes
 		}
 		return nil, "", w.back(max(len(w.dirs)-1, 1))
+	}
+	if err := bsd.CheckNames(w.top()); err != nil {
+		return nil, "", err
 	}
 	var st unix.Stat_t
 	if err := unix.Fstatat(w.top(), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
