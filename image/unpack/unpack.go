@@ -129,8 +129,8 @@ func (u *Layers) apply(ctx context.Context, i int, dir string, read func(n int))
 	defer z.Close()
 	tar := u.bounded(ctx, blob.WithContext(ctx, z), d.Digest, &arrived)
 	want := u.img.Config.RootFS.DiffIDs[i]
-	// The digest of the blob is compared by who takes it into a store. It says nothing more: two blobs may hold the same,
-	// and none of another DiffID gets here.
+	// The digest of the blob is compared by who takes it into a store. It says nothing more: another blob may hold the
+	// same, but none of another DiffID is unpacked.
 	if err := applyVerified(tar, dir, want, &u.left); err != nil {
 		return err
 	}
@@ -225,8 +225,8 @@ func applyVerified(r io.Reader, dir string, want digest.Digest, left *image.Limi
 		return blob.CutOff(err)
 	}
 	if got != want {
-		return fmt.Errorf("its content has the digest %s, the config says %s: if it was right before, import the image "+
-			"again", got, want)
+		return fmt.Errorf("its content has the digest %s, the config says %s: import the image again, unless it was "+
+			"never right", got, want)
 	}
 	return nil
 }
