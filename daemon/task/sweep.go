@@ -104,7 +104,7 @@ func (m *Manager) swept(t *task, err error) {
 // keep others waiting for long.
 type lane chan struct{}
 
-// enter waits for a turn, unless ctx ends. The turn is over after most: whoever takes longer waits for something itself.
+// enter waits for a turn, unless ctx ends. It is over after most: whoever takes longer waits for something itself.
 func (l lane) enter(ctx context.Context, most time.Duration) (leave func(), err error) {
 	select {
 	case l <- struct{}{}:

@@ -37,12 +37,10 @@ type Arriving interface {
 }
 
 // Image applies an image's layers in order to an existing, empty directory.
-// Nothing outside of it is touched, whatever the layers say; every layer's
-// DiffID, the digest of all that it unpacks to, is verified, and its size; no device node is made (see ReadEntry). Owners are set
-// where the process runs as root; without that, setuid and setgid bits are dropped.
-// Extended attributes are not unpacked. On error the directory may hold a part.
-// Progress, which may be nil, is told from another goroutine how much of the
-// layers was read.
+// Nothing outside of it is touched, whatever the layers say; every layer's DiffID, the digest of all that it unpacks
+// to, is verified, and its size; no device node is made (see ReadEntry). Owners are set where the process runs as root;
+// without that, setuid and setgid bits are dropped. Extended attributes are not unpacked. On error the directory may
+// hold a part. Progress, which may be nil, is told from another goroutine how much of the layers was read.
 func Image(ctx context.Context, from Source, img *image.Image, dir string, progress func(image.Progress)) error {
 	if err := checkEmpty(dir); err != nil {
 		return err
