@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -152,6 +153,62 @@ func TestTokensEndAmongChunks(t *testing.T) {
 	}
 	if n := moved.Load(); n != d.Size {
 		t.Errorf("told were %d bytes of %d", n, d.Size)
+	}
+}
+
+// The token of a registry is for no other host that it has an upload go on at: neither where one in chunks goes on with
+// a new token, nor where a part of it is redirected.
+func TestTokensStayAmongChunks(t *testing.T) {
+	impatient(t)
+	blob := bytes.Repeat([]byte("content "), 500_000)
+	d := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: digest.FromBytes(blob), Size: int64(len(blob))}
+	for name, which := range map[string]func(*http.Request) bool{
+		"goes on":    func(r *http.Request) bool { return r.Method == http.MethodGet && uploads(r) },
+		"redirected": func(r *http.Request) bool { return r.Method == http.MethodPatch },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var ears listener
+			var asked atomic.Int64
+			storage := httptest.NewServer(ears.wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				asked.Add(1)
+				_, _ = io.Copy(io.Discard, r.Body)
+				w.Header().Set("Location", "/there")
+				w.WriteHeader(http.StatusAccepted)
+			})))
+			defer storage.Close()
+			there := strings.Replace(storage.Listener.Addr().String(), "127.0.0.1", "localhost", 1)
+			away := func(status int, h http.Header) int {
+				h.Set("Location", "http://"+there+"/there")
+				if status == http.StatusAccepted {
+					return http.StatusSeeOther
+				}
+				return status
+			}
+			r := serve(t, ServerOptions{}, func(h http.Handler) http.Handler {
+				return (&gate{headers: bearer(`Bearer realm="REALM",` + asAsked), uses: 6}).wrap(http.HandlerFunc(
+					func(w http.ResponseWriter, r *http.Request) {
+						switch {
+						case isPut(r) && r.ContentLength > 0:
+							busy(http.StatusRequestEntityTooLarge, nil)(w, r)
+							return
+						case which(r):
+							w = &edited{ResponseWriter: w, edit: away}
+						}
+						h.ServeHTTP(w, r)
+					}))
+			})
+			p, err := client(t, r, Host{Name: there, PlainHTTP: true}).place(ref(t, r.host+"/team/web:1"), nil)
+			check(t, err)
+			open := func() io.ReadCloser { return io.NopCloser(bytes.NewReader(blob)) }
+			target := &remoteTarget{place: p, src: content.FetcherFunc(
+				func(context.Context, ocispec.Descriptor) (io.ReadCloser, error) { return open(), nil })}
+			if err := target.Push(ctx, d, open()); err == nil {
+				t.Error("the storage has nothing, and the blob is pushed")
+			}
+			if asked.Load() < 2 || ears.heard() > 0 {
+				t.Errorf("the storage was asked %d times, and told %q", asked.Load(), ears.auth)
+			}
+		})
 	}
 }
 

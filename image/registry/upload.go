@@ -175,11 +175,15 @@ func (t *remoteTarget) goOn(ctx context.Context, at *session) *session {
 	}
 	defer resp.Body.Close()
 	there := fmt.Sprintf("0-%d", at.sent-1)
-	if resp.StatusCode != http.StatusNoContent || resp.Header.Get("Range") != there || at.follow(resp) != nil {
+	if resp.StatusCode != http.StatusNoContent || resp.Header.Get("Range") != there {
 		return nil
 	}
-	at.auth = resp.Request.Header.Get("Authorization")
-	return at
+	next := *at
+	next.auth = resp.Request.Header.Get("Authorization")
+	if next.follow(resp) != nil {
+		return nil
+	}
+	return &next
 }
 
 // uploadError is a failure after which another try is worth it.
@@ -296,7 +300,7 @@ func (t *remoteTarget) begin(ctx context.Context, query string) (*session, error
 	return nil, answer(resp)
 }
 
-// follow takes the next URL of an upload. Another host than that of the last does not
+// follow takes the next URL of an upload. Another host than that of the last, be it by a redirect in between, does not
 // get the credentials, and is not spoken to without TLS where the last was with it.
 func (s *session) follow(resp *http.Response) error {
 	next, err := resp.Location()
@@ -308,11 +312,15 @@ func (s *session) follow(resp *http.Response) error {
 	if from.Scheme == "https" && next.Scheme != "https" {
 		return fmt.Errorf("the registry wants the upload to go on without TLS, at %s://%s", next.Scheme, next.Host)
 	}
-	if next.Scheme != from.Scheme || strings.TrimSuffix(next.Host, ":443") != strings.TrimSuffix(from.Host, ":443") {
+	if !sameHost(next, from) || s.url != nil && !sameHost(next, s.url) {
 		s.auth = ""
 	}
 	s.url = next
 	return nil
+}
+
+func sameHost(a, b *url.URL) bool {
+	return a.Scheme == b.Scheme && strings.TrimSuffix(a.Host, ":443") == strings.TrimSuffix(b.Host, ":443")
 }
 
 // transfer sends a part of a blob, or all.
