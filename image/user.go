@@ -25,7 +25,7 @@ type Creds struct {
 	UID, GID uint32
 	Groups   []uint32
 
-	names []string // that passwd has for the number
+	names []string // that passwd has for the number: those that may be, and one more at most
 }
 
 // maxPasswd bounds what is read of an image's passwd and group.
@@ -126,7 +126,7 @@ func lookUser(r *os.Root, user string) (c Creds, err error) {
 		return Creds{}, err
 	}
 	err = passwd.each(4, func(u []string) {
-		if have, err := number(u[2]); err == nil && have == c.UID {
+		if have, err := number(u[2]); err == nil && have == c.UID && len(c.names) <= maxNames {
 			c.names = append(c.names, u[0])
 		}
 	})
@@ -155,9 +155,8 @@ const maxNames = 64
 
 // Names are those that the image's own passwd had for the user's number, when the user was resolved.
 func (c Creds) Names() ([]string, error) {
-	if n := len(c.names); n > maxNames {
-		return nil, fmt.Errorf("the image's /etc/passwd has %d names for user %d: at most %d are allowed",
-			n, c.UID, maxNames)
+	if len(c.names) > maxNames {
+		return nil, fmt.Errorf("the image's /etc/passwd has more than %d names for user %d", maxNames, c.UID)
 	}
 	return c.names, nil
 }

@@ -78,7 +78,7 @@ func TestResolveUser(t *testing.T) {
 
 func TestUserNames(t *testing.T) {
 	root := rootWith(t, map[string]string{"etc/passwd": passwd + "http:*:80:80::/:/x\nw:*:080:1::/:/x\n" +
-		strings.Repeat("many:*:6:6::/:/x\n", 65)})
+		strings.Repeat("most:*:64:64::/:/x\n", 64) + strings.Repeat("many:*:6:6::/:/x\n", 1000)})
 	for user, want := range map[string][]string{"80": {"www", "http", "w"}, "http": {"www", "http", "w"}, "81": nil} {
 		c, err := ResolveUser(root, user)
 		if err != nil {
@@ -92,8 +92,17 @@ func TestUserNames(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Names(); err == nil || !strings.Contains(err.Error(), "65 names") {
+	if _, err := c.Names(); err == nil || !strings.Contains(err.Error(), "more than 64 names") {
 		t.Errorf("very many names: %v", err)
+	}
+	if n := len(c.names); n != 65 {
+		t.Errorf("%d of very many names are kept", n)
+	}
+	if c, err = ResolveUser(root, "64"); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := c.Names(); err != nil || len(got) != 64 {
+		t.Errorf("of 64 names there are %d, %v", len(got), err)
 	}
 }
 
