@@ -70,7 +70,7 @@ type tree struct {
 // entry removes a file or a directory, which it may be known to be.
 func (t *tree) entry(dir int, name string, depth int, isDir bool) error {
 	if isDir && depth <= maxDepth {
-		if err := t.dir(dir, name, depth); !errors.Is(err, unix.ENOENT) {
+		if there, err := t.dir(dir, name, depth); there {
 			return err
 		}
 	}
@@ -87,18 +87,24 @@ func (t *tree) entry(dir int, name string, depth int, isDir bool) error {
 	if depth > maxDepth {
 		return t.deep(dir, name)
 	}
-	return t.dir(dir, name, depth)
+	_, err = t.dir(dir, name, depth)
+	return err
 }
 
-func (t *tree) dir(parent int, name string, depth int) (err error) {
+// dir removes a directory, and tells whether anything was there to be opened.
+func (t *tree) dir(parent int, name string, depth int) (there bool, err error) {
 	fd, err := openDir(parent, name)
 	if notDir(err) {
-		return t.thawed(parent, name, func() error { return unlink(parent, name, 0) })
+		return true, t.thawed(parent, name, func() error { return unlink(parent, name, 0) })
 	}
 	if err != nil {
-		return err
+		return !errors.Is(err, unix.ENOENT), err
 	}
-	defer func() { err = errors.Join(err, unix.Close(fd)) }()
+	err = t.opened(fd, parent, name, depth)
+	return true, errors.Join(err, unix.Close(fd))
+}
+
+func (t *tree) opened(fd, parent int, name string, depth int) error {
 	if err := t.sameDevice(fd, name, depth); err != nil {
 		return err
 	}
@@ -255,9 +261,12 @@ func unlink(dir int, name string, flags int) error {
 	}
 }
 
+// getdents is a variable for tests.
+var getdents = unix.ReadDirent
+
 func readDirent(dir int, buf []byte) (int, error) {
 	for {
-		n, err := unix.ReadDirent(dir, buf)
+		n, err := getdents(dir, buf)
 		if !errors.Is(err, unix.EINTR) {
 			return n, err
 		}

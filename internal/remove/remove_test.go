@@ -108,6 +108,28 @@ func TestWideTrees(t *testing.T) {
 	gone(t, tree)
 }
 
+// A directory in which something is not there is tried once, however deep it is.
+func TestFaultsWithin(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "tree")
+	dig(t, dir, "d", 10, func(fd, level int) {
+		if level == 9 {
+			touch(t, fd, "f")
+		}
+	})
+	tried := 0
+	getdents = func(dir int, buf []byte) (int, error) {
+		if unix.Faccessat(dir, "f", unix.F_OK, 0) == nil {
+			tried++
+			return 0, unix.ENOENT
+		}
+		return unix.ReadDirent(dir, buf)
+	}
+	defer func() { getdents = unix.ReadDirent }()
+	if err := Tree(dir); !errors.Is(err, unix.ENOENT) || tried != 1 {
+		t.Errorf("it was tried %d times; error %v", tried, err)
+	}
+}
+
 // What is mounted in a tree is not removed, but what is beside it is.
 func TestMountsStay(t *testing.T) {
 	if os.Geteuid() != 0 {
