@@ -10,6 +10,7 @@ import (
 	"os/user"
 	"slices"
 	"strconv"
+	"sync"
 
 	"github.com/hashicorp/go-hclog"
 
@@ -24,6 +25,24 @@ type peer struct {
 	login    string // as whom its session was begun, if that is known
 	operator bool   // it is not root, but of the group that may use the socket
 	err      error  // why it may not talk to the daemon
+}
+
+// untilKnown keeps what find has told, but no error: the next call finds again.
+func untilKnown[T any](find func() (T, error)) func() (T, error) {
+	var mu sync.Mutex
+	var known *T
+	return func() (T, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if known != nil {
+			return *known, nil
+		}
+		t, err := find()
+		if err == nil {
+			known = &t
+		}
+		return t, err
+	}
 }
 
 type peerKey struct{}

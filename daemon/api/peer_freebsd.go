@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"sync"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -55,7 +54,7 @@ type home struct {
 	root bsd.File
 }
 
-var ownHome = sync.OnceValues(func() (h home, err error) {
+var ownHome = untilKnown(func() (h home, err error) {
 	own, err := bsd.FindProcess(os.Getpid())
 	if err != nil {
 		return h, err
