@@ -98,9 +98,13 @@ func (d *Descriptors) Path(f *os.File) string {
 // that were mounted in it since.
 type alone struct{ own []string }
 
+// newAlone is nil where the kernel tells no numbers of mounts, as in a jail: all would be that of the root.
 func newAlone(root *os.File) (*alone, error) {
 	at, err := in(root)
-	return &alone{own: []string{at.id}}, err
+	if err != nil || at.id == (fsid{}).text() {
+		return nil, err
+	}
+	return &alone{own: []string{at.id}}, nil
 }
 
 // in is the mount in which an opened place lies.
