@@ -5,6 +5,7 @@ import (
 	"os"
 	"reflect"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -20,14 +21,17 @@ type known struct {
 	state  uint64      // of Layout.updates, then
 	names  []ocispec.Descriptor
 	images map[describedAs]*described
-	size   int64 // of their documents, in bytes
+	size   int64 // of them, in bytes of memory
 	uses   uint64
 }
 
-// What is kept of images: far more than a host's tasks are started from at a time, in few MiB of memory.
+// What is kept of images: far more than a host's tasks are started from at a time, in few MiB. Sizes are in bytes of
+// memory, which can be many times those of the documents. An image that is larger than others ever are is read each
+// time, and so does not take the places of the others.
 const (
-	maxKnown     = 64
-	maxKnownSize = 4 << 20 // bytes of manifests and configs
+	maxKnown      = 64
+	maxKnownSize  = 4 << 20
+	maxKnownImage = 256 << 10
 )
 
 type describedAs struct {
@@ -40,6 +44,7 @@ type described struct {
 	image            image.Image
 	manifest, config fs.FileInfo
 	configName       string
+	size             int64 // bytes of memory
 	used             uint64
 }
 
@@ -87,9 +92,10 @@ func (s *Store) describe(d ocispec.Descriptor) (*image.Image, error) {
 	if err != nil || manifest == nil {
 		return img, err
 	}
-	clip(reflect.ValueOf(img).Elem())
-	k := &described{image: *img, manifest: manifest, configName: blobName(m.Config.Digest)}
-	if k.config, err = s.root.Lstat(k.configName); err == nil {
+	k := &described{manifest: manifest, configName: blobName(m.Config.Digest),
+		size: fileInfoSize + clip(reflect.ValueOf(img).Elem())}
+	k.image = *img
+	if k.config, err = s.root.Lstat(k.configName); err == nil && k.size <= maxKnownImage {
 		s.known.keep(describedAs{d.Digest, d.MediaType}, k)
 	}
 	return img, nil
@@ -130,7 +136,7 @@ func (n *known) keep(key describedAs, k *described) {
 	n.uses++
 	k.used = n.uses
 	n.images[key] = k
-	n.size += k.bytes()
+	n.size += k.size
 	for len(n.images) > maxKnown || n.size > maxKnownSize {
 		oldest := key
 		for other, o := range n.images {
@@ -144,32 +150,59 @@ func (n *known) keep(key describedAs, k *described) {
 
 func (n *known) drop(key describedAs) {
 	if k, ok := n.images[key]; ok {
-		n.size -= k.bytes()
+		n.size -= k.size
 		delete(n.images, key)
 	}
 }
 
-func (k *described) bytes() int64 { return k.manifest.Size() + k.config.Size() }
+// fileInfoSize is more than two fs.FileInfo and their names take, in bytes.
+const fileInfoSize = 1 << 10
 
-// clip leaves no slice any room: what one has appended to is its own from then on.
-func clip(v reflect.Value) {
+var timeType = reflect.TypeFor[time.Time]()
+
+// clip leaves no slice any room: what one has appended to is its own from then on, and nothing is held that is not
+// used. It tells what v takes in memory, in bytes, rather too much than too little.
+func clip(v reflect.Value) int64 { return int64(v.Type().Size()) + clipWithin(v) }
+
+// clipWithin is clip without what v itself takes.
+func clipWithin(v reflect.Value) (size int64) {
 	switch v.Kind() {
+	case reflect.String:
+		return (int64(v.Len()) + 15) &^ 15 // as the allocator does
 	case reflect.Pointer, reflect.Interface:
 		if !v.IsNil() {
-			clip(v.Elem())
+			size = 16 + clip(v.Elem())
 		}
 	case reflect.Struct:
+		if v.Type() == timeType {
+			return 256 // of a time zone of its own
+		}
 		for i := range v.NumField() {
-			if v.Type().Field(i).IsExported() {
-				clip(v.Field(i))
-			}
+			size += clipWithin(v.Field(i))
 		}
 	case reflect.Slice:
-		if v.CanSet() {
-			v.Set(v.Slice3(0, v.Len(), v.Len()))
+		if v.CanSet() && v.Cap() > v.Len() {
+			less := reflect.MakeSlice(v.Type(), v.Len(), v.Len())
+			reflect.Copy(less, v)
+			v.Set(less)
+		}
+		size = int64(v.Cap()) * int64(v.Type().Elem().Size())
+		size += size / 8 // as the allocator does
+		if v.Type().Elem().Kind() == reflect.Uint8 {
+			return size
 		}
 		for i := range v.Len() {
-			clip(v.Index(i))
+			size += clipWithin(v.Index(i))
+		}
+	case reflect.Map:
+		if v.IsNil() {
+			return 0
+		}
+		entry := 1 + int64(v.Type().Key().Size()) + max(8, int64(v.Type().Elem().Size()))
+		size = 64 + entry*int64(8+5*v.Len()/2) // a table is half full at worst, and the allocator gives more
+		for each := v.MapRange(); each.Next(); {
+			size += clipWithin(each.Key()) + clipWithin(each.Value())
 		}
 	}
+	return size
 }

@@ -1,11 +1,14 @@
 package layout
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"slices"
+	"strings"
 	"testing"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -143,7 +146,7 @@ func TestFewImagesAreKnown(t *testing.T) {
 	}
 	var size int64
 	for _, k := range s.known.images {
-		size += k.bytes()
+		size += k.size
 	}
 	if size != s.known.size {
 		t.Errorf("they have %d bytes, not %d", size, s.known.size)
@@ -154,5 +157,64 @@ func TestFewImagesAreKnown(t *testing.T) {
 	}
 	if n := len(s.known.images); n > 0 {
 		t.Errorf("%d are kept beyond the bytes", n)
+	}
+}
+
+// What an image takes in memory counts, whatever its documents are made of, and one that takes very much is not kept.
+func TestKnownImagesTakeWhatCounts(t *testing.T) {
+	list := func(element string, n int) string { return "[" + strings.Repeat(element+",", n) + element + "]" }
+	names := func(value string, n int) string {
+		var b strings.Builder
+		for i := range n {
+			fmt.Fprintf(&b, `"%d/tcp":%s,`, i%65536+1, value)
+		}
+		return "{" + strings.TrimSuffix(b.String(), ",") + "}"
+	}
+	const zone = `{"created":"2020-01-01T00:00:00+01:07"}`
+	for name, config := range map[string]func(n int) string{
+		"history":     func(n int) string { return `"history":` + list("{}", n) },
+		"times":       func(n int) string { return `"history":` + list(zone, n/4) },
+		"environment": func(n int) string { return `"config":{"Env":` + list(`""`, n) + `}` },
+		"letters":     func(n int) string { return `"config":{"Env":` + list(`"xy"`, n) + `}` },
+		"labels":      func(n int) string { return `"config":{"Labels":` + names(`""`, n) + `}` },
+		"volumes":     func(n int) string { return `"config":{"Volumes":` + names(`{}`, n) + `}` },
+		"text":        func(n int) string { return `"author":"` + strings.Repeat("x", n*10) + `"` },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStore(t, image.Limits{})
+			put := func(name string, n int) ocispec.Descriptor {
+				t.Helper()
+				img, err := s.PutConfig(ctx, name, json.RawMessage(`{"architecture":"amd64","os":"linux",
+					"rootfs":{"type":"layers","diff_ids":[]},`+config(n)+`}`), nil, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: img.Digest}
+			}
+			large := put("large", 30_000)
+			memory := func() int64 {
+				var m runtime.MemStats
+				runtime.GC()
+				runtime.GC() // what is in a sync.Pool goes with the second
+				runtime.ReadMemStats(&m)
+				return int64(m.HeapAlloc)
+			}
+			before := memory()
+			img, err := s.describe(large)
+			if err != nil {
+				t.Fatal(err)
+			}
+			takes, counts := memory()-before, clip(reflect.ValueOf(img).Elem())
+			t.Logf("it takes %d bytes, %d count", takes, counts)
+			if takes > counts+counts/8+128<<10 || len(s.known.images) > 0 || s.known.size != 0 {
+				t.Errorf("it takes %d bytes, %d count; %d images are kept", takes, counts, len(s.known.images))
+			}
+			if img, err = s.describe(put("small", 500)); err != nil {
+				t.Fatal(err)
+			}
+			if n, least := len(s.known.images), clip(reflect.ValueOf(img).Elem()); n != 1 || s.known.size < least {
+				t.Errorf("%d images with %d bytes are kept, want one with at least %d", n, s.known.size, least)
+			}
+		})
 	}
 }
