@@ -1,6 +1,7 @@
 package task
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"slices"
@@ -76,7 +77,9 @@ func TestJournalsAreGathered(t *testing.T) {
 		begin := time.Now()
 		syncedDirs(t, func(dir string) { when[filepath.Base(dir)] = time.Since(begin) })
 		s := newSyncer(hclog.NewNullLogger())
-		go s.run(t.Context())
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { s.run(ctx); close(ended) }()
 		s.add(starts, gathersStarts)
 		s.add(short, gathersStarts)
 		time.Sleep(time.Millisecond)
@@ -88,6 +91,8 @@ func TestJournalsAreGathered(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(2 * gathersStarts)
+		cancel()
+		<-ended
 		for j, want := range map[*journal]time.Duration{starts: gathersStarts, ends: gathersEnds + time.Millisecond,
 			with: gathersEnds + time.Millisecond} {
 			if got := when[filepath.Base(j.dir)]; got != want {
