@@ -98,7 +98,7 @@ func (d *Descriptors) Path(f *os.File) string {
 // that were mounted in it since.
 type alone struct{ own []string }
 
-// newAlone is nil where the kernel tells no numbers of mounts, as in a jail: all would be that of the root.
+// newAlone is nil where the kernel tells no numbers of mounts: all would be that of the root. That of 15.1 tells them.
 func newAlone(root *os.File) (*alone, error) {
 	at, err := in(root)
 	if err != nil || at.id == (fsid{}).text() {

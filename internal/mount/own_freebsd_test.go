@@ -7,8 +7,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // by runs a program that mounts or unmounts, as others than this process do.
@@ -137,32 +135,6 @@ func TestReleaseOwnLooks(t *testing.T) {
 	}
 	if left := own.below([]string{ours}); len(left) > 0 {
 		t.Errorf("noted are still %v", left)
-	}
-}
-
-// Who is not told the numbers of mounts, as no process of a jail and none but root's, goes by no path.
-func TestAloneNeedsNumbers(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("becoming another user needs root")
-	}
-	root, err := os.Open(realTemp(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer root.Close()
-	told, err := newAlone(root)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Seteuid(65534); err != nil {
-		t.Fatal(err)
-	}
-	untold, failed := newAlone(root)
-	if err := unix.Seteuid(0); err != nil {
-		t.Fatal(err)
-	}
-	if told == nil || untold != nil || failed != nil {
-		t.Errorf("root is told %v, another user %v, %v", told, untold, failed)
 	}
 }
 
