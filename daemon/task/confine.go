@@ -218,7 +218,8 @@ func (t *task) filesDir() string { return filepath.Join(t.journal.dir, "fd") }
 // whatever is below it.
 func (s *start) mountAll(ctx context.Context) (err error) {
 	t, p := s.t, s.plan
-	if len(p.mounts)+len(p.dirs) > 0 { // else few are mounted by it, or none
+	_, local := t.root.(localRoot)
+	if !local || len(p.mounts)+len(p.dirs) > 0 { // else nothing is mounted by it
 		release, err := s.m.Mounter.Use()
 		if err != nil {
 			return err
@@ -232,7 +233,7 @@ func (s *start) mountAll(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, m.root.Close()) }()
-	if _, local := t.root.(localRoot); local {
+	if local {
 		if err := m.root.Alone(); err != nil {
 			return err
 		}
